@@ -1,0 +1,7 @@
+// Compiles src into dist: the old output goes first, so that no file outlives its source.
+import { execFileSync } from 'node:child_process';
+import { cpSync, existsSync, rmSync } from 'node:fs';
+
+rmSync('dist', { recursive: true, force: true });
+execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
+if (existsSync('src/store/redis/lua')) cpSync('src/store/redis/lua', 'dist/store/redis/lua', { recursive: true });

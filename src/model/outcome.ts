@@ -1,0 +1,72 @@
+import type { Headers } from './headers.js';
+import type { Digest, Undelivered, Upload } from './upload.js';
+
+/** Why a request was turned down; every one is something the client can understand and act on. */
+export type Refusal =
+  | { readonly reason: 'malformed'; readonly detail: string; readonly upload?: Upload }
+  | { readonly reason: 'unknown-upload' }
+  /** Known, but expired, cancelled or invalid. */
+  | { readonly reason: 'gone'; readonly detail: string }
+  | { readonly reason: 'mismatching-offset'; readonly upload: Upload; readonly provided: number }
+  | { readonly reason: 'already-complete'; readonly upload: Upload }
+  | { readonly reason: 'inconsistent-length'; readonly detail: string; readonly upload?: Upload }
+  /** The bytes went beyond the declared length: the upload is invalid from now on. */
+  | { readonly reason: 'exceeds-length'; readonly length: number }
+  | { readonly reason: 'too-large'; readonly maxSize: number; readonly upload?: Upload }
+  | { readonly reason: 'too-small'; readonly minSize: number }
+  | { readonly reason: 'append-too-large'; readonly maxAppendSize: number; readonly upload?: Upload }
+  | { readonly reason: 'append-too-small'; readonly minAppendSize: number; readonly upload?: Upload }
+  | { readonly reason: 'unsupported-media-type'; readonly expected: string; readonly upload?: Upload }
+  | { readonly reason: 'digest-mismatch'; readonly field: 'Content-Digest' | 'Repr-Digest'; readonly upload?: Upload }
+  | { readonly reason: 'storage-full'; readonly upload?: Upload }
+  | { readonly reason: 'unavailable'; readonly detail: string; readonly retryAfterSeconds: number };
+
+/** The origin's answer as it is given to a client, now or again. */
+export interface RelayedAnswer {
+  readonly status: number;
+  readonly reason: string;
+  /** End-to-end fields only, in the origin's order and case. */
+  readonly headers: Headers;
+  /** Can be read once. Fails when the origin breaks off in the middle of its answer. */
+  readonly body: AsyncIterable<Uint8Array>;
+  /** Known when the whole body is already here. */
+  readonly bodySize?: number;
+  /** Known once `body` has ended. */
+  readonly trailers: () => Headers;
+}
+
+/** What came of an intent; the protocol says how it looks on the wire. */
+export type Outcome =
+  | { readonly kind: 'created'; readonly upload: Upload; readonly reprDigest?: Digest }
+  | { readonly kind: 'appended'; readonly upload: Upload; readonly reprDigest?: Digest }
+  | { readonly kind: 'retrieved'; readonly upload: Upload; readonly reprDigest?: Digest }
+  | {
+      readonly kind: 'answered';
+      /** Which request gets it: only a creation's answer may be given the upload's URL. */
+      readonly to: 'create' | 'append';
+      readonly upload: Upload;
+      readonly answer: RelayedAnswer;
+      readonly reprDigest?: Digest;
+    }
+  /** Whole, but the origin has not answered and will not be asked again for now. */
+  | {
+      readonly kind: 'undelivered';
+      readonly upload: Upload;
+      readonly why: Undelivered;
+      readonly retryAfterSeconds: number;
+    }
+  | { readonly kind: 'cancelled' }
+  | { readonly kind: 'discovered' }
+  | { readonly kind: 'refused'; readonly refusal: Refusal };
+
+/** The body broke off: there is nobody left to answer, or a newer request has taken over. */
+export interface Interrupted {
+  readonly kind: 'interrupted';
+  readonly why: 'client-left' | 'idle' | 'taken-over' | 'draining';
+}
+
+/** What an interim response can say while the body is still coming. */
+export type News =
+  | { readonly kind: 'resumable'; readonly upload: Upload }
+  /** `offset` is durable and has never been shown lower. */
+  | { readonly kind: 'progress'; readonly during: 'create' | 'append'; readonly upload: Upload; readonly offset: number };

@@ -1,0 +1,34 @@
+import type { Headers } from './headers.js';
+
+/** What is known of a request before its body: the same for HTTP/1.1 and HTTP/2, pseudo-header fields taken apart. */
+export interface RequestHead {
+  readonly method: string;
+  /** The request target as it came (path and query, origin-form). */
+  readonly target: string;
+  /** The target's path with dot segments resolved: what routes are matched against, never what the origin gets. */
+  readonly path: string;
+  readonly httpVersion: '1.0' | '1.1' | '2.0';
+  /** What the client speaks to: from a trusted proxy's forwarded fields, else from the connection. */
+  readonly scheme: 'http' | 'https';
+  readonly authority: string;
+  /** Every field as received, without pseudo-header fields. */
+  readonly headers: Headers;
+  /** From Content-Length; undefined when the body is chunked, framed by HTTP/2 alone, or absent. */
+  readonly contentLength?: number;
+  /** False when the request certainly has no content (no length and no framing, or an ended HTTP/2 stream). */
+  readonly hasBody: boolean;
+  readonly expectsContinue: boolean;
+  readonly connection: ConnectionFacts;
+}
+
+export interface ConnectionFacts {
+  /** The peer's address as the socket shows it; empty for a Unix socket. */
+  readonly peerAddress: string;
+  readonly encrypted: boolean;
+  /** The original client: the peer, or what trusted proxies say of it. */
+  readonly clientAddress: string;
+  /** The peer is one of `trusted_proxies`: its forwarded fields are believed and extended. */
+  readonly peerIsTrusted: boolean;
+  /** A 1xx response is known to get through: a direct connection, or a trusted proxy that relays interim responses. */
+  readonly relaysInterim: boolean;
+}

@@ -1,0 +1,113 @@
+import type { Headers } from './headers.js';
+import type { Limits } from './route.js';
+
+/**
+ * receiving → complete → delivering → answered | undelivered; cancelled and invalid end it early.
+ * `complete`: the whole is here and waits for its delivery. `undelivered`: trying ended, the bytes are kept.
+ */
+export type Phase = 'receiving' | 'complete' | 'delivering' | 'answered' | 'undelivered' | 'cancelled' | 'invalid';
+
+/** One committed piece of the spool: one file a lease, never used twice. `size` is what is committed of it. */
+export interface Chunk {
+  readonly name: string;
+  readonly start: number;
+  readonly size: number;
+}
+
+/** The creation's head, as it will be given to the origin. */
+export interface StoredRequest {
+  readonly method: string;
+  readonly target: string;
+  readonly httpVersion: string;
+  readonly scheme: 'http' | 'https';
+  readonly authority: string;
+  readonly headers: Headers;
+  readonly peerAddress: string;
+  readonly clientAddress: string;
+  readonly peerIsTrusted: boolean;
+}
+
+/** A digest of RFC 9530 with a supported algorithm; `value` is the decoded byte sequence in hex. */
+export interface Digest {
+  readonly algorithm: DigestAlgorithm;
+  readonly value: string;
+}
+export type DigestAlgorithm = 'sha-256' | 'sha-512';
+
+/** How far an attempt got: what may be repeated depends on it. */
+export type Reached = 'never-sent' | 'sent' | 'answered';
+
+/** One try to give the whole to the origin. While it is under way `endedAt` and `reached` are missing. */
+export interface Attempt {
+  readonly number: number;
+  readonly origin: string;
+  readonly startedAt: number;
+  readonly endedAt?: number;
+  readonly reached?: Reached;
+  readonly status?: number;
+  /** What went wrong, for people. */
+  readonly problem?: string;
+}
+
+/** The origin's final response, kept whole. */
+export interface Answer {
+  readonly status: number;
+  readonly reason: string;
+  /** End-to-end fields only. */
+  readonly headers: Headers;
+  readonly trailers: Headers;
+  readonly bodySize: number;
+  /** Where the body is: in the record itself, or in the spool under this chunk name. */
+  readonly body: { readonly in: 'record' } | { readonly in: 'spool'; readonly name: string };
+  readonly at: number;
+}
+
+export interface Upload {
+  readonly id: string;
+  readonly route: string;
+  /** Name of the protocol it was created with: '3' … '10', 'final'. */
+  readonly dialect: string;
+  readonly request: StoredRequest;
+  readonly limits: Limits;
+  readonly phase: Phase;
+  /** Committed bytes. Never decreases. */
+  readonly offset: number;
+  readonly length?: number;
+  readonly reprDigests: readonly Digest[];
+  readonly wantedReprDigest?: DigestAlgorithm;
+  /** Sent to the origin as `Idempotency-Key`; says nothing about the id. */
+  readonly deliveryKey: string;
+  /** Set with completion: the last byte was never acknowledged, see `shownOffset`. */
+  readonly heldBack?: { readonly lastByte: number };
+  /** The newest attempts, oldest first; `attemptCount` counts all of them. */
+  readonly attempts: readonly Attempt[];
+  readonly attemptCount: number;
+  readonly answer?: Answer;
+  /** Why trying ended, in phase `undelivered`. */
+  readonly undelivered?: Undelivered;
+  /** When a waiting delivery is due, in phase `complete`. Milliseconds since the epoch, like every `…At`. */
+  readonly dueAt?: number;
+  readonly createdAt: number;
+  readonly expiresAt: number;
+}
+
+export interface Undelivered {
+  /** `unreachable`: never sent. `refused`: a status of `retry_on`. `outcome-unknown`: sent, and nobody knows what came of it. */
+  readonly reason: 'unreachable' | 'refused' | 'outcome-unknown';
+  /** The origin's last status, for `refused`. */
+  readonly status?: number;
+  readonly problem: string;
+}
+
+/** The origin said yes: only then is the last byte acknowledged and the upload shown as complete. */
+export function hasGoodAnswer(upload: Upload): boolean {
+  return upload.phase === 'answered' && upload.answer !== undefined && upload.answer.status < 400;
+}
+
+/**
+ * The offset a client may see. Until the origin has given a good answer the last byte stays unacknowledged, because
+ * clients take "offset = length" for success and then never ask for the answer they lost.
+ */
+export function shownOffset(upload: Upload): number {
+  return upload.heldBack && !hasGoodAnswer(upload) ? upload.offset - 1 : upload.offset;
+}

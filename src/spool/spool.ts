@@ -1,0 +1,35 @@
+import type { Readable } from 'node:stream';
+import type { Chunk } from '../model/upload.js';
+
+/** One new chunk of the spool. */
+export interface ChunkWriter {
+  /** Bytes written so far; `write` has put them where a killed process does not lose them. */
+  readonly size: number;
+  /** Adds all buffers in order, in one go where the machine can. Not to be called again before it is fulfilled. */
+  write(buffers: readonly Uint8Array[]): Promise<void>;
+  /** Fulfilled when every byte written before the call survives a power cut (nothing to do under `sync: none`). */
+  sync(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** A file found in the spool, counted or not. */
+export interface SpooledChunk {
+  readonly id: string;
+  readonly name: string;
+  readonly size: number;
+  readonly modifiedAt: number;
+}
+
+/** The bytes. Knows no offsets, leases or protocols. Fails with a `Fault`: STORAGE_FULL, STORAGE_UNAVAILABLE, CHUNK_EXISTS, BYTES_LOST. */
+export interface Spool {
+  /** Opens a chunk that did not exist: two writers can never share one. */
+  create(id: string, name: string): Promise<ChunkWriter>;
+  /** The committed bytes of these chunks as one stream; `start` and `end` (exclusive) count from the first chunk's start. */
+  read(id: string, chunks: readonly Chunk[], range?: { readonly start: number; readonly end?: number }): Readable;
+  /** Size of a chunk on disk; undefined when there is none. */
+  size(id: string, name: string): Promise<number | undefined>;
+  removeChunk(id: string, name: string): Promise<void>;
+  /** Removes everything of one upload. */
+  remove(id: string): Promise<void>;
+  list(): AsyncIterable<SpooledChunk>;
+}

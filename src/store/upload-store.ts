@@ -1,0 +1,89 @@
+import type { Answer, Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
+
+/** What a new upload starts with; the rest begins empty. */
+export type NewUpload = Pick<
+  Upload,
+  | 'id'
+  | 'route'
+  | 'dialect'
+  | 'request'
+  | 'limits'
+  | 'length'
+  | 'reprDigests'
+  | 'wantedReprDigest'
+  | 'deliveryKey'
+  | 'createdAt'
+  | 'expiresAt'
+>;
+
+/** One step forward of the offset, by the holder of a lease. */
+export interface Commit {
+  /** The lease's token: an older one than any seen is refused. */
+  readonly token: number;
+  /** The holder's chunk with all its bytes that are durable now; none when nothing was written. */
+  readonly chunk?: Chunk;
+  /** The length, once it is known. */
+  readonly length?: number;
+  /** Digests of the whole, when the creation brought none. */
+  readonly reprDigests?: Upload['reprDigests'];
+  /** The body ended properly and was the last: phase `complete`, length = offset. */
+  readonly complete?: { readonly heldBack?: { readonly lastByte: number } };
+  readonly expiresAt: number;
+}
+
+/**
+ * What is known of each upload. Every verb is one atomic step, durable when its promise is fulfilled (as far as the
+ * `sync` setting promises), and costs the same however large the upload is. Fails with a `Fault`.
+ */
+export interface UploadStore {
+  /** Fails when the id exists. */
+  create(upload: NewUpload): Promise<Upload>;
+  get(id: string): Promise<Upload | undefined>;
+  /** In order, without gaps: the chunks' sizes add up to the offset. */
+  chunks(id: string): Promise<readonly Chunk[]>;
+  /** The fence. `stale`: a newer lease was taken. `gone`: no longer `receiving`. Commits of a chunk must grow. */
+  commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'>;
+  /** receiving → invalid, by the holder of a lease. */
+  invalidate(id: string, token: number): Promise<Upload | 'stale' | 'gone'>;
+  /** Any phase → cancelled. `gone`: unknown. */
+  cancel(id: string): Promise<Upload | 'gone'>;
+
+  /**
+   * complete | undelivered → delivering, or `delivering` whose claim has run out. One worker wins; undefined for the
+   * others. `until` is the time after which the claim may be taken by someone else.
+   */
+  claimDelivery(id: string, worker: string, until: number): Promise<Upload | undefined>;
+  /** Extends a claim that is still held; false when it is not. */
+  renewClaim(id: string, worker: string, until: number): Promise<boolean>;
+  /** Notes that an attempt begins: durable before its first byte is sent. */
+  beginAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'>;
+  endAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'>;
+  /** delivering → answered. `body` when the answer keeps it in the record. */
+  recordAnswer(
+    id: string,
+    worker: string,
+    answer: Answer,
+    body: Uint8Array | undefined,
+    expiresAt: number,
+  ): Promise<Upload | 'stale'>;
+  /** delivering → complete, to be tried again at `dueAt`. */
+  postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'>;
+  /** delivering → undelivered. */
+  giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'>;
+  /** The body of an answer that is kept in the record. */
+  answerBody(id: string): Promise<Uint8Array | undefined>;
+  /** Uploads whose delivery should be running: `complete` and due, or `delivering` with a claim that has run out. */
+  dueDeliveries(now: number): Promise<readonly string[]>;
+  /** Fulfilled when the phase is none of `complete`, `delivering`; undefined when the upload is gone. Rejects with the signal's reason. */
+  settled(id: string, signal: AbortSignal): Promise<Upload | undefined>;
+
+  /** Uploads whose time is over, and those cancelled or invalid. */
+  expired(now: number): Promise<readonly string[]>;
+  /** Forgets an upload. Nothing happens when it is unknown. */
+  remove(id: string): Promise<void>;
+  /** Pages through all uploads in no particular order; `next` is missing on the last page. */
+  list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }>;
+  /** Writes what is pending and lets go of files and connections. */
+  close(): Promise<void>;
+}
+
