@@ -10,6 +10,8 @@ export interface CreateIntent {
   readonly declaredLength?: number;
   /** From `Content-Length`. */
   readonly contentLength?: number;
+  /** `max-append-size` and `min-append-size` hold for a creation's body too (RUFH §4.1.4 since interop 9). */
+  readonly appendLimitsApply: boolean;
   readonly contentDigests: readonly Digest[];
   readonly reprDigests: readonly Digest[];
   readonly wantedReprDigest?: DigestAlgorithm;
