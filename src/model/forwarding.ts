@@ -1,0 +1,49 @@
+import { formatHop, receivedHops, type ForwardedHop } from './forwarded.js';
+import { fieldValue, type HeaderLine, type Headers } from './headers.js';
+
+/** What the origin is told of the hop before us. A `StoredRequest` and a request head with its connection both have it. */
+export interface ForwardingFacts {
+  /** As the socket shows it; empty for a Unix socket. */
+  readonly peerAddress: string;
+  readonly peerIsTrusted: boolean;
+  readonly scheme: string;
+  readonly authority: string;
+  /** Of the request as we received it. */
+  readonly httpVersion: string;
+}
+
+/**
+ * The same lines with Forwarded (RFC 7239), X-Forwarded-For, -Host and -Proto, and Via (RFC 9110 §7.6.3) at their end.
+ * A trusted peer's account is extended; anybody else's is replaced, or a client could choose the address the origin sees.
+ */
+export function withForwarding(headers: Headers, facts: ForwardingFacts): HeaderLine[] {
+  const peer = plainAddress(facts.peerAddress);
+  const hops = facts.peerIsTrusted ? receivedHops(headers) : [];
+  const nodes = [...hops.map((hop) => hop.for ?? 'unknown'), ...(peer === '' ? [] : [peer])];
+  const lines: HeaderLine[] = headers.filter(([name]) => !isReplaced(name.toLowerCase(), facts.peerIsTrusted));
+  lines.push(['Forwarded', forwardedValue(headers, hops, peer, facts)]);
+  if (nodes.length > 0) lines.push(['X-Forwarded-For', nodes.join(', ')]);
+  if (facts.authority !== '') lines.push(['X-Forwarded-Host', facts.authority]);
+  lines.push(['X-Forwarded-Proto', facts.scheme], ['Via', `${facts.httpVersion} rufh-proxy`]);
+  return lines;
+}
+
+const OURS = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto']);
+
+/** Fields like X-Forwarded-Port or X-Real-IP are a proxy's word as well: only a trusted one's is passed on. */
+function isReplaced(name: string, peerIsTrusted: boolean): boolean {
+  return OURS.has(name) || (!peerIsTrusted && (name.startsWith('x-forwarded-') || name === 'x-real-ip'));
+}
+
+/** With hops before the peer, host and proto stand in their elements already and ours only names the peer. */
+function forwardedValue(headers: Headers, hops: readonly ForwardedHop[], peer: string, facts: ForwardingFacts): string {
+  if (hops.length === 0) return formatHop({ for: peer, host: facts.authority, proto: facts.scheme });
+  // RFC 7239 §7.4: an X-Forwarded-For chain is carried over, so that both fields tell the same story.
+  const told = fieldValue(headers, 'x-forwarded-for') ? undefined : fieldValue(headers, 'forwarded');
+  return [told ?? hops.map(formatHop).join(', '), formatHop({ for: peer })].join(', ');
+}
+
+/** An IPv4 address in IPv6 clothes as IPv4, and no zone, which means nothing on another machine. */
+function plainAddress(address: string): string {
+  return address.replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '').replace(/%.*$/, '');
+}

@@ -1,0 +1,132 @@
+import { describe, expect, test } from '@jest/globals';
+import { parseForwarded, receivedHops } from '../../src/model/forwarded.js';
+import { withForwarding, type ForwardingFacts } from '../../src/model/forwarding.js';
+import type { HeaderLine } from '../../src/model/headers.js';
+
+const stranger: ForwardingFacts = {
+  peerAddress: '203.0.113.7',
+  peerIsTrusted: false,
+  scheme: 'https',
+  authority: 'api.example:8443',
+  httpVersion: '1.1',
+};
+const trusted: ForwardingFacts = { ...stranger, peerAddress: '10.0.0.2', peerIsTrusted: true };
+
+describe('what the origin is told of the hops before us', () => {
+  test('a direct client is named in every field, after its own lines in their order and case', () => {
+    expect(
+      withForwarding(
+        [
+          ['X-b', '1'],
+          ['a', '2'],
+          ['X-b', '3'],
+        ],
+        stranger,
+      ),
+    ).toEqual([
+      ['X-b', '1'],
+      ['a', '2'],
+      ['X-b', '3'],
+      ['Forwarded', 'for=203.0.113.7;host="api.example:8443";proto=https'],
+      ['X-Forwarded-For', '203.0.113.7'],
+      ['X-Forwarded-Host', 'api.example:8443'],
+      ['X-Forwarded-Proto', 'https'],
+      ['Via', '1.1 rufh-proxy'],
+    ]);
+  });
+
+  test('whatever a stranger claims about itself is replaced, Via is only extended', () => {
+    const claims: HeaderLine[] = [
+      ['X-Forwarded-For', '127.0.0.1'],
+      ['forwarded', 'for=127.0.0.1;proto=http'],
+      ['X-FORWARDED-PROTO', 'http'],
+      ['X-Forwarded-Host', 'evil.example'],
+      ['X-Forwarded-Port', '1'],
+      ['X-Forwarded-Prefix', '/admin'],
+      ['X-Real-IP', '127.0.0.1'],
+      ['Via', '1.0 fred'],
+    ];
+    expect(withForwarding(claims, stranger)).toEqual([['Via', '1.0 fred'], ...withForwarding([], stranger)]);
+  });
+
+  test('a trusted peer that tells nothing is the client', () => {
+    expect(withForwarding([], trusted)).toEqual([
+      ['Forwarded', 'for=10.0.0.2;host="api.example:8443";proto=https'],
+      ['X-Forwarded-For', '10.0.0.2'],
+      ['X-Forwarded-Host', 'api.example:8443'],
+      ['X-Forwarded-Proto', 'https'],
+      ['Via', '1.1 rufh-proxy'],
+    ]);
+  });
+
+  test('the X-Forwarded-For of a trusted peer is extended and carried over into Forwarded', () => {
+    const received: HeaderLine[] = [
+      ['X-Forwarded-For', '198.51.100.1'],
+      ['X-Forwarded-For', '2001:db8::1'],
+      ['X-Forwarded-Proto', 'https'],
+      ['X-Forwarded-Port', '443'],
+      ['Forwarded', 'for=made.up'],
+    ];
+    expect(withForwarding(received, trusted)).toEqual([
+      ['X-Forwarded-Port', '443'],
+      ['Forwarded', 'for=198.51.100.1;proto=https, for="[2001:db8::1]";proto=https, for=10.0.0.2'],
+      ['X-Forwarded-For', '198.51.100.1, 2001:db8::1, 10.0.0.2'],
+      ['X-Forwarded-Host', 'api.example:8443'],
+      ['X-Forwarded-Proto', 'https'],
+      ['Via', '1.1 rufh-proxy'],
+    ]);
+  });
+
+  test('the Forwarded of a trusted peer is kept word for word and extended', () => {
+    const received: HeaderLine[] = [['Forwarded', 'For="[2001:db8::1]:4711";secret=x, for=_hidden;by=10.0.0.1']];
+    expect(withForwarding(received, trusted).slice(0, 2)).toEqual([
+      ['Forwarded', 'For="[2001:db8::1]:4711";secret=x, for=_hidden;by=10.0.0.1, for=10.0.0.2'],
+      ['X-Forwarded-For', '2001:db8::1, _hidden, 10.0.0.2'],
+    ]);
+  });
+
+  test('a Forwarded that breaks the grammar is dropped even from a trusted peer', () => {
+    expect(withForwarding([['Forwarded', 'for=", for=10.0.0.9']], trusted)).toEqual(withForwarding([], trusted));
+  });
+
+  test.each([
+    ['::ffff:192.0.2.1', 'for=192.0.2.1', '192.0.2.1'],
+    ['2001:db8::2', 'for="[2001:db8::2]"', '2001:db8::2'],
+    ['fe80::1%eth0', 'for="[fe80::1]"', 'fe80::1'],
+    ['', 'for=unknown', undefined],
+  ])('peer %j is written as %s', (peerAddress, forwarded, forwardedFor) => {
+    const lines = withForwarding([], { ...stranger, peerAddress, authority: '' });
+    expect(lines[0]).toEqual(['Forwarded', `${forwarded};proto=https`]);
+    expect(lines.find(([name]) => name === 'X-Forwarded-For')?.[1]).toBe(forwardedFor);
+    expect(lines.some(([name]) => name === 'X-Forwarded-Host')).toBe(false);
+  });
+
+  test('Via names the version the request came with', () => {
+    expect(withForwarding([], { ...stranger, httpVersion: '2.0' }).at(-1)).toEqual(['Via', '2.0 rufh-proxy']);
+  });
+});
+
+describe('reading forwarded fields', () => {
+  test.each([
+    ['for=192.0.2.60;proto=http;by=203.0.113.43', [{ for: '192.0.2.60', proto: 'http' }]],
+    ['FOR="[2001:db8:cafe::17]:4711"', [{ for: '2001:db8:cafe::17' }]],
+    ['for=a , for=b;host="x,y;z",', [{ for: 'a' }, { for: 'b', host: 'x,y;z' }]],
+    ['for="a\\"b"', [{ for: 'a"b' }]],
+    ['proto=https', [{ proto: 'https' }]],
+    ['', []],
+    ['for=a b', undefined],
+    ['for="a', undefined],
+    ['for=a;for=b', undefined],
+    ['nonsense', undefined],
+  ])('%j', (value, hops) => {
+    expect(parseForwarded(value)).toEqual(hops);
+  });
+
+  test('lists of the same length belong together, a single value is the nearest proxy’s word', () => {
+    const nodes: HeaderLine = ['X-Forwarded-For', '192.0.2.1:4711, [2001:db8::1]:80'];
+    expect(receivedHops([nodes, ['X-Forwarded-Proto', 'https, http'], ['X-Forwarded-Host', 'a.example']])).toEqual([
+      { for: '192.0.2.1', proto: 'https', host: 'a.example' },
+      { for: '2001:db8::1', proto: 'http', host: 'a.example' },
+    ]);
+  });
+});
