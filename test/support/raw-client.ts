@@ -1,0 +1,183 @@
+import { once } from 'node:events';
+import { connect as connectTcp, type NetConnectOpts, type Socket } from 'node:net';
+import { connect as connectTls } from 'node:tls';
+import { fieldValue, type HeaderLine } from '../../src/model/headers.js';
+import { within } from './temporary.js';
+import { framingOf, WireBody } from './wire-body.js';
+import { ConnectionClosed, WireReader } from './wire-reader.js';
+import { ResponseHead, wireResponse, type WireRequest, type WireResponse } from './wire-response.js';
+
+export interface RawClientOptions {
+  /** A read that gets nothing for this long fails. */
+  readonly deadlineMs?: number;
+  /** Connects to a Unix socket instead of the URL's host. */
+  readonly socketPath?: string;
+}
+
+const KEEP_LIMIT = 64 * 1024 * 1024;
+
+/** HTTP/1.1 on a bare socket: sends exactly the bytes it is given, and reads the responses one by one. */
+export class RawClient {
+  /** Fulfilled when the connection is gone, however. */
+  readonly closed: Promise<void>;
+  private readonly reader: WireReader;
+  /** Methods of the requests still without a final response: a response to HEAD has no body. */
+  private readonly methods: string[] = [];
+
+  constructor(
+    readonly socket: Socket,
+    private readonly host: string,
+    private readonly deadlineMs: number,
+  ) {
+    this.reader = new WireReader(socket, { deadlineMs });
+    this.closed = new Promise((resolve) => socket.once('close', () => resolve()));
+  }
+
+  /** Sends bytes as they are, and waits while the other side does not read. A cut connection is no failure here. */
+  async send(bytes: string | Uint8Array): Promise<void> {
+    if (typeof bytes === 'string') this.noteMethod(bytes);
+    if (this.socket.destroyed || this.socket.writableEnded) return;
+    const sent = typeof bytes === 'string' ? this.socket.write(bytes, 'latin1') : this.socket.write(bytes);
+    if (!sent) await Promise.race([once(this.socket, 'drain').catch(() => undefined), this.closed]);
+  }
+
+  /** Sends a request's head; `Host` is added when it is missing, nothing else is. */
+  async sendHead(method: string, target: string, headers: readonly HeaderLine[] = []): Promise<void> {
+    const host: HeaderLine[] = fieldValue(headers, 'host') === undefined ? [['Host', this.host]] : [];
+    const lines = [...host, ...headers].map(([name, value]) => `${name}: ${value}\r\n`).join('');
+    await this.send(`${method} ${target} HTTP/1.1\r\n${lines}\r\n`);
+  }
+
+  /** Sends one chunk of a chunked body. */
+  async sendChunk(bytes: string | Uint8Array): Promise<void> {
+    const chunk = Buffer.from(bytes);
+    await this.send(Buffer.concat([Buffer.from(`${chunk.length.toString(16)}\r\n`), chunk, Buffer.from('\r\n')]));
+  }
+
+  /** Ends a chunked body. */
+  async endChunks(trailers: readonly HeaderLine[] = []): Promise<void> {
+    const lines = trailers.map(([name, value]) => `${name}: ${value}\r\n`).join('');
+    await this.send(Buffer.from(`0\r\n${lines}\r\n`, 'latin1'));
+  }
+
+  /** Sends a whole request; `Content-Length` is added when there is a body and no framing. */
+  async sendRequest(request: WireRequest): Promise<void> {
+    const headers = [...(request.headers ?? [])];
+    const framed = ['content-length', 'transfer-encoding'].some((name) => fieldValue(headers, name) !== undefined);
+    if (request.body !== undefined && !framed) headers.push(['Content-Length', `${Buffer.byteLength(request.body)}`]);
+    await this.sendHead(request.method, request.target, headers);
+    if (request.body !== undefined) await this.send(Buffer.from(request.body));
+  }
+
+  /** Sends a whole request and reads its final response. */
+  async request(request: WireRequest): Promise<WireResponse> {
+    // The body may outlive the answer: an early final response must be readable while the body is still being sent.
+    const sending = this.sendRequest(request);
+    const response = await this.readFinal();
+    await sending;
+    return response;
+  }
+
+  /** The next response head, interim or final; undefined when the connection ended in good order before it. */
+  async readHead(): Promise<ResponseHead | undefined> {
+    const head = await this.reader.readHead();
+    if (!head) return undefined;
+    const [, status = '', reason = ''] = /^HTTP\/1\.[01] (\d{3}) ?(.*)$/.exec(head.startLine) ?? [];
+    if (status === '') throw new Error(`no status line: ${JSON.stringify(head.startLine)}`);
+    return new ResponseHead(Number(status), reason, head.headerLines, head.startLine);
+  }
+
+  /** The next response, which must be an interim one. */
+  async readInterim(): Promise<ResponseHead> {
+    const head = await this.readHead();
+    if (!head) throw new ConnectionClosed('connection closed instead of an interim response');
+    if (head.status < 200 && head.status !== 101) return head;
+    const body = await this.bodyOf(head).readAll();
+    throw new Error(`expected an interim response, got ${head.statusLine}: ${body.toString('utf8').slice(0, 500)}`);
+  }
+
+  /** The next final response, with the interim ones that came before it. */
+  async readFinal(): Promise<WireResponse> {
+    const interims: ResponseHead[] = [];
+    for (;;) {
+      const head = await this.readHead();
+      if (!head) throw new ConnectionClosed('connection closed instead of a response');
+      if (head.status >= 200 || head.status === 101) return this.finish(head, interims);
+      interims.push(head);
+    }
+  }
+
+  /** The body of a head got from `readHead`, to be read piece by piece. */
+  bodyOf(head: ResponseHead): WireBody {
+    const method = this.methods.shift();
+    const none = method === 'HEAD' || head.status < 200 || head.status === 204 || head.status === 304;
+    return new WireBody(this.reader, none ? { length: 0 } : framingOf(head.headerLines, 'until-close'), KEEP_LIMIT);
+  }
+
+  /** Reads bytes beyond any framing: for what follows an upgrade. */
+  readRaw(size: number): Promise<Buffer> {
+    return this.reader.read(size);
+  }
+
+  /** Fulfilled when the other side ended the connection, in good order or not; fails when it does not. */
+  async ended(): Promise<void> {
+    await within(this.closed, 'the connection to end', this.deadlineMs);
+  }
+
+  /** Ends our direction in good order (FIN). */
+  end(): void {
+    this.socket.end();
+  }
+
+  /** Ends the connection with RST. */
+  reset(): void {
+    this.socket.resetAndDestroy();
+  }
+
+  /** Ends the connection and forgets it: FIN, or RST when something was left unread. */
+  destroy(): void {
+    this.socket.destroy();
+  }
+
+  private async finish(head: ResponseHead, interims: readonly ResponseHead[]): Promise<WireResponse> {
+    const body = this.bodyOf(head);
+    await body.readAll();
+    return wireResponse(head, { interims, body: body.bytes, trailers: body.trailers });
+  }
+
+  private noteMethod(text: string): void {
+    const method = /^([A-Z]+) \S+ HTTP\/1\.[01]\r\n/.exec(text)?.[1];
+    if (method !== undefined) this.methods.push(method);
+  }
+}
+
+/** Connects to an `http:` or `https:` URL; any certificate is good enough. */
+export async function connect(url: string, options: RawClientOptions = {}): Promise<RawClient> {
+  const { protocol, hostname, port, host } = new URL(url);
+  const address = hostname.replace(/^\[|\]$/g, '');
+  const secure = protocol === 'https:';
+  const target: NetConnectOpts =
+    options.socketPath === undefined
+      ? { host: address, port: Number(port || (secure ? 443 : 80)) }
+      : { path: options.socketPath };
+  const socket = secure
+    ? connectTls({ ...target, rejectUnauthorized: false, ALPNProtocols: ['http/1.1'] })
+    : connectTcp(target);
+  await once(socket, secure ? 'secureConnect' : 'connect');
+  socket.setNoDelay(true);
+  return new RawClient(socket, host, options.deadlineMs ?? 10_000);
+}
+
+/** One request on a connection of its own. */
+export async function requestOnce(
+  url: string,
+  request: WireRequest,
+  options: RawClientOptions = {},
+): Promise<WireResponse> {
+  const client = await connect(url, options);
+  try {
+    return await client.request(request);
+  } finally {
+    client.destroy();
+  }
+}
