@@ -1,0 +1,191 @@
+import type { DeliveryRules, Limits, Route } from '../model/route.js';
+import type { Address } from './scalars.js';
+import type { Settings } from './schema.js';
+
+/** What the proxy runs with: checked, complete, every number with its unit in its name. */
+export interface Config {
+  readonly listeners: readonly ListenerConfig[];
+  /** Undefined: no admin listener. */
+  readonly admin?: AdminConfig;
+  /** Absolute directory of the embedded store and the local spool. */
+  readonly data: string;
+  readonly store: { readonly type: 'embedded' };
+  readonly spool: { readonly type: 'local'; readonly sync: 'always' | 'group' | 'none' };
+  readonly uploads: UploadsConfig;
+  readonly interimResponses: 'auto' | 'always' | 'never';
+  readonly trustedProxies: readonly TrustedProxy[];
+  /** A request body that sends nothing for this long is ended. */
+  readonly idleTimeoutMs: number;
+  readonly cors: CorsConfig;
+  readonly http2: Http2Config;
+  readonly stop: { readonly graceMs: number };
+  readonly log: LogConfig;
+  /** What holds where no route matches: the top `origin`, `limits` and `delivery`. Resumable when there are no routes. */
+  readonly defaultRoute: Route;
+  readonly routes: readonly RouteConfig[];
+}
+
+export interface ListenerConfig {
+  readonly address: Address;
+  /** Absolute paths of PEM files. */
+  readonly tls?: { readonly cert: string; readonly key: string };
+  readonly http2: boolean;
+}
+
+export interface AdminConfig {
+  readonly address: Address;
+  /** Nobody chose the address: another port will do when it is taken. */
+  readonly anyPortWillDo: boolean;
+}
+
+export interface UploadsConfig {
+  /** Begins and ends with a slash. */
+  readonly path: string;
+  /** Without a trailing slash. */
+  readonly publicUrl?: string;
+  readonly rfc104: boolean;
+}
+
+export interface TrustedProxy {
+  /** An address range, or `unix` for peers on a Unix socket. */
+  readonly cidr: string;
+  readonly relaysInterim: boolean;
+}
+
+export interface CorsConfig {
+  /** Empty: CORS is left to the origin. `*` stands for all. */
+  readonly allowOrigins: readonly string[];
+  readonly allowCredentials: boolean;
+  readonly maxAgeSeconds: number;
+}
+
+export interface Http2Config {
+  readonly streamWindowBytes: number;
+  readonly sessionWindowBytes: number;
+  readonly maxStreams: number;
+}
+
+export interface LogConfig {
+  readonly level: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
+  /** `auto`: pretty on a terminal, else json. */
+  readonly format: 'auto' | 'json' | 'pretty';
+}
+
+/** A route of the file, with what it inherits. */
+export interface RouteConfig {
+  readonly paths: readonly string[];
+  /** Undefined: every method. */
+  readonly methods?: readonly string[];
+  readonly route: Route;
+}
+
+/** Name of the route that holds where no other matches. */
+export const DEFAULT_ROUTE = 'default';
+
+/** Checked settings as the rest of the program knows them. */
+export function toConfig(settings: Settings, { adminChosen }: { adminChosen: boolean }): Config {
+  const { admin, uploads, cors, http2 } = settings;
+  const adminAddress = admin !== false && 'address' in admin ? admin.address : admin;
+  return {
+    listeners: listOf(settings.listen).map((item) => ('kind' in item ? { address: item, http2: true } : item)),
+    ...(adminAddress === false ? {} : { admin: { address: adminAddress, anyPortWillDo: !adminChosen } }),
+    data: settings.data,
+    store: settings.store,
+    spool: settings.spool,
+    uploads: { path: uploads.path, rfc104: uploads.rfc104, ...defined({ publicUrl: uploads.public_url }) },
+    interimResponses: settings.interim_responses,
+    trustedProxies: settings.trusted_proxies.map((proxy) =>
+      typeof proxy === 'string'
+        ? { cidr: proxy, relaysInterim: false }
+        : { cidr: proxy.cidr, relaysInterim: proxy.relays_interim },
+    ),
+    idleTimeoutMs: settings.limits.idle_timeout,
+    cors: {
+      allowOrigins: cors.allow_origins,
+      allowCredentials: cors.allow_credentials,
+      maxAgeSeconds: toSeconds(cors.max_age),
+    },
+    http2: {
+      streamWindowBytes: http2.stream_window,
+      sessionWindowBytes: http2.session_window,
+      maxStreams: http2.max_streams,
+    },
+    stop: { graceMs: settings.stop.grace },
+    log: settings.log,
+    defaultRoute: {
+      name: DEFAULT_ROUTE,
+      origin: settings.origin,
+      resumable: settings.routes === undefined,
+      limits: toLimits(settings.limits),
+      delivery: toDelivery(settings.delivery),
+    },
+    routes: (settings.routes ?? []).map((route) => toRoute(route, settings)),
+  };
+}
+
+type RouteSettings = NonNullable<Settings['routes']>[number];
+
+function toRoute(own: RouteSettings, top: Settings): RouteConfig {
+  const { retry, ...delivery } = own.delivery ?? {};
+  const paths = listOf(own.match.path);
+  return {
+    paths,
+    ...(own.match.methods === undefined ? {} : { methods: listOf(own.match.methods) }),
+    route: {
+      name: routeName(own),
+      origin: own.origin ?? top.origin,
+      resumable: own.resumable,
+      limits: toLimits({ ...top.limits, ...own.limits }),
+      delivery: toDelivery({ ...top.delivery, ...delivery, retry: { ...top.delivery.retry, ...retry } }),
+    },
+  };
+}
+
+/** A route's own name, or its path patterns. */
+export function routeName(route: Pick<RouteSettings, 'name' | 'match'>): string {
+  return route.name ?? listOf(route.match.path).join(',');
+}
+
+function toLimits(limits: Omit<Settings['limits'], 'idle_timeout'>): Limits {
+  return {
+    ...defined({
+      maxSize: limits.max_size,
+      maxAppendSize: limits.max_append_size,
+      minAppendSize: limits.min_append_size,
+    }),
+    minSize: limits.min_size,
+    maxAgeSeconds: toSeconds(limits.max_age),
+  };
+}
+
+function toDelivery(delivery: Settings['delivery']): DeliveryRules {
+  return {
+    timeoutMs: delivery.timeout,
+    keepAnswerMs: delivery.keep_answer,
+    keepAnswerSize: delivery.keep_answer_size,
+    idempotent: delivery.idempotent,
+    preserveHost: delivery.preserve_host,
+    retry: {
+      maxAttempts: delivery.retry.attempts,
+      firstDelayMs: delivery.retry.first_delay,
+      longestDelayMs: delivery.retry.longest_delay,
+      retryOn: delivery.retry.retry_on,
+    },
+  };
+}
+
+function toSeconds(ms: number): number {
+  return Math.ceil(ms / 1000);
+}
+
+/** One or a list, as a list. */
+export function listOf<T>(oneOrMore: T | readonly T[]): readonly T[] {
+  return Array.isArray(oneOrMore) ? (oneOrMore as readonly T[]) : [oneOrMore as T];
+}
+
+/** Without the entries that are null: a limit that does not exist has no value. */
+function defined<T extends Record<string, unknown>>(entries: T): { [K in keyof T]?: NonNullable<T[K]> } {
+  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== null)) as {
+    [K in keyof T]?: NonNullable<T[K]>;
+  };
+}

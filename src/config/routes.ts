@@ -1,0 +1,50 @@
+import picomatch from 'picomatch';
+import type { Route, Routes } from '../model/route.js';
+import type { Config, RouteConfig } from './config.js';
+
+/** Methods that never begin an upload: they are safe, have no content to resume, or mean something else to us. */
+const NEVER_RESUMABLE = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
+
+interface CompiledRoute {
+  readonly matchesPath: (path: string) => boolean;
+  readonly methods?: ReadonlySet<string>;
+  readonly resumable: Route;
+  readonly passThrough: Route;
+}
+
+/** The routes of a config, patterns compiled once. The first match wins; what nothing matches has the default route. */
+export function buildRoutes(config: Pick<Config, 'routes' | 'defaultRoute'>): Routes {
+  const compiled = config.routes.map(compile);
+  const fallback = compile({ paths: ['/**'], route: config.defaultRoute });
+  const all = [...compiled, { ...fallback, matchesPath: () => true }];
+  const byName = new Map(all.map(({ resumable }) => [resumable.name, resumable]));
+  return {
+    find: (method, path) => {
+      const found = all.find((route) => (route.methods?.has(method) ?? true) && route.matchesPath(path))!;
+      return NEVER_RESUMABLE.has(method) ? found.passThrough : found.resumable;
+    },
+    findResumable: (path) => firstResumable(all, path),
+    byName: (name) => byName.get(name),
+  };
+}
+
+function compile({ paths, methods, route }: RouteConfig): CompiledRoute {
+  return {
+    matchesPath: picomatch([...paths], { dot: true }),
+    ...(methods === undefined ? {} : { methods: new Set(methods) }),
+    resumable: route,
+    passThrough: { ...route, resumable: false },
+  };
+}
+
+/** The first route of this path that makes a method resumable which no earlier route has taken. */
+function firstResumable(routes: readonly CompiledRoute[], path: string): Route | undefined {
+  const taken = new Set<string>(NEVER_RESUMABLE);
+  for (const { matchesPath, methods, resumable } of routes) {
+    if (!matchesPath(path)) continue;
+    if (resumable.resumable && (!methods || [...methods].some((method) => !taken.has(method)))) return resumable;
+    if (!methods) return undefined;
+    methods.forEach((method) => taken.add(method));
+  }
+  return undefined;
+}

@@ -1,0 +1,228 @@
+import { resolve } from 'node:path';
+import ipaddr from 'ipaddr.js';
+import * as z from 'zod';
+
+/** Where something listens. */
+export type Address =
+  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
+  | { readonly kind: 'unix'; readonly path: string };
+
+interface Grammar<T> {
+  /** The value, or undefined when `found` is none. Variables and flags bring everything as text. */
+  readonly read: (found: unknown) => T | undefined;
+  /** Completes the sentence "allowed is …". */
+  readonly allowed: string;
+  /** What an editor checks. */
+  readonly json: Record<string, unknown>;
+  /** Unit or form, for the documentation. */
+  readonly unit?: string;
+}
+
+/** One value of a setting: its grammar, what to say when it is broken, and its JSON Schema. */
+export function scalar<T>({ read, allowed, json, unit }: Grammar<T>) {
+  return z
+    .unknown()
+    .transform((found, context): T => {
+      const value = read(found);
+      if (value !== undefined) return value;
+      context.issues.push({ code: 'custom', message: allowed, input: found });
+      return z.NEVER;
+    })
+    .meta({ ...json, ...(unit === undefined ? {} : { unit }) });
+}
+
+const SIZE = /^(\d+(?:\.\d+)?)\s?(B|[kK]B|MB|GB|TB|KiB|MiB|GiB|TiB)?$/;
+const BYTES: Readonly<Record<string, number>> = {
+  B: 1,
+  kB: 1e3,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  TB: 1e12,
+  KiB: 2 ** 10,
+  MiB: 2 ** 20,
+  GiB: 2 ** 30,
+  TiB: 2 ** 40,
+};
+const SIZE_WORDS = 'a size such as 10GiB, 5MB or a number of bytes';
+const SIZE_JSON = { type: ['string', 'integer'], pattern: SIZE.source, minimum: 0 };
+
+function readSize(found: unknown, least: number): number | undefined {
+  if (typeof found !== 'string' && typeof found !== 'number') return undefined;
+  const [, amount, unit = 'B'] = SIZE.exec(String(found)) ?? [];
+  if (amount === undefined) return undefined;
+  const bytes = Number(amount) * BYTES[unit]!;
+  return Number.isSafeInteger(bytes) && bytes >= least ? bytes : undefined;
+}
+
+/** A number of bytes: `10GiB`, `5MB`, `1000`. */
+export function size({ least = 0 } = {}) {
+  const allowed = least > 0 ? `${SIZE_WORDS}, at least ${least}` : SIZE_WORDS;
+  return scalar({ read: (found) => readSize(found, least), allowed, json: SIZE_JSON, unit: 'size' });
+}
+
+/** A size, or `null` for "no limit". */
+export function sizeOrNull() {
+  return scalar({
+    read: (found) => (isNull(found) ? null : readSize(found, 0)),
+    allowed: `${SIZE_WORDS}, or null`,
+    json: { ...SIZE_JSON, type: ['string', 'integer', 'null'] },
+    unit: 'size',
+  });
+}
+
+const DURATION = /^(\d+(?:\.\d+)?)\s?(ms|s|m|h|d)$/;
+const MILLISECONDS: Readonly<Record<string, number>> = { ms: 1, s: 1e3, m: 60e3, h: 3600e3, d: 86400e3 };
+/** The longest time a Node timer can wait; a longer one would fire at once. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+/** A time in milliseconds: `500ms`, `30s`, `5m`, `24h`, `7d`. */
+export function duration({ leastMs = 0, mostMs = LONGEST_TIMER_MS } = {}) {
+  const bounds = [
+    ...(leastMs > 0 ? [`at least ${leastMs}ms`] : []),
+    ...(mostMs === LONGEST_TIMER_MS ? ['at most 24d'] : []),
+  ];
+  return scalar({
+    read: (found) => {
+      const [, amount, unit] = DURATION.exec(String(found)) ?? [];
+      if (typeof found !== 'string' || amount === undefined) return undefined;
+      const ms = Math.round(Number(amount) * MILLISECONDS[unit!]!);
+      return ms >= leastMs && ms <= mostMs ? ms : undefined;
+    },
+    allowed: ['a time with its unit such as 500ms, 30s, 5m, 24h or 7d', ...bounds].join(', '),
+    json: { type: 'string', pattern: DURATION.source },
+    unit: 'time',
+  });
+}
+
+/** A whole number within bounds. */
+export function integer({ least, most }: { least: number; most: number }) {
+  return scalar({
+    read: (found) => {
+      const value = typeof found === 'string' && /^\d+$/.test(found) ? Number(found) : found;
+      return typeof value === 'number' && Number.isInteger(value) && value >= least && value <= most
+        ? value
+        : undefined;
+    },
+    allowed: `a whole number from ${least} to ${most}`,
+    json: { type: 'integer', minimum: least, maximum: most },
+    unit: 'number',
+  });
+}
+
+/** `true` or `false`. */
+export function boolean() {
+  return scalar({
+    read: (found) =>
+      found === true || found === 'true' ? true : found === false || found === 'false' ? false : undefined,
+    allowed: 'true or false',
+    json: { type: 'boolean' },
+    unit: 'true or false',
+  });
+}
+
+/** One of a few words. */
+export function oneOf<const W extends string>(...words: readonly W[]) {
+  return scalar({
+    read: (found) => words.find((word) => word === found),
+    allowed: words.length === 1 ? `only ${words[0]!}` : `one of ${words.join(', ')}`,
+    json: { enum: [...words] },
+    unit: words.join(' \\| '),
+  });
+}
+
+/** Text with a certain form. */
+export function text({ form, allowed, unit = 'text' }: { form: RegExp; allowed: string; unit?: string }) {
+  return scalar({
+    read: (found) => (typeof found === 'string' && form.test(found) ? found : undefined),
+    allowed,
+    json: { type: 'string', pattern: form.source },
+    unit,
+  });
+}
+
+/** A file or directory, made absolute: relative ones count from the working directory. */
+export function path() {
+  return scalar({
+    read: (found) => (typeof found === 'string' && found !== '' ? resolve(found) : undefined),
+    allowed: 'the path of a file or directory',
+    json: { type: 'string', minLength: 1 },
+    unit: 'path',
+  });
+}
+
+function readUrl(found: unknown): string | undefined {
+  if (typeof found !== 'string' || !/^https?:\/\//i.test(found) || !URL.canParse(found)) return undefined;
+  const url = new URL(found);
+  if (url.search || url.hash || url.username || url.password) return undefined;
+  return (url.origin + url.pathname).replace(/\/+$/, '');
+}
+const URL_WORDS = 'a URL such as http://127.0.0.1:3000, without query, fragment or credentials';
+const URL_PATTERN = '^https?://[^?#@]+$';
+
+/** An http or https URL, maybe with a path; a trailing slash is dropped. */
+export function httpUrl() {
+  return scalar({ read: readUrl, allowed: URL_WORDS, json: { type: 'string', pattern: URL_PATTERN }, unit: 'URL' });
+}
+
+export function httpUrlOrNull() {
+  return scalar({
+    read: (found) => (isNull(found) ? null : readUrl(found)),
+    allowed: `${URL_WORDS}, or null`,
+    json: { type: ['string', 'null'], pattern: URL_PATTERN },
+    unit: 'URL',
+  });
+}
+
+/** `HOST:PORT`, `[::1]:PORT` or `unix:/path`; undefined when it is none of them. */
+export function readAddress(found: unknown): Address | undefined {
+  if (typeof found !== 'string') return undefined;
+  if (found.startsWith('unix:')) {
+    return found.length > 'unix:'.length ? { kind: 'unix', path: resolve(found.slice('unix:'.length)) } : undefined;
+  }
+  const [, v6, name, digits] = /^(?:\[([^\]]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})$/.exec(found) ?? [];
+  const host = v6 ?? name;
+  const port = Number(digits);
+  if (host === undefined || port > 65535 || (v6 !== undefined && !ipaddr.IPv6.isValid(v6))) return undefined;
+  return { kind: 'tcp', host, port };
+}
+
+const ADDRESS_WORDS = 'HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path';
+const ADDRESS_PATTERN = '^(unix:.+|(\\[[^\\]]+\\]|[A-Za-z0-9._-]+):\\d{1,5})$';
+
+/** Where to listen. */
+export function address() {
+  const json = { type: 'string', pattern: ADDRESS_PATTERN };
+  return scalar({ read: readAddress, allowed: ADDRESS_WORDS, json, unit: 'address' });
+}
+
+/** Where to listen, or `false`. */
+export function addressOrOff() {
+  return scalar({
+    read: (found) => (found === false || found === 'false' ? false : readAddress(found)),
+    allowed: `${ADDRESS_WORDS}, or false`,
+    json: { anyOf: [{ type: 'string', pattern: ADDRESS_PATTERN }, { const: false }] },
+    unit: 'address',
+  });
+}
+
+/** An address range; `unix` stands for peers on a Unix socket, which have no address. */
+export function cidr() {
+  return scalar({
+    read: (found) => {
+      if (typeof found !== 'string') return undefined;
+      if (found === 'unix') return found;
+      if (ipaddr.isValidCIDR(found)) return found;
+      if (!ipaddr.IPv4.isValidFourPartDecimal(found) && !ipaddr.IPv6.isValid(found)) return undefined;
+      return `${found}/${ipaddr.parse(found).kind() === 'ipv4' ? 32 : 128}`;
+    },
+    allowed: 'an address or range such as 10.0.0.0/8, 192.168.1.7 or fd00::/8, or unix',
+    json: { type: 'string', minLength: 1 },
+    unit: 'CIDR',
+  });
+}
+
+/** Unset, or set to nothing: `${NAME:-}` leaves an empty text behind. */
+function isNull(found: unknown): boolean {
+  return found === null || found === '';
+}

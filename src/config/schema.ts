@@ -1,0 +1,284 @@
+import * as z from 'zod';
+import {
+  address,
+  addressOrOff,
+  boolean,
+  cidr,
+  duration,
+  httpUrl,
+  httpUrlOrNull,
+  integer,
+  oneOf,
+  path,
+  size,
+  sizeOrNull,
+  text,
+} from './scalars.js';
+
+/**
+ * Every setting with its unit, its default and its meaning, as it stands in the file. The JSON Schema for editors,
+ * docs/configuration.md and the checks are all made from it.
+ */
+
+const anyLength = { mostMs: Infinity };
+
+const tls = z.strictObject({
+  cert: path().describe('File with the certificate and its chain (PEM).'),
+  key: path().describe('File with the private key (PEM). Give it to the user of rufh-proxy only (mode 0400).'),
+});
+
+const listener = z.strictObject({
+  address: address().describe('Where to listen: `HOST:PORT`, `[::1]:PORT` or `unix:/path`. Port 0 takes a free one.'),
+  tls: tls.optional().describe('Serve HTTPS. Without it the listener speaks cleartext.'),
+  http2: boolean()
+    .prefault(true)
+    .describe('Offer HTTP/2 beside HTTP/1.1: through ALPN with TLS, with prior knowledge (h2c) without.'),
+});
+
+const listenerOrAddress = z.union([address(), listener]);
+
+const trustedProxy = z.strictObject({
+  cidr: cidr().describe('The proxy’s address or range; `unix` for a proxy that connects to a Unix socket.'),
+  relays_interim: boolean()
+    .prefault(false)
+    .describe('This proxy passes 1xx responses on while the request body is still coming, see `interim_responses`.'),
+});
+
+/** Limits of an upload; top level and each route. */
+const limitSettings = {
+  max_size: sizeOrNull().describe('Largest representation, in bytes. `null`: no limit.'),
+  min_size: size().describe('Smallest representation, in bytes.'),
+  max_append_size: sizeOrNull().describe('Most bytes one request may carry. `null`: no limit.'),
+  min_append_size: sizeOrNull().describe(
+    'Fewest bytes one request may carry, except the one that completes the upload. `null`: no limit.',
+  ),
+  max_age: duration({ leastMs: 1000, ...anyLength }).describe(
+    'An upload that nothing was added to for this long is removed with its bytes.',
+  ),
+};
+
+const retrySettings = {
+  attempts: integer({ least: 1, most: 1000 }).describe('How often the origin is tried in all, the first time included.'),
+  first_delay: duration({ leastMs: 1 }).describe('Pause before the second attempt; it doubles from attempt to attempt.'),
+  longest_delay: duration({ leastMs: 1 }).describe('The pause grows no longer than this.'),
+  retry_on: z
+    .array(integer({ least: 400, most: 599 }))
+    .describe(
+      'Statuses of the origin that count as a failure to be repeated, not as its answer. A request that was ' +
+        'sent is repeated only where that is safe: `PUT` and other idempotent methods, or `idempotent: true`.',
+    ),
+};
+
+const deliverySettings = {
+  mode: oneOf('spool').describe('`spool`: the origin gets its request once the upload is whole.'),
+  timeout: duration({ leastMs: 1 }).describe('The origin may be silent for this long, before and within its answer.'),
+  keep_answer: duration(anyLength).describe('How long the origin’s answer is kept for a client that did not get it.'),
+  keep_answer_size: size().describe('Answer bodies up to this size are kept in the record, larger ones in the spool.'),
+  idempotent: boolean().describe(
+    'The origin honours `Idempotency-Key`: a request that got no answer may be sent again, whatever its method.',
+  ),
+  preserve_host: boolean().describe('The origin gets the client’s own `Host`; otherwise the host of its URL.'),
+};
+
+const match = z.strictObject({
+  path: z
+    .union([pathPattern(), z.array(pathPattern()).min(1, 'at least one path')])
+    .describe('Path patterns: `*` within one segment, `**` across segments, `{a,b}` either. One or a list.'),
+  methods: z
+    .union([method(), z.array(method()).min(1, 'at least one method, or leave `methods` out')])
+    .optional()
+    .describe(
+      'The route holds for these methods only; a request with another one goes on to the next route. Without it, ' +
+        'the route holds for every method. GET, HEAD, DELETE, OPTIONS, TRACE and CONNECT are never resumable.',
+    ),
+});
+
+const route = z.strictObject({
+  name: text({ form: /^[\x21-\x7e]{1,100}$/, allowed: 'a name of up to 100 visible ASCII characters' })
+    .optional()
+    .describe('Stands in logs, metrics and stored uploads. Default: the path patterns, separated by commas.'),
+  match: match.describe('Which requests. The first route that matches wins.'),
+  origin: httpUrl().optional().describe('Where these requests go. Default: the top `origin`.'),
+  resumable: boolean()
+    .prefault(true)
+    .describe('`false`: requests of this route pass through as they are, whatever upload headers they have.'),
+  limits: z
+    .strictObject(limitSettings)
+    .partial()
+    .optional()
+    .describe('Replaces single settings of the top `limits`.'),
+  delivery: z
+    .strictObject({
+      ...deliverySettings,
+      retry: z.strictObject(retrySettings).partial().describe('Replaces single settings of the top `delivery.retry`.'),
+    })
+    .partial()
+    .optional()
+    .describe('Replaces single settings of the top `delivery`.'),
+});
+
+export const schema = z.strictObject({
+  origin: httpUrl().describe(
+    'The API that gets the requests. A path in it is put before every request’s own. Required.',
+  ),
+  listen: z
+    .union([listenerOrAddress, z.array(listenerOrAddress).min(1, 'at least one listener')])
+    .prefault('0.0.0.0:8080')
+    .describe('Where clients connect: an address, an object as below, or a list of either.'),
+  admin: z
+    .union([addressOrOff(), z.strictObject({ address: addressOrOff().describe('Where the admin listener listens.') })])
+    .prefault({ address: '127.0.0.1:9090' })
+    .describe(
+      'Health checks and metrics, on a listener of their own; keep it on loopback or a private network. An address, ' +
+        'an object as below, or `false` for none. While it is left at its default, a free port is taken where 9090 is in use.',
+    ),
+  data: path()
+    .prefault('./data')
+    .describe('Directory of the embedded store and the local spool. One process uses it at a time.'),
+  store: z
+    .strictObject({ type: oneOf('embedded').prefault('embedded').describe('`embedded`: records as files under `data`.') })
+    .prefault({})
+    .describe('Where the state of uploads is kept.'),
+  spool: z
+    .strictObject({
+      type: oneOf('local').prefault('local').describe('`local`: files under `data`.'),
+      sync: oneOf('always', 'group', 'none')
+        .prefault('group')
+        .describe(
+          'When bytes and records are forced to the disk. `always`: before each is acknowledged. `group`: the same, ' +
+            'several uploads sharing one sync. `none`: left to the operating system; a killed process loses nothing ' +
+            'that was acknowledged, a power cut may.',
+        ),
+    })
+    .prefault({})
+    .describe('Where the bytes of uploads are kept until the origin has answered.'),
+  uploads: z
+    .strictObject({
+      path: text({
+        form: /^\/(?:[A-Za-z0-9._~-]+\/)+$/,
+        allowed: 'a path that begins and ends with / and is more than /, such as /.uploads/',
+        unit: 'path of a URL',
+      })
+        .prefault('/.uploads/')
+        .describe('Upload resources live below this path. Requests to it never reach an origin.'),
+      public_url: httpUrlOrNull()
+        .prefault(null)
+        .describe(
+          'What clients call us, such as `https://api.example.com`: upload URLs begin with it. `null`: taken from ' +
+            'each request’s `Host` (or `:authority`), and from trusted proxies’ forwarded fields.',
+        ),
+      rfc104: boolean()
+        .prefault(false)
+        .describe(
+          'Send 104 to clients that name no draft version, as the coming standard will have it. The drafts forbid it.',
+        ),
+    })
+    .prefault({})
+    .describe('The URLs of upload resources.'),
+  interim_responses: oneOf('auto', 'always', 'never')
+    .prefault('auto')
+    .describe(
+      '104 responses while an upload is under way. `auto`: on direct connections and through trusted proxies with ' +
+        '`relays_interim: true`. Some proxies break when they see one: choose `never` behind nginx, Varnish or ATS.',
+    ),
+  trusted_proxies: z
+    .array(z.union([cidr(), trustedProxy]))
+    .prefault([])
+    .describe('Peers whose `Forwarded` and `X-Forwarded-*` fields are believed: ranges, or objects as below.'),
+  limits: z
+    .strictObject({
+      max_size: limitSettings.max_size.prefault(null),
+      min_size: limitSettings.min_size.prefault(0),
+      max_append_size: limitSettings.max_append_size.prefault(null),
+      min_append_size: limitSettings.min_append_size.prefault(null),
+      max_age: limitSettings.max_age.prefault('24h'),
+      idle_timeout: duration({ leastMs: 1 })
+        .prefault('60s')
+        .describe('Ends a request body that has sent nothing for this long; what came before stays.'),
+    })
+    .prefault({})
+    .describe('What an upload must keep to. Announced to clients in `Upload-Limit`.'),
+  delivery: z
+    .strictObject({
+      mode: deliverySettings.mode.prefault('spool'),
+      timeout: deliverySettings.timeout.prefault('5m'),
+      keep_answer: deliverySettings.keep_answer.prefault('1h'),
+      keep_answer_size: deliverySettings.keep_answer_size.prefault('1MiB'),
+      idempotent: deliverySettings.idempotent.prefault(false),
+      preserve_host: deliverySettings.preserve_host.prefault(true),
+      retry: z
+        .strictObject({
+          attempts: retrySettings.attempts.prefault(5),
+          first_delay: retrySettings.first_delay.prefault('500ms'),
+          longest_delay: retrySettings.longest_delay.prefault('30s'),
+          retry_on: retrySettings.retry_on.prefault([502, 503, 504]),
+        })
+        .prefault({})
+        .describe('What happens when the origin cannot be reached or fails.'),
+    })
+    .prefault({})
+    .describe('How a whole upload is given to the origin.'),
+  cors: z
+    .strictObject({
+      allow_origins: z
+        .array(text({ form: /^(\*|https?:\/\/[^/\s]+|null)$/, allowed: 'an origin such as https://app.example.com, or *' }))
+        .prefault([])
+        .describe('Web origins whose pages may upload from a browser; `*` for all. Empty: CORS is left to the origin.'),
+      allow_credentials: boolean().prefault(false).describe('Pages may send cookies and credentials along.'),
+      max_age: duration(anyLength).prefault('24h').describe('How long a browser may remember a preflight answer.'),
+    })
+    .prefault({})
+    .describe('Browser access (CORS) to upload resources and to creations.'),
+  http2: z
+    .strictObject({
+      stream_window: size({ least: 65535 })
+        .prefault('4MiB')
+        .describe('Bytes a client may send ahead on one stream. Small windows make distant clients slow.'),
+      session_window: size({ least: 65535 })
+        .prefault('8MiB')
+        .describe('Bytes a client may send ahead on one connection, all streams together.'),
+      max_streams: integer({ least: 1, most: 10000 })
+        .prefault(100)
+        .describe('Requests a client may have under way at a time on one connection.'),
+    })
+    .prefault({})
+    .describe('HTTP/2 flow control. One connection may hold up to `session_window` in memory.'),
+  stop: z
+    .strictObject({
+      grace: duration()
+        .prefault('30s')
+        .describe('After the first SIGTERM or SIGINT: how long requests and deliveries under way may take to finish.'),
+    })
+    .prefault({})
+    .describe('Stopping.'),
+  log: z
+    .strictObject({
+      level: oneOf('trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent')
+        .prefault('info')
+        .describe('The least important lines that are written.'),
+      format: oneOf('auto', 'json', 'pretty')
+        .prefault('auto')
+        .describe('`json`: one object a line. `pretty`: for people. `auto`: pretty on a terminal, else json.'),
+    })
+    .prefault({})
+    .describe('Logs, on standard output.'),
+  routes: z
+    .array(route)
+    .min(1, 'at least one route; leave `routes` out to make every path resumable')
+    .optional()
+    .describe(
+      'Where uploads are resumable. Without it every path is; with it only what a route matches is, and the rest ' +
+        'passes through to the top `origin`.',
+    ),
+});
+
+/** The settings as they stand in the file, checked and with defaults; sizes in bytes, times in milliseconds. */
+export type Settings = z.output<typeof schema>;
+
+function pathPattern() {
+  return text({ form: /^\/\S*$/, allowed: 'a path pattern that begins with /, such as /api/files/**', unit: 'pattern' });
+}
+
+function method() {
+  return text({ form: /^[A-Z][A-Z-]*$/, allowed: 'a method in capitals, such as POST', unit: 'method' });
+}
