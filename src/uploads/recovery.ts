@@ -1,0 +1,87 @@
+import type { Chunk, Upload } from '../model/upload.js';
+import type { Log } from '../observe/log.js';
+import { uploadTag } from '../observe/log.js';
+import type { Spool } from '../spool/spool.js';
+import type { Leases } from '../store/lease.js';
+import type { UploadStore } from '../store/upload-store.js';
+import { chunkToken } from './receive.js';
+
+export interface RecoveryRooms {
+  readonly store: UploadStore;
+  readonly leases: Leases;
+  readonly spool: Spool;
+  readonly log: Log;
+  readonly clock: () => number;
+}
+
+type Files = ReadonlyMap<string, number>;
+
+/**
+ * Brings records and bytes back together after a crash, before the first request. Only for a spool that no other process
+ * uses. Records whose bytes are missing are invalidated, never shortened. Bytes that were written but not yet committed
+ * are counted when only the process died (`sameBoot`); after a power cut nobody knows whether they are right.
+ */
+export async function recover(rooms: RecoveryRooms, sameBoot: boolean): Promise<void> {
+  const files = await filesByUpload(rooms.spool);
+  for await (const upload of everyUpload(rooms.store)) {
+    const own = files.get(upload.id) ?? new Map<string, number>();
+    files.delete(upload.id);
+    if (upload.phase === 'receiving') await recoverReceiving(upload, own, sameBoot, rooms);
+  }
+  for (const id of files.keys()) await rooms.spool.remove(id);
+}
+
+async function recoverReceiving(upload: Upload, files: Files, sameBoot: boolean, rooms: RecoveryRooms): Promise<void> {
+  const { store, leases, spool, log, clock } = rooms;
+  const lease = await leases.take(upload.id);
+  try {
+    const chunks = await store.chunks(upload.id);
+    if (chunks.some((chunk) => (files.get(chunk.name) ?? 0) < chunk.size)) {
+      log.error({ upload: uploadTag(upload.id) }, 'committed bytes are missing from the spool: the upload is given up');
+      await store.invalidate(upload.id, lease.token);
+      return await spool.remove(upload.id);
+    }
+    const tail = sameBoot ? uncommittedTail(upload, chunks, files) : undefined;
+    const counted = new Set(chunks.map((chunk) => chunk.name));
+    if (tail) {
+      counted.add(tail.name);
+      const expiresAt = Math.max(upload.expiresAt, clock());
+      await store.commit(upload.id, { token: lease.token, chunk: tail, expiresAt });
+    }
+    for (const name of files.keys()) if (!counted.has(name)) await spool.removeChunk(upload.id, name);
+  } finally {
+    await lease.release();
+  }
+}
+
+/**
+ * What the newest writer had written beyond its last commit: more of the last committed chunk, or a file that began at
+ * the committed offset. Older writers' tails were given up when the newer one began, and a body that had to be whole to
+ * count never was.
+ */
+function uncommittedTail(upload: Upload, chunks: readonly Chunk[], files: Files): Chunk | undefined {
+  const newest = [...files.keys()].sort((a, b) => (chunkToken(a)?.token ?? 0) - (chunkToken(b)?.token ?? 0)).at(-1);
+  if (newest === undefined || chunkToken(newest)?.mustBeWhole !== false) return undefined;
+  const committed = chunks.find((chunk) => chunk.name === newest);
+  const start = committed?.start ?? upload.offset;
+  const size = Math.min(files.get(newest) ?? 0, (upload.length ?? Infinity) - start);
+  return size > (committed?.size ?? 0) ? { name: newest, start, size } : undefined;
+}
+
+async function filesByUpload(spool: Spool): Promise<Map<string, Map<string, number>>> {
+  const files = new Map<string, Map<string, number>>();
+  for await (const { id, name, size } of spool.list()) {
+    const own = files.get(id) ?? new Map<string, number>();
+    files.set(id, own.set(name, size));
+  }
+  return files;
+}
+
+async function* everyUpload(store: UploadStore): AsyncGenerator<Upload> {
+  let after: string | undefined;
+  do {
+    const page = await store.list(after, 500);
+    yield* page.uploads;
+    after = page.next;
+  } while (after !== undefined);
+}

@@ -1,0 +1,87 @@
+import { createHash, type Hash } from 'node:crypto';
+import type { Digest, DigestAlgorithm, Upload } from '../model/upload.js';
+import type { Spool } from '../spool/spool.js';
+import type { UploadStore } from '../store/upload-store.js';
+
+interface Running {
+  position: number;
+  readonly hashes: ReadonlyMap<DigestAlgorithm, Hash>;
+}
+
+/** Running hashes kept for this many uploads; one that was dropped is made again from the spool. */
+const KEPT = 256;
+
+/**
+ * Digests of an upload's first bytes (RFC 9530 §3). Bytes are hashed as they arrive; only what was missed, after a
+ * restart say, is read again from the spool. Node cannot store a hash's state, so none outlives the process.
+ */
+export class RepresentationHashes {
+  private readonly running = new Map<string, Running>();
+
+  constructor(
+    private readonly store: Pick<UploadStore, 'chunks'>,
+    private readonly spool: Pick<Spool, 'read'>,
+  ) {}
+
+  /** Follows an upload from its first byte if a digest of it will be asked for. */
+  follow(upload: Upload): void {
+    const algorithms = algorithmsOf(upload);
+    if (algorithms.size === 0 || this.running.has(upload.id)) return;
+    const oldest = this.running.keys().next();
+    if (this.running.size >= KEPT && !oldest.done) this.running.delete(oldest.value);
+    this.running.set(upload.id, { position: 0, hashes: new Map([...algorithms].map((name) => [name, start(name)])) });
+  }
+
+  /** Takes in bytes that were written at `position`; ignored unless they continue what is known. */
+  feed(id: string, position: number, buffers: readonly Uint8Array[]): void {
+    const running = this.running.get(id);
+    if (running?.position !== position) return;
+    for (const buffer of buffers) {
+      for (const hash of running.hashes.values()) hash.update(buffer);
+      running.position += buffer.length;
+    }
+  }
+
+  forget(id: string): void {
+    this.running.delete(id);
+  }
+
+  /** The digest of everything up to the upload's offset. Rejects with the signal's reason. */
+  async digest(upload: Upload, algorithm: DigestAlgorithm, signal?: AbortSignal): Promise<Digest> {
+    this.follow(upload);
+    let running = this.running.get(upload.id);
+    if (!running?.hashes.has(algorithm) || running.position > upload.offset) {
+      running = { position: 0, hashes: new Map([[algorithm, start(algorithm)]]) };
+    }
+    await this.catchUp(upload, running, signal);
+    return { algorithm, value: running.hashes.get(algorithm)!.copy().digest('hex') };
+  }
+
+  private async catchUp(upload: Upload, running: Running, signal?: AbortSignal): Promise<void> {
+    if (running.position === upload.offset) return;
+    const chunks = await this.store.chunks(upload.id);
+    const missing = this.spool.read(upload.id, chunks, { start: running.position, end: upload.offset });
+    for await (const data of missing as AsyncIterable<Buffer>) {
+      signal?.throwIfAborted();
+      for (const hash of running.hashes.values()) hash.update(data);
+      running.position += data.length;
+    }
+  }
+}
+
+/** True when every digest the client gave is that of the bytes. */
+export function matches(expected: readonly Digest[], actual: readonly Digest[]): boolean {
+  return expected.every((digest) =>
+    actual.some(({ algorithm, value }) => algorithm === digest.algorithm && value === digest.value),
+  );
+}
+
+function algorithmsOf(upload: Upload): Set<DigestAlgorithm> {
+  const algorithms = new Set(upload.reprDigests.map((digest) => digest.algorithm));
+  if (upload.wantedReprDigest) algorithms.add(upload.wantedReprDigest);
+  return algorithms;
+}
+
+function start(algorithm: DigestAlgorithm): Hash {
+  return createHash(algorithm.replace('-', ''));
+}

@@ -1,0 +1,139 @@
+import type { AppendIntent, CreateIntent } from '../model/intent.js';
+import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
+import type { Digest, Upload } from '../model/upload.js';
+import type { Metrics } from '../observe/metrics.js';
+import type { Spool } from '../spool/spool.js';
+import type { Lease } from '../store/lease.js';
+import type { UploadStore } from '../store/upload-store.js';
+import { type Allowance, allowance } from './admission.js';
+import type { Body } from './body.js';
+import { completeWhole } from './complete.js';
+import { type CommitPace, type Received, receive } from './receive.js';
+import type { RepresentationHashes } from './representation-hash.js';
+
+export interface TakeInRooms {
+  readonly store: UploadStore;
+  readonly spool: Spool;
+  readonly hashes: RepresentationHashes;
+  readonly metrics: Metrics;
+  readonly clock: () => number;
+  readonly pace: CommitPace;
+}
+
+export interface TakeInTask {
+  readonly intent: CreateIntent | AppendIntent;
+  /** As it is under the lease. */
+  readonly upload: Upload;
+  readonly lease: Lease;
+  readonly body: Body;
+  readonly tell: (news: News) => void;
+}
+
+/** The upload is complete and waits for its delivery. */
+export interface Whole {
+  readonly kind: 'whole';
+  readonly upload: Upload;
+  readonly reprDigest?: Digest;
+}
+
+/** Receives one body under its lease, up to the point where the origin comes in. */
+export class TakeIn {
+  constructor(private readonly rooms: TakeInRooms) {}
+
+  async take(task: TakeInTask): Promise<Outcome | Interrupted | Whole> {
+    const { intent, upload, lease, body, tell } = task;
+    this.rooms.hashes.follow(upload);
+    const limited = intent.kind === 'append' || intent.appendLimitsApply;
+    const received = await receive(
+      {
+        upload,
+        lease,
+        body,
+        allowance: allowance(upload, limited),
+        contentDigests: intent.contentDigests,
+        atLeast: limited ? leastBytes(intent, upload) : undefined,
+        onCommitted: (now) =>
+          tell({ kind: 'progress', during: intent.kind, upload: now, offset: progressOffset(now, upload, intent) }),
+      },
+      this.rooms,
+    );
+    return this.outcomeOf(received, intent, lease);
+  }
+
+  /** RUFH §4.4.2: beyond its length or its limits an upload has no future; its bytes go at once. */
+  async invalidate(upload: Upload, lease: Lease, refusal: Refusal): Promise<Outcome | Interrupted> {
+    const { store, spool, hashes, metrics } = this.rooms;
+    const result = await store.invalidate(upload.id, lease.token);
+    if (result === 'stale' || result === 'gone') return { kind: 'interrupted', why: 'taken-over' };
+    hashes.forget(upload.id);
+    await spool.remove(upload.id);
+    metrics.uploadEnded('invalid');
+    return { kind: 'refused', refusal };
+  }
+
+  /** What the client asked to be told about the bytes so far (RFC 9530 §4); not worth making a newer request wait. */
+  async wantedDigest(upload: Upload, lease: Lease): Promise<Digest | undefined> {
+    if (!upload.wantedReprDigest || upload.phase !== 'receiving') return undefined;
+    try {
+      return await this.rooms.hashes.digest(upload, upload.wantedReprDigest, lease.signal);
+    } catch (error) {
+      if (lease.signal.aborted) return undefined;
+      throw error;
+    }
+  }
+
+  private async outcomeOf(
+    received: Received,
+    intent: CreateIntent | AppendIntent,
+    lease: Lease,
+  ): Promise<Outcome | Interrupted | Whole> {
+    switch (received.kind) {
+      case 'interrupted':
+        return received;
+      case 'refused':
+        return received;
+      case 'overflow':
+        return this.overflow(received.upload, lease, received.beyond);
+      case 'received':
+        if (intent.complete) return this.finish(received, lease);
+        return {
+          kind: intent.kind === 'create' ? 'created' : 'appended',
+          upload: received.upload,
+          reprDigest: await this.wantedDigest(received.upload, lease),
+        };
+    }
+  }
+
+  private async finish(
+    received: Received & { readonly kind: 'received' },
+    lease: Lease,
+  ): Promise<Outcome | Interrupted | Whole> {
+    const completed = await completeWhole(received, lease, this.rooms);
+    if (completed.kind === 'invalid') return this.invalidate(received.upload, lease, completed.refusal);
+    if (completed.kind !== 'complete') return completed;
+    this.rooms.hashes.forget(completed.upload.id);
+    return { kind: 'whole', upload: completed.upload, reprDigest: completed.reprDigest };
+  }
+
+  private async overflow(upload: Upload, lease: Lease, beyond: Allowance['beyond']): Promise<Outcome | Interrupted> {
+    const { maxSize = 0, maxAppendSize = 0 } = upload.limits;
+    switch (beyond) {
+      case 'exceeds-length':
+        return this.invalidate(upload, lease, { reason: 'exceeds-length', length: upload.length ?? 0 });
+      case 'too-large':
+        return this.invalidate(upload, lease, { reason: 'too-large', maxSize });
+      case 'append-too-large':
+        return { kind: 'refused', refusal: { reason: 'append-too-large', maxAppendSize, upload } };
+    }
+  }
+}
+
+function leastBytes(intent: CreateIntent | AppendIntent, upload: Upload): number | undefined {
+  const isEmptyCreation = intent.kind === 'create' && intent.contentLength === 0;
+  return intent.complete || isEmptyCreation ? undefined : upload.limits.minAppendSize;
+}
+
+/** A body that may be the last never shows its newest byte, so that it can be held back; see `shownOffset`. */
+function progressOffset(now: Upload, before: Upload, intent: { readonly complete: boolean }): number {
+  return intent.complete ? Math.max(before.offset, now.offset - 1) : now.offset;
+}

@@ -1,0 +1,238 @@
+import type { Delivery } from '../delivery/delivery.js';
+import type { Headers } from '../model/headers.js';
+import type { AppendIntent, CancelIntent, CreateIntent, RetrieveIntent } from '../model/intent.js';
+import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
+import type { Route } from '../model/route.js';
+import type { Digest, StoredRequest, Upload } from '../model/upload.js';
+import type { Log } from '../observe/log.js';
+import type { Metrics } from '../observe/metrics.js';
+import type { Spool } from '../spool/spool.js';
+import type { Lease, Leases } from '../store/lease.js';
+import type { UploadStore } from '../store/upload-store.js';
+import { refuseAppend, refuseCreation } from './admission.js';
+import type { Body } from './body.js';
+import type { CommitPace } from './receive.js';
+import { repeatsTheEnd } from './repeated-end.js';
+import { RepresentationHashes } from './representation-hash.js';
+import { TakeIn } from './take-in.js';
+
+export interface UploadsOptions {
+  readonly store: UploadStore;
+  readonly leases: Leases;
+  readonly spool: Spool;
+  readonly delivery: Delivery;
+  readonly metrics: Metrics;
+  readonly log: Log;
+  readonly clock: () => number;
+  /** An unguessable id for a new upload: at least 128 random bits. */
+  readonly newId: () => string;
+  /** A key for the origin that says nothing about the id. */
+  readonly newDeliveryKey: () => string;
+  readonly pace: CommitPace;
+}
+
+/** One request on an upload, as far as uploads care. */
+export interface UploadCall {
+  readonly body: Body;
+  /** Hears what an interim response could say. */
+  readonly tell: (news: News) => void;
+  /** `Authorization` and `Cookie` of this request, for the delivery it may trigger. */
+  readonly credentials: Headers;
+  /** Aborted when this request's client has left: ends waiting, never a delivery. */
+  readonly left: AbortSignal;
+}
+
+/**
+ * Client → spool: one method an intent, whichever protocol it came by. Fails with a `Fault` when a machine does; what a
+ * client can cause is an outcome.
+ */
+export class Uploads {
+  private readonly hashes: RepresentationHashes;
+  private readonly takeIn: TakeIn;
+
+  constructor(private readonly rooms: UploadsOptions) {
+    this.hashes = new RepresentationHashes(rooms.store, rooms.spool);
+    this.takeIn = new TakeIn({ ...rooms, hashes: this.hashes });
+  }
+
+  find(id: string): Promise<Upload | undefined> {
+    return this.rooms.store.get(id);
+  }
+
+  async create(
+    intent: CreateIntent,
+    route: Route,
+    request: StoredRequest,
+    call: UploadCall,
+  ): Promise<Outcome | Interrupted> {
+    const refusal = refuseCreation(intent, route.limits);
+    if (refusal) return refused(refusal);
+    const upload = await this.open(intent, route, request);
+    const lease = await this.rooms.leases.take(upload.id);
+    try {
+      call.tell({ kind: 'resumable', upload });
+      return await this.receiveAndDeliver(intent, upload, lease, call);
+    } finally {
+      await lease.release();
+    }
+  }
+
+  async append(intent: AppendIntent, call: UploadCall): Promise<Outcome | Interrupted> {
+    const known = await this.alive(intent.id);
+    if ('reason' in known) return refused(known);
+    if (known.phase !== 'receiving') return this.appendToWhole(intent, known, call);
+    const lease = await this.rooms.leases.take(intent.id);
+    try {
+      const upload = await this.alive(intent.id);
+      if ('reason' in upload) return refused(upload);
+      if (upload.phase === 'receiving') return await this.appendUnderLease(intent, upload, lease, call);
+      await lease.release();
+      return await this.appendToWhole(intent, upload, call);
+    } finally {
+      await lease.release();
+    }
+  }
+
+  /** RUFH §4.3.2, §4.6: an offset we hand out must be accepted later, so even reading it takes the lease. */
+  async retrieve(intent: RetrieveIntent): Promise<Outcome> {
+    const known = await this.alive(intent.id);
+    if ('reason' in known) return refused(known);
+    if (known.phase !== 'receiving') return { kind: 'retrieved', upload: known };
+    const lease = await this.rooms.leases.take(intent.id);
+    try {
+      const upload = await this.alive(intent.id);
+      if ('reason' in upload) return refused(upload);
+      return { kind: 'retrieved', upload, reprDigest: await this.takeIn.wantedDigest(upload, lease) };
+    } finally {
+      await lease.release();
+    }
+  }
+
+  /** Ends whatever still feeds the upload, then forgets it (RUFH §4.5). */
+  async cancel(intent: CancelIntent): Promise<Outcome> {
+    const known = await this.alive(intent.id);
+    if ('reason' in known) return refused(known);
+    const lease = known.phase === 'receiving' ? await this.rooms.leases.take(intent.id) : undefined;
+    try {
+      const cancelled = await this.rooms.store.cancel(intent.id);
+      if (cancelled === 'gone') return refused({ reason: 'unknown-upload' });
+      await this.forget(intent.id);
+      if (known.phase !== 'answered') this.rooms.metrics.uploadEnded('cancelled');
+      return { kind: 'cancelled' };
+    } finally {
+      await lease?.release();
+    }
+  }
+
+  private open(intent: CreateIntent, route: Route, request: StoredRequest): Promise<Upload> {
+    const now = this.rooms.clock();
+    this.rooms.metrics.uploadCreated(intent.dialect);
+    return this.rooms.store.create({
+      id: this.rooms.newId(),
+      route: route.name,
+      dialect: intent.dialect,
+      request,
+      limits: route.limits,
+      length: intent.declaredLength ?? (intent.complete ? intent.contentLength : undefined),
+      reprDigests: intent.reprDigests,
+      wantedReprDigest: intent.wantedReprDigest,
+      deliveryKey: this.rooms.newDeliveryKey(),
+      createdAt: now,
+      expiresAt: now + route.limits.maxAgeSeconds * 1000,
+    });
+  }
+
+  private async appendUnderLease(
+    intent: AppendIntent,
+    upload: Upload,
+    lease: Lease,
+    call: UploadCall,
+  ): Promise<Outcome | Interrupted> {
+    const verdict = refuseAppend(intent, upload);
+    if (verdict)
+      return verdict.invalidates ? this.takeIn.invalidate(upload, lease, verdict.refusal) : refused(verdict.refusal);
+    const announced = await this.noteAnnouncements(intent, upload, lease);
+    if (!announced) return { kind: 'interrupted', why: 'taken-over' };
+    return this.receiveAndDeliver(intent, announced, lease, call);
+  }
+
+  /** RUFH §4.1.3: a length is recorded as soon as it is known; digests only when the creation brought none. */
+  private async noteAnnouncements(intent: AppendIntent, upload: Upload, lease: Lease): Promise<Upload | undefined> {
+    const total =
+      intent.complete && intent.contentLength !== undefined ? intent.offset + intent.contentLength : undefined;
+    const length = upload.length ?? intent.declaredLength ?? total;
+    const reprDigests = upload.reprDigests.length === 0 ? intent.reprDigests : upload.reprDigests;
+    if (length === upload.length && reprDigests.length === upload.reprDigests.length) return upload;
+    const { token } = lease;
+    const noted = await this.rooms.store.commit(upload.id, {
+      token,
+      length,
+      reprDigests,
+      expiresAt: this.expiry(upload),
+    });
+    return typeof noted === 'string' ? undefined : noted;
+  }
+
+  /** An append to an upload that is whole: only the repeated end of it can be answered (RUFH §4.4.2, last but two). */
+  private async appendToWhole(intent: AppendIntent, upload: Upload, call: UploadCall): Promise<Outcome | Interrupted> {
+    const heldBackStart = upload.heldBack ? upload.offset - 1 : upload.offset;
+    const atAnEnd = intent.offset === upload.offset || intent.offset === heldBackStart;
+    if (!atAnEnd && upload.phase !== 'answered')
+      return refused({ reason: 'mismatching-offset', upload, provided: intent.offset });
+    if (!atAnEnd || !intent.complete) return refused({ reason: 'already-complete', upload });
+    const repeated = await repeatsTheEnd(intent, upload, call.body);
+    if (typeof repeated === 'object') return repeated;
+    if (!repeated) return refused({ reason: 'already-complete', upload });
+    return this.deliver(upload, 'append', call);
+  }
+
+  /** The lease is given back before the origin is asked: no byte is written any more, and a HEAD must not have to wait. */
+  private async receiveAndDeliver(
+    intent: CreateIntent | AppendIntent,
+    upload: Upload,
+    lease: Lease,
+    call: UploadCall,
+  ): Promise<Outcome | Interrupted> {
+    const { body, tell } = call;
+    const taken = await this.takeIn.take({ intent, upload, lease, body, tell });
+    if (taken.kind !== 'whole') return taken;
+    await lease.release();
+    return this.deliver(taken.upload, intent.kind, call, taken.reprDigest);
+  }
+
+  private async deliver(
+    upload: Upload,
+    to: 'create' | 'append',
+    call: UploadCall,
+    reprDigest?: Digest,
+  ): Promise<Outcome | Interrupted> {
+    const { credentials, left } = call;
+    const result = await this.rooms.delivery.result(upload.id, { credentials, to: left });
+    if (result.kind === 'gone') return refused({ reason: 'gone', detail: 'The upload was cancelled.' });
+    if (result.kind === 'answered') return { ...result, to, reprDigest };
+    return result;
+  }
+
+  private async alive(id: string): Promise<Upload | Refusal> {
+    const upload = await this.rooms.store.get(id);
+    if (!upload || upload.phase === 'cancelled') return { reason: 'unknown-upload' };
+    if (upload.phase === 'invalid')
+      return { reason: 'gone', detail: 'The upload was given up because its bytes did not match what was announced.' };
+    if (upload.expiresAt <= this.rooms.clock()) return { reason: 'gone', detail: 'The upload has expired.' };
+    return upload;
+  }
+
+  private expiry(upload: Upload): number {
+    return this.rooms.clock() + upload.limits.maxAgeSeconds * 1000;
+  }
+
+  private async forget(id: string): Promise<void> {
+    this.hashes.forget(id);
+    await this.rooms.spool.remove(id);
+    await this.rooms.store.remove(id);
+  }
+}
+
+function refused(refusal: Refusal): Outcome {
+  return { kind: 'refused', refusal };
+}
