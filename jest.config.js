@@ -1,12 +1,27 @@
-/** @type {import('jest').Config} */
-export default {
+const shared = {
+  modulePathIgnorePatterns: ['<rootDir>/.cache', '<rootDir>/dist'],
   testEnvironment: 'node',
-  roots: ['<rootDir>/test'],
-  testMatch: ['**/*.test.ts'],
   extensionsToTreatAsEsm: ['.ts'],
   transform: {
-    '^.+\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2023' }, module: { type: 'es6' } }],
+    '^.+\\.ts$': [
+      '@swc/jest',
+      { jsc: { parser: { syntax: 'typescript' }, target: 'es2023' }, module: { type: 'es6' } },
+    ],
   },
   moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1' },
-  testTimeout: 30_000,
+};
+
+/** @type {import('jest').Config} */
+export default {
+  projects: [
+    {
+      ...shared,
+      displayName: 'core',
+      testMatch: ['<rootDir>/test/{unit,contract,flow}/**/*.test.ts', '<rootDir>/test/*.test.ts'],
+    },
+    { ...shared, displayName: 'whole', testMatch: ['<rootDir>/test/{e2e,chaos}/**/*.test.ts'] },
+  ],
+  testTimeout: 60_000,
+  maxWorkers: 2,
+  reporters: ['default', '<rootDir>/test/support/closing-line.js'],
 };
