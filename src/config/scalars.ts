@@ -122,10 +122,10 @@ export function boolean() {
 }
 
 /** One of a few words. */
-export function oneOf<const W extends string>(...words: readonly W[]) {
+export function oneOf<const W extends string>(words: readonly W[], allowed = `one of ${words.join(', ')}`) {
   return scalar({
     read: (found) => words.find((word) => word === found),
-    allowed: words.length === 1 ? `only ${words[0]!}` : `one of ${words.join(', ')}`,
+    allowed,
     json: { enum: [...words] },
     unit: words.join(' \\| '),
   });

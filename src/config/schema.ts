@@ -20,6 +20,9 @@ import {
  * docs/configuration.md and the checks are all made from it.
  */
 
+/** Where clients connect when nothing else is said. */
+export const DEFAULT_LISTEN = '0.0.0.0:8080';
+
 const anyLength = { mostMs: Infinity };
 
 const tls = z.strictObject({
@@ -58,8 +61,12 @@ const limitSettings = {
 };
 
 const retrySettings = {
-  attempts: integer({ least: 1, most: 1000 }).describe('How often the origin is tried in all, the first time included.'),
-  first_delay: duration({ leastMs: 1 }).describe('Pause before the second attempt; it doubles from attempt to attempt.'),
+  attempts: integer({ least: 1, most: 1000 }).describe(
+    'How often the origin is tried in all, the first time included.',
+  ),
+  first_delay: duration({ leastMs: 1 }).describe(
+    'Pause before the second attempt; it doubles from attempt to attempt.',
+  ),
   longest_delay: duration({ leastMs: 1 }).describe('The pause grows no longer than this.'),
   retry_on: z
     .array(integer({ least: 400, most: 599 }))
@@ -70,7 +77,9 @@ const retrySettings = {
 };
 
 const deliverySettings = {
-  mode: oneOf('spool').describe('`spool`: the origin gets its request once the upload is whole.'),
+  mode: oneOf(['spool'], 'spool; eager delivery is not built yet').describe(
+    '`spool`: the origin gets its request once the upload is whole.',
+  ),
   timeout: duration({ leastMs: 1 }).describe('The origin may be silent for this long, before and within its answer.'),
   keep_answer: duration(anyLength).describe('How long the origin’s answer is kept for a client that did not get it.'),
   keep_answer_size: size().describe('Answer bodies up to this size are kept in the record, larger ones in the spool.'),
@@ -102,11 +111,7 @@ const route = z.strictObject({
   resumable: boolean()
     .prefault(true)
     .describe('`false`: requests of this route pass through as they are, whatever upload headers they have.'),
-  limits: z
-    .strictObject(limitSettings)
-    .partial()
-    .optional()
-    .describe('Replaces single settings of the top `limits`.'),
+  limits: z.strictObject(limitSettings).partial().optional().describe('Replaces single settings of the top `limits`.'),
   delivery: z
     .strictObject({
       ...deliverySettings,
@@ -123,7 +128,7 @@ export const schema = z.strictObject({
   ),
   listen: z
     .union([listenerOrAddress, z.array(listenerOrAddress).min(1, 'at least one listener')])
-    .prefault('0.0.0.0:8080')
+    .prefault(DEFAULT_LISTEN)
     .describe('Where clients connect: an address, an object as below, or a list of either.'),
   admin: z
     .union([addressOrOff(), z.strictObject({ address: addressOrOff().describe('Where the admin listener listens.') })])
@@ -136,13 +141,19 @@ export const schema = z.strictObject({
     .prefault('./data')
     .describe('Directory of the embedded store and the local spool. One process uses it at a time.'),
   store: z
-    .strictObject({ type: oneOf('embedded').prefault('embedded').describe('`embedded`: records as files under `data`.') })
+    .strictObject({
+      type: oneOf(['embedded'], 'embedded; other stores, such as redis, are not built yet')
+        .prefault('embedded')
+        .describe('`embedded`: records as files under `data`.'),
+    })
     .prefault({})
     .describe('Where the state of uploads is kept.'),
   spool: z
     .strictObject({
-      type: oneOf('local').prefault('local').describe('`local`: files under `data`.'),
-      sync: oneOf('always', 'group', 'none')
+      type: oneOf(['local'], 'local; other spools, such as s3, are not built yet')
+        .prefault('local')
+        .describe('`local`: files under `data`.'),
+      sync: oneOf(['always', 'group', 'none'])
         .prefault('group')
         .describe(
           'When bytes and records are forced to the disk. `always`: before each is acknowledged. `group`: the same, ' +
@@ -175,7 +186,7 @@ export const schema = z.strictObject({
     })
     .prefault({})
     .describe('The URLs of upload resources.'),
-  interim_responses: oneOf('auto', 'always', 'never')
+  interim_responses: oneOf(['auto', 'always', 'never'])
     .prefault('auto')
     .describe(
       '104 responses while an upload is under way. `auto`: on direct connections and through trusted proxies with ' +
@@ -221,7 +232,9 @@ export const schema = z.strictObject({
   cors: z
     .strictObject({
       allow_origins: z
-        .array(text({ form: /^(\*|https?:\/\/[^/\s]+|null)$/, allowed: 'an origin such as https://app.example.com, or *' }))
+        .array(
+          text({ form: /^(\*|https?:\/\/[^/\s]+|null)$/, allowed: 'an origin such as https://app.example.com, or *' }),
+        )
         .prefault([])
         .describe('Web origins whose pages may upload from a browser; `*` for all. Empty: CORS is left to the origin.'),
       allow_credentials: boolean().prefault(false).describe('Pages may send cookies and credentials along.'),
@@ -253,10 +266,10 @@ export const schema = z.strictObject({
     .describe('Stopping.'),
   log: z
     .strictObject({
-      level: oneOf('trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent')
+      level: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'])
         .prefault('info')
         .describe('The least important lines that are written.'),
-      format: oneOf('auto', 'json', 'pretty')
+      format: oneOf(['auto', 'json', 'pretty'])
         .prefault('auto')
         .describe('`json`: one object a line. `pretty`: for people. `auto`: pretty on a terminal, else json.'),
     })
@@ -276,7 +289,11 @@ export const schema = z.strictObject({
 export type Settings = z.output<typeof schema>;
 
 function pathPattern() {
-  return text({ form: /^\/\S*$/, allowed: 'a path pattern that begins with /, such as /api/files/**', unit: 'pattern' });
+  return text({
+    form: /^\/\S*$/,
+    allowed: 'a path pattern that begins with /, such as /api/files/**',
+    unit: 'pattern',
+  });
 }
 
 function method() {

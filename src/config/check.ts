@@ -1,0 +1,63 @@
+import { toConfig, type Config } from './config.js';
+import { contradictions, type Contradiction } from './contradictions.js';
+import { explain, type Found } from './explain.js';
+import { knownKeys } from './json-schema.js';
+import { settingName, valueAt, type SettingPath } from './mistake.js';
+import { isObject } from './overrides.js';
+import { schema, type Settings } from './schema.js';
+
+/** The configuration these settings make, and everything that is wrong with them. */
+export function check(settings: unknown): { config?: Config; found: Found[] } {
+  const parsed = schema.safeParse(settings);
+  if (parsed.success) {
+    const config = toConfig(parsed.data, { adminChosen: choosesAdmin(settings) });
+    return { config, found: contradictions(config).map(asFound) };
+  }
+  const wrong = explain(parsed.error.issues, settings, knownKeys);
+  return { found: [...wrong, ...contradictionsBeside(wrong, settings)] };
+}
+
+/**
+ * Contradictions among the settings that are right: the wrong ones are taken out first, so that all mistakes are told
+ * at once. What is in one section with a wrong setting is left for later.
+ */
+function contradictionsBeside(wrong: readonly Found[], settings: unknown): Found[] {
+  const rest = isObject(settings) ? withoutWrong(settings) : undefined;
+  if (!rest) return [];
+  const sections = new Set(wrong.flatMap(({ path }) => path.slice(0, Math.max(1, path.length - 1))));
+  const isTouched = ({ path, against = [] }: Contradiction) =>
+    [...path, ...against].some((step) => step !== 'routes' && typeof step === 'string' && sections.has(step));
+  return contradictions(toConfig(rest.parsed, { adminChosen: choosesAdmin(rest.settings) }))
+    .filter((contradiction) => !isTouched(contradiction))
+    .map(asFound);
+}
+
+/** Takes wrong settings out until the rest is right; undefined when that does not come to an end soon. */
+function withoutWrong(original: Record<string, unknown>): { settings: unknown; parsed: Settings } | undefined {
+  const settings = structuredClone(original);
+  for (let round = 0; round < 5; round++) {
+    const parsed = schema.safeParse(settings);
+    if (parsed.success) return { settings, parsed: parsed.data };
+    for (const { path } of explain(parsed.error.issues, settings, () => [])) takeOut(settings, path);
+  }
+  return undefined;
+}
+
+/** Removes a setting; where it is missing, or one of a list, what it belongs to. A missing origin is made up. */
+function takeOut(settings: Record<string, unknown>, path: SettingPath): void {
+  if (path.length === 1 && path[0] === 'origin') {
+    settings['origin'] = 'http://127.0.0.1';
+    return;
+  }
+  const [step, parent] = [path.at(-1), valueAt(settings, path.slice(0, -1))];
+  if (isObject(parent) && typeof step === 'string' && step in parent) Reflect.deleteProperty(parent, step);
+  else if (path.length > 1) takeOut(settings, path.slice(0, -1));
+}
+
+function choosesAdmin(settings: unknown): boolean {
+  return isObject(settings) && settings['admin'] !== undefined;
+}
+
+function asFound({ path, problem }: Contradiction): Found {
+  return { path, atKey: false, mistake: { setting: settingName(path), problem } };
+}

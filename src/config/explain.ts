@@ -1,0 +1,90 @@
+import type * as z from 'zod';
+import { quote, settingName, valueAt, type Mistake, type SettingPath } from './mistake.js';
+
+type Issue = z.core.$ZodIssue;
+
+/** A mistake that the schema found, before its place in the file is known. */
+export interface Found {
+  readonly path: SettingPath;
+  /** The key itself is wrong, not its value. */
+  readonly atKey: boolean;
+  readonly mistake: Mistake;
+}
+
+/** The schema's issues as sentences: what was found and what is allowed. */
+export function explain(issues: readonly Issue[], settings: unknown, keysOf: (path: SettingPath) => string[]): Found[] {
+  return issues.flatMap((issue) => explainIssue(issue, [], settings, keysOf));
+}
+
+function explainIssue(
+  issue: Issue,
+  before: SettingPath,
+  settings: unknown,
+  keysOf: (path: SettingPath) => string[],
+): Found[] {
+  const path = [...before, ...(issue.path as (string | number)[])];
+  if (issue.code === 'invalid_union') {
+    return closest(issue.errors).flatMap((inner) => explainIssue(inner, path, settings, keysOf));
+  }
+  if (issue.code === 'unrecognized_keys') {
+    return issue.keys.map((key) => {
+      const setting = settingName([...path, key]);
+      return { path: [...path, key], atKey: true, mistake: { setting, problem: unknownKey(key, keysOf(path)) } };
+    });
+  }
+  return [
+    {
+      path,
+      atKey: false,
+      mistake: { setting: settingName(path), problem: wrongValue(issue, valueAt(settings, path)) },
+    },
+  ];
+}
+
+/**
+ * Of the forms a setting may have, the one that was most likely meant: not one of another type, and rather one that
+ * was right at its top than one that was not.
+ */
+function closest(forms: readonly (readonly Issue[])[]): readonly Issue[] {
+  const distance = (issue: Issue): number => {
+    if (issue.code === 'invalid_union') return issue.path.length > 0 ? 0 : Math.min(...issue.errors.map(distances));
+    if (issue.path.length > 0 || issue.code === 'unrecognized_keys') return 0;
+    return issue.code === 'invalid_type' ? 2 : 1;
+  };
+  const distances = (form: readonly Issue[]): number => Math.max(0, ...form.map(distance));
+  return [...forms].sort((a, b) => distances(a) - distances(b))[0] ?? [];
+}
+
+function wrongValue(issue: Issue, found: unknown): string {
+  if (found === undefined) return `is missing; allowed is ${allowed(issue)}`;
+  return `found ${quote(found)}, allowed is ${allowed(issue)}`;
+}
+
+function allowed(issue: Issue): string {
+  if (issue.code !== 'invalid_type') return issue.message;
+  if (issue.expected === 'object') return 'a group of settings (name: value)';
+  return issue.expected === 'array' ? 'a list' : issue.expected;
+}
+
+function unknownKey(key: string, known: readonly string[]): string {
+  const near = known
+    .map((name) => ({ name, distance: editDistance(key, name) }))
+    .filter(({ name, distance }) => distance <= Math.max(1, Math.floor(name.length / 3)))
+    .sort((a, b) => a.distance - b.distance)[0];
+  const hint = near ? `did you mean ${near.name}?` : `known here: ${known.join(', ')}`;
+  return `there is no such setting; ${hint}`;
+}
+
+/** How many letters have to be put in, taken out or changed (Levenshtein); case and - for _ cost nothing. */
+export function editDistance(one: string, other: string): number {
+  const [a, b] = [one, other].map((word) => word.toLowerCase().replaceAll('-', '_')) as [string, string];
+  let row = Array.from({ length: b.length + 1 }, (_, at) => at);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}

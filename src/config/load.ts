@@ -1,0 +1,67 @@
+import { readFileSync } from 'node:fs';
+import { check } from './check.js';
+import type { Config } from './config.js';
+import type { Found } from './explain.js';
+import type { Mistake } from './mistake.js';
+import { applyOverride, collectOverrides, isObject, type Told } from './overrides.js';
+import { readYaml, type YamlFile } from './yaml-file.js';
+
+export interface ConfigSources {
+  /** Path of a YAML file; without one, defaults, variables and flags are all there is. */
+  readonly file?: string;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** By the keys of `OVERRIDES`; only those that were given. */
+  readonly flags: Readonly<Record<string, unknown>>;
+}
+
+/** The configuration, or every mistake in it at once. Flags win over variables, variables over the file. */
+export function loadConfig({ file, env, flags }: ConfigSources): { config: Config } | { mistakes: Mistake[] } {
+  const read = file === undefined ? { settings: {}, mistakes: [] } : readFile(file, env);
+  if (read.settings === undefined) return { mistakes: read.mistakes };
+  const told = collectOverrides(env, flags);
+  if (isObject(read.settings)) for (const one of told) applyOverride(read.settings, one);
+  const { config, found } = check(read.settings);
+  const mistakes = [...read.mistakes];
+  for (const one of found) {
+    const placed = place(one, told, read);
+    // A variable that is not set leaves its name behind, which is no proper value either: one mistake, not two.
+    if (!read.mistakes.some((known) => known.line === placed.line && known.column === placed.column))
+      mistakes.push(placed);
+  }
+  return config && mistakes.length === 0 ? { config } : { mistakes: inOrder(mistakes) };
+}
+
+interface Reading {
+  readonly file?: string;
+  readonly yaml?: YamlFile;
+  /** Undefined when nothing can be made of the file. */
+  readonly settings: unknown;
+  readonly mistakes: Mistake[];
+}
+
+function readFile(file: string, env: ConfigSources['env']): Reading {
+  let content: string;
+  try {
+    content = readFileSync(file, 'utf8');
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? 'unknown error';
+    return { settings: undefined, mistakes: [{ source: file, problem: `cannot be read: ${code}` }] };
+  }
+  const { file: yaml, mistakes } = readYaml(content, env);
+  return { file, yaml, settings: yaml.settings, mistakes: mistakes.map((mistake) => ({ source: file, ...mistake })) };
+}
+
+/** Where a setting was given: by a flag or variable, else in the file. */
+function place({ path, atKey, mistake }: Found, told: readonly Told[], { file, yaml }: Reading): Mistake {
+  const names = path.map((step) => (typeof step === 'number' ? '*' : step));
+  const isSame = (setting: readonly string[]) => setting.every((step, at) => step === names[at]);
+  const override = told.find(({ setting }) => setting.length > 0 && isSame(setting));
+  if (override) return { ...mistake, source: override.source };
+  if (file === undefined) return mistake;
+  return { ...mistake, source: file, ...yaml?.place(path, atKey) };
+}
+
+/** As a reader goes through them: what the command line says first, then the file from top to bottom. */
+function inOrder(mistakes: Mistake[]): Mistake[] {
+  return mistakes.sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0));
+}

@@ -1,0 +1,91 @@
+import { isMap, isPair, isScalar, LineCounter, parseDocument, visit, type Document, type Node } from 'yaml';
+import type { Mistake, SettingPath } from './mistake.js';
+
+/** A config file that was read: its settings, and where each of them stands. */
+export interface YamlFile {
+  readonly settings: unknown;
+  /** The place of a setting or, when it is missing, of what it would stand in; `key` asks for the key's place. */
+  place(path: SettingPath, key?: boolean): { line: number; column: number } | undefined;
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Reads YAML and puts variables in; gives the mistakes in either instead of throwing. */
+export function readYaml(content: string, env: Environment): { file: YamlFile; mistakes: Mistake[] } {
+  const lines = new LineCounter();
+  const document = parseDocument(content, { lineCounter: lines, prettyErrors: false, merge: true });
+  const at = (offset: number) => {
+    const { line, col } = lines.linePos(offset);
+    return { line, column: col };
+  };
+  const syntax = [...document.errors, ...document.warnings].map((error): Mistake => ({
+    ...at(error.pos[0]),
+    problem: `not valid YAML: ${error.message}`,
+  }));
+  const unset = syntax.length > 0 ? [] : putVariablesIn(document, env, at);
+  const file: YamlFile = {
+    settings: syntax.length > 0 ? undefined : (document.toJS() as unknown),
+    place: (path, key = false) => {
+      const offset = offsetOf(document, path, key);
+      return offset === undefined ? undefined : at(offset);
+    },
+  };
+  return { file, mistakes: [...syntax, ...unset] };
+}
+
+/** `${NAME}`, `${NAME:-default}`; `$${` stands for a plain `${`. */
+const VARIABLE = /\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}/g;
+
+/**
+ * Variables are put into values after parsing: whatever is in a variable, it cannot change the file's structure.
+ * They arrive as text; every setting reads its number or truth value from text too.
+ */
+function putVariablesIn(
+  document: Document,
+  env: Environment,
+  at: (offset: number) => { line: number; column: number },
+): Mistake[] {
+  const mistakes: Mistake[] = [];
+  visit(document, {
+    Scalar: (key, node) => {
+      if (key === 'key' || typeof node.value !== 'string') return;
+      node.value = node.value.replace(VARIABLE, (whole, name: string | undefined, fallback: string | undefined) => {
+        if (name === undefined) return '${';
+        const value = env[name];
+        // As in a shell, `:-` also stands in for a variable that is empty.
+        if (fallback !== undefined) return value === undefined || value === '' ? fallback : value;
+        if (value !== undefined) return value;
+        const problem = `the variable ${name} is not set; set it or write \${${name}:-default}`;
+        mistakes.push({ ...(node.range ? at(node.range[0]) : {}), problem });
+        return whole;
+      });
+    },
+  });
+  return mistakes;
+}
+
+/** Goes down the path as far as the document has it. */
+function offsetOf(document: Document, path: SettingPath, key: boolean): number | undefined {
+  let found: number | undefined = document.contents?.range?.[0];
+  for (let depth = 1; depth <= path.length; depth++) {
+    const offset = stepOffset(document, path.slice(0, depth), key || depth < path.length);
+    if (offset === undefined) break;
+    found = offset;
+  }
+  return found;
+}
+
+/** Where the last step of a path begins: its key, or its value. */
+function stepOffset(document: Document, path: SettingPath, key: boolean): number | undefined {
+  const step = path.at(-1)!;
+  const parent = path.length === 1 ? document.contents : document.getIn(path.slice(0, -1), true);
+  const pair = isMap(parent)
+    ? parent.items.find((item) => isPair(item) && isScalar(item.key) && item.key.value === step)
+    : undefined;
+  const node = pair && (key || !hasRange(pair.value)) ? pair.key : document.getIn(path, true);
+  return hasRange(node) ? node.range[0] : undefined;
+}
+
+function hasRange(node: unknown): node is { range: [number, number, number] } {
+  return typeof node === 'object' && node !== null && Array.isArray((node as { range?: unknown }).range);
+}
