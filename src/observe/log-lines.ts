@@ -1,0 +1,76 @@
+import { uploadTag, type Log } from './log.js';
+
+/** A request that is over, however it ended. */
+export interface RequestLine {
+  readonly kind: string;
+  readonly method: string;
+  /** As it came; its query values are left out. */
+  readonly target: string;
+  /** The target's path with dot segments resolved. */
+  readonly path: string;
+  /** Undefined when no final response was sent. */
+  readonly status?: number;
+  readonly seconds: number;
+  readonly httpVersion?: string;
+  readonly client?: string;
+  readonly route?: string;
+  readonly uploadId?: string;
+  /** Why the request ended before its time. */
+  readonly interrupted?: string;
+}
+
+/** One line a request. `uploadsPath` is the path of upload resources, whose last segment is a secret. */
+export function logRequest(
+  log: Log,
+  uploadsPath: string,
+  { target, path, uploadId, seconds, ...rest }: RequestLine,
+): void {
+  const fields = {
+    ...rest,
+    target: withoutSecrets(target, path, uploadsPath),
+    ...(uploadId === undefined ? {} : { upload: uploadTag(uploadId) }),
+    ms: Math.round(seconds * 1000),
+  };
+  if ((rest.status ?? 0) >= 500) log.warn(fields, 'request');
+  else log.info(fields, 'request');
+}
+
+/** An upload that has come to its end. */
+export interface UploadEndLine {
+  readonly id: string;
+  readonly phase: string;
+  readonly route: string;
+  readonly dialect: string;
+  readonly size: number;
+  readonly attempts: number;
+  readonly status?: number;
+  /** From its creation to its end. */
+  readonly seconds: number;
+  readonly problem?: string;
+}
+
+/** One line an upload's end. */
+export function logUploadEnd(log: Log, { id, seconds, ...rest }: UploadEndLine): void {
+  const fields = { upload: uploadTag(id), ...rest, ms: Math.round(seconds * 1000) };
+  if (rest.phase === 'undelivered') log.warn(fields, 'upload ended');
+  else log.info(fields, 'upload ended');
+}
+
+/** A request target fit for a log: an upload's id is replaced by its tag, query values are left out. */
+export function withoutSecrets(target: string, path: string, uploadsPath: string): string {
+  const [, query] = splitOnce(target, '?');
+  const names = query === undefined ? '' : `?${query.split('&').map(valueless).join('&')}`;
+  if (!path.startsWith(uploadsPath)) return splitOnce(target, '?')[0] + names;
+  const [id, rest] = splitOnce(path.slice(uploadsPath.length), '/');
+  return uploadsPath + (id === '' ? '' : uploadTag(id)) + (rest === undefined ? '' : `/${rest}`) + names;
+}
+
+function valueless(pair: string): string {
+  const [name, value] = splitOnce(pair, '=');
+  return value === undefined ? name : `${name}=`;
+}
+
+function splitOnce(text: string, separator: string): [string, string | undefined] {
+  const at = text.indexOf(separator);
+  return at === -1 ? [text, undefined] : [text.slice(0, at), text.slice(at + 1)];
+}

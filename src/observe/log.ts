@@ -1,0 +1,80 @@
+import { createHash } from 'node:crypto';
+import { pino, type DestinationStream } from 'pino';
+import pretty from 'pino-pretty';
+
+interface Write {
+  (message: string): void;
+  (fields: object, message: string): void;
+}
+
+/** Where every room writes what it did. Never given upload ids, credentials or bodies: see `uploadTag`. */
+export interface Log {
+  readonly trace: Write;
+  readonly debug: Write;
+  readonly info: Write;
+  readonly warn: Write;
+  readonly error: Write;
+  readonly fatal: Write;
+}
+
+/** The log of the process: knows when standard output belongs to it. */
+export interface ProcessLog extends Log {
+  /** Writes one line whatever the level, as the first on standard output; what comes before it goes to standard error. */
+  announce(fields: object, message: string): void;
+}
+
+export interface LogOptions {
+  readonly level: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
+  /** `auto`: pretty on a terminal, else json. */
+  readonly format: 'auto' | 'json' | 'pretty';
+  /** Gets every line, in place of standard output and error. */
+  readonly destination?: { write(line: string): void };
+}
+
+/** A reader of our output that stands still must not stop the proxy, nor fill its memory: lines beyond this are dropped. */
+const MOST_WAITING_BYTES = 8 * 2 ** 20;
+
+export function createLog({ level, format, destination }: LogOptions): ProcessLog {
+  const isPretty = format === 'pretty' || (format === 'auto' && process.stdout.isTTY);
+  let output: DestinationStream = destination ?? openOutput(process.stderr.fd);
+  const print = isPretty ? prettyPrinter() : (line: string) => line;
+  const logger = pino(
+    {
+      level,
+      base: null,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+      redact: { paths: SECRET_PATHS, censor: '[secret]' },
+    },
+    { write: (line: string) => output.write(print(line)) },
+  );
+  return Object.assign(logger, {
+    announce: (fields: object, message: string) => {
+      output = destination ?? openOutput(process.stdout.fd);
+      logger.child({}, { level: 'info' }).info(fields, message);
+    },
+  });
+}
+
+/** A log that says nothing. */
+export function silentLog(): Log {
+  return createLog({ level: 'silent', format: 'json', destination: { write: () => undefined } });
+}
+
+/** Stands for an upload in logs: its id is the right to write to it (RUFH §11), this says nothing about it. */
+export function uploadTag(id: string): string {
+  return createHash('sha256').update(id).digest('hex').slice(0, 10);
+}
+
+/** No line is known to carry these; should one ever, they do not get out. */
+const SECRET_FIELDS = ['authorization', 'proxy-authorization', 'cookie', 'set-cookie'];
+const SECRET_PATHS = SECRET_FIELDS.flatMap((name) => [`["${name}"]`, `headers["${name}"]`, `*.headers["${name}"]`]);
+
+function openOutput(fd: number): DestinationStream {
+  return pino.destination({ dest: fd, sync: false, maxLength: MOST_WAITING_BYTES });
+}
+
+function prettyPrinter(): (line: string) => string {
+  const format = pretty.prettyFactory({ colorize: process.stdout.isTTY, translateTime: 'SYS:HH:MM:ss.l' });
+  return (line) => format(line);
+}

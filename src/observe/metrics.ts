@@ -1,0 +1,211 @@
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+
+/** What a request was to us. */
+export type RequestKind =
+  'pass-through' | 'create' | 'append' | 'retrieve' | 'cancel' | 'discover' | 'preflight' | 'other';
+
+export interface RequestFigures {
+  readonly kind: RequestKind;
+  readonly method: string;
+  /** Undefined when no final response was sent. */
+  readonly status?: number;
+  readonly seconds: number;
+}
+
+/** Uploads take from milliseconds to hours. */
+const REQUEST_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200];
+const COMMIT_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5];
+
+/** A client chooses these freely: only those we know become label values, so that the number of series has a bound. */
+const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'CONNECT', 'TRACE']);
+const ERROR_CODES = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'ECONNABORTED',
+  'EPIPE',
+  'ETIMEDOUT',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'CERT_HAS_EXPIRED',
+  'DEPTH_ZERO_SELF_SIGNED_CERT',
+  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+  'HPE_INVALID_CONSTANT',
+]);
+
+/** The figures of one process, one method for each thing that can happen. Labels have few values, all known before. */
+export class Metrics {
+  private readonly registry = new Registry();
+  private readonly metered = { registers: [this.registry] };
+
+  private readonly requests = new Counter({
+    name: 'rufh_requests_total',
+    help: 'Requests that ended, by what they were to us; status is "none" where no final response was sent.',
+    labelNames: ['kind', 'method', 'status'],
+    ...this.metered,
+  });
+  private readonly requestSeconds = new Histogram({
+    name: 'rufh_request_duration_seconds',
+    help: 'From a request’s head to the end of its response.',
+    labelNames: ['kind'],
+    buckets: REQUEST_SECONDS,
+    ...this.metered,
+  });
+  private readonly received = new Counter({
+    name: 'rufh_received_bytes_total',
+    help: 'Bytes of representations written to the spool.',
+    ...this.metered,
+  });
+  private readonly created = new Counter({
+    name: 'rufh_uploads_created_total',
+    help: 'Uploads created, by the draft’s interop version.',
+    labelNames: ['dialect'],
+    ...this.metered,
+  });
+  private readonly ended = new Counter({
+    name: 'rufh_uploads_ended_total',
+    help: 'Uploads that came to an end, by how.',
+    labelNames: ['phase'],
+    ...this.metered,
+  });
+  private readonly takeovers = new Counter({
+    name: 'rufh_takeovers_total',
+    help: 'Requests ended because a newer one for the same upload came in.',
+    ...this.metered,
+  });
+  private readonly commitSeconds = new Histogram({
+    name: 'rufh_commit_duration_seconds',
+    help: 'Making received bytes durable and moving the offset.',
+    buckets: COMMIT_SECONDS,
+    ...this.metered,
+  });
+  private readonly attempts = new Counter({
+    name: 'rufh_delivery_attempts_total',
+    help: 'Attempts to give an upload to its origin, by how far they got and the class of the status.',
+    labelNames: ['reached', 'status'],
+    ...this.metered,
+  });
+  private readonly deliverySeconds = new Histogram({
+    name: 'rufh_delivery_duration_seconds',
+    help: 'From the first attempt to the end of a delivery, by how it ended.',
+    labelNames: ['outcome'],
+    buckets: REQUEST_SECONDS,
+    ...this.metered,
+  });
+  private readonly interims = new Counter({
+    name: 'rufh_interim_responses_total',
+    help: '104 responses sent, by what they told.',
+    labelNames: ['kind'],
+    ...this.metered,
+  });
+  private readonly passThroughErrors = new Counter({
+    name: 'rufh_pass_through_errors_total',
+    help: 'Requests passed through that failed on the way to the origin or back.',
+    labelNames: ['code'],
+    ...this.metered,
+  });
+
+  /** Request bodies being written to the spool. */
+  readonly activeReceives = this.gauge('rufh_active_receives', 'Request bodies being written to the spool.');
+  readonly activeDeliveries = this.gauge('rufh_active_deliveries', 'Uploads being given to their origin.');
+  readonly openConnections = this.gauge('rufh_open_connections', 'Client connections that are open.');
+
+  /** `version` of the program, for `rufh_build_info`. */
+  constructor(version = 'unknown') {
+    collectDefaultMetrics({ register: this.registry });
+    new Gauge({
+      name: 'rufh_build_info',
+      help: 'Always 1; its labels tell which program this is.',
+      labelNames: ['version', 'node'],
+      ...this.metered,
+    }).set({ version, node: process.version }, 1);
+  }
+
+  requestEnded({ kind, method, status, seconds }: RequestFigures): void {
+    const known = METHODS.has(method) ? method : 'other';
+    this.requests.inc({ kind, method: known, status: status === undefined ? 'none' : statusLabel(status) });
+    this.requestSeconds.observe({ kind }, seconds);
+  }
+
+  bytesReceived(bytes: number): void {
+    this.received.inc(bytes);
+  }
+
+  uploadCreated(dialect: string): void {
+    this.created.inc({ dialect });
+  }
+
+  uploadEnded(phase: 'answered' | 'undelivered' | 'cancelled' | 'invalid' | 'expired'): void {
+    this.ended.inc({ phase });
+  }
+
+  takeover(): void {
+    this.takeovers.inc();
+  }
+
+  commit(seconds: number): void {
+    this.commitSeconds.observe(seconds);
+  }
+
+  deliveryAttempt(reached: 'never-sent' | 'sent' | 'answered', status?: number): void {
+    this.attempts.inc({ reached, status: status === undefined ? 'none' : `${Math.floor(status / 100)}xx` });
+  }
+
+  deliveryEnded(seconds: number, outcome: 'answered' | 'undelivered' | 'postponed'): void {
+    this.deliverySeconds.observe({ outcome }, seconds);
+  }
+
+  interimSent(kind: 'resumable' | 'progress'): void {
+    this.interims.inc({ kind });
+  }
+
+  passThroughError(code: string): void {
+    this.passThroughErrors.inc({ code: ERROR_CODES.has(code) ? code : 'other' });
+  }
+
+  /** Asked at every scrape: how many uploads there are in each phase. */
+  countUploads(byPhase: () => Promise<Readonly<Record<string, number>>>): void {
+    new Gauge({
+      name: 'rufh_uploads',
+      help: 'Uploads that are known, by phase.',
+      labelNames: ['phase'],
+      ...this.metered,
+      async collect() {
+        const counts = await byPhase();
+        this.reset();
+        for (const [phase, count] of Object.entries(counts)) this.set({ phase }, count);
+      },
+    });
+  }
+
+  /** Asked at every scrape: how many bytes the spool holds. */
+  countSpoolBytes(bytes: () => Promise<number>): void {
+    new Gauge({
+      name: 'rufh_spool_bytes',
+      help: 'Bytes in the spool.',
+      ...this.metered,
+      async collect() {
+        this.set(await bytes());
+      },
+    });
+  }
+
+  /** Everything in the text format of Prometheus. */
+  text(): Promise<string> {
+    return this.registry.metrics();
+  }
+
+  get contentType(): string {
+    return this.registry.contentType;
+  }
+
+  private gauge(name: string, help: string): Gauge {
+    return new Gauge({ name, help, ...this.metered });
+  }
+}
+
+/** Statuses are 100 to 599; anything else an origin may say is one value. */
+function statusLabel(status: number): string {
+  return Number.isInteger(status) && status >= 100 && status <= 599 ? String(status) : 'other';
+}
