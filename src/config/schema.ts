@@ -1,4 +1,5 @@
 import * as z from 'zod';
+import { deliverySettings, limitSettings, retrySettings, routeSettings } from './route-settings.js';
 import {
   address,
   addressOrOff,
@@ -11,7 +12,6 @@ import {
   oneOf,
   path,
   size,
-  sizeOrNull,
   text,
 } from './scalars.js';
 
@@ -22,8 +22,6 @@ import {
 
 /** Where clients connect when nothing else is said. */
 export const DEFAULT_LISTEN = '0.0.0.0:8080';
-
-const anyLength = { mostMs: Infinity };
 
 const tls = z.strictObject({
   cert: path().describe('File with the certificate and its chain (PEM).'),
@@ -45,81 +43,6 @@ const trustedProxy = z.strictObject({
   relays_interim: boolean()
     .prefault(false)
     .describe('This proxy passes 1xx responses on while the request body is still coming, see `interim_responses`.'),
-});
-
-/** Limits of an upload; top level and each route. */
-const limitSettings = {
-  max_size: sizeOrNull().describe('Largest representation, in bytes. `null`: no limit.'),
-  min_size: size().describe('Smallest representation, in bytes.'),
-  max_append_size: sizeOrNull().describe('Most bytes one request may carry. `null`: no limit.'),
-  min_append_size: sizeOrNull().describe(
-    'Fewest bytes one request may carry, except the one that completes the upload. `null`: no limit.',
-  ),
-  max_age: duration({ leastMs: 1000, ...anyLength }).describe(
-    'An upload that nothing was added to for this long is removed with its bytes.',
-  ),
-};
-
-const retrySettings = {
-  attempts: integer({ least: 1, most: 1000 }).describe(
-    'How often the origin is tried in all, the first time included.',
-  ),
-  first_delay: duration({ leastMs: 1 }).describe(
-    'Pause before the second attempt; it doubles from attempt to attempt.',
-  ),
-  longest_delay: duration({ leastMs: 1 }).describe('The pause grows no longer than this.'),
-  retry_on: z
-    .array(integer({ least: 400, most: 599 }))
-    .describe(
-      'Statuses of the origin that count as a failure to be repeated, not as its answer. A request that was ' +
-        'sent is repeated only where that is safe: `PUT` and other idempotent methods, or `idempotent: true`.',
-    ),
-};
-
-const deliverySettings = {
-  mode: oneOf(['spool'], 'spool; eager delivery is not built yet').describe(
-    '`spool`: the origin gets its request once the upload is whole.',
-  ),
-  timeout: duration({ leastMs: 1 }).describe('The origin may be silent for this long, before and within its answer.'),
-  keep_answer: duration(anyLength).describe('How long the origin’s answer is kept for a client that did not get it.'),
-  keep_answer_size: size().describe('Answer bodies up to this size are kept in the record, larger ones in the spool.'),
-  idempotent: boolean().describe(
-    'The origin honours `Idempotency-Key`: a request that got no answer may be sent again, whatever its method.',
-  ),
-  preserve_host: boolean().describe('The origin gets the client’s own `Host`; otherwise the host of its URL.'),
-};
-
-const match = z.strictObject({
-  path: z
-    .union([pathPattern(), z.array(pathPattern()).min(1, 'at least one path')])
-    .describe('Path patterns: `*` within one segment, `**` across segments, `{a,b}` either. One or a list.'),
-  methods: z
-    .union([method(), z.array(method()).min(1, 'at least one method, or leave `methods` out')])
-    .optional()
-    .describe(
-      'The route holds for these methods only; a request with another one goes on to the next route. Without it, ' +
-        'the route holds for every method. GET, HEAD, DELETE, OPTIONS, TRACE and CONNECT are never resumable.',
-    ),
-});
-
-const route = z.strictObject({
-  name: text({ form: /^[\x21-\x7e]{1,100}$/, allowed: 'a name of up to 100 visible ASCII characters' })
-    .optional()
-    .describe('Stands in logs, metrics and stored uploads. Default: the path patterns, separated by commas.'),
-  match: match.describe('Which requests. The first route that matches wins.'),
-  origin: httpUrl().optional().describe('Where these requests go. Default: the top `origin`.'),
-  resumable: boolean()
-    .prefault(true)
-    .describe('`false`: requests of this route pass through as they are, whatever upload headers they have.'),
-  limits: z.strictObject(limitSettings).partial().optional().describe('Replaces single settings of the top `limits`.'),
-  delivery: z
-    .strictObject({
-      ...deliverySettings,
-      retry: z.strictObject(retrySettings).partial().describe('Replaces single settings of the top `delivery.retry`.'),
-    })
-    .partial()
-    .optional()
-    .describe('Replaces single settings of the top `delivery`.'),
 });
 
 export const schema = z.strictObject({
@@ -238,7 +161,9 @@ export const schema = z.strictObject({
         .prefault([])
         .describe('Web origins whose pages may upload from a browser; `*` for all. Empty: CORS is left to the origin.'),
       allow_credentials: boolean().prefault(false).describe('Pages may send cookies and credentials along.'),
-      max_age: duration(anyLength).prefault('24h').describe('How long a browser may remember a preflight answer.'),
+      max_age: duration({ mostMs: Infinity })
+        .prefault('24h')
+        .describe('How long a browser may remember a preflight answer.'),
     })
     .prefault({})
     .describe('Browser access (CORS) to upload resources and to creations.'),
@@ -276,7 +201,7 @@ export const schema = z.strictObject({
     .prefault({})
     .describe('Logs, on standard output.'),
   routes: z
-    .array(route)
+    .array(routeSettings)
     .min(1, 'at least one route; leave `routes` out to make every path resumable')
     .optional()
     .describe(
@@ -287,15 +212,3 @@ export const schema = z.strictObject({
 
 /** The settings as they stand in the file, checked and with defaults; sizes in bytes, times in milliseconds. */
 export type Settings = z.output<typeof schema>;
-
-function pathPattern() {
-  return text({
-    form: /^\/\S*$/,
-    allowed: 'a path pattern that begins with /, such as /api/files/**',
-    unit: 'pattern',
-  });
-}
-
-function method() {
-  return text({ form: /^[A-Z][A-Z-]*$/, allowed: 'a method in capitals, such as POST', unit: 'method' });
-}
