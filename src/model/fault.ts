@@ -23,4 +23,6 @@ export type FaultCode =
   /** Another process uses this data directory. */
   | 'DIRECTORY_IN_USE'
   /** Only one node's own state is known to be sound; what was read is not. */
-  | 'RECORD_DAMAGED';
+  | 'RECORD_DAMAGED'
+  /** A caller asked for what the interface forbids. Nothing was changed. */
+  | 'CONTRACT_BROKEN';

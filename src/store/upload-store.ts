@@ -77,7 +77,7 @@ export interface UploadStore {
   /** Fulfilled when the phase is none of `complete`, `delivering`; undefined when the upload is gone. Rejects with the signal's reason. */
   settled(id: string, signal: AbortSignal): Promise<Upload | undefined>;
 
-  /** Uploads whose time is over, and those cancelled or invalid. */
+  /** Uploads whose time is over, and those cancelled or invalid; never one whose delivery is claimed right now. */
   expired(now: number): Promise<readonly string[]>;
   /** Forgets an upload. Nothing happens when it is unknown. */
   remove(id: string): Promise<void>;
