@@ -17,6 +17,8 @@ export type Refusal =
   | { readonly reason: 'append-too-large'; readonly maxAppendSize: number; readonly upload?: Upload }
   | { readonly reason: 'append-too-small'; readonly minAppendSize: number; readonly upload?: Upload }
   | { readonly reason: 'unsupported-media-type'; readonly expected: string; readonly upload?: Upload }
+  /** An upload resource was asked something it does not understand. */
+  | { readonly reason: 'method-not-allowed'; readonly allowed: readonly string[] }
   | { readonly reason: 'digest-mismatch'; readonly field: 'Content-Digest' | 'Repr-Digest'; readonly upload?: Upload }
   | { readonly reason: 'storage-full'; readonly upload?: Upload }
   | { readonly reason: 'unavailable'; readonly detail: string; readonly retryAfterSeconds: number };
@@ -69,4 +71,9 @@ export interface Interrupted {
 export type News =
   | { readonly kind: 'resumable'; readonly upload: Upload }
   /** `offset` is durable and has never been shown lower. */
-  | { readonly kind: 'progress'; readonly during: 'create' | 'append'; readonly upload: Upload; readonly offset: number };
+  | {
+      readonly kind: 'progress';
+      readonly during: 'create' | 'append';
+      readonly upload: Upload;
+      readonly offset: number;
+    };
