@@ -40,6 +40,8 @@ export type Reached = 'never-sent' | 'sent' | 'answered';
 /** One try to give the whole to the origin. While it is under way `endedAt` and `reached` are missing. */
 export interface Attempt {
   readonly number: number;
+  /** Number of the first attempt of its budget; a new one begins when a client asks again after trying had ended. */
+  readonly budgetFrom?: number;
   readonly origin: string;
   readonly startedAt: number;
   readonly endedAt?: number;
