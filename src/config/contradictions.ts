@@ -2,7 +2,7 @@ import { accessSync, constants, readFileSync } from 'node:fs';
 import { createSecureContext } from 'node:tls';
 import { DEFAULT_ROUTE, type Config, type ListenerConfig } from './config.js';
 import type { SettingPath } from './mistake.js';
-import type { Address } from './scalars.js';
+import { formatAddress, type Address } from './scalars.js';
 
 /** Settings that are right one by one, but not together or not on this machine. */
 export interface Contradiction {
@@ -51,12 +51,6 @@ function collide(a: Address, b: Address): boolean {
     hosts.includes('::') ||
     (hosts.includes('0.0.0.0') && !hosts.some((host) => host.includes(':')))
   );
-}
-
-/** An address as it is written in the file. */
-export function formatAddress(address: Address): string {
-  if (address.kind === 'unix') return `unix:${address.path}`;
-  return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
 }
 
 function unusableTls({ tls }: ListenerConfig, index: number): Contradiction[] {

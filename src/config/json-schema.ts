@@ -12,6 +12,7 @@ export interface JsonSchema {
   readonly properties?: Readonly<Record<string, JsonSchema>>;
   readonly items?: JsonSchema;
   readonly anyOf?: readonly JsonSchema[];
+  readonly enum?: readonly string[];
   readonly required?: readonly string[];
 }
 
@@ -34,7 +35,7 @@ export function knownKeys(path: SettingPath): string[] {
   return [...new Set(forms.flatMap(alternatives).flatMap((form) => Object.keys(form.properties ?? {})))];
 }
 
-/** The forms a setting may have, itself if there is only one. */
+/** The forms a setting may have, itself if there is only one; a value with a unit is one form however it is written. */
 export function alternatives(form: JsonSchema): readonly JsonSchema[] {
-  return form.anyOf ? form.anyOf.flatMap(alternatives) : [form];
+  return form.anyOf && form.unit === undefined ? form.anyOf.flatMap(alternatives) : [form];
 }

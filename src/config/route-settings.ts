@@ -26,8 +26,8 @@ export const retrySettings = {
   retry_on: z
     .array(integer({ least: 400, most: 599 }))
     .describe(
-      'Statuses of the origin that count as a failure to be repeated, not as its answer. A request that was ' +
-        'sent is repeated only where that is safe: `PUT` and other idempotent methods, or `idempotent: true`.',
+      'Statuses by which the origin says "not now": the request is repeated, whatever its method, and the status ' +
+        'is not taken as its answer.',
     ),
 };
 

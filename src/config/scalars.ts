@@ -187,6 +187,12 @@ export function readAddress(found: unknown): Address | undefined {
   return { kind: 'tcp', host, port };
 }
 
+/** An address as it is written in the file. */
+export function formatAddress(address: Address): string {
+  if (address.kind === 'unix') return `unix:${address.path}`;
+  return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
+}
+
 const ADDRESS_WORDS = 'HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path';
 const ADDRESS_PATTERN = '^(unix:.+|(\\[[^\\]]+\\]|[A-Za-z0-9._-]+):\\d{1,5})$';
 

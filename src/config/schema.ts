@@ -55,7 +55,7 @@ export const schema = z.strictObject({
     .describe('Where clients connect: an address, an object as below, or a list of either.'),
   admin: z
     .union([addressOrOff(), z.strictObject({ address: addressOrOff().describe('Where the admin listener listens.') })])
-    .prefault({ address: '127.0.0.1:9090' })
+    .prefault('127.0.0.1:9090')
     .describe(
       'Health checks and metrics, on a listener of their own; keep it on loopback or a private network. An address, ' +
         'an object as below, or `false` for none. While it is left at its default, a free port is taken where 9090 is in use.',
@@ -188,7 +188,7 @@ export const schema = z.strictObject({
         .describe('After the first SIGTERM or SIGINT: how long requests and deliveries under way may take to finish.'),
     })
     .prefault({})
-    .describe('Stopping.'),
+    .describe('How the process ends.'),
   log: z
     .strictObject({
       level: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'])

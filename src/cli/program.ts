@@ -1,0 +1,69 @@
+import { readFileSync } from 'node:fs';
+import { Command, Option } from 'commander';
+import type { ConfigSources } from '../config/load.js';
+import { OVERRIDES } from '../config/overrides.js';
+import { check } from './check.js';
+import { init } from './init.js';
+import { serve } from './serve.js';
+
+const EXAMPLES = `
+Examples:
+  $ rufh-proxy serve --origin http://127.0.0.1:3000
+        every path of that API takes resumable uploads, on port 8080, kept in ./data
+  $ rufh-proxy init && rufh-proxy check --config rufh-proxy.yaml
+        writes a configuration with every setting explained, and checks it
+  $ rufh-proxy serve --config rufh-proxy.yaml
+        runs with it
+
+Every flag of serve can also be given as a variable, RUFH_PROXY_ORIGIN for --origin: see "rufh-proxy serve --help".
+Flags win over variables, variables over the file.`;
+
+/** The command line. */
+export function program(): Command {
+  const root = new Command('rufh-proxy')
+    .description('A reverse proxy that gives an unchanged HTTP API resumable uploads.')
+    .version(version(), '-v, --version', 'print the version')
+    .helpCommand('help [command]', 'explain a command')
+    .addHelpText('after', EXAMPLES)
+    .showHelpAfterError('(rufh-proxy --help explains the commands)');
+  withSources(root.command('serve'))
+    .description('run the proxy')
+    .addHelpText('after', SIGNALS)
+    .action((_options, command: Command) => serve(sourcesOf(command), version()));
+  withSources(root.command('check'))
+    .description('check a configuration: prints every mistake at once, or what would be served')
+    .action((_options, command: Command) => check(sourcesOf(command)));
+  root
+    .command('init')
+    .description('write a configuration with every setting explained')
+    .argument('[file]', 'where to; an existing file is not touched', 'rufh-proxy.yaml')
+    .action(init);
+  return root;
+}
+
+const SIGNALS = `
+It says "listening" in one line on standard output as soon as it takes requests; logs follow it.
+The first SIGTERM or SIGINT ends it gently: uploads under way keep what they have and can go on elsewhere.
+The second ends it at once; what was acknowledged is safe even then.`;
+
+function withSources(command: Command): Command {
+  command.addOption(new Option('-c, --config <file>', 'configuration file (YAML)').env('RUFH_PROXY_CONFIG'));
+  for (const { flag, variable, help } of OVERRIDES) command.option(flag, `${help} [${variable}]`);
+  return command;
+}
+
+/** What was really given: defaults of the parser are none of our settings. */
+function sourcesOf(command: Command): ConfigSources {
+  const options = command.opts<Record<string, unknown>>();
+  const isGiven = (key: string) => command.getOptionValueSource(key) === 'cli';
+  return {
+    ...(typeof options['config'] === 'string' ? { file: options['config'] } : {}),
+    env: process.env,
+    flags: Object.fromEntries(Object.entries(options).filter(([key]) => key !== 'config' && isGiven(key))),
+  };
+}
+
+function version(): string {
+  const file = new URL('../../package.json', import.meta.url);
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+}

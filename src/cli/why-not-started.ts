@@ -1,0 +1,43 @@
+import type { Config } from '../config/config.js';
+import { Fault } from '../model/fault.js';
+
+/** Why starting failed and what to do about it, in one line where we know; else everything the error has to say. */
+export function whyNotStarted(error: unknown, config: Pick<Config, 'data'>): string {
+  if (error instanceof Fault) return faultAdvice(error, config.data);
+  if (!(error instanceof Error)) return String(error);
+  const { code, syscall, address, port, path } = error as NodeJS.ErrnoException & { address?: string; port?: number };
+  if (syscall === 'listen' || syscall === 'bind') {
+    const where = port === undefined || port < 0 ? (address ?? path ?? 'the address') : `${address ?? ''}:${port}`;
+    const advice = LISTEN_ADVICE[code ?? ''];
+    if (advice) return `cannot listen on ${where}: ${advice}`;
+  }
+  if (code === 'ENOTFOUND' && syscall === 'getaddrinfo') {
+    return `cannot listen: the name ${'hostname' in error ? String(error.hostname) : ''} is not known on this machine`;
+  }
+  if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') {
+    return `no permission for ${path ?? config.data}: give the user of this process the right to write there, or choose another --data`;
+  }
+  return error.stack ?? error.message;
+}
+
+const LISTEN_ADVICE: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'another process listens there; stop it or choose another address (port 0 takes a free one)',
+  EACCES: 'no permission; choose a port above 1023, or give the process CAP_NET_BIND_SERVICE',
+  EADDRNOTAVAIL: 'this machine has no such address',
+};
+
+function faultAdvice({ code, message }: Fault, data: string): string {
+  switch (code) {
+    case 'DIRECTORY_IN_USE':
+      return `${message} (${data}); stop the other process, or choose another --data for this one`;
+    case 'STORAGE_UNAVAILABLE':
+      return `${message}; check that the user of this process can write to ${data}`;
+    case 'STORAGE_FULL':
+      return `${message}; make room on the disk of ${data}`;
+    case 'CHUNK_EXISTS':
+    case 'BYTES_LOST':
+    case 'RECORD_DAMAGED':
+    case 'CONTRACT_BROKEN':
+      return `${message} (${data})`;
+  }
+}

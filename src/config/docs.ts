@@ -1,0 +1,109 @@
+import { alternatives, jsonSchema, type JsonSchema } from './json-schema.js';
+import { OVERRIDES } from './overrides.js';
+
+const INTRODUCTION = `# Configuration
+
+<!-- Made from src/config/schema.ts by "npm run docs"; a change made here is lost. -->
+
+\`rufh-proxy serve --origin http://127.0.0.1:3000\` needs no file. For more, \`rufh-proxy init\` writes one with every
+setting explained, \`rufh-proxy check --config FILE\` tells all mistakes in it at once, with their lines, and
+\`rufh-proxy serve --config FILE\` (or \`RUFH_PROXY_CONFIG\`) runs with it. Editors complete and check the file with
+[\`config/schema.json\`](../config/schema.json).
+
+- **Flags win over variables, variables over the file, the file over defaults.** Flags and variables that belong to a
+  listener (\`--tls-cert\`, \`--tls-key\`, \`--no-http2\`) hold for every listener.
+- **Sizes**: \`10GiB\`, \`512KiB\` (powers of 1024), \`5MB\`, \`1GB\` (powers of 1000), or a plain number of bytes.
+- **Times**: \`500ms\`, \`30s\`, \`5m\`, \`24h\`, \`7d\`; always with a unit.
+- **Paths** of files count from the working directory of the process.
+- **Variables in the file**: \`\${NAME}\` and \`\${NAME:-default}\`, anywhere in a value, also inside a text. A variable that
+  is not set and has no default is a mistake. \`$\${\` stands for a plain \`\${\`. Inside \`{ … }\` and \`[ … ]\` YAML wants
+  quotes around it. What a variable holds can never change the file's structure.
+- **YAML**: anchors, aliases and merge keys (\`<<\`) work, for routes that have much in common.
+- A setting that does not exist, or a value that is not allowed, is a mistake, never ignored.
+`;
+
+const ROUTES = `
+### How a request finds its route
+
+The routes are tried from top to bottom; the first whose path pattern and methods match wins. Patterns see the path
+with its dot segments resolved and without the query; \`*\` stays within one segment, \`**\` goes across segments,
+\`{a,b}\` is either, and \`/api/files/**\` includes \`/api/files\` itself. A request that no route matches passes through
+to the top \`origin\`. GET, HEAD, DELETE, OPTIONS, TRACE and CONNECT pass through on every route.
+
+\`\`\`yaml
+origin: http://127.0.0.1:3000
+limits: { max_size: 1GiB }
+routes:
+  - match: { path: /api/files/raw/** }
+    resumable: false # passes through, whatever upload headers it has
+  - match: { path: /api/files/** } # every method goes to port 4000, POST, PUT and PATCH are resumable
+    origin: http://127.0.0.1:4000
+    limits: { max_size: 10GiB } # the other limits are those above
+\`\`\`
+`;
+
+/** docs/configuration.md: every setting in a table of its section. */
+export function renderDocs(): string {
+  const root = jsonSchema();
+  return [INTRODUCTION, ...sections('', root), ROUTES].join('\n');
+}
+
+/** The settings of one group as a table, then each group inside it. */
+function sections(path: string, group: JsonSchema): string[] {
+  const settings = Object.entries(group.properties ?? {}).map(([key, setting]) => ({
+    path: path === '' ? key : `${path}.${key}`,
+    setting,
+  }));
+  const values = settings.filter(({ setting }) => isValue(setting));
+  const inner = settings.flatMap(({ path: name, setting }) => innerGroups(name, setting));
+  return [table(path, group, values), ...inner.flatMap(({ name, group: one }) => sections(name, one))];
+}
+
+interface Row {
+  readonly path: string;
+  readonly setting: JsonSchema;
+}
+
+function table(path: string, group: JsonSchema, rows: readonly Row[]): string {
+  const title = path === '' ? '## Top level' : `## ${path}`;
+  const about = path === '' || !group.description ? [] : [`${group.description}\n`];
+  const head = '| setting | default | values | flag, variable | meaning |\n| --- | --- | --- | --- | --- |';
+  return [`${title}\n`, ...about, head, ...rows.map(row), ''].join('\n');
+}
+
+function row({ path, setting }: Row): string {
+  const name = path.slice(path.lastIndexOf('.') + 1);
+  const override = OVERRIDES.find((one) => one.setting.join('.').replace('listen.*.', 'listen[].') === path);
+  const given = override ? `\`${override.flag}\`<br>\`${override.variable}\`` : '';
+  return `| ${[`\`${name}\``, defaultOf(path, setting), unitOf(setting), given, setting.description ?? ''].join(' | ')} |`;
+}
+
+function defaultOf(path: string, setting: JsonSchema): string {
+  if (setting.default !== undefined) return `\`${plain(setting.default)}\``;
+  return /^routes\[\]\.(limits|delivery)\./.test(path) ? 'as at the top' : '';
+}
+
+/** A default as it would stand in the file. */
+function plain(value: unknown): string {
+  return typeof value === 'string' ? value : JSON.stringify(value);
+}
+
+function unitOf(setting: JsonSchema): string {
+  const units = alternatives(setting).map((form) => {
+    return form.unit ?? (form.items ? `list of ${unitOf(form.items)}` : form.properties ? 'group' : '');
+  });
+  return [...new Set(units.filter((unit) => unit !== ''))].join(', or ');
+}
+
+/** Has a place in a table: anything but a mere group. */
+function isValue(setting: JsonSchema): boolean {
+  return !setting.properties || setting.unit !== undefined;
+}
+
+/** Groups a setting consists of, or is a list of. */
+function innerGroups(name: string, setting: JsonSchema): { name: string; group: JsonSchema }[] {
+  const forms = alternatives(setting);
+  const lists = forms.flatMap((form) => (form.items ? alternatives(form.items) : [])).filter((form) => form.properties);
+  if (lists.length > 0) return lists.map((group) => ({ name: `${name}[]`, group }));
+  return forms.filter((form) => form.properties).map((group) => ({ name, group }));
+}
