@@ -1,0 +1,107 @@
+import { fieldValue } from '../model/headers.js';
+import type { Intent } from '../model/intent.js';
+import type { Refusal } from '../model/outcome.js';
+import type { RequestHead } from '../model/request-head.js';
+import { dialects, final, PARTIAL_UPLOAD, withoutInterim, withoutVersion, type Dialect } from './dialects.js';
+import { isValue, readInteger, valueOf } from './fields.js';
+import { ietf, type IetfSettings } from './ietf.js';
+import { knownContentLength, mediaType, readCompleteness } from './ietf-parse.js';
+import type { Protocol } from './protocol.js';
+
+/** What a request's path leads to, as far as the routes and the store know. */
+export type Place =
+  /** `resumable`: for OPTIONS, whether any method is. `minSize`: of the route's limits. */
+  | { readonly kind: 'target'; readonly resumable: boolean; readonly minSize: number }
+  /** `dialect`: the upload's own; undefined when there is no such upload. */
+  | { readonly kind: 'upload'; readonly id: string; readonly dialect: string | undefined };
+
+export type Detected =
+  | { readonly kind: 'preflight' }
+  | { readonly kind: 'pass-through' }
+  | { readonly kind: 'resumable'; readonly protocol: Protocol; readonly request: Intent | Refusal };
+
+type Target = Extract<Place, { readonly kind: 'target' }>;
+type UploadResource = Extract<Place, { readonly kind: 'upload' }>;
+
+const PASS_THROUGH: Detected = { kind: 'pass-through' };
+
+/** Methods without content to upload (RFC 9110 §9.3); the early drafts name four of them. */
+const WITHOUT_CONTENT = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
+
+/**
+ * What a request is: ours, and in which form, or the origin's. The order of the questions matters. When in doubt the
+ * request is the origin's, because every upload of an iOS app says `Upload-Complete: ?1`, resumable or not.
+ */
+export function detect(head: RequestHead, place: Place, settings: Required<IetfSettings>): Detected {
+  return place.kind === 'upload' ? detectOnUpload(head, place, settings) : detectOnTarget(head, place, settings);
+}
+
+function detectOnTarget(head: RequestHead, target: Target, settings: IetfSettings): Detected {
+  // A target of which nothing is resumable answers its preflights itself too.
+  if (!target.resumable) return PASS_THROUGH;
+  if (isPreflight(head)) return { kind: 'preflight' };
+  if (speaksTus(head)) return PASS_THROUGH;
+  const dialect = targetDialect(head);
+  if (head.method === 'OPTIONS') return resumable(ietf(dialect, settings), { kind: 'discover' });
+  // An append, but not to an upload: it must not create one, and the origin knows nothing of appends.
+  if (head.method === 'PATCH' && mediaType(head) === PARTIAL_UPLOAD) {
+    return resumable(ietf(dialect, settings), { reason: 'unknown-upload' });
+  }
+  return WITHOUT_CONTENT.has(head.method) ? PASS_THROUGH : detectCreation(head, target, settings);
+}
+
+/** An invalid completeness field is as good as none (RFC 9651 §4.2), and without one there is nothing to resume. */
+function detectCreation(head: RequestHead, { minSize }: Target, settings: IetfSettings): Detected {
+  const dialect = targetDialect(head);
+  const complete = readCompleteness(dialect, head);
+  if (!isValue(complete)) return PASS_THROUGH;
+  // A future client works without us. One that is going to send the rest later needs us, and the newest rules we know.
+  if (complete && namedDialect(head) === 'unknown') return PASS_THROUGH;
+  const protocol = ietf(dialect, settings);
+  const declaredLength = valueOf(readInteger(head.headers, 'Upload-Length'));
+  const length = complete ? (knownContentLength(head) ?? declaredLength) : declaredLength;
+  if (length === undefined || length >= minSize) return resumable(protocol, protocol.parseCreation(head));
+  return complete ? PASS_THROUGH : resumable(protocol, { reason: 'too-small', minSize });
+}
+
+/** The upload decides who understands it, the request how it wants to be answered. */
+function detectOnUpload(head: RequestHead, place: UploadResource, settings: IetfSettings): Detected {
+  if (isPreflight(head)) return { kind: 'preflight' };
+  const stored = place.dialect === undefined ? undefined : dialects.get(place.dialect);
+  const protocol = ietf(uploadDialect(head, stored ?? final), settings);
+  // Two families never answer for each other: to one, an upload of the other does not exist.
+  if (speaksTus(head) || !stored) return resumable(protocol, { reason: 'unknown-upload' });
+  return resumable(protocol, protocol.parseUploadRequest(head, place.id));
+}
+
+function uploadDialect(head: RequestHead, stored: Dialect): Dialect {
+  const named = namedDialect(head);
+  if (named === 'unknown') return withoutVersion(stored);
+  return named ?? (stored === final ? final : withoutInterim(stored));
+}
+
+/** Whoever names no version of ours is answered by the newest rules. */
+function targetDialect(head: RequestHead): Dialect {
+  const named = namedDialect(head);
+  return named === 'unknown' ? withoutVersion(final) : (named ?? final);
+}
+
+/** `Upload-Draft-Interop-Version`: undefined when there is none, `unknown` when it is none of ours, or no Integer. */
+function namedDialect(head: RequestHead): Dialect | 'unknown' | undefined {
+  const version = readInteger(head.headers, 'Upload-Draft-Interop-Version');
+  if (version === 'absent') return undefined;
+  return dialects.get(String(version)) ?? 'unknown';
+}
+
+/** tus 1.0.0 wins over everything: a tus client on iOS sends the fields of both. */
+function speaksTus({ headers }: RequestHead): boolean {
+  return fieldValue(headers, 'Tus-Resumable') !== undefined;
+}
+
+function isPreflight({ method, headers }: RequestHead): boolean {
+  return method === 'OPTIONS' && fieldValue(headers, 'Access-Control-Request-Method') !== undefined;
+}
+
+function resumable(protocol: Protocol, request: Intent | Refusal): Detected {
+  return { kind: 'resumable', protocol, request };
+}

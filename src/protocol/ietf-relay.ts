@@ -1,0 +1,72 @@
+import type { HeaderLine, Headers } from '../model/headers.js';
+import type { Outcome, RelayedAnswer } from '../model/outcome.js';
+import { shownOffset, type Upload } from '../model/upload.js';
+import type { Dialect } from './dialects.js';
+import { digestField } from './digest.js';
+import { completenessLine, lines, locationLine, versionLine } from './ietf-lines.js';
+import type { Reply, ReplyContext } from './protocol.js';
+
+type Answered = Extract<Outcome, { readonly kind: 'answered' }>;
+
+/**
+ * The origin's answer, whatever its status: as it came, with what tells a resuming client whose answer it is (RUFH §4.1.2:
+ * complete, so that nobody resumes what the target itself has answered) and that its bytes have arrived.
+ */
+export function renderAnswer(dialect: Dialect, outcome: Answered, context: ReplyContext): Reply {
+  const { upload, answer } = outcome;
+  return {
+    status: answer.status,
+    reason: answer.reason,
+    headers: [
+      ...withoutOurFields(answer.headers),
+      ...lines(
+        versionLine(dialect),
+        uploadLocation(dialect, outcome, context),
+        ['Upload-Offset', String(finalOffset(upload, answer))],
+        completenessLine(dialect, true),
+        reprDigestLine(outcome),
+      ),
+    ],
+    body: answer.body,
+    bodySize: answer.bodySize,
+    trailers: () => withoutOurFields(answer.trailers()),
+  };
+}
+
+/** What an origin says in the fields of an upload protocol is not about this upload: it knows of none. */
+function withoutOurFields(headers: Headers): HeaderLine[] {
+  return headers.filter(([name]) => !/^(?:upload-|tus-)/i.test(name));
+}
+
+/**
+ * tus-js-client is content with the total in a 2xx and with nothing else, so it gets the total with every good answer.
+ * With a bad one the last byte stays unacknowledged, as in every other response.
+ */
+function finalOffset(upload: Upload, { status }: RelayedAnswer): number {
+  return status < 400 ? upload.offset : shownOffset(upload);
+}
+
+/**
+ * The drafts up to 05 want the upload's URL here and tus-js-client fails without any; later ones reserve the field for
+ * the origin (RUFH §4.2.2). Where the origin gave one, it is the one that the application needs.
+ */
+function uploadLocation(
+  dialect: Dialect,
+  { to, upload, answer }: Answered,
+  context: ReplyContext,
+): HeaderLine | undefined {
+  const wanted = dialect.answerLocation === 'upload-if-none' && to === 'create';
+  const successful = answer.status >= 200 && answer.status < 300;
+  return wanted && successful && !has(answer.headers, 'location') ? locationLine(upload, context) : undefined;
+}
+
+/** RFC 9530 §3 makes it describe the response's own representation, unless that is the uploaded one, or none. */
+function reprDigestLine({ answer, reprDigest }: Answered): HeaderLine | undefined {
+  const aboutTheUpload = answer.status === 201 || answer.status === 204 || answer.bodySize === 0;
+  if (!reprDigest || !aboutTheUpload || has(answer.headers, 'repr-digest')) return undefined;
+  return ['Repr-Digest', digestField(reprDigest)];
+}
+
+function has(headers: Headers, name: string): boolean {
+  return headers.some(([line]) => line.toLowerCase() === name);
+}

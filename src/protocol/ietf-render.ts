@@ -1,0 +1,143 @@
+import type { HeaderLine } from '../model/headers.js';
+import type { News, Outcome } from '../model/outcome.js';
+import { hasGoodAnswer, type Digest, type Undelivered, type Upload } from '../model/upload.js';
+import { PARTIAL_UPLOAD, type Dialect } from './dialects.js';
+import { digestField } from './digest.js';
+import {
+  completenessLine,
+  limitLine,
+  lines,
+  locationLine,
+  NO_STORE,
+  offsetLine,
+  retryAfterLine,
+  versionLine,
+  type MaybeLines,
+} from './ietf-lines.js';
+import { renderRefusal } from './ietf-refusals.js';
+import { renderAnswer } from './ietf-relay.js';
+import { uploadLimit } from './limits.js';
+import { problemBody } from './problem.js';
+import type { Reply, ReplyContext } from './protocol.js';
+
+/** How an outcome looks in a dialect: the whole final response. */
+export function renderOutcome(dialect: Dialect, outcome: Outcome, context: ReplyContext): Reply {
+  switch (outcome.kind) {
+    case 'created':
+      return created(dialect, outcome.upload, outcome.reprDigest, context);
+    case 'appended':
+      return appended(dialect, outcome.upload, outcome.reprDigest);
+    case 'retrieved':
+      return retrieved(dialect, outcome.upload, outcome.reprDigest, context);
+    case 'answered':
+      return renderAnswer(dialect, outcome, context);
+    case 'undelivered':
+      return undelivered(dialect, outcome);
+    case 'cancelled':
+      return ours(204, versionLine(dialect), NO_STORE); // RUFH §4.5: exactly 204 until draft-08, and tus-js-client insists
+    case 'discovered':
+      return discovered(dialect, context);
+    case 'refused':
+      return renderRefusal(dialect, outcome.refusal, context);
+  }
+}
+
+/** How news looks in a 104 (RUFH §5); undefined where the dialect has none for it. */
+export function renderInterim(dialect: Dialect, news: News, context: ReplyContext): Reply | undefined {
+  if (news.kind === 'resumable') {
+    return interim(versionLine(dialect), locationLine(news.upload, context), limitLine(dialect, news.upload, context));
+  }
+  const { during, upload, offset } = news;
+  if (during === 'create' ? dialect.creationProgress === 'none' : !dialect.appendProgress) return undefined;
+  // RUFH §4.4.2: an append's never has a Location; a creation's only from draft-10 on, and then the very same one.
+  const repeatsLocation = during === 'create' && dialect.creationProgress === 'with-location';
+  const location = repeatsLocation ? locationLine(upload, context) : undefined;
+  return interim(versionLine(dialect), location, ['Upload-Offset', String(offset)]);
+}
+
+function interim(...maybe: MaybeLines): Reply {
+  return { status: 104, reason: 'Upload Resumption Supported', headers: lines(...maybe) };
+}
+
+/** RUFH §4.2.2: the client goes on at `Location`, even when no 104 could tell it before. */
+function created(dialect: Dialect, upload: Upload, digest: Digest | undefined, context: ReplyContext): Reply {
+  return ours(
+    201,
+    versionLine(dialect),
+    locationLine(upload, context),
+    offsetLine(upload),
+    completenessLine(dialect, false),
+    limitLine(dialect, upload, context),
+    reprDigestLine(digest),
+    NO_STORE,
+  );
+}
+
+/** RUFH §4.4.2. The offset is optional from draft-06 on, but tus-js-client and pyrufh go by it. */
+function appended(dialect: Dialect, upload: Upload, digest: Digest | undefined): Reply {
+  return ours(
+    dialect.appendedStatus,
+    versionLine(dialect),
+    offsetLine(upload),
+    completenessLine(dialect, false),
+    reprDigestLine(digest),
+    NO_STORE,
+  );
+}
+
+/** RUFH §4.3.2. 204 is what every draft and every client accepts. */
+function retrieved(dialect: Dialect, upload: Upload, digest: Digest | undefined, context: ReplyContext): Reply {
+  const lengthLine: HeaderLine | undefined =
+    dialect.tellsLength && upload.length !== undefined ? ['Upload-Length', String(upload.length)] : undefined;
+  return ours(
+    204,
+    versionLine(dialect),
+    offsetLine(upload),
+    completenessLine(dialect, hasGoodAnswer(upload)),
+    lengthLine,
+    limitLine(dialect, upload, context),
+    reprDigestLine(digest),
+    NO_STORE,
+  );
+}
+
+/** RUFH §4.1.4. Told in every dialect: whoever asks this wants to know, whichever draft it was written for. */
+function discovered(dialect: Dialect, { limits }: ReplyContext): Reply {
+  const value = uploadLimit(limits, dialect.lifetimeLimit ?? 'max-age', limits.maxAgeSeconds);
+  return ours(204, versionLine(dialect), ['Upload-Limit', value], ['Accept-Patch', PARTIAL_UPLOAD]);
+}
+
+/**
+ * The upload is whole, but the origin has not answered. "Not complete" in every dialect: to say "complete" would make a
+ * client give up bytes that we keep and that its next completing append can still have delivered.
+ */
+function undelivered(dialect: Dialect, outcome: Extract<Outcome, { readonly kind: 'undelivered' }>): Reply {
+  const { upload, why, retryAfterSeconds } = outcome;
+  const status = dialect.undeliveredStatus;
+  const detail = `${UNDELIVERED[why.reason]} Its bytes are kept: append its end again later.`;
+  const reply = ours(
+    status,
+    versionLine(dialect),
+    offsetLine(upload),
+    completenessLine(dialect, false),
+    retryAfterLine(retryAfterSeconds),
+    NO_STORE,
+    ['Content-Type', 'application/problem+json'],
+  );
+  return { ...reply, body: problemBody({ status, type: 'about:blank', detail }) };
+}
+
+/** In general words: what exactly failed behind us is the operator's business. */
+const UNDELIVERED: Readonly<Record<Undelivered['reason'], string>> = {
+  unreachable: 'The upload is whole, but its target could not be reached.',
+  refused: 'The upload is whole, but its target is not able to take it now.',
+  'outcome-unknown': 'The upload is whole and was sent to its target, which did not answer: it may have taken it.',
+};
+
+function reprDigestLine(digest: Digest | undefined): HeaderLine | undefined {
+  return digest && ['Repr-Digest', digestField(digest)];
+}
+
+function ours(status: number, ...maybe: MaybeLines): Reply {
+  return { status, headers: lines(...maybe) };
+}
