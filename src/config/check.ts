@@ -11,7 +11,7 @@ export function check(settings: unknown): { config?: Config; found: Found[] } {
   const parsed = schema.safeParse(settings);
   if (parsed.success) {
     const config = toConfig(parsed.data, { adminChosen: choosesAdmin(settings) });
-    return { config, found: contradictions(config).map(asFound) };
+    return { config, found: contradictions(config).map((one) => asFound(one, settings)) };
   }
   const wrong = explain(parsed.error.issues, settings, knownKeys);
   return { found: [...wrong, ...contradictionsBeside(wrong, settings)] };
@@ -29,7 +29,7 @@ function contradictionsBeside(wrong: readonly Found[], settings: unknown): Found
     [...path, ...against].some((step) => step !== 'routes' && typeof step === 'string' && sections.has(step));
   return contradictions(toConfig(rest.parsed, { adminChosen: choosesAdmin(rest.settings) }))
     .filter((contradiction) => !isTouched(contradiction))
-    .map(asFound);
+    .map((one) => asFound(one, settings));
 }
 
 /** Takes wrong settings out until the rest is right; undefined when that does not come to an end soon. */
@@ -58,6 +58,12 @@ function choosesAdmin(settings: unknown): boolean {
   return isObject(settings) && settings['admin'] !== undefined;
 }
 
-function asFound({ path, problem }: Contradiction): Found {
-  return { path, atKey: false, mistake: { setting: settingName(path), problem } };
+function asFound({ path, problem }: Contradiction, settings: unknown): Found {
+  const asWritten = isSingleListener(settings) && path[0] === 'listen' ? ['listen', ...path.slice(2)] : path;
+  return { path: asWritten, atKey: false, mistake: { setting: settingName(asWritten), problem } };
+}
+
+/** Then there is no list, and so no number, in the file. */
+function isSingleListener(settings: unknown): boolean {
+  return isObject(settings) && !Array.isArray(settings['listen']);
 }

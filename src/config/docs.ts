@@ -19,6 +19,7 @@ setting explained, \`rufh-proxy check --config FILE\` tells all mistakes in it a
   is not set and has no default is a mistake. \`$\${\` stands for a plain \`\${\`. Inside \`{ … }\` and \`[ … ]\` YAML wants
   quotes around it. What a variable holds can never change the file's structure.
 - **YAML**: anchors, aliases and merge keys (\`<<\`) work, for routes that have much in common.
+- A setting with nothing behind its colon counts as left out. \`null\` and nothing are the same where \`null\` is allowed.
 - A setting that does not exist, or a value that is not allowed, is a mistake, never ignored.
 `;
 

@@ -39,3 +39,23 @@ export function knownKeys(path: SettingPath): string[] {
 export function alternatives(form: JsonSchema): readonly JsonSchema[] {
   return form.anyOf && form.unit === undefined ? form.anyOf.flatMap(alternatives) : [form];
 }
+
+/** Settings without those that have nothing behind their colon, except where `null` has a meaning of its own. */
+export function withoutEmpty(settings: unknown, form: JsonSchema = jsonSchema()): unknown {
+  const forms = alternatives(form);
+  if (Array.isArray(settings)) {
+    const items = { anyOf: forms.flatMap((one) => (one.items ? [one.items] : [])) };
+    return settings.map((item) => withoutEmpty(item, items));
+  }
+  if (typeof settings !== 'object' || settings === null) return settings;
+  const kept = Object.entries(settings).flatMap(([key, value]: [string, unknown]) => {
+    const inner = { anyOf: forms.flatMap((one) => one.properties?.[key] ?? []) };
+    const isLeftOut = value === null && inner.anyOf.length > 0 && !allowsNull(inner);
+    return isLeftOut ? [] : [[key, withoutEmpty(value, inner)] as const];
+  });
+  return Object.fromEntries(kept);
+}
+
+function allowsNull(form: JsonSchema): boolean {
+  return alternatives(form).some(({ type }) => type === 'null' || (Array.isArray(type) && type.includes('null')));
+}

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { check } from './check.js';
 import type { Config } from './config.js';
 import type { Found } from './explain.js';
+import { withoutEmpty } from './json-schema.js';
 import type { Mistake } from './mistake.js';
 import { applyOverride, collectOverrides, isObject, type Told } from './overrides.js';
 import { readYaml, type YamlFile } from './yaml-file.js';
@@ -48,7 +49,8 @@ function readFile(file: string, env: ConfigSources['env']): Reading {
     return { settings: undefined, mistakes: [{ source: file, problem: `cannot be read: ${code}` }] };
   }
   const { file: yaml, mistakes } = readYaml(content, env);
-  return { file, yaml, settings: yaml.settings, mistakes: mistakes.map((mistake) => ({ source: file, ...mistake })) };
+  const settings = yaml.settings === undefined ? undefined : withoutEmpty(yaml.settings ?? {});
+  return { file, yaml, settings, mistakes: mistakes.map((mistake) => ({ source: file, ...mistake })) };
 }
 
 /** Where a setting was given: by a flag or variable, else in the file. */

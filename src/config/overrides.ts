@@ -1,3 +1,4 @@
+import { listOf } from './config.js';
 import { DEFAULT_LISTEN } from './schema.js';
 
 /** A setting that can also be given by a flag and a variable. Flags win over variables, variables over the file. */
@@ -67,11 +68,18 @@ export function collectOverrides(
 export function applyOverride(settings: Record<string, unknown>, { setting, value }: Told): void {
   const [first, star, ...rest] = setting;
   if (first === 'listen' && star === '*') {
-    settings['listen'] = asListeners(settings['listen']);
-    for (const listener of settings['listen'] as unknown[]) if (isObject(listener)) put(listener, rest, value);
+    const listen = settings['listen'] ?? DEFAULT_LISTEN;
+    const listeners: unknown = Array.isArray(listen) ? listen.map(asObject) : asObject(listen);
+    settings['listen'] = listeners;
+    for (const listener of listOf(listeners)) if (isObject(listener)) put(listener, rest, value);
   } else {
     put(settings, setting, value);
   }
+}
+
+/** A listener that can take more settings than its address. */
+function asObject(listener: unknown): unknown {
+  return typeof listener === 'string' ? { address: listener } : listener;
 }
 
 function put(into: Record<string, unknown>, [step, ...rest]: readonly string[], value: unknown): void {
@@ -83,12 +91,6 @@ function put(into: Record<string, unknown>, [step, ...rest]: readonly string[], 
   const inner = into[step] ?? {};
   into[step] = inner;
   if (isObject(inner)) put(inner, rest, value);
-}
-
-/** The one listener, or each of the list, as an object that can take more settings. */
-function asListeners(listen: unknown): unknown[] {
-  const list: unknown[] = Array.isArray(listen) ? listen : [listen ?? DEFAULT_LISTEN];
-  return list.map((item) => (typeof item === 'string' ? { address: item } : item));
 }
 
 export function isObject(value: unknown): value is Record<string, unknown> {

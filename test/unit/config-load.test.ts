@@ -1,0 +1,189 @@
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import type { Config } from '../../src/config/config.js';
+import { loadConfig } from '../../src/config/load.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+
+let directory: TemporaryDirectory;
+beforeEach(async () => {
+  directory = await temporaryDirectory();
+});
+afterEach(() => directory.remove());
+
+function load(yaml: string, { env = {}, flags = {} }: { env?: Record<string, string>; flags?: object } = {}): Config {
+  const file = join(directory.path, 'rufh-proxy.yaml');
+  writeFileSync(file, yaml);
+  const loaded = loadConfig({ file, env, flags: { ...flags } });
+  if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
+  return loaded.config;
+}
+
+test('an origin alone is enough, everything else has a default', () => {
+  const loaded = loadConfig({ env: {}, flags: { origin: 'http://127.0.0.1:3000' } });
+  expect(loaded).toEqual({
+    config: {
+      listeners: [{ address: { kind: 'tcp', host: '0.0.0.0', port: 8080 }, http2: true }],
+      admin: { address: { kind: 'tcp', host: '127.0.0.1', port: 9090 }, anyPortWillDo: true },
+      data: resolve('data'),
+      store: { type: 'embedded' },
+      spool: { type: 'local', sync: 'group' },
+      uploads: { path: '/.uploads/', rfc104: false },
+      interimResponses: 'auto',
+      trustedProxies: [],
+      idleTimeoutMs: 60_000,
+      cors: { allowOrigins: [], allowCredentials: false, maxAgeSeconds: 86_400 },
+      http2: { streamWindowBytes: 4 * 2 ** 20, sessionWindowBytes: 8 * 2 ** 20, maxStreams: 100 },
+      stop: { graceMs: 30_000 },
+      log: { level: 'info', format: 'auto' },
+      defaultRoute: {
+        name: 'default',
+        origin: 'http://127.0.0.1:3000',
+        resumable: true,
+        limits: { minSize: 0, maxAgeSeconds: 86_400 },
+        delivery: {
+          timeoutMs: 300_000,
+          keepAnswerMs: 3_600_000,
+          keepAnswerSize: 2 ** 20,
+          idempotent: false,
+          preserveHost: true,
+          retry: { maxAttempts: 5, firstDelayMs: 500, longestDelayMs: 30_000, retryOn: [502, 503, 504] },
+        },
+      },
+      routes: [],
+    },
+  });
+});
+
+test('listen takes an address, an object, or a list of either', () => {
+  const tcp = (port: number) => ({ kind: 'tcp', host: '127.0.0.1', port });
+  expect(load('origin: http://a\nlisten: 127.0.0.1:1').listeners).toEqual([{ address: tcp(1), http2: true }]);
+  expect(load('origin: http://a\nlisten: { address: 127.0.0.1:1, http2: false }').listeners).toEqual([
+    { address: tcp(1), http2: false },
+  ]);
+  expect(load('origin: http://a\nlisten: [127.0.0.1:1, { address: unix:/tmp/s }]').listeners).toEqual([
+    { address: tcp(1), http2: true },
+    { address: { kind: 'unix', path: '/tmp/s' }, http2: true },
+  ]);
+});
+
+test('admin takes an address, an object, or false', () => {
+  const chosen = { address: { kind: 'tcp', host: '127.0.0.1', port: 1 }, anyPortWillDo: false };
+  expect(load('origin: http://a\nadmin: 127.0.0.1:1').admin).toEqual(chosen);
+  expect(load('origin: http://a\nadmin: { address: 127.0.0.1:1 }').admin).toEqual(chosen);
+  expect(load('origin: http://a\nadmin: false').admin).toBeUndefined();
+  expect(load('origin: http://a', { flags: { admin: 'false' } }).admin).toBeUndefined();
+});
+
+test('flags win over variables, variables over the file, the file over defaults', () => {
+  const yaml = 'origin: http://file\nlog: { level: warn, format: pretty }\nlimits: { max_size: 1MB, min_size: 7 }';
+  const env = { RUFH_PROXY_ORIGIN: 'http://variable', RUFH_PROXY_LOG_LEVEL: 'debug', RUFH_PROXY_MAX_SIZE: '2MB' };
+  const config = load(yaml, { env, flags: { origin: 'http://flag', maxSize: '3MB' } });
+  expect(config.defaultRoute.origin).toBe('http://flag');
+  expect(config.log).toEqual({ level: 'debug', format: 'pretty' });
+  expect(config.defaultRoute.limits).toEqual({ maxSize: 3_000_000, minSize: 7, maxAgeSeconds: 86_400 });
+});
+
+test('flags of a listener hold for every listener', () => {
+  const yaml = 'origin: http://a\nlisten: [127.0.0.1:1, { address: 127.0.0.1:2 }]';
+  expect(load(yaml, { flags: { http2: false } }).listeners.map(({ http2 }) => http2)).toEqual([false, false]);
+  const replaced = load(yaml, { flags: { listen: ['127.0.0.1:3'] }, env: { RUFH_PROXY_HTTP2: 'false' } });
+  expect(replaced.listeners).toEqual([{ address: { kind: 'tcp', host: '127.0.0.1', port: 3 }, http2: false }]);
+});
+
+test('a list in a variable is separated by commas', () => {
+  const config = load('origin: http://a', { env: { RUFH_PROXY_TRUSTED_PROXIES: '10.0.0.0/8, unix' } });
+  expect(config.trustedProxies).toEqual([
+    { cidr: '10.0.0.0/8', relaysInterim: false },
+    { cidr: 'unix', relaysInterim: false },
+  ]);
+});
+
+test('variables that only look like ours are left alone, because Kubernetes sets some', () => {
+  const env = { RUFH_PROXY_PORT: 'tcp://10.0.0.1:80', RUFH_PROXY_SERVICE_HOST: '10.0.0.1', RUFH_PROXY_SYNC: '' };
+  expect(load('origin: http://a', { env }).spool.sync).toBe('group');
+});
+
+test('variables can stand anywhere in a value, with a default where they may be missing', () => {
+  const yaml = [
+    'origin: http://${HOST}:${PORT:-3000}/v1',
+    'uploads: { public_url: "${PUBLIC_URL:-}" }',
+    'http2: { max_streams: "${STREAMS}" }',
+    'routes: [{ name: "costs-$${NOTHING}", match: { path: /a } }]',
+  ].join('\n');
+  const config = load(yaml, { env: { HOST: 'api.local', STREAMS: '7', PORT: '' } });
+  expect(config.defaultRoute.origin).toBe('http://api.local:3000/v1');
+  expect(config.uploads).toEqual({ path: '/.uploads/', rfc104: false });
+  expect(config.http2.maxStreams).toBe(7);
+  expect(config.routes[0]?.route.name).toBe('costs-${NOTHING}');
+});
+
+test('what is in a variable cannot change the structure of the file', () => {
+  const env = { LEVEL: 'info }\nadmin: false\nx: { y: 1' };
+  const file = join(directory.path, 'rufh-proxy.yaml');
+  writeFileSync(file, 'origin: http://a\nlog:\n  level: ${LEVEL}\n');
+  expect(loadConfig({ file, env, flags: {} })).toMatchObject({ mistakes: [{ setting: 'log.level', line: 3 }] });
+});
+
+test('a route inherits each setting it does not name from the top', () => {
+  const config = load(`
+origin: http://top
+limits: { max_size: 1GiB, min_size: 5, max_age: 1h }
+delivery: { timeout: 1m, retry: { attempts: 9, retry_on: [503] } }
+routes:
+  - match: { path: /a/** }
+  - name: big
+    match: { path: [/b/**, /c], methods: POST }
+    origin: http://own/base
+    limits: { max_size: null }
+    delivery: { idempotent: true, retry: { first_delay: 1s } }
+`);
+  expect(config.defaultRoute.resumable).toBe(false);
+  const [plain, big] = config.routes;
+  expect(plain).toEqual({ paths: ['/a/**'], route: { ...config.defaultRoute, name: '/a/**', resumable: true } });
+  expect(big).toEqual({
+    paths: ['/b/**', '/c'],
+    methods: ['POST'],
+    route: {
+      name: 'big',
+      origin: 'http://own/base',
+      resumable: true,
+      limits: { minSize: 5, maxAgeSeconds: 3600 },
+      delivery: {
+        ...config.defaultRoute.delivery,
+        idempotent: true,
+        retry: { maxAttempts: 9, firstDelayMs: 1000, longestDelayMs: 30_000, retryOn: [503] },
+      },
+    },
+  });
+});
+
+test('what routes have in common can be written once', () => {
+  const config = load(`
+origin: http://a
+routes:
+  - &files { match: { path: /a }, limits: { max_size: 1MB } }
+  - { <<: *files, match: { path: /b } }
+`);
+  expect(config.routes.map(({ paths, route }) => [paths, route.limits.maxSize])).toEqual([
+    [['/a'], 1_000_000],
+    [['/b'], 1_000_000],
+  ]);
+});
+
+test('a setting with nothing behind its colon counts as left out, unless null means something', () => {
+  const config = load(`
+origin: http://a
+limits:
+  # max_size: 1GiB
+delivery: { timeout: , retry: }
+listen: { address: 127.0.0.1:1, tls: , http2: }
+routes:
+  - match: { path: /a, methods: }
+    limits: { max_size: , min_size: }
+    delivery:
+`);
+  expect(config.listeners).toEqual([{ address: { kind: 'tcp', host: '127.0.0.1', port: 1 }, http2: true }]);
+  expect(config.defaultRoute.delivery.timeoutMs).toBe(300_000);
+  expect(config.routes[0]).toEqual({ paths: ['/a'], route: { ...config.defaultRoute, name: '/a', resumable: true } });
+});

@@ -1,0 +1,229 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { execFileSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { editDistance } from '../../src/config/explain.js';
+import { loadConfig } from '../../src/config/load.js';
+import { describeMistake } from '../../src/config/mistake.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+
+let directory: TemporaryDirectory;
+beforeEach(async () => {
+  directory = await temporaryDirectory();
+});
+afterEach(() => directory.remove());
+
+/** The mistakes as lines, with `FILE` for the file's path. */
+function mistakesIn(yaml: string, env: Record<string, string> = {}, flags: Record<string, unknown> = {}): string[] {
+  const file = join(directory.path, 'rufh-proxy.yaml');
+  writeFileSync(file, yaml);
+  const loaded = loadConfig({ file, env, flags });
+  return 'mistakes' in loaded ? loaded.mistakes.map((one) => describeMistake(one).replaceAll(file, 'FILE')) : [];
+}
+
+test('all mistakes are told at once, from top to bottom, each with its place and what is allowed', () => {
+  const yaml = `origin: 127.0.0.1:3000
+listen:
+  - adress: 127.0.0.1:80
+  - 127.0.0.1
+limits:
+  max_size: 10XB
+  idle_timout: 5s
+admin: yes please
+trusted_proxies: [10.0.0.0/8, { cidr: proxy.local }]
+cors: { allow_origins: ["*"], allow_credentials: true }
+http2: { stream_window: 16MiB }
+routes:
+  - match: { path: api, methods: [post] }
+    delivery: { retry: 5 }
+  - name: x
+`;
+  expect(mistakesIn(yaml)).toEqual([
+    'FILE:1:9: origin: found "127.0.0.1:3000", allowed is a URL such as http://127.0.0.1:3000, without query, fragment or credentials',
+    'FILE:3:5: listen[0].address: is missing; allowed is HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path',
+    'FILE:3:5: listen[0].adress: there is no such setting; did you mean address?',
+    'FILE:4:5: listen[1]: found "127.0.0.1", allowed is HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path',
+    'FILE:6:13: limits.max_size: found "10XB", allowed is a size such as 10GiB, 5MB or a number of bytes, or null',
+    'FILE:7:3: limits.idle_timout: there is no such setting; did you mean idle_timeout?',
+    'FILE:8:8: admin: found "yes please", allowed is HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path, or false',
+    'FILE:9:39: trusted_proxies[1].cidr: found "proxy.local", allowed is an address or range such as 10.0.0.0/8, 192.168.1.7 or fd00::/8, or unix',
+    'FILE:10:50: cors.allow_credentials: cannot be true while allow_origins has *: any page could act for your users; name the origins',
+    'FILE:11:1: http2.session_window: is 8388608, less than stream_window, which is 16777216',
+    'FILE:13:20: routes[0].match.path: found "api", allowed is a path pattern that begins with /, such as /api/files/**',
+    'FILE:13:35: routes[0].match.methods[0]: found "post", allowed is a method in capitals, such as POST',
+    'FILE:14:24: routes[0].delivery.retry: found 5, allowed is a group of settings (name: value)',
+    'FILE:15:5: routes[1].match: is missing; allowed is a group of settings (name: value)',
+  ]);
+});
+
+describe('a file that cannot be understood', () => {
+  test('with broken YAML names the line', () => {
+    expect(mistakesIn('origin: http://a\nlog: { level: info\n')).toEqual([
+      expect.stringMatching(/^FILE:3:1: not valid YAML: /),
+    ]);
+  });
+
+  test('with a setting given twice is a mistake', () => {
+    expect(mistakesIn('origin: http://a\norigin: http://b\n')).toEqual([
+      expect.stringMatching(/^FILE:2:1: not valid YAML: .*unique/),
+    ]);
+  });
+
+  test('with a list at its top says what it should be', () => {
+    expect(mistakesIn('- origin: http://a\n')).toEqual([expect.stringContaining('allowed is a group of settings')]);
+  });
+
+  test('that does not exist is told by its name', () => {
+    const loaded = loadConfig({ file: '/nowhere/rufh-proxy.yaml', env: {}, flags: {} });
+    expect(loaded).toEqual({ mistakes: [{ source: '/nowhere/rufh-proxy.yaml', problem: 'cannot be read: ENOENT' }] });
+  });
+});
+
+test('an empty file lacks only the origin', () => {
+  expect(mistakesIn('')).toEqual([expect.stringMatching(/^FILE.*origin: is missing; allowed is a URL/)]);
+});
+
+test('without a file a missing origin is told too', () => {
+  const loaded = loadConfig({ env: {}, flags: {} });
+  expect(loaded).toMatchObject({ mistakes: [{ setting: 'origin' }] });
+});
+
+test('a variable that is not set is one mistake, not two', () => {
+  expect(mistakesIn('origin: ${ORIGIN}\nlog: { level: "${LEVEL}" }', { LEVEL: 'loud' })).toEqual([
+    'FILE:1:9: the variable ORIGIN is not set; set it or write ${ORIGIN:-default}',
+    'FILE:2:15: log.level: found "loud", allowed is one of trace, debug, info, warn, error, fatal, silent',
+  ]);
+});
+
+test('a mistake in a flag or a variable names it', () => {
+  const env = { RUFH_PROXY_SYNC: 'sometimes' };
+  expect(mistakesIn('origin: http://a', env, { maxSize: 'huge', listen: ['nonsense'] })).toEqual([
+    '--listen: listen[0]: found "nonsense", allowed is HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path',
+    'RUFH_PROXY_SYNC: spool.sync: found "sometimes", allowed is one of always, group, none',
+    '--max-size: limits.max_size: found "huge", allowed is a size such as 10GiB, 5MB or a number of bytes, or null',
+  ]);
+});
+
+test.each([
+  ['store: { type: redis }', 'other stores, such as redis, are not built yet'],
+  ['spool: { type: s3 }', 'other spools, such as s3, are not built yet'],
+  ['delivery: { mode: eager }', 'eager delivery is not built yet'],
+  ['routes: []', 'leave `routes` out to make every path resumable'],
+  ['uploads: { path: / }', 'is more than /'],
+  ['delivery: { retry: { retry_on: [200] } }', 'a whole number from 400 to 599'],
+])('%s is told to be wrong', (line, problem) => {
+  expect(mistakesIn(`origin: http://a\n${line}`)).toEqual([expect.stringContaining(problem)]);
+});
+
+describe('settings that are right one by one, but not together', () => {
+  test.each([
+    [
+      'limits: { min_size: 2MB, max_size: 1MB }',
+      '2:21: limits.min_size: is 2000000, more than max_size, which is 1000000',
+    ],
+    [
+      'limits: { min_append_size: 2MB, max_append_size: 1MB }',
+      '2:28: limits.min_append_size: is 2000000, more than max_append_size, which is 1000000',
+    ],
+    [
+      'delivery: { retry: { first_delay: 1m } }',
+      '2:35: delivery.retry.first_delay: is 60000ms, more than longest_delay, which is 30000ms',
+    ],
+    ['listen: [127.0.0.1:80, 127.0.0.1:80]', '2:24: listen[1]: 127.0.0.1:80 is listened on already'],
+    ['listen: [0.0.0.0:80, 127.0.0.1:80]', '2:22: listen[1]: 0.0.0.0:80 is listened on already'],
+    ['listen: ["[::]:80", 127.0.0.1:80]', '2:21: listen[1]: [::]:80 is listened on already'],
+    ['listen: [unix:/s, unix:/s]', '2:19: listen[1]: unix:/s is listened on already'],
+    [
+      'admin: 127.0.0.1:8080',
+      '2:8: admin: the admin listener needs an address of its own; 0.0.0.0:8080 is listened on already',
+    ],
+    [
+      'routes: [{ match: { path: /a }, name: default }]',
+      '2:39: routes[0].name: "default" is the name of what no route matches; choose another',
+    ],
+    [
+      'routes: [{ match: { path: /a } }, { match: { path: /a } }]',
+      '2:35: routes[1]: has the same name as routes[0], "/a"; give it a `name` of its own',
+    ],
+    [
+      'limits: { min_size: 10 }\nroutes: [{ match: { path: /a }, limits: { max_size: 5 } }]',
+      '3:33: routes[0].limits.min_size: is 10, more than max_size, which is 5',
+    ],
+  ])('%s', (line, mistake) => {
+    const places = mistakesIn(`origin: http://a\n${line}`).map((one) => one.replace(/^FILE:/, ''));
+    expect(places).toEqual([mistake]);
+  });
+
+  test.each([
+    'listen: [127.0.0.1:0, 127.0.0.1:0]',
+    'listen: ["0.0.0.0:80", "[::1]:80"]',
+    'listen: [127.0.0.1:80, 127.0.0.2:80]',
+  ])('%s is no contradiction', (line) => {
+    expect(mistakesIn(`origin: http://a\n${line}`)).toEqual([]);
+  });
+
+  test('are told beside wrong values of other sections, but not where a wrong value may be the reason', () => {
+    const yaml = 'origin: nonsense\nlimits: { min_size: 2MB, max_size: 1XB }\nhttp2: { session_window: 1MiB }';
+    expect(mistakesIn(yaml).map((one) => one.split(': ')[1])).toEqual([
+      'origin',
+      'limits.max_size',
+      'http2.session_window',
+    ]);
+  });
+});
+
+describe('TLS files', () => {
+  const tls = (cert: string, key: string) =>
+    `origin: http://a\nlisten:\n  address: 127.0.0.1:443\n  tls: { cert: ${cert}, key: ${key} }`;
+
+  test('that are not there are told one by one', () => {
+    expect(mistakesIn(tls('/nowhere/c.pem', '/nowhere/k.pem'))).toEqual([
+      'FILE:4:16: listen.tls.cert: cannot read /nowhere/c.pem: ENOENT',
+      'FILE:4:37: listen.tls.key: cannot read /nowhere/k.pem: ENOENT',
+    ]);
+  });
+
+  test('that hold no certificate are told', () => {
+    const file = join(directory.path, 'no.pem');
+    writeFileSync(file, 'no certificate');
+    expect(mistakesIn(tls(file, file))).toEqual([
+      expect.stringContaining('listen.tls: certificate and key cannot be used together'),
+    ]);
+  });
+
+  test('that fit together are no mistake, and a key that is missing is', () => {
+    const [cert, key] = [join(directory.path, 'cert.pem'), join(directory.path, 'key.pem')];
+    const subject = ['-subj', '/CN=localhost', '-days', '2'];
+    execFileSync(
+      'openssl',
+      [
+        'req',
+        '-x509',
+        '-newkey',
+        'ec',
+        '-pkeyopt',
+        'ec_paramgen_curve:P-256',
+        '-nodes',
+        '-keyout',
+        key,
+        '-out',
+        cert,
+        ...subject,
+      ],
+      { stdio: 'ignore' },
+    );
+    expect(mistakesIn(tls(cert, key))).toEqual([]);
+    expect(mistakesIn('origin: http://a', {}, { tlsCert: cert })).toEqual([
+      expect.stringContaining('listen.tls.key: is missing; allowed is the path of a file'),
+    ]);
+  });
+});
+
+test.each([
+  ['origin', 'origin', 0],
+  ['Max-Size', 'max_size', 0],
+  ['adress', 'address', 1],
+  ['kitten', 'sitting', 3],
+])('from %s to %s it is %i letters', (one, other, letters) => {
+  expect(editDistance(one, other)).toBe(letters);
+});
