@@ -8,8 +8,6 @@ import type { ReplyContext } from './protocol.js';
 /** Header lines that are only there when they have something to say. */
 export type MaybeLines = readonly (HeaderLine | undefined)[];
 
-export const NO_STORE: HeaderLine = ['Cache-Control', 'no-store'];
-
 /** The lines that are there, in the order given. */
 export function lines(...maybe: MaybeLines): HeaderLine[] {
   return maybe.filter((line) => line !== undefined);

@@ -2,8 +2,8 @@ import type { HeaderLine } from '../model/headers.js';
 import type { Refusal } from '../model/outcome.js';
 import { shownOffset } from '../model/upload.js';
 import type { Dialect } from './dialects.js';
-import { completenessLine, limitLine, lines, NO_STORE, offsetLine, retryAfterLine, versionLine } from './ietf-lines.js';
-import { problemBody, type Problem, type ProblemType } from './problem.js';
+import { completenessLine, limitLine, lines, offsetLine, retryAfterLine, versionLine } from './ietf-lines.js';
+import { problemReply, type Problem, type ProblemType } from './problem.js';
 import type { Reply, ReplyContext } from './protocol.js';
 
 /** A full disk does not say when it will have room again (RFC 9110 §10.2.3 wants a number). */
@@ -16,19 +16,16 @@ const STORAGE_RETRY_SECONDS = 60;
 export function renderRefusal(dialect: Dialect, refusal: Refusal, context: ReplyContext): Reply {
   const problem = problemOf(refusal, dialect);
   const upload = 'upload' in refusal ? refusal.upload : undefined;
-  return {
-    status: problem.status,
-    headers: lines(
+  return problemReply(
+    problem,
+    lines(
       versionLine(dialect),
       upload && offsetLine(upload),
       completenessLine(dialect, false),
       hasLimits(refusal, problem) ? limitLine(dialect, upload, context) : undefined,
       adviceLine(refusal),
-      NO_STORE,
-      ['Content-Type', 'application/problem+json'],
     ),
-    body: problemBody(problem),
-  };
+  );
 }
 
 function problemOf(refusal: Refusal, dialect: Dialect): Problem {
@@ -103,7 +100,8 @@ type Details = { readonly [R in Refusal['reason']]: (refusal: Extract<Refusal, {
 
 const DETAILS: Details = {
   malformed: ({ detail }) => detail,
-  'unknown-upload': () => 'There is no upload at this address: it never existed, was cancelled, or has expired.',
+  'unknown-upload': () =>
+    'There is no upload at this address: it never existed, was cancelled, or has expired. Begin a new one.',
   gone: ({ detail }) => `${detail} Begin a new one.`,
   'mismatching-offset': ({ upload, provided }) =>
     `This upload stands at offset ${shownOffset(upload)}, not at ${provided}. Go on from ${shownOffset(upload)}.`,
@@ -114,18 +112,19 @@ const DETAILS: Details = {
   'exceeds-length': ({ length }) =>
     `The content went beyond the length of ${length} bytes that was announced, so the upload was given up. ` +
     'Begin a new one with the right length.',
-  'too-large': ({ maxSize }) => `An upload may have ${maxSize} bytes here and not more.`,
+  'too-large': ({ maxSize }) => `An upload may have at most ${maxSize} bytes here.`,
   'too-small': ({ minSize }) =>
-    `Uploads can be resumed here from ${minSize} bytes on. Send this one whole, in an ordinary request.`,
+    `Uploads can be resumed here from ${minSize} bytes on. Send a smaller one whole, in an ordinary request.`,
   'append-too-large': ({ maxAppendSize }) =>
-    `One request may bring ${maxAppendSize} bytes. Send the rest in parts of at most that size.`,
+    `One request may bring at most ${maxAppendSize} bytes. Send the rest in smaller parts.`,
   'append-too-small': ({ minAppendSize }) =>
-    `A part that is not the last one has to bring ${minAppendSize} bytes. Send a larger one.`,
-  'unsupported-media-type': ({ expected }) => `What is appended has to have the media type ${expected}.`,
+    `A part that is not the last one has to bring at least ${minAppendSize} bytes. Send a larger one.`,
+  'unsupported-media-type': ({ expected }) =>
+    `What is appended has to have the media type ${expected}: send it as the Content-Type.`,
   'digest-mismatch': ({ field }) => MISMATCHED[field],
   'storage-full': () => 'There is no room for more bytes now. What was acknowledged is kept: try again later.',
   unavailable: ({ detail }) => `${detail} Try again later.`,
-  'method-not-allowed': ({ allowed }) => `An upload understands ${allowed.join(', ')}.`,
+  'method-not-allowed': ({ allowed }) => `An upload resource understands ${allowed.join(', ')} and nothing else.`,
 };
 
 const MISMATCHED = {

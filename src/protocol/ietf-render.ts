@@ -8,7 +8,6 @@ import {
   limitLine,
   lines,
   locationLine,
-  NO_STORE,
   offsetLine,
   retryAfterLine,
   versionLine,
@@ -17,7 +16,7 @@ import {
 import { renderRefusal } from './ietf-refusals.js';
 import { renderAnswer } from './ietf-relay.js';
 import { uploadLimit } from './limits.js';
-import { problemBody } from './problem.js';
+import { NO_STORE, problemReply } from './problem.js';
 import type { Reply, ReplyContext } from './protocol.js';
 
 /** How an outcome looks in a dialect: the whole final response. */
@@ -113,25 +112,26 @@ function discovered(dialect: Dialect, { limits }: ReplyContext): Reply {
  */
 function undelivered(dialect: Dialect, outcome: Extract<Outcome, { readonly kind: 'undelivered' }>): Reply {
   const { upload, why, retryAfterSeconds } = outcome;
-  const status = dialect.undeliveredStatus;
-  const detail = `${UNDELIVERED[why.reason]} Its bytes are kept: append its end again later.`;
-  const reply = ours(
-    status,
-    versionLine(dialect),
-    offsetLine(upload),
-    completenessLine(dialect, false),
-    retryAfterLine(retryAfterSeconds),
-    NO_STORE,
-    ['Content-Type', 'application/problem+json'],
+  return problemReply(
+    { status: dialect.undeliveredStatus, detail: UNDELIVERED[why.reason] },
+    lines(
+      versionLine(dialect),
+      offsetLine(upload),
+      completenessLine(dialect, false),
+      retryAfterLine(retryAfterSeconds),
+    ),
   );
-  return { ...reply, body: problemBody({ status, type: 'about:blank', detail }) };
 }
 
 /** In general words: what exactly failed behind us is the operator's business. */
 const UNDELIVERED: Readonly<Record<Undelivered['reason'], string>> = {
-  unreachable: 'The upload is whole, but its target could not be reached.',
-  refused: 'The upload is whole, but its target is not able to take it now.',
-  'outcome-unknown': 'The upload is whole and was sent to its target, which did not answer: it may have taken it.',
+  unreachable:
+    'The upload is whole and kept, but its target could not be reached. Append its end again later to have it sent.',
+  refused:
+    'The upload is whole and kept, but its target cannot take it now. Append its end again later to have it sent.',
+  'outcome-unknown':
+    'The upload is whole and kept. It was sent to its target, which may have taken it but did not answer. ' +
+    'Appending its end again sends it once more.',
 };
 
 function reprDigestLine(digest: Digest | undefined): HeaderLine | undefined {
