@@ -1,0 +1,76 @@
+import { expect, test } from '@jest/globals';
+import { readdirSync, readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { parse } from 'yaml';
+import { generatedFiles } from '../../src/config/generated-files.js';
+import { alternatives, jsonSchema, type JsonSchema } from '../../src/config/json-schema.js';
+import { loadConfig } from '../../src/config/load.js';
+import { valueAt } from '../../src/config/mistake.js';
+import { OVERRIDES } from '../../src/config/overrides.js';
+
+const root = new URL('../../', import.meta.url);
+const read = (name: string) => readFileSync(new URL(name, root), 'utf8');
+const example = 'config/rufh-proxy.example.yaml';
+
+/** Every setting that has a value, by its path; `*` for an entry of a list. */
+function leaves(form: JsonSchema, path: readonly string[] = []): { path: readonly string[]; form: JsonSchema }[] {
+  const inner = alternatives(form).flatMap((one) => [
+    ...Object.entries(one.properties ?? {}).flatMap(([key, value]) => leaves(value, [...path, key])),
+    ...(one.items ? leaves(one.items, [...path, '*']).filter((leaf) => leaf.path.at(-1) !== '*') : []),
+  ]);
+  return inner.length > 0 ? [...inner, ...(form.default === undefined ? [] : [{ path, form }])] : [{ path, form }];
+}
+
+test.each(Object.keys(generatedFiles()))('%s is what the schema says now (else: npm run docs)', (name) => {
+  expect(read(name)).toBe(generatedFiles()[name]);
+});
+
+test.each(readdirSync(fileURLToPath(new URL('config', root))).filter((name) => name.endsWith('.yaml')))(
+  'config/%s loads as it is',
+  (name) => {
+    const file = fileURLToPath(new URL(`config/${name}`, root));
+    expect(loadConfig({ file, env: {}, flags: {} })).not.toHaveProperty('mistakes');
+  },
+);
+
+test('the example means the same as an empty file with its origin', () => {
+  const file = fileURLToPath(new URL(example, root));
+  const flags = { admin: '127.0.0.1:9090' };
+  expect(loadConfig({ file, env: {}, flags })).toEqual(
+    loadConfig({ env: {}, flags: { ...flags, origin: 'http://127.0.0.1:3000' } }),
+  );
+});
+
+test('the example sets every setting to its default, and names those that have none', () => {
+  const settings: unknown = parse(read(example));
+  const all = leaves(jsonSchema());
+  expect(all.length).toBeGreaterThan(50);
+  for (const { path, form } of all) {
+    const group = ['store', 'spool', 'uploads', 'limits', 'delivery', 'cors', 'http2', 'stop', 'log', 'retry'];
+    if (form.default !== undefined && !path.includes('*') && !group.includes(path.at(-1)!) && path[0] !== 'routes') {
+      expect([path, valueAt(settings, path)]).toEqual([path, withoutTls(path, form.default)]);
+    }
+    if (path.at(-1) !== '*') expect(read(example)).toMatch(new RegExp(`\\b${path.at(-1)!}:`));
+  }
+});
+
+/** `listen` may also be a group, whose settings are inside the sample. */
+function withoutTls(path: readonly string[], value: unknown): unknown {
+  return path[0] === 'listen' && path.length > 1 ? undefined : value;
+}
+
+test('every setting is explained', () => {
+  const unexplained = leaves(jsonSchema()).filter(({ path, form }) => path.at(-1) !== '*' && !form.description);
+  expect(unexplained.map(({ path }) => path.join('.'))).toEqual([]);
+});
+
+test('every flag and variable belongs to a setting that exists', () => {
+  const known = new Set(leaves(jsonSchema()).map(({ path }) => path.join('.')));
+  for (const { setting } of OVERRIDES) expect(known).toContain(setting.join('.'));
+  expect(new Set(OVERRIDES.map(({ variable }) => variable)).size).toBe(OVERRIDES.length);
+});
+
+test('the schema for editors refuses what is not in it', () => {
+  const schema = JSON.parse(read('config/schema.json')) as { additionalProperties: boolean; required: string[] };
+  expect(schema).toMatchObject({ additionalProperties: false, required: [], type: 'object' });
+});
