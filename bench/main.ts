@@ -1,0 +1,31 @@
+// Measures the built proxy. Every bench prints a table and writes its figures to bench/results/.
+import { benchMemory } from './memory.js';
+import { parsePlan, USAGE, type BenchName, type Plan } from './plan.js';
+import { printMachine } from './report.js';
+import { benchTakeover } from './takeover.js';
+import { benchUpload } from './upload.js';
+
+const BENCH: Record<BenchName, (plan: Plan) => Promise<void>> = {
+  upload: benchUpload,
+  takeover: benchTakeover,
+  memory: benchMemory,
+};
+
+async function main(): Promise<number> {
+  let plan: Plan | undefined;
+  try {
+    plan = parsePlan(process.argv.slice(2));
+  } catch (error) {
+    console.error(`${(error as Error).message}\n${USAGE}`);
+    return 2;
+  }
+  if (!plan) {
+    console.log(USAGE);
+    return 0;
+  }
+  printMachine();
+  for (const bench of plan.benches) await BENCH[bench](plan);
+  return 0;
+}
+
+process.exitCode = await main();

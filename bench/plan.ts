@@ -1,0 +1,74 @@
+import { parseArgs } from 'node:util';
+
+export const BENCHES = ['upload', 'takeover', 'memory'] as const;
+export type BenchName = (typeof BENCHES)[number];
+
+/** What to measure, and how thoroughly. */
+export interface Plan {
+  readonly benches: readonly BenchName[];
+  readonly runs: number;
+  /** Of one upload in `upload`. */
+  readonly size: number;
+  /** Of the upload in `memory`. */
+  readonly memorySize: number;
+  readonly takeovers: number;
+  /** Where the proxy keeps its bytes; a temporary directory when not given. */
+  readonly data?: string;
+  /** More flags for `rufh-proxy serve`. */
+  readonly proxyFlags: readonly string[];
+}
+
+export const USAGE = `
+npm run bench -- [upload] [takeover] [memory] [options]      all three when none is named
+
+  --runs N              repetitions of each case of "upload" (5)
+  --size SIZE           size of its uploads (1GiB)
+  --memory-size SIZE    size of the upload of "memory" (10GiB)
+  --takeovers N         repetitions of "takeover" (100)
+  --data DIR            where the proxy keeps its bytes (a temporary directory)
+  --proxy-flag FLAG     a flag more for "rufh-proxy serve"; may be given more than once
+`;
+
+/** The plan from the command line; undefined when it asks for help. */
+export function parsePlan(args: readonly string[]): Plan | undefined {
+  const { values, positionals } = parseArgs({
+    args: [...args],
+    allowPositionals: true,
+    options: {
+      runs: { type: 'string', default: '5' },
+      size: { type: 'string', default: '1GiB' },
+      'memory-size': { type: 'string', default: '10GiB' },
+      takeovers: { type: 'string', default: '100' },
+      data: { type: 'string' },
+      'proxy-flag': { type: 'string', multiple: true, default: [] },
+      help: { type: 'boolean', short: 'h', default: false },
+    },
+  });
+  if (values.help) return undefined;
+  return {
+    benches: positionals.length === 0 ? BENCHES : positionals.map(parseBench),
+    runs: parseCount(values.runs),
+    size: parseSize(values.size),
+    memorySize: parseSize(values['memory-size']),
+    takeovers: parseCount(values.takeovers),
+    data: values.data,
+    proxyFlags: values['proxy-flag'],
+  };
+}
+
+function parseBench(name: string): BenchName {
+  const found = BENCHES.find((bench) => bench === name);
+  if (!found) throw new Error(`no bench is called "${name}": there are ${BENCHES.join(', ')}`);
+  return found;
+}
+
+function parseCount(text: string): number {
+  if (!/^[1-9]\d{0,5}$/.test(text)) throw new Error(`"${text}" is no number of repetitions`);
+  return Number(text);
+}
+
+function parseSize(text: string): number {
+  const [, amount, unit] = /^(\d+)([KMG]iB)?$/.exec(text) ?? [];
+  if (amount === undefined) throw new Error(`"${text}" is no size: 500MiB, 1GiB, …`);
+  return Number(amount) * { '': 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 }[unit ?? '']!;
+}
