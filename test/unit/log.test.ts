@@ -1,0 +1,156 @@
+import { beforeEach, describe, expect, test } from '@jest/globals';
+import { logRequest, logUploadEnd, withoutSecrets } from '../../src/observe/log-lines.js';
+import { createLog, silentLog, uploadTag, type LogOptions } from '../../src/observe/log.js';
+
+const id = 'dJ3kQm0pZ8vYw1uX5rTnBa';
+
+let lines: string[];
+beforeEach(() => {
+  lines = [];
+});
+
+function logTo(options: Partial<LogOptions> = {}) {
+  return createLog({ level: 'info', format: 'json', destination: { write: (line) => lines.push(line) }, ...options });
+}
+const objects = () => lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+
+test('a line is one JSON object with time, level and message', () => {
+  logTo().warn({ some: 'thing' }, 'happened');
+  expect(lines[0]).toMatch(/^\{.*\}\n$/);
+  expect(objects()).toEqual([
+    { level: 'warn', time: expect.stringMatching(/^\d{4}-.*Z$/), some: 'thing', msg: 'happened' },
+  ]);
+});
+
+test('lines below the level are left out, an announcement never', () => {
+  const log = logTo({ level: 'error' });
+  log.info('not this');
+  log.announce({ url: 'http://127.0.0.1:1' }, 'listening');
+  log.warn('nor this');
+  expect(objects()).toMatchObject([{ level: 'info', msg: 'listening', url: 'http://127.0.0.1:1' }]);
+});
+
+test('even a silent log announces', () => {
+  logTo({ level: 'silent' }).announce({ url: 'http://127.0.0.1:1' }, 'listening');
+  expect(objects()).toMatchObject([{ msg: 'listening' }]);
+});
+
+test('the pretty form is for people', () => {
+  logTo({ format: 'pretty' }).announce({ url: 'http://127.0.0.1:1' }, 'listening');
+  expect(lines.join('')).toMatch(/listening/);
+  expect(lines.join('')).toMatch(/url: "http:\/\/127\.0\.0\.1:1"/);
+  expect(lines.join('')).not.toMatch(/^\{/);
+});
+
+test('an error keeps its reason and its stack', () => {
+  logTo().error({ err: new Error('outer', { cause: new Error('inner') }) }, 'failed');
+  expect(objects()[0]?.['err']).toMatchObject({ message: 'outer: inner', stack: expect.stringContaining('caused by') });
+});
+
+test('should credentials ever come near the log, they do not get into it', () => {
+  const secrets = {
+    authorization: 's3cret',
+    cookie: 's3cret',
+    'set-cookie': 's3cret',
+    'proxy-authorization': 's3cret',
+  };
+  logTo().info({ ...secrets, headers: secrets, request: { headers: secrets } }, 'oops');
+  expect(lines.join('')).not.toContain('s3cret');
+  expect(lines.join('').match(/\[secret\]/g)).toHaveLength(12);
+});
+
+test('the silent log can be written to', () => {
+  expect(() => {
+    silentLog().info('nothing');
+  }).not.toThrow();
+});
+
+test('an upload’s tag is short, always the same and says nothing about the id', () => {
+  expect(uploadTag(id)).toMatch(/^[0-9a-f]{10}$/);
+  expect(uploadTag(id)).toBe(uploadTag(id));
+  expect(uploadTag(id)).not.toBe(uploadTag(`${id}x`));
+});
+
+describe('a target in the log', () => {
+  test.each([
+    ['/api/files', '/api/files'],
+    ['/api/files?token=abc&x=1&flag', '/api/files?token=&x=&flag'],
+    ['/a?b=c?d=e', '/a?b='],
+    [`/.uploads/${id}`, `/.uploads/${uploadTag(id)}`],
+    [`/.uploads/${id}?sig=abc`, `/.uploads/${uploadTag(id)}?sig=`],
+    [`/.uploads/${id}/more`, `/.uploads/${uploadTag(id)}/more`],
+    ['/.uploads/', '/.uploads/'],
+    ['*', '*'],
+  ])('%s is written %s', (target, written) => {
+    expect(withoutSecrets(target, target.split('?')[0]!, '/.uploads/')).toBe(written);
+  });
+
+  test('that reaches an upload by a detour hides its id too', () => {
+    expect(withoutSecrets(`/x/../.uploads/${id}`, `/.uploads/${id}`, '/.uploads/')).toBe(`/.uploads/${uploadTag(id)}`);
+  });
+});
+
+describe('one line a request', () => {
+  const line = {
+    kind: 'append',
+    method: 'PATCH',
+    target: `/.uploads/${id}`,
+    path: `/.uploads/${id}`,
+    seconds: 0.0123,
+    uploadId: id,
+  };
+
+  test('tells what, how it ended and how long it took, with the tag in place of the id', () => {
+    logRequest(logTo(), '/.uploads/', {
+      ...line,
+      status: 204,
+      client: '192.0.2.1',
+      route: 'files',
+      httpVersion: '1.1',
+    });
+    const upload = uploadTag(id);
+    expect(objects()).toEqual([
+      {
+        level: 'info',
+        time: expect.any(String),
+        kind: 'append',
+        method: 'PATCH',
+        target: `/.uploads/${upload}`,
+        upload,
+        status: 204,
+        client: '192.0.2.1',
+        route: 'files',
+        httpVersion: '1.1',
+        ms: 12,
+        msg: 'request',
+      },
+    ]);
+    expect(lines.join('')).not.toContain(id);
+  });
+
+  test('is a warning when we or the origin failed', () => {
+    logRequest(logTo(), '/.uploads/', { ...line, status: 502 });
+    logRequest(logTo(), '/.uploads/', { ...line, interrupted: 'client-left' });
+    expect(objects()).toMatchObject([{ level: 'warn' }, { level: 'info', interrupted: 'client-left' }]);
+  });
+});
+
+test('one line an upload’s end, a warning when it was not delivered', () => {
+  const end = { id, route: 'files', dialect: '8', size: 10, attempts: 1, seconds: 1.5 };
+  logUploadEnd(logTo(), { ...end, phase: 'answered', status: 201 });
+  logUploadEnd(logTo(), { ...end, phase: 'undelivered', problem: 'refused connection' });
+  const common = {
+    upload: uploadTag(id),
+    route: 'files',
+    dialect: '8',
+    size: 10,
+    attempts: 1,
+    ms: 1500,
+    msg: 'upload ended',
+  };
+  expect(objects()).toMatchObject([
+    { ...common, level: 'info', phase: 'answered', status: 201 },
+    { ...common, level: 'warn', phase: 'undelivered', problem: 'refused connection' },
+  ]);
+  expect(lines.join('')).not.toContain(id);
+});
