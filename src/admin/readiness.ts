@@ -2,7 +2,7 @@
 export interface HealthCheck {
   readonly name: string;
   /** What is wrong, for people; undefined when nothing is. */
-  check(): Promise<string | undefined>;
+  readonly check: () => Promise<string | undefined>;
 }
 
 export interface Readiness {

@@ -4,7 +4,6 @@ import type { ConfigSources } from '../config/load.js';
 import { OVERRIDES } from '../config/overrides.js';
 import { check } from './check.js';
 import { init } from './init.js';
-import { serve } from './serve.js';
 
 const EXAMPLES = `
 Examples:
@@ -29,7 +28,11 @@ export function program(): Command {
   withSources(root.command('serve'))
     .description('run the proxy')
     .addHelpText('after', SIGNALS)
-    .action((_options, command: Command) => serve(sourcesOf(command), version()));
+    .action(async (_options, command: Command) => {
+      // Only here, so that the other commands need not load the whole proxy.
+      const { serve } = await import('./serve.js');
+      await serve(sourcesOf(command), version());
+    });
   withSources(root.command('check'))
     .description('check a configuration: prints every mistake at once, or what would be served')
     .action((_options, command: Command) => check(sourcesOf(command)));

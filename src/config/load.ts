@@ -3,8 +3,8 @@ import { check } from './check.js';
 import type { Config } from './config.js';
 import type { Found } from './explain.js';
 import { withoutEmpty } from './json-schema.js';
-import type { Mistake } from './mistake.js';
-import { applyOverride, collectOverrides, isObject, type Told } from './overrides.js';
+import type { Mistake, SettingPath } from './mistake.js';
+import { applyOverride, collectOverrides, isObject, OVERRIDES, type Told } from './overrides.js';
 import { readYaml, type YamlFile } from './yaml-file.js';
 
 export interface ConfigSources {
@@ -56,11 +56,16 @@ function readFile(file: string, env: ConfigSources['env']): Reading {
 /** Where a setting was given: by a flag or variable, else in the file. */
 function place({ path, atKey, mistake }: Found, told: readonly Told[], { file, yaml }: Reading): Mistake {
   const names = path.map((step) => (typeof step === 'number' ? '*' : step));
-  const isSame = (setting: readonly string[]) => setting.every((step, at) => step === names[at]);
-  const override = told.find(({ setting }) => setting.length > 0 && isSame(setting));
+  const override = told.find(({ setting }) => setting.every((step, at) => step === names[at]));
   if (override) return { ...mistake, source: override.source };
-  if (file === undefined) return mistake;
+  if (file === undefined) return { ...mistake, problem: mistake.problem + otherWays(names) };
   return { ...mistake, source: file, ...yaml?.place(path, atKey) };
+}
+
+/** Without a file the flag and the variable are what a reader looks for. */
+function otherWays(names: SettingPath): string {
+  const ways = OVERRIDES.find(({ setting }) => setting.join('.') === names.join('.'));
+  return ways ? `; give it with ${ways.flag} or ${ways.variable}` : '';
 }
 
 /** As a reader goes through them: what the command line says first, then the file from top to bottom. */

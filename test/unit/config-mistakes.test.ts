@@ -85,7 +85,11 @@ test('an empty file lacks only the origin', () => {
 
 test('without a file a missing origin is told too', () => {
   const loaded = loadConfig({ env: {}, flags: {} });
-  expect(loaded).toMatchObject({ mistakes: [{ setting: 'origin' }] });
+  expect(loaded).toEqual({
+    mistakes: [
+      { setting: 'origin', problem: expect.stringMatching(/give it with --origin <url> or RUFH_PROXY_ORIGIN$/) },
+    ],
+  });
 });
 
 test('a variable that is not set is one mistake, not two', () => {

@@ -1,0 +1,56 @@
+import { describe, expect, test } from '@jest/globals';
+import { createServer } from 'node:net';
+import { whyNotStarted } from '../../src/cli/why-not-started.js';
+import { Fault, type FaultCode } from '../../src/model/fault.js';
+
+const config = { data: '/srv/uploads' };
+
+function systemError(
+  fields: Partial<NodeJS.ErrnoException> & { address?: string; port?: number; hostname?: string },
+): Error {
+  return Object.assign(new Error(`${fields.syscall ?? ''} ${fields.code ?? ''}`), fields);
+}
+
+test('a port that is taken is told with what to do, as Node reports it', async () => {
+  const first = createServer();
+  await new Promise<void>((resolve) => first.listen(0, '127.0.0.1', resolve));
+  const { port } = first.address() as { port: number };
+  const error = await new Promise((resolve) => createServer().once('error', resolve).listen(port, '127.0.0.1'));
+  await new Promise((resolve) => first.close(resolve));
+  expect(whyNotStarted(error, config)).toBe(
+    `cannot listen on 127.0.0.1:${port}: another process listens there; stop it or choose another address (port 0 takes a free one)`,
+  );
+});
+
+test.each([
+  [{ code: 'EACCES', syscall: 'listen', address: '0.0.0.0', port: 80 }, 'cannot listen on 0.0.0.0:80: no permission'],
+  [{ code: 'EADDRNOTAVAIL', syscall: 'listen', address: '192.0.2.1', port: 8080 }, 'this machine has no such address'],
+  [
+    { code: 'EADDRINUSE', syscall: 'listen', address: '/run/a.sock', port: -1 },
+    'cannot listen on /run/a.sock: another',
+  ],
+  [{ code: 'ENOTFOUND', syscall: 'getaddrinfo', hostname: 'nohost' }, 'the name nohost is not known'],
+  [{ code: 'EACCES', syscall: 'mkdir', path: '/srv/uploads' }, 'no permission for /srv/uploads: give the user'],
+  [{ code: 'EROFS', syscall: 'open', path: '/srv/uploads/lock' }, 'no permission for /srv/uploads/lock'],
+])('%o is told so that one knows what to do', (fields, told) => {
+  expect(whyNotStarted(systemError(fields), config)).toContain(told);
+});
+
+test.each<[FaultCode, string]>([
+  ['DIRECTORY_IN_USE', 'the message (/srv/uploads); stop the other process, or choose another --data'],
+  ['STORAGE_UNAVAILABLE', 'the message; check that the user of this process can write to /srv/uploads'],
+  ['STORAGE_FULL', 'the message; make room on the disk of /srv/uploads'],
+  ['RECORD_DAMAGED', 'the message (/srv/uploads)'],
+])('%s is told so that one knows what to do', (code, told) => {
+  expect(whyNotStarted(new Fault(code, 'the message', false), config)).toContain(told);
+});
+
+describe('what we do not know', () => {
+  test('is told with its stack', () => {
+    expect(whyNotStarted(new Error('strange'), config)).toMatch(/^Error: strange\n\s+at /);
+  });
+
+  test('is told even when it is no error', () => {
+    expect(whyNotStarted('strange', config)).toBe('strange');
+  });
+});
