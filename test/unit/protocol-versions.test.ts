@@ -1,0 +1,167 @@
+import { describe, expect, test } from '@jest/globals';
+import { fieldValue } from '../../src/model/headers.js';
+import type { News, Outcome, Refusal, RelayedAnswer } from '../../src/model/outcome.js';
+import type { Limits } from '../../src/model/route.js';
+import { dialects } from '../../src/protocol/dialects.js';
+import { ietf } from '../../src/protocol/ietf.js';
+import { uploadLimit } from '../../src/protocol/limits.js';
+import type { Reply } from '../../src/protocol/protocol.js';
+import { answeredUpload, CONTEXT, LIMITS, upload, wholeUpload } from '../support/protocol-samples.js';
+
+const VERSIONS = ['3', '4', '5', '6', '7', '8', '9', '10', 'final'] as const;
+const U = 'https://proxy.example/.uploads/b530ce8ff';
+
+async function* bytes(): AsyncGenerator<Uint8Array> {
+  yield await Promise.resolve(Buffer.from('{}'));
+}
+
+const answer = (status: number, location?: string): RelayedAnswer => ({
+  status,
+  reason: '',
+  headers: location === undefined ? [] : [['Location', location]],
+  body: bytes(),
+  trailers: () => [],
+});
+const answered = (to: 'create' | 'append', status: number, location?: string): Outcome => ({
+  ...{ kind: 'answered', to, upload: answeredUpload(status), answer: answer(status, location) },
+});
+const created: Outcome = { kind: 'created', upload: upload() };
+const appended: Outcome = { kind: 'appended', upload: upload() };
+const halfway: Outcome = { kind: 'retrieved', upload: upload({ length: 1000 }) };
+const why = { reason: 'unreachable', problem: '' } as const;
+const undelivered: Outcome = { kind: 'undelivered', upload: wholeUpload(), why, retryAfterSeconds: 1 };
+const refused = (refusal: Refusal): Outcome => ({ kind: 'refused', refusal });
+const resumable: News = { kind: 'resumable', upload: upload() };
+const progress = (during: 'create' | 'append'): News => ({ kind: 'progress', during, upload: upload(), offset: 700 });
+
+const field = (reply: Reply | undefined, name: string): string | undefined => reply && fieldValue(reply.headers, name);
+const problemType = (reply: Reply): string =>
+  (JSON.parse(reply.body as string) as { type: string }).type.replace(/^.*#/, '');
+const limitNames = (reply: Reply | undefined): string | undefined => field(reply, 'Upload-Limit')?.replace(/=\d+/g, '');
+
+const OLD = 'max-size, min-size, max-append-size, min-append-size, expires';
+const NEW = 'max-size, min-size, max-append-size, min-append-size, max-age';
+const BLANK = 'about:blank';
+const OFFSET = 'mismatching-upload-offset';
+const LENGTHS = 'inconsistent-upload-length';
+const none = undefined;
+const all = (value: unknown): unknown[] => VERSIONS.map(() => value);
+
+/** Each row is a rule of the drafts, each column what a version makes of it. */
+type Row = readonly [rule: string, ask: (say: Say) => unknown, ...values: unknown[]];
+interface Say {
+  final: (outcome: Outcome) => Reply;
+  interim: (news: News) => Reply | undefined;
+}
+
+// prettier-ignore
+const ROWS: readonly Row[] = [
+  // what is asked                                                             3       4       5       6       7       8       9       10      final
+  // RUFH §5 (104), §4.1.4 (limits)
+  ['104: version of the request', (s) => field(s.interim(resumable), 'Upload-Draft-Interop-Version'),
+    '3', '4', '5', '6', '7', '8', '9', '10', none],
+  ['final answers: version of the request', (s) => field(s.final(halfway), 'Upload-Draft-Interop-Version'),
+    '3', '4', '5', '6', '7', '8', '9', '10', none],
+  ['104 of a creation: Location', (s) => field(s.interim(resumable), 'Location'), U, U, U, U, U, U, U, U, U],
+  ['104 of a creation: limits', (s) => limitNames(s.interim(resumable)), none, none, none, OLD, NEW, NEW, NEW, NEW, NEW],
+  ['104 of a creation: offset, later', (s) => field(s.interim(progress('create')), 'Upload-Offset'),
+    none, none, '700', '700', '700', '700', '700', '700', '700'],
+  ['104 of a creation: Location, later', (s) => field(s.interim(progress('create')), 'Location'),
+    none, none, none, none, none, none, U, U, U],
+  ['104 of an append: offset', (s) => field(s.interim(progress('append')), 'Upload-Offset'),
+    none, none, '700', '700', '700', '700', '700', '700', '700'],
+  ['104 of an append: Location', (s) => field(s.interim(progress('append')), 'Location'),
+    none, none, none, none, none, none, none, none, none],
+  // RUFH §4.2.2, §4.1.2 (completeness)
+  ['creation, more to come: status', (s) => s.final(created).status, 201, 201, 201, 201, 201, 201, 201, 201, 201],
+  ['creation, more to come: Location', (s) => field(s.final(created), 'Location'), U, U, U, U, U, U, U, U, U],
+  ['creation, more to come: offset', (s) => field(s.final(created), 'Upload-Offset'),
+    '600', '600', '600', '600', '600', '600', '600', '600', '600'],
+  ['creation, more to come: limits', (s) => limitNames(s.final(created)), none, none, none, OLD, NEW, NEW, NEW, NEW, NEW],
+  ['more to come: Upload-Incomplete', (s) => field(s.final(created), 'Upload-Incomplete'),
+    '?1', none, none, none, none, none, none, none, none],
+  ['more to come: Upload-Complete', (s) => field(s.final(created), 'Upload-Complete'),
+    none, '?0', '?0', '?0', '?0', '?0', '?0', '?0', '?0'],
+  // RUFH §4.4.2
+  ['append, more to come: status', (s) => s.final(appended).status, 201, 201, 201, 201, 204, 204, 204, 204, 204],
+  ['append, more to come: offset', (s) => field(s.final(appended), 'Upload-Offset'),
+    '600', '600', '600', '600', '600', '600', '600', '600', '600'],
+  // RUFH §4.3.2
+  ['offset: status', (s) => s.final(halfway).status, 204, 204, 204, 204, 204, 204, 204, 204, 204],
+  ['offset: length', (s) => field(s.final(halfway), 'Upload-Length'),
+    none, none, none, '1000', '1000', '1000', '1000', '1000', '1000'],
+  ['offset: limits', (s) => limitNames(s.final(halfway)), none, none, none, OLD, NEW, NEW, NEW, NEW, NEW],
+  ['offset: not to be kept', (s) => field(s.final(halfway), 'Cache-Control'), ...all('no-store')],
+  // RUFH §4.2.2, §4.4.2: the target's own answer; draft-01 to -05 give a Location with it
+  ['answer: offset of a good one', (s) => field(s.final(answered('append', 200)), 'Upload-Offset'), ...all('1000')],
+  ['answer: offset of a bad one', (s) => field(s.final(answered('append', 422)), 'Upload-Offset'), ...all('999')],
+  ['answer: Upload-Incomplete', (s) => field(s.final(answered('create', 200)), 'Upload-Incomplete'),
+    '?0', none, none, none, none, none, none, none, none],
+  ['answer: Upload-Complete', (s) => field(s.final(answered('create', 422)), 'Upload-Complete'),
+    none, '?1', '?1', '?1', '?1', '?1', '?1', '?1', '?1'],
+  ['answer to a creation: Location', (s) => field(s.final(answered('create', 200)), 'Location'),
+    U, U, U, U, none, none, none, none, none],
+  ['answer to a creation: the origin’s Location', (s) => field(s.final(answered('create', 201, '/42')), 'Location'), ...all('/42')],
+  ['answer to a creation, bad: Location', (s) => field(s.final(answered('create', 422)), 'Location'), ...all(none)],
+  ['answer to an append: Location', (s) => field(s.final(answered('append', 200)), 'Location'), ...all(none)],
+  // RUFH §4.7 (retry), §4.1.1: never more than was acknowledged
+  ['no answer: status', (s) => s.final(undelivered).status, 502, 502, 502, 502, 502, 502, 503, 503, 503],
+  ['no answer: offset', (s) => field(s.final(undelivered), 'Upload-Offset'), ...all('999')],
+  // RUFH §4.4.2, §7 (problem types)
+  ['unknown: status', (s) => s.final(refused({ reason: 'unknown-upload' })).status, ...all(404)],
+  ['gone: status', (s) => s.final(refused({ reason: 'gone', detail: '' })).status, 404, 404, 404, 404, 410, 410, 410, 410, 410],
+  ['wrong media type: status', (s) => s.final(refused({ reason: 'unsupported-media-type', expected: 'x/y' })).status,
+    415, 415, 415, 400, 415, 415, 415, 415, 415],
+  ['wrong offset: status', (s) => s.final(refused({ reason: 'mismatching-offset', upload: upload(), provided: 1 })).status,
+    ...all(409)],
+  ['wrong offset: type', (s) => problemType(s.final(refused({ reason: 'mismatching-offset', upload: upload(), provided: 1 }))),
+    BLANK, BLANK, BLANK, OFFSET, OFFSET, OFFSET, OFFSET, OFFSET, OFFSET],
+  ['already complete: status', (s) => s.final(refused({ reason: 'already-complete', upload: wholeUpload() })).status,
+    409, 409, 409, 400, 400, 400, 400, 400, 400],
+  ['already complete: type', (s) => problemType(s.final(refused({ reason: 'already-complete', upload: wholeUpload() }))),
+    BLANK, BLANK, BLANK, 'completed-upload', 'completed-upload', LENGTHS, LENGTHS, LENGTHS, LENGTHS],
+  ['lengths that differ: type', (s) => problemType(s.final(refused({ reason: 'inconsistent-length', detail: '' }))),
+    BLANK, BLANK, BLANK, BLANK, LENGTHS, LENGTHS, LENGTHS, LENGTHS, LENGTHS],
+  ['too large: limits', (s) => limitNames(s.final(refused({ reason: 'too-large', maxSize: 1 }))), none, none, none, OLD, NEW, NEW, NEW, NEW, NEW],
+  ['wrong method: Allow', (s) => field(s.final(refused({ reason: 'method-not-allowed', allowed: ['HEAD'] })), 'Allow'),
+    ...all('HEAD')],
+];
+
+describe.each(ROWS)('%s', (_, ask, ...values) => {
+  test.each(VERSIONS.map((version, column) => [version, values[column]]))('in %s is %j', (version, value) => {
+    const protocol = ietf(dialects.get(version as string)!, { finalInterim: true });
+    const say: Say = {
+      final: (outcome) => protocol.render(outcome, CONTEXT),
+      interim: (news) => protocol.interim(news, CONTEXT),
+    };
+    expect(ask(say)).toBe(value);
+  });
+});
+
+test('the form without a version sends no 104 unless it is told to', () => {
+  const final = dialects.get('final')!;
+  expect(ietf(final).interim(resumable, CONTEXT)).toBeUndefined();
+  expect(ietf(final, { finalInterim: false }).interim(progress('append'), CONTEXT)).toBeUndefined();
+  expect(ietf(final, { finalInterim: true }).interim(resumable, CONTEXT)).toBeDefined();
+  expect(ietf(dialects.get('6')!, { finalInterim: false }).interim(resumable, CONTEXT)).toBeDefined();
+});
+
+test.each(VERSIONS)('interop %s relays the origin’s body, its size and its trailers', (version) => {
+  const trailers = [['X-Sum', '1'], ['Upload-Offset', '7']] as const; // prettier-ignore
+  const relayed = { ...answer(200), reason: 'Fine', bodySize: 2, trailers: () => trailers };
+  const outcome: Outcome = { kind: 'answered', to: 'append', upload: answeredUpload(200), answer: relayed };
+  const reply = ietf(dialects.get(version)!).render(outcome, CONTEXT);
+  expect(reply).toMatchObject({ status: 200, reason: 'Fine', bodySize: 2 });
+  expect(reply.body).toBe(relayed.body);
+  expect(reply.trailers?.()).toEqual([['X-Sum', '1']]);
+});
+
+describe('Upload-Limit always has a value', () => {
+  test.each<[Limits, number, string]>([
+    [LIMITS, 10, 'max-size=1000000, min-size=0, max-append-size=500000, min-append-size=10, max-age=10'],
+    [{ minSize: 0, maxAgeSeconds: 60 }, 59.9, 'min-size=0, max-age=59'],
+    [{ minSize: 5, maxAgeSeconds: 60, maxSize: 0 }, -3, 'max-size=0, min-size=5, max-age=0'],
+  ])('%j', (limits, secondsLeft, expected) => {
+    expect(uploadLimit(limits, 'max-age', secondsLeft)).toBe(expected);
+  });
+});
