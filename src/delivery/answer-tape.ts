@@ -1,0 +1,140 @@
+import { endToEnd, fieldValue, type HeaderLine } from '../model/headers.js';
+import type { RelayedAnswer } from '../model/outcome.js';
+import type { Answer } from '../model/upload.js';
+import type { ChunkWriter, Spool } from '../spool/spool.js';
+import { Change } from './change.js';
+import type { OriginAnswer } from './origin.js';
+
+export interface TapeRooms {
+  readonly spool: Pick<Spool, 'create' | 'read' | 'removeChunk'>;
+  readonly id: string;
+  /** Name of the chunk for a body that is too large to stay in memory. */
+  readonly name: string;
+  /** Bodies up to this size stay in memory. */
+  readonly keepInMemory: number;
+}
+
+/**
+ * The origin's answer while it comes in: taken at the origin's speed, and read from its start by any number of clients at
+ * theirs. The end is held back until the answer is recorded, so that whoever has seen a whole answer can rely on its being
+ * kept; when it breaks off, or is given up, its readers fail.
+ */
+export class AnswerTape {
+  private readonly head: Pick<RelayedAnswer, 'status' | 'reason' | 'headers'>;
+  /** From Content-Length: at this size a client takes the body for whole. */
+  private readonly declaredSize: number;
+  private readonly changed = new Change();
+  /** What follows the bytes on disk. */
+  private pieces: Uint8Array[] = [];
+  private onDisk = 0;
+  private size = 0;
+  private lastPiece = 0;
+  private writer: ChunkWriter | undefined;
+  private trailers: readonly HeaderLine[] = [];
+  private state: 'growing' | 'ended' | 'broken' = 'growing';
+  private failure = new Error('the answer broke off');
+
+  constructor(
+    private readonly answer: OriginAnswer,
+    private readonly rooms: TapeRooms,
+  ) {
+    const { status, reason, headers } = answer;
+    this.head = { status, reason, headers: endToEnd(headers) };
+    const isBodiless = status === 204 || status === 304;
+    this.declaredSize = isBodiless ? 0 : Number(fieldValue(headers, 'content-length') ?? Infinity);
+  }
+
+  /** No body can follow: the head alone is the whole answer. */
+  get isOnlyHead(): boolean {
+    return this.declaredSize === 0;
+  }
+
+  /** Takes the answer to its end and makes a body that is on disk durable. Fails when it breaks off. */
+  async take(at: number): Promise<{ readonly answer: Answer; readonly body: Uint8Array | undefined }> {
+    try {
+      for await (const piece of this.answer.body as AsyncIterable<Uint8Array>) await this.add(piece);
+      await this.writer?.sync();
+    } finally {
+      await this.writer?.close();
+    }
+    this.trailers = endToEnd(this.answer.trailers());
+    const inSpool = this.writer !== undefined;
+    const body = inSpool ? ({ in: 'spool', name: this.rooms.name } as const) : ({ in: 'record' } as const);
+    const answer = { ...this.head, trailers: this.trailers, bodySize: this.size, body, at };
+    return { answer, body: inSpool ? undefined : Buffer.concat(this.pieces) };
+  }
+
+  /** The end may be seen. */
+  release(): void {
+    this.state = 'ended';
+    this.changed.announce();
+  }
+
+  /** There is no whole answer: readers fail, and what was written is removed. */
+  async break(reason: Error): Promise<void> {
+    this.state = 'broken';
+    this.failure = reason;
+    this.changed.announce();
+    this.answer.body.destroy();
+    if (this.writer) await this.rooms.spool.removeChunk(this.rooms.id, this.rooms.name);
+  }
+
+  relay(): RelayedAnswer {
+    return {
+      ...this.head,
+      body: this.read(),
+      bodySize: this.state === 'ended' ? this.size : undefined,
+      trailers: () => this.trailers,
+    };
+  }
+
+  private async *read(): AsyncGenerator<Uint8Array> {
+    for (let at = 0; ;) {
+      if (this.state === 'broken') throw this.failure;
+      const end = this.visibleSize();
+      if (at < end) {
+        for await (const piece of this.between(at, end)) {
+          at += piece.length;
+          yield piece;
+        }
+      } else if (this.state === 'ended') return;
+      else await this.changed.next();
+    }
+  }
+
+  private visibleSize(): number {
+    const looksWhole = this.size >= this.declaredSize;
+    return looksWhole && this.state !== 'ended' ? this.size - this.lastPiece : this.size;
+  }
+
+  private between(start: number, end: number): Iterable<Uint8Array> | AsyncIterable<Uint8Array> {
+    if (start >= this.onDisk) return slices(this.pieces, start - this.onDisk, end - this.onDisk);
+    const { id, name, spool } = this.rooms;
+    const written = { name, start: 0, size: this.onDisk };
+    return spool.read(id, [written], { start, end: Math.min(end, this.onDisk) }) as AsyncIterable<Uint8Array>;
+  }
+
+  private async add(piece: Uint8Array): Promise<void> {
+    const { id, name, spool, keepInMemory } = this.rooms;
+    const onlyInMemory = !this.writer && this.size + piece.length <= keepInMemory;
+    if (!onlyInMemory) {
+      this.writer ??= await spool.create(id, name);
+      await this.writer.write([...this.pieces, piece]);
+      this.onDisk = this.size + piece.length;
+    }
+    if (onlyInMemory) this.pieces.push(piece);
+    else this.pieces = [];
+    this.size += piece.length;
+    this.lastPiece = piece.length;
+    this.changed.announce();
+  }
+}
+
+function* slices(pieces: readonly Uint8Array[], start: number, end: number): Generator<Uint8Array> {
+  let before = 0;
+  for (const piece of pieces) {
+    const slice = piece.subarray(Math.max(start - before, 0), Math.max(end - before, 0));
+    if (slice.length > 0) yield slice;
+    before += piece.length;
+  }
+}

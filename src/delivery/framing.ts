@@ -1,0 +1,38 @@
+import { pipeline, Transform, type Readable } from 'node:stream';
+import { Fault } from '../model/fault.js';
+import type { Chunk, Upload } from '../model/upload.js';
+import type { Spool } from '../spool/spool.js';
+
+/** The body of the origin's request. */
+export interface Framed {
+  readonly size: number;
+  /** Missing when there is nothing to send. Ends with exactly `size` bytes, or fails. */
+  readonly body?: Readable;
+}
+
+/** The bytes of the upload as they are. */
+export function framedRaw(upload: Upload, chunks: readonly Chunk[], spool: Spool): Framed {
+  const size = chunks.reduce((sum, chunk) => sum + chunk.size, 0);
+  if (size !== upload.offset) throw bytesLost(size, upload.offset);
+  if (size === 0) return { size };
+  return { size, body: exactly(size, spool.read(upload.id, chunks)) };
+}
+
+/** Lets a stream end only when all of it was there: a shorter body must never look like a whole one. */
+function exactly(size: number, source: Readable): Readable {
+  let passed = 0;
+  const counted = new Transform({
+    transform(piece: Uint8Array, _encoding, done) {
+      passed += piece.length;
+      done(passed > size ? bytesLost(passed, size) : null, piece);
+    },
+    flush: (done) => done(passed === size ? null : bytesLost(passed, size)),
+  });
+  // Whoever reads `counted` gets its error; here only the two are tied together.
+  pipeline(source, counted, () => undefined);
+  return counted;
+}
+
+function bytesLost(found: number, expected: number): Fault {
+  return new Fault('BYTES_LOST', `the spool has ${found} of ${expected} bytes`, false);
+}

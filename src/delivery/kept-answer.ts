@@ -1,0 +1,34 @@
+import { Fault } from '../model/fault.js';
+import type { RelayedAnswer } from '../model/outcome.js';
+import type { Answer, Upload } from '../model/upload.js';
+import type { Spool } from '../spool/spool.js';
+import type { UploadStore } from '../store/upload-store.js';
+
+export interface KeptRooms {
+  readonly store: Pick<UploadStore, 'answerBody'>;
+  readonly spool: Pick<Spool, 'read'>;
+}
+
+/** The recorded answer of an upload, as often as it is asked for. */
+export function keptAnswer(upload: Upload, rooms: KeptRooms): RelayedAnswer {
+  const { answer } = upload;
+  if (!answer) throw new Fault('RECORD_DAMAGED', 'an answered upload has no answer', false);
+  const { status, reason, headers, trailers, bodySize } = answer;
+  return { status, reason, headers, bodySize, body: bodyOf(upload.id, answer, rooms), trailers: () => trailers };
+}
+
+async function* bodyOf(
+  id: string,
+  { body, bodySize }: Answer,
+  { store, spool }: KeptRooms,
+): AsyncGenerator<Uint8Array> {
+  if (bodySize === 0) return;
+  if (body.in === 'spool') {
+    const chunk = { name: body.name, start: 0, size: bodySize };
+    yield* spool.read(id, [chunk]) as AsyncIterable<Uint8Array>;
+    return;
+  }
+  const bytes = await store.answerBody(id);
+  if (bytes?.length !== bodySize) throw new Fault('RECORD_DAMAGED', 'the body of a kept answer is missing', false);
+  yield bytes;
+}

@@ -1,0 +1,45 @@
+import type { Readable } from 'node:stream';
+import type { HeaderLine, Headers } from '../model/headers.js';
+import type { Framed } from './framing.js';
+import type { Replay } from './replay.js';
+
+/** Sends one request to an origin, once. Repeating it is the caller's decision. */
+export interface Origin {
+  /**
+   * Fulfilled with the head of the origin's final response, which may come before the request is sent completely.
+   * Rejects with `Unanswered`. The signal, or a body that fails, breaks the connection off: a cut request never looks whole.
+   */
+  send(request: OriginRequest, signal: AbortSignal): Promise<OriginAnswer>;
+  /** Ends every connection. */
+  close(): Promise<void>;
+}
+
+export interface OriginRequest extends Replay {
+  readonly content: Framed;
+  /** The origin may be silent for this long. */
+  readonly timeoutMs: number;
+}
+
+export interface OriginAnswer {
+  readonly status: number;
+  readonly reason: string;
+  /** Every field as it came. */
+  readonly headers: HeaderLine[];
+  /** Fails with the reason when the answer breaks off. Destroying it ends the exchange. */
+  readonly body: Readable;
+  /** Known when `body` has ended. */
+  readonly trailers: () => Headers;
+}
+
+/** No whole final response. `never-sent`: certainly no byte of the request left us; what cannot be proven counts as sent. */
+export class Unanswered extends Error {
+  constructor(
+    readonly reached: 'never-sent' | 'sent',
+    /** For people. */
+    readonly problem: string,
+    cause: unknown,
+  ) {
+    super(problem, { cause });
+    this.name = 'Unanswered';
+  }
+}

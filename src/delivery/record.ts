@@ -1,0 +1,46 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Route } from '../model/route.js';
+import type { Chunk, Upload } from '../model/upload.js';
+import { uploadTag } from '../observe/log.js';
+import type { Tried } from './attempt.js';
+import type { Rooms } from './rooms.js';
+
+/**
+ * Makes an answer durable. A store that fails is asked again and again: nothing else can bring this answer back, and
+ * without it the upload might be sent twice. `onTrouble`: it failed, and those who wait should not wait for it.
+ */
+export async function recordAnswer(
+  id: string,
+  tried: Required<Pick<Tried, 'attempt' | 'answered'>>,
+  route: Route,
+  rooms: Rooms,
+  onTrouble: () => void,
+): Promise<Upload | 'stale'> {
+  const { store, worker, clock, log, draining } = rooms;
+  const { attempt, answered } = tried;
+  for (;;) {
+    try {
+      const ended = await store.endAttempt(id, worker, attempt);
+      if (ended === 'stale') return ended;
+      const expiresAt = clock() + route.delivery.keepAnswerMs;
+      return await store.recordAnswer(id, worker, answered.answer, answered.body, expiresAt);
+    } catch (error) {
+      log.error({ upload: uploadTag(id), err: error }, 'an answer could not be recorded');
+      onTrouble();
+      if (draining.aborted) throw error;
+      await sleep(route.delivery.retry.longestDelayMs, undefined, { signal: draining }).catch(() => undefined);
+    }
+  }
+}
+
+/** The answer stands for the upload from now on; its bytes are not needed any more. */
+export async function removeChunks(id: string, chunks: readonly Chunk[], { spool, log }: Rooms): Promise<void> {
+  for (const { name } of chunks) {
+    try {
+      await spool.removeChunk(id, name);
+    } catch (error) {
+      // It goes with the upload when that expires.
+      log.warn({ upload: uploadTag(id), err: error }, 'a delivered chunk could not be removed');
+    }
+  }
+}

@@ -1,0 +1,44 @@
+import type { Attempt, Upload } from '../model/upload.js';
+import { logUploadEnd } from '../observe/log-lines.js';
+import { uploadTag } from '../observe/log.js';
+import type { Rooms } from './rooms.js';
+
+type Ears = Pick<Rooms, 'log' | 'metrics' | 'clock'>;
+
+/** One line and one figure an attempt. */
+export function reportAttempt(id: string, attempt: Attempt, { log, metrics, clock }: Ears): void {
+  const { number, origin, startedAt, endedAt = clock(), reached = 'sent', status, problem } = attempt;
+  const fields = { upload: uploadTag(id), attempt: number, origin, reached, status, ms: endedAt - startedAt };
+  if (problem === undefined) log.info(fields, 'delivery attempt');
+  else log.warn({ ...fields, problem }, 'delivery attempt');
+  metrics.deliveryAttempt(reached, status);
+}
+
+/** One line an upload that was answered or given up, and one figure a delivery. */
+export function reportEnd(
+  upload: Upload,
+  outcome: 'answered' | 'undelivered' | 'postponed',
+  startedAt: number,
+  { log, metrics, clock }: Ears,
+): void {
+  metrics.deliveryEnded((clock() - startedAt) / 1000, outcome);
+  if (outcome === 'postponed') return;
+  metrics.uploadEnded(outcome);
+  logUploadEnd(log, {
+    id: upload.id,
+    phase: outcome,
+    route: upload.route,
+    dialect: upload.dialect,
+    size: upload.offset,
+    attempts: upload.attemptCount,
+    status: upload.answer?.status,
+    seconds: (clock() - upload.createdAt) / 1000,
+    problem: upload.undelivered?.problem,
+  });
+}
+
+/** The promise that no acknowledged byte is lost was broken by the machine: the operator has to know. */
+export function reportLoss(upload: Upload, problem: string | undefined, { log, metrics }: Ears): void {
+  log.error({ upload: uploadTag(upload.id), problem }, 'an upload whose bytes are lost is given up');
+  metrics.uploadEnded('invalid');
+}

@@ -1,0 +1,26 @@
+import type { Routes } from '../model/route.js';
+import type { Log } from '../observe/log.js';
+import type { Metrics } from '../observe/metrics.js';
+import type { Spool } from '../spool/spool.js';
+import type { UploadStore } from '../store/upload-store.js';
+import type { Origin } from './origin.js';
+
+/** What every delivery works with. */
+export interface Rooms {
+  readonly store: UploadStore;
+  readonly spool: Spool;
+  readonly origin: Origin;
+  readonly routes: Routes;
+  /** Names this process among all that deliver from the same store. */
+  readonly worker: string;
+  readonly clock: () => number;
+  readonly random: () => number;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  /** A claim that nobody has renewed for this long may be taken by another worker. */
+  readonly claimMs: number;
+  /** Aborted when nothing new may begin. */
+  readonly draining: AbortSignal;
+  /** Aborted when attempts under way have to end. */
+  readonly halted: AbortSignal;
+}

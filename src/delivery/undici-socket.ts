@@ -1,0 +1,75 @@
+import type { Socket } from 'node:net';
+import { InterimResponses } from './undici-interim.js';
+
+type Done = (error?: Error | null) => void;
+
+/** What is known of one connection to an origin, beside what undici knows. */
+export interface OriginSocket {
+  /** The next exchange begins: nothing of it has been written. */
+  beginExchange(): void;
+  /** Something of the current exchange was handed to the operating system. */
+  readonly wrote: boolean;
+}
+
+/**
+ * Makes a connected socket patient. An origin that has heard enough answers and closes while we still send; the write
+ * that fails then must not destroy the socket, because its answer is waiting in the receive buffer (413, 401 …). So a
+ * failed write is never reported: sending stands still, and reading on brings the answer, or the end, or the reset itself.
+ */
+export function makePatient(socket: Socket): OriginSocket {
+  const interim = new InterimResponses();
+  const state = { wrote: false, isDeaf: false };
+  const patiently = (done: Done): Done => {
+    state.wrote = true;
+    return (error) => {
+      if (!error || !isGone(error)) done(error);
+      else state.isDeaf = true;
+    };
+  };
+  overrideWriting(socket, patiently);
+  overrideReading(socket, interim);
+  overrideDestroying(socket, () => !state.isDeaf && socket.writableLength === 0);
+  return {
+    beginExchange() {
+      state.wrote = false;
+      interim.expectHead();
+    },
+    get wrote() {
+      return state.wrote;
+    },
+  };
+}
+
+/** Through the methods that a stream's maker provides: the same for plain and TLS sockets. */
+function overrideWriting(socket: Socket, patiently: (done: Done) => Done): void {
+  const write = socket._write.bind(socket);
+  const writeAll = socket._writev!.bind(socket);
+  socket._write = (piece, encoding, done) => write(piece, encoding, patiently(done));
+  socket._writev = (pieces, done) => writeAll(pieces, patiently(done));
+}
+
+function overrideReading(socket: Socket, interim: InterimResponses): void {
+  const push = socket.push.bind(socket);
+  socket.push = (bytes: Buffer | null) => {
+    if (bytes !== null) return push(interim.pass(bytes));
+    const rest = interim.rest();
+    if (rest) push(rest);
+    return push(null);
+  };
+}
+
+/**
+ * undici takes a reset for the end of an answer whose end is the end of the connection. That is right when the origin did
+ * not want the rest of our request; otherwise the answer was cut (RFC 9112 §8).
+ */
+function overrideDestroying(socket: Socket, wasSent: () => boolean): void {
+  const destroy = socket.destroy.bind(socket);
+  socket.destroy = (error?: NodeJS.ErrnoException) => {
+    if (error?.code !== 'ECONNRESET' || !wasSent()) return destroy(error);
+    return destroy(new Error('the origin reset the connection', { cause: error }));
+  };
+}
+
+function isGone(error: NodeJS.ErrnoException): boolean {
+  return error.code === 'EPIPE' || error.code === 'ECONNRESET';
+}
