@@ -26,7 +26,7 @@ export interface Spool {
   create(id: string, name: string): Promise<ChunkWriter>;
   /** The committed bytes of these chunks as one stream; `start` and `end` (exclusive) count from the first chunk's start. */
   read(id: string, chunks: readonly Chunk[], range?: { readonly start: number; readonly end?: number }): Readable;
-  /** Size of a chunk on disk; undefined when there is none. */
+  /** Size of a chunk, committed or not, all of which is durable by now; undefined when there is none. */
   size(id: string, name: string): Promise<number | undefined>;
   removeChunk(id: string, name: string): Promise<void>;
   /** Removes everything of one upload. */

@@ -86,4 +86,3 @@ export interface UploadStore {
   /** Writes what is pending and lets go of files and connections. */
   close(): Promise<void>;
 }
-

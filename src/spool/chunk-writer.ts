@@ -1,0 +1,117 @@
+import fs from 'node:fs';
+import { access } from 'node:fs/promises';
+import type { DirectorySync } from '../disk/directory-sync.js';
+import { close, fdatasync, fstat, ftruncate } from '../disk/files.js';
+import { hasCode, storageFault } from '../disk/storage-fault.js';
+import { Fault } from '../model/fault.js';
+import type { ChunkWriter } from './spool.js';
+
+export interface NewChunk {
+  readonly path: string;
+  /** Those whose entries lead to the file and may be new. */
+  readonly directories: readonly string[];
+  readonly names: DirectorySync;
+}
+
+/** Writes one new file at explicit positions, so that a write that failed half way is simply written over. */
+export class FileChunkWriter implements ChunkWriter {
+  private written = 0;
+  private synced = 0;
+  private nameIsDurable = false;
+  private broken: Error | undefined;
+  private closing: Promise<void> | undefined;
+
+  constructor(
+    private readonly fd: number,
+    private readonly chunk: NewChunk,
+  ) {}
+
+  get size(): number {
+    return this.written;
+  }
+
+  async write(buffers: readonly Uint8Array[]): Promise<void> {
+    if (this.broken) throw this.broken;
+    let left = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
+    let rest = buffers;
+    try {
+      while (left > 0) {
+        const taken = await writev(this.fd, rest, this.written);
+        this.written += taken;
+        left -= taken;
+        if (left > 0) rest = after(rest, taken);
+      }
+    } catch (error) {
+      await this.cutTornEnd();
+      throw storageFault(error, 'bytes cannot be written');
+    }
+  }
+
+  async sync(): Promise<void> {
+    if (this.broken) throw this.broken;
+    const { written } = this;
+    if (written === this.synced && this.nameIsDurable) return;
+    try {
+      await this.makeDurable();
+      await this.assertStillThere();
+    } catch (error) {
+      // After a failed sync the system may forget which bytes it still owes us, and call the next one a success.
+      this.broken = storageFault(error, 'bytes cannot be made durable');
+      throw this.broken;
+    }
+    this.synced = Math.max(this.synced, written);
+    this.nameIsDurable = true;
+  }
+
+  close(): Promise<void> {
+    this.closing ??= close(this.fd).catch((error: unknown) => {
+      throw storageFault(error, 'a chunk cannot be closed');
+    });
+    return this.closing;
+  }
+
+  private async makeDurable(): Promise<void> {
+    const { names, directories } = this.chunk;
+    if (!names.isDurable) return;
+    await fdatasync(this.fd);
+    if (!this.nameIsDurable) await Promise.all(directories.map((directory) => names.sync(directory)));
+  }
+
+  /** A file that somebody removed still takes bytes, but they end with us: never acknowledge them. */
+  private async assertStillThere(): Promise<void> {
+    if ((await fstat(this.fd)).nlink > 0) return;
+    try {
+      // Some network file systems count no links at all.
+      await access(this.chunk.path);
+    } catch (error) {
+      if (!hasCode(error, 'ENOENT')) throw error;
+      throw new Fault('STORAGE_UNAVAILABLE', 'a chunk was removed from the spool while it was written', true);
+    }
+  }
+
+  private async cutTornEnd(): Promise<void> {
+    try {
+      await ftruncate(this.fd, this.written);
+    } catch {
+      // Bytes beyond `size` are not counted by anybody; the failure that brought us here is the one to report.
+    }
+  }
+}
+
+function writev(fd: number, buffers: readonly Uint8Array[], position: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    fs.writev(fd, buffers, position, (error, written) => {
+      if (error) reject(error);
+      else if (written === 0) reject(new Fault('STORAGE_UNAVAILABLE', 'the disk takes no bytes', true));
+      else resolve(written);
+    });
+  });
+}
+
+/** What is left of the buffers when this many bytes are taken off their beginning. */
+function after(buffers: readonly Uint8Array[], taken: number): Uint8Array[] {
+  let skip = taken;
+  let first = 0;
+  while (skip >= buffers[first]!.length) skip -= buffers[first++]!.length;
+  return [buffers[first]!.subarray(skip), ...buffers.slice(first + 1)];
+}

@@ -1,0 +1,150 @@
+import type { Dirent } from 'node:fs';
+import { mkdir, opendir, readdir, rm, rmdir, stat, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { DirectorySync, type SyncMode } from '../disk/directory-sync.js';
+import { close, fdatasync, fstat, open } from '../disk/files.js';
+import { assertChunkName, assertUploadId, isChunkName, isUploadId } from '../disk/safe-name.js';
+import { hasCode, storageFault } from '../disk/storage-fault.js';
+import { Fault } from '../model/fault.js';
+import type { Chunk } from '../model/upload.js';
+import { readChunks } from './chunk-reader.js';
+import { FileChunkWriter } from './chunk-writer.js';
+import type { ChunkWriter, Spool, SpooledChunk } from './spool.js';
+
+export interface LocalSpoolOptions {
+  /** The data directory; the bytes are below `spool/` in it. */
+  readonly directory: string;
+  readonly sync: SyncMode;
+}
+
+/** The bytes as files, `<data>/spool/<id>/<name>`. Also for a directory that several machines mount. */
+export class LocalSpool implements Spool {
+  private readonly root: string;
+  private readonly names: DirectorySync;
+
+  constructor(options: LocalSpoolOptions) {
+    this.root = join(options.directory, 'spool');
+    this.names = new DirectorySync(options.sync);
+  }
+
+  /** Makes the directory where it is missing and clears away what a crash can leave: directories without a file. */
+  async open(): Promise<void> {
+    await failing('the spool cannot be opened', async () => {
+      await this.names.make(this.root);
+      for await (const entry of await opendir(this.root))
+        if (entry.isDirectory()) await removeIfEmpty(join(this.root, entry.name));
+    });
+  }
+
+  async create(id: string, name: string): Promise<ChunkWriter> {
+    const path = this.pathOf(id, name);
+    const directory = join(this.root, id);
+    const fd = await failing('a chunk cannot be made', () => openNew(directory, path));
+    return new FileChunkWriter(fd, { path, directories: [directory, this.root], names: this.names });
+  }
+
+  read(id: string, chunks: readonly Chunk[], range?: { readonly start: number; readonly end?: number }): Readable {
+    for (const { name } of chunks) this.pathOf(id, name);
+    return readChunks(join(this.root, id), chunks, range);
+  }
+
+  /** Syncs the chunk first: whoever asks may count these bytes from then on. */
+  async size(id: string, name: string): Promise<number | undefined> {
+    const path = this.pathOf(id, name);
+    try {
+      const fd = await open(path, 'r+');
+      try {
+        if (this.names.isDurable) await fdatasync(fd);
+        await Promise.all([this.names.sync(join(this.root, id)), this.names.sync(this.root)]);
+        return (await fstat(fd)).size;
+      } finally {
+        await close(fd);
+      }
+    } catch (error) {
+      if (hasCode(error, 'ENOENT')) return undefined;
+      throw storageFault(error, 'a chunk cannot be looked at');
+    }
+  }
+
+  async removeChunk(id: string, name: string): Promise<void> {
+    const path = this.pathOf(id, name);
+    await failing('a chunk cannot be removed', async () => {
+      await unlink(path).catch(unless('ENOENT'));
+      await removeIfEmpty(join(this.root, id));
+    });
+  }
+
+  async remove(id: string): Promise<void> {
+    assertUploadId(id);
+    await failing('the bytes of an upload cannot be removed', () =>
+      rm(join(this.root, id), { recursive: true, force: true, maxRetries: 2 }),
+    );
+  }
+
+  async *list(): AsyncGenerator<SpooledChunk> {
+    for await (const directory of this.entries())
+      if (directory.isDirectory() && isUploadId(directory.name)) yield* this.listUpload(directory.name);
+  }
+
+  private async *entries(): AsyncGenerator<Dirent> {
+    try {
+      yield* await opendir(this.root);
+    } catch (error) {
+      throw storageFault(error, 'the spool cannot be listed');
+    }
+  }
+
+  /** What is removed while we look is not there; one upload has few files, so they are listed at once. */
+  private async *listUpload(id: string): AsyncGenerator<SpooledChunk> {
+    const gone = unless('ENOENT');
+    const reading = 'the bytes of an upload cannot be listed';
+    const names = (await failing(reading, () => readdir(join(this.root, id)).catch(gone))) ?? [];
+    for (const name of names.filter(isChunkName)) {
+      const found = await failing(reading, () => stat(join(this.root, id, name)).catch(gone));
+      if (found?.isFile()) yield { id, name, size: found.size, modifiedAt: found.mtimeMs };
+    }
+  }
+
+  private pathOf(id: string, name: string): string {
+    assertUploadId(id);
+    assertChunkName(name);
+    return join(this.root, id, name);
+  }
+}
+
+/**
+ * The upload's directory is made on demand, and again when a cleaner removed it, still empty, before our file was in it.
+ * Not the directories above: when those vanish the disk is gone, and new ones would hide that.
+ */
+async function openNew(directory: string, path: string): Promise<number> {
+  for (let tries = 0; ; tries++) {
+    try {
+      return await open(path, 'wx', 0o600);
+    } catch (error) {
+      if (hasCode(error, 'EEXIST')) throw new Fault('CHUNK_EXISTS', 'a chunk of this name exists already', false);
+      if (!hasCode(error, 'ENOENT') || tries === 3) throw error;
+    }
+    await mkdir(directory, { mode: 0o700 }).catch(unless('EEXIST'));
+  }
+}
+
+async function removeIfEmpty(directory: string): Promise<void> {
+  await rmdir(directory).catch(unless('ENOENT', 'ENOTEMPTY', 'EEXIST', 'ENOTDIR'));
+}
+
+async function failing<T>(what: string, task: () => Promise<T>): Promise<T> {
+  try {
+    return await task();
+  } catch (error) {
+    throw storageFault(error, what);
+  }
+}
+
+/** Makes a rejection with one of these codes an undefined. */
+function unless(...codes: string[]): (error: unknown) => undefined {
+  return (error) => {
+    if (!hasCode(error, ...codes)) throw error;
+    return undefined;
+  };
+}

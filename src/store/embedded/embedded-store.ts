@@ -1,0 +1,187 @@
+import { join } from 'node:path';
+import { DirectorySync, type SyncMode } from '../../disk/directory-sync.js';
+import { Gate } from '../../disk/gate.js';
+import { storageFault } from '../../disk/storage-fault.js';
+import { Fault } from '../../model/fault.js';
+import type { Answer, Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
+import type { Log } from '../../observe/log.js';
+import type { Commit, NewUpload, UploadStore } from '../upload-store.js';
+import {
+  decideAnswer,
+  decideAttempt,
+  decideClaim,
+  decideGiveUp,
+  decidePostpone,
+  holdsClaim,
+  isDue,
+  isExpired,
+} from './delivery-rules.js';
+import { noteStart } from './last-start.js';
+import { loadRecords } from './load.js';
+import { decideCancel, decideCommit, decideInvalidate } from './receiving-rules.js';
+import { Records, type Entry } from './records.js';
+import { isSettled, Settlement } from './settlement.js';
+import type { Change } from './upload-record.js';
+
+/** What bounds the files open at once; the system runs fewer disk calls than this side by side. */
+const OPEN_FILES = 16;
+
+export interface EmbeddedStoreOptions {
+  /** The data directory, locked by this process; records are below `uploads/` in it. */
+  readonly directory: string;
+  readonly sync: SyncMode;
+  readonly log: Log;
+  readonly clock?: () => number;
+}
+
+/**
+ * The store of one process: memory answers, and one file an upload makes each change durable before it counts. The
+ * steps of one upload run one after the other; a step whose write fails changes nothing.
+ */
+export class EmbeddedStore implements UploadStore {
+  private constructor(
+    private readonly records: Records,
+    private readonly settlement: Settlement,
+    private readonly clock: () => number,
+    private lastToken: number,
+    /** What a recovery has to know: whether bytes that were written but not committed can be trusted. */
+    readonly recovered: { readonly sameBoot: boolean },
+  ) {}
+
+  /** Loads everything. Deliveries that were under way are due again: with their process, their claims ended. */
+  static async open({ directory, sync, log, clock = Date.now }: EmbeddedStoreOptions): Promise<EmbeddedStore> {
+    const disk = { directory: join(directory, 'uploads'), names: new DirectorySync(sync), gate: new Gate(OPEN_FILES) };
+    const settlement = new Settlement();
+    try {
+      await disk.names.make(disk.directory);
+      const loaded = await loadRecords(disk, log);
+      let largest = 0;
+      for (const { record } of loaded.values()) largest = Math.max(largest, record.token);
+      const { firstToken, sameBoot } = await noteStart(directory, largest, disk.names);
+      const records = new Records(disk, loaded, (id, upload) => settlement.tell(id, upload));
+      return new EmbeddedStore(records, settlement, clock, firstToken - 1, { sameBoot });
+    } catch (error) {
+      throw storageFault(error, 'the store cannot be opened');
+    }
+  }
+
+  create(upload: NewUpload): Promise<Upload> {
+    return this.records.create(upload);
+  }
+
+  get(id: string): Promise<Upload | undefined> {
+    return Promise.resolve(this.records.get(id)?.record.upload);
+  }
+
+  chunks(id: string): Promise<readonly Chunk[]> {
+    return Promise.resolve([...(this.records.get(id)?.record.chunks ?? [])]);
+  }
+
+  commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'> {
+    return this.records.change(id, 'gone', ({ record }) => decideCommit(record, commit));
+  }
+
+  invalidate(id: string, token: number): Promise<Upload | 'stale' | 'gone'> {
+    return this.records.change(id, 'gone', ({ record }) => decideInvalidate(record, token));
+  }
+
+  cancel(id: string): Promise<Upload | 'gone'> {
+    return this.records.change(id, 'gone', ({ record }) => decideCancel(record));
+  }
+
+  /** The token of the next lease. Every commit that was under way ends before it is given, none with an older one follows. */
+  nextToken(id: string): Promise<number> {
+    return this.records.step(id, (entry) => {
+      this.lastToken = Math.max(this.lastToken, entry?.record.token ?? 0) + 1;
+      if (entry) entry.record = { ...entry.record, token: this.lastToken };
+      return this.lastToken;
+    });
+  }
+
+  claimDelivery(id: string, worker: string, until: number): Promise<Upload | undefined> {
+    return this.records.step(id, async (entry) => {
+      const change = entry && decideClaim(entry, this.clock());
+      if (!change) return undefined;
+      await this.records.save(entry, change);
+      entry.claim = { worker, until };
+      return entry.record.upload;
+    });
+  }
+
+  renewClaim(id: string, worker: string, until: number): Promise<boolean> {
+    return this.records.step(id, (entry) => {
+      if (!entry || !holdsClaim(entry, worker)) return false;
+      entry.claim = { worker, until };
+      return true;
+    });
+  }
+
+  beginAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.deliver(id, worker, ({ record }) => decideAttempt(record, attempt, 'begins'));
+  }
+
+  endAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.deliver(id, worker, ({ record }) => decideAttempt(record, attempt, 'ends'));
+  }
+
+  recordAnswer(
+    id: string,
+    worker: string,
+    answer: Answer,
+    body: Uint8Array | undefined,
+    expiresAt: number,
+  ): Promise<Upload | 'stale'> {
+    return this.deliver(id, worker, async () => {
+      const crc = answer.body.in === 'record' ? await this.records.keepAnswer(id, body ?? new Uint8Array()) : undefined;
+      return decideAnswer(answer, expiresAt, crc);
+    });
+  }
+
+  postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'> {
+    return this.deliver(id, worker, () => decidePostpone(dueAt));
+  }
+
+  giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'> {
+    return this.deliver(id, worker, () => decideGiveUp(why));
+  }
+
+  answerBody(id: string): Promise<Uint8Array | undefined> {
+    return this.records.keptAnswer(id);
+  }
+
+  dueDeliveries(now: number): Promise<readonly string[]> {
+    return Promise.resolve(this.records.idsWhere((entry) => isDue(entry, now)));
+  }
+
+  async settled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
+    signal.throwIfAborted();
+    const upload = this.records.get(id)?.record.upload;
+    return isSettled(upload) ? upload : this.settlement.wait(id, signal);
+  }
+
+  expired(now: number): Promise<readonly string[]> {
+    return Promise.resolve(this.records.idsWhere((entry) => isExpired(entry, now)));
+  }
+
+  remove(id: string): Promise<void> {
+    return this.records.remove(id);
+  }
+
+  list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }> {
+    return Promise.resolve(this.records.page(after, limit));
+  }
+
+  async close(): Promise<void> {
+    await this.records.close();
+    this.settlement.failAll(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
+  }
+
+  /** A verb for the worker that holds the claim, and nobody else. */
+  private deliver(
+    id: string,
+    worker: string,
+    decide: (entry: Entry) => Change | Promise<Change>,
+  ): Promise<Upload | 'stale'> {
+    return this.records.change(id, 'stale', (entry) => (holdsClaim(entry, worker) ? decide(entry) : 'stale'));
+  }
+}

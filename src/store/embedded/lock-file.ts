@@ -1,0 +1,136 @@
+import { link, open, readdir, unlink, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { hasCode } from '../../disk/storage-fault.js';
+import { judge, parseOwner, type LockOwner } from './lock-owner.js';
+
+/** How silence is read where nothing can be proved: in another container, or on another machine. */
+export interface Patience {
+  readonly heartbeatMs: number;
+  /** An owner whose heartbeat is older than this is dead. */
+  readonly staleMs: number;
+}
+
+/** A lock as it was found. */
+export interface FoundLock {
+  /** Undefined for a file that is no lock, or is still being written. */
+  readonly owner?: LockOwner;
+  /** Tells this lock from every other one. */
+  readonly key: string;
+  readonly inode: number;
+  readonly beatAt: number;
+}
+
+/** Makes the lock file, breaking one whose owner is dead. Gives the lock that stands in the way, if any. */
+export async function acquire(path: string, self: LockOwner, patience: Patience): Promise<FoundLock | undefined> {
+  for (;;) {
+    if (await place(path, self)) return undefined;
+    const found = await look(path);
+    if (!found) continue;
+    const verdict = found.owner ? await judge(found.owner, self) : 'unknown';
+    const isHeld = verdict === 'unknown' ? await showsLife(path, found, self, patience) : verdict === 'alive';
+    if (isHeld) return found;
+    const breaker = await breakLock(path, found, self, patience);
+    if (breaker) return breaker;
+  }
+}
+
+export async function look(path: string): Promise<FoundLock | undefined> {
+  try {
+    const file = await open(path, 'r');
+    try {
+      const { ino, mtimeMs, ctimeMs } = await file.stat();
+      const owner = parseOwner(await file.readFile('utf8'));
+      return { owner, key: owner?.nonce ?? `${ino}-${ctimeMs}`, inode: ino, beatAt: mtimeMs };
+    } finally {
+      await file.close();
+    }
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return undefined;
+    throw error;
+  }
+}
+
+/** What breaking and making locks can leave behind when it is killed; harmless, since no key ever comes again. */
+export async function clearRemains(path: string): Promise<void> {
+  for (const name of await readdir(dirname(path)))
+    if (name.startsWith(`${basename(path)}.`) && /\.(tmp|breaking)$/.test(name))
+      await remove(join(dirname(path), name));
+}
+
+/** The file appears with its content or not at all, so nobody ever reads half a lock. */
+async function place(path: string, self: LockOwner): Promise<boolean> {
+  const text = `${JSON.stringify(self)}\n`;
+  const temporary = `${path}.${self.nonce}.tmp`;
+  await writeFile(temporary, text, { mode: 0o600 });
+  try {
+    await link(temporary, path);
+    return true;
+  } catch (error) {
+    // ENOENT: a starter that got the lock has cleared ours away.
+    if (hasCode(error, 'EEXIST', 'ENOENT')) return false;
+    if (!hasCode(error, 'EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK')) throw error;
+    return await placeWithoutLink(path, text);
+  } finally {
+    await remove(temporary);
+  }
+}
+
+/** For file systems without hard links; a half-written lock is left alone while it is fresh. */
+async function placeWithoutLink(path: string, text: string): Promise<boolean> {
+  try {
+    await writeFile(path, text, { mode: 0o600, flag: 'wx' });
+    return true;
+  } catch (error) {
+    if (hasCode(error, 'EEXIST')) return false;
+    throw error;
+  }
+}
+
+/**
+ * Waits for a heartbeat. On one machine the clock says how long it has been silent already; another machine's clock may
+ * be wrong, so there it must stay silent while we watch.
+ */
+async function showsLife(path: string, found: FoundLock, self: LockOwner, patience: Patience): Promise<boolean> {
+  const { heartbeatMs, staleMs } = patience;
+  const silent = staleMs - (Date.now() - found.beatAt);
+  const least = found.owner && found.owner.host !== self.host ? heartbeatMs * 2.5 : 0;
+  let left = Math.min(Math.max(silent, least), staleMs);
+  for (; left > 0; left -= heartbeatMs / 8) {
+    await delay(heartbeatMs / 8);
+    const now = await look(path);
+    if (now?.key !== found.key) return false;
+    if (now.beatAt !== found.beatAt) return true;
+  }
+  return false;
+}
+
+/**
+ * Removes a dead owner's lock. Two starters that both found it dead must not remove each other's new one: only who
+ * holds a second lock, named after the dead one, may do it, and looks again first. Gives the lock of a starter that is
+ * doing the same right now.
+ */
+async function breakLock(
+  path: string,
+  dead: FoundLock,
+  self: LockOwner,
+  patience: Patience,
+): Promise<FoundLock | undefined> {
+  const guard = `${path}.${dead.key}.breaking`;
+  const other = await acquire(guard, self, patience);
+  if (other) return other;
+  try {
+    if ((await look(path))?.key === dead.key) await remove(path);
+  } finally {
+    await remove(guard);
+  }
+  return undefined;
+}
+
+export async function remove(path: string): Promise<void> {
+  try {
+    await unlink(path);
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT')) throw error;
+  }
+}

@@ -1,0 +1,64 @@
+import { randomBytes } from 'node:crypto';
+import { hostname } from 'node:os';
+import { hasCode } from '../../disk/storage-fault.js';
+import { bootId, pidNamespace, processStart } from './machine.js';
+
+/** Who holds a lock, with all that is needed to tell whether it still lives. */
+export interface LockOwner {
+  /** Tells this lock from every other one. */
+  readonly nonce: string;
+  readonly pid: number;
+  readonly processStart?: string;
+  readonly pidNamespace?: string;
+  readonly boot?: string;
+  readonly host: string;
+  /** For people. */
+  readonly since: string;
+}
+
+export async function thisOwner(): Promise<LockOwner> {
+  return {
+    nonce: randomBytes(12).toString('hex'),
+    pid: process.pid,
+    processStart: await processStart(process.pid),
+    pidNamespace: await pidNamespace(),
+    boot: await bootId(),
+    host: hostname(),
+    since: new Date().toISOString(),
+  };
+}
+
+/** What a lock file says; undefined when it is no lock of ours, or still being written. */
+export function parseOwner(text: string): LockOwner | undefined {
+  try {
+    const owner = JSON.parse(text) as Partial<LockOwner> | null;
+    return typeof owner?.nonce === 'string' && typeof owner.pid === 'number' ? (owner as LockOwner) : undefined;
+  } catch {
+    // Not JSON: somebody else's file, or half of one.
+    return undefined;
+  }
+}
+
+/**
+ * Whether the owner lives, as far as it can be proved from here. A process id means something only in its own namespace
+ * and boot. A namespace's number can come again once the namespace has ended, but then its processes have ended too, so
+ * equal numbers prove enough. Another boot proves nothing by itself: machines may share the directory.
+ */
+export async function judge(owner: LockOwner, self: LockOwner): Promise<'alive' | 'dead' | 'unknown'> {
+  if (owner.boot !== self.boot || owner.pidNamespace !== self.pidNamespace) return 'unknown';
+  if (owner.boot === undefined && owner.host !== self.host) return 'unknown';
+  if (!isRunning(owner.pid)) return 'dead';
+  const start = await processStart(owner.pid);
+  if (start === undefined || owner.processStart === undefined) return 'unknown';
+  return start === owner.processStart ? 'alive' : 'dead';
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    // EPERM: it runs, but belongs to somebody else.
+    return !hasCode(error, 'ESRCH');
+  }
+}

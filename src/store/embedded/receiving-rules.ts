@@ -1,0 +1,61 @@
+import { Fault } from '../../model/fault.js';
+import type { Chunk, Upload } from '../../model/upload.js';
+import type { Commit } from '../upload-store.js';
+import type { Change, UploadRecord } from './upload-record.js';
+
+/** The fence, and what a commit does when it passes. Throws when the holder of the lease breaks the rules. */
+export function decideCommit(record: UploadRecord, commit: Commit): Change | 'stale' | 'gone' {
+  const refused = refusedBy(record, commit.token);
+  if (refused) return refused;
+  const { upload } = record;
+  const chunk = acceptedChunk(record, commit.chunk);
+  const offset = chunk ? chunk.start + chunk.size : upload.offset;
+  const length = acceptedLength(upload, commit, offset);
+  const takesDigests = commit.reprDigests !== undefined && upload.reprDigests.length === 0;
+  const set: Partial<Upload> = {
+    offset,
+    expiresAt: commit.expiresAt,
+    ...(length !== undefined && { length }),
+    ...(takesDigests && { reprDigests: commit.reprDigests }),
+    ...(commit.complete && { phase: 'complete' as const }),
+    ...(commit.complete?.heldBack && { heldBack: commit.complete.heldBack }),
+  };
+  return { token: commit.token, ...(chunk && { chunk }), set };
+}
+
+export function decideInvalidate(record: UploadRecord, token: number): Change | 'stale' | 'gone' {
+  return refusedBy(record, token) ?? { token, set: { phase: 'invalid' } };
+}
+
+export function decideCancel({ upload }: UploadRecord): Change {
+  return upload.phase === 'cancelled' ? {} : { set: { phase: 'cancelled' } };
+}
+
+function refusedBy(record: UploadRecord, token: number): 'stale' | 'gone' | undefined {
+  if (token < record.token) return 'stale';
+  return record.upload.phase === 'receiving' ? undefined : 'gone';
+}
+
+/** A new chunk begins at the offset; the last one may grow. An empty one is nothing to remember. */
+function acceptedChunk({ upload, chunks }: UploadRecord, chunk: Chunk | undefined): Chunk | undefined {
+  if (!chunk) return undefined;
+  const last = chunks.at(-1);
+  const isLast = last?.name === chunk.name;
+  if (!Number.isSafeInteger(chunk.size) || chunk.size < 0) throw broken('the size of a chunk is no number of bytes');
+  if (chunk.start !== (isLast ? last.start : upload.offset)) throw broken('a chunk does not begin at the offset');
+  if (isLast && chunk.size < last.size) throw broken('a committed chunk cannot shrink');
+  return chunk.size > 0 ? { name: chunk.name, start: chunk.start, size: chunk.size } : undefined;
+}
+
+function acceptedLength(upload: Upload, commit: Commit, offset: number): number | undefined {
+  const length = commit.length ?? upload.length ?? (commit.complete && offset);
+  if (length === undefined) return undefined;
+  if (upload.length !== undefined && length !== upload.length) throw broken('the length is known and cannot change');
+  if (offset > length) throw broken('the offset would exceed the length');
+  if (commit.complete && offset < length) throw broken('bytes are missing for completion');
+  return length;
+}
+
+function broken(rule: string): Fault {
+  return new Fault('CONTRACT_BROKEN', `commit refused: ${rule}`, false);
+}

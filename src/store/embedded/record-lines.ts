@@ -1,0 +1,75 @@
+import { crc32 } from 'node:zlib';
+import { changed, isSound, type Change, type UploadRecord } from './upload-record.js';
+
+/** Raised when older programs could no longer read what we write. */
+const FORMAT = 1;
+
+const NEWLINE = 0x0a;
+
+/** What the file of one record says. `goodBytes` of it can stay; what follows them was never acknowledged. */
+export interface ReadRecord {
+  readonly record: UploadRecord;
+  readonly snapshotBytes: number;
+  readonly goodBytes: number;
+  /** `torn`: the last line, of a write that a crash cut off. `damaged`: something before the last line cannot be read. */
+  readonly state: 'whole' | 'torn' | 'damaged';
+}
+
+/** The first line of a record's file: the whole record. */
+export function snapshotLine(record: UploadRecord): Buffer {
+  return line({ format: FORMAT, ...record });
+}
+
+/** Each further line: one change. */
+export function changeLine(change: Change): Buffer {
+  return line(change);
+}
+
+/** Reads a record's file; undefined when not even its first line can be read. */
+export function readRecord(file: Buffer): ReadRecord | undefined {
+  const snapshot = lineAt(file, 0);
+  if (!isSnapshot(snapshot?.value)) return undefined;
+  let record: UploadRecord = snapshot.value;
+  let at = snapshot.end;
+  const snapshotBytes = at;
+  while (at < file.length) {
+    const next = lineAt(file, at);
+    if (!next) break;
+    record = changed(record, next.value as Change);
+    at = next.end;
+  }
+  return { record, snapshotBytes, goodBytes: at, state: stateOf(record, file, at) };
+}
+
+function stateOf(record: UploadRecord, file: Buffer, goodBytes: number): ReadRecord['state'] {
+  if (!isSound(record)) return 'damaged';
+  if (goodBytes === file.length) return 'whole';
+  return isLastLine(file, goodBytes) ? 'torn' : 'damaged';
+}
+
+/** CRC-32 in hex, a space, JSON, newline. JSON has no newline of its own. */
+function line(value: object): Buffer {
+  const json = Buffer.from(JSON.stringify(value));
+  return Buffer.concat([Buffer.from(`${hex(crc32(json))} `), json, Buffer.of(NEWLINE)]);
+}
+
+function lineAt(file: Buffer, start: number): { readonly value: unknown; readonly end: number } | undefined {
+  const newline = file.indexOf(NEWLINE, start);
+  if (newline < start + 9) return undefined;
+  const json = file.subarray(start + 9, newline);
+  if (file.toString('latin1', start, start + 9) !== `${hex(crc32(json))} `) return undefined;
+  return { value: JSON.parse(json.toString()) as unknown, end: newline + 1 };
+}
+
+function isLastLine(file: Buffer, start: number): boolean {
+  const newline = file.indexOf(NEWLINE, start);
+  return newline === -1 || newline === file.length - 1;
+}
+
+function isSnapshot(value: unknown): value is UploadRecord {
+  return typeof value === 'object' && value !== null && 'format' in value && value.format === FORMAT;
+}
+
+function hex(crc: number): string {
+  return crc.toString(16).padStart(8, '0');
+}
