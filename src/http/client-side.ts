@@ -1,0 +1,62 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import type { Readable } from 'node:stream';
+import type { Headers } from '../model/headers.js';
+
+export type AnyRequest = IncomingMessage | Http2ServerRequest;
+export type AnyResponse = ServerResponse | Http2ServerResponse;
+
+/** How much of a body is still read when nobody wants it any more, so that the client finds time to read its answer. */
+export interface DiscardLimits {
+  readonly bytes: number;
+  readonly ms: number;
+}
+
+/** The client in one exchange that is passed through: the same for HTTP/1.1 and HTTP/2. */
+export interface ClientSide {
+  readonly body: Readable;
+  /** Where the answer's content goes. */
+  readonly out: NodeJS.WritableStream;
+  /** A final head was sent. */
+  readonly answered: boolean;
+  /** The client does not take what we have for it as fast as it comes. */
+  readonly isBehind: boolean;
+  /** Gone before the exchange was over, as far as this side knows. */
+  readonly isGone: boolean;
+  /** Called at most once, when the client leaves before its answer has been given completely. */
+  onGone(listener: () => void): void;
+  /** Fulfilled when nothing more goes to this client in this exchange. */
+  readonly over: Promise<void>;
+  /** Known when `body` has ended. */
+  trailers(): Headers;
+  /** Whether trailers can follow an answer with these fields. */
+  takesTrailers(headers: Headers): boolean;
+  sendInterim(status: number, reason: string, headers: Headers): void;
+  sendHead(status: number, reason: string, headers: Headers): void;
+  /** Sends a head that was held back for the first content, when there is none for now. */
+  flush(): void;
+  end(trailers: Headers): void;
+  /** Ends an answer that has begun, so that nobody can take it for a whole one. */
+  breakOff(): void;
+  /** Reads the rest of the body and forgets it, within limits; then gives up the connection or stream. */
+  discardBody(): void;
+}
+
+/** Reads and forgets. `done` is called once: with true when the body has ended, with false when a limit was met. */
+export function discard(body: Readable, { bytes, ms }: DiscardLimits, done: (ended: boolean) => void): void {
+  let left = bytes;
+  const finish = (ended: boolean): void => {
+    clearTimeout(timer);
+    body.off('data', count).off('end', atEnd).off('close', atEnd);
+    done(ended);
+  };
+  const count = (chunk: Buffer): void => {
+    left -= chunk.length;
+    if (left < 0) finish(false);
+  };
+  const atEnd = (): void => finish(true);
+  const timer = setTimeout(() => finish(false), ms);
+  if (body.readableEnded || body.destroyed) return finish(true);
+  body.on('data', count).once('end', atEnd).once('close', atEnd);
+  body.resume();
+}

@@ -1,0 +1,90 @@
+import { withForwarding } from '../model/forwarding.js';
+import { endToEnd, fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
+import type { RequestHead } from '../model/request-head.js';
+
+/** Methods whose requests need no Content-Length to say that they have no content (RFC 9110 §8.6). */
+const WITHOUT_CONTENT = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
+
+/** How the body of an outgoing request is delimited. */
+export type Framing = 'none' | 'length' | 'chunked';
+
+/**
+ * The header lines of the request to the origin: the client's end-to-end lines in their order, case and number, one
+ * Host, framing by us alone, and what the origin is told of the hop before us. `host`: what it gets as Host.
+ */
+export function linesForOrigin(head: RequestHead, host: string): HeaderLine[] {
+  const framing = framingOf(head);
+  const passed = passedOn(head.headers, framing === 'chunked').filter((line) => !isReplaced(line, head, framing));
+  const placed = withHost(head.httpVersion === '2.0' ? withOneCookie(passed) : passed, host);
+  const forwarded = withForwarding(placed, { ...head, ...head.connection });
+  return [...forwarded, ...framingLines(head, placed, framing), ...acceptedTrailers(head)];
+}
+
+/**
+ * What certainly delimits the body. Node frames by the method when nobody does, and then sends the body of a DELETE bare:
+ * the origin takes it for the next request.
+ */
+export function framingOf({ hasBody, contentLength }: RequestHead): Framing {
+  if (!hasBody) return 'none';
+  return contentLength === undefined ? 'chunked' : 'length';
+}
+
+/** Lines that a gateway passes on. The announcement of trailers goes with the framing that can carry them. */
+export function passedOn(headers: Headers, withTrailers: boolean): HeaderLine[] {
+  const kept = new Set(endToEnd(headers));
+  return headers.filter((line) => kept.has(line) || (withTrailers && line[0].toLowerCase() === 'trailer'));
+}
+
+/** Trailer fields that may be passed on: none that frames, routes or says how to read the content (RFC 9110 §6.5.1). */
+export function passedOnTrailers(trailers: Headers): HeaderLine[] {
+  return endToEnd(trailers).filter(([name]) => !NEVER_IN_TRAILERS.has(name.toLowerCase()));
+}
+
+const NEVER_IN_TRAILERS = new Set(['content-length', 'content-encoding', 'content-type', 'content-range', 'host']);
+
+function isReplaced([name, value]: HeaderLine, head: RequestHead, framing: Framing): boolean {
+  switch (name.toLowerCase()) {
+    case 'content-length':
+      return framing === 'chunked';
+    case 'expect':
+      return !head.expectsContinue && /^\s*100-continue\s*$/i.test(value);
+    default:
+      return false;
+  }
+}
+
+/** `Connection` may name Content-Length, which must not take it from the body. */
+function framingLines(head: RequestHead, lines: Headers, framing: Framing): HeaderLine[] {
+  if (framing === 'chunked') return [['Transfer-Encoding', 'chunked']];
+  if (fieldValue(lines, 'content-length') !== undefined) return [];
+  if (framing === 'length') return [['Content-Length', `${head.contentLength!}`]];
+  return WITHOUT_CONTENT.has(head.method) ? [] : [['Content-Length', '0']];
+}
+
+function withHost(lines: readonly HeaderLine[], host: string): HeaderLine[] {
+  const at = lines.findIndex(([name]) => name.toLowerCase() === 'host');
+  const others = lines.filter(([name]) => name.toLowerCase() !== 'host');
+  return [...others.slice(0, Math.max(at, 0)), [lines[at]?.[0] ?? 'Host', host], ...others.slice(Math.max(at, 0))];
+}
+
+/** HTTP/2 may split a cookie into crumbs; HTTP/1.1 knows one line only (RFC 9113 §8.2.3). */
+function withOneCookie(lines: readonly HeaderLine[]): HeaderLine[] {
+  const isCookie = ([name]: HeaderLine): boolean => name.toLowerCase() === 'cookie';
+  const at = lines.findIndex(isCookie);
+  const crumbs = lines.filter(isCookie).map(([, value]) => value);
+  return lines.flatMap((line, index) => {
+    if (!isCookie(line)) return [line];
+    return index === at ? [[line[0], crumbs.join('; ')] as const] : [];
+  });
+}
+
+/** A client that takes trailers may get the origin's: TE is said again for our hop (RFC 9110 §10.1.4). */
+function acceptedTrailers({ headers }: RequestHead): HeaderLine[] {
+  const accepted = (fieldValue(headers, 'te') ?? '').split(',').some((coding) => /^\s*trailers\s*$/i.test(coding));
+  return accepted
+    ? [
+        ['TE', 'trailers'],
+        ['Connection', 'keep-alive, TE'],
+      ]
+    : [];
+}

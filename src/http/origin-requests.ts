@@ -1,0 +1,101 @@
+import type { ClientRequest, IncomingMessage, ServerResponse } from 'node:http';
+import { Stream } from 'node:stream';
+import type HttpProxy from 'http-proxy';
+import type { Headers } from '../model/headers.js';
+import { loadHttpProxy } from './load-http-proxy.js';
+import { OriginAgents, type OriginTls } from './origin-agents.js';
+
+/** One request as the origin shall get it, to the letter. */
+export interface OutgoingRequest {
+  /** As in `Route.origin`. */
+  readonly origin: string;
+  readonly method: string;
+  /** Without the origin's own path, which is put before it. */
+  readonly target: string;
+  /** Every line, with those that frame the body. */
+  readonly headers: Headers;
+  readonly connection: 'kept' | 'fresh';
+}
+
+/**
+ * Opens requests to origins with http-proxy. Its hooks are used so that it adds, drops and reorders nothing, and leaves
+ * body, answer and errors to us: docs/decisions/0001-pass-through.md tells why.
+ */
+export class OriginRequests {
+  private readonly proxy: HttpProxy;
+  private readonly agents: OriginAgents;
+
+  constructor(tls?: OriginTls) {
+    this.proxy = loadHttpProxy().createProxyServer({});
+    this.agents = new OriginAgents(tls);
+  }
+
+  /** Connections to origins that are open now, in use or idle. */
+  get openConnections(): number {
+    return this.agents.openConnections;
+  }
+
+  /** A request whose head is on its way; its body is the caller's to write, its events are the caller's to hear. */
+  open({ origin, method, target, headers, connection }: OutgoingRequest): ClientRequest {
+    const url = new URL(origin);
+    const body = new HandedOverBody();
+    this.proxy.web(
+      requestView(method),
+      answerView(),
+      {
+        target: targetOf(url),
+        agent: this.agents.for(url.protocol, connection),
+        ssl: requestOptions(pathOf(url, target), headers),
+        buffer: body,
+        toProxy: true,
+        selfHandleResponse: true,
+      },
+      () => undefined,
+    );
+    return body.request!;
+  }
+
+  close(): void {
+    this.agents.close();
+  }
+}
+
+/** Stands in for the body that http-proxy would pipe: what it is piped into is the request we want. */
+class HandedOverBody extends Stream {
+  request: ClientRequest | undefined;
+
+  override pipe<T extends NodeJS.WritableStream>(request: T): T {
+    this.request = request as unknown as ClientRequest;
+    return request;
+  }
+}
+
+/**
+ * http-proxy fills in this object and gives it to http.request(). It would take headers from an object, which loses
+ * their order and repetitions, and would clean up the path, which changes what the origin is asked for: these stay.
+ */
+function requestOptions(path: string, headers: Headers): object {
+  const keep = (value: unknown): PropertyDescriptor => ({ enumerable: true, get: () => value, set: () => undefined });
+  return Object.defineProperties({ setHost: false }, { path: keep(path), headers: keep(headers.flat()) });
+}
+
+/** The little that http-proxy reads of a client's request; nothing in it can change the outgoing one. */
+function requestView(method: string): IncomingMessage {
+  const view = { method, url: '/', headers: {}, httpVersion: '1.1', socket: {}, on: () => undefined };
+  return view as unknown as IncomingMessage;
+}
+
+/** For http-proxy the answer is given already, so that it has no hand in ours. */
+function answerView(): ServerResponse {
+  return { headersSent: true, finished: true } as unknown as ServerResponse;
+}
+
+function targetOf(url: URL): HttpProxy.ServerOptions['target'] {
+  const host = url.hostname.replace(/^\[|\]$/g, '');
+  return { protocol: url.protocol, host, hostname: host, ...(url.port === '' ? {} : { port: url.port }) };
+}
+
+/** The asterisk of OPTIONS means the whole server, whatever path the origin lives under (RFC 9112 §3.2.4). */
+function pathOf(url: URL, target: string): string {
+  return target === '*' ? target : url.pathname.replace(/\/$/, '') + target;
+}

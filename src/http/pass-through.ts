@@ -1,0 +1,128 @@
+import { IncomingMessage, type ServerResponse } from 'node:http';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import type { Socket } from 'node:net';
+import { fieldValue } from '../model/headers.js';
+import type { RequestHead } from '../model/request-head.js';
+import type { Log } from '../observe/log.js';
+import type { ClientSide, DiscardLimits } from './client-side.js';
+import { discover, type DiscoveredAnswer } from './discover.js';
+import { Http1Client } from './http1-client.js';
+import { Http2Client } from './http2-client.js';
+import type { OriginTls } from './origin-agents.js';
+import type { OriginFailure } from './origin-failure.js';
+import { linesForOrigin } from './origin-lines.js';
+import { OriginRequests, type OutgoingRequest } from './origin-requests.js';
+import { RelayedExchange } from './relayed-exchange.js';
+import { Upgrades } from './upgrade.js';
+
+/** What pass-through needs of a `Route`. */
+export interface PassThroughRoute {
+  /** Scheme, host and port, and a path that is put before every target; no trailing slash. */
+  readonly origin: string;
+  readonly delivery: {
+    readonly preserveHost: boolean;
+    /** The origin may be silent for this long, before and within its answer. */
+    readonly timeoutMs: number;
+  };
+}
+
+export interface PassThroughOptions {
+  readonly log: Log;
+  readonly metrics?: { passThroughError(code: string): void };
+  /** How long discovery waits for the origin's own answer. */
+  readonly discoveryTimeoutMs?: number;
+  /** How much of a body is still read once its answer is given. */
+  readonly discardLimits?: DiscardLimits;
+  readonly tls?: OriginTls;
+}
+
+const DISCOVERY_TIMEOUT_MS = 2_000;
+const DISCARD_LIMITS: DiscardLimits = { bytes: 32 * 2 ** 20, ms: 10_000 };
+
+/** Everything that is no resumable upload: given to the origin as it comes, and its answers to the client. */
+export class PassThrough {
+  private readonly requests: OriginRequests;
+  private readonly upgrades: Upgrades;
+  private readonly limits: DiscardLimits;
+
+  constructor(private readonly options: PassThroughOptions) {
+    this.requests = new OriginRequests(options.tls);
+    this.upgrades = new Upgrades(this.open);
+    this.limits = options.discardLimits ?? DISCARD_LIMITS;
+  }
+
+  /** Connections to origins that are open now: in use, idle, or switched to another protocol. */
+  get openConnections(): number {
+    return this.requests.openConnections + this.upgrades.size;
+  }
+
+  /** Fulfilled when the exchange is over, whatever came of it. Never fails. */
+  async web(
+    request: IncomingMessage | Http2ServerRequest,
+    response: ServerResponse | Http2ServerResponse,
+    head: RequestHead,
+    route: PassThroughRoute,
+  ): Promise<void> {
+    await new RelayedExchange({
+      client: this.clientOf(request, response, head),
+      ...this.exchangeOptions(head, route),
+      open: this.open,
+    }).run();
+  }
+
+  /** For a server's `upgrade` event: the origin decides whether the connection becomes another protocol's. */
+  upgrade(request: IncomingMessage, socket: Socket, early: Buffer, head: RequestHead, route: PassThroughRoute): void {
+    this.upgrades.start({ request, socket, early, limits: this.limits, ...this.exchangeOptions(head, route) });
+  }
+
+  /** The origin's own answer to OPTIONS, for a target that it shares with us; undefined when it cannot be had soon. */
+  async discover(head: RequestHead, route: PassThroughRoute): Promise<DiscoveredAnswer | undefined> {
+    const withoutBody = { ...head, method: 'OPTIONS', hasBody: false, expectsContinue: false };
+    const request = this.open({ ...outgoing(withoutBody, route), connection: 'kept' });
+    return discover(request, this.options.discoveryTimeoutMs ?? DISCOVERY_TIMEOUT_MS);
+  }
+
+  /** Ends every connection to an origin. */
+  async close(): Promise<void> {
+    this.requests.close();
+    await this.upgrades.close();
+  }
+
+  private readonly open = (request: OutgoingRequest) => this.requests.open(request);
+
+  private clientOf(
+    request: IncomingMessage | Http2ServerRequest,
+    response: ServerResponse | Http2ServerResponse,
+    { expectsContinue }: RequestHead,
+  ): ClientSide {
+    return request instanceof IncomingMessage
+      ? new Http1Client(request, response as ServerResponse, expectsContinue, this.limits)
+      : new Http2Client(request, response as Http2ServerResponse, expectsContinue, this.limits);
+  }
+
+  private exchangeOptions(head: RequestHead, route: PassThroughRoute) {
+    return {
+      head,
+      outgoing: outgoing(head, route),
+      timeoutMs: route.delivery.timeoutMs,
+      onFailure: (failure: OriginFailure) => this.note(failure, head, route),
+    };
+  }
+
+  private note(
+    { status, code, cause }: OriginFailure,
+    { method, path }: RequestHead,
+    { origin }: PassThroughRoute,
+  ): void {
+    this.options.metrics?.passThroughError(code);
+    const problem = cause instanceof Error ? cause.message : undefined;
+    this.options.log.warn({ method, path, origin, status, code, problem }, 'pass-through failed');
+  }
+}
+
+function outgoing(head: RequestHead, { origin, delivery }: PassThroughRoute): Omit<OutgoingRequest, 'connection'> {
+  // HTTP/2 has no Host but the authority, and HTTP/1.0 may have neither.
+  const asked = fieldValue(head.headers, 'host') ?? head.authority;
+  const host = delivery.preserveHost && asked !== '' ? asked : new URL(origin).host;
+  return { origin, method: head.method, target: head.target, headers: linesForOrigin(head, host) };
+}

@@ -1,0 +1,227 @@
+import { once } from 'node:events';
+import { STATUS_CODES, type ClientRequest, type IncomingMessage, type InformationEvent } from 'node:http';
+import { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { fieldValue, fromRawHeaders, type HeaderLine } from '../model/headers.js';
+import type { RequestHead } from '../model/request-head.js';
+import { problemBody } from '../protocol/problem.js';
+import type { ClientSide } from './client-side.js';
+import { explain, isBrokenConnection, silentFor, unfit, unknownCoding, type OriginFailure } from './origin-failure.js';
+import { framingOf, passedOn, passedOnTrailers, type Framing } from './origin-lines.js';
+import type { OutgoingRequest } from './origin-requests.js';
+import { Silence } from './silence.js';
+
+/** Requests that may be repeated when nobody knows whether they were processed (RFC 9110 §9.2.2). */
+const IDEMPOTENT = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
+
+export interface ExchangeOptions {
+  readonly head: RequestHead;
+  readonly client: ClientSide;
+  readonly outgoing: Omit<OutgoingRequest, 'connection'>;
+  readonly open: (outgoing: OutgoingRequest) => ClientRequest;
+  /** The origin may be silent for this long. */
+  readonly timeoutMs: number;
+  readonly onFailure: (failure: OriginFailure) => void;
+  /** The request asked for another protocol, and the origin agrees: the connections are not HTTP's any more. */
+  readonly switched?: (answer: IncomingMessage, socket: Socket, early: Buffer) => void;
+}
+
+/** One request given to the origin and its answer given to the client, both while they come. */
+export class RelayedExchange {
+  private readonly client: ClientSide;
+  private readonly framing: Framing;
+  private request: ClientRequest | undefined;
+  private silence: Silence | undefined;
+  private answer: IncomingMessage | undefined;
+  /** The origin said something: it has seen the request. */
+  private heard = false;
+  private isOver = false;
+
+  constructor(private readonly options: ExchangeOptions) {
+    this.client = options.client;
+    this.framing = framingOf(options.head);
+  }
+
+  /** Fulfilled when nothing more goes in either direction. Never fails. */
+  async run(): Promise<void> {
+    const { client } = this;
+    client.onGone(() => this.stop());
+    client.body.on('error', () => undefined);
+    client.out.on('error', () => undefined);
+    // A body that breaks off never ends: only then is it closed with its end unseen.
+    client.body.once('close', () => !client.body.readableEnded && this.stop());
+    if (!client.isGone) this.begin();
+    await client.over;
+    if (!client.body.closed) await once(client.body, 'close');
+    if (this.request && !this.request.closed) await once(this.request, 'close');
+    this.silence?.stop();
+  }
+
+  private begin(): void {
+    const coding = fieldValue(this.options.head.headers, 'transfer-encoding') ?? 'chunked';
+    if (/^\s*chunked\s*$/i.test(coding)) this.attempt('kept');
+    else this.fail(unknownCoding(coding));
+  }
+
+  private attempt(connection: 'kept' | 'fresh'): void {
+    const { open, outgoing, timeoutMs } = this.options;
+    let request: ClientRequest;
+    try {
+      request = open({ ...outgoing, connection });
+    } catch (error) {
+      return this.fail(unfit('The request cannot be passed on to the origin.', error));
+    }
+    this.request = request;
+    this.silence?.stop();
+    this.silence = new Silence(request, timeoutMs, this.waitsForOrigin, () => this.fail(silentFor(timeoutMs)));
+    request.on('information', (interim) => this.relayInterim(interim));
+    request.on('response', (answer) => this.relay(answer));
+    request.on('upgrade', (answer, socket, early) => this.switch(answer, socket, early));
+    request.on('error', (error) => request === this.request && this.originFailed(request, error));
+    request.on('close', () => request === this.request && this.originFailed(request));
+    this.sendBody(request);
+  }
+
+  private sendBody(request: ClientRequest): void {
+    const { body } = this.client;
+    if (this.framing === 'none') {
+      body.resume();
+      request.end();
+      return;
+    }
+    body.pipe(request, { end: false });
+    body.once('end', () => this.endBody(request));
+    // The head alone is worth sending when the body makes us wait for it.
+    setImmediate(() => !body.readableDidRead && !request.destroyed && request.flushHeaders());
+  }
+
+  private endBody(request: ClientRequest): void {
+    // An HTTP/2 stream says "end" even after a reset.
+    if (this.client.isGone || request.destroyed) return;
+    if (this.framing === 'chunked') {
+      const trailers = passedOnTrailers(this.client.trailers());
+      if (trailers.length > 0) request.addTrailers(trailers.map(([name, value]): [string, string] => [name, value]));
+    }
+    request.end();
+  }
+
+  private relayInterim({ statusCode, statusMessage, rawHeaders }: InformationEvent): void {
+    this.heard = true;
+    this.client.sendInterim(statusCode, statusMessage, passedOn(fromRawHeaders(rawHeaders), false));
+  }
+
+  private switch(answer: IncomingMessage, socket: Duplex, early: Buffer): void {
+    const { switched } = this.options;
+    if (switched && socket instanceof Socket && !this.isOver) {
+      this.isOver = true;
+      this.silence?.stop();
+      switched(answer, socket, early);
+    } else {
+      socket.destroy();
+      this.fail(unfit('The origin switched protocols without being asked to.'));
+    }
+  }
+
+  private relay(answer: IncomingMessage): void {
+    const { client } = this;
+    this.heard = true;
+    if (!/^\s*chunked\s*$/i.test(answer.headers['transfer-encoding'] ?? 'chunked')) {
+      return this.fail(unfit("The origin's answer has a transfer coding that nobody asked for."));
+    }
+    this.answer = answer;
+    answer.on('error', () => undefined);
+    if (!this.sendHead(answer)) return;
+    answer.pipe(client.out, { end: false });
+    answer.once('end', () => this.endAnswer(answer));
+    answer.once('close', () => !answer.readableEnded && this.fail(explain({ code: 'ECONNRESET' })));
+    setImmediate(() => !answer.readableDidRead && !answer.readableEnded && client.flush());
+  }
+
+  private sendHead({ statusCode, statusMessage, rawHeaders }: IncomingMessage): boolean {
+    const lines = fromRawHeaders(rawHeaders);
+    const headers = passedOn(lines, this.client.takesTrailers(lines));
+    try {
+      this.client.sendHead(statusCode!, statusMessage ?? '', headers);
+      return true;
+    } catch (error) {
+      this.fail(unfit("The origin's answer has header fields that cannot be passed on.", error));
+      return false;
+    }
+  }
+
+  private endAnswer(answer: IncomingMessage): void {
+    const request = this.request!;
+    // An origin that keeps the connection may want the rest of the body; one that does not has no use for it.
+    if (!this.bodyIsSent && (!request.shouldKeepAlive || request.destroyed)) this.dropBody();
+    this.client.end(passedOnTrailers(fromRawHeaders(answer.rawTrailers)));
+  }
+
+  private originFailed(
+    request: ClientRequest,
+    error: Error = Object.assign(new Error('closed'), { code: 'ECONNRESET' }),
+  ): void {
+    if (this.isOver) return;
+    if (this.answer?.readableEnded) {
+      if (!this.bodyIsSent) this.dropBody();
+    } else if (!this.answer) {
+      if (this.mayRepeat(request, error)) this.attempt('fresh');
+      else this.fail(explain(error));
+    }
+  }
+
+  /** RFC 9110 §9.2.2: an idle connection may be closed by the origin while our request is on its way over it. */
+  private mayRepeat({ reusedSocket }: ClientRequest, error: Error): boolean {
+    const harmless = this.framing === 'none' && IDEMPOTENT.has(this.options.head.method);
+    return reusedSocket && harmless && !this.heard && isBrokenConnection(error);
+  }
+
+  private fail(failure: OriginFailure): void {
+    if (this.isOver) return;
+    this.options.onFailure(failure);
+    const { client } = this;
+    const answered = client.answered;
+    if (answered && !this.answer?.readableEnded) {
+      this.stop();
+      client.breakOff();
+      return;
+    }
+    this.dropBody();
+    if (!answered) this.answerProblem(failure);
+  }
+
+  private answerProblem({ status, detail }: OriginFailure): void {
+    const body = Buffer.from(problemBody({ status, type: 'about:blank', detail }));
+    const headers: HeaderLine[] = [
+      ['Content-Type', 'application/problem+json'],
+      ['Content-Length', `${body.length}`],
+      ['Cache-Control', 'no-store'],
+    ];
+    this.client.sendHead(status, STATUS_CODES[status]!, headers);
+    if (this.options.head.method !== 'HEAD') this.client.out.write(body);
+    this.client.end([]);
+  }
+
+  private get bodyIsSent(): boolean {
+    return this.request?.writableEnded ?? false;
+  }
+
+  private readonly waitsForOrigin = (): boolean => {
+    const { request, answer, client } = this;
+    if (answer && !answer.readableEnded) return !client.isBehind;
+    return request!.writableEnded || request!.writableNeedDrain;
+  };
+
+  /** Nobody wants the rest of the body any more; the client may need time to notice. */
+  private dropBody(): void {
+    this.stop();
+    if (!this.client.isGone) this.client.discardBody();
+  }
+
+  private stop(): void {
+    this.isOver = true;
+    this.silence?.stop();
+    if (!this.request) return;
+    this.client.body.unpipe(this.request);
+    this.request.destroy();
+  }
+}

@@ -1,0 +1,117 @@
+import { ServerResponse, type ClientRequest, type IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
+import { endToEnd, fieldValue, fromRawHeaders, type HeaderLine } from '../model/headers.js';
+import type { DiscardLimits } from './client-side.js';
+import { Http1Client } from './http1-client.js';
+import type { OutgoingRequest } from './origin-requests.js';
+import { RelayedExchange, type ExchangeOptions } from './relayed-exchange.js';
+import { joinSockets } from './tunnel.js';
+
+export interface UpgradeOptions extends Omit<ExchangeOptions, 'client' | 'open' | 'switched'> {
+  readonly request: IncomingMessage;
+  readonly socket: Socket;
+  /** What the client sent after its request. */
+  readonly early: Buffer;
+  readonly limits: DiscardLimits;
+}
+
+/** What a client may send before its request to switch is answered. */
+const MOST_EARLY_BYTES = 64 * 1024;
+
+/** Connections that change their protocol (RFC 9110 §7.8): the origin agrees or refuses, the client hears which. */
+export class Upgrades {
+  /** Each by the connection to its origin. */
+  private readonly tunnels = new Map<Socket, Promise<void>>();
+
+  constructor(private readonly open: (outgoing: OutgoingRequest) => ClientRequest) {}
+
+  /** Connections to origins that speak another protocol now. */
+  get size(): number {
+    return this.tunnels.size;
+  }
+
+  start({ request, socket, early, limits, ...options }: UpgradeOptions): void {
+    const response = answerOn(socket, request);
+    const held = new HeldBytes(socket, early);
+    const exchange = new RelayedExchange({
+      ...options,
+      outgoing: { ...options.outgoing, headers: [...options.outgoing.headers, ...switchLines(options.head.headers)] },
+      open: this.open,
+      client: new Http1Client(request, response, false, limits),
+      switched: (answer, originSocket, originEarly) => {
+        response.detachSocket(socket);
+        socket.write(Buffer.concat([headOf(answer), originEarly]));
+        originSocket.write(held.release());
+        this.join(socket, originSocket);
+      },
+    });
+    void exchange.run();
+  }
+
+  /** Ends every connection that was switched. */
+  async close(): Promise<void> {
+    for (const socket of this.tunnels.keys()) socket.destroy();
+    await Promise.all(this.tunnels.values());
+  }
+
+  private join(socket: Socket, originSocket: Socket): void {
+    const ended = joinSockets(socket, originSocket).then(() => void this.tunnels.delete(originSocket));
+    this.tunnels.set(originSocket, ended);
+  }
+}
+
+/** Where a refusal goes. It is the connection's last answer: what comes after it was meant for another protocol. */
+function answerOn(socket: Socket, request: IncomingMessage): ServerResponse {
+  const response = new ServerResponse(request);
+  response.shouldKeepAlive = false;
+  response.assignSocket(socket);
+  response.once('finish', () => socket.destroySoon());
+  socket.on('error', () => undefined);
+  return response;
+}
+
+/** Reads on while the origin decides, because only a socket that is read from tells that its peer has left. */
+class HeldBytes {
+  private readonly bytes: Buffer[];
+  private size = 0;
+
+  constructor(
+    private readonly socket: Socket,
+    early: Buffer,
+  ) {
+    this.bytes = [early];
+    socket.on('data', this.hold).once('end', this.leave);
+  }
+
+  /** Everything held so far; the socket is the caller's to read from now on. */
+  release(): Buffer {
+    this.socket.off('data', this.hold).off('end', this.leave).pause();
+    return Buffer.concat(this.bytes);
+  }
+
+  private readonly hold = (bytes: Buffer): void => {
+    this.bytes.push(bytes);
+    this.size += bytes.length;
+    if (this.size > MOST_EARLY_BYTES) this.socket.pause();
+  };
+
+  /** Who ends its side before the switch has nothing to switch to. */
+  private readonly leave = (): void => {
+    this.socket.destroySoon();
+  };
+}
+
+/** Upgrade and the connection option that goes with it are said again for our hop. */
+function switchLines(headers: ExchangeOptions['head']['headers']): HeaderLine[] {
+  return [
+    ['Connection', 'Upgrade'],
+    ['Upgrade', fieldValue(headers, 'upgrade') ?? ''],
+  ];
+}
+
+function headOf({ statusMessage, rawHeaders }: IncomingMessage): Buffer {
+  const lines = fromRawHeaders(rawHeaders);
+  const kept = [...endToEnd(lines), ...switchLines(lines)];
+  const text = kept.map(([name, value]) => `${name}: ${value}\r\n`).join('');
+  return Buffer.from(`HTTP/1.1 101 ${statusMessage ?? 'Switching Protocols'}\r\n${text}\r\n`, 'latin1');
+}
