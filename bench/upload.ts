@@ -72,7 +72,8 @@ async function runOnce(one: Case, size: number): Promise<Run> {
 
 /** Gives the space back, so that no run meets a fuller disk than the one before. */
 async function forget(location: string): Promise<void> {
-  await fetch(location, { method: 'DELETE', headers: { 'Upload-Draft-Interop-Version': '10' } });
+  const headers = { 'Upload-Draft-Interop-Version': '10' };
+  await fetch(location, { method: 'DELETE', headers, signal: AbortSignal.timeout(30_000) });
 }
 
 function toRow(name: string, runs: readonly Run[], size: number): Row {

@@ -24,9 +24,7 @@ const running: {
 
 async function demo(named: string | undefined): Promise<boolean> {
   const startedAt = Date.now();
-  screen.say(
-    `\n  ${screen.paint('bold', 'rufh-proxy')}: an upload is cut three times, and the proxy killed in between\n`,
-  );
+  screen.say(`\n  ${screen.paint('bold', 'rufh-proxy')}: an upload cut three times, the proxy killed once, one POST\n`);
   running.directory = await temporaryDirectory('rufh-demo-');
   const origin = (running.origin = await startPlainOrigin());
   const proxy = (running.proxy = await startProxy({ origin: origin.url }));
@@ -54,8 +52,8 @@ function dim(text: string): string {
 }
 
 function introduce(originUrl: string, proxyUrl: string): void {
-  screen.say(`  origin  ${originUrl}   ${dim('a plain Node server that knows nothing of resumable uploads')}`);
-  screen.say(`  proxy   ${proxyUrl}   ${dim(`rufh-proxy serve --origin ${originUrl}`)}`);
+  screen.say(`  origin  ${originUrl}   ${dim('a plain API, knows of no resumable uploads')}`);
+  screen.say(`  proxy   ${proxyUrl}   ${dim('rufh-proxy serve --origin <the line above>')}`);
 }
 
 function tell(title: string, claims: readonly Claim[]): void {

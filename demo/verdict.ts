@@ -52,15 +52,12 @@ function claimsOfOrigin({ file, target, received, answer }: Outcome): Claim[] {
       seen: `Content-Length: ${length ?? '–'}, ${traces.join(', ') || 'no trace of the upload protocol'}`,
       holds: length === `${file.size}` && traces.length === 0,
     },
-    {
-      what: 'body',
-      seen: `${upload?.size ?? 0} bytes, SHA-256 ${upload?.sha256 ?? '–'}`,
-      holds: upload?.whole === true && upload.size === file.size && upload.sha256 === file.sha256,
-    },
-    { what: 'the file', seen: `${file.size} bytes, SHA-256 ${file.sha256}`, holds: upload?.sha256 === file.sha256 },
+    { what: 'body', seen: `${upload?.size ?? 0} bytes`, holds: upload?.whole === true && upload.size === file.size },
+    { what: 'SHA-256', seen: upload?.sha256 ?? 'none', holds: upload?.sha256 === file.sha256 },
+    { what: "the file's", seen: file.sha256, holds: upload?.sha256 === file.sha256 },
     {
       what: 'its answer',
-      seen: `as the client got it: ${answer.status} ${answer.reason} ${answer.body.trim().slice(0, 48)}…`,
+      seen: `as the client got it: ${answer.status} ${answer.reason} ${answer.body.trim().slice(0, 30)}…`,
       holds: answer.status === 201 && isDeepStrictEqual(parsed(answer.body), upload?.answer),
     },
   ];
