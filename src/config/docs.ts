@@ -16,8 +16,8 @@ setting explained, \`rufh-proxy check --config FILE\` tells all mistakes in it a
 - **Times**: \`500ms\`, \`30s\`, \`5m\`, \`24h\`, \`7d\`; always with a unit.
 - **Paths** of files count from the working directory of the process.
 - **Variables in the file**: \`\${NAME}\` and \`\${NAME:-default}\`, anywhere in a value, also inside a text. A variable that
-  is not set and has no default is a mistake. \`$\${\` stands for a plain \`\${\`. Inside \`{ … }\` and \`[ … ]\` YAML wants
-  quotes around it. What a variable holds can never change the file's structure.
+  is not set and has no default is a mistake. \`$\${\` stands for a plain \`\${\`. What a variable holds can never change the
+  file's structure.
 - **YAML**: anchors, aliases and merge keys (\`<<\`) work, for routes that have much in common.
 - A setting with nothing behind its colon counts as left out. \`null\` and nothing are the same where \`null\` is allowed.
 - A setting that does not exist, or a value that is not allowed, is a mistake, never ignored.
@@ -90,10 +90,16 @@ function plain(value: unknown): string {
 }
 
 function unitOf(setting: JsonSchema): string {
-  const units = alternatives(setting).map((form) => {
-    return form.unit ?? (form.items ? `list of ${unitOf(form.items)}` : form.properties ? 'group' : '');
-  });
-  return [...new Set(units.filter((unit) => unit !== ''))].join(', or ');
+  const forms = alternatives(setting);
+  const own = units(forms.filter((form) => !form.items));
+  const listed = units(forms.flatMap((form) => (form.items ? alternatives(form.items) : [])));
+  if (listed === '') return own;
+  return own === '' ? `list of ${listed}` : `${own}, or a list`;
+}
+
+function units(forms: readonly JsonSchema[]): string {
+  const names = forms.map((form) => form.unit ?? (form.properties ? 'group' : ''));
+  return [...new Set(names.filter((name) => name !== ''))].join(' or ');
 }
 
 /** Has a place in a table: anything but a mere group. */

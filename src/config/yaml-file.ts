@@ -13,7 +13,11 @@ type Environment = Readonly<Record<string, string | undefined>>;
 /** Reads YAML and puts variables in; gives the mistakes in either instead of throwing. */
 export function readYaml(content: string, env: Environment): { file: YamlFile; mistakes: Mistake[] } {
   const lines = new LineCounter();
-  const document = parseDocument(content, { lineCounter: lines, prettyErrors: false, merge: true });
+  const document = parseDocument(content.replace(VARIABLE, hide), {
+    lineCounter: lines,
+    prettyErrors: false,
+    merge: true,
+  });
   const at = (offset: number) => {
     const { line, col } = lines.linePos(offset);
     return { line, column: col };
@@ -34,7 +38,21 @@ export function readYaml(content: string, env: Environment): { file: YamlFile; m
 }
 
 /** `${NAME}`, `${NAME:-default}`; `$${` stands for a plain `${`. */
-const VARIABLE = /\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}/g;
+const VARIABLE = /\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}\n]*))?\}/g;
+
+/**
+ * Inside `{ … }` and `[ … ]` the braces of a variable would belong to YAML. While it is parsed, each letter of a
+ * variable is one of Unicode's private ones, which mean nothing to YAML and leave every line and column as it is.
+ */
+function hide(variable: string): string {
+  return variable.replace(/[!-~]/g, (letter) => String.fromCharCode(PRIVATE + letter.charCodeAt(0)));
+}
+
+function reveal(text: string): string {
+  return text.replace(/[\uE000-\uE07F]/g, (letter) => String.fromCharCode(letter.charCodeAt(0) - PRIVATE));
+}
+
+const PRIVATE = 0xe000;
 
 /**
  * Variables are put into values after parsing: whatever is in a variable, it cannot change the file's structure.
@@ -48,17 +66,22 @@ function putVariablesIn(
   const mistakes: Mistake[] = [];
   visit(document, {
     Scalar: (key, node) => {
-      if (key === 'key' || typeof node.value !== 'string') return;
-      node.value = node.value.replace(VARIABLE, (whole, name: string | undefined, fallback: string | undefined) => {
-        if (name === undefined) return '${';
-        const value = env[name];
-        // As in a shell, `:-` also stands in for a variable that is empty.
-        if (fallback !== undefined) return value === undefined || value === '' ? fallback : value;
-        if (value !== undefined) return value;
-        const problem = `the variable ${name} is not set; set it or write \${${name}:-default}`;
-        mistakes.push({ ...(node.range ? at(node.range[0]) : {}), problem });
-        return whole;
-      });
+      if (typeof node.value !== 'string') return;
+      node.value = reveal(node.value);
+      if (key === 'key') return;
+      node.value = (node.value as string).replace(
+        VARIABLE,
+        (whole, name: string | undefined, fallback: string | undefined) => {
+          if (name === undefined) return '${';
+          const value = env[name];
+          // As in a shell, `:-` also stands in for a variable that is empty.
+          if (fallback !== undefined) return value === undefined || value === '' ? fallback : value;
+          if (value !== undefined) return value;
+          const problem = `the variable ${name} is not set; set it or write \${${name}:-default}`;
+          mistakes.push({ ...(node.range ? at(node.range[0]) : {}), problem });
+          return whole;
+        },
+      );
     },
   });
   return mistakes;

@@ -107,14 +107,16 @@ test('variables that only look like ours are left alone, because Kubernetes sets
 test('variables can stand anywhere in a value, with a default where they may be missing', () => {
   const yaml = [
     'origin: http://${HOST}:${PORT:-3000}/v1',
-    'uploads: { public_url: "${PUBLIC_URL:-}" }',
-    'http2: { max_streams: "${STREAMS}" }',
+    'uploads: { public_url: ${PUBLIC_URL:-} }',
+    'http2: {max_streams: ${STREAMS}}',
+    'trusted_proxies: [ ${PROXY:-10.0.0.0/8}, "${PROXY:-fd00::/8}" ] # ${COMMENT}',
     'routes: [{ name: "costs-$${NOTHING}", match: { path: /a } }]',
   ].join('\n');
   const config = load(yaml, { env: { HOST: 'api.local', STREAMS: '7', PORT: '' } });
   expect(config.defaultRoute.origin).toBe('http://api.local:3000/v1');
   expect(config.uploads).toEqual({ path: '/.uploads/', rfc104: false });
   expect(config.http2.maxStreams).toBe(7);
+  expect(config.trustedProxies.map(({ cidr }) => cidr)).toEqual(['10.0.0.0/8', 'fd00::/8']);
   expect(config.routes[0]?.route.name).toBe('costs-${NOTHING}');
 });
 

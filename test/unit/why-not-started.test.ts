@@ -32,7 +32,7 @@ test.each([
   [{ code: 'ENOTFOUND', syscall: 'getaddrinfo', hostname: 'nohost' }, 'the name nohost is not known'],
   [{ code: 'EACCES', syscall: 'mkdir', path: '/srv/uploads' }, 'no permission for /srv/uploads: give the user'],
   [{ code: 'EROFS', syscall: 'open', path: '/srv/uploads/lock' }, 'no permission for /srv/uploads/lock'],
-])('%o is told so that one knows what to do', (fields, told) => {
+])('a failed start is told so that one knows what to do (%#)', (fields, told) => {
   expect(whyNotStarted(systemError(fields), config)).toContain(told);
 });
 
