@@ -15,7 +15,7 @@ export type Framing = 'none' | 'length' | 'chunked';
 export function linesForOrigin(head: RequestHead, host: string): HeaderLine[] {
   const framing = framingOf(head);
   const passed = passedOn(head.headers, framing === 'chunked').filter((line) => !isReplaced(line, head, framing));
-  const placed = withHost(head.httpVersion === '2.0' ? withOneCookie(passed) : passed, host);
+  const placed = withHost(passed, host);
   const forwarded = withForwarding(placed, { ...head, ...head.connection });
   return [...forwarded, ...framingLines(head, placed, framing), ...acceptedTrailers(head)];
 }
@@ -65,17 +65,6 @@ function withHost(lines: readonly HeaderLine[], host: string): HeaderLine[] {
   const at = lines.findIndex(([name]) => name.toLowerCase() === 'host');
   const others = lines.filter(([name]) => name.toLowerCase() !== 'host');
   return [...others.slice(0, Math.max(at, 0)), [lines[at]?.[0] ?? 'Host', host], ...others.slice(Math.max(at, 0))];
-}
-
-/** HTTP/2 may split a cookie into crumbs; HTTP/1.1 knows one line only (RFC 9113 §8.2.3). */
-function withOneCookie(lines: readonly HeaderLine[]): HeaderLine[] {
-  const isCookie = ([name]: HeaderLine): boolean => name.toLowerCase() === 'cookie';
-  const at = lines.findIndex(isCookie);
-  const crumbs = lines.filter(isCookie).map(([, value]) => value);
-  return lines.flatMap((line, index) => {
-    if (!isCookie(line)) return [line];
-    return index === at ? [[line[0], crumbs.join('; ')] as const] : [];
-  });
 }
 
 /** A client that takes trailers may get the origin's: TE is said again for our hop (RFC 9110 §10.1.4). */

@@ -1,4 +1,4 @@
-import { once } from 'node:events';
+import type { EventEmitter } from 'node:events';
 import { STATUS_CODES, type ClientRequest, type IncomingMessage, type InformationEvent } from 'node:http';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
@@ -52,8 +52,8 @@ export class RelayedExchange {
     client.body.once('close', () => !client.body.readableEnded && this.stop());
     if (!client.isGone) this.begin();
     await client.over;
-    if (!client.body.closed) await once(client.body, 'close');
-    if (this.request && !this.request.closed) await once(this.request, 'close');
+    await closed(client.body);
+    if (this.request) await closed(this.request);
     this.silence?.stop();
   }
 
@@ -224,4 +224,11 @@ export class RelayedExchange {
     this.client.body.unpipe(this.request);
     this.request.destroy();
   }
+}
+
+function closed(stream: EventEmitter & { readonly closed: boolean }): Promise<void> {
+  return new Promise((resolve) => {
+    if (stream.closed) resolve();
+    else stream.once('close', () => resolve());
+  });
 }
