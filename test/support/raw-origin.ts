@@ -3,6 +3,8 @@ import { RawExchange } from './raw-exchange.js';
 import { until } from './temporary.js';
 import { ConnectionClosed, WireReader } from './wire-reader.js';
 
+export type { RawExchange } from './raw-exchange.js';
+
 /** Plays one request. When it returns without an answer, the connection is left as it is until somebody ends it. */
 export type RawScript = (exchange: RawExchange) => Promise<void> | void;
 
