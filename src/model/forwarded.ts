@@ -14,9 +14,11 @@ export interface ForwardedHop {
  */
 export function receivedHops(headers: Headers): ForwardedHop[] {
   const nodes = listOf(headers, 'x-forwarded-for').map(withoutPort);
-  if (nodes.length === 0) return parseForwarded(fieldValue(headers, 'forwarded') ?? '') ?? [];
   const protos = listOf(headers, 'x-forwarded-proto');
   const hosts = listOf(headers, 'x-forwarded-host');
+  const forwarded = fieldValue(headers, 'forwarded');
+  if (nodes.length === 0 && forwarded !== undefined) return parseForwarded(forwarded) ?? [];
+  if (nodes.length === 0 && protos.length + hosts.length > 0) return [{ proto: protos.at(-1), host: hosts.at(-1) }];
   return nodes.map((node, at) => ({ for: node, proto: aligned(protos, nodes, at), host: aligned(hosts, nodes, at) }));
 }
 

@@ -19,7 +19,7 @@ export interface ForwardingFacts {
 export function withForwarding(headers: Headers, facts: ForwardingFacts): HeaderLine[] {
   const peer = plainAddress(facts.peerAddress);
   const hops = facts.peerIsTrusted ? receivedHops(headers) : [];
-  const nodes = [...hops.map((hop) => hop.for ?? 'unknown'), ...(peer === '' ? [] : [peer])];
+  const nodes = [...hops.flatMap((hop) => hop.for ?? []), ...(peer === '' ? [] : [peer])];
   const lines: HeaderLine[] = headers.filter(([name]) => !isReplaced(name.toLowerCase(), facts.peerIsTrusted));
   lines.push(['Forwarded', forwardedValue(headers, hops, peer, facts)]);
   if (nodes.length > 0) lines.push(['X-Forwarded-For', nodes.join(', ')]);

@@ -1,0 +1,62 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
+import type { TLSSocket } from 'node:tls';
+
+export type HttpRequest = IncomingMessage | Http2ServerRequest;
+export type HttpResponse = ServerResponse | Http2ServerResponse;
+
+/** One request and the response to it. */
+export type Exchange = Http1Exchange | Http2Exchange;
+
+export interface Http1Exchange {
+  readonly req: IncomingMessage;
+  readonly res: ServerResponse;
+}
+
+export interface Http2Exchange {
+  readonly req: Http2ServerRequest;
+  readonly res: Http2ServerResponse;
+}
+
+export function isHttp2(exchange: Exchange): exchange is Http2Exchange {
+  return exchange.req instanceof Http2ServerRequest;
+}
+
+/** Who is at the other end. */
+export interface Peer {
+  /** Empty for a Unix socket. */
+  readonly address: string;
+  readonly encrypted: boolean;
+  /** The connection ended already: nothing that is said of it can be relied on. */
+  readonly isGone: boolean;
+  /** Where the peer reached us, for requests that do not say whom they mean. */
+  readonly localAuthority: string;
+}
+
+export function peerOf(req: HttpRequest): Peer {
+  const socket = (req instanceof Http2ServerRequest ? req.stream.session?.socket : req.socket) as TLSSocket | undefined;
+  if (!socket || socket.destroyed) return { address: '', encrypted: false, isGone: true, localAuthority: 'localhost' };
+  const { localAddress = '', localPort = 0 } = socket;
+  return {
+    address: socket.remoteAddress ?? '',
+    encrypted: (socket.encrypted as boolean | undefined) === true,
+    isGone: false,
+    localAuthority: localAddress === '' ? 'localhost' : `${bracketed(localAddress)}:${localPort}`,
+  };
+}
+
+/** Ends the exchange so that nobody can take what was sent for a whole answer: the connection goes, or the stream is reset. */
+export function destroyExchange(exchange: Exchange): void {
+  if (!isHttp2(exchange)) {
+    exchange.req.socket.destroy();
+    return;
+  }
+  const { stream } = exchange.res;
+  stream.on('error', () => undefined);
+  // Not close(), and not destroy() without an error: both end the content in good order first (seen on Node 20 to 26).
+  if (!stream.destroyed) stream.destroy(new Error('exchange given up'));
+}
+
+function bracketed(address: string): string {
+  return address.includes(':') ? `[${address.replace(/%.*$/, '')}]` : address;
+}

@@ -1,0 +1,27 @@
+import type { OutgoingHttpHeaders } from 'node:http2';
+import { endToEnd, type Headers } from '../model/headers.js';
+
+/** Fields of the connection, which HTTP/2 does not have (RFC 9113 §8.2.2), taken away; names in lower case, repeated lines as a list. */
+export function toHttp2Fields(headers: Headers): OutgoingHttpHeaders {
+  const fields = new Map<string, string[]>();
+  for (const [name, value] of endToEnd(headers)) {
+    const lower = name.toLowerCase();
+    fields.set(lower, [...(fields.get(lower) ?? []), value]);
+  }
+  return Object.fromEntries([...fields].map(([name, values]) => [name, values.length === 1 ? values[0] : values]));
+}
+
+/** Gives the fields to `write`. Node refuses to repeat some: then one joined line says the same (RFC 9110 §5.3). */
+export function writeHttp2Fields(headers: Headers, write: (fields: OutgoingHttpHeaders) => void): void {
+  const fields = toHttp2Fields(headers);
+  try {
+    write(fields);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_HTTP2_HEADER_SINGLE_VALUE') throw error;
+    write(Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, joined(name, value)])));
+  }
+}
+
+function joined(name: string, value: OutgoingHttpHeaders[string]): OutgoingHttpHeaders[string] {
+  return Array.isArray(value) && name !== 'set-cookie' ? value.join(', ') : value;
+}

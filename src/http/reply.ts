@@ -1,0 +1,125 @@
+import { STATUS_CODES } from 'node:http';
+import { constants, type Http2ServerResponse } from 'node:http2';
+import { endToEnd, fieldValue, withoutFields, type HeaderLine } from '../model/headers.js';
+import type { Reply } from '../protocol/protocol.js';
+import { destroyExchange, isHttp2, type Exchange, type HttpResponse } from './exchange.js';
+import { discard, type DiscardLimits } from './client-side.js';
+import { toHttp2Fields, writeHttp2Fields } from './http2-fields.js';
+import { holdsBodyBack } from './interim.js';
+import { lingerBeforeClosing } from './lingering-close.js';
+import { giveUp, pump, Watch } from './reply-body.js';
+
+/** What became of a reply: only `whole` ones were given completely to the connection. */
+export type Sent = 'whole' | 'client-left' | 'cut';
+
+/**
+ * Writes a final response exactly as it is: status, reason, lines in order and case, body with backpressure. A body that
+ * fails or is not as long as announced ends the connection or the stream, never the response.
+ */
+export async function sendReply(exchange: Exchange, reply: Reply): Promise<Sent> {
+  const watch = new Watch(exchange);
+  try {
+    if (watch.isGone) return 'client-left';
+    const lines = linesOf(reply, exchange.req.method);
+    writeHead(exchange, reply, lines);
+    const ended = await writeBody(exchange, reply, lines, watch);
+    if (ended === 'cut') cutOff(exchange, lines);
+    return ended === 'whole' ? await watch.finished() : ended;
+  } finally {
+    watch.stop();
+    if (typeof reply.body === 'object' && !exchange.res.headersSent) giveUp(reply.body);
+  }
+}
+
+/** How long and how much of an unwanted body is still read, so that its sender finds the time to read the answer. */
+const UNWANTED_BODY: DiscardLimits = { bytes: 16 * 1024 * 1024, ms: 5000 };
+
+/**
+ * A final response while the request's body is still coming. The connection is neither closed with bytes unread, which
+ * would reset it and take the answer away from the client (RFC 9112 §9.6), nor kept by somebody who sends for ever.
+ */
+export async function answerEarly(
+  exchange: Exchange,
+  reply: Reply,
+  limits: DiscardLimits = UNWANTED_BODY,
+): Promise<Sent> {
+  if (isHttp2(exchange)) return answerStreamEarly(exchange.res, sendReply(exchange, reply));
+  const { req, res } = exchange;
+  if (req.complete) return sendReply(exchange, reply);
+  // RFC 9110 §10.1.1: the body need not come now, so that what comes next could be that body or a new request.
+  if (holdsBodyBack(exchange)) res.shouldKeepAlive = false;
+  lingerBeforeClosing(req);
+  const sent = sendReply(exchange, reply);
+  discard(req, limits, (ended) => {
+    if (!ended) req.socket.destroy();
+  });
+  return sent;
+}
+
+/** RFC 9113 §8.1: the answer is whole, the rest of the request is not wanted. */
+async function answerStreamEarly({ stream }: Http2ServerResponse, sending: Promise<Sent>): Promise<Sent> {
+  const sent = await sending;
+  if (sent === 'whole' && !stream.destroyed && !stream.readableEnded) stream.close(constants.NGHTTP2_NO_ERROR);
+  return sent;
+}
+
+/** The lines that go out. What delimits the body is said by its real size, except where the size of no body is meant. */
+function linesOf({ status, headers, body, bodySize }: Reply, method: string | undefined): HeaderLine[] {
+  const lines = endToEnd(headers);
+  // RFC 9110 §8.6: never in a 204.
+  if (status === 204) return withoutFields(lines, CONTENT_LENGTH);
+  const size = typeof body === 'object' ? bodySize : Buffer.byteLength(body ?? '');
+  const announced = fieldValue(lines, 'content-length');
+  const isOfNoBody = method === 'HEAD' || status === 304;
+  if (size === undefined || (isOfNoBody && (announced !== undefined || size === 0))) return lines;
+  if (announced === `${size}`) return lines;
+  return [...withoutFields(lines, CONTENT_LENGTH), ['Content-Length', `${size}`]];
+}
+
+const CONTENT_LENGTH: ReadonlySet<string> = new Set(['content-length']);
+
+function writeHead({ res }: Exchange, { status, reason }: Reply, lines: readonly HeaderLine[]): void {
+  if ('stream' in res) writeHttp2Fields(lines, (fields) => res.writeHead(status, fields));
+  else res.writeHead(status, reason ?? STATUS_CODES[status] ?? '', lines.flat());
+}
+
+async function writeBody(
+  { req, res }: Exchange,
+  { status, body, trailers }: Reply,
+  lines: readonly HeaderLine[],
+  watch: Watch,
+): Promise<Sent> {
+  const hasNone = req.method === 'HEAD' || status === 204 || status === 304;
+  if (typeof body !== 'object' || hasNone) {
+    if (typeof body === 'object') giveUp(body);
+    endWith(res, typeof body === 'object' || hasNone ? '' : (body ?? ''));
+    return 'whole';
+  }
+  const announced = fieldValue(lines, 'content-length');
+  const ended = await pump(body, res, watch, announced === undefined ? undefined : Number(announced));
+  if (ended !== 'whole') return ended;
+  const last = trailers?.() ?? [];
+  if (last.length > 0) addTrailers(res, last);
+  res.end();
+  return 'whole';
+}
+
+/** One call, so that a short reply is one packet. */
+function endWith(res: HttpResponse, body: string): void {
+  if (body === '') res.end();
+  else res.end(body);
+}
+
+function addTrailers(res: HttpResponse, trailers: readonly HeaderLine[]): void {
+  if ('stream' in res) res.addTrailers(toHttp2Fields(trailers));
+  else if (res.chunkedEncoding) res.addTrailers(trailers.map(([name, value]): [string, string] => [name, value]));
+}
+
+function cutOff(exchange: Exchange, lines: readonly HeaderLine[]): void {
+  if (isHttp2(exchange)) return destroyExchange(exchange);
+  const { chunkedEncoding, socket } = exchange.res;
+  const isUntilClose = !chunkedEncoding && fieldValue(lines, 'content-length') === undefined;
+  // The end of the connection would be the regular end of such a body: only a reset says that it is none.
+  if (isUntilClose && socket && !('encrypted' in socket)) socket.resetAndDestroy();
+  else destroyExchange(exchange);
+}
