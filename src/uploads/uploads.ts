@@ -1,4 +1,4 @@
-import type { Delivery } from '../delivery/delivery.js';
+import type { Delivery, DeliveryResult } from '../delivery/delivery.js';
 import type { Headers } from '../model/headers.js';
 import type { AppendIntent, CancelIntent, CreateIntent, RetrieveIntent } from '../model/intent.js';
 import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
@@ -207,10 +207,25 @@ export class Uploads {
     reprDigest?: Digest,
   ): Promise<Outcome | Interrupted> {
     const { credentials, left } = call;
-    const result = await this.rooms.delivery.result(upload.id, { credentials, to: left });
-    if (result.kind === 'gone') return refused({ reason: 'gone', detail: 'The upload was cancelled.' });
-    if (result.kind === 'answered') return { ...result, to, reprDigest };
-    return result;
+    const result = await this.answerOf(upload.id, credentials, left);
+    switch (result.kind) {
+      case 'answered':
+        return { ...result, to, reprDigest };
+      case 'gone':
+        return refused({ reason: 'gone', detail: 'The upload was cancelled.' });
+      case 'undelivered':
+      case 'interrupted':
+        return result;
+    }
+  }
+
+  private async answerOf(id: string, credentials: Headers, left: AbortSignal): Promise<DeliveryResult | Interrupted> {
+    try {
+      return await this.rooms.delivery.result(id, { credentials, to: left });
+    } catch (error) {
+      if (left.aborted) return { kind: 'interrupted', why: 'client-left' };
+      throw error;
+    }
   }
 
   private async alive(id: string): Promise<Upload | Refusal> {

@@ -1,0 +1,199 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import { access, constants, readFile } from 'node:fs/promises';
+import { startAdmin } from './admin/admin.js';
+import type { HealthCheck } from './admin/readiness.js';
+import type { Config, ListenerConfig } from './config/config.js';
+import { buildRoutes } from './config/routes.js';
+import { Delivery } from './delivery/delivery.js';
+import { UndiciOrigin } from './delivery/undici-origin.js';
+import { Trust } from './http/client-address.js';
+import { Cors } from './http/cors.js';
+import { Discovery } from './http/discovery.js';
+import { Entry } from './http/entry.js';
+import { PassThrough } from './http/pass-through.js';
+import { type Listener, startListener } from './http/server.js';
+import { UploadRequests } from './http/upload-requests.js';
+import { Fault } from './model/fault.js';
+import type { Routes } from './model/route.js';
+import type { Log } from './observe/log.js';
+import { Metrics } from './observe/metrics.js';
+import { LocalSpool } from './spool/local-spool.js';
+import { DirectoryLock } from './store/embedded/directory-lock.js';
+import { EmbeddedLeases } from './store/embedded/embedded-leases.js';
+import { EmbeddedStore } from './store/embedded/embedded-store.js';
+import { recover } from './uploads/recovery.js';
+import { Sweep } from './uploads/sweep.js';
+import { Uploads } from './uploads/uploads.js';
+
+/** A running proxy. */
+export interface App {
+  /** Where its listeners can be reached, in the order of the configuration. */
+  readonly urls: readonly string[];
+  readonly adminUrl?: string;
+  /** Drains: requests that feed uploads commit what they have, deliveries under way may end within the grace time. */
+  stop(): Promise<void>;
+}
+
+/** Files that no record counts go after this time; long enough for any writer that was merely slow. */
+const ORPHAN_AGE_MS = 3_600_000;
+
+const MEBIBYTE = 1024 * 1024;
+
+/** Builds every room from the configuration and starts them: records and bytes first, listeners last. */
+export async function startApp(config: Config, log: Log, version?: string): Promise<App> {
+  const opened: Closable[] = [];
+  try {
+    return await open(config, log, new Metrics(version), opened);
+  } catch (error) {
+    await closeAll(opened);
+    throw error;
+  }
+}
+
+/** Closes what was opened before it last. */
+type Closable = () => Promise<unknown>;
+
+async function closeAll(opened: Closable[]): Promise<void> {
+  for (const close of opened.splice(0).reverse()) await close();
+}
+
+async function open(config: Config, log: Log, metrics: Metrics, opened: Closable[]): Promise<App> {
+  const storage = await openStorage(config, log, opened);
+  const rooms = { ...storage, log, metrics, clock: Date.now, routes: buildRoutes(config) };
+  const health = { draining: false };
+  const checks = healthChecks(config, health);
+  const admin = config.admin && (await startAdmin({ ...config.admin, metrics, checks, log }));
+  if (admin) opened.push(() => admin.close());
+  await recover(rooms, storage.store.recovered.sameBoot);
+  const sweep = new Sweep({ ...rooms, everyMs: sweepEveryMs(config), orphanAgeMs: ORPHAN_AGE_MS });
+  opened.push(() => sweep.stop());
+  const delivery = buildDelivery(config, rooms);
+  opened.push(() => delivery.stop());
+  const passThrough = new PassThrough({ log, metrics });
+  opened.push(() => passThrough.close());
+  const entry = buildEntry(config, { ...rooms, delivery, passThrough });
+  const listeners = await listen(config, entry, opened);
+  countOpenConnections(metrics, listeners);
+  delivery.start();
+  sweep.start();
+  return {
+    urls: listeners.map(({ url }) => url),
+    adminUrl: admin?.url,
+    stop: async () => {
+      health.draining = true;
+      for (const listener of listeners) listener.stopAccepting();
+      entry.drain();
+      storage.leases.drain();
+      await delivery.stop();
+      await untilClosed(listeners, config.stop.graceMs);
+      await closeAll(opened);
+    },
+  };
+}
+
+async function openStorage(config: Config, log: Log, opened: Closable[]) {
+  const lock = await DirectoryLock.take(config.data);
+  opened.push(() => lock.release());
+  lock.lost.addEventListener('abort', () => {
+    throw new Fault('DIRECTORY_IN_USE', 'another process has taken over the data directory', false);
+  });
+  const { sync } = config.spool;
+  const store = await EmbeddedStore.open({ directory: config.data, sync, log });
+  opened.push(() => store.close());
+  const spool = new LocalSpool({ directory: config.data, sync });
+  await spool.open();
+  return { store, leases: new EmbeddedLeases(store), spool };
+}
+
+type Rooms = Awaited<ReturnType<typeof openStorage>> & {
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly clock: () => number;
+  readonly routes: Routes;
+};
+
+function buildDelivery(config: Config, rooms: Rooms): Delivery {
+  return new Delivery({
+    ...rooms,
+    origin: new UndiciOrigin(),
+    worker: randomUUID(),
+    random: Math.random,
+    stopGraceMs: config.stop.graceMs,
+  });
+}
+
+function buildEntry(
+  config: Config,
+  rooms: Rooms & { readonly delivery: Delivery; readonly passThrough: PassThrough },
+): Entry {
+  const { path: uploadsPath, publicUrl, rfc104 } = config.uploads;
+  const uploads = new Uploads({
+    ...rooms,
+    newId: () => randomBytes(24).toString('base64url'),
+    newDeliveryKey: () => randomUUID(),
+    pace: config.spool.sync === 'always' ? { bytes: 0, everyMs: 0 } : { bytes: 16 * MEBIBYTE, everyMs: 1000 },
+  });
+  return new Entry({
+    ...rooms,
+    uploads,
+    uploadRequests: new UploadRequests({ ...rooms, uploads, idleMs: config.idleTimeoutMs, uploadsPath, publicUrl }),
+    discovery: new Discovery(rooms.passThrough),
+    trust: new Trust(config.trustedProxies),
+    cors: new Cors(config.cors),
+    uploadsPath,
+    interimMode: config.interimResponses,
+    finalInterim: rfc104,
+  });
+}
+
+async function listen(config: Config, entry: Entry, opened: Closable[]): Promise<Listener[]> {
+  const listeners: Listener[] = [];
+  for (const { address, tls, http2 } of config.listeners) {
+    const listener = await startListener(
+      {
+        address,
+        http2,
+        tls: tls && { cert: await readFile(tls.cert), key: await readFile(tls.key) },
+        windows: { stream: config.http2.streamWindowBytes, session: config.http2.sessionWindowBytes },
+        maxConcurrentStreams: config.http2.maxStreams,
+      },
+      {
+        onRequest: (req, res) => void entry.handle({ req, res }),
+        onUpgrade: (req, socket, head) => entry.upgrade(req, socket, head),
+      },
+    );
+    listeners.push(listener);
+    opened.push(() => untilClosed([listener], 0));
+  }
+  return listeners;
+}
+
+/** Connections that nothing is under way on end at once, the others with their response, all of them at the deadline. */
+async function untilClosed(listeners: readonly Listener[], graceMs: number): Promise<void> {
+  for (const listener of listeners) listener.stopAccepting();
+  const deadline = setTimeout(() => listeners.forEach((listener) => listener.destroyAll()), graceMs);
+  await Promise.all(listeners.map(({ closed }) => closed));
+  clearTimeout(deadline);
+}
+
+function healthChecks(config: Config, health: { readonly draining: boolean }): HealthCheck[] {
+  return [
+    { name: 'draining', check: () => Promise.resolve(health.draining ? 'the process is stopping' : undefined) },
+    {
+      name: 'data',
+      check: async () => {
+        await access(config.data, constants.R_OK | constants.W_OK);
+        return undefined;
+      },
+    },
+  ];
+}
+
+/** Often enough that nothing outlives its time by much, seldom enough that nobody notices. */
+function sweepEveryMs({ defaultRoute, routes }: Config): number {
+  const ages = [defaultRoute, ...routes.map(({ route }) => route)].flatMap(({ limits, delivery }) => [
+    limits.maxAgeSeconds * 1000,
+    delivery.keepAnswerMs,
+  ]);
+  return Math.min(60_000, Math.max(250, Math.min(...ages) / 4));
+}

@@ -1,0 +1,124 @@
+import { type HeaderLine, type Headers, fieldValue } from '../model/headers.js';
+import type { AppendIntent, CreateIntent, Intent } from '../model/intent.js';
+import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
+import type { RequestHead } from '../model/request-head.js';
+import type { Route } from '../model/route.js';
+import type { StoredRequest } from '../model/upload.js';
+import type { Metrics } from '../observe/metrics.js';
+import { type Protocol, type Reply, type ReplyContext, isRefusal } from '../protocol/protocol.js';
+import { Body } from '../uploads/body.js';
+import type { UploadCall, Uploads } from '../uploads/uploads.js';
+import { type Exchange, isHttp2 } from './exchange.js';
+import type { Interims } from './interim.js';
+
+export interface UploadRequestsOptions {
+  readonly uploads: Uploads;
+  readonly metrics: Metrics;
+  readonly clock: () => number;
+  /** A body that sends nothing for this long is given up. */
+  readonly idleMs: number;
+  /** Path of upload resources: begins and ends with a slash. */
+  readonly uploadsPath: string;
+  /** What clients see in place of the request's own scheme and authority; without a trailing slash. */
+  readonly publicUrl?: string;
+}
+
+/** A request on a resumable target or an upload resource, taken apart. */
+export interface UploadRequest {
+  readonly exchange: Exchange;
+  readonly head: RequestHead;
+  readonly route: Route;
+  readonly protocol: Protocol;
+  readonly request: Intent | Refusal;
+  readonly interims: Interims;
+}
+
+/** Between the wire and the uploads: what a request means goes in, how its outcome looks comes out. */
+export class UploadRequests {
+  constructor(private readonly options: UploadRequestsOptions) {}
+
+  /** The reply, or why there is nobody to give it to. Fails with a `Fault`. */
+  async answer(asked: UploadRequest): Promise<Reply | Interrupted> {
+    const outcome = await this.outcomeOf(asked);
+    return outcome.kind === 'interrupted' ? outcome : asked.protocol.render(outcome, this.contextOf(asked));
+  }
+
+  /** How a refusal looks to this request. */
+  refuse(asked: UploadRequest, refusal: Refusal): Reply {
+    return asked.protocol.render({ kind: 'refused', refusal }, this.contextOf(asked));
+  }
+
+  private async outcomeOf(asked: UploadRequest): Promise<Outcome | Interrupted> {
+    const { request, route, head } = asked;
+    if (isRefusal(request)) return { kind: 'refused', refusal: request };
+    const { uploads } = this.options;
+    switch (request.kind) {
+      case 'create':
+        return this.during(asked, request, (call) => uploads.create(request, route, stored(head), call));
+      case 'append':
+        return this.during(asked, request, (call) => uploads.append(request, call));
+      case 'retrieve':
+        return uploads.retrieve(request);
+      case 'cancel':
+        return uploads.cancel(request);
+      case 'discover':
+        return { kind: 'discovered' };
+    }
+  }
+
+  /** Ties an upload's call to its exchange: the body, interim responses, and the moment the client leaves. */
+  private async during(
+    asked: UploadRequest,
+    intent: CreateIntent | AppendIntent,
+    run: (call: UploadCall) => Promise<Outcome | Interrupted>,
+  ): Promise<Outcome | Interrupted> {
+    const { exchange, head } = asked;
+    const left = new AbortController();
+    const leave = (): void => left.abort(new Error('the client has left'));
+    exchange.res.once('close', leave);
+    try {
+      return await run({
+        body: this.bodyOf(asked, intent),
+        tell: (news) => this.tell(asked, news),
+        credentials: credentialsOf(head.headers),
+        left: left.signal,
+      });
+    } finally {
+      exchange.res.off('close', leave);
+    }
+  }
+
+  private bodyOf({ exchange, interims }: UploadRequest, intent: CreateIntent | AppendIntent): Body {
+    return new Body(exchange.req, {
+      declaredLength: intent.contentLength,
+      idleMs: this.options.idleMs,
+      onWanted: () => interims.continue(),
+      wasReset: () => isHttp2(exchange) && exchange.req.stream.rstCode !== 0,
+    });
+  }
+
+  private tell(asked: UploadRequest, news: News): void {
+    const reply = (): Reply | undefined => asked.protocol.interim(news, this.contextOf(asked));
+    const isSent = news.kind === 'resumable' ? asked.interims.announce(reply) : asked.interims.progress(reply);
+    if (isSent) this.options.metrics.interimSent(news.kind);
+  }
+
+  private contextOf({ head, route }: UploadRequest): ReplyContext {
+    const { publicUrl = `${head.scheme}://${head.authority}`, uploadsPath, clock } = this.options;
+    return { uploadUrl: (id) => publicUrl + uploadsPath + id, limits: route.limits, nowMs: clock() };
+  }
+}
+
+function stored(head: RequestHead): StoredRequest {
+  const { method, target, httpVersion, scheme, authority, headers, connection } = head;
+  const { peerAddress, clientAddress, peerIsTrusted } = connection;
+  return { method, target, httpVersion, scheme, authority, headers, peerAddress, clientAddress, peerIsTrusted };
+}
+
+/** What the completing request brings for the origin: newer than what the creation brought. */
+function credentialsOf(headers: Headers): HeaderLine[] {
+  return ['Authorization', 'Cookie'].flatMap((name): HeaderLine[] => {
+    const value = fieldValue(headers, name);
+    return value === undefined ? [] : [[name, value]];
+  });
+}
