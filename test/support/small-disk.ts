@@ -1,0 +1,121 @@
+import { execFile } from 'node:child_process';
+import fs from 'node:fs';
+import { chmod, open, readdir, rm, stat, truncate } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { temporaryDirectory, type TemporaryDirectory } from './temporary.js';
+
+const run = promisify(execFile);
+
+/** A directory whose disk can be made full, or read-only, at will. */
+export interface SmallDisk {
+  readonly path: string;
+  /** Leaves about so many bytes of room. */
+  fill(leaveBytes?: number): Promise<void>;
+  makeRoom(): Promise<void>;
+  setReadOnly(readOnly: boolean): Promise<void>;
+  remove(): Promise<void>;
+}
+
+/** A real file system of its own where mounting is allowed; elsewhere the system calls are made to fail as it would. */
+export async function smallDisk(sizeKiB = 1024): Promise<SmallDisk> {
+  const directory = await temporaryDirectory('rufh-disk-');
+  try {
+    await run('mount', ['-t', 'tmpfs', '-o', `size=${sizeKiB}k,mode=0700`, 'tmpfs', directory.path]);
+  } catch {
+    // Not Linux, or not root.
+    return imitatedDisk(directory);
+  }
+  return mountedDisk(directory);
+}
+
+function mountedDisk(directory: TemporaryDirectory): SmallDisk {
+  const { path } = directory;
+  const filler = join(path, 'filler');
+  return {
+    path,
+    fill: async (leaveBytes = 0) => {
+      await fillUp(filler);
+      await truncate(filler, (await stat(filler)).size - leaveBytes);
+    },
+    makeRoom: () => rm(filler),
+    setReadOnly: async (readOnly) => {
+      await run('mount', ['-o', `remount,${readOnly ? 'ro' : 'rw'}`, path]);
+    },
+    remove: async () => {
+      await run('umount', [path]);
+      await directory.remove();
+    },
+  };
+}
+
+async function fillUp(path: string): Promise<void> {
+  const file = await open(path, 'w');
+  try {
+    for (const size of [65_536, 1024, 1]) await writeUntilFull(file, Buffer.alloc(size));
+  } finally {
+    await file.close();
+  }
+}
+
+async function writeUntilFull(file: fs.promises.FileHandle, piece: Buffer): Promise<void> {
+  for (;;) {
+    try {
+      await file.write(piece);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOSPC') return;
+      throw error;
+    }
+  }
+}
+
+const { write, writev } = fs;
+
+function imitatedDisk(directory: TemporaryDirectory): SmallDisk {
+  const { path } = directory;
+  const makeRoom = (): Promise<void> => {
+    Object.assign(fs, { write, writev });
+    return Promise.resolve();
+  };
+  return {
+    path,
+    fill: (leaveBytes = 0) => {
+      Object.assign(fs, writesWithin(leaveBytes));
+      return Promise.resolve();
+    },
+    makeRoom,
+    setReadOnly: async (readOnly) => {
+      for (const name of ['', ...(await readdir(path, { recursive: true })).sort()]) {
+        const isDirectory = (await stat(join(path, name))).isDirectory();
+        await chmod(join(path, name), (isDirectory ? 0o500 : 0o400) | (readOnly ? 0 : 0o200));
+      }
+    },
+    remove: async () => {
+      await makeRoom();
+      await directory.remove();
+    },
+  };
+}
+
+type Written = (error: Error | null, written: number) => void;
+
+/** Stand in for fs.write and fs.writev: they take so many bytes in all, and then none. */
+function writesWithin(leaveBytes: number): object {
+  let left = leaveBytes;
+  const take = (fd: number, bytes: Buffer, position: number, done: Written): void => {
+    const part = bytes.subarray(0, left);
+    left -= part.length;
+    const error = Object.assign(new Error('ENOSPC: no space left on device, write'), {
+      code: 'ENOSPC',
+      syscall: 'write',
+    });
+    if (part.length === 0) queueMicrotask(() => done(error, 0));
+    else write(fd, part, 0, part.length, position, done);
+  };
+  return {
+    writev: (fd: number, buffers: Buffer[], position: number, done: Written) =>
+      take(fd, Buffer.concat(buffers), position, done),
+    write: (fd: number, bytes: Buffer, offset: number, length: number, position: number, done: Written) =>
+      take(fd, bytes.subarray(offset, offset + length), position, done),
+  };
+}

@@ -1,0 +1,164 @@
+import { mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { silentLog } from '../../src/observe/log.js';
+import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import { answer, HOUR, newUpload } from '../contract/sample-upload.js';
+import { smallDisk, type SmallDisk } from '../support/small-disk.js';
+
+let disk: SmallDisk;
+let store: EmbeddedStore;
+
+const expiresAt = Date.now() + HOUR;
+const uploads = (): string => join(disk.path, 'uploads');
+const open = (): Promise<EmbeddedStore> =>
+  EmbeddedStore.open({ directory: disk.path, sync: 'group', log: silentLog() });
+
+async function reopen(): Promise<void> {
+  await store.close();
+  store = await open();
+}
+
+async function grow(id: string, size: number): Promise<unknown> {
+  return store.commit(id, { token: 1, chunk: { name: 'chunk-1', start: 0, size }, expiresAt });
+}
+
+/** Commits until one has no room; gives the last offset that was acknowledged. */
+async function growUntilRefused(id: string): Promise<number> {
+  for (let size = 1; ; size++) {
+    const result = await grow(id, size).catch((fault: unknown) => fault);
+    if (!(result instanceof Error)) continue;
+    expect(result).toMatchObject({ name: 'Fault', code: 'STORAGE_FULL', retryable: true });
+    expect(result.message).not.toContain(id);
+    return size - 1;
+  }
+}
+
+beforeEach(async () => {
+  disk = await smallDisk();
+  store = await open();
+});
+afterEach(async () => {
+  await store.close();
+  await disk.remove();
+});
+
+describe('on a full disk', () => {
+  test('what was acknowledged stays, what was not is not there, and with room it goes on', async () => {
+    const { id } = await store.create(newUpload());
+    await disk.fill();
+    const offset = await growUntilRefused(id);
+    expect(await store.get(id)).toMatchObject({ offset, phase: 'receiving' });
+    await expect(grow(id, offset + 1)).rejects.toMatchObject({ code: 'STORAGE_FULL' });
+    await disk.makeRoom();
+    expect(await grow(id, offset + 5)).toMatchObject({ offset: offset + 5 });
+    await reopen();
+    expect(await store.get(id)).toMatchObject({ offset: offset + 5 });
+  });
+
+  test('a process that dies there finds every acknowledged step again', async () => {
+    const { id } = await store.create(newUpload());
+    await disk.fill();
+    const offset = await growUntilRefused(id);
+    await disk.makeRoom();
+    await reopen();
+    expect(await store.get(id)).toMatchObject({ offset, phase: 'receiving' });
+  });
+
+  test('no upload is created by half, and no file is left of it', async () => {
+    await disk.fill();
+    const refused = newUpload();
+    await expect(store.create(refused)).rejects.toMatchObject({ code: 'STORAGE_FULL' });
+    expect(await store.get(refused.id)).toBeUndefined();
+    expect(await readdir(uploads())).toEqual([]);
+    await disk.makeRoom();
+    expect(await store.create(refused)).toMatchObject({ id: refused.id });
+  });
+
+  test('an answer that cannot be kept is refused whole, and can be recorded when there is room', async () => {
+    const { id } = await store.create(newUpload());
+    await store.commit(id, { token: 1, complete: {}, expiresAt });
+    await store.claimDelivery(id, 'w', Infinity);
+    await disk.fill();
+    const body = Buffer.alloc(50_000, 'x');
+    const record = (): Promise<unknown> => store.recordAnswer(id, 'w', answer(body.length), body, expiresAt);
+    await expect(record()).rejects.toMatchObject({ code: 'STORAGE_FULL' });
+    expect(await store.get(id)).toMatchObject({ phase: 'delivering' });
+    expect(await readdir(uploads())).toEqual([`${id}.log`]);
+    await disk.makeRoom();
+    expect(await record()).toMatchObject({ phase: 'answered' });
+    expect(await store.answerBody(id)).toHaveLength(body.length);
+  });
+
+  test('uploads can still be ended and removed: that is what makes room', async () => {
+    const ids: string[] = [];
+    for (let count = 0; count < 3; count++) ids.push((await store.create(newUpload())).id);
+    await disk.fill();
+    for (const id of ids) await growUntilRefused(id);
+    const [cancelled, invalid, removed] = ids as [string, string, string];
+    expect(await store.cancel(cancelled)).toMatchObject({ phase: 'cancelled' });
+    expect(await store.invalidate(invalid, 1)).toMatchObject({ phase: 'invalid' });
+    await store.remove(removed);
+    expect([...(await store.expired(0))].sort()).toEqual([cancelled, invalid].sort());
+    await disk.makeRoom();
+    await reopen();
+    for (const id of ids) expect((await store.get(id))?.phase).not.toBe('receiving');
+    for (const id of [cancelled, invalid]) await store.remove(id);
+    expect(await readdir(uploads())).toEqual([]);
+  });
+
+  test('a record that cannot be written anew goes on line by line', async () => {
+    const { id } = await store.create(newUpload());
+    const inTheWay = join(uploads(), `${id}.log.tmp`);
+    await mkdir(inTheWay);
+    for (let size = 1; size <= 800; size++) expect(await grow(id, size)).toMatchObject({ offset: size });
+    expect((await stat(join(uploads(), `${id}.log`))).size).toBeGreaterThan(80_000);
+    await rmdir(inTheWay);
+    expect(await grow(id, 801)).toMatchObject({ offset: 801 });
+    expect((await stat(join(uploads(), `${id}.log`))).size).toBeLessThan(5000);
+    await reopen();
+    expect(await store.get(id)).toMatchObject({ offset: 801 });
+  });
+});
+
+describe('on a disk that cannot be written', () => {
+  test('every verb says so and changes nothing; afterwards all go on', async () => {
+    const { id } = await store.create(newUpload());
+    await grow(id, 10);
+    await disk.setReadOnly(true);
+    const unavailable = { name: 'Fault', code: 'STORAGE_UNAVAILABLE', retryable: true };
+    await expect(grow(id, 20)).rejects.toMatchObject(unavailable);
+    await expect(store.create(newUpload())).rejects.toMatchObject(unavailable);
+    await expect(store.cancel(id)).rejects.toMatchObject(unavailable);
+    await expect(store.remove(id)).rejects.toMatchObject(unavailable);
+    await expect(open()).rejects.toMatchObject(unavailable);
+    expect(await store.get(id)).toMatchObject({ offset: 10, phase: 'receiving' });
+    await disk.setReadOnly(false);
+    expect(await grow(id, 20)).toMatchObject({ offset: 20 });
+    await reopen();
+    expect(await store.get(id)).toMatchObject({ offset: 20 });
+  });
+
+  test('a record whose file vanished is written anew, whole', async () => {
+    const { id } = await store.create(newUpload());
+    await grow(id, 10);
+    await rm(join(uploads(), `${id}.log`));
+    expect(await grow(id, 20)).toMatchObject({ offset: 20 });
+    await reopen();
+    expect(await store.get(id)).toMatchObject({ offset: 20 });
+    expect(await store.chunks(id)).toEqual([{ name: 'chunk-1', start: 0, size: 20 }]);
+  });
+
+  test('a directory that vanished is a fault, and nobody is told that anything was kept', async () => {
+    const { id } = await store.create(newUpload());
+    await grow(id, 10);
+    await rename(uploads(), `${uploads()}-elsewhere`);
+    await expect(grow(id, 20)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    await expect(store.create(newUpload())).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    expect(await store.get(id)).toMatchObject({ offset: 10 });
+    await rename(`${uploads()}-elsewhere`, uploads());
+    expect(await grow(id, 20)).toMatchObject({ offset: 20 });
+    await reopen();
+    expect(await store.get(id)).toMatchObject({ offset: 20 });
+  });
+});

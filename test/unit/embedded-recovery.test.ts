@@ -1,0 +1,228 @@
+import { readdir, readFile, stat, truncate, utimes, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { createLog } from '../../src/observe/log.js';
+import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import { answer, HOUR, newId, newUpload } from '../contract/sample-upload.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+
+let directory: TemporaryDirectory;
+let store: EmbeddedStore;
+let logged: string[];
+
+const expiresAt = Date.now() + HOUR;
+const uploads = (): string => join(directory.path, 'uploads');
+const logOf = (id: string): string => join(uploads(), `${id}.log`);
+
+async function open(sync: 'group' | 'none' = 'none'): Promise<EmbeddedStore> {
+  const log = createLog({ level: 'info', format: 'json', destination: { write: (line) => void logged.push(line) } });
+  return EmbeddedStore.open({ directory: directory.path, sync, log });
+}
+
+async function reopen(): Promise<EmbeddedStore> {
+  await store.close();
+  return (store = await open());
+}
+
+async function grown(...sizes: number[]): Promise<string> {
+  const { id } = await store.create(newUpload());
+  for (const size of sizes) await grow(id, size);
+  return id;
+}
+
+async function grow(id: string, size: number): Promise<unknown> {
+  return store.commit(id, { token: 1, chunk: { name: 'chunk-1', start: 0, size }, expiresAt });
+}
+
+beforeEach(async () => {
+  directory = await temporaryDirectory();
+  logged = [];
+  store = await open();
+});
+afterEach(async () => {
+  await store.close();
+  await directory.remove();
+});
+
+describe('after a crash in the middle of a write', () => {
+  test('the torn change is forgotten and the next one follows cleanly, wherever it was torn', async () => {
+    const id = await grown(100);
+    const before = (await stat(logOf(id))).size;
+    await grow(id, 200);
+    const whole = await readFile(logOf(id));
+    await store.remove(id);
+    for (let size = before; size < whole.length; size += 7) {
+      await store.close();
+      await writeFile(logOf(id), whole.subarray(0, size));
+      store = await open();
+      expect(await store.get(id)).toMatchObject({ offset: 100, phase: 'receiving' });
+      // Shorter than what was torn: nothing of that may be left behind it.
+      expect(await store.commit(id, { token: 2, expiresAt: 1 })).toMatchObject({ offset: 100 });
+      expect(await grow(id, 300)).toBe('stale');
+      await reopen();
+      expect(await store.get(id)).toMatchObject({ offset: 100, expiresAt: 1, phase: 'receiving' });
+      expect(logged).toEqual([]);
+    }
+  });
+
+  test('what belongs to no record is cleared away, and foreign files are left alone', async () => {
+    const id = await grown(5);
+    for (const name of [`${newId()}.log.tmp`, `${id}.log.tmp`, `${newId()}.answer`, `${id}.answer`])
+      await writeFile(join(uploads(), name), 'rest');
+    await writeFile(join(uploads(), 'README.log'), 'mine');
+    await reopen();
+    expect((await readdir(uploads())).sort()).toEqual([`${id}.log`, 'README.log'].sort());
+    expect(await store.get(id)).toMatchObject({ offset: 5 });
+  });
+
+  test('a delivery that was under way is due again, and its old worker has lost it', async () => {
+    const id = await grown(5);
+    await store.commit(id, { token: 1, complete: {}, expiresAt });
+    await store.claimDelivery(id, 'w', Date.now() + HOUR);
+    await reopen();
+    expect(await store.get(id)).toMatchObject({ phase: 'delivering' });
+    expect(await store.dueDeliveries(Date.now())).toEqual([id]);
+    expect(await store.recordAnswer(id, 'w', answer(0), undefined, expiresAt)).toBe('stale');
+    expect(await store.claimDelivery(id, 'w', Date.now() + HOUR)).toMatchObject({ phase: 'delivering' });
+    expect(await store.dueDeliveries(Date.now())).toEqual([]);
+  });
+
+  test('the tokens of leases that never committed are not given again', async () => {
+    const id = await grown(5);
+    const handedOut = [await store.nextToken(id), await store.nextToken(newId())];
+    await reopen();
+    expect(await store.nextToken(id)).toBeGreaterThan(Math.max(...handedOut));
+    await store.close();
+    await writeFile(join(directory.path, 'last-start.json'), 'half a li');
+    const committed = 7_000_000_123;
+    await reopen();
+    await store.commit(id, { token: committed, expiresAt });
+    await writeFile(join(directory.path, 'last-start.json'), '');
+    await reopen();
+    expect(await store.nextToken(id)).toBeGreaterThan(committed);
+  });
+
+  test('it is known whether the machine has kept running since', async () => {
+    expect(store.recovered).toEqual({ sameBoot: false });
+    expect((await reopen()).recovered).toEqual({ sameBoot: true });
+    const path = join(directory.path, 'last-start.json');
+    await writeFile(path, (await readFile(path, 'utf8')).replace(/"boot":"./, '"boot":"x'));
+    expect((await reopen()).recovered).toEqual({ sameBoot: false });
+  });
+});
+
+describe('a damaged record', () => {
+  test('in its middle makes its upload invalid, and no other', async () => {
+    const id = await grown(100, 200, 300);
+    const other = await grown(7);
+    const bytes = await readFile(logOf(id));
+    bytes.write('#', bytes.indexOf('"size":200'));
+    await writeFile(logOf(id), bytes);
+    await reopen();
+    expect(await store.get(id)).toMatchObject({ phase: 'invalid' });
+    expect(await grow(id, 400)).toBe('gone');
+    expect(await store.expired(0)).toEqual([id]);
+    expect(await store.get(other)).toMatchObject({ offset: 7, phase: 'receiving' });
+    expect(logged).toEqual([expect.stringContaining('"code":"RECORD_DAMAGED"')]);
+    expect(logged.join()).not.toContain(id);
+    await store.cancel(id);
+    await reopen();
+    expect(await store.get(id)).toMatchObject({ phase: 'cancelled' });
+    await store.remove(id);
+    expect(await readdir(uploads())).toEqual([`${other}.log`]);
+  });
+
+  test('with an unreadable beginning is unknown, and kept aside for a week', async () => {
+    const id = await grown(100);
+    await truncate(logOf(id), 20);
+    await reopen();
+    expect(await store.get(id)).toBeUndefined();
+    expect(await readdir(uploads())).toEqual([`${id}.damaged`]);
+    expect(logged).toHaveLength(1);
+    const lastWeek = new Date(Date.now() - 8 * 24 * HOUR);
+    await reopen();
+    expect(await readdir(uploads())).toEqual([`${id}.damaged`]);
+    await utimes(join(uploads(), `${id}.damaged`), lastWeek, lastWeek);
+    await reopen();
+    expect(await readdir(uploads())).toEqual([]);
+  });
+
+  test('that is somebody else’s is not believed', async () => {
+    const id = await grown(100);
+    const other = newId();
+    await writeFile(logOf(other), await readFile(logOf(id)));
+    await reopen();
+    expect(await store.get(other)).toBeUndefined();
+    expect(await store.get(id)).toMatchObject({ offset: 100 });
+  });
+
+  test('an answer that is damaged or missing is a fault, never a wrong answer', async () => {
+    const id = await grown(5);
+    await store.commit(id, { token: 1, complete: {}, expiresAt });
+    await store.claimDelivery(id, 'w', Infinity);
+    await store.recordAnswer(id, 'w', answer(2), Buffer.from('ok'), expiresAt);
+    await writeFile(join(uploads(), `${id}.answer`), 'ko');
+    await expect(store.answerBody(id)).rejects.toMatchObject({ code: 'BYTES_LOST' });
+    await reopen();
+    await expect(store.answerBody(id)).rejects.toMatchObject({ code: 'BYTES_LOST' });
+    await store.remove(id);
+    expect(await readdir(uploads())).toEqual([]);
+  });
+});
+
+describe('the files of records', () => {
+  test('stay small however often an upload is committed, and say the same', async () => {
+    const id = await grown();
+    let largest = 0;
+    for (let round = 1; round <= 20; round++) {
+      await Promise.all(Array.from({ length: 100 }, (_, step) => grow(id, round * 1000 + step)));
+      largest = Math.max(largest, (await stat(logOf(id))).size);
+    }
+    expect(largest).toBeLessThan(70_000);
+    await reopen();
+    expect(await store.get(id)).toMatchObject({ offset: 20_099 });
+    expect(await grow(id, 20_100)).toMatchObject({ offset: 20_100 });
+  });
+
+  test('grow by the same few bytes for the first commit and for the hundredth chunk', async () => {
+    const { id } = await store.create(newUpload());
+    const sizes: number[] = [];
+    for (let token = 100; token < 200; token++) {
+      const before = (await stat(logOf(id))).size;
+      const start = (token - 100) * 5;
+      await store.commit(id, { token, chunk: { name: `chunk-${token}`, start, size: 5 }, expiresAt });
+      sizes.push((await stat(logOf(id))).size - before);
+    }
+    expect(Math.max(...sizes)).toBeLessThan(160);
+  });
+
+  test('are for their owner alone', async () => {
+    const id = await grown(5);
+    await store.commit(id, { token: 1, complete: {}, expiresAt });
+    await store.claimDelivery(id, 'w', Infinity);
+    await store.recordAnswer(id, 'w', answer(2), Buffer.from('ok'), expiresAt);
+    expect((await stat(uploads())).mode & 0o777).toBe(0o700);
+    for (const name of await readdir(uploads())) expect((await stat(join(uploads(), name))).mode & 0o777).toBe(0o600);
+  });
+
+  test('are not held open, however many uploads there are', async () => {
+    const ids = await Promise.all(Array.from({ length: 1000 }, () => grown(5)));
+    const counts: number[] = [];
+    const commits = Promise.all(ids.map((id) => grow(id, 10)));
+    for (let look = 0; look < 20; look++) counts.push((await readdir('/proc/self/fd')).length);
+    await commits;
+    expect(Math.max(...counts)).toBeLessThan(150);
+    expect((await reopen()).recovered.sameBoot).toBe(true);
+    expect((await store.list(undefined, 2000)).uploads.every(({ offset }) => offset === 10)).toBe(true);
+  });
+
+  test('are written to the end when the store closes, and not touched afterwards', async () => {
+    const { id } = await store.create(newUpload());
+    const last = grow(id, 50);
+    await store.close();
+    await expect(last).resolves.toMatchObject({ offset: 50 });
+    await expect(grow(id, 60)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    store = await open('group');
+    expect(await store.get(id)).toMatchObject({ offset: 50 });
+  });
+});

@@ -1,0 +1,77 @@
+import { describe, expect, test } from '@jest/globals';
+import { changeLine, readRecord, snapshotLine } from '../../src/store/embedded/record-lines.js';
+import { changedCopy, newRecord, type Change, type UploadRecord } from '../../src/store/embedded/upload-record.js';
+import { attempt, newUpload } from '../contract/sample-upload.js';
+
+const first = newRecord(newUpload({ length: 900 }));
+const changes: Change[] = [
+  { token: 1, chunk: { name: 'chunk-1', start: 0, size: 300 }, set: { offset: 300, expiresAt: 5 } },
+  { token: 1, chunk: { name: 'chunk-1', start: 0, size: 400 }, set: { offset: 400, expiresAt: 6 } },
+  { token: 9, chunk: { name: 'chunk-9', start: 400, size: 500 }, set: { offset: 900, phase: 'complete', dueAt: 7 } },
+  { set: { phase: 'delivering' }, unset: ['dueAt'] },
+  { attempt: attempt(1) },
+  { attempt: attempt(1, { endedAt: 9, reached: 'sent', problem: 'line\nbreak – “quoted”' }) },
+];
+const stages = changes.reduce<UploadRecord[]>((all, change) => [...all, changedCopy(all.at(-1)!, change)], [first]);
+const lines = [snapshotLine(first), ...changes.map(changeLine)];
+const file = Buffer.concat(lines);
+const endOf = (count: number): number => lines.slice(0, count).reduce((sum, line) => sum + line.length, 0);
+
+describe('the file of a record', () => {
+  test('gives the record again after any number of changes', () => {
+    for (let count = 1; count <= lines.length; count++) {
+      const read = readRecord(file.subarray(0, endOf(count)));
+      expect(read).toMatchObject({ state: 'whole', goodBytes: endOf(count), snapshotBytes: endOf(1) });
+      expect(read?.record).toMatchObject(stages[count - 1]!);
+      expect(read?.record.upload).toEqual(stages[count - 1]!.upload);
+    }
+  });
+
+  test('cut off anywhere in its last line, it ends with the line before', () => {
+    for (let size = endOf(lines.length - 1) + 1; size < file.length; size++) {
+      const read = readRecord(file.subarray(0, size));
+      expect(read).toMatchObject({ state: 'torn', goodBytes: endOf(lines.length - 1) });
+      expect(read?.record.upload).toEqual(stages.at(-2)!.upload);
+    }
+  });
+
+  test('a last line of zeros or of rubbish, as a power cut leaves it, is dropped', () => {
+    for (const rubbish of [Buffer.alloc(300), Buffer.from('00000000 {"set":{"offset":1}}\n')]) {
+      const read = readRecord(Buffer.concat([file, rubbish]));
+      expect(read).toMatchObject({ state: 'torn', goodBytes: file.length });
+      expect(read?.record.upload).toEqual(stages.at(-1)!.upload);
+    }
+  });
+
+  test('without a readable first line there is no record', () => {
+    for (let size = 0; size < endOf(1); size++) expect(readRecord(file.subarray(0, size))).toBeUndefined();
+    expect(readRecord(Buffer.concat([Buffer.alloc(endOf(1)), file.subarray(endOf(1))]))).toBeUndefined();
+    expect(readRecord(file.subarray(endOf(1)))).toBeUndefined();
+  });
+
+  test('one changed byte anywhere is never taken for truth', () => {
+    const beforeLast = endOf(lines.length - 1) - 1;
+    const truths = stages.slice(0, -1).map(({ upload }) => JSON.stringify(upload));
+    for (let at = 0; at < file.length; at++) {
+      for (const by of [1, 0x80, 0xff]) {
+        const damaged = Buffer.from(file);
+        damaged[at] = damaged[at]! ^ by;
+        const read = readRecord(damaged);
+        if (read === undefined) expect(at).toBeLessThan(endOf(1));
+        // Without the newline between them, the last two lines are one.
+        else expect(read.state).toBe(at >= beforeLast ? 'torn' : 'damaged');
+        if (read) expect(truths).toContain(JSON.stringify(read.record.upload));
+      }
+    }
+  });
+
+  test('lines that are sound but do not follow each other are damage', () => {
+    const withoutOne = Buffer.concat([lines[0]!, lines[3]!]);
+    expect(readRecord(withoutOne)?.state).toBe('damaged');
+  });
+
+  test('a record of a later format is not understood', () => {
+    const later = changeLine({ ...first, format: 2 } as object);
+    expect(readRecord(later)).toBeUndefined();
+  });
+});
