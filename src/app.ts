@@ -21,7 +21,8 @@ import { LocalSpool } from './spool/local-spool.js';
 import { DirectoryLock } from './store/embedded/directory-lock.js';
 import { EmbeddedLeases } from './store/embedded/embedded-leases.js';
 import { EmbeddedStore } from './store/embedded/embedded-store.js';
-import { recover } from './uploads/recovery.js';
+import type { UploadStore } from './store/upload-store.js';
+import { everyUpload, recover } from './uploads/recovery.js';
 import { Sweep } from './uploads/sweep.js';
 import { Uploads } from './uploads/uploads.js';
 
@@ -73,7 +74,9 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closable
   opened.push(() => passThrough.close());
   const entry = buildEntry(config, { ...rooms, delivery, passThrough });
   const listeners = await listen(config, entry, opened);
-  countOpenConnections(metrics, listeners);
+
+  metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
+  metrics.countUploads(() => uploadsByPhase(storage.store));
   delivery.start();
   sweep.start();
   return {
@@ -158,7 +161,7 @@ async function listen(config: Config, entry: Entry, opened: Closable[]): Promise
         maxConcurrentStreams: config.http2.maxStreams,
       },
       {
-        onRequest: (req, res) => void entry.handle({ req, res }),
+        onRequest: (exchange) => void entry.handle(exchange),
         onUpgrade: (req, socket, head) => entry.upgrade(req, socket, head),
       },
     );
@@ -196,4 +199,10 @@ function sweepEveryMs({ defaultRoute, routes }: Config): number {
     delivery.keepAnswerMs,
   ]);
   return Math.min(60_000, Math.max(250, Math.min(...ages) / 4));
+}
+
+async function uploadsByPhase(store: UploadStore): Promise<Record<string, number>> {
+  const counts: Record<string, number> = {};
+  for await (const { phase } of everyUpload(store)) counts[phase] = (counts[phase] ?? 0) + 1;
+  return counts;
 }

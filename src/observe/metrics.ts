@@ -109,7 +109,6 @@ export class Metrics {
   /** Request bodies being written to the spool. */
   readonly activeReceives = this.gauge('rufh_active_receives', 'Request bodies being written to the spool.');
   readonly activeDeliveries = this.gauge('rufh_active_deliveries', 'Uploads being given to their origin.');
-  readonly openConnections = this.gauge('rufh_open_connections', 'Client connections that are open.');
 
   /** `version` of the program, for `rufh_build_info`. */
   constructor(version = 'unknown') {
@@ -162,6 +161,18 @@ export class Metrics {
 
   passThroughError(code: string): void {
     this.passThroughErrors.inc({ code: ERROR_CODES.has(code) ? code : 'other' });
+  }
+
+  /** Asked at every scrape: how many connections of clients are open. */
+  countConnections(count: () => number): void {
+    new Gauge({
+      name: 'rufh_open_connections',
+      help: 'Client connections that are open.',
+      ...this.metered,
+      collect() {
+        this.set(count());
+      },
+    });
   }
 
   /** Asked at every scrape: how many uploads there are in each phase. */

@@ -77,7 +77,8 @@ async function filesByUpload(spool: Spool): Promise<Map<string, Map<string, numb
   return files;
 }
 
-async function* everyUpload(store: UploadStore): AsyncGenerator<Upload> {
+/** Every upload the store knows, a page at a time. */
+export async function* everyUpload(store: UploadStore): AsyncGenerator<Upload> {
   let after: string | undefined;
   do {
     const page = await store.list(after, 500);

@@ -40,8 +40,7 @@ test('each thing that happens moves its figure', async () => {
   metrics.passThroughError('ECONNREFUSED');
   metrics.activeReceives.inc();
   metrics.activeDeliveries.inc(2);
-  metrics.openConnections.inc(3);
-  metrics.openConnections.dec();
+  metrics.countConnections(() => 2);
   expect((await figures()).sort()).toEqual(
     [
       'rufh_active_deliveries 2',
