@@ -23,9 +23,9 @@ export interface ClientSide {
   readonly isBehind: boolean;
   /** Gone before the exchange was over, as far as this side knows. */
   readonly isGone: boolean;
-  /** Called at most once, when the client leaves before its answer has been given completely. */
+  /** Called at most once, when the client leaves in the middle of its body or its answer. */
   onGone(listener: () => void): void;
-  /** Fulfilled when nothing more goes to this client in this exchange. */
+  /** Fulfilled when nothing more comes from this client or goes to it in this exchange. */
   readonly over: Promise<void>;
   /** Known when `body` has ended. */
   trailers(): Headers;

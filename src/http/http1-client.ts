@@ -23,18 +23,9 @@ export class Http1Client implements ClientSide {
     private readonly limits: DiscardLimits,
   ) {
     this.mayContinue = expectsContinue;
-    // A response that waits behind a pipelined one has no socket yet, and does not hear of its end.
-    const connection = response.socket ? response : request.socket;
-    this.over = new Promise((resolve) => {
-      const close = (): void => {
-        connection.off('close', close);
-        response.off('close', close);
-        if (!response.writableFinished) this.leave();
-        resolve();
-      };
-      connection.once('close', close);
-      response.once('close', close);
-    });
+    // Each of many pipelined requests listens for the end of their connection.
+    request.socket.setMaxListeners(0);
+    this.over = Promise.all([this.responseOver(), this.requestOver()]).then(() => undefined);
   }
 
   get body(): IncomingMessage {
@@ -107,6 +98,40 @@ export class Http1Client implements ClientSide {
     });
   }
 
+  private responseOver(): Promise<void> {
+    const { response } = this;
+    // A response that waits behind a pipelined one has no socket yet, and does not hear of its end.
+    const connection = response.socket ? response : this.request.socket;
+    return new Promise((resolve) => {
+      const close = (): void => {
+        connection.off('close', close);
+        response.off('close', close);
+        if (!response.writableFinished) this.leave();
+        resolve();
+      };
+      connection.once('close', close);
+      response.once('close', close);
+    });
+  }
+
+  private requestOver(): Promise<void> {
+    const { request } = this;
+    const { socket } = request;
+    // A body does not hear of it either, once its response is given.
+    const connectionLost = (): void => void request.destroy();
+    return new Promise((resolve) => {
+      const close = (): void => {
+        socket.off('close', connectionLost);
+        // A body that breaks off never ends: only then is it closed with its end unseen.
+        if (!request.readableEnded) this.leave();
+        resolve();
+      };
+      if (request.closed) return close();
+      request.once('close', close);
+      socket.once('close', connectionLost);
+    });
+  }
+
   private sendContinue(): void {
     if (this.mayContinue) this.response.writeContinue();
     this.mayContinue = false;
@@ -133,6 +158,7 @@ export class Http1Client implements ClientSide {
   }
 
   private leave(): void {
+    if (this.isGone) return;
     this.isGone = true;
     for (const listener of this.whenGone.splice(0)) listener();
   }

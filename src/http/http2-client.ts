@@ -102,6 +102,7 @@ export class Http2Client implements ClientSide {
   }
 
   private leave(): void {
+    if (this.isGone) return;
     this.isGone = true;
     for (const listener of this.whenGone.splice(0)) listener();
   }

@@ -1,4 +1,3 @@
-import type { EventEmitter } from 'node:events';
 import { STATUS_CODES, type ClientRequest, type IncomingMessage, type InformationEvent } from 'node:http';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
@@ -48,11 +47,8 @@ export class RelayedExchange {
     client.onGone(() => this.stop());
     client.body.on('error', () => undefined);
     client.out.on('error', () => undefined);
-    // A body that breaks off never ends: only then is it closed with its end unseen.
-    client.body.once('close', () => !client.body.readableEnded && this.stop());
     if (!client.isGone) this.begin();
     await client.over;
-    await closed(client.body);
     if (this.request) await closed(this.request);
     this.silence?.stop();
   }
@@ -226,9 +222,9 @@ export class RelayedExchange {
   }
 }
 
-function closed(stream: EventEmitter & { readonly closed: boolean }): Promise<void> {
+function closed(request: ClientRequest): Promise<void> {
   return new Promise((resolve) => {
-    if (stream.closed) resolve();
-    else stream.once('close', () => resolve());
+    if (request.closed) resolve();
+    else request.once('close', () => resolve());
   });
 }

@@ -7,6 +7,7 @@ import { loadHttpProxy } from '../../src/http/load-http-proxy.js';
 import { Trust } from '../../src/http/client-address.js';
 import { BadHead, readHead } from '../../src/http/request-head.js';
 import { silentLog } from '../../src/observe/log.js';
+import { until } from './temporary.js';
 import { startRawOrigin, type RawOrigin, type RawScript } from './raw-origin.js';
 
 /** A server that gives every request to one origin. */
@@ -118,6 +119,7 @@ export async function play<T>(
   } finally {
     await front.close();
     await origin.close();
+    await until(() => front.running() === 0 && front.originConnections() === 0, 'the end of every exchange');
   }
 }
 
