@@ -1,0 +1,47 @@
+import { join } from 'node:path';
+import { writeFile } from 'node:fs/promises';
+import { type App, startApp } from '../../src/app.js';
+import { loadConfig } from '../../src/config/load.js';
+import { createLog, type Log } from '../../src/observe/log.js';
+import { type TemporaryDirectory, temporaryDirectory } from './temporary.js';
+
+export interface TestAppOptions {
+  readonly origin: string;
+  /** More settings, as YAML. */
+  readonly config?: string;
+  readonly data?: string;
+}
+
+/** The whole proxy in this process, on a free port and the embedded default. */
+export interface TestApp {
+  readonly url: string;
+  readonly urls: readonly string[];
+  readonly data: string;
+  /** What it logged, as objects. */
+  readonly log: readonly Record<string, unknown>[];
+  stop(): Promise<void>;
+}
+
+/** Starts the app from a configuration; `stop` removes its data unless the directory was given. */
+export async function startTestApp({ origin, config = '', data }: TestAppOptions): Promise<TestApp> {
+  const directory = await temporaryDirectory('rufh-app-');
+  const file = join(directory.path, 'rufh-proxy.yaml');
+  await writeFile(file, config);
+  const dataDirectory = data ?? join(directory.path, 'data');
+  const flags = { origin, data: dataDirectory, ...(config.includes('listen:') ? {} : { listen: '127.0.0.1:0' }) };
+  const loaded = loadConfig({ file, env: {}, flags });
+  if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes, undefined, 2));
+  const log: Record<string, unknown>[] = [];
+  const app = await startApp({ ...loaded.config, admin: undefined }, collecting(log));
+  return { url: app.urls[0]!, urls: app.urls, data: dataDirectory, log, stop: () => stop(app, directory) };
+}
+
+function collecting(lines: Record<string, unknown>[]): Log {
+  const write = (line: string): void => void lines.push(JSON.parse(line) as Record<string, unknown>);
+  return createLog({ level: 'info', format: 'json', destination: { write } });
+}
+
+async function stop(app: App, directory: TemporaryDirectory): Promise<void> {
+  await app.stop();
+  await directory.remove();
+}
