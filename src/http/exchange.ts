@@ -34,7 +34,7 @@ export interface Peer {
 }
 
 export function peerOf(req: HttpRequest): Peer {
-  const socket = (req instanceof Http2ServerRequest ? req.stream.session?.socket : req.socket) as TLSSocket | undefined;
+  const socket = socketOf(req);
   if (!socket || socket.destroyed) return { address: '', encrypted: false, isGone: true, localAuthority: 'localhost' };
   const { localAddress = '', localPort = 0 } = socket;
   return {
@@ -43,6 +43,13 @@ export function peerOf(req: HttpRequest): Peer {
     isGone: false,
     localAuthority: localAddress === '' ? 'localhost' : `${bracketed(localAddress)}:${localPort}`,
   };
+}
+
+/** The socket of an HTTP/2 session that has ended throws whatever it is asked. */
+function socketOf(req: HttpRequest): TLSSocket | undefined {
+  if (!(req instanceof Http2ServerRequest)) return req.socket as TLSSocket;
+  const { session } = req.stream;
+  return session && !session.destroyed ? (session.socket as TLSSocket) : undefined;
 }
 
 /** Ends the exchange so that nobody can take what was sent for a whole answer: the connection goes, or the stream is reset. */

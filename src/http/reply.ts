@@ -45,10 +45,10 @@ export async function answerEarly(
 ): Promise<Sent> {
   if (isHttp2(exchange)) return answerStreamEarly(exchange.res, sendReply(exchange, reply));
   const { req, res } = exchange;
-  if (req.complete) return sendReply(exchange, reply);
+  if (req.readableEnded) return sendReply(exchange, reply);
   // RFC 9110 §10.1.1: the body need not come now, so that what comes next could be that body or a new request.
   if (holdsBodyBack(exchange)) res.shouldKeepAlive = false;
-  lingerBeforeClosing(req);
+  if (!req.complete) lingerBeforeClosing(req);
   const sent = sendReply(exchange, reply);
   discard(req, limits, (ended) => {
     if (!ended) req.socket.destroy();

@@ -35,6 +35,7 @@ const STATUS_PHRASES: ReadonlyMap<number, string> = new Map([
   [410, 'Gone'],
   [413, 'Content Too Large'],
   [415, 'Unsupported Media Type'],
+  [417, 'Expectation Failed'],
   [429, 'Too Many Requests'],
   [431, 'Request Header Fields Too Large'],
   [500, 'Internal Server Error'],
@@ -42,6 +43,7 @@ const STATUS_PHRASES: ReadonlyMap<number, string> = new Map([
   [502, 'Bad Gateway'],
   [503, 'Service Unavailable'],
   [504, 'Gateway Timeout'],
+  [505, 'HTTP Version Not Supported'],
   [507, 'Insufficient Storage'],
 ]);
 

@@ -1,0 +1,159 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createSecureServer, type ServerOptions } from 'node:https';
+import type { Socket } from 'node:net';
+import { problemReply, type Problem } from '../protocol/problem.js';
+import type { Exchange, Http1Exchange } from './exchange.js';
+import { framingFault } from './framing-fault.js';
+import { answerEarly } from './reply.js';
+import { isRefused, problemOf, refuseConnection, refuseTheRest } from './refused-connection.js';
+import { isUpgrade, withoutUpgrade } from './ignored-upgrade.js';
+
+export interface Http1Options {
+  readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer };
+  /** Also offer HTTP/2 to TLS clients. */
+  readonly http2: boolean;
+  readonly headersTimeoutMs: number;
+  readonly keepAliveTimeoutMs: number;
+}
+
+export interface Http1Handlers {
+  onRequest(exchange: Exchange): void;
+  onUpgrade(req: IncomingMessage, socket: Socket, head: Buffer): void;
+}
+
+/**
+ * Node's HTTP server, strict and without a limit on how long a body takes. It is the one that listens, because only then
+ * does it look after slow heads and idle connections; but what becomes of a new connection is decided elsewhere.
+ */
+export class Http1Server {
+  readonly server: Server;
+  private readonly serve: (socket: Socket) => void;
+  private readonly underWay = new Map<Socket, Set<Http1Exchange>>();
+  private draining = false;
+
+  constructor(
+    options: Http1Options,
+    private readonly handlers: Http1Handlers,
+  ) {
+    const { tls } = options;
+    const settings = settingsOf(options);
+    this.server = tls ? createSecureServer({ ...settings, ...tlsSettings(options), ...tls }) : createServer(settings);
+    // Silently left out fields could be those that delimit the message; 16 KiB of them are limit enough.
+    this.server.maxHeadersCount = 0;
+    this.serve = this.takeConnectionListener(tls ? 'secureConnection' : 'connection');
+    this.listen();
+  }
+
+  /** From here on the socket speaks HTTP/1.1. */
+  accept(socket: Socket): void {
+    this.serve.call(this.server, socket);
+  }
+
+  /** Connections with nothing under way are closed; the others say so with their next response and then close. */
+  drain(): void {
+    this.draining = true;
+    for (const exchanges of this.underWay.values()) {
+      for (const { res } of exchanges) if (!res.headersSent) res.shouldKeepAlive = false;
+    }
+    this.server.closeIdleConnections();
+  }
+
+  private takeConnectionListener(event: string): (socket: Socket) => void {
+    const [listener] = this.server.listeners(event);
+    this.server.removeAllListeners(event);
+    return listener as (socket: Socket) => void;
+  }
+
+  private listen(): void {
+    // Expectations are met by whoever wants the body: 100 must not be promised before anybody has looked at the request.
+    for (const event of ['request', 'checkContinue', 'checkExpectation'] as const) {
+      this.server.on(event, (req: IncomingMessage, res: ServerResponse) => this.begin({ req, res }));
+    }
+    this.server.on('upgrade', (req, socket: Socket, head) => this.upgrade(req, socket, head));
+    this.server.on('connect', (_req, socket: Socket) => {
+      this.refuseInTurn(socket, { status: 501, detail: 'This server is no tunnel: CONNECT is not implemented.' });
+    });
+    this.server.on('clientError', (error, socket: Socket) => this.fail(error, socket));
+  }
+
+  private begin(exchange: Http1Exchange): void {
+    const { req, res } = exchange;
+    if (isRefused(req.socket)) return;
+    this.note(exchange);
+    if (this.draining) res.shouldKeepAlive = false;
+    const fault = framingFault(req);
+    if (!fault) return this.handlers.onRequest(exchange);
+    refuseTheRest(req.socket);
+    res.shouldKeepAlive = false;
+    void answerEarly(exchange, problemReply(fault));
+  }
+
+  private note(exchange: Http1Exchange): void {
+    const { socket } = exchange.req;
+    const known = this.underWay.get(socket);
+    const exchanges = known ?? new Set();
+    exchanges.add(exchange);
+    exchange.res.once('close', () => {
+      exchanges.delete(exchange);
+      // What it said of the connection was said before we began to drain.
+      if (this.draining) setImmediate(() => this.server.closeIdleConnections());
+    });
+    if (known) return;
+    this.underWay.set(socket, exchanges);
+    socket.once('close', () => this.underWay.delete(socket));
+  }
+
+  private upgrade(req: IncomingMessage, socket: Socket, head: Buffer): void {
+    if (isRefused(socket)) return;
+    if (isUpgrade(req)) {
+      // Until its new owner listens, a reset must not end the process.
+      socket.on('error', () => undefined);
+      this.handlers.onUpgrade(req, socket, head);
+      return;
+    }
+    socket.unshift(Buffer.concat([withoutUpgrade(req), head]));
+    this.accept(socket);
+  }
+
+  /** The parser has given up. */
+  private fail(error: NodeJS.ErrnoException, socket: Socket): void {
+    const problem = problemOf(error);
+    const { req, res } = this.newestOf(socket) ?? {};
+    const isCut = error.code === 'HPE_INVALID_EOF_STATE' && req !== undefined;
+    if (!problem || isCut || (res?.headersSent && !req?.complete)) socket.destroy();
+    else this.refuseInTurn(socket, problem);
+  }
+
+  /** What was taken in order is answered first: the client would take our refusal for that answer. */
+  private refuseInTurn(socket: Socket, problem: Problem): void {
+    if (isRefused(socket)) return;
+    refuseTheRest(socket);
+    const newest = this.newestOf(socket);
+    if (newest?.req.complete) newest.res.once('close', () => refuseConnection(socket, problem));
+    else refuseConnection(socket, problem);
+  }
+
+  private newestOf(socket: Socket): Http1Exchange | undefined {
+    return [...(this.underWay.get(socket) ?? [])].at(-1);
+  }
+}
+
+function settingsOf({ headersTimeoutMs, keepAliveTimeoutMs }: Http1Options): ServerOptions {
+  const settings = {
+    // It counts the body as well: whoever reads a body gives up the idle ones.
+    requestTimeout: 0,
+    headersTimeout: headersTimeoutMs,
+    connectionsCheckingInterval: Math.min(30_000, Math.max(50, headersTimeoutMs / 4)),
+    keepAliveTimeout: keepAliveTimeoutMs,
+    insecureHTTPParser: false,
+    // Checked in `readHead`, where the refusal can say what is wrong.
+    requireHostHeader: false,
+    noDelay: true,
+    shouldUpgradeCallback: isUpgrade,
+  };
+  return settings;
+}
+
+function tlsSettings({ http2, headersTimeoutMs }: Http1Options): ServerOptions {
+  return { ALPNProtocols: http2 ? ['h2', 'http/1.1'] : ['http/1.1'], handshakeTimeout: headersTimeoutMs };
+}

@@ -1,0 +1,83 @@
+import {
+  createServer,
+  type Http2Server,
+  type Http2ServerRequest,
+  type Http2ServerResponse,
+  type ServerHttp2Session,
+} from 'node:http2';
+import type { Socket } from 'node:net';
+import { problemReply } from '../protocol/problem.js';
+import type { Exchange } from './exchange.js';
+import { sendReply } from './reply.js';
+
+export interface Http2Options {
+  /** Bytes a client may send ahead. With Node's 64 KiB an upload over 50 ms of distance makes 1.2 MB/s. */
+  readonly windows: { readonly stream: number; readonly session: number };
+  readonly maxConcurrentStreams: number;
+  /** A connection without requests is closed after this time. */
+  readonly keepAliveTimeoutMs: number;
+}
+
+/** The HTTP/2 connections of a listener: it gives them their sockets, nobody listens here. */
+export class Http2Sessions {
+  private readonly server: Http2Server;
+  private readonly sessions = new Set<ServerHttp2Session>();
+  private draining = false;
+
+  constructor(
+    private readonly options: Http2Options,
+    onRequest: (exchange: Exchange) => void,
+  ) {
+    const { windows, maxConcurrentStreams } = options;
+    this.server = createServer({
+      settings: { initialWindowSize: windows.stream, maxConcurrentStreams },
+      // In MB. What clients may send ahead of us is not to be counted as their misuse of memory.
+      maxSessionMemory: 10 + Math.ceil((2 * windows.session) / 1_000_000),
+    });
+    this.server.on('session', (session) => this.begin(session));
+    for (const event of ['request', 'checkContinue', 'checkExpectation'] as const) {
+      this.server.on(event, (req: Http2ServerRequest, res: Http2ServerResponse) => onRequest({ req, res }));
+    }
+    this.server.on('connect', (req: Http2ServerRequest, res: Http2ServerResponse) => {
+      const problem = { status: 501, detail: 'This server is no tunnel: CONNECT is not implemented.' };
+      void sendReply({ req, res }, problemReply(problem));
+    });
+  }
+
+  /** From here on the socket speaks HTTP/2. */
+  accept(socket: Socket): void {
+    this.server.emit('connection', socket);
+  }
+
+  /** GOAWAY: what is under way may end, nothing new is taken (RFC 9113 §6.8). */
+  drain(): void {
+    this.draining = true;
+    for (const session of this.sessions) session.close();
+  }
+
+  private begin(session: ServerHttp2Session): void {
+    this.sessions.add(session);
+    // The settings speak of streams only; the connection's own window has to be raised by hand.
+    session.setLocalWindowSize(this.options.windows.session);
+    session.once('close', () => this.sessions.delete(session));
+    this.closeWhenIdle(session);
+    if (this.draining) session.close();
+  }
+
+  /** Node has no limit of any kind here. Streams are counted, because a PING must not keep a connection. */
+  private closeWhenIdle(session: ServerHttp2Session): void {
+    const { keepAliveTimeoutMs } = this.options;
+    if (keepAliveTimeoutMs === 0) return;
+    let streams = 0;
+    const timer = setTimeout(() => session.close(), keepAliveTimeoutMs);
+    session.on('stream', (stream) => {
+      streams++;
+      clearTimeout(timer);
+      stream.once('close', () => {
+        streams--;
+        if (streams === 0 && !session.destroyed) timer.refresh();
+      });
+    });
+    session.once('close', () => clearTimeout(timer));
+  }
+}

@@ -1,0 +1,152 @@
+import type { Socket } from 'node:net';
+import type { TLSSocket } from 'node:tls';
+import { Http1Server, type Http1Handlers, type Http1Options } from './http1-server.js';
+import { Http2Sessions, type Http2Options } from './http2-sessions.js';
+import { sniff, type Spoken } from './protocol-sniffer.js';
+import { refuseConnection } from './refused-connection.js';
+import { clearSocketPath, openToGroup } from './unix-socket.js';
+
+export type ListenAddress =
+  /** Port 0 takes a free one. */
+  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
+  | { readonly kind: 'unix'; readonly path: string };
+
+export interface ListenerOptions {
+  readonly address: ListenAddress;
+  /** PEM. Without it the listener speaks cleartext. */
+  readonly tls?: Http1Options['tls'];
+  /** HTTP/2 beside HTTP/1.1: by ALPN with TLS, by prior knowledge without. */
+  readonly http2: boolean;
+  readonly windows: Http2Options['windows'];
+  readonly maxConcurrentStreams: number;
+  /** A head that takes longer is refused with 408. */
+  readonly headersTimeoutMs?: number;
+  /** A connection without requests is closed after this time: longer than a load balancer keeps its own idle ones. */
+  readonly keepAliveTimeoutMs?: number;
+}
+
+export type Handlers = Http1Handlers;
+
+/** One address that is listened on, with all its connections. */
+export interface Listener {
+  /** `http://127.0.0.1:8080`, `https://…`, or `unix:/path`. */
+  readonly url: string;
+  /** Connections that are open now, whatever they speak. */
+  readonly connections: number;
+  /** Fulfilled when nothing is listened on and no connection is left. */
+  readonly closed: Promise<void>;
+  /** No new connections; idle ones end now, the others with their response. May be called more than once. */
+  stopAccepting(): void;
+  /** Ends every connection at once, whatever is under way. */
+  destroyAll(): void;
+}
+
+/** Listens; fails when the address cannot be had. */
+export async function startListener(options: ListenerOptions, handlers: Handlers): Promise<Listener> {
+  const { address } = options;
+  if (address.kind === 'unix') await clearSocketPath(address.path);
+  const door = new FrontDoor(options, handlers);
+  await door.listen();
+  if (address.kind === 'unix') await openToGroup(address.path);
+  return door;
+}
+
+const HEADERS_TIMEOUT_MS = 60_000;
+const KEEP_ALIVE_TIMEOUT_MS = 75_000;
+
+class FrontDoor implements Listener {
+  readonly closed: Promise<void>;
+  private readonly http1: Http1Server;
+  private readonly http2: Http2Sessions;
+  private readonly headersTimeoutMs: number;
+  private readonly sockets = new Set<Socket>();
+  /** Connections that have not said yet what they speak. */
+  private readonly unknown = new Set<Socket>();
+  private accepting = true;
+
+  constructor(
+    private readonly options: ListenerOptions,
+    handlers: Handlers,
+  ) {
+    const { headersTimeoutMs = HEADERS_TIMEOUT_MS, keepAliveTimeoutMs = KEEP_ALIVE_TIMEOUT_MS } = options;
+    this.headersTimeoutMs = headersTimeoutMs;
+    this.http1 = new Http1Server({ ...options, headersTimeoutMs, keepAliveTimeoutMs }, handlers);
+    this.http2 = new Http2Sessions({ ...options, keepAliveTimeoutMs }, (exchange) => handlers.onRequest(exchange));
+    const { server } = this.http1;
+    server.on('connection', (socket: Socket) => this.count(socket));
+    if (options.tls) server.on('secureConnection', (socket: TLSSocket) => this.acceptSecure(socket));
+    else server.on('connection', (socket: Socket) => this.acceptPlain(socket));
+    this.closed = new Promise((resolve) => server.once('close', () => resolve()));
+  }
+
+  async listen(): Promise<void> {
+    const { address } = this.options;
+    const { server } = this.http1;
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(address, () => {
+        server.off('error', reject);
+        resolve();
+      });
+    });
+  }
+
+  get url(): string {
+    const { address, tls } = this.options;
+    if (address.kind === 'unix') return `unix:${address.path}`;
+    const bound = this.http1.server.address();
+    const port = typeof bound === 'object' && bound ? bound.port : address.port;
+    const host = address.host.includes(':') ? `[${address.host}]` : address.host;
+    return `${tls ? 'https' : 'http'}://${host}:${port}`;
+  }
+
+  get connections(): number {
+    return this.sockets.size;
+  }
+
+  stopAccepting(): void {
+    if (this.accepting) this.http1.server.close();
+    this.accepting = false;
+    for (const socket of this.unknown) socket.destroy();
+    this.http1.drain();
+    this.http2.drain();
+  }
+
+  destroyAll(): void {
+    this.stopAccepting();
+    for (const socket of this.sockets) socket.destroy();
+  }
+
+  private count(socket: Socket): void {
+    this.sockets.add(socket);
+    socket.once('close', () => this.sockets.delete(socket));
+  }
+
+  private acceptSecure(socket: TLSSocket): void {
+    if (socket.alpnProtocol === 'h2') this.http2.accept(socket);
+    else this.http1.accept(socket);
+  }
+
+  private acceptPlain(socket: Socket): void {
+    if (!this.options.http2) return this.http1.accept(socket);
+    this.unknown.add(socket);
+    sniff(socket, this.headersTimeoutMs, (spoken) => {
+      this.unknown.delete(socket);
+      this.serve(socket, spoken);
+    });
+  }
+
+  private serve(socket: Socket, spoken: Spoken): void {
+    switch (spoken) {
+      case 'http1':
+        return this.http1.accept(socket);
+      case 'http2':
+        return this.http2.accept(socket);
+      case 'late':
+        return refuseConnection(socket, { status: 408, detail: 'The header section did not arrive in time.' });
+      case 'silent':
+      case 'gone':
+        socket.destroy();
+    }
+  }
+}

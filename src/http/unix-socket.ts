@@ -1,0 +1,41 @@
+import { chmod, lstat, unlink } from 'node:fs/promises';
+import { connect } from 'node:net';
+
+/** Owner and group may connect. */
+const MODE = 0o660;
+
+/** Makes room for a socket at `path`: what a process that died has left there is removed, anything else is not. */
+export async function clearSocketPath(path: string): Promise<void> {
+  const found = await lstat(path).catch((error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (!found) return;
+  if (!found.isSocket()) throw inUse(path, 'is there already and is no socket');
+  if (await answers(path)) throw inUse(path, 'is in use by another process');
+  await unlink(path);
+}
+
+export async function openToGroup(path: string): Promise<void> {
+  await chmod(path, MODE);
+}
+
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const probe = connect(path);
+    probe.once('connect', () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'ECONNREFUSED' || error.code === 'ENOENT') resolve(false);
+      // Full, or not ours to ask: somebody is there.
+      else if (error.code === 'EAGAIN' || error.code === 'EACCES') resolve(true);
+      else reject(error);
+    });
+  });
+}
+
+function inUse(path: string, why: string): Error {
+  return Object.assign(new Error(`unix socket ${path} ${why}`), { code: 'EADDRINUSE' });
+}
