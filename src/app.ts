@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { access, constants, readFile } from 'node:fs/promises';
 import { startAdmin } from './admin/admin.js';
 import type { HealthCheck } from './admin/readiness.js';
-import type { Config, ListenerConfig } from './config/config.js';
+import type { Config } from './config/config.js';
 import { buildRoutes } from './config/routes.js';
 import { Delivery } from './delivery/delivery.js';
 import { UndiciOrigin } from './delivery/undici-origin.js';

@@ -137,12 +137,14 @@ export class Entry {
   ): Promise<void> {
     const { interimMode, clock, metrics } = this.options;
     const interims = new Interims(exchange, head, { mode: interimMode, clock });
-    const asked: UploadRequest = { exchange, head, route: this.routeOf(head), protocol, request, interims };
+    const route = this.routeOf(head);
+    const onCreated = (id: string): void => void (noted.uploadId = id);
+    const asked: UploadRequest = { exchange, head, route, protocol, request, interims, onCreated };
     noted.kind = isRefusal(request) ? 'other' : request.kind;
     const reply = await this.replyTo(asked);
     if ('kind' in reply) {
-      noted.interrupted = reply.kind === 'interrupted' ? reply.why : undefined;
-      if (noted.interrupted === 'taken-over') metrics.takeover();
+      noted.interrupted = reply.why;
+      if (reply.why === 'taken-over') metrics.takeover();
       return destroyExchange(exchange);
     }
     await answerEarly(exchange, this.options.cors.apply(reply, head));

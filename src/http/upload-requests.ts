@@ -31,6 +31,8 @@ export interface UploadRequest {
   readonly protocol: Protocol;
   readonly request: Intent | Refusal;
   readonly interims: Interims;
+  /** Told which upload a creation has made. */
+  readonly onCreated: (id: string) => void;
 }
 
 /** Between the wire and the uploads: what a request means goes in, how its outcome looks comes out. */
@@ -98,6 +100,7 @@ export class UploadRequests {
   }
 
   private tell(asked: UploadRequest, news: News): void {
+    if (news.kind === 'resumable') asked.onCreated(news.upload.id);
     const reply = (): Reply | undefined => asked.protocol.interim(news, this.contextOf(asked));
     const isSent = news.kind === 'resumable' ? asked.interims.announce(reply) : asked.interims.progress(reply);
     if (isSent) this.options.metrics.interimSent(news.kind);
