@@ -16,7 +16,7 @@ export async function serve(sources: ConfigSources, version: string): Promise<vo
   endOnTheUnexpected(log);
   const signals = stopOnSignals(log);
   try {
-    const app = await startApp(loaded.config, log);
+    const app = await startApp(loaded.config, log, version);
     signals.stops(app);
     announce(log, app, version);
   } catch (error) {
