@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
-import type { TLSSocket } from 'node:tls';
+import type { Socket } from 'node:net';
 
 export type HttpRequest = IncomingMessage | Http2ServerRequest;
 export type HttpResponse = ServerResponse | Http2ServerResponse;
@@ -39,17 +39,17 @@ export function peerOf(req: HttpRequest): Peer {
   const { localAddress = '', localPort = 0 } = socket;
   return {
     address: socket.remoteAddress ?? '',
-    encrypted: (socket.encrypted as boolean | undefined) === true,
+    encrypted: socket.encrypted === true,
     isGone: false,
     localAuthority: localAddress === '' ? 'localhost' : `${bracketed(localAddress)}:${localPort}`,
   };
 }
 
 /** The socket of an HTTP/2 session that has ended throws whatever it is asked. */
-function socketOf(req: HttpRequest): TLSSocket | undefined {
-  if (!(req instanceof Http2ServerRequest)) return req.socket as TLSSocket;
+function socketOf(req: HttpRequest): (Socket & { readonly encrypted?: boolean }) | undefined {
+  if (!(req instanceof Http2ServerRequest)) return req.socket;
   const { session } = req.stream;
-  return session && !session.destroyed ? (session.socket as TLSSocket) : undefined;
+  return session && !session.destroyed ? session.socket : undefined;
 }
 
 /** Ends the exchange so that nobody can take what was sent for a whole answer: the connection goes, or the stream is reset. */
