@@ -10,8 +10,8 @@ type WriteDone = (error?: Error | null) => void;
  * with the first refused write, and an answer that has already arrived (413, then a reset) is lost with it. From that
  * write on no further byte is sent: writing seems to be slow, until reading has ended and the socket closes.
  */
-export function makePatient<T extends Socket>(socket: T): T {
-  const refused = new RefusedWrites(socket);
+export function makePatient<T extends Socket>(socket: T, longestSilenceMs = LONGEST_SILENCE_MS): T {
+  const refused = new RefusedWrites(socket, longestSilenceMs);
   socket._write = refused.guard(socket._write.bind(socket));
   if (socket._writev) socket._writev = refused.guardMany(socket._writev.bind(socket));
   const push = socket.push.bind(socket);
@@ -25,7 +25,10 @@ class RefusedWrites {
   private readonly held: WriteDone[] = [];
   private silence: NodeJS.Timeout | undefined;
 
-  constructor(private readonly socket: Socket) {}
+  constructor(
+    private readonly socket: Socket,
+    private readonly longestSilenceMs: number,
+  ) {}
 
   guard(write: Socket['_write']): Socket['_write'] {
     return (chunk, encoding, done) => this.run(done, (guarded) => write(chunk, encoding, guarded));
@@ -55,7 +58,7 @@ class RefusedWrites {
     this.held.push(done);
     if (this.reason) return;
     this.reason = reason;
-    this.silence = setTimeout(() => this.fail(), LONGEST_SILENCE_MS);
+    this.silence = setTimeout(() => this.fail(), this.longestSilenceMs);
     this.socket.on('data', () => this.silence?.refresh());
     this.socket.once('end', () => process.nextTick(() => this.socket.destroy()));
     this.socket.once('close', () => this.close());

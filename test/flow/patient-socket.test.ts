@@ -1,0 +1,181 @@
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { connect as connectTls, createServer as createTlsServer } from 'node:tls';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { makePatient } from '../../src/http/patient-socket.js';
+import { makeCertificate } from '../support/certificate.js';
+import { until } from '../support/temporary.js';
+
+const ANSWER = 'the answer '.repeat(400);
+
+/** What a socket's owner sees of it. */
+class Watched {
+  text = '';
+  readonly events: string[] = [];
+
+  constructor(readonly socket: Socket) {
+    socket.on('data', (bytes: Buffer) => (this.text += bytes.toString()));
+    socket.on('end', () => this.events.push('end'));
+    socket.on('error', (error: NodeJS.ErrnoException) => this.events.push(error.code ?? error.message));
+    socket.on('close', () => this.events.push('close'));
+  }
+
+  closed(): Promise<unknown> {
+    return until(
+      () => this.events.includes('close'),
+      () => `the end of the socket (${this.events.join()})`,
+    );
+  }
+}
+
+let server: Server;
+let ours: Socket;
+let peer: Socket;
+
+beforeEach(async () => {
+  server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  [ours, peer] = await pair(server, () => connect((server.address() as AddressInfo).port, '127.0.0.1'), 'connection');
+});
+
+afterEach(async () => {
+  ours.destroy();
+  peer.destroy();
+  await new Promise((resolve) => server.close(resolve));
+});
+
+async function pair(listener: Server, open: () => Socket, event: string): Promise<[Socket, Socket]> {
+  const accepted = once(listener, event) as Promise<[Socket]>;
+  const socket = open();
+  const [other] = await accepted;
+  await until(() => !socket.connecting, 'the connection');
+  other.on('error', () => undefined);
+  return [socket, other];
+}
+
+/** The peer answers and resets the connection; we hear nothing of it before we write. */
+function answerAndReset(): void {
+  peer.write(ANSWER);
+  peer.resetAndDestroy();
+  ours.write('more of the body');
+}
+
+describe('a peer that answers and resets', () => {
+  test('is not heard by a plain socket', async () => {
+    const seen = new Watched(ours);
+    answerAndReset();
+    await seen.closed();
+    expect(seen.text).toBe('');
+  });
+
+  test('is heard to its end by a patient one, which does not take the reset for a proper end', async () => {
+    const seen = new Watched(makePatient(ours));
+    answerAndReset();
+    await seen.closed();
+    expect(seen.text).toBe(ANSWER);
+    expect(seen.events).toEqual(['ECONNRESET', 'close']);
+  });
+
+  test('is heard when our reader pauses in between', async () => {
+    const seen = new Watched(makePatient(ours));
+    ours.pause();
+    answerAndReset();
+    await until(() => ours.readableLength === ANSWER.length, 'the answer to wait in the socket');
+    expect(seen.events).toEqual([]);
+    ours.resume();
+    await seen.closed();
+    expect(seen.text).toBe(ANSWER);
+    expect(seen.events).toEqual(['ECONNRESET', 'close']);
+  });
+
+  test('every write after the refused one is told so when the socket closes', async () => {
+    const seen = new Watched(makePatient(ours));
+    answerAndReset();
+    const told: (string | undefined)[] = [];
+    ours.write('still more', (error) => told.push((error)?.code));
+    ours.write('and more', (error) => told.push((error)?.code));
+    await seen.closed();
+    await until(() => told.length === 2, 'both writes to be told');
+    expect(told).not.toContain(undefined);
+  });
+});
+
+describe('a peer that answers, ends its side and closes', () => {
+  async function answerAndClose(): Promise<void> {
+    ours.pause();
+    peer.end(ANSWER);
+    await once(peer, 'finish');
+    // Nobody reads what we send from here on: it is met with a reset.
+    peer.destroy();
+    ours.write('part of the body');
+    await until(() => ours.bytesWritten > 0, 'the write that is met with a reset');
+    ours.write('more of the body');
+    ours.resume();
+  }
+
+  test('is not heard by a plain socket', async () => {
+    const seen = new Watched(ours);
+    await answerAndClose();
+    await seen.closed();
+    expect(seen.events).toContain('EPIPE');
+    expect(seen.text).toBe('');
+  });
+
+  test('is heard to its proper end by a patient one', async () => {
+    const seen = new Watched(makePatient(ours));
+    await answerAndClose();
+    await seen.closed();
+    expect(seen.text).toBe(ANSWER);
+    expect(seen.events).toEqual(['end', 'close']);
+  });
+});
+
+test('a peer that refuses bytes and says nothing is given up after a while', async () => {
+  const refusal = Object.assign(new Error('refused'), { code: 'EPIPE' });
+  ours._writev = undefined;
+  ours._write = (_bytes, _encoding, done) => done(refusal);
+  const seen = new Watched(makePatient(ours, 20));
+  ours.write('anything');
+  await seen.closed();
+  expect(seen.events).toEqual(['EPIPE', 'close']);
+});
+
+test('errors that are no refusal end the socket at once', async () => {
+  ours._writev = undefined;
+  ours._write = (_bytes, _encoding, done) => done(Object.assign(new Error('broken'), { code: 'EINVAL' }));
+  const seen = new Watched(makePatient(ours));
+  ours.write('anything');
+  await seen.closed();
+  expect(seen.events).toEqual(['EINVAL', 'close']);
+});
+
+test('a patient socket that is destroyed by its owner closes at once, also in its patience', async () => {
+  const seen = new Watched(makePatient(ours));
+  ours.pause();
+  answerAndReset();
+  ours.destroy();
+  await seen.closed();
+  expect(seen.events).toEqual(['close']);
+});
+
+test('patience works over TLS', async () => {
+  const certificate = makeCertificate();
+  const secure = createTlsServer(certificate);
+  await new Promise<void>((resolve) => secure.listen(0, '127.0.0.1', resolve));
+  const { port } = secure.address() as AddressInfo;
+  const open = () => connectTls({ port, host: '127.0.0.1', ca: certificate.cert });
+  const [client, other] = await pair(secure, open, 'secureConnection');
+  await until(() => client.writable && !client.connecting, 'the secure connection');
+  const seen = new Watched(makePatient(client));
+  client.write('a part of the body');
+  await once(other, 'data');
+  other.pause();
+  client.write('a part that nobody reads');
+  await until(() => client.bytesWritten > 0, 'bytes on their way');
+  other.write(ANSWER, () => other.destroy());
+  await once(other, 'close');
+  client.write('more');
+  await seen.closed();
+  expect(seen.text).toBe(ANSWER);
+  await new Promise((resolve) => secure.close(resolve));
+});
