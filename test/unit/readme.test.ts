@@ -1,0 +1,46 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from '@jest/globals';
+import { loadConfig } from '../../src/config/load.js';
+import { temporaryDirectory } from '../support/temporary.js';
+import { writeFile } from 'node:fs/promises';
+
+const pages = ['README.md', 'docs/how-it-works.md', 'docs/deployment.md'];
+
+function blocks(page: string, language: string): string[] {
+  const fence = new RegExp('```' + language + '\\n([\\s\\S]*?)```', 'g');
+  return [...readFileSync(page, 'utf8').matchAll(fence)].map((match) => match[1]!);
+}
+
+test('every configuration shown in the docs is valid', async () => {
+  const directory = await temporaryDirectory();
+  const shown = pages.flatMap((page) => blocks(page, 'yaml'));
+  expect(shown.length).toBeGreaterThanOrEqual(3);
+  for (const yaml of shown) {
+    const file = join(directory.path, 'shown.yaml');
+    // Certificates of the examples are not on this machine.
+    await writeFile(file, yaml.replace(/tls: \{[^}]*\}/, 'http2: true'));
+    const loaded = loadConfig({
+      file,
+      env: {},
+      flags: yaml.includes('origin:') ? {} : { origin: 'http://127.0.0.1:1' },
+    });
+    expect('mistakes' in loaded ? loaded.mistakes : []).toEqual([]);
+  }
+  await directory.remove();
+});
+
+test('every file the docs link to exists', () => {
+  for (const page of pages) {
+    const links = [...readFileSync(page, 'utf8').matchAll(/\]\((?!https?:)([^)#]+)\)/g)].map((match) => match[1]!);
+    for (const link of links) expect([link, existsSync(join(page, '..', link))]).toEqual([link, true]);
+  }
+});
+
+test('the commands the README promises are there', () => {
+  const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: Record<string, string> };
+  const [demo, tests] = blocks('README.md', 'sh');
+  expect(demo!.trim()).toBe('npm ci && npm run demo');
+  expect(tests!.trim()).toBe('npm ci && npm test');
+  expect(Object.keys(scripts)).toEqual(expect.arrayContaining(['demo', 'test', 'bench']));
+});
