@@ -89,16 +89,26 @@ export class AnswerTape {
   }
 
   private async *read(): AsyncGenerator<Uint8Array> {
-    for (let at = 0; ;) {
-      if (this.state === 'broken') throw this.failure;
-      const end = this.visibleSize();
-      if (at < end) {
-        for await (const piece of this.between(at, end)) {
+    try {
+      for (let at = 0; await this.growsBeyond(at);) {
+        for await (const piece of this.between(at, this.visibleSize())) {
           at += piece.length;
           yield piece;
         }
-      } else if (this.state === 'ended') return;
-      else await this.changed.next();
+      }
+    } catch (error) {
+      // A reader may be the first to notice that the file of a broken answer was removed.
+      throw this.state === 'broken' ? this.failure : error;
+    }
+  }
+
+  /** False when this is the end. */
+  private async growsBeyond(at: number): Promise<boolean> {
+    for (;;) {
+      if (this.state === 'broken') throw this.failure;
+      if (at < this.visibleSize()) return true;
+      if (this.state === 'ended') return false;
+      await this.changed.next();
     }
   }
 

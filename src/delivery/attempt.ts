@@ -24,8 +24,8 @@ export interface AttemptCall {
   readonly attempt: Attempt;
   /** Breaks the attempt off. */
   readonly signal: AbortSignal;
-  /** An answer has begun that will be the one, if it does not break off. */
-  readonly onTape: (tape: AnswerTape) => void;
+  /** An answer has begun that will be the one, if it does not break off; undefined when it has. */
+  readonly onTape: (tape: AnswerTape | undefined) => void;
 }
 
 /** How an attempt ended; its answer is whole, but not recorded yet. */
@@ -53,6 +53,7 @@ export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<T
     return { ...ended(call, rooms, { reached: 'answered', status }), answered: { tape, ...taken } };
   } catch (error) {
     const reason = error instanceof Error ? error : new Error(String(error));
+    call.onTape(undefined);
     // What cannot be removed is the sweep's business.
     await tape?.break(reason).catch(() => undefined);
     return failed(call, rooms, reason, status);

@@ -18,13 +18,18 @@ export function framedRaw(upload: Upload, chunks: readonly Chunk[], spool: Spool
   return { size, body: exactly(size, spool.read(upload.id, chunks)) };
 }
 
-/** Lets a stream end only when all of it was there: a shorter body must never look like a whole one. */
+/**
+ * Lets a stream end only when all of it was there: a shorter body must never look like a whole one. It ends with its last
+ * byte and does not wait for the source to close its files: an origin that answers before our end has lost its connection.
+ */
 function exactly(size: number, source: Readable): Readable {
   let passed = 0;
   const counted = new Transform({
     transform(piece: Uint8Array, _encoding, done) {
       passed += piece.length;
-      done(passed > size ? bytesLost(passed, size) : null, piece);
+      if (passed <= size) this.push(piece);
+      if (passed === size) this.push(null);
+      done(passed > size ? bytesLost(passed, size) : null);
     },
     flush: (done) => done(passed === size ? null : bytesLost(passed, size)),
   });

@@ -132,8 +132,10 @@ export class Run {
   }): Promise<Tried> {
     const { metrics } = this.rooms;
     const { credentials } = this.request;
-    const onTape = (tape: AnswerTape): void => {
-      if (!tape.isOnlyHead) this.show({ kind: 'tape', upload: call.upload, tape });
+    // Whoever was shown an answer that broke off fails with it; who comes after that waits for what follows.
+    const onTape = (tape: AnswerTape | undefined): void => {
+      this.result = undefined;
+      if (tape && !tape.isOnlyHead) this.show({ kind: 'tape', upload: call.upload, tape });
     };
     metrics.activeDeliveries.inc();
     const tried = await tryOnce({ ...call, credentials, onTape }, this.rooms);
@@ -162,10 +164,9 @@ export class Run {
     return 'over';
   }
 
-  /** There is no answer. Whoever was shown one that broke off has failed with it; who comes now waits for the next. */
+  /** There is no answer. */
   private async goOn({ attempt, bytesLost }: Tried, policy: RetryPolicy): Promise<Next> {
     const { store, worker, clock, random } = this.rooms;
-    this.result = undefined;
     const ended = await store.endAttempt(this.id, worker, attempt);
     if (ended === 'stale') return this.elsewhere();
     if (bytesLost) return this.deactivate(ended, attempt.problem);

@@ -29,7 +29,8 @@ export class OriginConnection {
       pipelining: 1,
       maxHeaderSize: LARGEST_HEAD,
       connect: (target, done) => {
-        this.connecting = connect(target, (...result) => {
+        // The certificate has to be the origin's: undici would ask for the one of the `Host` that we pass on.
+        this.connecting = connect({ ...target, servername: undefined }, (...result) => {
           if (result[1]) this.socket = makePatient(result[1]);
           done(...result);
         });

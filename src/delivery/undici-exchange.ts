@@ -22,6 +22,7 @@ export class UndiciExchange implements Dispatcher.DispatchHandler {
   private body: Readable | undefined;
   private trailers: HeaderLine[] = [];
   private began = false;
+  private beganTwice = false;
   private isOver = false;
 
   constructor(
@@ -29,8 +30,12 @@ export class UndiciExchange implements Dispatcher.DispatchHandler {
     private readonly ends: ExchangeEnds,
   ) {}
 
-  /** Called right before the first byte is written. */
-  onRequestStart(): void {
+  /** Called right before the first byte is written. A second time would be a second request, which is not undici's to decide. */
+  onRequestStart(controller: Controller): void {
+    if (this.began) {
+      this.beganTwice = true;
+      return controller.abort(new Error('the request would have been sent again'));
+    }
     this.began = true;
     this.connection.socket?.beginExchange();
   }
@@ -76,7 +81,7 @@ export class UndiciExchange implements Dispatcher.DispatchHandler {
   }
 
   private wasSent(): boolean {
-    return this.began && this.connection.socket?.wrote === true;
+    return this.beganTwice || (this.began && this.connection.socket?.wrote !== false);
   }
 }
 

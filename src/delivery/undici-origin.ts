@@ -1,3 +1,4 @@
+import type { Dispatcher } from 'undici';
 import { Unanswered, type Origin, type OriginAnswer, type OriginRequest } from './origin.js';
 import { OriginConnections } from './undici-connections.js';
 import { UndiciExchange } from './undici-exchange.js';
@@ -53,14 +54,10 @@ export class UndiciOrigin implements Origin {
   }
 }
 
-function dispatchOptions({ method, target, headers, content, timeoutMs }: OriginRequest): {
-  method: string;
-  path: string;
-  headers: string[];
-  body: typeof content.body;
-  headersTimeout: number;
-  bodyTimeout: number;
-} {
+/** `servername` is not in undici's types. Were it not the same every time, another `Host` would cost the connection. */
+type DispatchOptions = Dispatcher.DispatchOptions & { readonly servername: string };
+
+function dispatchOptions({ origin, method, target, headers, content, timeoutMs }: OriginRequest): DispatchOptions {
   const length = content.size > 0 ? [['Content-Length', String(content.size)] as const] : [];
   return {
     method,
@@ -69,5 +66,6 @@ function dispatchOptions({ method, target, headers, content, timeoutMs }: Origin
     body: content.body,
     headersTimeout: timeoutMs,
     bodyTimeout: timeoutMs,
+    servername: new URL(origin).hostname,
   };
 }

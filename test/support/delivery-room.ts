@@ -103,6 +103,11 @@ export class DeliveryRoom {
     this.delivery = this.newDelivery();
   }
 
+  /** As on a second node: the same store and spool, a delivery of its own. */
+  anotherWorker(): Delivery {
+    return this.newDelivery('another');
+  }
+
   async close(): Promise<void> {
     await Promise.all([...this.abandoned, this.delivery].map((delivery) => delivery.stop()));
     await this.store.close();
@@ -111,15 +116,15 @@ export class DeliveryRoom {
 
   private readonly abandoned: Delivery[] = [];
 
-  private newDelivery(): Delivery {
-    const { storeSeenAs = (store) => store, ca, delivery } = this.options;
+  private newDelivery(worker = `worker-${this.abandoned.length}`): Delivery {
+    const { storeSeenAs = (store: UploadStore) => store, ca, delivery } = this.options;
     const log = this.recordingLog();
     return new Delivery({
       store: storeSeenAs(this.store),
       spool: this.spool,
       origin: new UndiciOrigin({ ca }),
       routes: onlyRoute(this.route),
-      worker: `worker-${this.abandoned.length}`,
+      worker,
       clock: Date.now,
       random: () => 0.5,
       log,

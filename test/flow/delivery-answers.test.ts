@@ -1,0 +1,257 @@
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import type { RelayedAnswer } from '../../src/model/outcome.js';
+import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
+import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { randomBytes, sha256, until } from '../support/temporary.js';
+
+let origin: RawOrigin;
+let room: DeliveryRoom;
+
+beforeEach(async () => {
+  origin = await startRawOrigin();
+});
+
+afterEach(async () => {
+  await room.close();
+  await origin.close();
+});
+
+async function open(options: RoomOptions = {}): Promise<void> {
+  room = await DeliveryRoom.open(origin.url, options);
+}
+
+async function seen(answer: RelayedAnswer) {
+  const body = (await bodyOf(answer)).toString();
+  const { status, reason, headers } = answer;
+  return { status, reason, headers, body, trailers: answer.trailers() };
+}
+
+test('an answer keeps status, reason, order, case and duplicates; what belongs to the connection is left out', async () => {
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await exchange.respond({
+      status: 201,
+      reason: 'Made It',
+      headers: [
+        ['LOCATION', '/files/1'],
+        ['Set-Cookie', 'a=1; Path=/'],
+        ['x-odd-Case', 'ü'],
+        ['Connection', 'X-Private'],
+        ['X-Private', 'hop'],
+        ['Keep-Alive', 'timeout=5'],
+        ['set-cookie', 'b=2'],
+      ],
+      body: 'made',
+    });
+  });
+  await open();
+  const upload = await room.whole();
+  const expected = {
+    status: 201,
+    reason: 'Made It',
+    headers: [
+      ['LOCATION', '/files/1'],
+      ['Set-Cookie', 'a=1; Path=/'],
+      ['x-odd-Case', 'ü'],
+      ['set-cookie', 'b=2'],
+      ['Content-Length', '4'],
+    ],
+    body: 'made',
+    trailers: [],
+  };
+  expect(await seen(await room.answer(upload.id))).toEqual(expected);
+  expect(await seen(await room.answer(upload.id))).toEqual(expected);
+  await room.restart();
+  expect(await seen(await room.answer(upload.id))).toEqual(expected);
+  expect(origin.exchanges).toHaveLength(1);
+});
+
+test('a chunked answer keeps its trailers, now and later', async () => {
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await exchange.respond({
+      status: 200,
+      headers: [
+        ['Transfer-Encoding', 'chunked'],
+        ['Trailer', 'X-Check'],
+      ],
+      body: 'in chunks',
+      trailers: [['X-Check', 'sum']],
+    });
+  });
+  await open();
+  const upload = await room.whole();
+  const expected = { status: 200, reason: 'OK', headers: [], body: 'in chunks', trailers: [['X-Check', 'sum']] };
+  expect(await seen(await room.answer(upload.id))).toEqual(expected);
+  expect(await seen(await room.answer(upload.id))).toEqual(expected);
+});
+
+test.each([
+  { status: 204, headers: [['ETag', '"1"']] as const },
+  { status: 304, headers: [['ETag', '"1"']] as const },
+  { status: 200, headers: [['Content-Length', '0']] as const },
+])('an answer that is only a head ($status) is whole when it is given', async ({ status, headers }) => {
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await exchange.respond({ status, headers });
+  });
+  await open();
+  const upload = await room.whole();
+  const answer = await room.answer(upload.id);
+  expect(answer.bodySize).toBe(0);
+  expect(answer.upload).toMatchObject({ phase: 'answered', answer: { status, bodySize: 0 } });
+  expect(await seen(answer)).toMatchObject({ status, headers, body: '' });
+});
+
+test('interim responses of the origin are skipped, a 100 that nobody asked for as well', async () => {
+  origin.setScript(async (exchange) => {
+    await exchange.interim(100);
+    await exchange.interim(104, [['Location', '/theirs']]);
+    await exchange.readBody();
+    await exchange.interim(102);
+    await exchange.write('HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
+  });
+  await open();
+  for (let count = 0; count < 3; count++) {
+    const upload = await room.whole({ body: randomBytes(100_000) });
+    expect(await seen(await room.answer(upload.id))).toMatchObject({ status: 200, body: 'ok' });
+  }
+  expect(origin.connections).toHaveLength(1);
+});
+
+test('an answer that ends with the connection is whole when that ends in good order', async () => {
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await exchange.write('HTTP/1.0 200 OK\r\n\r\nold style');
+    exchange.end();
+  });
+  await open();
+  const upload = await room.whole();
+  expect(await seen(await room.answer(upload.id))).toMatchObject({ status: 200, body: 'old style' });
+});
+
+test('whoever has seen the end of an answer can rely on its being kept', async () => {
+  await open();
+  for (const body of ['a', 'bb', 'ccc']) {
+    const upload = await room.whole({ body });
+    await bodyOf(await room.answer(upload.id));
+    expect((await room.upload(upload.id)).phase).toBe('answered');
+  }
+});
+
+test('the head is given before the body is there, and the body as it comes', async () => {
+  let release: () => void;
+  const released = new Promise<void>((resolve) => (release = resolve));
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await exchange.write('HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst');
+    await released;
+    await exchange.write('later');
+  });
+  await open();
+  const upload = await room.whole();
+  const answer = await room.answer(upload.id);
+  expect(answer.bodySize).toBeUndefined();
+  const pieces = answer.body[Symbol.asyncIterator]();
+  expect(String((await pieces.next()).value)).toBe('first');
+  release!();
+  expect(String((await pieces.next()).value)).toBe('later');
+  expect((await pieces.next()).done).toBe(true);
+});
+
+const BIG = randomBytes(20 * 1024 * 1024, 7);
+
+test('a large answer is taken at the origin’s speed, whoever reads it and however slowly', async () => {
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await exchange.respond({ status: 200, body: BIG });
+  });
+  await open();
+  const upload = await room.whole();
+  const slow = (await room.answer(upload.id)).body[Symbol.asyncIterator]();
+  const start = (await slow.next()).value as Uint8Array;
+  // The slow reader stands still: the origin is done with us nevertheless.
+  await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
+  expect((await room.upload(upload.id)).answer?.body).toEqual({ in: 'spool', name: 'answer-1' });
+  const second = await room.answer(upload.id);
+  expect(second.bodySize).toBe(BIG.length);
+  expect(sha256(await bodyOf(second))).toBe(sha256(BIG));
+  const rest: Uint8Array[] = [start];
+  for (let piece = await slow.next(); !piece.done; piece = await slow.next()) rest.push(piece.value);
+  expect(sha256(Buffer.concat(rest))).toBe(sha256(BIG));
+  await until(async () => (await room.files()).length === 1, 'the upload’s own bytes to be removed');
+  expect(await room.files()).toEqual(['answer-1']);
+  await room.restart();
+  expect(sha256(await bodyOf(await room.answer(upload.id)))).toBe(sha256(BIG));
+});
+
+test('readers that come while a large answer grows all get it from its start', async () => {
+  let release: () => void;
+  const released = new Promise<void>((resolve) => (release = resolve));
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await exchange.write(`HTTP/1.1 200 OK\r\nContent-Length: ${BIG.length}\r\n\r\n`);
+    await exchange.write(BIG.subarray(0, 1_000_000));
+    await released;
+    await exchange.write(BIG.subarray(1_000_000));
+  });
+  await open();
+  const upload = await room.whole();
+  const readers = [bodyOf(await room.answer(upload.id)), bodyOf(await room.answer(upload.id))];
+  release!();
+  readers.push(bodyOf(await room.answer(upload.id)));
+  for (const reader of readers) expect(sha256(await reader)).toBe(sha256(BIG));
+  expect(origin.exchanges).toHaveLength(1);
+});
+
+test('a large answer that breaks off leaves nothing in the spool', async () => {
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await exchange.write(`HTTP/1.1 200 OK\r\nContent-Length: ${BIG.length}\r\n\r\n`);
+    await exchange.write(BIG.subarray(0, 1_000_000));
+    exchange.end();
+  });
+  await open();
+  const upload = await room.whole();
+  await expect(bodyOf(await room.answer(upload.id))).rejects.toThrow(/closed/);
+  expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+  expect(await room.files()).toEqual(['chunk-0']);
+});
+
+test('those who ask at the same time share one delivery', async () => {
+  await open();
+  const upload = await room.whole();
+  const answers = await Promise.all(Array.from({ length: 10 }, () => room.answer(upload.id)));
+  for (const answer of answers) expect((await bodyOf(answer)).toString()).toBe('ok');
+  expect(origin.exchanges).toHaveLength(1);
+});
+
+test('a client that leaves ends its waiting, never the delivery', async () => {
+  let release: () => void;
+  const released = new Promise<void>((resolve) => (release = resolve));
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await released;
+    await exchange.respond({ status: 201, body: 'made' });
+  });
+  await open();
+  const upload = await room.whole();
+  const client = new AbortController();
+  const waiting = room.result(upload.id, { to: client.signal });
+  await origin.exchange(0);
+  client.abort(new Error('the client left'));
+  await expect(waiting).rejects.toThrow('the client left');
+  release!();
+  await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
+  expect(await seen(await room.answer(upload.id))).toMatchObject({ status: 201, body: 'made' });
+  expect(origin.exchanges).toHaveLength(1);
+});
+
+test('an unknown or cancelled upload is gone', async () => {
+  await open();
+  const upload = await room.whole();
+  await room.store.cancel(upload.id);
+  expect(await room.result(upload.id)).toEqual({ kind: 'gone' });
+  expect(await room.result('upload-that-never-existed')).toEqual({ kind: 'gone' });
+  expect(origin.exchanges).toHaveLength(0);
+});

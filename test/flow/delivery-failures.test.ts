@@ -1,0 +1,253 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
+import type { RawExchange } from '../support/raw-exchange.js';
+import { answerOk, startRawOrigin, type RawOrigin, type RawScript } from '../support/raw-origin.js';
+import { freePort, randomBytes, sha256, until } from '../support/temporary.js';
+
+let origin: RawOrigin;
+let room: DeliveryRoom | undefined;
+
+beforeEach(async () => {
+  origin = await startRawOrigin();
+});
+
+afterEach(async () => {
+  await room?.close();
+  room = undefined;
+  await origin.close();
+});
+
+async function open(options: RoomOptions = {}, url = origin.url): Promise<DeliveryRoom> {
+  return (room = await DeliveryRoom.open(url, options));
+}
+
+const LARGE = randomBytes(8 * 1024 * 1024);
+
+/** Ways in which an origin can fail after it was reached. */
+const failures: readonly { name: string; script: RawScript; problem: RegExp }[] = [
+  { name: 'closes after the head', script: ({ socket }) => void socket.end(), problem: /other side closed/ },
+  { name: 'resets after the head', script: (exchange) => exchange.reset(), problem: /reset|closed/i },
+  {
+    name: 'resets within the body',
+    script: async (exchange) => {
+      await exchange.readBytes(1_000_000);
+      exchange.reset();
+    },
+    problem: /reset|closed/i,
+  },
+  {
+    name: 'closes instead of answering',
+    script: async (exchange) => {
+      await exchange.readBody();
+      exchange.end();
+    },
+    problem: /other side closed/,
+  },
+  {
+    name: 'never answers',
+    script: async (exchange) => {
+      await exchange.readBody();
+    },
+    problem: /Timeout/,
+  },
+  { name: 'stops reading', script: () => undefined, problem: /Timeout/ },
+  {
+    name: 'answers with garbage',
+    script: async (exchange) => {
+      await exchange.readBody();
+      await exchange.write('this is no HTTP at all\r\n\r\n');
+    },
+    problem: /HTTP/,
+  },
+  { name: 'breaks off within the head of its answer', script: cut('HTTP/1.1 201 Crea'), problem: /closed/ },
+  {
+    name: 'breaks off within its answer',
+    script: cut('HTTP/1.1 201 Created\r\nContent-Length: 10\r\n\r\nhal'),
+    problem: /the answer \(201\) broke off/,
+  },
+  {
+    name: 'breaks off within a chunked answer',
+    script: cut('HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n'),
+    problem: /the answer \(201\) broke off/,
+  },
+  {
+    name: 'stalls within its answer',
+    script: async (exchange) => {
+      await exchange.readBody();
+      await exchange.write('HTTP/1.1 201 Created\r\nContent-Length: 10\r\n\r\nhal');
+    },
+    problem: /the answer \(201\) broke off: .*Timeout/,
+  },
+];
+
+function cut(text: string): RawScript {
+  return async (exchange) => {
+    await exchange.readBody();
+    await exchange.write(text);
+    exchange.end();
+  };
+}
+
+/** The failure first, and from then on good answers. */
+function failingOnce(script: RawScript): RawScript {
+  return (exchange: RawExchange) => (exchange.index === 0 ? script(exchange) : answerOk(exchange));
+}
+
+describe.each(failures)('an origin that $name', ({ script, problem }) => {
+  test('gets a POST once: the upload is kept, undelivered, until the client asks again', async () => {
+    origin.setScript(failingOnce(script));
+    const room = await open({ rules: { timeoutMs: 150 } });
+    const upload = await room.whole({ body: LARGE });
+    const answered = await room.result(upload.id);
+    if (answered.kind === 'answered') await expect(bodyOf(answered.answer)).rejects.toThrow();
+    const result = answered.kind === 'answered' ? await room.result(upload.id) : answered;
+    expect(result).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+    const { phase, attempts, undelivered } = await room.upload(upload.id);
+    expect(phase).toBe('undelivered');
+    expect(attempts).toMatchObject([{ number: 1, reached: 'sent', origin: origin.url }]);
+    expect(undelivered?.problem).toMatch(problem);
+    expect(attempts[0]!.endedAt).toBeGreaterThanOrEqual(attempts[0]!.startedAt);
+    expect(origin.exchanges).toHaveLength(1);
+
+    expect(await bodyOf(await room.answer(upload.id))).toEqual(Buffer.from('ok'));
+    expect(origin.exchanges).toHaveLength(2);
+    expect(origin.exchanges[1]!.body.sha256).toBe(sha256(LARGE));
+    expect((await room.upload(upload.id)).attempts[1]).toMatchObject({ budgetFrom: 2, reached: 'answered' });
+  });
+
+  test('gets a PUT again by itself, with the same key', async () => {
+    origin.setScript(failingOnce(script));
+    const room = await open({ rules: { timeoutMs: 150 } });
+    const upload = await room.whole({ body: LARGE, request: { method: 'PUT' } });
+    const first = await room.result(upload.id);
+    if (first.kind === 'answered') await bodyOf(first.answer).catch(() => undefined);
+    expect(await bodyOf(await room.answer(upload.id))).toEqual(Buffer.from('ok'));
+    expect(origin.exchanges.map((exchange) => exchange.header('idempotency-key'))).toEqual([
+      upload.deliveryKey,
+      upload.deliveryKey,
+    ]);
+    expect((await room.upload(upload.id)).attempts.map(({ reached }) => reached)).toEqual(['sent', 'answered']);
+  });
+});
+
+test('a POST is sent again by itself where the route says that the origin honours the key', async () => {
+  origin.setScript(failingOnce((exchange) => exchange.reset()));
+  const room = await open({ rules: { idempotent: true } });
+  const upload = await room.whole({ body: LARGE });
+  expect((await room.answer(upload.id)).status).toBe(200);
+  expect(origin.exchanges).toHaveLength(2);
+});
+
+test('an origin that is not there is tried again within the budget, then the upload waits for its client', async () => {
+  const port = await freePort();
+  const room = await open({}, `http://127.0.0.1:${port}`);
+  const upload = await room.whole();
+  const result = await room.result(upload.id);
+  expect(result).toMatchObject({ kind: 'undelivered', why: { reason: 'unreachable' }, retryAfterSeconds: 1 });
+  const { attempts, phase } = await room.upload(upload.id);
+  expect(phase).toBe('undelivered');
+  expect(attempts.map(({ reached }) => reached)).toEqual(['never-sent', 'never-sent', 'never-sent']);
+  expect(attempts[0]!.problem).toMatch(/ECONNREFUSED/);
+  await room.result(upload.id);
+  expect((await room.upload(upload.id)).attempts.map(({ budgetFrom }) => budgetFrom)).toEqual([1, 1, 1, 4, 4, 4]);
+});
+
+test('an origin that comes back in time gets the upload within the same wait', async () => {
+  const port = await freePort();
+  const room = await open({ retry: { maxAttempts: 1000 } }, `http://127.0.0.1:${port}`);
+  const upload = await room.whole();
+  const waiting = room.answer(upload.id);
+  await until(async () => (await room.upload(upload.id)).attemptCount > 1, 'a second attempt');
+  const late = await startRawOriginAt(port);
+  expect((await waiting).status).toBe(200);
+  expect(late.exchanges).toHaveLength(1);
+  await late.close();
+});
+
+test('a status of retry_on is a failure to be repeated: 502, then 200', async () => {
+  origin.setScript(failingOnce((exchange) => exchange.respond({ status: 502, body: 'bad' })));
+  const room = await open();
+  const upload = await room.whole({ body: LARGE });
+  expect(await bodyOf(await room.answer(upload.id))).toEqual(Buffer.from('ok'));
+  expect((await room.upload(upload.id)).attempts).toMatchObject([
+    { reached: 'answered', status: 502 },
+    { reached: 'answered', status: 200 },
+  ]);
+});
+
+test('an origin that goes on refusing leaves the upload undelivered, with its status', async () => {
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await exchange.respond({ status: 503, body: 'busy' });
+  });
+  const room = await open();
+  const upload = await room.whole();
+  const why = { reason: 'refused', status: 503, problem: 'the origin answered 503' };
+  expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', why });
+  expect(origin.exchanges).toHaveLength(3);
+  expect((await room.upload(upload.id)).undelivered).toEqual(why);
+  expect(await room.files()).toEqual(['chunk-0']);
+});
+
+test('any other status is the origin’s answer, however bad', async () => {
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await exchange.respond({ status: 500, reason: 'Broken', body: 'no' });
+  });
+  const room = await open();
+  const upload = await room.whole();
+  const answer = await room.answer(upload.id);
+  expect([answer.status, answer.reason, (await bodyOf(answer)).toString()]).toEqual([500, 'Broken', 'no']);
+  expect((await room.upload(upload.id)).phase).toBe('answered');
+  expect(origin.exchanges).toHaveLength(1);
+});
+
+test('an upload whose bytes are lost is never sent short, and is gone for its client', async () => {
+  const room = await open();
+  const upload = await room.whole({ body: LARGE, cutAt: [4 * 1024 * 1024] });
+  await room.spool.removeChunk(upload.id, `chunk-${4 * 1024 * 1024}`);
+  expect(await room.result(upload.id)).toEqual({ kind: 'gone' });
+  expect((await room.upload(upload.id)).phase).toBe('cancelled');
+  expect(origin.exchanges).toHaveLength(0);
+  expect(room.lines.filter(({ level }) => level === 'error')).toHaveLength(1);
+});
+
+test('each attempt and each end is one line without the upload’s id', async () => {
+  origin.setScript(failingOnce((exchange) => exchange.respond({ status: 502 })));
+  const room = await open();
+  const upload = await room.whole();
+  await bodyOf(await room.answer(upload.id));
+  expect(room.lines.map(({ msg, level }) => [level, msg])).toEqual([
+    ['warn', 'delivery attempt'],
+    ['info', 'delivery attempt'],
+    ['info', 'upload ended'],
+  ]);
+  expect(JSON.stringify(room.lines)).not.toContain(upload.id);
+});
+
+test('an answer that ends with the connection is not whole when that was reset', async () => {
+  let readers: () => void;
+  const isRead = new Promise<void>((resolve) => (readers = resolve));
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await exchange.write('HTTP/1.1 201 Created\r\n\r\nhalf an ans');
+    await isRead;
+    exchange.reset();
+  });
+  const room = await open();
+  const upload = await room.whole();
+  const { body } = await room.answer(upload.id);
+  const pieces = body[Symbol.asyncIterator]();
+  expect(String((await pieces.next()).value)).toBe('half an ans');
+  readers!();
+  await expect(pieces.next()).rejects.toThrow(/reset/);
+  expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+});
+
+async function startRawOriginAt(port: number): Promise<RawOrigin> {
+  const { createServer } = await import('node:net');
+  const { RawOrigin } = await import('../support/raw-origin.js');
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve));
+  return new RawOrigin(server, answerOk);
+}

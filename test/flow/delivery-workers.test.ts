@@ -1,0 +1,166 @@
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import type { Delivery } from '../../src/delivery/delivery.js';
+import { Fault } from '../../src/model/fault.js';
+import type { UploadStore } from '../../src/store/upload-store.js';
+import { bodyOf, DeliveryRoom, neverAborted, type RoomOptions } from '../support/delivery-room.js';
+import { answerOk, startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { until } from '../support/temporary.js';
+
+let origin: RawOrigin;
+let room: DeliveryRoom;
+let others: Delivery[];
+
+beforeEach(async () => {
+  others = [];
+  origin = await startRawOrigin();
+});
+
+afterEach(async () => {
+  await Promise.all(others.map((other) => other.stop()));
+  await room.close();
+  await origin.close();
+});
+
+async function open(options: RoomOptions = {}): Promise<void> {
+  room = await DeliveryRoom.open(origin.url, options);
+}
+
+/** Lets answers wait until they are let go. */
+function heldAnswers(): () => void {
+  let release: () => void;
+  const released = new Promise<void>((resolve) => (release = resolve));
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await released;
+    await answerOk(exchange);
+  });
+  return () => release();
+}
+
+/** A store on a full disk: one verb fails a few times. */
+function failingOnce(store: UploadStore, verb: 'beginAttempt' | 'recordAnswer', times: number): UploadStore {
+  let left = times;
+  return new Proxy(store, {
+    get(target, name) {
+      const value = Reflect.get(target, name) as unknown;
+      if (typeof value !== 'function') return value;
+      return (...given: unknown[]): unknown => {
+        if (name === verb && left-- > 0) return Promise.reject(new Fault('STORAGE_FULL', 'no space left', true));
+        return Reflect.apply(value, target, given);
+      };
+    },
+  });
+}
+
+test('two workers on one store make one request, and both clients get its answer', async () => {
+  const release = heldAnswers();
+  await open();
+  const other = room.anotherWorker();
+  others.push(other);
+  const upload = await room.whole();
+  const first = room.answer(upload.id);
+  await origin.exchange(0);
+  const second = other.result(upload.id, { to: neverAborted() });
+  release();
+  expect((await bodyOf(await first)).toString()).toBe('ok');
+  const result = await second;
+  if (result.kind !== 'answered') throw new Error(result.kind);
+  expect((await bodyOf(result.answer)).toString()).toBe('ok');
+  expect(origin.exchanges).toHaveLength(1);
+});
+
+test('a worker that waits for another learns that it gave up', async () => {
+  origin.setScript((exchange) => exchange.reset());
+  await open();
+  const other = room.anotherWorker();
+  others.push(other);
+  const upload = await room.whole();
+  const results = await Promise.all([room.result(upload.id), other.result(upload.id, { to: neverAborted() })]);
+  expect(results).toMatchObject([
+    { kind: 'undelivered', why: { reason: 'outcome-unknown' } },
+    { kind: 'undelivered', why: { reason: 'outcome-unknown' } },
+  ]);
+});
+
+test('a claim is renewed while the origin works, so that nobody else takes the delivery', async () => {
+  const release = heldAnswers();
+  await open({ delivery: { claimMs: 60 } });
+  const other = room.anotherWorker();
+  others.push(other);
+  other.start();
+  const upload = await room.whole({ request: { method: 'PUT' } });
+  const answer = room.answer(upload.id);
+  await origin.exchange(0);
+  const { startedAt } = (await room.upload(upload.id)).attempts[0]!;
+  await until(() => Date.now() - startedAt > 250, 'four times the length of a claim');
+  release();
+  expect((await bodyOf(await answer)).toString()).toBe('ok');
+  expect(origin.exchanges).toHaveLength(1);
+});
+
+test('a delivery whose worker is gone is taken over when its claim has run out', async () => {
+  await open();
+  const upload = await room.whole();
+  await room.store.claimDelivery(upload.id, 'gone', Date.now() + 50);
+  room.delivery.start();
+  expect((await room.answer(upload.id)).status).toBe(200);
+});
+
+test('an upload that is cancelled while the origin works is gone for who waits, and its request is broken off', async () => {
+  heldAnswers();
+  await open({ delivery: { claimMs: 30 } });
+  const upload = await room.whole();
+  const waiting = room.result(upload.id);
+  const exchange = await origin.exchange(0);
+  await room.store.cancel(upload.id);
+  await room.store.remove(upload.id);
+  expect(await waiting).toEqual({ kind: 'gone' });
+  await exchange.closed;
+});
+
+test('nothing is sent when the attempt cannot be written down first', async () => {
+  await open({
+    delivery: { claimMs: 50 },
+    storeSeenAs: (store) => failingOnce(store, 'beginAttempt', 1),
+  });
+  const upload = await room.whole();
+  await expect(room.result(upload.id)).rejects.toMatchObject({ code: 'STORAGE_FULL' });
+  expect(origin.exchanges).toHaveLength(0);
+  room.delivery.start();
+  await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the delivery to be taken up again');
+});
+
+test('an answer that cannot be recorded is given to who waits, and recorded as soon as that is possible', async () => {
+  await open({ storeSeenAs: (store) => failingOnce(store, 'recordAnswer', 3) });
+  const upload = await room.whole();
+  expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
+  expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
+  await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
+  expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
+  expect(origin.exchanges).toHaveLength(1);
+});
+
+test('an upload that has just become whole is left to its client for a round: it brings newer credentials', async () => {
+  const rounds: (readonly string[])[] = [];
+  let roundsBefore: number | undefined;
+  await open({
+    storeSeenAs: (store) =>
+      new Proxy(store, {
+        get(target, name) {
+          const value = Reflect.get(target, name) as unknown;
+          if (typeof value !== 'function') return value;
+          return async (...given: unknown[]): Promise<unknown> => {
+            if (name === 'claimDelivery') roundsBefore = rounds.filter((due) => due.includes(String(given[0]))).length;
+            const result: unknown = await Reflect.apply(value, target, given);
+            if (name === 'dueDeliveries') rounds.push(result as string[]);
+            return result;
+          };
+        },
+      }),
+  });
+  room.delivery.start();
+  await until(() => rounds.length > 0, 'the first round');
+  const upload = await room.whole();
+  await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer');
+  expect(roundsBefore).toBe(2);
+});

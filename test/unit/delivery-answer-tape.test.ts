@@ -1,0 +1,152 @@
+import { Readable } from 'node:stream';
+import { expect, test } from '@jest/globals';
+import fc from 'fast-check';
+import { AnswerTape, type TapeRooms } from '../../src/delivery/answer-tape.js';
+import type { OriginAnswer } from '../../src/delivery/origin.js';
+import type { HeaderLine } from '../../src/model/headers.js';
+import { Fault } from '../../src/model/fault.js';
+import { bodyOf } from '../support/delivery-room.js';
+import { randomBytes, until } from '../support/temporary.js';
+
+/** A spool of one chunk in memory. */
+function memoryRooms(keepInMemory: number, failAfter = Infinity): TapeRooms & { file: Buffer | undefined } {
+  const rooms = {
+    id: 'upload',
+    name: 'answer-1',
+    keepInMemory,
+    file: undefined as Buffer | undefined,
+    spool: {
+      create: () => {
+        rooms.file = Buffer.alloc(0);
+        return Promise.resolve({
+          size: 0,
+          write: (buffers: readonly Uint8Array[]) => {
+            rooms.file = Buffer.concat([rooms.file!, ...buffers]);
+            const isFull = rooms.file.length > failAfter;
+            return isFull ? Promise.reject(new Fault('STORAGE_FULL', 'full', true)) : Promise.resolve();
+          },
+          sync: () => Promise.resolve(),
+          close: () => Promise.resolve(),
+        });
+      },
+      read: (_id: string, [chunk]: readonly { size: number }[], range?: { start: number; end?: number }) =>
+        Readable.from([rooms.file!.subarray(range?.start, Math.min(range?.end ?? Infinity, chunk!.size))]),
+      removeChunk: () => {
+        rooms.file = undefined;
+        return Promise.resolve();
+      },
+    },
+  };
+  return rooms;
+}
+
+function answerOf(headers: HeaderLine[] = [], status = 200) {
+  const body = new Readable({ read: () => undefined });
+  const answer: OriginAnswer = { status, reason: 'OK', headers, body, trailers: () => [['X-T', '1']] };
+  return { answer, body };
+}
+
+test('every reader gets the whole from its start, whenever it comes and wherever the bytes are', async () => {
+  const pieces = fc.array(fc.integer({ min: 1, max: 300 }), { maxLength: 12 });
+  const readers = fc.array(fc.integer({ min: 0, max: 13 }), { minLength: 1, maxLength: 4 });
+  await fc.assert(
+    fc.asyncProperty(
+      pieces,
+      readers,
+      fc.integer({ min: 0, max: 1500 }),
+      fc.boolean(),
+      async (sizes, from, keep, counted) => {
+        const whole = randomBytes(sizes.reduce((sum, size) => sum + size, 0));
+        const { answer, body } = answerOf(counted ? [['Content-Length', String(whole.length)]] : []);
+        const tape = new AnswerTape(answer, memoryRooms(keep));
+        const taking = tape.take(1);
+        const reading: Promise<Buffer>[] = [];
+        for (let index = 0, at = 0; index <= sizes.length; index++) {
+          for (const start of from) if (Math.min(start, sizes.length) === index) reading.push(bodyOf(tape.relay()));
+          const size = sizes[index];
+          if (size !== undefined) body.push(whole.subarray(at, (at += size)));
+          await new Promise((resolve) => setImmediate(resolve));
+        }
+        body.push(null);
+        const taken = await taking;
+        tape.release();
+        expect(taken.answer.bodySize).toBe(whole.length);
+        expect(taken.answer.body.in).toBe(whole.length > keep ? 'spool' : 'record');
+        if (taken.body) expect(Buffer.from(taken.body)).toEqual(whole);
+        for (const read of [...reading, bodyOf(tape.relay())]) expect((await read).equals(whole)).toBe(true);
+      },
+    ),
+    { numRuns: 200 },
+  );
+});
+
+test('the last bytes of a counted body are held back until the answer is recorded', async () => {
+  const { answer, body } = answerOf([['Content-Length', '6']]);
+  const tape = new AnswerTape(answer, memoryRooms(100));
+  const taking = tape.take(1);
+  const reader = tape.relay().body[Symbol.asyncIterator]();
+  body.push(Buffer.from('abc'));
+  expect(String((await reader.next()).value)).toBe('abc');
+  let isRecorded = false;
+  const last = reader.next().then(({ value }) => [String(value), isRecorded]);
+  body.push(Buffer.from('def'));
+  body.push(null);
+  await taking;
+  await new Promise((resolve) => setImmediate(resolve));
+  isRecorded = true;
+  tape.release();
+  expect(await last).toEqual(['def', true]);
+  expect(tape.relay().trailers()).toEqual([['X-T', '1']]);
+});
+
+test('without a length the bytes are given as they come, and only the end is held back', async () => {
+  const { answer, body } = answerOf();
+  const tape = new AnswerTape(answer, memoryRooms(100));
+  const taking = tape.take(1);
+  const reader = tape.relay().body[Symbol.asyncIterator]();
+  body.push(Buffer.from('abc'));
+  expect(String((await reader.next()).value)).toBe('abc');
+  body.push(null);
+  await taking;
+  let ended = false;
+  const end = reader.next().then(({ done }) => (ended = done === true));
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(ended).toBe(false);
+  tape.release();
+  expect(await end).toBe(true);
+});
+
+test.each([
+  [204, [], true],
+  [304, [['Content-Length', '100']], true],
+  [200, [['Content-Length', '0']], true],
+  [200, [['Content-Length', '1']], false],
+  [200, [], false],
+] as const)('an answer %i with %j is only a head: %s', (status, headers, expected) => {
+  const { answer } = answerOf(
+    headers.map(([name, value]) => [name, value]),
+    status,
+  );
+  expect(new AnswerTape(answer, memoryRooms(100)).isOnlyHead).toBe(expected);
+});
+
+test('a full disk breaks the answer off: its readers fail and nothing of it stays', async () => {
+  const { answer, body } = answerOf();
+  const rooms = memoryRooms(10, 50);
+  const tape = new AnswerTape(answer, rooms);
+  const taking = tape.take(1);
+  const reading = bodyOf(tape.relay());
+  reading.catch(() => undefined);
+  body.push(Buffer.alloc(40));
+  await until(() => rooms.file?.length === 40, 'the first bytes on disk');
+  body.push(Buffer.alloc(40));
+  const failure = await taking.then(
+    () => undefined,
+    (error: unknown) => error as Error,
+  );
+  expect(failure).toMatchObject({ code: 'STORAGE_FULL' });
+  await tape.break(failure!);
+  await expect(reading).rejects.toBe(failure);
+  expect(rooms.file).toBeUndefined();
+  expect(body.destroyed).toBe(true);
+});
