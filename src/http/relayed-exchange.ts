@@ -147,8 +147,11 @@ export class RelayedExchange {
 
   private endAnswer(answer: IncomingMessage): void {
     const request = this.request!;
-    // An origin that keeps the connection may want the rest of the body; one that does not has no use for it.
-    if (!this.bodyIsSent && (!request.shouldKeepAlive || request.destroyed)) this.dropBody();
+    if (!this.bodyIsSent) {
+      // An origin that keeps the connection may want the rest of the body; one that does not has no use for it.
+      if (!request.shouldKeepAlive || request.destroyed) this.dropBody();
+      else keepDraining(request);
+    }
     this.client.end(passedOnTrailers(fromRawHeaders(answer.rawTrailers)));
   }
 
@@ -204,7 +207,9 @@ export class RelayedExchange {
   private readonly waitsForOrigin = (): boolean => {
     const { request, answer, client } = this;
     if (answer && !answer.readableEnded) return !client.isBehind;
-    return request!.writableEnded || request!.writableNeedDrain;
+    return (
+      request!.writableEnded || (answer ? request!.socket?.writableNeedDrain : request!.writableNeedDrain) === true
+    );
   };
 
   /** Nobody wants the rest of the body any more; the client may need time to notice. */
@@ -220,6 +225,14 @@ export class RelayedExchange {
     this.client.body.unpipe(this.request);
     this.request.destroy();
   }
+}
+
+/** Node itself tells a request that its socket takes more bytes no longer than to the end of the answer. */
+function keepDraining(request: ClientRequest): void {
+  const { socket } = request;
+  const drained = (): void => void request.emit('drain');
+  socket?.on('drain', drained);
+  request.once('close', () => socket?.off('drain', drained));
 }
 
 function closed(request: ClientRequest): Promise<void> {
