@@ -12,6 +12,8 @@ export interface Progress {
 type Colour = 'red' | 'green' | 'yellow' | 'cyan' | 'dim' | 'bold';
 const CODES: Record<Colour, number> = { red: 31, green: 32, yellow: 33, cyan: 36, dim: 2, bold: 1 };
 const REDRAW_MS = 80;
+/** What stands beside the bar, at most times. */
+const TEXT_WIDTH = 48;
 
 /** Tells the story: on a terminal with one bar at the bottom that is redrawn, elsewhere in plain lines. */
 export class Screen {
@@ -51,7 +53,7 @@ export class Screen {
   /** Shows how far it is; may be called as often as one likes. */
   show(progress: Progress): void {
     if (this.closed) return;
-    this.measure(progress.sent);
+    this.measure(progress);
     this.progress = progress;
     if (!this.live) this.sayTenths(progress);
     else this.redraw ??= this.startDrawing();
@@ -78,15 +80,14 @@ export class Screen {
   }
 
   private barLine(progress: Progress): string {
-    const columns = Math.max(this.out.columns, 20) - 1;
-    const share = progress.total === 0 ? 1 : progress.sent / progress.total;
-    const amounts = `${mebibytes(progress.sent)} of ${mebibytes(progress.total)}`;
+    const columns = Math.max(this.out.columns, 30) - 1;
+    const width = Math.min(40, Math.max(10, columns - TEXT_WIDTH));
+    const percent = `${Math.floor((progress.sent / Math.max(progress.total, 1)) * 100)} %`.padStart(5);
     const tail = progress.note ?? `${mebibytes(this.speed())}/s`;
-    const percent = `${Math.floor(share * 100)} %`.padStart(5);
-    const parts = [percent, ` ${percent}  ${tail}`, ` ${percent}  ${amounts}  ${tail}`];
-    const text = parts.filter((part) => part.length + 14 <= columns).at(-1) ?? '';
-    const width = Math.min(40, columns - text.length - 4);
-    return `  ${this.bar(progress, width)} ${this.coloured && progress.note ? this.emphasise(text, tail) : text}`;
+    const whole = ` ${percent}  ${mebibytes(progress.sent)} of ${mebibytes(progress.total)}  ${tail}`;
+    // In a narrow window the amounts give way first: a line that wraps cannot be redrawn.
+    const text = (whole.length + width + 2 <= columns ? whole : ` ${percent}  ${tail}`).slice(0, columns - width - 2);
+    return `  ${this.bar(progress, width)}${progress.note ? text.replace(tail, this.paint('yellow', tail)) : text}`;
   }
 
   private bar(progress: Progress, width: number): string {
@@ -101,10 +102,6 @@ export class Screen {
     ].join('');
   }
 
-  private emphasise(text: string, tail: string): string {
-    return text.replace(tail, () => this.paint('yellow', tail));
-  }
-
   private sayTenths(progress: Progress): void {
     const tenths = Math.floor((progress.sent / Math.max(progress.total, 1)) * 10);
     if (tenths <= this.tenths) return;
@@ -113,10 +110,10 @@ export class Screen {
     this.say(`    ${mebibytes(progress.sent).padStart(11)}  ${tenths * 10} % after ${seconds} s`);
   }
 
-  private measure(sent: number): void {
+  private measure({ sent, note }: Progress): void {
     const now = Date.now();
-    // After an interruption the offset jumps back: what was sent before says nothing about the speed now.
-    if (sent < (this.samples.at(-1)?.sent ?? 0)) this.samples = [];
+    // What was sent before an interruption says nothing about the speed now.
+    if (note !== undefined || sent < (this.samples.at(-1)?.sent ?? 0)) this.samples = [];
     this.samples.push({ at: now, sent });
     while (this.samples.length > 2 && this.samples[0]!.at < now - 1000) this.samples.shift();
   }

@@ -91,7 +91,7 @@ export class TroubledUpload implements Watcher {
   }
 
   waiting(): void {
-    this.show('the origin gets it, in one piece …');
+    this.show('the origin gets it …');
   }
 
   private suffer(misfortune: Misfortune, offset: number): void {
@@ -117,7 +117,7 @@ const TOLD: Record<Misfortune, string> = {
 
 function shortened(url: string): string {
   const { pathname } = new URL(url);
-  return pathname.length > 28 ? `${pathname.slice(0, 27)}…` : pathname;
+  return pathname.length > 24 ? `${pathname.slice(0, 23)}…` : pathname;
 }
 
 /** How much the trouble cost. */

@@ -98,8 +98,14 @@ export class ProxyProcess {
     const { host } = new URL(this.url);
     if (this.running) await this.kill();
     const next = await ProxyProcess.spawn({ ...this.options, data: this.data, listen: host, ...changes });
+    try {
+      await next.listening();
+    } catch (error) {
+      await next.stop();
+      throw error;
+    }
     next.inherited.push(this.temporary, ...this.inherited);
-    return next.listening();
+    return next;
   }
 
   /** Ends it and removes what it wrote to temporary places. */
