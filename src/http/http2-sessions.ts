@@ -68,14 +68,15 @@ export class Http2Sessions {
   private closeWhenIdle(session: ServerHttp2Session): void {
     const { keepAliveTimeoutMs } = this.options;
     if (keepAliveTimeoutMs === 0) return;
+    const wait = (): NodeJS.Timeout => setTimeout(() => session.close(), keepAliveTimeoutMs);
     let streams = 0;
-    const timer = setTimeout(() => session.close(), keepAliveTimeoutMs);
+    let timer = wait();
     session.on('stream', (stream) => {
       streams++;
       clearTimeout(timer);
       stream.once('close', () => {
         streams--;
-        if (streams === 0 && !session.destroyed) timer.refresh();
+        if (streams === 0 && !session.destroyed) timer = wait();
       });
     });
     session.once('close', () => clearTimeout(timer));

@@ -15,7 +15,8 @@ export function sniff(socket: Socket, timeoutMs: number, decided: (spoken: Spoke
   const finish = (spoken: Spoken): void => {
     clearTimeout(timer);
     socket.off('readable', look).off('end', leave).off('close', leave).off('error', leave);
-    if (seen.length > 0) socket.unshift(seen);
+    // After the connection's end nothing can be put back, and nobody would read it.
+    if (spoken === 'http1' || spoken === 'http2') socket.unshift(seen);
     decided(spoken);
   };
   const leave = (): void => finish('gone');

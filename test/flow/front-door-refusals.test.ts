@@ -1,0 +1,236 @@
+import { constants } from 'node:http2';
+import { connect as connectTcp } from 'node:net';
+import { connect as connectTls } from 'node:tls';
+import { afterEach, describe, expect, test } from '@jest/globals';
+import type { Exchange } from '../../src/http/exchange.js';
+import { sendReply } from '../../src/http/reply.js';
+import { makeCertificate } from '../support/certificate.js';
+import { closeDoors, ok, openDoor, tellHead } from '../support/front-door.js';
+import { connectH2 } from '../support/h2-client.js';
+import { connect, requestOnce } from '../support/raw-client.js';
+import { until } from '../support/temporary.js';
+
+afterEach(closeDoors);
+
+const post = 'POST / HTTP/1.1\r\nHost: a\r\n';
+
+describe('a message that cannot be trusted to end where it seems to', () => {
+  test.each([
+    [
+      'Content-Length and Transfer-Encoding',
+      400,
+      `${post}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`,
+    ],
+    [
+      'Transfer-Encoding and Content-Length',
+      400,
+      `${post}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n`,
+    ],
+    ['Content-Length twice', 400, `${post}Content-Length: 5\r\nContent-Length: 5\r\n\r\nabcde`],
+    ['a list as Content-Length', 400, `${post}Content-Length: 5, 5\r\n\r\nabcde`],
+    ['a signed Content-Length', 400, `${post}Content-Length: +5\r\n\r\nabcde`],
+    ['a Content-Length beyond all numbers', 400, `${post}Content-Length: 99999999999999999999999\r\n\r\n`],
+    ['a Content-Length beyond all limits', 400, `${post}Content-Length: 9223372036854775807\r\n\r\n`],
+    ['a coding after chunked', 400, `${post}Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n`],
+    ['a coding before chunked', 501, `${post}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n`],
+    ['chunked in HTTP/1.0', 400, 'POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n'],
+    ['a folded line', 400, 'GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n'],
+    ['a space before the colon', 400, 'GET / HTTP/1.1\r\nHost: a\r\nX : b\r\n\r\n'],
+    ['bare line feeds', 400, 'GET / HTTP/1.1\nHost: a\n\n'],
+    ['HTTP/2.0 without its preface', 505, 'GET / HTTP/2.0\r\nHost: a\r\n\r\n'],
+    ['HTTP/0.9', 505, 'GET /\r\n\r\n'],
+    ['an unknown version', 400, 'GET / HTTP/1.2\r\nHost: a\r\n\r\n'],
+    ['an unknown method', 400, 'BREW / HTTP/1.1\r\nHost: a\r\n\r\n'],
+    ['a relative target', 400, 'GET a HTTP/1.1\r\nHost: a\r\n\r\n'],
+    ['a TLS greeting', 400, '\x16\x03\x01\x02\x00\x01\x00\x01'],
+    ['a head of 20 KiB', 431, `GET / HTTP/1.1\r\nHost: a\r\nX: ${'x'.repeat(20_000)}\r\n\r\n`],
+    ['CONNECT', 501, 'CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n'],
+    ['no host', 400, 'GET / HTTP/1.1\r\n\r\n'],
+    ['two hosts', 400, 'GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n'],
+    ['a malformed host', 400, 'GET / HTTP/1.1\r\nHost: a b\r\n\r\n'],
+    ['a fragment in the target', 400, 'GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n'],
+    ['an unknown expectation', 417, `${post}Expect: miracle\r\nContent-Length: 0\r\n\r\n`],
+    ['a mixed expectation', 417, `${post}Expect: 100-continue, miracle\r\nContent-Length: 0\r\n\r\n`],
+  ])('%s: %i as problem+json, and the next client is served', async (_what, status, bytes) => {
+    const door = await openDoor(tellHead());
+    const client = await connect(door.url);
+    await client.send(Buffer.from(bytes, 'latin1'));
+    const response = await client.readFinal();
+    expect(response.status).toBe(status);
+    expect(response.header('content-type')).toBe('application/problem+json');
+    expect(JSON.parse(response.body.toString())).toMatchObject({ status, type: 'about:blank' });
+    client.destroy();
+    expect((await requestOnce(door.url, { method: 'GET', target: '/' })).status).toBe(200);
+  });
+
+  test.each([
+    ['refused by the parser', `${post}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`],
+    ['refused by us', 'POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n'],
+    ['with an unknown coding', `${post}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n`],
+    ['that wants a tunnel', 'CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n'],
+  ])('%s: what follows it on the connection is never acted upon', async (_what, bytes) => {
+    const targets: string[] = [];
+    const door = await openDoor((exchange) => {
+      targets.push(exchange.req.url!);
+      ok(exchange);
+    });
+    const client = await connect(door.url);
+    await client.send(Buffer.from(`${bytes}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n`, 'latin1'));
+    const response = await client.readFinal();
+    expect(response.header('connection')).toBe('close');
+    expect(await client.readHead()).toBeUndefined();
+    await client.ended();
+    expect(targets).toEqual([]);
+  });
+
+  test('is refused in its turn when it is pipelined behind a good one', async () => {
+    const waiting: Exchange[] = [];
+    const door = await openDoor((exchange) => void waiting.push(exchange));
+    const client = await connect(door.url);
+    await client.send('GET /good HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n\r\n');
+    await until(() => waiting.length === 1, 'the good request');
+    await client.send('more nonsense\r\n\r\n');
+    void sendReply(waiting[0]!, { status: 200, headers: [], body: 'good' });
+    expect((await client.readFinal()).body.toString()).toBe('good');
+    expect((await client.readFinal()).status).toBe(400);
+    await client.ended();
+  });
+
+  test('that breaks off in its body is told so, and whoever reads the body sees it end', async () => {
+    let cut = 0;
+    const door = await openDoor(({ req }) => {
+      req.resume();
+      req.on('error', () => cut++);
+    });
+    const client = await connect(door.url);
+    await client.send(`${post}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\nzz\r\n`);
+    expect((await client.readFinal()).status).toBe(400);
+    await client.ended();
+    await until(() => cut === 1, 'the body to fail');
+  });
+
+  test('ends the connection when its answer has begun already', async () => {
+    const door = await openDoor((exchange) => {
+      exchange.req.on('error', () => undefined);
+      exchange.res.writeHead(200);
+      exchange.res.write('begun');
+    });
+    const client = await connect(door.url);
+    await client.send(`${post}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n`);
+    const head = await client.readHead();
+    await client.send('zz\r\n');
+    await expect(client.bodyOf(head!).readAll()).rejects.toThrow();
+    await client.ended();
+  });
+
+  test('none of thousands of fields is silently left out', async () => {
+    const door = await openDoor((exchange) => {
+      void sendReply(exchange, { status: 200, headers: [], body: `${exchange.req.rawHeaders.length / 2}` });
+    });
+    const headers = Array.from({ length: 3000 }, () => ['a', ''] as const);
+    const response = await requestOnce(door.url, { method: 'GET', target: '/', headers });
+    expect(response.body.toString()).toBe('3001');
+  });
+
+  test('CONNECT over HTTP/2 is answered with 501', async () => {
+    const door = await openDoor(ok);
+    const h2 = await connectH2(door.url);
+    const stream = h2.session.request({ ':method': 'CONNECT', ':authority': 'a:1' });
+    const status = await new Promise((resolve) => stream.once('response', (headers) => resolve(headers[':status'])));
+    expect(status).toBe(501);
+    await h2.close();
+  });
+});
+
+describe('a client that takes its time', () => {
+  const options = { headersTimeoutMs: 200, keepAliveTimeoutMs: 200 };
+  const tls = makeCertificate();
+
+  test.each([
+    ['with its head', 'GET / HTTP/1.1\r\nHost'],
+    ['with what could be a preface', 'P'],
+  ])('%s is told so with 408', async (_what, bytes) => {
+    const door = await openDoor(ok, options);
+    const client = await connect(door.url);
+    await client.send(Buffer.from(bytes));
+    const response = await client.readFinal();
+    expect(response.status).toBe(408);
+    expect(JSON.parse(response.body.toString())).toMatchObject({ status: 408 });
+    await client.ended();
+  });
+
+  test('and says nothing at all is left without a word', async () => {
+    const door = await openDoor(ok, options);
+    const client = await connect(door.url);
+    expect(await client.readHead()).toBeUndefined();
+    await client.ended();
+  });
+
+  test('with TLS loses its connection, before the handshake and after it', async () => {
+    const door = await openDoor(ok, { ...options, tls });
+    const port = Number(new URL(door.url).port);
+    const mute = connectTcp(port, '127.0.0.1');
+    const slow = connectTls({ port, rejectUnauthorized: false });
+    slow.write('GET / HTTP/1.1\r\n');
+    const said = await Promise.all([bytesOf(mute), bytesOf(slow)]);
+    expect(said[0]!.length).toBe(0);
+    expect(said[1]!.toString()).toMatch(/^HTTP\/1\.1 408 Request Timeout\r\n/);
+  });
+
+  test.each([
+    ['HTTP/1.1', undefined],
+    ['HTTP/1.1 with TLS', tls],
+  ])('between two requests loses its connection: %s', async (_what, secure) => {
+    const door = await openDoor(ok, { ...options, tls: secure });
+    const client = await connect(door.url);
+    expect((await client.request({ method: 'GET', target: '/' })).status).toBe(200);
+    await client.ended();
+  });
+
+  test.each([
+    ['HTTP/2', undefined],
+    ['HTTP/2 with TLS', tls],
+  ])('between two requests loses its connection, but not during one: %s', async (_what, secure) => {
+    const waiting: Exchange[] = [];
+    const door = await openDoor((exchange) => void waiting.push(exchange), { ...options, tls: secure });
+    const [idle, busy] = [await connectH2(door.url), await connectH2(door.url)];
+    let goneAway = NaN;
+    idle.session.once('goaway', (code) => (goneAway = code));
+    const asked = busy.start({ method: 'GET', target: '/' }, { endStream: true });
+    await until(() => waiting.length === 1, 'the request');
+    await until(() => idle.session.closed && idle.session.destroyed, 'the idle connection to end');
+    expect(goneAway).toBe(constants.NGHTTP2_NO_ERROR);
+    expect(busy.session.destroyed).toBe(false);
+    void sendReply(waiting[0]!, { status: 200, headers: [], body: 'late' });
+    expect((await asked.readFinal()).body.toString()).toBe('late');
+    await until(() => busy.session.destroyed, 'the connection to end once it is idle');
+  });
+
+  test('with its body is not hurried by the time a head may take', async () => {
+    const door = await openDoor((exchange) => {
+      exchange.req.resume();
+      exchange.req.on('end', () => void sendReply(exchange, { status: 200, headers: [], body: 'taken' }));
+    }, options);
+    const slow = await connect(door.url);
+    await slow.sendHead('POST', '/', [['Content-Length', '4']]);
+    // Others come and go until three times the limit has passed for sure.
+    for (let round = 0; round < 3; round++) {
+      const other = await connect(door.url);
+      await other.send('GET / HTTP/1.1\r\n');
+      expect((await other.readFinal()).status).toBe(408);
+      await slow.send('x');
+    }
+    await slow.send('x');
+    expect((await slow.readFinal()).body.toString()).toBe('taken');
+    slow.destroy();
+  });
+});
+
+function bytesOf(socket: NodeJS.ReadableStream): Promise<Buffer> {
+  return new Promise((resolve) => {
+    const parts: Buffer[] = [];
+    socket.on('error', () => undefined);
+    socket.on('data', (bytes: Buffer) => void parts.push(bytes));
+    socket.on('close', () => resolve(Buffer.concat(parts)));
+  });
+}
