@@ -29,6 +29,8 @@ export class Http1Server {
   readonly server: Server;
   private readonly serve: (socket: Socket) => void;
   private readonly underWay = new Map<Socket, Set<Http1Exchange>>();
+  /** Connections without any request yet: Node takes them for busy ones. */
+  private readonly fresh = new Set<Socket>();
   private draining = false;
 
   constructor(
@@ -46,6 +48,8 @@ export class Http1Server {
 
   /** From here on the socket speaks HTTP/1.1. */
   accept(socket: Socket): void {
+    this.fresh.add(socket);
+    socket.once('close', () => this.fresh.delete(socket));
     this.serve.call(this.server, socket);
   }
 
@@ -55,6 +59,7 @@ export class Http1Server {
     for (const exchanges of this.underWay.values()) {
       for (const { res } of exchanges) if (!res.headersSent) res.shouldKeepAlive = false;
     }
+    for (const socket of this.fresh) socket.destroy();
     this.server.closeIdleConnections();
   }
 
@@ -99,12 +104,14 @@ export class Http1Server {
       if (this.draining) setImmediate(() => this.server.closeIdleConnections());
     });
     if (known) return;
+    this.fresh.delete(socket);
     this.underWay.set(socket, exchanges);
     socket.once('close', () => this.underWay.delete(socket));
   }
 
   private upgrade(req: IncomingMessage, socket: Socket, head: Buffer): void {
     if (isRefused(socket)) return;
+    this.fresh.delete(socket);
     if (isUpgrade(req)) {
       // Until its new owner listens, a reset must not end the process.
       socket.on('error', () => undefined);

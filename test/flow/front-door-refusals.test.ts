@@ -1,3 +1,4 @@
+import type { ServerResponse } from 'node:http';
 import { constants } from 'node:http2';
 import { connect as connectTcp } from 'node:net';
 import { connect as connectTls } from 'node:tls';
@@ -112,8 +113,7 @@ describe('a message that cannot be trusted to end where it seems to', () => {
   test('ends the connection when its answer has begun already', async () => {
     const door = await openDoor((exchange) => {
       exchange.req.on('error', () => undefined);
-      exchange.res.writeHead(200);
-      exchange.res.write('begun');
+      (exchange.res as ServerResponse).writeHead(200).write('begun');
     });
     const client = await connect(door.url);
     await client.send(`${post}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n`);
