@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { Undelivered, Upload } from '../model/upload.js';
@@ -42,6 +43,8 @@ export class Delivery {
 
   constructor(private readonly options: DeliveryOptions) {
     const signals = { draining: this.draining.signal, halted: this.halted.signal };
+    // Every delivery listens to both: Node would take many of them for a leak.
+    setMaxListeners(0, signals.draining, signals.halted);
     this.rooms = { claimMs: 15_000, ...options, ...signals };
   }
 

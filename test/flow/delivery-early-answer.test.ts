@@ -11,7 +11,7 @@ afterEach(async () => {
   await origin.close();
 });
 
-const LARGE = randomBytes(16 * 1024 * 1024);
+const LARGE = randomBytes(8 * 1024 * 1024);
 const REFUSAL = `{"error":"${'too large '.repeat(200)}"}`;
 
 async function refusedEarly(script: RawScript, times: number): Promise<void> {
