@@ -43,7 +43,7 @@ function mountedDisk(directory: TemporaryDirectory): SmallDisk {
       await run('mount', ['-o', `remount,${readOnly ? 'ro' : 'rw'}`, path]);
     },
     remove: async () => {
-      await run('umount', [path]);
+      await run('umount', ['--lazy', path]);
       await directory.remove();
     },
   };

@@ -115,6 +115,16 @@ describe('a lock that was left behind', () => {
     await within(take(unhurried), 'the takeover');
   });
 
+  test('by a process that was killed and that nobody has looked after yet is taken over at once', async () => {
+    const parent = spawn('sh', ['-c', 'true & echo $!; exec sleep 1000']);
+    children.push(parent);
+    const pid = Number(String(await within(once(parent.stdout, 'data'), 'its number')));
+    await until(async () => (await processStart(pid)) === 'ended', 'its end');
+    const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')[1]!.split(' ');
+    await leaveBehind(await elsewhere({ pid, processStart: fields[19] }));
+    await within(take(unhurried), 'the takeover');
+  });
+
   test('before the machine started again is taken over at once', async () => {
     await leaveBehind(await elsewhere({ boot: 'an earlier one', processStart: '1' }), 60_000);
     await within(take(), 'the takeover');

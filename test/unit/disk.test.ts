@@ -29,6 +29,7 @@ describe('syncing a directory', () => {
     const later = names.sync(directory.path);
     expect(later).not.toBe(others[0]);
     await later;
+    expect(Reflect.get(names, 'turns')).toEqual(new Map());
   });
 
   test('a failed sync fails those who waited for it, not those after them', async () => {

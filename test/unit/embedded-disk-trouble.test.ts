@@ -92,18 +92,23 @@ describe('on a full disk', () => {
 
   test('uploads can still be ended and removed: that is what makes room', async () => {
     const ids: string[] = [];
-    for (let count = 0; count < 3; count++) ids.push((await store.create(newUpload())).id);
+    // Of different sizes, so that some have no room for the shortest line.
+    for (let count = 0; count < 24; count++)
+      ids.push((await store.create(newUpload({ deliveryKey: 'k'.repeat(count * 5) }))).id);
     await disk.fill();
     for (const id of ids) await growUntilRefused(id);
-    const [cancelled, invalid, removed] = ids as [string, string, string];
-    expect(await store.cancel(cancelled)).toMatchObject({ phase: 'cancelled' });
-    expect(await store.invalidate(invalid, 1)).toMatchObject({ phase: 'invalid' });
+    const [removed, ...ended] = ids as [string, ...string[]];
+    for (const [at, id] of ended.entries()) {
+      if (at % 2 === 0) expect(await store.cancel(id)).toMatchObject({ phase: 'cancelled' });
+      else expect(await store.invalidate(id, 1)).toMatchObject({ phase: 'invalid' });
+    }
     await store.remove(removed);
-    expect([...(await store.expired(0))].sort()).toEqual([cancelled, invalid].sort());
+    expect([...(await store.expired(0))].sort()).toEqual([...ended].sort());
+    expect((await readdir(uploads())).length).toBeLessThan(ended.length);
     await disk.makeRoom();
     await reopen();
     for (const id of ids) expect((await store.get(id))?.phase).not.toBe('receiving');
-    for (const id of [cancelled, invalid]) await store.remove(id);
+    for (const id of ended) await store.remove(id);
     expect(await readdir(uploads())).toEqual([]);
   });
 

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { createLog } from '../../src/observe/log.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import { readRecord } from '../../src/store/embedded/record-lines.js';
 import { answer, HOUR, newId, newUpload } from '../contract/sample-upload.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
@@ -59,6 +60,7 @@ describe('after a crash in the middle of a write', () => {
       // Shorter than what was torn: nothing of that may be left behind it.
       expect(await store.commit(id, { token: 2, expiresAt: 1 })).toMatchObject({ offset: 100 });
       expect(await grow(id, 300)).toBe('stale');
+      expect(readRecord(await readFile(logOf(id)))?.state).toBe('whole');
       await reopen();
       expect(await store.get(id)).toMatchObject({ offset: 100, expiresAt: 1, phase: 'receiving' });
       expect(logged).toEqual([]);
@@ -99,6 +101,7 @@ describe('after a crash in the middle of a write', () => {
     await store.commit(id, { token: committed, expiresAt });
     await writeFile(join(directory.path, 'last-start.json'), '');
     await reopen();
+    expect(await store.nextToken(newId())).toBeGreaterThan(committed);
     expect(await store.nextToken(id)).toBeGreaterThan(committed);
   });
 

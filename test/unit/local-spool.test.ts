@@ -1,5 +1,5 @@
 import { mkdir, readdir, readFile, readlink, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
-import { openSync } from 'node:fs';
+import fs from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { DirectorySync } from '../../src/disk/directory-sync.js';
@@ -7,7 +7,7 @@ import { FileChunkWriter } from '../../src/spool/chunk-writer.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import { newId } from '../contract/sample-upload.js';
 import { smallDisk, type SmallDisk } from '../support/small-disk.js';
-import { temporaryDirectory, until, within, type TemporaryDirectory } from '../support/temporary.js';
+import { randomBytes, temporaryDirectory, until, within, type TemporaryDirectory } from '../support/temporary.js';
 
 const MiB = 1024 * 1024;
 const id = newId();
@@ -180,8 +180,59 @@ describe('a local spool on a full disk', () => {
   });
 });
 
+describe('a writer', () => {
+  let directory: TemporaryDirectory;
+  const { writev } = fs;
+
+  beforeEach(async () => {
+    directory = await temporaryDirectory();
+  });
+  afterEach(async () => {
+    Object.assign(fs, { writev });
+    await directory.remove();
+  });
+
+  /** The system takes what it likes of each call. */
+  type Written = (error: Error | null, written: number) => void;
+  function interfere(how: (real: (bytes: Buffer, done: Written) => void, bytes: Buffer, done: Written) => void): void {
+    const standIn = (fd: number, buffers: Buffer[], position: number, done: Written): void => {
+      const real = (bytes: Buffer, then: Written): void => fs.write(fd, bytes, 0, bytes.length, position, then);
+      how(real, Buffer.concat(buffers), done);
+    };
+    Object.assign(fs, { writev: standIn });
+  }
+
+  test('goes on where the system took only a part', async () => {
+    const buffers = Array.from({ length: 50 }, (_, at) => randomBytes(at * 3, at + 1));
+    interfere((real, bytes, done) => real(bytes.subarray(0, 1 + (bytes.length % 97)), done));
+    const spool = new LocalSpool({ directory: directory.path, sync: 'none' });
+    await spool.open();
+    const writer = await spool.create(id, 'chunk-1');
+    await writer.write(buffers);
+    expect(writer.size).toBe(Buffer.concat(buffers).length);
+    await writer.close();
+    const bytes = await readFile(join(directory.path, 'spool', id, 'chunk-1'));
+    expect(bytes.equals(Buffer.concat(buffers))).toBe(true);
+  });
+
+  test('takes back what it was told had failed', async () => {
+    const spool = new LocalSpool({ directory: directory.path, sync: 'none' });
+    await spool.open();
+    const writer = await spool.create(id, 'chunk-1');
+    await writer.write([Buffer.from('good')]);
+    const error = Object.assign(new Error('EIO: i/o error, write'), { code: 'EIO', syscall: 'write' });
+    interfere((real, bytes, done) => real(bytes, () => done(error, 0)));
+    await expect(writer.write([Buffer.from('bad')])).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    expect(writer.size).toBe(4);
+    expect(await readFile(join(directory.path, 'spool', id, 'chunk-1'), 'utf8')).toBe('good');
+    interfere((_real, _bytes, done) => done(null, 0));
+    await expect(writer.write([Buffer.from('none')])).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    await writer.close();
+  });
+});
+
 test('a device that takes no byte at all is a full disk', async () => {
-  const writer = new FileChunkWriter(openSync('/dev/full', 'w'), {
+  const writer = new FileChunkWriter(fs.openSync('/dev/full', 'w'), {
     path: '/dev/full',
     directories: [],
     names: new DirectorySync('none'),

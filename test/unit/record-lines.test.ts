@@ -68,6 +68,8 @@ describe('the file of a record', () => {
   test('lines that are sound but do not follow each other are damage', () => {
     const withoutOne = Buffer.concat([lines[0]!, lines[3]!]);
     expect(readRecord(withoutOne)?.state).toBe('damaged');
+    const elsewhere = changeLine({ chunk: { name: 'chunk-1', start: 7, size: 300 }, set: { offset: 300 } });
+    expect(readRecord(Buffer.concat([lines[0]!, elsewhere]))?.state).toBe('damaged');
   });
 
   test('a record of a later format is not understood', () => {

@@ -14,6 +14,7 @@ import { changed, newRecord, type Change, type UploadRecord } from './upload-rec
 export interface Entry {
   record: UploadRecord;
   readonly file: RecordFile;
+  /** Means something while the phase is `delivering`. */
   claim?: Claim;
 }
 
@@ -73,7 +74,6 @@ export class Records {
       await gate.run(() => entry.file.remove());
       entry.record = changed(entry.record, change);
     }
-    if (entry.record.upload.phase !== 'delivering') entry.claim = undefined;
     this.onChange(entry.record.upload.id, entry.record.upload);
   }
 

@@ -1,0 +1,145 @@
+import fs from 'node:fs';
+import { readdir } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { answer, HOUR, newId, newUpload } from '../contract/sample-upload.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+
+type Done = (error: Error | null) => void;
+
+/** Paths, relative to the data directory, in the order in which the system was asked to make them durable. */
+let synced: string[] = [];
+let failing: RegExp | undefined;
+let directory: TemporaryDirectory;
+
+// Before the rooms are loaded, since they take hold of these functions then.
+for (const name of ['fsync', 'fdatasync'] as const) {
+  const real = fs[name];
+  const recorded = (fd: number, done: Done): void => {
+    const path = relative(directory.path, fs.readlinkSync(`/proc/self/fd/${fd}`));
+    synced.push(path.replace(/[A-Za-z0-9_-]{32}/, 'ID'));
+    const error = Object.assign(new Error('EIO: i/o error'), { code: 'EIO', syscall: name });
+    if (failing?.test(path)) queueMicrotask(() => done(error));
+    else real(fd, done);
+  };
+  Object.assign(fs, { [name]: recorded });
+}
+const { EmbeddedStore } = await import('../../src/store/embedded/embedded-store.js');
+const { LocalSpool } = await import('../../src/spool/local-spool.js');
+const { silentLog } = await import('../../src/observe/log.js');
+
+type Store = Awaited<ReturnType<typeof EmbeddedStore.open>>;
+
+const id = newId();
+const expiresAt = Date.now() + HOUR;
+const chunk = { name: 'chunk-1', start: 0, size: 5 };
+const open = (sync: 'always' | 'group' | 'none'): Promise<Store> =>
+  EmbeddedStore.open({ directory: directory.path, sync, log: silentLog() });
+
+/** What was made durable until the promise was fulfilled. */
+async function during(task: Promise<unknown>): Promise<string[]> {
+  await task;
+  return synced.splice(0).sort();
+}
+
+beforeEach(async () => {
+  directory = await temporaryDirectory();
+  synced = [];
+});
+afterEach(async () => {
+  failing = undefined;
+  await directory.remove();
+});
+
+describe.each(['always', 'group'] as const)('what is acknowledged under sync: %s survives a power cut', (sync) => {
+  test('in the store', async () => {
+    const store = await open(sync);
+    expect(synced).toEqual(expect.arrayContaining(['', 'last-start.json.tmp']));
+    synced = [];
+    expect(await during(store.create(newUpload({ id })))).toEqual(['uploads', 'uploads/ID.log.tmp']);
+    expect(await during(store.commit(id, { token: 1, chunk, complete: {}, expiresAt }))).toEqual(['uploads/ID.log']);
+    expect(await during(store.claimDelivery(id, 'w', Infinity))).toEqual(['uploads/ID.log']);
+    const answered = store.recordAnswer(id, 'w', answer(2), Buffer.from('ok'), expiresAt);
+    expect(await during(answered)).toEqual(['uploads', 'uploads/ID.answer', 'uploads/ID.log']);
+    expect(await during(store.remove(id))).toEqual(['uploads']);
+    await store.close();
+  });
+
+  test('in the spool', async () => {
+    const spool = new LocalSpool({ directory: directory.path, sync });
+    expect(await during(spool.open())).toEqual(['']);
+    const writer = await spool.create(id, 'chunk-1');
+    expect(await during(writer.write([Buffer.from('hello')]))).toEqual([]);
+    expect(await during(writer.sync())).toEqual(['spool', 'spool/ID', 'spool/ID/chunk-1']);
+    expect(await during(writer.sync())).toEqual([]);
+    await writer.write([Buffer.from('more')]);
+    expect(await during(writer.sync())).toEqual(['spool/ID/chunk-1']);
+    await writer.close();
+    expect(await during(spool.size(id, 'chunk-1'))).toEqual(['spool', 'spool/ID', 'spool/ID/chunk-1']);
+  });
+});
+
+test('under sync: none nothing waits for the disk', async () => {
+  const store = await open('none');
+  const spool = new LocalSpool({ directory: directory.path, sync: 'none' });
+  await spool.open();
+  await store.create(newUpload({ id }));
+  await store.commit(id, { token: 1, chunk, expiresAt });
+  const writer = await spool.create(id, 'chunk-1');
+  await writer.write([Buffer.from('hello')]);
+  await writer.sync();
+  await writer.close();
+  expect(await spool.size(id, 'chunk-1')).toBe(5);
+  await store.close();
+  expect(synced).toEqual([]);
+});
+
+describe('when the disk fails to make something durable', () => {
+  test('a record goes on in a new file, since the old one can no longer be trusted', async () => {
+    const store = await open('group');
+    await store.create(newUpload({ id }));
+    failing = /\.log$/;
+    synced = [];
+    expect(await store.commit(id, { token: 1, chunk, expiresAt })).toMatchObject({ offset: 5 });
+    expect(synced).toEqual(['uploads/ID.log', 'uploads/ID.log.tmp', 'uploads']);
+    await store.close();
+  });
+
+  test('a verb that found no way changes nothing, and the next one is whole', async () => {
+    const store = await open('group');
+    await store.create(newUpload({ id }));
+    failing = /\.log|uploads$/;
+    const commit = (): Promise<unknown> => store.commit(id, { token: 1, chunk, expiresAt });
+    await expect(commit()).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    expect(await store.get(id)).toMatchObject({ offset: 0 });
+    expect(await store.chunks(id)).toEqual([]);
+    failing = undefined;
+    expect(await commit()).toMatchObject({ offset: 5 });
+    await store.close();
+    const reopened = await open('group');
+    expect(await reopened.get(id)).toMatchObject({ offset: 5 });
+    await reopened.close();
+  });
+
+  test('a creation whose name is not durable is none', async () => {
+    const store = await open('group');
+    failing = /uploads$/;
+    await expect(store.create(newUpload({ id }))).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    expect(await store.get(id)).toBeUndefined();
+    expect(await readdir(join(directory.path, 'uploads'))).toEqual([]);
+    await store.close();
+  });
+
+  test('a chunk counts no more, since a later success would prove nothing', async () => {
+    const spool = new LocalSpool({ directory: directory.path, sync: 'group' });
+    await spool.open();
+    const writer = await spool.create(id, 'chunk-1');
+    await writer.write([Buffer.from('hello')]);
+    failing = /chunk-1$/;
+    await expect(writer.sync()).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    failing = undefined;
+    await expect(writer.sync()).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    await expect(writer.write([Buffer.from('more')])).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    await writer.close();
+  });
+});
