@@ -1,4 +1,4 @@
-import { type HeaderLine, type Headers, fieldValue } from '../model/headers.js';
+import type { HeaderLine, Headers } from '../model/headers.js';
 import type { AppendIntent, CreateIntent, Intent } from '../model/intent.js';
 import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
@@ -118,10 +118,7 @@ function stored(head: RequestHead): StoredRequest {
   return { method, target, httpVersion, scheme, authority, headers, peerAddress, clientAddress, peerIsTrusted };
 }
 
-/** What the completing request brings for the origin: newer than what the creation brought. */
+/** What the completing request brings for the origin, line by line: newer than what the creation brought. */
 function credentialsOf(headers: Headers): HeaderLine[] {
-  return ['Authorization', 'Cookie'].flatMap((name): HeaderLine[] => {
-    const value = fieldValue(headers, name);
-    return value === undefined ? [] : [[name, value]];
-  });
+  return headers.filter(([name]) => /^(?:authorization|cookie)$/i.test(name));
 }
