@@ -7,6 +7,8 @@ import {
   type IncomingHttpHeaders,
   type OutgoingHttpHeaders,
 } from 'node:http2';
+import { connect as connectTcp, type NetConnectOpts, type Socket } from 'node:net';
+import { connect as connectTls } from 'node:tls';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { until, within } from './temporary.js';
 import { ResponseHead, wireResponse, type WireRequest, type WireResponse } from './wire-response.js';
@@ -90,6 +92,8 @@ export class H2Exchange {
 export class H2Client {
   constructor(
     readonly session: ClientHttp2Session,
+    /** What a session shows of its socket cannot be ended. */
+    private readonly socket: Socket,
     private readonly deadlineMs: number,
   ) {}
 
@@ -110,7 +114,7 @@ export class H2Client {
 
   /** Ends the TCP connection at once, without GOAWAY. */
   cut(): void {
-    this.session.socket.destroy();
+    this.socket.destroy();
   }
 
   async close(): Promise<void> {
@@ -121,13 +125,29 @@ export class H2Client {
   }
 }
 
+export interface H2ClientOptions {
+  /** A read that gets nothing for this long fails. */
+  readonly deadlineMs?: number;
+  /** Connects to a Unix socket instead of the URL's host. */
+  readonly socketPath?: string;
+}
+
 /** Connects with HTTP/2; any certificate is good enough. */
-export async function connectH2(url: string, options: { readonly deadlineMs?: number } = {}): Promise<H2Client> {
-  const session = connect(url, { rejectUnauthorized: false });
+export async function connectH2(url: string, options: H2ClientOptions = {}): Promise<H2Client> {
+  const socket = openSocket(new URL(url), options.socketPath);
+  const session = connect(url, { createConnection: () => socket });
   await once(session, 'connect');
   // A session that is cut tells so through its streams; without a listener the process would die of it.
   session.on('error', () => undefined);
-  return new H2Client(session, options.deadlineMs ?? 10_000);
+  return new H2Client(session, socket, options.deadlineMs ?? 10_000);
+}
+
+function openSocket({ protocol, hostname, port }: URL, socketPath: string | undefined): Socket {
+  const host = hostname.replace(/^\[|\]$/g, '');
+  const secure = protocol === 'https:';
+  const target: NetConnectOpts =
+    socketPath === undefined ? { host, port: Number(port || (secure ? 443 : 80)) } : { path: socketPath };
+  return secure ? connectTls({ ...target, rejectUnauthorized: false, ALPNProtocols: ['h2'] }) : connectTcp(target);
 }
 
 function toH2Headers(request: Omit<WireRequest, 'body'>): OutgoingHttpHeaders {

@@ -1,0 +1,105 @@
+import type { HeaderLine } from '../../src/model/headers.js';
+import type { Transport } from './open-request.js';
+import { completenessValue, versionLines, type ClientDialect } from './resumable-client.js';
+import type { Told } from './told.js';
+
+/** Node's own lines at the end of a response over HTTP/1.1 whose connection stays. */
+const KEPT_ALIVE: readonly HeaderLine[] = [
+  ['Connection', 'keep-alive'],
+  ['Keep-Alive', 'timeout=75'],
+];
+
+const DATE: HeaderLine = ['Date', '<now>'];
+const NO_STORE: HeaderLine = ['Cache-Control', 'no-store'];
+
+/**
+ * Every response a proxy gives to a client of one dialect over one transport, status and all header lines. Written from
+ * the drafts, apart from the proxy's own table.
+ */
+export class ExpectedResponses {
+  constructor(
+    private readonly dialect: ClientDialect,
+    private readonly transport: Transport,
+    /** The members of `Upload-Limit` but the lifetime. */
+    private readonly limits = 'min-size=0',
+  ) {}
+
+  /** What comes before the final response to a creation: one 104, or nothing where the dialect has none. */
+  interims(location: string): Told[] {
+    if (this.dialect.version === undefined) return [];
+    return [this.told(104, [...versionLines(this.dialect), ['Location', location], ...this.limitLines()])];
+  }
+
+  created(location: string, offset: number, extra: readonly HeaderLine[] = []): Told {
+    const lines = [
+      ...versionLines(this.dialect),
+      ['Location', location] as const,
+      ...this.offsetLines(offset, false),
+      ...this.limitLines(),
+      ...extra,
+      NO_STORE,
+    ];
+    return this.told(201, [...lines, ['Content-Length', '0'], DATE, ...this.connectionLines()], '');
+  }
+
+  retrieved(offset: number, step: { readonly complete: boolean; readonly length?: number }): Told {
+    const length: HeaderLine[] =
+      this.dialect.limitKey === undefined || step.length === undefined ? [] : [['Upload-Length', `${step.length}`]];
+    const own = [...this.offsetLines(offset, step.complete), ...length, ...this.limitLines(), NO_STORE];
+    return this.told(204, [...versionLines(this.dialect), ...own, DATE, ...this.connectionLines()], '');
+  }
+
+  appended(offset: number, extra: readonly HeaderLine[] = []): Told {
+    const { appendedStatus } = this.dialect;
+    const own = [...versionLines(this.dialect), ...this.offsetLines(offset, false), ...extra, NO_STORE];
+    // RFC 9110 §8.6: a 204 has no Content-Length.
+    const length: HeaderLine[] = appendedStatus === 204 ? [] : [['Content-Length', '0']];
+    return this.told(appendedStatus, [...own, ...length, DATE, ...this.connectionLines()], '');
+  }
+
+  cancelled(): Told {
+    return this.told(204, [...versionLines(this.dialect), NO_STORE, DATE, ...this.connectionLines()], '');
+  }
+
+  /** The origin's answer: its own lines first. `location`: of the upload, to a creation in dialects that want one. */
+  answered(
+    origin: { readonly status: number; readonly lines: readonly HeaderLine[]; readonly body?: string },
+    offset: number,
+    location?: string,
+  ): Told {
+    const ours = [
+      ...versionLines(this.dialect),
+      ...(location === undefined ? [] : [['Location', location] as const]),
+      ...this.offsetLines(offset, true),
+    ];
+    return this.told(origin.status, [...origin.lines, ...ours, ...this.connectionLines()], origin.body ?? '');
+  }
+
+  /** Whether the answer to a creation gets the upload's URL when the origin gives none. */
+  get answerHasLocation(): boolean {
+    return this.dialect.appendedStatus === 201;
+  }
+
+  private offsetLines(offset: number, complete: boolean): HeaderLine[] {
+    return [
+      ['Upload-Offset', `${offset}`],
+      [this.dialect.completeness, completenessValue(this.dialect, complete)],
+    ];
+  }
+
+  private limitLines(): HeaderLine[] {
+    const { limitKey } = this.dialect;
+    return limitKey === undefined ? [] : [['Upload-Limit', `${this.limits}, ${limitKey}=<all>`]];
+  }
+
+  private connectionLines(): readonly HeaderLine[] {
+    return this.transport === 'HTTP/1.1' ? KEPT_ALIVE : [];
+  }
+
+  /** RFC 9113 §8.2.1: names are in lower case over HTTP/2. */
+  private told(status: number, lines: readonly HeaderLine[], body?: string): Told {
+    const isHttp1 = this.transport === 'HTTP/1.1';
+    const texts = lines.map(([name, value]) => `${isHttp1 ? name : name.toLowerCase()}: ${value}`);
+    return body === undefined ? { status, lines: texts } : { status, lines: texts, body };
+  }
+}
