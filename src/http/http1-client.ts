@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Socket } from 'node:net';
-import { TLSSocket } from 'node:tls';
 import { fieldValue, fromRawHeaders, type Headers } from '../model/headers.js';
+import { resetConnection } from './reset-connection.js';
 import { discard, type ClientSide, type DiscardLimits } from './client-side.js';
 
 /** What may wait in a socket before interim responses are left out: they have no backpressure of their own. */
@@ -87,8 +87,9 @@ export class Http1Client implements ClientSide {
 
   breakOff(): void {
     const { socket } = this.response;
-    if (this.endsByClose && socket && !(socket instanceof TLSSocket)) socket.resetAndDestroy();
-    else socket?.destroy();
+    if (!socket) return;
+    if (this.endsByClose) resetConnection(socket);
+    else socket.destroy();
   }
 
   discardBody(): void {

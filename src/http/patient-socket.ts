@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
 
 /** How long a socket whose writes are refused may give no byte, in milliseconds. */
 const LONGEST_SILENCE_MS = 10_000;
@@ -11,12 +12,13 @@ type WriteDone = (error?: Error | null) => void;
  * write on no further byte is sent: writing seems to be slow, until reading has ended and the socket closes.
  */
 export function makePatient<T extends Socket>(socket: T, longestSilenceMs = LONGEST_SILENCE_MS): T {
+  const write = socket._write.bind(socket);
   const refused = new RefusedWrites(socket, longestSilenceMs);
-  socket._write = refused.guard(socket._write.bind(socket));
+  socket._write = refused.guard(write);
   if (socket._writev) socket._writev = refused.guardMany(socket._writev.bind(socket));
   const push = socket.push.bind(socket);
   socket.push = (bytes: unknown, encoding?: BufferEncoding) =>
-    bytes === null && refused.endIsNoEnd() ? false : push(bytes, encoding);
+    bytes === null && refused.endIsNoEnd(write) ? false : push(bytes, encoding);
   return socket;
 }
 
@@ -40,9 +42,10 @@ class RefusedWrites {
 
   /**
    * The kernel tells of a reset once: when a write has got that error, reading ends as if in good order, and a message
-   * that lasts until the close would look whole. EPIPE comes when the peer had ended its side before: that end is true.
+   * that lasts until the close would look whole. EPIPE comes when the peer ended its side before: that end is true.
    */
-  endIsNoEnd(): boolean {
+  endIsNoEnd(write: Socket['_write']): boolean {
+    this.reason ??= resetBehindEnd(this.socket, write);
     if (this.reason?.code !== 'ECONNRESET') return false;
     if (this.socket.readableLength === 0) this.fail();
     else this.socket.on('data', () => this.socket.readableLength === 0 && this.fail());
@@ -72,6 +75,17 @@ class RefusedWrites {
     clearTimeout(this.silence);
     for (const done of this.held.splice(0)) done(this.reason);
   }
+}
+
+/**
+ * Until Node 24 a reset that comes together with the last bytes is reported as a proper end. Writing nothing has no
+ * effect on a connection that is only half closed, and fails on one that was reset.
+ */
+function resetBehindEnd(socket: Socket, write: Socket['_write']): NodeJS.ErrnoException | undefined {
+  if (socket instanceof TLSSocket || !socket.writable || socket.writableLength > 0) return undefined;
+  let reason: NodeJS.ErrnoException | undefined;
+  write(Buffer.alloc(0), 'buffer' as BufferEncoding, (error) => (reason = error ?? undefined));
+  return reason;
 }
 
 function isRefusal(error: NodeJS.ErrnoException | null | undefined): error is NodeJS.ErrnoException {

@@ -160,12 +160,10 @@ export class RelayedExchange {
     error: Error = Object.assign(new Error('closed'), { code: 'ECONNRESET' }),
   ): void {
     if (this.isOver) return;
-    if (this.answer?.readableEnded) {
-      if (!this.bodyIsSent) this.dropBody();
-    } else if (!this.answer) {
-      if (this.mayRepeat(request, error)) this.attempt('fresh');
-      else this.fail(explain(error));
-    }
+    if (!this.answer && this.mayRepeat(request, error)) this.attempt('fresh');
+    // Node takes the end of a broken connection for the end of an answer that has no other: it must not come so far.
+    else if (!this.answer?.complete) this.fail(explain(error));
+    else if (this.answer.readableEnded && !this.bodyIsSent) this.dropBody();
   }
 
   /** RFC 9110 §9.2.2: an idle connection may be closed by the origin while our request is on its way over it. */

@@ -3,6 +3,7 @@ import { connect, createServer, type AddressInfo, type Server, type Socket } fro
 import { connect as connectTls, createServer as createTlsServer } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { makePatient } from '../../src/http/patient-socket.js';
+import { resetConnection } from '../../src/http/reset-connection.js';
 import { makeCertificate } from '../support/certificate.js';
 import { until } from '../support/temporary.js';
 
@@ -26,6 +27,10 @@ class Watched {
       () => `the end of the socket (${this.events.join()})`,
     );
   }
+}
+
+function codeOf(error: NodeJS.ErrnoException | null | undefined): string | undefined {
+  return error?.code;
 }
 
 let server: Server;
@@ -56,7 +61,7 @@ async function pair(listener: Server, open: () => Socket, event: string): Promis
 /** The peer answers and resets the connection; we hear nothing of it before we write. */
 function answerAndReset(): void {
   peer.write(ANSWER);
-  peer.resetAndDestroy();
+  resetConnection(peer);
   ours.write('more of the body');
 }
 
@@ -71,6 +76,15 @@ describe('a peer that answers and resets', () => {
   test('is heard to its end by a patient one, which does not take the reset for a proper end', async () => {
     const seen = new Watched(makePatient(ours));
     answerAndReset();
+    await seen.closed();
+    expect(seen.text).toBe(ANSWER);
+    expect(seen.events).toEqual(['ECONNRESET', 'close']);
+  });
+
+  test('is not taken for a proper end when both come at once', async () => {
+    const seen = new Watched(makePatient(ours));
+    peer.write(ANSWER);
+    resetConnection(peer);
     await seen.closed();
     expect(seen.text).toBe(ANSWER);
     expect(seen.events).toEqual(['ECONNRESET', 'close']);
@@ -92,12 +106,20 @@ describe('a peer that answers and resets', () => {
     const seen = new Watched(makePatient(ours));
     answerAndReset();
     const told: (string | undefined)[] = [];
-    ours.write('still more', (error) => told.push((error)?.code));
-    ours.write('and more', (error) => told.push((error)?.code));
+    ours.write('still more', (error) => told.push(codeOf(error)));
+    ours.write('and more', (error) => told.push(codeOf(error)));
     await seen.closed();
     await until(() => told.length === 2, 'both writes to be told');
     expect(told).not.toContain(undefined);
   });
+});
+
+test('a proper end stays one', async () => {
+  const seen = new Watched(makePatient(ours));
+  peer.end(ANSWER);
+  await seen.closed();
+  expect(seen.text).toBe(ANSWER);
+  expect(seen.events).toEqual(['end', 'close']);
 });
 
 describe('a peer that answers, ends its side and closes', () => {
