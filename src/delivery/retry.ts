@@ -1,4 +1,4 @@
-import type { RetryRules } from '../model/route.js';
+import type { Guarantee, RetryRules } from '../model/route.js';
 import type { Attempt, Undelivered } from '../model/upload.js';
 
 /** What a delivery may do when an attempt brought no answer. */
@@ -18,8 +18,8 @@ export type Start =
 const IDEMPOTENT_METHODS = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
 
 /** RFC 9110 §9.2.2: only these may be repeated when nobody knows what became of the first, or what the operator vouches for. */
-export function isRepeatable(method: string, originHonoursKey: boolean): boolean {
-  return originHonoursKey || IDEMPOTENT_METHODS.has(method);
+export function isRepeatable(method: string, guarantee: Guarantee | undefined): boolean {
+  return guarantee === undefined ? IDEMPOTENT_METHODS.has(method) : guarantee === 'at_least_once';
 }
 
 /** What follows an attempt that left us without an answer, or of which nobody knows how it ended. */
@@ -40,6 +40,14 @@ export function beforeAttempt(newest: Attempt | undefined, asked: boolean, polic
   const verdict = afterAttempt(newest, policy, () => 0);
   if (verdict.kind === 'give-up') return verdict;
   return { kind: 'send', number, budgetFrom: newest.budgetFrom ?? newest.number };
+}
+
+/**
+ * Whether a client that asks can begin a new budget. Not when the origin may have taken the upload and its client was never
+ * told so, because the process died: it only wants the answer it lost, and would have its request sent twice unknowingly.
+ */
+export function mayAskAgain(why: Undelivered | undefined, policy: RetryPolicy): boolean {
+  return why?.reason !== 'outcome-unknown' || policy.repeatable || why.clientKnows === true;
 }
 
 /** When a client may sensibly ask again, for `Retry-After`. */

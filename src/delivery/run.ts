@@ -9,7 +9,7 @@ import { Change } from './change.js';
 import { HeldClaim } from './claim.js';
 import { recordAnswer, removeChunks } from './record.js';
 import { reportAttempt, reportEnd, reportLoss } from './report.js';
-import { afterAttempt, beforeAttempt, LOST_WITH_PROCESS, type RetryPolicy } from './retry.js';
+import { afterAttempt, beforeAttempt, LOST_WITH_PROCESS, mayAskAgain, type RetryPolicy } from './retry.js';
 import type { Rooms } from './rooms.js';
 import { policyOf, routeOf } from './terms.js';
 
@@ -31,6 +31,7 @@ export class Run {
   private readonly changed = new Change();
   private readonly startedAt: number;
   private result: RunResult | undefined;
+  private waiting = 0;
 
   constructor(
     private readonly id: string,
@@ -54,8 +55,13 @@ export class Run {
 
   /** Fulfilled as soon as there is an answer to read, or the end. Rejects with the signal's reason. */
   async outcome(signal: AbortSignal): Promise<RunResult> {
-    while (!this.result) await this.changed.next(signal);
-    return this.result;
+    this.waiting++;
+    try {
+      while (!this.result) await this.changed.next(signal);
+      return this.result;
+    } finally {
+      this.waiting--;
+    }
   }
 
   /** Never fails. */
@@ -82,7 +88,7 @@ export class Run {
   }
 
   private async claim(): Promise<Upload | undefined> {
-    const { store, worker, clock, claimMs, draining } = this.rooms;
+    const { store, worker, clock, claimMs, draining, routes } = this.rooms;
     const known = await store.get(this.id);
     const wasGivenUp = known?.phase === 'undelivered';
     const mayTry = known?.phase === 'complete' || known?.phase === 'delivering' || (wasGivenUp && this.request.isAsked);
@@ -91,7 +97,7 @@ export class Run {
       this.finish({ kind: 'undelivered', upload: known, why: STOPPING });
       return undefined;
     }
-    this.request.isAsked &&= wasGivenUp;
+    this.request.isAsked &&= wasGivenUp && mayAskAgain(known.undelivered, policyOf(known, routeOf(known, routes)));
     const claimed = mayTry ? await store.claimDelivery(this.id, worker, clock() + claimMs) : undefined;
     if (!claimed) this.finish({ kind: 'elsewhere' });
     return claimed;
@@ -176,7 +182,9 @@ export class Run {
     return postponed === 'stale' ? this.elsewhere() : verdict.afterMs;
   }
 
-  private async giveUp(why: Undelivered): Promise<Next> {
+  private async giveUp(verdict: Undelivered): Promise<Next> {
+    const isTold = this.waiting > 0 && verdict.reason === 'outcome-unknown';
+    const why: Undelivered = isTold ? { ...verdict, clientKnows: true } : verdict;
     const upload = await this.rooms.store.giveUp(this.id, this.rooms.worker, why);
     if (upload === 'stale') return this.elsewhere();
     reportEnd(upload, 'undelivered', this.startedAt, this.rooms);

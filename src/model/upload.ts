@@ -79,6 +79,10 @@ export interface Upload {
   readonly wantedReprDigest?: DigestAlgorithm;
   /** Sent to the origin as `Idempotency-Key`; says nothing about the id. */
   readonly deliveryKey: string;
+  /** Who may go on with it, as a digest; undefined: whoever knows the id. */
+  readonly principal?: string;
+  /** What `forwardAuth` said to tell the origin, in place of what the client sent of the same names. */
+  readonly addedHeaders?: Headers;
   /** Set with completion: the last byte was never acknowledged, see `shownOffset`. */
   readonly heldBack?: { readonly lastByte: number };
   /** The newest attempts, oldest first; `attemptCount` counts all of them. */
@@ -94,11 +98,16 @@ export interface Upload {
 }
 
 export interface Undelivered {
-  /** `unreachable`: never sent. `refused`: a status of `retry_on`. `outcome-unknown`: sent, and nobody knows what came of it. */
-  readonly reason: 'unreachable' | 'refused' | 'outcome-unknown';
+  /**
+   * `unreachable`: never sent. `refused`: a status of `retry_on`. `outcome-unknown`: sent, and nobody knows what came of
+   * it. `unauthorized`: the origin wants other credentials. `quarantined`: the gate keeps it for the operator.
+   */
+  readonly reason: 'unreachable' | 'refused' | 'outcome-unknown' | 'unauthorized' | 'quarantined';
   /** The origin's last status, for `refused`. */
   readonly status?: number;
   readonly problem: string;
+  /** For `outcome-unknown`: a client was told so, and when it asks again, it knows what it asks for. */
+  readonly clientKnows?: true;
 }
 
 /** The origin said yes: only then is the last byte acknowledged and the upload shown as complete. */

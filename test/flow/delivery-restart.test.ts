@@ -67,6 +67,7 @@ test('a POST that may have been sent is not sent again: it waits, visibly, for i
   const { undelivered, attempts } = await reaches(id, 'undelivered');
   expect(undelivered).toMatchObject({ reason: 'outcome-unknown', problem: expect.stringMatching(/stopped/) });
   expect(attempts).toMatchObject([{ number: 1, reached: 'sent', problem: expect.stringMatching(/stopped/) }]);
+  expect(await room.result(id)).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
   expect(origin.exchanges).toHaveLength(0);
   expect(await bodyOf(await room.answer(id))).toEqual(Buffer.from('ok'));
   expect((await room.upload(id)).attempts).toMatchObject([{ number: 1 }, { number: 2, budgetFrom: 2 }]);
@@ -78,6 +79,15 @@ test('a client that comes back before the restart has been dealt with learns the
   expect(await room.result(id)).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
   expect(origin.exchanges).toHaveLength(0);
   expect((await room.answer(id)).status).toBe(200);
+});
+
+test('that its client was told of an unknown outcome is remembered across a restart', async () => {
+  await open();
+  const { id } = await leftDelivering('POST', attempt());
+  expect(await room.result(id)).toMatchObject({ kind: 'undelivered' });
+  await room.restart();
+  expect((await room.answer(id)).status).toBe(200);
+  expect(origin.exchanges).toHaveLength(1);
 });
 
 test('a PUT that may have been sent is sent again', async () => {
@@ -161,6 +171,7 @@ test('a process that dies while the origin works leaves one request behind, what
   await room.restart();
   room.delivery.start();
   await reaches(upload.id, 'undelivered');
+  expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
   expect(origin.exchanges).toHaveLength(1);
   expect((await room.answer(upload.id)).status).toBe(200);
   const [first, second] = origin.exchanges.map((exchange) => exchange.header('idempotency-key'));
