@@ -118,10 +118,16 @@ export function toConfig(settings: Settings, { adminChosen }: { adminChosen: boo
       resumable: settings.routes === undefined,
       limits: toLimits(settings.limits),
       delivery: toDelivery(settings.delivery),
+      ...NOBODY_ASKED,
     },
     routes: (settings.routes ?? []).map((route) => toRoute(route, settings)),
   };
 }
+
+const NOBODY_ASKED: Pick<Route, 'authorize' | 'bindTo'> = {
+  authorize: { preflight: false, recheck: false },
+  bindTo: [],
+};
 
 type RouteSettings = NonNullable<Settings['routes']>[number];
 
@@ -137,6 +143,7 @@ function toRoute(own: RouteSettings, top: Settings): RouteConfig {
       resumable: own.resumable,
       limits: toLimits({ ...top.limits, ...own.limits }),
       delivery: toDelivery({ ...top.delivery, ...delivery, retry: { ...top.delivery.retry, ...retry } }),
+      ...NOBODY_ASKED,
     },
   };
 }
@@ -160,16 +167,25 @@ function toLimits(limits: Omit<Settings['limits'], 'idle_timeout'>): Limits {
 
 function toDelivery(delivery: Settings['delivery']): DeliveryRules {
   return {
+    mode: delivery.mode,
+    eager: { idleMs: 10_000, unknownLength: 'chunked' },
     timeoutMs: delivery.timeout,
+    waitMs: 60_000,
+    respond: 'answer',
     keepAnswerMs: delivery.keep_answer,
     keepAnswerSize: delivery.keep_answer_size,
-    idempotent: delivery.idempotent,
+    ...(delivery.idempotent ? { guarantee: 'at_least_once' } : {}),
     preserveHost: delivery.preserve_host,
+    framing: { kind: 'raw' },
+    concurrency: 64,
+    breaker: { failures: 5, pauseMs: 10_000 },
     retry: {
       maxAttempts: delivery.retry.attempts,
       firstDelayMs: delivery.retry.first_delay,
       longestDelayMs: delivery.retry.longest_delay,
       retryOn: delivery.retry.retry_on,
+      whileWaitingMs: 60_000,
+      inBackgroundMs: 3_600_000,
     },
   };
 }

@@ -10,25 +10,93 @@ export interface Limits {
 
 /** How failures on the way to the origin are repeated. */
 export interface RetryRules {
+  /** Most attempts while a client waits. */
   readonly maxAttempts: number;
   readonly firstDelayMs: number;
   readonly longestDelayMs: number;
   /** Statuses of the origin that count as a failure to be repeated, not as its answer. */
   readonly retryOn: readonly number[];
+  /** A waiting client is told to come again when trying has taken this long. */
+  readonly whileWaitingMs: number;
+  /** Trying goes on without a client until this long after the upload was whole. */
+  readonly inBackgroundMs: number;
 }
 
+/**
+ * `at_most_once`: repeated only what provably never reached the origin, or what it refused itself with a status of
+ * `retryOn`. `at_least_once`: repeated through anything, because the origin honours `Idempotency-Key` or the method is
+ * idempotent.
+ */
+export type Guarantee = 'at_most_once' | 'at_least_once';
+
+/** What the origin's request body is. */
+export type Framing =
+  | { readonly kind: 'raw' }
+  /** multipart/form-data (RFC 7578): the representation as one file field among others. */
+  | {
+      readonly kind: 'multipart';
+      /** Name of the file's field. */
+      readonly field: string;
+      /** Fields with fixed values, before the file. */
+      readonly fields: readonly (readonly [name: string, value: string])[];
+      /** Fields whose values are taken from headers of the creation. */
+      readonly fieldsFromHeaders: readonly (readonly [name: string, header: string])[];
+    };
+
+/** Who has to agree before a whole upload is delivered. */
+export type Gate =
+  | { readonly kind: 'http'; readonly url: string; readonly timeoutMs: number }
+  | { readonly kind: 'command'; readonly command: readonly string[]; readonly timeoutMs: number };
+
 export interface DeliveryRules {
+  /** `eager`: the origin's request starts with the upload and is fed as it grows. */
+  readonly mode: 'spool' | 'eager';
+  readonly eager: {
+    /** A pause longer than this ends the eager request; the whole is delivered from the spool later. */
+    readonly idleMs: number;
+    /** What becomes of an upload whose length is not known: chunked at once, or delivered when it is whole. */
+    readonly unknownLength: 'chunked' | 'wait';
+  };
+  /** Undefined: by the method, `at_least_once` for idempotent ones (RFC 9110 §9.2.2). */
+  readonly guarantee?: Guarantee;
   /** The origin may be silent for this long, before and within its answer. */
   readonly timeoutMs: number;
+  /** A client is held open at most this long for the origin's answer. */
+  readonly waitMs: number;
+  /** `accepted`: a complete upload is answered with 202 and a status URL at once. */
+  readonly respond: 'answer' | 'accepted';
   /** How long an answer is kept for a client that did not get it. */
   readonly keepAnswerMs: number;
   /** Answer bodies up to this many bytes are kept in the record, larger ones in the spool. */
   readonly keepAnswerSize: number;
-  /** The origin honours `Idempotency-Key`: a request without an answer may be sent again whatever its method. */
-  readonly idempotent: boolean;
   /** The origin gets the client's own `Host`; otherwise the origin's. */
   readonly preserveHost: boolean;
+  /** Method and target of the origin's request where they are not the creation's; a target may have `{placeholders}`. */
+  readonly method?: string;
+  readonly target?: string;
+  readonly framing: Framing;
+  readonly gate?: Gate;
+  /** Most requests to this origin at a time; more wait in a fair queue. */
+  readonly concurrency: number;
+  /** After so many failures in a row the origin is left alone for a while. */
+  readonly breaker: { readonly failures: number; readonly pauseMs: number };
   readonly retry: RetryRules;
+}
+
+/** Who is asked whether a request may upload, before a byte of its body is taken. */
+export interface Authorize {
+  readonly forwardAuth?: {
+    readonly url: string;
+    readonly timeoutMs: number;
+    /** Response headers of it that the origin's request gets. */
+    readonly copyHeaders: readonly string[];
+    /** Response header of it that names the principal. */
+    readonly principalHeader: string;
+  };
+  /** The origin itself is asked with the creation's head and `Expect: 100-continue`. */
+  readonly preflight: boolean;
+  /** Asked again before delivery (time of check, time of use). */
+  readonly recheck: boolean;
 }
 
 /** Which origin a target has, and what holds for uploads to it. */
@@ -39,6 +107,9 @@ export interface Route {
   readonly resumable: boolean;
   readonly limits: Limits;
   readonly delivery: DeliveryRules;
+  readonly authorize: Authorize;
+  /** Ties an upload to its creator: by the values of these headers, or by the principal that `forwardAuth` named. */
+  readonly bindTo: readonly string[] | 'principal';
 }
 
 export interface Routes {

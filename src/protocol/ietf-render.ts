@@ -132,6 +132,8 @@ const UNDELIVERED: Readonly<Record<Undelivered['reason'], string>> = {
   'outcome-unknown':
     'The upload is whole and kept. It was sent to its target, which may have taken it but did not answer. ' +
     'Appending its end again sends it once more.',
+  unauthorized: 'The upload is whole and kept, but its target wants other credentials. Append its end again with them.',
+  quarantined: 'The upload is whole, but it is kept back and will not be given to its target.',
 };
 
 function reprDigestLine(digest: Digest | undefined): HeaderLine | undefined {

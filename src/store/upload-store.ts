@@ -12,6 +12,8 @@ export type NewUpload = Pick<
   | 'reprDigests'
   | 'wantedReprDigest'
   | 'deliveryKey'
+  | 'principal'
+  | 'addedHeaders'
   | 'createdAt'
   | 'expiresAt'
 >;

@@ -132,7 +132,7 @@ describe.each(failures)('an origin that $name', ({ script, problem }) => {
 
 test('a POST is sent again by itself where the route says that the origin honours the key', async () => {
   origin.setScript(failingOnce((exchange) => exchange.reset()));
-  const room = await open({ rules: { idempotent: true } });
+  const room = await open({ rules: { guarantee: 'at_least_once' } });
   const upload = await room.whole({ body: LARGE });
   expect((await room.answer(upload.id)).status).toBe(200);
   expect(origin.exchanges).toHaveLength(2);

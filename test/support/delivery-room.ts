@@ -203,14 +203,30 @@ export function routeTo(origin: string, { rules, retry }: Pick<RoomOptions, 'rul
     resumable: true,
     limits: LIMITS,
     delivery: {
+      mode: 'spool',
+      eager: { idleMs: 5_000, unknownLength: 'chunked' },
       timeoutMs: 5_000,
+      waitMs: 60_000,
+      respond: 'answer',
       keepAnswerMs: 60_000,
       keepAnswerSize: 64 * 1024,
-      idempotent: false,
       preserveHost: true,
+      framing: { kind: 'raw' },
+      concurrency: 64,
+      breaker: { failures: 1000, pauseMs: 10 },
       ...rules,
-      retry: { maxAttempts: 3, firstDelayMs: 10, longestDelayMs: 40, retryOn: [502, 503, 504], ...retry },
+      retry: {
+        maxAttempts: 3,
+        firstDelayMs: 10,
+        longestDelayMs: 40,
+        retryOn: [502, 503, 504],
+        whileWaitingMs: 60_000,
+        inBackgroundMs: 60_000,
+        ...retry,
+      },
     },
+    authorize: { preflight: false, recheck: false },
+    bindTo: [],
   };
 }
 

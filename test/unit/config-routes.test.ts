@@ -2,20 +2,16 @@ import { describe, expect, test } from '@jest/globals';
 import type { RouteConfig } from '../../src/config/config.js';
 import { buildRoutes } from '../../src/config/routes.js';
 import type { Route } from '../../src/model/route.js';
+import { routeTo } from '../support/delivery-room.js';
 
 const defaultRoute: Route = {
   name: 'default',
   origin: 'http://top',
   resumable: false,
   limits: { minSize: 0, maxAgeSeconds: 60 },
-  delivery: {
-    timeoutMs: 1,
-    keepAnswerMs: 1,
-    keepAnswerSize: 1,
-    idempotent: false,
-    preserveHost: true,
-    retry: { maxAttempts: 1, firstDelayMs: 1, longestDelayMs: 1, retryOn: [] },
-  },
+  delivery: routeTo('http://top').delivery,
+  authorize: { preflight: false, recheck: false },
+  bindTo: [],
 };
 
 function route(

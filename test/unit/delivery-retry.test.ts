@@ -2,7 +2,14 @@ import { describe, expect, test } from '@jest/globals';
 import { afterAttempt, beforeAttempt, isRepeatable, retryAfterSeconds } from '../../src/delivery/retry.js';
 import type { Attempt } from '../../src/model/upload.js';
 
-const rules = { maxAttempts: 3, firstDelayMs: 100, longestDelayMs: 1000, retryOn: [502, 503, 504] };
+const rules = {
+  maxAttempts: 3,
+  firstDelayMs: 100,
+  longestDelayMs: 1000,
+  retryOn: [502, 503, 504],
+  whileWaitingMs: 60_000,
+  inBackgroundMs: 60_000,
+};
 const once = { repeatable: false, rules };
 const repeatable = { repeatable: true, rules };
 const half = () => 0.5;
@@ -12,15 +19,16 @@ function attempt(fields: Partial<Attempt>): Attempt {
 }
 
 test.each([
-  ['POST', false, false],
-  ['PATCH', false, false],
-  ['QUERY', false, false],
-  ['post', false, false],
-  ['PUT', false, true],
-  ['DELETE', false, true],
-  ['POST', true, true],
-])('%s may be repeated (origin honours the key: %s): %s', (method, honours, expected) => {
-  expect(isRepeatable(method, honours)).toBe(expected);
+  ['POST', undefined, false],
+  ['PATCH', undefined, false],
+  ['QUERY', undefined, false],
+  ['post', undefined, false],
+  ['PUT', undefined, true],
+  ['DELETE', undefined, true],
+  ['POST', 'at_least_once', true],
+  ['PUT', 'at_most_once', false],
+] as const)('%s may be repeated (guarantee: %s): %s', (method, guarantee, expected) => {
+  expect(isRepeatable(method, guarantee)).toBe(expected);
 });
 
 describe('after an attempt', () => {
