@@ -18,6 +18,6 @@ export interface Lease {
 export interface Leases {
   /** Asks the holder to give back, waits for it a moment, then takes over anyway. Those who wait come in order. */
   take(id: string): Promise<Lease>;
-  /** Asks every holder of this node to give back. */
+  /** Asks every holder of this node to give back; who comes later gets a lease that is asked back at once. */
   drain(): void;
 }

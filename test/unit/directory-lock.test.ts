@@ -116,9 +116,12 @@ describe('a lock that was left behind', () => {
   });
 
   test('by a process that was killed and that nobody has looked after yet is taken over at once', async () => {
-    const parent = spawn('sh', ['-c', 'true & echo $!; exec sleep 1000']);
+    const parent = spawn('sh', ['-c', 'sleep 60 & echo $!; exec sleep 60']);
     children.push(parent);
     const pid = Number(String(await within(once(parent.stdout, 'data'), 'its number')));
+    const program = (): Promise<string> => readFile(`/proc/${parent.pid!}/comm`, 'utf8');
+    await until(async () => (await program()) === 'sleep\n', 'a parent that looks after nobody');
+    process.kill(pid, 'SIGKILL');
     await until(async () => (await processStart(pid)) === 'ended', 'its end');
     const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')[1]!.split(' ');
     await leaveBehind(await elsewhere({ pid, processStart: fields[19] }));

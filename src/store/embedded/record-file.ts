@@ -6,7 +6,7 @@ import { hasCode, storageFault } from '../../disk/storage-fault.js';
 import { changeLine, snapshotLine, type ReadRecord } from './record-lines.js';
 import { changed, changedCopy, type Change, type UploadRecord } from './upload-record.js';
 
-/** Written anew when the changes outweigh the snapshot this often: then each byte is rewritten at most once more. */
+/** Written anew when the changes outweigh the snapshot so often: then rewriting costs a quarter of appending at most. */
 const CHANGES_PER_SNAPSHOT = 4;
 const LEAST_CHANGES = 64 * 1024;
 

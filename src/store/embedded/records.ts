@@ -104,7 +104,8 @@ export class Records {
       this.entries.delete(id);
       this.sortedIds = undefined;
       this.onChange(id, undefined);
-      if (hasKeptAnswer(entry)) await removeAnswer(this.answerPath(id));
+      // Also one that was written, but whose record could not be.
+      await removeAnswer(this.answerPath(id));
     });
   }
 
