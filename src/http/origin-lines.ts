@@ -45,7 +45,7 @@ const NEVER_IN_TRAILERS = new Set(['content-length', 'content-encoding', 'conten
 function isReplaced([name, value]: HeaderLine, head: RequestHead, framing: Framing): boolean {
   switch (name.toLowerCase()) {
     case 'content-length':
-      return framing === 'chunked';
+      return framing === 'chunked' || (framing === 'none' && Number(value) !== 0);
     case 'expect':
       return !head.expectsContinue && /^\s*100-continue\s*$/i.test(value);
     default:
