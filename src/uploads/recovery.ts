@@ -4,7 +4,7 @@ import { uploadTag } from '../observe/log.js';
 import type { Spool } from '../spool/spool.js';
 import type { Leases } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
-import { chunkToken } from './receive.js';
+import { chunkToken } from './chunk-name.js';
 
 export interface RecoveryRooms {
   readonly store: UploadStore;
@@ -45,6 +45,8 @@ async function recoverReceiving(upload: Upload, files: Files, sameBoot: boolean,
     const counted = new Set(chunks.map((chunk) => chunk.name));
     if (tail) {
       counted.add(tail.name);
+      // Commits promise durable bytes, and nothing has synced these yet: asking for their size does.
+      await spool.size(upload.id, tail.name);
       const expiresAt = Math.max(upload.expiresAt, clock());
       await store.commit(upload.id, { token: lease.token, chunk: tail, expiresAt });
     }
@@ -57,14 +59,14 @@ async function recoverReceiving(upload: Upload, files: Files, sameBoot: boolean,
 /**
  * What the newest writer had written beyond its last commit: more of the last committed chunk, or a file that began at
  * the committed offset. Older writers' tails were given up when the newer one began, and a body that had to be whole to
- * count never was.
+ * count never was. The very last byte only counts with the completion.
  */
 function uncommittedTail(upload: Upload, chunks: readonly Chunk[], files: Files): Chunk | undefined {
   const newest = [...files.keys()].sort((a, b) => (chunkToken(a)?.token ?? 0) - (chunkToken(b)?.token ?? 0)).at(-1);
   if (newest === undefined || chunkToken(newest)?.mustBeWhole !== false) return undefined;
   const committed = chunks.find((chunk) => chunk.name === newest);
   const start = committed?.start ?? upload.offset;
-  const size = Math.min(files.get(newest) ?? 0, (upload.length ?? Infinity) - start);
+  const size = Math.min(files.get(newest) ?? 0, (upload.length ?? Infinity) - 1 - start);
   return size > (committed?.size ?? 0) ? { name: newest, start, size } : undefined;
 }
 
