@@ -1,0 +1,244 @@
+import type { HeaderLine } from '../../src/model/headers.js';
+import { connect, type RawClient } from './raw-client.js';
+import {
+  appendLines,
+  clientDialect,
+  creationLines,
+  progressOf,
+  versionLines,
+  type ClientDialect,
+} from './resumable-client.js';
+import type { Chance, CrashEvent, UploadPlan } from './crash-plan.js';
+import { sha256 } from './temporary.js';
+import { ConnectionClosed } from './wire-reader.js';
+import { wireResponse, type ResponseHead, type WireRequest, type WireResponse } from './wire-response.js';
+
+/** What a client knows of the world around it. */
+export interface CrashWorld {
+  /** Kills so far: a connection that breaks without one is a fault of the proxy. */
+  readonly kills: number;
+  /** Where the proxy is, as soon as it listens. */
+  url(): Promise<string>;
+  readonly chance: Chance;
+  notice(event: CrashEvent, count?: number): void;
+}
+
+/** One creation of an upload: a client that was never told a URL has to create again. */
+export interface Creation {
+  readonly marker: string;
+  /** How often its client was told that nobody knows whether the origin has taken it: each permits one more request. */
+  toldUnknown: number;
+}
+
+/** What one request carries. */
+interface Part {
+  readonly start: number;
+  readonly end: number;
+  readonly complete: boolean;
+  /** The offset was not asked for. */
+  readonly isGuess: boolean;
+}
+
+const PIECE = 128 * 1024;
+
+/** A client that brings its file home whatever happens to the proxy, and holds the proxy to every word it said. */
+export class CrashClient {
+  readonly creations: Creation[] = [];
+  /** The origin's answer, once it is here. */
+  answer: WireResponse | undefined;
+  private readonly dialect: ClientDialect;
+  stage: 'creating' | 'appending' | 'completing' | 'asking' | 'over' = 'asking';
+  private readonly history: string[] = [];
+  private target: string | undefined;
+  /** The largest offset we were shown. */
+  private shown = 0;
+  /** The connection we broke ourselves. */
+  private left: RawClient | undefined;
+  /** A guess of ours was refused: now we ask. */
+  private wasWrong = false;
+
+  constructor(
+    readonly plan: UploadPlan,
+    private readonly world: CrashWorld,
+  ) {
+    this.dialect = clientDialect(plan.dialect);
+  }
+
+  /** Fulfilled when the origin's answer is here; rejects when the proxy breaks a promise. */
+  async run(): Promise<void> {
+    while (!this.answer) await this.tryOnce();
+  }
+
+  /** As if the answer had been lost: it has to be given again. */
+  async askAgain(): Promise<void> {
+    const first = this.answer;
+    if (this.target === undefined) throw this.broken('its URL was never told');
+    this.answer = undefined;
+    await this.run();
+    if (text(this.answer!) !== text(first!)) throw this.broken(`another answer than before: ${text(first!)}`);
+  }
+
+  /** Something the proxy must never do. */
+  broken(what: string): Error {
+    const { bytes, ...plan } = this.plan;
+    return new Error([what, JSON.stringify({ ...plan, size: bytes.length }), ...this.history.slice(-40)].join('\n  '));
+  }
+
+  private async tryOnce(): Promise<void> {
+    const url = await this.world.url();
+    const { kills } = this.world;
+    this.stage = 'asking';
+    let client: RawClient | undefined;
+    try {
+      client = await connect(url, { deadlineMs: 30_000 });
+      await (this.target === undefined ? this.create(client) : this.goOn(client, this.target));
+    } catch (error) {
+      this.history.push(`${String(error)} (kills: ${kills} → ${this.world.kills})`);
+      if (!isCut(error)) throw error;
+      const wasUs = client !== undefined && client === this.left;
+      if (kills === this.world.kills && !wasUs) throw this.broken('the connection broke although nobody died');
+    } finally {
+      client?.destroy();
+    }
+  }
+
+  private async create(client: RawClient): Promise<void> {
+    const { plan, dialect } = this;
+    const marker = `${plan.name}.${this.creations.length}`;
+    this.creations.push({ marker, toldUnknown: 0 });
+    const end = plan.firstPart;
+    const complete = end === plan.bytes.length && !plan.emptyEnd;
+    const length = plan.tellsLength ? plan.bytes.length : undefined;
+    const headers: HeaderLine[] = [...creationLines(dialect, { complete, length }), ['X-Creation', marker]];
+    if (plan.reprDigest) headers.push(['Repr-Digest', digestField(plan.bytes)]);
+    if (plan.wantsDigest) headers.push(['Want-Repr-Digest', 'sha-256=1']);
+    const request = { method: plan.method, target: `/files/${plan.name}`, headers };
+    this.stage = 'creating';
+    await this.transfer(client, request, { start: 0, end, complete, isGuess: false });
+  }
+
+  private async goOn(client: RawClient, target: string): Promise<void> {
+    const { plan, dialect, world } = this;
+    const isGuess = !this.wasWrong && world.chance.happens(plan.hasty);
+    const start = isGuess ? this.shown : await this.retrieve(client, target);
+    const end = Math.min(start + plan.pieceSize, plan.bytes.length);
+    const complete = end === plan.bytes.length && (!plan.emptyEnd || start === end);
+    const headers = appendLines(dialect, { offset: start, complete });
+    this.stage = 'appending';
+    await this.transfer(client, { method: 'PATCH', target, headers }, { start, end, complete, isGuess });
+  }
+
+  private async retrieve(client: RawClient, target: string): Promise<number> {
+    await client.sendRequest({ method: 'HEAD', target, headers: versionLines(this.dialect) });
+    const response = await this.read(client, 'HEAD');
+    const { offset, complete } = progressOf(this.dialect, response);
+    if (response.status !== 204 || offset === undefined) throw this.broken(`HEAD got ${response.statusLine}`);
+    if (complete === true && offset !== this.plan.bytes.length) throw this.broken('complete, but not whole');
+    const digest = response.header('Repr-Digest');
+    if (digest !== undefined && digest !== digestField(this.plan.bytes.subarray(0, offset)))
+      throw this.broken(`a wrong digest of ${offset} bytes: ${digest}`);
+    return offset;
+  }
+
+  private async transfer(client: RawClient, request: WireRequest, part: Part): Promise<void> {
+    const body = this.plan.bytes.subarray(part.start, part.end);
+    const headers = [...(request.headers ?? [])];
+    headers.push(this.plan.chunked ? ['Transfer-Encoding', 'chunked'] : ['Content-Length', `${body.length}`]);
+    if (this.plan.contentDigest) headers.push(['Content-Digest', digestField(body)]);
+    this.history.push(`${request.method} ${part.start}–${part.end} ${part.complete ? 'complete' : 'more to come'}`);
+    const reading = this.read(client, request.method);
+    const [response] = await Promise.all([reading, this.send(client, { ...request, headers }, body, part.complete)]);
+    this.judge(response, part);
+  }
+
+  private async send(client: RawClient, request: WireRequest, body: Buffer, isLast: boolean): Promise<void> {
+    const { plan, world } = this;
+    const leavesAfter = world.chance.happens(plan.leaving) ? world.chance.below(2 * body.length) : Infinity;
+    await client.sendHead(request.method, request.target, request.headers);
+    for (let at = 0; at < body.length && !client.socket.destroyed; at += PIECE) {
+      if (at > leavesAfter) return this.leave(client);
+      const piece = body.subarray(at, at + PIECE);
+      await (plan.chunked ? client.sendChunk(piece) : client.send(piece));
+      world.notice('bytes', piece.length);
+      if (plan.pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, plan.pauseMs));
+    }
+    if (plan.chunked) await client.endChunks();
+    this.stage = isLast ? 'completing' : this.stage;
+    if (isLast) world.notice('last-byte');
+    if (leavesAfter < Infinity) this.leave(client);
+  }
+
+  private leave(client: RawClient): void {
+    this.left = client;
+    this.history.push('the client leaves');
+    client.reset();
+  }
+
+  private async read(client: RawClient, method: string): Promise<WireResponse> {
+    for (;;) {
+      const head = await client.readHead();
+      if (!head) throw new ConnectionClosed('no answer');
+      this.note(head, method);
+      if (head.status < 200) continue;
+      const body = client.bodyOf(head);
+      return wireResponse(head, { interims: [], body: await body.readAll(), trailers: body.trailers });
+    }
+  }
+
+  /** Whatever says an offset acknowledges it: RUFH §4.3.2, it never goes down. */
+  private note(head: ResponseHead, method: string): void {
+    const { offset, location } = progressOf(this.dialect, head);
+    this.history.push(`${method} ← ${head.statusLine} ${offset === undefined ? '' : `offset ${offset}`}`);
+    const isOurs = head.status === 104 || head.header('X-Got') === undefined;
+    if (isOurs && location !== undefined && method !== 'PATCH') {
+      const { pathname } = new URL(location);
+      if (this.target !== undefined && this.target !== pathname) throw this.broken('the upload has moved');
+      this.target = pathname;
+      this.world.notice('announced');
+    }
+    if (offset === undefined) return;
+    if (offset < this.shown) throw this.broken(`offset ${offset} after ${this.shown} was shown`);
+    if (offset > this.plan.bytes.length) throw this.broken(`offset ${offset} is beyond the end`);
+    this.shown = offset;
+    if (offset > 0) this.world.notice('acknowledged');
+  }
+
+  private judge(response: WireResponse, part: Part): void {
+    const { status, body } = response;
+    const creation = this.creations.at(-1)!;
+    const got = response.header('X-Got');
+    if (got !== undefined) return this.take(response, got, creation.marker);
+    this.wasWrong = part.isGuess && (status === 409 || status === 400);
+    if (this.wasWrong) return;
+    const isUnknownOutcome = status >= 502 && status <= 504 && body.includes('may have taken it');
+    if (isUnknownOutcome && this.plan.method === 'POST') creation.toldUnknown++;
+    else if (part.complete || (status !== 201 && status !== 204)) throw this.broken(`answered with ${text(response)}`);
+    else if (this.shown !== part.end) throw this.broken(`${part.end} bytes arrived, but ${this.shown} are shown`);
+  }
+
+  private take(response: WireResponse, got: string, marker: string): void {
+    const { plan } = this;
+    const { status, body } = response;
+    if (got !== `${marker} ${plan.sha256}`) throw this.broken(`this is the answer to another upload: ${got}`);
+    if (status !== plan.status) throw this.broken(`${status} instead of ${plan.status}`);
+    if (status !== 204 && body.length !== plan.answerSize) throw this.broken(`an answer of ${body.length} bytes`);
+    this.answer = response;
+    this.stage = 'over';
+    this.world.notice('answered');
+  }
+}
+
+function digestField(bytes: Uint8Array): string {
+  return `sha-256=:${Buffer.from(sha256(bytes), 'hex').toString('base64')}:`;
+}
+
+function isCut(error: unknown): boolean {
+  if (error instanceof ConnectionClosed) return true;
+  const { code = '' } = error as NodeJS.ErrnoException;
+  return ['ECONNREFUSED', 'ECONNRESET', 'EPIPE'].includes(code);
+}
+
+function text({ status, body, headerLines }: WireResponse): string {
+  const told = headerLines.filter(([name]) => /^x-got$/i.test(name));
+  return `${status} ${JSON.stringify(told)} ${body.toString('latin1')}`;
+}
