@@ -1,10 +1,5 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import type { Readable } from 'node:stream';
 import type { Headers } from '../model/headers.js';
-
-export type AnyRequest = IncomingMessage | Http2ServerRequest;
-export type AnyResponse = ServerResponse | Http2ServerResponse;
 
 /** How much of a body is still read when nobody wants it any more, so that the client finds time to read its answer. */
 export interface DiscardLimits {
@@ -56,6 +51,8 @@ export function discard(body: Readable, { bytes, ms }: DiscardLimits, done: (end
   };
   const atEnd = (): void => finish(true);
   const timer = setTimeout(() => finish(false), ms);
+  // A request whose response is over does not hear of its connection's end: only an open one is waited for.
+  timer.unref();
   if (body.readableEnded || body.destroyed) return finish(true);
   body.on('data', count).once('end', atEnd).once('close', atEnd);
   body.resume();
