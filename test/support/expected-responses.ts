@@ -1,3 +1,4 @@
+import { STATUS_CODES } from 'node:http';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { Transport } from './open-request.js';
 import { completenessValue, versionLines, type ClientDialect } from './resumable-client.js';
@@ -8,6 +9,36 @@ const KEPT_ALIVE: readonly HeaderLine[] = [
   ['Connection', 'keep-alive'],
   ['Keep-Alive', 'timeout=75'],
 ];
+
+/** The problem types of RUFH. */
+type ProblemType = 'mismatching-upload-offset' | 'inconsistent-upload-length' | 'completed-upload';
+
+/** The first and last interop version that has the type; the form without a version comes last. */
+const KNOWN: Readonly<Record<ProblemType, readonly [number, number]>> = {
+  'mismatching-upload-offset': [6, 11],
+  'inconsistent-upload-length': [7, 11],
+  'completed-upload': [6, 8],
+};
+
+const TITLES: Readonly<Record<ProblemType, string>> = {
+  'mismatching-upload-offset': 'Mismatching Upload Offset',
+  'inconsistent-upload-length': 'Inconsistent Upload Length Values',
+  'completed-upload': 'Upload Is Completed',
+};
+
+export interface ExpectedRefusal {
+  readonly status: number;
+  /** Where the dialect has it. */
+  readonly type?: ProblemType;
+  readonly offset?: number;
+  /** All limits are told. */
+  readonly limits?: boolean;
+  /** Lines that help with this refusal in particular. */
+  readonly advice?: readonly HeaderLine[];
+  readonly members?: Readonly<Record<string, number>>;
+  /** The connection ends with it (HTTP/1.1). */
+  readonly closes?: boolean;
+}
 
 const DATE: HeaderLine = ['Date', '<now>'];
 const NO_STORE: HeaderLine = ['Cache-Control', 'no-store'];
@@ -80,6 +111,44 @@ export class ExpectedResponses {
     return this.dialect.appendedStatus === 201;
   }
 
+  /** The proxy's own "no", which never completes anything. */
+  refused({ status, type, offset, limits = false, advice = [], members = {}, closes = false }: ExpectedRefusal): Told {
+    const registered = type !== undefined && this.knows(type);
+    const lines = [
+      ...versionLines(this.dialect),
+      ...(offset === undefined ? [] : [['Upload-Offset', `${offset}`] as const]),
+      [this.dialect.completeness, completenessValue(this.dialect, false)] as const,
+      ...(limits ? this.limitLines() : []),
+      ...advice,
+      NO_STORE,
+    ];
+    const framing = [['Content-Type', 'application/problem+json'], ['Content-Length', '<body>'], DATE] as const;
+    return this.told(status, [...lines, ...framing, ...this.connectionLines(closes)], {
+      type: registered ? `https://iana.org/assignments/http-problem-types#${type}` : 'about:blank',
+      title: registered ? TITLES[type] : STATUS_CODES[status]!.replace('Payload', 'Content'),
+      status,
+      detail: '<sentences>',
+      ...members,
+    });
+  }
+
+  /** Nothing was ever there, or it was cancelled; `gone`: it is known to have ended. */
+  unknown(was: 'gone' | 'never' = 'never'): Told {
+    const isOlder = this.dialect.appendedStatus === 201;
+    return this.refused({ status: was === 'gone' && !isOlder ? 410 : 404 });
+  }
+
+  /** The same to HEAD, which gets no body. */
+  unknownToHead(was?: 'gone' | 'never'): Told {
+    return { ...this.unknown(was), body: '' };
+  }
+
+  private knows(type: ProblemType): boolean {
+    const number = this.dialect.name === 'final' ? 11 : Number(this.dialect.name);
+    const [from, to] = KNOWN[type];
+    return number >= from && number <= to;
+  }
+
   private offsetLines(offset: number, complete: boolean): HeaderLine[] {
     return [
       ['Upload-Offset', `${offset}`],
@@ -92,12 +161,13 @@ export class ExpectedResponses {
     return limitKey === undefined ? [] : [['Upload-Limit', `${this.limits}, ${limitKey}=<all>`]];
   }
 
-  private connectionLines(): readonly HeaderLine[] {
-    return this.transport === 'HTTP/1.1' ? KEPT_ALIVE : [];
+  private connectionLines(closes = false): readonly HeaderLine[] {
+    if (this.transport === 'HTTP/2') return [];
+    return closes ? [['Connection', 'close']] : KEPT_ALIVE;
   }
 
   /** RFC 9113 §8.2.1: names are in lower case over HTTP/2. */
-  private told(status: number, lines: readonly HeaderLine[], body?: string): Told {
+  private told(status: number, lines: readonly HeaderLine[], body?: Told['body']): Told {
     const isHttp1 = this.transport === 'HTTP/1.1';
     const texts = lines.map(([name, value]) => `${isHttp1 ? name : name.toLowerCase()}: ${value}`);
     return body === undefined ? { status, lines: texts } : { status, lines: texts, body };

@@ -20,6 +20,11 @@ export const VARIANTS = TRANSPORTS.flatMap((transport, at) =>
   DIALECTS.map((interop, number) => ({ transport, interop, seed: at * 100 + number + 1 })),
 );
 
+/** Every dialect, and over HTTP/2 those that stand for the others: what a refusal says does not depend on the transport. */
+export const FEWER_VARIANTS = VARIANTS.filter(
+  ({ transport, interop }) => transport === 'HTTP/1.1' || ['3', '6', 'final'].includes(interop),
+);
+
 /** A request whose body is still to be sent, and the upload that it feeds. */
 export interface Feeding {
   readonly request: OpenRequest;

@@ -5,23 +5,38 @@ export interface Told {
   readonly status: number;
   /** `Name: value`, in their order and case on the wire. */
   readonly lines: readonly string[];
-  readonly body?: string;
+  /** A problem's (RFC 9457) as an object. */
+  readonly body?: string | Readonly<Record<string, unknown>>;
 }
 
 const DAY_SECONDS = 86_400;
 
 /**
  * What changes with the clock is checked here and named instead: `Date` is now, and an upload that was just dealt with
- * has the whole of `maxAgeSeconds` before it.
+ * has the whole of `maxAgeSeconds` before it. So are the words of a problem, and its size.
  */
 export function told(response: ResponseHead | WireResponse, { maxAgeSeconds = DAY_SECONDS } = {}): Told {
   const { status, headerLines } = response;
+  const isProblem = response.header('Content-Type') === 'application/problem+json';
+  // A response to HEAD tells the size of the body that it does not have.
+  const size = 'body' in response && response.body.length > 0 ? `${response.body.length}` : /^[1-9]\d*$/;
   const lines = headerLines.map(([name, value]) => {
     if (/^date$/i.test(name)) return `${name}: ${dateOf(value)}`;
     if (/^upload-limit$/i.test(name)) return `${name}: ${limitsOf(value, maxAgeSeconds)}`;
+    if (isProblem && /^content-length$/i.test(name) && value.match(size)?.[0] === value) return `${name}: <body>`;
     return `${name}: ${value}`;
   });
-  return 'body' in response ? { status, lines, body: response.body.toString('latin1') } : { status, lines };
+  if (!('body' in response)) return { status, lines };
+  return { status, lines, body: isProblem ? problemIn(response.body) : response.body.toString('latin1') };
+}
+
+/** What was wrong and what to do stands in whole sentences. */
+function problemIn(body: Buffer): Told['body'] {
+  if (body.length === 0) return '';
+  const problem = JSON.parse(body.toString()) as Record<string, unknown>;
+  const { detail } = problem;
+  const isSentence = typeof detail === 'string' && /^[A-Z].{20,}\.$/.test(detail);
+  return isSentence ? { ...problem, detail: '<sentences>' } : problem;
 }
 
 function dateOf(value: string): string {
