@@ -1,30 +1,29 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { Socket } from 'node:net';
 import { fieldValue, fromRawHeaders, type Headers } from '../model/headers.js';
-import { resetConnection } from './reset-connection.js';
 import { discard, type ClientSide, type DiscardLimits } from './client-side.js';
-
-/** What may wait in a socket before interim responses are left out: they have no backpressure of their own. */
-const MOST_WAITING_BYTES = 16 * 1024;
+import type { Http1Exchange } from './exchange.js';
+import { holdsBodyBack, sendContinue, sendInterim } from './interim.js';
+import { lingerBeforeClosing } from './lingering-close.js';
+import { resetConnection } from './reset-connection.js';
 
 /** A client that speaks HTTP/1.1, or HTTP/1.0. */
 export class Http1Client implements ClientSide {
   readonly over: Promise<void>;
   isGone = false;
   private readonly whenGone: (() => void)[] = [];
+  private readonly request: IncomingMessage;
+  private readonly response: ServerResponse;
   /** The answer lasts until the connection ends. */
   private endsByClose = false;
-  private mayContinue: boolean;
 
   constructor(
-    private readonly request: IncomingMessage,
-    private readonly response: ServerResponse,
-    expectsContinue: boolean,
+    private readonly exchange: Http1Exchange,
     private readonly limits: DiscardLimits,
   ) {
-    this.mayContinue = expectsContinue;
+    this.request = exchange.req;
+    this.response = exchange.res;
     // Each of many pipelined requests listens for the end of their connection.
-    request.socket.setMaxListeners(0);
+    this.request.socket.setMaxListeners(0);
     this.over = Promise.all([this.responseOver(), this.requestOver()]).then(() => undefined);
   }
 
@@ -59,19 +58,16 @@ export class Http1Client implements ClientSide {
   }
 
   sendInterim(status: number, reason: string, headers: Headers): void {
-    // RFC 9110 §15.2: HTTP/1.0 knows no interim responses.
-    if (this.answered || this.isGone || this.request.httpVersion !== '1.1') return;
-    if (status === 100) this.sendContinue();
-    else this.writeInterim(`HTTP/1.1 ${status} ${reason}\r\n${headers.map(toText).join('')}\r\n`);
+    if (status === 100) sendContinue(this.exchange);
+    else sendInterim(this.exchange, { status, reason, headers });
   }
 
   sendHead(status: number, reason: string, headers: Headers): void {
     const { request, response } = this;
     const lines = [...headers];
-    // The client holds its body back and need not send it now (RFC 9110 §10.1.1): the connection's next bytes could be
-    // that body or a new request.
-    if (this.mayContinue && !request.complete && !request.readableDidRead) lines.push(['Connection', 'close']);
-    if (!request.complete) this.closeWithoutReset();
+    // The body need not come now (RFC 9110 §10.1.1): the next bytes could be that body or a new request.
+    if (!request.complete && holdsBodyBack(this.exchange)) lines.push(['Connection', 'close']);
+    if (!request.complete) lingerBeforeClosing(request);
     response.writeHead(status, reason, lines.flat());
     this.endsByClose = request.httpVersion === '1.0' && fieldValue(lines, 'content-length') === undefined;
   }
@@ -133,40 +129,11 @@ export class Http1Client implements ClientSide {
     });
   }
 
-  private sendContinue(): void {
-    if (this.mayContinue) this.response.writeContinue();
-    this.mayContinue = false;
-  }
-
-  /** Needed until Node 26 is our oldest: it has response.writeInformation(). */
-  private writeInterim(text: string): void {
-    const { socket } = this.response;
-    if (socket && socket.writableLength <= MOST_WAITING_BYTES) socket.write(text, 'latin1');
-  }
-
-  /**
-   * Where the connection ends with the answer, Node closes it at once. A client that is still sending gets a reset for
-   * that, and may lose the answer over it: the end is sent, the closing waits for `discardBody`.
-   */
-  private closeWithoutReset(): void {
-    const { socket } = this.request;
-    const close = (): void => Socket.prototype.destroySoon.call(socket);
-    socket.destroySoon = () => {
-      if (this.request.readableEnded || this.request.destroyed) return close();
-      socket.end();
-      this.request.once('close', close);
-    };
-  }
-
   private leave(): void {
     if (this.isGone) return;
     this.isGone = true;
     for (const listener of this.whenGone.splice(0)) listener();
   }
-}
-
-function toText([name, value]: Headers[number]): string {
-  return `${name}: ${value}\r\n`;
 }
 
 function toPair([name, value]: Headers[number]): [string, string] {

@@ -1,23 +1,25 @@
-import { constants, type Http2ServerRequest, type Http2ServerResponse, type OutgoingHttpHeaders } from 'node:http2';
+import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
 import { fromRawHeaders, type Headers } from '../model/headers.js';
 import { discard, type ClientSide, type DiscardLimits } from './client-side.js';
-
-/** Frames that may wait in a session before interim responses are left out: they have no backpressure of their own. */
-const MOST_WAITING_FRAMES = 64;
+import { destroyExchange, type Http2Exchange } from './exchange.js';
+import { toHttp2Fields, writeHttp2Fields } from './http2-fields.js';
+import { sendContinue, sendInterim } from './interim.js';
 
 /** A client that speaks HTTP/2: fields in lower case, no reason phrase, no connection to close. */
 export class Http2Client implements ClientSide {
   readonly over: Promise<void>;
   isGone = false;
   private readonly whenGone: (() => void)[] = [];
+  private readonly request: Http2ServerRequest;
+  private readonly response: Http2ServerResponse;
 
   constructor(
-    private readonly request: Http2ServerRequest,
-    private readonly response: Http2ServerResponse,
-    private mayContinue: boolean,
+    private readonly exchange: Http2Exchange,
     private readonly limits: DiscardLimits,
   ) {
-    const { stream } = response;
+    this.request = exchange.req;
+    this.response = exchange.res;
+    const { stream } = exchange.res;
     // A reset stream may say "end" and "finish" afterwards: only these two tell that it was one.
     stream.once('aborted', () => this.leave());
     this.over = new Promise((resolve) => {
@@ -34,7 +36,7 @@ export class Http2Client implements ClientSide {
     return this.request;
   }
 
-  get out(): NodeJS.WritableStream {
+  get out(): Http2ServerResponse {
     return this.response;
   }
 
@@ -59,24 +61,13 @@ export class Http2Client implements ClientSide {
     return this.request.method !== 'HEAD';
   }
 
-  sendInterim(status: number, _reason: string, headers: Headers): void {
-    const { stream } = this.response;
-    if (this.answered || this.isGone || stream.destroyed) return;
-    if (status === 100 && !this.mayContinue) return;
-    if (status === 100) this.mayContinue = false;
-    const waiting = stream.session?.state.outboundQueueSize ?? 0;
-    if (waiting <= MOST_WAITING_FRAMES) stream.additionalHeaders({ ':status': status, ...byName(headers) });
+  sendInterim(status: number, reason: string, headers: Headers): void {
+    if (status === 100) sendContinue(this.exchange);
+    else sendInterim(this.exchange, { status, reason, headers });
   }
 
   sendHead(status: number, _reason: string, headers: Headers): void {
-    const fields = byName(headers);
-    try {
-      this.response.writeHead(status, fields);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ERR_HTTP2_HEADER_SINGLE_VALUE') throw error;
-      // Node refuses to repeat some fields. One joined line says the same (RFC 9110 §5.3).
-      this.response.writeHead(status, joined(fields));
-    }
+    writeHttp2Fields(headers, (fields) => this.response.writeHead(status, fields));
   }
 
   flush(): void {
@@ -84,13 +75,12 @@ export class Http2Client implements ClientSide {
   }
 
   end(trailers: Headers): void {
-    if (trailers.length > 0) this.response.addTrailers(byName(trailers));
+    if (trailers.length > 0) this.response.addTrailers(toHttp2Fields(trailers));
     this.response.end();
   }
 
   breakOff(): void {
-    // Not close(): it would end the content in good order first.
-    this.response.stream.destroy(new Error('the origin broke off its answer'));
+    destroyExchange(this.exchange);
   }
 
   discardBody(): void {
@@ -106,23 +96,4 @@ export class Http2Client implements ClientSide {
     this.isGone = true;
     for (const listener of this.whenGone.splice(0)) listener();
   }
-}
-
-/** Names in lower case (RFC 9113 §8.2), repeated lines as a list. */
-function byName(headers: Headers): OutgoingHttpHeaders {
-  const fields = new Map<string, string[]>();
-  for (const [name, value] of headers) {
-    const lower = name.toLowerCase();
-    const values = fields.get(lower);
-    if (values) values.push(value);
-    else fields.set(lower, [value]);
-  }
-  return Object.fromEntries([...fields].map(([name, values]) => [name, values.length === 1 ? values[0] : values]));
-}
-
-function joined(fields: OutgoingHttpHeaders): OutgoingHttpHeaders {
-  const single = Object.entries(fields).map(([name, value]) => {
-    return [name, Array.isArray(value) && name !== 'set-cookie' ? value.join(', ') : value];
-  });
-  return Object.fromEntries(single) as OutgoingHttpHeaders;
 }

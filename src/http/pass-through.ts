@@ -1,11 +1,11 @@
-import { IncomingMessage, type ServerResponse } from 'node:http';
-import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import { fieldValue } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Log } from '../observe/log.js';
 import type { ClientSide, DiscardLimits } from './client-side.js';
 import { discover, type DiscoveredAnswer } from './discover.js';
+import { isHttp2, type Exchange, type HttpRequest, type HttpResponse } from './exchange.js';
 import { Http1Client } from './http1-client.js';
 import { Http2Client } from './http2-client.js';
 import type { OriginTls } from './origin-agents.js';
@@ -57,14 +57,9 @@ export class PassThrough {
   }
 
   /** Fulfilled when the exchange is over, whatever came of it. Never fails. */
-  async web(
-    request: IncomingMessage | Http2ServerRequest,
-    response: ServerResponse | Http2ServerResponse,
-    head: RequestHead,
-    route: PassThroughRoute,
-  ): Promise<void> {
+  async web(req: HttpRequest, res: HttpResponse, head: RequestHead, route: PassThroughRoute): Promise<void> {
     await new RelayedExchange({
-      client: this.clientOf(request, response, head),
+      client: this.clientOf({ req, res } as Exchange),
       ...this.exchangeOptions(head, route),
       open: this.open,
     }).run();
@@ -90,14 +85,8 @@ export class PassThrough {
 
   private readonly open = (request: OutgoingRequest) => this.requests.open(request);
 
-  private clientOf(
-    request: IncomingMessage | Http2ServerRequest,
-    response: ServerResponse | Http2ServerResponse,
-    { expectsContinue }: RequestHead,
-  ): ClientSide {
-    return request instanceof IncomingMessage
-      ? new Http1Client(request, response as ServerResponse, expectsContinue, this.limits)
-      : new Http2Client(request, response as Http2ServerResponse, expectsContinue, this.limits);
+  private clientOf(exchange: Exchange): ClientSide {
+    return isHttp2(exchange) ? new Http2Client(exchange, this.limits) : new Http1Client(exchange, this.limits);
   }
 
   private exchangeOptions(head: RequestHead, route: PassThroughRoute) {

@@ -37,7 +37,7 @@ export class Upgrades {
       ...options,
       outgoing: { ...options.outgoing, headers: [...options.outgoing.headers, ...switchLines(options.head.headers)] },
       open: this.open,
-      client: new Http1Client(request, response, false, limits),
+      client: new Http1Client({ req: request, res: response }, limits),
       switched: (answer, originSocket, originEarly) => {
         response.detachSocket(socket);
         socket.write(Buffer.concat([headOf(answer), originEarly]));

@@ -3,7 +3,7 @@ import { connectH2 } from '../support/h2-client.js';
 import { play, type Front, type Stage } from '../support/pass-through-front.js';
 import { connect, type RawClient } from '../support/raw-client.js';
 import { answerOk, type RawExchange } from '../support/raw-origin.js';
-import { randomBytes } from '../support/temporary.js';
+import { randomBytes, until } from '../support/temporary.js';
 
 const MIB = 1024 * 1024;
 const BODY = 8 * MIB;
@@ -156,6 +156,7 @@ describe('after an early answer', () => {
         await client.sendHead('POST', '/', [['Content-Length', `${body.length}`]]);
         expect((await client.readFinal()).status).toBe(202);
         await client.send(body);
+        await until(() => origin.exchanges[0]!.body.endedCleanly, 'the whole body at the origin');
         expect((await client.request({ method: 'GET', target: '/next' })).status).toBe(202);
         client.destroy();
         expect(origin.exchanges[0]!.body.bytes.equals(body)).toBe(true);

@@ -19,12 +19,12 @@ async function announce(exchange: RawExchange): Promise<void> {
   await exchange.respond({ status: 200, body: 'ok' });
 }
 
-async function interimsOf({ front }: Stage): Promise<string[]> {
+async function interimsOf({ front }: Stage): Promise<number[]> {
   const client = await connect(front.url);
   const { interims, status } = await client.request({ method: 'POST', target: '/', body: 'hello' });
   client.destroy();
   expect(status).toBe(200);
-  return interims.map(({ statusLine }) => statusLine);
+  return interims.map((interim) => interim.status);
 }
 
 describe('interim responses of the origin', () => {
@@ -33,12 +33,7 @@ describe('interim responses of the origin', () => {
   });
 
   test('reach the client, in their order', async () => {
-    expect(await play('ours', interimsOf, { script: announce })).toEqual([
-      'HTTP/1.1 102 Processing',
-      'HTTP/1.1 103 Early Hints',
-      'HTTP/1.1 104 Unnamed',
-      'HTTP/1.1 199 Unnamed',
-    ]);
+    expect(await play('ours', interimsOf, { script: announce })).toEqual([102, 103, 104, 199]);
   });
 
   test('keep their end-to-end fields and lose the others', async () => {
