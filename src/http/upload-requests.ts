@@ -99,11 +99,12 @@ export class UploadRequests {
     });
   }
 
-  private tell(asked: UploadRequest, news: News): void {
+  private tell(asked: UploadRequest, news: News): boolean {
     if (news.kind === 'resumable') asked.onCreated(news.upload.id);
     const reply = (): Reply | undefined => asked.protocol.interim(news, this.contextOf(asked));
     const isSent = news.kind === 'resumable' ? asked.interims.announce(reply) : asked.interims.progress(reply);
     if (isSent) this.options.metrics.interimSent(news.kind);
+    return isSent;
   }
 
   private contextOf({ head, route }: UploadRequest): ReplyContext {

@@ -22,7 +22,7 @@ export interface CompleteRooms {
  * is committed already, so an interruption here costs the client one empty append.
  */
 export async function completeWhole(
-  last: { readonly upload: Upload; readonly bytes: number; readonly lastByte?: number },
+  last: { readonly upload: Upload; readonly lastByte?: number },
   lease: Lease,
   rooms: CompleteRooms,
 ): Promise<Completed> {
@@ -48,7 +48,7 @@ async function digestsOf(upload: Upload, lease: Lease, { hashes }: CompleteRooms
   if (upload.wantedReprDigest) wanted.add(upload.wantedReprDigest);
   const digests: Digest[] = [];
   try {
-    for (const algorithm of wanted) digests.push(await hashes.digest(upload, algorithm, lease.signal));
+    for (const algorithm of wanted) digests.push(await hashes.digest(upload, algorithm, lease));
   } catch (error) {
     if (lease.signal.aborted) return 'stopped';
     throw error;

@@ -1,28 +1,19 @@
 import { createHash } from 'node:crypto';
 import { Fault } from '../model/fault.js';
 import type { Interrupted, Refusal } from '../model/outcome.js';
-import type { Chunk, Digest, Upload } from '../model/upload.js';
-import type { Metrics } from '../observe/metrics.js';
-import type { ChunkWriter, Spool } from '../spool/spool.js';
+import type { Digest, Upload } from '../model/upload.js';
+import type { Spool } from '../spool/spool.js';
 import type { Lease } from '../store/lease.js';
-import type { Commit, UploadStore } from '../store/upload-store.js';
+import type { Commit } from '../store/upload-store.js';
 import type { Allowance } from './admission.js';
 import type { Body } from './body.js';
+import { chunkName } from './chunk-name.js';
+import { type ChunkRooms, GrowingChunk } from './growing-chunk.js';
 import { matches, type RepresentationHashes } from './representation-hash.js';
 
-/** When received bytes become committed ones: after every write, or in groups bounded in bytes and time. */
-export interface CommitPace {
-  readonly bytes: number;
-  readonly everyMs: number;
-}
-
-export interface ReceiveRooms {
-  readonly store: Pick<UploadStore, 'commit'>;
+export interface ReceiveRooms extends ChunkRooms {
   readonly spool: Spool;
   readonly hashes: RepresentationHashes;
-  readonly metrics: Metrics;
-  readonly clock: () => number;
-  readonly pace: CommitPace;
 }
 
 export interface ReceiveTask {
@@ -30,6 +21,8 @@ export interface ReceiveTask {
   readonly upload: Upload;
   readonly lease: Lease;
   readonly body: Body;
+  /** The body's proper end is the end of the upload. */
+  readonly isLast: boolean;
   readonly allowance?: Allowance;
   /** Verified over this body alone before any of it counts (RFC 9530 §2). */
   readonly contentDigests: readonly Digest[];
@@ -40,8 +33,8 @@ export interface ReceiveTask {
 }
 
 export type Received =
-  /** The body ended cleanly and all of it is committed. */
-  | { readonly kind: 'received'; readonly upload: Upload; readonly bytes: number; readonly lastByte?: number }
+  /** The body ended cleanly and all of it is committed; with it the completion, where nothing has to be verified first. */
+  | { readonly kind: 'received'; readonly upload: Upload; readonly lastByte?: number }
   /** More bytes came than may; those within the bound are committed. */
   | { readonly kind: 'overflow'; readonly upload: Upload; readonly beyond: Allowance['beyond'] }
   | { readonly kind: 'refused'; readonly refusal: Refusal }
@@ -56,16 +49,13 @@ export async function receive(task: ReceiveTask, rooms: ReceiveRooms): Promise<R
 }
 
 class Reception {
-  private upload: Upload;
-  private writer: ChunkWriter | undefined;
+  private chunk: GrowingChunk | undefined;
   private bytes = 0;
   private lastByte: number | undefined;
-  private committedBytes = 0;
-  private committedAt: number;
-  private committing: Promise<void> | undefined;
-  private commitFailure: unknown;
-  private refusedBy: 'stale' | 'gone' | undefined;
+  /** The upload's very last byte, as long as nobody knows whether its body ends properly. */
+  private kept: Buffer | undefined;
   private overflowed = false;
+  private discarded = false;
   private readonly mustBeWhole: boolean;
   private readonly contentHashes;
 
@@ -73,8 +63,6 @@ class Reception {
     private readonly task: ReceiveTask,
     private readonly rooms: ReceiveRooms,
   ) {
-    this.upload = task.upload;
-    this.committedAt = rooms.clock();
     this.mustBeWhole = task.contentDigests.length > 0;
     this.contentHashes = task.contentDigests.map((digest) => ({
       algorithm: digest.algorithm,
@@ -84,40 +72,43 @@ class Reception {
 
   async run(): Promise<Received> {
     const { lease, body } = this.task;
+    const { activeReceives } = this.rooms.metrics;
     const stop = (): void => body.stop();
     lease.signal.addEventListener('abort', stop, { once: true });
     if (lease.signal.aborted) stop();
+    activeReceives.inc();
     try {
       await this.takeAll();
       return await this.finish();
     } catch (fault) {
-      await this.keepWhatIsWritten(fault);
+      this.rooms.hashes.forget(this.task.upload.id);
+      // A full disk ends the reception, but what reached it before can still count.
+      if (fault instanceof Fault && !this.mustBeWhole) await this.chunk?.rescue();
       throw fault;
     } finally {
+      activeReceives.dec();
       lease.signal.removeEventListener('abort', stop);
-      await this.writer?.close();
+      stop();
+      await this.chunk?.close({ discard: this.discarded });
     }
   }
 
   private async takeAll(): Promise<void> {
-    for (let batch = await this.task.body.next(); batch; batch = await this.task.body.next()) {
-      const buffers = this.withinAllowance(batch);
-      if (buffers.length > 0) await this.write(buffers);
-      if (this.overflowed || this.refusedBy) return this.task.body.stop();
-      this.throwCommitFailure();
-      if (this.commitIsDue()) {
-        this.committing = this.commitInBackground();
-        if (this.rooms.pace.bytes === 0) await this.committing;
-      }
+    const { body } = this.task;
+    for (let batch = await body.next(); batch; batch = await body.next()) {
+      await this.write(this.withoutTheLast(this.withinAllowance(batch)));
+      if (this.overflowed || this.chunk?.refusedBy) body.stop();
     }
+    if (body.ending === 'clean' && this.kept) await this.write([this.kept]);
   }
 
   private async write(buffers: Buffer[]): Promise<void> {
-    const { spool, hashes, metrics } = this.rooms;
+    if (buffers.length === 0) return;
+    const { hashes, metrics } = this.rooms;
     const { upload, lease } = this.task;
-    this.writer ??= await spool.create(upload.id, chunkName(lease.token, this.mustBeWhole));
-    await this.writer.write(buffers);
-    hashes.feed(upload.id, upload.offset + this.bytes, buffers);
+    this.chunk ??= await this.begin();
+    await this.chunk.write(buffers);
+    hashes.feed(upload.id, lease.token, upload.offset + this.bytes, buffers);
     for (const buffer of buffers) {
       for (const { hash } of this.contentHashes) hash.update(buffer);
       this.bytes += buffer.length;
@@ -126,12 +117,21 @@ class Reception {
     metrics.bytesReceived(sizeOf(buffers));
   }
 
+  private async begin(): Promise<GrowingChunk> {
+    const { upload, lease, body, atLeast = 0, onCommitted } = this.task;
+    const name = chunkName(lease.token, this.mustBeWhole);
+    const commitsFrom = this.mustBeWhole ? Infinity : atLeast;
+    const task = { upload, lease, name, commitsFrom, onCommitted, onTrouble: () => body.stop() };
+    return new GrowingChunk(await this.rooms.spool.create(upload.id, name), task, this.rooms);
+  }
+
   /** Cuts what exceeds the bound; noticing even one byte too many ends the reception. */
   private withinAllowance(batch: Buffer[]): Buffer[] {
     const { allowance } = this.task;
-    if (!allowance || this.bytes + sizeOf(batch) <= allowance.bytes) return batch;
+    const before = this.bytes + (this.kept?.length ?? 0);
+    if (!allowance || before + sizeOf(batch) <= allowance.bytes) return batch;
     this.overflowed = true;
-    let left = allowance.bytes - this.bytes;
+    let left = allowance.bytes - before;
     const within: Buffer[] = [];
     for (const buffer of batch) {
       if (left <= 0) break;
@@ -141,60 +141,29 @@ class Reception {
     return within;
   }
 
-  private commitIsDue(): boolean {
-    if (this.mustBeWhole || this.committing || this.bytes < (this.task.atLeast ?? 0)) return false;
-    const { bytes, everyMs } = this.rooms.pace;
-    const pending = this.bytes - this.committedBytes;
-    return pending > bytes || (pending > 0 && this.rooms.clock() - this.committedAt >= everyMs);
-  }
-
-  /** Overlaps with further writes; its failure surfaces at the next step. */
-  private async commitInBackground(): Promise<void> {
-    try {
-      await this.commit();
-    } catch (fault) {
-      this.commitFailure = fault;
-    } finally {
-      this.committing = undefined;
-    }
-  }
-
-  private async commit(): Promise<void> {
-    if (!this.writer || this.refusedBy) return;
-    const { store, clock } = this.rooms;
-    const startedAt = clock();
-    const size = this.writer.size;
-    await this.writer.sync();
-    const result = await store.commit(this.upload.id, this.commitOf(size));
-    this.committedAt = clock();
-    if (result === 'stale' || result === 'gone') {
-      this.refusedBy = result;
-      return;
-    }
-    this.committedBytes = size;
-    this.upload = result;
-    this.rooms.metrics.commit((this.committedAt - startedAt) / 1000);
-    this.task.onCommitted(result);
-  }
-
-  private commitOf(size: number): Commit {
-    const { upload, lease } = this.task;
-    const chunk: Chunk = { name: chunkName(lease.token, this.mustBeWhole), start: upload.offset, size };
-    return { token: lease.token, chunk, expiresAt: this.rooms.clock() + upload.limits.maxAgeSeconds * 1000 };
+  /**
+   * Clients take "offset = length" for success. So the byte that makes it true counts only with the completion, or when
+   * the client itself does not call it the end.
+   */
+  private withoutTheLast(batch: Buffer[]): Buffer[] {
+    const { upload, body, isLast } = this.task;
+    const last = batch.at(-1);
+    const reached = upload.offset + this.bytes + sizeOf(batch);
+    if (!isLast || !last || reached !== upload.length || body.ending === 'clean') return batch;
+    this.kept = last.subarray(-1);
+    return [...batch.slice(0, -1), ...(last.length > 1 ? [last.subarray(0, -1)] : [])];
   }
 
   private async finish(): Promise<Received> {
-    await this.committing;
-    this.throwCommitFailure();
     const { ending } = this.task.body;
-    const refusal = ending === 'clean' && !this.overflowed ? this.refusalOfTheWhole() : undefined;
+    const isWhole = ending === 'clean' && !this.overflowed;
+    const refusal = isWhole ? this.refusalOfTheWhole() : undefined;
     if (refusal) return this.discard(refusal);
-    if (this.bytes > this.committedBytes) await this.commit();
-    if (this.refusedBy) return this.lost();
-    if (this.overflowed && this.task.allowance)
-      return { kind: 'overflow', upload: this.upload, beyond: this.task.allowance.beyond };
-    if (ending === 'clean')
-      return { kind: 'received', upload: this.upload, bytes: this.bytes, lastByte: this.lastByte };
+    await this.chunk?.commit(isWhole ? this.completion() : undefined);
+    if (this.chunk?.refusedBy) return this.lost();
+    const { upload } = this.chunk ?? this.task;
+    if (this.overflowed && this.task.allowance) return { kind: 'overflow', upload, beyond: this.task.allowance.beyond };
+    if (ending === 'clean') return { kind: 'received', upload, lastByte: this.lastByte };
     return { kind: 'interrupted', why: ending === 'stopped' || !ending ? this.askedBy() : ending };
   }
 
@@ -207,53 +176,30 @@ class Reception {
     return undefined;
   }
 
-  private async discard(refusal: Refusal): Promise<Received> {
-    const { upload, lease } = this.task;
-    this.rooms.hashes.forget(upload.id);
-    if (this.writer) await this.rooms.spool.removeChunk(upload.id, chunkName(lease.token, this.mustBeWhole));
+  /** One step instead of two, where the bytes need no look at the whole of them before it. */
+  private completion(): Commit['complete'] {
+    const { upload, isLast } = this.task;
+    const isToBeHashed = upload.reprDigests.length > 0 || upload.wantedReprDigest !== undefined;
+    const end = upload.offset + this.bytes;
+    if (!isLast || isToBeHashed || (upload.length ?? end) !== end) return undefined;
+    return this.lastByte === undefined ? {} : { heldBack: { lastByte: this.lastByte } };
+  }
+
+  private discard(refusal: Refusal): Received {
+    this.rooms.hashes.forget(this.task.upload.id);
+    this.discarded = true;
     return { kind: 'refused', refusal };
   }
 
-  /** The fence refused us: these bytes belong to nobody, and the sweep removes their file. */
+  /** The fence refused us: these bytes belong to nobody. */
   private lost(): Received {
-    this.rooms.hashes.forget(this.upload.id);
+    this.rooms.hashes.forget(this.task.upload.id);
     return { kind: 'interrupted', why: 'taken-over' };
   }
 
   private askedBy(): Interrupted['why'] {
     return this.task.lease.signal.reason === 'draining' ? 'draining' : 'taken-over';
   }
-
-  private throwCommitFailure(): void {
-    if (this.commitFailure) throw this.commitFailure as Error;
-  }
-
-  /** A full disk ends the reception, but what reached it before can still count. */
-  private async keepWhatIsWritten(fault: unknown): Promise<void> {
-    this.rooms.hashes.forget(this.upload.id);
-    if (!(fault instanceof Fault) || this.mustBeWhole || !this.writer) return;
-    await this.committing;
-    try {
-      await this.commit();
-    } catch (second) {
-      if (!(second instanceof Fault)) throw second;
-      // The record cannot grow either: the committed offset stands, and the caller reports the first fault.
-    }
-  }
-}
-
-/**
- * Names carry the lease's token, so that no two writers ever share a file. Those of bodies that must be whole are told
- * apart: after a crash nobody knows whether they were, and recovery must not count them.
- */
-export function chunkName(token: number, mustBeWhole: boolean): string {
-  return `${mustBeWhole ? 'whole' : 'chunk'}-${token}`;
-}
-
-/** What the name of a chunk says; undefined for other files, such as a kept answer. */
-export function chunkToken(name: string): { readonly token: number; readonly mustBeWhole: boolean } | undefined {
-  const [, kind, digits] = /^(chunk|whole)-(\d+)$/.exec(name) ?? [];
-  return digits === undefined ? undefined : { token: Number(digits), mustBeWhole: kind === 'whole' };
 }
 
 function sizeOf(buffers: readonly Buffer[]): number {

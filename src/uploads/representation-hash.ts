@@ -1,9 +1,12 @@
 import { createHash, type Hash } from 'node:crypto';
 import type { Digest, DigestAlgorithm, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
+import type { Lease } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
 
 interface Running {
+  /** Of the lease whose bytes are taken in. */
+  token: number;
   position: number;
   readonly hashes: ReadonlyMap<DigestAlgorithm, Hash>;
 }
@@ -23,19 +26,20 @@ export class RepresentationHashes {
     private readonly spool: Pick<Spool, 'read'>,
   ) {}
 
-  /** Follows an upload from its first byte if a digest of it will be asked for. */
-  follow(upload: Upload): void {
+  /** Follows an upload under a new lease, if a digest of it will be asked for. */
+  follow(upload: Upload, { token }: Pick<Lease, 'token'>): void {
     const algorithms = algorithmsOf(upload);
-    if (algorithms.size === 0 || this.running.has(upload.id)) return;
-    const oldest = this.running.keys().next();
-    if (this.running.size >= KEPT && !oldest.done) this.running.delete(oldest.value);
-    this.running.set(upload.id, { position: 0, hashes: new Map([...algorithms].map((name) => [name, start(name)])) });
+    if (algorithms.size === 0) return;
+    const running = this.running.get(upload.id);
+    // What an older writer wrote without committing it is no part of the upload.
+    if (running && running.position <= upload.offset) running.token = token;
+    else this.begin(upload.id, token, algorithms);
   }
 
-  /** Takes in bytes that were written at `position`; ignored unless they continue what is known. */
-  feed(id: string, position: number, buffers: readonly Uint8Array[]): void {
+  /** Takes in bytes that were written at `position`; ignored unless they continue what is known, by the newest lease. */
+  feed(id: string, token: number, position: number, buffers: readonly Uint8Array[]): void {
     const running = this.running.get(id);
-    if (running?.position !== position) return;
+    if (running?.token !== token || running.position !== position) return;
     for (const buffer of buffers) {
       for (const hash of running.hashes.values()) hash.update(buffer);
       running.position += buffer.length;
@@ -46,23 +50,28 @@ export class RepresentationHashes {
     this.running.delete(id);
   }
 
-  /** The digest of everything up to the upload's offset. Rejects with the signal's reason. */
-  async digest(upload: Upload, algorithm: DigestAlgorithm, signal?: AbortSignal): Promise<Digest> {
-    this.follow(upload);
+  /** The digest of everything up to the upload's offset. Rejects with the reason of the lease's signal. */
+  async digest(upload: Upload, algorithm: DigestAlgorithm, lease: Pick<Lease, 'token' | 'signal'>): Promise<Digest> {
+    this.follow(upload, lease);
     let running = this.running.get(upload.id);
-    if (!running?.hashes.has(algorithm) || running.position > upload.offset) {
-      running = { position: 0, hashes: new Map([[algorithm, start(algorithm)]]) };
-    }
-    await this.catchUp(upload, running, signal);
+    if (!running?.hashes.has(algorithm))
+      running = { token: lease.token, position: 0, hashes: new Map([[algorithm, start(algorithm)]]) };
+    await this.catchUp(upload, running, lease.signal);
     return { algorithm, value: running.hashes.get(algorithm)!.copy().digest('hex') };
   }
 
-  private async catchUp(upload: Upload, running: Running, signal?: AbortSignal): Promise<void> {
+  private begin(id: string, token: number, algorithms: ReadonlySet<DigestAlgorithm>): void {
+    const oldest = this.running.keys().next();
+    if (this.running.size >= KEPT && !oldest.done) this.running.delete(oldest.value);
+    this.running.set(id, { token, position: 0, hashes: new Map([...algorithms].map((name) => [name, start(name)])) });
+  }
+
+  private async catchUp(upload: Upload, running: Running, signal: AbortSignal): Promise<void> {
     if (running.position === upload.offset) return;
     const chunks = await this.store.chunks(upload.id);
     const missing = this.spool.read(upload.id, chunks, { start: running.position, end: upload.offset });
     for await (const data of missing as AsyncIterable<Buffer>) {
-      signal?.throwIfAborted();
+      signal.throwIfAborted();
       for (const hash of running.hashes.values()) hash.update(data);
       running.position += data.length;
     }

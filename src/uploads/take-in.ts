@@ -1,6 +1,8 @@
+import { Fault } from '../model/fault.js';
 import type { AppendIntent, CreateIntent } from '../model/intent.js';
 import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
 import type { Digest, Upload } from '../model/upload.js';
+import { type Log, uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease } from '../store/lease.js';
@@ -8,7 +10,8 @@ import type { UploadStore } from '../store/upload-store.js';
 import { type Allowance, allowance } from './admission.js';
 import type { Body } from './body.js';
 import { completeWhole } from './complete.js';
-import { type CommitPace, type Received, receive } from './receive.js';
+import type { CommitPace } from './growing-chunk.js';
+import { type Received, receive } from './receive.js';
 import type { RepresentationHashes } from './representation-hash.js';
 
 export interface TakeInRooms {
@@ -16,6 +19,7 @@ export interface TakeInRooms {
   readonly spool: Spool;
   readonly hashes: RepresentationHashes;
   readonly metrics: Metrics;
+  readonly log: Log;
   readonly clock: () => number;
   readonly pace: CommitPace;
 }
@@ -26,7 +30,7 @@ export interface TakeInTask {
   readonly upload: Upload;
   readonly lease: Lease;
   readonly body: Body;
-  readonly tell: (news: News) => void;
+  readonly tell: (news: News) => unknown;
 }
 
 /** The upload is complete and waits for its delivery. */
@@ -41,23 +45,11 @@ export class TakeIn {
   constructor(private readonly rooms: TakeInRooms) {}
 
   async take(task: TakeInTask): Promise<Outcome | Interrupted | Whole> {
-    const { intent, upload, lease, body, tell } = task;
-    this.rooms.hashes.follow(upload);
-    const limited = intent.kind === 'append' || intent.appendLimitsApply;
-    const received = await receive(
-      {
-        upload,
-        lease,
-        body,
-        allowance: allowance(upload, limited),
-        contentDigests: intent.contentDigests,
-        atLeast: limited ? leastBytes(intent, upload) : undefined,
-        onCommitted: (now) =>
-          tell({ kind: 'progress', during: intent.kind, upload: now, offset: progressOffset(now, upload, intent) }),
-      },
-      this.rooms,
-    );
-    return this.outcomeOf(received, intent, lease);
+    try {
+      return await this.outcomeOf(await this.receive(task), task.intent, task.lease);
+    } catch (fault) {
+      return this.giveUpIfLost(fault, task.upload, task.lease);
+    }
   }
 
   /** RUFH §4.4.2: beyond its length or its limits an upload has no future; its bytes go at once. */
@@ -71,15 +63,42 @@ export class TakeIn {
     return { kind: 'refused', refusal };
   }
 
+  /** An offset never decreases: when acknowledged bytes are gone, so is the upload (RUFH §4.1.1). Else the fault stands. */
+  async giveUpIfLost(fault: unknown, upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
+    if (!(fault instanceof Fault) || !(await this.isLost(fault, upload))) throw fault;
+    this.rooms.log.error({ upload: uploadTag(upload.id), err: fault }, 'an upload whose bytes are lost is given up');
+    return this.invalidate(upload, lease, { reason: 'gone', detail: 'Bytes of this upload were lost.' });
+  }
+
   /** What the client asked to be told about the bytes so far (RFC 9530 §4); not worth making a newer request wait. */
   async wantedDigest(upload: Upload, lease: Lease): Promise<Digest | undefined> {
     if (!upload.wantedReprDigest || upload.phase !== 'receiving') return undefined;
     try {
-      return await this.rooms.hashes.digest(upload, upload.wantedReprDigest, lease.signal);
+      return await this.rooms.hashes.digest(upload, upload.wantedReprDigest, lease);
     } catch (error) {
       if (lease.signal.aborted) return undefined;
       throw error;
     }
+  }
+
+  private receive({ intent, upload, lease, body, tell }: TakeInTask): Promise<Received> {
+    this.rooms.hashes.follow(upload, lease);
+    const limited = intent.kind === 'append' || intent.appendLimitsApply;
+    const { contentDigests, complete, kind } = intent;
+    return receive(
+      {
+        upload,
+        lease,
+        body,
+        isLast: complete,
+        allowance: allowance(upload, limited),
+        contentDigests,
+        atLeast: limited ? leastBytes(intent, upload) : undefined,
+        onCommitted: (now) =>
+          tell({ kind: 'progress', during: kind, upload: now, offset: progressOffset(now, upload, intent) }),
+      },
+      this.rooms,
+    );
   }
 
   private async outcomeOf(
@@ -108,11 +127,20 @@ export class TakeIn {
     received: Received & { readonly kind: 'received' },
     lease: Lease,
   ): Promise<Outcome | Interrupted | Whole> {
+    if (received.upload.phase === 'complete') return { kind: 'whole', upload: received.upload };
     const completed = await completeWhole(received, lease, this.rooms);
     if (completed.kind === 'invalid') return this.invalidate(received.upload, lease, completed.refusal);
     if (completed.kind !== 'complete') return completed;
     this.rooms.hashes.forget(completed.upload.id);
     return { kind: 'whole', upload: completed.upload, reprDigest: completed.reprDigest };
+  }
+
+  private async isLost({ code }: Fault, { id }: Upload): Promise<boolean> {
+    if (code === 'BYTES_LOST') return true;
+    if (code !== 'STORAGE_UNAVAILABLE') return false;
+    for (const { name, size } of await this.rooms.store.chunks(id))
+      if (((await this.rooms.spool.size(id, name)) ?? 0) < size) return true;
+    return false;
   }
 
   private async overflow(upload: Upload, lease: Lease, beyond: Allowance['beyond']): Promise<Outcome | Interrupted> {

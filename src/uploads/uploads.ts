@@ -1,18 +1,17 @@
-import type { Delivery, DeliveryResult } from '../delivery/delivery.js';
-import type { Headers } from '../model/headers.js';
+import type { Delivery } from '../delivery/delivery.js';
+import { Fault } from '../model/fault.js';
 import type { AppendIntent, CancelIntent, CreateIntent, RetrieveIntent } from '../model/intent.js';
 import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
 import type { Route } from '../model/route.js';
-import type { Digest, StoredRequest, Upload } from '../model/upload.js';
+import type { StoredRequest, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { refuseAppend, refuseCreation } from './admission.js';
-import type { Body } from './body.js';
-import type { CommitPace } from './receive.js';
-import { repeatsTheEnd } from './repeated-end.js';
+import { type AnswerCall, Answers } from './answers.js';
+import type { CommitPace } from './growing-chunk.js';
 import { RepresentationHashes } from './representation-hash.js';
 import { TakeIn } from './take-in.js';
 
@@ -32,14 +31,9 @@ export interface UploadsOptions {
 }
 
 /** One request on an upload, as far as uploads care. */
-export interface UploadCall {
-  readonly body: Body;
-  /** Hears what an interim response could say. */
-  readonly tell: (news: News) => void;
-  /** `Authorization` and `Cookie` of this request, for the delivery it may trigger. */
-  readonly credentials: Headers;
-  /** Aborted when this request's client has left: ends waiting, never a delivery. */
-  readonly left: AbortSignal;
+export interface UploadCall extends AnswerCall {
+  /** Hears what an interim response could say; false when the client was not told. */
+  readonly tell: (news: News) => boolean;
 }
 
 /**
@@ -49,10 +43,12 @@ export interface UploadCall {
 export class Uploads {
   private readonly hashes: RepresentationHashes;
   private readonly takeIn: TakeIn;
+  private readonly answers: Answers;
 
   constructor(private readonly rooms: UploadsOptions) {
     this.hashes = new RepresentationHashes(rooms.store, rooms.spool);
     this.takeIn = new TakeIn({ ...rooms, hashes: this.hashes });
+    this.answers = new Answers(rooms.delivery);
   }
 
   find(id: string): Promise<Upload | undefined> {
@@ -70,8 +66,8 @@ export class Uploads {
     const upload = await this.open(intent, route, request);
     const lease = await this.rooms.leases.take(upload.id);
     try {
-      call.tell({ kind: 'resumable', upload });
-      return await this.receiveAndDeliver(intent, upload, lease, call);
+      if (call.tell({ kind: 'resumable', upload })) return await this.receiveAndDeliver(intent, upload, lease, call);
+      return await this.receiveOrForget(intent, upload, lease, call);
     } finally {
       await lease.release();
     }
@@ -80,21 +76,21 @@ export class Uploads {
   async append(intent: AppendIntent, call: UploadCall): Promise<Outcome | Interrupted> {
     const known = await this.alive(intent.id);
     if ('reason' in known) return refused(known);
-    if (known.phase !== 'receiving') return this.appendToWhole(intent, known, call);
+    if (known.phase !== 'receiving') return this.answers.repeat(intent, known, call);
     const lease = await this.rooms.leases.take(intent.id);
     try {
       const upload = await this.alive(intent.id);
       if ('reason' in upload) return refused(upload);
       if (upload.phase === 'receiving') return await this.appendUnderLease(intent, upload, lease, call);
       await lease.release();
-      return await this.appendToWhole(intent, upload, call);
+      return await this.answers.repeat(intent, upload, call);
     } finally {
       await lease.release();
     }
   }
 
   /** RUFH §4.3.2, §4.6: an offset we hand out must be accepted later, so even reading it takes the lease. */
-  async retrieve(intent: RetrieveIntent): Promise<Outcome> {
+  async retrieve(intent: RetrieveIntent): Promise<Outcome | Interrupted> {
     const known = await this.alive(intent.id);
     if ('reason' in known) return refused(known);
     if (known.phase !== 'receiving') return { kind: 'retrieved', upload: known };
@@ -102,7 +98,7 @@ export class Uploads {
     try {
       const upload = await this.alive(intent.id);
       if ('reason' in upload) return refused(upload);
-      return { kind: 'retrieved', upload, reprDigest: await this.takeIn.wantedDigest(upload, lease) };
+      return await this.retrieved(upload, lease);
     } finally {
       await lease.release();
     }
@@ -142,6 +138,14 @@ export class Uploads {
     });
   }
 
+  private async retrieved(upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
+    try {
+      return { kind: 'retrieved', upload, reprDigest: await this.takeIn.wantedDigest(upload, lease) };
+    } catch (fault) {
+      return this.takeIn.giveUpIfLost(fault, upload, lease);
+    }
+  }
+
   private async appendUnderLease(
     intent: AppendIntent,
     upload: Upload,
@@ -173,19 +177,6 @@ export class Uploads {
     return typeof noted === 'string' ? undefined : noted;
   }
 
-  /** An append to an upload that is whole: only the repeated end of it can be answered (RUFH §4.4.2, last but two). */
-  private async appendToWhole(intent: AppendIntent, upload: Upload, call: UploadCall): Promise<Outcome | Interrupted> {
-    const heldBackStart = upload.heldBack ? upload.offset - 1 : upload.offset;
-    const atAnEnd = intent.offset === upload.offset || intent.offset === heldBackStart;
-    if (!atAnEnd && upload.phase !== 'answered')
-      return refused({ reason: 'mismatching-offset', upload, provided: intent.offset });
-    if (!atAnEnd || !intent.complete) return refused({ reason: 'already-complete', upload });
-    const repeated = await repeatsTheEnd(intent, upload, call.body);
-    if (typeof repeated === 'object') return repeated;
-    if (!repeated) return refused({ reason: 'already-complete', upload });
-    return this.deliver(upload, 'append', call);
-  }
-
   /** The lease is given back before the origin is asked: no byte is written any more, and a HEAD must not have to wait. */
   private async receiveAndDeliver(
     intent: CreateIntent | AppendIntent,
@@ -197,34 +188,35 @@ export class Uploads {
     const taken = await this.takeIn.take({ intent, upload, lease, body, tell });
     if (taken.kind !== 'whole') return taken;
     await lease.release();
-    return this.deliver(taken.upload, intent.kind, call, taken.reprDigest);
+    return this.answers.answer(taken.upload, intent.kind, call, taken.reprDigest);
   }
 
-  private async deliver(
+  /** A client that was not told the URL at once learns it from the final response: what ends without it is of no use. */
+  private async receiveOrForget(
+    intent: CreateIntent,
     upload: Upload,
-    to: 'create' | 'append',
+    lease: Lease,
     call: UploadCall,
-    reprDigest?: Digest,
   ): Promise<Outcome | Interrupted> {
-    const { credentials, left } = call;
-    const result = await this.answerOf(upload.id, credentials, left);
-    switch (result.kind) {
-      case 'answered':
-        return { ...result, to, reprDigest };
-      case 'gone':
-        return refused({ reason: 'gone', detail: 'The upload was cancelled.' });
-      case 'undelivered':
-      case 'interrupted':
-        return result;
+    let outcome: Outcome | Interrupted | undefined;
+    try {
+      outcome = await this.receiveAndDeliver(intent, upload, lease, call);
+      return outcome;
+    } finally {
+      if (outcome?.kind !== 'created') await this.forgetUnlessWhole(upload.id);
     }
   }
 
-  private async answerOf(id: string, credentials: Headers, left: AbortSignal): Promise<DeliveryResult | Interrupted> {
+  private async forgetUnlessWhole(id: string): Promise<void> {
+    const { store, metrics } = this.rooms;
     try {
-      return await this.rooms.delivery.result(id, { credentials, to: left });
-    } catch (error) {
-      if (left.aborted) return { kind: 'interrupted', why: 'client-left' };
-      throw error;
+      if ((await store.get(id))?.phase !== 'receiving') return;
+      await store.cancel(id);
+      metrics.uploadEnded('cancelled');
+      await this.forget(id);
+    } catch (fault) {
+      if (!(fault instanceof Fault)) throw fault;
+      // The sweep finds it.
     }
   }
 

@@ -1,0 +1,67 @@
+import type { Delivery, DeliveryResult } from '../delivery/delivery.js';
+import type { Headers } from '../model/headers.js';
+import type { AppendIntent } from '../model/intent.js';
+import type { Interrupted, Outcome, Refusal } from '../model/outcome.js';
+import type { Digest, Upload } from '../model/upload.js';
+import type { Body } from './body.js';
+import { repeatsTheEnd } from './repeated-end.js';
+
+/** The part of a request that matters once the upload is whole. */
+export interface AnswerCall {
+  readonly body: Body;
+  /** `Authorization` and `Cookie` of this request, for the delivery it may trigger. */
+  readonly credentials: Headers;
+  /** Aborted when this request's client has left: ends waiting, never a delivery. */
+  readonly left: AbortSignal;
+}
+
+/** What the origin says to an upload that is whole, for the request that made it so and for those that ask again. */
+export class Answers {
+  constructor(private readonly delivery: Pick<Delivery, 'result'>) {}
+
+  /** Waits for the origin as long as the client does. */
+  async answer(
+    upload: Upload,
+    to: 'create' | 'append',
+    call: AnswerCall,
+    reprDigest?: Digest,
+  ): Promise<Outcome | Interrupted> {
+    const { credentials, left } = call;
+    const result = await this.result(upload.id, credentials, left);
+    switch (result.kind) {
+      case 'answered':
+        return { ...result, to, reprDigest };
+      case 'gone':
+        return refused({ reason: 'gone', detail: 'The upload was cancelled.' });
+      case 'undelivered':
+      case 'interrupted':
+        return result;
+    }
+  }
+
+  /** An append to an upload that is whole: only the repeated end of it can be answered (RUFH §4.4.2, last but two). */
+  async repeat(intent: AppendIntent, upload: Upload, call: AnswerCall): Promise<Outcome | Interrupted> {
+    const heldBackStart = upload.heldBack ? upload.offset - 1 : upload.offset;
+    const atAnEnd = intent.offset === upload.offset || intent.offset === heldBackStart;
+    if (!atAnEnd && upload.phase !== 'answered')
+      return refused({ reason: 'mismatching-offset', upload, provided: intent.offset });
+    if (!atAnEnd || !intent.complete) return refused({ reason: 'already-complete', upload });
+    const repeated = await repeatsTheEnd(intent, upload, call.body);
+    if (typeof repeated === 'object') return repeated;
+    if (!repeated) return refused({ reason: 'already-complete', upload });
+    return this.answer(upload, 'append', call);
+  }
+
+  private async result(id: string, credentials: Headers, left: AbortSignal): Promise<DeliveryResult | Interrupted> {
+    try {
+      return await this.delivery.result(id, { credentials, to: left });
+    } catch (error) {
+      if (left.aborted) return { kind: 'interrupted', why: 'client-left' };
+      throw error;
+    }
+  }
+}
+
+function refused(refusal: Refusal): Outcome {
+  return { kind: 'refused', refusal };
+}
