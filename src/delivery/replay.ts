@@ -2,6 +2,9 @@ import { withForwarding } from '../model/forwarding.js';
 import { endToEnd, fieldValue, withoutFields, type HeaderLine, type Headers } from '../model/headers.js';
 import type { Route } from '../model/route.js';
 import type { Upload } from '../model/upload.js';
+import { multipartType } from './multipart.js';
+import { targetOf } from './target.js';
+import { wholeType } from './whole-type.js';
 
 /** The head of the one ordinary request that stands for the whole upload. */
 export interface Replay {
@@ -34,8 +37,14 @@ const OF_THE_UPLOAD = new Set([
   'host',
 ]);
 
-/** They say "a piece follows", which the origin would take for the type of the whole. */
-const TYPES_OF_PIECES = new Set(['application/partial-upload', 'application/offset+octet-stream']);
+/** About the representation, which is one part of a multipart body: they stand there, or are untrue of the whole. */
+const OF_THE_FILE = new Set([
+  'content-type',
+  'content-disposition',
+  'content-encoding',
+  'content-language',
+  'repr-digest',
+]);
 
 const CREDENTIALS = ['authorization', 'cookie'];
 
@@ -43,12 +52,14 @@ const CREDENTIALS = ['authorization', 'cookie'];
 export function replayOf(upload: Upload, route: Route, credentials: Headers): Replay {
   const { request } = upload;
   const base = new URL(route.origin);
-  const own = withoutFields(endToEnd(request.headers), OF_THE_UPLOAD).map(withWholeType);
+  const { framing, method = request.method, target } = route.delivery;
+  const ofTheWhole = withoutFields(endToEnd(request.headers), OF_THE_UPLOAD);
+  const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : ofTheWhole.map(withWholeType);
   const lines = withForwarding(withCredentials(own, credentials), request);
   return {
     origin: base.origin,
-    method: request.method,
-    target: (base.pathname === '/' ? '' : base.pathname) + request.target,
+    method,
+    target: (base.pathname === '/' ? '' : base.pathname) + targetOf(request, target),
     headers: [
       ['Host', route.delivery.preserveHost && request.authority !== '' ? request.authority : base.host],
       ...lines,
@@ -58,9 +69,11 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers): Re
 }
 
 function withWholeType([name, value]: HeaderLine): HeaderLine {
-  const isType = name.toLowerCase() === 'content-type';
-  const type = value.split(';', 1)[0]!.trim().toLowerCase();
-  return isType && TYPES_OF_PIECES.has(type) ? [name, 'application/octet-stream'] : [name, value];
+  return name.toLowerCase() === 'content-type' ? [name, wholeType(value)] : [name, value];
+}
+
+function asForm(headers: Headers, upload: Upload): HeaderLine[] {
+  return [...withoutFields(headers, OF_THE_FILE), ['Content-Type', multipartType(upload)]];
 }
 
 /** New lines take the place of the old ones, so that the order the client chose stays. */

@@ -1,0 +1,63 @@
+import { fieldValue } from '../model/headers.js';
+import type { Framing } from '../model/route.js';
+import type { StoredRequest, Upload } from '../model/upload.js';
+import { filenameOf } from './filename.js';
+import { wholeType } from './whole-type.js';
+
+export type Multipart = Extract<Framing, { kind: 'multipart' }>;
+
+/** What stands around the bytes of the upload in a multipart/form-data body (RFC 7578). */
+export interface Envelope {
+  readonly before: Buffer;
+  readonly after: Buffer;
+}
+
+/** The `Content-Type` of the whole body. */
+export function multipartType(upload: Pick<Upload, 'deliveryKey'>): string {
+  return `multipart/form-data; boundary=${boundaryOf(upload)}`;
+}
+
+/** Static fields first, then those from headers, then the file: readers that stream have the fields when the file comes. */
+export function envelopeOf(upload: Pick<Upload, 'deliveryKey' | 'request'>, framing: Multipart): Envelope {
+  const boundary = boundaryOf(upload);
+  const { request } = upload;
+  const fields = [
+    ...framing.fields.map(([name, value]) => textPart(boundary, name, Buffer.from(value, 'utf8'))),
+    ...framing.fieldsFromHeaders.flatMap(([name, header]) => {
+      const value = fieldValue(request.headers, header);
+      // Node reads header bytes as Latin-1: this gives the origin the bytes the client sent.
+      return value === undefined ? [] : [textPart(boundary, name, Buffer.from(value, 'latin1'))];
+    }),
+  ];
+  return {
+    before: Buffer.concat([...fields, Buffer.from(fileHead(boundary, framing.field, request), 'utf8')]),
+    after: Buffer.from(`\r\n--${boundary}--\r\n`, 'latin1'),
+  };
+}
+
+/** The same in every attempt, and known to nobody who could put it into a file: clients never see the key. */
+function boundaryOf({ deliveryKey }: Pick<Upload, 'deliveryKey'>): string {
+  return `rufh-${deliveryKey.replace(/[^A-Za-z0-9-]/g, '-')}`.slice(0, 70);
+}
+
+function textPart(boundary: string, name: string, value: Buffer): Buffer {
+  const head = `--${boundary}\r\nContent-Disposition: form-data; name="${quoted(name)}"\r\n\r\n`;
+  return Buffer.concat([Buffer.from(head, 'utf8'), value, Buffer.from('\r\n')]);
+}
+
+/** A part without a filename is a text field to most frameworks: a file always has one. */
+function fileHead(boundary: string, field: string, request: StoredRequest): string {
+  const encoding = fieldValue(request.headers, 'content-encoding');
+  return [
+    `--${boundary}`,
+    `Content-Disposition: form-data; name="${quoted(field)}"; filename="${quoted(filenameOf(request) ?? 'upload')}"`,
+    `Content-Type: ${wholeType(fieldValue(request.headers, 'content-type'))}`,
+    ...(encoding === undefined ? [] : [`Content-Encoding: ${encoding}`]),
+    '\r\n',
+  ].join('\r\n');
+}
+
+/** As browsers write it (HTML, multipart/form-data encoding algorithm). */
+function quoted(text: string): string {
+  return text.replace(/\r/g, '%0D').replace(/\n/g, '%0A').replace(/"/g, '%22');
+}
