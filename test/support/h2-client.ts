@@ -9,9 +9,12 @@ import {
 } from 'node:http2';
 import { connect as connectTcp, type NetConnectOpts, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
-import type { HeaderLine } from '../../src/model/headers.js';
+import { fromRawHeaders, type HeaderLine } from '../../src/model/headers.js';
 import { until, within } from './temporary.js';
 import { ResponseHead, wireResponse, type WireRequest, type WireResponse } from './wire-response.js';
+
+/** What Node 20's types do not tell: the lines as they came, before those of one name are joined. */
+type HeadEvent = [headers: IncomingHttpHeaders, flags: number, raw: string[]];
 
 /** One request over HTTP/2, sent and read step by step. */
 export class H2Exchange {
@@ -30,9 +33,9 @@ export class H2Exchange {
     private readonly deadlineMs: number,
   ) {
     this.closed = new Promise((resolve) => stream.once('close', () => resolve()));
-    stream.on('headers', (headers: IncomingHttpHeaders) => this.interims.push(toHead(headers)));
-    stream.on('response', (headers) => (this.head = toHead(headers)));
-    stream.on('trailers', (headers: IncomingHttpHeaders) => (this.trailers = toLines(headers)));
+    stream.on('headers', (...[, , raw]: HeadEvent) => this.interims.push(toHead(raw)));
+    stream.on('response', (...event) => (this.head = toHead((event as unknown as HeadEvent)[2])));
+    stream.on('trailers', (...[, , raw]: HeadEvent) => (this.trailers = toLines(raw)));
     stream.on('data', (bytes: Buffer) => this.body.push(bytes));
     stream.on('error', (error: Error) => (this.failure = error));
   }
@@ -161,12 +164,11 @@ function toH2Headers(request: Omit<WireRequest, 'body'>): OutgoingHttpHeaders {
   return headers;
 }
 
-function toHead(headers: IncomingHttpHeaders & { readonly ':status'?: number }): ResponseHead {
-  return new ResponseHead(headers[':status'] ?? 0, '', toLines(headers));
+function toHead(raw: readonly string[]): ResponseHead {
+  const status = raw[raw.indexOf(constants.HTTP2_HEADER_STATUS) + 1];
+  return new ResponseHead(Number(status), '', toLines(raw));
 }
 
-function toLines(headers: IncomingHttpHeaders): HeaderLine[] {
-  return Object.entries(headers)
-    .filter(([name]) => !name.startsWith(':'))
-    .flatMap(([name, value]) => [value ?? []].flat().map((line): HeaderLine => [name, line]));
+function toLines(raw: readonly string[]): HeaderLine[] {
+  return fromRawHeaders(raw).filter(([name]) => !name.startsWith(':'));
 }
