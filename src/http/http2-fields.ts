@@ -1,3 +1,4 @@
+import { validateHeaderName, validateHeaderValue } from 'node:http';
 import type { OutgoingHttpHeaders } from 'node:http2';
 import { endToEnd, type Headers } from '../model/headers.js';
 
@@ -5,6 +6,9 @@ import { endToEnd, type Headers } from '../model/headers.js';
 export function toHttp2Fields(headers: Headers): OutgoingHttpHeaders {
   const fields = new Map<string, string[]>();
   for (const [name, value] of endToEnd(headers)) {
+    // Unlike over HTTP/1.1, Node sends whatever it is given.
+    validateHeaderName(name);
+    validateHeaderValue(name, value);
     const lower = name.toLowerCase();
     fields.set(lower, [...(fields.get(lower) ?? []), value]);
   }

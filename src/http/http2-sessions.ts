@@ -46,6 +46,8 @@ export class Http2Sessions {
 
   /** From here on the socket speaks HTTP/2. */
   accept(socket: Socket): void {
+    // A socket of an HTTP/1.1 server stays open when its peer has ended, and a session does not notice that it has.
+    socket.allowHalfOpen = false;
     this.server.emit('connection', socket);
   }
 

@@ -41,16 +41,15 @@ export function sendInterim(exchange: Exchange, reply: Reply): boolean {
 
 /** Sends 100 to a client that waits for it, once; also after a 104, which clients need not take for it (RUFH §4.2.1). */
 export function sendContinue(exchange: Exchange): boolean {
-  if (continued.has(exchange.req) || !canStillTell(exchange)) return false;
+  if (!expectsContinue(exchange) || continued.has(exchange.req) || !canStillTell(exchange)) return false;
   continued.add(exchange.req);
   exchange.res.writeContinue();
   return true;
 }
 
 /** The client holds its body back until it is told to go on, and was not told. */
-export function holdsBodyBack({ req }: Exchange): boolean {
-  const expects = req.httpVersion !== '1.0' && fieldValueOf(req.headers.expect) === '100-continue';
-  return expects && !continued.has(req) && !req.readableDidRead;
+export function holdsBodyBack(exchange: Exchange): boolean {
+  return expectsContinue(exchange) && !continued.has(exchange.req) && !exchange.req.readableDidRead;
 }
 
 export interface InterimOptions {
@@ -111,6 +110,11 @@ export class Interims {
   }
 }
 
+/** RFC 9110 §10.1.1: an expectation in HTTP/1.0 is ignored. */
+function expectsContinue({ req }: Exchange): boolean {
+  return req.httpVersion !== '1.0' && req.headers.expect?.trim().toLowerCase() === '100-continue';
+}
+
 function canStillTell(exchange: Exchange): boolean {
   const { res } = exchange;
   // A late one would stand in the middle of the final response's body.
@@ -138,8 +142,4 @@ function writeInterim(res: Informing, { status, reason }: Reply, lines: Headers)
   const text = lines.map(([name, value]) => `${name}: ${value}\r\n`).join('');
   res.socket!.write(`HTTP/1.1 ${status} ${reason ?? STATUS_CODES[status] ?? ''}\r\n${text}\r\n`, 'latin1');
   return true;
-}
-
-function fieldValueOf(value: string | undefined): string | undefined {
-  return value?.trim().toLowerCase();
 }

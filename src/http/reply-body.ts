@@ -2,26 +2,30 @@ import type { EventEmitter } from 'node:events';
 import { Readable, type Writable } from 'node:stream';
 import { isHttp2, type Exchange } from './exchange.js';
 
-/** Notices a client that leaves before its response is complete. */
+/** Notices a client that leaves before its response is complete. What happens first counts: both end with a 'close'. */
 export class Watch {
-  isGone: boolean;
+  private end: 'whole' | 'client-left' | undefined;
   private wake: (() => void) | undefined;
-  private readonly stopListening: () => void;
+  private readonly listenedTo: EventEmitter[];
+  private readonly out: Writable;
 
-  constructor(private readonly exchange: Exchange) {
-    const { res } = exchange;
-    // Of an HTTP/2 response neither 'finish' nor its flags tell whether the stream was reset. An HTTP/1.1 response
-    // behind a pipelined one has no connection yet and does not hear of its end.
-    const ends: EventEmitter[] = isHttp2(exchange) ? [exchange.res.stream] : [res, exchange.req.socket];
-    this.isGone = isHttp2(exchange) ? isReset(exchange.res.stream) : exchange.req.socket.destroyed;
-    const leave = (): void => {
-      this.isGone = true;
-      this.wake?.();
-    };
-    for (const end of ends) end.once('close', leave).once('aborted', leave);
+  constructor(exchange: Exchange) {
+    const overHttp2 = isHttp2(exchange);
+    this.out = overHttp2 ? exchange.res.stream : exchange.res;
+    // An HTTP/1.1 response behind a pipelined one has no connection yet and does not hear of its end.
+    this.listenedTo = overHttp2 ? [this.out] : [this.out, exchange.req.socket];
+    for (const emitter of this.listenedTo) emitter.once('close', this.leave).once('aborted', this.leave);
+    this.out.once('finish', this.finish);
     // A write that fails tells so by the close that follows.
-    (isHttp2(exchange) ? exchange.res.stream : res).on('error', () => undefined);
-    this.stopListening = () => ends.forEach((end) => end.off('close', leave).off('aborted', leave));
+    this.out.on('error', () => undefined);
+    const isGone = overHttp2
+      ? exchange.res.stream.destroyed || exchange.res.stream.aborted
+      : exchange.req.socket.destroyed;
+    if (isGone) this.leave();
+  }
+
+  get isGone(): boolean {
+    return this.end === 'client-left';
   }
 
   /** Fulfilled like `step`, or with undefined as soon as the client is gone. */
@@ -34,16 +38,25 @@ export class Watch {
   }
 
   /** Fulfilled when everything was given to the connection, or the client is gone. */
-  async finished(): Promise<'whole' | 'client-left'> {
-    const { exchange } = this;
-    const out: Writable = isHttp2(exchange) ? exchange.res.stream : exchange.res;
-    if (out.writableFinished && !this.isGone) return 'whole';
-    const finish = new Promise<'whole'>((resolve) => out.once('finish', () => resolve('whole')));
-    return (await this.until(finish)) ?? 'client-left';
+  finished(): Promise<'whole' | 'client-left'> {
+    return new Promise((resolve) => {
+      if (this.end) return resolve(this.end);
+      this.wake = () => resolve(this.end!);
+    });
   }
 
   stop(): void {
-    this.stopListening();
+    for (const emitter of this.listenedTo) emitter.off('close', this.leave).off('aborted', this.leave);
+    this.out.off('finish', this.finish);
+  }
+
+  private readonly leave = (): void => this.endWith('client-left');
+
+  private readonly finish = (): void => this.endWith('whole');
+
+  private endWith(end: 'whole' | 'client-left'): void {
+    this.end ??= end;
+    this.wake?.();
   }
 }
 
@@ -87,8 +100,4 @@ function stopSource(body: AsyncIterable<Uint8Array>, source: AsyncIterator<Uint8
 
 function drained(res: NodeJS.WritableStream): Promise<void> {
   return new Promise((resolve) => res.once('drain', () => resolve()));
-}
-
-function isReset(stream: { destroyed: boolean; aborted?: boolean; rstCode?: number }): boolean {
-  return stream.destroyed || stream.aborted === true;
 }

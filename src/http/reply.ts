@@ -1,5 +1,5 @@
 import { STATUS_CODES } from 'node:http';
-import { constants, type Http2ServerResponse } from 'node:http2';
+import { constants, type Http2ServerResponse, type OutgoingHttpHeaders } from 'node:http2';
 import { endToEnd, fieldValue, withoutFields, type HeaderLine } from '../model/headers.js';
 import type { Reply } from '../protocol/protocol.js';
 import { destroyExchange, isHttp2, type Exchange, type HttpResponse } from './exchange.js';
@@ -79,8 +79,14 @@ function linesOf({ status, headers, body, bodySize }: Reply, method: string | un
 const CONTENT_LENGTH: ReadonlySet<string> = new Set(['content-length']);
 
 function writeHead({ res }: Exchange, { status, reason }: Reply, lines: readonly HeaderLine[]): void {
-  if ('stream' in res) writeHttp2Fields(lines, (fields) => res.writeHead(status, fields));
+  if ('stream' in res) writeHttp2Fields(lines, (fields) => writeHttp2Head(res, status, fields));
   else res.writeHead(status, reason ?? STATUS_CODES[status] ?? '', lines.flat());
+}
+
+function writeHttp2Head(res: Http2ServerResponse, status: number, fields: OutgoingHttpHeaders): void {
+  // A head that could not be sent has left its fields behind.
+  for (const name of res.getHeaderNames()) res.removeHeader(name);
+  res.writeHead(status, fields);
 }
 
 async function writeBody(

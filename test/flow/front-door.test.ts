@@ -75,7 +75,7 @@ describe('one listener', () => {
       socket.write(byte);
       await new Promise((resolve) => setImmediate(resolve));
     }
-    const [first] = (await new Promise((resolve) => socket.once('data', (data) => resolve([data])))) as [Buffer];
+    const first = await new Promise<Buffer>((resolve) => socket.once('data', resolve));
     // A SETTINGS frame begins every HTTP/2 connection.
     expect(first[3]).toBe(4);
     socket.destroy();
@@ -142,6 +142,26 @@ describe('one listener', () => {
     );
     process.off('warning', note);
     expect(warnings).toEqual([]);
+  });
+
+  test.each([
+    ['cleartext', undefined],
+    ['TLS', tls],
+  ])('notices over %s that an HTTP/2 client has vanished in the middle of a body', async (_what, secure) => {
+    const seen: string[] = [];
+    const door = await openDoor(
+      ({ req }) => {
+        seen.push(req.url!);
+        req.on('aborted', () => seen.push('aborted'));
+      },
+      { tls: secure },
+    );
+    const h2 = await connectH2(door.url);
+    await h2.start({ method: 'POST', target: '/cut' }).send('x');
+    await until(() => seen.length === 1, 'the request');
+    h2.cut();
+    await until(() => door.connections === 0 && seen.length === 2, 'the connection to be gone');
+    expect(seen).toEqual(['/cut', 'aborted']);
   });
 
   test('serves hundreds of requests on one connection without gathering listeners', async () => {

@@ -1,0 +1,201 @@
+import { afterEach, describe, expect, test } from '@jest/globals';
+import { destroyExchange, type Exchange } from '../../src/http/exchange.js';
+import { sendContinue } from '../../src/http/interim.js';
+import { answerEarly } from '../../src/http/reply.js';
+import { problemReply } from '../../src/protocol/problem.js';
+import { makeCertificate } from '../support/certificate.js';
+import { closeDoors, openDoor } from '../support/front-door.js';
+import { connectH2 } from '../support/h2-client.js';
+import { connect, type RawClient } from '../support/raw-client.js';
+import { until, within } from '../support/temporary.js';
+
+const tls = makeCertificate();
+const tooLarge = problemReply({ status: 413, detail: 'Too large.' });
+const MIB = 2 ** 20;
+
+afterEach(closeDoors);
+
+/** Sends a body of zeros to its end, whatever is answered meanwhile. */
+async function sendBody(client: RawClient, bytes: number): Promise<void> {
+  const piece = Buffer.alloc(64 * 1024);
+  for (let sent = 0; sent < bytes && !client.socket.destroyed; sent += piece.length) await client.send(piece);
+}
+
+describe.each([
+  ['HTTP/1.1', undefined],
+  ['HTTP/1.1 with TLS', tls],
+])('an answer before the body is there, %s', (_what, secure) => {
+  test('is read by a client that sends its whole body first, and the connection serves on', async () => {
+    const door = await openDoor((exchange) => void answerEarly(exchange, tooLarge), { tls: secure });
+    const client = await connect(door.url);
+    for (let round = 0; round < 2; round++) {
+      await client.sendHead('POST', '/', [['Content-Length', `${10 * MIB}`]]);
+      await sendBody(client, 10 * MIB);
+      const response = await client.readFinal();
+      expect(response.status).toBe(413);
+      expect(response.header('connection')).toBe('keep-alive');
+    }
+    client.destroy();
+  });
+
+  test('comes at once, and a client that goes on beyond all measure loses its connection', async () => {
+    const limits = { bytes: 4 * MIB, ms: 60_000 };
+    const door = await openDoor((exchange) => void answerEarly(exchange, tooLarge, limits), { tls: secure });
+    const client = await connect(door.url);
+    await client.sendHead('POST', '/', [['Transfer-Encoding', 'chunked']]);
+    expect((await client.readFinal()).status).toBe(413);
+    const chunk = Buffer.alloc(64 * 1024);
+    while (!client.socket.destroyed) await client.sendChunk(chunk);
+    expect(client.socket.bytesWritten).toBeGreaterThan(4 * MIB);
+    await until(() => door.connections === 0, 'the connection to be gone');
+  });
+
+  test('and a client that just stays silent loses its connection as well', async () => {
+    const door = await openDoor((exchange) => void answerEarly(exchange, tooLarge, { bytes: MIB, ms: 100 }), {
+      tls: secure,
+    });
+    const client = await connect(door.url);
+    await client.sendHead('POST', '/', [['Content-Length', '10']]);
+    expect((await client.readFinal()).status).toBe(413);
+    await client.ended();
+  });
+
+  test('that ends the connection is not lost to a reset', async () => {
+    const door = await openDoor(
+      (exchange) => {
+        (exchange.res as { shouldKeepAlive?: boolean }).shouldKeepAlive = false;
+        void answerEarly(exchange, tooLarge);
+      },
+      { tls: secure },
+    );
+    const client = await connect(door.url);
+    const errors: Error[] = [];
+    client.socket.on('error', (error) => errors.push(error));
+    await client.sendHead('POST', '/', [['Content-Length', `${10 * MIB}`]]);
+    await sendBody(client, 10 * MIB);
+    const response = await client.readFinal();
+    expect([response.status, response.header('connection')]).toEqual([413, 'close']);
+    await client.ended();
+    expect(errors).toEqual([]);
+  });
+
+  test('after part of the body was read leaves nothing of it on the connection', async () => {
+    const door = await openDoor(
+      (exchange) => {
+        exchange.req.once('data', () => {
+          exchange.req.pause();
+          void answerEarly(exchange, tooLarge);
+        });
+      },
+      { tls: secure },
+    );
+    const client = await connect(door.url);
+    for (let round = 0; round < 2; round++) {
+      await client.sendHead('POST', '/', [['Content-Length', `${2 * MIB}`]]);
+      await sendBody(client, 2 * MIB);
+      expect((await client.readFinal()).status).toBe(413);
+    }
+    client.destroy();
+  });
+});
+
+describe('to a client that holds its body back', () => {
+  const expecting = [
+    ['Content-Length', '10'],
+    ['Expect', '100-continue'],
+  ] as const;
+
+  test('the answer ends the connection, because nobody knows what would come next', async () => {
+    const door = await openDoor((exchange) => void answerEarly(exchange, tooLarge));
+    const client = await connect(door.url);
+    await client.sendHead('POST', '/', expecting);
+    const response = await client.readFinal();
+    expect([response.status, response.header('connection'), response.interims.length]).toEqual([413, 'close', 0]);
+    client.end();
+    await client.ended();
+    await until(() => door.connections === 0, 'the connection to be gone');
+  });
+
+  test('the connection serves on when the body was asked for', async () => {
+    const door = await openDoor((exchange) => {
+      sendContinue(exchange);
+      void answerEarly(exchange, tooLarge);
+    });
+    const client = await connect(door.url);
+    for (let round = 0; round < 2; round++) {
+      await client.sendHead('POST', '/', expecting);
+      const response = await client.readFinal();
+      expect([response.status, response.interims.length]).toEqual([413, 1]);
+      await client.send(Buffer.alloc(10));
+    }
+    client.destroy();
+  });
+});
+
+describe.each([
+  ['HTTP/2', undefined],
+  ['HTTP/2 with TLS', tls],
+])('%s', (_what, secure) => {
+  test('an answer before the body is there stops the client without an error, and the connection serves on', async () => {
+    const door = await openDoor((exchange) => void answerEarly(exchange, tooLarge), { tls: secure });
+    const h2 = await connectH2(door.url);
+    for (let round = 0; round < 2; round++) {
+      const asked = h2.start({ method: 'POST', target: '/' });
+      const stop = new Promise<true>((resolve) => asked.stream.once('aborted', () => resolve(true)));
+      const piece = Buffer.alloc(64 * 1024);
+      const goOn = (): Promise<boolean> => Promise.race([stop, asked.send(piece).then(() => false)]);
+      // Far more than the window: a client that is not told to stop would wait for ever.
+      for (let sent = 0; sent < 100 * MIB && !(await goOn()); sent += piece.length);
+      await within(stop, 'the client to be told to stop');
+      expect((await asked.readFinal()).status).toBe(413);
+      expect(asked.stream.rstCode).toBe(0);
+    }
+    await h2.close();
+  });
+
+  test('an answer after the body ends the stream as usual', async () => {
+    const door = await openDoor(
+      (exchange) => {
+        exchange.req.resume();
+        exchange.req.on('end', () => void answerEarly(exchange, tooLarge));
+      },
+      { tls: secure },
+    );
+    const h2 = await connectH2(door.url);
+    expect((await h2.request({ method: 'POST', target: '/', body: 'abc' })).status).toBe(413);
+    expect((await h2.request({ method: 'GET', target: '/' })).status).toBe(413);
+    await h2.close();
+  });
+});
+
+describe('an exchange that is given up', () => {
+  const given = (seen: Exchange[]) => (exchange: Exchange) => {
+    exchange.req.on('error', () => undefined);
+    seen.push(exchange);
+  };
+
+  test('takes its HTTP/1.1 connection with it', async () => {
+    const seen: Exchange[] = [];
+    const door = await openDoor(given(seen));
+    const client = await connect(door.url);
+    await client.sendHead('POST', '/', [['Content-Length', '10']]);
+    await until(() => seen.length === 1, 'the request');
+    destroyExchange(seen[0]!);
+    await client.ended();
+    destroyExchange(seen[0]!);
+  });
+
+  test('is reset over HTTP/2, and the connection serves on', async () => {
+    const seen: Exchange[] = [];
+    const door = await openDoor(given(seen));
+    const h2 = await connectH2(door.url);
+    const [lost, kept] = [h2.start({ method: 'POST', target: '/1' }), h2.start({ method: 'POST', target: '/2' })];
+    await until(() => seen.length === 2, 'both requests');
+    destroyExchange(seen[0]!);
+    expect(await lost.ended()).toBe(2);
+    await answerEarly(seen[1]!, tooLarge);
+    expect((await kept.readFinal()).status).toBe(413);
+    destroyExchange(seen[0]!);
+    await h2.close();
+  });
+});

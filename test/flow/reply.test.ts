@@ -1,0 +1,165 @@
+import { Readable } from 'node:stream';
+import { afterEach, describe, expect, test } from '@jest/globals';
+import { sendReply } from '../../src/http/reply.js';
+import type { HeaderLine } from '../../src/model/headers.js';
+import type { Reply } from '../../src/protocol/protocol.js';
+import { closeDoors, openDoor } from '../support/front-door.js';
+import { answering, overHttp1, overHttp2, pieces } from '../support/replies.js';
+
+afterEach(closeDoors);
+
+/** Without what Node adds. */
+function own(lines: readonly HeaderLine[]): HeaderLine[] {
+  return lines.filter(([name]) => !['date', 'connection', 'keep-alive'].includes(name.toLowerCase()));
+}
+
+describe('a reply', () => {
+  const headers: HeaderLine[] = [
+    ['x-LOWER', '1'],
+    ['Set-Cookie', 'a=1'],
+    ['X-Other', '2'],
+    ['Set-Cookie', 'b=2'],
+    ['Connection', 'X-Hop, close'],
+    ['X-Hop', '3'],
+    ['Transfer-Encoding', 'gzip'],
+  ];
+
+  test('over HTTP/1.1 has its lines in order and case, repeated ones apart, and none of another connection’s', async () => {
+    const { url, sent } = await answering(() => ({ status: 299, reason: 'Fine by Me', headers, body: 'grün' }));
+    await overHttp1(url, async (client) => {
+      const response = await client.request({ method: 'GET', target: '/' });
+      expect(response.statusLine).toBe('HTTP/1.1 299 Fine by Me');
+      expect(own(response.headerLines)).toEqual([
+        ['x-LOWER', '1'],
+        ['Set-Cookie', 'a=1'],
+        ['X-Other', '2'],
+        ['Set-Cookie', 'b=2'],
+        ['Content-Length', '5'],
+      ]);
+      expect(response.body.toString()).toBe('grün');
+    });
+    expect(sent).toEqual(['whole']);
+  });
+
+  test('over HTTP/2 has them in lower case', async () => {
+    const { url, sent } = await answering(() => ({ status: 299, reason: 'Fine by Me', headers, body: 'grün' }));
+    await overHttp2(url, async (client) => {
+      const response = await client.request({ method: 'GET', target: '/' });
+      expect([response.status, response.body.toString()]).toEqual([299, 'grün']);
+      expect(own(response.headerLines)).toEqual([
+        ['x-lower', '1'],
+        ['set-cookie', 'a=1'],
+        ['set-cookie', 'b=2'],
+        ['x-other', '2'],
+        ['content-length', '5'],
+      ]);
+    });
+    expect(sent).toEqual(['whole']);
+  });
+
+  test('over HTTP/2 may repeat what Node would not', async () => {
+    const twice: HeaderLine[] = [
+      ['ETag', '"a"'],
+      ['ETag', '"b"'],
+      ['Set-Cookie', 'a=1'],
+      ['Set-Cookie', 'b=2'],
+    ];
+    const { url } = await answering(() => ({ status: 200, headers: twice, body: '' }));
+    await overHttp2(url, async (client) => {
+      const response = await client.request({ method: 'GET', target: '/' });
+      expect([response.header('etag'), response.header('set-cookie')]).toEqual(['"a", "b"', 'a=1, b=2']);
+    });
+  });
+
+  test.each<[string, Reply, HeaderLine[]]>([
+    ['a body of known size', { status: 200, headers: [], bodySize: 3 }, [['Content-Length', '3']]],
+    ['a length that is known already', { status: 200, headers: [['content-length', '3']] }, [['content-length', '3']]],
+    ['a wrong length', { status: 200, headers: [['Content-Length', '9']], bodySize: 3 }, [['Content-Length', '3']]],
+    ['a body of unknown size', { status: 200, headers: [] }, [['Transfer-Encoding', 'chunked']]],
+  ])('with %s is framed accordingly', async (_what, reply, expected) => {
+    const { url } = await answering(() => ({ ...reply, body: pieces('a', '', 'bc').body }));
+    await overHttp1(url, async (client) => {
+      for (let round = 0; round < 2; round++) {
+        const response = await client.request({ method: 'GET', target: '/' });
+        expect(own(response.headerLines)).toEqual(expected);
+        expect(response.body.toString()).toBe('abc');
+      }
+    });
+    await overHttp2(url, async (client) => {
+      const response = await client.request({ method: 'GET', target: '/' });
+      expect(response.body.toString()).toBe('abc');
+      expect(response.header('transfer-encoding')).toBeUndefined();
+    });
+  });
+
+  test.each<[string, number, Reply, string | undefined]>([
+    ['GET', 204, { status: 204, headers: [['Content-Length', '3']], body: 'abc' }, undefined],
+    ['GET', 304, { status: 304, headers: [['Content-Length', '3']] }, '3'],
+    ['GET', 304, { status: 304, headers: [] }, undefined],
+    ['HEAD', 200, { status: 200, headers: [], body: 'abc' }, '3'],
+    ['HEAD', 200, { status: 200, headers: [['Content-Length', '77']], bodySize: 0 }, '77'],
+    ['HEAD', 200, { status: 200, headers: [] }, undefined],
+    ['HEAD', 204, { status: 204, headers: [] }, undefined],
+    ['GET', 200, { status: 200, headers: [] }, '0'],
+  ])('to %s with status %i has no body: %j', async (method, status, reply, length) => {
+    const source = pieces('abc');
+    const withBody = reply.body === undefined && reply.bodySize === 0 ? { ...reply, body: source.body } : reply;
+    const { url } = await answering(() => withBody);
+    await overHttp1(url, async (client) => {
+      const response = await client.request({ method, target: '/' });
+      expect([response.status, response.header('content-length'), response.body.length]).toEqual([status, length, 0]);
+      expect(response.header('transfer-encoding')).toBeUndefined();
+      if (withBody !== reply) expect(source.told.givenUp).toBe(false);
+      // Nothing of a body has stayed behind on the connection.
+      expect((await client.request({ method, target: '/' })).status).toBe(status);
+    });
+    await overHttp2(url, async (client) => {
+      const response = await client.request({ method, target: '/' });
+      expect([response.status, response.header('content-length'), response.body.length]).toEqual([status, length, 0]);
+    });
+  });
+
+  test('carries trailers where the version has a place for them', async () => {
+    const trailers = (): HeaderLine[] => [['X-Sum', '42']];
+    const { url } = await answering(() => ({ status: 200, headers: [], body: pieces('abc').body, trailers }));
+    const h1 = await overHttp1(url, (client) => client.request({ method: 'GET', target: '/' }));
+    const h2 = await overHttp2(url, (client) => client.request({ method: 'GET', target: '/' }));
+    expect([h1.trailers, h2.trailers]).toEqual([[['X-Sum', '42']], [['x-sum', '42']]]);
+    const { url: framed } = await answering(() => ({
+      status: 200,
+      headers: [],
+      body: pieces('abc').body,
+      bodySize: 3,
+      trailers,
+    }));
+    const whole = await overHttp1(framed, (client) => client.request({ method: 'GET', target: '/' }));
+    expect([whole.body.toString(), whole.trailers]).toEqual(['abc', []]);
+  });
+
+  test('to HTTP/1.0 lasts until the connection ends', async () => {
+    const { url } = await answering(() => ({ status: 200, headers: [], body: pieces('a', 'bc').body }));
+    await overHttp1(url, async (client) => {
+      await client.send('GET / HTTP/1.0\r\n\r\n');
+      const response = await client.readFinal();
+      expect([response.body.toString(), own(response.headerLines)]).toEqual(['abc', []]);
+    });
+  });
+
+  test('that cannot be sent fails before anything was sent, and gives its body up', async () => {
+    const failures: unknown[] = [];
+    const door = await openDoor((exchange) => {
+      const source = new Readable({ read: () => undefined });
+      void sendReply(exchange, { status: 200, headers: [['X', 'a\nb']], body: source }).catch((error: unknown) => {
+        failures.push((error as NodeJS.ErrnoException).code, source.destroyed);
+        void sendReply(exchange, { status: 500, headers: [] });
+      });
+    });
+    expect(await overHttp1(door.url, (client) => client.request({ method: 'GET', target: '/' }))).toMatchObject({
+      status: 500,
+    });
+    expect(failures).toEqual(['ERR_INVALID_CHAR', true]);
+    expect(await overHttp2(door.url, (client) => client.request({ method: 'GET', target: '/' }))).toMatchObject({
+      status: 500,
+    });
+  });
+});
