@@ -1,0 +1,95 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { pipeline, type Readable } from 'node:stream';
+import type { Gate } from '../model/route.js';
+import { GateFailed, type GateAnswer, type GateFacts, type Verdict } from './gate.js';
+
+type CommandGate = Extract<Gate, { kind: 'command' }>;
+
+/** What is kept of a command's output. */
+const LONGEST_OUTPUT = 64 * 1024;
+
+const REFUSED = 1;
+const QUARANTINED = 3;
+
+/**
+ * Runs a command with the bytes as its standard input. Exit 0 allows; 1 refuses, as virus scanners have it, and its
+ * output is the client's answer (422, or what a first line `Status: 415` says); 3 quarantines; others are no verdict.
+ */
+export async function askCommand(
+  gate: CommandGate,
+  facts: GateFacts,
+  bytes: Readable,
+  signal: AbortSignal,
+): Promise<Verdict> {
+  const [program = '', ...args] = gate.command;
+  const child = spawn(program, args, {
+    stdio: ['pipe', 'pipe', 'ignore'],
+    env: { ...process.env, ...variables(facts) },
+  });
+  const kill = (): void => void child.kill('SIGKILL');
+  signal.addEventListener('abort', kill, { once: true });
+  try {
+    let lost: Error | undefined;
+    bytes.once('error', (error) => (lost = error));
+    // A command may decide before it has read everything: what it does not want ends in EPIPE, which means nothing.
+    pipeline(bytes, child.stdin, () => undefined);
+    const [code, output] = await Promise.all([exitOf(child), outputOf(child)]);
+    signal.throwIfAborted();
+    // Half a file may be harmless where the whole is not.
+    if (lost) throw new GateFailed('the bytes could not be read for the gate', lost);
+    return verdictOf(code, output);
+  } finally {
+    signal.removeEventListener('abort', kill);
+  }
+}
+
+function verdictOf(code: number | string, output: Buffer): Verdict {
+  switch (code) {
+    case 0:
+      return { kind: 'allowed' };
+    case REFUSED:
+      return { kind: 'refused', answer: answerOf(output) };
+    case QUARANTINED:
+      return { kind: 'quarantined', problem: output.toString('utf8').trim().slice(0, 500) || 'the gate keeps it back' };
+    default:
+      throw new GateFailed(`the gate's command ended with ${code}`);
+  }
+}
+
+/** As a CGI script would say it (RFC 3875 §6.3.3), in short. */
+function answerOf(output: Buffer): GateAnswer {
+  const [line, status] = /^Status: (4\d\d)[^\n]*\n(?:\r?\n)?/.exec(output.toString('latin1')) ?? [];
+  return {
+    status: status === undefined ? 422 : Number(status),
+    headers: [['Content-Type', 'text/plain; charset=utf-8']],
+    body: line === undefined ? output : output.subarray(line.length),
+  };
+}
+
+function variables({ method, target, length, contentType, filename, client }: GateFacts): Record<string, string> {
+  return {
+    UPLOAD_METHOD: method,
+    UPLOAD_TARGET: target,
+    UPLOAD_LENGTH: `${length}`,
+    UPLOAD_CONTENT_TYPE: contentType,
+    UPLOAD_FILENAME: filename ?? '',
+    UPLOAD_CLIENT: client,
+  };
+}
+
+function exitOf(child: ChildProcess): Promise<number | string> {
+  return new Promise((resolve, reject) => {
+    child.once('error', (error) => reject(new GateFailed(`the gate's command cannot be run: ${error.message}`, error)));
+    child.once('close', (code, signal) => resolve(code ?? signal ?? 'nothing'));
+  });
+}
+
+async function outputOf(child: ChildProcess): Promise<Buffer> {
+  const pieces: Buffer[] = [];
+  let size = 0;
+  for await (const piece of child.stdout as AsyncIterable<Buffer>) {
+    if (size < LONGEST_OUTPUT) pieces.push(piece);
+    size += piece.length;
+  }
+  return Buffer.concat(pieces).subarray(0, LONGEST_OUTPUT);
+}
