@@ -14,6 +14,10 @@ export interface TapeRooms {
   readonly keepInMemory: number;
 }
 
+/** An answer that is not over after so many bytes, or so long, is shown while it comes in. */
+const SHORT_BYTES = 64 * 1024;
+const SHORT_MS = 500;
+
 /**
  * The origin's answer while it comes in: taken at the origin's speed, and read from its start by any number of clients at
  * theirs. The end is held back until the answer is recorded, so that whoever has seen a whole answer can rely on its being
@@ -33,6 +37,7 @@ export class AnswerTape {
   private trailers: readonly HeaderLine[] = [];
   private state: 'growing' | 'ended' | 'broken' = 'growing';
   private failure = new Error('the answer broke off');
+  private onLong: (() => void) | undefined;
 
   constructor(
     private readonly answer: OriginAnswer,
@@ -44,17 +49,19 @@ export class AnswerTape {
     this.declaredSize = isBodiless ? 0 : Number(fieldValue(headers, 'content-length') ?? Infinity);
   }
 
-  /** No body can follow: the head alone is the whole answer. */
-  get isOnlyHead(): boolean {
-    return this.declaredSize === 0;
+  /** Called if the end is too far away to let clients wait for it. */
+  whenLong(listener: () => void): void {
+    this.onLong = listener;
   }
 
   /** Takes the answer to its end and makes a body that is on disk durable. Fails when it breaks off. */
   async take(at: number): Promise<{ readonly answer: Answer; readonly body: Uint8Array | undefined }> {
+    const slow = setTimeout(() => this.noteLong(), SHORT_MS);
     try {
       for await (const piece of this.answer.body as AsyncIterable<Uint8Array>) await this.add(piece);
       await this.writer?.sync();
     } finally {
+      clearTimeout(slow);
       await this.writer?.close();
     }
     this.trailers = endToEnd(this.answer.trailers());
@@ -137,6 +144,12 @@ export class AnswerTape {
     this.size += piece.length;
     this.lastPiece = piece.length;
     this.changed.announce();
+    if (this.size > SHORT_BYTES) this.noteLong();
+  }
+
+  private noteLong(): void {
+    this.onLong?.();
+    this.onLong = undefined;
   }
 }
 

@@ -138,10 +138,11 @@ export class Run {
   }): Promise<Tried> {
     const { metrics } = this.rooms;
     const { credentials } = this.request;
-    // Whoever was shown an answer that broke off fails with it; who comes after that waits for what follows.
+    // A crash must not make untrue what a client was shown: a short answer is recorded first. Whoever was shown a long one
+    // that broke off fails with it; who comes after that waits for what follows.
     const onTape = (tape: AnswerTape | undefined): void => {
       this.result = undefined;
-      if (tape && !tape.isOnlyHead) this.show({ kind: 'tape', upload: call.upload, tape });
+      tape?.whenLong(() => this.show({ kind: 'tape', upload: call.upload, tape }));
     };
     metrics.activeDeliveries.inc();
     const tried = await tryOnce({ ...call, credentials, onTape }, this.rooms);

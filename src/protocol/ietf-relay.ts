@@ -1,16 +1,17 @@
 import type { HeaderLine, Headers } from '../model/headers.js';
-import type { Outcome, RelayedAnswer } from '../model/outcome.js';
-import { shownOffset, type Upload } from '../model/upload.js';
+import type { Outcome } from '../model/outcome.js';
 import type { Dialect } from './dialects.js';
 import { digestField } from './digest.js';
-import { completenessLine, lines, locationLine, versionLine } from './ietf-lines.js';
+import { completenessLine, lines, locationLine, offsetLine, versionLine } from './ietf-lines.js';
 import type { Reply, ReplyContext } from './protocol.js';
 
 type Answered = Extract<Outcome, { readonly kind: 'answered' }>;
 
 /**
  * The origin's answer, whatever its status: as it came, with what tells a resuming client whose answer it is (RUFH §4.1.2:
- * complete, so that nobody resumes what the target itself has answered) and that its bytes have arrived.
+ * complete, so that nobody resumes what the target itself has answered) and how many bytes are acknowledged. With a good
+ * answer that is the total, without which tus-js-client does not call it success; but not before the answer is recorded,
+ * because a crash would make the offset go down.
  */
 export function renderAnswer(dialect: Dialect, outcome: Answered, context: ReplyContext): Reply {
   const { upload, answer } = outcome;
@@ -22,7 +23,7 @@ export function renderAnswer(dialect: Dialect, outcome: Answered, context: Reply
       ...lines(
         versionLine(dialect),
         uploadLocation(dialect, outcome, context),
-        ['Upload-Offset', String(finalOffset(upload, answer))],
+        offsetLine(upload),
         completenessLine(dialect, true),
         reprDigestLine(outcome),
       ),
@@ -36,14 +37,6 @@ export function renderAnswer(dialect: Dialect, outcome: Answered, context: Reply
 /** What an origin says in the fields of an upload protocol is not about this upload: it knows of none. */
 function withoutOurFields(headers: Headers): HeaderLine[] {
   return headers.filter(([name]) => !/^(?:upload-|tus-)/i.test(name));
-}
-
-/**
- * tus-js-client is content with the total in a 2xx and with nothing else, so it gets the total with every good answer.
- * With a bad one the last byte stays unacknowledged, as in every other response.
- */
-function finalOffset(upload: Upload, { status }: RelayedAnswer): number {
-  return status < 400 ? upload.offset : shownOffset(upload);
 }
 
 /**

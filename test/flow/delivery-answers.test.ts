@@ -139,6 +139,12 @@ test('whoever has seen the end of an answer can rely on its being kept', async (
   }
 });
 
+test('a short answer is recorded before its client sees anything of it: no crash can take back what it says', async () => {
+  await open();
+  const upload = await room.whole();
+  expect((await room.answer(upload.id)).upload.phase).toBe('answered');
+});
+
 test('the head is given before the body is there, and the body as it comes', async () => {
   let release: () => void;
   const released = new Promise<void>((resolve) => (release = resolve));

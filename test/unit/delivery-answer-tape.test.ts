@@ -116,18 +116,33 @@ test('without a length the bytes are given as they come, and only the end is hel
   expect(await end).toBe(true);
 });
 
+test('a short answer is over before anybody is shown it', async () => {
+  const { answer, body } = answerOf();
+  const tape = new AnswerTape(answer, memoryRooms(100_000));
+  let isShown = false;
+  tape.whenLong(() => (isShown = true));
+  const taking = tape.take(1);
+  body.push(Buffer.alloc(60_000));
+  body.push(null);
+  await taking;
+  expect(isShown).toBe(false);
+});
+
 test.each([
-  [204, [], true],
-  [304, [['Content-Length', '100']], true],
-  [200, [['Content-Length', '0']], true],
-  [200, [['Content-Length', '1']], false],
-  [200, [], false],
-] as const)('an answer %i with %j is only a head: %s', (status, headers, expected) => {
-  const { answer } = answerOf(
-    headers.map(([name, value]) => [name, value]),
-    status,
-  );
-  expect(new AnswerTape(answer, memoryRooms(100)).isOnlyHead).toBe(expected);
+  ['long', Buffer.alloc(70_000)],
+  ['slow', Buffer.from('the rest comes later')],
+])('a %s answer is shown while it comes in, once', async (_how, piece) => {
+  const { answer, body } = answerOf();
+  const tape = new AnswerTape(answer, memoryRooms(1_000_000));
+  let shown = 0;
+  tape.whenLong(() => shown++);
+  const taking = tape.take(1);
+  body.push(piece);
+  await until(() => shown > 0, 'the answer to be shown');
+  body.push(Buffer.alloc(70_000));
+  body.push(null);
+  await taking;
+  expect(shown).toBe(1);
 });
 
 test('a full disk breaks the answer off: its readers fail and nothing of it stays', async () => {

@@ -22,6 +22,10 @@ const answer = (status: number, location?: string): RelayedAnswer => ({
   body: bytes(),
   trailers: () => [],
 });
+/** It is shown while it comes in, and a crash could still take it away. */
+const unrecorded = (status: number): Outcome => ({
+  ...{ kind: 'answered', to: 'append', upload: wholeUpload({ phase: 'delivering' }), answer: answer(status) },
+});
 const answered = (to: 'create' | 'append', status: number, location?: string): Outcome => ({
   ...{ kind: 'answered', to, upload: answeredUpload(status), answer: answer(status, location) },
 });
@@ -94,6 +98,7 @@ const ROWS: readonly Row[] = [
   ['offset: not to be kept', (s) => field(s.final(halfway), 'Cache-Control'), ...all('no-store')],
   // RUFH §4.2.2, §4.4.2: the target's own answer; draft-01 to -05 give a Location with it
   ['answer: offset of a good one', (s) => field(s.final(answered('append', 200)), 'Upload-Offset'), ...all('1000')],
+  ['answer: offset of a good one that is not recorded yet', (s) => field(s.final(unrecorded(200)), 'Upload-Offset'), ...all('999')],
   ['answer: offset of a bad one', (s) => field(s.final(answered('append', 422)), 'Upload-Offset'), ...all('999')],
   ['answer: Upload-Incomplete', (s) => field(s.final(answered('create', 200)), 'Upload-Incomplete'),
     '?0', none, none, none, none, none, none, none, none],
