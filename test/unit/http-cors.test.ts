@@ -1,0 +1,131 @@
+import { describe, expect, test } from '@jest/globals';
+import { Cors, type CorsRules } from '../../src/http/cors.js';
+import { fieldValue, type HeaderLine } from '../../src/model/headers.js';
+import type { RequestHead } from '../../src/model/request-head.js';
+
+const PAGE = 'https://app.example';
+
+function rules(allowOrigins: string[], allowCredentials = false): CorsRules {
+  return { allowOrigins, allowCredentials, maxAgeSeconds: 86400 };
+}
+
+function from(origin?: string, ...headers: HeaderLine[]): RequestHead {
+  const lines: HeaderLine[] = origin === undefined ? headers : [['Origin', origin], ...headers];
+  return { method: 'OPTIONS', headers: lines } as unknown as RequestHead;
+}
+
+describe('a preflight', () => {
+  const wanted: HeaderLine = ['Access-Control-Request-Headers', 'content-type, x-token'];
+
+  test('is left to the origin when no page is allowed', () => {
+    expect(new Cors(rules([])).preflight(from(PAGE))).toBeUndefined();
+  });
+
+  test('from an allowed page allows what uploads use and whatever fields the page asks for', () => {
+    expect(new Cors(rules([PAGE])).preflight(from(PAGE, wanted))).toEqual({
+      status: 204,
+      headers: [
+        ['Access-Control-Allow-Origin', PAGE],
+        ['Access-Control-Allow-Methods', 'POST, HEAD, PATCH, DELETE, OPTIONS, GET, PUT'],
+        ['Access-Control-Allow-Headers', 'content-type, x-token'],
+        ['Access-Control-Max-Age', '86400'],
+        ['Vary', 'Origin, Access-Control-Request-Method, Access-Control-Request-Headers'],
+      ],
+    });
+  });
+
+  test.each([
+    ['one origin', rules([PAGE]), PAGE, undefined],
+    ['any origin', rules(['*']), '*', undefined],
+    ['any origin with credentials', rules(['*'], true), PAGE, 'true'],
+    ['one origin with credentials', rules(['https://b.example', PAGE], true), PAGE, 'true'],
+  ])('to rules for %s names the origin', (_what, given, allowed, credentials) => {
+    const headers = new Cors(given).preflight(from(PAGE))!.headers;
+    expect(fieldValue(headers, 'Access-Control-Allow-Origin')).toBe(allowed);
+    expect(fieldValue(headers, 'Access-Control-Allow-Credentials')).toBe(credentials);
+  });
+
+  test.each([undefined, 'bad header\r\n', ''])('with %j as its list of fields gets the usual ones', (asked) => {
+    const lines: HeaderLine[] = asked === undefined ? [] : [['Access-Control-Request-Headers', asked]];
+    const value = fieldValue(
+      new Cors(rules([PAGE])).preflight(from(PAGE, ...lines))!.headers,
+      'Access-Control-Allow-Headers',
+    );
+    for (const name of [
+      'Upload-Offset',
+      'Upload-Complete',
+      'Upload-Draft-Interop-Version',
+      'Tus-Resumable',
+      'Authorization',
+    ]) {
+      expect(value?.split(', ')).toContain(name);
+    }
+  });
+
+  test.each(['https://evil.example', 'http://app.example', 'null', undefined])('from %j allows nothing', (origin) => {
+    expect(new Cors(rules([PAGE])).preflight(from(origin))).toEqual({
+      status: 204,
+      headers: [['Vary', 'Origin, Access-Control-Request-Method, Access-Control-Request-Headers']],
+    });
+  });
+});
+
+describe('a reply', () => {
+  const reply = { status: 409, headers: [['Upload-Offset', '5']] as HeaderLine[], body: 'x' };
+  const exposed = 'Location, Upload-Offset, Upload-Length, Upload-Limit, Upload-Complete, Upload-Incomplete, ';
+
+  test('is not touched when no page is allowed', () => {
+    expect(new Cors(rules([])).apply(reply, from(PAGE))).toBe(reply);
+  });
+
+  test('can be read by an allowed page, errors included', () => {
+    const { status, headers, body } = new Cors(rules([PAGE], true)).apply(reply, from(PAGE));
+    expect([status, body, headers[0]]).toEqual([409, 'x', ['Upload-Offset', '5']]);
+    expect(fieldValue(headers, 'vary')).toBe('Origin');
+    expect(fieldValue(headers, 'access-control-allow-origin')).toBe(PAGE);
+    expect(fieldValue(headers, 'access-control-allow-credentials')).toBe('true');
+    expect(fieldValue(headers, 'access-control-expose-headers')).toContain(exposed);
+  });
+
+  test('for everybody says so once and for all caches', () => {
+    for (const head of [from(PAGE), from()]) {
+      const { headers } = new Cors(rules(['*'])).apply(reply, head);
+      expect(fieldValue(headers, 'access-control-allow-origin')).toBe('*');
+      expect(fieldValue(headers, 'vary')).toBeUndefined();
+    }
+  });
+
+  test.each([undefined, 'https://evil.example'])(
+    'to %j tells caches that it depends on the page, nothing more',
+    (origin) => {
+      expect(new Cors(rules([PAGE])).apply(reply, from(origin)).headers).toEqual([
+        ['Upload-Offset', '5'],
+        ['Vary', 'Origin'],
+      ]);
+    },
+  );
+
+  test('of the origin keeps what it says of CORS, and is extended in place', () => {
+    const headers: HeaderLine[] = [
+      ['Access-Control-Allow-Origin', 'https://other.example'],
+      ['access-control-expose-headers', 'X-Total, location'],
+      ['vary', 'Accept-Encoding'],
+      ['Content-Type', 'text/plain'],
+    ];
+    const extended = new Cors(rules([PAGE], true)).apply({ status: 200, headers }, from(PAGE)).headers;
+    expect(extended.map(([name]) => name)).toEqual([
+      'Access-Control-Allow-Origin',
+      'Access-Control-Expose-Headers',
+      'Vary',
+      'Content-Type',
+    ]);
+    expect(extended[0]![1]).toBe('https://other.example');
+    expect(extended[1]![1]).toMatch(/^X-Total, location, Upload-Offset, /);
+    expect(extended[2]![1]).toBe('Accept-Encoding, Origin');
+  });
+
+  test.each(['*', 'Accept, origin'])('whose Vary is %s keeps it', (vary) => {
+    const { headers } = new Cors(rules([PAGE])).apply({ status: 200, headers: [['Vary', vary]] }, from());
+    expect(headers).toEqual([['Vary', vary]]);
+  });
+});
