@@ -1,5 +1,6 @@
-import type { Config, RouteConfig } from '../config/config.js';
+import type { Config } from '../config/config.js';
 import { loadConfig, type ConfigSources } from '../config/load.js';
+import type { RouteConfig } from '../config/route-config.js';
 import { formatAddress } from '../config/scalars.js';
 import { printMistakes } from './print-mistakes.js';
 

@@ -1,9 +1,10 @@
 import { toConfig, type Config } from './config.js';
-import { contradictions, type Contradiction } from './contradictions.js';
+import { contradictions } from './contradictions.js';
 import { explain, type Found } from './explain.js';
 import { knownKeys } from './json-schema.js';
 import { settingName, valueAt, type SettingPath } from './mistake.js';
 import { isObject } from './overrides.js';
+import type { Contradiction } from './route-contradictions.js';
 import { schema, type Settings } from './schema.js';
 
 /** The configuration these settings make, and everything that is wrong with them. */

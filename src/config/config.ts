@@ -1,4 +1,5 @@
-import type { DeliveryRules, Limits, Route } from '../model/route.js';
+import type { Route } from '../model/route.js';
+import { defaultRoute, defined, listOf, toRoute, toSeconds, type RouteConfig } from './route-config.js';
 import type { Address } from './scalars.js';
 import type { Settings } from './schema.js';
 
@@ -71,17 +72,6 @@ export interface LogConfig {
   readonly format: 'auto' | 'json' | 'pretty';
 }
 
-/** A route of the file, with what it inherits. */
-export interface RouteConfig {
-  readonly paths: readonly string[];
-  /** Undefined: every method. */
-  readonly methods?: readonly string[];
-  readonly route: Route;
-}
-
-/** Name of the route that holds where no other matches. */
-export const DEFAULT_ROUTE = 'default';
-
 /** Checked settings as the rest of the program knows them. */
 export function toConfig(settings: Settings, { adminChosen }: { adminChosen: boolean }): Config {
   const { admin, uploads, cors, http2 } = settings;
@@ -112,96 +102,7 @@ export function toConfig(settings: Settings, { adminChosen }: { adminChosen: boo
     },
     stop: { graceMs: settings.stop.grace },
     log: settings.log,
-    defaultRoute: {
-      name: DEFAULT_ROUTE,
-      origin: settings.origin,
-      resumable: settings.routes === undefined,
-      limits: toLimits(settings.limits),
-      delivery: toDelivery(settings.delivery),
-      ...NOBODY_ASKED,
-    },
+    defaultRoute: defaultRoute(settings),
     routes: (settings.routes ?? []).map((route) => toRoute(route, settings)),
-  };
-}
-
-const NOBODY_ASKED: Pick<Route, 'authorize' | 'bindTo'> = {
-  authorize: { preflight: false, recheck: false },
-  bindTo: [],
-};
-
-type RouteSettings = NonNullable<Settings['routes']>[number];
-
-function toRoute(own: RouteSettings, top: Settings): RouteConfig {
-  const { retry, ...delivery } = own.delivery ?? {};
-  const paths = listOf(own.match.path);
-  return {
-    paths,
-    ...(own.match.methods === undefined ? {} : { methods: listOf(own.match.methods) }),
-    route: {
-      name: routeName(own),
-      origin: own.origin ?? top.origin,
-      resumable: own.resumable,
-      limits: toLimits({ ...top.limits, ...own.limits }),
-      delivery: toDelivery({ ...top.delivery, ...delivery, retry: { ...top.delivery.retry, ...retry } }),
-      ...NOBODY_ASKED,
-    },
-  };
-}
-
-/** A route's own name, or its path patterns. */
-export function routeName(route: Pick<RouteSettings, 'name' | 'match'>): string {
-  return route.name ?? listOf(route.match.path).join(',');
-}
-
-function toLimits(limits: Omit<Settings['limits'], 'idle_timeout'>): Limits {
-  return {
-    ...defined({
-      maxSize: limits.max_size,
-      maxAppendSize: limits.max_append_size,
-      minAppendSize: limits.min_append_size,
-    }),
-    minSize: limits.min_size,
-    maxAgeSeconds: toSeconds(limits.max_age),
-  };
-}
-
-function toDelivery(delivery: Settings['delivery']): DeliveryRules {
-  return {
-    mode: delivery.mode,
-    eager: { idleMs: 10_000, unknownLength: 'chunked' },
-    timeoutMs: delivery.timeout,
-    waitMs: 60_000,
-    respond: 'answer',
-    keepAnswerMs: delivery.keep_answer,
-    keepAnswerSize: delivery.keep_answer_size,
-    ...(delivery.idempotent ? { guarantee: 'at_least_once' } : {}),
-    preserveHost: delivery.preserve_host,
-    framing: { kind: 'raw' },
-    concurrency: 64,
-    breaker: { failures: 5, pauseMs: 10_000 },
-    retry: {
-      maxAttempts: delivery.retry.attempts,
-      firstDelayMs: delivery.retry.first_delay,
-      longestDelayMs: delivery.retry.longest_delay,
-      retryOn: delivery.retry.retry_on,
-      whileWaitingMs: 60_000,
-      inBackgroundMs: 3_600_000,
-    },
-  };
-}
-
-function toSeconds(ms: number): number {
-  return Math.ceil(ms / 1000);
-}
-
-/** One or a list, as a list. */
-export function listOf<T>(oneOrMore: T | readonly T[]): readonly T[] {
-  return Array.isArray(oneOrMore) ? (oneOrMore as readonly T[]) : [oneOrMore as T];
-}
-
-/** Without the entries that are null: a limit that does not exist has no value. */
-function defined<T extends Record<string, unknown>>(entries: T): { [K in keyof T]?: NonNullable<T[K]> } {
-  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== null)) as {
-    [K in keyof T]?: NonNullable<T[K]>;
   };
 }

@@ -1,24 +1,18 @@
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { createSecureContext } from 'node:tls';
-import { DEFAULT_ROUTE, type Config, type ListenerConfig } from './config.js';
+import type { Config, ListenerConfig } from './config.js';
 import type { SettingPath } from './mistake.js';
+import { DEFAULT_ROUTE } from './route-config.js';
+import { routeContradictions, type Contradiction } from './route-contradictions.js';
 import { formatAddress, type Address } from './scalars.js';
-
-/** Settings that are right one by one, but not together or not on this machine. */
-export interface Contradiction {
-  readonly path: SettingPath;
-  /** The other setting that is part of it, where that is in another section. */
-  readonly against?: SettingPath;
-  readonly problem: string;
-}
 
 /** Everything that the schema cannot see. Reads the files that the settings name, and changes nothing. */
 export function contradictions(config: Config): Contradiction[] {
   return [
     ...sameAddress(config),
     ...config.listeners.flatMap(unusableTls),
-    ...limitsAndRetries([], config.defaultRoute),
-    ...config.routes.flatMap(({ route }, index) => limitsAndRetries(['routes', index], route)),
+    ...routeContradictions([], config.defaultRoute),
+    ...config.routes.flatMap(({ route }, index) => routeContradictions(['routes', index], route)),
     ...sameName(config),
     ...corsForAll(config),
     ...windows(config),
@@ -77,30 +71,6 @@ function unreadableFile(file: string): string | undefined {
   } catch (error) {
     return `cannot read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'}`;
   }
-}
-
-function limitsAndRetries(path: SettingPath, { limits, delivery }: Config['defaultRoute']): Contradiction[] {
-  const found: Contradiction[] = [];
-  if (limits.maxSize !== undefined && limits.minSize > limits.maxSize) {
-    found.push({
-      path: [...path, 'limits', 'min_size'],
-      problem: `is ${limits.minSize}, more than max_size, which is ${limits.maxSize}`,
-    });
-  }
-  if (limits.maxAppendSize !== undefined && (limits.minAppendSize ?? 0) > limits.maxAppendSize) {
-    found.push({
-      path: [...path, 'limits', 'min_append_size'],
-      problem: `is ${limits.minAppendSize ?? 0}, more than max_append_size, which is ${limits.maxAppendSize}`,
-    });
-  }
-  const { firstDelayMs, longestDelayMs } = delivery.retry;
-  if (firstDelayMs > longestDelayMs) {
-    found.push({
-      path: [...path, 'delivery', 'retry', 'first_delay'],
-      problem: `is ${firstDelayMs}ms, more than longest_delay, which is ${longestDelayMs}ms`,
-    });
-  }
-  return found;
 }
 
 /** Uploads remember their route by its name. */

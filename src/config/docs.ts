@@ -31,6 +31,9 @@ with its dot segments resolved and without the query; \`*\` stays within one seg
 \`{a,b}\` is either, and \`/api/files/**\` includes \`/api/files\` itself. A request that no route matches passes through
 to the top \`origin\`. GET, HEAD, DELETE, OPTIONS, TRACE and CONNECT pass through on every route.
 
+Each setting that a route does not name is the top one’s, also within \`eager\`, \`breaker\` and \`retry\`. Lists, and the
+groups \`framing\`, \`gate\` and \`forward_auth\`, are replaced as a whole.
+
 \`\`\`yaml
 origin: http://127.0.0.1:3000
 limits: { max_size: 1GiB }
@@ -40,6 +43,7 @@ routes:
   - match: { path: /api/files/** } # every method goes to port 4000, POST, PUT and PATCH are resumable
     origin: http://127.0.0.1:4000
     limits: { max_size: 10GiB } # the other limits are those above
+    delivery: { guarantee: at_least_once, framing: { field: upload } }
 \`\`\`
 `;
 
@@ -55,8 +59,9 @@ function sections(path: string, group: JsonSchema): string[] {
     path: path === '' ? key : `${path}.${key}`,
     setting,
   }));
-  const values = settings.filter(({ setting }) => isValue(setting));
-  const inner = settings.flatMap(({ path: name, setting }) => innerGroups(name, setting));
+  const values = settings.filter((one) => isValue(one.setting) || isInherited(one.path));
+  const others = settings.filter((one) => !isInherited(one.path));
+  const inner = others.flatMap((one) => innerGroups(one.path, one.setting));
   return [table(path, group, values), ...inner.flatMap(({ name, group: one }) => sections(name, one))];
 }
 
@@ -81,7 +86,12 @@ function row({ path, setting }: Row): string {
 
 function defaultOf(path: string, setting: JsonSchema): string {
   if (setting.default !== undefined) return `\`${plain(setting.default)}\``;
-  return /^routes\[\]\.(limits|delivery)\./.test(path) ? 'as at the top' : '';
+  return isInherited(path) ? 'as at the top' : '';
+}
+
+/** What a route takes over from the top when it does not name it; its settings are told there. */
+function isInherited(path: string): boolean {
+  return /^routes\[\]\.(limits|delivery|authorize|bind_to)$/.test(path);
 }
 
 /** A default as it would stand in the file. */

@@ -23,6 +23,21 @@ const SAMPLES: Readonly<Record<string, string>> = {
   - 10.0.0.0/8
   - cidr: 192.168.1.7
     relays_interim: true`,
+  'delivery.target': `target: /store{path}?name={filename}`,
+  'delivery.framing': `framing:
+  type: multipart
+  field: file
+  fields: { folder: inbox }
+  fields_from_headers: { sender: X-Sender }`,
+  'delivery.gate': `gate: { http: http://127.0.0.1:3310/scan, timeout: 5m }
+gate: { command: [clamdscan, --fdpass, --no-summary, '-'], timeout: 5m }`,
+  'authorize.forward_auth': `forward_auth:
+  url: http://127.0.0.1:4181/verify
+  timeout: 5s
+  copy_headers: [Remote-User, Remote-Groups]
+  principal_header: Remote-User`,
+  bind_to: `bind_to: [Authorization]
+bind_to: principal`,
   'cors.allow_origins': `allow_origins: [https://app.example.com]`,
 };
 
@@ -35,7 +50,10 @@ const ROUTES = `routes:
     limits: { max_size: 10GiB, min_size: 1, max_append_size: 1GiB, min_append_size: 5MiB, max_age: 7d }
     delivery:
       timeout: 10m
-      retry: { attempts: 3 }`;
+      guarantee: at_least_once
+      framing: { field: upload }
+      retry: { attempts: 3 }
+    authorize: { preflight: true }`;
 
 const WIDTH = 110;
 

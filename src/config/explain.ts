@@ -29,7 +29,8 @@ function explainIssue(
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((key) => {
       const setting = settingName([...path, key]);
-      return { path: [...path, key], atKey: true, mistake: { setting, problem: unknownKey(key, keysOf(path)) } };
+      const problem = REPLACED[settingName([...path, key].slice(-2))] ?? unknownKey(key, keysOf(path));
+      return { path: [...path, key], atKey: true, mistake: { setting, problem } };
     });
   }
   return [
@@ -65,6 +66,12 @@ function allowed(issue: Issue): string {
   if (issue.expected === 'object') return 'a group of settings (name: value)';
   return issue.expected === 'array' ? 'a list' : issue.expected;
 }
+
+/** Settings of older versions, by their section and name. */
+const REPLACED: Readonly<Record<string, string>> = {
+  'delivery.idempotent':
+    'was replaced by `guarantee`: write at_least_once for idempotent: true, and leave it out for false',
+};
 
 function unknownKey(key: string, known: readonly string[]): string {
   const near = known

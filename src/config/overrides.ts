@@ -1,4 +1,4 @@
-import { listOf } from './config.js';
+import { listOf } from './route-config.js';
 import { DEFAULT_LISTEN } from './schema.js';
 
 /** A setting that can also be given by a flag and a variable. Flags win over variables, variables over the file. */

@@ -1,5 +1,7 @@
 import * as z from 'zod';
-import { boolean, duration, httpUrl, integer, oneOf, size, sizeOrNull, text } from './scalars.js';
+import { routeAccess } from './authorize-settings.js';
+import { routeDelivery } from './delivery-settings.js';
+import { boolean, duration, httpUrl, size, sizeOrNull, text } from './scalars.js';
 
 /** Limits of an upload, without defaults: for the top, and for routes that inherit from it. */
 export const limitSettings = {
@@ -12,39 +14,6 @@ export const limitSettings = {
   max_age: duration({ leastMs: 1000, mostMs: Infinity }).describe(
     'An upload that nothing was added to for this long is removed with its bytes.',
   ),
-};
-
-/** How failures on the way to the origin are repeated, without defaults. */
-export const retrySettings = {
-  attempts: integer({ least: 1, most: 1000 }).describe(
-    'How often the origin is tried in all, the first time included.',
-  ),
-  first_delay: duration({ leastMs: 1 }).describe(
-    'Pause before the second attempt; it doubles from attempt to attempt.',
-  ),
-  longest_delay: duration({ leastMs: 1 }).describe('The pause grows no longer than this.'),
-  retry_on: z
-    .array(integer({ least: 400, most: 599 }))
-    .describe(
-      'Statuses by which the origin says "not now": the request is repeated, whatever its method, and the status ' +
-        'is not taken as its answer.',
-    ),
-};
-
-/** How an upload is given to its origin, without defaults. */
-export const deliverySettings = {
-  mode: oneOf(['spool'], 'spool; eager delivery is not built yet').describe(
-    '`spool`: the origin gets its request once the upload is whole.',
-  ),
-  timeout: duration({ leastMs: 1 }).describe('The origin may be silent for this long, before and within its answer.'),
-  keep_answer: duration({ mostMs: Infinity }).describe(
-    'How long the origin’s answer is kept for a client that did not get it.',
-  ),
-  keep_answer_size: size().describe('Answer bodies up to this size are kept in the record, larger ones in the spool.'),
-  idempotent: boolean().describe(
-    'The origin honours `Idempotency-Key`: a request that got no answer may be sent again, whatever its method.',
-  ),
-  preserve_host: boolean().describe('The origin gets the client’s own `Host`; otherwise the host of its URL.'),
 };
 
 const match = z.strictObject({
@@ -70,15 +39,13 @@ export const routeSettings = z.strictObject({
   resumable: boolean()
     .prefault(true)
     .describe('`false`: requests of this route pass through as they are, whatever upload headers they have.'),
-  limits: z.strictObject(limitSettings).partial().optional().describe('Replaces single settings of the top `limits`.'),
-  delivery: z
-    .strictObject({
-      ...deliverySettings,
-      retry: z.strictObject(retrySettings).partial().describe('Replaces single settings of the top `delivery.retry`.'),
-    })
+  limits: z
+    .strictObject(limitSettings)
     .partial()
     .optional()
-    .describe('Replaces single settings of the top `delivery`.'),
+    .describe('Replaces single settings of the top `limits`, of which `idle_timeout` is the same for all.'),
+  delivery: routeDelivery,
+  ...routeAccess,
 });
 
 function pathPattern() {

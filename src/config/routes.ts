@@ -1,6 +1,7 @@
 import picomatch from 'picomatch';
 import type { Route, Routes } from '../model/route.js';
-import type { Config, RouteConfig } from './config.js';
+import type { Config } from './config.js';
+import type { RouteConfig } from './route-config.js';
 
 /** Methods that never begin an upload: they are safe, have no content to resume, or mean something else to us. */
 const NEVER_RESUMABLE = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);

@@ -76,21 +76,36 @@ const MILLISECONDS: Readonly<Record<string, number>> = { ms: 1, s: 1e3, m: 60e3,
 /** The longest time a Node timer can wait; a longer one would fire at once. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
+interface Bounds {
+  readonly leastMs?: number;
+  readonly mostMs?: number;
+}
+
+function readDuration(found: unknown, { leastMs = 0, mostMs = LONGEST_TIMER_MS }: Bounds): number | undefined {
+  const [, amount, unit] = DURATION.exec(String(found)) ?? [];
+  if (typeof found !== 'string' || amount === undefined) return undefined;
+  const ms = Math.round(Number(amount) * MILLISECONDS[unit!]!);
+  return ms >= leastMs && ms <= mostMs ? ms : undefined;
+}
+
+function durationWords({ leastMs = 0, mostMs = LONGEST_TIMER_MS }: Bounds): string {
+  const least = leastMs > 0 ? `, at least ${leastMs}ms` : '';
+  const most = mostMs === LONGEST_TIMER_MS ? ', at most 24d' : '';
+  return `a time with its unit such as 500ms, 30s, 5m, 24h or 7d${least}${most}`;
+}
+
 /** A time in milliseconds: `500ms`, `30s`, `5m`, `24h`, `7d`. */
-export function duration({ leastMs = 0, mostMs = LONGEST_TIMER_MS } = {}) {
-  const bounds = [
-    ...(leastMs > 0 ? [`at least ${leastMs}ms`] : []),
-    ...(mostMs === LONGEST_TIMER_MS ? ['at most 24d'] : []),
-  ];
+export function duration(bounds: Bounds = {}) {
+  const json = { type: 'string', pattern: DURATION.source };
+  return scalar({ read: (found) => readDuration(found, bounds), allowed: durationWords(bounds), json, unit: 'time' });
+}
+
+/** A time, or `null`, whose meaning the setting tells. */
+export function durationOrNull(bounds: Bounds = {}) {
   return scalar({
-    read: (found) => {
-      const [, amount, unit] = DURATION.exec(String(found)) ?? [];
-      if (typeof found !== 'string' || amount === undefined) return undefined;
-      const ms = Math.round(Number(amount) * MILLISECONDS[unit!]!);
-      return ms >= leastMs && ms <= mostMs ? ms : undefined;
-    },
-    allowed: ['a time with its unit such as 500ms, 30s, 5m, 24h or 7d', ...bounds].join(', '),
-    json: { type: 'string', pattern: DURATION.source },
+    read: (found) => (isNull(found) ? null : readDuration(found, bounds)),
+    allowed: `${durationWords(bounds)}, or null`,
+    json: { type: ['string', 'null'], pattern: DURATION.source },
     unit: 'time',
   });
 }
@@ -229,6 +244,6 @@ export function cidr() {
 }
 
 /** Unset, or set to nothing: `${NAME:-}` leaves an empty text behind. */
-function isNull(found: unknown): boolean {
+export function isNull(found: unknown): boolean {
   return found === null || found === '';
 }

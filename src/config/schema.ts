@@ -1,5 +1,8 @@
 import * as z from 'zod';
-import { deliverySettings, limitSettings, retrySettings, routeSettings } from './route-settings.js';
+import { access } from './authorize-settings.js';
+import { withDefaults } from './defaults.js';
+import { delivery } from './delivery-settings.js';
+import { limitSettings, routeSettings } from './route-settings.js';
 import {
   address,
   addressOrOff,
@@ -57,8 +60,8 @@ export const schema = z.strictObject({
     .union([addressOrOff(), z.strictObject({ address: addressOrOff().describe('Where the admin listener listens.') })])
     .prefault('127.0.0.1:9090')
     .describe(
-      'Health checks and metrics, on a listener of their own; keep it on loopback or a private network. An address, ' +
-        'an object as below, or `false` for none. While it is left at its default, a free port is taken where 9090 is in use.',
+      'Health checks, metrics and what operators may do with uploads, on a listener of its own; keep it on loopback or ' +
+        'a private network. An address, an object as below, or `false` for none. While it is left at its default, a free port is taken where 9090 is in use.',
     ),
   data: path()
     .prefault('./data')
@@ -121,37 +124,21 @@ export const schema = z.strictObject({
     .describe('Peers whose `Forwarded` and `X-Forwarded-*` fields are believed: ranges, or objects as below.'),
   limits: z
     .strictObject({
-      max_size: limitSettings.max_size.prefault(null),
-      min_size: limitSettings.min_size.prefault(0),
-      max_append_size: limitSettings.max_append_size.prefault(null),
-      min_append_size: limitSettings.min_append_size.prefault(null),
-      max_age: limitSettings.max_age.prefault('24h'),
+      ...withDefaults(limitSettings, {
+        max_size: null,
+        min_size: 0,
+        max_append_size: null,
+        min_append_size: null,
+        max_age: '24h',
+      }),
       idle_timeout: duration({ leastMs: 1 })
         .prefault('60s')
         .describe('Ends a request body that has sent nothing for this long; what came before stays.'),
     })
     .prefault({})
     .describe('What an upload must keep to. Announced to clients in `Upload-Limit`.'),
-  delivery: z
-    .strictObject({
-      mode: deliverySettings.mode.prefault('spool'),
-      timeout: deliverySettings.timeout.prefault('5m'),
-      keep_answer: deliverySettings.keep_answer.prefault('1h'),
-      keep_answer_size: deliverySettings.keep_answer_size.prefault('1MiB'),
-      idempotent: deliverySettings.idempotent.prefault(false),
-      preserve_host: deliverySettings.preserve_host.prefault(true),
-      retry: z
-        .strictObject({
-          attempts: retrySettings.attempts.prefault(5),
-          first_delay: retrySettings.first_delay.prefault('500ms'),
-          longest_delay: retrySettings.longest_delay.prefault('30s'),
-          retry_on: retrySettings.retry_on.prefault([502, 503, 504]),
-        })
-        .prefault({})
-        .describe('What happens when the origin cannot be reached or fails.'),
-    })
-    .prefault({})
-    .describe('How a whole upload is given to the origin.'),
+  delivery,
+  ...access,
   cors: z
     .strictObject({
       allow_origins: z

@@ -153,7 +153,7 @@ routes:
     match: { path: [/b/**, /c], methods: POST }
     origin: http://own/base
     limits: { max_size: null }
-    delivery: { idempotent: true, retry: { first_delay: 1s } }
+    delivery: { guarantee: at_least_once, retry: { first_delay: 1s } }
 `);
   expect(config.defaultRoute.resumable).toBe(false);
   const [plain, big] = config.routes;

@@ -111,7 +111,7 @@ test('a mistake in a flag or a variable names it', () => {
 test.each([
   ['store: { type: redis }', 'other stores, such as redis, are not built yet'],
   ['spool: { type: s3 }', 'other spools, such as s3, are not built yet'],
-  ['delivery: { mode: eager }', 'eager delivery is not built yet'],
+  ['delivery: { mode: lazy }', 'one of spool, eager'],
   ['routes: []', 'leave `routes` out to make every path resumable'],
   ['uploads: { path: / }', 'is more than /'],
   ['delivery: { retry: { retry_on: [200] } }', 'a whole number from 400 to 599'],

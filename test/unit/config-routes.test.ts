@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import type { RouteConfig } from '../../src/config/config.js';
+import type { RouteConfig } from '../../src/config/route-config.js';
 import { buildRoutes } from '../../src/config/routes.js';
 import type { Route } from '../../src/model/route.js';
 import { routeTo } from '../support/delivery-room.js';

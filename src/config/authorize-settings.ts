@@ -1,0 +1,68 @@
+import * as z from 'zod';
+import { withDefaults } from './defaults.js';
+import { endpoint, headerName } from './request-scalars.js';
+import { boolean, duration, oneOf, text } from './scalars.js';
+
+/** Fields that belong to a connection or frame a body: no answer of an authority can say them to the origin. */
+const NOT_TO_COPY = /^(?:connection|content-length|host|keep-alive|te|trailer|transfer-encoding|upgrade)$/i;
+
+const copiedHeader = text({
+  form: new RegExp(`^(?!${NOT_TO_COPY.source.slice(1)})${headerName.form.source.slice(1)}`, 'i'),
+  allowed: 'the name of a header such as Remote-User that neither belongs to the connection nor frames the body',
+});
+
+const forwardAuth = z.strictObject({
+  url: endpoint().describe('Gets the creation’s method, target and headers, without its body.'),
+  timeout: duration({ leastMs: 1 }).prefault('5s').describe('No answer within this time refuses the upload with 503.'),
+  copy_headers: z
+    .array(copiedHeader)
+    .prefault([])
+    .describe('Headers of its answer that the origin’s request gets, in place of what the client sent by these names.'),
+  principal_header: text(headerName)
+    .prefault('Remote-User')
+    .describe('Header of its answer that names who asks, for `bind_to: principal`.'),
+});
+
+/** A URL alone is the group with its defaults. */
+const urlAlone = endpoint().transform((url) => forwardAuth.parse({ url }));
+
+/** Who is asked before an upload begins, without defaults. */
+const settings = {
+  forward_auth: z
+    .union([urlAlone, forwardAuth])
+    .nullable()
+    .describe(
+      'Asked before a byte of the body is taken: 2xx lets the upload in, anything else is given to the client as the ' +
+        'answer. A URL, or a group as below. `null`: nobody is asked.',
+    ),
+  preflight: boolean().describe(
+    'The origin itself is asked with the creation’s head and `Expect: 100-continue`; its early 4xx refuses the upload.',
+  ),
+  recheck: boolean().describe(
+    '`forward_auth` is asked again before delivery, since a right may have been withdrawn while the upload took its time.',
+  ),
+};
+
+const BOUND = oneOf(['principal'], 'principal, or a list of header names such as [Authorization]');
+
+const bindTo = z
+  .union([BOUND, z.array(text(headerName))])
+  .describe(
+    'Ties an upload to who created it: to the values of these headers, or to the `principal` that ' +
+      '`authorize.forward_auth` names. Others get 404, even with the upload’s URL. Empty: the URL is the right to write.',
+  );
+
+/** `authorize` and `bind_to` at the top. */
+export const access = {
+  authorize: z
+    .strictObject(withDefaults(settings, { forward_auth: null, preflight: false, recheck: false }))
+    .prefault({})
+    .describe('Who is asked whether a request may upload.'),
+  bind_to: bindTo.prefault([]),
+};
+
+/** The same for routes, which replace single settings. */
+export const routeAccess = {
+  authorize: z.strictObject(settings).partial().optional().describe('Replaces single settings of the top `authorize`.'),
+  bind_to: bindTo.optional(),
+};

@@ -1,0 +1,146 @@
+import * as z from 'zod';
+import { withDefaults } from './defaults.js';
+import { methodOrNull } from './request-scalars.js';
+import { framing, gate, targetTemplate } from './request-settings.js';
+import { boolean, duration, durationOrNull, integer, oneOf, size } from './scalars.js';
+
+/** Feeding the origin while the client uploads, without defaults. */
+const eagerSettings = {
+  idle: duration({ leastMs: 1 }).describe(
+    'A client that pauses for longer than this ends the origin’s request; the whole is delivered from the spool later.',
+  ),
+  unknown_length: oneOf(['chunked', 'wait']).describe(
+    'An upload whose length is not known at its start: `chunked` begins at once without a `Content-Length`; `wait` ' +
+      'delivers it once it is whole, for origins that need a length.',
+  ),
+};
+
+/** When an origin that fails is left alone, without defaults. */
+const breakerSettings = {
+  failures: integer({ least: 1, most: 1_000_000 }).describe('Failures in a row that lead to a pause.'),
+  pause: duration({ leastMs: 1 }).describe('No request goes to that origin for this long; then one tries it.'),
+};
+
+/** How failures on the way to the origin are repeated, without defaults. */
+const retrySettings = {
+  attempts: integer({ least: 1, most: 1000 }).describe(
+    'How often the origin is tried in all while a client waits, the first time included.',
+  ),
+  first_delay: duration({ leastMs: 1 }).describe(
+    'Pause before the second attempt; it doubles from attempt to attempt. `Retry-After` of the origin is honoured.',
+  ),
+  longest_delay: duration({ leastMs: 1 }).describe('The pause grows no longer than this.'),
+  retry_on: z
+    .array(integer({ least: 400, most: 599 }))
+    .describe(
+      'Statuses by which the origin says "not now": the request is repeated, whatever its method, and the status ' +
+        'is not taken as its answer.',
+    ),
+  while_waiting: durationOrNull().describe(
+    'A client that waits is told to come again when trying has taken this long. `null`: as long as `wait`.',
+  ),
+  in_background: duration({ mostMs: Infinity }).describe(
+    'Without a client, trying goes on until this long after the upload was whole; `limits.max_age` ends it too.',
+  ),
+};
+
+/** How an upload is given to its origin, without defaults and without the groups in it. */
+const plainSettings = {
+  mode: oneOf(['spool', 'eager']).describe(
+    '`spool`: the origin gets its request once the upload is whole. `eager`: the request starts with the upload and ' +
+      'is fed as it grows, so that early refusals stop the client; when it breaks off, the whole follows from the spool.',
+  ),
+  guarantee: oneOf(['by_method', 'at_most_once', 'at_least_once']).describe(
+    'When nobody knows whether the origin got a request. `at_most_once`: it is not sent again, the upload is ' +
+      '`undelivered` until a client or an operator decides. `at_least_once`: it is sent again; the origin honours ' +
+      '`Idempotency-Key` or does not mind. `by_method`: at least once for idempotent methods such as PUT, at most once ' +
+      'for POST and PATCH.',
+  ),
+  timeout: duration({ leastMs: 1 }).describe('The origin may be silent for this long, before and within its answer.'),
+  wait: duration().describe(
+    'A client is held open at most this long for the origin’s answer; then it is told to come again, and delivery goes on.',
+  ),
+  respond: oneOf(['answer', 'accepted']).describe(
+    'What a complete upload is answered with. `answer`: the origin’s own answer. `accepted`: 202 at once, and the upload’s ' +
+      'URL tells how delivery stands and finally the answer. A client chooses 202 itself with `Prefer: respond-async`.',
+  ),
+  keep_answer: duration({ mostMs: Infinity }).describe(
+    'How long the origin’s answer is kept for a client that did not get it.',
+  ),
+  keep_answer_size: size().describe('Answer bodies up to this size are kept in the record, larger ones in the spool.'),
+  preserve_host: boolean().describe('The origin gets the client’s own `Host`; otherwise the host of its URL.'),
+  method: methodOrNull().describe('Method of the origin’s request. `null`: the creation’s.'),
+  target: targetTemplate().describe(
+    'Path and query of the origin’s request, put behind the path of `origin`. `{target}` stands for the creation’s path ' +
+      'and query, `{path}` and `{query}` for either of them, `{filename}` for the name in its `Content-Disposition`. ' +
+      '`null`: the creation’s.',
+  ),
+  framing: framing().describe(
+    'What the origin’s request body is. `raw`: the bytes as they are. `multipart`: a form (multipart/form-data) with ' +
+      'the bytes as a file; a group as below says more about it.',
+  ),
+  gate: gate().describe(
+    'Who has to agree before a whole upload is delivered, such as a virus scanner: a group as below. `null`: nobody.',
+  ),
+  concurrency: integer({ least: 1, most: 100_000 }).describe(
+    'Most requests to one origin at a time; more wait their turn.',
+  ),
+};
+
+/** Every setting of `delivery` without defaults, for routes: they replace single ones. */
+export const routeDelivery = z
+  .strictObject({
+    ...plainSettings,
+    eager: z.strictObject(eagerSettings).partial().describe('Replaces single settings of the top `delivery.eager`.'),
+    breaker: z
+      .strictObject(breakerSettings)
+      .partial()
+      .describe('Replaces single settings of the top `delivery.breaker`.'),
+    retry: z.strictObject(retrySettings).partial().describe('Replaces single settings of the top `delivery.retry`.'),
+  })
+  .partial()
+  .optional()
+  .describe('Replaces single settings of the top `delivery`.');
+
+/** `delivery` at the top. */
+export const delivery = z
+  .strictObject({
+    ...withDefaults(plainSettings, {
+      mode: 'spool',
+      guarantee: 'by_method',
+      timeout: '5m',
+      wait: '60s',
+      respond: 'answer',
+      keep_answer: '1h',
+      keep_answer_size: '1MiB',
+      preserve_host: true,
+      method: null,
+      target: null,
+      framing: 'raw',
+      gate: null,
+      concurrency: 64,
+    }),
+    eager: z
+      .strictObject(withDefaults(eagerSettings, { idle: '10s', unknown_length: 'chunked' }))
+      .prefault({})
+      .describe('How eager delivery goes, with `mode: eager`.'),
+    breaker: z
+      .strictObject(withDefaults(breakerSettings, { failures: 5, pause: '10s' }))
+      .prefault({})
+      .describe('When an origin that fails again and again is left alone.'),
+    retry: z
+      .strictObject(
+        withDefaults(retrySettings, {
+          attempts: 5,
+          first_delay: '500ms',
+          longest_delay: '30s',
+          retry_on: [502, 503, 504],
+          while_waiting: null,
+          in_background: '1h',
+        }),
+      )
+      .prefault({})
+      .describe('What happens when the origin cannot be reached or fails.'),
+  })
+  .prefault({})
+  .describe('How a whole upload is given to the origin.');

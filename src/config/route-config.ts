@@ -1,0 +1,132 @@
+import type { Authorize, DeliveryRules, Framing, Gate, Limits, Route } from '../model/route.js';
+import type { Settings } from './schema.js';
+
+type RouteSettings = NonNullable<Settings['routes']>[number];
+type DeliverySettings = Settings['delivery'];
+
+/** A route of the file, with what it inherits. */
+export interface RouteConfig {
+  readonly paths: readonly string[];
+  /** Undefined: every method. */
+  readonly methods?: readonly string[];
+  readonly route: Route;
+}
+
+/** Name of the route that holds where no other matches. */
+export const DEFAULT_ROUTE = 'default';
+
+/** What holds where no route matches. Resumable when there are no routes. */
+export function defaultRoute(settings: Settings): Route {
+  return {
+    name: DEFAULT_ROUTE,
+    origin: settings.origin,
+    resumable: settings.routes === undefined,
+    limits: toLimits(settings.limits),
+    delivery: toDelivery(settings.delivery),
+    authorize: toAuthorize(settings.authorize),
+    bindTo: settings.bind_to,
+  };
+}
+
+/** Each setting that a route does not name is the top's. */
+export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
+  return {
+    paths: listOf(own.match.path),
+    ...(own.match.methods === undefined ? {} : { methods: listOf(own.match.methods) }),
+    route: {
+      name: own.name ?? listOf(own.match.path).join(','),
+      origin: own.origin ?? top.origin,
+      resumable: own.resumable,
+      limits: toLimits({ ...top.limits, ...own.limits }),
+      delivery: toDelivery(inherited(top.delivery, own.delivery)),
+      authorize: toAuthorize({ ...top.authorize, ...own.authorize }),
+      bindTo: own.bind_to ?? top.bind_to,
+    },
+  };
+}
+
+function inherited(top: DeliverySettings, own: RouteSettings['delivery'] = {}): DeliverySettings {
+  return {
+    ...top,
+    ...own,
+    eager: { ...top.eager, ...own.eager },
+    breaker: { ...top.breaker, ...own.breaker },
+    retry: { ...top.retry, ...own.retry },
+  };
+}
+
+function toLimits(limits: Omit<Settings['limits'], 'idle_timeout'>): Limits {
+  return {
+    ...defined({
+      maxSize: limits.max_size,
+      maxAppendSize: limits.max_append_size,
+      minAppendSize: limits.min_append_size,
+    }),
+    minSize: limits.min_size,
+    maxAgeSeconds: toSeconds(limits.max_age),
+  };
+}
+
+function toDelivery(delivery: DeliverySettings): DeliveryRules {
+  const { eager, breaker, retry, guarantee } = delivery;
+  return {
+    mode: delivery.mode,
+    eager: { idleMs: eager.idle, unknownLength: eager.unknown_length },
+    ...(guarantee === 'by_method' ? {} : { guarantee }),
+    timeoutMs: delivery.timeout,
+    waitMs: delivery.wait,
+    respond: delivery.respond,
+    keepAnswerMs: delivery.keep_answer,
+    keepAnswerSize: delivery.keep_answer_size,
+    preserveHost: delivery.preserve_host,
+    ...defined({ method: delivery.method, target: delivery.target, gate: toGate(delivery.gate) }),
+    framing: toFraming(delivery.framing),
+    concurrency: delivery.concurrency,
+    breaker: { failures: breaker.failures, pauseMs: breaker.pause },
+    retry: {
+      maxAttempts: retry.attempts,
+      firstDelayMs: retry.first_delay,
+      longestDelayMs: retry.longest_delay,
+      retryOn: retry.retry_on,
+      whileWaitingMs: retry.while_waiting ?? delivery.wait,
+      inBackgroundMs: retry.in_background,
+    },
+  };
+}
+
+function toFraming(framing: DeliverySettings['framing']): Framing {
+  if (framing.type === 'raw') return { kind: 'raw' };
+  const { field, fields, fields_from_headers: fieldsFromHeaders } = framing;
+  return { kind: 'multipart', field, fields, fieldsFromHeaders };
+}
+
+function toGate(gate: DeliverySettings['gate']): Gate | null {
+  if (gate === null) return null;
+  const timeoutMs = gate.timeout;
+  // The schema has made sure that there is one of them.
+  if (gate.http === undefined) return { kind: 'command', command: gate.command!, timeoutMs };
+  return { kind: 'http', url: gate.http, timeoutMs };
+}
+
+function toAuthorize({ forward_auth: asked, preflight, recheck }: Settings['authorize']): Authorize {
+  if (asked === null) return { preflight, recheck };
+  const { url, timeout: timeoutMs, copy_headers: copyHeaders, principal_header: principalHeader } = asked;
+  return { forwardAuth: { url, timeoutMs, copyHeaders, principalHeader }, preflight, recheck };
+}
+
+/** Rounded up, so that nothing ends before its time. */
+export function toSeconds(ms: number): number {
+  return Math.ceil(ms / 1000);
+}
+
+/** One or a list, as a list. */
+export function listOf<T>(oneOrMore: T | readonly T[]): readonly T[] {
+  return Array.isArray(oneOrMore) ? (oneOrMore as readonly T[]) : [oneOrMore as T];
+}
+
+/** Without the entries that are null: what does not exist has no value. */
+export function defined<T extends Record<string, unknown>>(entries: T): { [K in keyof T]?: NonNullable<T[K]> } {
+  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== null)) as {
+    [K in keyof T]?: NonNullable<T[K]>;
+  };
+}

@@ -1,0 +1,157 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { loadConfig } from '../../src/config/load.js';
+import { describeMistake } from '../../src/config/mistake.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+
+let directory: TemporaryDirectory;
+beforeEach(async () => {
+  directory = await temporaryDirectory();
+});
+afterEach(() => directory.remove());
+
+function read(lines: string) {
+  const file = join(directory.path, 'rufh-proxy.yaml');
+  writeFileSync(file, `origin: http://a\n${lines}`);
+  return loadConfig({ file, env: {}, flags: {} });
+}
+
+function mistakes(lines: string): string[] {
+  const loaded = read(lines);
+  if (!('mistakes' in loaded)) return [];
+  return loaded.mistakes.map((mistake) => describeMistake({ ...mistake, source: undefined }));
+}
+
+describe('a value that is not allowed is told with what is', () => {
+  const targetWords =
+    'allowed is a path and query such as /store{path}?name={filename}, with the placeholders {target}, {path}, {query}, {filename}, or null';
+  test.each([
+    [
+      'delivery: { guarantee: maybe }',
+      '2:24: delivery.guarantee: found "maybe", allowed is one of by_method, at_most_once, at_least_once',
+    ],
+    [
+      'delivery: { method: GET }',
+      '2:21: delivery.method: found "GET", allowed is a method in capitals that carries a body, such as PUT, or null',
+    ],
+    ['delivery: { target: store }', `2:21: delivery.target: found "store", ${targetWords}`],
+    ['delivery: { target: "/{id}" }', `2:21: delivery.target: found "/{id}", ${targetWords}`],
+    ['delivery: { target: "/a b" }', `2:21: delivery.target: found "/a b", ${targetWords}`],
+    [
+      'delivery: { framing: form }',
+      '2:22: delivery.framing: found "form", allowed is raw, multipart, or a group with type: multipart',
+    ],
+    [
+      'delivery: { framing: { type: raw } }',
+      '2:30: delivery.framing.type: found "raw", allowed is multipart; for the bytes as they are write "framing: raw"',
+    ],
+    [
+      `delivery: { framing: { field: 'a"b' } }`,
+      '2:31: delivery.framing.field: found "a\\"b", allowed is a field name of up to 200 letters without quotes and line breaks',
+    ],
+    [
+      'delivery: { framing: { fields: { "a\\r\\nb": c } } }',
+      '2:32: delivery.framing.fields: found {"a\\r\\nb":"c"}, allowed is a field name of up to 200 letters without quotes and line breaks before each colon',
+    ],
+    [
+      'delivery: { framing: { fields_from_headers: { a: "X Y" } } }',
+      '2:50: delivery.framing.fields_from_headers.a: found "X Y", allowed is the name of a header such as X-Request-Id',
+    ],
+    ['delivery: { framing: { fields: { a: [] } } }', '2:37: delivery.framing.fields.a: found [], allowed is a text'],
+    [
+      'delivery: { framing: { fields: a } }',
+      '2:32: delivery.framing.fields: found "a", allowed is a group of names and texts (name: value)',
+    ],
+    [
+      'delivery: { gate: { timeout: 1s } }',
+      '2:19: delivery.gate: found {"timeout":"1s"}, allowed is a group with either http or command',
+    ],
+    [
+      'delivery: { gate: { http: http://g, command: [a] } }',
+      '2:19: delivery.gate: found {"http":"http://g","command":["a"]}, allowed is a group with either http or command',
+    ],
+    [
+      'delivery: { gate: { command: [] } }',
+      '2:30: delivery.gate.command: found [], allowed is a list of the program and its arguments',
+    ],
+    ['delivery: { gate: clamd }', '2:19: delivery.gate: found "clamd", allowed is a group of settings (name: value)'],
+    [
+      'delivery: { breaker: { failures: 0 } }',
+      '2:34: delivery.breaker.failures: found 0, allowed is a whole number from 1 to 1000000',
+    ],
+    [
+      'delivery: { retry: { while_waiting: 5 } }',
+      '2:37: delivery.retry.while_waiting: found 5, allowed is a time with its unit such as 500ms, 30s, 5m, 24h or 7d, at most 24d, or null',
+    ],
+    [
+      'authorize: { forward_auth: ask }',
+      '2:28: authorize.forward_auth: found "ask", allowed is a URL such as http://127.0.0.1:4181/verify, without fragment or credentials',
+    ],
+    [
+      'authorize: { forward_auth: { timeout: 1s } }',
+      '2:14: authorize.forward_auth.url: is missing; allowed is a URL such as http://127.0.0.1:4181/verify, without fragment or credentials',
+    ],
+    [
+      'authorize: { forward_auth: { url: http://b, copy_headers: [content-length] } }',
+      '2:60: authorize.forward_auth.copy_headers[0]: found "content-length", allowed is the name of a header such as Remote-User that neither belongs to the connection nor frames the body',
+    ],
+    [
+      'bind_to: Authorization',
+      '2:10: bind_to: found "Authorization", allowed is principal, or a list of header names such as [Authorization]',
+    ],
+    ['bind_to: ["a b"]', '2:11: bind_to[0]: found "a b", allowed is the name of a header such as X-Request-Id'],
+    [
+      'delivery: { idempotent: true }',
+      '2:13: delivery.idempotent: was replaced by `guarantee`: write at_least_once for idempotent: true, and leave it out for false',
+    ],
+    [
+      'routes: [{ match: { path: /a }, delivery: { idempotent: true } }]',
+      '2:45: routes[0].delivery.idempotent: was replaced by `guarantee`: write at_least_once for idempotent: true, and leave it out for false',
+    ],
+    [
+      'delivery: { retry: { while_waitin: 5s } }',
+      '2:22: delivery.retry.while_waitin: there is no such setting; did you mean while_waiting?',
+    ],
+    [
+      'delivery: { framing: { feld: a } }',
+      '2:24: delivery.framing.feld: there is no such setting; did you mean field?',
+    ],
+  ])('%s', (line, mistake) => {
+    expect(mistakes(line)).toEqual([mistake]);
+  });
+});
+
+describe('settings that are right one by one, but not together', () => {
+  const rechecked = 'authorize: { forward_auth: http://b, recheck: true }';
+  test.each([
+    [
+      'delivery: { mode: eager, gate: { http: http://g } }',
+      '2:19: delivery.mode: cannot be eager with a gate: a gate has to see the whole before the origin does',
+    ],
+    [
+      'delivery: { gate: { http: http://g } }\nroutes: [{ match: { path: /a }, delivery: { mode: eager } }]',
+      '3:51: routes[0].delivery.mode: cannot be eager with a gate: a gate has to see the whole before the origin does',
+    ],
+    [
+      `delivery: { mode: eager }\n${rechecked}`,
+      '2:19: delivery.mode: cannot be eager with authorize.recheck: that asks before delivery, which would have begun long before',
+    ],
+    [
+      'delivery: { wait: 10s, retry: { while_waiting: 20s } }',
+      '2:48: delivery.retry.while_waiting: is 20000ms, more than delivery.wait, which is 10000ms',
+    ],
+    ['authorize: { recheck: true }', '2:23: authorize.recheck: is set without a `forward_auth` that could be asked'],
+    ['bind_to: principal', '2:10: bind_to: cannot be principal without `authorize.forward_auth`, which names it'],
+    [
+      'authorize: { forward_auth: http://b }\nbind_to: principal\nroutes: [{ match: { path: /a }, authorize: { forward_auth: null } }]',
+      '4:10: routes[0].bind_to: cannot be principal without `authorize.forward_auth`, which names it',
+    ],
+  ])('%s', (lines, mistake) => {
+    expect(mistakes(lines)).toEqual([mistake]);
+  });
+
+  test('what is wrong with forward_auth is not told twice', () => {
+    expect(mistakes('authorize: { forward_auth: ask, recheck: true }\nbind_to: principal')).toHaveLength(1);
+  });
+});
