@@ -2,10 +2,12 @@ import type { Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
+import type { Leases } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
 
 export interface SweepOptions {
   readonly store: UploadStore;
+  readonly leases: Leases;
   readonly spool: Spool;
   readonly metrics: Metrics;
   readonly log: Log;
@@ -47,7 +49,20 @@ export class Sweep {
       .finally(() => (this.running = undefined));
   }
 
+  /** A body that is still coming, or a commit that came since the round began, renews an upload's time. */
   private async expire(id: string): Promise<void> {
+    const { store, leases, clock } = this.options;
+    if ((await store.get(id))?.phase !== 'receiving') return this.remove(id);
+    const lease = await leases.take(id);
+    try {
+      const upload = await store.get(id);
+      if (!upload || upload.expiresAt <= clock()) await this.remove(id);
+    } finally {
+      await lease.release();
+    }
+  }
+
+  private async remove(id: string): Promise<void> {
     const { store, spool, metrics } = this.options;
     const upload = await store.get(id);
     if (upload && isUnfinished(upload)) metrics.uploadEnded('expired');

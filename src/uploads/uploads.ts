@@ -19,7 +19,7 @@ export interface UploadsOptions {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
-  readonly delivery: Delivery;
+  readonly delivery: Pick<Delivery, 'result'>;
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
