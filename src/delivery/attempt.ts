@@ -1,13 +1,14 @@
 import { Fault } from '../model/fault.js';
-import type { Headers } from '../model/headers.js';
+import { fieldValue, type Headers } from '../model/headers.js';
 import type { Route } from '../model/route.js';
 import type { Answer, Attempt, Chunk, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
 import { AnswerTape } from './answer-tape.js';
-import { framedRaw } from './framing.js';
+import { framed } from './framing.js';
 import { Unanswered, type Origin } from './origin.js';
 import { replayOf } from './replay.js';
-import { isRefusal } from './retry.js';
+import { retryAfterAt } from './retry-after.js';
+import { isChallenge, isRefusal } from './retry.js';
 
 export interface AttemptRooms {
   readonly origin: Origin;
@@ -28,10 +29,17 @@ export interface AttemptCall {
   readonly onTape: (tape: AnswerTape | undefined) => void;
 }
 
+export interface Answered {
+  readonly tape: AnswerTape;
+  readonly answer: Answer;
+  /** When it has a place in the record. */
+  readonly body: Uint8Array | undefined;
+}
+
 /** How an attempt ended; its answer is whole, but not recorded yet. */
 export interface Tried {
   readonly attempt: Attempt;
-  readonly answered?: { readonly tape: AnswerTape; readonly answer: Answer; readonly body: Uint8Array | undefined };
+  readonly answered?: Answered;
   /** The spool does not have the upload any more: no attempt can ever succeed. */
   readonly bytesLost?: true;
 }
@@ -45,10 +53,12 @@ export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<T
     status = answer.status;
     if (isRefusal(status, call.route.delivery.retry)) {
       answer.body.destroy();
-      return ended(call, rooms, { reached: 'answered', status, problem: `the origin answered ${status}` });
+      const notBefore = retryAfterAt(fieldValue(answer.headers, 'retry-after'), rooms.clock());
+      return ended(call, rooms, { reached: 'answered', status, notBefore, problem: `the origin answered ${status}` });
     }
-    tape = new AnswerTape(answer, tapeRooms(call, rooms));
-    call.onTape(tape);
+    tape = new AnswerTape(answer, tapeRooms(call, rooms, status));
+    // A challenge is shown once the upload is parked: who answers it must not come too early.
+    if (!isChallenge(status, call.route.delivery.retry)) call.onTape(tape);
     const taken = await tape.take(rooms.clock());
     return { ...ended(call, rooms, { reached: 'answered', status }), answered: { tape, ...taken } };
   } catch (error) {
@@ -61,13 +71,16 @@ export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<T
 }
 
 function send({ upload, route, chunks, credentials, signal }: AttemptCall, { origin, spool }: AttemptRooms) {
-  const content = framedRaw(upload, chunks, spool);
+  const content = framed(upload, route.delivery.framing, chunks, spool);
   const request = { ...replayOf(upload, route, credentials), content, timeoutMs: route.delivery.timeoutMs };
   return origin.send(request, signal);
 }
 
-function tapeRooms({ upload, route, attempt }: AttemptCall, { spool }: AttemptRooms) {
-  return { spool, id: upload.id, name: `answer-${attempt.number}`, keepInMemory: route.delivery.keepAnswerSize };
+/** Only an answer that ends the delivery has a place in the record. */
+function tapeRooms({ upload, route, attempt }: AttemptCall, { spool }: AttemptRooms, status: number) {
+  const { retry, keepAnswerSize } = route.delivery;
+  const keepInMemory = isChallenge(status, retry) ? 0 : keepAnswerSize;
+  return { spool, id: upload.id, name: `answer-${attempt.number}`, keepInMemory };
 }
 
 function failed(call: AttemptCall, rooms: AttemptRooms, error: Error, status: number | undefined): Tried {
@@ -81,7 +94,7 @@ function failed(call: AttemptCall, rooms: AttemptRooms, error: Error, status: nu
 function ended(
   { attempt }: AttemptCall,
   { clock }: AttemptRooms,
-  how: Pick<Attempt, 'reached' | 'status' | 'problem'>,
+  how: Pick<Attempt, 'reached' | 'status' | 'problem' | 'notBefore'>,
 ): { readonly attempt: Attempt } {
   return { attempt: { ...attempt, endedAt: clock(), ...how } };
 }

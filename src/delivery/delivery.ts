@@ -2,13 +2,16 @@ import { setMaxListeners } from 'node:events';
 import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { Undelivered, Upload } from '../model/upload.js';
+import type { Pending, RunResult } from './audience.js';
 import { keptAnswer } from './kept-answer.js';
-import { retryAfterSeconds } from './retry.js';
+import { AllTurns } from './origin-turns.js';
+import { retryAfterSeconds, secondsUntil } from './retry.js';
 import type { Rooms } from './rooms.js';
-import { Run, type RunResult } from './run.js';
+import { Run, type RunRequest } from './run.js';
+import { settledWithin } from './settled.js';
 import { routeOf } from './terms.js';
 
-export interface DeliveryOptions extends Omit<Rooms, 'claimMs' | 'draining' | 'halted'> {
+export interface DeliveryOptions extends Omit<Rooms, 'claimMs' | 'turns' | 'draining' | 'halted'> {
   readonly claimMs?: number;
   /** How often to look for deliveries that nobody drives. */
   readonly pollMs?: number;
@@ -24,11 +27,30 @@ export type DeliveryResult =
       readonly why: Undelivered;
       readonly retryAfterSeconds: number;
     }
+  /** No answer yet, and the client was held open long enough: the delivery goes on. */
+  | {
+      readonly kind: 'pending';
+      readonly upload: Upload;
+      /** Why the newest attempt brought no answer; missing while one is under way. */
+      readonly why?: Undelivered;
+      readonly retryAfterSeconds: number;
+    }
+  /** The origin wants other credentials: its answer for a client that has none. */
+  | { readonly kind: 'parked'; readonly upload: Upload; readonly answer: RelayedAnswer }
   /** Cancelled, invalid or forgotten. */
   | { readonly kind: 'gone' };
 
-/** So many deliveries that no client waits for run at once; the rest has its turn in the next rounds. */
-const MOST_IN_BACKGROUND = 64;
+/** `begun`: an attempt follows as soon as the origin can be asked. The others say why there is none. */
+export type Redelivery = 'begun' | 'unknown' | 'not-whole' | 'answered' | 'stopping';
+
+export interface ResultRequest {
+  /** Newer than those of the creation, and than those that the origin may have refused. */
+  readonly credentials?: Headers;
+  /** Ends the waiting. */
+  readonly to: AbortSignal;
+  /** How long to wait for the answer; the route's `waitMs` when not given, and never longer. */
+  readonly waitMs?: number;
+}
 
 /** Spool → origin: each whole upload becomes one request, and its answer is kept for whoever asks. */
 export class Delivery {
@@ -45,24 +67,43 @@ export class Delivery {
     const signals = { draining: this.draining.signal, halted: this.halted.signal };
     // Every delivery listens to both: Node would take many of them for a leak.
     setMaxListeners(0, signals.draining, signals.halted);
-    this.rooms = { claimMs: 15_000, ...options, ...signals };
+    const turns = new AllTurns(options.clock, (origin) => {
+      options.log.warn({ origin }, 'an origin failed too often and is left alone for a while');
+      options.metrics.breakerOpened();
+    });
+    options.metrics.countQueuedDeliveries(() => turns.queued);
+    this.rooms = { claimMs: 15_000, ...options, turns, ...signals };
   }
 
   /**
-   * The answer to a whole upload: starts its delivery, joins the one that is running, or gives the kept answer. The signal
-   * ends only the waiting, with its reason; the delivery goes on. Fails with a `Fault`.
+   * The answer to a whole upload: starts its delivery, joins the one that is running, or gives the kept answer. Waiting
+   * ends with the route's patience, or with the signal and its reason; the delivery goes on. Fails with a `Fault`.
    */
-  async result(
-    id: string,
-    { credentials = [], to }: { readonly credentials?: Headers; readonly to: AbortSignal },
-  ): Promise<DeliveryResult> {
-    const known = this.running.has(id) ? undefined : await this.rooms.store.get(id);
-    if (known?.phase === 'answered') return this.settledResult(known);
-    if (known?.phase === 'receiving') throw new Error('an upload that is not whole cannot be delivered');
+  async result(id: string, { credentials = [], to, waitMs = Infinity }: ResultRequest): Promise<DeliveryResult> {
+    const known = await this.rooms.store.get(id);
+    if (!known) return { kind: 'gone' };
+    if (known.phase === 'answered') return this.settledResult(known);
+    if (known.phase === 'receiving') throw new Error('an upload that is not whole cannot be delivered');
+    const { delivery } = routeOf(known, this.rooms.routes);
+    const patience = { ...delivery.retry, waitMs: Math.min(waitMs, delivery.waitMs) };
+    const until = this.rooms.clock() + patience.waitMs;
     const running = this.running.get(id);
-    running?.renew(credentials);
-    const result = await (running ?? this.begin(id, true, credentials)).outcome(to);
-    return this.toDeliveryResult(id, result, to);
+    running?.join(credentials);
+    const run = running ?? this.begin(id, { by: 'client', credentials });
+    return this.toDeliveryResult(id, await run.audience.outcome(to, patience), to, until);
+  }
+
+  /** The operator has what was not answered tried again, with a new budget where the last one had ended. */
+  async redeliver(id: string): Promise<Redelivery> {
+    const known = await this.rooms.store.get(id);
+    if (!known || known.phase === 'cancelled' || known.phase === 'invalid') return 'unknown';
+    if (known.phase === 'receiving') return 'not-whole';
+    if (known.phase === 'answered') return 'answered';
+    if (this.draining.signal.aborted) return 'stopping';
+    const running = this.running.get(id);
+    if (running) running.insist();
+    else this.begin(id, { by: 'operator', credentials: [] });
+    return 'begun';
   }
 
   /** The recorded answer of an answered upload. */
@@ -88,8 +129,8 @@ export class Delivery {
     await this.rooms.origin.close();
   }
 
-  private begin(id: string, isAsked: boolean, credentials: Headers): Run {
-    const run = new Run(id, this.rooms, { isAsked, credentials }, () => this.running.delete(id));
+  private begin(id: string, request: RunRequest): Run {
+    const run = new Run(id, this.rooms, request, () => this.running.delete(id));
     this.running.set(id, run);
     const drive = run.drive();
     this.drives.add(drive);
@@ -105,28 +146,45 @@ export class Delivery {
 
   /**
    * After the first round only what was due in the round before: an upload that has just become whole is about to be asked
-   * for, with credentials that are newer than the stored ones.
+   * for, with credentials that are newer than the stored ones. What its origin has no room for stays for later rounds.
    */
   private async takeUpDue(): Promise<void> {
     const due = await this.rooms.store.dueDeliveries(this.rooms.clock());
     const before = this.dueBefore;
     for (const id of due) {
-      if (this.running.size >= MOST_IN_BACKGROUND || this.draining.signal.aborted) break;
-      if (!this.running.has(id) && (!before || before.has(id))) this.begin(id, false, []);
+      if (this.draining.signal.aborted) break;
+      if (this.running.has(id) || (before && !before.has(id))) continue;
+      if (await this.hasRoom(id)) this.begin(id, { by: 'nobody', credentials: [] });
     }
     this.dueBefore = new Set(due);
   }
 
-  private async toDeliveryResult(id: string, result: RunResult, to: AbortSignal): Promise<DeliveryResult> {
+  private async hasRoom(id: string): Promise<boolean> {
+    const upload = await this.rooms.store.get(id);
+    if (!upload || this.running.has(id)) return false;
+    const { origin, delivery } = routeOf(upload, this.rooms.routes);
+    return this.rooms.turns.of(origin).isFree(delivery);
+  }
+
+  private async toDeliveryResult(
+    id: string,
+    result: RunResult | Pending,
+    to: AbortSignal,
+    until: number,
+  ): Promise<DeliveryResult> {
     switch (result.kind) {
       case 'tape':
         return { kind: 'answered', upload: result.upload, answer: result.tape.relay() };
       case 'undelivered':
         return this.undelivered(result.upload, result.why);
+      case 'pending':
+        return this.pending(id, result);
       case 'failed':
         throw result.error;
-      case 'elsewhere':
-        return this.settledResult(await this.rooms.store.settled(id, to));
+      case 'elsewhere': {
+        const settled = await settledWithin(this.rooms.store, id, to, until - this.rooms.clock());
+        return settled === 'late' ? this.pending(id, { kind: 'pending' }) : this.settledResult(settled);
+      }
     }
   }
 
@@ -137,7 +195,22 @@ export class Delivery {
   }
 
   private undelivered(upload: Upload, why: Undelivered): DeliveryResult {
+    if (why.answer) return { kind: 'parked', upload, answer: this.kept(upload) };
     const { retry } = routeOf(upload, this.rooms.routes).delivery;
-    return { kind: 'undelivered', upload, why, retryAfterSeconds: retryAfterSeconds(upload.attempts.at(-1), retry) };
+    const seconds = retryAfterSeconds(upload.attempts.at(-1), retry, this.rooms.clock());
+    return { kind: 'undelivered', upload, why, retryAfterSeconds: seconds };
+  }
+
+  private async pending(id: string, { why, dueAt }: Pending): Promise<DeliveryResult> {
+    const upload = await this.rooms.store.get(id);
+    if (!upload || upload.phase === 'answered') return this.settledResult(upload);
+    const now = this.rooms.clock();
+    const { retry } = routeOf(upload, this.rooms.routes).delivery;
+    return {
+      kind: 'pending',
+      upload,
+      why,
+      retryAfterSeconds: secondsUntil(dueAt ?? now + retry.longestDelayMs, now),
+    };
   }
 }

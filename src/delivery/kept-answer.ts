@@ -9,9 +9,9 @@ export interface KeptRooms {
   readonly spool: Pick<Spool, 'read'>;
 }
 
-/** The recorded answer of an upload, as often as it is asked for. */
+/** The recorded answer of an upload, or the challenge it was parked with, as often as it is asked for. */
 export function keptAnswer(upload: Upload, rooms: KeptRooms): RelayedAnswer {
-  const { answer } = upload;
+  const answer = upload.answer ?? upload.undelivered?.answer;
   if (!answer) throw new Fault('RECORD_DAMAGED', 'an answered upload has no answer', false);
   const { status, reason, headers, trailers, bodySize } = answer;
   return { status, reason, headers, bodySize, body: bodyOf(upload.id, answer, rooms), trailers: () => trailers };

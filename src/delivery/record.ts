@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Route } from '../model/route.js';
-import type { Chunk, Upload } from '../model/upload.js';
+import type { Attempt, Chunk, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
-import type { Tried } from './attempt.js';
+import type { Answered } from './attempt.js';
 import type { Rooms } from './rooms.js';
 
 /**
@@ -11,7 +11,7 @@ import type { Rooms } from './rooms.js';
  */
 export async function recordAnswer(
   id: string,
-  tried: Required<Pick<Tried, 'attempt' | 'answered'>>,
+  tried: { readonly attempt: Attempt; readonly answered: Answered },
   route: Route,
   rooms: Rooms,
   onTrouble: () => void,

@@ -9,11 +9,21 @@ export interface RetryPolicy {
 }
 
 export type Verdict =
-  { readonly kind: 'again'; readonly afterMs: number } | { readonly kind: 'give-up'; readonly why: Undelivered };
+  | { readonly kind: 'again'; readonly dueAt: number; readonly why: Undelivered }
+  | { readonly kind: 'give-up'; readonly why: Undelivered };
 
 export type Start =
-  | { readonly kind: 'send'; readonly number: number; readonly budgetFrom: number }
+  | {
+      readonly kind: 'send';
+      readonly number: number;
+      readonly budgetFrom: number;
+      /** Missing when this attempt begins the budget. */
+      readonly budgetSince?: number;
+    }
   | { readonly kind: 'give-up'; readonly why: Undelivered };
+
+/** Who wants an upload tried again whose trying had ended. */
+export type Asker = { readonly by: 'operator' } | { readonly by: 'client'; readonly hasCredentials: boolean };
 
 const IDEMPOTENT_METHODS = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
 
@@ -22,52 +32,91 @@ export function isRepeatable(method: string, guarantee: Guarantee | undefined): 
   return guarantee === undefined ? IDEMPOTENT_METHODS.has(method) : guarantee === 'at_least_once';
 }
 
-/** What follows an attempt that left us without an answer, or of which nobody knows how it ended. */
+/**
+ * What follows an attempt that left us without an answer, or of which nobody knows how it ended. Its own times decide, not
+ * the clock: however long the proxy was stopped in between, the verdict is the same.
+ */
 export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () => number): Verdict {
-  const why = whyUndelivered(attempt, policy.rules);
-  if (why.reason === 'outcome-unknown' && !policy.repeatable) return { kind: 'give-up', why };
-  if (failures(attempt) >= policy.rules.maxAttempts) return { kind: 'give-up', why };
-  return { kind: 'again', afterMs: jittered(delayMs(failures(attempt), policy.rules), random) };
+  const { rules, repeatable } = policy;
+  const why = whyUndelivered(attempt, rules);
+  const mayBeRepeated = why.reason !== 'unauthorized' && (why.reason !== 'outcome-unknown' || repeatable);
+  if (!mayBeRepeated) return { kind: 'give-up', why };
+  const { startedAt, endedAt = startedAt, notBefore = 0 } = attempt;
+  const dueAt = Math.max(startedAt, endedAt) + jittered(delayMs(failures(attempt), rules), random);
+  const lastAt = budgetEnd(attempt, rules);
+  if (dueAt > lastAt) return { kind: 'give-up', why };
+  return { kind: 'again', dueAt: Math.max(dueAt, Math.min(notBefore, lastAt)), why };
 }
 
 /**
- * Whether an upload that was just claimed may be sent. `asked`: trying had ended and a client asks again, which begins a
- * new budget and permits even what may have been taken already. Otherwise the newest attempt decides.
+ * Whether an upload may be sent now. `asked`: trying had ended and somebody who may asks again, which begins a new budget
+ * and permits even what may have been taken already. Otherwise the newest attempt decides.
  */
 export function beforeAttempt(newest: Attempt | undefined, asked: boolean, policy: RetryPolicy): Start {
   const number = (newest?.number ?? 0) + 1;
   if (!newest || asked) return { kind: 'send', number, budgetFrom: number };
   const verdict = afterAttempt(newest, policy, () => 0);
   if (verdict.kind === 'give-up') return verdict;
-  return { kind: 'send', number, budgetFrom: newest.budgetFrom ?? newest.number };
+  const { budgetFrom = newest.number, budgetSince = newest.startedAt } = newest;
+  return { kind: 'send', number, budgetFrom, budgetSince };
 }
 
 /**
- * Whether a client that asks can begin a new budget. Not when the origin may have taken the upload and its client was never
+ * Whether trying that has ended may begin again. Not when the origin may have taken the upload and its client was never
  * told so, because the process died: it only wants the answer it lost, and would have its request sent twice unknowingly.
+ * Not with the credentials that the origin has refused. The operator knows what he does.
  */
-export function mayAskAgain(why: Undelivered | undefined, policy: RetryPolicy): boolean {
-  return why?.reason !== 'outcome-unknown' || policy.repeatable || why.clientKnows === true;
+export function mayAskAgain(why: Undelivered, asker: Asker, policy: RetryPolicy): boolean {
+  if (asker.by === 'operator') return true;
+  switch (why.reason) {
+    case 'unreachable':
+    case 'refused':
+      return true;
+    case 'outcome-unknown':
+      return policy.repeatable || why.clientKnows === true;
+    case 'unauthorized':
+      return asker.hasCredentials || why.answer === undefined;
+    case 'quarantined':
+      return false;
+  }
 }
 
-/** When a client may sensibly ask again, for `Retry-After`. */
-export function retryAfterSeconds(newest: Attempt | undefined, rules: RetryRules): number {
-  return Math.max(1, Math.ceil(delayMs(newest ? failures(newest) : 1, rules) / 1000));
+/** When a client may sensibly ask again after trying has ended, for `Retry-After`. */
+export function retryAfterSeconds(newest: Attempt | undefined, rules: RetryRules, now: number): number {
+  const delay = delayMs(newest ? failures(newest) : 1, rules);
+  return secondsUntil(Math.max(now + delay, newest?.notBefore ?? 0), now);
 }
 
-/** One that never ended, or whose answer was not recorded, may have been taken by the origin: its process was lost. */
-function whyUndelivered({ reached, status, problem }: Attempt, rules: RetryRules): Undelivered {
-  if (reached === 'never-sent') return { reason: 'unreachable', problem: problem ?? 'the origin could not be reached' };
-  if (reached === 'answered' && isRefusal(status, rules))
-    return { reason: 'refused', status, problem: problem ?? `the origin answered ${status}` };
-  return { reason: 'outcome-unknown', problem: problem ?? LOST_WITH_PROCESS };
+/** For `Retry-After`: whole seconds, never too early. */
+export function secondsUntil(at: number, now: number): number {
+  return Math.max(1, Math.ceil((at - now) / 1000));
 }
-
-export const LOST_WITH_PROCESS = 'the proxy stopped before it had recorded an answer';
 
 /** A status that the route counts as a failure to be repeated, not as the origin's answer. */
 export function isRefusal(status: number | undefined, { retryOn }: RetryRules): status is number {
   return status !== undefined && retryOn.includes(status);
+}
+
+/** RFC 9110 §15.5.2: nothing was done with the request, and the same one with other credentials may be welcome. */
+export function isChallenge(status: number | undefined, rules: RetryRules): boolean {
+  return status === 401 && !isRefusal(status, rules);
+}
+
+export const LOST_WITH_PROCESS = 'the proxy stopped before it had recorded an answer';
+
+/** One that never ended, or whose answer was not recorded, may have been taken by the origin: its process was lost. */
+function whyUndelivered({ reached, status, problem }: Attempt, rules: RetryRules): Undelivered {
+  if (reached === 'never-sent') return { reason: 'unreachable', problem: problem ?? 'the origin could not be reached' };
+  const says = problem ?? `the origin answered ${status}`;
+  if (reached === 'answered' && isRefusal(status, rules)) return { reason: 'refused', status, problem: says };
+  if (reached === 'answered' && isChallenge(status, rules)) return { reason: 'unauthorized', status, problem: says };
+  return { reason: 'outcome-unknown', problem: problem ?? LOST_WITH_PROCESS };
+}
+
+/** Trying for a waiting client is bounded in number and time, trying in the background in time alone. */
+function budgetEnd(attempt: Attempt, { maxAttempts, whileWaitingMs, inBackgroundMs }: RetryRules): number {
+  const since = attempt.budgetSince ?? attempt.startedAt;
+  return since + Math.max(inBackgroundMs, failures(attempt) < maxAttempts ? whileWaitingMs : 0, 0);
 }
 
 function failures({ number, budgetFrom = number }: Attempt): number {

@@ -4,6 +4,7 @@ import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
 import type { Origin } from './origin.js';
+import type { AllTurns } from './origin-turns.js';
 
 /** What every delivery works with. */
 export interface Rooms {
@@ -11,6 +12,7 @@ export interface Rooms {
   readonly spool: Spool;
   readonly origin: Origin;
   readonly routes: Routes;
+  readonly turns: AllTurns;
   /** Names this process among all that deliver from the same store. */
   readonly worker: string;
   readonly clock: () => number;

@@ -1,124 +1,158 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Headers } from '../model/headers.js';
 import type { Route } from '../model/route.js';
-import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
+import type { Attempt, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import type { AnswerTape } from './answer-tape.js';
 import { tryOnce, type Tried } from './attempt.js';
-import { Change } from './change.js';
+import { Audience } from './audience.js';
 import { HeldClaim } from './claim.js';
-import { recordAnswer, removeChunks } from './record.js';
-import { reportAttempt, reportEnd, reportLoss } from './report.js';
-import { afterAttempt, beforeAttempt, LOST_WITH_PROCESS, mayAskAgain, type RetryPolicy } from './retry.js';
+import { Ending, type Next } from './ending.js';
+import { Interlude } from './interlude.js';
+import type { Turn } from './origin-turns.js';
+import { reportAttempt } from './report.js';
+import { beforeAttempt, isRefusal, LOST_WITH_PROCESS, mayAskAgain, type Start } from './retry.js';
 import type { Rooms } from './rooms.js';
 import { policyOf, routeOf } from './terms.js';
 
-export type RunResult =
-  /** The answer, which may still be growing. */
-  | { readonly kind: 'tape'; readonly upload: Upload; readonly tape: AnswerTape }
-  | { readonly kind: 'undelivered'; readonly upload: Upload; readonly why: Undelivered }
-  /** Not for this worker: settled already, or being delivered by another. */
-  | { readonly kind: 'elsewhere' }
-  | { readonly kind: 'failed'; readonly error: unknown };
+const LEFT_ALONE: Undelivered = { reason: 'unreachable', problem: 'the origin failed too often and is left alone' };
 
-const STOPPING: Undelivered = { reason: 'unreachable', problem: 'the proxy is being stopped' };
+type GivenTurn = Extract<Turn, { readonly kind: 'go' }>;
 
-/** The next attempt follows after so many milliseconds, or none does. */
-type Next = number | 'over';
+/** For a step that sends nothing. */
+const NO_TURN: GivenTurn = { kind: 'go', end: () => undefined };
+
+export interface RunRequest {
+  /** Who asks: what ended without an answer may be tried again for them. */
+  readonly by: 'nobody' | 'client' | 'operator';
+  /** The newest that a client brought. */
+  readonly credentials: Headers;
+}
 
 /** One upload's delivery by this worker, from its claim to its end, in as many attempts as the policy allows. */
 export class Run {
-  private readonly changed = new Change();
-  private readonly startedAt: number;
-  private result: RunResult | undefined;
-  private waiting = 0;
+  readonly audience: Audience;
+  private readonly interlude: Interlude;
+  private readonly ending: Ending;
+  private credentials: Headers;
+  /** Somebody who may asked for what had ended to be tried again. */
+  private isAsked = false;
 
   constructor(
     private readonly id: string,
     private readonly rooms: Rooms,
-    private readonly request: {
-      /** A client asks: what ended without an answer may be tried again. */
-      isAsked: boolean;
-      /** The newest that a client brought. */
-      credentials: Headers;
-    },
+    private readonly request: RunRequest,
     /** Called once, when who comes later needs a run of their own. */
-    private readonly onOver: () => void,
+    onOver: () => void,
   ) {
-    this.startedAt = rooms.clock();
+    this.audience = new Audience(rooms.clock);
+    this.ending = new Ending(id, rooms, this.audience, onOver);
+    this.interlude = new Interlude(rooms.clock, rooms.draining);
+    this.credentials = request.credentials;
   }
 
-  /** A client that waits with others brought newer credentials: the next attempt uses them. */
-  renew(credentials: Headers): void {
-    if (credentials.length > 0) this.request.credentials = credentials;
+  /** Another client came, perhaps with newer credentials: the next attempt uses them, and is made now if it may be. */
+  join(credentials: Headers): void {
+    if (credentials.length > 0) this.credentials = credentials;
+    if (this.interlude.hurry()) this.audience.pauses(undefined);
   }
 
-  /** Fulfilled as soon as there is an answer to read, or the end. Rejects with the signal's reason. */
-  async outcome(signal: AbortSignal): Promise<RunResult> {
-    this.waiting++;
-    try {
-      while (!this.result) await this.changed.next(signal);
-      return this.result;
-    } finally {
-      this.waiting--;
-    }
+  /** The operator wants the next attempt now, whatever the origin asked for. */
+  insist(): void {
+    if (this.interlude.insist()) this.audience.pauses(undefined);
   }
 
   /** Never fails. */
   async drive(): Promise<void> {
     try {
-      for (let next = await this.step(); next !== 'over'; next = await this.step())
-        await sleep(next, undefined, { signal: this.rooms.draining }).catch(() => undefined);
+      for (let next = await this.step(); next !== 'over'; next = await this.step()) {
+        this.audience.pauses(next);
+        await this.interlude.pause(next.until, next.notBefore);
+        this.audience.pauses(undefined);
+      }
     } catch (error) {
       // The record stays as it is: when the claim has run out, what it says decides, and nothing is sent twice.
       this.rooms.log.error({ upload: uploadTag(this.id), err: error }, 'a delivery failed');
-      this.finish({ kind: 'failed', error });
+      this.ending.finish({ kind: 'failed', error });
     }
   }
 
+  /** Takes its turn at the origin before the claim: while it waits for it, the record says so and anybody may take it. */
   private async step(): Promise<Next> {
-    const upload = await this.claim();
-    if (!upload) return 'over';
+    const known = await this.look();
+    if (!known) return 'over';
+    const turn = this.startOf(known).kind === 'send' ? await this.takeTurn(known) : NO_TURN;
+    if (turn.kind === 'stopped') return this.ending.stopped(known);
+    if (turn.kind === 'later') return { until: turn.at, notBefore: turn.at, why: LEFT_ALONE };
+    try {
+      return await this.deliverClaimed(turn);
+    } finally {
+      turn.end();
+    }
+  }
+
+  /** The upload, when it is this run's to deliver. */
+  private async look(): Promise<Upload | undefined> {
+    const known = await this.rooms.store.get(this.id);
+    const { by } = this.request;
+    const mayTry =
+      known?.phase === 'complete' ||
+      known?.phase === 'delivering' ||
+      (known?.phase === 'undelivered' && by !== 'nobody' && this.mayBeTold(known));
+    if (!mayTry) this.ending.elsewhere();
+    else if (this.rooms.draining.aborted) this.ending.stopped(known);
+    else return known;
+    return undefined;
+  }
+
+  /** Whether asking changes anything: it begins a new budget, or its client learns of an unknown outcome. */
+  private mayBeTold(known: Upload): boolean {
+    const { by } = this.request;
+    const why = known.undelivered;
+    if (!why || by === 'nobody') return true;
+    const asker = by === 'operator' ? { by } : { by, hasCredentials: this.credentials.length > 0 };
+    this.isAsked = mayAskAgain(why, asker, policyOf(known, routeOf(known, this.rooms.routes)));
+    return this.isAsked || why.reason === 'outcome-unknown';
+  }
+
+  private startOf(upload: Upload): Start {
+    const policy = policyOf(upload, routeOf(upload, this.rooms.routes));
+    return beforeAttempt(upload.attempts.at(-1), this.isAsked, policy);
+  }
+
+  private takeTurn(upload: Upload): Promise<Turn> {
+    const { turns, draining, routes } = this.rooms;
+    const { origin, delivery } = routeOf(upload, routes);
+    return turns.of(origin).take({ rules: delivery, isUrgent: () => this.audience.isWaiting, signal: draining });
+  }
+
+  private async deliverClaimed(turn: GivenTurn): Promise<Next> {
+    const { store, worker, clock, claimMs } = this.rooms;
+    const upload = await store.claimDelivery(this.id, worker, clock() + claimMs);
+    if (!upload) return this.ending.elsewhere();
     const claim = new HeldClaim(this.id, this.rooms);
     try {
-      return await this.deliver(upload, claim.signal);
+      return await this.deliver(upload, turn, claim.signal);
     } finally {
       claim.release();
     }
   }
 
-  private async claim(): Promise<Upload | undefined> {
-    const { store, worker, clock, claimMs, draining, routes } = this.rooms;
-    const known = await store.get(this.id);
-    const wasGivenUp = known?.phase === 'undelivered';
-    const mayTry = known?.phase === 'complete' || known?.phase === 'delivering' || (wasGivenUp && this.request.isAsked);
-    if (mayTry && draining.aborted) {
-      reportEnd(known, 'postponed', this.startedAt, this.rooms);
-      this.finish({ kind: 'undelivered', upload: known, why: STOPPING });
-      return undefined;
-    }
-    this.request.isAsked &&= wasGivenUp && mayAskAgain(known.undelivered, policyOf(known, routeOf(known, routes)));
-    const claimed = mayTry ? await store.claimDelivery(this.id, worker, clock() + claimMs) : undefined;
-    if (!claimed) this.finish({ kind: 'elsewhere' });
-    return claimed;
-  }
-
-  private async deliver(upload: Upload, signal: AbortSignal): Promise<Next> {
+  private async deliver(upload: Upload, turn: GivenTurn, signal: AbortSignal): Promise<Next> {
     const { store, worker, clock, routes } = this.rooms;
     const route = routeOf(upload, routes);
-    const policy = policyOf(upload, route);
     await this.closeLeftOpen(upload.attempts.at(-1));
-    const start = beforeAttempt(upload.attempts.at(-1), this.request.isAsked, policy);
-    if (start.kind === 'give-up') return this.giveUp(start.why);
-    this.request.isAsked = false;
-    const { number, budgetFrom } = start;
-    const attempt = { number, budgetFrom, origin: route.origin, startedAt: clock() };
+    const start = this.startOf(upload);
+    if (start.kind === 'give-up') return this.ending.giveUp(start.why);
+    // It may be sent after all: with a turn.
+    if (turn === NO_TURN) return this.ending.postpone({ until: clock(), why: LEFT_ALONE });
+    this.isAsked = false;
+    const { number, budgetFrom, budgetSince = clock() } = start;
+    const attempt = { number, budgetFrom, budgetSince, origin: route.origin, startedAt: clock() };
     const begun = await store.beginAttempt(this.id, worker, attempt);
-    if (begun === 'stale') return this.elsewhere();
-    const chunks = await store.chunks(this.id);
-    const tried = await this.try({ upload: begun, route, chunks, attempt, signal });
-    if (tried.answered) return this.record(begun, { ...tried, answered: tried.answered }, route, chunks);
-    return this.goOn(tried, policy);
+    if (begun === 'stale') return this.ending.elsewhere();
+    const tried = await this.try(begun, route, attempt, signal);
+    turn.end(provesLife(tried, signal, route));
+    return this.ending.after(begun, tried, route);
   }
 
   /** Its process died within it: now the record says so. */
@@ -129,88 +163,28 @@ export class Run {
     await store.endAttempt(this.id, worker, closed);
   }
 
-  private async try(call: {
-    readonly upload: Upload;
-    readonly route: Route;
-    readonly chunks: readonly Chunk[];
-    readonly attempt: Attempt;
-    readonly signal: AbortSignal;
-  }): Promise<Tried> {
-    const { metrics } = this.rooms;
-    const { credentials } = this.request;
+  private async try(upload: Upload, route: Route, attempt: Attempt, signal: AbortSignal): Promise<Tried> {
+    const { metrics, store } = this.rooms;
+    const { credentials, audience } = this;
+    const chunks = await store.chunks(this.id);
     // A crash must not make untrue what a client was shown: a short answer is recorded first. Whoever was shown a long one
     // that broke off fails with it; who comes after that waits for what follows.
     const onTape = (tape: AnswerTape | undefined): void => {
-      this.result = undefined;
-      tape?.whenLong(() => this.show({ kind: 'tape', upload: call.upload, tape }));
+      audience.takeBack();
+      tape?.whenLong(() => audience.show({ kind: 'tape', upload, tape }));
     };
     metrics.activeDeliveries.inc();
-    const tried = await tryOnce({ ...call, credentials, onTape }, this.rooms);
+    const tried = await tryOnce({ upload, route, chunks, credentials, attempt, signal, onTape }, this.rooms);
     metrics.activeDeliveries.dec();
     reportAttempt(this.id, tried.attempt, this.rooms);
     return tried;
   }
+}
 
-  private async record(
-    upload: Upload,
-    tried: Required<Pick<Tried, 'attempt' | 'answered'>>,
-    route: Route,
-    chunks: readonly Chunk[],
-  ): Promise<Next> {
-    const { tape } = tried.answered;
-    const recorded = await recordAnswer(this.id, tried, route, this.rooms, () => {
-      tape.release();
-      this.show({ kind: 'tape', upload, tape });
-    });
-    tape.release();
-    // A cancelled upload has no record any more, but those who wait for its answer get it.
-    if (recorded === 'stale') return this.finish({ kind: 'tape', upload, tape });
-    reportEnd(recorded, 'answered', this.startedAt, this.rooms);
-    this.finish({ kind: 'tape', upload: recorded, tape });
-    await removeChunks(this.id, chunks, this.rooms);
-    return 'over';
-  }
-
-  /** There is no answer. */
-  private async goOn({ attempt, bytesLost }: Tried, policy: RetryPolicy): Promise<Next> {
-    const { store, worker, clock, random } = this.rooms;
-    const ended = await store.endAttempt(this.id, worker, attempt);
-    if (ended === 'stale') return this.elsewhere();
-    if (bytesLost) return this.deactivate(ended, attempt.problem);
-    const verdict = afterAttempt(attempt, policy, random);
-    if (verdict.kind === 'give-up') return this.giveUp(verdict.why);
-    const postponed = await store.postpone(this.id, worker, clock() + verdict.afterMs);
-    return postponed === 'stale' ? this.elsewhere() : verdict.afterMs;
-  }
-
-  private async giveUp(verdict: Undelivered): Promise<Next> {
-    const isTold = this.waiting > 0 && verdict.reason === 'outcome-unknown';
-    const why: Undelivered = isTold ? { ...verdict, clientKnows: true } : verdict;
-    const upload = await this.rooms.store.giveUp(this.id, this.rooms.worker, why);
-    if (upload === 'stale') return this.elsewhere();
-    reportEnd(upload, 'undelivered', this.startedAt, this.rooms);
-    return this.finish({ kind: 'undelivered', upload, why });
-  }
-
-  /** State that was lost is never guessed: the client finds the upload gone and begins anew. */
-  private async deactivate(upload: Upload, problem: string | undefined): Promise<Next> {
-    reportLoss(upload, problem, this.rooms);
-    await this.rooms.store.cancel(this.id);
-    return this.elsewhere();
-  }
-
-  private elsewhere(): 'over' {
-    return this.finish({ kind: 'elsewhere' });
-  }
-
-  private finish(result: RunResult): 'over' {
-    this.show(result);
-    this.onOver();
-    return 'over';
-  }
-
-  private show(result: RunResult): void {
-    this.result = result;
-    this.changed.announce();
-  }
+/** Whether the origin is to be taken for alive; undefined when it was we who ended the attempt. */
+function provesLife({ attempt, bytesLost }: Tried, signal: AbortSignal, route: Route): boolean | undefined {
+  if (signal.aborted || bytesLost) return undefined;
+  if (attempt.reached !== 'answered') return false;
+  // A refusal below 500 is about this request, or about too many of them: it takes somebody alive to say so.
+  return !isRefusal(attempt.status, route.delivery.retry) || attempt.status < 500;
 }

@@ -9,5 +9,5 @@ export function routeOf({ route, request }: Upload, routes: Routes): Route {
 }
 
 export function policyOf({ request }: Upload, { delivery }: Route): RetryPolicy {
-  return { repeatable: isRepeatable(request.method, delivery.guarantee), rules: delivery.retry };
+  return { repeatable: isRepeatable(delivery.method ?? request.method, delivery.guarantee), rules: delivery.retry };
 }

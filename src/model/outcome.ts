@@ -57,6 +57,16 @@ export type Outcome =
       readonly why: Undelivered;
       readonly retryAfterSeconds: number;
     }
+  /** Whole, and its delivery goes on: there was no answer as long as a client is held open for one. */
+  | {
+      readonly kind: 'pending';
+      readonly upload: Upload;
+      /** Why the newest attempt brought no answer; missing while the first is under way. */
+      readonly why?: Undelivered;
+      readonly retryAfterSeconds: number;
+    }
+  /** The origin wants other credentials: its answer for now, while the upload is kept for a client that has them. */
+  | { readonly kind: 'parked'; readonly upload: Upload; readonly answer: RelayedAnswer }
   | { readonly kind: 'cancelled' }
   | { readonly kind: 'discovered' }
   | { readonly kind: 'refused'; readonly refusal: Refusal };

@@ -42,6 +42,8 @@ export interface Attempt {
   readonly number: number;
   /** Number of the first attempt of its budget; a new one begins when a client asks again after trying had ended. */
   readonly budgetFrom?: number;
+  /** When that first attempt began: how long trying may go on is counted from here. */
+  readonly budgetSince?: number;
   readonly origin: string;
   readonly startedAt: number;
   readonly endedAt?: number;
@@ -49,6 +51,8 @@ export interface Attempt {
   readonly status?: number;
   /** What went wrong, for people. */
   readonly problem?: string;
+  /** The origin asked not to be asked again before this (`Retry-After`). */
+  readonly notBefore?: number;
 }
 
 /** The origin's final response, kept whole. */
@@ -108,6 +112,8 @@ export interface Undelivered {
   readonly problem: string;
   /** For `outcome-unknown`: a client was told so, and when it asks again, it knows what it asks for. */
   readonly clientKnows?: true;
+  /** For `unauthorized`: what the origin said, for a client that comes without other credentials. Its body is in the spool. */
+  readonly answer?: Answer;
 }
 
 /** The origin said yes: only then is the last byte acknowledged and the upload shown as complete. */

@@ -93,6 +93,11 @@ export class Metrics {
     buckets: REQUEST_SECONDS,
     ...this.metered,
   });
+  private readonly breakerOpenings = new Counter({
+    name: 'rufh_breaker_opened_total',
+    help: 'How often an origin that had failed too many times in a row was left alone for a while.',
+    ...this.metered,
+  });
   private readonly interims = new Counter({
     name: 'rufh_interim_responses_total',
     help: '104 responses sent, by what they told.',
@@ -155,6 +160,10 @@ export class Metrics {
     this.deliverySeconds.observe({ outcome }, seconds);
   }
 
+  breakerOpened(): void {
+    this.breakerOpenings.inc();
+  }
+
   interimSent(kind: 'resumable' | 'progress'): void {
     this.interims.inc({ kind });
   }
@@ -168,6 +177,18 @@ export class Metrics {
     new Gauge({
       name: 'rufh_open_connections',
       help: 'Client connections that are open.',
+      ...this.metered,
+      collect() {
+        this.set(count());
+      },
+    });
+  }
+
+  /** Asked at every scrape: how many deliveries wait for a turn at their origin. */
+  countQueuedDeliveries(count: () => number): void {
+    new Gauge({
+      name: 'rufh_queued_deliveries',
+      help: 'Deliveries that wait for a turn at their origin.',
       ...this.metered,
       collect() {
         this.set(count());

@@ -6,6 +6,7 @@ import { completenessLine, lines, locationLine, offsetLine, versionLine } from '
 import type { Reply, ReplyContext } from './protocol.js';
 
 type Answered = Extract<Outcome, { readonly kind: 'answered' }>;
+type Parked = Extract<Outcome, { readonly kind: 'parked' }>;
 
 /**
  * The origin's answer, whatever its status: as it came, with what tells a resuming client whose answer it is (RUFH §4.1.2:
@@ -27,6 +28,24 @@ export function renderAnswer(dialect: Dialect, outcome: Answered, context: Reply
         completenessLine(dialect, true),
         reprDigestLine(outcome),
       ),
+    ],
+    body: answer.body,
+    bodySize: answer.bodySize,
+    trailers: () => withoutOurFields(answer.trailers()),
+  };
+}
+
+/**
+ * The origin's 401, as it came, but "not complete": unlike any other answer it is not the last word, because the bytes
+ * are kept and the same upload can be completed with other credentials.
+ */
+export function renderParked(dialect: Dialect, { upload, answer }: Parked): Reply {
+  return {
+    status: answer.status,
+    reason: answer.reason,
+    headers: [
+      ...withoutOurFields(answer.headers),
+      ...lines(versionLine(dialect), offsetLine(upload), completenessLine(dialect, false)),
     ],
     body: answer.body,
     bodySize: answer.bodySize,

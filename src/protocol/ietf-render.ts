@@ -14,7 +14,7 @@ import {
   type MaybeLines,
 } from './ietf-lines.js';
 import { renderRefusal } from './ietf-refusals.js';
-import { renderAnswer } from './ietf-relay.js';
+import { renderAnswer, renderParked } from './ietf-relay.js';
 import { uploadLimit } from './limits.js';
 import { NO_STORE, problemReply } from './problem.js';
 import type { Reply, ReplyContext } from './protocol.js';
@@ -30,8 +30,12 @@ export function renderOutcome(dialect: Dialect, outcome: Outcome, context: Reply
       return retrieved(dialect, outcome.upload, outcome.reprDigest, context);
     case 'answered':
       return renderAnswer(dialect, outcome, context);
+    case 'parked':
+      return renderParked(dialect, outcome);
     case 'undelivered':
-      return undelivered(dialect, outcome);
+      return undelivered(dialect, outcome, dialect.undeliveredStatus, UNDELIVERED[outcome.why.reason]);
+    case 'pending':
+      return pending(dialect, outcome);
     case 'cancelled':
       return ours(204, versionLine(dialect), NO_STORE); // RUFH §4.5: exactly 204 until draft-08, and tus-js-client insists
     case 'discovered':
@@ -110,10 +114,14 @@ function discovered(dialect: Dialect, { limits }: ReplyContext): Reply {
  * The upload is whole, but the origin has not answered. "Not complete" in every dialect: to say "complete" would make a
  * client give up bytes that we keep and that its next completing append can still have delivered.
  */
-function undelivered(dialect: Dialect, outcome: Extract<Outcome, { readonly kind: 'undelivered' }>): Reply {
-  const { upload, why, retryAfterSeconds } = outcome;
+function undelivered(
+  dialect: Dialect,
+  { upload, retryAfterSeconds }: { readonly upload: Upload; readonly retryAfterSeconds: number },
+  status: number,
+  detail: string,
+): Reply {
   return problemReply(
-    { status: dialect.undeliveredStatus, detail: UNDELIVERED[why.reason] },
+    { status, detail },
     lines(
       versionLine(dialect),
       offsetLine(upload),
@@ -122,6 +130,20 @@ function undelivered(dialect: Dialect, outcome: Extract<Outcome, { readonly kind
     ),
   );
 }
+
+/** Nothing is wrong so far but the time it takes (RFC 9110 §15.6.5), or an attempt failed and more follow. */
+function pending(dialect: Dialect, outcome: Extract<Outcome, { readonly kind: 'pending' }>): Reply {
+  if (!outcome.why) return undelivered(dialect, outcome, 504, UNANSWERED);
+  return undelivered(dialect, outcome, dialect.undeliveredStatus, FAILING);
+}
+
+const UNANSWERED =
+  'The upload is whole and kept, and its target works on it, but has not answered yet. ' +
+  'Append its end again later to get the answer.';
+
+const FAILING =
+  'The upload is whole and kept, but its target could not take it so far. It is tried again. ' +
+  'Append its end again later to get the answer.';
 
 /** In general words: what exactly failed behind us is the operator's business. */
 const UNDELIVERED: Readonly<Record<Undelivered['reason'], string>> = {

@@ -34,6 +34,8 @@ export class Answers {
       case 'gone':
         return refused({ reason: 'gone', detail: 'The upload was cancelled.' });
       case 'undelivered':
+      case 'pending':
+      case 'parked':
       case 'interrupted':
         return result;
     }

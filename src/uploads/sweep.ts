@@ -82,7 +82,8 @@ export class Sweep {
 
   private async isCounted(upload: Upload, name: string): Promise<boolean> {
     if (upload.phase === 'delivering') return true;
-    if (upload.answer?.body.in === 'spool' && upload.answer.body.name === name) return true;
+    const kept = upload.answer ?? upload.undelivered?.answer;
+    if (kept?.body.in === 'spool' && kept.body.name === name) return true;
     const chunks = await this.options.store.chunks(upload.id);
     return chunks.some((chunk) => chunk.name === name);
   }

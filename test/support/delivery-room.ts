@@ -221,7 +221,7 @@ export function routeTo(origin: string, { rules, retry }: Pick<RoomOptions, 'rul
         longestDelayMs: 40,
         retryOn: [502, 503, 504],
         whileWaitingMs: 60_000,
-        inBackgroundMs: 60_000,
+        inBackgroundMs: 0,
         ...retry,
       },
     },

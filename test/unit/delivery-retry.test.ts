@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
-import { afterAttempt, beforeAttempt, isRepeatable, retryAfterSeconds } from '../../src/delivery/retry.js';
-import type { Attempt } from '../../src/model/upload.js';
+import { afterAttempt, beforeAttempt, isRepeatable, mayAskAgain, retryAfterSeconds } from '../../src/delivery/retry.js';
+import type { Answer, Attempt, Undelivered } from '../../src/model/upload.js';
 
 const rules = {
   maxAttempts: 3,
@@ -8,7 +8,7 @@ const rules = {
   longestDelayMs: 1000,
   retryOn: [502, 503, 504],
   whileWaitingMs: 60_000,
-  inBackgroundMs: 60_000,
+  inBackgroundMs: 0,
 };
 const once = { repeatable: false, rules };
 const repeatable = { repeatable: true, rules };
@@ -36,6 +36,8 @@ describe('after an attempt', () => {
   const sent = { reached: 'sent', problem: 'reset' } as const;
   const refused = { reached: 'answered', status: 503 } as const;
   const answered = { reached: 'answered', status: 201 } as const;
+  const challenged = { reached: 'answered', status: 401, problem: 'the origin answered 401' } as const;
+  const unauthorized = { reason: 'unauthorized', status: 401, problem: 'the origin answered 401' };
   const open = {};
   const unreachable = { reason: 'unreachable', problem: 'ECONNREFUSED' };
   const unknown = { reason: 'outcome-unknown', problem: 'reset' };
@@ -51,6 +53,8 @@ describe('after an attempt', () => {
     ['sent, no answer', sent, repeatable, 3, unknown],
     ['refused by retry_on', refused, once, 1, 'again'],
     ['refused by retry_on', refused, once, 3, { reason: 'refused', status: 503, problem: 'the origin answered 503' }],
+    ['challenged', challenged, once, 1, unauthorized],
+    ['challenged', challenged, repeatable, 1, unauthorized],
     ['never ended', open, once, 1, lost],
     ['never ended', open, repeatable, 1, 'again'],
     ['answered, but not recorded', answered, once, 1, lost],
@@ -75,18 +79,43 @@ describe('after an attempt', () => {
   ])(
     'delays double up to the longest, jitter takes up to half: failure %i, random %f → %i ms',
     (number, random, ms) => {
-      const patient = { repeatable: false, rules: { ...rules, maxAttempts: 100 } };
+      const patient = { repeatable: false, rules: { ...rules, maxAttempts: 100, whileWaitingMs: 60_000 } };
       const verdict = afterAttempt(attempt({ number, ...neverSent }), patient, () => random);
-      expect(verdict).toEqual({ kind: 'again', afterMs: ms });
+      const why = { reason: 'unreachable', problem: 'ECONNREFUSED' };
+      expect(verdict).toEqual({ kind: 'again', dueAt: ms, why });
     },
   );
+
+  describe('budgets', () => {
+    const patient = { ...rules, inBackgroundMs: 10_000 };
+    const verdictOf = (fields: Partial<Attempt>, of: Partial<typeof rules> = {}) =>
+      afterAttempt(attempt({ ...neverSent, ...fields }), { repeatable: false, rules: { ...patient, ...of } }, () => 1);
+
+    test.each([
+      ['the number of attempts does not end what goes on in the background', { number: 9, endedAt: 9000 }, {}, 10_000],
+      ['the time in the background does', { number: 9, endedAt: 9001 }, {}, 'give-up'],
+      ['it counts from the beginning of the budget', { number: 9, endedAt: 9001, budgetSince: 1 }, {}, 10_001],
+      ['not from the attempt’s own', { number: 9, startedAt: 8000, endedAt: 9001, budgetSince: 0 }, {}, 'give-up'],
+      ['a client is waited for within its time', { endedAt: 60_000 }, { inBackgroundMs: 0 }, 'give-up'],
+      ['and while it is not over', { endedAt: 59_900 }, { inBackgroundMs: 0 }, 60_000],
+      ['Retry-After is honoured', { endedAt: 1000, notBefore: 4000 }, {}, 4000],
+      ['as far as the budget goes', { endedAt: 1000, notBefore: 4_000_000 }, { whileWaitingMs: 0 }, 10_000],
+      ['one that is over sooner than the pause changes nothing', { endedAt: 1000, notBefore: 1050 }, {}, 1100],
+      ['an end before the beginning is a clock that was set', { startedAt: 5000, endedAt: 1 }, {}, 5100],
+    ])('%s', (_name, fields, of, expected) => {
+      const verdict = verdictOf(fields, of);
+      expect(verdict.kind === 'again' ? verdict.dueAt : verdict.kind).toBe(expected);
+    });
+  });
 });
 
 describe('before an attempt', () => {
+  const SECOND = { kind: 'send', number: 2, budgetFrom: 1, budgetSince: 0 } as const;
+
   test.each([
     ['nothing was tried', undefined, false, { kind: 'send', number: 1, budgetFrom: 1 }],
-    ['never sent', attempt({ reached: 'never-sent' }), false, { kind: 'send', number: 2, budgetFrom: 1 }],
-    ['refused', attempt({ reached: 'answered', status: 502 }), false, { kind: 'send', number: 2, budgetFrom: 1 }],
+    ['never sent', attempt({ reached: 'never-sent' }), false, { ...SECOND }],
+    ['refused', attempt({ reached: 'answered', status: 502 }), false, { ...SECOND }],
     ['maybe sent, and a client asks', attempt({}), true, { kind: 'send', number: 2, budgetFrom: 2 }],
     [
       'budget used up, and a client asks',
@@ -108,8 +137,34 @@ describe('before an attempt', () => {
   });
 
   test('what may be repeated is sent, within the budget of the attempt before', () => {
-    const newest = attempt({ number: 4, budgetFrom: 3 });
-    expect(beforeAttempt(newest, false, repeatable)).toEqual({ kind: 'send', number: 5, budgetFrom: 3 });
+    const newest = attempt({ number: 4, budgetFrom: 3, startedAt: 70, budgetSince: 7 });
+    const expected = { kind: 'send', number: 5, budgetFrom: 3, budgetSince: 7 };
+    expect(beforeAttempt(newest, false, repeatable)).toEqual(expected);
+  });
+});
+
+describe('who asks again', () => {
+  const because = (reason: Undelivered['reason'], fields: Partial<Undelivered> = {}) =>
+    ({ reason, problem: 'x', ...fields }) as const;
+  const client = { by: 'client', hasCredentials: false } as const;
+  const withCredentials = { by: 'client', hasCredentials: true } as const;
+  const operator = { by: 'operator' } as const;
+  const kept = { answer: {} as Answer };
+
+  test.each([
+    ['unreachable', because('unreachable'), client, once, true],
+    ['refused', because('refused'), client, once, true],
+    ['unknown, and it was not told', because('outcome-unknown'), client, once, false],
+    ['unknown, and it was told', because('outcome-unknown', { clientKnows: true }), client, once, true],
+    ['unknown, but repeatable', because('outcome-unknown'), client, repeatable, true],
+    ['unknown, by the operator', because('outcome-unknown'), operator, once, true],
+    ['challenged, without credentials', because('unauthorized', kept), client, repeatable, false],
+    ['challenged, with credentials', because('unauthorized', kept), withCredentials, once, true],
+    ['challenged, and what was said is lost', because('unauthorized'), client, once, true],
+    ['quarantined', because('quarantined'), withCredentials, repeatable, false],
+    ['quarantined, by the operator', because('quarantined'), operator, once, true],
+  ])('%s: %j', (_name, why, asker, policy, expected) => {
+    expect(mayAskAgain(why, asker, policy)).toBe(expected);
   });
 });
 
@@ -117,6 +172,9 @@ test.each([
   [undefined, 1],
   [attempt({ number: 1 }), 1],
   [attempt({ number: 20 }), 30],
-])('Retry-After is the next delay in whole seconds, at least one', (newest, seconds) => {
-  expect(retryAfterSeconds(newest, { ...rules, firstDelayMs: 500, longestDelayMs: 30_000 })).toBe(seconds);
+  [attempt({ number: 20, notBefore: 1_000_100 }), 30],
+  [attempt({ number: 20, notBefore: 1_040_100 }), 41],
+])('Retry-After is the next delay in whole seconds, at least one, and not before the origin’s', (newest, seconds) => {
+  const patient = { ...rules, firstDelayMs: 500, longestDelayMs: 30_000 };
+  expect(retryAfterSeconds(newest, patient, 1_000_000)).toBe(seconds);
 });

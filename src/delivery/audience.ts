@@ -1,0 +1,99 @@
+import type { RetryRules } from '../model/route.js';
+import type { Undelivered, Upload } from '../model/upload.js';
+import type { AnswerTape } from './answer-tape.js';
+import { Change } from './change.js';
+
+/** What a delivery came to. */
+export type RunResult =
+  /** The answer, which may still be growing. */
+  | { readonly kind: 'tape'; readonly upload: Upload; readonly tape: AnswerTape }
+  | { readonly kind: 'undelivered'; readonly upload: Upload; readonly why: Undelivered }
+  /** Not for this worker: settled already, or being delivered by another. */
+  | { readonly kind: 'elsewhere' }
+  | { readonly kind: 'failed'; readonly error: unknown };
+
+/** Waited long enough: `why` and `dueAt` when the next attempt is known, neither while one is under way. */
+export interface Pending {
+  readonly kind: 'pending';
+  readonly why?: Undelivered;
+  readonly dueAt?: number;
+}
+
+/** No attempt before `until`, for a reason that is known. */
+export interface Pause {
+  readonly until: number;
+  readonly why: Undelivered;
+}
+
+export type Patience = Pick<RetryRules, 'maxAttempts' | 'whileWaitingMs'> & {
+  /** Held open at most this long, whatever happens. */
+  readonly waitMs: number;
+};
+
+/** Those who wait for one delivery: each hears its result, or is let go when its patience is over. */
+export class Audience {
+  private readonly changed = new Change();
+  private shown: RunResult | undefined;
+  private pause: Pause | undefined;
+  private failures = 0;
+  private listeners = 0;
+
+  constructor(private readonly clock: () => number) {}
+
+  get isWaiting(): boolean {
+    return this.listeners > 0;
+  }
+
+  show(result: RunResult): void {
+    this.shown = result;
+    this.changed.announce();
+  }
+
+  /** What was shown did not come to its end. */
+  takeBack(): void {
+    this.shown = undefined;
+  }
+
+  attemptFailed(): void {
+    this.failures++;
+  }
+
+  /** Nothing happens before the pause is over: who cannot wait that long is told now. */
+  pauses(pause: Pause | undefined): void {
+    this.pause = pause;
+    this.changed.announce();
+  }
+
+  /** Fulfilled as soon as there is an answer to read, or the end, or patience is over. Rejects with the signal's reason. */
+  async outcome(signal: AbortSignal, patience: Patience): Promise<RunResult | Pending> {
+    const began = { at: this.clock(), failures: this.failures };
+    let isLate = patience.waitMs <= 0;
+    const deadline = setTimeout(() => {
+      isLate = true;
+      this.changed.announce();
+    }, patience.waitMs);
+    this.listeners++;
+    try {
+      for (;;) {
+        if (this.shown) return this.shown;
+        const { pause } = this;
+        if (pause && this.isOutOfPatience(pause, began, patience))
+          return { kind: 'pending', why: pause.why, dueAt: pause.until };
+        if (isLate) return { kind: 'pending', why: pause?.why, dueAt: pause?.until };
+        await this.changed.next(signal);
+      }
+    } finally {
+      clearTimeout(deadline);
+      this.listeners--;
+    }
+  }
+
+  private isOutOfPatience(
+    { until }: Pause,
+    began: { readonly at: number; readonly failures: number },
+    { maxAttempts, whileWaitingMs, waitMs }: Patience,
+  ): boolean {
+    const isTooLate = until > began.at + Math.min(whileWaitingMs, waitMs);
+    return isTooLate || this.failures - began.failures >= maxAttempts;
+  }
+}

@@ -1,0 +1,116 @@
+import type { Route } from '../model/route.js';
+import type { Attempt, Undelivered, Upload } from '../model/upload.js';
+import type { Answered, Tried } from './attempt.js';
+import type { Audience, Pause, RunResult } from './audience.js';
+import { recordAnswer, removeChunks } from './record.js';
+import { reportEnd, reportLoss } from './report.js';
+import { afterAttempt, isChallenge } from './retry.js';
+import type { Rooms } from './rooms.js';
+import { policyOf } from './terms.js';
+
+/** What follows a step: a pause and another step, or nothing. */
+export type Next = (Pause & { readonly notBefore?: number }) | 'over';
+
+type WithAnswer = Tried & { readonly attempt: Attempt; readonly answered: Answered };
+
+const STOPPING: Undelivered = { reason: 'unreachable', problem: 'the proxy is being stopped' };
+
+/** What becomes of a delivery after an attempt, written down before anybody hears of it. */
+export class Ending {
+  private readonly startedAt: number;
+
+  constructor(
+    private readonly id: string,
+    private readonly rooms: Rooms,
+    private readonly audience: Audience,
+    /** Called once, when who comes later needs a run of their own. */
+    private readonly onOver: () => void,
+  ) {
+    this.startedAt = rooms.clock();
+  }
+
+  after(upload: Upload, tried: Tried, route: Route): Promise<Next> {
+    if (!hasAnswer(tried)) return this.unanswered(upload, tried, route);
+    return isChallenge(tried.answered.answer.status, route.delivery.retry)
+      ? this.park(tried)
+      : this.record(upload, tried, route);
+  }
+
+  async postpone(pause: Exclude<Next, 'over'>): Promise<Next> {
+    const postponed = await this.rooms.store.postpone(this.id, this.rooms.worker, pause.until);
+    return postponed === 'stale' ? this.elsewhere() : pause;
+  }
+
+  async giveUp(verdict: Undelivered): Promise<Next> {
+    const isTold = this.audience.isWaiting && verdict.reason === 'outcome-unknown';
+    const why: Undelivered = isTold ? { ...verdict, clientKnows: true } : verdict;
+    const upload = await this.rooms.store.giveUp(this.id, this.rooms.worker, why);
+    if (upload === 'stale') return this.elsewhere();
+    reportEnd(upload, 'undelivered', this.startedAt, this.rooms);
+    return this.finish({ kind: 'undelivered', upload, why });
+  }
+
+  /** Nothing new may begin: whoever starts next takes it up. */
+  stopped(upload: Upload): 'over' {
+    reportEnd(upload, 'postponed', this.startedAt, this.rooms);
+    return this.finish({ kind: 'undelivered', upload, why: STOPPING });
+  }
+
+  elsewhere(): 'over' {
+    return this.finish({ kind: 'elsewhere' });
+  }
+
+  finish(result: RunResult): 'over' {
+    this.audience.show(result);
+    this.onOver();
+    return 'over';
+  }
+
+  private async record(upload: Upload, tried: WithAnswer, route: Route): Promise<Next> {
+    const { tape } = tried.answered;
+    const recorded = await recordAnswer(this.id, tried, route, this.rooms, () => {
+      tape.release();
+      this.audience.show({ kind: 'tape', upload, tape });
+    });
+    tape.release();
+    // A cancelled upload has no record any more, but those who wait for its answer get it.
+    if (recorded === 'stale') return this.finish({ kind: 'tape', upload, tape });
+    reportEnd(recorded, 'answered', this.startedAt, this.rooms);
+    this.finish({ kind: 'tape', upload: recorded, tape });
+    await removeChunks(this.id, await this.rooms.store.chunks(this.id), this.rooms);
+    return 'over';
+  }
+
+  /** The bytes stay for a client with other credentials, and what the origin said for one without. */
+  private async park({ attempt, answered }: WithAnswer): Promise<Next> {
+    const { store, worker } = this.rooms;
+    const { answer, tape } = answered;
+    const problem = `the origin answered ${answer.status}`;
+    const ended = await store.endAttempt(this.id, worker, { ...attempt, problem });
+    tape.release();
+    if (ended === 'stale') return this.elsewhere();
+    return this.giveUp({ reason: 'unauthorized', status: answer.status, problem, answer });
+  }
+
+  private async unanswered(begun: Upload, { attempt, bytesLost }: Tried, route: Route): Promise<Next> {
+    const { store, worker, random } = this.rooms;
+    const ended = await store.endAttempt(this.id, worker, attempt);
+    if (ended === 'stale') return this.elsewhere();
+    if (bytesLost) return this.deactivate(ended, attempt.problem);
+    this.audience.attemptFailed();
+    const verdict = afterAttempt(attempt, policyOf(begun, route), random);
+    if (verdict.kind === 'give-up') return this.giveUp(verdict.why);
+    return this.postpone({ until: verdict.dueAt, notBefore: attempt.notBefore, why: verdict.why });
+  }
+
+  /** State that was lost is never guessed: the client finds the upload gone and begins anew. */
+  private async deactivate(upload: Upload, problem: string | undefined): Promise<Next> {
+    reportLoss(upload, problem, this.rooms);
+    await this.rooms.store.cancel(this.id);
+    return this.elsewhere();
+  }
+}
+
+function hasAnswer(tried: Tried): tried is WithAnswer {
+  return tried.answered !== undefined;
+}

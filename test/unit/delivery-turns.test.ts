@@ -1,0 +1,161 @@
+import { expect, test } from '@jest/globals';
+import { AllTurns, OriginTurns, type Turn, type TurnCall } from '../../src/delivery/origin-turns.js';
+
+const RULES = { concurrency: 2, breaker: { failures: 3, pauseMs: 1000 } };
+
+class Bench {
+  now = 0;
+  opened = 0;
+  readonly turns = new OriginTurns(
+    () => this.now,
+    () => this.opened++,
+  );
+  readonly given: string[] = [];
+
+  /** Asks for a turn, and notes its name when it is given. */
+  async ask(name: string, call: Partial<TurnCall> = {}): Promise<Turn> {
+    const signal = new AbortController().signal;
+    const turn = await this.turns.take({ rules: RULES, isUrgent: () => false, signal, ...call });
+    this.given.push(turn.kind === 'go' ? name : `${name}: ${turn.kind}`);
+    return turn;
+  }
+
+  async go(name: string, call: Partial<TurnCall> = {}): Promise<Extract<Turn, { kind: 'go' }>> {
+    const turn = await this.ask(name, call);
+    if (turn.kind !== 'go') throw new Error(`${name} got ${turn.kind}`);
+    return turn;
+  }
+
+  async fail(times: number): Promise<void> {
+    for (let count = 0; count < times; count++) (await this.go('failing')).end(false);
+  }
+}
+
+async function settled(): Promise<void> {
+  await new Promise((resolve) => setImmediate(resolve));
+}
+
+test('so many at a time, the next when one is over, in the order they came', async () => {
+  const bench = new Bench();
+  const [a] = await Promise.all([bench.go('a'), bench.go('b')]);
+  void bench.ask('c');
+  void bench.ask('d');
+  await settled();
+  expect([bench.given, bench.turns.queued, bench.turns.isFree(RULES)]).toEqual([['a', 'b'], 2, false]);
+  a.end(true);
+  a.end(true);
+  await settled();
+  expect([bench.given, bench.turns.queued]).toEqual([['a', 'b', 'c'], 1]);
+});
+
+test('those a client waits for go first, but every fourth turn is the oldest’s', async () => {
+  const bench = new Bench();
+  const one = { rules: { ...RULES, concurrency: 1 } };
+  const urgent = { ...one, isUrgent: () => true };
+  const held = await bench.go('held', one);
+  const turns = ['background 1', 'background 2'].map((name) => bench.ask(name, one));
+  turns.push(...['u1', 'u2', 'u3', 'u4'].map((name) => bench.ask(name, urgent)));
+  held.end(true);
+  for (let count = 0; count < turns.length; count++) {
+    const given = await Promise.race(turns.map(async (turn, index) => ({ turn: await turn, index })));
+    turns[given.index] = new Promise(() => undefined);
+    if (given.turn.kind === 'go') given.turn.end(true);
+  }
+  expect(bench.given).toEqual(['held', 'u1', 'u2', 'background 1', 'u3', 'u4', 'background 2']);
+});
+
+test('urgency is asked for when a turn is given: a client may have come or left since', async () => {
+  const bench = new Bench();
+  const one = { ...RULES, concurrency: 1 };
+  const held = await bench.go('held', { rules: one });
+  let isWaiting = false;
+  void bench.ask('a', { rules: one });
+  void bench.ask('b', { rules: one, isUrgent: () => isWaiting });
+  isWaiting = true;
+  held.end(true);
+  await settled();
+  expect(bench.given).toEqual(['held', 'b']);
+});
+
+test('who stops waiting loses its place, and who is stopped before gets none', async () => {
+  const bench = new Bench();
+  await Promise.all([bench.go('a'), bench.go('b')]);
+  const leaving = new AbortController();
+  const left = bench.ask('c', { signal: leaving.signal });
+  leaving.abort();
+  expect((await left).kind).toBe('stopped');
+  expect((await bench.ask('d', { signal: leaving.signal })).kind).toBe('stopped');
+  expect(bench.turns.queued).toBe(0);
+});
+
+test('after so many failures in a row nobody gets a turn for a while, those in the queue included', async () => {
+  const bench = new Bench();
+  await bench.fail(2);
+  const [last, other] = await Promise.all([bench.go('last'), bench.go('other')]);
+  const queued = bench.ask('queued');
+  last.end(false);
+  expect(await queued).toEqual({ kind: 'later', at: 1000 });
+  expect(await bench.ask('new')).toEqual({ kind: 'later', at: 1000 });
+  expect([bench.opened, bench.turns.isFree(RULES)]).toEqual([1, false]);
+  bench.now = 500;
+  other.end(false);
+  expect(await bench.ask('after a failure from before')).toEqual({ kind: 'later', at: 1000 });
+  expect(bench.opened).toBe(1);
+});
+
+test('an answer in between begins the count anew', async () => {
+  const bench = new Bench();
+  await bench.fail(2);
+  (await bench.go('good')).end(true);
+  (await bench.go('nothing learned')).end();
+  await bench.fail(2);
+  expect([bench.opened, bench.turns.isFree(RULES)]).toEqual([0, true]);
+});
+
+test('after the pause one finds out; the others wait for what it finds', async () => {
+  const bench = new Bench();
+  await bench.fail(3);
+  bench.now = 1000;
+  const probe = await bench.go('probe');
+  const waiting = bench.ask('waiting');
+  await settled();
+  expect(bench.given.at(-1)).toBe('probe');
+  bench.now = 1500;
+  probe.end(false);
+  expect(await waiting).toEqual({ kind: 'later', at: 2500 });
+  expect(bench.opened).toBe(2);
+  bench.now = 2500;
+  const second = await bench.go('second probe');
+  const others = [bench.ask('x'), bench.ask('y')];
+  second.end(true);
+  expect((await Promise.all(others)).map(({ kind }) => kind)).toEqual(['go', 'go']);
+});
+
+test('a probe from which nothing was learned leaves the next one to find out', async () => {
+  const bench = new Bench();
+  await bench.fail(3);
+  bench.now = 1000;
+  const probe = await bench.go('probe');
+  const waiting = bench.ask('waiting');
+  probe.end();
+  expect((await waiting).kind).toBe('go');
+});
+
+test('an answer to a request from before the pause ends it', async () => {
+  const bench = new Bench();
+  const early = await bench.go('early');
+  await bench.fail(3);
+  expect(bench.turns.isFree(RULES)).toBe(false);
+  early.end(true);
+  expect(bench.turns.isFree(RULES)).toBe(true);
+});
+
+test('routes to one server share its turns, whatever their path', () => {
+  const all = new AllTurns(
+    () => 0,
+    () => undefined,
+  );
+  expect(all.of('http://a:1/x')).toBe(all.of('http://a:1'));
+  expect(all.of('http://a:1')).not.toBe(all.of('http://a:2'));
+  expect(all.queued).toBe(0);
+});
