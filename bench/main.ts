@@ -24,8 +24,13 @@ async function main(): Promise<number> {
     return 0;
   }
   printMachine();
-  for (const bench of plan.benches) await BENCH[bench](plan);
-  return 0;
+  try {
+    for (const bench of plan.benches) await BENCH[bench](plan);
+    return 0;
+  } catch (error) {
+    console.error(`\n${error instanceof Error ? error.message : String(error)}`);
+    return 1;
+  }
 }
 
 process.exitCode = await main();
