@@ -1,8 +1,10 @@
-import { createServer, type Server } from 'node:http';
+import { createServer, type IncomingMessage, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
+import { json, methodNotAllowed, problem, type AdminAnswer, type AdminRequest } from './admin-answer.js';
 import { checkReadiness, type HealthCheck } from './readiness.js';
+import { answerAtDesk, type UploadsDesk } from './uploads-desk.js';
 
 export type AdminAddress =
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
@@ -15,6 +17,8 @@ export interface AdminOptions {
   readonly metrics: Metrics;
   /** What must hold for this process to take requests. */
   readonly checks: readonly HealthCheck[];
+  /** Where uploads can be seen and acted on; undefined until all rooms of the proxy are open. */
+  readonly desk?: () => UploadsDesk | undefined;
   readonly log: Log;
 }
 
@@ -24,17 +28,22 @@ export interface Admin {
   close(): Promise<void>;
 }
 
-/** Opens the admin listener: whether the process lives, whether it can take requests, and its figures. */
+/** Opens the admin listener: whether the process lives, whether it can take requests, its figures, and its uploads. */
 export async function startAdmin(options: AdminOptions): Promise<Admin> {
   const server = createServer((request, response) => {
-    answer(options, request.method ?? '', request.url ?? '').then(
+    answer(options, requestOf(request)).then(
       ({ status, type, body, headers }) => {
-        response.writeHead(status, { 'Content-Type': type, 'Cache-Control': 'no-store', ...headers });
+        response.writeHead(status, {
+          ...(type ? { 'Content-Type': type } : {}),
+          'Cache-Control': 'no-store',
+          ...headers,
+        });
         response.end(body);
       },
       (error: unknown) => {
         options.log.error({ err: error }, 'admin request failed');
-        response.writeHead(500, { 'Content-Type': PROBLEM }).end(problem(500, 'Internal Server Error'));
+        const { status, type, body } = problem(500);
+        response.writeHead(status, { 'Content-Type': type }).end(body);
       },
     );
   });
@@ -49,36 +58,35 @@ export async function startAdmin(options: AdminOptions): Promise<Admin> {
   };
 }
 
-interface AdminAnswer {
-  readonly status: number;
-  readonly type: string;
-  readonly body: string;
-  readonly headers?: Readonly<Record<string, string>>;
+function requestOf({ method = '', url = '', headers, socket }: IncomingMessage): AdminRequest {
+  const [path = '', ...query] = url.split('?');
+  return {
+    method,
+    path,
+    query: new URLSearchParams(query.join('?')),
+    headers,
+    ...(socket.localAddress === undefined ? {} : { localAddress: socket.localAddress }),
+  };
 }
 
-const JSON_TYPE = 'application/json; charset=utf-8';
-const PROBLEM = 'application/problem+json';
-
-async function answer(options: AdminOptions, method: string, target: string): Promise<AdminAnswer> {
-  const page = PAGES[target.split('?')[0]!];
-  if (!page) return { status: 404, type: PROBLEM, body: problem(404, 'Not Found') };
-  if (method === 'GET' || method === 'HEAD') return page(options);
-  const headers = { Allow: 'GET, HEAD' };
-  return { status: 405, type: PROBLEM, body: problem(405, 'Method Not Allowed'), headers };
+async function answer(options: AdminOptions, request: AdminRequest): Promise<AdminAnswer> {
+  const { method, path } = request;
+  const page = PAGES[path];
+  if (page) return method === 'GET' || method === 'HEAD' ? page(options) : methodNotAllowed(['GET', 'HEAD']);
+  const desk = options.desk?.();
+  const isAtDesk = path === '/uploads' || path.startsWith('/uploads/');
+  if (isAtDesk && !desk) return problem(503, 'The proxy is still starting.', { 'Retry-After': '1' });
+  return (desk && (await answerAtDesk(desk, request))) ?? problem(404);
 }
 
 const PAGES: Readonly<Record<string, ((options: AdminOptions) => Promise<AdminAnswer>) | undefined>> = {
-  '/healthz': () => Promise.resolve({ status: 200, type: JSON_TYPE, body: '{"alive":true}\n' }),
+  '/healthz': () => Promise.resolve(json(200, { alive: true })),
   '/readyz': async ({ checks }) => {
     const readiness = await checkReadiness(checks);
-    return { status: readiness.ready ? 200 : 503, type: JSON_TYPE, body: `${JSON.stringify(readiness)}\n` };
+    return json(readiness.ready ? 200 : 503, readiness);
   },
   '/metrics': async ({ metrics }) => ({ status: 200, type: metrics.contentType, body: await metrics.text() }),
 };
-
-function problem(status: number, title: string): string {
-  return `${JSON.stringify({ type: 'about:blank', title, status })}\n`;
-}
 
 async function listen(server: Server, { address, anyPortWillDo = false, log }: AdminOptions): Promise<void> {
   try {

@@ -12,7 +12,9 @@ const copiedHeader = text({
 });
 
 const forwardAuth = z.strictObject({
-  url: endpoint().describe('Gets the creation’s method, target and headers, without its body.'),
+  url: endpoint().describe(
+    'Gets a GET with the creation’s headers; its method and target are in `X-Forwarded-Method` and `X-Forwarded-Uri`.',
+  ),
   timeout: duration({ leastMs: 1 }).prefault('5s').describe('No answer within this time refuses the upload with 503.'),
   copy_headers: z
     .array(copiedHeader)

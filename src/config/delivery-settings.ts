@@ -72,8 +72,8 @@ const plainSettings = {
   method: methodOrNull().describe('Method of the origin’s request. `null`: the creation’s.'),
   target: targetTemplate().describe(
     'Path and query of the origin’s request, put behind the path of `origin`. `{target}` stands for the creation’s path ' +
-      'and query, `{path}` and `{query}` for either of them, `{filename}` for the name in its `Content-Disposition`. ' +
-      '`null`: the creation’s.',
+      'and query, `{path}` for the path, `{query}` for the query without its question mark, `{filename}` for the name ' +
+      'that `Content-Disposition` gives the file, percent-encoded, or `upload`. `null`: the creation’s.',
   ),
   framing: framing().describe(
     'What the origin’s request body is. `raw`: the bytes as they are. `multipart`: a form (multipart/form-data) with ' +

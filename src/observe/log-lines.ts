@@ -58,11 +58,19 @@ export function logUploadEnd(log: Log, { id, seconds, ...rest }: UploadEndLine):
 
 /** A request target fit for a log: an upload's id is replaced by its tag, query values are left out. */
 export function withoutSecrets(target: string, path: string, uploadsPath: string): string {
-  const [, query] = splitOnce(target, '?');
-  const names = query === undefined ? '' : `?${query.split('&').map(valueless).join('&')}`;
-  if (!path.startsWith(uploadsPath)) return splitOnce(target, '?')[0] + names;
+  if (!path.startsWith(uploadsPath)) return withoutQueryValues(target);
   const [id, rest] = splitOnce(path.slice(uploadsPath.length), '/');
-  return uploadsPath + (id === '' ? '' : uploadTag(id)) + (rest === undefined ? '' : `/${rest}`) + names;
+  return uploadsPath + (id === '' ? '' : uploadTag(id)) + (rest === undefined ? '' : `/${rest}`) + queryNames(target);
+}
+
+/** The target of a request that is not about an upload resource: its query values may be tokens or signatures. */
+export function withoutQueryValues(target: string): string {
+  return splitOnce(target, '?')[0] + queryNames(target);
+}
+
+function queryNames(target: string): string {
+  const [, query] = splitOnce(target, '?');
+  return query === undefined ? '' : `?${query.split('&').map(valueless).join('&')}`;
 }
 
 function valueless(pair: string): string {

@@ -1,0 +1,65 @@
+import { setImmediate as breath } from 'node:timers/promises';
+import type { Phase, Upload } from '../model/upload.js';
+import { uploadTag } from '../observe/log.js';
+import type { UploadStore } from '../store/upload-store.js';
+
+export type Listing = Pick<UploadStore, 'list'>;
+
+export interface Wanted {
+  readonly phase?: Phase;
+  readonly limit: number;
+  /** The place of the last upload of the page before. */
+  readonly after?: Place;
+}
+
+/** Where an upload stands in a list, newest first. Known to whoever asks, so it is made of what it may know. */
+export interface Place {
+  readonly createdAt: number;
+  readonly tag: string;
+}
+
+/** The newest uploads behind a place; `next` is missing on the last page. Reads all, keeps no more than a page or two. */
+export async function newestUploads(store: Listing, wanted: Wanted): Promise<{ uploads: Upload[]; next?: Place }> {
+  const { phase, limit, after } = wanted;
+  let found: Upload[] = [];
+  for await (const upload of everyUpload(store)) {
+    if (phase !== undefined && upload.phase !== phase) continue;
+    if (after && !isBehind(upload, after)) continue;
+    found.push(upload);
+    if (found.length > 2 * limit + 100) found = found.sort(newestFirst).slice(0, limit + 1);
+  }
+  const page = found.sort(newestFirst).slice(0, limit);
+  const last = page.at(-1);
+  return found.length > limit && last ? { uploads: page, next: placeOf(last) } : { uploads: page };
+}
+
+/** The uploads with this tag: it is short, so that there can be more than one. */
+export async function uploadsTagged(store: Listing, tag: string): Promise<Upload[]> {
+  const found: Upload[] = [];
+  for await (const upload of everyUpload(store)) if (uploadTag(upload.id) === tag) found.push(upload);
+  return found;
+}
+
+/** A page at a time; between two of them requests have their turn. */
+async function* everyUpload(store: Listing): AsyncGenerator<Upload> {
+  let after: string | undefined;
+  do {
+    const page = await store.list(after, 500);
+    yield* page.uploads;
+    after = page.next;
+    await breath();
+  } while (after !== undefined);
+}
+
+function placeOf({ createdAt, id }: Upload): Place {
+  return { createdAt, tag: uploadTag(id) };
+}
+
+function isBehind(upload: Upload, after: Place): boolean {
+  if (upload.createdAt !== after.createdAt) return upload.createdAt < after.createdAt;
+  return uploadTag(upload.id) > after.tag;
+}
+
+function newestFirst(a: Upload, b: Upload): number {
+  return b.createdAt - a.createdAt || (uploadTag(a.id) < uploadTag(b.id) ? -1 : 1);
+}

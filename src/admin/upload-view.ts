@@ -1,0 +1,78 @@
+import { fieldValue, type Headers } from '../model/headers.js';
+import type { Answer, Attempt, Undelivered, Upload } from '../model/upload.js';
+import { withoutQueryValues } from '../observe/log-lines.js';
+import { uploadTag } from '../observe/log.js';
+
+/** An upload in a list: never its id, which is the right to write to it (RUFH §11), nor a value its client sent. */
+export function summaryOf(upload: Upload) {
+  const { request, attempts, answer, undelivered, dueAt } = upload;
+  const newest = attempts.at(-1);
+  return {
+    tag: uploadTag(upload.id),
+    phase: upload.phase,
+    route: upload.route,
+    dialect: upload.dialect,
+    method: request.method,
+    target: withoutQueryValues(request.target),
+    offset: upload.offset,
+    ...(upload.length === undefined ? {} : { length: upload.length }),
+    attempts: upload.attemptCount,
+    ...(newest ? { newestAttempt: attemptView(newest) } : {}),
+    ...(answer ? { status: answer.status } : {}),
+    ...(undelivered ? { undelivered: undeliveredView(undelivered) } : {}),
+    ...(dueAt === undefined ? {} : { dueAt: iso(dueAt) }),
+    createdAt: iso(upload.createdAt),
+    expiresAt: iso(upload.expiresAt),
+  };
+}
+
+/** Everything an operator may know of one upload. Of header fields the names, of credentials nothing more. */
+export function detailOf(upload: Upload) {
+  const { request, answer } = upload;
+  return {
+    ...summaryOf(upload),
+    limits: upload.limits,
+    digests: upload.reprDigests,
+    bound: upload.principal !== undefined,
+    // What the origin got with every attempt: by this its own log can be searched.
+    idempotencyKey: fieldValue(request.headers, 'idempotency-key') ?? upload.deliveryKey,
+    request: {
+      scheme: request.scheme,
+      authority: request.authority,
+      httpVersion: request.httpVersion,
+      client: request.clientAddress,
+      contentType: fieldValue(request.headers, 'content-type'),
+      headerNames: namesOf(request.headers),
+    },
+    newestAttempts: upload.attempts.map(attemptView),
+    ...(answer ? { answer: answerView(answer) } : {}),
+  };
+}
+
+function attemptView({ number, origin, startedAt, endedAt, reached, status, problem }: Attempt) {
+  return {
+    number,
+    origin,
+    startedAt: iso(startedAt),
+    ...(endedAt === undefined ? {} : { endedAt: iso(endedAt) }),
+    reached,
+    status,
+    problem,
+  };
+}
+
+function undeliveredView({ reason, status, problem }: Undelivered) {
+  return { reason, status, problem };
+}
+
+function answerView({ status, reason, headers, bodySize, at }: Answer) {
+  return { status, reason, headerNames: namesOf(headers), bodySize, at: iso(at) };
+}
+
+function namesOf(headers: Headers): string[] {
+  return [...new Set(headers.map(([name]) => name))];
+}
+
+function iso(at: number): string {
+  return new Date(at).toISOString();
+}

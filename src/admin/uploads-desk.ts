@@ -1,0 +1,110 @@
+import type { Outcome } from '../model/outcome.js';
+import type { Phase, Upload } from '../model/upload.js';
+import { uploadTag, type Log } from '../observe/log.js';
+import { json, methodNotAllowed, problem, type AdminAnswer, type AdminRequest } from './admin-answer.js';
+import { newestUploads, uploadsTagged, type Listing, type Place, type Wanted } from './find-uploads.js';
+import { detailOf, summaryOf } from './upload-view.js';
+import { refusedAsWebPage } from './web-pages.js';
+
+/** What operators may do with uploads. */
+export interface UploadsDesk {
+  readonly store: Listing;
+  readonly uploads: { cancel(intent: { readonly kind: 'cancel'; readonly id: string }): Promise<Outcome> };
+  readonly delivery: {
+    /** `begun`: an attempt follows as soon as the origin can be asked. The others say why there is none. */
+    redeliver(id: string): Promise<'begun' | 'unknown' | 'not-whole' | 'answered' | 'stopping'>;
+  };
+  readonly log: Log;
+}
+
+/** `/uploads`, `/uploads/{tag}` and `/uploads/{tag}/redeliver`; undefined for other paths. */
+export async function answerAtDesk(desk: UploadsDesk, request: AdminRequest): Promise<AdminAnswer | undefined> {
+  const [, root, tag, verb, ...more] = request.path.split('/');
+  if (root !== 'uploads' || more.length > 0 || (verb !== undefined && verb !== 'redeliver')) return undefined;
+  const refused = refusedAsWebPage(request);
+  if (refused !== undefined) return problem(403, refused);
+  if (tag === undefined) return isRead(request) ? list(desk, request.query) : methodNotAllowed(['GET', 'HEAD']);
+  if (verb !== undefined && request.method !== 'POST') return methodNotAllowed(['POST']);
+  if (verb === undefined && !isRead(request) && request.method !== 'DELETE')
+    return methodNotAllowed(['GET', 'HEAD', 'DELETE']);
+  const found = await uploadsTagged(desk.store, tag);
+  const upload = found[0];
+  if (!upload)
+    return problem(404, `There is no upload with the tag ${JSON.stringify(tag)}; it may have ended and been removed.`);
+  if (found.length > 1) return problem(409, 'More than one upload has this tag; wait until one of them has ended.');
+  if (verb !== undefined) return redeliver(desk, upload);
+  return request.method === 'DELETE' ? cancel(desk, upload) : json(200, detailOf(upload));
+}
+
+function isRead({ method }: AdminRequest): boolean {
+  return method === 'GET' || method === 'HEAD';
+}
+
+async function list(desk: UploadsDesk, query: URLSearchParams): Promise<AdminAnswer> {
+  const wanted = readQuery(query);
+  if (typeof wanted === 'string') return problem(400, wanted);
+  const { uploads, next } = await newestUploads(desk.store, wanted);
+  return json(200, {
+    uploads: uploads.map(summaryOf),
+    ...(next ? { next: `${next.createdAt}.${next.tag}` } : {}),
+  });
+}
+
+const PHASES: readonly Phase[] = [
+  'receiving',
+  'complete',
+  'delivering',
+  'answered',
+  'undelivered',
+  'cancelled',
+  'invalid',
+];
+
+/** What is asked for, or what is wrong with the question. */
+function readQuery(query: URLSearchParams): Wanted | string {
+  const unknown = [...query.keys()].find((key) => !['phase', 'limit', 'after'].includes(key));
+  if (unknown !== undefined)
+    return `There is no parameter ${JSON.stringify(unknown)}; known are phase, limit and after.`;
+  const phase = PHASES.find((one) => one === query.get('phase'));
+  if (query.has('phase') && !phase) return `phase is one of ${PHASES.join(', ')}.`;
+  const limit = Number(query.get('limit') ?? 100);
+  if (!Number.isInteger(limit) || limit < 1 || limit > 1000) return 'limit is a whole number from 1 to 1000.';
+  const after = readPlace(query.get('after'));
+  if (after === 'malformed') return 'after is the "next" of the page before.';
+  return { limit, ...(phase ? { phase } : {}), ...(after ? { after } : {}) };
+}
+
+function readPlace(text: string | null): Place | undefined | 'malformed' {
+  if (text === null) return undefined;
+  const [, createdAt, tag] = /^(\d{1,16})\.([0-9a-f]{10})$/.exec(text) ?? [];
+  return tag === undefined ? 'malformed' : { createdAt: Number(createdAt), tag };
+}
+
+async function cancel({ uploads, log }: UploadsDesk, { id }: Upload): Promise<AdminAnswer> {
+  const outcome = await uploads.cancel({ kind: 'cancel', id });
+  if (outcome.kind === 'cancelled') {
+    log.info({ upload: uploadTag(id) }, 'an operator cancelled an upload');
+    return { status: 204 };
+  }
+  const isGone = outcome.kind === 'refused' && outcome.refusal.reason === 'gone';
+  return isGone
+    ? problem(410, 'The upload has ended already and is about to be removed.')
+    : problem(404, 'The upload ended in this moment.');
+}
+
+async function redeliver({ delivery, log }: UploadsDesk, upload: Upload): Promise<AdminAnswer> {
+  const tag = uploadTag(upload.id);
+  switch (await delivery.redeliver(upload.id)) {
+    case 'begun':
+      log.info({ upload: tag }, 'an operator had an upload delivered again');
+      return json(202, { tag });
+    case 'unknown':
+      return problem(404, 'The upload has ended and is about to be removed.');
+    case 'not-whole':
+      return problem(409, 'The upload is not whole yet: there is nothing to deliver.');
+    case 'answered':
+      return problem(409, 'The origin has answered already; its answer is kept for the client and the bytes are gone.');
+    case 'stopping':
+      return problem(503, 'The proxy is being stopped.', { 'Retry-After': '10' });
+  }
+}
