@@ -1,0 +1,114 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { request } from 'node:http';
+import { uploadTag } from '../../src/observe/log.js';
+import { FakeDesk } from '../support/fake-desk.js';
+
+let desk: Awaited<ReturnType<typeof FakeDesk.start>>;
+beforeEach(async () => {
+  desk = await FakeDesk.start();
+});
+afterEach(() => desk.admin.close());
+
+describe('one upload', () => {
+  const at = (tag: string, verb = '') => `${desk.admin.url}/uploads/${tag}${verb}`;
+
+  test('is cancelled', async () => {
+    desk.upload();
+    const { id } = desk.upload();
+    const response = await fetch(at(uploadTag(id)), { method: 'DELETE' });
+    expect([response.status, await response.text(), desk.asked]).toEqual([204, '', [`cancel ${id}`]]);
+  });
+
+  test.each([
+    [{ reason: 'unknown-upload' } as const, 404, 'The upload ended in this moment.'],
+    [{ reason: 'gone', detail: '' } as const, 410, 'The upload has ended already and is about to be removed.'],
+  ])('that cannot be cancelled, %j, is %i', async (refusal, status, detail) => {
+    desk.outcome = { kind: 'refused', refusal };
+    const response = await fetch(at(uploadTag(desk.upload().id)), { method: 'DELETE' });
+    expect([response.status, await response.json()]).toEqual([status, expect.objectContaining({ status, detail })]);
+  });
+
+  test('is delivered again', async () => {
+    const { id } = desk.upload({ phase: 'undelivered' });
+    const response = await fetch(at(uploadTag(id), '/redeliver'), { method: 'POST' });
+    expect([response.status, await response.json()]).toEqual([202, { tag: uploadTag(id) }]);
+    expect(desk.asked).toEqual([`redeliver ${id}`]);
+  });
+
+  test.each([
+    ['unknown', 404, /has ended/],
+    ['not-whole', 409, /not whole yet/],
+    ['answered', 409, /answered already/],
+    ['stopping', 503, /being stopped/],
+  ] as const)('that cannot be delivered again, %s, is %i', async (why, status, detail) => {
+    desk.redelivery = why;
+    const response = await fetch(at(uploadTag(desk.upload().id), '/redeliver'), { method: 'POST' });
+    expect([response.status, await response.json()]).toEqual([
+      status,
+      expect.objectContaining({ status, detail: expect.stringMatching(detail) }),
+    ]);
+  });
+
+  test('whose tag another one has too is not touched', async () => {
+    const { id } = desk.upload();
+    desk.upload({ id });
+    const response = await fetch(at(uploadTag(id)), { method: 'DELETE' });
+    expect([response.status, desk.asked]).toEqual([409, []]);
+  });
+
+  test.each(['0123456789', '', '%2e%2e', 'nonsense'])('with the tag "%s" is 404', async (tag) => {
+    const { id } = desk.upload();
+    const response = await fetch(at(tag));
+    expect([response.status, await response.json()]).toEqual([404, expect.objectContaining({ status: 404 })]);
+    expect((await fetch(at(id))).status).toBe(404);
+  });
+
+  test.each([
+    ['POST', '', 'GET, HEAD, DELETE'],
+    ['GET', '/redeliver', 'POST'],
+    ['DELETE', '/redeliver', 'POST'],
+  ])('%s %s is 405', async (method, verb, allowed) => {
+    const response = await fetch(at(uploadTag(desk.upload().id), verb), { method });
+    expect([response.status, response.headers.get('allow'), desk.asked]).toEqual([405, allowed, []]);
+  });
+
+  test.each(['/other', '/redeliver/now'])('has nothing at %s', async (verb) => {
+    expect((await fetch(at(uploadTag(desk.upload().id), verb), { method: 'POST' })).status).toBe(404);
+  });
+});
+
+describe('a web page in an operator’s browser', () => {
+  /** Unlike fetch, this sends the `Host` it is told. */
+  function send(method: string, path: string, headers: Record<string, string>): Promise<number | undefined> {
+    return new Promise((resolve, reject) => {
+      const sent = request(`${desk.admin.url}${path}`, { method, headers }, (response) => {
+        response.resume();
+        resolve(response.statusCode);
+      });
+      sent.on('error', reject).end();
+    });
+  }
+
+  test.each([
+    ['DELETE', ''],
+    ['POST', '/redeliver'],
+  ])('changes nothing with %s, from whatever origin', async (method, verb) => {
+    const path = `/uploads/${uploadTag(desk.upload().id)}${verb}`;
+    for (const origin of ['https://evil.example', 'null', desk.admin.url])
+      expect(await send(method, path, { Origin: origin })).toBe(403);
+    expect(desk.asked).toEqual([]);
+  });
+
+  test('that calls this machine by its own name reads nothing either', async () => {
+    expect(await send('GET', '/uploads', { Host: 'evil.example:9090' })).toBe(403);
+    for (const host of ['localhost:9090', '127.0.0.1', '[::1]:9090'])
+      expect(await send('GET', '/uploads', { Host: host })).toBe(200);
+  });
+});
+
+test('while the proxy still starts, uploads are 503 and health is told', async () => {
+  desk.isOpen = false;
+  const response = await fetch(`${desk.admin.url}/uploads`);
+  expect([response.status, response.headers.get('retry-after')]).toEqual([503, '1']);
+  expect((await fetch(`${desk.admin.url}/healthz`)).status).toBe(200);
+});

@@ -1,0 +1,152 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { uploadTag } from '../../src/observe/log.js';
+import { answer, attempt, newUpload } from '../contract/sample-upload.js';
+import { FakeDesk } from '../support/fake-desk.js';
+
+const SECRET = 's3cret-of-the-client';
+
+let desk: Awaited<ReturnType<typeof FakeDesk.start>>;
+beforeEach(async () => {
+  desk = await FakeDesk.start();
+});
+afterEach(() => desk.admin.close());
+
+interface Listed {
+  readonly uploads: readonly { readonly tag: string; readonly phase: string }[];
+  readonly next?: string;
+}
+
+async function list(query = ''): Promise<Listed> {
+  return (await (await fetch(`${desk.admin.url}/uploads${query}`)).json()) as Listed;
+}
+
+const tags = ({ uploads }: Listed) => uploads.map(({ tag }) => tag);
+
+describe('the list', () => {
+  test('has the newest first, a page at a time, each upload once, also while others come and go', async () => {
+    const all = Array.from({ length: 7 }, () => uploadTag(desk.upload().id)).reverse();
+    const first = await list('?limit=3');
+    expect(tags(first)).toEqual(all.slice(0, 3));
+    desk.upload();
+    desk.known = desk.known.filter(({ id }) => uploadTag(id) !== all[2]);
+    const second = await list(`?limit=3&after=${first.next!}`);
+    const third = await list(`?limit=3&after=${second.next!}`);
+    expect([...tags(second), ...tags(third)]).toEqual(all.slice(3));
+    expect(third.next).toBeUndefined();
+  });
+
+  test('keeps uploads of one moment apart', async () => {
+    const all = Array.from({ length: 5 }, () => uploadTag(desk.upload({ createdAt: 1 }).id)).sort();
+    const first = await list('?limit=2');
+    const second = await list(`?limit=3&after=${first.next!}`);
+    expect([...tags(first), ...tags(second)]).toEqual(all);
+  });
+
+  test('finds the newest among more than it keeps', async () => {
+    for (let count = 0; count < 250; count++) desk.upload({ createdAt: (count * 7919) % 251 });
+    const newest = [...desk.known].sort((a, b) => b.createdAt - a.createdAt).map(({ id }) => uploadTag(id));
+    expect(tags(await list('?limit=4'))).toEqual(newest.slice(0, 4));
+  });
+
+  test('can be of one phase', async () => {
+    desk.upload();
+    const undelivered = desk.upload({ phase: 'undelivered' });
+    desk.upload();
+    expect(tags(await list('?phase=undelivered'))).toEqual([uploadTag(undelivered.id)]);
+  });
+
+  test('is empty when there is nothing', async () => {
+    expect(await list()).toEqual({ uploads: [] });
+  });
+
+  test('tells why an upload is where it is', async () => {
+    const tried = attempt(4, { endedAt: 1_700_000_000_500, reached: 'answered', status: 503 });
+    desk.upload({
+      phase: 'undelivered',
+      length: 5,
+      attempts: [tried],
+      attemptCount: 4,
+      undelivered: { reason: 'refused', status: 503, problem: 'the origin answered 503' },
+      expiresAt: 1_700_000_100_000,
+    });
+    expect(await list()).toEqual({
+      uploads: [
+        {
+          tag: uploadTag(desk.known[0]!.id),
+          phase: 'undelivered',
+          route: 'files',
+          dialect: 'final',
+          method: 'POST',
+          target: '/files?name=',
+          offset: 5,
+          length: 5,
+          attempts: 4,
+          newestAttempt: {
+            number: 4,
+            origin: 'http://127.0.0.1:3000',
+            startedAt: '2023-11-14T22:13:20.004Z',
+            endedAt: '2023-11-14T22:13:20.500Z',
+            reached: 'answered',
+            status: 503,
+          },
+          undelivered: { reason: 'refused', status: 503, problem: 'the origin answered 503' },
+          createdAt: '2023-11-14T22:13:20.000Z',
+          expiresAt: '2023-11-14T22:15:00.000Z',
+        },
+      ],
+    });
+  });
+
+  test.each([
+    ['?phase=lost', 'phase is one of receiving, complete, delivering, answered, undelivered, cancelled, invalid.'],
+    ['?limit=0', 'limit is a whole number from 1 to 1000.'],
+    ['?limit=many', 'limit is a whole number from 1 to 1000.'],
+    ['?after=yesterday', 'after is the "next" of the page before.'],
+    ['?order=size', 'There is no parameter "order"; known are phase, limit and after.'],
+  ])('%s is told to be wrong', async (query, detail) => {
+    const response = await fetch(`${desk.admin.url}/uploads${query}`);
+    expect(response.status).toBe(400);
+    expect(response.headers.get('content-type')).toBe('application/problem+json');
+    expect(await response.json()).toEqual({ type: 'about:blank', title: 'Bad Request', status: 400, detail });
+  });
+});
+
+test('nothing that is shown is a secret: no id, no header value, no query value, no body', async () => {
+  const { request: sample } = newUpload();
+  const one = desk.upload({
+    phase: 'answered',
+    request: {
+      ...sample,
+      target: `/files?signature=${SECRET}`,
+      headers: [...sample.headers, ['Authorization', `Bearer ${SECRET}`], ['Cookie', SECRET], ['X-Api-Key', SECRET]],
+    },
+    principal: SECRET,
+    addedHeaders: [['Remote-User', SECRET]],
+    answer: { ...answer(3), headers: [['Set-Cookie', SECRET]] },
+  });
+  const listed = await (await fetch(`${desk.admin.url}/uploads`)).text();
+  const shown = await (await fetch(`${desk.admin.url}/uploads/${uploadTag(one.id)}`)).text();
+  for (const text of [listed, shown]) {
+    expect(text).toContain(uploadTag(one.id));
+    expect(text).not.toContain(SECRET);
+    expect(text).not.toContain(one.id);
+  }
+  expect(JSON.parse(shown)).toMatchObject({
+    target: '/files?signature=',
+    bound: true,
+    idempotencyKey: one.deliveryKey,
+    request: {
+      authority: 'example.test',
+      client: '2001:db8::1',
+      contentType: 'text/plain',
+      headerNames: ['Content-Type', 'X-Twice', 'x-twice', 'Authorization', 'Cookie', 'X-Api-Key'],
+    },
+    status: 201,
+    answer: { status: 201, reason: 'Created', headerNames: ['Set-Cookie'], bodySize: 3 },
+  });
+});
+
+test('the list cannot be written to', async () => {
+  const response = await fetch(`${desk.admin.url}/uploads`, { method: 'DELETE' });
+  expect([response.status, response.headers.get('allow')]).toEqual([405, 'GET, HEAD']);
+});

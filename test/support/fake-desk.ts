@@ -1,0 +1,68 @@
+import { startAdmin, type Admin } from '../../src/admin/admin.js';
+import type { UploadsDesk } from '../../src/admin/uploads-desk.js';
+import type { Outcome } from '../../src/model/outcome.js';
+import type { Upload } from '../../src/model/upload.js';
+import { silentLog, uploadTag } from '../../src/observe/log.js';
+import { Metrics } from '../../src/observe/metrics.js';
+import { newUpload } from '../contract/sample-upload.js';
+
+/** The admin listener before rooms that only note what they are asked. */
+export class FakeDesk {
+  known: Upload[] = [];
+  /** What was asked of the rooms behind the desk. */
+  readonly asked: string[] = [];
+  outcome: Outcome = { kind: 'cancelled' };
+  redelivery: Awaited<ReturnType<UploadsDesk['delivery']['redeliver']>> = 'begun';
+  /** The rooms are open; before that there is no desk. */
+  isOpen = true;
+
+  private constructor() {}
+
+  static async start(): Promise<FakeDesk & { readonly admin: Admin }> {
+    const desk = new FakeDesk();
+    const admin = await startAdmin({
+      address: { kind: 'tcp', host: '127.0.0.1', port: 0 },
+      metrics: new Metrics(),
+      checks: [],
+      desk: () => (desk.isOpen ? desk.rooms() : undefined),
+      log: silentLog(),
+    });
+    return Object.assign(desk, { admin });
+  }
+
+  upload(over: Partial<Upload> = {}): Upload {
+    const added: Upload = {
+      ...newUpload(),
+      phase: 'receiving',
+      offset: 5,
+      attempts: [],
+      attemptCount: 0,
+      createdAt: 1_700_000_000_000 + this.known.length,
+      ...over,
+    };
+    this.known.push(added);
+    return added;
+  }
+
+  /** The path of an upload, or of what can be done with it. */
+  static path({ id }: Upload, verb = ''): string {
+    return `/uploads/${uploadTag(id)}${verb}`;
+  }
+
+  /** Its store has pages of two, so that paging is part of every test. */
+  private rooms(): UploadsDesk {
+    const note = (what: string) => void this.asked.push(what);
+    return {
+      store: { list: (after) => Promise.resolve(this.page(after)) },
+      uploads: { cancel: ({ id }) => Promise.resolve(this.outcome).finally(() => note(`cancel ${id}`)) },
+      delivery: { redeliver: (id) => Promise.resolve(this.redelivery).finally(() => note(`redeliver ${id}`)) },
+      log: silentLog(),
+    };
+  }
+
+  private page(after: string | undefined): { uploads: Upload[]; next?: string } {
+    const from = after === undefined ? 0 : this.known.findIndex(({ id }) => id === after) + 1;
+    const uploads = this.known.slice(from, from + 2);
+    return { uploads, ...(from + 2 < this.known.length ? { next: uploads.at(-1)!.id } : {}) };
+  }
+}
