@@ -2,6 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { access, constants, readFile } from 'node:fs/promises';
 import { startAdmin } from './admin/admin.js';
 import type { HealthCheck } from './admin/readiness.js';
+import type { UploadsDesk } from './admin/uploads-desk.js';
 import type { Config } from './config/config.js';
 import { buildRoutes } from './config/routes.js';
 import { Delivery } from './delivery/delivery.js';
@@ -63,7 +64,8 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closable
   const rooms = { ...storage, log, metrics, clock: Date.now, routes: buildRoutes(config) };
   const health = { draining: false };
   const checks = healthChecks(config, health);
-  const admin = config.admin && (await startAdmin({ ...config.admin, metrics, checks, log }));
+  let desk: UploadsDesk | undefined;
+  const admin = config.admin && (await startAdmin({ ...config.admin, metrics, checks, desk: () => desk, log }));
   if (admin) opened.push(() => admin.close());
   await recover(rooms, storage.store.recovered.sameBoot);
   const sweep = new Sweep({ ...rooms, everyMs: sweepEveryMs(config), orphanAgeMs: ORPHAN_AGE_MS });
@@ -72,7 +74,9 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closable
   opened.push(() => delivery.stop());
   const passThrough = new PassThrough({ log, metrics });
   opened.push(() => passThrough.close());
-  const entry = buildEntry(config, { ...rooms, delivery, passThrough });
+  const uploads = buildUploads(config, { ...rooms, delivery });
+  const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads });
+  desk = { ...rooms, uploads, delivery };
   const listeners = await listen(config, entry, opened);
 
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
@@ -125,21 +129,23 @@ function buildDelivery(config: Config, rooms: Rooms): Delivery {
   });
 }
 
-function buildEntry(
-  config: Config,
-  rooms: Rooms & { readonly delivery: Delivery; readonly passThrough: PassThrough },
-): Entry {
-  const { path: uploadsPath, publicUrl, rfc104 } = config.uploads;
-  const uploads = new Uploads({
+function buildUploads(config: Config, rooms: Rooms & { readonly delivery: Delivery }): Uploads {
+  return new Uploads({
     ...rooms,
     newId: () => randomBytes(24).toString('base64url'),
     newDeliveryKey: () => randomUUID(),
     pace: config.spool.sync === 'always' ? { bytes: 0, everyMs: 0 } : { bytes: 16 * MEBIBYTE, everyMs: 1000 },
   });
+}
+
+function buildEntry(
+  config: Config,
+  rooms: Rooms & { readonly delivery: Delivery; readonly passThrough: PassThrough; readonly uploads: Uploads },
+): Entry {
+  const { path: uploadsPath, publicUrl, rfc104 } = config.uploads;
   return new Entry({
     ...rooms,
-    uploads,
-    uploadRequests: new UploadRequests({ ...rooms, uploads, idleMs: config.idleTimeoutMs, uploadsPath, publicUrl }),
+    uploadRequests: new UploadRequests({ ...rooms, idleMs: config.idleTimeoutMs, uploadsPath, publicUrl }),
     discovery: new Discovery(rooms.passThrough),
     trust: new Trust(config.trustedProxies),
     cors: new Cors(config.cors),

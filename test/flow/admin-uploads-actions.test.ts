@@ -3,7 +3,7 @@ import { request } from 'node:http';
 import { uploadTag } from '../../src/observe/log.js';
 import { FakeDesk } from '../support/fake-desk.js';
 
-let desk: Awaited<ReturnType<typeof FakeDesk.start>>;
+let desk: FakeDesk;
 beforeEach(async () => {
   desk = await FakeDesk.start();
 });

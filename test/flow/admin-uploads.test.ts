@@ -5,7 +5,7 @@ import { FakeDesk } from '../support/fake-desk.js';
 
 const SECRET = 's3cret-of-the-client';
 
-let desk: Awaited<ReturnType<typeof FakeDesk.start>>;
+let desk: FakeDesk;
 beforeEach(async () => {
   desk = await FakeDesk.start();
 });

@@ -2,7 +2,7 @@ import { startAdmin, type Admin } from '../../src/admin/admin.js';
 import type { UploadsDesk } from '../../src/admin/uploads-desk.js';
 import type { Outcome } from '../../src/model/outcome.js';
 import type { Upload } from '../../src/model/upload.js';
-import { silentLog, uploadTag } from '../../src/observe/log.js';
+import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { newUpload } from '../contract/sample-upload.js';
 
@@ -16,18 +16,20 @@ export class FakeDesk {
   /** The rooms are open; before that there is no desk. */
   isOpen = true;
 
+  admin!: Admin;
+
   private constructor() {}
 
-  static async start(): Promise<FakeDesk & { readonly admin: Admin }> {
+  static async start(): Promise<FakeDesk> {
     const desk = new FakeDesk();
-    const admin = await startAdmin({
+    desk.admin = await startAdmin({
       address: { kind: 'tcp', host: '127.0.0.1', port: 0 },
       metrics: new Metrics(),
       checks: [],
       desk: () => (desk.isOpen ? desk.rooms() : undefined),
       log: silentLog(),
     });
-    return Object.assign(desk, { admin });
+    return desk;
   }
 
   upload(over: Partial<Upload> = {}): Upload {
@@ -42,11 +44,6 @@ export class FakeDesk {
     };
     this.known.push(added);
     return added;
-  }
-
-  /** The path of an upload, or of what can be done with it. */
-  static path({ id }: Upload, verb = ''): string {
-    return `/uploads/${uploadTag(id)}${verb}`;
   }
 
   /** Its store has pages of two, so that paging is part of every test. */
