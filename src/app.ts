@@ -64,8 +64,9 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closable
   const rooms = { ...storage, log, metrics, clock: Date.now, routes: buildRoutes(config) };
   const health = { draining: false };
   const checks = healthChecks(config, health);
-  let desk: UploadsDesk | undefined;
-  const admin = config.admin && (await startAdmin({ ...config.admin, metrics, checks, desk: () => desk, log }));
+  const operators: { desk?: UploadsDesk } = {};
+  const adminOptions = { metrics, checks, desk: () => operators.desk, log };
+  const admin = config.admin && (await startAdmin({ ...config.admin, ...adminOptions }));
   if (admin) opened.push(() => admin.close());
   await recover(rooms, storage.store.recovered.sameBoot);
   const sweep = new Sweep({ ...rooms, everyMs: sweepEveryMs(config), orphanAgeMs: ORPHAN_AGE_MS });
@@ -76,7 +77,7 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closable
   opened.push(() => passThrough.close());
   const uploads = buildUploads(config, { ...rooms, delivery });
   const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads });
-  desk = { ...rooms, uploads, delivery };
+  operators.desk = { ...rooms, uploads, delivery };
   const listeners = await listen(config, entry, opened);
 
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
