@@ -34,8 +34,8 @@ export interface Digest {
 }
 export type DigestAlgorithm = 'sha-256' | 'sha-512';
 
-/** How far an attempt got: what may be repeated depends on it. */
-export type Reached = 'never-sent' | 'sent' | 'answered';
+/** How far an attempt got: what may be repeated depends on it. `sent-in-part`: the origin certainly never had all of it. */
+export type Reached = 'never-sent' | 'sent-in-part' | 'sent' | 'answered';
 
 /** One try to give the whole to the origin. While it is under way `endedAt` and `reached` are missing. */
 export interface Attempt {
@@ -45,6 +45,8 @@ export interface Attempt {
   /** When that first attempt began: how long trying may go on is counted from here. */
   readonly budgetSince?: number;
   readonly origin: string;
+  /** Begun before the upload was whole, and its end is withheld: as long as this is set, the origin cannot have all of it. */
+  readonly inPart?: true;
   readonly startedAt: number;
   readonly endedAt?: number;
   readonly reached?: Reached;

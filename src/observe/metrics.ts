@@ -152,7 +152,7 @@ export class Metrics {
     this.commitSeconds.observe(seconds);
   }
 
-  deliveryAttempt(reached: 'never-sent' | 'sent' | 'answered', status?: number): void {
+  deliveryAttempt(reached: 'never-sent' | 'sent-in-part' | 'sent' | 'answered', status?: number): void {
     this.attempts.inc({ reached, status: status === undefined ? 'none' : `${Math.floor(status / 100)}xx` });
   }
 

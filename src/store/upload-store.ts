@@ -51,10 +51,27 @@ export interface UploadStore {
   cancel(id: string): Promise<Upload | 'gone'>;
 
   /**
-   * complete | undelivered → delivering, or `delivering` whose claim has run out. One worker wins; undefined for the
-   * others. `until` is the time after which the claim may be taken by someone else.
+   * Only in `receiving`, and only as the first attempt: notes that it begins, before its first byte is sent. It is `inPart`
+   * and needs no claim, because what it may send can never be the whole. `stale`: too late, or somebody did it already.
    */
-  claimDelivery(id: string, worker: string, until: number): Promise<Upload | undefined>;
+  beginEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
+  /** Ends it, as long as the upload is `receiving` and it has not ended. */
+  endEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
+  /** receiving → answered, in one step with the end of the attempt: the origin has heard enough. `body` as in `recordAnswer`. */
+  answerEarly(
+    id: string,
+    attempt: Attempt,
+    answer: Answer,
+    body: Uint8Array | undefined,
+    expiresAt: number,
+  ): Promise<Upload | 'stale'>;
+
+  /**
+   * complete | undelivered → delivering, or `delivering` whose claim has run out. One worker wins; undefined for the
+   * others. `until` is the time after which the claim may be taken by someone else. `goesOn`: the claim is for an attempt
+   * that began early and has not ended; in the same step it is no longer `inPart`, and its end may be sent.
+   */
+  claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined>;
   /** Extends a claim that is still held; false when it is not. */
   renewClaim(id: string, worker: string, until: number): Promise<boolean>;
   /** Notes that an attempt begins: durable before its first byte is sent. */

@@ -3,6 +3,7 @@ import type { Upload } from '../../src/model/upload.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { HOUR, newId, newUpload } from './sample-upload.js';
 import { describeDeliveries } from './store-deliveries-contract.js';
+import { describeEarlyAttempts } from './store-early-contract.js';
 
 export interface StoreUnderTest {
   readonly store: UploadStore;
@@ -224,5 +225,6 @@ export function describeStore(name: string, makeStore: () => Promise<StoreUnderT
     });
 
     describeDeliveries(() => tested);
+    describeEarlyAttempts(() => tested);
   });
 }

@@ -1,5 +1,5 @@
 import { Fault } from '../../model/fault.js';
-import type { Attempt, Answer, Undelivered } from '../../model/upload.js';
+import type { Attempt, Answer, Undelivered, Upload } from '../../model/upload.js';
 import type { Change, UploadRecord } from './upload-record.js';
 
 /**
@@ -16,12 +16,24 @@ export interface Delivered {
   readonly claim?: Claim;
 }
 
+/** An attempt in `receiving` is the only one: what it sends is bound to the record by the one who began it. */
+export function decideBeginEarly({ upload }: UploadRecord, attempt: Attempt): Change | 'stale' {
+  if (!attempt.inPart) throw new Fault('CONTRACT_BROKEN', 'an early attempt is in part', false);
+  return upload.phase === 'receiving' && upload.attemptCount === 0 ? { attempt } : 'stale';
+}
+
+export function decideEndEarly({ upload }: UploadRecord, attempt: Attempt): Change | 'stale' {
+  return upload.phase === 'receiving' && isOpenInPart(upload, attempt) ? { attempt } : 'stale';
+}
+
 /** `complete` or `undelivered`, or `delivering` under a claim that has run out. */
-export function decideClaim({ record, claim }: Delivered, now: number): Change | undefined {
+export function decideClaim({ record, claim }: Delivered, now: number, goesOn?: Attempt): Change | undefined {
   const { phase } = record.upload;
-  if (phase === 'delivering') return claim && claim.until > now ? undefined : {};
+  if (goesOn && !isOpenInPart(record.upload, goesOn)) return undefined;
+  const attempt = goesOn && { attempt: mayBeWhole(goesOn) };
+  if (phase === 'delivering') return claim && claim.until > now ? undefined : { ...attempt };
   if (phase !== 'complete' && phase !== 'undelivered') return undefined;
-  return { set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] };
+  return { ...attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] };
 }
 
 /** A claim that has run out is still held as long as nobody else took it: what its worker learned must not be lost. */
@@ -46,6 +58,16 @@ export function decidePostpone(dueAt: number): Change {
 
 export function decideGiveUp(why: Undelivered): Change {
   return { set: { phase: 'undelivered', undelivered: why } };
+}
+
+function isOpenInPart({ attempts }: Upload, { number }: Attempt): boolean {
+  return attempts.some((known) => known.number === number && known.inPart && known.reached === undefined);
+}
+
+function mayBeWhole(early: Attempt): Attempt {
+  const attempt = { ...early };
+  Reflect.deleteProperty(attempt, 'inPart');
+  return attempt;
 }
 
 /** Whether somebody should deliver this upload now. */

@@ -9,7 +9,9 @@ import type { Commit, NewUpload, UploadStore } from '../upload-store.js';
 import {
   decideAnswer,
   decideAttempt,
+  decideBeginEarly,
   decideClaim,
+  decideEndEarly,
   decideGiveUp,
   decidePostpone,
   holdsClaim,
@@ -98,9 +100,30 @@ export class EmbeddedStore implements UploadStore {
     });
   }
 
-  claimDelivery(id: string, worker: string, until: number): Promise<Upload | undefined> {
+  beginEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.records.change(id, 'stale', ({ record }) => decideBeginEarly(record, attempt));
+  }
+
+  endEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.records.change(id, 'stale', ({ record }) => decideEndEarly(record, attempt));
+  }
+
+  answerEarly(
+    id: string,
+    attempt: Attempt,
+    answer: Answer,
+    body: Uint8Array | undefined,
+    expiresAt: number,
+  ): Promise<Upload | 'stale'> {
+    return this.records.change(id, 'stale', async ({ record }): Promise<Change | 'stale'> => {
+      const end = decideEndEarly(record, attempt);
+      return end === 'stale' ? end : { ...end, ...(await this.answered(id, answer, body, expiresAt)) };
+    });
+  }
+
+  claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined> {
     return this.records.step(id, async (entry) => {
-      const change = entry && decideClaim(entry, this.clock());
+      const change = entry && decideClaim(entry, this.clock(), goesOn);
       if (!change) return undefined;
       await this.records.save(entry, change);
       entry.claim = { worker, until };
@@ -131,10 +154,7 @@ export class EmbeddedStore implements UploadStore {
     body: Uint8Array | undefined,
     expiresAt: number,
   ): Promise<Upload | 'stale'> {
-    return this.deliver(id, worker, async () => {
-      const crc = answer.body.in === 'record' ? await this.records.keepAnswer(id, body ?? new Uint8Array()) : undefined;
-      return decideAnswer(answer, expiresAt, crc);
-    });
+    return this.deliver(id, worker, () => this.answered(id, answer, body, expiresAt));
   }
 
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'> {
@@ -174,6 +194,11 @@ export class EmbeddedStore implements UploadStore {
   async close(): Promise<void> {
     await this.records.close();
     this.settlement.failAll(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
+  }
+
+  private async answered(id: string, answer: Answer, body: Uint8Array | undefined, expiresAt: number): Promise<Change> {
+    const crc = answer.body.in === 'record' ? await this.records.keepAnswer(id, body ?? new Uint8Array()) : undefined;
+    return decideAnswer(answer, expiresAt, crc);
   }
 
   /** A verb for the worker that holds the claim, and nobody else. */

@@ -51,7 +51,7 @@ export class Records {
   change<T extends string>(
     id: string,
     unknown: T,
-    decide: (entry: Entry) => Change | T | Promise<Change>,
+    decide: (entry: Entry) => Change | T | Promise<Change | T>,
   ): Promise<Upload | T> {
     return this.step(id, async (entry) => {
       if (!entry) return unknown;
