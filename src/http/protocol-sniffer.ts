@@ -16,8 +16,15 @@ export function sniff(socket: Socket, timeoutMs: number, decided: (spoken: Spoke
     clearTimeout(timer);
     socket.off('readable', look).off('end', leave).off('close', leave).off('error', leave);
     // After the connection's end nothing can be put back, and nobody would read it.
-    if (spoken === 'http1' || spoken === 'http2') socket.unshift(seen);
-    decided(spoken);
+    if (spoken !== 'http1' && spoken !== 'http2') return decided(spoken);
+    socket.unshift(seen);
+    socket.on('error', ignore);
+    // Within 'readable' Node has planned to read more. It would do so after the new owner has paused the connection, and
+    // from then on nothing could pause it: a body would fill the memory as fast as it comes.
+    setImmediate(() => {
+      socket.off('error', ignore);
+      decided(socket.destroyed ? 'gone' : spoken);
+    });
   };
   const leave = (): void => finish('gone');
   const look = (): void => {
@@ -28,6 +35,7 @@ export function sniff(socket: Socket, timeoutMs: number, decided: (spoken: Spoke
     if (!seen.subarray(0, length).equals(PREFACE.subarray(0, length))) finish('http1');
     else if (length === PREFACE.length) finish('http2');
   };
+  const ignore = (): void => undefined;
   const timer = setTimeout(() => finish(seen.length === 0 ? 'silent' : 'late'), timeoutMs);
   socket.on('readable', look).once('end', leave).once('close', leave).once('error', leave);
 }
