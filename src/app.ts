@@ -7,12 +7,15 @@ import type { Config } from './config/config.js';
 import { buildRoutes } from './config/routes.js';
 import { Delivery } from './delivery/delivery.js';
 import { UndiciOrigin } from './delivery/undici-origin.js';
+import { Access } from './http/access.js';
 import { Trust } from './http/client-address.js';
 import { Cors } from './http/cors.js';
 import { Discovery } from './http/discovery.js';
 import { Entry } from './http/entry.js';
 import { PassThrough } from './http/pass-through.js';
+import { Places } from './http/places.js';
 import { type Listener, startListener } from './http/server.js';
+import { UploadPages } from './http/upload-pages.js';
 import { UploadRequests } from './http/upload-requests.js';
 import { Fault } from './model/fault.js';
 import type { Routes } from './model/route.js';
@@ -144,9 +147,12 @@ function buildEntry(
   rooms: Rooms & { readonly delivery: Delivery; readonly passThrough: PassThrough; readonly uploads: Uploads },
 ): Entry {
   const { path: uploadsPath, publicUrl, rfc104 } = config.uploads;
+  const access = new Access(rooms.log);
   return new Entry({
     ...rooms,
-    uploadRequests: new UploadRequests({ ...rooms, idleMs: config.idleTimeoutMs, uploadsPath, publicUrl }),
+    places: new Places({ ...rooms, access, uploadsPath }),
+    pages: new UploadPages(rooms.uploads),
+    uploadRequests: new UploadRequests({ ...rooms, access, idleMs: config.idleTimeoutMs, uploadsPath, publicUrl }),
     discovery: new Discovery(rooms.passThrough),
     trust: new Trust(config.trustedProxies),
     cors: new Cors(config.cors),

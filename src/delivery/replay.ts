@@ -55,7 +55,7 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers): Re
   const { framing, method = request.method, target } = route.delivery;
   const ofTheWhole = withoutFields(endToEnd(request.headers), OF_THE_UPLOAD);
   const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : ofTheWhole.map(withWholeType);
-  const lines = withForwarding(withCredentials(own, credentials), request);
+  const lines = withForwarding(withAdded(withCredentials(own, credentials), upload, route), request);
   return {
     origin: base.origin,
     method,
@@ -89,6 +89,12 @@ function withCredentials(headers: Headers, credentials: Headers): HeaderLine[] {
     },
     [...headers],
   );
+}
+
+/** What the authorization service says of the client, and never what the client says of itself in the same names. */
+function withAdded(headers: Headers, { addedHeaders = [] }: Upload, { authorize }: Route): HeaderLine[] {
+  const names = [...(authorize.forwardAuth?.copyHeaders ?? []), ...addedHeaders.map(([name]) => name)];
+  return [...withoutFields(headers, new Set(names.map((name) => name.toLowerCase()))), ...addedHeaders];
 }
 
 /** The same for every attempt, so that an origin that honours it takes the upload once. A client's own key is its business. */

@@ -3,26 +3,28 @@ import type { Socket } from 'node:net';
 import { Fault } from '../model/fault.js';
 import type { Refusal } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
-import type { Routes } from '../model/route.js';
+import type { Route, Routes } from '../model/route.js';
 import type { Log } from '../observe/log.js';
 import { logRequest } from '../observe/log-lines.js';
 import type { Metrics, RequestKind } from '../observe/metrics.js';
-import { type Detected, type Place, detect } from '../protocol/detect.js';
+import { type Detected, detect } from '../protocol/detect.js';
 import { problemReply } from '../protocol/problem.js';
 import { type Reply, isRefusal } from '../protocol/protocol.js';
-import type { Uploads } from '../uploads/uploads.js';
 import type { Trust } from './client-address.js';
 import type { Cors } from './cors.js';
 import type { Discovery } from './discovery.js';
 import { type Exchange, destroyExchange } from './exchange.js';
 import { type InterimOptions, Interims } from './interim.js';
 import type { PassThrough } from './pass-through.js';
+import type { Places } from './places.js';
 import { answerEarly, sendReply } from './reply.js';
 import { BadHead, readHead } from './request-head.js';
+import type { UploadPages } from './upload-pages.js';
 import type { UploadRequest, UploadRequests } from './upload-requests.js';
 
 export interface EntryOptions {
-  readonly uploads: Pick<Uploads, 'find'>;
+  readonly places: Places;
+  readonly pages: UploadPages;
   readonly uploadRequests: UploadRequests;
   readonly discovery: Discovery;
   readonly passThrough: PassThrough;
@@ -84,60 +86,49 @@ export class Entry {
   }
 
   private async serve(exchange: Exchange, head: RequestHead, noted: Noted): Promise<void> {
-    const { routes, passThrough, finalInterim } = this.options;
-    const route = this.routeOf(head);
-    const detected = detect(head, await this.placeOf(head, noted), { finalInterim });
-    noted.route = route.name;
+    const { places, pages, cors, finalInterim } = this.options;
+    const found = await places.find(head);
+    noted.route = found.route.name;
+    noted.uploadId = found.upload?.id;
+    if (found.page && head.method !== 'OPTIONS') {
+      noted.kind = 'retrieve';
+      await answerEarly(exchange, cors.apply(pages.reply(found, head.method), head));
+      return;
+    }
+    const detected = detect(head, found.place, { finalInterim });
     switch (detected.kind) {
       case 'pass-through':
-        noted.kind = 'pass-through';
-        return passThrough.web(exchange.req, exchange.res, head, routes.find(head.method, head.path));
+        return this.passThrough(exchange, head, noted);
       case 'preflight':
         return this.preflight(exchange, head, noted);
       case 'resumable':
-        return this.serveUpload(exchange, head, detected, noted);
+        return this.serveUpload(exchange, head, found.route, detected, noted);
     }
   }
 
-  /** For OPTIONS, what any method on this path could have (RUFH §4.1.4). */
-  private routeOf(head: RequestHead): ReturnType<Routes['find']> {
-    const { routes } = this.options;
-    const forDiscovery = head.method === 'OPTIONS' ? routes.findResumable(head.path) : undefined;
-    return forDiscovery ?? routes.find(head.method, head.path);
-  }
-
-  private async placeOf(head: RequestHead, noted: Noted): Promise<Place> {
-    const { uploadsPath, uploads } = this.options;
-    if (!head.path.startsWith(uploadsPath)) {
-      const route = this.routeOf(head);
-      return { kind: 'target', resumable: route.resumable, minSize: route.limits.minSize };
-    }
-    const id = head.path.slice(uploadsPath.length);
-    const upload = WELL_FORMED_ID.test(id) ? await uploads.find(id) : undefined;
-    if (upload) noted.uploadId = id;
-    return { kind: 'upload', id, dialect: upload?.dialect };
+  private async passThrough({ req, res }: Exchange, head: RequestHead, noted: Noted): Promise<void> {
+    const { routes, passThrough } = this.options;
+    noted.kind = 'pass-through';
+    return passThrough.web(req, res, head, routes.find(head.method, head.path));
   }
 
   private async preflight(exchange: Exchange, head: RequestHead, noted: Noted): Promise<void> {
-    const { cors, passThrough, routes, uploadsPath } = this.options;
+    const { cors, uploadsPath } = this.options;
     const reply = cors.preflight(head);
+    if (!reply && !head.path.startsWith(uploadsPath)) return this.passThrough(exchange, head, noted);
     noted.kind = 'preflight';
-    if (reply || head.path.startsWith(uploadsPath)) {
-      await sendReply(exchange, reply ?? { status: 204, headers: [] });
-      return;
-    }
-    return passThrough.web(exchange.req, exchange.res, head, routes.find(head.method, head.path));
+    await sendReply(exchange, reply ?? { status: 204, headers: [] });
   }
 
   private async serveUpload(
     exchange: Exchange,
     head: RequestHead,
+    route: Route,
     { protocol, request }: Resumable,
     noted: Noted,
   ): Promise<void> {
     const { interimMode, clock, metrics } = this.options;
     const interims = new Interims(exchange, head, { mode: interimMode, clock });
-    const route = this.routeOf(head);
     const onCreated = (id: string): void => void (noted.uploadId = id);
     const asked: UploadRequest = { exchange, head, route, protocol, request, interims, onCreated };
     noted.kind = isRefusal(request) ? 'other' : request.kind;
@@ -195,9 +186,6 @@ export class Entry {
     });
   }
 }
-
-/** What ids look like: anything else names no upload and reaches neither store nor disk. */
-const WELL_FORMED_ID = /^[A-Za-z0-9_-]{32}$/;
 
 const STOPPING = 'This server is being restarted. Resume the upload in a moment.';
 

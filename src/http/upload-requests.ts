@@ -1,18 +1,20 @@
-import type { HeaderLine, Headers } from '../model/headers.js';
+import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
 import type { AppendIntent, CreateIntent, Intent } from '../model/intent.js';
-import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
+import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
-import type { StoredRequest } from '../model/upload.js';
+import type { StoredRequest, Upload } from '../model/upload.js';
 import type { Metrics } from '../observe/metrics.js';
 import { type Protocol, type Reply, type ReplyContext, isRefusal } from '../protocol/protocol.js';
 import { Body } from '../uploads/body.js';
 import type { UploadCall, Uploads } from '../uploads/uploads.js';
+import type { Access } from './access.js';
 import { type Exchange, isHttp2 } from './exchange.js';
 import type { Interims } from './interim.js';
 
 export interface UploadRequestsOptions {
   readonly uploads: Uploads;
+  readonly access: Access;
   readonly metrics: Metrics;
   readonly clock: () => number;
   /** A body that sends nothing for this long is given up. */
@@ -51,12 +53,12 @@ export class UploadRequests {
   }
 
   private async outcomeOf(asked: UploadRequest): Promise<Outcome | Interrupted> {
-    const { request, route, head } = asked;
+    const { request } = asked;
     if (isRefusal(request)) return { kind: 'refused', refusal: request };
     const { uploads } = this.options;
     switch (request.kind) {
       case 'create':
-        return this.during(asked, request, (call) => uploads.create(request, route, stored(head), call));
+        return this.create(asked, request);
       case 'append':
         return this.during(asked, request, (call) => uploads.append(request, call));
       case 'retrieve':
@@ -66,6 +68,17 @@ export class UploadRequests {
       case 'discover':
         return { kind: 'discovered' };
     }
+  }
+
+  /** Nobody's body is taken before whoever the route names has let them in. */
+  private async create(asked: UploadRequest, intent: CreateIntent): Promise<Outcome | Interrupted> {
+    const { head, route } = asked;
+    const { access, uploads } = this.options;
+    const admission = await access.admit(head, route);
+    if (admission.kind === 'out') return { kind: 'turned-away', answer: admission.answer };
+    const { addedHeaders } = admission;
+    const creator = { addedHeaders, principal: await access.principalOf(head, route, admission) };
+    return this.during(asked, intent, (call) => uploads.create(intent, route, stored(head), { ...call, creator }));
   }
 
   /** Ties an upload's call to its exchange: the body, interim responses, and the moment the client leaves. */
@@ -84,10 +97,22 @@ export class UploadRequests {
         tell: (news) => this.tell(asked, news),
         credentials: credentialsOf(head.headers),
         left: left.signal,
+        doesNotWait: asked.route.delivery.respond === 'accepted' || prefersAsync(head.headers),
+        ...(asked.route.authorize.recheck && { mayComplete: (upload) => this.recheck(asked, upload) }),
       });
     } finally {
       exchange.res.off('close', leave);
     }
+  }
+
+  /** Time of check, time of use: what was allowed when the upload began may not be when it ends (RUFH, security). */
+  private async recheck({ head, route }: UploadRequest, { request }: Upload): Promise<RelayedAnswer | undefined> {
+    const { method, target } = request;
+    const admission = await this.options.access.admit(
+      { ...head, method, target },
+      { ...route, authorize: onlyService(route) },
+    );
+    return admission.kind === 'out' ? admission.answer : undefined;
   }
 
   private bodyOf({ exchange, interims }: UploadRequest, intent: CreateIntent | AppendIntent): Body {
@@ -117,6 +142,17 @@ function stored(head: RequestHead): StoredRequest {
   const { method, target, httpVersion, scheme, authority, headers, connection } = head;
   const { peerAddress, clientAddress, peerIsTrusted } = connection;
   return { method, target, httpVersion, scheme, authority, headers, peerAddress, clientAddress, peerIsTrusted };
+}
+
+/** The origin gets the whole request next: there is no use in asking it about its head first. */
+function onlyService({ authorize }: Route): Route['authorize'] {
+  return { ...authorize, preflight: false };
+}
+
+/** RFC 7240 §4.1. */
+function prefersAsync(headers: Headers): boolean {
+  const preferences = (fieldValue(headers, 'prefer') ?? '').split(',');
+  return preferences.some((preference) => /^\s*respond-async\s*(;|$)/i.test(preference));
 }
 
 /** What the completing request brings for the origin, line by line: newer than what the creation brought. */

@@ -67,6 +67,10 @@ export type Outcome =
     }
   /** The origin wants other credentials: its answer for now, while the upload is kept for a client that has them. */
   | { readonly kind: 'parked'; readonly upload: Upload; readonly answer: RelayedAnswer }
+  /** The one who was asked whether this client may upload said no; nothing of this request counts. */
+  | { readonly kind: 'turned-away'; readonly answer: RelayedAnswer }
+  /** The client does not wait: the delivery goes on, and the status URL tells of it. */
+  | { readonly kind: 'accepted'; readonly upload: Upload }
   | { readonly kind: 'cancelled' }
   | { readonly kind: 'discovered' }
   | { readonly kind: 'refused'; readonly refusal: Refusal };

@@ -6,7 +6,7 @@ import { completenessLine, lines, locationLine, offsetLine, versionLine } from '
 import type { Reply, ReplyContext } from './protocol.js';
 
 type Answered = Extract<Outcome, { readonly kind: 'answered' }>;
-type Parked = Extract<Outcome, { readonly kind: 'parked' }>;
+type Parked = Extract<Outcome, { readonly kind: 'parked' | 'turned-away' }>;
 
 /**
  * The origin's answer, whatever its status: as it came, with what tells a resuming client whose answer it is (RUFH §4.1.2:
@@ -36,16 +36,18 @@ export function renderAnswer(dialect: Dialect, outcome: Answered, context: Reply
 }
 
 /**
- * The origin's 401, as it came, but "not complete": unlike any other answer it is not the last word, because the bytes
- * are kept and the same upload can be completed with other credentials.
+ * The origin's 401, or what whoever may let the client in said instead, as it came, but "not complete": unlike any other
+ * answer it is not the last word, because what is kept can be completed with other credentials.
  */
-export function renderParked(dialect: Dialect, { upload, answer }: Parked): Reply {
+export function renderParked(dialect: Dialect, outcome: Parked): Reply {
+  const { answer } = outcome;
+  const offset = outcome.kind === 'parked' ? offsetLine(outcome.upload) : undefined;
   return {
     status: answer.status,
     reason: answer.reason,
     headers: [
       ...withoutOurFields(answer.headers),
-      ...lines(versionLine(dialect), offsetLine(upload), completenessLine(dialect, false)),
+      ...lines(versionLine(dialect), offset, completenessLine(dialect, false)),
     ],
     body: answer.body,
     bodySize: answer.bodySize,

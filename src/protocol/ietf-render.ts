@@ -31,7 +31,10 @@ export function renderOutcome(dialect: Dialect, outcome: Outcome, context: Reply
     case 'answered':
       return renderAnswer(dialect, outcome, context);
     case 'parked':
+    case 'turned-away':
       return renderParked(dialect, outcome);
+    case 'accepted':
+      return accepted(dialect, outcome.upload, context);
     case 'undelivered':
       return undelivered(dialect, outcome, dialect.undeliveredStatus, UNDELIVERED[outcome.why.reason]);
     case 'pending':
@@ -129,6 +132,25 @@ function undelivered(
       retryAfterLine(retryAfterSeconds),
     ),
   );
+}
+
+/**
+ * The whole is here and the client need not wait (RFC 9110 §15.3.3, RFC 7240 §4.1). "Complete", because nothing more is
+ * to be sent; what the origin says is found at the status URL.
+ */
+function accepted(dialect: Dialect, upload: Upload, { uploadUrl }: ReplyContext): Reply {
+  const status = `${uploadUrl(upload.id)}/status`;
+  return {
+    status: 202,
+    headers: [
+      ...lines(versionLine(dialect), offsetLine(upload), completenessLine(dialect, true)),
+      ['Location', status],
+      ['Preference-Applied', 'respond-async'],
+      NO_STORE,
+      ['Content-Type', 'application/json'],
+    ],
+    body: JSON.stringify({ status }),
+  };
 }
 
 /** Nothing is wrong so far but the time it takes (RFC 9110 §15.6.5), or an attempt failed and more follow. */

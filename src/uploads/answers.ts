@@ -13,6 +13,8 @@ export interface AnswerCall {
   readonly credentials: Headers;
   /** Aborted when this request's client has left: ends waiting, never a delivery. */
   readonly left: AbortSignal;
+  /** The client does not wait for the origin (RFC 7240 §4.1), or the route does not let it. */
+  readonly doesNotWait?: boolean;
 }
 
 /** What the origin says to an upload that is whole, for the request that made it so and for those that ask again. */
@@ -26,8 +28,8 @@ export class Answers {
     call: AnswerCall,
     reprDigest?: Digest,
   ): Promise<Outcome | Interrupted> {
-    const { credentials, left } = call;
-    const result = await this.result(upload.id, credentials, left);
+    const result = await this.result(upload.id, call);
+    if (result.kind === 'pending' && call.doesNotWait) return { kind: 'accepted', upload: result.upload };
     switch (result.kind) {
       case 'answered':
         return { ...result, to, reprDigest };
@@ -54,9 +56,12 @@ export class Answers {
     return this.answer(upload, 'append', call);
   }
 
-  private async result(id: string, credentials: Headers, left: AbortSignal): Promise<DeliveryResult | Interrupted> {
+  private async result(
+    id: string,
+    { credentials, left, doesNotWait }: AnswerCall,
+  ): Promise<DeliveryResult | Interrupted> {
     try {
-      return await this.delivery.result(id, { credentials, to: left });
+      return await this.delivery.result(id, { credentials, to: left, ...(doesNotWait && { waitMs: 0 }) });
     } catch (error) {
       if (left.aborted) return { kind: 'interrupted', why: 'client-left' };
       throw error;

@@ -1,6 +1,6 @@
 import { Fault } from '../model/fault.js';
 import type { AppendIntent, CreateIntent } from '../model/intent.js';
-import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
+import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import type { Digest, Upload } from '../model/upload.js';
 import { type Log, uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
@@ -31,6 +31,10 @@ export interface TakeInTask {
   readonly lease: Lease;
   readonly body: Body;
   readonly tell: (news: News) => unknown;
+  /** Asked when all bytes are here, before they count as the whole. */
+  readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
+  /** The client is told "complete" before the origin has answered: then no byte can be held back. */
+  readonly doesNotWait?: boolean;
 }
 
 /** The upload is complete and waits for its delivery. */
@@ -46,7 +50,7 @@ export class TakeIn {
 
   async take(task: TakeInTask): Promise<Outcome | Interrupted | Whole> {
     try {
-      return await this.outcomeOf(await this.receive(task), task.intent, task.lease);
+      return await this.outcomeOf(await this.receive(task), task);
     } catch (fault) {
       return this.giveUpIfLost(fault, task.upload, task.lease);
     }
@@ -81,7 +85,7 @@ export class TakeIn {
     }
   }
 
-  private receive({ intent, upload, lease, body, tell }: TakeInTask): Promise<Received> {
+  private receive({ intent, upload, lease, body, tell, mayComplete, doesNotWait }: TakeInTask): Promise<Received> {
     this.rooms.hashes.follow(upload, lease);
     const limited = intent.kind === 'append' || intent.appendLimitsApply;
     const { contentDigests, complete, kind } = intent;
@@ -90,7 +94,7 @@ export class TakeIn {
         upload,
         lease,
         body,
-        isLast: complete,
+        isLast: complete && !mayComplete && !doesNotWait,
         allowance: allowance(upload, limited),
         contentDigests,
         atLeast: limited ? leastBytes(intent, upload) : undefined,
@@ -101,11 +105,8 @@ export class TakeIn {
     );
   }
 
-  private async outcomeOf(
-    received: Received,
-    intent: CreateIntent | AppendIntent,
-    lease: Lease,
-  ): Promise<Outcome | Interrupted | Whole> {
+  private async outcomeOf(received: Received, task: TakeInTask): Promise<Outcome | Interrupted | Whole> {
+    const { intent, lease } = task;
     switch (received.kind) {
       case 'interrupted':
         return received;
@@ -114,7 +115,7 @@ export class TakeIn {
       case 'overflow':
         return this.overflow(received.upload, lease, received.beyond);
       case 'received':
-        if (intent.complete) return this.finish(received, lease);
+        if (intent.complete) return this.finish(received, task);
         return {
           kind: intent.kind === 'create' ? 'created' : 'appended',
           upload: received.upload,
@@ -125,10 +126,13 @@ export class TakeIn {
 
   private async finish(
     received: Received & { readonly kind: 'received' },
-    lease: Lease,
+    { lease, mayComplete, doesNotWait }: TakeInTask,
   ): Promise<Outcome | Interrupted | Whole> {
+    const answer = await mayComplete?.(received.upload);
+    if (answer) return { kind: 'turned-away', answer };
     if (received.upload.phase === 'complete') return { kind: 'whole', upload: received.upload };
-    const completed = await completeWhole(received, lease, this.rooms);
+    const last = doesNotWait ? { upload: received.upload } : received;
+    const completed = await completeWhole(last, lease, this.rooms);
     if (completed.kind === 'invalid') return this.invalidate(received.upload, lease, completed.refusal);
     if (completed.kind !== 'complete') return completed;
     this.rooms.hashes.forget(completed.upload.id);

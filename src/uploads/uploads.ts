@@ -1,7 +1,7 @@
 import type { Delivery } from '../delivery/delivery.js';
 import { Fault } from '../model/fault.js';
 import type { AppendIntent, CancelIntent, CreateIntent, RetrieveIntent } from '../model/intent.js';
-import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
+import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import type { Route } from '../model/route.js';
 import type { StoredRequest, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
@@ -19,7 +19,7 @@ export interface UploadsOptions {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
-  readonly delivery: Pick<Delivery, 'result'>;
+  readonly delivery: Pick<Delivery, 'result' | 'kept'>;
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
@@ -34,6 +34,10 @@ export interface UploadsOptions {
 export interface UploadCall extends AnswerCall {
   /** Hears what an interim response could say; false when the client was not told. */
   readonly tell: (news: News) => boolean;
+  /** Of a creation: who it is, and what the authorization service adds for the origin. */
+  readonly creator?: Pick<Upload, 'principal' | 'addedHeaders'>;
+  /** Asked before the upload counts as complete; an answer turns the client away, and the bytes stay. */
+  readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
 }
 
 /**
@@ -55,6 +59,11 @@ export class Uploads {
     return this.rooms.store.get(id);
   }
 
+  /** The origin's answer, for whoever asks for nothing else; undefined while there is none. */
+  keptAnswer(upload: Upload): RelayedAnswer | undefined {
+    return upload.phase === 'answered' ? this.rooms.delivery.kept(upload) : undefined;
+  }
+
   async create(
     intent: CreateIntent,
     route: Route,
@@ -63,7 +72,7 @@ export class Uploads {
   ): Promise<Outcome | Interrupted> {
     const refusal = refuseCreation(intent, route.limits);
     if (refusal) return refused(refusal);
-    const upload = await this.open(intent, route, request);
+    const upload = await this.open(intent, route, request, call.creator);
     const lease = await this.rooms.leases.take(upload.id);
     try {
       if (call.tell({ kind: 'resumable', upload })) return await this.receiveAndDeliver(intent, upload, lease, call);
@@ -120,7 +129,12 @@ export class Uploads {
     }
   }
 
-  private open(intent: CreateIntent, route: Route, request: StoredRequest): Promise<Upload> {
+  private open(
+    intent: CreateIntent,
+    route: Route,
+    request: StoredRequest,
+    creator: UploadCall['creator'],
+  ): Promise<Upload> {
     const now = this.rooms.clock();
     this.rooms.metrics.uploadCreated(intent.dialect);
     return this.rooms.store.create({
@@ -133,6 +147,7 @@ export class Uploads {
       reprDigests: intent.reprDigests,
       wantedReprDigest: intent.wantedReprDigest,
       deliveryKey: this.rooms.newDeliveryKey(),
+      ...creator,
       createdAt: now,
       expiresAt: now + route.limits.maxAgeSeconds * 1000,
     });
@@ -184,8 +199,7 @@ export class Uploads {
     lease: Lease,
     call: UploadCall,
   ): Promise<Outcome | Interrupted> {
-    const { body, tell } = call;
-    const taken = await this.takeIn.take({ intent, upload, lease, body, tell });
+    const taken = await this.takeIn.take({ ...call, intent, upload, lease });
     if (taken.kind !== 'whole') return taken;
     await lease.release();
     return this.answers.answer(taken.upload, intent.kind, call, taken.reprDigest);

@@ -1,0 +1,66 @@
+import type { RequestHead } from '../model/request-head.js';
+import type { Route, Routes } from '../model/route.js';
+import type { Upload } from '../model/upload.js';
+import type { Place } from '../protocol/detect.js';
+import type { Uploads } from '../uploads/uploads.js';
+import type { Access } from './access.js';
+
+/** What a request's path leads to, with the route that holds there. */
+export interface Found {
+  readonly place: Place;
+  /** An upload's own; the target's otherwise. */
+  readonly route: Route;
+  /** Missing also when the upload is somebody else's. */
+  readonly upload?: Upload;
+  /** What is asked about the upload besides the upload resource itself. */
+  readonly page?: 'status' | 'answer';
+}
+
+export interface PlacesOptions {
+  readonly uploads: Pick<Uploads, 'find'>;
+  readonly access: Access;
+  readonly routes: Routes;
+  /** Path of upload resources: begins and ends with a slash. */
+  readonly uploadsPath: string;
+}
+
+/** What ids look like: anything else names no upload and reaches neither store nor disk. */
+const WELL_FORMED_ID = /^[A-Za-z0-9_-]{32}$/;
+
+/** Finds targets and uploads, and hides an upload from whoever did not create it where its route binds it. */
+export class Places {
+  constructor(private readonly options: PlacesOptions) {}
+
+  async find(head: RequestHead): Promise<Found> {
+    const { uploadsPath } = this.options;
+    if (head.path.startsWith(uploadsPath)) return this.findUpload(head, head.path.slice(uploadsPath.length));
+    const route = this.routeOf(head);
+    return { route, place: { kind: 'target', resumable: route.resumable, minSize: route.limits.minSize } };
+  }
+
+  private async findUpload(head: RequestHead, rest: string): Promise<Found> {
+    const [, id = rest, page] = /^([^/]*)\/(status|answer)$/.exec(rest) ?? [];
+    const upload = WELL_FORMED_ID.test(id) ? await this.options.uploads.find(id) : undefined;
+    const route = upload ? this.routeOfUpload(upload) : this.routeOf(head);
+    const own = upload && (await this.isTheirs(upload, head, route)) ? upload : undefined;
+    const place: Place = { kind: 'upload', id, dialect: own?.dialect };
+    return { place, route, upload: own, page: page as Found['page'] };
+  }
+
+  /** RUFH, security considerations: who did not create it is told that there is no such upload. */
+  private async isTheirs(upload: Upload, head: RequestHead, route: Route): Promise<boolean> {
+    return upload.principal === undefined || upload.principal === (await this.options.access.principalOf(head, route));
+  }
+
+  /** For OPTIONS, what any method on this path could have (RUFH §4.1.4). */
+  private routeOf({ method, path }: RequestHead): Route {
+    const { routes } = this.options;
+    const forDiscovery = method === 'OPTIONS' ? routes.findResumable(path) : undefined;
+    return forDiscovery ?? routes.find(method, path);
+  }
+
+  private routeOfUpload({ route, request }: Upload): Route {
+    const { routes } = this.options;
+    return routes.byName(route) ?? routes.find(request.method, request.target.split('?', 1)[0]!);
+  }
+}

@@ -1,0 +1,58 @@
+import type { HeaderLine } from '../model/headers.js';
+import { type Upload, shownOffset } from '../model/upload.js';
+import { NO_STORE, problemReply } from '../protocol/problem.js';
+import type { Reply } from '../protocol/protocol.js';
+import type { Uploads } from '../uploads/uploads.js';
+import type { Found } from './places.js';
+
+/** When whoever waits may look again. */
+const LOOK_AGAIN: HeaderLine = ['Retry-After', '2'];
+
+const NOT_FOUND = { status: 404, detail: 'There is no such upload, or it is not yours.' };
+
+/** What a client that does not wait for its answer can look at: where the delivery is, and in the end the answer. */
+export class UploadPages {
+  constructor(private readonly uploads: Pick<Uploads, 'keptAnswer'>) {}
+
+  reply({ upload, page }: Found, method: string): Reply {
+    if (method !== 'GET' && method !== 'HEAD')
+      return problemReply({ status: 405, detail: 'This can only be read.' }, [['Allow', 'GET, HEAD']]);
+    if (!upload) return problemReply(NOT_FOUND);
+    return page === 'answer' ? this.answer(upload) : status(upload);
+  }
+
+  private answer(upload: Upload): Reply {
+    const answer = this.uploads.keptAnswer(upload);
+    if (!answer) return problemReply({ status: 404, detail: 'The origin has not answered yet.' }, [LOOK_AGAIN]);
+    return answer;
+  }
+}
+
+function status(upload: Upload): Reply {
+  const { phase, length, attempts, attemptCount, answer } = upload;
+  const last = attempts.at(-1);
+  const isOver = phase === 'answered' || phase === 'undelivered';
+  const told = {
+    phase,
+    offset: shownOffset(upload),
+    length,
+    attempts: attemptCount,
+    lastAttempt: last && {
+      startedAt: iso(last.startedAt),
+      endedAt: last.endedAt && iso(last.endedAt),
+      reached: last.reached,
+      status: last.status,
+    },
+    undelivered: upload.undelivered?.reason,
+    answer: answer && { status: answer.status, at: 'answer' },
+  };
+  return {
+    status: 200,
+    headers: [...(isOver ? [] : [LOOK_AGAIN]), NO_STORE, ['Content-Type', 'application/json']],
+    body: JSON.stringify(told),
+  };
+}
+
+function iso(at: number): string {
+  return new Date(at).toISOString();
+}

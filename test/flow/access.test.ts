@@ -1,0 +1,170 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import type { HeaderLine } from '../../src/model/headers.js';
+import { startTestApp, type TestApp } from '../support/app.js';
+import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
+import { connect, requestOnce } from '../support/raw-client.js';
+import { startRawOrigin } from '../support/raw-origin.js';
+import type { WireResponse } from '../support/wire-response.js';
+
+let origin: FakeOrigin;
+let auth: FakeOrigin;
+let app: TestApp | undefined;
+
+beforeEach(async () => {
+  origin = await startFakeOrigin({ status: 201, body: 'made' });
+  auth = await startFakeOrigin({
+    status: 200,
+    headers: [
+      ['Remote-User', 'ann'],
+      ['X-Team', 'blue'],
+      ['X-Secret', 's'],
+    ],
+  });
+});
+
+afterEach(async () => {
+  await app?.stop();
+  await origin.close();
+  await auth.close();
+});
+
+async function start(settings: string): Promise<void> {
+  app = await startTestApp({ origin: origin.url, config: settings });
+}
+
+function send(method: string, target: string, headers: HeaderLine[], body?: string): Promise<WireResponse> {
+  return requestOnce(app!.url, { method, target, headers: [['Host', 'api'], ...headers], body });
+}
+
+const create = (complete: '?0' | '?1', headers: HeaderLine[] = [], body = 'hello'): Promise<WireResponse> =>
+  send('POST', '/files?x=1', [['Upload-Complete', complete], ...headers], body);
+
+const append = (target: string, offset: number, headers: HeaderLine[] = [], body = ''): Promise<WireResponse> =>
+  send(
+    'PATCH',
+    target,
+    [
+      ['Upload-Complete', '?1'],
+      ['Upload-Offset', `${offset}`],
+      ['Content-Type', 'application/partial-upload'],
+      ...headers,
+    ],
+    body,
+  );
+
+const targetOf = (response: WireResponse): string => new URL(response.header('Location')!).pathname;
+
+describe('forward_auth', () => {
+  const settings = (more = ''): string =>
+    `authorize: { forward_auth: { url: "${auth.url}/check", copy_headers: [Remote-User, X-Team] }${more} }`;
+
+  test('is told method, target and headers, and its chosen headers reach the origin in place of the client’s', async () => {
+    await start(settings());
+    const response = await create('?1', [
+      ['Authorization', 'Bearer a'],
+      ['remote-user', 'mallory'],
+    ]);
+    expect(response.status).toBe(201);
+    const [asked] = auth.requests;
+    expect([asked!.method, asked!.target, asked!.size]).toEqual(['GET', '/check', 0]);
+    expect(asked!.header('X-Forwarded-Method')).toBe('POST');
+    expect(asked!.header('X-Forwarded-Uri')).toBe('/files?x=1');
+    expect(asked!.header('Authorization')).toBe('Bearer a');
+    const [got] = await origin.waitForRequests(1);
+    expect(got!.header('Remote-User')).toBe('ann');
+    expect(got!.header('X-Team')).toBe('blue');
+    expect(got!.header('X-Secret')).toBeUndefined();
+  });
+
+  test('its refusal is relayed before the body is taken, and nothing is kept', async () => {
+    auth.answerWith({ status: 401, headers: [['WWW-Authenticate', 'Bearer']], body: 'who?' });
+    await start(settings());
+    const client = await connect(app!.url);
+    await client.send(
+      'POST /files HTTP/1.1\r\nHost: api\r\nUpload-Complete: ?1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n',
+    );
+    const response = await client.readFinal();
+    client.destroy();
+    expect(response.status).toBe(401);
+    expect(response.interims).toEqual([]);
+    expect(response.header('WWW-Authenticate')).toBe('Bearer');
+    expect(response.header('Upload-Complete')).toBe('?0');
+    expect(response.header('Location')).toBeUndefined();
+    expect(response.body.toString()).toBe('who?');
+    expect(origin.requests.length).toBe(0);
+  });
+
+  test('when it gives no answer nobody is let in', async () => {
+    auth.answerWith({ hangUp: true });
+    await start(settings());
+    const response = await create('?1');
+    expect(response.status).toBe(503);
+    expect(response.header('Content-Type')).toBe('application/problem+json');
+    expect(response.header('Retry-After')).toBe('5');
+    expect(origin.requests.length).toBe(0);
+  });
+
+  test('with recheck it is asked again, for the creation’s target, before the upload counts as complete', async () => {
+    await start(settings(', recheck: true'));
+    const target = targetOf(await create('?0'));
+    auth.answerWith({ status: 403, body: 'no more' });
+    const refused = await append(target, 5, [['Authorization', 'Bearer b']], ' world');
+    expect([refused.status, refused.body.toString()]).toEqual([403, 'no more']);
+    expect(refused.header('Upload-Complete')).toBe('?0');
+    expect(origin.requests.length).toBe(0);
+    expect(auth.requests.at(-1)!.header('X-Forwarded-Uri')).toBe('/files?x=1');
+    expect(auth.requests.at(-1)!.header('Authorization')).toBe('Bearer b');
+    auth.answerWith({ status: 204 });
+    const accepted = await append(target, 11);
+    expect([accepted.status, accepted.body.toString()]).toEqual([201, 'made']);
+    expect((await origin.waitForRequests(1))[0]!.body.toString()).toBe('hello world');
+  });
+});
+
+describe('preflight', () => {
+  test('an origin that refuses the head is heard before the body, and its answer relayed', async () => {
+    const raw = await startRawOrigin(async (exchange) => {
+      await exchange.respond({ status: 413, headers: [['X-Why', 'big']], body: 'too big' });
+    });
+    app = await startTestApp({ origin: raw.url, config: 'authorize: { preflight: true }' });
+    const response = await create('?1');
+    expect([response.status, response.header('X-Why'), response.body.toString()]).toEqual([413, 'big', 'too big']);
+    expect(raw.exchanges[0]!.headText).toContain('Expect: 100-continue');
+    expect(raw.exchanges[0]!.headText).not.toMatch(/Upload-/i);
+    await raw.close();
+  });
+
+  test('an origin that says 100 gets the whole in a request of its own', async () => {
+    await start('authorize: { preflight: true }');
+    const response = await create('?1');
+    expect(response.status).toBe(201);
+    const whole = await origin.waitForRequests(1);
+    expect(whole.map(({ body }) => body.toString())).toEqual(['hello']);
+  });
+});
+
+describe('an upload that is bound', () => {
+  test('to a header is nobody else’s to see, continue or cancel', async () => {
+    await start('bind_to: [X-Api-Key]');
+    const mine: HeaderLine[] = [['X-Api-Key', 'k1']];
+    const target = targetOf(await create('?0', mine));
+    for (const other of [[], [['X-Api-Key', 'k2']]] as HeaderLine[][]) {
+      expect((await send('HEAD', target, other)).status).toBe(404);
+      expect((await append(target, 5, other)).status).toBe(404);
+      expect((await send('DELETE', target, other)).status).toBe(404);
+    }
+    expect((await send('HEAD', target, mine)).header('Upload-Offset')).toBe('5');
+    expect((await append(target, 5, mine)).status).toBe(201);
+  });
+
+  test('to the principal follows whoever the authorization service says it is', async () => {
+    await start(`authorize: { forward_auth: "${auth.url}" }\nbind_to: principal`);
+    const target = targetOf(await create('?0', [['Authorization', 'Bearer old']]));
+    auth.answerWith({ status: 200, headers: [['Remote-User', 'bob']] });
+    expect((await send('HEAD', target, [['Authorization', 'Bearer bob']])).status).toBe(404);
+    auth.answerWith({ status: 200, headers: [['Remote-User', 'ann']] });
+    expect((await send('HEAD', target, [['Authorization', 'Bearer new']])).status).toBe(204);
+    expect((await append(target, 5, [['Authorization', 'Bearer new']])).status).toBe(201);
+    expect((await origin.waitForRequests(1))[0]!.header('Authorization')).toBe('Bearer new');
+  });
+});
