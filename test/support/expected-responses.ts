@@ -132,6 +132,13 @@ export class ExpectedResponses {
     });
   }
 
+  /** The whole is here, but the origin has not answered, and may have taken it. */
+  undelivered(offset: number): Told {
+    const number = this.dialect.name === 'final' ? 11 : Number(this.dialect.name);
+    const advice: HeaderLine[] = [['Retry-After', '<seconds>']];
+    return this.refused({ status: number >= 9 ? 503 : 502, offset, advice });
+  }
+
   /** Nothing was ever there, or it was cancelled; `gone`: it is known to have ended. */
   unknown(was: 'gone' | 'never' = 'never'): Told {
     const isOlder = this.dialect.appendedStatus === 201;

@@ -1,5 +1,6 @@
+import { join } from 'node:path';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp, type TestApp, type TestAppOptions } from './app.js';
+import { startTestApp, type TestAppOptions } from './app.js';
 import {
   startFakeOrigin,
   type FakeAnswer,
@@ -8,8 +9,18 @@ import {
   type OriginRequest,
 } from './fake-origin.js';
 import { exchangeOver, openRequest, type OpenRequest, type Transport } from './open-request.js';
-import { until } from './temporary.js';
+import { temporaryDirectory, until, type TemporaryDirectory } from './temporary.js';
 import type { WireRequest, WireResponse } from './wire-response.js';
+
+/** The proxy of a stage: in this process, or the built binary in one of its own. */
+export interface StagedProxy {
+  readonly url: string;
+  readonly data: string;
+  /** What it logged, as objects. */
+  readonly log: readonly Record<string, unknown>[];
+  /** In good order, or by `kill -9`: that is up to whoever started it. */
+  stop(): Promise<void>;
+}
 
 /** An origin and the whole proxy in front of it. Flows on one stage are told apart by their targets. */
 export class Stage {
@@ -18,13 +29,19 @@ export class Stage {
 
   private constructor(
     readonly origin: FakeOrigin,
-    public app: TestApp,
-    private readonly options: Omit<TestAppOptions, 'origin'>,
+    public app: StagedProxy,
+    private readonly start: () => Promise<StagedProxy>,
+    private readonly directory: TemporaryDirectory,
   ) {}
 
-  static async open(options: Omit<TestAppOptions, 'origin'> = {}): Promise<Stage> {
+  static async open(
+    { config }: { readonly config?: string } = {},
+    startProxy: (options: TestAppOptions) => Promise<StagedProxy> = startTestApp,
+  ): Promise<Stage> {
     const origin = await startFakeOrigin();
-    const stage = new Stage(origin, await startTestApp({ ...options, origin: origin.url }), options);
+    const directory = await temporaryDirectory('rufh-stage-');
+    const start = () => startProxy({ origin: origin.url, config, data: join(directory.path, 'data') });
+    const stage = new Stage(origin, await start(), start, directory);
     origin.answerWith((request, index) => stage.answerTo(request, index));
     return stage;
   }
@@ -43,17 +60,23 @@ export class Stage {
     return this.origin.requests.filter((request) => request.target === target);
   }
 
-  /** The first request for a target, as soon as it is there as a whole. */
-  async requestFor(target: string): Promise<OriginRequest> {
-    return until(
-      () => this.requestsFor(target).find(({ ended }) => ended === 'whole'),
-      `a whole request for ${target} at the origin`,
-    );
-  }
-
   /** One whole request on a connection of its own. */
   send(transport: Transport, request: WireRequest): Promise<WireResponse> {
     return exchangeOver(transport, this.app.url, request);
+  }
+
+  /** The first request for a target, as soon as it is there as a whole. */
+  async requestFor(target: string): Promise<OriginRequest> {
+    return (await this.requestsWhole(target, 1))[0]!;
+  }
+
+  /** The first `count` requests for a target, as soon as they are there as a whole. */
+  async requestsWhole(target: string, count: number): Promise<OriginRequest[]> {
+    const whole = (): OriginRequest[] => this.requestsFor(target).filter(({ ended }) => ended === 'whole');
+    return until(
+      () => whole().length >= count && whole(),
+      () => `${count} whole request(s) for ${target} at the origin (${whole().length})`,
+    );
   }
 
   /** A request that is sent step by step; ends with the stage at the latest. */
@@ -63,16 +86,17 @@ export class Stage {
     return request;
   }
 
-  /** Stops the proxy and starts it again on the same data. Needs a `data` directory of its own. */
+  /** Stops the proxy and starts it again on the same data, at another address. */
   async restart(): Promise<void> {
     await this.app.stop();
-    this.app = await startTestApp({ ...this.options, origin: this.origin.url });
+    this.app = await this.start();
   }
 
   async close(): Promise<void> {
     await Promise.all(this.opened.map((request) => request.close()));
     await this.app.stop();
     await this.origin.close();
+    await this.directory.remove();
   }
 
   private answerTo(request: OriginRequest, index: number): FakeAnswer | Promise<FakeAnswer> {

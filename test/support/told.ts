@@ -13,7 +13,7 @@ const DAY_SECONDS = 86_400;
 
 /**
  * What changes with the clock is checked here and named instead: `Date` is now, and an upload that was just dealt with
- * has the whole of `maxAgeSeconds` before it. So are the words of a problem, and its size.
+ * has the whole of `maxAgeSeconds` before it. So are the words of a problem, its size, and when to come again.
  */
 export function told(response: ResponseHead | WireResponse, { maxAgeSeconds = DAY_SECONDS } = {}): Told {
   const { status, headerLines } = response;
@@ -23,6 +23,7 @@ export function told(response: ResponseHead | WireResponse, { maxAgeSeconds = DA
   const lines = headerLines.map(([name, value]) => {
     if (/^date$/i.test(name)) return `${name}: ${dateOf(value)}`;
     if (/^upload-limit$/i.test(name)) return `${name}: ${limitsOf(value, maxAgeSeconds)}`;
+    if (/^retry-after$/i.test(name) && /^[1-9]\d*$/.test(value)) return `${name}: <seconds>`;
     if (isProblem && /^content-length$/i.test(name) && value.match(size)?.[0] === value) return `${name}: <body>`;
     return `${name}: ${value}`;
   });
