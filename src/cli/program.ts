@@ -4,6 +4,7 @@ import type { ConfigSources } from '../config/load.js';
 import { OVERRIDES } from '../config/overrides.js';
 import { check } from './check.js';
 import { init } from './init.js';
+import { addUploadsCommand } from './uploads-command.js';
 
 const EXAMPLES = `
 Examples:
@@ -13,6 +14,8 @@ Examples:
         writes a configuration with every setting explained, and checks it
   $ rufh-proxy serve --config rufh-proxy.yaml
         runs with it
+  $ rufh-proxy uploads list --phase undelivered
+        whole uploads that their origin has not answered, see "rufh-proxy uploads --help"
 
 Every flag of serve can also be given as a variable, RUFH_PROXY_ORIGIN for --origin: see "rufh-proxy serve --help".
 Flags win over variables, variables over the file.`;
@@ -41,6 +44,7 @@ export function program(): Command {
     .description('write a configuration with every setting explained')
     .argument('[file]', 'where to; an existing file is not touched', 'rufh-proxy.yaml')
     .action(init);
+  addUploadsCommand(root);
   return root;
 }
 

@@ -11,7 +11,7 @@ import { schema, type Settings } from './schema.js';
 export function check(settings: unknown): { config?: Config; found: Found[] } {
   const parsed = schema.safeParse(settings);
   if (parsed.success) {
-    const config = toConfig(parsed.data, { adminChosen: choosesAdmin(settings) });
+    const config = toConfig(parsed.data, settings);
     return { config, found: contradictions(config).map((one) => asFound(one, settings)) };
   }
   const wrong = explain(parsed.error.issues, settings, knownKeys);
@@ -28,7 +28,7 @@ function contradictionsBeside(wrong: readonly Found[], settings: unknown): Found
   const sections = new Set(wrong.flatMap(({ path }) => path.slice(0, Math.max(1, path.length - 1))));
   const isTouched = ({ path, against = [] }: Contradiction) =>
     [...path, ...against].some((step) => step !== 'routes' && typeof step === 'string' && sections.has(step));
-  return contradictions(toConfig(rest.parsed, { adminChosen: choosesAdmin(rest.settings) }))
+  return contradictions(toConfig(rest.parsed, rest.settings))
     .filter((contradiction) => !isTouched(contradiction))
     .map((one) => asFound(one, settings));
 }
@@ -53,10 +53,6 @@ function takeOut(settings: Record<string, unknown>, path: SettingPath): void {
   const [step, parent] = [path.at(-1), valueAt(settings, path.slice(0, -1))];
   if (isObject(parent) && typeof step === 'string' && step in parent) Reflect.deleteProperty(parent, step);
   else if (path.length > 1) takeOut(settings, path.slice(0, -1));
-}
-
-function choosesAdmin(settings: unknown): boolean {
-  return isObject(settings) && settings['admin'] !== undefined;
 }
 
 function asFound({ path, problem }: Contradiction, settings: unknown): Found {

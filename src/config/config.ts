@@ -1,4 +1,5 @@
 import type { Route } from '../model/route.js';
+import { isObject } from './overrides.js';
 import { defaultRoute, defined, listOf, toRoute, toSeconds, type RouteConfig } from './route-config.js';
 import type { Address } from './scalars.js';
 import type { Settings } from './schema.js';
@@ -72,13 +73,13 @@ export interface LogConfig {
   readonly format: 'auto' | 'json' | 'pretty';
 }
 
-/** Checked settings as the rest of the program knows them. */
-export function toConfig(settings: Settings, { adminChosen }: { adminChosen: boolean }): Config {
-  const { admin, uploads, cors, http2 } = settings;
-  const adminAddress = admin !== false && 'address' in admin ? admin.address : admin;
+/** Checked settings as the rest of the program knows them. `asWritten`: before defaults were put in. */
+export function toConfig(settings: Settings, asWritten: unknown): Config {
+  const { uploads, cors, http2 } = settings;
+  const admin = toAdmin(settings.admin, asWritten);
   return {
     listeners: listOf(settings.listen).map((item) => ('kind' in item ? { address: item, http2: true } : item)),
-    ...(adminAddress === false ? {} : { admin: { address: adminAddress, anyPortWillDo: !adminChosen } }),
+    ...(admin ? { admin } : {}),
     data: settings.data,
     store: settings.store,
     spool: settings.spool,
@@ -105,4 +106,11 @@ export function toConfig(settings: Settings, { adminChosen }: { adminChosen: boo
     defaultRoute: defaultRoute(settings),
     routes: (settings.routes ?? []).map((route) => toRoute(route, settings)),
   };
+}
+
+/** Undefined when there is to be none. */
+export function toAdmin(admin: Settings['admin'], asWritten: unknown): AdminConfig | undefined {
+  const address = admin !== false && 'address' in admin ? admin.address : admin;
+  const isChosen = isObject(asWritten) && asWritten['admin'] !== undefined;
+  return address === false ? undefined : { address, anyPortWillDo: !isChosen };
 }

@@ -1,10 +1,11 @@
 import { readFileSync } from 'node:fs';
 import { check } from './check.js';
-import type { Config } from './config.js';
-import type { Found } from './explain.js';
-import { withoutEmpty } from './json-schema.js';
+import { toAdmin, type AdminConfig, type Config } from './config.js';
+import { explain, type Found } from './explain.js';
+import { knownKeys, withoutEmpty } from './json-schema.js';
 import type { Mistake, SettingPath } from './mistake.js';
 import { applyOverride, collectOverrides, isObject, OVERRIDES, type Told } from './overrides.js';
+import { adminOnly } from './schema.js';
 import { readYaml, type YamlFile } from './yaml-file.js';
 
 export interface ConfigSources {
@@ -16,11 +17,9 @@ export interface ConfigSources {
 }
 
 /** The configuration, or every mistake in it at once. Flags win over variables, variables over the file. */
-export function loadConfig({ file, env, flags }: ConfigSources): { config: Config } | { mistakes: Mistake[] } {
-  const read = file === undefined ? { settings: {}, mistakes: [] } : readFile(file, env);
+export function loadConfig(sources: ConfigSources): { config: Config } | { mistakes: Mistake[] } {
+  const { read, told } = readSettings(sources);
   if (read.settings === undefined) return { mistakes: read.mistakes };
-  const told = collectOverrides(env, flags);
-  if (isObject(read.settings)) for (const one of told) applyOverride(read.settings, one);
   const { config, found } = check(read.settings);
   const mistakes = [...read.mistakes];
   for (const one of found) {
@@ -30,6 +29,25 @@ export function loadConfig({ file, env, flags }: ConfigSources): { config: Confi
       mistakes.push(placed);
   }
   return config && mistakes.length === 0 ? { config } : { mistakes: inOrder(mistakes) };
+}
+
+/**
+ * Where the admin listener of a proxy with this configuration is; undefined when it has none. Whatever else is wrong with
+ * the configuration, or cannot be read by whoever asks, does not matter here.
+ */
+export function loadAdmin(sources: ConfigSources): { admin?: AdminConfig } | { mistakes: Mistake[] } {
+  const { read, told } = readSettings(sources);
+  if (read.settings === undefined) return { mistakes: read.mistakes };
+  const parsed = adminOnly.safeParse(read.settings);
+  if (parsed.success) return { admin: toAdmin(parsed.data.admin, read.settings) };
+  return { mistakes: explain(parsed.error.issues, read.settings, knownKeys).map((one) => place(one, told, read)) };
+}
+
+function readSettings({ file, env, flags }: ConfigSources): { read: Reading; told: Told[] } {
+  const read = file === undefined ? { settings: {}, mistakes: [] } : readFile(file, env);
+  const told = collectOverrides(env, flags);
+  if (isObject(read.settings)) for (const one of told) applyOverride(read.settings, one);
+  return { read, told };
 }
 
 interface Reading {

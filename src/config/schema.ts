@@ -197,5 +197,8 @@ export const schema = z.strictObject({
     ),
 });
 
+/** The part that tells where the admin listener is. */
+export const adminOnly = z.object({ admin: schema.shape.admin });
+
 /** The settings as they stand in the file, checked and with defaults; sizes in bytes, times in milliseconds. */
 export type Settings = z.output<typeof schema>;

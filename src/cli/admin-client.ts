@@ -1,0 +1,74 @@
+import { request as requestHttp, type IncomingMessage, type RequestOptions } from 'node:http';
+import { request as requestHttps } from 'node:https';
+import { buffer } from 'node:stream/consumers';
+import type { AdminTarget } from './admin-address.js';
+
+/** Nobody answers there, or not a proxy. */
+export class AdminUnreachable extends Error {}
+
+/** The admin listener answered, but did not do what was asked. */
+export class AdminRefused extends Error {}
+
+const PATIENCE_MS = 30_000;
+
+/** Asks the admin listener of a running proxy and gives the JSON it answers with. */
+export class AdminClient {
+  constructor(private readonly target: AdminTarget) {}
+
+  async ask(method: string, path: string): Promise<unknown> {
+    const { status, type, body } = await this.send(method, path);
+    if (status === 204) return undefined;
+    const told = /^application\/(problem\+)?json\b/.test(type) ? parsed(body) : undefined;
+    if (told === undefined)
+      throw new AdminUnreachable(`what answers at ${this.place} is no admin listener of rufh-proxy`);
+    if (status < 300) return told;
+    throw new AdminRefused(told.detail ?? told.title ?? `it answered ${status}`);
+  }
+
+  private async send(method: string, path: string): Promise<{ status: number; type: string; body: string }> {
+    try {
+      const response = await this.exchange({ method, path, signal: AbortSignal.timeout(PATIENCE_MS) });
+      const body = await buffer(response);
+      return { status: response.statusCode ?? 0, type: response.headers['content-type'] ?? '', body: body.toString() };
+    } catch (error) {
+      throw new AdminUnreachable(`nothing answers at ${this.place} (${reason(error)}). ${ADVICE}`);
+    }
+  }
+
+  private exchange(options: RequestOptions): Promise<IncomingMessage> {
+    const { target } = this;
+    return new Promise((resolve, reject) => {
+      if ('socketPath' in target)
+        requestHttp({ ...options, ...target }, resolve)
+          .on('error', reject)
+          .end();
+      else {
+        const send = target.url.startsWith('https:') ? requestHttps : requestHttp;
+        send(target.url, options, resolve).on('error', reject).end();
+      }
+    });
+  }
+
+  private get place(): string {
+    return 'url' in this.target ? this.target.url : `unix:${this.target.socketPath}`;
+  }
+}
+
+const ADVICE =
+  'Does the proxy run, and is its admin listener there? Its line "listening" tells the address: give it with --admin.';
+
+function reason(error: unknown): string {
+  const { code, name, message } = error as NodeJS.ErrnoException;
+  return name === 'TimeoutError' ? `no answer within ${PATIENCE_MS / 1000} s` : (code ?? message);
+}
+
+/** Of a problem what it says (RFC 9457); of anything else nothing that concerns us here. */
+function parsed(body: string): { detail?: string; title?: string } | undefined {
+  try {
+    const value: unknown = JSON.parse(body);
+    return typeof value === 'object' && value !== null ? value : undefined;
+  } catch {
+    // Whatever it is, it is no JSON.
+    return undefined;
+  }
+}

@@ -1,0 +1,85 @@
+/** An upload as the admin listener tells of it; more than this is there in `show`. */
+export interface ListedUpload {
+  readonly tag: string;
+  readonly phase: string;
+  readonly method: string;
+  readonly target: string;
+  readonly offset: number;
+  readonly length?: number;
+  readonly attempts: number;
+  readonly newestAttempt?: { readonly problem?: string; readonly status?: number };
+  readonly status?: number;
+  readonly undelivered?: { readonly reason: string; readonly problem: string };
+  readonly dueAt?: string;
+  readonly createdAt: string;
+}
+
+const COLUMNS = ['TAG', 'PHASE', 'SIZE', 'AGE', 'ATTEMPTS', 'REQUEST', 'WHY'] as const;
+
+/** A table for people, a line an upload. */
+export function uploadTable(uploads: readonly ListedUpload[], now: number): string {
+  const rows = uploads.map((upload) => [
+    upload.tag,
+    upload.phase,
+    sizeWords(upload),
+    timeWords(now - Date.parse(upload.createdAt)),
+    String(upload.attempts),
+    `${upload.method} ${shortened(upload.target, 60)}`,
+    whyWords(upload, now),
+  ]);
+  return aligned([COLUMNS, ...rows]);
+}
+
+/** Rows with every column as wide as its widest entry. */
+export function aligned(rows: readonly (readonly string[])[]): string {
+  const widths = rows[0]!.map((_, at) => Math.max(...rows.map((row) => row[at]!.length)));
+  return rows
+    .map(
+      (row) =>
+        row
+          .map((cell, at) => cell.padEnd(widths[at]!))
+          .join('  ')
+          .trimEnd() + '\n',
+    )
+    .join('');
+}
+
+function sizeWords({ offset, length }: ListedUpload): string {
+  return length === undefined || length === offset ? bytes(offset) : `${bytes(offset)} of ${bytes(length)}`;
+}
+
+/** Why the upload is where it is, or what comes next. */
+function whyWords({ undelivered, dueAt, newestAttempt, status, phase }: ListedUpload, now: number): string {
+  if (undelivered) return `${undelivered.reason}: ${undelivered.problem}`;
+  if (status !== undefined) return `the origin answered ${status}`;
+  const last = phase === 'receiving' ? undefined : newestAttempt?.problem;
+  const next = dueAt === undefined ? undefined : `again in ${timeWords(Date.parse(dueAt) - now)}`;
+  return [next, last].filter((part) => part !== undefined).join(': ');
+}
+
+/** `1.5 GiB`; exact below a KiB. */
+export function bytes(count: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  const power = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log2(Math.max(count, 1)) / 10)));
+  const amount = count / 1024 ** power;
+  return `${power === 0 || amount >= 100 ? Math.round(amount) : amount.toFixed(1)} ${units[power]!}`;
+}
+
+/** The largest unit that fits, and the next: `3d 4h`, `5m 12s`. */
+export function timeWords(ms: number): string {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  const parts = [
+    [Math.floor(seconds / 86_400), 'd'],
+    [Math.floor(seconds / 3600) % 24, 'h'],
+    [Math.floor(seconds / 60) % 60, 'm'],
+    [seconds % 60, 's'],
+  ] as const;
+  const first = parts.findIndex(([amount]) => amount > 0);
+  if (first === -1) return '0s';
+  const shown = parts.slice(first, first + 2).filter(([amount]) => amount > 0);
+  return shown.map(([amount, unit]) => `${amount}${unit}`).join(' ');
+}
+
+function shortened(text: string, most: number): string {
+  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+}

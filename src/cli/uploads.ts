@@ -1,0 +1,73 @@
+import type { AdminClient } from './admin-client.js';
+import { AdminRefused } from './admin-client.js';
+import { detailWords, type ShownUpload } from './upload-detail.js';
+import { uploadTable, type ListedUpload } from './upload-words.js';
+
+export interface ListOptions {
+  readonly phase?: string;
+  readonly limit: number;
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+}
+
+interface Page {
+  readonly uploads: readonly ListedUpload[];
+  readonly next?: string;
+}
+
+/** What one request for a list may ask for. */
+const LARGEST_PAGE = 1000;
+
+/** Prints the newest uploads. */
+export async function list(
+  client: AdminClient,
+  { phase, limit, json = false, quiet = false }: ListOptions,
+): Promise<void> {
+  const uploads: ListedUpload[] = [];
+  let next: string | undefined;
+  do {
+    const query = new URLSearchParams({ limit: String(Math.min(limit - uploads.length, LARGEST_PAGE)) });
+    if (phase !== undefined) query.set('phase', phase);
+    if (next !== undefined) query.set('after', next);
+    const page = (await client.ask('GET', `/uploads?${query.toString()}`)) as Page;
+    uploads.push(...page.uploads);
+    next = page.next;
+  } while (next !== undefined && uploads.length < limit);
+  if (json) print(`${JSON.stringify({ uploads }, undefined, 2)}\n`);
+  else if (quiet) print(uploads.map(({ tag }) => `${tag}\n`).join(''));
+  else print(uploads.length === 0 ? 'no uploads\n' : visible(uploadTable(uploads, Date.now())));
+  if (next !== undefined) process.stderr.write(`There are more: --limit ${limit * 10} shows up to so many.\n`);
+}
+
+/** Prints everything about one upload. */
+export async function show(client: AdminClient, tag: string, { json = false }: { json?: boolean }): Promise<void> {
+  const upload = (await client.ask('GET', `/uploads/${encodeURIComponent(tag)}`)) as ShownUpload;
+  print(json ? `${JSON.stringify(upload, undefined, 2)}\n` : visible(detailWords(upload, Date.now())));
+}
+
+/** Does the same to every upload that is named; what one refuses does not keep the others from it. */
+export async function each(
+  tags: readonly string[],
+  done: string,
+  act: (path: string) => Promise<unknown>,
+): Promise<void> {
+  for (const tag of tags) {
+    try {
+      await act(`/uploads/${encodeURIComponent(tag)}`);
+      print(`${tag}  ${done}\n`);
+    } catch (error) {
+      if (!(error instanceof AdminRefused)) throw error;
+      process.stderr.write(`rufh-proxy: ${tag}: ${error.message}\n`);
+      process.exitCode = 1;
+    }
+  }
+}
+
+function print(text: string): void {
+  process.stdout.write(text);
+}
+
+/** Targets and problems come from outside: they must not steer the terminal. */
+function visible(text: string): string {
+  return text.replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g, '?');
+}

@@ -1,0 +1,229 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { execFile } from 'node:child_process';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { uploadTag } from '../../src/observe/log.js';
+import { attempt } from '../contract/sample-upload.js';
+import { FakeDesk } from '../support/fake-desk.js';
+import { freePort, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+
+const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
+
+let directory: TemporaryDirectory;
+let desk: FakeDesk;
+beforeEach(async () => {
+  directory = await temporaryDirectory();
+  desk = await FakeDesk.start();
+});
+afterEach(async () => {
+  await desk.admin.close();
+  await directory.remove();
+});
+
+/** Runs the built binary to its end, against the desk unless the line says something else. */
+function uploads(
+  line: readonly string[],
+  env: Record<string, string> = { RUFH_PROXY_ADMIN: new URL(desk.admin.url).host },
+): Promise<{ code: number; output: string; errors: string }> {
+  const options = { cwd: directory.path, env: { ...process.env, NODE_OPTIONS: '', ...env }, timeout: 20_000 };
+  return new Promise((resolve) => {
+    execFile(process.execPath, [BINARY, 'uploads', ...line], options, (error, output, errors) => {
+      resolve({ code: error ? Number(error.code) : 0, output, errors });
+    });
+  });
+}
+
+const MINUTE = 60_000;
+
+describe('uploads list', () => {
+  test('is a table with the newest first, which tells phase, size, age, attempts and why', async () => {
+    const createdAt = Date.now() - 5 * MINUTE;
+    const refused = { reason: 'refused', status: 503, problem: 'the origin answered 503' } as const;
+    const [receiving, undelivered, waiting] = [
+      desk.upload({ createdAt, offset: 3 * 2 ** 20, length: 2 ** 30 }),
+      desk.upload({ createdAt: createdAt - MINUTE, phase: 'undelivered', attemptCount: 5, undelivered: refused }),
+      desk.upload({
+        createdAt: createdAt - 2 * MINUTE,
+        phase: 'complete',
+        offset: 1536,
+        length: 1536,
+        attempts: [attempt(1, { reached: 'never-sent', problem: 'ECONNREFUSED\u001b[2J' })],
+        attemptCount: 1,
+        dueAt: Date.now() + 30 * MINUTE,
+      }),
+    ];
+    const { code, output, errors } = await uploads(['list']);
+    expect([code, errors]).toEqual([0, '']);
+    const lines = output.trimEnd().split('\n');
+    expect(lines[0]).toMatch(/^TAG +PHASE +SIZE +AGE +ATTEMPTS +REQUEST +WHY$/);
+    expect(lines.slice(1)).toEqual([
+      expect.stringMatching(
+        new RegExp(
+          `^${uploadTag(receiving.id)}  receiving    3\\.0 MiB of 1\\.0 GiB  5m( \\ds)?  +0 +POST /files\\?name=$`,
+        ),
+      ),
+      expect.stringMatching(
+        new RegExp(
+          `^${uploadTag(undelivered.id)}  undelivered  5 B +6m( \\ds)?  +5 +POST /files\\?name=  refused: the origin answered 503$`,
+        ),
+      ),
+      expect.stringMatching(
+        new RegExp(
+          `^${uploadTag(waiting.id)}  complete     1\\.5 KiB .* again in (30m|29m \\d+s): ECONNREFUSED\\?\\[2J$`,
+        ),
+      ),
+    ]);
+  });
+
+  test('can be of one phase, and of tags alone for other commands', async () => {
+    desk.upload();
+    const { id } = desk.upload({ phase: 'undelivered' });
+    expect(await uploads(['list', '--phase', 'undelivered', '-q'])).toEqual({
+      code: 0,
+      output: `${uploadTag(id)}\n`,
+      errors: '',
+    });
+  });
+
+  test('tells that there are more than it shows', async () => {
+    for (let count = 0; count < 3; count++) desk.upload();
+    const { output, errors } = await uploads(['list', '--limit', '2', '--json']);
+    expect((JSON.parse(output) as { uploads: unknown[] }).uploads).toHaveLength(2);
+    expect(errors).toBe('There are more: --limit 20 shows up to so many.\n');
+  });
+
+  test('goes on from page to page for as many as are wanted', async () => {
+    for (let count = 0; count < 1003; count++) desk.upload();
+    const { output, errors } = await uploads(['list', '--limit', '2000', '-q']);
+    expect([new Set(output.trimEnd().split('\n')).size, errors]).toEqual([1003, '']);
+  });
+
+  test('says so when there are none', async () => {
+    expect(await uploads(['list'])).toEqual({ code: 0, output: 'no uploads\n', errors: '' });
+  });
+
+  test('of a phase that does not exist is a mistake', async () => {
+    const { code, output, errors } = await uploads(['list', '--phase', 'lost']);
+    expect([code, output]).toEqual([1, '']);
+    expect(errors).toMatch(/^rufh-proxy: phase is one of receiving, /);
+  });
+});
+
+describe('uploads show', () => {
+  test('tells all there is, with every attempt', async () => {
+    const { id, deliveryKey } = desk.upload({
+      phase: 'undelivered',
+      length: 5,
+      attemptCount: 1,
+      attempts: [attempt(1, { endedAt: 1_700_000_002_001, reached: 'sent', problem: 'the connection broke' })],
+      undelivered: { reason: 'outcome-unknown', problem: 'the connection broke' },
+    });
+    const { code, output } = await uploads(['show', uploadTag(id)]);
+    expect(code).toBe(0);
+    const lines = output.split('\n').map((line) => line.replace(/ {2,}/g, '  '));
+    expect(lines).toEqual(
+      expect.arrayContaining([
+        `tag  ${uploadTag(id)}`,
+        'why  outcome-unknown: the connection broke',
+        'request  POST /files?name=',
+        'of  2001:db8::1, HTTP/1.1, to http://example.test',
+        'headers  Content-Type, X-Twice, x-twice',
+        'received  5 of 5 (5 B)',
+        `Idempotency-Key  ${deliveryKey}`,
+        '  1  2023-11-14T22:13:20.001Z  2s  http://127.0.0.1:3000  sent  the connection broke',
+      ]),
+    );
+  });
+
+  test('tells the same as JSON', async () => {
+    const { id } = desk.upload();
+    const { output } = await uploads(['show', uploadTag(id), '--json']);
+    const shown = await (await fetch(`${desk.admin.url}/uploads/${uploadTag(id)}`)).json();
+    expect(JSON.parse(output)).toEqual(shown);
+  });
+
+  test('of a tag that nobody has ends with 1', async () => {
+    const { code, output, errors } = await uploads(['show', '0123456789']);
+    expect([code, output]).toEqual([1, '']);
+    expect(errors).toMatch(/^rufh-proxy: There is no upload with the tag "0123456789"/);
+  });
+});
+
+describe.each([
+  ['cancel', 'cancelled'],
+  ['redeliver', 'is being delivered'],
+])('uploads %s', (command, done) => {
+  test('does it to every upload that is named, also after one that refuses', async () => {
+    const [one, other] = [desk.upload(), desk.upload()];
+    const tags = [uploadTag(one.id), 'nobody', uploadTag(other.id)];
+    const { code, output, errors } = await uploads([command, ...tags]);
+    expect(code).toBe(1);
+    expect(output).toBe(`${tags[0]!}  ${done}\n${tags[2]!}  ${done}\n`);
+    expect(errors).toMatch(/^rufh-proxy: nobody: There is no upload with the tag "nobody".*\n$/);
+    expect(desk.asked).toEqual([`${command} ${one.id}`, `${command} ${other.id}`]);
+  });
+});
+
+describe('the admin listener', () => {
+  const nowhere = async () => `127.0.0.1:${await freePort()}`;
+
+  test.each([
+    ['a URL', (url: string) => url],
+    ['an address', (url: string) => new URL(url).host],
+  ])('is given as %s, which wins over the variable', async (_, given) => {
+    const { code } = await uploads(['list', '--admin', given(desk.admin.url)], { RUFH_PROXY_ADMIN: await nowhere() });
+    expect(code).toBe(0);
+  });
+
+  test('is taken from the configuration, whatever else is wrong with that', async () => {
+    const file = join(directory.path, 'a.yaml');
+    writeFileSync(file, `admin: ${new URL(desk.admin.url).host}\norigin: \${NOT_SET_HERE}\n`);
+    expect((await uploads(['list', '--config', file], {})).code).toBe(0);
+    expect((await uploads(['list'], { RUFH_PROXY_CONFIG: file })).code).toBe(0);
+  });
+
+  test.each([
+    ['admin: false', /this configuration has no admin listener/],
+    ['admin: 127.0.0.1:0', /has whatever port was free/],
+    ['admin: nonsense', /admin: found "nonsense", allowed is HOST:PORT/],
+  ])('that a configuration with %s does not tell ends with 2', async (line, message) => {
+    const file = join(directory.path, 'a.yaml');
+    writeFileSync(file, `${line}\norigin: http://a\n`);
+    const { code, errors } = await uploads(['list', '--config', file], {});
+    expect([code, errors]).toEqual([2, expect.stringMatching(message)]);
+  });
+
+  test('that nobody answers at ends with 2 and says what to look at', async () => {
+    const address = await nowhere();
+    const { code, output, errors } = await uploads(['list', '--admin', address]);
+    expect([code, output]).toEqual([2, '']);
+    expect(errors).toBe(
+      `rufh-proxy: nothing answers at http://${address} (ECONNREFUSED). Does the proxy run, and is its admin listener there? Its line "listening" tells the address: give it with --admin.\n`,
+    );
+  });
+
+  test('that is somebody else’s ends with 2', async () => {
+    const other = createServer((_, response) => response.end('hello'));
+    await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
+    const url = `http://127.0.0.1:${(other.address() as AddressInfo).port}`;
+    const { code, errors } = await uploads(['list', '--admin', url]);
+    other.close();
+    expect([code, errors]).toEqual([2, `rufh-proxy: what answers at ${url} is no admin listener of rufh-proxy\n`]);
+  });
+
+  test('that is no address is told', async () => {
+    const { code, errors } = await uploads(['list', '--admin', 'over there']);
+    expect([code, errors]).toEqual([
+      2,
+      'rufh-proxy: --admin: found "over there", allowed is a URL, HOST:PORT or unix:/path\n',
+    ]);
+  });
+
+  test('may be a Unix socket', async () => {
+    const { code, errors } = await uploads(['list', '--admin', `unix:${join(directory.path, 'no.sock')}`]);
+    expect([code, errors]).toEqual([2, expect.stringMatching(/nothing answers at unix:.*no\.sock \(ENOENT\)/)]);
+  });
+});
