@@ -34,23 +34,34 @@ export async function openRequest(
   url: string,
   head: Omit<WireRequest, 'body'>,
 ): Promise<OpenRequest> {
-  if (transport === 'HTTP/2') return new OverHttp2(await connectH2(url), head);
+  const [base, options] = reach(url);
+  if (transport === 'HTTP/2') return new OverHttp2(await connectH2(base, options), head);
   const { method, target, headers = [] } = head;
   const isChunked = fieldValue(headers, 'content-length') === undefined;
-  const client = await connect(url);
+  const client = await connect(base, options);
   await client.sendHead(method, target, isChunked ? [...headers, ['Transfer-Encoding', 'chunked']] : headers);
   return new OverHttp1(client, isChunked);
 }
 
 /** Sends a whole request on a connection of its own and reads the final response. */
 export async function exchangeOver(transport: Transport, url: string, request: WireRequest): Promise<WireResponse> {
-  if (transport === 'HTTP/1.1') return requestOnce(url, request);
-  const client = await connectH2(url);
+  const [base, options] = reach(url);
+  if (transport === 'HTTP/1.1') return requestOnce(base, request, options);
+  const client = await connectH2(base, options);
   try {
     return await client.request({ ...request, headers: [...(request.headers ?? []), ...lengthLine(request)] });
   } finally {
     await client.close();
   }
+}
+
+/** What a client calls a proxy that listens at `url`: those at a Unix socket have no name of their own. */
+export function nameOf(url: string): string {
+  return url.startsWith('unix:') ? 'http://proxy.example:8080' : url;
+}
+
+function reach(url: string): [base: string, options: { readonly socketPath?: string }] {
+  return [nameOf(url), url.startsWith('unix:') ? { socketPath: url.slice('unix:'.length) } : {}];
 }
 
 /** HTTP/1.1 clients announce what they have in their hands; so do these over HTTP/2. */

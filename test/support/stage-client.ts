@@ -101,7 +101,7 @@ export class StageClient {
   }
 
   private urlIn(location: string | undefined): string {
-    expect(location).toMatch(new RegExp(`^${this.stage.app.url}/\\.uploads/[A-Za-z0-9_-]{32}$`));
+    expect(location).toMatch(new RegExp(`^${this.stage.base}/\\.uploads/[A-Za-z0-9_-]{32}$`));
     return location!;
   }
 }

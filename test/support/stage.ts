@@ -8,7 +8,7 @@ import {
   type FakeScript,
   type OriginRequest,
 } from './fake-origin.js';
-import { exchangeOver, openRequest, type OpenRequest, type Transport } from './open-request.js';
+import { exchangeOver, nameOf, openRequest, type OpenRequest, type Transport } from './open-request.js';
 import { temporaryDirectory, until, type TemporaryDirectory } from './temporary.js';
 import type { WireRequest, WireResponse } from './wire-response.js';
 
@@ -46,8 +46,13 @@ export class Stage {
     return stage;
   }
 
+  /** What clients call the proxy. */
+  get base(): string {
+    return nameOf(this.app.url);
+  }
+
   get host(): string {
-    return new URL(this.app.url).host;
+    return new URL(this.base).host;
   }
 
   /** From now on requests for this target are answered like this. */
