@@ -11,6 +11,7 @@ import { Interlude } from './interlude.js';
 import type { Turn } from './origin-turns.js';
 import { reportAttempt } from './report.js';
 import { beforeAttempt, isRefusal, LOST_WITH_PROCESS, mayAskAgain, type Start } from './retry.js';
+import { passGate } from './pass-gate.js';
 import type { Rooms } from './rooms.js';
 import { policyOf, routeOf } from './terms.js';
 
@@ -36,6 +37,7 @@ export class Run {
   private credentials: Headers;
   /** Somebody who may asked for what had ended to be tried again. */
   private isAsked = false;
+  private hasPassedGate = false;
 
   constructor(
     private readonly id: string,
@@ -109,6 +111,8 @@ export class Run {
     const { by } = this.request;
     const why = known.undelivered;
     if (!why || by === 'nobody') return true;
+    // The operator has looked at what was kept back, and lets it pass.
+    if (by === 'operator' && why.reason === 'quarantined') this.hasPassedGate = true;
     const asker = by === 'operator' ? { by } : { by, hasCredentials: this.credentials.length > 0 };
     this.isAsked = mayAskAgain(why, asker, policyOf(known, routeOf(known, this.rooms.routes)));
     return this.isAsked || why.reason === 'outcome-unknown';
@@ -146,6 +150,8 @@ export class Run {
     // It may be sent after all: with a turn.
     if (turn === NO_TURN) return this.ending.postpone({ until: clock(), why: LEFT_ALONE });
     this.isAsked = false;
+    const shut = await this.passGate(upload, route, signal);
+    if (shut) return shut;
     const { number, budgetFrom, budgetSince = clock() } = start;
     const attempt = { number, budgetFrom, budgetSince, origin: route.origin, startedAt: clock() };
     const begun = await store.beginAttempt(this.id, worker, attempt);
@@ -153,6 +159,25 @@ export class Run {
     const tried = await this.try(begun, route, attempt, signal);
     turn.end(provesLife(tried, signal, route));
     return this.ending.after(begun, tried, route);
+  }
+
+  /** What follows when the gate did not let the upload pass; asked once, for all attempts of this run. */
+  private async passGate(upload: Upload, route: Route, signal: AbortSignal): Promise<Next | undefined> {
+    const { gate } = route.delivery;
+    if (!gate || this.hasPassedGate) return undefined;
+    const passage = await passGate(upload, gate, route, this.rooms, signal);
+    switch (passage.kind) {
+      case 'open':
+        this.hasPassedGate = true;
+        return undefined;
+      case 'shut':
+        return this.ending.giveUp(passage.why);
+      case 'failed':
+        return this.ending.postpone(passage);
+      case 'answered':
+      case 'stale':
+        return this.ending.elsewhere();
+    }
   }
 
   /** Its process died within it: now the record says so. */

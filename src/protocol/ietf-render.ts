@@ -36,6 +36,7 @@ export function renderOutcome(dialect: Dialect, outcome: Outcome, context: Reply
     case 'accepted':
       return accepted(dialect, outcome.upload, context);
     case 'undelivered':
+      if (outcome.why.reason === 'quarantined') return quarantined(dialect, outcome.upload);
       return undelivered(dialect, outcome, dialect.undeliveredStatus, UNDELIVERED[outcome.why.reason]);
     case 'pending':
       return pending(dialect, outcome);
@@ -151,6 +152,14 @@ function accepted(dialect: Dialect, upload: Upload, { uploadUrl }: ReplyContext)
     ],
     body: JSON.stringify({ status }),
   };
+}
+
+/** Final for the client, unlike everything else that is undelivered: coming again changes nothing. */
+function quarantined(dialect: Dialect, upload: Upload): Reply {
+  return problemReply(
+    { status: 403, detail: UNDELIVERED.quarantined },
+    lines(versionLine(dialect), offsetLine(upload), completenessLine(dialect, true)),
+  );
 }
 
 /** Nothing is wrong so far but the time it takes (RFC 9110 §15.6.5), or an attempt failed and more follow. */

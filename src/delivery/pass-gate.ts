@@ -1,0 +1,69 @@
+import type { Gate, Route } from '../model/route.js';
+import type { Answer, Undelivered, Upload } from '../model/upload.js';
+import { uploadTag } from '../observe/log.js';
+import { askGate, GateFailed, type GateAnswer, type Verdict } from './gate.js';
+import { removeChunks } from './record.js';
+import type { Rooms } from './rooms.js';
+
+/** What comes of asking the gate. */
+export type Passage =
+  | { readonly kind: 'open' }
+  /** Its refusal is recorded as the upload's answer. */
+  | { readonly kind: 'answered' }
+  | { readonly kind: 'shut'; readonly why: Undelivered }
+  /** It could not be asked: nothing passes, and it is asked again. */
+  | { readonly kind: 'failed'; readonly why: Undelivered; readonly until: number }
+  | { readonly kind: 'stale' };
+
+/** Asks the route's gate about a whole upload, under its claim and before the origin hears of it. */
+export async function passGate(
+  upload: Upload,
+  gate: Gate,
+  { delivery }: Route,
+  rooms: Rooms,
+  signal: AbortSignal,
+): Promise<Passage> {
+  const { store, spool, clock, log } = rooms;
+  const chunks = await store.chunks(upload.id);
+  try {
+    const verdict = await askGate(gate, upload, spool.read(upload.id, chunks), signal);
+    log.info({ upload: uploadTag(upload.id), verdict: verdict.kind }, 'gate');
+    return await passageOf(verdict, upload, delivery.keepAnswerMs, rooms);
+  } catch (error) {
+    if (!(error instanceof GateFailed)) throw error;
+    log.error({ upload: uploadTag(upload.id), err: error }, 'the gate gave no verdict: nothing passes it');
+    const why: Undelivered = { reason: 'unreachable', problem: error.message };
+    return { kind: 'failed', why, until: clock() + delivery.retry.longestDelayMs };
+  }
+}
+
+async function passageOf(verdict: Verdict, upload: Upload, keepAnswerMs: number, rooms: Rooms): Promise<Passage> {
+  switch (verdict.kind) {
+    case 'allowed':
+      return { kind: 'open' };
+    case 'quarantined':
+      return { kind: 'shut', why: { reason: 'quarantined', problem: verdict.problem } };
+    case 'refused':
+      return refuse(upload, verdict.answer, keepAnswerMs, rooms);
+  }
+}
+
+async function refuse(upload: Upload, said: GateAnswer, keepAnswerMs: number, rooms: Rooms): Promise<Passage> {
+  const { store, worker, clock } = rooms;
+  const { status, headers, body } = said;
+  const at = clock();
+  const answer: Answer = {
+    status,
+    reason: '',
+    headers,
+    trailers: [],
+    bodySize: body.length,
+    body: { in: 'record' },
+    at,
+  };
+  const chunks = await store.chunks(upload.id);
+  const recorded = await store.recordAnswer(upload.id, worker, answer, body, at + keepAnswerMs);
+  if (recorded === 'stale') return { kind: 'stale' };
+  await removeChunks(upload.id, chunks, rooms);
+  return { kind: 'answered' };
+}
