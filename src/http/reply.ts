@@ -8,6 +8,7 @@ import { toHttp2Fields, writeHttp2Fields } from './http2-fields.js';
 import { holdsBodyBack } from './interim.js';
 import { lingerBeforeClosing } from './lingering-close.js';
 import { giveUp, pump, Watch } from './reply-body.js';
+import { resetConnection } from './reset-connection.js';
 
 /** What became of a reply: only `whole` ones were given completely to the connection. */
 export type Sent = 'whole' | 'client-left' | 'cut';
@@ -126,6 +127,6 @@ function cutOff(exchange: Exchange, lines: readonly HeaderLine[]): void {
   const { chunkedEncoding, socket } = exchange.res;
   const isUntilClose = !chunkedEncoding && fieldValue(lines, 'content-length') === undefined;
   // The end of the connection would be the regular end of such a body: only a reset says that it is none.
-  if (isUntilClose && socket && !('encrypted' in socket)) socket.resetAndDestroy();
+  if (isUntilClose && socket) resetConnection(socket);
   else destroyExchange(exchange);
 }
