@@ -19,6 +19,7 @@ import { UploadPages } from './http/upload-pages.js';
 import { UploadRequests } from './http/upload-requests.js';
 import { Fault } from './model/fault.js';
 import type { Routes } from './model/route.js';
+import type { Phase } from './model/upload.js';
 import type { Log } from './observe/log.js';
 import { Metrics } from './observe/metrics.js';
 import { LocalSpool } from './spool/local-spool.js';
@@ -85,6 +86,7 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closable
 
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
   metrics.countUploads(() => uploadsByPhase(storage.store));
+  metrics.countSpoolBytes(() => bytesKept(storage.store));
   delivery.start();
   sweep.start();
   return {
@@ -219,3 +221,12 @@ async function uploadsByPhase(store: UploadStore): Promise<Record<string, number
   for await (const { phase } of everyUpload(store)) counts[phase] = (counts[phase] ?? 0) + 1;
   return counts;
 }
+
+/** What uploads hold of the disk: their bytes go with the answer, or with their end. */
+async function bytesKept(store: UploadStore): Promise<number> {
+  let bytes = 0;
+  for await (const { phase, offset } of everyUpload(store)) if (HOLDS_BYTES.has(phase)) bytes += offset;
+  return bytes;
+}
+
+const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);

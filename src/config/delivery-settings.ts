@@ -24,7 +24,7 @@ const breakerSettings = {
 /** How failures on the way to the origin are repeated, without defaults. */
 const retrySettings = {
   attempts: integer({ least: 1, most: 1000 }).describe(
-    'How often the origin is tried in all while a client waits, the first time included.',
+    'After so many failed attempts a client that waits is told to come again; trying goes on without it.',
   ),
   first_delay: duration({ leastMs: 1 }).describe(
     'Pause before the second attempt; it doubles from attempt to attempt. `Retry-After` of the origin is honoured.',
@@ -40,7 +40,8 @@ const retrySettings = {
     'A client that waits is told to come again when trying has taken this long. `null`: as long as `wait`.',
   ),
   in_background: duration({ mostMs: Infinity }).describe(
-    'Without a client, trying goes on until this long after the upload was whole; `limits.max_age` ends it too.',
+    'Trying goes on until this long after the first attempt, also without a client; `limits.max_age` ends it too. `0s`: ' +
+      'only as long as `attempts` and `while_waiting` allow.',
   ),
 };
 

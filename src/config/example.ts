@@ -30,7 +30,7 @@ const SAMPLES: Readonly<Record<string, string>> = {
   fields: { folder: inbox }
   fields_from_headers: { sender: X-Sender }`,
   'delivery.gate': `gate: { http: http://127.0.0.1:3310/scan, timeout: 5m }
-gate: { command: [clamdscan, --fdpass, --no-summary, '-'], timeout: 5m }`,
+gate: { command: [clamdscan, --no-summary, '-'], timeout: 5m }`,
   'authorize.forward_auth': `forward_auth:
   url: http://127.0.0.1:4181/verify
   timeout: 5s

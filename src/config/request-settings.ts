@@ -57,15 +57,21 @@ const gateGroup = z
   .strictObject({
     http: endpoint()
       .optional()
-      .describe('URL that gets the whole upload; its status decides. Either this or `command`.'),
+      .describe(
+        'URL that gets the whole upload by POST. 2xx allows it, 4xx refuses it and is the client’s answer, 2xx with ' +
+          '`X-Upload-Verdict: quarantine` keeps it for the operator. Either this or `command`.',
+      ),
     command: z
       .array(text({ form: /^[^\0]+$/, allowed: 'a program or argument' }))
       .min(1, 'a list of the program and its arguments')
       .optional()
       .describe(
-        'Program and arguments that get the whole upload; the exit code decides. No shell is involved. Either this or `http`.',
+        'Program and arguments that get the whole upload on standard input, without a shell. Exit code 0 allows it, 1 ' +
+          'refuses it with its output as the client’s answer, 3 keeps it for the operator. Either this or `http`.',
       ),
-    timeout: duration({ leastMs: 1 }).prefault('5m').describe('A verdict that takes longer counts as none.'),
+    timeout: duration({ leastMs: 1 })
+      .prefault('5m')
+      .describe('A verdict that takes longer is none: the upload is not delivered for now.'),
   })
   .refine(({ http, command }) => (http === undefined) !== (command === undefined), {
     message: 'a group with either http or command',

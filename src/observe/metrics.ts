@@ -211,11 +211,11 @@ export class Metrics {
     });
   }
 
-  /** Asked at every scrape: how many bytes the spool holds. */
+  /** Asked at every scrape: how many bytes uploads hold. */
   countSpoolBytes(bytes: () => Promise<number>): void {
     new Gauge({
       name: 'rufh_spool_bytes',
-      help: 'Bytes in the spool.',
+      help: 'Committed bytes of uploads that are not answered yet.',
       ...this.metered,
       async collect() {
         this.set(await bytes());
