@@ -5,7 +5,14 @@ import { loadConfig } from '../../src/config/load.js';
 import { temporaryDirectory } from '../support/temporary.js';
 import { writeFile } from 'node:fs/promises';
 
-const pages = ['README.md', 'docs/how-it-works.md', 'docs/deployment.md', 'docs/operating.md'];
+const pages = [
+  'README.md',
+  'docs/how-it-works.md',
+  'docs/deployment.md',
+  'docs/operating.md',
+  'docs/access.md',
+  'docs/delivery.md',
+];
 
 function blocks(page: string, language: string): string[] {
   const fence = new RegExp('```' + language + '\\n([\\s\\S]*?)```', 'g');
