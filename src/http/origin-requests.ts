@@ -24,6 +24,7 @@ export interface OutgoingRequest {
 export class OriginRequests {
   private readonly proxy: HttpProxy;
   private readonly agents: OriginAgents;
+  private readonly places = new Map<string, Place>();
 
   constructor(tls?: OriginTls) {
     this.proxy = loadHttpProxy().createProxyServer({});
@@ -37,15 +38,15 @@ export class OriginRequests {
 
   /** A request whose head is on its way; its body is the caller's to write, its events are the caller's to hear. */
   open({ origin, method, target, headers, connection }: OutgoingRequest): ClientRequest {
-    const url = new URL(origin);
+    const place = this.placeOf(origin);
     const body = new HandedOverBody();
     this.proxy.web(
       requestView(method),
-      answerView(),
+      ANSWER_VIEW,
       {
-        target: targetOf(url),
-        agent: this.agents.for(url.protocol, connection),
-        ssl: requestOptions(pathOf(url, target), headers),
+        target: place.target,
+        agent: this.agents.for(place.protocol, connection),
+        ssl: requestOptions(pathOf(place, target), headers),
         buffer: body,
         toProxy: true,
         selfHandleResponse: true,
@@ -58,6 +59,22 @@ export class OriginRequests {
   close(): void {
     this.agents.close();
   }
+
+  private placeOf(origin: string): Place {
+    const known = this.places.get(origin);
+    if (known) return known;
+    const place = parseOrigin(origin);
+    this.places.set(origin, place);
+    return place;
+  }
+}
+
+/** An origin taken apart. */
+interface Place {
+  readonly protocol: string;
+  readonly target: HttpProxy.ServerOptions['target'];
+  /** Stands before every target. */
+  readonly path: string;
 }
 
 /** Stands in for the body that http-proxy would pipe: what it is piped into is the request we want. */
@@ -86,16 +103,16 @@ function requestView(method: string): IncomingMessage {
 }
 
 /** For http-proxy the answer is given already, so that it has no hand in ours. */
-function answerView(): ServerResponse {
-  return { headersSent: true, finished: true } as unknown as ServerResponse;
-}
+const ANSWER_VIEW = { headersSent: true, finished: true } as unknown as ServerResponse;
 
-function targetOf(url: URL): HttpProxy.ServerOptions['target'] {
-  const host = url.hostname.replace(/^\[|\]$/g, '');
-  return { protocol: url.protocol, host, hostname: host, ...(url.port === '' ? {} : { port: url.port }) };
+function parseOrigin(origin: string): Place {
+  const { protocol, hostname, port, pathname } = new URL(origin);
+  const host = hostname.replace(/^\[|\]$/g, '');
+  const target = { protocol, host, hostname: host, ...(port === '' ? {} : { port }) };
+  return { protocol, target, path: pathname.replace(/\/$/, '') };
 }
 
 /** The asterisk of OPTIONS means the whole server, whatever path the origin lives under (RFC 9112 §3.2.4). */
-function pathOf(url: URL, target: string): string {
-  return target === '*' ? target : url.pathname.replace(/\/$/, '') + target;
+function pathOf(place: Place, target: string): string {
+  return target === '*' ? target : place.path + target;
 }

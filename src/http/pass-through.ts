@@ -110,7 +110,7 @@ export class PassThrough {
 }
 
 function outgoing(head: RequestHead, { origin, delivery }: PassThroughRoute): Omit<OutgoingRequest, 'connection'> {
-  // HTTP/2 has no Host but the authority, and HTTP/1.0 may have neither.
+  // HTTP/1.0 may name no host.
   const asked = fieldValue(head.headers, 'host') ?? head.authority;
   const host = delivery.preserveHost && asked !== '' ? asked : new URL(origin).host;
   return { origin, method: head.method, target: head.target, headers: linesForOrigin(head, host) };

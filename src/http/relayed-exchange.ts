@@ -13,6 +13,9 @@ import { Silence } from './silence.js';
 /** Requests that may be repeated when nobody knows whether they were processed (RFC 9110 §9.2.2). */
 const IDEMPOTENT = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
 
+/** The connection ended, and nobody said why. */
+const CLOSED = Object.assign(new Error('connection closed'), { code: 'ECONNRESET' });
+
 export interface ExchangeOptions {
   readonly head: RequestHead;
   readonly client: ClientSide;
@@ -73,8 +76,8 @@ export class RelayedExchange {
     request.on('information', (interim) => this.relayInterim(interim));
     request.on('response', (answer) => this.relay(answer));
     request.on('upgrade', (answer, socket, early) => this.switch(answer, socket, early));
-    request.on('error', (error) => request === this.request && this.originFailed(request, error));
-    request.on('close', () => request === this.request && this.originFailed(request));
+    request.on('error', (error) => request === this.request && this.requestEnded(request, error));
+    request.on('close', () => request === this.request && this.requestEnded(request));
     this.sendBody(request);
   }
 
@@ -129,7 +132,7 @@ export class RelayedExchange {
     if (!this.sendHead(answer)) return;
     answer.pipe(client.out, { end: false });
     answer.once('end', () => this.endAnswer(answer));
-    answer.once('close', () => !answer.readableEnded && this.fail(explain({ code: 'ECONNRESET' })));
+    answer.once('close', () => !answer.readableEnded && this.fail(explain(CLOSED)));
     setImmediate(() => !answer.readableDidRead && !answer.readableEnded && client.flush());
   }
 
@@ -155,10 +158,7 @@ export class RelayedExchange {
     this.client.end(passedOnTrailers(fromRawHeaders(answer.rawTrailers)));
   }
 
-  private originFailed(
-    request: ClientRequest,
-    error: Error = Object.assign(new Error('closed'), { code: 'ECONNRESET' }),
-  ): void {
+  private requestEnded(request: ClientRequest, error: Error = CLOSED): void {
     if (this.isOver) return;
     if (!this.answer && this.mayRepeat(request, error)) this.attempt('fresh');
     // Node takes the end of a broken connection for the end of an answer that has no other: it must not come so far.
@@ -168,8 +168,8 @@ export class RelayedExchange {
 
   /** RFC 9110 §9.2.2: an idle connection may be closed by the origin while our request is on its way over it. */
   private mayRepeat({ reusedSocket }: ClientRequest, error: Error): boolean {
-    const harmless = this.framing === 'none' && IDEMPOTENT.has(this.options.head.method);
-    return reusedSocket && harmless && !this.heard && isBrokenConnection(error);
+    const isHarmless = this.framing === 'none' && IDEMPOTENT.has(this.options.head.method);
+    return reusedSocket && isHarmless && !this.heard && isBrokenConnection(error);
   }
 
   private fail(failure: OriginFailure): void {

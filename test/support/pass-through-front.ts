@@ -77,7 +77,7 @@ export async function startBareFront(origin: string, { speaks = 'http/1.1' }: Fr
   const proxy = loadHttpProxy().createProxyServer({ target: origin, agent });
   proxy.on('error', (_, __, response) => {
     if ('writeHead' in response && !response.headersSent) response.writeHead(502).end();
-    else response.end();
+    else response.destroy();
   });
   const server = speaks === 'http/1.1' ? createServer() : asHttp1(createHttp2Server());
   server.on('request', (request, response) => {
