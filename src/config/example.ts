@@ -8,8 +8,8 @@ const HEAD = `# yaml-language-server: $schema=./schema.json
 # \${NAME} and \${NAME:-default} take a value from the environment.
 `;
 
-/** What a default alone does not show. */
-const SAMPLES: Readonly<Record<string, string>> = {
+/** What a default alone does not show, one or more forms of each setting. */
+export const SAMPLES: Readonly<Record<string, string>> = {
   listen: `listen:
   - address: 0.0.0.0:8443
     tls:
@@ -39,9 +39,7 @@ gate: { command: [clamdscan, --no-summary, '-'], timeout: 5m }`,
   bind_to: `bind_to: [Authorization]
 bind_to: principal`,
   'cors.allow_origins': `allow_origins: [https://app.example.com]`,
-};
-
-const ROUTES = `routes:
+  routes: `routes:
   - name: raw
     match: { path: /api/files/raw/** }
     resumable: false
@@ -53,7 +51,8 @@ const ROUTES = `routes:
       guarantee: at_least_once
       framing: { field: upload }
       retry: { attempts: 3 }
-    authorize: { preflight: true }`;
+    authorize: { preflight: true }`,
+};
 
 const WIDTH = 110;
 
@@ -70,7 +69,7 @@ function entry(path: string, key: string, setting: JsonSchema, indent: string): 
     const inner = Object.entries(own).map(([name, one]) => entry(`${path}.${name}`, name, one, `${indent}  `));
     return [...about, `${indent}${key}:`, ...inner].join('\n');
   }
-  if (key === 'routes') return [...about, ...commentedOut(ROUTES, indent)].join('\n');
+  if (key === 'routes') return [...about, ...commentedOut(SAMPLES['routes']!, indent)].join('\n');
   const sample = SAMPLES[path] ? [`${indent}# For example:`, ...commentedOut(SAMPLES[path], indent)] : [];
   return [...about, ...values(setting, indent), `${indent}${key}: ${value(path, setting)}`, ...sample].join('\n');
 }

@@ -2,11 +2,13 @@ import { expect, test } from '@jest/globals';
 import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'yaml';
+import { SAMPLES } from '../../src/config/example.js';
 import { generatedFiles } from '../../src/config/generated-files.js';
 import { alternatives, jsonSchema, type JsonSchema } from '../../src/config/json-schema.js';
 import { loadConfig } from '../../src/config/load.js';
 import { valueAt } from '../../src/config/mistake.js';
 import { isObject, OVERRIDES } from '../../src/config/overrides.js';
+import { schema } from '../../src/config/schema.js';
 
 const root = new URL('../../', import.meta.url);
 const read = (name: string) => readFileSync(new URL(name, root), 'utf8');
@@ -58,6 +60,17 @@ test('the example sets every setting to its default, and names those that have n
 function isInSample(path: readonly string[]): boolean {
   return /^(listen|delivery\.framing|delivery\.gate|authorize\.forward_auth)\./.test(path.join('.'));
 }
+
+const samples = Object.entries(SAMPLES).flatMap(([path, text]) =>
+  text.split(/\n(?=\S)/).map((form): [string, string] => [path, form]),
+);
+
+test.each(samples)('the sample of %s, %j, is right', (path, form) => {
+  const parents = path.split('.').slice(0, -1);
+  const settings = parents.reduceRight<unknown>((inner, key) => ({ [key]: inner }), parse(form));
+  expect(schema.safeParse({ origin: 'http://a', ...(settings as object) }).error).toBeUndefined();
+  for (const line of form.split('\n')) expect(read(example)).toContain(line);
+});
 
 test('every setting is explained', () => {
   const unexplained = leaves(jsonSchema()).filter(({ path, form }) => path.at(-1) !== '*' && !form.description);
