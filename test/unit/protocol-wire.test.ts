@@ -43,6 +43,11 @@ function undelivered(reason: Undelivered['reason']): Outcome {
   };
 }
 
+function parked(headers: Headers): Outcome {
+  const { answer } = answered('append', 401, headers, 12) as Extract<Outcome, { readonly kind: 'answered' }>;
+  return { kind: 'parked', upload: wholeUpload({ phase: 'undelivered' }), answer };
+}
+
 const OF_THE_ORIGIN: Headers = [
   ['content-type', 'application/json'],
   ['X-Thing', 'a'],
@@ -93,6 +98,15 @@ const outcomes: Readonly<Record<string, Outcome>> = {
   'undelivered, unreachable': undelivered('unreachable'),
   'undelivered, refused': undelivered('refused'),
   'undelivered, outcome unknown': undelivered('outcome-unknown'),
+  'undelivered, quarantined': undelivered('quarantined'),
+  'pending, the origin works on it': { kind: 'pending', upload: wholeUpload(), retryAfterSeconds: 30 },
+  'pending, to be tried again': {
+    kind: 'pending',
+    upload: wholeUpload(),
+    why: { reason: 'refused', status: 503, problem: 'the origin answered 503' },
+    retryAfterSeconds: 7,
+  },
+  'parked by a 401': parked([['WWW-Authenticate', 'Bearer'], ...OF_THE_ORIGIN]),
   cancelled: { kind: 'cancelled' },
   discovered: { kind: 'discovered' },
   'refused: malformed': refused({ reason: 'malformed', detail: 'What was wrong.' }),
