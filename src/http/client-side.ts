@@ -16,6 +16,8 @@ export interface ClientSide {
   readonly answered: boolean;
   /** The client does not take what we have for it as fast as it comes. */
   readonly isBehind: boolean;
+  /** The client waits to be told that its body is wanted. */
+  readonly holdsBodyBack: boolean;
   /** Gone before the exchange was over, as far as this side knows. */
   readonly isGone: boolean;
   /** Called at most once, when the client leaves in the middle of its body or its answer. */

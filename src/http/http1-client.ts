@@ -43,6 +43,10 @@ export class Http1Client implements ClientSide {
     return this.response.writableNeedDrain;
   }
 
+  get holdsBodyBack(): boolean {
+    return holdsBodyBack(this.exchange);
+  }
+
   onGone(listener: () => void): void {
     if (this.isGone) listener();
     else this.whenGone.push(listener);
@@ -66,7 +70,7 @@ export class Http1Client implements ClientSide {
     const { request, response } = this;
     const lines = [...headers];
     // The body need not come now (RFC 9110 §10.1.1): the next bytes could be that body or a new request.
-    if (!request.complete && holdsBodyBack(this.exchange)) lines.push(['Connection', 'close']);
+    if (!request.complete && this.holdsBodyBack) lines.push(['Connection', 'close']);
     if (!request.complete) lingerBeforeClosing(request);
     response.writeHead(status, reason, lines.flat());
     this.endsByClose = request.httpVersion === '1.0' && fieldValue(lines, 'content-length') === undefined;

@@ -3,7 +3,7 @@ import { fromRawHeaders, type Headers } from '../model/headers.js';
 import { discard, type ClientSide, type DiscardLimits } from './client-side.js';
 import { destroyExchange, type Http2Exchange } from './exchange.js';
 import { toHttp2Fields, writeHttp2Fields } from './http2-fields.js';
-import { sendContinue, sendInterim } from './interim.js';
+import { holdsBodyBack, sendContinue, sendInterim } from './interim.js';
 
 /** A client that speaks HTTP/2: fields in lower case, no reason phrase, no connection to close. */
 export class Http2Client implements ClientSide {
@@ -46,6 +46,10 @@ export class Http2Client implements ClientSide {
 
   get isBehind(): boolean {
     return this.response.stream.writableNeedDrain;
+  }
+
+  get holdsBodyBack(): boolean {
+    return holdsBodyBack(this.exchange);
   }
 
   onGone(listener: () => void): void {

@@ -9,7 +9,7 @@ import { isHttp2, type Exchange, type HttpRequest, type HttpResponse } from './e
 import { Http1Client } from './http1-client.js';
 import { Http2Client } from './http2-client.js';
 import type { OriginTls } from './origin-agents.js';
-import type { OriginFailure } from './origin-failure.js';
+import type { ExchangeFailure } from './exchange-failure.js';
 import { linesForOrigin } from './origin-lines.js';
 import { OriginRequests, type OutgoingRequest } from './origin-requests.js';
 import { RelayedExchange } from './relayed-exchange.js';
@@ -31,6 +31,8 @@ export interface PassThroughOptions {
   readonly metrics?: { passThroughError(code: string): void };
   /** How long discovery waits for the origin's own answer. */
   readonly discoveryTimeoutMs?: number;
+  /** Ends a request whose body has sent nothing for this long; without it a body may take its time. */
+  readonly idleTimeoutMs?: number;
   /** How much of a body is still read once its answer is given. */
   readonly discardLimits?: DiscardLimits;
   readonly tls?: OriginTls;
@@ -93,13 +95,13 @@ export class PassThrough {
     return {
       head,
       outgoing: outgoing(head, route),
-      timeoutMs: route.delivery.timeoutMs,
-      onFailure: (failure: OriginFailure) => this.note(failure, head, route),
+      stallLimits: { origin: route.delivery.timeoutMs, client: this.options.idleTimeoutMs },
+      onFailure: (failure: ExchangeFailure) => this.note(failure, head, route),
     };
   }
 
   private note(
-    { status, code, cause }: OriginFailure,
+    { status, code, cause }: ExchangeFailure,
     { method, path }: RequestHead,
     { origin }: PassThroughRoute,
   ): void {

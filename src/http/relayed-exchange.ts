@@ -5,10 +5,18 @@ import { fieldValue, fromRawHeaders, type HeaderLine } from '../model/headers.js
 import type { RequestHead } from '../model/request-head.js';
 import { problemBody } from '../protocol/problem.js';
 import type { ClientSide } from './client-side.js';
-import { explain, isBrokenConnection, silentFor, unfit, unknownCoding, type OriginFailure } from './origin-failure.js';
+import {
+  bodyStopped,
+  explain,
+  isBrokenConnection,
+  silentFor,
+  unfit,
+  unknownCoding,
+  type ExchangeFailure,
+} from './exchange-failure.js';
 import { framingOf, passedOn, passedOnTrailers, type Framing } from './origin-lines.js';
 import type { OutgoingRequest } from './origin-requests.js';
-import { Silence } from './silence.js';
+import { Stall, type Awaited, type StallLimits } from './stall.js';
 
 /** Requests that may be repeated when nobody knows whether they were processed (RFC 9110 §9.2.2). */
 const IDEMPOTENT = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
@@ -21,9 +29,8 @@ export interface ExchangeOptions {
   readonly client: ClientSide;
   readonly outgoing: Omit<OutgoingRequest, 'connection'>;
   readonly open: (outgoing: OutgoingRequest) => ClientRequest;
-  /** The origin may be silent for this long. */
-  readonly timeoutMs: number;
-  readonly onFailure: (failure: OriginFailure) => void;
+  readonly stallLimits: StallLimits;
+  readonly onFailure: (failure: ExchangeFailure) => void;
   /** The request asked for another protocol, and the origin agrees: the connections are not HTTP's any more. */
   readonly switched?: (answer: IncomingMessage, socket: Socket, early: Buffer) => void;
 }
@@ -33,7 +40,7 @@ export class RelayedExchange {
   private readonly client: ClientSide;
   private readonly framing: Framing;
   private request: ClientRequest | undefined;
-  private silence: Silence | undefined;
+  private stall: Stall | undefined;
   private answer: IncomingMessage | undefined;
   /** The origin said something: it has seen the request. */
   private heard = false;
@@ -53,7 +60,7 @@ export class RelayedExchange {
     if (!client.isGone) this.begin();
     await client.over;
     if (this.request) await closed(this.request);
-    this.silence?.stop();
+    this.stall?.stop();
   }
 
   private begin(): void {
@@ -63,7 +70,7 @@ export class RelayedExchange {
   }
 
   private attempt(connection: 'kept' | 'fresh'): void {
-    const { open, outgoing, timeoutMs } = this.options;
+    const { open, outgoing, stallLimits } = this.options;
     let request: ClientRequest;
     try {
       request = open({ ...outgoing, connection });
@@ -71,8 +78,10 @@ export class RelayedExchange {
       return this.fail(unfit('The request cannot be passed on to the origin.', error));
     }
     this.request = request;
-    this.silence?.stop();
-    this.silence = new Silence(request, timeoutMs, this.waitsForOrigin, () => this.fail(silentFor(timeoutMs)));
+    this.stall?.stop();
+    this.stall = new Stall(request, stallLimits, this.awaited, (whose) => {
+      this.fail(whose === 'origin' ? silentFor(stallLimits.origin!) : bodyStopped(stallLimits.client!));
+    });
     request.on('information', (interim) => this.relayInterim(interim));
     request.on('response', (answer) => this.relay(answer));
     request.on('upgrade', (answer, socket, early) => this.switch(answer, socket, early));
@@ -113,7 +122,7 @@ export class RelayedExchange {
     const { switched } = this.options;
     if (switched && socket instanceof Socket && !this.isOver) {
       this.isOver = true;
-      this.silence?.stop();
+      this.stall?.stop();
       switched(answer, socket, early);
     } else {
       socket.destroy();
@@ -172,7 +181,7 @@ export class RelayedExchange {
     return reusedSocket && isHarmless && !this.heard && isBrokenConnection(error);
   }
 
-  private fail(failure: OriginFailure): void {
+  private fail(failure: ExchangeFailure): void {
     if (this.isOver) return;
     this.options.onFailure(failure);
     const { client } = this;
@@ -186,7 +195,7 @@ export class RelayedExchange {
     if (!answered) this.answerProblem(failure);
   }
 
-  private answerProblem({ status, detail }: OriginFailure): void {
+  private answerProblem({ status, detail }: ExchangeFailure): void {
     const body = Buffer.from(problemBody({ status, type: 'about:blank', detail }));
     const headers: HeaderLine[] = [
       ['Content-Type', 'application/problem+json'],
@@ -202,12 +211,12 @@ export class RelayedExchange {
     return this.request?.writableEnded ?? false;
   }
 
-  private readonly waitsForOrigin = (): boolean => {
+  /** A body that waits for 100 waits for the origin's; a client that is slow to read is nobody's fault. */
+  private readonly awaited = (): Awaited | undefined => {
     const { request, answer, client } = this;
-    if (answer && !answer.readableEnded) return !client.isBehind;
-    return (
-      request!.writableEnded || (answer ? request!.socket?.writableNeedDrain : request!.writableNeedDrain) === true
-    );
+    if (answer && !answer.readableEnded) return client.isBehind ? undefined : 'origin';
+    const isBlocked = (answer ? request!.socket?.writableNeedDrain : request!.writableNeedDrain) === true;
+    return request!.writableEnded || isBlocked || client.holdsBodyBack ? 'origin' : 'client';
   };
 
   /** Nobody wants the rest of the body any more; the client may need time to notice. */
@@ -218,7 +227,7 @@ export class RelayedExchange {
 
   private stop(): void {
     this.isOver = true;
-    this.silence?.stop();
+    this.stall?.stop();
     if (!this.request) return;
     this.client.body.unpipe(this.request);
     this.request.destroy();

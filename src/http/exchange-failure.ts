@@ -1,6 +1,6 @@
-/** Why an exchange with an origin came to nothing, and what the client is told of it (RFC 9110 §15.6.3, §15.6.5). */
-export interface OriginFailure {
-  readonly status: 501 | 502 | 504;
+/** Why an exchange came to nothing, and what the client is told of it (RFC 9110 §15.5.9, §15.6). */
+export interface ExchangeFailure {
+  readonly status: 408 | 501 | 502 | 504;
   /** For people, without addresses of the inner network. */
   readonly detail: string;
   /** For figures. */
@@ -26,7 +26,7 @@ const DETAILS: ReadonlyMap<string, string> = new Map([
 ]);
 
 /** What an error of a request to an origin means. */
-export function explain(error: unknown): OriginFailure {
+export function explain(error: unknown): ExchangeFailure {
   const code = codeOf(error);
   if (code === 'ETIMEDOUT') {
     return { status: 504, code, detail: 'The origin did not accept a connection in time.', cause: error };
@@ -35,12 +35,12 @@ export function explain(error: unknown): OriginFailure {
 }
 
 /** The origin's answer, or the request itself, is nothing that may be passed on. */
-export function unfit(detail: string, cause?: unknown): OriginFailure {
+export function unfit(detail: string, cause?: unknown): ExchangeFailure {
   return { status: 502, code: codeOf(cause), detail, cause };
 }
 
 /** RFC 9112 §6.1: the body is in a transfer coding that we would have to undo and cannot. */
-export function unknownCoding(coding: string): OriginFailure {
+export function unknownCoding(coding: string): ExchangeFailure {
   return {
     status: 501,
     code: 'CODING',
@@ -49,8 +49,14 @@ export function unknownCoding(coding: string): OriginFailure {
 }
 
 /** The origin moved no byte for too long. */
-export function silentFor(limitMs: number): OriginFailure {
+export function silentFor(limitMs: number): ExchangeFailure {
   return { status: 504, code: 'ETIMEDOUT', detail: `The origin was silent for more than ${limitMs / 1000} s.` };
+}
+
+/** The client has announced a body and does not go on with it. */
+export function bodyStopped(limitMs: number): ExchangeFailure {
+  const detail = `Nothing came of the request's body for more than ${limitMs / 1000} s.`;
+  return { status: 408, code: 'BODY_STOPPED', detail };
 }
 
 /** The connection ended before a byte of an answer. */
