@@ -15,7 +15,7 @@ export interface AdminSources {
 /** What the command line says, else the variable, the configuration, the default; or why none of them helps. */
 export function adminTarget({ admin, config, env }: AdminSources): AdminTarget | { problem: string } {
   if (admin !== undefined) return fromText(admin);
-  const file = config ?? env['RUFH_PROXY_CONFIG'];
+  const file = config ?? (env['RUFH_PROXY_CONFIG'] || undefined);
   const loaded = loadAdmin({ ...(file === undefined ? {} : { file }), env, flags: {} });
   if ('mistakes' in loaded) return { problem: loaded.mistakes.map(describeMistake).join('\n  ') };
   if (!loaded.admin) return { problem: 'this configuration has no admin listener; give one an address with "admin:"' };

@@ -28,7 +28,8 @@ function uploads(
   line: readonly string[],
   env: Record<string, string> = { RUFH_PROXY_ADMIN: new URL(desk.admin.url).host },
 ): Promise<{ code: number; output: string; errors: string }> {
-  const options = { cwd: directory.path, env: { ...process.env, NODE_OPTIONS: '', ...env }, timeout: 20_000 };
+  const nothing = { NODE_OPTIONS: '', RUFH_PROXY_ADMIN: '', RUFH_PROXY_CONFIG: '' };
+  const options = { cwd: directory.path, env: { ...process.env, ...nothing, ...env }, timeout: 20_000 };
   return new Promise((resolve) => {
     execFile(process.execPath, [BINARY, 'uploads', ...line], options, (error, output, errors) => {
       resolve({ code: error ? Number(error.code) : 0, output, errors });
