@@ -107,7 +107,7 @@ function strangerFacts({ address, encrypted }: Peer, headers: Headers): Connecti
 
 /** Host and optional port (RFC 9110 §7.2), without the rare characters that would need care in a Location. */
 export function isAuthority(text: string): boolean {
-  return /^(?:[A-Za-z0-9._~!$&'*+%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?$/.test(text);
+  return /^(?:(?:[A-Za-z0-9._~!$&'*+-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?$/.test(text);
 }
 
 function parseRange(cidr: string): [ipaddr.IPv4 | ipaddr.IPv6, number] {

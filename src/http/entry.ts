@@ -18,6 +18,7 @@ import { type InterimOptions, Interims } from './interim.js';
 import type { PassThrough } from './pass-through.js';
 import type { Places } from './places.js';
 import { answerEarly, sendReply } from './reply.js';
+import { refuseConnection } from './refused-connection.js';
 import { BadHead, readHead } from './request-head.js';
 import type { UploadPages } from './upload-pages.js';
 import type { UploadRequest, UploadRequests } from './upload-requests.js';
@@ -77,11 +78,12 @@ export class Entry {
     if (!(head instanceof BadHead)) this.note(exchange, head, noted, startedAt);
   }
 
-  /** A request to change protocols is never an upload. */
+  /** A request to change protocols is never an upload, and what is below the path of uploads never reaches an origin. */
   upgrade(request: IncomingMessage, socket: Socket, early: Buffer): void {
-    const { trust, routes, passThrough } = this.options;
+    const { trust, routes, passThrough, uploadsPath } = this.options;
     const head = readHead(request, trust);
-    if (head instanceof BadHead) socket.destroy();
+    if (head instanceof BadHead) refuseConnection(socket, head);
+    else if (head.path.startsWith(uploadsPath)) refuseConnection(socket, { status: 400, detail: NO_UPGRADE });
     else passThrough.upgrade(request, socket, early, head, routes.find(head.method, head.path));
   }
 
@@ -186,6 +188,8 @@ export class Entry {
     });
   }
 }
+
+const NO_UPGRADE = 'An upload resource cannot change to another protocol.';
 
 const STOPPING = 'This server is being restarted. Resume the upload in a moment.';
 

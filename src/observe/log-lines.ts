@@ -58,9 +58,23 @@ export function logUploadEnd(log: Log, { id, seconds, ...rest }: UploadEndLine):
 
 /** A request target fit for a log: an upload's id is replaced by its tag, query values are left out. */
 export function withoutSecrets(target: string, path: string, uploadsPath: string): string {
-  if (!path.startsWith(uploadsPath)) return withoutQueryValues(target);
+  if (!path.startsWith(uploadsPath)) {
+    const shown = withoutQueryValues(target);
+    return namesUploads(target, uploadsPath) ? withoutIds(shown) : shown;
+  }
   const [id, rest] = splitOnce(path.slice(uploadsPath.length), '/');
-  return uploadsPath + (id === '' ? '' : uploadTag(id)) + (rest === undefined ? '' : `/${rest}`) + queryNames(target);
+  const tag = id === '' ? '' : uploadTag(id);
+  return uploadsPath + tag + withoutIds((rest === undefined ? '' : `/${rest}`) + queryNames(target));
+}
+
+/** A misspelled URL of an upload, with a slash too many or its letters escaped, still says which one was meant. */
+function namesUploads(target: string, uploadsPath: string): boolean {
+  const plain = target.replace(/%([0-9a-f]{2})/gi, (_escape, hex: string) => String.fromCharCode(parseInt(hex, 16)));
+  return plain.toLowerCase().includes(uploadsPath.slice(1, -1).toLowerCase());
+}
+
+function withoutIds(text: string): string {
+  return text.replace(/[A-Za-z0-9_-]{20,}/g, (id) => uploadTag(id));
 }
 
 /** The target of a request that is not about an upload resource: its query values may be tokens or signatures. */

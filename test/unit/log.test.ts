@@ -85,6 +85,17 @@ describe('a target in the log', () => {
     expect(withoutSecrets(target, target.split('?')[0]!, '/.uploads/')).toBe(written);
   });
 
+  test.each([
+    [`/.uploads//${id}`, `/.uploads//${uploadTag(id)}`],
+    [`//.uploads/${id}/`, `//.uploads/${uploadTag(id)}/`],
+    [`/%2EUploads%2F${id}?x=1`, `/%2EUploads%${uploadTag(`2F${id}`)}?x=`],
+    [`/api/.uploads/x?${id}`, `/api/.uploads/x?${uploadTag(id)}`],
+    [`/.uploads/x/../${id}`, `/.uploads/${uploadTag('x')}/../${uploadTag(id)}`],
+    [`/api/${id}`, `/api/${id}`],
+  ])('%s, which names no upload but may have been meant to, is written %s', (target, written) => {
+    expect(withoutSecrets(target, target.split('?')[0]!, '/.uploads/')).toBe(written);
+  });
+
   test('that reaches an upload by a detour hides its id too', () => {
     expect(withoutSecrets(`/x/../.uploads/${id}`, `/.uploads/${id}`, '/.uploads/')).toBe(`/.uploads/${uploadTag(id)}`);
   });
