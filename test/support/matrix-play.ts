@@ -64,7 +64,7 @@ class MatrixStage {
     const server = fault.before === 'closes' ? new ClosingOnce() : new Server();
     const origin = new RawOrigin(server, made);
     const room = await DeliveryRoom.open(`http://127.0.0.1:${port}`, {
-      rules: { guarantee, timeoutMs: isShown(fault) ? 1000 : 250 },
+      rules: { guarantee, timeoutMs: fault.stalls ? 1500 : 30_000 },
       retry: { maxAttempts: 1000, firstDelayMs: 10, longestDelayMs: 20, inBackgroundMs: 30_000 },
     });
     const stage = new MatrixStage(cell, port, server, origin, room);
@@ -180,8 +180,4 @@ async function heard(result: DeliveryResult): Promise<string> {
     case 'gone':
       return result.kind;
   }
-}
-
-function isShown({ course }: OriginFault): boolean {
-  return course.is === 'unknown' && course.shown === true;
 }

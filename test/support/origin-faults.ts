@@ -19,6 +19,8 @@ export type Course =
 export interface OriginFault {
   readonly name: string;
   readonly course: Course;
+  /** Only the proxy's patience ends it. */
+  readonly stalls?: true;
   /** The origin is not even there, or ends the connection before it reads. */
   readonly before?: 'refuses' | 'closes';
   /** How the first request is played. `released`: until then the attempt is under way, and no client has its answer. */
@@ -112,11 +114,13 @@ export function originFaults(retryOn: readonly number[]): OriginFault[] {
     },
     {
       name: 'stalls before its answer',
+      stalls: true,
       course: { is: 'unknown', seen: true, whole: true },
       script: afterBody(() => undefined),
     },
     {
       name: 'stalls in its answer',
+      stalls: true,
       course: { is: 'unknown', seen: true, whole: true, shown: true },
       script: afterBody((exchange) => exchange.write('HTTP/1.1 201 Created\r\nContent-Length: 9\r\n\r\nhalf')),
     },
