@@ -138,6 +138,7 @@ function buildDelivery(config: Config, rooms: Rooms): Delivery {
 function buildUploads(config: Config, rooms: Rooms & { readonly delivery: Delivery }): Uploads {
   return new Uploads({
     ...rooms,
+    feeds: rooms.delivery,
     newId: () => randomBytes(24).toString('base64url'),
     newDeliveryKey: () => randomUUID(),
     pace: config.spool.sync === 'always' ? { bytes: 0, everyMs: 0 } : { bytes: 16 * MEBIBYTE, everyMs: 1000 },

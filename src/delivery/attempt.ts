@@ -1,10 +1,10 @@
 import { Fault } from '../model/fault.js';
 import { fieldValue, type Headers } from '../model/headers.js';
 import type { Route } from '../model/route.js';
-import type { Answer, Attempt, Chunk, Upload } from '../model/upload.js';
+import type { Answer, Attempt, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
 import { AnswerTape } from './answer-tape.js';
-import { framed } from './framing.js';
+import type { Framed } from './framing.js';
 import { Unanswered, type Origin } from './origin.js';
 import { replayOf } from './replay.js';
 import { retryAfterAt } from './retry-after.js';
@@ -19,12 +19,15 @@ export interface AttemptRooms {
 export interface AttemptCall {
   readonly upload: Upload;
   readonly route: Route;
-  readonly chunks: readonly Chunk[];
+  /** The body; fails when its bytes are lost. */
+  readonly content: () => Framed;
   readonly credentials: Headers;
   /** As it was noted before the first byte. */
   readonly attempt: Attempt;
   /** Breaks the attempt off. */
   readonly signal: AbortSignal;
+  /** Where the body of a challenge goes; into the spool when not said, to be kept with the upload that is parked. */
+  readonly keepChallengeIn?: () => 'memory' | 'spool';
   /** An answer has begun that will be the one, if it does not break off; undefined when it has. */
   readonly onTape: (tape: AnswerTape | undefined) => void;
 }
@@ -70,16 +73,25 @@ export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<T
   }
 }
 
-function send({ upload, route, chunks, credentials, signal }: AttemptCall, { origin, spool }: AttemptRooms) {
-  const content = framed(upload, route.delivery.framing, chunks, spool);
-  const request = { ...replayOf(upload, route, credentials), content, timeoutMs: route.delivery.timeoutMs };
+function send({ upload, route, content, credentials, signal }: AttemptCall, { origin }: AttemptRooms) {
+  const { timeoutMs } = route.delivery;
+  const request = { ...replayOf(upload, route, credentials), content: content(), timeoutMs };
   return origin.send(request, signal);
 }
 
+/** Whether the origin is to be taken for alive; undefined when it was we who ended the attempt. */
+export function provesLife({ attempt, bytesLost }: Tried, signal: AbortSignal, route: Route): boolean | undefined {
+  if (signal.aborted || bytesLost) return undefined;
+  if (attempt.reached !== 'answered') return false;
+  // A refusal below 500 is about this request, or about too many of them: it takes somebody alive to say so.
+  return !isRefusal(attempt.status, route.delivery.retry) || attempt.status < 500;
+}
+
 /** Only an answer that ends the delivery has a place in the record. */
-function tapeRooms({ upload, route, attempt }: AttemptCall, { spool }: AttemptRooms, status: number) {
+function tapeRooms(call: AttemptCall, { spool }: AttemptRooms, status: number) {
+  const { upload, route, attempt, keepChallengeIn } = call;
   const { retry, keepAnswerSize } = route.delivery;
-  const keepInMemory = isChallenge(status, retry) ? 0 : keepAnswerSize;
+  const keepInMemory = isChallenge(status, retry) && keepChallengeIn?.() !== 'memory' ? 0 : keepAnswerSize;
   return { spool, id: upload.id, name: `answer-${attempt.number}`, keepInMemory };
 }
 

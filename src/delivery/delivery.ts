@@ -3,6 +3,7 @@ import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { Undelivered, Upload } from '../model/upload.js';
 import type { Pending, RunResult } from './audience.js';
+import { EagerAttempt, mayBeginEarly, type Feed } from './eager.js';
 import { keptAnswer } from './kept-answer.js';
 import { AllTurns } from './origin-turns.js';
 import { retryAfterSeconds, secondsUntil } from './retry.js';
@@ -56,6 +57,7 @@ export interface ResultRequest {
 export class Delivery {
   private readonly rooms: Rooms;
   private readonly running = new Map<string, Run>();
+  private readonly eagers = new Map<string, EagerAttempt>();
   private readonly drives = new Set<Promise<void>>();
   private readonly draining = new AbortController();
   private readonly halted = new AbortController();
@@ -91,6 +93,28 @@ export class Delivery {
     running?.join(credentials);
     const run = running ?? this.begin(id, { by: 'client', credentials });
     return this.toDeliveryResult(id, await run.audience.outcome(to, patience), to, until);
+  }
+
+  /**
+   * Whoever receives this upload feeds its origin meanwhile, where the route wants that and the origin has room: begins the
+   * request, or goes on with it. Whatever becomes of it, the whole is delivered by `result`.
+   */
+  follow(upload: Upload): Feed | undefined {
+    const { id } = upload;
+    const known = this.eagers.get(id);
+    const route = routeOf(upload, this.rooms.routes);
+    const { turns } = this.rooms;
+    if (known || this.draining.signal.aborted || !mayBeginEarly(upload, route)) return known;
+    if (!turns.of(route.origin).isFree(route.delivery)) return undefined;
+    const eager = new EagerAttempt(upload, route, this.rooms);
+    this.eagers.set(id, eager);
+    this.note(eager.over().finally(() => this.eagers.delete(id)));
+    return eager;
+  }
+
+  /** The upload has no future: what its origin was given of it is cut. */
+  unfollow(id: string): void {
+    this.eagers.get(id)?.cut('the upload has ended');
   }
 
   /** The operator has what was not answered tried again, with a new budget where the last one had ended. */
@@ -130,12 +154,15 @@ export class Delivery {
   }
 
   private begin(id: string, request: RunRequest): Run {
-    const run = new Run(id, this.rooms, request, () => this.running.delete(id));
+    const run = new Run(id, this.rooms, { ...request, eager: this.eagers.get(id) }, () => this.running.delete(id));
     this.running.set(id, run);
-    const drive = run.drive();
+    this.note(run.drive());
+    return run;
+  }
+
+  private note(drive: Promise<void>): void {
     this.drives.add(drive);
     void drive.finally(() => this.drives.delete(drive));
-    return run;
   }
 
   private look(): void {

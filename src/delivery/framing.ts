@@ -7,7 +7,8 @@ import { type Envelope, envelopeOf } from './multipart.js';
 
 /** The body of the origin's request. */
 export interface Framed {
-  readonly size: number;
+  /** Missing when nobody knows yet: it is sent in chunks. */
+  readonly size?: number;
   /** Missing when there is nothing to send. Ends with exactly `size` bytes, or fails. */
   readonly body?: Readable;
 }

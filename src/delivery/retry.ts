@@ -42,7 +42,9 @@ export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () =
   const mayBeRepeated = why.reason !== 'unauthorized' && (why.reason !== 'outcome-unknown' || repeatable);
   if (!mayBeRepeated) return { kind: 'give-up', why };
   const { startedAt, endedAt = startedAt, notBefore = 0 } = attempt;
-  const dueAt = Math.max(startedAt, endedAt) + jittered(delayMs(failures(attempt), rules), random);
+  // An early attempt that broke off costs nothing: the whole follows at once.
+  const delay = isPartly(attempt) ? 0 : jittered(delayMs(failures(attempt), rules), random);
+  const dueAt = Math.max(startedAt, endedAt) + delay;
   const lastAt = budgetEnd(attempt, rules);
   if (dueAt > lastAt) return { kind: 'give-up', why };
   return { kind: 'again', dueAt: Math.max(dueAt, Math.min(notBefore, lastAt)), why };
@@ -54,7 +56,7 @@ export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () =
  */
 export function beforeAttempt(newest: Attempt | undefined, asked: boolean, policy: RetryPolicy): Start {
   const number = (newest?.number ?? 0) + 1;
-  if (!newest || asked) return { kind: 'send', number, budgetFrom: number };
+  if (!newest || asked || isPartly(newest)) return { kind: 'send', number, budgetFrom: number };
   const verdict = afterAttempt(newest, policy, () => 0);
   if (verdict.kind === 'give-up') return verdict;
   const { budgetFrom = newest.number, budgetSince = newest.startedAt } = newest;
@@ -102,11 +104,18 @@ export function isChallenge(status: number | undefined, rules: RetryRules): bool
   return status === 401 && !isRefusal(status, rules);
 }
 
+/** The origin certainly does not have all of it, whatever became of the attempt, or of the process it was made by. */
+export function isPartly({ reached, inPart }: Attempt): boolean {
+  return reached === 'sent-in-part' || inPart === true;
+}
+
 export const LOST_WITH_PROCESS = 'the proxy stopped before it had recorded an answer';
 
 /** One that never ended, or whose answer was not recorded, may have been taken by the origin: its process was lost. */
-function whyUndelivered({ reached, status, problem }: Attempt, rules: RetryRules): Undelivered {
-  if (reached === 'never-sent') return { reason: 'unreachable', problem: problem ?? 'the origin could not be reached' };
+function whyUndelivered(attempt: Attempt, rules: RetryRules): Undelivered {
+  const { reached, status, problem } = attempt;
+  if (reached === 'never-sent' || isPartly(attempt))
+    return { reason: 'unreachable', problem: problem ?? 'the origin could not be reached' };
   const says = problem ?? `the origin answered ${status}`;
   if (reached === 'answered' && isRefusal(status, rules)) return { reason: 'refused', status, problem: says };
   if (reached === 'answered' && isChallenge(status, rules)) return { reason: 'unauthorized', status, problem: says };

@@ -3,14 +3,16 @@ import type { Route } from '../model/route.js';
 import type { Attempt, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import type { AnswerTape } from './answer-tape.js';
-import { tryOnce, type Tried } from './attempt.js';
+import { provesLife, tryOnce, type Tried } from './attempt.js';
 import { Audience } from './audience.js';
 import { HeldClaim } from './claim.js';
+import type { EagerAttempt } from './eager.js';
 import { Ending, type Next } from './ending.js';
+import { framed } from './framing.js';
 import { Interlude } from './interlude.js';
 import type { Turn } from './origin-turns.js';
 import { reportAttempt } from './report.js';
-import { beforeAttempt, isRefusal, LOST_WITH_PROCESS, mayAskAgain, type Start } from './retry.js';
+import { beforeAttempt, isPartly, LOST_WITH_PROCESS, mayAskAgain, type Start } from './retry.js';
 import { passGate } from './pass-gate.js';
 import type { Rooms } from './rooms.js';
 import { policyOf, routeOf } from './terms.js';
@@ -27,6 +29,8 @@ export interface RunRequest {
   readonly by: 'nobody' | 'client' | 'operator';
   /** The newest that a client brought. */
   readonly credentials: Headers;
+  /** An attempt that began while the upload was received, and may become the one. */
+  readonly eager?: EagerAttempt;
 }
 
 /** One upload's delivery by this worker, from its claim to its end, in as many attempts as the policy allows. */
@@ -35,6 +39,7 @@ export class Run {
   private readonly interlude: Interlude;
   private readonly ending: Ending;
   private credentials: Headers;
+  private eager: EagerAttempt | undefined;
   /** Somebody who may asked for what had ended to be tried again. */
   private isAsked = false;
   private hasPassedGate = false;
@@ -50,6 +55,7 @@ export class Run {
     this.ending = new Ending(id, rooms, this.audience, onOver);
     this.interlude = new Interlude(rooms.clock, rooms.draining);
     this.credentials = request.credentials;
+    this.eager = request.eager;
   }
 
   /** Another client came, perhaps with newer credentials: the next attempt uses them, and is made now if it may be. */
@@ -80,6 +86,8 @@ export class Run {
 
   /** Takes its turn at the origin before the claim: while it waits for it, the record says so and anybody may take it. */
   private async step(): Promise<Next> {
+    const gone = await this.goOn();
+    if (gone) return gone;
     const known = await this.look();
     if (!known) return 'over';
     const turn = this.startOf(known).kind === 'send' ? await this.takeTurn(known) : NO_TURN;
@@ -89,6 +97,29 @@ export class Run {
       return await this.deliverClaimed(turn);
     } finally {
       turn.end();
+    }
+  }
+
+  /** What follows the early attempt, when that could be made whole; once. */
+  private async goOn(): Promise<Next | undefined> {
+    const { eager } = this;
+    this.eager = undefined;
+    const early = await eager?.begun;
+    if (!eager || !early || this.rooms.draining.aborted) return undefined;
+    const { store, worker, clock, claimMs, routes } = this.rooms;
+    const whole = { ...early, budgetFrom: early.number, budgetSince: clock() };
+    const upload = await store.claimDelivery(this.id, worker, clock() + claimMs, whole);
+    // It has ended, or the whole is delivered by somebody else.
+    if (!upload) {
+      eager.cut('the whole is not for this attempt');
+      return undefined;
+    }
+    const claim = new HeldClaim(this.id, this.rooms);
+    try {
+      const tried = await eager.finish(upload, whole, { signal: claim.signal, onTape: this.tapeOf(upload) });
+      return await this.ending.after(upload, tried, routeOf(upload, routes));
+    } finally {
+      claim.release();
     }
   }
 
@@ -184,32 +215,33 @@ export class Run {
   private async closeLeftOpen(newest: Attempt | undefined): Promise<void> {
     if (!newest || newest.reached !== undefined) return;
     const { store, worker, clock } = this.rooms;
-    const closed = { ...newest, endedAt: clock(), reached: 'sent', problem: LOST_WITH_PROCESS } as const;
+    const reached = isPartly(newest) ? 'sent-in-part' : 'sent';
+    const closed = { ...newest, endedAt: clock(), reached, problem: LOST_WITH_PROCESS } as const;
     await store.endAttempt(this.id, worker, closed);
   }
 
   private async try(upload: Upload, route: Route, attempt: Attempt, signal: AbortSignal): Promise<Tried> {
     const { metrics, store } = this.rooms;
-    const { credentials, audience } = this;
+    const { credentials } = this;
     const chunks = await store.chunks(this.id);
-    // A crash must not make untrue what a client was shown: a short answer is recorded first. Whoever was shown a long one
-    // that broke off fails with it; who comes after that waits for what follows.
-    const onTape = (tape: AnswerTape | undefined): void => {
-      audience.takeBack();
-      tape?.whenLong(() => audience.show({ kind: 'tape', upload, tape }));
-    };
+    const content = () => framed(upload, route.delivery.framing, chunks, this.rooms.spool);
+    const onTape = this.tapeOf(upload);
     metrics.activeDeliveries.inc();
-    const tried = await tryOnce({ upload, route, chunks, credentials, attempt, signal, onTape }, this.rooms);
+    const tried = await tryOnce({ upload, route, content, credentials, attempt, signal, onTape }, this.rooms);
     metrics.activeDeliveries.dec();
     reportAttempt(this.id, tried.attempt, this.rooms);
     return tried;
   }
-}
 
-/** Whether the origin is to be taken for alive; undefined when it was we who ended the attempt. */
-function provesLife({ attempt, bytesLost }: Tried, signal: AbortSignal, route: Route): boolean | undefined {
-  if (signal.aborted || bytesLost) return undefined;
-  if (attempt.reached !== 'answered') return false;
-  // A refusal below 500 is about this request, or about too many of them: it takes somebody alive to say so.
-  return !isRefusal(attempt.status, route.delivery.retry) || attempt.status < 500;
+  /**
+   * A crash must not make untrue what a client was shown: a short answer is recorded first. Whoever was shown a long one
+   * that broke off fails with it; who comes after that waits for what follows.
+   */
+  private tapeOf(upload: Upload): (tape: AnswerTape | undefined) => void {
+    const { audience } = this;
+    return (tape) => {
+      audience.takeBack();
+      tape?.whenLong(() => audience.show({ kind: 'tape', upload, tape }));
+    };
+  }
 }

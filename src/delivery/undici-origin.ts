@@ -58,7 +58,7 @@ export class UndiciOrigin implements Origin {
 type DispatchOptions = Dispatcher.DispatchOptions & { readonly servername: string };
 
 function dispatchOptions({ origin, method, target, headers, content, timeoutMs }: OriginRequest): DispatchOptions {
-  const length = content.size > 0 ? [['Content-Length', String(content.size)] as const] : [];
+  const length = content.size ? [['Content-Length', String(content.size)] as const] : [];
   return {
     method,
     path: target,

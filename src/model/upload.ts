@@ -123,6 +123,11 @@ export function hasGoodAnswer(upload: Upload): boolean {
   return upload.phase === 'answered' && upload.answer !== undefined && upload.answer.status < 400;
 }
 
+/** The origin has answered before it had all: there is nothing to add any more, and its answer is all there is to say. */
+export function isAnsweredEarly({ phase, offset, length }: Upload): boolean {
+  return phase === 'answered' && offset !== length;
+}
+
 /**
  * The offset a client may see. Until the origin has given a good answer the last byte stays unacknowledged, because
  * clients take "offset = length" for success and then never ask for the answer they lost.

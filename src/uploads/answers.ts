@@ -2,7 +2,7 @@ import type { Delivery, DeliveryResult } from '../delivery/delivery.js';
 import type { Headers } from '../model/headers.js';
 import type { AppendIntent } from '../model/intent.js';
 import type { Interrupted, Outcome, Refusal } from '../model/outcome.js';
-import type { Digest, Upload } from '../model/upload.js';
+import { isAnsweredEarly, type Digest, type Upload } from '../model/upload.js';
 import type { Body } from './body.js';
 import { repeatsTheEnd } from './repeated-end.js';
 
@@ -45,6 +45,7 @@ export class Answers {
 
   /** An append to an upload that is whole: only the repeated end of it can be answered (RUFH §4.4.2, last but two). */
   async repeat(intent: AppendIntent, upload: Upload, call: AnswerCall): Promise<Outcome | Interrupted> {
+    if (isAnsweredEarly(upload)) return this.answer(upload, 'append', call);
     const heldBackStart = upload.heldBack ? upload.offset - 1 : upload.offset;
     const atAnEnd = intent.offset === upload.offset || intent.offset === heldBackStart;
     if (!atAnEnd && upload.phase !== 'answered')

@@ -9,6 +9,8 @@ import type { Commit, UploadStore } from '../store/upload-store.js';
 export interface CommitPace {
   readonly bytes: number;
   readonly everyMs: number;
+  /** The first bytes do not wait: somebody wants them who can say that no more are wanted. */
+  readonly firstAtOnce?: true;
 }
 
 export interface ChunkRooms {
@@ -99,7 +101,8 @@ export class GrowingChunk {
   private keepPace(): void {
     const { pace } = this.rooms;
     if (this.hasEnded || this.committing || this.pendingBytes === 0) return;
-    if (this.pendingBytes >= pace.bytes) this.commitInBackground();
+    const isDue = this.pendingBytes >= pace.bytes || (pace.firstAtOnce && this.committedBytes === 0);
+    if (isDue) this.commitInBackground();
     else this.timer ??= setTimeout(() => this.commitInBackground(), pace.everyMs);
   }
 

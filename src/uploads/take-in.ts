@@ -31,6 +31,10 @@ export interface TakeInTask {
   readonly lease: Lease;
   readonly body: Body;
   readonly tell: (news: News) => unknown;
+  /** In place of the usual one. */
+  readonly pace?: CommitPace;
+  /** Told after every commit, before the client. */
+  readonly onCommitted?: (upload: Upload) => void;
   /** Asked when all bytes are here, before they count as the whole. */
   readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
   /** The client is told "complete" before the origin has answered: then no byte can be held back. */
@@ -85,7 +89,8 @@ export class TakeIn {
     }
   }
 
-  private receive({ intent, upload, lease, body, tell, mayComplete, doesNotWait }: TakeInTask): Promise<Received> {
+  private receive(task: TakeInTask): Promise<Received> {
+    const { intent, upload, lease, body, tell, mayComplete, doesNotWait, onCommitted } = task;
     this.rooms.hashes.follow(upload, lease);
     const limited = intent.kind === 'append' || intent.appendLimitsApply;
     const { contentDigests, complete, kind } = intent;
@@ -98,10 +103,12 @@ export class TakeIn {
         allowance: allowance(upload, limited),
         contentDigests,
         atLeast: limited ? leastBytes(intent, upload) : undefined,
-        onCommitted: (now) =>
-          tell({ kind: 'progress', during: kind, upload: now, offset: progressOffset(now, upload, intent) }),
+        onCommitted: (now) => {
+          onCommitted?.(now);
+          tell({ kind: 'progress', during: kind, upload: now, offset: progressOffset(now, upload, intent) });
+        },
       },
-      this.rooms,
+      { ...this.rooms, pace: task.pace ?? this.rooms.pace },
     );
   }
 

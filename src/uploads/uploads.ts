@@ -11,6 +11,7 @@ import type { Lease, Leases } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { refuseAppend, refuseCreation } from './admission.js';
 import { type AnswerCall, Answers } from './answers.js';
+import { Feeding, type Feeds } from './feeding.js';
 import type { CommitPace } from './growing-chunk.js';
 import { RepresentationHashes } from './representation-hash.js';
 import { TakeIn } from './take-in.js';
@@ -20,6 +21,8 @@ export interface UploadsOptions {
   readonly leases: Leases;
   readonly spool: Spool;
   readonly delivery: Pick<Delivery, 'result' | 'kept'>;
+  /** Missing: nothing is delivered before it is whole. */
+  readonly feeds?: Feeds;
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
@@ -47,11 +50,13 @@ export interface UploadCall extends AnswerCall {
 export class Uploads {
   private readonly hashes: RepresentationHashes;
   private readonly takeIn: TakeIn;
+  private readonly feeding: Feeding;
   private readonly answers: Answers;
 
   constructor(private readonly rooms: UploadsOptions) {
     this.hashes = new RepresentationHashes(rooms.store, rooms.spool);
     this.takeIn = new TakeIn({ ...rooms, hashes: this.hashes });
+    this.feeding = new Feeding({ ...rooms, takeIn: this.takeIn });
     this.answers = new Answers(rooms.delivery);
   }
 
@@ -199,7 +204,7 @@ export class Uploads {
     lease: Lease,
     call: UploadCall,
   ): Promise<Outcome | Interrupted> {
-    const taken = await this.takeIn.take({ ...call, intent, upload, lease });
+    const taken = await this.feeding.take({ ...call, intent, upload, lease });
     if (taken.kind !== 'whole') return taken;
     await lease.release();
     return this.answers.answer(taken.upload, intent.kind, call, taken.reprDigest);
@@ -248,6 +253,7 @@ export class Uploads {
   }
 
   private async forget(id: string): Promise<void> {
+    this.rooms.feeds?.unfollow(id);
     this.hashes.forget(id);
     await this.rooms.spool.remove(id);
     await this.rooms.store.remove(id);

@@ -1,0 +1,57 @@
+import type { Route } from '../model/route.js';
+import type { Attempt } from '../model/upload.js';
+import type { Answered, Tried } from './attempt.js';
+import type { EarlyAnswer } from './eager.js';
+import { removeChunks } from './record.js';
+import { reportAttempt, reportEnd } from './report.js';
+import { isChallenge } from './retry.js';
+import type { Rooms } from './rooms.js';
+
+/**
+ * Writes down what became of an early attempt while its upload is received; gives what its client has to hear. Nothing when
+ * the upload is whole by now: then it is for the holder of its claim to say.
+ */
+export async function settleEarly(
+  id: string,
+  { attempt, answered }: Tried,
+  route: Route,
+  rooms: Rooms,
+): Promise<EarlyAnswer | undefined> {
+  const isLast = answered && !isChallenge(answered.answer.status, route.delivery.retry);
+  return isLast ? record(id, attempt, answered, route, rooms) : end(id, attempt, answered, rooms);
+}
+
+/** The origin has heard enough: its answer stands for the upload, whose bytes nobody needs any more. */
+async function record(
+  id: string,
+  attempt: Attempt,
+  { answer, body, tape }: Answered,
+  route: Route,
+  rooms: Rooms,
+): Promise<EarlyAnswer | undefined> {
+  const { store, clock } = rooms;
+  const expiresAt = clock() + route.delivery.keepAnswerMs;
+  const upload = await store.answerEarly(id, attempt, answer, body, expiresAt);
+  if (upload === 'stale') return undefined;
+  reportAttempt(id, attempt, rooms);
+  reportEnd(upload, 'answered', attempt.startedAt, rooms);
+  tape.release();
+  await removeChunks(id, await store.chunks(id), rooms);
+  return { kind: 'answered', upload, answer: tape.relay() };
+}
+
+/** The upload goes on: to be delivered from the spool, or with the credentials that the origin wants. */
+async function end(
+  id: string,
+  attempt: Attempt,
+  answered: Answered | undefined,
+  rooms: Rooms,
+): Promise<EarlyAnswer | undefined> {
+  const problem = attempt.problem ?? `the origin answered ${attempt.status}`;
+  const upload = await rooms.store.endEarly(id, { ...attempt, problem });
+  if (upload === 'stale') return undefined;
+  reportAttempt(id, { ...attempt, problem }, rooms);
+  if (!answered) return undefined;
+  answered.tape.release();
+  return { kind: 'parked', upload, answer: answered.tape.relay() };
+}

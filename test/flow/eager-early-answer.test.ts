@@ -1,0 +1,148 @@
+import { afterEach, expect, test } from '@jest/globals';
+import type { RawExchange } from '../support/raw-origin.js';
+import { CONTENT, EagerStage, length, MIB, type EagerStageOptions } from '../support/eager-stage.js';
+import { sha256, until } from '../support/temporary.js';
+
+let stage: EagerStage;
+afterEach(() => stage.close());
+
+async function open(options?: EagerStageOptions): Promise<EagerStage> {
+  stage = await EagerStage.open(options);
+  return stage;
+}
+
+/** Says this to the first request, as soon as its head is there, and takes every other one. */
+function atFirst(status: number): (exchange: RawExchange) => Promise<void> {
+  return async (exchange) => {
+    if (exchange.index > 0) await exchange.readBody();
+    await exchange.respond({ status: exchange.index > 0 ? 200 : status, body: `says ${status}` });
+  };
+}
+
+test.each([401, 413, 415])(
+  'a %s after the headers stops an upload of 1 GiB before 32 MiB have left',
+  async (status) => {
+    const { origin } = await open({ script: atFirst(status) });
+    const client = await stage.client();
+    await stage.create(client, [length(1024 * MIB)]);
+    let response: Awaited<ReturnType<typeof client.readFinal>> | undefined;
+    const answered = client.readFinal().then((final) => (response = final));
+    while (!response && !client.socket.destroyed) await client.send(CONTENT.subarray(0, MIB / 4));
+    await answered;
+    expect([response?.status, response?.body.toString()]).toEqual([status, `says ${status}`]);
+    expect(client.socket.bytesWritten).toBeLessThan(32 * MIB);
+    expect(origin.exchanges).toHaveLength(1);
+  },
+);
+
+test('a refusal is kept for a client that did not hear it, and its bytes are not', async () => {
+  const { origin } = await open({ script: atFirst(415) });
+  const client = await stage.client();
+  const target = await stage.create(client, [length(CONTENT.length)]);
+  await client.send('hello');
+  await stage.exchange(0);
+  client.reset();
+  const head = await until(async () => {
+    const now = await stage.head(target);
+    return stage.app.log.some(({ msg, phase }) => msg === 'upload ended' || phase === 'answered') && now;
+  }, 'the refusal to be recorded');
+  expect(head.header('upload-complete')).toBe('?0');
+  const again = await stage.client();
+  await stage.append(again, target, Number(head.header('upload-offset')), CONTENT.length - 5);
+  const response = await again.readFinal();
+  expect([response.status, response.body.toString()]).toEqual([415, 'says 415']);
+  expect(origin.exchanges).toHaveLength(1);
+});
+
+test('a 401 is told at once, and the upload goes on from where it was with other credentials', async () => {
+  const { origin } = await open({ script: atFirst(401) });
+  const client = await stage.client();
+  const target = await stage.create(client, [length(CONTENT.length), ['Authorization', 'Bearer old']]);
+  await client.send(CONTENT.subarray(0, MIB));
+  const refused = await client.readFinal();
+  expect([refused.status, refused.header('upload-complete')]).toEqual([401, '?0']);
+  client.destroy();
+  const offset = Number((await stage.head(target)).header('upload-offset'));
+  const again = await stage.client();
+  await again.sendHead('PATCH', target, [
+    ['Upload-Draft-Interop-Version', '10'],
+    ['Content-Type', 'application/partial-upload'],
+    ['Upload-Offset', `${offset}`],
+    ['Upload-Complete', '?1'],
+    ['Authorization', 'Bearer new'],
+    length(CONTENT.length - offset),
+  ]);
+  await again.send(CONTENT.subarray(offset));
+  expect((await again.readFinal()).status).toBe(200);
+  expect(origin.exchanges.map((exchange) => exchange.header('authorization'))).toEqual(['Bearer old', 'Bearer new']);
+  expect(origin.exchanges[1]?.body.sha256).toBe(sha256(CONTENT));
+});
+
+test('a 503 is no answer: the whole is delivered from the spool', async () => {
+  const { origin } = await open({ script: atFirst(503) });
+  const client = await stage.client();
+  await stage.create(client, [length(CONTENT.length)]);
+  await client.send(CONTENT.subarray(0, MIB));
+  await (
+    await stage.exchange(0)
+  ).closed;
+  await client.send(CONTENT.subarray(MIB));
+  expect((await client.readFinal()).status).toBe(200);
+  expect(origin.exchanges).toHaveLength(2);
+  expect(origin.exchanges[1]?.body.sha256).toBe(sha256(CONTENT));
+});
+
+test('an origin that is lost on the way costs the client nothing', async () => {
+  const { origin } = await open({
+    script: async (exchange) => {
+      if (exchange.index === 0) return exchange.reset();
+      await exchange.readBody();
+      await exchange.respond({ status: 201 });
+    },
+  });
+  const client = await stage.client();
+  await stage.create(client, [length(CONTENT.length)]);
+  await client.send(CONTENT.subarray(0, MIB));
+  await (
+    await stage.exchange(0)
+  ).closed;
+  await client.send(CONTENT.subarray(MIB));
+  expect((await client.readFinal()).status).toBe(201);
+  expect(origin.exchanges).toHaveLength(2);
+});
+
+test('bytes that are not what their digest says are never whole at the origin', async () => {
+  await open();
+  const client = await stage.client();
+  const wrong = `sha-256=:${Buffer.from(sha256('something else'), 'hex').toString('base64')}:`;
+  await stage.create(client, [length(CONTENT.length), ['Repr-Digest', wrong]]);
+  await client.send(CONTENT);
+  expect((await client.readFinal()).status).toBe(400);
+  const exchange = await stage.exchange(0);
+  await exchange.closed;
+  expect(exchange.body.size).toBeLessThan(CONTENT.length);
+});
+
+test('bytes that are what their digest says are let go once that is known', async () => {
+  const { origin } = await open();
+  const client = await stage.client();
+  const right = `sha-256=:${Buffer.from(sha256(CONTENT), 'hex').toString('base64')}:`;
+  await stage.create(client, [length(CONTENT.length), ['Repr-Digest', right]]);
+  await client.send(CONTENT);
+  expect((await client.readFinal()).status).toBe(200);
+  expect(origin.exchanges.map(({ body }) => body.sha256)).toEqual([sha256(CONTENT)]);
+});
+
+test('an origin that dies over the whole body of a POST is not sent it twice', async () => {
+  const { origin } = await open({
+    script: async (exchange) => {
+      await exchange.readBody();
+      exchange.reset();
+    },
+  });
+  const client = await stage.client();
+  await stage.create(client, [length(CONTENT.length)]);
+  await client.send(CONTENT);
+  expect((await client.readFinal()).status).toBeGreaterThanOrEqual(500);
+  expect(origin.exchanges).toHaveLength(1);
+});
