@@ -70,14 +70,14 @@ describe('behind an HTTP/2 front', () => {
         const client = await connectH2(front.url);
         const response = await client.request({ method: 'GET', target: '/' });
         await client.close();
-        const fields = response.headerLines.filter(([name]) => name !== 'date');
-        expect(fields).toEqual([
+        expect(response.headerLines.filter(([name]) => name === 'set-cookie')).toEqual([
           ['set-cookie', 'a=1'],
           ['set-cookie', 'b=2'],
-          ['x-content-type-options', 'nosniff, nosniff'],
-          ['vary', 'Accept, Origin'],
-          ['content-length', '2'],
-        ] satisfies HeaderLine[]);
+        ]);
+        expect(response.header('x-content-type-options')).toBe('nosniff, nosniff');
+        expect(response.header('vary')).toBe('Accept, Origin');
+        const names = new Set(response.headerLines.map(([name]) => name));
+        expect([...names].sort()).toEqual(['content-length', 'date', 'set-cookie', 'vary', 'x-content-type-options']);
         expect(response.body.toString()).toBe('ok');
       },
       { ...SPEAKS, script: answer },

@@ -93,7 +93,8 @@ describe('interim responses of the origin', () => {
         await client.close();
         expect(status).toBe(200);
         expect(interims.map((interim) => interim.status)).toEqual([102, 103, 104, 199]);
-        expect(interims[1]!.headerLines).toEqual([['link', '</a.css>; rel=preload, </b.css>; rel=preload']]);
+        expect(interims[1]!.header('link')).toBe('</a.css>; rel=preload, </b.css>; rel=preload');
+        expect(interims[1]!.header('x-hop')).toBeUndefined();
       },
       { script: announce, speaks: 'h2c' },
     );
