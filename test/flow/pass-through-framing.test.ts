@@ -99,7 +99,10 @@ describe('ambiguous requests never reach the origin', () => {
       await client.endChunks();
       const answer = await client.readFinal();
       expect(answer.status).toBe(501);
-      expect(JSON.parse(answer.body.toString())).toMatchObject({ status: 501, detail: expect.stringContaining('gzip') });
+      expect(JSON.parse(answer.body.toString())).toMatchObject({
+        status: 501,
+        detail: expect.stringContaining('gzip'),
+      });
       client.destroy();
       expect(origin.exchanges).toEqual([]);
     });
