@@ -191,7 +191,9 @@ export class EagerAttempt implements Feed {
     const { attempt, answered } = tried;
     const isAnswer = answered && !isChallenge(answered.answer.status, this.route.delivery.retry);
     if (this.body.gaveAll || isAnswer || attempt.reached === 'never-sent') return tried;
-    return { ...tried, attempt: { ...attempt, reached: 'sent-in-part' } };
+    const { aborted, reason } = this.cutting.signal;
+    const problem = aborted ? (reason as Error).message : attempt.problem;
+    return { ...tried, attempt: { ...attempt, reached: 'sent-in-part', problem } };
   }
 
   /** By an origin that had not heard all of it: the whole is sent with what newer credentials there are. */
