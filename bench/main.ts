@@ -1,4 +1,5 @@
 // Measures the built proxy. Every bench prints a table and writes its figures to bench/results/.
+import { benchEager } from './eager.js';
 import { benchMemory } from './memory.js';
 import { parsePlan, USAGE, type BenchName, type Plan } from './plan.js';
 import { printMachine } from './report.js';
@@ -9,6 +10,7 @@ const BENCH: Record<BenchName, (plan: Plan) => Promise<void>> = {
   upload: benchUpload,
   takeover: benchTakeover,
   memory: benchMemory,
+  eager: benchEager,
 };
 
 async function main(): Promise<number> {

@@ -1,16 +1,18 @@
 import { parseArgs } from 'node:util';
 
-export const BENCHES = ['upload', 'takeover', 'memory'] as const;
+export const BENCHES = ['upload', 'takeover', 'memory', 'eager'] as const;
 export type BenchName = (typeof BENCHES)[number];
 
 /** What to measure, and how thoroughly. */
 export interface Plan {
   readonly benches: readonly BenchName[];
   readonly runs: number;
-  /** Of one upload in `upload`. */
+  /** Of one upload in `upload` and `eager`. */
   readonly size: number;
   /** Of the upload in `memory`. */
   readonly memorySize: number;
+  /** Bytes a second of the client in `eager`. */
+  readonly rate: number;
   readonly takeovers: number;
   /** Where the proxy keeps its bytes; a temporary directory when not given. */
   readonly data?: string;
@@ -19,10 +21,11 @@ export interface Plan {
 }
 
 export const USAGE = `
-npm run bench -- [upload] [takeover] [memory] [options]      all three when none is named
+npm run bench -- [upload] [takeover] [memory] [eager] [options]      all four when none is named
 
-  --runs N              repetitions of each case of "upload" (5)
-  --size SIZE           size of its uploads (1GiB)
+  --runs N              repetitions of each case of "upload" and "eager" (5)
+  --size SIZE           size of their uploads (1GiB)
+  --rate SIZE           bytes a second of the client of "eager" (50000000)
   --memory-size SIZE    size of the upload of "memory" (10GiB)
   --takeovers N         repetitions of "takeover" (100)
   --data DIR            where the proxy keeps its bytes (a temporary directory)
@@ -37,6 +40,7 @@ export function parsePlan(args: readonly string[]): Plan | undefined {
     options: {
       runs: { type: 'string', default: '5' },
       size: { type: 'string', default: '1GiB' },
+      rate: { type: 'string', default: '50000000' },
       'memory-size': { type: 'string', default: '10GiB' },
       takeovers: { type: 'string', default: '100' },
       data: { type: 'string' },
@@ -50,6 +54,7 @@ export function parsePlan(args: readonly string[]): Plan | undefined {
     runs: parseCount(values.runs),
     size: parseSize(values.size),
     memorySize: parseSize(values['memory-size']),
+    rate: parseSize(values.rate),
     takeovers: parseCount(values.takeovers),
     data: values.data,
     proxyFlags: values['proxy-flag'],

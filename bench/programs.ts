@@ -14,6 +14,8 @@ export interface Server {
 /** What one upload was like for the client. */
 export interface Sent {
   readonly seconds: number;
+  /** How long it waited for the answer when everything was sent. */
+  readonly afterLastByteSeconds: number;
   readonly status: number;
   /** The upload resource, if one was offered. */
   readonly location?: string;
@@ -24,6 +26,8 @@ export interface Sending {
   readonly method: 'POST' | 'PUT';
   readonly headers: Readonly<Record<string, string>>;
   readonly size: number;
+  /** As fast as it is taken when not given. */
+  readonly bytesPerSecond?: number;
 }
 
 /** A server that throws every body away. */

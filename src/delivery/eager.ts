@@ -191,8 +191,8 @@ export class EagerAttempt implements Feed {
     const { attempt, answered } = tried;
     const isAnswer = answered && !isChallenge(answered.answer.status, this.route.delivery.retry);
     if (this.body.gaveAll || isAnswer || attempt.reached === 'never-sent') return tried;
-    const { aborted, reason } = this.cutting.signal;
-    const problem = aborted ? (reason as Error).message : attempt.problem;
+    const { signal } = this.cutting;
+    const problem = signal.aborted ? (signal.reason as Error).message : attempt.problem;
     return { ...tried, attempt: { ...attempt, reached: 'sent-in-part', problem } };
   }
 
