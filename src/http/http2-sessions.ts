@@ -9,6 +9,7 @@ import type { Socket } from 'node:net';
 import { problemReply } from '../protocol/problem.js';
 import type { Exchange } from './exchange.js';
 import { sendReply } from './reply.js';
+import { endWhenDeaf, SILENCE_MS } from './sign-of-life.js';
 
 export interface Http2Options {
   /** Bytes a client may send ahead. With Node's 64 KiB an upload over 50 ms of distance makes 1.2 MB/s. */
@@ -16,6 +17,8 @@ export interface Http2Options {
   readonly maxConcurrentStreams: number;
   /** A connection without requests is closed after this time. */
   readonly keepAliveTimeoutMs: number;
+  /** A peer that says nothing for this long is asked whether it is there. */
+  readonly silenceMs?: number;
 }
 
 /** The HTTP/2 connections of a listener: it gives them their sockets, nobody listens here. */
@@ -63,6 +66,7 @@ export class Http2Sessions {
     session.setLocalWindowSize(this.options.windows.session);
     session.once('close', () => this.sessions.delete(session));
     this.closeWhenIdle(session);
+    endWhenDeaf(session, this.options.silenceMs ?? SILENCE_MS);
     if (this.draining) session.close();
   }
 

@@ -23,6 +23,8 @@ export interface ListenerOptions {
   readonly headersTimeoutMs?: number;
   /** A connection without requests is closed after this time: longer than a load balancer keeps its own idle ones. */
   readonly keepAliveTimeoutMs?: number;
+  /** HTTP/2: a peer that says nothing for this long is asked whether it is there. */
+  readonly silenceMs?: number;
 }
 
 export type Handlers = Http1Handlers;

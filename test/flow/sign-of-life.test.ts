@@ -1,0 +1,57 @@
+import { once } from 'node:events';
+import { afterEach, expect, test } from '@jest/globals';
+import { closeDoors, ok, openDoor } from '../support/front-door.js';
+import { connectH2 } from '../support/h2-client.js';
+import { connect } from '../support/raw-client.js';
+import { until } from '../support/temporary.js';
+
+afterEach(closeDoors);
+
+const silenceMs = 40;
+const PREFACE = 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00';
+/** A request whose body is still to come. */
+const BEGUN = '\x00\x00\x06\x01\x04\x00\x00\x00\x01\x83\x86\x84\x41\x01a';
+/** A PING has eight bytes. */
+const BROKEN = '\x00\x00\x05\x06\x00\x00\x00\x00\x00short';
+
+/** What the last frame that was heard is about. */
+const GOAWAY = 7;
+
+test.each([
+  ['at once', PREFACE + BROKEN],
+  ['in the middle of a request', PREFACE + BEGUN + BROKEN],
+])('a session that breaks the protocol %s does not outlive its connection', async (_when, bytes) => {
+  const door = await openDoor(() => undefined, { silenceMs });
+  const client = await connect(door.url);
+  await client.send(bytes);
+  let type = 0;
+  while (type !== GOAWAY) {
+    const frame = await client.readRaw(9);
+    type = frame[3]!;
+    await client.readRaw(frame.readUIntBE(0, 3));
+  }
+  client.reset();
+  await until(() => door.connections === 0, 'the connection to be gone');
+});
+
+test('a client that is there but does not answer is given up', async () => {
+  let requests = 0;
+  const door = await openDoor(() => (requests += 1), { silenceMs });
+  const client = await connect(door.url);
+  await client.send(PREFACE + BEGUN);
+  client.socket.on('data', () => undefined);
+  await until(() => requests === 1, 'the request');
+  await client.ended();
+  expect(door.connections).toBe(0);
+});
+
+test('a client that waits in silence is asked again and again, and kept', async () => {
+  const waiting: (() => void)[] = [];
+  const door = await openDoor((exchange) => void waiting.push(() => ok(exchange)), { silenceMs });
+  const client = await connectH2(door.url);
+  const exchange = client.start({ method: 'GET', target: '/' }, { endStream: true });
+  for (let pings = 0; pings < 4; pings++) await once(client.session, 'ping');
+  waiting[0]!();
+  expect((await exchange.readFinal()).status).toBe(200);
+  await client.close();
+});
