@@ -48,6 +48,7 @@ export class GrowingChunk {
   private failure: unknown;
   private timer: NodeJS.Timeout | undefined;
   private hasEnded = false;
+  private isWhole = false;
 
   constructor(
     private readonly writer: ChunkWriter,
@@ -62,21 +63,32 @@ export class GrowingChunk {
     await this.writer.write(buffers);
     this.throwFailure();
     if (this.rooms.pace.bytes > 0) this.keepPace();
-    else if (this.pendingBytes > 0) await this.commitNow();
+    else if (this.pendingBytes > 0) await this.commitNow(this.writer.size);
   }
 
-  /** Everything that was written, in one step with the completion if it is given; what was refused stays refused. */
-  async commit(complete?: Commit['complete']): Promise<void> {
+  /** Everything that was written; nothing is written after it, except by `complete`. */
+  async commit(): Promise<void> {
     await this.endOfPace();
     this.throwFailure();
-    if (this.writer.size > this.committedBytes) await this.commitNow(complete);
+    if (this.writer.size > this.committedBytes) await this.commitNow(this.writer.size);
   }
 
-  /** As `commit` after a fault: what had been written before it can still count. */
+  /** What is left, and the completion in the same step. */
+  async complete(rest: readonly Uint8Array[], complete: Commit['complete']): Promise<Upload | 'stale' | 'gone'> {
+    await this.endOfPace();
+    this.throwFailure();
+    if (rest.length > 0) await this.writer.write(rest);
+    this.isWhole = true;
+    await this.commitNow(this.writer.size, complete);
+    return this.refusedBy ?? this.upload;
+  }
+
+  /** As `commit` after a fault: what had been written before it can still count, but for the byte that makes it whole. */
   async rescue(): Promise<void> {
     await this.endOfPace();
+    const size = this.isWhole ? this.writer.size - 1 : this.writer.size;
     try {
-      await this.commitNow();
+      if (size > this.committedBytes) await this.commitNow(size);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
       // The record cannot grow either: the committed offset stands, and the caller reports the first fault.
@@ -107,7 +119,7 @@ export class GrowingChunk {
   }
 
   private commitInBackground(): void {
-    this.committing = this.commitNow()
+    this.committing = this.commitNow(this.writer.size)
       .catch((fault: unknown) => (this.failure = fault))
       .then(() => {
         this.committing = undefined;
@@ -122,13 +134,12 @@ export class GrowingChunk {
     await this.committing;
   }
 
-  private async commitNow(complete?: Commit['complete']): Promise<void> {
+  private async commitNow(size: number, complete?: Commit['complete']): Promise<void> {
     clearTimeout(this.timer);
     this.timer = undefined;
     if (this.refusedBy) return;
     const { store, clock, metrics } = this.rooms;
     const startedAt = clock();
-    const { size } = this.writer;
     await this.writer.sync();
     const result = await store.commit(this.upload.id, this.stepTo(size, complete));
     if (result === 'stale' || result === 'gone') {
@@ -143,13 +154,18 @@ export class GrowingChunk {
 
   private stepTo(size: number, complete: Commit['complete']): Commit {
     const { upload, lease, name } = this.task;
-    const expiresAt = this.rooms.clock() + upload.limits.maxAgeSeconds * 1000;
-    return { token: lease.token, chunk: { name, start: upload.offset, size }, expiresAt, complete };
+    const chunk = { name, start: upload.offset, size };
+    return { token: lease.token, chunk, expiresAt: expiry(upload, this.rooms), complete };
   }
 
   private throwFailure(): void {
     if (this.failure !== undefined) throw this.failure as Error;
   }
+}
+
+/** Each step of a client renews an upload's time. */
+export function expiry({ limits }: Upload, { clock }: Pick<ChunkRooms, 'clock'>): number {
+  return clock() + limits.maxAgeSeconds * 1000;
 }
 
 function ignoreFault(fault: unknown): void {

@@ -4,11 +4,11 @@ import type { Interrupted, Refusal } from '../model/outcome.js';
 import type { Digest, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease } from '../store/lease.js';
-import type { Commit } from '../store/upload-store.js';
 import type { Allowance } from './admission.js';
 import type { Body } from './body.js';
 import { chunkName } from './chunk-name.js';
-import { type ChunkRooms, GrowingChunk } from './growing-chunk.js';
+import { type ChunkRooms, expiry, GrowingChunk } from './growing-chunk.js';
+import type { LastCheck, Objection } from './last-check.js';
 import { matches, type RepresentationHashes } from './representation-hash.js';
 
 export interface ReceiveRooms extends ChunkRooms {
@@ -21,8 +21,8 @@ export interface ReceiveTask {
   readonly upload: Upload;
   readonly lease: Lease;
   readonly body: Body;
-  /** The body's proper end is the end of the upload. */
-  readonly isLast: boolean;
+  /** The body's proper end is the end of the upload, if this has no objection. */
+  readonly last?: LastCheck;
   readonly allowance?: Allowance;
   /** Verified over this body alone before any of it counts (RFC 9530 §2). */
   readonly contentDigests: readonly Digest[];
@@ -33,11 +33,14 @@ export interface ReceiveTask {
 }
 
 export type Received =
-  /** The body ended cleanly and all of it is committed; with it the completion, where nothing has to be verified first. */
-  | { readonly kind: 'received'; readonly upload: Upload; readonly lastByte?: number }
+  /** The body ended cleanly and all of it is committed. */
+  | { readonly kind: 'received'; readonly upload: Upload }
+  /** With it the upload is whole. */
+  | { readonly kind: 'completed'; readonly upload: Upload; readonly reprDigest?: Digest }
+  /** Its last byte, at least, is not. */
+  | Objection
   /** More bytes came than may; those within the bound are committed. */
   | { readonly kind: 'overflow'; readonly upload: Upload; readonly beyond: Allowance['beyond'] }
-  | { readonly kind: 'refused'; readonly refusal: Refusal }
   | Interrupted;
 
 /**
@@ -51,9 +54,10 @@ export async function receive(task: ReceiveTask, rooms: ReceiveRooms): Promise<R
 class Reception {
   private chunk: GrowingChunk | undefined;
   private bytes = 0;
-  private lastByte: number | undefined;
-  /** The upload's very last byte, as long as nobody knows whether its body ends properly. */
+  /** What may be the upload's very last byte, as long as nobody knows whether it completes it. */
   private kept: Buffer | undefined;
+  /** The last of those written. */
+  private lastByte: number | undefined;
   private overflowed = false;
   private discarded = false;
   private readonly mustBeWhole: boolean;
@@ -99,7 +103,6 @@ class Reception {
       await this.write(this.withoutTheLast(this.withinAllowance(batch)));
       if (this.overflowed || this.chunk?.refusedBy) body.stop();
     }
-    if (body.ending === 'clean' && this.kept) await this.write([this.kept]);
   }
 
   private async write(buffers: Buffer[]): Promise<void> {
@@ -142,16 +145,19 @@ class Reception {
   }
 
   /**
-   * Clients take "offset = length" for success. So the byte that makes it true counts only with the completion, or when
+   * Clients take "offset = length" for success. So the byte that may make it true counts only with the completion, or when
    * the client itself does not call it the end.
    */
   private withoutTheLast(batch: Buffer[]): Buffer[] {
-    const { upload, body, isLast } = this.task;
-    const last = batch.at(-1);
-    const reached = upload.offset + this.bytes + sizeOf(batch);
-    if (!isLast || !last || reached !== upload.length || body.ending === 'clean') return batch;
-    this.kept = last.subarray(-1);
-    return [...batch.slice(0, -1), ...(last.length > 1 ? [last.subarray(0, -1)] : [])];
+    const { upload, body, last } = this.task;
+    const buffers = this.kept ? [this.kept, ...batch] : batch;
+    this.kept = undefined;
+    const newest = buffers.at(-1);
+    const reachesEnd = upload.offset + this.bytes + sizeOf(buffers) === upload.length;
+    const mayCount = !reachesEnd || (body.ending === 'clean' && last?.isImmediate);
+    if (!last || !newest || mayCount) return buffers;
+    this.kept = newest.subarray(-1);
+    return [...buffers.slice(0, -1), ...(newest.length > 1 ? [newest.subarray(0, -1)] : [])];
   }
 
   private async finish(): Promise<Received> {
@@ -159,16 +165,18 @@ class Reception {
     const isWhole = ending === 'clean' && !this.overflowed;
     const refusal = isWhole ? this.refusalOfTheWhole() : undefined;
     if (refusal) return this.discard(refusal);
-    await this.chunk?.commit(isWhole ? this.completion() : undefined);
+    if (isWhole && this.task.last) return this.complete(this.task.last);
+    await this.chunk?.commit();
     if (this.chunk?.refusedBy) return this.lost();
     const { upload } = this.chunk ?? this.task;
     if (this.overflowed && this.task.allowance) return { kind: 'overflow', upload, beyond: this.task.allowance.beyond };
-    if (ending === 'clean') return { kind: 'received', upload, lastByte: this.lastByte };
+    if (ending === 'clean') return { kind: 'received', upload };
     return { kind: 'interrupted', why: ending === 'stopped' || !ending ? this.askedBy() : ending };
   }
 
   private refusalOfTheWhole(): Refusal | undefined {
     const { atLeast, contentDigests, upload } = this.task;
+    for (const { hash } of this.contentHashes) hash.update(this.kept ?? Buffer.alloc(0));
     if (atLeast !== undefined && this.bytes < atLeast)
       return { reason: 'append-too-small', minAppendSize: atLeast, upload };
     const actual = this.contentHashes.map(({ algorithm, hash }) => ({ algorithm, value: hash.digest('hex') }));
@@ -176,13 +184,34 @@ class Reception {
     return undefined;
   }
 
-  /** One step instead of two, where the bytes need no look at the whole of them before it. */
-  private completion(): Commit['complete'] {
-    const { upload, isLast } = this.task;
-    const isToBeHashed = upload.reprDigests.length > 0 || upload.wantedReprDigest !== undefined;
-    const end = upload.offset + this.bytes;
-    if (!isLast || isToBeHashed || (upload.length ?? end) !== end) return undefined;
-    return this.lastByte === undefined ? {} : { heldBack: { lastByte: this.lastByte } };
+  /** Where nothing has to be looked at first, the last bytes and the completion are one step. */
+  private async complete(last: LastCheck): Promise<Received> {
+    const { upload } = this.task;
+    const end = upload.offset + this.bytes + (this.kept?.length ?? 0);
+    if (last.isImmediate && end === (upload.length ?? end)) return this.commitLast(last);
+    await this.chunk?.commit();
+    if (this.chunk?.refusedBy) return this.lost();
+    const passed = await last.pass((this.chunk ?? this.task).upload, this.kept);
+    return passed.kind === 'passed' ? this.commitLast(last, passed.reprDigest) : passed;
+  }
+
+  private async commitLast(last: LastCheck, reprDigest?: Digest): Promise<Received> {
+    const { upload, lease } = this.task;
+    const { kept } = this;
+    const lastByte = kept?.[0] ?? this.lastByte;
+    const complete = last.holdsBack && lastByte !== undefined ? { heldBack: { lastByte } } : {};
+    if (kept) this.chunk ??= await this.begin();
+    const result = this.chunk
+      ? await this.chunk.complete(kept ? [kept] : [], complete)
+      : await this.rooms.store.commit(upload.id, {
+          token: lease.token,
+          complete,
+          expiresAt: expiry(upload, this.rooms),
+        });
+    if (result === 'stale' || result === 'gone') return this.lost();
+    this.rooms.hashes.forget(upload.id);
+    this.rooms.metrics.bytesReceived(kept?.length ?? 0);
+    return { kind: 'completed', upload: result, reprDigest };
   }
 
   private discard(refusal: Refusal): Received {

@@ -50,14 +50,19 @@ export class RepresentationHashes {
     this.running.delete(id);
   }
 
-  /** The digest of everything up to the upload's offset. Rejects with the reason of the lease's signal. */
-  async digest(upload: Upload, algorithm: DigestAlgorithm, lease: Pick<Lease, 'token' | 'signal'>): Promise<Digest> {
+  /** The digest of everything up to the upload's offset, and of `rest`. Rejects with the reason of the lease's signal. */
+  async digest(
+    upload: Upload,
+    algorithm: DigestAlgorithm,
+    lease: Pick<Lease, 'token' | 'signal'>,
+    rest: Uint8Array = new Uint8Array(),
+  ): Promise<Digest> {
     this.follow(upload, lease);
     let running = this.running.get(upload.id);
     if (!running?.hashes.has(algorithm))
       running = { token: lease.token, position: 0, hashes: new Map([[algorithm, start(algorithm)]]) };
     await this.catchUp(upload, running, lease.signal);
-    return { algorithm, value: running.hashes.get(algorithm)!.copy().digest('hex') };
+    return { algorithm, value: running.hashes.get(algorithm)!.copy().update(rest).digest('hex') };
   }
 
   private begin(id: string, token: number, algorithms: ReadonlySet<DigestAlgorithm>): void {

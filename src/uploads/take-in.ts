@@ -9,8 +9,8 @@ import type { Lease } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { type Allowance, allowance } from './admission.js';
 import type { Body } from './body.js';
-import { completeWhole } from './complete.js';
 import type { CommitPace } from './growing-chunk.js';
+import { LastCheck } from './last-check.js';
 import { type Received, receive } from './receive.js';
 import type { RepresentationHashes } from './representation-hash.js';
 
@@ -90,7 +90,7 @@ export class TakeIn {
   }
 
   private receive(task: TakeInTask): Promise<Received> {
-    const { intent, upload, lease, body, tell, mayComplete, doesNotWait, onCommitted } = task;
+    const { intent, upload, lease, body, tell, onCommitted } = task;
     this.rooms.hashes.follow(upload, lease);
     const limited = intent.kind === 'append' || intent.appendLimitsApply;
     const { contentDigests, complete, kind } = intent;
@@ -99,7 +99,7 @@ export class TakeIn {
         upload,
         lease,
         body,
-        isLast: complete && !mayComplete && !doesNotWait,
+        last: complete ? new LastCheck(task, this.rooms.hashes) : undefined,
         allowance: allowance(upload, limited),
         contentDigests,
         atLeast: limited ? leastBytes(intent, upload) : undefined,
@@ -116,34 +116,22 @@ export class TakeIn {
     const { intent, lease } = task;
     switch (received.kind) {
       case 'interrupted':
-        return received;
       case 'refused':
+      case 'turned-away':
         return received;
+      case 'invalid':
+        return this.invalidate(task.upload, lease, received.refusal);
       case 'overflow':
         return this.overflow(received.upload, lease, received.beyond);
+      case 'completed':
+        return { kind: 'whole', upload: received.upload, reprDigest: received.reprDigest };
       case 'received':
-        if (intent.complete) return this.finish(received, task);
         return {
           kind: intent.kind === 'create' ? 'created' : 'appended',
           upload: received.upload,
           reprDigest: await this.wantedDigest(received.upload, lease),
         };
     }
-  }
-
-  private async finish(
-    received: Received & { readonly kind: 'received' },
-    { lease, mayComplete, doesNotWait }: TakeInTask,
-  ): Promise<Outcome | Interrupted | Whole> {
-    const answer = await mayComplete?.(received.upload);
-    if (answer) return { kind: 'turned-away', answer };
-    if (received.upload.phase === 'complete') return { kind: 'whole', upload: received.upload };
-    const last = doesNotWait ? { upload: received.upload } : received;
-    const completed = await completeWhole(last, lease, this.rooms);
-    if (completed.kind === 'invalid') return this.invalidate(received.upload, lease, completed.refusal);
-    if (completed.kind !== 'complete') return completed;
-    this.rooms.hashes.forget(completed.upload.id);
-    return { kind: 'whole', upload: completed.upload, reprDigest: completed.reprDigest };
   }
 
   private async isLost({ code }: Fault, { id }: Upload): Promise<boolean> {

@@ -1,0 +1,137 @@
+import { randomBytes } from 'node:crypto';
+import { getEventListeners } from 'node:events';
+import type { DeliveryResult } from '../../src/delivery/delivery.js';
+import type { RelayedAnswer } from '../../src/model/outcome.js';
+import type { Upload } from '../../src/model/upload.js';
+import { silentLog } from '../../src/observe/log.js';
+import { Metrics } from '../../src/observe/metrics.js';
+import { LocalSpool } from '../../src/spool/local-spool.js';
+import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
+import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import type { Lease } from '../../src/store/lease.js';
+import type { CommitPace } from '../../src/uploads/growing-chunk.js';
+import { recover } from '../../src/uploads/recovery.js';
+import { Sweep } from '../../src/uploads/sweep.js';
+import { Uploads } from '../../src/uploads/uploads.js';
+import { gatedSpool, gatedStore, StorageGate } from './storage-gate.js';
+
+export interface WorldOptions {
+  readonly directory: string;
+  readonly pace: CommitPace;
+  /** How long a holder of a lease that was asked is waited for. */
+  readonly graceMs: number;
+  /** What a restart finds: the machine kept running. */
+  readonly sameBoot?: boolean;
+}
+
+const metrics = new Metrics();
+
+/** The uploads of one process over its real store and spool, without a socket; an origin that takes everything. */
+export class UploadWorld {
+  readonly gate = new StorageGate();
+  /** What the origin got, request by request. */
+  readonly delivered: Buffer[] = [];
+  readonly uploads: Uploads;
+  readonly directory: string;
+  private readonly leases: Lease[] = [];
+
+  private constructor(
+    private readonly store: EmbeddedStore,
+    private readonly spool: LocalSpool,
+    options: WorldOptions,
+  ) {
+    this.directory = options.directory;
+    const seenStore = gatedStore(store, this.gate);
+    const leases = new EmbeddedLeases(seenStore, { graceMs: options.graceMs });
+    this.uploads = new Uploads({
+      store: seenStore,
+      leases: {
+        take: async (id) => {
+          const lease = await leases.take(id);
+          this.leases.push(lease);
+          return lease;
+        },
+        drain: () => leases.drain(),
+      },
+      spool: gatedSpool(spool, this.gate),
+      delivery: { result: (id, { to }) => this.deliver(id, to), kept: keptAnswer },
+      metrics,
+      log: silentLog(),
+      clock: Date.now,
+      newId: () => randomBytes(24).toString('base64url'),
+      newDeliveryKey: () => 'key',
+      pace: options.pace,
+    });
+  }
+
+  /** As a process starts: it finds what the one before it has left. */
+  static async open(options: WorldOptions): Promise<UploadWorld> {
+    const { directory, sameBoot = true } = options;
+    const log = silentLog();
+    const store = await EmbeddedStore.open({ directory, sync: 'none', log });
+    const spool = new LocalSpool({ directory, sync: 'none' });
+    await spool.open();
+    await recover({ store, leases: new EmbeddedLeases(store), spool, log, clock: Date.now }, sameBoot);
+    return new UploadWorld(store, spool, options);
+  }
+
+  /** As `kill -9`: whatever is not done is never done. */
+  async kill(): Promise<void> {
+    this.gate.hold();
+    await this.gate.quiet();
+    this.gate.break();
+    await this.gate.quiet();
+    await this.store.close();
+  }
+
+  close(): Promise<void> {
+    return this.store.close();
+  }
+
+  async sweep(): Promise<void> {
+    const { store, spool } = this;
+    const options = { store, spool, leases: new EmbeddedLeases(store), metrics, log: silentLog(), clock: Date.now };
+    await new Sweep({ ...options, everyMs: 60_000, orphanAgeMs: -1 }).sweep();
+  }
+
+  /** Every byte is here: what is left to do is the origin's. */
+  async isWhole(id: string): Promise<boolean> {
+    return (await this.store.get(id))?.phase !== 'receiving';
+  }
+
+  /** Files of the spool that no record counts. */
+  async uncountedFiles(): Promise<string[]> {
+    const uncounted: string[] = [];
+    for await (const { id, name } of this.spool.list()) {
+      const counted = await this.store.chunks(id);
+      if (!counted.some((chunk) => chunk.name === name)) uncounted.push(name);
+    }
+    return uncounted;
+  }
+
+  /** Listeners that requests have left behind on their leases. */
+  listenersOnLeases(): number {
+    return this.leases.reduce((sum, { signal }) => sum + getEventListeners(signal, 'abort').length, 0);
+  }
+
+  private async deliver(id: string, to: AbortSignal): Promise<DeliveryResult> {
+    const { store, spool } = this;
+    if (await store.claimDelivery(id, 'worker', Infinity)) {
+      const pieces: Buffer[] = [];
+      for await (const piece of spool.read(id, await store.chunks(id))) pieces.push(piece as Buffer);
+      this.delivered.push(Buffer.concat(pieces));
+      const answer = { status: 201, reason: 'Created', headers: [], trailers: [], bodySize: 0, at: Date.now() };
+      const recorded = { ...answer, body: { in: 'record' } } as const;
+      await store.recordAnswer(id, 'worker', recorded, undefined, Date.now() + 3_600_000);
+    }
+    const upload = await store.settled(id, to);
+    if (upload?.phase !== 'answered') return { kind: 'gone' };
+    return { kind: 'answered', upload, answer: keptAnswer(upload) };
+  }
+}
+
+function keptAnswer({ answer }: Upload): RelayedAnswer {
+  const { status, reason, headers, bodySize } = answer!;
+  const nothing = (async function* () {})();
+  return { status, reason, headers, bodySize, body: nothing, trailers: () => [] };
+}

@@ -1,0 +1,218 @@
+import { Readable } from 'node:stream';
+import type { AppendIntent, CreateIntent } from '../../src/model/intent.js';
+import type { Interrupted, News, Outcome } from '../../src/model/outcome.js';
+import { shownOffset, type Digest } from '../../src/model/upload.js';
+import { Body } from '../../src/uploads/body.js';
+import type { UploadCall } from '../../src/uploads/uploads.js';
+import { REQUEST, routeTo } from './delivery-room.js';
+import { sha256 } from './temporary.js';
+import { UploadWitness, type Asked } from './upload-witness.js';
+import type { UploadWorld } from './upload-world.js';
+
+/** How a body is announced. */
+export interface Part {
+  /** Its end is the end of the file. */
+  readonly complete: boolean;
+  /** With `Content-Length`. */
+  readonly isSized: boolean;
+  /** With `Content-Digest`, where the content is known beforehand. */
+  readonly isDigested: boolean;
+}
+
+/** What the creation says of the whole. */
+export interface Declared {
+  readonly length: boolean;
+  readonly digest: boolean;
+}
+
+/** A request that brings bytes. */
+interface Feeding extends Asked {
+  readonly stream: Readable;
+  readonly offset: number;
+  readonly complete: boolean;
+  /** The proxy can tell which byte is the last. */
+  readonly isBounded: boolean;
+  sent: number;
+}
+
+const NOTHING_LEFT = ['data', 'end', 'aborted', 'close'] as const;
+const NOTHING_SAID: Part = { complete: false, isSized: true, isDigested: false };
+
+/** Writers of one file who know nothing of each other; everything they are told is held against what was told before. */
+export class UploadWriters {
+  id = '';
+  private lives = 0;
+  private hasLeft = false;
+  private readonly witness = new UploadWitness();
+  private readonly feeding: Feeding[] = [];
+  private readonly streams: Readable[] = [];
+  private readonly pending = new Set<Promise<void>>();
+  private failure: unknown;
+
+  constructor(
+    public world: UploadWorld,
+    readonly file: Buffer,
+    private readonly declared: Declared,
+  ) {}
+
+  /** Begins the upload, with its first bytes to follow if there is a part. */
+  async create(writer: number, part?: Part): Promise<void> {
+    const { file, declared } = this;
+    const feeding = this.begin(writer, 0, part ?? NOTHING_SAID);
+    const intent: CreateIntent = {
+      ...{ kind: 'create', dialect: '10', appendLimitsApply: true },
+      ...this.contentOf(part ?? NOTHING_SAID, 0),
+      ...(part ? {} : { contentLength: 0 }),
+      declaredLength: declared.length ? file.length : undefined,
+      reprDigests: declared.digest ? [digestOf(file)] : [],
+    };
+    const told = new Promise<void>((resolve) => {
+      const call = this.callFor(feeding, intent.contentLength, resolve);
+      const outcome = this.world.uploads.create(intent, routeTo('http://127.0.0.1:1'), REQUEST, call);
+      void this.follow(feeding, outcome);
+    });
+    if (!part) this.end(this.feeding.indexOf(feeding));
+    await told;
+  }
+
+  head(writer: number): Promise<void> {
+    const outcome = this.world.uploads.retrieve({ kind: 'retrieve', id: this.id });
+    return this.follow(this.witness.ask({ writer, feeds: false }), outcome);
+  }
+
+  /** What clients mostly do: ask, and go on from there. */
+  resume(writer: number, part: Part): void {
+    const { lives } = this;
+    void this.head(writer).then(() => lives === this.lives && !this.hasLeft && this.append(writer, part));
+  }
+
+  /** From where this writer believes the upload to stand. */
+  append(writer: number, part: Part): void {
+    const { offset, order } = this.witness.learnedBy(writer) ?? { offset: 0, order: undefined };
+    const feeding = this.begin(writer, offset, part);
+    const content = this.contentOf(part, offset);
+    const intent: AppendIntent = { kind: 'append', id: this.id, offset, reprDigests: [], ...content };
+    void this.follow(feeding, this.world.uploads.append(intent, this.callFor(feeding, content.contentLength)), order);
+  }
+
+  /** Some of this writer's requests may be dead without its knowing. */
+  send(which: number, size: number): void {
+    const feeding = this.picked(which);
+    if (!feeding || feeding.stream.destroyed) return;
+    const start = feeding.offset + feeding.sent;
+    const bytes = this.file.subarray(start, start + size);
+    feeding.sent += bytes.length;
+    if (start + bytes.length === this.file.length && !(feeding.complete && feeding.isBounded))
+      this.witness.mayShowAll = true;
+    if (bytes.length > 0) feeding.stream.push(feeding.isDead ? bytes.map((byte) => ~byte) : bytes);
+  }
+
+  /** Ends a body properly; one that is the last brings the rest before it. */
+  end(which: number): void {
+    const feeding = this.picked(which);
+    if (!feeding) return;
+    if (feeding.complete) this.send(which, this.file.length);
+    this.drop(feeding);
+    if (!feeding.stream.destroyed) feeding.stream.push(null);
+  }
+
+  cut(which: number): void {
+    const feeding = this.picked(which);
+    if (!feeding) return;
+    feeding.wasCut = true;
+    this.drop(feeding);
+    feeding.stream.destroy();
+  }
+
+  /** Everybody leaves, and every request has its outcome. */
+  async leave(): Promise<void> {
+    this.hasLeft = true;
+    while (this.feeding.length > 0) this.cut(0);
+    await Promise.all(this.pending);
+    this.throwFailure();
+  }
+
+  /** Their connections are lost: nothing more comes of what they asked, and nobody remembers an offset. */
+  forget(): void {
+    this.throwFailure();
+    this.lives++;
+    while (this.feeding.length > 0) this.cut(0);
+    this.pending.clear();
+    this.witness.forgetOffsets();
+  }
+
+  /** What an honest client alone does: asks, and brings the rest. */
+  async finish(): Promise<Outcome | Interrupted> {
+    const asked = await this.world.uploads.retrieve({ kind: 'retrieve', id: this.id });
+    if (asked.kind !== 'retrieved') throw new Error(`HEAD got ${JSON.stringify(asked)}`);
+    const offset = shownOffset(asked.upload);
+    this.witness.show(offset, 'the last HEAD');
+    const part = { complete: true, isSized: false, isDigested: false };
+    const feeding = this.begin(-1, offset, part);
+    const intent = { kind: 'append', id: this.id, offset, reprDigests: [], ...this.contentOf(part, offset) } as const;
+    const outcome = this.world.uploads.append(intent, this.callFor(feeding, undefined));
+    this.end(this.feeding.indexOf(feeding));
+    return outcome;
+  }
+
+  /** Listeners that requests have left behind on their bodies. */
+  listenersOnBodies(): number {
+    const count = (stream: Readable): number =>
+      NOTHING_LEFT.reduce((sum, event) => sum + stream.listenerCount(event), 0);
+    return this.streams.reduce((sum, stream) => sum + count(stream), 0);
+  }
+
+  /** One of the bodies under way, the newest for a negative number. */
+  private picked(which: number): Feeding | undefined {
+    return which < 0 ? this.feeding.at(-1) : this.feeding[which % Math.max(this.feeding.length, 1)];
+  }
+
+  private contentOf({ complete, isSized, isDigested }: Part, offset: number) {
+    const rest = this.file.subarray(offset);
+    const contentLength = complete && isSized ? rest.length : undefined;
+    return { complete, contentLength, contentDigests: complete && isDigested ? [digestOf(rest)] : [] };
+  }
+
+  private begin(writer: number, offset: number, { complete, isSized }: Part): Feeding {
+    const stream = new Readable({ read: () => undefined });
+    this.streams.push(stream);
+    const isBounded = isSized || this.declared.length;
+    const feeding = this.witness.ask({ writer, feeds: true, stream, offset, complete, isBounded, sent: 0 });
+    this.feeding.push(feeding);
+    return feeding;
+  }
+
+  private drop(feeding: Feeding): void {
+    const at = this.feeding.indexOf(feeding);
+    if (at >= 0) this.feeding.splice(at, 1);
+  }
+
+  private callFor(feeding: Feeding, declaredLength: number | undefined, onTold?: () => void): UploadCall {
+    const tell = (news: News): boolean => {
+      if (news.kind === 'resumable') this.id = news.upload.id;
+      else if (!feeding.isDead) this.witness.show(news.offset, 'progress');
+      onTold?.();
+      return true;
+    };
+    const body = new Body(feeding.stream, { declaredLength, idleMs: 60_000, onWanted: () => undefined });
+    return { body, tell, credentials: [], left: new AbortController().signal };
+  }
+
+  private follow(asked: Asked, outcome: Promise<Outcome | Interrupted>, basedOn?: number): Promise<void> {
+    const { lives } = this;
+    const judged = outcome
+      .then((known) => lives === this.lives && this.witness.judge(asked, known, basedOn))
+      .catch((error: unknown) => lives === this.lives && (this.failure ??= error))
+      .then(() => void this.pending.delete(judged));
+    this.pending.add(judged);
+    return judged;
+  }
+
+  private throwFailure(): void {
+    if (this.failure !== undefined) throw this.failure as Error;
+  }
+}
+
+function digestOf(bytes: Uint8Array): Digest {
+  return { algorithm: 'sha-256', value: sha256(bytes) };
+}
