@@ -1,0 +1,91 @@
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
+import { Siege } from '../support/hostile-siege.js';
+import { startProxy, type ProxyProcess } from '../support/proxy.js';
+import { requestOnce } from '../support/raw-client.js';
+import { sha256, temporaryDirectory, until, type TemporaryDirectory } from '../support/temporary.js';
+
+const seed = Number(process.env['CHAOS_SEED'] ?? 1);
+const attacks = Number(process.env['CHAOS_REQUESTS'] ?? 2400);
+const LANES = 8;
+
+let origin: FakeOrigin;
+let proxy: ProxyProcess;
+/** The data directory is somewhere inside, with things of others around it. */
+let surroundings: TemporaryDirectory;
+let data: string;
+
+beforeEach(async () => {
+  surroundings = await temporaryDirectory('rufh-hostile-');
+  data = join(surroundings.path, 'some/where/data');
+  await mkdir(join(surroundings.path, 'some/uploads'), { recursive: true });
+  await mkdir(data, { recursive: true });
+  for (const place of ['secret', 'some/uploads/secret', 'some/where/secret', 'some/where/data/secret'])
+    await writeFile(join(surroundings.path, place), place);
+  origin = await startFakeOrigin();
+  const config = 'uploads: { rfc104: true }\nlimits: { max_size: 1MiB, idle_timeout: 5s }';
+  proxy = await startProxy({ origin: origin.url, data, config });
+});
+
+afterEach(async () => {
+  await proxy.stop();
+  await origin.close();
+  await surroundings.remove();
+});
+
+// Issue 2, item 6. More of it: CHAOS_REQUESTS=20000 CHAOS_SEED=n
+test.each([
+  ['HTTP/1.1', 0.85],
+  ['HTTP/2', 0.15],
+] as const)(
+  'whatever is sent over %s, the proxy lives, answers properly, writes, tells and smuggles nothing it should not',
+  async (version, share) => {
+    const { pid } = proxy;
+    const before = await snapshot();
+    const siege = new Siege(proxy.url, origin, { seed, version });
+    await siege.run(LANES, Math.ceil((attacks * share) / LANES));
+    process.stdout.write(`hostile ${version}, seed ${seed}: ${siege.size} attacks ${JSON.stringify(siege.counts)}\n`);
+
+    expect(siege.faults).toEqual([]);
+    expect(siege.size).toBeGreaterThanOrEqual(attacks * share);
+    expect(proxy.running && proxy.pid === pid).toBe(true);
+    expect(proxy.errors).toEqual([]);
+    expect(proxy.log.filter(({ level }) => level === 'error' || level === 'fatal')).toEqual([]);
+    expect(await snapshot()).toEqual(before);
+    await onlyUploadsAreKept();
+    expect(proxy.lines.some((line) => line.includes('"msg":"request"'))).toBe(true);
+    const secrets = [...siege.uploadIds, 'hush-hush'];
+    expect(proxy.lines.filter((line) => secrets.some((secret) => line.includes(secret)))).toEqual([]);
+    // On Node 20 an HTTP/2 session that broke the protocol stays until it does not answer a PING.
+    if (version === 'HTTP/1.1') await until(async () => (await openConnections()) === 0, 'every connection to be gone');
+  },
+  120_000,
+);
+
+/** Everything but the bytes and records of uploads, and the proxy's own note of its start. */
+async function snapshot(): Promise<Record<string, string>> {
+  const all = await readdir(surroundings.path, { recursive: true, withFileTypes: true });
+  const found: Record<string, string> = {};
+  for (const entry of all) {
+    const path = join(entry.parentPath, entry.name);
+    const inside = relative(data, path);
+    if (/^(uploads|spool)\/|^lock/.test(inside)) continue;
+    found[relative(surroundings.path, path)] = entry.isFile() ? sha256(await readFile(path)) : 'directory';
+  }
+  return found;
+}
+
+/** Records of uploads that exist, answers beside them, and bytes of no others: nothing half made. */
+async function onlyUploadsAreKept(): Promise<void> {
+  const records = await readdir(join(data, 'uploads'));
+  expect(records.filter((name) => !/^[A-Za-z0-9_-]{32}\.(log|answer)$/.test(name))).toEqual([]);
+  const spooled = await readdir(join(data, 'spool'));
+  expect(spooled.filter((id) => !records.includes(`${id}.log`))).toEqual([]);
+}
+
+async function openConnections(): Promise<number> {
+  const { body } = await requestOnce(proxy.adminUrl, { method: 'GET', target: '/metrics' });
+  return Number(/^rufh_open_connections (\d+)$/m.exec(body.toString())?.[1]);
+}
