@@ -1,4 +1,5 @@
 import { afterEach, expect, test } from '@jest/globals';
+import { openRequest } from '../support/open-request.js';
 import type { RawExchange } from '../support/raw-origin.js';
 import { CONTENT, EagerStage, length, MIB, type EagerStageOptions } from '../support/eager-stage.js';
 import { sha256, until } from '../support/temporary.js';
@@ -145,4 +146,17 @@ test('an origin that dies over the whole body of a POST is not sent it twice', a
   await client.send(CONTENT);
   expect((await client.readFinal()).status).toBeGreaterThanOrEqual(500);
   expect(origin.exchanges).toHaveLength(1);
+});
+
+test('over HTTP/2 an early refusal reaches its client at once as well', async () => {
+  const { app } = await open({ script: atFirst(413) });
+  const client = await openRequest('HTTP/2', app.url, {
+    method: 'POST',
+    target: '/files',
+    headers: [['upload-draft-interop-version', '10'], ['upload-complete', '?1'], length(1024 * MIB)],
+  });
+  await client.send(CONTENT.subarray(0, MIB));
+  const response = await client.readFinal();
+  await client.close();
+  expect([response.status, response.body.toString()]).toEqual([413, 'says 413']);
 });

@@ -116,7 +116,7 @@ describe('when the client is cut', () => {
   });
 
   test('for too long, the request of the origin is cut, and a fresh one brings the whole', async () => {
-    const { origin } = await open({ eager: 'idle: 100ms' });
+    const { origin } = await open({ eager: 'idle: 1500ms' });
     const first = await stage.client();
     const target = await stage.create(first, [length(CONTENT.length)]);
     await first.send(CONTENT.subarray(0, MIB));
