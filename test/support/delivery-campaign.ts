@@ -53,7 +53,12 @@ export class DeliveryCampaign {
 
   static async open(seed: number): Promise<DeliveryCampaign> {
     const origin = await startRawOrigin();
-    return new DeliveryCampaign(seed, origin, await startProxy({ origin: origin.url, config: CONFIG }));
+    try {
+      return new DeliveryCampaign(seed, origin, await startProxy({ origin: origin.url, config: CONFIG }));
+    } catch (error) {
+      await origin.close();
+      throw error;
+    }
   }
 
   async close(): Promise<void> {
