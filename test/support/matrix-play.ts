@@ -160,7 +160,7 @@ class MatrixStage {
         return (upload.phase === 'answered' || upload.phase === 'undelivered') && upload;
       },
       `an end of the delivery: ${this.cell.fault.name}`,
-      20_000,
+      50_000,
     );
   }
 }
