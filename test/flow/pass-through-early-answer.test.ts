@@ -91,6 +91,8 @@ describe('an answer that comes while the body is still being sent', () => {
       async ({ front }) => {
         for (let round = 0; round < 10; round++) {
           const client = await connect(front.url);
+          const broken: Error[] = [];
+          client.socket.on('error', (error) => broken.push(error));
           await client.send(`POST / ${version}\r\nHost: x\r\n${line}Content-Length: ${BODY}\r\n\r\n`);
           await client.send(Buffer.alloc(BODY));
           const answer = await client.readFinal();
@@ -98,6 +100,7 @@ describe('an answer that comes while the body is still being sent', () => {
           expect(answer.header('connection')).toBe('close');
           expect(answer.body.toString()).toBe(REFUSAL);
           await client.ended();
+          expect(broken).toEqual([]);
         }
       },
       { script: refuseAndReset },
