@@ -77,7 +77,7 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closable
   opened.push(() => sweep.stop());
   const delivery = buildDelivery(config, rooms);
   opened.push(() => delivery.stop());
-  const passThrough = new PassThrough({ log, metrics });
+  const passThrough = new PassThrough({ log, metrics, idleTimeoutMs: config.idleTimeoutMs });
   opened.push(() => passThrough.close());
   const uploads = buildUploads(config, { ...rooms, delivery });
   const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads });
