@@ -1,8 +1,8 @@
 import type { Delivery, DeliveryResult } from '../delivery/delivery.js';
 import type { Headers } from '../model/headers.js';
 import type { AppendIntent } from '../model/intent.js';
-import type { Interrupted, Outcome, Refusal } from '../model/outcome.js';
-import { isAnsweredEarly, type Digest, type Upload } from '../model/upload.js';
+import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
+import { type Digest, isAnsweredEarly, shownOffset, type Upload } from '../model/upload.js';
 import type { Body } from './body.js';
 import { repeatsTheEnd } from './repeated-end.js';
 
@@ -15,7 +15,12 @@ export interface AnswerCall {
   readonly left: AbortSignal;
   /** The client does not wait for the origin (RFC 7240 §4.1), or the route does not let it. */
   readonly doesNotWait?: boolean;
+  /** Hears now and then that the connection is still wanted: proxies in between close one that is silent. */
+  readonly tell?: (news: News) => unknown;
 }
+
+/** Some hops give up a silent connection after 30 s. */
+const HEARTBEAT_MS = 10_000;
 
 /** What the origin says to an upload that is whole, for the request that made it so and for those that ask again. */
 export class Answers {
@@ -28,7 +33,7 @@ export class Answers {
     call: AnswerCall,
     reprDigest?: Digest,
   ): Promise<Outcome | Interrupted> {
-    const result = await this.result(upload.id, call);
+    const result = await this.result(upload, to, call);
     if (result.kind === 'pending' && call.doesNotWait) return { kind: 'accepted', upload: result.upload };
     switch (result.kind) {
       case 'answered':
@@ -58,14 +63,20 @@ export class Answers {
   }
 
   private async result(
-    id: string,
-    { credentials, left, doesNotWait }: AnswerCall,
+    upload: Upload,
+    during: 'create' | 'append',
+    { credentials, left, doesNotWait, tell }: AnswerCall,
   ): Promise<DeliveryResult | Interrupted> {
+    // What was shown before, once more: interim responses are all that can be said before the origin has spoken.
+    const beat = (): unknown => tell?.({ kind: 'progress', during, upload, offset: shownOffset(upload) });
+    const heart = setInterval(beat, HEARTBEAT_MS);
     try {
-      return await this.delivery.result(id, { credentials, to: left, ...(doesNotWait && { waitMs: 0 }) });
+      return await this.delivery.result(upload.id, { credentials, to: left, ...(doesNotWait && { waitMs: 0 }) });
     } catch (error) {
       if (left.aborted) return { kind: 'interrupted', why: 'client-left' };
       throw error;
+    } finally {
+      clearInterval(heart);
     }
   }
 }

@@ -1,0 +1,30 @@
+import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
+import type { DeliveryResult } from '../../src/delivery/delivery.js';
+import type { News } from '../../src/model/outcome.js';
+import type { Upload } from '../../src/model/upload.js';
+import { Answers, type AnswerCall } from '../../src/uploads/answers.js';
+
+beforeEach(() => {
+  jest.useFakeTimers();
+});
+
+afterEach(() => {
+  jest.useRealTimers();
+});
+
+test('a client that waits for the origin hears every ten seconds what it knows already, and nothing after the answer', async () => {
+  let settle!: (result: DeliveryResult) => void;
+  const result = new Promise<DeliveryResult>((resolve) => (settle = resolve));
+  const told: News[] = [];
+  const upload = { id: 'x', phase: 'delivering', offset: 5, heldBack: { lastByte: 1 } } as Upload;
+  const call = { credentials: [], left: new AbortController().signal, tell: (news: News) => told.push(news) };
+  const outcome = new Answers({ result: () => result }).answer(upload, 'append', call as unknown as AnswerCall);
+  jest.advanceTimersByTime(29_000);
+  const news = { kind: 'progress', during: 'append', upload, offset: 4 };
+  expect(told).toEqual([news, news]);
+  settle({ kind: 'gone' });
+  expect((await outcome).kind).toBe('refused');
+  jest.advanceTimersByTime(60_000);
+  expect(told.length).toBe(2);
+  expect(jest.getTimerCount()).toBe(0);
+});
