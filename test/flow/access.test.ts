@@ -115,7 +115,9 @@ describe('forward_auth', () => {
     expect(auth.requests.at(-1)!.header('X-Forwarded-Uri')).toBe('/files?x=1');
     expect(auth.requests.at(-1)!.header('Authorization')).toBe('Bearer b');
     auth.answerWith({ status: 204 });
-    const accepted = await append(target, 11);
+    // The last byte does not count before the upload is complete: the client comes back with it.
+    expect((await send('HEAD', target, [])).header('Upload-Offset')).toBe('10');
+    const accepted = await append(target, 10, [], 'd');
     expect([accepted.status, accepted.body.toString()]).toEqual([201, 'made']);
     expect((await origin.waitForRequests(1))[0]!.body.toString()).toBe('hello world');
   });
