@@ -10,6 +10,10 @@ import { freePort, temporaryDirectory, until, type TemporaryDirectory } from './
 const CONFIG = `
 uploads: { rfc104: true }
 delivery: { keep_answer_size: 16KiB, retry: { attempts: 50, first_delay: 20ms, longest_delay: 100ms } }
+routes:
+  - match: { path: /eager/** }
+    delivery: { mode: eager }
+  - match: { path: /files/** }
 `;
 
 /** Everything expires within moments, and is looked for as often. */
@@ -29,6 +33,7 @@ export interface CampaignSummary {
   readonly aimedAt: Readonly<Record<string, number>>;
   readonly during: Readonly<Record<string, number>>;
   readonly uploads: number;
+  readonly cancelled: number;
   readonly mebibytes: number;
   readonly requestsAtOrigin: number;
   readonly toldUnknown: number;
@@ -98,7 +103,7 @@ export class CrashCampaign implements CrashWorld {
       this.clients.push(client);
       this.markers.set(client.plan.name, client);
       await client.run();
-      if (this.chance.happens(0.3)) await client.askAgain();
+      if (client.answer && this.chance.happens(0.3)) await client.askAgain();
     }
   }
 
@@ -238,6 +243,7 @@ export class CrashCampaign implements CrashWorld {
       aimedAt: this.aimedAt,
       during: this.during,
       uploads: this.clients.length,
+      cancelled: this.clients.filter(({ isCancelled }) => isCancelled).length,
       mebibytes: Math.round(this.clients.reduce((sum, { plan }) => sum + plan.bytes.length, 0) / 2 ** 20),
       requestsAtOrigin: this.origin.requests.length,
       toldUnknown: creations.reduce((sum, creation) => sum + creation.toldUnknown, 0),

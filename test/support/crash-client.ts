@@ -1,5 +1,5 @@
 import type { HeaderLine } from '../../src/model/headers.js';
-import { connect, type RawClient } from './raw-client.js';
+import { connect, requestOnce, type RawClient } from './raw-client.js';
 import {
   appendLines,
   clientDialect,
@@ -50,6 +50,10 @@ export class CrashClient {
   stage: 'creating' | 'appending' | 'completing' | 'asking' | 'over' = 'asking';
   private readonly history: string[] = [];
   private target: string | undefined;
+  private requests = 0;
+  /** After so many it gives up; not once it has had its answer. */
+  private patience: number;
+  isCancelled = false;
   /** The largest offset we were shown. */
   private shown = 0;
   /** The connection we broke ourselves. */
@@ -62,18 +66,21 @@ export class CrashClient {
     private readonly world: CrashWorld,
   ) {
     this.dialect = clientDialect(plan.dialect);
+    this.patience = plan.patience;
   }
 
-  /** Fulfilled when the origin's answer is here; rejects when the proxy breaks a promise. */
+  /** Fulfilled when the origin's answer is here, or nobody wants it any more; rejects when the proxy breaks a promise. */
   async run(): Promise<void> {
-    while (!this.answer) await this.tryOnce();
+    while (!this.answer && !this.isCancelled) await this.tryOnce();
   }
 
-  /** As if the answer had been lost: it has to be given again. */
+  /** As if the answer had been lost: it has to be given again. What was cancelled has to stay so. */
   async askAgain(): Promise<void> {
     const first = this.answer;
+    if (this.isCancelled) return this.checkCancelled();
     if (this.target === undefined) throw this.broken('its URL was never told');
     this.answer = undefined;
+    this.patience = Infinity;
     await this.run();
     if (text(this.answer!) !== text(first!)) throw this.broken(`another answer than before: ${text(first!)}`);
   }
@@ -91,7 +98,9 @@ export class CrashClient {
     let client: RawClient | undefined;
     try {
       client = await connect(url, { deadlineMs: 30_000 });
-      await (this.target === undefined ? this.create(client) : this.goOn(client, this.target));
+      if (this.target === undefined) await this.create(client);
+      else if (this.requests++ < this.patience) await this.goOn(client, this.target);
+      else await this.cancel(client, this.target);
     } catch (error) {
       this.history.push(`${String(error)} (kills: ${kills} → ${this.world.kills})`);
       if (!isCut(error)) throw error;
@@ -112,7 +121,8 @@ export class CrashClient {
     const headers: HeaderLine[] = [...creationLines(dialect, { complete, length }), ['X-Creation', marker]];
     if (plan.reprDigest) headers.push(['Repr-Digest', digestField(plan.bytes)]);
     if (plan.wantsDigest) headers.push(['Want-Repr-Digest', 'sha-256=1']);
-    const request = { method: plan.method, target: `/files/${plan.name}`, headers };
+    const target = `/${plan.isEager ? 'eager' : 'files'}/${plan.name}`;
+    const request = { method: plan.method, target, headers };
     this.stage = 'creating';
     await this.transfer(client, request, { start: 0, end, complete, isGuess: false });
   }
@@ -126,6 +136,22 @@ export class CrashClient {
     const headers = appendLines(dialect, { offset: start, complete });
     this.stage = 'appending';
     await this.transfer(client, { method: 'PATCH', target, headers }, { start, end, complete, isGuess });
+  }
+
+  /** A repeated cancellation may find that the first one, whose answer was lost, has worked. */
+  private async cancel(client: RawClient, target: string): Promise<void> {
+    await client.sendRequest({ method: 'DELETE', target, headers: versionLines(this.dialect) });
+    const { status } = await this.read(client, 'DELETE');
+    const isRepeated = this.requests > this.patience + 1;
+    if (status !== 204 && !(isRepeated && status === 404)) throw this.broken(`DELETE got ${status}`);
+    this.isCancelled = true;
+    this.stage = 'over';
+  }
+
+  private async checkCancelled(): Promise<void> {
+    const headers = versionLines(this.dialect);
+    const { status } = await requestOnce(await this.world.url(), { method: 'HEAD', target: this.target!, headers });
+    if (status !== 404) throw this.broken(`cancelled, but HEAD got ${status}`);
   }
 
   private async retrieve(client: RawClient, target: string): Promise<number> {

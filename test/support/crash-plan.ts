@@ -6,6 +6,8 @@ export interface UploadPlan {
   readonly name: string;
   readonly dialect: DialectName;
   readonly method: 'POST' | 'PUT';
+  /** Its route feeds the origin while the upload grows. */
+  readonly isEager: boolean;
   readonly bytes: Buffer;
   readonly sha256: string;
   /** The creation carries so many bytes; all of them: it is the whole upload. */
@@ -22,6 +24,8 @@ export interface UploadPlan {
   /** How often it goes away without waiting for what it is told, and how often it goes on without asking for the offset. */
   readonly leaving: number;
   readonly hasty: number;
+  /** Cancels the upload after so many requests, if it is not over by then. */
+  readonly patience: number;
   /** Digest fields (RFC 9530): of the whole at the creation, of each body, and the wish to be told that of what has arrived. */
   readonly reprDigest: boolean;
   readonly contentDigest: boolean;
@@ -65,6 +69,7 @@ export class Chance {
       name: `upload-${this.uploads++}`,
       dialect: this.of(DIALECTS),
       method: this.of(['POST', 'POST', 'PUT']),
+      isEager: this.random() < 0.3,
       bytes,
       sha256: sha256(bytes),
       firstPart: this.of([0, this.below(size + 1), size, size]),
@@ -75,6 +80,7 @@ export class Chance {
       emptyEnd: this.random() < 0.2,
       leaving: this.of([0, 0, 0.3]),
       hasty: this.of([0, 0.5]),
+      patience: this.random() < 0.1 ? 1 + this.below(3) : Infinity,
       reprDigest: this.random() < 0.3,
       contentDigest: this.random() < 0.2,
       wantsDigest: this.random() < 0.2,
