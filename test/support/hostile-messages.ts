@@ -98,7 +98,8 @@ function brokenHead(malice: Malice): Attack {
     ],
     ...['X: \x07', 'X: \x7f', 'N\xe4me: x', 'X@Y: x', 'X Y: x', '(X): y', 'X: y\rZ: z', 'X: y\nZ: z', '\x01', '"X": y'],
   ]);
-  const bytes = malice.head('GET', '/files/head', [line]) + malice.smuggled();
+  const bareLines = malice.head('GET', '/files/head').replaceAll('\r\n', '\n');
+  const bytes = (malice.happens(0.1) ? bareLines : malice.head('GET', '/files/head', [line])) + malice.smuggled();
   return { family: 'broken head', bytes, then: 'wait', verdict: 'refused', closes: true };
 }
 

@@ -7,7 +7,7 @@ import { resolved, UPLOAD_FAMILIES } from './hostile-uploads.js';
 import { connect, requestOnce, type RawClient } from './raw-client.js';
 import { randomBytes, sha256, until } from './temporary.js';
 import { ConnectionClosed } from './wire-reader.js';
-import type { ResponseHead, WireRequest, WireResponse } from './wire-response.js';
+import type { ResponseHead, WireRequest } from './wire-response.js';
 
 /** Ways to attack, by the HTTP version they speak. */
 export const FAMILIES = { 'HTTP/1.1': [...UPLOAD_FAMILIES, ...MESSAGE_FAMILIES], 'HTTP/2': HTTP2_FAMILIES };
@@ -135,7 +135,7 @@ export class Siege {
 
 interface Heard {
   readonly interims: readonly ResponseHead[];
-  readonly finals: readonly Pick<WireResponse, 'status'>[];
+  readonly finals: readonly ResponseHead[];
 }
 
 /** Reads responses until there is one, or until the end where one is due. What is no proper response fails. */
@@ -160,6 +160,7 @@ async function hear(client: RawClient, attack: Attack): Promise<Heard> {
 
 function judge(attack: Attack, { interims, finals }: Heard): void {
   const [first] = finals;
+  if (finals.some((head) => head.header('X-Injected') !== undefined)) throw new Error('the answer has a line of ours');
   const isAnswered = first !== undefined || attack.verdict === 'anything';
   if (!isAnswered) throw new Error('it was not answered');
   if (attack.verdict !== 'refused') return;
