@@ -60,7 +60,11 @@ export async function answerEarly(
 /** RFC 9113 §8.1: the answer is whole, the rest of the request is not wanted. */
 async function answerStreamEarly({ stream }: Http2ServerResponse, sending: Promise<Sent>): Promise<Sent> {
   const sent = await sending;
-  if (sent === 'whole' && !stream.destroyed && !stream.readableEnded) stream.close(constants.NGHTTP2_NO_ERROR);
+  if (sent === 'whole' && !stream.destroyed && !stream.readableEnded) {
+    // What was received and not read would keep the stream, and with it the session, for ever (seen on Node 20).
+    stream.resume();
+    stream.close(constants.NGHTTP2_NO_ERROR);
+  }
   return sent;
 }
 

@@ -1,0 +1,163 @@
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { startTestApp } from '../support/app.js';
+import { TRANSPORTS } from '../support/open-request.js';
+import { appendLines, creationLines, progressOf } from '../support/resumable-client.js';
+import { smallDisk, type SmallDisk } from '../support/small-disk.js';
+import { framed, Stage } from '../support/stage.js';
+import { StageClient } from '../support/stage-client.js';
+import { randomBytes, sha256, until } from '../support/temporary.js';
+import { told } from '../support/told.js';
+import type { WireResponse } from '../support/wire-response.js';
+
+const MIB = 1024 * 1024;
+const CONFIG = 'delivery: { retry: { first_delay: 10ms, longest_delay: 100ms } }';
+
+let disk: SmallDisk;
+let stage: Stage;
+
+beforeEach(async () => {
+  disk = await smallDisk(8 * 1024);
+  stage = await Stage.open({ config: CONFIG }, (options) =>
+    startTestApp({ ...options, data: join(disk.path, 'data') }),
+  );
+});
+
+afterEach(async () => {
+  await stage.close();
+  await disk.remove();
+});
+
+const BYTES = randomBytes(4 * MIB);
+const { length } = BYTES;
+const OK = { status: 200, lines: framed([], 'ok'), body: 'ok' };
+
+/** Everything a client is told about a full disk. */
+function expectNoRoom(response: WireResponse): void {
+  expect(response.status).toBe(507);
+  expect(response.header('Content-Type')).toBe('application/problem+json');
+  expect(response.header('Retry-After')).toBe('60');
+  expect(response.header('Upload-Complete')).toBe('?0');
+  expect(JSON.parse(response.body.toString())).toEqual({
+    type: 'about:blank',
+    title: 'Insufficient Storage',
+    status: 507,
+    detail: 'There is no room for more bytes now. What was acknowledged is kept: try again later.',
+  });
+}
+
+function expectWhole(target: string): void {
+  const requests = stage.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
+  expect(requests).toEqual([{ size: length, sum: sha256(BYTES) }]);
+}
+
+async function filesOf(kind: 'spool' | 'uploads'): Promise<string[]> {
+  return readdir(join(stage.app.data, kind));
+}
+
+describe.each(TRANSPORTS)('over %s', (transport) => {
+  test('an append that does not fit is told so, what was acknowledged stays, and with room it goes on to the end', async () => {
+    const target = '/disk/append';
+    const client = new StageClient(stage, transport, '10');
+    const upload = await client.place({ target, length });
+    const first = await upload.append(BYTES.subarray(0, 300_000), { offset: 0, complete: false });
+    expect(first.status).toBe(204);
+    await disk.fill(1.5 * MIB);
+    const rest = { offset: 300_000, complete: true };
+    expectNoRoom(await upload.append(BYTES.subarray(300_000), rest));
+    const offset = await upload.offset();
+    expect(offset).toBeGreaterThanOrEqual(300_000);
+    expect(offset).toBeLessThanOrEqual(300_000 + 1.5 * MIB);
+    expectNoRoom(await upload.append(BYTES.subarray(offset), { offset, complete: true }));
+    expect(await upload.offset()).toBeGreaterThanOrEqual(offset);
+    expect((await client.send({ method: 'GET', target: '/elsewhere' })).status).toBe(200);
+    expect(stage.requestsFor(target)).toEqual([]);
+    await disk.makeRoom();
+    expect(told(await upload.finish(BYTES))).toEqual(client.expected.answered(OK, length));
+    expectWhole(target);
+  });
+
+  test('the answer reaches a client that is still sending far more than there is room for', async () => {
+    const client = new StageClient(stage, transport, '10');
+    const upload = await client.place({ target: '/disk/far-too-much', length: undefined });
+    const response = await upload.append(Buffer.alloc(14 * MIB), { offset: 0, complete: false });
+    expectNoRoom(response);
+    expect(await upload.offset()).toBeLessThan(8 * MIB);
+    expect((await upload.cancel()).status).toBe(204);
+    expect([await filesOf('spool'), await filesOf('uploads')]).toEqual([[], []]);
+  });
+
+  test('a creation for which there is no room leaves nothing behind, and works when there is', async () => {
+    const target = '/disk/creation';
+    const client = new StageClient(stage, transport, '10');
+    const request = { method: 'POST', target, headers: creationLines(client.dialect, { complete: true }), body: BYTES };
+    await disk.fill();
+    expectNoRoom(await client.send(request));
+    expect([await filesOf('spool'), await filesOf('uploads')]).toEqual([[], []]);
+    await disk.makeRoom();
+    expect((await client.send(request)).status).toBe(200);
+    expectWhole(target);
+  });
+
+  test('a creation whose bytes do not fit leaves something only for a client that can resume it', async () => {
+    const target = '/disk/half';
+    await disk.fill(2 * MIB);
+    const untold = new StageClient(stage, transport, 'final');
+    const headers = creationLines(untold.dialect, { complete: true });
+    expectNoRoom(await untold.send({ method: 'POST', target: '/disk/untold', headers, body: BYTES }));
+    expect([await filesOf('spool'), await filesOf('uploads')]).toEqual([[], []]);
+    const client = new StageClient(stage, transport, '10');
+    const lines = creationLines(client.dialect, { complete: true });
+    const refused = await client.send({ method: 'POST', target, headers: lines, body: BYTES });
+    expectNoRoom(refused);
+    const upload = client.at(refused.interims[0]!.header('Location')!);
+    expect(await upload.offset()).toBeLessThan(2 * MIB);
+    await disk.makeRoom();
+    expect(told(await upload.finish(BYTES))).toEqual(client.expected.answered(OK, length));
+    expectWhole(target);
+  });
+});
+
+test('many retries on a full disk leave no files', async () => {
+  const client = new StageClient(stage, 'HTTP/1.1', '10');
+  const upload = await client.place({ target: '/disk/retries', length });
+  await disk.fill();
+  for (let count = 0; count < 10; count++)
+    expectNoRoom(await upload.append(BYTES, { offset: await upload.offset(), complete: true }));
+  const files = await Promise.all((await filesOf('spool')).map((id) => readdir(join(stage.app.data, 'spool', id))));
+  expect(files.flat()).toEqual([]);
+});
+
+test('an answer that cannot be recorded is given to whoever waits, and kept as soon as there is room', async () => {
+  const target = '/disk/answer';
+  const client = new StageClient(stage, 'HTTP/1.1', '10');
+  stage.answer(target, async () => {
+    await disk.fill();
+    return { status: 201, headers: [], body: 'made' };
+  });
+  const made = { status: 201, lines: framed([], 'made'), body: 'made' };
+  const upload = await client.place({ target, length });
+  const answer = await upload.append(BYTES, { offset: 0, complete: true });
+  // As long as it could be lost, the last byte stays unacknowledged.
+  expect(told(answer)).toEqual(client.expected.answered(made, length - 1));
+  await disk.makeRoom();
+  await until(async () => (await upload.offset()) === length, 'the answer to be kept', 45_000);
+  const again = await upload.append('', { offset: length, complete: true });
+  expect(told(again)).toEqual(client.expected.answered(made, length));
+  expectWhole(target);
+});
+
+test('an answer too large for memory that does not fit is cut for whoever waits, never ended as if whole', async () => {
+  const target = '/disk/large-answer';
+  const client = new StageClient(stage, 'HTTP/1.1', '10');
+  const large = randomBytes(6 * MIB, 7).toString('latin1');
+  stage.answer(target, { status: 200, headers: [], body: Buffer.from(large, 'latin1') });
+  const upload = await client.place({ target, length });
+  await expect(upload.append(BYTES, { offset: 0, complete: true })).rejects.toThrow(/closed|ECONNRESET/);
+  expect(progressOf(client.dialect, await upload.retrieve())).toMatchObject({ offset: length - 1, complete: false });
+  const headers = appendLines(client.dialect, { offset: length - 1, complete: true });
+  const unknown = await client.send({ method: 'PATCH', target: upload.target, headers, body: BYTES.subarray(-1) });
+  expect(unknown.status).toBe(503);
+  expect(unknown.body.toString()).toContain('may have taken it');
+});
