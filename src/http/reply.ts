@@ -2,7 +2,7 @@ import { STATUS_CODES } from 'node:http';
 import { constants, type Http2ServerResponse, type OutgoingHttpHeaders } from 'node:http2';
 import { endToEnd, fieldValue, withoutFields, type HeaderLine } from '../model/headers.js';
 import type { Reply } from '../protocol/protocol.js';
-import { destroyExchange, isHttp2, type Exchange, type HttpResponse } from './exchange.js';
+import { destroyExchange, isHttp2, type Exchange, type Http2Exchange, type HttpResponse } from './exchange.js';
 import { discard, type DiscardLimits } from './client-side.js';
 import { toHttp2Fields, writeHttp2Fields } from './http2-fields.js';
 import { holdsBodyBack } from './interim.js';
@@ -44,7 +44,7 @@ export async function answerEarly(
   reply: Reply,
   limits: DiscardLimits = UNWANTED_BODY,
 ): Promise<Sent> {
-  if (isHttp2(exchange)) return answerStreamEarly(exchange.res, sendReply(exchange, reply));
+  if (isHttp2(exchange)) return answerStreamEarly(exchange, sendReply(exchange, reply));
   const { req, res } = exchange;
   if (req.readableEnded) return sendReply(exchange, reply);
   // RFC 9110 §10.1.1: the body need not come now, so that what comes next could be that body or a new request.
@@ -58,13 +58,12 @@ export async function answerEarly(
 }
 
 /** RFC 9113 §8.1: the answer is whole, the rest of the request is not wanted. */
-async function answerStreamEarly({ stream }: Http2ServerResponse, sending: Promise<Sent>): Promise<Sent> {
+async function answerStreamEarly({ req, res: { stream } }: Http2Exchange, sending: Promise<Sent>): Promise<Sent> {
   const sent = await sending;
-  if (sent === 'whole' && !stream.destroyed && !stream.readableEnded) {
-    // What was received and not read would keep the stream, and with it the session, for ever (seen on Node 20).
-    stream.resume();
-    stream.close(constants.NGHTTP2_NO_ERROR);
-  }
+  if (stream.destroyed || stream.readableEnded) return sent;
+  // What was received and not read would keep the stream, and with it the session, for ever (seen on Node 20).
+  req.resume();
+  if (sent === 'whole') stream.close(constants.NGHTTP2_NO_ERROR);
   return sent;
 }
 
