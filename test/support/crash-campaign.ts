@@ -123,13 +123,11 @@ export class CrashCampaign implements CrashWorld {
     await this.restart(running);
   }
 
-  /** Once as it is, and once more within its start. */
+  /** Once as it is and, if asked for, once more within its next start. */
   private async killAndRestart(againAfterMs?: number): Promise<void> {
     const running = await this.proxy;
     this.kill(running, 'now');
-    if (againAfterMs === undefined) return this.restart(running);
-    const next = this.restart(running, againAfterMs);
-    await next;
+    await this.restart(running, againAfterMs);
   }
 
   private kill(proxy: ProxyProcess, why: string): void {
