@@ -19,15 +19,13 @@ import { UploadPages } from './http/upload-pages.js';
 import { UploadRequests } from './http/upload-requests.js';
 import { Fault } from './model/fault.js';
 import type { Routes } from './model/route.js';
-import type { Phase } from './model/upload.js';
 import type { Log } from './observe/log.js';
 import { Metrics } from './observe/metrics.js';
 import { LocalSpool } from './spool/local-spool.js';
 import { DirectoryLock } from './store/embedded/directory-lock.js';
 import { EmbeddedLeases } from './store/embedded/embedded-leases.js';
 import { EmbeddedStore } from './store/embedded/embedded-store.js';
-import type { UploadStore } from './store/upload-store.js';
-import { everyUpload, recover } from './uploads/recovery.js';
+import { recover } from './uploads/recovery.js';
 import { Sweep } from './uploads/sweep.js';
 import { Uploads } from './uploads/uploads.js';
 
@@ -85,8 +83,8 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closable
   const listeners = await listen(config, entry, opened);
 
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
-  metrics.countUploads(() => uploadsByPhase(storage.store));
-  metrics.countSpoolBytes(() => bytesKept(storage.store));
+  metrics.countUploads(async () => (await storage.store.totals()).phases);
+  metrics.countSpoolBytes(async () => (await storage.store.totals()).bytes);
   delivery.start();
   sweep.start();
   return {
@@ -216,18 +214,3 @@ function sweepEveryMs({ defaultRoute, routes }: Config): number {
   ]);
   return Math.min(60_000, Math.max(250, Math.min(...ages) / 4));
 }
-
-async function uploadsByPhase(store: UploadStore): Promise<Record<string, number>> {
-  const counts: Record<string, number> = {};
-  for await (const { phase } of everyUpload(store)) counts[phase] = (counts[phase] ?? 0) + 1;
-  return counts;
-}
-
-/** What uploads hold of the disk: their bytes go with the answer, or with their end. */
-async function bytesKept(store: UploadStore): Promise<number> {
-  let bytes = 0;
-  for await (const { phase, offset } of everyUpload(store)) if (HOLDS_BYTES.has(phase)) bytes += offset;
-  return bytes;
-}
-
-const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);

@@ -13,6 +13,7 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
   store: { rooms: ['model'], packages: [] },
   disk: { rooms: ['model'], packages: [] },
   'store/embedded': { rooms: ['store', 'disk', 'model', 'observe'], packages: [] },
+  'store/redis': { rooms: ['store', 'disk', 'model', 'observe'], packages: ['ioredis'] },
   spool: { rooms: ['disk', 'model', 'observe'], packages: [] },
   delivery: { rooms: ['store', 'spool', 'model', 'observe'], packages: ['undici'] },
   uploads: { rooms: ['delivery', 'store', 'spool', 'model', 'observe'], packages: [] },
@@ -27,7 +28,7 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
 };
 
 /** Implementations: only app.ts and their own room may name them. */
-const implementations = [/^store\/embedded\//, /^spool\/local-/, /^delivery\/undici-/];
+const implementations = [/^store\/(embedded|redis)\//, /^spool\/local-/, /^delivery\/undici-/];
 
 interface Import {
   readonly file: string;

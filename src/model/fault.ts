@@ -16,6 +16,8 @@ export type FaultCode =
   | 'STORAGE_FULL'
   /** The directory cannot be read or written. */
   | 'STORAGE_UNAVAILABLE'
+  /** The store does not answer, or takes nothing right now. Whether the step was done is unknown: doing it again is safe. */
+  | 'STORE_UNAVAILABLE'
   /** A chunk of that name exists already. */
   | 'CHUNK_EXISTS'
   /** Bytes that were committed are not there any more. */

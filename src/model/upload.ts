@@ -72,6 +72,8 @@ export interface Answer {
 
 export interface Upload {
   readonly id: string;
+  /** The node whose disk has the bytes; missing where every node reaches them. */
+  readonly node?: string;
   readonly route: string;
   /** Name of the protocol it was created with: '3' … '10', 'final'. */
   readonly dialect: string;

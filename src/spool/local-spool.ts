@@ -1,9 +1,9 @@
 import type { Dirent } from 'node:fs';
-import { mkdir, opendir, readdir, rm, rmdir, stat, unlink } from 'node:fs/promises';
+import { mkdir, opendir, readdir, readFile, rm, rmdir, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { DirectorySync, type SyncMode } from '../disk/directory-sync.js';
-import { close, fdatasync, fstat, open } from '../disk/files.js';
+import { close, fdatasync, fstat, open, writeWhole } from '../disk/files.js';
 import { assertChunkName, assertUploadId, isChunkName, isUploadId } from '../disk/safe-name.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
@@ -17,6 +17,9 @@ export interface LocalSpoolOptions {
   readonly directory: string;
   readonly sync: SyncMode;
 }
+
+/** No name of a chunk: what was promised of an upload is kept beside its bytes. */
+const PROMISE = '.promised';
 
 /** The bytes as files, `<data>/spool/<id>/<name>`. Also for a directory that several machines mount. */
 export class LocalSpool implements Spool {
@@ -73,6 +76,21 @@ export class LocalSpool implements Spool {
       await unlink(path).catch(unless('ENOENT'));
       await removeIfEmpty(join(this.root, id));
     });
+  }
+
+  async promise(id: string, offset: number): Promise<void> {
+    assertUploadId(id);
+    await failing('an offset cannot be noted', () =>
+      writeWhole(join(this.root, id, PROMISE), Buffer.from(String(offset)), this.names.isDurable),
+    );
+  }
+
+  async promised(id: string): Promise<number> {
+    assertUploadId(id);
+    const gone = unless('ENOENT');
+    const path = join(this.root, id, PROMISE);
+    const text = await failing('a noted offset cannot be read', () => readFile(path, 'latin1').catch(gone));
+    return Number(text ?? 0);
   }
 
   async remove(id: string): Promise<void> {

@@ -29,6 +29,10 @@ export interface Spool {
   /** Size of a chunk, committed or not, all of which is durable by now; undefined when there is none. */
   size(id: string, name: string): Promise<number | undefined>;
   removeChunk(id: string, name: string): Promise<void>;
+  /** Notes, durably, that a client may have been shown this offset; for a store that may forget it. The newest counts. */
+  promise(id: string, offset: number): Promise<void>;
+  /** The offset that was noted last; 0 when none was. */
+  promised(id: string): Promise<number>;
   /** Removes everything of one upload. */
   remove(id: string): Promise<void>;
   list(): AsyncIterable<SpooledChunk>;

@@ -1,9 +1,10 @@
-import type { Answer, Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
+import type { Answer, Attempt, Chunk, Phase, Undelivered, Upload } from '../model/upload.js';
 
 /** What a new upload starts with; the rest begins empty. */
 export type NewUpload = Pick<
   Upload,
   | 'id'
+  | 'node'
   | 'route'
   | 'dialect'
   | 'request'
@@ -33,11 +34,29 @@ export interface Commit {
   readonly expiresAt: number;
 }
 
+/** How much there is, without looking at each upload. */
+export interface Totals {
+  /** Uploads by phase; phases without any may be missing. */
+  readonly phases: Readonly<Partial<Record<Phase, number>>>;
+  /** Committed bytes that the spool still has to keep. */
+  readonly bytes: number;
+}
+
 /**
  * What is known of each upload. Every verb is one atomic step, durable when its promise is fulfilled (as far as the
  * `sync` setting promises), and costs the same however large the upload is. Fails with a `Fault`.
+ *
+ * After STORE_UNAVAILABLE nobody knows whether the step was done. Asking for the same step again is safe: where it was
+ * done, and nothing else since, the result is that of the first time. Not so `create`, which fails, and `claimDelivery`,
+ * which gives nothing until the claim has run out.
  */
 export interface UploadStore {
+  /**
+   * Steps that were confirmed can be lost, as by the failover of a replicated server: what was promised to clients has to
+   * be noted elsewhere.
+   */
+  readonly mayForget: boolean;
+
   /** Fails when the id exists. */
   create(upload: NewUpload): Promise<Upload>;
   get(id: string): Promise<Upload | undefined>;
@@ -47,6 +66,11 @@ export interface UploadStore {
   commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'>;
   /** receiving → invalid, by the holder of a lease. */
   invalidate(id: string, token: number): Promise<Upload | 'stale' | 'gone'>;
+  /**
+   * The bytes are with another node from now on, in any phase but `delivering`. By the holder of a lease. `gone` also while
+   * it is being delivered.
+   */
+  move(id: string, token: number, node: string): Promise<Upload | 'stale' | 'gone'>;
   /** Any phase → cancelled. `gone`: unknown. */
   cancel(id: string): Promise<Upload | 'gone'>;
 
@@ -91,7 +115,10 @@ export interface UploadStore {
   giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'>;
   /** The body of an answer that is kept in the record. */
   answerBody(id: string): Promise<Uint8Array | undefined>;
-  /** Uploads whose delivery should be running: `complete` and due, or `delivering` with a claim that has run out. */
+  /**
+   * Uploads whose delivery should be running: `complete` and due, or `delivering` with a claim that has run out. A store
+   * that was opened for one node gives only those whose bytes are there; so does `expired`.
+   */
   dueDeliveries(now: number): Promise<readonly string[]>;
   /** Fulfilled when the phase is none of `complete`, `delivering`; undefined when the upload is gone. Rejects with the signal's reason. */
   settled(id: string, signal: AbortSignal): Promise<Upload | undefined>;
@@ -102,6 +129,7 @@ export interface UploadStore {
   remove(id: string): Promise<void>;
   /** Pages through all uploads in no particular order; `next` is missing on the last page. */
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }>;
+  totals(): Promise<Totals>;
   /** Writes what is pending and lets go of files and connections. */
   close(): Promise<void>;
 }

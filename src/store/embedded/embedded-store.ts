@@ -5,7 +5,7 @@ import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 import type { Answer, Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
 import type { Log } from '../../observe/log.js';
-import type { Commit, NewUpload, UploadStore } from '../upload-store.js';
+import type { Commit, NewUpload, Totals, UploadStore } from '../upload-store.js';
 import {
   decideAnswer,
   decideAttempt,
@@ -20,7 +20,7 @@ import {
 } from './delivery-rules.js';
 import { noteStart } from './last-start.js';
 import { loadRecords } from './load.js';
-import { decideCancel, decideCommit, decideInvalidate } from './receiving-rules.js';
+import { decideCancel, decideCommit, decideInvalidate, decideMove } from './receiving-rules.js';
 import { Records, type Entry } from './records.js';
 import { isSettled, Settlement } from './settlement.js';
 import type { Change } from './upload-record.js';
@@ -41,6 +41,8 @@ export interface EmbeddedStoreOptions {
  * steps of one upload run one after the other; a step whose write fails changes nothing.
  */
 export class EmbeddedStore implements UploadStore {
+  readonly mayForget = false;
+
   private constructor(
     private readonly records: Records,
     private readonly settlement: Settlement,
@@ -85,6 +87,10 @@ export class EmbeddedStore implements UploadStore {
 
   invalidate(id: string, token: number): Promise<Upload | 'stale' | 'gone'> {
     return this.records.change(id, 'gone', ({ record }) => decideInvalidate(record, token));
+  }
+
+  move(id: string, token: number, node: string): Promise<Upload | 'stale' | 'gone'> {
+    return this.records.change(id, 'gone', ({ record }) => decideMove(record, token, node));
   }
 
   cancel(id: string): Promise<Upload | 'gone'> {
@@ -189,6 +195,10 @@ export class EmbeddedStore implements UploadStore {
 
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }> {
     return Promise.resolve(this.records.page(after, limit));
+  }
+
+  totals(): Promise<Totals> {
+    return Promise.resolve(this.records.totals());
   }
 
   async close(): Promise<void> {

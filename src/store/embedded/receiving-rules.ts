@@ -27,6 +27,11 @@ export function decideInvalidate(record: UploadRecord, token: number): Change | 
   return refusedBy(record, token) ?? { token, set: { phase: 'invalid' } };
 }
 
+export function decideMove(record: UploadRecord, token: number, node: string): Change | 'stale' | 'gone' {
+  if (token < record.token) return 'stale';
+  return record.upload.phase === 'delivering' ? 'gone' : { token, set: { node } };
+}
+
 export function decideCancel({ upload }: UploadRecord): Change {
   return upload.phase === 'cancelled' ? {} : { set: { phase: 'cancelled' } };
 }

@@ -3,8 +3,8 @@ import type { DirectorySync } from '../../disk/directory-sync.js';
 import type { Gate } from '../../disk/gate.js';
 import { assertUploadId } from '../../disk/safe-name.js';
 import { Fault } from '../../model/fault.js';
-import type { Upload } from '../../model/upload.js';
-import type { NewUpload } from '../upload-store.js';
+import type { Phase, Upload } from '../../model/upload.js';
+import type { NewUpload, Totals } from '../upload-store.js';
 import { readAnswer, removeAnswer, writeAnswer } from './answer-file.js';
 import type { Claim } from './delivery-rules.js';
 import { RecordFile } from './record-file.js';
@@ -23,6 +23,9 @@ export interface RecordsDisk {
   readonly names: DirectorySync;
   readonly gate: Gate;
 }
+
+/** What uploads hold of the disk: their bytes go with the answer, or with their end. */
+const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
 
 /** All records: in memory to be read, on disk to stay. What is read here has been made durable before. */
 export class Records {
@@ -124,6 +127,17 @@ export class Records {
     const ids: string[] = [];
     for (const [id, entry] of this.entries) if (holds(entry)) ids.push(id);
     return ids;
+  }
+
+  totals(): Totals {
+    const phases: Partial<Record<Phase, number>> = {};
+    let bytes = 0;
+    for (const { record } of this.entries.values()) {
+      const { phase, offset } = record.upload;
+      phases[phase] = (phases[phase] ?? 0) + 1;
+      if (HOLDS_BYTES.has(phase)) bytes += offset;
+    }
+    return { phases, bytes };
   }
 
   /** In the order of the ids, which new and removed uploads do not disturb. */
