@@ -35,6 +35,8 @@ function faultAdvice({ code, message }: Fault, data: string): string {
       return `${message}; check that the user of this process can write to ${data}`;
     case 'STORAGE_FULL':
       return `${message}; make room on the disk of ${data}`;
+    case 'STORE_UNAVAILABLE':
+      return message;
     case 'CHUNK_EXISTS':
     case 'BYTES_LOST':
     case 'RECORD_DAMAGED':
