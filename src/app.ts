@@ -1,5 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto';
-import { access, constants, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { startAdmin } from './admin/admin.js';
 import type { HealthCheck } from './admin/readiness.js';
 import type { UploadsDesk } from './admin/uploads-desk.js';
@@ -17,15 +17,10 @@ import { Places } from './http/places.js';
 import { type Listener, startListener } from './http/server.js';
 import { UploadPages } from './http/upload-pages.js';
 import { UploadRequests } from './http/upload-requests.js';
-import { Fault } from './model/fault.js';
 import type { Routes } from './model/route.js';
 import type { Log } from './observe/log.js';
 import { Metrics } from './observe/metrics.js';
-import { LocalSpool } from './spool/local-spool.js';
-import { DirectoryLock } from './store/embedded/directory-lock.js';
-import { EmbeddedLeases } from './store/embedded/embedded-leases.js';
-import { EmbeddedStore } from './store/embedded/embedded-store.js';
-import { recover } from './uploads/recovery.js';
+import { type Closing, openEmbeddedStorage, type Storage } from './storage.js';
 import { Sweep } from './uploads/sweep.js';
 import { Uploads } from './uploads/uploads.js';
 
@@ -45,7 +40,7 @@ const MEBIBYTE = 1024 * 1024;
 
 /** Builds every room from the configuration and starts them: records and bytes first, listeners last. */
 export async function startApp(config: Config, log: Log, version?: string): Promise<App> {
-  const opened: Closable[] = [];
+  const opened: Closing[] = [];
   try {
     return await open(config, log, new Metrics(version), opened);
   } catch (error) {
@@ -54,23 +49,21 @@ export async function startApp(config: Config, log: Log, version?: string): Prom
   }
 }
 
-/** Closes what was opened before it last. */
-type Closable = () => Promise<unknown>;
-
-async function closeAll(opened: Closable[]): Promise<void> {
+/** Closes last what was opened first. */
+async function closeAll(opened: Closing[]): Promise<void> {
   for (const close of opened.splice(0).reverse()) await close();
 }
 
-async function open(config: Config, log: Log, metrics: Metrics, opened: Closable[]): Promise<App> {
-  const storage = await openStorage(config, log, opened);
+async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[]): Promise<App> {
+  const storage = await openEmbeddedStorage(config, { log, clock: Date.now, opened });
   const rooms = { ...storage, log, metrics, clock: Date.now, routes: buildRoutes(config) };
   const health = { draining: false };
-  const checks = healthChecks(config, health);
+  const checks = [drainingCheck(health), ...storage.checks];
   const operators: { desk?: UploadsDesk } = {};
   const adminOptions = { metrics, checks, desk: () => operators.desk, log };
   const admin = config.admin && (await startAdmin({ ...config.admin, ...adminOptions }));
   if (admin) opened.push(() => admin.close());
-  await recover(rooms, storage.store.recovered.sameBoot);
+  await storage.recover();
   const sweep = new Sweep({ ...rooms, everyMs: sweepEveryMs(config), orphanAgeMs: ORPHAN_AGE_MS });
   opened.push(() => sweep.stop());
   const delivery = buildDelivery(config, rooms);
@@ -102,21 +95,7 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closable
   };
 }
 
-async function openStorage(config: Config, log: Log, opened: Closable[]) {
-  const lock = await DirectoryLock.take(config.data);
-  opened.push(() => lock.release());
-  lock.lost.addEventListener('abort', () => {
-    throw new Fault('DIRECTORY_IN_USE', 'another process has taken over the data directory', false);
-  });
-  const { sync } = config.spool;
-  const store = await EmbeddedStore.open({ directory: config.data, sync, log });
-  opened.push(() => store.close());
-  const spool = new LocalSpool({ directory: config.data, sync });
-  await spool.open();
-  return { store, leases: new EmbeddedLeases(store), spool };
-}
-
-type Rooms = Awaited<ReturnType<typeof openStorage>> & {
+type Rooms = Storage & {
   readonly log: Log;
   readonly metrics: Metrics;
   readonly clock: () => number;
@@ -163,7 +142,7 @@ function buildEntry(
   });
 }
 
-async function listen(config: Config, entry: Entry, opened: Closable[]): Promise<Listener[]> {
+async function listen(config: Config, entry: Entry, opened: Closing[]): Promise<Listener[]> {
   const listeners: Listener[] = [];
   for (const { address, tls, http2 } of config.listeners) {
     const listener = await startListener(
@@ -193,17 +172,8 @@ async function untilClosed(listeners: readonly Listener[], graceMs: number): Pro
   clearTimeout(deadline);
 }
 
-function healthChecks(config: Config, health: { readonly draining: boolean }): HealthCheck[] {
-  return [
-    { name: 'draining', check: () => Promise.resolve(health.draining ? 'the process is stopping' : undefined) },
-    {
-      name: 'data',
-      check: async () => {
-        await access(config.data, constants.R_OK | constants.W_OK);
-        return undefined;
-      },
-    },
-  ];
+function drainingCheck(health: { readonly draining: boolean }): HealthCheck {
+  return { name: 'draining', check: () => Promise.resolve(health.draining ? 'the process is stopping' : undefined) };
 }
 
 /** Often enough that nothing outlives its time by much, seldom enough that nobody notices. */
