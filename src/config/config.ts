@@ -1,8 +1,10 @@
 import type { Route } from '../model/route.js';
+import { toCluster, toWorkers, type ClusterConfig } from './cluster-config.js';
 import { isObject } from './overrides.js';
 import { defaultRoute, defined, listOf, toRoute, toSeconds, type RouteConfig } from './route-config.js';
 import type { Address } from './scalars.js';
 import type { Settings } from './schema.js';
+import { toStore, type StoreConfig } from './store-config.js';
 
 /** What the proxy runs with: checked, complete, every number with its unit in its name. */
 export interface Config {
@@ -11,8 +13,12 @@ export interface Config {
   readonly admin?: AdminConfig;
   /** Absolute directory of the embedded store and the local spool. */
   readonly data: string;
-  readonly store: { readonly type: 'embedded' };
-  readonly spool: { readonly type: 'local'; readonly sync: 'always' | 'group' | 'none' };
+  readonly store: StoreConfig;
+  readonly spool: SpoolConfig;
+  /** Undefined: the spool is shared, or this is the only node. */
+  readonly cluster?: ClusterConfig;
+  /** How many processes share the listeners. */
+  readonly workers: number;
   readonly uploads: UploadsConfig;
   readonly interimResponses: 'auto' | 'always' | 'never';
   readonly trustedProxies: readonly TrustedProxy[];
@@ -38,6 +44,13 @@ export interface AdminConfig {
   readonly address: Address;
   /** Nobody chose the address: another port will do when it is taken. */
   readonly anyPortWillDo: boolean;
+}
+
+export interface SpoolConfig {
+  readonly type: 'local';
+  /** Every node sees the same bytes. */
+  readonly shared: boolean;
+  readonly sync: 'always' | 'group' | 'none';
 }
 
 export interface UploadsConfig {
@@ -77,12 +90,15 @@ export interface LogConfig {
 export function toConfig(settings: Settings, asWritten: unknown): Config {
   const { uploads, cors, http2 } = settings;
   const admin = toAdmin(settings.admin, asWritten);
+  const cluster = toCluster(settings.cluster);
   return {
     listeners: listOf(settings.listen).map((item) => ('kind' in item ? { address: item, http2: true } : item)),
     ...(admin ? { admin } : {}),
     data: settings.data,
-    store: settings.store,
+    store: toStore(settings.store),
     spool: settings.spool,
+    ...(cluster ? { cluster } : {}),
+    workers: toWorkers(settings.workers),
     uploads: { path: uploads.path, rfc104: uploads.rfc104, ...defined({ publicUrl: uploads.public_url }) },
     interimResponses: settings.interim_responses,
     trustedProxies: settings.trusted_proxies.map((proxy) =>

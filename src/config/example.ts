@@ -19,6 +19,23 @@ export const SAMPLES: Readonly<Record<string, string>> = {
   - unix:/run/rufh-proxy/http.sock`,
   admin: `admin:
   address: 127.0.0.1:9090`,
+  'store.url': `url: rediss://redis.example.com:6379/0
+url: [redis://10.0.0.1:6379, redis://10.0.0.2:6379]`,
+  'store.sentinel': `sentinel: { master: mymaster, username: rufh, password_file: /run/secrets/sentinel }`,
+  'store.password': `password: "\${REDIS_PASSWORD:-}"`,
+  'store.tls': `tls:
+  ca: /etc/rufh-proxy/redis-ca.crt
+  cert: /etc/rufh-proxy/redis.crt
+  key: /etc/rufh-proxy/redis.key
+  server_name: redis.example.com`,
+  cluster: `cluster:
+  listen: 0.0.0.0:8081
+  advertise: http://10.0.0.5:8081
+  secret_file: /run/secrets/rufh-cluster
+  tls: { cert: /etc/rufh-proxy/node.crt, key: /etc/rufh-proxy/node.key, ca: /etc/rufh-proxy/nodes-ca.crt }
+  owner_timeout: 10m
+cluster: { listen: 10.0.0.5:8081, advertise: http://10.0.0.5:8081, secret: "\${CLUSTER_SECRET:-sixteen-letters-or-more}" }`,
+  workers: `workers: auto`,
   trusted_proxies: `trusted_proxies:
   - 10.0.0.0/8
   - cidr: 192.168.1.7

@@ -1,5 +1,6 @@
 import * as z from 'zod';
 import { access } from './authorize-settings.js';
+import { cluster, workers } from './cluster-settings.js';
 import { withDefaults } from './defaults.js';
 import { delivery } from './delivery-settings.js';
 import { limitSettings, routeSettings } from './route-settings.js';
@@ -17,6 +18,7 @@ import {
   size,
   text,
 } from './scalars.js';
+import { store } from './store-settings.js';
 
 /**
  * Every setting with its unit, its default and its meaning, as it stands in the file. The JSON Schema for editors,
@@ -65,20 +67,22 @@ export const schema = z.strictObject({
     ),
   data: path()
     .prefault('./data')
-    .describe('Directory of the embedded store and the local spool. One process uses it at a time.'),
-  store: z
-    .strictObject({
-      type: oneOf(['embedded'], 'embedded; other stores, such as redis, are not built yet')
-        .prefault('embedded')
-        .describe('`embedded`: records as files under `data`.'),
-    })
-    .prefault({})
-    .describe('Where the state of uploads is kept.'),
+    .describe(
+      'Directory of the embedded store, which one process uses at a time, and of the local spool, which the workers of ' +
+        'a node share.',
+    ),
+  store,
   spool: z
     .strictObject({
       type: oneOf(['local'], 'local; other spools, such as s3, are not built yet')
         .prefault('local')
         .describe('`local`: files under `data`.'),
+      shared: boolean()
+        .prefault(false)
+        .describe(
+          'With `store.type: redis`. `true`: `data` is one directory that every node mounts (NFS, EFS, CephFS), so that ' +
+            'each can go on with any upload. `false`: the bytes are on this node’s own disk; more than one node needs `cluster`.',
+        ),
       sync: oneOf(['always', 'group', 'none'])
         .prefault('group')
         .describe(
@@ -89,6 +93,8 @@ export const schema = z.strictObject({
     })
     .prefault({})
     .describe('Where the bytes of uploads are kept until the origin has answered.'),
+  cluster,
+  workers,
   uploads: z
     .strictObject({
       path: text({

@@ -109,7 +109,7 @@ test('a mistake in a flag or a variable names it', () => {
 });
 
 test.each([
-  ['store: { type: redis }', 'other stores, such as redis, are not built yet'],
+  ['store: { type: memory }', 'one of embedded, redis'],
   ['spool: { type: s3 }', 'other spools, such as s3, are not built yet'],
   ['delivery: { mode: lazy }', 'one of spool, eager'],
   ['routes: []', 'leave `routes` out to make every path resumable'],
