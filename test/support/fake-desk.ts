@@ -1,4 +1,5 @@
-import { startAdmin, type Admin } from '../../src/admin/admin.js';
+import { startAdmin } from '../../src/admin/admin.js';
+import type { Admin } from '../../src/admin/admin-listener.js';
 import type { UploadsDesk } from '../../src/admin/uploads-desk.js';
 import type { Outcome } from '../../src/model/outcome.js';
 import type { Upload } from '../../src/model/upload.js';
