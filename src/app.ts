@@ -1,6 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { startAdmin } from './admin/admin.js';
+import type { AdminAnswer, AdminRequest } from './admin/admin-answer.js';
+import { answerAdmin, startAdmin } from './admin/admin.js';
 import type { HealthCheck } from './admin/readiness.js';
 import type { UploadsDesk } from './admin/uploads-desk.js';
 import type { Config } from './config/config.js';
@@ -19,7 +20,7 @@ import { UploadPages } from './http/upload-pages.js';
 import { UploadRequests } from './http/upload-requests.js';
 import type { Routes } from './model/route.js';
 import type { Log } from './observe/log.js';
-import { Metrics } from './observe/metrics.js';
+import { Metrics, type Figures } from './observe/metrics.js';
 import { type Closing, openEmbeddedStorage, type Storage } from './storage.js';
 import { Sweep } from './uploads/sweep.js';
 import { Uploads } from './uploads/uploads.js';
@@ -29,6 +30,11 @@ export interface App {
   /** Where its listeners can be reached, in the order of the configuration. */
   readonly urls: readonly string[];
   readonly adminUrl?: string;
+  /** What its admin listener would answer: for a process that listens for several proxies. */
+  readonly operators: {
+    answer(request: AdminRequest): Promise<AdminAnswer>;
+    figures(): Promise<Figures>;
+  };
   /** Drains: requests that feed uploads commit what they have, deliveries under way may end within the grace time. */
   stop(): Promise<void>;
 }
@@ -60,8 +66,8 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   const health = { draining: false };
   const checks = [drainingCheck(health), ...storage.checks];
   const operators: { desk?: UploadsDesk } = {};
-  const adminOptions = { metrics, checks, desk: () => operators.desk, log };
-  const admin = config.admin && (await startAdmin({ ...config.admin, ...adminOptions }));
+  const adminRooms = { metrics, checks, desk: () => operators.desk, log };
+  const admin = config.admin && (await startAdmin({ ...config.admin, ...adminRooms }));
   if (admin) opened.push(() => admin.close());
   await storage.recover();
   const sweep = new Sweep({ ...rooms, everyMs: sweepEveryMs(config), orphanAgeMs: ORPHAN_AGE_MS });
@@ -83,6 +89,7 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   return {
     urls: listeners.map(({ url }) => url),
     adminUrl: admin?.url,
+    operators: { answer: (request) => answerAdmin(adminRooms, request), figures: () => metrics.figures() },
     stop: async () => {
       health.draining = true;
       for (const listener of listeners) listener.stopAccepting();

@@ -20,7 +20,8 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
   http: { rooms: ['uploads', 'protocol', 'model', 'observe'], packages: ['http-proxy', 'ipaddr.js'] },
   admin: { rooms: ['uploads', 'delivery', 'store', 'model', 'observe'], packages: [] },
   config: { rooms: ['model'], packages: ['zod', 'yaml', 'picomatch', 'ipaddr.js'] },
-  cli: { rooms: ['app', 'config', 'observe', 'model'], packages: ['commander'] },
+  workers: { rooms: ['app', 'admin', 'config', 'observe', 'model'], packages: [] },
+  cli: { rooms: ['workers', 'app', 'config', 'observe', 'model'], packages: ['commander'] },
   storage: {
     rooms: [
       'admin',

@@ -9,7 +9,8 @@ import { clearSocketPath, openToGroup } from './unix-socket.js';
 export type ListenAddress =
   /** Port 0 takes a free one. */
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
-  | { readonly kind: 'unix'; readonly path: string };
+  /** `isShared`: a worker like this one listens there already and has made room. */
+  | { readonly kind: 'unix'; readonly path: string; readonly isShared?: boolean };
 
 export interface ListenerOptions {
   readonly address: ListenAddress;
@@ -46,7 +47,7 @@ export interface Listener {
 /** Listens; fails when the address cannot be had. */
 export async function startListener(options: ListenerOptions, handlers: Handlers): Promise<Listener> {
   const { address } = options;
-  if (address.kind === 'unix') await clearSocketPath(address.path);
+  if (address.kind === 'unix' && !address.isShared) await clearSocketPath(address.path);
   const door = new FrontDoor(options, handlers);
   await door.listen();
   if (address.kind === 'unix') await openToGroup(address.path);

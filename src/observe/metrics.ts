@@ -1,4 +1,15 @@
-import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import {
+  collectDefaultMetrics,
+  Counter,
+  Gauge,
+  Histogram,
+  Registry,
+  type MetricObjectWithValues,
+  type MetricValue,
+} from 'prom-client';
+
+/** All figures of one process as values, to be added up with those of others. */
+export type Figures = readonly MetricObjectWithValues<MetricValue<string>>[];
 
 /** What a request was to us. */
 export type RequestKind =
@@ -122,6 +133,7 @@ export class Metrics {
       name: 'rufh_build_info',
       help: 'Always 1; its labels tell which program this is.',
       labelNames: ['version', 'node'],
+      aggregator: 'first',
       ...this.metered,
     }).set({ version, node: process.version }, 1);
   }
@@ -202,6 +214,8 @@ export class Metrics {
       name: 'rufh_uploads',
       help: 'Uploads that are known, by phase.',
       labelNames: ['phase'],
+      // Every process that shares the store sees all of them.
+      aggregator: 'max',
       ...this.metered,
       async collect() {
         const counts = await byPhase();
@@ -216,6 +230,7 @@ export class Metrics {
     new Gauge({
       name: 'rufh_spool_bytes',
       help: 'Committed bytes of uploads that are not answered yet.',
+      aggregator: 'max',
       ...this.metered,
       async collect() {
         this.set(await bytes());
@@ -226,6 +241,11 @@ export class Metrics {
   /** Everything in the text format of Prometheus. */
   text(): Promise<string> {
     return this.registry.metrics();
+  }
+
+  /** The same as values. */
+  figures(): Promise<Figures> {
+    return this.registry.getMetricsAsJSON();
   }
 
   get contentType(): string {
