@@ -1,9 +1,10 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CrashClient, type CrashWorld } from './crash-client.js';
+import { CrashClient } from './crash-client.js';
+import { CrashOrigin } from './crash-origin.js';
 import { Chance, type CrashEvent, type Moment, type Sync } from './crash-plan.js';
 import { Trigger } from './crash-trigger.js';
-import { startFakeOrigin, type FakeAnswer, type FakeOrigin, type OriginRequest } from './fake-origin.js';
+import type { CrashWorld } from './crash-world.js';
 import { ProxyProcess } from './proxy.js';
 import { freePort, temporaryDirectory, until, type TemporaryDirectory } from './temporary.js';
 
@@ -22,7 +23,8 @@ limits: { max_age: 1s }
 delivery: { keep_answer: 1s }
 `;
 
-const A_DAY_LATER = `data:text/javascript,${encodeURIComponent('const now = Date.now; Date.now = () => now() + 25 * 3_600_000;')}`;
+/** For `node --import`: what it runs believes that it is tomorrow. */
+export const A_DAY_LATER = `data:text/javascript,${encodeURIComponent('const now = Date.now; Date.now = () => now() + 25 * 3_600_000;')}`;
 
 /** How many uploads are under way at a time. */
 const LANES = 4;
@@ -42,29 +44,32 @@ export interface CampaignSummary {
 /** Uploads without end, and a proxy that is killed again and again. Rejects with the first promise that was broken. */
 export class CrashCampaign implements CrashWorld {
   kills = 0;
+  readonly hasParts = false;
   readonly chance: Chance;
   private readonly aimedAt: Record<string, number> = {};
   private readonly during: Record<string, number> = {};
   private readonly trigger = new Trigger();
-  private readonly clients: CrashClient[] = [];
-  private readonly markers = new Map<string, CrashClient>();
   private readonly faults: string[] = [];
   private proxy: Promise<ProxyProcess>;
   private over = false;
 
   private constructor(
     seed: number,
-    private readonly origin: FakeOrigin,
+    private readonly origin: CrashOrigin,
     private readonly directory: TemporaryDirectory,
     private readonly listen: string,
   ) {
     this.chance = new Chance(seed);
     this.proxy = this.start();
-    origin.answerWith((request) => this.answerOf(request));
+    origin.isWell = () => {
+      const { kills } = this;
+      this.notice('at-origin');
+      return kills === this.kills;
+    };
   }
 
   static async open(seed: number): Promise<CrashCampaign> {
-    const origin = await startFakeOrigin();
+    const origin = await CrashOrigin.start();
     const directory = await temporaryDirectory('rufh-crash-');
     return new CrashCampaign(seed, origin, directory, `127.0.0.1:${await freePort()}`);
   }
@@ -74,8 +79,8 @@ export class CrashCampaign implements CrashWorld {
     const lanes = Array.from({ length: LANES }, () => this.uploadUntilOver());
     await Promise.all([killing, ...lanes]);
     await this.killAndRestart();
-    for (const client of this.clients) await client.askAgain();
-    this.checkOrigin();
+    for (const client of this.origin.clients) await client.askAgain();
+    this.origin.check();
     await this.checkExpiry();
     return this.summary();
   }
@@ -89,6 +94,10 @@ export class CrashCampaign implements CrashWorld {
     await this.directory.remove();
   }
 
+  get disturbances(): number {
+    return this.kills;
+  }
+
   async url(): Promise<string> {
     return (await this.proxy).url;
   }
@@ -100,8 +109,7 @@ export class CrashCampaign implements CrashWorld {
   private async uploadUntilOver(): Promise<void> {
     while (!this.over) {
       const client = new CrashClient(this.chance.upload(), this);
-      this.clients.push(client);
-      this.markers.set(client.plan.name, client);
+      this.origin.expect(client);
       await client.run();
       if (client.answer && this.chance.happens(0.3)) await client.askAgain();
     }
@@ -133,8 +141,8 @@ export class CrashCampaign implements CrashWorld {
   private kill(proxy: ProxyProcess, why: string): void {
     this.kills++;
     this.aimedAt[why] = (this.aimedAt[why] ?? 0) + 1;
-    for (const client of this.clients) {
-      const stage = this.isAtOrigin(client) ? 'delivering' : client.stage;
+    for (const client of this.origin.clients) {
+      const stage = this.origin.hasBefore(client) ? 'delivering' : client.stage;
       if (stage !== 'over') this.during[stage] = (this.during[stage] ?? 0) + 1;
     }
     process.kill(proxy.pid, 'SIGKILL');
@@ -186,41 +194,6 @@ export class CrashCampaign implements CrashWorld {
     return join(this.directory.path, 'data');
   }
 
-  /** A second request for one POST is right only when its client knew that there might have been a first. */
-  private answerOf(request: OriginRequest): FakeAnswer {
-    const kills = this.kills;
-    this.notice('at-origin');
-    const marker = request.header('X-Creation') ?? '';
-    const client = this.markers.get(marker.split('.')[0]!);
-    if (!client) return { status: 500, body: 'no such upload' };
-    if (kills !== this.kills) return { hangUp: true };
-    const { status, answerSize } = client.plan;
-    const headers = [['X-Got', `${marker} ${request.sha256}`] as const];
-    return { status, headers, body: Buffer.alloc(answerSize, marker) };
-  }
-
-  private isAtOrigin({ creations }: CrashClient): boolean {
-    const marker = creations.at(-1)?.marker;
-    return this.origin.requests.some((request) => !request.finished && request.header('X-Creation') === marker);
-  }
-
-  private checkOrigin(): void {
-    for (const { plan, creations } of this.clients) {
-      for (const { marker, toldUnknown } of creations) {
-        const all = this.origin.requests.filter((request) => request.header('X-Creation') === marker);
-        const whole = all.filter(({ ended }) => ended === 'whole');
-        const wrong = whole.find((request) => request.sha256 !== plan.sha256 || request.method !== plan.method);
-        if (wrong) throw new Error(`wrong bytes at the origin: ${marker} ${wrong.size}`);
-        const keys = new Set(all.map((request) => request.header('Idempotency-Key')));
-        if (keys.size > 1) throw new Error(`${marker} came under ${keys.size} keys`);
-        if (plan.method === 'POST' && whole.length > 1 + toldUnknown)
-          throw new Error(
-            `${marker} was sent ${whole.length} times, its client knew of ${toldUnknown} unknown outcomes`,
-          );
-      }
-    }
-  }
-
   private async checkExpiry(): Promise<void> {
     const running = await this.proxy;
     this.kill(running, 'now');
@@ -235,15 +208,16 @@ export class CrashCampaign implements CrashWorld {
   }
 
   private summary(): CampaignSummary {
-    const creations = this.clients.flatMap((client) => client.creations);
+    const { clients } = this.origin;
+    const creations = clients.flatMap((client) => client.creations);
     return {
       kills: this.kills,
       aimedAt: this.aimedAt,
       during: this.during,
-      uploads: this.clients.length,
-      cancelled: this.clients.filter(({ isCancelled }) => isCancelled).length,
-      mebibytes: Math.round(this.clients.reduce((sum, { plan }) => sum + plan.bytes.length, 0) / 2 ** 20),
-      requestsAtOrigin: this.origin.requests.length,
+      uploads: clients.length,
+      cancelled: clients.filter(({ isCancelled }) => isCancelled).length,
+      mebibytes: Math.round(clients.reduce((sum, { plan }) => sum + plan.bytes.length, 0) / 2 ** 20),
+      requestsAtOrigin: this.origin.requests,
       toldUnknown: creations.reduce((sum, creation) => sum + creation.toldUnknown, 0),
     };
   }

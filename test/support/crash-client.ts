@@ -8,27 +8,11 @@ import {
   versionLines,
   type ClientDialect,
 } from './resumable-client.js';
-import type { Chance, CrashEvent, UploadPlan } from './crash-plan.js';
+import type { UploadPlan } from './crash-plan.js';
+import type { CrashWorld, Creation } from './crash-world.js';
 import { sha256 } from './temporary.js';
 import { ConnectionClosed } from './wire-reader.js';
 import { wireResponse, type ResponseHead, type WireRequest, type WireResponse } from './wire-response.js';
-
-/** What a client knows of the world around it. */
-export interface CrashWorld {
-  /** Kills so far: a connection that breaks without one is a fault of the proxy. */
-  readonly kills: number;
-  /** Where the proxy is, as soon as it listens. */
-  url(): Promise<string>;
-  readonly chance: Chance;
-  notice(event: CrashEvent, count?: number): void;
-}
-
-/** One creation of an upload: a client that was never told a URL has to create again. */
-export interface Creation {
-  readonly marker: string;
-  /** How often its client was told that nobody knows whether the origin has taken it: each permits one more request. */
-  toldUnknown: number;
-}
 
 /** What one request carries. */
 interface Part {
@@ -40,6 +24,7 @@ interface Part {
 }
 
 const PIECE = 128 * 1024;
+const COME_AGAIN_MS = 300;
 
 /** A client that brings its file home whatever happens to the proxy, and holds the proxy to every word it said. */
 export class CrashClient {
@@ -60,6 +45,11 @@ export class CrashClient {
   private left: RawClient | undefined;
   /** A guess of ours was refused: now we ask. */
   private wasWrong = false;
+  /** The world's disturbances when the request under way began. */
+  private before = 0;
+  private isCompleting = false;
+  /** Answers that said to come again. */
+  turnedAway = 0;
 
   constructor(
     readonly plan: UploadPlan,
@@ -92,29 +82,47 @@ export class CrashClient {
   }
 
   private async tryOnce(): Promise<void> {
-    const url = await this.world.url();
-    const { kills } = this.world;
+    const { plan, world } = this;
+    const url = await world.url();
+    this.before = world.disturbances;
     this.stage = 'asking';
+    this.isCompleting = false;
     let client: RawClient | undefined;
+    let patience: NodeJS.Timeout | undefined;
     try {
-      client = await connect(url, { deadlineMs: 30_000 });
-      if (this.target === undefined) await this.create(client);
-      else if (this.requests++ < this.patience) await this.goOn(client, this.target);
-      else await this.cancel(client, this.target);
+      const connected = (client = await connect(url, { deadlineMs: 30_000 + (plan.tryMs ?? 0) }));
+      if (plan.tryMs !== undefined) patience = setTimeout(() => this.leave(connected), plan.tryMs);
+      await this.takeStep(connected, new URL(url).port);
     } catch (error) {
-      this.history.push(`${String(error)} (kills: ${kills} → ${this.world.kills})`);
-      if (!isCut(error)) throw error;
-      const wasUs = client !== undefined && client === this.left;
-      if (kills === this.world.kills && !wasUs) throw this.broken('the connection broke although nobody died');
+      this.endure(error, client !== undefined && client === this.left);
     } finally {
+      clearTimeout(patience);
       client?.destroy();
     }
+  }
+
+  private takeStep(client: RawClient, port: string): Promise<void> {
+    this.history.push(`${new Date().toISOString().slice(14, 23)} at ${port}`);
+    if (this.target === undefined) return this.create(client);
+    if (this.requests++ < this.patience) return this.goOn(client, this.target);
+    return this.cancel(client, this.target);
+  }
+
+  private endure(error: unknown, wasUs: boolean): void {
+    this.history.push(`${String(error)}${this.isDisturbed ? ', something was broken' : ''}`);
+    if (!isCut(error)) throw error;
+    if (!this.isDisturbed && !wasUs) throw this.broken('the connection broke although nobody died');
+    if (this.isCompleting) this.creations.at(-1)!.unheard++;
+  }
+
+  private get isDisturbed(): boolean {
+    return this.world.disturbances !== this.before;
   }
 
   private async create(client: RawClient): Promise<void> {
     const { plan, dialect } = this;
     const marker = `${plan.name}.${this.creations.length}`;
-    this.creations.push({ marker, toldUnknown: 0 });
+    this.creations.push({ marker, toldUnknown: 0, unheard: 0 });
     const end = plan.firstPart;
     const complete = end === plan.bytes.length && !plan.emptyEnd;
     const length = plan.tellsLength ? plan.bytes.length : undefined;
@@ -131,6 +139,7 @@ export class CrashClient {
     const { plan, dialect, world } = this;
     const isGuess = !this.wasWrong && world.chance.happens(plan.hasty);
     const start = isGuess ? this.shown : await this.retrieve(client, target);
+    if (start === undefined) return;
     const end = Math.min(start + plan.pieceSize, plan.bytes.length);
     const complete = end === plan.bytes.length && (!plan.emptyEnd || start === end);
     const headers = appendLines(dialect, { offset: start, complete });
@@ -141,7 +150,9 @@ export class CrashClient {
   /** A repeated cancellation may find that the first one, whose answer was lost, has worked. */
   private async cancel(client: RawClient, target: string): Promise<void> {
     await client.sendRequest({ method: 'DELETE', target, headers: versionLines(this.dialect) });
-    const { status } = await this.read(client, 'DELETE');
+    const response = await this.read(client, 'DELETE');
+    if (this.isTurnedAway(response)) return this.comeAgain();
+    const { status } = response;
     const isRepeated = this.requests > this.patience + 1;
     if (status !== 204 && !(isRepeated && status === 404)) throw this.broken(`DELETE got ${status}`);
     this.isCancelled = true;
@@ -154,9 +165,10 @@ export class CrashClient {
     if (status !== 404) throw this.broken(`cancelled, but HEAD got ${status}`);
   }
 
-  private async retrieve(client: RawClient, target: string): Promise<number> {
+  private async retrieve(client: RawClient, target: string): Promise<number | undefined> {
     await client.sendRequest({ method: 'HEAD', target, headers: versionLines(this.dialect) });
     const response = await this.read(client, 'HEAD');
+    if (this.isTurnedAway(response)) return this.comeAgain();
     const { offset, complete } = progressOf(this.dialect, response);
     if (response.status !== 204 || offset === undefined) throw this.broken(`HEAD got ${response.statusLine}`);
     if (complete === true && offset !== this.plan.bytes.length) throw this.broken('complete, but not whole');
@@ -172,9 +184,11 @@ export class CrashClient {
     headers.push(this.plan.chunked ? ['Transfer-Encoding', 'chunked'] : ['Content-Length', `${body.length}`]);
     if (this.plan.contentDigest) headers.push(['Content-Digest', digestField(body)]);
     this.history.push(`${request.method} ${part.start}–${part.end} ${part.complete ? 'complete' : 'more to come'}`);
+    this.isCompleting = part.complete;
     const reading = this.read(client, request.method);
     const [response] = await Promise.all([reading, this.send(client, { ...request, headers }, body, part.complete)]);
-    this.judge(response, part);
+    this.isCompleting = false;
+    await this.judge(response, part);
   }
 
   private async send(client: RawClient, request: WireRequest, body: Buffer, isLast: boolean): Promise<void> {
@@ -229,17 +243,32 @@ export class CrashClient {
     if (offset > 0) this.world.notice('acknowledged');
   }
 
-  private judge(response: WireResponse, part: Part): void {
+  private async judge(response: WireResponse, part: Part): Promise<void> {
     const { status, body } = response;
     const creation = this.creations.at(-1)!;
     const got = response.header('X-Got');
     if (got !== undefined) return this.take(response, got, creation.marker);
-    this.wasWrong = part.isGuess && (status === 409 || status === 400);
+    // A request that we gave up may have gone on at a node that was paused, and changed what we were told since.
+    const mayBeLate = this.world.hasParts && this.isDisturbed;
+    this.wasWrong = (part.isGuess || mayBeLate) && (status === 409 || status === 400);
     if (this.wasWrong) return;
     const isUnknownOutcome = status >= 502 && status <= 504 && body.includes('may have taken it');
     if (isUnknownOutcome && this.plan.method === 'POST') creation.toldUnknown++;
+    else if (this.isTurnedAway(response)) await this.comeAgain();
     else if (part.complete || (status !== 201 && status !== 204)) throw this.broken(`answered with ${text(response)}`);
     else if (this.shown !== part.end) throw this.broken(`${part.end} bytes arrived, but ${this.shown} are shown`);
+  }
+
+  private isTurnedAway(response: WireResponse): boolean {
+    const { status } = response;
+    const saysWhen = /^[1-9]\d*$/.test(response.header('Retry-After') ?? '');
+    return this.world.hasParts && this.isDisturbed && status >= 502 && status <= 504 && saysWhen;
+  }
+
+  /** Sooner than we were told to: that must not hurt either. */
+  private async comeAgain(): Promise<undefined> {
+    this.turnedAway++;
+    await new Promise((resolve) => setTimeout(resolve, COME_AGAIN_MS));
   }
 
   private take(response: WireResponse, got: string, marker: string): void {
@@ -265,6 +294,6 @@ function isCut(error: unknown): boolean {
 }
 
 function text({ status, body, headerLines }: WireResponse): string {
-  const told = headerLines.filter(([name]) => /^x-got$/i.test(name));
+  const told = headerLines.filter(([name]) => /^x-(got|serial)$/i.test(name));
   return `${status} ${JSON.stringify(told)} ${body.toString('latin1')}`;
 }

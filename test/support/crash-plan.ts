@@ -24,6 +24,8 @@ export interface UploadPlan {
   /** How often it goes away without waiting for what it is told, and how often it goes on without asking for the offset. */
   readonly leaving: number;
   readonly hasty: number;
+  /** Leaves a request that is not over by then, and tries another; stays to its end when not given. */
+  readonly tryMs?: number;
   /** Cancels the upload after so many requests, if it is not over by then. */
   readonly patience: number;
   /** Digest fields (RFC 9530): of the whole at the creation, of each body, and the wish to be told that of what has arrived. */
@@ -57,7 +59,10 @@ export class Chance {
   private readonly pool = randomBytes(LARGEST + MEBIBYTE, 7);
   private uploads = 0;
 
-  constructor(seed: number) {
+  constructor(
+    seed: number,
+    private readonly options: { readonly largest?: number; readonly tryMs?: readonly number[] } = {},
+  ) {
     this.random = seededRandom(seed);
   }
 
@@ -80,6 +85,7 @@ export class Chance {
       emptyEnd: this.random() < 0.2,
       leaving: this.of([0, 0, 0.3]),
       hasty: this.of([0, 0.5]),
+      ...(this.options.tryMs && { tryMs: this.of(this.options.tryMs) }),
       patience: this.random() < 0.1 ? 1 + this.below(3) : Infinity,
       reprDigest: this.random() < 0.3,
       contentDigest: this.random() < 0.2,
@@ -107,17 +113,18 @@ export class Chance {
     return Math.floor(this.random() * limit);
   }
 
-  private of<T>(choices: readonly T[]): T {
+  of<T>(choices: readonly T[]): T {
     return choices[this.below(choices.length)]!;
   }
 
   private size(): number {
+    const { largest = LARGEST } = this.options;
     return this.of([
       this.of([0, 1, 2, 1000]),
-      this.below(MEBIBYTE),
-      this.below(4 * MEBIBYTE),
-      this.below(16 * MEBIBYTE),
-      this.below(LARGEST),
+      this.below(Math.min(largest, MEBIBYTE)),
+      this.below(Math.min(largest, 4 * MEBIBYTE)),
+      this.below(Math.min(largest, 16 * MEBIBYTE)),
+      this.below(largest),
     ]);
   }
 
