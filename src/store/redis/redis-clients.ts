@@ -1,0 +1,87 @@
+import { Cluster, Redis, type CommonRedisOptions, type RedisOptions } from 'ioredis';
+import { isReadOnly } from './redis-fault.js';
+import type { RedisSettings, RedisTls } from './redis-settings.js';
+
+export type RedisClient = Redis | Cluster;
+
+export interface ClientOptions {
+  /** A subscriber keeps what it should send until it is connected; whoever sends commands hears at once that it is not. */
+  readonly role: 'commands' | 'subscriber';
+  /** On a cluster: one subscription a server, each for its own slots. */
+  readonly sharded?: boolean;
+  /** Undefined: gives up after the first try. */
+  readonly retryMs: () => number | undefined;
+}
+
+const CONNECT_MS = 2000;
+/** A connection that is silent for so long after a command is broken, whatever the system thinks of it. */
+const SILENT_MS = 3000;
+const KEEP_ALIVE_MS = 5000;
+
+/** Makes a client that is not connected yet. Nothing is ever sent twice by itself: only our callers know what may be. */
+export function makeClient(settings: RedisSettings, options: ClientOptions): RedisClient {
+  if (settings.kind === 'cluster') return makeCluster(settings, options);
+  const common = { ...commonOptions(settings), enableOfflineQueue: options.role === 'subscriber' };
+  const retryStrategy = (): number | undefined => options.retryMs();
+  if (settings.kind === 'sentinel')
+    return new Redis({ ...common, ...sentinelOptions(settings, options), retryStrategy });
+  const [address] = settings.nodes;
+  return new Redis({ ...common, ...address, db: settings.database ?? 0, retryStrategy });
+}
+
+function commonOptions({ username, password, tls }: RedisSettings): CommonRedisOptions & Pick<RedisOptions, 'tls'> {
+  return {
+    username,
+    password,
+    tls: tls && tlsOptions(tls),
+    // Both versions of the protocol do; the older one is understood by everything that calls itself Redis.
+    protocol: 2,
+    connectionName: 'rufh-proxy',
+    disableClientInfo: true,
+    lazyConnect: true,
+    connectTimeout: CONNECT_MS,
+    socketTimeout: SILENT_MS,
+    keepAlive: KEEP_ALIVE_MS,
+    // Asks for rights that a user may not have; a server that still loads says so to every command.
+    enableReadyCheck: false,
+    autoResendUnfulfilledCommands: false,
+    maxRetriesPerRequest: null,
+    reconnectOnError: isReadOnly,
+  };
+}
+
+function sentinelOptions(settings: RedisSettings, { retryMs }: ClientOptions): RedisOptions {
+  const { nodes, masterName, sentinel, tls, database } = settings;
+  return {
+    sentinels: nodes.flatMap((node) => ('host' in node ? [node] : [])),
+    name: masterName,
+    sentinelUsername: sentinel?.username,
+    sentinelPassword: sentinel?.password,
+    sentinelTLS: tls && tlsOptions(tls),
+    enableTLSForSentinelMode: tls !== undefined,
+    sentinelCommandTimeout: CONNECT_MS,
+    sentinelRetryStrategy: () => retryMs() ?? null,
+    failoverDetector: true,
+    db: database ?? 0,
+  };
+}
+
+function makeCluster(settings: RedisSettings, { role, sharded = false, retryMs }: ClientOptions): Cluster {
+  const seeds = settings.nodes.flatMap((node) => ('host' in node ? [node] : []));
+  return new Cluster(seeds, {
+    redisOptions: commonOptions(settings),
+    lazyConnect: true,
+    enableOfflineQueue: role === 'subscriber',
+    shardedSubscribers: sharded,
+    clusterRetryStrategy: () => retryMs() ?? null,
+    slotsRefreshTimeout: CONNECT_MS,
+    retryDelayOnFailover: 0,
+    retryDelayOnClusterDown: 0,
+    // Names must stay names where certificates are compared with them.
+    dnsLookup: (address, callback) => callback(null, address),
+  });
+}
+
+function tlsOptions({ ca, cert, key, serverName }: RedisTls): NonNullable<RedisOptions['tls']> {
+  return { ca, cert, key, servername: serverName };
+}

@@ -1,0 +1,179 @@
+import { randomUUID } from 'node:crypto';
+import { Fault } from '../../model/fault.js';
+import type { Log } from '../../observe/log.js';
+import { warnAboutServer } from './redis-advice.js';
+import type { RedisBus } from './redis-bus.js';
+import type { RedisClient } from './redis-clients.js';
+import { storeFault } from './redis-fault.js';
+import type { RedisKeys } from './redis-keys.js';
+import { RedisPulse } from './redis-pulse.js';
+import { callScript } from './redis-scripts.js';
+import type { RedisSettings } from './redis-settings.js';
+import { openClients, patiently, type OpenClients } from './redis-start.js';
+import { ServerClock } from './server-clock.js';
+
+/** Raised when older programs could no longer read what we write. */
+const FORMAT = '1';
+
+/** How long a command may take before nobody should wait for it any more. */
+const ANSWER_MS = 700;
+/** How long the replicas may take; part of the time a command has. */
+const REPLICAS_MS = 400;
+
+export type ScriptArgument = string | number | Buffer;
+
+/**
+ * The way to Redis: every step is answered within a second, by what Redis says or by a `Fault` that says what to do.
+ * Nothing is queued while it is away, and nothing is sent twice.
+ */
+export class RedisConnection {
+  readonly keys: RedisKeys;
+  readonly bus: RedisBus;
+  readonly clock: ServerClock;
+  /** The random name of this installation's data, and whether it was made just now. */
+  storeId = '';
+  isNewStore = false;
+  private readonly pulse: RedisPulse;
+  private suspect: string | undefined;
+  private closed = false;
+
+  private constructor(
+    private readonly clients: OpenClients,
+    private readonly settings: RedisSettings,
+    private readonly log: Log,
+    clock: () => number,
+  ) {
+    this.keys = clients.keys;
+    this.bus = clients.bus;
+    this.clock = new ServerClock(clock);
+    this.pulse = new RedisPulse(() => this.beat(), log);
+  }
+
+  /** Connects, or fails with a `Fault` that says what is wrong with the address, the rights or the server. */
+  static open(settings: RedisSettings, log: Log, clock: () => number = Date.now): Promise<RedisConnection> {
+    return patiently(settings, log, async () => {
+      const connection = new RedisConnection(await openClients(settings), settings, log, clock);
+      try {
+        await connection.begin();
+        return connection;
+      } catch (error) {
+        await connection.close();
+        throw error;
+      }
+    });
+  }
+
+  /** What is wrong with Redis right now, for people; undefined when it is ready. */
+  get trouble(): string | undefined {
+    return this.pulse.trouble;
+  }
+
+  /** One step of a script of `lua/`: the first key decides which server does it. */
+  run(script: string, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
+    return this.call(keys[0]!, (client) => callScript(client, script, keys, args) as Promise<unknown>);
+  }
+
+  /** The same, and fulfilled only when as many replicas have it as the settings want. */
+  async runDurably(script: string, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
+    const { replicas = 0 } = this.settings;
+    if (replicas === 0) return this.run(script, keys, args);
+    return this.call(keys[0]!, async (client) => {
+      const both = client.pipeline();
+      callScript(both, script, keys, args);
+      const [result, acknowledged] = (await both.wait(replicas, REPLICAS_MS).exec())!;
+      if (result![0]) throw result![0];
+      if (acknowledged![0]) throw acknowledged![0];
+      if ((acknowledged![1] as number) < replicas) throw new Error('too few replicas');
+      return result![1];
+    });
+  }
+
+  /** One command, about a key. */
+  async call<T>(key: string, command: (client: RedisClient) => Promise<T>): Promise<T> {
+    if (this.closed) throw new Fault('STORE_UNAVAILABLE', 'the store is closed', true);
+    try {
+      return await inTime(command(this.clients.commands));
+    } catch (error) {
+      const fault = storeFault(error, this.settings);
+      this.suspect = key;
+      this.clients.lookAgain();
+      this.pulse.noteTrouble(fault);
+      throw fault;
+    }
+  }
+
+  async close(): Promise<void> {
+    this.closed = true;
+    this.bus.close();
+    this.clients.commands.disconnect();
+    await this.pulse.stop();
+  }
+
+  private async begin(): Promise<void> {
+    await this.recognize();
+    await this.beat();
+    await inTime(this.bus.open(), 2000);
+    await warnAboutServer(this.clients.commands, this.log);
+    this.pulse.start();
+  }
+
+  private async beat(): Promise<void> {
+    const { suspect } = this;
+    const askedAt = this.clock.now();
+    const [seconds, micros, id] = (await this.ask('pulse', [this.keys.store], [])) as [string, string, string?];
+    this.clock.note(Number(seconds) * 1000 + Number(micros) / 1000, askedAt);
+    if (id !== this.storeId) await this.recognizeAgain(id);
+    if (suspect === undefined) return;
+    await this.asked(this.clients.commands.set(this.keys.beat(suspect), '1', 'PX', 60_000));
+    if (this.suspect === suspect) this.suspect = undefined;
+  }
+
+  private async recognize(): Promise<void> {
+    const { store, buckets } = this.keys;
+    const reply = await this.ask('open-store', [store], [randomUUID(), buckets, FORMAT]);
+    const [id, foundBuckets, format, isNew] = reply as [string, string, string, number];
+    if (format !== FORMAT) throw notOurs(`was written in format ${format} by another version of this program`);
+    if (foundBuckets !== String(buckets)) throw notOurs(`has ${foundBuckets} buckets in place of ${buckets}`);
+    this.isNewStore = isNew === 1;
+    this.storeId = id;
+  }
+
+  /** The data we knew is gone: whatever is found now, the uploads of before are not in it. */
+  private async recognizeAgain(found: string | undefined): Promise<void> {
+    const what = found === undefined ? 'came back empty' : 'has other data than before';
+    this.log.error(
+      `Redis ${what}: all uploads that were known are lost. This is prevented by persistence (\`appendonly yes\` in the ` +
+        'configuration of Redis), and by nobody flushing the database',
+    );
+    await this.recognize();
+  }
+
+  private ask(script: string, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
+    return this.asked(callScript(this.clients.commands, script, keys, args) as Promise<unknown>);
+  }
+
+  private async asked<T>(reply: Promise<T>): Promise<T> {
+    try {
+      return await inTime(reply);
+    } catch (error) {
+      throw storeFault(error, this.settings);
+    }
+  }
+}
+
+function notOurs(how: string): Fault {
+  const advice = 'choose another store.prefix, or go back to the settings and the version that made it';
+  return new Fault('CONTRACT_BROKEN', `the data in Redis under this prefix ${how}: ${advice}`, false);
+}
+
+async function inTime<T>(reply: Promise<T>, limitMs = ANSWER_MS): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error('not answered in time')), limitMs);
+  });
+  try {
+    return await Promise.race([reply, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

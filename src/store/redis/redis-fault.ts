@@ -1,0 +1,132 @@
+import { Fault } from '../../model/fault.js';
+import { describeAddresses, type RedisSettings } from './redis-settings.js';
+
+interface Trouble {
+  readonly matches: RegExp;
+  readonly says: string;
+  /** Waiting cannot help: at the start it is said at once. */
+  readonly stays?: true;
+}
+
+/** What Redis and the way to it say when they fail, and what to do about it. */
+const TROUBLES: readonly Trouble[] = [
+  {
+    matches: /\bOOM\b/,
+    says: 'has no memory left: raise its `maxmemory`, or shorten limits.max_age and delivery.keep_answer',
+  },
+  {
+    matches: /\bREADONLY\b/,
+    says: 'is a read-only replica: give the address of the master, or of its sentinels with store.sentinel',
+  },
+  { matches: /\bLOADING\b/, says: 'is still loading its data' },
+  { matches: /\bMISCONF\b/, says: 'takes no writes because it cannot save them: its log says why, mostly a full disk' },
+  { matches: /\bMASTERDOWN\b/, says: 'is a replica that has lost its master' },
+  {
+    matches: /\bNOREPLICAS\b/,
+    says: 'takes no writes because too few of its replicas are connected (min-replicas-to-write)',
+  },
+  { matches: /\b(BUSY|UNKILLABLE)\b/, says: 'is kept busy by a script of somebody else' },
+  {
+    matches: /\bCLUSTERDOWN\b/,
+    says: 'is down: some of its slots are served by nobody (`redis-cli cluster info` tells more)',
+  },
+  {
+    matches: /cluster support disabled/,
+    says: 'is no cluster: leave out store.cluster',
+    stays: true,
+  },
+  {
+    matches: /\bMOVED\b|is a cluster node/,
+    says: 'is part of a Redis Cluster: set store.cluster to true',
+    stays: true,
+  },
+  {
+    matches: /\bWRONGPASS\b|invalid password|invalid username-password/,
+    says: 'refuses the user name or the password: see store.username and store.password',
+    stays: true,
+  },
+  { matches: /\bNOAUTH\b/, says: 'wants a password: set store.password or store.password_file', stays: true },
+  {
+    matches: /\bNOPERM\b/,
+    says: 'does not let this user do what is needed: the documentation of store.username has the ACL rule',
+    stays: true,
+  },
+  {
+    matches: /DB index is out of range/,
+    says: 'has no such database: see the number at the end of store.url',
+    stays: true,
+  },
+  {
+    matches: /wrong version number|packet length too long|EPROTO/,
+    says: 'does not speak TLS at this port: use redis:// in place of rediss://',
+    stays: true,
+  },
+  {
+    matches: /self[- ]signed certificate|unable to (verify|get)|certificate has expired|CERT_/i,
+    says: 'shows a certificate that cannot be verified: give the authority that signed it as store.tls.ca',
+    stays: true,
+  },
+  {
+    matches: /does not match certificate/,
+    says: 'shows a certificate for another name: give that name as store.tls.server_name',
+    stays: true,
+  },
+  {
+    matches: /alert (certificate required|unknown ca|bad certificate|handshake failure)/i,
+    says: 'refuses our certificate: see store.tls.cert and store.tls.key',
+    stays: true,
+  },
+  { matches: /got an invalid reply: null|invalid reply/, says: 'is known to none of them: see store.sentinel.master' },
+  { matches: /ECONNREFUSED/, says: 'does not answer (ECONNREFUSED): is it running, and is the address right?' },
+  { matches: /ENOTFOUND|EAI_AGAIN/, says: 'cannot be found: its name has no address (ENOTFOUND)' },
+  { matches: /ENOENT/, says: 'does not answer: there is no such socket (ENOENT)' },
+  { matches: /EACCES/, says: 'cannot be reached: this process may not open its socket (EACCES)' },
+  { matches: /EHOSTUNREACH|ENETUNREACH/, says: 'cannot be reached: there is no way to its network' },
+  { matches: /sentinels are unreachable/, says: 'cannot be found: no sentinel answers' },
+  {
+    matches: /ECONNRESET|EPIPE|Protocol error/,
+    says: 'breaks off the connection: if it wants TLS, use rediss:// in place of redis://',
+  },
+  { matches: /ETIMEDOUT|not answered in time|timed out|Socket timeout/i, says: 'does not answer in time' },
+  { matches: /too few replicas/, says: 'could not give the change to enough replicas in time: see store.replicas' },
+];
+
+/** Turns what the client library threw into what our callers expect; passes our own faults on. */
+export function storeFault(error: unknown, settings: RedisSettings): Fault {
+  if (error instanceof Fault) return error;
+  const { says } = troubleOf(error) ?? { says: 'is not connected' };
+  // Not the error itself: it remembers the command, and with that the password.
+  const cause = new Error(wordsOf(error));
+  return new Fault('STORE_UNAVAILABLE', `${describeAddresses(settings)} ${says}`, true, { cause });
+}
+
+/** Whether the same start could succeed a moment later. */
+export function mayPass(error: unknown): boolean {
+  if (error instanceof Fault) return error.retryable;
+  return troubleOf(error)?.stays !== true;
+}
+
+/** Whether the server, not the way to it, refused: other servers of a set may accept. */
+export function isReadOnly(error: Error): boolean {
+  return /\bREADONLY\b/.test(error.message);
+}
+
+/** The library's own words say little; what lies beneath them says more. */
+function troubleOf(error: unknown): Trouble | undefined {
+  const words = wordsOf(error);
+  const known = TROUBLES.find(({ matches }) => matches.test(words));
+  if (known || isOfLibrary(words)) return known;
+  return { matches: /^/, says: `answers: ${words.slice(0, 200)}` };
+}
+
+function wordsOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const { code, lastNodeError } = error as { code?: string; lastNodeError?: unknown };
+  return [lastNodeError && wordsOf(lastNodeError), code, error.message].filter(Boolean).join(' ');
+}
+
+function isOfLibrary(words: string): boolean {
+  return /Connection is closed|isn't writeable|isn't ready|Too many Cluster redirections|Cluster is|None of startup|aborted/i.test(
+    words,
+  );
+}

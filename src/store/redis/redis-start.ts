@@ -1,0 +1,95 @@
+import { Cluster } from 'ioredis';
+import type { Log } from '../../observe/log.js';
+import { RedisBus } from './redis-bus.js';
+import { makeClient, type RedisClient } from './redis-clients.js';
+import { mayPass, storeFault } from './redis-fault.js';
+import { RedisKeys } from './redis-keys.js';
+import { bindScripts } from './redis-scripts.js';
+import type { RedisSettings } from './redis-settings.js';
+
+/** How long one try may take, with all that is said before the first command. */
+const TRY_MS = 3000;
+const AGAIN_MS = 250;
+const RETRY_MS = 200;
+/** The first version whose clusters have channels of their own for each slot. */
+const SHARDED_SINCE = 7;
+
+export interface OpenClients {
+  readonly commands: RedisClient;
+  readonly bus: RedisBus;
+  readonly keys: RedisKeys;
+  /** Something failed: perhaps the cluster has changed. */
+  readonly lookAgain: () => void;
+}
+
+/** Tries once, or as long as the settings allow where waiting can help. */
+export async function patiently<T>(settings: RedisSettings, log: Log, attempt: () => Promise<T>): Promise<T> {
+  const deadline = Date.now() + (settings.waitMs ?? 0);
+  for (let tries = 1; ; tries++) {
+    try {
+      return await attempt();
+    } catch (error) {
+      const fault = storeFault(error, settings);
+      if (!mayPass(fault.cause ?? fault) || Date.now() + AGAIN_MS > deadline) throw fault;
+      if (tries === 1) log.warn(`waiting for the store: ${fault.message}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+  }
+}
+
+/** Both connections, ready to use; whatever fails on the way is said in words of ours. */
+export async function openClients(settings: RedisSettings): Promise<OpenClients> {
+  const keys = new RedisKeys(settings.prefix, settings.kind);
+  const opening = { tries: true };
+  const retryMs = (): number | undefined => (opening.tries ? undefined : RETRY_MS);
+  const commands = makeClient(settings, { role: 'commands', retryMs });
+  let subscriber: RedisClient | undefined;
+  try {
+    await connect(commands, settings);
+    const { version, mode } = await recognizeServer(commands);
+    if (settings.kind !== 'cluster' && mode === 'cluster') throw new Error('it is a cluster node');
+    const sharded = settings.kind === 'cluster' && version >= SHARDED_SINCE;
+    subscriber = makeClient(settings, { role: 'subscriber', sharded, retryMs });
+    await connect(subscriber, settings);
+    bindScripts(commands, sharded ? 'SPUBLISH' : 'PUBLISH');
+    const channels = keys.allBuckets().map((bucket) => keys.bucket(bucket).news);
+    const bus = new RedisBus(subscriber, channels, sharded);
+    opening.tries = false;
+    return { commands, bus, keys, lookAgain: lookAgainIn(commands) };
+  } catch (error) {
+    commands.disconnect();
+    subscriber?.disconnect();
+    throw storeFault(error, settings);
+  }
+}
+
+async function connect(client: RedisClient, settings: RedisSettings): Promise<void> {
+  let first: unknown;
+  // What went wrong comes as an event; the promise only says that it did. Later errors come with each command.
+  const note = (error: unknown): void => void (first ??= error);
+  client.on('error', note);
+  client.on('sentinelError', note);
+  client.on('node error', note);
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error('not answered in time')), TRY_MS);
+  });
+  try {
+    await Promise.race([client.connect(), late]);
+  } catch (error) {
+    throw storeFault(first ?? error, settings);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** `HELLO` is open to every user, unlike `INFO`. */
+async function recognizeServer(client: RedisClient): Promise<{ version: number; mode: string }> {
+  const reply = (await client.call('HELLO', '2')) as string[];
+  const field = (name: string): string => String(reply[reply.indexOf(name) + 1]);
+  return { version: Number.parseInt(field('version'), 10), mode: field('mode') };
+}
+
+function lookAgainIn(client: RedisClient): () => void {
+  return client instanceof Cluster ? () => client.refreshSlotsCache() : () => undefined;
+}
