@@ -1,4 +1,5 @@
-import type { GiveBack, Lease, Leases } from '../lease.js';
+import type { Lease, Leases } from '../lease.js';
+import { LeaseLines } from '../lease-lines.js';
 
 /** Where tokens come from: the store, which refuses every older one from then on. */
 export interface TokenSource {
@@ -10,37 +11,24 @@ export interface EmbeddedLeasesOptions {
   readonly graceMs?: number;
 }
 
-/**
- * The leases of one process. Requests for one upload form a line: each asks the one before it to give back, so that
- * whoever stands in the middle gets its turn, knowing that it should be short. Nothing is kept of uploads nobody holds.
- */
+/** The leases of one process that has its uploads for itself: whose turn it is has the lease. */
 export class EmbeddedLeases implements Leases {
-  private readonly last = new Map<string, Turn>();
-  private draining = false;
-  private readonly graceMs: number;
+  private readonly lines: LeaseLines;
 
   constructor(
     private readonly tokens: TokenSource,
     { graceMs = 2000 }: EmbeddedLeasesOptions = {},
   ) {
-    this.graceMs = graceMs;
+    this.lines = new LeaseLines(graceMs);
   }
 
-  /**
-   * While draining, leases are given but asked back at once: an offset can still be told, and a body that has just
-   * begun ends before it makes the stop wait.
-   */
   async take(id: string): Promise<Lease> {
-    const before = this.last.get(id);
-    const turn = new Turn(() => {
-      if (this.last.get(id) === turn) this.last.delete(id);
-    });
-    this.last.set(id, turn);
-    if (this.draining) turn.ask('draining');
-    before?.ask('taken-over');
-    await before?.over(this.graceMs);
+    const turn = this.lines.enter(id);
     try {
-      return turn.begin(await this.tokens.nextToken(id));
+      await turn.comes;
+      const token = await this.tokens.nextToken(id);
+      turn.begin();
+      return { token, signal: turn.signal, release: () => Promise.resolve(turn.end()) };
     } catch (fault) {
       turn.end();
       throw fault;
@@ -48,55 +36,6 @@ export class EmbeddedLeases implements Leases {
   }
 
   drain(): void {
-    this.draining = true;
-    for (const turn of this.last.values()) turn.ask('draining');
+    this.lines.drain();
   }
-}
-
-/** One request's place in the line of an upload. */
-class Turn {
-  private readonly controller = new AbortController();
-  private readonly begun = deferred();
-  private readonly ended = deferred();
-
-  constructor(private readonly onEnd: () => void) {}
-
-  ask(why: GiveBack): void {
-    this.controller.abort(why);
-  }
-
-  begin(token: number): Lease {
-    this.begun.resolve();
-    const release = (): Promise<void> => {
-      this.end();
-      return Promise.resolve();
-    };
-    return { token, signal: this.controller.signal, release };
-  }
-
-  end(): void {
-    this.begun.resolve();
-    this.ended.resolve();
-    this.onEnd();
-  }
-
-  /** Fulfilled when this turn is over, or has had the grace time since it began. */
-  async over(graceMs: number): Promise<void> {
-    await this.begun.promise;
-    const grace = deferred();
-    const timer = setTimeout(grace.resolve, graceMs);
-    await Promise.race([this.ended.promise, grace.promise]);
-    clearTimeout(timer);
-  }
-}
-
-interface Deferred {
-  readonly promise: Promise<void>;
-  readonly resolve: () => void;
-}
-
-function deferred(): Deferred {
-  let resolve!: () => void;
-  const promise = new Promise<void>((fulfil) => (resolve = fulfil));
-  return { promise, resolve };
 }
