@@ -10,6 +10,7 @@ import {
 } from './resumable-client.js';
 import type { UploadPlan } from './crash-plan.js';
 import type { CrashWorld, Creation } from './crash-world.js';
+import { isCut } from './cut-connection.js';
 import { sha256 } from './temporary.js';
 import { ConnectionClosed } from './wire-reader.js';
 import { wireResponse, type ResponseHead, type WireRequest, type WireResponse } from './wire-response.js';
@@ -41,6 +42,7 @@ export class CrashClient {
   isCancelled = false;
   /** The largest offset we were shown. */
   private shown = 0;
+  private connection: RawClient | undefined;
   /** The connection we broke ourselves. */
   private left: RawClient | undefined;
   /** A guess of ours was refused: now we ask. */
@@ -75,6 +77,11 @@ export class CrashClient {
     if (text(this.answer!) !== text(first!)) throw this.broken(`another answer than before: ${text(first!)}`);
   }
 
+  /** The network breaks its connection. */
+  cutOff(): void {
+    if (this.connection) this.leave(this.connection);
+  }
+
   /** Something the proxy must never do. */
   broken(what: string): Error {
     const { bytes, ...plan } = this.plan;
@@ -87,17 +94,17 @@ export class CrashClient {
     this.before = world.disturbances;
     this.stage = 'asking';
     this.isCompleting = false;
-    let client: RawClient | undefined;
     let patience: NodeJS.Timeout | undefined;
     try {
-      const connected = (client = await connect(url, { deadlineMs: 30_000 + (plan.tryMs ?? 0) }));
-      if (plan.tryMs !== undefined) patience = setTimeout(() => this.leave(connected), plan.tryMs);
-      await this.takeStep(connected, new URL(url).port);
+      const client = (this.connection = await connect(url, { deadlineMs: 30_000 + (plan.tryMs ?? 0) }));
+      if (plan.tryMs !== undefined) patience = setTimeout(() => this.leave(client), plan.tryMs);
+      await this.takeStep(client, new URL(url).port);
     } catch (error) {
-      this.endure(error, client !== undefined && client === this.left);
+      this.endure(error);
     } finally {
       clearTimeout(patience);
-      client?.destroy();
+      this.connection?.destroy();
+      this.connection = undefined;
     }
   }
 
@@ -108,7 +115,8 @@ export class CrashClient {
     return this.cancel(client, this.target);
   }
 
-  private endure(error: unknown, wasUs: boolean): void {
+  private endure(error: unknown): void {
+    const wasUs = this.connection !== undefined && this.connection === this.left;
     this.history.push(`${String(error)}${this.isDisturbed ? ', something was broken' : ''}`);
     if (!isCut(error)) throw error;
     if (!this.isDisturbed && !wasUs) throw this.broken('the connection broke although nobody died');
@@ -152,9 +160,9 @@ export class CrashClient {
     await client.sendRequest({ method: 'DELETE', target, headers: versionLines(this.dialect) });
     const response = await this.read(client, 'DELETE');
     if (this.isTurnedAway(response)) return this.comeAgain();
-    const { status } = response;
     const isRepeated = this.requests > this.patience + 1;
-    if (status !== 204 && !(isRepeated && status === 404)) throw this.broken(`DELETE got ${status}`);
+    if (response.status !== 204 && !(isRepeated && response.status === 404))
+      throw this.broken(`DELETE got ${response.status}`);
     this.isCancelled = true;
     this.stage = 'over';
   }
@@ -260,9 +268,8 @@ export class CrashClient {
   }
 
   private isTurnedAway(response: WireResponse): boolean {
-    const { status } = response;
-    const saysWhen = /^[1-9]\d*$/.test(response.header('Retry-After') ?? '');
-    return this.world.hasParts && this.isDisturbed && status >= 502 && status <= 504 && saysWhen;
+    const saysWhen = response.status >= 502 && /^[1-9]\d*$/.test(response.header('Retry-After') ?? '');
+    return this.world.hasParts && this.isDisturbed && saysWhen;
   }
 
   /** Sooner than we were told to: that must not hurt either. */
@@ -287,13 +294,6 @@ function digestField(bytes: Uint8Array): string {
   return `sha-256=:${Buffer.from(sha256(bytes), 'hex').toString('base64')}:`;
 }
 
-function isCut(error: unknown): boolean {
-  if (error instanceof ConnectionClosed) return true;
-  const { code = '' } = error as NodeJS.ErrnoException;
-  return ['ECONNREFUSED', 'ECONNRESET', 'EPIPE'].includes(code);
-}
-
 function text({ status, body, headerLines }: WireResponse): string {
-  const told = headerLines.filter(([name]) => /^x-(got|serial)$/i.test(name));
-  return `${status} ${JSON.stringify(told)} ${body.toString('latin1')}`;
+  return `${status} ${JSON.stringify(headerLines.filter(([name]) => /^x-(got|serial)$/i.test(name)))} ${body.toString('latin1')}`;
 }

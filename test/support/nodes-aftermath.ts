@@ -1,0 +1,54 @@
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { A_DAY_LATER } from './crash-campaign.js';
+import type { NodesLog } from './nodes-log.js';
+import type { NodesStage } from './nodes-stage.js';
+import { until } from './temporary.js';
+
+/** Everything expires within moments, and is looked for as often. */
+const CONFIG_OF_THE_DAY_AFTER = `
+limits: { max_age: 1s }
+delivery: { keep_answer: 1s }
+`;
+
+/** Longer than any lease or claim that a process took to its grave. */
+const DEADLINE_MS = 60_000;
+
+/** Scores are times by the clock of Redis, which nobody can set. */
+const A_DAY_EARLIER = `
+local moved = 0
+for _, key in ipairs(redis.call('keys', '*:expires:*')) do
+  for _, id in ipairs(redis.call('zrange', key, 0, -1)) do
+    redis.call('zincrby', key, -90000000, id)
+    moved = moved + 1
+  end
+end
+return moved
+`;
+
+/** Kills every node, and lets them find their state a day later. Fails when anything of an upload stays. */
+export async function expireEverything(stage: NodesStage, log: NodesLog): Promise<void> {
+  const all = Array.from({ length: stage.size }, (_, at) => at);
+  await Promise.all(all.map((at) => stage.node(at).kill()));
+  for (const at of all) log.read(stage.node(at));
+  await stage.redis.cli('eval', A_DAY_EARLIER, '0');
+  const config = (at: number): string => stage.configOf(at, CONFIG_OF_THE_DAY_AFTER);
+  const nodeFlags = ['--import', A_DAY_LATER];
+  await Promise.all(all.map((at) => stage.revive(at, { config: config(at), nodeFlags })));
+  let left: string[] = [];
+  await until(
+    async () => (left = await leftovers(stage)).length === 0,
+    () => `nothing to be left behind:\n${left.slice(0, 20).join('\n')}`,
+    DEADLINE_MS,
+  );
+}
+
+/** Files of uploads, and keys that grow with the number of uploads. */
+async function leftovers(stage: NodesStage): Promise<string[]> {
+  const directories = stage.dataDirectories.map((data) => join(data, 'spool'));
+  const files = (await Promise.all(directories.map((spool) => readdir(spool).catch(() => [])))).flat();
+  const keys = (await stage.redis.cli('keys', '*'))
+    .split('\n')
+    .filter((key) => /:[ucal]:|:(ids|due|expires)/.test(key));
+  return [...files, ...keys];
+}

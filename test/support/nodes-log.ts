@@ -1,0 +1,25 @@
+import type { ProxyProcess } from './proxy.js';
+
+/** What nodes have said at last that should not have happened, and how often what may. */
+export class NodesLog {
+  readonly counts: Record<string, number> = {};
+  private readonly faults: string[] = [];
+
+  /** Takes in all that a process said; it has to have ended. */
+  read(node: ProxyProcess): void {
+    this.faults.push(...node.errors);
+    for (const line of node.log) this.note(line);
+  }
+
+  /** Fails with what no broken network excuses. */
+  check(): void {
+    if (this.faults.length > 0) throw new Error(`the nodes complained:\n${this.faults.join('\n')}`);
+  }
+
+  private note(line: Record<string, unknown>): void {
+    const { level, msg, err } = line;
+    if (level === 'warn' || level === 'error') this.counts[String(msg)] = (this.counts[String(msg)] ?? 0) + 1;
+    const isExcused = (err as { code?: string } | undefined)?.code === 'STORE_UNAVAILABLE';
+    if (level === 'fatal' || (level === 'error' && !isExcused)) this.faults.push(JSON.stringify(line));
+  }
+}
