@@ -3,7 +3,7 @@ import type { Socket } from 'node:net';
 import { Fault } from '../model/fault.js';
 import type { Refusal } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
-import type { Route, Routes } from '../model/route.js';
+import type { Routes } from '../model/route.js';
 import type { Log } from '../observe/log.js';
 import { logRequest } from '../observe/log-lines.js';
 import type { Metrics, RequestKind } from '../observe/metrics.js';
@@ -16,7 +16,10 @@ import type { Discovery } from './discovery.js';
 import { type Exchange, destroyExchange } from './exchange.js';
 import { type InterimOptions, Interims } from './interim.js';
 import type { PassThrough } from './pass-through.js';
-import type { Places } from './places.js';
+import { readPeerHead } from './peer-head.js';
+import type { PeerRelay } from './peer-relay.js';
+import type { ClientFacts } from './peer-signature.js';
+import type { Found, Places } from './places.js';
 import { answerEarly, sendReply } from './reply.js';
 import { refuseConnection } from './refused-connection.js';
 import { BadHead, readHead } from './request-head.js';
@@ -29,6 +32,8 @@ export interface EntryOptions {
   readonly uploadRequests: UploadRequests;
   readonly discovery: Discovery;
   readonly passThrough: PassThrough;
+  /** To the nodes that have the bytes of other uploads; missing where there are none. */
+  readonly relay?: PeerRelay;
   readonly routes: Routes;
   readonly trust: Trust;
   readonly cors: Cors;
@@ -52,25 +57,38 @@ interface Noted {
 
 type Resumable = Extract<Detected, { kind: 'resumable' }>;
 
+/** Nobody is answered: the connection ends. */
+interface Ended {
+  readonly kind: 'interrupted';
+  readonly why: string;
+}
+
 /** Every request comes in here: route, protocol, then uploads or pass-through. The one place that catches everything. */
 export class Entry {
   private draining = false;
+  private leaving = false;
 
   constructor(private readonly options: EntryOptions) {}
+
+  /** Takes no new uploads: others should. Those that are here go on. */
+  leave(): void {
+    this.leaving = true;
+  }
 
   /** Takes no more bodies: what comes in from now on is told to come again. */
   drain(): void {
     this.draining = true;
+    this.options.relay?.drain();
   }
 
-  /** Fulfilled when the exchange is over. Never fails. */
-  async handle(exchange: Exchange): Promise<void> {
+  /** `client`: the request was passed on by another node, which tells of its client. Fulfilled when the exchange is over. Never fails. */
+  async handle(exchange: Exchange, client?: ClientFacts): Promise<void> {
     const startedAt = this.options.clock();
     const noted: Noted = { kind: 'other' };
-    const head = readHead(exchange.req, this.options.trust);
+    const head = client ? readPeerHead(exchange.req, client) : readHead(exchange.req, this.options.trust);
     try {
       if (head instanceof BadHead) await answerEarly(exchange, problemReply(head));
-      else await this.serve(exchange, head, noted);
+      else await this.serve(exchange, head, noted, client !== undefined);
     } catch (error) {
       this.options.log.error({ err: error }, 'request failed unexpectedly');
       destroyExchange(exchange);
@@ -87,12 +105,13 @@ export class Entry {
     else passThrough.upgrade(request, socket, early, head, routes.find(head.method, head.path));
   }
 
-  private async serve(exchange: Exchange, head: RequestHead, noted: Noted): Promise<void> {
-    const { places, pages, cors, finalInterim } = this.options;
+  private async serve(exchange: Exchange, head: RequestHead, noted: Noted, isRelayed: boolean): Promise<void> {
+    const { places, pages, cors, finalInterim, relay } = this.options;
     const found = await places.find(head);
     noted.route = found.route.name;
     noted.uploadId = found.upload?.id;
-    if (found.page && head.method !== 'OPTIONS') {
+    const isHere = !found.fault && !relay?.isElsewhere(found.upload?.node);
+    if (found.page && isHere && head.method !== 'OPTIONS') {
       noted.kind = 'retrieve';
       await answerEarly(exchange, cors.apply(pages.reply(found, head.method), head));
       return;
@@ -104,7 +123,7 @@ export class Entry {
       case 'preflight':
         return this.preflight(exchange, head, noted);
       case 'resumable':
-        return this.serveUpload(exchange, head, found.route, detected, noted);
+        return this.serveUpload(this.askedOf(exchange, head, found, detected, noted), found, noted, isRelayed);
     }
   }
 
@@ -122,34 +141,46 @@ export class Entry {
     await sendReply(exchange, reply ?? { status: 204, headers: [] });
   }
 
-  private async serveUpload(
+  private askedOf(
     exchange: Exchange,
     head: RequestHead,
-    route: Route,
+    { route }: Found,
     { protocol, request }: Resumable,
     noted: Noted,
-  ): Promise<void> {
-    const { interimMode, clock, metrics } = this.options;
+  ): UploadRequest {
+    const { interimMode, clock } = this.options;
     const interims = new Interims(exchange, head, { mode: interimMode, clock });
     const onCreated = (id: string): void => void (noted.uploadId = id);
-    const asked: UploadRequest = { exchange, head, route, protocol, request, interims, onCreated };
-    noted.kind = isRefusal(request) ? 'other' : request.kind;
-    const reply = await this.replyTo(asked);
-    if ('kind' in reply) {
-      noted.interrupted = reply.why;
-      if (reply.why === 'taken-over') metrics.takeover();
-      return destroyExchange(exchange);
-    }
-    await answerEarly(exchange, this.options.cors.apply(reply, head));
+    return { exchange, head, route, protocol, request, interims, onCreated };
   }
 
-  private async replyTo(asked: UploadRequest): Promise<Reply | { kind: 'interrupted'; why: string }> {
-    const { uploadRequests, discovery } = this.options;
+  private async serveUpload(asked: UploadRequest, found: Found, noted: Noted, isRelayed: boolean): Promise<void> {
+    const { exchange, head, request } = asked;
+    noted.kind = isRefusal(request) ? 'other' : request.kind;
+    const reply = await this.replyTo(asked, found, isRelayed);
+    if (reply === 'relayed') {
+      noted.kind = 'relayed';
+    } else if ('kind' in reply) {
+      noted.interrupted = reply.why;
+      if (reply.why === 'taken-over') this.options.metrics.takeover();
+      destroyExchange(exchange);
+    } else await answerEarly(exchange, this.options.cors.apply(reply, head));
+  }
+
+  private async replyTo(asked: UploadRequest, found: Found, isRelayed: boolean): Promise<Reply | Ended | 'relayed'> {
+    const { uploadRequests, discovery, relay } = this.options;
     const { head, route, request } = asked;
-    const brings = !isRefusal(request) && (request.kind === 'create' || request.kind === 'append');
-    if (brings && this.draining)
-      return this.turnedDown(asked, { reason: 'unavailable', detail: STOPPING, retryAfterSeconds: 1 });
+    const node = found.upload?.node;
     try {
+      if (found.fault) throw found.fault;
+      const notNow = this.notNow(request);
+      if (notNow) return this.turnedDown(asked, unavailable(notNow));
+      if (relay?.isElsewhere(node)) {
+        // Two nodes that take each other for the owner must not play ball with it.
+        if (isRelayed) return this.turnedDown(asked, unavailable(MOVING));
+        await this.relay(asked, node, relay);
+        return 'relayed';
+      }
       const reply = await uploadRequests.answer(asked);
       const isDiscovery = !isRefusal(request) && request.kind === 'discover' && request.id === undefined;
       return isDiscovery && !('kind' in reply) ? await discovery.merge(head, route, reply) : reply;
@@ -160,11 +191,27 @@ export class Entry {
     }
   }
 
+  /** Why this process takes no such request any more. */
+  private notNow(request: UploadRequest['request']): string | undefined {
+    if (isRefusal(request)) return undefined;
+    if (this.draining && (request.kind === 'create' || request.kind === 'append')) return STOPPING;
+    return this.leaving && request.kind === 'create' ? LEAVING : undefined;
+  }
+
+  private relay(asked: UploadRequest, node: string, relay: PeerRelay): Promise<void> {
+    const { exchange, head } = asked;
+    const refuse = (refusal: Refusal): Reply | 'cut' => {
+      const reply = this.turnedDown(asked, refusal);
+      return 'kind' in reply ? 'cut' : this.options.cors.apply(reply, head);
+    };
+    return relay.relay({ exchange, head, node, refuse });
+  }
+
   /**
    * URLSession resumes after a lost connection, but takes a 5xx for the end of its task: where trying again can help, its
    * connection is closed instead.
    */
-  private turnedDown(asked: UploadRequest, refusal: Refusal): Reply | { kind: 'interrupted'; why: string } {
+  private turnedDown(asked: UploadRequest, refusal: Refusal): Reply | Ended {
     if (refusal.reason === 'unavailable' && isUrlSession(asked.head))
       return { kind: 'interrupted', why: 'unavailable' };
     return this.options.uploadRequests.refuse(asked, refusal);
@@ -192,11 +239,26 @@ export class Entry {
 const NO_UPGRADE = 'An upload resource cannot change to another protocol.';
 
 const STOPPING = 'This server is being restarted. Resume the upload in a moment.';
+const LEAVING = 'This server takes no new uploads. Try again in a moment.';
+const MOVING = 'The bytes of this upload are on their way to another server. Try again in a moment.';
 
-function refusalOf(fault: Fault): Refusal {
-  if (fault.code === 'STORAGE_FULL') return { reason: 'storage-full' };
-  const detail = 'The upload cannot be stored right now. What was acknowledged is kept; resume it in a moment.';
-  return { reason: 'unavailable', detail, retryAfterSeconds: 5 };
+function unavailable(detail: string): Refusal {
+  return { reason: 'unavailable', detail, retryAfterSeconds: 1 };
+}
+
+const NOT_STORED = 'The upload cannot be stored right now. What was acknowledged is kept; resume it in a moment.';
+
+/** A step that was not answered may have been done: it is for the next request to find out. */
+const STORE_AWAY =
+  'The state of uploads cannot be reached right now. What was acknowledged is kept; ask for the offset in a moment.';
+
+function refusalOf({ code }: Fault): Refusal {
+  if (code === 'STORAGE_FULL') return { reason: 'storage-full' };
+  return {
+    reason: 'unavailable',
+    detail: code === 'STORE_UNAVAILABLE' ? STORE_AWAY : NOT_STORED,
+    retryAfterSeconds: 5,
+  };
 }
 
 function isUrlSession({ headers }: RequestHead): boolean {

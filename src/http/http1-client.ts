@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import { fieldValue, fromRawHeaders, type Headers } from '../model/headers.js';
 import { discard, type ClientSide, type DiscardLimits } from './client-side.js';
 import type { Http1Exchange } from './exchange.js';
@@ -86,10 +87,14 @@ export class Http1Client implements ClientSide {
   }
 
   breakOff(): void {
-    const { socket } = this.response;
-    if (!socket) return;
-    if (this.endsByClose) resetConnection(socket);
-    else socket.destroy();
+    const { response } = this;
+    const end = (socket: Socket): void => {
+      if (this.endsByClose) resetConnection(socket);
+      else socket.destroy();
+    };
+    // Behind a pipelined response it has none yet, and that one is not to be lost.
+    if (response.socket) end(response.socket);
+    else response.once('socket', end);
   }
 
   discardBody(): void {

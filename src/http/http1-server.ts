@@ -9,7 +9,14 @@ import { isRefused, problemOf, refuseConnection, refuseTheRest } from './refused
 import { isUpgrade, withoutUpgrade } from './ignored-upgrade.js';
 
 export interface Http1Options {
-  readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer };
+  readonly tls?: {
+    readonly cert: string | Buffer;
+    readonly key: string | Buffer;
+    /** Where clients have to show a certificate: who signs them. */
+    readonly ca?: string | Buffer;
+    readonly requestCert?: boolean;
+    readonly rejectUnauthorized?: boolean;
+  };
   /** Also offer HTTP/2 to TLS clients. */
   readonly http2: boolean;
   readonly headersTimeoutMs: number;

@@ -9,6 +9,9 @@ export interface OriginTls {
   /** Certificates (PEM) that are trusted instead of the well-known ones. */
   readonly ca?: string | Buffer | readonly (string | Buffer)[];
   readonly rejectUnauthorized?: boolean;
+  /** Our own certificate (PEM), for those who want to know who asks. */
+  readonly cert?: string | Buffer;
+  readonly key?: string | Buffer;
 }
 
 /** An unused connection ends before most origins would end it, so that few requests meet a closing one. */
@@ -27,8 +30,9 @@ export class OriginAgents {
       scheduling: 'lifo',
       timeout: IDLE_MS,
     } as const;
+    const { rejectUnauthorized = true, cert, key } = tls;
     const ca = tls.ca === undefined ? {} : { ca: [tls.ca].flat() };
-    const verifying = { ...ca, rejectUnauthorized: tls.rejectUnauthorized ?? true };
+    const verifying = { ...ca, ...(cert && { cert }), ...(key && { key }), rejectUnauthorized };
     this.kept = { http: new PatientAgent(keeping), https: new PatientTlsAgent({ ...keeping, ...verifying }) };
     this.fresh = { http: new PatientAgent({}), https: new PatientTlsAgent(verifying) };
   }

@@ -13,11 +13,22 @@ export type Framing = 'none' | 'length' | 'chunked';
  * Host, framing by us alone, and what the origin is told of the hop before us. `host`: what it gets as Host.
  */
 export function linesForOrigin(head: RequestHead, host: string): HeaderLine[] {
+  return forOurHop(head, withForwarding(endToEndLines(head, host), { ...head, ...head.connection }));
+}
+
+/** The same, as if there was no hop before us: for a node of ours. */
+export function linesForNode(head: RequestHead, host: string): HeaderLine[] {
+  return forOurHop(head, endToEndLines(head, host));
+}
+
+function endToEndLines(head: RequestHead, host: string): HeaderLine[] {
   const framing = framingOf(head);
   const passed = passedOn(head.headers, framing === 'chunked').filter((line) => !isReplaced(line, head, framing));
-  const placed = withHost(passed, host);
-  const forwarded = withForwarding(placed, { ...head, ...head.connection });
-  return [...forwarded, ...framingLines(head, placed, framing), ...acceptedTrailers(head)];
+  return withHost(passed, host);
+}
+
+function forOurHop(head: RequestHead, lines: readonly HeaderLine[]): HeaderLine[] {
+  return [...lines, ...framingLines(head, lines, framingOf(head)), ...acceptedTrailers(head)];
 }
 
 /**

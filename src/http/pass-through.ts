@@ -3,11 +3,10 @@ import type { Socket } from 'node:net';
 import { fieldValue } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Log } from '../observe/log.js';
-import type { ClientSide, DiscardLimits } from './client-side.js';
+import { clientOf, DISCARD_LIMITS } from './client-of.js';
+import type { DiscardLimits } from './client-side.js';
 import { discover, type DiscoveredAnswer } from './discover.js';
-import { isHttp2, type Exchange, type HttpRequest, type HttpResponse } from './exchange.js';
-import { Http1Client } from './http1-client.js';
-import { Http2Client } from './http2-client.js';
+import type { Exchange, HttpRequest, HttpResponse } from './exchange.js';
 import type { OriginTls } from './origin-agents.js';
 import type { ExchangeFailure } from './exchange-failure.js';
 import { linesForOrigin } from './origin-lines.js';
@@ -39,18 +38,15 @@ export interface PassThroughOptions {
 }
 
 const DISCOVERY_TIMEOUT_MS = 2_000;
-const DISCARD_LIMITS: DiscardLimits = { bytes: 32 * 2 ** 20, ms: 10_000 };
 
 /** Everything that is no resumable upload: given to the origin as it comes, and its answers to the client. */
 export class PassThrough {
   private readonly requests: OriginRequests;
   private readonly upgrades: Upgrades;
-  private readonly limits: DiscardLimits;
 
   constructor(private readonly options: PassThroughOptions) {
     this.requests = new OriginRequests(options.tls);
     this.upgrades = new Upgrades(this.open);
-    this.limits = options.discardLimits ?? DISCARD_LIMITS;
   }
 
   /** Connections to origins that are open now: in use, idle, or switched to another protocol. */
@@ -61,7 +57,7 @@ export class PassThrough {
   /** Fulfilled when the exchange is over, whatever came of it. Never fails. */
   async web(req: HttpRequest, res: HttpResponse, head: RequestHead, route: PassThroughRoute): Promise<void> {
     await new RelayedExchange({
-      client: this.clientOf({ req, res } as Exchange),
+      client: clientOf({ req, res } as Exchange, this.options.discardLimits),
       ...this.exchangeOptions(head, route),
       open: this.open,
     }).run();
@@ -69,7 +65,8 @@ export class PassThrough {
 
   /** For a server's `upgrade` event: the origin decides whether the connection becomes another protocol's. */
   upgrade(request: IncomingMessage, socket: Socket, early: Buffer, head: RequestHead, route: PassThroughRoute): void {
-    this.upgrades.start({ request, socket, early, limits: this.limits, ...this.exchangeOptions(head, route) });
+    const limits = this.options.discardLimits ?? DISCARD_LIMITS;
+    this.upgrades.start({ request, socket, early, limits, ...this.exchangeOptions(head, route) });
   }
 
   /** The origin's own answer to OPTIONS, for a target that it shares with us; undefined when it cannot be had soon. */
@@ -86,10 +83,6 @@ export class PassThrough {
   }
 
   private readonly open = (request: OutgoingRequest) => this.requests.open(request);
-
-  private clientOf(exchange: Exchange): ClientSide {
-    return isHttp2(exchange) ? new Http2Client(exchange, this.limits) : new Http1Client(exchange, this.limits);
-  }
 
   private exchangeOptions(head: RequestHead, route: PassThroughRoute) {
     return {

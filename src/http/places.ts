@@ -1,3 +1,4 @@
+import { Fault } from '../model/fault.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route, Routes } from '../model/route.js';
 import type { Upload } from '../model/upload.js';
@@ -14,6 +15,8 @@ export interface Found {
   readonly upload?: Upload;
   /** What is asked about the upload besides the upload resource itself. */
   readonly page?: 'status' | 'answer';
+  /** Why nobody can say whether there is such an upload. */
+  readonly fault?: Fault;
 }
 
 export interface PlacesOptions {
@@ -40,11 +43,23 @@ export class Places {
 
   private async findUpload(head: RequestHead, rest: string): Promise<Found> {
     const [, id = rest, page] = /^([^/]*)\/(status|answer)$/.exec(rest) ?? [];
-    const upload = WELL_FORMED_ID.test(id) ? await this.options.uploads.find(id) : undefined;
+    const upload = await this.uploadOf(id);
+    if (upload instanceof Fault)
+      return { place: { kind: 'upload', id, dialect: undefined }, route: this.routeOf(head), fault: upload };
     const route = upload ? this.routeOfUpload(upload) : this.routeOf(head);
     const own = upload && (await this.isTheirs(upload, head, route)) ? upload : undefined;
     const place: Place = { kind: 'upload', id, dialect: own?.dialect };
     return { place, route, upload: own, page: page as Found['page'] };
+  }
+
+  private async uploadOf(id: string): Promise<Upload | undefined | Fault> {
+    try {
+      return WELL_FORMED_ID.test(id) ? await this.options.uploads.find(id) : undefined;
+    } catch (fault) {
+      // What it means is for the protocol to say, which is not known before the place is.
+      if (fault instanceof Fault) return fault;
+      throw fault;
+    }
   }
 
   /** RUFH, security considerations: who did not create it is told that there is no such upload. */

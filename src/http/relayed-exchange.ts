@@ -1,9 +1,10 @@
 import { STATUS_CODES, type ClientRequest, type IncomingMessage, type InformationEvent } from 'node:http';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { fieldValue, fromRawHeaders, type HeaderLine } from '../model/headers.js';
+import { fieldValue, fromRawHeaders } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
-import { problemBody } from '../protocol/problem.js';
+import { problemReply } from '../protocol/problem.js';
+import type { Reply } from '../protocol/protocol.js';
 import type { ClientSide } from './client-side.js';
 import {
   bodyStopped,
@@ -31,6 +32,10 @@ export interface ExchangeOptions {
   readonly open: (outgoing: OutgoingRequest) => ClientRequest;
   readonly stallLimits: StallLimits;
   readonly onFailure: (failure: ExchangeFailure) => void;
+  /** What a client without an answer gets, where that is no problem of ours: another reply, or its connection cut. */
+  readonly instead?: (failure: ExchangeFailure) => Reply | 'cut';
+  /** Why an answer is not the client's. */
+  readonly objection?: (answer: IncomingMessage) => ExchangeFailure | undefined;
   /** The request asked for another protocol, and the origin agrees: the connections are not HTTP's any more. */
   readonly switched?: (answer: IncomingMessage, socket: Socket, early: Buffer) => void;
 }
@@ -61,6 +66,13 @@ export class RelayedExchange {
     await client.over;
     if (this.request) await closed(this.request);
     this.stall?.stop();
+  }
+
+  /** Ends it for both sides, unless all that is left is the answer. */
+  interrupt(): void {
+    if (this.isOver || this.bodyIsSent || this.client.answered) return;
+    this.stop();
+    this.client.breakOff();
   }
 
   private begin(): void {
@@ -133,6 +145,8 @@ export class RelayedExchange {
   private relay(answer: IncomingMessage): void {
     const { client } = this;
     this.heard = true;
+    const objection = this.options.objection?.(answer);
+    if (objection) return this.fail(objection);
     if (!/^\s*chunked\s*$/i.test(answer.headers['transfer-encoding'] ?? 'chunked')) {
       return this.fail(unfit("The origin's answer has a transfer coding that nobody asked for."));
     }
@@ -184,26 +198,22 @@ export class RelayedExchange {
   private fail(failure: ExchangeFailure): void {
     if (this.isOver) return;
     this.options.onFailure(failure);
-    const { client } = this;
+    const { client, options } = this;
     const answered = client.answered;
-    if (answered && !this.answer?.readableEnded) {
+    const reply = answered ? undefined : (options.instead ?? problemOf)(failure);
+    if (reply === 'cut' || (answered && !this.answer?.readableEnded)) {
       this.stop();
       client.breakOff();
       return;
     }
     this.dropBody();
-    if (!answered) this.answerProblem(failure);
+    if (reply) this.give(reply);
   }
 
-  private answerProblem({ status, detail }: ExchangeFailure): void {
-    const body = Buffer.from(problemBody({ status, type: 'about:blank', detail }));
-    const headers: HeaderLine[] = [
-      ['Content-Type', 'application/problem+json'],
-      ['Content-Length', `${body.length}`],
-      ['Cache-Control', 'no-store'],
-    ];
-    this.client.sendHead(status, STATUS_CODES[status]!, headers);
-    if (this.options.head.method !== 'HEAD') this.client.out.write(body);
+  private give({ status, reason = STATUS_CODES[status]!, headers, body }: Reply): void {
+    const bytes = Buffer.from(typeof body === 'string' ? body : '');
+    this.client.sendHead(status, reason, [...headers, ['Content-Length', `${bytes.length}`]]);
+    if (this.options.head.method !== 'HEAD') this.client.out.write(bytes);
     this.client.end([]);
   }
 
@@ -232,6 +242,10 @@ export class RelayedExchange {
     this.client.body.unpipe(this.request);
     this.request.destroy();
   }
+}
+
+function problemOf({ status, detail }: ExchangeFailure): Reply {
+  return problemReply({ status, detail });
 }
 
 /** Node itself tells a request that its socket takes more bytes no longer than to the end of the answer. */

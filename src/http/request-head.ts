@@ -14,7 +14,7 @@ export class BadHead {
 }
 
 /** What is known of a request before its body. What HTTP/1.1 and HTTP/2 say differently is said one way here. */
-export function readHead(req: HttpRequest, trust: Trust): RequestHead | BadHead {
+export function readHead(req: HttpRequest, trust: Pick<Trust, 'provenanceOf'>): RequestHead | BadHead {
   const method = req.method ?? '';
   const target = readTarget(method, req.url ?? '');
   if (!target) return new BadHead(400, 'The request target is malformed.');

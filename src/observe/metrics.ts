@@ -13,7 +13,7 @@ export type Figures = readonly MetricObjectWithValues<MetricValue<string>>[];
 
 /** What a request was to us. */
 export type RequestKind =
-  'pass-through' | 'create' | 'append' | 'retrieve' | 'cancel' | 'discover' | 'preflight' | 'other';
+  'pass-through' | 'create' | 'append' | 'retrieve' | 'cancel' | 'discover' | 'preflight' | 'relayed' | 'other';
 
 export interface RequestFigures {
   readonly kind: RequestKind;
@@ -115,6 +115,11 @@ export class Metrics {
     labelNames: ['kind'],
     ...this.metered,
   });
+  private readonly storeAbsences = new Counter({
+    name: 'rufh_store_unavailable_total',
+    help: 'Steps that the store did not answer; each was tried again later, or its client was told to come back.',
+    ...this.metered,
+  });
   private readonly passThroughErrors = new Counter({
     name: 'rufh_pass_through_errors_total',
     help: 'Requests passed through that failed on the way to the origin or back.',
@@ -162,6 +167,10 @@ export class Metrics {
 
   commit(seconds: number): void {
     this.commitSeconds.observe(seconds);
+  }
+
+  storeUnavailable(): void {
+    this.storeAbsences.inc();
   }
 
   deliveryAttempt(reached: 'never-sent' | 'sent-in-part' | 'sent' | 'answered', status?: number): void {

@@ -1,0 +1,166 @@
+import type { ClientRequest, IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
+import type { Refusal } from '../model/outcome.js';
+import type { RequestHead } from '../model/request-head.js';
+import type { Log } from '../observe/log.js';
+import { problemReply } from '../protocol/problem.js';
+import type { Reply } from '../protocol/protocol.js';
+import { clientOf } from './client-of.js';
+import type { Exchange } from './exchange.js';
+import type { ExchangeFailure } from './exchange-failure.js';
+import type { OriginTls } from './origin-agents.js';
+import { OriginRequests, type OutgoingRequest } from './origin-requests.js';
+import { factsOf, linesForOwner } from './peer-head.js';
+import { PEER_FIELD, type PeerSignature } from './peer-signature.js';
+import { RelayedExchange } from './relayed-exchange.js';
+import { answerEarly } from './reply.js';
+
+/** The nodes that have uploads. */
+export interface Owners {
+  /** Undefined: nobody knows it any more. Fails with a `Fault`. */
+  find(node: string): Promise<{ readonly url: string; readonly silentMs: number } | undefined>;
+}
+
+export interface PeerRelayOptions {
+  /** The name of this node. */
+  readonly self: string;
+  readonly owners: Owners;
+  readonly signature: PeerSignature;
+  /** How internal listeners are verified, and what they are shown of us. */
+  readonly tls?: OriginTls;
+  /** An owner that cannot be reached and has been silent for this long will not come back. */
+  readonly ownerTimeoutMs: number;
+  /** A machine that is gone does not refuse a connection: it says nothing. */
+  readonly connectTimeoutMs?: number;
+  readonly log: Log;
+}
+
+export interface RelayTask {
+  readonly exchange: Exchange;
+  readonly head: RequestHead;
+  /** Whose the upload is. */
+  readonly node: string;
+  /** How a refusal looks to this request; `cut`: it is better told by the end of the connection. */
+  readonly refuse: (refusal: Refusal) => Reply | 'cut';
+}
+
+const CONNECT_TIMEOUT_MS = 2_000;
+const KEEP_ALIVE_MS = 5_000;
+const RETRY_AFTER_SECONDS = 5;
+
+const UNREACHABLE = 'The bytes of this upload cannot be reached right now. What was acknowledged is kept.';
+
+/**
+ * Requests on uploads whose bytes are with another node: given to it as they come, and what it says to the client, as if
+ * there was nothing in between. An owner that ends the connection ends it for the client.
+ */
+export class PeerRelay {
+  private readonly requests: OriginRequests;
+  private readonly underWay = new Set<RelayedExchange>();
+
+  constructor(private readonly options: PeerRelayOptions) {
+    this.requests = new OriginRequests(options.tls);
+  }
+
+  /** Connections to other nodes that are open now, in use or idle. */
+  get openConnections(): number {
+    return this.requests.openConnections;
+  }
+
+  isElsewhere(node: string | undefined): node is string {
+    return node !== undefined && node !== this.options.self;
+  }
+
+  /** Fulfilled when the exchange is over, whatever came of it. Fails with a `Fault` before anything was said. */
+  async relay(task: RelayTask): Promise<void> {
+    const { exchange, head, node, refuse } = task;
+    const owner = await this.options.owners.find(node);
+    if (owner) return this.run(new Way(this.requests, this.options.connectTimeoutMs), owner, task);
+    const reply = refuse({ reason: 'unknown-upload' });
+    if (reply === 'cut') clientOf(exchange).breakOff();
+    else await answerEarly(exchange, reply);
+    this.options.log.warn({ node, method: head.method }, 'an upload is with a node that nobody knows');
+  }
+
+  /** Ends what still brings a body: its client goes on by another node. */
+  drain(): void {
+    for (const relayed of this.underWay) relayed.interrupt();
+  }
+
+  /** Ends every connection to other nodes. */
+  close(): void {
+    this.requests.close();
+  }
+
+  private async run(way: Way, owner: NonNullable<Awaited<ReturnType<Owners['find']>>>, task: RelayTask): Promise<void> {
+    const { exchange, head, node, refuse } = task;
+    const { signature, ownerTimeoutMs } = this.options;
+    const { method, target } = head;
+    const signed = signature.sign({ kind: 'request', to: node, client: factsOf(head) }, { method, target });
+    const relayed = new RelayedExchange({
+      head,
+      client: clientOf(exchange),
+      outgoing: { origin: owner.url, method, target, headers: linesForOwner(head, signed) },
+      open: (outgoing) => way.open(outgoing),
+      // Both are for the owner to judge: it knows how long an origin may take.
+      stallLimits: { origin: undefined, client: undefined },
+      onFailure: (failure) => this.note(failure, task),
+      objection: (answer) => way.objection(answer),
+      instead: ({ code, status, detail }) => {
+        if (code === 'CODING') return problemReply({ status, detail });
+        if (way.isOpen) return 'cut';
+        if (owner.silentMs >= ownerTimeoutMs) return refuse({ reason: 'unknown-upload' });
+        return refuse({ reason: 'unavailable', detail: UNREACHABLE, retryAfterSeconds: RETRY_AFTER_SECONDS });
+      },
+    });
+    this.underWay.add(relayed);
+    await relayed.run();
+    this.underWay.delete(relayed);
+  }
+
+  private note({ code, cause }: ExchangeFailure, { node, head }: RelayTask): void {
+    const problem = cause instanceof Error ? cause.message : undefined;
+    const { method } = head;
+    this.options.log.warn({ node, method, code, problem }, 'a request did not get through to the node of its upload');
+  }
+}
+
+/** The way to an owner in one exchange: open as soon as the one at its end is known to be there. */
+class Way {
+  isOpen = false;
+
+  constructor(
+    private readonly requests: OriginRequests,
+    private readonly connectTimeoutMs = CONNECT_TIMEOUT_MS,
+  ) {}
+
+  open(outgoing: OutgoingRequest): ClientRequest {
+    const request = this.requests.open(outgoing);
+    request.once('socket', (socket: Socket) => this.watch(socket));
+    return request;
+  }
+
+  /** What answers there takes us for a stranger, or is not the one we mean. */
+  objection({ statusCode, headers }: IncomingMessage): ExchangeFailure | undefined {
+    const why = headers[PEER_FIELD.toLowerCase()];
+    if (statusCode !== 403 || why === undefined) return undefined;
+    this.isOpen = false;
+    return { status: 502, code: `PEER_${String(why).toUpperCase()}`, detail: UNREACHABLE };
+  }
+
+  private watch(socket: Socket): void {
+    if (!socket.connecting) {
+      this.isOpen = true;
+      return;
+    }
+    const event = 'encrypted' in socket ? 'secureConnect' : 'connect';
+    const late = Object.assign(new Error('no connection in time'), { code: 'ETIMEDOUT' });
+    const timer = setTimeout(() => socket.destroy(late), this.connectTimeoutMs);
+    socket.once('close', () => clearTimeout(timer));
+    socket.once(event, () => {
+      clearTimeout(timer);
+      this.isOpen = true;
+      socket.setKeepAlive(true, KEEP_ALIVE_MS);
+    });
+  }
+}
