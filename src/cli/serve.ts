@@ -1,60 +1,62 @@
-import { startApp, type App } from '../app.js';
+import type { App } from '../app.js';
+import type { Config } from '../config/config.js';
 import { loadConfig, type ConfigSources } from '../config/load.js';
 import { createLog, type ProcessLog } from '../observe/log.js';
+import { startPrimary } from '../workers/primary.js';
+import { workerPlace } from '../workers/worker-place.js';
+import { GentleStop } from './gentle-stop.js';
 import { printMistakes } from './print-mistakes.js';
+import { serveAsWorker } from './serve-as-worker.js';
 import { whyNotStarted } from './why-not-started.js';
 
-/** Runs the proxy until a signal ends it. */
-export async function serve(sources: ConfigSources, version: string): Promise<void> {
+/** Opens one proxy in this process. */
+export type StartApp = (config: Config, log: ProcessLog, version: string) => Promise<App>;
+
+/** Runs the proxy until a signal ends it: in this process, or in several that this one looks after. */
+export async function serve(sources: ConfigSources, version: string, startApp: StartApp = startWhole): Promise<void> {
   const loaded = loadConfig(sources);
   if ('mistakes' in loaded) {
     printMistakes(loaded.mistakes);
-    process.exitCode = 1;
-    return;
+    process.exit(1);
   }
-  const log = createLog(loaded.config.log);
+  const { config } = loaded;
+  const place = workerPlace(process.env);
+  const log = createLog({ ...config.log, ...(place ? { fields: { worker: place.number } } : {}) });
   endOnTheUnexpected(log);
-  const signals = stopOnSignals(log);
+  if (place) return serveAsWorker({ place, config, log, startApp: (own) => startApp(own, log, version) });
+  const stop = new GentleStop(log, 'stopped');
   try {
-    const app = await startApp(loaded.config, log, version);
-    signals.stops(app);
-    announce(log, app, version);
+    const { workers, admin } = config;
+    const started: Started =
+      workers > 1
+        ? { ...(await startPrimary({ workers, admin, log })), workers }
+        : await startApp(config, log, version);
+    stop.stops(started);
+    announce(log, started, version);
   } catch (error) {
-    process.stderr.write(`rufh-proxy: ${whyNotStarted(error, loaded.config)}\n`);
+    process.stderr.write(`rufh-proxy: ${whyNotStarted(error, config)}\n`);
     process.exit(1);
   }
 }
 
-function announce(log: ProcessLog, { urls, adminUrl }: App, version: string): void {
-  const admin = adminUrl === undefined ? {} : { admin: adminUrl };
-  log.announce({ url: urls[0], urls, ...admin, version, pid: process.pid }, 'listening');
+type Started = Pick<App, 'urls' | 'adminUrl' | 'stop'> & {
+  readonly workers?: number;
+  readonly announced?: () => void;
+};
+
+/** Loaded only here: a primary process does without most of the program. */
+async function startWhole(...task: Parameters<StartApp>): Promise<App> {
+  const { startApp } = await import('../app.js');
+  return startApp(...task);
 }
 
-/**
- * The first signal lets requests under way keep what they have, the second ends the process at once. While it is
- * still starting there is nothing to keep: the default action would be ignored by the first process of a container.
- */
-function stopOnSignals(log: ProcessLog): { stops(app: App): void } {
-  let running: App | undefined;
-  let stopping = false;
-  const onSignal = (signal: NodeJS.Signals) => {
-    if (stopping) process.exit(1);
-    if (!running) process.exit(0);
-    stopping = true;
-    log.info({ signal }, 'stopping; a second signal ends at once');
-    running.stop().then(
-      () => {
-        log.info('stopped');
-        process.exit(0);
-      },
-      (error: unknown) => {
-        log.error({ err: error }, 'stopping failed');
-        process.exit(1);
-      },
-    );
+function announce(log: ProcessLog, started: Started, version: string): void {
+  const { urls, adminUrl, workers } = started;
+  const more = {
+    ...(adminUrl === undefined ? {} : { admin: adminUrl }),
+    ...(workers === undefined ? {} : { workers }),
   };
-  process.on('SIGTERM', onSignal).on('SIGINT', onSignal);
-  return { stops: (app) => void (running = app) };
+  log.announce({ url: urls[0], urls, ...more, version, pid: process.pid }, 'listening', () => started.announced?.());
 }
 
 /** Nothing is known about the state after this. Ending is safe: a start recovers all that was acknowledged. */

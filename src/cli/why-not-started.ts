@@ -1,10 +1,12 @@
 import { isNativeError } from 'node:util/types';
 import type { Config } from '../config/config.js';
 import { Fault } from '../model/fault.js';
+import { WorkerFailed } from '../workers/worker-process.js';
 
 /** Why starting failed and what to do about it, in one line where we know; else everything the error has to say. */
 export function whyNotStarted(error: unknown, config: Pick<Config, 'data'>): string {
   if (error instanceof Fault) return faultAdvice(error, config.data);
+  if (error instanceof WorkerFailed) return error.message;
   if (!isNativeError(error)) return String(error);
   const { code, syscall, address, port, path } = error as NodeJS.ErrnoException & { address?: string; port?: number };
   if (syscall === 'listen' || syscall === 'bind') {

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { pino, type DestinationStream } from 'pino';
+import { pino } from 'pino';
 import pretty from 'pino-pretty';
 
 interface Write {
@@ -19,8 +19,13 @@ export interface Log {
 
 /** The log of the process: knows when standard output belongs to it. */
 export interface ProcessLog extends Log {
-  /** Writes one line whatever the level, as the first on standard output; what comes before it goes to standard error. */
-  announce(fields: object, message: string): void;
+  /**
+   * Writes one line whatever the level, as the first on standard output; what comes before it goes to standard error.
+   * Says when it is out.
+   */
+  announce(fields: object, message: string, isOut?: () => void): void;
+  /** From here on lines go to standard output: another process has announced for us. */
+  useStandardOutput(): void;
 }
 
 export interface LogOptions {
@@ -29,30 +34,40 @@ export interface LogOptions {
   readonly format: 'auto' | 'json' | 'pretty';
   /** Gets every line, in place of standard output and error. */
   readonly destination?: { write(line: string): void };
+  /** Part of every line. */
+  readonly fields?: Readonly<Record<string, unknown>>;
 }
 
 /** A reader of our output that stands still must not stop the proxy, nor fill its memory: lines beyond this are dropped. */
 const MOST_WAITING_BYTES = 8 * 2 ** 20;
 
-export function createLog({ level, format, destination }: LogOptions): ProcessLog {
+/** POSIX: up to so many bytes, lines of several processes into one pipe do not mix (PIPE_BUF). */
+const MOST_AT_ONCE_BYTES = 4096;
+
+export function createLog({ level, format, destination, fields: base }: LogOptions): ProcessLog {
   const isPretty = format === 'pretty' || (format === 'auto' && process.stdout.isTTY);
-  let output: DestinationStream = destination ?? openOutput(process.stderr.fd);
+  let opened = destination ? undefined : openOutput(process.stderr.fd);
   const print = isPretty ? prettyPrinter() : (line: string) => line;
   const logger = pino(
     {
       level,
-      base: null,
+      base: base ?? null,
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
       redact: { paths: SECRET_PATHS, censor: '[secret]' },
     },
-    { write: (line: string) => output.write(print(line)) },
+    { write: (line: string) => (destination ?? opened!).write(print(line)) },
   );
+  const useStandardOutput = () => {
+    if (opened) opened = openOutput(process.stdout.fd);
+  };
   return Object.assign(logger, {
-    announce: (fields: object, message: string) => {
-      output = destination ?? openOutput(process.stdout.fd);
+    announce: (fields: object, message: string, isOut?: () => void) => {
+      useStandardOutput();
+      if (isOut) opened?.once('drain', isOut);
       logger.child({}, { level: 'info' }).info(fields, message);
     },
+    useStandardOutput,
   });
 }
 
@@ -70,8 +85,8 @@ export function uploadTag(id: string): string {
 const SECRET_FIELDS = ['authorization', 'proxy-authorization', 'cookie', 'set-cookie'];
 const SECRET_PATHS = SECRET_FIELDS.flatMap((name) => [`["${name}"]`, `headers["${name}"]`, `*.headers["${name}"]`]);
 
-function openOutput(fd: number): DestinationStream {
-  return pino.destination({ dest: fd, sync: false, maxLength: MOST_WAITING_BYTES });
+function openOutput(fd: number) {
+  return pino.destination({ dest: fd, sync: false, maxLength: MOST_WAITING_BYTES, maxWrite: MOST_AT_ONCE_BYTES });
 }
 
 function prettyPrinter(): (line: string) => string {

@@ -1,0 +1,49 @@
+import type { Log } from '../observe/log.js';
+
+/** Ends the process, gently if there is time: for signals, and for whoever else may ask. */
+export class GentleStop {
+  private running: { stop(): Promise<void> } | undefined;
+  private stopping = false;
+
+  /** `done`: the last line of the log, when all went well. */
+  constructor(
+    private readonly log: Log,
+    private readonly done: string,
+  ) {
+    const onSignal = (signal: NodeJS.Signals) => this.onSignal(signal);
+    process.on('SIGTERM', onSignal).on('SIGINT', onSignal);
+  }
+
+  /** Something runs that must be stopped from here on. */
+  stops(running: { stop(): Promise<void> }): void {
+    this.running = running;
+  }
+
+  /** May be asked again: it goes on stopping. */
+  begin(): void {
+    if (this.stopping) return;
+    // While it is still starting there is nothing to keep.
+    if (!this.running) process.exit(0);
+    this.stopping = true;
+    this.running.stop().then(
+      () => {
+        this.log.info(this.done);
+        process.exit(0);
+      },
+      (error: unknown) => {
+        this.log.error({ err: error }, 'stopping failed');
+        process.exit(1);
+      },
+    );
+  }
+
+  /**
+   * The first signal lets requests under way keep what they have, the second ends the process at once. The default
+   * action would be ignored by the first process of a container.
+   */
+  private onSignal(signal: NodeJS.Signals): void {
+    if (this.stopping) process.exit(1);
+    if (this.running) this.log.info({ signal }, 'stopping; a second signal ends at once');
+    this.begin();
+  }
+}

@@ -1,0 +1,72 @@
+import { json, methodNotAllowed, problem, type AdminAnswer, type AdminRequest } from '../admin/admin-answer.js';
+import { checkReadiness, type HealthCheck, type Readiness } from '../admin/readiness.js';
+import type { CrewFigures } from './crew-figures.js';
+import type { Crew } from './crew.js';
+import type { WorkerPost } from './worker-post.js';
+import type { WorkerProcess } from './worker-process.js';
+
+/** Longer than a worker has patience with its own checks: what it found is told. */
+const PATIENCE_MS = 4000;
+
+/** What operators are told of all workers together; what is about uploads, any of them can answer. */
+export class CrewAnswers {
+  constructor(
+    private readonly crew: Crew,
+    private readonly figures: CrewFigures,
+  ) {}
+
+  answer(request: AdminRequest): Promise<AdminAnswer> {
+    const page = this.pages[request.path];
+    if (!page) return this.relay(request);
+    const isRead = request.method === 'GET' || request.method === 'HEAD';
+    return isRead ? page() : Promise.resolve(methodNotAllowed(['GET', 'HEAD']));
+  }
+
+  private readonly pages: Readonly<Record<string, (() => Promise<AdminAnswer>) | undefined>> = {
+    '/healthz': () => Promise.resolve(json(200, { alive: true })),
+    '/readyz': async () => {
+      const readiness = await checkReadiness(this.crew.posts.map(readinessOf), PATIENCE_MS);
+      return json(readiness.ready ? 200 : 503, readiness);
+    },
+    '/metrics': async () => {
+      const { type, text } = await this.figures.collect(this.crew.listening);
+      return { status: 200, type, body: text };
+    },
+  };
+
+  private async relay(request: AdminRequest): Promise<AdminAnswer> {
+    const worker = this.crew.next();
+    if (!worker) return problem(503, 'No worker listens at the moment.', { 'Retry-After': '1' });
+    try {
+      return await askAsOperator(worker, request);
+    } catch (error) {
+      return problem(503, `The worker that was asked gave no answer: ${String(error)}`, { 'Retry-After': '1' });
+    }
+  }
+}
+
+function readinessOf(post: WorkerPost): HealthCheck {
+  return {
+    name: `worker ${post.number}`,
+    check: async () => {
+      if (!post.listening) return 'it does not listen (yet)';
+      const request = { method: 'GET', path: '/readyz', query: new URLSearchParams(), headers: {} };
+      const { body = '' } = await askAsOperator(post.listening, request);
+      return problemsOf(JSON.parse(body) as Readiness);
+    },
+  };
+}
+
+function problemsOf({ ready, checks }: Readiness): string | undefined {
+  if (ready) return undefined;
+  return checks
+    .filter(({ ok }) => !ok)
+    .map((check) => `${check.name}: ${check.problem}`)
+    .join('; ');
+}
+
+async function askAsOperator(worker: WorkerProcess, { query, ...request }: AdminRequest): Promise<AdminAnswer> {
+  const reply = await worker.ask({ about: 'request', request: { ...request, query: query.toString() } });
+  if (reply.about !== 'request') throw new Error('the reply is to another question');
+  return reply.answer;
+}

@@ -1,0 +1,28 @@
+import type { AdminAnswer, AdminRequest } from '../admin/admin-answer.js';
+import type { Figures } from '../observe/metrics.js';
+
+/** What the primary process says to a worker. */
+export type ToWorker =
+  /** End gently. */
+  | { readonly kind: 'stop' }
+  /** Standard output belongs to the log from here on. */
+  | { readonly kind: 'announced' }
+  | { readonly kind: 'ask'; readonly number: number; readonly question: Question };
+
+/** What a worker says to the primary process. */
+export type FromWorker =
+  | { readonly kind: 'listening'; readonly urls: readonly string[] }
+  /** It cannot start, for the reason that is told to people. */
+  | { readonly kind: 'failed'; readonly why: string }
+  | { readonly kind: 'reply'; readonly number: number; readonly reply: Reply }
+  | { readonly kind: 'no-reply'; readonly number: number; readonly why: string };
+
+export type Question =
+  { readonly about: 'figures' } | { readonly about: 'request'; readonly request: RequestInTransit };
+
+export type Reply =
+  | { readonly about: 'figures'; readonly figures: Figures }
+  | { readonly about: 'request'; readonly answer: AdminAnswer };
+
+/** A request of an operator as a message can carry it. */
+export type RequestInTransit = Omit<AdminRequest, 'query'> & { readonly query: string };

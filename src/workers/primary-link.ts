@@ -1,0 +1,67 @@
+import cluster from 'node:cluster';
+import type { App } from '../app.js';
+import type { FromWorker, Question, Reply, ToWorker } from './messages.js';
+
+export interface Orders {
+  /** `primary-gone`: nobody will ask for anything any more. */
+  onStop(why: 'asked' | 'primary-gone'): void;
+  /** The primary has said that all workers listen. */
+  onAnnounced(): void;
+}
+
+/** A worker's connection with the primary process that forked it. */
+export class PrimaryLink {
+  private operators: App['operators'] | undefined;
+
+  constructor(orders: Orders) {
+    process.on('message', (message: ToWorker) => this.hear(message, orders));
+    cluster.worker?.once('disconnect', () => {
+      // Else Node would end this process here and now, with all that its clients are sending.
+      cluster.worker!.exitedAfterDisconnect = true;
+      orders.onStop('primary-gone');
+    });
+  }
+
+  /** From here on the primary counts on this worker and may ask what its operators are to be told. */
+  listens({ urls, operators }: Pick<App, 'urls' | 'operators'>): void {
+    this.operators = operators;
+    this.say({ kind: 'listening', urls });
+  }
+
+  /** Fulfilled when the primary has been told, or is not there any more. */
+  failed(why: string): Promise<void> {
+    return new Promise((resolve) => this.say({ kind: 'failed', why }, resolve));
+  }
+
+  private hear(message: ToWorker, orders: Orders): void {
+    switch (message.kind) {
+      case 'stop':
+        return orders.onStop('asked');
+      case 'announced':
+        return orders.onAnnounced();
+      case 'ask':
+        return this.reply(message.number, message.question);
+    }
+  }
+
+  private reply(number: number, question: Question): void {
+    this.answer(question).then(
+      (reply) => this.say({ kind: 'reply', number, reply }),
+      (error: unknown) => this.say({ kind: 'no-reply', number, why: String(error) }),
+    );
+  }
+
+  private async answer(question: Question): Promise<Reply> {
+    if (!this.operators) throw new Error('the worker is still starting');
+    if (question.about === 'figures') return { about: 'figures', figures: await this.operators.figures() };
+    const { query, ...request } = question.request;
+    const answer = await this.operators.answer({ ...request, query: new URLSearchParams(query) });
+    return { about: 'request', answer };
+  }
+
+  private say(message: FromWorker, done: () => void = () => undefined): void {
+    // Without a callback, a channel that has just closed would be an 'error' event of the process.
+    if (process.connected) process.send!(message, undefined, undefined, () => done());
+    else done();
+  }
+}
