@@ -1,0 +1,9 @@
+-- Any phase → cancelled. KEYS, ARGV and results as in parts/record.lua.
+-- Gives `upload` or `gone`.
+-- include parts/record
+local refused = refusal('gone')
+if refused then return refused end
+neverDue()
+settle('cancelled')
+expiresAt(0)
+return whole()

@@ -1,0 +1,17 @@
+-- Says that the bytes are with another node. KEYS, ARGV and results as in parts/record.lua, and
+-- KEYS 6 due of the other node 7 expires of the other node   ARGV 3 token 4 the other node
+-- Gives `upload`, `stale`, or `gone` (also while it is being delivered).
+-- include parts/record
+local refused = refusal('gone')
+if refused then return refused end
+if tonumber(ARGV[3]) < tonumber(record.token) then return { 'stale' } end
+if record.phase == 'delivering' then return { 'gone' } end
+set('token', ARGV[3], 'node', ARGV[4])
+for from = 2, 3 do
+  local score = redis.call('ZSCORE', KEYS[from], id)
+  if score then
+    redis.call('ZREM', KEYS[from], id)
+    redis.call('ZADD', KEYS[from + 4], score, id)
+  end
+end
+return whole()

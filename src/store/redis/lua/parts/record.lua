@@ -1,0 +1,55 @@
+-- The record of one upload, for the scripts of its verbs. They are all called with
+-- KEYS 1 record 2 due 3 expires 4 totals 5 news   ARGV 1 id 2 the node whose indexes `due` and `expires` are
+-- and give a list whose first item is a word: `upload` (with all fields), `moved` (with the upload's node: ask again with
+-- the keys of that one), `broken` (with the rule the caller broke), or one of the verb's own.
+-- Fields: about (JSON: what never changes) node phase offset length token digests expiresAt (as the caller said it)
+-- endsAt (the same by this server's clock) worker claimedUntil dueAt heldBack undelivered answer answerAt attemptCount
+-- attempt:N (a flag and JSON; `i` is open and in part, all others `o`). What is JSON here is never read here.
+local id, record = ARGV[1], {}
+local FIELDS = { 'node', 'phase', 'offset', 'length', 'token', 'digests', 'endsAt', 'worker', 'claimedUntil', 'dueAt', 'answerAt' }
+local HOLDS_BYTES = { receiving = true, complete = true, delivering = true, undelivered = true }
+
+-- Reads what decisions are made from; gives what to return at once when there is nothing to decide.
+local function refusal(unknown)
+  local values = redis.call('HMGET', KEYS[1], unpack(FIELDS))
+  if not values[1] then return { unknown } end
+  for at, name in ipairs(FIELDS) do record[name] = values[at] end
+  if record.node ~= ARGV[2] then return { 'moved', record.node } end
+end
+
+local function set(...) redis.call('HSET', KEYS[1], ...) end
+
+local function whole() return { 'upload', redis.call('HGETALL', KEYS[1]) } end
+
+local function broken(rule) return { 'broken', rule } end
+
+local function countBytes(delta)
+  if delta ~= 0 then redis.call('HINCRBY', KEYS[4], 'bytes', string.format('%.0f', delta)) end
+end
+
+local function enter(phase)
+  if record.phase == phase then return end
+  redis.call('HINCRBY', KEYS[4], record.phase, -1)
+  redis.call('HINCRBY', KEYS[4], phase, 1)
+  if HOLDS_BYTES[record.phase] and not HOLDS_BYTES[phase] then countBytes(-tonumber(record.offset)) end
+  set('phase', phase)
+  record.phase = phase
+end
+
+-- Comes first where an upload ends: Redis without memory refuses a script at its first write that needs some, and what
+-- ends an upload is what makes room.
+local function neverDue() redis.call('ZREM', KEYS[2], id) end
+
+local function dueAt(score) redis.call('ZADD', KEYS[2], score, id) end
+
+local function expiresAt(score) redis.call('ZADD', KEYS[3], score, id) end
+
+-- The end is for everyone who waits.
+local function settle(phase)
+  enter(phase)
+  redis.call(PUBLISH, KEYS[5], 'settled ' .. id)
+end
+
+local function later(one, other) return tonumber(one) > tonumber(other) and one or other end
+
+local function isHeldBy(worker) return record.phase == 'delivering' and record.worker == worker end

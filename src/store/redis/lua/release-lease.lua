@@ -1,0 +1,10 @@
+-- Gives a lease back and tells those who wait for it. Nothing happens when someone else has it by now.
+-- KEYS 1 lease 2 channel
+-- ARGV 1 id 2 process 3 ticket
+-- Gives 1 when it was given back, else 0.
+-- include parts/publish
+local known = redis.call('HMGET', KEYS[1], 'granted', 'process', 'asked')
+if known[1] ~= ARGV[3] or known[2] ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], 'process', 'until', 'pass')
+if tonumber(known[3] or 0) > tonumber(ARGV[3]) then publish(KEYS[2], 'free', ARGV[1]) end
+return 1

@@ -1,0 +1,195 @@
+import { assertUploadId, isUploadId } from '../../disk/safe-name.js';
+import { Fault } from '../../model/fault.js';
+import type { Answer, Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
+import type { Commit, NewUpload, Totals, UploadStore } from '../upload-store.js';
+import type { RedisConnection } from './redis-connection.js';
+import { RedisLists } from './redis-lists.js';
+import { aboutText, attemptText, chunkOf, digestsText, uploadOf } from './redis-record.js';
+import { RedisSettlement } from './redis-settlement.js';
+import { takeStep, type Step } from './redis-steps.js';
+
+export interface RedisStoreOptions {
+  /** Stays open when the store is closed: other stores may use it. */
+  readonly connection: RedisConnection;
+  /** The node whose deliveries and expired uploads are asked for; '' where every node reaches all bytes. */
+  readonly node: string;
+}
+
+/**
+ * The store that many processes share: each verb is one script, which Redis runs alone. Opening one costs nothing, so
+ * that the uploads of a node that is gone can be looked after by a store with its name.
+ */
+export class RedisStore implements UploadStore {
+  readonly mayForget = true;
+  private readonly connection: RedisConnection;
+  private readonly node: string;
+  private readonly settlement: RedisSettlement;
+  private readonly lists: RedisLists;
+
+  constructor({ connection, node }: RedisStoreOptions) {
+    this.connection = connection;
+    this.node = node;
+    const get = (id: string): Promise<Upload | undefined> => this.get(id);
+    this.settlement = new RedisSettlement(connection.bus, get);
+    this.lists = new RedisLists(connection, node, get);
+  }
+
+  async create(upload: NewUpload): Promise<Upload> {
+    const { id, node = '', length = '', reprDigests, expiresAt } = upload;
+    assertUploadId(id);
+    const args = [aboutText(upload), length, digestsText(reprDigests), ...this.end(expiresAt)];
+    const step = { script: 'create', id, node, args, keys: ({ ids }: { ids: string }) => [ids] };
+    const result = await takeStep<'created' | 'exists'>(this.connection, step);
+    if (result === 'exists') throw new Fault('CONTRACT_BROKEN', 'an upload of this id exists', false);
+    return { ...upload, phase: 'receiving', offset: 0, attempts: [], attemptCount: 0 };
+  }
+
+  async get(id: string): Promise<Upload | undefined> {
+    if (!isUploadId(id)) return undefined;
+    const { record } = this.connection.keys.upload(id);
+    // Names and values in turn, as scripts give them too.
+    const fields = await this.connection.call(record, (client) => client.call('HGETALL', record) as Promise<string[]>);
+    return fields.length === 0 ? undefined : uploadOf(fields);
+  }
+
+  async chunks(id: string): Promise<readonly Chunk[]> {
+    const { chunks } = this.connection.keys.upload(id);
+    const texts = await this.connection.call(chunks, (client) => client.lrange(chunks, 0, -1));
+    return texts.map(chunkOf);
+  }
+
+  async commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'> {
+    const { token, chunk, length = '', reprDigests, complete, expiresAt } = commit;
+    if (chunk && !(Number.isSafeInteger(chunk.size) && chunk.size >= 0))
+      throw new Fault('CONTRACT_BROKEN', 'commit refused: the size of a chunk is no number of bytes', false);
+    const piece = [chunk?.name ?? '', chunk?.start ?? 0, chunk?.size ?? 0];
+    const heldBack = complete?.heldBack ? JSON.stringify(complete.heldBack) : '';
+    const ending = [length, digestsText(reprDigests), complete ? 'complete' : '', heldBack];
+    const args = [token, ...piece, ...ending, ...this.end(expiresAt)];
+    return this.step({ script: 'commit', id, args, keys: ({ chunks }) => [chunks] });
+  }
+
+  invalidate(id: string, token: number): Promise<Upload | 'stale' | 'gone'> {
+    return this.step({ script: 'invalidate', id, args: [token] });
+  }
+
+  move(id: string, token: number, node: string): Promise<Upload | 'stale' | 'gone'> {
+    const { keys } = this.connection;
+    const bucket = keys.bucketOf(id);
+    const indexes = [keys.due(bucket, node), keys.expires(bucket, node)];
+    return this.step({ script: 'move', id, args: [token, node], keys: () => indexes });
+  }
+
+  cancel(id: string): Promise<Upload | 'gone'> {
+    return this.step({ script: 'cancel', id });
+  }
+
+  async beginEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    if (!attempt.inPart) throw new Fault('CONTRACT_BROKEN', 'an early attempt is in part', false);
+    return this.step({ script: 'begin-early', id, args: [attempt.number, attemptText(attempt)] });
+  }
+
+  endEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.step({ script: 'end-early', id, args: [attempt.number, attemptText(attempt)] });
+  }
+
+  answerEarly(
+    id: string,
+    attempt: Attempt,
+    answer: Answer,
+    body: Uint8Array | undefined,
+    expiresAt: number,
+  ): Promise<Upload | 'stale'> {
+    const args = [attempt.number, attemptText(attempt), ...kept(answer, body), ...this.end(expiresAt)];
+    return this.step({ script: 'answer-early', id, args, keys: (keys) => [keys.answer] });
+  }
+
+  async claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined> {
+    const early = goesOn ? [goesOn.number, attemptText({ ...goesOn, inPart: undefined })] : ['', ''];
+    const args = [worker, this.connection.clock.at(until), ...early];
+    const result = await this.step<'none'>({ script: 'claim-delivery', id, args });
+    return result === 'none' ? undefined : result;
+  }
+
+  async renewClaim(id: string, worker: string, until: number): Promise<boolean> {
+    const args = [worker, this.connection.clock.at(until)];
+    return (await this.step<'renewed' | 'stale'>({ script: 'renew-claim', id, args })) === 'renewed';
+  }
+
+  beginAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.step({ script: 'begin-attempt', id, args: [worker, attempt.number, attemptText(attempt)] });
+  }
+
+  endAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.step({ script: 'end-attempt', id, args: [worker, attempt.number, attemptText(attempt)] });
+  }
+
+  recordAnswer(
+    id: string,
+    worker: string,
+    answer: Answer,
+    body: Uint8Array | undefined,
+    expiresAt: number,
+  ): Promise<Upload | 'stale'> {
+    const args = [worker, ...kept(answer, body), ...this.end(expiresAt)];
+    return this.step({ script: 'record-answer', id, args, keys: (keys) => [keys.answer] });
+  }
+
+  postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'> {
+    return this.step({ script: 'postpone', id, args: [worker, ...this.end(dueAt)] });
+  }
+
+  giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'> {
+    return this.step({ script: 'give-up', id, args: [worker, JSON.stringify(why)] });
+  }
+
+  async answerBody(id: string): Promise<Uint8Array | undefined> {
+    const { answer } = this.connection.keys.upload(id);
+    return (await this.connection.call(answer, (client) => client.getBuffer(answer))) ?? undefined;
+  }
+
+  dueDeliveries(now: number): Promise<readonly string[]> {
+    return this.lists.due(now);
+  }
+
+  settled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
+    return this.settlement.wait(id, signal);
+  }
+
+  expired(now: number): Promise<readonly string[]> {
+    return this.lists.expired(now);
+  }
+
+  async remove(id: string): Promise<void> {
+    await this.step({ script: 'remove', id, keys: ({ ids, chunks, answer, lease }) => [ids, chunks, answer, lease] });
+  }
+
+  list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }> {
+    return this.lists.page(after, limit);
+  }
+
+  totals(): Promise<Totals> {
+    return this.lists.totals();
+  }
+
+  close(): Promise<void> {
+    this.settlement.close();
+    return Promise.resolve();
+  }
+
+  private step<T extends string>(step: Omit<Step, 'node'>): Promise<Upload | T> {
+    return takeStep<T>(this.connection, { node: this.node, ...step });
+  }
+
+  /** A time as it was said, and on the clock by which Redis judges it. */
+  private end(at: number): [number, number | string] {
+    return [at, this.connection.clock.at(at)];
+  }
+}
+
+/** An answer as the scripts take it: its text, when it was, where its body is, and the body. */
+function kept(answer: Answer, body: Uint8Array | undefined): [string, number, string, Buffer] {
+  const isHere = answer.body.in === 'record';
+  const bytes = isHere && body ? Buffer.from(body.buffer, body.byteOffset, body.byteLength) : Buffer.alloc(0);
+  return [JSON.stringify(answer), answer.at, isHere ? 'record' : '', bytes];
+}
