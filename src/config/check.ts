@@ -12,7 +12,7 @@ export function check(settings: unknown): { config?: Config; found: Found[] } {
   const parsed = schema.safeParse(settings);
   if (parsed.success) {
     const config = toConfig(parsed.data, settings);
-    return { config, found: contradictions(config).map((one) => asFound(one, settings)) };
+    return { config, found: contradictions(config, parsed.data).map((one) => asFound(one, settings)) };
   }
   const wrong = explain(parsed.error.issues, settings, knownKeys);
   return { found: [...wrong, ...contradictionsBeside(wrong, settings)] };
@@ -28,7 +28,7 @@ function contradictionsBeside(wrong: readonly Found[], settings: unknown): Found
   const sections = new Set(wrong.flatMap(({ path }) => path.slice(0, Math.max(1, path.length - 1))));
   const isTouched = ({ path, against = [] }: Contradiction) =>
     [...path, ...against].some((step) => step !== 'routes' && typeof step === 'string' && sections.has(step));
-  return contradictions(toConfig(rest.parsed, rest.settings))
+  return contradictions(toConfig(rest.parsed, rest.settings), rest.parsed)
     .filter((contradiction) => !isTouched(contradiction))
     .map((one) => asFound(one, settings));
 }

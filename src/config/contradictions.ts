@@ -1,16 +1,20 @@
-import { accessSync, constants, readFileSync } from 'node:fs';
-import { createSecureContext } from 'node:tls';
-import type { Config, ListenerConfig } from './config.js';
+import { clusterContradictions } from './cluster-contradictions.js';
+import type { Config } from './config.js';
 import type { SettingPath } from './mistake.js';
 import { DEFAULT_ROUTE } from './route-config.js';
 import { routeContradictions, type Contradiction } from './route-contradictions.js';
 import { formatAddress, type Address } from './scalars.js';
+import type { Settings } from './schema.js';
+import { storeContradictions } from './store-contradictions.js';
+import { unusableTls } from './tls-files.js';
 
 /** Everything that the schema cannot see. Reads the files that the settings name, and changes nothing. */
-export function contradictions(config: Config): Contradiction[] {
+export function contradictions(config: Config, settings: Settings): Contradiction[] {
   return [
     ...sameAddress(config),
-    ...config.listeners.flatMap(unusableTls),
+    ...config.listeners.flatMap(({ tls }, index) => (tls ? unusableTls(['listen', index, 'tls'], tls) : [])),
+    ...storeContradictions(settings),
+    ...clusterContradictions(settings),
     ...routeContradictions([], config.defaultRoute),
     ...config.routes.flatMap(({ route }, index) => routeContradictions(['routes', index], route)),
     ...sameName(config),
@@ -19,20 +23,26 @@ export function contradictions(config: Config): Contradiction[] {
   ];
 }
 
-function sameAddress({ listeners, admin }: Config): Contradiction[] {
+function sameAddress({ listeners, admin, cluster }: Config): Contradiction[] {
   const all = listeners.map(({ address }, index): { address: Address; path: SettingPath } => ({
     address,
     path: ['listen', index],
   }));
   const chosenAdmin = admin && !admin.anyPortWillDo ? [{ address: admin.address, path: ['admin'] as SettingPath }] : [];
-  const every = [...all, ...chosenAdmin];
+  const nodes = cluster ? [{ address: cluster.listen, path: ['cluster', 'listen'] as SettingPath }] : [];
+  const every = [...all, ...chosenAdmin, ...nodes];
   return every.flatMap(({ address, path }, index) => {
     const other = every.slice(0, index).find((earlier) => collide(earlier.address, address));
     if (!other) return [];
-    const who = path[0] === 'admin' ? 'the admin listener needs an address of its own; ' : '';
+    const who = NEEDS_ITS_OWN[String(path[0])] ?? '';
     return [{ path, against: other.path, problem: `${who}${formatAddress(other.address)} is listened on already` }];
   });
 }
+
+const NEEDS_ITS_OWN: Readonly<Record<string, string>> = {
+  admin: 'the admin listener needs an address of its own; ',
+  cluster: 'the listener for other nodes needs an address of its own; ',
+};
 
 /** Two listeners cannot have one address; a wildcard host takes the port of every host of its family. */
 function collide(a: Address, b: Address): boolean {
@@ -45,32 +55,6 @@ function collide(a: Address, b: Address): boolean {
     hosts.includes('::') ||
     (hosts.includes('0.0.0.0') && !hosts.some((host) => host.includes(':')))
   );
-}
-
-function unusableTls({ tls }: ListenerConfig, index: number): Contradiction[] {
-  if (!tls) return [];
-  const path = ['listen', index, 'tls'];
-  const unreadable = (['cert', 'key'] as const).flatMap((which) => {
-    const problem = unreadableFile(tls[which]);
-    return problem === undefined ? [] : [{ path: [...path, which], problem }];
-  });
-  if (unreadable.length > 0) return unreadable;
-  try {
-    createSecureContext({ cert: readFileSync(tls.cert), key: readFileSync(tls.key) });
-    return [];
-  } catch (error) {
-    const why = (error as Error).message;
-    return [{ path, problem: `certificate and key cannot be used together: ${why}` }];
-  }
-}
-
-function unreadableFile(file: string): string | undefined {
-  try {
-    accessSync(file, constants.R_OK);
-    return undefined;
-  } catch (error) {
-    return `cannot read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'}`;
-  }
 }
 
 /** Uploads remember their route by its name. */

@@ -34,7 +34,7 @@ url: [redis://10.0.0.1:6379, redis://10.0.0.2:6379]`,
   secret_file: /run/secrets/rufh-cluster
   tls: { cert: /etc/rufh-proxy/node.crt, key: /etc/rufh-proxy/node.key, ca: /etc/rufh-proxy/nodes-ca.crt }
   owner_timeout: 10m
-cluster: { listen: 10.0.0.5:8081, advertise: http://10.0.0.5:8081, secret: "\${CLUSTER_SECRET:-sixteen-letters-or-more}" }`,
+cluster: { listen: 10.0.0.5:8081, advertise: http://10.0.0.5:8081, secret: "\${CLUSTER_SECRET}" }`,
   workers: `workers: auto`,
   trusted_proxies: `trusted_proxies:
   - 10.0.0.0/8

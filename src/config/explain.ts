@@ -1,5 +1,5 @@
 import type * as z from 'zod';
-import { quote, settingName, valueAt, type Mistake, type SettingPath } from './mistake.js';
+import { isSecret, quote, settingName, valueAt, type Mistake, type SettingPath } from './mistake.js';
 
 type Issue = z.core.$ZodIssue;
 
@@ -37,7 +37,7 @@ function explainIssue(
     {
       path,
       atKey: false,
-      mistake: { setting: settingName(path), problem: wrongValue(issue, valueAt(settings, path)) },
+      mistake: { setting: settingName(path), problem: wrongValue(issue, path, valueAt(settings, path)) },
     },
   ];
 }
@@ -56,8 +56,9 @@ function closest(forms: readonly (readonly Issue[])[]): readonly Issue[] {
   return [...forms].sort((a, b) => distances(a) - distances(b))[0] ?? [];
 }
 
-function wrongValue(issue: Issue, found: unknown): string {
+function wrongValue(issue: Issue, path: SettingPath, found: unknown): string {
   if (found === undefined) return `is missing; allowed is ${allowed(issue)}`;
+  if (isSecret(path)) return `what it is set to is not shown; allowed is ${allowed(issue)}`;
   return `found ${quote(found)}, allowed is ${allowed(issue)}`;
 }
 

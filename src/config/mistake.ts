@@ -24,11 +24,25 @@ export function describeMistake({ setting, source, line, column, problem }: Mist
   return [place, setting, problem].filter((part) => part !== undefined && part !== '').join(': ');
 }
 
-/** What was found, short enough for one line. */
+/** What was found, short enough for one line, without the passwords in it. */
 export function quote(found: unknown): string {
-  const text = JSON.stringify(found) as string | undefined;
+  const text = JSON.stringify(found, (key, value: unknown) =>
+    SECRET.test(key) ? '***' : typeof value === 'string' ? withoutCredentials(value) : value,
+  ) as string | undefined;
   if (text === undefined) return 'nothing';
   return text.length > 80 ? `${text.slice(0, 77)}...` : text;
+}
+
+/** The values of these settings are not for anybody's eyes. */
+export function isSecret(path: SettingPath): boolean {
+  return SECRET.test(String(path.at(-1)));
+}
+
+const SECRET = /^(password|secret)$/;
+
+/** A URL, well formed or not, without what stands before its host. */
+function withoutCredentials(text: string): string {
+  return text.replace(/(:\/\/).*@/s, '$1***@');
 }
 
 /** What stands at a path of the settings. */

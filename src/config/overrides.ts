@@ -16,6 +16,8 @@ export interface Override {
   readonly help: string;
   /** A list, separated by commas in a variable; the flag may be repeated. */
   readonly isList?: boolean;
+  /** What giving it says about another setting, whatever the file says. */
+  readonly also?: { readonly setting: readonly string[]; readonly value: unknown };
 }
 
 export const OVERRIDES: readonly Override[] = [
@@ -29,6 +31,13 @@ export const OVERRIDES: readonly Override[] = [
   entry('http2', '--no-http2', 'listen.*.http2', 'HTTP/1.1 only'),
   entry('admin', '--admin <address>', 'admin', 'health checks and metrics listen here; "false" for none'),
   entry('data', '--data <dir>', 'data', 'directory of the store and the spool'),
+  {
+    ...entry('storeUrl', '--store-url <url...>', 'store.url', 'keeps the state of uploads in this Redis'),
+    isList: true,
+    also: { setting: ['store', 'type'], value: 'redis' },
+  },
+  entry('spoolShared', '--spool-shared', 'spool.shared', 'every node mounts the directory of the spool'),
+  entry('workers', '--workers <number>', 'workers', 'processes that share the listeners, or auto; needs Redis'),
   entry('sync', '--sync <when>', 'spool.sync', 'always, group or none: when bytes are forced to the disk'),
   entry('publicUrl', '--public-url <url>', 'uploads.public_url', 'what clients call this proxy'),
   entry('interimResponses', '--interim-responses <when>', 'interim_responses', 'auto, always or never: 104 responses'),
@@ -49,6 +58,7 @@ export interface Told {
   /** The flag or variable, for mistakes. */
   readonly source: string;
   readonly setting: readonly string[];
+  readonly also?: Override['also'];
 }
 
 /** The overrides that were given, flags before variables. */
@@ -56,16 +66,18 @@ export function collectOverrides(
   env: Readonly<Record<string, string | undefined>>,
   flags: Readonly<Record<string, unknown>>,
 ): Told[] {
-  return OVERRIDES.flatMap(({ key, flag, variable, setting, isList }): Told[] => {
-    if (flags[key] !== undefined) return [{ value: flags[key], source: flag.split(' ')[0]!, setting }];
+  return OVERRIDES.flatMap(({ key, flag, variable, setting, isList, also }): Told[] => {
+    const rest = { setting, ...(also ? { also } : {}) };
+    if (flags[key] !== undefined) return [{ value: flags[key], source: flag.split(' ')[0]!, ...rest }];
     const text = env[variable];
     if (text === undefined || text === '') return [];
-    return [{ value: isList ? text.split(',').map((part) => part.trim()) : text, source: variable, setting }];
+    return [{ value: isList ? text.split(',').map((part) => part.trim()) : text, source: variable, ...rest }];
   });
 }
 
 /** Puts one override into the settings. Where the settings have another shape than expected they are left alone: the check tells. */
-export function applyOverride(settings: Record<string, unknown>, { setting, value }: Told): void {
+export function applyOverride(settings: Record<string, unknown>, { setting, value, also }: Told): void {
+  if (also) put(settings, also.setting, also.value);
   const [first, star, ...rest] = setting;
   if (first === 'listen' && star === '*') {
     const listen = settings['listen'] ?? DEFAULT_LISTEN;

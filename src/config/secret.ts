@@ -1,18 +1,35 @@
 import { readFileSync } from 'node:fs';
-
-/** What a file with a password or key to sign with holds, without the line break at its end; or why that is nothing. */
-export function readSecret(file: string): { secret: string } | { problem: string } {
-  try {
-    const secret = readFileSync(file, 'utf8').replace(/[\r\n]+$/, '');
-    return secret === '' ? { problem: `${file} is empty` } : { secret };
-  } catch (error) {
-    return { problem: `cannot read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'}` };
-  }
-}
+import type { Contradiction } from './route-contradictions.js';
 
 /** The secret as it is written, or in its file; undefined when neither is given, or the file is of no use. */
 export function secretOf(written: string | null, file: string | null): string | undefined {
   if (written !== null) return written;
   const read = file === null ? undefined : readSecret(file);
   return read && 'secret' in read ? read.secret : undefined;
+}
+
+/** What stands in the way of using a secret. `name`: the setting; its file is the one of that name with `_file`. */
+export function unusableSecret(
+  name: string,
+  written: string | null,
+  file: string | null,
+  { least = 1 } = {},
+): Contradiction[] {
+  if (file === null) return [];
+  const path = [`${name}_file`];
+  if (written !== null) return [{ path, problem: `cannot be used together with \`${name}\`; leave one of them out` }];
+  const read = readSecret(file);
+  if ('problem' in read) return [{ path, problem: read.problem }];
+  const isShort = read.secret.length < least;
+  return isShort ? [{ path, problem: `${file} holds fewer than ${least} letters; make the secret longer` }] : [];
+}
+
+/** What a file holds without the line break at its end, or why that is nothing. */
+function readSecret(file: string): { secret: string } | { problem: string } {
+  try {
+    const secret = readFileSync(file, 'utf8').replace(/[\r\n]+$/, '');
+    return secret === '' ? { problem: `${file} is empty` } : { secret };
+  } catch (error) {
+    return { problem: `cannot read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'}` };
+  }
 }

@@ -8,6 +8,7 @@ export interface YamlFile {
   place(path: SettingPath, key?: boolean): { line: number; column: number } | undefined;
 }
 
+type Place = (offset: number) => { line: number; column: number };
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Reads YAML and puts variables in; gives the mistakes in either instead of throwing. */
@@ -18,23 +19,52 @@ export function readYaml(content: string, env: Environment): { file: YamlFile; m
     prettyErrors: false,
     merge: true,
   });
-  const at = (offset: number) => {
+  const at: Place = (offset) => {
     const { line, col } = lines.linePos(offset);
     return { line, column: col };
   };
   const syntax = [...document.errors, ...document.warnings].map((error): Mistake => ({
     ...at(error.pos[0]),
-    problem: `not valid YAML: ${error.message}`,
+    problem: `not valid YAML: ${withoutContent(error.message)}`,
   }));
+  if (syntax.length === 0) syntax.push(...aliasesOfNothing(document, at));
   const unset = syntax.length > 0 ? [] : putVariablesIn(document, env, at);
+  const { settings, problem } = syntax.length > 0 ? {} : asSettings(document);
+  if (problem !== undefined) syntax.push({ problem });
   const file: YamlFile = {
-    settings: syntax.length > 0 ? undefined : (document.toJS() as unknown),
+    settings,
     place: (path, key = false) => {
       const offset = offsetOf(document, path, key);
       return offset === undefined ? undefined : at(offset);
     },
   };
   return { file, mistakes: [...syntax, ...unset] };
+}
+
+/** What stands at that place may be a password that was not put in quotes. */
+function withoutContent(message: string): string {
+  return message.replace(/^(Unresolved|Block scalar header)(.*?): .*/s, '$1$2; text with such letters needs quotes');
+}
+
+function aliasesOfNothing(document: Document, at: Place): Mistake[] {
+  const mistakes: Mistake[] = [];
+  visit(document, {
+    Alias: (_key, alias) => {
+      if (alias.resolve(document) || !hasRange(alias)) return;
+      const problem = 'not valid YAML: no anchor of this name stands before it; a text that begins with * needs quotes';
+      mistakes.push({ ...at(alias.range[0]), problem });
+    },
+  });
+  return mistakes;
+}
+
+/** Some things that YAML forbids are only found here. */
+function asSettings(document: Document): { settings?: unknown; problem?: string } {
+  try {
+    return { settings: document.toJS() as unknown };
+  } catch (error) {
+    return { problem: `not valid YAML: ${(error as Error).message}` };
+  }
 }
 
 /** `${NAME}`, `${NAME:-default}`; `$${` stands for a plain `${`. */
@@ -58,11 +88,7 @@ const PRIVATE = 0xe000;
  * Variables are put into values after parsing: whatever is in a variable, it cannot change the file's structure.
  * They arrive as text; every setting reads its number or truth value from text too.
  */
-function putVariablesIn(
-  document: Document,
-  env: Environment,
-  at: (offset: number) => { line: number; column: number },
-): Mistake[] {
+function putVariablesIn(document: Document, env: Environment, at: Place): Mistake[] {
   const mistakes: Mistake[] = [];
   visit(document, {
     Scalar: (key, node) => {

@@ -1,0 +1,59 @@
+import type { SettingPath } from './mistake.js';
+import { SHORTEST_SECRET } from './cluster-settings.js';
+import type { Contradiction } from './route-contradictions.js';
+import type { Settings } from './schema.js';
+import { unusableSecret } from './secret.js';
+import { unusableTls } from './tls-files.js';
+
+type ClusterSettings = NonNullable<Settings['cluster']>;
+
+/** What does not fit together in the settings that make several processes or nodes one proxy. */
+export function clusterContradictions({ store, spool, cluster, workers }: Settings): Contradiction[] {
+  return [
+    ...(store.type === 'embedded' ? alone({ spool, cluster, workers }) : []),
+    ...(cluster && spool.shared ? [{ path: ['cluster'], against: ['spool'], problem: NOT_NEEDED }] : []),
+    ...(cluster ? nodes(cluster).map(({ path, problem }) => ({ path: ['cluster', ...path], problem })) : []),
+  ];
+}
+
+const NOT_NEEDED =
+  'is not needed while spool.shared is true, since every node has the bytes itself; leave out one of them';
+
+/** The embedded store is in the memory of its one process. */
+function alone({ spool, cluster, workers }: Pick<Settings, 'spool' | 'cluster' | 'workers'>): Contradiction[] {
+  const type: SettingPath = ['store', 'type'];
+  const instead = 'write "store: { type: redis, url: … }", or leave it out';
+  const because = 'cannot be used with the embedded store, which serves';
+  const rules: [SettingPath, boolean, string][] = [
+    [['spool', 'shared'], spool.shared, `${because} one node only; ${instead}`],
+    [['cluster'], cluster !== null, `${because} one node only; ${instead}`],
+    [
+      ['workers'],
+      workers !== 1,
+      `is ${workers}, but the embedded store keeps records and leases in one process; ${instead}`,
+    ],
+  ];
+  return rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, against: type, problem }] : []));
+}
+
+function nodes({ listen, advertise, secret, secret_file: file, tls }: ClusterSettings): Contradiction[] {
+  const { protocol, hostname } = new URL(advertise);
+  const rules: [SettingPath, boolean, string][] = [
+    [['listen'], 'port' in listen && listen.port === 0, 'needs a port of its own; the other nodes have to know it'],
+    [['advertise'], ANYWHERE.has(hostname), 'is no address to connect to; give the name or address of this node'],
+    [['advertise'], tls !== null && protocol === 'http:', 'begins with http:, but `cluster.tls` is set; write https:'],
+    [
+      ['advertise'],
+      tls === null && protocol === 'https:',
+      'begins with https:, but there is no `cluster.tls`; write http:',
+    ],
+    [[], secret === null && file === null, 'needs a secret that all nodes share: `secret_file` or `secret`'],
+  ];
+  return [
+    ...rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, problem }] : [])),
+    ...unusableSecret('secret', secret, file, { least: SHORTEST_SECRET }),
+    ...(tls ? unusableTls(['tls'], tls) : []),
+  ];
+}
+
+const ANYWHERE: ReadonlySet<string> = new Set(['0.0.0.0', '[::]']);

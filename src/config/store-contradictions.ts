@@ -1,0 +1,92 @@
+import type { SettingPath } from './mistake.js';
+import type { RedisUrl } from './redis-url.js';
+import type { Contradiction } from './route-contradictions.js';
+import type { Settings } from './schema.js';
+import { unusableSecret } from './secret.js';
+import { urlsOf } from './store-config.js';
+import { store as storeSchema } from './store-settings.js';
+import { unusableTls } from './tls-files.js';
+
+type StoreSettings = Settings['store'];
+
+/** What does not fit together in `store`. */
+export function storeContradictions({ store }: Settings): Contradiction[] {
+  const found = store.type === 'embedded' ? redisOnly(store) : redis(store);
+  return found.map(({ path, problem }) => ({ path: ['store', ...path], problem }));
+}
+
+/** Settings that the embedded store would ignore. One that has its default may stand there, as in the example. */
+function redisOnly(store: StoreSettings): Contradiction[] {
+  const untouched = storeSchema.parse({});
+  const names = Object.keys(untouched) as (keyof StoreSettings)[];
+  return names
+    .filter((name) => store[name] !== untouched[name])
+    .map((name) => ({
+      path: [name],
+      problem: 'is for Redis, but the store is embedded; write "type: redis" beside it, or leave it out',
+    }));
+}
+
+function redis(store: StoreSettings): Contradiction[] {
+  const { username, password, password_file: file, sentinel, tls } = store;
+  const all = urlsOf(store);
+  const inUrl = { username: all.some((url) => url.username), password: all.some((url) => url.password) };
+  const isAnybody = (username !== null || inUrl.username) && password === null && file === null && !inUrl.password;
+  return [
+    ...servers(store),
+    ...urls(store),
+    ...(isAnybody ? [{ path: [username === null ? 'url' : 'username'], problem: NO_PASSWORD }] : []),
+    ...unusableSecret('password', password, file),
+    ...(sentinel ? sentinelUser(sentinel) : []),
+    ...(tls ? unusableTls(['tls'], tls) : []),
+  ];
+}
+
+const NO_PASSWORD = 'needs a password as well: `password_file` or `password`';
+
+/** What the URLs are: one server, Sentinels or nodes of a Cluster. */
+function servers({ url, cluster, sentinel, tls }: StoreSettings): Contradiction[] {
+  const count = Array.isArray(url) ? url.length : url === null ? 0 : 1;
+  const isOne = !cluster && sentinel === null;
+  const onSocket = [url].flat().some((one) => one?.at.kind === 'unix');
+  const several = `has ${count} servers; say what they are with "cluster: true" or "sentinel", or leave one`;
+  const rules: [SettingPath, boolean, string][] = [
+    [['url'], count === 0, 'is missing; it says where Redis is, such as redis://127.0.0.1:6379'],
+    [['url'], count > 1 && isOne, several],
+    [['url'], onSocket && !isOne, 'has a socket, which leads to one server only; give hosts and ports'],
+    [['tls'], onSocket && tls !== null, 'cannot be used on a socket; leave it out'],
+    [['sentinel'], cluster && sentinel !== null, 'cannot be used with "cluster: true"; the URLs are one or the other'],
+  ];
+  return rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, problem }] : []));
+}
+
+/** What one URL says holds for all of them. */
+function urls(store: StoreSettings): Contradiction[] {
+  const all = urlsOf(store);
+  return all.flatMap((url, index) => {
+    const path = Array.isArray(store.url) ? ['url', index] : ['url'];
+    const unlike = (['username', 'password', 'database'] as const).filter((what) => isUnlike(all, url, what));
+    const inCluster = store.cluster && (url.database ?? 0) > 0;
+    return [
+      ...unlike.map((what) => ({ path, problem: `says another ${what} than one before it; say it once` })),
+      ...(url.isTls === all[0]!.isTls ? [] : [{ path, problem: MIXED }]),
+      ...(inCluster ? [{ path, problem: `says database ${url.database!}; a Redis Cluster has only 0` }] : []),
+    ];
+  });
+}
+
+const MIXED = 'has another scheme than url[0]; either all speak TLS (rediss://) or none';
+
+function isUnlike(all: readonly RedisUrl[], url: RedisUrl, what: 'username' | 'password' | 'database'): boolean {
+  const said = all.find((one) => one[what] !== undefined)?.[what];
+  return url[what] !== undefined && url[what] !== said;
+}
+
+function sentinelUser({ username, password, password_file: file }: NonNullable<StoreSettings['sentinel']>) {
+  const isAnybody = username !== null && password === null && file === null;
+  const found = [
+    ...(isAnybody ? [{ path: ['username'], problem: NO_PASSWORD }] : []),
+    ...unusableSecret('password', password, file),
+  ];
+  return found.map(({ path, problem }) => ({ path: ['sentinel', ...path], problem }));
+}

@@ -1,0 +1,221 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import type { Config } from '../../src/config/config.js';
+import { loadConfig } from '../../src/config/load.js';
+import { describeMistake } from '../../src/config/mistake.js';
+import { makeCertificate } from '../support/certificate.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+
+let directory: TemporaryDirectory;
+beforeEach(async () => {
+  directory = await temporaryDirectory();
+});
+afterEach(() => directory.remove());
+
+interface Given {
+  readonly env?: Record<string, string>;
+  readonly flags?: Record<string, unknown>;
+}
+
+const REDIS = 'origin: http://a\nstore: { type: redis, url: redis://h }\n';
+
+function load(yaml: string, { env = {}, flags = {} }: Given = {}) {
+  const file = join(directory.path, 'rufh-proxy.yaml');
+  writeFileSync(file, yaml.replaceAll('DIR', directory.path));
+  return loadConfig({ file, env, flags });
+}
+
+function configOf(lines: string, given?: Given): Config {
+  const loaded = load(REDIS + lines, given);
+  if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
+  return loaded.config;
+}
+
+/** The mistakes as lines, with `DIR` for the directory's path. */
+function mistakes(yaml: string, given?: Given): string[] {
+  const loaded = load(yaml, given);
+  if (!('mistakes' in loaded)) return [];
+  return loaded.mistakes.map((one) => {
+    const source = one.line === undefined ? one.source : undefined;
+    return describeMistake({ ...one, source }).replaceAll(directory.path, 'DIR');
+  });
+}
+
+function write(name: string, content: string): void {
+  writeFileSync(join(directory.path, name), content);
+}
+
+const SECRET = 'secret: sixteen--letters';
+const AT = 'listen: 0.0.0.0:8081, advertise: http://10.0.0.5:8081';
+
+describe('with Redis', () => {
+  test('one node needs nothing else, and its spool is its own', () => {
+    const config = configOf('');
+    expect(config).toMatchObject({ spool: { shared: false }, workers: 1 });
+    expect(config.cluster).toBeUndefined();
+  });
+
+  test.each<[string, string, Given]>([
+    ['the file', 'spool: { shared: true }\nworkers: 3', {}],
+    ['variables', '', { env: { RUFH_PROXY_SPOOL_SHARED: 'true', RUFH_PROXY_WORKERS: '3' } }],
+    ['flags', '', { flags: { spoolShared: true, workers: '3' } }],
+  ])('a shared spool and several workers can be had by %s', (_how, lines, given) => {
+    expect(configOf(lines, given)).toMatchObject({ spool: { shared: true }, workers: 3 });
+  });
+
+  test('there are as many workers as cores when nobody chooses a number', () => {
+    expect(configOf('workers: auto').workers).toBe(availableParallelism());
+  });
+
+  test('nodes with disks of their own have an address, a name for the others, and a secret', () => {
+    expect(configOf(`cluster: { ${AT}, ${SECRET} }`).cluster).toEqual({
+      listen: { kind: 'tcp', host: '0.0.0.0', port: 8081 },
+      advertise: 'http://10.0.0.5:8081',
+      secret: 'sixteen--letters',
+      ownerTimeoutMs: 600_000,
+    });
+  });
+
+  test('the secret of the nodes comes from a file, and they speak TLS', () => {
+    const { cert, key } = makeCertificate();
+    write('secret', 'sixteen--letters\n');
+    write('cert', cert);
+    write('key', key);
+    const tls = 'tls: { cert: DIR/cert, key: DIR/key, ca: DIR/cert }';
+    const lines = `cluster: { listen: "[::]:1", advertise: "https://[::1]:1/", secret_file: DIR/secret, ${tls}, owner_timeout: 1m }`;
+    expect(configOf(lines).cluster).toEqual({
+      listen: { kind: 'tcp', host: '::', port: 1 },
+      advertise: 'https://[::1]:1',
+      secret: 'sixteen--letters',
+      tls: {
+        cert: join(directory.path, 'cert'),
+        key: join(directory.path, 'key'),
+        ca: join(directory.path, 'cert'),
+      },
+      ownerTimeoutMs: 60_000,
+    });
+  });
+});
+
+describe('a value that is not allowed is told with what is', () => {
+  const words =
+    'allowed is http://HOST:PORT or https://HOST:PORT, as other nodes reach this one, such as http://10.0.0.5:8081';
+  const secretWords =
+    'what it is set to is not shown; allowed is a text of at least 16 letters, in quotes when it looks like a number, or null';
+  const advertised = (url: string) => `cluster: { listen: 0.0.0.0:8081, ${SECRET}, advertise: "${url}" }`;
+  test.each([
+    ...[
+      '10.0.0.5:8081',
+      'http://10.0.0.5',
+      'http://10.0.0.5:8081/path',
+      'ftp://10.0.0.5:8081',
+      'http://10.0.0.5:65536',
+    ].map((url) => [advertised(url), `3:71: cluster.advertise: found "${url}", ${words}`]),
+    [`cluster: { ${AT}, secret: fifteen-letters }`, `3:75: cluster.secret: ${secretWords}`],
+    [`cluster: { ${AT}, secret: 1234567890123456 }`, `3:75: cluster.secret: ${secretWords}`],
+    [
+      `cluster: { ${AT}, ${SECRET}, tls: { cert: /c, key: /k } }`,
+      '3:93: cluster.tls.ca: is missing; allowed is the path of a file or directory',
+    ],
+    [
+      `cluster: { ${AT}, ${SECRET}, owner_timeout: 0s }`,
+      '3:108: cluster.owner_timeout: found "0s", allowed is a time with its unit such as 500ms, 30s, 5m, 24h or 7d, at least 1ms, at most 24d',
+    ],
+    [
+      `cluster: { listen: a:1, advertise: "http://me@a:1", ${SECRET} }`,
+      `3:36: cluster.advertise: found "http://***@a:1", ${words}`,
+    ],
+    ['workers: many', '3:10: workers: found "many", allowed is a whole number from 1 to 1024, or auto'],
+    ['workers: 0', '3:10: workers: found 0, allowed is a whole number from 1 to 1024, or auto'],
+    ['workers: 1.5', '3:10: workers: found 1.5, allowed is a whole number from 1 to 1024, or auto'],
+    ['spool: { shared: yes please }', '3:18: spool.shared: found "yes please", allowed is true or false'],
+  ])('%s', (line, mistake) => {
+    expect(mistakes(REDIS + line)).toEqual([mistake]);
+  });
+
+  test('a node without a name for the others lacks it, and where it listens', () => {
+    expect(mistakes(`${REDIS}cluster: { ${SECRET} }`)).toEqual([
+      expect.stringMatching(/^3:\d+: cluster.listen: is missing; /),
+      expect.stringMatching(/^3:\d+: cluster.advertise: is missing; /),
+    ]);
+  });
+});
+
+describe('settings that are right one by one, but not together', () => {
+  test('the embedded store is for one process of one node', () => {
+    const alone = 'cannot be used with the embedded store, which serves one node only';
+    const instead = 'write "store: { type: redis, url: … }", or leave it out';
+    const lines = `spool: { shared: true }\ncluster: { ${AT}, ${SECRET} }\nworkers: 4\n`;
+    expect(mistakes(`origin: http://a\n${lines}`)).toEqual([
+      `2:18: spool.shared: ${alone}; ${instead}`,
+      `3:10: cluster: ${alone}; ${instead}`,
+      '3:10: cluster: is not needed while spool.shared is true, since every node has the bytes itself; leave out one of them',
+      `4:10: workers: is 4, but the embedded store keeps records and leases in one process; ${instead}`,
+    ]);
+  });
+
+  test('also on a machine with a single core', () => {
+    expect(mistakes('origin: http://a', { env: { RUFH_PROXY_WORKERS: 'auto' } })).toEqual([
+      'RUFH_PROXY_WORKERS: workers: is auto, but the embedded store keeps records and leases in one process; ' +
+        'write "store: { type: redis, url: … }", or leave it out',
+    ]);
+  });
+
+  test.each<[string, string]>([
+    [
+      `spool: { shared: true }\ncluster: { ${AT}, ${SECRET} }`,
+      '4:10: cluster: is not needed while spool.shared is true, since every node has the bytes itself; leave out one of them',
+    ],
+    [`cluster: { ${AT} }`, '3:10: cluster: needs a secret that all nodes share: `secret_file` or `secret`'],
+    [
+      `cluster: { ${AT}, ${SECRET}, secret_file: /f }`,
+      '3:106: cluster.secret_file: cannot be used together with `secret`; leave one of them out',
+    ],
+    [`cluster: { ${AT}, secret_file: DIR/none }`, '3:80: cluster.secret_file: cannot read DIR/none: ENOENT'],
+    [`cluster: { ${AT}, secret_file: DIR/empty }`, '3:80: cluster.secret_file: DIR/empty is empty'],
+    [
+      `cluster: { ${AT}, secret_file: DIR/short }`,
+      '3:80: cluster.secret_file: DIR/short holds fewer than 16 letters; make the secret longer',
+    ],
+    [
+      `cluster: { listen: 0.0.0.0:0, advertise: http://10.0.0.5:8081, ${SECRET} }`,
+      '3:20: cluster.listen: needs a port of its own; the other nodes have to know it',
+    ],
+    [
+      `cluster: { listen: 127.0.0.1:8080, advertise: http://10.0.0.5:8081, ${SECRET} }`,
+      '3:20: cluster.listen: the listener for other nodes needs an address of its own; 0.0.0.0:8080 is listened on already',
+    ],
+    [
+      `admin: 127.0.0.1:8081\ncluster: { ${AT}, ${SECRET} }`,
+      '4:20: cluster.listen: the listener for other nodes needs an address of its own; 127.0.0.1:8081 is listened on already',
+    ],
+    ...['0.0.0.0', '[::]'].map((host): [string, string] => [
+      `cluster: { listen: 127.0.0.1:1, advertise: "http://${host}:1", ${SECRET} }`,
+      '3:44: cluster.advertise: is no address to connect to; give the name or address of this node',
+    ]),
+    [
+      `cluster: { listen: 127.0.0.1:1, advertise: https://a:1, ${SECRET} }`,
+      '3:44: cluster.advertise: begins with https:, but there is no `cluster.tls`; write http:',
+    ],
+    [
+      `cluster: { ${AT.replace('http:', 'https:')}, ${SECRET}, tls: { cert: DIR/none, key: DIR/short, ca: DIR/short } }`,
+      '3:107: cluster.tls.cert: cannot read DIR/none: ENOENT',
+    ],
+  ])('%s', (lines, mistake) => {
+    write('empty', '');
+    write('short', 'fifteen-letters\n');
+    expect(mistakes(REDIS + lines)).toEqual([mistake]);
+  });
+
+  test('nodes that have certificates say so to the others', () => {
+    const { cert, key } = makeCertificate();
+    write('cert', cert);
+    write('key', key);
+    const tls = 'tls: { cert: DIR/cert, key: DIR/key, ca: DIR/cert }';
+    expect(mistakes(`${REDIS}cluster: { ${AT}, ${SECRET}, ${tls} }`)).toEqual([
+      '3:45: cluster.advertise: begins with http:, but `cluster.tls` is set; write https:',
+    ]);
+  });
+});
