@@ -20,6 +20,8 @@ export interface ProxyOptions {
   /** Another Node than the one that runs the tests. */
   readonly node?: string;
   readonly nodeFlags?: readonly string[];
+  /** Run in place of the built binary, with the same flags. */
+  readonly program?: string;
 }
 
 /** One run of the built binary. */
@@ -134,13 +136,15 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyProcess> {
 }
 
 async function commandLine(options: ProxyOptions, data: string, directory: string): Promise<string[]> {
-  const line = [...(options.nodeFlags ?? []), BINARY, 'serve'];
+  const line = [...(options.nodeFlags ?? []), options.program ?? BINARY, 'serve'];
   if (options.config !== undefined) {
     const file = join(directory, 'rufh-proxy.yaml');
     await writeFile(file, options.config);
     line.push('--config', file);
   }
   if (options.origin !== undefined) line.push('--origin', options.origin);
-  line.push('--listen', options.listen ?? '127.0.0.1:0', '--admin', options.admin ?? '127.0.0.1:0');
+  const hasListeners = options.listen === undefined && /^listen:/m.test(options.config ?? '');
+  if (!hasListeners) line.push('--listen', options.listen ?? '127.0.0.1:0');
+  line.push('--admin', options.admin ?? '127.0.0.1:0');
   return [...line, '--data', data, '--log-format', 'json', ...(options.flags ?? [])];
 }

@@ -1,0 +1,145 @@
+import { createServer, type AddressInfo } from 'node:net';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { spawnCrew, startCrew, untilGone, workerPids, type CrewOptions } from '../support/crew.js';
+import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
+import type { ProxyProcess } from '../support/proxy.js';
+import { requestOnce } from '../support/raw-client.js';
+import { until, within } from '../support/temporary.js';
+
+// Issue 4: `workers`.
+let origin: FakeOrigin;
+beforeAll(async () => {
+  origin = await startFakeOrigin();
+});
+afterAll(() => origin.close());
+
+describe('two workers that run', () => {
+  let crew: ProxyProcess;
+  beforeAll(async () => {
+    crew = await startCrew({ origin: origin.url });
+  });
+  afterAll(() => crew.stop());
+
+  async function ask(path: string): Promise<{ status: number; body: string }> {
+    const answer = await fetch(`${crew.adminUrl}${path}`);
+    return { status: answer.status, body: await answer.text() };
+  }
+
+  test('say so once, when both listen, in the first line on standard output', () => {
+    const announced = crew.log.filter(({ msg }) => msg === 'listening');
+    expect(announced).toEqual([crew.log[0]]);
+    expect(crew.log[0]).toMatchObject({
+      url: crew.url,
+      urls: [crew.url],
+      admin: crew.adminUrl,
+      workers: 2,
+      pid: crew.pid,
+    });
+    expect(crew.url).toMatch(/^http:\/\/127\.0\.0\.1:[1-9]\d*$/);
+    expect(workerPids(crew)).toHaveLength(2);
+  });
+
+  test('add up their figures', async () => {
+    const before = origin.requests.length;
+    for (let count = 0; count < 6; count++) await requestOnce(crew.url, { method: 'GET', target: '/' });
+    expect(origin.requests.length - before).toBe(6);
+    const { body } = await ask('/metrics');
+    expect(body).toContain('\nrufh_requests_total{kind="pass-through",method="GET",status="200"} 6\n');
+    expect(body).toContain(`\nrufh_build_info{version="test",node="${process.version}"} 1\n`);
+    expect(body).toContain('\nrufh_request_duration_seconds_bucket{le="+Inf",kind="pass-through"} 6\n');
+  });
+
+  test('are alive and ready together', async () => {
+    expect(await ask('/healthz')).toEqual({ status: 200, body: '{"alive":true}\n' });
+    const { status, body } = await ask('/readyz');
+    const ready = { ready: true, checks: [1, 2].map((worker) => ({ name: `worker ${worker}`, ok: true })) };
+    expect([status, JSON.parse(body)]).toEqual([200, ready]);
+  });
+
+  test('are asked in turn for what operators want of uploads', async () => {
+    const head = await requestOnce(crew.url, {
+      method: 'POST',
+      target: '/files',
+      headers: [
+        ['Upload-Complete', '?0'],
+        ['Upload-Draft-Interop-Version', '8'],
+        ['Content-Length', '3'],
+      ],
+      body: 'abc',
+    });
+    expect(head.status).toBe(201);
+    // Here each worker knows only its own.
+    const lists = [await ask('/uploads?phase=receiving'), await ask('/uploads?phase=receiving')];
+    const counts = lists.map(({ body }) => (JSON.parse(body) as { uploads: unknown[] }).uploads.length);
+    expect(counts.sort()).toEqual([0, 1]);
+    expect((await ask('/uploads?phase=none')).status).toBe(400);
+    expect((await ask('/nothing')).status).toBe(404);
+  });
+
+  test('refuse web pages as one process does', async () => {
+    const headers = [['Host', 'rebound.example']] as const;
+    const rebound = await requestOnce(crew.adminUrl, { method: 'GET', target: '/uploads', headers });
+    expect(rebound.status).toBe(403);
+    const wrong = await requestOnce(crew.adminUrl, { method: 'POST', target: '/metrics' });
+    expect([wrong.status, wrong.header('allow')]).toEqual([405, 'GET, HEAD']);
+  });
+});
+
+describe('workers that do not come to listen', () => {
+  let started: ProxyProcess[];
+  beforeEach(() => {
+    started = [];
+  });
+  afterEach(async () => {
+    for (const crew of started) await crew.stop();
+  });
+
+  async function startInVain(options: CrewOptions): Promise<{ code: unknown; problems: string[]; crew: ProxyProcess }> {
+    const crew = await spawnCrew({ origin: origin.url, ...options });
+    started.push(crew);
+    const code = await within(crew.exited, 'the primary process to end', 20_000);
+    expect(crew.lines).toEqual([]);
+    return { code, problems: crew.errors.filter((line) => line.startsWith('rufh-proxy: ')), crew };
+  }
+
+  test('tell their common reason once', async () => {
+    const holder = createServer();
+    await new Promise<void>((resolve) => holder.listen(0, '127.0.0.1', resolve));
+    const { port } = holder.address() as AddressInfo;
+    const { code, problems } = await startInVain({ listen: `127.0.0.1:${port}` });
+    await new Promise((resolve) => holder.close(resolve));
+    const advice = 'another process listens there; stop it or choose another address (port 0 takes a free one)';
+    expect([code, problems]).toEqual([1, [`rufh-proxy: cannot listen on 127.0.0.1:${port}: ${advice}`]]);
+  });
+
+  test('end the others, if only one fails', async () => {
+    const { code, problems, crew } = await startInVain({ failing: 2, workers: 3 });
+    expect(code).toBe(1);
+    expect(problems).toEqual([expect.stringContaining('worker 2 is meant to fail')]);
+    expect(workerPids(crew)).not.toEqual([]);
+    await untilGone(workerPids(crew));
+  });
+
+  test('that end without a word are told of', async () => {
+    const { code, problems } = await startInVain({ ending: 1 });
+    expect([code, problems]).toEqual([1, ['rufh-proxy: worker 1 ended with code 7 before it listened']]);
+  });
+
+  test('a taken admin address is told before any worker starts', async () => {
+    const holder = createServer();
+    await new Promise<void>((resolve) => holder.listen(0, '127.0.0.1', resolve));
+    const { port } = holder.address() as AddressInfo;
+    const { code, problems, crew } = await startInVain({ admin: `127.0.0.1:${port}` });
+    await new Promise((resolve) => holder.close(resolve));
+    expect([code, problems]).toEqual([1, [expect.stringContaining(`cannot listen on 127.0.0.1:${port}: another`)]]);
+    expect(workerPids(crew)).toEqual([]);
+  });
+
+  test('a signal while they start ends all of them', async () => {
+    const crew = await spawnCrew({ origin: origin.url });
+    started.push(crew);
+    await until(() => workerPids(crew).length > 0 || crew.errors.length > 0, 'the first worker to listen', 20_000);
+    expect(await crew.kill('SIGTERM')).toBe(0);
+    await untilGone(workerPids(crew));
+  });
+});

@@ -1,0 +1,29 @@
+// `serve` as the binary has it, but each worker keeps its own uploads in memory and on disk: how processes are started,
+// looked after and ended can be seen without a server for the store.
+import { join } from 'node:path';
+import { startApp } from '../../src/app.js';
+import { serve, type StartApp } from '../../src/cli/serve.js';
+
+const startAlone: StartApp = (config, log, version) => {
+  const worker = process.env['RUFH_WORKER'] ?? '0';
+  if (process.env['FAILING_WORKER'] === worker) throw new Error(`worker ${worker} is meant to fail`);
+  if (process.env['ENDING_WORKER'] === worker) process.exit(7);
+  const data = join(config.data, worker);
+  return startApp(
+    { ...config, data, store: { type: 'embedded' }, spool: { ...config.spool, shared: false } },
+    log,
+    version,
+  );
+};
+
+await serve({ ...flagsOf(process.argv.slice(3)), env: {} }, 'test', startAlone);
+
+function flagsOf(line: readonly string[]): { file?: string; flags: Record<string, string> } {
+  const flags: Record<string, string> = {};
+  for (let at = 0; at < line.length; at += 2) {
+    const name = line[at]!.slice(2).replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
+    flags[name] = line[at + 1]!;
+  }
+  const { config: file, ...others } = flags;
+  return file === undefined ? { flags } : { file, flags: others };
+}

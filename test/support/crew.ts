@@ -1,0 +1,67 @@
+import { fileURLToPath } from 'node:url';
+import { ProxyProcess, type ProxyOptions } from './proxy.js';
+import { until } from './temporary.js';
+
+const PROGRAM = fileURLToPath(new URL('crew-program.ts', import.meta.url));
+
+export interface CrewOptions extends ProxyOptions {
+  readonly workers?: number;
+  /** This worker's process throws while it starts, or ends with code 7. */
+  readonly failing?: number;
+  readonly ending?: number;
+}
+
+/** Several processes of the proxy with one in front, each with uploads of its own; waits for nothing. */
+export function spawnCrew({
+  workers = 2,
+  failing,
+  ending,
+  config = '',
+  ...options
+}: CrewOptions): Promise<ProxyProcess> {
+  // Nothing is ever asked of this server: see the program.
+  const store = 'store: { type: redis, url: redis://127.0.0.1:1 }\nspool: { shared: true }\n';
+  return ProxyProcess.spawn({
+    program: PROGRAM,
+    nodeFlags: ['--import', 'tsx'],
+    ...options,
+    config: `workers: ${workers}\n${store}${config}`,
+    env: {
+      ...options.env,
+      ...(failing === undefined ? {} : { FAILING_WORKER: String(failing) }),
+      ...(ending === undefined ? {} : { ENDING_WORKER: String(ending) }),
+    },
+  });
+}
+
+/** Waits until all of them listen. */
+export async function startCrew(options: CrewOptions): Promise<ProxyProcess> {
+  const crew = await spawnCrew(options);
+  try {
+    return await crew.listening();
+  } catch (error) {
+    await crew.stop();
+    throw error;
+  }
+}
+
+/** Pids of the processes that have been workers, oldest first. */
+export function workerPids(crew: ProxyProcess, worker?: number): number[] {
+  const said = [...crew.errors, ...crew.lines].filter((line) => line.startsWith('{'));
+  return said
+    .map((line) => JSON.parse(line) as { msg: string; worker: number; workerPid: number })
+    .filter((line) => line.msg === 'a worker listens' && (worker === undefined || line.worker === worker))
+    .map(({ workerPid }) => workerPid);
+}
+
+export async function untilGone(pids: readonly number[]): Promise<void> {
+  await until(() => !pids.some(runs), `the processes ${pids.join(', ')} to end`, 20_000);
+}
+
+function runs(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+}
