@@ -1,3 +1,4 @@
+import { GUIDE } from './docs-guide.js';
 import { alternatives, jsonSchema, type JsonSchema } from './json-schema.js';
 import { OVERRIDES } from './overrides.js';
 
@@ -23,34 +24,10 @@ setting explained, \`rufh-proxy check --config FILE\` tells all mistakes in it a
 - A setting that does not exist, or a value that is not allowed, is a mistake, never ignored.
 `;
 
-const ROUTES = `
-### How a request finds its route
-
-The routes are tried from top to bottom; the first whose path pattern and methods match wins. Patterns see the path
-with its dot segments resolved and without the query; \`*\` stays within one segment, \`**\` goes across segments,
-\`{a,b}\` is either, and \`/api/files/**\` includes \`/api/files\` itself. A request that no route matches passes through
-to the top \`origin\`. GET, HEAD, DELETE, OPTIONS, TRACE and CONNECT pass through on every route.
-
-Each setting that a route does not name is the top one’s, also within \`eager\`, \`breaker\` and \`retry\`. Lists, and the
-groups \`framing\`, \`gate\` and \`forward_auth\`, are replaced as a whole.
-
-\`\`\`yaml
-origin: http://127.0.0.1:3000
-limits: { max_size: 1GiB }
-routes:
-  - match: { path: /api/files/raw/** }
-    resumable: false # passes through, whatever upload headers it has
-  - match: { path: /api/files/** } # every method goes to port 4000, POST, PUT and PATCH are resumable
-    origin: http://127.0.0.1:4000
-    limits: { max_size: 10GiB } # the other limits are those above
-    delivery: { guarantee: at_least_once, framing: { field: upload } }
-\`\`\`
-`;
-
 /** docs/configuration.md: every setting in a table of its section. */
 export function renderDocs(): string {
   const root = jsonSchema();
-  return [INTRODUCTION, ...sections('', root), ROUTES].join('\n');
+  return [INTRODUCTION, ...sections('', root), GUIDE].join('\n');
 }
 
 /** The settings of one group as a table, then each group inside it. */

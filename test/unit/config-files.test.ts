@@ -1,5 +1,6 @@
 import { expect, test } from '@jest/globals';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'yaml';
 import { SAMPLES } from '../../src/config/example.js';
@@ -9,6 +10,7 @@ import { loadConfig } from '../../src/config/load.js';
 import { valueAt } from '../../src/config/mistake.js';
 import { isObject, OVERRIDES } from '../../src/config/overrides.js';
 import { schema } from '../../src/config/schema.js';
+import { temporaryDirectory } from '../support/temporary.js';
 
 const root = new URL('../../', import.meta.url);
 const read = (name: string) => readFileSync(new URL(name, root), 'utf8');
@@ -88,4 +90,15 @@ test('every flag and variable belongs to a setting that exists', () => {
 test('the schema for editors refuses what is not in it', () => {
   const schema = JSON.parse(read('config/schema.json')) as { additionalProperties: boolean; required: string[] };
   expect(schema).toMatchObject({ additionalProperties: false, required: [], type: 'object' });
+});
+
+const shown = [...read('docs/configuration.md').matchAll(/```yaml\n([\s\S]*?)```/g)].map((match) => match[1]!);
+
+test.each(shown)('what the docs show is right (%#)', async (yaml) => {
+  const directory = await temporaryDirectory();
+  const file = join(directory.path, 'shown.yaml');
+  writeFileSync(file, yaml);
+  const env = { NODE_ADDRESS: '10.0.0.5', CLUSTER_SECRET: 'sixteen--letters', REDIS_PASSWORD: 'secret' };
+  expect(loadConfig({ file, env, flags: {} })).not.toHaveProperty('mistakes');
+  await directory.remove();
 });

@@ -69,6 +69,17 @@ describe('a file that cannot be understood', () => {
     ]);
   });
 
+  test.each([
+    [
+      'origin: *nothing',
+      'FILE:1:9: not valid YAML: no anchor of this name stands before it; a text that begins with * needs quotes',
+    ],
+    ['origin: !text http://a', 'FILE:1:9: not valid YAML: Unresolved tag; text with such letters needs quotes'],
+    ['log: { <<: 3 }', 'FILE: not valid YAML: Merge sources must be maps or map aliases'],
+  ])('%s is told with what YAML makes of it', (yaml, mistake) => {
+    expect(mistakesIn(yaml)).toEqual([mistake]);
+  });
+
   test('with a list at its top says what it should be', () => {
     expect(mistakesIn('- origin: http://a\n')).toEqual([expect.stringContaining('allowed is a group of settings')]);
   });
