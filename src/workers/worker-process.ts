@@ -1,5 +1,6 @@
 import cluster, { type Worker } from 'node:cluster';
 import { once } from 'node:events';
+import { closeConnectionsLeftBy } from './given-connections.js';
 import type { FromWorker, Question, Reply, ToWorker } from './messages.js';
 import { placeVariables, type WorkerPlace } from './worker-place.js';
 
@@ -24,6 +25,7 @@ export class WorkerProcess {
 
   constructor(place: WorkerPlace) {
     this.forked = cluster.fork(placeVariables(place));
+    closeConnectionsLeftBy(this.forked);
     // A message to a process that has just ended; that it ended is heard below.
     this.forked.on('error', () => undefined);
     this.ended = this.untilEnded();
