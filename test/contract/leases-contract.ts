@@ -2,7 +2,8 @@ import { afterEach, describe, expect, test } from '@jest/globals';
 import type { Lease, Leases } from '../../src/store/lease.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { within } from '../support/temporary.js';
-import { HOUR, newId, newUpload } from './sample-upload.js';
+import { commitOf, told } from './lease-holder.js';
+import { newId, newUpload } from './sample-upload.js';
 
 export interface LeasesUnderTest {
   readonly leases: Leases;
@@ -30,17 +31,6 @@ export function describeLeases(name: string, makeLeases: (graceMs: number) => Pr
       tested = undefined;
     });
 
-    function asked(lease: Lease): Promise<unknown> {
-      if (lease.signal.aborted) return Promise.resolve(lease.signal.reason);
-      return new Promise((resolve) => lease.signal.addEventListener('abort', () => resolve(lease.signal.reason)));
-    }
-
-    const commitOf = (lease: Lease, size: number, start = 0) => ({
-      token: lease.token,
-      chunk: { name: `chunk-${lease.token}`, start, size },
-      expiresAt: Date.now() + HOUR,
-    });
-
     test('each lease has a larger token than the one before it', async () => {
       const { leases, id } = await open();
       const tokens: number[] = [];
@@ -57,7 +47,7 @@ export function describeLeases(name: string, makeLeases: (graceMs: number) => Pr
       const { leases, id } = await open();
       const first = await leases.take(id);
       const taking = leases.take(id);
-      expect(await within(asked(first), 'being asked')).toBe('taken-over');
+      expect(await within(told(first), 'being asked')).toBe('taken-over');
       await first.release();
       const second = await within(taking, 'the second lease');
       expect(second.token).toBeGreaterThan(first.token);
@@ -73,7 +63,7 @@ export function describeLeases(name: string, makeLeases: (graceMs: number) => Pr
       expect(await store.commit(id, commitOf(next, 7))).toMatchObject({ offset: 7 });
       await stalled.release();
       const third = leases.take(id);
-      expect(await within(asked(next), 'being asked')).toBe('taken-over');
+      expect(await within(told(next), 'being asked')).toBe('taken-over');
       await next.release();
       await (await third).release();
     });
@@ -139,7 +129,7 @@ export function describeLeases(name: string, makeLeases: (graceMs: number) => Pr
       await first.release();
       let third: Lease | undefined;
       const taking = leases.take(id).then((lease) => (third = lease));
-      expect(await within(asked(second), 'being asked')).toBe('taken-over');
+      expect(await within(told(second), 'being asked')).toBe('taken-over');
       expect(third).toBeUndefined();
       await second.release();
       await (await taking).release();
