@@ -40,9 +40,9 @@ export function isSecret(path: SettingPath): boolean {
 
 const SECRET = /^(password|secret)$/;
 
-/** A URL, well formed or not, without what stands before its host. */
+/** A URL, well formed or not, without what stands before its host, or what only looks as if its host followed. */
 function withoutCredentials(text: string): string {
-  return text.replace(/(:\/\/).*@/s, '$1***@');
+  return text.replace(/(:\/\/).*@/s, '$1***@').replace(/(:\/\/[^/@[]*:)(?!\d+(?:[/?#]|$)).*/s, '$1***');
 }
 
 /** What stands at a path of the settings. */

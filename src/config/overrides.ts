@@ -16,6 +16,8 @@ export interface Override {
   readonly help: string;
   /** A list, separated by commas in a variable; the flag may be repeated. */
   readonly isList?: boolean;
+  /** In place of a comma. */
+  readonly separator?: RegExp;
   /** What giving it says about another setting, whatever the file says. */
   readonly also?: { readonly setting: readonly string[]; readonly value: unknown };
 }
@@ -34,6 +36,8 @@ export const OVERRIDES: readonly Override[] = [
   {
     ...entry('storeUrl', '--store-url <url...>', 'store.url', 'keeps the state of uploads in this Redis'),
     isList: true,
+    // A comma may be part of a password, half of which would be told as a wrong URL.
+    separator: /,(?=\s*[a-z+]+:\/\/)/i,
     also: { setting: ['store', 'type'], value: 'redis' },
   },
   entry('spoolShared', '--spool-shared', 'spool.shared', 'every node mounts the directory of the spool'),
@@ -66,12 +70,12 @@ export function collectOverrides(
   env: Readonly<Record<string, string | undefined>>,
   flags: Readonly<Record<string, unknown>>,
 ): Told[] {
-  return OVERRIDES.flatMap(({ key, flag, variable, setting, isList, also }): Told[] => {
+  return OVERRIDES.flatMap(({ key, flag, variable, setting, isList, separator = ',', also }): Told[] => {
     const rest = { setting, ...(also ? { also } : {}) };
     if (flags[key] !== undefined) return [{ value: flags[key], source: flag.split(' ')[0]!, ...rest }];
     const text = env[variable];
     if (text === undefined || text === '') return [];
-    return [{ value: isList ? text.split(',').map((part) => part.trim()) : text, source: variable, ...rest }];
+    return [{ value: isList ? text.split(separator).map((part) => part.trim()) : text, source: variable, ...rest }];
   });
 }
 

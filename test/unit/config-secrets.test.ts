@@ -25,6 +25,7 @@ const STORE = 'origin: http://a\nstore:\n  type: redis\n';
 test.each([
   ['a URL that is none', `${STORE}  url: redis://me:geheim@h:port`],
   ['a password with letters that had to be encoded', `${STORE}  url: redis://me:ge/heim@geheim#geheim@h`],
+  ['a URL without a host', `${STORE}  url: redis://:geheim`],
   ['a URL in a list', `${STORE}  url: [redis://h, "redis://:geheim@"]`],
   ['a URL where a group belongs', 'origin: http://a\nstore: redis://:geheim@h'],
   ['a group where a list belongs', 'origin: http://a\ntrusted_proxies: { password: geheim, secret: geheim }'],
@@ -49,6 +50,13 @@ test.each([
 test('a URL from the environment is a mistake that names the variable and does not show the password', () => {
   expect(told('origin: http://a', { RUFH_PROXY_STORE_URL: 'redis://me:geheim@h/x' })).toEqual([
     expect.stringMatching(/^RUFH_PROXY_STORE_URL: store\.url\[0\]: found "redis:\/\/\*\*\*@h\/x", allowed is /),
+  ]);
+});
+
+test('a comma in a password makes no list of a variable', () => {
+  const env = { RUFH_PROXY_STORE_URL: 'redis://me:ge,heim@h/1, redis://i' };
+  expect(told('origin: http://a\nstore: { cluster: true }', env)).toEqual([
+    'RUFH_PROXY_STORE_URL: store.url[0]: says database 1; a Redis Cluster has only 0',
   ]);
 });
 
