@@ -4,6 +4,7 @@ import type { AdminAnswer, AdminRequest } from './admin/admin-answer.js';
 import { answerAdmin, startAdmin } from './admin/admin.js';
 import type { HealthCheck } from './admin/readiness.js';
 import type { UploadsDesk } from './admin/uploads-desk.js';
+import { type Membership, openMembership } from './cluster-membership.js';
 import type { Config } from './config/config.js';
 import { buildRoutes } from './config/routes.js';
 import { Delivery } from './delivery/delivery.js';
@@ -15,13 +16,15 @@ import { Discovery } from './http/discovery.js';
 import { Entry } from './http/entry.js';
 import { PassThrough } from './http/pass-through.js';
 import { Places } from './http/places.js';
+import type { PeerRelay } from './http/peer-relay.js';
 import { type Listener, startListener } from './http/server.js';
 import { UploadPages } from './http/upload-pages.js';
 import { UploadRequests } from './http/upload-requests.js';
 import type { Routes } from './model/route.js';
 import type { Log } from './observe/log.js';
 import { Metrics, type Figures } from './observe/metrics.js';
-import { type Closing, openEmbeddedStorage, type Storage } from './storage.js';
+import { openRedisStorage } from './redis-storage.js';
+import { type Closing, openEmbeddedStorage, type Storage, type StorageRooms } from './storage.js';
 import { Sweep } from './uploads/sweep.js';
 import { Uploads } from './uploads/uploads.js';
 
@@ -61,7 +64,7 @@ async function closeAll(opened: Closing[]): Promise<void> {
 }
 
 async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[]): Promise<App> {
-  const storage = await openEmbeddedStorage(config, { log, clock: Date.now, opened });
+  const storage = await openStorage(config, { log, clock: Date.now, opened });
   const rooms = { ...storage, log, metrics, clock: Date.now, routes: buildRoutes(config) };
   const health = { draining: false };
   const checks = [drainingCheck(health), ...storage.checks];
@@ -77,9 +80,12 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   const passThrough = new PassThrough({ log, metrics, idleTimeoutMs: config.idleTimeoutMs });
   opened.push(() => passThrough.close());
   const uploads = buildUploads(config, { ...rooms, delivery });
-  const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads });
+  const membership = await openCluster(config, { ...storage, log, clock: Date.now, opened });
+  const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads, relay: membership?.relay });
   operators.desk = { ...rooms, uploads, delivery };
   const listeners = await listen(config, entry, opened);
+  const internal = membership && (await membership.join(entry));
+  if (internal) opened.push(() => untilClosed([internal], 0));
 
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
   metrics.countUploads(async () => (await storage.store.totals()).phases);
@@ -96,10 +102,24 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
       entry.drain();
       storage.leases.drain();
       await delivery.stop();
-      await untilClosed(listeners, config.stop.graceMs);
+      await untilClosed(internal ? [...listeners, internal] : listeners, config.stop.graceMs);
       await closeAll(opened);
     },
   };
+}
+
+function openStorage(config: Config, rooms: StorageRooms): Promise<Storage> {
+  const { store } = config;
+  return store.type === 'redis' ? openRedisStorage({ ...config, store }, rooms) : openEmbeddedStorage(config, rooms);
+}
+
+/** Undefined where every node reaches the bytes, and for a node that is alone. */
+async function openCluster(
+  { cluster }: Config,
+  { node, nodes, ...rooms }: Storage & StorageRooms,
+): Promise<Membership | undefined> {
+  if (!cluster || node === undefined || !nodes) return undefined;
+  return openMembership(cluster, { ...rooms, node, nodes });
 }
 
 type Rooms = Storage & {
@@ -131,7 +151,12 @@ function buildUploads(config: Config, rooms: Rooms & { readonly delivery: Delive
 
 function buildEntry(
   config: Config,
-  rooms: Rooms & { readonly delivery: Delivery; readonly passThrough: PassThrough; readonly uploads: Uploads },
+  rooms: Rooms & {
+    readonly delivery: Delivery;
+    readonly passThrough: PassThrough;
+    readonly uploads: Uploads;
+    readonly relay: PeerRelay | undefined;
+  },
 ): Entry {
   const { path: uploadsPath, publicUrl, rfc104 } = config.uploads;
   const access = new Access(rooms.log);

@@ -9,6 +9,7 @@ import { DirectoryLock } from './store/embedded/directory-lock.js';
 import { EmbeddedLeases } from './store/embedded/embedded-leases.js';
 import { EmbeddedStore } from './store/embedded/embedded-store.js';
 import type { Leases } from './store/lease.js';
+import type { Nodes } from './store/nodes.js';
 import type { UploadStore } from './store/upload-store.js';
 import { recover } from './uploads/recovery.js';
 
@@ -23,6 +24,10 @@ export interface Storage {
   /** The node that new uploads name; undefined where every node reaches the bytes. */
   readonly node?: string;
   readonly checks: readonly HealthCheck[];
+  /** Where each node has bytes of its own: who else is there. */
+  readonly nodes?: Nodes;
+  /** Given to one process of all that share the spool; missing where there is but one. */
+  readonly mayLookForOrphans?: () => Promise<boolean>;
   /** Brings records and bytes together after a crash, before the first request. */
   recover(): Promise<void>;
 }

@@ -18,6 +18,7 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
   delivery: { rooms: ['store', 'spool', 'model', 'observe'], packages: ['undici'] },
   uploads: { rooms: ['delivery', 'store', 'spool', 'model', 'observe'], packages: [] },
   http: { rooms: ['uploads', 'protocol', 'model', 'observe'], packages: ['http-proxy', 'ipaddr.js'] },
+  cluster: { rooms: ['http', 'uploads', 'store', 'spool', 'model', 'observe'], packages: [] },
   admin: { rooms: ['uploads', 'delivery', 'store', 'model', 'observe'], packages: [] },
   config: { rooms: ['model'], packages: ['zod', 'yaml', 'picomatch', 'ipaddr.js'] },
   workers: { rooms: ['app', 'admin', 'config', 'observe', 'model'], packages: [] },
@@ -37,8 +38,41 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
     ],
     packages: [],
   },
+  'redis-storage': {
+    rooms: [
+      'storage',
+      'admin',
+      'config',
+      'disk',
+      'model',
+      'observe',
+      'spool',
+      'store',
+      'store/embedded',
+      'store/redis',
+      'uploads',
+    ],
+    packages: [],
+  },
+  'cluster-membership': {
+    rooms: ['storage', 'cluster', 'config', 'http', 'model', 'observe', 'store'],
+    packages: [],
+  },
   app: {
-    rooms: ['storage', 'admin', 'config', 'delivery', 'http', 'model', 'observe', 'spool', 'store', 'uploads'],
+    rooms: [
+      'storage',
+      'redis-storage',
+      'cluster-membership',
+      'admin',
+      'config',
+      'delivery',
+      'http',
+      'model',
+      'observe',
+      'spool',
+      'store',
+      'uploads',
+    ],
     packages: [],
   },
 };
@@ -46,7 +80,7 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
 /** Implementations: only app.ts, storage.ts and their own room may name them. */
 const implementations = [/^store\/(embedded|redis)\//, /^spool\/local-/, /^delivery\/undici-/];
 
-const ASSEMBLY: ReadonlySet<string> = new Set(['app.ts', 'storage.ts']);
+const ASSEMBLY: ReadonlySet<string> = new Set(['app.ts', 'storage.ts', 'redis-storage.ts']);
 
 interface Import {
   readonly file: string;
