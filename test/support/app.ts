@@ -28,7 +28,7 @@ export async function startTestApp({ origin, config = '', data }: TestAppOptions
   const file = join(directory.path, 'rufh-proxy.yaml');
   await writeFile(file, config);
   const dataDirectory = data ?? join(directory.path, 'data');
-  const flags = { origin, data: dataDirectory, ...(config.includes('listen:') ? {} : { listen: '127.0.0.1:0' }) };
+  const flags = { origin, data: dataDirectory, ...(/^listen:/m.test(config) ? {} : { listen: '127.0.0.1:0' }) };
   const loaded = loadConfig({ file, env: {}, flags });
   if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes, undefined, 2));
   const log: Record<string, unknown>[] = [];
