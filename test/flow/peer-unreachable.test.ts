@@ -1,0 +1,84 @@
+import { createServer, type AddressInfo, type Socket } from 'node:net';
+import { describe, expect, test } from '@jest/globals';
+import { TRANSPORTS, exchangeOver } from '../support/open-request.js';
+import { onPeerFront } from '../support/peer-front.js';
+import { requestOnce } from '../support/raw-client.js';
+import type { RawExchange } from '../support/raw-exchange.js';
+import { freePort } from '../support/temporary.js';
+
+const TARGET = `/.uploads/${'a'.repeat(32)}`;
+const PATCH = { method: 'PATCH', target: TARGET, body: Buffer.alloc(200_000) };
+
+const at = (url: string, silentMs = 0) => ({ find: () => Promise.resolve({ url, silentMs }) });
+
+async function nobody(): Promise<string> {
+  return `http://127.0.0.1:${await freePort()}`;
+}
+
+describe('an owner that cannot be reached', () => {
+  test.each(TRANSPORTS)('is told of as unavailable over %s, also to who sends a body', async (by) => {
+    await onPeerFront({ owners: at(await nobody(), 59_999) }, async ({ url, refused }) => {
+      expect((await exchangeOver(by, url, PATCH)).status).toBe(503);
+      expect((await exchangeOver(by, url, { method: 'HEAD', target: TARGET })).status).toBe(503);
+      expect(refused).toEqual(['unavailable', 'unavailable']);
+    });
+  });
+
+  test('and has been silent for too long has lost its uploads', async () => {
+    await onPeerFront({ owners: at(await nobody(), 60_000) }, async ({ url, refused }) => {
+      expect((await requestOnce(url, PATCH)).status).toBe(404);
+      expect(refused).toEqual(['unknown-upload']);
+    });
+  });
+
+  test('and that nobody remembers has lost them too', async () => {
+    await onPeerFront({ owners: { find: () => Promise.resolve(undefined) } }, async ({ url, refused }) => {
+      expect((await requestOnce(url, PATCH)).status).toBe(404);
+      expect(refused).toEqual(['unknown-upload']);
+    });
+  });
+
+  test('but was silent only for the store is asked all the same', async () => {
+    await onPeerFront({}, async (front) => {
+      await onPeerFront({ owners: at(front.owner.url, 10 * 60_000) }, async ({ url, refused }) => {
+        expect((await requestOnce(url, PATCH)).status).toBe(200);
+        expect(refused).toEqual([]);
+      });
+    });
+  });
+
+  test('because its machine says nothing is not waited for', async () => {
+    // Nobody speaks TLS there: the connection never comes to be, as with a machine that is gone.
+    const sockets: Socket[] = [];
+    const server = createServer((socket) => void sockets.push(socket));
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const { port } = server.address() as AddressInfo;
+    try {
+      const owners = at(`https://127.0.0.1:${port}`);
+      await onPeerFront({ owners, connectTimeoutMs: 100 }, async ({ url, refused }) => {
+        expect((await requestOnce(url, PATCH)).status).toBe(503);
+        expect(refused).toEqual(['unavailable']);
+      });
+    } finally {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+    }
+  });
+});
+
+describe('what answers in place of the owner', () => {
+  test.each(['forged', 'old', 'misdirected'])('and calls our signature %s says nothing to the client', async (why) => {
+    const script = (exchange: RawExchange) => exchange.respond({ status: 403, headers: [['RUFH-Peer', why]] });
+    await onPeerFront({ script }, async ({ url, refused }) => {
+      expect((await requestOnce(url, { method: 'HEAD', target: TARGET })).status).toBe(503);
+      expect(refused).toEqual(['unavailable']);
+    });
+  });
+
+  test('is the owner, when its 403 is for the client', async () => {
+    await onPeerFront({ script: (exchange) => exchange.respond({ status: 403, body: 'no' }) }, async ({ url }) => {
+      const answer = await requestOnce(url, { method: 'GET', target: TARGET });
+      expect([answer.status, answer.body.toString()]).toEqual([403, 'no']);
+    });
+  });
+});

@@ -1,0 +1,204 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { openRequest, TRANSPORTS, exchangeOver, type OpenRequest, type Transport } from '../support/open-request.js';
+import type { PeerNode } from '../support/peer-node.js';
+import { PeerStage } from '../support/peer-stage.js';
+import { appendLines, clientDialect, creationLines, type DialectName } from '../support/resumable-client.js';
+import { untilSpooled } from '../support/spooled.js';
+import { randomBytes, sha256, until } from '../support/temporary.js';
+import type { WireResponse } from '../support/wire-response.js';
+
+let stage: PeerStage;
+let owner: PeerNode;
+let entry: PeerNode;
+
+beforeAll(async () => {
+  stage = await PeerStage.open();
+  owner = await stage.node('owner-node-name');
+  entry = await stage.node('entry-node-name');
+});
+afterAll(() => stage.close());
+
+const BYTES = randomBytes(90_000);
+const { length } = BYTES;
+let flows = 0;
+
+/** One upload whose bytes are with the owner, and its client, which speaks to the other node from then on. */
+class Flow {
+  readonly target = `/flow/${flows++}`;
+  readonly dialect;
+  path = '';
+
+  constructor(
+    readonly transport: Transport,
+    dialect: DialectName = '10',
+  ) {
+    this.dialect = clientDialect(dialect);
+  }
+
+  async place(): Promise<this> {
+    const headers = creationLines(this.dialect, { complete: false, length });
+    const created = await exchangeOver(this.transport, owner.url, {
+      method: 'POST',
+      target: this.target,
+      headers,
+      body: '',
+    });
+    this.path = new URL(created.header('Location')!).pathname;
+    return this;
+  }
+
+  get location(): string {
+    return new URL(this.path, owner.url).href;
+  }
+
+  /** An append at the other node whose body is to follow. */
+  append(offset: number, complete = true): Promise<OpenRequest> {
+    const headers = appendLines(this.dialect, { offset, complete });
+    return openRequest(this.transport, entry.url, { method: 'PATCH', target: this.path, headers });
+  }
+
+  ask(method: string, url = entry.url, more: readonly (readonly [string, string])[] = []): Promise<WireResponse> {
+    const version = [['Upload-Draft-Interop-Version', this.dialect.version ?? '']] as const;
+    return exchangeOver(this.transport, url, { method, target: this.path, headers: [...version, ...more] });
+  }
+
+  /** What the origin has got. */
+  async delivered(): Promise<{ size: number; sha256: string }[]> {
+    const whole = () =>
+      stage.origin.requests.filter(({ target, ended }) => target === this.target && ended === 'whole');
+    await until(() => whole().length > 0, 'the delivery');
+    return whole().map(({ size, sha256: sum }) => ({ size, sha256: sum }));
+  }
+}
+
+const whole = [{ size: length, sha256: sha256(BYTES) }];
+
+describe.each(TRANSPORTS)('over %s, an upload whose bytes another node has', (transport) => {
+  test('takes an append, tells its progress at once, and gives the answer of the origin', async () => {
+    const flow = await new Flow(transport).place();
+    const request = await flow.append(0);
+    await request.send(BYTES.subarray(0, 40_000));
+    await untilSpooled(owner.data, flow.location, 40_000);
+    await request.send(BYTES.subarray(40_000));
+    await request.end();
+    const answer = await request.readFinal();
+    expect([answer.status, answer.body.toString()]).toEqual([200, 'ok']);
+    expect(await flow.delivered()).toEqual(whole);
+    await request.close();
+  });
+
+  test('answers HEAD there as here, but for the date', async () => {
+    const flow = await new Flow(transport).place();
+    const [there, here] = await Promise.all([flow.ask('HEAD'), flow.ask('HEAD', owner.url)]);
+    const told = ({ status, headerLines }: WireResponse) => ({
+      status,
+      lines: headerLines.filter(([name]) => !['date', 'upload-limit'].includes(name.toLowerCase())),
+    });
+    expect(told(there)).toEqual(told(here));
+    expect(there.header('Upload-Offset')).toBe('0');
+  });
+
+  test('is taken over by a client that comes back to any node, and the dead one is given up', async () => {
+    const flow = await new Flow(transport).place();
+    const dead = await flow.append(0);
+    await dead.send(BYTES.subarray(0, 30_000));
+    await untilSpooled(owner.data, flow.location, 30_000);
+    const head = await flow.ask('HEAD', owner.url);
+    expect(head.header('Upload-Offset')).toBe('30000');
+    await dead.givenUp();
+    const again = await flow.append(30_000);
+    await again.send(BYTES.subarray(30_000, 60_000));
+    await untilSpooled(owner.data, flow.location, 60_000);
+    expect((await flow.ask('HEAD')).header('Upload-Offset')).toBe('60000');
+    await again.givenUp();
+    const last = await flow.append(60_000);
+    await last.send(BYTES.subarray(60_000));
+    await last.end();
+    expect((await last.readFinal()).status).toBe(200);
+    expect(await flow.delivered()).toEqual(whole);
+    await Promise.all([dead, again, last].map((request) => request.close()));
+  });
+
+  test('keeps what came before its client left', async () => {
+    const flow = await new Flow(transport).place();
+    const request = await flow.append(0);
+    await request.send(BYTES.subarray(0, 20_000));
+    await untilSpooled(owner.data, flow.location, 20_000);
+    request.leave('reset');
+    expect((await flow.ask('HEAD')).header('Upload-Offset')).toBe('20000');
+    await request.close();
+  });
+
+  test('can be discovered, looked at and cancelled', async () => {
+    const flow = await new Flow(transport).place();
+    expect((await flow.ask('OPTIONS')).status).toBe(204);
+    const status = await exchangeOver(transport, entry.url, { method: 'GET', target: `${flow.path}/status` });
+    expect(JSON.parse(status.body.toString())).toMatchObject({ phase: 'receiving', offset: 0 });
+    expect((await flow.ask('DELETE')).status).toBe(204);
+    expect((await flow.ask('HEAD')).status).toBe(404);
+    expect((await flow.ask('HEAD', owner.url)).status).toBe(404);
+  });
+
+  test('is refused as it would be by its own node', async () => {
+    const flow = await new Flow(transport).place();
+    const request = await flow.append(7);
+    await request.end();
+    const answer = await request.readFinal();
+    expect(answer.status).toBe(409);
+    expect(JSON.parse(answer.body.toString())).toMatchObject({ 'expected-offset': 0, 'provided-offset': 7 });
+    await request.close();
+  });
+
+  test('says nothing of nodes', async () => {
+    const flow = await new Flow(transport).place();
+    const request = await flow.append(0);
+    await request.send(BYTES);
+    await request.end();
+    const answers = [
+      await request.readFinal(),
+      await flow.ask('HEAD'),
+      await flow.ask('OPTIONS'),
+      await flow.ask('GET'),
+    ];
+    const said = JSON.stringify([
+      flow.path,
+      answers.map(({ headerLines, body, interims }) => [headerLines, String(body), interims]),
+    ]);
+    expect(said).not.toMatch(/node-name/);
+    expect(said).not.toMatch(/peer/i);
+    expect(said).not.toContain(new URL(owner.peerUrl).port);
+    await request.close();
+  });
+
+  test('shows its client to the owner: the address, the scheme and the name it used', async () => {
+    const flow = await new Flow(transport).place();
+    const request = await openRequest(transport, entry.url, {
+      method: 'PATCH',
+      target: flow.path,
+      headers: [...appendLines(flow.dialect, { offset: 0, complete: false }), ['RUFH-Peer', 'from a client']],
+    });
+    await request.send(BYTES.subarray(0, 10));
+    await request.end();
+    expect((await request.readFinal()).status).toBe(204);
+    const line = (node: PeerNode) =>
+      node.log.find(({ target, method }) => method === 'PATCH' && String(target).length > 0)!;
+    await until(() => line(owner), 'the line in the log');
+    const version = transport === 'HTTP/1.1' ? '1.1' : '2.0';
+    expect(owner.log.at(-1)).toMatchObject({ kind: 'append', client: '127.0.0.1', httpVersion: version, status: 204 });
+    expect(entry.log.at(-1)).toMatchObject({ kind: 'relayed', httpVersion: version, status: 204 });
+    await request.close();
+  });
+});
+
+test.each(TRANSPORTS)('over %s, progress is told through the other node while the body is still coming', async (by) => {
+  const flow = await new Flow(by).place();
+  const request = await flow.append(0);
+  await request.send(BYTES.subarray(0, 10_000));
+  await untilSpooled(owner.data, flow.location, 10_000);
+  // It is due after a second, with the next commit.
+  const pieces = setInterval(() => void request.send(BYTES.subarray(10_000, 10_010)), 50);
+  const interim = await request.readInterim().finally(() => clearInterval(pieces));
+  expect(interim.status).toBe(104);
+  expect(Number(interim.header('Upload-Offset'))).toBeGreaterThanOrEqual(10_000);
+  await request.close();
+});

@@ -1,0 +1,61 @@
+import { Trust } from '../../src/http/client-address.js';
+import { PeerRelay, type PeerRelayOptions, type RelayTask } from '../../src/http/peer-relay.js';
+import { PeerSignature } from '../../src/http/peer-signature.js';
+import { BadHead, readHead } from '../../src/http/request-head.js';
+import { silentLog } from '../../src/observe/log.js';
+import { problemReply } from '../../src/protocol/problem.js';
+import { closeDoors, openDoor } from './front-door.js';
+import { startRawOrigin, type RawOrigin, type RawScript } from './raw-origin.js';
+import { until } from './temporary.js';
+
+export const SECRET = 'a secret of all nodes';
+
+/** A node named `entry` that relays every request to a node named `owner`, which is a bare socket. */
+export interface PeerFront {
+  readonly url: string;
+  readonly owner: RawOrigin;
+  readonly relay: PeerRelay;
+  /** What refusals were answered with. */
+  readonly refused: string[];
+  /** Exchanges that are not over yet. */
+  readonly running: () => number;
+}
+
+export type PeerFrontOptions = Partial<PeerRelayOptions> & { readonly script?: RawScript };
+
+/** Plays a scene on such a node and sees that it leaves nothing behind. */
+export async function onPeerFront<T>(
+  { script, ...options }: PeerFrontOptions,
+  scene: (front: PeerFront) => Promise<T>,
+): Promise<T> {
+  const owner = await startRawOrigin(script);
+  const refused: string[] = [];
+  let running = 0;
+  const relay = new PeerRelay({
+    self: 'entry',
+    owners: { find: () => Promise.resolve({ url: owner.url, silentMs: 0 }) },
+    signature: new PeerSignature(SECRET, 'entry', Date.now),
+    ownerTimeoutMs: 60_000,
+    log: silentLog(),
+    ...options,
+  });
+  const refuse: RelayTask['refuse'] = ({ reason }) => {
+    refused.push(reason);
+    const status = reason === 'unknown-upload' ? 404 : 503;
+    return problemReply({ status, detail: reason });
+  };
+  const { url } = await openDoor((exchange) => {
+    const head = readHead(exchange.req, new Trust([]));
+    if (head instanceof BadHead) throw new Error(head.detail);
+    running++;
+    void relay.relay({ exchange, head, node: 'owner', refuse }).finally(() => running--);
+  });
+  try {
+    return await scene({ url, owner, relay, refused, running: () => running });
+  } finally {
+    await closeDoors();
+    relay.close();
+    await owner.close();
+    await until(() => running === 0 && relay.openConnections === 0, 'the end of every relayed exchange');
+  }
+}

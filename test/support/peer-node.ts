@@ -1,0 +1,176 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import { join } from 'node:path';
+import { KnownOwners } from '../../src/cluster/known-owners.js';
+import { loadConfig } from '../../src/config/load.js';
+import { buildRoutes } from '../../src/config/routes.js';
+import { Delivery } from '../../src/delivery/delivery.js';
+import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
+import { Access } from '../../src/http/access.js';
+import { Trust } from '../../src/http/client-address.js';
+import { Cors } from '../../src/http/cors.js';
+import { Discovery } from '../../src/http/discovery.js';
+import { Entry } from '../../src/http/entry.js';
+import { PassThrough } from '../../src/http/pass-through.js';
+import { startPeerListener, type PeerHandlers } from '../../src/http/peer-listener.js';
+import { PeerRelay } from '../../src/http/peer-relay.js';
+import { PeerSignature } from '../../src/http/peer-signature.js';
+import { Places } from '../../src/http/places.js';
+import { type Listener, startListener } from '../../src/http/server.js';
+import { UploadPages } from '../../src/http/upload-pages.js';
+import { UploadRequests } from '../../src/http/upload-requests.js';
+import { createLog, type Log } from '../../src/observe/log.js';
+import { Metrics } from '../../src/observe/metrics.js';
+import { LocalSpool } from '../../src/spool/local-spool.js';
+import type { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
+import type { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import type { UploadStore } from '../../src/store/upload-store.js';
+import { Uploads } from '../../src/uploads/uploads.js';
+import type { FakeNodes } from './fake-nodes.js';
+import { SECRET } from './peer-front.js';
+
+const UPLOADS_PATH = '/.uploads/';
+const FREE_PORT = { kind: 'tcp', host: '127.0.0.1', port: 0 } as const;
+
+/** What all nodes of a cluster share: what is known of uploads, who may write them, and who is there. */
+export interface Cluster {
+  readonly store: EmbeddedStore;
+  readonly leases: EmbeddedLeases;
+  readonly nodes: FakeNodes;
+  readonly directory: string;
+  readonly origin: string;
+  readonly ownerTimeoutMs: number;
+}
+
+/** One node of a cluster in this process: its own disk, its own listeners. */
+export class PeerNode {
+  readonly log: Record<string, unknown>[] = [];
+  readonly data: string;
+  readonly spool: LocalSpool;
+  readonly signature: PeerSignature;
+  readonly store: UploadStore;
+  readonly logger: Log;
+  entry!: Entry;
+  relay!: PeerRelay;
+  private delivery!: Delivery;
+  private passThrough!: PassThrough;
+  private listener!: Listener;
+  private peers!: Listener;
+
+  private constructor(
+    readonly name: string,
+    readonly cluster: Cluster,
+    onFiles: PeerHandlers['onFiles'],
+  ) {
+    this.data = join(cluster.directory, name);
+    this.spool = new LocalSpool({ directory: this.data, sync: 'none' });
+    this.signature = new PeerSignature(SECRET, name, Date.now);
+    this.store = storeFor(name, cluster.store);
+    const write = (line: string): void => void this.log.push(JSON.parse(line) as Record<string, unknown>);
+    this.logger = createLog({ level: 'info', format: 'json', destination: { write } });
+    this.onFiles = onFiles;
+  }
+
+  private readonly onFiles: PeerHandlers['onFiles'];
+
+  static async open(name: string, cluster: Cluster, onFiles: PeerHandlers['onFiles'] = refuseFiles): Promise<PeerNode> {
+    const node = new PeerNode(name, cluster, onFiles);
+    await node.spool.open();
+    await node.start();
+    return node;
+  }
+
+  get url(): string {
+    return this.listener.url;
+  }
+
+  get peerUrl(): string {
+    return this.peers.url;
+  }
+
+  /** Nothing of it answers any more; its disk stays. */
+  async stop(): Promise<void> {
+    for (const listener of [this.listener, this.peers]) listener.destroyAll();
+    await Promise.all([this.listener.closed, this.peers.closed]);
+    await this.delivery.stop();
+    await this.passThrough.close();
+    this.relay.close();
+  }
+
+  private async start(): Promise<void> {
+    const { cluster, logger: log, store, spool, signature, name } = this;
+    const { leases, ownerTimeoutMs, nodes, origin } = cluster;
+    const loaded = loadConfig({ env: {}, flags: { origin, data: this.data, listen: '127.0.0.1:0' } });
+    if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
+    const { config } = loaded;
+    const metrics = new Metrics();
+    const rooms = { store, leases, spool, log, metrics, clock: Date.now, routes: buildRoutes(config), node: name };
+    this.delivery = new Delivery({ ...rooms, origin: new UndiciOrigin(), worker: randomUUID(), random: Math.random });
+    this.passThrough = new PassThrough({ log });
+    const owners = new KnownOwners(nodes, Date.now, 0);
+    this.relay = new PeerRelay({ self: name, owners, signature, ownerTimeoutMs, log });
+    const uploads = new Uploads({
+      ...rooms,
+      delivery: this.delivery,
+      newId: () => randomBytes(24).toString('base64url'),
+      newDeliveryKey: () => randomUUID(),
+      pace: { bytes: 65_536, everyMs: 20 },
+    });
+    const access = new Access(log);
+    this.entry = new Entry({
+      ...rooms,
+      passThrough: this.passThrough,
+      relay: this.relay,
+      places: new Places({ ...rooms, uploads, access, uploadsPath: UPLOADS_PATH }),
+      pages: new UploadPages(uploads),
+      uploadRequests: new UploadRequests({ ...rooms, uploads, access, idleMs: 30_000, uploadsPath: UPLOADS_PATH }),
+      discovery: new Discovery(this.passThrough),
+      trust: new Trust([]),
+      cors: new Cors(config.cors),
+      uploadsPath: UPLOADS_PATH,
+      interimMode: 'auto',
+      finalInterim: false,
+    });
+    await this.listen(log);
+  }
+
+  private async listen(log: Log): Promise<void> {
+    const { entry, onFiles, signature, name } = this;
+    this.listener = await startListener(
+      {
+        address: FREE_PORT,
+        http2: true,
+        windows: { stream: 1 << 20, session: 1 << 20 },
+        maxConcurrentStreams: 100,
+      },
+      {
+        onRequest: (exchange) => void entry.handle(exchange),
+        onUpgrade: (req, socket, head) => entry.upgrade(req, socket, head),
+      },
+    );
+    this.peers = await startPeerListener(
+      { address: FREE_PORT, signature, log },
+      { onRequest: (exchange, client) => void entry.handle(exchange, client), onFiles },
+    );
+    this.cluster.nodes.set(name, { url: this.peers.url });
+  }
+}
+
+const refuseFiles: PeerHandlers['onFiles'] = (exchange) => void exchange.req.destroy();
+
+/** A store as one node sees it: it names the node in what it makes, and changes no bytes of another's uploads. */
+function storeFor(node: string, store: EmbeddedStore): UploadStore {
+  const isOurs = async (id: string): Promise<boolean> => (await store.get(id))?.node === node;
+  const ours = async (ids: readonly string[]): Promise<string[]> => {
+    const owned = await Promise.all(ids.map(isOurs));
+    return ids.filter((_, at) => owned[at]);
+  };
+  const own: Partial<UploadStore> = {
+    create: (upload) => store.create({ ...upload, node }),
+    commit: async (id, commit) => ((await isOurs(id)) ? store.commit(id, commit) : 'stale'),
+    invalidate: async (id, token) => ((await isOurs(id)) ? store.invalidate(id, token) : 'stale'),
+    claimDelivery: async (id, ...rest) => ((await isOurs(id)) ? store.claimDelivery(id, ...rest) : undefined),
+    dueDeliveries: async (now) => ours(await store.dueDeliveries(now)),
+    expired: async (now) => ours(await store.expired(now)),
+  };
+  return Object.assign(Object.create(store) as UploadStore, own);
+}

@@ -1,0 +1,47 @@
+import { join } from 'node:path';
+import type { PeerHandlers } from '../../src/http/peer-listener.js';
+import { silentLog } from '../../src/observe/log.js';
+import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
+import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import { startFakeOrigin, type FakeOrigin } from './fake-origin.js';
+import { FakeNodes } from './fake-nodes.js';
+import { PeerNode, type Cluster } from './peer-node.js';
+import { temporaryDirectory, type TemporaryDirectory } from './temporary.js';
+
+/** Nodes with disks of their own around one store, and an origin behind them. */
+export class PeerStage {
+  private readonly open: PeerNode[] = [];
+
+  private constructor(
+    readonly cluster: Cluster,
+    readonly origin: FakeOrigin,
+    private readonly directory: TemporaryDirectory,
+  ) {}
+
+  static async open(ownerTimeoutMs = 60_000): Promise<PeerStage> {
+    const directory = await temporaryDirectory('rufh-peers-');
+    const store = await EmbeddedStore.open({
+      directory: join(directory.path, 'store'),
+      sync: 'none',
+      log: silentLog(),
+    });
+    const origin = await startFakeOrigin();
+    const nodes = new FakeNodes();
+    const leases = new EmbeddedLeases(store);
+    const shared = { store, leases, nodes, ownerTimeoutMs, directory: directory.path, origin: origin.url };
+    return new PeerStage(shared, origin, directory);
+  }
+
+  async node(name: string, onFiles?: PeerHandlers['onFiles']): Promise<PeerNode> {
+    const node = await PeerNode.open(name, this.cluster, onFiles);
+    this.open.push(node);
+    return node;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.open.map((node) => node.stop()));
+    await this.origin.close();
+    await this.cluster.store.close();
+    await this.directory.remove();
+  }
+}
