@@ -16,14 +16,18 @@ interface ClusterMessage {
 export function closeConnectionsLeftBy(worker: Worker): void {
   const child = worker.process;
   const given = new Set<number>();
+  let isForgotten = false;
   const send = child.send.bind(child) as (...told: unknown[]) => boolean;
   child.send = (message: ClusterMessage, ...more: unknown[]) => {
     if (message.act === 'newconn' && message.seq !== undefined) given.add(message.seq);
     return send(message, ...more);
   };
   child.on('internalMessage', ({ ack }: ClusterMessage) => ack !== undefined && given.delete(ack));
-  // By then every acknowledgement that it sent has been read.
-  child.once('disconnect', () => {
+  child.once('disconnect', () => (isForgotten = true));
+  // By then every message that it sent has been read.
+  child.once('close', () => {
+    // Left out as well while a connection is on its way: without it, more would be given to the dead.
+    if (!isForgotten) child.emit('disconnect');
     for (const seq of given) child.emit('internalMessage', { cmd: 'NODE_CLUSTER', ack: seq, accepted: true });
   });
 }

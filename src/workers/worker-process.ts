@@ -72,10 +72,8 @@ export class WorkerProcess {
   }
 
   private async untilEnded(): Promise<End> {
-    // Its last words may be heard after its end: only when the channel is closed there are no more.
-    const silent = once(this.forked, 'disconnect');
-    const [code, signal] = (await once(this.forked, 'exit')) as [number | null, string | null];
-    await silent;
+    // `exit` can come before its last words have been read, `disconnect` not at all while a connection is on its way.
+    const [code, signal] = (await once(this.forked.process, 'close')) as [number | null, string | null];
     return signal ? { signal } : { code: code ?? -1 };
   }
 

@@ -155,5 +155,6 @@ test('a connection given to a worker that stands still ends with it', async () =
   process.kill(still!, 'SIGKILL');
   const results = await within(Promise.all(outcomes), 'the fourth to end', 5000);
   expect(results.sort()).toEqual([200, 200, 200, 'cut']);
+  await until(() => workerPids(running, 1).length === 2, 'another to take its place', 20_000);
   for (const client of clients) client.destroy();
 });
