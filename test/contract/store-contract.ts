@@ -2,8 +2,10 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Upload } from '../../src/model/upload.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { HOUR, newId, newUpload } from './sample-upload.js';
+import { describeAskingAgain } from './store-again-contract.js';
 import { describeDeliveries } from './store-deliveries-contract.js';
 import { describeEarlyAttempts } from './store-early-contract.js';
+import { describeTotals } from './store-totals-contract.js';
 
 export interface StoreUnderTest {
   readonly store: UploadStore;
@@ -226,5 +228,7 @@ export function describeStore(name: string, makeStore: () => Promise<StoreUnderT
 
     describeDeliveries(() => tested);
     describeEarlyAttempts(() => tested);
+    describeAskingAgain(() => tested);
+    describeTotals(() => tested);
   });
 }

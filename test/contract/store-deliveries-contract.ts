@@ -91,7 +91,8 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       const { store } = current();
       const id = await claimed();
       await store.beginAttempt(id, 'a', attempt(1));
-      await expect(store.beginAttempt(id, 'a', attempt(1))).rejects.toMatchObject({ code: 'CONTRACT_BROKEN' });
+      const other = attempt(1, { origin: 'http://127.0.0.1:4000' });
+      await expect(store.beginAttempt(id, 'a', other)).rejects.toMatchObject({ code: 'CONTRACT_BROKEN' });
       await expect(store.endAttempt(id, 'a', attempt(2))).rejects.toMatchObject({ code: 'CONTRACT_BROKEN' });
       expect(await store.get(id)).toMatchObject({ attemptCount: 1, attempts: [attempt(1)] });
     });

@@ -19,11 +19,29 @@ export interface Delivered {
 /** An attempt in `receiving` is the only one: what it sends is bound to the record by the one who began it. */
 export function decideBeginEarly({ upload }: UploadRecord, attempt: Attempt): Change | 'stale' {
   if (!attempt.inPart) throw new Fault('CONTRACT_BROKEN', 'an early attempt is in part', false);
-  return upload.phase === 'receiving' && upload.attemptCount === 0 ? { attempt } : 'stale';
+  if (upload.phase !== 'receiving') return 'stale';
+  if (isKnown(upload, attempt)) return {};
+  return upload.attemptCount === 0 ? { attempt } : 'stale';
 }
 
 export function decideEndEarly({ upload }: UploadRecord, attempt: Attempt): Change | 'stale' {
-  return upload.phase === 'receiving' && isOpenInPart(upload, attempt) ? { attempt } : 'stale';
+  if (upload.phase !== 'receiving') return 'stale';
+  if (isKnown(upload, attempt)) return {};
+  return isOpenInPart(upload, attempt) ? { attempt } : 'stale';
+}
+
+/** Its answer came already, by the same call: nobody heard what came of it. */
+export function answeredAlready({ upload }: UploadRecord, answer: Answer, attempt?: Attempt): boolean {
+  const isSame = upload.phase === 'answered' && upload.answer?.at === answer.at;
+  return isSame && (attempt === undefined || isKnown(upload, attempt));
+}
+
+export function postponedAlready({ upload }: UploadRecord, dueAt: number): boolean {
+  return upload.phase === 'complete' && upload.dueAt === dueAt;
+}
+
+export function givenUpAlready({ upload }: UploadRecord, why: Undelivered): boolean {
+  return upload.phase === 'undelivered' && isSame(upload.undelivered, why);
 }
 
 /** `complete` or `undelivered`, or `delivering` under a claim that has run out. */
@@ -42,6 +60,7 @@ export function holdsClaim({ record, claim }: Delivered, worker: string): boolea
 }
 
 export function decideAttempt(record: UploadRecord, attempt: Attempt, edge: 'begins' | 'ends'): Change {
+  if (isKnown(record.upload, attempt)) return {};
   const known = record.upload.attempts.some(({ number }) => number === attempt.number);
   if (known !== (edge === 'ends'))
     throw new Fault('CONTRACT_BROKEN', `attempt ${attempt.number} ${edge}, which it cannot`, false);
@@ -58,6 +77,15 @@ export function decidePostpone(dueAt: number): Change {
 
 export function decideGiveUp(why: Undelivered): Change {
   return { set: { phase: 'undelivered', undelivered: why } };
+}
+
+function isKnown({ attempts }: Upload, attempt: Attempt): boolean {
+  return attempts.some((known) => isSame(known, attempt));
+}
+
+/** As the record's file keeps them. */
+function isSame(one: object | undefined, other: object): boolean {
+  return JSON.stringify(one) === JSON.stringify(other);
 }
 
 function isOpenInPart({ attempts }: Upload, { number }: Attempt): boolean {

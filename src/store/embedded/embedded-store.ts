@@ -7,6 +7,7 @@ import type { Answer, Attempt, Chunk, Undelivered, Upload } from '../../model/up
 import type { Log } from '../../observe/log.js';
 import type { Commit, NewUpload, Totals, UploadStore } from '../upload-store.js';
 import {
+  answeredAlready,
   decideAnswer,
   decideAttempt,
   decideBeginEarly,
@@ -14,16 +15,18 @@ import {
   decideEndEarly,
   decideGiveUp,
   decidePostpone,
+  givenUpAlready,
   holdsClaim,
   isDue,
   isExpired,
+  postponedAlready,
 } from './delivery-rules.js';
 import { noteStart } from './last-start.js';
 import { loadRecords } from './load.js';
 import { decideCancel, decideCommit, decideInvalidate, decideMove } from './receiving-rules.js';
 import { Records, type Entry } from './records.js';
 import { isSettled, Settlement } from './settlement.js';
-import type { Change } from './upload-record.js';
+import type { Change, UploadRecord } from './upload-record.js';
 
 /** What bounds the files open at once; the system runs fewer disk calls than this side by side. */
 const OPEN_FILES = 16;
@@ -122,6 +125,7 @@ export class EmbeddedStore implements UploadStore {
     expiresAt: number,
   ): Promise<Upload | 'stale'> {
     return this.records.change(id, 'stale', async ({ record }): Promise<Change | 'stale'> => {
+      if (answeredAlready(record, answer, attempt)) return {};
       const end = decideEndEarly(record, attempt);
       return end === 'stale' ? end : { ...end, ...(await this.answered(id, answer, body, expiresAt)) };
     });
@@ -160,15 +164,26 @@ export class EmbeddedStore implements UploadStore {
     body: Uint8Array | undefined,
     expiresAt: number,
   ): Promise<Upload | 'stale'> {
-    return this.deliver(id, worker, () => this.answered(id, answer, body, expiresAt));
+    const again = (record: UploadRecord): boolean => answeredAlready(record, answer);
+    return this.deliver(id, worker, () => this.answered(id, answer, body, expiresAt), again);
   }
 
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'> {
-    return this.deliver(id, worker, () => decidePostpone(dueAt));
+    return this.deliver(
+      id,
+      worker,
+      () => decidePostpone(dueAt),
+      (record) => postponedAlready(record, dueAt),
+    );
   }
 
   giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.deliver(id, worker, () => decideGiveUp(why));
+    return this.deliver(
+      id,
+      worker,
+      () => decideGiveUp(why),
+      (record) => givenUpAlready(record, why),
+    );
   }
 
   answerBody(id: string): Promise<Uint8Array | undefined> {
@@ -211,12 +226,16 @@ export class EmbeddedStore implements UploadStore {
     return decideAnswer(answer, expiresAt, crc);
   }
 
-  /** A verb for the worker that holds the claim, and nobody else. */
+  /** A verb for the worker that holds the claim, and nobody else; `again`: it has done this already, as its last step. */
   private deliver(
     id: string,
     worker: string,
     decide: (entry: Entry) => Change | Promise<Change>,
+    again: (record: UploadRecord) => boolean = () => false,
   ): Promise<Upload | 'stale'> {
-    return this.records.change(id, 'stale', (entry) => (holdsClaim(entry, worker) ? decide(entry) : 'stale'));
+    return this.records.change(id, 'stale', (entry) => {
+      if (holdsClaim(entry, worker)) return decide(entry);
+      return entry.claim?.worker === worker && again(entry.record) ? {} : 'stale';
+    });
   }
 }

@@ -5,6 +5,7 @@ import type { Change, UploadRecord } from './upload-record.js';
 
 /** The fence, and what a commit does when it passes. Throws when the holder of the lease breaks the rules. */
 export function decideCommit(record: UploadRecord, commit: Commit): Change | 'stale' | 'gone' {
+  if (completedAlready(record, commit)) return {};
   const refused = refusedBy(record, commit.token);
   if (refused) return refused;
   const { upload } = record;
@@ -24,6 +25,7 @@ export function decideCommit(record: UploadRecord, commit: Commit): Change | 'st
 }
 
 export function decideInvalidate(record: UploadRecord, token: number): Change | 'stale' | 'gone' {
+  if (record.upload.phase === 'invalid' && token === record.token) return {};
   return refusedBy(record, token) ?? { token, set: { phase: 'invalid' } };
 }
 
@@ -34,6 +36,17 @@ export function decideMove(record: UploadRecord, token: number, node: string): C
 
 export function decideCancel({ upload }: UploadRecord): Change {
   return upload.phase === 'cancelled' ? {} : { set: { phase: 'cancelled' } };
+}
+
+/** The same commit as the one that completed it, asked for again because nobody heard what came of it. */
+function completedAlready({ upload, chunks, token }: UploadRecord, commit: Commit): boolean {
+  const { chunk, length = upload.length } = commit;
+  if (upload.phase !== 'complete' || upload.dueAt !== undefined) return false;
+  if (!commit.complete || commit.token !== token || length !== upload.length) return false;
+  const last = chunks.at(-1);
+  if (!chunk) return true;
+  if (last?.name === chunk.name) return last.start === chunk.start && last.size === chunk.size;
+  return chunk.size === 0 && chunk.start === upload.offset;
 }
 
 function refusedBy(record: UploadRecord, token: number): 'stale' | 'gone' | undefined {

@@ -29,6 +29,11 @@ export function makeClient(settings: RedisSettings, options: ClientOptions): Red
   return new Redis({ ...common, ...address, db: settings.database ?? 0, retryStrategy });
 }
 
+/** Whether it makes sense to send a command now: a cluster that is away would keep it, and do it some time later. */
+export function isConnected(client: RedisClient): boolean {
+  return client.status === 'ready';
+}
+
 function commonOptions({ username, password, tls }: RedisSettings): CommonRedisOptions & Pick<RedisOptions, 'tls'> {
   return {
     username,
@@ -66,12 +71,13 @@ function sentinelOptions(settings: RedisSettings, { retryMs }: ClientOptions): R
   };
 }
 
-function makeCluster(settings: RedisSettings, { role, sharded = false, retryMs }: ClientOptions): Cluster {
+function makeCluster(settings: RedisSettings, { sharded = false, retryMs }: ClientOptions): Cluster {
   const seeds = settings.nodes.flatMap((node) => ('host' in node ? [node] : []));
   return new Cluster(seeds, {
     redisOptions: commonOptions(settings),
     lazyConnect: true,
-    enableOfflineQueue: role === 'subscriber',
+    // What one of its servers is asked waits until that one is connected; see `isConnected` for the whole.
+    enableOfflineQueue: true,
     shardedSubscribers: sharded,
     clusterRetryStrategy: () => retryMs() ?? null,
     slotsRefreshTimeout: CONNECT_MS,

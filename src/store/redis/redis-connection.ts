@@ -3,7 +3,7 @@ import { Fault } from '../../model/fault.js';
 import type { Log } from '../../observe/log.js';
 import { warnAboutServer } from './redis-advice.js';
 import type { RedisBus } from './redis-bus.js';
-import type { RedisClient } from './redis-clients.js';
+import { isConnected, type RedisClient } from './redis-clients.js';
 import { storeFault } from './redis-fault.js';
 import type { RedisKeys } from './redis-keys.js';
 import { RedisPulse } from './redis-pulse.js';
@@ -90,14 +90,13 @@ export class RedisConnection {
 
   /** One command, about a key. */
   async call<T>(key: string, command: (client: RedisClient) => Promise<T>): Promise<T> {
-    if (this.closed) throw new Fault('STORE_UNAVAILABLE', 'the store is closed', true);
     try {
-      return await inTime(command(this.clients.commands));
-    } catch (error) {
-      const fault = storeFault(error, this.settings);
+      return await this.send(command);
+    } catch (fault) {
+      if (this.closed) throw fault;
       this.suspect = key;
       this.clients.lookAgain();
-      this.pulse.noteTrouble(fault);
+      this.pulse.noteTrouble(fault as Fault);
       throw fault;
     }
   }
@@ -124,7 +123,7 @@ export class RedisConnection {
     this.clock.note(Number(seconds) * 1000 + Number(micros) / 1000, askedAt);
     if (id !== this.storeId) await this.recognizeAgain(id);
     if (suspect === undefined) return;
-    await this.asked(this.clients.commands.set(this.keys.beat(suspect), '1', 'PX', 60_000));
+    await this.send((client) => client.set(this.keys.beat(suspect), '1', 'PX', 60_000));
     if (this.suspect === suspect) this.suspect = undefined;
   }
 
@@ -149,14 +148,17 @@ export class RedisConnection {
   }
 
   private ask(script: string, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
-    return this.asked(callScript(this.clients.commands, script, keys, args) as Promise<unknown>);
+    return this.send((client) => callScript(client, script, keys, args) as Promise<unknown>);
   }
 
-  private async asked<T>(reply: Promise<T>): Promise<T> {
+  private async send<T>(command: (client: RedisClient) => Promise<T>): Promise<T> {
+    const { commands, lastTrouble } = this.clients;
     try {
-      return await inTime(reply);
+      if (this.closed) throw new Fault('STORE_UNAVAILABLE', 'the store is closed', true);
+      if (!isConnected(commands)) throw new Error('Connection is closed');
+      return await inTime(command(commands));
     } catch (error) {
-      throw storeFault(error, this.settings);
+      throw storeFault(error, this.settings, lastTrouble());
     }
   }
 }

@@ -91,10 +91,14 @@ const TROUBLES: readonly Trouble[] = [
   { matches: /too few replicas/, says: 'could not give the change to enough replicas in time: see store.replicas' },
 ];
 
-/** Turns what the client library threw into what our callers expect; passes our own faults on. */
-export function storeFault(error: unknown, settings: RedisSettings): Fault {
+/**
+ * Turns what the client library threw into what our callers expect; passes our own faults on. What went wrong with the
+ * connection before says more than that there is none.
+ */
+export function storeFault(error: unknown, settings: RedisSettings, lastTrouble?: unknown): Fault {
   if (error instanceof Fault) return error;
-  const { says } = troubleOf(error) ?? { says: 'is not connected' };
+  const trouble = troubleOf(error) ?? (lastTrouble === undefined ? undefined : troubleOf(lastTrouble));
+  const says = trouble?.says ?? 'is not connected';
   // Not the error itself: it remembers the command, and with that the password.
   const cause = new Error(wordsOf(error));
   return new Fault('STORE_UNAVAILABLE', `${describeAddresses(settings)} ${says}`, true, { cause });

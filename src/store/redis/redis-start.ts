@@ -20,6 +20,8 @@ export interface OpenClients {
   readonly keys: RedisKeys;
   /** Something failed: perhaps the cluster has changed. */
   readonly lookAgain: () => void;
+  /** What last went wrong with the connection, since it was lost. */
+  readonly lastTrouble: () => unknown;
 }
 
 /** Tries once, or as long as the settings allow where waiting can help. */
@@ -55,7 +57,7 @@ export async function openClients(settings: RedisSettings): Promise<OpenClients>
     const channels = keys.allBuckets().map((bucket) => keys.bucket(bucket).news);
     const bus = new RedisBus(subscriber, channels, sharded);
     opening.tries = false;
-    return { commands, bus, keys, lookAgain: lookAgainIn(commands) };
+    return { commands, bus, keys, lookAgain: lookAgainIn(commands), lastTrouble: rememberTrouble(commands) };
   } catch (error) {
     commands.disconnect();
     subscriber?.disconnect();
@@ -88,6 +90,13 @@ async function recognizeServer(client: RedisClient): Promise<{ version: number; 
   const reply = (await client.call('HELLO', '2')) as string[];
   const field = (name: string): string => String(reply[reply.indexOf(name) + 1]);
   return { version: Number.parseInt(field('version'), 10), mode: field('mode') };
+}
+
+function rememberTrouble(client: RedisClient): () => unknown {
+  let last: unknown;
+  client.on('error', (error: unknown) => (last = error));
+  client.on('ready', () => (last = undefined));
+  return () => last;
 }
 
 function lookAgainIn(client: RedisClient): () => void {

@@ -7,7 +7,6 @@ const NOTICEABLE_MS = 250;
  */
 export class ServerClock {
   private aheadMs = 0;
-  private isKnown = false;
 
   constructor(readonly now: () => number) {}
 
@@ -16,9 +15,7 @@ export class ServerClock {
     const repliedAt = this.now();
     const aheadMs = serverMs - (askedAt + repliedAt) / 2;
     const unsureMs = (repliedAt - askedAt) / 2;
-    if (this.isKnown && Math.abs(aheadMs - this.aheadMs) < NOTICEABLE_MS + unsureMs) return;
-    this.aheadMs = Math.round(aheadMs);
-    this.isKnown = true;
+    if (Math.abs(aheadMs - this.aheadMs) > NOTICEABLE_MS + unsureMs) this.aheadMs = Math.round(aheadMs);
   }
 
   /** A time of ours, on the clock of Redis; as an argument or a score. */

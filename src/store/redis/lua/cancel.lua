@@ -5,5 +5,5 @@ local refused = refusal('gone')
 if refused then return refused end
 neverDue()
 settle('cancelled')
-expiresAt(0)
+expiresAt('-inf')
 return whole()

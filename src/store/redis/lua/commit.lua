@@ -51,6 +51,6 @@ expiresAt(ARGV[12])
 if complete then
   if ARGV[10] ~= '' then set('heldBack', ARGV[10]) end
   enter('complete')
-  dueAt(0)
+  dueAt('-inf')
 end
 return whole()

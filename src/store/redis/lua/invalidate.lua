@@ -10,5 +10,5 @@ if record.phase ~= 'receiving' then return { 'gone' } end
 neverDue()
 set('token', ARGV[3])
 settle('invalid')
-expiresAt(0)
+expiresAt('-inf')
 return whole()
