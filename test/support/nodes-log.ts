@@ -18,8 +18,14 @@ export class NodesLog {
 
   private note(line: Record<string, unknown>): void {
     const { level, msg, err } = line;
-    if (level === 'warn' || level === 'error') this.counts[String(msg)] = (this.counts[String(msg)] ?? 0) + 1;
-    const isExcused = (err as { code?: string } | undefined)?.code === 'STORE_UNAVAILABLE';
+    if (level === 'warn' || level === 'error') this.count(String(msg).split(':')[0]!);
+    const isExcused =
+      (err as { code?: string } | undefined)?.code === 'STORE_UNAVAILABLE' ||
+      /^Redis is not available/.test(String(msg));
     if (level === 'fatal' || (level === 'error' && !isExcused)) this.faults.push(JSON.stringify(line));
+  }
+
+  private count(what: string): void {
+    this.counts[what] = (this.counts[what] ?? 0) + 1;
   }
 }
