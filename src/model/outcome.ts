@@ -75,10 +75,13 @@ export type Outcome =
   | { readonly kind: 'discovered' }
   | { readonly kind: 'refused'; readonly refusal: Refusal };
 
-/** The body broke off: there is nobody left to answer, or a newer request has taken over. */
+/**
+ * The body broke off: there is nobody left to answer, or a newer request has taken over. `lost`: it cannot be said whether
+ * one has, because the store was away for too long.
+ */
 export interface Interrupted {
   readonly kind: 'interrupted';
-  readonly why: 'client-left' | 'idle' | 'taken-over' | 'draining';
+  readonly why: 'client-left' | 'idle' | 'taken-over' | 'draining' | 'lost';
 }
 
 /** What an interim response can say while the body is still coming. */

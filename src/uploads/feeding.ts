@@ -2,6 +2,7 @@ import type { EarlyAnswer, Feed } from '../delivery/eager.js';
 import type { AppendIntent, CreateIntent } from '../model/intent.js';
 import type { Interrupted, Outcome } from '../model/outcome.js';
 import type { Upload } from '../model/upload.js';
+import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
 import type { CommitPace } from './growing-chunk.js';
 import type { TakeIn, TakeInTask, Whole } from './take-in.js';
@@ -43,7 +44,8 @@ export class Feeding {
     if (taken.kind === 'whole') return taken;
     const early = feed?.takeEarlyAnswer();
     if (early) return this.outcomeOf(early, intent);
-    const now = await this.rooms.store.get(upload.id);
+    if (!feed && taken.kind !== 'interrupted') return taken;
+    const now = await this.asItIs(upload.id);
     if (now?.phase === 'invalid') feeds?.unfollow(upload.id);
     // Its origin has answered on another way: nobody has taken anything from this request.
     if (now?.phase === 'answered' && taken.kind === 'interrupted' && !lease.signal.aborted)
@@ -69,12 +71,22 @@ export class Feeding {
     }
   }
 
+  /** As far as the store can be asked. */
+  private async asItIs(id: string): Promise<Upload | undefined> {
+    try {
+      return await this.rooms.store.get(id);
+    } catch (fault) {
+      if (!isAway(fault)) throw fault;
+      return undefined;
+    }
+  }
+
   private async outcomeOf(
     { kind, upload: asAnswered, answer }: EarlyAnswer,
     intent: CreateIntent | AppendIntent,
   ): Promise<Outcome> {
     // With what was committed since.
-    const upload = (await this.rooms.store.get(asAnswered.id)) ?? asAnswered;
+    const upload = (await this.asItIs(asAnswered.id)) ?? asAnswered;
     return kind === 'parked' ? { kind, upload, answer } : { kind, to: intent.kind, upload, answer };
   }
 }

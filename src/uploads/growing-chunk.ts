@@ -3,6 +3,7 @@ import type { Upload } from '../model/upload.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { ChunkWriter, Spool } from '../spool/spool.js';
 import type { Lease } from '../store/lease.js';
+import { type Patience, untilAvailable } from '../store/until-available.js';
 import type { Commit, UploadStore } from '../store/upload-store.js';
 
 /** When written bytes become committed ones: after every write, or in groups bounded in bytes and time. */
@@ -28,15 +29,16 @@ export interface ChunkTask {
   readonly name: string;
   /** Before there are so many bytes none is committed, except by `commit`. */
   readonly commitsFrom: number;
-  /** Told after every commit. */
-  readonly onCommitted: (upload: Upload) => void;
+  /** Told after every commit; the next one waits for it. */
+  readonly onCommitted: (upload: Upload) => unknown;
   /** A commit in the background failed or was refused: nothing more need be written. */
   readonly onTrouble: () => void;
 }
 
 /**
  * One lease's chunk: it grows with every write, and the record follows, one commit at a time, while more is written. No
- * byte waits for its commit longer than the pace says, also when nothing follows it.
+ * byte waits for its commit longer than the pace says, also when nothing follows it. While the store is away it goes on
+ * growing, and the commit is tried again until the lease has ended.
  */
 export class GrowingChunk {
   /** As of the last commit. */
@@ -49,6 +51,9 @@ export class GrowingChunk {
   private timer: NodeJS.Timeout | undefined;
   private hasEnded = false;
   private isWhole = false;
+  /** A commit was not answered: the record may count more than we know of. */
+  private isUnsure = false;
+  private onAway = (): void => undefined;
 
   constructor(
     private readonly writer: ChunkWriter,
@@ -62,8 +67,8 @@ export class GrowingChunk {
   async write(buffers: readonly Uint8Array[]): Promise<void> {
     await this.writer.write(buffers);
     this.throwFailure();
-    if (this.rooms.pace.bytes > 0) this.keepPace();
-    else if (this.pendingBytes > 0) await this.commitNow(this.writer.size);
+    if (this.rooms.pace.bytes > 0 || this.committing) this.keepPace();
+    else if (this.pendingBytes > 0) await this.commitBeforeMore();
   }
 
   /** Everything that was written; nothing is written after it, except by `complete`. */
@@ -100,7 +105,7 @@ export class GrowingChunk {
     await this.endOfPace();
     await this.writer.close();
     const countsForNothing = discard || this.refusedBy !== undefined || this.writer.size === 0;
-    if (!countsForNothing || this.committedBytes > 0) return;
+    if (!countsForNothing || this.committedBytes > 0 || this.isUnsure) return;
     const { upload, name } = this.task;
     await this.rooms.spool.removeChunk(upload.id, name).catch(ignoreFault);
   }
@@ -128,6 +133,14 @@ export class GrowingChunk {
       });
   }
 
+  /** Not longer than the store is there: meanwhile bytes are taken, and committed when it is back. */
+  private async commitBeforeMore(): Promise<void> {
+    const away = new Promise<void>((resolve) => (this.onAway = resolve));
+    this.commitInBackground();
+    await Promise.race([this.committing, away]);
+    this.throwFailure();
+  }
+
   private async endOfPace(): Promise<void> {
     this.hasEnded = true;
     clearTimeout(this.timer);
@@ -141,7 +154,8 @@ export class GrowingChunk {
     const { store, clock, metrics } = this.rooms;
     const startedAt = clock();
     await this.writer.sync();
-    const result = await store.commit(this.upload.id, this.stepTo(size, complete));
+    const step = this.stepTo(size, complete);
+    const result = await untilAvailable(() => store.commit(this.upload.id, step), this.patience);
     if (result === 'stale' || result === 'gone') {
       this.refusedBy = result;
       return;
@@ -149,7 +163,16 @@ export class GrowingChunk {
     this.committedBytes = size;
     this.upload = result;
     metrics.commit((clock() - startedAt) / 1000);
-    this.task.onCommitted(result);
+    await this.task.onCommitted(result);
+  }
+
+  private get patience(): Patience {
+    const onAway = (): void => {
+      this.isUnsure = true;
+      this.rooms.metrics.storeUnavailable();
+      this.onAway();
+    };
+    return { signal: this.task.lease.signal, onAway };
   }
 
   private stepTo(size: number, complete: Commit['complete']): Commit {

@@ -3,7 +3,9 @@ import { Fault } from '../model/fault.js';
 import type { Interrupted, Refusal } from '../model/outcome.js';
 import type { Digest, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
-import type { Lease } from '../store/lease.js';
+import type { GiveBack, Lease } from '../store/lease.js';
+import { isAway, untilAvailable } from '../store/until-available.js';
+import type { Commit } from '../store/upload-store.js';
 import type { Allowance } from './admission.js';
 import type { Body } from './body.js';
 import { chunkName } from './chunk-name.js';
@@ -28,8 +30,8 @@ export interface ReceiveTask {
   readonly contentDigests: readonly Digest[];
   /** A body that ends with fewer bytes than this does not count. */
   readonly atLeast?: number;
-  /** Told after every commit. */
-  readonly onCommitted: (upload: Upload) => void;
+  /** Told after every commit; the next one waits for it. */
+  readonly onCommitted: (upload: Upload) => unknown;
 }
 
 export type Received =
@@ -88,6 +90,8 @@ class Reception {
       this.rooms.hashes.forget(this.task.upload.id);
       // A full disk ends the reception, but what reached it before can still count.
       if (fault instanceof Fault && !this.mustBeWhole) await this.chunk?.rescue();
+      // In the middle of its body a client is not told what to do: it goes on where the upload stands.
+      if (isAway(fault) && lease.signal.aborted && body.ending !== 'clean') return this.interrupted();
       throw fault;
     } finally {
       activeReceives.dec();
@@ -171,7 +175,7 @@ class Reception {
     const { upload } = this.chunk ?? this.task;
     if (this.overflowed && this.task.allowance) return { kind: 'overflow', upload, beyond: this.task.allowance.beyond };
     if (ending === 'clean') return { kind: 'received', upload };
-    return { kind: 'interrupted', why: ending === 'stopped' || !ending ? this.askedBy() : ending };
+    return this.interrupted();
   }
 
   private refusalOfTheWhole(): Refusal | undefined {
@@ -203,15 +207,18 @@ class Reception {
     if (kept) this.chunk ??= await this.begin();
     const result = this.chunk
       ? await this.chunk.complete(kept ? [kept] : [], complete)
-      : await this.rooms.store.commit(upload.id, {
-          token: lease.token,
-          complete,
-          expiresAt: expiry(upload, this.rooms),
-        });
+      : await this.commitWithoutBytes({ token: lease.token, complete, expiresAt: expiry(upload, this.rooms) });
     if (result === 'stale' || result === 'gone') return this.lost();
     this.rooms.hashes.forget(upload.id);
     this.rooms.metrics.bytesReceived(kept?.length ?? 0);
     return { kind: 'completed', upload: result, reprDigest };
+  }
+
+  private commitWithoutBytes(commit: Commit): Promise<Upload | 'stale' | 'gone'> {
+    const { store, metrics } = this.rooms;
+    const { upload, lease } = this.task;
+    const onAway = (): void => metrics.storeUnavailable();
+    return untilAvailable(() => store.commit(upload.id, commit), { signal: lease.signal, onAway });
   }
 
   private discard(refusal: Refusal): Received {
@@ -226,8 +233,11 @@ class Reception {
     return { kind: 'interrupted', why: 'taken-over' };
   }
 
-  private askedBy(): Interrupted['why'] {
-    return this.task.lease.signal.reason === 'draining' ? 'draining' : 'taken-over';
+  private interrupted(): Interrupted {
+    const { body, lease } = this.task;
+    const { ending } = body;
+    if (ending && ending !== 'stopped' && ending !== 'clean') return { kind: 'interrupted', why: ending };
+    return { kind: 'interrupted', why: (lease.signal.reason as GiveBack | undefined) ?? 'taken-over' };
   }
 }
 

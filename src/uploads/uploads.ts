@@ -31,12 +31,16 @@ export interface UploadsOptions {
   /** A key for the origin that says nothing about the id. */
   readonly newDeliveryKey: () => string;
   readonly pace: CommitPace;
+  /** Where the bytes of new uploads are; missing where every node reaches them. */
+  readonly node?: string;
 }
 
 /** One request on an upload, as far as uploads care. */
 export interface UploadCall extends AnswerCall {
   /** Hears what an interim response could say; false when the client was not told. */
   readonly tell: (news: News) => boolean;
+  /** Whether `tell` would tell of progress now; taken for yes when it is missing. */
+  readonly hears?: () => boolean;
   /** Of a creation: who it is, and what the authorization service adds for the origin. */
   readonly creator?: Pick<Upload, 'principal' | 'addedHeaders'>;
   /** Asked before the upload counts as complete; an answer turns the client away, and the bytes stay. */
@@ -144,6 +148,7 @@ export class Uploads {
     this.rooms.metrics.uploadCreated(intent.dialect);
     return this.rooms.store.create({
       id: this.rooms.newId(),
+      ...(this.rooms.node !== undefined && { node: this.rooms.node }),
       route: route.name,
       dialect: intent.dialect,
       request,

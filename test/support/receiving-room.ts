@@ -1,0 +1,150 @@
+import { randomBytes } from 'node:crypto';
+import { Readable } from 'node:stream';
+import type { AppendIntent } from '../../src/model/intent.js';
+import type { Interrupted, News, Outcome } from '../../src/model/outcome.js';
+import type { Upload } from '../../src/model/upload.js';
+import { silentLog } from '../../src/observe/log.js';
+import { Metrics } from '../../src/observe/metrics.js';
+import { LocalSpool } from '../../src/spool/local-spool.js';
+import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
+import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import type { GiveBack, Lease } from '../../src/store/lease.js';
+import { Body } from '../../src/uploads/body.js';
+import type { CommitPace } from '../../src/uploads/growing-chunk.js';
+import { type UploadCall, Uploads } from '../../src/uploads/uploads.js';
+import { newUpload } from './delivery-room.js';
+import type { StoreReach } from './store-reach.js';
+import { temporaryDirectory, type TemporaryDirectory } from './temporary.js';
+
+export interface RoomOptions {
+  readonly reach: StoreReach;
+  readonly pace?: CommitPace;
+  readonly hears?: boolean;
+  readonly node?: string;
+}
+
+/** A request whose body is sent step by step. */
+export interface Sending {
+  readonly stream: Readable;
+  readonly outcome: Promise<Outcome | Interrupted>;
+  /** Offsets of the interim responses so far. */
+  readonly told: number[];
+}
+
+/** The receiving side over a real store and spool; a test decides whether the store can be reached and leases hold. */
+export class ReceivingRoom {
+  readonly metrics = new Metrics();
+  readonly uploads: Uploads;
+  /** What was asked of `delivery.result`. */
+  readonly delivered: string[] = [];
+  private readonly ends: ((why: GiveBack) => void)[] = [];
+
+  private constructor(
+    private readonly directory: TemporaryDirectory,
+    readonly store: EmbeddedStore,
+    readonly spool: LocalSpool,
+    private readonly options: RoomOptions,
+  ) {
+    const seen = options.reach.to(store);
+    const leases = new EmbeddedLeases(seen, { graceMs: 50 });
+    this.uploads = new Uploads({
+      store: seen,
+      leases: { take: async (id) => this.endable(await leases.take(id)), drain: () => leases.drain() },
+      spool,
+      delivery: {
+        result: async (id) => {
+          this.delivered.push(id);
+          return { kind: 'pending', upload: (await store.get(id))!, retryAfterSeconds: 1 };
+        },
+        kept: () => {
+          throw new Error('nothing is answered here');
+        },
+      },
+      metrics: this.metrics,
+      log: silentLog(),
+      clock: Date.now,
+      newId: () => randomBytes(24).toString('base64url'),
+      newDeliveryKey: () => 'key',
+      pace: options.pace ?? { bytes: 1, everyMs: 5 },
+      node: options.node,
+    });
+  }
+
+  static async open(options: RoomOptions): Promise<ReceivingRoom> {
+    const directory = await temporaryDirectory();
+    const store = await EmbeddedStore.open({ directory: directory.path, sync: 'none', log: silentLog() });
+    const spool = new LocalSpool({ directory: directory.path, sync: 'none' });
+    await spool.open();
+    return new ReceivingRoom(directory, store, spool, options);
+  }
+
+  get path(): string {
+    return this.directory.path;
+  }
+
+  async close(): Promise<void> {
+    this.endLeases('lost');
+    await this.store.close();
+    await this.directory.remove();
+  }
+
+  /** An upload without any bytes yet. */
+  async empty(more: Partial<Upload> = {}): Promise<string> {
+    const id = randomBytes(24).toString('base64url');
+    await this.store.create({ ...newUpload(id), ...more });
+    return id;
+  }
+
+  append(id: string, intent: Partial<AppendIntent> = {}): Sending {
+    const stream = new Readable({ read: () => undefined });
+    const told: number[] = [];
+    const tell = (news: News): boolean => {
+      if (news.kind === 'progress') told.push(news.offset);
+      return true;
+    };
+    const body = new Body(stream, { idleMs: 60_000, onWanted: () => undefined });
+    const left = new AbortController().signal;
+    const call: UploadCall = { body, tell, hears: () => this.options.hears ?? true, credentials: [], left };
+    const whole = { kind: 'append', id, offset: 0, complete: false, contentDigests: [], reprDigests: [] } as const;
+    const outcome = this.uploads.append({ ...whole, ...intent }, call);
+    outcome.catch(() => undefined);
+    return { stream, told, outcome };
+  }
+
+  /** All of it in one request. */
+  send(id: string, bytes: string, intent: Partial<AppendIntent> = {}): Promise<Outcome | Interrupted> {
+    const { stream, outcome } = this.append(id, intent);
+    stream.push(bytes);
+    stream.push(null);
+    return outcome;
+  }
+
+  head(id: string): Promise<Outcome | Interrupted> {
+    return this.uploads.retrieve({ kind: 'retrieve', id });
+  }
+
+  async offset(id: string): Promise<number | undefined> {
+    return (await this.store.get(id))?.offset;
+  }
+
+  /** Names of the files in the spool. */
+  async files(): Promise<string[]> {
+    const names: string[] = [];
+    for await (const { name } of this.spool.list()) names.push(name);
+    return names.sort();
+  }
+
+  /** Every lease that is held now ends. */
+  endLeases(why: GiveBack): void {
+    for (const end of this.ends.splice(0)) end(why);
+  }
+
+  private endable(lease: Lease): Lease {
+    const controller = new AbortController();
+    const end = (why: GiveBack): void => controller.abort(why);
+    lease.signal.addEventListener('abort', () => end(lease.signal.reason as GiveBack), { once: true });
+    if (lease.signal.aborted) end(lease.signal.reason as GiveBack);
+    this.ends.push(end);
+    return { token: lease.token, signal: controller.signal, release: () => lease.release() };
+  }
+}
