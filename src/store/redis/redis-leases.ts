@@ -80,6 +80,8 @@ export class RedisLeases implements Leases {
       giveBack: () => this.scripts.release(id, ticket),
       onEnd: () => this.held.get(id) === lease && this.held.delete(id),
     });
+    // One that was passed over was asked by the line, and has nothing to renew any more.
+    this.held.get(id)?.abandon();
     this.held.set(id, lease);
     if (state === 'asked') lease.ask();
     turn.begin();
