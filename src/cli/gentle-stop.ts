@@ -4,6 +4,7 @@ import type { Log } from '../observe/log.js';
 export class GentleStop {
   private running: { stop(): Promise<void> } | undefined;
   private stopping = false;
+  private signalled = false;
 
   /** `done`: the last line of the log, when all went well. */
   constructor(
@@ -39,10 +40,12 @@ export class GentleStop {
 
   /**
    * The first signal lets requests under way keep what they have, the second ends the process at once. The default
-   * action would be ignored by the first process of a container.
+   * action would be ignored by the first process of a container. A terminal signals workers and their primary process
+   * together: that it has asked them to stop already does not make theirs the second.
    */
   private onSignal(signal: NodeJS.Signals): void {
-    if (this.stopping) process.exit(1);
+    if (this.signalled) process.exit(1);
+    this.signalled = true;
     if (this.running) this.log.info({ signal }, 'stopping; a second signal ends at once');
     this.begin();
   }
