@@ -53,7 +53,8 @@ export class StageClient {
     limits?: string,
   ) {
     this.dialect = clientDialect(interop);
-    this.expected = new ExpectedResponses(this.dialect, transport, limits);
+    // A response over HTTP/1.1 that HAProxy relayed reads like one over HTTP/2.
+    this.expected = new ExpectedResponses(this.dialect, stage.app.isRelayed ? 'HTTP/2' : transport, limits);
   }
 
   send(request: WireRequest): Promise<WireResponse> {

@@ -18,6 +18,8 @@ export interface StagedProxy {
   readonly data: string;
   /** What it logged, as objects. */
   readonly log: readonly Record<string, unknown>[];
+  /** Clients reach it through another proxy, which writes names in lower case and connections of its own. */
+  readonly isRelayed?: boolean;
   /** In good order, or by `kill -9`: that is up to whoever started it. */
   stop(): Promise<void>;
 }

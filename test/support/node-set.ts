@@ -1,0 +1,159 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Haproxy } from './haproxy.js';
+import { startProxy, type ProxyProcess } from './proxy.js';
+import { startRedis } from './redis-servers.js';
+import type { RedisServer } from './redis-server.js';
+import { spooledBytes } from './spooled.js';
+import type { StagedProxy } from './stage.js';
+import { freePort, temporaryDirectory, until, type TemporaryDirectory } from './temporary.js';
+
+/** Where nodes keep the bytes: in one directory that all of them see, or each in its own. */
+export type Bytes = 'shared' | 'node-local';
+
+export interface NodeSetOptions {
+  readonly origin: string;
+  readonly nodes: number;
+  readonly bytes: Bytes;
+  /** More settings of every node, as YAML. */
+  readonly config?: string;
+  /** Where the bytes are; removed with `stop` unless it was given. */
+  readonly data?: string;
+}
+
+/** Several built proxies behind HAProxy, which gives every request to the next one, with one Redis. */
+export class NodeSet implements StagedProxy {
+  readonly isRelayed = true;
+
+  private constructor(
+    readonly redis: RedisServer,
+    readonly haproxy: Haproxy,
+    /** Named `n1`, `n2` and so on. */
+    private readonly nodes: Map<string, ProxyProcess>,
+    readonly data: string,
+    private readonly temporary: TemporaryDirectory,
+  ) {}
+
+  static async start(options: NodeSetOptions): Promise<NodeSet> {
+    const temporary = await temporaryDirectory('rufh-nodes-');
+    const data = options.data ?? join(temporary.path, 'data');
+    const closing: (() => Promise<unknown>)[] = [() => temporary.remove()];
+    try {
+      const redis = await startRedis({ settings: ['appendonly yes', 'appendfsync always'] });
+      closing.push(() => redis.stop());
+      const nodes = new Map<string, ProxyProcess>();
+      for (const name of namesOf(options.nodes)) {
+        const node = await startNode(name, { ...options, data }, redis.url);
+        nodes.set(name, node);
+        closing.push(() => node.stop());
+      }
+      return new NodeSet(redis, await Haproxy.start(backendsOf(nodes)), nodes, data, temporary);
+    } catch (error) {
+      for (const close of closing.reverse()) await close();
+      throw error;
+    }
+  }
+
+  get url(): string {
+    return this.haproxy.url;
+  }
+
+  get names(): string[] {
+    return [...this.nodes.keys()];
+  }
+
+  /** What all of them logged. */
+  get log(): Record<string, unknown>[] {
+    return [...this.nodes.values()].flatMap(({ log }) => log);
+  }
+
+  node(name: string): ProxyProcess {
+    return this.nodes.get(name)!;
+  }
+
+  /** The nodes that the requests of an upload went to so far, once as many have ended. */
+  async nodesOf(upload: { readonly target: string }, count: number): Promise<string[]> {
+    const names = (): string[] => this.haproxy.nodesFor(upload.target);
+    await until(
+      () => names().length >= count,
+      () => `${count} requests for an upload (${names().length})`,
+    );
+    return names();
+  }
+
+  /** Waits until so many bytes of an upload have reached a disk, committed or not. */
+  async untilSpooled(upload: { readonly target: string }, bytes: number): Promise<void> {
+    const id = upload.target.split('/').at(-1)!;
+    const sizes = () => Promise.all(this.directories.map((directory) => spooledBytes(directory, id)));
+    await until(async () => (await sizes()).some((size) => size >= bytes), `${bytes} bytes in a spool`);
+  }
+
+  /** Whatever a node was about to do is not done any more; HAProxy has noticed. */
+  async kill(name: string, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    await this.node(name).kill(signal);
+    await this.haproxy.untilNoticed(name, 'DOWN');
+  }
+
+  /** It stays connected and does nothing until it is told to go on. */
+  pause(name: string): void {
+    process.kill(this.node(name).pid, 'SIGSTOP');
+  }
+
+  resume(name: string): void {
+    process.kill(this.node(name).pid, 'SIGCONT');
+  }
+
+  /** Kills it where it runs, and starts it again as the same node; HAProxy has noticed. */
+  async restart(name: string): Promise<void> {
+    const node = this.node(name);
+    this.nodes.set(name, await node.restart({ admin: new URL(node.adminUrl).host }));
+    await this.haproxy.untilNoticed(name, 'UP');
+  }
+
+  async stop(): Promise<void> {
+    await this.haproxy.stop();
+    await Promise.all([...this.nodes.values()].map((node) => node.stop()));
+    await this.redis.stop();
+    await this.temporary.remove();
+  }
+
+  private get directories(): string[] {
+    return [this.data, ...this.names.map((name) => join(this.data, name))];
+  }
+}
+
+function namesOf(count: number): string[] {
+  return Array.from({ length: count }, (_, at) => `n${at + 1}`);
+}
+
+async function startNode(
+  name: string,
+  { origin, bytes, data, config = '' }: NodeSetOptions & { readonly data: string },
+  redis: string,
+): Promise<ProxyProcess> {
+  const own = bytes === 'shared' ? data : join(data, name);
+  await mkdir(own, { recursive: true });
+  return startProxy({ origin, data: own, config: `${await settings(bytes, redis)}${config}` });
+}
+
+async function settings(bytes: Bytes, redis: string): Promise<string> {
+  return `
+store: { type: redis, url: '${redis}' }
+spool: { shared: ${bytes === 'shared'} }
+trusted_proxies: [{ cidr: 127.0.0.1, relays_interim: true }]
+${bytes === 'shared' ? '' : await clusterSettings()}
+`;
+}
+
+async function clusterSettings(): Promise<string> {
+  const port = await freePort();
+  return `cluster: { listen: 127.0.0.1:${port}, advertise: 'http://127.0.0.1:${port}', secret: for-tests-only-7f1c93 }`;
+}
+
+function backendsOf(nodes: ReadonlyMap<string, ProxyProcess>) {
+  return [...nodes].map(([name, { url, adminUrl }]) => ({
+    name,
+    address: new URL(url).host,
+    admin: new URL(adminUrl).host,
+  }));
+}
