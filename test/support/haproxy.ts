@@ -66,9 +66,14 @@ export class Haproxy {
     return haproxy;
   }
 
-  /** The nodes that the requests for a path went to, in the order of their ends. */
-  nodesFor(path: string): string[] {
-    return this.relayed.filter((request) => request.path === path).map(({ node }) => node);
+  /** The nodes that the requests for these paths went to, in the order of their ends, once so many have ended. */
+  async untilRelayed(paths: readonly string[], count: number): Promise<string[]> {
+    const nodes = () => this.relayed.filter(({ path }) => paths.includes(path)).map(({ node }) => node);
+    await until(
+      () => nodes().length >= count,
+      () => `${count} requests for ${paths.join(' or ')} (${nodes().length})`,
+    );
+    return nodes();
   }
 
   /** Waits until it has noticed that a node is there, or is not. */

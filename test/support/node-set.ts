@@ -71,16 +71,6 @@ export class NodeSet implements StagedProxy {
     return this.nodes.get(name)!;
   }
 
-  /** The nodes that the requests of an upload went to so far, once as many have ended. */
-  async nodesOf(upload: { readonly target: string }, count: number): Promise<string[]> {
-    const names = (): string[] => this.haproxy.nodesFor(upload.target);
-    await until(
-      () => names().length >= count,
-      () => `${count} requests for an upload (${names().length})`,
-    );
-    return names();
-  }
-
   /** Waits until so many bytes of an upload have reached a disk, committed or not. */
   async untilSpooled(upload: { readonly target: string }, bytes: number): Promise<void> {
     const id = upload.target.split('/').at(-1)!;

@@ -1,0 +1,43 @@
+import { expect } from '@jest/globals';
+import { NodeSet, type Bytes } from './node-set.js';
+import { Stage } from './stage.js';
+import type { ResumableUpload } from './resumable-client.js';
+
+/** Every number of nodes and place of the bytes that flows are tried on. */
+export const SETS: readonly { readonly nodes: number; readonly bytes: Bytes }[] = [
+  { nodes: 2, bytes: 'shared' },
+  { nodes: 2, bytes: 'node-local' },
+  { nodes: 3, bytes: 'shared' },
+  { nodes: 3, bytes: 'node-local' },
+];
+
+/** A stage whose proxy is several nodes behind HAProxy. */
+export class NodeStage {
+  private constructor(
+    readonly stage: Stage,
+    readonly set: NodeSet,
+  ) {}
+
+  static async open(options: { readonly nodes: number; readonly bytes: Bytes; config?: string }): Promise<NodeStage> {
+    let set: NodeSet | undefined;
+    const stage = await Stage.open({}, async ({ origin, data }) => {
+      return (set = await NodeSet.start({ ...options, origin, data }));
+    });
+    return new NodeStage(stage, set!);
+  }
+
+  /** So many requests were for this upload, counting its creation, and each went to another node than the one before. */
+  async expectSpread(upload: ResumableUpload, creation: string, count: number): Promise<void> {
+    const nodes = await this.set.haproxy.untilRelayed(
+      [new URL(creation, this.stage.base).pathname, upload.target],
+      count,
+    );
+    expect(nodes).toHaveLength(count);
+    expect(nodes.filter((node, at) => node === nodes[at - 1])).toEqual([]);
+    for (const node of nodes) expect(this.set.names).toContain(node);
+  }
+
+  close(): Promise<void> {
+    return this.stage.close();
+  }
+}
