@@ -64,6 +64,8 @@ export class NodesCampaign implements CrashWorld {
   private readonly log = new NodesLog();
   private readonly strikes: Strikes;
   private readonly startedAt = Date.now();
+  private lanes: Promise<void>[] = [];
+  private striking: Promise<void> = Promise.resolve();
   private recoverySeconds = 0;
   private looks = 0;
   private over = false;
@@ -92,8 +94,10 @@ export class NodesCampaign implements CrashWorld {
   }
 
   async run(rounds: number): Promise<NodesSummary> {
-    const lanes = Promise.all(Array.from({ length: LANES }, () => this.uploadUntilOver()));
-    await Promise.race([lanes, this.strikeInRounds(rounds)]);
+    this.lanes = Array.from({ length: LANES }, () => this.uploadUntilOver());
+    const lanes = Promise.all(this.lanes);
+    // A lane that ends before its time has found a fault.
+    await Promise.race([lanes, (this.striking = this.strikeInRounds(rounds))]);
     await this.recover(lanes);
     for (const client of this.origin.clients) await client.askAgain();
     this.origin.check((_, creation) => permitted(creation));
@@ -105,9 +109,11 @@ export class NodesCampaign implements CrashWorld {
   async close(): Promise<void> {
     this.over = true;
     this.closed = true;
-    await this.strikes.end();
+    await this.striking.catch(() => undefined);
+    await this.strikes.end().catch(() => undefined);
     await this.stage.close();
     await this.origin.close();
+    await Promise.allSettled(this.lanes);
   }
 
   get disturbances(): number {

@@ -6,7 +6,7 @@ import { createServer } from 'node:net';
  */
 export async function serverPort(): Promise<number> {
   for (;;) {
-    const port = 10_000 + Math.floor(Math.random() * 12_000);
+    const port = 10_000 + Math.floor(Math.random() * 10_000);
     if ((await isFree(port)) && (await isFree(port + 10_000))) return port;
   }
 }
