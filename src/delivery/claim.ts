@@ -1,9 +1,9 @@
 import type { Log } from '../observe/log.js';
 import { uploadTag } from '../observe/log.js';
-import type { UploadStore } from '../store/upload-store.js';
+import type { PatientStore } from './patient-store.js';
 
 export interface ClaimRooms {
-  readonly store: Pick<UploadStore, 'renewClaim'>;
+  readonly store: Pick<PatientStore, 'ask' | 'atOnce'>;
   readonly worker: string;
   readonly clock: () => number;
   readonly log: Log;
@@ -13,17 +13,23 @@ export interface ClaimRooms {
   readonly halted: AbortSignal;
 }
 
+const NOT_RENEWED = 'a claim could not be renewed';
+
 /** Holds the claim on a delivery while it is under way. `signal` ends the attempt when the claim is lost or all work stops. */
 export class HeldClaim {
   private readonly controller = new AbortController();
   private readonly timer: NodeJS.Timeout;
+  private readonly released = new AbortController();
+  private renewing: Promise<void> | undefined;
+  private confirmedAt: number;
   private readonly halt = (): void => this.controller.abort(this.rooms.halted.reason);
 
   constructor(
     private readonly id: string,
     private readonly rooms: ClaimRooms,
   ) {
-    this.timer = setInterval(() => void this.renew(), rooms.claimMs / 3);
+    this.confirmedAt = rooms.clock();
+    this.timer = setInterval(() => this.renewInBackground(), rooms.claimMs / 3);
     this.timer.unref();
     rooms.halted.addEventListener('abort', this.halt, { once: true });
     if (rooms.halted.aborted) this.halt();
@@ -33,20 +39,49 @@ export class HeldClaim {
     return this.controller.signal;
   }
 
+  /** Somebody else may have taken it by now. */
+  get mayHaveRunOut(): boolean {
+    return this.ageMs >= this.rooms.claimMs;
+  }
+
+  /** Whether it will hold for a while; fails at once when the store is away. */
+  async isSure(): Promise<boolean> {
+    return this.ageMs < this.rooms.claimMs / 3 || this.renew();
+  }
+
   /** Stops renewing; the store forgets the claim with the next phase. */
   release(): void {
     clearInterval(this.timer);
+    this.released.abort();
     this.rooms.halted.removeEventListener('abort', this.halt);
   }
 
-  private async renew(): Promise<void> {
-    const { store, worker, clock, claimMs, log } = this.rooms;
-    try {
-      const isHeld = await store.renewClaim(this.id, worker, clock() + claimMs);
-      if (!isHeld) this.controller.abort(new Error('the upload was cancelled, or another worker delivers it'));
-    } catch (error) {
-      // Until it runs out the claim holds, and the next renewal may get through.
-      log.warn({ upload: uploadTag(this.id), err: error }, 'a claim could not be renewed');
-    }
+  private get ageMs(): number {
+    return this.rooms.clock() - this.confirmedAt;
+  }
+
+  /** While the store is away until it is back: from then on everybody may take what has run out. */
+  private renewInBackground(): void {
+    const { store, log } = this.rooms;
+    this.renewing ??= store
+      .ask(() => this.renew(), { signal: this.released.signal })
+      .then(
+        (isHeld) => {
+          if (!isHeld) this.controller.abort(new Error('the upload was cancelled, or another worker delivers it'));
+        },
+        (error: unknown) => {
+          // Until it runs out the claim holds, and the next renewal may get through.
+          if (!this.released.signal.aborted) log.warn({ upload: uploadTag(this.id), err: error }, NOT_RENEWED);
+        },
+      )
+      .finally(() => (this.renewing = undefined));
+  }
+
+  private async renew(): Promise<boolean> {
+    const { store, worker, clock, claimMs } = this.rooms;
+    const askedAt = clock();
+    const isHeld = await store.atOnce.renewClaim(this.id, worker, askedAt + claimMs);
+    if (isHeld) this.confirmedAt = askedAt;
+    return isHeld;
   }
 }

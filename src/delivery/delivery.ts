@@ -3,16 +3,20 @@ import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { Undelivered, Upload } from '../model/upload.js';
 import type { Pending, RunResult } from './audience.js';
+import { isAway } from '../store/until-available.js';
+import type { UploadStore } from '../store/upload-store.js';
 import { EagerAttempt, mayBeginEarly, type Feed } from './eager.js';
 import { keptAnswer } from './kept-answer.js';
 import { AllTurns } from './origin-turns.js';
+import { PatientStore } from './patient-store.js';
 import { retryAfterSeconds, secondsUntil } from './retry.js';
 import type { Rooms } from './rooms.js';
 import { Run, type RunRequest } from './run.js';
 import { settledWithin } from './settled.js';
 import { routeOf } from './terms.js';
 
-export interface DeliveryOptions extends Omit<Rooms, 'claimMs' | 'turns' | 'draining' | 'halted'> {
+export interface DeliveryOptions extends Omit<Rooms, 'store' | 'claimMs' | 'turns' | 'draining' | 'halted'> {
+  readonly store: UploadStore;
   readonly claimMs?: number;
   /** How often to look for deliveries that nobody drives. */
   readonly pollMs?: number;
@@ -53,6 +57,9 @@ export interface ResultRequest {
   readonly waitMs?: number;
 }
 
+/** Longer than it takes a worker to notice that a store is back that was away. */
+const RETURN_MS = 3000;
+
 /** Spool → origin: each whole upload becomes one request, and its answer is kept for whoever asks. */
 export class Delivery {
   private readonly rooms: Rooms;
@@ -64,6 +71,8 @@ export class Delivery {
   private timer: NodeJS.Timeout | undefined;
   private looking: Promise<void> | undefined;
   private dueBefore: ReadonlySet<string> | undefined;
+  private wasAway = false;
+  private returnedAt = -Infinity;
 
   constructor(private readonly options: DeliveryOptions) {
     const signals = { draining: this.draining.signal, halted: this.halted.signal };
@@ -74,7 +83,8 @@ export class Delivery {
       options.metrics.breakerOpened();
     });
     options.metrics.countQueuedDeliveries(() => turns.queued);
-    this.rooms = { claimMs: 15_000, ...options, turns, ...signals };
+    const store = new PatientStore({ ...options, ...signals });
+    this.rooms = { claimMs: 15_000, ...options, store, turns, ...signals };
   }
 
   /**
@@ -82,7 +92,9 @@ export class Delivery {
    * ends with the route's patience, or with the signal and its reason; the delivery goes on. Fails with a `Fault`.
    */
   async result(id: string, { credentials = [], to, waitMs = Infinity }: ResultRequest): Promise<DeliveryResult> {
-    const known = await this.rooms.store.get(id);
+    const { store } = this.rooms;
+    // Whoever waits for the origin waits for the store as well.
+    const known = await (waitMs > 0 ? store.ask(() => store.atOnce.get(id), { signal: to }) : store.atOnce.get(id));
     if (!known) return { kind: 'gone' };
     if (known.phase === 'answered') return this.settledResult(known);
     if (known.phase === 'receiving') throw new Error('an upload that is not whole cannot be delivered');
@@ -119,7 +131,7 @@ export class Delivery {
 
   /** The operator has what was not answered tried again, with a new budget where the last one had ended. */
   async redeliver(id: string): Promise<Redelivery> {
-    const known = await this.rooms.store.get(id);
+    const known = await this.rooms.store.atOnce.get(id);
     if (!known || known.phase === 'cancelled' || known.phase === 'invalid') return 'unknown';
     if (known.phase === 'receiving') return 'not-whole';
     if (known.phase === 'answered') return 'answered';
@@ -167,7 +179,7 @@ export class Delivery {
 
   private look(): void {
     this.looking ??= this.takeUpDue()
-      .catch((error: unknown) => this.rooms.log.error({ err: error }, 'due deliveries could not be listed'))
+      .catch((error: unknown) => this.couldNotLook(error))
       .finally(() => (this.looking = undefined));
   }
 
@@ -176,19 +188,31 @@ export class Delivery {
    * for, with credentials that are newer than the stored ones. What its origin has no room for stays for later rounds.
    */
   private async takeUpDue(): Promise<void> {
-    const due = await this.rooms.store.dueDeliveries(this.rooms.clock());
+    const { store, clock } = this.rooms;
+    const due = await store.askOnce(() => store.atOnce.dueDeliveries(clock()));
+    if (this.wasAway) this.returnedAt = clock();
+    this.wasAway = false;
     const before = this.dueBefore;
     for (const id of due) {
       if (this.draining.signal.aborted) break;
       if (this.running.has(id) || (before && !before.has(id))) continue;
-      if (await this.hasRoom(id)) this.begin(id, { by: 'nobody', credentials: [] });
+      if (await this.mayTakeUp(id)) this.begin(id, { by: 'nobody', credentials: [] });
     }
     this.dueBefore = new Set(due);
   }
 
-  private async hasRoom(id: string): Promise<boolean> {
-    const upload = await this.rooms.store.get(id);
+  private couldNotLook(error: unknown): void {
+    this.wasAway ||= isAway(error);
+    // Those who wait for a store that is away have said so.
+    if (!isAway(error)) this.rooms.log.error({ err: error }, 'due deliveries could not be listed');
+  }
+
+  private async mayTakeUp(id: string): Promise<boolean> {
+    const { store, clock } = this.rooms;
+    const upload = await store.atOnce.get(id);
     if (!upload || this.running.has(id)) return false;
+    // While the store was away no claim could be renewed: those who hold one are about to come back to it.
+    if (upload.phase === 'delivering' && clock() - this.returnedAt < RETURN_MS) return false;
     const { origin, delivery } = routeOf(upload, this.rooms.routes);
     return this.rooms.turns.of(origin).isFree(delivery);
   }
@@ -229,7 +253,7 @@ export class Delivery {
   }
 
   private async pending(id: string, { why, dueAt }: Pending): Promise<DeliveryResult> {
-    const upload = await this.rooms.store.get(id);
+    const upload = await this.rooms.store.atOnce.get(id);
     if (!upload || upload.phase === 'answered') return this.settledResult(upload);
     const now = this.rooms.clock();
     const { retry } = routeOf(upload, this.rooms.routes).delivery;

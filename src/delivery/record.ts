@@ -7,7 +7,8 @@ import type { Rooms } from './rooms.js';
 
 /**
  * Makes an answer durable. A store that fails is asked again and again: nothing else can bring this answer back, and
- * without it the upload might be sent twice. `onTrouble`: it failed, and those who wait should not wait for it.
+ * without it the upload might be sent twice. One that is away only has to come back, so that it is asked often.
+ * `onTrouble`: it failed, and those who wait should not wait for it.
  */
 export async function recordAnswer(
   id: string,
@@ -18,12 +19,15 @@ export async function recordAnswer(
 ): Promise<Upload | 'stale'> {
   const { store, worker, clock, log, draining } = rooms;
   const { attempt, answered } = tried;
+  const step = async (): Promise<Upload | 'stale'> => {
+    const ended = await store.atOnce.endAttempt(id, worker, attempt);
+    if (ended === 'stale') return ended;
+    const expiresAt = clock() + route.delivery.keepAnswerMs;
+    return store.atOnce.recordAnswer(id, worker, answered.answer, answered.body, expiresAt);
+  };
   for (;;) {
     try {
-      const ended = await store.endAttempt(id, worker, attempt);
-      if (ended === 'stale') return ended;
-      const expiresAt = clock() + route.delivery.keepAnswerMs;
-      return await store.recordAnswer(id, worker, answered.answer, answered.body, expiresAt);
+      return await store.ask(step, { onAway: onTrouble });
     } catch (error) {
       log.error({ upload: uploadTag(id), err: error }, 'an answer could not be recorded');
       onTrouble();

@@ -2,19 +2,21 @@ import type { Routes } from '../model/route.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
-import type { UploadStore } from '../store/upload-store.js';
 import type { Origin } from './origin.js';
 import type { AllTurns } from './origin-turns.js';
+import type { PatientStore } from './patient-store.js';
 
 /** What every delivery works with. */
 export interface Rooms {
-  readonly store: UploadStore;
+  readonly store: PatientStore;
   readonly spool: Spool;
   readonly origin: Origin;
   readonly routes: Routes;
   readonly turns: AllTurns;
   /** Names this process among all that deliver from the same store. */
   readonly worker: string;
+  /** Whose bytes this process reaches; missing where every node reaches all. */
+  readonly node?: string;
   readonly clock: () => number;
   readonly random: () => number;
   readonly log: Log;

@@ -1,6 +1,6 @@
 import type { Headers } from '../model/headers.js';
 import type { Route } from '../model/route.js';
-import type { Attempt, Undelivered, Upload } from '../model/upload.js';
+import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import type { AnswerTape } from './answer-tape.js';
 import { provesLife, tryOnce, type Tried } from './attempt.js';
@@ -74,14 +74,31 @@ export class Run {
     try {
       for (let next = await this.step(); next !== 'over'; next = await this.step()) {
         this.audience.pauses(next);
-        await this.interlude.pause(next.until, next.notBefore);
+        const hasEnded = await this.pause(next);
         this.audience.pauses(undefined);
+        if (hasEnded) return void this.ending.elsewhere();
       }
     } catch (error) {
       // The record stays as it is: when the claim has run out, what it says decides, and nothing is sent twice.
       this.rooms.log.error({ upload: uploadTag(this.id), err: error }, 'a delivery failed');
       this.ending.finish({ kind: 'failed', error });
     }
+  }
+
+  /** True when somebody else has ended it meanwhile; one that is left undelivered may be what this run is asked to change. */
+  private async pause({ until, notBefore }: Exclude<Next, 'over'>): Promise<boolean> {
+    const over = new AbortController();
+    const ended = this.rooms.store.settled(this.id, over.signal).then(
+      (upload) => {
+        if (upload?.phase === 'undelivered') return false;
+        this.interlude.insist();
+        return true;
+      },
+      () => false,
+    );
+    await this.interlude.pause(until, notBefore);
+    over.abort();
+    return ended;
   }
 
   /** Takes its turn at the origin before the claim: while it waits for it, the record says so and anybody may take it. */
@@ -131,7 +148,7 @@ export class Run {
       known?.phase === 'complete' ||
       known?.phase === 'delivering' ||
       (known?.phase === 'undelivered' && by !== 'nobody' && this.mayBeTold(known));
-    if (!mayTry) this.ending.elsewhere();
+    if (!mayTry || known.node !== this.rooms.node) this.ending.elsewhere();
     else if (this.rooms.draining.aborted) this.ending.stopped(known);
     else return known;
     return undefined;
@@ -164,16 +181,22 @@ export class Run {
     const { store, worker, clock, claimMs } = this.rooms;
     const upload = await store.claimDelivery(this.id, worker, clock() + claimMs);
     if (!upload) return this.ending.elsewhere();
+    // Its bytes have just been moved: they are delivered from there.
+    if (upload.node !== this.rooms.node) {
+      await this.ending.postpone({ until: clock(), why: LEFT_ALONE });
+      return this.ending.elsewhere();
+    }
     const claim = new HeldClaim(this.id, this.rooms);
     try {
-      return await this.deliver(upload, turn, claim.signal);
+      return await this.deliver(upload, turn, claim);
     } finally {
       claim.release();
     }
   }
 
-  private async deliver(upload: Upload, turn: GivenTurn, signal: AbortSignal): Promise<Next> {
-    const { store, worker, clock, routes } = this.rooms;
+  private async deliver(upload: Upload, turn: GivenTurn, claim: HeldClaim): Promise<Next> {
+    const { store, clock, routes } = this.rooms;
+    const { signal } = claim;
     const route = routeOf(upload, routes);
     await this.closeLeftOpen(upload.attempts.at(-1));
     const start = this.startOf(upload);
@@ -185,11 +208,21 @@ export class Run {
     if (shut) return shut;
     const { number, budgetFrom, budgetSince = clock() } = start;
     const attempt = { number, budgetFrom, budgetSince, origin: route.origin, startedAt: clock() };
-    const begun = await store.beginAttempt(this.id, worker, attempt);
+    const chunks = await store.chunks(this.id);
+    const begun = await this.begin(attempt, claim);
     if (begun === 'stale') return this.ending.elsewhere();
-    const tried = await this.try(begun, route, attempt, signal);
+    if (claim.mayHaveRunOut) return this.ending.after(begun, { attempt: notSent(attempt, clock()) }, route);
+    const tried = await this.try(begun, chunks, route, attempt, signal);
     turn.end(provesLife(tried, signal, route));
     return this.ending.after(begun, tried, route);
+  }
+
+  /** Under a claim that holds for a while: who took one that ran out would have to take this attempt for lost. */
+  private begin(attempt: Attempt, claim: HeldClaim): Promise<Upload | 'stale'> {
+    const { store, worker } = this.rooms;
+    return store.ask(async () =>
+      (await claim.isSure()) ? store.atOnce.beginAttempt(this.id, worker, attempt) : ('stale' as const),
+    );
   }
 
   /** What follows when the gate did not let the upload pass; asked once, for all attempts of this run. */
@@ -220,10 +253,15 @@ export class Run {
     await store.endAttempt(this.id, worker, closed);
   }
 
-  private async try(upload: Upload, route: Route, attempt: Attempt, signal: AbortSignal): Promise<Tried> {
-    const { metrics, store } = this.rooms;
+  private async try(
+    upload: Upload,
+    chunks: readonly Chunk[],
+    route: Route,
+    attempt: Attempt,
+    signal: AbortSignal,
+  ): Promise<Tried> {
+    const { metrics } = this.rooms;
     const { credentials } = this;
-    const chunks = await store.chunks(this.id);
     const content = () => framed(upload, route.delivery.framing, chunks, this.rooms.spool);
     const onTape = this.tapeOf(upload);
     metrics.activeDeliveries.inc();
@@ -244,4 +282,8 @@ export class Run {
       tape?.whenLong(() => audience.show({ kind: 'tape', upload, tape }));
     };
   }
+}
+
+function notSent(attempt: Attempt, endedAt: number): Attempt {
+  return { ...attempt, endedAt, reached: 'never-sent', problem: 'the process was stopped for too long before it sent' };
 }

@@ -1,0 +1,239 @@
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import type { Delivery } from '../../src/delivery/delivery.js';
+import { bodyOf, DeliveryRoom, neverAborted, type RoomOptions } from '../support/delivery-room.js';
+import { answerOk, startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { StoreReach } from '../support/store-reach.js';
+import { until, within } from '../support/temporary.js';
+
+let origin: RawOrigin;
+let room: DeliveryRoom;
+let reach: StoreReach;
+let others: Delivery[];
+
+beforeEach(async () => {
+  others = [];
+  reach = new StoreReach();
+  origin = await startRawOrigin();
+});
+
+afterEach(async () => {
+  reach.heal();
+  await Promise.all(others.map((other) => other.stop()));
+  await room.close();
+  await origin.close();
+});
+
+async function open(options: RoomOptions = {}): Promise<void> {
+  room = await DeliveryRoom.open(origin.url, { ...options, storeSeenAs: (store) => reach.to(store) });
+}
+
+async function asked(verb: string, times: number): Promise<void> {
+  await until(() => reach.count(verb) >= times, `${verb} to be asked for ${times} times`);
+}
+
+/** Lets answers wait until they are let go. */
+function heldAnswers(): () => void {
+  let release: () => void;
+  const released = new Promise<void>((resolve) => (release = resolve));
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await released;
+    await answerOk(exchange);
+  });
+  return () => release();
+}
+
+/** Refuses the first request, and takes those after it. */
+function refusesOnce(): void {
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    const isFirst = exchange === origin.exchanges[0];
+    await exchange.respond(isFirst ? { status: 503 } : { status: 200, body: 'ok' });
+  });
+}
+
+test.each(['claimDelivery', 'beginAttempt', 'endAttempt', 'recordAnswer', 'chunks'] as const)(
+  'a delivery waits while %s is not answered, and its origin gets one request',
+  async (verb) => {
+    await open();
+    const upload = await room.whole();
+    reach.cut(verb);
+    const answer = room.answer(upload.id);
+    await asked(verb, 2);
+    reach.heal();
+    expect((await bodyOf(await within(answer, 'the answer'))).toString()).toBe('ok');
+    await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
+    expect(origin.exchanges).toHaveLength(1);
+    expect((await room.upload(upload.id)).attempts).toMatchObject([{ number: 1, reached: 'answered', status: 200 }]);
+  },
+);
+
+test.each(['claimDelivery', 'beginAttempt', 'endAttempt', 'recordAnswer'] as const)(
+  'a delivery whose %s was done without an answer goes on with it',
+  async (verb) => {
+    await open();
+    const upload = await room.whole();
+    reach.silence(verb);
+    const answer = room.answer(upload.id);
+    await asked(verb, 1);
+    reach.heal();
+    expect((await bodyOf(await within(answer, 'the answer'))).toString()).toBe('ok');
+    await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
+    expect(origin.exchanges).toHaveLength(1);
+  },
+);
+
+test('a delivery that cannot be postponed waits, and begins again later', async () => {
+  refusesOnce();
+  await open();
+  const upload = await room.whole();
+  reach.cut('postpone');
+  const answer = room.answer(upload.id);
+  await asked('postpone', 2);
+  reach.heal();
+  expect((await within(answer, 'the answer')).status).toBe(200);
+  expect(origin.exchanges).toHaveLength(2);
+});
+
+test('a delivery that cannot be given up waits, and its client is told what came of it', async () => {
+  origin.setScript((exchange) => exchange.reset());
+  await open();
+  const upload = await room.whole();
+  reach.cut('giveUp');
+  const result = room.result(upload.id);
+  await asked('giveUp', 2);
+  reach.heal();
+  expect(await within(result, 'the end')).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+});
+
+test('an answer that cannot be recorded while the store is away is given to who waits for it', async () => {
+  await open();
+  const upload = await room.whole();
+  reach.cut('recordAnswer');
+  expect((await bodyOf(await within(room.answer(upload.id), 'the answer'))).toString()).toBe('ok');
+  expect((await room.upload(upload.id)).phase).toBe('delivering');
+  reach.heal();
+  await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
+});
+
+test('nothing is sent before the store has confirmed it, and nobody takes it for lost when the store is back', async () => {
+  await open({ delivery: { claimMs: 200 } });
+  const other = room.anotherWorker();
+  others.push(other);
+  other.start();
+  const upload = await room.whole();
+  reach.silence('beginAttempt');
+  const answer = room.answer(upload.id);
+  await asked('beginAttempt', 1);
+  reach.cut();
+  const { attempts } = await room.upload(upload.id);
+  await until(() => Date.now() > attempts[0]!.startedAt + 400, 'the claim to run out');
+  expect(origin.exchanges).toHaveLength(0);
+  reach.heal();
+  expect((await within(answer, 'the answer')).status).toBe(200);
+  expect(origin.exchanges).toHaveLength(1);
+  expect((await room.upload(upload.id)).attempts).toHaveLength(1);
+});
+
+test('a claim that ran out while the store was away, and was taken by another worker, is not used any more', async () => {
+  await open({ delivery: { claimMs: 60 } });
+  const upload = await room.whole();
+  reach.cut('beginAttempt', 'renewClaim');
+  const result = room.result(upload.id);
+  await asked('beginAttempt', 1);
+  const taken = (): Promise<unknown> => room.store.claimDelivery(upload.id, 'another', Date.now() + 60_000);
+  await until(taken, 'another worker to get the claim');
+  reach.heal();
+  const body = Buffer.from('from another');
+  const at = Date.now();
+  const answer = { status: 201, reason: '', headers: [], trailers: [], bodySize: body.length, at };
+  await asked('settled', 1);
+  await room.store.recordAnswer(upload.id, 'another', { ...answer, body: { in: 'record' } }, body, at + 60_000);
+  expect(await within(result, 'the result')).toMatchObject({ kind: 'answered', answer: { status: 201 } });
+  expect(origin.exchanges).toHaveLength(0);
+});
+
+test('a request under way at the origin goes on while the store is away', async () => {
+  const release = heldAnswers();
+  await open({ delivery: { claimMs: 60 } });
+  const upload = await room.whole();
+  const answer = room.answer(upload.id);
+  await origin.exchange(0);
+  reach.cut();
+  const renewals = reach.count('renewClaim');
+  await asked('renewClaim', renewals + 3);
+  release();
+  expect((await bodyOf(await within(answer, 'the answer'))).toString()).toBe('ok');
+  reach.heal();
+  await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
+  expect(origin.exchanges).toHaveLength(1);
+});
+
+test('the log hears once that the store is away, and once that it is back', async () => {
+  await open();
+  room.delivery.start();
+  reach.cut();
+  await asked('dueDeliveries', reach.count('dueDeliveries') + 4);
+  const rounds = reach.count('dueDeliveries');
+  reach.heal();
+  await asked('dueDeliveries', rounds + 3);
+  expect(room.lines.map(({ level, msg }) => `${String(level)}: ${String(msg)}`)).toEqual([
+    'error: the store does not answer: deliveries wait for it',
+    'info: the store answers again: deliveries go on',
+  ]);
+});
+
+test('a client that wants to know at once is not made to wait for a store that is away', async () => {
+  await open();
+  const upload = await room.whole();
+  reach.cut();
+  const impatient = room.delivery.result(upload.id, { to: neverAborted(), waitMs: 0 });
+  await expect(impatient).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
+});
+
+test('a client that leaves while the store is away is waited for by nobody', async () => {
+  await open();
+  const upload = await room.whole();
+  reach.cut();
+  const client = new AbortController();
+  const result = room.result(upload.id, { to: client.signal });
+  await asked('get', 2);
+  client.abort(new Error('left'));
+  await expect(within(result, 'the end')).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
+});
+
+test('a stop while the store is away ends the waiting, and the record stays as it was', async () => {
+  await open();
+  const upload = await room.whole();
+  reach.cut('claimDelivery');
+  const result = room.result(upload.id);
+  await asked('claimDelivery', 1);
+  await room.delivery.stop();
+  await expect(result).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
+  expect((await room.upload(upload.id)).phase).toBe('complete');
+});
+
+test('whoever waits between two attempts hears of an answer that another worker got meanwhile', async () => {
+  refusesOnce();
+  await open({
+    retry: { firstDelayMs: 60_000, longestDelayMs: 60_000, inBackgroundMs: 120_000, whileWaitingMs: 90_000 },
+  });
+  const upload = await room.whole();
+  const first = room.answer(upload.id);
+  await until(async () => (await room.upload(upload.id)).dueAt !== undefined, 'the pause');
+  const other = room.anotherWorker();
+  others.push(other);
+  expect(await other.result(upload.id, { to: neverAborted() })).toMatchObject({ kind: 'answered' });
+  expect((await within(first, 'the answer')).status).toBe(200);
+  expect(origin.exchanges).toHaveLength(2);
+});
+
+test('an upload whose bytes are with another node is left to that one', async () => {
+  await open();
+  const upload = await room.whole();
+  await room.store.move(upload.id, await room.store.nextToken(upload.id), 'elsewhere');
+  room.delivery.start();
+  await asked('dueDeliveries', reach.count('dueDeliveries') + 4);
+  expect(await room.upload(upload.id)).toMatchObject({ phase: 'complete', node: 'elsewhere', attempts: [] });
+  expect(origin.exchanges).toHaveLength(0);
+});
