@@ -2,6 +2,13 @@ import { Cluster, type Redis } from 'ioredis';
 import type { Log } from '../../observe/log.js';
 import type { RedisClient } from './redis-clients.js';
 
+/** The rights we need, as `ACL SETUSER` takes them. With `+config|get` the start can also look at the configuration. */
+export function aclRule(prefix: string): string {
+  const commands =
+    '+@read +@write +@scripting +@pubsub +@connection -@dangerous +time +wait +cluster|slots +cluster|info';
+  return `~{${prefix}* resetchannels &{${prefix}* ${commands}`;
+}
+
 /** Says what in the server's configuration puts uploads at risk, as far as it lets us look. */
 export async function warnAboutServer(client: RedisClient, log: Log): Promise<void> {
   const server = client instanceof Cluster ? client.nodes('master')[0] : client;

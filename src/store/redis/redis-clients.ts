@@ -17,6 +17,8 @@ const CONNECT_MS = 2000;
 /** A connection that is silent for so long after a command is broken, whatever the system thinks of it. */
 const SILENT_MS = 3000;
 const KEEP_ALIVE_MS = 5000;
+/** A timer of the library that outlives connections which never came about. */
+const DISCONNECT_MS = 100;
 
 /** Makes a client that is not connected yet. Nothing is ever sent twice by itself: only our callers know what may be. */
 export function makeClient(settings: RedisSettings, options: ClientOptions): RedisClient {
@@ -34,7 +36,11 @@ export function isConnected(client: RedisClient): boolean {
   return client.status === 'ready';
 }
 
-function commonOptions({ username, password, tls }: RedisSettings): CommonRedisOptions & Pick<RedisOptions, 'tls'> {
+function commonOptions({
+  username,
+  password,
+  tls,
+}: RedisSettings): CommonRedisOptions & Pick<RedisOptions, 'tls' | 'disconnectTimeout'> {
   return {
     username,
     password,
@@ -47,6 +53,7 @@ function commonOptions({ username, password, tls }: RedisSettings): CommonRedisO
     connectTimeout: CONNECT_MS,
     socketTimeout: SILENT_MS,
     keepAlive: KEEP_ALIVE_MS,
+    disconnectTimeout: DISCONNECT_MS,
     // Asks for rights that a user may not have; a server that still loads says so to every command.
     enableReadyCheck: false,
     autoResendUnfulfilledCommands: false,

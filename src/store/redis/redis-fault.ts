@@ -1,9 +1,10 @@
 import { Fault } from '../../model/fault.js';
+import { aclRule } from './redis-advice.js';
 import { describeAddresses, type RedisSettings } from './redis-settings.js';
 
 interface Trouble {
   readonly matches: RegExp;
-  readonly says: string;
+  readonly says: string | ((settings: RedisSettings) => string);
   /** Waiting cannot help: at the start it is said at once. */
   readonly stays?: true;
 }
@@ -48,7 +49,8 @@ const TROUBLES: readonly Trouble[] = [
   { matches: /\bNOAUTH\b/, says: 'wants a password: set store.password or store.password_file', stays: true },
   {
     matches: /\bNOPERM\b/,
-    says: 'does not let this user do what is needed: the documentation of store.username has the ACL rule',
+    says: ({ username = 'default', prefix }) =>
+      `does not let this user do what is needed: ACL SETUSER ${username} ${aclRule(prefix)}`,
     stays: true,
   },
   {
@@ -62,13 +64,13 @@ const TROUBLES: readonly Trouble[] = [
     stays: true,
   },
   {
-    matches: /self[- ]signed certificate|unable to (verify|get)|certificate has expired|CERT_/i,
-    says: 'shows a certificate that cannot be verified: give the authority that signed it as store.tls.ca',
+    matches: /ALTNAME_INVALID/,
+    says: 'shows a certificate for another name: give that name as store.tls.server_name',
     stays: true,
   },
   {
-    matches: /does not match certificate/,
-    says: 'shows a certificate for another name: give that name as store.tls.server_name',
+    matches: /self[- ]signed certificate|unable to (verify|get)|certificate has expired|CERT_/i,
+    says: 'shows a certificate that cannot be verified: give the authority that signed it as store.tls.ca',
     stays: true,
   },
   {
@@ -76,7 +78,7 @@ const TROUBLES: readonly Trouble[] = [
     says: 'refuses our certificate: see store.tls.cert and store.tls.key',
     stays: true,
   },
-  { matches: /got an invalid reply: null|invalid reply/, says: 'is known to none of them: see store.sentinel.master' },
+  { matches: /No such master|invalid reply/, says: 'is known to none of them: see store.sentinel.master' },
   { matches: /ECONNREFUSED/, says: 'does not answer (ECONNREFUSED): is it running, and is the address right?' },
   { matches: /ENOTFOUND|EAI_AGAIN/, says: 'cannot be found: its name has no address (ENOTFOUND)' },
   { matches: /ENOENT/, says: 'does not answer: there is no such socket (ENOENT)' },
@@ -87,7 +89,11 @@ const TROUBLES: readonly Trouble[] = [
     matches: /ECONNRESET|EPIPE|Protocol error/,
     says: 'breaks off the connection: if it wants TLS, use rediss:// in place of redis://',
   },
-  { matches: /ETIMEDOUT|not answered in time|timed out|Socket timeout/i, says: 'does not answer in time' },
+  {
+    matches: /ETIMEDOUT|not answered in time|timed out|Socket timeout/i,
+    says: ({ tls }) =>
+      `does not answer in time${tls ? ': if it does not speak TLS, use redis:// in place of rediss://' : ''}`,
+  },
   { matches: /too few replicas/, says: 'could not give the change to enough replicas in time: see store.replicas' },
 ];
 
@@ -95,13 +101,14 @@ const TROUBLES: readonly Trouble[] = [
  * Turns what the client library threw into what our callers expect; passes our own faults on. What went wrong with the
  * connection before says more than that there is none.
  */
-export function storeFault(error: unknown, settings: RedisSettings, lastTrouble?: unknown): Fault {
+export function storeFault(error: unknown, settings: RedisSettings, before: readonly unknown[] = []): Fault {
   if (error instanceof Fault) return error;
-  const trouble = troubleOf(error) ?? (lastTrouble === undefined ? undefined : troubleOf(lastTrouble));
-  const says = trouble?.says ?? 'is not connected';
+  const known = [error, ...before].find(troubleOf) ?? error;
+  const says = troubleOf(known)?.says ?? 'is not connected';
+  const text = typeof says === 'string' ? says : says(settings);
   // Not the error itself: it remembers the command, and with that the password.
-  const cause = new Error(wordsOf(error));
-  return new Fault('STORE_UNAVAILABLE', `${describeAddresses(settings)} ${says}`, true, { cause });
+  const cause = new Error(wordsOf(known));
+  return new Fault('STORE_UNAVAILABLE', `${describeAddresses(settings)} ${text}`, true, { cause });
 }
 
 /** Whether the same start could succeed a moment later. */

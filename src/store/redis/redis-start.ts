@@ -21,7 +21,7 @@ export interface OpenClients {
   /** Something failed: perhaps the cluster has changed. */
   readonly lookAgain: () => void;
   /** What last went wrong with the connection, since it was lost. */
-  readonly lastTrouble: () => unknown;
+  readonly lastTrouble: () => readonly unknown[];
 }
 
 /** Tries once, or as long as the settings allow where waiting can help. */
@@ -42,44 +42,81 @@ export async function patiently<T>(settings: RedisSettings, log: Log, attempt: (
 /** Both connections, ready to use; whatever fails on the way is said in words of ours. */
 export async function openClients(settings: RedisSettings): Promise<OpenClients> {
   const keys = new RedisKeys(settings.prefix, settings.kind);
+  const sharded = settings.kind === 'cluster' && (await recognizeCluster(settings)) >= SHARDED_SINCE;
   const opening = { tries: true };
   const retryMs = (): number | undefined => (opening.tries ? undefined : RETRY_MS);
   const commands = makeClient(settings, { role: 'commands', retryMs });
-  let subscriber: RedisClient | undefined;
+  const subscriber = makeClient(settings, { role: 'subscriber', sharded, retryMs });
+  const lastTrouble = rememberTrouble(commands);
+  rememberTrouble(subscriber);
   try {
     await connect(commands, settings);
-    const { version, mode } = await recognizeServer(commands);
-    if (settings.kind !== 'cluster' && mode === 'cluster') throw new Error('it is a cluster node');
-    const sharded = settings.kind === 'cluster' && version >= SHARDED_SINCE;
-    subscriber = makeClient(settings, { role: 'subscriber', sharded, retryMs });
+    if (settings.kind !== 'cluster') await refuseCluster(commands);
     await connect(subscriber, settings);
     bindScripts(commands, sharded ? 'SPUBLISH' : 'PUBLISH');
     const channels = keys.allBuckets().map((bucket) => keys.bucket(bucket).news);
     const bus = new RedisBus(subscriber, channels, sharded);
     opening.tries = false;
-    return { commands, bus, keys, lookAgain: lookAgainIn(commands), lastTrouble: rememberTrouble(commands) };
+    return { commands, bus, keys, lookAgain: lookAgainIn(commands), lastTrouble };
   } catch (error) {
     commands.disconnect();
-    subscriber?.disconnect();
+    subscriber.disconnect();
     throw storeFault(error, settings);
   }
 }
 
+/** A cluster's client does not say why it finds nobody: its seeds are asked first. Gives the version. */
+async function recognizeCluster(settings: RedisSettings): Promise<number> {
+  const troubles: unknown[] = [];
+  for (const seed of settings.nodes) {
+    const client = makeClient(
+      { ...settings, kind: 'single', nodes: [seed] },
+      { role: 'commands', retryMs: () => undefined },
+    );
+    const lastTrouble = rememberTrouble(client);
+    try {
+      await connect(client, settings);
+      const { version, mode } = await recognizeServer(client);
+      if (mode === 'cluster') return version;
+      troubles.push(new Error('cluster support disabled'));
+    } catch (error) {
+      troubles.push(error, ...lastTrouble());
+    } finally {
+      client.disconnect();
+    }
+  }
+  throw storeFault(troubles[0], settings);
+}
+
+async function refuseCluster(client: RedisClient): Promise<void> {
+  if ((await recognizeServer(client)).mode === 'cluster') throw new Error('it is a cluster node');
+}
+
 async function connect(client: RedisClient, settings: RedisSettings): Promise<void> {
-  let first: unknown;
-  // What went wrong comes as an event; the promise only says that it did. Later errors come with each command.
-  const note = (error: unknown): void => void (first ??= error);
-  client.on('error', note);
-  client.on('sentinelError', note);
-  client.on('node error', note);
+  // What went wrong comes as events; the promise only says that it did.
+  const troubles: unknown[] = [];
+  const note = (error: unknown): void => void troubles.push(error);
+  const events = ['error', 'sentinelError', 'node error'];
+  for (const event of events) client.on(event, note);
+  try {
+    await soon(client.connect());
+    // A database that does not exist is such an event too: without it we would write into another one.
+    const lasting = troubles.find((trouble) => !mayPass(trouble));
+    if (lasting !== undefined) throw storeFault(lasting, settings);
+  } catch (error) {
+    throw storeFault(error, settings, troubles);
+  } finally {
+    for (const event of events) client.off(event, note);
+  }
+}
+
+async function soon(connected: Promise<void>): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Error('not answered in time')), TRY_MS);
   });
   try {
-    await Promise.race([client.connect(), late]);
-  } catch (error) {
-    throw storeFault(first ?? error, settings);
+    await Promise.race([connected, late]);
   } finally {
     clearTimeout(timer);
   }
@@ -92,11 +129,12 @@ async function recognizeServer(client: RedisClient): Promise<{ version: number; 
   return { version: Number.parseInt(field('version'), 10), mode: field('mode') };
 }
 
-function rememberTrouble(client: RedisClient): () => unknown {
+/** Also keeps what a client says of itself from ending the process. */
+function rememberTrouble(client: RedisClient): () => readonly unknown[] {
   let last: unknown;
   client.on('error', (error: unknown) => (last = error));
   client.on('ready', () => (last = undefined));
-  return () => last;
+  return () => (last === undefined ? [] : [last]);
 }
 
 function lookAgainIn(client: RedisClient): () => void {
