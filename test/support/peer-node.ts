@@ -1,6 +1,9 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { KnownOwners } from '../../src/cluster/known-owners.js';
+import { Mover } from '../../src/cluster/mover.js';
+import { PeerFiles } from '../../src/cluster/peer-files.js';
+import { PeerFilesClient } from '../../src/cluster/peer-files-client.js';
 import { loadConfig } from '../../src/config/load.js';
 import { buildRoutes } from '../../src/config/routes.js';
 import { Delivery } from '../../src/delivery/delivery.js';
@@ -10,8 +13,9 @@ import { Trust } from '../../src/http/client-address.js';
 import { Cors } from '../../src/http/cors.js';
 import { Discovery } from '../../src/http/discovery.js';
 import { Entry } from '../../src/http/entry.js';
+import type { Exchange } from '../../src/http/exchange.js';
 import { PassThrough } from '../../src/http/pass-through.js';
-import { startPeerListener, type PeerHandlers } from '../../src/http/peer-listener.js';
+import { startPeerListener } from '../../src/http/peer-listener.js';
 import { PeerRelay } from '../../src/http/peer-relay.js';
 import { PeerSignature } from '../../src/http/peer-signature.js';
 import { Places } from '../../src/http/places.js';
@@ -49,6 +53,10 @@ export class PeerNode {
   readonly signature: PeerSignature;
   readonly store: UploadStore;
   readonly logger: Log;
+  /** Stands before what other nodes leave here. */
+  onFiles: (exchange: Exchange, take: () => Promise<void>) => unknown = (_, take) => take();
+  isLeaving = false;
+  mover: Mover | undefined;
   entry!: Entry;
   relay!: PeerRelay;
   private delivery!: Delivery;
@@ -59,7 +67,6 @@ export class PeerNode {
   private constructor(
     readonly name: string,
     readonly cluster: Cluster,
-    onFiles: PeerHandlers['onFiles'],
   ) {
     this.data = join(cluster.directory, name);
     this.spool = new LocalSpool({ directory: this.data, sync: 'none' });
@@ -67,13 +74,10 @@ export class PeerNode {
     this.store = storeFor(name, cluster.store);
     const write = (line: string): void => void this.log.push(JSON.parse(line) as Record<string, unknown>);
     this.logger = createLog({ level: 'info', format: 'json', destination: { write } });
-    this.onFiles = onFiles;
   }
 
-  private readonly onFiles: PeerHandlers['onFiles'];
-
-  static async open(name: string, cluster: Cluster, onFiles: PeerHandlers['onFiles'] = refuseFiles): Promise<PeerNode> {
-    const node = new PeerNode(name, cluster, onFiles);
+  static async open(name: string, cluster: Cluster): Promise<PeerNode> {
+    const node = new PeerNode(name, cluster);
     await node.spool.open();
     await node.start();
     return node;
@@ -87,8 +91,30 @@ export class PeerNode {
     return this.peers.url;
   }
 
+  /** Gives its uploads to the others. */
+  startMoving(): Mover {
+    this.isLeaving = true;
+    this.entry.leave();
+    const { store, spool, name: self, signature, logger: log } = this;
+    const { leases, nodes } = this.cluster;
+    nodes.set(self, { isLeaving: true });
+    const files = new PeerFilesClient({ signature, idleMs: 2000 });
+    const rooms = { self, store, leases, spool, nodes, files, log, clock: Date.now };
+    this.mover = new Mover({ ...rooms, pauseMs: 20 });
+    this.mover.start();
+    return this.mover;
+  }
+
+  /** Files on its disk, as `upload/name`. */
+  async files(): Promise<string[]> {
+    const names: string[] = [];
+    for await (const { id, name } of this.spool.list()) names.push(`${id}/${name}`);
+    return names.sort();
+  }
+
   /** Nothing of it answers any more; its disk stays. */
   async stop(): Promise<void> {
+    await this.mover?.stop();
     for (const listener of [this.listener, this.peers]) listener.destroyAll();
     await Promise.all([this.listener.closed, this.peers.closed]);
     await this.delivery.stop();
@@ -134,7 +160,8 @@ export class PeerNode {
   }
 
   private async listen(log: Log): Promise<void> {
-    const { entry, onFiles, signature, name } = this;
+    const { entry, signature, name, store, spool } = this;
+    const files = new PeerFiles({ self: name, store, spool, isLeaving: () => this.isLeaving, log });
     this.listener = await startListener(
       {
         address: FREE_PORT,
@@ -149,15 +176,16 @@ export class PeerNode {
     );
     this.peers = await startPeerListener(
       { address: FREE_PORT, signature, log },
-      { onRequest: (exchange, client) => void entry.handle(exchange, client), onFiles },
+      {
+        onRequest: (exchange, client) => void entry.handle(exchange, client),
+        onFiles: (exchange) => this.onFiles(exchange, () => files.answer(exchange)),
+      },
     );
     this.cluster.nodes.set(name, { url: this.peers.url });
   }
 }
 
-const refuseFiles: PeerHandlers['onFiles'] = (exchange) => void exchange.req.destroy();
-
-/** A store as one node sees it: it names the node in what it makes, and changes no bytes of another's uploads. */
+/** A store as one node sees it: it looks after that node's uploads alone. */
 function storeFor(node: string, store: EmbeddedStore): UploadStore {
   const isOurs = async (id: string): Promise<boolean> => (await store.get(id))?.node === node;
   const ours = async (ids: readonly string[]): Promise<string[]> => {
@@ -165,10 +193,6 @@ function storeFor(node: string, store: EmbeddedStore): UploadStore {
     return ids.filter((_, at) => owned[at]);
   };
   const own: Partial<UploadStore> = {
-    create: (upload) => store.create({ ...upload, node }),
-    commit: async (id, commit) => ((await isOurs(id)) ? store.commit(id, commit) : 'stale'),
-    invalidate: async (id, token) => ((await isOurs(id)) ? store.invalidate(id, token) : 'stale'),
-    claimDelivery: async (id, ...rest) => ((await isOurs(id)) ? store.claimDelivery(id, ...rest) : undefined),
     dueDeliveries: async (now) => ours(await store.dueDeliveries(now)),
     expired: async (now) => ours(await store.expired(now)),
   };

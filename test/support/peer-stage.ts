@@ -1,5 +1,4 @@
 import { join } from 'node:path';
-import type { PeerHandlers } from '../../src/http/peer-listener.js';
 import { silentLog } from '../../src/observe/log.js';
 import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
@@ -32,8 +31,8 @@ export class PeerStage {
     return new PeerStage(shared, origin, directory);
   }
 
-  async node(name: string, onFiles?: PeerHandlers['onFiles']): Promise<PeerNode> {
-    const node = await PeerNode.open(name, this.cluster, onFiles);
+  async node(name: string): Promise<PeerNode> {
+    const node = await PeerNode.open(name, this.cluster);
     this.open.push(node);
     return node;
   }

@@ -1,0 +1,98 @@
+import type { ClientRequest, IncomingMessage } from 'node:http';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import type { OriginTls } from '../http/origin-agents.js';
+import { OriginRequests } from '../http/origin-requests.js';
+import { PEER_FIELD, type PeerSignature } from '../http/peer-signature.js';
+import { Fault } from '../model/fault.js';
+import type { NodeState } from '../store/nodes.js';
+import { type FileList, type PeerPath, writePeerPath } from './peer-paths.js';
+
+export interface PeerFilesClientOptions {
+  readonly signature: PeerSignature;
+  readonly tls?: OriginTls;
+  /** A node that takes nothing for this long is given up. */
+  readonly idleMs?: number;
+}
+
+/** The other node does not take what it is given; trying again may help, and so may another node. */
+export class NotTaken extends Error {}
+
+const IDLE_MS = 30_000;
+
+/** Leaves files at other nodes. */
+export class PeerFilesClient {
+  private readonly requests: OriginRequests;
+
+  constructor(private readonly options: PeerFilesClientOptions) {
+    this.requests = new OriginRequests(options.tls);
+  }
+
+  /** Fulfilled when the other node has all of it, durably. Fails with `NotTaken`, and with what `body` fails with. */
+  put(node: NodeState, path: PeerPath, size: number, body: Readable, signal: AbortSignal): Promise<void> {
+    return this.send(node, 'PUT', path, { size, body }, signal);
+  }
+
+  /** Fulfilled when the other node has made sure that it has these files. */
+  confirm(node: NodeState, id: string, files: FileList, signal: AbortSignal): Promise<void> {
+    const body = Buffer.from(JSON.stringify(files));
+    return this.send(node, 'PUT', { id }, { size: body.length, body: Readable.from([body]) }, signal);
+  }
+
+  /** Takes back everything of an upload that was left there. */
+  remove(node: NodeState, id: string, signal: AbortSignal): Promise<void> {
+    return this.send(node, 'DELETE', { id }, { size: 0, body: Readable.from([]) }, signal);
+  }
+
+  /** Ends every connection. */
+  close(): void {
+    this.requests.close();
+  }
+
+  private async send(
+    { name, url }: NodeState,
+    method: string,
+    path: PeerPath,
+    { size, body }: { readonly size: number; readonly body: Readable },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const target = writePeerPath(path);
+    const signed = this.options.signature.sign({ kind: 'files', to: name }, { method, target });
+    const headers = [
+      ['Host', new URL(url).host],
+      [PEER_FIELD, signed],
+      ['Content-Length', `${size}`],
+    ] as const;
+    const request = this.requests.open({ origin: url, method, target, headers, connection: 'kept' });
+    const { idleMs = IDLE_MS } = this.options;
+    request.setTimeout(idleMs, () => request.destroy(new Error(`it took nothing for ${idleMs / 1000} s`)));
+    const answered = answerTo(request);
+    // What goes wrong with the body is told first: it may be our own disk.
+    answered.catch(() => undefined);
+    await pipeline(body, request, { signal }).catch(async (error: unknown) => {
+      if (error instanceof Fault || signal.aborted) throw error;
+      // An answer may say why the connection has ended.
+      const status = await answered.catch(() => undefined);
+      throw new NotTaken(status === undefined ? textOf(error) : `it answered ${status}`, { cause: error });
+    });
+    const status = await answered.catch((error: unknown) => {
+      throw signal.aborted ? (signal.reason as Error) : new NotTaken(textOf(error), { cause: error });
+    });
+    if (status !== 204) throw new NotTaken(`it answered ${status}`);
+  }
+}
+
+function answerTo(request: ClientRequest): Promise<number> {
+  return new Promise((resolve, reject) => {
+    request.once('error', reject);
+    request.once('close', () => reject(new Error('the connection has ended without an answer')));
+    request.once('response', (answer: IncomingMessage) => {
+      answer.resume();
+      resolve(answer.statusCode!);
+    });
+  });
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,105 @@
+import { json as readJson } from 'node:stream/consumers';
+import { type Exchange, destroyExchange } from '../http/exchange.js';
+import { answerEarly } from '../http/reply.js';
+import { Fault } from '../model/fault.js';
+import { uploadTag, type Log } from '../observe/log.js';
+import type { Spool } from '../spool/spool.js';
+import type { UploadStore } from '../store/upload-store.js';
+import { Body } from '../uploads/body.js';
+import { type FileList, readPeerPath } from './peer-paths.js';
+
+export interface PeerFilesOptions {
+  /** The name of this node. */
+  readonly self: string;
+  readonly store: Pick<UploadStore, 'get'>;
+  readonly spool: Spool;
+  /** Whoever empties its own disk takes nothing from others. */
+  readonly isLeaving: () => boolean;
+  readonly log: Log;
+}
+
+/** A node that says nothing within a file is given up. */
+const IDLE_MS = 30_000;
+
+/** Why something is not done, in a status for the node that asked. */
+const DONE = 204;
+const UNKNOWN = 404;
+const NO_SUCH_METHOD = 405;
+/** It stands in the way of what is asked: a file that exists, an upload that is ours, files that are not all there. */
+const CONFLICT = 409;
+const NO_ROOM = 507;
+const NOT_NOW = 503;
+
+/** What other nodes leave here while they are being emptied. Only of uploads that are not ours (yet): ours nobody touches. */
+export class PeerFiles {
+  constructor(private readonly options: PeerFilesOptions) {}
+
+  /** Fulfilled when the exchange is over. Never fails. */
+  async answer(exchange: Exchange): Promise<void> {
+    try {
+      const status = await this.statusOf(exchange);
+      await answerEarly(exchange, { status, headers: [] });
+    } catch (error) {
+      this.options.log.error({ err: error }, 'files of another node could not be taken');
+      destroyExchange(exchange);
+    }
+  }
+
+  private async statusOf(exchange: Exchange): Promise<number> {
+    const { method = '', url = '' } = exchange.req;
+    const path = readPeerPath(url);
+    if (!path) return UNKNOWN;
+    try {
+      const upload = await this.options.store.get(path.id);
+      if (!upload && method !== 'DELETE') return UNKNOWN;
+      if (upload?.node === this.options.self) return CONFLICT;
+      return await this.act(method, path, exchange);
+    } catch (fault) {
+      if (!(fault instanceof Fault)) throw fault;
+      this.options.log.warn({ upload: uploadTag(path.id), err: fault }, 'a file of another node was not taken');
+      return statusOf(fault);
+    }
+  }
+
+  private async act(method: string, { id, name }: { id: string; name?: string }, exchange: Exchange): Promise<number> {
+    if (method === 'DELETE' && name === undefined) {
+      await this.options.spool.remove(id);
+      return DONE;
+    }
+    if (method !== 'PUT') return NO_SUCH_METHOD;
+    if (this.options.isLeaving()) return NOT_NOW;
+    return name === undefined ? this.confirm(id, exchange) : this.take(id, name, exchange);
+  }
+
+  /** A file counts as a whole or not at all. */
+  private async take(id: string, name: string, { req }: Exchange): Promise<number> {
+    const { spool } = this.options;
+    const size = Number(req.headers['content-length']);
+    const body = new Body(req, { declaredLength: size, idleMs: IDLE_MS, onWanted: () => undefined });
+    const writer = await spool.create(id, name);
+    let isWhole = false;
+    try {
+      for (let batch = await body.next(); batch; batch = await body.next()) await writer.write(batch);
+      await writer.sync();
+      isWhole = body.ending === 'clean' && writer.size === size;
+    } finally {
+      await writer.close();
+      if (!isWhole) await spool.removeChunk(id, name);
+    }
+    return isWhole ? DONE : CONFLICT;
+  }
+
+  /** Everything of an upload is here, and survives a power cut; with it what its clients were promised. */
+  private async confirm(id: string, { req }: Exchange): Promise<number> {
+    const { spool } = this.options;
+    const { files, promised } = (await readJson(req)) as FileList;
+    for (const { name, size } of files) if ((await spool.size(id, name)) !== size) return CONFLICT;
+    if (promised > 0) await spool.promise(id, promised);
+    return DONE;
+  }
+}
+
+function statusOf({ code }: Fault): number {
+  if (code === 'STORAGE_FULL') return NO_ROOM;
+  return code === 'CHUNK_EXISTS' ? CONFLICT : NOT_NOW;
+}
