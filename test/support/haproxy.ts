@@ -25,7 +25,8 @@ export interface Backend {
 
 /**
  * A real HAProxy that gives every request to the next node in turn: no affinity, and no second try that could hide what
- * a node did. It speaks HTTP/1.1 and HTTP/2 with prior knowledge on one port.
+ * a node did. Where a node ends a connection instead of answering, so does HAProxy. It speaks HTTP/1.1 and HTTP/2 with
+ * prior knowledge on one port.
  */
 export class Haproxy {
   /** Requests in the order of their ends. */
@@ -112,6 +113,8 @@ defaults
   timeout server 1h
   retries 0
   option dontlognull
+  option http-no-delay
+  errorfile 502 /dev/null
 frontend clients
   bind 127.0.0.1:${port}
   default_backend nodes

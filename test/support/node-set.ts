@@ -73,9 +73,12 @@ export class NodeSet implements StagedProxy {
 
   /** Waits until so many bytes of an upload have reached a disk, committed or not. */
   async untilSpooled(upload: { readonly target: string }, bytes: number): Promise<void> {
-    const id = upload.target.split('/').at(-1)!;
-    const sizes = () => Promise.all(this.directories.map((directory) => spooledBytes(directory, id)));
-    await until(async () => (await sizes()).some((size) => size >= bytes), `${bytes} bytes in a spool`);
+    await until(async () => (await this.spooled(upload)).some((size) => size >= bytes), `${bytes} bytes in a spool`);
+  }
+
+  /** Waits until no disk has a byte of an upload. */
+  async untilGone(upload: { readonly target: string }): Promise<void> {
+    await until(async () => (await this.spooled(upload)).every((size) => size === 0), 'an upload to be gone');
   }
 
   /** Whatever a node was about to do is not done any more; HAProxy has noticed. */
@@ -107,8 +110,10 @@ export class NodeSet implements StagedProxy {
     await this.temporary.remove();
   }
 
-  private get directories(): string[] {
-    return [this.data, ...this.names.map((name) => join(this.data, name))];
+  /** How many bytes of an upload each directory has. */
+  private spooled({ target }: { readonly target: string }): Promise<number[]> {
+    const directories = [this.data, ...this.names.map((name) => join(this.data, name))];
+    return Promise.all(directories.map((directory) => spooledBytes(directory, target.split('/').at(-1)!)));
   }
 }
 
