@@ -1,8 +1,11 @@
 // Measures the built proxy. Every bench prints a table and writes its figures to bench/results/.
 import { benchEager } from './eager.js';
 import { benchMemory } from './memory.js';
+import { benchNodes } from './nodes.js';
 import { parsePlan, USAGE, type BenchName, type Plan } from './plan.js';
 import { printMachine } from './report.js';
+import { benchRoundTrips } from './round-trips.js';
+import { benchSmall } from './small.js';
 import { benchTakeover } from './takeover.js';
 import { benchUpload } from './upload.js';
 
@@ -11,6 +14,9 @@ const BENCH: Record<BenchName, (plan: Plan) => Promise<void>> = {
   takeover: benchTakeover,
   memory: benchMemory,
   eager: benchEager,
+  nodes: benchNodes,
+  'round-trips': benchRoundTrips,
+  small: benchSmall,
 };
 
 async function main(): Promise<number> {

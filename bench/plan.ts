@@ -1,6 +1,6 @@
 import { parseArgs } from 'node:util';
 
-export const BENCHES = ['upload', 'takeover', 'memory', 'eager'] as const;
+export const BENCHES = ['upload', 'takeover', 'memory', 'eager', 'nodes', 'round-trips', 'small'] as const;
 export type BenchName = (typeof BENCHES)[number];
 
 /** What to measure, and how thoroughly. */
@@ -14,6 +14,9 @@ export interface Plan {
   /** Bytes a second of the client in `eager`. */
   readonly rate: number;
   readonly takeovers: number;
+  /** Of `small`. */
+  readonly connections: number;
+  readonly uploads: number;
   /** Where the proxy keeps its bytes; a temporary directory when not given. */
   readonly data?: string;
   /** More flags for `rufh-proxy serve`. */
@@ -21,13 +24,16 @@ export interface Plan {
 }
 
 export const USAGE = `
-npm run bench -- [upload] [takeover] [memory] [eager] [options]      all four when none is named
+npm run bench -- [upload] [takeover] [memory] [eager] [nodes] [round-trips] [small] [options]
+                                                      all when none is named
 
   --runs N              repetitions of each case of "upload" and "eager" (5)
   --size SIZE           size of their uploads (1GiB)
   --rate SIZE           bytes a second of the client of "eager" (50000000)
   --memory-size SIZE    size of the upload of "memory" (10GiB)
-  --takeovers N         repetitions of "takeover" (100)
+  --takeovers N         repetitions of "takeover" and "nodes" (100)
+  --connections N       connections of "small", all open at once (1000)
+  --uploads N           uploads of each run of "small" (5000)
   --data DIR            where the proxy keeps its bytes (a temporary directory)
   --proxy-flag FLAG     a flag more for "rufh-proxy serve"; may be given more than once
 `;
@@ -43,6 +49,8 @@ export function parsePlan(args: readonly string[]): Plan | undefined {
       rate: { type: 'string', default: '50000000' },
       'memory-size': { type: 'string', default: '10GiB' },
       takeovers: { type: 'string', default: '100' },
+      connections: { type: 'string', default: '1000' },
+      uploads: { type: 'string', default: '5000' },
       data: { type: 'string' },
       'proxy-flag': { type: 'string', multiple: true, default: [] },
       help: { type: 'boolean', short: 'h', default: false },
@@ -56,6 +64,8 @@ export function parsePlan(args: readonly string[]): Plan | undefined {
     memorySize: parseSize(values['memory-size']),
     rate: parseSize(values.rate),
     takeovers: parseCount(values.takeovers),
+    connections: parseCount(values.connections),
+    uploads: parseCount(values.uploads),
     data: values.data,
     proxyFlags: values['proxy-flag'],
   };

@@ -13,6 +13,13 @@ export function cpuSeconds(pid: number): number | undefined {
   return (user! + system! + childrenUser! + childrenSystem!) / TICKS_PER_SECOND;
 }
 
+/** The same for a process and the children it has now. */
+export function cpuSecondsOfAll(pid: number): number | undefined {
+  const children = read(`/proc/${pid}/task/${pid}/children`)?.split(' ').filter(Boolean).map(Number) ?? [];
+  const seconds = [pid, ...children].map(cpuSeconds).filter((known) => known !== undefined);
+  return seconds.length === 0 ? undefined : seconds.reduce((sum, one) => sum + one, 0);
+}
+
 /** Resident memory in bytes, now and at its highest so far; undefined where there is no /proc. */
 export function residentMemory(pid: number): { readonly now: number; readonly highest: number } | undefined {
   const status = read(`/proc/${pid}/status`);

@@ -30,6 +30,27 @@ export interface Sending {
   readonly bytesPerSecond?: number;
 }
 
+/** Many small bodies at the same time. */
+export interface CrowdSending {
+  readonly url: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly size: number;
+  /** All open at once, each with one request at a time. */
+  readonly connections: number;
+  /** Of all connections together. */
+  readonly uploads: number;
+}
+
+/** What it was like for those who sent them. */
+export interface Crowd {
+  readonly seconds: number;
+  readonly medianMs: number;
+  readonly p99Ms: number;
+  /** How often each status was given. */
+  readonly statuses: Readonly<Record<string, number>>;
+  readonly cpuSeconds: number;
+}
+
 /** A server that throws every body away. */
 export async function startSink(): Promise<Server> {
   const child = spawn(process.execPath, [program('sink.mjs')], { stdio: ['ignore', 'pipe', 'inherit'] });
@@ -40,10 +61,17 @@ export async function startSink(): Promise<Server> {
 
 /** Sends a body from a process of its own, so that its work is not counted for anyone else. */
 export async function send(sending: Sending): Promise<Sent> {
-  const { stdout } = await promisify(execFile)(process.execPath, [program('sender.mjs'), JSON.stringify(sending)]);
-  const sent = JSON.parse(stdout) as Sent;
+  const sent = await run<Sent>('sender.mjs', sending);
   if (sent.status < 200 || sent.status > 299) throw new Error(`${sending.url} answered with ${sent.status}`);
   return sent;
+}
+
+/** Sends many, from a process of its own as well. */
+export async function sendMany(sending: CrowdSending): Promise<Crowd> {
+  const crowd = await run<Crowd>('crowd.mjs', sending);
+  const refused = Object.keys(crowd.statuses).filter((status) => !status.startsWith('2'));
+  if (refused.length > 0) throw new Error(`${sending.url} answered with ${refused.join(', ')}`);
+  return crowd;
 }
 
 export async function stop(child: ChildProcess): Promise<void> {
@@ -51,6 +79,11 @@ export async function stop(child: ChildProcess): Promise<void> {
   const gone = once(child, 'close');
   child.kill('SIGKILL');
   await gone;
+}
+
+async function run<T>(name: string, task: object): Promise<T> {
+  const { stdout } = await promisify(execFile)(process.execPath, [program(name), JSON.stringify(task)]);
+  return JSON.parse(stdout) as T;
 }
 
 function program(name: string): string {

@@ -18,12 +18,12 @@ const DIALECT = clientDialect('10');
 const CONTENT = randomBytes(1024 * 1024);
 const CONTENT_SHA256 = sha256(CONTENT);
 const PIECE = 256 * 1024;
-const WARM_UP = 5;
+export const WARM_UP = 5;
 /** A client that comes back is served within this time. */
 const PROMISED_MS = 50;
 
 /** What a client waited for that came back over new connections. */
-interface Takeover {
+export interface Takeover {
   /** HEAD, while a PATCH is stalled in the middle of its body. */
   readonly headMs: number;
   /** The PATCH after it. */
@@ -38,8 +38,9 @@ export async function benchTakeover(plan: Plan): Promise<void> {
   const proxy = await startProxy({ origin: origin.url, data: plan.data, flags: plan.proxyFlags });
   try {
     const takeovers: Takeover[] = [];
-    for (let run = 0; run < WARM_UP; run++) await takeOver(proxy.url, origin);
-    for (let run = 0; run < plan.takeovers; run++) takeovers.push(await takeOver(proxy.url, origin));
+    const both = [proxy.url, proxy.url] as const;
+    for (let run = 0; run < WARM_UP; run++) await takeOver(both, origin);
+    for (let run = 0; run < plan.takeovers; run++) takeovers.push(await takeOver(both, origin));
     report(takeovers);
   } finally {
     await proxy.stop();
@@ -47,14 +48,20 @@ export async function benchTakeover(plan: Plan): Promise<void> {
   }
 }
 
-/** Stalls a PATCH, comes back, does the same again without asking, lets both dead ones wake up, and finishes. */
-async function takeOver(url: string, origin: FakeOrigin): Promise<Takeover> {
+/**
+ * Stalls a PATCH at one address, comes back at the other, does the same again the other way round without asking, lets both
+ * dead ones wake up, and finishes.
+ */
+export async function takeOver([first, second]: readonly [string, string], origin: FakeOrigin): Promise<Takeover> {
+  let url = first;
   const send: Send = (request) => requestOnce(url, request);
   const upload = await createUpload(DIALECT, send, { method: 'POST', target: '/takeover' });
-  const stalled = await stall(url, upload, 0, PIECE);
+  const stalled = await stall(first, upload, 0, PIECE);
+  url = second;
   const [headMs, offset] = await timed(() => upload.offset());
   const [patchMs] = await timed(() => append(upload, offset));
-  const dead = await stall(url, upload, offset + PIECE, 0);
+  const dead = await stall(second, upload, offset + PIECE, 0);
+  url = first;
   const [directMs] = await timed(() => append(upload, offset + PIECE));
   await Promise.all([stalled, dead].map((late) => late.send(Buffer.alloc(PIECE, 'late'))));
   await upload.finish(CONTENT);
@@ -91,17 +98,21 @@ async function timed<T>(step: () => Promise<T>): Promise<[tookMs: number, value:
   return [performance.now() - startedAt, value];
 }
 
-function report(takeovers: readonly Takeover[]): void {
-  const figures = {
+/** Each thing a client waits for, in milliseconds. */
+export function waits(takeovers: readonly Takeover[]): Readonly<Record<string, readonly number[]>> {
+  return {
     'HEAD over a stalled PATCH': takeovers.map(({ headMs }) => headMs),
     'HEAD over a stalled PATCH, then PATCH': takeovers.map(({ headMs, patchMs }) => headMs + patchMs),
     'PATCH over a stalled PATCH': takeovers.map(({ directMs }) => directMs),
   };
+}
+
+function report(takeovers: readonly Takeover[]): void {
   const milliseconds = (value: number): string => value.toFixed(1);
   printTable({
     title: `Takeover, ${takeovers.length} times, milliseconds with a new connection each (promised: ${PROMISED_MS})`,
     columns: ['', 'median', 'p99', 'longest'],
-    rows: Object.entries(figures).map(([name, values]) => [
+    rows: Object.entries(waits(takeovers)).map(([name, values]) => [
       name,
       milliseconds(median(values)),
       milliseconds(percentile(values, 0.99)),
