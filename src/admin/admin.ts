@@ -2,6 +2,7 @@ import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { json, methodNotAllowed, problem, type AdminAnswer, type AdminRequest } from './admin-answer.js';
 import { startAdminListener, type Admin, type AdminListenerOptions } from './admin-listener.js';
+import { answerAtDrain, type DrainDesk } from './drain-desk.js';
 import { checkReadiness, type HealthCheck } from './readiness.js';
 import { answerAtDesk, type UploadsDesk } from './uploads-desk.js';
 
@@ -12,6 +13,8 @@ export interface AdminRooms {
   readonly checks: readonly HealthCheck[];
   /** Where uploads can be seen and acted on; undefined until all rooms of the proxy are open. */
   readonly desk?: () => UploadsDesk | undefined;
+  /** Where this process is sent away; undefined as long as it is not there yet. */
+  readonly drain?: () => DrainDesk | undefined;
   readonly log: Log;
 }
 
@@ -28,9 +31,15 @@ export async function answerAdmin(rooms: AdminRooms, request: AdminRequest): Pro
   const page = PAGES[path];
   if (page) return method === 'GET' || method === 'HEAD' ? page(rooms) : methodNotAllowed(['GET', 'HEAD']);
   const desk = rooms.desk?.();
+  const drain = rooms.drain?.();
+  if (path === '/drain') return drain ? answerAtDrain(drain, request) : stillStarting();
   const isAtDesk = path === '/uploads' || path.startsWith('/uploads/');
-  if (isAtDesk && !desk) return problem(503, 'The proxy is still starting.', { 'Retry-After': '1' });
+  if (isAtDesk && !desk) return stillStarting();
   return (desk && (await answerAtDesk(desk, request))) ?? problem(404);
+}
+
+function stillStarting(): AdminAnswer {
+  return problem(503, 'The proxy is still starting.', { 'Retry-After': '1' });
 }
 
 const PAGES: Readonly<Record<string, ((rooms: AdminRooms) => Promise<AdminAnswer>) | undefined>> = {

@@ -3,6 +3,7 @@ import { Command, Option } from 'commander';
 import type { ConfigSources } from '../config/load.js';
 import { OVERRIDES } from '../config/overrides.js';
 import { check } from './check.js';
+import { addDrainCommand } from './drain-command.js';
 import { init } from './init.js';
 import { addUploadsCommand } from './uploads-command.js';
 
@@ -45,6 +46,7 @@ export function program(): Command {
     .argument('[file]', 'where to; an existing file is not touched', 'rufh-proxy.yaml')
     .action(init);
   addUploadsCommand(root);
+  addDrainCommand(root);
   return root;
 }
 

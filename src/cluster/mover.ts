@@ -12,6 +12,8 @@ export interface MoverOptions extends MoveRooms {
   readonly clock: () => number;
   /** Between two rounds when there is nothing to do but wait. */
   readonly pauseMs?: number;
+  /** Younger uploads are left alone for now. */
+  readonly leastAgeMs?: number;
 }
 
 /** How far it has come. */
@@ -27,7 +29,7 @@ export interface MoveProgress {
 }
 
 const PAUSE_MS = 1_000;
-const JUST_MADE_MS = 2_000;
+const LEAST_AGE_MS = 2_000;
 /** A disk at each end, and the network in between: more at once would not be faster. */
 const SIDE_BY_SIDE = 2;
 /** Who has said nothing for so long may be gone. */
@@ -189,6 +191,7 @@ export class Mover {
 
   /** Its creation takes the first lease next, and has not looked whether the upload is still here. */
   private isJustMade({ phase, createdAt }: Upload): boolean {
-    return phase === 'receiving' && this.options.clock() - createdAt < JUST_MADE_MS;
+    const { clock, leastAgeMs = LEAST_AGE_MS } = this.options;
+    return phase === 'receiving' && clock() - createdAt < leastAgeMs;
   }
 }

@@ -1,7 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { KnownOwners } from '../../src/cluster/known-owners.js';
-import { Mover } from '../../src/cluster/mover.js';
+import { Mover, type MoverOptions } from '../../src/cluster/mover.js';
 import { PeerFiles } from '../../src/cluster/peer-files.js';
 import { PeerFilesClient } from '../../src/cluster/peer-files-client.js';
 import { loadConfig } from '../../src/config/load.js';
@@ -92,7 +92,7 @@ export class PeerNode {
   }
 
   /** Gives its uploads to the others. */
-  startMoving(): Mover {
+  startMoving(over: Partial<MoverOptions> = {}): Mover {
     this.isLeaving = true;
     this.entry.leave();
     const { store, spool, name: self, signature, logger: log } = this;
@@ -100,7 +100,7 @@ export class PeerNode {
     nodes.set(self, { isLeaving: true });
     const files = new PeerFilesClient({ signature, idleMs: 2000 });
     const rooms = { self, store, leases, spool, nodes, files, log, clock: Date.now };
-    this.mover = new Mover({ ...rooms, pauseMs: 20 });
+    this.mover = new Mover({ ...rooms, ...over, pauseMs: 20, leastAgeMs: 0 });
     this.mover.start();
     return this.mover;
   }

@@ -1,0 +1,59 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { AdminClient } from './admin-client.js';
+import { fail } from './admin-flags.js';
+import { bytes } from './upload-words.js';
+
+export interface DrainCommandOptions {
+  readonly move?: boolean;
+  /** In seconds. */
+  readonly timeout?: number;
+  readonly json?: boolean;
+}
+
+/** What the admin listener tells of a node on its way out. */
+interface Told {
+  readonly draining: boolean;
+  readonly move?: {
+    readonly moved: number;
+    readonly bytes: number;
+    readonly left?: number;
+    readonly isDone: boolean;
+    readonly problem?: string;
+  };
+}
+
+const LOOK_EVERY_MS = 500;
+
+/** Sends a node away, and with `move` waits until it has nothing left. Says each step once. */
+export async function drain(
+  client: AdminClient,
+  { move = false, timeout, json = false }: DrainCommandOptions,
+): Promise<void> {
+  const until = timeout === undefined ? Infinity : Date.now() + timeout * 1000;
+  const say = json ? () => undefined : once((line) => process.stdout.write(`${line}\n`));
+  let told = (await client.ask('POST', `/drain?move=${move}`)) as Told;
+  say('it takes no new uploads any more');
+  while (move && told.move && !told.move.isDone && Date.now() < until) {
+    if (told.move.left !== undefined) say(words(told.move));
+    await sleep(LOOK_EVERY_MS);
+    told = (await client.ask('GET', '/drain')) as Told;
+  }
+  if (json) process.stdout.write(`${JSON.stringify(told)}\n`);
+  else if (told.move && move) say(words(told.move));
+  if (move && !told.move?.isDone) fail('it is not done in time; the proxy goes on with it', 1);
+}
+
+function words({ moved, bytes: size, left = 0, problem }: NonNullable<Told['move']>): string {
+  const rest = left === 0 ? 'none is left' : `${left} left`;
+  const why = problem === undefined ? '' : ` (${problem})`;
+  return `${moved} moved with ${bytes(size)}, ${rest}${why}`;
+}
+
+/** Says nothing twice in a row. */
+function once(say: (line: string) => void): (line: string) => void {
+  let last: string | undefined;
+  return (line) => {
+    if (line !== last) say(line);
+    last = line;
+  };
+}
