@@ -4,6 +4,7 @@ import { benchMemory } from './memory.js';
 import { benchNodes } from './nodes.js';
 import { parsePlan, USAGE, type BenchName, type Plan } from './plan.js';
 import { printMachine } from './report.js';
+import { benchRolling } from './rolling.js';
 import { benchRoundTrips } from './round-trips.js';
 import { benchSmall } from './small.js';
 import { benchTakeover } from './takeover.js';
@@ -14,6 +15,7 @@ const BENCH: Record<BenchName, (plan: Plan) => Promise<void>> = {
   takeover: benchTakeover,
   memory: benchMemory,
   eager: benchEager,
+  rolling: benchRolling,
   nodes: benchNodes,
   'round-trips': benchRoundTrips,
   small: benchSmall,

@@ -1,6 +1,6 @@
 import { parseArgs } from 'node:util';
 
-export const BENCHES = ['upload', 'takeover', 'memory', 'eager', 'nodes', 'round-trips', 'small'] as const;
+export const BENCHES = ['upload', 'takeover', 'memory', 'eager', 'rolling', 'nodes', 'round-trips', 'small'] as const;
 export type BenchName = (typeof BENCHES)[number];
 
 /** What to measure, and how thoroughly. */
@@ -24,7 +24,7 @@ export interface Plan {
 }
 
 export const USAGE = `
-npm run bench -- [upload] [takeover] [memory] [eager] [nodes] [round-trips] [small] [options]
+npm run bench -- [upload] [takeover] [memory] [eager] [rolling] [nodes] [round-trips] [small] [options]
                                                       all when none is named
 
   --runs N              repetitions of each case of "upload" and "eager" (5)
