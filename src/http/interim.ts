@@ -86,7 +86,12 @@ export class Interims {
 
   /** What the client likes to know: left out until it is due again. */
   progress(reply: () => Reply | undefined): boolean {
-    return this.hasRoom && this.options.clock() >= this.dueAt && this.send(reply());
+    return this.isDue && this.send(reply());
+  }
+
+  /** Whether progress would be told now. */
+  get isDue(): boolean {
+    return this.hasRoom && this.options.clock() >= this.dueAt;
   }
 
   /** 100, if this client waits for it: to be called when its body is wanted. */

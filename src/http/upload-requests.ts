@@ -95,6 +95,7 @@ export class UploadRequests {
       return await run({
         body: this.bodyOf(asked, intent),
         tell: (news) => this.tell(asked, news),
+        hears: () => asked.interims.isDue,
         credentials: credentialsOf(head.headers),
         left: left.signal,
         doesNotWait: asked.route.delivery.respond === 'accepted' || prefersAsync(head.headers),

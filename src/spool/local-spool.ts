@@ -1,25 +1,23 @@
 import type { Dirent } from 'node:fs';
-import { mkdir, opendir, readdir, readFile, rm, rmdir, stat, unlink } from 'node:fs/promises';
+import { mkdir, opendir, readdir, rm, rmdir, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { DirectorySync, type SyncMode } from '../disk/directory-sync.js';
-import { close, fdatasync, fstat, open, writeWhole } from '../disk/files.js';
+import { close, fdatasync, fstat, open } from '../disk/files.js';
 import { assertChunkName, assertUploadId, isChunkName, isUploadId } from '../disk/safe-name.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
 import { readChunks } from './chunk-reader.js';
 import { FileChunkWriter } from './chunk-writer.js';
-import type { ChunkWriter, Spool, SpooledChunk } from './spool.js';
+import { raisePromise, readPromise } from './promise-file.js';
+import { type ChunkWriter, PROMISED, type Spool, type SpooledChunk } from './spool.js';
 
 export interface LocalSpoolOptions {
   /** The data directory; the bytes are below `spool/` in it. */
   readonly directory: string;
   readonly sync: SyncMode;
 }
-
-/** No name of a chunk: what was promised of an upload is kept beside its bytes. */
-const PROMISE = '.promised';
 
 /** The bytes as files, `<data>/spool/<id>/<name>`. Also for a directory that several machines mount. */
 export class LocalSpool implements Spool {
@@ -79,18 +77,23 @@ export class LocalSpool implements Spool {
   }
 
   async promise(id: string, offset: number): Promise<void> {
-    assertUploadId(id);
-    await failing('an offset cannot be noted', () =>
-      writeWhole(join(this.root, id, PROMISE), Buffer.from(String(offset)), this.names.isDurable),
-    );
+    const path = this.pathOf(id, PROMISED);
+    const raise = (): Promise<void> => raisePromise(path, offset, this.names.isDurable);
+    await failing('an offset cannot be noted', async () => {
+      try {
+        await raise();
+      } catch (error) {
+        if (!hasCode(error, 'ENOENT')) throw error;
+        await this.makePromiseFile(id, path);
+        await raise();
+      }
+    });
   }
 
   async promised(id: string): Promise<number> {
-    assertUploadId(id);
-    const gone = unless('ENOENT');
-    const path = join(this.root, id, PROMISE);
-    const text = await failing('a noted offset cannot be read', () => readFile(path, 'latin1').catch(gone));
-    return Number(text ?? 0);
+    const path = this.pathOf(id, PROMISED);
+    const noted = await failing('a noted offset cannot be read', () => readPromise(path).catch(unless('ENOENT')));
+    return noted ?? 0;
   }
 
   async remove(id: string): Promise<void> {
@@ -122,6 +125,17 @@ export class LocalSpool implements Spool {
       const found = await failing(reading, () => stat(join(this.root, id, name)).catch(gone));
       if (found?.isFile()) yield { id, name, size: found.size, modifiedAt: found.mtimeMs };
     }
+  }
+
+  private async makePromiseFile(id: string, path: string): Promise<void> {
+    const directory = join(this.root, id);
+    try {
+      await close(await openNew(directory, path));
+    } catch (error) {
+      // Somebody else was faster.
+      if (!(error instanceof Fault) || error.code !== 'CHUNK_EXISTS') throw error;
+    }
+    await Promise.all([this.names.sync(directory), this.names.sync(this.root)]);
   }
 
   private pathOf(id: string, name: string): string {

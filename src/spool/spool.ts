@@ -20,6 +20,9 @@ export interface SpooledChunk {
   readonly modifiedAt: number;
 }
 
+/** The file in which a spool keeps what was promised of an upload: listed beside its chunks, but none. */
+export const PROMISED = 'promised';
+
 /** The bytes. Knows no offsets, leases or protocols. Fails with a `Fault`: STORAGE_FULL, STORAGE_UNAVAILABLE, CHUNK_EXISTS, BYTES_LOST. */
 export interface Spool {
   /** Opens a chunk that did not exist: two writers can never share one. */
@@ -29,9 +32,12 @@ export interface Spool {
   /** Size of a chunk, committed or not, all of which is durable by now; undefined when there is none. */
   size(id: string, name: string): Promise<number | undefined>;
   removeChunk(id: string, name: string): Promise<void>;
-  /** Notes, durably, that a client may have been shown this offset; for a store that may forget it. The newest counts. */
+  /**
+   * Notes, durably, that clients may know of so many bytes; for a store that may forget it. The largest counts. One more
+   * than there are says that they were the whole.
+   */
   promise(id: string, offset: number): Promise<void>;
-  /** The offset that was noted last; 0 when none was. */
+  /** The largest that was noted; 0 when none was. */
   promised(id: string): Promise<number>;
   /** Removes everything of one upload. */
   remove(id: string): Promise<void>;

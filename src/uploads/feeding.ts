@@ -5,6 +5,7 @@ import type { Upload } from '../model/upload.js';
 import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
 import type { CommitPace } from './growing-chunk.js';
+import type { Promises } from './promises.js';
 import type { TakeIn, TakeInTask, Whole } from './take-in.js';
 
 /** Who wants an upload's bytes while it is received. */
@@ -18,6 +19,7 @@ export interface Feeds {
 export interface FeedingRooms {
   readonly store: Pick<UploadStore, 'get'>;
   readonly takeIn: TakeIn;
+  readonly promises: Promises;
   readonly pace: CommitPace;
   /** Missing: nothing is delivered before it is whole. */
   readonly feeds?: Feeds;
@@ -87,6 +89,7 @@ export class Feeding {
   ): Promise<Outcome> {
     // With what was committed since.
     const upload = (await this.asItIs(asAnswered.id)) ?? asAnswered;
+    if (kind === 'answered') await this.rooms.promises.makeWhole(upload);
     return kind === 'parked' ? { kind, upload, answer } : { kind, to: intent.kind, upload, answer };
   }
 }

@@ -1,7 +1,7 @@
 import type { Chunk, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import { uploadTag } from '../observe/log.js';
-import type { Spool } from '../spool/spool.js';
+import { PROMISED, type Spool } from '../spool/spool.js';
 import type { Leases } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { chunkToken } from './chunk-name.js';
@@ -42,7 +42,7 @@ async function recoverReceiving(upload: Upload, files: Files, sameBoot: boolean,
       return await spool.remove(upload.id);
     }
     const tail = sameBoot ? uncommittedTail(upload, chunks, files) : undefined;
-    const counted = new Set(chunks.map((chunk) => chunk.name));
+    const counted = new Set([PROMISED, ...chunks.map((chunk) => chunk.name)]);
     if (tail) {
       counted.add(tail.name);
       // Commits promise durable bytes, and nothing has synced these yet: asking for their size does.

@@ -1,7 +1,7 @@
 import type { Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
-import type { Spool } from '../spool/spool.js';
+import { PROMISED, type Spool } from '../spool/spool.js';
 import type { Leases } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
 
@@ -81,7 +81,7 @@ export class Sweep {
   }
 
   private async isCounted(upload: Upload, name: string): Promise<boolean> {
-    if (upload.phase === 'delivering') return true;
+    if (upload.phase === 'delivering' || name === PROMISED) return true;
     const kept = upload.answer ?? upload.undelivered?.answer;
     if (kept?.body.in === 'spool' && kept.body.name === name) return true;
     const chunks = await this.options.store.chunks(upload.id);

@@ -11,6 +11,7 @@ import { type Allowance, allowance } from './admission.js';
 import type { Body } from './body.js';
 import type { CommitPace } from './growing-chunk.js';
 import { LastCheck } from './last-check.js';
+import type { Promises } from './promises.js';
 import { type Received, receive } from './receive.js';
 import type { RepresentationHashes } from './representation-hash.js';
 
@@ -18,6 +19,7 @@ export interface TakeInRooms {
   readonly store: UploadStore;
   readonly spool: Spool;
   readonly hashes: RepresentationHashes;
+  readonly promises: Promises;
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
@@ -31,6 +33,8 @@ export interface TakeInTask {
   readonly lease: Lease;
   readonly body: Body;
   readonly tell: (news: News) => unknown;
+  /** Whether `tell` would tell of progress now; taken for yes when it is missing. */
+  readonly hears?: () => boolean;
   /** In place of the usual one. */
   readonly pace?: CommitPace;
   /** Told after every commit, before the client. */
@@ -54,10 +58,19 @@ export class TakeIn {
 
   async take(task: TakeInTask): Promise<Outcome | Interrupted | Whole> {
     try {
-      return await this.outcomeOf(await this.receive(task), task);
+      const outcome = await this.outcomeOf(await this.receive(task), task);
+      await this.promise(outcome);
+      return outcome;
     } catch (fault) {
       return this.giveUpIfLost(fault, task.upload, task.lease);
     }
+  }
+
+  /** The store has forgotten what somebody was shown: what it knows now is no state to go on from. */
+  async giveUpForgotten(upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
+    const { log } = this.rooms;
+    log.error({ upload: uploadTag(upload.id) }, 'an upload is given up: the store has forgotten confirmed steps of it');
+    return this.invalidate(upload, lease, { reason: 'gone', detail: 'The state of this upload was lost.' });
   }
 
   /** RUFH §4.4.2: beyond its length or its limits an upload has no future; its bytes go at once. */
@@ -90,10 +103,10 @@ export class TakeIn {
   }
 
   private receive(task: TakeInTask): Promise<Received> {
-    const { intent, upload, lease, body, tell, onCommitted } = task;
+    const { intent, upload, lease, body, onCommitted } = task;
     this.rooms.hashes.follow(upload, lease);
     const limited = intent.kind === 'append' || intent.appendLimitsApply;
-    const { contentDigests, complete, kind } = intent;
+    const { contentDigests, complete } = intent;
     return receive(
       {
         upload,
@@ -105,11 +118,26 @@ export class TakeIn {
         atLeast: limited ? leastBytes(intent, upload) : undefined,
         onCommitted: (now) => {
           onCommitted?.(now);
-          tell({ kind: 'progress', during: kind, upload: now, offset: progressOffset(now, upload, intent) });
+          return this.tellProgress(now, task);
         },
       },
       { ...this.rooms, pace: task.pace ?? this.rooms.pace },
     );
+  }
+
+  /** Kept first where the store may forget it; not when nobody would hear of it. */
+  private async tellProgress(now: Upload, { intent, upload, tell, hears }: TakeInTask): Promise<void> {
+    if (hears?.() === false) return;
+    const offset = progressOffset(now, upload, intent);
+    await (now.phase === 'receiving' ? this.rooms.promises.make(now.id, offset) : this.rooms.promises.makeWhole(now));
+    tell({ kind: 'progress', during: intent.kind, upload: now, offset });
+  }
+
+  private async promise(outcome: Outcome | Interrupted | Whole): Promise<void> {
+    const { promises } = this.rooms;
+    if (outcome.kind === 'whole') return promises.makeWhole(outcome.upload);
+    const shown = outcome.kind === 'refused' ? outcome.refusal : outcome;
+    if ('upload' in shown && shown.upload) await promises.make(shown.upload.id, shown.upload.offset);
   }
 
   private async outcomeOf(received: Received, task: TakeInTask): Promise<Outcome | Interrupted | Whole> {

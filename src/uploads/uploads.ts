@@ -13,6 +13,7 @@ import { refuseAppend, refuseCreation } from './admission.js';
 import { type AnswerCall, Answers } from './answers.js';
 import { Feeding, type Feeds } from './feeding.js';
 import type { CommitPace } from './growing-chunk.js';
+import { Promises } from './promises.js';
 import { RepresentationHashes } from './representation-hash.js';
 import { TakeIn } from './take-in.js';
 
@@ -53,14 +54,17 @@ export interface UploadCall extends AnswerCall {
  */
 export class Uploads {
   private readonly hashes: RepresentationHashes;
+  private readonly promises: Promises;
   private readonly takeIn: TakeIn;
   private readonly feeding: Feeding;
   private readonly answers: Answers;
 
   constructor(private readonly rooms: UploadsOptions) {
     this.hashes = new RepresentationHashes(rooms.store, rooms.spool);
-    this.takeIn = new TakeIn({ ...rooms, hashes: this.hashes });
-    this.feeding = new Feeding({ ...rooms, takeIn: this.takeIn });
+    this.promises = new Promises(rooms);
+    const shared = { ...rooms, hashes: this.hashes, promises: this.promises };
+    this.takeIn = new TakeIn(shared);
+    this.feeding = new Feeding({ ...shared, takeIn: this.takeIn });
     this.answers = new Answers(rooms.delivery);
   }
 
@@ -164,6 +168,8 @@ export class Uploads {
   }
 
   private async retrieved(upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
+    const obstacle = await this.obstacle(upload, lease);
+    if (obstacle) return obstacle;
     try {
       return { kind: 'retrieved', upload, reprDigest: await this.takeIn.wantedDigest(upload, lease) };
     } catch (fault) {
@@ -177,12 +183,21 @@ export class Uploads {
     lease: Lease,
     call: UploadCall,
   ): Promise<Outcome | Interrupted> {
+    const obstacle = await this.obstacle(upload, lease);
+    if (obstacle) return obstacle;
     const verdict = refuseAppend(intent, upload);
     if (verdict)
       return verdict.invalidates ? this.takeIn.invalidate(upload, lease, verdict.refusal) : refused(verdict.refusal);
     const announced = await this.noteAnnouncements(intent, upload, lease);
     if (!announced) return { kind: 'interrupted', why: 'taken-over' };
     return this.receiveAndDeliver(intent, announced, lease, call);
+  }
+
+  /** What speaks against going on with an upload, seen under its lease. */
+  private async obstacle(upload: Upload, lease: Lease): Promise<Outcome | Interrupted | undefined> {
+    if (upload.phase !== 'receiving' || (await this.promises.areKept(upload))) return undefined;
+    this.rooms.feeds?.unfollow(upload.id);
+    return this.takeIn.giveUpForgotten(upload, lease);
   }
 
   /** RUFH §4.1.3: a length is recorded as soon as it is known; digests only when the creation brought none. */

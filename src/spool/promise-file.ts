@@ -1,0 +1,46 @@
+import { crc32 } from 'node:zlib';
+import { close, fdatasync, open, writeAll } from '../disk/files.js';
+import { readFile } from 'node:fs/promises';
+
+/** Two places of this many bytes, written in turn: a write that is torn leaves the one before it as it was. */
+const SLOT_BYTES = 32;
+const SLOTS = [0, 1] as const;
+
+const LINE = /^(\d{16}) ([0-9a-f]{8})\n$/;
+
+/** The largest number in the file; 0 when there is none, or none was ever written whole. */
+export async function readPromise(path: string): Promise<number> {
+  return Math.max(...numbersIn(await readFile(path)), 0);
+}
+
+/** Keeps the number in a file that exists, unless a larger one is there; durably where that is asked for. */
+export async function raisePromise(path: string, number: number, durable: boolean): Promise<void> {
+  const numbers = numbersIn(await readFile(path));
+  if (Math.max(...numbers) >= number) return;
+  const fd = await open(path, 'r+');
+  try {
+    const slot = numbers[0]! <= numbers[1]! ? 0 : 1;
+    await writeAll(fd, Buffer.from(lineOf(number), 'latin1'), slot * SLOT_BYTES);
+    if (durable) await fdatasync(fd);
+  } finally {
+    await close(fd);
+  }
+}
+
+function lineOf(number: number): string {
+  const digits = String(number).padStart(16, '0');
+  return `${digits} ${checksum(digits)}\n`;
+}
+
+/** One a slot; -1 for what is no number of ours. */
+function numbersIn(bytes: Buffer): number[] {
+  return SLOTS.map((slot) => {
+    const start = slot * SLOT_BYTES;
+    const [, digits, sum] = LINE.exec(bytes.toString('latin1', start, start + 26)) ?? [];
+    return digits !== undefined && sum === checksum(digits) ? Number(digits) : -1;
+  });
+}
+
+function checksum(digits: string): string {
+  return crc32(digits).toString(16).padStart(8, '0');
+}

@@ -1,0 +1,39 @@
+import type { Upload } from '../model/upload.js';
+import type { Spool } from '../spool/spool.js';
+import type { UploadStore } from '../store/upload-store.js';
+
+export interface PromiseRooms {
+  readonly store: Pick<UploadStore, 'mayForget'>;
+  readonly spool: Pick<Spool, 'promise' | 'promised'>;
+}
+
+/**
+ * What clients were shown, kept beside the bytes where the store may forget what it had confirmed: an offset never goes
+ * down, and what went to its origin is not received a second time.
+ */
+export class Promises {
+  constructor(private readonly rooms: PromiseRooms) {}
+
+  /** To be fulfilled before anybody is shown this offset. */
+  async make(id: string, offset: number): Promise<void> {
+    const { store, spool } = this.rooms;
+    if (store.mayForget && offset > 0) await spool.promise(id, offset);
+  }
+
+  /** To be fulfilled before anybody hears that it is whole: no record that still receives can be as far as that. */
+  makeWhole({ id, offset, length = 0 }: Upload): Promise<void> {
+    return this.make(id, Math.max(offset, length) + 1);
+  }
+
+  /**
+   * Whether an upload that receives, as it is under a lease, is as far as anybody was shown. If so, it may be shown from
+   * now on.
+   */
+  async areKept({ id, offset }: Upload): Promise<boolean> {
+    const { store, spool } = this.rooms;
+    if (!store.mayForget) return true;
+    const promised = await spool.promised(id);
+    if (offset > promised) await this.make(id, offset);
+    return offset >= promised;
+  }
+}

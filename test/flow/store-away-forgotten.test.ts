@@ -1,0 +1,160 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import type { Commit, UploadStore } from '../../src/store/upload-store.js';
+import { ReceivingRoom } from '../support/receiving-room.js';
+import { StoreReach } from '../support/store-reach.js';
+import { until, within } from '../support/temporary.js';
+
+const LOST = { kind: 'refused', refusal: { reason: 'gone', detail: 'The state of this upload was lost.' } };
+
+/** A store that confirms commits it will not remember, as before a failover. */
+class Forgetful extends StoreReach {
+  private forgets = false;
+
+  constructor() {
+    super({ mayForget: true });
+  }
+
+  /** What is committed from now on is confirmed and forgotten. */
+  forget(): void {
+    this.forgets = true;
+  }
+
+  /** The failover is over. */
+  settle(): void {
+    this.forgets = false;
+  }
+
+  override to<S extends UploadStore>(store: S): S {
+    const seen = super.to(store);
+    return new Proxy(seen, {
+      get: (target, name) => {
+        const verb = Reflect.get(target, name) as unknown;
+        if (name !== 'commit') return verb;
+        return (id: string, commit: Commit) =>
+          this.forgets ? this.pretend(target, id, commit) : target.commit(id, commit);
+      },
+    });
+  }
+
+  private async pretend(store: UploadStore, id: string, { chunk, complete }: Commit) {
+    const upload = (await store.get(id))!;
+    const offset = chunk ? chunk.start + chunk.size : upload.offset;
+    return { ...upload, offset, ...(complete && { phase: 'complete' as const, length: offset }) };
+  }
+}
+
+describe('a store that may forget', () => {
+  let room: ReceivingRoom;
+  let reach: Forgetful;
+  let id: string;
+
+  async function open(options: { hears?: boolean; pace?: { bytes: number; everyMs: number } } = {}): Promise<void> {
+    reach = new Forgetful();
+    room = await ReceivingRoom.open({ reach, ...options });
+    id = await room.empty();
+  }
+
+  beforeEach(() => open());
+
+  afterEach(() => room.close());
+
+  test('and remembers: an upload goes on over many requests, whatever was shown', async () => {
+    expect(await room.send(id, 'hello')).toMatchObject({ kind: 'appended', upload: { offset: 5 } });
+    expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
+    expect(await room.send(id, ' world', { offset: 5 })).toMatchObject({ kind: 'appended', upload: { offset: 11 } });
+    expect(await room.send(id, '!', { offset: 11, complete: true })).toMatchObject({ upload: { phase: 'complete' } });
+    expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 12 } });
+    expect(await room.spool.promised(id)).toBe(13);
+  });
+
+  test('what the end of an append has shown: the upload is given up, and its bytes go', async () => {
+    await room.send(id, 'hello');
+    reach.forget();
+    expect(await room.send(id, ' world', { offset: 5 })).toMatchObject({ kind: 'appended', upload: { offset: 11 } });
+    reach.settle();
+    expect(await room.offset(id)).toBe(5);
+    expect(await room.head(id)).toEqual(LOST);
+    expect((await room.store.get(id))?.phase).toBe('invalid');
+    expect(await room.files()).toEqual([]);
+  });
+
+  test('what the end of an append has shown: going on with it is refused as well', async () => {
+    reach.forget();
+    await room.send(id, 'hello');
+    reach.settle();
+    expect(await room.send(id, ' world', { offset: 5 })).toEqual(LOST);
+    expect(await room.send(id, 'hello')).toMatchObject({ kind: 'refused', refusal: { reason: 'gone' } });
+  });
+
+  test('what progress has shown: the upload is given up', async () => {
+    const { stream, told, outcome } = room.append(id);
+    reach.forget();
+    stream.push('hello');
+    await until(() => told.at(-1) === 5, 'progress to be told');
+    reach.settle();
+    stream.destroy();
+    await within(outcome, 'the end');
+    expect(await room.head(id)).toEqual(LOST);
+  });
+
+  test('what nobody was shown: the upload goes on from where it is', async () => {
+    await room.close();
+    await open({ hears: false });
+    const { stream, told, outcome } = room.append(id);
+    stream.push('hello');
+    await until(async () => (await room.offset(id)) === 5, 'the first commit');
+    expect(await room.spool.promised(id)).toBe(0);
+    reach.forget();
+    stream.push(' world');
+    const before = reach.count('commit');
+    await until(async () => (await room.spool.size(id, 'chunk-1000000001')) === 11, 'the bytes on the disk');
+    stream.destroy();
+    expect(await within(outcome, 'the end')).toEqual({ kind: 'interrupted', why: 'client-left' });
+    reach.settle();
+    expect(reach.count('commit')).toBe(before);
+    expect(told).toEqual([]);
+    expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
+    expect(await room.spool.promised(id)).toBe(5);
+  });
+
+  test('what a refusal has shown: the upload is given up', async () => {
+    await room.close();
+    await open({ hears: false });
+    const { stream, outcome } = room.append(id);
+    stream.push('hello');
+    await until(async () => (await room.offset(id)) === 5, 'the first commit');
+    stream.destroy();
+    await outcome;
+    expect(await room.spool.promised(id)).toBe(0);
+    expect(await room.send(id, 'x', { offset: 1 })).toMatchObject({ refusal: { reason: 'mismatching-offset' } });
+    expect(await room.spool.promised(id)).toBe(5);
+  });
+
+  test('that an upload was whole: its origin gets no second request for it', async () => {
+    await room.send(id, 'hell');
+    reach.forget();
+    expect(await room.send(id, 'o', { offset: 4, complete: true })).toMatchObject({ kind: 'pending' });
+    reach.settle();
+    expect((await room.store.get(id))?.phase).toBe('receiving');
+    expect(await room.send(id, 'o', { offset: 4, complete: true })).toEqual(LOST);
+    expect(room.delivered).toEqual([id]);
+  });
+
+  test('that an upload was whole, all of whose bytes it remembers: no second request either', async () => {
+    await room.send(id, 'hello');
+    reach.forget();
+    expect(await room.send(id, '', { offset: 5, complete: true })).toMatchObject({ kind: 'pending' });
+    reach.settle();
+    expect(await room.send(id, '', { offset: 5, complete: true })).toEqual(LOST);
+    expect(room.delivered).toEqual([id]);
+  });
+});
+
+test('a store that forgets nothing costs no file', async () => {
+  const room = await ReceivingRoom.open({ reach: new StoreReach() });
+  const id = await room.empty();
+  await room.send(id, 'hello');
+  await room.head(id);
+  expect(await room.files()).toEqual(['chunk-1000000001']);
+  await room.close();
+});
