@@ -73,7 +73,6 @@ function sentinelOptions(settings: RedisSettings, { retryMs }: ClientOptions): R
     enableTLSForSentinelMode: tls !== undefined,
     sentinelCommandTimeout: CONNECT_MS,
     sentinelRetryStrategy: () => retryMs() ?? null,
-    failoverDetector: true,
     db: database ?? 0,
   };
 }
