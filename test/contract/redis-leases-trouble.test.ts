@@ -163,6 +163,30 @@ describe('leases while Redis is in trouble', () => {
     await next.release();
   });
 
+  test('what Redis keeps of leases goes by itself, also of those that nobody gave back', async () => {
+    const [member, other] = [await processes.join(), await processes.join()];
+    const { id, lease } = await held(member);
+    const [key] = (await server.cli('keys', '*:l:*')).split('\n') as [string];
+    const keptMs = async (): Promise<number> => Number(await server.cli('pttl', key));
+    expect(await keptMs()).toBeGreaterThan(15_000);
+    expect(await keptMs()).toBeLessThanOrEqual(60_000);
+    await lease.release();
+    expect(await keptMs()).toBeGreaterThan(0);
+    expect(await keptMs()).toBeLessThanOrEqual(5000);
+    await (await other.leases.take(id)).release();
+    expect(await keptMs()).toBeLessThanOrEqual(5000);
+  });
+
+  test('a clock of Redis that goes back lets nobody wait for longer', async () => {
+    const [dead, other] = [await processes.join(), await processes.join({ graceMs: 50 })];
+    const { id } = await held(dead);
+    await dead.die();
+    const [key] = (await server.cli('keys', '*:l:*')).split('\n') as [string];
+    const tomorrow = `${Date.now() + 86_400_000}`;
+    await server.cli('hset', key, 'until', tomorrow, 'pass', tomorrow);
+    await (await within(other.leases.take(id), 'the takeover')).release();
+  });
+
   test('a holder of an upload that Redis has lost is told, and commits nothing', async () => {
     const holder = await processes.join({ leaseMs: 300 });
     const { id, lease } = await held(holder);

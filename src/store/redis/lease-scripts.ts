@@ -20,8 +20,10 @@ export interface Taken {
 
 export type Renewed = 'held' | 'asked' | 'taken-over' | 'lost';
 
-/** What is known of the lease of an upload nobody wants is kept at least so long: tokens of unknown uploads grow, too. */
-const KEEP_MS = 60_000;
+/** What is known of a lease is kept at least so long, even if nobody gives it back. */
+const KEEP_HELD_MS = 60_000;
+/** And so long after it was given back: who asks for uploads that do not exist should not fill the memory of Redis. */
+const KEEP_FREE_MS = 5000;
 
 /** The scripts of leases, as one process calls them. */
 export class LeaseScripts {
@@ -33,7 +35,7 @@ export class LeaseScripts {
     private readonly process: string,
     private readonly times: LeaseTimes,
   ) {
-    this.keepMs = Math.max(KEEP_MS, 4 * times.leaseMs);
+    this.keepMs = Math.max(KEEP_HELD_MS, 4 * times.leaseMs);
   }
 
   /** Draws a ticket, and takes the lease with it if the turn has come and it can be had. */
@@ -54,7 +56,7 @@ export class LeaseScripts {
 
   async release(id: string, ticket: number): Promise<void> {
     const { lease, news } = this.connection.keys.upload(id);
-    await this.connection.run('release-lease', [lease, news], [id, this.process, ticket]);
+    await this.connection.run('release-lease', [lease, news], [id, this.process, ticket, KEEP_FREE_MS]);
   }
 
   private async runTake(id: string, ticket: number | '', isTurn: boolean): Promise<Taken> {

@@ -19,11 +19,13 @@ redis.call('PEXPIRE', KEYS[1], ARGV[7])
 
 local isTurn = ARGV[4] == '1'
 local isOwn = process == ARGV[2]
-local passAt = math.min(tonumber(known[4] or 0), tonumber(known[6] or now + ARGV[6]))
+-- Never further away than the grace time: the clock may be that of another server than before.
+local graceEnd = math.min(tonumber(known[6] or math.huge), now + ARGV[6])
+local passAt = math.min(tonumber(known[4] or 0), graceEnd)
 if not isTurn or (process and not isOwn and passAt > now) then
   redis.call('HSET', KEYS[1], 'asked', math.max(asked, ticket))
   if isTurn and not isOwn then
-    redis.call('HSETNX', KEYS[1], 'pass', now + ARGV[6])
+    redis.call('HSET', KEYS[1], 'pass', graceEnd)
     publish(KEYS[3], 'ask', ARGV[1] .. ' ' .. ticket)
   end
   return { 'held', ticket, passAt - now }
