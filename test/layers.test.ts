@@ -22,7 +22,7 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
   admin: { rooms: ['uploads', 'delivery', 'store', 'model', 'observe'], packages: [] },
   config: { rooms: ['model'], packages: ['zod', 'yaml', 'picomatch', 'ipaddr.js'] },
   workers: { rooms: ['app', 'admin', 'config', 'observe', 'model'], packages: [] },
-  cli: { rooms: ['workers', 'app', 'config', 'observe', 'model'], packages: ['commander'] },
+  cli: { rooms: ['workers', 'app', 'storage', 'config', 'observe', 'model'], packages: ['commander'] },
   storage: {
     rooms: [
       'admin',

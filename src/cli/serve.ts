@@ -2,11 +2,11 @@ import type { App } from '../app.js';
 import type { Config } from '../config/config.js';
 import { loadConfig, type ConfigSources } from '../config/load.js';
 import { createLog, type ProcessLog } from '../observe/log.js';
-import { startPrimary } from '../workers/primary.js';
 import { workerPlace } from '../workers/worker-place.js';
 import { GentleStop } from './gentle-stop.js';
 import { printMistakes } from './print-mistakes.js';
 import { serveAsWorker } from './serve-as-worker.js';
+import { serveByWorkers, type Started } from './serve-by-workers.js';
 import { whyNotStarted } from './why-not-started.js';
 
 /** Opens one proxy in this process. */
@@ -26,11 +26,8 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
   if (place) return serveAsWorker({ place, config, log, startApp: (own) => startApp(own, log, version) });
   const stop = new GentleStop(log, 'stopped');
   try {
-    const { workers, admin } = config;
     const started: Started =
-      workers > 1
-        ? { ...(await startPrimary({ workers, admin, log })), workers }
-        : await startApp(config, log, version);
+      config.workers > 1 ? await serveByWorkers(config, log) : await startApp(config, log, version);
     stop.stops(started);
     announce(log, started, version);
   } catch (error) {
@@ -38,11 +35,6 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
     process.exit(1);
   }
 }
-
-type Started = Pick<App, 'urls' | 'adminUrl' | 'stop'> & {
-  readonly workers?: number;
-  readonly announced?: () => void;
-};
 
 /** Loaded only here: a primary process does without most of the program. */
 async function startWhole(...task: Parameters<StartApp>): Promise<App> {

@@ -1,4 +1,4 @@
-import { createServer, type AddressInfo } from 'node:net';
+import { createServer, type AddressInfo, type Server } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { spawnCrew, startCrew, untilGone, workerPids, type CrewOptions } from '../support/crew.js';
 import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
@@ -87,12 +87,21 @@ describe('two workers that run', () => {
 
 describe('workers that do not come to listen', () => {
   let started: ProxyProcess[];
+  let holder: Server | undefined;
   beforeEach(() => {
     started = [];
+    holder = undefined;
   });
   afterEach(async () => {
+    holder?.close();
     for (const crew of started) await crew.stop();
   });
+
+  async function takenPort(): Promise<number> {
+    const server = (holder = createServer());
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    return (server.address() as AddressInfo).port;
+  }
 
   async function startInVain(options: CrewOptions): Promise<{ code: unknown; problems: string[]; crew: ProxyProcess }> {
     const crew = await spawnCrew({ origin: origin.url, ...options });
@@ -103,11 +112,8 @@ describe('workers that do not come to listen', () => {
   }
 
   test('tell their common reason once', async () => {
-    const holder = createServer();
-    await new Promise<void>((resolve) => holder.listen(0, '127.0.0.1', resolve));
-    const { port } = holder.address() as AddressInfo;
+    const port = await takenPort();
     const { code, problems } = await startInVain({ listen: `127.0.0.1:${port}` });
-    await new Promise((resolve) => holder.close(resolve));
     const advice = 'another process listens there; stop it or choose another address (port 0 takes a free one)';
     expect([code, problems]).toEqual([1, [`rufh-proxy: cannot listen on 127.0.0.1:${port}: ${advice}`]]);
   });
@@ -126,13 +132,23 @@ describe('workers that do not come to listen', () => {
   });
 
   test('a taken admin address is told before any worker starts', async () => {
-    const holder = createServer();
-    await new Promise<void>((resolve) => holder.listen(0, '127.0.0.1', resolve));
-    const { port } = holder.address() as AddressInfo;
+    const port = await takenPort();
     const { code, problems, crew } = await startInVain({ admin: `127.0.0.1:${port}` });
-    await new Promise((resolve) => holder.close(resolve));
     expect([code, problems]).toEqual([1, [expect.stringContaining(`cannot listen on 127.0.0.1:${port}: another`)]]);
     expect(workerPids(crew)).toEqual([]);
+  });
+
+  test('a directory that other workers have to themselves is told once', async () => {
+    const first = await startCrew({ origin: origin.url, ownSpool: true });
+    started.push(first);
+    const { code, problems } = await startInVain({ data: first.data, ownSpool: true });
+    expect([code, problems]).toEqual([
+      1,
+      [expect.stringContaining('stop the other process, or choose another --data')],
+    ]);
+    expect(await first.kill('SIGTERM')).toBe(0);
+    const second = await startCrew({ origin: origin.url, data: first.data, ownSpool: true });
+    started.push(second);
   });
 
   test('a signal while they start ends all of them', async () => {

@@ -9,6 +9,8 @@ export interface CrewOptions extends ProxyOptions {
   /** This worker's process throws while it starts, or ends with code 7. */
   readonly failing?: number;
   readonly ending?: number;
+  /** Its directory is for this crew alone. */
+  readonly ownSpool?: boolean;
 }
 
 /** Several processes of the proxy with one in front, each with uploads of its own; waits for nothing. */
@@ -16,16 +18,18 @@ export function spawnCrew({
   workers = 2,
   failing,
   ending,
+  ownSpool = false,
   config = '',
   ...options
 }: CrewOptions): Promise<ProxyProcess> {
   // Nothing is ever asked of this server: see the program.
-  const store = 'store: { type: redis, url: redis://127.0.0.1:1 }\nspool: { shared: true }\n';
+  const store = 'store: { type: redis, url: redis://127.0.0.1:1 }\n';
+  const spool = `spool: { shared: ${!ownSpool} }\n`;
   return ProxyProcess.spawn({
     program: PROGRAM,
     nodeFlags: ['--import', 'tsx'],
     ...options,
-    config: `workers: ${workers}\n${store}${config}`,
+    config: `workers: ${workers}\n${store}${spool}${config}`,
     env: {
       ...options.env,
       ...(failing === undefined ? {} : { FAILING_WORKER: String(failing) }),
