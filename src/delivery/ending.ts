@@ -1,5 +1,6 @@
 import type { Route } from '../model/route.js';
 import type { Attempt, Undelivered, Upload } from '../model/upload.js';
+import type { AnswerTape } from './answer-tape.js';
 import type { Answered, Tried } from './attempt.js';
 import type { Audience, Pause, RunResult } from './audience.js';
 import { recordAnswer, removeChunks } from './record.js';
@@ -72,13 +73,27 @@ export class Ending {
       tape.release();
       this.audience.show({ kind: 'tape', upload, tape });
     });
+    if (recorded === 'stale') return this.overtaken(upload, tape);
     tape.release();
-    // A cancelled upload has no record any more, but those who wait for its answer get it.
-    if (recorded === 'stale') return this.finish({ kind: 'tape', upload, tape });
     reportEnd(recorded, 'answered', this.startedAt, this.rooms);
     this.finish({ kind: 'tape', upload: recorded, tape });
     await removeChunks(this.id, await this.rooms.store.chunks(this.id), this.rooms);
     return 'over';
+  }
+
+  /**
+   * A cancelled upload has no record any more, but those who wait for its answer get it. Where another worker has taken the
+   * delivery over, only what that one records is the answer.
+   */
+  private async overtaken(upload: Upload, tape: AnswerTape): Promise<Next> {
+    const known = await this.rooms.store.get(this.id);
+    if (known && known.phase !== 'cancelled') {
+      // What cannot be removed is the sweep's business.
+      await tape.break(new Error('another worker delivers this upload')).catch(() => undefined);
+      return this.elsewhere();
+    }
+    tape.release();
+    return this.finish({ kind: 'tape', upload, tape });
   }
 
   /** The bytes stay for a client with other credentials, and what the origin said for one without. */
