@@ -66,19 +66,34 @@ export class PeerFilesClient {
     const request = this.requests.open({ origin: url, method, target, headers, connection: 'kept' });
     const { idleMs = IDLE_MS } = this.options;
     request.setTimeout(idleMs, () => request.destroy(new Error(`it took nothing for ${idleMs / 1000} s`)));
-    const answered = answerTo(request);
-    // What goes wrong with the body is told first: it may be our own disk.
-    answered.catch(() => undefined);
-    await pipeline(body, request, { signal }).catch(async (error: unknown) => {
-      if (error instanceof Fault || signal.aborted) throw error;
-      // An answer may say why the connection has ended.
-      const status = await answered.catch(() => undefined);
-      throw new NotTaken(status === undefined ? textOf(error) : `it answered ${status}`, { cause: error });
-    });
-    const status = await answered.catch((error: unknown) => {
-      throw signal.aborted ? (signal.reason as Error) : new NotTaken(textOf(error), { cause: error });
-    });
-    if (status !== 204) throw new NotTaken(`it answered ${status}`);
+    const stop = (): void => void request.destroy(signal.reason as Error);
+    signal.addEventListener('abort', stop, { once: true });
+    if (signal.aborted) stop();
+    try {
+      const status = await exchange(body, request);
+      if (status !== 204) throw new NotTaken(`it answered ${status}`);
+    } catch (error) {
+      signal.throwIfAborted();
+      throw error;
+    } finally {
+      signal.removeEventListener('abort', stop);
+    }
+  }
+}
+
+/** The status it is answered with. Fails with `NotTaken`, or with the `Fault` of the body. */
+async function exchange(body: Readable, request: ClientRequest): Promise<number> {
+  const answered = answerTo(request);
+  // What goes wrong with the body is told first: it may be our own disk.
+  answered.catch(() => undefined);
+  try {
+    await pipeline(body, request);
+    return await answered;
+  } catch (error) {
+    if (error instanceof Fault) throw error;
+    // An answer may say why the connection has ended.
+    const status = await answered.catch(() => undefined);
+    throw new NotTaken(status === undefined ? textOf(error) : `it answered ${status}`, { cause: error });
   }
 }
 

@@ -26,7 +26,8 @@ export class PeerStage {
     });
     const origin = await startFakeOrigin();
     const nodes = new FakeNodes();
-    const leases = new EmbeddedLeases(store);
+    // Whoever is asked for a lease gives it back, or the test does not end.
+    const leases = new EmbeddedLeases(store, { graceMs: 60_000 });
     const shared = { store, leases, nodes, ownerTimeoutMs, directory: directory.path, origin: origin.url };
     return new PeerStage(shared, origin, directory);
   }
