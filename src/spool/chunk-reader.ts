@@ -11,8 +11,10 @@ import type { Chunk } from '../model/upload.js';
 const READ_SIZE = 1024 * 1024;
 
 interface Range {
-  readonly start: number;
+  readonly start?: number;
   readonly end?: number;
+  /** Asked before a chunk is said to be lost; fails when the spool is not there at all. */
+  readonly isMounted?: () => Promise<void>;
 }
 
 /** The part of one file that is wanted; `end` is exclusive. */
@@ -24,14 +26,14 @@ interface Section {
 }
 
 /** The committed bytes of the chunks, or a range of them, in one stream that holds at most one file open. */
-export function readChunks(directory: string, chunks: readonly Chunk[], range: Range = { start: 0 }): Readable {
+export function readChunks(directory: string, chunks: readonly Chunk[], range: Range = {}): Readable {
   const sections = sectionsOf(directory, chunks, range);
-  return Readable.from(bytesOf(sections), { objectMode: false, highWaterMark: READ_SIZE });
+  return Readable.from(bytesOf(sections, range.isMounted), { objectMode: false, highWaterMark: READ_SIZE });
 }
 
 function sectionsOf(directory: string, chunks: readonly Chunk[], range: Range): Section[] {
   const total = chunks.reduce((sum, chunk) => sum + chunk.size, 0);
-  const { start, end = total } = range;
+  const { start = 0, end = total } = range;
   if (!(start >= 0 && start <= end && end <= total))
     throw new Fault('CONTRACT_BROKEN', `the range ${start}–${end} is not within ${total} bytes`, false);
   const sections: Section[] = [];
@@ -47,12 +49,15 @@ function sectionsOf(directory: string, chunks: readonly Chunk[], range: Range): 
 }
 
 /** All files are looked at before the first byte is given: an origin should not get half a body for a lost chunk. */
-async function* bytesOf(sections: readonly Section[]): AsyncGenerator<Buffer> {
+async function* bytesOf(sections: readonly Section[], isMounted: Range['isMounted']): AsyncGenerator<Buffer> {
   try {
     for (const section of sections) await assertComplete(section);
     for (const section of sections) yield* sectionBytes(section);
   } catch (error) {
-    if (hasCode(error, 'ENOENT')) throw lost('a chunk is missing');
+    if (hasCode(error, 'ENOENT')) {
+      await isMounted?.();
+      throw lost('a chunk is missing');
+    }
     throw storageFault(error, 'bytes cannot be read');
   }
 }

@@ -1,5 +1,5 @@
 import type { Dirent } from 'node:fs';
-import { mkdir, opendir, readdir, rm, rmdir, stat, unlink } from 'node:fs/promises';
+import { access, mkdir, opendir, readdir, rm, rmdir, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { DirectorySync, type SyncMode } from '../disk/directory-sync.js';
@@ -10,6 +10,7 @@ import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
 import { readChunks } from './chunk-reader.js';
 import { FileChunkWriter } from './chunk-writer.js';
+import { IDENTITY } from './shared-directory.js';
 import { raisePromise, readPromise } from './promise-file.js';
 import { type ChunkWriter, PROMISED, type Spool, type SpooledChunk } from './spool.js';
 
@@ -17,20 +18,28 @@ export interface LocalSpoolOptions {
   /** The data directory; the bytes are below `spool/` in it. */
   readonly directory: string;
   readonly sync: SyncMode;
+  /** Other machines use it too, and it may be mounted: it was said whose it is, which tells it from an empty mount point. */
+  readonly shared?: boolean;
 }
 
 /** The bytes as files, `<data>/spool/<id>/<name>`. Also for a directory that several machines mount. */
 export class LocalSpool implements Spool {
   private readonly root: string;
   private readonly names: DirectorySync;
+  private readonly isShared: boolean;
 
   constructor(options: LocalSpoolOptions) {
     this.root = join(options.directory, 'spool');
     this.names = new DirectorySync(options.sync);
+    this.isShared = options.shared ?? false;
   }
 
-  /** Makes the directory where it is missing and clears away what a crash can leave: directories without a file. */
+  /**
+   * Makes the directory where it is missing and clears away what a crash can leave: directories without a file. Not those
+   * of a shared one, which others are about to use; the next listing does.
+   */
   async open(): Promise<void> {
+    if (this.isShared) return this.assertMounted();
     await failing('the spool cannot be opened', async () => {
       await this.names.make(this.root);
       for await (const entry of await opendir(this.root))
@@ -47,7 +56,8 @@ export class LocalSpool implements Spool {
 
   read(id: string, chunks: readonly Chunk[], range?: { readonly start: number; readonly end?: number }): Readable {
     for (const { name } of chunks) this.pathOf(id, name);
-    return readChunks(join(this.root, id), chunks, range);
+    const isMounted = (): Promise<void> => this.assertMounted();
+    return readChunks(join(this.root, id), chunks, { ...range, isMounted });
   }
 
   /** Syncs the chunk first: whoever asks may count these bytes from then on. */
@@ -63,8 +73,9 @@ export class LocalSpool implements Spool {
         await close(fd);
       }
     } catch (error) {
-      if (hasCode(error, 'ENOENT')) return undefined;
-      throw storageFault(error, 'a chunk cannot be looked at');
+      if (!hasCode(error, 'ENOENT')) throw storageFault(error, 'a chunk cannot be looked at');
+      await this.assertMounted();
+      return undefined;
     }
   }
 
@@ -93,6 +104,7 @@ export class LocalSpool implements Spool {
   async promised(id: string): Promise<number> {
     const path = this.pathOf(id, PROMISED);
     const noted = await failing('a noted offset cannot be read', () => readPromise(path).catch(unless('ENOENT')));
+    if (noted === undefined) await this.assertMounted();
     return noted ?? 0;
   }
 
@@ -125,6 +137,13 @@ export class LocalSpool implements Spool {
       const found = await failing(reading, () => stat(join(this.root, id, name)).catch(gone));
       if (found?.isFile()) yield { id, name, size: found.size, modifiedAt: found.mtimeMs };
     }
+    if (this.isShared && names.length === 0) await failing(reading, () => removeIfEmpty(join(this.root, id)));
+  }
+
+  /** Before anything is said to be lost: with the whole disk gone, nothing of it is. */
+  private async assertMounted(): Promise<void> {
+    const path = this.isShared ? join(this.root, IDENTITY) : this.root;
+    await failing('the spool is not there', () => access(path));
   }
 
   private async makePromiseFile(id: string, path: string): Promise<void> {

@@ -1,0 +1,124 @@
+import { readdir, readFile, rename, rm, mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DirectorySync } from '../disk/directory-sync.js';
+import { close, fsync, open, writeAll, writeWhole } from '../disk/files.js';
+import { hasCode } from '../disk/storage-fault.js';
+import { Fault } from '../model/fault.js';
+
+/** Says whose spool this is; in the spool itself, so that an empty mount point is not taken for it. */
+export const IDENTITY = '.store';
+
+const PROBE = Buffer.alloc(128 * 1024, 'rufh');
+
+/**
+ * Tries out what a directory must do that many machines write to; fails with what it does not do, and where. `unique`: no
+ * other node tries it out under this name.
+ */
+export async function assertShareable(directory: string, unique: string): Promise<void> {
+  const place = join(directory, `.probe-${unique}`);
+  const file = join(place, 'new');
+  try {
+    await step(directory, 'a directory can be made', () => makeIn(directory, place));
+    await step(directory, 'a new file is refused to the second who makes it', () => assertExclusive(file));
+    await step(directory, 'bytes are there for the next who opens the file', () => assertReadBack(file));
+    await step(directory, 'names can be changed and made durable', () => assertRenames(place, file));
+  } finally {
+    // What cannot be removed is in nobody's way.
+    await rm(place, { recursive: true, force: true }).catch(() => undefined);
+  }
+}
+
+export type SpoolIdentity = 'same' | 'new' | 'other';
+
+/** Whether a spool belongs to the store of this id; `new`: to none yet. */
+export async function spoolIdentity(directory: string, storeId: string): Promise<SpoolIdentity> {
+  const noted = await named(directory, () => noteIn(directory));
+  if (noted === undefined || noted === '') return 'new';
+  return noted === storeId ? 'same' : 'other';
+}
+
+/** From now on it belongs to the store of this id. Harmless when several nodes say so at once. */
+export async function noteSpoolIdentity(directory: string, storeId: string, unique: string): Promise<void> {
+  const root = join(directory, 'spool');
+  const written = join(root, `${IDENTITY}-${unique}`);
+  await named(directory, async () => {
+    await new DirectorySync('group').make(root);
+    await writeWhole(written, Buffer.from(`${storeId}\n`), true);
+    await rename(written, join(root, IDENTITY));
+    await new DirectorySync('group').sync(root);
+  });
+}
+
+async function noteIn(directory: string): Promise<string | undefined> {
+  try {
+    return (await readFile(join(directory, 'spool', IDENTITY), 'utf8')).trim();
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT')) throw error;
+    return undefined;
+  }
+}
+
+async function makeIn(directory: string, place: string): Promise<void> {
+  await new DirectorySync('group').make(directory);
+  await mkdir(place, { mode: 0o700 });
+}
+
+async function assertExclusive(file: string): Promise<void> {
+  const first = await open(file, 'wx', 0o600);
+  try {
+    await assertRefused(file);
+  } finally {
+    await close(first);
+  }
+  await assertRefused(file);
+}
+
+async function assertRefused(file: string): Promise<void> {
+  try {
+    await close(await open(file, 'wx', 0o600));
+  } catch (error) {
+    if (hasCode(error, 'EEXIST')) return;
+    throw error;
+  }
+  throw new Error('two could make the same file');
+}
+
+async function assertReadBack(file: string): Promise<void> {
+  const fd = await open(file, 'r+');
+  try {
+    await writeAll(fd, PROBE, 0);
+    await fsync(fd);
+  } finally {
+    await close(fd);
+  }
+  if (!(await readFile(file)).equals(PROBE)) throw new Error('what was read is not what was written');
+}
+
+async function assertRenames(place: string, file: string): Promise<void> {
+  const renamed = join(place, 'renamed');
+  await writeWhole(renamed, Buffer.from('old'), true);
+  await rename(file, renamed);
+  await new DirectorySync('group').sync(place);
+  const names = await readdir(place);
+  if (names.join() !== 'renamed') throw new Error(`the directory lists ${names.join(', ') || 'nothing'}`);
+  if (!(await readFile(renamed)).equals(PROBE)) throw new Error('the file under the new name is another one');
+}
+
+async function step(directory: string, what: string, task: () => Promise<unknown>): Promise<void> {
+  await named(
+    directory,
+    task,
+    `, but spool.shared needs a directory where ${what}; mount one that does, or set it to false`,
+  );
+}
+
+/** The operator reads this at the start: it names the directory, which is no secret. */
+async function named<T>(directory: string, task: () => Promise<T>, needed = ''): Promise<T> {
+  try {
+    return await task();
+  } catch (error) {
+    throw new Fault('STORAGE_UNAVAILABLE', `${directory}: ${(error as Error).message}${needed}`, false, {
+      cause: error,
+    });
+  }
+}
