@@ -109,6 +109,7 @@ defaults
   log global
   log-format '{"node":"%s","method":"%HM","path":"%HPO","status":%ST}'
   timeout connect 2s
+  timeout check 10s
   timeout client 1h
   timeout server 1h
   retries 0

@@ -15,6 +15,8 @@ export interface NodeSetOptions {
   readonly origin: string;
   readonly nodes: number;
   readonly bytes: Bytes;
+  /** `cluster.owner_timeout`. */
+  readonly ownerTimeout?: string;
   /** More settings of every node, as YAML. */
   readonly config?: string;
   /** Where the bytes are; removed with `stop` unless it was given. */
@@ -81,10 +83,17 @@ export class NodeSet implements StagedProxy {
     await until(async () => (await this.spooled(upload)).every((size) => size === 0), 'an upload to be gone');
   }
 
+  /** The nodes with bytes of an upload in directories of their own. */
+  async holdersOf(upload: { readonly target: string }): Promise<string[]> {
+    const [, ...sizes] = await this.spooled(upload);
+    return this.names.filter((_, at) => sizes[at]! > 0);
+  }
+
   /** Whatever a node was about to do is not done any more; HAProxy has noticed. */
-  async kill(name: string, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
-    await this.node(name).kill(signal);
+  async kill(name: string, signal: NodeJS.Signals = 'SIGKILL'): Promise<number | NodeJS.Signals> {
+    const end = await this.node(name).kill(signal);
     await this.haproxy.untilNoticed(name, 'DOWN');
+    return end;
   }
 
   /** It stays connected and does nothing until it is told to go on. */
@@ -123,26 +132,28 @@ function namesOf(count: number): string[] {
 
 async function startNode(
   name: string,
-  { origin, bytes, data, config = '' }: NodeSetOptions & { readonly data: string },
+  options: NodeSetOptions & { readonly data: string },
   redis: string,
 ): Promise<ProxyProcess> {
+  const { origin, bytes, data, config = '' } = options;
   const own = bytes === 'shared' ? data : join(data, name);
   await mkdir(own, { recursive: true });
-  return startProxy({ origin, data: own, config: `${await settings(bytes, redis)}${config}` });
+  return startProxy({ origin, data: own, config: `${await settings(options, redis)}${config}` });
 }
 
-async function settings(bytes: Bytes, redis: string): Promise<string> {
+async function settings({ bytes, ownerTimeout = '10m' }: NodeSetOptions, redis: string): Promise<string> {
   return `
 store: { type: redis, url: '${redis}' }
 spool: { shared: ${bytes === 'shared'} }
 trusted_proxies: [{ cidr: 127.0.0.1, relays_interim: true }]
-${bytes === 'shared' ? '' : await clusterSettings()}
+${bytes === 'shared' ? '' : await clusterSettings(ownerTimeout)}
 `;
 }
 
-async function clusterSettings(): Promise<string> {
+async function clusterSettings(ownerTimeout: string): Promise<string> {
   const port = await freePort();
-  return `cluster: { listen: 127.0.0.1:${port}, advertise: 'http://127.0.0.1:${port}', secret: for-tests-only-7f1c93 }`;
+  const address = `listen: 127.0.0.1:${port}, advertise: 'http://127.0.0.1:${port}'`;
+  return `cluster: { ${address}, secret: for-tests-only-7f1c93, owner_timeout: ${ownerTimeout} }`;
 }
 
 function backendsOf(nodes: ReadonlyMap<string, ProxyProcess>) {

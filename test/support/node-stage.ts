@@ -1,5 +1,5 @@
 import { expect } from '@jest/globals';
-import { NodeSet, type Bytes } from './node-set.js';
+import { NodeSet, type Bytes, type NodeSetOptions } from './node-set.js';
 import { Stage } from './stage.js';
 import type { ResumableUpload } from './resumable-client.js';
 
@@ -18,7 +18,7 @@ export class NodeStage {
     readonly set: NodeSet,
   ) {}
 
-  static async open(options: { readonly nodes: number; readonly bytes: Bytes; config?: string }): Promise<NodeStage> {
+  static async open(options: Omit<NodeSetOptions, 'origin' | 'data'>): Promise<NodeStage> {
     let set: NodeSet | undefined;
     const stage = await Stage.open({}, async ({ origin, data }) => {
       return (set = await NodeSet.start({ ...options, origin, data }));
@@ -35,6 +35,11 @@ export class NodeStage {
     expect(nodes).toHaveLength(count);
     expect(nodes.filter((node, at) => node === nodes[at - 1])).toEqual([]);
     for (const node of nodes) expect(this.set.names).toContain(node);
+  }
+
+  /** The node that has an upload's bytes on its disk. */
+  async ownerOf(upload: ResumableUpload): Promise<string> {
+    return (await this.set.holdersOf(upload))[0]!;
   }
 
   close(): Promise<void> {

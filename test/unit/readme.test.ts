@@ -9,6 +9,7 @@ const pages = [
   'README.md',
   'docs/how-it-works.md',
   'docs/deployment.md',
+  'docs/many-nodes.md',
   'docs/operating.md',
   'docs/access.md',
   'docs/delivery.md',

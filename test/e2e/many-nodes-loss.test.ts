@@ -1,0 +1,143 @@
+import { afterEach, describe, expect, test } from '@jest/globals';
+import { ANSWERS, gate, LostAnswer } from '../support/lost-answer.js';
+import type { Bytes } from '../support/node-set.js';
+import { NodeStage } from '../support/node-stage.js';
+import { openRequest, type OpenRequest } from '../support/open-request.js';
+import { appendLines, type ResumableUpload } from '../support/resumable-client.js';
+import { framed } from '../support/stage.js';
+import { StageClient } from '../support/stage-client.js';
+import { randomBytes, until } from '../support/temporary.js';
+import { told } from '../support/told.js';
+
+const BYTES = randomBytes(50_000);
+const { length } = BYTES;
+const OK = { status: 200, lines: framed([], 'ok'), body: 'ok' };
+const PLACES: readonly Bytes[] = ['shared', 'node-local'];
+
+let world: NodeStage;
+const opened: OpenRequest[] = [];
+
+afterEach(async () => {
+  await Promise.all(opened.splice(0).map((request) => request.close()));
+  await world.close();
+});
+
+/** An append to one node of our choice, whose answer is still to be read. */
+async function appendAt(
+  node: string,
+  client: StageClient,
+  upload: ResumableUpload,
+  { offset, to = length }: { readonly offset: number; readonly to?: number },
+): Promise<OpenRequest> {
+  const part = BYTES.subarray(offset, to);
+  const lines = appendLines(client.dialect, { offset, complete: to === length });
+  const headers = [...lines, ['Content-Length', `${part.length}`] as const];
+  const request = await openRequest('HTTP/1.1', world.set.node(node).url, {
+    method: 'PATCH',
+    target: upload.target,
+    headers,
+  });
+  opened.push(request);
+  await request.send(part);
+  return request;
+}
+
+describe.each(['PUT', 'POST'])('a node that delivers a %s is killed while its client waits at another', (method) => {
+  test('the client gets there what the policy says', async () => {
+    world = await NodeStage.open({ nodes: 2, bytes: 'shared' });
+    const client = new StageClient(world.stage, 'HTTP/1.1', '10');
+    const target = `/loss/${method}`;
+    const { opened: answered, open } = gate();
+    world.stage.answer(target, { ...ANSWERS[1]!, after: answered });
+    const upload = await client.place({ target, method, length });
+    const first = await appendAt('n1', client, upload, { offset: 0 });
+    await world.stage.requestFor(target);
+    const waiting = await appendAt('n2', client, upload, { offset: length - 1 });
+    await world.set.kill('n1');
+    await expect(first.readFinal()).rejects.toThrow('connection closed');
+    open();
+    const lost = new LostAnswer(client, upload, target, BYTES);
+    if (method === 'PUT') {
+      expect((await waiting.readFinal()).status).toBe(201);
+      lost.expectRequests(2);
+    } else {
+      expect((await waiting.readFinal()).status).toBe(503);
+      // Who repeats the end may be somebody else than who waited, and is told as well before anything is sent again.
+      await lost.expectUndelivered(await lost.repeatEnd());
+      lost.expectRequests(1);
+      await lost.expectAnswer(await lost.repeatEnd(), ANSWERS[1]!);
+      lost.expectRequests(2);
+    }
+    await lost.expectComplete();
+  });
+});
+
+test('a node that is killed in the middle of an append loses nothing that was acknowledged, and the others go on', async () => {
+  world = await NodeStage.open({ nodes: 3, bytes: 'shared' });
+  const client = new StageClient(world.stage, 'HTTP/1.1', '8');
+  const target = '/loss/append';
+  const upload = await client.place({ target, length });
+  await upload.append(BYTES.subarray(0, 10_000), { offset: 0, complete: false });
+  const stalled = await appendAt('n1', client, upload, { offset: 10_000, to: 20_000 });
+  await stalled.readFinal();
+  await appendAt('n1', client, upload, { offset: 20_000, to: 20_000 });
+  await world.set.kill('n1');
+  const offset = await upload.offset();
+  expect(offset).toBe(20_000);
+  const answer = await upload.append(BYTES.subarray(offset), { offset, complete: true });
+  expect(told(answer)).toEqual(client.expected.answered(OK, length));
+  expect(world.stage.requestsFor(target)).toHaveLength(1);
+});
+
+test('bytes on the disk of a node that is gone are waited for, and go on when it is back', async () => {
+  world = await NodeStage.open({ nodes: 2, bytes: 'node-local' });
+  const client = new StageClient(world.stage, 'HTTP/1.1', '10');
+  const target = '/loss/owner';
+  const upload = await client.place({ target, length });
+  const part = await upload.append(BYTES.subarray(0, 30_000), { offset: 0, complete: false });
+  expect(part.status).toBe(204);
+  const owner = await world.ownerOf(upload);
+  await world.set.kill(owner);
+  const refused = await upload.retrieve();
+  expect(refused.status).toBe(503);
+  expect(Number(refused.header('Retry-After'))).toBeGreaterThan(0);
+  await world.set.restart(owner);
+  expect(await upload.offset()).toBe(30_000);
+  const answer = await upload.append(BYTES.subarray(30_000), { offset: 30_000, complete: true });
+  expect(told(answer)).toEqual(client.expected.answered(OK, length));
+});
+
+test('bytes on the disk of a node that stays away are lost after cluster.owner_timeout', async () => {
+  world = await NodeStage.open({ nodes: 2, bytes: 'node-local', ownerTimeout: '1s' });
+  const client = new StageClient(world.stage, 'HTTP/1.1', '10');
+  const upload = await client.place({ target: '/loss/timeout', length });
+  await upload.append(BYTES.subarray(0, 30_000), { offset: 0, complete: false });
+  await world.set.kill(await world.ownerOf(upload));
+  await until(async () => (await upload.retrieve()).status !== 503, 'the upload to be given up', 30_000);
+  expect(told(await upload.retrieve())).toEqual(client.expected.unknownToHead());
+});
+
+describe.each(PLACES)('with bytes that are %s', (bytes) => {
+  test('a node that ends in good order lets its clients go on at the others', async () => {
+    world = await NodeStage.open({ nodes: 3, bytes });
+    const client = new StageClient(world.stage, 'HTTP/1.1', '10');
+    const uploads = [];
+    for (let at = 0; at < 3; at++) {
+      const target = `/loss/drain-${at}`;
+      const upload = await client.place({ target, length });
+      const request = await client.append(upload, { offset: 0, complete: true, bytes: length });
+      await request.send(BYTES.subarray(0, 20_000));
+      await world.set.untilSpooled(upload, 20_000);
+      uploads.push({ target, upload, request });
+    }
+    expect(await world.set.kill('n2', 'SIGTERM')).toBe(0);
+    if (bytes === 'node-local') await world.set.restart('n2');
+    for (const { target, upload } of uploads) {
+      const offset = await upload.offset();
+      expect(offset).toBe(20_000);
+      const answer = await upload.append(BYTES.subarray(offset), { offset, complete: true });
+      expect(told(answer)).toEqual(client.expected.answered(OK, length));
+      expect(world.stage.requestsFor(target)).toHaveLength(1);
+    }
+  });
+});
