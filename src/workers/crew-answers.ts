@@ -16,6 +16,7 @@ export class CrewAnswers {
   ) {}
 
   answer(request: AdminRequest): Promise<AdminAnswer> {
+    if (request.path === '/drain') return this.drain(request);
     const page = this.pages[request.path];
     if (!page) return this.relay(request);
     const isRead = request.method === 'GET' || request.method === 'HEAD';
@@ -34,8 +35,19 @@ export class CrewAnswers {
     },
   };
 
-  private async relay(request: AdminRequest): Promise<AdminAnswer> {
-    const worker = this.crew.next();
+  /** All of them leave, but one is enough to move what the node has: always the same one, which knows how far it is. */
+  private async drain(request: AdminRequest): Promise<AdminAnswer> {
+    const [first, ...others] = this.crew.listening;
+    if (request.method !== 'POST') return this.relay(request, first);
+    const leave = { ...request, query: new URLSearchParams() };
+    const answers = await Promise.all([
+      this.relay(request, first),
+      ...others.map((worker) => this.relay(leave, worker)),
+    ]);
+    return answers.find(({ status }) => status >= 400) ?? answers[0]!;
+  }
+
+  private async relay(request: AdminRequest, worker = this.crew.next()): Promise<AdminAnswer> {
     if (!worker) return problem(503, 'No worker listens at the moment.', { 'Retry-After': '1' });
     try {
       return await askAsOperator(worker, request);
