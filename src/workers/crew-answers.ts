@@ -44,7 +44,7 @@ export class CrewAnswers {
       this.relay(request, first),
       ...others.map((worker) => this.relay(leave, worker)),
     ]);
-    return answers.find(({ status }) => status >= 400) ?? answers[0]!;
+    return answers.find(({ status }) => status >= 400) ?? answers[0];
   }
 
   private async relay(request: AdminRequest, worker = this.crew.next()): Promise<AdminAnswer> {
