@@ -1,12 +1,12 @@
-import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { Haproxy } from '../support/haproxy.js';
 import { TRANSPORTS } from '../support/open-request.js';
 import { startProxy, type ProxyProcess } from '../support/proxy.js';
 import { creationLines } from '../support/resumable-client.js';
+import { startShippedHaproxy } from '../support/shipped-haproxy.js';
 import { framed, Stage, type StagedProxy } from '../support/stage.js';
 import { StageClient } from '../support/stage-client.js';
-import { freePort, randomBytes, sha256 } from '../support/temporary.js';
+import { randomBytes, sha256 } from '../support/temporary.js';
 import { told } from '../support/told.js';
 
 const BYTES = randomBytes(100_000);
@@ -34,15 +34,8 @@ function ofTests({ url, adminUrl }: ProxyProcess): Promise<Haproxy> {
   return Haproxy.start([{ name: 'n1', address: new URL(url).host, admin: new URL(adminUrl).host }]);
 }
 
-/** What we ship, with the ports of this machine and its only node in place of those of the containers. */
-async function shipped({ url, adminUrl }: ProxyProcess): Promise<Haproxy> {
-  const port = await freePort();
-  const text = readFileSync(new URL('../../deploy/haproxy.cfg', import.meta.url), 'utf8')
-    .replaceAll(/server proxy-\d \S+/g, `server n1 ${new URL(url).host}`)
-    .replaceAll(/server n1 (.*)\n {2}server n1 .*/g, 'server n1 $1')
-    .replace('check port 9090', `check port ${new URL(adminUrl).port}`)
-    .replace('bind :8080', `bind 127.0.0.1:${port}`);
-  return Haproxy.startWith(text, port);
+function shipped(node: ProxyProcess): Promise<Haproxy> {
+  return startShippedHaproxy(new Map([['n1', node]]));
 }
 
 describe.each([

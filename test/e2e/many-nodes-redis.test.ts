@@ -1,0 +1,52 @@
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import type { Haproxy } from '../support/haproxy.js';
+import { NodeStage } from '../support/node-stage.js';
+import { exchangeOver } from '../support/open-request.js';
+import { StageClient } from '../support/stage-client.js';
+import { startShippedHaproxy } from '../support/shipped-haproxy.js';
+import { randomBytes, sha256, until } from '../support/temporary.js';
+import type { WireRequest, WireResponse } from '../support/wire-response.js';
+
+const BYTES = randomBytes(30_000);
+
+let world: NodeStage;
+/** The configuration that we ship, in front of the same nodes. */
+let haproxy: Haproxy;
+
+beforeAll(async () => {
+  world = await NodeStage.open({ nodes: 2, bytes: 'shared' });
+  haproxy = await startShippedHaproxy(new Map(world.set.names.map((name) => [name, world.set.node(name)])));
+});
+
+afterAll(async () => {
+  await haproxy.stop();
+  await world.close();
+});
+
+function send(request: WireRequest): Promise<WireResponse> {
+  return exchangeOver('HTTP/1.1', haproxy.url, request);
+}
+
+test('while Redis is away uploads are told when to come again, other requests pass, and afterwards it all goes on', async () => {
+  const client = new StageClient(world.stage, 'HTTP/1.1', '8');
+  const upload = await client.place({ target: '/redis/away', length: BYTES.length });
+  await upload.append(BYTES.subarray(0, 10_000), { offset: 0, complete: false });
+
+  await world.set.redis.kill();
+  for (const name of world.set.names) await haproxy.untilNoticed(name, 'DOWN');
+  for (let at = 0; at < 2; at++) {
+    const refused = await send({ method: 'HEAD', target: upload.target });
+    expect(refused.status).toBe(503);
+    expect(Number(refused.header('Retry-After'))).toBeGreaterThan(0);
+    const other = await send({ method: 'GET', target: '/redis/other' });
+    expect([other.status, other.body.toString()]).toEqual([200, 'ok']);
+  }
+
+  await world.set.redis.restart();
+  for (const name of world.set.names) await haproxy.untilNoticed(name, 'UP');
+  await until(async () => (await upload.retrieve()).status === 204, 'the upload to be there again');
+  expect(await upload.offset()).toBe(10_000);
+  const answer = await upload.append(BYTES.subarray(10_000), { offset: 10_000, complete: true });
+  expect(answer.status).toBe(200);
+  expect(world.stage.requestsFor('/redis/away')).toMatchObject([{ size: BYTES.length, sha256: sha256(BYTES) }]);
+});
