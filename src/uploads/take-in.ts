@@ -86,9 +86,12 @@ export class TakeIn {
 
   /** An offset never decreases: when acknowledged bytes are gone, so is the upload (RUFH §4.1.1). Else the fault stands. */
   async giveUpIfLost(fault: unknown, upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
-    if (!(fault instanceof Fault) || !(await this.isLost(fault, upload))) throw fault;
-    this.rooms.log.error({ upload: uploadTag(upload.id), err: fault }, 'an upload whose bytes are lost is given up');
-    return this.invalidate(upload, lease, { reason: 'gone', detail: 'Bytes of this upload were lost.' });
+    if (!(fault instanceof Fault) || !(await this.isOver(fault, upload))) throw fault;
+    const outcome = await this.invalidate(upload, lease, { reason: 'gone', detail: 'Bytes of this upload were lost.' });
+    // Where somebody newer has finished or cancelled it, its files went as they should.
+    if (outcome.kind !== 'interrupted')
+      this.rooms.log.error({ upload: uploadTag(upload.id), err: fault }, 'an upload whose bytes are lost is given up');
+    return outcome;
   }
 
   /** What the client asked to be told about the bytes so far (RFC 9530 §4); not worth making a newer request wait. */
@@ -162,9 +165,11 @@ export class TakeIn {
     }
   }
 
-  private async isLost({ code }: Fault, { id }: Upload): Promise<boolean> {
+  /** Nothing can be added to it any more: bytes of it are gone, or somebody else has brought it to an end. */
+  private async isOver({ code }: Fault, { id }: Upload): Promise<boolean> {
     if (code === 'BYTES_LOST') return true;
     if (code !== 'STORAGE_UNAVAILABLE') return false;
+    if ((await this.rooms.store.get(id))?.phase !== 'receiving') return true;
     for (const { name, size } of await this.rooms.store.chunks(id))
       if (((await this.rooms.spool.size(id, name)) ?? 0) < size) return true;
     return false;
