@@ -1,0 +1,164 @@
+import { execFile } from 'node:child_process';
+import { request as requestHttp } from 'node:http';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { startAdmin } from '../../src/admin/admin.js';
+import type { Admin } from '../../src/admin/admin-listener.js';
+import { Drain } from '../../src/cluster/drain.js';
+import type { MoveProgress } from '../../src/cluster/mover.js';
+import { Fault } from '../../src/model/fault.js';
+import { silentLog } from '../../src/observe/log.js';
+import { Metrics } from '../../src/observe/metrics.js';
+
+const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
+
+let admin: Admin;
+let left: number;
+let leaving: () => Promise<void>;
+/** What the mover tells, one after the other; the last for ever. */
+let progress: MoveProgress[];
+let isStarted: boolean;
+
+const mover = {
+  start: () => {
+    isStarted = true;
+  },
+  get progress(): MoveProgress {
+    return progress.length > 1 ? progress.shift()! : progress[0]!;
+  },
+};
+
+async function open(options: { readonly withMover?: boolean } = {}): Promise<void> {
+  const { withMover = true } = options;
+  const drain = new Drain({ leave: () => leaving(), ...(withMover ? { mover } : {}), log: silentLog() });
+  admin = await startAdmin({
+    address: { kind: 'tcp', host: '127.0.0.1', port: 0 },
+    metrics: new Metrics(),
+    checks: [],
+    drain: () => drain,
+    log: silentLog(),
+  });
+}
+
+beforeEach(async () => {
+  left = 0;
+  isStarted = false;
+  leaving = () => Promise.resolve(void left++);
+  progress = [{ moved: 0, bytes: 0, isDone: false }];
+  await open();
+});
+afterEach(() => admin.close());
+
+async function ask(method: string, path: string, headers: Record<string, string> = {}) {
+  const response = await fetch(admin.url + path, { method, headers });
+  return { status: response.status, body: await response.json() };
+}
+
+describe('/drain', () => {
+  test('tells how far it is, and begins with POST alone', async () => {
+    expect(await ask('GET', '/drain')).toEqual({ status: 200, body: { draining: false } });
+    expect(left).toBe(0);
+    expect(await ask('POST', '/drain')).toEqual({ status: 202, body: { draining: true } });
+    expect([left, isStarted]).toEqual([1, false]);
+    expect(await ask('GET', '/drain')).toEqual({ status: 200, body: { draining: true } });
+  });
+
+  test('moves the uploads when that is wanted, also later', async () => {
+    await ask('POST', '/drain');
+    const move = { moved: 0, bytes: 0, isDone: false };
+    expect(await ask('POST', '/drain?move=true')).toEqual({ status: 202, body: { draining: true, move } });
+    expect(isStarted).toBe(true);
+    progress = [{ moved: 2, bytes: 7, left: 1, isDone: false, problem: 'no other node takes uploads' }];
+    expect(await ask('GET', '/drain')).toEqual({ status: 200, body: { draining: true, move: progress[0] } });
+  });
+
+  test('has nothing to move where every node reaches the bytes', async () => {
+    await admin.close();
+    await open({ withMover: false });
+    const move = { moved: 0, bytes: 0, left: 0, isDone: true };
+    expect((await ask('POST', '/drain?move=true')).body).toEqual({ draining: true, move });
+  });
+
+  test('says when the others could not be told', async () => {
+    leaving = () => Promise.reject(new Fault('STORE_UNAVAILABLE', 'Redis does not answer', true));
+    expect(await ask('POST', '/drain')).toMatchObject({
+      status: 503,
+      body: { detail: 'The other nodes could not be told: Redis does not answer. Ask again.' },
+    });
+  });
+
+  test('refuses what it does not understand, and web pages', async () => {
+    expect(await ask('POST', '/drain?move=maybe')).toMatchObject({
+      status: 400,
+      body: { detail: 'move is true or false.' },
+    });
+    expect((await ask('DELETE', '/drain')).status).toBe(405);
+    expect((await ask('POST', '/drain', { Origin: 'https://evil.example' })).status).toBe(403);
+    expect(left).toBe(0);
+  });
+
+  test('is not there before the proxy is', async () => {
+    await admin.close();
+    const options = {
+      address: { kind: 'tcp', host: '127.0.0.1', port: 0 },
+      metrics: new Metrics(),
+      checks: [],
+    } as const;
+    admin = await startAdmin({ ...options, drain: () => undefined, log: silentLog() });
+    const status = await new Promise((resolve) => {
+      requestHttp(`${admin.url}/drain`, { method: 'POST' }, (response) => resolve(response.statusCode)).end();
+    });
+    expect(status).toBe(503);
+  });
+});
+
+/** Runs the built binary to its end. */
+function drain(...line: string[]): Promise<{ code: number; output: string; errors: string }> {
+  const env = { ...process.env, NODE_OPTIONS: '', RUFH_PROXY_CONFIG: '', RUFH_PROXY_ADMIN: new URL(admin.url).host };
+  return new Promise((resolve) => {
+    execFile(process.execPath, [BINARY, 'drain', ...line], { env, timeout: 20_000 }, (error, output, errors) => {
+      resolve({ code: error ? Number(error.code) : 0, output, errors });
+    });
+  });
+}
+
+describe('rufh-proxy drain', () => {
+  test('sends the proxy away and says so', async () => {
+    expect(await drain()).toEqual({ code: 0, output: 'it takes no new uploads any more\n', errors: '' });
+    expect([left, isStarted]).toEqual([1, false]);
+  });
+
+  test('--move waits until nothing is left, and says each step once', async () => {
+    const step = { moved: 1, bytes: 1536, left: 2, isDone: false, problem: 'no other node takes uploads' };
+    progress = [{ moved: 0, bytes: 0, isDone: false }, step, step, { moved: 3, bytes: 3072, left: 0, isDone: true }];
+    expect(await drain('--move')).toEqual({
+      code: 0,
+      output: [
+        'it takes no new uploads any more',
+        '1 moved with 1.5 KiB, 2 left (no other node takes uploads)',
+        '3 moved with 3.0 KiB, none is left',
+        '',
+      ].join('\n'),
+      errors: '',
+    });
+  });
+
+  test('--move --timeout does not wait for ever', async () => {
+    progress = [{ moved: 0, bytes: 0, left: 5, isDone: false }];
+    const { code, output, errors } = await drain('--move', '--timeout', '1');
+    expect([code, errors]).toEqual([1, 'rufh-proxy: it is not done in time; the proxy goes on with it\n']);
+    expect(output).toContain('0 moved with 0 B, 5 left\n');
+  });
+
+  test('--json says the end alone, for programs', async () => {
+    progress = [{ moved: 3, bytes: 3072, left: 0, isDone: true }];
+    const { code, output } = await drain('--move', '--json');
+    expect([code, JSON.parse(output)]).toEqual([0, { draining: true, move: progress[0] }]);
+  });
+
+  test('fails when nothing listens there', async () => {
+    const { code, errors } = await drain('--admin', '127.0.0.1:1');
+    expect(code).toBe(2);
+    expect(errors).toMatch(/^rufh-proxy: nothing answers at http:\/\/127\.0\.0\.1:1 /);
+  });
+});
