@@ -1,5 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { aclRule } from '../../src/store/redis/redis-advice.js';
@@ -9,7 +8,7 @@ import { makeCertificate } from '../support/certificate.js';
 import { openRedis, settingsFor, type OpenedRedis } from '../support/opened-redis.js';
 import { REDIS_PROGRAMS, RedisServer } from '../support/redis-server.js';
 import { startRedisCluster, startSentinels } from '../support/redis-servers.js';
-import { freePort, until } from '../support/temporary.js';
+import { freePort, temporaryDirectory, until, type TemporaryDirectory } from '../support/temporary.js';
 
 const PASSWORD = 'correct-horse';
 const open: { close(): unknown }[] = [];
@@ -107,12 +106,12 @@ describe('a start that fails says why, and what to do', () => {
 
 describe('TLS', () => {
   const certificate = makeCertificate();
-  let directory: string;
+  let directory: TemporaryDirectory;
   let server: RedisServer;
 
   beforeAll(async () => {
-    directory = await mkdtemp(join(tmpdir(), 'rufh-test-'));
-    const [cert, key] = [join(directory, 'cert.pem'), join(directory, 'key.pem')];
+    directory = await temporaryDirectory();
+    const [cert, key] = [join(directory.path, 'cert.pem'), join(directory.path, 'key.pem')];
     await writeFile(cert, certificate.cert);
     await writeFile(key, certificate.key);
     const files = [`tls-cert-file ${cert}`, `tls-key-file ${key}`, `tls-ca-cert-file ${cert}`];
@@ -120,7 +119,7 @@ describe('TLS', () => {
   });
   afterAll(async () => {
     await server.stop();
-    await rm(directory, { recursive: true });
+    await directory.remove();
   });
 
   async function tlsPort(): Promise<number> {
@@ -193,6 +192,14 @@ describe('what puts uploads at risk', () => {
     const { port } = await start('appendonly yes');
     expect((await opened(settingsFor(port))).lines).toEqual([]);
   });
+});
+
+test('a socket on this machine does as well', async () => {
+  const directory = await temporaryDirectory();
+  open.push({ close: () => directory.remove() });
+  const path = join(directory.path, 'redis.sock');
+  await start(`unixsocket ${path}`);
+  expect((await opened(settingsFor(1, { nodes: [{ path }] }))).connection.trouble).toBeUndefined();
 });
 
 test('a store is new once, and keeps its name', async () => {

@@ -104,7 +104,8 @@ describe('a Redis that goes away and comes back', () => {
     await working.store.commit(id, { token: 1, complete: {}, expiresAt: later });
     await working.store.claimDelivery(id, 'a', later);
     const settled = waiting.store.settled(id, patient);
-    await until(async () => (await working.store.get(id))?.phase === 'delivering', 'the delivery has begun');
+    // Asked after it had looked for the first time, and answered after that.
+    expect(await waiting.store.get(id)).toMatchObject({ phase: 'delivering' });
     await network.cut();
     await working.store.recordAnswer(id, 'a', answer(0), undefined, later);
     await network.restore();

@@ -20,10 +20,13 @@ const KEEP_ALIVE_MS = 5000;
 /** A timer of the library that outlives connections which never came about. */
 const DISCONNECT_MS = 100;
 
+/** When it is connected again the library subscribes by itself, and nobody hears it if that fails: so it must not. */
+const SUBSCRIBER = { enableOfflineQueue: true, maxRetriesPerRequest: null };
+
 /** Makes a client that is not connected yet. Nothing is ever sent twice by itself: only our callers know what may be. */
 export function makeClient(settings: RedisSettings, options: ClientOptions): RedisClient {
   if (settings.kind === 'cluster') return makeCluster(settings, options);
-  const common = { ...commonOptions(settings), enableOfflineQueue: options.role === 'subscriber' };
+  const common = { ...commonOptions(settings), ...(options.role === 'subscriber' && SUBSCRIBER) };
   const retryStrategy = (): number | undefined => options.retryMs();
   if (settings.kind === 'sentinel')
     return new Redis({ ...common, ...sentinelOptions(settings, options), retryStrategy });
@@ -56,9 +59,11 @@ function commonOptions({
     disconnectTimeout: DISCONNECT_MS,
     // Asks for rights that a user may not have; a server that still loads says so to every command.
     enableReadyCheck: false,
+    // A step whose connection breaks fails at once.
     autoResendUnfulfilledCommands: false,
-    maxRetriesPerRequest: null,
+    maxRetriesPerRequest: 0,
     reconnectOnError: isReadOnly,
+    enableOfflineQueue: false,
   };
 }
 

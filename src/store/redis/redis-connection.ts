@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { Fault } from '../../model/fault.js';
 import type { Log } from '../../observe/log.js';
+import { Patience } from './patience.js';
 import { warnAboutServer } from './redis-advice.js';
 import type { RedisBus } from './redis-bus.js';
 import { isConnected, type RedisClient } from './redis-clients.js';
@@ -15,9 +16,7 @@ import { ServerClock } from './server-clock.js';
 /** Raised when older programs could no longer read what we write. */
 const FORMAT = '1';
 
-/** How long a command may take before nobody should wait for it any more. */
-const ANSWER_MS = 700;
-/** How long the replicas may take; part of the time a command has. */
+/** How long the replicas may take; part of the time a step has. */
 const REPLICAS_MS = 400;
 
 export type ScriptArgument = string | number | Buffer;
@@ -34,6 +33,7 @@ export class RedisConnection {
   storeId = '';
   isNewStore = false;
   private readonly pulse: RedisPulse;
+  private readonly patience = new Patience();
   private suspect: string | undefined;
   private closed = false;
 
@@ -91,7 +91,7 @@ export class RedisConnection {
   /** One command, about a key. */
   async call<T>(key: string, command: (client: RedisClient) => Promise<T>): Promise<T> {
     try {
-      return await this.send(command);
+      return await this.send(key, command);
     } catch (fault) {
       if (this.closed) throw fault;
       this.suspect = key;
@@ -111,7 +111,7 @@ export class RedisConnection {
   private async begin(): Promise<void> {
     await this.recognize();
     await this.beat();
-    await inTime(this.bus.open(), 2000);
+    await this.send(this.keys.store, () => this.bus.open());
     await warnAboutServer(this.clients.commands, this.log);
     this.pulse.start();
   }
@@ -123,7 +123,7 @@ export class RedisConnection {
     this.clock.note(Number(seconds) * 1000 + Number(micros) / 1000, askedAt);
     if (id !== this.storeId) await this.recognizeAgain(id);
     if (suspect === undefined) return;
-    await this.send((client) => client.set(this.keys.beat(suspect), '1', 'PX', 60_000));
+    await this.send(suspect, (client) => client.set(this.keys.beat(suspect), '1', 'PX', 60_000));
     if (this.suspect === suspect) this.suspect = undefined;
   }
 
@@ -148,15 +148,15 @@ export class RedisConnection {
   }
 
   private ask(script: string, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
-    return this.send((client) => callScript(client, script, keys, args) as Promise<unknown>);
+    return this.send(keys[0]!, (client) => callScript(client, script, keys, args) as Promise<unknown>);
   }
 
-  private async send<T>(command: (client: RedisClient) => Promise<T>): Promise<T> {
+  private async send<T>(key: string, command: (client: RedisClient) => Promise<T>): Promise<T> {
     const { commands, lastTrouble } = this.clients;
     try {
       if (this.closed) throw new Fault('STORE_UNAVAILABLE', 'the store is closed', true);
       if (!isConnected(commands)) throw new Error('Connection is closed');
-      return await inTime(command(commands));
+      return await this.patience.wait(this.keys.tagOf(key), command(commands));
     } catch (error) {
       throw storeFault(error, this.settings, lastTrouble());
     }
@@ -166,16 +166,4 @@ export class RedisConnection {
 function notOurs(how: string): Fault {
   const advice = 'choose another store.prefix, or go back to the settings and the version that made it';
   return new Fault('CONTRACT_BROKEN', `the data in Redis under this prefix ${how}: ${advice}`, false);
-}
-
-async function inTime<T>(reply: Promise<T>, limitMs = ANSWER_MS): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error('not answered in time')), limitMs);
-  });
-  try {
-    return await Promise.race([reply, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

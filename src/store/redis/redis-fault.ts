@@ -137,7 +137,7 @@ function wordsOf(error: unknown): string {
 }
 
 function isOfLibrary(words: string): boolean {
-  return /Connection is closed|isn't writeable|isn't ready|Too many Cluster redirections|Cluster is|None of startup|aborted/i.test(
+  return /Connection is closed|max retries per request|isn't writeable|isn't ready|Too many Cluster redirections|Cluster is|None of startup|aborted/i.test(
     words,
   );
 }

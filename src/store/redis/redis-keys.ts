@@ -65,9 +65,14 @@ export class RedisKeys {
     return `${this.tag(bucket)}:expires:${node}`;
   }
 
-  /** Written to find out whether the server of these keys takes writes again. */
+  /** What all keys of one slot have in common. */
+  tagOf(key: string): string {
+    return key.slice(0, key.indexOf('}') + 1);
+  }
+
+  /** Written to find out whether the server of a key takes writes again. */
   beat(key: string): string {
-    return `${/^\{[^}]*\}/.exec(key)?.[0] ?? `{${this.prefix}}`}:beat`;
+    return `${this.tagOf(key)}:beat`;
   }
 
   private tag(bucket: number): string {
