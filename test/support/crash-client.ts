@@ -35,7 +35,7 @@ export class CrashClient {
   private readonly dialect: ClientDialect;
   stage: 'creating' | 'appending' | 'completing' | 'asking' | 'over' = 'asking';
   private readonly history: string[] = [];
-  private target: string | undefined;
+  target: string | undefined;
   private requests = 0;
   /** After so many it gives up; not once it has had its answer. */
   private patience: number;

@@ -49,6 +49,7 @@ export interface NodesSummary {
   readonly cancelled: number;
   readonly mebibytes: number;
   readonly requestsAtOrigin: number;
+  readonly takeovers: number;
   readonly turnedAway: number;
   readonly toldUnknown: number;
   readonly unheard: number;
@@ -100,8 +101,8 @@ export class NodesCampaign implements CrashWorld {
     await Promise.race([lanes, (this.striking = this.strikeInRounds(rounds))]);
     await this.recover(lanes);
     for (const client of this.origin.clients) await client.askAgain();
-    this.origin.check((_, creation) => permitted(creation));
     await expireEverything(this.stage, this.log);
+    this.origin.check((client, creation) => this.repeatsOf(client, creation));
     this.log.check();
     return this.summary();
   }
@@ -165,6 +166,15 @@ export class NodesCampaign implements CrashWorld {
     this.recoverySeconds = (Date.now() - from) / 1000;
   }
 
+  /**
+   * A client that heard nothing may have been told that the next completion sends the upload once more; one that never
+   * knew where its upload is cannot have asked for it.
+   */
+  private repeatsOf({ creations, target }: CrashClient, creation: Creation): number {
+    if (creation !== creations.at(-1) || target === undefined) return 0;
+    return Math.min(creation.toldUnknown + creation.unheard, this.log.givenUp(target.split('/').at(-1)!));
+  }
+
   private cutClients(): void {
     for (const client of this.origin.clients.slice(-2 * LANES)) if (this.chance.happens(0.5)) client.cutOff();
   }
@@ -180,15 +190,11 @@ export class NodesCampaign implements CrashWorld {
       cancelled: clients.filter(({ isCancelled }) => isCancelled).length,
       mebibytes: Math.round(clients.reduce((sum, { plan }) => sum + plan.bytes.length, 0) / MEBIBYTE),
       requestsAtOrigin: requests,
+      takeovers: this.log.takeovers,
       turnedAway: clients.reduce((sum, { turnedAway }) => sum + turnedAway, 0),
       toldUnknown: creations.reduce((sum, { toldUnknown }) => sum + toldUnknown, 0),
       unheard: creations.reduce((sum, { unheard }) => sum + unheard, 0),
       log: this.log.counts,
     };
   }
-}
-
-/** A client that heard nothing may have been told that the next completion sends the upload once more. */
-function permitted({ toldUnknown, unheard }: Creation): number {
-  return toldUnknown + unheard;
 }

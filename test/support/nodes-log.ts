@@ -1,14 +1,23 @@
+import { uploadTag } from '../../src/observe/log.js';
 import type { ProxyProcess } from './proxy.js';
 
 /** What nodes have said at last that should not have happened, and how often what may. */
 export class NodesLog {
   readonly counts: Record<string, number> = {};
+  /** Requests that were ended because a newer one had come. */
+  takeovers = 0;
   private readonly faults: string[] = [];
+  private readonly undelivered: Record<string, number> = {};
 
   /** Takes in all that a process said; it has to have ended. */
   read(node: ProxyProcess): void {
     this.faults.push(...node.errors);
     for (const line of node.log) this.note(line);
+  }
+
+  /** How often an upload was given up without an answer: each time its client may ask for another delivery. */
+  givenUp(id: string): number {
+    return this.undelivered[uploadTag(id)] ?? 0;
   }
 
   /** Fails with what no broken network excuses. */
@@ -17,7 +26,9 @@ export class NodesLog {
   }
 
   private note(line: Record<string, unknown>): void {
-    const { level, msg, err } = line;
+    const { level, msg, err, interrupted, phase, upload } = line;
+    if (interrupted === 'taken-over') this.takeovers += 1;
+    if (phase === 'undelivered') this.undelivered[String(upload)] = (this.undelivered[String(upload)] ?? 0) + 1;
     if (level === 'warn' || level === 'error') this.count(String(msg).split(':')[0]!);
     const isExcused =
       (err as { code?: string } | undefined)?.code === 'STORE_UNAVAILABLE' ||
