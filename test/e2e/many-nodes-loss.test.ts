@@ -2,11 +2,11 @@ import { afterEach, describe, expect, test } from '@jest/globals';
 import { ANSWERS, gate, LostAnswer } from '../support/lost-answer.js';
 import type { Bytes } from '../support/node-set.js';
 import { NodeStage } from '../support/node-stage.js';
-import { openRequest, type OpenRequest } from '../support/open-request.js';
-import { appendLines, type ResumableUpload } from '../support/resumable-client.js';
+import { exchangeOver, openRequest, type OpenRequest } from '../support/open-request.js';
+import { appendLines, ResumableUpload } from '../support/resumable-client.js';
 import { framed } from '../support/stage.js';
 import { StageClient } from '../support/stage-client.js';
-import { randomBytes, until } from '../support/temporary.js';
+import { randomBytes, sha256, until } from '../support/temporary.js';
 import { told } from '../support/told.js';
 
 const BYTES = randomBytes(50_000);
@@ -22,23 +22,26 @@ afterEach(async () => {
   await world.close();
 });
 
-/** An append to one node of our choice, whose answer is still to be read. */
-async function appendAt(
+const urlOf = (node: string): string => world.set.node(node).url;
+
+/** An append to one node of our choice, whose body is about to be sent. */
+async function beginAt(
   node: string,
   client: StageClient,
-  upload: ResumableUpload,
+  { target }: ResumableUpload,
   { offset, to = length }: { readonly offset: number; readonly to?: number },
 ): Promise<OpenRequest> {
-  const part = BYTES.subarray(offset, to);
   const lines = appendLines(client.dialect, { offset, complete: to === length });
-  const headers = [...lines, ['Content-Length', `${part.length}`] as const];
-  const request = await openRequest('HTTP/1.1', world.set.node(node).url, {
-    method: 'PATCH',
-    target: upload.target,
-    headers,
-  });
+  const headers = [...lines, ['Content-Length', `${to - offset}`] as const];
+  const request = await openRequest('HTTP/1.1', urlOf(node), { method: 'PATCH', target, headers });
   opened.push(request);
-  await request.send(part);
+  return request;
+}
+
+/** The same with its body, whose answer is still to be read. */
+async function appendAt(...[node, client, upload, part]: Parameters<typeof beginAt>): Promise<OpenRequest> {
+  const request = await beginAt(node, client, upload, part);
+  await request.send(BYTES.subarray(part.offset, part.to));
   return request;
 }
 
@@ -115,6 +118,37 @@ test('bytes on the disk of a node that stays away are lost after cluster.owner_t
   await world.set.kill(await world.ownerOf(upload));
   await until(async () => (await upload.retrieve()).status !== 503, 'the upload to be given up', 30_000);
   expect(told(await upload.retrieve())).toEqual(client.expected.unknownToHead());
+});
+
+test('a node that is stopped while it writes, and goes on after another has finished the upload, changes nothing', async () => {
+  world = await NodeStage.open({ nodes: 2, bytes: 'shared' });
+  const client = new StageClient(world.stage, 'HTTP/1.1', '10');
+  const target = '/loss/stopped';
+  const upload = await client.place({ target, length });
+  const stale = await beginAt('n1', client, upload, { offset: 0 });
+  await stale.send(BYTES.subarray(0, 20_000));
+  await world.set.untilSpooled(upload, 20_000);
+  world.set.pause('n1');
+  try {
+    // What n1 has not committed by now is not counted: the offset says what is.
+    const other = new ResumableUpload(
+      client.dialect,
+      (request) => exchangeOver('HTTP/1.1', urlOf('n2'), request),
+      upload.url,
+    );
+    const offset = await other.offset();
+    const answer = await other.append(BYTES.subarray(offset), { offset, complete: true });
+    expect(answer.status).toBe(200);
+  } finally {
+    world.set.resume('n1');
+  }
+  await stale.send(Buffer.alloc(30_000, 0xff)).catch(() => undefined);
+  await stale.givenUp();
+  expect(world.stage.requestsFor(target)).toMatchObject([{ size: length, sha256: sha256(BYTES) }]);
+  for (let at = 0; at < 2; at++) {
+    const shown = told(await upload.retrieve(), { maxAgeSeconds: 3600 });
+    expect(shown).toEqual(client.expected.retrieved(length, { complete: true, length }));
+  }
 });
 
 describe.each(PLACES)('with bytes that are %s', (bytes) => {
