@@ -41,5 +41,6 @@ export interface Spool {
   promised(id: string): Promise<number>;
   /** Removes everything of one upload. */
   remove(id: string): Promise<void>;
+  /** Everything there is; the files of one upload follow each other. */
   list(): AsyncIterable<SpooledChunk>;
 }

@@ -1,9 +1,12 @@
-import type { Upload } from '../model/upload.js';
-import type { Log } from '../observe/log.js';
+import { Fault } from '../model/fault.js';
+import type { Chunk, Upload } from '../model/upload.js';
+import { type Log, uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
-import { PROMISED, type Spool } from '../spool/spool.js';
+import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import type { Leases } from '../store/lease.js';
+import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
+import { spooledUploads } from './spooled-uploads.js';
 
 export interface SweepOptions {
   readonly store: UploadStore;
@@ -15,6 +18,10 @@ export interface SweepOptions {
   readonly everyMs: number;
   /** Files that no record counts are removed when nothing has touched them for this long. */
   readonly orphanAgeMs: number;
+  /** Whose spool it is; missing where every node reaches the bytes. */
+  readonly node?: string;
+  /** Asked before the whole spool is read, which only one of many processes needs to do; true when it is missing. */
+  readonly mayLookForOrphans?: () => Promise<boolean>;
 }
 
 /** Removes what nobody will ask for any more: expired uploads first the bytes then the record, and files nobody counts. */
@@ -22,6 +29,7 @@ export class Sweep {
   private timer: NodeJS.Timeout | undefined;
   private running: Promise<void> | undefined;
   private rounds = 0;
+  private isAway = false;
 
   constructor(private readonly options: SweepOptions) {}
 
@@ -38,28 +46,54 @@ export class Sweep {
   /** One round: expired uploads every time, orphaned files now and then, since finding those reads the whole spool. */
   async sweep(): Promise<void> {
     const { store, clock } = this.options;
-    for (const id of await store.expired(clock())) await this.expire(id);
+    for (const id of await store.expired(clock())) await this.expireOrNote(id);
     this.rounds += 1;
-    if (this.rounds % 10 === 1) await this.removeOrphans();
+    if (this.rounds % 10 === 1 && (await this.mayLookForOrphans())) await this.removeOrphans();
   }
 
   private begin(): void {
     this.running ??= this.sweep()
-      .catch((error: unknown) => this.options.log.error({ err: error }, 'sweep failed; it will be tried again'))
+      .then(() => void (this.isAway = false))
+      .catch((error: unknown) => this.noteFailure(error))
       .finally(() => (this.running = undefined));
+  }
+
+  /** Once for each time the store is away. */
+  private noteFailure(error: unknown): void {
+    if (!this.isAway) this.options.log.error({ err: error }, 'sweep failed; it will be tried again');
+    this.isAway = isAway(error);
+  }
+
+  private mayLookForOrphans(): Promise<boolean> {
+    return this.options.mayLookForOrphans?.() ?? Promise.resolve(true);
+  }
+
+  /** One that cannot be removed now does not keep the others, which may not be named again so soon. */
+  private async expireOrNote(id: string): Promise<void> {
+    try {
+      await this.expire(id);
+    } catch (error) {
+      if (!(error instanceof Fault) || isAway(error)) throw error;
+      this.options.log.error({ upload: uploadTag(id), err: error }, 'an upload that is over could not be removed');
+    }
   }
 
   /** A body that is still coming, or a commit that came since the round began, renews an upload's time. */
   private async expire(id: string): Promise<void> {
-    const { store, leases, clock } = this.options;
-    if ((await store.get(id))?.phase !== 'receiving') return this.remove(id);
+    const { store, leases } = this.options;
+    const known = await store.get(id);
+    if (known?.phase !== 'receiving') return this.isOver(known) ? this.remove(id) : undefined;
     const lease = await leases.take(id);
     try {
-      const upload = await store.get(id);
-      if (!upload || upload.expiresAt <= clock()) await this.remove(id);
+      if (this.isOver(await store.get(id))) await this.remove(id);
     } finally {
       await lease.release();
     }
+  }
+
+  private isOver(upload: Upload | undefined): boolean {
+    if (!upload || upload.phase === 'cancelled' || upload.phase === 'invalid') return true;
+    return upload.expiresAt <= this.options.clock();
   }
 
   private async remove(id: string): Promise<void> {
@@ -72,21 +106,32 @@ export class Sweep {
 
   private async removeOrphans(): Promise<void> {
     const { store, spool, clock, orphanAgeMs } = this.options;
-    for await (const file of spool.list()) {
-      if (clock() - file.modifiedAt < orphanAgeMs) continue;
-      const upload = await store.get(file.id);
-      if (!upload) await spool.remove(file.id);
-      else if (!(await this.isCounted(upload, file.name))) await spool.removeChunk(file.id, file.name);
+    for await (const { id, files } of spooledUploads(spool)) {
+      const old = files.filter(({ modifiedAt }) => clock() - modifiedAt >= orphanAgeMs);
+      if (old.length === 0) continue;
+      const upload = await store.get(id);
+      if (upload && this.isHere(upload)) await this.removeUncounted(upload, old);
+      // As long as anything of it is young, it may just be coming.
+      else if (old.length === files.length) await spool.remove(id);
     }
   }
 
-  private async isCounted(upload: Upload, name: string): Promise<boolean> {
-    if (upload.phase === 'delivering' || name === PROMISED) return true;
-    const kept = upload.answer ?? upload.undelivered?.answer;
-    if (kept?.body.in === 'spool' && kept.body.name === name) return true;
-    const chunks = await this.options.store.chunks(upload.id);
-    return chunks.some((chunk) => chunk.name === name);
+  private isHere(upload: Upload): boolean {
+    return upload.node === this.options.node;
   }
+
+  private async removeUncounted(upload: Upload, files: readonly SpooledChunk[]): Promise<void> {
+    const { store, spool } = this.options;
+    const chunks = await store.chunks(upload.id);
+    for (const { name } of files) if (!isCounted(upload, chunks, name)) await spool.removeChunk(upload.id, name);
+  }
+}
+
+function isCounted(upload: Upload, chunks: readonly Chunk[], name: string): boolean {
+  if (upload.phase === 'delivering' || name === PROMISED) return true;
+  const kept = upload.answer ?? upload.undelivered?.answer;
+  if (kept?.body.in === 'spool' && kept.body.name === name) return true;
+  return chunks.some((chunk) => chunk.name === name);
 }
 
 function isUnfinished(upload: Upload): boolean {

@@ -1,0 +1,55 @@
+import type { Upload } from '../model/upload.js';
+import { type Log, uploadTag } from '../observe/log.js';
+import type { Metrics } from '../observe/metrics.js';
+import type { Leases } from '../store/lease.js';
+import type { UploadStore } from '../store/upload-store.js';
+
+export interface ForgetNodeRooms {
+  /** As the node that is gone would see it: it names that node's uploads. */
+  readonly store: UploadStore;
+  readonly leases: Leases;
+  /** Takes what needs no bytes of the node that is gone. */
+  readonly heir: string;
+  readonly metrics: Metrics;
+  readonly log: Log;
+}
+
+/** Later than every upload's end. */
+const WHENEVER = Number.MAX_SAFE_INTEGER;
+
+/**
+ * Ends the uploads of a node that will not come back with its bytes: from then on they are unknown. An answer that is kept
+ * in its record needs no bytes, and is still given. Gives how many are gone. May be broken off, and done again.
+ */
+export async function forgetNode(rooms: ForgetNodeRooms): Promise<number> {
+  const seen = new Set<string>();
+  let gone = 0;
+  for (let ids = await unseen(rooms, seen); ids.length > 0; ids = await unseen(rooms, seen))
+    for (const id of ids) if (await forget(id, rooms)) gone += 1;
+  return gone;
+}
+
+async function unseen({ store }: ForgetNodeRooms, seen: Set<string>): Promise<string[]> {
+  const ids = (await store.expired(WHENEVER)).filter((id) => !seen.has(id));
+  for (const id of ids) seen.add(id);
+  return ids;
+}
+
+async function forget(id: string, { store, leases, heir, metrics, log }: ForgetNodeRooms): Promise<boolean> {
+  const lease = await leases.take(id);
+  try {
+    const upload = await store.get(id);
+    if (!upload || upload.node === heir) return false;
+    if (isKeptInRecord(upload) && typeof (await store.move(id, lease.token, heir)) !== 'string') return false;
+    log.error({ upload: uploadTag(id), phase: upload.phase }, 'an upload is given up: its node is gone with its bytes');
+    if (upload.phase !== 'answered') metrics.uploadEnded('invalid');
+    await store.remove(id);
+    return true;
+  } finally {
+    await lease.release();
+  }
+}
+
+function isKeptInRecord({ phase, answer }: Upload): boolean {
+  return phase === 'answered' && (answer?.bodySize === 0 || answer?.body.in === 'record');
+}

@@ -1,0 +1,147 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { silentLog } from '../../src/observe/log.js';
+import { Metrics } from '../../src/observe/metrics.js';
+import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
+import type { UploadStore } from '../../src/store/upload-store.js';
+import { forgetNode } from '../../src/uploads/forget-node.js';
+import { recoverNode } from '../../src/uploads/recovery.js';
+import { Sweep, type SweepOptions } from '../../src/uploads/sweep.js';
+import { ReceivingRoom } from '../support/receiving-room.js';
+import { StoreReach } from '../support/store-reach.js';
+
+let room: ReceivingRoom;
+let reach: StoreReach;
+let store: UploadStore;
+
+beforeEach(async () => {
+  reach = new StoreReach({ mayForget: true });
+  room = await ReceivingRoom.open({ reach, node: 'here' });
+  store = reach.to(room.store);
+});
+
+afterEach(() => room.close());
+
+function rooms() {
+  const { spool } = room;
+  return { store, spool, leases: new EmbeddedLeases(room.store), log: silentLog(), clock: Date.now };
+}
+
+function sweep(more: Partial<SweepOptions> = {}): Promise<void> {
+  const options = { ...rooms(), metrics: new Metrics(), everyMs: 60_000, orphanAgeMs: -1, node: 'here' };
+  return new Sweep({ ...options, ...more }).sweep();
+}
+
+/** An upload of a node, with bytes in this spool. */
+async function uploaded(node: string, bytes = 'hello'): Promise<string> {
+  const id = await room.empty({ node: 'here' });
+  await room.send(id, bytes);
+  if (node !== 'here') await room.store.move(id, await room.store.nextToken(id), node);
+  return id;
+}
+
+async function spooled(): Promise<Set<string>> {
+  const ids = new Set<string>();
+  for await (const { id } of room.spool.list()) ids.add(id);
+  return ids;
+}
+
+describe('a node that starts on its own disk', () => {
+  test('counts what it had written of its own uploads, and looks at no others', async () => {
+    const id = await uploaded('here');
+    const [chunk] = await room.store.chunks(id);
+    await writeFile(join(room.path, 'spool', id, chunk!.name), 'hello world');
+    const others = [await uploaded('there'), await room.empty({ node: 'there' })];
+    await recoverNode(rooms(), 'here', true);
+    expect(await room.offset(id)).toBe(11);
+    expect(await Promise.all(others.map((other) => room.offset(other)))).toEqual([5, 0]);
+    expect(reach.count('list')).toBe(0);
+  });
+
+  test('counts nothing of a file that began where the store may have forgotten what was before it', async () => {
+    const id = await uploaded('here');
+    await writeFile(join(room.path, 'spool', id, 'chunk-2000000000'), 'from somewhere');
+    await recoverNode(rooms(), 'here', true);
+    expect(await room.offset(id)).toBe(5);
+    expect((await room.files()).filter((name) => name.startsWith('chunk-2'))).toEqual([]);
+  });
+
+  test('gives up its own uploads whose bytes are gone, and keeps what it does not know', async () => {
+    const id = await uploaded('here');
+    const [chunk] = await room.store.chunks(id);
+    await writeFile(join(room.path, 'spool', id, chunk!.name), 'he');
+    const unknown = await uploaded('here');
+    await room.store.remove(unknown);
+    const moved = await uploaded('there');
+    await recoverNode(rooms(), 'here', true);
+    expect((await room.store.get(id))?.phase).toBe('invalid');
+    expect(await spooled()).toEqual(new Set([unknown, moved]));
+  });
+});
+
+describe('a sweep of one of many', () => {
+  test('removes old files of uploads that are unknown or elsewhere, and keeps what was promised of its own', async () => {
+    const own = await uploaded('here');
+    const unknown = await uploaded('here');
+    await room.store.remove(unknown);
+    await uploaded('there');
+    await sweep();
+    expect(await spooled()).toEqual(new Set([own]));
+    expect(await room.spool.promised(own)).toBe(5);
+    expect(await room.head(own)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
+  });
+
+  test('leaves young files of uploads that are elsewhere: they may just be coming', async () => {
+    const coming = await uploaded('there');
+    await sweep({ orphanAgeMs: 60_000 });
+    expect(await spooled()).toEqual(new Set([coming]));
+  });
+
+  test('reads the spool only when it is its turn', async () => {
+    const unknown = await uploaded('here');
+    await room.store.remove(unknown);
+    await sweep({ mayLookForOrphans: () => Promise.resolve(false) });
+    expect(await spooled()).toEqual(new Set([unknown]));
+    await sweep({ mayLookForOrphans: () => Promise.resolve(true) });
+    expect(await spooled()).toEqual(new Set());
+  });
+
+  test('goes on when one upload cannot be removed, and not when the store is away', async () => {
+    const ids = [await room.empty({ expiresAt: 1 }), await room.empty({ expiresAt: 1 })];
+    const stubborn = Object.create(room.spool) as typeof room.spool;
+    stubborn.remove = (id) => (id === ids[0] ? room.spool.removeChunk(id, '../x') : room.spool.remove(id));
+    await sweep({ spool: stubborn });
+    expect([await room.store.get(ids[0]!), await room.store.get(ids[1]!)]).toMatchObject([{ id: ids[0] }, undefined]);
+    reach.cut('remove');
+    await expect(sweep()).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
+    reach.heal();
+  });
+
+  test('that meets another one at the same work does no harm', async () => {
+    const ids = [await room.empty({ expiresAt: 1 }), await room.empty({ expiresAt: 1 }), await uploaded('here')];
+    await Promise.all([sweep(), sweep(), sweep()]);
+    expect(await Promise.all(ids.map((id) => room.offset(id)))).toEqual([undefined, undefined, 5]);
+  });
+});
+
+test('uploads of a node that is gone are unknown afterwards, but for answers that need none of its bytes', async () => {
+  const receiving = await uploaded('gone');
+  const whole = await uploaded('gone');
+  const answered = await uploaded('gone');
+  for (const id of [whole, answered]) {
+    const token = await room.store.nextToken(id);
+    await room.store.commit(id, { token, complete: {}, expiresAt: Date.now() + 60_000 });
+  }
+  const answer = { status: 201, reason: '', headers: [], trailers: [], bodySize: 2, at: Date.now() };
+  await room.store.claimDelivery(answered, 'worker', Date.now() + 1000);
+  const body = Buffer.from('ok');
+  const kept = { ...answer, body: { in: 'record' } } as const;
+  await room.store.recordAnswer(answered, 'worker', kept, body, Date.now() + 60_000);
+  const metrics = new Metrics();
+  expect(await forgetNode({ ...rooms(), store: room.store, heir: 'here', metrics })).toBe(2);
+  expect(await room.store.get(receiving)).toBeUndefined();
+  expect(await room.store.get(whole)).toBeUndefined();
+  expect(await room.store.get(answered)).toMatchObject({ phase: 'answered', node: 'here' });
+  expect(String(await room.store.answerBody(answered))).toBe('ok');
+});
