@@ -2,8 +2,10 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { AdminAnswer, AdminRequest } from './admin/admin-answer.js';
 import { answerAdmin, startAdmin } from './admin/admin.js';
+import type { DrainDesk } from './admin/drain-desk.js';
 import type { HealthCheck } from './admin/readiness.js';
 import type { UploadsDesk } from './admin/uploads-desk.js';
+import { Drain } from './cluster/drain.js';
 import { type Membership, openMembership } from './cluster-membership.js';
 import type { Config } from './config/config.js';
 import { buildRoutes } from './config/routes.js';
@@ -66,10 +68,10 @@ async function closeAll(opened: Closing[]): Promise<void> {
 async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[]): Promise<App> {
   const storage = await openStorage(config, { log, clock: Date.now, opened });
   const rooms = { ...storage, log, metrics, clock: Date.now, routes: buildRoutes(config) };
-  const health = { draining: false };
+  const health: Health = {};
   const checks = [drainingCheck(health), ...storage.checks];
-  const operators: { desk?: UploadsDesk } = {};
-  const adminRooms = { metrics, checks, desk: () => operators.desk, log };
+  const operators: { desk?: UploadsDesk; drain?: DrainDesk } = {};
+  const adminRooms = { metrics, checks, desk: () => operators.desk, drain: () => operators.drain, log };
   const admin = config.admin && (await startAdmin({ ...config.admin, ...adminRooms }));
   if (admin) opened.push(() => admin.close());
   await storage.recover();
@@ -83,6 +85,7 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   const membership = await openCluster(config, { ...storage, log, clock: Date.now, opened });
   const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads, relay: membership?.relay });
   operators.desk = { ...rooms, uploads, delivery };
+  operators.drain = buildDrain({ health, entry, membership, log });
   const listeners = await listen(config, entry, opened);
   const internal = membership && (await membership.join(entry));
   if (internal) opened.push(() => untilClosed([internal], 0));
@@ -97,7 +100,7 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
     adminUrl: admin?.url,
     operators: { answer: (request) => answerAdmin(adminRooms, request), figures: () => metrics.figures() },
     stop: async () => {
-      health.draining = true;
+      health.why = 'the process is stopping';
       for (const listener of listeners) listener.stopAccepting();
       entry.drain();
       storage.leases.drain();
@@ -204,8 +207,29 @@ async function untilClosed(listeners: readonly Listener[], graceMs: number): Pro
   clearTimeout(deadline);
 }
 
-function drainingCheck(health: { readonly draining: boolean }): HealthCheck {
-  return { name: 'draining', check: () => Promise.resolve(health.draining ? 'the process is stopping' : undefined) };
+/** Why this process should get no more requests, as far as it is its own will. */
+interface Health {
+  why?: string;
+}
+
+function drainingCheck(health: Health): HealthCheck {
+  return { name: 'draining', check: () => Promise.resolve(health.why) };
+}
+
+interface DrainRooms {
+  readonly health: Health;
+  readonly entry: Entry;
+  readonly membership: Membership | undefined;
+  readonly log: Log;
+}
+
+function buildDrain({ health, entry, membership, log }: DrainRooms): Drain {
+  const leave = async (): Promise<void> => {
+    health.why ??= 'this node is being drained';
+    entry.leave();
+    await membership?.leave();
+  };
+  return new Drain({ leave, ...(membership ? { mover: membership.mover } : {}), log });
 }
 
 /** Often enough that nothing outlives its time by much, seldom enough that nobody notices. */

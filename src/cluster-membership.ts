@@ -1,5 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { KnownOwners } from './cluster/known-owners.js';
+import { Mover } from './cluster/mover.js';
+import { PeerFiles } from './cluster/peer-files.js';
+import { PeerFilesClient } from './cluster/peer-files-client.js';
 import type { ClusterConfig } from './config/cluster-config.js';
 import type { Entry } from './http/entry.js';
 import { startPeerListener } from './http/peer-listener.js';
@@ -7,13 +10,19 @@ import { PeerRelay } from './http/peer-relay.js';
 import { PeerSignature } from './http/peer-signature.js';
 import type { Listener } from './http/server.js';
 import type { Log } from './observe/log.js';
+import type { Spool } from './spool/spool.js';
 import type { Closing } from './storage.js';
+import type { Leases } from './store/lease.js';
 import type { Nodes } from './store/nodes.js';
+import type { UploadStore } from './store/upload-store.js';
 
 export interface MembershipRooms {
   /** The name of this node. */
   readonly node: string;
   readonly nodes: Nodes;
+  readonly store: UploadStore;
+  readonly leases: Leases;
+  readonly spool: Spool;
   readonly log: Log;
   readonly clock: () => number;
   readonly opened: Closing[];
@@ -22,31 +31,44 @@ export interface MembershipRooms {
 /** This node among those that have bytes of their own: how it asks the others, and how they ask it. */
 export interface Membership {
   readonly relay: PeerRelay;
+  readonly mover: Mover;
   /** Opens the internal listener, and tells the others where it is. */
   join(entry: Entry): Promise<Listener>;
+  /** Tells the others to leave nothing here any more. */
+  leave(): Promise<void>;
 }
 
 export async function openMembership(config: ClusterConfig, rooms: MembershipRooms): Promise<Membership> {
-  const { node, nodes, log, clock, opened } = rooms;
-  const signature = new PeerSignature(config.secret, node, clock);
+  const { node: self, nodes, log, clock, opened } = rooms;
+  const signature = new PeerSignature(config.secret, self, clock);
   const tls = config.tls && (await filesOf(config.tls));
+  const trusting = { signature, ...(tls ? { tls } : {}), log };
   const { ownerTimeoutMs } = config;
-  const owners = new KnownOwners(nodes, clock);
-  const relay = new PeerRelay({ self: node, owners, signature, ...(tls ? { tls } : {}), ownerTimeoutMs, log });
+  const relay = new PeerRelay({ ...trusting, self, owners: new KnownOwners(nodes, clock), ownerTimeoutMs });
   opened.push(() => Promise.resolve(relay.close()));
+  const mover = new Mover({ ...rooms, self, files: new PeerFilesClient(trusting) });
+  opened.push(() => mover.stop());
+  let isLeaving = false;
+  const announce = (): Promise<void> => nodes.announce({ name: self, url: config.advertise, isLeaving });
+  const files = new PeerFiles({ ...rooms, self, isLeaving: () => isLeaving });
   return {
     relay,
+    mover,
     join: async (entry) => {
       const listener = await startPeerListener(
-        { address: config.listen, ...(tls ? { tls } : {}), signature, log },
+        { ...trusting, address: config.listen },
         {
           onRequest: (exchange, client) => void entry.handle(exchange, client),
-          onFiles: ({ res }) => void res.destroy(),
+          onFiles: (exchange) => void files.answer(exchange),
         },
       );
       opened.push(() => nodes.close());
-      await nodes.announce({ name: node, url: config.advertise, isLeaving: false });
+      await announce();
       return listener;
+    },
+    leave: () => {
+      isLeaving = true;
+      return announce();
     },
   };
 }

@@ -1,16 +1,23 @@
+import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { HealthCheck } from './admin/readiness.js';
 import type { Config } from './config/config.js';
 import type { RedisConfig } from './config/store-config.js';
+import { DirectorySync } from './disk/directory-sync.js';
 import { nodeName } from './disk/node-name.js';
+import { Fault } from './model/fault.js';
+import type { Log } from './observe/log.js';
 import { LocalSpool } from './spool/local-spool.js';
+import { assertShareable, noteSpoolIdentity, spoolIdentity } from './spool/shared-directory.js';
 import { directoryCheck, lockDirectory, type Storage, type StorageRooms } from './storage.js';
+import { noteStart } from './store/embedded/last-start.js';
 import { RedisConnection } from './store/redis/redis-connection.js';
 import { RedisLeases } from './store/redis/redis-leases.js';
 import { RedisNodes } from './store/redis/redis-nodes.js';
 import type { RedisSettings } from './store/redis/redis-settings.js';
 import { RedisStore } from './store/redis/redis-store.js';
 import { takeTurn } from './store/redis/redis-turns.js';
+import { type RecoveryRooms, recoverNode } from './uploads/recovery.js';
 
 /** The store that many processes share, and a spool that is shared as well or belongs to this node. */
 export async function openRedisStorage(
@@ -26,6 +33,7 @@ export async function openRedisStorage(
   const leases = new RedisLeases(connection);
   opened.push(() => Promise.resolve(leases.close()));
   const spool = new LocalSpool({ directory: data, sync: spoolConfig.sync });
+  await claimSpool(config, connection, log);
   await spool.open();
   return {
     store,
@@ -33,7 +41,7 @@ export async function openRedisStorage(
     spool,
     ...(node === undefined ? {} : { node, nodes: new RedisNodes(connection) }),
     checks: [directoryCheck(data), storeCheck(connection)],
-    recover: () => Promise.resolve(),
+    recover: () => recoverOwn(config, node, { store, leases, spool, log, clock }),
     mayLookForOrphans: () => takeTurn(connection, `orphans:${node ?? ''}`, ORPHANS_TURN_MS),
   };
 }
@@ -42,6 +50,32 @@ export async function openRedisStorage(
 async function ownDirectory({ data, workers }: Config, opened: StorageRooms['opened']): Promise<string> {
   if (workers === 1) await lockDirectory(data, opened);
   return nodeName(data);
+}
+
+/** One that is another store's, or no directory for many where it has to be, is better found out now than by a loss. */
+async function claimSpool({ data, spool }: Config, { storeId, isNewStore }: RedisConnection, log: Log): Promise<void> {
+  const unique = randomUUID();
+  if (spool.shared) await assertShareable(data, unique);
+  const identity = await spoolIdentity(data, storeId);
+  if (identity === 'other' && !isNewStore)
+    throw new Fault('CONTRACT_BROKEN', `${data} ${spool.shared ? NOT_THE_SHARED_ONE : NOT_OF_THIS_STORE}`, false);
+  if (identity === 'other') log.error({ data }, LOST);
+  if (identity !== 'same') await noteSpoolIdentity(data, storeId, unique);
+}
+
+const LOST =
+  'the spool has bytes that belong to another Redis, and this one is empty: their uploads are lost. This is prevented by ' +
+  'persistence (`appendonly yes` in the configuration of Redis)';
+const NOT_THE_SHARED_ONE =
+  'is not the directory that the other nodes of this Redis use: mount theirs, or choose another store.prefix';
+const NOT_OF_THIS_STORE =
+  'holds the bytes of another Redis, or of another store.prefix: go back to that, or choose another --data';
+
+/** A spool that several processes use is recovered by whoever takes up an upload. */
+async function recoverOwn({ data, workers, spool }: Config, node: string | undefined, rooms: RecoveryRooms) {
+  if (node === undefined || workers > 1) return;
+  const { sameBoot } = await noteStart(data, 0, new DirectorySync(spool.sync));
+  await recoverNode(rooms, node, sameBoot);
 }
 
 async function settingsOf(config: RedisConfig): Promise<RedisSettings> {

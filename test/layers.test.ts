@@ -55,7 +55,7 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
     packages: [],
   },
   'cluster-membership': {
-    rooms: ['storage', 'cluster', 'config', 'http', 'model', 'observe', 'store'],
+    rooms: ['storage', 'cluster', 'config', 'http', 'model', 'observe', 'spool', 'store'],
     packages: [],
   },
   app: {
@@ -63,6 +63,7 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
       'storage',
       'redis-storage',
       'cluster-membership',
+      'cluster',
       'admin',
       'config',
       'delivery',
