@@ -38,8 +38,6 @@ const NEEDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'undel
 export class UploadMove {
   /** What the other node has, and how much of it. */
   private readonly sent = new Map<string, number>();
-  /** The step was not answered: the other node may have the upload by now. */
-  private isUnsure = false;
 
   constructor(
     private readonly id: string,
@@ -64,12 +62,22 @@ export class UploadMove {
     return 'later';
   }
 
-  /** Takes back what the other node was given; false when that may be all there is. Fails as `run` does. */
+  /**
+   * Takes back what the other node was given; false when that has the upload by now. Under a lease, so that no step of
+   * anybody who counts on these files can be done any more. Fails as `run` does.
+   */
   async undo(signal: AbortSignal): Promise<boolean> {
-    if (this.isUnsure) return false;
-    await this.rooms.files.remove(this.target, this.id, signal);
-    this.sent.clear();
-    return true;
+    const { leases, store, files } = this.rooms;
+    const lease = await leases.take(this.id);
+    try {
+      const upload = await store.get(this.id);
+      if (upload?.node === this.target.name) return false;
+      await files.remove(this.target, this.id, signal);
+      this.sent.clear();
+      return true;
+    } finally {
+      await lease.release();
+    }
   }
 
   /** Moves it when little is missing; else gives what to copy before the next try. */
@@ -77,8 +85,6 @@ export class UploadMove {
     const lease = await this.rooms.leases.take(this.id);
     try {
       const upload = await this.ours();
-      // With this lease no step under an older one can be done any more.
-      this.isUnsure = false;
       if (typeof upload === 'string') return upload;
       const files = await this.filesOf(upload);
       const missing = files.filter(({ name, size }) => this.sent.get(name) !== size);
@@ -115,11 +121,9 @@ export class UploadMove {
 
   private async change({ token }: Lease, signal: AbortSignal): Promise<Moved> {
     const { store } = this.rooms;
-    const onAway = (): void => void (this.isUnsure = true);
-    const result = await untilAvailable(() => store.move(this.id, token, this.target.name), { signal, onAway });
-    if (result === 'stale' || result === 'gone') return 'later';
-    this.isUnsure = false;
-    return this.leaveBehind();
+    // Whether a step that was not answered has been done, the next look under a lease will tell.
+    const result = await untilAvailable(() => store.move(this.id, token, this.target.name), { signal });
+    return result === 'stale' || result === 'gone' ? 'later' : this.leaveBehind();
   }
 
   private async leaveBehind(): Promise<'moved'> {

@@ -43,7 +43,10 @@ async function open(options: { readonly withMover?: boolean } = {}): Promise<voi
 beforeEach(async () => {
   left = 0;
   isStarted = false;
-  leaving = () => Promise.resolve(void left++);
+  leaving = () => {
+    left++;
+    return Promise.resolve();
+  };
   progress = [{ moved: 0, bytes: 0, isDone: false }];
   await open();
 });
