@@ -5,6 +5,7 @@ import { serverPort } from './server-port.js';
 export class CuttingProxy {
   private server: Server | undefined;
   private hangs = false;
+  private changing: Promise<void> = Promise.resolve();
   private readonly sockets = new Set<Socket>();
   /** Bytes that came through, both ways. */
   bytes = 0;
@@ -23,12 +24,14 @@ export class CuttingProxy {
   }
 
   /** Ends every connection, and refuses new ones. */
-  async cut(): Promise<void> {
-    const server = this.server;
-    this.server = undefined;
-    const closed = new Promise((resolve) => (server ? server.close(resolve) : resolve(undefined)));
-    for (const socket of this.sockets) socket.destroy();
-    await closed;
+  cut(): Promise<void> {
+    return this.inTurn(async () => {
+      const server = this.server;
+      this.server = undefined;
+      const closed = new Promise((resolve) => (server ? server.close(resolve) : resolve(undefined)));
+      for (const socket of this.sockets) socket.destroy();
+      await closed;
+    });
   }
 
   /** Connections stay, new ones are accepted, nothing comes through. What is sent meanwhile comes late. */
@@ -38,14 +41,20 @@ export class CuttingProxy {
   }
 
   /** As if nothing had been. */
-  async restore(): Promise<void> {
-    this.hangs = false;
-    for (const socket of this.sockets) socket.resume();
-    if (!this.server) await this.listen();
+  restore(): Promise<void> {
+    return this.inTurn(async () => {
+      this.hangs = false;
+      for (const socket of this.sockets) socket.resume();
+      if (!this.server) await this.listen();
+    });
   }
 
   async stop(): Promise<void> {
     await this.cut();
+  }
+
+  private inTurn(change: () => Promise<void>): Promise<void> {
+    return (this.changing = this.changing.then(change));
   }
 
   private async listen(): Promise<void> {
