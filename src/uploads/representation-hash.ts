@@ -8,6 +8,8 @@ interface Running {
   /** Of the lease whose bytes are taken in. */
   token: number;
   position: number;
+  /** Up to here the bytes are certainly the upload's: what is committed never changes. */
+  committed: number;
   readonly hashes: ReadonlyMap<DigestAlgorithm, Hash>;
 }
 
@@ -31,8 +33,9 @@ export class RepresentationHashes {
     const algorithms = algorithmsOf(upload);
     if (algorithms.size === 0) return;
     const running = this.running.get(upload.id);
-    // What an older writer wrote without committing it is no part of the upload.
-    if (running && running.position <= upload.offset) running.token = token;
+    // What an older writer wrote without committing it is no part of the upload, and others may have gone on without it.
+    const isSound = running && (running.token === token || running.position <= running.committed);
+    if (isSound && running.position <= upload.offset) running.token = token;
     else this.begin(upload.id, token, algorithms);
   }
 
@@ -44,6 +47,12 @@ export class RepresentationHashes {
       for (const hash of running.hashes.values()) hash.update(buffer);
       running.position += buffer.length;
     }
+  }
+
+  /** What was written under this lease counts up to the upload's offset. */
+  committed({ id, offset }: Upload, token: number): void {
+    const running = this.running.get(id);
+    if (running?.token === token) running.committed = Math.max(running.committed, offset);
   }
 
   forget(id: string): void {
@@ -60,7 +69,7 @@ export class RepresentationHashes {
     this.follow(upload, lease);
     let running = this.running.get(upload.id);
     if (!running?.hashes.has(algorithm))
-      running = { token: lease.token, position: 0, hashes: new Map([[algorithm, start(algorithm)]]) };
+      running = { token: lease.token, position: 0, committed: 0, hashes: new Map([[algorithm, start(algorithm)]]) };
     await this.catchUp(upload, running, lease.signal);
     return { algorithm, value: running.hashes.get(algorithm)!.copy().update(rest).digest('hex') };
   }
@@ -68,7 +77,12 @@ export class RepresentationHashes {
   private begin(id: string, token: number, algorithms: ReadonlySet<DigestAlgorithm>): void {
     const oldest = this.running.keys().next();
     if (this.running.size >= KEPT && !oldest.done) this.running.delete(oldest.value);
-    this.running.set(id, { token, position: 0, hashes: new Map([...algorithms].map((name) => [name, start(name)])) });
+    this.running.set(id, {
+      token,
+      position: 0,
+      committed: 0,
+      hashes: new Map([...algorithms].map((name) => [name, start(name)])),
+    });
   }
 
   private async catchUp(upload: Upload, running: Running, signal: AbortSignal): Promise<void> {
@@ -79,6 +93,7 @@ export class RepresentationHashes {
       signal.throwIfAborted();
       for (const hash of running.hashes.values()) hash.update(data);
       running.position += data.length;
+      running.committed = running.position;
     }
   }
 }

@@ -120,6 +120,7 @@ export class TakeIn {
         contentDigests,
         atLeast: limited ? leastBytes(intent, upload) : undefined,
         onCommitted: (now) => {
+          this.rooms.hashes.committed(now, lease.token);
           onCommitted?.(now);
           return this.tellProgress(now, task);
         },
