@@ -6,7 +6,7 @@ import type { DrainDesk } from './admin/drain-desk.js';
 import type { HealthCheck } from './admin/readiness.js';
 import type { UploadsDesk } from './admin/uploads-desk.js';
 import { Drain } from './cluster/drain.js';
-import { type Membership, openMembership } from './cluster-membership.js';
+import { type Membership, type MembershipRooms, openMembership } from './cluster-membership.js';
 import type { Config } from './config/config.js';
 import { buildRoutes } from './config/routes.js';
 import { Delivery } from './delivery/delivery.js';
@@ -82,7 +82,7 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   const passThrough = new PassThrough({ log, metrics, idleTimeoutMs: config.idleTimeoutMs });
   opened.push(() => passThrough.close());
   const uploads = buildUploads(config, { ...rooms, delivery });
-  const membership = await openCluster(config, { ...storage, log, clock: Date.now, opened });
+  const membership = await openCluster(config, { ...rooms, opened });
   const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads, relay: membership?.relay });
   operators.desk = { ...rooms, uploads, delivery };
   operators.drain = buildDrain({ health, entry, membership, log });
@@ -119,10 +119,10 @@ function openStorage(config: Config, rooms: StorageRooms): Promise<Storage> {
 /** Undefined where every node reaches the bytes, and for a node that is alone. */
 async function openCluster(
   { cluster }: Config,
-  { node, nodes, ...rooms }: Storage & StorageRooms,
+  { node, others, ...rooms }: Storage & Omit<MembershipRooms, 'node' | 'others'>,
 ): Promise<Membership | undefined> {
-  if (!cluster || node === undefined || !nodes) return undefined;
-  return openMembership(cluster, { ...rooms, node, nodes });
+  if (!cluster || node === undefined || !others) return undefined;
+  return openMembership(cluster, { ...rooms, node, others });
 }
 
 type Rooms = Storage & {

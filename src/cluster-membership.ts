@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { GoneNodes } from './cluster/gone-nodes.js';
 import { KnownOwners } from './cluster/known-owners.js';
 import { Mover } from './cluster/mover.js';
 import { PeerFiles } from './cluster/peer-files.js';
@@ -10,19 +11,20 @@ import { PeerRelay } from './http/peer-relay.js';
 import { PeerSignature } from './http/peer-signature.js';
 import type { Listener } from './http/server.js';
 import type { Log } from './observe/log.js';
+import type { Metrics } from './observe/metrics.js';
 import type { Spool } from './spool/spool.js';
-import type { Closing } from './storage.js';
+import type { Closing, OtherNodes } from './storage.js';
 import type { Leases } from './store/lease.js';
-import type { Nodes } from './store/nodes.js';
 import type { UploadStore } from './store/upload-store.js';
 
 export interface MembershipRooms {
   /** The name of this node. */
   readonly node: string;
-  readonly nodes: Nodes;
+  readonly others: OtherNodes;
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
+  readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
   readonly opened: Closing[];
@@ -39,15 +41,17 @@ export interface Membership {
 }
 
 export async function openMembership(config: ClusterConfig, rooms: MembershipRooms): Promise<Membership> {
-  const { node: self, nodes, log, clock, opened } = rooms;
+  const { node: self, others, log, clock, opened } = rooms;
+  const { nodes } = others;
   const signature = new PeerSignature(config.secret, self, clock);
   const tls = config.tls && (await filesOf(config.tls));
   const trusting = { signature, ...(tls ? { tls } : {}), log };
   const { ownerTimeoutMs } = config;
   const relay = new PeerRelay({ ...trusting, self, owners: new KnownOwners(nodes, clock), ownerTimeoutMs });
   opened.push(() => Promise.resolve(relay.close()));
-  const mover = new Mover({ ...rooms, self, files: new PeerFilesClient(trusting) });
+  const mover = new Mover({ ...rooms, self, nodes, files: new PeerFilesClient(trusting) });
   opened.push(() => mover.stop());
+  const gone = new GoneNodes({ ...rooms, ...others, self, ownerTimeoutMs });
   let isLeaving = false;
   const announce = (): Promise<void> => nodes.announce({ name: self, url: config.advertise, isLeaving });
   const files = new PeerFiles({ ...rooms, self, isLeaving: () => isLeaving });
@@ -63,7 +67,9 @@ export async function openMembership(config: ClusterConfig, rooms: MembershipRoo
         },
       );
       opened.push(() => nodes.close());
+      opened.push(() => gone.stop());
       await announce();
+      gone.start();
       return listener;
     },
     leave: () => {

@@ -9,7 +9,7 @@ import { Fault } from './model/fault.js';
 import type { Log } from './observe/log.js';
 import { LocalSpool } from './spool/local-spool.js';
 import { assertShareable, noteSpoolIdentity, spoolIdentity } from './spool/shared-directory.js';
-import { directoryCheck, lockDirectory, type Storage, type StorageRooms } from './storage.js';
+import { directoryCheck, lockDirectory, type OtherNodes, type Storage, type StorageRooms } from './storage.js';
 import { noteStart } from './store/embedded/last-start.js';
 import { RedisConnection } from './store/redis/redis-connection.js';
 import { RedisLeases } from './store/redis/redis-leases.js';
@@ -39,10 +39,18 @@ export async function openRedisStorage(
     store,
     leases,
     spool,
-    ...(node === undefined ? {} : { node, nodes: new RedisNodes(connection) }),
+    ...(node === undefined ? {} : { node, others: othersIn(connection) }),
     checks: [directoryCheck(data), storeCheck(connection)],
     recover: () => recoverOwn(config, node, { store, leases, spool, log, clock }),
     mayLookForOrphans: () => takeTurn(connection, `orphans:${node ?? ''}`, ORPHANS_TURN_MS),
+  };
+}
+
+function othersIn(connection: RedisConnection): OtherNodes {
+  return {
+    nodes: new RedisNodes(connection),
+    storeOf: (node) => new RedisStore({ connection, node }),
+    mayLook: () => takeTurn(connection, 'gone-nodes', GONE_NODES_TURN_MS),
   };
 }
 
@@ -102,6 +110,7 @@ async function tlsOf({ ca, cert, key, serverName }: NonNullable<RedisConfig['tls
 
 /** Reading a whole spool is work enough for one process now and then. */
 const ORPHANS_TURN_MS = 60_000;
+const GONE_NODES_TURN_MS = 10_000;
 
 function storeCheck(connection: RedisConnection): HealthCheck {
   return { name: 'store', check: () => Promise.resolve(connection.trouble) };

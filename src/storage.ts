@@ -24,12 +24,19 @@ export interface Storage {
   /** The node that new uploads name; undefined where every node reaches the bytes. */
   readonly node?: string;
   readonly checks: readonly HealthCheck[];
-  /** Where each node has bytes of its own: who else is there. */
-  readonly nodes?: Nodes;
+  /** Where each node has bytes of its own: who else is there, and the store as one of them sees it. */
+  readonly others?: OtherNodes;
   /** Given to one process of all that share the spool; missing where there is but one. */
   readonly mayLookForOrphans?: () => Promise<boolean>;
   /** Brings records and bytes together after a crash, before the first request. */
   recover(): Promise<void>;
+}
+
+export interface OtherNodes {
+  readonly nodes: Nodes;
+  readonly storeOf: (node: string) => UploadStore;
+  /** Given to one process of all, to look after nodes that are gone. */
+  readonly mayLook: () => Promise<boolean>;
 }
 
 /** What opening needs besides the configuration. */
