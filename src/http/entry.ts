@@ -187,6 +187,7 @@ export class Entry {
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
       this.options.log.error({ err: fault, path: route.name }, 'an upload request met a fault');
+      if (fault.code === 'STORE_UNAVAILABLE') this.options.metrics.storeUnavailable();
       return this.turnedDown(asked, refusalOf(fault));
     }
   }
