@@ -1,11 +1,21 @@
+import { randomUUID } from 'node:crypto';
 import { EventEmitter } from 'node:events';
-import type { Redis } from 'ioredis';
+import { Cluster } from 'ioredis';
 import type { RedisClient } from './redis-clients.js';
 
 /** `ask`: somebody wants the lease. `free`: it was given back. `settled`: a delivery came to something. */
 export type News = 'ask' | 'free' | 'settled';
 
-const PING_MS = 2000;
+export interface BusOptions {
+  readonly channels: readonly string[];
+  /** On a cluster of version 7 and later: each channel is at the server of its slot. */
+  readonly sharded: boolean;
+  /** A connected client that is subscribed to nothing yet. */
+  readonly subscriber: () => Promise<RedisClient>;
+  readonly publish: (channel: string, text: string) => Promise<unknown>;
+}
+
+const CHECK_MS = 2000;
 
 /**
  * What the scripts of all processes tell each other, about every upload. Only hints: a message can be lost, and after
@@ -13,25 +23,33 @@ const PING_MS = 2000;
  */
 export class RedisBus {
   private readonly events = new EventEmitter().setMaxListeners(0);
-  private readonly pings: NodeJS.Timeout;
-  private wasReady = false;
+  private readonly checks: NodeJS.Timeout;
+  private client: RedisClient | undefined;
+  /** What we told ourselves and have not heard yet. */
+  private echo: string | undefined;
+  private renewing = false;
+  private closed = false;
 
-  constructor(
-    private readonly client: RedisClient,
-    private readonly channels: readonly string[],
-    private readonly sharded: boolean,
-  ) {
-    client.on('message', (_: string, text: string) => this.tell(text));
-    client.on('smessage', (_: string, text: string) => this.tell(text));
-    for (const event of ['ready', '+subscriber', 'subscribersReady']) client.on(event, () => this.reconnected());
-    this.pings = setInterval(() => this.ping(), PING_MS).unref();
+  constructor(private readonly options: BusOptions) {
+    this.checks = setInterval(() => this.check(), CHECK_MS).unref();
   }
 
   /** Fulfilled when every channel is heard. */
   async open(): Promise<void> {
-    if (this.sharded) await Promise.all(this.channels.map((channel) => this.client.ssubscribe(channel)));
-    else await this.client.subscribe(...this.channels);
-    this.wasReady = true;
+    const client = await this.options.subscriber();
+    try {
+      client.on('message', (_: string, text: string) => this.tell(text));
+      client.on('smessage', (_: string, text: string) => this.tell(text));
+      await this.subscribe(client);
+      if (this.closed) throw new Error('Connection is closed');
+    } catch (error) {
+      client.disconnect();
+      throw error;
+    }
+    this.client?.disconnect();
+    this.client = client;
+    for (const event of ['ready', '+subscriber', 'subscribersReady'])
+      client.on(event, () => this.events.emit('reconnected'));
   }
 
   on(news: News, listener: (id: string) => void): void;
@@ -45,25 +63,57 @@ export class RedisBus {
   }
 
   close(): void {
-    clearInterval(this.pings);
+    this.closed = true;
+    clearInterval(this.checks);
     this.events.removeAllListeners();
-    this.client.disconnect();
+    this.client?.disconnect();
+  }
+
+  private async subscribe(client: RedisClient): Promise<void> {
+    const { channels, sharded } = this.options;
+    if (sharded) await Promise.all(channels.map((channel) => client.ssubscribe(channel)));
+    else await client.subscribe(...channels);
   }
 
   private tell(text: string): void {
     const space = text.indexOf(' ');
-    this.events.emit(text.slice(0, space), text.slice(space + 1));
+    const [word, rest] = [text.slice(0, space), text.slice(space + 1)];
+    if (word !== 'echo') this.events.emit(word, rest);
+    else if (rest === this.echo) this.echo = undefined;
   }
 
-  private reconnected(): void {
-    if (this.wasReady) this.events.emit('reconnected');
-  }
-
-  /** Nobody sends anything on this connection: without this a broken one would be noticed by nobody. */
-  private ping(): void {
-    if (this.client.isCluster || this.client.status !== 'ready') return;
-    (this.client as Redis).ping().catch(() => {
-      // The client's own events tell what came of it.
+  /** Nobody sends anything on these connections: without this, one that is broken would be noticed by nobody. */
+  private check(): void {
+    if (this.client instanceof Cluster) return this.listenToOurselves();
+    if (this.client?.status !== 'ready') return;
+    this.client.ping().catch(() => {
+      // The client makes its connection anew by itself.
     });
+  }
+
+  /** A cluster's client can lose subscriptions for good when servers come and go: then another one takes its place. */
+  private listenToOurselves(): void {
+    if (this.echo !== undefined) return this.renew();
+    const { channels, publish } = this.options;
+    const echo = randomUUID();
+    publish(channels[Math.floor(Math.random() * channels.length)]!, `echo ${echo}`).catch(() => {
+      // Nothing can be told, so that nothing is missed.
+      if (this.echo === echo) this.echo = undefined;
+    });
+    this.echo = echo;
+  }
+
+  private renew(): void {
+    if (this.renewing) return;
+    this.renewing = true;
+    this.open()
+      .then(() => {
+        this.echo = undefined;
+        this.events.emit('reconnected');
+      })
+      .catch(() => {
+        // The next check tries again.
+      })
+      .finally(() => (this.renewing = false));
   }
 }

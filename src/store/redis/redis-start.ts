@@ -1,7 +1,7 @@
 import { Cluster } from 'ioredis';
 import type { Log } from '../../observe/log.js';
 import { RedisBus } from './redis-bus.js';
-import { makeClient, type RedisClient } from './redis-clients.js';
+import { makeClient, type ClientOptions, type RedisClient } from './redis-clients.js';
 import { mayPass, storeFault } from './redis-fault.js';
 import { RedisKeys } from './redis-keys.js';
 import { bindScripts } from './redis-scripts.js';
@@ -46,22 +46,33 @@ export async function openClients(settings: RedisSettings): Promise<OpenClients>
   const opening = { tries: true };
   const retryMs = (): number | undefined => (opening.tries ? undefined : RETRY_MS);
   const commands = makeClient(settings, { role: 'commands', retryMs });
-  const subscriber = makeClient(settings, { role: 'subscriber', sharded, retryMs });
+  const subscriber = (): Promise<RedisClient> => connectSubscriber(settings, { role: 'subscriber', sharded, retryMs });
   const lastTrouble = rememberTrouble(commands);
-  rememberTrouble(subscriber);
   try {
     await connect(commands, settings);
     if (settings.kind !== 'cluster') await refuseCluster(commands);
-    await connect(subscriber, settings);
     bindScripts(commands, sharded ? 'SPUBLISH' : 'PUBLISH');
     const channels = keys.allBuckets().map((bucket) => keys.bucket(bucket).news);
-    const bus = new RedisBus(subscriber, channels, sharded);
+    const publish = (channel: string, text: string): Promise<unknown> =>
+      sharded ? commands.spublish(channel, text) : commands.publish(channel, text);
+    const bus = new RedisBus({ channels, sharded, subscriber, publish });
     opening.tries = false;
     return { commands, bus, keys, lookAgain: lookAgainIn(commands), lastTrouble };
   } catch (error) {
     commands.disconnect();
-    subscriber.disconnect();
     throw storeFault(error, settings);
+  }
+}
+
+async function connectSubscriber(settings: RedisSettings, options: ClientOptions): Promise<RedisClient> {
+  const client = makeClient(settings, options);
+  rememberTrouble(client);
+  try {
+    await connect(client, settings);
+    return client;
+  } catch (error) {
+    client.disconnect();
+    throw error;
   }
 }
 
