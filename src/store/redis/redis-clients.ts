@@ -23,10 +23,12 @@ const DISCONNECT_MS = 100;
 /** When it is connected again the library subscribes by itself, and nobody hears it if that fails: so it must not. */
 const SUBSCRIBER = { enableOfflineQueue: true, maxRetriesPerRequest: null };
 
+const COMMANDS = { enableOfflineQueue: false };
+
 /** Makes a client that is not connected yet. Nothing is ever sent twice by itself: only our callers know what may be. */
 export function makeClient(settings: RedisSettings, options: ClientOptions): RedisClient {
   if (settings.kind === 'cluster') return makeCluster(settings, options);
-  const common = { ...commonOptions(settings), ...(options.role === 'subscriber' && SUBSCRIBER) };
+  const common = { ...commonOptions(settings), ...(options.role === 'subscriber' ? SUBSCRIBER : COMMANDS) };
   const retryStrategy = (): number | undefined => options.retryMs();
   if (settings.kind === 'sentinel')
     return new Redis({ ...common, ...sentinelOptions(settings, options), retryStrategy });
@@ -63,7 +65,6 @@ function commonOptions({
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: 0,
     reconnectOnError: isReadOnly,
-    enableOfflineQueue: false,
   };
 }
 
