@@ -43,12 +43,15 @@ export async function expireEverything(stage: NodesStage, log: NodesLog): Promis
   );
 }
 
-/** Files of uploads, and keys that grow with the number of uploads. */
-async function leftovers(stage: NodesStage): Promise<string[]> {
-  const directories = stage.dataDirectories.map((data) => join(data, 'spool'));
-  const files = (await Promise.all(directories.map((spool) => readdir(spool).catch(() => [])))).flat();
-  const keys = (await stage.redis.cli('keys', '*'))
-    .split('\n')
-    .filter((key) => /:[ucal]:|:(ids|due|expires)/.test(key));
-  return [...files, ...keys];
+/** Files of uploads, not those of the spool itself, keys that grow with the number of uploads, and figures that still count some. */
+async function leftovers({ dataDirectories, redis }: NodesStage): Promise<string[]> {
+  const spools = dataDirectories.map((data) => join(data, 'spool'));
+  const files = await Promise.all(spools.map((spool) => readdir(spool).catch(() => [])));
+  const keys = (await redis.cli('keys', '*')).split('\n');
+  const totals = (await redis.cli('hvals', '{rufh:0}:totals')).split('\n');
+  return [
+    ...files.flat().filter((name) => !name.startsWith('.')),
+    ...keys.filter((key) => /:[ucal]:|:(ids|due|expires)/.test(key)),
+    ...totals.filter((total) => total !== '' && total !== '0').map((total) => `totals: ${total}`),
+  ];
 }
