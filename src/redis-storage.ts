@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { HealthCheck } from './admin/readiness.js';
 import type { Config } from './config/config.js';
 import type { RedisConfig } from './config/store-config.js';
@@ -8,7 +9,7 @@ import { nodeName } from './disk/node-name.js';
 import { Fault } from './model/fault.js';
 import type { Log } from './observe/log.js';
 import { LocalSpool } from './spool/local-spool.js';
-import { assertShareable, noteSpoolIdentity, spoolIdentity } from './spool/shared-directory.js';
+import { assertShareable, noteSpoolIdentity, type SpoolIdentity, spoolIdentity } from './spool/shared-directory.js';
 import { directoryCheck, lockDirectory, type OtherNodes, type Storage, type StorageRooms } from './storage.js';
 import { noteStart } from './store/embedded/last-start.js';
 import { RedisConnection } from './store/redis/redis-connection.js';
@@ -25,6 +26,7 @@ export async function openRedisStorage(
   { log, clock, opened }: StorageRooms,
 ): Promise<Storage> {
   const { data, spool: spoolConfig } = config;
+  if (spoolConfig.shared) await assertShareable(data, randomUUID());
   const node = spoolConfig.shared ? undefined : await ownDirectory(config, opened);
   const connection = await RedisConnection.open(await settingsOf(config.store), log, clock);
   opened.push(() => connection.close());
@@ -32,7 +34,7 @@ export async function openRedisStorage(
   opened.push(() => store.close());
   const leases = new RedisLeases(connection);
   opened.push(() => Promise.resolve(leases.close()));
-  const spool = new LocalSpool({ directory: data, sync: spoolConfig.sync });
+  const spool = new LocalSpool({ directory: data, sync: spoolConfig.sync, shared: spoolConfig.shared });
   await claimSpool(config, connection, log);
   await spool.open();
   return {
@@ -60,16 +62,28 @@ async function ownDirectory({ data, workers }: Config, opened: StorageRooms['ope
   return nodeName(data);
 }
 
-/** One that is another store's, or no directory for many where it has to be, is better found out now than by a loss. */
-async function claimSpool({ data, spool }: Config, { storeId, isNewStore }: RedisConnection, log: Log): Promise<void> {
-  const unique = randomUUID();
-  if (spool.shared) await assertShareable(data, unique);
-  const identity = await spoolIdentity(data, storeId);
-  if (identity === 'other' && !isNewStore)
+/** A directory that is not the right one is better found out now than by a loss. */
+async function claimSpool({ data, spool }: Config, connection: RedisConnection, log: Log): Promise<void> {
+  const { storeId, isNewStore } = connection;
+  const identity = await identityOf(data, storeId, spool.shared && !isNewStore);
+  if (identity === 'same') return;
+  if (!isNewStore && (spool.shared || identity === 'other'))
     throw new Fault('CONTRACT_BROKEN', `${data} ${spool.shared ? NOT_THE_SHARED_ONE : NOT_OF_THIS_STORE}`, false);
   if (identity === 'other') log.error({ data }, LOST);
-  if (identity !== 'same') await noteSpoolIdentity(data, storeId, unique);
+  await noteSpoolIdentity(data, storeId, randomUUID());
 }
+
+/** `patiently`: the node that has made the store may be about to say that this is its spool. */
+async function identityOf(data: string, storeId: string, patiently: boolean): Promise<SpoolIdentity> {
+  for (let tries = 0; ; tries++) {
+    const identity = await spoolIdentity(data, storeId);
+    if (identity !== 'new' || !patiently || tries === MOST_LOOKS) return identity;
+    await sleep(LOOK_AGAIN_MS);
+  }
+}
+
+const MOST_LOOKS = 30;
+const LOOK_AGAIN_MS = 100;
 
 const LOST =
   'the spool has bytes that belong to another Redis, and this one is empty: their uploads are lost. This is prevented by ' +
