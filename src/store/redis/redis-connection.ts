@@ -4,6 +4,7 @@ import type { Log } from '../../observe/log.js';
 import { Patience } from './patience.js';
 import { warnAboutServer } from './redis-advice.js';
 import type { RedisBus } from './redis-bus.js';
+import { gatheredWrites } from './gathered-writes.js';
 import { isConnected, type RedisClient } from './redis-clients.js';
 import { storeFault } from './redis-fault.js';
 import type { RedisKeys } from './redis-keys.js';
@@ -34,6 +35,7 @@ export class RedisConnection {
   isNewStore = false;
   private readonly pulse: RedisPulse;
   private readonly patience = new Patience();
+  private readonly gather: () => void;
   private suspect: string | undefined;
   private closed = false;
 
@@ -45,6 +47,7 @@ export class RedisConnection {
   ) {
     this.keys = clients.keys;
     this.bus = clients.bus;
+    this.gather = gatheredWrites(clients.commands);
     this.clock = new ServerClock(clock);
     this.pulse = new RedisPulse(() => this.beat(), log);
   }
@@ -156,6 +159,7 @@ export class RedisConnection {
     try {
       if (this.closed) throw new Fault('STORE_UNAVAILABLE', 'the store is closed', true);
       if (!isConnected(commands)) throw new Error('Connection is closed');
+      this.gather();
       return await this.patience.wait(this.keys.tagOf(key), command(commands));
     } catch (error) {
       throw storeFault(error, this.settings, lastTrouble());
