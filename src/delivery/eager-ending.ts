@@ -31,7 +31,7 @@ async function record(
 ): Promise<EarlyAnswer | undefined> {
   const { store, clock } = rooms;
   const expiresAt = clock() + route.delivery.keepAnswerMs;
-  const upload = await store.answerEarly(id, attempt, answer, body, expiresAt);
+  const upload = await store.answerEarly(id, attempt, { answer, body, expiresAt });
   if (upload === 'stale') return undefined;
   reportAttempt(id, attempt, rooms);
   reportEnd(upload, 'answered', attempt.startedAt, rooms);

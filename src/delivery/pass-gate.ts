@@ -62,7 +62,7 @@ async function refuse(upload: Upload, said: GateAnswer, keepAnswerMs: number, ro
     at,
   };
   const chunks = await store.chunks(upload.id);
-  const recorded = await store.recordAnswer(upload.id, worker, answer, body, at + keepAnswerMs);
+  const recorded = await store.recordAnswer(upload.id, worker, { answer, body, expiresAt: at + keepAnswerMs });
   if (recorded === 'stale') return { kind: 'stale' };
   await removeChunks(upload.id, chunks, rooms);
   return { kind: 'answered' };

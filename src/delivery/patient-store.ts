@@ -1,8 +1,8 @@
-import type { Answer, Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
+import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { isAway, untilAvailable } from '../store/until-available.js';
-import type { UploadStore } from '../store/upload-store.js';
+import type { KeptAnswer, UploadStore } from '../store/upload-store.js';
 
 export interface PatientStoreOptions {
   /** Fails at once when it does not answer. */
@@ -90,14 +90,8 @@ export class PatientStore implements Steps {
     return this.ask(() => this.atOnce.endEarly(id, attempt));
   }
 
-  answerEarly(
-    id: string,
-    attempt: Attempt,
-    answer: Answer,
-    body: Uint8Array | undefined,
-    expiresAt: number,
-  ): Promise<Upload | 'stale'> {
-    return this.ask(() => this.atOnce.answerEarly(id, attempt, answer, body, expiresAt));
+  answerEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
+    return this.ask(() => this.atOnce.answerEarly(id, ended, kept));
   }
 
   /** A claim whose confirmation was lost is held all the same. */
@@ -126,14 +120,8 @@ export class PatientStore implements Steps {
     return this.ask(() => this.atOnce.endAttempt(id, worker, attempt));
   }
 
-  recordAnswer(
-    id: string,
-    worker: string,
-    answer: Answer,
-    body: Uint8Array | undefined,
-    expiresAt: number,
-  ): Promise<Upload | 'stale'> {
-    return this.ask(() => this.atOnce.recordAnswer(id, worker, answer, body, expiresAt));
+  recordAnswer(id: string, worker: string, kept: KeptAnswer, ended?: Attempt): Promise<Upload | 'stale'> {
+    return this.ask(() => this.atOnce.recordAnswer(id, worker, kept, ended));
   }
 
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'> {

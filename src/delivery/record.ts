@@ -20,12 +20,11 @@ export async function recordAnswer(
   onTrouble: () => void,
 ): Promise<Upload | 'stale'> {
   const { store, worker, clock, log, draining } = rooms;
+  const { answer, body } = answered;
   for (;;) {
     try {
-      const ended = await store.endAttempt(id, worker, attempt);
-      if (ended === 'stale') return ended;
       const expiresAt = clock() + route.delivery.keepAnswerMs;
-      return await store.recordAnswer(id, worker, answered.answer, answered.body, expiresAt);
+      return await store.recordAnswer(id, worker, { answer, body, expiresAt }, attempt);
     } catch (error) {
       log.error({ upload: uploadTag(id), err: error }, 'an answer could not be recorded');
       if (!isAway(error)) onTrouble();

@@ -34,6 +34,14 @@ export interface Commit {
   readonly expiresAt: number;
 }
 
+/** What is kept of the origin's answer. */
+export interface KeptAnswer {
+  readonly answer: Answer;
+  /** When the answer keeps it in the record. */
+  readonly body?: Uint8Array;
+  readonly expiresAt: number;
+}
+
 /** How much there is, without looking at each upload. */
 export interface Totals {
   /** Uploads by phase; phases without any may be missing. */
@@ -81,14 +89,8 @@ export interface UploadStore {
   beginEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
   /** Ends it, as long as the upload is `receiving` and it has not ended. */
   endEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
-  /** receiving → answered, in one step with the end of the attempt: the origin has heard enough. `body` as in `recordAnswer`. */
-  answerEarly(
-    id: string,
-    attempt: Attempt,
-    answer: Answer,
-    body: Uint8Array | undefined,
-    expiresAt: number,
-  ): Promise<Upload | 'stale'>;
+  /** receiving → answered, in one step with the end of the attempt: the origin has heard enough. */
+  answerEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'>;
 
   /**
    * complete | undelivered → delivering, or `delivering` whose claim has run out. One worker wins; undefined for the
@@ -101,14 +103,8 @@ export interface UploadStore {
   /** Notes that an attempt begins: durable before its first byte is sent. */
   beginAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'>;
   endAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'>;
-  /** delivering → answered. `body` when the answer keeps it in the record. */
-  recordAnswer(
-    id: string,
-    worker: string,
-    answer: Answer,
-    body: Uint8Array | undefined,
-    expiresAt: number,
-  ): Promise<Upload | 'stale'>;
+  /** delivering → answered, in one step with the end of the attempt that brought it; one that is not the origin's has none. */
+  recordAnswer(id: string, worker: string, kept: KeptAnswer, ended?: Attempt): Promise<Upload | 'stale'>;
   /** delivering → complete, to be tried again at `dueAt`. */
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'>;
   /** delivering → undelivered. */

@@ -9,6 +9,7 @@ type Verb = (store: UploadStore, id: string) => Promise<Upload | string | boolea
 const later = Date.now() + HOUR;
 const early: Attempt = attempt(1, { inPart: true });
 const refused: Attempt = { ...early, endedAt: 5, reached: 'answered', status: 413 };
+const ended: Attempt = attempt(1, { endedAt: 5, reached: 'sent' });
 const chunk = { name: 'chunk-1', start: 0, size: 5 };
 const complete: Commit = { token: 1, chunk, complete: { heldBack: { lastByte: 7 } }, expiresAt: later };
 const why = { reason: 'outcome-unknown', problem: 'the connection broke' } as const;
@@ -22,11 +23,13 @@ const verbs: Record<string, Verb> = {
   'a move': (store, id) => store.move(id, 1, 'another'),
   'the begin of an early attempt': (store, id) => store.beginEarly(id, early),
   'the end of an early attempt': (store, id) => store.endEarly(id, { ...early, endedAt: 5, reached: 'sent-in-part' }),
-  'an early answer': (store, id) => store.answerEarly(id, refused, answer(4), body, later),
+  'an early answer': (store, id) => store.answerEarly(id, refused, { answer: answer(4), body, expiresAt: later }),
   'a renewed claim': (store, id) => store.renewClaim(id, 'a', later),
   'the begin of an attempt': (store, id) => store.beginAttempt(id, 'a', attempt(1)),
-  'the end of an attempt': (store, id) => store.endAttempt(id, 'a', attempt(1, { endedAt: 5, reached: 'sent' })),
-  'an answer': (store, id) => store.recordAnswer(id, 'a', answer(4), body, later),
+  'the end of an attempt': (store, id) => store.endAttempt(id, 'a', ended),
+  'an answer': (store, id) => store.recordAnswer(id, 'a', { answer: answer(4), body, expiresAt: later }),
+  'an answer and the end of its attempt': (store, id) =>
+    store.recordAnswer(id, 'a', { answer: answer(4), body, expiresAt: later }, ended),
   'a postponement': (store, id) => store.postpone(id, 'a', later),
   'giving up': (store, id) => store.giveUp(id, 'a', why),
 };
@@ -40,6 +43,7 @@ const before: Partial<Record<string, readonly Verb[]>> = {
   'the begin of an attempt': claimed,
   'the end of an attempt': [...claimed, verbs['the begin of an attempt']!],
   'an answer': claimed,
+  'an answer and the end of its attempt': [...claimed, verbs['the begin of an attempt']!],
   'a postponement': claimed,
   'giving up': claimed,
 };
@@ -74,8 +78,12 @@ export function describeAskingAgain(current: () => StoreUnderTest): void {
       expect(await store.commit(whole, { ...complete, complete: undefined })).toBe('gone');
       const answered = await prepared(...claimed, verbs['an answer']!);
       const second = { ...answer(4), at: answer(4).at + 1 };
-      expect(await store.recordAnswer(answered, 'a', second, body, later)).toBe('stale');
-      expect(await store.recordAnswer(answered, 'b', answer(4), body, later)).toBe('stale');
+      expect(await store.recordAnswer(answered, 'a', { answer: second, body, expiresAt: later })).toBe('stale');
+      expect(await store.recordAnswer(answered, 'b', { answer: answer(4), body, expiresAt: later })).toBe('stale');
+      const other = await prepared(...claimed, verbs['the begin of an attempt']!);
+      await verbs['an answer and the end of its attempt']!(store, other);
+      const kept = { answer: answer(4), body, expiresAt: later };
+      expect(await store.recordAnswer(other, 'a', kept, { ...ended, endedAt: 6 })).toBe('stale');
       const waiting = await prepared(...claimed, verbs['a postponement']!);
       expect(await store.postpone(waiting, 'a', later + 1)).toBe('stale');
       const given = await prepared(...claimed, verbs['giving up']!);

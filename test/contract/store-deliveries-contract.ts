@@ -36,7 +36,7 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       expect(await store.claimDelivery(id, 'a', later)).toBeUndefined();
       expect(await store.claimDelivery('unknown-unknown-unknown', 'a', later)).toBeUndefined();
       const done = await claimed();
-      await store.recordAnswer(done, 'a', answer(0), undefined, later);
+      await store.recordAnswer(done, 'a', { answer: answer(0), expiresAt: later });
       expect(await store.claimDelivery(done, 'a', later)).toBeUndefined();
     });
 
@@ -47,7 +47,9 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       expect(await store.claimDelivery(id, 'b', later)).toMatchObject({ phase: 'delivering' });
       expect(await store.renewClaim(id, 'a', later)).toBe(false);
       expect(await store.beginAttempt(id, 'a', attempt(1))).toBe('stale');
-      expect(await store.recordAnswer(id, 'a', answer(1), Buffer.from('x'), later)).toBe('stale');
+      expect(await store.recordAnswer(id, 'a', { answer: answer(1), body: Buffer.from('x'), expiresAt: later })).toBe(
+        'stale',
+      );
       expect(await store.postpone(id, 'a', later)).toBe('stale');
       expect(await store.giveUp(id, 'a', { reason: 'unreachable', problem: 'late' })).toBe('stale');
       expect(await store.get(id)).toMatchObject({ phase: 'delivering', attempts: [] });
@@ -67,7 +69,9 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       const { store } = current();
       const id = await whole();
       await store.claimDelivery(id, 'a', past);
-      expect(await store.recordAnswer(id, 'a', answer(2), Buffer.from('ok'), later)).toMatchObject({
+      expect(
+        await store.recordAnswer(id, 'a', { answer: answer(2), body: Buffer.from('ok'), expiresAt: later }),
+      ).toMatchObject({
         phase: 'answered',
       });
     });
@@ -102,20 +106,46 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       const id = await claimed();
       const body = Buffer.from(Array.from({ length: 100_000 }, (_, at) => at % 251));
       const expected = { phase: 'answered', answer: answer(body.length), expiresAt: later };
-      expect(await store.recordAnswer(id, 'a', answer(body.length), body, later)).toMatchObject(expected);
+      expect(await store.recordAnswer(id, 'a', { answer: answer(body.length), body, expiresAt: later })).toMatchObject(
+        expected,
+      );
       expect(Buffer.from((await store.answerBody(id))!).equals(body)).toBe(true);
       const reopened = await reopen();
       expect(await reopened.get(id)).toMatchObject(expected);
       expect(Buffer.from((await reopened.answerBody(id))!).equals(body)).toBe(true);
     });
 
+    test('the end of an attempt and the answer it brought are one step', async () => {
+      const { store, reopen } = current();
+      const id = await claimed();
+      await store.beginAttempt(id, 'a', attempt(1));
+      const ended = attempt(1, { endedAt: 5, reached: 'answered', status: 201 });
+      const expected = { phase: 'answered', answer: answer(0), attempts: [ended], attemptCount: 1 };
+      const kept = { answer: answer(0), expiresAt: later };
+      expect(await store.recordAnswer(id, 'b', kept, ended)).toBe('stale');
+      expect((await store.get(id))?.attempts).toEqual([attempt(1)]);
+      expect(await store.recordAnswer(id, 'a', kept, ended)).toMatchObject(expected);
+      expect(await (await reopen()).get(id)).toMatchObject(expected);
+    });
+
+    test('an attempt that did not begin brings no answer', async () => {
+      const { store } = current();
+      const id = await claimed();
+      const kept = { answer: answer(2), body: Buffer.from('ok'), expiresAt: later };
+      await expect(store.recordAnswer(id, 'a', kept, attempt(1))).rejects.toMatchObject({ code: 'CONTRACT_BROKEN' });
+      expect(await store.get(id)).toMatchObject({ phase: 'delivering', attempts: [] });
+    });
+
     test('an empty body is one, and a body in the spool is not ours', async () => {
       const { store } = current();
       const empty = await claimed();
-      await store.recordAnswer(empty, 'a', answer(0), undefined, later);
+      await store.recordAnswer(empty, 'a', { answer: answer(0), expiresAt: later });
       expect(await store.answerBody(empty)).toHaveLength(0);
       const spooled = await claimed();
-      await store.recordAnswer(spooled, 'a', answer(9, { in: 'spool', name: 'answer-1' }), undefined, later);
+      await store.recordAnswer(spooled, 'a', {
+        answer: answer(9, { in: 'spool', name: 'answer-1' }),
+        expiresAt: later,
+      });
       expect(await store.answerBody(spooled)).toBeUndefined();
       expect((await store.get(spooled))?.answer?.body).toEqual({ in: 'spool', name: 'answer-1' });
     });
@@ -166,7 +196,9 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       const { store } = current();
       const id = await claimed();
       await store.cancel(id);
-      expect(await store.recordAnswer(id, 'a', answer(1), Buffer.from('x'), later)).toBe('stale');
+      expect(await store.recordAnswer(id, 'a', { answer: answer(1), body: Buffer.from('x'), expiresAt: later })).toBe(
+        'stale',
+      );
       expect(await store.renewClaim(id, 'a', later)).toBe(false);
       expect(await store.get(id)).toMatchObject({ phase: 'cancelled' });
     });
@@ -176,7 +208,11 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
     const patient = new AbortController().signal;
 
     test.each<[string, (id: string) => Promise<unknown>, Partial<Upload> | undefined]>([
-      ['answered', (id) => current().store.recordAnswer(id, 'a', answer(0), undefined, later), { phase: 'answered' }],
+      [
+        'answered',
+        (id) => current().store.recordAnswer(id, 'a', { answer: answer(0), expiresAt: later }),
+        { phase: 'answered' },
+      ],
       [
         'given up',
         (id) => current().store.giveUp(id, 'a', { reason: 'unreachable', problem: 'x' }),
@@ -207,14 +243,14 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       await store.postpone(id, 'a', 0);
       await store.claimDelivery(id, 'a', later);
       expect(woken).toBe(false);
-      await store.recordAnswer(id, 'a', answer(0), undefined, later);
+      await store.recordAnswer(id, 'a', { answer: answer(0), expiresAt: later });
       expect(await waiting).toMatchObject({ phase: 'answered' });
     });
 
     test('who asks late gets it at once, and an unknown upload is gone', async () => {
       const { store } = current();
       const id = await claimed();
-      await store.recordAnswer(id, 'a', answer(0), undefined, later);
+      await store.recordAnswer(id, 'a', { answer: answer(0), expiresAt: later });
       expect(await store.settled(id, patient)).toMatchObject({ phase: 'answered' });
       expect(await store.settled('unknown-unknown-unknown', patient)).toBeUndefined();
     });
@@ -228,7 +264,7 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       leaving.abort(new Error('client left'));
       await expect(waiting).rejects.toThrow('client left');
       await expect(store.settled(id, leaving.signal)).rejects.toThrow('client left');
-      await store.recordAnswer(id, 'a', answer(0), undefined, later);
+      await store.recordAnswer(id, 'a', { answer: answer(0), expiresAt: later });
       expect(await staying).toMatchObject({ phase: 'answered' });
     });
   });

@@ -105,7 +105,7 @@ const deliver = fc
     const number = (known?.attemptCount ?? 0) + 1;
     const result = await {
       attempt: () => store.beginAttempt(id, 'w', attempt(number)),
-      answer: () => store.recordAnswer(id, 'w', answer(3), Buffer.from('abc'), later),
+      answer: () => store.recordAnswer(id, 'w', { answer: answer(3), body: Buffer.from('abc'), expiresAt: later }),
       postpone: () => store.postpone(id, 'w', later),
       giveUp: () => store.giveUp(id, 'w', { reason: 'unreachable', problem: 'x' }),
     }[verb]();

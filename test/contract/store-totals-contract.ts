@@ -36,7 +36,7 @@ export function describeTotals(current: () => StoreUnderTest): void {
       await store.giveUp(other, 'a', { reason: 'unreachable', problem: 'x' });
       expect(await totals()).toEqual({ phases: { receiving: 1, undelivered: 1 }, bytes: 107 });
       await store.claimDelivery(other, 'a', later);
-      await store.recordAnswer(other, 'a', answer(0), undefined, later);
+      await store.recordAnswer(other, 'a', { answer: answer(0), expiresAt: later });
       expect(await totals()).toEqual({ phases: { receiving: 1, answered: 1 }, bytes: 7 });
       await store.cancel(id);
       expect(await totals()).toEqual({ phases: { cancelled: 1, answered: 1 }, bytes: 0 });
@@ -57,7 +57,11 @@ export function describeTotals(current: () => StoreUnderTest): void {
       const id = await received(5);
       const early = attempt(1, { inPart: true });
       await store.beginEarly(id, early);
-      await store.answerEarly(id, { ...early, endedAt: 5, reached: 'answered' }, answer(0), undefined, later);
+      await store.answerEarly(
+        id,
+        { ...early, endedAt: 5, reached: 'answered' },
+        { answer: answer(0), expiresAt: later },
+      );
       expect(await totals()).toEqual({ phases: { answered: 1 }, bytes: 0 });
     });
   });

@@ -137,7 +137,7 @@ test('uploads of a node that is gone are unknown afterwards, but for answers tha
   await room.store.claimDelivery(answered, 'worker', Date.now() + 1000);
   const body = Buffer.from('ok');
   const kept = { ...answer, body: { in: 'record' } } as const;
-  await room.store.recordAnswer(answered, 'worker', kept, body, Date.now() + 60_000);
+  await room.store.recordAnswer(answered, 'worker', { answer: kept, body, expiresAt: Date.now() + 60_000 });
   const metrics = new Metrics();
   expect(await forgetNode({ ...rooms(), store: room.store, heir: 'here', metrics })).toBe(2);
   expect(await room.store.get(receiving)).toBeUndefined();

@@ -52,7 +52,7 @@ function refusesOnce(): void {
   });
 }
 
-test.each(['claimDelivery', 'beginAttempt', 'endAttempt', 'recordAnswer', 'chunks'] as const)(
+test.each(['claimDelivery', 'beginAttempt', 'recordAnswer', 'chunks'] as const)(
   'a delivery waits while %s is not answered, and its origin gets one request',
   async (verb) => {
     await open();
@@ -68,7 +68,7 @@ test.each(['claimDelivery', 'beginAttempt', 'endAttempt', 'recordAnswer', 'chunk
   },
 );
 
-test.each(['claimDelivery', 'beginAttempt', 'endAttempt', 'recordAnswer'] as const)(
+test.each(['claimDelivery', 'beginAttempt', 'recordAnswer'] as const)(
   'a delivery whose %s was done without an answer goes on with it',
   async (verb) => {
     await open();
@@ -80,6 +80,24 @@ test.each(['claimDelivery', 'beginAttempt', 'endAttempt', 'recordAnswer'] as con
     expect((await bodyOf(await within(answer, 'the answer'))).toString()).toBe('ok');
     await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
     expect(origin.exchanges).toHaveLength(1);
+  },
+);
+
+test.each(['cut', 'silence'] as const)(
+  'an attempt that was refused is noted when the store is back, and the next one follows: %s',
+  async (trouble) => {
+    refusesOnce();
+    await open();
+    const upload = await room.whole();
+    reach[trouble]('endAttempt');
+    const answer = room.answer(upload.id);
+    await asked('endAttempt', 1);
+    reach.heal();
+    expect((await within(answer, 'the answer')).status).toBe(200);
+    const refused = { number: 1, reached: 'answered', status: 503 };
+    const { attempts } = await room.upload(upload.id);
+    expect(attempts).toMatchObject([refused, { number: 2 }]);
+    expect(origin.exchanges).toHaveLength(2);
   },
 );
 
@@ -133,7 +151,7 @@ test('who waits for a delivery that another worker took over gets the answer of 
   const body = Buffer.from('from another');
   const kept = { status: 201, reason: '', headers: [], trailers: [], bodySize: body.length, at: Date.now() };
   const record = { ...kept, body: { in: 'record' } } as const;
-  await room.store.recordAnswer(upload.id, 'another', record, body, Date.now() + 60_000);
+  await room.store.recordAnswer(upload.id, 'another', { answer: record, body, expiresAt: Date.now() + 60_000 });
   expect((await bodyOf(await within(answer, 'the answer'))).toString()).toBe('from another');
 });
 
@@ -169,7 +187,11 @@ test('a claim that ran out while the store was away, and was taken by another wo
   const at = Date.now();
   const answer = { status: 201, reason: '', headers: [], trailers: [], bodySize: body.length, at };
   await asked('settled', 1);
-  await room.store.recordAnswer(upload.id, 'another', { ...answer, body: { in: 'record' } }, body, at + 60_000);
+  await room.store.recordAnswer(upload.id, 'another', {
+    answer: { ...answer, body: { in: 'record' } },
+    body,
+    expiresAt: at + 60_000,
+  });
   expect(await within(result, 'the result')).toMatchObject({ kind: 'answered', answer: { status: 201 } });
   expect(origin.exchanges).toHaveLength(0);
 });
@@ -184,7 +206,7 @@ test('a request under way at the origin goes on while the store is away', async 
   const renewals = reach.count('renewClaim');
   await asked('renewClaim', renewals + 3);
   release();
-  await asked('endAttempt', 1);
+  await asked('recordAnswer', 1);
   reach.heal();
   expect((await bodyOf(await within(answer, 'the answer'))).toString()).toBe('ok');
   expect((await room.upload(upload.id)).phase).toBe('answered');

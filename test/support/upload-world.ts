@@ -122,7 +122,7 @@ export class UploadWorld {
       this.delivered.push(Buffer.concat(pieces));
       const answer = { status: 201, reason: 'Created', headers: [], trailers: [], bodySize: 0, at: Date.now() };
       const recorded = { ...answer, body: { in: 'record' } } as const;
-      await store.recordAnswer(id, 'worker', recorded, undefined, Date.now() + 3_600_000);
+      await store.recordAnswer(id, 'worker', { answer: recorded, expiresAt: Date.now() + 3_600_000 });
     }
     const upload = await store.settled(id, to);
     if (upload?.phase !== 'answered') return { kind: 'gone' };

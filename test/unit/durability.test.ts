@@ -59,7 +59,7 @@ describe.each(['always', 'group'] as const)('what is acknowledged under sync: %s
     expect(await during(store.create(newUpload({ id })))).toEqual(['uploads', 'uploads/ID.log.tmp']);
     expect(await during(store.commit(id, { token: 1, chunk, complete: {}, expiresAt }))).toEqual(['uploads/ID.log']);
     expect(await during(store.claimDelivery(id, 'w', Infinity))).toEqual(['uploads/ID.log']);
-    const answered = store.recordAnswer(id, 'w', answer(2), Buffer.from('ok'), expiresAt);
+    const answered = store.recordAnswer(id, 'w', { answer: answer(2), body: Buffer.from('ok'), expiresAt });
     expect(await during(answered)).toEqual(['uploads', 'uploads/ID.answer', 'uploads/ID.log']);
     expect(await during(store.remove(id))).toEqual(['uploads']);
     await store.close();

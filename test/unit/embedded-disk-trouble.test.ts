@@ -81,7 +81,8 @@ describe('on a full disk', () => {
     await store.claimDelivery(id, 'w', Infinity);
     await disk.fill();
     const body = Buffer.alloc(50_000, 'x');
-    const record = (): Promise<unknown> => store.recordAnswer(id, 'w', answer(body.length), body, expiresAt);
+    const record = (): Promise<unknown> =>
+      store.recordAnswer(id, 'w', { answer: answer(body.length), body, expiresAt });
     await expect(record()).rejects.toMatchObject({ code: 'STORAGE_FULL' });
     expect(await store.get(id)).toMatchObject({ phase: 'delivering' });
     expect(await readdir(uploads())).toEqual([`${id}.log`]);

@@ -84,7 +84,7 @@ describe('after a crash in the middle of a write', () => {
     await reopen();
     expect(await store.get(id)).toMatchObject({ phase: 'delivering' });
     expect(await store.dueDeliveries(Date.now())).toEqual([id]);
-    expect(await store.recordAnswer(id, 'w', answer(0), undefined, expiresAt)).toBe('stale');
+    expect(await store.recordAnswer(id, 'w', { answer: answer(0), expiresAt })).toBe('stale');
     expect(await store.claimDelivery(id, 'w', Date.now() + HOUR)).toMatchObject({ phase: 'delivering' });
     expect(await store.dueDeliveries(Date.now())).toEqual([]);
   });
@@ -163,7 +163,7 @@ describe('a damaged record', () => {
     const id = await grown(5);
     await store.commit(id, { token: 1, complete: {}, expiresAt });
     await store.claimDelivery(id, 'w', Infinity);
-    await store.recordAnswer(id, 'w', answer(2), Buffer.from('ok'), expiresAt);
+    await store.recordAnswer(id, 'w', { answer: answer(2), body: Buffer.from('ok'), expiresAt });
     await writeFile(join(uploads(), `${id}.answer`), 'ko');
     await expect(store.answerBody(id)).rejects.toMatchObject({ code: 'BYTES_LOST' });
     await reopen();
@@ -203,7 +203,7 @@ describe('the files of records', () => {
     const id = await grown(5);
     await store.commit(id, { token: 1, complete: {}, expiresAt });
     await store.claimDelivery(id, 'w', Infinity);
-    await store.recordAnswer(id, 'w', answer(2), Buffer.from('ok'), expiresAt);
+    await store.recordAnswer(id, 'w', { answer: answer(2), body: Buffer.from('ok'), expiresAt });
     expect((await stat(uploads())).mode & 0o777).toBe(0o700);
     for (const name of await readdir(uploads())) expect((await stat(join(uploads(), name))).mode & 0o777).toBe(0o600);
   });

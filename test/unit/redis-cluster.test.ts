@@ -47,7 +47,7 @@ test('a cluster that replaces one of its masters is followed, with what it knows
   await until(() => working.connection.trouble === undefined, 'it is ready again');
   for (const id of ids)
     await until(
-      () => working.store.recordAnswer(id, 'w', answer(0), undefined, later).catch(() => false),
+      () => working.store.recordAnswer(id, 'w', { answer: answer(0), expiresAt: later }).catch(() => false),
       'the answer',
     );
   for (const upload of await within(Promise.all(settled), 'those who wait')) expect(upload?.phase).toBe('answered');

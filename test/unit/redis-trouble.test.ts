@@ -107,7 +107,7 @@ describe('a Redis that goes away and comes back', () => {
     // Asked after it had looked for the first time, and answered after that.
     expect(await waiting.store.get(id)).toMatchObject({ phase: 'delivering' });
     await network.cut();
-    await working.store.recordAnswer(id, 'a', answer(0), undefined, later);
+    await working.store.recordAnswer(id, 'a', { answer: answer(0), expiresAt: later });
     await network.restore();
     expect(await within(settled, 'the answer')).toMatchObject({ phase: 'answered' });
   });
@@ -158,7 +158,9 @@ describe('a Redis that takes no writes', () => {
     expect(await store.get(growing.id)).toMatchObject({ offset: 5, phase: 'receiving' });
     expect(await store.cancel(cancelled.id)).toMatchObject({ phase: 'cancelled' });
     expect([...(await store.expired(Date.now()))].sort()).toEqual([cancelled.id, old.id].sort());
-    expect(await store.recordAnswer(delivered.id, 'a', answer(1), Buffer.from('x'), later)).toMatchObject({
+    expect(
+      await store.recordAnswer(delivered.id, 'a', { answer: answer(1), body: Buffer.from('x'), expiresAt: later }),
+    ).toMatchObject({
       phase: 'answered',
     });
     await store.remove(old.id);

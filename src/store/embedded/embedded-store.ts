@@ -3,9 +3,9 @@ import { DirectorySync, type SyncMode } from '../../disk/directory-sync.js';
 import { Gate } from '../../disk/gate.js';
 import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
-import type { Answer, Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
+import type { Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
 import type { Log } from '../../observe/log.js';
-import type { Commit, NewUpload, Totals, UploadStore } from '../upload-store.js';
+import type { Commit, KeptAnswer, NewUpload, Totals, UploadStore } from '../upload-store.js';
 import {
   answeredAlready,
   decideAnswer,
@@ -117,17 +117,11 @@ export class EmbeddedStore implements UploadStore {
     return this.records.change(id, 'stale', ({ record }) => decideEndEarly(record, attempt));
   }
 
-  answerEarly(
-    id: string,
-    attempt: Attempt,
-    answer: Answer,
-    body: Uint8Array | undefined,
-    expiresAt: number,
-  ): Promise<Upload | 'stale'> {
+  answerEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
     return this.records.change(id, 'stale', async ({ record }): Promise<Change | 'stale'> => {
-      if (answeredAlready(record, answer, attempt)) return {};
-      const end = decideEndEarly(record, attempt);
-      return end === 'stale' ? end : { ...end, ...(await this.answered(id, answer, body, expiresAt)) };
+      if (answeredAlready(record, kept.answer, ended)) return {};
+      const end = decideEndEarly(record, ended);
+      return end === 'stale' ? end : { ...end, ...(await this.answered(id, kept)) };
     });
   }
 
@@ -157,15 +151,12 @@ export class EmbeddedStore implements UploadStore {
     return this.deliver(id, worker, ({ record }) => decideAttempt(record, attempt, 'ends'));
   }
 
-  recordAnswer(
-    id: string,
-    worker: string,
-    answer: Answer,
-    body: Uint8Array | undefined,
-    expiresAt: number,
-  ): Promise<Upload | 'stale'> {
-    const again = (record: UploadRecord): boolean => answeredAlready(record, answer);
-    return this.deliver(id, worker, () => this.answered(id, answer, body, expiresAt), again);
+  recordAnswer(id: string, worker: string, kept: KeptAnswer, ended?: Attempt): Promise<Upload | 'stale'> {
+    const decide = async ({ record }: Entry): Promise<Change> => {
+      const end = ended && decideAttempt(record, ended, 'ends');
+      return { ...end, ...(await this.answered(id, kept)) };
+    };
+    return this.deliver(id, worker, decide, (record) => answeredAlready(record, kept.answer, ended));
   }
 
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'> {
@@ -221,7 +212,7 @@ export class EmbeddedStore implements UploadStore {
     this.settlement.failAll(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
   }
 
-  private async answered(id: string, answer: Answer, body: Uint8Array | undefined, expiresAt: number): Promise<Change> {
+  private async answered(id: string, { answer, body, expiresAt }: KeptAnswer): Promise<Change> {
     const crc = answer.body.in === 'record' ? await this.records.keepAnswer(id, body ?? new Uint8Array()) : undefined;
     return decideAnswer(answer, expiresAt, crc);
   }

@@ -1,7 +1,7 @@
 import { assertUploadId, isUploadId } from '../../disk/safe-name.js';
 import { Fault } from '../../model/fault.js';
-import type { Answer, Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
-import type { Commit, NewUpload, Totals, UploadStore } from '../upload-store.js';
+import type { Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
+import type { Commit, KeptAnswer, NewUpload, Totals, UploadStore } from '../upload-store.js';
 import type { RedisConnection } from './redis-connection.js';
 import { RedisLists } from './redis-lists.js';
 import { aboutText, attemptText, chunkOf, digestsText, uploadOf } from './redis-record.js';
@@ -93,14 +93,8 @@ export class RedisStore implements UploadStore {
     return this.step({ script: 'end-early', id, args: [attempt.number, attemptText(attempt)] });
   }
 
-  answerEarly(
-    id: string,
-    attempt: Attempt,
-    answer: Answer,
-    body: Uint8Array | undefined,
-    expiresAt: number,
-  ): Promise<Upload | 'stale'> {
-    const args = [attempt.number, attemptText(attempt), ...kept(answer, body), ...this.end(expiresAt)];
+  answerEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
+    const args = [ended.number, attemptText(ended), ...partsOf(kept), ...this.end(kept.expiresAt)];
     return this.step({ script: 'answer-early', id, args, keys: (keys) => [keys.answer] });
   }
 
@@ -124,14 +118,9 @@ export class RedisStore implements UploadStore {
     return this.step({ script: 'end-attempt', id, args: [worker, attempt.number, attemptText(attempt)] });
   }
 
-  recordAnswer(
-    id: string,
-    worker: string,
-    answer: Answer,
-    body: Uint8Array | undefined,
-    expiresAt: number,
-  ): Promise<Upload | 'stale'> {
-    const args = [worker, ...kept(answer, body), ...this.end(expiresAt)];
+  recordAnswer(id: string, worker: string, kept: KeptAnswer, ended?: Attempt): Promise<Upload | 'stale'> {
+    const end = ended ? [ended.number, attemptText(ended)] : ['', ''];
+    const args = [worker, ...partsOf(kept), ...this.end(kept.expiresAt), ...end];
     return this.step({ script: 'record-answer', id, args, keys: (keys) => [keys.answer] });
   }
 
@@ -188,7 +177,7 @@ export class RedisStore implements UploadStore {
 }
 
 /** An answer as the scripts take it: its text, when it was, where its body is, and the body. */
-function kept(answer: Answer, body: Uint8Array | undefined): [string, number, string, Buffer] {
+function partsOf({ answer, body }: KeptAnswer): [string, number, string, Buffer] {
   const isHere = answer.body.in === 'record';
   const bytes = isHere && body ? Buffer.from(body.buffer, body.byteOffset, body.byteLength) : Buffer.alloc(0);
   return [JSON.stringify(answer), answer.at, isHere ? 'record' : '', bytes];
