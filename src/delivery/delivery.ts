@@ -55,6 +55,8 @@ export interface ResultRequest {
   readonly to: AbortSignal;
   /** How long to wait for the answer; the route's `waitMs` when not given, and never longer. */
   readonly waitMs?: number;
+  /** The upload as it was a moment ago. */
+  readonly known?: Upload;
 }
 
 /** Longer than it takes a worker to notice that a store is back that was away. */
@@ -91,10 +93,9 @@ export class Delivery {
    * The answer to a whole upload: starts its delivery, joins the one that is running, or gives the kept answer. Waiting
    * ends with the route's patience, or with the signal and its reason; the delivery goes on. Fails with a `Fault`.
    */
-  async result(id: string, { credentials = [], to, waitMs = Infinity }: ResultRequest): Promise<DeliveryResult> {
-    const { store } = this.rooms;
-    // Whoever waits for the origin waits for the store as well.
-    const known = await (waitMs > 0 ? store.ask(() => store.atOnce.get(id), { signal: to }) : store.atOnce.get(id));
+  async result(id: string, request: ResultRequest): Promise<DeliveryResult> {
+    const { credentials = [], to, waitMs = Infinity } = request;
+    const known = request.known && lasts(request.known) ? request.known : await this.asItIs(id, request);
     if (!known) return { kind: 'gone' };
     if (known.phase === 'answered') return this.settledResult(known);
     if (known.phase === 'receiving') throw new Error('an upload that is not whole cannot be delivered');
@@ -103,7 +104,7 @@ export class Delivery {
     const until = this.rooms.clock() + patience.waitMs;
     const running = this.running.get(id);
     running?.join(credentials);
-    const run = running ?? this.begin(id, { by: 'client', credentials });
+    const run = running ?? this.begin(id, { by: 'client', credentials, known });
     return this.toDeliveryResult(id, await run.audience.outcome(to, patience), to, until);
   }
 
@@ -163,6 +164,12 @@ export class Delivery {
     await Promise.all(this.drives);
     clearTimeout(grace);
     await this.rooms.origin.close();
+  }
+
+  /** Whoever waits for the origin waits for the store as well. */
+  private asItIs(id: string, { to, waitMs = Infinity }: ResultRequest): Promise<Upload | undefined> {
+    const { store } = this.rooms;
+    return waitMs > 0 ? store.ask(() => store.atOnce.get(id), { signal: to }) : store.atOnce.get(id);
   }
 
   private begin(id: string, request: RunRequest): Run {
@@ -264,4 +271,9 @@ export class Delivery {
       retryAfterSeconds: secondsUntil(dueAt ?? now + retry.longestDelayMs, now),
     };
   }
+}
+
+/** What is true of it for as long as anybody cares: an answer stays, and where nothing was tried the claim will tell. */
+function lasts({ phase, attemptCount }: Upload): boolean {
+  return phase === 'answered' || (phase === 'complete' && attemptCount === 0);
 }

@@ -1,5 +1,5 @@
 import type { Route } from '../model/route.js';
-import type { Attempt, Undelivered, Upload } from '../model/upload.js';
+import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import type { AnswerTape } from './answer-tape.js';
 import type { Answered, Tried } from './attempt.js';
 import type { Audience, Pause, RunResult } from './audience.js';
@@ -30,11 +30,12 @@ export class Ending {
     this.startedAt = rooms.clock();
   }
 
-  after(upload: Upload, tried: Tried, route: Route): Promise<Next> {
+  /** `chunks`: of the upload, when they have to be removed. */
+  after(upload: Upload, tried: Tried, route: Route, chunks: () => Promise<readonly Chunk[]>): Promise<Next> {
     if (!hasAnswer(tried)) return this.unanswered(upload, tried, route);
     return isChallenge(tried.answered.answer.status, route.delivery.retry)
       ? this.park(tried)
-      : this.record(upload, tried, route);
+      : this.record(upload, tried, route, chunks);
   }
 
   async postpone(pause: Exclude<Next, 'over'>): Promise<Next> {
@@ -67,7 +68,12 @@ export class Ending {
     return 'over';
   }
 
-  private async record(upload: Upload, tried: WithAnswer, route: Route): Promise<Next> {
+  private async record(
+    upload: Upload,
+    tried: WithAnswer,
+    route: Route,
+    chunks: () => Promise<readonly Chunk[]>,
+  ): Promise<Next> {
     const { tape } = tried.answered;
     const recorded = await recordAnswer(this.id, tried, route, this.rooms, () => {
       tape.release();
@@ -77,7 +83,7 @@ export class Ending {
     tape.release();
     reportEnd(recorded, 'answered', this.startedAt, this.rooms);
     this.finish({ kind: 'tape', upload: recorded, tape });
-    await removeChunks(this.id, await this.rooms.store.chunks(this.id), this.rooms);
+    await removeChunks(this.id, await chunks(), this.rooms);
     return 'over';
   }
 

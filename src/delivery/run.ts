@@ -31,6 +31,8 @@ export interface RunRequest {
   readonly credentials: Headers;
   /** An attempt that began while the upload was received, and may become the one. */
   readonly eager?: EagerAttempt;
+  /** The upload as it was a moment ago. */
+  readonly known?: Upload;
 }
 
 /** One upload's delivery by this worker, from its claim to its end, in as many attempts as the policy allows. */
@@ -40,6 +42,7 @@ export class Run {
   private readonly ending: Ending;
   private credentials: Headers;
   private eager: EagerAttempt | undefined;
+  private reading: Promise<readonly Chunk[]> | undefined;
   /** Somebody who may asked for what had ended to be tried again. */
   private isAsked = false;
   private hasPassedGate = false;
@@ -72,7 +75,7 @@ export class Run {
   /** Never fails. */
   async drive(): Promise<void> {
     try {
-      for (let next = await this.step(); next !== 'over'; next = await this.step()) {
+      for (let next = await this.step(this.request.known); next !== 'over'; next = await this.step()) {
         this.audience.pauses(next);
         const hasEnded = await this.pause(next);
         this.audience.pauses(undefined);
@@ -102,10 +105,10 @@ export class Run {
   }
 
   /** Takes its turn at the origin before the claim: while it waits for it, the record says so and anybody may take it. */
-  private async step(): Promise<Next> {
+  private async step(before?: Upload): Promise<Next> {
     const gone = await this.goOn();
     if (gone) return gone;
-    const known = await this.look();
+    const known = await this.look(before);
     if (!known) return 'over';
     const turn = this.startOf(known).kind === 'send' ? await this.takeTurn(known) : NO_TURN;
     if (turn.kind === 'stopped') return this.ending.stopped(known);
@@ -134,15 +137,15 @@ export class Run {
     const claim = new HeldClaim(this.id, this.rooms);
     try {
       const tried = await eager.finish(upload, whole, { signal: claim.signal, onTape: this.tapeOf(upload) });
-      return await this.ending.after(upload, tried, routeOf(upload, routes));
+      return await this.ending.after(upload, tried, routeOf(upload, routes), this.chunks);
     } finally {
       claim.release();
     }
   }
 
   /** The upload, when it is this run's to deliver. */
-  private async look(): Promise<Upload | undefined> {
-    const known = await this.rooms.store.get(this.id);
+  private async look(before: Upload | undefined): Promise<Upload | undefined> {
+    const known = before ?? (await this.rooms.store.get(this.id));
     const { by } = this.request;
     const mayTry =
       known?.phase === 'complete' ||
@@ -179,7 +182,8 @@ export class Run {
 
   private async deliverClaimed(turn: GivenTurn): Promise<Next> {
     const { store, worker, clock, claimMs } = this.rooms;
-    const upload = await store.claimDelivery(this.id, worker, clock() + claimMs);
+    const claiming = store.claimDelivery(this.id, worker, clock() + claimMs);
+    const [upload, chunks] = await Promise.all([claiming, this.chunks()]);
     if (!upload) return this.ending.elsewhere();
     // Its bytes have just been moved: they are delivered from there.
     if (upload.node !== this.rooms.node) {
@@ -188,14 +192,14 @@ export class Run {
     }
     const claim = new HeldClaim(this.id, this.rooms);
     try {
-      return await this.deliver(upload, turn, claim);
+      return await this.deliver(upload, chunks, turn, claim);
     } finally {
       claim.release();
     }
   }
 
-  private async deliver(upload: Upload, turn: GivenTurn, claim: HeldClaim): Promise<Next> {
-    const { store, clock, routes } = this.rooms;
+  private async deliver(upload: Upload, chunks: readonly Chunk[], turn: GivenTurn, claim: HeldClaim): Promise<Next> {
+    const { clock, routes } = this.rooms;
     const { signal } = claim;
     const route = routeOf(upload, routes);
     await this.closeLeftOpen(upload.attempts.at(-1));
@@ -208,14 +212,17 @@ export class Run {
     if (shut) return shut;
     const { number, budgetFrom, budgetSince = clock() } = start;
     const attempt = { number, budgetFrom, budgetSince, origin: route.origin, startedAt: clock() };
-    const chunks = await store.chunks(this.id);
     const begun = await this.begin(attempt, claim);
     if (begun === 'stale') return this.ending.elsewhere();
-    if (claim.mayHaveRunOut) return this.ending.after(begun, { attempt: notSent(attempt, clock()) }, route);
+    if (claim.mayHaveRunOut)
+      return this.ending.after(begun, { attempt: notSent(attempt, clock()) }, route, this.chunks);
     const tried = await this.try(begun, chunks, route, attempt, signal);
     turn.end(provesLife(tried, signal, route));
-    return this.ending.after(begun, tried, route);
+    return this.ending.after(begun, tried, route, this.chunks);
   }
+
+  /** Once: of what is whole they stay the same. */
+  private readonly chunks = (): Promise<readonly Chunk[]> => (this.reading ??= this.rooms.store.chunks(this.id));
 
   /** Under a claim that holds for a while: who took one that ran out would have to take this attempt for lost. */
   private begin(attempt: Attempt, claim: HeldClaim): Promise<Upload | 'stale'> {

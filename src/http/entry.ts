@@ -144,14 +144,14 @@ export class Entry {
   private askedOf(
     exchange: Exchange,
     head: RequestHead,
-    { route }: Found,
+    { route, upload }: Found,
     { protocol, request }: Resumable,
     noted: Noted,
   ): UploadRequest {
     const { interimMode, clock } = this.options;
     const interims = new Interims(exchange, head, { mode: interimMode, clock });
     const onCreated = (id: string): void => void (noted.uploadId = id);
-    return { exchange, head, route, protocol, request, interims, onCreated };
+    return { exchange, head, route, protocol, request, upload, interims, onCreated };
   }
 
   private async serveUpload(asked: UploadRequest, found: Found, noted: Noted, isRelayed: boolean): Promise<void> {

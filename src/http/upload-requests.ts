@@ -32,6 +32,8 @@ export interface UploadRequest {
   readonly route: Route;
   readonly protocol: Protocol;
   readonly request: Intent | Refusal;
+  /** The one it is about, as it was when the request came. */
+  readonly upload?: Upload;
   readonly interims: Interims;
   /** Told which upload a creation has made. */
   readonly onCreated: (id: string) => void;
@@ -53,18 +55,18 @@ export class UploadRequests {
   }
 
   private async outcomeOf(asked: UploadRequest): Promise<Outcome | Interrupted> {
-    const { request } = asked;
+    const { request, upload } = asked;
     if (isRefusal(request)) return { kind: 'refused', refusal: request };
     const { uploads } = this.options;
     switch (request.kind) {
       case 'create':
         return this.create(asked, request);
       case 'append':
-        return this.during(asked, request, (call) => uploads.append(request, call));
+        return this.during(asked, request, (call) => uploads.append(request, call, upload));
       case 'retrieve':
-        return uploads.retrieve(request);
+        return uploads.retrieve(request, upload);
       case 'cancel':
-        return uploads.cancel(request);
+        return uploads.cancel(request, upload);
       case 'discover':
         return { kind: 'discovered' };
     }

@@ -71,7 +71,8 @@ export class Answers {
     const beat = (): unknown => tell?.({ kind: 'progress', during, upload, offset: shownOffset(upload) });
     const heart = setInterval(beat, HEARTBEAT_MS);
     try {
-      return await this.delivery.result(upload.id, { credentials, to: left, ...(doesNotWait && { waitMs: 0 }) });
+      const request = { credentials, to: left, known: upload, ...(doesNotWait && { waitMs: 0 }) };
+      return await this.delivery.result(upload.id, request);
     } catch (error) {
       if (left.aborted) return { kind: 'interrupted', why: 'client-left' };
       throw error;

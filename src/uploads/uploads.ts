@@ -5,7 +5,6 @@ import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../mode
 import type { Route } from '../model/route.js';
 import type { StoredRequest, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
-import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
@@ -13,27 +12,20 @@ import { refuseAppend, refuseCreation } from './admission.js';
 import { type AnswerCall, Answers } from './answers.js';
 import { Feeding, type Feeds } from './feeding.js';
 import type { CommitPace } from './growing-chunk.js';
+import { openUpload, type OpeningRooms } from './opening.js';
 import { Promises } from './promises.js';
 import { RepresentationHashes } from './representation-hash.js';
 import { TakeIn } from './take-in.js';
 
-export interface UploadsOptions {
+export interface UploadsOptions extends OpeningRooms {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
   readonly delivery: Pick<Delivery, 'result' | 'kept'>;
   /** Missing: nothing is delivered before it is whole. */
   readonly feeds?: Feeds;
-  readonly metrics: Metrics;
   readonly log: Log;
-  readonly clock: () => number;
-  /** An unguessable id for a new upload: at least 128 random bits. */
-  readonly newId: () => string;
-  /** A key for the origin that says nothing about the id. */
-  readonly newDeliveryKey: () => string;
   readonly pace: CommitPace;
-  /** Where the bytes of new uploads are; missing where every node reaches them. */
-  readonly node?: string;
 }
 
 /** One request on an upload, as far as uploads care. */
@@ -50,7 +42,7 @@ export interface UploadCall extends AnswerCall {
 
 /**
  * Client → spool: one method an intent, whichever protocol it came by. Fails with a `Fault` when a machine does; what a
- * client can cause is an outcome.
+ * client can cause is an outcome. Leases are given back without waiting until every process knows.
  */
 export class Uploads {
   private readonly hashes: RepresentationHashes;
@@ -85,18 +77,18 @@ export class Uploads {
   ): Promise<Outcome | Interrupted> {
     const refusal = refuseCreation(intent, route.limits);
     if (refusal) return refused(refusal);
-    const upload = await this.open(intent, route, request, call.creator);
-    const lease = await this.rooms.leases.take(upload.id);
+    const [upload, lease] = await openUpload(intent, route, { request, ...call.creator }, this.rooms);
     try {
       if (call.tell({ kind: 'resumable', upload })) return await this.receiveAndDeliver(intent, upload, lease, call);
       return await this.receiveOrForget(intent, upload, lease, call);
     } finally {
-      await lease.release();
+      void lease.release();
     }
   }
 
-  async append(intent: AppendIntent, call: UploadCall): Promise<Outcome | Interrupted> {
-    const known = await this.alive(intent.id);
+  /** `found`, here and below: the upload as it was when the request came; looked up when missing. */
+  async append(intent: AppendIntent, call: UploadCall, found?: Upload): Promise<Outcome | Interrupted> {
+    const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
     if (known.phase !== 'receiving') return this.answers.repeat(intent, known, call);
     const lease = await this.rooms.leases.take(intent.id);
@@ -104,16 +96,16 @@ export class Uploads {
       const upload = await this.alive(intent.id);
       if ('reason' in upload) return refused(upload);
       if (upload.phase === 'receiving') return await this.appendUnderLease(intent, upload, lease, call);
-      await lease.release();
+      void lease.release();
       return await this.answers.repeat(intent, upload, call);
     } finally {
-      await lease.release();
+      void lease.release();
     }
   }
 
   /** RUFH §4.3.2, §4.6: an offset we hand out must be accepted later, so even reading it takes the lease. */
-  async retrieve(intent: RetrieveIntent): Promise<Outcome | Interrupted> {
-    const known = await this.alive(intent.id);
+  async retrieve(intent: RetrieveIntent, found?: Upload): Promise<Outcome | Interrupted> {
+    const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
     if (known.phase !== 'receiving') return { kind: 'retrieved', upload: known };
     const lease = await this.rooms.leases.take(intent.id);
@@ -122,13 +114,13 @@ export class Uploads {
       if ('reason' in upload) return refused(upload);
       return await this.retrieved(upload, lease);
     } finally {
-      await lease.release();
+      void lease.release();
     }
   }
 
   /** Ends whatever still feeds the upload, then forgets it (RUFH §4.5). */
-  async cancel(intent: CancelIntent): Promise<Outcome> {
-    const known = await this.alive(intent.id);
+  async cancel(intent: CancelIntent, found?: Upload): Promise<Outcome> {
+    const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
     const lease = known.phase === 'receiving' ? await this.rooms.leases.take(intent.id) : undefined;
     try {
@@ -138,33 +130,8 @@ export class Uploads {
       if (known.phase !== 'answered') this.rooms.metrics.uploadEnded('cancelled');
       return { kind: 'cancelled' };
     } finally {
-      await lease?.release();
+      void lease?.release();
     }
-  }
-
-  private open(
-    intent: CreateIntent,
-    route: Route,
-    request: StoredRequest,
-    creator: UploadCall['creator'],
-  ): Promise<Upload> {
-    const now = this.rooms.clock();
-    this.rooms.metrics.uploadCreated(intent.dialect);
-    return this.rooms.store.create({
-      id: this.rooms.newId(),
-      ...(this.rooms.node !== undefined && { node: this.rooms.node }),
-      route: route.name,
-      dialect: intent.dialect,
-      request,
-      limits: route.limits,
-      length: intent.declaredLength ?? (intent.complete ? intent.contentLength : undefined),
-      reprDigests: intent.reprDigests,
-      wantedReprDigest: intent.wantedReprDigest,
-      deliveryKey: this.rooms.newDeliveryKey(),
-      ...creator,
-      createdAt: now,
-      expiresAt: now + route.limits.maxAgeSeconds * 1000,
-    });
   }
 
   private async retrieved(upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
@@ -226,7 +193,7 @@ export class Uploads {
   ): Promise<Outcome | Interrupted> {
     const taken = await this.feeding.take({ ...call, intent, upload, lease });
     if (taken.kind !== 'whole') return taken;
-    await lease.release();
+    void lease.release();
     return this.answers.answer(taken.upload, intent.kind, call, taken.reprDigest);
   }
 
@@ -259,8 +226,8 @@ export class Uploads {
     }
   }
 
-  private async alive(id: string): Promise<Upload | Refusal> {
-    const upload = await this.rooms.store.get(id);
+  private async alive(id: string, found?: Upload): Promise<Upload | Refusal> {
+    const upload = found ?? (await this.rooms.store.get(id));
     if (!upload || upload.phase === 'cancelled') return { reason: 'unknown-upload' };
     if (upload.phase === 'invalid')
       return { reason: 'gone', detail: 'The upload was given up because its bytes did not match what was announced.' };

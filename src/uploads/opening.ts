@@ -1,0 +1,68 @@
+import type { CreateIntent } from '../model/intent.js';
+import type { Route } from '../model/route.js';
+import type { Upload } from '../model/upload.js';
+import type { Metrics } from '../observe/metrics.js';
+import type { Lease, Leases } from '../store/lease.js';
+import type { NewUpload, UploadStore } from '../store/upload-store.js';
+
+export interface OpeningRooms {
+  readonly store: Pick<UploadStore, 'create'>;
+  readonly leases: Pick<Leases, 'take'>;
+  readonly metrics: Metrics;
+  readonly clock: () => number;
+  /** An unguessable id for a new upload: at least 128 random bits. */
+  readonly newId: () => string;
+  /** A key for the origin that says nothing about the id. */
+  readonly newDeliveryKey: () => string;
+  /** Where the bytes of new uploads are; missing where every node reaches them. */
+  readonly node?: string;
+}
+
+/** What a creation brings that is kept as it is. */
+export type Creation = Pick<NewUpload, 'request' | 'principal' | 'addedHeaders'>;
+
+/** A new upload under its first lease. Both are asked for at once: nobody else knows the id yet. */
+export async function openUpload(
+  intent: CreateIntent,
+  route: Route,
+  creation: Creation,
+  rooms: OpeningRooms,
+): Promise<readonly [Upload, Lease]> {
+  const id = rooms.newId();
+  rooms.metrics.uploadCreated(intent.dialect);
+  const creating = rooms.store.create(newUpload(id, intent, route, creation, rooms));
+  const taking = rooms.leases.take(id);
+  try {
+    return await Promise.all([creating, taking]);
+  } catch (fault) {
+    void taking.then(
+      (lease) => lease.release(),
+      () => undefined,
+    );
+    throw fault;
+  }
+}
+
+function newUpload(
+  id: string,
+  intent: CreateIntent,
+  { name, limits }: Route,
+  creation: Creation,
+  { node, clock, newDeliveryKey }: OpeningRooms,
+): NewUpload {
+  const now = clock();
+  return {
+    id,
+    ...(node !== undefined && { node }),
+    ...creation,
+    route: name,
+    dialect: intent.dialect,
+    limits,
+    length: intent.declaredLength ?? (intent.complete ? intent.contentLength : undefined),
+    reprDigests: intent.reprDigests,
+    wantedReprDigest: intent.wantedReprDigest,
+    deliveryKey: newDeliveryKey(),
+    createdAt: now,
+    expiresAt: now + limits.maxAgeSeconds * 1000,
+  };
+}
