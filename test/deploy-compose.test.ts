@@ -25,7 +25,7 @@ interface Compose {
 
 const compose = (file: string): Compose => parse(read(file), { merge: true }) as Compose;
 
-describe.each(['docker-compose.yml', 'docker-compose.cluster.yml'])('%s', (file) => {
+describe.each(['docker-compose.single.yml', 'docker-compose.yml'])('%s', (file) => {
   const { services, volumes } = compose(file);
 
   test('mounts only what there is', () => {
@@ -60,7 +60,7 @@ describe.each(['docker-compose.yml', 'docker-compose.cluster.yml'])('%s', (file)
 });
 
 describe('many nodes', () => {
-  const { services, networks } = compose('docker-compose.cluster.yml');
+  const { services, networks } = compose('docker-compose.yml');
   const config = loadShipped(read('deploy/many-nodes.yaml'));
   const haproxy = read('deploy/haproxy.cfg');
   const proxies = Object.keys(services).filter((name) => name.startsWith('proxy-'));
