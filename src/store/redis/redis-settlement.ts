@@ -27,10 +27,9 @@ export class RedisSettlement {
 
   async wait(id: string, signal: AbortSignal): Promise<Upload | undefined> {
     signal.throwIfAborted();
-    const waiting = this.enter(id, signal);
-    // Only then, so that what happens in between is heard. Who begins to wait hears when Redis is away.
-    await this.look(id, true);
-    return waiting;
+    // Looks only when it waits, so that what happens in between is heard. Who begins to wait hears when Redis is away.
+    const [upload] = await Promise.all([this.enter(id, signal), this.look(id, true)]);
+    return upload;
   }
 
   close(): void {
