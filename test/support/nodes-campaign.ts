@@ -100,7 +100,8 @@ export class NodesCampaign implements CrashWorld {
     // A lane that ends before its time has found a fault.
     await Promise.race([lanes, (this.striking = this.strikeInRounds(rounds))]);
     await this.recover(lanes);
-    for (const client of this.origin.clients) await client.askAgain();
+    for (const client of this.origin.clients)
+      await client.askAgain().catch((error: unknown) => this.explain(client, error));
     await expireEverything(this.stage, this.log);
     this.origin.check((client, creation) => this.repeatsOf(client, creation));
     this.log.check();
@@ -137,9 +138,17 @@ export class NodesCampaign implements CrashWorld {
     while (!this.over) {
       const client = new CrashClient(this.chance.upload(), this);
       this.origin.expect(client);
-      await client.run();
-      if (client.answer && this.chance.happens(0.3)) await client.askAgain();
+      await client.run().catch((error: unknown) => this.explain(client, error));
+      const asks = client.answer !== undefined && this.chance.happens(0.3);
+      if (asks) await client.askAgain().catch((error: unknown) => this.explain(client, error));
     }
+  }
+
+  /** With what the nodes have said of the upload. */
+  private explain({ target = '' }: CrashClient, error: unknown): never {
+    const running = Array.from({ length: this.stage.size }, (_, at) => this.stage.node(at));
+    const lines = this.log.about(target.split('/').at(-1)!, running);
+    throw new Error([(error as Error).message, ...lines.slice(-40)].join('\n  '), { cause: error });
   }
 
   private async strikeInRounds(rounds: number): Promise<void> {

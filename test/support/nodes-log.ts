@@ -7,17 +7,26 @@ export class NodesLog {
   /** Requests that were ended because a newer one had come. */
   takeovers = 0;
   private readonly faults: string[] = [];
+  private readonly lines: string[] = [];
   private readonly undelivered: Record<string, number> = {};
 
   /** Takes in all that a process said; it has to have ended. */
   read(node: ProxyProcess): void {
     this.faults.push(...node.errors);
+    this.lines.push(...node.lines);
     for (const line of node.log) this.note(line);
   }
 
   /** How often an upload was given up without an answer: each time its client may ask for another delivery. */
   givenUp(id: string): number {
     return this.undelivered[uploadTag(id)] ?? 0;
+  }
+
+  /** What was said of an upload, by those who have ended and by these who run. */
+  about(id: string, running: readonly ProxyProcess[]): string[] {
+    const tag = uploadTag(id);
+    const all = [...this.lines, ...running.flatMap(({ lines }) => lines)].filter((line) => line.includes(tag));
+    return all.sort((a, b) => timeOf(a).localeCompare(timeOf(b)));
   }
 
   /** Fails with what no broken network excuses. */
@@ -39,4 +48,8 @@ export class NodesLog {
   private count(what: string): void {
     this.counts[what] = (this.counts[what] ?? 0) + 1;
   }
+}
+
+function timeOf(line: string): string {
+  return /"time":"([^"]*)"/.exec(line)?.[1] ?? '';
 }
