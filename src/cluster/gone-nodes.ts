@@ -9,7 +9,7 @@ import { forgetNode } from '../uploads/forget-node.js';
 export interface GoneNodesOptions {
   /** The name of this node. */
   readonly self: string;
-  readonly nodes: Pick<Nodes, 'all' | 'forget'>;
+  readonly nodes: Pick<Nodes, 'all' | 'find' | 'forget'>;
   readonly leases: Leases;
   /** What is known of uploads, as that node would see it. */
   readonly storeOf: (node: string) => UploadStore;
@@ -17,23 +17,33 @@ export interface GoneNodesOptions {
   readonly mayLook: () => Promise<boolean>;
   /** A node that is silent for this long will not come back. */
   readonly ownerTimeoutMs: number;
+  readonly clock: () => number;
   readonly metrics: Metrics;
   readonly log: Log;
 }
 
 const MOST_MS = 30_000;
 const LEAST_MS = 250;
+/** Whoever missed more looks than this was stopped itself, or is too busy to judge others. */
+const LONGEST_GAP = 3;
 
-/** Ends the uploads of nodes that were silent for too long: state that is lost is never guessed, and nobody waits for ever. */
+/**
+ * Ends the uploads of nodes that were silent for too long: state that is lost is never guessed, and nobody waits for ever.
+ * Only what it could have heard counts: while the store is away everybody is silent.
+ */
 export class GoneNodes {
+  private readonly everyMs: number;
   private timer: NodeJS.Timeout | undefined;
   private looking: Promise<void> | undefined;
+  /** The first and the last of the looks that have followed each other without a gap. */
+  private watch: { readonly since: number; readonly last: number } | undefined;
 
-  constructor(private readonly options: GoneNodesOptions) {}
+  constructor(private readonly options: GoneNodesOptions) {
+    this.everyMs = Math.min(MOST_MS, Math.max(LEAST_MS, options.ownerTimeoutMs / 4));
+  }
 
   start(): void {
-    const everyMs = Math.min(MOST_MS, Math.max(LEAST_MS, this.options.ownerTimeoutMs / 4));
-    this.timer = setInterval(() => this.begin(), everyMs).unref();
+    this.timer = setInterval(() => this.begin(), this.everyMs).unref();
   }
 
   async stop(): Promise<void> {
@@ -43,11 +53,30 @@ export class GoneNodes {
 
   /** One look at who is there. Fails with a `Fault`. */
   async look(): Promise<void> {
-    const { self, nodes, ownerTimeoutMs, mayLook } = this.options;
-    const all = await nodes.all();
-    const gone = all.filter(({ name, silentMs }) => name !== self && silentMs >= ownerTimeoutMs);
-    if (gone.length === 0 || !(await mayLook())) return;
+    const { self, ownerTimeoutMs, mayLook } = this.options;
+    const all = await this.hear();
+    const gone = all.filter((node) => node.name !== self && this.isGone(node));
+    if (gone.length === 0 || this.watchedMs < ownerTimeoutMs || !(await mayLook())) return;
     for (const node of gone) await this.forget(node);
+  }
+
+  private get watchedMs(): number {
+    return this.watch ? this.watch.last - this.watch.since : 0;
+  }
+
+  private async hear(): Promise<readonly NodeState[]> {
+    const { nodes, clock } = this.options;
+    const { watch } = this;
+    this.watch = undefined;
+    const all = await nodes.all();
+    const now = clock();
+    const goesOn = watch !== undefined && now - watch.last <= LONGEST_GAP * this.everyMs;
+    this.watch = { since: goesOn ? watch.since : now, last: now };
+    return all;
+  }
+
+  private isGone({ silentMs }: NodeState): boolean {
+    return silentMs >= this.options.ownerTimeoutMs;
   }
 
   private begin(): void {
@@ -63,8 +92,13 @@ export class GoneNodes {
   private async forget({ name, silentMs }: NodeState): Promise<void> {
     const { self: heir, storeOf, nodes, leases, metrics, log } = this.options;
     const store = storeOf(name);
+    const isStillGone = async (): Promise<boolean> => {
+      const node = await nodes.find(name);
+      return node !== undefined && this.isGone(node);
+    };
     try {
-      const uploads = await forgetNode({ store, leases, heir, metrics, log });
+      const uploads = await forgetNode({ node: name, isStillGone, store, leases, heir, metrics, log });
+      if (!(await isStillGone())) return;
       await nodes.forget(name);
       log.error({ node: name, silentSeconds: Math.round(silentMs / 1000), uploads }, 'a node is gone for good');
     } finally {

@@ -5,6 +5,10 @@ import type { Leases } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
 
 export interface ForgetNodeRooms {
+  /** The one that is gone. */
+  readonly node: string;
+  /** Asked before each upload: it may come back at any moment, with all its bytes. */
+  readonly isStillGone: () => Promise<boolean>;
   /** As the node that is gone would see it: it names that node's uploads. */
   readonly store: UploadStore;
   readonly leases: Leases;
@@ -25,7 +29,10 @@ export async function forgetNode(rooms: ForgetNodeRooms): Promise<number> {
   const seen = new Set<string>();
   let gone = 0;
   for (let ids = await unseen(rooms, seen); ids.length > 0; ids = await unseen(rooms, seen))
-    for (const id of ids) if (await forget(id, rooms)) gone += 1;
+    for (const id of ids) {
+      if (!(await rooms.isStillGone())) return gone;
+      if (await forget(id, rooms)) gone += 1;
+    }
   return gone;
 }
 
@@ -35,11 +42,11 @@ async function unseen({ store }: ForgetNodeRooms, seen: Set<string>): Promise<st
   return ids;
 }
 
-async function forget(id: string, { store, leases, heir, metrics, log }: ForgetNodeRooms): Promise<boolean> {
+async function forget(id: string, { node, store, leases, heir, metrics, log }: ForgetNodeRooms): Promise<boolean> {
   const lease = await leases.take(id);
   try {
     const upload = await store.get(id);
-    if (!upload || upload.node === heir) return false;
+    if (upload?.node !== node) return false;
     if (isKeptInRecord(upload) && typeof (await store.move(id, lease.token, heir)) !== 'string') return false;
     log.error({ upload: uploadTag(id), phase: upload.phase }, 'an upload is given up: its node is gone with its bytes');
     if (upload.phase !== 'answered') metrics.uploadEnded('invalid');

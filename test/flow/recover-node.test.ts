@@ -138,8 +138,8 @@ test('uploads of a node that is gone are unknown afterwards, but for answers tha
   const body = Buffer.from('ok');
   const kept = { ...answer, body: { in: 'record' } } as const;
   await room.store.recordAnswer(answered, 'worker', { answer: kept, body, expiresAt: Date.now() + 60_000 });
-  const metrics = new Metrics();
-  expect(await forgetNode({ ...rooms(), store: room.store, heir: 'here', metrics })).toBe(2);
+  const gone = { node: 'gone', isStillGone: () => Promise.resolve(true), heir: 'here' };
+  expect(await forgetNode({ ...rooms(), ...gone, store: room.store, metrics: new Metrics() })).toBe(2);
   expect(await room.store.get(receiving)).toBeUndefined();
   expect(await room.store.get(whole)).toBeUndefined();
   expect(await room.store.get(answered)).toMatchObject({ phase: 'answered', node: 'here' });
