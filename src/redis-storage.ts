@@ -18,6 +18,7 @@ import { RedisNodes } from './store/redis/redis-nodes.js';
 import type { RedisSettings } from './store/redis/redis-settings.js';
 import { RedisStore } from './store/redis/redis-store.js';
 import { takeTurn } from './store/redis/redis-turns.js';
+import { untilAvailable } from './store/until-available.js';
 import { type RecoveryRooms, recoverNode } from './uploads/recovery.js';
 
 /** The store that many processes share, and a spool that is shared as well or belongs to this node. */
@@ -93,12 +94,23 @@ const NOT_THE_SHARED_ONE =
 const NOT_OF_THIS_STORE =
   'holds the bytes of another Redis, or of another store.prefix: go back to that, or choose another --data';
 
-/** A spool that several processes use is recovered by whoever takes up an upload. */
-async function recoverOwn({ data, workers, spool }: Config, node: string | undefined, rooms: RecoveryRooms) {
+/**
+ * A spool that several processes use is recovered by whoever takes up an upload. One late answer of Redis does not end a
+ * start that has come so far.
+ */
+async function recoverOwn(
+  config: Config & { readonly store: RedisConfig },
+  node: string | undefined,
+  rooms: RecoveryRooms,
+) {
+  const { data, workers, spool, store } = config;
   if (node === undefined || workers > 1) return;
   const { sameBoot } = await noteStart(data, 0, new DirectorySync(spool.sync));
-  await recoverNode(rooms, node, sameBoot);
+  const signal = AbortSignal.timeout(Math.max(store.waitMs, LEAST_PATIENCE_MS));
+  await untilAvailable(() => recoverNode(rooms, node, sameBoot), { signal });
 }
+
+const LEAST_PATIENCE_MS = 5000;
 
 async function settingsOf(config: RedisConfig): Promise<RedisSettings> {
   const { nodes, socketPath, tls, sentinelUsername, sentinelPassword, ...rest } = config;

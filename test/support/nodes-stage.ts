@@ -20,6 +20,8 @@ export interface NodesStageOptions {
 /** Losing what was written before a reply would be Redis's fault; a killed process loses nothing of it. */
 const AOF = ['appendonly yes', 'appendfsync everysec'];
 
+const MOST_STARTS = 5;
+
 const SECRET = 'a secret of these nodes only';
 
 /** One node, its own way to Redis, and where it is told to be. */
@@ -81,12 +83,19 @@ export class NodesStage {
     return [...new Set(this.places.map(({ data }) => data))];
   }
 
-  /** Starts the node again on its address and its disk; it has to have ended. */
+  /** Starts the node again on its address and its disk, as its supervisor does; it has to have ended. */
   async revive(at: number, changes: Partial<ProxyOptions> = {}): Promise<ProxyProcess> {
     const place = this.places[at]!;
-    await place.proxy?.stop();
-    place.proxy = await ProxyProcess.spawn({ ...this.processOptions(at, place), ...changes });
-    return place.proxy.listening();
+    for (let tries = 1; ; tries++) {
+      await place.proxy?.stop();
+      place.proxy = await ProxyProcess.spawn({ ...this.processOptions(at, place), ...changes });
+      try {
+        return await place.proxy.listening();
+      } catch (error) {
+        // A start may fail while Redis does.
+        if (tries === MOST_STARTS || !String(error).includes('Redis at')) throw error;
+      }
+    }
   }
 
   /** The settings of one node. */
