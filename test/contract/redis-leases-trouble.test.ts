@@ -163,6 +163,18 @@ describe('leases while Redis is in trouble', () => {
     await next.release();
   });
 
+  test("a token that Redis has forgotten is nobody else's, so that no two write to the same file", async () => {
+    const [holder, other] = [await processes.join(), await processes.join()];
+    const { id, lease } = await held(holder);
+    const [key, record] = (await server.cli('keys', `*:[lu]:${id}`)).split('\n').sort() as [string, string];
+    await server.cli('del', key);
+    await server.cli('hset', record, 'token', '0');
+    const next = await within(other.leases.take(id), 'the next');
+    expect(next.token).toBeGreaterThan(lease.token);
+    await next.release();
+    await lease.release();
+  });
+
   test('what Redis keeps of leases goes by itself, also of those that nobody gave back', async () => {
     const [member, other] = [await processes.join(), await processes.join()];
     const { id, lease } = await held(member);

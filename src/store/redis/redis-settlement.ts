@@ -27,9 +27,11 @@ export class RedisSettlement {
 
   async wait(id: string, signal: AbortSignal): Promise<Upload | undefined> {
     signal.throwIfAborted();
-    // Looks only when it waits, so that what happens in between is heard. Who begins to wait hears when Redis is away.
-    const [upload] = await Promise.all([this.enter(id, signal), this.look(id, true)]);
-    return upload;
+    return new Promise((resolve, reject) => {
+      const waiter = this.enter(id, signal, (upload, failure) => (failure ? reject(failure) : resolve(upload)));
+      // Looks only when it waits, so that what happens in between is heard. Who begins to wait hears when Redis is away.
+      void this.look(id, waiter);
+    });
   }
 
   close(): void {
@@ -40,28 +42,26 @@ export class RedisSettlement {
     for (const id of [...this.waiters.keys()]) this.tell(id, undefined, closed);
   }
 
-  private enter(id: string, signal: AbortSignal): Promise<Upload | undefined> {
-    return new Promise((resolve, reject) => {
-      const waiter: Waiter = (upload, failure) => {
-        signal.removeEventListener('abort', aborted);
-        this.leave(id, waiter);
-        if (failure === undefined) resolve(upload);
-        else reject(failure);
-      };
-      const aborted = (): void => waiter(undefined, signal.reason as Error);
-      signal.addEventListener('abort', aborted, { once: true });
-      this.waiters.set(id, (this.waiters.get(id) ?? new Set()).add(waiter));
-    });
+  private enter(id: string, signal: AbortSignal, onEnd: Waiter): Waiter {
+    const waiter: Waiter = (upload, failure) => {
+      signal.removeEventListener('abort', aborted);
+      this.leave(id, waiter);
+      onEnd(upload, failure);
+    };
+    const aborted = (): void => waiter(undefined, signal.reason as Error);
+    signal.addEventListener('abort', aborted, { once: true });
+    this.waiters.set(id, (this.waiters.get(id) ?? new Set()).add(waiter));
+    return waiter;
   }
 
-  private async look(id: string, isFirst = false): Promise<void> {
+  private async look(id: string, beginner?: Waiter): Promise<void> {
     if (!this.waiters.has(id)) return;
     try {
       const upload = await this.get(id);
       if (upload?.phase !== 'complete' && upload?.phase !== 'delivering') this.tell(id, upload);
     } catch (fault) {
       // Those who wait already go on: Redis comes back, and we look again.
-      if (isFirst) this.tell(id, undefined, fault as Fault);
+      beginner?.(undefined, fault as Fault);
     }
   }
 

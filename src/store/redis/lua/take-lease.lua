@@ -12,7 +12,8 @@ local known = redis.call('HMGET', KEYS[1], 'last', 'granted', 'process', 'until'
 local last, process, asked = tonumber(known[1] or 0), known[3], tonumber(known[5] or 0)
 local granted = math.max(tonumber(known[2] or 0), tonumber(redis.call('HGET', KEYS[2], 'token') or 0))
 
-local ticket = tonumber(ARGV[3]) or math.max(last, granted) + 1
+-- No smaller than the time: what a server has forgotten, with its last writes or in a backup, is not drawn again.
+local ticket = tonumber(ARGV[3]) or math.max(math.max(last, granted) + 1, now)
 if ticket <= granted then return { 'stale', ticket, 0 } end
 redis.call('HSET', KEYS[1], 'last', math.max(last, ticket))
 redis.call('PEXPIRE', KEYS[1], ARGV[7])
