@@ -5,6 +5,9 @@ import { expect, test } from '@jest/globals';
 
 const src = join(dirname(fileURLToPath(import.meta.url)), '..', 'src');
 
+const STORES = ['store', 'store/embedded', 'store/redis'];
+const BELOW_STORAGE = ['admin', 'config', 'disk', 'model', 'observe', 'spool', ...STORES, 'uploads'];
+
 /** What each room may import, types included: other rooms and packages. A longer path is a room of its own. */
 const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
   model: { rooms: [], packages: [] },
@@ -23,37 +26,8 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
   config: { rooms: ['model'], packages: ['zod', 'yaml', 'picomatch', 'ipaddr.js'] },
   workers: { rooms: ['app', 'admin', 'config', 'observe', 'model'], packages: [] },
   cli: { rooms: ['workers', 'app', 'storage', 'config', 'observe', 'model'], packages: ['commander'] },
-  storage: {
-    rooms: [
-      'admin',
-      'config',
-      'disk',
-      'model',
-      'observe',
-      'spool',
-      'store',
-      'store/embedded',
-      'store/redis',
-      'uploads',
-    ],
-    packages: [],
-  },
-  'redis-storage': {
-    rooms: [
-      'storage',
-      'admin',
-      'config',
-      'disk',
-      'model',
-      'observe',
-      'spool',
-      'store',
-      'store/embedded',
-      'store/redis',
-      'uploads',
-    ],
-    packages: [],
-  },
+  storage: { rooms: BELOW_STORAGE, packages: [] },
+  'redis-storage': { rooms: ['storage', ...BELOW_STORAGE], packages: [] },
   'cluster-membership': {
     rooms: ['storage', 'cluster', 'config', 'http', 'model', 'observe', 'spool', 'store'],
     packages: [],

@@ -32,18 +32,12 @@ const patientInBackground = { maxAttempts: 1, inBackgroundMs: 60_000 };
 
 describe('a client is held open', () => {
   test('no longer than the route allows, and the answer is kept for its return', async () => {
-    let release: () => void;
-    const released = new Promise<void>((resolve) => (release = resolve));
-    origin.setScript(async (exchange) => {
-      await exchange.readBody();
-      await released;
-      await answerOk(exchange);
-    });
+    const release = origin.holdAnswers();
     await open({ rules: { waitMs: 30 } });
     const { id } = await room.whole();
     expect(await room.result(id)).toMatchObject({ kind: 'pending', upload: { phase: 'delivering' } });
     expect(await room.result(id)).toMatchObject({ kind: 'pending', why: undefined, retryAfterSeconds: 1 });
-    release!();
+    release();
     await until(async () => (await room.upload(id)).phase === 'answered', 'the answer');
     expect((await bodyOf(await room.answer(id))).toString()).toBe('ok');
     expect(origin.exchanges).toHaveLength(1);

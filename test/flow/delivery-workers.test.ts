@@ -3,7 +3,7 @@ import type { Delivery } from '../../src/delivery/delivery.js';
 import { Fault } from '../../src/model/fault.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { bodyOf, DeliveryRoom, neverAborted, type RoomOptions } from '../support/delivery-room.js';
-import { answerOk, startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
 import { until } from '../support/temporary.js';
 
 let origin: RawOrigin;
@@ -25,18 +25,6 @@ async function open(options: RoomOptions = {}): Promise<void> {
   room = await DeliveryRoom.open(origin.url, options);
 }
 
-/** Lets answers wait until they are let go. */
-function heldAnswers(): () => void {
-  let release: () => void;
-  const released = new Promise<void>((resolve) => (release = resolve));
-  origin.setScript(async (exchange) => {
-    await exchange.readBody();
-    await released;
-    await answerOk(exchange);
-  });
-  return () => release();
-}
-
 /** A store on a full disk: one verb fails a few times. */
 function failingOnce(store: UploadStore, verb: 'beginAttempt' | 'recordAnswer', times: number): UploadStore {
   let left = times;
@@ -53,7 +41,7 @@ function failingOnce(store: UploadStore, verb: 'beginAttempt' | 'recordAnswer', 
 }
 
 test('two workers on one store make one request, and both clients get its answer', async () => {
-  const release = heldAnswers();
+  const release = origin.holdAnswers();
   await open();
   const other = room.anotherWorker();
   others.push(other);
@@ -83,7 +71,7 @@ test('a worker that waits for another learns that it gave up', async () => {
 });
 
 test('a claim is renewed while the origin works, so that nobody else takes the delivery', async () => {
-  const release = heldAnswers();
+  const release = origin.holdAnswers();
   await open({ delivery: { claimMs: 60 } });
   const other = room.anotherWorker();
   others.push(other);
@@ -107,7 +95,7 @@ test('a delivery whose worker is gone is taken over when its claim has run out',
 });
 
 test('an upload that is cancelled while the origin works is gone for who waits, and its request is broken off', async () => {
-  heldAnswers();
+  origin.holdAnswers();
   await open({ delivery: { claimMs: 30 } });
   const upload = await room.whole();
   const waiting = room.result(upload.id);

@@ -9,24 +9,12 @@ import type { HeaderLine } from '../../src/model/headers.js';
 import type { RequestHead } from '../../src/model/request-head.js';
 import { silentLog } from '../../src/observe/log.js';
 import { makeCertificate } from '../support/certificate.js';
-import { onPeerFront, SECRET } from '../support/peer-front.js';
+import { onPeerFront, SECRET, TOLD_CLIENT } from '../support/peer-front.js';
 import { connect, requestOnce } from '../support/raw-client.js';
 
 const TARGET = '/.uploads/abc?x=1';
 const LINE = { method: 'PATCH', target: TARGET };
-const CLIENT: ClientFacts = {
-  httpVersion: '1.0',
-  scheme: 'https',
-  authority: 'files.example',
-  connection: {
-    peerAddress: '192.0.2.1',
-    encrypted: true,
-    clientAddress: '198.51.100.7',
-    peerIsTrusted: true,
-    relaysInterim: false,
-  },
-  hasNoLength: true,
-};
+const CLIENT: ClientFacts = { ...TOLD_CLIENT, httpVersion: '1.0' };
 const CLAIM: PeerClaim = { kind: 'request', to: 'owner', client: CLIENT };
 const sender = (secret = SECRET, now = Date.now) => new PeerSignature(secret, 'entry', now);
 

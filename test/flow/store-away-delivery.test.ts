@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import type { Delivery } from '../../src/delivery/delivery.js';
 import { bodyOf, DeliveryRoom, neverAborted, type RoomOptions } from '../support/delivery-room.js';
-import { answerOk, startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
 import { StoreReach } from '../support/store-reach.js';
 import { until, within } from '../support/temporary.js';
 
@@ -29,18 +29,6 @@ async function open(options: RoomOptions = {}): Promise<void> {
 
 async function asked(verb: string, times: number): Promise<void> {
   await until(() => reach.count(verb) >= times, `${verb} to be asked for ${times} times`);
-}
-
-/** Lets answers wait until they are let go. */
-function heldAnswers(): () => void {
-  let release: () => void;
-  const released = new Promise<void>((resolve) => (release = resolve));
-  origin.setScript(async (exchange) => {
-    await exchange.readBody();
-    await released;
-    await answerOk(exchange);
-  });
-  return () => release();
 }
 
 /** Refuses the first request, and takes those after it. */
@@ -197,7 +185,7 @@ test('a claim that ran out while the store was away, and was taken by another wo
 });
 
 test('a request under way at the origin goes on while the store is away', async () => {
-  const release = heldAnswers();
+  const release = origin.holdAnswers();
   await open({ delivery: { claimMs: 60 } });
   const upload = await room.whole();
   const answer = room.answer(upload.id);

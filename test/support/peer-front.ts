@@ -1,14 +1,30 @@
 import { Trust } from '../../src/http/client-address.js';
-import { PeerRelay, type PeerRelayOptions, type RelayTask } from '../../src/http/peer-relay.js';
-import { PeerSignature } from '../../src/http/peer-signature.js';
+import { PeerRelay, type PeerRelayOptions } from '../../src/http/peer-relay.js';
+import { PeerSignature, type ClientFacts } from '../../src/http/peer-signature.js';
 import { BadHead, readHead } from '../../src/http/request-head.js';
 import { silentLog } from '../../src/observe/log.js';
 import { problemReply } from '../../src/protocol/problem.js';
+import type { RelayTask } from '../../src/http/relay.js';
 import { closeDoors, openDoor } from './front-door.js';
 import { startRawOrigin, type RawOrigin, type RawScript } from './raw-origin.js';
 import { until } from './temporary.js';
 
 export const SECRET = 'a secret of all nodes';
+
+/** What one node tells another of a client. */
+export const TOLD_CLIENT: ClientFacts = {
+  httpVersion: '2.0',
+  scheme: 'https',
+  authority: 'files.example',
+  connection: {
+    peerAddress: '192.0.2.1',
+    encrypted: true,
+    clientAddress: '198.51.100.7',
+    peerIsTrusted: true,
+    relaysInterim: false,
+  },
+  hasNoLength: true,
+};
 
 /** A node named `entry` that relays every request to a node named `owner`, which is a bare socket. */
 export interface PeerFront {

@@ -59,6 +59,18 @@ export class RawOrigin {
     this.script = script;
   }
 
+  /** From now on answers wait until they are let go: by what this returns. */
+  holdAnswers(): () => void {
+    let release: () => void;
+    const released = new Promise<void>((resolve) => (release = resolve));
+    this.setScript(async (exchange) => {
+      await exchange.readBody();
+      await released;
+      await answerOk(exchange);
+    });
+    return () => release();
+  }
+
   /** The `count`-th request, as soon as its head is here. */
   async exchange(index: number): Promise<RawExchange> {
     return until(() => this.exchanges[index], `request ${index} of the origin (it got ${this.exchanges.length})`);

@@ -29,7 +29,8 @@ async function single(options: RedisOptions = {}): Promise<RedisPlace> {
 
 async function cluster(options: RedisOptions = {}): Promise<RedisPlace> {
   const servers = await startRedisCluster(options);
-  const nodes = servers.masters.map(({ port }) => ({ host: '127.0.0.1', port }));
+  // The others are found by themselves.
+  const nodes = servers.masters.slice(0, 1).map(({ port }) => ({ host: '127.0.0.1', port }));
   return { settings: (prefix = 'rufh') => ({ kind: 'cluster', nodes, prefix }), stop: () => servers.stop() };
 }
 

@@ -1,22 +1,10 @@
 import { describe, expect, test } from '@jest/globals';
-import { type ClientFacts, type PeerClaim, PeerSignature } from '../../src/http/peer-signature.js';
+import { type PeerClaim, PeerSignature } from '../../src/http/peer-signature.js';
+import { TOLD_CLIENT } from '../support/peer-front.js';
 
 const NOW = 1_800_000_000_000;
 const LINE = { method: 'PATCH', target: '/.uploads/abc' };
-const CLIENT: ClientFacts = {
-  httpVersion: '2.0',
-  scheme: 'https',
-  authority: 'files.example',
-  connection: {
-    peerAddress: '192.0.2.1',
-    encrypted: true,
-    clientAddress: '198.51.100.7',
-    peerIsTrusted: true,
-    relaysInterim: false,
-  },
-  hasNoLength: true,
-};
-const CLAIM: PeerClaim = { kind: 'request', to: 'b', client: CLIENT };
+const CLAIM: PeerClaim = { kind: 'request', to: 'b', client: TOLD_CLIENT };
 
 const sender = new PeerSignature('secret', 'a', () => NOW);
 const receiver = (now = NOW, secret = 'secret') => new PeerSignature(secret, 'b', () => now);
@@ -39,7 +27,7 @@ test('what one node signs another believes, word for word', () => {
 });
 
 test('it is fit for a header field', () => {
-  const strange = { ...CLAIM, client: { ...CLIENT, authority: 'ü\r\nX: 1' } };
+  const strange = { ...CLAIM, client: { ...TOLD_CLIENT, authority: 'ü\r\nX: 1' } };
   expect(sender.sign(strange, LINE)).toMatch(/^[\w.-]+$/);
 });
 
@@ -66,7 +54,7 @@ describe('not believed is', () => {
 
   test.each([
     ['a newer time', having(1, `${NOW + 1}`)],
-    ['another claim', having(2, encoded({ ...CLAIM, client: { ...CLIENT, authority: 'evil.example' } }))],
+    ['another claim', having(2, encoded({ ...CLAIM, client: { ...TOLD_CLIENT, authority: 'evil.example' } }))],
     ['another signature', having(3, 'A'.repeat(43))],
     ['no signature', having(3, '')],
     ['a shorter signature', having(3, VALUE.split('.')[3]!.slice(0, 40))],

@@ -1,28 +1,25 @@
 import { afterEach, expect, test } from '@jest/globals';
 import { answer, HOUR, newUpload } from '../contract/sample-upload.js';
-import { openRedis, settingsFor, type OpenedRedis } from '../support/opened-redis.js';
+import { settingsFor, type OpenedRedis } from '../support/opened-redis.js';
+import { RedisRoom } from '../support/redis-room.js';
 import { startRedisCluster, type RedisCluster } from '../support/redis-servers.js';
 import { until, within } from '../support/temporary.js';
 
 const later = Date.now() + HOUR;
 const patient = new AbortController().signal;
-const open: { close(): unknown }[] = [];
+const room = new RedisRoom();
 
-afterEach(async () => {
-  for (const each of open.splice(0).reverse()) await each.close();
-});
+afterEach(() => room.close());
 
 async function start(replicas: number): Promise<RedisCluster> {
   const cluster = await startRedisCluster({ replicas });
-  open.push({ close: () => cluster.stop() });
+  room.endsWith(() => cluster.stop());
   return cluster;
 }
 
-async function opened({ masters }: RedisCluster): Promise<OpenedRedis> {
+function opened({ masters }: RedisCluster): Promise<OpenedRedis> {
   const nodes = masters.map(({ port }) => ({ host: '127.0.0.1', port }));
-  const redis = await openRedis(settingsFor(1, { kind: 'cluster', nodes }));
-  open.push(redis);
-  return redis;
+  return room.opened(settingsFor(1, { kind: 'cluster', nodes }));
 }
 
 /** Uploads enough that every server has some. */

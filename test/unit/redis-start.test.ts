@@ -5,29 +5,17 @@ import { aclRule } from '../../src/store/redis/redis-advice.js';
 import type { RedisSettings } from '../../src/store/redis/redis-settings.js';
 import { newUpload } from '../contract/sample-upload.js';
 import { makeCertificate } from '../support/certificate.js';
-import { openRedis, settingsFor, type OpenedRedis } from '../support/opened-redis.js';
+import { settingsFor } from '../support/opened-redis.js';
+import { RedisRoom } from '../support/redis-room.js';
 import { REDIS_PROGRAMS, RedisServer } from '../support/redis-server.js';
 import { startRedisCluster, startSentinels } from '../support/redis-servers.js';
 import { freePort, temporaryDirectory, until, type TemporaryDirectory } from '../support/temporary.js';
 
 const PASSWORD = 'correct-horse';
-const open: { close(): unknown }[] = [];
+const room = new RedisRoom();
+const { start, opened } = room;
 
-afterEach(async () => {
-  for (const each of open.splice(0).reverse()) await each.close();
-});
-
-async function start(...settings: string[]): Promise<RedisServer> {
-  const server = await RedisServer.start({ settings });
-  open.push({ close: () => server.stop() });
-  return server;
-}
-
-async function opened(settings: RedisSettings): Promise<OpenedRedis> {
-  const redis = await openRedis(settings);
-  open.push(redis);
-  return redis;
-}
+afterEach(() => room.close());
 
 /** What the start says when it fails; never a password, not even in what lies beneath. */
 async function refusal(settings: RedisSettings): Promise<string> {
@@ -86,7 +74,7 @@ describe('a start that fails says why, and what to do', () => {
 
   test('it is a cluster, or is none', async () => {
     const cluster = await startRedisCluster();
-    open.push({ close: () => cluster.stop() });
+    room.endsWith(() => cluster.stop());
     expect(await refusal(settingsFor(cluster.masters[0]!.port))).toContain('set store.cluster to true');
     const { port } = await start();
     expect(await refusal(settingsFor(port, { kind: 'cluster' }))).toContain('is no cluster: leave out store.cluster');
@@ -94,7 +82,7 @@ describe('a start that fails says why, and what to do', () => {
 
   test('the sentinels do not know the master, or do not answer', async () => {
     const set = await startSentinels();
-    open.push({ close: () => set.stop() });
+    room.endsWith(() => set.stop());
     const asked = { kind: 'sentinel', masterName: 'other' } as const;
     const known = set.sentinels.map(({ port }) => ({ host: '127.0.0.1', port }));
     const unknown = settingsFor(1, { ...asked, nodes: known });
@@ -147,7 +135,7 @@ describe('a user with few rights', () => {
     'can do all we need, and is told what else it needs (%s)',
     async (_, program) => {
       const server = await RedisServer.start({ program });
-      open.push({ close: () => server.stop() });
+      room.endsWith(() => server.stop());
       const rule = aclRule('rufh').split(' ');
       await server.cli('acl', 'setuser', 'proxy', 'on', `>${PASSWORD}`, ...rule);
       const settings = settingsFor(server.port, { username: 'proxy', password: PASSWORD });
@@ -196,7 +184,7 @@ describe('what puts uploads at risk', () => {
 
 test('a socket on this machine does as well', async () => {
   const directory = await temporaryDirectory();
-  open.push({ close: () => directory.remove() });
+  room.endsWith(() => directory.remove());
   const path = join(directory.path, 'redis.sock');
   await start(`unixsocket ${path}`);
   expect((await opened(settingsFor(1, { nodes: [{ path }] }))).connection.trouble).toBeUndefined();

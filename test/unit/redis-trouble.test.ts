@@ -1,32 +1,18 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
 import type { Upload } from '../../src/model/upload.js';
-import type { RedisSettings } from '../../src/store/redis/redis-settings.js';
 import { answer, HOUR, newUpload } from '../contract/sample-upload.js';
 import { CuttingProxy } from '../support/cutting-proxy.js';
-import { openRedis, settingsFor, type OpenedRedis } from '../support/opened-redis.js';
-import { RedisServer } from '../support/redis-server.js';
+import { settingsFor, type OpenedRedis } from '../support/opened-redis.js';
+import { RedisRoom } from '../support/redis-room.js';
 import { startSentinels } from '../support/redis-servers.js';
 import { until, within } from '../support/temporary.js';
 
 const later = Date.now() + HOUR;
 const patient = new AbortController().signal;
-const open: { close(): unknown }[] = [];
+const room = new RedisRoom();
+const { start, opened } = room;
 
-afterEach(async () => {
-  for (const each of open.splice(0).reverse()) await each.close();
-});
-
-async function start(...settings: string[]): Promise<RedisServer> {
-  const server = await RedisServer.start({ settings });
-  open.push({ close: () => server.stop() });
-  return server;
-}
-
-async function opened(settings: RedisSettings): Promise<OpenedRedis> {
-  const redis = await openRedis(settings);
-  open.push(redis);
-  return redis;
-}
+afterEach(() => room.close());
 
 async function received({ store }: OpenedRedis, size = 5): Promise<Upload> {
   const { id } = await store.create(newUpload());
@@ -82,7 +68,7 @@ describe('a Redis that goes away and comes back', () => {
   test('a network that loses everything silently is left behind', async () => {
     const server = await start();
     const network = await CuttingProxy.start(server.port);
-    open.push({ close: () => network.stop() });
+    room.endsWith(() => network.stop());
     const redis = await opened(settingsFor(network.port));
     const { id } = await received(redis);
     const before = network.connections;
@@ -97,7 +83,7 @@ describe('a Redis that goes away and comes back', () => {
   test('who waits for a delivery hears of it although the message was lost', async () => {
     const server = await start();
     const network = await CuttingProxy.start(server.port);
-    open.push({ close: () => network.stop() });
+    room.endsWith(() => network.stop());
     const waiting = await opened(settingsFor(network.port));
     const working = await opened(settingsFor(server.port));
     const { id } = await received(working);
@@ -200,7 +186,7 @@ describe('a Redis that takes no writes', () => {
 
 test('when a Sentinel set replaces its master, the store goes on with the new one', async () => {
   const set = await startSentinels();
-  open.push({ close: () => set.stop() });
+  room.endsWith(() => set.stop());
   const nodes = set.sentinels.map(({ port }) => ({ host: '127.0.0.1', port }));
   const settings = { kind: 'sentinel', nodes, masterName: set.name, prefix: 'rufh', replicas: 1 } as const;
   const redis = await opened({ ...settings, replicas: 0 });
