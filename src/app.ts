@@ -16,9 +16,10 @@ import { Trust } from './http/client-address.js';
 import { Cors } from './http/cors.js';
 import { Discovery } from './http/discovery.js';
 import { Entry } from './http/entry.js';
+import { NoRelay } from './http/no-relay.js';
 import { PassThrough } from './http/pass-through.js';
 import { Places } from './http/places.js';
-import type { PeerRelay } from './http/peer-relay.js';
+import type { Relay } from './http/relay.js';
 import { type Listener, startListener } from './http/server.js';
 import { UploadPages } from './http/upload-pages.js';
 import { UploadRequests } from './http/upload-requests.js';
@@ -27,6 +28,8 @@ import type { Log } from './observe/log.js';
 import { Metrics, type Figures } from './observe/metrics.js';
 import { openRedisStorage } from './redis-storage.js';
 import { type Closing, openEmbeddedStorage, type Storage, type StorageRooms } from './storage.js';
+import { isAway } from './store/until-available.js';
+import type { Totals } from './store/upload-store.js';
 import { Sweep } from './uploads/sweep.js';
 import { Uploads } from './uploads/uploads.js';
 
@@ -83,7 +86,8 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   opened.push(() => passThrough.close());
   const uploads = buildUploads(config, { ...rooms, delivery });
   const membership = await openCluster(config, { ...rooms, opened });
-  const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads, relay: membership?.relay });
+  const relay = membership?.relay ?? new NoRelay(rooms);
+  const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads, relay });
   operators.desk = { ...rooms, uploads, delivery };
   operators.drain = buildDrain({ health, entry, membership, log });
   const listeners = await listen(config, entry, opened);
@@ -91,8 +95,8 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   if (internal) opened.push(() => untilClosed([internal], 0));
 
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
-  metrics.countUploads(async () => (await storage.store.totals()).phases);
-  metrics.countSpoolBytes(async () => (await storage.store.totals()).bytes);
+  metrics.countUploads(async () => (await totalsIn(storage))?.phases);
+  metrics.countSpoolBytes(async () => (await totalsIn(storage))?.bytes);
   delivery.start();
   sweep.start();
   return {
@@ -109,6 +113,16 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
       await closeAll(opened);
     },
   };
+}
+
+/** Undefined while the store is away: that must not keep operators from all other figures. */
+async function totalsIn({ store }: Storage): Promise<Totals | undefined> {
+  try {
+    return await store.totals();
+  } catch (error) {
+    if (isAway(error)) return undefined;
+    throw error;
+  }
 }
 
 function openStorage(config: Config, rooms: StorageRooms): Promise<Storage> {
@@ -158,7 +172,7 @@ function buildEntry(
     readonly delivery: Delivery;
     readonly passThrough: PassThrough;
     readonly uploads: Uploads;
-    readonly relay: PeerRelay | undefined;
+    readonly relay: Relay;
   },
 ): Entry {
   const { path: uploadsPath, publicUrl, rfc104 } = config.uploads;

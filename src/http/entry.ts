@@ -3,7 +3,7 @@ import type { Socket } from 'node:net';
 import { Fault } from '../model/fault.js';
 import type { Refusal } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
-import type { Routes } from '../model/route.js';
+import type { Route, Routes } from '../model/route.js';
 import type { Log } from '../observe/log.js';
 import { logRequest } from '../observe/log-lines.js';
 import type { Metrics, RequestKind } from '../observe/metrics.js';
@@ -17,11 +17,11 @@ import { type Exchange, destroyExchange } from './exchange.js';
 import { type InterimOptions, Interims } from './interim.js';
 import type { PassThrough } from './pass-through.js';
 import { readPeerHead } from './peer-head.js';
-import type { PeerRelay } from './peer-relay.js';
 import type { ClientFacts } from './peer-signature.js';
 import type { Found, Places } from './places.js';
 import { answerEarly, sendReply } from './reply.js';
 import { refuseConnection } from './refused-connection.js';
+import type { Relay } from './relay.js';
 import { BadHead, readHead } from './request-head.js';
 import type { UploadPages } from './upload-pages.js';
 import type { UploadRequest, UploadRequests } from './upload-requests.js';
@@ -32,8 +32,8 @@ export interface EntryOptions {
   readonly uploadRequests: UploadRequests;
   readonly discovery: Discovery;
   readonly passThrough: PassThrough;
-  /** To the nodes that have the bytes of other uploads; missing where there are none. */
-  readonly relay?: PeerRelay;
+  /** To the nodes that have the bytes of other uploads; missing where there can be none. */
+  readonly relay?: Relay;
   readonly routes: Routes;
   readonly trust: Trust;
   readonly cors: Cors;
@@ -186,10 +186,17 @@ export class Entry {
       return isDiscovery && !('kind' in reply) ? await discovery.merge(head, route, reply) : reply;
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
-      this.options.log.error({ err: fault, path: route.name }, 'an upload request met a fault');
-      if (fault.code === 'STORE_UNAVAILABLE') this.options.metrics.storeUnavailable();
+      this.noteFault(fault, route);
       return this.turnedDown(asked, refusalOf(fault));
     }
+  }
+
+  /** That the store is away is said once, by the store, not with every request that meets it. */
+  private noteFault(fault: Fault, route: Route): void {
+    const { log, metrics } = this.options;
+    const isAway = fault.code === 'STORE_UNAVAILABLE';
+    if (isAway) metrics.storeUnavailable();
+    log[isAway ? 'debug' : 'error']({ err: fault, path: route.name }, 'an upload request met a fault');
   }
 
   /** Why this process takes no such request any more. */
@@ -199,7 +206,7 @@ export class Entry {
     return this.leaving && request.kind === 'create' ? LEAVING : undefined;
   }
 
-  private relay(asked: UploadRequest, node: string, relay: PeerRelay): Promise<void> {
+  private relay(asked: UploadRequest, node: string, relay: Relay): Promise<void> {
     const { exchange, head } = asked;
     const refuse = (refusal: Refusal): Reply | 'cut' => {
       const reply = this.turnedDown(asked, refusal);

@@ -217,8 +217,8 @@ export class Metrics {
     });
   }
 
-  /** Asked at every scrape: how many uploads there are in each phase. */
-  countUploads(byPhase: () => Promise<Readonly<Record<string, number>>>): void {
+  /** Asked at every scrape: how many uploads there are in each phase; nothing is said while nobody knows. */
+  countUploads(byPhase: () => Promise<Readonly<Record<string, number>> | undefined>): void {
     new Gauge({
       name: 'rufh_uploads',
       help: 'Uploads that are known, by phase.',
@@ -229,20 +229,22 @@ export class Metrics {
       async collect() {
         const counts = await byPhase();
         this.reset();
-        for (const [phase, count] of Object.entries(counts)) this.set({ phase }, count);
+        for (const [phase, count] of Object.entries(counts ?? {})) this.set({ phase }, count);
       },
     });
   }
 
-  /** Asked at every scrape: how many bytes uploads hold. */
-  countSpoolBytes(bytes: () => Promise<number>): void {
+  /** Asked at every scrape: how many bytes uploads hold; nothing is said while nobody knows. */
+  countSpoolBytes(bytes: () => Promise<number | undefined>): void {
     new Gauge({
       name: 'rufh_spool_bytes',
       help: 'Committed bytes of uploads that are not answered yet.',
       aggregator: 'max',
       ...this.metered,
       async collect() {
-        this.set(await bytes());
+        const count = await bytes();
+        if (count === undefined) this.remove();
+        else this.set(count);
       },
     });
   }

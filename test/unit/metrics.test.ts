@@ -105,6 +105,19 @@ test('what is counted at a scrape is asked anew each time', async () => {
   expect(later.filter((line) => line.startsWith('rufh_uploads{'))).toEqual(['rufh_uploads{phase="answered"} 3']);
 });
 
+test('what nobody knows at a scrape is left out of it', async () => {
+  let known = true;
+  metrics.countUploads(() => Promise.resolve(known ? { receiving: 2 } : undefined));
+  metrics.countSpoolBytes(() => Promise.resolve(known ? 4096 : undefined));
+  expect(await figures()).toContain('rufh_spool_bytes 4096');
+  known = false;
+  expect((await figures()).filter((line) => /^rufh_(uploads|spool_bytes)/.test(line))).toEqual([]);
+  known = true;
+  expect(await figures()).toEqual(
+    expect.arrayContaining(['rufh_uploads{phase="receiving"} 2', 'rufh_spool_bytes 4096']),
+  );
+});
+
 test('every name follows the conventions: prefix, base unit, total for counters', async () => {
   const types = (await metrics.text()).split('\n').filter((line) => line.startsWith('# TYPE rufh_'));
   expect(types.length).toBeGreaterThan(10);
