@@ -36,7 +36,8 @@ export class AnswerTape {
   private writer: ChunkWriter | undefined;
   private trailers: readonly HeaderLine[] = [];
   private state: 'growing' | 'ended' | 'broken' = 'growing';
-  private failure = new Error('the answer broke off');
+  /** Why it is broken. */
+  private failure: Error | undefined;
   private onLong: (() => void) | undefined;
 
   constructor(
@@ -105,14 +106,14 @@ export class AnswerTape {
       }
     } catch (error) {
       // A reader may be the first to notice that the file of a broken answer was removed.
-      throw this.state === 'broken' ? this.failure : error;
+      throw this.failure ?? error;
     }
   }
 
   /** False when this is the end. */
   private async growsBeyond(at: number): Promise<boolean> {
     for (;;) {
-      if (this.state === 'broken') throw this.failure;
+      if (this.failure) throw this.failure;
       if (at < this.visibleSize()) return true;
       if (this.state === 'ended') return false;
       await this.changed.next();

@@ -52,7 +52,8 @@ export class HeldClaim {
   /** Stops renewing; the store forgets the claim with the next phase. */
   release(): void {
     clearInterval(this.timer);
-    this.released.abort();
+    // With a reason, or each delivery would make an error with a stack that nobody reads.
+    this.released.abort('released');
     this.rooms.halted.removeEventListener('abort', this.halt);
   }
 
