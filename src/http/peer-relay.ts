@@ -1,17 +1,14 @@
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
-import type { Refusal } from '../model/outcome.js';
-import type { RequestHead } from '../model/request-head.js';
 import type { Log } from '../observe/log.js';
 import { problemReply } from '../protocol/problem.js';
-import type { Reply } from '../protocol/protocol.js';
 import { clientOf } from './client-of.js';
-import type { Exchange } from './exchange.js';
 import type { ExchangeFailure } from './exchange-failure.js';
 import type { OriginTls } from './origin-agents.js';
 import { OriginRequests, type OutgoingRequest } from './origin-requests.js';
 import { factsOf, linesForOwner } from './peer-head.js';
 import { PEER_FIELD, type PeerSignature } from './peer-signature.js';
+import type { Relay, RelayTask } from './relay.js';
 import { RelayedExchange } from './relayed-exchange.js';
 import { answerEarly } from './reply.js';
 
@@ -35,15 +32,6 @@ export interface PeerRelayOptions {
   readonly log: Log;
 }
 
-export interface RelayTask {
-  readonly exchange: Exchange;
-  readonly head: RequestHead;
-  /** Whose the upload is. */
-  readonly node: string;
-  /** How a refusal looks to this request; `cut`: it is better told by the end of the connection. */
-  readonly refuse: (refusal: Refusal) => Reply | 'cut';
-}
-
 const CONNECT_TIMEOUT_MS = 2_000;
 const KEEP_ALIVE_MS = 5_000;
 const RETRY_AFTER_SECONDS = 5;
@@ -54,7 +42,7 @@ const UNREACHABLE = 'The bytes of this upload cannot be reached right now. What 
  * Requests on uploads whose bytes are with another node: given to it as they come, and what it says to the client, as if
  * there was nothing in between. An owner that ends the connection ends it for the client.
  */
-export class PeerRelay {
+export class PeerRelay implements Relay {
   private readonly requests: OriginRequests;
   private readonly underWay = new Set<RelayedExchange>();
 
@@ -71,7 +59,6 @@ export class PeerRelay {
     return node !== undefined && node !== this.options.self;
   }
 
-  /** Fulfilled when the exchange is over, whatever came of it. Fails with a `Fault` before anything was said. */
   async relay(task: RelayTask): Promise<void> {
     const { exchange, head, node, refuse } = task;
     const owner = await this.options.owners.find(node);
@@ -82,7 +69,6 @@ export class PeerRelay {
     this.options.log.warn({ node, method: head.method }, 'an upload is with a node that nobody knows');
   }
 
-  /** Ends what still brings a body: its client goes on by another node. */
   drain(): void {
     for (const relayed of this.underWay) relayed.interrupt();
   }

@@ -110,14 +110,18 @@ export class Sweep {
       const old = files.filter(({ modifiedAt }) => clock() - modifiedAt >= orphanAgeMs);
       if (old.length === 0) continue;
       const upload = await store.get(id);
-      if (upload && this.isHere(upload)) await this.removeUncounted(upload, old);
+      const where = this.whereIs(upload);
+      if (where === 'here') await this.removeUncounted(upload!, old);
       // As long as anything of it is young, it may just be coming.
-      else if (old.length === files.length) await spool.remove(id);
+      else if (where === 'elsewhere' && old.length === files.length) await spool.remove(id);
     }
   }
 
-  private isHere(upload: Upload): boolean {
-    return upload.node === this.options.node;
+  /** `unclear`: from before `spool.shared` was changed. These files may be all that there is of the upload. */
+  private whereIs(upload: Upload | undefined): 'here' | 'elsewhere' | 'unclear' {
+    if (upload && upload.node === this.options.node) return 'here';
+    const isClear = !upload || (upload.node !== undefined && this.options.node !== undefined);
+    return isClear ? 'elsewhere' : 'unclear';
   }
 
   private async removeUncounted(upload: Upload, files: readonly SpooledChunk[]): Promise<void> {

@@ -232,9 +232,9 @@ export class Uploads {
     if (upload.phase === 'invalid')
       return { reason: 'gone', detail: 'The upload was given up because its bytes did not match what was announced.' };
     if (upload.expiresAt <= this.rooms.clock()) return { reason: 'gone', detail: 'The upload has expired.' };
-    // Moved since its request came here: bytes that are written now would be on the wrong disk.
-    if (upload.node !== undefined && upload.node !== this.rooms.node)
-      throw new Fault('STORE_UNAVAILABLE', 'the bytes of this upload are with another node by now', true);
+    // Moved since its request came here, or from before `spool.shared` was changed: it would be written to the wrong disk.
+    if (upload.node !== this.rooms.node)
+      throw new Fault('STORE_UNAVAILABLE', 'the bytes of this upload are with another node', true);
     return upload;
   }
 

@@ -98,6 +98,15 @@ describe('a sweep of one of many', () => {
     expect(await spooled()).toEqual(new Set([coming]));
   });
 
+  test('keeps the files of a spool that was shared before, or that is said to be', async () => {
+    const id = await uploaded('here');
+    await sweep({ node: undefined });
+    const asShared = Object.create(store) as UploadStore;
+    asShared.get = async (one) => ({ ...(await store.get(one))!, node: undefined });
+    await sweep({ store: asShared });
+    expect(await spooled()).toEqual(new Set([id]));
+  });
+
   test('reads the spool only when it is its turn', async () => {
     const unknown = await uploaded('here');
     await room.store.remove(unknown);
