@@ -17,8 +17,8 @@ export interface NodesStageOptions {
   readonly flags?: readonly string[];
 }
 
-/** Losing what was written before a reply would be Redis's fault; a killed process loses nothing of it. */
-const AOF = ['appendonly yes', 'appendfsync everysec'];
+/** With `everysec` a Redis that is killed may lose two seconds: it replies before it writes while its disk is busy. */
+const AOF = ['appendonly yes', 'appendfsync always'];
 
 const MOST_STARTS = 5;
 
