@@ -42,7 +42,8 @@ export const cluster = z
       .describe(
         'Nodes speak TLS with each other and check both certificates: a group as below. `null`: cleartext, signed.',
       ),
-    owner_timeout: duration({ leastMs: 1 })
+    // Nodes are heard of every two seconds: one that is only busy must not be taken for one that is gone.
+    owner_timeout: duration({ leastMs: 10_000 })
       .prefault('10m')
       .describe('A node that is silent for this long has lost its uploads: 404 in place of 503 and `Retry-After`.'),
   })

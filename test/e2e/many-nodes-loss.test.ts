@@ -111,12 +111,12 @@ test('bytes on the disk of a node that is gone are waited for, and go on when it
 });
 
 test('bytes on the disk of a node that stays away are lost after cluster.owner_timeout', async () => {
-  world = await NodeStage.open({ nodes: 2, bytes: 'node-local', ownerTimeout: '1s' });
+  world = await NodeStage.open({ nodes: 2, bytes: 'node-local', ownerTimeout: '10s' });
   const client = new StageClient(world.stage, 'HTTP/1.1', '10');
   const upload = await client.place({ target: '/loss/timeout', length });
   await upload.append(BYTES.subarray(0, 30_000), { offset: 0, complete: false });
   await world.set.kill(await world.ownerOf(upload));
-  await until(async () => (await upload.retrieve()).status !== 503, 'the upload to be given up', 30_000);
+  await until(async () => (await upload.retrieve()).status !== 503, 'the upload to be given up', 60_000);
   expect(told(await upload.retrieve())).toEqual(client.expected.unknownToHead());
 });
 

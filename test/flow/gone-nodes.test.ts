@@ -38,7 +38,7 @@ async function startNode(data?: string): Promise<TestApp> {
   const internal = `127.0.0.1:${await freePort()}`;
   const config = `
 store: { type: redis, url: "${redis.url}" }
-cluster: { listen: "${internal}", advertise: "http://${internal}", secret: 0123456789abcdef, owner_timeout: 3s }
+cluster: { listen: "${internal}", advertise: "http://${internal}", secret: 0123456789abcdef, owner_timeout: 10s }
 `;
   const app = await startTestApp({ origin: origin.url, config, data: data ?? (await disk()) });
   apps.push(app);
@@ -67,7 +67,7 @@ test('uploads of a node that stays away are unavailable for a while, then unknow
   expect(await ask(two, 'HEAD', unfinished.target)).toBe(204);
   await stopNode(one);
   expect(await ask(two, 'HEAD', unfinished.target)).toBe(503);
-  await until(async () => (await ask(two, 'HEAD', unfinished.target)) === 404, 'the upload to be given up');
+  await until(async () => (await ask(two, 'HEAD', unfinished.target)) === 404, 'the upload to be given up', 60_000);
   await until(() => two.log.some(({ msg }) => msg === 'a node is gone for good'), 'the node to be forgotten');
   expect(two.log).toContainEqual(expect.objectContaining({ msg: 'a node is gone for good', uploads: 1 }));
   expect(await redis.cli('--raw', 'keys', '*:u:*')).not.toContain(unfinished.target.split('/').at(-1));

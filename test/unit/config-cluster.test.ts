@@ -120,8 +120,8 @@ describe('a value that is not allowed is told with what is', () => {
       '3:93: cluster.tls.ca: is missing; allowed is the path of a file or directory',
     ],
     [
-      `cluster: { ${AT}, ${SECRET}, owner_timeout: 0s }`,
-      '3:108: cluster.owner_timeout: found "0s", allowed is a time with its unit such as 500ms, 30s, 5m, 24h or 7d, at least 1ms, at most 24d',
+      `cluster: { ${AT}, ${SECRET}, owner_timeout: 9s }`,
+      '3:108: cluster.owner_timeout: found "9s", allowed is a time with its unit such as 500ms, 30s, 5m, 24h or 7d, at least 10000ms, at most 24d',
     ],
     [
       `cluster: { listen: a:1, advertise: "http://me@a:1", ${SECRET} }`,
