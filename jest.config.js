@@ -21,7 +21,7 @@ export default {
     },
     { ...shared, displayName: 'whole', testMatch: ['<rootDir>/test/{e2e,chaos}/**/*.test.ts'] },
   ],
-  testTimeout: 60_000,
+  testTimeout: 120_000,
   maxWorkers: 2,
   reporters: ['default', '<rootDir>/test/support/closing-line.js'],
 };

@@ -80,7 +80,7 @@ test('a signal to one worker has it end gently, and another follows', async () =
   const [first] = workerPids(crew, 1);
   process.kill(first!, 'SIGTERM');
   await expectLateAnswers();
-  await until(() => workerPids(crew, 1).length === 2, 'another to take its place', 20_000);
+  await until(() => workerPids(crew, 1).length === 2, 'another to take its place', 60_000);
   expect(logged('a worker ended; another follows')).toEqual([expect.objectContaining({ worker: 1, code: 0 })]);
 });
 

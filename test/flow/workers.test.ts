@@ -106,7 +106,7 @@ describe('workers that do not come to listen', () => {
   async function startInVain(options: CrewOptions): Promise<{ code: unknown; problems: string[]; crew: ProxyProcess }> {
     const crew = await spawnCrew({ origin: origin.url, ...options });
     started.push(crew);
-    const code = await within(crew.exited, 'the primary process to end', 20_000);
+    const code = await within(crew.exited, 'the primary process to end', 60_000);
     expect(crew.lines).toEqual([]);
     return { code, problems: crew.errors.filter((line) => line.startsWith('rufh-proxy: ')), crew };
   }
@@ -154,7 +154,7 @@ describe('workers that do not come to listen', () => {
   test('a signal while they start ends all of them', async () => {
     const crew = await spawnCrew({ origin: origin.url });
     started.push(crew);
-    await until(() => workerPids(crew).length > 0 || crew.errors.length > 0, 'the first worker to listen', 20_000);
+    await until(() => workerPids(crew).length > 0 || crew.errors.length > 0, 'the first worker to listen', 60_000);
     expect(await crew.kill('SIGTERM')).toBe(0);
     await untilGone(workerPids(crew));
   });

@@ -84,7 +84,7 @@ export class ProxyProcess {
 
   /** Waits until it says that it listens; fails with its output when it ends instead. */
   async listening(): Promise<this> {
-    await until(() => this.url !== '' || this.settled, 'the proxy to listen', 20_000);
+    await until(() => this.url !== '' || this.settled, 'the proxy to listen', 60_000);
     if (this.url !== '') return this;
     throw new Error(`the proxy ended with ${await this.exited}:\n${[...this.lines, ...this.errors].join('\n')}`);
   }

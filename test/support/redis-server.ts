@@ -129,7 +129,7 @@ export class RedisServer {
     const { program = REDIS_PROGRAMS['Redis 7'], isSentinel } = this.options;
     const line = [this.settingsFile, ...(isSentinel ? ['--sentinel'] : [])];
     this.child = spawn(program, line, { stdio: ['ignore', 'pipe', 'pipe'] });
-    await within(this.ready(this.child), `${program} to take commands`, 20_000);
+    await within(this.ready(this.child), `${program} to take commands`, 60_000);
   }
 
   private ready(child: ChildProcess): Promise<void> {

@@ -130,7 +130,7 @@ async function eachSays(servers: readonly RedisServer[], command: string[], expe
     await until(
       () => said(server),
       () => `${command.join(' ')} at ${server.port} says ${String(expected)}:\n${last}`,
-      20_000,
+      60_000,
     );
 }
 

@@ -24,11 +24,12 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
-/** Waits until the condition holds and gives its value; fails with the message when it never does. */
+/** Waits until the condition holds and gives its value; fails with the message when it never does. No test asks how soon:
+ * the deadline is far enough for a machine with much else to do. */
 export async function until<T>(
   condition: () => T | Promise<T>,
   message: string | (() => string),
-  deadlineMs = 10_000,
+  deadlineMs = 20_000,
 ): Promise<NonNullable<Exclude<T, false>>> {
   const deadline = Date.now() + deadlineMs;
   for (;;) {
@@ -40,7 +41,7 @@ export async function until<T>(
 }
 
 /** The promise's value, or a failure that says what was waited for. */
-export async function within<T>(promise: Promise<T>, what: string, deadlineMs = 10_000): Promise<T> {
+export async function within<T>(promise: Promise<T>, what: string, deadlineMs = 20_000): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Error(`waited ${deadlineMs} ms in vain for ${what}`)), deadlineMs);
