@@ -88,7 +88,7 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   const membership = await openCluster(config, { ...rooms, opened });
   const relay = membership?.relay ?? new NoRelay(rooms);
   const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads, relay });
-  operators.desk = { ...rooms, uploads, delivery };
+  operators.desk = { ...rooms, uploads, delivery, nodes: storage.others?.nodes };
   operators.drain = buildDrain({ health, entry, membership, log });
   const listeners = await listen(config, entry, opened);
   const internal = membership && (await membership.join(entry));

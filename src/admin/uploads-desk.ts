@@ -1,6 +1,8 @@
+import { Fault } from '../model/fault.js';
 import type { Outcome } from '../model/outcome.js';
 import type { Phase, Upload } from '../model/upload.js';
 import { uploadTag, type Log } from '../observe/log.js';
+import type { Nodes } from '../store/nodes.js';
 import { json, methodNotAllowed, problem, type AdminAnswer, type AdminRequest } from './admin-answer.js';
 import { newestUploads, uploadsTagged, type Listing, type Place, type Wanted } from './find-uploads.js';
 import { detailOf, summaryOf } from './upload-view.js';
@@ -14,11 +16,25 @@ export interface UploadsDesk {
     /** `begun`: an attempt follows as soon as the origin can be asked. The others say why there is none. */
     redeliver(id: string): Promise<'begun' | 'unknown' | 'not-whole' | 'answered' | 'stopping'>;
   };
+  /** Whose bytes are here; missing where every node reaches all of them. */
+  readonly node?: string;
+  /** Where the others are. */
+  readonly nodes?: Pick<Nodes, 'find'>;
   readonly log: Log;
 }
 
 /** `/uploads`, `/uploads/{tag}` and `/uploads/{tag}/redeliver`; undefined for other paths. */
 export async function answerAtDesk(desk: UploadsDesk, request: AdminRequest): Promise<AdminAnswer | undefined> {
+  try {
+    return await answer(desk, request);
+  } catch (fault) {
+    if (!(fault instanceof Fault)) throw fault;
+    desk.log.warn({ err: fault }, 'an operator could not be answered');
+    return problem(503, `Uploads cannot be reached right now: ${fault.message}. Ask again.`, { 'Retry-After': '5' });
+  }
+}
+
+async function answer(desk: UploadsDesk, request: AdminRequest): Promise<AdminAnswer | undefined> {
   const [, root, tag, verb, ...more] = request.path.split('/');
   if (root !== 'uploads' || more.length > 0 || (verb !== undefined && verb !== 'redeliver')) return undefined;
   const refused = refusedAsWebPage(request);
@@ -32,8 +48,9 @@ export async function answerAtDesk(desk: UploadsDesk, request: AdminRequest): Pr
   if (!upload)
     return problem(404, `There is no upload with the tag ${JSON.stringify(tag)}; it may have ended and been removed.`);
   if (found.length > 1) return problem(409, 'More than one upload has this tag; wait until one of them has ended.');
-  if (verb !== undefined) return redeliver(desk, upload);
-  return request.method === 'DELETE' ? cancel(desk, upload) : json(200, detailOf(upload));
+  if (verb === undefined && isRead(request)) return json(200, detailOf(upload));
+  if (upload.node !== desk.node) return notHere(desk, upload);
+  return verb === undefined ? cancel(desk, upload) : redeliver(desk, upload);
 }
 
 function isRead({ method }: AdminRequest): boolean {
@@ -79,6 +96,18 @@ function readPlace(text: string | null): Place | undefined | 'malformed' {
   const [, createdAt, tag] = /^(\d{1,16})\.([0-9a-f]{10})$/.exec(text) ?? [];
   return tag === undefined ? 'malformed' : { createdAt: Number(createdAt), tag };
 }
+
+/** What is done to an upload is done where its bytes are. */
+async function notHere({ nodes }: UploadsDesk, { node }: Upload): Promise<AdminAnswer> {
+  if (node === undefined) return problem(409, SHARED_BEFORE);
+  const owner = await nodes?.find(node);
+  const where = owner ? `, which the others reach at ${owner.url}` : '';
+  return problem(409, `The bytes of this upload are with node ${node}${where}. Ask the admin listener of that node.`);
+}
+
+const SHARED_BEFORE =
+  'The bytes of this upload are in a spool that nodes share, and this node has one of its own. Ask a node with ' +
+  'spool.shared set to true.';
 
 async function cancel({ uploads, log }: UploadsDesk, { id }: Upload): Promise<AdminAnswer> {
   const outcome = await uploads.cancel({ kind: 'cancel', id });

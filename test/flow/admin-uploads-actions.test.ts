@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { request } from 'node:http';
+import { Fault } from '../../src/model/fault.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { FakeDesk } from '../support/fake-desk.js';
 
@@ -47,6 +48,38 @@ describe('one upload', () => {
       status,
       expect.objectContaining({ status, detail: expect.stringMatching(detail) }),
     ]);
+  });
+
+  test.each([
+    ['DELETE', ''],
+    ['POST', '/redeliver'],
+  ])(
+    'whose bytes are with another node is not touched by %s, and the answer says where to ask',
+    async (method, verb) => {
+      desk.node = 'here';
+      desk.nodes.set('there', { url: 'http://10.0.0.5:8081' });
+      const path = at(uploadTag(desk.upload({ node: 'there', phase: 'undelivered' }).id), verb);
+      const response = await fetch(path, { method });
+      const detail = expect.stringMatching(/node there, which the others reach at http:\/\/10\.0\.0\.5:8081\. Ask/);
+      expect([response.status, await response.json()]).toEqual([409, expect.objectContaining({ detail })]);
+      await desk.nodes.forget('there');
+      expect((await fetch(path, { method })).status).toBe(409);
+      expect(desk.asked).toEqual([]);
+      expect((await fetch(at(uploadTag(desk.known[0]!.id)))).status).toBe(200);
+    },
+  );
+
+  test('in a spool that others share is not touched by a node with its own', async () => {
+    desk.node = 'here';
+    const response = await fetch(at(uploadTag(desk.upload().id)), { method: 'DELETE' });
+    expect([response.status, desk.asked]).toEqual([409, []]);
+  });
+
+  test('that nobody can look up right now is 503, and why', async () => {
+    desk.fault = new Fault('STORE_UNAVAILABLE', 'Redis does not answer', true);
+    const response = await fetch(at('0123456789'));
+    expect([response.status, response.headers.get('retry-after')]).toEqual([503, '5']);
+    expect(await response.json()).toMatchObject({ detail: expect.stringMatching(/Redis does not answer/) });
   });
 
   test('whose tag another one has too is not touched', async () => {

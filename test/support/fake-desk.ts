@@ -6,6 +6,7 @@ import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { newUpload } from '../contract/sample-upload.js';
+import { FakeNodes } from './fake-nodes.js';
 
 /** The admin listener before rooms that only note what they are asked. */
 export class FakeDesk {
@@ -16,6 +17,11 @@ export class FakeDesk {
   redelivery: Awaited<ReturnType<UploadsDesk['delivery']['redeliver']>> = 'begun';
   /** The rooms are open; before that there is no desk. */
   isOpen = true;
+  /** Whose bytes are here. */
+  node: string | undefined;
+  readonly nodes = new FakeNodes();
+  /** What whoever asks for uploads meets. */
+  fault: Error | undefined;
 
   admin!: Admin;
 
@@ -51,9 +57,11 @@ export class FakeDesk {
   private rooms(): UploadsDesk {
     const note = (what: string) => void this.asked.push(what);
     return {
-      store: { list: (after) => Promise.resolve(this.page(after)) },
+      store: { list: (after) => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.page(after))) },
       uploads: { cancel: ({ id }) => Promise.resolve(this.outcome).finally(() => note(`cancel ${id}`)) },
       delivery: { redeliver: (id) => Promise.resolve(this.redelivery).finally(() => note(`redeliver ${id}`)) },
+      node: this.node,
+      nodes: this.nodes,
       log: silentLog(),
     };
   }
