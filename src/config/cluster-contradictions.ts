@@ -11,11 +11,17 @@ type ClusterSettings = NonNullable<Settings['cluster']>;
 export function clusterContradictions({ store, spool, cluster, workers }: Settings): Contradiction[] {
   return [
     ...(store.type === 'embedded' ? alone({ spool, cluster, workers }) : []),
+    ...(store.type === 'redis' && spool.shared && spool.sync === 'none'
+      ? [{ path: ['spool', 'sync'], problem: NOT_SEEN }]
+      : []),
     ...(cluster && spool.shared ? [{ path: ['cluster'], against: ['spool'], problem: NOT_NEEDED }] : []),
     ...(cluster ? nodes(cluster).map(({ path, problem }) => ({ path: ['cluster', ...path], problem })) : []),
   ];
 }
 
+const NOT_SEEN =
+  'cannot be none while spool.shared is true: what was acknowledged would be in one machine’s cache, and not where the ' +
+  'others look; write group or always';
 const NOT_NEEDED =
   'is not needed while spool.shared is true, since every node has the bytes itself; leave out one of them';
 

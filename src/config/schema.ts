@@ -88,7 +88,7 @@ export const schema = z.strictObject({
         .describe(
           'When bytes and records are forced to the disk. `always`: before each is acknowledged. `group`: the same, ' +
             'several uploads sharing one sync. `none`: left to the operating system; a killed process loses nothing ' +
-            'that was acknowledged, a power cut may.',
+            'that was acknowledged, a power cut may; not with `shared`.',
         ),
     })
     .prefault({})

@@ -168,6 +168,11 @@ describe('settings that are right one by one, but not together', () => {
       `spool: { shared: true }\ncluster: { ${AT}, ${SECRET} }`,
       '4:10: cluster: is not needed while spool.shared is true, since every node has the bytes itself; leave out one of them',
     ],
+    [
+      'spool: { shared: true, sync: none }',
+      '3:30: spool.sync: cannot be none while spool.shared is true: what was acknowledged would be in one machine’s cache, ' +
+        'and not where the others look; write group or always',
+    ],
     [`cluster: { ${AT} }`, '3:10: cluster: needs a secret that all nodes share: `secret_file` or `secret`'],
     [
       `cluster: { ${AT}, ${SECRET}, secret_file: /f }`,
