@@ -3,7 +3,6 @@ import { join } from 'node:path';
 import { A_DAY_LATER } from './crash-campaign.js';
 import type { NodesLog } from './nodes-log.js';
 import type { NodesStage } from './nodes-stage.js';
-import { until } from './temporary.js';
 
 /** Everything expires within moments, and is looked for as often. */
 const CONFIG_OF_THE_DAY_AFTER = `
@@ -11,8 +10,9 @@ limits: { max_age: 1s }
 delivery: { keep_answer: 1s }
 `;
 
-/** Longer than any lease or claim that a process took to its grave. */
-const DEADLINE_MS = 60_000;
+/** Longer than any lease, claim or turn that a process took to its grave. */
+const PATIENCE_MS = 90_000;
+const LOOK_MS = 250;
 
 /** Scores are times by the clock of Redis, which nobody can set. */
 const A_DAY_EARLIER = `
@@ -35,12 +35,22 @@ export async function expireEverything(stage: NodesStage, log: NodesLog): Promis
   const config = (at: number): string => stage.configOf(at, CONFIG_OF_THE_DAY_AFTER);
   const nodeFlags = ['--import', A_DAY_LATER];
   await Promise.all(all.map((at) => stage.revive(at, { config: config(at), nodeFlags })));
-  let left: string[] = [];
-  await until(
-    async () => (left = await leftovers(stage)).length === 0,
-    () => `nothing to be left behind:\n${left.slice(0, 20).join('\n')}`,
-    DEADLINE_MS,
-  );
+  await untilNothingIsLeft(stage);
+}
+
+/** As long as it gets less. */
+async function untilNothingIsLeft(stage: NodesStage): Promise<void> {
+  let least = Infinity;
+  let lessAt = Date.now();
+  for (;;) {
+    const left = await leftovers(stage);
+    if (left.length === 0) return;
+    if (left.length < least) lessAt = Date.now();
+    least = Math.min(least, left.length);
+    if (Date.now() - lessAt > PATIENCE_MS)
+      throw new Error(`${left.length} things were left behind:\n${left.slice(0, 20).join('\n')}`);
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+  }
 }
 
 /** Files of uploads, not those of the spool itself, keys that grow with the number of uploads, and figures that still count some. */
