@@ -1,11 +1,11 @@
 import fs from 'node:fs';
-import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
-import { close, open } from '../disk/files.js';
+import { close, fstat, open } from '../disk/files.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
+import { lookTwice } from './look-twice.js';
 
 /** Measured: below a MiB the calls cost more than the bytes, above it nothing is gained. */
 const READ_SIZE = 1024 * 1024;
@@ -13,8 +13,8 @@ const READ_SIZE = 1024 * 1024;
 interface Range {
   readonly start?: number;
   readonly end?: number;
-  /** Asked before a chunk is said to be lost; fails when the spool is not there at all. */
-  readonly isMounted?: () => Promise<void>;
+  /** Before a chunk is said to be lost: has the next look be a fresh one; fails when the spool is not there at all. */
+  readonly refresh?: () => Promise<void>;
 }
 
 /** The part of one file that is wanted; `end` is exclusive. */
@@ -28,7 +28,7 @@ interface Section {
 /** The committed bytes of the chunks, or a range of them, in one stream that holds at most one file open. */
 export function readChunks(directory: string, chunks: readonly Chunk[], range: Range = {}): Readable {
   const sections = sectionsOf(directory, chunks, range);
-  return Readable.from(bytesOf(sections, range.isMounted), { objectMode: false, highWaterMark: READ_SIZE });
+  return Readable.from(bytesOf(sections, range.refresh), { objectMode: false, highWaterMark: READ_SIZE });
 }
 
 function sectionsOf(directory: string, chunks: readonly Chunk[], range: Range): Section[] {
@@ -49,22 +49,34 @@ function sectionsOf(directory: string, chunks: readonly Chunk[], range: Range): 
 }
 
 /** All files are looked at before the first byte is given: an origin should not get half a body for a lost chunk. */
-async function* bytesOf(sections: readonly Section[], isMounted: Range['isMounted']): AsyncGenerator<Buffer> {
+async function* bytesOf(
+  sections: readonly Section[],
+  refresh: Range['refresh'] = () => Promise.resolve(),
+): AsyncGenerator<Buffer> {
   try {
-    for (const section of sections) await assertComplete(section);
+    for (const section of sections) await assertComplete(section, refresh);
     for (const section of sections) yield* sectionBytes(section);
   } catch (error) {
-    if (hasCode(error, 'ENOENT')) {
-      await isMounted?.();
-      throw lost('a chunk is missing');
-    }
-    throw storageFault(error, 'bytes cannot be read');
+    if (!hasCode(error, 'ENOENT')) throw storageFault(error, 'bytes cannot be read');
+    await refresh();
+    throw lost('a chunk is missing');
   }
 }
 
-async function assertComplete({ path, committed }: Section): Promise<void> {
-  const { size } = await stat(path);
+async function assertComplete({ path, committed }: Section, refresh: () => Promise<void>): Promise<void> {
+  const size = await lookTwice(() => sizeOf(path), refresh);
+  if (size === undefined) throw lost('a chunk is missing');
   if (size < committed) throw lost(`a chunk has ${size} bytes instead of ${committed}`);
+}
+
+/** Of the opened file: without opening it an NFS client may give a size from before another node wrote the rest. */
+async function sizeOf(path: string): Promise<number> {
+  const fd = await open(path, 'r');
+  try {
+    return (await fstat(fd)).size;
+  } finally {
+    await close(fd);
+  }
 }
 
 async function* sectionBytes({ path, start, end }: Section): AsyncGenerator<Buffer> {

@@ -10,6 +10,7 @@ import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
 import { readChunks } from './chunk-reader.js';
 import { FileChunkWriter } from './chunk-writer.js';
+import { lookTwice } from './look-twice.js';
 import { IDENTITY } from './shared-directory.js';
 import { raisePromise, readPromise } from './promise-file.js';
 import { type ChunkWriter, PROMISED, type Spool, type SpooledChunk } from './spool.js';
@@ -56,14 +57,14 @@ export class LocalSpool implements Spool {
 
   read(id: string, chunks: readonly Chunk[], range?: { readonly start: number; readonly end?: number }): Readable {
     for (const { name } of chunks) this.pathOf(id, name);
-    const isMounted = (): Promise<void> => this.assertMounted();
-    return readChunks(join(this.root, id), chunks, { ...range, isMounted });
+    const refresh = (): Promise<void> => this.refresh(id);
+    return readChunks(join(this.root, id), chunks, { ...range, refresh });
   }
 
   /** Syncs the chunk first: whoever asks may count these bytes from then on. */
   async size(id: string, name: string): Promise<number | undefined> {
     const path = this.pathOf(id, name);
-    try {
+    return this.ifThere(id, 'a chunk cannot be looked at', async () => {
       const fd = await open(path, 'r+');
       try {
         if (this.names.isDurable) await fdatasync(fd);
@@ -72,11 +73,7 @@ export class LocalSpool implements Spool {
       } finally {
         await close(fd);
       }
-    } catch (error) {
-      if (!hasCode(error, 'ENOENT')) throw storageFault(error, 'a chunk cannot be looked at');
-      await this.assertMounted();
-      return undefined;
-    }
+    });
   }
 
   async removeChunk(id: string, name: string): Promise<void> {
@@ -103,9 +100,7 @@ export class LocalSpool implements Spool {
 
   async promised(id: string): Promise<number> {
     const path = this.pathOf(id, PROMISED);
-    const noted = await failing('a noted offset cannot be read', () => readPromise(path).catch(unless('ENOENT')));
-    if (noted === undefined) await this.assertMounted();
-    return noted ?? 0;
+    return (await this.ifThere(id, 'a noted offset cannot be read', () => readPromise(path))) ?? 0;
   }
 
   async remove(id: string): Promise<void> {
@@ -140,7 +135,24 @@ export class LocalSpool implements Spool {
     if (this.isShared && names.length === 0) await failing(reading, () => removeIfEmpty(join(this.root, id)));
   }
 
-  /** Before anything is said to be lost: with the whole disk gone, nothing of it is. */
+  private ifThere<T>(id: string, what: string, look: () => Promise<T>): Promise<T | undefined> {
+    return failing(what, () => lookTwice(look, () => this.refresh(id)));
+  }
+
+  /**
+   * Before anything is said to be lost. Opening a directory has an NFS client ask the server what is in it (close-to-open
+   * consistency, which `nocto` turns off).
+   */
+  private async refresh(id: string): Promise<void> {
+    await this.assertMounted();
+    if (!this.isShared) return;
+    for (const directory of [this.root, join(this.root, id)]) {
+      const fd = await open(directory, 'r').catch(unless('ENOENT'));
+      if (fd !== undefined) await close(fd);
+    }
+  }
+
+  /** With the whole disk gone, nothing of it is lost. */
   private async assertMounted(): Promise<void> {
     const path = this.isShared ? join(this.root, IDENTITY) : this.root;
     await failing('the spool is not there', () => access(path));
