@@ -29,12 +29,17 @@ export interface PeerRelayOptions {
   readonly ownerTimeoutMs: number;
   /** A machine that is gone does not refuse a connection: it says nothing. */
   readonly connectTimeoutMs?: number;
+  /** How often it is looked whether an owner that does not answer is still heard of. */
+  readonly lookEveryMs?: number;
   readonly log: Log;
 }
 
 const CONNECT_TIMEOUT_MS = 2_000;
 const KEEP_ALIVE_MS = 5_000;
 const RETRY_AFTER_SECONDS = 5;
+const LOOK_EVERY_MS = 2_500;
+/** Longer than a lease lasts without its store: who says nothing for so long can take nothing in any more. */
+const STANDS_STILL_MS = 20_000;
 
 const UNREACHABLE = 'The bytes of this upload cannot be reached right now. What was acknowledged is kept.';
 
@@ -83,6 +88,7 @@ export class PeerRelay implements Relay {
     const { signature, ownerTimeoutMs } = this.options;
     const { method, target } = head;
     const signed = signature.sign({ kind: 'request', to: node, client: factsOf(head) }, { method, target });
+    const silence = new Silence(owner.silentMs);
     const relayed = new RelayedExchange({
       head,
       client: clientOf(exchange),
@@ -94,20 +100,49 @@ export class PeerRelay implements Relay {
       objection: (answer) => way.objection(answer),
       instead: ({ code, status, detail }) => {
         if (code === 'CODING') return problemReply({ status, detail });
-        if (way.isOpen) return 'cut';
-        if (owner.silentMs >= ownerTimeoutMs) return refuse({ reason: 'unknown-upload' });
+        if (way.isOpen && code !== STANDS_STILL.code) return 'cut';
+        if (silence.ms >= ownerTimeoutMs) return refuse({ reason: 'unknown-upload' });
         return refuse({ reason: 'unavailable', detail: UNREACHABLE, retryAfterSeconds: RETRY_AFTER_SECONDS });
       },
     });
     this.underWay.add(relayed);
+    const watch = setInterval(() => void this.look(relayed, node, silence), this.options.lookEveryMs ?? LOOK_EVERY_MS);
     await relayed.run();
+    clearInterval(watch);
     this.underWay.delete(relayed);
+  }
+
+  /** A process that stands still keeps its connections, and its machine takes new ones: only its silence tells. */
+  private async look(relayed: RelayedExchange, node: string, silence: Silence): Promise<void> {
+    // With the store away nobody can be heard.
+    const owner = await this.options.owners.find(node).catch(() => undefined);
+    silence.heard(owner?.silentMs ?? 0);
+    if (silence.lasts) relayed.abandon(STANDS_STILL);
   }
 
   private note({ code, cause }: ExchangeFailure, { node, head }: RelayTask): void {
     const problem = cause instanceof Error ? cause.message : undefined;
     const { method } = head;
     this.options.log.warn({ node, method, code, problem }, 'a request did not get through to the node of its upload');
+  }
+}
+
+const STANDS_STILL: ExchangeFailure = { status: 504, code: 'OWNER_SILENT', detail: UNREACHABLE };
+
+/** How long an owner has not been heard of. */
+class Silence {
+  private looks = 0;
+
+  constructor(public ms: number) {}
+
+  heard(ms: number): void {
+    this.ms = ms;
+    this.looks = ms >= STANDS_STILL_MS ? this.looks + 1 : 0;
+  }
+
+  /** Not at the first look: when the store has just come back, nobody has had the time to say anything. */
+  get lasts(): boolean {
+    return this.looks >= 2;
   }
 }
 

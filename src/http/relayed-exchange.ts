@@ -75,6 +75,11 @@ export class RelayedExchange {
     this.client.breakOff();
   }
 
+  /** Fails it, unless its answer has begun. */
+  abandon(failure: ExchangeFailure): void {
+    if (!this.answer) this.fail(failure);
+  }
+
   private begin(): void {
     const coding = fieldValue(this.options.head.headers, 'transfer-encoding') ?? 'chunked';
     if (/^\s*chunked\s*$/i.test(coding)) this.attempt('kept');

@@ -1,10 +1,11 @@
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { describe, expect, test } from '@jest/globals';
+import { Fault } from '../../src/model/fault.js';
 import { TRANSPORTS, exchangeOver } from '../support/open-request.js';
 import { onPeerFront } from '../support/peer-front.js';
 import { requestOnce } from '../support/raw-client.js';
 import type { RawExchange } from '../support/raw-exchange.js';
-import { freePort } from '../support/temporary.js';
+import { freePort, until } from '../support/temporary.js';
 
 const TARGET = `/.uploads/${'a'.repeat(32)}`;
 const PATCH = { method: 'PATCH', target: TARGET, body: Buffer.alloc(200_000) };
@@ -43,6 +44,41 @@ describe('an owner that cannot be reached', () => {
       await onPeerFront({ owners: at(front.owner.url, 10 * 60_000) }, async ({ url, refused }) => {
         expect((await requestOnce(url, PATCH)).status).toBe(200);
         expect(refused).toEqual([]);
+      });
+    });
+  });
+
+  test.each(TRANSPORTS)('because it stands still, connected as it is, is not waited for over %s', async (by) => {
+    const silent = (): Promise<void> => new Promise(() => undefined);
+    await onPeerFront({ script: silent }, async ({ owner }) => {
+      await onPeerFront({ owners: at(owner.url, 20_000), lookEveryMs: 10 }, async ({ url, refused }) => {
+        expect((await exchangeOver(by, url, PATCH)).status).toBe(503);
+        expect((await exchangeOver(by, url, { method: 'HEAD', target: TARGET })).status).toBe(503);
+        expect(refused).toEqual(['unavailable', 'unavailable']);
+      });
+      await onPeerFront({ owners: at(owner.url, 60_000), lookEveryMs: 10 }, async ({ url, refused }) => {
+        expect((await exchangeOver(by, url, { method: 'HEAD', target: TARGET })).status).toBe(404);
+        expect(refused).toEqual(['unknown-upload']);
+      });
+    });
+  });
+
+  test('is waited for as long as it is heard of, or nobody is', async () => {
+    const looks: number[] = [];
+    const heard = (url: string) => ({
+      find: () => {
+        looks.push(looks.length);
+        if (looks.length % 2 === 0) return Promise.reject(new Fault('STORE_UNAVAILABLE', 'away', true));
+        return Promise.resolve({ url, silentMs: looks.length === 1 ? 0 : 30_000 });
+      },
+    });
+    const afterLooks = async (exchange: RawExchange): Promise<void> => {
+      await until(() => looks.length > 8, 'looks at whether the owner is heard of');
+      await exchange.respond({ status: 200, body: 'late' });
+    };
+    await onPeerFront({ script: afterLooks }, async ({ owner }) => {
+      await onPeerFront({ owners: heard(owner.url), lookEveryMs: 10 }, async ({ url }) => {
+        expect((await requestOnce(url, PATCH)).status).toBe(200);
       });
     });
   });
