@@ -36,6 +36,7 @@ export async function openRedisStorage(
   const leases = new RedisLeases(connection);
   opened.push(() => Promise.resolve(leases.close()));
   const spool = new LocalSpool({ directory: data, sync: spoolConfig.sync, shared: spoolConfig.shared });
+  connection.onOtherStore((storeId) => noteSpoolIdentity(data, storeId, randomUUID()));
   await claimSpool(config, connection, log);
   await spool.open();
   return {
@@ -64,9 +65,10 @@ async function ownDirectory({ data, workers }: Config, opened: StorageRooms['ope
 }
 
 /** A directory that is not the right one is better found out now than by a loss. */
-async function claimSpool({ data, spool }: Config, connection: RedisConnection, log: Log): Promise<void> {
+async function claimSpool({ data, spool, workers }: Config, connection: RedisConnection, log: Log): Promise<void> {
   const { storeId, isNewStore } = connection;
-  const identity = await identityOf(data, storeId, spool.shared && !isNewStore);
+  const isOthersToo = spool.shared || workers !== 1;
+  const identity = await identityOf(data, storeId, isOthersToo && !isNewStore);
   if (identity === 'same') return;
   if (!isNewStore && (spool.shared || identity === 'other'))
     throw new Fault('CONTRACT_BROKEN', `${data} ${spool.shared ? NOT_THE_SHARED_ONE : NOT_OF_THIS_STORE}`, false);
@@ -74,11 +76,11 @@ async function claimSpool({ data, spool }: Config, connection: RedisConnection, 
   await noteSpoolIdentity(data, storeId, randomUUID());
 }
 
-/** `patiently`: the node that has made the store may be about to say that this is its spool. */
+/** `patiently`: the process that has made the store may be about to say that this is its spool. */
 async function identityOf(data: string, storeId: string, patiently: boolean): Promise<SpoolIdentity> {
   for (let tries = 0; ; tries++) {
     const identity = await spoolIdentity(data, storeId);
-    if (identity !== 'new' || !patiently || tries === MOST_LOOKS) return identity;
+    if (identity === 'same' || !patiently || tries === MOST_LOOKS) return identity;
     await sleep(LOOK_AGAIN_MS);
   }
 }

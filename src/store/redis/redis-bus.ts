@@ -1,10 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import { EventEmitter } from 'node:events';
 import { Cluster } from 'ioredis';
+import { inTime } from './in-time.js';
 import type { RedisClient } from './redis-clients.js';
 
 /** `ask`: somebody wants the lease. `free`: it was given back. `settled`: a delivery came to something. */
 export type News = 'ask' | 'free' | 'settled';
+
+/** Whoever may publish in this Redis can say anything on our channels. */
+const NEWS: ReadonlySet<string> = new Set<News>(['ask', 'free', 'settled']);
 
 export interface BusOptions {
   readonly channels: readonly string[];
@@ -16,6 +20,8 @@ export interface BusOptions {
 }
 
 const CHECK_MS = 2000;
+/** A server that hangs would keep us from trying another one. */
+const SUBSCRIBE_MS = 3000;
 
 /**
  * What the scripts of all processes tell each other, about every upload. Only hints: a message can be lost, and after
@@ -25,6 +31,7 @@ export class RedisBus {
   private readonly events = new EventEmitter().setMaxListeners(0);
   private readonly checks: NodeJS.Timeout;
   private client: RedisClient | undefined;
+  private opening: RedisClient | undefined;
   /** What we told ourselves and have not heard yet. */
   private echo: string | undefined;
   private renewing = false;
@@ -37,14 +44,17 @@ export class RedisBus {
   /** Fulfilled when every channel is heard. */
   async open(): Promise<void> {
     const client = await this.options.subscriber();
+    this.opening = client;
     try {
       client.on('message', (_: string, text: string) => this.tell(text));
       client.on('smessage', (_: string, text: string) => this.tell(text));
-      await this.subscribe(client);
+      await inTime(this.subscribe(client), SUBSCRIBE_MS);
       if (this.closed) throw new Error('Connection is closed');
     } catch (error) {
       client.disconnect();
       throw error;
+    } finally {
+      this.opening = undefined;
     }
     this.client?.disconnect();
     this.client = client;
@@ -66,6 +76,7 @@ export class RedisBus {
     this.closed = true;
     clearInterval(this.checks);
     this.events.removeAllListeners();
+    this.opening?.disconnect();
     this.client?.disconnect();
   }
 
@@ -78,8 +89,8 @@ export class RedisBus {
   private tell(text: string): void {
     const space = text.indexOf(' ');
     const [word, rest] = [text.slice(0, space), text.slice(space + 1)];
-    if (word !== 'echo') this.events.emit(word, rest);
-    else if (rest === this.echo) this.echo = undefined;
+    if (NEWS.has(word)) this.events.emit(word, rest);
+    else if (word === 'echo' && rest === this.echo) this.echo = undefined;
   }
 
   /** Nobody sends anything on these connections: without this, one that is broken would be noticed by nobody. */

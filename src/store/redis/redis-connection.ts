@@ -37,6 +37,8 @@ export class RedisConnection {
   private readonly patience = new Patience();
   private readonly gather: () => void;
   private suspect: string | undefined;
+  private noteOther: (storeId: string) => Promise<unknown> = () => Promise.resolve();
+  private isOtherNoted = true;
   private closed = false;
 
   private constructor(
@@ -69,6 +71,11 @@ export class RedisConnection {
   /** What is wrong with Redis right now, for people; undefined when it is ready. */
   get trouble(): string | undefined {
     return this.pulse.trouble;
+  }
+
+  /** What has to be done when Redis is found with other data than before, or with none; done again until it succeeds. */
+  onOtherStore(note: (storeId: string) => Promise<unknown>): void {
+    this.noteOther = note;
   }
 
   /** One step of a script of `lua/`: the first key decides which server does it. */
@@ -125,6 +132,8 @@ export class RedisConnection {
     const [seconds, micros, id] = (await this.ask('pulse', [this.keys.store], [])) as [string, string, string?];
     this.clock.note(Number(seconds) * 1000 + Number(micros) / 1000, askedAt);
     if (id !== this.storeId) await this.recognizeAgain(id);
+    if (!this.isOtherNoted) await this.noteOther(this.storeId);
+    this.isOtherNoted = true;
     if (suspect === undefined) return;
     await this.send(suspect, (client) => client.set(this.keys.beat(suspect), '1', 'PX', 60_000));
     if (this.suspect === suspect) this.suspect = undefined;
@@ -142,12 +151,14 @@ export class RedisConnection {
 
   /** The data we knew is gone: whatever is found now, the uploads of before are not in it. */
   private async recognizeAgain(found: string | undefined): Promise<void> {
+    // Fails where it is only a replica that is not filled yet: then nothing is lost.
+    await this.recognize();
+    this.isOtherNoted = false;
     const what = found === undefined ? 'came back empty' : 'has other data than before';
     this.log.error(
       `Redis ${what}: all uploads that were known are lost. This is prevented by persistence (\`appendonly yes\` in the ` +
         'configuration of Redis), and by nobody flushing the database',
     );
-    await this.recognize();
   }
 
   private ask(script: string, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {

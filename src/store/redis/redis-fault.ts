@@ -81,8 +81,8 @@ const TROUBLES: readonly Trouble[] = [
   { matches: /No such master|invalid reply/, says: 'is known to none of them: see store.sentinel.master' },
   { matches: /ECONNREFUSED/, says: 'does not answer (ECONNREFUSED): is it running, and is the address right?' },
   { matches: /ENOTFOUND|EAI_AGAIN/, says: 'cannot be found: its name has no address (ENOTFOUND)' },
-  { matches: /ENOENT/, says: 'does not answer: there is no such socket (ENOENT)' },
-  { matches: /EACCES/, says: 'cannot be reached: this process may not open its socket (EACCES)' },
+  { matches: /connect ENOENT/, says: 'does not answer: there is no such socket (ENOENT)' },
+  { matches: /connect EACCES/, says: 'cannot be reached: this process may not open its socket (EACCES)' },
   { matches: /EHOSTUNREACH|ENETUNREACH/, says: 'cannot be reached: there is no way to its network' },
   { matches: /sentinels are unreachable/, says: 'cannot be found: no sentinel answers' },
   {
@@ -107,8 +107,14 @@ export function storeFault(error: unknown, settings: RedisSettings, before: read
   const says = troubleOf(known)?.says ?? 'is not connected';
   const text = typeof says === 'string' ? says : says(settings);
   // Not the error itself: it remembers the command, and with that the password.
-  const cause = new Error(wordsOf(known));
+  const cause = new Error(withoutSecrets(wordsOf(known), settings));
   return new Fault('STORE_UNAVAILABLE', `${describeAddresses(settings)} ${text}`, true, { cause });
+}
+
+/** Some servers repeat what they were told. */
+function withoutSecrets(words: string, { password, sentinel }: RedisSettings): string {
+  const secrets = [password, sentinel?.password].filter((secret) => secret !== undefined && secret !== '');
+  return secrets.reduce<string>((text, secret) => text.replaceAll(secret!, '***'), words);
 }
 
 /** Whether the same start could succeed a moment later. */
@@ -127,7 +133,7 @@ function troubleOf(error: unknown): Trouble | undefined {
   const words = wordsOf(error);
   const known = TROUBLES.find(({ matches }) => matches.test(words));
   if (known || isOfLibrary(words)) return known;
-  return { matches: /^/, says: `answers: ${words.slice(0, 200)}` };
+  return { matches: /^/, says: (settings) => `answers: ${withoutSecrets(words, settings).slice(0, 200)}` };
 }
 
 function wordsOf(error: unknown): string {

@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import type { Cluster, Redis } from 'ioredis';
+import { Fault } from '../../model/fault.js';
 
 /** Scripts beside this file, in the source and in what is built from it. */
 const DIRECTORY = new URL('lua/', import.meta.url);
@@ -35,8 +36,13 @@ function bound(name: string): string {
 }
 
 function readScripts(): ReadonlyMap<string, string> {
-  const names = readdirSync(DIRECTORY).filter((name) => name.endsWith('.lua'));
-  return new Map(names.map((name) => [name.replace(/\.lua$/, ''), withParts(read(name))]));
+  try {
+    const names = readdirSync(DIRECTORY).filter((name) => name.endsWith('.lua'));
+    return new Map(names.map((name) => [name.replace(/\.lua$/, ''), withParts(read(name))]));
+  } catch (error) {
+    const { message } = error as Error;
+    throw new Fault('CONTRACT_BROKEN', `a part of this program is missing: ${message}`, false, { cause: error });
+  }
 }
 
 /** A part is written once and included where it is needed; parts include nothing. */

@@ -1,5 +1,6 @@
 import { Cluster } from 'ioredis';
 import type { Log } from '../../observe/log.js';
+import { inTime } from './in-time.js';
 import { RedisBus } from './redis-bus.js';
 import { makeClient, type ClientOptions, type RedisClient } from './redis-clients.js';
 import { mayPass, storeFault } from './redis-fault.js';
@@ -110,7 +111,7 @@ async function connect(client: RedisClient, settings: RedisSettings): Promise<vo
   const events = ['error', 'sentinelError', 'node error'];
   for (const event of events) client.on(event, note);
   try {
-    await soon(client.connect());
+    await inTime(client.connect(), TRY_MS);
     // A database that does not exist is such an event too: without it we would write into another one.
     const lasting = troubles.find((trouble) => !mayPass(trouble));
     if (lasting !== undefined) throw storeFault(lasting, settings);
@@ -118,18 +119,6 @@ async function connect(client: RedisClient, settings: RedisSettings): Promise<vo
     throw storeFault(error, settings, troubles);
   } finally {
     for (const event of events) client.off(event, note);
-  }
-}
-
-async function soon(connected: Promise<void>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error('not answered in time')), TRY_MS);
-  });
-  try {
-    await Promise.race([connected, late]);
-  } finally {
-    clearTimeout(timer);
   }
 }
 
