@@ -21,11 +21,10 @@ import { takeTurn } from './store/redis/redis-turns.js';
 import { untilAvailable } from './store/until-available.js';
 import { type RecoveryRooms, recoverNode } from './uploads/recovery.js';
 
+type RedisBacked = Config & { readonly store: RedisConfig };
+
 /** The store that many processes share, and a spool that is shared as well or belongs to this node. */
-export async function openRedisStorage(
-  config: Config & { readonly store: RedisConfig },
-  { log, clock, opened }: StorageRooms,
-): Promise<Storage> {
+export async function openRedisStorage(config: RedisBacked, { log, clock, opened }: StorageRooms): Promise<Storage> {
   const { data, spool: spoolConfig } = config;
   if (spoolConfig.shared) await assertShareable(data, randomUUID());
   const node = spoolConfig.shared ? undefined : await ownDirectory(config, opened);
@@ -45,7 +44,7 @@ export async function openRedisStorage(
     spool,
     ...(node === undefined ? {} : { node, others: othersIn(connection) }),
     checks: [directoryCheck(data), storeCheck(connection)],
-    recover: () => recoverOwn(config, node, { store, leases, spool, log, clock }),
+    recover: () => recoverOwn(config, node, connection, { store, spool, log, clock }),
     mayLookForOrphans: () => takeTurn(connection, `orphans:${node ?? ''}`, ORPHANS_TURN_MS),
   };
 }
@@ -101,15 +100,22 @@ const NOT_OF_THIS_STORE =
  * start that has come so far.
  */
 async function recoverOwn(
-  config: Config & { readonly store: RedisConfig },
+  config: RedisBacked,
   node: string | undefined,
-  rooms: RecoveryRooms,
-) {
+  connection: RedisConnection,
+  rooms: Omit<RecoveryRooms, 'leases'>,
+): Promise<void> {
   const { data, workers, spool, store } = config;
   if (node === undefined || workers > 1) return;
   const { sameBoot } = await noteStart(data, 0, new DirectorySync(spool.sync));
+  // Leases that are held are those of the process before this one: to ask it for each in turn would take minutes.
+  const leases = new RedisLeases(connection, { graceMs: 0 });
   const signal = AbortSignal.timeout(Math.max(store.waitMs, LEAST_PATIENCE_MS));
-  await untilAvailable(() => recoverNode(rooms, node, sameBoot), { signal });
+  try {
+    await untilAvailable(() => recoverNode({ ...rooms, leases }, node, sameBoot), { signal });
+  } finally {
+    leases.close();
+  }
 }
 
 const LEAST_PATIENCE_MS = 5000;

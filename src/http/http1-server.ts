@@ -21,6 +21,8 @@ export interface Http1Options {
   readonly http2: boolean;
   readonly headersTimeoutMs: number;
   readonly keepAliveTimeoutMs: number;
+  /** Of a head; Node's own limit when missing. */
+  readonly mostHeadBytes?: number;
 }
 
 export interface Http1Handlers {
@@ -47,7 +49,7 @@ export class Http1Server {
     const { tls } = options;
     const settings = settingsOf(options);
     this.server = tls ? createSecureServer({ ...settings, ...tlsSettings(options), ...tls }) : createServer(settings);
-    // Silently left out fields could be those that delimit the message; 16 KiB of them are limit enough.
+    // Silently left out fields could be those that delimit the message; their size is limit enough.
     this.server.maxHeadersCount = 0;
     this.serve = this.takeConnectionListener(tls ? 'secureConnection' : 'connection');
     this.listen();
@@ -152,10 +154,11 @@ export class Http1Server {
   }
 }
 
-function settingsOf({ headersTimeoutMs, keepAliveTimeoutMs }: Http1Options): ServerOptions {
+function settingsOf({ headersTimeoutMs, keepAliveTimeoutMs, mostHeadBytes }: Http1Options): ServerOptions {
   const settings = {
     // It counts the body as well: whoever reads a body gives up the idle ones.
     requestTimeout: 0,
+    ...(mostHeadBytes === undefined ? {} : { maxHeaderSize: mostHeadBytes }),
     headersTimeout: headersTimeoutMs,
     connectionsCheckingInterval: Math.min(30_000, Math.max(50, headersTimeoutMs / 4)),
     keepAliveTimeout: keepAliveTimeoutMs,

@@ -93,8 +93,12 @@ class HandedOverBody extends Stream {
  */
 function requestOptions(path: string, headers: Headers): object {
   const keep = (value: unknown): PropertyDescriptor => ({ enumerable: true, get: () => value, set: () => undefined });
-  return Object.defineProperties({ setHost: false }, { path: keep(path), headers: keep(headers.flat()) });
+  const options = { setHost: false, maxHeaderSize: LARGEST_HEAD };
+  return Object.defineProperties(options, { path: keep(path), headers: keep(headers.flat()) });
 }
+
+/** As much as deliveries take (`undici-connections.ts`): what was kept of an answer must get through between nodes. */
+const LARGEST_HEAD = 256 * 1024;
 
 /** The little that http-proxy reads of a client's request; nothing in it can change the outgoing one. */
 function requestView(method: string): IncomingMessage {

@@ -22,6 +22,9 @@ export interface PeerHandlers {
 /** Strangers find out nothing here, and what they send is worth no time. */
 const STRANGERS_BODY = { bytes: 64 * 1024, ms: 1000 };
 
+/** More than any client's head that another node has taken (64 KiB over HTTP/2), and what that node adds. */
+const MOST_HEAD_BYTES = 96 * 1024;
+
 /** Opens the internal listener: for other nodes of the cluster, and nobody else. */
 export function startPeerListener(options: PeerListenerOptions, handlers: PeerHandlers): Promise<Listener> {
   const { address, tls } = options;
@@ -32,6 +35,7 @@ export function startPeerListener(options: PeerListenerOptions, handlers: PeerHa
       http2: false,
       windows: { stream: 0, session: 0 },
       maxConcurrentStreams: 0,
+      mostHeadBytes: MOST_HEAD_BYTES,
     },
     {
       onRequest: (exchange) => admit(exchange, options, handlers),

@@ -43,10 +43,15 @@ export class WorkerPost {
     this.stopping = true;
     clearTimeout(this.next);
     if (!this.worker) return;
-    // One that is still starting may not hear yet, and has nothing to keep.
-    if (!this.isListening) return this.worker.kill();
-    this.worker.tell({ kind: 'stop' });
-    const end = await this.worker.ended;
+    const { worker } = this;
+    if (!this.isListening) {
+      // One that is still starting may not hear yet, and has nothing to keep.
+      worker.kill();
+      await worker.ended;
+      return;
+    }
+    worker.tell({ kind: 'stop' });
+    const end = await worker.ended;
     if (end.code !== 0) throw new Error(`worker ${this.number} ended ${endWords(end)}`);
   }
 

@@ -139,6 +139,28 @@ describe.each(TRANSPORTS)('over %s, an upload whose bytes another node has', (tr
     expect((await flow.ask('HEAD', owner.url)).status).toBe(404);
   });
 
+  test('may be asked about with as many header fields as its own node takes', async () => {
+    const flow = await new Flow(transport).place();
+    const large = [['X-Large', 'x'.repeat(transport === 'HTTP/1.1' ? 15_900 : 40_000)]] as const;
+    expect((await flow.ask('HEAD', owner.url, large)).status).toBe(204);
+    expect((await flow.ask('HEAD', entry.url, large)).status).toBe(204);
+  });
+
+  test('is answered with as many header fields as its own node takes from the origin', async () => {
+    const flow = await new Flow(transport).place();
+    stage.origin.answerWith({ body: 'ok', headers: [['X-Large', 'x'.repeat(20_000)]] });
+    try {
+      const request = await flow.append(0);
+      await request.send(BYTES);
+      await request.end();
+      const answer = await request.readFinal();
+      expect([answer.status, answer.header('X-Large')?.length]).toEqual([200, 20_000]);
+      await request.close();
+    } finally {
+      stage.origin.answerWith({});
+    }
+  });
+
   test('is refused as it would be by its own node', async () => {
     const flow = await new Flow(transport).place();
     const request = await flow.append(7);

@@ -6,7 +6,8 @@ import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
 import { requestOnce } from '../support/raw-client.js';
 import type { RedisServer } from '../support/redis-server.js';
 import { startRedis } from '../support/redis-servers.js';
-import { clientDialect, createUpload, ResumableUpload, versionLines } from '../support/resumable-client.js';
+import type { ResumableUpload } from '../support/resumable-client.js';
+import { clientDialect, createUpload, versionLines } from '../support/resumable-client.js';
 import { freePort, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 
 // Issue 4: Redis that comes back empty.
@@ -15,7 +16,7 @@ const DIALECT = clientDialect('10');
 let redis: RedisServer;
 let origin: FakeOrigin;
 let disk: TemporaryDirectory;
-let apps: TestApp[] = [];
+const apps: TestApp[] = [];
 
 beforeEach(async () => {
   redis = await startRedis();

@@ -3,7 +3,7 @@ import { RedisKeys } from '../../src/store/redis/redis-keys.js';
 import { RedisStore } from '../../src/store/redis/redis-store.js';
 import { takeTurn } from '../../src/store/redis/redis-turns.js';
 import { ServerClock } from '../../src/store/redis/server-clock.js';
-import { HOUR, newId, newUpload } from '../contract/sample-upload.js';
+import { attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
 import { openRedis, settingsFor, type OpenedRedis } from '../support/opened-redis.js';
 import { RedisServer } from '../support/redis-server.js';
 import { until } from '../support/temporary.js';
@@ -32,10 +32,25 @@ describe('uploads whose bytes are with a node', () => {
     const a = redis.store;
     const { id } = await b.create(newUpload({ node: 'a', expiresAt: 1000 }));
     expect([await a.expired(1000), await b.expired(1000)]).toEqual([[id], []]);
-    await b.commit(id, { token: 1, complete: {}, expiresAt: later });
+    await a.commit(id, { token: 1, complete: {}, expiresAt: later });
     expect([await a.dueDeliveries(0), await b.dueDeliveries(0)]).toEqual([[id], []]);
-    expect(await b.claimDelivery(id, 'w', 1000)).toMatchObject({ phase: 'delivering', node: 'a' });
-    expect([await a.dueDeliveries(1000), await b.dueDeliveries(1000)]).toEqual([[id], []]);
+    await a.claimDelivery(id, 'w', 1000);
+    expect(await b.renewClaim(id, 'w', 2000)).toBe(true);
+    expect([await a.dueDeliveries(2000), await b.dueDeliveries(2000)]).toEqual([[id], []]);
+    expect(await b.cancel(id)).toMatchObject({ phase: 'cancelled', node: 'a' });
+    expect([await a.dueDeliveries(2000), await b.dueDeliveries(2000)]).toEqual([[], []]);
+  });
+
+  test('grow, are missed and are delivered there only', async () => {
+    const a = redis.store;
+    const { id } = await a.create(newUpload({ node: 'a' }));
+    const chunk = { name: 'c', start: 0, size: 5 };
+    expect(await b.commit(id, { token: 2, chunk, expiresAt: later })).toBe('stale');
+    expect(await b.invalidate(id, 2)).toBe('stale');
+    expect(await b.beginEarly(id, attempt(1, { inPart: true }))).toBe('stale');
+    expect(await a.commit(id, { token: 2, chunk, complete: {}, expiresAt: later })).toMatchObject({ offset: 5 });
+    expect(await b.claimDelivery(id, 'w', later)).toBeUndefined();
+    expect(await a.claimDelivery(id, 'w', later)).toMatchObject({ phase: 'delivering', attempts: [] });
   });
 
   test('take their deliveries and their end with them when they move', async () => {
@@ -54,7 +69,7 @@ describe('uploads whose bytes are with a node', () => {
   test('leave nothing behind but what the installation is', async () => {
     const a = redis.store;
     const { id } = await a.create(newUpload({ node: 'b' }));
-    await a.commit(id, { token: 1, chunk: { name: 'c', start: 0, size: 5 }, expiresAt: later });
+    await b.commit(id, { token: 1, chunk: { name: 'c', start: 0, size: 5 }, expiresAt: later });
     await a.remove(id);
     expect((await server.cli('keys', '*')).split('\n').sort()).toEqual(['{rufh:0}:totals', '{rufh}:store']);
     expect(await a.totals()).toEqual({ phases: {}, bytes: 0 });

@@ -12,6 +12,8 @@ export interface Step {
   readonly args?: readonly ScriptArgument[];
   /** Keys beyond those every step has. */
   readonly keys?: (keys: UploadKeys) => readonly string[];
+  /** What is answered in place of the step where the bytes are with another node: only who has them may take it. */
+  readonly elsewhere?: string | undefined;
 }
 
 /** Uploads move seldom: one that is elsewhere again each time we ask has something wrong with it. */
@@ -20,7 +22,7 @@ const MOST_MOVES = 5;
 /** One verb as one script. Where the upload is with another node than thought, it is asked again with that one's keys. */
 export async function takeStep<T extends string>(
   connection: RedisConnection,
-  { script, id, node, args = [], keys: more }: Step,
+  { script, id, node, args = [], keys: more, elsewhere }: Step,
 ): Promise<Upload | T> {
   const known = connection.keys.upload(id);
   const bucket = connection.keys.bucketOf(id);
@@ -32,6 +34,7 @@ export async function takeStep<T extends string>(
     if (word === 'upload') return uploadOf(what as string[]);
     if (word === 'broken') throw new Fault('CONTRACT_BROKEN', `${script} refused: ${what as string}`, false);
     if (word !== 'moved') return word as T;
+    if (elsewhere !== undefined) return elsewhere as T;
     believed = what as string;
   }
   throw new Fault('STORE_UNAVAILABLE', 'an upload moves from node to node faster than it can be asked for', true);

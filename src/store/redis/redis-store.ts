@@ -66,11 +66,11 @@ export class RedisStore implements UploadStore {
     const heldBack = complete?.heldBack ? JSON.stringify(complete.heldBack) : '';
     const ending = [length, digestsText(reprDigests), complete ? 'complete' : '', heldBack];
     const args = [token, ...piece, ...ending, ...this.end(expiresAt)];
-    return this.step({ script: 'commit', id, args, keys: ({ chunks }) => [chunks] });
+    return this.stepHere('stale', { script: 'commit', id, args, keys: ({ chunks }) => [chunks] });
   }
 
   invalidate(id: string, token: number): Promise<Upload | 'stale' | 'gone'> {
-    return this.step({ script: 'invalidate', id, args: [token] });
+    return this.stepHere('stale', { script: 'invalidate', id, args: [token] });
   }
 
   move(id: string, token: number, node: string): Promise<Upload | 'stale' | 'gone'> {
@@ -86,7 +86,7 @@ export class RedisStore implements UploadStore {
 
   async beginEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
     if (!attempt.inPart) throw new Fault('CONTRACT_BROKEN', 'an early attempt is in part', false);
-    return this.step({ script: 'begin-early', id, args: [attempt.number, attemptText(attempt)] });
+    return this.stepHere('stale', { script: 'begin-early', id, args: [attempt.number, attemptText(attempt)] });
   }
 
   endEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
@@ -101,7 +101,7 @@ export class RedisStore implements UploadStore {
   async claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined> {
     const early = goesOn ? [goesOn.number, attemptText({ ...goesOn, inPart: undefined })] : ['', ''];
     const args = [worker, this.connection.clock.at(until), ...early];
-    const result = await this.step<'none'>({ script: 'claim-delivery', id, args });
+    const result = await this.stepHere<'none'>('none', { script: 'claim-delivery', id, args });
     return result === 'none' ? undefined : result;
   }
 
@@ -168,6 +168,11 @@ export class RedisStore implements UploadStore {
 
   private step<T extends string>(step: Omit<Step, 'node'>): Promise<Upload | T> {
     return takeStep<T>(this.connection, { node: this.node, ...step });
+  }
+
+  /** A step that needs the bytes: a node that does not have them must neither add to them, nor miss them, nor send them. */
+  private stepHere<T extends string>(elsewhere: T, step: Omit<Step, 'node'>): Promise<Upload | T> {
+    return this.step<T>({ ...step, elsewhere: this.node === '' ? undefined : elsewhere });
   }
 
   /** A time as it was said, and on the clock by which Redis judges it. */
