@@ -23,5 +23,7 @@ export default {
   ],
   testTimeout: 120_000,
   maxWorkers: 2,
+  // What suites leave behind makes every collection longer, until timers and servers' answers come too late.
+  workerIdleMemoryLimit: '700MiB',
   reporters: ['default', '<rootDir>/test/support/closing-line.js'],
 };

@@ -12,8 +12,8 @@ export interface LeaseProcess {
   readonly leases: RedisLeases;
   readonly store: RedisStore;
   readonly gate: ScriptGate;
-  /** How many tickets were drawn for an upload. */
-  tickets(id: string): Promise<number>;
+  /** The last ticket that was drawn for an upload, 0 before the first. */
+  lastTicket(id: string): Promise<number>;
   /** Its connections are gone, and nothing was given back. */
   die(): Promise<void>;
 }
@@ -78,11 +78,11 @@ export class LeaseProcesses {
       await store.close();
       await connection.close();
     };
-    const tickets = async (id: string): Promise<number> => {
+    const lastTicket = async (id: string): Promise<number> => {
       const { lease } = connection.keys.upload(id);
       return Number(await connection.call(lease, (client) => client.hget(lease, 'last')));
     };
-    const member = { leases, store, gate, tickets, die };
+    const member = { leases, store, gate, lastTicket, die };
     this.members.push(member);
     return member;
   }
