@@ -24,6 +24,6 @@ export default {
   testTimeout: 120_000,
   maxWorkers: 2,
   // What suites leave behind makes every collection longer, until timers and servers' answers come too late.
-  workerIdleMemoryLimit: '700MiB',
+  workerIdleMemoryLimit: '300MiB',
   reporters: ['default', '<rootDir>/test/support/closing-line.js'],
 };
