@@ -68,9 +68,17 @@ export class TakeIn {
 
   /** The store has forgotten what somebody was shown: what it knows now is no state to go on from. */
   async giveUpForgotten(upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
-    const { log } = this.rooms;
-    log.error({ upload: uploadTag(upload.id) }, 'an upload is given up: the store has forgotten confirmed steps of it');
-    return this.invalidate(upload, lease, { reason: 'gone', detail: 'The state of this upload was lost.' });
+    const outcome = await this.invalidate(upload, lease, {
+      reason: 'gone',
+      detail: 'The state of this upload was lost.',
+    });
+    // Where it went on under a newer lease, what it was under this one is old, and nothing is forgotten.
+    if (outcome.kind !== 'interrupted')
+      this.rooms.log.error(
+        { upload: uploadTag(upload.id) },
+        'an upload is given up: the store has forgotten confirmed steps of it',
+      );
+    return outcome;
   }
 
   /** RUFH §4.4.2: beyond its length or its limits an upload has no future; its bytes go at once. */

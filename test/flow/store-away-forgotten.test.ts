@@ -1,6 +1,7 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { silentLog } from '../../src/observe/log.js';
 import type { Commit, UploadStore } from '../../src/store/upload-store.js';
-import { ReceivingRoom } from '../support/receiving-room.js';
+import { ReceivingRoom, type RoomOptions } from '../support/receiving-room.js';
 import { StoreReach } from '../support/store-reach.js';
 import { until, within } from '../support/temporary.js';
 
@@ -48,7 +49,7 @@ describe('a store that may forget', () => {
   let reach: Forgetful;
   let id: string;
 
-  async function open(options: { hears?: boolean; pace?: { bytes: number; everyMs: number } } = {}): Promise<void> {
+  async function open(options: Omit<RoomOptions, 'reach'> = {}): Promise<void> {
     reach = new Forgetful();
     room = await ReceivingRoom.open({ reach, ...options });
     id = await room.empty();
@@ -128,6 +129,28 @@ describe('a store that may forget', () => {
     expect(await room.spool.promised(id)).toBe(0);
     expect(await room.send(id, 'x', { offset: 1 })).toMatchObject({ refusal: { reason: 'mismatching-offset' } });
     expect(await room.spool.promised(id)).toBe(5);
+  });
+
+  test('nothing: who stood still while a newer request went on gives up nothing, and says nothing', async () => {
+    await room.close();
+    const errors: string[] = [];
+    const log = { ...silentLog(), error: (_: object | string, message?: string) => void errors.push(message ?? '') };
+    await open({ log });
+    await room.send(id, 'hello');
+    const { spool } = room;
+    let goOn = (): void => undefined;
+    const goesOn = new Promise<void>((resolve) => (goOn = resolve));
+    const promised = jest.spyOn(spool, 'promised').mockImplementationOnce(async () => {
+      await goesOn;
+      return spool.promised(id);
+    });
+    const head = room.head(id);
+    await until(() => promised.mock.calls.length === 1, 'the record to be read');
+    expect(await room.send(id, ' world', { offset: 5 })).toMatchObject({ kind: 'appended', upload: { offset: 11 } });
+    goOn();
+    expect(await within(head, 'the end')).toEqual({ kind: 'interrupted', why: 'taken-over' });
+    expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 11 } });
+    expect(errors).toEqual([]);
   });
 
   test('that an upload was whole: its origin gets no second request for it', async () => {

@@ -3,7 +3,7 @@ import { Readable } from 'node:stream';
 import type { AppendIntent } from '../../src/model/intent.js';
 import type { Interrupted, News, Outcome } from '../../src/model/outcome.js';
 import type { Upload } from '../../src/model/upload.js';
-import { silentLog } from '../../src/observe/log.js';
+import { type Log, silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
@@ -21,6 +21,7 @@ export interface RoomOptions {
   readonly pace?: CommitPace;
   readonly hears?: boolean;
   readonly node?: string;
+  readonly log?: Log;
 }
 
 /** A request whose body is sent step by step. */
@@ -61,7 +62,7 @@ export class ReceivingRoom {
         },
       },
       metrics: this.metrics,
-      log: silentLog(),
+      log: options.log ?? silentLog(),
       clock: Date.now,
       newId: () => randomBytes(24).toString('base64url'),
       newDeliveryKey: () => 'key',
