@@ -35,6 +35,8 @@ export class RedisBus {
   /** What we told ourselves and have not heard yet. */
   private echo: string | undefined;
   private renewing = false;
+  /** The channels were asked for anew, and the server has not confirmed it. */
+  private isDeaf = false;
   private closed = false;
 
   constructor(private readonly options: BusOptions) {
@@ -58,8 +60,8 @@ export class RedisBus {
     }
     this.client?.disconnect();
     this.client = client;
-    for (const event of ['ready', '+subscriber', 'subscribersReady'])
-      client.on(event, () => this.events.emit('reconnected'));
+    if (client instanceof Cluster) this.followServers(client);
+    else client.on('ready', () => this.listenAgain(client));
   }
 
   on(news: News, listener: (id: string) => void): void;
@@ -80,6 +82,11 @@ export class RedisBus {
     this.client?.disconnect();
   }
 
+  private followServers(cluster: Cluster): void {
+    for (const event of ['ready', '+subscriber', 'subscribersReady'])
+      cluster.on(event, () => this.events.emit('reconnected'));
+  }
+
   private async subscribe(client: RedisClient): Promise<void> {
     const { channels, sharded } = this.options;
     if (sharded) await Promise.all(channels.map((channel) => client.ssubscribe(channel)));
@@ -93,13 +100,29 @@ export class RedisBus {
     else if (word === 'echo' && rest === this.echo) this.echo = undefined;
   }
 
-  /** Nobody sends anything on these connections: without this, one that is broken would be noticed by nobody. */
+  /**
+   * Nobody sends anything on these connections: without this, one that is broken would be noticed by nobody. Asking for what
+   * we have costs no more than a ping, and where the channels were refused or lost meanwhile, we hear them again.
+   */
   private check(): void {
     if (this.client instanceof Cluster) return this.listenToOurselves();
     if (this.client?.status !== 'ready') return;
-    this.client.ping().catch(() => {
+    if (this.isDeaf) return this.listenAgain(this.client);
+    this.subscribe(this.client).catch(() => {
       // The client makes its connection anew by itself.
     });
+  }
+
+  private listenAgain(client: RedisClient): void {
+    this.isDeaf = true;
+    this.subscribe(client)
+      .then(() => {
+        this.isDeaf = false;
+        this.events.emit('reconnected');
+      })
+      .catch(() => {
+        // The next check tries again.
+      });
   }
 
   /** A cluster's client can lose subscriptions for good when servers come and go: then another one takes its place. */

@@ -20,8 +20,8 @@ const KEEP_ALIVE_MS = 5000;
 /** A timer of the library that outlives connections which never came about. */
 const DISCONNECT_MS = 100;
 
-/** When it is connected again the library subscribes by itself, and nobody hears it if that fails: so it must not. */
-const SUBSCRIBER = { enableOfflineQueue: true, maxRetriesPerRequest: null };
+/** The library would subscribe by itself when it is connected again, and a refusal of that would end the process. */
+const SUBSCRIBER = { enableOfflineQueue: true, maxRetriesPerRequest: null, autoResubscribe: false };
 
 const COMMANDS = { enableOfflineQueue: false };
 
@@ -31,9 +31,17 @@ export function makeClient(settings: RedisSettings, options: ClientOptions): Red
   const common = { ...commonOptions(settings), ...(options.role === 'subscriber' ? SUBSCRIBER : COMMANDS) };
   const retryStrategy = (): number | undefined => options.retryMs();
   if (settings.kind === 'sentinel')
-    return new Redis({ ...common, ...sentinelOptions(settings, options), retryStrategy });
+    return inItsDatabase(new Redis({ ...common, ...sentinelOptions(settings, options), retryStrategy }));
   const [address] = settings.nodes;
-  return new Redis({ ...common, ...address, db: settings.database ?? 0, retryStrategy });
+  return inItsDatabase(new Redis({ ...common, ...address, db: settings.database ?? 0, retryStrategy }));
+}
+
+/** A connection whose `SELECT` was refused goes on in database 0, where our data would seem to be lost: it has to go. */
+function inItsDatabase(client: Redis): Redis {
+  client.on('error', (error: { readonly command?: { readonly name: string } }) => {
+    if (error.command?.name === 'select') client.disconnect(true);
+  });
+  return client;
 }
 
 /** Whether it makes sense to send a command now: a cluster that is away would keep it, and do it some time later. */
