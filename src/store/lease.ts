@@ -11,13 +11,16 @@ export interface Lease {
   release(): Promise<void>;
 }
 
+/** What it is wanted for. To end an upload: given also where nothing that grows has room any more. */
+export type LeasePurpose = 'to-write' | 'to-end';
+
 /**
  * At most one holder an upload is asked to write; the newest request wins. A holder that does not answer is passed
  * over after a grace time: what keeps it harmless is the store's fence, not this interface.
  */
 export interface Leases {
   /** Asks the holder to give back, waits for it a moment, then takes over anyway. Those who wait come in order. */
-  take(id: string): Promise<Lease>;
+  take(id: string, purpose?: LeasePurpose): Promise<Lease>;
   /** Asks every holder of this node to give back; who comes later gets a lease that is asked back at once. */
   drain(): void;
 }

@@ -43,7 +43,7 @@ async function unseen({ store }: ForgetNodeRooms, seen: Set<string>): Promise<st
 }
 
 async function forget(id: string, { node, store, leases, heir, metrics, log }: ForgetNodeRooms): Promise<boolean> {
-  const lease = await leases.take(id);
+  const lease = await leases.take(id, 'to-end');
   try {
     const upload = await store.get(id);
     if (upload?.node !== node) return false;

@@ -83,7 +83,7 @@ export class Sweep {
     const { store, leases } = this.options;
     const known = await store.get(id);
     if (known?.phase !== 'receiving') return this.isOver(known) ? this.remove(id) : undefined;
-    const lease = await leases.take(id);
+    const lease = await leases.take(id, 'to-end');
     try {
       if (this.isOver(await store.get(id))) await this.remove(id);
     } finally {

@@ -122,7 +122,7 @@ export class Uploads {
   async cancel(intent: CancelIntent, found?: Upload): Promise<Outcome> {
     const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
-    const lease = known.phase === 'receiving' ? await this.rooms.leases.take(intent.id) : undefined;
+    const lease = known.phase === 'receiving' ? await this.rooms.leases.take(intent.id, 'to-end') : undefined;
     try {
       const cancelled = await this.rooms.store.cancel(intent.id);
       if (cancelled === 'gone') return refused({ reason: 'unknown-upload' });

@@ -1,3 +1,4 @@
+import type { LeasePurpose } from '../lease.js';
 import type { RedisConnection } from './redis-connection.js';
 
 /** What the leases need of the way to Redis. */
@@ -39,13 +40,13 @@ export class LeaseScripts {
   }
 
   /** Draws a ticket, and takes the lease with it if the turn has come and it can be had. */
-  draw(id: string, isTurn: boolean): Promise<Taken> {
-    return this.runTake(id, '', isTurn);
+  draw(id: string, isTurn: boolean, purpose: LeasePurpose): Promise<Taken> {
+    return this.runTake(id, '', isTurn, purpose);
   }
 
   /** Comes back with a ticket, when its turn has come. */
-  take(id: string, ticket: number): Promise<Taken> {
-    return this.runTake(id, ticket, true);
+  take(id: string, ticket: number, purpose: LeasePurpose): Promise<Taken> {
+    return this.runTake(id, ticket, true, purpose);
   }
 
   async renew(id: string, ticket: number): Promise<Renewed> {
@@ -59,10 +60,11 @@ export class LeaseScripts {
     await this.connection.run('release-lease', [lease, news], [id, this.process, ticket, KEEP_FREE_MS]);
   }
 
-  private async runTake(id: string, ticket: number | '', isTurn: boolean): Promise<Taken> {
+  private async runTake(id: string, ticket: number | '', isTurn: boolean, purpose: LeasePurpose): Promise<Taken> {
     const { lease, record, news } = this.connection.keys.upload(id);
     const { leaseMs, graceMs } = this.times;
-    const args = [id, this.process, ticket, isTurn ? '1' : '0', leaseMs, graceMs, this.keepMs];
+    const how = [isTurn ? '1' : '0', leaseMs, graceMs, this.keepMs, purpose];
+    const args = [id, this.process, ticket, ...how];
     const reply = await this.connection.runDurably('take-lease', [lease, record, news], args);
     const [state, drawn, waitMs] = reply as [Taken['state'], number, number];
     return { state, ticket: drawn, waitMs };

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { Lease, Leases } from '../lease.js';
+import type { Lease, LeasePurpose, Leases } from '../lease.js';
 import { LeaseLines, type Turn } from '../lease-lines.js';
 import { HeldLease } from './held-lease.js';
 import { LeaseScripts, type LeaseConnection, type LeaseTimes, type Taken } from './lease-scripts.js';
@@ -32,12 +32,12 @@ export class RedisLeases implements Leases {
   }
 
   /** Fails within a second when Redis cannot be asked. */
-  async take(id: string): Promise<Lease> {
+  async take(id: string, purpose: LeasePurpose = 'to-write'): Promise<Lease> {
     const turn = this.lines.enter(id);
     try {
-      const drawn = await this.scripts.draw(id, turn.isFirst);
+      const drawn = await this.scripts.draw(id, turn.isFirst, purpose);
       await turn.comes;
-      const { state, ticket } = drawn.state === 'held' ? await this.obtain(id, drawn.ticket) : drawn;
+      const { state, ticket } = drawn.state === 'held' ? await this.obtain(id, drawn.ticket, purpose) : drawn;
       return state === 'stale' ? staleLease(ticket, turn) : this.hold(id, ticket, turn, state);
     } catch (fault) {
       turn.end();
@@ -59,12 +59,12 @@ export class RedisLeases implements Leases {
   }
 
   /** Asks again and again, until the holder has given back or may be passed over. */
-  private async obtain(id: string, ticket: number): Promise<Taken> {
+  private async obtain(id: string, ticket: number, purpose: LeasePurpose): Promise<Taken> {
     const bell = new Bell();
     this.waiting.set(id, bell);
     try {
       for (;;) {
-        const taken = await this.scripts.take(id, ticket);
+        const taken = await this.scripts.take(id, ticket, purpose);
         if (taken.state !== 'held') return taken;
         await bell.rings(Math.min(taken.waitMs, LOOK_MS));
       }

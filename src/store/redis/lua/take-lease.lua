@@ -3,6 +3,7 @@
 -- token that every commit must have: older ones are refused from then on.
 -- KEYS 1 lease 2 record of the upload 3 channel
 -- ARGV 1 id 2 process 3 ticket, '' draws one 4 '1' its turn has come 5 ms of a lease 6 ms of grace 7 ms to keep what nobody uses
+-- 8 'to-write' or 'to-end'
 -- Gives 'granted', 'asked' (granted, and someone newer waits), 'stale' (someone newer had it) or 'held'; the ticket; and
 -- for 'held' the ms until the holder may be passed over.
 -- include parts/time
@@ -15,6 +16,8 @@ local granted = math.max(tonumber(known[2] or 0), tonumber(redis.call('HGET', KE
 -- No smaller than the time: what a server has forgotten, with its last writes or in a backup, is not drawn again.
 local ticket = tonumber(ARGV[3]) or math.max(math.max(last, granted) + 1, now)
 if ticket <= granted then return { 'stale', ticket, 0 } end
+-- What ends an upload makes room when memory is full: a write that needs none lets the others pass.
+if ARGV[8] == 'to-end' then redis.call('HDEL', KEYS[1], '') end
 redis.call('HSET', KEYS[1], 'last', math.max(last, ticket))
 redis.call('PEXPIRE', KEYS[1], ARGV[7])
 
