@@ -90,3 +90,11 @@ test('several processes that share a spool can start at once on a Redis that has
   expect(starting.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'fulfilled']);
   for (const app of apps) expect((await (await create(app)).finish(Buffer.from('whole'))).status).toBe(201);
 });
+
+test('a start that was refused some of its rights does not take the spool from the next one', async () => {
+  await redis.cli('acl', 'setuser', 'default', 'resetchannels');
+  const spool = 'spool: { shared: true }';
+  await expect(startOn(spool)).rejects.toThrow('does not let this user do what is needed');
+  await redis.cli('acl', 'setuser', 'default', 'allchannels');
+  expect((await (await create(await startOn(spool))).finish(Buffer.from('whole'))).status).toBe(201);
+});

@@ -56,10 +56,11 @@ export class RedisConnection {
 
   /** Connects, or fails with a `Fault` that says what is wrong with the address, the rights or the server. */
   static open(settings: RedisSettings, log: Log, clock: () => number = Date.now): Promise<RedisConnection> {
+    const newId = randomUUID();
     return patiently(settings, log, async () => {
       const connection = new RedisConnection(await openClients(settings), settings, log, clock);
       try {
-        await connection.begin();
+        await connection.begin(newId);
         return connection;
       } catch (error) {
         await connection.close();
@@ -118,19 +119,26 @@ export class RedisConnection {
     await this.pulse.stop();
   }
 
-  private async begin(): Promise<void> {
-    await this.recognize();
-    await this.beat();
+  /** What makes the store comes last: a start that fails after that would leave none to the next one that it finds new. */
+  private async begin(newId: string): Promise<void> {
     await this.send(this.keys.store, () => this.bus.open());
+    await this.feelPulse();
+    await this.recognize(newId);
     await warnAboutServer(this.clients.commands, this.log);
     this.pulse.start();
   }
 
-  private async beat(): Promise<void> {
-    const { suspect } = this;
+  /** Which store it knows; and what time it has. */
+  private async feelPulse(): Promise<string | undefined> {
     const askedAt = this.clock.now();
     const [seconds, micros, id] = (await this.ask('pulse', [this.keys.store], [])) as [string, string, string?];
     this.clock.note(Number(seconds) * 1000 + Number(micros) / 1000, askedAt);
+    return id;
+  }
+
+  private async beat(): Promise<void> {
+    const { suspect } = this;
+    const id = await this.feelPulse();
     if (id !== this.storeId) await this.recognizeAgain(id);
     if (!this.isOtherNoted) await this.noteOther(this.storeId);
     this.isOtherNoted = true;
@@ -139,9 +147,9 @@ export class RedisConnection {
     if (this.suspect === suspect) this.suspect = undefined;
   }
 
-  private async recognize(): Promise<void> {
+  private async recognize(newId: string): Promise<void> {
     const { store, buckets } = this.keys;
-    const reply = await this.ask('open-store', [store], [randomUUID(), buckets, FORMAT]);
+    const reply = await this.ask('open-store', [store], [newId, buckets, FORMAT]);
     const [id, foundBuckets, format, isNew] = reply as [string, string, string, number];
     if (format !== FORMAT) throw notOurs(`was written in format ${format} by another version of this program`);
     if (foundBuckets !== String(buckets)) throw notOurs(`has ${foundBuckets} buckets in place of ${buckets}`);
@@ -152,7 +160,7 @@ export class RedisConnection {
   /** The data we knew is gone: whatever is found now, the uploads of before are not in it. */
   private async recognizeAgain(found: string | undefined): Promise<void> {
     // Fails where it is only a replica that is not filled yet: then nothing is lost.
-    await this.recognize();
+    await this.recognize(randomUUID());
     this.isOtherNoted = false;
     const what = found === undefined ? 'came back empty' : 'has other data than before';
     this.log.error(
