@@ -1,3 +1,4 @@
+import { Fault } from '../model/fault.js';
 import type { Upload } from '../model/upload.js';
 import { type Log, uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
@@ -23,7 +24,8 @@ const WHENEVER = Number.MAX_SAFE_INTEGER;
 
 /**
  * Ends the uploads of a node that will not come back with its bytes: from then on they are unknown. An answer that is kept
- * in its record needs no bytes, and is still given. Gives how many are gone. May be broken off, and done again.
+ * in its record needs no bytes, and is still given. Gives how many are gone. May be broken off, and done again; fails with a
+ * `Fault` where one has changed meanwhile.
  */
 export async function forgetNode(rooms: ForgetNodeRooms): Promise<number> {
   const seen = new Set<string>();
@@ -47,7 +49,11 @@ async function forget(id: string, { node, store, leases, heir, metrics, log }: F
   try {
     const upload = await store.get(id);
     if (upload?.node !== node) return false;
-    if (isKeptInRecord(upload) && typeof (await store.move(id, lease.token, heir)) !== 'string') return false;
+    if (isKeptInRecord(upload)) {
+      assertDone(await store.move(id, lease.token, heir));
+      return false;
+    }
+    if (upload.phase === 'receiving') assertDone(await store.invalidate(id, lease.token));
     log.error({ upload: uploadTag(id), phase: upload.phase }, 'an upload is given up: its node is gone with its bytes');
     if (upload.phase !== 'answered') metrics.uploadEnded('invalid');
     await store.remove(id);
@@ -55,6 +61,12 @@ async function forget(id: string, { node, store, leases, heir, metrics, log }: F
   } finally {
     await lease.release();
   }
+}
+
+/** Whoever stood still under its lease must not end what others go on with, perhaps at that node, which is back. */
+function assertDone(result: Upload | 'stale' | 'gone'): void {
+  if (typeof result === 'string')
+    throw new Fault('STORE_UNAVAILABLE', 'an upload of a node that is gone has changed meanwhile', true);
 }
 
 function isKeptInRecord({ phase, answer }: Upload): boolean {

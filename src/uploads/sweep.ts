@@ -78,11 +78,15 @@ export class Sweep {
     }
   }
 
-  /** A body that is still coming, or a commit that came since the round began, renews an upload's time. */
+  /**
+   * A body that is still coming, or a commit that came since the round began, renews an upload's time. One that is named and
+   * not over is left alone: to take its lease would end the request that has it.
+   */
   private async expire(id: string): Promise<void> {
     const { store, leases } = this.options;
     const known = await store.get(id);
-    if (known?.phase !== 'receiving') return this.isOver(known) ? this.remove(id) : undefined;
+    if (!this.isOver(known)) return;
+    if (known?.phase !== 'receiving') return this.remove(id);
     const lease = await leases.take(id, 'to-end');
     try {
       if (this.isOver(await store.get(id))) await this.remove(id);

@@ -127,6 +127,16 @@ describe('a sweep of one of many', () => {
     reach.heal();
   });
 
+  test('does not end a request on an upload that is named, but not over', async () => {
+    const id = await uploaded('here');
+    const { leases } = rooms();
+    const lease = await leases.take(id);
+    const naming = Object.create(store) as UploadStore;
+    naming.expired = () => Promise.resolve([id]);
+    await sweep({ store: naming, leases });
+    expect([lease.signal.aborted, await room.offset(id)]).toEqual([false, 5]);
+  });
+
   test('that meets another one at the same work does no harm', async () => {
     const ids = [await room.empty({ expiresAt: 1 }), await room.empty({ expiresAt: 1 }), await uploaded('here')];
     await Promise.all([sweep(), sweep(), sweep()]);
@@ -153,4 +163,19 @@ test('uploads of a node that is gone are unknown afterwards, but for answers tha
   expect(await room.store.get(whole)).toBeUndefined();
   expect(await room.store.get(answered)).toMatchObject({ phase: 'answered', node: 'here' });
   expect(String(await room.store.answerBody(answered))).toBe('ok');
+});
+
+test('whoever forgets a node and stands still meanwhile ends nothing that others go on with', async () => {
+  const id = await uploaded('gone');
+  const slow = Object.create(room.store) as UploadStore;
+  slow.get = async (one) => {
+    const upload = await room.store.get(one);
+    // The node is back, and its client as well.
+    await room.store.nextToken(one);
+    return upload;
+  };
+  const gone = { node: 'gone', isStillGone: () => Promise.resolve(true), heir: 'here' };
+  const forgetting = forgetNode({ ...rooms(), ...gone, store: slow, metrics: new Metrics() });
+  await expect(forgetting).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
+  expect(await room.store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
 });

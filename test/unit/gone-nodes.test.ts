@@ -50,6 +50,7 @@ function storeOfOther(): Partial<UploadStore> {
       beforeEnd();
       return Promise.resolve(uploads.get(id) as Upload | undefined);
     },
+    invalidate: (id) => Promise.resolve(uploads.get(id) as Upload),
     remove: (id) => Promise.resolve(void uploads.delete(id)),
     close: () => Promise.resolve(),
   };
