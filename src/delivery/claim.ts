@@ -21,14 +21,14 @@ export class HeldClaim {
   private readonly timer: NodeJS.Timeout;
   private readonly released = new AbortController();
   private renewing: Promise<void> | undefined;
-  private confirmedAt: number;
   private readonly halt = (): void => this.controller.abort(this.rooms.halted.reason);
 
   constructor(
     private readonly id: string,
     private readonly rooms: ClaimRooms,
+    /** When it was asked for: its answer may have come late, and so may we. */
+    private confirmedAt: number,
   ) {
-    this.confirmedAt = rooms.clock();
     this.timer = setInterval(() => this.renewInBackground(), rooms.claimMs / 3);
     this.timer.unref();
     rooms.halted.addEventListener('abort', this.halt, { once: true });

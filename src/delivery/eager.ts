@@ -83,7 +83,7 @@ export class EagerAttempt implements Feed {
   }
 
   /** Ends it, unless the whole was given to it already. */
-  cut(why: string): void {
+  cut(why: string): undefined {
     if (!this.onTape) this.cutting.abort(new Error(why));
   }
 

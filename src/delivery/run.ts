@@ -127,15 +127,17 @@ export class Run {
     const early = await eager?.begun;
     if (!eager || !early || this.rooms.draining.aborted) return undefined;
     const { store, worker, clock, claimMs, routes } = this.rooms;
-    const whole = { ...early, budgetFrom: early.number, budgetSince: clock() };
-    const upload = await store.claimDelivery(this.id, worker, clock() + claimMs, whole);
+    const askedAt = clock();
+    const whole = { ...early, budgetFrom: early.number, budgetSince: askedAt };
+    const upload = await store.claimDelivery(this.id, worker, askedAt + claimMs, whole);
     // It has ended, or the whole is delivered by somebody else.
-    if (!upload) {
-      eager.cut('the whole is not for this attempt');
-      return undefined;
-    }
-    const claim = new HeldClaim(this.id, this.rooms);
+    if (!upload) return eager.cut('the whole is not for this attempt');
+    const claim = new HeldClaim(this.id, this.rooms, askedAt);
     try {
+      if (!(await store.ask(() => claim.isSure()))) {
+        eager.cut('another worker delivers the whole');
+        return this.ending.elsewhere();
+      }
       const tried = await eager.finish(upload, whole, { signal: claim.signal, onTape: this.tapeOf(upload) });
       return await this.ending.after(upload, tried, routeOf(upload, routes), this.chunks);
     } finally {
@@ -182,7 +184,8 @@ export class Run {
 
   private async deliverClaimed(turn: GivenTurn): Promise<Next> {
     const { store, worker, clock, claimMs } = this.rooms;
-    const claiming = store.claimDelivery(this.id, worker, clock() + claimMs);
+    const askedAt = clock();
+    const claiming = store.claimDelivery(this.id, worker, askedAt + claimMs);
     const [upload, chunks] = await Promise.all([claiming, this.chunks()]);
     if (!upload) return this.ending.elsewhere();
     // Its bytes have just been moved: they are delivered from there.
@@ -190,7 +193,7 @@ export class Run {
       await this.ending.postpone({ until: clock(), why: LEFT_ALONE });
       return this.ending.elsewhere();
     }
-    const claim = new HeldClaim(this.id, this.rooms);
+    const claim = new HeldClaim(this.id, this.rooms, askedAt);
     try {
       return await this.deliver(upload, chunks, turn, claim);
     } finally {

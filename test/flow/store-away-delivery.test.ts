@@ -162,6 +162,21 @@ test('nothing is sent before the store has confirmed it, and nobody takes it for
   expect((await room.upload(upload.id)).attempts).toHaveLength(1);
 });
 
+test('a claim that ran out before its delivery could begin is renewed before anything is sent', async () => {
+  origin.holdAnswers();
+  await open({ delivery: { claimMs: 600 } });
+  const upload = await room.whole();
+  reach.cut('chunks');
+  void room.result(upload.id).catch(() => undefined);
+  const claimed = async (): Promise<boolean> => (await room.upload(upload.id)).phase === 'delivering';
+  await until(claimed, 'the claim');
+  const claimedAt = Date.now();
+  await until(() => Date.now() > claimedAt + 700, 'the claim to run out');
+  reach.heal();
+  await origin.exchange(0);
+  expect(await room.store.claimDelivery(upload.id, 'another', Date.now() + 60_000)).toBeUndefined();
+});
+
 test('a claim that ran out while the store was away, and was taken by another worker, is not used any more', async () => {
   await open({ delivery: { claimMs: 60 } });
   const upload = await room.whole();
