@@ -9,7 +9,13 @@ import { nodeName } from './disk/node-name.js';
 import { Fault } from './model/fault.js';
 import type { Log } from './observe/log.js';
 import { LocalSpool } from './spool/local-spool.js';
-import { assertShareable, noteSpoolIdentity, type SpoolIdentity, spoolIdentity } from './spool/shared-directory.js';
+import {
+  assertShareable,
+  noteSpoolIdentity,
+  type SpoolIdentity,
+  spoolIdentity,
+  spoolIdentitySince,
+} from './spool/shared-directory.js';
 import { directoryCheck, lockDirectory, type OtherNodes, type Storage, type StorageRooms } from './storage.js';
 import { noteStart } from './store/embedded/last-start.js';
 import { RedisConnection } from './store/redis/redis-connection.js';
@@ -45,7 +51,8 @@ export async function openRedisStorage(config: RedisBacked, { log, clock, opened
     ...(node === undefined ? {} : { node, others: othersIn(connection) }),
     checks: [directoryCheck(data), storeCheck(connection)],
     recover: () => recoverOwn(config, node, connection, { store, spool, log, clock }),
-    mayLookForOrphans: () => takeTurn(connection, `orphans:${node ?? ''}`, ORPHANS_TURN_MS),
+    mayLookForOrphans: async () =>
+      (await isLongOfThisStore(data, clock)) && takeTurn(connection, `orphans:${node ?? ''}`, ORPHANS_TURN_MS),
   };
 }
 
@@ -141,6 +148,14 @@ async function tlsOf({ ca, cert, key, serverName }: NonNullable<RedisConfig['tls
     ...(serverName === undefined ? {} : { serverName }),
   };
 }
+
+/** To a store that came back empty every file is an orphan: until then somebody may give it its data back. */
+async function isLongOfThisStore(data: string, clock: () => number): Promise<boolean> {
+  const since = await spoolIdentitySince(data);
+  return since !== undefined && clock() - since >= RESTORED_WITHIN_MS;
+}
+
+const RESTORED_WITHIN_MS = 3_600_000;
 
 /** Reading a whole spool is work enough for one process now and then. */
 const ORPHANS_TURN_MS = 60_000;

@@ -1,4 +1,4 @@
-import { readdir, readFile, rename, rm, mkdir } from 'node:fs/promises';
+import { readdir, readFile, rename, rm, mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DirectorySync } from '../disk/directory-sync.js';
 import { close, fsync, open, writeAll, writeWhole } from '../disk/files.js';
@@ -46,6 +46,18 @@ export async function noteSpoolIdentity(directory: string, storeId: string, uniq
     await writeWhole(written, Buffer.from(`${storeId}\n`), true);
     await rename(written, join(root, IDENTITY));
     await new DirectorySync('group').sync(root);
+  });
+}
+
+/** Since when it belongs to the store it belongs to; undefined: to none yet. */
+export async function spoolIdentitySince(directory: string): Promise<number | undefined> {
+  return named(directory, async () => {
+    try {
+      return (await stat(join(directory, 'spool', IDENTITY))).mtimeMs;
+    } catch (error) {
+      if (!hasCode(error, 'ENOENT')) throw error;
+      return undefined;
+    }
   });
 }
 

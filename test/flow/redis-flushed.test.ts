@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { startTestApp, type TestApp } from '../support/app.js';
@@ -12,6 +12,7 @@ import { freePort, temporaryDirectory, type TemporaryDirectory, until } from '..
 
 // Issue 4: Redis that comes back empty.
 const DIALECT = clientDialect('10');
+const LONG_AGO = new Date(Date.now() - 2 * 3_600_000);
 
 let redis: RedisServer;
 let origin: FakeOrigin;
@@ -97,4 +98,20 @@ test('a start that was refused some of its rights does not take the spool from t
   await expect(startOn(spool)).rejects.toThrow('does not let this user do what is needed');
   await redis.cli('acl', 'setuser', 'default', 'allchannels');
   expect((await (await create(await startOn(spool))).finish(Buffer.from('whole'))).status).toBe(201);
+});
+
+test('bytes of a Redis that comes back empty stay for an hour, so that a backup of it can be restored', async () => {
+  const settings = 'spool: { shared: true }\nlimits: { max_age: 2s }';
+  const first = await startOn(settings);
+  const lost = await create(first);
+  await lost.append(Buffer.from('half'), { offset: 0, complete: false });
+  await stopAll();
+  const files = join(disk.path, 'spool', lost.target.split('/').at(-1)!);
+  for (const name of await readdir(files)) await utimes(join(files, name), LONG_AGO, LONG_AGO);
+  await redis.cli('flushall');
+  await create(await startOn(settings));
+  await until(async () => (await redis.cli('keys', '*:u:*')) === '', 'rounds of the sweep');
+  expect(await readdir(files)).toHaveLength(2);
+  await utimes(join(disk.path, 'spool', '.store'), LONG_AGO, LONG_AGO);
+  await until(async () => (await readdir(files).catch(() => [])).length === 0, 'the bytes to be removed', 20_000);
 });
