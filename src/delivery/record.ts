@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Fault } from '../model/fault.js';
 import type { Route } from '../model/route.js';
 import type { Attempt, Chunk, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
@@ -21,17 +22,27 @@ export async function recordAnswer(
 ): Promise<Upload | 'stale'> {
   const { store, worker, clock, log, draining } = rooms;
   const { answer, body } = answered;
+  let ended: Attempt | undefined = attempt;
   for (;;) {
     try {
       const expiresAt = clock() + route.delivery.keepAnswerMs;
-      return await store.recordAnswer(id, worker, { answer, body, expiresAt }, attempt);
+      return await store.recordAnswer(id, worker, { answer, body, expiresAt }, ended);
     } catch (error) {
       log.error({ upload: uploadTag(id), err: error }, 'an answer could not be recorded');
+      if (ended && isForgotten(error)) {
+        ended = undefined;
+        continue;
+      }
       if (!isAway(error)) onTrouble();
       if (draining.aborted) throw error;
       await sleep(route.delivery.retry.longestDelayMs, undefined, { signal: draining }).catch(() => undefined);
     }
   }
+}
+
+/** The store has lost its newest steps, and with them that this attempt began: then the answer counts without it. */
+function isForgotten(error: unknown): boolean {
+  return error instanceof Fault && error.code === 'CONTRACT_BROKEN';
 }
 
 /** The answer stands for the upload from now on; its bytes are not needed any more. */

@@ -128,6 +128,22 @@ test('an answer that cannot be recorded is given to who waits, and recorded as s
   expect(origin.exchanges).toHaveLength(1);
 });
 
+test('an answer to an attempt that the store has forgotten, but not who makes it, is recorded all the same', async () => {
+  const forgetful = (store: UploadStore): UploadStore => {
+    const seen = Object.create(store) as UploadStore;
+    seen.recordAnswer = (id, worker, kept, ended) =>
+      ended
+        ? Promise.reject(new Fault('CONTRACT_BROKEN', 'attempt 1 ends, which it cannot', false))
+        : store.recordAnswer(id, worker, kept);
+    return seen;
+  };
+  await open({ storeSeenAs: forgetful });
+  const upload = await room.whole();
+  expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
+  await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
+  expect(origin.exchanges).toHaveLength(1);
+});
+
 test('an upload that has just become whole is left to its client for a round: it brings newer credentials', async () => {
   const rounds: (readonly string[])[] = [];
   let roundsBefore: number | undefined;
