@@ -14,12 +14,15 @@ delivery: { keep_answer: 1s }
 const PATIENCE_MS = 90_000;
 const LOOK_MS = 250;
 
-/** Scores are times by the clock of Redis, which nobody can set. */
+/** Ends of uploads are times by the clock of Redis, which nobody can set. */
 const A_DAY_EARLIER = `
 local moved = 0
 for _, key in ipairs(redis.call('keys', '*:expires:*')) do
   for _, id in ipairs(redis.call('zrange', key, 0, -1)) do
     redis.call('zincrby', key, -90000000, id)
+    local record = string.match(key, '^{.-}') .. ':u:' .. id
+    local ends = redis.call('hget', record, 'endsAt')
+    if ends then redis.call('hset', record, 'endsAt', string.format('%.0f', ends - 90000000)) end
     moved = moved + 1
   end
 end

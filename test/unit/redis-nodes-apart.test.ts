@@ -1,4 +1,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import type { Upload } from '../../src/model/upload.js';
+import { silentLog } from '../../src/observe/log.js';
+import { RedisConnection } from '../../src/store/redis/redis-connection.js';
 import { RedisKeys } from '../../src/store/redis/redis-keys.js';
 import { RedisStore } from '../../src/store/redis/redis-store.js';
 import { takeTurn } from '../../src/store/redis/redis-turns.js';
@@ -75,6 +78,28 @@ describe('uploads whose bytes are with a node', () => {
     expect(await a.totals()).toEqual({ phases: {}, bytes: 0 });
   });
 });
+
+test.each([-2 * HOUR, 2 * HOUR])(
+  'a node whose clock is apart by %s ms sees each upload end when it ends',
+  async (apart) => {
+    const clock = (): number => Date.now() + apart;
+    const other = await RedisConnection.open(settingsFor(server.port), silentLog(), clock);
+    const store = new RedisStore({ connection: other, node: 'a' });
+    try {
+      const made = await redis.store.create(newUpload({ node: 'a' }));
+      const seen = await store.get(made.id);
+      expect(Math.abs(seen!.expiresAt - clock() - (made.expiresAt - Date.now()))).toBeLessThan(1000);
+      const kept = (await store.commit(made.id, { token: 1, expiresAt: clock() + HOUR })) as Upload;
+      expect(Math.abs(kept.expiresAt - clock() - HOUR)).toBeLessThan(1000);
+      expect(Math.abs((await redis.store.get(made.id))!.expiresAt - later)).toBeLessThan(60_000);
+      const endless = await store.create(newUpload({ node: 'a', expiresAt: Infinity }));
+      expect((await redis.store.get(endless.id))!.expiresAt).toBe(Infinity);
+    } finally {
+      await store.close();
+      await other.close();
+    }
+  },
+);
 
 test('an upload that has expired is handed out to one of those who sweep', async () => {
   const { id } = await redis.store.create(newUpload({ node: 'a', expiresAt: 1000 }));

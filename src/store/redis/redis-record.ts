@@ -1,6 +1,7 @@
 import { Fault } from '../../model/fault.js';
 import type { Answer, Attempt, Chunk, Phase, Undelivered, Upload } from '../../model/upload.js';
 import type { NewUpload } from '../upload-store.js';
+import type { ServerClock } from './server-clock.js';
 
 /** What never changes in an upload: one field, read by us alone. */
 type About = Omit<NewUpload, 'node' | 'length' | 'reprDigests' | 'expiresAt'>;
@@ -28,8 +29,11 @@ export function attemptText(attempt: Attempt): string {
   return `${isOpenInPart ? 'i' : 'o'}${JSON.stringify(attempt)}`;
 }
 
-/** The upload as its record's fields say it; the list has names and values in turn. */
-export function uploadOf(list: readonly string[]): Upload {
+/**
+ * The upload as its record's fields say it; the list has names and values in turn. When it ends is said on our clock: whoever
+ * said it first may have another time.
+ */
+export function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'ours'>): Upload {
   const fields = new Map<string, string>();
   for (let at = 0; at < list.length; at += 2) fields.set(list[at]!, list[at + 1]!);
   const about = fields.get('about');
@@ -47,7 +51,7 @@ export function uploadOf(list: readonly string[]): Upload {
     ...optional('answer', parsed(fields.get('answer')) as Answer | undefined),
     attempts: attemptsOf(fields),
     attemptCount: Number(fields.get('attemptCount')),
-    expiresAt: Number(fields.get('expiresAt')),
+    expiresAt: clock.ours(fields.get('endsAt') ?? ''),
   };
 }
 

@@ -31,7 +31,7 @@ export async function takeStep<T extends string>(
     const indexes = [connection.keys.due(bucket, believed), connection.keys.expires(bucket, believed)];
     const keys = [known.record, ...indexes, known.totals, known.news, ...(more?.(known) ?? [])];
     const [word, what] = (await connection.runDurably(script, keys, [id, believed, ...args])) as [string, unknown];
-    if (word === 'upload') return uploadOf(what as string[]);
+    if (word === 'upload') return uploadOf(what as string[], connection.clock);
     if (word === 'broken') throw new Fault('CONTRACT_BROKEN', `${script} refused: ${what as string}`, false);
     if (word !== 'moved') return word as T;
     if (elsewhere !== undefined) return elsewhere as T;

@@ -49,7 +49,7 @@ export class RedisStore implements UploadStore {
     const { record } = this.connection.keys.upload(id);
     // Names and values in turn, as scripts give them too.
     const fields = await this.connection.call(record, (client) => client.call('HGETALL', record) as Promise<string[]>);
-    return fields.length === 0 ? undefined : uploadOf(fields);
+    return fields.length === 0 ? undefined : uploadOf(fields, this.connection.clock);
   }
 
   async chunks(id: string): Promise<readonly Chunk[]> {

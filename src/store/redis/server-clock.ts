@@ -22,4 +22,9 @@ export class ServerClock {
   at(ours: number): number | '+inf' {
     return ours === Infinity ? '+inf' : ours + this.aheadMs;
   }
+
+  /** The same the other way, of what a script or a score says. */
+  ours(theirs: string): number {
+    return theirs === '+inf' ? Infinity : Number(theirs) - this.aheadMs;
+  }
 }
