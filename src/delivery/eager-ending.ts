@@ -32,12 +32,24 @@ async function record(
   const { store, clock } = rooms;
   const expiresAt = clock() + route.delivery.keepAnswerMs;
   const upload = await store.answerEarly(id, attempt, { answer, body, expiresAt });
-  if (upload === 'stale') return undefined;
+  if (upload === 'stale') return overtaken(id, tape, rooms);
   reportAttempt(id, attempt, rooms);
   reportEnd(upload, 'answered', attempt.startedAt, rooms);
   tape.release();
   await removeChunks(id, await store.chunks(id), rooms);
   return { kind: 'answered', upload, answer: tape.relay() };
+}
+
+/**
+ * A client may have been shown the beginning already, and waits for the end. That of a cancelled upload is nobody else's;
+ * one that cannot be kept is cut. While it is whole, whoever claims it may be about to take this attempt over.
+ */
+async function overtaken(id: string, tape: Answered['tape'], { store }: Rooms): Promise<undefined> {
+  const known = await store.get(id);
+  if (!known || known.phase === 'cancelled') tape.release();
+  else if (known.phase !== 'complete' && known.phase !== 'delivering')
+    // What cannot be removed is the sweep's business.
+    await tape.break(new Error('the upload has gone on without this answer')).catch(() => undefined);
 }
 
 /** The upload goes on: to be delivered from the spool, or with the credentials that the origin wants. */
