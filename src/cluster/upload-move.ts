@@ -116,13 +116,14 @@ export class UploadMove {
     } finally {
       patience.end();
     }
-    return this.change(lease, signal);
+    return this.change(upload, lease, signal);
   }
 
-  private async change({ token }: Lease, signal: AbortSignal): Promise<Moved> {
+  /** A delivery needs no lease: one that came meanwhile may have left an answer here, which has to go with the rest. */
+  private async change(seen: Upload, { token }: Lease, signal: AbortSignal): Promise<Moved> {
     const { store } = this.rooms;
     // Whether a step that was not answered has been done, the next look under a lease will tell.
-    const result = await untilAvailable(() => store.move(this.id, token, this.target.name), { signal });
+    const result = await untilAvailable(() => store.move(this.id, token, this.target.name, seen), { signal });
     return result === 'stale' || result === 'gone' ? 'later' : this.leaveBehind();
   }
 

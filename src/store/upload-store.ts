@@ -42,6 +42,9 @@ export interface KeptAnswer {
   readonly expiresAt: number;
 }
 
+/** What tells whether an upload was delivered meanwhile, which needs no lease. */
+export type SeenState = Pick<Upload, 'phase' | 'attemptCount'>;
+
 /** How much there is, without looking at each upload. */
 export interface Totals {
   /** Uploads by phase; phases without any may be missing. */
@@ -76,9 +79,9 @@ export interface UploadStore {
   invalidate(id: string, token: number): Promise<Upload | 'stale' | 'gone'>;
   /**
    * The bytes are with another node from now on, in any phase but `delivering`. By the holder of a lease. `gone` also while
-   * it is being delivered.
+   * it is being delivered, and when it was since it looked as in `seen`: then it may have an answer that is not there.
    */
-  move(id: string, token: number, node: string): Promise<Upload | 'stale' | 'gone'>;
+  move(id: string, token: number, node: string, seen?: SeenState): Promise<Upload | 'stale' | 'gone'>;
   /** Any phase → cancelled. `gone`: unknown. */
   cancel(id: string): Promise<Upload | 'gone'>;
 

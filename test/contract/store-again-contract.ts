@@ -129,5 +129,23 @@ export function describeAskingAgain(current: () => StoreUnderTest): void {
       expect(await store.claimDelivery(id, 'b', later)).toMatchObject({ phase: 'delivering', node: 'elsewhere' });
       expect(await store.move('unknown-unknown-unknown', 1, 'elsewhere')).toBe('gone');
     });
+
+    test('does not happen when it was delivered since somebody looked', async () => {
+      const { store } = current();
+      const id = await prepared(verbs['the commit that completes']!);
+      const seen = (await store.get(id))!;
+      await store.claimDelivery(id, 'a', later);
+      await store.beginAttempt(id, 'a', attempt(1));
+      await store.giveUp(id, 'a', why);
+      expect(await store.move(id, 2, 'elsewhere', seen)).toBe('gone');
+      const failed = (await store.get(id))!;
+      await store.claimDelivery(id, 'a', later);
+      await store.beginAttempt(id, 'a', attempt(2));
+      await store.giveUp(id, 'a', why);
+      expect(await store.move(id, 2, 'elsewhere', failed)).toBe('gone');
+      const now = (await store.get(id))!;
+      expect(await store.move(id, 2, 'elsewhere', now)).toMatchObject({ node: 'elsewhere' });
+      expect(await store.move(id, 2, 'elsewhere', now)).toMatchObject({ node: 'elsewhere' });
+    });
   });
 }

@@ -163,6 +163,31 @@ describe('a client that comes back in the middle', () => {
   });
 });
 
+describe('an upload that is delivered while its files are confirmed', () => {
+  test('stays with its answer, and is moved with that', async () => {
+    const answer = randomBytes(2 * MIB, 9);
+    stage.peers.origin.answerWith({ hangUp: true });
+    const path = await stage.uploadWith(0);
+    await stage.append(path, stage.old, 0);
+    expect(await stage.phaseOf(path)).toBe('undelivered');
+    stage.peers.origin.answerWith({ status: 201, body: answer });
+    let isFirst = true;
+    stage.other.onFiles = async ({ req }, take) => {
+      const isConfirmation = req.method === 'PUT' && req.url!.split('/').length === 3;
+      if (isConfirmation && isFirst) {
+        isFirst = false;
+        expect((await stage.append(path, stage.old, BYTES.length - 1)).status).toBe(201);
+      }
+      await take();
+    };
+    await stage.done(stage.old.startMoving());
+    expect(await stage.old.files()).toEqual([]);
+    await stage.old.stop();
+    const kept = await requestOnce(stage.other.url, { method: 'GET', target: `${path}/answer` });
+    expect([kept.status, sha256(kept.body)]).toEqual([201, sha256(answer)]);
+  });
+});
+
 describe('the store', () => {
   test('that does not say whether it has moved an upload is asked again, and nothing is removed before it knows', async () => {
     const path = await stage.uploadWith(1000);

@@ -6,7 +6,7 @@ import { RedisKeys } from '../../src/store/redis/redis-keys.js';
 import { RedisStore } from '../../src/store/redis/redis-store.js';
 import { takeTurn } from '../../src/store/redis/redis-turns.js';
 import { ServerClock } from '../../src/store/redis/server-clock.js';
-import { attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
+import { answer, attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
 import { openRedis, settingsFor, type OpenedRedis } from '../support/opened-redis.js';
 import { RedisServer } from '../support/redis-server.js';
 import { until } from '../support/temporary.js';
@@ -54,6 +54,19 @@ describe('uploads whose bytes are with a node', () => {
     expect(await a.commit(id, { token: 2, chunk, complete: {}, expiresAt: later })).toMatchObject({ offset: 5 });
     expect(await b.claimDelivery(id, 'w', later)).toBeUndefined();
     expect(await a.claimDelivery(id, 'w', later)).toMatchObject({ phase: 'delivering', attempts: [] });
+  });
+
+  test('are answered early from elsewhere only with what is kept in the record', async () => {
+    const a = redis.store;
+    const { id } = await a.create(newUpload({ node: 'a' }));
+    await a.beginEarly(id, attempt(1, { inPart: true }));
+    await a.move(id, 2, 'b');
+    const ended = attempt(1, { inPart: true, endedAt: 5, reached: 'answered', status: 413 });
+    const long = { answer: { ...answer(4), body: { in: 'spool', name: 'answer' } as const }, expiresAt: later };
+    expect(await a.answerEarly(id, ended, long)).toBe('stale');
+    expect(await b.get(id)).toMatchObject({ phase: 'receiving' });
+    const short = { answer: answer(4), body: Buffer.from('body'), expiresAt: later };
+    expect(await a.answerEarly(id, ended, short)).toMatchObject({ phase: 'answered', node: 'b' });
   });
 
   test('take their deliveries and their end with them when they move', async () => {

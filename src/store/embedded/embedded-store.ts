@@ -5,7 +5,7 @@ import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
 import type { Log } from '../../observe/log.js';
-import type { Commit, KeptAnswer, NewUpload, Totals, UploadStore } from '../upload-store.js';
+import type { Commit, KeptAnswer, NewUpload, SeenState, Totals, UploadStore } from '../upload-store.js';
 import {
   answeredAlready,
   decideAnswer,
@@ -92,8 +92,8 @@ export class EmbeddedStore implements UploadStore {
     return this.records.change(id, 'gone', ({ record }) => decideInvalidate(record, token));
   }
 
-  move(id: string, token: number, node: string): Promise<Upload | 'stale' | 'gone'> {
-    return this.records.change(id, 'gone', ({ record }) => decideMove(record, token, node));
+  move(id: string, token: number, node: string, seen?: SeenState): Promise<Upload | 'stale' | 'gone'> {
+    return this.records.change(id, 'gone', ({ record }) => decideMove(record, token, node, seen));
   }
 
   cancel(id: string): Promise<Upload | 'gone'> {

@@ -1,6 +1,6 @@
 import { Fault } from '../../model/fault.js';
 import type { Chunk, Upload } from '../../model/upload.js';
-import type { Commit } from '../upload-store.js';
+import type { Commit, SeenState } from '../upload-store.js';
 import type { Change, UploadRecord } from './upload-record.js';
 
 /** The fence, and what a commit does when it passes. Throws when the holder of the lease breaks the rules. */
@@ -29,9 +29,15 @@ export function decideInvalidate(record: UploadRecord, token: number): Change | 
   return refusedBy(record, token) ?? { token, set: { phase: 'invalid' } };
 }
 
-export function decideMove(record: UploadRecord, token: number, node: string): Change | 'stale' | 'gone' {
-  if (token < record.token) return 'stale';
-  return record.upload.phase === 'delivering' ? 'gone' : { token, set: { node } };
+export function decideMove(
+  { upload, token: newest }: UploadRecord,
+  token: number,
+  node: string,
+  seen: SeenState = upload,
+): Change | 'stale' | 'gone' {
+  if (token < newest) return 'stale';
+  const isAsSeen = upload.phase === seen.phase && upload.attemptCount === seen.attemptCount;
+  return upload.phase === 'delivering' || !isAsSeen ? 'gone' : { token, set: { node } };
 }
 
 export function decideCancel({ upload }: UploadRecord): Change {

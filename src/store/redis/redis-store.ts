@@ -1,7 +1,7 @@
 import { assertUploadId, isUploadId } from '../../disk/safe-name.js';
 import { Fault } from '../../model/fault.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
-import type { Commit, KeptAnswer, NewUpload, Totals, UploadStore } from '../upload-store.js';
+import type { Commit, KeptAnswer, NewUpload, SeenState, Totals, UploadStore } from '../upload-store.js';
 import type { RedisConnection } from './redis-connection.js';
 import { RedisLists } from './redis-lists.js';
 import { aboutText, attemptText, chunkOf, digestsText, uploadOf } from './redis-record.js';
@@ -73,11 +73,12 @@ export class RedisStore implements UploadStore {
     return this.stepHere('stale', { script: 'invalidate', id, args: [token] });
   }
 
-  move(id: string, token: number, node: string): Promise<Upload | 'stale' | 'gone'> {
+  move(id: string, token: number, node: string, seen?: SeenState): Promise<Upload | 'stale' | 'gone'> {
     const { keys } = this.connection;
     const bucket = keys.bucketOf(id);
     const indexes = [keys.due(bucket, node), keys.expires(bucket, node)];
-    return this.step({ script: 'move', id, args: [token, node], keys: () => indexes });
+    const args = [token, node, seen?.phase ?? '', seen?.attemptCount ?? ''];
+    return this.step({ script: 'move', id, args, keys: () => indexes });
   }
 
   cancel(id: string): Promise<Upload | 'gone'> {
@@ -95,7 +96,9 @@ export class RedisStore implements UploadStore {
 
   answerEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
     const args = [ended.number, attemptText(ended), ...partsOf(kept), ...this.end(kept.expiresAt)];
-    return this.step({ script: 'answer-early', id, args, keys: (keys) => [keys.answer] });
+    const step: Omit<Step, 'node'> = { script: 'answer-early', id, args, keys: (keys) => [keys.answer] };
+    // The early attempt may outlast a move; a body in the spool of this node would be with the wrong one.
+    return kept.answer.body.in === 'spool' ? this.stepHere('stale', step) : this.step(step);
   }
 
   async claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined> {

@@ -1,11 +1,14 @@
 -- Says that the bytes are with another node. KEYS, ARGV and results as in parts/record.lua, and
 -- KEYS 6 due of the other node 7 expires of the other node   ARGV 3 token 4 the other node
--- Gives `upload`, `stale`, or `gone` (also while it is being delivered).
+-- 5 the phase it had or '' 6 the number of attempts it had
+-- Gives `upload`, `stale`, or `gone` (also while it is being delivered, and when it was meanwhile).
 -- include parts/record
 local refused = refusal('gone')
 if refused then return refused end
 if tonumber(ARGV[3]) < tonumber(record.token) then return { 'stale' } end
 if record.phase == 'delivering' then return { 'gone' } end
+local isAsSeen = record.phase == ARGV[5] and redis.call('HGET', KEYS[1], 'attemptCount') == ARGV[6]
+if ARGV[5] ~= '' and not isAsSeen then return { 'gone' } end
 set('token', ARGV[3], 'node', ARGV[4])
 for from = 2, 3 do
   local score = redis.call('ZSCORE', KEYS[from], id)
