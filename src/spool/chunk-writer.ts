@@ -1,14 +1,15 @@
 import fs from 'node:fs';
-import { access } from 'node:fs/promises';
+import { access, stat, unlink } from 'node:fs/promises';
 import type { DirectorySync } from '../disk/directory-sync.js';
 import { close, fdatasync, fstat, ftruncate } from '../disk/files.js';
+import { removeIfEmpty } from '../disk/remove-if-empty.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import type { ChunkWriter } from './spool.js';
 
 export interface NewChunk {
   readonly path: string;
-  /** Those whose entries lead to the file and may be new. */
+  /** Those whose entries lead to the file and may be new; the first is that of its upload. */
   readonly directories: readonly string[];
   readonly names: DirectorySync;
 }
@@ -68,6 +69,30 @@ export class FileChunkWriter implements ChunkWriter {
       throw storageFault(error, 'a chunk cannot be closed');
     });
     return this.closing;
+  }
+
+  async discard(): Promise<void> {
+    const { path, directories } = this.chunk;
+    try {
+      // As long as ours is open no other can have its number.
+      if (await this.isAt(path)) await unlink(path);
+      await removeIfEmpty(directories[0]!);
+    } catch (error) {
+      throw storageFault(error, 'a chunk cannot be removed');
+    } finally {
+      await this.close();
+    }
+  }
+
+  private async isAt(path: string): Promise<boolean> {
+    const own = await fstat(this.fd);
+    try {
+      const found = await stat(path);
+      return found.ino === own.ino && found.dev === own.dev;
+    } catch (error) {
+      if (!hasCode(error, 'ENOENT')) throw error;
+      return false;
+    }
   }
 
   private async makeDurable(): Promise<void> {

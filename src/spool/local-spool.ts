@@ -1,9 +1,10 @@
 import type { Dirent } from 'node:fs';
-import { access, mkdir, opendir, readdir, rm, rmdir, stat, unlink } from 'node:fs/promises';
+import { access, mkdir, opendir, readdir, rm, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { DirectorySync, type SyncMode } from '../disk/directory-sync.js';
 import { close, fdatasync, fstat, open } from '../disk/files.js';
+import { removeIfEmpty } from '../disk/remove-if-empty.js';
 import { assertChunkName, assertUploadId, isChunkName, isUploadId } from '../disk/safe-name.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
@@ -190,10 +191,6 @@ async function openNew(directory: string, path: string): Promise<number> {
     }
     await mkdir(directory, { mode: 0o700 }).catch(unless('EEXIST'));
   }
-}
-
-async function removeIfEmpty(directory: string): Promise<void> {
-  await rmdir(directory).catch(unless('ENOENT', 'ENOTEMPTY', 'EEXIST', 'ENOTDIR'));
 }
 
 async function failing<T>(what: string, task: () => Promise<T>): Promise<T> {

@@ -10,6 +10,8 @@ export interface ChunkWriter {
   /** Fulfilled when every byte written before the call survives a power cut (nothing to do under `sync: none`). */
   sync(): Promise<void>;
   close(): Promise<void>;
+  /** Closes it and removes its file; one that was made since then under the same name is not its file. */
+  discard(): Promise<void>;
 }
 
 /** A file found in the spool, counted or not. */

@@ -86,5 +86,6 @@ function gatedWriter(writer: ChunkWriter, gate: StorageGate): ChunkWriter {
       if (underWay.write + underWay.sync > 0) throw new Error('closed while it was written');
       return writer.close();
     },
+    discard: () => writer.discard(),
   };
 }

@@ -27,6 +27,7 @@ function memoryRooms(keepInMemory: number, failAfter = Infinity): TapeRooms & { 
           },
           sync: () => Promise.resolve(),
           close: () => Promise.resolve(),
+          discard: () => Promise.resolve(),
         });
       },
       read: (_id: string, [chunk]: readonly { size: number }[], range?: { start: number; end?: number }) =>

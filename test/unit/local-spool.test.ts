@@ -48,6 +48,22 @@ describe('files of a local spool', () => {
     expect(await readFile(pathOf(id, 'chunk-1'), 'utf8')).toBe('kept');
   });
 
+  test('that are discarded by their writer take no other of their name with them', async () => {
+    const given = await spool.create(id, 'chunk-1');
+    await given.write([Buffer.from('given up')]);
+    await spool.remove(id);
+    await stored('again');
+    await given.discard();
+    expect(await readFile(pathOf(id, 'chunk-1'), 'utf8')).toBe('again');
+    const own = await spool.create(id, 'chunk-2');
+    await own.discard();
+    expect(await readdir(pathOf(id))).toEqual(['chunk-1']);
+    const gone = await spool.create(id, 'chunk-2');
+    await spool.remove(id);
+    await gone.discard();
+    expect(await readdir(pathOf())).toEqual([]);
+  });
+
   test('that are not ours are not listed', async () => {
     await stored('hello');
     await writeFile(pathOf('lost+found'), '');
