@@ -50,6 +50,9 @@ export interface App {
 /** Files that no record counts go after this time; long enough for any writer that was merely slow. */
 const ORPHAN_AGE_MS = 3_600_000;
 
+/** For what the last deliveries have come to, when they took all the time there was. */
+const LAST_WORDS_MS = 500;
+
 const MEBIBYTE = 1024 * 1024;
 
 /** Builds every room from the configuration and starts them: records and bytes first, listeners last. */
@@ -71,8 +74,8 @@ async function closeAll(opened: Closing[]): Promise<void> {
 async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[]): Promise<App> {
   const storage = await openStorage(config, { log, clock: Date.now, opened });
   const rooms = { ...storage, log, metrics, clock: Date.now, routes: buildRoutes(config) };
-  const health: Health = {};
-  const checks = [drainingCheck(health), ...storage.checks];
+  const health: Health = { isListening: false };
+  const checks = [listeningCheck(health), drainingCheck(health), ...storage.checks];
   const operators: { desk?: UploadsDesk; drain?: DrainDesk } = {};
   const adminRooms = { metrics, checks, desk: () => operators.desk, drain: () => operators.drain, log };
   const admin = config.admin && (await startAdmin({ ...config.admin, ...adminRooms }));
@@ -90,9 +93,11 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads, relay });
   operators.desk = { ...rooms, uploads, delivery, nodes: storage.others?.nodes };
   operators.drain = buildDrain({ health, entry, membership, log });
-  const listeners = await listen(config, entry, opened);
+  // First: an upload of a node that the others do not know is no upload to them.
   const internal = membership && (await membership.join(entry));
   if (internal) opened.push(() => untilClosed([internal], 0));
+  const listeners = await listen(config, entry, opened);
+  health.isListening = true;
 
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
   metrics.countUploads(async () => (await totalsIn(storage))?.phases);
@@ -104,12 +109,14 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
     adminUrl: admin?.url,
     operators: { answer: (request) => answerAdmin(adminRooms, request), figures: () => metrics.figures() },
     stop: async () => {
+      const until = performance.now() + config.stop.graceMs;
       health.why = 'the process is stopping';
       for (const listener of listeners) listener.stopAccepting();
       entry.drain();
       storage.leases.drain();
       await delivery.stop();
-      await untilClosed(internal ? [...listeners, internal] : listeners, config.stop.graceMs);
+      const leftMs = Math.max(until - performance.now(), LAST_WORDS_MS);
+      await untilClosed(internal ? [...listeners, internal] : listeners, leftMs);
       await closeAll(opened);
     },
   };
@@ -221,9 +228,15 @@ async function untilClosed(listeners: readonly Listener[], graceMs: number): Pro
   clearTimeout(deadline);
 }
 
-/** Why this process should get no more requests, as far as it is its own will. */
+/** Whether this process should get requests, as far as it is its own will. */
 interface Health {
+  isListening: boolean;
+  /** Why no more of them. */
   why?: string;
+}
+
+function listeningCheck(health: Health): HealthCheck {
+  return { name: 'listening', check: () => Promise.resolve(health.isListening ? undefined : 'it is still starting') };
 }
 
 function drainingCheck(health: Health): HealthCheck {
