@@ -114,10 +114,19 @@ export class PeerRelay implements Relay {
 
   /** A process that stands still keeps its connections, and its machine takes new ones: only its silence tells. */
   private async look(relayed: RelayedExchange, node: string, silence: Silence): Promise<void> {
-    // With the store away nobody can be heard.
-    const owner = await this.options.owners.find(node).catch(() => undefined);
-    silence.heard(owner?.silentMs ?? 0);
+    silence.heard(await this.silentMs(node));
     if (silence.lasts) relayed.abandon(STANDS_STILL);
+  }
+
+  private async silentMs(node: string): Promise<number> {
+    try {
+      const owner = await this.options.owners.find(node);
+      // One that nobody knows any more was silent for `ownerTimeoutMs`: its uploads are given up.
+      return owner?.silentMs ?? Infinity;
+    } catch {
+      // With the store away nobody can be heard.
+      return 0;
+    }
   }
 
   private note({ code, cause }: ExchangeFailure, { node, head }: RelayTask): void {

@@ -63,6 +63,19 @@ describe('an owner that cannot be reached', () => {
     });
   });
 
+  test('because it stands still, and was given up meanwhile, has lost its uploads', async () => {
+    const looks: number[] = [];
+    const forgotten = (url: string) => ({
+      find: () => Promise.resolve(looks.push(looks.length) === 1 ? { url, silentMs: 0 } : undefined),
+    });
+    await onPeerFront({ script: () => new Promise(() => undefined) }, async ({ owner }) => {
+      await onPeerFront({ owners: forgotten(owner.url), lookEveryMs: 10 }, async ({ url, refused }) => {
+        expect((await requestOnce(url, PATCH)).status).toBe(404);
+        expect(refused).toEqual(['unknown-upload']);
+      });
+    });
+  });
+
   test('is waited for as long as it is heard of, or nobody is', async () => {
     const looks: number[] = [];
     const heard = (url: string) => ({
