@@ -164,7 +164,9 @@ class Way {
     private readonly connectTimeoutMs = CONNECT_TIMEOUT_MS,
   ) {}
 
+  /** A second time for a request that nothing has come of yet, over a new connection. */
   open(outgoing: OutgoingRequest): ClientRequest {
+    this.isOpen = false;
     const request = this.requests.open(outgoing);
     request.once('socket', (socket: Socket) => this.watch(socket));
     return request;

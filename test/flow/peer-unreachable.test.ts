@@ -25,6 +25,18 @@ describe('an owner that cannot be reached', () => {
     });
   });
 
+  test('any more, although a connection to it was open, is told of as well', async () => {
+    let end = (): Promise<void> => Promise.resolve();
+    const script = (exchange: RawExchange): Promise<void> =>
+      exchange.index === 0 ? exchange.respond({ status: 204 }) : end();
+    await onPeerFront({ script }, async ({ url, owner, refused }) => {
+      end = () => owner.close();
+      expect((await requestOnce(url, { method: 'HEAD', target: TARGET })).status).toBe(204);
+      expect((await requestOnce(url, { method: 'HEAD', target: TARGET })).status).toBe(503);
+      expect(refused).toEqual(['unavailable']);
+    });
+  });
+
   test('and has been silent for too long has lost its uploads', async () => {
     await onPeerFront({ owners: at(await nobody(), 60_000) }, async ({ url, refused }) => {
       expect((await requestOnce(url, PATCH)).status).toBe(404);
