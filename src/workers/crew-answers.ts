@@ -1,5 +1,6 @@
 import { json, methodNotAllowed, problem, type AdminAnswer, type AdminRequest } from '../admin/admin-answer.js';
 import { checkReadiness, type HealthCheck, type Readiness } from '../admin/readiness.js';
+import { CrewDrain } from './crew-drain.js';
 import type { CrewFigures } from './crew-figures.js';
 import type { Crew } from './crew.js';
 import type { WorkerPost } from './worker-post.js';
@@ -10,13 +11,17 @@ const PATIENCE_MS = 4000;
 
 /** What operators are told of all workers together; what is about uploads, any of them can answer. */
 export class CrewAnswers {
+  readonly drain: CrewDrain;
+
   constructor(
     private readonly crew: Crew,
     private readonly figures: CrewFigures,
-  ) {}
+  ) {
+    this.drain = new CrewDrain({ crew, ask: (worker, request) => this.relay(request, worker) });
+  }
 
   answer(request: AdminRequest): Promise<AdminAnswer> {
-    if (request.path === '/drain') return this.drain(request);
+    if (request.path === '/drain') return this.drain.answer(request);
     const page = this.pages[request.path];
     if (!page) return this.relay(request);
     const isRead = request.method === 'GET' || request.method === 'HEAD';
@@ -34,18 +39,6 @@ export class CrewAnswers {
       return { status: 200, type, body: text };
     },
   };
-
-  /** All of them leave, but one is enough to move what the node has: always the same one, which knows how far it is. */
-  private async drain(request: AdminRequest): Promise<AdminAnswer> {
-    const [first, ...others] = this.crew.listening;
-    if (request.method !== 'POST') return this.relay(request, first);
-    const leave = { ...request, query: new URLSearchParams() };
-    const answers = await Promise.all([
-      this.relay(request, first),
-      ...others.map((worker) => this.relay(leave, worker)),
-    ]);
-    return answers.find(({ status }) => status >= 400) ?? answers[0];
-  }
 
   private async relay(request: AdminRequest, worker = this.crew.next()): Promise<AdminAnswer> {
     if (!worker) return problem(503, 'No worker listens at the moment.', { 'Retry-After': '1' });

@@ -6,6 +6,8 @@ export interface CrewOptions {
   readonly workers: number;
   readonly log: Log;
   readonly clock: () => number;
+  /** Called for each process that has come to listen, and again when it has ended. */
+  readonly onListening: (worker: WorkerProcess) => void;
   readonly onEnded: (worker: WorkerProcess) => void;
 }
 
@@ -18,6 +20,7 @@ export class Crew {
   constructor({ workers, ...options }: CrewOptions) {
     const onListening = (worker: WorkerProcess) => {
       if (this.announced) worker.tell({ kind: 'announced' });
+      options.onListening(worker);
     };
     this.posts = Array.from(
       { length: workers },

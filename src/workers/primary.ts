@@ -5,6 +5,7 @@ import type { Log } from '../observe/log.js';
 import { CrewAnswers } from './crew-answers.js';
 import { CrewFigures } from './crew-figures.js';
 import { Crew } from './crew.js';
+import type { WorkerProcess } from './worker-process.js';
 
 export interface PrimaryOptions extends Pick<Config, 'workers' | 'admin'> {
   readonly log: Log;
@@ -28,7 +29,12 @@ export async function startPrimary({ workers, admin, log, program }: PrimaryOpti
   // Figures may be NaN or infinite, which JSON cannot say.
   cluster.setupPrimary({ ...program, serialization: 'advanced' });
   const figures = new CrewFigures();
-  const crew = new Crew({ workers, log, clock: Date.now, onEnded: (worker) => figures.retire(worker) });
+  const onListening = (worker: WorkerProcess): void => answers.drain.joined(worker);
+  const onEnded = (worker: WorkerProcess): void => {
+    figures.retire(worker);
+    answers.drain.ended(worker);
+  };
+  const crew = new Crew({ workers, log, clock: Date.now, onListening, onEnded });
   const answers = new CrewAnswers(crew, figures);
   const killAll = () => crew.kill();
   process.once('exit', killAll);

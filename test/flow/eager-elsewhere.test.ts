@@ -52,7 +52,7 @@ async function shown(upload: Upload): Promise<EarlyAnswer> {
 }
 
 function bodyOf({ answer }: EarlyAnswer): Promise<Buffer> {
-  return buffer(Readable.from(answer.body as AsyncIterable<Uint8Array>));
+  return buffer(Readable.from(answer.body));
 }
 
 test('a refusal that is shown comes to its end although another process has cancelled the upload', async () => {

@@ -1,0 +1,53 @@
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { startCrew, workerPids } from '../support/crew.js';
+import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
+import type { ProxyProcess } from '../support/proxy.js';
+import { requestOnce } from '../support/raw-client.js';
+import { until } from '../support/temporary.js';
+
+const MOVED = { draining: true, move: { moved: 0, bytes: 0, left: 0, isDone: true } };
+
+let origin: FakeOrigin;
+let crew: ProxyProcess;
+beforeEach(async () => {
+  origin = await startFakeOrigin();
+  crew = await startCrew({ origin: origin.url });
+});
+afterEach(async () => {
+  await crew.stop();
+  await origin.close();
+});
+
+async function ask(path: string, method = 'GET'): Promise<{ status: number; body: unknown }> {
+  const answer = await fetch(`${crew.adminUrl}${path}`, { method });
+  return { status: answer.status, body: await answer.json() };
+}
+
+/** What is wrong with each worker, as far as anything is. */
+async function problems(): Promise<(string | undefined)[]> {
+  const { checks } = (await ask('/readyz')).body as { checks: { problem?: string }[] };
+  return checks.map(({ problem }) => problem);
+}
+
+test('workers that are drained stay so, also in the place of one that dies; another moves on for that one', async () => {
+  expect(await ask('/drain?move=true', 'POST')).toEqual({ status: 202, body: MOVED });
+  const leaving = 'draining: this node is being drained';
+  expect(await problems()).toEqual([leaving, leaving]);
+  process.kill(workerPids(crew, 1)[0]!, 'SIGKILL');
+  await until(async () => (await problems())[0] !== leaving, 'the death of the first');
+  expect(await ask('/drain')).toEqual({ status: 200, body: MOVED });
+  await until(() => workerPids(crew, 1).length === 2, 'another in its place');
+  await until(async () => (await problems())[0] === leaving, 'it to be drained as well');
+  for (let request = 0; request < 4; request++) {
+    const headers = [['Upload-Draft-Interop-Version', '8'] as const, ['Upload-Complete', '?0'] as const];
+    expect((await requestOnce(crew.url, { method: 'POST', target: '/files', headers, body: 'abc' })).status).toBe(503);
+  }
+});
+
+test('a question about the drain that is none drains nobody', async () => {
+  expect((await ask('/drain?move=maybe', 'POST')).status).toBe(400);
+  process.kill(workerPids(crew, 1)[0]!, 'SIGKILL');
+  await until(() => workerPids(crew, 1).length === 2, 'another in its place');
+  expect(await ask('/drain')).toEqual({ status: 200, body: { draining: false } });
+  expect(await problems()).toEqual([undefined, undefined]);
+});
