@@ -1,5 +1,6 @@
 import { createServer, type IncomingMessage, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { clearSocketPath } from '../disk/unix-socket.js';
 import type { Log } from '../observe/log.js';
 import { problem, type AdminAnswer, type AdminRequest } from './admin-answer.js';
 
@@ -72,7 +73,8 @@ async function listen(server: Server, { address, anyPortWillDo = false, log }: A
   }
 }
 
-function listenOn(server: Server, address: AdminAddress): Promise<void> {
+async function listenOn(server: Server, address: AdminAddress): Promise<void> {
+  if (address.kind === 'unix') await clearSocketPath(address.path);
   return new Promise((resolve, reject) => {
     server.once('error', reject);
     server.listen(address.kind === 'unix' ? { path: address.path } : address, () => {

@@ -1,10 +1,10 @@
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
+import { clearSocketPath, openToGroup } from '../disk/unix-socket.js';
 import { Http1Server, type Http1Handlers, type Http1Options } from './http1-server.js';
 import { Http2Sessions, type Http2Options } from './http2-sessions.js';
 import { sniff, type Spoken } from './protocol-sniffer.js';
 import { refuseConnection } from './refused-connection.js';
-import { clearSocketPath, openToGroup } from './unix-socket.js';
 
 export type ListenAddress =
   /** Port 0 takes a free one. */

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { request } from 'node:http';
 import { createServer, type AddressInfo, type Server } from 'node:net';
@@ -124,6 +125,16 @@ describe('the address', () => {
         .end();
     });
     expect(status).toBe(200);
+  });
+
+  test('takes the place of a Unix socket that a killed process has left, and of no other', async () => {
+    const directory = await temporaryDirectory();
+    closing.push(() => directory.remove());
+    const path = join(directory.path, 'admin.sock');
+    const leave = `require('net').createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, 'SIGKILL'))`;
+    expect(() => execFileSync(process.execPath, ['-e', leave])).toThrow();
+    await start({ address: { kind: 'unix', path } });
+    await expect(start({ address: { kind: 'unix', path } })).rejects.toMatchObject({ code: 'EADDRINUSE' });
   });
 
   test('of IPv6 is written in brackets', async () => {
