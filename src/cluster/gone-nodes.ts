@@ -37,6 +37,11 @@ export class GoneNodes {
   private looking: Promise<void> | undefined;
   /** The first and the last of the looks that have followed each other without a gap. */
   private watch: { readonly since: number; readonly last: number } | undefined;
+  /**
+   * At the last look. Once is not enough: a Redis that has come back with an old snapshot, or with another clock, knows of
+   * nobody's last words before they say something again.
+   */
+  private silent: ReadonlySet<string> = new Set();
 
   constructor(private readonly options: GoneNodesOptions) {
     this.everyMs = Math.min(MOST_MS, Math.max(LEAST_MS, options.ownerTimeoutMs / 4));
@@ -54,8 +59,12 @@ export class GoneNodes {
   /** One look at who is there. Fails with a `Fault`. */
   async look(): Promise<void> {
     const { self, ownerTimeoutMs, mayLook } = this.options;
+    const before = this.silent;
+    this.silent = new Set();
     const all = await this.hear();
-    const gone = all.filter((node) => node.name !== self && this.isGone(node));
+    const silent = all.filter((node) => node.name !== self && this.isGone(node));
+    this.silent = new Set(silent.map(({ name }) => name));
+    const gone = silent.filter(({ name }) => before.has(name));
     if (gone.length === 0 || this.watchedMs < ownerTimeoutMs || !(await mayLook())) return;
     for (const node of gone) await this.forget(node);
   }

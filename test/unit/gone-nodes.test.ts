@@ -73,7 +73,19 @@ describe('a node that has been silent for longer than the owner timeout', () => 
     await watchFor(OWNER_TIMEOUT_MS + 15_000);
     nodes.set('other', { silentMs: OWNER_TIMEOUT_MS });
     await lookAfter(15_000);
+    await lookAfter(15_000);
     expect([uploads.size, await nodes.find('other')]).toEqual([0, undefined]);
+  });
+
+  test('is given the time to say something after Redis has come back with what it knew long ago', async () => {
+    await watchFor(OWNER_TIMEOUT_MS + 15_000);
+    nodes.set('other', { silentMs: OWNER_TIMEOUT_MS });
+    await lookAfter(15_000);
+    nodes.set('other', { silentMs: 0 });
+    await lookAfter(15_000);
+    nodes.set('other', { silentMs: OWNER_TIMEOUT_MS });
+    await lookAfter(15_000);
+    expect(uploads.size).toBe(2);
   });
 
   test('is given time after the store was away: nobody could be heard meanwhile', async () => {
@@ -101,6 +113,7 @@ describe('a node that has been silent for longer than the owner timeout', () => 
     nodes.set('other', { silentMs: OWNER_TIMEOUT_MS });
     beforeEnd = () => nodes.set('other', { silentMs: 0 });
     await lookAfter(15_000);
+    await lookAfter(15_000);
     expect([uploads.size, await nodes.find('other')]).toEqual([1, expect.objectContaining({ silentMs: 0 })]);
   });
 
@@ -108,6 +121,7 @@ describe('a node that has been silent for longer than the owner timeout', () => 
     await watchFor(OWNER_TIMEOUT_MS + 15_000);
     nodes.set('other', { silentMs: OWNER_TIMEOUT_MS });
     uploads.set('a', { id: 'a', node: 'third', phase: 'receiving' });
+    await lookAfter(15_000);
     await lookAfter(15_000);
     expect([...uploads.keys()]).toEqual(['a']);
   });
