@@ -1,6 +1,7 @@
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { CONNECT_TIMEOUT_MS, connectInTime } from '../http/connect-in-time.js';
 import type { OriginTls } from '../http/origin-agents.js';
 import { OriginRequests } from '../http/origin-requests.js';
 import { PEER_FIELD, type PeerSignature } from '../http/peer-signature.js';
@@ -13,6 +14,7 @@ export interface PeerFilesClientOptions {
   readonly tls?: OriginTls;
   /** A node that takes nothing for this long is given up. */
   readonly idleMs?: number;
+  readonly connectTimeoutMs?: number;
 }
 
 /** The other node does not take what it is given; trying again may help, and so may another node. */
@@ -64,7 +66,9 @@ export class PeerFilesClient {
       ['Content-Length', `${size}`],
     ] as const;
     const request = this.requests.open({ origin: url, method, target, headers, connection: 'kept' });
-    const { idleMs = IDLE_MS } = this.options;
+    const { idleMs = IDLE_MS, connectTimeoutMs = CONNECT_TIMEOUT_MS } = this.options;
+    // The other time does not begin before there is a connection.
+    request.once('socket', (socket) => connectInTime(socket, connectTimeoutMs));
     request.setTimeout(idleMs, () => request.destroy(new Error(`it took nothing for ${idleMs / 1000} s`)));
     const stop = (): void => void request.destroy(signal.reason as Error);
     signal.addEventListener('abort', stop, { once: true });

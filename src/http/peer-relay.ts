@@ -3,6 +3,7 @@ import type { Socket } from 'node:net';
 import type { Log } from '../observe/log.js';
 import { problemReply } from '../protocol/problem.js';
 import { clientOf } from './client-of.js';
+import { CONNECT_TIMEOUT_MS, connectInTime } from './connect-in-time.js';
 import type { ExchangeFailure } from './exchange-failure.js';
 import type { OriginTls } from './origin-agents.js';
 import { OriginRequests, type OutgoingRequest } from './origin-requests.js';
@@ -27,14 +28,12 @@ export interface PeerRelayOptions {
   readonly tls?: OriginTls;
   /** An owner that cannot be reached and has been silent for this long will not come back. */
   readonly ownerTimeoutMs: number;
-  /** A machine that is gone does not refuse a connection: it says nothing. */
   readonly connectTimeoutMs?: number;
   /** How often it is looked whether an owner that does not answer is still heard of. */
   readonly lookEveryMs?: number;
   readonly log: Log;
 }
 
-const CONNECT_TIMEOUT_MS = 2_000;
 const KEEP_ALIVE_MS = 5_000;
 const RETRY_AFTER_SECONDS = 5;
 const LOOK_EVERY_MS = 2_500;
@@ -181,18 +180,10 @@ class Way {
   }
 
   private watch(socket: Socket): void {
-    if (!socket.connecting) {
+    const isNew = socket.connecting;
+    connectInTime(socket, this.connectTimeoutMs, () => {
       this.isOpen = true;
-      return;
-    }
-    const event = 'encrypted' in socket ? 'secureConnect' : 'connect';
-    const late = Object.assign(new Error('no connection in time'), { code: 'ETIMEDOUT' });
-    const timer = setTimeout(() => socket.destroy(late), this.connectTimeoutMs);
-    socket.once('close', () => clearTimeout(timer));
-    socket.once(event, () => {
-      clearTimeout(timer);
-      this.isOpen = true;
-      socket.setKeepAlive(true, KEEP_ALIVE_MS);
+      if (isNew) socket.setKeepAlive(true, KEEP_ALIVE_MS);
     });
   }
 }
