@@ -21,6 +21,9 @@ export interface PeerFilesOptions {
 /** A node that says nothing within a file is given up. */
 const IDLE_MS = 30_000;
 
+/** What a disk has in no time: with all of a large file at its end, whoever sends it would give up waiting for that. */
+const SYNC_BYTES = 16 * 1024 * 1024;
+
 /** Why something is not done, in a status for the node that asked. */
 const DONE = 204;
 const UNKNOWN = 404;
@@ -79,7 +82,12 @@ export class PeerFiles {
     const writer = await spool.create(id, name);
     let isWhole = false;
     try {
-      for (let batch = await body.next(); batch; batch = await body.next()) await writer.write(batch);
+      for (let batch = await body.next(), synced = 0; batch; batch = await body.next()) {
+        await writer.write(batch);
+        if (writer.size - synced < SYNC_BYTES) continue;
+        await writer.sync();
+        synced = writer.size;
+      }
       await writer.sync();
       isWhole = body.ending === 'clean' && writer.size === size;
     } finally {
