@@ -22,6 +22,8 @@ export class NotTaken extends Error {}
 
 const IDLE_MS = 30_000;
 
+const TAKEN = 204;
+
 /** Leaves files at other nodes. */
 export class PeerFilesClient {
   private readonly requests: OriginRequests;
@@ -75,7 +77,7 @@ export class PeerFilesClient {
     if (signal.aborted) stop();
     try {
       const status = await exchange(body, request);
-      if (status !== 204) throw new NotTaken(`it answered ${status}`);
+      if (status !== TAKEN) throw new NotTaken(`it answered ${status}`);
     } catch (error) {
       signal.throwIfAborted();
       throw error;
@@ -88,8 +90,12 @@ export class PeerFilesClient {
 /** The status it is answered with. Fails with `NotTaken`, or with the `Fault` of the body. */
 async function exchange(body: Readable, request: ClientRequest): Promise<number> {
   const answered = answerTo(request);
-  // What goes wrong with the body is told first: it may be our own disk.
-  answered.catch(() => undefined);
+  // What goes wrong with the body is told first: it may be our own disk. Nobody wants the rest of one that is refused, and
+  // Node does not tell any more when the connection would take it.
+  answered.then(
+    (status) => status === TAKEN || request.destroy(),
+    () => undefined,
+  );
   try {
     await pipeline(body, request);
     return await answered;

@@ -5,6 +5,8 @@ import { NotTaken, PeerFilesClient } from '../../src/cluster/peer-files-client.j
 import { PeerSignature } from '../../src/http/peer-signature.js';
 import { makeCertificate } from '../support/certificate.js';
 import { neverAborted } from '../support/delivery-room.js';
+import { startRawOrigin } from '../support/raw-origin.js';
+import { within } from '../support/temporary.js';
 
 test('a node that no connection comes to be with is given up long before one that is slow', async () => {
   // Nobody speaks TLS there, as with a machine that says nothing at all.
@@ -28,4 +30,18 @@ test('a node that no connection comes to be with is given up long before one tha
   files.close();
   for (const socket of sockets) socket.destroy();
   await new Promise((resolve) => server.close(resolve));
+});
+
+test('what another node says before it has the whole file is taken at once', async () => {
+  const other = await startRawOrigin(async (exchange) => {
+    await exchange.respond({ status: 507 });
+    await exchange.closed;
+  });
+  const files = new PeerFilesClient({ signature: new PeerSignature('a secret of all nodes', 'old', Date.now) });
+  const node = { name: 'other', url: other.url, silentMs: 0, isLeaving: false };
+  const body = Readable.from(Array.from({ length: 64 }, () => Buffer.alloc(1024 * 1024)));
+  const put = files.put(node, { id: 'a'.repeat(32), name: 'c' }, 64 * 1024 * 1024, body, neverAborted());
+  await expect(within(put, 'the answer')).rejects.toThrow('it answered 507');
+  files.close();
+  await other.close();
 });
