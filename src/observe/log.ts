@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { pino } from 'pino';
 import pretty from 'pino-pretty';
+import { LogOutput } from './log-output.js';
 
 interface Write {
   (message: string): void;
@@ -38,15 +39,9 @@ export interface LogOptions {
   readonly fields?: Readonly<Record<string, unknown>>;
 }
 
-/** A reader of our output that stands still must not stop the proxy, nor fill its memory: lines beyond this are dropped. */
-const MOST_WAITING_BYTES = 8 * 2 ** 20;
-
-/** POSIX: up to so many bytes, lines of several processes into one pipe do not mix (PIPE_BUF). */
-const MOST_AT_ONCE_BYTES = 4096;
-
 export function createLog({ level, format, destination, fields: base }: LogOptions): ProcessLog {
   const isPretty = format === 'pretty' || (format === 'auto' && process.stdout.isTTY);
-  let opened = destination ? undefined : openOutput(process.stderr.fd);
+  let opened = destination ? undefined : new LogOutput(process.stderr.fd);
   const print = isPretty ? prettyPrinter() : (line: string) => line;
   const logger = pino(
     {
@@ -58,13 +53,13 @@ export function createLog({ level, format, destination, fields: base }: LogOptio
     { write: (line: string) => (destination ?? opened!).write(print(line)) },
   );
   const useStandardOutput = () => {
-    if (opened) opened = openOutput(process.stdout.fd);
+    if (opened) opened = new LogOutput(process.stdout.fd);
   };
   return Object.assign(logger, {
     announce: (fields: object, message: string, isOut?: () => void) => {
       useStandardOutput();
-      if (isOut) opened?.once('drain', isOut);
       logger.child({}, { level: 'info' }).info(fields, message);
+      if (isOut) opened?.whenEmpty(isOut);
     },
     useStandardOutput,
   });
@@ -92,10 +87,6 @@ function censored(fields: Readonly<Record<string, unknown>>, levels: number): Re
     else if (shown !== value) (copy ??= { ...fields })[name] = shown;
   }
   return copy ?? fields;
-}
-
-function openOutput(fd: number) {
-  return pino.destination({ dest: fd, sync: false, maxLength: MOST_WAITING_BYTES, maxWrite: MOST_AT_ONCE_BYTES });
 }
 
 function prettyPrinter(): (line: string) => string {

@@ -1,0 +1,15 @@
+// A process that logs to its standard output: so many lines at once, and two more before it exits by itself as soon as
+// its standard input ends.
+import { createLog } from '../../src/observe/log.js';
+
+const count = Number(process.argv[2]);
+const filling = 'x'.repeat(900);
+const log = createLog({ level: 'info', format: 'json' });
+
+log.announce({ pid: process.pid }, 'first');
+for (let number = 0; number < count; number++) log.info({ number, filling }, 'line');
+process.stdin.resume().once('end', () => {
+  log.info('ending');
+  log.info('last');
+  process.exit(0);
+});
