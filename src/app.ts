@@ -61,14 +61,17 @@ export async function startApp(config: Config, log: Log, version?: string): Prom
   try {
     return await open(config, log, new Metrics(version), opened);
   } catch (error) {
-    await closeAll(opened);
+    // Why it did not start is what is to be told.
+    await closeAll(opened).catch(() => undefined);
     throw error;
   }
 }
 
-/** Closes last what was opened first. */
+/** Closes last what was opened first, and all of it; then fails with what failed first. */
 async function closeAll(opened: Closing[]): Promise<void> {
-  for (const close of opened.splice(0).reverse()) await close();
+  const failures: unknown[] = [];
+  for (const close of opened.splice(0).reverse()) await close().catch((error: unknown) => failures.push(error));
+  if (failures.length > 0) throw failures[0];
 }
 
 async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[]): Promise<App> {

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { FakeOrigin } from '../support/fake-origin.js';
@@ -34,10 +34,10 @@ interface Ran {
 }
 
 /** Runs the binary to its end in the temporary directory. */
-function run(line: readonly string[], env: Record<string, string> = {}): Promise<Ran> {
+function run(line: readonly string[], env: Record<string, string> = {}, binary = BINARY): Promise<Ran> {
   const options = { cwd: directory.path, env: { ...process.env, NODE_OPTIONS: '', ...env }, timeout: 20_000 };
   return new Promise((resolve) => {
-    execFile(process.execPath, [BINARY, ...line], options, (error, output, errors) => {
+    execFile(process.execPath, [binary, ...line], options, (error, output, errors) => {
       resolve({ code: error ? Number(error.code) : 0, output, errors });
     });
   });
@@ -61,6 +61,14 @@ async function startInVain(options: Partial<ProxyOptions>): Promise<{ code: numb
 describe('help', () => {
   test('--version is the package’s', async () => {
     expect(await run(['--version'])).toEqual({ code: 0, output: `${VERSION}\n`, errors: '' });
+  });
+
+  test('a checkout that is not built says what to do', async () => {
+    mkdirSync(join(directory.path, 'bin'));
+    const binary = join(directory.path, 'bin/rufh-proxy.mjs');
+    copyFileSync(BINARY, binary);
+    const errors = 'rufh-proxy: this checkout is not built yet: run `npm ci && npm run build`\n';
+    expect(await run(['--version'], {}, binary)).toEqual({ code: 1, output: '', errors });
   });
 
   test('--help names the commands and shows examples', async () => {
