@@ -1,27 +1,20 @@
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { HealthCheck } from './admin/readiness.js';
 import type { Config } from './config/config.js';
 import type { RedisConfig } from './config/store-config.js';
 import { DirectorySync } from './disk/directory-sync.js';
 import { nodeName } from './disk/node-name.js';
-import { Fault } from './model/fault.js';
-import type { Log } from './observe/log.js';
 import { LocalSpool } from './spool/local-spool.js';
-import {
-  assertShareable,
-  noteSpoolIdentity,
-  type SpoolIdentity,
-  spoolIdentity,
-  spoolIdentitySince,
-} from './spool/shared-directory.js';
+import { assertShareable, noteSpoolIdentity, spoolIdentitySince, spoolMark } from './spool/shared-directory.js';
+import { claimSpool } from './spool/spool-claim.js';
+import { assertUnused, SpoolUse } from './spool/spool-use.js';
 import { directoryCheck, lockDirectory, type OtherNodes, type Storage, type StorageRooms } from './storage.js';
 import { noteStart } from './store/embedded/last-start.js';
 import { RedisConnection } from './store/redis/redis-connection.js';
 import { RedisLeases } from './store/redis/redis-leases.js';
 import { RedisNodes } from './store/redis/redis-nodes.js';
-import type { RedisSettings } from './store/redis/redis-settings.js';
+import { describeAddresses, type RedisSettings } from './store/redis/redis-settings.js';
 import { RedisStore } from './store/redis/redis-store.js';
 import { takeTurn } from './store/redis/redis-turns.js';
 import { untilAvailable } from './store/until-available.js';
@@ -34,7 +27,13 @@ export async function openRedisStorage(config: RedisBacked, { log, clock, opened
   const { data, spool: spoolConfig } = config;
   if (spoolConfig.shared) await assertShareable(data, randomUUID());
   const node = spoolConfig.shared ? undefined : await ownDirectory(config, opened);
-  const connection = await RedisConnection.open(await settingsOf(config.store), log, clock);
+  const settings = await settingsOf(config.store);
+  const connection = await RedisConnection.open(settings, log, {
+    clock,
+    // A directory of its own is locked: whoever used it is gone.
+    beforeNew: (isStillNew) =>
+      spoolConfig.shared ? assertUnused(data, { name: nameOf(settings), isStillNew, log }) : Promise.resolve(),
+  });
   opened.push(() => connection.close());
   const store = new RedisStore({ connection, node: node ?? '' });
   opened.push(() => store.close());
@@ -42,7 +41,11 @@ export async function openRedisStorage(config: RedisBacked, { log, clock, opened
   opened.push(() => Promise.resolve(leases.close()));
   const spool = new LocalSpool({ directory: data, sync: spoolConfig.sync, shared: spoolConfig.shared });
   connection.onOtherStore((storeId) => noteSpoolIdentity(data, storeId, randomUUID()));
-  await claimSpool(config, connection, log);
+  const { shared } = spoolConfig;
+  const { storeId, isNewStore } = connection;
+  await claimSpool({ directory: data, shared, isOthersToo: shared || config.workers > 1, storeId, isNewStore, log });
+  const use = new SpoolUse({ directory: data, shared, storeId: () => knownStore(connection), log });
+  opened.push(() => use.stop());
   await spool.open();
   return {
     store,
@@ -52,8 +55,19 @@ export async function openRedisStorage(config: RedisBacked, { log, clock, opened
     checks: [directoryCheck(data), storeCheck(connection)],
     recover: () => recoverOwn(config, node, connection, { store, spool, log, clock }),
     mayLookForOrphans: async () =>
-      (await isLongOfThisStore(data, clock)) && takeTurn(connection, `orphans:${node ?? ''}`, ORPHANS_TURN_MS),
+      (await isLongOfThisStore(data, connection, clock)) &&
+      takeTurn(connection, `orphans:${node ?? ''}`, ORPHANS_TURN_MS),
   };
+}
+
+/** Without Redis nobody can tell whether it was emptied meanwhile, and the spool said to be that of its new data. */
+function knownStore({ storeId, trouble }: RedisConnection): string | undefined {
+  return trouble === undefined ? storeId : undefined;
+}
+
+/** For people: what has to be right for a node to find the data of the others. */
+function nameOf(settings: RedisSettings): string {
+  return `${describeAddresses(settings)} (database ${settings.database ?? 0}, store.prefix ${settings.prefix})`;
 }
 
 function othersIn(connection: RedisConnection): OtherNodes {
@@ -69,38 +83,6 @@ async function ownDirectory({ data, workers }: Config, opened: StorageRooms['ope
   if (workers === 1) await lockDirectory(data, opened);
   return nodeName(data);
 }
-
-/** A directory that is not the right one is better found out now than by a loss. */
-async function claimSpool({ data, spool, workers }: Config, connection: RedisConnection, log: Log): Promise<void> {
-  const { storeId, isNewStore } = connection;
-  const isOthersToo = spool.shared || workers !== 1;
-  const identity = await identityOf(data, storeId, isOthersToo && !isNewStore);
-  if (identity === 'same') return;
-  if (!isNewStore && (spool.shared || identity === 'other'))
-    throw new Fault('CONTRACT_BROKEN', `${data} ${spool.shared ? NOT_THE_SHARED_ONE : NOT_OF_THIS_STORE}`, false);
-  if (identity === 'other') log.error({ data }, LOST);
-  await noteSpoolIdentity(data, storeId, randomUUID());
-}
-
-/** `patiently`: the process that has made the store may be about to say that this is its spool. */
-async function identityOf(data: string, storeId: string, patiently: boolean): Promise<SpoolIdentity> {
-  for (let tries = 0; ; tries++) {
-    const identity = await spoolIdentity(data, storeId);
-    if (identity === 'same' || !patiently || tries === MOST_LOOKS) return identity;
-    await sleep(LOOK_AGAIN_MS);
-  }
-}
-
-const MOST_LOOKS = 30;
-const LOOK_AGAIN_MS = 100;
-
-const LOST =
-  'the spool has bytes that belong to another Redis, and this one is empty: their uploads are lost. This is prevented by ' +
-  'persistence (`appendonly yes` in the configuration of Redis)';
-const NOT_THE_SHARED_ONE =
-  'is not the directory that the other nodes of this Redis use: mount theirs, or choose another store.prefix';
-const NOT_OF_THIS_STORE =
-  'holds the bytes of another Redis, or of another store.prefix: go back to that, or choose another --data';
 
 /**
  * A spool that several processes use is recovered by whoever takes up an upload. One late answer of Redis does not end a
@@ -150,7 +132,8 @@ async function tlsOf({ ca, cert, key, serverName }: NonNullable<RedisConfig['tls
 }
 
 /** To a store that came back empty every file is an orphan: until then somebody may give it its data back. */
-async function isLongOfThisStore(data: string, clock: () => number): Promise<boolean> {
+async function isLongOfThisStore(data: string, { storeId }: RedisConnection, clock: () => number): Promise<boolean> {
+  if ((await spoolMark(data)) !== storeId) return false;
   const since = await spoolIdentitySince(data);
   return since !== undefined && clock() - since >= RESTORED_WITHIN_MS;
 }

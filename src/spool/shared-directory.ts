@@ -32,9 +32,25 @@ export type SpoolIdentity = 'same' | 'new' | 'other';
 
 /** Whether a spool belongs to the store of this id; `new`: to none yet. */
 export async function spoolIdentity(directory: string, storeId: string): Promise<SpoolIdentity> {
-  const noted = await named(directory, () => noteIn(directory));
-  if (noted === undefined || noted === '') return 'new';
-  return noted === storeId ? 'same' : 'other';
+  const mark = await spoolMark(directory);
+  if (mark === undefined) return 'new';
+  return mark === storeId ? 'same' : 'other';
+}
+
+/** The id of the store whose spool it is; undefined: of none yet, or it is not mounted. */
+export async function spoolMark(directory: string): Promise<string | undefined> {
+  return (await named(directory, () => noteIn(directory))) || undefined;
+}
+
+/** Where it is written whose spool this is. */
+export function markPath(directory: string): string {
+  return join(directory, 'spool', IDENTITY);
+}
+
+/** Whether anything of an upload is in it. */
+export async function holdsUploads(directory: string): Promise<boolean> {
+  const names = await named(directory, () => readdir(join(directory, 'spool')));
+  return names.some((name) => !name.startsWith('.'));
 }
 
 /** From now on it belongs to the store of this id. Harmless when several nodes say so at once. */
@@ -44,7 +60,7 @@ export async function noteSpoolIdentity(directory: string, storeId: string, uniq
   await named(directory, async () => {
     await new DirectorySync('group').make(root);
     await writeWhole(written, Buffer.from(`${storeId}\n`), true);
-    await rename(written, join(root, IDENTITY));
+    await rename(written, markPath(directory));
     await new DirectorySync('group').sync(root);
   });
 }
@@ -53,7 +69,7 @@ export async function noteSpoolIdentity(directory: string, storeId: string, uniq
 export async function spoolIdentitySince(directory: string): Promise<number | undefined> {
   return named(directory, async () => {
     try {
-      return (await stat(join(directory, 'spool', IDENTITY))).mtimeMs;
+      return (await stat(markPath(directory))).mtimeMs;
     } catch (error) {
       if (!hasCode(error, 'ENOENT')) throw error;
       return undefined;
@@ -63,7 +79,7 @@ export async function spoolIdentitySince(directory: string): Promise<number | un
 
 async function noteIn(directory: string): Promise<string | undefined> {
   try {
-    return (await readFile(join(directory, 'spool', IDENTITY), 'utf8')).trim();
+    return (await readFile(markPath(directory), 'utf8')).trim();
   } catch (error) {
     if (!hasCode(error, 'ENOENT')) throw error;
     return undefined;

@@ -27,7 +27,7 @@ describe.each(Object.entries(REDIS_PLACES))('nodes in %s', (_, open) => {
   });
 
   async function nodes(everyMs = 2000, clock = Date.now): Promise<RedisNodes> {
-    const connection = await RedisConnection.open(place.settings(`world-${worlds}`), silentLog(), clock);
+    const connection = await RedisConnection.open(place.settings(`world-${worlds}`), silentLog(), { clock });
     const opened = new RedisNodes(connection, { everyMs });
     ends.push(async () => {
       await opened.close();

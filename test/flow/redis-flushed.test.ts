@@ -82,10 +82,16 @@ describe.each(Object.entries(SPOOLS))('%s, when Redis is emptied', (_, settings)
   });
 });
 
+/** As if those that used the spool had been gone for a while. */
+async function forgetUse(): Promise<void> {
+  await utimes(join(disk.path, 'spool', '.in-use'), LONG_AGO, LONG_AGO);
+}
+
 test('several processes that share a spool can start at once on a Redis that has lost everything', async () => {
   const spool = 'spool: { shared: true }';
   await startOn(spool);
   await stopAll();
+  await forgetUse();
   await redis.cli('flushall');
   const starting = await Promise.allSettled([startOn(spool), startOn(spool), startOn(spool)]);
   expect(starting.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'fulfilled']);
@@ -106,6 +112,7 @@ test('bytes of a Redis that comes back empty stay for an hour, so that a backup 
   const lost = await create(first);
   await lost.append(Buffer.from('half'), { offset: 0, complete: false });
   await stopAll();
+  await forgetUse();
   const files = join(disk.path, 'spool', lost.target.split('/').at(-1)!);
   for (const name of await readdir(files)) await utimes(join(files, name), LONG_AGO, LONG_AGO);
   await redis.cli('flushall');

@@ -96,7 +96,7 @@ test.each([-2 * HOUR, 2 * HOUR])(
   'a node whose clock is apart by %s ms sees each upload end when it ends',
   async (apart) => {
     const clock = (): number => Date.now() + apart;
-    const other = await RedisConnection.open(settingsFor(server.port), silentLog(), clock);
+    const other = await RedisConnection.open(settingsFor(server.port), silentLog(), { clock });
     const store = new RedisStore({ connection: other, node: 'a' });
     try {
       const made = await redis.store.create(newUpload({ node: 'a' }));

@@ -20,6 +20,12 @@ const FORMAT = '1';
 /** How long the replicas may take; part of the time a step has. */
 const REPLICAS_MS = 400;
 
+export interface OpenOptions {
+  readonly clock?: () => number;
+  /** Before a store is made where none is; when it fails, none is. Asks whether that still holds. */
+  readonly beforeNew?: (isStillNew: () => Promise<boolean>) => Promise<void>;
+}
+
 export type ScriptArgument = string | number | Buffer;
 
 /**
@@ -55,12 +61,13 @@ export class RedisConnection {
   }
 
   /** Connects, or fails with a `Fault` that says what is wrong with the address, the rights or the server. */
-  static open(settings: RedisSettings, log: Log, clock: () => number = Date.now): Promise<RedisConnection> {
+  static open(settings: RedisSettings, log: Log, options: OpenOptions = {}): Promise<RedisConnection> {
+    const { clock = Date.now, beforeNew } = options;
     const newId = randomUUID();
     return patiently(settings, log, async () => {
       const connection = new RedisConnection(await openClients(settings), settings, log, clock);
       try {
-        await connection.begin(newId);
+        await connection.begin(newId, beforeNew);
         return connection;
       } catch (error) {
         await connection.close();
@@ -120,9 +127,9 @@ export class RedisConnection {
   }
 
   /** What makes the store comes last: a start that fails after that would leave none to the next one that it finds new. */
-  private async begin(newId: string): Promise<void> {
+  private async begin(newId: string, beforeNew?: OpenOptions['beforeNew']): Promise<void> {
     await this.send(this.keys.store, () => this.bus.open());
-    await this.feelPulse();
+    if ((await this.feelPulse()) === undefined) await beforeNew?.(async () => (await this.feelPulse()) === undefined);
     await this.recognize(newId);
     await warnAboutServer(this.clients.commands, this.log);
     this.pulse.start();
