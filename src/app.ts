@@ -5,7 +5,8 @@ import { answerAdmin, startAdmin } from './admin/admin.js';
 import type { DrainDesk } from './admin/drain-desk.js';
 import type { HealthCheck } from './admin/readiness.js';
 import type { UploadsDesk } from './admin/uploads-desk.js';
-import { Drain } from './cluster/drain.js';
+import { Drain, type DrainMover } from './cluster/drain.js';
+import { NoMover } from './cluster/no-mover.js';
 import { type Membership, type MembershipRooms, openMembership } from './cluster-membership.js';
 import type { Config } from './config/config.js';
 import { buildRoutes } from './config/routes.js';
@@ -95,7 +96,13 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   const relay = membership?.relay ?? new NoRelay(rooms);
   const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads, relay });
   operators.desk = { ...rooms, uploads, delivery, nodes: storage.others?.nodes };
-  operators.drain = buildDrain({ health, entry, membership, log });
+  operators.drain = buildDrain({
+    health,
+    entry,
+    mover: membership?.mover ?? noMover(config, storage),
+    membership,
+    log,
+  });
   // First: an upload of a node that the others do not know is no upload to them.
   const internal = membership && (await membership.join(entry));
   if (internal) opened.push(() => untilClosed([internal], 0));
@@ -250,16 +257,21 @@ interface DrainRooms {
   readonly health: Health;
   readonly entry: Entry;
   readonly membership: Membership | undefined;
+  readonly mover: DrainMover;
   readonly log: Log;
 }
 
-function buildDrain({ health, entry, membership, log }: DrainRooms): Drain {
+function buildDrain({ health, entry, membership, mover, log }: DrainRooms): Drain {
   const leave = async (): Promise<void> => {
     health.why ??= 'this node is being drained';
     entry.leave();
     await membership?.leave();
   };
-  return new Drain({ leave, ...(membership ? { mover: membership.mover } : {}), log });
+  return new Drain({ leave, mover, log });
+}
+
+function noMover({ spool }: Config, { store, node }: Storage): NoMover {
+  return new NoMover({ store, node, shared: spool.shared });
 }
 
 /** Often enough that nothing outlives its time by much, seldom enough that nobody notices. */

@@ -6,14 +6,14 @@ import { refusedAsWebPage } from './web-pages.js';
 export interface DrainDesk {
   /** What it says is told to the operator as it is, in JSON. */
   begin(move: boolean): Promise<object>;
-  readonly state: object;
+  state(): Promise<object>;
 }
 
 /** `/drain`: POST begins, with `?move=true` also to give the uploads to other nodes; GET tells how far it is. */
 export async function answerAtDrain(desk: DrainDesk, request: AdminRequest): Promise<AdminAnswer> {
   const refused = refusedAsWebPage(request);
   if (refused !== undefined) return problem(403, refused);
-  if (request.method === 'GET' || request.method === 'HEAD') return json(200, desk.state);
+  if (request.method === 'GET' || request.method === 'HEAD') return json(200, await desk.state());
   if (request.method !== 'POST') return methodNotAllowed(['GET', 'HEAD', 'POST']);
   const move = request.query.get('move') ?? 'false';
   if (move !== 'true' && move !== 'false') return problem(400, 'move is true or false.');

@@ -19,6 +19,8 @@ interface Told {
     readonly left?: number;
     readonly isDone: boolean;
     readonly problem?: string;
+    readonly isImpossible?: boolean;
+    readonly remark?: string;
   };
 }
 
@@ -33,17 +35,26 @@ export async function drain(
   const say = json ? () => undefined : once((line) => process.stdout.write(`${line}\n`));
   let told = (await client.ask('POST', `/drain?move=${move}`)) as Told;
   say('it takes no new uploads any more');
-  while (move && told.move && !told.move.isDone && Date.now() < until) {
+  while (move && told.move && mayGoOn(told.move) && Date.now() < until) {
     if (told.move.left !== undefined) say(words(told.move));
     await sleep(LOOK_EVERY_MS);
     told = (await client.ask('GET', '/drain')) as Told;
   }
   if (json) process.stdout.write(`${JSON.stringify(told)}\n`);
   else if (told.move && move) say(words(told.move));
-  if (move && !told.move?.isDone) fail('it is not done in time; the proxy goes on with it', 1);
+  if (!move || told.move?.isDone) return;
+  if (told.move?.isImpossible) fail('nothing was moved; do not remove the disk of this node', 1);
+  else fail('it is not done in time; the proxy goes on with it', 1);
 }
 
-function words({ moved, bytes: size, left = 0, problem }: NonNullable<Told['move']>): string {
+function mayGoOn({ isDone, isImpossible = false }: NonNullable<Told['move']>): boolean {
+  return !isDone && !isImpossible;
+}
+
+function words({ moved, bytes: size, left, problem, remark }: NonNullable<Told['move']>): string {
+  if (remark !== undefined) return remark;
+  if (left === undefined)
+    return `${moved} moved, what is left was not counted${problem === undefined ? '' : ` (${problem})`}`;
   const rest = left === 0 ? 'none is left' : `${left} left`;
   const why = problem === undefined ? '' : ` (${problem})`;
   return `${moved} moved with ${bytes(size)}, ${rest}${why}`;

@@ -1,5 +1,5 @@
 import type { Log } from '../observe/log.js';
-import type { MoveProgress, Mover } from './mover.js';
+import type { MoveProgress } from './mover.js';
 
 /** How far a node has come on its way out. */
 export interface DrainState {
@@ -8,11 +8,16 @@ export interface DrainState {
   readonly move?: MoveProgress;
 }
 
+/** Who gives the uploads away, and tells how far that is. */
+export interface DrainMover {
+  start(): void;
+  readonly progress: MoveProgress | Promise<MoveProgress>;
+}
+
 export interface DrainOptions {
   /** From now on this node takes no new uploads, is not ready, and the others know that it leaves. */
   readonly leave: () => Promise<void>;
-  /** Missing where the uploads are not this node's alone: then there is nothing to move. */
-  readonly mover?: Pick<Mover, 'start' | 'progress'>;
+  readonly mover: DrainMover;
   readonly log: Log;
 }
 
@@ -34,15 +39,12 @@ export class Drain {
     this.draining = true;
     await leave();
     this.isMoving ||= move;
-    if (move) mover?.start();
-    return this.state;
+    if (move) mover.start();
+    return this.state();
   }
 
-  get state(): DrainState {
+  async state(): Promise<DrainState> {
     const { draining, isMoving } = this;
-    const progress = this.options.mover?.progress ?? NOTHING_TO_MOVE;
-    return { draining, ...(isMoving ? { move: progress } : {}) };
+    return { draining, ...(isMoving ? { move: await this.options.mover.progress } : {}) };
   }
 }
-
-const NOTHING_TO_MOVE: MoveProgress = { moved: 0, bytes: 0, left: 0, isDone: true };

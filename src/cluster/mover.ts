@@ -4,6 +4,7 @@ import type { Upload } from '../model/upload.js';
 import { uploadTag, type Log } from '../observe/log.js';
 import type { NodeState, Nodes } from '../store/nodes.js';
 import { NotTaken } from './peer-files-client.js';
+import { ownUploads } from './own-uploads.js';
 import { type Moved, type MoveRooms, UploadMove } from './upload-move.js';
 
 export interface MoverOptions extends MoveRooms {
@@ -26,6 +27,10 @@ export interface MoveProgress {
   readonly isDone: boolean;
   /** Why it does not go on, as far as anybody can tell. */
   readonly problem?: string;
+  /** What is left stays here, however long anybody waits. */
+  readonly isImpossible?: true;
+  /** Why there is nothing to do. */
+  readonly remark?: string;
 }
 
 const PAUSE_MS = 1_000;
@@ -93,7 +98,7 @@ export class Mover {
   private async round(): Promise<boolean> {
     this.seen = undefined;
     try {
-      const uploads = await this.ownUploads();
+      const uploads = await ownUploads(this.options.store, this.options.self);
       this.left = uploads.length;
       const targets = uploads.length > 0 ? await this.targets() : [];
       const ids = uploads.filter((upload) => !this.isJustMade(upload)).map(({ id }) => id);
@@ -172,21 +177,6 @@ export class Mover {
     return all.filter(
       ({ name, silentMs, isLeaving }) => name !== this.options.self && !isLeaving && silentMs < LONGEST_SILENCE_MS,
     );
-  }
-
-  /** What was cancelled or given up is about to be swept. */
-  private async ownUploads(): Promise<Upload[]> {
-    const { store, self } = this.options;
-    const own: Upload[] = [];
-    let after: string | undefined;
-    do {
-      const page = await store.list(after, 500);
-      own.push(
-        ...page.uploads.filter(({ node, phase }) => node === self && phase !== 'cancelled' && phase !== 'invalid'),
-      );
-      after = page.next;
-    } while (after !== undefined);
-    return own;
   }
 
   /** Its creation takes the first lease next, and has not looked whether the upload is still here. */

@@ -4,11 +4,15 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { startAdmin } from '../../src/admin/admin.js';
 import type { Admin } from '../../src/admin/admin-listener.js';
-import { Drain } from '../../src/cluster/drain.js';
+import { Drain, type DrainMover } from '../../src/cluster/drain.js';
+import { NoMover } from '../../src/cluster/no-mover.js';
 import type { MoveProgress } from '../../src/cluster/mover.js';
 import { Fault } from '../../src/model/fault.js';
 import { silentLog } from '../../src/observe/log.js';
+import type { Upload } from '../../src/model/upload.js';
 import { Metrics } from '../../src/observe/metrics.js';
+import type { UploadStore } from '../../src/store/upload-store.js';
+import { newUpload } from '../contract/sample-upload.js';
 
 const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
 
@@ -28,9 +32,8 @@ const mover = {
   },
 };
 
-async function open(options: { readonly withMover?: boolean } = {}): Promise<void> {
-  const { withMover = true } = options;
-  const drain = new Drain({ leave: () => leaving(), ...(withMover ? { mover } : {}), log: silentLog() });
+async function open(by: DrainMover = mover): Promise<void> {
+  const drain = new Drain({ leave: () => leaving(), mover: by, log: silentLog() });
   admin = await startAdmin({
     address: { kind: 'tcp', host: '127.0.0.1', port: 0 },
     metrics: new Metrics(),
@@ -51,6 +54,16 @@ beforeEach(async () => {
   await open();
 });
 afterEach(() => admin.close());
+
+/** A store of so many uploads of the only node, and some that are over or another node's. */
+function storeOf(count: number): Pick<UploadStore, 'list'> {
+  const own = Array.from({ length: count }, () => newUpload());
+  const others = [
+    { ...newUpload(), phase: 'cancelled' as const },
+    { ...newUpload(), node: 'elsewhere' },
+  ];
+  return { list: () => Promise.resolve({ uploads: [...own, ...others] as Upload[] }) };
+}
 
 async function ask(method: string, path: string, headers: Record<string, string> = {}) {
   const response = await fetch(admin.url + path, { method, headers });
@@ -77,8 +90,16 @@ describe('/drain', () => {
 
   test('has nothing to move where every node reaches the bytes', async () => {
     await admin.close();
-    await open({ withMover: false });
-    const move = { moved: 0, bytes: 0, left: 0, isDone: true };
+    await open(new NoMover({ store: storeOf(3), node: undefined, shared: true }));
+    const move = { moved: 0, bytes: 0, left: 0, isDone: true, remark: expect.stringContaining('spool.shared') };
+    expect((await ask('POST', '/drain?move=true')).body).toEqual({ draining: true, move });
+  });
+
+  test('says what stays where there is nobody to take it', async () => {
+    await admin.close();
+    await open(new NoMover({ store: storeOf(3), node: undefined, shared: false }));
+    const problem = 'no other node can take them: cluster is not set';
+    const move = { moved: 0, bytes: 0, left: 3, isDone: false, isImpossible: true, problem };
     expect((await ask('POST', '/drain?move=true')).body).toEqual({ draining: true, move });
   });
 
@@ -151,6 +172,30 @@ describe('rufh-proxy drain', () => {
     const { code, output, errors } = await drain('--move', '--timeout', '1');
     expect([code, errors]).toEqual([1, 'rufh-proxy: it is not done in time; the proxy goes on with it\n']);
     expect(output).toContain('0 moved with 0 B, 5 left\n');
+  });
+
+  test('--move says what stays and fails at once where there is nobody to take it', async () => {
+    await admin.close();
+    await open(new NoMover({ store: storeOf(3), node: undefined, shared: false }));
+    const { code, output, errors } = await drain('--move');
+    expect([code, errors]).toEqual([1, 'rufh-proxy: nothing was moved; do not remove the disk of this node\n']);
+    expect(output).toContain('\n0 moved with 0 B, 3 left (no other node can take them: cluster is not set)\n');
+  });
+
+  test('--move fails where what stays cannot be counted', async () => {
+    await admin.close();
+    const list = () => Promise.reject(new Fault('STORE_UNAVAILABLE', 'Redis does not answer', true));
+    await open(new NoMover({ store: { list }, node: undefined, shared: false }));
+    const { code, output } = await drain('--move');
+    expect([code, output.split('\n')[1]]).toEqual([1, '0 moved, what is left was not counted (Redis does not answer)']);
+  });
+
+  test('--move has nothing to do where every node reaches the bytes, and says so', async () => {
+    await admin.close();
+    await open(new NoMover({ store: storeOf(3), node: undefined, shared: true }));
+    const { code, output, errors } = await drain('--move');
+    expect([code, errors]).toEqual([0, '']);
+    expect(output).toContain('\nthere is nothing to move: the bytes are in the shared directory (spool.shared)');
   });
 
   test('--json says the end alone, for programs', async () => {
