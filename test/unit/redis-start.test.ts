@@ -139,7 +139,8 @@ describe('a user with few rights', () => {
       const rule = aclRule('rufh').split(' ');
       await server.cli('acl', 'setuser', 'proxy', 'on', `>${PASSWORD}`, ...rule);
       const settings = settingsFor(server.port, { username: 'proxy', password: PASSWORD });
-      const { store, connection } = await opened(settings);
+      const { store, connection, lines } = await opened(settings);
+      expect(lines.filter(({ msg }) => msg.includes('cannot be seen'))).toEqual([]);
       const { id } = await store.create(newUpload());
       await store.cancel(id);
       expect(await store.settled(id, new AbortController().signal)).toMatchObject({ phase: 'cancelled' });
@@ -174,6 +175,14 @@ describe('what puts uploads at risk', () => {
     const { port } = await start('maxmemory-policy allkeys-lru', 'appendonly no');
     const said = (await opened(settingsFor(port))).lines.map(({ msg }) => msg);
     expect(said).toEqual([expect.stringContaining('noeviction'), expect.stringContaining('`appendonly yes`')]);
+  });
+
+  test('is not seen without the right to, which is said once', async () => {
+    const server = await start('maxmemory-policy allkeys-lru', 'appendonly no');
+    const rule = aclRule('rufh').replace(' +config|get', '').split(' ');
+    await server.cli('acl', 'setuser', 'proxy', 'on', `>${PASSWORD}`, ...rule);
+    const { lines } = await opened(settingsFor(server.port, { username: 'proxy', password: PASSWORD }));
+    expect(lines.map(({ msg }) => msg)).toEqual([expect.stringContaining('needs the right +config|get')]);
   });
 
   test('nothing is said where there is nothing to say', async () => {

@@ -2,10 +2,10 @@ import { Cluster, type Redis } from 'ioredis';
 import type { Log } from '../../observe/log.js';
 import type { RedisClient } from './redis-clients.js';
 
-/** The rights we need, as `ACL SETUSER` takes them. With `+config|get` the start can also look at the configuration. */
+/** The rights we need, as `ACL SETUSER` takes them; the last one to warn of what the configuration puts at risk. */
 export function aclRule(prefix: string): string {
   const commands =
-    '+@read +@write +@scripting +@pubsub +@connection -@dangerous +time +wait +cluster|slots +cluster|info';
+    '+@read +@write +@scripting +@pubsub +@connection -@dangerous +time +wait +cluster|slots +cluster|info +config|get';
   return `~{${prefix}* resetchannels &{${prefix}* ${commands}`;
 }
 
@@ -14,11 +14,16 @@ export async function warnAboutServer(client: RedisClient, log: Log): Promise<vo
   const server = client instanceof Cluster ? client.nodes('master')[0] : client;
   if (!server) return;
   const policy = await setting(server, 'maxmemory-policy');
-  if (policy !== undefined && policy !== 'noeviction')
+  const [appendOnly, save] = [await setting(server, 'appendonly'), await setting(server, 'save')];
+  if (policy === undefined || appendOnly === undefined)
+    return log.warn(
+      'the settings of Redis cannot be seen (CONFIG GET needs the right +config|get): nothing warns of it when they put ' +
+        'uploads at risk. It has to have `appendonly yes` and `maxmemory-policy noeviction`',
+    );
+  if (policy !== 'noeviction')
     log.warn(
       `Redis may throw uploads away when its memory is full: set its maxmemory-policy to noeviction (it is ${policy})`,
     );
-  const [appendOnly, save] = [await setting(server, 'appendonly'), await setting(server, 'save')];
   if (appendOnly === 'no' && save === '')
     log.warn(
       'Redis writes nothing to disk: its restart loses all uploads. `appendonly yes` in its configuration prevents it',
