@@ -151,7 +151,7 @@ export class PatientStore implements Steps {
     this.options.metrics.storeUnavailable();
     if (this.isAway) return;
     this.isAway = true;
-    this.options.log.error({ err: fault }, 'the store does not answer: deliveries wait for it');
+    this.options.log.error({ reason: fault.message }, 'the store does not answer: deliveries wait for it');
   }
 
   private noteThere(): void {

@@ -60,8 +60,11 @@ export class Sweep {
 
   /** Once for each time the store is away. */
   private noteFailure(error: unknown): void {
-    if (!this.isAway) this.options.log.error({ err: error }, 'sweep failed; it will be tried again');
+    const wasAway = this.isAway;
     this.isAway = isAway(error);
+    // An outage is nothing to search for in our code: no stack.
+    const why = isAway(error) ? { reason: error.message } : { err: error };
+    if (!wasAway) this.options.log.error(why, 'sweep failed; it will be tried again');
   }
 
   private mayLookForOrphans(): Promise<boolean> {

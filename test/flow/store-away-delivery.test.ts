@@ -228,6 +228,7 @@ test('the log hears once that the store is away, and once that it is back', asyn
     'error: the store does not answer: deliveries wait for it',
     'info: the store answers again: deliveries go on',
   ]);
+  expect(JSON.stringify(room.lines)).not.toContain('stack');
 });
 
 test('a client that wants to know at once is not made to wait for a store that is away', async () => {

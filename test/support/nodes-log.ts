@@ -41,7 +41,8 @@ export class NodesLog {
     if (level === 'warn' || level === 'error') this.count(String(msg).split(':')[0]!);
     const isExcused =
       (err as { code?: string } | undefined)?.code === 'STORE_UNAVAILABLE' ||
-      /^Redis is not available/.test(String(msg));
+      /^(Redis is not available|the store does not answer)/.test(String(msg)) ||
+      /^(Redis|the Redis) /.test(String(line['reason']));
     if (level === 'fatal' || (level === 'error' && !isExcused)) this.faults.push(JSON.stringify(line));
   }
 

@@ -44,6 +44,19 @@ describe('a Redis that goes away and comes back', () => {
     expect([said(redis, 'Redis is not available'), said(redis, 'available again')]).toEqual([1, 1]);
   });
 
+  test('one that comes back with another password says so once more', async () => {
+    const server = await start('requirepass one');
+    const network = await CuttingProxy.start(server.port);
+    room.endsWith(() => network.stop());
+    const redis = await opened(settingsFor(network.port, { password: 'one' }));
+    await network.cut();
+    await until(() => redis.connection.trouble?.includes('ECONNREFUSED'), 'Redis to be away');
+    await server.cli('-a', 'one', 'config', 'set', 'requirepass', 'two');
+    await network.restore();
+    await until(() => said(redis, 'refuses the user name or the password') > 0, 'the new reason to be said', 20_000);
+    expect([said(redis, 'Redis is not available'), said(redis, 'available again')]).toEqual([2, 0]);
+  });
+
   test('it is noticed when nobody asks for anything', async () => {
     const server = await start('appendonly yes');
     const { connection } = await opened(settingsFor(server.port));

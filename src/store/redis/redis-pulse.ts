@@ -1,11 +1,14 @@
 import type { Fault } from '../../model/fault.js';
 import type { Log } from '../../observe/log.js';
+import { mayPass } from './redis-fault.js';
 
 const BEAT_MS = 1000;
 
 /** Asks Redis again and again whether it is well, remembers what is wrong, and says in the log when that changes. */
 export class RedisPulse {
   private problem: string | undefined;
+  /** What was said since it is away. */
+  private readonly said = new Set<string>();
   private since = 0;
   private timer: NodeJS.Timeout | undefined;
   private beating: Promise<void> | undefined;
@@ -27,17 +30,24 @@ export class RedisPulse {
   }
 
   /** A command has failed: no need to wait for the next beat. */
-  noteTrouble({ message }: Fault): void {
-    if (this.problem === undefined) {
-      this.since = Date.now();
-      this.log.error(`Redis is not available: ${message}`);
-    }
+  noteTrouble(fault: Fault): void {
+    const { message } = fault;
+    if (this.problem === undefined) this.since = Date.now();
+    if (this.isNews(fault)) this.log.error(`Redis is not available: ${message}`);
     this.problem = message;
   }
 
   async stop(): Promise<void> {
     clearInterval(this.timer);
     await this.beating;
+  }
+
+  /** One outage has many words; but that somebody has to change something, as a password, is said whatever came before. */
+  private isNews({ message, cause }: Fault): boolean {
+    if (this.problem === undefined) this.said.clear();
+    else if (mayPass(cause) || this.said.has(message)) return false;
+    this.said.add(message);
+    return true;
   }
 
   private async ask(): Promise<void> {
