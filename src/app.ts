@@ -39,6 +39,8 @@ export interface App {
   /** Where its listeners can be reached, in the order of the configuration. */
   readonly urls: readonly string[];
   readonly adminUrl?: string;
+  /** The name by which others know this node; missing where it has none. */
+  readonly node?: string;
   /** What its admin listener would answer: for a process that listens for several proxies. */
   readonly operators: {
     answer(request: AdminRequest): Promise<AdminAnswer>;
@@ -117,6 +119,7 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   return {
     urls: listeners.map(({ url }) => url),
     adminUrl: admin?.url,
+    ...(storage.node === undefined ? {} : { node: storage.node }),
     operators: { answer: (request) => answerAdmin(adminRooms, request), figures: () => metrics.figures() },
     stop: async () => {
       const until = performance.now() + config.stop.graceMs;

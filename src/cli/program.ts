@@ -51,7 +51,8 @@ export function program(): Command {
 }
 
 const SIGNALS = `
-It says "listening" in one line on standard output as soon as it takes requests; logs follow it.
+It says "listening" in one line on standard output as soon as it takes requests. Logs follow it
+there; what has to be said before goes to standard error.
 The first SIGTERM or SIGINT ends it gently: uploads under way keep what they have and can go on elsewhere.
 The second ends it at once; what was acknowledged is safe even then.`;
 

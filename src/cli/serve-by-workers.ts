@@ -5,7 +5,7 @@ import { lockDirectory, type Closing } from '../storage.js';
 import { startPrimary } from '../workers/primary.js';
 
 /** A proxy that runs in one process or several. */
-export type Started = Pick<App, 'urls' | 'adminUrl' | 'stop'> & {
+export type Started = Pick<App, 'urls' | 'adminUrl' | 'node' | 'stop'> & {
   readonly workers?: number;
   readonly announced?: () => void;
 };

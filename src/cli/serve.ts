@@ -43,9 +43,10 @@ async function startWhole(...task: Parameters<StartApp>): Promise<App> {
 }
 
 function announce(log: ProcessLog, started: Started, version: string): void {
-  const { urls, adminUrl, workers } = started;
+  const { urls, adminUrl, node, workers } = started;
   const more = {
     ...(adminUrl === undefined ? {} : { admin: adminUrl }),
+    ...(node === undefined ? {} : { node }),
     ...(workers === undefined ? {} : { workers }),
   };
   log.announce({ url: urls[0], urls, ...more, version, pid: process.pid }, 'listening', () => started.announced?.());

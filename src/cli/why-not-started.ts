@@ -31,18 +31,17 @@ const LISTEN_ADVICE: Readonly<Record<string, string>> = {
 
 function faultAdvice({ code, message }: Fault, data: string): string {
   switch (code) {
-    case 'DIRECTORY_IN_USE':
-      return `${message} (${data}); stop the other process, or choose another --data for this one`;
     case 'STORAGE_UNAVAILABLE':
       return `${message}; check that the user of this process can write to ${data}`;
     case 'STORAGE_FULL':
       return `${message}; make room on the disk of ${data}`;
+    case 'DIRECTORY_IN_USE':
     case 'STORE_UNAVAILABLE':
       return message;
     case 'CHUNK_EXISTS':
     case 'BYTES_LOST':
     case 'RECORD_DAMAGED':
     case 'CONTRACT_BROKEN':
-      return `${message} (${data})`;
+      return message.includes(data) ? message : `${message} (${data})`;
   }
 }

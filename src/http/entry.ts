@@ -246,19 +246,19 @@ export class Entry {
 
 const NO_UPGRADE = 'An upload resource cannot change to another protocol.';
 
-const STOPPING = 'This server is being restarted. Resume the upload in a moment.';
-const LEAVING = 'This server takes no new uploads. Try again in a moment.';
-const MOVING = 'The bytes of this upload are on their way to another server. Try again in a moment.';
+const STOPPING = 'This server is being restarted; the upload can be resumed.';
+const LEAVING = 'This server takes no new uploads.';
+const MOVING = 'The bytes of this upload are on their way to another server.';
 
 function unavailable(detail: string): Refusal {
   return { reason: 'unavailable', detail, retryAfterSeconds: 1 };
 }
 
-const NOT_STORED = 'The upload cannot be stored right now. What was acknowledged is kept; resume it in a moment.';
+const NOT_STORED = 'The upload cannot be stored right now. What was acknowledged is kept.';
 
 /** A step that was not answered may have been done: it is for the next request to find out. */
 const STORE_AWAY =
-  'The state of uploads cannot be reached right now. What was acknowledged is kept; ask for the offset in a moment.';
+  'The state of uploads cannot be reached right now. What was acknowledged is kept; ask for the offset first.';
 
 function refusalOf({ code }: Fault): Refusal {
   if (code === 'STORAGE_FULL') return { reason: 'storage-full' };

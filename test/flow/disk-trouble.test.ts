@@ -38,8 +38,7 @@ function expectUnavailable(response: WireResponse): void {
     type: 'about:blank',
     title: 'Service Unavailable',
     status: 503,
-    detail:
-      'The upload cannot be stored right now. What was acknowledged is kept; resume it in a moment. Try again later.',
+    detail: 'The upload cannot be stored right now. What was acknowledged is kept. Try again later.',
   });
 }
 

@@ -70,7 +70,7 @@ describe('a data directory', () => {
     expect(refused).toMatchObject({ name: 'Fault', code: 'DIRECTORY_IN_USE' });
     expect(String(refused)).toContain(directory.path);
     expect(String(refused)).toContain(`process ${process.pid} on host ${hostname()}`);
-    expect(String(refused)).toContain('stop that process first');
+    expect(String(refused)).toContain('stop the other process');
     await lock.release();
     await lock.release();
     expect(await readdir(directory.path)).toEqual([]);

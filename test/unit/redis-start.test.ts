@@ -5,6 +5,7 @@ import { aclRule } from '../../src/store/redis/redis-advice.js';
 import type { RedisSettings } from '../../src/store/redis/redis-settings.js';
 import { newUpload } from '../contract/sample-upload.js';
 import { makeCertificate } from '../support/certificate.js';
+import { startFakeOrigin } from '../support/fake-origin.js';
 import { settingsFor } from '../support/opened-redis.js';
 import { RedisRoom } from '../support/redis-room.js';
 import { REDIS_PROGRAMS, RedisServer } from '../support/redis-server.js';
@@ -32,7 +33,7 @@ describe('a start that fails says why, and what to do', () => {
   test('nobody listens there', async () => {
     const port = await freePort();
     expect(await refusal(settingsFor(port))).toBe(
-      `Redis at 127.0.0.1:${port} does not answer (ECONNREFUSED): is it running, and is the address right?`,
+      `Redis at 127.0.0.1:${port} does not answer (ECONNREFUSED): is it running, and is the address in store.url right?`,
     );
     expect(await refusal(settingsFor(port, { kind: 'cluster' }))).toContain('does not answer (ECONNREFUSED)');
     expect(await refusal(settingsFor(port, { nodes: [{ path: '/nowhere/redis.sock' }] }))).toContain('no such socket');
@@ -122,6 +123,14 @@ describe('TLS', () => {
     );
     const otherName = { ca: certificate.cert, serverName: 'redis.example' };
     expect(await refusal(settingsFor(port, { tls: otherName }))).toContain('certificate for another name');
+  });
+
+  test('a port of something else is said to be none of Redis', async () => {
+    const origin = await startFakeOrigin();
+    room.endsWith(() => origin.close());
+    expect(await refusal(settingsFor(Number(new URL(origin.url).port)))).toContain(
+      'does not speak the protocol of Redis: is the address in store.url right?',
+    );
   });
 
   test('a mistake between both kinds of ports is said', async () => {

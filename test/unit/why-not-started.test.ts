@@ -37,7 +37,7 @@ test.each([
 });
 
 test.each<[FaultCode, string]>([
-  ['DIRECTORY_IN_USE', 'the message (/srv/uploads); stop the other process, or choose another --data'],
+  ['DIRECTORY_IN_USE', 'the message'],
   ['STORAGE_UNAVAILABLE', 'the message; check that the user of this process can write to /srv/uploads'],
   ['STORAGE_FULL', 'the message; make room on the disk of /srv/uploads'],
   ['RECORD_DAMAGED', 'the message (/srv/uploads)'],

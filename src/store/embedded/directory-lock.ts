@@ -88,7 +88,7 @@ export class DirectoryLock {
 
 function inUse(directory: string, { owner }: FoundLock): Fault {
   const holder = owner ? `process ${owner.pid} on host ${owner.host} since ${owner.since}` : 'another process';
-  const advice = 'stop that process first, or give this one a data directory of its own';
+  const advice = 'stop the other process, or choose another --data for this one';
   return new Fault(
     'DIRECTORY_IN_USE',
     `the data directory ${resolve(directory)} is in use by ${holder}: ${advice}`,

@@ -60,7 +60,7 @@ const TROUBLES: readonly Trouble[] = [
   },
   {
     matches: /wrong version number|packet length too long|EPROTO/,
-    says: 'does not speak TLS at this port: use redis:// in place of rediss://',
+    says: 'does not speak TLS at this port: use redis:// in place of rediss:// in store.url',
     stays: true,
   },
   {
@@ -78,21 +78,30 @@ const TROUBLES: readonly Trouble[] = [
     says: 'refuses our certificate: see store.tls.cert and store.tls.key',
     stays: true,
   },
+  {
+    // 21 begins what TLS says.
+    matches: /Unknown RESP type (?!21\b)/,
+    says: 'does not speak the protocol of Redis: is the address in store.url right?',
+    stays: true,
+  },
   { matches: /No such master|invalid reply/, says: 'is known to none of them: see store.sentinel.master' },
-  { matches: /ECONNREFUSED/, says: 'does not answer (ECONNREFUSED): is it running, and is the address right?' },
-  { matches: /ENOTFOUND|EAI_AGAIN/, says: 'cannot be found: its name has no address (ENOTFOUND)' },
-  { matches: /connect ENOENT/, says: 'does not answer: there is no such socket (ENOENT)' },
+  {
+    matches: /ECONNREFUSED/,
+    says: 'does not answer (ECONNREFUSED): is it running, and is the address in store.url right?',
+  },
+  { matches: /ENOTFOUND|EAI_AGAIN/, says: 'cannot be found: its name has no address (ENOTFOUND): see store.url' },
+  { matches: /connect ENOENT/, says: 'does not answer: there is no such socket (ENOENT): see store.url' },
   { matches: /connect EACCES/, says: 'cannot be reached: this process may not open its socket (EACCES)' },
   { matches: /EHOSTUNREACH|ENETUNREACH/, says: 'cannot be reached: there is no way to its network' },
   { matches: /sentinels are unreachable/, says: 'cannot be found: no sentinel answers' },
   {
-    matches: /ECONNRESET|EPIPE|Protocol error/,
-    says: 'breaks off the connection: if it wants TLS, use rediss:// in place of redis://',
+    matches: /ECONNRESET|EPIPE|Unknown RESP type|Protocol error/,
+    says: 'breaks off the connection: if it wants TLS, use rediss:// in place of redis:// in store.url',
   },
   {
     matches: /ETIMEDOUT|not answered in time|timed out|Socket timeout/i,
     says: ({ tls }) =>
-      `does not answer in time${tls ? ': if it does not speak TLS, use redis:// in place of rediss://' : ''}`,
+      `does not answer in time${tls ? ': if it does not speak TLS, use redis:// in place of rediss:// in store.url' : ''}`,
   },
   { matches: /too few replicas/, says: 'could not give the change to enough replicas in time: see store.replicas' },
 ];
