@@ -6,7 +6,6 @@ const MOST_WAITING_BYTES = 8 * 2 ** 20;
 /** POSIX: up to so many bytes, lines of several processes into one pipe do not mix (PIPE_BUF). */
 const MOST_AT_ONCE_BYTES = 4096;
 
-/** A pipe that is full is tried again. */
 const FULL = new Set(['EAGAIN', 'EBUSY']);
 const TRY_AGAIN_MS = 20;
 /** The end of the process does not wait for longer than a second. */
@@ -20,13 +19,17 @@ const LAST_TRIES = 50;
 export class LogOutput {
   private readonly lines: Buffer[] = [];
   private bytes = 0;
-  private isWriting = false;
+  /** Something is being written, or waits to be tried again. */
+  private isBusy = false;
   private isBroken = false;
   private readonly onEmpty: (() => void)[] = [];
   private readonly fd: number;
+  private readonly neverWaits: boolean;
 
   constructor(fd: number) {
-    this.fd = withoutWaiting(fd);
+    const withoutWaiting = openedWithoutWaiting(fd);
+    this.fd = withoutWaiting ?? fd;
+    this.neverWaits = withoutWaiting !== undefined;
     process.once('exit', () => this.writeRest());
   }
 
@@ -40,15 +43,13 @@ export class LogOutput {
 
   /** Called once, when all lines so far are written, or nobody reads them. */
   whenEmpty(then: () => void): void {
-    if (this.lines.length === 0 && !this.isWriting) then();
+    if (this.lines.length === 0 && !this.isBusy) then();
     else this.onEmpty.push(then);
   }
 
   private writeOn(): void {
-    if (this.isWriting) return;
-    const batch = this.nextBatch();
-    if (batch.length > 0) return this.writeBatch(batch);
-    for (const then of this.onEmpty.splice(0)) then();
+    while (!this.isBusy && this.lines.length > 0) this.writeBatch(this.nextBatch());
+    if (!this.isBusy) for (const then of this.onEmpty.splice(0)) then();
   }
 
   /** Whole lines, as many as may go together. */
@@ -60,22 +61,45 @@ export class LogOutput {
   }
 
   private writeBatch(batch: Buffer): void {
-    this.isWriting = true;
-    write(this.fd, batch, (error, written) => {
-      this.isWriting = false;
-      this.bytes -= error ? 0 : written;
-      if (!error) this.putBack(batch.subarray(written));
-      else if (FULL.has(error.code ?? '')) return this.tryAgain(batch);
-      else this.giveUp(batch, error);
+    if (!this.neverWaits) return this.writeInBackground(batch);
+    try {
+      this.written(batch, writeSync(this.fd, batch));
+    } catch (error) {
+      this.failed(batch, error as NodeJS.ErrnoException);
+    }
+  }
+
+  /** Where a write may wait for its reader. */
+  private writeInBackground(batch: Buffer): void {
+    this.isBusy = true;
+    write(this.fd, batch, (error, count) => {
+      this.isBusy = false;
+      if (error) this.failed(batch, error);
+      else this.written(batch, count);
       this.writeOn();
     });
   }
 
+  private written(batch: Buffer, count: number): void {
+    this.bytes -= count;
+    this.putBack(batch.subarray(count));
+  }
+
+  /** A pipe that is full is tried again. A disk that is full may have room later, a reader who has left does not come back. */
+  private failed(batch: Buffer, { code = '' }: NodeJS.ErrnoException): void {
+    if (FULL.has(code)) return this.tryAgain(batch);
+    this.bytes -= batch.length;
+    if (code !== 'EPIPE') return;
+    this.isBroken = true;
+    this.lines.length = 0;
+    this.bytes = 0;
+  }
+
   private tryAgain(batch: Buffer): void {
     this.putBack(batch);
-    this.isWriting = true;
+    this.isBusy = true;
     setTimeout(() => {
-      this.isWriting = false;
+      this.isBusy = false;
       this.writeOn();
     }, TRY_AGAIN_MS);
   }
@@ -84,16 +108,7 @@ export class LogOutput {
     if (rest.length > 0) this.lines.unshift(rest);
   }
 
-  /** A disk that is full may have room later, a reader who has left does not come back. */
-  private giveUp(batch: Buffer, { code }: NodeJS.ErrnoException): void {
-    this.bytes -= batch.length;
-    if (code !== 'EPIPE') return;
-    this.isBroken = true;
-    this.lines.length = 0;
-    this.bytes = 0;
-  }
-
-  /** At the end of the process. What is just being written is finished by then. */
+  /** At the end of the process, which also waits for what is being written in the background. */
   private writeRest(): void {
     let rest = Buffer.concat(this.lines.splice(0));
     for (let tries = 0; rest.length > 0 && tries < LAST_TRIES;) {
@@ -109,14 +124,15 @@ export class LogOutput {
 }
 
 /**
- * The same pipe, opened so that a write to it says that it is full: one that waits for its reader could not be given up,
- * and the process could not end. What is no pipe, or cannot be opened again, stays as it is.
+ * What can be written to at once, whoever reads it: a file, or the same pipe opened so that it says when it is full. A write
+ * that waits for its reader could not be given up, and the process could not end. Undefined for terminals and sockets.
  */
-function withoutWaiting(fd: number): number {
+function openedWithoutWaiting(fd: number): number | undefined {
   try {
-    if (!fstatSync(fd).isFIFO()) return fd;
-    return openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY | constants.O_NONBLOCK);
+    const kind = fstatSync(fd);
+    if (kind.isFile()) return fd;
+    return kind.isFIFO() ? openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY | constants.O_NONBLOCK) : undefined;
   } catch {
-    return fd;
+    return undefined;
   }
 }
