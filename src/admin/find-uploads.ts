@@ -1,6 +1,6 @@
-import { setImmediate as breath } from 'node:timers/promises';
 import type { Phase, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
+import { everyUpload } from '../store/every-upload.js';
 import type { UploadStore } from '../store/upload-store.js';
 
 export type Listing = Pick<UploadStore, 'list'>;
@@ -38,17 +38,6 @@ export async function uploadsTagged(store: Listing, tag: string): Promise<Upload
   const found: Upload[] = [];
   for await (const upload of everyUpload(store)) if (uploadTag(upload.id) === tag) found.push(upload);
   return found;
-}
-
-/** A page at a time; between two of them requests have their turn. */
-async function* everyUpload(store: Listing): AsyncGenerator<Upload> {
-  let after: string | undefined;
-  do {
-    const page = await store.list(after, 500);
-    yield* page.uploads;
-    after = page.next;
-    await breath();
-  } while (after !== undefined);
 }
 
 function placeOf({ createdAt, id }: Upload): Place {

@@ -2,6 +2,7 @@ import type { Chunk, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import { uploadTag } from '../observe/log.js';
 import { PROMISED, type Spool } from '../spool/spool.js';
+import { everyUpload } from '../store/every-upload.js';
 import type { Leases } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { chunkToken } from './chunk-name.js';
@@ -96,14 +97,4 @@ function uncommittedTail(
 
 function sizesOf({ files }: SpooledUpload): Files {
   return new Map(files.map(({ name, size }) => [name, size]));
-}
-
-/** Every upload the store knows, a page at a time. */
-export async function* everyUpload(store: UploadStore): AsyncGenerator<Upload> {
-  let after: string | undefined;
-  do {
-    const page = await store.list(after, 500);
-    yield* page.uploads;
-    after = page.next;
-  } while (after !== undefined);
 }

@@ -32,7 +32,7 @@ export interface WorldPlan {
 
 const VERBS = new Set(['claimDelivery', 'beginAttempt', 'endAttempt', 'recordAnswer', 'postpone', 'giveUp']);
 
-/** One process's view: when it has died, nothing that it does has any effect. */
+/** Each start makes another: steps of a process that has died go on asking their own, and come to nothing. */
 interface Process {
   alive: boolean;
 }
