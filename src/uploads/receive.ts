@@ -56,8 +56,8 @@ export async function receive(task: ReceiveTask, rooms: ReceiveRooms): Promise<R
 class Reception {
   private chunk: GrowingChunk | undefined;
   private bytes = 0;
-  /** What may be the upload's very last byte, as long as nobody knows whether it completes it. */
-  private kept: Buffer | undefined;
+  /** What counts only with the completion: the upload's last byte at least, where it is known which one that is. */
+  private kept: readonly Buffer[] = [];
   /** The last of those written. */
   private lastByte: number | undefined;
   private overflowed = false;
@@ -104,12 +104,12 @@ class Reception {
   private async takeAll(): Promise<void> {
     const { body } = this.task;
     for (let batch = await body.next(); batch; batch = await body.next()) {
-      await this.write(this.withoutTheLast(this.withinAllowance(batch)));
+      await this.write(this.withoutTheEnd(this.withinAllowance(batch)));
       if (this.overflowed || this.chunk?.refusedBy) body.stop();
     }
   }
 
-  private async write(buffers: Buffer[]): Promise<void> {
+  private async write(buffers: readonly Buffer[]): Promise<void> {
     if (buffers.length === 0) return;
     const { hashes, metrics } = this.rooms;
     const { upload, lease } = this.task;
@@ -135,7 +135,7 @@ class Reception {
   /** Cuts what exceeds the bound; noticing even one byte too many ends the reception. */
   private withinAllowance(batch: Buffer[]): Buffer[] {
     const { allowance } = this.task;
-    const before = this.bytes + (this.kept?.length ?? 0);
+    const before = this.bytes + sizeOf(this.kept);
     if (!allowance || before + sizeOf(batch) <= allowance.bytes) return batch;
     this.overflowed = true;
     let left = allowance.bytes - before;
@@ -150,18 +150,23 @@ class Reception {
 
   /**
    * Clients take "offset = length" for success. So the byte that may make it true counts only with the completion, or when
-   * the client itself does not call it the end.
+   * the client itself does not call it the end. What has ended already is written and completed in one step.
    */
-  private withoutTheLast(batch: Buffer[]): Buffer[] {
+  private withoutTheEnd(batch: Buffer[]): readonly Buffer[] {
     const { upload, body, last } = this.task;
-    const buffers = this.kept ? [this.kept, ...batch] : batch;
-    this.kept = undefined;
-    const newest = buffers.at(-1);
+    const buffers = [...this.kept, ...batch];
+    this.kept = [];
+    if (!last || buffers.length === 0) return buffers;
     const reachesEnd = upload.offset + this.bytes + sizeOf(buffers) === upload.length;
-    const mayCount = !reachesEnd || (body.ending === 'clean' && last?.isImmediate);
-    if (!last || !newest || mayCount) return buffers;
-    this.kept = newest.subarray(-1);
-    return [...buffers.slice(0, -1), ...(newest.length > 1 ? [newest.subarray(0, -1)] : [])];
+    const hasEnded = body.ending === 'clean' && !this.overflowed;
+    if (hasEnded && last.isImmediate && (reachesEnd || upload.length === undefined)) {
+      this.kept = buffers;
+      return [];
+    }
+    if (!reachesEnd) return buffers;
+    const newest = buffers.pop()!;
+    this.kept = [newest.subarray(-1)];
+    return newest.length > 1 ? [...buffers, newest.subarray(0, -1)] : buffers;
   }
 
   private async finish(): Promise<Received> {
@@ -180,7 +185,7 @@ class Reception {
 
   private refusalOfTheWhole(): Refusal | undefined {
     const { atLeast, contentDigests, upload } = this.task;
-    for (const { hash } of this.contentHashes) hash.update(this.kept ?? Buffer.alloc(0));
+    for (const { hash } of this.contentHashes) for (const buffer of this.kept) hash.update(buffer);
     if (atLeast !== undefined && this.bytes < atLeast)
       return { reason: 'append-too-small', minAppendSize: atLeast, upload };
     const actual = this.contentHashes.map(({ algorithm, hash }) => ({ algorithm, value: hash.digest('hex') }));
@@ -191,26 +196,26 @@ class Reception {
   /** Where nothing has to be looked at first, the last bytes and the completion are one step. */
   private async complete(last: LastCheck): Promise<Received> {
     const { upload } = this.task;
-    const end = upload.offset + this.bytes + (this.kept?.length ?? 0);
+    const end = upload.offset + this.bytes + sizeOf(this.kept);
     if (last.isImmediate && end === (upload.length ?? end)) return this.commitLast(last);
     await this.chunk?.commit();
     if (this.chunk?.refusedBy) return this.lost();
-    const passed = await last.pass((this.chunk ?? this.task).upload, this.kept);
+    const passed = await last.pass((this.chunk ?? this.task).upload, this.kept[0]);
     return passed.kind === 'passed' ? this.commitLast(last, passed.reprDigest) : passed;
   }
 
   private async commitLast(last: LastCheck, reprDigest?: Digest): Promise<Received> {
     const { upload, lease } = this.task;
     const { kept } = this;
-    const lastByte = kept?.[0] ?? this.lastByte;
+    const lastByte = kept.at(-1)?.at(-1) ?? this.lastByte;
     const complete = last.holdsBack && lastByte !== undefined ? { heldBack: { lastByte } } : {};
-    if (kept) this.chunk ??= await this.begin();
+    if (kept.length > 0) this.chunk ??= await this.begin();
     const result = this.chunk
-      ? await this.chunk.complete(kept ? [kept] : [], complete)
+      ? await this.chunk.complete(kept, complete)
       : await this.commitWithoutBytes({ token: lease.token, complete, expiresAt: expiry(upload, this.rooms) });
     if (result === 'stale' || result === 'gone') return this.lost();
     this.rooms.hashes.forget(upload.id);
-    this.rooms.metrics.bytesReceived(kept?.length ?? 0);
+    this.rooms.metrics.bytesReceived(sizeOf(kept));
     return { kind: 'completed', upload: result, reprDigest };
   }
 

@@ -5,9 +5,10 @@ import { until } from './temporary.js';
 /** How many bytes of an upload have reached the proxy's disk, committed or not. */
 export async function spooledBytes(data: string, id: string): Promise<number> {
   const directory = join(data, 'spool', id);
-  const names = await readdir(directory).catch(() => []);
-  const sizes = await Promise.all(names.map(async (name) => (await stat(join(directory, name))).size));
-  return sizes.reduce((sum, size) => sum + size, 0);
+  const names = (await readdir(directory).catch(() => [])).filter((name) => /^(chunk|whole)-/.test(name));
+  // Files that go while we look are gone.
+  const sizes = await Promise.all(names.map((name) => stat(join(directory, name)).catch(() => ({ size: 0 }))));
+  return sizes.reduce((sum, { size }) => sum + size, 0);
 }
 
 /** Waits until that many have. */

@@ -1,3 +1,4 @@
+import type { Upload } from '../../src/model/upload.js';
 import type { ChunkWriter, Spool } from '../../src/spool/spool.js';
 import type { TokenSource } from '../../src/store/embedded/embedded-leases.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
@@ -54,10 +55,19 @@ export class StorageGate {
   }
 }
 
-/** The store as seen by who writes. */
-export function gatedStore<S extends UploadStore & TokenSource>(store: S, gate: StorageGate): S {
+/** The store as seen by who writes; `onRecord` hears of every record at once, when the writer may still be held. */
+export function gatedStore<S extends UploadStore & TokenSource>(
+  store: S,
+  gate: StorageGate,
+  onRecord: (upload: Upload) => void,
+): S {
   const seen = Object.create(store) as S;
-  seen.commit = (id, commit) => gate.pass(() => store.commit(id, commit));
+  seen.commit = (id, commit) =>
+    gate.pass(async () => {
+      const result = await store.commit(id, commit);
+      if (typeof result === 'object') onRecord(result);
+      return result;
+    });
   return seen;
 }
 

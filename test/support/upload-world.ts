@@ -31,6 +31,8 @@ export class UploadWorld {
   readonly gate = new StorageGate();
   /** What the origin got, request by request. */
   readonly delivered: Buffer[] = [];
+  /** Hears of every commit: what a process that comes after this one would find. */
+  onRecord: (upload: Upload) => void = () => undefined;
   readonly uploads: Uploads;
   readonly directory: string;
   private readonly leases: Lease[] = [];
@@ -41,7 +43,7 @@ export class UploadWorld {
     options: WorldOptions,
   ) {
     this.directory = options.directory;
-    const seenStore = gatedStore(store, this.gate);
+    const seenStore = gatedStore(store, this.gate, (upload) => this.onRecord(upload));
     const leases = new EmbeddedLeases(seenStore, { graceMs: options.graceMs });
     this.uploads = new Uploads({
       store: seenStore,

@@ -50,10 +50,28 @@ export class UploadWriters {
   private failure: unknown;
 
   constructor(
-    public world: UploadWorld,
+    private writesTo: UploadWorld,
     readonly file: Buffer,
     private readonly declared: Declared,
-  ) {}
+  ) {
+    this.world = writesTo;
+  }
+
+  get world(): UploadWorld {
+    return this.writesTo;
+  }
+
+  /** Whatever it records could be shown, by it or after a crash. */
+  set world(world: UploadWorld) {
+    this.writesTo = world;
+    world.onRecord = (upload) => {
+      try {
+        this.witness.expectLastByteUnknown(upload);
+      } catch (error) {
+        this.failure ??= error;
+      }
+    };
+  }
 
   /** Begins the upload, with its first bytes to follow if there is a part. */
   async create(writer: number, part?: Part): Promise<void> {
@@ -150,8 +168,10 @@ export class UploadWriters {
     const part = { complete: true, isSized: false, isDigested: false };
     const feeding = this.begin(-1, offset, part);
     const intent = { kind: 'append', id: this.id, offset, reprDigests: [], ...this.contentOf(part, offset) } as const;
-    const outcome = this.world.uploads.append(intent, this.callFor(feeding, undefined));
+    const appending = this.world.uploads.append(intent, this.callFor(feeding, undefined));
     this.end(this.feeding.indexOf(feeding));
+    const outcome = await appending;
+    this.throwFailure();
     return outcome;
   }
 
