@@ -121,12 +121,16 @@ export class WireReader {
   private async available(count: number): Promise<void> {
     this.wanted = count;
     this.steer();
-    const end = Date.now() + (this.options.deadlineMs ?? Number.POSITIVE_INFINITY);
     const { deadlineMs } = this.options;
-    const timer = deadlineMs === undefined ? undefined : setTimeout(() => this.wake?.(), deadlineMs + 1);
+    let isLate = false;
+    const late = (): void => {
+      isLate = true;
+      this.wake?.();
+    };
+    const timer = deadlineMs === undefined ? undefined : setTimeout(late, deadlineMs);
     try {
       while (this.queued < count && !this.ended) {
-        if (Date.now() > end) throw new Error(`nothing more came for ${deadlineMs ?? 0} ms; unread: ${this.unread()}`);
+        if (isLate) throw new Error(`nothing more came for ${deadlineMs ?? 0} ms; unread: ${this.unread()}`);
         await new Promise<void>((resolve) => (this.wake = resolve));
       }
     } finally {
