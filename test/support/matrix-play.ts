@@ -5,7 +5,8 @@ import type { Cell, Client } from './delivery-matrix.js';
 import { bodyOf, DeliveryRoom, neverAborted } from './delivery-room.js';
 import { made, UPLOAD_SIZE, type OriginFault } from './origin-faults.js';
 import { RawOrigin } from './raw-origin.js';
-import { freePort, randomBytes, until } from './temporary.js';
+import { serverPort } from './server-port.js';
+import { randomBytes, until } from './temporary.js';
 
 export interface Play {
   readonly fault: OriginFault;
@@ -33,25 +34,37 @@ export async function play(cell: Play): Promise<Played> {
   }
 }
 
-/** The first connection is ended as soon as something comes over it, so that the request was certainly sent. */
+/**
+ * The first connection is ended after something came over it, so that the request was certainly sent, and not before it may
+ * be: until then the attempt is under way.
+ */
 class ClosingOnce extends Server {
   private closed = 0;
+
+  constructor(private readonly released: Promise<void>) {
+    super();
+  }
 
   override emit(event: string, ...given: unknown[]): boolean {
     if (event !== 'connection' || this.closed++ > 0) return super.emit(event, ...given);
     const [socket] = given as [Socket];
-    socket.on('error', () => undefined).once('data', () => socket.destroy());
+    socket
+      .on('error', () => undefined)
+      .once('data', () => {
+        socket.pause();
+        void this.released.then(() => socket.destroy());
+      });
     return true;
   }
 }
 
 class MatrixStage {
-  private release: () => void = () => undefined;
-  private readonly released = new Promise<void>((resolve) => (this.release = resolve));
   private id = '';
+  private listening: Promise<void> | undefined;
 
   private constructor(
     private readonly cell: Play,
+    private readonly gate: { readonly released: Promise<void>; readonly release: () => void },
     private readonly port: number,
     private readonly server: Server,
     private readonly origin: RawOrigin,
@@ -60,14 +73,17 @@ class MatrixStage {
 
   static async open(cell: Play): Promise<MatrixStage> {
     const { fault, guarantee } = cell;
-    const port = await freePort();
-    const server = fault.before === 'closes' ? new ClosingOnce() : new Server();
+    // An origin that is not there yet comes to the port that was tried in vain: nobody else may take it meanwhile.
+    const port = await serverPort();
+    let release = (): void => undefined;
+    const released = new Promise<void>((resolve) => (release = resolve));
+    const server = fault.before === 'closes' ? new ClosingOnce(released) : new Server();
     const origin = new RawOrigin(server, made);
     const room = await DeliveryRoom.open(`http://127.0.0.1:${port}`, {
       rules: { guarantee, timeoutMs: fault.stalls ? 1500 : 30_000 },
       retry: { maxAttempts: 1000, firstDelayMs: 10, longestDelayMs: 20, inBackgroundMs: 30_000 },
     });
-    const stage = new MatrixStage(cell, port, server, origin, room);
+    const stage = new MatrixStage(cell, { released, release }, port, server, origin, room);
     await stage.set();
     return stage;
   }
@@ -104,13 +120,14 @@ class MatrixStage {
   async close(): Promise<void> {
     this.letGo();
     await this.room.close();
-    if (this.server.listening) await this.origin.close();
+    await this.listening;
+    await this.origin.close();
   }
 
   private async set(): Promise<void> {
     const { fault, method } = this.cell;
     this.origin.setScript((exchange) =>
-      exchange.index === 0 && !fault.before ? fault.script(exchange, this.released) : made(exchange),
+      exchange.index === 0 && !fault.before ? fault.script(exchange, this.gate.released) : made(exchange),
     );
     if (fault.before !== 'refuses') await this.listen();
     this.id = (await this.room.whole({ body: BYTES, request: { method } })).id;
@@ -118,12 +135,12 @@ class MatrixStage {
 
   /** What went wrong may go on; an origin that was not there comes. */
   private letGo(): void {
-    this.release();
-    if (!this.server.listening) void this.listen();
+    this.gate.release();
+    void this.listen();
   }
 
   private listen(): Promise<void> {
-    return new Promise((resolve) => this.server.listen(this.port, '127.0.0.1', resolve));
+    return (this.listening ??= new Promise((resolve) => this.server.listen(this.port, '127.0.0.1', resolve)));
   }
 
   private async askAndLeave(): Promise<void> {
