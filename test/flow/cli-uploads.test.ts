@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { uploadTag } from '../../src/observe/log.js';
 import { attempt } from '../contract/sample-upload.js';
 import { FakeDesk } from '../support/fake-desk.js';
-import { freePort, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
 
@@ -169,13 +169,14 @@ describe.each([
 });
 
 describe('the admin listener', () => {
-  const nowhere = async () => `127.0.0.1:${await freePort()}`;
+  // A port that no other process is given.
+  const nowhere = '127.0.0.1:1';
 
   test.each([
     ['a URL', (url: string) => url],
     ['an address', (url: string) => new URL(url).host],
   ])('is given as %s, which wins over the variable', async (_, given) => {
-    const { code } = await uploads(['list', '--admin', given(desk.admin.url)], { RUFH_PROXY_ADMIN: await nowhere() });
+    const { code } = await uploads(['list', '--admin', given(desk.admin.url)], { RUFH_PROXY_ADMIN: nowhere });
     expect(code).toBe(0);
   });
 
@@ -198,11 +199,10 @@ describe('the admin listener', () => {
   });
 
   test('that nobody answers at ends with 2 and says what to look at', async () => {
-    const address = await nowhere();
-    const { code, output, errors } = await uploads(['list', '--admin', address]);
+    const { code, output, errors } = await uploads(['list', '--admin', nowhere]);
     expect([code, output]).toEqual([2, '']);
     expect(errors).toBe(
-      `rufh-proxy: nothing answers at http://${address} (ECONNREFUSED). Does the proxy run, and is its admin listener there? Its line "listening" tells the address: give it with --admin.\n`,
+      `rufh-proxy: nothing answers at http://${nowhere} (ECONNREFUSED). Does the proxy run, and is its admin listener there? Its line "listening" tells the address: give it with --admin.\n`,
     );
   });
 

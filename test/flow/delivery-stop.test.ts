@@ -2,7 +2,8 @@ import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
 import { answerOk, startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
-import { freePort, until, within } from '../support/temporary.js';
+import { serverPort } from '../support/server-port.js';
+import { until, within } from '../support/temporary.js';
 
 let origin: RawOrigin;
 let room: DeliveryRoom;
@@ -65,7 +66,7 @@ test('a PUT that was broken off goes on after the next start', async () => {
 });
 
 test('a delivery that waits for its next attempt does not hold up the stop', async () => {
-  await open({ retry: { firstDelayMs: 60_000, longestDelayMs: 60_000 } }, `http://127.0.0.1:${await freePort()}`);
+  await open({ retry: { firstDelayMs: 60_000, longestDelayMs: 60_000 } }, `http://127.0.0.1:${await serverPort()}`);
   const upload = await room.whole();
   const result = room.result(upload.id);
   await until(async () => (await room.upload(upload.id)).dueAt !== undefined, 'the delivery to be postponed');

@@ -5,7 +5,8 @@ import { requestOnce } from '../support/raw-client.js';
 import type { RedisServer } from '../support/redis-server.js';
 import { startRedis } from '../support/redis-servers.js';
 import { clientDialect, createUpload, ResumableUpload, versionLines } from '../support/resumable-client.js';
-import { freePort, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+import { serverPort } from '../support/server-port.js';
+import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 
 const DIALECT = clientDialect('10');
 
@@ -35,7 +36,7 @@ async function disk(): Promise<string> {
 }
 
 async function startNode(data?: string): Promise<TestApp> {
-  const internal = `127.0.0.1:${await freePort()}`;
+  const internal = `127.0.0.1:${await serverPort()}`;
   const config = `
 store: { type: redis, url: "${redis.url}" }
 cluster: { listen: "${internal}", advertise: "http://${internal}", secret: 0123456789abcdef, owner_timeout: 10s }
