@@ -10,9 +10,8 @@ import type { WireResponse } from '../support/wire-response.js';
 /** The delivery matrix as real clients see it, over both versions of HTTP: what stands in its cells is on the wire. */
 const CONFIG = `
 delivery:
-  timeout: 300ms
-  wait: 5s
-  retry: { attempts: 4, first_delay: 10ms, longest_delay: 20ms, while_waiting: 5s, in_background: 0s }
+  wait: 30s
+  retry: { attempts: 4, first_delay: 10ms, longest_delay: 20ms, while_waiting: 30s, in_background: 0s }
 `;
 const BYTES = randomBytes(1024 * 1024, 9);
 const dialect = clientDialect('10');

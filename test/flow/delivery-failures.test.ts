@@ -2,7 +2,8 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
 import type { RawExchange } from '../support/raw-exchange.js';
 import { answerOk, startRawOrigin, type RawOrigin, type RawScript } from '../support/raw-origin.js';
-import { freePort, randomBytes, sha256, until } from '../support/temporary.js';
+import { serverPort } from '../support/server-port.js';
+import { randomBytes, sha256, until } from '../support/temporary.js';
 
 let origin: RawOrigin;
 let room: DeliveryRoom | undefined;
@@ -24,7 +25,7 @@ async function open(options: RoomOptions = {}, url = origin.url): Promise<Delive
 const LARGE = randomBytes(8 * 1024 * 1024);
 
 /** Ways in which an origin can fail after it was reached. */
-const failures: readonly { name: string; script: RawScript; problem: RegExp }[] = [
+const failures: readonly { name: string; stalls?: true; script: RawScript; problem: RegExp }[] = [
   { name: 'closes after the head', script: ({ socket }) => void socket.end(), problem: /other side closed/ },
   { name: 'resets after the head', script: (exchange) => exchange.reset(), problem: /reset|closed/i },
   {
@@ -45,12 +46,13 @@ const failures: readonly { name: string; script: RawScript; problem: RegExp }[] 
   },
   {
     name: 'never answers',
+    stalls: true,
     script: async (exchange) => {
       await exchange.readBody();
     },
     problem: /Timeout/,
   },
-  { name: 'stops reading', script: () => undefined, problem: /Timeout/ },
+  { name: 'stops reading', stalls: true, script: () => undefined, problem: /Timeout/ },
   {
     name: 'answers with garbage',
     script: async (exchange) => {
@@ -72,6 +74,7 @@ const failures: readonly { name: string; script: RawScript; problem: RegExp }[] 
   },
   {
     name: 'stalls within its answer',
+    stalls: true,
     script: async (exchange) => {
       await exchange.readBody();
       await exchange.write('HTTP/1.1 201 Created\r\nContent-Length: 10\r\n\r\nhal');
@@ -93,10 +96,13 @@ function failingOnce(script: RawScript): RawScript {
   return (exchange: RawExchange) => (exchange.index === 0 ? script(exchange) : answerOk(exchange));
 }
 
-describe.each(failures)('an origin that $name', ({ script, problem }) => {
+describe.each(failures)('an origin that $name', ({ stalls, script, problem }) => {
+  // Only stalling is to be cut short, and that not so soon that a busy machine looks like it.
+  const rules = { timeoutMs: stalls ? 1500 : 30_000 };
+
   test('gets a POST once: the upload is kept, undelivered, until the client asks again', async () => {
     origin.setScript(failingOnce(script));
-    const room = await open({ rules: { timeoutMs: 150 } });
+    const room = await open({ rules });
     const upload = await room.whole({ body: LARGE });
     const answered = await room.result(upload.id);
     if (answered.kind === 'answered') await expect(bodyOf(answered.answer)).rejects.toThrow();
@@ -117,7 +123,7 @@ describe.each(failures)('an origin that $name', ({ script, problem }) => {
 
   test('gets a PUT again by itself, with the same key', async () => {
     origin.setScript(failingOnce(script));
-    const room = await open({ rules: { timeoutMs: 150 } });
+    const room = await open({ rules });
     const upload = await room.whole({ body: LARGE, request: { method: 'PUT' } });
     const first = await room.result(upload.id);
     if (first.kind === 'answered') await bodyOf(first.answer).catch(() => undefined);
@@ -139,8 +145,7 @@ test('a POST is sent again by itself where the route says that the origin honour
 });
 
 test('an origin that is not there is tried again within the budget, then the upload waits for its client', async () => {
-  const port = await freePort();
-  const room = await open({}, `http://127.0.0.1:${port}`);
+  const room = await open({}, `http://127.0.0.1:${await serverPort()}`);
   const upload = await room.whole();
   const result = await room.result(upload.id);
   expect(result).toMatchObject({ kind: 'undelivered', why: { reason: 'unreachable' }, retryAfterSeconds: 1 });
@@ -153,7 +158,7 @@ test('an origin that is not there is tried again within the budget, then the upl
 });
 
 test('an origin that comes back in time gets the upload within the same wait', async () => {
-  const port = await freePort();
+  const port = await serverPort();
   const room = await open({ retry: { maxAttempts: 1000 } }, `http://127.0.0.1:${port}`);
   const upload = await room.whole();
   const waiting = room.answer(upload.id);

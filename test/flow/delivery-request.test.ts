@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
 import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
-import { randomBytes, sha256 } from '../support/temporary.js';
+import { randomBytes, sha256, until } from '../support/temporary.js';
 
 let origin: RawOrigin;
 let room: DeliveryRoom;
@@ -137,10 +137,13 @@ test('uploads that follow each other share a connection', async () => {
 });
 
 test('uploads at the same time have a connection each', async () => {
+  const release = origin.holdAnswers();
   await open();
   const uploads = await Promise.all([1, 2, 3].map((count) => room.whole({ body: randomBytes(500_000, count) })));
-  const answers = await Promise.all(uploads.map(({ id }) => room.answer(id)));
-  expect(answers.map(({ status }) => status)).toEqual([200, 200, 200]);
+  const answers = Promise.all(uploads.map(({ id }) => room.answer(id)));
+  await until(() => origin.exchanges.length === 3, 'all three at the origin');
+  release();
+  expect((await answers).map(({ status }) => status)).toEqual([200, 200, 200]);
   expect(origin.connections).toHaveLength(3);
 });
 
