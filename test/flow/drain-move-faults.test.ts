@@ -49,8 +49,7 @@ describe('the other node', () => {
       await take();
     };
     const mover = stage.old.startMoving();
-    await until(() => mover.progress.problem, 'a problem');
-    expect(mover.progress.problem).toMatch(/^node other: /);
+    expect(await until(() => mover.progress.problem, 'a problem')).toMatch(/^node other: /);
     await stage.done(mover);
     expect(cuts).toBe(3);
     expect(mover.progress).toEqual({ moved: 1, bytes: 6 * MIB, left: 0, isDone: true });
@@ -80,8 +79,7 @@ describe('the other node', () => {
       res.end();
     };
     const mover = stage.old.startMoving();
-    await until(() => mover.progress.problem, 'a problem');
-    expect(mover.progress.problem).toBe('node other: it answered 507');
+    expect(await until(() => mover.progress.problem, 'a problem')).toBe('node other: it answered 507');
     await stage.peers.node('third');
     await stage.done(mover);
     expect(await stage.nodeOf(path)).toBe('third');

@@ -44,8 +44,9 @@ test('a refusal is kept for a client that did not hear it, and its bytes are not
   await stage.exchange(0);
   client.reset();
   const head = await until(async () => {
+    const hasEnded = stage.app.log.some(({ msg, phase }) => msg === 'upload ended' || phase === 'answered');
     const now = await stage.head(target);
-    return stage.app.log.some(({ msg, phase }) => msg === 'upload ended' || phase === 'answered') && now;
+    return hasEnded && now;
   }, 'the refusal to be recorded');
   expect(head.header('upload-complete')).toBe('?0');
   const again = await stage.client();

@@ -1,5 +1,6 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { CONTENT, EagerStage, length, MIB, type EagerStageOptions } from '../support/eager-stage.js';
+import { untilSpooled } from '../support/spooled.js';
 import { sha256, until } from '../support/temporary.js';
 
 let stage: EagerStage;
@@ -59,7 +60,8 @@ describe('while the client uploads', () => {
     const client = await stage.client();
     const target = await stage.create(client, [['Transfer-Encoding', 'chunked']]);
     await client.sendChunk('hello');
-    await until(async () => (await stage.head(target)).status === 204, 'the upload to be asked for');
+    await untilSpooled(stage.app.data, new URL(target, stage.app.url).href, 5);
+    expect((await stage.head(target)).header('upload-offset')).toBe('5');
     expect(origin.exchanges).toHaveLength(0);
     const again = await stage.client();
     await stage.append(again, target, 5, 0);

@@ -38,7 +38,7 @@ delivery: { mode: eager, eager: { ${eager} }, retry: { first_delay: 10ms, longes
   }
 
   async client(): Promise<RawClient> {
-    const client = await connect(this.app.url, { deadlineMs: 10_000 });
+    const client = await connect(this.app.url);
     this.clients.push(client);
     return client;
   }
