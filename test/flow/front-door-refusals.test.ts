@@ -143,7 +143,7 @@ describe('a message that cannot be trusted to end where it seems to', () => {
 });
 
 describe('a client that takes its time', () => {
-  const options = { headersTimeoutMs: 200, keepAliveTimeoutMs: 200 };
+  const options = { headersTimeoutMs: 600, keepAliveTimeoutMs: 600 };
   const tls = makeCertificate();
 
   test.each([
@@ -193,9 +193,10 @@ describe('a client that takes its time', () => {
   ])('between two requests loses its connection, but not during one: %s', async (_what, secure) => {
     const waiting: Exchange[] = [];
     const door = await openDoor((exchange) => void waiting.push(exchange), { ...options, tls: secure });
-    const [idle, busy] = [await connectH2(door.url), await connectH2(door.url)];
+    const idle = await connectH2(door.url);
     let goneAway = NaN;
     idle.session.once('goaway', (code: number) => (goneAway = code));
+    const busy = await connectH2(door.url);
     const asked = busy.start({ method: 'GET', target: '/' }, { endStream: true });
     await until(() => waiting.length === 1, 'the request');
     await until(() => idle.session.closed && idle.session.destroyed, 'the idle connection to end');

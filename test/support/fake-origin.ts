@@ -89,7 +89,8 @@ export class FakeOrigin {
 
 /** Starts an origin on a free port of 127.0.0.1. */
 export async function startFakeOrigin(answer: FakeScript = {}): Promise<FakeOrigin> {
-  const server = createServer({ requestTimeout: 0 });
+  // It never ends an idle connection, which could cross the next request on its way.
+  const server = createServer({ requestTimeout: 0, keepAliveTimeout: 0 });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   return new FakeOrigin(server, answer);
 }

@@ -142,7 +142,7 @@ export async function connectH2(url: string, options: H2ClientOptions = {}): Pro
   await once(session, 'connect');
   // A session that is cut tells so through its streams; without a listener the process would die of it.
   session.on('error', () => undefined);
-  return new H2Client(session, socket, options.deadlineMs ?? 10_000);
+  return new H2Client(session, socket, options.deadlineMs ?? 20_000);
 }
 
 function openSocket({ protocol, hostname, port }: URL, socketPath: string | undefined): Socket {

@@ -165,7 +165,7 @@ export async function connect(url: string, options: RawClientOptions = {}): Prom
     : connectTcp(target);
   await once(socket, secure ? 'secureConnect' : 'connect');
   socket.setNoDelay(true);
-  return new RawClient(socket, host, options.deadlineMs ?? 10_000);
+  return new RawClient(socket, host, options.deadlineMs ?? 20_000);
 }
 
 /** One request on a connection of its own. */
