@@ -143,7 +143,8 @@ describe('a message that cannot be trusted to end where it seems to', () => {
 });
 
 describe('a client that takes its time', () => {
-  const options = { headersTimeoutMs: 600, keepAliveTimeoutMs: 600 };
+  /** Long enough for who does say something, on a busy machine too. */
+  const options = { headersTimeoutMs: 1000 };
   const tls = makeCertificate();
 
   test.each([
@@ -160,14 +161,14 @@ describe('a client that takes its time', () => {
   });
 
   test('and says nothing at all is left without a word', async () => {
-    const door = await openDoor(ok, options);
+    const door = await openDoor(ok, { headersTimeoutMs: 200 });
     const client = await connect(door.url);
     expect(await client.readHead()).toBeUndefined();
     await client.ended();
   });
 
   test('with TLS loses its connection, before the handshake and after it', async () => {
-    const door = await openDoor(ok, { ...options, tls });
+    const door = await openDoor(ok, { headersTimeoutMs: 2000, tls });
     const port = Number(new URL(door.url).port);
     const mute = connectTcp(port, '127.0.0.1');
     const slow = connectTls({ port, rejectUnauthorized: false });
@@ -181,7 +182,7 @@ describe('a client that takes its time', () => {
     ['HTTP/1.1', undefined],
     ['HTTP/1.1 with TLS', tls],
   ])('between two requests loses its connection: %s', async (_what, secure) => {
-    const door = await openDoor(ok, { ...options, tls: secure });
+    const door = await openDoor(ok, { keepAliveTimeoutMs: 200, tls: secure });
     const client = await connect(door.url);
     expect((await client.request({ method: 'GET', target: '/' })).status).toBe(200);
     await client.ended();
@@ -192,7 +193,7 @@ describe('a client that takes its time', () => {
     ['HTTP/2 with TLS', tls],
   ])('between two requests loses its connection, but not during one: %s', async (_what, secure) => {
     const waiting: Exchange[] = [];
-    const door = await openDoor((exchange) => void waiting.push(exchange), { ...options, tls: secure });
+    const door = await openDoor((exchange) => void waiting.push(exchange), { keepAliveTimeoutMs: 1000, tls: secure });
     const idle = await connectH2(door.url);
     let goneAway = NaN;
     idle.session.once('goaway', (code: number) => (goneAway = code));
