@@ -103,17 +103,22 @@ class OverHttp1 implements OpenRequest {
   }
 
   async givenUp(): Promise<void> {
-    const head = await this.client.readHead().catch((error: unknown) => {
-      if (!(error instanceof ConnectionClosed)) throw error;
-      return undefined;
-    });
-    if (head) throw new Error(`answered with ${head.statusLine}`);
+    for (let head = await this.headOrEnd(); head; head = await this.headOrEnd())
+      if (head.status >= 200) throw new Error(`answered with ${head.statusLine}`);
     await this.client.ended();
   }
 
   async close(): Promise<void> {
     this.client.destroy();
     await this.client.closed;
+  }
+
+  /** A request that took a while may be told of its progress before it is given up. */
+  private headOrEnd(): Promise<ResponseHead | undefined> {
+    return this.client.readHead().catch((error: unknown) => {
+      if (!(error instanceof ConnectionClosed)) throw error;
+      return undefined;
+    });
   }
 }
 
