@@ -127,11 +127,13 @@ test('nobody hears an answer that is not recorded while the store is away: anoth
 });
 
 test('who waits for a delivery that another worker took over gets the answer of that one', async () => {
-  await open({ delivery: { claimMs: 60 } });
+  await open({ delivery: { claimMs: 300 } });
   const upload = await room.whole();
-  reach.cut('recordAnswer', 'renewClaim');
+  reach.cut('recordAnswer');
   const answer = room.answer(upload.id);
   await asked('recordAnswer', 1);
+  // Not before: a claim that is no longer fresh is renewed before its attempt begins.
+  reach.cut('recordAnswer', 'renewClaim');
   const taken = (): Promise<unknown> => room.store.claimDelivery(upload.id, 'another', Date.now() + 60_000);
   await until(taken, 'another worker to get the claim');
   reach.heal();
@@ -153,8 +155,8 @@ test('nothing is sent before the store has confirmed it, and nobody takes it for
   const answer = room.answer(upload.id);
   await asked('beginAttempt', 1);
   reach.cut();
-  const { attempts } = await room.upload(upload.id);
-  await until(() => Date.now() > attempts[0]!.startedAt + 400, 'the claim to run out');
+  const begun = await until(async () => (await room.upload(upload.id)).attempts[0], 'the attempt in the record');
+  await until(() => Date.now() > begun.startedAt + 400, 'the claim to run out');
   expect(origin.exchanges).toHaveLength(0);
   reach.heal();
   expect((await within(answer, 'the answer')).status).toBe(200);
@@ -164,25 +166,27 @@ test('nothing is sent before the store has confirmed it, and nobody takes it for
 
 test('a claim that ran out before its delivery could begin is renewed before anything is sent', async () => {
   origin.holdAnswers();
-  await open({ delivery: { claimMs: 600 } });
+  await open({ delivery: { claimMs: 2000 } });
   const upload = await room.whole();
   reach.cut('chunks');
   void room.result(upload.id).catch(() => undefined);
   const claimed = async (): Promise<boolean> => (await room.upload(upload.id)).phase === 'delivering';
   await until(claimed, 'the claim');
   const claimedAt = Date.now();
-  await until(() => Date.now() > claimedAt + 700, 'the claim to run out');
+  await until(() => Date.now() > claimedAt + 2100, 'the claim to run out');
   reach.heal();
   await origin.exchange(0);
   expect(await room.store.claimDelivery(upload.id, 'another', Date.now() + 60_000)).toBeUndefined();
 });
 
 test('a claim that ran out while the store was away, and was taken by another worker, is not used any more', async () => {
-  await open({ delivery: { claimMs: 60 } });
+  await open({ delivery: { claimMs: 300 } });
   const upload = await room.whole();
-  reach.cut('beginAttempt', 'renewClaim');
+  reach.cut('beginAttempt');
   const result = room.result(upload.id);
   await asked('beginAttempt', 1);
+  // Not before: a claim that is no longer fresh is renewed before its attempt begins.
+  reach.cut('beginAttempt', 'renewClaim');
   const taken = (): Promise<unknown> => room.store.claimDelivery(upload.id, 'another', Date.now() + 60_000);
   await until(taken, 'another worker to get the claim');
   reach.heal();
