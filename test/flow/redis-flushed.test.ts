@@ -8,7 +8,8 @@ import type { RedisServer } from '../support/redis-server.js';
 import { startRedis } from '../support/redis-servers.js';
 import type { ResumableUpload } from '../support/resumable-client.js';
 import { clientDialect, createUpload, versionLines } from '../support/resumable-client.js';
-import { freePort, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+import { serverPort } from '../support/server-port.js';
+import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 
 // Issue 4: Redis that comes back empty.
 const DIALECT = clientDialect('10');
@@ -59,7 +60,7 @@ async function isSpoolOfThisRedis(): Promise<boolean> {
 const SPOOLS: Readonly<Record<string, () => Promise<string>>> = {
   'a spool that all nodes share': () => Promise.resolve('spool: { shared: true }'),
   'a spool of one node': async () => {
-    const internal = `127.0.0.1:${await freePort()}`;
+    const internal = `127.0.0.1:${await serverPort()}`;
     return `cluster: { listen: "${internal}", advertise: "http://${internal}", secret: 0123456789abcdef }`;
   },
 };
@@ -108,7 +109,8 @@ test('a start that was refused some of its rights does not take the spool from t
 
 test('bytes of a Redis that comes back empty stay for an hour, so that a backup of it can be restored', async () => {
   const settings = 'spool: { shared: true }\nlimits: { max_age: 2s }';
-  const first = await startOn(settings);
+  // Where uploads live on: what this one has is to be lost with Redis, not before.
+  const first = await startOn('spool: { shared: true }');
   const lost = await create(first);
   await lost.append(Buffer.from('half'), { offset: 0, complete: false });
   await stopAll();

@@ -17,7 +17,7 @@ let app: TestApp;
 beforeEach(async () => {
   redis = await startRedis();
   origin = await startFakeOrigin({ status: 201 });
-  const settings = `store: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\nlimits: { max_age: 2s }\n`;
+  const settings = `store: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\nlimits: { max_age: 10s }\n`;
   app = await startTestApp({ origin: origin.url, config: settings });
 });
 
@@ -45,5 +45,5 @@ test('unfinished uploads can be cancelled, and those that are over go', async ()
   await redis.cli('config', 'set', 'maxmemory', '1');
   expect(await statusOf('HEAD', over)).toBe(503);
   expect(await statusOf('DELETE', cancelled)).toBe(204);
-  await until(async () => (await redis.cli('keys', '*:u:*')) === '', 'the records of both to be gone');
+  await until(async () => (await redis.cli('keys', '*:u:*')) === '', 'the records of both to be gone', 60_000);
 });
