@@ -3,7 +3,8 @@ import { PassThrough } from '../../src/http/pass-through.js';
 import type { RequestHead } from '../../src/model/request-head.js';
 import { silentLog } from '../../src/observe/log.js';
 import { startRawOrigin, type RawOrigin, type RawScript } from '../support/raw-origin.js';
-import { freePort, until } from '../support/temporary.js';
+import { serverPort } from '../support/server-port.js';
+import { until } from '../support/temporary.js';
 
 const HEAD: RequestHead = {
   method: 'POST',
@@ -89,7 +90,7 @@ test.each<[string, RawScript]>([
 });
 
 test('an origin that is not there has no answer', async () => {
-  expect(await discoverAt(`http://127.0.0.1:${await freePort()}`)).toBeUndefined();
+  expect(await discoverAt(`http://127.0.0.1:${await serverPort()}`)).toBeUndefined();
 });
 
 test('an answer with endless content is not read to its end', async () => {

@@ -7,7 +7,7 @@ import { connectH2 } from '../support/h2-client.js';
 import { play, startFront, type Front, type FrontOptions, type Stage } from '../support/pass-through-front.js';
 import { connect, requestOnce } from '../support/raw-client.js';
 import { answerOk, type RawExchange } from '../support/raw-origin.js';
-import { freePort } from '../support/temporary.js';
+import { serverPort } from '../support/server-port.js';
 import type { WireResponse } from '../support/wire-response.js';
 
 const closers: (() => Promise<unknown>)[] = [];
@@ -38,7 +38,7 @@ function expectProblem(response: WireResponse, status: number, detail: RegExp): 
 
 describe('an origin that cannot be reached', () => {
   test('gives 502, which says so without naming addresses', async () => {
-    const port = await freePort();
+    const port = await serverPort();
     const codes: string[] = [];
     const metrics = { passThroughError: (code: string) => codes.push(code) };
     const front = await frontOf(`http://127.0.0.1:${port}`, { metrics });
@@ -55,7 +55,7 @@ describe('an origin that cannot be reached', () => {
   });
 
   test('gives 502 without content to HEAD, and to HTTP/2', async () => {
-    const origin = `http://127.0.0.1:${await freePort()}`;
+    const origin = `http://127.0.0.1:${await serverPort()}`;
     const head = await requestOnce((await frontOf(origin)).url, { method: 'HEAD', target: '/' });
     expect([head.status, head.body.length]).toEqual([502, 0]);
     const client = await connectH2((await frontOf(origin, { speaks: 'h2c' })).url);

@@ -5,7 +5,8 @@ import { TRANSPORTS, exchangeOver } from '../support/open-request.js';
 import { onPeerFront } from '../support/peer-front.js';
 import { requestOnce } from '../support/raw-client.js';
 import type { RawExchange } from '../support/raw-exchange.js';
-import { freePort, until } from '../support/temporary.js';
+import { serverPort } from '../support/server-port.js';
+import { until } from '../support/temporary.js';
 
 const TARGET = `/.uploads/${'a'.repeat(32)}`;
 const PATCH = { method: 'PATCH', target: TARGET, body: Buffer.alloc(200_000) };
@@ -13,7 +14,7 @@ const PATCH = { method: 'PATCH', target: TARGET, body: Buffer.alloc(200_000) };
 const at = (url: string, silentMs = 0) => ({ find: () => Promise.resolve({ url, silentMs }) });
 
 async function nobody(): Promise<string> {
-  return `http://127.0.0.1:${await freePort()}`;
+  return `http://127.0.0.1:${await serverPort()}`;
 }
 
 describe('an owner that cannot be reached', () => {
