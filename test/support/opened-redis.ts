@@ -21,8 +21,8 @@ export function settingsFor(port: number, over: Partial<RedisSettings> = {}): Re
   return { kind: 'single', nodes: [{ host: '127.0.0.1', port }], prefix: 'rufh', ...over };
 }
 
-export async function openRedis(settings: RedisSettings, node = ''): Promise<OpenedRedis> {
-  const lines: LogLine[] = [];
+/** What it says before it is open can be seen in `lines`. */
+export async function openRedis(settings: RedisSettings, node = '', lines: LogLine[] = []): Promise<OpenedRedis> {
   const destination = { write: (line: string) => void lines.push(JSON.parse(line) as LogLine) };
   const log = createLog({ level: 'info', format: 'json', destination });
   const connection = await RedisConnection.open(settings, log);

@@ -1,5 +1,5 @@
 import type { RedisSettings } from '../../src/store/redis/redis-settings.js';
-import { openRedis, type OpenedRedis } from './opened-redis.js';
+import { openRedis, type LogLine, type OpenedRedis } from './opened-redis.js';
 import { RedisServer } from './redis-server.js';
 
 /** Keeps what one test starts and opens, and ends it after the test, the newest first. */
@@ -13,8 +13,8 @@ export class RedisRoom {
     return server;
   };
 
-  readonly opened = async (settings: RedisSettings): Promise<OpenedRedis> => {
-    const redis = await openRedis(settings);
+  readonly opened = async (settings: RedisSettings, lines?: LogLine[]): Promise<OpenedRedis> => {
+    const redis = await openRedis(settings, '', lines);
     this.endsWith(() => redis.close());
     return redis;
   };

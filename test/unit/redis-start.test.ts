@@ -6,11 +6,12 @@ import type { RedisSettings } from '../../src/store/redis/redis-settings.js';
 import { newUpload } from '../contract/sample-upload.js';
 import { makeCertificate } from '../support/certificate.js';
 import { startFakeOrigin } from '../support/fake-origin.js';
-import { settingsFor } from '../support/opened-redis.js';
+import { settingsFor, type LogLine } from '../support/opened-redis.js';
 import { RedisRoom } from '../support/redis-room.js';
 import { REDIS_PROGRAMS, RedisServer } from '../support/redis-server.js';
 import { startRedisCluster, startSentinels } from '../support/redis-servers.js';
-import { freePort, temporaryDirectory, until, type TemporaryDirectory } from '../support/temporary.js';
+import { serverPort } from '../support/server-port.js';
+import { temporaryDirectory, until, type TemporaryDirectory } from '../support/temporary.js';
 
 const PASSWORD = 'correct-horse';
 const room = new RedisRoom();
@@ -31,7 +32,7 @@ async function refusal(settings: RedisSettings): Promise<string> {
 
 describe('a start that fails says why, and what to do', () => {
   test('nobody listens there', async () => {
-    const port = await freePort();
+    const port = await serverPort();
     expect(await refusal(settingsFor(port))).toBe(
       `Redis at 127.0.0.1:${port} does not answer (ECONNREFUSED): is it running, and is the address in store.url right?`,
     );
@@ -89,7 +90,7 @@ describe('a start that fails says why, and what to do', () => {
     const unknown = settingsFor(1, { ...asked, nodes: known });
     expect(await refusal(unknown)).toContain("the Redis master 'other' of the sentinels at");
     expect(await refusal(unknown)).toContain('is known to none of them: see store.sentinel.master');
-    expect(await refusal(settingsFor(await freePort(), asked))).toContain('no sentinel answers');
+    expect(await refusal(settingsFor(await serverPort(), asked))).toContain('no sentinel answers');
   });
 });
 
@@ -104,7 +105,7 @@ describe('TLS', () => {
     await writeFile(cert, certificate.cert);
     await writeFile(key, certificate.key);
     const files = [`tls-cert-file ${cert}`, `tls-key-file ${key}`, `tls-ca-cert-file ${cert}`];
-    server = await RedisServer.start({ settings: [`tls-port ${await freePort()}`, ...files, 'tls-auth-clients no'] });
+    server = await RedisServer.start({ settings: [`tls-port ${await serverPort()}`, ...files, 'tls-auth-clients no'] });
   });
   afterAll(async () => {
     await server.stop();
@@ -165,12 +166,14 @@ describe('a start that can wait', () => {
   test('does so for a server that comes later, and says so once', async () => {
     const server = await start();
     await server.kill();
-    const opening = opened(settingsFor(server.port, { waitMs: 20_000 }));
-    await new Promise((resolve) => setImmediate(resolve));
+    const lines: LogLine[] = [];
+    const opening = opened(settingsFor(server.port, { waitMs: 60_000 }), lines);
+    opening.catch(() => undefined);
+    const waiting = () => lines.filter(({ msg }) => msg.startsWith('waiting for the store: Redis at'));
+    await until(() => waiting().length > 0, 'it to say that it waits');
     await server.restart();
-    const { lines, connection } = await opening;
-    expect(connection.trouble).toBeUndefined();
-    expect(lines.filter(({ msg }) => msg.startsWith('waiting for the store: Redis at'))).toHaveLength(1);
+    expect((await opening).connection.trouble).toBeUndefined();
+    expect(waiting()).toHaveLength(1);
   });
 
   test('does not for what waiting cannot mend', async () => {
