@@ -29,6 +29,7 @@ describe('a body that is not what was announced never looks whole', () => {
       expect(await asked.ended()).not.toBe(0);
       expect(client.session.destroyed).toBe(false);
     });
+    await until(() => sent.length === 2, 'the end of both replies');
     expect(sent).toEqual(['cut', 'cut']);
   });
 
@@ -43,6 +44,7 @@ describe('a body that is not what was announced never looks whole', () => {
     client.socket.on('error', (error: NodeJS.ErrnoException) => errors.push(error.code));
     await client.send('GET / HTTP/1.0\r\n\r\n');
     await client.ended();
+    await until(() => sent.length > 0, 'the end of the reply');
     expect([sent, errors]).toEqual([['cut'], ['ECONNRESET']]);
   });
 });

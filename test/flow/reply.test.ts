@@ -5,6 +5,7 @@ import type { HeaderLine } from '../../src/model/headers.js';
 import type { Reply } from '../../src/protocol/protocol.js';
 import { closeDoors, openDoor } from '../support/front-door.js';
 import { answering, overHttp1, overHttp2, pieces } from '../support/replies.js';
+import { until } from '../support/temporary.js';
 
 afterEach(closeDoors);
 
@@ -38,6 +39,7 @@ describe('a reply', () => {
       ]);
       expect(response.body.toString()).toBe('grün');
     });
+    await until(() => sent.length > 0, 'the end of the reply');
     expect(sent).toEqual(['whole']);
   });
 
@@ -54,6 +56,7 @@ describe('a reply', () => {
         ['content-length', '5'],
       ]);
     });
+    await until(() => sent.length > 0, 'the end of the reply');
     expect(sent).toEqual(['whole']);
   });
 

@@ -180,7 +180,7 @@ describe('a switched connection', () => {
         expect(stage.front.originConnections()).toBe(1);
         await stage.front.close();
         await client.ended();
-        expect(stage.front.originConnections()).toBe(0);
+        await until(() => stage.front.originConnections() === 0, 'the end of the connection to the origin');
       },
       { script: echo },
     );
@@ -203,8 +203,10 @@ test('a client that resets leaves no connection behind', async () => {
     'ours',
     async (stage) => {
       await resetMany(stage);
-      await until(() => stage.origin.openConnections === 0, 'the end of the origin connections');
-      expect(stage.front.originConnections()).toBe(0);
+      await until(
+        () => stage.origin.openConnections === 0 && stage.front.originConnections() === 0,
+        'the end of the origin connections',
+      );
     },
     { script: echo },
   );

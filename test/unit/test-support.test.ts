@@ -121,5 +121,7 @@ test('a cut body is told from a whole one', async () => {
   expect(response.status).toBe(204);
   const [whole] = await origin.waitForRequests(1);
   expect([whole!.target, whole!.size, whole!.sha256]).toEqual(['/whole', 300_000, sha256(content)]);
-  expect(origin.requests.find((request) => request.target === '/')!.ended).toBe('cut');
+  const cut = origin.requests.find((request) => request.target === '/')!;
+  await until(() => cut.ended, 'the end of the other body');
+  expect(cut.ended).toBe('cut');
 });
