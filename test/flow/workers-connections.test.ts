@@ -1,4 +1,4 @@
-import { rename, writeFile } from 'node:fs/promises';
+import { readFile, rename, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
@@ -108,7 +108,7 @@ test('a worker that was killed is followed by another, and nobody is turned away
     return Number(/^rufh_requests_total\{kind="pass-through".*\} (\d+)$/m.exec(text)?.[1]);
   };
   for (let count = 0; count < 4; count++) await requestOnce(running.url, GET);
-  expect(await total()).toBe(4);
+  await until(async () => (await total()) === 4, 'all four to be counted');
   const [killed] = workerPids(running, 2);
   process.kill(killed!, 'SIGKILL');
   let asked = 4;
@@ -128,7 +128,10 @@ test('a worker that was killed is followed by another, and nobody is turned away
     }),
   );
   // What the killed one had counted is still part of it.
-  expect(await total()).toBe(asked);
+  await until(
+    async () => (await total()) === asked,
+    () => `all ${asked} to be counted`,
+  );
   expect((await fetch(`${running.adminUrl}/readyz`)).status).toBe(200);
   const both = await connectAll(http1(running.url), 2);
   process.kill(workerPids(running, 1)[0]!, 'SIGKILL');
@@ -140,6 +143,8 @@ test('a connection given to a worker that stands still ends with it', async () =
   const running = (crew = await startCrew({ origin: origin.url }));
   const [still] = workerPids(running, 1);
   process.kill(still!, 'SIGSTOP');
+  const stat = (): Promise<string> => readFile(`/proc/${still!}/stat`, 'utf8');
+  await until(async () => (await stat()).split(') ')[1]!.startsWith('T'), 'it to stand still');
   const clients = await Promise.all([1, 2, 3, 4].map(() => connect(running.url)));
   const outcomes = clients.map((client) =>
     Promise.race([

@@ -43,8 +43,11 @@ describe('two workers that run', () => {
     const before = origin.requests.length;
     for (let count = 0; count < 6; count++) await requestOnce(crew.url, { method: 'GET', target: '/' });
     expect(origin.requests.length - before).toBe(6);
-    const { body } = await ask('/metrics');
-    expect(body).toContain('\nrufh_requests_total{kind="pass-through",method="GET",status="200"} 6\n');
+    const counted = '\nrufh_requests_total{kind="pass-through",method="GET",status="200"} 6\n';
+    const body = await until(
+      async () => [(await ask('/metrics')).body].find((text) => text.includes(counted)),
+      'all six to be counted',
+    );
     expect(body).toContain(`\nrufh_build_info{version="test",node="${process.version}"} 1\n`);
     expect(body).toContain('\nrufh_request_duration_seconds_bucket{le="+Inf",kind="pass-through"} 6\n');
   });
