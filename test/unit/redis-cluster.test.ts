@@ -2,6 +2,7 @@ import { afterEach, expect, test } from '@jest/globals';
 import { answer, HOUR, newUpload } from '../contract/sample-upload.js';
 import { settingsFor, type OpenedRedis } from '../support/opened-redis.js';
 import { RedisRoom } from '../support/redis-room.js';
+import type { RedisServer } from '../support/redis-server.js';
 import { startRedisCluster, type RedisCluster } from '../support/redis-servers.js';
 import { until, within } from '../support/temporary.js';
 
@@ -32,12 +33,20 @@ async function delivering({ store }: OpenedRedis, count = 60): Promise<string[]>
   return made.map(({ id }) => id);
 }
 
+/** Until its replica has all that it was told so far. */
+async function untilReplicated(master: RedisServer): Promise<void> {
+  const offset = async (pattern: RegExp): Promise<number> =>
+    Number(pattern.exec(await master.cli('info', 'replication'))?.[1]);
+  const told = await offset(/master_repl_offset:(\d+)/);
+  await until(async () => (await offset(/^slave0:.*offset=(\d+)/m)) >= told, 'the replica to have it');
+}
+
 test('a cluster that replaces one of its masters is followed, with what it knows and what it tells', async () => {
   const cluster = await start(1);
   const [waiting, working] = [await opened(cluster), await opened(cluster)];
   const ids = await delivering(working);
   const settled = ids.map((id) => waiting.store.settled(id, patient));
-  await until(async () => (await cluster.replicas[0]!.cli('dbsize')) !== '0', 'the replicas have it');
+  await untilReplicated(cluster.masters[0]!);
   await cluster.masters[0]!.kill();
   const readAll = (): Promise<unknown> => Promise.all(ids.map((id) => working.store.get(id))).catch(() => false);
   await until(readAll, 'every upload is known again', 30_000);

@@ -34,7 +34,7 @@ describe.each(Object.entries(REDIS_PROGRAMS))('%s', (_, program) => {
     try {
       expect(await set.master()).toBe(set.servers[0]);
       await set.servers[0]!.kill();
-      await until(async () => (await set.master()) === set.servers[1], 'another master', 20_000);
+      await until(async () => (await set.master()) === set.servers[1], 'another master', 60_000);
       expect(await set.servers[1]!.cli('info', 'replication')).toMatch(/role:master/);
     } finally {
       await set.stop();
