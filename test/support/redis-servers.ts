@@ -16,12 +16,20 @@ export interface RedisCluster {
 
 const SLOTS = 16_384;
 
+/** Those that a test kills are missed soon; where none is to be, one that only stands still for a moment is no loss. */
+const MISSED_AFTER_MS = 1000;
+
+interface Watching {
+  /** How long a server says nothing before the others take it for dead. */
+  readonly missedAfterMs?: number;
+}
+
 /** A cluster that serves every slot; replicas are in step with their masters. */
 export async function startRedisCluster(
-  options: RedisOptions & { readonly masters?: number; readonly replicas?: number } = {},
+  options: RedisOptions & Watching & { readonly masters?: number; readonly replicas?: number } = {},
 ): Promise<RedisCluster> {
-  const { masters = 3, replicas = 0, ...rest } = options;
-  const settings = ['cluster-enabled yes', 'cluster-node-timeout 1000', ...(rest.settings ?? [])];
+  const { masters = 3, replicas = 0, missedAfterMs = MISSED_AFTER_MS, ...rest } = options;
+  const settings = ['cluster-enabled yes', `cluster-node-timeout ${missedAfterMs}`, ...(rest.settings ?? [])];
   const servers = await startAll(masters * (1 + replicas), () => RedisServer.start({ ...rest, settings }));
   try {
     await joinCluster(servers, masters);
@@ -50,16 +58,20 @@ export interface SentinelSet {
 
 /** A master, its replicas, and sentinels that replace it within a few seconds. */
 export async function startSentinels(
-  options: RedisOptions & { readonly replicas?: number; readonly sentinels?: number } = {},
+  options: RedisOptions & Watching & { readonly replicas?: number; readonly sentinels?: number } = {},
 ): Promise<SentinelSet> {
-  const { replicas = 1, sentinels = 3, ...rest } = options;
+  const { replicas = 1, sentinels = 3, missedAfterMs = MISSED_AFTER_MS, ...rest } = options;
   const name = 'mymaster';
   const first = await RedisServer.start(rest);
   const servers = [first];
   const watchers: RedisServer[] = [];
   const stop = (): Promise<void> => stopAll([...watchers, ...servers]);
   const following = { ...rest, settings: [...(rest.settings ?? []), `replicaof 127.0.0.1 ${first.port}`] };
-  const watching = { program: rest.program, isSentinel: true, settings: watchSettings(name, first.port, sentinels) };
+  const watching = {
+    program: rest.program,
+    isSentinel: true,
+    settings: watchSettings(name, first.port, sentinels, missedAfterMs),
+  };
   try {
     servers.push(...(await startAll(replicas, () => RedisServer.start(following))));
     await eachSays(servers.slice(1), ['info', 'replication'], /master_link_status:up/);
@@ -100,10 +112,10 @@ function slotsOf(at: number, masters: number): string[] {
   return ['cluster', 'addslots', ...Array.from({ length: to! - from! }, (_, slot) => `${from! + slot}`)];
 }
 
-function watchSettings(name: string, port: number, sentinels: number): string[] {
+function watchSettings(name: string, port: number, sentinels: number, missedAfterMs: number): string[] {
   return [
     `sentinel monitor ${name} 127.0.0.1 ${port} ${Math.floor(sentinels / 2) + 1}`,
-    `sentinel down-after-milliseconds ${name} 1000`,
+    `sentinel down-after-milliseconds ${name} ${missedAfterMs}`,
     `sentinel failover-timeout ${name} 3000`,
   ];
 }
