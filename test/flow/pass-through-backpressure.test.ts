@@ -72,7 +72,7 @@ describe('an answer of 100 MiB to a client that does not read', () => {
         expect(await settled(() => source.accepted)).toBeLessThan(MOST_UNDER_WAY);
         let size = 0;
         stream.on('data', (bytes: Buffer) => (size += bytes.length));
-        await until(() => size === SIZE, 'the whole answer');
+        await until(() => size === SIZE, 'the whole answer', 60_000);
         await client.close();
       },
       { script: answering(source), speaks: 'h2c' },
