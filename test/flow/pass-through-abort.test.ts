@@ -23,9 +23,10 @@ describe('a client that leaves', () => {
       'ours',
       async ({ front, origin }) => {
         for (const framing of ['Content-Length: 1000', 'Transfer-Encoding: chunked']) {
+          const next = origin.exchanges.length;
           const client = await connect(front.url);
           await client.send(`POST / HTTP/1.1\r\nHost: x\r\n${framing}\r\n\r\n5\r\nhello\r\n`);
-          const exchange = await origin.exchange(origin.exchanges.length);
+          const exchange = await origin.exchange(next);
           await until(() => exchange.body.size > 0, 'the beginning of the body');
           leave(client);
           await exchange.closed;

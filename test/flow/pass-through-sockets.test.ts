@@ -136,9 +136,9 @@ test('nor when HTTP/2 clients give up their streams', async () => {
     async ({ front, origin }) => {
       const client = await connectH2(front.url);
       for (let round = 0; round < 100; round++) {
+        const known = origin.exchanges.length;
         const exchange = client.start({ method: 'POST', target: round % 2 ? '/silent' : '/' });
         await exchange.send('a beginning');
-        const known = origin.exchanges.length;
         if (round % 3 > 0) await until(() => origin.exchanges.length > known, 'the request at the origin');
         exchange.reset();
         await exchange.ended();

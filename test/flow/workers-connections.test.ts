@@ -114,11 +114,15 @@ test('a worker that was killed is followed by another, and nobody is turned away
   let asked = 4;
   const isUnready = async (): Promise<boolean> => (await fetch(`${running.adminUrl}/readyz`)).status === 503;
   await until(isUnready, 'a worker to be missed');
-  await until(async () => {
-    expect((await requestOnce(running.url, GET)).status).toBe(200);
-    asked += 1;
-    return workerPids(running, 2).length === 2;
-  }, 'the next worker to listen');
+  await until(
+    async () => {
+      expect((await requestOnce(running.url, GET)).status).toBe(200);
+      asked += 1;
+      return workerPids(running, 2).length === 2;
+    },
+    'the next worker to listen',
+    60_000,
+  );
   expect(running.log).toContainEqual(
     expect.objectContaining({
       msg: 'a worker ended; another follows',

@@ -36,7 +36,7 @@ test('workers that are drained stay so, also in the place of one that dies; anot
   process.kill(workerPids(crew, 1)[0]!, 'SIGKILL');
   await until(async () => (await problems())[0] !== leaving, 'the death of the first');
   expect(await ask('/drain')).toEqual({ status: 200, body: MOVED });
-  await until(() => workerPids(crew, 1).length === 2, 'another in its place');
+  await until(() => workerPids(crew, 1).length === 2, 'another in its place', 60_000);
   await until(async () => (await problems())[0] === leaving, 'it to be drained as well');
   for (let request = 0; request < 4; request++) {
     const headers = [['Upload-Draft-Interop-Version', '8'] as const, ['Upload-Complete', '?0'] as const];
@@ -47,7 +47,7 @@ test('workers that are drained stay so, also in the place of one that dies; anot
 test('a question about the drain that is none drains nobody', async () => {
   expect((await ask('/drain?move=maybe', 'POST')).status).toBe(400);
   process.kill(workerPids(crew, 1)[0]!, 'SIGKILL');
-  await until(() => workerPids(crew, 1).length === 2, 'another in its place');
+  await until(() => workerPids(crew, 1).length === 2, 'another in its place', 60_000);
   expect(await ask('/drain')).toEqual({ status: 200, body: { draining: false } });
   expect(await problems()).toEqual([undefined, undefined]);
 });
