@@ -12,6 +12,8 @@ import { commitOf, told } from './lease-holder.js';
 import { newUpload } from './sample-upload.js';
 
 const UNAVAILABLE = { code: 'STORE_UNAVAILABLE' };
+/** A lease that the machine may stand still under for seconds, before it runs out. */
+const OUTLASTS_STALLS_MS = 6000;
 const CHILD = fileURLToPath(new URL('../support/lease-child.ts', import.meta.url));
 
 const settingsFor = (port: number, prefix: string): RedisSettings => ({
@@ -70,7 +72,10 @@ describe('leases while Redis is in trouble', () => {
     for (const [begin, end] of troubles) {
       await begin();
       const both = [member.leases.take(id), member.leases.take(id)];
-      for (const taking of both) await expect(within(taking, 'the failure', 3000)).rejects.toMatchObject(UNAVAILABLE);
+      // Either may be the first to fail: nobody may be late to hear of it.
+      await Promise.all(
+        both.map((taking) => expect(within(taking, 'the failure', 10_000)).rejects.toMatchObject(UNAVAILABLE)),
+      );
       await end();
       await reachable(member, id);
       const lease = await within(member.leases.take(id), 'the lease');
@@ -92,7 +97,7 @@ describe('leases while Redis is in trouble', () => {
   });
 
   test('a lease outlives a cut that is shorter than its time', async () => {
-    const times = { graceMs: 600_000, leaseMs: 3000 };
+    const times = { graceMs: 600_000, leaseMs: OUTLASTS_STALLS_MS };
     const [holder, other] = [await cuttable.join(times), await processes.join()];
     const { id, lease } = await held(holder);
     const takenAt = Date.now();
@@ -100,7 +105,7 @@ describe('leases while Redis is in trouble', () => {
     await unreachable(holder, id);
     await network.restore();
     await reachable(holder, id);
-    await until(() => Date.now() - takenAt > 3500, 'more than its time');
+    await until(() => Date.now() - takenAt > times.leaseMs + 500, 'more than its time');
     expect(lease.signal.aborted).toBe(false);
     expect(await holder.store.commit(id, commitOf(lease, 5))).toMatchObject({ offset: 5 });
     const taking = other.leases.take(id);
@@ -110,8 +115,8 @@ describe('leases while Redis is in trouble', () => {
   });
 
   test('a holder is told that its lease is lost when Redis is away for longer, and others can have it', async () => {
-    const times = { graceMs: 600_000, leaseMs: 600 };
-    const [holder, other] = [await cuttable.join(times), await processes.join(times)];
+    const graceMs = 600_000;
+    const [holder, other] = [await cuttable.join({ graceMs, leaseMs: 600 }), await processes.join({ graceMs })];
     const { id, lease } = await held(holder);
     await network.cut();
     expect(await within(told(lease), 'being told')).toBe('lost');
@@ -135,7 +140,7 @@ describe('leases while Redis is in trouble', () => {
   });
 
   test('a holder goes on when Redis was restarted with what it had written', async () => {
-    const [holder, other] = [await processes.join({ leaseMs: 3000 }), await processes.join()];
+    const [holder, other] = [await processes.join(), await processes.join()];
     const { id, lease } = await held(holder);
     await server.restart();
     await reachable(holder, id);
@@ -150,7 +155,7 @@ describe('leases while Redis is in trouble', () => {
   });
 
   test('a holder of a lease that Redis has forgotten, but not its upload, goes on', async () => {
-    const [holder, other] = [await processes.join({ leaseMs: 300 }), await processes.join()];
+    const [holder, other] = [await processes.join({ leaseMs: OUTLASTS_STALLS_MS }), await processes.join()];
     const { id, lease } = await held(holder);
     const [key] = (await server.cli('keys', '*:l:*')).split('\n') as [string];
     await server.cli('del', key);
@@ -212,12 +217,12 @@ describe('leases while Redis is in trouble', () => {
   test('a process that was stopped for longer than its lease changes nothing and knows it when it goes on', async () => {
     const other = await processes.join();
     const { id } = await other.store.create(newUpload());
-    const args = ['--import', 'tsx', CHILD, JSON.stringify(settings), id, '600'];
+    const args = ['--import', 'tsx', CHILD, JSON.stringify(settings), id, `${OUTLASTS_STALLS_MS}`];
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'], env: cleanEnvironment() });
     const said: Record<string, unknown>[] = [];
     createInterface({ input: child.stdout }).on('line', (line) => said.push(JSON.parse(line) as (typeof said)[0]));
     try {
-      await until(() => said.length === 1, 'its lease', 20_000);
+      await until(() => said.length > 0, 'its lease', 60_000);
       child.kill('SIGSTOP');
       const lease = await within(other.leases.take(id), 'the takeover');
       expect(lease.token).toBeGreaterThan(said[0]!['token'] as number);
@@ -243,14 +248,15 @@ test('a lease and its tokens outlive the failover of a sentinel master', async (
   const nodes = set.sentinels.map(({ port }) => ({ host: '127.0.0.1', port }));
   const processes = new LeaseProcesses((prefix) => ({ kind: 'sentinel', nodes, masterName: set.name, prefix }));
   try {
-    const [holder, other] = [await processes.join(), await processes.join()];
+    // Sentinels that cannot agree try again after 6 s.
+    const [holder, other] = [await processes.join({ leaseMs: 30_000 }), await processes.join()];
     const { id } = await holder.store.create(newUpload());
     await (await other.leases.take(id)).release();
     const lease = await holder.leases.take(id);
     await until(async () => (await set.servers[1]!.cli('keys', '*:l:*')) !== '', 'the replica to have it');
     await set.servers[0]!.kill();
-    await until(() => holder.store.get(id).then(Boolean, () => false), 'the new master', 20_000);
-    await until(() => other.store.get(id).then(Boolean, () => false), 'the new master', 20_000);
+    await until(() => holder.store.get(id).then(Boolean, () => false), 'the new master', 30_000);
+    await until(() => other.store.get(id).then(Boolean, () => false), 'the new master', 30_000);
     expect(lease.signal.aborted).toBe(false);
     expect(await holder.store.commit(id, commitOf(lease, 5))).toMatchObject({ offset: 5 });
     const taking = other.leases.take(id);

@@ -7,6 +7,8 @@ import { newId, newUpload } from './sample-upload.js';
 
 /** Long enough never to pass in a test; a test that waits for it fails by its own time limit. */
 const NEVER = 600_000;
+/** A lease that is renewed every two seconds: the machine may stand still for as long, before it runs out. */
+const OUTLASTS_STALLS_MS = 6000;
 const PATIENT = { graceMs: NEVER, leaseMs: NEVER };
 
 /** What leases keep to among several processes, whatever happens to messages and processes. */
@@ -107,7 +109,7 @@ export function describeSharedLeases(name: string, makeProcesses: () => LeasePro
     });
 
     test('with every message lost a holder hears of it by its renewal, and who waits looks by itself', async () => {
-      const deaf = { graceMs: NEVER, leaseMs: 300, isDeaf: true };
+      const deaf = { graceMs: NEVER, leaseMs: OUTLASTS_STALLS_MS, isDeaf: true };
       const { id, members } = await open(deaf, deaf);
       const first = await members[0]!.leases.take(id);
       const taking = members[1]!.leases.take(id);
@@ -119,7 +121,8 @@ export function describeSharedLeases(name: string, makeProcesses: () => LeasePro
     });
 
     test('a holder that was asked and does not give back is passed over, told, and can change nothing', async () => {
-      const { id, members } = await open({ graceMs: 50, leaseMs: 300, isDeaf: true }, { graceMs: 50, leaseMs: NEVER });
+      const deaf = { graceMs: 50, leaseMs: OUTLASTS_STALLS_MS, isDeaf: true };
+      const { id, members } = await open(deaf, { graceMs: 50, leaseMs: NEVER });
       const stalled = await members[0]!.leases.take(id);
       const next = await within(members[1]!.leases.take(id), 'the takeover');
       expect(await members[0]!.store.commit(id, commitOf(stalled, 5))).toBe('stale');
@@ -147,13 +150,13 @@ export function describeSharedLeases(name: string, makeProcesses: () => LeasePro
     });
 
     test('a lease that is renewed lasts longer than its time', async () => {
-      const { id, members } = await open({ graceMs: NEVER, leaseMs: 300 }, PATIENT);
+      const { id, members } = await open({ graceMs: NEVER, leaseMs: OUTLASTS_STALLS_MS }, PATIENT);
       const held = await members[0]!.leases.take(id);
       const [{ store }, other] = members as [LeaseProcess, LeaseProcess];
       const taking = other.leases.take(id).then((lease) => lease.release());
       await within(told(held), 'being asked');
       const askedAt = Date.now();
-      await until(() => Date.now() - askedAt > 900, 'three times its time');
+      await until(() => Date.now() - askedAt > OUTLASTS_STALLS_MS + 500, 'more than its time');
       expect(await store.commit(id, commitOf(held, 5))).toMatchObject({ offset: 5 });
       await held.release();
       await within(taking, 'the next');
