@@ -4,6 +4,7 @@ import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
 import { startProxy, type ProxyProcess } from '../support/proxy.js';
 import { connect, requestOnce } from '../support/raw-client.js';
 import { clientDialect, creationLines, ResumableUpload } from '../support/resumable-client.js';
+import { serverPort } from '../support/server-port.js';
 import { randomBytes, sha256, within } from '../support/temporary.js';
 import type { WireRequest, WireResponse } from '../support/wire-response.js';
 
@@ -80,6 +81,7 @@ test.each(['POST', 'PUT'].flatMap((method) => BOUNDARIES.map((boundary) => [meth
     const config = AFTER_THE_END.test(boundary) ? 'delivery: { keep_answer: 1s }' : undefined;
     proxy = await startProxy({
       origin: origin.url,
+      listen: `127.0.0.1:${await serverPort()}`,
       nodeFlags: ['--import', PRELOAD],
       env: { KILL_AT: boundary },
       ...(config === undefined ? {} : { config }),

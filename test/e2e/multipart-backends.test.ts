@@ -5,7 +5,8 @@ import { afterEach, expect, test } from '@jest/globals';
 import { startTestApp, type TestApp } from '../support/app.js';
 import { clientDialect, createUpload } from '../support/resumable-client.js';
 import { connect, requestOnce } from '../support/raw-client.js';
-import { freePort, randomBytes, sha256, until } from '../support/temporary.js';
+import { serverPort } from '../support/server-port.js';
+import { randomBytes, sha256, until } from '../support/temporary.js';
 import type { WireRequest } from '../support/wire-response.js';
 
 const folder = fileURLToPath(new URL('./backends/', import.meta.url));
@@ -39,7 +40,7 @@ async function start(program: string, args: string[], port?: number): Promise<st
 
 const BACKENDS: Record<string, () => Promise<string>> = {
   'PHP, built-in server': async () => {
-    const port = await freePort();
+    const port = await serverPort();
     const limits = ['-d', 'upload_max_filesize=64M', '-d', 'post_max_size=64M'];
     return start('php', [...limits, '-S', `127.0.0.1:${port}`, 'origin.php'], port);
   },

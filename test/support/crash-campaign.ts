@@ -6,7 +6,8 @@ import { Chance, type CrashEvent, type Moment, type Sync } from './crash-plan.js
 import { Trigger } from './crash-trigger.js';
 import type { CrashWorld } from './crash-world.js';
 import { ProxyProcess } from './proxy.js';
-import { freePort, temporaryDirectory, until, type TemporaryDirectory } from './temporary.js';
+import { serverPort } from './server-port.js';
+import { temporaryDirectory, until, type TemporaryDirectory } from './temporary.js';
 
 const CONFIG = `
 uploads: { rfc104: true }
@@ -71,7 +72,7 @@ export class CrashCampaign implements CrashWorld {
   static async open(seed: number): Promise<CrashCampaign> {
     const origin = await CrashOrigin.start();
     const directory = await temporaryDirectory('rufh-crash-');
-    return new CrashCampaign(seed, origin, directory, `127.0.0.1:${await freePort()}`);
+    return new CrashCampaign(seed, origin, directory, `127.0.0.1:${await serverPort()}`);
   }
 
   async run(rounds: number): Promise<CampaignSummary> {

@@ -3,6 +3,7 @@ import { exchangeOver, openRequest } from './open-request.js';
 import { startProxy, type ProxyProcess } from './proxy.js';
 import { startRawOrigin, type RawOrigin } from './raw-origin.js';
 import type { RawExchange } from './raw-exchange.js';
+import { serverPort } from './server-port.js';
 import { randomBytes, seededRandom } from './temporary.js';
 import type { WireResponse } from './wire-response.js';
 
@@ -54,7 +55,9 @@ export class DeliveryCampaign {
   static async open(seed: number): Promise<DeliveryCampaign> {
     const origin = await startRawOrigin();
     try {
-      return new DeliveryCampaign(seed, origin, await startProxy({ origin: origin.url, config: CONFIG }));
+      // It is killed and comes back at the same address, which nobody may get meanwhile.
+      const listen = `127.0.0.1:${await serverPort()}`;
+      return new DeliveryCampaign(seed, origin, await startProxy({ origin: origin.url, listen, config: CONFIG }));
     } catch (error) {
       await origin.close();
       throw error;

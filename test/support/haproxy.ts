@@ -3,10 +3,13 @@ import { writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { freePort, temporaryDirectory, until, within, type TemporaryDirectory } from './temporary.js';
+import { serverPort } from './server-port.js';
+import { temporaryDirectory, until, within, type TemporaryDirectory } from './temporary.js';
 
 /** One request that ended, as HAProxy saw it. */
 export interface Relayed {
+  /** Of all that came, counted from the first on. */
+  readonly number: number;
   /** Of the node that got it; `<NOSRV>` when none was there. */
   readonly node: string;
   readonly method: string;
@@ -29,7 +32,7 @@ export interface Backend {
  * prior knowledge on one port.
  */
 export class Haproxy {
-  /** Requests in the order of their ends. */
+  /** Requests that have ended, in the order in which they came. */
   readonly relayed: Relayed[] = [];
   private readonly said: string[] = [];
   private readonly exited: Promise<unknown>;
@@ -46,7 +49,7 @@ export class Haproxy {
   }
 
   static async start(backends: readonly Backend[]): Promise<Haproxy> {
-    const port = await freePort();
+    const port = await serverPort();
     return Haproxy.startWith(configuration(port, backends), port);
   }
 
@@ -67,7 +70,7 @@ export class Haproxy {
     return haproxy;
   }
 
-  /** The nodes that the requests for these paths went to, in the order of their ends, once so many have ended. */
+  /** The nodes that the requests for these paths went to, in the order in which they came, once so many have ended. */
   async untilRelayed(paths: readonly string[], count: number): Promise<string[]> {
     const nodes = () => this.relayed.filter(({ path }) => paths.includes(path)).map(({ node }) => node);
     await until(
@@ -91,8 +94,10 @@ export class Haproxy {
   }
 
   private hear(line: string): void {
-    if (line.startsWith('{')) this.relayed.push(JSON.parse(line) as Relayed);
-    else this.said.push(line);
+    if (!line.startsWith('{')) return void this.said.push(line);
+    this.relayed.push(JSON.parse(line) as Relayed);
+    // A client that leaves and comes back at once may have its answer before the end of what it left is told.
+    this.relayed.sort((one, other) => one.number - other.number);
   }
 }
 
@@ -107,7 +112,7 @@ global
 defaults
   mode http
   log global
-  log-format '{"node":"%s","method":"%HM","path":"%HPO","status":%ST}'
+  log-format '{"number":%rt,"node":"%s","method":"%HM","path":"%HPO","status":%ST}'
   timeout connect 2s
   timeout check 10s
   timeout client 1h

@@ -4,9 +4,10 @@ import { Haproxy } from './haproxy.js';
 import { startProxy, type ProxyProcess } from './proxy.js';
 import { startRedis } from './redis-servers.js';
 import type { RedisServer } from './redis-server.js';
+import { serverPort } from './server-port.js';
 import { spooledBytes } from './spooled.js';
 import type { StagedProxy } from './stage.js';
-import { freePort, temporaryDirectory, until, type TemporaryDirectory } from './temporary.js';
+import { temporaryDirectory, until, type TemporaryDirectory } from './temporary.js';
 
 /** Where nodes keep the bytes: in one directory that all of them see, or each in its own. */
 export type Bytes = 'shared' | 'node-local';
@@ -108,7 +109,7 @@ export class NodeSet implements StagedProxy {
   /** Kills it where it runs, and starts it again as the same node; HAProxy has noticed. */
   async restart(name: string): Promise<void> {
     const node = this.node(name);
-    this.nodes.set(name, await node.restart({ admin: new URL(node.adminUrl).host }));
+    this.nodes.set(name, await node.restart());
     await this.haproxy.untilNoticed(name, 'UP');
   }
 
@@ -138,7 +139,9 @@ async function startNode(
   const { origin, bytes, data, config = '' } = options;
   const own = bytes === 'shared' ? data : join(data, name);
   await mkdir(own, { recursive: true });
-  return startProxy({ origin, data: own, config: `${await settings(options, redis)}${config}` });
+  // It comes back on the same ports, which nobody may get while it is away.
+  const [listen, admin] = [`127.0.0.1:${await serverPort()}`, `127.0.0.1:${await serverPort()}`];
+  return startProxy({ origin, data: own, listen, admin, config: `${await settings(options, redis)}${config}` });
 }
 
 async function settings({ bytes, ownerTimeout = '10m' }: NodeSetOptions, redis: string): Promise<string> {
@@ -151,7 +154,7 @@ ${bytes === 'shared' ? '' : await clusterSettings(ownerTimeout)}
 }
 
 async function clusterSettings(ownerTimeout: string): Promise<string> {
-  const port = await freePort();
+  const port = await serverPort();
   const address = `listen: 127.0.0.1:${port}, advertise: 'http://127.0.0.1:${port}'`;
   return `cluster: { ${address}, secret: for-tests-only-7f1c93, owner_timeout: ${ownerTimeout} }`;
 }

@@ -1,13 +1,13 @@
 import { readFileSync } from 'node:fs';
 import { Haproxy } from './haproxy.js';
 import type { ProxyProcess } from './proxy.js';
-import { freePort } from './temporary.js';
+import { serverPort } from './server-port.js';
 
 const FILE = new URL('../../deploy/haproxy.cfg', import.meta.url);
 
 /** HAProxy with the configuration that we ship, and these nodes of this machine in place of its containers. */
 export async function startShippedHaproxy(nodes: ReadonlyMap<string, ProxyProcess>): Promise<Haproxy> {
-  const port = await freePort();
+  const port = await serverPort();
   const servers = (isChecked: boolean): string =>
     [...nodes]
       .map(([name, { url, adminUrl }]) => {
