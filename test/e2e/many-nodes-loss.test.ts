@@ -33,7 +33,13 @@ async function beginAt(
 ): Promise<OpenRequest> {
   const lines = appendLines(client.dialect, { offset, complete: to === length });
   const headers = [...lines, ['Content-Length', `${to - offset}`] as const];
-  const request = await openRequest('HTTP/1.1', urlOf(node), { method: 'PATCH', target, headers });
+  // What a dead node had claimed is free only when its time is over.
+  const request = await openRequest(
+    'HTTP/1.1',
+    urlOf(node),
+    { method: 'PATCH', target, headers },
+    { deadlineMs: 60_000 },
+  );
   opened.push(request);
   return request;
 }

@@ -101,7 +101,7 @@ describe.each(Object.entries(WAYS))('while Redis %s', (_, way) => {
     expect([other.status, other.body.toString()]).toEqual([200, 'ok']);
     await way.end(world);
     await world.untilReady();
-    expectFewLines(before);
+    await expectFewLines(before);
     expect(await upload.offset()).toBe(10_000);
     expect((await upload.finish(BYTES)).status).toBe(200);
     expect(atOrigin('/idle')).toMatchObject([{ sha256: sha256(BYTES) }]);
@@ -140,12 +140,15 @@ describe.each(Object.entries(WAYS))('while Redis %s', (_, way) => {
       expect(atOrigin(target)).toMatchObject([{ size: length, sha256: sha256(BYTES) }]);
     expect(world.proxy.running).toBe(true);
     await world.untilReady();
-    expectFewLines(before);
+    await expectFewLines(before);
   });
 });
 
 /** Trouble is told when it begins and when it is over, not with every step that failed. */
-function expectFewLines(from: number): void {
+async function expectFewLines(from: number): Promise<void> {
+  const isOver = () => world.proxy.log.slice(from).some(({ msg }) => /^Redis is available again/.test(String(msg)));
+  // What it says of itself may come sooner than what it has written.
+  await until(isOver, 'the log to say that it is over');
   const lines = world.proxy.log.slice(from).map(({ msg }) => String(msg));
   expect(lines.filter((line) => /^Redis is not available/.test(line))).toHaveLength(1);
   expect(lines.filter((line) => /^Redis is available again/.test(line))).toHaveLength(1);

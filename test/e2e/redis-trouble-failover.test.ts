@@ -110,4 +110,5 @@ test.each([
     }
     expect(proxy.running).toBe(true);
   },
+  240_000,
 );

@@ -46,8 +46,12 @@ test.each(TROUBLES)('a Redis that %s is away until that is over, and says why', 
     expect([refused.status, refused.header('Retry-After')]).toEqual([503, expect.stringMatching(/^[1-9]\d*$/)]);
     await expect(world.upload('/new', Buffer.from('abc'))).rejects.toThrow('creation answered with 503');
     // In between it may have another try at the connection.
-    await until(async () => says.test((await world.readiness()).problem ?? ''), 'operators to be told why');
-    expect((await world.readiness()).status).toBe(503);
+    const toldWhy = async (): Promise<boolean> => {
+      const { status, problem = '' } = await world.readiness();
+      expect(status).toBe(503);
+      return says.test(problem);
+    };
+    await until(toldWhy, 'operators to be told why');
     expect((await world.send({ method: 'GET', target: '/other' })).status).toBe(200);
     expect(world.origin.requests.map(({ target }) => target)).toEqual(['/other']);
 

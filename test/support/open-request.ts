@@ -1,6 +1,6 @@
 import { fieldValue, type HeaderLine } from '../../src/model/headers.js';
 import { connectH2, type H2Client, type H2Exchange } from './h2-client.js';
-import { connect, requestOnce, type RawClient } from './raw-client.js';
+import { connect, requestOnce, type RawClient, type RawClientOptions } from './raw-client.js';
 import { ConnectionClosed } from './wire-reader.js';
 import { wireResponse, type ResponseHead, type WireRequest, type WireResponse } from './wire-response.js';
 
@@ -33,8 +33,10 @@ export async function openRequest(
   transport: Transport,
   url: string,
   head: Omit<WireRequest, 'body'>,
+  { deadlineMs }: Pick<RawClientOptions, 'deadlineMs'> = {},
 ): Promise<OpenRequest> {
-  const [base, options] = reach(url);
+  const [base, place] = reach(url);
+  const options = { ...place, deadlineMs };
   if (transport === 'HTTP/2') return new OverHttp2(await connectH2(base, options), head);
   const { method, target, headers = [] } = head;
   const isChunked = fieldValue(headers, 'content-length') === undefined;

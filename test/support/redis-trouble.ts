@@ -10,6 +10,8 @@ import { until } from './temporary.js';
 import type { WireRequest, WireResponse } from './wire-response.js';
 
 const DIALECT = clientDialect('8');
+/** An answer may have to wait until Redis is away, is back, and is used again. */
+const PATIENCE_MS = 60_000;
 
 export interface RedisTroubleOptions {
   /** Of the server; it writes everything down at once by default. */
@@ -57,14 +59,15 @@ export class RedisTrouble {
   beginEnd({ target }: ResumableUpload, offset: number, length: number): Promise<OpenRequest> {
     const headers = appendLines(DIALECT, { offset, complete: true });
     const framed = [...headers, ['Content-Length', `${length - offset}`] as const];
-    return openRequest('HTTP/1.1', this.proxy.url, { method: 'PATCH', target, headers: framed });
+    const head = { method: 'PATCH', target, headers: framed };
+    return openRequest('HTTP/1.1', this.proxy.url, head, { deadlineMs: PATIENCE_MS });
   }
 
   /** What balancers and operators are told. */
   async readiness(): Promise<{ readonly status: number; readonly problem?: string }> {
-    const answer = await fetch(`${this.proxy.adminUrl}/readyz`);
-    const { checks } = (await answer.json()) as { checks: { name: string; problem?: string }[] };
-    return { status: answer.status, problem: checks.find(({ name }) => name === 'store')?.problem };
+    const { status, body } = await this.ask('/readyz');
+    const { checks } = JSON.parse(body.toString()) as { checks: { name: string; problem?: string }[] };
+    return { status, problem: checks.find(({ name }) => name === 'store')?.problem };
   }
 
   async untilReady(): Promise<void> {
@@ -73,7 +76,12 @@ export class RedisTrouble {
 
   /** One figure of `/metrics`. */
   async figure(name: string): Promise<number> {
-    const text = await (await fetch(`${this.proxy.adminUrl}/metrics`)).text();
+    const text = (await this.ask('/metrics')).body.toString();
     return Number(new RegExp(`^${name} (\\S+)$`, 'm').exec(text)?.[1] ?? 0);
+  }
+
+  /** On a connection of its own: one that was kept could be gone just when it is used again. */
+  private ask(target: string): Promise<WireResponse> {
+    return requestOnce(this.proxy.adminUrl, { method: 'GET', target });
   }
 }
