@@ -8,7 +8,7 @@ import {
   versionLines,
   type ClientDialect,
 } from './resumable-client.js';
-import type { UploadPlan } from './crash-plan.js';
+import { digestField, type UploadPlan } from './crash-plan.js';
 import type { CrashWorld, Creation } from './crash-world.js';
 import { isCut } from './cut-connection.js';
 import { sha256 } from './temporary.js';
@@ -168,9 +168,13 @@ export class CrashClient {
   }
 
   private async checkCancelled(): Promise<void> {
-    const headers = versionLines(this.dialect);
-    const { status } = await requestOnce(await this.world.url(), { method: 'HEAD', target: this.target!, headers });
-    if (status !== 404) throw this.broken(`cancelled, but HEAD got ${status}`);
+    const head = { method: 'HEAD', target: this.target!, headers: versionLines(this.dialect) };
+    const url = await this.world.url();
+    this.before = this.world.disturbances;
+    const response = await requestOnce(url, head, { deadlineMs: 30_000 });
+    // A node may still be on its way back from what hit it last.
+    if (this.isTurnedAway(response)) return this.comeAgain().then(() => this.checkCancelled());
+    if (response.status !== 404) throw this.broken(`cancelled, but HEAD got ${response.status}`);
   }
 
   private async retrieve(client: RawClient, target: string): Promise<number | undefined> {
@@ -288,10 +292,6 @@ export class CrashClient {
     this.stage = 'over';
     this.world.notice('answered');
   }
-}
-
-function digestField(bytes: Uint8Array): string {
-  return `sha-256=:${Buffer.from(sha256(bytes), 'hex').toString('base64')}:`;
 }
 
 function text({ status, body, headerLines }: WireResponse): string {

@@ -147,3 +147,8 @@ const EVENTS: readonly CrashEvent[] = [
   'answered',
   'spawned',
 ];
+
+/** Of a body or a representation, as a client sends it and expects it (RFC 9530). */
+export function digestField(bytes: Uint8Array): string {
+  return `sha-256=:${Buffer.from(sha256(bytes), 'hex').toString('base64')}:`;
+}
