@@ -1,0 +1,72 @@
+import { readFile, utimes } from 'node:fs/promises';
+import { join } from 'node:path';
+import { startTestApp, type TestApp } from './app.js';
+import { type FakeOrigin, startFakeOrigin } from './fake-origin.js';
+import { requestOnce } from './raw-client.js';
+import type { RedisServer } from './redis-server.js';
+import { startRedis } from './redis-servers.js';
+import { clientDialect, createUpload, type ResumableUpload } from './resumable-client.js';
+import { temporaryDirectory, type TemporaryDirectory } from './temporary.js';
+
+/** Longer ago than any writer, node or backup could have been merely slow. */
+export const LONG_AGO = new Date(Date.now() - 2 * 3_600_000);
+
+/** One disk, one Redis, and proxies that come and go on them. */
+export class SpoolStage {
+  readonly apps: TestApp[] = [];
+
+  private constructor(
+    readonly redis: RedisServer,
+    private readonly disk: TemporaryDirectory,
+    private readonly origin: FakeOrigin,
+  ) {}
+
+  static async open(): Promise<SpoolStage> {
+    const origin = await startFakeOrigin({ status: 201, body: 'kept' });
+    return new SpoolStage(await startRedis(), await temporaryDirectory('rufh-disk-'), origin);
+  }
+
+  get data(): string {
+    return this.disk.path;
+  }
+
+  /** A file or directory of the spool. */
+  pathOf(name: string): string {
+    return join(this.data, 'spool', name);
+  }
+
+  /** Whose the spool is, as its mark says. */
+  mark(): Promise<string> {
+    return readFile(this.pathOf('.store'), 'utf8');
+  }
+
+  async start(config: string, { database = 0, prefix = 'rufh' } = {}): Promise<TestApp> {
+    const { redis, origin, data, apps } = this;
+    const url = `${redis.url.replace(/\/\d+$/, '')}/${database}`;
+    const store = `store: { type: redis, url: "${url}", prefix: ${prefix} }`;
+    const app = await startTestApp({ origin: origin.url, config: `${store}\n${config}\n`, data });
+    apps.push(app);
+    return app;
+  }
+
+  create(app: TestApp): Promise<ResumableUpload> {
+    const send: Parameters<typeof createUpload>[1] = (request) => requestOnce(app.url, request);
+    return createUpload(clientDialect('10'), send, { method: 'POST', target: '/files' });
+  }
+
+  async stopApps(): Promise<void> {
+    await Promise.all(this.apps.splice(0).map((app) => app.stop()));
+  }
+
+  /** As if those that shared the spool had been gone for a while. */
+  async forgetUse(): Promise<void> {
+    await utimes(this.pathOf('.in-use'), LONG_AGO, LONG_AGO);
+  }
+
+  async close(): Promise<void> {
+    await this.stopApps();
+    await this.origin.close();
+    await this.redis.stop();
+    await this.disk.remove();
+  }
+}
