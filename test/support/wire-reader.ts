@@ -122,15 +122,15 @@ export class WireReader {
     this.wanted = count;
     this.steer();
     const { deadlineMs } = this.options;
-    let isLate = false;
-    const late = (): void => {
-      isLate = true;
+    const patience = { isOver: false };
+    const end = (): void => {
+      patience.isOver = true;
       this.wake?.();
     };
-    const timer = deadlineMs === undefined ? undefined : setTimeout(late, deadlineMs);
+    const timer = deadlineMs === undefined ? undefined : setTimeout(end, deadlineMs);
     try {
       while (this.queued < count && !this.ended) {
-        if (isLate) throw new Error(`nothing more came for ${deadlineMs ?? 0} ms; unread: ${this.unread()}`);
+        if (patience.isOver) throw new Error(`nothing more came for ${deadlineMs ?? 0} ms; unread: ${this.unread()}`);
         await new Promise<void>((resolve) => (this.wake = resolve));
       }
     } finally {
