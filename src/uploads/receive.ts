@@ -157,9 +157,10 @@ class Reception {
     const buffers = [...this.kept, ...batch];
     this.kept = [];
     if (!last || buffers.length === 0) return buffers;
-    const reachesEnd = upload.offset + this.bytes + sizeOf(buffers) === upload.length;
     const hasEnded = body.ending === 'clean' && !this.overflowed;
-    if (hasEnded && last.isImmediate && (reachesEnd || upload.length === undefined)) {
+    const end = upload.offset + this.bytes + sizeOf(buffers);
+    const reachesEnd = upload.length === undefined ? hasEnded : end === upload.length;
+    if (hasEnded && last.isImmediate && reachesEnd) {
       this.kept = buffers;
       return [];
     }

@@ -77,8 +77,8 @@ async function recoverReceiving(known: Upload, files: Files, sameBoot: boolean, 
 /**
  * What the newest writer had written beyond its last commit: more of the last committed chunk, or a file that began at
  * the committed offset. Older writers' tails were given up when the newer one began, and a body that had to be whole to
- * count never was. The very last byte only counts with the completion. Where the store may have forgotten the commits
- * before it, nobody knows where a file began of which it knows nothing.
+ * count never was. The very last byte only counts with the completion; without a length, that may be the last of the file.
+ * Where the store may have forgotten the commits before it, nobody knows where a file began of which it knows nothing.
  */
 function uncommittedTail(
   upload: Upload,
@@ -91,7 +91,8 @@ function uncommittedTail(
   const committed = chunks.find((chunk) => chunk.name === newest);
   if (!committed && mayForget) return undefined;
   const start = committed?.start ?? upload.offset;
-  const size = Math.min(files.get(newest) ?? 0, (upload.length ?? Infinity) - 1 - start);
+  const written = files.get(newest) ?? 0;
+  const size = Math.min(written, (upload.length ?? start + written) - 1 - start);
   return size > (committed?.size ?? 0) ? { name: newest, start, size } : undefined;
 }
 

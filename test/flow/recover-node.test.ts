@@ -54,7 +54,8 @@ describe('a node that starts on its own disk', () => {
     await writeFile(join(room.path, 'spool', id, chunk!.name), 'hello world');
     const others = [await uploaded('there'), await room.empty({ node: 'there' })];
     await recoverNode(rooms(), 'here', true);
-    expect(await room.offset(id)).toBe(11);
+    // The last of them may be the very last: that counts only with the completion.
+    expect(await room.offset(id)).toBe(10);
     expect(await Promise.all(others.map((other) => room.offset(other)))).toEqual([5, 0]);
     expect(reach.count('list')).toBe(0);
   });

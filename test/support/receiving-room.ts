@@ -10,6 +10,7 @@ import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import type { GiveBack, Lease } from '../../src/store/lease.js';
 import { Body } from '../../src/uploads/body.js';
+import type { Feeds } from '../../src/uploads/feeding.js';
 import type { CommitPace } from '../../src/uploads/growing-chunk.js';
 import { type UploadCall, Uploads } from '../../src/uploads/uploads.js';
 import { newUpload } from './delivery-room.js';
@@ -22,6 +23,8 @@ export interface RoomOptions {
   readonly hears?: boolean;
   readonly node?: string;
   readonly log?: Log;
+  /** Origins that are fed meanwhile. */
+  readonly feeds?: Feeds;
 }
 
 /** A request whose body is sent step by step. */
@@ -68,6 +71,7 @@ export class ReceivingRoom {
       newDeliveryKey: () => 'key',
       pace: options.pace ?? { bytes: 1, everyMs: 5 },
       node: options.node,
+      feeds: options.feeds,
     });
   }
 
@@ -96,7 +100,7 @@ export class ReceivingRoom {
     return id;
   }
 
-  append(id: string, intent: Partial<AppendIntent> = {}): Sending {
+  append(id: string, intent: Partial<AppendIntent> = {}, more: Partial<UploadCall> = {}): Sending {
     const stream = new Readable({ read: () => undefined });
     const told: number[] = [];
     const tell = (news: News): boolean => {
@@ -105,7 +109,7 @@ export class ReceivingRoom {
     };
     const body = new Body(stream, { idleMs: 60_000, onWanted: () => undefined });
     const left = new AbortController().signal;
-    const call: UploadCall = { body, tell, hears: () => this.options.hears ?? true, credentials: [], left };
+    const call: UploadCall = { body, tell, hears: () => this.options.hears ?? true, credentials: [], left, ...more };
     const whole = { kind: 'append', id, offset: 0, complete: false, contentDigests: [], reprDigests: [] } as const;
     const outcome = this.uploads.append({ ...whole, ...intent }, call);
     outcome.catch(() => undefined);
@@ -113,8 +117,13 @@ export class ReceivingRoom {
   }
 
   /** All of it in one request. */
-  send(id: string, bytes: string, intent: Partial<AppendIntent> = {}): Promise<Outcome | Interrupted> {
-    const { stream, outcome } = this.append(id, intent);
+  send(
+    id: string,
+    bytes: string,
+    intent: Partial<AppendIntent> = {},
+    more: Partial<UploadCall> = {},
+  ): Promise<Outcome | Interrupted> {
+    const { stream, outcome } = this.append(id, intent, more);
     stream.push(bytes);
     stream.push(null);
     return outcome;
