@@ -1,4 +1,7 @@
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { Readable } from 'node:stream';
+import type { EarlyAnswer, Feed } from '../../src/delivery/eager.js';
+import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import type { Commit, UploadStore } from '../../src/store/upload-store.js';
 import { ReceivingRoom, type RoomOptions } from '../support/receiving-room.js';
@@ -41,6 +44,27 @@ class Forgetful extends StoreReach {
     const upload = (await store.get(id))!;
     const offset = chunk ? chunk.start + chunk.size : upload.offset;
     return { ...upload, offset, ...(complete && { phase: 'complete' as const, length: offset }) };
+  }
+}
+
+/** An origin that begins its answer with the first bytes, and breaks off in the middle of it. */
+class EarlyEnd implements Feed {
+  private readonly enough = new AbortController();
+  readonly heardEnough = this.enough.signal;
+
+  constructor(
+    private readonly upload: Upload,
+    private readonly kind: EarlyAnswer['kind'],
+  ) {}
+
+  grew({ offset }: Upload): void {
+    if (offset > 0) this.enough.abort();
+  }
+
+  takeEarlyAnswer(): EarlyAnswer | undefined {
+    const { kind, upload } = this;
+    const head = { status: 401, reason: 'Unauthorized', headers: [], trailers: () => [] };
+    return this.enough.signal.aborted ? { kind, upload, answer: { ...head, body: Readable.from([]) } } : undefined;
   }
 }
 
@@ -130,6 +154,22 @@ describe('a store that may forget', () => {
     expect(await room.send(id, 'x', { offset: 1 })).toMatchObject({ refusal: { reason: 'mismatching-offset' } });
     expect(await room.spool.promised(id)).toBe(5);
   });
+
+  test.each(['answered', 'parked'] as const)(
+    'an early answer that is not kept, %s, promises the offset that it shows and no more',
+    async (kind) => {
+      await room.close();
+      await open({
+        hears: false,
+        feeds: { follow: (upload) => new EarlyEnd(upload, kind), unfollow: () => undefined },
+      });
+      const { stream, outcome } = room.append(id);
+      stream.push('hello');
+      expect(await within(outcome, 'the early answer')).toMatchObject({ kind, upload: { offset: 5 } });
+      expect(await room.spool.promised(id)).toBe(5);
+      expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { phase: 'receiving', offset: 5 } });
+    },
+  );
 
   test('nothing: who stood still while a newer request went on gives up nothing, and says nothing', async () => {
     await room.close();
