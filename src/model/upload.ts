@@ -132,8 +132,10 @@ export function isAnsweredEarly({ phase, offset, length }: Upload): boolean {
 
 /**
  * The offset a client may see. Until the origin has given a good answer the last byte stays unacknowledged, because
- * clients take "offset = length" for success and then never ask for the answer they lost.
+ * clients take "offset = length" for success and then never ask for the answer they lost. With it they are shown the total,
+ * also when the origin did not want all of it: else they would bring the rest for ever.
  */
 export function shownOffset(upload: Upload): number {
-  return upload.heldBack && !hasGoodAnswer(upload) ? upload.offset - 1 : upload.offset;
+  if (hasGoodAnswer(upload)) return upload.length ?? upload.offset;
+  return upload.heldBack ? upload.offset - 1 : upload.offset;
 }

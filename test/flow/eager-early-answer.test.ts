@@ -57,6 +57,28 @@ test('a refusal is kept for a client that did not hear it, and its bytes are not
   expect(origin.exchanges).toHaveLength(1);
 });
 
+test('a good answer to a part is an answer to the whole: no client goes on for ever to bring the rest', async () => {
+  const { origin } = await open({ script: atFirst(200) });
+  const client = await stage.client();
+  const target = await stage.create(client, [length(CONTENT.length)]);
+  await client.send('hello');
+  const first = await client.readFinal();
+  const again = await stage.client();
+  await stage.append(again, target, 5, CONTENT.length - 5);
+  const answers = [first, await again.readFinal()];
+  const total = String(CONTENT.length);
+  // tus-js-client goes by the offset alone, and sends what follows it until that is the total.
+  for (const answer of answers)
+    expect([answer.status, answer.header('upload-offset'), answer.header('upload-complete')]).toEqual([
+      200,
+      total,
+      '?1',
+    ]);
+  const head = await stage.head(target);
+  expect([head.header('upload-offset'), head.header('upload-complete')]).toEqual([total, '?1']);
+  expect(origin.exchanges).toHaveLength(1);
+});
+
 test('a 401 is told at once, and the upload goes on from where it was with other credentials', async () => {
   const { origin } = await open({ script: atFirst(401) });
   const client = await stage.client();
