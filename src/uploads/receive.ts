@@ -56,7 +56,7 @@ export async function receive(task: ReceiveTask, rooms: ReceiveRooms): Promise<R
 class Reception {
   private chunk: GrowingChunk | undefined;
   private bytes = 0;
-  /** What counts only with the completion: the upload's last byte at least, where it is known which one that is. */
+  /** What counts only with the completion: the upload's last byte at least, or what may be it. */
   private kept: readonly Buffer[] = [];
   /** The last of those written. */
   private lastByte: number | undefined;
@@ -150,21 +150,20 @@ class Reception {
 
   /**
    * Clients take "offset = length" for success. So the byte that may make it true counts only with the completion, or when
-   * the client itself does not call it the end. What has ended already is written and completed in one step.
+   * the client itself does not call it the end. Without a length, that may be any: the newest waits for the next. What has
+   * ended already is written and completed in one step.
    */
   private withoutTheEnd(batch: Buffer[]): readonly Buffer[] {
     const { upload, body, last } = this.task;
     const buffers = [...this.kept, ...batch];
     this.kept = [];
     if (!last || buffers.length === 0) return buffers;
-    const hasEnded = body.ending === 'clean' && !this.overflowed;
     const end = upload.offset + this.bytes + sizeOf(buffers);
-    const reachesEnd = upload.length === undefined ? hasEnded : end === upload.length;
-    if (hasEnded && last.isImmediate && reachesEnd) {
+    if (end !== (upload.length ?? end)) return buffers;
+    if (body.ending === 'clean' && !this.overflowed && last.isImmediate) {
       this.kept = buffers;
       return [];
     }
-    if (!reachesEnd) return buffers;
     const newest = buffers.pop()!;
     this.kept = [newest.subarray(-1)];
     return newest.length > 1 ? [...buffers, newest.subarray(0, -1)] : buffers;

@@ -28,6 +28,9 @@ export class UploadWitness {
   private readonly asked: Asked[] = [];
   private readonly learned = new Map<number, Learned>();
 
+  /** `size`: that of the file, which its client knows also where it declares no length. */
+  constructor(private readonly size: number) {}
+
   ask<A extends Pick<Asked, 'writer' | 'feeds'>>(request: A): A & Asked {
     const asked = { ...request, order: this.asked.length, wasCut: false, isDead: false };
     this.asked.push(asked);
@@ -79,7 +82,7 @@ export class UploadWitness {
   /** Clients take "offset = length" for success: so it may not be seen before the origin has said yes. */
   expectLastByteUnknown(upload: Upload): void {
     if (upload.phase === 'answered' || this.mayShowAll) return;
-    if (shownOffset(upload) === upload.length) throw new Error('all of it is shown before there is an answer');
+    if (shownOffset(upload) === this.size) throw new Error('all of it is shown before there is an answer');
   }
 
   private expectReason({ order, wasCut }: Asked, why: Interrupted['why']): undefined {

@@ -30,8 +30,6 @@ interface Feeding extends Asked {
   readonly stream: Readable;
   readonly offset: number;
   readonly complete: boolean;
-  /** The proxy can tell which byte is the last. */
-  readonly isBounded: boolean;
   sent: number;
 }
 
@@ -43,7 +41,7 @@ export class UploadWriters {
   id = '';
   private lives = 0;
   private hasLeft = false;
-  private readonly witness = new UploadWitness();
+  private readonly witness: UploadWitness;
   private readonly feeding: Feeding[] = [];
   private readonly streams: Readable[] = [];
   private readonly pending = new Set<Promise<void>>();
@@ -54,6 +52,7 @@ export class UploadWriters {
     readonly file: Buffer,
     private readonly declared: Declared,
   ) {
+    this.witness = new UploadWitness(file.length);
     this.world = writesTo;
   }
 
@@ -120,8 +119,7 @@ export class UploadWriters {
     const start = feeding.offset + feeding.sent;
     const bytes = this.file.subarray(start, start + size);
     feeding.sent += bytes.length;
-    if (start + bytes.length === this.file.length && !(feeding.complete && feeding.isBounded))
-      this.witness.mayShowAll = true;
+    if (start + bytes.length === this.file.length && !feeding.complete) this.witness.mayShowAll = true;
     if (bytes.length > 0) feeding.stream.push(feeding.isDead ? bytes.map((byte) => ~byte) : bytes);
   }
 
@@ -193,11 +191,10 @@ export class UploadWriters {
     return { complete, contentLength, contentDigests: complete && isDigested ? [digestOf(rest)] : [] };
   }
 
-  private begin(writer: number, offset: number, { complete, isSized }: Part): Feeding {
+  private begin(writer: number, offset: number, { complete }: Part): Feeding {
     const stream = new Readable({ read: () => undefined });
     this.streams.push(stream);
-    const isBounded = isSized || this.declared.length;
-    const feeding = this.witness.ask({ writer, feeds: true, stream, offset, complete, isBounded, sent: 0 });
+    const feeding = this.witness.ask({ writer, feeds: true, stream, offset, complete, sent: 0 });
     this.feeding.push(feeding);
     return feeding;
   }
