@@ -1,4 +1,4 @@
-import { constants, fstatSync, openSync, write, writeSync } from 'node:fs';
+import { constants, fstatSync, openSync, readFileSync, write, writeSync } from 'node:fs';
 
 /** A reader that stands still must neither stop the process nor fill its memory: lines beyond this are dropped. */
 const MOST_WAITING_BYTES = 8 * 2 ** 20;
@@ -124,15 +124,21 @@ export class LogOutput {
 }
 
 /**
- * What can be written to at once, whoever reads it: a file, or the same pipe opened so that it says when it is full. A write
- * that waits for its reader could not be given up, and the process could not end. Undefined for terminals and sockets.
+ * What can be written to at once, whoever reads it: a file, the same pipe opened so that it says when it is full, or what
+ * does so already, as Node makes of sockets. A write that waits for its reader could not be given up, and the process could
+ * not end; one in the background could find it full when nobody hears of that any more. Undefined for terminals.
  */
 function openedWithoutWaiting(fd: number): number | undefined {
   try {
     const kind = fstatSync(fd);
-    if (kind.isFile()) return fd;
-    return kind.isFIFO() ? openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY | constants.O_NONBLOCK) : undefined;
+    if (kind.isFIFO()) return openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY | constants.O_NONBLOCK);
+    return kind.isFile() || neverBlocks(fd) ? fd : undefined;
   } catch {
     return undefined;
   }
+}
+
+function neverBlocks(fd: number): boolean {
+  const [, flags = '0'] = /^flags:\s*([0-7]+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1')) ?? [];
+  return (Number.parseInt(flags, 8) & constants.O_NONBLOCK) !== 0;
 }

@@ -7,6 +7,7 @@ import type { Readable } from 'node:stream';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { temporaryDirectory, type TemporaryDirectory, within } from '../support/temporary.js';
 
+const ALL_SAID = 'all are said\n';
 const PROGRAM = join(import.meta.dirname, '../support/log-program.ts');
 
 let child: ChildProcess;
@@ -21,7 +22,9 @@ afterEach(async () => {
 
 /** The program, with its output in a pipe or in a file. */
 function run(lines: number, output: 'pipe' | number = 'pipe'): ChildProcess {
-  child = spawn(process.execPath, ['--import', 'tsx', PROGRAM, `${lines}`], { stdio: ['pipe', output, 'inherit'] });
+  child = spawn(process.execPath, ['--import', 'tsx', PROGRAM, `${lines}`], { stdio: ['pipe', output, 'pipe'] });
+  // A failure of its own is to be seen.
+  child.stderr!.on('data', (said: Buffer) => said.toString() === ALL_SAID || process.stderr.write(said));
   return child;
 }
 
@@ -76,7 +79,8 @@ test('a reader that is slower than the lines gets all of them, whole and in thei
 
 test('of more than anybody wants to keep the first are kept, whole', async () => {
   const program = run(20_000);
-  await once(program.stdout!, 'readable');
+  // Nobody reads before all are said, or who is quick enough would see them all.
+  await once(program.stderr!, 'data');
   const lines: Line[] = [];
   for await (const line of linesOf(program.stdout!)) {
     lines.push(line);
