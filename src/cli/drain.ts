@@ -53,10 +53,9 @@ function mayGoOn({ isDone, isImpossible = false }: NonNullable<Told['move']>): b
 
 function words({ moved, bytes: size, left, problem, remark }: NonNullable<Told['move']>): string {
   if (remark !== undefined) return remark;
-  if (left === undefined)
-    return `${moved} moved, what is left was not counted${problem === undefined ? '' : ` (${problem})`}`;
-  const rest = left === 0 ? 'none is left' : `${left} left`;
   const why = problem === undefined ? '' : ` (${problem})`;
+  if (left === undefined) return `${moved} moved, what is left was not counted${why}`;
+  const rest = left === 0 ? 'none is left' : `${left} left`;
   return `${moved} moved with ${bytes(size)}, ${rest}${why}`;
 }
 

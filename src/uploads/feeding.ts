@@ -89,13 +89,8 @@ export class Feeding {
   ): Promise<Outcome> {
     // With what was committed since.
     const upload = (await this.asItIs(asAnswered.id)) ?? asAnswered;
-    await this.promise(upload);
+    // An answer that is not recorded yet may break off: then the upload goes on.
+    await this.rooms.promises.makeFor(upload);
     return kind === 'parked' ? { kind, upload, answer } : { kind, to: intent.kind, upload, answer };
-  }
-
-  /** An answer that is not recorded yet may break off: then the upload goes on. */
-  private promise(upload: Upload): Promise<void> {
-    const { promises } = this.rooms;
-    return upload.phase === 'receiving' ? promises.make(upload.id, upload.offset) : promises.makeWhole(upload);
   }
 }

@@ -25,6 +25,11 @@ export class Promises {
     return this.make(id, Math.max(offset, length) + 1);
   }
 
+  /** One or the other, as the upload is; `offset`: what is shown of one that still receives. */
+  makeFor(upload: Upload, offset = upload.offset): Promise<void> {
+    return upload.phase === 'receiving' ? this.make(upload.id, offset) : this.makeWhole(upload);
+  }
+
   /**
    * Whether an upload that receives, as it is under a lease, is as far as anybody was shown. If so, it may be shown from
    * now on.

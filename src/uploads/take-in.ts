@@ -141,7 +141,7 @@ export class TakeIn {
   private async tellProgress(now: Upload, { intent, upload, tell, hears }: TakeInTask): Promise<void> {
     if (hears?.() === false) return;
     const offset = progressOffset(now, upload, intent);
-    await (now.phase === 'receiving' ? this.rooms.promises.make(now.id, offset) : this.rooms.promises.makeWhole(now));
+    await this.rooms.promises.makeFor(now, offset);
     tell({ kind: 'progress', during: intent.kind, upload: now, offset });
   }
 
