@@ -55,7 +55,7 @@ export class UndiciExchange implements Dispatcher.DispatchHandler {
     this.body = body;
     this.ends.answered({
       status,
-      reason,
+      reason: this.connection.socket?.reasonOf(status) ?? reason,
       headers: linesOf(controller.rawHeaders),
       body,
       trailers: () => this.trailers,

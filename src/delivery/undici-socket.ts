@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net';
-import { InterimResponses } from './undici-interim.js';
+import { ResponseHeads } from './undici-heads.js';
 
 type Done = (error?: Error | null) => void;
 
@@ -9,6 +9,8 @@ export interface OriginSocket {
   beginExchange(): void;
   /** Something of the current exchange was handed to the operating system. */
   readonly wrote: boolean;
+  /** The reason phrase of the final response, as its octets; undefined when it is not known. */
+  reasonOf(status: number): string | undefined;
 }
 
 /**
@@ -17,7 +19,7 @@ export interface OriginSocket {
  * failed write is never reported: sending stands still, and reading on brings the answer, or the end, or the reset itself.
  */
 export function makePatient(socket: Socket): OriginSocket {
-  const interim = new InterimResponses();
+  const heads = new ResponseHeads();
   const state = { wrote: false, isDeaf: false };
   const patiently = (done: Done): Done => {
     state.wrote = true;
@@ -27,16 +29,17 @@ export function makePatient(socket: Socket): OriginSocket {
     };
   };
   overrideWriting(socket, patiently);
-  overrideReading(socket, interim);
+  overrideReading(socket, heads);
   overrideDestroying(socket, () => !state.isDeaf && socket.writableLength === 0);
   return {
     beginExchange() {
       state.wrote = false;
-      interim.expectHead();
+      heads.expectHead();
     },
     get wrote() {
       return state.wrote;
     },
+    reasonOf: (status) => heads.reasonOf(status),
   };
 }
 
@@ -48,11 +51,11 @@ function overrideWriting(socket: Socket, patiently: (done: Done) => Done): void 
   socket._writev = (pieces, done) => writeAll(pieces, patiently(done));
 }
 
-function overrideReading(socket: Socket, interim: InterimResponses): void {
+function overrideReading(socket: Socket, heads: ResponseHeads): void {
   const push = socket.push.bind(socket);
   socket.push = (bytes: Buffer | null) => {
-    if (bytes !== null) return push(interim.pass(bytes));
-    const rest = interim.rest();
+    if (bytes !== null) return push(heads.pass(bytes));
+    const rest = heads.rest();
     if (rest) push(rest);
     return push(null);
   };

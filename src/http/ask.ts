@@ -1,6 +1,7 @@
 import { request as requestHttp, type IncomingMessage } from 'node:http';
 import { request as requestHttps } from 'node:https';
 import { fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
+import { toNodeLines, writeOctets } from './octets.js';
 
 /** A small question to a service beside the request itself: a head without a body. */
 export interface Question {
@@ -29,7 +30,8 @@ export function ask({ url, method, headers, timeoutMs, expectsContinue = false }
   const send = url.startsWith('https:') ? requestHttps : requestHttp;
   return new Promise((resolve, reject) => {
     const signal = AbortSignal.timeout(timeoutMs);
-    const outgoing = send(url, { method, headers: headers.flat(), agent: false, signal });
+    const outgoing = send(url, { method, headers: toNodeLines(headers), agent: false, signal });
+    outgoing.once('socket', writeOctets);
     outgoing.once('error', reject);
     outgoing.once('response', (response) => {
       readShort(response).then(resolve, reject);

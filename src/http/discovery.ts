@@ -37,7 +37,9 @@ function describing(headers: Headers): HeaderLine[] {
 }
 
 function together(theirs: string | undefined, ours: string | undefined): string | undefined {
-  const members = [theirs, ours].flatMap((value) => value?.split(',').map((member) => member.trim()) ?? []);
+  const members = [theirs, ours].flatMap(
+    (value) => value?.replace(/^[\t ]+|[\t ]+$/g, '').split(/[\t ]*,[\t ]*/) ?? [],
+  );
   const unique = members.filter(
     (member, at) => member !== '' && members.findIndex((m) => lower(m) === lower(member)) === at,
   );

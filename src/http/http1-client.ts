@@ -5,6 +5,7 @@ import { discard, type ClientSide, type DiscardLimits } from './client-side.js';
 import type { Http1Exchange } from './exchange.js';
 import { holdsBodyBack, sendContinue, sendInterim } from './interim.js';
 import { lingerBeforeClosing } from './lingering-close.js';
+import { reasonPhrase, toNodeLines } from './octets.js';
 import { resetConnection } from './reset-connection.js';
 
 /** A client that speaks HTTP/1.1, or HTTP/1.0. */
@@ -73,7 +74,7 @@ export class Http1Client implements ClientSide {
     // The body need not come now (RFC 9110 §10.1.1): the next bytes could be that body or a new request.
     if (!request.complete && this.holdsBodyBack) lines.push(['Connection', 'close']);
     if (!request.complete) lingerBeforeClosing(request);
-    response.writeHead(status, reason, lines.flat());
+    response.writeHead(status, reasonPhrase(status, reason), toNodeLines(lines));
     this.endsByClose = request.httpVersion === '1.0' && fieldValue(lines, 'content-length') === undefined;
   }
 

@@ -7,6 +7,7 @@ import { framingFault } from './framing-fault.js';
 import { answerEarly } from './reply.js';
 import { isRefused, problemOf, refuseConnection, refuseTheRest } from './refused-connection.js';
 import { isUpgrade, withoutUpgrade } from './ignored-upgrade.js';
+import { writeOctets } from './octets.js';
 
 export interface Http1Options {
   readonly tls?: {
@@ -59,7 +60,7 @@ export class Http1Server {
   accept(socket: Socket): void {
     this.fresh.add(socket);
     socket.once('close', () => this.fresh.delete(socket));
-    this.serve.call(this.server, socket);
+    this.serve.call(this.server, writeOctets(socket));
   }
 
   /** Connections with nothing under way are closed; the others say so with their next response and then close. */

@@ -4,6 +4,7 @@ import type { RequestHead } from '../model/request-head.js';
 import type { Reply } from '../protocol/protocol.js';
 import { isHttp2, type Exchange, type Http2Exchange } from './exchange.js';
 import { toHttp2Fields } from './http2-fields.js';
+import { reasonPhrase } from './octets.js';
 
 /** What may wait for a client that does not read before interim responses are left out: they have no backpressure. */
 const MOST_WAITING_BYTES = 16 * 1024;
@@ -16,7 +17,7 @@ const MOST_INTERIMS = 4;
 const FIRST_SPACING_MS = 1000;
 const SPACING_GROWTH = 8;
 
-/** writeInformation() knows the reason phrases of this table only. */
+/** Node does not know its reason phrase. */
 STATUS_CODES[104] ??= 'Upload Resumption Supported';
 
 /** Exchanges that were told to go on with their body. */
@@ -136,15 +137,9 @@ function isOpen({ res: { stream } }: Http2Exchange): boolean {
   return (stream.session?.state.outboundQueueSize ?? 0) <= MOST_WAITING_FRAMES;
 }
 
-/** Only until Node 26 is our oldest: it has writeInformation(), and what follows it can go. */
-type Informing = ServerResponse & { writeInformation?: (status: number, headers: string[]) => boolean };
-
-function writeInterim(res: Informing, { status, reason }: Reply, lines: Headers): boolean {
-  if (res.writeInformation) {
-    res.writeInformation(status, lines.flat());
-    return true;
-  }
+/** As text of its own: writeInformation() of Node 26 takes no reason phrase. */
+function writeInterim(res: ServerResponse, { status, reason }: Reply, lines: Headers): boolean {
   const text = lines.map(([name, value]) => `${name}: ${value}\r\n`).join('');
-  res.socket!.write(`HTTP/1.1 ${status} ${reason ?? STATUS_CODES[status] ?? ''}\r\n${text}\r\n`, 'latin1');
+  res.socket!.write(`HTTP/1.1 ${status} ${reasonPhrase(status, reason)}\r\n${text}\r\n`, 'latin1');
   return true;
 }

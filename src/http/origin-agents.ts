@@ -2,6 +2,7 @@ import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { writeOctets } from './octets.js';
 import { makePatient } from './patient-socket.js';
 
 /** How TLS origins are verified, beyond Node's defaults. */
@@ -77,7 +78,7 @@ function patientLater(created: Created | undefined): Created | undefined {
 }
 
 function patientIfSocket<T>(socket: T): T {
-  return socket instanceof Socket ? makePatient(socket) : socket;
+  return socket instanceof Socket ? makePatient(writeOctets(socket)) : socket;
 }
 
 function count(sockets: NodeJS.ReadOnlyDict<Socket[]>): number {

@@ -3,6 +3,7 @@ import { Stream } from 'node:stream';
 import type HttpProxy from 'http-proxy';
 import type { Headers } from '../model/headers.js';
 import { loadHttpProxy } from './load-http-proxy.js';
+import { toNodeLines } from './octets.js';
 import { OriginAgents, type OriginTls } from './origin-agents.js';
 
 /** One request as the origin shall get it, to the letter. */
@@ -94,7 +95,7 @@ class HandedOverBody extends Stream {
 function requestOptions(path: string, headers: Headers): object {
   const keep = (value: unknown): PropertyDescriptor => ({ enumerable: true, get: () => value, set: () => undefined });
   const options = { setHost: false, maxHeaderSize: LARGEST_HEAD };
-  return Object.defineProperties(options, { path: keep(path), headers: keep(headers.flat()) });
+  return Object.defineProperties(options, { path: keep(path), headers: keep(toNodeLines(headers)) });
 }
 
 /** As much as deliveries take (`undici-connections.ts`): what was kept of an answer must get through between nodes. */

@@ -25,7 +25,7 @@ export function refuseConnection(socket: Socket, problem: Problem): void {
     socket.destroy();
     return;
   }
-  socket.end(textOf(problem));
+  socket.end(Buffer.from(textOf(problem)));
   const timer = setTimeout(() => socket.destroy(), LINGER_MS);
   socket.once('close', () => clearTimeout(timer));
   // Read on and forget: closing with bytes unread would reset the connection and take the answer away.

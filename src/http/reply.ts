@@ -1,4 +1,3 @@
-import { STATUS_CODES } from 'node:http';
 import { constants, type Http2ServerResponse, type OutgoingHttpHeaders } from 'node:http2';
 import { endToEnd, fieldValue, withoutFields, type HeaderLine } from '../model/headers.js';
 import type { Reply } from '../protocol/protocol.js';
@@ -7,6 +6,7 @@ import { discard, type DiscardLimits } from './client-side.js';
 import { toHttp2Fields, writeHttp2Fields } from './http2-fields.js';
 import { holdsBodyBack } from './interim.js';
 import { lingerBeforeClosing } from './lingering-close.js';
+import { reasonPhrase, toNodeLines } from './octets.js';
 import { giveUp, pump, Watch } from './reply-body.js';
 import { resetConnection } from './reset-connection.js';
 
@@ -84,7 +84,7 @@ const CONTENT_LENGTH: ReadonlySet<string> = new Set(['content-length']);
 
 function writeHead({ res }: Exchange, { status, reason }: Reply, lines: readonly HeaderLine[]): void {
   if ('stream' in res) writeHttp2Fields(lines, (fields) => writeHttp2Head(res, status, fields));
-  else res.writeHead(status, reason ?? STATUS_CODES[status] ?? '', lines.flat());
+  else res.writeHead(status, reasonPhrase(status, reason), toNodeLines(lines));
 }
 
 function writeHttp2Head(res: Http2ServerResponse, status: number, fields: OutgoingHttpHeaders): void {
@@ -117,7 +117,7 @@ async function writeBody(
 /** One call, so that a short reply is one packet. */
 function endWith(res: HttpResponse, body: string): void {
   if (body === '') res.end();
-  else res.end(body);
+  else res.end(Buffer.from(body));
 }
 
 function addTrailers(res: HttpResponse, trailers: readonly HeaderLine[]): void {

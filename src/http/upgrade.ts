@@ -3,6 +3,7 @@ import type { Socket } from 'node:net';
 import { endToEnd, fieldValue, fromRawHeaders, type HeaderLine } from '../model/headers.js';
 import type { DiscardLimits } from './client-side.js';
 import { Http1Client } from './http1-client.js';
+import { reasonPhrase } from './octets.js';
 import type { OutgoingRequest } from './origin-requests.js';
 import { RelayedExchange, type ExchangeOptions } from './relayed-exchange.js';
 import { joinSockets } from './tunnel.js';
@@ -109,9 +110,9 @@ function switchLines(headers: ExchangeOptions['head']['headers']): HeaderLine[] 
   ];
 }
 
-function headOf({ statusMessage, rawHeaders }: IncomingMessage): Buffer {
+function headOf({ statusCode = 101, statusMessage, rawHeaders }: IncomingMessage): Buffer {
   const lines = fromRawHeaders(rawHeaders);
   const kept = [...endToEnd(lines), ...switchLines(lines)];
   const text = kept.map(([name, value]) => `${name}: ${value}\r\n`).join('');
-  return Buffer.from(`HTTP/1.1 101 ${statusMessage ?? 'Switching Protocols'}\r\n${text}\r\n`, 'latin1');
+  return Buffer.from(`HTTP/1.1 101 ${reasonPhrase(statusCode, statusMessage)}\r\n${text}\r\n`, 'latin1');
 }

@@ -150,5 +150,5 @@ export class WireReader {
 
 function toHeaderLine(line: string): HeaderLine {
   const colon = line.indexOf(':');
-  return colon < 0 ? [line, ''] : [line.slice(0, colon), line.slice(colon + 1).trim()];
+  return colon < 0 ? [line, ''] : [line.slice(0, colon), line.slice(colon + 1).replace(/^[\t ]+|[\t ]+$/g, '')];
 }

@@ -3,32 +3,47 @@ const STATUS_LINE_START = 'HTTP/1.1 100'.length;
 const LAST_DIGIT = STATUS_LINE_START - 1;
 /** Longer interim heads than this are left to the parser, which has its own limit. */
 const LONGEST_HELD = 64 * 1024;
+/** More of a status line is not looked at. */
+const LONGEST_STATUS_LINE = 8 * 1024;
 
 /**
- * Turns an unexpected `100 Continue` into a `102`, which has no more meaning for us. A client must be able to skip a 100 it
- * did not ask for (RFC 9110 §15.2) and some servers send one before every answer, but undici breaks the connection off.
- * Not needed once undici skips them.
+ * Looks at the heads of responses before undici does, which has two faults there; not needed once it has neither.
+ * It breaks the connection off at a `100 Continue` that nobody asked for, although a client must be able to skip one
+ * (RFC 9110 §15.2): such a 100 becomes a `102`, which has no more meaning for us. And it decodes the reason phrase as UTF-8
+ * and forgets what came of it in an earlier packet: its octets are noted here.
  */
-export class InterimResponses {
+export class ResponseHeads {
   private awaitingFinal = false;
   /** The begin of a head that is not whole yet. */
   private held: Buffer | undefined;
+  /** The begin of the final head, up to the end of its first line. */
+  private statusLine = '';
+  private awaitingStatusLine = false;
 
   /** A request is about to be written: the next bytes are the head of a response to it. */
   expectHead(): void {
     this.awaitingFinal = true;
     this.held = undefined;
+    this.statusLine = '';
+    this.awaitingStatusLine = false;
+  }
+
+  /** The reason phrase of the final response, one code unit an octet; undefined when its status line was not seen whole. */
+  reasonOf(status: number): string | undefined {
+    const [, code, reason = ''] = /^HTTP\/\d\.\d (\d{3})(?: ([^\r\n]*))?\r?\n/.exec(this.statusLine) ?? [];
+    return Number(code) === status ? reason : undefined;
   }
 
   /** What of these bytes, and of those held so far, may be parsed now. */
   pass(bytes: Buffer): Buffer {
+    if (this.awaitingStatusLine) this.noteStatusLine(bytes);
     if (!this.awaitingFinal) return bytes;
     const all = this.held ? Buffer.concat([this.held, bytes]) : bytes;
     this.held = undefined;
     for (let at = 0; at < all.length;) {
       const start = all.toString('latin1', at, at + STATUS_LINE_START);
       const end = all.indexOf('\r\n\r\n', at);
-      if (!couldBeInterim(start) || all.length - at > LONGEST_HELD) return this.finalHead(all);
+      if (!couldBeInterim(start) || all.length - at > LONGEST_HELD) return this.finalHead(all, at);
       if (start.length < STATUS_LINE_START || end === -1) return this.hold(all, at);
       if (start === 'HTTP/1.1 100') all[at + LAST_DIGIT] = '2'.charCodeAt(0);
       at = end + 4;
@@ -43,9 +58,15 @@ export class InterimResponses {
     return held;
   }
 
-  private finalHead(all: Buffer): Buffer {
+  private finalHead(all: Buffer, at: number): Buffer {
     this.awaitingFinal = false;
+    this.noteStatusLine(all.subarray(at));
     return all;
+  }
+
+  private noteStatusLine(bytes: Buffer): void {
+    this.statusLine += bytes.toString('latin1', 0, LONGEST_STATUS_LINE);
+    this.awaitingStatusLine = !this.statusLine.includes('\n') && this.statusLine.length < LONGEST_STATUS_LINE;
   }
 
   private hold(all: Buffer, at: number): Buffer {
