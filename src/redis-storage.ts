@@ -3,14 +3,12 @@ import { readFile } from 'node:fs/promises';
 import type { HealthCheck } from './admin/readiness.js';
 import type { Config } from './config/config.js';
 import type { RedisConfig } from './config/store-config.js';
-import { DirectorySync } from './disk/directory-sync.js';
 import { nodeName } from './disk/node-name.js';
 import { LocalSpool } from './spool/local-spool.js';
 import { assertShareable, noteSpoolIdentity, spoolIdentitySince, spoolMark } from './spool/shared-directory.js';
 import { claimSpool } from './spool/spool-claim.js';
 import { assertUnused, SpoolUse } from './spool/spool-use.js';
 import { directoryCheck, lockDirectory, type OtherNodes, type Storage, type StorageRooms } from './storage.js';
-import { noteStart } from './store/embedded/last-start.js';
 import { RedisConnection } from './store/redis/redis-connection.js';
 import { RedisLeases } from './store/redis/redis-leases.js';
 import { RedisNodes } from './store/redis/redis-nodes.js';
@@ -53,7 +51,7 @@ export async function openRedisStorage(config: RedisBacked, { log, clock, opened
     spool,
     ...(node === undefined ? {} : { node, others: othersIn(connection) }),
     checks: [directoryCheck(data), storeCheck(connection)],
-    recover: () => recoverOwn(config, node, connection, { store, spool, log, clock }),
+    recover: () => recoverOwn(config, node, connection, { store, spool, log }),
     mayLookForOrphans: async () =>
       (await isLongOfThisStore(data, connection, clock)) &&
       takeTurn(connection, `orphans:${node ?? ''}`, ORPHANS_TURN_MS),
@@ -94,14 +92,13 @@ async function recoverOwn(
   connection: RedisConnection,
   rooms: Omit<RecoveryRooms, 'leases'>,
 ): Promise<void> {
-  const { data, workers, spool, store } = config;
+  const { workers, store } = config;
   if (node === undefined || workers > 1) return;
-  const { sameBoot } = await noteStart(data, 0, new DirectorySync(spool.sync));
   // Leases that are held are those of the process before this one: to ask it for each in turn would take minutes.
   const leases = new RedisLeases(connection, { graceMs: 0 });
   const signal = AbortSignal.timeout(Math.max(store.waitMs, LEAST_PATIENCE_MS));
   try {
-    await untilAvailable(() => recoverNode({ ...rooms, leases }, node, sameBoot), { signal });
+    await untilAvailable(() => recoverNode({ ...rooms, leases }, node), { signal });
   } finally {
     leases.close();
   }

@@ -48,7 +48,7 @@ export interface StorageRooms {
 }
 
 /** The store and spool of one process, with nothing else to run. */
-export async function openEmbeddedStorage(config: Config, { log, clock, opened }: StorageRooms): Promise<Storage> {
+export async function openEmbeddedStorage(config: Config, { log, opened }: StorageRooms): Promise<Storage> {
   await lockDirectory(config.data, opened);
   const { sync } = config.spool;
   const store = await EmbeddedStore.open({ directory: config.data, sync, log });
@@ -61,7 +61,7 @@ export async function openEmbeddedStorage(config: Config, { log, clock, opened }
     leases,
     spool,
     checks: [directoryCheck(config.data)],
-    recover: () => recover({ store, leases, spool, log, clock }, store.recovered.sameBoot),
+    recover: () => recover({ store, leases, spool, log }),
   };
 }
 

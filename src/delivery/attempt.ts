@@ -2,6 +2,7 @@ import { Fault } from '../model/fault.js';
 import { fieldValue, type Headers } from '../model/headers.js';
 import type { Route } from '../model/route.js';
 import type { Answer, Attempt, Upload } from '../model/upload.js';
+import { answerName } from '../spool/chunk-name.js';
 import type { Spool } from '../spool/spool.js';
 import { AnswerTape } from './answer-tape.js';
 import type { Framed } from './framing.js';
@@ -92,7 +93,7 @@ function tapeRooms(call: AttemptCall, { spool }: AttemptRooms, status: number) {
   const { upload, route, attempt, keepChallengeIn } = call;
   const { retry, keepAnswerSize } = route.delivery;
   const keepInMemory = isChallenge(status, retry) && keepChallengeIn?.() !== 'memory' ? 0 : keepAnswerSize;
-  return { spool, id: upload.id, name: `answer-${attempt.number}`, keepInMemory };
+  return { spool, id: upload.id, name: answerName(attempt.number), keepInMemory };
 }
 
 function failed(call: AttemptCall, rooms: AttemptRooms, error: Error, status: number | undefined): Tried {

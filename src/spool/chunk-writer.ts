@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 import { access, stat, unlink } from 'node:fs/promises';
 import type { DirectorySync } from '../disk/directory-sync.js';
-import { close, fdatasync, fstat, ftruncate } from '../disk/files.js';
+import { close, fdatasync, fstat } from '../disk/files.js';
 import { removeIfEmpty } from '../disk/remove-if-empty.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
@@ -14,7 +14,10 @@ export interface NewChunk {
   readonly names: DirectorySync;
 }
 
-/** Writes one new file at explicit positions, so that a write that failed half way is simply written over. */
+/**
+ * Writes one new file. After a write or a sync that failed nothing more is written to it and nothing more of it is called
+ * durable: the system may forget which bytes it still owes us, and call the next sync a success.
+ */
 export class FileChunkWriter implements ChunkWriter {
   private written = 0;
   private synced = 0;
@@ -43,8 +46,8 @@ export class FileChunkWriter implements ChunkWriter {
         if (left > 0) rest = after(rest, taken);
       }
     } catch (error) {
-      await this.cutTornEnd();
-      throw storageFault(error, 'bytes cannot be written');
+      this.broken = storageFault(error, 'bytes cannot be written');
+      throw this.broken;
     }
   }
 
@@ -56,7 +59,6 @@ export class FileChunkWriter implements ChunkWriter {
       await this.makeDurable();
       await this.assertStillThere();
     } catch (error) {
-      // After a failed sync the system may forget which bytes it still owes us, and call the next one a success.
       this.broken = storageFault(error, 'bytes cannot be made durable');
       throw this.broken;
     }
@@ -111,14 +113,6 @@ export class FileChunkWriter implements ChunkWriter {
     } catch (error) {
       if (!hasCode(error, 'ENOENT')) throw error;
       throw new Fault('STORAGE_UNAVAILABLE', 'a chunk was removed from the spool while it was written', true);
-    }
-  }
-
-  private async cutTornEnd(): Promise<void> {
-    try {
-      await ftruncate(this.fd, this.written);
-    } catch {
-      // Bytes beyond `size` are not counted by anybody; the failure that brought us here is the one to report.
     }
   }
 }

@@ -167,7 +167,13 @@ export class LocalSpool implements Spool {
       // Somebody else was faster.
       if (!(error instanceof Fault) || error.code !== 'CHUNK_EXISTS') throw error;
     }
-    await Promise.all([this.names.sync(directory), this.names.sync(this.root)]);
+    try {
+      await Promise.all([this.names.sync(directory), this.names.sync(this.root)]);
+    } catch (error) {
+      // The next one must not take a name for durable whose sync has failed.
+      await unlink(path).catch(() => undefined);
+      throw error;
+    }
   }
 
   private pathOf(id: string, name: string): string {

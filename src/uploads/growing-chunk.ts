@@ -100,12 +100,11 @@ export class GrowingChunk {
     }
   }
 
-  /** A file of which nothing can count any more is removed; if that fails, by the sweep. */
-  async close({ discard = false } = {}): Promise<void> {
+  /** A file of which nothing was committed never counts, and is removed; if that fails, by the sweep. */
+  async close(): Promise<void> {
     await this.endOfPace();
     await this.writer.close();
-    const countsForNothing = discard || this.refusedBy !== undefined || this.writer.size === 0;
-    if (!countsForNothing || this.committedBytes > 0 || this.isUnsure) return;
+    if (this.committedBytes > 0 || this.isUnsure) return;
     const { upload, name } = this.task;
     await this.rooms.spool.removeChunk(upload.id, name).catch(ignoreFault);
   }

@@ -2,13 +2,13 @@ import { createHash } from 'node:crypto';
 import { Fault } from '../model/fault.js';
 import type { Interrupted, Refusal } from '../model/outcome.js';
 import type { Digest, Upload } from '../model/upload.js';
+import { chunkName } from '../spool/chunk-name.js';
 import type { Spool } from '../spool/spool.js';
 import type { GiveBack, Lease } from '../store/lease.js';
 import { isAway, untilAvailable } from '../store/until-available.js';
 import type { Commit } from '../store/upload-store.js';
 import type { Allowance } from './admission.js';
 import type { Body } from './body.js';
-import { chunkName } from './chunk-name.js';
 import { type ChunkRooms, expiry, GrowingChunk } from './growing-chunk.js';
 import type { LastCheck, Objection } from './last-check.js';
 import { matches, type RepresentationHashes } from './representation-hash.js';
@@ -61,7 +61,6 @@ class Reception {
   /** The last of those written. */
   private lastByte: number | undefined;
   private overflowed = false;
-  private discarded = false;
   private readonly mustBeWhole: boolean;
   private readonly contentHashes;
 
@@ -97,7 +96,7 @@ class Reception {
       activeReceives.dec();
       lease.signal.removeEventListener('abort', stop);
       stop();
-      await this.chunk?.close({ discard: this.discarded });
+      await this.chunk?.close();
     }
   }
 
@@ -126,7 +125,7 @@ class Reception {
 
   private async begin(): Promise<GrowingChunk> {
     const { upload, lease, body, atLeast = 0, onCommitted } = this.task;
-    const name = chunkName(lease.token, this.mustBeWhole);
+    const name = chunkName(lease.token, upload.offset);
     const commitsFrom = this.mustBeWhole ? Infinity : atLeast;
     const task = { upload, lease, name, commitsFrom, onCommitted, onTrouble: () => body.stop() };
     return new GrowingChunk(await this.rooms.spool.create(upload.id, name), task, this.rooms);
@@ -228,7 +227,6 @@ class Reception {
 
   private discard(refusal: Refusal): Received {
     this.rooms.hashes.forget(this.task.upload.id);
-    this.discarded = true;
     return { kind: 'refused', refusal };
   }
 

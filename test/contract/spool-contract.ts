@@ -143,7 +143,16 @@ export function describeSpool(name: string, makeSpool: () => Promise<SpoolUnderT
       for (const range of [{ start: -1 }, { start: 7 }, { start: 4, end: 3 }, { start: 0, end: 7 }, { start: NaN }])
         expect(() => spool.read(id, chunks, range)).toThrow(expect.objectContaining({ code: 'CONTRACT_BROKEN' }));
       const gap = [chunks[0]!, { ...chunks[1]!, start: 4 }];
-      expect(() => spool.read(id, gap)).toThrow(expect.objectContaining({ code: 'CONTRACT_BROKEN' }));
+      expect(() => spool.read(id, gap)).toThrow(expect.objectContaining({ code: 'BYTES_LOST' }));
+    });
+
+    test('chunks that say themselves that they begin elsewhere are lost', async () => {
+      const id = newId();
+      const writer = await spool.create(id, 'chunk-1-3');
+      await writer.write([Buffer.from('abc')]);
+      await writer.close();
+      const chunk = { name: 'chunk-1-3', start: 0, size: 3 };
+      expect(() => spool.read(id, [chunk])).toThrow(expect.objectContaining({ code: 'BYTES_LOST' }));
     });
 
     test.each([

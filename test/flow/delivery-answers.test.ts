@@ -178,7 +178,7 @@ test('a large answer is taken at the origin’s speed, whoever reads it and howe
   const start = (await slow.next()).value as Uint8Array;
   // The slow reader stands still: the origin is done with us nevertheless.
   await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
-  expect((await room.upload(upload.id)).answer?.body).toEqual({ in: 'spool', name: 'answer-1' });
+  expect((await room.upload(upload.id)).answer?.body).toEqual({ in: 'spool', name: 'answer-1-0' });
   const second = await room.answer(upload.id);
   expect(second.bodySize).toBe(BIG.length);
   expect(sha256(await bodyOf(second))).toBe(sha256(BIG));
@@ -186,7 +186,7 @@ test('a large answer is taken at the origin’s speed, whoever reads it and howe
   for (let piece = await slow.next(); !piece.done; piece = await slow.next()) rest.push(piece.value);
   expect(sha256(Buffer.concat(rest))).toBe(sha256(BIG));
   await until(async () => (await room.files()).length === 1, 'the upload’s own bytes to be removed');
-  expect(await room.files()).toEqual(['answer-1']);
+  expect(await room.files()).toEqual(['answer-1-0']);
   await room.restart();
   expect(sha256(await bodyOf(await room.answer(upload.id)))).toBe(sha256(BIG));
 });

@@ -39,7 +39,7 @@ describe('an origin’s 401', () => {
     expect(await parked(await room.result(id))).toBe('who are you?');
     await room.restart();
     expect(await parked(await room.result(id))).toBe('who are you?');
-    expect(await room.files()).toEqual(['answer-1', 'chunk-0']);
+    expect(await room.files()).toEqual(['answer-1-0', 'chunk-0']);
     expect(origin.exchanges).toHaveLength(1);
   });
 

@@ -132,7 +132,7 @@ describe('a store that may forget', () => {
     reach.forget();
     stream.push(' world');
     const before = reach.count('commit');
-    await until(async () => (await room.spool.size(id, 'chunk-1000000001')) === 11, 'the bytes on the disk');
+    await until(async () => (await room.spool.size(id, 'chunk-1000000001-0')) === 11, 'the bytes on the disk');
     stream.destroy();
     expect(await within(outcome, 'the end')).toEqual({ kind: 'interrupted', why: 'client-left' });
     reach.settle();
@@ -218,6 +218,6 @@ test('a store that forgets nothing costs no file', async () => {
   const id = await room.empty();
   await room.send(id, 'hello');
   await room.head(id);
-  expect(await room.files()).toEqual(['chunk-1000000001']);
+  expect(await room.files()).toEqual(['chunk-1000000001-0']);
   await room.close();
 });

@@ -4,7 +4,7 @@ import { StoreReach } from '../support/store-reach.js';
 import { until, within } from '../support/temporary.js';
 
 /** Named by the first token of a store. */
-const FIRST_CHUNK = 'chunk-1000000001';
+const FIRST_CHUNK = 'chunk-1000000001-0';
 
 const PACES = {
   'in groups': { bytes: 1, everyMs: 5 },

@@ -20,8 +20,6 @@ export interface WorldOptions {
   readonly pace: CommitPace;
   /** How long a holder of a lease that was asked is waited for. */
   readonly graceMs: number;
-  /** What a restart finds: the machine kept running. */
-  readonly sameBoot?: boolean;
 }
 
 const metrics = new Metrics();
@@ -68,12 +66,12 @@ export class UploadWorld {
 
   /** As a process starts: it finds what the one before it has left. */
   static async open(options: WorldOptions): Promise<UploadWorld> {
-    const { directory, sameBoot = true } = options;
+    const { directory } = options;
     const log = silentLog();
     const store = await EmbeddedStore.open({ directory, sync: 'none', log });
     const spool = new LocalSpool({ directory, sync: 'none' });
     await spool.open();
-    await recover({ store, leases: new EmbeddedLeases(store), spool, log, clock: Date.now }, sameBoot);
+    await recover({ store, leases: new EmbeddedLeases(store), spool, log });
     return new UploadWorld(store, spool, options);
   }
 

@@ -2,6 +2,7 @@ import fs from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import type { ChunkWriter } from '../../src/spool/spool.js';
 import { answer, HOUR, newId, newUpload } from '../contract/sample-upload.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
@@ -26,6 +27,8 @@ for (const name of ['fsync', 'fdatasync'] as const) {
 }
 const { EmbeddedStore } = await import('../../src/store/embedded/embedded-store.js');
 const { LocalSpool } = await import('../../src/spool/local-spool.js');
+const { EmbeddedLeases } = await import('../../src/store/embedded/embedded-leases.js');
+const { recover } = await import('../../src/uploads/recovery.js');
 const { silentLog } = await import('../../src/observe/log.js');
 
 type Store = Awaited<ReturnType<typeof EmbeddedStore.open>>;
@@ -35,6 +38,12 @@ const expiresAt = Date.now() + HOUR;
 const chunk = { name: 'chunk-1', start: 0, size: 5 };
 const open = (sync: 'always' | 'group' | 'none'): Promise<Store> =>
   EmbeddedStore.open({ directory: directory.path, sync, log: silentLog() });
+
+async function written(spool: InstanceType<typeof LocalSpool>, name: string, of = id): Promise<ChunkWriter> {
+  const writer = await spool.create(of, name);
+  await writer.write([Buffer.from('hello')]);
+  return writer;
+}
 
 /** What was made durable until the promise was fulfilled. */
 async function during(task: Promise<unknown>): Promise<string[]> {
@@ -141,5 +150,61 @@ describe('when the disk fails to make something durable', () => {
     await expect(writer.sync()).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
     await expect(writer.write([Buffer.from('more')])).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
     await writer.close();
+  });
+
+  test.each(['spool/ID/chunk', 'spool/ID', 'spool'])(
+    'of %s: a start counts what was committed before it',
+    async (which) => {
+      const pattern = { 'spool/ID/chunk': /chunk-2-5$/, 'spool/ID': /spool\/[^/]+$/, spool: /^spool$/ }[which];
+      const store = await open('group');
+      const spool = new LocalSpool({ directory: directory.path, sync: 'group' });
+      await spool.open();
+      await store.create(newUpload({ id }));
+      const first = await written(spool, 'chunk-1-0');
+      await first.sync();
+      const committed = { name: 'chunk-1-0', start: 0, size: 5 };
+      await store.commit(id, { token: 1, chunk: committed, expiresAt });
+      const second = await written(spool, 'chunk-2-5');
+      failing = pattern;
+      await expect(second.sync()).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      failing = undefined;
+      await expect(second.sync()).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      await first.write([Buffer.from('tail')]);
+      await Promise.all([first.close(), second.close(), store.close()]);
+      const next = await open('group');
+      await recover({ store: next, leases: new EmbeddedLeases(next), spool, log: silentLog() });
+      expect(await next.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
+      expect(await next.chunks(id)).toEqual([committed]);
+      expect(await readdir(join(directory.path, 'spool', id))).toEqual(['chunk-1-0']);
+      await next.close();
+    },
+  );
+
+  test('a note of what was promised whose name is not durable is made anew', async () => {
+    const spool = new LocalSpool({ directory: directory.path, sync: 'group' });
+    await spool.open();
+    failing = /^spool$/;
+    await expect(spool.promise(id, 5)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    failing = undefined;
+    expect(await during(spool.promise(id, 5))).toEqual(expect.arrayContaining(['spool', 'spool/ID']));
+    expect(await spool.promised(id)).toBe(5);
+  });
+
+  test('a record whose chunks do not join is given up, whatever its numbers say', async () => {
+    for (const { name, chunk } of [
+      { name: 'chunk-1-0', chunk: { name: 'chunk-1-0', start: 0, size: 6 } },
+      { name: 'chunk-1-1', chunk: { name: 'chunk-1-1', start: 0, size: 5 } },
+    ]) {
+      const store = await open('group');
+      const spool = new LocalSpool({ directory: directory.path, sync: 'group' });
+      await spool.open();
+      const other = newId();
+      await store.create(newUpload({ id: other }));
+      await (await written(spool, name, other)).close();
+      await store.commit(other, { token: 1, chunk, expiresAt });
+      await recover({ store, leases: new EmbeddedLeases(store), spool, log: silentLog() });
+      expect(await store.get(other)).toMatchObject({ phase: 'invalid' });
+      await store.close();
+    }
   });
 });

@@ -51,8 +51,6 @@ export class EmbeddedStore implements UploadStore {
     private readonly settlement: Settlement,
     private readonly clock: () => number,
     private lastToken: number,
-    /** What a recovery has to know: whether bytes that were written but not committed can be trusted. */
-    readonly recovered: { readonly sameBoot: boolean },
   ) {}
 
   /** Loads everything. Deliveries that were under way are due again: with their process, their claims ended. */
@@ -64,9 +62,9 @@ export class EmbeddedStore implements UploadStore {
       const loaded = await loadRecords(disk, log);
       let largest = 0;
       for (const { record } of loaded.values()) largest = Math.max(largest, record.token);
-      const { firstToken, sameBoot } = await noteStart(directory, largest, disk.names);
+      const firstToken = await noteStart(directory, largest, disk.names);
       const records = new Records(disk, loaded, (id, upload) => settlement.tell(id, upload));
-      return new EmbeddedStore(records, settlement, clock, firstToken - 1, { sameBoot });
+      return new EmbeddedStore(records, settlement, clock, firstToken - 1);
     } catch (error) {
       throw storageFault(error, 'the store cannot be opened');
     }
