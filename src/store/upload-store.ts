@@ -101,12 +101,20 @@ export interface UploadStore {
    * that began early and has not ended; in the same step it is no longer `inPart`, and its end may be sent.
    */
   claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined>;
-  /** Extends a claim that is still held; false when it is not. */
-  renewClaim(id: string, worker: string, until: number): Promise<boolean>;
+  /**
+   * Extends a claim that is still held; false when it is not. `attempt`: the number of one that this worker began. As long
+   * as no newer one began, its claim is given back, whoever took it and whatever was written meanwhile; not when the upload
+   * has its answer or has ended.
+   */
+  renewClaim(id: string, worker: string, until: number, attempt?: number): Promise<boolean>;
   /** Notes that an attempt begins: durable before its first byte is sent. */
   beginAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'>;
   endAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'>;
-  /** delivering → answered, in one step with the end of the attempt that brought it; one that is not the origin's has none. */
+  /**
+   * → answered, in one step with the end of the attempt that brought it. An answer of the newest attempt is taken from
+   * whoever has it, in each phase in which an upload waits for one. An answer that is not the origin's has no attempt, and
+   * is for the holder of the claim to give.
+   */
   recordAnswer(id: string, worker: string, kept: KeptAnswer, ended?: Attempt): Promise<Upload | 'stale'>;
   /** delivering → complete, to be tried again at `dueAt`. */
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'>;

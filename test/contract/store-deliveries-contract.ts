@@ -122,7 +122,7 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       const ended = attempt(1, { endedAt: 5, reached: 'answered', status: 201 });
       const expected = { phase: 'answered', answer: answer(0), attempts: [ended], attemptCount: 1 };
       const kept = { answer: answer(0), expiresAt: later };
-      expect(await store.recordAnswer(id, 'b', kept, ended)).toBe('stale');
+      expect(await store.recordAnswer(id, 'b', kept)).toBe('stale');
       expect((await store.get(id))?.attempts).toEqual([attempt(1)]);
       expect(await store.recordAnswer(id, 'a', kept, ended)).toMatchObject(expected);
       expect(await (await reopen()).get(id)).toMatchObject(expected);
@@ -179,17 +179,17 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       const unclaimed = await whole();
       const abandoned = await whole();
       await store.claimDelivery(abandoned, 'a', 5000);
-      expect(await store.dueDeliveries(4999)).toEqual([unclaimed]);
-      expect([...(await store.dueDeliveries(5000))].sort()).toEqual([unclaimed, abandoned].sort());
+      expect(await store.dueDeliveries(4000)).toEqual([unclaimed]);
+      expect([...(await store.dueDeliveries(6000))].sort()).toEqual([unclaimed, abandoned].sort());
     });
 
     test('an upload never expires under the worker that delivers it', async () => {
       const { store } = current();
       const id = await claimed();
       expect(await store.expired(later - 1)).toEqual([]);
-      await store.renewClaim(id, 'a', later + 10);
-      expect(await store.expired(later + 9)).toEqual([]);
-      expect(await store.expired(later + 10)).toEqual([id]);
+      await store.renewClaim(id, 'a', later + 5000);
+      expect(await store.expired(later + 4000)).toEqual([]);
+      expect(await store.expired(later + 6000)).toEqual([id]);
     });
 
     test('a cancelled upload leaves its worker with nothing to say', async () => {
@@ -201,6 +201,137 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       );
       expect(await store.renewClaim(id, 'a', later)).toBe(false);
       expect(await store.get(id)).toMatchObject({ phase: 'cancelled' });
+    });
+  });
+
+  describe('the worker of the newest attempt', () => {
+    const ended = attempt(1, { endedAt: 5, reached: 'answered', status: 201 });
+    const lost = attempt(1, { endedAt: 9, reached: 'sent', problem: 'lost' });
+    const kept = { answer: answer(2), body: Buffer.from('ok'), expiresAt: later };
+    const unknown = { reason: 'outcome-unknown', problem: 'lost' } as const;
+    type Meanwhile = (id: string) => Promise<unknown>;
+
+    const taken: Meanwhile = async (id) => {
+      await current().store.renewClaim(id, 'a', past);
+      expect(await current().store.claimDelivery(id, 'b', later)).toMatchObject({ phase: 'delivering' });
+    };
+    const closed: Meanwhile = async (id) => {
+      await taken(id);
+      expect(await current().store.endAttempt(id, 'b', lost)).toMatchObject({ attempts: [lost] });
+    };
+    const givenUp: Meanwhile = async (id) => {
+      await closed(id);
+      expect(await current().store.giveUp(id, 'b', unknown)).toMatchObject({ phase: 'undelivered' });
+    };
+    const postponed: Meanwhile = async (id) => {
+      await closed(id);
+      expect(await current().store.postpone(id, 'b', later)).toMatchObject({ phase: 'complete' });
+    };
+    const claimedOnceMore: Meanwhile = async (id) => {
+      await givenUp(id);
+      expect(await current().store.claimDelivery(id, 'c', later)).toMatchObject({ phase: 'delivering' });
+    };
+
+    async function begun(): Promise<string> {
+      const id = await claimed();
+      await current().store.beginAttempt(id, 'a', attempt(1));
+      return id;
+    }
+
+    const goesOn: [string, Meanwhile][] = [
+      ['nothing was', () => Promise.resolve()],
+      ['the claim was taken', taken],
+      ['the attempt was taken for lost', closed],
+      ['the outcome was said to be unknown', givenUp],
+      ['the delivery was postponed', postponed],
+      ['it was claimed once more', claimedOnceMore],
+    ];
+
+    test.each(goesOn)('may record its answer when meanwhile %s', async (_, meanwhile) => {
+      const { store, reopen } = current();
+      const id = await begun();
+      const waiting = store.settled(id, new AbortController().signal);
+      await meanwhile(id);
+      const expected = { phase: 'answered', answer: answer(2), attempts: [ended], attemptCount: 1 };
+      const upload = await store.recordAnswer(id, 'a', kept, ended);
+      expect(upload).toMatchObject(expected);
+      expect(upload).not.toHaveProperty('undelivered');
+      expect(upload).not.toHaveProperty('dueAt');
+      expect(await store.recordAnswer(id, 'a', kept, ended)).toEqual(upload);
+      expect(await store.dueDeliveries(Infinity)).toEqual([]);
+      expect(await store.totals()).toMatchObject({ bytes: 0 });
+      for (const worker of ['b', 'c']) expect(await store.beginAttempt(id, worker, attempt(2))).toBe('stale');
+      expect(await store.claimDelivery(id, 'b', later)).toBeUndefined();
+      expect(['answered', 'undelivered']).toContain((await waiting)?.phase);
+      const reopened = await reopen();
+      expect(await reopened.get(id)).toMatchObject(expected);
+      expect(Buffer.from((await reopened.answerBody(id))!).toString()).toBe('ok');
+    });
+
+    test.each(goesOn)('gets its claim back when meanwhile %s', async (_, meanwhile) => {
+      const { store } = current();
+      const id = await begun();
+      await meanwhile(id);
+      expect(await store.renewClaim(id, 'a', later, 1)).toBe(true);
+      const upload = await store.get(id);
+      expect(upload).toMatchObject({ phase: 'delivering' });
+      expect(upload).not.toHaveProperty('undelivered');
+      expect(upload).not.toHaveProperty('dueAt');
+      for (const worker of ['b', 'c']) expect(await store.beginAttempt(id, worker, attempt(2))).toBe('stale');
+      expect(await store.claimDelivery(id, 'b', later)).toBeUndefined();
+      expect(await store.dueDeliveries(Date.now())).toEqual([]);
+      expect(await store.endAttempt(id, 'a', ended)).toMatchObject({ attempts: [ended] });
+    });
+
+    const over: [string, Meanwhile, Partial<Upload>][] = [
+      [
+        'a newer attempt began',
+        async (id) => {
+          await givenUp(id);
+          await current().store.claimDelivery(id, 'b', later);
+          await current().store.beginAttempt(id, 'b', attempt(2));
+        },
+        { phase: 'delivering', attemptCount: 2 },
+      ],
+      [
+        'a newer attempt was answered',
+        async (id) => {
+          await givenUp(id);
+          await current().store.claimDelivery(id, 'b', later);
+          await current().store.beginAttempt(id, 'b', attempt(2));
+          await current().store.recordAnswer(
+            id,
+            'b',
+            { answer: answer(0), expiresAt: later },
+            attempt(2, { endedAt: 7 }),
+          );
+        },
+        { phase: 'answered', answer: answer(0) },
+      ],
+      ['it was cancelled', (id) => current().store.cancel(id), { phase: 'cancelled' }],
+    ];
+
+    test.each(over)('comes too late when meanwhile %s', async (_, meanwhile, expected) => {
+      const { store } = current();
+      const id = await begun();
+      await meanwhile(id);
+      expect(await store.recordAnswer(id, 'a', kept, ended)).toBe('stale');
+      expect(await store.renewClaim(id, 'a', later, 1)).toBe(false);
+      expect(await store.get(id)).toMatchObject(expected);
+    });
+
+    test('is not the worker of an attempt that began early and was never taken over', async () => {
+      const { store } = current();
+      const { id } = await store.create(newUpload());
+      await store.beginEarly(id, attempt(1, { inPart: true }));
+      await store.commit(id, {
+        token: 1,
+        chunk: { name: 'chunk-1', start: 0, size: 5 },
+        complete: {},
+        expiresAt: later,
+      });
+      expect(await store.renewClaim(id, 'a', later, 1)).toBe(false);
+      expect(await store.recordAnswer(id, 'a', kept, ended)).toBe('stale');
     });
   });
 

@@ -59,6 +59,22 @@ export function holdsClaim({ record, claim }: Delivered, worker: string): boolea
   return record.upload.phase === 'delivering' && claim?.worker === worker;
 }
 
+/**
+ * The worker of the newest attempt may go on with it until a newer one begins: what it learns at the origin can be learned
+ * nowhere else, however long it stood still.
+ */
+export function isNewestAttempt({ upload }: UploadRecord, number: number | undefined): boolean {
+  const { phase, attempts } = upload;
+  if (phase !== 'complete' && phase !== 'delivering' && phase !== 'undelivered') return false;
+  const newest = attempts.at(-1);
+  return newest !== undefined && newest.number === number && (!newest.inPart || newest.reached !== undefined);
+}
+
+/** The claim of the newest attempt's worker is given back. */
+export function decideReturn({ upload }: UploadRecord): Change {
+  return upload.phase === 'delivering' ? {} : { set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] };
+}
+
 export function decideAttempt(record: UploadRecord, attempt: Attempt, edge: 'begins' | 'ends'): Change {
   if (isKnown(record.upload, attempt)) return {};
   const known = record.upload.attempts.some(({ number }) => number === attempt.number);
@@ -68,7 +84,8 @@ export function decideAttempt(record: UploadRecord, attempt: Attempt, edge: 'beg
 }
 
 export function decideAnswer(answer: Answer, expiresAt: number, answerCrc: number | undefined): Change {
-  return { set: { phase: 'answered', answer, expiresAt }, ...(answerCrc !== undefined && { answerCrc }) };
+  const set = { phase: 'answered', answer, expiresAt } as const;
+  return { set, unset: ['dueAt', 'undelivered'], ...(answerCrc !== undefined && { answerCrc }) };
 }
 
 export function decidePostpone(dueAt: number): Change {

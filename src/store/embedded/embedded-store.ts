@@ -15,10 +15,12 @@ import {
   decideEndEarly,
   decideGiveUp,
   decidePostpone,
+  decideReturn,
   givenUpAlready,
   holdsClaim,
   isDue,
   isExpired,
+  isNewestAttempt,
   postponedAlready,
 } from './delivery-rules.js';
 import { noteStart } from './last-start.js';
@@ -133,9 +135,13 @@ export class EmbeddedStore implements UploadStore {
     });
   }
 
-  renewClaim(id: string, worker: string, until: number): Promise<boolean> {
-    return this.records.step(id, (entry) => {
-      if (!entry || !holdsClaim(entry, worker)) return false;
+  renewClaim(id: string, worker: string, until: number, attempt?: number): Promise<boolean> {
+    return this.records.step(id, async (entry) => {
+      if (!entry) return false;
+      if (!holdsClaim(entry, worker)) {
+        if (!isNewestAttempt(entry.record, attempt)) return false;
+        await this.records.save(entry, decideReturn(entry.record));
+      }
       entry.claim = { worker, until };
       return true;
     });
@@ -150,11 +156,16 @@ export class EmbeddedStore implements UploadStore {
   }
 
   recordAnswer(id: string, worker: string, kept: KeptAnswer, ended?: Attempt): Promise<Upload | 'stale'> {
-    const decide = async ({ record }: Entry): Promise<Change> => {
+    return this.records.step(id, async (entry) => {
+      if (!entry) return 'stale';
+      const { record, claim } = entry;
+      if (claim?.worker === worker && answeredAlready(record, kept.answer, ended)) return record.upload;
+      if (!holdsClaim(entry, worker) && !isNewestAttempt(record, ended?.number)) return 'stale';
       const end = ended && decideAttempt(record, ended, 'ends');
-      return { ...end, ...(await this.answered(id, kept)) };
-    };
-    return this.deliver(id, worker, decide, (record) => answeredAlready(record, kept.answer, ended));
+      await this.records.save(entry, { ...end, ...(await this.answered(id, kept)) });
+      entry.claim = { worker, until: claim?.until ?? 0 };
+      return entry.record.upload;
+    });
   }
 
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'> {
@@ -215,7 +226,7 @@ export class EmbeddedStore implements UploadStore {
     return decideAnswer(answer, expiresAt, crc);
   }
 
-  /** A verb for the worker that holds the claim, and nobody else; `again`: it has done this already, as its last step. */
+  /** A verb for the worker that holds the claim; `again`: it has done this already, as its last step. */
   private deliver(
     id: string,
     worker: string,

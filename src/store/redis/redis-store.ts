@@ -103,13 +103,13 @@ export class RedisStore implements UploadStore {
 
   async claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined> {
     const early = goesOn ? [goesOn.number, attemptText({ ...goesOn, inPart: undefined })] : ['', ''];
-    const args = [worker, this.connection.clock.at(until), ...early];
+    const args = [worker, this.msUntil(until), ...early];
     const result = await this.stepHere<'none'>('none', { script: 'claim-delivery', id, args });
     return result === 'none' ? undefined : result;
   }
 
-  async renewClaim(id: string, worker: string, until: number): Promise<boolean> {
-    const args = [worker, this.connection.clock.at(until)];
+  async renewClaim(id: string, worker: string, until: number, attempt?: number): Promise<boolean> {
+    const args = [worker, this.msUntil(until), attempt ?? ''];
     return (await this.step<'renewed' | 'stale'>({ script: 'renew-claim', id, args })) === 'renewed';
   }
 
@@ -124,7 +124,9 @@ export class RedisStore implements UploadStore {
   recordAnswer(id: string, worker: string, kept: KeptAnswer, ended?: Attempt): Promise<Upload | 'stale'> {
     const end = ended ? [ended.number, attemptText(ended)] : ['', ''];
     const args = [worker, ...partsOf(kept), ...this.end(kept.expiresAt), ...end];
-    return this.step({ script: 'record-answer', id, args, keys: (keys) => [keys.answer] });
+    const step: Omit<Step, 'node'> = { script: 'record-answer', id, args, keys: (keys) => [keys.answer] };
+    // It may have moved after its claim was lost: a body in the spool of this node would be with the wrong one.
+    return kept.answer.body.in === 'spool' ? this.stepHere('stale', step) : this.step(step);
   }
 
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'> {
@@ -176,6 +178,11 @@ export class RedisStore implements UploadStore {
   /** A step that needs the bytes: a node that does not have them must neither add to them, nor miss them, nor send them. */
   private stepHere<T extends string>(elsewhere: T, step: Omit<Step, 'node'>): Promise<Upload | T> {
     return this.step<T>({ ...step, elsewhere: this.node === '' ? undefined : elsewhere });
+  }
+
+  /** A claim is a length of time: it begins when Redis hears of it, whatever the clocks say. */
+  private msUntil(at: number): number {
+    return Math.round(at - this.connection.clock.now());
   }
 
   /** A time as it was said, and on the clock by which Redis judges it. */

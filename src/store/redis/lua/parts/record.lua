@@ -3,10 +3,10 @@
 -- and give a list whose first item is a word: `upload` (with all fields), `moved` (with the upload's node: ask again with
 -- the keys of that one), `broken` (with the rule the caller broke), or one of the verb's own.
 -- Fields: about (JSON: what never changes) node phase offset length token digests expiresAt (as the caller said it, by a
--- clock that others do not have) endsAt (the same by this server's clock) worker claimedUntil dueAt heldBack undelivered answer answerAt attemptCount
+-- clock that others do not have) endsAt (the same by this server's clock) worker claimedUntil claimMs dueAt heldBack undelivered answer answerAt attemptCount
 -- attempt:N (a flag and JSON; `i` is open and in part, all others `o`). What is JSON here is never read here.
 local id, record = ARGV[1], {}
-local FIELDS = { 'node', 'phase', 'offset', 'length', 'token', 'digests', 'endsAt', 'worker', 'claimedUntil', 'dueAt', 'answerAt' }
+local FIELDS = { 'node', 'phase', 'offset', 'length', 'token', 'digests', 'endsAt', 'worker', 'claimedUntil', 'claimMs', 'dueAt', 'answerAt' }
 local HOLDS_BYTES = { receiving = true, complete = true, delivering = true, undelivered = true }
 
 -- Reads what decisions are made from; gives what to return at once when there is nothing to decide.
@@ -51,5 +51,15 @@ local function settle(phase)
 end
 
 local function later(one, other) return tonumber(one) > tonumber(other) and one or other end
+
+-- Whether an upload waits for an answer, and this attempt is its newest: its worker may go on with it until a newer one
+-- begins, whoever has the claim. One that is open and in part needs a claim first.
+local function isNewest(number)
+  if record.phase ~= 'complete' and record.phase ~= 'delivering' and record.phase ~= 'undelivered' then return false end
+  if number == '' then return false end
+  local known = redis.call('HGET', KEYS[1], 'attempt:' .. number)
+  if not known or string.sub(known, 1, 1) == 'i' then return false end
+  return redis.call('HEXISTS', KEYS[1], 'attempt:' .. string.format('%.0f', number + 1)) == 0
+end
 
 local function isHeldBy(worker) return record.phase == 'delivering' and record.worker == worker end
