@@ -56,6 +56,9 @@ const ORPHAN_AGE_MS = 3_600_000;
 /** For what the last deliveries have come to, when they took all the time there was. */
 const LAST_WORDS_MS = 500;
 
+/** How long a process may stand still within a delivery, beyond its claim, before others take what it learned for lost. */
+const RETURN_MS = 15_000;
+
 const MEBIBYTE = 1024 * 1024;
 
 /** Builds every room from the configuration and starts them: records and bytes first, listeners last. */
@@ -171,6 +174,7 @@ function buildDelivery(config: Config, rooms: Rooms): Delivery {
     ...rooms,
     origin: new UndiciOrigin(),
     worker: randomUUID(),
+    returnMs: rooms.othersDeliver ? RETURN_MS : 0,
     random: Math.random,
     stopGraceMs: config.stop.graceMs,
   });

@@ -49,6 +49,7 @@ export async function openRedisStorage(config: RedisBacked, { log, clock, opened
     store,
     leases,
     spool,
+    othersDeliver: shared || config.workers > 1,
     ...(node === undefined ? {} : { node, others: othersIn(connection) }),
     checks: [directoryCheck(data), storeCheck(connection)],
     recover: () => recoverOwn(config, node, connection, { store, spool, log }),

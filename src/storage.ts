@@ -21,6 +21,8 @@ export interface Storage {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
+  /** Other processes may deliver the same uploads: one whose claim ran out may be alive. */
+  readonly othersDeliver: boolean;
   /** The node that new uploads name; undefined where every node reaches the bytes. */
   readonly node?: string;
   readonly checks: readonly HealthCheck[];
@@ -60,6 +62,7 @@ export async function openEmbeddedStorage(config: Config, { log, opened }: Stora
     store,
     leases,
     spool,
+    othersDeliver: false,
     checks: [directoryCheck(config.data)],
     recover: () => recover({ store, leases, spool, log }),
   };

@@ -8,13 +8,14 @@ import { AnswerTape } from './answer-tape.js';
 import type { Framed } from './framing.js';
 import { Unanswered, type Origin } from './origin.js';
 import { replayOf } from './replay.js';
-import { retryAfterAt } from './retry-after.js';
+import { retryAfterMs } from './retry-after.js';
 import { isChallenge, isRefusal } from './retry.js';
 
 export interface AttemptRooms {
   readonly origin: Origin;
   readonly spool: Spool;
   readonly clock: () => number;
+  readonly monotonic: () => number;
 }
 
 export interface AttemptCall {
@@ -52,25 +53,30 @@ export interface Tried {
 export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<Tried> {
   let tape: AnswerTape | undefined;
   let status: number | undefined;
+  const endedAt = stopwatch(call.attempt, rooms);
   try {
     const answer = await send(call, rooms);
     status = answer.status;
     if (isRefusal(status, call.route.delivery.retry)) {
       answer.body.destroy();
-      const notBefore = retryAfterAt(fieldValue(answer.headers, 'retry-after'), rooms.clock());
-      return ended(call, rooms, { reached: 'answered', status, notBefore, problem: `the origin answered ${status}` });
+      const at = endedAt();
+      const afterMs = retryAfterMs(fieldValue(answer.headers, 'retry-after'), rooms.clock());
+      const notBefore = afterMs === undefined ? undefined : at + afterMs;
+      const problem = `the origin answered ${status}`;
+      return { attempt: { ...call.attempt, endedAt: at, reached: 'answered', status, notBefore, problem } };
     }
     tape = new AnswerTape(answer, tapeRooms(call, rooms, status));
     // A challenge is shown once the upload is parked: who answers it must not come too early.
     if (!isChallenge(status, call.route.delivery.retry)) call.onTape(tape);
     const taken = await tape.take(rooms.clock());
-    return { ...ended(call, rooms, { reached: 'answered', status }), answered: { tape, ...taken } };
+    const attempt: Attempt = { ...call.attempt, endedAt: endedAt(), reached: 'answered', status };
+    return { attempt, answered: { tape, ...taken } };
   } catch (error) {
     const reason = error instanceof Error ? error : new Error(String(error));
     call.onTape(undefined);
     // What cannot be removed is the sweep's business.
     await tape?.break(reason).catch(() => undefined);
-    return failed(call, rooms, reason, status);
+    return failed({ ...call.attempt, endedAt: endedAt() }, reason, status);
   }
 }
 
@@ -96,18 +102,16 @@ function tapeRooms(call: AttemptCall, { spool }: AttemptRooms, status: number) {
   return { spool, id: upload.id, name: answerName(attempt.number), keepInMemory };
 }
 
-function failed(call: AttemptCall, rooms: AttemptRooms, error: Error, status: number | undefined): Tried {
+/** When it ended, on the time line of its beginning: what happened in between is as long as it was, also when a clock is set. */
+function stopwatch({ startedAt }: Attempt, { monotonic }: AttemptRooms): () => number {
+  const beganAt = monotonic();
+  return () => startedAt + Math.round(monotonic() - beganAt);
+}
+
+function failed(attempt: Attempt, error: Error, status: number | undefined): Tried {
   const cause = error instanceof Unanswered ? error.cause : error;
   const bytesLost = cause instanceof Fault && cause.code === 'BYTES_LOST' && status === undefined;
   const reached = error instanceof Unanswered ? error.reached : status === undefined ? 'never-sent' : 'sent';
   const problem = status === undefined ? error.message : `the answer (${status}) broke off: ${error.message}`;
-  return { ...ended(call, rooms, { reached, status, problem }), ...(bytesLost && { bytesLost }) };
-}
-
-function ended(
-  { attempt }: AttemptCall,
-  { clock }: AttemptRooms,
-  how: Pick<Attempt, 'reached' | 'status' | 'problem' | 'notBefore'>,
-): { readonly attempt: Attempt } {
-  return { attempt: { ...attempt, endedAt: clock(), ...how } };
+  return { attempt: { ...attempt, reached, status, problem }, ...(bytesLost && { bytesLost }) };
 }

@@ -12,14 +12,14 @@ export type RunResult =
   | { readonly kind: 'elsewhere' }
   | { readonly kind: 'failed'; readonly error: unknown };
 
-/** Waited long enough: `why` and `dueAt` when the next attempt is known, neither while one is under way. */
+/** Waited long enough: `why` and `dueAt` (monotonic) when the next attempt is known, neither while one is under way. */
 export interface Pending {
   readonly kind: 'pending';
   readonly why?: Undelivered;
   readonly dueAt?: number;
 }
 
-/** No attempt before `until`, for a reason that is known. */
+/** No attempt before `until` (monotonic), for a reason that is known. */
 export interface Pause {
   readonly until: number;
   readonly why: Undelivered;
@@ -38,7 +38,7 @@ export class Audience {
   private failures = 0;
   private listeners = 0;
 
-  constructor(private readonly clock: () => number) {}
+  constructor(private readonly monotonic: () => number) {}
 
   get isWaiting(): boolean {
     return this.listeners > 0;
@@ -66,7 +66,7 @@ export class Audience {
 
   /** Fulfilled as soon as there is an answer to read, or the end, or patience is over. Rejects with the signal's reason. */
   async outcome(signal: AbortSignal, patience: Patience): Promise<RunResult | Pending> {
-    const began = { at: this.clock(), failures: this.failures };
+    const began = { at: this.monotonic(), failures: this.failures };
     let isLate = patience.waitMs <= 0;
     const deadline = setTimeout(() => {
       isLate = true;

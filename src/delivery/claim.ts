@@ -6,6 +6,7 @@ export interface ClaimRooms {
   readonly store: Pick<PatientStore, 'ask' | 'atOnce'>;
   readonly worker: string;
   readonly clock: () => number;
+  readonly monotonic: () => number;
   readonly log: Log;
   /** After this long without a renewal somebody else may take the delivery. */
   readonly claimMs: number;
@@ -21,12 +22,13 @@ export class HeldClaim {
   private readonly timer: NodeJS.Timeout;
   private readonly released = new AbortController();
   private renewing: Promise<void> | undefined;
+  private attempt: number | undefined;
   private readonly halt = (): void => this.controller.abort(this.rooms.halted.reason);
 
   constructor(
     private readonly id: string,
     private readonly rooms: ClaimRooms,
-    /** When it was asked for: its answer may have come late, and so may we. */
+    /** When it was asked for, by the monotonic clock: its answer may have come late, and so may we. */
     private confirmedAt: number,
   ) {
     this.timer = setInterval(() => this.renewInBackground(), rooms.claimMs / 3);
@@ -49,6 +51,11 @@ export class HeldClaim {
     return this.ageMs < this.rooms.claimMs / 3 || this.renew();
   }
 
+  /** This attempt is under way: until a newer one begins, the claim is asked back from whoever took it. */
+  holdsFor(attempt: number): void {
+    this.attempt = attempt;
+  }
+
   /** Stops renewing; the store forgets the claim with the next phase. */
   release(): void {
     clearInterval(this.timer);
@@ -58,7 +65,7 @@ export class HeldClaim {
   }
 
   private get ageMs(): number {
-    return this.rooms.clock() - this.confirmedAt;
+    return this.rooms.monotonic() - this.confirmedAt;
   }
 
   /** While the store is away until it is back: from then on everybody may take what has run out. */
@@ -68,7 +75,7 @@ export class HeldClaim {
       .ask(() => this.renew(), { signal: this.released.signal })
       .then(
         (isHeld) => {
-          if (!isHeld) this.controller.abort(new Error('the upload was cancelled, or another worker delivers it'));
+          if (!isHeld) this.controller.abort(new Error('the upload has ended, or another worker delivers it'));
         },
         (error: unknown) => {
           // Until it runs out the claim holds, and the next renewal may get through.
@@ -79,9 +86,9 @@ export class HeldClaim {
   }
 
   private async renew(): Promise<boolean> {
-    const { store, worker, clock, claimMs } = this.rooms;
-    const askedAt = clock();
-    const isHeld = await store.atOnce.renewClaim(this.id, worker, askedAt + claimMs);
+    const { store, worker, clock, monotonic, claimMs } = this.rooms;
+    const askedAt = monotonic();
+    const isHeld = await store.atOnce.renewClaim(this.id, worker, clock() + claimMs, this.attempt);
     if (isHeld) this.confirmedAt = askedAt;
     return isHeld;
   }

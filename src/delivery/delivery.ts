@@ -15,9 +15,14 @@ import { Run, type RunRequest } from './run.js';
 import { settledWithin } from './settled.js';
 import { routeOf } from './terms.js';
 
-export interface DeliveryOptions extends Omit<Rooms, 'store' | 'claimMs' | 'turns' | 'draining' | 'halted'> {
+export interface DeliveryOptions extends Omit<
+  Rooms,
+  'store' | 'monotonic' | 'claimMs' | 'returnMs' | 'turns' | 'draining' | 'halted'
+> {
   readonly store: UploadStore;
+  readonly monotonic?: () => number;
   readonly claimMs?: number;
+  readonly returnMs?: number;
   /** How often to look for deliveries that nobody drives. */
   readonly pollMs?: number;
   /** How long attempts under way may go on after `stop`. */
@@ -62,6 +67,10 @@ export interface ResultRequest {
 /** Longer than it takes a worker to notice that a store is back that was away. */
 const RETURN_MS = 3000;
 
+/** The first two rounds, and two a minute, also look at those that are due so late that a clock may have been set back. */
+const ROUNDS_OF_ALL = 60;
+const LATEST_BELIEVED_MS = 30_000;
+
 /** Spool → origin: each whole upload becomes one request, and its answer is kept for whoever asks. */
 export class Delivery {
   private readonly rooms: Rooms;
@@ -73,6 +82,7 @@ export class Delivery {
   private timer: NodeJS.Timeout | undefined;
   private looking: Promise<void> | undefined;
   private dueBefore: ReadonlySet<string> | undefined;
+  private rounds = 0;
   private wasAway = false;
   private returnedAt = -Infinity;
 
@@ -80,13 +90,14 @@ export class Delivery {
     const signals = { draining: this.draining.signal, halted: this.halted.signal };
     // Every delivery listens to both: Node would take many of them for a leak.
     setMaxListeners(0, signals.draining, signals.halted);
-    const turns = new AllTurns(options.clock, (origin) => {
+    const monotonic = options.monotonic ?? (() => performance.now());
+    const turns = new AllTurns(monotonic, (origin) => {
       options.log.warn({ origin }, 'an origin failed too often and is left alone for a while');
       options.metrics.breakerOpened();
     });
     options.metrics.countQueuedDeliveries(() => turns.queued);
     const store = new PatientStore({ ...options, ...signals });
-    this.rooms = { claimMs: 15_000, ...options, store, turns, ...signals };
+    this.rooms = { claimMs: 15_000, returnMs: 0, ...options, monotonic, store, turns, ...signals };
   }
 
   /**
@@ -101,7 +112,7 @@ export class Delivery {
     if (known.phase === 'receiving') throw new Error('an upload that is not whole cannot be delivered');
     const { delivery } = routeOf(known, this.rooms.routes);
     const patience = { ...delivery.retry, waitMs: Math.min(waitMs, delivery.waitMs) };
-    const until = this.rooms.clock() + patience.waitMs;
+    const until = this.rooms.monotonic() + patience.waitMs;
     const running = this.running.get(id);
     running?.join(credentials);
     const run = running ?? this.begin(id, { by: 'client', credentials, known });
@@ -195,9 +206,10 @@ export class Delivery {
    * for, with credentials that are newer than the stored ones. What its origin has no room for stays for later rounds.
    */
   private async takeUpDue(): Promise<void> {
-    const { store, clock } = this.rooms;
-    const due = await store.askOnce(() => store.atOnce.dueDeliveries(clock()));
-    if (this.wasAway) this.returnedAt = clock();
+    const { store, clock, monotonic } = this.rooms;
+    const beyond = this.rounds++ % ROUNDS_OF_ALL < 2 ? clock() + LATEST_BELIEVED_MS : undefined;
+    const due = await store.askOnce(() => store.atOnce.dueDeliveries(clock(), beyond));
+    if (this.wasAway) this.returnedAt = monotonic();
     this.wasAway = false;
     const before = this.dueBefore;
     for (const id of due) {
@@ -215,11 +227,11 @@ export class Delivery {
   }
 
   private async mayTakeUp(id: string): Promise<boolean> {
-    const { store, clock } = this.rooms;
+    const { store, clock, monotonic } = this.rooms;
     const upload = await store.atOnce.get(id);
-    if (!upload || this.running.has(id)) return false;
+    if (!upload || this.running.has(id) || !isDueBy(clock(), upload)) return false;
     // While the store was away no claim could be renewed: those who hold one are about to come back to it.
-    if (upload.phase === 'delivering' && clock() - this.returnedAt < RETURN_MS) return false;
+    if (upload.phase === 'delivering' && monotonic() - this.returnedAt < RETURN_MS) return false;
     const { origin, delivery } = routeOf(upload, this.rooms.routes);
     return this.rooms.turns.of(origin).isFree(delivery);
   }
@@ -240,7 +252,7 @@ export class Delivery {
       case 'failed':
         throw result.error;
       case 'elsewhere': {
-        const settled = await settledWithin(this.rooms.store, id, to, until - this.rooms.clock());
+        const settled = await settledWithin(this.rooms.store, id, to, until - this.rooms.monotonic());
         return settled === 'late' ? this.pending(id, { kind: 'pending' }) : this.settledResult(settled);
       }
     }
@@ -262,7 +274,7 @@ export class Delivery {
   private async pending(id: string, { why, dueAt }: Pending): Promise<DeliveryResult> {
     const upload = await this.rooms.store.atOnce.get(id);
     if (!upload || upload.phase === 'answered') return this.settledResult(upload);
-    const now = this.rooms.clock();
+    const now = this.rooms.monotonic();
     const { retry } = routeOf(upload, this.rooms.routes).delivery;
     return {
       kind: 'pending',
@@ -271,6 +283,12 @@ export class Delivery {
       retryAfterSeconds: secondsUntil(dueAt ?? now + retry.longestDelayMs, now),
     };
   }
+}
+
+/** An attempt that ended later than now was made before a clock was set back: nobody knows how long ago, so it is due. */
+function isDueBy(now: number, { phase, dueAt = 0, attempts }: Upload): boolean {
+  const { endedAt = 0 } = attempts.at(-1) ?? {};
+  return phase !== 'complete' || dueAt <= now || endedAt > now;
 }
 
 /** What is true of it for as long as anybody cares: an answer stays, and where nothing was tried the claim will tell. */

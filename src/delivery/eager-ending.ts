@@ -1,8 +1,8 @@
 import type { Route } from '../model/route.js';
-import type { Attempt } from '../model/upload.js';
+import type { Attempt, Upload } from '../model/upload.js';
 import type { Answered, Tried } from './attempt.js';
 import type { EarlyAnswer } from './eager.js';
-import { removeChunks } from './record.js';
+import { removeChunks, untilRecorded } from './record.js';
 import { reportAttempt, reportEnd } from './report.js';
 import { isChallenge } from './retry.js';
 import type { Rooms } from './rooms.js';
@@ -30,11 +30,19 @@ async function record(
   rooms: Rooms,
 ): Promise<EarlyAnswer | undefined> {
   const { store, clock } = rooms;
-  const expiresAt = clock() + route.delivery.keepAnswerMs;
-  const upload = await store.answerEarly(id, attempt, { answer, body, expiresAt });
+  const record = (): Promise<Upload | 'stale'> => {
+    const expiresAt = clock() + route.delivery.keepAnswerMs;
+    return store.answerEarly(id, attempt, { answer, body, expiresAt });
+  };
+  const upload = await untilRecorded(id, record, rooms);
   if (upload === 'stale') return overtaken(id, tape, rooms);
   reportAttempt(id, attempt, rooms);
-  reportEnd(upload, 'answered', attempt.startedAt, rooms);
+  reportEnd(
+    upload,
+    'answered',
+    rooms.monotonic() - ((attempt.endedAt ?? attempt.startedAt) - attempt.startedAt),
+    rooms,
+  );
   tape.release();
   await removeChunks(id, await store.chunks(id), rooms);
   return { kind: 'answered', upload, answer: tape.relay() };

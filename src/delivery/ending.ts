@@ -27,7 +27,7 @@ export class Ending {
     /** Called once, when who comes later needs a run of their own. */
     private readonly onOver: () => void,
   ) {
-    this.startedAt = rooms.clock();
+    this.startedAt = rooms.monotonic();
   }
 
   /** `chunks`: of the upload, when they have to be removed. */
@@ -39,7 +39,9 @@ export class Ending {
   }
 
   async postpone(pause: Exclude<Next, 'over'>): Promise<Next> {
-    const postponed = await this.rooms.store.postpone(this.id, this.rooms.worker, pause.until);
+    const { store, worker, clock, monotonic } = this.rooms;
+    const dueAt = Math.round(clock() + pause.until - monotonic());
+    const postponed = await store.postpone(this.id, worker, dueAt);
     return postponed === 'stale' ? this.elsewhere() : pause;
   }
 
@@ -104,24 +106,36 @@ export class Ending {
 
   /** The bytes stay for a client with other credentials, and what the origin said for one without. */
   private async park({ attempt, answered }: WithAnswer): Promise<Next> {
-    const { store, worker } = this.rooms;
     const { answer, tape } = answered;
     const problem = `the origin answered ${answer.status}`;
-    const ended = await store.endAttempt(this.id, worker, { ...attempt, problem });
+    const ended = await this.endAttempt({ ...attempt, problem });
     tape.release();
     if (ended === 'stale') return this.elsewhere();
     return this.giveUp({ reason: 'unauthorized', status: answer.status, problem, answer });
   }
 
   private async unanswered(begun: Upload, { attempt, bytesLost }: Tried, route: Route): Promise<Next> {
-    const { store, worker, random } = this.rooms;
-    const ended = await store.endAttempt(this.id, worker, attempt);
+    const { monotonic, random } = this.rooms;
+    const endedAt = monotonic();
+    const ended = await this.endAttempt(attempt);
     if (ended === 'stale') return this.elsewhere();
     if (bytesLost) return this.deactivate(ended, attempt.problem);
     this.audience.attemptFailed();
     const verdict = afterAttempt(attempt, policyOf(begun, route), random);
     if (verdict.kind === 'give-up') return this.giveUp(verdict.why);
-    return this.postpone({ until: verdict.dueAt, notBefore: attempt.notBefore, why: verdict.why });
+    // The attempt's own times tell how long to wait from its end on.
+    const onOurClock = (at: number): number => endedAt + at - (attempt.endedAt ?? attempt.startedAt);
+    const notBefore = attempt.notBefore === undefined ? undefined : onOurClock(attempt.notBefore);
+    return this.postpone({ until: onOurClock(verdict.dueAt), notBefore, why: verdict.why });
+  }
+
+  /** As the one who made it: when the claim was taken meanwhile, it is asked back first. */
+  private async endAttempt(attempt: Attempt): Promise<Upload | 'stale'> {
+    const { store, worker, clock, claimMs } = this.rooms;
+    const ended = await store.endAttempt(this.id, worker, attempt);
+    if (ended !== 'stale') return ended;
+    const isHeld = await store.renewClaim(this.id, worker, clock() + claimMs, attempt.number);
+    return isHeld ? store.endAttempt(this.id, worker, attempt) : 'stale';
   }
 
   /** State that was lost is never guessed: the client finds the upload gone and begins anew. */

@@ -10,16 +10,17 @@ export class Interlude {
   private notBefore = 0;
 
   constructor(
-    private readonly clock: () => number,
+    private readonly monotonic: () => number,
     private readonly draining: AbortSignal,
   ) {}
 
-  /** Over at `until`, or when somebody hurries it, or when nothing new may begin. `notBefore`: no client can hurry it more. */
+  /** Over at `until` (monotonic), or when somebody hurries it, or when nothing new may begin. `notBefore`: no client can hurry it more. */
   async pause(until: number, notBefore = 0): Promise<void> {
     this.until = until;
     this.notBefore = notBefore;
-    for (let left = until - this.clock(); left > 0 && !this.draining.aborted; left = this.until - this.clock()) {
-      const timer = setTimeout(() => this.changed.announce(), Math.min(left, LONGEST_TIMER_MS));
+    const left = (): number => this.until! - this.monotonic();
+    for (let leftMs = left(); leftMs > 0 && !this.draining.aborted; leftMs = left()) {
+      const timer = setTimeout(() => this.changed.announce(), Math.min(leftMs, LONGEST_TIMER_MS));
       // Draining ends the pause, as the loop sees.
       await this.changed.next(this.draining).catch(() => undefined);
       clearTimeout(timer);
@@ -29,7 +30,7 @@ export class Interlude {
 
   /** Ends it now; false when it is not to be ended, or there is none. */
   hurry(): boolean {
-    return this.notBefore <= this.clock() && this.insist();
+    return this.notBefore <= this.monotonic() && this.insist();
   }
 
   /** Ends it, whatever was asked for. */

@@ -19,7 +19,7 @@ export type Turn =
       /** To be called once, when the origin is done with it. `lives`: it answered; undefined: nothing was learned of it. */
       readonly end: (lives?: boolean) => void;
     }
-  /** The origin has failed too often: no turn before `at`. */
+  /** The origin has failed too often: no turn before `at` (monotonic). */
   | { readonly kind: 'later'; readonly at: number }
   | { readonly kind: 'stopped' };
 
@@ -38,7 +38,7 @@ export class OriginTurns {
   private given = 0;
 
   constructor(
-    private readonly clock: () => number,
+    private readonly monotonic: () => number,
     private readonly onOpened: () => void,
   ) {}
 
@@ -48,7 +48,7 @@ export class OriginTurns {
 
   /** Whether a turn that is asked for now would be given at once. */
   isFree({ concurrency }: TurnRules): boolean {
-    return this.active + this.asked.size < concurrency && this.breaker.admits(this.clock()) === 'go';
+    return this.active + this.asked.size < concurrency && this.breaker.admits(this.monotonic()) === 'go';
   }
 
   take(call: TurnCall): Promise<Turn> {
@@ -69,7 +69,7 @@ export class OriginTurns {
 
   private giveTurns(): void {
     for (let next = this.next(); next; next = this.next()) {
-      const admission = this.breaker.admits(this.clock());
+      const admission = this.breaker.admits(this.monotonic());
       if (admission === 'wait') return;
       if (admission === 'go') {
         if (this.active >= next.rules.concurrency) return;
@@ -94,7 +94,7 @@ export class OriginTurns {
       if (isOver) return;
       isOver = true;
       this.active--;
-      if (this.breaker.ended(lives, isProbe, this.clock(), rules.breaker)) this.onOpened();
+      if (this.breaker.ended(lives, isProbe, this.monotonic(), rules.breaker)) this.onOpened();
       this.giveTurns();
     };
     return { kind: 'go', end };
@@ -106,14 +106,14 @@ export class AllTurns {
   private readonly origins = new Map<string, OriginTurns>();
 
   constructor(
-    private readonly clock: () => number,
+    private readonly monotonic: () => number,
     private readonly onOpened: (origin: string) => void,
   ) {}
 
   /** `url`: of a route; routes to one server share its turns, whatever path they put before their targets. */
   of(url: string): OriginTurns {
     const { origin } = new URL(url);
-    const known = this.origins.get(origin) ?? new OriginTurns(this.clock, () => this.onOpened(origin));
+    const known = this.origins.get(origin) ?? new OriginTurns(this.monotonic, () => this.onOpened(origin));
     this.origins.set(origin, known);
     return known;
   }

@@ -23,7 +23,7 @@ export async function passGate(
   rooms: Rooms,
   signal: AbortSignal,
 ): Promise<Passage> {
-  const { store, spool, clock, log } = rooms;
+  const { store, spool, monotonic, log } = rooms;
   const chunks = await store.chunks(upload.id);
   try {
     const verdict = await askGate(gate, upload, spool.read(upload.id, chunks), signal);
@@ -33,7 +33,7 @@ export async function passGate(
     if (!(error instanceof GateFailed)) throw error;
     log.error({ upload: uploadTag(upload.id), err: error }, 'the gate gave no verdict: nothing passes it');
     const why: Undelivered = { reason: 'unreachable', problem: error.message };
-    return { kind: 'failed', why, until: clock() + delivery.retry.longestDelayMs };
+    return { kind: 'failed', why, until: monotonic() + delivery.retry.longestDelayMs };
   }
 }
 

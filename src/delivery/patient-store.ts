@@ -108,8 +108,8 @@ export class PatientStore implements Steps {
     });
   }
 
-  renewClaim(id: string, worker: string, until: number): Promise<boolean> {
-    return this.ask(() => this.atOnce.renewClaim(id, worker, until));
+  renewClaim(id: string, worker: string, until: number, attempt?: number): Promise<boolean> {
+    return this.ask(() => this.atOnce.renewClaim(id, worker, until, attempt));
   }
 
   beginAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'> {

@@ -7,11 +7,17 @@ import { isAway } from '../store/until-available.js';
 import type { Answered } from './attempt.js';
 import type { Rooms } from './rooms.js';
 
+/** A disk that was full or failed once often takes the next write. */
+const FIRST_AGAIN_MS = 100;
+const LONGEST_AGAIN_MS = 3000;
+/** So often it is tried again when the proxy is being stopped. */
+const LAST_TRIES = 4;
+
 /**
  * Makes an answer durable. A store that fails is asked again and again: nothing else can bring this answer back, and
- * without it the upload might be sent twice. One that is away only has to come back, so that it is asked often; nobody
- * hears the answer before, because another worker may take the delivery over meanwhile and get another one. `onTrouble`:
- * the store is there but cannot take it, and those who wait should not wait for that.
+ * without it the upload might be sent twice. One that is away only has to come back; nobody hears the answer before,
+ * because another worker may take the delivery over meanwhile. `onTrouble`: the store is there but cannot take it, and
+ * those who wait should not wait for that.
  */
 export async function recordAnswer(
   id: string,
@@ -20,24 +26,50 @@ export async function recordAnswer(
   rooms: Rooms,
   onTrouble: () => void,
 ): Promise<Upload | 'stale'> {
-  const { store, worker, clock, log, draining } = rooms;
+  const { store, worker, clock } = rooms;
   const { answer, body } = answered;
   let ended: Attempt | undefined = attempt;
-  for (;;) {
+  const record = async (): Promise<Upload | 'stale'> => {
     try {
       const expiresAt = clock() + route.delivery.keepAnswerMs;
       return await store.recordAnswer(id, worker, { answer, body, expiresAt }, ended);
     } catch (error) {
-      log.error({ upload: uploadTag(id), err: error }, 'an answer could not be recorded');
-      if (ended && isForgotten(error)) {
-        ended = undefined;
-        continue;
-      }
+      if (!ended || !isForgotten(error)) throw error;
+      ended = undefined;
+      return record();
+    }
+  };
+  return untilRecorded(id, record, rooms, onTrouble);
+}
+
+/** Repeats a step that writes an answer down until it is done; gives up with its failure only when the proxy stops. */
+export async function untilRecorded<T>(
+  id: string,
+  step: () => Promise<T>,
+  { log, random, draining }: Pick<Rooms, 'log' | 'random' | 'draining'>,
+  onTrouble: () => void = () => undefined,
+): Promise<T> {
+  let lastTries = 0;
+  for (let failures = 0; ; failures++) {
+    try {
+      const done = await step();
+      if (failures > 0) log.info({ upload: uploadTag(id), failures }, 'an answer is recorded after all');
+      return done;
+    } catch (error) {
+      if (failures === 0) log.error({ upload: uploadTag(id), err: error }, 'an answer could not be recorded');
       if (!isAway(error)) onTrouble();
-      if (draining.aborted) throw error;
-      await sleep(route.delivery.retry.longestDelayMs, undefined, { signal: draining }).catch(() => undefined);
+      if (draining.aborted && ++lastTries > LAST_TRIES) throw error;
+      await pauseBefore(lastTries > 0 ? lastTries : failures + 1, random, draining);
     }
   }
+}
+
+/** The stop ends a pause, so that what is full by now is tried again at once. */
+async function pauseBefore(attempt: number, random: () => number, draining: AbortSignal): Promise<void> {
+  const longestMs = Math.min(FIRST_AGAIN_MS * 2 ** (attempt - 1), LONGEST_AGAIN_MS);
+  const signal = draining.aborted ? undefined : draining;
+  // An early end of the pause is no failure.
+  await sleep(longestMs / 2 + (longestMs / 2) * random(), undefined, { signal }).catch(() => undefined);
 }
 
 /** The store has lost its newest steps, and with them that this attempt began: then the answer counts without it. */

@@ -3,11 +3,11 @@ import { logUploadEnd } from '../observe/log-lines.js';
 import { uploadTag } from '../observe/log.js';
 import type { Rooms } from './rooms.js';
 
-type Ears = Pick<Rooms, 'log' | 'metrics' | 'clock'>;
+type Ears = Pick<Rooms, 'log' | 'metrics' | 'clock' | 'monotonic'>;
 
 /** One line and one figure an attempt. */
-export function reportAttempt(id: string, attempt: Attempt, { log, metrics, clock }: Ears): void {
-  const { number, origin, startedAt, endedAt = clock(), reached = 'sent', status, problem } = attempt;
+export function reportAttempt(id: string, attempt: Attempt, { log, metrics }: Ears): void {
+  const { number, origin, startedAt, endedAt = startedAt, reached = 'sent', status, problem } = attempt;
   const fields = { upload: uploadTag(id), attempt: number, origin, reached, status, ms: endedAt - startedAt };
   if (problem === undefined) log.info(fields, 'delivery attempt');
   else log.warn({ ...fields, problem }, 'delivery attempt');
@@ -18,10 +18,11 @@ export function reportAttempt(id: string, attempt: Attempt, { log, metrics, cloc
 export function reportEnd(
   upload: Upload,
   outcome: 'answered' | 'undelivered' | 'postponed',
+  /** By the monotonic clock. */
   startedAt: number,
-  { log, metrics, clock }: Ears,
+  { log, metrics, clock, monotonic }: Ears,
 ): void {
-  metrics.deliveryEnded((clock() - startedAt) / 1000, outcome);
+  metrics.deliveryEnded((monotonic() - startedAt) / 1000, outcome);
   if (outcome === 'postponed') return;
   metrics.uploadEnded(outcome);
   logUploadEnd(log, {
@@ -32,7 +33,7 @@ export function reportEnd(
     size: upload.offset,
     attempts: upload.attemptCount,
     status: upload.answer?.status,
-    seconds: (clock() - upload.createdAt) / 1000,
+    seconds: Math.max(clock() - upload.createdAt, 0) / 1000,
     problem: upload.undelivered?.problem,
   });
 }

@@ -86,7 +86,9 @@ export function mayAskAgain(why: Undelivered, asker: Asker, policy: RetryPolicy)
 /** When a client may sensibly ask again after trying has ended, for `Retry-After`. */
 export function retryAfterSeconds(newest: Attempt | undefined, rules: RetryRules, now: number): number {
   const delay = delayMs(newest ? failures(newest) : 1, rules);
-  return secondsUntil(Math.max(now + delay, newest?.notBefore ?? 0), now);
+  // The origin said a length of time, and not more is left of it, whatever became of the clock.
+  const { notBefore = 0, endedAt = now } = newest ?? {};
+  return secondsUntil(now + Math.max(delay, Math.min(notBefore - now, notBefore - endedAt)), now);
 }
 
 /** For `Retry-After`: whole seconds, never too early. */

@@ -17,12 +17,20 @@ export interface Rooms {
   readonly worker: string;
   /** Whose bytes this process reaches; missing where every node reaches all. */
   readonly node?: string;
+  /** The time of the wall, which may be set: for what is written down, and read after a restart or by other nodes. */
   readonly clock: () => number;
+  /** Milliseconds by a clock that nobody sets: for every length of time within this process. */
+  readonly monotonic: () => number;
   readonly random: () => number;
   readonly log: Log;
   readonly metrics: Metrics;
   /** A claim that nobody has renewed for this long may be taken by another worker. */
   readonly claimMs: number;
+  /**
+   * A worker whose claim ran out within an attempt has this long to come back with what it learned, before another one
+   * says that nobody knows. 0 where no other worker can be alive.
+   */
+  readonly returnMs: number;
   /** Aborted when nothing new may begin. */
   readonly draining: AbortSignal;
   /** Aborted when attempts under way have to end. */

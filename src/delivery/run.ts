@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Headers } from '../model/headers.js';
 import type { Route } from '../model/route.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
@@ -14,6 +15,7 @@ import type { Turn } from './origin-turns.js';
 import { reportAttempt } from './report.js';
 import { beforeAttempt, isPartly, LOST_WITH_PROCESS, mayAskAgain, type Start } from './retry.js';
 import { passGate } from './pass-gate.js';
+import { RetryBudget } from './retry-budget.js';
 import type { Rooms } from './rooms.js';
 import { policyOf, routeOf } from './terms.js';
 
@@ -40,6 +42,7 @@ export class Run {
   readonly audience: Audience;
   private readonly interlude: Interlude;
   private readonly ending: Ending;
+  private readonly budget: RetryBudget;
   private credentials: Headers;
   private eager: EagerAttempt | undefined;
   private reading: Promise<readonly Chunk[]> | undefined;
@@ -54,9 +57,10 @@ export class Run {
     /** Called once, when who comes later needs a run of their own. */
     onOver: () => void,
   ) {
-    this.audience = new Audience(rooms.clock);
+    this.audience = new Audience(rooms.monotonic);
     this.ending = new Ending(id, rooms, this.audience, onOver);
-    this.interlude = new Interlude(rooms.clock, rooms.draining);
+    this.interlude = new Interlude(rooms.monotonic, rooms.draining);
+    this.budget = new RetryBudget(rooms);
     this.credentials = request.credentials;
     this.eager = request.eager;
   }
@@ -126,13 +130,14 @@ export class Run {
     this.eager = undefined;
     const early = await eager?.begun;
     if (!eager || !early || this.rooms.draining.aborted) return undefined;
-    const { store, worker, clock, claimMs, routes } = this.rooms;
-    const askedAt = clock();
-    const whole = { ...early, budgetFrom: early.number, budgetSince: askedAt };
-    const upload = await store.claimDelivery(this.id, worker, askedAt + claimMs, whole);
+    const { store, worker, clock, monotonic, claimMs, routes } = this.rooms;
+    const askedAt = monotonic();
+    const whole = { ...early, ...this.budget.begin(early.number) };
+    const upload = await store.claimDelivery(this.id, worker, clock() + claimMs, whole);
     // It has ended, or the whole is delivered by somebody else.
     if (!upload) return eager.cut('the whole is not for this attempt');
     const claim = new HeldClaim(this.id, this.rooms, askedAt);
+    claim.holdsFor(whole.number);
     try {
       if (!(await store.ask(() => claim.isSure()))) {
         eager.cut('another worker delivers the whole');
@@ -183,14 +188,14 @@ export class Run {
   }
 
   private async deliverClaimed(turn: GivenTurn): Promise<Next> {
-    const { store, worker, clock, claimMs } = this.rooms;
-    const askedAt = clock();
-    const claiming = store.claimDelivery(this.id, worker, askedAt + claimMs);
+    const { store, worker, clock, monotonic, claimMs } = this.rooms;
+    const askedAt = monotonic();
+    const claiming = store.claimDelivery(this.id, worker, clock() + claimMs);
     const [upload, chunks] = await Promise.all([claiming, this.chunks()]);
     if (!upload) return this.ending.elsewhere();
     // Its bytes have just been moved: they are delivered from there.
     if (upload.node !== this.rooms.node) {
-      await this.ending.postpone({ until: clock(), why: LEFT_ALONE });
+      await this.ending.postpone({ until: monotonic(), why: LEFT_ALONE });
       return this.ending.elsewhere();
     }
     const claim = new HeldClaim(this.id, this.rooms, askedAt);
@@ -202,23 +207,26 @@ export class Run {
   }
 
   private async deliver(upload: Upload, chunks: readonly Chunk[], turn: GivenTurn, claim: HeldClaim): Promise<Next> {
-    const { clock, routes } = this.rooms;
+    const { clock, monotonic, routes } = this.rooms;
     const { signal } = claim;
     const route = routeOf(upload, routes);
+    const isLost = await this.isLost(upload, route, claim);
+    if (isLost !== true) return isLost;
     await this.closeLeftOpen(upload.attempts.at(-1));
     const start = this.startOf(upload);
     if (start.kind === 'give-up') return this.ending.giveUp(start.why);
     // It may be sent after all: with a turn.
-    if (turn === NO_TURN) return this.ending.postpone({ until: clock(), why: LEFT_ALONE });
+    if (turn === NO_TURN) return this.ending.postpone({ until: monotonic(), why: LEFT_ALONE });
     this.isAsked = false;
     const shut = await this.passGate(upload, route, signal);
     if (shut) return shut;
-    const { number, budgetFrom, budgetSince = clock() } = start;
-    const attempt = { number, budgetFrom, budgetSince, origin: route.origin, startedAt: clock() };
+    const { number, budgetFrom, budgetSince } = start;
+    const budget = this.budget.begin(budgetFrom, budgetSince);
+    const attempt = { number, ...budget, origin: route.origin, startedAt: clock() };
     const begun = await this.begin(attempt, claim);
     if (begun === 'stale') return this.ending.elsewhere();
-    if (claim.mayHaveRunOut)
-      return this.ending.after(begun, { attempt: notSent(attempt, clock()) }, route, this.chunks);
+    claim.holdsFor(number);
+    if (claim.mayHaveRunOut) return this.ending.after(begun, { attempt: notSent(attempt) }, route, this.chunks);
     const tried = await this.try(begun, chunks, route, attempt, signal);
     turn.end(provesLife(tried, signal, route));
     return this.ending.after(begun, tried, route, this.chunks);
@@ -252,6 +260,30 @@ export class Run {
       case 'stale':
         return this.ending.elsewhere();
     }
+  }
+
+  /**
+   * Whether nobody comes back with the attempt that was left open: its worker may only have stood still, or the clock by
+   * which its claim ran out was set. Where sending once more does no harm, there is nothing to wait for.
+   */
+  private async isLost({ attempts }: Upload, route: Route, claim: HeldClaim): Promise<true | Next> {
+    const { store, returnMs, draining } = this.rooms;
+    const newest = attempts.at(-1);
+    const isOpen = newest !== undefined && newest.reached === undefined && !isPartly(newest);
+    if (!isOpen || returnMs === 0) return true;
+    const waiting = new AbortController();
+    const signal = AbortSignal.any([claim.signal, draining, waiting.signal]);
+    // An early end of the waiting is seen by what is asked after it.
+    const end = (): void => undefined;
+    await Promise.race([
+      sleep(returnMs, undefined, { signal }).catch(end),
+      store.settled(this.id, signal).then(end, () => new Promise<void>(() => undefined)),
+    ]);
+    waiting.abort();
+    const known = await store.get(this.id);
+    if (draining.aborted && known) return this.ending.stopped(known);
+    if (known?.phase !== 'delivering' || claim.signal.aborted) return this.ending.elsewhere();
+    return (await store.ask(() => claim.isSure())) ? true : this.ending.elsewhere();
   }
 
   /** Its process died within it: now the record says so. */
@@ -294,6 +326,11 @@ export class Run {
   }
 }
 
-function notSent(attempt: Attempt, endedAt: number): Attempt {
-  return { ...attempt, endedAt, reached: 'never-sent', problem: 'the process was stopped for too long before it sent' };
+function notSent(attempt: Attempt): Attempt {
+  return {
+    ...attempt,
+    endedAt: attempt.startedAt,
+    reached: 'never-sent',
+    problem: 'the process was stopped for too long before it sent',
+  };
 }

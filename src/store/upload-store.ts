@@ -124,9 +124,10 @@ export interface UploadStore {
   answerBody(id: string): Promise<Uint8Array | undefined>;
   /**
    * Uploads whose delivery should be running: `complete` and due, or `delivering` with a claim that has run out. A store
-   * that was opened for one node gives only those whose bytes are there; so does `expired`.
+   * that was opened for one node gives only those whose bytes are there; so does `expired`. `beyond`: those that are due
+   * later than this are given too, because their time may come from a clock that was set back since.
    */
-  dueDeliveries(now: number): Promise<readonly string[]>;
+  dueDeliveries(now: number, beyond?: number): Promise<readonly string[]>;
   /** Fulfilled when the phase is none of `complete`, `delivering`; undefined when the upload is gone. Rejects with the signal's reason. */
   settled(id: string, signal: AbortSignal): Promise<Upload | undefined>;
 

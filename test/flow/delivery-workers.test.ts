@@ -120,13 +120,36 @@ test('nothing is sent when the attempt cannot be written down first', async () =
 });
 
 test('an answer that cannot be recorded is given to who waits, and recorded as soon as that is possible', async () => {
-  await open({ storeSeenAs: (store) => failingOnce(store, 'recordAnswer', 3) });
+  const retry = { firstDelayMs: 60_000, longestDelayMs: 60_000 };
+  await open({ retry, storeSeenAs: (store) => failingOnce(store, 'recordAnswer', 3) });
   const upload = await room.whole();
   expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
   expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
   await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
   expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
   expect(origin.exchanges).toHaveLength(1);
+});
+
+test('an answer that cannot be recorded before the stop is recorded by it, when there is room then', async () => {
+  let isFull = true;
+  let refusals = 0;
+  const fullAtFirst = (store: UploadStore): UploadStore => {
+    const seen = Object.create(store) as UploadStore;
+    seen.recordAnswer = (...given) => {
+      if (!isFull) return store.recordAnswer(...given);
+      refusals++;
+      return Promise.reject(new Fault('STORAGE_FULL', 'no space left', true));
+    };
+    return seen;
+  };
+  await open({ storeSeenAs: fullAtFirst });
+  const upload = await room.whole();
+  expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
+  await until(() => refusals > 1, 'the answer to be refused again');
+  const stopped = room.delivery.stop();
+  isFull = false;
+  await stopped;
+  expect(await room.upload(upload.id)).toMatchObject({ phase: 'answered', answer: { status: 200 } });
 });
 
 test('an answer to an attempt that the store has forgotten, but not who makes it, is recorded all the same', async () => {

@@ -32,6 +32,9 @@ export interface WholeUpload {
 
 /** A delivery over a real store and spool in a temporary directory, with one route to one origin. */
 export class DeliveryRoom {
+  /** How far the clock of the wall is set off; of this clock alone. */
+  aheadMs = 0;
+  readonly clock = (): number => Date.now() + this.aheadMs;
   /** Everything the delivery told its log. */
   readonly lines: Record<string, unknown>[] = [];
   private count = 0;
@@ -125,7 +128,7 @@ export class DeliveryRoom {
       origin: new UndiciOrigin({ ca }),
       routes: onlyRoute(this.route),
       worker,
-      clock: Date.now,
+      clock: this.clock,
       random: () => 0.5,
       log,
       metrics: new Metrics(),

@@ -8,7 +8,14 @@ import type { Change, UploadRecord } from './upload-record.js';
  */
 export interface Claim {
   readonly worker: string;
+  /** By a clock that nobody sets. */
   readonly until: number;
+}
+
+/** One moment: by the clock of the wall, and by the one that claims are measured with. */
+export interface Moment {
+  readonly wall: number;
+  readonly monotonic: number;
 }
 
 export interface Delivered {
@@ -45,11 +52,11 @@ export function givenUpAlready({ upload }: UploadRecord, why: Undelivered): bool
 }
 
 /** `complete` or `undelivered`, or `delivering` under a claim that has run out. */
-export function decideClaim({ record, claim }: Delivered, now: number, goesOn?: Attempt): Change | undefined {
+export function decideClaim({ record, claim }: Delivered, { monotonic }: Moment, goesOn?: Attempt): Change | undefined {
   const { phase } = record.upload;
   if (goesOn && !isOpenInPart(record.upload, goesOn)) return undefined;
   const attempt = goesOn && { attempt: mayBeWhole(goesOn) };
-  if (phase === 'delivering') return claim && claim.until > now ? undefined : { ...attempt };
+  if (phase === 'delivering') return claim && claim.until > monotonic ? undefined : { ...attempt };
   if (phase !== 'complete' && phase !== 'undelivered') return undefined;
   return { ...attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] };
 }
@@ -115,17 +122,17 @@ function mayBeWhole(early: Attempt): Attempt {
   return attempt;
 }
 
-/** Whether somebody should deliver this upload now. */
-export function isDue({ record, claim }: Delivered, now: number): boolean {
+/** Whether somebody should deliver this upload now. `beyond`: who is due later than this has its time from another clock. */
+export function isDue({ record, claim }: Delivered, { wall, monotonic }: Moment, beyond: number): boolean {
   const { phase, dueAt = 0 } = record.upload;
-  if (phase === 'complete') return dueAt <= now;
-  return phase === 'delivering' && (claim === undefined || claim.until <= now);
+  if (phase === 'complete') return dueAt <= wall || dueAt > beyond;
+  return phase === 'delivering' && (claim === undefined || claim.until <= monotonic);
 }
 
 /** Whether nobody needs this upload any more. A delivery under way is never pulled from under its worker's feet. */
-export function isExpired({ record, claim }: Delivered, now: number): boolean {
+export function isExpired({ record, claim }: Delivered, { wall, monotonic }: Moment): boolean {
   const { phase, expiresAt } = record.upload;
   if (phase === 'cancelled' || phase === 'invalid') return true;
-  const isClaimed = phase === 'delivering' && claim !== undefined && claim.until > now;
-  return expiresAt <= now && !isClaimed;
+  const isClaimed = phase === 'delivering' && claim !== undefined && claim.until > monotonic;
+  return expiresAt <= wall && !isClaimed;
 }

@@ -8,6 +8,7 @@ import type { Log } from '../../observe/log.js';
 import type { Commit, KeptAnswer, NewUpload, SeenState, Totals, UploadStore } from '../upload-store.js';
 import {
   answeredAlready,
+  type Claim,
   decideAnswer,
   decideAttempt,
   decideBeginEarly,
@@ -21,6 +22,7 @@ import {
   isDue,
   isExpired,
   isNewestAttempt,
+  type Moment,
   postponedAlready,
 } from './delivery-rules.js';
 import { noteStart } from './last-start.js';
@@ -39,6 +41,8 @@ export interface EmbeddedStoreOptions {
   readonly sync: SyncMode;
   readonly log: Log;
   readonly clock?: () => number;
+  /** Measures how long claims hold. */
+  readonly monotonic?: () => number;
 }
 
 /**
@@ -51,12 +55,13 @@ export class EmbeddedStore implements UploadStore {
   private constructor(
     private readonly records: Records,
     private readonly settlement: Settlement,
-    private readonly clock: () => number,
+    private readonly clocks: { readonly clock: () => number; readonly monotonic: () => number },
     private lastToken: number,
   ) {}
 
   /** Loads everything. Deliveries that were under way are due again: with their process, their claims ended. */
-  static async open({ directory, sync, log, clock = Date.now }: EmbeddedStoreOptions): Promise<EmbeddedStore> {
+  static async open({ directory, sync, log, ...clocks }: EmbeddedStoreOptions): Promise<EmbeddedStore> {
+    const { clock = Date.now, monotonic = () => performance.now() } = clocks;
     const disk = { directory: join(directory, 'uploads'), names: new DirectorySync(sync), gate: new Gate(OPEN_FILES) };
     const settlement = new Settlement();
     try {
@@ -66,7 +71,7 @@ export class EmbeddedStore implements UploadStore {
       for (const { record } of loaded.values()) largest = Math.max(largest, record.token);
       const firstToken = await noteStart(directory, largest, disk.names);
       const records = new Records(disk, loaded, (id, upload) => settlement.tell(id, upload));
-      return new EmbeddedStore(records, settlement, clock, firstToken - 1);
+      return new EmbeddedStore(records, settlement, { clock, monotonic }, firstToken - 1);
     } catch (error) {
       throw storageFault(error, 'the store cannot be opened');
     }
@@ -127,10 +132,10 @@ export class EmbeddedStore implements UploadStore {
 
   claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined> {
     return this.records.step(id, async (entry) => {
-      const change = entry && decideClaim(entry, this.clock(), goesOn);
+      const change = entry && decideClaim(entry, this.momentOf(this.clocks.clock()), goesOn);
       if (!change) return undefined;
       await this.records.save(entry, change);
-      entry.claim = { worker, until };
+      entry.claim = this.claimOf(worker, until);
       return entry.record.upload;
     });
   }
@@ -142,7 +147,7 @@ export class EmbeddedStore implements UploadStore {
         if (!isNewestAttempt(entry.record, attempt)) return false;
         await this.records.save(entry, decideReturn(entry.record));
       }
-      entry.claim = { worker, until };
+      entry.claim = this.claimOf(worker, until);
       return true;
     });
   }
@@ -190,8 +195,9 @@ export class EmbeddedStore implements UploadStore {
     return this.records.keptAnswer(id);
   }
 
-  dueDeliveries(now: number): Promise<readonly string[]> {
-    return Promise.resolve(this.records.idsWhere((entry) => isDue(entry, now)));
+  dueDeliveries(now: number, beyond = Infinity): Promise<readonly string[]> {
+    const moment = this.momentOf(now);
+    return Promise.resolve(this.records.idsWhere((entry) => isDue(entry, moment, beyond)));
   }
 
   async settled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
@@ -201,7 +207,8 @@ export class EmbeddedStore implements UploadStore {
   }
 
   expired(now: number): Promise<readonly string[]> {
-    return Promise.resolve(this.records.idsWhere((entry) => isExpired(entry, now)));
+    const moment = this.momentOf(now);
+    return Promise.resolve(this.records.idsWhere((entry) => isExpired(entry, moment)));
   }
 
   remove(id: string): Promise<void> {
@@ -219,6 +226,16 @@ export class EmbeddedStore implements UploadStore {
   async close(): Promise<void> {
     await this.records.close();
     this.settlement.failAll(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
+  }
+
+  /** A time of the wall, told as a moment. */
+  private momentOf(wall: number): Moment {
+    const { clock, monotonic } = this.clocks;
+    return { wall, monotonic: monotonic() + wall - clock() };
+  }
+
+  private claimOf(worker: string, until: number): Claim {
+    return { worker, until: this.momentOf(until).monotonic };
   }
 
   private async answered(id: string, { answer, body, expiresAt }: KeptAnswer): Promise<Change> {

@@ -17,13 +17,10 @@ export class RedisLists {
     private readonly get: (id: string) => Promise<Upload | undefined>,
   ) {}
 
-  due(now: number): Promise<readonly string[]> {
-    const { keys, clock } = this.connection;
-    const until = clock.at(now);
-    return this.ofAllBuckets((bucket) => {
-      const key = keys.due(bucket, this.node);
-      return this.connection.call(key, (client) => client.zrangebyscore(key, '-inf', until, 'LIMIT', 0, MOST_IDS));
-    });
+  async due(now: number, beyond?: number): Promise<readonly string[]> {
+    const { clock } = this.connection;
+    const due = await this.dueBetween('-inf', clock.at(now));
+    return beyond === undefined ? due : [...due, ...(await this.dueBetween(`(${clock.at(beyond)}`, '+inf'))];
   }
 
   expired(now: number): Promise<readonly string[]> {
@@ -56,6 +53,14 @@ export class RedisLists {
       else if (count !== '0') phases[name as Phase] = (phases[name as Phase] ?? 0) + Number(count);
     }
     return { phases, bytes };
+  }
+
+  private dueBetween(first: string | number, last: string | number): Promise<string[]> {
+    const { keys } = this.connection;
+    return this.ofAllBuckets((bucket) => {
+      const key = keys.due(bucket, this.node);
+      return this.connection.call(key, (client) => client.zrangebyscore(key, first, last, 'LIMIT', 0, MOST_IDS));
+    });
   }
 
   private async idsAfter(after: string | undefined, limit: number): Promise<string[]> {

@@ -142,8 +142,8 @@ export class RedisStore implements UploadStore {
     return (await this.connection.call(answer, (client) => client.getBuffer(answer))) ?? undefined;
   }
 
-  dueDeliveries(now: number): Promise<readonly string[]> {
-    return this.lists.due(now);
+  dueDeliveries(now: number, beyond?: number): Promise<readonly string[]> {
+    return this.lists.due(now, beyond);
   }
 
   settled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
