@@ -64,7 +64,7 @@ export async function openEmbeddedStorage(config: Config, { log, opened }: Stora
     spool,
     othersDeliver: false,
     checks: [directoryCheck(config.data)],
-    recover: () => recover({ store, leases, spool, log }),
+    recover: () => recover({ store, leases, spool, log, giveUpLost: (id) => store.giveUpLost(id) }),
   };
 }
 

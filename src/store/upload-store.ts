@@ -45,6 +45,16 @@ export interface KeptAnswer {
 /** What tells whether an upload was delivered meanwhile, which needs no lease. */
 export type SeenState = Pick<Upload, 'phase' | 'attemptCount'>;
 
+/** What is there of an upload that cannot be shown. Nothing of it is removed. */
+export interface SetAside {
+  readonly id: string;
+  /** `unreadable`: the disk does not give its record, and is asked again. `damaged`: it gives something else. */
+  readonly state: 'unreadable' | 'damaged';
+  /** For people. */
+  readonly reason: string;
+  readonly since: number;
+}
+
 /** How much there is, without looking at each upload. */
 export interface Totals {
   /** Uploads by phase; phases without any may be missing. */
@@ -138,6 +148,8 @@ export interface UploadStore {
   /** Pages through all uploads in no particular order; `next` is missing on the last page. */
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }>;
   totals(): Promise<Totals>;
+  /** Missing where a record is either read or unknown. Every other verb fails for one that is `unreadable`. */
+  setAside?(): readonly SetAside[];
   /** Writes what is pending and lets go of files and connections. */
   close(): Promise<void>;
 }

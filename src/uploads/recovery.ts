@@ -1,3 +1,4 @@
+import { Fault } from '../model/fault.js';
 import type { Chunk, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import { uploadTag } from '../observe/log.js';
@@ -13,24 +14,25 @@ export interface RecoveryRooms {
   readonly leases: Leases;
   readonly spool: Spool;
   readonly log: Log;
+  /** Of a store that can show an upload as given up and keep what there is of it; else it is invalidated, and removed. */
+  readonly giveUpLost?: (id: string) => Promise<void>;
 }
 
 type Files = ReadonlyMap<string, number>;
 
 /**
  * Brings records and bytes back together after a crash, before the first request. Only for a spool that no other process
- * uses. Records whose bytes are missing, or do not follow each other, are invalidated, never shortened. Bytes that were
- * written but not committed are removed: nothing tells whether the disk has them.
+ * uses. Records whose bytes are missing, or do not follow each other, are given up, never shortened. Bytes that were
+ * written but not committed are removed: nothing tells whether the disk has them. Files of uploads that the store does not
+ * know are for the sweep, which takes only old ones.
  */
 export async function recover(rooms: RecoveryRooms): Promise<void> {
   const files = new Map<string, Files>();
   for await (const spooled of spooledUploads(rooms.spool)) files.set(spooled.id, sizesOf(spooled));
   for await (const upload of everyUpload(rooms.store)) {
     const own = files.get(upload.id) ?? new Map<string, number>();
-    files.delete(upload.id);
-    if (upload.phase === 'receiving') await recoverReceiving(upload, own, rooms);
+    if (upload.phase === 'receiving') await recoverOrNote(upload, own, rooms);
   }
-  for (const id of files.keys()) await rooms.spool.remove(id);
 }
 
 /**
@@ -46,6 +48,20 @@ export async function recoverNode(rooms: RecoveryRooms, node: string): Promise<v
   }
 }
 
+/** One upload that the disk keeps from being looked after does not keep the others from being served. */
+async function recoverOrNote(upload: Upload, files: Files, rooms: RecoveryRooms): Promise<void> {
+  try {
+    const chunks = await rooms.store.chunks(upload.id);
+    const counted = new Set([PROMISED, ...chunks.map(({ name }) => name)]);
+    // Nothing to do: the record need not even be made certain, as long as nobody asks for it.
+    if (areWhole(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
+    await recoverReceiving(upload, files, rooms);
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error;
+    rooms.log.error({ upload: uploadTag(upload.id), err: error }, 'an upload could not be looked after at the start');
+  }
+}
+
 async function recoverReceiving(known: Upload, files: Files, rooms: RecoveryRooms): Promise<void> {
   const { store, leases, spool, log } = rooms;
   const lease = await leases.take(known.id);
@@ -53,11 +69,12 @@ async function recoverReceiving(known: Upload, files: Files, rooms: RecoveryRoom
     const upload = await store.get(known.id);
     if (upload?.phase !== 'receiving' || upload.node !== known.node) return;
     const chunks = await store.chunks(upload.id);
-    if (!areWhole(chunks, upload, files)) {
+    if (!areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) {
       log.error(
         { upload: uploadTag(upload.id) },
         'committed bytes are missing from the spool, or do not join: the upload is given up',
       );
+      if (rooms.giveUpLost) return await rooms.giveUpLost(upload.id);
       await store.invalidate(upload.id, lease.token);
       return await spool.remove(upload.id);
     }
@@ -66,6 +83,14 @@ async function recoverReceiving(known: Upload, files: Files, rooms: RecoveryRoom
   } finally {
     await lease.release();
   }
+}
+
+/** A listing that leaves something out proves nothing: what it lacks is looked for by its name. */
+async function lookedAtAgain(id: string, chunks: readonly Chunk[], files: Files, spool: Spool): Promise<Files> {
+  const found = new Map(files);
+  for (const { name, size } of chunks)
+    if ((files.get(name) ?? 0) < size) found.set(name, (await spool.size(id, name)) ?? 0);
+  return found;
 }
 
 /** Every committed byte has a file that says it belongs there. */

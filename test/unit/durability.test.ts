@@ -103,6 +103,54 @@ test('under sync: none nothing waits for the disk', async () => {
   expect(synced).toEqual([]);
 });
 
+describe('what a start finds', () => {
+  async function found(sync: 'group' | 'none'): Promise<Store> {
+    const before = await open('group');
+    await before.create(newUpload({ id }));
+    await before.create(newUpload({ id: other }));
+    await before.close();
+    synced = [];
+    return open(sync);
+  }
+
+  const other = newId();
+
+  test('is written anew before it is first shown, and not before, since its last line may never have been synced', async () => {
+    const store = await found('group');
+    expect(synced).toContain('uploads');
+    expect(synced.join()).not.toContain('.log');
+    synced = [];
+    expect((await store.list(undefined, 9)).uploads).toHaveLength(2);
+    expect(synced).toEqual([]);
+    expect(await during(store.get(id))).toEqual(['uploads', 'uploads/ID.log.tmp']);
+    expect(await during(store.get(id))).toEqual([]);
+    expect(await during(store.commit(id, { token: 1, chunk, expiresAt }))).toEqual(['uploads/ID.log']);
+    // One that is changed first is written once, with the change.
+    expect(await during(store.commit(other, { token: 1, chunk, expiresAt }))).toEqual([
+      'uploads',
+      'uploads/ID.log.tmp',
+    ]);
+    await store.close();
+  });
+
+  test('is not shown while that fails', async () => {
+    const store = await found('group');
+    failing = /\.log/;
+    await expect(store.get(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE', retryable: true });
+    await expect(store.claimDelivery(id, 'w', Infinity)).resolves.toBeUndefined();
+    failing = undefined;
+    expect(await store.get(id)).toMatchObject({ offset: 0 });
+    await store.close();
+  });
+
+  test('is what it looks like where nothing has to survive a power cut', async () => {
+    const store = await found('none');
+    expect(await store.get(id)).toMatchObject({ offset: 0 });
+    expect(synced).toEqual([]);
+    await store.close();
+  });
+});
+
 describe('when the disk fails to make something durable', () => {
   test('a record goes on in a new file, since the old one can no longer be trusted', async () => {
     const store = await open('group');
@@ -119,10 +167,15 @@ describe('when the disk fails to make something durable', () => {
     await store.create(newUpload({ id }));
     failing = /\.log|uploads$/;
     const commit = (): Promise<unknown> => store.commit(id, { token: 1, chunk, expiresAt });
-    await expect(commit()).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
-    expect(await store.get(id)).toMatchObject({ offset: 0 });
+    const unavailable = { code: 'STORAGE_UNAVAILABLE' };
+    await expect(commit()).rejects.toMatchObject(unavailable);
     expect(await store.chunks(id)).toEqual([]);
+    // Nobody knows which line a power cut leaves: until that is certain again, nothing is shown and nothing is changed.
+    await expect(store.get(id)).rejects.toMatchObject(unavailable);
+    await expect(store.settled(id, new AbortController().signal)).rejects.toMatchObject(unavailable);
+    await expect(store.commit(id, { token: 1, expiresAt })).rejects.toMatchObject(unavailable);
     failing = undefined;
+    expect(await store.get(id)).toMatchObject({ offset: 0 });
     expect(await commit()).toMatchObject({ offset: 5 });
     await store.close();
     const reopened = await open('group');
@@ -134,8 +187,14 @@ describe('when the disk fails to make something durable', () => {
     const store = await open('group');
     failing = /uploads$/;
     await expect(store.create(newUpload({ id }))).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
-    expect(await store.get(id)).toBeUndefined();
     expect(await readdir(join(directory.path, 'uploads'))).toEqual([]);
+    // Its file may be there again after a power cut: the sweep makes sure that it is not.
+    expect(await store.get(id)).toMatchObject({ phase: 'cancelled' });
+    expect(await store.expired(0)).toEqual([id]);
+    failing = undefined;
+    synced = [];
+    expect(await during(store.remove(id))).toEqual(['uploads']);
+    expect(await store.get(id)).toBeUndefined();
     await store.close();
   });
 

@@ -161,8 +161,9 @@ describe('on a disk that cannot be written', () => {
     await rename(uploads(), `${uploads()}-elsewhere`);
     await expect(grow(id, 20)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
     await expect(store.create(newUpload())).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
-    expect(await store.get(id)).toMatchObject({ offset: 10 });
+    await expect(store.get(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
     await rename(`${uploads()}-elsewhere`, uploads());
+    expect(await store.get(id)).toMatchObject({ offset: 10 });
     expect(await grow(id, 20)).toMatchObject({ offset: 20 });
     await reopen();
     expect(await store.get(id)).toMatchObject({ offset: 20 });

@@ -1,7 +1,8 @@
 import { readdir, readFile, stat, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { createLog } from '../../src/observe/log.js';
+import { machineFiles, useFileSystem } from '../../src/disk/files.js';
+import { createLog, uploadTag } from '../../src/observe/log.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { readRecord } from '../../src/store/embedded/record-lines.js';
 import { answer, HOUR, newId, newUpload } from '../contract/sample-upload.js';
@@ -13,6 +14,7 @@ let logged: string[];
 
 const expiresAt = Date.now() + HOUR;
 const uploads = (): string => join(directory.path, 'uploads');
+const longAgo = (hours: number): Date => new Date(Date.now() - hours * HOUR);
 const logOf = (id: string): string => join(uploads(), `${id}.log`);
 
 async function open(sync: 'group' | 'none' = 'none'): Promise<EmbeddedStore> {
@@ -63,17 +65,34 @@ describe('after a crash in the middle of a write', () => {
       expect(readRecord(await readFile(logOf(id)))?.state).toBe('whole');
       await reopen();
       expect(await store.get(id)).toMatchObject({ offset: 100, expiresAt: 1, phase: 'receiving' });
-      expect(logged).toEqual([]);
+      // Told, unless nothing is left of it.
+      expect(logged).toEqual(size === before ? [] : [expect.stringContaining('has no end')]);
+      expect(logged.join()).not.toContain(id);
+      logged = [];
     }
+  });
+
+  test('a last line that is damaged is dropped, and told', async () => {
+    const id = await grown(100, 200);
+    const bytes = await readFile(logOf(id));
+    bytes.write('#', bytes.indexOf('"size":200'));
+    await writeFile(logOf(id), bytes);
+    await reopen();
+    expect(await store.get(id)).toMatchObject({ offset: 100, phase: 'receiving' });
+    const told = logged.map((line) => JSON.parse(line) as object);
+    expect(told).toEqual([expect.objectContaining({ level: 'error', code: 'RECORD_DAMAGED', upload: uploadTag(id) })]);
   });
 
   test('what belongs to no record is cleared away, and foreign files are left alone', async () => {
     const id = await grown(5);
-    for (const name of [`${newId()}.log.tmp`, `${id}.log.tmp`, `${newId()}.answer`, `${id}.answer`])
+    const [old, young] = [`${newId()}.answer`, `${newId()}.answer`];
+    for (const name of [`${newId()}.log.tmp`, `${id}.log.tmp`, old, young, `${id}.answer`])
       await writeFile(join(uploads(), name), 'rest');
+    await utimes(join(uploads(), old), longAgo(2), longAgo(2));
     await writeFile(join(uploads(), 'README.log'), 'mine');
     await reopen();
-    expect((await readdir(uploads())).sort()).toEqual([`${id}.log`, 'README.log'].sort());
+    // The record of a young answer may just be coming, from a backup.
+    expect((await readdir(uploads())).sort()).toEqual([`${id}.log`, young, 'README.log'].sort());
     expect(await store.get(id)).toMatchObject({ offset: 5 });
   });
 
@@ -116,7 +135,10 @@ describe('a damaged record', () => {
     await reopen();
     expect(await store.get(id)).toMatchObject({ phase: 'invalid' });
     expect(await grow(id, 400)).toBe('gone');
-    expect(await store.expired(0)).toEqual([id]);
+    // It is kept as it is until its time is over, for whoever wants to look at it.
+    expect(await store.expired(0)).toEqual([]);
+    expect(await store.expired(expiresAt + 1)).toContain(id);
+    expect(await readFile(logOf(id))).toEqual(bytes);
     expect(await store.get(other)).toMatchObject({ offset: 7, phase: 'receiving' });
     expect(logged).toEqual([expect.stringContaining('"code":"RECORD_DAMAGED"')]);
     expect(logged.join()).not.toContain(id);
@@ -134,7 +156,7 @@ describe('a damaged record', () => {
     expect(await store.get(id)).toBeUndefined();
     expect(await readdir(uploads())).toEqual([`${id}.damaged`]);
     expect(logged).toHaveLength(1);
-    const lastWeek = new Date(Date.now() - 8 * 24 * HOUR);
+    const lastWeek = longAgo(8 * 24);
     await reopen();
     expect(await readdir(uploads())).toEqual([`${id}.damaged`]);
     await utimes(join(uploads(), `${id}.damaged`), lastWeek, lastWeek);
@@ -162,6 +184,61 @@ describe('a damaged record', () => {
     await expect(store.answerBody(id)).rejects.toMatchObject({ code: 'BYTES_LOST' });
     await store.remove(id);
     expect(await readdir(uploads())).toEqual([]);
+  });
+});
+
+describe.each([
+  ['EIO', 'not-durable'],
+  ['EMFILE', 'durable'],
+  ['EACCES', 'durable'],
+])('a record that cannot be read at a start (%s, %s)', (code, mode) => {
+  let failing: string | undefined;
+
+  beforeEach(() => {
+    useFileSystem({
+      ...machineFiles,
+      open: (path, flags, bits) =>
+        failing !== undefined && path.includes(failing) && flags === 'r'
+          ? Promise.reject(Object.assign(new Error(`${code}: open '${path}'`), { code, syscall: 'open' }))
+          : machineFiles.open(path, flags, bits),
+    });
+  });
+  afterEach(() => {
+    failing = undefined;
+    useFileSystem();
+  });
+
+  test('is kept with all that belongs to it, is neither shown nor changed, and is there again when it can be read', async () => {
+    const id = await grown(100);
+    const other = await grown(7);
+    await writeFile(join(uploads(), `${id}.answer`), 'an answer');
+    await writeFile(join(uploads(), `${id}.log.tmp`), 'a draft');
+    await store.close();
+    const before = (await readdir(uploads())).sort();
+    failing = id;
+    store = await open(mode === 'durable' ? 'group' : 'none');
+    expect(await store.get(other)).toMatchObject({ offset: 7 });
+    const fault = { code: 'STORAGE_UNAVAILABLE', retryable: true };
+    for (const verb of [
+      () => store.get(id),
+      () => grow(id, 200),
+      () => store.cancel(id),
+      () => store.remove(id),
+      () => store.nextToken(id),
+      () => store.settled(id, new AbortController().signal),
+    ])
+      await expect(verb()).rejects.toMatchObject(fault);
+    expect((await readdir(uploads())).sort()).toEqual(before);
+    expect(store.setAside()).toEqual([
+      { id, state: 'unreadable', reason: expect.stringContaining(code), since: expect.any(Number) },
+    ]);
+    expect(store.setAside()[0]!.reason).not.toContain(id);
+    expect((await store.list(undefined, 10)).uploads.map((upload) => upload.id)).toEqual([other]);
+    failing = undefined;
+    expect(await store.get(id)).toMatchObject({ offset: 100, phase: 'receiving' });
+    expect(store.setAside()).toEqual([]);
+    expect(await grow(id, 200)).toMatchObject({ offset: 200 });
+    expect((await store.list(undefined, 10)).uploads.map((upload) => upload.id).sort()).toEqual([id, other].sort());
   });
 });
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { changeLine, readRecord, snapshotLine } from '../../src/store/embedded/record-lines.js';
+import { blanks, changeLine, readRecord, snapshotLine } from '../../src/store/embedded/record-lines.js';
 import { changedCopy, newRecord, type Change, type UploadRecord } from '../../src/store/embedded/upload-record.js';
 import { attempt, newUpload } from '../contract/sample-upload.js';
 
@@ -36,11 +36,27 @@ describe('the file of a record', () => {
   });
 
   test('a last line of zeros or of rubbish, as a power cut leaves it, is dropped', () => {
-    for (const rubbish of [Buffer.alloc(300), Buffer.from('00000000 {"set":{"offset":1}}\n')]) {
-      const read = readRecord(Buffer.concat([file, rubbish]));
-      expect(read).toMatchObject({ state: 'torn', goodBytes: file.length });
+    const zeros = Buffer.alloc(300);
+    const rubbish = Buffer.from('00000000 {"set":{"offset":1}}\n');
+    for (const [end, state] of [
+      [zeros, 'torn'],
+      [rubbish, 'illegible'],
+      [Buffer.concat([zeros, rubbish]), 'illegible'],
+      // A line that was to go where room was kept, with pages missing before, within and behind it.
+      [Buffer.concat([blanks(300), rubbish, blanks(50)]), 'illegible'],
+      [Buffer.concat([rubbish.subarray(0, 9), blanks(300), rubbish.subarray(20), zeros]), 'illegible'],
+      [Buffer.concat([rubbish.subarray(0, 9), blanks(300)]), 'torn'],
+    ] as const) {
+      const read = readRecord(Buffer.concat([file, end]));
+      expect(read).toMatchObject({ state, goodBytes: file.length });
       expect(read?.record.upload).toEqual(stages.at(-1)!.upload);
     }
+  });
+
+  test('room that is kept behind the last line says nothing', () => {
+    const read = readRecord(Buffer.concat([file, blanks(4096)]));
+    expect(read).toMatchObject({ state: 'whole', goodBytes: file.length, fileBytes: file.length + 4096 });
+    expect(read?.record.upload).toEqual(stages.at(-1)!.upload);
   });
 
   test('without a readable first line there is no record', () => {
@@ -58,8 +74,8 @@ describe('the file of a record', () => {
         damaged[at] = damaged[at]! ^ by;
         const read = readRecord(damaged);
         if (read === undefined) expect(at).toBeLessThan(endOf(1));
-        // Without the newline between them, the last two lines are one.
-        else expect(read.state).toBe(at >= beforeLast ? 'torn' : 'damaged');
+        // Without the newline between them, the last two lines are one; without that at its end, it looks cut off.
+        else expect(read.state).toBe(at < beforeLast ? 'damaged' : at === file.length - 1 ? 'torn' : 'illegible');
         if (read) expect(truths).toContain(JSON.stringify(read.record.upload));
       }
     }

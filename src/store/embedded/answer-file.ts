@@ -1,8 +1,7 @@
-import { readFile, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { crc32 } from 'node:zlib';
 import type { DirectorySync } from '../../disk/directory-sync.js';
-import { writeWhole } from '../../disk/files.js';
+import { readWhole, unlink, writeWhole } from '../../disk/files.js';
 import { hasCode, storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 
@@ -13,7 +12,7 @@ export async function writeAnswer(path: string, body: Uint8Array, names: Directo
     await names.sync(dirname(path));
     return crc32(body);
   } catch (error) {
-    await rm(path, { force: true }).catch(() => undefined);
+    await unlink(path).catch(() => undefined);
     throw storageFault(error, 'an answer cannot be kept');
   }
 }
@@ -21,7 +20,7 @@ export async function writeAnswer(path: string, body: Uint8Array, names: Directo
 /** The body again, or a fault when it is not what was written: no answer is better than a wrong one. */
 export async function readAnswer(path: string, crc: number | undefined): Promise<Uint8Array> {
   try {
-    const body = await readFile(path);
+    const body = await readWhole(path);
     if (crc32(body) !== crc) throw new Fault('BYTES_LOST', 'a kept answer is damaged', false);
     return body;
   } catch (error) {
@@ -32,8 +31,9 @@ export async function readAnswer(path: string, crc: number | undefined): Promise
 
 export async function removeAnswer(path: string): Promise<void> {
   try {
-    await rm(path, { force: true });
+    await unlink(path);
   } catch (error) {
+    if (hasCode(error, 'ENOENT')) return;
     throw storageFault(error, 'a kept answer cannot be removed');
   }
 }

@@ -21,6 +21,8 @@ export interface Moment {
 export interface Delivered {
   readonly record: UploadRecord;
   readonly claim?: Claim;
+  /** Given up for its record or its bytes; they stay as they are until it expires. */
+  readonly isLost?: boolean;
 }
 
 /** An attempt in `receiving` is the only one: what it sends is bound to the record by the one who began it. */
@@ -130,9 +132,9 @@ export function isDue({ record, claim }: Delivered, { wall, monotonic }: Moment,
 }
 
 /** Whether nobody needs this upload any more. A delivery under way is never pulled from under its worker's feet. */
-export function isExpired({ record, claim }: Delivered, { wall, monotonic }: Moment): boolean {
+export function isExpired({ record, claim, isLost = false }: Delivered, { wall, monotonic }: Moment): boolean {
   const { phase, expiresAt } = record.upload;
-  if (phase === 'cancelled' || phase === 'invalid') return true;
+  if (phase === 'cancelled' || (phase === 'invalid' && !isLost)) return true;
   const isClaimed = phase === 'delivering' && claim !== undefined && claim.until > monotonic;
   return expiresAt <= wall && !isClaimed;
 }

@@ -5,7 +5,7 @@ import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
 import type { Log } from '../../observe/log.js';
-import type { Commit, KeptAnswer, NewUpload, SeenState, Totals, UploadStore } from '../upload-store.js';
+import type { Commit, KeptAnswer, NewUpload, SeenState, SetAside, Totals, UploadStore } from '../upload-store.js';
 import {
   answeredAlready,
   type Claim,
@@ -26,14 +26,17 @@ import {
   postponedAlready,
 } from './delivery-rules.js';
 import { noteStart } from './last-start.js';
-import { loadRecords } from './load.js';
+import { type Entry, loadRecords } from './load.js';
 import { decideCancel, decideCommit, decideInvalidate, decideMove } from './receiving-rules.js';
-import { Records, type Entry } from './records.js';
+import { Records } from './records.js';
 import { isSettled, Settlement } from './settlement.js';
 import type { Change, UploadRecord } from './upload-record.js';
 
 /** What bounds the files open at once; the system runs fewer disk calls than this side by side. */
 const OPEN_FILES = 16;
+
+/** How often a record that could not be read is tried again when nobody asks for it. */
+const READ_AGAIN_MS = 5000;
 
 export interface EmbeddedStoreOptions {
   /** The data directory, locked by this process; records are below `uploads/` in it. */
@@ -51,13 +54,16 @@ export interface EmbeddedStoreOptions {
  */
 export class EmbeddedStore implements UploadStore {
   readonly mayForget = false;
+  private readonly rereading: NodeJS.Timeout;
 
   private constructor(
     private readonly records: Records,
     private readonly settlement: Settlement,
     private readonly clocks: { readonly clock: () => number; readonly monotonic: () => number },
     private lastToken: number,
-  ) {}
+  ) {
+    this.rereading = setInterval(() => void records.readAllAgain(), READ_AGAIN_MS).unref();
+  }
 
   /** Loads everything. Deliveries that were under way are due again: with their process, their claims ended. */
   static async open({ directory, sync, log, ...clocks }: EmbeddedStoreOptions): Promise<EmbeddedStore> {
@@ -67,10 +73,13 @@ export class EmbeddedStore implements UploadStore {
     try {
       await disk.names.make(disk.directory);
       const loaded = await loadRecords(disk, log);
+      // Names that the process before this one has made may never have been synced.
+      await disk.names.sync(disk.directory);
       let largest = 0;
-      for (const { record } of loaded.values()) largest = Math.max(largest, record.token);
+      for (const { record } of loaded.entries.values()) largest = Math.max(largest, record.token);
       const firstToken = await noteStart(directory, largest, disk.names);
-      const records = new Records(disk, loaded, (id, upload) => settlement.tell(id, upload));
+      const onChange = (id: string, upload: Upload | undefined): void => settlement.tell(id, upload);
+      const records = new Records(disk, loaded, { log, onChange });
       return new EmbeddedStore(records, settlement, { clock, monotonic }, firstToken - 1);
     } catch (error) {
       throw storageFault(error, 'the store cannot be opened');
@@ -81,8 +90,11 @@ export class EmbeddedStore implements UploadStore {
     return this.records.create(upload);
   }
 
-  get(id: string): Promise<Upload | undefined> {
-    return Promise.resolve(this.records.get(id)?.record.upload);
+  /** One that is cancelled, or whose time is over, need not be certain: nobody is shown more of it than that. */
+  async get(id: string): Promise<Upload | undefined> {
+    const known = this.records.get(id)?.record.upload;
+    if (known && (known.phase === 'cancelled' || known.expiresAt <= this.clocks.clock())) return known;
+    return (await this.records.certain(id))?.record.upload;
   }
 
   chunks(id: string): Promise<readonly Chunk[]> {
@@ -202,7 +214,7 @@ export class EmbeddedStore implements UploadStore {
 
   async settled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
     signal.throwIfAborted();
-    const upload = this.records.get(id)?.record.upload;
+    const upload = (await this.records.certain(id))?.record.upload;
     return isSettled(upload) ? upload : this.settlement.wait(id, signal);
   }
 
@@ -223,7 +235,17 @@ export class EmbeddedStore implements UploadStore {
     return Promise.resolve(this.records.totals());
   }
 
+  setAside(): Promise<readonly SetAside[]> {
+    return Promise.resolve(this.records.setAside());
+  }
+
+  /** Its bytes are not there, or not right: it is invalid from now on, but nothing of it is removed before it expires. */
+  giveUpLost(id: string): Promise<void> {
+    return this.records.giveUp(id);
+  }
+
   async close(): Promise<void> {
+    clearInterval(this.rereading);
     await this.records.close();
     this.settlement.failAll(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
   }

@@ -1,7 +1,6 @@
-import { readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DirectorySync } from '../../disk/directory-sync.js';
-import { writeWhole } from '../../disk/files.js';
+import { readWhole, rename, writeWhole } from '../../disk/files.js';
 import { hasCode, storageFault } from '../../disk/storage-fault.js';
 
 /** More leases than one process will ever hand out. 9,000,000 starts fit into exact numbers. */
@@ -27,7 +26,7 @@ export async function noteStart(directory: string, largestToken: number, names: 
 
 async function readLast(path: string): Promise<{ readonly number?: number } | undefined> {
   try {
-    return JSON.parse(await readFile(path, 'utf8')) as { number?: number };
+    return JSON.parse((await readWhole(path)).toString()) as { number?: number };
   } catch (error) {
     // Missing, or damaged: then nothing is known of the last start, and the largest token must do.
     if (hasCode(error, 'ENOENT') || (error as Error).name === 'SyntaxError') return undefined;

@@ -1,42 +1,107 @@
-import { opendir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { DirectorySync } from '../../disk/directory-sync.js';
+import { opendir, readWhole, rename, stat, unlink } from '../../disk/files.js';
+import type { Gate } from '../../disk/gate.js';
 import { isUploadId } from '../../disk/safe-name.js';
-import { storageFault } from '../../disk/storage-fault.js';
+import { hasCode, storageFault } from '../../disk/storage-fault.js';
 import { uploadTag, type Log } from '../../observe/log.js';
+import type { SetAside } from '../upload-store.js';
 import { removeAnswer } from './answer-file.js';
-import { RecordFile } from './record-file.js';
+import type { Claim } from './delivery-rules.js';
+import { RecordFile, unlinkIfThere } from './record-file.js';
 import { readRecord, type ReadRecord } from './record-lines.js';
-import type { Entry, RecordsDisk } from './records.js';
 import type { UploadRecord } from './upload-record.js';
 
 /** A record nobody can read is kept this long for people to look at: it holds request headers, so not for ever. */
 const KEEP_DAMAGED_MS = 7 * 24 * 3600 * 1000;
 
-/** Reads every record of the directory and clears away what a crash can leave behind. A damaged record harms no other. */
-export async function loadRecords(disk: RecordsDisk, log: Log): Promise<Map<string, Entry>> {
-  const loaded = new Map<string, Entry>();
+/** An answer whose record is not there may be that of a backup that is still being copied. */
+const KEEP_ANSWER_MS = 3600 * 1000;
+
+export interface Entry {
+  record: UploadRecord;
+  readonly file: RecordFile;
+  /** Means something while the phase is `delivering`. */
+  claim?: Claim;
+  /**
+   * Given up because its record or its bytes were found damaged or missing. The disk keeps what it has until the upload
+   * expires: a backup may still be on its way.
+   */
+  isLost?: boolean;
+}
+
+export interface RecordsDisk {
+  readonly directory: string;
+  readonly names: DirectorySync;
+  readonly gate: Gate;
+}
+
+export interface LoadedRecords {
+  readonly entries: Map<string, Entry>;
+  /** By the id: records that are there but could not be read, and files that are no record any more. */
+  readonly setAside: Map<string, SetAside>;
+}
+
+/**
+ * Reads every record of the directory and clears away what a crash can leave behind. A record that cannot be read harms
+ * no other, and nothing of its upload is removed.
+ */
+export async function loadRecords(disk: RecordsDisk, log: Log): Promise<LoadedRecords> {
+  const loaded: LoadedRecords = { entries: new Map(), setAside: new Map() };
   const answers: string[] = [];
+  const drafts: string[] = [];
   const tasks: Promise<void>[] = [];
   const begin = (task: () => Promise<void>): unknown => tasks.push(disk.gate.run(task));
-  for await (const { name } of await opendir(disk.directory)) {
-    const [id, kind] = nameParts(name);
-    const path = join(disk.directory, name);
-    if (kind === 'log') begin(() => load({ id, path, disk, log, loaded }));
-    else if (kind === 'answer') answers.push(id);
-    else if (kind === 'log.tmp') begin(() => rm(path, { force: true }));
-    else if (kind === 'damaged') begin(() => removeOld(path));
+  try {
+    for await (const { name } of await opendir(disk.directory)) {
+      const [id, kind] = nameParts(name);
+      if (kind === 'log') begin(() => load(id, { disk, log, loaded }));
+      else if (kind === 'answer') answers.push(id);
+      else if (kind === 'log.tmp') drafts.push(id);
+      else if (kind === 'damaged') begin(() => lookAtDamaged(id, disk, loaded));
+    }
+  } finally {
+    // None of them fails.
+    await Promise.all(tasks);
   }
-  await Promise.all(tasks);
-  for (const id of answers) if (!keepsAnswer(loaded.get(id))) await removeAnswer(join(disk.directory, `${id}.answer`));
+  for (const id of drafts) if (!loaded.setAside.has(id)) await tried(() => unlinkIfThere(`${pathOf(disk, id)}.tmp`));
+  for (const id of answers) await tried(() => clearAnswer(id, disk, loaded));
   return loaded;
 }
 
+/** A record's entry; 'damaged' when its beginning cannot be read, undefined when there is none. Fails when the disk does. */
+export async function readEntry(id: string, disk: RecordsDisk, log: Log): Promise<Entry | 'damaged' | undefined> {
+  const path = pathOf(disk, id);
+  const bytes = await readWhole(path).catch((error: unknown) => {
+    if (hasCode(error, 'ENOENT')) return undefined;
+    throw error;
+  });
+  if (!bytes) return undefined;
+  const read = readRecord(bytes);
+  if (read?.record.upload.id !== id) return 'damaged';
+  const report = FOUND[read.state];
+  if (report) log[report.level]({ code: 'RECORD_DAMAGED', upload: uploadTag(id) }, report.message);
+  const file = RecordFile.found(path, disk.names, read);
+  // RUFH §4.6: what is not certain is deactivated, never guessed.
+  return read.state === 'damaged'
+    ? { record: invalid(read.record), file, isLost: true }
+    : { record: read.record, file };
+}
+
+const FOUND: { readonly [S in ReadRecord['state']]?: { readonly level: 'warn' | 'error'; readonly message: string } } =
+  {
+    torn: { level: 'warn', message: 'the last line of a record has no end, as a crash leaves it: it is dropped' },
+    illegible: {
+      level: 'error',
+      message: 'the last line of a record is damaged and is dropped: the upload goes on from the state before it',
+    },
+    damaged: { level: 'error', message: 'a record is damaged: its upload is given up' },
+  };
+
 interface LoadTask {
-  readonly id: string;
-  readonly path: string;
   readonly disk: RecordsDisk;
   readonly log: Log;
-  readonly loaded: Map<string, Entry>;
+  readonly loaded: LoadedRecords;
 }
 
 function nameParts(name: string): [id: string, kind: string] {
@@ -45,45 +110,63 @@ function nameParts(name: string): [id: string, kind: string] {
   return dot > 0 && isUploadId(id) ? [id, name.slice(dot + 1)] : ['', 'foreign'];
 }
 
-async function load({ id, path, disk, log, loaded }: LoadTask): Promise<void> {
-  const bytes = await readBytes(id, path, log);
-  if (!bytes) return;
-  const read = readRecord(bytes);
-  if (read?.record.upload.id !== id) return setAside(id, path, log);
-  if (read.state === 'damaged') report(id, log, 'a record is damaged: its upload is given up');
-  loaded.set(id, { record: believed(read), file: RecordFile.found(path, disk.names, read) });
+function pathOf({ directory }: RecordsDisk, id: string): string {
+  return join(directory, `${id}.log`);
 }
 
-/** RUFH §4.6: what is not certain is deactivated, never guessed. */
-function believed({ record, state }: ReadRecord): UploadRecord {
-  return state === 'damaged' ? { ...record, upload: { ...record.upload, phase: 'invalid' } } : record;
-}
-
-async function readBytes(id: string, path: string, log: Log): Promise<Buffer | undefined> {
+async function load(id: string, { disk, log, loaded }: LoadTask): Promise<void> {
   try {
-    return await readFile(path);
+    const entry = await readEntry(id, disk, log);
+    if (entry === 'damaged') await setDamagedAside(id, { disk, log, loaded });
+    else if (entry) loaded.entries.set(id, entry);
   } catch (error) {
-    const { message } = storageFault(error, 'a record cannot be read: its upload is unknown until it can');
+    const { message } = storageFault(error, 'a record cannot be read: its upload waits until it can');
     report(id, log, message);
-    return undefined;
+    loaded.setAside.set(id, { id, state: 'unreadable', reason: message, since: Date.now() });
   }
 }
 
-async function setAside(id: string, path: string, log: Log): Promise<void> {
-  report(
-    id,
-    log,
-    'a record has no readable beginning: its upload is unknown from now on; the file is kept as *.damaged',
-  );
-  await rename(path, path.replace(/log$/, 'damaged'));
+export function invalid(record: UploadRecord): UploadRecord {
+  return { ...record, upload: { ...record.upload, phase: 'invalid' } };
 }
 
-async function removeOld(path: string): Promise<void> {
-  if (Date.now() - (await stat(path)).mtimeMs > KEEP_DAMAGED_MS) await rm(path, { force: true });
+async function setDamagedAside(id: string, { disk, log, loaded }: LoadTask): Promise<void> {
+  const reason = 'a record has no readable beginning: its upload is unknown from now on; the file is kept as *.damaged';
+  report(id, log, reason);
+  loaded.setAside.set(id, { id, state: 'damaged', reason, since: Date.now() });
+  await tried(() => rename(pathOf(disk, id), damagedPath(disk, id)));
 }
 
-function keepsAnswer(loaded: Entry | undefined): boolean {
-  return loaded?.record.upload.answer?.body.in === 'record';
+function damagedPath({ directory }: RecordsDisk, id: string): string {
+  return join(directory, `${id}.damaged`);
+}
+
+async function lookAtDamaged(id: string, disk: RecordsDisk, { setAside }: LoadedRecords): Promise<void> {
+  const path = damagedPath(disk, id);
+  const since = (await tried(() => stat(path)))?.mtimeMs ?? Date.now();
+  if (Date.now() - since > KEEP_DAMAGED_MS) return tried(() => unlink(path));
+  const reason = 'its record had no readable beginning when it was found, and is kept as *.damaged';
+  if (!setAside.has(id)) setAside.set(id, { id, state: 'damaged', reason, since });
+}
+
+/** An answer that its record does not know, as a crash between both leaves it. */
+async function clearAnswer(id: string, disk: RecordsDisk, { entries, setAside }: LoadedRecords): Promise<void> {
+  if (setAside.has(id)) return;
+  const path = join(disk.directory, `${id}.answer`);
+  const entry = entries.get(id);
+  if (entry?.isLost || entry?.record.upload.answer?.body.in === 'record') return;
+  if (!entry && Date.now() - (await stat(path)).mtimeMs < KEEP_ANSWER_MS) return;
+  await removeAnswer(path);
+}
+
+/** Clearing away is tried at every start: what fails now does not keep the others from being served. */
+async function tried<T>(task: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await task();
+  } catch {
+    // It is tried again at the next start.
+    return undefined;
+  }
 }
 
 function report(id: string, log: Log, message: string): void {

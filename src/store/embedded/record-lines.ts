@@ -5,14 +5,20 @@ import { changed, isSound, type Change, type UploadRecord } from './upload-recor
 const FORMAT = 1;
 
 const NEWLINE = 0x0a;
+const BLANK = 0x20;
 
-/** What the file of one record says. `goodBytes` of it can stay; what follows them was never acknowledged. */
+/** The file of one record as it was found. `goodBytes` of it can stay; what follows them was never acknowledged. */
 export interface ReadRecord {
   readonly record: UploadRecord;
   readonly snapshotBytes: number;
   readonly goodBytes: number;
-  /** `torn`: the last line, of a write that a crash cut off. `damaged`: something before the last line cannot be read. */
-  readonly state: 'whole' | 'torn' | 'damaged';
+  /** With the blanks behind the last line: room that is kept for the next one. */
+  readonly fileBytes: number;
+  /**
+   * `torn`: the last line has no end, as a crash leaves it. `illegible`: the last line has an end but is not what was
+   * written. `damaged`: something before the last line cannot be read.
+   */
+  readonly state: 'whole' | 'torn' | 'illegible' | 'damaged';
 }
 
 /** The first line of a record's file: the whole record. */
@@ -23,6 +29,11 @@ export function snapshotLine(record: UploadRecord): Buffer {
 /** Each further line: one change. */
 export function changeLine(change: Change): Buffer {
   return line(change);
+}
+
+/** Room for a line that is written later, over these bytes: no newline is among them, so they never look like a line. */
+export function blanks(bytes: number): Buffer {
+  return Buffer.alloc(bytes, BLANK);
 }
 
 /** Reads a record's file; undefined when not even its first line can be read. */
@@ -38,13 +49,17 @@ export function readRecord(file: Buffer): ReadRecord | undefined {
     record = changed(record, next.value as Change);
     at = next.end;
   }
-  return { record, snapshotBytes, goodBytes: at, state: stateOf(record, file, at) };
+  return { record, snapshotBytes, goodBytes: at, fileBytes: file.length, state: stateOf(record, file, at) };
 }
 
 function stateOf(record: UploadRecord, file: Buffer, goodBytes: number): ReadRecord['state'] {
   if (!isSound(record)) return 'damaged';
-  if (goodBytes === file.length) return 'whole';
-  return isLastLine(file, goodBytes) ? 'torn' : 'damaged';
+  if (file.subarray(goodBytes).every((byte) => byte === BLANK)) return 'whole';
+  const newline = file.indexOf(NEWLINE, goodBytes);
+  if (newline === -1) return 'torn';
+  // A power cut can leave zeros of the room that was to be kept behind it.
+  const isLast = file.subarray(newline + 1).every((byte) => byte === BLANK || byte === 0);
+  return isLast ? 'illegible' : 'damaged';
 }
 
 /** CRC-32 in hex, a space, JSON, newline. JSON has no newline of its own. */
@@ -59,11 +74,6 @@ function lineAt(file: Buffer, start: number): { readonly value: unknown; readonl
   const json = file.subarray(start + 9, newline);
   if (file.toString('latin1', start, start + 9) !== `${hex(crc32(json))} `) return undefined;
   return { value: JSON.parse(json.toString()) as unknown, end: newline + 1 };
-}
-
-function isLastLine(file: Buffer, start: number): boolean {
-  const newline = file.indexOf(NEWLINE, start);
-  return newline === -1 || newline === file.length - 1;
 }
 
 function isSnapshot(value: unknown): value is UploadRecord {

@@ -1,53 +1,87 @@
 import { join } from 'node:path';
-import type { DirectorySync } from '../../disk/directory-sync.js';
-import type { Gate } from '../../disk/gate.js';
 import { assertUploadId } from '../../disk/safe-name.js';
+import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 import type { Phase, Upload } from '../../model/upload.js';
-import type { NewUpload, Totals } from '../upload-store.js';
+import { uploadTag, type Log } from '../../observe/log.js';
+import type { NewUpload, SetAside, Totals } from '../upload-store.js';
 import { readAnswer, removeAnswer, writeAnswer } from './answer-file.js';
-import type { Claim } from './delivery-rules.js';
+import { type Entry, invalid, type LoadedRecords, readEntry, type RecordsDisk } from './load.js';
 import { RecordFile } from './record-file.js';
 import { Serial } from './serial.js';
 import { changed, newRecord, type Change, type UploadRecord } from './upload-record.js';
 
-export interface Entry {
-  record: UploadRecord;
-  readonly file: RecordFile;
-  /** Means something while the phase is `delivering`. */
-  claim?: Claim;
-}
-
-export interface RecordsDisk {
-  readonly directory: string;
-  readonly names: DirectorySync;
-  readonly gate: Gate;
-}
-
 /** What uploads hold of the disk: their bytes go with the answer, or with their end. */
 const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
 
-/** All records: in memory to be read, on disk to stay. What is read here has been made durable before. */
+export interface RecordsRooms {
+  readonly log: Log;
+  /** Told after each change, with undefined when the upload is no more. */
+  readonly onChange: (id: string, upload: Upload | undefined) => void;
+}
+
+/** All records: in memory to be read, on disk to stay. */
 export class Records {
   private readonly steps = new Serial();
+  private readonly entries: Map<string, Entry>;
+  private readonly asides: Map<string, SetAside>;
   private sortedIds: string[] | undefined;
   private closed = false;
 
   constructor(
     private readonly disk: RecordsDisk,
-    private readonly entries: Map<string, Entry>,
-    /** Told after each change, with undefined when the upload is no more. */
-    private readonly onChange: (id: string, upload: Upload | undefined) => void,
-  ) {}
+    loaded: LoadedRecords,
+    private readonly rooms: RecordsRooms,
+  ) {
+    this.entries = loaded.entries;
+    this.asides = loaded.setAside;
+  }
 
+  /** As memory has it: of one that was found at the start, the disk may have less. */
   get(id: string): Entry | undefined {
     return this.entries.get(id);
   }
 
-  /** Runs alone among the steps of its upload. */
+  /**
+   * To be shown: the disk certainly has it, or is made to. Fails when that is not possible, and when the record is there
+   * but cannot be read.
+   */
+  async certain(id: string): Promise<Entry | undefined> {
+    const entry = this.entries.get(id);
+    const isSettled = entry ? !entry.file.isUncertain() || entry.isLost : !this.isUnreadable(id);
+    if (isSettled) return entry;
+    return this.step(id, async (now) => {
+      if (now && !now.isLost) await this.disk.gate.run(() => now.file.prove(now.record));
+      return now;
+    });
+  }
+
+  /** Runs alone among the steps of its upload. Fails when there is a record that cannot be read. */
   step<T>(id: string, step: (entry: Entry | undefined) => Promise<T> | T): Promise<T> {
     if (this.closed) return Promise.reject(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
-    return this.steps.run(id, () => step(this.entries.get(id)));
+    return this.steps.run(id, async () => {
+      if (this.isUnreadable(id)) await this.readAgain(id);
+      return step(this.entries.get(id));
+    });
+  }
+
+  /** What is there but is no upload that could be shown. */
+  setAside(): readonly SetAside[] {
+    return [...this.asides.values()];
+  }
+
+  /** Those that could not be read are tried again. */
+  async readAllAgain(): Promise<void> {
+    const ids = [...this.asides.keys()].filter((id) => this.isUnreadable(id));
+    // What still cannot be read stays where it is.
+    await Promise.all(ids.map((id) => this.step(id, () => undefined).catch(() => undefined)));
+  }
+
+  /** Shown as invalid from now on, while the disk keeps what it has. */
+  async giveUp(id: string): Promise<void> {
+    await this.step(id, (entry) => {
+      if (entry) Object.assign(entry, { record: invalid(entry.record), isLost: true });
+    });
   }
 
   /** One verb: decide on what is known, write it down, and only then let it be true. */
@@ -67,8 +101,9 @@ export class Records {
 
   /** Within a step. */
   async save(entry: Entry, change: Change): Promise<void> {
-    if (Object.keys(change).length === 0) return;
     const { gate } = this.disk;
+    // It was done before: to say so is to show it.
+    if (Object.keys(change).length === 0) return gate.run(() => entry.file.prove(entry.record));
     try {
       entry.record = await gate.run(() => entry.file.save(entry.record, change));
     } catch (fault) {
@@ -77,7 +112,7 @@ export class Records {
       await gate.run(() => entry.file.remove());
       entry.record = changed(entry.record, change);
     }
-    this.onChange(entry.record.upload.id, entry.record.upload);
+    this.rooms.onChange(entry.record.upload.id, entry.record.upload);
   }
 
   async create(upload: NewUpload): Promise<Upload> {
@@ -90,12 +125,11 @@ export class Records {
       try {
         await gate.run(() => file.rewrite(record));
       } catch (fault) {
-        // The name may have come about although it could not be made durable.
-        await file.remove().catch(() => undefined);
+        // The name may have come about although it could not be made durable. What cannot be removed now is for the sweep.
+        await file.remove().catch(() => this.add({ record: changed(record, { set: { phase: 'cancelled' } }), file }));
         throw fault;
       }
-      this.entries.set(upload.id, { record, file });
-      this.sortedIds = undefined;
+      this.add({ record, file });
       return record.upload;
     });
   }
@@ -103,12 +137,12 @@ export class Records {
   remove(id: string): Promise<void> {
     return this.step(id, async (entry) => {
       if (!entry) return;
+      // Also one that was written, but whose record could not be. First: as long as there is a record, it is tried again.
+      await removeAnswer(this.answerPath(id));
       await this.disk.gate.run(() => entry.file.remove());
       this.entries.delete(id);
       this.sortedIds = undefined;
-      this.onChange(id, undefined);
-      // Also one that was written, but whose record could not be.
-      await removeAnswer(this.answerPath(id));
+      this.rooms.onChange(id, undefined);
     });
   }
 
@@ -153,6 +187,33 @@ export class Records {
   async close(): Promise<void> {
     this.closed = true;
     await this.steps.idle();
+  }
+
+  private add(entry: Entry): void {
+    this.entries.set(entry.record.upload.id, entry);
+    this.sortedIds = undefined;
+  }
+
+  private isUnreadable(id: string): boolean {
+    return this.asides.get(id)?.state === 'unreadable';
+  }
+
+  private async readAgain(id: string): Promise<void> {
+    const { log } = this.rooms;
+    try {
+      const entry = await this.disk.gate.run(() => readEntry(id, this.disk, log));
+      if (entry === 'damaged') {
+        const reason = 'its record has no readable beginning';
+        this.asides.set(id, { id, state: 'damaged', reason, since: Date.now() });
+        log.error({ code: 'RECORD_DAMAGED', upload: uploadTag(id) }, `${reason}: its upload is unknown from now on`);
+        return;
+      }
+      this.asides.delete(id);
+      if (entry) this.add(entry);
+      log.info({ upload: uploadTag(id) }, entry ? 'a record can be read again' : 'a record is not there any more');
+    } catch (error) {
+      throw storageFault(error, 'the record of an upload cannot be read');
+    }
   }
 
   private answerPath(id: string): string {

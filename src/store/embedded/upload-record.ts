@@ -71,3 +71,9 @@ function withAttempt(upload: Upload, attempt: Attempt): Upload {
   const attempts = [...upload.attempts, attempt].slice(-KEPT_ATTEMPTS);
   return { ...upload, attempts, attemptCount: upload.attemptCount + 1 };
 }
+
+/** An attempt is under way, or was when its process ended: its answer will need room. */
+export function hasOpenAttempt({ upload }: UploadRecord): boolean {
+  const newest = upload.attempts.at(-1);
+  return newest !== undefined && newest.reached === undefined;
+}
