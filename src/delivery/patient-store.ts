@@ -28,6 +28,7 @@ type Steps = Omit<
   | 'remove'
   | 'list'
   | 'totals'
+  | 'setAside'
   | 'close'
 >;
 

@@ -20,6 +20,11 @@ export function storageFault(error: unknown, failed: string): Error {
     : new Fault('STORAGE_UNAVAILABLE', `${failed} (${why})`, true, { cause });
 }
 
+/** The system refused because there is no room left. */
+export function isNoRoom(error: unknown): boolean {
+  return hasCode(error, ...NO_ROOM);
+}
+
 /** The error is the system's, with this code. */
 export function hasCode(error: unknown, ...codes: string[]): boolean {
   return isSystemError(error) && codes.includes(error.code);

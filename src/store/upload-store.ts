@@ -148,8 +148,8 @@ export interface UploadStore {
   /** Pages through all uploads in no particular order; `next` is missing on the last page. */
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }>;
   totals(): Promise<Totals>;
-  /** Missing where a record is either read or unknown. Every other verb fails for one that is `unreadable`. */
-  setAside?(): readonly SetAside[];
+  /** Every other verb fails for one that is `unreadable`. */
+  setAside(): Promise<readonly SetAside[]>;
   /** Writes what is pending and lets go of files and connections. */
   close(): Promise<void>;
 }

@@ -113,9 +113,10 @@ export class Sweep {
 
   private async removeOrphans(): Promise<void> {
     const { store, spool, clock, orphanAgeMs } = this.options;
+    // A record that cannot be read now, or that somebody has to look at, may count all of them.
+    const setAside = new Set((await store.setAside()).map(({ id }) => id));
     for await (const { id, files } of spooledUploads(spool)) {
-      // A record that cannot be read now, or that somebody has to look at, may count all of them.
-      if (store.setAside?.().some((aside) => aside.id === id)) continue;
+      if (setAside.has(id)) continue;
       const old = files.filter(({ modifiedAt }) => clock() - modifiedAt >= orphanAgeMs);
       if (old.length === 0) continue;
       const upload = await store.get(id);

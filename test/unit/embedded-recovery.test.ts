@@ -229,14 +229,14 @@ describe.each([
     ])
       await expect(verb()).rejects.toMatchObject(fault);
     expect((await readdir(uploads())).sort()).toEqual(before);
-    expect(store.setAside()).toEqual([
+    expect(await store.setAside()).toEqual([
       { id, state: 'unreadable', reason: expect.stringContaining(code), since: expect.any(Number) },
     ]);
-    expect(store.setAside()[0]!.reason).not.toContain(id);
+    expect((await store.setAside())[0]!.reason).not.toContain(id);
     expect((await store.list(undefined, 10)).uploads.map((upload) => upload.id)).toEqual([other]);
     failing = undefined;
     expect(await store.get(id)).toMatchObject({ offset: 100, phase: 'receiving' });
-    expect(store.setAside()).toEqual([]);
+    expect(await store.setAside()).toEqual([]);
     expect(await grow(id, 200)).toMatchObject({ offset: 200 });
     expect((await store.list(undefined, 10)).uploads.map((upload) => upload.id).sort()).toEqual([id, other].sort());
   });

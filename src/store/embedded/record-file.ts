@@ -12,7 +12,7 @@ import {
   writeAll,
   writeWhole,
 } from '../../disk/files.js';
-import { hasCode, storageFault } from '../../disk/storage-fault.js';
+import { hasCode, isNoRoom, storageFault } from '../../disk/storage-fault.js';
 import type { Fault } from '../../model/fault.js';
 import { blanks, changeLine, readRecord, snapshotLine, type ReadRecord } from './record-lines.js';
 import { changed, changedCopy, hasOpenAttempt, type Change, type UploadRecord } from './upload-record.js';
@@ -188,8 +188,7 @@ export class RecordFile {
     try {
       await this.appendTo(fd, line, RESERVED_BYTES);
     } catch (error) {
-      const { code } = storageFault(error, '') as Fault;
-      if (code !== 'STORAGE_FULL' || this.isUncertain()) throw error;
+      if (!isNoRoom(error) || this.isUncertain()) throw error;
       await this.appendTo(fd, line, 0);
     }
   }

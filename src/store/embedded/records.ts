@@ -9,7 +9,7 @@ import { readAnswer, removeAnswer, writeAnswer } from './answer-file.js';
 import { type Entry, invalid, type LoadedRecords, readEntry, type RecordsDisk } from './load.js';
 import { RecordFile } from './record-file.js';
 import { Serial } from './serial.js';
-import { changed, newRecord, type Change, type UploadRecord } from './upload-record.js';
+import { changed, newRecord, type Change } from './upload-record.js';
 
 /** What uploads hold of the disk: their bytes go with the answer, or with their end. */
 const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);

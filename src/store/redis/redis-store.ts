@@ -1,7 +1,7 @@
 import { assertUploadId, isUploadId } from '../../disk/safe-name.js';
 import { Fault } from '../../model/fault.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
-import type { Commit, KeptAnswer, NewUpload, SeenState, Totals, UploadStore } from '../upload-store.js';
+import type { Commit, KeptAnswer, NewUpload, SeenState, SetAside, Totals, UploadStore } from '../upload-store.js';
 import type { RedisConnection } from './redis-connection.js';
 import { RedisLists } from './redis-lists.js';
 import { aboutText, attemptText, chunkOf, digestsText, uploadOf } from './redis-record.js';
@@ -160,6 +160,11 @@ export class RedisStore implements UploadStore {
 
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }> {
     return this.lists.page(after, limit);
+  }
+
+  /** A record is read, or Redis is away as a whole. */
+  setAside(): Promise<readonly SetAside[]> {
+    return Promise.resolve([]);
   }
 
   totals(): Promise<Totals> {
