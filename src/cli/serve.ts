@@ -4,7 +4,7 @@ import { loadConfig, type ConfigSources } from '../config/load.js';
 import { createLog, type ProcessLog } from '../observe/log.js';
 import { workerPlace } from '../workers/worker-place.js';
 import { GentleStop } from './gentle-stop.js';
-import { printMistakes } from './print-mistakes.js';
+import { printDoubts, printMistakes } from './print-mistakes.js';
 import { serveAsWorker } from './serve-as-worker.js';
 import { serveByWorkers, type Started } from './serve-by-workers.js';
 import { whyNotStarted } from './why-not-started.js';
@@ -21,6 +21,7 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
   }
   const { config } = loaded;
   const place = workerPlace(process.env);
+  if (!place) printDoubts(loaded.doubts);
   const log = createLog({ ...config.log, ...(place ? { fields: { worker: place.number } } : {}) });
   endOnTheUnexpected(log);
   if (place) return serveAsWorker({ place, config, log, startApp: (own) => startApp(own, log, version) });

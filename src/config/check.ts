@@ -6,16 +6,18 @@ import { settingName, valueAt, type SettingPath } from './mistake.js';
 import { isObject } from './overrides.js';
 import type { Contradiction } from './route-contradictions.js';
 import { schema, type Settings } from './schema.js';
+import { warnings } from './warnings.js';
 
-/** The configuration these settings make, and everything that is wrong with them. */
-export function check(settings: unknown): { config?: Config; found: Found[] } {
+/** The configuration these settings make, everything that is wrong with them, and what is doubtful. */
+export function check(settings: unknown): { config?: Config; found: Found[]; doubts: Found[] } {
   const parsed = schema.safeParse(settings);
   if (parsed.success) {
     const config = toConfig(parsed.data, settings);
-    return { config, found: contradictions(config, parsed.data).map((one) => asFound(one, settings)) };
+    const found = contradictions(config, parsed.data).map((one) => asFound(one, settings));
+    return { config, found, doubts: warnings(config).map((one) => asFound(one, settings)) };
   }
   const wrong = explain(parsed.error.issues, settings, knownKeys);
-  return { found: [...wrong, ...contradictionsBeside(wrong, settings)] };
+  return { found: [...wrong, ...contradictionsBeside(wrong, settings)], doubts: [] };
 }
 
 /**

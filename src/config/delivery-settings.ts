@@ -32,9 +32,12 @@ const retrySettings = {
   longest_delay: duration({ leastMs: 1 }).describe('The pause grows no longer than this.'),
   retry_on: z
     .array(integer({ least: 400, most: 599 }))
+    .nullable()
     .describe(
       'Statuses by which the origin says "not now": the request is repeated, whatever its method, and the status ' +
-        'is not taken as its answer.',
+        'is not taken as its answer. `null`: by the guarantee. At most once: `[503]`, and 429 with `Retry-After`, because ' +
+        'the origin itself refuses with them; 502 and 504 are a gateway’s, and leave the outcome unknown. At least once: ' +
+        '`[502, 503, 504]`, and 429 with `Retry-After`.',
     ),
   while_waiting: durationOrNull().describe(
     'A client that waits is told to come again when trying has taken this long. `null`: as long as `wait`.',
@@ -83,6 +86,12 @@ const plainSettings = {
   gate: gate().describe(
     'Who has to agree before a whole upload is delivered, such as a virus scanner: a group as below. `null`: nobody.',
   ),
+  park_on: z
+    .array(integer({ least: 400, most: 599 }))
+    .describe(
+      'Statuses by which the origin asks for other credentials, having done nothing: the upload is kept for a client that ' +
+        'brings them. Some origins say so with 403, 419, 440 or 498.',
+    ),
   concurrency: integer({ least: 1, most: 100_000 }).describe(
     'Most requests to one origin at a time; more wait their turn.',
   ),
@@ -119,6 +128,7 @@ export const delivery = z
       target: null,
       framing: 'raw',
       gate: null,
+      park_on: [401, 407],
       concurrency: 64,
     }),
     eager: z
@@ -135,7 +145,7 @@ export const delivery = z
           attempts: 5,
           first_delay: '500ms',
           longest_delay: '30s',
-          retry_on: [502, 503, 504],
+          retry_on: null,
           while_waiting: null,
           in_background: '1h',
         }),

@@ -16,11 +16,14 @@ export interface ConfigSources {
   readonly flags: Readonly<Record<string, unknown>>;
 }
 
-/** The configuration, or every mistake in it at once. Flags win over variables, variables over the file. */
-export function loadConfig(sources: ConfigSources): { config: Config } | { mistakes: Mistake[] } {
+/**
+ * The configuration, with what is doubtful in it, or every mistake at once. Flags win over variables, variables over the
+ * file.
+ */
+export function loadConfig(sources: ConfigSources): { config: Config; doubts?: Mistake[] } | { mistakes: Mistake[] } {
   const { read, told } = readSettings(sources);
   if (read.settings === undefined) return { mistakes: read.mistakes };
-  const { config, found } = check(read.settings);
+  const { config, found, doubts } = check(read.settings);
   const mistakes = [...read.mistakes];
   for (const one of found) {
     const placed = place(one, told, read);
@@ -28,7 +31,9 @@ export function loadConfig(sources: ConfigSources): { config: Config } | { mista
     if (!read.mistakes.some((known) => known.line === placed.line && known.column === placed.column))
       mistakes.push(placed);
   }
-  return config && mistakes.length === 0 ? { config } : { mistakes: inOrder(mistakes) };
+  if (!config || mistakes.length > 0) return { mistakes: inOrder(mistakes) };
+  if (doubts.length === 0) return { config };
+  return { config, doubts: inOrder(doubts.map((one) => place(one, told, read))) };
 }
 
 /**

@@ -9,7 +9,8 @@ import type { Framed } from './framing.js';
 import { Unanswered, type Origin } from './origin.js';
 import { replayOf } from './replay.js';
 import { retryAfterMs } from './retry-after.js';
-import { isChallenge, isRefusal } from './retry.js';
+import { meaningOf } from './retry.js';
+import { policyOf } from './terms.js';
 
 export interface AttemptRooms {
   readonly origin: Origin;
@@ -35,6 +36,8 @@ export interface AttemptCall {
 }
 
 export interface Answered {
+  /** The origin wants other credentials. */
+  readonly isChallenge: boolean;
   readonly tape: AnswerTape;
   readonly answer: Answer;
   /** When it has a place in the record. */
@@ -57,20 +60,22 @@ export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<T
   try {
     const answer = await send(call, rooms);
     status = answer.status;
-    if (isRefusal(status, call.route.delivery.retry)) {
+    const afterMs = retryAfterMs(fieldValue(answer.headers, 'retry-after'), rooms.clock());
+    const meaning = meaningOf(status, afterMs !== undefined, policyOf(call.upload, call.route));
+    if (meaning === 'refusal' || meaning === 'unknown') {
       answer.body.destroy();
       const at = endedAt();
-      const afterMs = retryAfterMs(fieldValue(answer.headers, 'retry-after'), rooms.clock());
       const notBefore = afterMs === undefined ? undefined : at + afterMs;
-      const problem = `the origin answered ${status}`;
+      const problem = meaning === 'refusal' ? `the origin answered ${status}` : gatewaysProblem(status);
       return { attempt: { ...call.attempt, endedAt: at, reached: 'answered', status, notBefore, problem } };
     }
-    tape = new AnswerTape(answer, tapeRooms(call, rooms, status));
+    const isChallenge = meaning === 'challenge';
+    tape = new AnswerTape(answer, tapeRooms(call, rooms, isChallenge));
     // A challenge is shown once the upload is parked: who answers it must not come too early.
-    if (!isChallenge(status, call.route.delivery.retry)) call.onTape(tape);
+    if (!isChallenge) call.onTape(tape);
     const taken = await tape.take(rooms.clock());
     const attempt: Attempt = { ...call.attempt, endedAt: endedAt(), reached: 'answered', status };
-    return { attempt, answered: { tape, ...taken } };
+    return { attempt, answered: { tape, isChallenge, ...taken } };
   } catch (error) {
     const reason = error instanceof Error ? error : new Error(String(error));
     call.onTape(undefined);
@@ -82,24 +87,30 @@ export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<T
 
 function send({ upload, route, content, credentials, signal }: AttemptCall, { origin }: AttemptRooms) {
   const { timeoutMs } = route.delivery;
-  const request = { ...replayOf(upload, route, credentials), content: content(), timeoutMs };
+  const { repeatable } = policyOf(upload, route);
+  const connection = repeatable ? 'kept' : 'fresh';
+  const request = { ...replayOf(upload, route, credentials), content: content(), timeoutMs, connection } as const;
   return origin.send(request, signal);
 }
 
 /** Whether the origin is to be taken for alive; undefined when it was we who ended the attempt. */
-export function provesLife({ attempt, bytesLost }: Tried, signal: AbortSignal, route: Route): boolean | undefined {
+export function provesLife({ attempt, answered, bytesLost }: Tried, signal: AbortSignal): boolean | undefined {
   if (signal.aborted || bytesLost) return undefined;
   if (attempt.reached !== 'answered') return false;
   // A refusal below 500 is about this request, or about too many of them: it takes somebody alive to say so.
-  return !isRefusal(attempt.status, route.delivery.retry) || attempt.status < 500;
+  return answered !== undefined || (attempt.status ?? 500) < 500;
 }
 
 /** Only an answer that ends the delivery has a place in the record. */
-function tapeRooms(call: AttemptCall, { spool }: AttemptRooms, status: number) {
+function tapeRooms(call: AttemptCall, { spool }: AttemptRooms, isChallenge: boolean) {
   const { upload, route, attempt, keepChallengeIn } = call;
-  const { retry, keepAnswerSize } = route.delivery;
-  const keepInMemory = isChallenge(status, retry) && keepChallengeIn?.() !== 'memory' ? 0 : keepAnswerSize;
+  const { keepAnswerSize } = route.delivery;
+  const keepInMemory = isChallenge && keepChallengeIn?.() !== 'memory' ? 0 : keepAnswerSize;
   return { spool, id: upload.id, name: answerName(attempt.number), keepInMemory };
+}
+
+function gatewaysProblem(status: number): string {
+  return `a gateway before the origin answered ${status}: the origin may have taken the upload`;
 }
 
 /** When it ended, on the time line of its beginning: what happened in between is as long as it was, also when a clock is set. */

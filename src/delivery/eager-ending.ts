@@ -4,7 +4,6 @@ import type { Answered, Tried } from './attempt.js';
 import type { EarlyAnswer } from './eager.js';
 import { removeChunks, untilRecorded } from './record.js';
 import { reportAttempt, reportEnd } from './report.js';
-import { isChallenge } from './retry.js';
 import type { Rooms } from './rooms.js';
 
 /**
@@ -17,7 +16,7 @@ export async function settleEarly(
   route: Route,
   rooms: Rooms,
 ): Promise<EarlyAnswer | undefined> {
-  const isLast = answered && !isChallenge(answered.answer.status, route.delivery.retry);
+  const isLast = answered && !answered.isChallenge;
   return isLast ? record(id, attempt, answered, route, rooms) : end(id, attempt, answered, rooms);
 }
 

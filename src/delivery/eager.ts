@@ -7,7 +7,6 @@ import type { AnswerTape } from './answer-tape.js';
 import { EagerBody } from './eager-body.js';
 import { settleEarly } from './eager-ending.js';
 import { reportAttempt } from './report.js';
-import { isChallenge } from './retry.js';
 import type { Rooms } from './rooms.js';
 
 /** What an origin said before it had all. `parked`: it wants other credentials, and the upload can go on with them. */
@@ -134,7 +133,7 @@ export class EagerAttempt implements Feed {
       const attempt = await this.begin();
       if (!attempt) return this.notBegun();
       const tried = await this.try(attempt);
-      lives = provesLife(tried, this.cutting.signal, this.route);
+      lives = provesLife(tried, this.cutting.signal);
       return tried;
     } catch (error) {
       this.notBegun();
@@ -189,7 +188,7 @@ export class EagerAttempt implements Feed {
   /** Only what was certainly not handed out completely is certainly not with the origin. */
   private judged(tried: Tried): Tried {
     const { attempt, answered } = tried;
-    const isAnswer = answered && !isChallenge(answered.answer.status, this.route.delivery.retry);
+    const isAnswer = answered && !answered.isChallenge;
     if (this.body.gaveAll || isAnswer || attempt.reached === 'never-sent') return tried;
     const { signal } = this.cutting;
     const problem = signal.aborted ? (signal.reason as Error).message : attempt.problem;
@@ -198,7 +197,7 @@ export class EagerAttempt implements Feed {
 
   /** By an origin that had not heard all of it: the whole is sent with what newer credentials there are. */
   private isChallengedEarly({ answered }: Tried): boolean {
-    return answered?.answer.body.in === 'record' && isChallenge(answered.answer.status, this.route.delivery.retry);
+    return answered?.answer.body.in === 'record' && answered.isChallenge;
   }
 
   private stopListening(): void {

@@ -5,7 +5,7 @@ import type { Answered, Tried } from './attempt.js';
 import type { Audience, Pause, RunResult } from './audience.js';
 import { recordAnswer, removeChunks } from './record.js';
 import { reportEnd, reportLoss } from './report.js';
-import { afterAttempt, isChallenge } from './retry.js';
+import { afterAttempt } from './retry.js';
 import type { Rooms } from './rooms.js';
 import { policyOf } from './terms.js';
 
@@ -33,9 +33,7 @@ export class Ending {
   /** `chunks`: of the upload, when they have to be removed. */
   after(upload: Upload, tried: Tried, route: Route, chunks: () => Promise<readonly Chunk[]>): Promise<Next> {
     if (!hasAnswer(tried)) return this.unanswered(upload, tried, route);
-    return isChallenge(tried.answered.answer.status, route.delivery.retry)
-      ? this.park(tried)
-      : this.record(upload, tried, route, chunks);
+    return tried.answered.isChallenge ? this.park(tried) : this.record(upload, tried, route, chunks);
   }
 
   async postpone(pause: Exclude<Next, 'over'>): Promise<Next> {

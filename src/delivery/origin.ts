@@ -18,6 +18,11 @@ export interface OriginRequest extends Replay {
   readonly content: Framed;
   /** The origin may be silent for this long. */
   readonly timeoutMs: number;
+  /**
+   * `fresh`: one that carried nothing before. An origin may close a kept connection just when the request is on its way, and
+   * then nobody knows whether it took it (RFC 9112 §9.3.1): that is for requests that may be repeated.
+   */
+  readonly connection: 'kept' | 'fresh';
 }
 
 export interface OriginAnswer {

@@ -6,7 +6,14 @@ export interface RetryPolicy {
   /** The origin takes a second request for the same as the first: what was sent without an answer may be sent again. */
   readonly repeatable: boolean;
   readonly rules: RetryRules;
+  readonly parkOn: readonly number[];
 }
+
+/**
+ * What an origin's final response is to a delivery. `refusal`: nothing was done, and it may be sent again. `unknown`: a
+ * gateway lost sight of the origin. `challenge`: it wants other credentials.
+ */
+export type Meaning = 'answer' | 'refusal' | 'unknown' | 'challenge';
 
 export type Verdict =
   | { readonly kind: 'again'; readonly dueAt: number; readonly why: Undelivered }
@@ -38,7 +45,7 @@ export function isRepeatable(method: string, guarantee: Guarantee | undefined): 
  */
 export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () => number): Verdict {
   const { rules, repeatable } = policy;
-  const why = whyUndelivered(attempt, rules);
+  const why = whyUndelivered(attempt, policy);
   const mayBeRepeated = why.reason !== 'unauthorized' && (why.reason !== 'outcome-unknown' || repeatable);
   if (!mayBeRepeated) return { kind: 'give-up', why };
   const { startedAt, endedAt = startedAt, notBefore = 0 } = attempt;
@@ -96,14 +103,17 @@ export function secondsUntil(at: number, now: number): number {
   return Math.max(1, Math.ceil((at - now) / 1000));
 }
 
-/** A status that the route counts as a failure to be repeated, not as the origin's answer. */
-export function isRefusal(status: number | undefined, { retryOn }: RetryRules): status is number {
-  return status !== undefined && retryOn.includes(status);
-}
-
-/** RFC 9110 §15.5.2: nothing was done with the request, and the same one with other credentials may be welcome. */
-export function isChallenge(status: number | undefined, rules: RetryRules): boolean {
-  return status === 401 && !isRefusal(status, rules);
+/**
+ * RFC 9110 §15.6.4 and RFC 6585 §4: by 503, and by 429 with a time, the origin itself refuses. RFC 9110 §15.6.3, §15.6.5:
+ * 502 and 504 are a gateway's, and the origin behind it may be at work. RFC 9110 §15.5.2: with a challenge nothing was done.
+ * `saysWhen`: the response has a `Retry-After`.
+ */
+export function meaningOf(status: number, saysWhen: boolean, { repeatable, rules, parkOn }: RetryPolicy): Meaning {
+  const isGateways = status === 502 || status === 504;
+  const isOrigins = status === 503 || (status === 429 && saysWhen);
+  if (rules.retryOn?.includes(status) ?? (isOrigins || (isGateways && repeatable))) return 'refusal';
+  if (parkOn.includes(status)) return 'challenge';
+  return rules.retryOn === undefined && isGateways ? 'unknown' : 'answer';
 }
 
 /** The origin certainly does not have all of it, whatever became of the attempt, or of the process it was made by. */
@@ -114,13 +124,14 @@ export function isPartly({ reached, inPart }: Attempt): boolean {
 export const LOST_WITH_PROCESS = 'the proxy stopped before it had recorded an answer';
 
 /** One that never ended, or whose answer was not recorded, may have been taken by the origin: its process was lost. */
-function whyUndelivered(attempt: Attempt, rules: RetryRules): Undelivered {
-  const { reached, status, problem } = attempt;
+function whyUndelivered(attempt: Attempt, policy: RetryPolicy): Undelivered {
+  const { reached, status, problem, notBefore } = attempt;
   if (reached === 'never-sent' || isPartly(attempt))
     return { reason: 'unreachable', problem: problem ?? 'the origin could not be reached' };
   const says = problem ?? `the origin answered ${status}`;
-  if (reached === 'answered' && isRefusal(status, rules)) return { reason: 'refused', status, problem: says };
-  if (reached === 'answered' && isChallenge(status, rules)) return { reason: 'unauthorized', status, problem: says };
+  const meaning = reached === 'answered' && status !== undefined && meaningOf(status, notBefore !== undefined, policy);
+  if (meaning === 'refusal') return { reason: 'refused', status, problem: says };
+  if (meaning === 'challenge') return { reason: 'unauthorized', status, problem: says };
   return { reason: 'outcome-unknown', problem: problem ?? LOST_WITH_PROCESS };
 }
 

@@ -228,7 +228,7 @@ export class Run {
     claim.holdsFor(number);
     if (claim.mayHaveRunOut) return this.ending.after(begun, { attempt: notSent(attempt) }, route, this.chunks);
     const tried = await this.try(begun, chunks, route, attempt, signal);
-    turn.end(provesLife(tried, signal, route));
+    turn.end(provesLife(tried, signal));
     return this.ending.after(begun, tried, route, this.chunks);
   }
 

@@ -9,5 +9,6 @@ export function routeOf({ route, request }: Upload, routes: Routes): Route {
 }
 
 export function policyOf({ request }: Upload, { delivery }: Route): RetryPolicy {
-  return { repeatable: isRepeatable(delivery.method ?? request.method, delivery.guarantee), rules: delivery.retry };
+  const { retry: rules, parkOn, guarantee, method = request.method } = delivery;
+  return { repeatable: isRepeatable(method, guarantee), rules, parkOn };
 }

@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import { buildConnector, Client } from 'undici';
+import type { OriginRequest } from './origin.js';
 import { makePatient, type OriginSocket } from './undici-socket.js';
 
 /** Longer than any handshake of an origin worth waiting for; a connection that never comes about may be tried again. */
@@ -50,6 +51,8 @@ export class OriginConnection {
   }
 }
 
+type ConnectionRequest = Pick<OriginRequest, 'origin' | 'timeoutMs' | 'connection'>;
+
 /** Connections to origins. One that carried an exchange to its end waits a little for the next (RFC 9112 §9.3). */
 export class OriginConnections {
   private readonly idle = new Set<OriginConnection>();
@@ -57,10 +60,11 @@ export class OriginConnections {
 
   constructor(private readonly options: { readonly ca?: string }) {}
 
-  take(origin: string, timeoutMs: number): OriginConnection {
+  /** A new one, or for a request that may be repeated one that waits. */
+  take({ origin, timeoutMs, connection: wanted }: ConnectionRequest): OriginConnection {
     const connectMs = Math.min(timeoutMs, LONGEST_CONNECT_MS);
     const key = `${origin} ${connectMs}`;
-    for (const connection of this.idle) {
+    for (const connection of wanted === 'kept' ? this.idle : []) {
       if (connection.key !== key) continue;
       this.idle.delete(connection);
       return connection;

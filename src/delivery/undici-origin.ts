@@ -25,7 +25,7 @@ export class UndiciOrigin implements Origin {
       content.body?.destroy();
       return Promise.reject(new Unanswered('never-sent', 'stopped before it was sent', signal.reason));
     }
-    const connection = this.connections.take(request.origin, request.timeoutMs);
+    const connection = this.connections.take(request);
     return new Promise((answered, unanswered) => {
       const stop = (): void => void this.connections.end(connection, new Error('stopped', { cause: signal.reason }));
       const isOver = (): void => {
@@ -38,7 +38,8 @@ export class UndiciOrigin implements Origin {
         unanswered,
         whole: () => {
           isOver();
-          this.connections.giveBack(connection);
+          if (request.connection === 'kept') this.connections.giveBack(connection);
+          else void this.connections.end(connection, new Error('one request a connection'));
         },
         broken: (reason) => {
           isOver();

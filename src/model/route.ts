@@ -14,8 +14,11 @@ export interface RetryRules {
   readonly maxAttempts: number;
   readonly firstDelayMs: number;
   readonly longestDelayMs: number;
-  /** Statuses of the origin that count as a failure to be repeated, not as its answer. */
-  readonly retryOn: readonly number[];
+  /**
+   * Statuses of the origin that count as a failure to be repeated, not as its answer. Missing: what the guarantee permits,
+   * and a gateway's 502 or 504 to a request that may not be repeated leaves its outcome unknown.
+   */
+  readonly retryOn?: readonly number[];
   /** A waiting client is told to come again when trying has taken this long. */
   readonly whileWaitingMs: number;
   /** Trying goes on without a client until this long after the upload was whole. */
@@ -81,6 +84,8 @@ export interface DeliveryRules {
   /** After so many failures in a row the origin is left alone for a while. */
   readonly breaker: { readonly failures: number; readonly pauseMs: number };
   readonly retry: RetryRules;
+  /** Statuses by which the origin asks for other credentials: the upload is kept for a client that brings them. */
+  readonly parkOn: readonly number[];
 }
 
 /** Who is asked whether a request may upload, before a byte of its body is taken. */

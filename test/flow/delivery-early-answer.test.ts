@@ -59,10 +59,10 @@ test('a refusal whose end is the end of the connection is heard', async () => {
   }, 10);
 });
 
-test('an early 502 is a failure like any other: the next attempt gets the whole', async () => {
+test('an early 503 is a failure like any other: the next attempt gets the whole', async () => {
   origin = await startRawOrigin(async (exchange) => {
     if (exchange.index === 0) {
-      await exchange.respond({ status: 502, body: 'bad' });
+      await exchange.respond({ status: 503, body: 'bad' });
       return exchange.socket.destroy() as unknown as undefined;
     }
     await exchange.readBody();

@@ -169,13 +169,13 @@ test('an origin that comes back in time gets the upload within the same wait', a
   await late.close();
 });
 
-test('a status of retry_on is a failure to be repeated: 502, then 200', async () => {
-  origin.setScript(failingOnce((exchange) => exchange.respond({ status: 502, body: 'bad' })));
+test('a status of retry_on is a failure to be repeated: 503, then 200', async () => {
+  origin.setScript(failingOnce((exchange) => exchange.respond({ status: 503, body: 'bad' })));
   const room = await open();
   const upload = await room.whole({ body: LARGE });
   expect(await bodyOf(await room.answer(upload.id))).toEqual(Buffer.from('ok'));
   expect((await room.upload(upload.id)).attempts).toMatchObject([
-    { reached: 'answered', status: 502 },
+    { reached: 'answered', status: 503 },
     { reached: 'answered', status: 200 },
   ]);
 });
@@ -218,7 +218,7 @@ test('an upload whose bytes are lost is never sent short, and is gone for its cl
 });
 
 test('each attempt and each end is one line without the upload’s id', async () => {
-  origin.setScript(failingOnce((exchange) => exchange.respond({ status: 502 })));
+  origin.setScript(failingOnce((exchange) => exchange.respond({ status: 503 })));
   const room = await open();
   const upload = await room.whole();
   await bodyOf(await room.answer(upload.id));

@@ -128,11 +128,13 @@ test('with a challenge in its hands: the upload waits for other credentials, alt
     await once(asked.signal, 'abort');
     await exchange.respond({ status: 401, body: 'who?' });
   });
-  await open();
+  // So long that no renewal takes the claim back before the end of the attempt is told.
+  await open({ claimMs: 60_000 });
   const { id } = await room.whole();
   const first = room.result(id);
   await origin.exchange(0);
   stillness.stand();
+  await room.store.renewClaim(id, 'worker-0', room.clock() - 1);
   await isTaken(id);
   expect(await other.result(id, { to: neverAborted() })).toMatchObject({ why: { reason: 'outcome-unknown' } });
   asked.abort();

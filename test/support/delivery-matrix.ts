@@ -28,6 +28,8 @@ export function expectedCell(course: Course, guarantee: Guarantee, client: Clien
       return answered(1, 1, client, '201');
     case 'refused':
       return answered(2, 2, client, '201');
+    case 'gateways':
+      return guarantee === 'at_least_once' ? answered(2, 2, client, '201') : unknown({ requests: 1, whole: 1 }, client);
     case 'challenge':
       return challenged(client);
     case 'unknown': {

@@ -8,6 +8,8 @@ export type Course =
   | { readonly is: 'never-sent' }
   /** The origin said "not now": tried again under any guarantee. */
   | { readonly is: 'refused'; readonly afterMs: number }
+  /** A gateway before the origin lost sight of it: nobody knows what it did, and the guarantee decides. */
+  | { readonly is: 'gateways'; readonly afterMs: number }
   /**
    * Nobody knows what the origin did: the guarantee decides. `seen`: it read the request's head. `shown`: its answer had
    * been under way for so long that clients were shown the beginning of it.
@@ -62,13 +64,17 @@ function early(status: number): OriginFault['script'] {
   });
 }
 
-function status(code: number, retryAfter: boolean, retryOn: readonly number[]): OriginFault {
+function status(code: number, retryAfter: boolean): OriginFault {
   const headers = retryAfter ? [['Retry-After', '1'] as const] : [];
+  const afterMs = retryAfter ? 1000 : 0;
+  const isOrigins = code === 503 || (code === 429 && retryAfter);
+  const isGateways = code === 502 || code === 504;
   return {
     name: `answers ${code}${retryAfter ? ' with `Retry-After: 1`' : ''}`,
-    course: retryOn.includes(code)
-      ? { is: 'refused', afterMs: retryAfter ? 1000 : 0 }
-      : { is: 'answer', status: code, whole: true },
+    course:
+      isOrigins || isGateways
+        ? { is: isOrigins ? 'refused' : 'gateways', afterMs }
+        : { is: 'answer', status: code, whole: true },
     script: afterBody((exchange) => exchange.respond({ status: code, headers, body: 'no' })),
   };
 }
@@ -89,7 +95,7 @@ async function slowAnswer(exchange: RawExchange): Promise<void> {
 }
 
 /** Everything an origin can do wrong, and some things it does right in an unusual way. */
-export function originFaults(retryOn: readonly number[]): OriginFault[] {
+export function originFaults(): OriginFault[] {
   const statuses = [408, 429, 500, 502, 503, 504];
   return [
     { name: 'refuses the connection', before: 'refuses', course: { is: 'never-sent' }, script: made },
@@ -149,6 +155,6 @@ export function originFaults(retryOn: readonly number[]): OriginFault[] {
     { name: 'answers 100 MB', course: { is: 'answer', status: 200, whole: true }, script: afterBody(largeAnswer) },
     { name: 'refuses early with 413', course: { is: 'answer', status: 413, whole: false }, script: early(413) },
     { name: 'refuses early with 401', course: { is: 'challenge' }, script: early(401) },
-    ...statuses.flatMap((code) => [status(code, false, retryOn), status(code, true, retryOn)]),
+    ...statuses.flatMap((code) => [status(code, false), status(code, true)]),
   ];
 }

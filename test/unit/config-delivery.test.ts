@@ -3,6 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Config } from '../../src/config/config.js';
 import { loadConfig } from '../../src/config/load.js';
+import { describeMistake } from '../../src/config/mistake.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 let directory: TemporaryDirectory;
@@ -172,4 +173,25 @@ routes:
     authorize: { ...top.authorize, recheck: true },
     bindTo: [],
   });
+});
+
+const gateways = /^FILE:\d+:\d+: (routes\[0\]\.)?delivery\.retry\.retry_on: has [\d and]+, which gateways say/;
+
+test.each([
+  ['delivery: { retry: { retry_on: [502, 503, 504] } }', true],
+  ['delivery: { guarantee: at_most_once, retry: { retry_on: [504] } }', true],
+  ['delivery: { retry: { retry_on: [500] } }', true],
+  ['routes: [{ match: { path: /a, methods: [POST, PUT] }, delivery: { retry: { retry_on: [502] } } }]', true],
+  ['delivery: { method: PUT, guarantee: at_most_once, retry: { retry_on: [502] } }', true],
+  ['{}', false],
+  ['delivery: { retry: { retry_on: [503, 429] } }', false],
+  ['delivery: { retry: { retry_on: [] } }', false],
+  ['delivery: { guarantee: at_least_once, retry: { retry_on: [502, 504] } }', false],
+  ['delivery: { method: PUT, retry: { retry_on: [502, 504] } }', false],
+  ['routes: [{ match: { path: /a, methods: [PUT] }, delivery: { retry: { retry_on: [502] } } }]', false],
+])('%s: a retry_on that contradicts the guarantee is doubtful: %s', (yaml, isDoubtful) => {
+  const loaded = read(yaml === '{}' ? '' : yaml);
+  if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
+  const doubts = (loaded.doubts ?? []).map((one) => describeMistake({ ...one, source: 'FILE' }));
+  expect(doubts).toEqual(isDoubtful ? [expect.stringMatching(gateways)] : []);
 });

@@ -1,5 +1,12 @@
 import { describe, expect, test } from '@jest/globals';
-import { afterAttempt, beforeAttempt, isRepeatable, mayAskAgain, retryAfterSeconds } from '../../src/delivery/retry.js';
+import {
+  afterAttempt,
+  beforeAttempt,
+  isRepeatable,
+  mayAskAgain,
+  meaningOf,
+  retryAfterSeconds,
+} from '../../src/delivery/retry.js';
 import type { Answer, Attempt, Undelivered } from '../../src/model/upload.js';
 
 const rules = {
@@ -10,8 +17,9 @@ const rules = {
   whileWaitingMs: 60_000,
   inBackgroundMs: 0,
 };
-const once = { repeatable: false, rules };
-const repeatable = { repeatable: true, rules };
+const parkOn = [401, 407];
+const once = { repeatable: false, rules, parkOn };
+const repeatable = { repeatable: true, rules, parkOn };
 const half = () => 0.5;
 
 function attempt(fields: Partial<Attempt>): Attempt {
@@ -29,6 +37,43 @@ test.each([
   ['PUT', 'at_most_once', false],
 ] as const)('%s may be repeated (guarantee: %s): %s', (method, guarantee, expected) => {
   expect(isRepeatable(method, guarantee)).toBe(expected);
+});
+
+describe('what a response means to a delivery', () => {
+  const answers = [200, 204, 302, 400, 403, 404, 408, 409, 413, 419, 422, 425, 440, 498, 500, 501, 505, 507, 520, 599];
+  const byGuarantee = { ...rules, retryOn: undefined };
+
+  test.each([
+    ...answers.map((status) => [status, 'answer', 'answer', 'answer', 'answer'] as const),
+    [401, 'challenge', 'challenge', 'challenge', 'challenge'],
+    [407, 'challenge', 'challenge', 'challenge', 'challenge'],
+    [429, 'answer', 'refusal', 'answer', 'refusal'],
+    [502, 'unknown', 'unknown', 'refusal', 'refusal'],
+    [503, 'refusal', 'refusal', 'refusal', 'refusal'],
+    [504, 'unknown', 'unknown', 'refusal', 'refusal'],
+  ] as const)('%i: at most once %s, with Retry-After %s; at least once %s, with it %s', (status, ...expected) => {
+    const meanings = [false, true].flatMap((repeats) =>
+      [false, true].map((saysWhen) => meaningOf(status, saysWhen, { repeatable: repeats, rules: byGuarantee, parkOn })),
+    );
+    expect(meanings).toEqual(expected);
+  });
+
+  test.each([
+    [[], 503, 'answer'],
+    [[], 504, 'answer'],
+    [[503], 504, 'answer'],
+    [[502, 504], 504, 'refusal'],
+    [[429], 429, 'refusal'],
+    [[401], 401, 'refusal'],
+  ] as const)('retry_on %j says it of %i, whatever the guarantee: %s', (retryOn, status, expected) => {
+    for (const repeats of [false, true])
+      expect(meaningOf(status, false, { repeatable: repeats, rules: { ...rules, retryOn }, parkOn })).toBe(expected);
+  });
+
+  test.each([403, 419, 440, 498])('park_on says of %i that other credentials are wanted', (status) => {
+    expect(meaningOf(status, false, { ...once, parkOn: [status] })).toBe('challenge');
+    expect(meaningOf(401, false, { ...once, parkOn: [status] })).toBe('answer');
+  });
 });
 
 describe('after an attempt', () => {
@@ -79,7 +124,7 @@ describe('after an attempt', () => {
   ])(
     'delays double up to the longest, jitter takes up to half: failure %i, random %f → %i ms',
     (number, random, ms) => {
-      const patient = { repeatable: false, rules: { ...rules, maxAttempts: 100, whileWaitingMs: 60_000 } };
+      const patient = { repeatable: false, parkOn, rules: { ...rules, maxAttempts: 100, whileWaitingMs: 60_000 } };
       const verdict = afterAttempt(attempt({ number, ...neverSent }), patient, () => random);
       const why = { reason: 'unreachable', problem: 'ECONNREFUSED' };
       expect(verdict).toEqual({ kind: 'again', dueAt: ms, why });
@@ -89,7 +134,11 @@ describe('after an attempt', () => {
   describe('budgets', () => {
     const patient = { ...rules, inBackgroundMs: 10_000 };
     const verdictOf = (fields: Partial<Attempt>, of: Partial<typeof rules> = {}) =>
-      afterAttempt(attempt({ ...neverSent, ...fields }), { repeatable: false, rules: { ...patient, ...of } }, () => 1);
+      afterAttempt(
+        attempt({ ...neverSent, ...fields }),
+        { repeatable: false, parkOn, rules: { ...patient, ...of } },
+        () => 1,
+      );
 
     test.each([
       ['the number of attempts does not end what goes on in the background', { number: 9, endedAt: 9000 }, {}, 10_000],

@@ -1,0 +1,30 @@
+import type { Route } from '../model/route.js';
+import type { Config } from './config.js';
+import type { SettingPath } from './mistake.js';
+import type { Contradiction } from './route-contradictions.js';
+
+/** Settings that work, and probably do not do what was meant. */
+export function warnings({ defaultRoute, routes }: Config): Contradiction[] {
+  return [
+    ...repeatedByGateways([], defaultRoute),
+    ...routes.flatMap(({ route, methods }, index) => repeatedByGateways(['routes', index], route, methods)),
+  ];
+}
+
+/** RFC 9110 §9.2.2. */
+const IDEMPOTENT = new Set(['PUT', 'DELETE']);
+
+/** A list of its own may repeat what the guarantee would not. */
+function repeatedByGateways(path: SettingPath, { delivery }: Route, methods?: readonly string[]): Contradiction[] {
+  const { guarantee, method, retry } = delivery;
+  const sent = method === undefined ? methods : [method];
+  const isAlwaysIdempotent = sent?.every((each) => IDEMPOTENT.has(each)) ?? false;
+  if (guarantee === 'at_least_once' || (guarantee === undefined && isAlwaysIdempotent)) return [];
+  const doubtful = (retry.retryOn ?? []).filter((status) => status >= 500 && status !== 503);
+  if (doubtful.length === 0) return [];
+  const whose = guarantee === undefined ? 'a POST or PATCH' : 'with at_most_once an upload';
+  const problem =
+    `has ${doubtful.join(' and ')}, which gateways say while the origin is still at work: ${whose} may be delivered ` +
+    'twice. Leave it out, or set `guarantee: at_least_once` if the origin takes a second request for the first';
+  return [{ path: [...path, 'delivery', 'retry', 'retry_on'], problem }];
+}
