@@ -67,9 +67,9 @@ export interface ResultRequest {
 /** Longer than it takes a worker to notice that a store is back that was away. */
 const RETURN_MS = 3000;
 
-/** The first two rounds, and two a minute, also look at those that are due so late that a clock may have been set back. */
+/** The first two rounds, and two a minute, also look at those that are not due for a while: a clock may have been set back. */
 const ROUNDS_OF_ALL = 60;
-const LATEST_BELIEVED_MS = 30_000;
+const LATEST_BELIEVED_MS = 1000;
 
 /** Spool → origin: each whole upload becomes one request, and its answer is kept for whoever asks. */
 export class Delivery {
