@@ -2,6 +2,7 @@ import type { Config } from '../config/config.js';
 import type { RouteConfig } from '../config/route-config.js';
 import { formatAddress } from '../config/scalars.js';
 import type { RedisConfig } from '../config/store-config.js';
+import { reshapes, type Route } from '../model/route.js';
 
 /** What would be served, a line for each part; without passwords. */
 export function configSummary(config: Config): string[] {
@@ -18,7 +19,7 @@ export function configSummary(config: Config): string[] {
     ...nodes(config),
     `workers   ${config.workers}`,
     ...config.routes.map(describeRoute),
-    `route     ${rest} -> ${config.defaultRoute.origin}${config.defaultRoute.resumable ? ', resumable' : ''}`,
+    `route     ${rest} ${describe(config.defaultRoute)}`,
   ];
 }
 
@@ -48,5 +49,19 @@ function nodes({ store, spool, cluster }: Config): string[] {
 
 function describeRoute({ paths, methods, route }: RouteConfig): string {
   const which = [...(methods ? [methods.join(' ')] : []), paths.join(' ')].join(' ');
-  return `route     ${which} -> ${route.origin}${route.resumable ? ', resumable' : ''}`;
+  return `route     ${which} ${describe(route)}`;
+}
+
+function describe(route: Route): string {
+  return `-> ${route.origin}${route.resumable ? ', resumable' : ''}${plainBodies(route)}`;
+}
+
+/** What happens to bodies that are no uploads, and what does not hold for them. */
+function plainBodies({ plainBodies: handling, delivery, limits, resumable }: Route): string {
+  if (handling === 'spool') return ', ordinary bodies go through the spool';
+  if (handling === 'refuse') return ', ordinary bodies are refused';
+  const open = [...(delivery.gate ? ['gate'] : []), ...(reshapes(delivery) ? ['framing, target and method'] : [])];
+  const limited = limits.maxSize === undefined ? '' : `, bodies up to ${limits.maxSize} bytes`;
+  if (!resumable || open.length === 0) return limited;
+  return `${limited}, ordinary bodies pass: ${open.join(', ')} hold for uploads only`;
 }

@@ -1,3 +1,4 @@
+import { PLAIN } from '../model/upload.js';
 import { aligned, bytes, timeWords, type ListedUpload } from './upload-words.js';
 
 /** One upload as the admin listener tells of it. */
@@ -46,7 +47,7 @@ export function detailWords(upload: ShownUpload, now: number): string {
     ['type', request.contentType],
     ['headers', request.headerNames.join(', ')],
     ['route', `${upload.route}${upload.bound ? ', bound to its creator' : ''}`],
-    ['version', upload.dialect === 'final' ? 'without an interop version' : `interop ${upload.dialect}`],
+    ['version', versionWords(upload.dialect)],
     ['received', received(upload)],
     ['created', `${upload.createdAt}, ${timeWords(now - Date.parse(upload.createdAt))} ago`],
     ['removed', `${upload.expiresAt}, in ${timeWords(Date.parse(upload.expiresAt) - now)}`],
@@ -57,6 +58,11 @@ export function detailWords(upload: ShownUpload, now: number): string {
   ];
   const known = rows.filter((row): row is [string, string] => row[1] !== undefined);
   return aligned(known) + attemptTable(upload.newestAttempts);
+}
+
+function versionWords(dialect: string): string {
+  if (dialect === PLAIN) return 'no upload: an ordinary request whose body was spooled';
+  return dialect === 'final' ? 'without an interop version' : `interop ${dialect}`;
 }
 
 function received({ offset, length }: ShownUpload): string {

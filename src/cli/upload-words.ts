@@ -1,7 +1,10 @@
+import { PLAIN } from '../model/upload.js';
+
 /** An upload as the admin listener tells of it; more than this is there in `show`. */
 export interface ListedUpload {
   readonly tag: string;
   readonly phase: string;
+  readonly dialect?: string;
   readonly method: string;
   readonly target: string;
   readonly offset: number;
@@ -24,7 +27,7 @@ export function uploadTable(uploads: readonly ListedUpload[], now: number): stri
     sizeWords(upload),
     timeWords(now - Date.parse(upload.createdAt)),
     String(upload.attempts),
-    `${upload.method} ${shortened(upload.target, 60)}`,
+    `${upload.method} ${shortened(upload.target, 60)}${upload.dialect === PLAIN ? ' (no upload)' : ''}`,
     whyWords(upload, now),
   ]);
   return aligned([COLUMNS, ...rows]);

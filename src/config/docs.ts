@@ -68,7 +68,7 @@ function defaultOf(path: string, setting: JsonSchema): string {
 
 /** What a route takes over from the top when it does not name it; its settings are told there. */
 function isInherited(path: string): boolean {
-  return /^routes\[\]\.(limits|delivery|authorize|bind_to)$/.test(path);
+  return /^routes\[\]\.(limits|delivery|authorize|bind_to|plain_bodies)$/.test(path);
 }
 
 /** A default as it would stand in the file. */

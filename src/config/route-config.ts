@@ -1,4 +1,13 @@
-import type { Authorize, DeliveryRules, Framing, Gate, Limits, Route } from '../model/route.js';
+import {
+  reshapes,
+  type Authorize,
+  type DeliveryRules,
+  type Framing,
+  type Gate,
+  type Limits,
+  type PlainBodies,
+  type Route,
+} from '../model/route.js';
 import type { Settings } from './schema.js';
 
 type RouteSettings = NonNullable<Settings['routes']>[number];
@@ -17,19 +26,24 @@ export const DEFAULT_ROUTE = 'default';
 
 /** What holds where no route matches. Resumable when there are no routes. */
 export function defaultRoute(settings: Settings): Route {
+  const delivery = toDelivery(settings.delivery);
+  const resumable = settings.routes === undefined;
   return {
     name: DEFAULT_ROUTE,
     origin: settings.origin,
-    resumable: settings.routes === undefined,
+    resumable,
     limits: toLimits(settings.limits),
-    delivery: toDelivery(settings.delivery),
+    delivery,
     authorize: toAuthorize(settings.authorize),
     bindTo: settings.bind_to,
+    plainBodies: inheritedPlainBodies(settings.plain_bodies, resumable, resumable && shapes(delivery)),
   };
 }
 
 /** Each setting that a route does not name is the top's. */
 export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
+  const delivery = toDelivery(inherited(top.delivery, own.delivery));
+  const isShaped = shapes(delivery) && (own.resumable || shapesItself(own.delivery));
   return {
     paths: listOf(own.match.path),
     ...(own.match.methods === undefined ? {} : { methods: listOf(own.match.methods) }),
@@ -38,11 +52,28 @@ export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
       origin: own.origin ?? top.origin,
       resumable: own.resumable,
       limits: toLimits({ ...top.limits, ...own.limits }),
-      delivery: toDelivery(inherited(top.delivery, own.delivery)),
+      delivery,
       authorize: toAuthorize({ ...top.authorize, ...own.authorize }),
       bindTo: own.bind_to ?? top.bind_to,
+      plainBodies: own.plain_bodies ?? inheritedPlainBodies(top.plain_bodies, own.resumable, isShaped),
     },
   };
+}
+
+/** Passed on as they came, bodies would reach the wrong place or form, or pass the gate by. */
+function shapes(delivery: DeliveryRules): boolean {
+  return reshapes(delivery) || delivery.gate !== undefined;
+}
+
+/** A route without uploads means none of what the top says about their delivery, unless it says so itself. */
+function shapesItself({ gate, framing, target, method }: NonNullable<RouteSettings['delivery']> = {}): boolean {
+  return [gate, framing, target, method].some((setting) => setting !== undefined);
+}
+
+/** Nobody is told to upload where no upload is possible. */
+function inheritedPlainBodies(told: PlainBodies | null, resumable: boolean, isShaped: boolean): PlainBodies {
+  if (told === 'refuse' && !resumable) return 'pass';
+  return told ?? (isShaped ? 'spool' : 'pass');
 }
 
 function inherited(top: DeliverySettings, own: RouteSettings['delivery'] = {}): DeliverySettings {

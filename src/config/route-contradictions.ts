@@ -11,11 +11,18 @@ export interface Contradiction {
 
 /** What does not fit together in one route, with what it inherits. `path`: where the route stands; empty for the top. */
 export function routeContradictions(path: SettingPath, route: Route): Contradiction[] {
-  return [...limits(route.limits), ...times(route), ...eager(route), ...nobodyToAsk(route)].map((found) => ({
+  const all = [...limits(route.limits), ...times(route), ...eager(route), ...nobodyToAsk(route), ...noUploads(route)];
+  return all.map((found) => ({
     ...found,
     path: [...path, ...found.path],
     ...(found.against ? { against: [...path, ...found.against] } : {}),
   }));
+}
+
+function noUploads({ resumable, plainBodies }: Route): Contradiction[] {
+  if (resumable || plainBodies !== 'refuse') return [];
+  const problem = 'cannot be refuse where `resumable` is false: there would be no way to send a body';
+  return [{ path: ['plain_bodies'], problem }];
 }
 
 function limits({ maxSize, minSize, maxAppendSize, minAppendSize = 0 }: Limits): Contradiction[] {

@@ -1,7 +1,7 @@
 import * as z from 'zod';
 import { routeAccess } from './authorize-settings.js';
 import { routeDelivery } from './delivery-settings.js';
-import { boolean, duration, httpUrl, size, sizeOrNull, text } from './scalars.js';
+import { boolean, duration, httpUrl, isNull, scalar, size, sizeOrNull, text } from './scalars.js';
 
 /** Limits of an upload, without defaults: for the top, and for routes that inherit from it. */
 export const limitSettings = {
@@ -15,6 +15,23 @@ export const limitSettings = {
     'An upload that nothing was added to for this long is removed with its bytes.',
   ),
 };
+
+const PLAIN_BODIES = ['pass', 'refuse', 'spool'] as const;
+
+/** `plain_bodies`, without a default: for the top, and for routes that inherit from it. */
+export function plainBodies() {
+  return scalar({
+    read: (found) => (isNull(found) ? null : PLAIN_BODIES.find((word) => word === found)),
+    allowed: 'pass, refuse, spool, or null',
+    json: { enum: [...PLAIN_BODIES, null] },
+    unit: 'pass \\| refuse \\| spool',
+  }).describe(
+    'What becomes of a request body that is no upload. `pass`: it goes to the origin as it comes, without `delivery.gate`, ' +
+      '`framing`, `target` and `method`; `limits.max_size` holds. `spool`: it is taken into the spool first, then gated, ' +
+      'framed and delivered like an upload, and its client gets the origin’s answer. `refuse`: 428, with a word about how ' +
+      'to upload. `null`: `spool` where a gate, framing, target or method is set, else `pass`.',
+  );
+}
 
 const match = z.strictObject({
   path: z
@@ -44,6 +61,7 @@ export const routeSettings = z.strictObject({
     .partial()
     .optional()
     .describe('Replaces single settings of the top `limits`, of which `idle_timeout` is the same for all.'),
+  plain_bodies: plainBodies().optional(),
   delivery: routeDelivery,
   ...routeAccess,
 });

@@ -3,7 +3,7 @@ import { access } from './authorize-settings.js';
 import { cluster, workers } from './cluster-settings.js';
 import { withDefaults } from './defaults.js';
 import { delivery } from './delivery-settings.js';
-import { limitSettings, routeSettings } from './route-settings.js';
+import { limitSettings, plainBodies, routeSettings } from './route-settings.js';
 import {
   address,
   addressOrOff,
@@ -143,6 +143,7 @@ export const schema = z.strictObject({
     })
     .prefault({})
     .describe('What an upload must keep to. Announced to clients in `Upload-Limit`.'),
+  plain_bodies: plainBodies().prefault(null),
   delivery,
   ...access,
   cors: z

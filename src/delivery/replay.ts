@@ -1,7 +1,7 @@
 import { withForwarding } from '../model/forwarding.js';
 import { endToEnd, fieldValue, withoutFields, type HeaderLine, type Headers } from '../model/headers.js';
 import type { Route } from '../model/route.js';
-import type { Upload } from '../model/upload.js';
+import { PLAIN, type Upload } from '../model/upload.js';
 import { multipartType } from './multipart.js';
 import { targetOf } from './target.js';
 import { wholeType } from './whole-type.js';
@@ -37,6 +37,9 @@ const OF_THE_UPLOAD = new Set([
   'host',
 ]);
 
+/** Of an ordinary request: what the body that follows says anew, and what is between its client and us. */
+const OF_ONE_MESSAGE = new Set(['expect', 'content-length', 'host']);
+
 /** About the representation, which is one part of a multipart body: they stand there, or are untrue of the whole. */
 const OF_THE_FILE = new Set([
   'content-type',
@@ -44,6 +47,7 @@ const OF_THE_FILE = new Set([
   'content-encoding',
   'content-language',
   'repr-digest',
+  'content-digest',
 ]);
 
 const CREDENTIALS = ['authorization', 'cookie'];
@@ -53,7 +57,10 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers): Re
   const { request } = upload;
   const base = new URL(route.origin);
   const { framing, method = request.method, target } = route.delivery;
-  const ofTheWhole = withoutFields(endToEnd(request.headers), OF_THE_UPLOAD);
+  const ofTheWhole = withoutFields(
+    endToEnd(request.headers),
+    upload.dialect === PLAIN ? OF_ONE_MESSAGE : OF_THE_UPLOAD,
+  );
   const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : ofTheWhole.map(withWholeType);
   const lines = withForwarding(withAdded(withCredentials(own, credentials), upload, route), request);
   return {

@@ -8,6 +8,7 @@ import type { Log } from '../observe/log.js';
 import { logRequest } from '../observe/log-lines.js';
 import type { Metrics, RequestKind } from '../observe/metrics.js';
 import { type Detected, detect } from '../protocol/detect.js';
+import { plain } from '../protocol/plain.js';
 import { problemReply } from '../protocol/problem.js';
 import { type Reply, isRefusal } from '../protocol/protocol.js';
 import type { Trust } from './client-address.js';
@@ -156,7 +157,7 @@ export class Entry {
 
   private async serveUpload(asked: UploadRequest, found: Found, noted: Noted, isRelayed: boolean): Promise<void> {
     const { exchange, head, request } = asked;
-    noted.kind = isRefusal(request) ? 'other' : request.kind;
+    noted.kind = isRefusal(request) ? 'other' : asked.protocol === plain ? 'spooled' : request.kind;
     const reply = await this.replyTo(asked, found, isRelayed);
     if (reply === 'relayed') {
       noted.kind = 'relayed';
@@ -220,7 +221,7 @@ export class Entry {
    * connection is closed instead.
    */
   private turnedDown(asked: UploadRequest, refusal: Refusal): Reply | Ended {
-    if (refusal.reason === 'unavailable' && isUrlSession(asked.head))
+    if (refusal.reason === 'unavailable' && asked.protocol !== plain && isUrlSession(asked.head))
       return { kind: 'interrupted', why: 'unavailable' };
     return this.options.uploadRequests.refuse(asked, refusal);
   }

@@ -1,6 +1,6 @@
 /** Why an exchange came to nothing, and what the client is told of it (RFC 9110 §15.5.9, §15.6). */
 export interface ExchangeFailure {
-  readonly status: 408 | 501 | 502 | 504;
+  readonly status: 408 | 413 | 501 | 502 | 504;
   /** For people, without addresses of the inner network. */
   readonly detail: string;
   /** For figures. */
@@ -57,6 +57,11 @@ export function silentFor(limitMs: number): ExchangeFailure {
 export function bodyStopped(limitMs: number): ExchangeFailure {
   const detail = `Nothing came of the request's body for more than ${limitMs / 1000} s.`;
   return { status: 408, code: 'BODY_STOPPED', detail };
+}
+
+/** RFC 9110 §15.5.14: the route's `max_size`. */
+export function bodyTooLarge(maxBytes: number): ExchangeFailure {
+  return { status: 413, code: 'BODY_TOO_LARGE', detail: `A request may have at most ${maxBytes} bytes here.` };
 }
 
 /** The connection ended before a byte of an answer. */

@@ -18,6 +18,7 @@ import { Upgrades } from './upgrade.js';
 export interface PassThroughRoute {
   /** Scheme, host and port, and a path that is put before every target; no trailing slash. */
   readonly origin: string;
+  readonly limits?: { readonly maxSize?: number };
   readonly delivery: {
     readonly preserveHost: boolean;
     /** The origin may be silent for this long, before and within its answer. */
@@ -60,6 +61,7 @@ export class PassThrough {
       client: clientOf({ req, res } as Exchange, this.options.discardLimits),
       ...this.exchangeOptions(head, route),
       open: this.open,
+      maxBodyBytes: route.limits?.maxSize,
     }).run();
   }
 

@@ -1,6 +1,6 @@
 import { Fault } from '../model/fault.js';
 import type { RequestHead } from '../model/request-head.js';
-import type { Route, Routes } from '../model/route.js';
+import { passesSmallUploads, reshapes, type Route, type Routes } from '../model/route.js';
 import type { Upload } from '../model/upload.js';
 import type { Place } from '../protocol/detect.js';
 import type { Uploads } from '../uploads/uploads.js';
@@ -38,7 +38,7 @@ export class Places {
     const { uploadsPath } = this.options;
     if (head.path.startsWith(uploadsPath)) return this.findUpload(head, head.path.slice(uploadsPath.length));
     const route = this.routeOf(head);
-    return { route, place: { kind: 'target', resumable: route.resumable, minSize: route.limits.minSize } };
+    return { route, place: targetOf(route) };
   }
 
   private async findUpload(head: RequestHead, rest: string): Promise<Found> {
@@ -78,4 +78,15 @@ export class Places {
     const { routes } = this.options;
     return routes.byName(route) ?? routes.find(request.method, request.target.split('?', 1)[0]!);
   }
+}
+
+function targetOf(route: Route): Place {
+  const { resumable, limits, plainBodies, delivery } = route;
+  return {
+    kind: 'target',
+    resumable,
+    minSize: passesSmallUploads(route) ? limits.minSize : 0,
+    plainBodies,
+    shapesEmptyBodies: reshapes(delivery),
+  };
 }

@@ -8,6 +8,7 @@ import type { Reply } from '../protocol/protocol.js';
 import type { ClientSide } from './client-side.js';
 import {
   bodyStopped,
+  bodyTooLarge,
   explain,
   isBrokenConnection,
   silentFor,
@@ -32,6 +33,8 @@ export interface ExchangeOptions {
   readonly open: (outgoing: OutgoingRequest) => ClientRequest;
   readonly stallLimits: StallLimits;
   readonly onFailure: (failure: ExchangeFailure) => void;
+  /** A longer body is refused, or cut where its length was not known: the origin never gets all of it. */
+  readonly maxBodyBytes?: number;
   /** What a client without an answer gets, where that is no problem of ours: another reply, or its connection cut. */
   readonly instead?: (failure: ExchangeFailure) => Reply | 'cut';
   /** Why an answer is not the client's. */
@@ -82,8 +85,10 @@ export class RelayedExchange {
 
   private begin(): void {
     const coding = fieldValue(this.options.head.headers, 'transfer-encoding') ?? 'chunked';
-    if (/^\s*chunked\s*$/i.test(coding)) this.attempt('kept');
-    else this.fail(unknownCoding(coding));
+    const { maxBodyBytes = Infinity, head } = this.options;
+    if (!/^\s*chunked\s*$/i.test(coding)) this.fail(unknownCoding(coding));
+    else if ((head.contentLength ?? 0) > maxBodyBytes) this.fail(bodyTooLarge(maxBodyBytes));
+    else this.attempt('kept');
   }
 
   private attempt(connection: 'kept' | 'fresh'): void {
@@ -114,10 +119,22 @@ export class RelayedExchange {
       request.end();
       return;
     }
+    this.countBody();
     body.pipe(request, { end: false });
     body.once('end', () => this.endBody(request));
     // The head alone is worth sending when the body makes us wait for it.
     setImmediate(() => !body.readableDidRead && !request.destroyed && request.flushHeaders());
+  }
+
+  /** Before the bytes are piped on, so that those that are too many do not complete anything. */
+  private countBody(): void {
+    const { maxBodyBytes } = this.options;
+    if (maxBodyBytes === undefined || this.framing === 'length') return;
+    let size = 0;
+    this.client.body.on('data', (bytes: Buffer) => {
+      size += bytes.length;
+      if (size > maxBodyBytes) this.fail(bodyTooLarge(maxBodyBytes));
+    });
   }
 
   private endBody(request: ClientRequest): void {

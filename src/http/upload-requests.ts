@@ -4,18 +4,22 @@ import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../mode
 import type { RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
 import type { StoredRequest, Upload } from '../model/upload.js';
+import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
+import { plain } from '../protocol/plain.js';
 import { type Protocol, type Reply, type ReplyContext, isRefusal } from '../protocol/protocol.js';
 import { Body } from '../uploads/body.js';
 import type { UploadCall, Uploads } from '../uploads/uploads.js';
 import type { Access } from './access.js';
 import { type Exchange, isHttp2 } from './exchange.js';
 import type { Interims } from './interim.js';
+import { PlainRequests } from './plain-requests.js';
 
 export interface UploadRequestsOptions {
   readonly uploads: Uploads;
   readonly access: Access;
   readonly metrics: Metrics;
+  readonly log: Log;
   readonly clock: () => number;
   /** A body that sends nothing for this long is given up. */
   readonly idleMs: number;
@@ -41,11 +45,16 @@ export interface UploadRequest {
 
 /** Between the wire and the uploads: what a request means goes in, how its outcome looks comes out. */
 export class UploadRequests {
-  constructor(private readonly options: UploadRequestsOptions) {}
+  private readonly plainRequests: PlainRequests;
+
+  constructor(private readonly options: UploadRequestsOptions) {
+    this.plainRequests = new PlainRequests(options);
+  }
 
   /** The reply, or why there is nobody to give it to. Fails with a `Fault`. */
   async answer(asked: UploadRequest): Promise<Reply | Interrupted> {
     const outcome = await this.outcomeOf(asked);
+    if (asked.protocol === plain) return this.plainRequests.replyTo(outcome, this.contextOf(asked));
     return outcome.kind === 'interrupted' ? outcome : asked.protocol.render(outcome, this.contextOf(asked));
   }
 
@@ -97,10 +106,10 @@ export class UploadRequests {
       return await run({
         body: this.bodyOf(asked, intent),
         tell: (news) => this.tell(asked, news),
-        hears: () => asked.interims.isDue,
+        hears: () => asked.protocol !== plain && asked.interims.isDue,
         credentials: credentialsOf(head.headers),
         left: left.signal,
-        doesNotWait: asked.route.delivery.respond === 'accepted' || prefersAsync(head.headers),
+        doesNotWait: doesNotWait(asked),
         ...(asked.route.authorize.recheck && { mayComplete: (upload) => this.recheck(asked, upload) }),
       });
     } finally {
@@ -150,6 +159,11 @@ function stored(head: RequestHead): StoredRequest {
 /** The origin gets the whole request next: there is no use in asking it about its head first. */
 function onlyService({ authorize }: Route): Route['authorize'] {
   return { ...authorize, preflight: false };
+}
+
+/** An ordinary client is told of no upload, and so of no place where the answer will be. */
+function doesNotWait({ protocol, route, head }: UploadRequest): boolean {
+  return protocol !== plain && (route.delivery.respond === 'accepted' || prefersAsync(head.headers));
 }
 
 /** RFC 7240 §4.1. */

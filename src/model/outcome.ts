@@ -13,7 +13,8 @@ export type Refusal =
   /** The bytes went beyond the declared length: the upload is invalid from now on. */
   | { readonly reason: 'exceeds-length'; readonly length: number }
   | { readonly reason: 'too-large'; readonly maxSize: number; readonly upload?: Upload }
-  | { readonly reason: 'too-small'; readonly minSize: number }
+  /** The route takes no body that is not an upload; `field` would make it one. */
+  | { readonly reason: 'upload-required'; readonly field: string }
   | { readonly reason: 'append-too-large'; readonly maxAppendSize: number; readonly upload?: Upload }
   | { readonly reason: 'append-too-small'; readonly minAppendSize: number; readonly upload?: Upload }
   | { readonly reason: 'unsupported-media-type'; readonly expected: string; readonly upload?: Upload }

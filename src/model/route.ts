@@ -104,6 +104,12 @@ export interface Authorize {
   readonly recheck: boolean;
 }
 
+/**
+ * What becomes of a request body that is no upload. `spool`: it is taken into the spool, then gated, framed and delivered
+ * like an upload that nobody can resume. `refuse`: its client is told to upload.
+ */
+export type PlainBodies = 'pass' | 'refuse' | 'spool';
+
 /** Which origin a target has, and what holds for uploads to it. */
 export interface Route {
   readonly name: string;
@@ -115,6 +121,17 @@ export interface Route {
   readonly authorize: Authorize;
   /** Ties an upload to its creator: by the values of these headers, or by the principal that `forwardAuth` named. */
   readonly bindTo: readonly string[] | 'principal';
+  readonly plainBodies: PlainBodies;
+}
+
+/** The origin's request is another one than the client's: passed on as it came, it would reach the wrong place or form. */
+export function reshapes({ framing, target, method }: DeliveryRules): boolean {
+  return framing.kind !== 'raw' || target !== undefined || method !== undefined;
+}
+
+/** Whether a request that is too small to be resumed may be passed on as it came, and is still what the route promises. */
+export function passesSmallUploads({ plainBodies, delivery, authorize }: Route): boolean {
+  return plainBodies === 'pass' && !reshapes(delivery) && !delivery.gate && !authorize.recheck;
 }
 
 export interface Routes {

@@ -70,12 +70,15 @@ export interface Answer {
   readonly at: number;
 }
 
+/** The dialect of an ordinary request whose body was spooled: no client knows of the upload, and nobody can go on with it. */
+export const PLAIN = 'plain';
+
 export interface Upload {
   readonly id: string;
   /** The node whose disk has the bytes; missing where every node reaches them. */
   readonly node?: string;
   readonly route: string;
-  /** Name of the protocol it was created with: '3' … '10', 'final'. */
+  /** Name of the protocol it was created with: '3' … '10', 'final'; or `PLAIN`. */
   readonly dialect: string;
   readonly request: StoredRequest;
   readonly limits: Limits;

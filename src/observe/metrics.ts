@@ -13,7 +13,16 @@ export type Figures = readonly MetricObjectWithValues<MetricValue<string>>[];
 
 /** What a request was to us. */
 export type RequestKind =
-  'pass-through' | 'create' | 'append' | 'retrieve' | 'cancel' | 'discover' | 'preflight' | 'relayed' | 'other';
+  | 'pass-through'
+  | 'create'
+  | 'append'
+  | 'retrieve'
+  | 'cancel'
+  | 'discover'
+  | 'preflight'
+  | 'relayed'
+  | 'spooled'
+  | 'other';
 
 export interface RequestFigures {
   readonly kind: RequestKind;
@@ -35,6 +44,8 @@ const ERROR_CODES = new Set([
   'ECONNABORTED',
   'EPIPE',
   'ETIMEDOUT',
+  'BODY_STOPPED',
+  'BODY_TOO_LARGE',
   'EHOSTUNREACH',
   'ENETUNREACH',
   'ENOTFOUND',
@@ -70,7 +81,7 @@ export class Metrics {
   });
   private readonly created = new Counter({
     name: 'rufh_uploads_created_total',
-    help: 'Uploads created, by the draft’s interop version.',
+    help: 'Uploads created, by the draft’s interop version; "plain": an ordinary request whose body was spooled.',
     labelNames: ['dialect'],
     ...this.metered,
   });

@@ -2,16 +2,26 @@ import { fieldValue } from '../model/headers.js';
 import type { Intent } from '../model/intent.js';
 import type { Refusal } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
+import type { PlainBodies } from '../model/route.js';
 import { dialects, final, PARTIAL_UPLOAD, withoutInterim, withoutVersion, type Dialect } from './dialects.js';
 import { isValue, readInteger, valueOf } from './fields.js';
 import { ietf, type IetfSettings } from './ietf.js';
 import { knownContentLength, mediaType, readCompleteness } from './ietf-parse.js';
+import { plain, plainCreation } from './plain.js';
 import type { Protocol } from './protocol.js';
 
 /** What a request's path leads to, as far as the routes and the store know. */
 export type Place =
-  /** `resumable`: for OPTIONS, whether any method is. `minSize`: of the route's limits. */
-  | { readonly kind: 'target'; readonly resumable: boolean; readonly minSize: number }
+  | {
+      readonly kind: 'target';
+      /** For OPTIONS, whether any method is. */
+      readonly resumable: boolean;
+      /** Smaller uploads that come whole are passed on as they are. */
+      readonly minSize: number;
+      readonly plainBodies: PlainBodies;
+      /** A POST or PUT without content counts as one with an empty body: it would reach the wrong place too. */
+      readonly shapesEmptyBodies: boolean;
+    }
   /** `dialect`: the upload's own; undefined when there is no such upload. */
   | { readonly kind: 'upload'; readonly id: string; readonly dialect: string | undefined };
 
@@ -37,6 +47,19 @@ export function detect(head: RequestHead, place: Place, settings: Required<IetfS
 }
 
 function detectOnTarget(head: RequestHead, target: Target, settings: IetfSettings): Detected {
+  const detected = detectUpload(head, target, settings);
+  return detected.kind === 'pass-through' ? detectPlain(head, target) : detected;
+}
+
+/** A body that is no upload: the route says whether it passes. */
+function detectPlain(head: RequestHead, { plainBodies, shapesEmptyBodies }: Target): Detected {
+  const carriesBody = head.hasBody || (shapesEmptyBodies && !WITHOUT_CONTENT.has(head.method));
+  if (plainBodies === 'pass' || !carriesBody) return PASS_THROUGH;
+  if (plainBodies === 'spool') return resumable(plain, plainCreation(head));
+  return resumable(plain, { reason: 'upload-required', field: 'Upload-Complete' });
+}
+
+function detectUpload(head: RequestHead, target: Target, settings: IetfSettings): Detected {
   // A target of which nothing is resumable answers its preflights itself too.
   if (!target.resumable) return PASS_THROUGH;
   if (isPreflight(head)) return { kind: 'preflight' };
@@ -58,10 +81,10 @@ function detectCreation(head: RequestHead, { minSize }: Target, settings: IetfSe
   // A future client works without us. One that is going to send the rest later needs us, and the newest rules we know.
   if (complete && namedDialect(head) === 'unknown') return PASS_THROUGH;
   const protocol = ietf(dialect, settings);
-  const declaredLength = valueOf(readInteger(head.headers, 'Upload-Length'));
-  const length = complete ? (knownContentLength(head) ?? declaredLength) : declaredLength;
-  if (length === undefined || length >= minSize) return resumable(protocol, protocol.parseCreation(head));
-  return complete ? PASS_THROUGH : resumable(protocol, { reason: 'too-small', minSize });
+  const length = knownContentLength(head) ?? valueOf(readInteger(head.headers, 'Upload-Length'));
+  // One that sends the rest later needs us, however small it is: a browser's client begins every upload so.
+  if (complete && length !== undefined && length < minSize) return PASS_THROUGH;
+  return resumable(protocol, protocol.parseCreation(head));
 }
 
 /** The upload decides who understands it, the request how it wants to be answered. */

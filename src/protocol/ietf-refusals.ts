@@ -28,7 +28,8 @@ export function renderRefusal(dialect: Dialect, refusal: Refusal, context: Reply
   );
 }
 
-function problemOf(refusal: Refusal, dialect: Dialect): Problem {
+/** A refusal in words, with the status that it has in this dialect. */
+export function problemOf(refusal: Refusal, dialect: Dialect): Problem {
   const wanted = typeOf(refusal, dialect);
   return {
     status: statusOf(refusal, dialect),
@@ -47,7 +48,6 @@ function statusOf(refusal: Refusal, dialect: Dialect): number {
     case 'malformed':
     case 'inconsistent-length':
     case 'exceeds-length':
-    case 'too-small':
     case 'append-too-small':
     case 'digest-mismatch':
       return 400;
@@ -64,6 +64,8 @@ function statusOf(refusal: Refusal, dialect: Dialect): number {
     case 'too-large':
     case 'append-too-large':
       return 413;
+    case 'upload-required':
+      return 428; // RFC 6585 §3
     case 'unsupported-media-type':
       return dialect.wrongAppendTypeStatus;
     case 'unavailable':
@@ -113,8 +115,9 @@ const DETAILS: Details = {
     `The content went beyond the length of ${length} bytes that was announced, so the upload was given up. ` +
     'Begin a new one with the right length.',
   'too-large': ({ maxSize }) => `An upload may have at most ${maxSize} bytes here.`,
-  'too-small': ({ minSize }) =>
-    `Uploads can be resumed here from ${minSize} bytes on. Send a smaller one whole, in an ordinary request.`,
+  'upload-required': ({ field }) =>
+    `A body is taken here only as a resumable upload. Send the request again with "${field}: ?1" and the whole body, or ` +
+    `begin the upload with "${field}: ?0", an empty body and its Upload-Length.`,
   'append-too-large': ({ maxAppendSize }) =>
     `One request may bring at most ${maxAppendSize} bytes. Send the rest in smaller parts.`,
   'append-too-small': ({ minAppendSize }) =>

@@ -1,5 +1,5 @@
 import { Fault } from '../model/fault.js';
-import type { Upload } from '../model/upload.js';
+import { PLAIN, type Upload } from '../model/upload.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { ChunkWriter, Spool } from '../spool/spool.js';
 import type { Lease } from '../store/lease.js';
@@ -177,7 +177,7 @@ export class GrowingChunk {
   private stepTo(size: number, complete: Commit['complete']): Commit {
     const { upload, lease, name } = this.task;
     const chunk = { name, start: upload.offset, size };
-    return { token: lease.token, chunk, expiresAt: expiry(upload, this.rooms), complete };
+    return { token: lease.token, chunk, expiresAt: expiry(upload, this.rooms, complete !== undefined), complete };
   }
 
   private throwFailure(): void {
@@ -185,9 +185,17 @@ export class GrowingChunk {
   }
 }
 
+/** The body of an ordinary request that nothing was added to for this long has lost its process: nobody can go on with it. */
+const ABANDONED_MS = 15 * 60_000;
+
 /** Each step of a client renews an upload's time. */
-export function expiry({ limits }: Upload, { clock }: Pick<ChunkRooms, 'clock'>): number {
-  return clock() + limits.maxAgeSeconds * 1000;
+export function expiry(
+  { limits, dialect }: Pick<Upload, 'limits' | 'dialect'>,
+  { clock }: Pick<ChunkRooms, 'clock'>,
+  isWhole = false,
+): number {
+  const ageMs = limits.maxAgeSeconds * 1000;
+  return clock() + (dialect === PLAIN && !isWhole ? Math.min(ageMs, ABANDONED_MS) : ageMs);
 }
 
 function ignoreFault(fault: unknown): void {

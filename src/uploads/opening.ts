@@ -4,6 +4,7 @@ import type { Upload } from '../model/upload.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Lease, Leases } from '../store/lease.js';
 import type { NewUpload, UploadStore } from '../store/upload-store.js';
+import { expiry } from './growing-chunk.js';
 
 export interface OpeningRooms {
   readonly store: Pick<UploadStore, 'create'>;
@@ -63,6 +64,6 @@ function newUpload(
     wantedReprDigest: intent.wantedReprDigest,
     deliveryKey: newDeliveryKey(),
     createdAt: now,
-    expiresAt: now + limits.maxAgeSeconds * 1000,
+    expiresAt: expiry({ limits, dialect: intent.dialect }, { clock }),
   };
 }

@@ -211,7 +211,7 @@ class Reception {
     if (kept.length > 0) this.chunk ??= await this.begin();
     const result = this.chunk
       ? await this.chunk.complete(kept, complete)
-      : await this.commitWithoutBytes({ token: lease.token, complete, expiresAt: expiry(upload, this.rooms) });
+      : await this.commitWithoutBytes({ token: lease.token, complete, expiresAt: expiry(upload, this.rooms, true) });
     if (result === 'stale' || result === 'gone') return this.lost();
     this.rooms.hashes.forget(upload.id);
     this.rooms.metrics.bytesReceived(sizeOf(kept));

@@ -1,5 +1,5 @@
 import { Fault } from '../model/fault.js';
-import type { Chunk, Upload } from '../model/upload.js';
+import { PLAIN, type Chunk, type Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import { uploadTag } from '../observe/log.js';
 import { areJoined } from '../spool/chunk-name.js';
@@ -68,6 +68,7 @@ async function recoverReceiving(known: Upload, files: Files, rooms: RecoveryRoom
   try {
     const upload = await store.get(known.id);
     if (upload?.phase !== 'receiving' || upload.node !== known.node) return;
+    if (upload.dialect === PLAIN) return await removeBrokenOff(upload, rooms);
     const chunks = await store.chunks(upload.id);
     if (!areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) {
       log.error(
@@ -98,6 +99,13 @@ function areWhole(chunks: readonly Chunk[], { offset }: Upload, files: Files): b
   const { start, size } = chunks.at(-1) ?? { start: 0, size: 0 };
   const isAll = (chunks[0]?.start ?? 0) === 0 && start + size === offset;
   return isAll && areJoined(chunks) && chunks.every((chunk) => (files.get(chunk.name) ?? 0) >= chunk.size);
+}
+
+/** An ordinary request whose body was not complete went with its connection. */
+async function removeBrokenOff({ id }: Upload, { store, spool, log }: RecoveryRooms): Promise<void> {
+  log.info({ upload: uploadTag(id) }, 'an ordinary request broke off when the process ended: its bytes are removed');
+  await spool.remove(id);
+  await store.remove(id);
 }
 
 function sizesOf({ files }: SpooledUpload): Files {

@@ -230,6 +230,7 @@ export function routeTo(origin: string, { rules, retry }: Pick<RoomOptions, 'rul
     },
     authorize: { preflight: false, recheck: false },
     bindTo: [],
+    plainBodies: 'pass',
   };
 }
 

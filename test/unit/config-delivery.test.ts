@@ -155,7 +155,7 @@ routes:
 `);
   const [same, own] = config.routes.map(({ route }) => route);
   const top = config.defaultRoute;
-  expect(same).toEqual({ ...top, name: '/same', resumable: true });
+  expect(same).toEqual({ ...top, name: '/same', resumable: true, plainBodies: 'spool' });
   expect(own).toEqual({
     ...top,
     name: '/own',
@@ -172,6 +172,51 @@ routes:
     },
     authorize: { ...top.authorize, recheck: true },
     bindTo: [],
+    plainBodies: 'spool',
+  });
+});
+
+describe('plain_bodies', () => {
+  const of = (yaml: string): string[] => {
+    const { routes, defaultRoute } = load(yaml);
+    return [...routes.map(({ route }) => route.plainBodies), defaultRoute.plainBodies];
+  };
+
+  test.each<[string, string, string[]]>([
+    ['nothing is set', '', ['pass']],
+    ['a gate is set', 'delivery: { gate: { http: http://gate } }', ['spool']],
+    ['a framing is set', 'delivery: { framing: multipart }', ['spool']],
+    ['a target is set', 'delivery: { target: /in }', ['spool']],
+    ['a method is set', 'delivery: { method: PUT }', ['spool']],
+    ['another setting is', 'delivery: { mode: eager, timeout: 1s }', ['pass']],
+    ['it is said', 'plain_bodies: refuse', ['refuse']],
+    ['it is said beside a gate', 'plain_bodies: pass\ndelivery: { gate: { http: http://gate } }', ['pass']],
+    ['it is null', 'plain_bodies: null\ndelivery: { method: PUT }', ['spool']],
+    [
+      'a route sets a gate',
+      'routes: [{ match: { path: /a }, delivery: { gate: { http: http://g } } }]',
+      ['spool', 'pass'],
+    ],
+    ['a route inherits it', 'delivery: { framing: multipart }\nroutes: [{ match: { path: /a } }]', ['spool', 'pass']],
+    [
+      'a route without uploads inherits it',
+      'delivery: { framing: multipart }\nroutes: [{ match: { path: /a }, resumable: false }]',
+      ['pass', 'pass'],
+    ],
+    [
+      'a route without uploads sets it',
+      'routes: [{ match: { path: /a }, resumable: false, delivery: { framing: multipart } }]',
+      ['spool', 'pass'],
+    ],
+    ['the top says it for all', 'plain_bodies: spool\nroutes: [{ match: { path: /a } }]', ['spool', 'spool']],
+    ['nothing can be uploaded', 'plain_bodies: refuse\nroutes: [{ match: { path: /a } }]', ['refuse', 'pass']],
+    [
+      'a route says it itself',
+      'plain_bodies: spool\nroutes: [{ match: { path: /a }, plain_bodies: pass }]',
+      ['pass', 'spool'],
+    ],
+  ])('when %s', (_, yaml, expected) => {
+    expect(of(yaml)).toEqual(expected);
   });
 });
 

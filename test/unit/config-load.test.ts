@@ -65,6 +65,7 @@ test('an origin alone is enough, everything else has a default', () => {
         },
         authorize: { preflight: false, recheck: false },
         bindTo: [],
+        plainBodies: 'pass',
       },
       routes: [],
     },
@@ -174,6 +175,7 @@ routes:
       },
       authorize: { preflight: false, recheck: false },
       bindTo: [],
+      plainBodies: 'pass',
     },
   });
 });

@@ -123,6 +123,7 @@ test.each([
   ['store: { type: memory }', 'one of embedded, redis'],
   ['spool: { type: s3 }', 'other spools, such as s3, are not built yet'],
   ['delivery: { mode: lazy }', 'one of spool, eager'],
+  ['plain_bodies: drop', 'pass, refuse, spool, or null'],
   ['routes: []', 'leave `routes` out to make every path resumable'],
   ['uploads: { path: / }', 'is more than /'],
   ['delivery: { retry: { retry_on: [200] } }', 'a whole number from 400 to 599'],
@@ -163,6 +164,10 @@ describe('settings that are right one by one, but not together', () => {
     [
       'limits: { min_size: 10 }\nroutes: [{ match: { path: /a }, limits: { max_size: 5 } }]',
       '3:33: routes[0].limits.min_size: is 10, more than max_size, which is 5',
+    ],
+    [
+      'routes: [{ match: { path: /a }, resumable: false, plain_bodies: refuse }]',
+      '2:65: routes[0].plain_bodies: cannot be refuse where `resumable` is false: there would be no way to send a body',
     ],
   ])('%s', (line, mistake) => {
     const places = mistakesIn(`origin: http://a\n${line}`).map((one) => one.replace(/^FILE:/, ''));

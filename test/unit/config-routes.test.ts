@@ -12,6 +12,7 @@ const defaultRoute: Route = {
   delivery: routeTo('http://top').delivery,
   authorize: { preflight: false, recheck: false },
   bindTo: [],
+  plainBodies: 'pass',
 };
 
 function route(

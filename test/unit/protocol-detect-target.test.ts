@@ -3,9 +3,10 @@ import type { RequestHead } from '../../src/model/request-head.js';
 import { detect, type Place } from '../../src/protocol/detect.js';
 import { CONTEXT, head, upload, wireText } from '../support/protocol-samples.js';
 
-const RESUMABLE: Place = { kind: 'target', resumable: true, minSize: 0 };
-const FROM_1000: Place = { kind: 'target', resumable: true, minSize: 1000 };
-const ORDINARY: Place = { kind: 'target', resumable: false, minSize: 0 };
+const PASS = { plainBodies: 'pass', shapesEmptyBodies: false } as const;
+const RESUMABLE: Place = { kind: 'target', resumable: true, minSize: 0, ...PASS };
+const FROM_1000: Place = { kind: 'target', resumable: true, minSize: 1000, ...PASS };
+const ORDINARY: Place = { kind: 'target', resumable: false, minSize: 0, ...PASS };
 const settings = { finalInterim: false };
 
 /** One word for what became of it: where it goes, in which dialect, and what it is taken for. */
@@ -138,7 +139,7 @@ describe('an append to a target is an append to an upload that does not exist', 
   });
 });
 
-describe('below the minimum size a whole request is proxied as it is, one that promises more is refused', () => {
+describe('below the minimum size a whole request is proxied as it is, one that promises more is an upload', () => {
   const v6 = 'POST /f\nUpload-Draft-Interop-Version: 6\n';
   const v3 = 'POST /f\nUpload-Draft-Interop-Version: 3\n';
   test.each<[string, Partial<RequestHead>, string]>([
@@ -150,12 +151,12 @@ describe('below the minimum size a whole request is proxied as it is, one that p
     [`${v6}Upload-Complete: ?1\nUpload-Length: 999`, { hasBody: true }, 'pass-through'],
     [`${v6}Upload-Complete: ?1\nUpload-Length: 1000`, { hasBody: true }, '6 create'],
     [`${v6}Upload-Complete: ?1\nUpload-Offset: 7`, { contentLength: 999, hasBody: true }, 'pass-through'],
-    [`${v6}Upload-Complete: ?0\nUpload-Length: 999`, { hasBody: true }, '6 too-small'],
+    [`${v6}Upload-Complete: ?0\nUpload-Length: 999`, { hasBody: true }, '6 create'],
     [`${v6}Upload-Complete: ?0\nUpload-Length: 1000`, { contentLength: 1, hasBody: true }, '6 create'],
     [`${v6}Upload-Complete: ?0`, { contentLength: 1, hasBody: true }, '6 create'],
-    [`${v6}Upload-Complete: ?0\nUpload-Length: 0`, {}, '6 too-small'],
+    [`${v6}Upload-Complete: ?0\nUpload-Length: 0`, {}, '6 create'],
     [`${v3}Upload-Incomplete: ?0`, { contentLength: 999, hasBody: true }, 'pass-through'],
-    [`${v3}Upload-Incomplete: ?1\nUpload-Length: 999`, { contentLength: 9, hasBody: true }, '3 too-small'],
+    [`${v3}Upload-Incomplete: ?1\nUpload-Length: 999`, { contentLength: 9, hasBody: true }, '3 create'],
   ])('%j with %j → %s', (text, facts, expected) => {
     expect(verdict(head(text, facts), FROM_1000)).toBe(expected);
   });

@@ -141,6 +141,8 @@ test('no request head, however strange, makes detection fail by throwing', () =>
     kind: 'target',
     resumable: true,
     minSize: 10,
+    plainBodies: 'pass',
+    shapesEmptyBodies: false,
   });
   fc.assert(
     fc.property(methods, headers, places, (method, lines, place) => {

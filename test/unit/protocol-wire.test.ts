@@ -130,7 +130,6 @@ const outcomes: Readonly<Record<string, Outcome>> = {
   'refused: exceeds length': refused({ reason: 'exceeds-length', length: 1000 }),
   'refused: too large': refused({ reason: 'too-large', maxSize: 1_000_000 }),
   'refused: too large, on an upload': refused({ reason: 'too-large', maxSize: 1_000_000, upload: upload() }),
-  'refused: too small': refused({ reason: 'too-small', minSize: 10 }),
   'refused: append too large': refused({ reason: 'append-too-large', maxAppendSize: 500_000, upload: upload() }),
   'refused: append too small': refused({ reason: 'append-too-small', minAppendSize: 10, upload: upload() }),
   'refused: unsupported media type': refused({

@@ -1,0 +1,97 @@
+import type { CreateIntent } from '../model/intent.js';
+import type { Outcome, Refusal } from '../model/outcome.js';
+import type { RequestHead } from '../model/request-head.js';
+import { PLAIN, type Undelivered } from '../model/upload.js';
+import { final } from './dialects.js';
+import { limitLine, lines, retryAfterLine } from './ietf-lines.js';
+import { knownContentLength } from './ietf-parse.js';
+import { problemOf } from './ietf-refusals.js';
+import { problemReply } from './problem.js';
+import type { Protocol, Reply, ReplyContext } from './protocol.js';
+
+/**
+ * An ordinary request whose body goes through the spool. Nothing of an upload is told: no 104, no `Location`, no offset;
+ * its client gets the origin's answer as it came, or an ordinary error.
+ */
+export const plain: Protocol = {
+  name: PLAIN,
+  parseCreation: plainCreation,
+  parseUploadRequest: () => ({ reason: 'unknown-upload' }),
+  interim: () => undefined,
+  render,
+};
+
+/** Digests are between client and origin: nothing of the request is interpreted. */
+export function plainCreation(head: RequestHead): CreateIntent {
+  return {
+    kind: 'create',
+    dialect: PLAIN,
+    complete: true,
+    contentLength: knownContentLength(head),
+    appendLimitsApply: false,
+    contentDigests: [],
+    reprDigests: [],
+  };
+}
+
+function render(outcome: Outcome, context: ReplyContext): Reply {
+  switch (outcome.kind) {
+    case 'answered':
+    case 'parked':
+    case 'turned-away': {
+      const { status, reason, headers, body, bodySize, trailers } = outcome.answer;
+      return { status, reason, headers, body, bodySize, trailers };
+    }
+    case 'refused':
+      return refused(outcome.refusal, context);
+    case 'undelivered':
+      return undelivered(outcome.why, outcome.retryAfterSeconds);
+    case 'pending':
+      return outcome.why
+        ? undelivered(outcome.why, outcome.retryAfterSeconds)
+        : problemReply({ status: 504, detail: 'The origin did not answer in time.' });
+    case 'accepted':
+    case 'created':
+    case 'appended':
+    case 'retrieved':
+    case 'cancelled':
+    case 'discovered':
+      throw new Error(`an ordinary request cannot be ${outcome.kind}`);
+  }
+}
+
+/** In words about a request, not about an upload; where an upload would be welcome, its limits are told with it. */
+function refused(refusal: Refusal, context: ReplyContext): Reply {
+  const { reason } = refusal;
+  if (reason === 'too-large')
+    return problemReply({ status: 413, detail: `A request may have at most ${refusal.maxSize} bytes here.` });
+  if (reason === 'storage-full')
+    return problemReply({ status: 507, detail: 'There is no room for this request now. Nothing of it was kept.' });
+  if (reason === 'unavailable')
+    return problemReply({ status: 503, detail: 'This request cannot be taken now. Nothing of it was kept.' }, [
+      retryAfterLine(refusal.retryAfterSeconds),
+    ]);
+  const limits = reason === 'upload-required' ? limitLine(final, undefined, context) : undefined;
+  return problemReply(problemOf(refusal, final), lines(limits));
+}
+
+/** As a gateway says it (RFC 9110 §15.6.3, §15.6.4). */
+function undelivered({ reason }: Undelivered, retryAfterSeconds: number): Reply {
+  switch (reason) {
+    case 'refused':
+      return problemReply({ status: 503, detail: 'The origin cannot take this request now.' }, [
+        retryAfterLine(retryAfterSeconds),
+      ]);
+    case 'unreachable':
+      return problemReply({ status: 502, detail: 'The origin cannot be reached. It has not got this request.' });
+    case 'outcome-unknown':
+      return problemReply({
+        status: 502,
+        detail: 'The origin got this request, may have done what it asks, and did not answer.',
+      });
+    case 'unauthorized':
+      return problemReply({ status: 502, detail: 'The origin wants other credentials.' });
+    case 'quarantined':
+      return problemReply({ status: 403, detail: 'This request is kept back and will not be given to the origin.' });
+  }
+}
