@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { silentLog } from '../../src/observe/log.js';
+import { chunkName } from '../../src/spool/chunk-name.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { HOUR, newUpload } from '../contract/sample-upload.js';
@@ -279,7 +280,7 @@ describe('after a crash', () => {
       const { id } = await store.create({ ...newUpload(), dialect: 'plain', length: undefined });
       ids.push(id);
       const token = await store.nextToken(id);
-      const name = `chunk-${token}`;
+      const name = chunkName(token, 0);
       const writer = await chunks.create(id, name);
       await writer.write([Buffer.from('hello')]);
       await writer.close();
