@@ -94,7 +94,7 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   opened.push(() => sweep.stop());
   const delivery = buildDelivery(config, rooms);
   opened.push(() => delivery.stop());
-  const passThrough = new PassThrough({ log, metrics, idleTimeoutMs: config.idleTimeoutMs });
+  const passThrough = new PassThrough({ ...toldToClients(config), log, metrics, idleTimeoutMs: config.idleTimeoutMs });
   opened.push(() => passThrough.close());
   const uploads = buildUploads(config, { ...rooms, delivery });
   const membership = await openCluster(config, { ...rooms, opened });
@@ -199,13 +199,19 @@ function buildEntry(
     readonly relay: Relay;
   },
 ): Entry {
-  const { path: uploadsPath, publicUrl, rfc104 } = config.uploads;
+  const { path: uploadsPath, rfc104 } = config.uploads;
   const access = new Access(rooms.log);
   return new Entry({
     ...rooms,
     places: new Places({ ...rooms, access, uploadsPath }),
-    pages: new UploadPages(rooms.uploads),
-    uploadRequests: new UploadRequests({ ...rooms, access, idleMs: config.idleTimeoutMs, uploadsPath, publicUrl }),
+    pages: new UploadPages({ ...rooms, ...toldToClients(config) }),
+    uploadRequests: new UploadRequests({
+      ...rooms,
+      ...toldToClients(config),
+      access,
+      idleMs: config.idleTimeoutMs,
+      uploadsPath,
+    }),
     discovery: new Discovery(rooms.passThrough),
     trust: new Trust(config.trustedProxies),
     cors: new Cors(config.cors),
@@ -213,6 +219,11 @@ function buildEntry(
     interimMode: config.interimResponses,
     finalInterim: rfc104,
   });
+}
+
+/** What clients are shown of us in answers of origins. */
+function toldToClients({ uploads: { publicUrl }, altSvc }: Config): { publicUrl?: string; altSvc?: string } {
+  return { publicUrl, altSvc };
 }
 
 async function listen(config: Config, entry: Entry, opened: Closing[]): Promise<Listener[]> {

@@ -24,6 +24,8 @@ export interface Config {
   readonly trustedProxies: readonly TrustedProxy[];
   /** A request body that sends nothing for this long is ended. */
   readonly idleTimeoutMs: number;
+  /** Offered to clients in place of what origins say. */
+  readonly altSvc?: string;
   readonly cors: CorsConfig;
   readonly http2: Http2Config;
   readonly stop: { readonly graceMs: number };
@@ -107,6 +109,7 @@ export function toConfig(settings: Settings, asWritten: unknown): Config {
         : { cidr: proxy.cidr, relaysInterim: proxy.relays_interim },
     ),
     idleTimeoutMs: settings.limits.idle_timeout,
+    ...(settings.alt_svc === undefined ? {} : { altSvc: settings.alt_svc }),
     cors: {
       allowOrigins: cors.allow_origins,
       allowCredentials: cors.allow_credentials,

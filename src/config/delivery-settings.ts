@@ -2,7 +2,7 @@ import * as z from 'zod';
 import { withDefaults } from './defaults.js';
 import { methodOrNull } from './request-scalars.js';
 import { framing, gate, targetTemplate } from './request-settings.js';
-import { boolean, duration, durationOrNull, integer, oneOf, size } from './scalars.js';
+import { boolean, booleanOrNull, duration, durationOrNull, integer, oneOf, size } from './scalars.js';
 
 /** Feeding the origin while the client uploads, without defaults. */
 const eagerSettings = {
@@ -73,15 +73,19 @@ const plainSettings = {
   ),
   keep_answer_size: size().describe('Answer bodies up to this size are kept in the record, larger ones in the spool.'),
   preserve_host: boolean().describe('The origin gets the client’s own `Host`; otherwise the host of its URL.'),
+  rewrite_location: booleanOrNull().describe(
+    '`Location` and `Content-Location` that name the origin’s own host name the one that clients use instead. `null`: ' +
+      'where `preserve_host` is false.',
+  ),
   method: methodOrNull().describe('Method of the origin’s request. `null`: the creation’s.'),
   target: targetTemplate().describe(
     'Path and query of the origin’s request, put behind the path of `origin`. `{target}` stands for the creation’s path ' +
       'and query, `{path}` for the path, `{query}` for the query without its question mark, `{filename}` for the name ' +
-      'that `Content-Disposition` gives the file, percent-encoded, or `upload`. `null`: the creation’s.',
+      'that `Content-Disposition` or `Upload-Metadata` gives the file, percent-encoded, or `upload`. `null`: the creation’s.',
   ),
   framing: framing().describe(
     'What the origin’s request body is. `raw`: the bytes as they are. `multipart`: a form (multipart/form-data) with ' +
-      'the bytes as a file; a group as below says more about it.',
+      'the bytes as a file; a group as below says more about it. What is such a form already stays as it is.',
   ),
   gate: gate().describe(
     'Who has to agree before a whole upload is delivered, such as a virus scanner: a group as below. `null`: nobody.',
@@ -124,6 +128,7 @@ export const delivery = z
       keep_answer: '1h',
       keep_answer_size: '1MiB',
       preserve_host: true,
+      rewrite_location: null,
       method: null,
       target: null,
       framing: 'raw',

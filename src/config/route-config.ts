@@ -110,6 +110,7 @@ function toDelivery(delivery: DeliverySettings): DeliveryRules {
     keepAnswerMs: delivery.keep_answer,
     keepAnswerSize: delivery.keep_answer_size,
     preserveHost: delivery.preserve_host,
+    rewriteLocation: delivery.rewrite_location ?? !delivery.preserve_host,
     ...defined({ method: delivery.method, target: delivery.target, gate: toGate(delivery.gate) }),
     framing: toFraming(delivery.framing),
     parkOn: delivery.park_on,

@@ -136,6 +136,18 @@ export function boolean() {
   });
 }
 
+export function booleanOrNull() {
+  return scalar({
+    read: (found) => {
+      if (isNull(found)) return null;
+      return found === true || found === 'true' ? true : found === false || found === 'false' ? false : undefined;
+    },
+    allowed: 'true, false or null',
+    json: { type: ['boolean', 'null'] },
+    unit: 'true or false',
+  });
+}
+
 /** One of a few words. */
 export function oneOf<const W extends string>(words: readonly W[], allowed = `one of ${words.join(', ')}`) {
   return scalar({

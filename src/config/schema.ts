@@ -144,6 +144,15 @@ export const schema = z.strictObject({
     .prefault({})
     .describe('What an upload must keep to. Announced to clients in `Upload-Limit`.'),
   plain_bodies: plainBodies().prefault(null),
+  alt_svc: text({
+    form: /^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/,
+    allowed: 'a value of Alt-Svc such as h3=":443"; ma=86400',
+  })
+    .optional()
+    .describe(
+      'Sent as `Alt-Svc` with the origin’s answers, where a front offers HTTP/3. The origin’s own is always dropped: it would ' +
+        'lead clients around the proxy.',
+    ),
   delivery,
   ...access,
   cors: z

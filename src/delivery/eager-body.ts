@@ -5,7 +5,7 @@ import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { Change } from './change.js';
 import type { Framed } from './framing.js';
-import { envelopeOf } from './multipart.js';
+import { envelopeOf, framingFor } from './multipart.js';
 
 export interface EagerBodyRooms {
   readonly store: Pick<UploadStore, 'chunks'>;
@@ -34,11 +34,12 @@ export class EagerBody {
 
   constructor(
     private readonly upload: Upload,
-    framing: Framing,
+    wanted: Framing,
     private readonly rooms: EagerBodyRooms,
   ) {
     const { length, offset } = upload;
     this.committed = offset;
+    const framing = framingFor(upload, wanted);
     this.envelope = framing.kind === 'multipart' ? envelopeOf(upload, framing) : undefined;
     const { before, after } = this.envelope ?? { before: '', after: '' };
     this.stream = new Readable({

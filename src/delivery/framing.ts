@@ -3,7 +3,7 @@ import { Fault } from '../model/fault.js';
 import type { Framing } from '../model/route.js';
 import type { Chunk, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
-import { type Envelope, envelopeOf } from './multipart.js';
+import { type Envelope, envelopeOf, framingFor } from './multipart.js';
 
 /** The body of the origin's request. */
 export interface Framed {
@@ -14,7 +14,8 @@ export interface Framed {
 }
 
 /** The body a route wants: the bytes of the upload as they are, or as one file field among others. Never buffered. */
-export function framed(upload: Upload, framing: Framing, chunks: readonly Chunk[], spool: Spool): Framed {
+export function framed(upload: Upload, wanted: Framing, chunks: readonly Chunk[], spool: Spool): Framed {
+  const framing = framingFor(upload, wanted);
   const size = chunks.reduce((sum, chunk) => sum + chunk.size, 0);
   if (size !== upload.offset) throw bytesLost(size, upload.offset);
   const read = (): Readable => spool.read(upload.id, chunks);

@@ -24,7 +24,7 @@ export async function askCommand(
   const [program = '', ...args] = gate.command;
   const child = spawn(program, args, {
     stdio: ['pipe', 'pipe', 'ignore'],
-    env: { ...process.env, ...variables(facts) },
+    env: environment(facts),
   });
   const kill = (): void => void child.kill('SIGKILL');
   signal.addEventListener('abort', kill, { once: true });
@@ -66,8 +66,13 @@ function answerOf(output: Buffer): GateAnswer {
   };
 }
 
-function variables({ method, target, length, contentType, filename, client }: GateFacts): Record<string, string> {
-  return {
+/**
+ * Nothing of ours but `PATH`: our variables may hold secrets, and some of them change what a program does. A NUL in any value
+ * would keep the command from being run at all.
+ */
+function environment({ method, target, length, contentType, filename, client }: GateFacts): Record<string, string> {
+  const variables = {
+    PATH: process.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin',
     UPLOAD_METHOD: method,
     UPLOAD_TARGET: target,
     UPLOAD_LENGTH: `${length}`,
@@ -75,6 +80,8 @@ function variables({ method, target, length, contentType, filename, client }: Ga
     UPLOAD_FILENAME: filename ?? '',
     UPLOAD_CLIENT: client,
   };
+  const printable = (value: string): string => value.replace(/[\x00-\x1f\x7f]/g, '');
+  return Object.fromEntries(Object.entries(variables).map(([name, value]) => [name, printable(value)]));
 }
 
 function exitOf(child: ChildProcess): Promise<number | string> {

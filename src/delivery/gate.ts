@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream';
-import { fieldValue, type Headers } from '../model/headers.js';
+import type { Headers } from '../model/headers.js';
 import type { Gate } from '../model/route.js';
 import type { Upload } from '../model/upload.js';
 import { filenameOf } from './filename.js';
@@ -60,7 +60,7 @@ function factsOf({ request, offset }: Upload): GateFacts {
     method: request.method,
     target: request.target,
     length: offset,
-    contentType: wholeType(fieldValue(request.headers, 'content-type')),
+    contentType: wholeType(request),
     filename: filenameOf(request),
     client: request.clientAddress,
   };

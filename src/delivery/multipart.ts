@@ -2,9 +2,14 @@ import { fieldValue } from '../model/headers.js';
 import type { Framing } from '../model/route.js';
 import type { StoredRequest, Upload } from '../model/upload.js';
 import { filenameOf } from './filename.js';
-import { wholeType } from './whole-type.js';
+import { isForm, wholeType } from './whole-type.js';
 
 export type Multipart = Extract<Framing, { kind: 'multipart' }>;
+
+/** How this upload is framed: what is a form already stays as it is, because an origin looks for its file in one form only. */
+export function framingFor({ request }: Pick<Upload, 'request'>, framing: Framing): Framing {
+  return framing.kind === 'multipart' && isForm(request) ? { kind: 'raw' } : framing;
+}
 
 /** What stands around the bytes of the upload in a multipart/form-data body (RFC 7578). */
 export interface Envelope {
@@ -26,11 +31,11 @@ export function envelopeOf(upload: Pick<Upload, 'deliveryKey' | 'request'>, fram
     ...framing.fieldsFromHeaders.flatMap(([name, header]) => {
       const value = fieldValue(request.headers, header);
       // Node reads header bytes as Latin-1: this gives the origin the bytes the client sent.
-      return value === undefined ? [] : [textPart(boundary, name, Buffer.from(value, 'latin1'))];
+      return value === undefined ? [] : [textPart(boundary, name, Buffer.from(printable(value), 'latin1'))];
     }),
   ];
   return {
-    before: Buffer.concat([...fields, Buffer.from(fileHead(boundary, framing.field, request), 'utf8')]),
+    before: Buffer.concat([...fields, fileHead(boundary, framing.field, request)]),
     after: Buffer.from(`\r\n--${boundary}--\r\n`, 'latin1'),
   };
 }
@@ -46,15 +51,22 @@ function textPart(boundary: string, name: string, value: Buffer): Buffer {
 }
 
 /** A part without a filename is a text field to most frameworks: a file always has one. */
-function fileHead(boundary: string, field: string, request: StoredRequest): string {
+function fileHead(boundary: string, field: string, request: StoredRequest): Buffer {
+  const filename = quoted(filenameOf(request) ?? 'upload');
+  const disposition = `Content-Disposition: form-data; name="${quoted(field)}"; filename="${filename}"`;
   const encoding = fieldValue(request.headers, 'content-encoding');
-  return [
-    `--${boundary}`,
-    `Content-Disposition: form-data; name="${quoted(field)}"; filename="${quoted(filenameOf(request) ?? 'upload')}"`,
-    `Content-Type: ${wholeType(fieldValue(request.headers, 'content-type'))}`,
-    ...(encoding === undefined ? [] : [`Content-Encoding: ${encoding}`]),
-    '\r\n',
-  ].join('\r\n');
+  const type = `Content-Type: ${printable(wholeType(request))}`;
+  const about = [type, ...(encoding === undefined ? [] : [`Content-Encoding: ${printable(encoding)}`])];
+  // Names are text and go as UTF-8; values of fields are the client's octets, which Node reads as Latin-1.
+  return Buffer.concat([
+    Buffer.from(`--${boundary}\r\n${disposition}\r\n`, 'utf8'),
+    Buffer.from(`${about.join('\r\n')}\r\n\r\n`, 'latin1'),
+  ]);
+}
+
+/** A field's value without the control characters that no form is to see. */
+function printable(value: string): string {
+  return value.replace(/\t/g, ' ').replace(/[\x00-\x1f\x7f]/g, '');
 }
 
 /** As browsers write it (HTML, multipart/form-data encoding algorithm). */

@@ -2,9 +2,9 @@ import { withForwarding } from '../model/forwarding.js';
 import { endToEnd, fieldValue, withoutFields, type HeaderLine, type Headers } from '../model/headers.js';
 import type { Route } from '../model/route.js';
 import { PLAIN, type Upload } from '../model/upload.js';
-import { multipartType } from './multipart.js';
+import { framingFor, multipartType } from './multipart.js';
 import { targetOf } from './target.js';
-import { wholeType } from './whole-type.js';
+import { knownType, saysNoType, wholeType } from './whole-type.js';
 
 /** The head of the one ordinary request that stands for the whole upload. */
 export interface Replay {
@@ -29,7 +29,6 @@ const OF_THE_UPLOAD = new Set([
   'upload-checksum',
   'upload-draft-interop-version',
   'tus-resumable',
-  'x-http-method-override',
   'expect',
   'content-length',
   // RFC 9530 §2: about the content of one message. `Repr-Digest` is about the whole and stays.
@@ -56,12 +55,13 @@ const CREDENTIALS = ['authorization', 'cookie'];
 export function replayOf(upload: Upload, route: Route, credentials: Headers): Replay {
   const { request } = upload;
   const base = new URL(route.origin);
-  const { framing, method = request.method, target } = route.delivery;
+  const { method = request.method, target } = route.delivery;
+  const framing = framingFor(upload, route.delivery.framing);
   const ofTheWhole = withoutFields(
     endToEnd(request.headers),
     upload.dialect === PLAIN ? OF_ONE_MESSAGE : OF_THE_UPLOAD,
   );
-  const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : ofTheWhole.map(withWholeType);
+  const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : withWholeType(ofTheWhole, upload);
   const lines = withForwarding(withAdded(withCredentials(own, credentials), upload, route), request);
   return {
     origin: base.origin,
@@ -75,8 +75,15 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers): Re
   };
 }
 
-function withWholeType([name, value]: HeaderLine): HeaderLine {
-  return name.toLowerCase() === 'content-type' ? [name, wholeType(value)] : [name, value];
+/** The type of the whole in place of a piece's. Where the creation has none, it is added only if something else tells it. */
+function withWholeType(headers: Headers, { dialect, request }: Upload): HeaderLine[] {
+  const told = knownType(request);
+  const isTyped = fieldValue(headers, 'content-type') !== undefined;
+  if (dialect === PLAIN || (!isTyped && told === undefined)) return [...headers];
+  if (told !== undefined && !isTyped) return [...headers, ['Content-Type', told]];
+  return headers.map(([name, value]): HeaderLine => {
+    return name.toLowerCase() === 'content-type' && saysNoType(value) ? [name, wholeType(request)] : [name, value];
+  });
 }
 
 function asForm(headers: Headers, upload: Upload): HeaderLine[] {

@@ -1,8 +1,9 @@
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
-import { fieldValue } from '../model/headers.js';
+import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Log } from '../observe/log.js';
+import { answerFields, withoutAltSvc } from './answer-fields.js';
 import { clientOf, DISCARD_LIMITS } from './client-of.js';
 import type { DiscardLimits } from './client-side.js';
 import { discover, type DiscoveredAnswer } from './discover.js';
@@ -21,6 +22,7 @@ export interface PassThroughRoute {
   readonly limits?: { readonly maxSize?: number };
   readonly delivery: {
     readonly preserveHost: boolean;
+    readonly rewriteLocation?: boolean;
     /** The origin may be silent for this long, before and within its answer. */
     readonly timeoutMs: number;
   };
@@ -36,6 +38,10 @@ export interface PassThroughOptions {
   /** How much of a body is still read once its answer is given. */
   readonly discardLimits?: DiscardLimits;
   readonly tls?: OriginTls;
+  /** What clients see in place of the request's own scheme and authority; without a trailing slash. */
+  readonly publicUrl?: string;
+  /** Sent with every answer of an origin. */
+  readonly altSvc?: string;
 }
 
 const DISCOVERY_TIMEOUT_MS = 2_000;
@@ -92,7 +98,14 @@ export class PassThrough {
       outgoing: outgoing(head, route),
       stallLimits: { origin: route.delivery.timeoutMs, client: this.options.idleTimeoutMs },
       onFailure: (failure: ExchangeFailure) => this.note(failure, head, route),
+      forClient: (headers: Headers, kind: 'interim' | 'final') =>
+        kind === 'interim' ? withoutAltSvc(headers) : this.answerFields(headers, head, route),
     };
+  }
+
+  private answerFields(headers: Headers, { scheme, authority }: RequestHead, route: PassThroughRoute): HeaderLine[] {
+    const { publicUrl = `${scheme}://${authority}`, altSvc } = this.options;
+    return answerFields(headers, { route, publicUrl }, altSvc);
   }
 
   private note(

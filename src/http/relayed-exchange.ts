@@ -1,7 +1,7 @@
 import { STATUS_CODES, type ClientRequest, type IncomingMessage, type InformationEvent } from 'node:http';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { fieldValue, fromRawHeaders } from '../model/headers.js';
+import { fieldValue, fromRawHeaders, type Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
@@ -35,6 +35,8 @@ export interface ExchangeOptions {
   readonly onFailure: (failure: ExchangeFailure) => void;
   /** A longer body is refused, or cut where its length was not known: the origin never gets all of it. */
   readonly maxBodyBytes?: number;
+  /** What the client is shown of an answer's fields; all of them when missing. */
+  readonly forClient?: (headers: Headers, kind: 'interim' | 'final') => Headers;
   /** What a client without an answer gets, where that is no problem of ours: another reply, or its connection cut. */
   readonly instead?: (failure: ExchangeFailure) => Reply | 'cut';
   /** Why an answer is not the client's. */
@@ -149,7 +151,11 @@ export class RelayedExchange {
 
   private relayInterim({ statusCode, statusMessage, rawHeaders }: InformationEvent): void {
     this.heard = true;
-    this.client.sendInterim(statusCode, statusMessage, passedOn(fromRawHeaders(rawHeaders), false));
+    this.client.sendInterim(
+      statusCode,
+      statusMessage,
+      this.shown(passedOn(fromRawHeaders(rawHeaders), false), 'interim'),
+    );
   }
 
   private switch(answer: IncomingMessage, socket: Duplex, early: Buffer): void {
@@ -183,7 +189,7 @@ export class RelayedExchange {
 
   private sendHead({ statusCode, statusMessage, rawHeaders }: IncomingMessage): boolean {
     const lines = fromRawHeaders(rawHeaders);
-    const headers = passedOn(lines, this.client.takesTrailers(lines));
+    const headers = this.shown(passedOn(lines, this.client.takesTrailers(lines)), 'final');
     try {
       this.client.sendHead(statusCode!, statusMessage ?? '', headers);
       return true;
@@ -191,6 +197,10 @@ export class RelayedExchange {
       this.fail(unfit("The origin's answer has header fields that cannot be passed on.", error));
       return false;
     }
+  }
+
+  private shown(headers: Headers, kind: 'interim' | 'final'): Headers {
+    return this.options.forClient?.(headers, kind) ?? headers;
   }
 
   private endAnswer(answer: IncomingMessage): void {

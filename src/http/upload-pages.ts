@@ -1,8 +1,11 @@
 import type { HeaderLine } from '../model/headers.js';
+import type { RequestHead } from '../model/request-head.js';
+import type { Route } from '../model/route.js';
 import { type Upload, shownOffset } from '../model/upload.js';
 import { NO_STORE, problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import type { Uploads } from '../uploads/uploads.js';
+import { answerFields } from './answer-fields.js';
 import type { Found } from './places.js';
 
 /** When whoever waits may look again. */
@@ -10,21 +13,32 @@ const LOOK_AGAIN: HeaderLine = ['Retry-After', '2'];
 
 const NOT_FOUND = { status: 404, detail: 'There is no such upload, or it is not yours.' };
 
+export interface UploadPagesOptions {
+  readonly uploads: Pick<Uploads, 'keptAnswer'>;
+  /** What clients see in place of the request's own scheme and authority; without a trailing slash. */
+  readonly publicUrl?: string;
+  /** Sent with every answer of an origin. */
+  readonly altSvc?: string;
+}
+
 /** What a client that does not wait for its answer can look at: where the delivery is, and in the end the answer. */
 export class UploadPages {
-  constructor(private readonly uploads: Pick<Uploads, 'keptAnswer'>) {}
+  constructor(private readonly options: UploadPagesOptions) {}
 
-  reply({ upload, page }: Found, method: string): Reply {
+  reply({ upload, page, route }: Found, head: RequestHead): Reply {
+    const { method } = head;
     if (method !== 'GET' && method !== 'HEAD')
       return problemReply({ status: 405, detail: 'This can only be read.' }, [['Allow', 'GET, HEAD']]);
     if (!upload) return problemReply(NOT_FOUND);
-    return page === 'answer' ? this.answer(upload) : status(upload);
+    return page === 'answer' ? this.answer(upload, route, head) : status(upload);
   }
 
-  private answer(upload: Upload): Reply {
-    const answer = this.uploads.keptAnswer(upload);
+  private answer(upload: Upload, route: Route, { scheme, authority }: RequestHead): Reply {
+    const { uploads, publicUrl = `${scheme}://${authority}`, altSvc } = this.options;
+    const answer = uploads.keptAnswer(upload);
     if (!answer) return problemReply({ status: 404, detail: 'The origin has not answered yet.' }, [LOOK_AGAIN]);
-    return answer;
+    const { target } = upload.request;
+    return { ...answer, headers: answerFields(answer.headers, { route, publicUrl, target }, altSvc) };
   }
 }
 

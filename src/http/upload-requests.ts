@@ -11,6 +11,7 @@ import { type Protocol, type Reply, type ReplyContext, isRefusal } from '../prot
 import { Body } from '../uploads/body.js';
 import type { UploadCall, Uploads } from '../uploads/uploads.js';
 import type { Access } from './access.js';
+import { answerFields } from './answer-fields.js';
 import { type Exchange, isHttp2 } from './exchange.js';
 import type { Interims } from './interim.js';
 import { PlainRequests } from './plain-requests.js';
@@ -27,6 +28,8 @@ export interface UploadRequestsOptions {
   readonly uploadsPath: string;
   /** What clients see in place of the request's own scheme and authority; without a trailing slash. */
   readonly publicUrl?: string;
+  /** Sent with every answer of an origin. */
+  readonly altSvc?: string;
 }
 
 /** A request on a resumable target or an upload resource, taken apart. */
@@ -53,7 +56,7 @@ export class UploadRequests {
 
   /** The reply, or why there is nobody to give it to. Fails with a `Fault`. */
   async answer(asked: UploadRequest): Promise<Reply | Interrupted> {
-    const outcome = await this.outcomeOf(asked);
+    const outcome = this.forClient(await this.outcomeOf(asked), asked);
     if (asked.protocol === plain) return this.plainRequests.replyTo(outcome, this.contextOf(asked));
     return outcome.kind === 'interrupted' ? outcome : asked.protocol.render(outcome, this.contextOf(asked));
   }
@@ -144,8 +147,22 @@ export class UploadRequests {
     return isSent;
   }
 
+  /** To an append, relative references are of another target than the one it asked. */
+  private forClient(outcome: Outcome | Interrupted, { head, route, request }: UploadRequest): Outcome | Interrupted {
+    if (outcome.kind !== 'answered' && outcome.kind !== 'parked') return outcome;
+    const { answer, upload } = outcome;
+    const isElsewhere = !isRefusal(request) && request.kind === 'append';
+    const place = { route, publicUrl: this.publicUrlOf(head), target: isElsewhere ? upload.request.target : undefined };
+    return { ...outcome, answer: { ...answer, headers: answerFields(answer.headers, place, this.options.altSvc) } };
+  }
+
+  private publicUrlOf({ scheme, authority }: RequestHead): string {
+    return this.options.publicUrl ?? `${scheme}://${authority}`;
+  }
+
   private contextOf({ head, route }: UploadRequest): ReplyContext {
-    const { publicUrl = `${head.scheme}://${head.authority}`, uploadsPath, clock } = this.options;
+    const { uploadsPath, clock } = this.options;
+    const publicUrl = this.publicUrlOf(head);
     return { uploadUrl: (id) => publicUrl + uploadsPath + id, limits: route.limits, nowMs: clock() };
   }
 }

@@ -74,6 +74,8 @@ export interface DeliveryRules {
   readonly keepAnswerSize: number;
   /** The origin gets the client's own `Host`; otherwise the origin's. */
   readonly preserveHost: boolean;
+  /** Absolute references in its answers to the origin's own host lead clients to us. */
+  readonly rewriteLocation: boolean;
   /** Method and target of the origin's request where they are not the creation's; a target may have `{placeholders}`. */
   readonly method?: string;
   readonly target?: string;

@@ -12,8 +12,13 @@ const HEADERS: HeaderLine[] = [
   ['Content-Disposition', 'inline; filename="a ü.txt"'],
 ];
 
-function ask(gate: Gate, content: string, signal = new AbortController().signal): Promise<Verdict> {
-  const request = { method: 'POST', target: '/t?q=1', headers: HEADERS, clientAddress: '192.0.2.1' };
+function ask(
+  gate: Gate,
+  content: string,
+  signal = new AbortController().signal,
+  headers: readonly HeaderLine[] = HEADERS,
+): Promise<Verdict> {
+  const request = { method: 'POST', target: '/t?q=1', headers, clientAddress: '192.0.2.1' };
   const upload = { offset: Buffer.byteLength(content), request } as unknown as Upload;
   return askGate(gate, upload, Readable.from([Buffer.from(content)]), signal);
 }
@@ -39,6 +44,33 @@ describe('a command', () => {
       kind: 'refused',
       answer: { status, headers: [['Content-Type', 'text/plain; charset=utf-8']], body: Buffer.from(body) },
     });
+  });
+
+  test('gets what is documented in its environment, and nothing of ours', async () => {
+    process.env['RUFH_PROXY_TEST_SECRET'] = 'secret';
+    const verdict = await ask(shell("/usr/bin/env | sort | sed -n 's/=.*//p'; exit 1"), 'x');
+    delete process.env['RUFH_PROXY_TEST_SECRET'];
+    const names = (verdict as Extract<Verdict, { kind: 'refused' }>).answer.body.toString().trim().split('\n');
+    // The shell adds these three by itself.
+    expect(names.filter((name) => !['PWD', 'SHLVL', '_', 'OLDPWD'].includes(name))).toEqual([
+      'PATH',
+      'UPLOAD_CLIENT',
+      'UPLOAD_CONTENT_TYPE',
+      'UPLOAD_FILENAME',
+      'UPLOAD_LENGTH',
+      'UPLOAD_METHOD',
+      'UPLOAD_TARGET',
+    ]);
+  });
+
+  test('gets no control characters, whatever the name of the file', async () => {
+    const headers: HeaderLine[] = [
+      ['Content-Disposition', "attachment; filename*=UTF-8''a%00b%0A%1Bc.txt"],
+      ['Content-Type', 'text/plain; a=\0\x01'],
+    ];
+    const script = 'printf "%s|%s" "$UPLOAD_FILENAME" "$UPLOAD_CONTENT_TYPE"; exit 1';
+    const verdict = await ask(shell(script), 'x', undefined, headers);
+    expect((verdict as Extract<Verdict, { kind: 'refused' }>).answer.body.toString()).toBe('abc.txt|text/plain; a=');
   });
 
   test('quarantines by ending with 3', async () => {

@@ -214,6 +214,7 @@ export function routeTo(origin: string, { rules, retry }: Pick<RoomOptions, 'rul
       keepAnswerMs: 60_000,
       keepAnswerSize: 64 * 1024,
       preserveHost: true,
+      rewriteLocation: false,
       framing: { kind: 'raw' },
       concurrency: 64,
       parkOn: [401, 407],

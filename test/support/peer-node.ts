@@ -147,7 +147,7 @@ export class PeerNode {
       passThrough: this.passThrough,
       relay: this.relay,
       places: new Places({ ...rooms, uploads, access, uploadsPath: UPLOADS_PATH }),
-      pages: new UploadPages(uploads),
+      pages: new UploadPages({ uploads }),
       uploadRequests: new UploadRequests({ ...rooms, uploads, access, idleMs: 30_000, uploadsPath: UPLOADS_PATH }),
       discovery: new Discovery(this.passThrough),
       trust: new Trust([]),

@@ -51,6 +51,7 @@ test('an origin alone is enough, everything else has a default', () => {
           keepAnswerMs: 3_600_000,
           keepAnswerSize: 2 ** 20,
           preserveHost: true,
+          rewriteLocation: false,
           framing: { kind: 'raw' },
           parkOn: [401, 407],
           concurrency: 64,

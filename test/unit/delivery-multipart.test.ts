@@ -1,12 +1,15 @@
 import { Readable } from 'node:stream';
-import { expect, test } from '@jest/globals';
+import { describe, expect, test } from '@jest/globals';
 import { filenameOf } from '../../src/delivery/filename.js';
 import { framed } from '../../src/delivery/framing.js';
 import { type Multipart, multipartType } from '../../src/delivery/multipart.js';
+import { replayOf } from '../../src/delivery/replay.js';
 import { targetOf } from '../../src/delivery/target.js';
+import { wholeType } from '../../src/delivery/whole-type.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { StoredRequest, Upload } from '../../src/model/upload.js';
 import type { Spool } from '../../src/spool/spool.js';
+import { newUpload, REQUEST, routeTo } from '../support/delivery-room.js';
 
 const form: Multipart = { kind: 'multipart', field: 'file', fields: [], fieldsFromHeaders: [] };
 
@@ -18,7 +21,15 @@ function upload(size: number, headers: HeaderLine[]): Upload {
   return { id: 'id', offset: size, deliveryKey: 'k-1', request: request(headers) } as Upload;
 }
 
-async function bodyOf(content: string, framing: Multipart, headers: HeaderLine[] = []): Promise<string> {
+const plainRoute = routeTo('http://origin:3000');
+const framedRoute = { ...plainRoute, delivery: { ...plainRoute.delivery, framing: form } };
+
+async function bodyOf(
+  content: string,
+  framing: Multipart,
+  headers: HeaderLine[] = [],
+  encoding: BufferEncoding = 'utf8',
+): Promise<string> {
   const bytes = Buffer.from(content);
   const spool = { read: () => Readable.from([bytes]) } as unknown as Spool;
   const chunks = bytes.length === 0 ? [] : [{ name: 'a', start: 0, size: bytes.length }];
@@ -27,7 +38,7 @@ async function bodyOf(content: string, framing: Multipart, headers: HeaderLine[]
   for await (const piece of body!) pieces.push(piece as Buffer);
   const whole = Buffer.concat(pieces);
   expect(whole.length).toBe(size);
-  return whole.toString('utf8');
+  return whole.toString(encoding);
 }
 
 test('the file is one field of a form, with its name and type', async () => {
@@ -83,10 +94,45 @@ test('names cannot break out of their quotes', async () => {
 test.each<[string, string | undefined]>([
   ['inline; filename="file name.jpg"; filename*=UTF-8\'\'file%20n%C3%A4me.jpg', 'file näme.jpg'],
   ["attachment; filename*=ISO-8859-1'en'%A3.txt", '£.txt'],
+  ["attachment; filename*=utf-8'en'%E2%82%AC.txt", '€.txt'],
+  ["attachment; filename*=UTF-8''a%20b.txt; filename=plain.txt", 'a b.txt'],
+  ["attachment; filename=plain.txt; filename*=UTF-8''a%20b.txt", 'a b.txt'],
+  ['attachment; filename*="UTF-8\'\'quoted%20.txt"', 'quoted .txt'],
+  // What cannot be read, or names nothing, leaves the plain one.
   ["attachment; filename*=KOI8-R''x; filename=plain.txt", 'plain.txt'],
+  ["attachment; filename=plain.txt; filename*=UTF-8''bad%ZZ", 'plain.txt'],
+  ["attachment; filename=plain.txt; filename*=UTF-8''bad%4", 'plain.txt'],
+  ["attachment; filename=plain.txt; filename*=UTF-8''bad%", 'plain.txt'],
+  ["attachment; filename=plain.txt; filename*=UTF-8''%FF%FE", 'plain.txt'],
+  ["attachment; filename=plain.txt; filename*=UTF-8''%ED%A0%80", 'plain.txt'],
+  ["attachment; filename=plain.txt; filename*=UTF-8''", 'plain.txt'],
+  ["attachment; filename=plain.txt; filename*=UTF-8''..%2F..", 'plain.txt'],
+  ["attachment; filename=plain.txt; filename*=UTF-8''%00%0A", 'plain.txt'],
+  ["attachment; filename=plain.txt; filename*=UTF-8''gr\xc3\xbc", 'plain.txt'],
+  ['attachment; filename=plain.txt; filename*=no-quotes', 'plain.txt'],
+  ["attachment; filename=plain.txt; filename*=UTF-8'x", 'plain.txt'],
+  ["attachment; filename=plain.txt; filename*=''x", 'plain.txt'],
+  ['attachment; filename=plain.txt; filename*=', 'plain.txt'],
+  ["attachment; filename*=UTF-8''bad%ZZ", undefined],
+  // Quoted pairs, octets beyond ASCII, odd places.
+  ['attachment; filename="a\\"b.txt"', 'a"b.txt'],
+  ['attachment; filename="f\\oo.html"', 'foo.html'],
+  ['attachment; foo="; filename=evil.txt"; filename=plain.txt', 'plain.txt'],
+  ['attachment; filename="a;b.txt"', 'a;b.txt'],
+  ['attachment; FILENAME=plain.txt', 'plain.txt'],
+  ['attachment; filename = plain.txt', 'plain.txt'],
+  ['attachment; filename=first.txt; filename=second.txt', 'first.txt'],
+  ['filename=plain.txt', 'plain.txt'],
+  ['attachment; filename="gr\xc3\xbc\xc3\x9fe.txt"', 'grüße.txt'],
+  ['attachment; filename="gr\xfc\xdfe.txt"', 'grüße.txt'],
   ['attachment; filename=plain.txt', 'plain.txt'],
   ['attachment; filename="..\\\\..\\\\etc/passwd"', 'passwd'],
+  ["attachment; filename*=UTF-8''..%5C..%2Fetc%2Fpasswd", 'passwd'],
+  ["attachment; filename*=UTF-8''a%00b%0D%0Ac%7F%C2%85.txt", 'abc.txt'],
+  ['attachment; filename="a\tb.txt"', 'ab.txt'],
   ['attachment; filename=".."', undefined],
+  ['attachment; filename="."', undefined],
+  ['attachment; filename="folder/"', undefined],
   ['attachment; filename=""', undefined],
   ['attachment', undefined],
 ])('%s names %s', (value, expected) => {
@@ -103,4 +149,82 @@ test.each([
 ])('template %s makes %s', (template, expected) => {
   const headers: HeaderLine[] = [['Content-Disposition', 'inline; filename="folder/a b?.png"']];
   expect(targetOf(request(headers, '/api/files?a=1&b=2'), template)).toBe(expected);
+});
+
+describe('Upload-Metadata', () => {
+  const base64 = (text: string | Buffer): string => Buffer.from(text).toString('base64');
+  const told = (metadata: string, more: HeaderLine[] = []): [string | undefined, string] => {
+    const creation = request([...more, ['Upload-Metadata', metadata]]);
+    return [filenameOf(creation), wholeType(creation)];
+  };
+  const PNG = `filename ${base64('a.png')},filetype ${base64('image/png')}`;
+  const UNKNOWN = 'application/octet-stream';
+
+  test.each<[string, string | undefined, string]>([
+    [PNG, 'a.png', 'image/png'],
+    [`name ${base64('näme.png')}, type ${base64('image/png')}`, 'näme.png', 'image/png'],
+    [`contentType ${base64('image/png')}`, undefined, 'image/png'],
+    [`name ${base64('second')},filename ${base64('first')}`, 'first', UNKNOWN],
+    [`contentType ${base64('a/c')},type ${base64('a/b')},filetype ${base64('a/a')}`, undefined, 'a/a'],
+    [`filename ${base64('first')},filename ${base64('second')}`, 'first', UNKNOWN],
+    [`filename %%%,name ${base64('readable')}`, 'readable', UNKNOWN],
+    [`filename A,name ${base64('readable')}`, 'readable', UNKNOWN],
+    [`filename ${base64(Buffer.from([0xff, 0xfe]))}`, undefined, UNKNOWN],
+    [`filename ${base64('x')} y`, undefined, UNKNOWN],
+    ['filename,filetype', undefined, UNKNOWN],
+    [',, ,', undefined, UNKNOWN],
+    [`filename ${base64('../../etc/pass\0wd\r\n')}`, 'passwd', UNKNOWN],
+    [`filetype ${base64('text/plain; charset=utf-8')}`, undefined, 'text/plain; charset=utf-8'],
+    [`filetype ${base64('image/png\r\nX-Evil: 1')},type ${base64('image/gif')}`, undefined, 'image/gif'],
+    [`filetype ${base64('png')}`, undefined, UNKNOWN],
+    [`filename ${base64('no padding').replace(/=/g, '')}`, 'no padding', UNKNOWN],
+  ])('%s', (metadata, filename, type) => {
+    expect(told(metadata)).toEqual([filename, type]);
+  });
+
+  test.each<[HeaderLine, string, string]>([
+    [['Content-Disposition', 'attachment; filename=b.gif'], 'b.gif', 'image/png'],
+    [['Content-Disposition', "attachment; filename*=UTF-8''%FF"], 'a.png', 'image/png'],
+    [['Content-Type', 'image/gif'], 'a.png', 'image/gif'],
+    [['Content-Type', 'application/partial-upload'], 'a.png', 'image/png'],
+    [['Content-Type', 'application/octet-stream'], 'a.png', 'image/png'],
+    [['Content-Type', ''], 'a.png', 'image/png'],
+  ])('counts where %j says nothing', (line, filename, type) => {
+    expect(told(PNG, [line])).toEqual([filename, type]);
+  });
+
+  test('names the file in a form and in a target', async () => {
+    const headers: HeaderLine[] = [['Upload-Metadata', PNG]];
+    expect(await bodyOf('PNG', form, headers)).toContain('filename="a.png"\r\nContent-Type: image/png\r\n');
+    expect(targetOf(request(headers), '/in/{filename}')).toBe('/in/a.png');
+  });
+});
+
+test.each(['multipart/form-data; boundary=B', 'Multipart/Form-Data;boundary="x"', 'multipart/form-data'])(
+  'a body of the type %s is a form already, and stays as it is',
+  async (type) => {
+    const headers: HeaderLine[] = [['Content-Type', type]];
+    expect(await bodyOf('--B--', form, headers)).toBe('--B--');
+    const replay = replayOf(
+      { ...newUpload('u'), request: { ...REQUEST, headers } } as unknown as Upload,
+      framedRoute,
+      [],
+    );
+    expect(replay.headers.filter(([name]) => name.toLowerCase() === 'content-type')).toEqual(headers);
+  },
+);
+
+test('a type that merely resembles one is a file', async () => {
+  expect(await bodyOf('x', form, [['Content-Type', 'multipart/form-data-x']])).toContain('\r\n\r\nx\r\n');
+});
+
+test('octets of the type pass as they are, control characters of fields do not', async () => {
+  const framing: Multipart = { ...form, fieldsFromHeaders: [['t', 'X-T']] };
+  const headers: HeaderLine[] = [
+    ['Content-Type', 'text/plain; x="\xfc"'],
+    ['X-T', 'a\tb\0c\x1b'],
+  ];
+  const body = await bodyOf('x', framing, headers, 'latin1');
+  expect(body).toContain('Content-Type: text/plain; x="\xfc"\r\n');
+  expect(body).toContain('\r\n\r\na bc\r\n');
 });

@@ -28,7 +28,6 @@ test.each([
   'Upload-Checksum',
   'Upload-Draft-Interop-Version',
   'Tus-Resumable',
-  'X-HTTP-Method-Override',
   'Expect',
   'Content-Length',
   'Transfer-Encoding',
@@ -52,16 +51,21 @@ test.each([
   ]);
 });
 
-test.each(['Repr-Digest', 'Content-Encoding', 'Content-Disposition', 'Content-Language', 'Want-Repr-Digest', 'Range'])(
-  '%s is passed on as it came',
-  (name) => {
-    const lines: HeaderLine[] = [
-      [name, ' odd  Value'],
-      [name.toLowerCase(), 'again'],
-    ];
-    expect(kept(lines)).toEqual(lines);
-  },
-);
+test.each([
+  'Repr-Digest',
+  'X-HTTP-Method-Override',
+  'Content-Encoding',
+  'Content-Disposition',
+  'Content-Language',
+  'Want-Repr-Digest',
+  'Range',
+])('%s is passed on as it came', (name) => {
+  const lines: HeaderLine[] = [
+    [name, ' odd  Value'],
+    [name.toLowerCase(), 'again'],
+  ];
+  expect(kept(lines)).toEqual(lines);
+});
 
 test.each([
   ['application/partial-upload', 'application/octet-stream'],

@@ -1,0 +1,107 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { HeaderLine } from '../../src/model/headers.js';
+import { TRANSPORTS } from '../support/open-request.js';
+import { appendLines, creationLines } from '../support/resumable-client.js';
+import { Stage } from '../support/stage.js';
+import { StageClient, VARIANTS } from '../support/stage-client.js';
+import type { WireResponse } from '../support/wire-response.js';
+
+let stage: Stage;
+beforeAll(async () => {
+  stage = await Stage.open({
+    config: `
+alt_svc: h3=":443"; ma=60
+routes:
+  - match: { path: /own/** }
+    delivery: { preserve_host: false }
+  - match: { path: /kept/** }
+    delivery: { preserve_host: false, rewrite_location: false }
+  - match: { path: /api/** }
+`,
+  });
+});
+afterAll(() => stage.close());
+
+const references = (response: WireResponse): (string | undefined)[] =>
+  ['Location', 'Content-Location', 'Link'].map((name) => response.header(name));
+
+function answering(target: string, value: string): void {
+  const headers: HeaderLine[] = [
+    ['Location', value],
+    ['Content-Location', value],
+    ['Link', value],
+    ['Alt-Svc', 'h3=":8443"'],
+  ];
+  stage.answer(target, { status: 201, headers, body: 'ok' });
+}
+
+describe.each(VARIANTS)('over $transport, interop $interop', ({ transport, interop, seed }) => {
+  test.each([
+    ['7', '/api/files/7'],
+    ['../jobs/7', '/api/jobs/7'],
+    ['?id=7', `/api/files/new-?id=7`],
+    ['/jobs/7', '/jobs/7'],
+    ['//other.example/7', '//other.example/7'],
+    ['https://other.example/7', 'https://other.example/7'],
+  ])(
+    '%s as the answer to an append means what it means at the target, as often as it is asked for',
+    async (said, meant) => {
+      const client = new StageClient(stage, transport, interop);
+      const target = `/api/files/new-?seed=${seed}&said=${encodeURIComponent(said)}`;
+      answering(target, said);
+      const created = await client.send({
+        method: 'POST',
+        target,
+        headers: creationLines(client.dialect, { complete: false }),
+        body: 'abc',
+      });
+      const at = client.at(created.header('Location')!).target;
+      const end = { method: 'PATCH', target: at, headers: appendLines(client.dialect, { offset: 3, complete: true }) };
+      const first = await client.send({ ...end, body: 'de' });
+      expect([first.status, ...references(first)]).toEqual([201, meant, meant, said]);
+      const headers = appendLines(client.dialect, { offset: 5, complete: true });
+      const again = await client.send({ method: 'PATCH', target: at, headers, body: '' });
+      expect(references(again)).toEqual([meant, meant, said]);
+      expect(again.header('Alt-Svc')).toBe('h3=":443"; ma=60');
+    },
+  );
+
+  test('as the answer to a creation it stays as it is', async () => {
+    const client = new StageClient(stage, transport, interop);
+    const target = `/api/files/one?seed=${seed}`;
+    answering(target, '7');
+    const headers = creationLines(client.dialect, { complete: true });
+    const response = await client.send({ method: 'POST', target, headers, body: 'abc' });
+    expect(references(response)).toEqual(['7', '7', '7']);
+    expect(response.header('Alt-Svc')).toBe('h3=":443"; ma=60');
+  });
+
+  test('a host of the origin’s own becomes the one that the client knows', async () => {
+    const client = new StageClient(stage, transport, interop);
+    for (const [path, meant] of [
+      ['/own/a', `${stage.base}/files/7`],
+      ['/kept/a', `${stage.origin.url}/files/7`],
+      ['/api/a', `${stage.origin.url}/files/7`],
+    ] as const) {
+      const target = `${path}?seed=${seed}`;
+      answering(target, `${stage.origin.url}/files/7`);
+      const headers = creationLines(client.dialect, { complete: true });
+      const response = await client.send({ method: 'POST', target, headers, body: 'abc' });
+      expect(references(response)).toEqual([meant, meant, `${stage.origin.url}/files/7`]);
+    }
+  });
+});
+
+test.each(TRANSPORTS)('over %s, what passes through is treated alike', async (transport) => {
+  for (const [target, said, meant] of [
+    [`/own/${transport}`, `${stage.origin.url}/files/7`, `${stage.base}/files/7`],
+    [`/own/rel-${transport}`, '7', '7'],
+    [`/kept/${transport}`, `${stage.origin.url}/files/7`, `${stage.origin.url}/files/7`],
+  ] as const) {
+    answering(target, said);
+    const host: HeaderLine[] = transport === 'HTTP/1.1' ? [['Host', stage.host]] : [];
+    const response = await stage.send(transport, { method: 'GET', target, headers: host });
+    expect(references(response)).toEqual([meant, meant, said]);
+    expect(response.header('Alt-Svc')).toBe('h3=":443"; ma=60');
+  }
+});
