@@ -109,7 +109,7 @@ export function toConfig(settings: Settings, asWritten: unknown): Config {
         : { cidr: proxy.cidr, relaysInterim: proxy.relays_interim },
     ),
     idleTimeoutMs: settings.limits.idle_timeout,
-    ...(settings.alt_svc === undefined ? {} : { altSvc: settings.alt_svc }),
+    ...defined({ altSvc: settings.alt_svc }),
     cors: {
       allowOrigins: cors.allow_origins,
       allowCredentials: cors.allow_credentials,

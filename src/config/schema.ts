@@ -13,8 +13,10 @@ import {
   httpUrl,
   httpUrlOrNull,
   integer,
+  isNull,
   oneOf,
   path,
+  scalar,
   size,
   text,
 } from './scalars.js';
@@ -49,6 +51,17 @@ const trustedProxy = z.strictObject({
     .prefault(false)
     .describe('This proxy passes 1xx responses on while the request body is still coming, see `interim_responses`.'),
 });
+
+/** RFC 7838 §3, as it is sent; `null` for none. */
+function altSvc() {
+  const form = /^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/;
+  return scalar({
+    read: (found) => (isNull(found) ? null : typeof found === 'string' && form.test(found) ? found : undefined),
+    allowed: 'a value of Alt-Svc such as h3=":443"; ma=86400, or null',
+    json: { type: ['string', 'null'], pattern: form.source },
+    unit: 'text',
+  });
+}
 
 export const schema = z.strictObject({
   origin: httpUrl().describe(
@@ -144,13 +157,10 @@ export const schema = z.strictObject({
     .prefault({})
     .describe('What an upload must keep to. Announced to clients in `Upload-Limit`.'),
   plain_bodies: plainBodies().prefault(null),
-  alt_svc: text({
-    form: /^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/,
-    allowed: 'a value of Alt-Svc such as h3=":443"; ma=86400',
-  })
-    .optional()
+  alt_svc: altSvc()
+    .prefault(null)
     .describe(
-      'Sent as `Alt-Svc` with the origin’s answers, where a front offers HTTP/3. The origin’s own is always dropped: it would ' +
+      'Sent as `Alt-Svc` with the origin’s answers, where a front offers HTTP/3. `null`: none. The origin’s own is always dropped: it would ' +
         'lead clients around the proxy.',
     ),
   delivery,
