@@ -28,7 +28,7 @@ import type { Routes } from './model/route.js';
 import type { Log } from './observe/log.js';
 import { Metrics, type Figures } from './observe/metrics.js';
 import { openRedisStorage } from './redis-storage.js';
-import { type Closing, openEmbeddedStorage, type Storage, type StorageRooms } from './storage.js';
+import { type Closing, openEmbeddedStorage, type Storage, type StorageRooms, TIMINGS } from './storage.js';
 import { isAway } from './store/until-available.js';
 import type { Totals } from './store/upload-store.js';
 import { Sweep } from './uploads/sweep.js';
@@ -50,9 +50,6 @@ export interface App {
   stop(): Promise<void>;
 }
 
-/** Files that no record counts go after this time; long enough for any writer that was merely slow. */
-const ORPHAN_AGE_MS = 3_600_000;
-
 /** For what the last deliveries have come to, when they took all the time there was. */
 const LAST_WORDS_MS = 500;
 
@@ -62,10 +59,10 @@ const RETURN_MS = 15_000;
 const MEBIBYTE = 1024 * 1024;
 
 /** Builds every room from the configuration and starts them: records and bytes first, listeners last. */
-export async function startApp(config: Config, log: Log, version?: string): Promise<App> {
+export async function startApp(config: Config, log: Log, version?: string, timings = TIMINGS): Promise<App> {
   const opened: Closing[] = [];
   try {
-    return await open(config, log, new Metrics(version), opened);
+    return await open(config, { log, metrics: new Metrics(version), timings, opened });
   } catch (error) {
     // Why it did not start is what is to be told.
     await closeAll(opened).catch(() => undefined);
@@ -80,8 +77,12 @@ async function closeAll(opened: Closing[]): Promise<void> {
   if (failures.length > 0) throw failures[0];
 }
 
-async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[]): Promise<App> {
-  const storage = await openStorage(config, { log, clock: Date.now, opened });
+interface Opening extends Pick<StorageRooms, 'log' | 'timings' | 'opened'> {
+  readonly metrics: Metrics;
+}
+
+async function open(config: Config, { log, metrics, timings, opened }: Opening): Promise<App> {
+  const storage = await openStorage(config, { log, clock: Date.now, timings, opened });
   const rooms = { ...storage, log, metrics, clock: Date.now, routes: buildRoutes(config) };
   const health: Health = { isListening: false };
   const checks = [listeningCheck(health), drainingCheck(health), ...storage.checks];
@@ -90,7 +91,7 @@ async function open(config: Config, log: Log, metrics: Metrics, opened: Closing[
   const admin = config.admin && (await startAdmin({ ...config.admin, ...adminRooms }));
   if (admin) opened.push(() => admin.close());
   await storage.recover();
-  const sweep = new Sweep({ ...rooms, everyMs: sweepEveryMs(config), orphanAgeMs: ORPHAN_AGE_MS });
+  const sweep = new Sweep({ ...rooms, ...sweepTimes(config), orphanAgeMs: timings.orphanAgeMs });
   opened.push(() => sweep.stop());
   const delivery = buildDelivery(config, rooms);
   opened.push(() => delivery.stop());
@@ -293,10 +294,10 @@ function noMover({ spool }: Config, { store, node }: Storage): NoMover {
 }
 
 /** Often enough that nothing outlives its time by much, seldom enough that nobody notices. */
-function sweepEveryMs({ defaultRoute, routes }: Config): number {
+function sweepTimes({ defaultRoute, routes }: Config): { readonly everyMs: number; readonly longestAgeMs: number } {
   const ages = [defaultRoute, ...routes.map(({ route }) => route)].flatMap(({ limits, delivery }) => [
     limits.maxAgeSeconds * 1000,
     delivery.keepAnswerMs,
   ]);
-  return Math.min(60_000, Math.max(250, Math.min(...ages) / 4));
+  return { everyMs: Math.min(60_000, Math.max(250, Math.min(...ages) / 4)), longestAgeMs: Math.max(...ages) };
 }

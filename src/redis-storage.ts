@@ -5,10 +5,17 @@ import type { Config } from './config/config.js';
 import type { RedisConfig } from './config/store-config.js';
 import { nodeName } from './disk/node-name.js';
 import { LocalSpool } from './spool/local-spool.js';
-import { assertShareable, noteSpoolIdentity, spoolIdentitySince, spoolMark } from './spool/shared-directory.js';
-import { claimSpool } from './spool/spool-claim.js';
+import { assertShareable, spoolIdentitySince, spoolMark } from './spool/shared-directory.js';
+import { assertClaimable, claimSpool, noteStore } from './spool/spool-claim.js';
 import { assertUnused, SpoolUse } from './spool/spool-use.js';
-import { directoryCheck, lockDirectory, type OtherNodes, type Storage, type StorageRooms } from './storage.js';
+import {
+  assertUsable,
+  directoryCheck,
+  lockDirectory,
+  type OtherNodes,
+  type Storage,
+  type StorageRooms,
+} from './storage.js';
 import { RedisConnection } from './store/redis/redis-connection.js';
 import { RedisLeases } from './store/redis/redis-leases.js';
 import { RedisNodes } from './store/redis/redis-nodes.js';
@@ -21,28 +28,43 @@ import { type RecoveryRooms, recoverNode } from './uploads/recovery.js';
 type RedisBacked = Config & { readonly store: RedisConfig };
 
 /** The store that many processes share, and a spool that is shared as well or belongs to this node. */
-export async function openRedisStorage(config: RedisBacked, { log, clock, opened }: StorageRooms): Promise<Storage> {
+export async function openRedisStorage(
+  config: RedisBacked,
+  { log, clock, timings, opened }: StorageRooms,
+): Promise<Storage> {
   const { data, spool: spoolConfig } = config;
-  if (spoolConfig.shared) await assertShareable(data, randomUUID());
-  const node = spoolConfig.shared ? undefined : await ownDirectory(config, opened);
+  const { shared } = spoolConfig;
+  await assertUsable({ directory: data, store: 'redis', shared });
+  const prepare = once(() => (shared ? assertShareable(data, randomUUID()) : ownDirectory(config, opened)));
   const settings = await settingsOf(config.store);
   const connection = await RedisConnection.open(settings, log, {
     clock,
-    // A directory of its own is locked: whoever used it is gone.
-    beforeNew: (isStillNew) =>
-      spoolConfig.shared ? assertUnused(data, { name: nameOf(settings), isStillNew, log }) : Promise.resolve(),
+    beforeNew: async (isStillNew) => {
+      if (shared) await assertUnused(data, { name: nameOf(settings), isStillNew, log, watchMs: timings.spoolWatchMs });
+      // A directory of its own is locked by this: whoever used it is gone.
+      await prepare();
+    },
   });
   opened.push(() => connection.close());
+  const { storeId, isNewStore } = connection;
+  const claim = { directory: data, shared, isOthersToo: shared || config.workers > 1, storeId, isNewStore, log };
+  await assertClaimable(claim);
+  await prepare();
+  await claimSpool(claim);
+  const node = shared ? undefined : await nodeName(data);
   const store = new RedisStore({ connection, node: node ?? '' });
   opened.push(() => store.close());
   const leases = new RedisLeases(connection);
   opened.push(() => Promise.resolve(leases.close()));
-  const spool = new LocalSpool({ directory: data, sync: spoolConfig.sync, shared: spoolConfig.shared });
-  connection.onOtherStore((storeId) => noteSpoolIdentity(data, storeId, randomUUID()));
-  const { shared } = spoolConfig;
-  const { storeId, isNewStore } = connection;
-  await claimSpool({ directory: data, shared, isOthersToo: shared || config.workers > 1, storeId, isNewStore, log });
-  const use = new SpoolUse({ directory: data, shared, storeId: () => knownStore(connection), log });
+  const spool = new LocalSpool({ directory: data, sync: spoolConfig.sync, shared, isMarked: true });
+  connection.onOtherStore((otherId) => noteStore(data, otherId));
+  const use = new SpoolUse({
+    directory: data,
+    shared,
+    storeId: () => knownStore(connection),
+    log,
+    everyMs: timings.spoolTouchMs,
+  });
   opened.push(() => use.stop());
   await spool.open();
   return {
@@ -55,7 +77,8 @@ export async function openRedisStorage(config: RedisBacked, { log, clock, opened
     recover: () => recoverOwn(config, node, connection, { store, spool, log }),
     mayLookForOrphans: async () =>
       (await isLongOfThisStore(data, connection, clock)) &&
-      takeTurn(connection, `orphans:${node ?? ''}`, ORPHANS_TURN_MS),
+      takeTurn(connection, `orphans:${node ?? ''}`, timings.orphansTurnMs),
+    spoolSince: () => spoolIdentitySince(data),
   };
 }
 
@@ -78,9 +101,17 @@ function othersIn(connection: RedisConnection): OtherNodes {
 }
 
 /** For all the processes of one node; a primary process has locked it for its workers. */
-async function ownDirectory({ data, workers }: Config, opened: StorageRooms['opened']): Promise<string> {
+async function ownDirectory({ data, workers }: Config, opened: StorageRooms['opened']): Promise<void> {
   if (workers === 1) await lockDirectory(data, opened);
-  return nodeName(data);
+}
+
+/** Done at the first call alone, unless that failed. */
+function once(task: () => Promise<void>): () => Promise<void> {
+  let isDone = false;
+  return async () => {
+    if (!isDone) await task();
+    isDone = true;
+  };
 }
 
 /**
@@ -138,8 +169,6 @@ async function isLongOfThisStore(data: string, { storeId }: RedisConnection, clo
 
 const RESTORED_WITHIN_MS = 3_600_000;
 
-/** Reading a whole spool is work enough for one process now and then. */
-const ORPHANS_TURN_MS = 60_000;
 const GONE_NODES_TURN_MS = 10_000;
 
 function storeCheck(connection: RedisConnection): HealthCheck {

@@ -3,8 +3,10 @@ import type { HealthCheck } from './admin/readiness.js';
 import type { Config } from './config/config.js';
 import { Fault } from './model/fault.js';
 import type { Log } from './observe/log.js';
+import { assertUsable, claimForEmbedded } from './spool/data-directory.js';
 import type { Spool } from './spool/spool.js';
 import { LocalSpool } from './spool/local-spool.js';
+import { spoolIdentitySince, spoolMark } from './spool/shared-directory.js';
 import { DirectoryLock } from './store/embedded/directory-lock.js';
 import { EmbeddedLeases } from './store/embedded/embedded-leases.js';
 import { EmbeddedStore } from './store/embedded/embedded-store.js';
@@ -12,6 +14,8 @@ import type { Leases } from './store/lease.js';
 import type { Nodes } from './store/nodes.js';
 import type { UploadStore } from './store/upload-store.js';
 import { recover } from './uploads/recovery.js';
+
+export { assertUsable };
 
 /** Ends what was opened; run in the opposite order of opening. */
 export type Closing = () => Promise<unknown>;
@@ -28,8 +32,10 @@ export interface Storage {
   readonly checks: readonly HealthCheck[];
   /** Where each node has bytes of its own: who else is there, and the store as one of them sees it. */
   readonly others?: OtherNodes;
-  /** Given to one process of all that share the spool; missing where there is but one. */
-  readonly mayLookForOrphans?: () => Promise<boolean>;
+  /** Whether the spool is this store's, and the turn is this process's of all that share it. */
+  readonly mayLookForOrphans: () => Promise<boolean>;
+  /** Since when the spool is this store's. */
+  readonly spoolSince: () => Promise<number | undefined>;
   /** Brings records and bytes together after a crash, before the first request. */
   recover(): Promise<void>;
 }
@@ -41,8 +47,27 @@ export interface OtherNodes {
   readonly mayLook: () => Promise<boolean>;
 }
 
+/** Times that nobody needs to set, but tests. */
+export interface Timings {
+  /** Files that no record counts go after this time; long enough for any writer that was merely slow. */
+  readonly orphanAgeMs: number;
+  /** Reading a whole spool is work enough for one process now and then. */
+  readonly orphansTurnMs: number;
+  /** How often nodes that share a spool show that they use it, and how long a start that doubts watches for that. */
+  readonly spoolTouchMs: number;
+  readonly spoolWatchMs: number;
+}
+
+export const TIMINGS: Timings = {
+  orphanAgeMs: 3_600_000,
+  orphansTurnMs: 60_000,
+  spoolTouchMs: 5_000,
+  spoolWatchMs: 20_000,
+};
+
 /** What opening needs besides the configuration. */
 export interface StorageRooms {
+  readonly timings: Timings;
   readonly log: Log;
   readonly clock: () => number;
   /** Takes what has to be closed again. */
@@ -51,20 +76,26 @@ export interface StorageRooms {
 
 /** The store and spool of one process, with nothing else to run. */
 export async function openEmbeddedStorage(config: Config, { log, opened }: StorageRooms): Promise<Storage> {
-  await lockDirectory(config.data, opened);
-  const { sync } = config.spool;
-  const store = await EmbeddedStore.open({ directory: config.data, sync, log });
+  const { data: directory, spool: spoolConfig } = config;
+  const { sync } = spoolConfig;
+  await assertUsable({ directory, store: 'embedded', shared: false });
+  await lockDirectory(directory, opened);
+  const id = await claimForEmbedded(directory);
+  const store = await EmbeddedStore.open({ directory, sync, log });
   opened.push(() => store.close());
   const leases = new EmbeddedLeases(store);
-  const spool = new LocalSpool({ directory: config.data, sync });
+  const spool = new LocalSpool({ directory, sync, isMarked: true });
   await spool.open();
   return {
     store,
     leases,
     spool,
     othersDeliver: false,
-    checks: [directoryCheck(config.data)],
+    checks: [directoryCheck(directory)],
     recover: () => recover({ store, leases, spool, log, giveUpLost: (id) => store.giveUpLost(id) }),
+    // It may have been mounted over since the start.
+    mayLookForOrphans: async () => (await spoolMark(directory)) === id,
+    spoolSince: () => spoolIdentitySince(directory),
   };
 }
 

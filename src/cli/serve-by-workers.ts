@@ -1,7 +1,7 @@
 import type { App } from '../app.js';
 import type { Config } from '../config/config.js';
 import type { ProcessLog } from '../observe/log.js';
-import { lockDirectory, type Closing } from '../storage.js';
+import { assertUsable, lockDirectory, type Closing } from '../storage.js';
 import { startPrimary } from '../workers/primary.js';
 
 /** A proxy that runs in one process or several. */
@@ -11,12 +11,16 @@ export type Started = Pick<App, 'urls' | 'adminUrl' | 'node' | 'stop'> & {
 };
 
 /** Runs the proxy in several processes that this one looks after. */
-export async function serveByWorkers({ workers, admin, spool, data }: Config, log: ProcessLog): Promise<Started> {
+export async function serveByWorkers(
+  { workers, admin, spool, data, store }: Config,
+  log: ProcessLog,
+): Promise<Started> {
   const opened: Closing[] = [];
   const close = async () => {
     for (const one of opened.splice(0)) await one();
   };
   try {
+    await assertUsable({ directory: data, store: store.type, shared: spool.shared });
     // One node has one directory of its own: that its workers share it must let in no other processes.
     if (!spool.shared) await lockDirectory(data, opened);
     const primary = await startPrimary({ workers, admin, log });

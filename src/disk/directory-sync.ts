@@ -1,6 +1,7 @@
-import { mkdir } from 'node:fs/promises';
+import { mkdir, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { close, fsync, open } from './files.js';
+import { hasCode } from './storage-fault.js';
 
 /** What survives a power cut. `always` and `group` differ only in how often bytes are synced, which the receiver decides. */
 export type SyncMode = 'always' | 'group' | 'none';
@@ -34,11 +35,7 @@ export class DirectorySync {
 
   /** Makes a directory and those above it, for the owner alone, as durable as the mode says. */
   async make(directory: string): Promise<void> {
-    const first = await mkdir(directory, { recursive: true, mode: 0o700 });
-    if (first === undefined) return;
-    const last = dirname(resolve(first));
-    for (let parent = dirname(resolve(directory)); parent !== last; parent = dirname(parent)) await this.sync(parent);
-    await this.sync(last);
+    for (const made of await makeMissing(resolve(directory))) await this.sync(dirname(made));
   }
 
   private begin(directory: string): Promise<void> {
@@ -61,5 +58,31 @@ async function syncDirectory(directory: string): Promise<void> {
     await fsync(fd);
   } finally {
     await close(fd);
+  }
+}
+
+/**
+ * Makes a directory and those above it; gives the ones that it made, the deepest first. The `recursive` of Node's `mkdir`
+ * tries for ever where a directory exists but takes no new one, as below `/proc`.
+ */
+async function makeMissing(directory: string): Promise<string[]> {
+  if (await isDirectory(directory)) return [];
+  const above = await makeMissing(dirname(directory));
+  try {
+    await mkdir(directory, { mode: 0o700 });
+  } catch (error) {
+    // Another process was faster, and makes the name durable.
+    if (hasCode(error, 'EEXIST') && (await isDirectory(directory))) return above;
+    throw error;
+  }
+  return [directory, ...above];
+}
+
+async function isDirectory(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT')) throw error;
+    return false;
   }
 }

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { link, mkdir, readFile, unlink } from 'node:fs/promises';
-import { join } from 'node:path';
+import { link, readFile, unlink } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { Fault } from '../model/fault.js';
+import { DirectorySync } from './directory-sync.js';
 import { writeWhole } from './files.js';
 import { hasCode, storageFault } from './storage-fault.js';
 
@@ -11,7 +12,7 @@ const NAME = /^[0-9a-f]{16}$/;
 export async function nodeName(directory: string): Promise<string> {
   const path = join(directory, 'node');
   try {
-    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await new DirectorySync('group').make(directory);
     const name = (await written(path)) ?? (await make(path));
     if (!NAME.test(name)) throw new Fault('RECORD_DAMAGED', `${path} does not hold the name of a node`, false);
     return name;
@@ -27,6 +28,7 @@ async function make(path: string): Promise<string> {
   await writeWhole(draft, Buffer.from(name), true);
   try {
     await link(draft, path);
+    await new DirectorySync('group').sync(dirname(path));
     return name;
   } catch (error) {
     if (!hasCode(error, 'EEXIST')) throw error;

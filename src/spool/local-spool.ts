@@ -1,5 +1,5 @@
 import type { Dirent } from 'node:fs';
-import { access, mkdir, opendir, readdir, rm, stat, unlink } from 'node:fs/promises';
+import { access, lstat, mkdir, opendir, readdir, rm, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { DirectorySync, type SyncMode } from '../disk/directory-sync.js';
@@ -20,8 +20,10 @@ export interface LocalSpoolOptions {
   /** The data directory; the bytes are below `spool/` in it. */
   readonly directory: string;
   readonly sync: SyncMode;
-  /** Other machines use it too, and it may be mounted: it was said whose it is, which tells it from an empty mount point. */
+  /** Other machines use it too. */
   readonly shared?: boolean;
+  /** It says whose it is, which tells it from an empty mount point; always so where it is shared. */
+  readonly isMarked?: boolean;
 }
 
 /** The bytes as files, `<data>/spool/<id>/<name>`. Also for a directory that several machines mount. */
@@ -29,11 +31,13 @@ export class LocalSpool implements Spool {
   private readonly root: string;
   private readonly names: DirectorySync;
   private readonly isShared: boolean;
+  private readonly isMarked: boolean;
 
   constructor(options: LocalSpoolOptions) {
     this.root = join(options.directory, 'spool');
     this.names = new DirectorySync(options.sync);
     this.isShared = options.shared ?? false;
+    this.isMarked = options.isMarked ?? this.isShared;
   }
 
   /**
@@ -45,7 +49,7 @@ export class LocalSpool implements Spool {
     await failing('the spool cannot be opened', async () => {
       await this.names.make(this.root);
       for await (const entry of await opendir(this.root))
-        if (entry.isDirectory()) await removeIfEmpty(join(this.root, entry.name));
+        if (entry.isDirectory() && isUploadId(entry.name)) await removeIfEmpty(join(this.root, entry.name));
     });
   }
 
@@ -130,7 +134,7 @@ export class LocalSpool implements Spool {
     const reading = 'the bytes of an upload cannot be listed';
     const names = (await failing(reading, () => readdir(join(this.root, id)).catch(gone))) ?? [];
     for (const name of names.filter(isChunkName)) {
-      const found = await failing(reading, () => stat(join(this.root, id, name)).catch(gone));
+      const found = await failing(reading, () => lstat(join(this.root, id, name)).catch(gone));
       if (found?.isFile()) yield { id, name, size: found.size, modifiedAt: found.mtimeMs };
     }
     if (this.isShared && names.length === 0) await failing(reading, () => removeIfEmpty(join(this.root, id)));
@@ -155,7 +159,7 @@ export class LocalSpool implements Spool {
 
   /** With the whole disk gone, nothing of it is lost. */
   private async assertMounted(): Promise<void> {
-    const path = this.isShared ? join(this.root, IDENTITY) : this.root;
+    const path = this.isMarked ? join(this.root, IDENTITY) : this.root;
     await failing('the spool is not there', () => access(path));
   }
 

@@ -28,15 +28,6 @@ export async function assertShareable(directory: string, unique: string): Promis
   }
 }
 
-export type SpoolIdentity = 'same' | 'new' | 'other';
-
-/** Whether a spool belongs to the store of this id; `new`: to none yet. */
-export async function spoolIdentity(directory: string, storeId: string): Promise<SpoolIdentity> {
-  const mark = await spoolMark(directory);
-  if (mark === undefined) return 'new';
-  return mark === storeId ? 'same' : 'other';
-}
-
 /** The id of the store whose spool it is; undefined: of none yet, or it is not mounted. */
 export async function spoolMark(directory: string): Promise<string | undefined> {
   return (await named(directory, () => noteIn(directory))) || undefined;
@@ -47,22 +38,19 @@ export function markPath(directory: string): string {
   return join(directory, 'spool', IDENTITY);
 }
 
-/** Whether anything of an upload is in it. */
-export async function holdsUploads(directory: string): Promise<boolean> {
-  const names = await named(directory, () => readdir(join(directory, 'spool')));
-  return names.some((name) => !name.startsWith('.'));
+/** From now on it belongs to the store of this id. Harmless when several nodes say so at once. */
+export function noteSpoolIdentity(directory: string, storeId: string, unique: string): Promise<void> {
+  return named(directory, () => noteIdentity(join(directory, 'spool'), storeId, unique));
 }
 
-/** From now on it belongs to the store of this id. Harmless when several nodes say so at once. */
-export async function noteSpoolIdentity(directory: string, storeId: string, unique: string): Promise<void> {
-  const root = join(directory, 'spool');
+/** The same of any directory, which is made where it is missing. */
+export async function noteIdentity(root: string, storeId: string, unique: string): Promise<void> {
+  const names = new DirectorySync('group');
   const written = join(root, `${IDENTITY}-${unique}`);
-  await named(directory, async () => {
-    await new DirectorySync('group').make(root);
-    await writeWhole(written, Buffer.from(`${storeId}\n`), true);
-    await rename(written, markPath(directory));
-    await new DirectorySync('group').sync(root);
-  });
+  await names.make(root);
+  await writeWhole(written, Buffer.from(`${storeId}\n`), true);
+  await rename(written, join(root, IDENTITY));
+  await names.sync(root);
 }
 
 /** Since when it belongs to the store it belongs to; undefined: to none yet. */

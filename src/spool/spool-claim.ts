@@ -2,7 +2,9 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Fault } from '../model/fault.js';
 import type { Log } from '../observe/log.js';
-import { holdsUploads, noteSpoolIdentity, type SpoolIdentity, spoolIdentity } from './shared-directory.js';
+import { assertUsable, beginMark, completeMark } from './data-directory.js';
+import type { FoundDirectory } from './directory-rules.js';
+import { markPath, noteSpoolIdentity } from './shared-directory.js';
 import { wayBack } from './spool-use.js';
 
 export interface SpoolClaim {
@@ -17,23 +19,45 @@ export interface SpoolClaim {
   readonly log: Log;
 }
 
-/** A directory that is not the right one is better found out now than by a loss. */
+/** A directory that is not the right one is better found out now than by a loss. Changes nothing. */
+export async function assertClaimable(claim: SpoolClaim): Promise<void> {
+  const reason = refusalOf(await look(claim), claim);
+  if (reason !== undefined) throw new Fault('CONTRACT_BROKEN', reason, false);
+}
+
+/** Marks the directory as that of the Redis with this id; fails where it must not be. */
 export async function claimSpool(claim: SpoolClaim): Promise<void> {
-  const { directory, shared, storeId, isNewStore, log } = claim;
-  const identity = await identityOf(claim);
-  if (identity === 'same') return;
-  const isLoss = identity === 'other' && (await holdsUploads(directory));
-  if (!isNewStore && (shared || isLoss))
-    throw new Fault('CONTRACT_BROKEN', notThisStores(directory, shared, storeId), false);
-  if (isLoss) log.error({ data: directory }, LOST);
+  const { directory, storeId, log } = claim;
+  const found = await look(claim);
+  const reason = refusalOf(found, claim);
+  if (reason !== undefined) throw new Fault('CONTRACT_BROKEN', reason, false);
+  const isSame = found.spoolMark === storeId;
+  if (isSame && found.mark?.complete && found.mark.id === storeId) return;
+  if (!found.mark) await beginMark(useOf(claim), storeId);
+  if (!isSame) {
+    if (isLoss(found)) log.error({ data: directory }, LOST);
+    await noteSpoolIdentity(directory, storeId, randomUUID());
+  }
+  // The mark of the spool decides whose it is, since an operator can correct it; this one follows.
+  await completeMark(useOf(claim), storeId);
+}
+
+/** Running nodes have seen that Redis has other data than before: the directory is that one's now. */
+export async function noteStore(directory: string, storeId: string): Promise<void> {
   await noteSpoolIdentity(directory, storeId, randomUUID());
+  await completeMark({ directory, store: 'redis', shared: true }, storeId);
+}
+
+function useOf({ directory, shared }: SpoolClaim) {
+  return { directory, store: 'redis', shared } as const;
 }
 
 /** The process that has made the store may be about to say that this is its spool. */
-async function identityOf({ directory, storeId, isOthersToo, isNewStore }: SpoolClaim): Promise<SpoolIdentity> {
+async function look(claim: SpoolClaim): Promise<FoundDirectory> {
+  const { storeId, isOthersToo, isNewStore } = claim;
   for (let tries = 0; ; tries++) {
-    const identity = await spoolIdentity(directory, storeId);
-    if (identity === 'same' || isNewStore || !isOthersToo || tries === MOST_LOOKS) return identity;
+    const found = await assertUsable(useOf(claim));
+    if (found.spoolMark === storeId || isNewStore || !isOthersToo || tries === MOST_LOOKS) return found;
     await sleep(LOOK_AGAIN_MS);
   }
 }
@@ -41,10 +65,42 @@ async function identityOf({ directory, storeId, isOthersToo, isNewStore }: Spool
 const MOST_LOOKS = 30;
 const LOOK_AGAIN_MS = 100;
 
+function refusalOf(found: FoundDirectory, { directory, shared, storeId, isNewStore }: SpoolClaim): string | undefined {
+  const { mark, spoolMark, spool, records } = found;
+  if (spoolMark === storeId) return undefined;
+  if (records === 'filled') return hasRecords(directory);
+  if (spoolMark === undefined && mark?.complete) return spoolMissing(directory, mark.id);
+  if (spoolMark === undefined && spool === 'filled') return unmarked(directory, storeId);
+  return !isNewStore && (shared || isLoss(found)) ? notThisStores(directory, shared, storeId) : undefined;
+}
+
+/** Bytes of another store are there: they are lost with it, or this one is the wrong one. */
+function isLoss({ spoolMark, spool }: FoundDirectory): boolean {
+  return spoolMark !== undefined && spool === 'filled';
+}
+
+function hasRecords(directory: string): string {
+  return `${directory} has records of the embedded store in uploads: choose another --data, or start it without \`store.type: redis\``;
+}
+
 const LOST =
   'the spool has bytes that belong to another Redis, and this one is empty: their uploads are lost. This is prevented by ' +
   'persistence (`appendonly yes` in the configuration of Redis). If this is the wrong Redis, database or store.prefix, ' +
-  'correct it within an hour, before the bytes are removed';
+  'correct it: the bytes stay as long as an upload may (the longest limits.max_age), and are removed then';
+
+function spoolMissing(directory: string, id: string): string {
+  return (
+    `${directory}/spool is missing or is not the one that belongs to the rest of ${directory} (it has no .store): mount ` +
+    `it, or copy the whole directory. If its bytes are gone for good, ${wayBack(directory, id)}`
+  );
+}
+
+function unmarked(directory: string, storeId: string): string {
+  return (
+    `${directory} has bytes of uploads in spool, but not ${markPath(directory)}, which says whose they are: copy the whole ` +
+    `directory. If they are those of this Redis, ${wayBack(directory, storeId)}`
+  );
+}
 
 function notThisStores(directory: string, shared: boolean, storeId: string): string {
   const how = shared

@@ -10,12 +10,9 @@ import { markPath, spoolMark } from './shared-directory.js';
 /** Its time is the last sign of life of the nodes whose spool this is. */
 export const IN_USE = '.in-use';
 
-const TOUCH_MS = 5_000;
-/** Whoever uses the spool has given a sign in this time; it is several of their turns. */
-const WATCH_MS = 20_000;
-/** Running nodes whose Redis came back empty need a moment to say that the spool is that one's now. */
-const LEAST_WATCH_MS = 5_000;
-const LOOK_MS = 500;
+/** Running nodes whose Redis came back empty need a moment to say that the spool is that one's now: so much of the watch. */
+const LEAST_PART = 0.25;
+const LOOKS = 40;
 /** Older signs are not worth waiting for, even where clocks differ. */
 const LATELY_MS = 180_000;
 
@@ -26,7 +23,7 @@ export interface SpoolUseOptions {
   /** Whose spool it is; undefined while nobody can tell. */
   readonly storeId: () => string | undefined;
   readonly log: Log;
-  readonly everyMs?: number;
+  readonly everyMs: number;
 }
 
 /** Shows the other nodes that the spool is in use, and says in the log when it was given to another store. */
@@ -36,7 +33,7 @@ export class SpoolUse {
   private strangeLooks = 0;
 
   constructor(private readonly options: SpoolUseOptions) {
-    this.timer = setInterval(() => this.begin(), options.everyMs ?? TOUCH_MS).unref();
+    this.timer = setInterval(() => this.begin(), options.everyMs).unref();
     this.begin();
   }
 
@@ -88,27 +85,30 @@ export interface NewStore {
   /** False when somebody has made the store meanwhile. */
   readonly isStillNew: () => Promise<boolean>;
   readonly log: Log;
+  /** Whoever uses the spool gives a sign in this time; it is several of their turns. */
+  readonly watchMs: number;
 }
 
 /**
  * Fails when running nodes use the spool for another store: then it is not that one's data that were lost, but this node
  * that looks at the wrong place. Waits for a sign of life where there was one lately.
  */
-export async function assertUnused(directory: string, { name, isStillNew, log }: NewStore): Promise<void> {
+export async function assertUnused(directory: string, store: NewStore): Promise<void> {
+  const { name, isStillNew, log, watchMs } = store;
   const mark = await spoolMark(directory);
   const last = await lastUse(directory);
   if (mark === undefined || last === undefined || Math.abs(Date.now() - last) > LATELY_MS) return;
   log.warn(
     { data: directory },
-    `${name} has no data, but the spool belongs to a store: waiting ${WATCH_MS / 1000} s to see whether other nodes use it`,
+    `${name} has no data, but the spool belongs to a store: waiting ${watchMs / 1000} s to see whether other nodes use it`,
   );
   const began = performance.now();
-  for (let watchedMs = 0; watchedMs < WATCH_MS; watchedMs = performance.now() - began) {
-    await sleep(LOOK_MS);
+  for (let watchedMs = 0; watchedMs < watchMs; watchedMs = performance.now() - began) {
+    await sleep(watchMs / LOOKS);
     // In this order: who takes it over marks it first.
     const used = await lastUse(directory);
     if (!(await isStillNew()) || (await spoolMark(directory)) !== mark) return;
-    if (used !== undefined && used !== last && watchedMs >= LEAST_WATCH_MS)
+    if (used !== undefined && used !== last && watchedMs >= watchMs * LEAST_PART)
       throw new Fault('CONTRACT_BROKEN', inUse(directory, name), false);
   }
 }

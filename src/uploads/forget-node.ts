@@ -55,7 +55,7 @@ async function forget(id: string, { node, store, leases, heir, metrics, log }: F
     }
     if (upload.phase === 'receiving') assertDone(await store.invalidate(id, lease.token));
     log.error({ upload: uploadTag(id), phase: upload.phase }, 'an upload is given up: its node is gone with its bytes');
-    if (upload.phase !== 'answered') metrics.uploadEnded('invalid');
+    if (upload.phase !== 'answered' && upload.phase !== 'undelivered') metrics.uploadEnded('invalid');
     await store.remove(id);
     return true;
   } finally {

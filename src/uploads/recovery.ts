@@ -37,8 +37,8 @@ export async function recover(rooms: RecoveryRooms): Promise<void> {
 
 /**
  * As `recover`, for one of many nodes: the spool is its own, the store is everybody's. It looks at what is in its spool, not
- * at all that the store knows. Files of uploads that the store does not know, or that were moved away, are for the sweep,
- * which takes only old ones: what is young may just be coming from another node.
+ * at all that the store knows. Files of uploads that were moved away are for the sweep too: what is young may just be coming
+ * from another node.
  */
 export async function recoverNode(rooms: RecoveryRooms, node: string): Promise<void> {
   for await (const spooled of spooledUploads(rooms.spool)) {

@@ -7,6 +7,7 @@ import type { Leases } from '../store/lease.js';
 import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { spooledUploads } from './spooled-uploads.js';
+import { SteadyClock } from './steady-clock.js';
 
 export interface SweepOptions {
   readonly store: UploadStore;
@@ -15,9 +16,15 @@ export interface SweepOptions {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
+  /** Milliseconds that really passed; those of this process when it is missing. */
+  readonly monotonic?: () => number;
   readonly everyMs: number;
-  /** Files that no record counts are removed when nothing has touched them for this long. */
+  /** Files that no record counts are removed when they were seen, unchanged, for this long, and are as old. */
   readonly orphanAgeMs: number;
+  /** No upload, answer or body lives longer without being touched; the same as `orphanAgeMs` when it is missing. */
+  readonly longestAgeMs?: number;
+  /** Since when the spool is this store's; files from before that are of another one. */
+  readonly spoolSince?: () => Promise<number | undefined>;
   /** Whose spool it is; missing where every node reaches the bytes. */
   readonly node?: string;
   /** Asked before the whole spool is read, which only one of many processes needs to do; true when it is missing. */
@@ -30,8 +37,14 @@ export class Sweep {
   private running: Promise<void> | undefined;
   private rounds = 0;
   private isAway = false;
+  private readonly steady: SteadyClock;
+  /** Files that may be orphans, and since when they were seen as they are. */
+  private seen = new Map<string, { readonly as: string; readonly since: number }>();
 
-  constructor(private readonly options: SweepOptions) {}
+  constructor(private readonly options: SweepOptions) {
+    const { clock, orphanAgeMs, longestAgeMs = orphanAgeMs } = options;
+    this.steady = new SteadyClock({ wall: clock, monotonic: this.monotonic, settleMs: longestAgeMs });
+  }
 
   start(): void {
     this.timer = setInterval(() => this.begin(), this.options.everyMs);
@@ -45,8 +58,7 @@ export class Sweep {
 
   /** One round: expired uploads every time, orphaned files now and then, since finding those reads the whole spool. */
   async sweep(): Promise<void> {
-    const { store, clock } = this.options;
-    for (const id of await store.expired(clock())) await this.expireOrNote(id);
+    for (const id of await this.options.store.expired(this.steady.now())) await this.expireOrNote(id);
     this.rounds += 1;
     if (this.rounds % 10 === 1 && (await this.mayLookForOrphans())) await this.removeOrphans();
   }
@@ -100,32 +112,58 @@ export class Sweep {
 
   private isOver(upload: Upload | undefined): boolean {
     if (!upload || upload.phase === 'cancelled' || upload.phase === 'invalid') return true;
-    return upload.expiresAt <= this.options.clock();
+    return upload.expiresAt <= this.steady.now();
   }
 
   private async remove(id: string): Promise<void> {
     const { store, spool, metrics } = this.options;
     const upload = await store.get(id);
-    if (upload && isUnfinished(upload)) metrics.uploadEnded('expired');
+    if (upload && !hasEnded(upload)) metrics.uploadEnded('expired');
     await spool.remove(id);
     await store.remove(id);
   }
 
+  /** Only names of the shape that this program gives; whatever else is in the spool is somebody's. */
   private async removeOrphans(): Promise<void> {
-    const { store, spool, clock, orphanAgeMs } = this.options;
+    const { store, spool } = this.options;
     // A record that cannot be read now, or that somebody has to look at, may count all of them.
     const setAside = new Set((await store.setAside()).map(({ id }) => id));
+    const before = this.seen;
+    this.seen = new Map();
+    const since = (await this.options.spoolSince?.()) ?? -Infinity;
     for await (const { id, files } of spooledUploads(spool)) {
       if (setAside.has(id)) continue;
-      const old = files.filter(({ modifiedAt }) => clock() - modifiedAt >= orphanAgeMs);
+      const old = files.filter((file) => isOurs(file) && this.isOld(file, since, before));
       if (old.length === 0) continue;
       const upload = await store.get(id);
       const where = this.whereIs(upload);
       if (where === 'here') await this.removeUncounted(upload!, old);
       // As long as anything of it is young, it may just be coming.
-      else if (where === 'elsewhere' && old.length === files.length) await spool.remove(id);
+      else if (where === 'elsewhere' && files.every((file) => !isOurs(file) || old.includes(file)))
+        for (const { name } of old) await spool.removeChunk(id, name);
     }
   }
+
+  /**
+   * Neither a clock that was set nor one of another machine makes a file old: this process has seen it, as it is, for the
+   * whole time. A file from before the spool was this store's may be of a store that comes back: it stays as long as an
+   * upload of that store may.
+   */
+  private isOld(file: SpooledChunk, since: number, before: Sweep['seen']): boolean {
+    const { id, name, size, modifiedAt } = file;
+    const { orphanAgeMs, longestAgeMs = orphanAgeMs } = this.options;
+    const least = modifiedAt < since ? Math.max(orphanAgeMs, longestAgeMs) : orphanAgeMs;
+    const now = this.steady.now();
+    if (now - modifiedAt < least) return false;
+    const key = `${id}/${name}`;
+    const as = `${size} ${modifiedAt}`;
+    const known = before.get(key);
+    const seen = known?.as === as ? known : { as, since: this.monotonic() };
+    this.seen.set(key, seen);
+    return this.monotonic() - seen.since >= orphanAgeMs;
+  }
+
+  private readonly monotonic = (): number => (this.options.monotonic ?? (() => performance.now()))();
 
   /** `unclear`: from before `spool.shared` was changed. These files may be all that there is of the upload. */
   private whereIs(upload: Upload | undefined): 'here' | 'elsewhere' | 'unclear' {
@@ -141,6 +179,14 @@ export class Sweep {
   }
 }
 
+function isOurs({ id, name }: SpooledChunk): boolean {
+  return OUR_ID.test(id) && (name === PROMISED || OUR_NAME.test(name));
+}
+
+const OUR_ID = /^[A-Za-z0-9_-]{32}$/;
+/** Those of earlier versions too. */
+const OUR_NAME = /^((chunk|answer)-\d{1,16}(-\d{1,16})?|whole-\d{1,16})$/;
+
 function isCounted(upload: Upload, chunks: readonly Chunk[], name: string): boolean {
   if (upload.phase === 'delivering' || name === PROMISED) return true;
   const kept = upload.answer ?? upload.undelivered?.answer;
@@ -148,6 +194,7 @@ function isCounted(upload: Upload, chunks: readonly Chunk[], name: string): bool
   return chunks.some((chunk) => chunk.name === name);
 }
 
-function isUnfinished(upload: Upload): boolean {
-  return upload.phase !== 'answered' && upload.phase !== 'cancelled' && upload.phase !== 'invalid';
+/** Its end was counted when it came. */
+function hasEnded({ phase }: Upload): boolean {
+  return phase === 'answered' || phase === 'undelivered' || phase === 'cancelled' || phase === 'invalid';
 }

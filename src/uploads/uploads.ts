@@ -127,7 +127,8 @@ export class Uploads {
       const cancelled = await this.rooms.store.cancel(intent.id);
       if (cancelled === 'gone') return refused({ reason: 'unknown-upload' });
       await this.forget(intent.id);
-      if (known.phase !== 'answered') this.rooms.metrics.uploadEnded('cancelled');
+      // The end of the others was counted when it came.
+      if (known.phase !== 'answered' && known.phase !== 'undelivered') this.rooms.metrics.uploadEnded('cancelled');
       return { kind: 'cancelled' };
     } finally {
       void lease?.release();

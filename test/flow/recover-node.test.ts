@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises';
+import { mkdir, readdir, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { silentLog } from '../../src/observe/log.js';
@@ -28,9 +28,25 @@ function rooms() {
   return { store, spool, leases: new EmbeddedLeases(room.store), log: silentLog(), clock: Date.now };
 }
 
+const MINUTE = 60_000;
+const HOUR = 60 * MINUTE;
+const DAY = 24 * HOUR;
+const TOMORROW = new Date(Date.now() + DAY);
+
+function options(): SweepOptions {
+  return { ...rooms(), metrics: new Metrics(), everyMs: 60_000, orphanAgeMs: -1, node: 'here' };
+}
+
 function sweep(more: Partial<SweepOptions> = {}): Promise<void> {
-  const options = { ...rooms(), metrics: new Metrics(), everyMs: 60_000, orphanAgeMs: -1, node: 'here' };
-  return new Sweep({ ...options, ...more }).sweep();
+  return new Sweep({ ...options(), ...more }).sweep();
+}
+
+function pathOf(id: string, name: string): string {
+  return join(room.path, 'spool', id, name);
+}
+
+async function chunksOf(id: string): Promise<string[]> {
+  return (await readdir(join(room.path, 'spool', id))).filter((name) => name.startsWith('chunk'));
 }
 
 /** An upload of a node, with bytes in this spool. */
@@ -108,6 +124,78 @@ describe('a sweep of one of many', () => {
     expect(await spooled()).toEqual(new Set([unknown]));
     await sweep({ mayLookForOrphans: () => Promise.resolve(true) });
     expect(await spooled()).toEqual(new Set());
+  });
+
+  test.each([
+    ['a day forward', [DAY], true],
+    ['a day back', [-DAY], true],
+    ['a day back and forward again', [-DAY, 0], true],
+    ['a day forward and back again', [DAY, 0], true],
+    ['not at all', [0], false],
+  ])('ends no upload before its time when the clock is set: %s', async (_, steps, stays) => {
+    const time = { step: 0, passed: 0 };
+    const start = Date.now();
+    const clocks = { clock: () => start + time.step + time.passed, monotonic: () => time.passed };
+    const swept = new Sweep({ ...options(), ...clocks, longestAgeMs: DAY });
+    const early = await room.empty({ expiresAt: start + DAY });
+    await swept.sweep();
+    for (const step of steps) {
+      time.step = step;
+      time.passed += MINUTE;
+      await swept.sweep();
+      expect(await room.store.get(early)).toBeDefined();
+    }
+    // Its whole time has passed, and a day more in which the step was not believed.
+    time.passed += stays ? 2 * DAY + MINUTE : DAY;
+    await swept.sweep();
+    expect(await room.store.get(early)).toBeUndefined();
+  });
+
+  test.each([
+    ['old', -2 * HOUR],
+    ['as of yesterday, from another clock', -DAY],
+  ])('takes a file for an orphan when it has seen it for the whole age: %s', async (_, at) => {
+    const time = { passed: 0 };
+    const start = Date.now();
+    const clocks = { clock: () => start + time.passed, monotonic: () => time.passed };
+    const unknown = await uploaded('here');
+    await room.store.remove(unknown);
+    const chunk = (await room.files()).find((name) => name.startsWith('chunk'))!;
+    const paths = [chunk, 'promised'].map((name) => join(room.path, 'spool', unknown, name));
+    for (const path of paths) await utimes(path, new Date(start + at), new Date(start + at));
+    const swept = new Sweep({ ...options(), ...clocks, orphanAgeMs: HOUR });
+    const round = async (): Promise<void> => {
+      for (let tenth = 0; tenth < 10; tenth++) await swept.sweep();
+    };
+    await round();
+    time.passed += HOUR - MINUTE;
+    await writeFile(paths[0]!, 'still written');
+    await utimes(paths[0]!, new Date(start + at), new Date(start + at));
+    await round();
+    time.passed += HOUR - MINUTE;
+    await round();
+    expect(await spooled()).toEqual(new Set([unknown]));
+    time.passed += MINUTE;
+    await round();
+    expect(await spooled()).toEqual(new Set());
+  });
+
+  test('removes nothing from the future, nothing of another shape, and nothing from before the spool was its own', async () => {
+    const ahead = await uploaded('here');
+    await room.store.remove(ahead);
+    for (const name of [...(await chunksOf(ahead)), 'promised']) await utimes(pathOf(ahead, name), TOMORROW, TOMORROW);
+    const mixed = await uploaded('here');
+    await room.store.remove(mixed);
+    await writeFile(pathOf(mixed, 'notes.txt'), 'mine');
+    await mkdir(join(room.path, 'spool', 'a-directory-of-somebody-else'));
+    await writeFile(pathOf('a-directory-of-somebody-else', 'chunk-1-0'), 'mine');
+    await sweep({ orphanAgeMs: 0, spoolSince: () => Promise.resolve(Date.now() + MINUTE), longestAgeMs: HOUR });
+    expect((await spooled()).has(mixed)).toBe(true);
+    expect((await room.files()).filter((name) => name.startsWith('chunk'))).toHaveLength(3);
+    await sweep({ orphanAgeMs: 0 });
+    expect((await room.files()).sort()).toEqual(
+      [...(await chunksOf(ahead)), 'chunk-1-0', 'notes.txt', 'promised'].sort(),
+    );
   });
 
   test('goes on when one upload cannot be removed, and not when the store is away', async () => {

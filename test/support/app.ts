@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { writeFile } from 'node:fs/promises';
 import { type App, startApp } from '../../src/app.js';
 import { loadConfig } from '../../src/config/load.js';
+import { TIMINGS, type Timings } from '../../src/storage.js';
 import { createLog, type Log } from '../../src/observe/log.js';
 import { type TemporaryDirectory, temporaryDirectory } from './temporary.js';
 
@@ -10,6 +11,7 @@ export interface TestAppOptions {
   /** More settings, as YAML. */
   readonly config?: string;
   readonly data?: string;
+  readonly timings?: Partial<Timings>;
 }
 
 /** The whole proxy in this process, on a free port and the embedded default. */
@@ -23,7 +25,7 @@ export interface TestApp {
 }
 
 /** Starts the app from a configuration; `stop` removes its data unless the directory was given. */
-export async function startTestApp({ origin, config = '', data }: TestAppOptions): Promise<TestApp> {
+export async function startTestApp({ origin, config = '', data, timings }: TestAppOptions): Promise<TestApp> {
   const directory = await temporaryDirectory('rufh-app-');
   const file = join(directory.path, 'rufh-proxy.yaml');
   await writeFile(file, config);
@@ -32,7 +34,10 @@ export async function startTestApp({ origin, config = '', data }: TestAppOptions
   const loaded = loadConfig({ file, env: {}, flags });
   if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes, undefined, 2));
   const log: Record<string, unknown>[] = [];
-  const app = await startApp({ ...loaded.config, admin: undefined }, collecting(log));
+  const app = await startApp({ ...loaded.config, admin: undefined }, collecting(log), undefined, {
+    ...TIMINGS,
+    ...timings,
+  });
   return { url: app.urls[0]!, urls: app.urls, data: dataDirectory, log, stop: () => stop(app, directory) };
 }
 

@@ -1,4 +1,4 @@
-import { readFile, utimes } from 'node:fs/promises';
+import { mkdir, readFile, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { startTestApp, type TestApp } from './app.js';
 import { type FakeOrigin, startFakeOrigin } from './fake-origin.js';
@@ -11,9 +11,14 @@ import { temporaryDirectory, type TemporaryDirectory } from './temporary.js';
 /** Longer ago than any writer, node or backup could have been merely slow. */
 export const LONG_AGO = new Date(Date.now() - 2 * 3_600_000);
 
+/** As the usual times, but for tests: a sign of life comes several times in a watch. */
+const QUICK = { orphanAgeMs: 500, orphansTurnMs: 500, spoolTouchMs: 200, spoolWatchMs: 2000 };
+
 /** One disk, one Redis, and proxies that come and go on them. */
 export class SpoolStage {
   readonly apps: TestApp[] = [];
+
+  private directory = 'data';
 
   private constructor(
     readonly redis: RedisServer,
@@ -23,11 +28,24 @@ export class SpoolStage {
 
   static async open(): Promise<SpoolStage> {
     const origin = await startFakeOrigin({ status: 201, body: 'kept' });
-    return new SpoolStage(await startRedis(), await temporaryDirectory('rufh-disk-'), origin);
+    const stage = new SpoolStage(await startRedis(), await temporaryDirectory('rufh-disk-'), origin);
+    await mkdir(stage.data, { mode: 0o700 });
+    return stage;
   }
 
   get data(): string {
-    return this.disk.path;
+    return join(this.disk.path, this.directory);
+  }
+
+  /** Another data directory, while something is done. */
+  async useDirectory<T>(name: string, task: () => Promise<T>): Promise<T> {
+    const before = this.directory;
+    this.directory = name;
+    try {
+      return await task();
+    } finally {
+      this.directory = before;
+    }
   }
 
   /** A file or directory of the spool. */
@@ -44,8 +62,14 @@ export class SpoolStage {
     const { redis, origin, data, apps } = this;
     const url = `${redis.url.replace(/\/\d+$/, '')}/${database}`;
     const store = `store: { type: redis, url: "${url}", prefix: ${prefix} }`;
-    const app = await startTestApp({ origin: origin.url, config: `${store}\n${config}\n`, data });
+    const app = await startTestApp({ origin: origin.url, config: `${store}\n${config}\n`, data, timings: QUICK });
     apps.push(app);
+    return app;
+  }
+
+  async startEmbedded(config = ''): Promise<TestApp> {
+    const app = await startTestApp({ origin: this.origin.url, config, data: this.data });
+    this.apps.push(app);
     return app;
   }
 

@@ -2,7 +2,7 @@ import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { LocalSpool } from '../../src/spool/local-spool.js';
-import { assertShareable, noteSpoolIdentity, spoolIdentity } from '../../src/spool/shared-directory.js';
+import { assertShareable, noteSpoolIdentity, spoolMark } from '../../src/spool/shared-directory.js';
 import { newId } from '../contract/sample-upload.js';
 import { smallDisk } from '../support/small-disk.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
@@ -47,18 +47,17 @@ describe('a directory for many machines', () => {
   });
 
   test('belongs to no store at first, then to the one that was noted', async () => {
-    expect(await spoolIdentity(directory.path, 'store-1')).toBe('new');
+    expect(await spoolMark(directory.path)).toBeUndefined();
     await Promise.all(['a', 'b'].map((unique) => noteSpoolIdentity(directory.path, 'store-1', unique)));
-    expect(await spoolIdentity(directory.path, 'store-1')).toBe('same');
-    expect(await spoolIdentity(directory.path, 'store-2')).toBe('other');
+    expect(await spoolMark(directory.path)).toBe('store-1');
     await noteSpoolIdentity(directory.path, 'store-2', 'a');
-    expect(await spoolIdentity(directory.path, 'store-2')).toBe('same');
+    expect(await spoolMark(directory.path)).toBe('store-2');
     expect(await readdir(join(directory.path, 'spool'))).toEqual(['.store']);
   });
 
   test('whose note cannot be read is nobody’s to judge', async () => {
     await mkdir(join(directory.path, 'spool', '.store'), { recursive: true });
-    await expect(spoolIdentity(directory.path, 'store-1')).rejects.toThrow(`${directory.path}: EISDIR`);
+    await expect(spoolMark(directory.path)).rejects.toThrow(`${directory.path}: EISDIR`);
   });
 });
 

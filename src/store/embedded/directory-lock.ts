@@ -1,5 +1,6 @@
-import { mkdir, stat, utimes } from 'node:fs/promises';
+import { stat, utimes } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { DirectorySync } from '../../disk/directory-sync.js';
 import { hasCode, storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 import { acquire, clearRemains, look, remove, type FoundLock, type Patience } from './lock-file.js';
@@ -33,7 +34,7 @@ export class DirectoryLock {
     const { heartbeatMs = 2000, staleMs = 10_000, owner = await thisOwner() } = options;
     const path = join(directory, 'lock');
     try {
-      await mkdir(directory, { recursive: true, mode: 0o700 });
+      await new DirectorySync('group').make(directory);
       const holder = await acquire(path, owner, { heartbeatMs, staleMs });
       if (holder) throw inUse(directory, holder);
       await clearRemains(path);

@@ -21,12 +21,14 @@ export interface FoundLock {
   readonly beatAt: number;
 }
 
-/** Makes the lock file, breaking one whose owner is dead. Gives the lock that stands in the way, if any. */
+/** Makes the lock file, breaking one whose owner is dead. Gives the lock that stands in the way, if any, and then writes nothing. */
 export async function acquire(path: string, self: LockOwner, patience: Patience): Promise<FoundLock | undefined> {
   for (;;) {
-    if (await place(path, self)) return undefined;
     const found = await look(path);
-    if (!found) continue;
+    if (!found) {
+      if (await place(path, self)) return undefined;
+      continue;
+    }
     const verdict = found.owner ? await judge(found.owner, self) : 'unknown';
     const isHeld = verdict === 'unknown' ? await showsLife(path, found, self, patience) : verdict === 'alive';
     if (isHeld) return found;

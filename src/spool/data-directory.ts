@@ -1,0 +1,231 @@
+import { randomUUID } from 'node:crypto';
+import type { Dirent, Stats } from 'node:fs';
+import { access, constants, link, lstat, opendir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { DirectorySync } from '../disk/directory-sync.js';
+import { writeWhole } from '../disk/files.js';
+import { isUploadId } from '../disk/safe-name.js';
+import { hasCode, storageFault } from '../disk/storage-fault.js';
+import { Fault } from '../model/fault.js';
+import {
+  type DirectoryMark,
+  FORMAT,
+  type FoundDirectory,
+  type Half,
+  markIn,
+  refusalOf,
+  type StoreKind,
+} from './directory-rules.js';
+import { IDENTITY, noteIdentity } from './shared-directory.js';
+
+/** Says of a data directory what it is: the format, the kind of its store, and the id of that store. */
+const MARK = 'rufh-proxy.json';
+
+/** Names that this program gives to files beside `uploads` and `spool`, also to those that a crash leaves behind. */
+const OURS =
+  /^(uploads|spool|lock(\.[\w-]+\.(tmp|breaking))*|last-start\.json(\.tmp)?|node(\.[0-9a-f]{16})?|\.probe-[\w-]+|rufh-proxy\.json(-[\w-]+)?)$/;
+
+/** Names that file systems give by themselves, so that a directory with nothing else is an empty one. */
+const OF_FILE_SYSTEMS = /^(lost\+found|\.snapshots?|\.zfs|\.nfs[0-9a-f]+)$/;
+
+const MOST_NAMED = 3;
+
+export interface DirectoryUse {
+  readonly directory: string;
+  readonly store: StoreKind;
+  /** Other machines use it too: then its rights are theirs to agree on, and it is too large to be read at a start. */
+  readonly shared: boolean;
+}
+
+/** Fails, with the reason and the remedy, when a start with this store must not use the directory; changes nothing. */
+export async function assertUsable(use: DirectoryUse): Promise<FoundDirectory> {
+  const found = await lookAtDirectory(use);
+  const reason = refusalOf(found, use.store);
+  if (reason !== undefined) throw refused(reason);
+  return found;
+}
+
+/**
+ * Gives the id of the embedded store whose directory it is, and marks one that is new or was made by an earlier version.
+ * For a process that holds the lock.
+ */
+export async function claimForEmbedded(directory: string): Promise<string> {
+  const use = { directory, store: 'embedded', shared: false } as const;
+  const found = await assertUsable(use);
+  if (found.mark?.complete) return found.mark.id;
+  const id = found.mark?.id ?? found.recordsMark ?? randomUUID();
+  await beginMark(use, id);
+  for (const half of ['uploads', 'spool']) await noteIdentity(join(directory, half), id, randomUUID());
+  await completeMark(use, id);
+  return id;
+}
+
+/** Marks a directory that has no mark yet; fails when another kind of store was faster. To be completed. */
+export async function beginMark(use: DirectoryUse, id: string): Promise<void> {
+  const { directory, store } = use;
+  const path = join(directory, MARK);
+  const draft = `${path}-${randomUUID()}`;
+  await failing(directory, 'marked', async () => {
+    await new DirectorySync('group').make(directory);
+    try {
+      await writeWhole(draft, textOf({ format: FORMAT, store, id, complete: false }), true);
+      await link(draft, path).catch(unlessLinked(() => rename(draft, path)));
+      await new DirectorySync('group').sync(directory);
+    } finally {
+      await rm(draft, { force: true });
+    }
+  });
+  await assertUsable(use);
+}
+
+/** From now on the marks of both halves have to be there at every start. */
+export async function completeMark({ directory, store }: DirectoryUse, id: string): Promise<void> {
+  const path = join(directory, MARK);
+  const draft = `${path}-${randomUUID()}`;
+  await failing(directory, 'marked', async () => {
+    await writeWhole(draft, textOf({ format: FORMAT, store, id, complete: true }), true);
+    await rename(draft, path);
+    await new DirectorySync('group').sync(directory);
+  });
+}
+
+function textOf(mark: DirectoryMark): Buffer {
+  return Buffer.from(`${JSON.stringify(mark)}\n`);
+}
+
+/** Another process has marked it already; on a file system without hard links the draft itself becomes the mark. */
+function unlessLinked(otherwise: () => Promise<void>): (error: unknown) => Promise<void> | undefined {
+  return (error) => {
+    if (hasCode(error, 'EEXIST')) return undefined;
+    if (hasCode(error, 'EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK')) return otherwise();
+    throw error;
+  };
+}
+
+/** Reads what a directory is; fails where it holds links or is not this user's alone. A missing one is an empty one. */
+export async function lookAtDirectory({ directory, shared }: DirectoryUse): Promise<FoundDirectory> {
+  const path = resolve(directory);
+  return failing(directory, 'read', async () => {
+    const own = await unlessMissing(stat(path));
+    const entries = own === undefined ? [] : await readdir(path, { withFileTypes: true });
+    const names = entries.map(({ name }) => name);
+    if (own) await assertOwn(path, own, { names, shared });
+    for (const entry of entries) if (OURS.test(entry.name)) assertNoLink(path, entry);
+    const text = await unlessMissing(readFile(join(path, MARK), 'utf8'));
+    const foreign = names.filter((name) => !OURS.test(name) && !OF_FILE_SYSTEMS.test(name));
+    return {
+      path,
+      mark: text === undefined ? undefined : markIn(text),
+      recordsMark: await noteIn(join(path, 'uploads')),
+      spoolMark: await noteIn(join(path, 'spool')),
+      records: await contentOf(path, 'uploads', { isOfUpload: isRecord, foreign, whole: !shared }),
+      spool: await contentOf(path, 'spool', { isOfUpload: isUploadId, foreign, whole: !shared }),
+      wasStarted: names.includes('last-start.json'),
+      hasNode: names.includes('node'),
+      foreign: foreign.slice(0, MOST_NAMED),
+    };
+  });
+}
+
+function isRecord(name: string): boolean {
+  return isUploadId(name.slice(0, name.indexOf('.')));
+}
+
+interface HalfLook {
+  readonly isOfUpload: (name: string) => boolean;
+  /** Takes the names that are neither of an upload nor a mark. */
+  readonly foreign: string[];
+  /** Reads all of it, down to the files of each upload. */
+  readonly whole: boolean;
+}
+
+/** Whether anything of an upload is in a half of the directory: its records, or its spool. */
+async function contentOf(path: string, name: string, { isOfUpload, foreign, whole }: HalfLook): Promise<Half> {
+  const half = join(path, name);
+  const entries = await unlessMissing(opendir(half));
+  if (entries === undefined) return 'missing';
+  let holds = false;
+  for await (const entry of entries) {
+    assertNoLink(half, entry);
+    if (isOfUpload(entry.name)) holds = true;
+    else if (!entry.name.startsWith('.') && !OF_FILE_SYSTEMS.test(entry.name)) foreign.push(join(name, entry.name));
+    if (holds && !whole) break;
+    if (entry.isDirectory() && isUploadId(entry.name)) await assertNoLinks(join(half, entry.name));
+  }
+  return holds ? 'filled' : 'empty';
+}
+
+async function assertNoLinks(directory: string): Promise<void> {
+  const entries = (await unlessMissing(readdir(directory, { withFileTypes: true }))) ?? [];
+  for (const entry of entries) assertNoLink('', entry, 'an upload of the spool');
+}
+
+/** A link inside the directory leads reads, writes and removals out of it. The directory itself may be reached by one. */
+function assertNoLink(directory: string, entry: Dirent, where = join(directory, entry.name)): void {
+  if (!entry.isSymbolicLink()) return;
+  const what = isUploadId(entry.name.split('.')[0]!) ? `a file of an upload in ${directory}` : where;
+  throw refused(
+    `the data directory holds a symbolic link (${what}): put the directory itself in its place, or mount it there. ` +
+      '--data as a whole may be a link',
+  );
+}
+
+/** Who can write there can make this program deliver, or remove, any file. */
+async function assertOwn(
+  path: string,
+  own: Stats,
+  { names, shared }: { readonly names: readonly string[]; readonly shared: boolean },
+): Promise<void> {
+  if (!own.isDirectory()) throw refused(`${path} is no directory: choose another --data`);
+  const byGroup = shared || isByGroup(own);
+  assertRights(path, own, byGroup);
+  for (const name of ['uploads', 'spool']) {
+    const half = names.includes(name) ? await lstat(join(path, name)) : undefined;
+    if (half?.isDirectory()) assertRights(join(path, name), half, byGroup);
+  }
+  await access(path, constants.R_OK | constants.W_OK | constants.X_OK);
+}
+
+/** A volume that was given to a group, as Kubernetes does with `fsGroup`: somebody else's, and writable through the group. */
+function isByGroup({ uid, gid, mode }: Stats): boolean {
+  const groups = process.getgroups?.() ?? [];
+  return uid !== process.geteuid?.() && (mode & 0o020) !== 0 && groups.includes(gid);
+}
+
+function assertRights(path: string, { uid, mode }: Stats, byGroup: boolean): void {
+  const user = process.geteuid?.();
+  if (user === undefined) return;
+  if ((mode & 0o002) !== 0) throw refused(`${path} can be written by every user: chmod o-w ${path}`);
+  if (byGroup) return;
+  if (uid !== user && uid !== 0)
+    throw refused(
+      `${path} belongs to the user ${uid}, and this process runs as ${user}: chown it, or run as that user`,
+    );
+  if ((mode & 0o020) !== 0) throw refused(`${path} can be written by its group: chmod g-w ${path}`);
+}
+
+async function noteIn(half: string): Promise<string | undefined> {
+  const text = await unlessMissing(readFile(join(half, IDENTITY), 'utf8'));
+  return text?.trim() || undefined;
+}
+
+async function unlessMissing<T>(reading: Promise<T>): Promise<T | undefined> {
+  try {
+    return await reading;
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT')) throw error;
+    return undefined;
+  }
+}
+
+function refused(reason: string): Fault {
+  return new Fault('CONTRACT_BROKEN', reason, false);
+}
+
+async function failing<T>(directory: string, done: string, task: () => Promise<T>): Promise<T> {
+  try {
+    return await task();
+  } catch (error) {
+    throw storageFault(error, `the data directory ${resolve(directory)} cannot be ${done}`);
+  }
+}

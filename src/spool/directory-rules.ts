@@ -1,0 +1,131 @@
+import { Fault } from '../model/fault.js';
+
+/** Raised when an earlier version could no longer read what this one writes. */
+export const FORMAT = 1;
+
+export type StoreKind = 'embedded' | 'redis';
+
+/** What a data directory says of itself. */
+export interface DirectoryMark {
+  readonly format: number;
+  readonly store: StoreKind;
+  /** Of the store; `uploads/` and `spool/` have it too. */
+  readonly id: string;
+  /** False until `uploads/` and `spool/` have it. */
+  readonly complete: boolean;
+}
+
+/** What a half of the directory has of uploads. */
+export type Half = 'missing' | 'empty' | 'filled';
+
+/** A data directory as it was found. */
+export interface FoundDirectory {
+  readonly path: string;
+  readonly mark: DirectoryMark | undefined;
+  /** The store that `uploads/` and `spool/` say they belong to. */
+  readonly recordsMark: string | undefined;
+  readonly spoolMark: string | undefined;
+  readonly records: Half;
+  readonly spool: Half;
+  /** A start has come so far that it wrote down its number. */
+  readonly wasStarted: boolean;
+  /** It has the name of a node with Redis. */
+  readonly hasNode: boolean;
+  /** Some of the names that this program does not give. */
+  readonly foreign: readonly string[];
+}
+
+/** Reads a mark; fails when it is none, or one of a newer version. */
+export function markIn(text: string): DirectoryMark {
+  const { format, store, id, complete } = parsed(text);
+  if (typeof format === 'number' && format > FORMAT)
+    throw refused(
+      `the data directory was written in format ${format} by a newer version of this program, and this one knows format ` +
+        `${FORMAT}: use that version, or choose another --data`,
+    );
+  if (format !== FORMAT || (store !== 'embedded' && store !== 'redis') || typeof id !== 'string' || id === '')
+    throw refused(
+      'rufh-proxy.json in the data directory does not say what the directory is: restore it from a backup; if the ' +
+        'directory is whole otherwise, remove that file',
+    );
+  return { format, store, id, complete: complete === true };
+}
+
+function parsed(text: string): { readonly [Name in keyof DirectoryMark]?: unknown } {
+  try {
+    const value = JSON.parse(text) as unknown;
+    return typeof value === 'object' && value !== null ? value : {};
+  } catch {
+    // Not JSON: half a file, or somebody else's.
+    return {};
+  }
+}
+
+/** Why a start with this kind of store must leave the directory alone; undefined when it may use it. */
+export function refusalOf(found: FoundDirectory, store: StoreKind): string | undefined {
+  const whose = storeOf(found);
+  if (whose !== undefined && whose !== store) return OF_OTHER_KIND[store](found);
+  if (whose === undefined) return ofNobody(found);
+  return store === 'embedded' ? incomplete(found) : undefined;
+}
+
+/** The kind of store that has used it; undefined: none has. Earlier versions left no mark of their own in it. */
+function storeOf({
+  mark,
+  recordsMark,
+  spoolMark,
+  records,
+  hasNode,
+  wasStarted,
+}: FoundDirectory): StoreKind | undefined {
+  if (mark) return mark.store;
+  if (recordsMark !== undefined) return 'embedded';
+  if (spoolMark !== undefined || hasNode) return 'redis';
+  return records === 'filled' || (records === 'empty' && wasStarted) ? 'embedded' : undefined;
+}
+
+const OF_OTHER_KIND: Readonly<Record<StoreKind, (found: FoundDirectory) => string>> = {
+  embedded: ({ path }) =>
+    `${path} belongs to nodes with Redis, and this start has the embedded store: give it their configuration (--config, ` +
+    'with `store.type: redis`), or choose another --data. Nothing was changed',
+  redis: ({ path }) =>
+    `${path} belongs to the embedded store, and this start has \`store.type: redis\`: start it without that, or choose ` +
+    'another --data. Nothing was changed',
+};
+
+function ofNobody({ path, spool, foreign }: FoundDirectory): string | undefined {
+  if (spool === 'filled') return `${path} has bytes of uploads in spool, but nothing that says whose they are: ${HALF}`;
+  if (foreign.length === 0) return undefined;
+  return (
+    `${path} is not empty (${foreign.join(', ')}), and nothing in it is of this program: choose an empty directory, or a new ` +
+    `one, for example --data ${path}/uploads-in-progress`
+  );
+}
+
+const HALF =
+  'it is a part of a data directory. Copy the whole of it (`uploads`, `spool` and the files beside them), or mount what is missing';
+
+/** Both halves have to be there, and of one store; those of an earlier version have no marks yet. */
+function incomplete({ path, mark, recordsMark, spoolMark, records, spool }: FoundDirectory): string | undefined {
+  const isOld = !mark && recordsMark === undefined;
+  if (isOld) {
+    if (records === 'filled' && spool === 'missing') return `${path} has records in uploads, but no spool: ${HALF}`;
+    return records !== 'filled' && spool === 'filled'
+      ? `${path} has a spool, but no records in uploads: ${HALF}`
+      : undefined;
+  }
+  const id = mark?.id ?? recordsMark;
+  const mayLack = mark?.complete === false;
+  const halves = { uploads: recordsMark, spool: spoolMark };
+  for (const [name, found] of Object.entries(halves)) {
+    if (found === id || (found === undefined && mayLack)) continue;
+    return found === undefined
+      ? `${path}/${name} is missing, or is not the one that belongs to the rest of ${path} (it has no .store): ${HALF}`
+      : `${path}/${name} belongs to another data directory than the rest of ${path}: ${HALF}`;
+  }
+  return undefined;
+}
+
+function refused(reason: string): Fault {
+  return new Fault('CONTRACT_BROKEN', reason, false);
+}
