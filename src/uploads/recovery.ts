@@ -54,7 +54,8 @@ async function recoverOrNote(upload: Upload, files: Files, rooms: RecoveryRooms)
     const chunks = await rooms.store.chunks(upload.id);
     const counted = new Set([PROMISED, ...chunks.map(({ name }) => name)]);
     // Nothing to do: the record need not even be made certain, as long as nobody asks for it.
-    if (areWhole(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
+    const isKept = upload.dialect !== PLAIN;
+    if (isKept && areWhole(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
     await recoverReceiving(upload, files, rooms);
   } catch (error) {
     if (!(error instanceof Fault)) throw error;
