@@ -100,7 +100,9 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   const uploads = buildUploads(config, { ...rooms, delivery });
   const membership = await openCluster(config, { ...rooms, opened });
   const relay = membership?.relay ?? new NoRelay(rooms);
-  const entry = buildEntry(config, { ...rooms, delivery, passThrough, uploads, relay });
+  const access = new Access(log);
+  opened.push(() => Promise.resolve(access.close()));
+  const entry = buildEntry(config, { ...rooms, access, delivery, passThrough, uploads, relay });
   operators.desk = { ...rooms, uploads, delivery, nodes: storage.others?.nodes };
   operators.drain = buildDrain({
     health,
@@ -194,6 +196,7 @@ function buildUploads(config: Config, rooms: Rooms & { readonly delivery: Delive
 function buildEntry(
   config: Config,
   rooms: Rooms & {
+    readonly access: Access;
     readonly delivery: Delivery;
     readonly passThrough: PassThrough;
     readonly uploads: Uploads;
@@ -201,15 +204,13 @@ function buildEntry(
   },
 ): Entry {
   const { path: uploadsPath, rfc104 } = config.uploads;
-  const access = new Access(rooms.log);
   return new Entry({
     ...rooms,
-    places: new Places({ ...rooms, access, uploadsPath }),
+    places: new Places({ ...rooms, uploadsPath }),
     pages: new UploadPages({ ...rooms, ...toldToClients(config) }),
     uploadRequests: new UploadRequests({
       ...rooms,
       ...toldToClients(config),
-      access,
       idleMs: config.idleTimeoutMs,
       uploadsPath,
     }),

@@ -40,6 +40,7 @@ function faultAdvice({ code, message }: Fault, data: string): string {
       return message;
     case 'CHUNK_EXISTS':
     case 'BYTES_LOST':
+    case 'AUTHORIZATION_UNAVAILABLE':
     case 'RECORD_DAMAGED':
     case 'CONTRACT_BROKEN':
       return message.includes(data) ? message : `${message} (${data})`;

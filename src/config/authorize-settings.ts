@@ -13,16 +13,19 @@ const copiedHeader = text({
 
 const forwardAuth = z.strictObject({
   url: endpoint().describe(
-    'Gets a GET with the creation’s headers; its method and target are in `X-Forwarded-Method` and `X-Forwarded-Uri`.',
+    'Gets a GET with the request’s headers; its method and target are in `X-Forwarded-Method` and `X-Forwarded-Uri`.',
   ),
-  timeout: duration({ leastMs: 1 }).prefault('5s').describe('No answer within this time refuses the upload with 503.'),
+  timeout: duration({ leastMs: 1 }).prefault('5s').describe('No answer within this time refuses the request with 503.'),
   copy_headers: z
     .array(copiedHeader)
     .prefault([])
-    .describe('Headers of its answer that the origin’s request gets, in place of what the client sent by these names.'),
+    .describe(
+      'Headers of its answer that the origin’s request gets. By these names, and by other spellings of them, the origin ' +
+        'never gets anything from a client.',
+    ),
   principal_header: text(headerName)
     .prefault('Remote-User')
-    .describe('Header of its answer that names who asks, for `bind_to: principal`.'),
+    .describe('Header of its answer that names who asks, for `bind_to: principal`. No client can say it either.'),
 });
 
 /** A URL alone is the group with its defaults. */
@@ -34,9 +37,13 @@ const settings = {
     .union([urlAlone, forwardAuth])
     .nullable()
     .describe(
-      'Asked before a byte of the body is taken: 2xx lets the upload in, anything else is given to the client as the ' +
+      'Asked before a byte of the body is taken: 2xx lets the request in, anything else is given to the client as the ' +
         'answer. A URL, or a group as below. `null`: nobody is asked.',
     ),
+  scope: oneOf(['all', 'uploads']).describe(
+    'What `forward_auth` is asked for. `all`: every request, upload or not. `uploads`: only what begins an upload; then ' +
+      'everything else reaches the origin unasked, also a body that says nothing of being an upload.',
+  ),
   preflight: boolean().describe(
     'The origin itself is asked with the creation’s head and `Expect: 100-continue`; its early 4xx refuses the upload.',
   ),
@@ -57,9 +64,9 @@ const bindTo = z
 /** `authorize` and `bind_to` at the top. */
 export const access = {
   authorize: z
-    .strictObject(withDefaults(settings, { forward_auth: null, preflight: false, recheck: false }))
+    .strictObject(withDefaults(settings, { forward_auth: null, scope: 'all', preflight: false, recheck: false }))
     .prefault({})
-    .describe('Who is asked whether a request may upload.'),
+    .describe('Who is asked whether a request may come in.'),
   bind_to: bindTo.prefault([]),
 };
 

@@ -3,7 +3,8 @@ export const GUIDE = `
 ### How a request finds its route
 
 The routes are tried from top to bottom; the first whose path pattern and methods match wins. Patterns see the path
-with its dot segments resolved and without the query; \`*\` stays within one segment, \`**\` goes across segments,
+without the query, in its normal form: dot segments resolved, \`%61\` as \`a\`, other escapes in capitals. \`*\` stays
+within one segment, \`**\` goes across segments,
 \`{a,b}\` is either, and \`/api/files/**\` includes \`/api/files\` itself. A request that no route matches passes through
 to the top \`origin\`. GET, HEAD, DELETE, OPTIONS, TRACE and CONNECT pass through on every route.
 

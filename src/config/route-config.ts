@@ -18,6 +18,8 @@ export interface RouteConfig {
   readonly paths: readonly string[];
   /** Undefined: every method. */
   readonly methods?: readonly string[];
+  /** Undefined: nobody has said whether the origin ignores the case of letters in paths. */
+  readonly ignoreCase?: boolean;
   readonly route: Route;
 }
 
@@ -37,6 +39,7 @@ export function defaultRoute(settings: Settings): Route {
     authorize: toAuthorize(settings.authorize),
     bindTo: settings.bind_to,
     plainBodies: inheritedPlainBodies(settings.plain_bodies, resumable, resumable && shapes(delivery)),
+    ...(settings.headers.underscores === 'pass' ? { passesUnderscores: true } : {}),
   };
 }
 
@@ -47,6 +50,7 @@ export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
   return {
     paths: listOf(own.match.path),
     ...(own.match.methods === undefined ? {} : { methods: listOf(own.match.methods) }),
+    ...(own.match.ignore_case === undefined ? {} : { ignoreCase: own.match.ignore_case }),
     route: {
       name: own.name ?? listOf(own.match.path).join(','),
       origin: own.origin ?? top.origin,
@@ -56,6 +60,7 @@ export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
       authorize: toAuthorize({ ...top.authorize, ...own.authorize }),
       bindTo: own.bind_to ?? top.bind_to,
       plainBodies: own.plain_bodies ?? inheritedPlainBodies(top.plain_bodies, own.resumable, isShaped),
+      ...((own.headers?.underscores ?? top.headers.underscores) === 'pass' ? { passesUnderscores: true } : {}),
     },
   };
 }
@@ -141,10 +146,10 @@ function toGate(gate: DeliverySettings['gate']): Gate | null {
   return { kind: 'http', url: gate.http, timeoutMs };
 }
 
-function toAuthorize({ forward_auth: asked, preflight, recheck }: Settings['authorize']): Authorize {
+function toAuthorize({ forward_auth: asked, scope, preflight, recheck }: Settings['authorize']): Authorize {
   if (asked === null) return { preflight, recheck };
   const { url, timeout: timeoutMs, copy_headers: copyHeaders, principal_header: principalHeader } = asked;
-  return { forwardAuth: { url, timeoutMs, copyHeaders, principalHeader }, preflight, recheck };
+  return { forwardAuth: { url, scope, timeoutMs, copyHeaders, principalHeader }, preflight, recheck };
 }
 
 /** Rounded up, so that nothing ends before its time. */

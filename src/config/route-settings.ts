@@ -1,7 +1,7 @@
 import * as z from 'zod';
 import { routeAccess } from './authorize-settings.js';
 import { routeDelivery } from './delivery-settings.js';
-import { boolean, duration, httpUrl, isNull, scalar, size, sizeOrNull, text } from './scalars.js';
+import { boolean, duration, httpUrl, isNull, oneOf, scalar, size, sizeOrNull, text } from './scalars.js';
 
 /** Limits of an upload, without defaults: for the top, and for routes that inherit from it. */
 export const limitSettings = {
@@ -33,6 +33,14 @@ export function plainBodies() {
   );
 }
 
+/** What clients may say in header fields, without defaults. */
+export const headerSettings = {
+  underscores: oneOf(['drop', 'pass']).describe(
+    'Fields with `_` in their names. Many applications cannot tell `X_User` from `X-User`, which lets a client say what ' +
+      'only a proxy may: `drop` leaves them out. `pass`: for applications that need such a field.',
+  ),
+};
+
 const match = z.strictObject({
   path: z
     .union([pathPattern(), z.array(pathPattern()).min(1, 'at least one path')])
@@ -42,7 +50,14 @@ const match = z.strictObject({
     .optional()
     .describe(
       'The route holds for these methods only; a request with another one goes on to the next route. Without it, ' +
-        'the route holds for every method. GET, HEAD, DELETE, OPTIONS, TRACE and CONNECT are never resumable.',
+        'the route holds for every method. GET, HEAD, DELETE, OPTIONS, TRACE and CONNECT are never resumable. GET holds for HEAD too.',
+    ),
+  ignore_case: boolean()
+    .optional()
+    .describe(
+      'Whether the origin ignores the case of letters in paths, as Express and IIS do. `true`: the route matches whatever ' +
+        'the case. `false`: it matters. Left out, `/API` is refused with 400 where `/api` is a route with a `forward_auth`, ' +
+        'a `gate` or a `target`.',
     ),
 });
 
@@ -63,6 +78,11 @@ export const routeSettings = z.strictObject({
     .describe('Replaces single settings of the top `limits`, of which `idle_timeout` is the same for all.'),
   plain_bodies: plainBodies().optional(),
   delivery: routeDelivery,
+  headers: z
+    .strictObject(headerSettings)
+    .partial()
+    .optional()
+    .describe('Replaces single settings of the top `headers`.'),
   ...routeAccess,
 });
 

@@ -1,5 +1,5 @@
 import picomatch from 'picomatch';
-import type { Route, Routes } from '../model/route.js';
+import { isProtected, type Route, type Routes } from '../model/route.js';
 import type { Config } from './config.js';
 import type { RouteConfig } from './route-config.js';
 
@@ -8,6 +8,8 @@ const NEVER_RESUMABLE = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'C
 
 interface CompiledRoute {
   readonly matchesPath: (path: string) => boolean;
+  /** The same whatever the case of letters, where nobody has said that it matters. */
+  readonly mayMean: (path: string) => boolean;
   readonly methods?: ReadonlySet<string>;
   readonly resumable: Route;
   readonly passThrough: Route;
@@ -17,22 +19,27 @@ interface CompiledRoute {
 export function buildRoutes(config: Pick<Config, 'routes' | 'defaultRoute'>): Routes {
   const compiled = config.routes.map(compile);
   const fallback = compile({ paths: ['/**'], route: config.defaultRoute });
-  const all = [...compiled, { ...fallback, matchesPath: () => true }];
+  const all = [...compiled, { ...fallback, matchesPath: () => true, mayMean: () => true }];
   const byName = new Map(all.map(({ resumable }) => [resumable.name, resumable]));
   return {
     find: (method, path) => {
       const found = all.find((route) => (route.methods?.has(method) ?? true) && route.matchesPath(path))!;
       return NEVER_RESUMABLE.has(method) ? found.passThrough : found.resumable;
     },
+    findIgnoringCase: (method, path) =>
+      all.find(({ methods, mayMean }) => (methods?.has(method) ?? true) && mayMean(path))!.resumable,
+    hasProtected: all.some(({ resumable }) => isProtected(resumable)),
     findResumable: (path) => firstResumable(all, path),
     byName: (name) => byName.get(name),
   };
 }
 
-function compile({ paths, methods, route }: RouteConfig): CompiledRoute {
+function compile({ paths, methods, ignoreCase, route }: RouteConfig): CompiledRoute {
   return {
-    matchesPath: picomatch([...paths], { dot: true }),
-    ...(methods === undefined ? {} : { methods: new Set(methods) }),
+    matchesPath: picomatch([...paths], { dot: true, nocase: ignoreCase === true }),
+    mayMean: picomatch([...paths], { dot: true, nocase: ignoreCase !== false }),
+    // HEAD is GET without the content (RFC 9110 §9.3.2), and applications serve both with one handler.
+    ...(methods === undefined ? {} : { methods: new Set(methods.includes('GET') ? [...methods, 'HEAD'] : methods) }),
     resumable: route,
     passThrough: { ...route, resumable: false },
   };

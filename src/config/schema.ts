@@ -3,7 +3,7 @@ import { access } from './authorize-settings.js';
 import { cluster, workers } from './cluster-settings.js';
 import { withDefaults } from './defaults.js';
 import { delivery } from './delivery-settings.js';
-import { limitSettings, plainBodies, routeSettings } from './route-settings.js';
+import { headerSettings, limitSettings, plainBodies, routeSettings } from './route-settings.js';
 import {
   address,
   addressOrOff,
@@ -165,6 +165,10 @@ export const schema = z.strictObject({
     ),
   delivery,
   ...access,
+  headers: z
+    .strictObject(withDefaults(headerSettings, { underscores: 'drop' }))
+    .prefault({})
+    .describe('Which header fields of clients reach an origin.'),
   cors: z
     .strictObject({
       allow_origins: z

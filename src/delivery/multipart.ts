@@ -23,13 +23,17 @@ export function multipartType(upload: Pick<Upload, 'deliveryKey'>): string {
 }
 
 /** Static fields first, then those from headers, then the file: readers that stream have the fields when the file comes. */
-export function envelopeOf(upload: Pick<Upload, 'deliveryKey' | 'request'>, framing: Multipart): Envelope {
+export function envelopeOf(
+  upload: Pick<Upload, 'deliveryKey' | 'request' | 'addedHeaders'>,
+  framing: Multipart,
+): Envelope {
   const boundary = boundaryOf(upload);
-  const { request } = upload;
+  const { request, addedHeaders = [] } = upload;
+  const said = [...request.headers, ...addedHeaders];
   const fields = [
     ...framing.fields.map(([name, value]) => textPart(boundary, name, Buffer.from(value, 'utf8'))),
     ...framing.fieldsFromHeaders.flatMap(([name, header]) => {
-      const value = fieldValue(request.headers, header);
+      const value = fieldValue(said, header);
       // Node reads header bytes as Latin-1: this gives the origin the bytes the client sent.
       return value === undefined ? [] : [textPart(boundary, name, Buffer.from(printable(value), 'latin1'))];
     }),

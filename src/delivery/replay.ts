@@ -1,3 +1,4 @@
+import { fieldKey, originFields, withoutSpellings } from '../model/client-fields.js';
 import { withForwarding } from '../model/forwarding.js';
 import { endToEnd, fieldValue, withoutFields, type HeaderLine, type Headers } from '../model/headers.js';
 import type { Route } from '../model/route.js';
@@ -62,7 +63,8 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers): Re
     upload.dialect === PLAIN ? OF_ONE_MESSAGE : OF_THE_UPLOAD,
   );
   const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : withWholeType(ofTheWhole, upload);
-  const lines = withForwarding(withAdded(withCredentials(own, credentials), upload, route), request);
+  const told = withForwarding(originFields(withCredentials(own, credentials), route), request);
+  const lines = withAdded(told, upload, route);
   return {
     origin: base.origin,
     method,
@@ -106,9 +108,9 @@ function withCredentials(headers: Headers, credentials: Headers): HeaderLine[] {
 }
 
 /** What the authorization service says of the client, and never what the client says of itself in the same names. */
-function withAdded(headers: Headers, { addedHeaders = [] }: Upload, { authorize }: Route): HeaderLine[] {
-  const names = [...(authorize.forwardAuth?.copyHeaders ?? []), ...addedHeaders.map(([name]) => name)];
-  return [...withoutFields(headers, new Set(names.map((name) => name.toLowerCase()))), ...addedHeaders];
+function withAdded(headers: Headers, { addedHeaders = [] }: Upload, route: Route): HeaderLine[] {
+  const others = originFields(headers, { ...route, passesUnderscores: true });
+  return [...withoutSpellings(others, new Set(addedHeaders.map(([name]) => fieldKey(name)))), ...addedHeaders];
 }
 
 /** The same for every attempt, so that an origin that honours it takes the upload once. A client's own key is its business. */

@@ -1,12 +1,15 @@
 import { createHash } from 'node:crypto';
-import { withForwarding } from '../model/forwarding.js';
+import { clientFields, fieldKey } from '../model/client-fields.js';
+import { Fault } from '../model/fault.js';
+import { SAID_BY_PROXIES, withForwarding } from '../model/forwarding.js';
 import { endToEnd, fieldValue, withoutFields, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Authorize, Route } from '../model/route.js';
 import type { Log } from '../observe/log.js';
-import { ask, type ShortAnswer } from './ask.js';
-import { linesForOrigin } from './origin-lines.js';
+import { problemBody } from '../protocol/problem.js';
+import { ask, AskConnections, type ShortAnswer } from './ask.js';
+import { linesForRoute } from './origin-lines.js';
 
 export type Admission =
   | {
@@ -16,8 +19,11 @@ export type Admission =
       /** Who this is, as `forwardAuth` says. */
       readonly principal?: string;
     }
-  /** Turned away, with the answer of whoever was asked. */
-  | { readonly kind: 'out'; readonly answer: RelayedAnswer };
+  /** Turned away, with the answer of the one that was asked. `isUndecided`: it could not say whether. */
+  | { readonly kind: 'out'; readonly answer: RelayedAnswer; readonly isUndecided: boolean };
+
+/** To whom the uploads of a request belong: everybody who knows their URL, one owner (a digest), or nobody at all. */
+export type Owner = { readonly kind: 'anybody' | 'nobody' } | { readonly kind: 'one'; readonly digest: string };
 
 type ForwardAuth = NonNullable<Authorize['forwardAuth']>;
 
@@ -27,56 +33,73 @@ const OF_THE_BODY = new Set(['content-length', 'expect', 'transfer-encoding', 'c
 /** How long an origin may think about a head: one that waits for the body in spite of `Expect` lets it in. */
 const PREFLIGHT_MS = 2000;
 
-/** Decides who may upload before a byte of a body is taken, and whose an upload is. */
+/** Decides who may come in before a byte of a body is taken, and whose an upload is. */
 export class Access {
+  private readonly connections = new AskConnections();
+
   constructor(private readonly log: Log) {}
 
-  /** Asks whoever the route names: the authorization service, then the origin itself. */
-  async admit(head: RequestHead, route: Route): Promise<Admission> {
-    const { forwardAuth, preflight } = route.authorize;
-    const admission: Admission = forwardAuth ? await this.askService(head, forwardAuth) : { kind: 'in' };
-    if (admission.kind === 'out' || !preflight) return admission;
-    return (await this.askOrigin(head, route)) ?? admission;
+  /** Asks the authorization service of the route; where there is none everybody is let in. */
+  async ask(head: RequestHead, route: Route): Promise<Admission> {
+    const { forwardAuth } = route.authorize;
+    return forwardAuth ? this.askService(head, route, forwardAuth) : { kind: 'in' };
+  }
+
+  /** About a creation: asks the service, if `asked` does not say what it has answered, then the origin itself. */
+  async admit(head: RequestHead, route: Route, asked?: Admission): Promise<Admission> {
+    const admission = asked ?? (await this.ask(head, route));
+    if (admission.kind === 'out' || !route.authorize.preflight) return admission;
+    return (await this.askOrigin(head, route, admission.addedHeaders)) ?? admission;
   }
 
   /**
-   * Whose request this is, as a digest that can be kept: of the headers the route binds uploads to, or of the principal.
-   * Undefined where nothing binds.
+   * Whose request this is: by the headers the route binds uploads to, or by the principal that the service names. Fails
+   * with a `Fault` when the service cannot say.
    */
-  async principalOf(head: RequestHead, route: Route, admission?: Admission): Promise<string | undefined> {
-    const { bindTo, authorize } = route;
-    if (bindTo !== 'principal')
-      return bindTo.length === 0 ? undefined : digestOf(bindTo.map((name) => fieldValue(head.headers, name)));
-    const { forwardAuth } = authorize;
-    const known = admission ?? (forwardAuth && (await this.askService(head, forwardAuth)));
-    return digestOf([known?.kind === 'in' ? known.principal : undefined]);
+  async ownerOf(head: RequestHead, route: Route, admission?: Admission): Promise<Owner> {
+    const { bindTo } = route;
+    if (bindTo !== 'principal') {
+      if (bindTo.length === 0) return { kind: 'anybody' };
+      return { kind: 'one', digest: digestOf(bindTo.map((name) => fieldValue(head.headers, name))) };
+    }
+    const known = admission ?? (await this.ask(head, route));
+    if (known.kind === 'out' && known.isUndecided) throw new Fault('AUTHORIZATION_UNAVAILABLE', UNDECIDED, true);
+    if (known.kind === 'out' || !known.principal) return { kind: 'nobody' };
+    return { kind: 'one', digest: digestOf([known.principal]) };
   }
 
-  private async askService(head: RequestHead, auth: ForwardAuth): Promise<Admission> {
+  /** Ends every connection to a service. */
+  close(): void {
+    this.connections.close();
+  }
+
+  private async askService(head: RequestHead, route: Route, auth: ForwardAuth): Promise<Admission> {
     const { url, timeoutMs, copyHeaders, principalHeader } = auth;
+    const { connections } = this;
     let answer: ShortAnswer;
     try {
-      answer = await ask({ url, method: 'GET', headers: questionOf(head, url), timeoutMs });
+      answer = await ask({ url, method: 'GET', headers: questionOf(head, route, url), timeoutMs, connections });
     } catch (error) {
       this.log.error({ err: error }, 'the authorization service gave no answer: nobody is let in');
-      return { kind: 'out', answer: silent };
+      return { kind: 'out', answer: silent, isUndecided: true };
     }
-    if (answer.status < 200 || answer.status > 299) return { kind: 'out', answer: relayed(answer) };
+    if (answer.status < 200 || answer.status > 299)
+      return { kind: 'out', answer: relayed(answer), isUndecided: answer.status >= 500 };
     const names = new Set(copyHeaders.map((name) => name.toLowerCase()));
     return {
       kind: 'in',
       addedHeaders: answer.headers.filter(([name]) => names.has(name.toLowerCase())),
-      principal: fieldValue(answer.headers, principalHeader),
+      principal: fieldValue(answer.headers, principalHeader)?.trim(),
     };
   }
 
   /** RFC 9110 §10.1.1: an origin that knows already that it does not want the body says so instead of 100. */
-  private async askOrigin(head: RequestHead, route: Route): Promise<Admission | undefined> {
+  private async askOrigin(head: RequestHead, route: Route, added?: Headers): Promise<Admission | undefined> {
     const { origin, delivery } = route;
     const base = new URL(origin);
     const url = base.origin + (base.pathname === '/' ? '' : base.pathname) + head.target;
     const host = delivery.preserveHost ? head.authority : base.host;
-    const lines = withoutFields(linesForOrigin(head, host), OF_THE_BODY).filter(
+    const lines = withoutFields(linesForRoute(head, host, route, added), OF_THE_BODY).filter(
       ([name]) => !/^(upload|tus)-/i.test(name),
     );
     const length: HeaderLine =
@@ -85,7 +108,9 @@ export class Access {
     try {
       const timeoutMs = Math.min(PREFLIGHT_MS, delivery.timeoutMs);
       const answer = await ask({ url, method: head.method, headers, timeoutMs, expectsContinue: true });
-      return answer.status >= 400 && answer.status < 500 ? { kind: 'out', answer: relayed(answer) } : undefined;
+      return answer.status >= 400 && answer.status < 500
+        ? { kind: 'out', answer: relayed(answer), isUndecided: false }
+        : undefined;
     } catch {
       // No word within the time, or no connection: only a refusal keeps a client out; delivery has its own patience.
       return undefined;
@@ -93,43 +118,52 @@ export class Access {
   }
 }
 
-/** What the service is told: the client's own fields, and where it wants to go, as forward-auth services expect it. */
-function questionOf(head: RequestHead, url: string): HeaderLine[] {
+/**
+ * What the service is told: the client's own fields, and where it wants to go, as forward-auth services expect it. Of
+ * method and target nobody but we can say anything: services believe the first of several such fields, or any of them.
+ */
+function questionOf(head: RequestHead, route: Route, url: string): HeaderLine[] {
   const { authority, connection, httpVersion, scheme } = head;
   const { peerAddress, peerIsTrusted } = connection;
-  const own = withoutFields(endToEnd(head.headers), new Set([...OF_THE_BODY, 'host']));
+  const fields = clientFields(endToEnd(head.headers), route);
+  const own = withoutFields(fields, new Set([...OF_THE_BODY, 'host'])).filter(([name]) => !isAboutTheTarget(name));
   return [
     ['Host', new URL(url).host],
     ...withForwarding(own, { peerAddress, peerIsTrusted, scheme, authority, httpVersion }),
     ['X-Forwarded-Method', head.method],
     ['X-Forwarded-Uri', head.target],
-    ['Connection', 'close'],
   ];
 }
+
+function isAboutTheTarget(name: string): boolean {
+  const key = fieldKey(name);
+  return SAID_BY_PROXIES.test(key) && !OF_TRUSTED_PROXIES.has(key);
+}
+
+/** About the connection and the place we are reached at: a trusted proxy may say these, nobody else. */
+const OF_TRUSTED_PROXIES: ReadonlySet<string> = new Set([
+  'x-forwarded-for',
+  'x-forwarded-host',
+  'x-forwarded-proto',
+  'x-forwarded-port',
+  'x-forwarded-prefix',
+]);
 
 function relayed({ status, reason, headers, body }: ShortAnswer): RelayedAnswer {
   const lines = withoutFields(endToEnd(headers), new Set(['content-length']));
   return { status, reason, headers: lines, bodySize: body.length, body: readable(body), trailers: () => [] };
 }
 
-const SILENT = JSON.stringify({
-  type: 'about:blank',
-  title: 'Service Unavailable',
-  status: 503,
-  detail: 'Nobody can say right now whether you may upload. Try again later.',
-});
+/** An answer of ours where the service has none, or none that can be used. */
+export function problemAnswer(status: number, reason: string, detail: string, more: Headers = []): RelayedAnswer {
+  const body = Buffer.from(problemBody({ status, detail }));
+  const headers: Headers = [['Content-Type', 'application/problem+json'], ...more];
+  return { status, reason, headers, bodySize: body.length, body: readable(body), trailers: () => [] };
+}
 
-const silent: RelayedAnswer = {
-  status: 503,
-  reason: 'Service Unavailable',
-  headers: [
-    ['Content-Type', 'application/problem+json'],
-    ['Retry-After', '5'],
-  ],
-  bodySize: Buffer.byteLength(SILENT),
-  body: readable(Buffer.from(SILENT)),
-  trailers: () => [],
-};
+const UNDECIDED = 'The authorization service cannot say right now whether this is allowed. Try again later.';
+
+const silent = problemAnswer(503, 'Service Unavailable', UNDECIDED, [['Retry-After', '5']]);
 
 /** Can be read again and again, unlike a stream. */
 function readable(body: Buffer): AsyncIterable<Uint8Array> {

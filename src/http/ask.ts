@@ -1,5 +1,5 @@
-import { request as requestHttp, type IncomingMessage } from 'node:http';
-import { request as requestHttps } from 'node:https';
+import { Agent, request as requestHttp, type ClientRequest, type IncomingMessage } from 'node:http';
+import { Agent as SecureAgent, request as requestHttps } from 'node:https';
 import { fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import { toNodeLines, writeOctets } from './octets.js';
 
@@ -12,6 +12,24 @@ export interface Question {
   readonly timeoutMs: number;
   /** `Expect: 100-continue` was asked: a 100 is an answer too. */
   readonly expectsContinue?: boolean;
+  /** Connections to ask over; without them a new one is opened and closed again. */
+  readonly connections?: AskConnections;
+}
+
+/** Connections to a service that is asked for every request: opened once, used again. */
+export class AskConnections {
+  private readonly plain = new Agent({ keepAlive: true });
+  private readonly secure = new SecureAgent({ keepAlive: true });
+
+  for(url: string): Agent {
+    return url.startsWith('https:') ? this.secure : this.plain;
+  }
+
+  /** Ends every connection. */
+  close(): void {
+    this.plain.destroy();
+    this.secure.destroy();
+  }
 }
 
 export interface ShortAnswer {
@@ -25,14 +43,27 @@ export interface ShortAnswer {
 
 const LONGEST_BODY = 64 * 1024;
 
-/** Asks once, over a connection of its own. Rejects when there is no answer in time. */
-export function ask({ url, method, headers, timeoutMs, expectsContinue = false }: Question): Promise<ShortAnswer> {
+/** Asks. Rejects when there is no answer in time. */
+export function ask(question: Question): Promise<ShortAnswer> {
+  return askOver(question, AbortSignal.timeout(question.timeoutMs), question.connections);
+}
+
+function askOver(question: Question, signal: AbortSignal, connections?: AskConnections): Promise<ShortAnswer> {
+  const { url, method, headers, expectsContinue = false } = question;
   const send = url.startsWith('https:') ? requestHttps : requestHttp;
   return new Promise((resolve, reject) => {
-    const signal = AbortSignal.timeout(timeoutMs);
-    const outgoing = send(url, { method, headers: toNodeLines(headers), agent: false, signal });
+    const outgoing = send(url, {
+      method,
+      headers: toNodeLines(headers),
+      agent: connections?.for(url) ?? false,
+      signal,
+    });
     outgoing.once('socket', writeOctets);
-    outgoing.once('error', reject);
+    outgoing.once('error', (error) => {
+      // A kept connection may be closed by the service while the question is on its way.
+      if (isStale(outgoing, error)) askOver(question, signal).then(resolve, reject);
+      else reject(error);
+    });
     outgoing.once('response', (response) => {
       readShort(response).then(resolve, reject);
     });
@@ -46,6 +77,10 @@ export function ask({ url, method, headers, timeoutMs, expectsContinue = false }
     });
     outgoing.flushHeaders();
   });
+}
+
+function isStale({ reusedSocket }: ClientRequest, { code = '' }: NodeJS.ErrnoException): boolean {
+  return reusedSocket && ['ECONNRESET', 'EPIPE'].includes(code);
 }
 
 async function readShort(response: IncomingMessage): Promise<ShortAnswer> {

@@ -18,8 +18,8 @@ export class Discovery {
   constructor(private readonly passThrough: Pick<PassThrough, 'discover'>) {}
 
   /** `ours` put together with the origin's answer to the same OPTIONS; ours alone when it has none. */
-  async merge(head: RequestHead, route: Route, ours: Reply): Promise<Reply> {
-    const theirs = await this.passThrough.discover(head, route);
+  async merge(head: RequestHead, route: Route, ours: Reply, added?: Headers): Promise<Reply> {
+    const theirs = await this.passThrough.discover(head, route, added);
     if (!theirs || theirs.status >= 500 || UNKNOWN.has(theirs.status)) return ours;
     const lists = LISTS.flatMap((name): HeaderLine[] => {
       const value = together(fieldValue(theirs.headers, name), fieldValue(ours.headers, name));

@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
+import { clientFields } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
 import type { Refusal } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
@@ -11,11 +12,13 @@ import { type Detected, detect } from '../protocol/detect.js';
 import { plain } from '../protocol/plain.js';
 import { problemReply } from '../protocol/problem.js';
 import { type Reply, isRefusal } from '../protocol/protocol.js';
+import type { Access, Admission } from './access.js';
 import type { Trust } from './client-address.js';
 import type { Cors } from './cors.js';
 import type { Discovery } from './discovery.js';
-import { type Exchange, destroyExchange } from './exchange.js';
+import { type Exchange, destroyExchange, hasLeft } from './exchange.js';
 import { type InterimOptions, Interims } from './interim.js';
+import { locate } from './locate.js';
 import type { PassThrough } from './pass-through.js';
 import { readPeerHead } from './peer-head.js';
 import type { ClientFacts } from './peer-signature.js';
@@ -28,6 +31,7 @@ import type { UploadPages } from './upload-pages.js';
 import type { UploadRequest, UploadRequests } from './upload-requests.js';
 
 export interface EntryOptions {
+  readonly access: Access;
   readonly places: Places;
   readonly pages: UploadPages;
   readonly uploadRequests: UploadRequests;
@@ -99,16 +103,37 @@ export class Entry {
 
   /** A request to change protocols is never an upload, and what is below the path of uploads never reaches an origin. */
   upgrade(request: IncomingMessage, socket: Socket, early: Buffer): void {
-    const { trust, routes, passThrough, uploadsPath } = this.options;
-    const head = readHead(request, trust);
-    if (head instanceof BadHead) refuseConnection(socket, head);
-    else if (head.path.startsWith(uploadsPath)) refuseConnection(socket, { status: 400, detail: NO_UPGRADE });
-    else passThrough.upgrade(request, socket, early, head, routes.find(head.method, head.path));
+    const { trust, routes, uploadsPath } = this.options;
+    const received = readHead(request, trust);
+    if (received instanceof BadHead) return refuseConnection(socket, received);
+    const located = locate(received, routes, uploadsPath);
+    if (located.kind === 'refused') refuseConnection(socket, { status: 400, detail: located.detail });
+    else if (located.kind === 'upload') refuseConnection(socket, { status: 400, detail: NO_UPGRADE });
+    else void this.switchProtocols(request, socket, early, located.head);
   }
 
-  private async serve(exchange: Exchange, head: RequestHead, noted: Noted, isRelayed: boolean): Promise<void> {
+  private async switchProtocols(request: IncomingMessage, socket: Socket, early: Buffer, head: RequestHead) {
+    const { access, routes, passThrough, log } = this.options;
+    const route = routes.find(head.method, head.path);
+    try {
+      const admission = isAskedFor(route) ? await access.ask(head, route) : LET_IN;
+      if (socket.destroyed) return;
+      if (admission.kind === 'out') await passThrough.refuseUpgrade(request, socket, admission.answer);
+      else passThrough.upgrade(request, socket, early, head, route, admission.addedHeaders);
+    } catch (error) {
+      log.error({ err: error }, 'request failed unexpectedly');
+      socket.destroy();
+    }
+  }
+
+  private async serve(exchange: Exchange, received: RequestHead, noted: Noted, isRelayed: boolean): Promise<void> {
     const { places, pages, cors, finalInterim, relay } = this.options;
-    const found = await places.find(head);
+    const found = await places.find(received);
+    if (found instanceof BadHead) {
+      await answerEarly(exchange, cors.apply(problemReply(found), received));
+      return;
+    }
+    const head = { ...found.head, headers: clientFields(found.head.headers, found.route) };
     noted.route = found.route.name;
     noted.uploadId = found.upload?.id;
     const isHere = !found.fault && !relay?.isElsewhere(found.upload?.node);
@@ -124,22 +149,43 @@ export class Entry {
       case 'preflight':
         return this.preflight(exchange, head, noted);
       case 'resumable':
-        return this.serveUpload(this.askedOf(exchange, head, found, detected, noted), found, noted, isRelayed);
+        return this.resumable(exchange, head, found, detected, noted, isRelayed);
     }
   }
 
-  private async passThrough({ req, res }: Exchange, head: RequestHead, noted: Noted): Promise<void> {
-    const { routes, passThrough } = this.options;
+  private async passThrough(exchange: Exchange, head: RequestHead, noted: Noted): Promise<void> {
+    const { access, routes, passThrough, cors } = this.options;
+    const route = routes.find(head.method, head.path);
     noted.kind = 'pass-through';
-    return passThrough.web(req, res, head, routes.find(head.method, head.path));
+    const admission = isAskedFor(route) ? await access.ask(head, route) : LET_IN;
+    if (hasLeft(exchange)) return;
+    if (admission.kind === 'out') await answerEarly(exchange, cors.apply(admission.answer, head));
+    else await passThrough.web(exchange, head, route, admission.addedHeaders);
   }
 
+  /** What we answer ourselves needs nobody's leave: browsers send a preflight without credentials. */
   private async preflight(exchange: Exchange, head: RequestHead, noted: Noted): Promise<void> {
     const { cors, uploadsPath } = this.options;
     const reply = cors.preflight(head);
     if (!reply && !head.path.startsWith(uploadsPath)) return this.passThrough(exchange, head, noted);
     noted.kind = 'preflight';
     await sendReply(exchange, reply ?? { status: 204, headers: [] });
+  }
+
+  /** On a target the service is asked whatever the request is about: an upload's own URL is a right by itself. */
+  private async resumable(
+    exchange: Exchange,
+    head: RequestHead,
+    found: Found,
+    detected: Resumable,
+    noted: Noted,
+    isRelayed: boolean,
+  ): Promise<void> {
+    const isAsked = found.place.kind === 'target' && isAskedFor(found.route);
+    const admission = isAsked ? await this.options.access.ask(head, found.route) : undefined;
+    if (hasLeft(exchange)) return;
+    const asked = { ...this.askedOf(exchange, head, found, detected, noted), admission };
+    await this.serveUpload(asked, found, noted, isRelayed);
   }
 
   private askedOf(
@@ -184,7 +230,9 @@ export class Entry {
       }
       const reply = await uploadRequests.answer(asked);
       const isDiscovery = !isRefusal(request) && request.kind === 'discover' && request.id === undefined;
-      return isDiscovery && !('kind' in reply) ? await discovery.merge(head, route, reply) : reply;
+      const { admission = LET_IN } = asked;
+      if (!isDiscovery || 'kind' in reply || admission.kind === 'out') return reply;
+      return await discovery.merge(head, route, reply, admission.addedHeaders);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
       this.noteFault(fault, route);
@@ -192,12 +240,15 @@ export class Entry {
     }
   }
 
-  /** That the store is away is said once, by the store, not with every request that meets it. */
+  /** That the store or the authorization service is away is said by them, not with every request that meets it. */
   private noteFault(fault: Fault, route: Route): void {
     const { log, metrics } = this.options;
     const isAway = fault.code === 'STORE_UNAVAILABLE';
     if (isAway) metrics.storeUnavailable();
-    log[isAway ? 'debug' : 'error']({ err: fault, path: route.name }, 'an upload request met a fault');
+    log[isAway || fault.code === 'AUTHORIZATION_UNAVAILABLE' ? 'debug' : 'error'](
+      { err: fault, path: route.name },
+      'an upload request met a fault',
+    );
   }
 
   /** Why this process takes no such request any more. */
@@ -263,12 +314,20 @@ const STORE_AWAY =
 
 function refusalOf({ code }: Fault): Refusal {
   if (code === 'STORAGE_FULL') return { reason: 'storage-full' };
-  return {
-    reason: 'unavailable',
-    detail: code === 'STORE_UNAVAILABLE' ? STORE_AWAY : NOT_STORED,
-    retryAfterSeconds: 5,
-  };
+  return { reason: 'unavailable', detail: DETAILS[code] ?? NOT_STORED, retryAfterSeconds: 5 };
 }
+
+const DETAILS: Readonly<Partial<Record<Fault['code'], string>>> = {
+  STORE_UNAVAILABLE: STORE_AWAY,
+  AUTHORIZATION_UNAVAILABLE: 'Nobody can say right now whose upload this is. What was acknowledged is kept.',
+};
+
+/** The whole route is protected, not only its uploads. */
+function isAskedFor({ authorize: { forwardAuth } }: Route): boolean {
+  return forwardAuth?.scope === 'all';
+}
+
+const LET_IN: Admission = { kind: 'in' };
 
 function isUrlSession({ headers }: RequestHead): boolean {
   return headers.some(

@@ -52,6 +52,11 @@ function socketOf(req: HttpRequest): (Socket & { readonly encrypted?: boolean })
   return session && !session.destroyed ? session.socket : undefined;
 }
 
+/** The client is gone: nothing that is said would reach it. */
+export function hasLeft(exchange: Exchange): boolean {
+  return isHttp2(exchange) ? exchange.res.stream.destroyed : exchange.req.socket.destroyed;
+}
+
 /** Ends the exchange so that nobody can take what was sent for a whole answer: the connection goes, or the stream is reset. */
 export function destroyExchange(exchange: Exchange): void {
   if (!isHttp2(exchange)) {

@@ -1,3 +1,4 @@
+import { type FieldRules, originFields } from '../model/client-fields.js';
 import { withForwarding } from '../model/forwarding.js';
 import { endToEnd, fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
@@ -14,6 +15,15 @@ export type Framing = 'none' | 'length' | 'chunked';
  */
 export function linesForOrigin(head: RequestHead, host: string): HeaderLine[] {
   return forOurHop(head, withForwarding(endToEndLines(head, host), { ...head, ...head.connection }));
+}
+
+/**
+ * The same for a route: without what its clients may not say, and with `added`, which the authorization service says in
+ * place of everybody else. Those come last, where no `Connection` of the client can name them away.
+ */
+export function linesForRoute(head: RequestHead, host: string, route: FieldRules, added: Headers = []): HeaderLine[] {
+  const lines = linesForOrigin({ ...head, headers: originFields(head.headers, route) }, host);
+  return [...originFields(lines, { ...route, passesUnderscores: true }), ...added];
 }
 
 /** The same, as if there was no hop before us: for a node of ours. */

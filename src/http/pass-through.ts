@@ -1,22 +1,25 @@
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
+import { type FieldRules, originFields } from '../model/client-fields.js';
 import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
+import type { RelayedAnswer } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Log } from '../observe/log.js';
 import { answerFields, withoutAltSvc } from './answer-fields.js';
 import { clientOf, DISCARD_LIMITS } from './client-of.js';
 import type { DiscardLimits } from './client-side.js';
 import { discover, type DiscoveredAnswer } from './discover.js';
-import type { Exchange, HttpRequest, HttpResponse } from './exchange.js';
+import type { Exchange } from './exchange.js';
 import type { OriginTls } from './origin-agents.js';
 import type { ExchangeFailure } from './exchange-failure.js';
-import { linesForOrigin } from './origin-lines.js';
+import { linesForRoute } from './origin-lines.js';
 import { OriginRequests, type OutgoingRequest } from './origin-requests.js';
 import { RelayedExchange } from './relayed-exchange.js';
-import { Upgrades } from './upgrade.js';
+import { sendReply } from './reply.js';
+import { answerOn, Upgrades } from './upgrade.js';
 
 /** What pass-through needs of a `Route`. */
-export interface PassThroughRoute {
+export interface PassThroughRoute extends FieldRules {
   /** Scheme, host and port, and a path that is put before every target; no trailing slash. */
   readonly origin: string;
   readonly limits?: { readonly maxSize?: number };
@@ -61,26 +64,38 @@ export class PassThrough {
     return this.requests.openConnections + this.upgrades.size;
   }
 
-  /** Fulfilled when the exchange is over, whatever came of it. Never fails. */
-  async web(req: HttpRequest, res: HttpResponse, head: RequestHead, route: PassThroughRoute): Promise<void> {
+  /** Fulfilled when the exchange is over, whatever came of it. Never fails. `added`: what the origin's request gets besides. */
+  async web(exchange: Exchange, head: RequestHead, route: PassThroughRoute, added?: Headers): Promise<void> {
     await new RelayedExchange({
-      client: clientOf({ req, res } as Exchange, this.options.discardLimits),
-      ...this.exchangeOptions(head, route),
+      client: clientOf(exchange, this.options.discardLimits),
+      ...this.exchangeOptions(head, route, added),
       open: this.open,
       maxBodyBytes: route.limits?.maxSize,
     }).run();
   }
 
   /** For a server's `upgrade` event: the origin decides whether the connection becomes another protocol's. */
-  upgrade(request: IncomingMessage, socket: Socket, early: Buffer, head: RequestHead, route: PassThroughRoute): void {
+  upgrade(
+    request: IncomingMessage,
+    socket: Socket,
+    early: Buffer,
+    head: RequestHead,
+    route: PassThroughRoute,
+    added?: Headers,
+  ): void {
     const limits = this.options.discardLimits ?? DISCARD_LIMITS;
-    this.upgrades.start({ request, socket, early, limits, ...this.exchangeOptions(head, route) });
+    this.upgrades.start({ request, socket, early, limits, ...this.exchangeOptions(head, route, added) });
+  }
+
+  /** The same event, turned away: the answer is the last thing said on the connection. */
+  async refuseUpgrade(request: IncomingMessage, socket: Socket, answer: RelayedAnswer): Promise<void> {
+    await sendReply({ req: request, res: answerOn(socket, request) }, answer);
   }
 
   /** The origin's own answer to OPTIONS, for a target that it shares with us; undefined when it cannot be had soon. */
-  async discover(head: RequestHead, route: PassThroughRoute): Promise<DiscoveredAnswer | undefined> {
+  async discover(head: RequestHead, route: PassThroughRoute, added?: Headers): Promise<DiscoveredAnswer | undefined> {
     const withoutBody = { ...head, method: 'OPTIONS', hasBody: false, expectsContinue: false };
-    const request = this.open({ ...outgoing(withoutBody, route), connection: 'kept' });
+    const request = this.open({ ...outgoing(withoutBody, route, added), connection: 'kept' });
     return discover(request, this.options.discoveryTimeoutMs ?? DISCOVERY_TIMEOUT_MS);
   }
 
@@ -92,10 +107,11 @@ export class PassThrough {
 
   private readonly open = (request: OutgoingRequest) => this.requests.open(request);
 
-  private exchangeOptions(head: RequestHead, route: PassThroughRoute) {
+  private exchangeOptions(head: RequestHead, route: PassThroughRoute, added?: Headers) {
     return {
       head,
-      outgoing: outgoing(head, route),
+      outgoing: outgoing(head, route, added),
+      trailersOf: (trailers: Headers) => originFields(trailers, route),
       stallLimits: { origin: route.delivery.timeoutMs, client: this.options.idleTimeoutMs },
       onFailure: (failure: ExchangeFailure) => this.note(failure, head, route),
       forClient: (headers: Headers, kind: 'interim' | 'final') =>
@@ -119,9 +135,10 @@ export class PassThrough {
   }
 }
 
-function outgoing(head: RequestHead, { origin, delivery }: PassThroughRoute): Omit<OutgoingRequest, 'connection'> {
+function outgoing(head: RequestHead, route: PassThroughRoute, added?: Headers): Omit<OutgoingRequest, 'connection'> {
+  const { origin, delivery } = route;
   // HTTP/1.0 may name no host.
   const asked = fieldValue(head.headers, 'host') ?? head.authority;
   const host = delivery.preserveHost && asked !== '' ? asked : new URL(origin).host;
-  return { origin, method: head.method, target: head.target, headers: linesForOrigin(head, host) };
+  return { origin, method: head.method, target: head.target, headers: linesForRoute(head, host, route, added) };
 }

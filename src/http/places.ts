@@ -5,9 +5,13 @@ import type { Upload } from '../model/upload.js';
 import type { Place } from '../protocol/detect.js';
 import type { Uploads } from '../uploads/uploads.js';
 import type { Access } from './access.js';
+import { locate } from './locate.js';
+import { BadHead } from './request-head.js';
 
 /** What a request's path leads to, with the route that holds there. */
 export interface Found {
+  /** The request as it goes on: with the canonical target where the route is protected. */
+  readonly head: RequestHead;
   readonly place: Place;
   /** An upload's own; the target's otherwise. */
   readonly route: Route;
@@ -34,22 +38,26 @@ const WELL_FORMED_ID = /^[A-Za-z0-9_-]{32}$/;
 export class Places {
   constructor(private readonly options: PlacesOptions) {}
 
-  async find(head: RequestHead): Promise<Found> {
-    const { uploadsPath } = this.options;
-    if (head.path.startsWith(uploadsPath)) return this.findUpload(head, head.path.slice(uploadsPath.length));
+  async find(received: RequestHead): Promise<Found | BadHead> {
+    const { routes, uploadsPath } = this.options;
+    const located = locate(received, routes, uploadsPath);
+    if (located.kind === 'refused') return new BadHead(400, located.detail);
+    const { head } = located;
+    if (located.kind === 'upload') return this.findUpload(head, head.path.slice(uploadsPath.length));
     const route = this.routeOf(head);
-    return { route, place: targetOf(route) };
+    return { head, route, place: targetOf(route) };
   }
 
   private async findUpload(head: RequestHead, rest: string): Promise<Found> {
     const [, id = rest, page] = /^([^/]*)\/(status|answer)$/.exec(rest) ?? [];
     const upload = await this.uploadOf(id);
     if (upload instanceof Fault)
-      return { place: { kind: 'upload', id, dialect: undefined }, route: this.routeOf(head), fault: upload };
+      return { head, place: { kind: 'upload', id, dialect: undefined }, route: this.routeOf(head), fault: upload };
     const route = upload ? this.routeOfUpload(upload) : this.routeOf(head);
-    const own = upload && (await this.isTheirs(upload, head, route)) ? upload : undefined;
+    const own = upload && (await this.ownUpload(upload, head, route));
+    if (own instanceof Fault) return { head, place: { kind: 'upload', id, dialect: undefined }, route, fault: own };
     const place: Place = { kind: 'upload', id, dialect: own?.dialect };
-    return { place, route, upload: own, page: page as Found['page'] };
+    return { head, place, route, upload: own, page: page as Found['page'] };
   }
 
   private async uploadOf(id: string): Promise<Upload | undefined | Fault> {
@@ -63,8 +71,15 @@ export class Places {
   }
 
   /** RUFH, security considerations: who did not create it is told that there is no such upload. */
-  private async isTheirs(upload: Upload, head: RequestHead, route: Route): Promise<boolean> {
-    return upload.principal === undefined || upload.principal === (await this.options.access.principalOf(head, route));
+  private async ownUpload(upload: Upload, head: RequestHead, route: Route): Promise<Upload | undefined | Fault> {
+    if (upload.principal === undefined) return upload;
+    try {
+      const owner = await this.options.access.ownerOf(head, route);
+      return owner.kind === 'one' && owner.digest === upload.principal ? upload : undefined;
+    } catch (fault) {
+      if (fault instanceof Fault) return fault;
+      throw fault;
+    }
   }
 
   /** For OPTIONS, what any method on this path could have (RUFH §4.1.4). */

@@ -37,6 +37,8 @@ export interface ExchangeOptions {
   readonly maxBodyBytes?: number;
   /** What the client is shown of an answer's fields; all of them when missing. */
   readonly forClient?: (headers: Headers, kind: 'interim' | 'final') => Headers;
+  /** Which of the client's trailers go on; all of them when missing. */
+  readonly trailersOf?: (trailers: Headers) => Headers;
   /** What a client without an answer gets, where that is no problem of ours: another reply, or its connection cut. */
   readonly instead?: (failure: ExchangeFailure) => Reply | 'cut';
   /** Why an answer is not the client's. */
@@ -143,7 +145,8 @@ export class RelayedExchange {
     // An HTTP/2 stream says "end" even after a reset.
     if (this.client.isGone || request.destroyed) return;
     if (this.framing === 'chunked') {
-      const trailers = passedOnTrailers(this.client.trailers());
+      const received = passedOnTrailers(this.client.trailers());
+      const trailers = this.options.trailersOf?.(received) ?? received;
       if (trailers.length > 0) request.addTrailers(trailers.map(([name, value]): [string, string] => [name, value]));
     }
     request.end();

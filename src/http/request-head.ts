@@ -8,7 +8,7 @@ import { readTarget, type Target } from './request-target.js';
 /** A head that nobody can act on; the client is told why. */
 export class BadHead {
   constructor(
-    readonly status: 400 | 417,
+    readonly status: 400 | 417 | 501,
     readonly detail: string,
   ) {}
 }
@@ -16,6 +16,9 @@ export class BadHead {
 /** What is known of a request before its body. What HTTP/1.1 and HTTP/2 say differently is said one way here. */
 export function readHead(req: HttpRequest, trust: Pick<Trust, 'provenanceOf'>): RequestHead | BadHead {
   const method = req.method ?? '';
+  // Methods are case-sensitive (RFC 9110 §9.1), but Node's client would say this one in capitals to the origin.
+  if (method !== method.toUpperCase())
+    return new BadHead(501, `The method ${method} is unknown; methods are in capitals.`);
   const target = readTarget(method, req.url ?? '');
   if (!target) return new BadHead(400, 'The request target is malformed.');
   const overHttp2 = req instanceof Http2ServerRequest;
@@ -35,6 +38,7 @@ export function readHead(req: HttpRequest, trust: Pick<Trust, 'provenanceOf'>): 
     method,
     target: target.target,
     path: target.path,
+    ...(target.flaw === undefined ? {} : { flaw: target.flaw }),
     httpVersion,
     scheme: scheme ?? (peer.encrypted ? 'https' : 'http'),
     authority: authority ?? (host ? host : peer.localAuthority),

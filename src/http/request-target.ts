@@ -1,8 +1,10 @@
 export interface Target {
   /** In origin-form, or `*`. */
   readonly target: string;
-  /** For matching only: dot segments resolved, escapes that mean nothing taken away. */
+  /** For matching: dot segments resolved, escapes that mean nothing taken away. */
   readonly path: string;
+  /** Why the path has more than one reading; missing when it has one. */
+  readonly flaw?: string;
   /** Of an absolute target. */
   readonly authority?: string;
 }
@@ -12,27 +14,161 @@ export function readTarget(method: string, received: string): Target | undefined
   // A fragment is not part of a target: routes would be matched without it and the origin would see it.
   if (received.includes('#')) return undefined;
   if (received === '*') return method === 'OPTIONS' ? { target: '*', path: '*' } : undefined;
-  if (received.startsWith('/')) return { target: received, path: matchedPath(received) };
+  if (received.startsWith('/')) return originForm(received);
   const [, authority, rest] = /^https?:\/\/([^/?]+)(.*)$/is.exec(received) ?? [];
   if (authority === undefined || rest === undefined || authority.includes('@')) return undefined;
   if (rest === '' && method === 'OPTIONS') return { target: '*', path: '*', authority };
-  const target = rest.startsWith('/') ? rest : `/${rest}`;
-  return { target, path: matchedPath(target), authority };
+  return { ...originForm(rest.startsWith('/') ? rest : `/${rest}`), authority };
 }
 
 /**
- * The pathname as the URL standard normalizes it, with escaped unreserved characters unescaped (RFC 3986 §6.2.2.2):
- * two spellings of one resource must find one route.
+ * The target that says to everybody what its path says to us. The query stays as it came; nothing is matched against it.
  */
-function matchedPath(target: string): string {
-  const plain = target
-    .replace(/\?.*$/s, '')
+export function canonicalTarget({ target, path }: Pick<Target, 'target' | 'path'>): string {
+  const query = target.indexOf('?');
+  return query === -1 ? path : path + target.slice(query);
+}
+
+function originForm(target: string): Target {
+  const raw = pathOf(target);
+  const asSent = normalForm(raw);
+  const flaw = flawOf(raw, asSent);
+  if (flaw !== undefined) return { target, path: asSent, flaw };
+  return { target, path: resolveDots(asSent) };
+}
+
+function pathOf(target: string): string {
+  return target.split('?', 1)[0]!;
+}
+
+/**
+ * RFC 3986 §6.2.2, without dot segments: escaped unreserved characters unescaped, other escapes in capitals, and what has
+ * to be escaped escaped. Bytes beyond ASCII come as Latin-1.
+ */
+function normalForm(path: string): string {
+  return path
     .replace(/%([0-9A-Fa-f]{2})/g, (escape, hex: string) => {
       const character = String.fromCharCode(parseInt(hex, 16));
       return /[A-Za-z0-9._~-]/.test(character) ? character : escape.toUpperCase();
     })
-    // Bytes beyond ASCII come as Latin-1; the URL standard would take them for characters.
-    .replace(/[\x80-\xff]/g, (byte) => `%${byte.charCodeAt(0).toString(16).toUpperCase()}`);
-  // The host in front keeps a leading "//" from being taken for an authority.
-  return new URL(`http://host${plain}`).pathname;
+    .replace(/[\0-\x20"<>`{}\x7f-\xff]/g, escaped);
+}
+
+function escaped(byte: string): string {
+  return `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`;
+}
+
+/** What makes servers read one path in different ways, and clients have no need of. */
+const FLAWS: readonly (readonly [form: RegExp, flaw: string])[] = [
+  [/%(?![0-9A-F]{2})/, 'a % that begins no escape'],
+  [/%(?:2F|5C)/, 'an escaped slash or backslash'],
+  [/\\/, 'a backslash'],
+  [/\/\//, 'an empty segment (//)'],
+  [/\/\.{1,2};/, 'a dot segment with parameters'],
+  [/%(?:[01][0-9A-F]|7F)/, 'a control character'],
+  [/%25(?:25)*(?:2[EF]|5C|3B|[01][0-9A-F]|7F)/i, 'characters that are escaped twice'],
+  [/%C[01]%[89AB][0-9A-F]|%E0%[89][0-9A-F]|%F0%8[0-9A-F]/, 'an overlong UTF-8 sequence'],
+];
+
+function flawOf(raw: string, asSent: string): string | undefined {
+  const known = FLAWS.find(([form]) => form.test(asSent));
+  if (known) return known[1];
+  if (dotSegments(asSent) !== dotSegments(raw)) return 'an escaped dot segment';
+  return hidesStructure(asSent) ? 'a character that some servers take for a slash or a dot' : undefined;
+}
+
+function dotSegments(path: string): number {
+  return path.split('/').filter((segment) => segment === '.' || segment === '..').length;
+}
+
+/** Full-width forms and their like, which become slashes and dots when text is brought into one form (NFKC). */
+function hidesStructure(asSent: string): boolean {
+  if (!/%[EF]/.test(asSent)) return false;
+  const folded = inOneForm(unescape(asSent));
+  return (
+    /\\/.test(folded) ||
+    folded.split('/').length !== asSent.split('/').length ||
+    dotSegments(folded) > dotSegments(asSent)
+  );
+}
+
+/** RFC 3986 §5.2.4. */
+function resolveDots(path: string): string {
+  const kept: string[] = [];
+  const segments = path.split('/').slice(1);
+  segments.forEach((segment, at) => {
+    const isDot = segment === '.' || segment === '..';
+    if (segment === '..') kept.pop();
+    if (!isDot) kept.push(segment);
+    else if (at === segments.length - 1) kept.push('');
+  });
+  return `/${kept.join('/')}`;
+}
+
+/** Longer paths with oddities are not worth the time that all their readings take. */
+const LONGEST_ODD_PATH = 2048;
+
+/** What may make a server read a path in another way, also where clients have good reasons for it. */
+const ODD = /[;\\]|%(?:[01]|2[035BF]|3[BF]|5C|7F|[89A-F])|%(?![0-9A-F]{2})|\.(?:\/|$)|\/\.|\/\/|.\/$/;
+
+/** A step that some servers take, and others do not. */
+type Step = (path: string) => readonly string[];
+
+const STEPS: readonly Step[] = [
+  (path) => [path, unescape(path), fullyUnescaped(path)],
+  (path) => [path, path.replace(/[\0?#].*$/s, '')],
+  (path) => [path, path.replace(/[\0-\x1f\x7f]/g, '')],
+  (path) => [path, path.replaceAll('\\', '/')],
+  (path) => [path, path.replace(/;[^/]*/g, '')],
+  (path) => [path, path.replace(/^\/\/[^/]*(?=\/)/, '')],
+  (path) => [path, resolveDots(path)],
+  (path) => [path, path.replace(/\/{2,}/g, '/')],
+  (path) => [path, resolveDots(path)],
+  (path) => [path, path.replace(/[. ]+(?=\/|$)/g, ''), path.replace(/(.)\/$/, '$1')],
+];
+
+/**
+ * Every path that a server may take the target's for, beside the target's own, in the form of `path`; undefined when
+ * there are too many to tell. Servers unescape once, twice or not, before or after they resolve dot segments; they merge
+ * slashes, take backslashes for slashes, and leave out parameters, control characters, and dots and blanks at the end.
+ */
+export function otherReadings({ target, path }: Pick<Target, 'target' | 'path'>): readonly string[] | undefined {
+  const asSent = normalForm(pathOf(target));
+  if (path === '*' || (!ODD.test(asSent) && asSent === path)) return [];
+  if (asSent.length > LONGEST_ODD_PATH) return undefined;
+  const raw = STEPS.reduce((paths, step) => new Set([...paths].flatMap(step)), new Set([asSent]));
+  const readings = new Set([...raw].map((reading) => normalForm(withoutDots(reading === '' ? '/' : reading))));
+  readings.delete(path);
+  return [...readings];
+}
+
+/** Patterns match no dot segment, but to a server that does not resolve it, it is a segment like any other. */
+function withoutDots(path: string): string {
+  return path.replace(/\/\.{1,2}(?=\/|$)/g, '/-');
+}
+
+/** Escapes of every kind undone once, into bytes; with an overlong sequence taken for what it stands for. */
+function unescape(path: string): string {
+  return path
+    .replace(/%u00([0-9A-F]{2})/gi, '%$1')
+    .replace(/%([0-9A-Fa-f]{2})/g, (_, hex: string) => String.fromCharCode(parseInt(hex, 16)))
+    .replace(/([\xc0\xc1])([\x80-\xbf])/g, (_, high: string, low: string) =>
+      String.fromCharCode(((high.charCodeAt(0) & 1) << 6) | (low.charCodeAt(0) & 0x3f)),
+    )
+    .replace(/\xe0([\x80-\x81])([\x80-\xbf])/g, (_, high: string, low: string) =>
+      String.fromCharCode(((high.charCodeAt(0) & 1) << 6) | (low.charCodeAt(0) & 0x3f)),
+    );
+}
+
+function fullyUnescaped(path: string): string {
+  let current = path;
+  for (let round = 0; round < 4; round++) current = unescape(current);
+  return inOneForm(current);
+}
+
+/** Text in its compatible form (NFKC), bytes in and out; what is no UTF-8 stays. */
+function inOneForm(bytes: string): string {
+  if (!/[\x80-\xff]/.test(bytes)) return bytes;
+  const text = Buffer.from(bytes, 'latin1').toString('utf8');
+  return text.includes('\ufffd') ? bytes : Buffer.from(text.normalize('NFKC'), 'utf8').toString('latin1');
 }

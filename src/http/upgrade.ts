@@ -62,7 +62,7 @@ export class Upgrades {
 }
 
 /** Where a refusal goes. It is the connection's last answer: what comes after it was meant for another protocol. */
-function answerOn(socket: Socket, request: IncomingMessage): ServerResponse {
+export function answerOn(socket: Socket, request: IncomingMessage): ServerResponse {
   const response = new ServerResponse(request);
   response.shouldKeepAlive = false;
   response.assignSocket(socket);

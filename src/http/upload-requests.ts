@@ -10,7 +10,7 @@ import { plain } from '../protocol/plain.js';
 import { type Protocol, type Reply, type ReplyContext, isRefusal } from '../protocol/protocol.js';
 import { Body } from '../uploads/body.js';
 import type { UploadCall, Uploads } from '../uploads/uploads.js';
-import type { Access } from './access.js';
+import { type Access, type Admission, problemAnswer } from './access.js';
 import { answerFields } from './answer-fields.js';
 import { type Exchange, isHttp2 } from './exchange.js';
 import type { Interims } from './interim.js';
@@ -41,6 +41,8 @@ export interface UploadRequest {
   readonly request: Intent | Refusal;
   /** The one it is about, as it was when the request came. */
   readonly upload?: Upload;
+  /** What the authorization service of the route has said; missing where it was not asked yet. */
+  readonly admission?: Admission;
   readonly interims: Interims;
   /** Told which upload a creation has made. */
   readonly onCreated: (id: string) => void;
@@ -67,7 +69,8 @@ export class UploadRequests {
   }
 
   private async outcomeOf(asked: UploadRequest): Promise<Outcome | Interrupted> {
-    const { request, upload } = asked;
+    const { request, upload, admission } = asked;
+    if (admission?.kind === 'out') return { kind: 'turned-away', answer: admission.answer };
     if (isRefusal(request)) return { kind: 'refused', refusal: request };
     const { uploads } = this.options;
     switch (request.kind) {
@@ -88,10 +91,12 @@ export class UploadRequests {
   private async create(asked: UploadRequest, intent: CreateIntent): Promise<Outcome | Interrupted> {
     const { head, route } = asked;
     const { access, uploads } = this.options;
-    const admission = await access.admit(head, route);
+    const admission = await access.admit(head, route, asked.admission);
     if (admission.kind === 'out') return { kind: 'turned-away', answer: admission.answer };
+    const owner = await access.ownerOf(head, route, admission);
+    if (owner.kind === 'nobody') return { kind: 'turned-away', answer: problemAnswer(403, 'Forbidden', NO_PRINCIPAL) };
     const { addedHeaders } = admission;
-    const creator = { addedHeaders, principal: await access.principalOf(head, route, admission) };
+    const creator = { addedHeaders, principal: owner.kind === 'one' ? owner.digest : undefined };
     return this.during(asked, intent, (call) => uploads.create(intent, route, stored(head), { ...call, creator }));
   }
 
@@ -166,6 +171,8 @@ export class UploadRequests {
     return { uploadUrl: (id) => publicUrl + uploadsPath + id, limits: route.limits, nowMs: clock() };
   }
 }
+
+const NO_PRINCIPAL = 'The authorization service named nobody to whom this upload could belong.';
 
 function stored(head: RequestHead): StoredRequest {
   const { method, target, httpVersion, scheme, authority, headers, connection } = head;

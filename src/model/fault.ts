@@ -24,6 +24,8 @@ export type FaultCode =
   | 'BYTES_LOST'
   /** Another process uses this data directory. */
   | 'DIRECTORY_IN_USE'
+  /** The authorization service cannot say whose a request is. */
+  | 'AUTHORIZATION_UNAVAILABLE'
   /** Only one node's own state is known to be sound; what was read is not. */
   | 'RECORD_DAMAGED'
   /** A caller asked for what the interface forbids. Nothing was changed. */

@@ -1,3 +1,4 @@
+import { fieldKey } from './client-fields.js';
 import { formatHop, receivedHops, type ForwardedHop } from './forwarded.js';
 import { fieldValue, type HeaderLine, type Headers } from './headers.js';
 
@@ -20,7 +21,7 @@ export function withForwarding(headers: Headers, facts: ForwardingFacts): Header
   const peer = plainAddress(facts.peerAddress);
   const hops = facts.peerIsTrusted ? receivedHops(headers) : [];
   const nodes = [...hops.flatMap((hop) => hop.for ?? []), ...(peer === '' ? [] : [peer])];
-  const lines: HeaderLine[] = headers.filter(([name]) => !isReplaced(name.toLowerCase(), facts.peerIsTrusted));
+  const lines: HeaderLine[] = headers.filter(([name]) => !isReplaced(name, facts.peerIsTrusted));
   lines.push(['Forwarded', forwardedValue(headers, hops, peer, facts)]);
   if (nodes.length > 0) lines.push(['X-Forwarded-For', nodes.join(', ')]);
   if (facts.authority !== '') lines.push(['X-Forwarded-Host', facts.authority]);
@@ -30,10 +31,17 @@ export function withForwarding(headers: Headers, facts: ForwardingFacts): Header
 
 const OURS = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto']);
 
-/** Fields like X-Forwarded-Port or X-Real-IP are a proxy's word as well: only a trusted one's is passed on. */
+/**
+ * Fields like X-Forwarded-Port, X-Real-IP or X-Original-URL are a proxy's word as well: only a trusted one's is passed on.
+ * Applications that believe the last of these take another path for the requested one.
+ */
 function isReplaced(name: string, peerIsTrusted: boolean): boolean {
-  return OURS.has(name) || (!peerIsTrusted && (name.startsWith('x-forwarded-') || name === 'x-real-ip'));
+  const key = fieldKey(name);
+  return OURS.has(key) || (!peerIsTrusted && (key === 'x-real-ip' || SAID_BY_PROXIES.test(key)));
 }
+
+/** Names, in the form of `fieldKey`, by which proxies say where and how a request came to them. */
+export const SAID_BY_PROXIES = /^x-(?:forwarded|original|rewrite)-/;
 
 /** With hops before the peer, host and proto stand in their elements already and ours only names the peer. */
 function forwardedValue(headers: Headers, hops: readonly ForwardedHop[], peer: string, facts: ForwardingFacts): string {

@@ -3,10 +3,12 @@ import type { Headers } from './headers.js';
 /** What is known of a request before its body: the same for HTTP/1.1 and HTTP/2, pseudo-header fields taken apart. */
 export interface RequestHead {
   readonly method: string;
-  /** The request target as it came (path and query, origin-form). */
+  /** The request target as it came (path and query, origin-form), or its canonical form once it is found to be protected. */
   readonly target: string;
-  /** The target's path with dot segments resolved: what routes are matched against, never what the origin gets. */
+  /** The target's path with dot segments resolved, in its normal form: what routes are matched against. */
   readonly path: string;
+  /** Why servers could read the path in several ways; missing when they cannot. */
+  readonly flaw?: string;
   readonly httpVersion: '1.0' | '1.1' | '2.0';
   /** What the client speaks to: from a trusted proxy's forwarded fields, else from the connection. */
   readonly scheme: 'http' | 'https';

@@ -90,12 +90,14 @@ export interface DeliveryRules {
   readonly parkOn: readonly number[];
 }
 
-/** Who is asked whether a request may upload, before a byte of its body is taken. */
+/** Who is asked whether a request may come in, before a byte of its body is taken. */
 export interface Authorize {
   readonly forwardAuth?: {
     readonly url: string;
+    /** `all`: every request of the route is asked for. `uploads`: only those that begin an upload. */
+    readonly scope: 'all' | 'uploads';
     readonly timeoutMs: number;
-    /** Response headers of it that the origin's request gets. */
+    /** Response headers of it that the origin's request gets, and that no client can say. */
     readonly copyHeaders: readonly string[];
     /** Response header of it that names the principal. */
     readonly principalHeader: string;
@@ -124,6 +126,8 @@ export interface Route {
   /** Ties an upload to its creator: by the values of these headers, or by the principal that `forwardAuth` named. */
   readonly bindTo: readonly string[] | 'principal';
   readonly plainBodies: PlainBodies;
+  /** Client fields with `_` in their names go on to the origin; they are dropped when this is missing. */
+  readonly passesUnderscores?: boolean;
 }
 
 /** The origin's request is another one than the client's: passed on as it came, it would reach the wrong place or form. */
@@ -136,9 +140,36 @@ export function passesSmallUploads({ plainBodies, delivery, authorize }: Route):
   return plainBodies === 'pass' && !reshapes(delivery) && !delivery.gate && !authorize.recheck;
 }
 
+/** What the route asks of others depends on the path: they must be told the very one that the origin gets. */
+export function asksByPath({ authorize, delivery }: Route): boolean {
+  return authorize.forwardAuth !== undefined || delivery.gate !== undefined || delivery.target !== undefined;
+}
+
+/** The route refuses or changes something: whoever reaches its origin by another route gets around that. */
+export function isProtected(route: Route): boolean {
+  const { limits, delivery, bindTo } = route;
+  return (
+    asksByPath(route) ||
+    limits.maxSize !== undefined ||
+    delivery.framing.kind !== 'raw' ||
+    delivery.method !== undefined ||
+    bindTo.length > 0
+  );
+}
+
+/** The same for routes that protect alike. */
+export function protectionOf({ authorize, bindTo, limits: { maxSize }, delivery }: Route): string {
+  const { gate, framing, target, method } = delivery;
+  return JSON.stringify([authorize, bindTo, maxSize, gate, framing, target, method]);
+}
+
 export interface Routes {
-  /** The route of a request; every request has one, resumable or not. `path` has its dot segments resolved. */
+  /** The route of a request; every request has one, resumable or not. `path` is in its normal form. */
   find(method: string, path: string): Route;
+  /** The route for a server that ignores the case of letters, where nobody has said that it matters. */
+  findIgnoringCase(method: string, path: string): Route;
+  /** Whether any route is protected: only then it matters how else a path could be read. */
+  readonly hasProtected: boolean;
   /** Whether any method makes this path resumable: what discovery asks (RUFH §4.1.4, OPTIONS). */
   findResumable(path: string): Route | undefined;
   byName(name: string): Route | undefined;

@@ -169,4 +169,32 @@ describe('an upload that is bound', () => {
     expect((await append(target, 5, [['Authorization', 'Bearer new']])).status).toBe(201);
     expect((await origin.waitForRequests(1))[0]!.header('Authorization')).toBe('Bearer new');
   });
+
+  test('to the principal is nobody’s where the service refuses, names nobody, or cannot say', async () => {
+    await start(`authorize: { forward_auth: "${auth.url}" }\nbind_to: principal`);
+    const target = targetOf(await create('?0'));
+    for (const answer of [{ status: 401 }, { status: 302 }, { status: 200 }] as const) {
+      auth.answerWith(answer);
+      expect((await send('HEAD', target, [])).status).toBe(404);
+      expect((await append(target, 5)).status).toBe(404);
+      expect((await send('DELETE', target, [])).status).toBe(404);
+    }
+    for (const answer of [{ status: 500 }, { hangUp: true }] as const) {
+      auth.answerWith(answer);
+      expect((await send('HEAD', target, [])).status).toBe(503);
+    }
+    auth.answerWith({ status: 200, headers: [['Remote-User', 'ann']] });
+    expect((await send('HEAD', target, [])).header('Upload-Offset')).toBe('5');
+  });
+
+  test.each([
+    ['no principal', []],
+    ['an empty one', [['Remote-User', ' ']]],
+  ] as [string, HeaderLine[]][])('to the principal cannot begin with %s', async (_what, headers) => {
+    await start(`authorize: { forward_auth: "${auth.url}" }\nbind_to: principal`);
+    auth.answerWith({ status: 200, headers });
+    const refused = await create('?0');
+    expect([refused.status, refused.header('Location')]).toEqual([403, undefined]);
+    expect(refused.body.toString()).toContain('named nobody');
+  });
 });

@@ -236,7 +236,13 @@ export function routeTo(origin: string, { rules, retry }: Pick<RoomOptions, 'rul
 }
 
 function onlyRoute(route: Route): Routes {
-  return { find: () => route, findResumable: () => route, byName: () => route };
+  return {
+    find: () => route,
+    findIgnoringCase: () => route,
+    hasProtected: false,
+    findResumable: () => route,
+    byName: () => route,
+  };
 }
 
 function openStore(directory: string): Promise<EmbeddedStore> {

@@ -2,6 +2,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { createServer as createHttp2Server, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
 import { Agent } from 'node:http';
 import { Socket, type AddressInfo } from 'node:net';
+import type { Exchange } from '../../src/http/exchange.js';
 import { PassThrough, type PassThroughOptions } from '../../src/http/pass-through.js';
 import { loadHttpProxy } from '../../src/http/load-http-proxy.js';
 import { Trust } from '../../src/http/client-address.js';
@@ -47,7 +48,7 @@ export async function startFront(
     const head = readHead(request, TRUST);
     if (head instanceof BadHead) return void response.writeHead(head.status).end();
     running++;
-    await passThrough.web(request, response, head, route);
+    await passThrough.web({ req: request, res: response } as Exchange, head, route);
     running--;
   };
   const server = speaks === 'http/1.1' ? createServer() : asHttp1(createHttp2Server());

@@ -144,6 +144,7 @@ export class PeerNode {
     const access = new Access(log);
     this.entry = new Entry({
       ...rooms,
+      access,
       passThrough: this.passThrough,
       relay: this.relay,
       places: new Places({ ...rooms, uploads, access, uploadsPath: UPLOADS_PATH }),

@@ -94,7 +94,13 @@ describe('framing', () => {
 
 describe('who is asked, and who may go on', () => {
   test('a URL alone has the defaults of the group', () => {
-    const asked = { url: 'http://auth/verify?rd=1', timeoutMs: 5000, copyHeaders: [], principalHeader: 'Remote-User' };
+    const asked = {
+      url: 'http://auth/verify?rd=1',
+      scope: 'all',
+      timeoutMs: 5000,
+      copyHeaders: [],
+      principalHeader: 'Remote-User',
+    };
     const alone = load('authorize: { forward_auth: "http://auth/verify?rd=1" }').defaultRoute.authorize;
     const group = load('authorize: { forward_auth: { url: "http://auth/verify?rd=1" } }').defaultRoute.authorize;
     expect(alone).toEqual({ forwardAuth: asked, preflight: false, recheck: false });
@@ -107,10 +113,12 @@ authorize:
   forward_auth: { url: http://auth, timeout: 1s, copy_headers: [Remote-User, Hostname], principal_header: X-Id }
   preflight: true
   recheck: true
+  scope: uploads
 bind_to: principal`).defaultRoute;
     expect(authorize).toEqual({
       forwardAuth: {
         url: 'http://auth/',
+        scope: 'uploads',
         timeoutMs: 1000,
         copyHeaders: ['Remote-User', 'Hostname'],
         principalHeader: 'X-Id',

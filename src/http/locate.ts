@@ -1,0 +1,64 @@
+import type { RequestHead } from '../model/request-head.js';
+import { asksByPath, isProtected, protectionOf, type Route, type Routes } from '../model/route.js';
+import { canonicalTarget, otherReadings } from './request-target.js';
+
+/** Where a request goes. `head`: as it is matched, asked for, stored and sent from here on. */
+export type Located =
+  | { readonly kind: 'upload'; readonly head: RequestHead }
+  | { readonly kind: 'target'; readonly head: RequestHead; readonly route: Route }
+  /** Its target has several readings, and what protects one of them would not see the others. */
+  | { readonly kind: 'refused'; readonly detail: string };
+
+type Rules = Pick<Routes, 'find' | 'findIgnoringCase' | 'hasProtected'>;
+
+/**
+ * Finds the route of a request, so that no origin can read its target in a way that another route protects. A protected
+ * route sends on the very path that was matched; elsewhere the target goes on as it came, if every reading of it leads to
+ * routes that protect alike.
+ */
+export function locate(head: RequestHead, routes: Rules, uploadsPath: string): Located {
+  const { method, path, flaw } = head;
+  if (path.startsWith(uploadsPath)) return { kind: 'upload', head };
+  const others = otherReadings(head);
+  if (others?.some((reading) => reading.startsWith(uploadsPath))) return refused(flaw ?? OTHERWISE);
+  const route = routes.find(method, path);
+  if (!routes.hasProtected) return { kind: 'target', head, route };
+  if (flaw !== undefined && asksByPath(route)) return refused(flaw);
+  const sent = sendings(head, route).find((sending) => otherwiseRead(sending, route, routes) === undefined);
+  if (sent) return { kind: 'target', head: sent, route };
+  return refused(flaw ?? otherwiseRead(head, route, routes)!);
+}
+
+/**
+ * The forms in which a target may go on, the best first. A literal dot segment has one meaning (RFC 3986 §5.2.4), so that
+ * without it nobody can find another one.
+ */
+function sendings(head: RequestHead, route: Route): RequestHead[] {
+  const canonical = { ...head, target: canonicalTarget(head) };
+  if (asksByPath(route)) return [canonical];
+  return head.flaw === undefined && hasDotSegments(head.target) ? [head, canonical] : [head];
+}
+
+/** What lets a server find another, protected route in this target; undefined when it cannot. */
+function otherwiseRead(head: RequestHead, route: Route, routes: Rules): string | undefined {
+  const readings = otherReadings(head);
+  if (!readings) return OTHERWISE;
+  const isElsewhere = (other: Route): boolean => isProtected(other) && protectionOf(other) !== protectionOf(route);
+  if (readings.some((reading) => isElsewhere(routes.find(head.method, reading)))) return OTHERWISE;
+  const inAnyCase = [head.path, ...readings].map((reading) => routes.findIgnoringCase(head.method, reading));
+  return inAnyCase.some((other) => asksByPath(other) && isElsewhere(other)) ? CASE : undefined;
+}
+
+const OTHERWISE = 'a spelling that some servers read as another path';
+const CASE = 'letters whose case some servers ignore, which makes it another path';
+
+function refused(what: string): Located {
+  return {
+    kind: 'refused',
+    detail: `The path of this request has ${what}, and it could be read as one that is protected. Send it in its plain form.`,
+  };
+}
+
+function hasDotSegments(target: string): boolean {
+  return /\/\.{1,2}(?:\/|$)/.test(target.split('?', 1)[0]!);
+}

@@ -1,0 +1,231 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { fieldKey } from '../../src/model/client-fields.js';
+import type { HeaderLine } from '../../src/model/headers.js';
+import { startTestApp, type TestApp } from '../support/app.js';
+import { startFakeOrigin, type FakeOrigin, type OriginRequest } from '../support/fake-origin.js';
+import { exchangeOver, TRANSPORTS } from '../support/open-request.js';
+import { connect, requestOnce, type RawClient } from '../support/raw-client.js';
+import { WANTED } from '../support/tunnel-client.js';
+import type { WireRequest, WireResponse } from '../support/wire-response.js';
+
+/** Lets in who says `Authorization: good`, and calls everybody alice. */
+let auth: FakeOrigin;
+let origin: FakeOrigin;
+let app: TestApp;
+
+const SETTINGS = (url: string): string =>
+  [
+    'trusted_proxies: [127.0.0.1/32]',
+    'limits: { min_size: 3 }',
+    `authorize: { forward_auth: { url: "${url}/check", copy_headers: [Remote-User, X-Forwarded-Email] } }`,
+    'routes:',
+    '  - match: { path: /uploads-only/** }',
+    '    authorize: { scope: uploads }',
+    '  - match: { path: /open/** }',
+    '    authorize: { forward_auth: null }',
+    '    headers: { underscores: pass }',
+    '  - match: { path: /** }',
+  ].join('\n');
+
+beforeAll(async () => {
+  origin = await startFakeOrigin({ status: 200, body: 'made' });
+  auth = await startFakeOrigin((request) =>
+    request.header('Authorization') === 'good'
+      ? {
+          status: 200,
+          headers: [
+            ['Remote-User', 'alice'],
+            ['X-Forwarded-Email', 'alice@example'],
+          ],
+        }
+      : { status: 401, headers: [['WWW-Authenticate', 'Bearer']], body: 'who?' },
+  );
+  app = await startTestApp({ origin: origin.url, config: SETTINGS(auth.url) });
+});
+
+afterAll(async () => {
+  await app.stop();
+  await origin.close();
+  await auth.close();
+});
+
+beforeEach(() => {
+  origin.requests.length = 0;
+  auth.requests.length = 0;
+});
+
+const FORGED: HeaderLine[] = [
+  ['Remote-User', 'root'],
+  ['remote_user', 'root'],
+  ['REMOTE.USER', 'root'],
+  ['X-Forwarded-Email', 'root@example'],
+  ['X_Forwarded_Email', 'root@example'],
+  ['X_Other', 'root'],
+];
+
+const GOOD: HeaderLine = ['Authorization', 'good'];
+
+/** Everything that a client may send to a target: all of it is asked for. */
+const REQUESTS: Readonly<Record<string, WireRequest>> = {
+  GET: { method: 'GET', target: '/a' },
+  HEAD: { method: 'HEAD', target: '/a' },
+  DELETE: { method: 'DELETE', target: '/a' },
+  OPTIONS: { method: 'OPTIONS', target: '/a' },
+  'a CORS preflight': { method: 'OPTIONS', target: '/a', headers: [['Access-Control-Request-Method', 'POST']] },
+  'a plain POST': { method: 'POST', target: '/a', body: 'hello' },
+  'a plain PUT': { method: 'PUT', target: '/a', body: 'hello' },
+  'a PROPFIND': { method: 'PROPFIND', target: '/a' },
+  'a tus creation': { method: 'POST', target: '/a', headers: [['Tus-Resumable', '1.0.0']], body: 'hello' },
+  'an unknown version': {
+    method: 'POST',
+    target: '/a',
+    headers: [
+      ['Upload-Draft-Interop-Version', '99'],
+      ['Upload-Complete', '?1'],
+    ],
+    body: 'hello',
+  },
+  'an upload in one request': { method: 'POST', target: '/a', headers: [['Upload-Complete', '?1']], body: 'hello' },
+  'an upload below min_size': { method: 'POST', target: '/a', headers: [['Upload-Complete', '?1']], body: 'a' },
+  'a completeness that is none': { method: 'POST', target: '/a', headers: [['Upload-Complete', 'yes']], body: 'hello' },
+};
+
+describe.each(TRANSPORTS)('over %s, on a route with forward_auth', (transport) => {
+  const send = (request: WireRequest, more: HeaderLine[]): Promise<WireResponse> =>
+    exchangeOver(transport, app.url, {
+      ...request,
+      headers: [['Host', 'api'], ...(request.headers ?? []), ...more],
+    });
+
+  test.each(Object.keys(REQUESTS))('%s that the service refuses reaches no origin', async (name) => {
+    const response = await send(REQUESTS[name]!, FORGED);
+    expect([response.status, response.header('WWW-Authenticate')]).toEqual([401, 'Bearer']);
+    expect([auth.requests.length, origin.requests.length]).toEqual([1, 0]);
+    expect(auth.requests[0]!.header('X-Forwarded-Method')).toBe(REQUESTS[name]!.method);
+    expect(auth.requests[0]!.header('X-Forwarded-Uri')).toBe('/a');
+    expect(rootIn(auth.requests[0]!)).toEqual([]);
+  });
+
+  test.each(Object.keys(REQUESTS))(
+    '%s that the service lets in is asked for once, and says nothing forged',
+    async (name) => {
+      const response = await send(REQUESTS[name]!, [GOOD, ...FORGED]);
+      expect(Math.floor(response.status / 100)).toBe(2);
+      expect([auth.requests.length, origin.requests.length]).toEqual([1, 1]);
+      const [got] = await origin.waitForRequests(1);
+      expect(rootIn(got!)).toEqual([]);
+      expect([got!.header('Remote-User'), got!.header('X-Forwarded-Email')]).toEqual(['alice', 'alice@example']);
+      expect(got!.body.toString()).toBe(REQUESTS[name]!.body ?? '');
+    },
+  );
+
+  test('what the service says cannot be named away by Connection', async () => {
+    await exchangeOver('HTTP/1.1', app.url, {
+      method: 'GET',
+      target: '/a',
+      headers: [['Host', 'api'], GOOD, ['Connection', 'Remote-User, X-Forwarded-Email']],
+    });
+    expect(origin.requests[0]!.header('Remote-User')).toBe('alice');
+  });
+
+  test('with scope: uploads a plain body is not asked for, but says nothing forged', async () => {
+    expect((await send({ ...REQUESTS['a plain POST']!, target: '/uploads-only/a' }, FORGED)).status).toBe(200);
+    expect(auth.requests.length).toBe(0);
+    expect(rootIn(origin.requests[0]!)).toEqual([]);
+    const upload = { ...REQUESTS['an upload in one request']!, target: '/uploads-only/a' };
+    expect((await send(upload, FORGED)).status).toBe(401);
+  });
+
+  test('a route of its own may be open to all, and take fields with underscores', async () => {
+    expect((await send({ method: 'GET', target: '/open/a' }, FORGED)).status).toBe(200);
+    expect(auth.requests.length).toBe(0);
+    expect(origin.requests[0]!.header('X_Other')).toBe('root');
+  });
+});
+
+/** Fields of a request that carry what the client made up. */
+function rootIn(request: OriginRequest): readonly HeaderLine[] {
+  return request.headers.filter(([, value]) => value.includes('root'));
+}
+
+test('a body that waits for 100 is never asked for by a refusal, and streams once it is let in', async () => {
+  const head = 'POST /a HTTP/1.1\r\nHost: api\r\nExpect: 100-continue\r\nContent-Length: 9\r\n';
+  const refused = await connect(app.url);
+  await refused.send(`${head}\r\n`);
+  const answer = await refused.readFinal();
+  expect([answer.status, answer.interims.length, answer.body.toString()]).toEqual([401, 0, 'who?']);
+  refused.destroy();
+  const taken = await connect(app.url);
+  await taken.send(`${head}Authorization: good\r\n\r\n`);
+  expect((await taken.readHead())!.status).toBe(100);
+  await taken.send('some body');
+  expect((await taken.readFinal()).status).toBe(200);
+  expect((await origin.waitForRequests(1))[0]!.body.toString()).toBe('some body');
+  taken.destroy();
+});
+
+test('a request to change protocols is asked for like any other', async () => {
+  const refused = await askToSwitch([['Remote_User', 'root']]);
+  const answer = await refused.readFinal();
+  expect([answer.status, answer.body.toString(), origin.requests.length]).toEqual([401, 'who?', 0]);
+  expect(auth.requests[0]!.header('X-Forwarded-Uri')).toBe('/chat');
+  refused.destroy();
+  const taken = await askToSwitch([GOOD, ...FORGED]);
+  await origin.waitForRequests(1);
+  expect(rootIn(origin.requests[0]!)).toEqual([]);
+  expect(origin.requests[0]!.header('Remote-User')).toBe('alice');
+  taken.destroy();
+});
+
+async function askToSwitch(more: readonly HeaderLine[]): Promise<RawClient> {
+  const client = await connect(app.url);
+  const lines = [['Host', 'api'] as const, ...WANTED, ...more].map(([name, value]) => `${name}: ${value}\r\n`);
+  await client.send(`GET /chat HTTP/1.1\r\n${lines.join('')}\r\n`);
+  return client;
+}
+
+test('names of the service are taken out of trailers too', async () => {
+  const client = await connect(app.url);
+  const head = 'POST /a HTTP/1.1\r\nHost: api\r\nAuthorization: good\r\nTransfer-Encoding: chunked\r\n\r\n';
+  await client.send(`${head}2\r\nab\r\n0\r\nRemote-User: root\r\nRemote_User: root\r\nX_Y: root\r\nX-Sum: 7\r\n\r\n`);
+  expect((await client.readFinal()).status).toBe(200);
+  expect((await origin.waitForRequests(1))[0]!.trailers).toEqual([['X-Sum', '7']]);
+  client.destroy();
+});
+
+const ABOUT_THE_TARGET = [
+  'X-Forwarded-Uri',
+  'X-Forwarded-Method',
+  'X-Forwarded-Host',
+  'X-Forwarded-Proto',
+  'X-Forwarded-Path',
+  'X-Original-URL',
+  'X-Original-URI',
+  'X-Original-Method',
+  'X-Rewrite-Url',
+];
+
+describe.each([
+  ['a trusted proxy', ['127.0.0.1/32']],
+  ['anybody', []],
+])('behind %s', (_peer, trusted) => {
+  const CONFIG = (): string =>
+    `trusted_proxies: ${JSON.stringify(trusted)}\nheaders: { underscores: pass }\nauthorize: { forward_auth: "${auth.url}" }`;
+
+  test.each(ABOUT_THE_TARGET)('%s of a client never reaches the service, however it is spelt', async (name) => {
+    const own = await startTestApp({ origin: origin.url, config: CONFIG() });
+    const spellings = [name, name.toLowerCase(), name.toUpperCase().replaceAll('-', '_'), name.replaceAll('-', '.')];
+    const forged = spellings.map((spelling): HeaderLine => [spelling, 'forged']);
+    await requestOnce(own.url, { method: 'PUT', target: '/b', headers: [['Host', 'api'], ...forged], body: 'x' });
+    await own.stop();
+    const [asked] = auth.requests;
+    const told = asked!.headers.filter(([field]) => fieldKey(field) === fieldKey(name)).map(([, value]) => value);
+    const ours: Readonly<Record<string, string>> = {
+      'x-forwarded-uri': '/b',
+      'x-forwarded-method': 'PUT',
+      'x-forwarded-host': trusted.length > 0 ? 'forged' : 'api',
+      'x-forwarded-proto': 'http',
+    };
+    expect(told).toEqual(name.toLowerCase() in ours ? [ours[name.toLowerCase()]] : []);
+  });
+});

@@ -1,0 +1,59 @@
+import { describe, expect, test } from '@jest/globals';
+import { clientFields, originFields, type FieldRules } from '../../src/model/client-fields.js';
+
+const forwardAuth = {
+  url: 'http://a',
+  scope: 'all',
+  timeoutMs: 1,
+  copyHeaders: ['Remote-Groups', 'Authorization'],
+  principalHeader: 'Remote-User',
+} as const;
+
+const passed = (of: typeof originFields, name: string, rules: FieldRules): boolean =>
+  of([[name, 'x']], rules).length > 0;
+
+describe('names that the authorization service speaks by', () => {
+  test.each([
+    'Remote-User',
+    'remote-user',
+    'REMOTE-USER',
+    'Remote_User',
+    'REMOTE_USER',
+    'remote_user',
+    'Remote.User',
+    'Remote~User',
+    'remote-groups',
+    'Remote_Groups',
+  ])('%s never comes from a client, with underscores allowed or not', (name) => {
+    for (const passesUnderscores of [true, false]) {
+      expect(passed(originFields, name, { authorize: { forwardAuth }, passesUnderscores })).toBe(false);
+      expect(passed(clientFields, name, { authorize: { forwardAuth }, passesUnderscores })).toBe(false);
+    }
+  });
+
+  test('are anybody’s where no service is asked', () => {
+    expect(passed(originFields, 'Remote-User', {})).toBe(true);
+    expect(passed(originFields, 'Remote-User', { authorize: {} })).toBe(true);
+  });
+
+  test('let credentials through to the service that judges by them, but not to the origin', () => {
+    expect(passed(clientFields, 'authorization', { authorize: { forwardAuth } })).toBe(true);
+    expect(passed(originFields, 'authorization', { authorize: { forwardAuth } })).toBe(false);
+  });
+
+  test('leave other names alone', () => {
+    for (const name of ['Remote-Users', 'X-Remote-User', 'RemoteUser', 'Remote--User'])
+      expect(passed(originFields, name, { authorize: { forwardAuth } })).toBe(true);
+  });
+});
+
+test.each([
+  ['X_Api_Key', false, false],
+  ['X-Api_Key', false, false],
+  ['_', false, false],
+  ['X-Api-Key', false, true],
+  ['X_Api_Key', true, true],
+])('%s with underscores passed: %p goes through: %p', (name, passesUnderscores, goes) => {
+  expect(passed(clientFields, name, { passesUnderscores })).toBe(goes);
+  expect(passed(originFields, name, { passesUnderscores })).toBe(goes);
+});

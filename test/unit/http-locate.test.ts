@@ -1,0 +1,140 @@
+import { describe, expect, test } from '@jest/globals';
+import { check } from '../../src/config/check.js';
+import { buildRoutes } from '../../src/config/routes.js';
+import { locate } from '../../src/http/locate.js';
+import { readTarget } from '../../src/http/request-target.js';
+import type { RequestHead } from '../../src/model/request-head.js';
+
+/** `400`, `upload`, or the name of the route and the target that goes on. */
+function located(settings: object, method: string, received: string): string {
+  const { config } = check({ origin: 'http://o', ...settings });
+  const head = { method, ...readTarget(method, received)! } as RequestHead;
+  const result = locate(head, buildRoutes(config!), '/.uploads/');
+  if (result.kind === 'refused') return '400';
+  return result.kind === 'upload' ? 'upload' : `${result.route.name} ${result.head.target}`;
+}
+
+const ASKED = { forward_auth: 'http://auth' };
+
+const p = (more: object = { authorize: ASKED }, match: object = {}): object => ({
+  name: 'p',
+  match: { path: '/p/**', ...match },
+  ...more,
+});
+
+describe('beside a route that asks', () => {
+  const settings = { routes: [p(), { name: 'open', match: { path: '/open/**' } }] };
+
+  test.each([
+    ['/p/x?q=/../', 'p /p/x?q=/../'],
+    ['/%70/x', 'p /p/x'],
+    ['/p/%7ex', 'p /p/~x'],
+    ['/p/gr\xc3\xbcn', 'p /p/gr%C3%BCn'],
+    ['/p/a%20b', 'p /p/a%20b'],
+    ['/p/x;v=1', 'p /p/x;v=1'],
+    ['/p/100%25', 'p /p/100%25'],
+    ['/open/../p/x', 'p /p/x'],
+    ['/p/./x', 'p /p/x'],
+    ['/p/../open/x', 'open /open/x'],
+    ['/p/../other', 'default /other'],
+    ['/open/a/../b', 'open /open/a/../b'],
+    ['/open//a', 'open /open//a'],
+    ['/open/%2e%2e/a', 'default /open/%2e%2e/a'],
+    ['/open/a%2fb', 'open /open/a%2fb'],
+    ['/other//a', 'default /other//a'],
+    ['/a%zz', 'default /a%zz'],
+    ['/open/%70', 'open /open/%70'],
+    ['/q', 'default /q'],
+    ['//p/x', '400'],
+    ['/p//x', '400'],
+    ['/p/%2e%2e/open/x', '400'],
+    ['/p%2fx', '400'],
+    ['/p%5cx', '400'],
+    ['/p\\x', '400'],
+    ['/p/a%2fb', '400'],
+    ['/p/a%00', '400'],
+    ['/p/%', '400'],
+    ['/open/..%2fp/x', '400'],
+    ['/open/..;/p/x', '400'],
+    ['/open/%2e%2e/p/x', '400'],
+    ['/open/%252e%252e/p/x', '400'],
+    ['/open\\..\\p\\x', '400'],
+    ['/p;a/x', '400'],
+    ['/%2570/x', '400'],
+    ['/P/x', '400'],
+    ['/%50/x', '400'],
+    ['/p./x', '400'],
+    ['/p%00/x', '400'],
+    ['//host/p/x', '400'],
+    ['/\\host/p/x', '400'],
+    ['http://h/p/x', 'p /p/x'],
+    ['http://h//p/x', '400'],
+  ])('%j is %j', (received, expected) => {
+    expect(located(settings, 'GET', received)).toBe(expected);
+  });
+});
+
+describe('the path of uploads', () => {
+  test.each([
+    ['/.uploads/a', 'upload'],
+    ['/%2euploads/a', 'upload'],
+    ['/x/../.uploads/a', 'upload'],
+    ['/.uploads/../x', '400'],
+    ['//.uploads/a', '400'],
+    ['/x/%2e%2e/.uploads/a', '400'],
+    ['/.uploads%2fa', '400'],
+    ['/%252euploads/a', '400'],
+    ['/x/..;/.uploads/a', '400'],
+    ['/.uploads', 'default /.uploads'],
+  ])('%j is %j, protected or not', (received, expected) => {
+    expect(located({}, 'GET', received)).toBe(expected);
+  });
+});
+
+test.each(['//x', '/a/../b', '/a%2fb', '/a\\b', '/A%zz', '/a%00', '/..;/x', `/${'a//'.repeat(1000)}`])(
+  '%j goes on as it came where nothing is protected',
+  (received) => {
+    expect(located({}, 'GET', received)).toBe(`default ${received}`);
+    expect(located({ limits: { max_size: '1MiB' } }, 'GET', received).replace(/^400$/, 'too long')).toBe(
+      received.length > 2048 ? 'too long' : `default ${received}`,
+    );
+  },
+);
+
+test.each([
+  ['gate', { delivery: { gate: { http: 'http://g' } } }],
+  ['framing', { delivery: { framing: 'multipart' } }],
+  ['target', { delivery: { target: '/in' } }],
+  ['method', { delivery: { method: 'PUT' } }],
+  ['max_size', { limits: { max_size: 1 } }],
+  ['bind_to', { bind_to: ['X-Key'] }],
+])('a route with %s cannot be got around', (_what, more) => {
+  for (const received of ['//p/x', '/a/..%2fp/x', '/p%2fx'])
+    expect(located({ routes: [p(more)] }, 'GET', received)).toBe('400');
+  expect(located({ routes: [p(more)] }, 'POST', '/a/../p/x')).toMatch(/^p /);
+  expect(located({ routes: [p(more)] }, 'POST', '/p/../a/x')).toBe('default /a/x');
+});
+
+describe('the case of letters', () => {
+  test.each([
+    [undefined, '/P/x', '400'],
+    [true, '/P/x', 'p /P/x'],
+    [false, '/P/x', 'default /P/x'],
+    [undefined, '/p/X', 'p /p/X'],
+  ])('with ignore_case %p: %s is %s', (ignoreCase, received, expected) => {
+    const match = ignoreCase === undefined ? {} : { ignore_case: ignoreCase };
+    expect(located({ routes: [p({ authorize: ASKED }, match)] }, 'GET', received)).toBe(expected);
+  });
+
+  test('means nothing where the route asks nobody, or where an open route would match first', () => {
+    expect(located({ routes: [p({ limits: { max_size: 1 } })] }, 'GET', '/P/x')).toBe('default /P/x');
+    const open = { name: 'open', match: { path: '/p/open/**' } };
+    expect(located({ routes: [open, p()] }, 'GET', '/p/open/x')).toBe('open /p/open/x');
+  });
+});
+
+test('a route for GET holds for HEAD too', () => {
+  const settings = { routes: [p({ authorize: ASKED }, { methods: ['GET'] })] };
+  expect(located(settings, 'HEAD', '/p/x')).toBe('p /p/x');
+  expect(located(settings, 'POST', '/p/x')).toBe('default /p/x');
+});
