@@ -60,7 +60,7 @@ bind_to: principal`,
   - name: raw
     match: { path: /api/files/raw/** }
     resumable: false
-  - match: { path: [/api/files/**, '/api/{images,videos}/**'], methods: [POST, PUT] }
+  - match: { path: [/api/files/**, '/api/{images,videos}/**'], methods: [POST, PUT], ignore_case: true }
     origin: http://127.0.0.1:4000
     limits: { max_size: 10GiB, min_size: 1, max_append_size: 1GiB, min_append_size: 5MiB, max_age: 7d }
     delivery:
