@@ -42,7 +42,7 @@ export interface LogOptions {
 export function createLog({ level, format, destination, fields: base }: LogOptions): ProcessLog {
   const isPretty = format === 'pretty' || (format === 'auto' && process.stdout.isTTY);
   let opened = destination ? undefined : new LogOutput(process.stderr.fd);
-  const print = isPretty ? prettyPrinter() : (line: string) => line;
+  const print = isPretty ? prettyPrinter() : withoutControls;
   const logger = pino(
     {
       level,
@@ -89,7 +89,29 @@ function censored(fields: Readonly<Record<string, unknown>>, levels: number): Re
   return copy ?? fields;
 }
 
+/**
+ * JSON escapes control characters up to 0x1F; the others, DEL and C1, stand in strings only and become escapes as well.
+ * Clients and origins choose much of what is logged, and a terminal obeys such characters.
+ */
+function withoutControls(line: string): string {
+  return line.replace(/[\x7f-\x9f]/g, (control) => `\\u00${control.charCodeAt(0).toString(16)}`);
+}
+
+/** One line an event. Escapes stay escapes: no string in the line can break it or reach the terminal as a command. */
 function prettyPrinter(): (line: string) => string {
-  const format = pretty.prettyFactory({ colorize: process.stdout.isTTY, translateTime: 'SYS:HH:MM:ss.l' });
-  return (line) => format(line);
+  const format = pretty.prettyFactory({
+    colorize: process.stdout.isTTY,
+    translateTime: 'SYS:yyyy-mm-dd HH:MM:ss.l',
+    singleLine: true,
+    // Errors are objects like others: by themselves they take a line for each call.
+    errorLikeObjectKeys: [],
+  });
+  return (line) => format(`${withoutControls(line).trimEnd().replace(ESCAPE, keepEscaped)}\n`);
+}
+
+/** An escape of JSON: of a character that can be shown, or of one that cannot. */
+const ESCAPE = /\\(?:["\\/]|([bfnrt]|u[0-9a-fA-F]{4}))/g;
+
+function keepEscaped(escape: string, hidden: string | undefined): string {
+  return hidden === undefined ? escape : `\\\\${hidden}`;
 }

@@ -38,8 +38,26 @@ test('even a silent log announces', () => {
 test('the pretty form is for people', () => {
   logTo({ format: 'pretty' }).announce({ url: 'http://127.0.0.1:1' }, 'listening');
   expect(lines.join('')).toMatch(/listening/);
-  expect(lines.join('')).toMatch(/url: "http:\/\/127\.0\.0\.1:1"/);
+  expect(lines.join('')).toMatch(/"url":"http:\/\/127\.0\.0\.1:1"/);
   expect(lines.join('')).not.toMatch(/^\{/);
+});
+
+const CONTROLS = Array.from({ length: 0xa0 }, (_, code) => String.fromCharCode(code)).filter((character) =>
+  /[\0-\x1f\x7f-\x9f]/.test(character),
+);
+
+describe.each(['json', 'pretty'] as const)('in the form %s', (format) => {
+  test.each(CONTROLS.map((control) => [JSON.stringify(control).slice(1, -1), control]))(
+    'the control character %s stays out of every place of a line, which is one line',
+    (_, control) => {
+      const text = `a${control}b\\n\\"ż\xa0`;
+      const err = new Error(text, { cause: new Error(text) });
+      logTo({ format }).warn({ target: text, [text]: 1, nested: { list: [text] }, err }, text);
+      expect(lines.join('')).toMatch(/^[^\0-\x1f\x7f-\x9f]+\n$/);
+      if (format === 'json') expect(objects()[0]).toMatchObject({ target: text, [text]: 1, msg: text });
+      else expect(lines.join('')).toMatch(/^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\] WARN: a.*ż/);
+    },
+  );
 });
 
 test('an error keeps its reason and its stack', () => {
