@@ -1,4 +1,4 @@
-import { endToEnd, fieldValue, type HeaderLine } from '../model/headers.js';
+import { fieldValue, passedOn, passedOnTrailers, type HeaderLine } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { Answer } from '../model/upload.js';
 import type { ChunkWriter, Spool } from '../spool/spool.js';
@@ -45,7 +45,7 @@ export class AnswerTape {
     private readonly rooms: TapeRooms,
   ) {
     const { status, reason, headers } = answer;
-    this.head = { status, reason, headers: endToEnd(headers) };
+    this.head = { status, reason, headers: passedOn(headers, true) };
     const isBodiless = status === 204 || status === 304;
     this.declaredSize = isBodiless ? 0 : Number(fieldValue(headers, 'content-length') ?? Infinity);
   }
@@ -65,7 +65,7 @@ export class AnswerTape {
       clearTimeout(slow);
       await this.writer?.close();
     }
-    this.trailers = endToEnd(this.answer.trailers());
+    this.trailers = passedOnTrailers(this.answer.trailers());
     const inSpool = this.writer !== undefined;
     const body = inSpool ? ({ in: 'spool', name: this.rooms.name } as const) : ({ in: 'record' } as const);
     const answer = { ...this.head, trailers: this.trailers, bodySize: this.size, body, at };

@@ -7,7 +7,7 @@ import type { Spool } from '../spool/spool.js';
 import { AnswerTape } from './answer-tape.js';
 import type { Framed } from './framing.js';
 import { Unanswered, type Origin } from './origin.js';
-import { replayOf } from './replay.js';
+import { replayedTrailers, replayOf } from './replay.js';
 import { retryAfterMs } from './retry-after.js';
 import { meaningOf } from './retry.js';
 import { policyOf } from './terms.js';
@@ -89,7 +89,9 @@ function send({ upload, route, content, credentials, signal }: AttemptCall, { or
   const { timeoutMs } = route.delivery;
   const { repeatable } = policyOf(upload, route);
   const connection = repeatable ? 'kept' : 'fresh';
-  const request = { ...replayOf(upload, route, credentials), content: content(), timeoutMs, connection } as const;
+  const body = content();
+  const trailers = (): Headers => replayedTrailers(body.trailers?.() ?? upload.trailers ?? [], upload, route);
+  const request = { ...replayOf(upload, route, credentials), content: body, trailers, timeoutMs, connection } as const;
   return origin.send(request, signal);
 }
 

@@ -1,4 +1,5 @@
 import { Readable } from 'node:stream';
+import type { Headers } from '../model/headers.js';
 import type { Framing } from '../model/route.js';
 import type { Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
@@ -31,6 +32,7 @@ export class EagerBody {
   private at = 0;
   private committed: number;
   private mayEnd = false;
+  private trailers: Headers = [];
 
   constructor(
     private readonly upload: Upload,
@@ -52,7 +54,8 @@ export class EagerBody {
       },
     });
     if (this.envelope) this.stream.push(before);
-    this.framed = { size: length === undefined ? undefined : before.length + length + after.length, body: this.stream };
+    const size = length === undefined ? undefined : before.length + length + after.length;
+    this.framed = { size, body: this.stream, trailers: () => this.trailers };
   }
 
   /** More is committed. */
@@ -62,8 +65,9 @@ export class EagerBody {
   }
 
   /** The upload is whole with this offset, and its end may be given. */
-  letGo(offset: number): void {
+  letGo({ offset, trailers = [] }: Pick<Upload, 'offset' | 'trailers'>): void {
     this.mayEnd = true;
+    this.trailers = trailers;
     this.grew(offset);
   }
 

@@ -100,7 +100,7 @@ export class EagerAttempt implements Feed {
 
   /** Its upload is whole, the attempt is `whole` now, and the claim on it is held as long as `signal` says. */
   async finish(
-    { offset }: Upload,
+    upload: Upload,
     whole: Attempt,
     { signal, onTape }: Pick<AttemptCall, 'signal' | 'onTape'>,
   ): Promise<Tried> {
@@ -110,7 +110,7 @@ export class EagerAttempt implements Feed {
     signal.addEventListener('abort', stop, { once: true });
     if (signal.aborted) stop();
     if (this.tape) onTape(this.tape);
-    this.body.letGo(offset);
+    this.body.letGo(upload);
     const tried = await this.tried;
     signal.removeEventListener('abort', stop);
     if (!tried) throw new Error('an attempt that was claimed has not begun');

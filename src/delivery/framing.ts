@@ -1,5 +1,6 @@
 import { pipeline, Readable, Transform } from 'node:stream';
 import { Fault } from '../model/fault.js';
+import type { Headers } from '../model/headers.js';
 import type { Framing } from '../model/route.js';
 import type { Chunk, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
@@ -9,6 +10,8 @@ import { type Envelope, envelopeOf, framingFor } from './multipart.js';
 export interface Framed {
   /** Missing when nobody knows yet: it is sent in chunks. */
   readonly size?: number;
+  /** Where they are not the upload's as it was when this was made. */
+  readonly trailers?: () => Headers;
   /** Missing when there is nothing to send. Ends with exactly `size` bytes, or fails. */
   readonly body?: Readable;
 }

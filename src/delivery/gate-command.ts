@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { pipeline, type Readable } from 'node:stream';
 import type { Gate } from '../model/route.js';
@@ -21,11 +22,9 @@ export async function askCommand(
   bytes: Readable,
   signal: AbortSignal,
 ): Promise<Verdict> {
-  const [program = '', ...args] = gate.command;
-  const child = spawn(program, args, {
-    stdio: ['pipe', 'pipe', 'ignore'],
-    env: environment(facts),
-  });
+  const { command, env } = withVariables(gate.command, environment(facts));
+  const [program = '', ...args] = command;
+  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'ignore'], env });
   const kill = (): void => void child.kill('SIGKILL');
   signal.addEventListener('abort', kill, { once: true });
   try {
@@ -68,20 +67,43 @@ function answerOf(output: Buffer): GateAnswer {
 
 /**
  * Nothing of ours but `PATH`: our variables may hold secrets, and some of them change what a program does. A NUL in any value
- * would keep the command from being run at all.
+ * would keep the command from being run at all. A filename is text, what the client's fields say are octets.
  */
-function environment({ method, target, length, contentType, filename, client }: GateFacts): Record<string, string> {
-  const variables = {
-    PATH: process.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin',
-    UPLOAD_METHOD: method,
-    UPLOAD_TARGET: target,
-    UPLOAD_LENGTH: `${length}`,
-    UPLOAD_CONTENT_TYPE: contentType,
-    UPLOAD_FILENAME: filename ?? '',
-    UPLOAD_CLIENT: client,
+function environment({ method, target, length, contentType, filename, client }: GateFacts): Record<string, Buffer> {
+  const octets = (value: string): Buffer => Buffer.from(printable(value), 'latin1');
+  return {
+    PATH: Buffer.from(process.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin'),
+    UPLOAD_METHOD: octets(method),
+    UPLOAD_TARGET: octets(target),
+    UPLOAD_LENGTH: octets(`${length}`),
+    UPLOAD_CONTENT_TYPE: octets(contentType),
+    UPLOAD_FILENAME: Buffer.from(printable(filename ?? '')),
+    UPLOAD_CLIENT: octets(client),
   };
-  const printable = (value: string): string => value.replace(/[\x00-\x1f\x7f]/g, '');
-  return Object.fromEntries(Object.entries(variables).map(([name, value]) => [name, printable(value)]));
+}
+
+function printable(value: string): string {
+  return value.replace(/[\x00-\x1f\x7f]/g, '');
+}
+
+/** Node gives an environment as UTF-8 only. A shell sets the variables whose octets are something else. */
+function withVariables(
+  command: readonly string[],
+  values: Readonly<Record<string, Buffer>>,
+): { readonly command: readonly string[]; readonly env: Readonly<Record<string, string>> } {
+  const all = Object.entries(values);
+  const env = Object.fromEntries(
+    all.filter(([, value]) => isUtf8(value)).map(([name, value]) => [name, value.toString()]),
+  );
+  const others = all.filter(([, value]) => !isUtf8(value));
+  if (others.length === 0) return { command, env };
+  const settings = others.map(([name, value]) => `export ${name}="$(printf '${escapes(value)}')"`);
+  return { command: ['/bin/sh', '-c', `${settings.join('; ')}; exec "$@"`, 'sh', ...command], env };
+}
+
+/** Octal escapes alone: nothing of what a client sent can mean anything to the shell. */
+function escapes(value: Buffer): string {
+  return Array.from(value, (octet) => `\\${octet.toString(8).padStart(3, '0')}`).join('');
 }
 
 function exitOf(child: ChildProcess): Promise<number | string> {

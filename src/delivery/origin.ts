@@ -16,6 +16,8 @@ export interface Origin {
 
 export interface OriginRequest extends Replay {
   readonly content: Framed;
+  /** Follow a body that is sent in chunks: one with a `size` as well, when there are some before it is sent. Asked again at its end. */
+  readonly trailers?: () => Headers;
   /** The origin may be silent for this long. */
   readonly timeoutMs: number;
   /**

@@ -77,6 +77,19 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers): Re
   };
 }
 
+/** Trailers of the last body, without those that would say of the whole what is true of a piece or of the file alone. */
+export function replayedTrailers(trailers: Headers, upload: Upload, { authorize, delivery }: Route): HeaderLine[] {
+  const { copyHeaders = [] } = authorize.forwardAuth ?? {};
+  const isForm = framingFor(upload, delivery.framing).kind === 'multipart';
+  const names = [
+    ...(upload.dialect === PLAIN ? OF_ONE_MESSAGE : OF_THE_UPLOAD),
+    ...(isForm ? OF_THE_FILE : []),
+    ...CREDENTIALS,
+    ...copyHeaders.map((name) => name.toLowerCase()),
+  ];
+  return withoutFields(trailers, new Set(names));
+}
+
 /** The type of the whole in place of a piece's. Where the creation has none, it is added only if something else tells it. */
 function withWholeType(headers: Headers, { dialect, request }: Upload): HeaderLine[] {
   const told = knownType(request);

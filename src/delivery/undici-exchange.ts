@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 import type { Dispatcher } from 'undici';
-import { fromRawHeaders, type HeaderLine } from '../model/headers.js';
+import { fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import { Unanswered, type OriginAnswer } from './origin.js';
 import type { OriginConnection } from './undici-connections.js';
 
@@ -27,6 +27,8 @@ export class UndiciExchange implements Dispatcher.DispatchHandler {
 
   constructor(
     private readonly connection: OriginConnection,
+    /** Of the request, asked for behind its last chunk. */
+    private readonly requestTrailers: (() => Headers) | undefined,
     private readonly ends: ExchangeEnds,
   ) {}
 
@@ -37,7 +39,7 @@ export class UndiciExchange implements Dispatcher.DispatchHandler {
       return controller.abort(new Error('the request would have been sent again'));
     }
     this.began = true;
-    this.connection.socket?.beginExchange();
+    this.connection.socket?.beginExchange(this.requestTrailers);
   }
 
   onResponseStart(controller: Controller, status: number, _headers: unknown, reason = ''): void {

@@ -1,4 +1,6 @@
+import type { Readable } from 'node:stream';
 import type { Dispatcher } from 'undici';
+import type { HeaderLine } from '../model/headers.js';
 import { Unanswered, type Origin, type OriginAnswer, type OriginRequest } from './origin.js';
 import { OriginConnections } from './undici-connections.js';
 import { UndiciExchange } from './undici-exchange.js';
@@ -33,7 +35,7 @@ export class UndiciOrigin implements Origin {
         content.body?.destroy();
       };
       signal.addEventListener('abort', stop, { once: true });
-      const exchange = new UndiciExchange(connection, {
+      const exchange = new UndiciExchange(connection, request.trailers, {
         answered,
         unanswered,
         whole: () => {
@@ -58,15 +60,31 @@ export class UndiciOrigin implements Origin {
 /** `servername` is not in undici's types. Were it not the same every time, another `Host` would cost the connection. */
 type DispatchOptions = Dispatcher.DispatchOptions & { readonly servername: string };
 
-function dispatchOptions({ origin, method, target, headers, content, timeoutMs }: OriginRequest): DispatchOptions {
-  const length = content.size ? [['Content-Length', String(content.size)] as const] : [];
+function dispatchOptions(request: OriginRequest): DispatchOptions {
+  const { origin, method, target, headers, content, timeoutMs } = request;
+  const { body, size } = content;
+  const trailers = size === undefined || !body ? [] : (request.trailers?.() ?? []);
+  // A body that can be followed by trailers has no length (RFC 9112 §7.1.2).
+  const isChunked = trailers.length > 0;
+  const framing: HeaderLine[] = isChunked
+    ? [['Trailer', [...new Set(trailers.map(([name]) => name))].join(', ')]]
+    : size
+      ? [['Content-Length', String(size)]]
+      : [];
   return {
     method,
     path: target,
-    headers: [...headers, ...length].flat(),
-    body: content.body,
+    headers: [...headers, ...framing].flat(),
+    // undici finds out the length of a short stream by itself, but not of what is only iterated.
+    body: isChunked ? iterated(body!) : body,
     headersTimeout: timeoutMs,
     bodyTimeout: timeoutMs,
     servername: new URL(origin).hostname,
   };
+}
+
+/** Its types do not tell that undici takes it. */
+function iterated(body: Readable): Readable {
+  const iterable = { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() as AsyncIterator<Uint8Array> };
+  return iterable as unknown as Readable;
 }

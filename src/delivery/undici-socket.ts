@@ -1,12 +1,20 @@
 import type { Socket } from 'node:net';
+import type { Headers } from '../model/headers.js';
 import { ResponseHeads } from './undici-heads.js';
 
 type Done = (error?: Error | null) => void;
 
+interface State {
+  wrote: boolean;
+  /** The origin takes no more bytes. */
+  isDeaf: boolean;
+  trailers?: () => Headers;
+}
+
 /** What is known of one connection to an origin, beside what undici knows. */
 export interface OriginSocket {
-  /** The next exchange begins: nothing of it has been written. */
-  beginExchange(): void;
+  /** The next exchange begins: nothing of it has been written. The trailers are asked for behind the last chunk. */
+  beginExchange(trailers?: () => Headers): void;
   /** Something of the current exchange was handed to the operating system. */
   readonly wrote: boolean;
   /** The reason phrase of the final response, as its octets; undefined when it is not known. */
@@ -20,7 +28,7 @@ export interface OriginSocket {
  */
 export function makePatient(socket: Socket): OriginSocket {
   const heads = new ResponseHeads();
-  const state = { wrote: false, isDeaf: false };
+  const state: State = { wrote: false, isDeaf: false };
   const patiently = (done: Done): Done => {
     state.wrote = true;
     return (error) => {
@@ -28,18 +36,33 @@ export function makePatient(socket: Socket): OriginSocket {
       else state.isDeaf = true;
     };
   };
+  overrideLastChunk(socket, () => state.trailers?.() ?? []);
   overrideWriting(socket, patiently);
   overrideReading(socket, heads);
   overrideDestroying(socket, () => !state.isDeaf && socket.writableLength === 0);
   return {
-    beginExchange() {
+    beginExchange(trailers) {
       state.wrote = false;
+      state.trailers = trailers;
       heads.expectHead();
     },
     get wrote() {
       return state.wrote;
     },
     reasonOf: (status) => heads.reasonOf(status),
+  };
+}
+
+/** How undici ends a chunked body. It writes content as bytes, so that no content is this string. */
+const LAST_CHUNK = '\r\n0\r\n\r\n';
+
+/** undici knows no trailers of requests (RFC 9112 §7.1.2); not needed once it does. */
+function overrideLastChunk(socket: Socket, trailers: () => Headers): void {
+  const write = socket.write.bind(socket) as (data: unknown, ...rest: readonly unknown[]) => boolean;
+  socket.write = (data: unknown, ...rest: readonly unknown[]) => {
+    if (data !== LAST_CHUNK) return write(data, ...rest);
+    const lines = trailers().map(([name, value]) => `${name}: ${value}\r\n`);
+    return write(Buffer.from(`\r\n0\r\n${lines.join('')}\r\n`, 'latin1'));
   };
 }
 

@@ -1,6 +1,6 @@
 import { type FieldRules, originFields } from '../model/client-fields.js';
 import { withForwarding } from '../model/forwarding.js';
-import { endToEnd, fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
+import { fieldValue, passedOn, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
 
 /** Methods whose requests need no Content-Length to say that they have no content (RFC 9110 §8.6). */
@@ -49,19 +49,6 @@ export function framingOf({ hasBody, contentLength }: RequestHead): Framing {
   if (!hasBody) return 'none';
   return contentLength === undefined ? 'chunked' : 'length';
 }
-
-/** Lines that a gateway passes on. The announcement of trailers goes with the framing that can carry them. */
-export function passedOn(headers: Headers, withTrailers: boolean): HeaderLine[] {
-  const kept = new Set(endToEnd(headers));
-  return headers.filter((line) => kept.has(line) || (withTrailers && line[0].toLowerCase() === 'trailer'));
-}
-
-/** Trailer fields that may be passed on: none that frames, routes or says how to read the content (RFC 9110 §6.5.1). */
-export function passedOnTrailers(trailers: Headers): HeaderLine[] {
-  return endToEnd(trailers).filter(([name]) => !NEVER_IN_TRAILERS.has(name.toLowerCase()));
-}
-
-const NEVER_IN_TRAILERS = new Set(['content-length', 'content-encoding', 'content-type', 'content-range', 'host']);
 
 function isReplaced([name, value]: HeaderLine, head: RequestHead, framing: Framing): boolean {
   switch (name.toLowerCase()) {

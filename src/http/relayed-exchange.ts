@@ -1,7 +1,7 @@
 import { STATUS_CODES, type ClientRequest, type IncomingMessage, type InformationEvent } from 'node:http';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { fieldValue, fromRawHeaders, type Headers } from '../model/headers.js';
+import { fieldValue, fromRawHeaders, passedOn, passedOnTrailers, type Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
@@ -16,7 +16,7 @@ import {
   unknownCoding,
   type ExchangeFailure,
 } from './exchange-failure.js';
-import { framingOf, passedOn, passedOnTrailers, type Framing } from './origin-lines.js';
+import { framingOf, type Framing } from './origin-lines.js';
 import type { OutgoingRequest } from './origin-requests.js';
 import { Stall, type Awaited, type StallLimits } from './stall.js';
 

@@ -1,5 +1,5 @@
 import { constants, type Http2ServerResponse, type OutgoingHttpHeaders } from 'node:http2';
-import { endToEnd, fieldValue, withoutFields, type HeaderLine } from '../model/headers.js';
+import { fieldValue, passedOn, withoutFields, type HeaderLine } from '../model/headers.js';
 import type { Reply } from '../protocol/protocol.js';
 import { destroyExchange, isHttp2, type Exchange, type Http2Exchange, type HttpResponse } from './exchange.js';
 import { discard, type DiscardLimits } from './client-side.js';
@@ -21,7 +21,7 @@ export async function sendReply(exchange: Exchange, reply: Reply): Promise<Sent>
   const watch = new Watch(exchange);
   try {
     if (watch.isGone) return 'client-left';
-    const lines = linesOf(reply, exchange.req.method);
+    const lines = linesOf(reply, exchange);
     writeHead(exchange, reply, lines);
     const ended = await writeBody(exchange, reply, lines, watch);
     if (ended === 'cut') cutOff(exchange, lines);
@@ -67,12 +67,29 @@ async function answerStreamEarly({ req, res: { stream } }: Http2Exchange, sendin
   return sent;
 }
 
-/** The lines that go out. What delimits the body is said by its real size, except where the size of no body is meant. */
-function linesOf({ status, headers, body, bodySize }: Reply, method: string | undefined): HeaderLine[] {
-  const lines = endToEnd(headers);
+/** The lines that go out. `Trailer` announces what can only follow chunks. */
+function linesOf(reply: Reply, exchange: Exchange): HeaderLine[] {
+  const { method, httpVersion } = exchange.req;
+  const isBodiless = method === 'HEAD' || reply.status === 204 || reply.status === 304;
+  const mayBeChunked = httpVersion === '1.1' && !isBodiless && typeof reply.body === 'object';
+  const lines = framedLines(reply, method, mayBeChunked);
+  const isChunked = mayBeChunked && fieldValue(lines, 'content-length') === undefined;
+  return isChunked ? lines : withoutFields(lines, TRAILER);
+}
+
+/** What delimits the body is said by its real size, except where the size of no body is meant, or trailers follow it. */
+function framedLines(
+  { status, headers, body, bodySize, trailers }: Reply,
+  method: string | undefined,
+  mayBeChunked: boolean,
+): HeaderLine[] {
+  const lines = passedOn(headers, true);
   // RFC 9110 §8.6: never in a 204.
   if (status === 204) return withoutFields(lines, CONTENT_LENGTH);
   const size = typeof body === 'object' ? bodySize : Buffer.byteLength(body ?? '');
+  // With its size the whole answer is known, and only chunks can be followed by trailers (RFC 9112 §7.1.2).
+  if (mayBeChunked && size !== undefined && trailers && trailers().length > 0)
+    return withoutFields(lines, CONTENT_LENGTH);
   const announced = fieldValue(lines, 'content-length');
   const isOfNoBody = method === 'HEAD' || status === 304;
   if (size === undefined || (isOfNoBody && (announced !== undefined || size === 0))) return lines;
@@ -81,6 +98,7 @@ function linesOf({ status, headers, body, bodySize }: Reply, method: string | un
 }
 
 const CONTENT_LENGTH: ReadonlySet<string> = new Set(['content-length']);
+const TRAILER: ReadonlySet<string> = new Set(['trailer']);
 
 function writeHead({ res }: Exchange, { status, reason }: Reply, lines: readonly HeaderLine[]): void {
   if ('stream' in res) writeHttp2Fields(lines, (fields) => writeHttp2Head(res, status, fields));

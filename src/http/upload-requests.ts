@@ -1,4 +1,4 @@
-import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
+import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import type { AppendIntent, CreateIntent, Intent } from '../model/intent.js';
 import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
@@ -140,6 +140,7 @@ export class UploadRequests {
       declaredLength: intent.contentLength,
       idleMs: this.options.idleMs,
       onWanted: () => interims.continue(),
+      trailers: () => fromRawHeaders(exchange.req.rawTrailers),
       wasReset: () => isHttp2(exchange) && exchange.req.stream.rstCode !== 0,
     });
   }

@@ -1,4 +1,4 @@
-/** One header line as it stood on the wire. */
+/** One header line as it stood on the wire. Its value is octets, a code unit each (RFC 9110 §5.5), and never decoded here. */
 export type HeaderLine = readonly [name: string, value: string];
 
 /** Header lines in their original order and case, duplicates kept: what an end-to-end relay must not lose. */
@@ -35,6 +35,19 @@ export function endToEnd(headers: Headers): HeaderLine[] {
   const named = (fieldValue(headers, 'connection') ?? '').split(',').map((token) => token.trim().toLowerCase());
   return withoutFields(headers, new Set([...HOP_BY_HOP, ...named]));
 }
+
+/** Lines that a gateway passes on. The announcement of trailers goes with the framing that can carry them. */
+export function passedOn(headers: Headers, withTrailers: boolean): HeaderLine[] {
+  const kept = new Set(endToEnd(headers));
+  return headers.filter((line) => kept.has(line) || (withTrailers && line[0].toLowerCase() === 'trailer'));
+}
+
+/** Trailer fields that may be passed on: none that frames, routes or says how to read the content (RFC 9110 §6.5.1). */
+export function passedOnTrailers(trailers: Headers): HeaderLine[] {
+  return endToEnd(trailers).filter(([name]) => !NEVER_IN_TRAILERS.has(name.toLowerCase()));
+}
+
+const NEVER_IN_TRAILERS = new Set(['content-length', 'content-encoding', 'content-type', 'content-range', 'host']);
 
 /** Node's flat `[name, value, name, value …]` as lines. */
 export function fromRawHeaders(raw: readonly string[]): HeaderLine[] {

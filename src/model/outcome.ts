@@ -28,7 +28,7 @@ export type Refusal =
 export interface RelayedAnswer {
   readonly status: number;
   readonly reason: string;
-  /** End-to-end fields only, in the origin's order and case. */
+  /** End-to-end fields only, with the announcement of trailers, in the origin's order and case. */
   readonly headers: Headers;
   /** Can be read once. Fails when the origin breaks off in the middle of its answer. */
   readonly body: AsyncIterable<Uint8Array>;

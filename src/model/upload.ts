@@ -61,7 +61,7 @@ export interface Attempt {
 export interface Answer {
   readonly status: number;
   readonly reason: string;
-  /** End-to-end fields only. */
+  /** End-to-end fields only, with the announcement of trailers. */
   readonly headers: Headers;
   readonly trailers: Headers;
   readonly bodySize: number;
@@ -94,6 +94,8 @@ export interface Upload {
   readonly principal?: string;
   /** What `forwardAuth` said to tell the origin, in place of what the client sent of the same names. */
   readonly addedHeaders?: Headers;
+  /** What followed the last body: sent behind the whole. */
+  readonly trailers?: Headers;
   /** Set with completion: the last byte was never acknowledged, see `shownOffset`. */
   readonly heldBack?: { readonly lastByte: number };
   /** The newest attempts, oldest first; `attemptCount` counts all of them. */

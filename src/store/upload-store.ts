@@ -30,7 +30,7 @@ export interface Commit {
   /** Digests of the whole, when the creation brought none. */
   readonly reprDigests?: Upload['reprDigests'];
   /** The body ended properly and was the last: phase `complete`, length = offset. */
-  readonly complete?: { readonly heldBack?: { readonly lastByte: number } };
+  readonly complete?: Pick<Upload, 'heldBack' | 'trailers'>;
   readonly expiresAt: number;
 }
 

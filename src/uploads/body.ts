@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream';
+import { passedOnTrailers, type Headers } from '../model/headers.js';
 
 /** How a body ended. Only `clean` may complete an upload. */
 export type Ending = 'clean' | 'client-left' | 'idle' | 'stopped';
@@ -12,10 +13,15 @@ export interface BodyOptions {
   readonly onWanted: () => void;
   /** HTTP/2 may emit 'end' for a stream that was reset: asked when the stream says it ended. */
   readonly wasReset?: () => boolean;
+  /** What came behind it: asked when it has ended. */
+  readonly trailers?: () => Headers;
 }
 
 /** Reading pauses above this; what is under way between two calls of `next` stays below it by about one read. */
 const ENOUGH_BYTES = 4 * 1024 * 1024;
+
+/** Longer trailer sections are dropped, as any recipient may (RFC 9110 §6.5.1): they are kept in the upload's record. */
+const LONGEST_TRAILERS = 8 * 1024;
 
 /**
  * A request's body as batches: `next` gives everything that arrived since the last call, so that one promise and one
@@ -47,6 +53,13 @@ export class Body {
     this.batchBytes = 0;
     if (!this.ending) this.stream.resume();
     return batch;
+  }
+
+  /** What came behind a body that ended properly. */
+  get trailers(): Headers {
+    const lines = this.ending === 'clean' ? passedOnTrailers(this.options.trailers?.() ?? []) : [];
+    const size = lines.reduce((sum, [name, value]) => sum + name.length + value.length, 0);
+    return size <= LONGEST_TRAILERS ? lines : [];
   }
 
   /** Reads no further. What has arrived already is still given out; the rest stays with the stream's owner. */

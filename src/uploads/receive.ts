@@ -204,10 +204,14 @@ class Reception {
   }
 
   private async commitLast(last: LastCheck, reprDigest?: Digest): Promise<Received> {
-    const { upload, lease } = this.task;
+    const { upload, lease, body } = this.task;
     const { kept } = this;
+    const { trailers } = body;
     const lastByte = kept.at(-1)?.at(-1) ?? this.lastByte;
-    const complete = last.holdsBack && lastByte !== undefined ? { heldBack: { lastByte } } : {};
+    const complete = {
+      ...(last.holdsBack && lastByte !== undefined && { heldBack: { lastByte } }),
+      ...(trailers.length > 0 && { trailers }),
+    };
     if (kept.length > 0) this.chunk ??= await this.begin();
     const result = this.chunk
       ? await this.chunk.complete(kept, complete)

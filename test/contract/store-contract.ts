@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import type { HeaderLine } from '../../src/model/headers.js';
 import type { Upload } from '../../src/model/upload.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { HOUR, newId, newUpload } from './sample-upload.js';
@@ -155,8 +156,9 @@ export function describeStore(name: string, makeStore: () => Promise<StoreUnderT
     test('completion fixes the length at the offset and ends receiving', async () => {
       const { id } = await open();
       const chunk = { name: 'chunk-1', start: 0, size: 3 };
-      const complete = { heldBack: { lastByte: 255 } };
-      const expected = { phase: 'complete', offset: 3, length: 3, heldBack: { lastByte: 255 } };
+      const trailers: HeaderLine[] = [['X-Sum', '\x80\x9f\xff']];
+      const complete = { heldBack: { lastByte: 255 }, trailers };
+      const expected = { phase: 'complete', offset: 3, length: 3, heldBack: { lastByte: 255 }, trailers };
       expect(await store.commit(id, { token: 1, chunk, complete, expiresAt })).toMatchObject(expected);
       expect(await grow(id, 2, 3, 1)).toBe('gone');
       expect(await store.invalidate(id, 2)).toBe('gone');

@@ -1,11 +1,14 @@
 // Issue 9: octets above 0x7F in fields and reason phrases pass as they are (RFC 9110 §5.5), wherever they go.
+import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import { reasonPhrase } from '../../src/http/octets.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { startTestApp, type TestApp } from '../support/app.js';
 import { type ByteByByte, startByteByByte } from '../support/byte-by-byte.js';
 import { exchangeOver, TRANSPORTS, type Transport } from '../support/open-request.js';
-import { connect } from '../support/raw-client.js';
+import { connect, requestOnce } from '../support/raw-client.js';
 import { answerOk, startRawOrigin, type RawExchange, type RawOrigin } from '../support/raw-origin.js';
+import { temporaryDirectory } from '../support/temporary.js';
 import type { ResponseHead, WireRequest } from '../support/wire-response.js';
 
 /** UTF-8 as it stands in a field: one code unit an octet. */
@@ -118,7 +121,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(ours(origin.exchanges[0]!)).toEqual(over(transport, LINES));
     });
 
-    test.each(SHAPES)('an answer %s reaches the client, passed through, of an upload and kept', async (...shape) => {
+    test.each(SHAPES)('an answer %s reaches the client, passed through and of an upload', async (...shape) => {
       const { url } = await start(cut);
       origin.setScript(answering(...shape));
       const passed = await exchangeOver(transport, url, { method: 'GET', target: '/file' });
@@ -157,3 +160,146 @@ test.each(PACKETS)('heads that are sent before their content comes, in packets $
     expect((await client.bodyOf(head!).readAll()).toString()).toBe('ok');
   }
 });
+
+/** A target of its own for each upload that goes on with another request. */
+const pathOf = (answer: ResponseHead): string => new URL(answer.header('Location')!).pathname;
+
+const create = (target: string, lines: readonly HeaderLine[] = []): WireRequest => ({
+  method: 'POST',
+  target,
+  headers: [['Upload-Complete', '?0'], ['Upload-Draft-Interop-Version', '6'], ['Upload-Length', '5'], ...lines],
+  body: 'hell',
+});
+
+const finish = (target: string, offset = 4): WireRequest => ({
+  method: 'PATCH',
+  target,
+  headers: [
+    ['Upload-Complete', '?1'],
+    ['Upload-Draft-Interop-Version', '6'],
+    ['Upload-Offset', `${offset}`],
+    ['Content-Type', 'application/partial-upload'],
+  ],
+  body: offset === 4 ? 'o' : '',
+});
+
+test('a record keeps the octets of the request and of the answer through a restart, trailers of both included', async () => {
+  const directory = await temporaryDirectory('rufh-octets-');
+  ends.push(() => directory.remove());
+  const open = () => startTestApp({ origin: origin.url, data: join(directory.path, 'data') });
+  let app = await open();
+  ends.push(() => app.stop());
+  const path = pathOf(await requestOnce(app.url, create('/kept', LINES)));
+  await app.stop();
+  app = await open();
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    const headers: HeaderLine[] = [...LINES, ['Transfer-Encoding', 'chunked'], ['Trailer', 'X-All']];
+    await exchange.respond({ status: 200, reason: ALL, headers, body: 'body', trailers: LINES.slice(2) });
+  });
+  const client = await connect(app.url);
+  const { method, target, headers } = finish(path);
+  await client.sendHead(method, target, [...headers!, ['Transfer-Encoding', 'chunked']]);
+  await client.sendChunk('o');
+  await client.endChunks([...LINES.slice(2), ['Content-Digest', 'x'], ['Content-Type', 'x'], ['Cookie', 'x']]);
+  const answers = [await client.readFinal()];
+  client.destroy();
+  await app.stop();
+  app = await open();
+  answers.push(await requestOnce(app.url, finish(path, 5)));
+  for (const answer of answers) {
+    expect([answer.status, answer.reason, ours(answer)]).toEqual([200, ALL, LINES]);
+    expect([answer.body.toString(), answer.header('Trailer')]).toEqual(['body', 'X-All']);
+    expect(answer.trailers).toEqual(LINES.slice(2));
+  }
+  const [exchange] = origin.exchanges;
+  expect(origin.exchanges).toHaveLength(1);
+  expect([ours(exchange!), (await exchange!.readBody()).toString()]).toEqual([LINES, 'hello']);
+  expect(exchange!.body.trailers).toEqual(LINES.slice(2));
+  expect([exchange!.header('Content-Length'), exchange!.header('Trailer')?.startsWith('X-Latin, X-All')]).toEqual([
+    undefined,
+    true,
+  ]);
+});
+
+test('a reason phrase that older versions have decoded, or that nobody may write, does not cost the answer', () => {
+  expect(reasonPhrase(200, 'Zażółć \ud83d\udc22')).toBe(utf8('Zażółć 🐢'));
+  expect(reasonPhrase(404, 'a\x01b')).toBe('Not Found');
+  expect(reasonPhrase(599, 'a\rb')).toBe('');
+  expect(reasonPhrase(404)).toBe('Not Found');
+});
+
+describe.each(PACKETS)('in packets $name', (cut) => {
+  const authorizing = (): string =>
+    `authorize: { forward_auth: { url: "${asked.url}/check", copy_headers: [X-Latin, X-All, Content-Disposition] } }`;
+  const said = async (exchange: RawExchange, status: number): Promise<void> =>
+    answering(...SHAPES[0]!)(exchange, PHRASES[2], status);
+
+  test('whoever is asked for the right to upload sees the fields, and what is copied reaches the origin', async () => {
+    const { url } = await start(cut, authorizing());
+    asked.setScript((exchange) => said(exchange, 200));
+    await requestOnce(url, upload('/files', LINES.slice(0, 1)));
+    expect(ours(asked.exchanges[0]!)).toEqual(LINES.slice(0, 1));
+    expect(ours(origin.exchanges[0]!)).toEqual([...LINES.slice(0, 1), ...LINES.slice(1, 4)]);
+  });
+
+  test.each(TRANSPORTS)('its refusal reaches the client over %s', async (transport) => {
+    const { url } = await start(cut, authorizing());
+    asked.setScript((exchange) => said(exchange, 403));
+    const refused = await exchangeOver(transport, url, upload('/files'));
+    expect([refused.status, ours(refused)]).toEqual([403, over(transport, LINES)]);
+    if (transport === 'HTTP/1.1') expect(refused.reason).toBe(PHRASES[2]);
+  });
+
+  test('the origin that is asked beforehand sees the fields, and its refusal reaches the client', async () => {
+    const { url } = await start(cut, 'authorize: { preflight: true }');
+    origin.setScript(async (exchange) => {
+      const lines = LINES.map(([name, value]) => `${name}: ${value}\r\n`).join('');
+      await exchange.write(`HTTP/1.1 422 ${ALL}\r\nContent-Length: 2\r\n${lines}Connection: close\r\n\r\nno`);
+      exchange.end();
+    });
+    const refused = await requestOnce(url, upload('/files', [['Content-Length', '5'], ...LINES]));
+    expect([refused.status, refused.reason, ours(refused)]).toEqual([422, ALL, LINES]);
+    expect(ours(origin.exchanges[0]!)).toEqual(LINES);
+  });
+
+  test.each(TRANSPORTS)('what the origin says to OPTIONS reaches the client over %s', async (transport) => {
+    const { url } = await start(cut);
+    origin.setScript((exchange) => said(exchange, 200));
+    const answer = await exchangeOver(transport, url, { method: 'OPTIONS', target: '/files', headers: LINES });
+    expect(ours(answer)).toEqual(over(transport, LINES));
+    expect(ours(origin.exchanges[0]!)).toEqual(over(transport, LINES));
+  });
+
+  test('a change of protocol takes the fields along, both ways', async () => {
+    const { url } = await start(cut);
+    const lines: HeaderLine[] = [['Connection', 'Upgrade'], ['Upgrade', 'x'], ...LINES];
+    origin.setScript(async (exchange) => {
+      const text = lines.map(([name, value]) => `${name}: ${value}\r\n`).join('');
+      await exchange.write(`HTTP/1.1 101 ${ALL}\r\n${text}\r\n`);
+    });
+    const client = await connect(url);
+    ends.push(() => Promise.resolve(client.destroy()));
+    await client.sendHead('GET', '/switch', lines);
+    const answer = await client.readFinal();
+    expect([answer.status, answer.reason, ours(answer)]).toEqual([101, ALL, LINES]);
+    expect(ours(origin.exchanges[0]!)).toEqual(LINES);
+  });
+});
+
+test.each([utf8('text/plain; title="żółw 漢 🐢"'), 'text/plain; title="J\xf6rg"', `text/plain; title="${ALL}"`])(
+  'a gate and a form get the octets of %j',
+  async (type) => {
+    const multipart = 'delivery: { framing: { field: file } }';
+    const form = await start(PACKETS[0]!, multipart);
+    await requestOnce(form.url, upload('/form', [['Content-Type', type]]));
+    expect((await origin.exchanges[0]!.readBody()).toString('latin1')).toContain(`\r\nContent-Type: ${type}\r\n`);
+    const service = await start(PACKETS[0]!, `delivery: { gate: { http: "${asked.url}" } }`);
+    await requestOnce(service.url, upload('/gate', [['Content-Type', type]]));
+    expect(asked.exchanges[0]!.header('Content-Type')).toBe(type);
+    const command = `delivery: { gate: { command: [/bin/sh, -c, 'printf %s "$UPLOAD_CONTENT_TYPE $0"; exit 1', ok] } }`;
+    const refusing = await start(PACKETS[0]!, command);
+    const answer = await requestOnce(refusing.url, upload('/gate', [['Content-Type', type]]));
+    expect([answer.status, answer.body.toString('latin1')]).toEqual([422, `${type} ok`]);
+  },
+);

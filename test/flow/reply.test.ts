@@ -130,13 +130,19 @@ describe('a reply', () => {
     expect([h1.trailers, h2.trailers]).toEqual([[['X-Sum', '42']], [['x-sum', '42']]]);
     const { url: framed } = await answering(() => ({
       status: 200,
-      headers: [],
+      headers: [['Trailer', 'X-Sum']],
       body: pieces('abc').body,
       bodySize: 3,
       trailers,
     }));
     const whole = await overHttp1(framed, (client) => client.request({ method: 'GET', target: '/' }));
-    expect([whole.body.toString(), whole.trailers]).toEqual(['abc', []]);
+    expect([whole.body.toString(), whole.trailers]).toEqual(['abc', [['X-Sum', '42']]]);
+    expect(whole.header('content-length')).toBeUndefined();
+    const old = await overHttp1(framed, async (client) => {
+      await client.send('GET / HTTP/1.0\r\n\r\n');
+      return client.readFinal();
+    });
+    expect([old.body.toString(), old.header('content-length'), old.header('trailer')]).toEqual(['abc', '3', undefined]);
   });
 
   test('to HTTP/1.0 lasts until the connection ends', async () => {

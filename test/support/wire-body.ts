@@ -88,7 +88,7 @@ export class WireBody {
     if (this.left > 0) return true;
     for (let trailer = await this.reader.readLine(); trailer !== ''; trailer = await this.reader.readLine()) {
       const colon = trailer.indexOf(':');
-      this.trailers.push([trailer.slice(0, colon), trailer.slice(colon + 1).trim()]);
+      this.trailers.push([trailer.slice(0, colon), trailer.slice(colon + 1).replace(/^[\t ]+|[\t ]+$/g, '')]);
     }
     this.endedCleanly = true;
     return false;

@@ -20,6 +20,7 @@ export function decideCommit(record: UploadRecord, commit: Commit): Change | 'st
     ...(takesDigests && { reprDigests: commit.reprDigests }),
     ...(commit.complete && { phase: 'complete' as const }),
     ...(commit.complete?.heldBack && { heldBack: commit.complete.heldBack }),
+    ...(commit.complete?.trailers && { trailers: commit.complete.trailers }),
   };
   return { token: commit.token, ...(chunk && { chunk }), set };
 }

@@ -46,6 +46,7 @@ export function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'ours
     ...optional('length', numberOf(fields.get('length'))),
     reprDigests: (parsed(fields.get('digests')) as Upload['reprDigests'] | undefined) ?? [],
     ...optional('heldBack', parsed(fields.get('heldBack')) as Upload['heldBack'] | undefined),
+    ...optional('trailers', parsed(fields.get('trailers')) as Upload['trailers'] | undefined),
     ...optional('dueAt', numberOf(fields.get('dueAt'))),
     ...optional('undelivered', parsed(fields.get('undelivered')) as Undelivered | undefined),
     ...optional('answer', parsed(fields.get('answer')) as Answer | undefined),

@@ -65,7 +65,8 @@ export class RedisStore implements UploadStore {
     const piece = [chunk?.name ?? '', chunk?.start ?? 0, chunk?.size ?? 0];
     const heldBack = complete?.heldBack ? JSON.stringify(complete.heldBack) : '';
     const ending = [length, digestsText(reprDigests), complete ? 'complete' : '', heldBack];
-    const args = [token, ...piece, ...ending, ...this.end(expiresAt)];
+    const trailers = complete?.trailers ? JSON.stringify(complete.trailers) : '';
+    const args = [token, ...piece, ...ending, ...this.end(expiresAt), trailers];
     return this.stepHere('stale', { script: 'commit', id, args, keys: ({ chunks }) => [chunks] });
   }
 

@@ -1,6 +1,7 @@
 -- Moves the offset, unless a newer lease was taken. KEYS, ARGV and results as in parts/record.lua, and
 -- KEYS 6 chunks   ARGV 3 token 4 chunk's name or '' 5 its start 6 its size 7 length or '' 8 digests or ''
 -- 9 'complete' or '' 10 heldBack or '' 11 expiresAt 12 the same by this server's clock
+-- 13 trailers or ''
 -- Gives `upload`, `stale` or `gone`. Reads and writes nothing that grows with the upload.
 -- include parts/record
 local refused = refusal('gone')
@@ -50,6 +51,7 @@ countBytes(moved - offset)
 expiresAt(ARGV[12])
 if complete then
   if ARGV[10] ~= '' then set('heldBack', ARGV[10]) end
+  if ARGV[13] ~= '' then set('trailers', ARGV[13]) end
   enter('complete')
   dueAt('-inf')
 end
