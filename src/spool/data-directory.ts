@@ -121,6 +121,7 @@ export async function lookAtDirectory({ directory, shared }: DirectoryUse): Prom
       records: await contentOf(path, 'uploads', { isOfUpload: isRecord, foreign, whole: !shared }),
       spool: await contentOf(path, 'spool', { isOfUpload: isUploadId, foreign, whole: !shared }),
       wasStarted: names.includes('last-start.json'),
+      hasLock: names.includes('lock'),
       hasNode: names.includes('node'),
       foreign: foreign.slice(0, MOST_NAMED),
     };

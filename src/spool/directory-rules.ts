@@ -29,6 +29,8 @@ export interface FoundDirectory {
   readonly spool: Half;
   /** A start has come so far that it wrote down its number. */
   readonly wasStarted: boolean;
+  /** A process of this program has locked it, or was killed with the lock: which of these, the lock tells. */
+  readonly hasLock: boolean;
   /** It has the name of a node with Redis. */
   readonly hasNode: boolean;
   /** Some of the names that this program does not give. */
@@ -93,9 +95,9 @@ const OF_OTHER_KIND: Readonly<Record<StoreKind, (found: FoundDirectory) => strin
     'another --data. Nothing was changed',
 };
 
-function ofNobody({ path, spool, foreign }: FoundDirectory): string | undefined {
+function ofNobody({ path, spool, hasLock, foreign }: FoundDirectory): string | undefined {
   if (spool === 'filled') return `${path} has bytes of uploads in spool, but nothing that says whose they are: ${HALF}`;
-  if (foreign.length === 0) return undefined;
+  if (foreign.length === 0 || hasLock) return undefined;
   return (
     `${path} is not empty (${foreign.join(', ')}), and nothing in it is of this program: choose an empty directory, or a new ` +
     `one, for example --data ${path}/uploads-in-progress`
