@@ -119,6 +119,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
 
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
   metrics.countUploads(async () => (await totalsIn(storage))?.phases);
+  metrics.countUnreadable(async () => (await storage.store.setAside()).length);
   metrics.countSpoolBytes(async () => (await totalsIn(storage))?.bytes);
   delivery.start();
   sweep.start();

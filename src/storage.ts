@@ -91,7 +91,7 @@ export async function openEmbeddedStorage(config: Config, { log, opened }: Stora
     leases,
     spool,
     othersDeliver: false,
-    checks: [directoryCheck(directory)],
+    checks: [directoryCheck(directory), recordsCheck(store), roomCheck(store)],
     recover: () => recover({ store, leases, spool, log, giveUpLost: (id) => store.giveUpLost(id) }),
     // It may have been mounted over since the start.
     mayLookForOrphans: async () => (await spoolMark(directory)) === id,
@@ -106,6 +106,24 @@ export async function lockDirectory(directory: string, opened: Closing[]): Promi
   lock.lost.addEventListener('abort', () => {
     throw new Fault('DIRECTORY_IN_USE', 'another process has taken over the data directory', false);
   });
+}
+
+/** One sick record must not take all others out of service. */
+function recordsCheck(store: Pick<UploadStore, 'setAside'>): HealthCheck {
+  return {
+    name: 'records',
+    isOnlyTold: true,
+    check: async () => {
+      const count = (await store.setAside()).length;
+      return count === 0 ? undefined : `${count} cannot be read; \`rufh-proxy uploads list\` names them`;
+    },
+  };
+}
+
+/** Requests still pass through, and uploads can be ended, which makes room. */
+function roomCheck(store: Pick<EmbeddedStore, 'takesBytes'>): HealthCheck {
+  const problem = 'the disk has no room: nothing new is received';
+  return { name: 'room', isOnlyTold: true, check: () => Promise.resolve(store.takesBytes ? undefined : problem) };
 }
 
 export function directoryCheck(directory: string): HealthCheck {

@@ -3,7 +3,7 @@ import { uploadTag } from '../observe/log.js';
 import { everyUpload } from '../store/every-upload.js';
 import type { UploadStore } from '../store/upload-store.js';
 
-export type Listing = Pick<UploadStore, 'list'>;
+export type Listing = Pick<UploadStore, 'list' | 'setAside'>;
 
 export interface Wanted {
   readonly phase?: Phase;
@@ -19,7 +19,7 @@ export interface Place {
 }
 
 /** The newest uploads behind a place; `next` is missing on the last page. Reads all, keeps no more than a page or two. */
-export async function newestUploads(store: Listing, wanted: Wanted): Promise<{ uploads: Upload[]; next?: Place }> {
+export async function newestUploads(store: Pick<Listing, 'list'>, wanted: Wanted): Promise<{ uploads: Upload[]; next?: Place }> {
   const { phase, limit, after } = wanted;
   let found: Upload[] = [];
   for await (const upload of everyUpload(store)) {
@@ -34,7 +34,7 @@ export async function newestUploads(store: Listing, wanted: Wanted): Promise<{ u
 }
 
 /** The uploads with this tag: it is short, so that there can be more than one. */
-export async function uploadsTagged(store: Listing, tag: string): Promise<Upload[]> {
+export async function uploadsTagged(store: Pick<Listing, 'list'>, tag: string): Promise<Upload[]> {
   const found: Upload[] = [];
   for await (const upload of everyUpload(store)) if (uploadTag(upload.id) === tag) found.push(upload);
   return found;

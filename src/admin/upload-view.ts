@@ -2,6 +2,7 @@ import { fieldValue, type Headers } from '../model/headers.js';
 import type { Answer, Attempt, Undelivered, Upload } from '../model/upload.js';
 import { withoutQueryValues } from '../observe/log-lines.js';
 import { uploadTag } from '../observe/log.js';
+import type { SetAside } from '../store/upload-store.js';
 
 /** An upload in a list: never its id, which is the right to write to it (RUFH §11), nor a value its client sent. */
 export function summaryOf(upload: Upload) {
@@ -24,6 +25,11 @@ export function summaryOf(upload: Upload) {
     createdAt: iso(upload.createdAt),
     expiresAt: iso(upload.expiresAt),
   };
+}
+
+/** An upload that cannot be shown, because its record cannot be read. */
+export function setAsideView({ id, state, reason, since }: SetAside) {
+  return { tag: uploadTag(id), phase: state, problem: reason, since: iso(since) };
 }
 
 /** Everything an operator may know of one upload. Of header fields the names, of credentials nothing more. */

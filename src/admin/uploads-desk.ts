@@ -3,9 +3,10 @@ import type { Outcome } from '../model/outcome.js';
 import type { Phase, Upload } from '../model/upload.js';
 import { uploadTag, type Log } from '../observe/log.js';
 import type { Nodes } from '../store/nodes.js';
+import type { SetAside } from '../store/upload-store.js';
 import { json, methodNotAllowed, problem, type AdminAnswer, type AdminRequest } from './admin-answer.js';
 import { newestUploads, uploadsTagged, type Listing, type Place, type Wanted } from './find-uploads.js';
-import { detailOf, summaryOf } from './upload-view.js';
+import { detailOf, setAsideView, summaryOf } from './upload-view.js';
 import { refusedAsWebPage } from './web-pages.js';
 
 /** What operators may do with uploads. */
@@ -43,6 +44,8 @@ async function answer(desk: UploadsDesk, request: AdminRequest): Promise<AdminAn
   if (verb !== undefined && request.method !== 'POST') return methodNotAllowed(['POST']);
   if (verb === undefined && !isRead(request) && request.method !== 'DELETE')
     return methodNotAllowed(['GET', 'HEAD', 'DELETE']);
+  const aside = (await desk.store.setAside()).find(({ id }) => uploadTag(id) === tag);
+  if (aside) return isRead(request) ? json(200, setAsideView(aside)) : cannotBeRead(aside);
   const found = await uploadsTagged(desk.store, tag);
   const upload = found[0];
   if (!upload)
@@ -53,6 +56,11 @@ async function answer(desk: UploadsDesk, request: AdminRequest): Promise<AdminAn
   return verb === undefined ? cancel(desk, upload) : redeliver(desk, upload);
 }
 
+function cannotBeRead({ state, reason }: SetAside): AdminAnswer {
+  if (state === 'damaged') return problem(409, `There is nothing to act on: ${reason}.`);
+  return problem(503, `Nothing can be done to this upload now: ${reason}. It is tried again.`, { 'Retry-After': '5' });
+}
+
 function isRead({ method }: AdminRequest): boolean {
   return method === 'GET' || method === 'HEAD';
 }
@@ -61,8 +69,10 @@ async function list(desk: UploadsDesk, query: URLSearchParams): Promise<AdminAns
   const wanted = readQuery(query);
   if (typeof wanted === 'string') return problem(400, wanted);
   const { uploads, next } = await newestUploads(desk.store, wanted);
+  const aside = wanted.phase || wanted.after ? [] : await desk.store.setAside();
   return json(200, {
     uploads: uploads.map(summaryOf),
+    ...(aside.length > 0 ? { setAside: aside.map(setAsideView) } : {}),
     ...(next ? { next: `${next.createdAt}.${next.tag}` } : {}),
   });
 }

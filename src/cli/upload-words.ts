@@ -33,6 +33,19 @@ export function uploadTable(uploads: readonly ListedUpload[], now: number): stri
   return aligned([COLUMNS, ...rows]);
 }
 
+/** An upload that cannot be shown, because its record cannot be read. */
+export interface SetAsideUpload {
+  readonly tag: string;
+  readonly phase: string;
+  readonly problem: string;
+  readonly since: string;
+}
+
+export function setAsideTable(uploads: readonly SetAsideUpload[]): string {
+  const rows = uploads.map(({ tag, phase, since, problem }) => [tag, phase, since, problem]);
+  return aligned([['TAG', 'PHASE', 'SINCE', 'PROBLEM'], ...rows]);
+}
+
 /** Rows with every column as wide as its widest entry. */
 export function aligned(rows: readonly (readonly string[])[]): string {
   const widths = rows[0]!.map((_, at) => Math.max(...rows.map((row) => row[at]!.length)));

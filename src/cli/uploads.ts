@@ -1,7 +1,7 @@
 import type { AdminClient } from './admin-client.js';
 import { AdminRefused } from './admin-client.js';
 import { detailWords, type ShownUpload } from './upload-detail.js';
-import { uploadTable, type ListedUpload } from './upload-words.js';
+import { setAsideTable, uploadTable, type ListedUpload, type SetAsideUpload } from './upload-words.js';
 
 export interface ListOptions {
   readonly phase?: string;
@@ -12,6 +12,7 @@ export interface ListOptions {
 
 interface Page {
   readonly uploads: readonly ListedUpload[];
+  readonly setAside?: readonly SetAsideUpload[];
   readonly next?: string;
 }
 
@@ -24,6 +25,7 @@ export async function list(
   { phase, limit, json = false, quiet = false }: ListOptions,
 ): Promise<void> {
   const uploads: ListedUpload[] = [];
+  const setAside: SetAsideUpload[] = [];
   let next: string | undefined;
   do {
     const query = new URLSearchParams({ limit: String(Math.min(limit - uploads.length, LARGEST_PAGE)) });
@@ -31,18 +33,21 @@ export async function list(
     if (next !== undefined) query.set('after', next);
     const page = (await client.ask('GET', `/uploads?${query.toString()}`)) as Page;
     uploads.push(...page.uploads);
+    setAside.push(...(page.setAside ?? []));
     next = page.next;
   } while (next !== undefined && uploads.length < limit);
-  if (json) print(`${JSON.stringify({ uploads }, undefined, 2)}\n`);
+  if (json) print(`${JSON.stringify({ uploads, ...(setAside.length > 0 ? { setAside } : {}) }, undefined, 2)}\n`);
   else if (quiet) print(uploads.map(({ tag }) => `${tag}\n`).join(''));
   else print(uploads.length === 0 ? 'no uploads\n' : visible(uploadTable(uploads, Date.now())));
+  if (!json && !quiet && setAside.length > 0) print(visible(`\n${setAsideTable(setAside)}`));
   if (next !== undefined) process.stderr.write(`There are more: --limit ${limit * 10} shows up to so many.\n`);
 }
 
 /** Prints everything about one upload. */
 export async function show(client: AdminClient, tag: string, { json = false }: { json?: boolean }): Promise<void> {
-  const upload = (await client.ask('GET', `/uploads/${encodeURIComponent(tag)}`)) as ShownUpload;
-  print(json ? `${JSON.stringify(upload, undefined, 2)}\n` : visible(detailWords(upload, Date.now())));
+  const upload = (await client.ask('GET', `/uploads/${encodeURIComponent(tag)}`)) as ShownUpload | SetAsideUpload;
+  const words = (): string => ('since' in upload ? setAsideTable([upload]) : detailWords(upload, Date.now()));
+  print(json ? `${JSON.stringify(upload, undefined, 2)}\n` : visible(words()));
 }
 
 /** Does the same to every upload that is named; what one refuses does not keep the others from it. */

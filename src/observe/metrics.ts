@@ -245,6 +245,19 @@ export class Metrics {
     });
   }
 
+  /** Asked at every scrape: how many uploads have a record that cannot be read. */
+  countUnreadable(count: () => Promise<number>): void {
+    new Gauge({
+      name: 'rufh_uploads_unreadable',
+      help: 'Uploads whose record is there but cannot be read; nothing of them is removed.',
+      aggregator: 'max',
+      ...this.metered,
+      async collect() {
+        this.set(await count());
+      },
+    });
+  }
+
   /** Asked at every scrape: how many bytes uploads hold; nothing is said while nobody knows. */
   countSpoolBytes(bytes: () => Promise<number | undefined>): void {
     new Gauge({

@@ -11,8 +11,8 @@ export interface Lease {
   release(): Promise<void>;
 }
 
-/** What it is wanted for. To end an upload: given also where nothing that grows has room any more. */
-export type LeasePurpose = 'to-write' | 'to-end';
+/** What it is wanted for. To look at an upload or to end it: given also where nothing that grows has room any more. */
+export type LeasePurpose = 'to-write' | 'to-look' | 'to-end';
 
 /**
  * At most one holder an upload is asked to write; the newest request wins. A holder that does not answer is passed

@@ -65,7 +65,7 @@ async function recoverOrNote(upload: Upload, files: Files, rooms: RecoveryRooms)
 
 async function recoverReceiving(known: Upload, files: Files, rooms: RecoveryRooms): Promise<void> {
   const { store, leases, spool, log } = rooms;
-  const lease = await leases.take(known.id);
+  const lease = await leases.take(known.id, 'to-end');
   try {
     const upload = await store.get(known.id);
     if (upload?.phase !== 'receiving' || upload.node !== known.node) return;

@@ -108,7 +108,7 @@ export class Uploads {
     const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
     if (known.phase !== 'receiving') return { kind: 'retrieved', upload: known };
-    const lease = await this.rooms.leases.take(intent.id);
+    const lease = await this.rooms.leases.take(intent.id, 'to-look');
     try {
       const upload = await this.alive(intent.id);
       if ('reason' in upload) return refused(upload);

@@ -55,6 +55,37 @@ describe('the list', () => {
     expect(tags(await list('?phase=undelivered'))).toEqual([uploadTag(undelivered.id)]);
   });
 
+  test('names those whose record cannot be read, and nothing can be done to them', async () => {
+    const shown = desk.upload();
+    const since = 1_700_000_000_000;
+    const unreadable = { id: newUpload().id, state: 'unreadable', reason: 'its record: EIO in read', since } as const;
+    const damaged = { id: newUpload().id, state: 'damaged', reason: 'it has no beginning', since } as const;
+    desk.setAside = [unreadable, damaged];
+    const views = desk.setAside.map(({ id, state, reason }) => ({
+      tag: uploadTag(id),
+      phase: state,
+      problem: reason,
+      since: '2023-11-14T22:13:20.000Z',
+    }));
+    const listed = await list();
+    expect(tags(listed)).toEqual([uploadTag(shown.id)]);
+    expect(listed).toMatchObject({ setAside: views });
+    expect(await list('?phase=receiving')).not.toHaveProperty('setAside');
+    for (const view of views) {
+      const url = `${desk.admin.url}/uploads/${view.tag}`;
+      expect(await (await fetch(url)).json()).toEqual(view);
+      for (const [method, path] of [
+        ['DELETE', url],
+        ['POST', `${url}/redeliver`],
+      ] as const) {
+        const refused = await fetch(path, { method });
+        expect(refused.status).toBe(view.phase === 'unreadable' ? 503 : 409);
+        expect(await refused.text()).toContain(view.problem);
+      }
+    }
+    expect(desk.asked).toEqual([]);
+  });
+
   test('is empty when there is nothing', async () => {
     expect(await list()).toEqual({ uploads: [] });
   });

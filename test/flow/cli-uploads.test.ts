@@ -6,7 +6,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { uploadTag } from '../../src/observe/log.js';
-import { attempt } from '../contract/sample-upload.js';
+import { attempt, newUpload } from '../contract/sample-upload.js';
 import { FakeDesk } from '../support/fake-desk.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
@@ -40,6 +40,14 @@ function uploads(
 const MINUTE = 60_000;
 
 describe('uploads list', () => {
+  test('names those whose record cannot be read, and so does show', async () => {
+    const aside = { id: newUpload().id, state: 'unreadable', reason: 'its record: EIO', since: Date.now() } as const;
+    desk.setAside = [aside];
+    const row = new RegExp(`^${uploadTag(aside.id)}  unreadable  \\S+Z  its record: EIO$`, 'm');
+    expect((await uploads(['list'])).output).toMatch(row);
+    expect((await uploads(['show', uploadTag(aside.id)])).output).toMatch(row);
+  });
+
   test('is a table with the newest first, which tells phase, size, age, attempts and why', async () => {
     const createdAt = Date.now() - 5 * MINUTE;
     const refused = { reason: 'refused', status: 503, problem: 'the origin answered 503' } as const;

@@ -1,3 +1,4 @@
+import type { SetAside } from '../../src/store/upload-store.js';
 import { startAdmin } from '../../src/admin/admin.js';
 import type { Admin } from '../../src/admin/admin-listener.js';
 import type { UploadsDesk } from '../../src/admin/uploads-desk.js';
@@ -20,6 +21,8 @@ export class FakeDesk {
   /** Whose bytes are here. */
   node: string | undefined;
   readonly nodes = new FakeNodes();
+  /** Those whose record cannot be read. */
+  setAside: SetAside[] = [];
   /** What whoever asks for uploads meets. */
   fault: Error | undefined;
 
@@ -57,7 +60,9 @@ export class FakeDesk {
   private rooms(): UploadsDesk {
     const note = (what: string) => void this.asked.push(what);
     return {
-      store: { list: (after) => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.page(after))) },
+      store: {
+        setAside: () => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.setAside)),
+        list: (after) => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.page(after))) },
       uploads: { cancel: ({ id }) => Promise.resolve(this.outcome).finally(() => note(`cancel ${id}`)) },
       delivery: { redeliver: (id) => Promise.resolve(this.redelivery).finally(() => note(`redeliver ${id}`)) },
       node: this.node,

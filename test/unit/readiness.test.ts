@@ -14,6 +14,15 @@ test('all that holds makes ready, and nothing to hold too', async () => {
   expect(await checkReadiness([])).toEqual({ ready: true, checks: [] });
 });
 
+test('one that is only told does not keep requests away', async () => {
+  const records = { name: 'records', isOnlyTold: true, check: () => Promise.resolve('one cannot be read') } as const;
+  const checks = [
+    { name: 'store', ok: true },
+    { name: 'records', ok: false, problem: 'one cannot be read' },
+  ];
+  expect(await checkReadiness([ok('store'), records])).toEqual({ ready: true, checks });
+});
+
 test('a check that fails, throws or never ends is told, and the others beside it', async () => {
   const checks = [
     ok('store'),

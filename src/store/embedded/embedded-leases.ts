@@ -1,9 +1,9 @@
-import type { Lease, Leases } from '../lease.js';
+import type { Lease, LeasePurpose, Leases } from '../lease.js';
 import { LeaseLines } from '../lease-lines.js';
 
 /** Where tokens come from: the store, which refuses every older one from then on. */
 export interface TokenSource {
-  nextToken(id: string): Promise<number>;
+  nextToken(id: string, purpose?: LeasePurpose): Promise<number>;
 }
 
 export interface EmbeddedLeasesOptions {
@@ -22,11 +22,11 @@ export class EmbeddedLeases implements Leases {
     this.lines = new LeaseLines(graceMs);
   }
 
-  async take(id: string): Promise<Lease> {
+  async take(id: string, purpose?: LeasePurpose): Promise<Lease> {
     const turn = this.lines.enter(id);
     try {
       await turn.comes;
-      const token = await this.tokens.nextToken(id);
+      const token = await this.tokens.nextToken(id, purpose);
       turn.begin();
       return { token, signal: turn.signal, release: () => Promise.resolve(turn.end()) };
     } catch (fault) {

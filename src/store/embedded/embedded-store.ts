@@ -5,6 +5,7 @@ import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
 import type { Log } from '../../observe/log.js';
+import type { LeasePurpose } from '../lease.js';
 import type { Commit, KeptAnswer, NewUpload, SeenState, SetAside, Totals, UploadStore } from '../upload-store.js';
 import {
   answeredAlready,
@@ -25,7 +26,7 @@ import {
   type Moment,
   postponedAlready,
 } from './delivery-rules.js';
-import { noteStart } from './last-start.js';
+import { StartNumber } from './last-start.js';
 import { type Entry, loadRecords } from './load.js';
 import { decideCancel, decideCommit, decideInvalidate, decideMove } from './receiving-rules.js';
 import { Records } from './records.js';
@@ -35,8 +36,12 @@ import type { Change, UploadRecord } from './upload-record.js';
 /** What bounds the files open at once; the system runs fewer disk calls than this side by side. */
 const OPEN_FILES = 16;
 
-/** How often a record that could not be read is tried again when nobody asks for it. */
-const READ_AGAIN_MS = 5000;
+/** How often what failed at the start is tried again when nobody asks for it. */
+const TRY_AGAIN_MS = 5000;
+
+const NO_ROOM =
+  'the disk of the data directory has no room: requests pass through, uploads can be looked at and ended, and nothing new is ' +
+  'received until there is room';
 
 export interface EmbeddedStoreOptions {
   /** The data directory, locked by this process; records are below `uploads/` in it. */
@@ -55,14 +60,17 @@ export interface EmbeddedStoreOptions {
 export class EmbeddedStore implements UploadStore {
   readonly mayForget = false;
   private readonly rereading: NodeJS.Timeout;
+  private lastToken: number;
 
   private constructor(
     private readonly records: Records,
     private readonly settlement: Settlement,
     private readonly clocks: { readonly clock: () => number; readonly monotonic: () => number },
-    private lastToken: number,
+    private readonly start: StartNumber,
+    private readonly log: Log,
   ) {
-    this.rereading = setInterval(() => void records.readAllAgain(), READ_AGAIN_MS).unref();
+    this.lastToken = start.firstToken - 1;
+    this.rereading = setInterval(() => this.tryAgain(), TRY_AGAIN_MS).unref();
   }
 
   /** Loads everything. Deliveries that were under way are due again: with their process, their claims ended. */
@@ -77,10 +85,11 @@ export class EmbeddedStore implements UploadStore {
       await disk.names.sync(disk.directory);
       let largest = 0;
       for (const { record } of loaded.entries.values()) largest = Math.max(largest, record.token);
-      const firstToken = await noteStart(directory, largest, disk.names);
+      const start = await StartNumber.open(directory, largest, disk.names);
+      if (!start.isNoted) log.error({ code: 'STORAGE_FULL', data: directory }, NO_ROOM);
       const onChange = (id: string, upload: Upload | undefined): void => settlement.tell(id, upload);
       const records = new Records(disk, loaded, { log, onChange });
-      return new EmbeddedStore(records, settlement, { clock, monotonic }, firstToken - 1);
+      return new EmbeddedStore(records, settlement, { clock, monotonic }, start, log);
     } catch (error) {
       throw storageFault(error, 'the store cannot be opened');
     }
@@ -117,9 +126,14 @@ export class EmbeddedStore implements UploadStore {
     return this.records.change(id, 'gone', ({ record }) => decideCancel(record));
   }
 
-  /** The token of the next lease. Every commit that was under way ends before it is given, none with an older one follows. */
-  nextToken(id: string): Promise<number> {
-    return this.records.step(id, (entry) => {
+  /**
+   * The token of the next lease. Every commit that was under way ends before it is given, none with an older one follows.
+   * Before the start could be noted nothing is written under any lease, so that who only looks or ends needs no new one.
+   */
+  nextToken(id: string, purpose: LeasePurpose = 'to-write'): Promise<number> {
+    return this.records.step(id, async (entry) => {
+      if (purpose === 'to-write') await this.noteStart();
+      if (!this.start.isNoted) return entry?.record.token ?? 0;
       this.lastToken = Math.max(this.lastToken, entry?.record.token ?? 0) + 1;
       if (entry) entry.record = { ...entry.record, token: this.lastToken };
       return this.lastToken;
@@ -235,6 +249,11 @@ export class EmbeddedStore implements UploadStore {
     return Promise.resolve(this.records.totals());
   }
 
+  /** False while the disk has no room for what has to be noted before anything is received. */
+  get takesBytes(): boolean {
+    return this.start.isNoted;
+  }
+
   setAside(): Promise<readonly SetAside[]> {
     return Promise.resolve(this.records.setAside());
   }
@@ -258,6 +277,18 @@ export class EmbeddedStore implements UploadStore {
 
   private claimOf(worker: string, until: number): Claim {
     return { worker, until: this.momentOf(until).monotonic };
+  }
+
+  private tryAgain(): void {
+    void this.records.readAllAgain();
+    // It is tried again, and whoever wants to write hears of it.
+    if (!this.start.isNoted) this.noteStart().catch(() => undefined);
+  }
+
+  private async noteStart(): Promise<void> {
+    if (this.start.isNoted) return;
+    await this.start.note();
+    this.log.info('the disk of the data directory has room again: uploads are received');
   }
 
   private async answered(id: string, { answer, body, expiresAt }: KeptAnswer): Promise<Change> {
