@@ -19,7 +19,10 @@ export interface Place {
 }
 
 /** The newest uploads behind a place; `next` is missing on the last page. Reads all, keeps no more than a page or two. */
-export async function newestUploads(store: Pick<Listing, 'list'>, wanted: Wanted): Promise<{ uploads: Upload[]; next?: Place }> {
+export async function newestUploads(
+  store: Pick<Listing, 'list'>,
+  wanted: Wanted,
+): Promise<{ uploads: Upload[]; next?: Place }> {
   const { phase, limit, after } = wanted;
   let found: Upload[] = [];
   for await (const upload of everyUpload(store)) {

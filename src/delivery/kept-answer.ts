@@ -13,9 +13,32 @@ export interface KeptRooms {
 export function keptAnswer(upload: Upload, rooms: KeptRooms): RelayedAnswer {
   const answer = upload.answer ?? upload.undelivered?.answer;
   if (!answer) throw new Fault('RECORD_DAMAGED', 'an answered upload has no answer', false);
+  if (answer.body.in === 'nowhere') return withoutBody(answer);
   const { status, reason, headers, trailers, bodySize } = answer;
   return { status, reason, headers, bodySize, body: bodyOf(upload.id, answer, rooms), trailers: () => trailers };
 }
+
+/** The origin's head, and a word on what came of the rest. */
+function withoutBody({ status, reason, headers }: Answer): RelayedAnswer {
+  const body = Buffer.from(`${JSON.stringify({ type: 'about:blank', status, detail: NO_BODY })}\n`);
+  const kept = headers.filter(([name]) => !DESCRIBES_BODY.test(name));
+  return {
+    status,
+    reason,
+    headers: [...kept, ['Content-Type', 'application/problem+json']],
+    bodySize: body.length,
+    body: (async function* () {
+      yield await Promise.resolve(body);
+    })(),
+    trailers: () => [],
+  };
+}
+
+const NO_BODY =
+  'The server behind this proxy has answered with this status. The body of its answer could not be kept, because the disk of ' +
+  'the proxy was full.';
+
+const DESCRIBES_BODY = /^(content-.*|etag|last-modified|accept-ranges|repr-digest|digest|transfer-encoding|trailer)$/i;
 
 async function* bodyOf(
   id: string,

@@ -65,8 +65,8 @@ export interface Answer {
   readonly headers: Headers;
   readonly trailers: Headers;
   readonly bodySize: number;
-  /** Where the body is: in the record itself, or in the spool under this chunk name. */
-  readonly body: { readonly in: 'record' } | { readonly in: 'spool'; readonly name: string };
+  /** Where the body is: in the record itself, or in the spool under this chunk name. `nowhere`: there was no room for it. */
+  readonly body: { readonly in: 'record' | 'nowhere' } | { readonly in: 'spool'; readonly name: string };
   readonly at: number;
 }
 

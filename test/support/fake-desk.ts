@@ -62,7 +62,8 @@ export class FakeDesk {
     return {
       store: {
         setAside: () => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.setAside)),
-        list: (after) => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.page(after))) },
+        list: (after) => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.page(after))),
+      },
       uploads: { cancel: ({ id }) => Promise.resolve(this.outcome).finally(() => note(`cancel ${id}`)) },
       delivery: { redeliver: (id) => Promise.resolve(this.redelivery).finally(() => note(`redeliver ${id}`)) },
       node: this.node,

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { silentLog } from '../../src/observe/log.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
-import { answer, HOUR, newUpload } from '../contract/sample-upload.js';
+import { answer, attempt, HOUR, newUpload } from '../contract/sample-upload.js';
 import { smallDisk, type SmallDisk } from '../support/small-disk.js';
 
 let disk: SmallDisk;
@@ -75,7 +75,7 @@ describe('on a full disk', () => {
     expect(await store.create(refused)).toMatchObject({ id: refused.id });
   });
 
-  test('an answer that cannot be kept is refused whole, and can be recorded when there is room', async () => {
+  test('an answer that cannot be kept is refused, leaves nothing behind, and can be recorded when there is room', async () => {
     const { id } = await store.create(newUpload());
     await store.commit(id, { token: 1, complete: {}, expiresAt });
     await store.claimDelivery(id, 'w', Infinity);
@@ -84,11 +84,73 @@ describe('on a full disk', () => {
     const record = (): Promise<unknown> =>
       store.recordAnswer(id, 'w', { answer: answer(body.length), body, expiresAt });
     await expect(record()).rejects.toMatchObject({ code: 'STORAGE_FULL' });
-    expect(await store.get(id)).toMatchObject({ phase: 'delivering' });
+    // A line still fits behind the others.
+    expect(await store.get(id)).toMatchObject({ phase: 'answered', answer: { body: { in: 'nowhere' } } });
     expect(await readdir(uploads())).toEqual([`${id}.log`]);
     await disk.makeRoom();
     expect(await record()).toMatchObject({ phase: 'answered' });
     expect(await store.answerBody(id)).toHaveLength(body.length);
+  });
+
+  describe('the answer to an attempt that has begun', () => {
+    const ended = attempt(1, { endedAt: 1_700_000_000_500, reached: 'answered', status: 201 });
+    const given = (size: number) => ({ answer: answer(size), body: Buffer.alloc(size, 'x'), expiresAt });
+
+    async function attempted(): Promise<string> {
+      const { id } = await store.create(newUpload());
+      await store.commit(id, { token: 1, complete: {}, expiresAt });
+      await store.claimDelivery(id, 'w', Infinity);
+      await store.beginAttempt(id, 'w', attempt(1));
+      await disk.fill();
+      return id;
+    }
+
+    test('is kept with a short body, also when the process dies there', async () => {
+      const id = await attempted();
+      const recorded = await store.recordAnswer(id, 'w', given(1000), ended);
+      expect(recorded).toMatchObject({ phase: 'answered', answer: { status: 201, body: { in: 'record' } } });
+      expect(await store.answerBody(id)).toEqual(given(1000).body);
+      await reopen();
+      expect(await store.get(id)).toMatchObject({ phase: 'answered', attempts: [{ number: 1, status: 201 }] });
+      expect(await store.answerBody(id)).toEqual(given(1000).body);
+    });
+
+    test('is noted without a body for which there is no room, and gets it when there is', async () => {
+      const id = await attempted();
+      const record = (): Promise<unknown> => store.recordAnswer(id, 'w', given(50_000), ended);
+      for (let tries = 0; tries < 5; tries++) await expect(record()).rejects.toMatchObject({ code: 'STORAGE_FULL' });
+      const noted = { phase: 'answered', answer: { status: 201, bodySize: 50_000, body: { in: 'nowhere' } } };
+      expect(await store.get(id)).toMatchObject(noted);
+      const other = await open();
+      expect(await other.get(id)).toMatchObject(noted);
+      await other.close();
+      await disk.makeRoom();
+      expect(await record()).toMatchObject({ phase: 'answered', answer: { body: { in: 'record' } } });
+      expect(await store.answerBody(id)).toEqual(given(50_000).body);
+      await reopen();
+      expect(await store.answerBody(id)).toEqual(given(50_000).body);
+    });
+  });
+
+  test('a process that starts there shows and ends uploads, and writes as soon as there is room', async () => {
+    const [shown, ended] = [(await store.create(newUpload())).id, (await store.create(newUpload())).id];
+    await grow(shown, 10);
+    const before = await store.nextToken(shown);
+    await store.close();
+    await disk.fill();
+    store = await open();
+    expect(store.takesBytes).toBe(false);
+    expect(await store.get(shown)).toMatchObject({ offset: 10, phase: 'receiving' });
+    expect(await store.nextToken(shown, 'to-look')).toBe(1);
+    await expect(store.nextToken(shown)).rejects.toMatchObject({ code: 'STORAGE_FULL' });
+    await expect(store.create(newUpload())).rejects.toMatchObject({ code: 'STORAGE_FULL' });
+    expect(await store.nextToken(ended, 'to-end')).toBe(0);
+    expect(await store.cancel(ended)).toMatchObject({ phase: 'cancelled' });
+    await store.remove(ended);
+    await disk.makeRoom();
+    expect(await store.nextToken(shown)).toBeGreaterThan(before);
+    expect(store.takesBytes).toBe(true);
+    expect(await store.nextToken(shown, 'to-look')).toBeGreaterThan(before);
   });
 
   test('uploads can still be ended and removed: that is what makes room', async () => {

@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path';
 import { DirectorySync } from '../../disk/directory-sync.js';
 import { hasCode, storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
-import { acquire, clearRemains, look, remove, type FoundLock, type Patience } from './lock-file.js';
+import { acquire, clearRemains, remove, type FoundLock, type Patience } from './lock-file.js';
 import { thisOwner, type LockOwner } from './lock-owner.js';
 
 export interface DirectoryLockOptions extends Partial<Patience> {
@@ -22,7 +22,6 @@ export class DirectoryLock {
 
   private constructor(
     private readonly path: string,
-    private readonly key: string,
     private readonly inode: number,
     heartbeatMs: number,
   ) {
@@ -39,7 +38,7 @@ export class DirectoryLock {
       if (holder) throw inUse(directory, holder);
       await clearRemains(path);
       const { ino } = await stat(path);
-      return new DirectoryLock(path, owner.nonce, ino, heartbeatMs);
+      return new DirectoryLock(path, ino, heartbeatMs);
     } catch (error) {
       throw storageFault(error, `the data directory ${resolve(directory)} cannot be locked`);
     }
@@ -57,7 +56,7 @@ export class DirectoryLock {
     clearInterval(this.beats);
     await this.beating;
     try {
-      if ((await look(this.path))?.key === this.key) await remove(this.path);
+      if (await this.isOurs()) await remove(this.path);
     } catch (error) {
       throw storageFault(error, 'the data directory cannot be unlocked');
     }

@@ -36,6 +36,9 @@ import type { Change, UploadRecord } from './upload-record.js';
 /** What bounds the files open at once; the system runs fewer disk calls than this side by side. */
 const OPEN_FILES = 16;
 
+/** A body of so many bytes fits, beside its head, where an attempt has kept room. */
+const SHORT_BODY = 2048;
+
 /** How often what failed at the start is tried again when nobody asks for it. */
 const TRY_AGAIN_MS = 5000;
 
@@ -190,11 +193,17 @@ export class EmbeddedStore implements UploadStore {
     return this.records.step(id, async (entry) => {
       if (!entry) return 'stale';
       const { record, claim } = entry;
-      if (claim?.worker === worker && answeredAlready(record, kept.answer, ended)) return record.upload;
+      if (claim?.worker === worker && answeredAlready(record, kept.answer, ended)) {
+        if (lacksBody(record)) await this.saveAnswer(entry, kept);
+        return entry.record.upload;
+      }
       if (!holdsClaim(entry, worker) && !isNewestAttempt(record, ended?.number)) return 'stale';
       const end = ended && decideAttempt(record, ended, 'ends');
-      await this.records.save(entry, { ...end, ...(await this.answered(id, kept)) });
-      entry.claim = { worker, until: claim?.until ?? 0 };
+      try {
+        await this.saveAnswer(entry, kept, end);
+      } finally {
+        if (entry.record.upload.phase === 'answered') entry.claim = { worker, until: claim?.until ?? 0 };
+      }
       return entry.record.upload;
     });
   }
@@ -279,6 +288,36 @@ export class EmbeddedStore implements UploadStore {
     return { worker, until: this.momentOf(until).monotonic };
   }
 
+  /**
+   * On a full disk a short body goes into the record itself, for which room was kept. A longer one has to wait for room, but
+   * the answer is noted without it: what was given to a client must not be unknown after a restart.
+   */
+  private async saveAnswer(entry: Entry, kept: KeptAnswer, end: Change = {}): Promise<void> {
+    const { answer, body = new Uint8Array(), expiresAt } = kept;
+    const isNoted = lacksBody(entry.record);
+    try {
+      await this.records.save(entry, { ...end, ...(await this.answered(entry.record.upload.id, kept)) });
+    } catch (fault) {
+      if ((fault as Fault).code !== 'STORAGE_FULL' || answer.body.in !== 'record') throw fault;
+      const change = { ...end, ...decideAnswer(answer, expiresAt, undefined) };
+      const answerBody = Buffer.from(body).toString('base64');
+      if (body.length <= SHORT_BODY && (await this.hasSaved(entry, { ...change, answerBody }))) return;
+      const bare = { ...end, ...decideAnswer({ ...answer, body: { in: 'nowhere' } }, expiresAt, undefined) };
+      if (!isNoted) await this.records.save(entry, bare);
+      throw fault;
+    }
+  }
+
+  private async hasSaved(entry: Entry, change: Change): Promise<boolean> {
+    try {
+      await this.records.save(entry, change);
+      return true;
+    } catch (fault) {
+      if ((fault as Fault).code !== 'STORAGE_FULL') throw fault;
+      return false;
+    }
+  }
+
   private tryAgain(): void {
     void this.records.readAllAgain();
     // It is tried again, and whoever wants to write hears of it.
@@ -308,4 +347,8 @@ export class EmbeddedStore implements UploadStore {
       return entry.claim?.worker === worker && again(entry.record) ? {} : 'stale';
     });
   }
+}
+
+function lacksBody({ upload }: UploadRecord): boolean {
+  return upload.answer?.body.in === 'nowhere';
 }

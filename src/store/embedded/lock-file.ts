@@ -1,7 +1,7 @@
 import { link, open, readdir, unlink, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { hasCode } from '../../disk/storage-fault.js';
+import { hasCode, isNoRoom } from '../../disk/storage-fault.js';
 import { judge, parseOwner, type LockOwner } from './lock-owner.js';
 
 /** How silence is read where nothing can be proved: in another container, or on another machine. */
@@ -41,9 +41,9 @@ export async function look(path: string): Promise<FoundLock | undefined> {
   try {
     const file = await open(path, 'r');
     try {
-      const { ino, mtimeMs, ctimeMs } = await file.stat();
+      const { ino, mtimeMs, birthtimeMs } = await file.stat();
       const owner = parseOwner(await file.readFile('utf8'));
-      return { owner, key: owner?.nonce ?? `${ino}-${ctimeMs}`, inode: ino, beatAt: mtimeMs };
+      return { owner, key: owner?.nonce ?? `${ino}-${birthtimeMs}`, inode: ino, beatAt: mtimeMs };
     } finally {
       await file.close();
     }
@@ -64,7 +64,10 @@ export async function clearRemains(path: string): Promise<void> {
 async function place(path: string, self: LockOwner): Promise<boolean> {
   const text = `${JSON.stringify(self)}\n`;
   const temporary = `${path}.${self.nonce}.tmp`;
-  await writeFile(temporary, text, { mode: 0o600 });
+  // On a full disk it is a lock all the same: who has it is not said then, but its heartbeat shows that somebody has.
+  await writeFile(temporary, text, { mode: 0o600 }).catch((error: unknown) => {
+    if (!isNoRoom(error)) throw error;
+  });
   try {
     await link(temporary, path);
     return true;
@@ -101,7 +104,9 @@ async function showsLife(path: string, found: FoundLock, self: LockOwner, patien
   for (; left > 0; left -= heartbeatMs / 8) {
     await delay(heartbeatMs / 8);
     const now = await look(path);
-    if (now?.key !== found.key) return false;
+    // Without a time of birth the key of a lock that does not say whose it is changes with each beat.
+    const isSame = now?.key === found.key || (now?.inode === found.inode && !now.owner);
+    if (!now || !isSame) return false;
     if (now.beatAt !== found.beatAt) return true;
   }
   return false;

@@ -262,6 +262,7 @@ export async function unlinkIfThere(path: string): Promise<void> {
 
 /** Leases that were only drawn are in no file. */
 function isSame(one: UploadRecord, other: UploadRecord): boolean {
-  const kept = ({ upload, chunks, answerCrc }: UploadRecord): string => JSON.stringify([upload, chunks, answerCrc]);
+  const kept = ({ upload, chunks, answerCrc, answerBody }: UploadRecord): string =>
+    JSON.stringify([upload, chunks, answerCrc, answerBody]);
   return kept(one) === kept(other);
 }

@@ -154,6 +154,8 @@ export class Records {
   async keptAnswer(id: string): Promise<Uint8Array | undefined> {
     const entry = this.entries.get(id);
     if (!entry || !hasKeptAnswer(entry)) return undefined;
+    const { answerBody } = entry.record;
+    if (answerBody !== undefined) return Buffer.from(answerBody, 'base64');
     return this.disk.gate.run(() => readAnswer(this.answerPath(id), entry.record.answerCrc));
   }
 

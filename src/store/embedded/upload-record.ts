@@ -9,6 +9,8 @@ export interface UploadRecord {
   readonly token: number;
   /** CRC-32 of an answer body that is kept beside the record. */
   readonly answerCrc?: number;
+  /** The body itself, in base64, where the disk had room for nothing but a line. */
+  readonly answerBody?: string;
 }
 
 /** What one verb changes; what is appended to the record's file. Replaying all changes gives the record again. */
@@ -19,6 +21,7 @@ export interface Change {
   /** A new attempt, or a known one that ended. */
   readonly attempt?: Attempt;
   readonly answerCrc?: number;
+  readonly answerBody?: string;
   readonly set?: Partial<Upload>;
   readonly unset?: readonly ('undelivered' | 'dueAt')[];
 }
@@ -40,6 +43,7 @@ export function changed(record: UploadRecord, change: Change): UploadRecord {
     chunks: record.chunks,
     token: Math.max(record.token, change.token ?? 0),
     answerCrc: change.answerCrc ?? record.answerCrc,
+    answerBody: change.answerBody ?? record.answerBody,
   };
 }
 
