@@ -96,8 +96,9 @@ describe('on a full disk', () => {
     const ended = attempt(1, { endedAt: 1_700_000_000_500, reached: 'answered', status: 201 });
     const given = (size: number) => ({ answer: answer(size), body: Buffer.alloc(size, 'x'), expiresAt });
 
-    async function attempted(): Promise<string> {
-      const { id } = await store.create(newUpload());
+    /** `longer`: by so many bytes, so that the room in the last block of its file is another one each time. */
+    async function attempted(longer = 0): Promise<string> {
+      const { id } = await store.create(newUpload({ deliveryKey: 'k'.repeat(longer) }));
       await store.commit(id, { token: 1, complete: {}, expiresAt });
       await store.claimDelivery(id, 'w', Infinity);
       await store.beginAttempt(id, 'w', attempt(1));
@@ -105,15 +106,18 @@ describe('on a full disk', () => {
       return id;
     }
 
-    test('is kept with a short body, also when the process dies there', async () => {
-      const id = await attempted();
-      const recorded = await store.recordAnswer(id, 'w', given(1000), ended);
-      expect(recorded).toMatchObject({ phase: 'answered', answer: { status: 201, body: { in: 'record' } } });
-      expect(await store.answerBody(id)).toEqual(given(1000).body);
-      await reopen();
-      expect(await store.get(id)).toMatchObject({ phase: 'answered', attempts: [{ number: 1, status: 201 }] });
-      expect(await store.answerBody(id)).toEqual(given(1000).body);
-    });
+    test.each([0, 800, 1600, 2400, 3200])(
+      'is kept with a short body, also when the process dies there: %i',
+      async (longer) => {
+        const id = await attempted(longer);
+        const recorded = await store.recordAnswer(id, 'w', given(1000), ended);
+        expect(recorded).toMatchObject({ phase: 'answered', answer: { status: 201, body: { in: 'record' } } });
+        expect(await store.answerBody(id)).toEqual(given(1000).body);
+        await reopen();
+        expect(await store.get(id)).toMatchObject({ phase: 'answered', attempts: [{ number: 1, status: 201 }] });
+        expect(await store.answerBody(id)).toEqual(given(1000).body);
+      },
+    );
 
     test('is noted without a body for which there is no room, and gets it when there is', async () => {
       const id = await attempted();
