@@ -11,6 +11,7 @@ const BELOW_STORAGE = ['admin', 'config', 'disk', 'model', 'observe', 'spool', .
 /** What each room may import, types included: other rooms and packages. A longer path is a room of its own. */
 const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
   model: { rooms: [], packages: [] },
+  streams: { rooms: [], packages: [] },
   observe: { rooms: [], packages: ['pino', 'pino-pretty', 'prom-client'] },
   protocol: { rooms: ['model'], packages: ['structured-headers'] },
   store: { rooms: ['model'], packages: [] },
@@ -18,9 +19,9 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
   'store/embedded': { rooms: ['store', 'disk', 'model', 'observe'], packages: [] },
   'store/redis': { rooms: ['store', 'disk', 'model', 'observe'], packages: ['ioredis'] },
   spool: { rooms: ['disk', 'model', 'observe'], packages: [] },
-  delivery: { rooms: ['store', 'spool', 'model', 'observe'], packages: ['undici'] },
+  delivery: { rooms: ['streams', 'store', 'spool', 'model', 'observe'], packages: ['undici'] },
   uploads: { rooms: ['delivery', 'store', 'spool', 'model', 'observe'], packages: [] },
-  http: { rooms: ['uploads', 'protocol', 'disk', 'model', 'observe'], packages: ['http-proxy', 'ipaddr.js'] },
+  http: { rooms: ['streams', 'uploads', 'protocol', 'disk', 'model', 'observe'], packages: ['http-proxy', 'ipaddr.js'] },
   cluster: { rooms: ['http', 'uploads', 'store', 'spool', 'model', 'observe'], packages: [] },
   admin: { rooms: ['uploads', 'delivery', 'store', 'disk', 'model', 'observe'], packages: [] },
   config: { rooms: ['model'], packages: ['zod', 'yaml', 'picomatch', 'ipaddr.js'] },

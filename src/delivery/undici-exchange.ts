@@ -2,6 +2,7 @@ import { Readable } from 'node:stream';
 import type { Dispatcher } from 'undici';
 import { fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import { Unanswered, type OriginAnswer } from './origin.js';
+import { gatherSmallPieces } from '../streams/gather.js';
 import type { OriginConnection } from './undici-connections.js';
 
 type Controller = Dispatcher.DispatchController;
@@ -45,13 +46,15 @@ export class UndiciExchange implements Dispatcher.DispatchHandler {
   onResponseStart(controller: Controller, status: number, _headers: unknown, reason = ''): void {
     // An origin's interim responses are not for our client: it asked for an upload, not for this request.
     if (status < 200) return;
-    const body = new Readable({
-      read: () => controller.resume(),
-      destroy: (error, done) => {
-        if (!this.isOver) controller.abort(error ?? new Error('the answer is not wanted'));
-        done(error);
-      },
-    });
+    const body = gatherSmallPieces(
+      new Readable({
+        read: () => controller.resume(),
+        destroy: (error, done) => {
+          if (!this.isOver) controller.abort(error ?? new Error('the answer is not wanted'));
+          done(error);
+        },
+      }),
+    );
     // It may break off while nobody reads, and again after its reader has left.
     body.on('error', () => undefined);
     this.body = body;

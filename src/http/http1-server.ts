@@ -5,6 +5,8 @@ import { problemReply, type Problem } from '../protocol/problem.js';
 import type { Exchange, Http1Exchange } from './exchange.js';
 import { framingFault } from './framing-fault.js';
 import { answerEarly } from './reply.js';
+import { PipelinedRequests } from './pipelined-requests.js';
+import { tameSmallPieces } from './small-piece-pace.js';
 import { isRefused, problemOf, refuseConnection, refuseTheRest } from './refused-connection.js';
 import { isUpgrade, withoutUpgrade } from './ignored-upgrade.js';
 import { writeOctets } from './octets.js';
@@ -38,7 +40,7 @@ export interface Http1Handlers {
 export class Http1Server {
   readonly server: Server;
   private readonly serve: (socket: Socket) => void;
-  private readonly underWay = new Map<Socket, Set<Http1Exchange>>();
+  private readonly underWay = new Map<Socket, PipelinedRequests>();
   /** Connections without any request yet: Node takes them for busy ones. */
   private readonly fresh = new Set<Socket>();
   private draining = false;
@@ -66,7 +68,7 @@ export class Http1Server {
   /** Connections with nothing under way are closed; the others say so with their next response and then close. */
   drain(): void {
     this.draining = true;
-    for (const exchanges of this.underWay.values()) {
+    for (const { exchanges } of this.underWay.values()) {
       for (const { res } of exchanges) if (!res.headersSent) res.shouldKeepAlive = false;
     }
     for (const socket of this.fresh) socket.destroy();
@@ -93,43 +95,52 @@ export class Http1Server {
 
   private begin(exchange: Http1Exchange): void {
     const { req, res } = exchange;
-    if (isRefused(req.socket)) return;
-    this.note(exchange);
+    const { socket } = req;
+    if (isRefused(socket)) return;
+    tameSmallPieces(req, socket);
     if (this.draining) res.shouldKeepAlive = false;
     const fault = framingFault(req);
-    if (!fault) return this.handlers.onRequest(exchange);
-    refuseTheRest(req.socket);
-    res.shouldKeepAlive = false;
-    void answerEarly(exchange, problemReply(fault));
+    if (fault) refuseTheRest(socket);
+    this.requestsOf(socket).add(exchange, () => {
+      if (!fault) return this.handlers.onRequest(exchange);
+      res.shouldKeepAlive = false;
+      void answerEarly(exchange, problemReply(fault));
+    });
+    // What it said of the connection was said before we began to drain.
+    res.once('close', () => this.draining && setImmediate(() => this.server.closeIdleConnections()));
   }
 
-  private note(exchange: Http1Exchange): void {
-    const { socket } = exchange.req;
+  private requestsOf(socket: Socket): PipelinedRequests {
     const known = this.underWay.get(socket);
-    const exchanges = known ?? new Set();
-    exchanges.add(exchange);
-    exchange.res.once('close', () => {
-      exchanges.delete(exchange);
-      // What it said of the connection was said before we began to drain.
-      if (this.draining) setImmediate(() => this.server.closeIdleConnections());
-    });
-    if (known) return;
+    if (known) return known;
     this.fresh.delete(socket);
-    this.underWay.set(socket, exchanges);
+    const requests = new PipelinedRequests(socket);
+    this.underWay.set(socket, requests);
     socket.once('close', () => this.underWay.delete(socket));
+    return requests;
   }
 
   private upgrade(req: IncomingMessage, socket: Socket, head: Buffer): void {
     if (isRefused(socket)) return;
     this.fresh.delete(socket);
     if (isUpgrade(req)) {
+      // The connection still owes answers: it cannot become another protocol's before they are given.
+      if (this.newestOf(socket)) return this.refuseInTurn(socket, { status: 400, detail: NO_PIPELINED_UPGRADE });
       // Until its new owner listens, a reset must not end the process.
       socket.on('error', () => undefined);
       this.handlers.onUpgrade(req, socket, head);
       return;
     }
-    socket.unshift(Buffer.concat([withoutUpgrade(req), head]));
-    this.accept(socket);
+    const again = (): void => {
+      if (socket.destroyed) return;
+      // The answers before it may have begun the time that an idle connection has.
+      socket.setTimeout(0);
+      socket.unshift(Buffer.concat([withoutUpgrade(req), head]));
+      this.accept(socket);
+    };
+    const newest = this.newestOf(socket);
+    if (newest) newest.res.once('close', () => setImmediate(again));
+    else again();
   }
 
   /** The parser has given up. */
@@ -151,9 +162,11 @@ export class Http1Server {
   }
 
   private newestOf(socket: Socket): Http1Exchange | undefined {
-    return [...(this.underWay.get(socket) ?? [])].at(-1);
+    return this.underWay.get(socket)?.newest;
   }
 }
+
+const NO_PIPELINED_UPGRADE = 'A request to change protocols has to wait for the answers before it.';
 
 function settingsOf({ headersTimeoutMs, keepAliveTimeoutMs, mostHeadBytes }: Http1Options): ServerOptions {
   const settings = {

@@ -9,6 +9,7 @@ import type { Socket } from 'node:net';
 import { problemReply } from '../protocol/problem.js';
 import type { Exchange } from './exchange.js';
 import { sendReply } from './reply.js';
+import { tameSmallPieces } from './small-piece-pace.js';
 import { endWhenDeaf, SILENCE_MS } from './sign-of-life.js';
 
 export interface Http2Options {
@@ -26,6 +27,8 @@ export class Http2Sessions {
   private readonly server: Http2Server;
   private readonly sessions = new Set<ServerHttp2Session>();
   private draining = false;
+  /** The connection that a session is being made of. */
+  private accepting: Socket | undefined;
 
   constructor(
     private readonly options: Http2Options,
@@ -51,7 +54,9 @@ export class Http2Sessions {
   accept(socket: Socket): void {
     // A socket of an HTTP/1.1 server stays open when its peer has ended, and a session does not notice that it has.
     socket.allowHalfOpen = false;
+    this.accepting = socket;
     this.server.emit('connection', socket);
+    this.accepting = undefined;
   }
 
   /** GOAWAY: what is under way may end, nothing new is taken (RFC 9113 §6.8). */
@@ -66,7 +71,11 @@ export class Http2Sessions {
     session.setLocalWindowSize(this.options.windows.session);
     session.once('close', () => this.sessions.delete(session));
     this.closeWhenIdle(session);
-    endWhenDeaf(session, this.options.silenceMs ?? SILENCE_MS);
+    const { accepting } = this;
+    if (accepting) {
+      endWhenDeaf(session, accepting, this.options.silenceMs ?? SILENCE_MS);
+      session.on('stream', (stream) => tameSmallPieces(stream, accepting));
+    }
     if (this.draining) session.close();
   }
 

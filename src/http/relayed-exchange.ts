@@ -18,6 +18,7 @@ import {
 } from './exchange-failure.js';
 import { framingOf, type Framing } from './origin-lines.js';
 import type { OutgoingRequest } from './origin-requests.js';
+import { tameSmallPieces } from './small-piece-pace.js';
 import { Stall, type Awaited, type StallLimits } from './stall.js';
 
 /** Requests that may be repeated when nobody knows whether they were processed (RFC 9110 §9.2.2). */
@@ -182,6 +183,7 @@ export class RelayedExchange {
       return this.fail(unfit("The origin's answer has a transfer coding that nobody asked for."));
     }
     this.answer = answer;
+    tameSmallPieces(answer, answer.socket);
     answer.on('error', () => undefined);
     if (!this.sendHead(answer)) return;
     answer.pipe(client.out, { end: false });

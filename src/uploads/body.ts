@@ -19,6 +19,8 @@ export interface BodyOptions {
 
 /** Reading pauses above this; what is under way between two calls of `next` stays below it by about one read. */
 const ENOUGH_BYTES = 4 * 1024 * 1024;
+/** Each has a cost of its own, so that a slow disk must not let them become many. */
+const ENOUGH_PIECES = 1024;
 
 /** Longer trailer sections are dropped, as any recipient may (RFC 9110 §6.5.1): they are kept in the upload's record. */
 const LONGEST_TRAILERS = 8 * 1024;
@@ -85,7 +87,7 @@ export class Body {
     this.batchBytes += data.length;
     this.totalBytes += data.length;
     this.idleTimer?.refresh();
-    if (this.batchBytes >= ENOUGH_BYTES) this.stream.pause();
+    if (this.batchBytes >= ENOUGH_BYTES || this.batch.length >= ENOUGH_PIECES) this.stream.pause();
   };
 
   /** Runs after all reads of this turn of the event loop: they make one batch. */

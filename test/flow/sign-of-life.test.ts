@@ -56,3 +56,30 @@ test('a client that waits in silence is asked again and again, and kept', async 
   expect((await exchange.readFinal()).status).toBe(200);
   await client.close();
 });
+
+// Issue 9, §5: descriptors of such connections must not wait for a client.
+test.each([
+  ['breaks the protocol', PREFACE + BROKEN],
+  ['breaks it in the middle of a request', PREFACE + BEGUN + BROKEN],
+  ['sends a body to a stream that it never opened', `${PREFACE}\x00\x00\x01\x00\x01\x00\x00\x00\x01x`],
+  ['opens a stream with an even number', `${PREFACE}\x00\x00\x06\x01\x05\x00\x00\x00\x02\x83\x86\x84\x41\x01a`],
+  ['sends no preface', 'PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n'],
+])('a client that %s is rid of its connection soon, though it keeps it', async (_what, bytes) => {
+  // Nobody would be asked for a sign of life within the time of this test.
+  const door = await openDoor(() => undefined, { silenceMs: 3_600_000 });
+  const client = await connect(door.url);
+  client.socket.on('data', () => undefined);
+  await client.send(bytes);
+  await until(() => door.connections === 0, 'the connection to be gone');
+  client.destroy();
+});
+
+test('an idle session that was told to go is closed, though its client does not close it', async () => {
+  const door = await openDoor(() => undefined, { silenceMs: 3_600_000, keepAliveTimeoutMs: 20 });
+  const client = await connect(door.url);
+  client.socket.allowHalfOpen = true;
+  client.socket.on('data', () => undefined);
+  await client.send(PREFACE);
+  await until(() => door.connections === 0, 'the connection to be gone');
+  client.destroy();
+});

@@ -1,0 +1,86 @@
+import type { Readable } from 'node:stream';
+
+/** Smaller pieces are copied: each would cost some hundred bytes beside its own, and keep alive what it was cut from. */
+const SMALL_BYTES = 8 * 1024;
+
+/** Small pieces grow to this size while nobody reads them. */
+const BLOCK_BYTES = 16 * 1024;
+
+/** Told of every small piece: somebody may have to read less. */
+export type SmallPieceListener = () => void;
+
+/**
+ * Makes a stream hand on the small pieces of one turn of the event loop as one piece, or those of many turns while nobody
+ * reads: a body in chunks of one byte costs as much memory as one in large chunks. Nothing is lost or reordered, and no
+ * byte waits longer than to the end of its turn for a reader who wants it.
+ */
+export function gatherSmallPieces<T extends Readable>(stream: T, onSmallPiece: SmallPieceListener = noop): T {
+  new Gathering(stream, onSmallPiece).begin();
+  return stream;
+}
+
+class Gathering {
+  private readonly pushOn: Readable['push'];
+  private block: Buffer | undefined;
+  private used = 0;
+  private isScheduled = false;
+
+  constructor(
+    private readonly stream: Readable,
+    private readonly onSmallPiece: SmallPieceListener,
+  ) {
+    this.pushOn = stream.push.bind(stream);
+  }
+
+  begin(): void {
+    const { stream } = this;
+    const read = stream._read.bind(stream);
+    const destroy = stream.destroy.bind(stream);
+    stream.push = (piece: unknown, encoding?: BufferEncoding) => {
+      if (Buffer.isBuffer(piece) && piece.length > 0 && piece.length < SMALL_BYTES) return this.add(piece);
+      this.flush();
+      return this.pushOn(piece, encoding);
+    };
+    stream._read = (size) => {
+      this.flush();
+      read(size);
+    };
+    // Bytes that came before a cut count: whoever listens gets them first.
+    stream.destroy = (error) => {
+      if (stream.readableFlowing && !stream.destroyed) this.flush();
+      return destroy(error);
+    };
+  }
+
+  /** As `push`: false when no more should come for now. */
+  private add(piece: Buffer): boolean {
+    this.onSmallPiece();
+    if (this.block && this.used + piece.length > this.block.length) this.flush();
+    this.block ??= Buffer.allocUnsafeSlow(BLOCK_BYTES);
+    this.used += piece.copy(this.block, this.used);
+    if (!this.isScheduled) {
+      this.isScheduled = true;
+      setImmediate(this.endTurn);
+    }
+    return this.stream.readableLength + this.used < this.stream.readableHighWaterMark;
+  }
+
+  private readonly endTurn = (): void => {
+    this.isScheduled = false;
+    if (this.stream.readableFlowing || this.stream.readableLength === 0) this.flush();
+  };
+
+  /** A block is given away as it is when most of it is used, else as large as its content. */
+  private flush(): void {
+    const { block, used } = this;
+    if (!block || used === 0) return;
+    this.used = 0;
+    const isFull = used > BLOCK_BYTES / 2;
+    if (isFull) this.block = undefined;
+    this.pushOn(isFull ? block.subarray(0, used) : Buffer.from(block.subarray(0, used)));
+  }
+}
+
+function noop(): void {
+  // Nobody needs to know.
+}

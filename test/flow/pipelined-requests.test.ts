@@ -1,0 +1,127 @@
+import { afterEach, expect, test } from '@jest/globals';
+import type { Exchange } from '../../src/http/exchange.js';
+import { sendReply } from '../../src/http/reply.js';
+import { closeDoors, openDoor } from '../support/front-door.js';
+import { connect } from '../support/raw-client.js';
+import { until } from '../support/temporary.js';
+
+// Issue 9, §5: requests of one HTTP/1.1 connection are answered one at a time; safe ones may overlap.
+
+afterEach(closeDoors);
+
+/** Requests that are under way, and the means to end each. */
+class Served {
+  readonly order: string[] = [];
+  readonly open = new Map<string, () => void>();
+  most = 0;
+
+  readonly serve = (exchange: Exchange): void => {
+    const name = `${exchange.req.method} ${exchange.req.url}`;
+    this.order.push(`${name} in`);
+    exchange.req.resume();
+    this.open.set(name, () => {
+      this.open.delete(name);
+      this.order.push(`${name} out`);
+      void sendReply(exchange, { status: 200, headers: [], body: name });
+    });
+    this.most = Math.max(this.most, this.open.size);
+  };
+
+  /** Ends requests as they come, the newest first, until so many were served. */
+  async all(count: number): Promise<void> {
+    const served = () => this.order.filter((step) => step.endsWith('out')).length;
+    await until(() => {
+      for (const end of [...this.open.values()].reverse()) end();
+      return served() === count;
+    }, `${count} answers`);
+  }
+}
+
+function request(name: string): string {
+  const [method = '', target = ''] = name.split(' ');
+  const length = ['POST', 'PUT', 'PATCH'].includes(method) ? 'Content-Length: 1\r\n\r\nz' : '\r\n';
+  return `${method} ${target} HTTP/1.1\r\nHost: h\r\n${length}`;
+}
+
+test.each([
+  [['POST /1', 'GET /2', 'POST /3'], 1],
+  [['GET /1', 'POST /2', 'GET /3'], 1],
+  [['DELETE /1', 'GET /2', 'GET /3'], 2],
+  [['PUT /1', 'PUT /2', 'PUT /3'], 1],
+  [['GET /1', 'HEAD /2', 'OPTIONS /3'], 3],
+  [['GET /1', 'GET /2', 'PATCH /3', 'GET /4', 'GET /5'], 2],
+  [Array.from({ length: 40 }, (_, at) => `GET /${at}`), 8],
+])('of %j at most %i are under way, and the answers come in order', async (names, most) => {
+  const served = new Served();
+  const door = await openDoor(served.serve);
+  const client = await connect(door.url);
+  await client.send(names.map(request).join(''));
+  await served.all(names.length);
+  expect(served.most).toBe(most);
+  for (const name of names) {
+    const head = await client.readHead();
+    expect(head?.status).toBe(200);
+    const [method] = name.split(' ');
+    if (method !== 'HEAD') expect((await client.readRaw(Buffer.byteLength(name))).toString()).toBe(name);
+  }
+  // No request began before an unsafe one ahead of it had ended, and no unsafe one beside another.
+  names.forEach((name, at) => {
+    const begun = served.order.indexOf(`${name} in`);
+    const isSafe = /^(GET|HEAD|OPTIONS)/.test(name);
+    for (const before of names.slice(0, at))
+      if (!isSafe || !/^(GET|HEAD|OPTIONS)/.test(before))
+        expect(served.order.indexOf(`${before} out`)).toBeLessThan(begun);
+  });
+  client.destroy();
+});
+
+test('a flood of requests is answered in order by and by, and read no faster than that', async () => {
+  const served = new Served();
+  const door = await openDoor(served.serve);
+  const client = await connect(door.url);
+  const count = 1000;
+  void client.send(Array.from({ length: count }, (_, at) => request(`GET /${at}`)).join(''));
+  await until(() => served.open.size === 8, 'the first eight');
+  // So many wait already that no more are read: those that are under way have to end first.
+  const answering = served.all(count);
+  for (let at = 0; at < count; at++) {
+    expect((await client.readHead())?.status).toBe(200);
+    expect((await client.readRaw(`GET /${at}`.length)).toString()).toBe(`GET /${at}`);
+  }
+  await answering;
+  expect(served.most).toBe(8);
+  client.destroy();
+});
+
+test('a client that leaves while many of its requests wait is noticed, and none of them begins', async () => {
+  const served = new Served();
+  const door = await openDoor(served.serve);
+  const client = await connect(door.url);
+  await client.send(request('POST /slow') + request('GET /x').repeat(20));
+  await until(() => served.open.size === 1, 'the first request');
+  client.destroy();
+  await until(() => door.connections === 0, 'the connection to be gone');
+  expect(served.order).toEqual(['POST /slow in']);
+});
+
+test.each([
+  ['websocket', /^HTTP\/1\.1 400 /],
+  ['h2c', /^HTTP\/1\.1 200 /],
+])('a wish for %s behind a request that is not answered yet does no harm', async (protocol, second) => {
+  const served = new Served();
+  const door = await openDoor(served.serve);
+  const client = await connect(door.url);
+  await client.send(
+    `${request('POST /1')}GET /2 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: ${protocol}\r\n\r\n`,
+  );
+  await until(() => served.open.has('POST /1'), 'the first request');
+  served.open.get('POST /1')!();
+  expect((await client.readHead())?.status).toBe(200);
+  await client.readRaw('POST /1'.length);
+  if (protocol === 'h2c') {
+    await until(() => served.open.has('GET /2'), 'the second request');
+    served.open.get('GET /2')!();
+  }
+  expect((await client.readHead())?.statusLine).toMatch(second);
+  client.destroy();
+});

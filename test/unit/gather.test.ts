@@ -1,0 +1,64 @@
+import { Readable } from 'node:stream';
+import { expect, test } from '@jest/globals';
+import { gatherSmallPieces } from '../../src/streams/gather.js';
+
+function source(): Readable {
+  return gatherSmallPieces(new Readable({ read: () => undefined }));
+}
+
+/** A byte that tells its place. */
+function byte(at: number): Buffer {
+  return Buffer.from([at % 251]);
+}
+
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+test('the small pieces of one turn come as one', async () => {
+  const stream = source();
+  const pieces: Buffer[] = [];
+  stream.on('data', (piece: Buffer) => pieces.push(piece));
+  await turn();
+  for (let at = 0; at < 1000; at++) stream.push(byte(at));
+  await turn();
+  await turn();
+  expect(pieces.map(({ length }) => length)).toEqual([1000]);
+  expect(pieces[0]).toEqual(Buffer.from(Array.from({ length: 1000 }, (_, at) => at % 251)));
+});
+
+test('what nobody reads is kept in few pieces, however many turns it takes, and in order beside large pieces', async () => {
+  const stream = source();
+  const expected: Buffer[] = [];
+  const push = (piece: Buffer): void => {
+    expected.push(piece);
+    stream.push(piece);
+  };
+  for (let at = 0; at < 3000; at++) {
+    push(byte(at));
+    if (at % 100 === 0) await turn();
+  }
+  push(Buffer.alloc(20_000, 7));
+  for (let at = 0; at < 10; at++) push(byte(at));
+  stream.push(null);
+  const pieces = (await stream.toArray()) as Buffer[];
+  expect(Buffer.concat(pieces)).toEqual(Buffer.concat(expected));
+  expect(pieces.length).toBeLessThanOrEqual(5);
+});
+
+test('bytes before a cut come before it', async () => {
+  const stream = source();
+  const pieces: Buffer[] = [];
+  stream.on('data', (piece: Buffer) => pieces.push(piece));
+  stream.on('error', () => undefined);
+  await turn();
+  stream.push(byte(1));
+  stream.push(byte(2));
+  stream.destroy(new Error('cut'));
+  expect(Buffer.concat(pieces)).toEqual(Buffer.from([1, 2]));
+});
+
+test('a full stream says so, also while its bytes wait to be gathered', () => {
+  const stream = gatherSmallPieces(new Readable({ read: () => undefined, highWaterMark: 4 }));
+  expect([1, 2, 3, 4].map((at) => stream.push(byte(at)))).toEqual([true, true, true, false]);
+});
