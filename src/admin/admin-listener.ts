@@ -42,6 +42,7 @@ export async function startAdminListener(options: AdminListenerOptions): Promise
     );
   });
   await listen(server, options);
+  if (isPublic(server)) options.log.warn({ url: urlOf(server) }, PUBLIC);
   return {
     url: urlOf(server),
     close: async () => {
@@ -50,6 +51,15 @@ export async function startAdminListener(options: AdminListenerOptions): Promise
       await closed;
     },
   };
+}
+
+const PUBLIC =
+  'the admin listener can be reached from other machines and asks for no login: whoever reaches it can read the metrics and ' +
+  'cancel uploads; give "admin" a loopback address or a Unix socket, or keep others away from it';
+
+function isPublic(server: Server): boolean {
+  const bound = server.address() as AddressInfo | string;
+  return typeof bound !== 'string' && bound.address !== '::1' && !bound.address.startsWith('127.');
 }
 
 function requestOf({ method = '', url = '', headers, socket }: IncomingMessage): AdminRequest {

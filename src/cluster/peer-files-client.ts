@@ -61,12 +61,12 @@ export class PeerFilesClient {
     signal: AbortSignal,
   ): Promise<void> {
     const target = writePeerPath(path);
-    const signed = this.options.signature.sign({ kind: 'files', to: name }, { method, target });
-    const headers = [
+    const lines = [
       ['Host', new URL(url).host],
-      [PEER_FIELD, signed],
       ['Content-Length', `${size}`],
     ] as const;
+    const signed = this.options.signature.sign({ kind: 'files', to: name }, { method, target, headers: lines });
+    const headers = [...lines, [PEER_FIELD, signed]] as const;
     const request = this.requests.open({ origin: url, method, target, headers, connection: 'kept' });
     const { idleMs = IDLE_MS, connectTimeoutMs = CONNECT_TIMEOUT_MS } = this.options;
     // The other time does not begin before there is a connection.

@@ -14,9 +14,8 @@ export function factsOf(head: RequestHead): ClientFacts {
 }
 
 /** The client's lines, and those that our own hop needs. A signature that a client made up stays behind. */
-export function linesForOwner(head: RequestHead, signature: string): HeaderLine[] {
-  const lines = linesForNode(head, fieldValue(head.headers, 'host') ?? head.authority);
-  return [...withoutFields(lines, OURS), [PEER_FIELD, signature]];
+export function linesForOwner(head: RequestHead): HeaderLine[] {
+  return withoutFields(linesForNode(head, fieldValue(head.headers, 'host') ?? head.authority), OURS);
 }
 
 /** A head as the client's own node has read it, whatever the way between that node and this one looks like. */

@@ -1,3 +1,4 @@
+import { fromRawHeaders } from '../model/headers.js';
 import type { Log } from '../observe/log.js';
 import type { Exchange } from './exchange.js';
 import { type ClientFacts, type Disbelief, PEER_FIELD, type PeerSignature } from './peer-signature.js';
@@ -45,20 +46,28 @@ export function startPeerListener(options: PeerListenerOptions, handlers: PeerHa
 }
 
 function admit(exchange: Exchange, { signature, log }: PeerListenerOptions, handlers: PeerHandlers): void {
-  const { method = '', url = '', headers } = exchange.req;
+  const { method = '', url = '', headers, rawHeaders } = exchange.req;
   const value = headers[PEER_FIELD.toLowerCase()];
-  const claim = signature.verify(typeof value === 'string' ? value : undefined, { method, target: url });
+  const claim = signature.verify(typeof value === 'string' ? value : undefined, {
+    method,
+    target: url,
+    headers: fromRawHeaders(rawHeaders),
+  });
   if (typeof claim === 'string') {
     log.warn({ why: claim, advice: ADVICE[claim], peer: exchange.req.socket.remoteAddress }, 'a peer was turned away');
-    const headers = [[PEER_FIELD, claim]] as const;
-    void answerEarly(exchange, { status: 403, headers }, STRANGERS_BODY);
+    const told = [[PEER_FIELD, claim]] as const;
+    void answerEarly(exchange, { status: 403, headers: told }, STRANGERS_BODY);
   } else if (claim.kind === 'request') handlers.onRequest(exchange, claim.client);
   else handlers.onFiles(exchange);
 }
 
 const ADVICE: Readonly<Record<Disbelief, string>> = {
   unsigned: 'only nodes of this cluster may ask here',
+  version:
+    'it runs another version of rufh-proxy; until all nodes run one version, what they ask each other is refused',
   forged: 'do all nodes have the same cluster.secret?',
   old: 'do the clocks of the nodes differ?',
+  replayed: 'a request between nodes was recorded and sent again: who else is in their network?',
+  busy: 'more requests of other nodes came within a minute than can be remembered',
   misdirected: 'does each node have a cluster.advertise of its own?',
 };

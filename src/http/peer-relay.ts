@@ -86,13 +86,17 @@ export class PeerRelay implements Relay {
     const { exchange, head, node, refuse } = task;
     const { signature, ownerTimeoutMs } = this.options;
     const { method, target } = head;
-    const signed = signature.sign({ kind: 'request', to: node, client: factsOf(head) }, { method, target });
+    const claim = { kind: 'request', to: node, client: factsOf(head) } as const;
+    // A signature is good once, and a request may have to be made a second time.
+    const signed = (outgoing: OutgoingRequest): OutgoingRequest => {
+      return { ...outgoing, headers: [...outgoing.headers, [PEER_FIELD, signature.sign(claim, outgoing)]] };
+    };
     const silence = new Silence(owner.silentMs);
     const relayed = new RelayedExchange({
       head,
       client: clientOf(exchange),
-      outgoing: { origin: owner.url, method, target, headers: linesForOwner(head, signed) },
-      open: (outgoing) => way.open(outgoing),
+      outgoing: { origin: owner.url, method, target, headers: linesForOwner(head) },
+      open: (outgoing) => way.open(signed(outgoing)),
       // Both are for the owner to judge: it knows how long an origin may take.
       stallLimits: { origin: undefined, client: undefined },
       onFailure: (failure) => this.note(failure, task),

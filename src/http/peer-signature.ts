@@ -1,4 +1,5 @@
-import { createHmac, timingSafeEqual } from 'node:crypto';
+import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import type { Headers } from '../model/headers.js';
 import type { ConnectionFacts } from '../model/request-head.js';
 
 /** The field that one node's requests to another are signed with. From anybody else it means nothing. */
@@ -19,47 +20,103 @@ export type PeerClaim =
   | { readonly kind: 'request'; readonly to: string; readonly client: ClientFacts }
   | { readonly kind: 'files'; readonly to: string };
 
-/** Why a claim is not believed: none at all, made by somebody without the secret, too old, or meant for another node. */
-export type Disbelief = 'unsigned' | 'forged' | 'old' | 'misdirected';
+/**
+ * Why a claim is not believed: none at all, made by a node of another version, made by somebody without the secret or for
+ * another request, too old, used before, meant for another node, or one too many to be remembered.
+ */
+export type Disbelief = 'unsigned' | 'version' | 'forged' | 'old' | 'replayed' | 'misdirected' | 'busy';
 
-export interface SignedLine {
+/** What a signature is for. Of the fields every line counts but those of the connection; `Content-Length` binds the body's length. */
+export interface SignedRequest {
   readonly method: string;
   readonly target: string;
+  readonly headers: Headers;
 }
 
 /** Longer than clocks of one cluster may differ, too short to be of use to whoever has seen it. */
 const VALID_MS = 30_000;
+
+/** As many as a node gets within that time at some ten thousand requests a second. */
+const MOST_NONCES = 1_000_000;
+
+const VERSION = '2';
+
+/** Lines that Node writes and reads itself, and the one that the signature stands in. */
+const NOT_SIGNED: ReadonlySet<string> = new Set(['connection', 'keep-alive', PEER_FIELD.toLowerCase()]);
 
 /**
  * Signs what nodes say to each other with their shared secret (HMAC-SHA256, RFC 2104), and tells theirs from anybody
  * else's. Where the connections are mutual TLS the secret may be empty.
  */
 export class PeerSignature {
+  private readonly nonces: UsedNonces;
+  /** Of what was signed before, nobody knows whether it was used before this process began. */
+  private readonly since: number;
+
   constructor(
     private readonly secret: string,
     /** The name of this node. */
     private readonly self: string,
     private readonly clock: () => number,
-  ) {}
-
-  /** `1.<time>.<claim>.<signature>`: the value of the field. */
-  sign(claim: PeerClaim, line: SignedLine): string {
-    const signed = `1.${this.clock()}.${Buffer.from(JSON.stringify(claim)).toString('base64url')}`;
-    return `${signed}.${this.digest(signed, line).toString('base64url')}`;
+    mostNonces = MOST_NONCES,
+  ) {
+    this.since = clock();
+    this.nonces = new UsedNonces(mostNonces);
   }
 
-  verify(value: string | undefined, line: SignedLine): PeerClaim | Disbelief {
+  /** `2.<time>.<nonce>.<claim>.<signature>`: the value of the field, good for one request. */
+  sign(claim: PeerClaim, request: SignedRequest): string {
+    const nonce = randomBytes(12).toString('base64url');
+    const signed = `${VERSION}.${this.clock()}.${nonce}.${Buffer.from(JSON.stringify(claim)).toString('base64url')}`;
+    return `${signed}.${this.digest(signed, request).toString('base64url')}`;
+  }
+
+  /** Believes a signature once. */
+  verify(value: string | undefined, request: SignedRequest): PeerClaim | Disbelief {
     if (value === undefined) return 'unsigned';
-    const [, signed, time, claim, signature] = /^(1\.(\d{1,16})\.([\w-]+))\.([\w-]{43})$/.exec(value) ?? [];
+    if (/^\d+\./.test(value) && !value.startsWith(`${VERSION}.`)) return 'version';
+    const [, signed, time, nonce, claim, signature] = VALUE.exec(value) ?? [];
     if (signed === undefined) return 'forged';
-    if (!timingSafeEqual(this.digest(signed, line), Buffer.from(signature!, 'base64url'))) return 'forged';
-    if (Math.abs(this.clock() - Number(time)) > VALID_MS) return 'old';
+    if (!timingSafeEqual(this.digest(signed, request), Buffer.from(signature!, 'base64url'))) return 'forged';
+    const [now, signedAt] = [this.clock(), Number(time)];
+    if (Math.abs(now - signedAt) > VALID_MS || signedAt < this.since) return 'old';
     const told = JSON.parse(Buffer.from(claim!, 'base64url').toString()) as PeerClaim;
-    return told.to === this.self ? told : 'misdirected';
+    if (told.to !== this.self) return 'misdirected';
+    return this.nonces.use(nonce!, now) ?? told;
   }
 
-  /** Method and target cannot hold a line break. */
-  private digest(signed: string, { method, target }: SignedLine): Buffer {
-    return createHmac('sha256', this.secret).update(`rufh-peer\n${signed}\n${method}\n${target}`).digest();
+  /** Neither method and target nor a field can hold a line break. */
+  private digest(signed: string, { method, target, headers }: SignedRequest): Buffer {
+    const lines = headers
+      .map(([name, value]) => [name.toLowerCase(), value.trim()] as const)
+      .filter(([name]) => !NOT_SIGNED.has(name))
+      .map(([name, value]) => `${name}: ${value}`);
+    const text = ['rufh-peer', signed, method, target, ...lines].join('\n');
+    return createHmac('sha256', this.secret).update(text).digest();
+  }
+}
+
+const VALUE = /^(2\.(\d{1,16})\.([\w-]{16})\.([\w-]+))\.([\w-]{43})$/;
+
+/** Nonces that were used, for as long as a signature with one of them would be believed: twice the time clocks may differ. */
+class UsedNonces {
+  private newer = new Set<string>();
+  private older = new Set<string>();
+  private begunAt = 0;
+
+  constructor(private readonly most: number) {}
+
+  /** Undefined when this is the first time. */
+  use(nonce: string, now: number): 'replayed' | 'busy' | undefined {
+    if (now - this.begunAt > 2 * VALID_MS) {
+      this.older = now - this.begunAt > 4 * VALID_MS ? new Set() : this.newer;
+      this.newer = new Set();
+      this.begunAt = now;
+    }
+    if (this.newer.has(nonce) || this.older.has(nonce)) return 'replayed';
+    // Forgetting one would let it be used again.
+    if (this.newer.size + this.older.size >= this.most) return 'busy';
+    this.newer.add(nonce);
+    return undefined;
   }
 }

@@ -144,6 +144,18 @@ describe('the address', () => {
   });
 });
 
+// Issue 9, §5.
+test.each([
+  ['0.0.0.0', true],
+  ['::', true],
+  ['127.0.0.1', false],
+  ['127.0.0.2', false],
+  ['::1', false],
+])('on %s: that others can reach it is said: %s', async (host, isSaid) => {
+  await start({ address: { kind: 'tcp', host, port: 0 } });
+  expect(lines.join('').includes('the admin listener can be reached from other machines')).toBe(isSaid);
+});
+
 test('closing does not wait for a client that keeps its connection open', async () => {
   const admin = await start();
   await (await fetch(`${admin.url}/healthz`)).text();

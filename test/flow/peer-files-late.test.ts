@@ -15,13 +15,14 @@ afterEach(() => stage.close());
 
 /** A file on its way whose sender vanished without a word: the other node still waits for the rest. */
 async function halfOf(id: string, name: string, size: number): Promise<RawClient> {
-  const line = { method: 'PUT', target: writePeerPath({ id, name }) };
+  const headers = [
+    ['Host', new URL(stage.other.peerUrl).host],
+    ['Content-Length', `${size}`],
+  ] as const;
+  const line = { method: 'PUT', target: writePeerPath({ id, name }), headers };
   const signed = stage.old.signature.sign({ kind: 'files', to: 'other' }, line);
   const client = await connect(stage.other.peerUrl);
-  await client.sendHead(line.method, line.target, [
-    [PEER_FIELD, signed],
-    ['Content-Length', `${size}`],
-  ]);
+  await client.sendHead(line.method, line.target, [...headers, [PEER_FIELD, signed]]);
   await client.send(BYTES.subarray(0, size / 2));
   await until(async () => (await stage.other.files()).length > 0, 'the beginning of the file');
   return client;

@@ -16,12 +16,15 @@ const TARGET = '/.uploads/abc?x=1';
 const LINE = { method: 'PATCH', target: TARGET };
 const CLIENT: ClientFacts = { ...TOLD_CLIENT, httpVersion: '1.0' };
 const CLAIM: PeerClaim = { kind: 'request', to: 'owner', client: CLIENT };
-const sender = (secret = SECRET, now = Date.now) => new PeerSignature(secret, 'entry', now);
+const sender = (secret = SECRET, now = (): number => Date.now()) => new PeerSignature(secret, 'entry', now);
 
 interface Heard {
   readonly url: string;
   readonly heard: (RequestHead | 'files')[];
 }
+
+/** Tables are made before the listener is: nothing is signed before it began. */
+const soon = (): number => Date.now() + 5000;
 
 /** A listener that notes what it lets in. */
 async function listening<T>(scene: (heard: Heard) => Promise<T>, tls?: PeerListenerOptions['tls']): Promise<T> {
@@ -51,17 +54,19 @@ async function listening<T>(scene: (heard: Heard) => Promise<T>, tls?: PeerListe
   }
 }
 
-const signed = (claim: PeerClaim, by = sender()): HeaderLine => ['RUFH-Peer', by.sign(claim, LINE)];
+const HOST: HeaderLine = ['Host', 'internal'];
+const FIVE: HeaderLine = ['Content-Length', '5'];
+
+/** These lines, and the signature for a request with them. */
+const signed = (claim: PeerClaim, lines: readonly HeaderLine[] = [HOST], by = sender()): HeaderLine[] => [
+  ...lines,
+  ['RUFH-Peer', by.sign(claim, { ...LINE, headers: lines })],
+];
 
 describe('the internal listener', () => {
   test('believes a signed request what it says of its client, and nothing that stands beside it', async () => {
     await listening(async ({ url, heard }) => {
-      const headers = [
-        ['Host', 'internal'],
-        ['X-Forwarded-For', '203.0.113.9'],
-        ['Content-Length', '0'],
-        signed(CLAIM),
-      ] as const;
+      const headers = signed(CLAIM, [HOST, ['X-Forwarded-For', '203.0.113.9'], ['Content-Length', '0']]);
       expect((await requestOnce(url, { ...LINE, headers })).status).toBe(200);
       expect(heard).toEqual([
         {
@@ -83,33 +88,48 @@ describe('the internal listener', () => {
   test('keeps a length of zero that the client announced itself', async () => {
     await listening(async ({ url, heard }) => {
       const claim: PeerClaim = { ...CLAIM, client: { ...CLIENT, hasNoLength: false } };
-      await requestOnce(url, { ...LINE, headers: [['Content-Length', '0'], signed(claim)] });
+      await requestOnce(url, { ...LINE, headers: signed(claim, [HOST, ['Content-Length', '0']]) });
       expect(heard[0]).toMatchObject({ contentLength: 0, hasBody: false });
     });
   });
 
   test('tells what another node wants for itself from what a client wants', async () => {
     await listening(async ({ url, heard }) => {
-      await requestOnce(url, { ...LINE, headers: [signed({ kind: 'files', to: 'owner' })] });
+      await requestOnce(url, { ...LINE, headers: signed({ kind: 'files', to: 'owner' }) });
       expect(heard).toEqual(['files']);
     });
   });
 
   test.each<[string, string, HeaderLine[]]>([
-    ['is not signed', 'unsigned', []],
-    ['is signed with another secret', 'forged', [signed(CLAIM, sender('another'))]],
+    ['is not signed', 'unsigned', [HOST, FIVE]],
+    ['is signed with another secret', 'forged', signed(CLAIM, [HOST, FIVE], sender('another'))],
     [
       'was signed long ago',
       'old',
-      [
-        signed(
-          CLAIM,
-          sender(SECRET, () => Date.now() - 40_000),
-        ),
-      ],
+      signed(
+        CLAIM,
+        [HOST, FIVE],
+        sender(SECRET, () => Date.now() - 40_000),
+      ),
     ],
-    ['is signed for another node', 'misdirected', [signed({ ...CLAIM, to: 'third' })]],
-    ['is signed twice', 'forged', [signed(CLAIM), signed(CLAIM)]],
+    [
+      'is signed for another node',
+      'misdirected',
+      signed({ ...CLAIM, to: 'third' }, [HOST, FIVE], sender(SECRET, soon)),
+    ],
+    ['is signed twice', 'forged', [...signed(CLAIM, [HOST, FIVE]), signed(CLAIM)[1]!]],
+    ['a node of an older version signed', 'version', [HOST, FIVE, ['RUFH-Peer', `1.1.e30.${'A'.repeat(43)}`]]],
+    [
+      'is signed for another length',
+      'forged',
+      [...signed(CLAIM, [HOST, ['Content-Length', '4']]).slice(2), HOST, FIVE],
+    ],
+    [
+      'is signed for a body without a length',
+      'forged',
+      [HOST, FIVE, signed(CLAIM, [HOST, ['Transfer-Encoding', 'chunked']])[2]!],
+    ],
+    ['is signed with another field', 'forged', [HOST, FIVE, ['Upload-Offset', '6'], signed(CLAIM, [HOST, FIVE])[2]!]],
   ])('lets nothing in that %s', async (_, why, headers) => {
     await listening(async ({ url, heard }) => {
       const answer = await requestOnce(url, { ...LINE, headers, body: 'hello' });
@@ -118,9 +138,22 @@ describe('the internal listener', () => {
     });
   });
 
+  // Issue 9, §5: what one node signed for another is good once.
+  test('lets no signature be used twice, whatever the body is', async () => {
+    await listening(async ({ url, heard }) => {
+      const headers = signed(CLAIM, [HOST, FIVE]);
+      expect((await requestOnce(url, { ...LINE, headers, body: 'hello' })).status).toBe(200);
+      for (const body of ['hello', 'EVIL!']) {
+        const again = await requestOnce(url, { ...LINE, headers, body });
+        expect([again.status, again.header('RUFH-Peer')]).toEqual([403, 'replayed']);
+      }
+      expect(heard).toHaveLength(1);
+    });
+  });
+
   test('lets no signature be used for another method or target', async () => {
     await listening(async ({ url, heard }) => {
-      const headers = [signed(CLAIM)];
+      const headers = signed(CLAIM);
       expect((await requestOnce(url, { method: 'DELETE', target: TARGET, headers })).status).toBe(403);
       expect((await requestOnce(url, { method: 'PATCH', target: '/.uploads/abd', headers })).status).toBe(403);
       expect(heard).toEqual([]);
@@ -130,7 +163,7 @@ describe('the internal listener', () => {
   test('changes to no other protocol', async () => {
     await listening(async ({ url }) => {
       const client = await connect(url);
-      const headers = [['Connection', 'Upgrade'], ['Upgrade', 'websocket'], signed(CLAIM)] as const;
+      const headers = signed(CLAIM, [HOST, ['Connection', 'Upgrade'], ['Upgrade', 'websocket']]);
       await client.sendHead('GET', TARGET, headers);
       await client.ended();
     });
@@ -143,7 +176,8 @@ describe('over mutual TLS', () => {
 
   function status(url: string, identity: object): Promise<number> {
     return new Promise((resolve, reject) => {
-      const headers = { 'RUFH-Peer': sender().sign(CLAIM, LINE) };
+      const host: HeaderLine = ['Host', new URL(url).host];
+      const headers = { 'RUFH-Peer': sender().sign(CLAIM, { ...LINE, headers: [host, ['Content-Length', '0']] }) };
       const options = { ...identity, method: 'PATCH', ca: ours.cert, headers, agent: false } as const;
       requestHttps(new URL(TARGET, url), { ...options, checkServerIdentity: () => undefined }, (response) => {
         response.resume();

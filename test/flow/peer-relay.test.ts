@@ -49,10 +49,14 @@ describe('a request to another node', () => {
   test('tells in its signature who the client is, whatever the client says', async () => {
     await onPeerFront({}, async (front) => {
       const headers = [['Host', 'files.example']] as const;
+      const signature = new PeerSignature(SECRET, 'owner', Date.now);
       await requestOnce(front.url, { method: 'HEAD', target: TARGET, headers });
       const exchange = await got(front);
-      const signature = new PeerSignature(SECRET, 'owner', Date.now);
-      const claim = signature.verify(exchange.header('RUFH-Peer'), { method: 'HEAD', target: TARGET });
+      const claim = signature.verify(exchange.header('RUFH-Peer'), {
+        method: 'HEAD',
+        target: TARGET,
+        headers: exchange.headerLines,
+      });
       const connection = {
         peerAddress: '127.0.0.1',
         encrypted: false,
