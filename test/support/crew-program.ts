@@ -1,6 +1,5 @@
 // `serve` as the binary has it, but each worker keeps its own uploads in memory and on disk: how processes are started,
 // looked after and ended can be seen without a server for the store.
-import { join } from 'node:path';
 import { startApp } from '../../src/app.js';
 import { serve, type StartApp } from '../../src/cli/serve.js';
 
@@ -8,7 +7,8 @@ const startAlone: StartApp = (config, log, version) => {
   const worker = process.env['RUFH_WORKER'] ?? '0';
   if (process.env['FAILING_WORKER'] === worker) throw new Error(`worker ${worker} is meant to fail`);
   if (process.env['ENDING_WORKER'] === worker) process.exit(7);
-  const data = join(config.data, worker);
+  // Beside the directory of all: what is in that is the program's alone.
+  const data = `${config.data}-${worker}`;
   return startApp(
     { ...config, data, store: { type: 'embedded' }, spool: { ...config.spool, shared: false } },
     log,
