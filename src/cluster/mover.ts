@@ -154,7 +154,9 @@ export class Mover {
   private async note(id: string, move: UploadMove, outcome: Moved): Promise<void> {
     if (outcome === 'later') return;
     this.left = Math.max(0, (this.left ?? 0) - 1);
-    if (outcome === 'ended') return this.undo(id, move, this.stopping.signal);
+    if (outcome === 'lost')
+      this.options.log.error({ upload: uploadTag(id) }, 'an upload whose bytes are lost is given up instead of moved');
+    if (outcome === 'ended' || outcome === 'lost') return this.undo(id, move, this.stopping.signal);
     this.moves.delete(id);
     this.moved += 1;
     this.bytes += move.bytes;

@@ -1,3 +1,4 @@
+import { Fault } from '../model/fault.js';
 import type { Chunk, Phase, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/lease.js';
@@ -15,8 +16,11 @@ export interface MoveRooms {
   readonly files: PeerFilesClient;
 }
 
-/** `later`: somebody else needs it now, or it is being delivered. `ended`: there is nothing to move any more. */
-export type Moved = 'moved' | 'ended' | 'later';
+/**
+ * `later`: somebody else needs it now, or it is being delivered. `ended`: there is nothing to move any more. `lost`: nor is
+ * there, because its bytes are damaged or missing here.
+ */
+export type Moved = 'moved' | 'ended' | 'later' | 'lost';
 
 /** So much may be copied while its client would have to wait; the rest goes before, and nobody notices. */
 const HELD_BYTES = 4 * 1024 * 1024;
@@ -38,6 +42,8 @@ const NEEDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'undel
 export class UploadMove {
   /** What the other node has, and how much of it. */
   private readonly sent = new Map<string, number>();
+  /** It is damaged or missing, and stays behind. */
+  private withoutAnswer = false;
 
   constructor(
     private readonly id: string,
@@ -52,6 +58,15 @@ export class UploadMove {
 
   /** Fails with `NotTaken` when the other node is to blame, with a `Fault` when our machine is, with the signal's reason. */
   async run(signal: AbortSignal): Promise<Moved> {
+    try {
+      return await this.copyAndMove(signal);
+    } catch (error) {
+      if (!(error instanceof Fault) || error.code !== 'BYTES_LOST') throw error;
+      return this.lose();
+    }
+  }
+
+  private async copyAndMove(signal: AbortSignal): Promise<Moved> {
     for (let round = 0; round < MOST_ROUNDS; round++) {
       const upload = await this.ours();
       if (typeof upload === 'string') return upload;
@@ -75,6 +90,23 @@ export class UploadMove {
       await files.remove(this.target, this.id, signal);
       this.sent.clear();
       return true;
+    } finally {
+      await lease.release();
+    }
+  }
+
+  /** An upload ends with its bytes; one that is answered goes on, and its client hears that the answer is lost. */
+  private async lose(): Promise<Moved> {
+    const { leases, store } = this.rooms;
+    const lease = await leases.take(this.id);
+    try {
+      const upload = await this.ours();
+      if (typeof upload === 'string') return upload;
+      const isNeeded = upload.phase !== 'answered';
+      if (!isNeeded) this.withoutAnswer = true;
+      else if (upload.phase === 'receiving') await store.invalidate(this.id, lease.token, 'lost');
+      else await store.lose(this.id);
+      return isNeeded ? 'lost' : 'later';
     } finally {
       await lease.release();
     }
@@ -143,8 +175,9 @@ export class UploadMove {
 
   private async send(files: readonly Chunk[], signal: AbortSignal): Promise<void> {
     const { spool, files: client } = this.rooms;
-    for (const { name, size } of files) {
-      const body = spool.read(this.id, [{ name, start: 0, size }]);
+    for (const file of files) {
+      const { name, size } = file;
+      const body = spool.read(this.id, [file]);
       await client.put(this.target, { id: this.id, name }, size, body, signal);
       this.sent.set(name, size);
     }
@@ -153,7 +186,10 @@ export class UploadMove {
   private async filesOf(upload: Upload): Promise<Chunk[]> {
     const chunks = NEEDS_BYTES.has(upload.phase) ? await this.rooms.store.chunks(this.id) : [];
     const kept = upload.answer ?? upload.undelivered?.answer;
-    const answer = kept?.body.in === 'spool' ? [{ name: kept.body.name, start: 0, size: kept.bodySize }] : [];
+    const answer =
+      kept?.body.in === 'spool' && !this.withoutAnswer
+        ? [{ name: kept.body.name, start: 0, size: kept.bodySize, crc: kept.body.crc }]
+        : [];
     return [...chunks, ...answer];
   }
 }

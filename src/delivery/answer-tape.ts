@@ -1,7 +1,8 @@
+import { crc32 } from '../disk/crc32.js';
 import { fieldValue, passedOn, passedOnTrailers, type HeaderLine } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { Answer } from '../model/upload.js';
-import type { ChunkWriter, Spool } from '../spool/spool.js';
+import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import { Change } from './change.js';
 import type { OriginAnswer } from './origin.js';
 
@@ -30,7 +31,7 @@ export class AnswerTape {
   private readonly changed = new Change();
   /** What follows the bytes on disk. */
   private pieces: Uint8Array[] = [];
-  private onDisk = 0;
+  private onDisk: Extent = { size: 0 };
   private size = 0;
   private lastPiece = 0;
   private writer: ChunkWriter | undefined;
@@ -66,10 +67,13 @@ export class AnswerTape {
       await this.writer?.close();
     }
     this.trailers = passedOnTrailers(this.answer.trailers());
-    const inSpool = this.writer !== undefined;
-    const body = inSpool ? ({ in: 'spool', name: this.rooms.name } as const) : ({ in: 'record' } as const);
-    const answer = { ...this.head, trailers: this.trailers, bodySize: this.size, body, at };
-    return { answer, body: inSpool ? undefined : Buffer.concat(this.pieces) };
+    const answer = { ...this.head, trailers: this.trailers, bodySize: this.size, at };
+    if (this.writer) {
+      const { crc } = this.writer.extent;
+      return { answer: { ...answer, body: { in: 'spool', name: this.rooms.name, crc } }, body: undefined };
+    }
+    const body = Buffer.concat(this.pieces);
+    return { answer: { ...answer, body: { in: 'record', crc: crc32(body) } }, body };
   }
 
   /** The end may be seen. */
@@ -126,10 +130,11 @@ export class AnswerTape {
   }
 
   private between(start: number, end: number): Iterable<Uint8Array> | AsyncIterable<Uint8Array> {
-    if (start >= this.onDisk) return slices(this.pieces, start - this.onDisk, end - this.onDisk);
+    const { size } = this.onDisk;
+    if (start >= size) return slices(this.pieces, start - size, end - size);
     const { id, name, spool } = this.rooms;
-    const written = { name, start: 0, size: this.onDisk };
-    return spool.read(id, [written], { start, end: Math.min(end, this.onDisk) }) as AsyncIterable<Uint8Array>;
+    const written = { name, start: 0, ...this.onDisk };
+    return spool.read(id, [written], { start, end: Math.min(end, size) }) as AsyncIterable<Uint8Array>;
   }
 
   private async add(piece: Uint8Array): Promise<void> {
@@ -138,7 +143,7 @@ export class AnswerTape {
     if (!onlyInMemory) {
       this.writer ??= await spool.create(id, name);
       await this.writer.write([...this.pieces, piece]);
-      this.onDisk = this.size + piece.length;
+      this.onDisk = this.writer.extent;
     }
     if (onlyInMemory) this.pieces.push(piece);
     else this.pieces = [];

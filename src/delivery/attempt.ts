@@ -123,8 +123,15 @@ function stopwatch({ startedAt }: Attempt, { monotonic }: AttemptRooms): () => n
 
 function failed(attempt: Attempt, error: Error, status: number | undefined): Tried {
   const cause = error instanceof Unanswered ? error.cause : error;
-  const bytesLost = cause instanceof Fault && cause.code === 'BYTES_LOST' && status === undefined;
-  const reached = error instanceof Unanswered ? error.reached : status === undefined ? 'never-sent' : 'sent';
+  const bytesLost = cause instanceof Fault && cause.code === 'BYTES_LOST';
+  const reached = howFar(error, cause, status);
   const problem = status === undefined ? error.message : `the answer (${status}) broke off: ${error.message}`;
   return { attempt: { ...attempt, reached, status, problem }, ...(bytesLost && { bytesLost }) };
+}
+
+/** A body that failed here was cut: whatever became of it, the origin did not get the whole. */
+function howFar(error: Error, cause: unknown, status: number | undefined): Attempt['reached'] {
+  const reached = error instanceof Unanswered ? error.reached : status === undefined ? 'never-sent' : 'sent';
+  const isCut = cause instanceof Fault && (status === undefined || cause.code === 'BYTES_LOST');
+  return isCut && reached === 'sent' ? 'sent-in-part' : reached;
 }

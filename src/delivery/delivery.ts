@@ -47,8 +47,10 @@ export type DeliveryResult =
     }
   /** The origin wants other credentials: its answer for a client that has none. */
   | { readonly kind: 'parked'; readonly upload: Upload; readonly answer: RelayedAnswer }
+  /** It was answered, and its kept answer is damaged or missing. */
+  | { readonly kind: 'answer-lost'; readonly upload: Upload }
   /** Cancelled, invalid or forgotten. */
-  | { readonly kind: 'gone' };
+  | { readonly kind: 'gone'; readonly upload?: Upload };
 
 /** `begun`: an attempt follows as soon as the origin can be asked. The others say why there is none. */
 export type Redelivery = 'begun' | 'unknown' | 'not-whole' | 'answered' | 'stopping';
@@ -154,8 +156,8 @@ export class Delivery {
     return 'begun';
   }
 
-  /** The recorded answer of an answered upload. */
-  kept(upload: Upload): RelayedAnswer {
+  /** The recorded answer of an answered upload; undefined when it is lost. */
+  kept(upload: Upload): Promise<RelayedAnswer | undefined> {
     return keptAnswer(upload, this.rooms);
   }
 
@@ -258,14 +260,18 @@ export class Delivery {
     }
   }
 
-  private settledResult(upload: Upload | undefined): DeliveryResult {
-    if (upload?.phase === 'answered') return { kind: 'answered', upload, answer: this.kept(upload) };
+  private async settledResult(upload: Upload | undefined): Promise<DeliveryResult> {
+    if (upload?.phase === 'answered') {
+      const answer = await this.kept(upload);
+      return answer ? { kind: 'answered', upload, answer } : { kind: 'answer-lost', upload };
+    }
     if (upload?.undelivered) return this.undelivered(upload, upload.undelivered);
-    return { kind: 'gone' };
+    return { kind: 'gone', upload };
   }
 
-  private undelivered(upload: Upload, why: Undelivered): DeliveryResult {
-    if (why.answer) return { kind: 'parked', upload, answer: this.kept(upload) };
+  private async undelivered(upload: Upload, why: Undelivered): Promise<DeliveryResult> {
+    const answer = why.answer && (await this.kept(upload));
+    if (answer) return { kind: 'parked', upload, answer };
     const { retry } = routeOf(upload, this.rooms.routes).delivery;
     const seconds = retryAfterSeconds(upload.attempts.at(-1), retry, this.rooms.clock());
     return { kind: 'undelivered', upload, why, retryAfterSeconds: seconds };

@@ -117,7 +117,7 @@ export class Ending {
     const endedAt = monotonic();
     const ended = await this.endAttempt(attempt);
     if (ended === 'stale') return this.elsewhere();
-    if (bytesLost) return this.deactivate(ended, attempt.problem);
+    if (bytesLost) return this.lose(ended, attempt.problem);
     this.audience.attemptFailed();
     const verdict = afterAttempt(attempt, policyOf(begun, route), random);
     if (verdict.kind === 'give-up') return this.giveUp(verdict.why);
@@ -137,9 +137,9 @@ export class Ending {
   }
 
   /** State that was lost is never guessed: the client finds the upload gone and begins anew. */
-  private async deactivate(upload: Upload, problem: string | undefined): Promise<Next> {
-    reportLoss(upload, problem, this.rooms);
-    await this.rooms.store.cancel(this.id);
+  async lose(upload: Upload, problem: string | undefined): Promise<Next> {
+    const lost = await this.rooms.store.lose(this.id);
+    if (lost !== 'gone') reportLoss(upload, problem, this.rooms);
     return this.elsewhere();
   }
 }

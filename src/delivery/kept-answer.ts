@@ -1,21 +1,40 @@
+import { Readable } from 'node:stream';
+import { finished } from 'node:stream/promises';
+import { crc32 } from '../disk/crc32.js';
 import { Fault } from '../model/fault.js';
 import type { RelayedAnswer } from '../model/outcome.js';
-import type { Answer, Upload } from '../model/upload.js';
+import type { Answer, Chunk, Upload } from '../model/upload.js';
+import { uploadTag, type Log } from '../observe/log.js';
+import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
 
 export interface KeptRooms {
-  readonly store: Pick<UploadStore, 'answerBody'>;
+  readonly store: Pick<UploadStore, 'answerBody' | 'get'>;
   readonly spool: Pick<Spool, 'read'>;
+  readonly log: Log;
+  readonly metrics: Pick<Metrics, 'bytesLost'>;
 }
 
-/** The recorded answer of an upload, or the challenge it was parked with, as often as it is asked for. */
-export function keptAnswer(upload: Upload, rooms: KeptRooms): RelayedAnswer {
+/**
+ * The recorded answer of an upload, or the challenge it was parked with, as often as it is asked for. All of it is read and
+ * found right first, so that a client hears of a lost one with a status; undefined then, and the log and a figure tell.
+ */
+export async function keptAnswer(upload: Upload, rooms: KeptRooms): Promise<RelayedAnswer | undefined> {
   const answer = upload.answer ?? upload.undelivered?.answer;
   if (!answer) throw new Fault('RECORD_DAMAGED', 'an answered upload has no answer', false);
   if (answer.body.in === 'nowhere') return withoutBody(answer);
   const { status, reason, headers, trailers, bodySize } = answer;
-  return { status, reason, headers, bodySize, body: bodyOf(upload.id, answer, rooms), trailers: () => trailers };
+  try {
+    const body = await bodyOf(upload.id, answer, rooms);
+    return { status, reason, headers, bodySize, body, trailers: () => trailers };
+  } catch (fault) {
+    if (!(fault instanceof Fault) || fault.code !== 'BYTES_LOST') throw fault;
+    await assertStillHere(upload, rooms);
+    rooms.log.error({ upload: uploadTag(upload.id), err: fault }, 'a kept answer is lost: its client is told so');
+    rooms.metrics.bytesLost('answer');
+    return undefined;
+  }
 }
 
 /** The origin's head, and a word on what came of the rest. */
@@ -27,9 +46,7 @@ function withoutBody({ status, reason, headers }: Answer): RelayedAnswer {
     reason,
     headers: [...kept, ['Content-Type', 'application/problem+json']],
     bodySize: body.length,
-    body: (async function* () {
-      yield await Promise.resolve(body);
-    })(),
+    body: Readable.from([body]),
     trailers: () => [],
   };
 }
@@ -40,18 +57,23 @@ const NO_BODY =
 
 const DESCRIBES_BODY = /^(content-.*|etag|last-modified|accept-ranges|repr-digest|digest|transfer-encoding|trailer)$/i;
 
-async function* bodyOf(
-  id: string,
-  { body, bodySize }: Answer,
-  { store, spool }: KeptRooms,
-): AsyncGenerator<Uint8Array> {
-  if (bodySize === 0) return;
+async function bodyOf(id: string, answer: Answer, { store, spool }: KeptRooms): Promise<AsyncIterable<Uint8Array>> {
+  const { body, bodySize } = answer;
+  if (bodySize === 0) return Readable.from([]);
   if (body.in === 'spool') {
-    const chunk = { name: body.name, start: 0, size: bodySize };
-    yield* spool.read(id, [chunk]) as AsyncIterable<Uint8Array>;
-    return;
+    const chunk: Chunk = { name: body.name, start: 0, size: bodySize, crc: body.crc };
+    await finished(spool.read(id, [chunk]).resume());
+    return spool.read(id, [chunk]) as AsyncIterable<Uint8Array>;
   }
   const bytes = await store.answerBody(id);
-  if (bytes?.length !== bodySize) throw new Fault('RECORD_DAMAGED', 'the body of a kept answer is missing', false);
-  yield bytes;
+  const isRight = bytes?.length === bodySize && (body.crc === undefined || crc32(bytes) === body.crc);
+  if (!isRight) throw new Fault('BYTES_LOST', 'the body of a kept answer is missing or damaged', false);
+  return Readable.from([bytes]);
+}
+
+/** What was moved to another node, or has just expired, is not lost. */
+async function assertStillHere({ id, node }: Upload, { store }: KeptRooms): Promise<void> {
+  const now = await store.get(id);
+  if (!now || now.node !== node)
+    throw new Fault('STORE_UNAVAILABLE', 'a kept answer has gone elsewhere while it was read', true);
 }

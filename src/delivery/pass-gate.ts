@@ -1,3 +1,5 @@
+import { crc32 } from '../disk/crc32.js';
+import { Fault } from '../model/fault.js';
 import type { Gate, Route } from '../model/route.js';
 import type { Answer, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
@@ -13,6 +15,8 @@ export type Passage =
   | { readonly kind: 'shut'; readonly why: Undelivered }
   /** It could not be asked: nothing passes, and it is asked again. */
   | { readonly kind: 'failed'; readonly why: Undelivered; readonly until: number }
+  /** Its bytes are damaged or missing. */
+  | { readonly kind: 'lost'; readonly problem: string }
   | { readonly kind: 'stale' };
 
 /** Asks the route's gate about a whole upload, under its claim and before the origin hears of it. */
@@ -30,11 +34,17 @@ export async function passGate(
     log.info({ upload: uploadTag(upload.id), verdict: verdict.kind }, 'gate');
     return await passageOf(verdict, upload, delivery.keepAnswerMs, rooms);
   } catch (error) {
+    if (isLoss(error)) return { kind: 'lost', problem: error.message };
     if (!(error instanceof GateFailed)) throw error;
+    if (isLoss(error.cause)) return { kind: 'lost', problem: error.cause.message };
     log.error({ upload: uploadTag(upload.id), err: error }, 'the gate gave no verdict: nothing passes it');
     const why: Undelivered = { reason: 'unreachable', problem: error.message };
     return { kind: 'failed', why, until: monotonic() + delivery.retry.longestDelayMs };
   }
+}
+
+function isLoss(error: unknown): error is Fault {
+  return error instanceof Fault && error.code === 'BYTES_LOST';
 }
 
 async function passageOf(verdict: Verdict, upload: Upload, keepAnswerMs: number, rooms: Rooms): Promise<Passage> {
@@ -58,7 +68,7 @@ async function refuse(upload: Upload, said: GateAnswer, keepAnswerMs: number, ro
     headers,
     trailers: [],
     bodySize: body.length,
-    body: { in: 'record' },
+    body: { in: 'record', crc: crc32(body) },
     at,
   };
   const chunks = await store.chunks(upload.id);

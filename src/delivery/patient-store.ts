@@ -83,6 +83,10 @@ export class PatientStore implements Steps {
     return this.ask(() => this.atOnce.cancel(id));
   }
 
+  lose(id: string): Promise<Upload | 'gone'> {
+    return this.ask(() => this.atOnce.lose(id));
+  }
+
   beginEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
     return this.ask(() => this.atOnce.beginEarly(id, attempt));
   }

@@ -41,5 +41,6 @@ export function reportEnd(
 /** The promise that no acknowledged byte is lost was broken by the machine: the operator has to know. */
 export function reportLoss(upload: Upload, problem: string | undefined, { log, metrics }: Ears): void {
   log.error({ upload: uploadTag(upload.id), problem }, 'an upload whose bytes are lost is given up');
+  metrics.bytesLost('upload');
   metrics.uploadEnded('invalid');
 }

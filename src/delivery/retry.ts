@@ -50,7 +50,7 @@ export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () =
   if (!mayBeRepeated) return { kind: 'give-up', why };
   const { startedAt, endedAt = startedAt, notBefore = 0 } = attempt;
   // An early attempt that broke off costs nothing: the whole follows at once.
-  const delay = isPartly(attempt) ? 0 : jittered(delayMs(failures(attempt), rules), random);
+  const delay = isEarly(attempt) ? 0 : jittered(delayMs(failures(attempt), rules), random);
   const dueAt = Math.max(startedAt, endedAt) + delay;
   const lastAt = budgetEnd(attempt, rules);
   if (dueAt > lastAt) return { kind: 'give-up', why };
@@ -63,7 +63,7 @@ export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () =
  */
 export function beforeAttempt(newest: Attempt | undefined, asked: boolean, policy: RetryPolicy): Start {
   const number = (newest?.number ?? 0) + 1;
-  if (!newest || asked || isPartly(newest)) return { kind: 'send', number, budgetFrom: number };
+  if (!newest || asked || isEarly(newest)) return { kind: 'send', number, budgetFrom: number };
   const verdict = afterAttempt(newest, policy, () => 0);
   if (verdict.kind === 'give-up') return verdict;
   const { budgetFrom = newest.number, budgetSince = newest.startedAt } = newest;
@@ -119,6 +119,11 @@ export function meaningOf(status: number, saysWhen: boolean, { repeatable, rules
 /** The origin certainly does not have all of it, whatever became of the attempt, or of the process it was made by. */
 export function isPartly({ reached, inPart }: Attempt): boolean {
   return reached === 'sent-in-part' || inPart === true;
+}
+
+/** The first attempt may have begun with the upload; one from a spool that cannot be read is no reason to hurry. */
+function isEarly(attempt: Attempt): boolean {
+  return isPartly(attempt) && attempt.number === 1;
 }
 
 export const LOST_WITH_PROCESS = 'the proxy stopped before it had recorded an answer';

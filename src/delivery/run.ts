@@ -256,6 +256,8 @@ export class Run {
         return this.ending.giveUp(passage.why);
       case 'failed':
         return this.ending.postpone(passage);
+      case 'lost':
+        return this.ending.lose(upload, passage.problem);
       case 'answered':
       case 'stale':
         return this.ending.elsewhere();

@@ -122,3 +122,11 @@ export async function readWhole(path: string): Promise<Buffer> {
     await close(fd);
   }
 }
+
+/** What is left of the buffers when this many bytes are taken off their beginning. */
+export function after(buffers: readonly Uint8Array[], taken: number): Uint8Array[] {
+  let skip = taken;
+  let first = 0;
+  while (skip >= buffers[first]!.length) skip -= buffers[first++]!.length;
+  return [buffers[first]!.subarray(skip), ...buffers.slice(first + 1)];
+}

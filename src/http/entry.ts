@@ -139,7 +139,7 @@ export class Entry {
     const isHere = !found.fault && !relay?.isElsewhere(found.upload?.node);
     if (found.page && isHere && head.method !== 'OPTIONS') {
       noted.kind = 'retrieve';
-      await answerEarly(exchange, cors.apply(pages.reply(found, head), head));
+      await answerEarly(exchange, cors.apply(await pages.reply(found, head), head));
       return;
     }
     const detected = detect(head, found.place, { finalInterim });

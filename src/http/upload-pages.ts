@@ -1,8 +1,9 @@
 import type { HeaderLine } from '../model/headers.js';
+import { Fault } from '../model/fault.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
 import { type Upload, shownOffset } from '../model/upload.js';
-import { NO_STORE, problemReply } from '../protocol/problem.js';
+import { answerLostProblem, NO_STORE, problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import type { Uploads } from '../uploads/uploads.js';
 import { answerFields } from './answer-fields.js';
@@ -10,6 +11,8 @@ import type { Found } from './places.js';
 
 /** When whoever waits may look again. */
 const LOOK_AGAIN: HeaderLine = ['Retry-After', '2'];
+
+const UNREADABLE = 'The stored answer cannot be read right now. Try again later.';
 
 const NOT_FOUND = { status: 404, detail: 'There is no such upload, or it is not yours.' };
 
@@ -25,7 +28,7 @@ export interface UploadPagesOptions {
 export class UploadPages {
   constructor(private readonly options: UploadPagesOptions) {}
 
-  reply({ upload, page, route }: Found, head: RequestHead): Reply {
+  async reply({ upload, page, route }: Found, head: RequestHead): Promise<Reply> {
     const { method } = head;
     if (method !== 'GET' && method !== 'HEAD')
       return problemReply({ status: 405, detail: 'This can only be read.' }, [['Allow', 'GET, HEAD']]);
@@ -33,9 +36,14 @@ export class UploadPages {
     return page === 'answer' ? this.answer(upload, route, head) : status(upload);
   }
 
-  private answer(upload: Upload, route: Route, { scheme, authority }: RequestHead): Reply {
+  private async answer(upload: Upload, route: Route, { scheme, authority }: RequestHead): Promise<Reply> {
     const { uploads, publicUrl = `${scheme}://${authority}`, altSvc } = this.options;
-    const answer = uploads.keptAnswer(upload);
+    const answer = await uploads.keptAnswer(upload).catch((fault: unknown) => {
+      if (!(fault instanceof Fault)) throw fault;
+      return 'unreadable' as const;
+    });
+    if (answer === 'unreadable') return problemReply({ status: 503, detail: UNREADABLE }, [LOOK_AGAIN]);
+    if (answer === 'lost') return problemReply(answerLostProblem(upload));
     if (!answer) return problemReply({ status: 404, detail: 'The origin has not answered yet.' }, [LOOK_AGAIN]);
     const { target } = upload.request;
     return { ...answer, headers: answerFields(answer.headers, { route, publicUrl, target }, altSvc) };

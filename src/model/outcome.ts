@@ -70,6 +70,8 @@ export type Outcome =
   | { readonly kind: 'parked'; readonly upload: Upload; readonly answer: RelayedAnswer }
   /** The one who was asked whether this client may upload said no; nothing of this request counts. */
   | { readonly kind: 'turned-away'; readonly answer: RelayedAnswer }
+  /** It was delivered and answered, but that answer is damaged or missing, and cannot be given again. */
+  | { readonly kind: 'answer-lost'; readonly upload: Upload }
   /** The client does not wait: the delivery goes on, and the status URL tells of it. */
   | { readonly kind: 'accepted'; readonly upload: Upload }
   | { readonly kind: 'cancelled' }

@@ -12,6 +12,8 @@ export interface Chunk {
   readonly name: string;
   readonly start: number;
   readonly size: number;
+  /** CRC-32 of the bytes behind the last full block, whose own is in the file; missing where files have none. */
+  readonly crc?: number;
 }
 
 /** The creation's head, as it will be given to the origin. */
@@ -65,8 +67,14 @@ export interface Answer {
   readonly headers: Headers;
   readonly trailers: Headers;
   readonly bodySize: number;
-  /** Where the body is: in the record itself, or in the spool under this chunk name. `nowhere`: there was no room for it. */
-  readonly body: { readonly in: 'record' | 'nowhere' } | { readonly in: 'spool'; readonly name: string };
+  /**
+   * Where the body is: in the record itself, or in the spool under this chunk name. `nowhere`: there was no room for it.
+   * `crc`: of all of it, or as that of a chunk; missing where the answer is from before there were checksums.
+   */
+  readonly body:
+    | { readonly in: 'record'; readonly crc?: number }
+    | { readonly in: 'nowhere' }
+    | { readonly in: 'spool'; readonly name: string; readonly crc?: number };
   readonly at: number;
 }
 
@@ -96,6 +104,8 @@ export interface Upload {
   readonly addedHeaders?: Headers;
   /** What followed the last body: sent behind the whole. */
   readonly trailers?: Headers;
+  /** In phase `invalid`: stored bytes of it are damaged or missing. */
+  readonly lost?: true;
   /** Set with completion: the last byte was never acknowledged, see `shownOffset`. */
   readonly heldBack?: { readonly lastByte: number };
   /** The newest attempts, oldest first; `attemptCount` counts all of them. */

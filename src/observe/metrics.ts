@@ -126,6 +126,12 @@ export class Metrics {
     labelNames: ['kind'],
     ...this.metered,
   });
+  private readonly losses = new Counter({
+    name: 'rufh_bytes_lost_total',
+    help: 'Uploads and kept answers whose stored bytes were found damaged or missing; nothing wrong of them was given on.',
+    labelNames: ['what'],
+    ...this.metered,
+  });
   private readonly storeAbsences = new Counter({
     name: 'rufh_store_unavailable_total',
     help: 'Steps that the store did not answer; each was tried again later, or its client was told to come back.',
@@ -182,6 +188,10 @@ export class Metrics {
 
   storeUnavailable(): void {
     this.storeAbsences.inc();
+  }
+
+  bytesLost(what: 'upload' | 'answer'): void {
+    this.losses.inc({ what });
   }
 
   deliveryAttempt(reached: 'never-sent' | 'sent-in-part' | 'sent' | 'answered', status?: number): void {

@@ -16,7 +16,7 @@ import {
 import { renderRefusal } from './ietf-refusals.js';
 import { renderAnswer, renderParked } from './ietf-relay.js';
 import { uploadLimit } from './limits.js';
-import { NO_STORE, problemReply } from './problem.js';
+import { answerLostProblem, NO_STORE, problemReply } from './problem.js';
 import type { Reply, ReplyContext } from './protocol.js';
 
 /** How an outcome looks in a dialect: the whole final response. */
@@ -33,6 +33,8 @@ export function renderOutcome(dialect: Dialect, outcome: Outcome, context: Reply
     case 'parked':
     case 'turned-away':
       return renderParked(dialect, outcome);
+    case 'answer-lost':
+      return answerLost(dialect, outcome.upload);
     case 'accepted':
       return accepted(dialect, outcome.upload, context);
     case 'undelivered':
@@ -158,6 +160,14 @@ function accepted(dialect: Dialect, upload: Upload, { uploadUrl }: ReplyContext)
 function quarantined(dialect: Dialect, upload: Upload): Reply {
   return problemReply(
     { status: 403, detail: UNDELIVERED.quarantined },
+    lines(versionLine(dialect), offsetLine(upload), completenessLine(dialect, true)),
+  );
+}
+
+/** The whole was delivered, so that nothing may make the client send it again: only what its target said is lost. */
+function answerLost(dialect: Dialect, upload: Upload): Reply {
+  return problemReply(
+    answerLostProblem(upload),
     lines(versionLine(dialect), offsetLine(upload), completenessLine(dialect, true)),
   );
 }

@@ -1,4 +1,5 @@
 import type { HeaderLine, Headers } from '../model/headers.js';
+import type { Upload } from '../model/upload.js';
 import type { Reply } from './protocol.js';
 
 /** What kind of problem it is: one that RUFH §7 registers, or one that its status says all about. */
@@ -57,6 +58,15 @@ export function problemReply(problem: Problem, headers: Headers = []): Reply {
     status: problem.status,
     headers: [...headers, NO_STORE, ['Content-Type', 'application/problem+json']],
     body: problemBody(problem),
+  };
+}
+
+/** An upload whose answer was kept and is damaged. */
+export function answerLostProblem({ answer }: Upload): Problem {
+  const said = answer ? `, and its target answered ${answer.status}` : '';
+  return {
+    status: 500,
+    detail: `The upload was delivered${said}, but the stored answer is damaged and cannot be given again. Do not send it again.`,
   };
 }
 

@@ -1,15 +1,21 @@
 import fs from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { Readable } from 'node:stream';
-import { close, fstat, open } from '../disk/files.js';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { crc32 } from '../disk/crc32.js';
+import { after, close, fstat, open } from '../disk/files.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
-import { areJoined } from './chunk-name.js';
+import { BLOCK_BYTES, fileSize, seedOf, SUM_BYTES } from './blocks.js';
+import { areJoined, originOf } from './chunk-name.js';
 import { lookTwice } from './look-twice.js';
 
 /** Measured: below a MiB the calls cost more than the bytes, above it nothing is gained. */
-const READ_SIZE = 1024 * 1024;
+const READ_SIZE = 16 * BLOCK_BYTES;
+
+/** Between the tries of a read that the system refuses: one that fails once says nothing of the bytes. */
+const READ_AGAIN_MS = [20, 100, 400];
 
 interface Range {
   readonly start?: number;
@@ -21,12 +27,18 @@ interface Range {
 /** The part of one file that is wanted; `end` is exclusive. */
 interface Section {
   readonly path: string;
+  /** What its checksums begin with; missing for a file from before there were any. */
+  readonly file?: string;
   readonly committed: number;
+  readonly crc?: number;
   readonly start: number;
   readonly end: number;
 }
 
-/** The committed bytes of the chunks, or a range of them, in one stream that holds at most one file open. */
+/**
+ * The committed bytes of the chunks, or a range of them, in one stream that holds at most one file open. No byte is given
+ * before the checksum of its block was found right.
+ */
 export function readChunks(directory: string, chunks: readonly Chunk[], range: Range = {}): Readable {
   const sections = sectionsOf(directory, chunks, range);
   return Readable.from(bytesOf(sections, range.refresh), { objectMode: false, highWaterMark: READ_SIZE });
@@ -40,9 +52,10 @@ function sectionsOf(directory: string, chunks: readonly Chunk[], range: Range): 
   if (!areJoined(chunks)) throw lost('the chunks do not follow each other');
   const sections: Section[] = [];
   let before = 0;
-  for (const { name, size } of chunks) {
-    const section = { start: Math.max(start - before, 0), end: Math.min(end - before, size) };
-    if (section.start < section.end) sections.push({ path: join(directory, name), committed: size, ...section });
+  for (const { name, size, crc } of chunks) {
+    const part = { start: Math.max(start - before, 0), end: Math.min(end - before, size) };
+    const file = originOf(name) && `${basename(directory)}/${name}`;
+    if (part.start < part.end) sections.push({ path: join(directory, name), file, committed: size, crc, ...part });
     before += size;
   }
   return sections;
@@ -63,10 +76,11 @@ async function* bytesOf(
   }
 }
 
-async function assertComplete({ path, committed }: Section, refresh: () => Promise<void>): Promise<void> {
-  const size = await lookTwice(() => sizeOf(path), refresh);
+async function assertComplete({ path, file, committed }: Section, refresh: () => Promise<void>): Promise<void> {
+  const size = await lookTwice(() => patiently(() => sizeOf(path)), refresh);
   if (size === undefined) throw lost('a chunk is missing');
-  if (size < committed) throw lost(`a chunk has ${size} bytes instead of ${committed}`);
+  const wanted = file === undefined ? committed : fileSize(committed);
+  if (size < wanted) throw lost(`the file of a chunk has ${size} bytes instead of ${wanted}`);
 }
 
 /** Of the opened file: without opening it an NFS client may give a size from before another node wrote the rest. */
@@ -79,28 +93,93 @@ async function sizeOf(path: string): Promise<number> {
   }
 }
 
-async function* sectionBytes({ path, start, end }: Section): AsyncGenerator<Buffer> {
-  const fd = await open(path, 'r');
+async function* sectionBytes(section: Section): AsyncGenerator<Buffer> {
+  const { path, committed, start, end } = section;
+  // Whole blocks, as far as they are committed: only those can be found right.
+  const first = start - (start % BLOCK_BYTES);
+  const last = Math.min(Math.ceil(end / BLOCK_BYTES) * BLOCK_BYTES, committed);
+  const fd = await patiently(() => open(path, 'r'));
   try {
-    for (let at = start; at < end;) {
-      const piece = await read(fd, at, Math.min(READ_SIZE, end - at));
-      if (piece.length === 0) throw lost('a chunk became shorter while it was read');
-      at += piece.length;
-      yield piece;
+    for (let at = first; at < last; at += READ_SIZE) {
+      const size = Math.min(READ_SIZE, last - at);
+      const bytes = (await readRight(fd, section, at, size)) ?? (await readAgain(section, at, size));
+      yield bytes.subarray(Math.max(start - at, 0), Math.min(end - at, size));
     }
   } finally {
     await close(fd);
   }
 }
 
-function read(fd: number, position: number, size: number): Promise<Buffer> {
-  const buffer = Buffer.allocUnsafeSlow(size);
+/** A network disk may have kept something old for us: opening the file again asks its server. */
+async function readAgain(section: Section, at: number, size: number): Promise<Buffer> {
+  const fd = await patiently(() => open(section.path, 'r'));
+  try {
+    const bytes = await readRight(fd, section, at, size);
+    if (!bytes) throw lost('a chunk is not what was written');
+    return bytes;
+  } finally {
+    await close(fd);
+  }
+}
+
+/** The bytes from the beginning of a block on; undefined when they are not what was written. */
+async function readRight(fd: number, { file, crc }: Section, at: number, size: number): Promise<Buffer | undefined> {
+  const bytes = Buffer.allocUnsafeSlow(size);
+  if (file === undefined) {
+    await readAll(fd, [bytes], at);
+    return bytes;
+  }
+  const blocks = Math.floor(size / BLOCK_BYTES);
+  const sums = Buffer.allocUnsafe(blocks * SUM_BYTES);
+  const pieces: Buffer[] = [];
+  for (let block = 0; block < blocks; block++)
+    pieces.push(blockOf(bytes, block), sums.subarray(block * SUM_BYTES, (block + 1) * SUM_BYTES));
+  if (size % BLOCK_BYTES > 0) pieces.push(blockOf(bytes, blocks));
+  await readAll(fd, pieces, fileSize(at));
+  const before = at / BLOCK_BYTES;
+  for (let block = 0; block * BLOCK_BYTES < size; block++) {
+    const wanted = block < blocks ? sums.readUInt32LE(block * SUM_BYTES) : crc;
+    if (crc32(blockOf(bytes, block), seedOf(file, before + block)) !== wanted) return undefined;
+  }
+  return bytes;
+}
+
+function blockOf(bytes: Buffer, block: number): Buffer {
+  return bytes.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
+}
+
+async function readAll(fd: number, buffers: readonly Buffer[], position: number): Promise<void> {
+  let left = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
+  let rest: readonly Uint8Array[] = buffers;
+  for (let at = position; left > 0;) {
+    const got = await patiently(() => readv(fd, rest, at));
+    if (got === 0) throw lost('a chunk became shorter while it was read');
+    at += got;
+    left -= got;
+    if (left > 0) rest = after(rest, got);
+  }
+}
+
+function readv(fd: number, buffers: readonly Uint8Array[], position: number): Promise<number> {
   return new Promise((resolve, reject) => {
-    fs.read(fd, buffer, 0, size, position, (error, got) => {
+    fs.readv(fd, buffers as Uint8Array[], position, (error, got) => {
       if (error) reject(error);
-      else resolve(got === size ? buffer : buffer.subarray(0, got));
+      else resolve(got);
     });
   });
+}
+
+/** A disk that fails once, or a process that is out of descriptors for a moment, is asked again. */
+async function patiently<T>(task: () => Promise<T>): Promise<T> {
+  for (const pauseMs of READ_AGAIN_MS) {
+    try {
+      return await task();
+    } catch (error) {
+      if (hasCode(error, 'ENOENT')) throw error;
+      await sleep(pauseMs);
+    }
+  }
+  return task();
 }
 
 function lost(what: string): Fault {

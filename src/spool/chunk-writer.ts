@@ -1,17 +1,20 @@
 import fs from 'node:fs';
 import { access, stat, unlink } from 'node:fs/promises';
 import type { DirectorySync } from '../disk/directory-sync.js';
-import { close, fdatasync, fstat } from '../disk/files.js';
+import { after, close, fdatasync, fstat } from '../disk/files.js';
 import { removeIfEmpty } from '../disk/remove-if-empty.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
-import type { ChunkWriter } from './spool.js';
+import type { RunningSums } from './blocks.js';
+import type { ChunkWriter, Extent } from './spool.js';
 
 export interface NewChunk {
   readonly path: string;
   /** Those whose entries lead to the file and may be new; the first is that of its upload. */
   readonly directories: readonly string[];
   readonly names: DirectorySync;
+  /** Missing for a file whose name is from before there were checksums. */
+  readonly sums?: RunningSums;
 }
 
 /**
@@ -19,7 +22,8 @@ export interface NewChunk {
  * durable: the system may forget which bytes it still owes us, and call the next sync a success.
  */
 export class FileChunkWriter implements ChunkWriter {
-  private written = 0;
+  private written: Extent;
+  private position = 0;
   private synced = 0;
   private nameIsDurable = false;
   private broken: Error | undefined;
@@ -28,23 +32,35 @@ export class FileChunkWriter implements ChunkWriter {
   constructor(
     private readonly fd: number,
     private readonly chunk: NewChunk,
-  ) {}
+  ) {
+    this.written = { size: 0, crc: chunk.sums?.unfinished };
+  }
 
   get size(): number {
+    return this.written.size;
+  }
+
+  get extent(): Extent {
     return this.written;
+  }
+
+  get extentWithoutLastByte(): Extent {
+    return { size: this.written.size - 1, crc: this.chunk.sums?.withoutLastByte };
   }
 
   async write(buffers: readonly Uint8Array[]): Promise<void> {
     if (this.broken) throw this.broken;
-    let left = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
-    let rest = buffers;
+    const { sums } = this.chunk;
+    const size = this.written.size + sizeOf(buffers);
+    let rest = sums?.take(buffers) ?? buffers;
     try {
-      while (left > 0) {
-        const taken = await writev(this.fd, rest, this.written);
-        this.written += taken;
+      for (let left = sizeOf(rest); left > 0;) {
+        const taken = await writev(this.fd, rest, this.position);
+        this.position += taken;
         left -= taken;
         if (left > 0) rest = after(rest, taken);
       }
+      this.written = { size, crc: sums?.unfinished };
     } catch (error) {
       this.broken = storageFault(error, 'bytes cannot be written');
       throw this.broken;
@@ -53,8 +69,8 @@ export class FileChunkWriter implements ChunkWriter {
 
   async sync(): Promise<void> {
     if (this.broken) throw this.broken;
-    const { written } = this;
-    if (written === this.synced && this.nameIsDurable) return;
+    const { size } = this.written;
+    if (size === this.synced && this.nameIsDurable) return;
     try {
       await this.makeDurable();
       await this.assertStillThere();
@@ -62,7 +78,7 @@ export class FileChunkWriter implements ChunkWriter {
       this.broken = storageFault(error, 'bytes cannot be made durable');
       throw this.broken;
     }
-    this.synced = Math.max(this.synced, written);
+    this.synced = Math.max(this.synced, size);
     this.nameIsDurable = true;
   }
 
@@ -127,10 +143,6 @@ function writev(fd: number, buffers: readonly Uint8Array[], position: number): P
   });
 }
 
-/** What is left of the buffers when this many bytes are taken off their beginning. */
-function after(buffers: readonly Uint8Array[], taken: number): Uint8Array[] {
-  let skip = taken;
-  let first = 0;
-  while (skip >= buffers[first]!.length) skip -= buffers[first++]!.length;
-  return [buffers[first]!.subarray(skip), ...buffers.slice(first + 1)];
+function sizeOf(buffers: readonly Uint8Array[]): number {
+  return buffers.reduce((sum, buffer) => sum + buffer.length, 0);
 }

@@ -9,6 +9,8 @@ import { assertChunkName, assertUploadId, isChunkName, isUploadId } from '../dis
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
+import { bytesIn, RunningSums } from './blocks.js';
+import { originOf } from './chunk-name.js';
 import { readChunks } from './chunk-reader.js';
 import { FileChunkWriter } from './chunk-writer.js';
 import { lookTwice } from './look-twice.js';
@@ -57,7 +59,8 @@ export class LocalSpool implements Spool {
     const path = this.pathOf(id, name);
     const directory = join(this.root, id);
     const fd = await failing('a chunk cannot be made', () => openNew(directory, path));
-    return new FileChunkWriter(fd, { path, directories: [directory, this.root], names: this.names });
+    const sums = originOf(name) && new RunningSums(`${id}/${name}`);
+    return new FileChunkWriter(fd, { path, directories: [directory, this.root], names: this.names, sums });
   }
 
   read(id: string, chunks: readonly Chunk[], range?: { readonly start: number; readonly end?: number }): Readable {
@@ -74,7 +77,7 @@ export class LocalSpool implements Spool {
       try {
         if (this.names.isDurable) await fdatasync(fd);
         await Promise.all([this.names.sync(join(this.root, id)), this.names.sync(this.root)]);
-        return (await fstat(fd)).size;
+        return bytesOf(name, (await fstat(fd)).size);
       } finally {
         await close(fd);
       }
@@ -135,7 +138,7 @@ export class LocalSpool implements Spool {
     const names = (await failing(reading, () => readdir(join(this.root, id)).catch(gone))) ?? [];
     for (const name of names.filter(isChunkName)) {
       const found = await failing(reading, () => lstat(join(this.root, id, name)).catch(gone));
-      if (found?.isFile()) yield { id, name, size: found.size, modifiedAt: found.mtimeMs };
+      if (found?.isFile()) yield { id, name, size: bytesOf(name, found.size), modifiedAt: found.mtimeMs };
     }
     if (this.isShared && names.length === 0) await failing(reading, () => removeIfEmpty(join(this.root, id)));
   }
@@ -185,6 +188,11 @@ export class LocalSpool implements Spool {
     assertChunkName(name);
     return join(this.root, id, name);
   }
+}
+
+/** The name says whether there are checksums in it, and never the content, which is a client's. */
+function bytesOf(name: string, fileSize: number): number {
+  return originOf(name) ? bytesIn(fileSize) : fileSize;
 }
 
 /**

@@ -1,10 +1,16 @@
 import type { Readable } from 'node:stream';
 import type { Chunk } from '../model/upload.js';
 
+/** How much of a chunk there is, and its checksum, as a commit says it. */
+export type Extent = Pick<Chunk, 'size' | 'crc'>;
+
 /** One new chunk of the spool. */
 export interface ChunkWriter {
   /** Bytes written so far; `write` has put them where a killed process does not lose them. */
   readonly size: number;
+  readonly extent: Extent;
+  /** As `extent` was before the last byte; only when there is one. */
+  readonly extentWithoutLastByte: Extent;
   /** Adds all buffers in order, in one go where the machine can. Not to be called again before it is fulfilled. */
   write(buffers: readonly Uint8Array[]): Promise<void>;
   /** Fulfilled when every byte written before the call survives a power cut (nothing to do under `sync: none`). */

@@ -85,13 +85,18 @@ export interface UploadStore {
   chunks(id: string): Promise<readonly Chunk[]>;
   /** The fence. `stale`: a newer lease was taken. `gone`: no longer `receiving`. Commits of a chunk must grow. */
   commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'>;
-  /** receiving → invalid, by the holder of a lease. */
-  invalidate(id: string, token: number): Promise<Upload | 'stale' | 'gone'>;
+  /** receiving → invalid, by the holder of a lease. `lost`: because stored bytes are. */
+  invalidate(id: string, token: number, why?: 'lost'): Promise<Upload | 'stale' | 'gone'>;
   /**
    * The bytes are with another node from now on, in any phase but `delivering`. By the holder of a lease. `gone` also while
    * it is being delivered, and when it was since it looked as in `seen`: then it may have an answer that is not there.
    */
   move(id: string, token: number, node: string, seen?: SeenState): Promise<Upload | 'stale' | 'gone'>;
+  /**
+   * complete | delivering | undelivered → invalid: stored bytes are lost, whoever notices it. `gone`: they are not needed any
+   * more, or with another node.
+   */
+  lose(id: string): Promise<Upload | 'gone'>;
   /** Any phase → cancelled. `gone`: unknown. */
   cancel(id: string): Promise<Upload | 'gone'>;
 

@@ -60,6 +60,16 @@ export function allowance(upload: Upload, appendLimitsApply: boolean): Allowance
   return bounds.sort((a, b) => a.bytes - b.bytes)[0];
 }
 
+export const LOST = 'Stored bytes of this upload were lost or damaged, and it was given up.';
+
+/** Why an upload has no future. */
+export function whyGone(upload: Upload | undefined): string {
+  if (upload?.lost) return LOST;
+  return upload?.phase === 'invalid'
+    ? 'The upload was given up because its bytes did not match what was announced.'
+    : 'The upload was cancelled.';
+}
+
 function refuseAppendSize(
   body: { readonly complete: boolean; readonly contentLength?: number },
   limits: Limits,

@@ -3,6 +3,7 @@ import type { Headers } from '../model/headers.js';
 import type { AppendIntent } from '../model/intent.js';
 import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
 import { type Digest, isAnsweredEarly, shownOffset, type Upload } from '../model/upload.js';
+import { whyGone } from './admission.js';
 import type { Body } from './body.js';
 import { repeatsTheEnd } from './repeated-end.js';
 
@@ -39,7 +40,8 @@ export class Answers {
       case 'answered':
         return { ...result, to, reprDigest };
       case 'gone':
-        return refused({ reason: 'gone', detail: 'The upload was cancelled.' });
+        return refused({ reason: 'gone', detail: whyGone(result.upload) });
+      case 'answer-lost':
       case 'undelivered':
       case 'pending':
       case 'parked':

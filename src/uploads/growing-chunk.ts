@@ -1,7 +1,7 @@
 import { Fault } from '../model/fault.js';
 import { PLAIN, type Upload } from '../model/upload.js';
 import type { Metrics } from '../observe/metrics.js';
-import type { ChunkWriter, Spool } from '../spool/spool.js';
+import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import type { Lease } from '../store/lease.js';
 import { type Patience, untilAvailable } from '../store/until-available.js';
 import type { Commit, UploadStore } from '../store/upload-store.js';
@@ -75,7 +75,7 @@ export class GrowingChunk {
   async commit(): Promise<void> {
     await this.endOfPace();
     this.throwFailure();
-    if (this.writer.size > this.committedBytes) await this.commitNow(this.writer.size);
+    if (this.writer.size > this.committedBytes) await this.commitNow(this.writer.extent);
   }
 
   /** What is left, and the completion in the same step. */
@@ -84,16 +84,16 @@ export class GrowingChunk {
     this.throwFailure();
     if (rest.length > 0) await this.writer.write(rest);
     this.isWhole = true;
-    await this.commitNow(this.writer.size, complete);
+    await this.commitNow(this.writer.extent, complete);
     return this.refusedBy ?? this.upload;
   }
 
   /** As `commit` after a fault: what had been written before it can still count, but for the byte that makes it whole. */
   async rescue(): Promise<void> {
     await this.endOfPace();
-    const size = this.isWhole ? this.writer.size - 1 : this.writer.size;
+    const extent = this.isWhole ? this.writer.extentWithoutLastByte : this.writer.extent;
     try {
-      if (size > this.committedBytes) await this.commitNow(size);
+      if (extent.size > this.committedBytes) await this.commitNow(extent);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
       // The record cannot grow either: the committed offset stands, and the caller reports the first fault.
@@ -123,7 +123,7 @@ export class GrowingChunk {
   }
 
   private commitInBackground(): void {
-    this.committing = this.commitNow(this.writer.size)
+    this.committing = this.commitNow(this.writer.extent)
       .catch((fault: unknown) => (this.failure = fault))
       .then(() => {
         this.committing = undefined;
@@ -146,20 +146,20 @@ export class GrowingChunk {
     await this.committing;
   }
 
-  private async commitNow(size: number, complete?: Commit['complete']): Promise<void> {
+  private async commitNow(extent: Extent, complete?: Commit['complete']): Promise<void> {
     clearTimeout(this.timer);
     this.timer = undefined;
     if (this.refusedBy) return;
     const { store, clock, metrics } = this.rooms;
     const startedAt = clock();
     await this.writer.sync();
-    const step = this.stepTo(size, complete);
+    const step = this.stepTo(extent, complete);
     const result = await untilAvailable(() => store.commit(this.upload.id, step), this.patience);
     if (result === 'stale' || result === 'gone') {
       this.refusedBy = result;
       return;
     }
-    this.committedBytes = size;
+    this.committedBytes = extent.size;
     this.upload = result;
     metrics.commit((clock() - startedAt) / 1000);
     await this.task.onCommitted(result);
@@ -174,9 +174,9 @@ export class GrowingChunk {
     return { signal: this.task.lease.signal, onAway };
   }
 
-  private stepTo(size: number, complete: Commit['complete']): Commit {
+  private stepTo(extent: Extent, complete: Commit['complete']): Commit {
     const { upload, lease, name } = this.task;
-    const chunk = { name, start: upload.offset, size };
+    const chunk = { name, start: upload.offset, ...extent };
     return { token: lease.token, chunk, expiresAt: expiry(upload, this.rooms, complete !== undefined), complete };
   }
 

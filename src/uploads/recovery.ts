@@ -77,7 +77,7 @@ async function recoverReceiving(known: Upload, files: Files, rooms: RecoveryRoom
         'committed bytes are missing from the spool, or do not join: the upload is given up',
       );
       if (rooms.giveUpLost) return await rooms.giveUpLost(upload.id);
-      await store.invalidate(upload.id, lease.token);
+      await store.invalidate(upload.id, lease.token, 'lost');
       return await spool.remove(upload.id);
     }
     const counted = new Set([PROMISED, ...chunks.map((chunk) => chunk.name)]);

@@ -7,7 +7,7 @@ import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
-import { type Allowance, allowance } from './admission.js';
+import { type Allowance, allowance, LOST } from './admission.js';
 import type { Body } from './body.js';
 import type { CommitPace } from './growing-chunk.js';
 import { LastCheck } from './last-check.js';
@@ -82,9 +82,9 @@ export class TakeIn {
   }
 
   /** RUFH §4.4.2: beyond its length or its limits an upload has no future; its bytes go at once. */
-  async invalidate(upload: Upload, lease: Lease, refusal: Refusal): Promise<Outcome | Interrupted> {
+  async invalidate(upload: Upload, lease: Lease, refusal: Refusal, why?: 'lost'): Promise<Outcome | Interrupted> {
     const { store, spool, hashes, metrics } = this.rooms;
-    const result = await store.invalidate(upload.id, lease.token);
+    const result = await store.invalidate(upload.id, lease.token, why);
     if (result === 'stale' || result === 'gone') return { kind: 'interrupted', why: 'taken-over' };
     hashes.forget(upload.id);
     await spool.remove(upload.id);
@@ -95,10 +95,12 @@ export class TakeIn {
   /** An offset never decreases: when acknowledged bytes are gone, so is the upload (RUFH §4.1.1). Else the fault stands. */
   async giveUpIfLost(fault: unknown, upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
     if (!(fault instanceof Fault) || !(await this.isOver(fault, upload))) throw fault;
-    const outcome = await this.invalidate(upload, lease, { reason: 'gone', detail: 'Bytes of this upload were lost.' });
+    const outcome = await this.invalidate(upload, lease, { reason: 'gone', detail: LOST }, 'lost');
     // Where somebody newer has finished or cancelled it, its files went as they should.
-    if (outcome.kind !== 'interrupted')
+    if (outcome.kind !== 'interrupted') {
+      this.rooms.metrics.bytesLost('upload');
       this.rooms.log.error({ upload: uploadTag(upload.id), err: fault }, 'an upload whose bytes are lost is given up');
+    }
     return outcome;
   }
 

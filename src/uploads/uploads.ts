@@ -8,7 +8,7 @@ import type { Log } from '../observe/log.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
-import { refuseAppend, refuseCreation } from './admission.js';
+import { refuseAppend, refuseCreation, whyGone } from './admission.js';
 import { type AnswerCall, Answers } from './answers.js';
 import { Feeding, type Feeds } from './feeding.js';
 import type { CommitPace } from './growing-chunk.js';
@@ -64,9 +64,9 @@ export class Uploads {
     return this.rooms.store.get(id);
   }
 
-  /** The origin's answer, for whoever asks for nothing else; undefined while there is none. */
-  keptAnswer(upload: Upload): RelayedAnswer | undefined {
-    return upload.phase === 'answered' ? this.rooms.delivery.kept(upload) : undefined;
+  /** The origin's answer, for whoever asks for nothing else; undefined while there is none, `lost` when it was. */
+  async keptAnswer(upload: Upload): Promise<RelayedAnswer | 'lost' | undefined> {
+    return upload.phase === 'answered' ? ((await this.rooms.delivery.kept(upload)) ?? 'lost') : undefined;
   }
 
   async create(
@@ -230,8 +230,7 @@ export class Uploads {
   private async alive(id: string, found?: Upload): Promise<Upload | Refusal> {
     const upload = found ?? (await this.rooms.store.get(id));
     if (!upload || upload.phase === 'cancelled') return { reason: 'unknown-upload' };
-    if (upload.phase === 'invalid')
-      return { reason: 'gone', detail: 'The upload was given up because its bytes did not match what was announced.' };
+    if (upload.phase === 'invalid') return { reason: 'gone', detail: whyGone(upload) };
     if (upload.expiresAt <= this.rooms.clock()) return { reason: 'gone', detail: 'The upload has expired.' };
     // Moved since its request came here, or from before `spool.shared` was changed: it would be written to the wrong disk.
     if (upload.node !== this.rooms.node)

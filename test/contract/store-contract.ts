@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import type { Upload } from '../../src/model/upload.js';
+import type { Chunk, Upload } from '../../src/model/upload.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { HOUR, newId, newUpload } from './sample-upload.js';
 import { describeAskingAgain } from './store-again-contract.js';
@@ -83,6 +83,40 @@ export function describeStore(name: string, makeStore: () => Promise<StoreUnderT
       const { id } = await open();
       for (const size of [1, 5, 5, 4096]) expect(await grow(id, 3, 0, size)).toMatchObject({ offset: size, expiresAt });
       expect(await store.chunks(id)).toEqual([{ name: 'chunk-3', start: 0, size: 4096 }]);
+    });
+
+    test('a chunk keeps the checksum that came with its size, until the next commit', async () => {
+      const { id } = await open();
+      const commit = (token: number, chunk: Chunk) => store.commit(id, { token, chunk, expiresAt });
+      const first = { name: 'chunk-3-0', start: 0, size: 5, crc: 0xffffffff };
+      await commit(3, first);
+      expect(await store.chunks(id)).toEqual([first]);
+      const grown = { ...first, size: 9, crc: 0 };
+      await commit(3, grown);
+      const second = { name: 'chunk-4-9', start: 9, size: 1, crc: 1 };
+      await commit(4, second);
+      expect(await store.chunks(id)).toEqual([grown, second]);
+      expect(await (await tested.reopen()).chunks(id)).toEqual([grown, second]);
+    });
+
+    test('an upload whose bytes are lost is invalid and says so, in every phase that needs them', async () => {
+      const receiving = await open();
+      expect(await store.lose(receiving.id)).toBe('gone');
+      expect(await store.invalidate(receiving.id, 1, 'lost')).toMatchObject({ phase: 'invalid', lost: true });
+      const other = await open();
+      expect(await store.invalidate(other.id, 1)).not.toHaveProperty('lost');
+      const whole = await open();
+      await store.commit(whole.id, { token: 1, complete: {}, expiresAt });
+      const claimed = await open();
+      await store.commit(claimed.id, { token: 1, complete: {}, expiresAt });
+      await store.claimDelivery(claimed.id, 'w', Date.now() + 60_000);
+      for (const { id } of [whole, claimed]) {
+        expect(await store.lose(id)).toMatchObject({ phase: 'invalid', lost: true });
+        expect(await store.lose(id)).toMatchObject({ phase: 'invalid', lost: true });
+        expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
+        expect(await store.expired(Date.now())).toContain(id);
+      }
+      expect(await store.lose(newId())).toBe('gone');
     });
 
     test('a new lease goes on in a new chunk at the offset', async () => {

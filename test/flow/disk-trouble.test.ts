@@ -95,7 +95,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     await request.end();
     const refused = await request.readFinal();
     expect(refused.status).toBe(410);
-    expect(refused.body.toString()).toContain('Bytes of this upload were lost. Begin a new one.');
+    expect(refused.body.toString()).toContain(
+      'Stored bytes of this upload were lost or damaged, and it was given up. Begin a new one.',
+    );
     expect((await upload.retrieve()).status).toBe(410);
     expect(stage.requestsFor(target)).toEqual([]);
     const next = await client.place({ target, length });
@@ -141,7 +143,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     const refused = await upload.append(BYTES.subarray(-10), { offset: length - 10, complete: true });
     expect(refused.status).toBe(410);
     expect(progressOf(client.dialect, refused)).toMatchObject({ offset: undefined, complete: false });
-    expect((await upload.retrieve()).status).toBe(404);
+    expect((await upload.retrieve()).status).toBe(410);
     expect(stage.requestsFor(target).filter(({ ended }) => ended !== 'cut')).toEqual([]);
     expect((await client.send({ method: 'GET', target: '/elsewhere' })).status).toBe(200);
   });

@@ -225,12 +225,15 @@ describe('the store', () => {
 });
 
 describe('our own disk', () => {
-  test('that has lost bytes keeps the upload, and that is told', async () => {
+  test('that has lost bytes ends their upload, and the node is emptied all the same', async () => {
     const path = await stage.uploadWith(1000);
     await stage.old.spool.remove(stage.idOf(path));
     const mover = stage.old.startMoving();
-    expect(await until(() => mover.progress.problem, 'a problem')).toMatch(/^committed bytes are lost/);
-    expect(await stage.nodeOf(path)).toBe('old');
+    const { store } = stage.peers.cluster;
+    const lost = async () => (await store.get(stage.idOf(path)))?.lost;
+    expect(await until(lost, 'the end of the upload')).toBe(true);
+    await stage.done(mover);
+    expect(await stage.other.files()).toEqual([]);
   });
 });
 

@@ -15,6 +15,8 @@ const SECRET = 'a secret of all nodes';
 /** Keeps nothing; notes the size at each sync. */
 class NotingWriter implements ChunkWriter {
   size = 0;
+  readonly extent = { size: 0 };
+  readonly extentWithoutLastByte = { size: 0 };
   readonly synced: number[] = [];
 
   write(buffers: readonly Uint8Array[]): Promise<void> {

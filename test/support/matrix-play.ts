@@ -194,6 +194,7 @@ async function heard(result: DeliveryResult): Promise<string> {
     case 'undelivered':
       return result.why.reason === 'outcome-unknown' ? 'unknown' : result.why.reason;
     case 'pending':
+    case 'answer-lost':
     case 'gone':
       return result.kind;
   }

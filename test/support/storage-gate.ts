@@ -90,6 +90,12 @@ function gatedWriter(writer: ChunkWriter, gate: StorageGate): ChunkWriter {
     get size() {
       return writer.size;
     },
+    get extent() {
+      return writer.extent;
+    },
+    get extentWithoutLastByte() {
+      return writer.extentWithoutLastByte;
+    },
     write: (buffers) => alone('write', () => writer.write(buffers)),
     sync: () => alone('sync', () => writer.sync()),
     close: () => {

@@ -54,7 +54,7 @@ export class UploadWorld {
         drain: () => leases.drain(),
       },
       spool: gatedSpool(spool, this.gate),
-      delivery: { result: (id, { to }) => this.deliver(id, to), kept: keptAnswer },
+      delivery: { result: (id, { to }) => this.deliver(id, to), kept: (upload) => Promise.resolve(keptAnswer(upload)) },
       metrics,
       log: silentLog(),
       clock: Date.now,

@@ -20,6 +20,10 @@ function memoryRooms(keepInMemory: number, failAfter = Infinity): TapeRooms & { 
         rooms.file = Buffer.alloc(0);
         return Promise.resolve({
           size: 0,
+          get extent() {
+            return { size: rooms.file!.length };
+          },
+          extentWithoutLastByte: { size: 0 },
           write: (buffers: readonly Uint8Array[]) => {
             rooms.file = Buffer.concat([rooms.file!, ...buffers]);
             const isFull = rooms.file.length > failAfter;

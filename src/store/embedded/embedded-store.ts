@@ -28,7 +28,7 @@ import {
 } from './delivery-rules.js';
 import { StartNumber } from './last-start.js';
 import { type Entry, loadRecords } from './load.js';
-import { decideCancel, decideCommit, decideInvalidate, decideMove } from './receiving-rules.js';
+import { decideCancel, decideCommit, decideInvalidate, decideLose, decideMove } from './receiving-rules.js';
 import { Records } from './records.js';
 import { isSettled, Settlement } from './settlement.js';
 import type { Change, UploadRecord } from './upload-record.js';
@@ -117,8 +117,12 @@ export class EmbeddedStore implements UploadStore {
     return this.records.change(id, 'gone', ({ record }) => decideCommit(record, commit));
   }
 
-  invalidate(id: string, token: number): Promise<Upload | 'stale' | 'gone'> {
-    return this.records.change(id, 'gone', ({ record }) => decideInvalidate(record, token));
+  invalidate(id: string, token: number, why?: 'lost'): Promise<Upload | 'stale' | 'gone'> {
+    return this.records.change(id, 'gone', ({ record }) => decideInvalidate(record, token, why));
+  }
+
+  lose(id: string): Promise<Upload | 'gone'> {
+    return this.records.change(id, 'gone', ({ record }) => decideLose(record));
   }
 
   move(id: string, token: number, node: string, seen?: SeenState): Promise<Upload | 'stale' | 'gone'> {

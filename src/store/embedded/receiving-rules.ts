@@ -25,9 +25,15 @@ export function decideCommit(record: UploadRecord, commit: Commit): Change | 'st
   return { token: commit.token, ...(chunk && { chunk }), set };
 }
 
-export function decideInvalidate(record: UploadRecord, token: number): Change | 'stale' | 'gone' {
+export function decideInvalidate(record: UploadRecord, token: number, why?: 'lost'): Change | 'stale' | 'gone' {
   if (record.upload.phase === 'invalid' && token === record.token) return {};
-  return refusedBy(record, token) ?? { token, set: { phase: 'invalid' } };
+  return refusedBy(record, token) ?? { token, set: { phase: 'invalid', ...(why && { lost: true }) } };
+}
+
+export function decideLose({ upload }: UploadRecord): Change | 'gone' {
+  if (upload.phase === 'invalid') return {};
+  const needsBytes = upload.phase === 'complete' || upload.phase === 'delivering' || upload.phase === 'undelivered';
+  return needsBytes ? { set: { phase: 'invalid', lost: true } } : 'gone';
 }
 
 export function decideMove(
@@ -69,7 +75,8 @@ function acceptedChunk({ upload, chunks }: UploadRecord, chunk: Chunk | undefine
   if (!Number.isSafeInteger(chunk.size) || chunk.size < 0) throw broken('the size of a chunk is no number of bytes');
   if (chunk.start !== (isLast ? last.start : upload.offset)) throw broken('a chunk does not begin at the offset');
   if (isLast && chunk.size < last.size) throw broken('a committed chunk cannot shrink');
-  return chunk.size > 0 ? { name: chunk.name, start: chunk.start, size: chunk.size } : undefined;
+  const { name, start, size, crc } = chunk;
+  return size > 0 ? { name, start, size, ...(crc !== undefined && { crc }) } : undefined;
 }
 
 function acceptedLength(upload: Upload, commit: Commit, offset: number): number | undefined {

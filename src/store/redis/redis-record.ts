@@ -45,6 +45,7 @@ export function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'ours
     offset: Number(fields.get('offset')),
     ...optional('length', numberOf(fields.get('length'))),
     reprDigests: (parsed(fields.get('digests')) as Upload['reprDigests'] | undefined) ?? [],
+    ...optional('lost', fields.has('lost') ? (true as const) : undefined),
     ...optional('heldBack', parsed(fields.get('heldBack')) as Upload['heldBack'] | undefined),
     ...optional('trailers', parsed(fields.get('trailers')) as Upload['trailers'] | undefined),
     ...optional('dueAt', numberOf(fields.get('dueAt'))),
@@ -56,9 +57,10 @@ export function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'ours
   };
 }
 
+/** As the scripts keep it: start, size, name and, where there is one, the checksum. */
 export function chunkOf(text: string): Chunk {
-  const [, start, size, name] = /^(\d+) (\d+) (.*)$/.exec(text)!;
-  return { name: name!, start: Number(start), size: Number(size) };
+  const [start, size, name, crc] = text.split(' ');
+  return { name: name!, start: Number(start), size: Number(size), ...optional('crc', numberOf(crc)) };
 }
 
 function attemptsOf(fields: ReadonlyMap<string, string>): Attempt[] {

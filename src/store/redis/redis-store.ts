@@ -66,12 +66,16 @@ export class RedisStore implements UploadStore {
     const heldBack = complete?.heldBack ? JSON.stringify(complete.heldBack) : '';
     const ending = [length, digestsText(reprDigests), complete ? 'complete' : '', heldBack];
     const trailers = complete?.trailers ? JSON.stringify(complete.trailers) : '';
-    const args = [token, ...piece, ...ending, ...this.end(expiresAt), trailers];
+    const args = [token, ...piece, ...ending, ...this.end(expiresAt), trailers, chunk?.crc ?? ''];
     return this.stepHere('stale', { script: 'commit', id, args, keys: ({ chunks }) => [chunks] });
   }
 
-  invalidate(id: string, token: number): Promise<Upload | 'stale' | 'gone'> {
-    return this.stepHere('stale', { script: 'invalidate', id, args: [token] });
+  invalidate(id: string, token: number, why?: 'lost'): Promise<Upload | 'stale' | 'gone'> {
+    return this.stepHere('stale', { script: 'invalidate', id, args: [token, why ?? ''] });
+  }
+
+  lose(id: string): Promise<Upload | 'gone'> {
+    return this.stepHere('gone', { script: 'lose', id });
   }
 
   move(id: string, token: number, node: string, seen?: SeenState): Promise<Upload | 'stale' | 'gone'> {

@@ -1,7 +1,7 @@
 -- Moves the offset, unless a newer lease was taken. KEYS, ARGV and results as in parts/record.lua, and
 -- KEYS 6 chunks   ARGV 3 token 4 chunk's name or '' 5 its start 6 its size 7 length or '' 8 digests or ''
 -- 9 'complete' or '' 10 heldBack or '' 11 expiresAt 12 the same by this server's clock
--- 13 trailers or ''
+-- 13 trailers or '' 14 the chunk's checksum or ''
 -- Gives `upload`, `stale` or `gone`. Reads and writes nothing that grows with the upload.
 -- include parts/record
 local refused = refusal('gone')
@@ -11,7 +11,7 @@ local offset, complete = tonumber(record.offset), ARGV[9] == 'complete'
 
 local last = name ~= '' and redis.call('LINDEX', KEYS[6], -1)
 local lastStart, lastSize, lastName
-if last then lastStart, lastSize, lastName = string.match(last, '^(%d+) (%d+) (.*)$') end
+if last then lastStart, lastSize, lastName = string.match(last, '^(%d+) (%d+) (%S+)') end
 local isLast = name ~= '' and lastName == name
 
 local function wasDoneBefore()
@@ -42,10 +42,11 @@ end
 set('token', token, 'offset', string.format('%.0f', moved), 'expiresAt', ARGV[11], 'endsAt', ARGV[12])
 if length and not record.length then set('length', length) end
 if ARGV[8] ~= '' and not record.digests then set('digests', ARGV[8]) end
+local chunk = ARGV[5] .. ' ' .. ARGV[6] .. ' ' .. name .. (ARGV[14] ~= '' and ' ' .. ARGV[14] or '')
 if isLast then
-  redis.call('LSET', KEYS[6], -1, ARGV[5] .. ' ' .. ARGV[6] .. ' ' .. name)
+  redis.call('LSET', KEYS[6], -1, chunk)
 elseif name ~= '' and size > 0 then
-  redis.call('RPUSH', KEYS[6], ARGV[5] .. ' ' .. ARGV[6] .. ' ' .. name)
+  redis.call('RPUSH', KEYS[6], chunk)
 end
 countBytes(moved - offset)
 expiresAt(ARGV[12])

@@ -3,7 +3,7 @@
 -- and give a list whose first item is a word: `upload` (with all fields), `moved` (with the upload's node: ask again with
 -- the keys of that one), `broken` (with the rule the caller broke), or one of the verb's own.
 -- Fields: about (JSON: what never changes) node phase offset length token digests expiresAt (as the caller said it, by a
--- clock that others do not have) endsAt (the same by this server's clock) worker claimedUntil claimMs dueAt heldBack trailers undelivered answer answerAt attemptCount
+-- clock that others do not have) endsAt (the same by this server's clock) worker claimedUntil claimMs dueAt heldBack trailers lost undelivered answer answerAt attemptCount
 -- attempt:N (a flag and JSON; `i` is open and in part, all others `o`). What is JSON here is never read here.
 local id, record = ARGV[1], {}
 local FIELDS = { 'node', 'phase', 'offset', 'length', 'token', 'digests', 'endsAt', 'worker', 'claimedUntil', 'claimMs', 'dueAt', 'answerAt' }
