@@ -211,8 +211,8 @@ test('an upload whose bytes are lost is never sent short, and is gone for its cl
   const room = await open();
   const upload = await room.whole({ body: LARGE, cutAt: [4 * 1024 * 1024] });
   await room.spool.removeChunk(upload.id, `chunk-${4 * 1024 * 1024}`);
-  expect(await room.result(upload.id)).toEqual({ kind: 'gone' });
-  expect((await room.upload(upload.id)).phase).toBe('cancelled');
+  expect(await room.result(upload.id)).toMatchObject({ kind: 'gone', upload: { lost: true } });
+  expect(await room.upload(upload.id)).toMatchObject({ phase: 'invalid', lost: true });
   expect(origin.exchanges).toHaveLength(0);
   expect(room.lines.filter(({ level }) => level === 'error')).toHaveLength(1);
 });

@@ -103,7 +103,7 @@ test('an upload that is cancelled while the origin works is gone for who waits, 
   const exchange = await origin.exchange(0);
   await room.store.cancel(upload.id);
   await room.store.remove(upload.id);
-  expect(await waiting).toEqual({ kind: 'gone' });
+  expect(await waiting).toMatchObject({ kind: 'gone' });
   await exchange.closed;
 });
 
