@@ -6,7 +6,7 @@ import { final } from './dialects.js';
 import { limitLine, lines, retryAfterLine } from './ietf-lines.js';
 import { knownContentLength } from './ietf-parse.js';
 import { problemOf } from './ietf-refusals.js';
-import { problemReply } from './problem.js';
+import { answerLostProblem, problemReply } from './problem.js';
 import type { Protocol, Reply, ReplyContext } from './protocol.js';
 
 /**
@@ -50,6 +50,8 @@ function render(outcome: Outcome, context: ReplyContext): Reply {
       return outcome.why
         ? undelivered(outcome.why, outcome.retryAfterSeconds)
         : problemReply({ status: 504, detail: 'The origin did not answer in time.' });
+    case 'answer-lost':
+      return problemReply(answerLostProblem(outcome.upload));
     case 'accepted':
     case 'created':
     case 'appended':
