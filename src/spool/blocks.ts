@@ -1,7 +1,7 @@
 import { crc32 } from '../disk/crc32.js';
 
-/** So many bytes of an upload, then their checksum. */
-export const BLOCK_BYTES = 64 * 1024;
+/** So many bytes of an upload, then their checksum. Smaller files are the plain bytes, which any tool can read. */
+export const BLOCK_BYTES = 512 * 1024;
 export const SUM_BYTES = 4;
 
 const BLOCK_WITH_SUM = BLOCK_BYTES + SUM_BYTES;

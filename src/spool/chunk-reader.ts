@@ -12,7 +12,7 @@ import { areJoined, originOf } from './chunk-name.js';
 import { lookTwice } from './look-twice.js';
 
 /** Measured: below a MiB the calls cost more than the bytes, above it nothing is gained. */
-const READ_SIZE = 16 * BLOCK_BYTES;
+const READ_SIZE = 2 * BLOCK_BYTES;
 
 /** Between the tries of a read that the system refuses: one that fails once says nothing of the bytes. */
 const READ_AGAIN_MS = [20, 100, 400];

@@ -7,6 +7,7 @@ import type { RedisServer } from '../support/redis-server.js';
 import { startRedis } from '../support/redis-servers.js';
 import { Stage } from '../support/stage.js';
 import { StageClient } from '../support/stage-client.js';
+import { BLOCK_BYTES } from '../../src/spool/blocks.js';
 import { randomBytes, sha256 } from '../support/temporary.js';
 import type { WireResponse } from '../support/wire-response.js';
 
@@ -19,9 +20,9 @@ afterEach(async () => {
   redis = undefined;
 });
 
-const BYTES = randomBytes(300_000, 6);
+const BYTES = randomBytes(1_300_000, 6);
 const { length } = BYTES;
-const CUT = 200_000;
+const CUT = 1_200_000;
 const LOST = 'Stored bytes of this upload were lost or damaged, and it was given up. Begin a new one.';
 
 /** Changes one byte of a file of an upload. */
@@ -61,8 +62,8 @@ const MODES: Record<string, string> = {
   'as a form': MULTIPART,
 };
 
-/** Of the first chunk, 200,000 bytes: three full blocks of 64 KiB and their sums, then what is left. */
-const PLACES = { 'a full block': 70_000, 'a checksum': 65_537, 'the last block': 199_000 };
+/** Of the first chunk: two full blocks and their sums, then what is left. */
+const PLACES = { 'a full block': BLOCK_BYTES + 5000, 'a checksum': BLOCK_BYTES + 1, 'the last block': CUT - 1000 };
 
 describe.each(TRANSPORTS)('over %s', (transport) => {
   test.each(Object.keys(MODES))('a changed byte ends an upload that is delivered %s, wherever it is', async (mode) => {
