@@ -3,10 +3,12 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { reasonPhrase } from '../../src/http/octets.js';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp, type TestApp } from '../support/app.js';
+import { startTestApp } from '../support/app.js';
 import { type ByteByByte, startByteByByte } from '../support/byte-by-byte.js';
 import { exchangeOver, TRANSPORTS, type Transport } from '../support/open-request.js';
+import { connectH2, H2Exchange } from '../support/h2-client.js';
 import { connect, requestOnce } from '../support/raw-client.js';
+import { PeerStage } from '../support/peer-stage.js';
 import { answerOk, startRawOrigin, type RawExchange, type RawOrigin } from '../support/raw-origin.js';
 import { temporaryDirectory } from '../support/temporary.js';
 import type { ResponseHead, WireRequest } from '../support/wire-response.js';
@@ -58,6 +60,8 @@ const PACKETS: readonly Cut[] = [
 ];
 
 const ends: (() => Promise<unknown>)[] = [];
+const lastEnds: (() => Promise<unknown>)[] = [];
+const proxies = new Map<string, { readonly url: string }>();
 let origin: RawOrigin;
 let asked: RawOrigin;
 let far: ByteByByte;
@@ -75,19 +79,22 @@ afterEach(async () => {
   asked.exchanges.length = 0;
 });
 afterAll(async () => {
+  for (const end of lastEnds.reverse()) await end();
   await far.close();
   await origin.close();
   await asked.close();
 });
 
-/** The proxy, and where clients reach it. */
-async function start({ isCut }: Cut, config = ''): Promise<{ app: TestApp; url: string }> {
+/** Where clients reach a proxy with these settings; tests that want the same share one. */
+async function start({ isCut }: Cut, config = ''): Promise<{ readonly url: string }> {
+  const known = proxies.get(`${isCut} ${config}`);
+  if (known) return known;
   const app = await startTestApp({ origin: isCut ? far.url : origin.url, config });
-  ends.push(() => app.stop());
-  if (!isCut) return { app, url: app.url };
-  const near = await startByteByByte(app.url);
-  ends.push(() => near.close());
-  return { app, url: near.url };
+  lastEnds.push(() => app.stop());
+  const near = isCut ? await startByteByByte(app.url) : undefined;
+  if (near) lastEnds.push(() => near.close());
+  proxies.set(`${isCut} ${config}`, near ?? app);
+  return near ?? app;
 }
 
 const answering =
@@ -112,7 +119,12 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       ['a request with content', { method: 'POST', target: '/post', headers: LINES, body: 'hello' }],
       [
         'a request whose length stands first',
-        { method: 'PUT', target: '/put', headers: [['Content-Length', '5'], ...LINES], body: 'hello' },
+        {
+          method: 'PUT',
+          target: '/put',
+          headers: [['Content-Length', '5'], ...LINES],
+          body: 'hello',
+        },
       ],
       ['an upload', upload('/upload', LINES)],
     ])('%s reaches the origin as it left', async (_, request) => {
@@ -124,7 +136,10 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     test.each(SHAPES)('an answer %s reaches the client, passed through and of an upload', async (...shape) => {
       const { url } = await start(cut);
       origin.setScript(answering(...shape));
-      const passed = await exchangeOver(transport, url, { method: 'GET', target: '/file' });
+      const passed = await exchangeOver(transport, url, {
+        method: 'GET',
+        target: '/file',
+      });
       const given = await exchangeOver(transport, url, upload('/up'));
       for (const answer of [passed, given]) {
         expect([answer.status, answer.body.toString()]).toEqual([201, shape[3] === '' ? '' : 'body']);
@@ -195,7 +210,13 @@ test('a record keeps the octets of the request and of the answer through a resta
   origin.setScript(async (exchange) => {
     await exchange.readBody();
     const headers: HeaderLine[] = [...LINES, ['Transfer-Encoding', 'chunked'], ['Trailer', 'X-All']];
-    await exchange.respond({ status: 200, reason: ALL, headers, body: 'body', trailers: LINES.slice(2) });
+    await exchange.respond({
+      status: 200,
+      reason: ALL,
+      headers,
+      body: 'body',
+      trailers: LINES.slice(2),
+    });
   });
   const client = await connect(app.url);
   const { method, target, headers } = finish(path);
@@ -221,6 +242,71 @@ test('a record keeps the octets of the request and of the answer through a resta
     true,
   ]);
 });
+
+/** A body in chunks, or without a length, and what follows it. */
+async function sendWithTrailers(
+  transport: Transport,
+  url: string,
+  { method, target, headers = [], body = '' }: WireRequest,
+  trailers: readonly HeaderLine[],
+): Promise<ResponseHead> {
+  if (transport === 'HTTP/1.1') {
+    const client = await connect(url);
+    ends.push(() => Promise.resolve(client.destroy()));
+    await client.sendHead(method, target, [...headers, ['Transfer-Encoding', 'chunked']]);
+    await client.sendChunk(body);
+    await client.endChunks(trailers);
+    return client.readFinal();
+  }
+  const client = await connectH2(url);
+  ends.push(() => client.close());
+  const fields = Object.fromEntries(headers.map(([name, value]) => [name.toLowerCase(), value]));
+  const stream = client.session.request({ ...fields, ':method': method, ':path': target }, { waitForTrailers: true });
+  stream.once('wantTrailers', () => stream.sendTrailers(Object.fromEntries(trailers)));
+  stream.end(body);
+  return new H2Exchange(stream, 20_000).readFinal();
+}
+
+const TRAILERS = LINES.filter(([name]) => name.toLowerCase() !== 'x-again').slice(2);
+
+test.each(
+  TRANSPORTS.flatMap((transport) =>
+    ['spool', 'eager'].map((mode): [Transport, string, number] => [transport, mode, mode === 'eager' ? 0 : 8192]),
+  ),
+)('trailers of a body over %s follow the whole at the origin, delivery %s', async (transport, mode, most) => {
+  const { url } = await start(PACKETS[0]!, `delivery: { mode: ${mode} }`);
+  const answer = await sendWithTrailers(transport, url, upload('/trailers'), TRAILERS);
+  const [exchange] = origin.exchanges;
+  expect([answer.status, (await exchange!.readBody()).toString()]).toEqual([200, 'hello']);
+  expect(exchange!.body.trailers).toEqual(over(transport, TRAILERS));
+  // More of them than a record is to hold are left out, and the length is there again.
+  if (most === 0) return;
+  await sendWithTrailers(transport, url, upload('/too-many'), [['X-All', 'x'.repeat(most)]]);
+  expect([origin.exchanges[1]!.header('Content-Length'), origin.exchanges[1]!.body.trailers]).toEqual(['5', []]);
+});
+
+test.each(TRANSPORTS)(
+  'a node passes the octets on to the one that has the upload, and back, over %s',
+  async (transport) => {
+    const peers = await PeerStage.open();
+    ends.push(() => peers.close());
+    const owner = await peers.node('owner-node-name');
+    const entry = await peers.node('entry-node-name');
+    peers.origin.answerWith({
+      status: 200,
+      reason: ALL,
+      headers: LINES,
+      body: 'ok',
+    });
+    const path = pathOf(await exchangeOver(transport, owner.url, create('/there', LINES)));
+    const answer = await sendWithTrailers(transport, entry.url, finish(path), TRAILERS);
+    const [request] = peers.origin.requests;
+    expect(ours({ headerLines: request!.headers })).toEqual(over(transport, LINES));
+    expect(request!.trailers).toEqual(over(transport, TRAILERS));
+    expect(ours(answer)).toEqual(over(transport, LINES));
+    if (transport === 'HTTP/1.1') expect(answer.reason).toBe(ALL);
+  },
+);
 
 test('a reason phrase that older versions have decoded, or that nobody may write, does not cost the answer', () => {
   expect(reasonPhrase(200, 'Zażółć \ud83d\udc22')).toBe(utf8('Zażółć 🐢'));
@@ -266,7 +352,11 @@ describe.each(PACKETS)('in packets $name', (cut) => {
   test.each(TRANSPORTS)('what the origin says to OPTIONS reaches the client over %s', async (transport) => {
     const { url } = await start(cut);
     origin.setScript((exchange) => said(exchange, 200));
-    const answer = await exchangeOver(transport, url, { method: 'OPTIONS', target: '/files', headers: LINES });
+    const answer = await exchangeOver(transport, url, {
+      method: 'OPTIONS',
+      target: '/files',
+      headers: LINES,
+    });
     expect(ours(answer)).toEqual(over(transport, LINES));
     expect(ours(origin.exchanges[0]!)).toEqual(over(transport, LINES));
   });
