@@ -79,7 +79,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     expect(told(rest)).toEqual(expected.answered(OK, length));
     expectWhole(target);
     const files = await readdir(join(stage.app.data, 'uploads'));
-    expect(files.sort()).toEqual([`${idOf(upload)}.answer`, `${idOf(upload)}.log`]);
+    expect(files.sort()).toEqual(['.store', `${idOf(upload)}.answer`, `${idOf(upload)}.log`]);
   });
 
   test('an upload whose acknowledged bytes vanish while more come in is given up, and the next one works', async () => {
