@@ -1,0 +1,215 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { makeCertificate } from './certificate.js';
+import type { Transport } from './open-request.js';
+import { serverPort } from './server-port.js';
+import { temporaryDirectory, until, within, type TemporaryDirectory } from './temporary.js';
+
+/** What the shipped configuration of a front proxy is expected to do; a row of the table in docs/deployment.md. */
+export interface FrontKind {
+  readonly name: string;
+  /** The configuration in deploy/fronts/. */
+  readonly file: string;
+  readonly transports: readonly Transport[];
+  readonly scheme: 'http' | 'https';
+  /** Whether it relays a 104 as it comes; rufh-proxy is told so by `relays_interim`. */
+  readonly interims: boolean;
+  /** How a client sees a restart of rufh-proxy, with the request that runs and with the next one: a status, or `cut`. */
+  readonly restart: { readonly running: number | 'cut'; readonly next: number | 'cut' };
+  /** The program and its arguments for a configuration file and a directory for whatever it writes. */
+  readonly command: (file: string, directory: string) => readonly [program: string, ...args: string[]];
+  /** Changes the shipped text where it names places that belong to the system. */
+  readonly adapt?: (text: string, directory: string) => string;
+}
+
+const ENVOY = fileURLToPath(new URL('../../.cache/envoy/envoy', import.meta.url));
+const APACHE_MODULES = '/usr/lib/apache2/modules';
+
+/** Every front proxy whose configuration we ship. */
+export const FRONTS: readonly FrontKind[] = [
+  {
+    name: 'nginx',
+    file: 'nginx.conf',
+    transports: ['HTTP/1.1', 'HTTP/2'],
+    scheme: 'https',
+    interims: false,
+    restart: { running: 'cut', next: 'cut' },
+    command: (file, directory) => ['nginx', '-p', directory, '-c', file, '-e', 'stderr', '-g', 'daemon off;'],
+    adapt: (text, directory) => {
+      const places = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'];
+      const temporary = places.map((place) => `${place}_temp_path ${directory}/${place};`).join(' ');
+      return `pid ${directory}/nginx.pid;\n${text.replace('http {', `http {\n  access_log off; ${temporary}`)}`;
+    },
+  },
+  {
+    name: 'HAProxy',
+    file: 'haproxy.cfg',
+    transports: ['HTTP/1.1', 'HTTP/2'],
+    scheme: 'https',
+    interims: true,
+    restart: { running: 'cut', next: 'cut' },
+    command: (file) => ['haproxy', '-db', '-f', file],
+  },
+  {
+    name: 'Caddy',
+    file: 'Caddyfile',
+    transports: ['HTTP/1.1', 'HTTP/2'],
+    scheme: 'https',
+    interims: true,
+    restart: { running: 'cut', next: 'cut' },
+    command: (file) => ['caddy', 'run', '--adapter', 'caddyfile', '--config', file],
+    adapt: (text) => text.replace('auto_https', 'admin off\n\tauto_https'),
+  },
+  {
+    name: 'Apache httpd',
+    file: 'apache.conf',
+    transports: ['HTTP/1.1', 'HTTP/2'],
+    scheme: 'https',
+    interims: false,
+    restart: { running: 502, next: 503 },
+    command: (file, directory) => ['apache2', '-d', directory, '-f', file, '-DFOREGROUND'],
+    adapt: (text, directory) => {
+      const modules = [
+        'mpm_event',
+        'authz_core',
+        'reqtimeout',
+        'ssl',
+        'socache_shmcb',
+        'http2',
+        'proxy',
+        'proxy_http',
+        'headers',
+      ];
+      const loads = modules.map((name) => `LoadModule ${name}_module ${APACHE_MODULES}/mod_${name}.so\n`).join('');
+      const user = process.getuid?.() === 0 ? 'User www-data\nGroup www-data\n' : '';
+      const places = `ServerName localhost\nPidFile ${directory}/pid\nErrorLog ${directory}/error.log\nDefaultRuntimeDir ${directory}\n`;
+      return `${loads}${user}${places}${text}`;
+    },
+  },
+  {
+    name: 'Varnish',
+    file: 'varnish.vcl',
+    transports: ['HTTP/1.1'],
+    scheme: 'http',
+    interims: true,
+    restart: { running: 'cut', next: 'cut' },
+    command: (file, directory) => ['varnishd', '-F', '-a', '127.0.0.1:8443', '-f', file, '-n', `${directory}/state`],
+  },
+  {
+    name: 'Envoy',
+    file: 'envoy.yaml',
+    transports: ['HTTP/1.1', 'HTTP/2'],
+    scheme: 'https',
+    interims: true,
+    restart: { running: 503, next: 503 },
+    command: (file) => [ENVOY, '-c', file, '--concurrency', '1', '--disable-hot-restart', '--log-level', 'warning'],
+  },
+];
+
+/** The table in docs/deployment.md; the tests of the fronts hold every cell of it. */
+export function frontsTable(): string {
+  const head =
+    '| front | configuration | clients | 104 | a running upload when rufh-proxy restarts | a request before it is back |';
+  const rows = FRONTS.map(({ name, file, scheme, transports, interims, restart }) => {
+    const clients = scheme === 'https' ? `TLS, ${transports.join(' and ')}` : transports.join(' and ');
+    const seen = (what: number | 'cut'): string =>
+      what === 'cut' ? 'cut: the client resumes' : `${what}: final for an iPhone`;
+    const link = `[${file}](../deploy/fronts/${file})`;
+    return `| ${name} | ${link} | ${clients} | ${interims ? 'relayed' : 'not sent'} | ${seen(restart.running)} | ${seen(restart.next)} |`;
+  });
+  return [head, '| --- | --- | --- | --- | --- | --- |', ...rows].join('\n');
+}
+
+export interface FrontPlaces {
+  /** Host and port of rufh-proxy, and of the application that the other paths go to. */
+  readonly proxy: string;
+  readonly application: string;
+}
+
+/** A real front proxy with the configuration we ship; only addresses and paths of the machine are others. */
+export class Front {
+  private readonly said: string[] = [];
+  private readonly exited: Promise<unknown>;
+  private ended = false;
+
+  private constructor(
+    private readonly child: ChildProcess,
+    readonly url: string,
+    private readonly directory: TemporaryDirectory,
+  ) {
+    this.exited = new Promise((resolve) => child.once('close', resolve)).then(() => (this.ended = true));
+    for (const stream of [child.stdout!, child.stderr!]) stream.on('data', (text) => this.said.push(String(text)));
+  }
+
+  static async start(kind: FrontKind, places: FrontPlaces): Promise<Front> {
+    const directory = await temporaryDirectory('rufh-front-');
+    const port = await serverPort();
+    const file = await writeConfiguration(kind, places, directory.path, port);
+    const [program, ...args] = kind.command(file, directory.path);
+    const child = spawn(
+      program,
+      args.map((arg) => arg.replace(':8443', `:${port}`)),
+      {
+        stdio: ['ignore', 'pipe', 'pipe'],
+        env: { ...process.env, HOME: directory.path, XDG_DATA_HOME: directory.path, XDG_CONFIG_HOME: directory.path },
+      },
+    );
+    const front = new Front(child, `${kind.scheme}://127.0.0.1:${port}`, directory);
+    try {
+      await until(() => front.ended || accepts(port), `${kind.name} to listen`, 60_000);
+      if (front.ended) throw new Error(`${kind.name} ended:\n${front.said.join('')}`);
+    } catch (error) {
+      await front.stop();
+      throw error;
+    }
+    return front;
+  }
+
+  async stop(): Promise<void> {
+    if (!this.ended) this.child.kill('SIGTERM');
+    const killing = setTimeout(() => this.child.kill('SIGKILL'), 5000);
+    await within(this.exited, 'the front proxy to end');
+    clearTimeout(killing);
+    await this.directory.remove();
+  }
+}
+
+async function writeConfiguration(
+  kind: FrontKind,
+  { proxy, application }: FrontPlaces,
+  directory: string,
+  port: number,
+): Promise<string> {
+  const { cert, key } = makeCertificate();
+  // Some give their rights away before they read or write these.
+  await chmod(directory, 0o755);
+  await mkdir(join(directory, 'state'), { mode: 0o777 });
+  await writeFile(join(directory, 'site.key'), key, { mode: 0o644 });
+  await writeFile(join(directory, 'site.pem'), cert);
+  await writeFile(join(directory, 'both.pem'), cert + key, { mode: 0o644 });
+  const shipped = await readFile(new URL(`../../deploy/fronts/${kind.file}`, import.meta.url), 'utf8');
+  const [proxyPort, applicationPort] = [proxy, application].map((host) => new URL(`http://${host}`).port);
+  const moved = shipped
+    .replaceAll('crt /etc/ssl/site.pem', `crt ${directory}/both.pem`)
+    .replaceAll('/etc/ssl/', `${directory}/`)
+    .replaceAll('127.0.0.1:8080', proxy)
+    .replaceAll('127.0.0.1:3000', application)
+    .replaceAll(/(port(?:_value:| =) ?"?)8080/g, `$1${proxyPort}`)
+    .replaceAll(/(port(?:_value:| =) ?"?)3000/g, `$1${applicationPort}`)
+    .replaceAll('8443', `${port}`);
+  const file = join(directory, kind.file);
+  await writeFile(file, kind.adapt?.(moved, directory) ?? moved, { mode: 0o644 });
+  return file;
+}
+
+/** Whether somebody takes connections there. */
+function accepts(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1');
+    socket.once('connect', () => resolve(true)).once('error', () => resolve(false));
+    socket.once('connect', () => socket.destroy());
+  });
+}
