@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { readFile } from 'node:fs/promises';
 import { setTimeout } from 'node:timers/promises';
-import { FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
+import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
 import { Front, FRONTS, frontsTable } from '../support/front.js';
 import { exchangeOver, openRequest, type OpenRequest, type Transport } from '../support/open-request.js';
 import { startProxy, type ProxyProcess } from '../support/proxy.js';
@@ -19,22 +19,24 @@ describe.each(FRONTS)('behind $name with the configuration we ship', (kind) => {
   let application: FakeOrigin;
   let proxy: ProxyProcess;
   let front: Front;
+  const opened: (() => Promise<unknown>)[] = [];
 
   beforeAll(async () => {
     origin = await startFakeOrigin({ status: 201, headers: [['Location', '/files/7']], body: 'made' });
     application = await startFakeOrigin({ status: 200, body: 'of the application' });
+    opened.push(() => Promise.all([origin.close(), application.close()]));
     proxy = await startProxy({
       origin: origin.url,
       config: `trusted_proxies: [{ cidr: 127.0.0.1, relays_interim: ${kind.interims} }]`,
     });
+    opened.push(() => proxy.stop());
     const places = { proxy: new URL(proxy.url).host, application: new URL(application.url).host };
     front = await Front.start(kind, places);
+    opened.push(() => front.stop());
   });
 
   afterAll(async () => {
-    await front?.stop();
-    await proxy?.stop();
-    await Promise.all([origin.close(), application.close()]);
+    for (const close of opened.reverse()) await close();
   });
 
   function requestsFor(target: string) {
