@@ -231,10 +231,10 @@ function toldToClients({ uploads: { publicUrl }, altSvc }: Config): { publicUrl?
 
 async function listen(config: Config, entry: Entry, opened: Closing[]): Promise<Listener[]> {
   const listeners: Listener[] = [];
-  for (const { address, tls, http2 } of config.listeners) {
+  for (const { address, tls, http2, mode } of config.listeners) {
     const listener = await startListener(
       {
-        address,
+        address: address.kind === 'unix' ? { ...address, mode } : address,
         http2,
         tls: tls && { cert: await readFile(tls.cert), key: await readFile(tls.key) },
         windows: { stream: config.http2.streamWindowBytes, session: config.http2.sessionWindowBytes },

@@ -14,7 +14,10 @@ export interface AdminSources {
 
 /** What the command line says, else the variable, the configuration, the default; or why none of them helps. */
 export function adminTarget({ admin, config, env }: AdminSources): AdminTarget | { problem: string } {
-  if (admin !== undefined) return fromText(admin);
+  if (admin !== undefined) return fromText('--admin', admin);
+  // A URL helps who asks, but is nothing that a proxy could listen on: the settings would refuse it.
+  const variable = env['RUFH_PROXY_ADMIN'] ?? '';
+  if (isUrl(variable)) return fromText('RUFH_PROXY_ADMIN', variable);
   const file = config ?? (env['RUFH_PROXY_CONFIG'] || undefined);
   const loaded = loadAdmin({ ...(file === undefined ? {} : { file }), env, flags: {} });
   if ('mistakes' in loaded) return { problem: loaded.mistakes.map(describeMistake).join('\n  ') };
@@ -22,11 +25,15 @@ export function adminTarget({ admin, config, env }: AdminSources): AdminTarget |
   return fromAddress(loaded.admin.address);
 }
 
-function fromText(text: string): AdminTarget | { problem: string } {
-  if (/^https?:\/\//.test(text) && URL.canParse(text)) return { url: new URL(text).origin };
+function isUrl(text: string): boolean {
+  return /^https?:\/\//i.test(text);
+}
+
+function fromText(source: string, text: string): AdminTarget | { problem: string } {
+  if (isUrl(text) && URL.canParse(text)) return { url: new URL(text).origin };
   const address = readAddress(text);
   if (address) return fromAddress(address);
-  return { problem: `--admin: found "${text}", allowed is a URL, HOST:PORT or unix:/path` };
+  return { problem: `${source}: found "${text}", allowed is a URL, HOST:PORT or unix:/path` };
 }
 
 function fromAddress(address: Address): AdminTarget | { problem: string } {

@@ -9,20 +9,27 @@ export class AdminUnreachable extends Error {}
 /** The admin listener answered, but did not do what was asked. */
 export class AdminRefused extends Error {}
 
+/** An object of JSON, with members of any kind. */
+export type Json = Readonly<Record<string, unknown>>;
+
 const PATIENCE_MS = 30_000;
 
 /** Asks the admin listener of a running proxy and gives the JSON it answers with. */
 export class AdminClient {
   constructor(private readonly target: AdminTarget) {}
 
-  async ask(method: string, path: string): Promise<unknown> {
+  /** `looksRight` tells the JSON of our admin listener from that of another API: any may answer at a wrong address. */
+  async ask(method: string, path: string, looksRight: (told: Json) => boolean = () => true): Promise<unknown> {
     const { status, type, body } = await this.send(method, path);
     if (status === 204) return undefined;
     const told = /^application\/(problem\+)?json\b/.test(type) ? parsed(body) : undefined;
-    if (told === undefined)
-      throw new AdminUnreachable(`what answers at ${this.place} is no admin listener of rufh-proxy`);
+    const isOurs = told !== undefined && (status >= 300 || looksRight(told));
+    if (!isOurs) throw new AdminUnreachable(`${this.place} is not the admin listener of a rufh-proxy. ${ADVICE}`);
     if (status < 300) return told;
-    throw new AdminRefused(told.detail ?? told.title ?? `it answered ${status}`);
+    const { detail, title } = told;
+    throw new AdminRefused(
+      typeof detail === 'string' ? detail : typeof title === 'string' ? title : `it answered ${status}`,
+    );
   }
 
   private async send(method: string, path: string): Promise<{ status: number; type: string; body: string }> {
@@ -63,10 +70,10 @@ function reason(error: unknown): string {
 }
 
 /** Of a problem what it says (RFC 9457); of anything else nothing that concerns us here. */
-function parsed(body: string): { detail?: string; title?: string } | undefined {
+function parsed(body: string): Json | undefined {
   try {
     const value: unknown = JSON.parse(body);
-    return typeof value === 'object' && value !== null ? value : undefined;
+    return typeof value === 'object' && value !== null ? (value as Json) : undefined;
   } catch {
     // Whatever it is, it is no JSON.
     return undefined;

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { AdminClient } from './admin-client.js';
+import type { AdminClient, Json } from './admin-client.js';
 import { fail } from './admin-flags.js';
 import { bytes } from './upload-words.js';
 
@@ -33,18 +33,22 @@ export async function drain(
 ): Promise<void> {
   const until = timeout === undefined ? Infinity : Date.now() + timeout * 1000;
   const say = json ? () => undefined : once((line) => process.stdout.write(`${line}\n`));
-  let told = (await client.ask('POST', `/drain?move=${move}`)) as Told;
+  let told = (await client.ask('POST', `/drain?move=${move}`, isDrain)) as Told;
   say('it takes no new uploads any more');
   while (move && told.move && mayGoOn(told.move) && Date.now() < until) {
     if (told.move.left !== undefined) say(words(told.move));
     await sleep(LOOK_EVERY_MS);
-    told = (await client.ask('GET', '/drain')) as Told;
+    told = (await client.ask('GET', '/drain', isDrain)) as Told;
   }
   if (json) process.stdout.write(`${JSON.stringify(told)}\n`);
   else if (told.move && move) say(words(told.move));
   if (!move || told.move?.isDone) return;
   if (told.move?.isImpossible) fail('nothing was moved; do not remove the disk of this node', 1);
   else fail('it is not done in time; the proxy goes on with it', 1);
+}
+
+function isDrain({ draining }: Json): boolean {
+  return typeof draining === 'boolean';
 }
 
 function mayGoOn({ isDone, isImpossible = false }: NonNullable<Told['move']>): boolean {

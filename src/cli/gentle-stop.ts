@@ -13,6 +13,8 @@ export class GentleStop {
   ) {
     const onSignal = (signal: NodeJS.Signals) => this.onSignal(signal);
     process.on('SIGTERM', onSignal).on('SIGINT', onSignal);
+    // Its default action would end the process at once, which no tool that sends it means.
+    process.on('SIGHUP', () => this.log.warn({ signal: 'SIGHUP' }, SIGHUP_IGNORED));
   }
 
   /** Something runs that must be stopped from here on. */
@@ -50,3 +52,5 @@ export class GentleStop {
     this.begin();
   }
 }
+
+const SIGHUP_IGNORED = 'SIGHUP changes nothing: a changed configuration needs a restart (SIGTERM, then a new start)';

@@ -1,5 +1,4 @@
-import type { AdminClient } from './admin-client.js';
-import { AdminRefused } from './admin-client.js';
+import { AdminRefused, type AdminClient, type Json } from './admin-client.js';
 import { detailWords, type ShownUpload } from './upload-detail.js';
 import { setAsideTable, uploadTable, type ListedUpload, type SetAsideUpload } from './upload-words.js';
 
@@ -31,7 +30,7 @@ export async function list(
     const query = new URLSearchParams({ limit: String(Math.min(limit - uploads.length, LARGEST_PAGE)) });
     if (phase !== undefined) query.set('phase', phase);
     if (next !== undefined) query.set('after', next);
-    const page = (await client.ask('GET', `/uploads?${query.toString()}`)) as Page;
+    const page = (await client.ask('GET', `/uploads?${query.toString()}`, isPage)) as Page;
     uploads.push(...page.uploads);
     setAside.push(...(page.setAside ?? []));
     next = page.next;
@@ -45,7 +44,8 @@ export async function list(
 
 /** Prints everything about one upload. */
 export async function show(client: AdminClient, tag: string, { json = false }: { json?: boolean }): Promise<void> {
-  const upload = (await client.ask('GET', `/uploads/${encodeURIComponent(tag)}`)) as ShownUpload | SetAsideUpload;
+  const upload = (await client.ask('GET', `/uploads/${encodeURIComponent(tag)}`, isUpload)) as
+    ShownUpload | SetAsideUpload;
   const words = (): string => ('since' in upload ? setAsideTable([upload]) : detailWords(upload, Date.now()));
   print(json ? `${JSON.stringify(upload, undefined, 2)}\n` : visible(words()));
 }
@@ -66,6 +66,14 @@ export async function each(
       process.exitCode = 1;
     }
   }
+}
+
+function isPage({ uploads }: Json): boolean {
+  return Array.isArray(uploads);
+}
+
+function isUpload({ tag }: Json): boolean {
+  return typeof tag === 'string';
 }
 
 function print(text: string): void {

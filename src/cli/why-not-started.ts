@@ -10,10 +10,12 @@ export function whyNotStarted(error: unknown, config: Pick<Config, 'data'>): str
   if (!isNativeError(error)) return String(error);
   const { code, syscall, address, port, path } = error as NodeJS.ErrnoException & { address?: string; port?: number };
   if (syscall === 'listen' || syscall === 'bind') {
-    const where = port === undefined || port < 0 ? (address ?? path ?? 'the address') : `${address ?? ''}:${port}`;
-    const advice = LISTEN_ADVICE[code ?? ''];
+    const isSocketFile = port === undefined || port < 0;
+    const where = isSocketFile ? (address ?? path ?? 'the address') : `${address ?? ''}:${port}`;
+    const advice = (isSocketFile ? SOCKET_FILE_ADVICE : PORT_ADVICE)[code ?? ''];
     if (advice) return `cannot listen on ${where}: ${advice}`;
   }
+  if (code === 'EADDRINUSE') return `cannot listen: ${error.message}`;
   if (code === 'ENOTFOUND' && syscall === 'getaddrinfo') {
     return `cannot listen: the name ${'hostname' in error ? String(error.hostname) : ''} is not known on this machine`;
   }
@@ -23,7 +25,16 @@ export function whyNotStarted(error: unknown, config: Pick<Config, 'data'>): str
   return error.stack ?? error.message;
 }
 
-const LISTEN_ADVICE: Readonly<Record<string, string>> = {
+/** The system reports a directory that does not exist as EACCES too. */
+const SOCKET_FILE_ADVICE: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'another process listens there; stop it or choose another path',
+  EACCES:
+    'its directory does not exist, or the user of this process may not write there; put that right, or choose another path',
+  ENOTDIR: 'a part of the path is a file; choose another path',
+  EROFS: 'that file system can only be read; choose another path',
+};
+
+const PORT_ADVICE: Readonly<Record<string, string>> = {
   EADDRINUSE: 'another process listens there; stop it or choose another address (port 0 takes a free one)',
   EACCES: 'no permission; choose a port above 1023, or give the process CAP_NET_BIND_SERVICE',
   EADDRNOTAVAIL: 'this machine has no such address',

@@ -40,6 +40,8 @@ export interface ListenerConfig {
   /** Absolute paths of PEM files. */
   readonly tls?: { readonly cert: string; readonly key: string };
   readonly http2: boolean;
+  /** Rights of a Unix socket's file. */
+  readonly mode?: number;
 }
 
 export interface AdminConfig {

@@ -12,6 +12,7 @@ import { unusableTls } from './tls-files.js';
 export function contradictions(config: Config, settings: Settings): Contradiction[] {
   return [
     ...sameAddress(config),
+    ...socketFiles(config),
     ...config.listeners.flatMap(({ tls }, index) => (tls ? unusableTls(['listen', index, 'tls'], tls) : [])),
     ...storeContradictions(settings),
     ...clusterContradictions(settings),
@@ -43,6 +44,27 @@ const NEEDS_ITS_OWN: Readonly<Record<string, string>> = {
   admin: 'the admin listener needs an address of its own; ',
   cluster: 'the listener for other nodes needs an address of its own; ',
 };
+
+/** A longer path would be cut off by the system without a word, and the socket be somewhere else. */
+const LONGEST_SOCKET_PATH = 107;
+
+function socketFiles({ listeners, admin, cluster }: Config): Contradiction[] {
+  const all: { readonly address: Address; readonly path: SettingPath }[] = [
+    ...listeners.map(({ address }, index) => ({ address, path: ['listen', index] })),
+    ...(admin ? [{ address: admin.address, path: ['admin'] }] : []),
+    ...(cluster ? [{ address: cluster.listen, path: ['cluster', 'listen'] }] : []),
+  ];
+  const tooLong = all.filter(
+    ({ address }) => address.kind === 'unix' && Buffer.byteLength(address.path) > LONGEST_SOCKET_PATH,
+  );
+  const noSocket = listeners.flatMap(({ address, mode }, index) =>
+    mode !== undefined && address.kind === 'tcp' ? [{ path: ['listen', index, 'mode'], problem: MODE_OF_A_PORT }] : [],
+  );
+  const problem = `the path of a Unix socket has at most ${LONGEST_SOCKET_PATH} bytes; choose a shorter one`;
+  return [...tooLong.map(({ path }) => ({ path, problem })), ...noSocket];
+}
+
+const MODE_OF_A_PORT = 'only a Unix socket has a mode; a port is reached by everybody who reaches its address';
 
 /** Two listeners cannot have one address; a wildcard host takes the port of every host of its family. */
 function collide(a: Address, b: Address): boolean {

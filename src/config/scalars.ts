@@ -239,6 +239,18 @@ export function addressOrOff() {
   });
 }
 
+const FILE_MODE = /^0?[0-7]{3}$/;
+
+/** Rights of a file in octal digits, as `chmod` takes them. Text only: YAML reads a bare 0660 as the number 660. */
+export function fileMode() {
+  return scalar({
+    read: (found) => (typeof found === 'string' && FILE_MODE.test(found) ? parseInt(found, 8) : undefined),
+    allowed: "the rights of a file in octal digits and in quotes, such as '0660'",
+    json: { type: 'string', pattern: FILE_MODE.source },
+    unit: 'octal digits',
+  });
+}
+
 /** An address range; `unix` stands for peers on a Unix socket, which have no address. */
 export function cidr() {
   return scalar({

@@ -10,6 +10,7 @@ import {
   boolean,
   cidr,
   duration,
+  fileMode,
   httpUrl,
   httpUrlOrNull,
   integer,
@@ -41,6 +42,9 @@ const listener = z.strictObject({
   http2: boolean()
     .prefault(true)
     .describe('Offer HTTP/2 beside HTTP/1.1: through ALPN with TLS, with prior knowledge (h2c) without.'),
+  mode: fileMode()
+    .optional()
+    .describe('Who may connect to a Unix socket, as `chmod` says it. Default `0660`: its user and its group.'),
 });
 
 const listenerOrAddress = z.union([address(), listener]);

@@ -25,7 +25,7 @@ export function readYaml(content: string, env: Environment): { file: YamlFile; m
   };
   const syntax = [...document.errors, ...document.warnings].map((error): Mistake => ({
     ...at(error.pos[0]),
-    problem: `not valid YAML: ${withoutContent(error.message)}`,
+    problem: `not valid YAML: ${error.code === 'DUPLICATE_KEY' ? sameKey(content, error.pos[0]) : withoutContent(error.message)}`,
   }));
   if (syntax.length === 0) syntax.push(...aliasesOfNothing(document, at));
   const unset = syntax.length > 0 ? [] : putVariablesIn(document, env, at);
@@ -39,6 +39,12 @@ export function readYaml(content: string, env: Environment): { file: YamlFile; m
     },
   };
   return { file, mistakes: [...syntax, ...unset] };
+}
+
+/** Only a name is shown: another text at that place may be a password. */
+function sameKey(content: string, at: number): string {
+  const key = /^[\w.-]+(?=\s*:)/.exec(content.slice(at))?.[0];
+  return `${key === undefined ? 'a key' : `"${key}"`} stands here a second time; put both into one, or remove one of them`;
 }
 
 /** What stands at that place may be a password that was not put in quotes. */

@@ -1,9 +1,6 @@
 import { chmod, lstat, unlink } from 'node:fs/promises';
 import { connect } from 'node:net';
 
-/** Owner and group may connect. */
-const MODE = 0o660;
-
 /** Makes room for a socket at `path`: what a process that died has left there is removed, anything else is not. */
 export async function clearSocketPath(path: string): Promise<void> {
   const found = await lstat(path).catch((error: unknown) => {
@@ -11,13 +8,14 @@ export async function clearSocketPath(path: string): Promise<void> {
     throw error;
   });
   if (!found) return;
-  if (!found.isSocket()) throw inUse(path, 'is there already and is no socket');
-  if (await answers(path)) throw inUse(path, 'is in use by another process');
+  if (!found.isSocket()) throw inUse(path, 'is a file already, and no socket; remove it, or choose another path');
+  if (await answers(path)) throw inUse(path, 'is in use by another process; stop it, or choose another path');
   await unlink(path);
 }
 
-export async function openToGroup(path: string): Promise<void> {
-  await chmod(path, MODE);
+/** Says who may connect to the socket at `path`; 0o660 lets its owner and its group. */
+export async function setSocketMode(path: string, mode = 0o660): Promise<void> {
+  await chmod(path, mode);
 }
 
 function answers(path: string): Promise<boolean> {

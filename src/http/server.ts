@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
-import { clearSocketPath, openToGroup } from '../disk/unix-socket.js';
+import { clearSocketPath, setSocketMode } from '../disk/unix-socket.js';
 import { Http1Server, type Http1Handlers, type Http1Options } from './http1-server.js';
 import { Http2Sessions, type Http2Options } from './http2-sessions.js';
 import { sniff, type Spoken } from './protocol-sniffer.js';
@@ -10,7 +10,7 @@ export type ListenAddress =
   /** Port 0 takes a free one. */
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
   /** `isShared`: a worker like this one listens there already and has made room. */
-  | { readonly kind: 'unix'; readonly path: string; readonly isShared?: boolean };
+  | { readonly kind: 'unix'; readonly path: string; readonly isShared?: boolean; readonly mode?: number };
 
 export interface ListenerOptions {
   readonly address: ListenAddress;
@@ -51,7 +51,7 @@ export async function startListener(options: ListenerOptions, handlers: Handlers
   if (address.kind === 'unix' && !address.isShared) await clearSocketPath(address.path);
   const door = new FrontDoor(options, handlers);
   await door.listen();
-  if (address.kind === 'unix') await openToGroup(address.path);
+  if (address.kind === 'unix') await setSocketMode(address.path, address.mode);
   return door;
 }
 

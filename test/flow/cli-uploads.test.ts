@@ -214,13 +214,25 @@ describe('the admin listener', () => {
     );
   });
 
-  test('that is somebody else’s ends with 2', async () => {
-    const other = createServer((_, response) => response.end('hello'));
+  test.each([
+    { command: ['list'], answer: 'hello', type: 'text/plain' },
+    { command: ['list'], answer: '{"ok":true}', type: 'application/json' },
+    { command: ['list'], answer: '{"uploads":3}', type: 'application/json' },
+    { command: ['list'], answer: '[]', type: 'application/json' },
+    { command: ['show', '0123456789'], answer: '{"ok":true}', type: 'application/json' },
+  ])('that is somebody else’s ends with 2: $command, $answer', async ({ command, answer, type }) => {
+    const other = createServer((_, response) => response.writeHead(200, { 'Content-Type': type }).end(answer));
     await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
     const url = `http://127.0.0.1:${(other.address() as AddressInfo).port}`;
-    const { code, errors } = await uploads(['list', '--admin', url]);
+    const { code, errors } = await uploads([...command, '--admin', url]);
     other.close();
-    expect([code, errors]).toEqual([2, `rufh-proxy: what answers at ${url} is no admin listener of rufh-proxy\n`]);
+    expect(code).toBe(2);
+    expect(errors).toContain(`rufh-proxy: ${url} is not the admin listener of a rufh-proxy. Does the proxy run`);
+  });
+
+  test('may be a URL in RUFH_PROXY_ADMIN', async () => {
+    const { code, output } = await uploads(['list'], { RUFH_PROXY_ADMIN: desk.admin.url });
+    expect([code, output]).toEqual([0, 'no uploads\n']);
   });
 
   test('that is no address is told', async () => {

@@ -239,6 +239,14 @@ describe('signals', () => {
     expect(proxy.errors).toEqual([]);
   });
 
+  test('SIGHUP is logged, and it goes on', async () => {
+    const proxy = await start();
+    process.kill(proxy.pid, 'SIGHUP');
+    await until(() => proxy.log.find(({ signal }) => signal === 'SIGHUP'), 'a line about SIGHUP');
+    expect((await fetch(new URL('/healthz', proxy.adminUrl))).status).toBe(200);
+    expect(await proxy.kill('SIGTERM')).toBe(0);
+  });
+
   test('a request that waits for the origin is let finish by the first signal', async () => {
     let answer!: () => void;
     origin.answerWith({ body: 'late', after: new Promise<void>((resolve) => (answer = resolve)) });

@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises';
+import { stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { makeCertificate } from '../support/certificate.js';
@@ -30,8 +30,19 @@ async function tlsListener(): Promise<string> {
 }
 
 function unixListener(): Promise<string> {
-  return Promise.resolve(`listen: "unix:${join(directory.path, 'http.sock')}"`);
+  return Promise.resolve(`listen: { address: "unix:${join(directory.path, 'http.sock')}", mode: '0602' }`);
 }
+
+test.each([
+  { mode: "'0602'", found: 0o602 },
+  { mode: undefined, found: 0o660 },
+])('a Unix socket with mode $mode is open to those whom it names', async ({ mode, found }) => {
+  const path = join(directory.path, 'mode.sock');
+  const config = `listen: { address: "unix:${path}"${mode === undefined ? '' : `, mode: ${mode}`} }`;
+  const stage = await Stage.open({ config });
+  expect((await stat(path)).mode & 0o777).toBe(found);
+  await stage.close();
+});
 
 const LISTENERS = [
   {

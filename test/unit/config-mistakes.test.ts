@@ -56,7 +56,31 @@ routes:
   ]);
 });
 
+test('what only some listeners can have is told where it stands', () => {
+  const long = `unix:/run/${'x'.repeat(120)}`;
+  expect(
+    mistakesIn(
+      `origin: http://a\nlisten:\n  - { address: "127.0.0.1:80", mode: '0600' }\n  - ${long}\n  - { address: "unix:/run/a", mode: 0660 }\n`,
+    ),
+  ).toEqual([
+    "FILE:5:37: listen[2].mode: found 660, allowed is the rights of a file in octal digits and in quotes, such as '0660'",
+  ]);
+  expect(mistakesIn(`origin: http://a\nlisten:\n  - { address: "127.0.0.1:80", mode: '0600' }\n  - ${long}\n`)).toEqual(
+    [
+      'FILE:3:38: listen[0].mode: only a Unix socket has a mode; a port is reached by everybody who reaches its address',
+      'FILE:4:5: listen[1]: the path of a Unix socket has at most 107 bytes; choose a shorter one',
+    ],
+  );
+});
+
 describe('a file that cannot be understood', () => {
+  test('with a setting that stands there twice names it, and no value', () => {
+    expect(mistakesIn('origin: http://a\nlimits: {}\norigin: http://b\n"p: ss": 1\n"p: ss": 1\n')).toEqual([
+      'FILE:3:1: not valid YAML: "origin" stands here a second time; put both into one, or remove one of them',
+      'FILE:5:1: not valid YAML: a key stands here a second time; put both into one, or remove one of them',
+    ]);
+  });
+
   test('with broken YAML names the line', () => {
     expect(mistakesIn('origin: http://a\nlog: { level: info\n')).toEqual([
       expect.stringMatching(/^FILE:3:1: not valid YAML: /),
@@ -65,7 +89,7 @@ describe('a file that cannot be understood', () => {
 
   test('with a setting given twice is a mistake', () => {
     expect(mistakesIn('origin: http://a\norigin: http://b\n')).toEqual([
-      expect.stringMatching(/^FILE:2:1: not valid YAML: .*unique/),
+      'FILE:2:1: not valid YAML: "origin" stands here a second time; put both into one, or remove one of them',
     ]);
   });
 

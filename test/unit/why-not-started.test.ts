@@ -27,8 +27,13 @@ test.each([
   [{ code: 'EADDRNOTAVAIL', syscall: 'listen', address: '192.0.2.1', port: 8080 }, 'this machine has no such address'],
   [
     { code: 'EADDRINUSE', syscall: 'listen', address: '/run/a.sock', port: -1 },
-    'cannot listen on /run/a.sock: another',
+    'cannot listen on /run/a.sock: another process listens there; stop it or choose another path',
   ],
+  [
+    { code: 'EACCES', syscall: 'listen', address: '/run/none/a.sock', port: -1 },
+    'cannot listen on /run/none/a.sock: its directory does not exist, or the user of this process may not write there',
+  ],
+  [{ code: 'ENOTDIR', syscall: 'listen', address: '/etc/passwd/a', port: -1 }, 'a part of the path is a file'],
   [{ code: 'ENOTFOUND', syscall: 'getaddrinfo', hostname: 'nohost' }, 'the name nohost is not known'],
   [{ code: 'EACCES', syscall: 'mkdir', path: '/srv/uploads' }, 'no permission for /srv/uploads: give the user'],
   [{ code: 'EROFS', syscall: 'open', path: '/srv/uploads/lock' }, 'no permission for /srv/uploads/lock'],
