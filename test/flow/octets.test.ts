@@ -1,6 +1,8 @@
 // Issue 9: octets above 0x7F in fields and reason phrases pass as they are (RFC 9110 §5.5), wherever they go.
 import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
 import { reasonPhrase } from '../../src/http/octets.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { startTestApp } from '../support/app.js';
@@ -10,7 +12,7 @@ import { connectH2, H2Exchange } from '../support/h2-client.js';
 import { connect, requestOnce } from '../support/raw-client.js';
 import { PeerStage } from '../support/peer-stage.js';
 import { answerOk, startRawOrigin, type RawExchange, type RawOrigin } from '../support/raw-origin.js';
-import { temporaryDirectory } from '../support/temporary.js';
+import { temporaryDirectory, until } from '../support/temporary.js';
 import type { ResponseHead, WireRequest } from '../support/wire-response.js';
 
 /** UTF-8 as it stands in a field: one code unit an octet. */
@@ -283,6 +285,18 @@ test.each(
   if (most === 0) return;
   await sendWithTrailers(transport, url, upload('/too-many'), [['X-All', 'x'.repeat(most)]]);
   expect([origin.exchanges[1]!.header('Content-Length'), origin.exchanges[1]!.body.trailers]).toEqual(['5', []]);
+});
+
+test('trailers follow also a body that is all there before the connection is', async () => {
+  const client = new UndiciOrigin();
+  ends.push(() => client.close());
+  const body = new PassThrough();
+  body.end('hello');
+  await until(() => body.readableLength === 5, 'the whole body');
+  const request = { origin: origin.url, method: 'POST', target: '/', headers: [['Host', 'x']] } as const;
+  const about = { content: { size: 5, body }, trailers: () => TRAILERS, timeoutMs: 5000, connection: 'fresh' } as const;
+  await client.send({ ...request, ...about }, new AbortController().signal);
+  expect(origin.exchanges[0]!.body.trailers).toEqual(TRAILERS);
 });
 
 test.each(TRANSPORTS)(
