@@ -1,5 +1,5 @@
 import ipaddr from 'ipaddr.js';
-import { receivedHops, type ForwardedHop } from '../model/forwarded.js';
+import { receivedHops, receivedPrefix, type ForwardedHop } from '../model/forwarded.js';
 import { fieldValue, type Headers } from '../model/headers.js';
 import type { ConnectionFacts } from '../model/request-head.js';
 import type { Peer } from './exchange.js';
@@ -16,6 +16,12 @@ export interface TrustedProxy {
 export interface Provenance {
   readonly scheme?: 'http' | 'https';
   readonly authority?: string;
+  /** As in `RequestHead`; of a request that another node has passed on. */
+  readonly base?: string;
+  /** The port that the client used, where the authority does not say it. */
+  readonly port?: string;
+  /** The part of the path that trusted proxies took off. */
+  readonly prefix?: string;
   readonly connection: ConnectionFacts;
 }
 
@@ -51,6 +57,8 @@ export class Trust {
     return {
       scheme: told.map(({ proto }) => proto?.toLowerCase()).find((proto) => proto === 'http' || proto === 'https'),
       authority: told.map(({ host }) => host).find((host) => host !== undefined && isAuthority(host)),
+      port: told.map(({ port }) => port).find((port) => port !== undefined && /^[1-9]\d{0,4}$/.test(port)),
+      prefix: receivedPrefix(headers),
       connection: {
         peerAddress: peer.address,
         encrypted: peer.encrypted,

@@ -3,7 +3,7 @@ import type { Socket } from 'node:net';
 import { type FieldRules, originFields } from '../model/client-fields.js';
 import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
-import type { RequestHead } from '../model/request-head.js';
+import { calledUrl, type RequestHead } from '../model/request-head.js';
 import type { Log } from '../observe/log.js';
 import { answerFields, withoutAltSvc } from './answer-fields.js';
 import { clientOf, DISCARD_LIMITS } from './client-of.js';
@@ -119,8 +119,8 @@ export class PassThrough {
     };
   }
 
-  private answerFields(headers: Headers, { scheme, authority }: RequestHead, route: PassThroughRoute): HeaderLine[] {
-    const { publicUrl = `${scheme}://${authority}`, altSvc } = this.options;
+  private answerFields(headers: Headers, head: RequestHead, route: PassThroughRoute): HeaderLine[] {
+    const { publicUrl = calledUrl(head), altSvc } = this.options;
     return answerFields(headers, { route, publicUrl }, altSvc);
   }
 

@@ -9,8 +9,9 @@ const OURS: ReadonlySet<string> = new Set([PEER_FIELD.toLowerCase()]);
 const LENGTH: ReadonlySet<string> = new Set(['content-length']);
 
 export function factsOf(head: RequestHead): ClientFacts {
-  const { httpVersion, scheme, authority, connection, contentLength } = head;
-  return { httpVersion, scheme, authority, connection, hasNoLength: contentLength === undefined };
+  const { httpVersion, scheme, authority, base, connection, contentLength } = head;
+  const hasNoLength = contentLength === undefined;
+  return { httpVersion, scheme, authority, ...(base === undefined ? {} : { base }), connection, hasNoLength };
 }
 
 /** The client's lines, and those that our own hop needs. A signature that a client made up stays behind. */

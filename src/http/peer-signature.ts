@@ -10,6 +10,8 @@ export interface ClientFacts {
   readonly httpVersion: '1.0' | '1.1' | '2.0';
   readonly scheme: 'http' | 'https';
   readonly authority: string;
+  /** As in `RequestHead`. */
+  readonly base?: string;
   readonly connection: ConnectionFacts;
   /** The client announced no length: where there is one of zero, it is for our hop alone. */
   readonly hasNoLength: boolean;

@@ -1,7 +1,7 @@
 import { Http2ServerRequest } from 'node:http2';
 import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
-import { isAuthority, type Trust } from './client-address.js';
+import { isAuthority, type Provenance, type Trust } from './client-address.js';
 import { peerOf, type HttpRequest } from './exchange.js';
 import { readTarget, type Target } from './request-target.js';
 
@@ -32,22 +32,36 @@ export function readHead(req: HttpRequest, trust: Pick<Trust, 'provenanceOf'>): 
   }
   const contentLength = contentLengthOf(headers);
   const peer = peerOf(req);
-  const { scheme, authority, connection } = trust.provenanceOf(peer, headers);
+  const provenance = trust.provenanceOf(peer, headers);
+  const { connection } = provenance;
   const host = fieldValue(headers, 'host')?.trim();
+  const scheme = provenance.scheme ?? (peer.encrypted ? 'https' : 'http');
+  const authority = provenance.authority ?? (host ? host : peer.localAuthority);
+  const base = provenance.base ?? baseOf(scheme, authority, provenance);
   return {
     method,
     target: target.target,
     path: target.path,
     ...(target.flaw === undefined ? {} : { flaw: target.flaw }),
     httpVersion,
-    scheme: scheme ?? (peer.encrypted ? 'https' : 'http'),
-    authority: authority ?? (host ? host : peer.localAuthority),
+    scheme,
+    authority,
+    ...(base === undefined ? {} : { base }),
     headers,
     contentLength,
     hasBody: hasBody(req, headers, contentLength),
     expectsContinue: expectation !== undefined,
     connection,
   };
+}
+
+const DEFAULT_PORT = { http: '80', https: '443' } as const;
+
+/** Undefined where scheme and authority say it all. An authority with a port of its own keeps that one. */
+function baseOf(scheme: 'http' | 'https', authority: string, { port, prefix = '' }: Provenance): string | undefined {
+  const isTold = port !== undefined && port !== DEFAULT_PORT[scheme] && !/:\d+$/.test(authority);
+  if (!isTold && prefix === '') return undefined;
+  return `${scheme}://${authority}${isTold ? `:${port}` : ''}${prefix}`;
 }
 
 /** RFC 9112 §3.2.2: the authority of an absolute target replaces Host. */

@@ -1,6 +1,6 @@
 import type { HeaderLine } from '../model/headers.js';
 import { Fault } from '../model/fault.js';
-import type { RequestHead } from '../model/request-head.js';
+import { calledUrl, type RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
 import { type Upload, shownOffset } from '../model/upload.js';
 import { answerLostProblem, NO_STORE, problemReply } from '../protocol/problem.js';
@@ -36,8 +36,8 @@ export class UploadPages {
     return page === 'answer' ? this.answer(upload, route, head) : status(upload);
   }
 
-  private async answer(upload: Upload, route: Route, { scheme, authority }: RequestHead): Promise<Reply> {
-    const { uploads, publicUrl = `${scheme}://${authority}`, altSvc } = this.options;
+  private async answer(upload: Upload, route: Route, head: RequestHead): Promise<Reply> {
+    const { uploads, publicUrl = calledUrl(head), altSvc } = this.options;
     const answer = await uploads.keptAnswer(upload).catch((fault: unknown) => {
       if (!(fault instanceof Fault)) throw fault;
       return 'unreadable' as const;

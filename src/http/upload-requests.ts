@@ -1,7 +1,7 @@
 import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import type { AppendIntent, CreateIntent, Intent } from '../model/intent.js';
 import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
-import type { RequestHead } from '../model/request-head.js';
+import { calledUrl, type RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
 import type { StoredRequest, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
@@ -162,8 +162,8 @@ export class UploadRequests {
     return { ...outcome, answer: { ...answer, headers: answerFields(answer.headers, place, this.options.altSvc) } };
   }
 
-  private publicUrlOf({ scheme, authority }: RequestHead): string {
-    return this.options.publicUrl ?? `${scheme}://${authority}`;
+  private publicUrlOf(head: RequestHead): string {
+    return this.options.publicUrl ?? calledUrl(head);
   }
 
   private contextOf({ head, route }: UploadRequest): ReplyContext {

@@ -6,6 +6,8 @@ export interface ForwardedHop {
   readonly for?: string;
   readonly proto?: string;
   readonly host?: string;
+  /** Of `X-Forwarded-Port`: the port that the client used. */
+  readonly port?: string;
 }
 
 /**
@@ -16,10 +18,30 @@ export function receivedHops(headers: Headers): ForwardedHop[] {
   const nodes = listOf(headers, 'x-forwarded-for').map(withoutPort);
   const protos = listOf(headers, 'x-forwarded-proto');
   const hosts = listOf(headers, 'x-forwarded-host');
+  const ports = listOf(headers, 'x-forwarded-port');
   const forwarded = fieldValue(headers, 'forwarded');
   if (nodes.length === 0 && forwarded !== undefined) return parseForwarded(forwarded) ?? [];
-  if (nodes.length === 0 && protos.length + hosts.length > 0) return [{ proto: protos.at(-1), host: hosts.at(-1) }];
-  return nodes.map((node, at) => ({ for: node, proto: aligned(protos, nodes, at), host: aligned(hosts, nodes, at) }));
+  if (nodes.length === 0 && protos.length + hosts.length + ports.length > 0)
+    return [{ proto: protos.at(-1), host: hosts.at(-1), port: ports.at(-1) }];
+  return nodes.map((node, at) => ({
+    for: node,
+    proto: aligned(protos, nodes, at),
+    host: aligned(hosts, nodes, at),
+    port: aligned(ports, nodes, at),
+  }));
+}
+
+const PREFIX = /^(?:\/(?!\.{1,2}(?:\/|$))[A-Za-z0-9._~!$&'()*+;=:@-]+)+$/;
+
+/**
+ * The part of the path that proxies took off before they passed the request on (`X-Forwarded-Prefix`), the outermost one's
+ * first. Empty when there is none, or one that is no plain path.
+ */
+export function receivedPrefix(headers: Headers): string {
+  const prefix = listOf(headers, 'x-forwarded-prefix')
+    .map((part) => part.replace(/\/+$/, ''))
+    .join('');
+  return PREFIX.test(prefix) ? prefix : '';
 }
 
 /** The hops of a `Forwarded` value; undefined when it breaks the grammar, because half of a list would shift the hops. */

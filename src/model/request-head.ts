@@ -13,6 +13,8 @@ export interface RequestHead {
   /** What the client speaks to: from a trusted proxy's forwarded fields, else from the connection. */
   readonly scheme: 'http' | 'https';
   readonly authority: string;
+  /** What a trusted proxy says that clients call this server, where it tells of a port or of a prefix of the path. */
+  readonly base?: string;
   /** Every field as received, without pseudo-header fields. */
   readonly headers: Headers;
   /** From Content-Length; undefined when the body is chunked, framed by HTTP/2 alone, or absent. */
@@ -33,4 +35,9 @@ export interface ConnectionFacts {
   readonly peerIsTrusted: boolean;
   /** A 1xx response is known to get through: a direct connection, or a trusted proxy that relays interim responses. */
   readonly relaysInterim: boolean;
+}
+
+/** What the client calls this server: scheme, authority, and the part of the path that a trusted proxy took off. */
+export function calledUrl({ scheme, authority, base }: Pick<RequestHead, 'scheme' | 'authority' | 'base'>): string {
+  return base ?? `${scheme}://${authority}`;
 }

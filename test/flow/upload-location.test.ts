@@ -54,6 +54,51 @@ test.each(TRANSPORTS)('over %s, a trusted proxy says what the client reached', a
   expect(basesOf(forwarded)).toBe('https://other.example:444/.uploads/');
 });
 
+test.each<[what: string, lines: HeaderLine[], base: string]>([
+  ['a port of its own', [['X-Forwarded-Port', '8443']], 'https://files.example:8443'],
+  ['the usual port', [['X-Forwarded-Port', '443']], 'https://files.example'],
+  ['the usual port of the other scheme', [['X-Forwarded-Port', '80']], 'https://files.example:80'],
+  ['a port that is none', [['X-Forwarded-Port', 'https']], 'https://files.example'],
+  ['a prefix', [['X-Forwarded-Prefix', '/app']], 'https://files.example/app'],
+  ['a prefix with a slash at its end', [['X-Forwarded-Prefix', '/app/v1/']], 'https://files.example/app/v1'],
+  ['prefixes of two proxies', [['X-Forwarded-Prefix', '/outer, /inner']], 'https://files.example/outer/inner'],
+  ['no prefix but the root', [['X-Forwarded-Prefix', '/']], 'https://files.example'],
+  ['a prefix that leads elsewhere', [['X-Forwarded-Prefix', '/a/../b']], 'https://files.example'],
+  ['a prefix that is a host', [['X-Forwarded-Prefix', '//evil.example']], 'https://files.example'],
+  ['a prefix with a query', [['X-Forwarded-Prefix', '/a?b']], 'https://files.example'],
+  [
+    'both',
+    [
+      ['X-Forwarded-Port', '8443'],
+      ['X-Forwarded-Prefix', '/app'],
+    ],
+    'https://files.example:8443/app',
+  ],
+])('a trusted proxy that tells of %s makes uploads live there', async (_, lines, base) => {
+  stage = await Stage.open({ config: 'trusted_proxies: [127.0.0.1]' });
+  for (const transport of TRANSPORTS)
+    expect(basesOf(await create(transport, [...PROXIED, ...lines]))).toBe(`${base}/.uploads/`);
+});
+
+test('a port in the host counts, whatever the port field says', async () => {
+  stage = await Stage.open({ config: 'trusted_proxies: [127.0.0.1]' });
+  const lines: HeaderLine[] = [
+    ['Host', 'files.example:8443'],
+    ['X-Forwarded-Port', '9000'],
+    ['X-Forwarded-Proto', 'https'],
+  ];
+  expect(basesOf(await create('HTTP/1.1', lines))).toBe('https://files.example:8443/.uploads/');
+});
+
+test('port and prefix of a stranger are not believed', async () => {
+  stage = await Stage.open();
+  const lines: HeaderLine[] = [
+    ['X-Forwarded-Port', '8443'],
+    ['X-Forwarded-Prefix', '/app'],
+  ];
+  expect(basesOf(await create('HTTP/1.1', lines))).toBe(`${stage.app.url}/.uploads/`);
+});
+
 test('a trusted proxy that is not known to relay interim responses gets none', async () => {
   stage = await Stage.open({ config: 'trusted_proxies: [127.0.0.1]' });
   const created = await create('HTTP/1.1', PROXIED);
