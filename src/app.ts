@@ -24,6 +24,7 @@ import type { Relay } from './http/relay.js';
 import { type Listener, startListener } from './http/server.js';
 import { UploadPages } from './http/upload-pages.js';
 import { UploadRequests } from './http/upload-requests.js';
+import { viaName } from './model/forwarding.js';
 import type { Routes } from './model/route.js';
 import type { Log } from './observe/log.js';
 import { Metrics, type Figures } from './observe/metrics.js';
@@ -83,7 +84,8 @@ interface Opening extends Pick<StorageRooms, 'log' | 'timings' | 'opened'> {
 
 async function open(config: Config, { log, metrics, timings, opened }: Opening): Promise<App> {
   const storage = await openStorage(config, { log, clock: Date.now, timings, opened });
-  const rooms = { ...storage, log, metrics, clock: Date.now, routes: buildRoutes(config) };
+  const via = viaName(randomBytes(6).toString('hex'));
+  const rooms = { ...storage, log, metrics, via, clock: Date.now, routes: buildRoutes(config) };
   const health: Health = { isListening: false };
   const checks = [listeningCheck(health), drainingCheck(health), ...storage.checks];
   const operators: { desk?: UploadsDesk; drain?: DrainDesk } = {};
@@ -95,12 +97,18 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   opened.push(() => sweep.stop());
   const delivery = buildDelivery(config, rooms);
   opened.push(() => delivery.stop());
-  const passThrough = new PassThrough({ ...toldToClients(config), log, metrics, idleTimeoutMs: config.idleTimeoutMs });
+  const passThrough = new PassThrough({
+    ...toldToClients(config),
+    log,
+    metrics,
+    via,
+    idleTimeoutMs: config.idleTimeoutMs,
+  });
   opened.push(() => passThrough.close());
   const uploads = buildUploads(config, { ...rooms, delivery });
   const membership = await openCluster(config, { ...rooms, opened });
   const relay = membership?.relay ?? new NoRelay(rooms);
-  const access = new Access(log);
+  const access = new Access(log, via);
   opened.push(() => Promise.resolve(access.close()));
   const entry = buildEntry(config, { ...rooms, access, delivery, passThrough, uploads, relay });
   operators.desk = { ...rooms, uploads, delivery, nodes: storage.others?.nodes };
@@ -169,6 +177,8 @@ async function openCluster(
 type Rooms = Storage & {
   readonly log: Log;
   readonly metrics: Metrics;
+  /** The name by which this proxy knows itself again. */
+  readonly via: string;
   readonly clock: () => number;
   readonly routes: Routes;
 };

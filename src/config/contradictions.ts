@@ -1,3 +1,4 @@
+import { hostname as systemHostname, networkInterfaces } from 'node:os';
 import { clusterContradictions } from './cluster-contradictions.js';
 import type { Config } from './config.js';
 import type { SettingPath } from './mistake.js';
@@ -18,6 +19,7 @@ export function contradictions(config: Config, settings: Settings): Contradictio
     ...clusterContradictions(settings),
     ...routeContradictions([], config.defaultRoute),
     ...config.routes.flatMap(({ route }, index) => routeContradictions(['routes', index], route)),
+    ...ownOrigins(config),
     ...sameName(config),
     ...corsForAll(config),
     ...windows(config),
@@ -77,6 +79,64 @@ function collide(a: Address, b: Address): boolean {
     hosts.includes('::') ||
     (hosts.includes('0.0.0.0') && !hosts.some((host) => host.includes(':')))
   );
+}
+
+/** A request to such an origin would come back here. Names that only the network can resolve are found when one does. */
+function ownOrigins({ listeners, defaultRoute, routes }: Config): Contradiction[] {
+  const all = [
+    { path: ['origin'] as SettingPath, origin: defaultRoute.origin },
+    ...routes.map(({ route: { origin } }, index) => ({ path: ['routes', index, 'origin'], origin })),
+  ];
+  return all.flatMap(({ path, origin }, index) => {
+    // Said once, where it stands.
+    if (index > 0 && origin === defaultRoute.origin) return [];
+    const at = listeners.findIndex(({ address }) => leadsTo(new URL(origin), address));
+    if (at === -1) return [];
+    const own = formatAddress(listeners[at]!.address);
+    const problem = `leads to this proxy, which listens on ${own}; give the address of the application behind it`;
+    return [{ path, against: ['listen', at], problem }];
+  });
+}
+
+function leadsTo({ hostname, port, protocol }: URL, address: Address): boolean {
+  if (address.kind === 'unix') return false;
+  const host = plainHost(hostname);
+  const listening = plainHost(address.host);
+  if (address.port !== Number(port || (protocol === 'https:' ? 443 : 80))) return false;
+  const isEverywhere = listening === '0.0.0.0' || listening === '::';
+  return isEverywhere ? isOfThisMachine(host) : reached(host).some((one) => reached(listening).includes(one));
+}
+
+/** Without brackets and the dot of the root, spelled as the URL parser does; an IPv4 address in IPv6 form as IPv4. */
+function plainHost(host: string): string {
+  const written = host.includes(':') && !host.startsWith('[') ? `[${host}]` : host;
+  const spelled = URL.canParse(`http://${written}`) ? new URL(`http://${written}`).hostname : written;
+  const bare = spelled
+    .replace(/^\[|\]$/g, '')
+    .replace(/\.$/, '')
+    .toLowerCase();
+  const mapped = /^::ffff:([0-9a-f]{1,4}):([0-9a-f]{1,4})$/.exec(bare);
+  if (!mapped) return bare;
+  const [high, low] = [parseInt(mapped[1]!, 16), parseInt(mapped[2]!, 16)];
+  return [high >> 8, high & 255, low >> 8, low & 255].join('.');
+}
+
+/** The addresses that a host stands for, where that is known without asking anybody. */
+function reached(host: string): readonly string[] {
+  if (host === 'localhost' || host.endsWith('.localhost')) return ['127.0.0.1', '::1'];
+  if (host === '0.0.0.0') return ['127.0.0.1'];
+  return host === '::' ? ['127.0.0.1', '::1'] : [host];
+}
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host.endsWith('.localhost') || host === '::1' || /^127\./.test(host);
+}
+
+/** 0.0.0.0 and :: as a target are this machine. */
+function isOfThisMachine(host: string): boolean {
+  const addresses = Object.values(networkInterfaces()).flatMap((some) => some?.map(({ address }) => address) ?? []);
+  const isOwnName = host === systemHostname().toLowerCase();
+  return isLoopback(host) || host === '0.0.0.0' || host === '::' || isOwnName || addresses.includes(host);
 }
 
 /** Uploads remember their route by its name. */

@@ -17,6 +17,8 @@ export interface AttemptRooms {
   readonly spool: Spool;
   readonly clock: () => number;
   readonly monotonic: () => number;
+  /** The name by which this proxy knows itself again, in `Via`. */
+  readonly via?: string;
 }
 
 export interface AttemptCall {
@@ -85,13 +87,14 @@ export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<T
   }
 }
 
-function send({ upload, route, content, credentials, signal }: AttemptCall, { origin }: AttemptRooms) {
+function send({ upload, route, content, credentials, signal }: AttemptCall, { origin, via }: AttemptRooms) {
   const { timeoutMs } = route.delivery;
   const { repeatable } = policyOf(upload, route);
   const connection = repeatable ? 'kept' : 'fresh';
   const body = content();
   const trailers = (): Headers => replayedTrailers(body.trailers?.() ?? upload.trailers ?? [], upload, route);
-  const request = { ...replayOf(upload, route, credentials), content: body, trailers, timeoutMs, connection } as const;
+  const replay = replayOf(upload, route, credentials, via);
+  const request = { ...replay, content: body, trailers, timeoutMs, connection } as const;
   return origin.send(request, signal);
 }
 

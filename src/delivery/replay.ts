@@ -53,7 +53,7 @@ const OF_THE_FILE = new Set([
 const CREDENTIALS = ['authorization', 'cookie'];
 
 /** `credentials`: those of the request that completes the upload; each replaces its stored one, which may have expired. */
-export function replayOf(upload: Upload, route: Route, credentials: Headers): Replay {
+export function replayOf(upload: Upload, route: Route, credentials: Headers, via?: string): Replay {
   const { request } = upload;
   const base = new URL(route.origin);
   const { method = request.method, target } = route.delivery;
@@ -63,7 +63,7 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers): Re
     upload.dialect === PLAIN ? OF_ONE_MESSAGE : OF_THE_UPLOAD,
   );
   const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : withWholeType(ofTheWhole, upload);
-  const told = withForwarding(originFields(withCredentials(own, credentials), route), request);
+  const told = withForwarding(originFields(withCredentials(own, credentials), route), request, via);
   const lines = withAdded(told, upload, route);
   return {
     origin: base.origin,

@@ -15,6 +15,8 @@ export interface Rooms {
   readonly turns: AllTurns;
   /** Names this process among all that deliver from the same store. */
   readonly worker: string;
+  /** The name by which this proxy knows itself again, in `Via`. */
+  readonly via?: string;
   /** Whose bytes this process reaches; missing where every node reaches all. */
   readonly node?: string;
   /** The time of the wall, which may be set: for what is written down, and read after a restart or by other nodes. */

@@ -37,7 +37,11 @@ const PREFLIGHT_MS = 2000;
 export class Access {
   private readonly connections = new AskConnections();
 
-  constructor(private readonly log: Log) {}
+  /** `via`: the name by which this proxy knows itself again. */
+  constructor(
+    private readonly log: Log,
+    private readonly via?: string,
+  ) {}
 
   /** Asks the authorization service of the route; where there is none everybody is let in. */
   async ask(head: RequestHead, route: Route): Promise<Admission> {
@@ -78,7 +82,8 @@ export class Access {
     const { connections } = this;
     let answer: ShortAnswer;
     try {
-      answer = await ask({ url, method: 'GET', headers: questionOf(head, route, url), timeoutMs, connections });
+      const headers = questionOf(head, route, url, this.via);
+      answer = await ask({ url, method: 'GET', headers, timeoutMs, connections });
     } catch (error) {
       this.log.error({ err: error }, 'the authorization service gave no answer: nobody is let in');
       return { kind: 'out', answer: silent, isUndecided: true };
@@ -99,7 +104,7 @@ export class Access {
     const base = new URL(origin);
     const url = base.origin + (base.pathname === '/' ? '' : base.pathname) + head.target;
     const host = delivery.preserveHost ? head.authority : base.host;
-    const lines = withoutFields(linesForRoute(head, host, route, added), OF_THE_BODY).filter(
+    const lines = withoutFields(linesForRoute(head, host, { route, added, via: this.via }), OF_THE_BODY).filter(
       ([name]) => !/^(upload|tus)-/i.test(name),
     );
     const length: HeaderLine =
@@ -108,9 +113,9 @@ export class Access {
     try {
       const timeoutMs = Math.min(PREFLIGHT_MS, delivery.timeoutMs);
       const answer = await ask({ url, method: head.method, headers, timeoutMs, expectsContinue: true });
-      return answer.status >= 400 && answer.status < 500
-        ? { kind: 'out', answer: relayed(answer), isUndecided: false }
-        : undefined;
+      // RFC 5842 §7.2: with 508 it would come back to us whole.
+      const isRefused = (answer.status >= 400 && answer.status < 500) || answer.status === 508;
+      return isRefused ? { kind: 'out', answer: relayed(answer), isUndecided: false } : undefined;
     } catch {
       // No word within the time, or no connection: only a refusal keeps a client out; delivery has its own patience.
       return undefined;
@@ -122,14 +127,14 @@ export class Access {
  * What the service is told: the client's own fields, and where it wants to go, as forward-auth services expect it. Of
  * method and target nobody but we can say anything: services believe the first of several such fields, or any of them.
  */
-function questionOf(head: RequestHead, route: Route, url: string): HeaderLine[] {
+function questionOf(head: RequestHead, route: Route, url: string, via?: string): HeaderLine[] {
   const { authority, connection, httpVersion, scheme } = head;
   const { peerAddress, peerIsTrusted } = connection;
   const fields = clientFields(endToEnd(head.headers), route);
   const own = withoutFields(fields, new Set([...OF_THE_BODY, 'host'])).filter(([name]) => !isAboutTheTarget(name));
   return [
     ['Host', new URL(url).host],
-    ...withForwarding(own, { peerAddress, peerIsTrusted, scheme, authority, httpVersion }),
+    ...withForwarding(own, { peerAddress, peerIsTrusted, scheme, authority, httpVersion }, via),
     ['X-Forwarded-Method', head.method],
     ['X-Forwarded-Uri', head.target],
   ];

@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import { clientFields } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
+import { hasPassed } from '../model/forwarding.js';
 import type { Refusal } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route, Routes } from '../model/route.js';
@@ -10,7 +11,7 @@ import { logRequest } from '../observe/log-lines.js';
 import type { Metrics, RequestKind } from '../observe/metrics.js';
 import { type Detected, detect } from '../protocol/detect.js';
 import { plain } from '../protocol/plain.js';
-import { problemReply } from '../protocol/problem.js';
+import { type Problem, problemReply } from '../protocol/problem.js';
 import { type Reply, isRefusal } from '../protocol/protocol.js';
 import type { Access, Admission } from './access.js';
 import type { Trust } from './client-address.js';
@@ -50,6 +51,8 @@ export interface EntryOptions {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
+  /** The name by which this proxy knows itself again, in `Via`. */
+  readonly via?: string;
 }
 
 /** What is noted of a request for its line in the log. */
@@ -92,8 +95,9 @@ export class Entry {
     const noted: Noted = { kind: 'other' };
     const head = client ? readPeerHead(exchange.req, client) : readHead(exchange.req, this.options.trust);
     try {
-      if (head instanceof BadHead) await answerEarly(exchange, problemReply(head));
-      else await this.serve(exchange, head, noted, client !== undefined);
+      const refused = head instanceof BadHead ? head : this.loopOf(head);
+      if (refused) await answerEarly(exchange, problemReply(refused));
+      else await this.serve(exchange, head as RequestHead, noted, client !== undefined);
     } catch (error) {
       this.options.log.error({ err: error }, 'request failed unexpectedly');
       destroyExchange(exchange);
@@ -106,6 +110,8 @@ export class Entry {
     const { trust, routes, uploadsPath } = this.options;
     const received = readHead(request, trust);
     if (received instanceof BadHead) return refuseConnection(socket, received);
+    const loop = this.loopOf(received);
+    if (loop) return refuseConnection(socket, loop);
     const located = locate(received, routes, uploadsPath);
     if (located.kind === 'refused') refuseConnection(socket, { status: 400, detail: located.detail });
     else if (located.kind === 'upload') refuseConnection(socket, { status: 400, detail: NO_UPGRADE });
@@ -124,6 +130,15 @@ export class Entry {
       log.error({ err: error }, 'request failed unexpectedly');
       socket.destroy();
     }
+  }
+
+  /** RFC 9110 §7.6.3: a request that this proxy has sent itself would go round until no connections are left. */
+  private loopOf({ headers, method, path }: RequestHead): Problem | undefined {
+    const { via, log, routes } = this.options;
+    if (via === undefined || !hasPassed(headers, via)) return undefined;
+    const { name, origin } = routes.find(method, path);
+    log.error({ route: name, origin, path }, 'a request came back: the origin leads to this proxy');
+    return { status: 508, detail: LOOP };
   }
 
   private async serve(exchange: Exchange, received: RequestHead, noted: Noted, isRelayed: boolean): Promise<void> {
@@ -296,6 +311,7 @@ export class Entry {
   }
 }
 
+const LOOP = 'The request has come through this proxy before: its origin leads back to it.';
 const NO_UPGRADE = 'An upload resource cannot change to another protocol.';
 
 const STOPPING = 'This server is being restarted; the upload can be resumed.';

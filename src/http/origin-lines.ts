@@ -11,18 +11,25 @@ export type Framing = 'none' | 'length' | 'chunked';
 
 /**
  * The header lines of the request to the origin: the client's end-to-end lines in their order, case and number, one
- * Host, framing by us alone, and what the origin is told of the hop before us. `host`: what it gets as Host.
+ * Host, framing by us alone, and what the origin is told of the hop before us. `host`: what it gets as Host;
+ * `via`: our name.
  */
-export function linesForOrigin(head: RequestHead, host: string): HeaderLine[] {
-  return forOurHop(head, withForwarding(endToEndLines(head, host), { ...head, ...head.connection }));
+export function linesForOrigin(head: RequestHead, host: string, via?: string): HeaderLine[] {
+  return forOurHop(head, withForwarding(endToEndLines(head, host), { ...head, ...head.connection }, via));
+}
+
+export interface ForRoute {
+  readonly route: FieldRules;
+  readonly added?: Headers;
+  readonly via?: string;
 }
 
 /**
  * The same for a route: without what its clients may not say, and with `added`, which the authorization service says in
  * place of everybody else. Those come last, where no `Connection` of the client can name them away.
  */
-export function linesForRoute(head: RequestHead, host: string, route: FieldRules, added: Headers = []): HeaderLine[] {
-  const lines = linesForOrigin({ ...head, headers: originFields(head.headers, route) }, host);
+export function linesForRoute(head: RequestHead, host: string, { route, added = [], via }: ForRoute): HeaderLine[] {
+  const lines = linesForOrigin({ ...head, headers: originFields(head.headers, route) }, host, via);
   return [...originFields(lines, { ...route, passesUnderscores: true }), ...added];
 }
 

@@ -45,6 +45,8 @@ export interface PassThroughOptions {
   readonly publicUrl?: string;
   /** Sent with every answer of an origin. */
   readonly altSvc?: string;
+  /** The name by which this proxy knows itself again, in `Via`. */
+  readonly via?: string;
 }
 
 const DISCOVERY_TIMEOUT_MS = 2_000;
@@ -95,7 +97,7 @@ export class PassThrough {
   /** The origin's own answer to OPTIONS, for a target that it shares with us; undefined when it cannot be had soon. */
   async discover(head: RequestHead, route: PassThroughRoute, added?: Headers): Promise<DiscoveredAnswer | undefined> {
     const withoutBody = { ...head, method: 'OPTIONS', hasBody: false, expectsContinue: false };
-    const request = this.open({ ...outgoing(withoutBody, route, added), connection: 'kept' });
+    const request = this.open({ ...this.outgoing(withoutBody, route, added), connection: 'kept' });
     return discover(request, this.options.discoveryTimeoutMs ?? DISCOVERY_TIMEOUT_MS);
   }
 
@@ -110,7 +112,7 @@ export class PassThrough {
   private exchangeOptions(head: RequestHead, route: PassThroughRoute, added?: Headers) {
     return {
       head,
-      outgoing: outgoing(head, route, added),
+      outgoing: this.outgoing(head, route, added),
       trailersOf: (trailers: Headers) => originFields(trailers, route),
       stallLimits: { origin: route.delivery.timeoutMs, client: this.options.idleTimeoutMs },
       onFailure: (failure: ExchangeFailure) => this.note(failure, head, route),
@@ -124,6 +126,15 @@ export class PassThrough {
     return answerFields(headers, { route, publicUrl }, altSvc);
   }
 
+  private outgoing(head: RequestHead, route: PassThroughRoute, added?: Headers): Omit<OutgoingRequest, 'connection'> {
+    const { origin, delivery } = route;
+    // HTTP/1.0 may name no host.
+    const asked = fieldValue(head.headers, 'host') ?? head.authority;
+    const host = delivery.preserveHost && asked !== '' ? asked : new URL(origin).host;
+    const headers = linesForRoute(head, host, { route, added, via: this.options.via });
+    return { origin, method: head.method, target: head.target, headers };
+  }
+
   private note(
     { status, code, cause }: ExchangeFailure,
     { method, path }: RequestHead,
@@ -133,12 +144,4 @@ export class PassThrough {
     const problem = cause instanceof Error ? cause.message : undefined;
     this.options.log.warn({ method, path, origin, status, code, problem }, 'pass-through failed');
   }
-}
-
-function outgoing(head: RequestHead, route: PassThroughRoute, added?: Headers): Omit<OutgoingRequest, 'connection'> {
-  const { origin, delivery } = route;
-  // HTTP/1.0 may name no host.
-  const asked = fieldValue(head.headers, 'host') ?? head.authority;
-  const host = delivery.preserveHost && asked !== '' ? asked : new URL(origin).host;
-  return { origin, method: head.method, target: head.target, headers: linesForRoute(head, host, route, added) };
 }

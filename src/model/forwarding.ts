@@ -16,8 +16,9 @@ export interface ForwardingFacts {
 /**
  * The same lines with Forwarded (RFC 7239), X-Forwarded-For, -Host and -Proto, and Via (RFC 9110 §7.6.3) at their end.
  * A trusted peer's account is extended; anybody else's is replaced, or a client could choose the address the origin sees.
+ * `via`: the name by which this proxy knows itself again.
  */
-export function withForwarding(headers: Headers, facts: ForwardingFacts): HeaderLine[] {
+export function withForwarding(headers: Headers, facts: ForwardingFacts, via = PRODUCT): HeaderLine[] {
   const peer = plainAddress(facts.peerAddress);
   const hops = facts.peerIsTrusted ? receivedHops(headers) : [];
   const nodes = [...hops.flatMap((hop) => hop.for ?? []), ...(peer === '' ? [] : [peer])];
@@ -25,8 +26,25 @@ export function withForwarding(headers: Headers, facts: ForwardingFacts): Header
   lines.push(['Forwarded', forwardedValue(headers, hops, peer, facts)]);
   if (nodes.length > 0) lines.push(['X-Forwarded-For', nodes.join(', ')]);
   if (facts.authority !== '') lines.push(['X-Forwarded-Host', facts.authority]);
-  lines.push(['X-Forwarded-Proto', facts.scheme], ['Via', `${facts.httpVersion} rufh-proxy`]);
+  lines.push(['X-Forwarded-Proto', facts.scheme], ['Via', `${facts.httpVersion} ${via}`]);
   return lines;
+}
+
+const PRODUCT = 'rufh-proxy';
+
+/** A name for one running proxy: a request with it in `Via` was sent by this proxy before. */
+export function viaName(unique: string): string {
+  return `${PRODUCT}-${unique}`;
+}
+
+/**
+ * RFC 9110 §7.6.3: the request has come through the proxy of this name already, so that it would go round for ever. The
+ * second word of each element is the name; a comment may follow.
+ */
+export function hasPassed(headers: Headers, via: string): boolean {
+  const elements = headers.filter(([name]) => name.toLowerCase() === 'via').flatMap(([, value]) => value.split(','));
+  const names = elements.map((element) => element.trim().split(/[ \t]+/)[1]);
+  return names.some((name) => name?.toLowerCase() === via.toLowerCase());
 }
 
 const OURS = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto']);

@@ -131,16 +131,17 @@ export function replayedLines(
     ['X-Forwarded-For', '127.0.0.1'],
     ['X-Forwarded-Host', host],
     ['X-Forwarded-Proto', 'http'],
-    ['Via', `${isHttp1 ? '1.1' : '2.0'} rufh-proxy`],
+    ['Via', `${isHttp1 ? '1.1' : '2.0'} rufh-proxy-<id>`],
     ['Idempotency-Key', '<key>'],
     ['content-length', `${length}`],
   ];
 }
 
-/** A request's header lines with the key that is another one each time named instead; it must look like one. */
+/** A request's header lines; the key and the end of the proxy's name, new each time, are replaced if they look right. */
 export function receivedLines({ headers }: OriginRequest): HeaderLine[] {
   return headers.map(([name, value]) => {
     const isKey = name === 'Idempotency-Key' && /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(value);
-    return isKey ? [name, '<key>'] : [name, value];
+    if (isKey) return [name, '<key>'];
+    return name === 'Via' ? [name, value.replace(/-[0-9a-f]{12}$/, '-<id>')] : [name, value];
   });
 }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { parseForwarded, receivedHops } from '../../src/model/forwarded.js';
-import { withForwarding, type ForwardingFacts } from '../../src/model/forwarding.js';
+import { hasPassed, viaName, withForwarding, type ForwardingFacts } from '../../src/model/forwarding.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 
 const stranger: ForwardingFacts = {
@@ -103,6 +103,28 @@ describe('what the origin is told of the hops before us', () => {
 
   test('Via names the version the request came with', () => {
     expect(withForwarding([], { ...stranger, httpVersion: '2.0' }).at(-1)).toEqual(['Via', '2.0 rufh-proxy']);
+  });
+});
+
+describe('a request that this proxy has sent before', () => {
+  const via = viaName('3f0c9a17be42');
+
+  test.each([
+    ['1.1 rufh-proxy-3f0c9a17be42', true],
+    ['2.0 RUFH-proxy-3F0C9A17BE42', true],
+    ['HTTP/1.1 rufh-proxy-3f0c9a17be42 (of ours)', true],
+    ['1.0 fred, 1.1 rufh-proxy-3f0c9a17be42', true],
+    ['1.1\trufh-proxy-3f0c9a17be42 ,1.0 fred', true],
+    ['1.1 rufh-proxy', false],
+    ['1.1 rufh-proxy-3f0c9a17be4', false],
+    ['1.1 rufh-proxy-000000000000', false],
+    ['1.1 fred (rufh-proxy-3f0c9a17be42)', false],
+    ['', false],
+  ])('Via: %s: %s', (value, expected) => {
+    expect(hasPassed([['vIa', value]], via)).toBe(expected);
+    const several = [['Via', '1.1 fred'] as const, ['Via', value] as const];
+    expect(hasPassed(several, via)).toBe(expected);
+    expect(hasPassed([['X-Via', value]], via)).toBe(false);
   });
 });
 
