@@ -57,9 +57,11 @@ export async function untilRecorded<T>(
       return done;
     } catch (error) {
       if (failures === 0) log.error({ upload: uploadTag(id), err: error }, 'an answer could not be recorded');
+      // Before anybody hears it: an error that comes once must not leave them with what a restart would not know.
+      if (failures === 0 && !isAway(error)) continue;
       if (!isAway(error)) onTrouble();
       if (draining.aborted && ++lastTries > LAST_TRIES) throw error;
-      await pauseBefore(lastTries > 0 ? lastTries : failures + 1, random, draining);
+      await pauseBefore(lastTries > 0 ? lastTries : Math.max(failures, 1), random, draining);
     }
   }
 }

@@ -1,6 +1,5 @@
-import { mkdir, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { close, fsync, open } from './files.js';
+import { close, fsync, mkdir, open, stat } from './files.js';
 import { hasCode } from './storage-fault.js';
 
 /** What survives a power cut. `always` and `group` differ only in how often bytes are synced, which the receiver decides. */
@@ -69,7 +68,7 @@ async function makeMissing(directory: string): Promise<string[]> {
   if (await isDirectory(directory)) return [];
   const above = await makeMissing(dirname(directory));
   try {
-    await mkdir(directory, { mode: 0o700 });
+    await mkdir(directory, 0o700);
   } catch (error) {
     // Another process was faster, and makes the name durable.
     if (hasCode(error, 'EEXIST') && (await isDirectory(directory))) return above;

@@ -14,6 +14,7 @@ export interface FileSystem {
   open(path: string, flags: string, mode?: number): Promise<number>;
   close(fd: number): Promise<void>;
   read(fd: number, into: Uint8Array, position: number): Promise<number>;
+  readv(fd: number, buffers: readonly Uint8Array[], position: number): Promise<number>;
   write(fd: number, bytes: Uint8Array, position: number): Promise<number>;
   writev(fd: number, buffers: readonly Uint8Array[], position: number): Promise<number>;
   fsync(fd: number): Promise<void>;
@@ -21,6 +22,7 @@ export interface FileSystem {
   ftruncate(fd: number, size: number): Promise<void>;
   fstat(fd: number): Promise<fs.Stats>;
   stat(path: string): Promise<fs.Stats>;
+  lstat(path: string): Promise<fs.Stats>;
   access(path: string, mode?: number): Promise<void>;
   utimes(path: string, accessedAt: Date, modifiedAt: Date): Promise<void>;
   mkdir(path: string, mode: number): Promise<void>;
@@ -30,6 +32,8 @@ export interface FileSystem {
   rename(from: string, to: string): Promise<void>;
   link(existing: string, path: string): Promise<void>;
   unlink(path: string): Promise<void>;
+  /** A whole directory, or nothing where there is none. */
+  removeTree(path: string): Promise<void>;
 }
 
 type Callback<T> = (error: NodeJS.ErrnoException | null, result: T) => void;
@@ -48,6 +52,7 @@ export const machineFiles: FileSystem = {
   open: (path, flags, mode) => called((done) => fs.open(path, flags, mode, done)),
   close: (fd) => called((done: Callback<void>) => fs.close(fd, done as fs.NoParamCallback)),
   read: (fd, into, position) => called((done) => fs.read(fd, into, 0, into.length, position, done)),
+  readv: (fd, buffers, position) => called((done) => fs.readv(fd, buffers as Uint8Array[], position, done)),
   write: (fd, bytes, position) => called((done) => fs.write(fd, bytes, 0, bytes.length, position, done)),
   writev: (fd, buffers, position) => called((done) => fs.writev(fd, buffers, position, done)),
   fsync: (fd) => called((done: Callback<void>) => fs.fsync(fd, done as fs.NoParamCallback)),
@@ -55,6 +60,7 @@ export const machineFiles: FileSystem = {
   ftruncate: (fd, size) => called((done: Callback<void>) => fs.ftruncate(fd, size, done as fs.NoParamCallback)),
   fstat: (fd) => called((done) => fs.fstat(fd, done)),
   stat: (path) => fs.promises.stat(path),
+  lstat: (path) => fs.promises.lstat(path),
   access: (path, mode) => fs.promises.access(path, mode),
   utimes: (path, accessedAt, modifiedAt) => fs.promises.utimes(path, accessedAt, modifiedAt),
   mkdir: (path, mode) => fs.promises.mkdir(path, { mode }),
@@ -64,6 +70,7 @@ export const machineFiles: FileSystem = {
   rename: (from, to) => fs.promises.rename(from, to),
   link: (existing, path) => fs.promises.link(existing, path),
   unlink: (path) => fs.promises.unlink(path),
+  removeTree: (path) => fs.promises.rm(path, { recursive: true, force: true, maxRetries: 2 }),
 };
 
 let files = machineFiles;
@@ -76,12 +83,14 @@ export function useFileSystem(other: FileSystem = machineFiles): void {
 export const open: FileSystem['open'] = (path, flags, mode) => files.open(path, flags, mode);
 export const close: FileSystem['close'] = (fd) => files.close(fd);
 export const read: FileSystem['read'] = (fd, into, position) => files.read(fd, into, position);
+export const readv: FileSystem['readv'] = (fd, buffers, position) => files.readv(fd, buffers, position);
 export const writev: FileSystem['writev'] = (fd, buffers, position) => files.writev(fd, buffers, position);
 export const fsync: FileSystem['fsync'] = (fd) => files.fsync(fd);
 export const fdatasync: FileSystem['fdatasync'] = (fd) => files.fdatasync(fd);
 export const ftruncate: FileSystem['ftruncate'] = (fd, size) => files.ftruncate(fd, size);
 export const fstat: FileSystem['fstat'] = (fd) => files.fstat(fd);
 export const stat: FileSystem['stat'] = (path) => files.stat(path);
+export const lstat: FileSystem['lstat'] = (path) => files.lstat(path);
 export const access: FileSystem['access'] = (path, mode) => files.access(path, mode);
 export const utimes: FileSystem['utimes'] = (path, accessedAt, modifiedAt) =>
   files.utimes(path, accessedAt, modifiedAt);
@@ -92,6 +101,7 @@ export const opendir: FileSystem['opendir'] = (path) => files.opendir(path);
 export const rename: FileSystem['rename'] = (from, to) => files.rename(from, to);
 export const link: FileSystem['link'] = (existing, path) => files.link(existing, path);
 export const unlink: FileSystem['unlink'] = (path) => files.unlink(path);
+export const removeTree: FileSystem['removeTree'] = (path) => files.removeTree(path);
 
 /** Writes all of it at the position, however many calls the system makes of it. */
 export async function writeAll(fd: number, bytes: Uint8Array, position: number): Promise<void> {

@@ -1,4 +1,4 @@
-import { rmdir } from 'node:fs/promises';
+import { rmdir } from './files.js';
 import { hasCode } from './storage-fault.js';
 
 /** Removes a directory in which nothing is (any more). */

@@ -1,9 +1,8 @@
-import fs from 'node:fs';
 import { basename, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { crc32 } from '../disk/crc32.js';
-import { after, close, fstat, open } from '../disk/files.js';
+import { after, close, fstat, open, readv } from '../disk/files.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
@@ -158,15 +157,6 @@ async function readAll(fd: number, buffers: readonly Buffer[], position: number)
     left -= got;
     if (left > 0) rest = after(rest, got);
   }
-}
-
-function readv(fd: number, buffers: readonly Uint8Array[], position: number): Promise<number> {
-  return new Promise((resolve, reject) => {
-    fs.readv(fd, buffers as Uint8Array[], position, (error, got) => {
-      if (error) reject(error);
-      else resolve(got);
-    });
-  });
 }
 
 /** A disk that fails once, or a process that is out of descriptors for a moment, is asked again. */

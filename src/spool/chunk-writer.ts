@@ -1,7 +1,5 @@
-import fs from 'node:fs';
-import { access, stat, unlink } from 'node:fs/promises';
 import type { DirectorySync } from '../disk/directory-sync.js';
-import { after, close, fdatasync, fstat } from '../disk/files.js';
+import { access, after, close, fdatasync, fstat, stat, unlink, writev } from '../disk/files.js';
 import { removeIfEmpty } from '../disk/remove-if-empty.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
@@ -56,6 +54,7 @@ export class FileChunkWriter implements ChunkWriter {
     try {
       for (let left = sizeOf(rest); left > 0;) {
         const taken = await writev(this.fd, rest, this.position);
+        if (taken === 0) throw new Fault('STORAGE_UNAVAILABLE', 'the disk takes no bytes', true);
         this.position += taken;
         left -= taken;
         if (left > 0) rest = after(rest, taken);
@@ -131,16 +130,6 @@ export class FileChunkWriter implements ChunkWriter {
       throw new Fault('STORAGE_UNAVAILABLE', 'a chunk was removed from the spool while it was written', true);
     }
   }
-}
-
-function writev(fd: number, buffers: readonly Uint8Array[], position: number): Promise<number> {
-  return new Promise((resolve, reject) => {
-    fs.writev(fd, buffers, position, (error, written) => {
-      if (error) reject(error);
-      else if (written === 0) reject(new Fault('STORAGE_UNAVAILABLE', 'the disk takes no bytes', true));
-      else resolve(written);
-    });
-  });
 }
 
 function sizeOf(buffers: readonly Uint8Array[]): number {

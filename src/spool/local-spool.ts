@@ -1,9 +1,20 @@
-import type { Dirent } from 'node:fs';
-import { access, lstat, mkdir, opendir, readdir, rm, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { DirectorySync, type SyncMode } from '../disk/directory-sync.js';
-import { close, fdatasync, fstat, open } from '../disk/files.js';
+import {
+  access,
+  close,
+  type DirectoryEntry,
+  fdatasync,
+  fstat,
+  lstat,
+  mkdir,
+  open,
+  opendir,
+  readdir,
+  removeTree,
+  unlink,
+} from '../disk/files.js';
 import { removeIfEmpty } from '../disk/remove-if-empty.js';
 import { assertChunkName, assertUploadId, isChunkName, isUploadId } from '../disk/safe-name.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
@@ -113,9 +124,7 @@ export class LocalSpool implements Spool {
 
   async remove(id: string): Promise<void> {
     assertUploadId(id);
-    await failing('the bytes of an upload cannot be removed', () =>
-      rm(join(this.root, id), { recursive: true, force: true, maxRetries: 2 }),
-    );
+    await failing('the bytes of an upload cannot be removed', () => removeTree(join(this.root, id)));
   }
 
   async *list(): AsyncGenerator<SpooledChunk> {
@@ -123,7 +132,7 @@ export class LocalSpool implements Spool {
       if (directory.isDirectory() && isUploadId(directory.name)) yield* this.listUpload(directory.name);
   }
 
-  private async *entries(): AsyncGenerator<Dirent> {
+  private async *entries(): AsyncGenerator<DirectoryEntry> {
     try {
       yield* await opendir(this.root);
     } catch (error) {
@@ -207,7 +216,7 @@ async function openNew(directory: string, path: string): Promise<number> {
       if (hasCode(error, 'EEXIST')) throw new Fault('CHUNK_EXISTS', 'a chunk of this name exists already', false);
       if (!hasCode(error, 'ENOENT') || tries === 3) throw error;
     }
-    await mkdir(directory, { mode: 0o700 }).catch(unless('EEXIST'));
+    await mkdir(directory, 0o700).catch(unless('EEXIST'));
   }
 }
 

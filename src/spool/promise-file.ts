@@ -1,6 +1,5 @@
 import { crc32 } from 'node:zlib';
-import { close, fdatasync, open, writeAll } from '../disk/files.js';
-import { readFile } from 'node:fs/promises';
+import { close, fdatasync, open, readWhole, writeAll } from '../disk/files.js';
 
 /** Two places of this many bytes, written in turn: a write that is torn leaves the one before it as it was. */
 const SLOT_BYTES = 32;
@@ -10,12 +9,12 @@ const LINE = /^(\d{16}) ([0-9a-f]{8})\n$/;
 
 /** The largest number in the file; 0 when there is none, or none was ever written whole. */
 export async function readPromise(path: string): Promise<number> {
-  return Math.max(...numbersIn(await readFile(path)), 0);
+  return Math.max(...numbersIn(await readWhole(path)), 0);
 }
 
 /** Keeps the number in a file that exists, unless a larger one is there; durably where that is asked for. */
 export async function raisePromise(path: string, number: number, durable: boolean): Promise<void> {
-  const numbers = numbersIn(await readFile(path));
+  const numbers = numbersIn(await readWhole(path));
   if (Math.max(...numbers) >= number) return;
   const fd = await open(path, 'r+');
   try {
