@@ -215,6 +215,7 @@ function buildEntry(
   },
 ): Entry {
   const { path: uploadsPath, rfc104 } = config.uploads;
+  const cors = new Cors(config.cors);
   return new Entry({
     ...rooms,
     places: new Places({ ...rooms, uploadsPath }),
@@ -225,9 +226,9 @@ function buildEntry(
       idleMs: config.idleTimeoutMs,
       uploadsPath,
     }),
-    discovery: new Discovery(rooms.passThrough),
+    discovery: new Discovery({ ...rooms, cors }),
     trust: new Trust(config.trustedProxies),
-    cors: new Cors(config.cors),
+    cors,
     uploadsPath,
     interimMode: config.interimResponses,
     finalInterim: rfc104,

@@ -71,6 +71,9 @@ interface Ended {
   readonly why: string;
 }
 
+/** No reply is left to give: the connection is to end, or the client has its answer, from another node or together with the origin's. */
+type Answered = Ended | 'relayed' | 'answered';
+
 /** Every request comes in here: route, protocol, then uploads or pass-through. The one place that catches everything. */
 export class Entry {
   private draining = false;
@@ -220,6 +223,7 @@ export class Entry {
     const { exchange, head, request } = asked;
     noted.kind = isRefusal(request) ? 'other' : asked.protocol === plain ? 'spooled' : request.kind;
     const reply = await this.replyTo(asked, found, isRelayed);
+    if (reply === 'answered') return;
     if (reply === 'relayed') {
       noted.kind = 'relayed';
     } else if ('kind' in reply) {
@@ -229,7 +233,7 @@ export class Entry {
     } else await answerEarly(exchange, this.options.cors.apply(reply, head));
   }
 
-  private async replyTo(asked: UploadRequest, found: Found, isRelayed: boolean): Promise<Reply | Ended | 'relayed'> {
+  private async replyTo(asked: UploadRequest, found: Found, isRelayed: boolean): Promise<Reply | Answered> {
     const { uploadRequests, discovery, relay } = this.options;
     const { head, route, request } = asked;
     const node = found.upload?.node;
@@ -245,9 +249,10 @@ export class Entry {
       }
       const reply = await uploadRequests.answer(asked);
       const isDiscovery = !isRefusal(request) && request.kind === 'discover' && request.id === undefined;
-      const { admission = LET_IN } = asked;
+      const { exchange, admission = LET_IN } = asked;
       if (!isDiscovery || 'kind' in reply || admission.kind === 'out') return reply;
-      return await discovery.merge(head, route, reply, admission.addedHeaders);
+      await discovery.answer({ exchange, head, route, addedHeaders: admission.addedHeaders }, reply);
+      return 'answered';
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
       this.noteFault(fault, route);

@@ -8,13 +8,12 @@ import type { Log } from '../observe/log.js';
 import { answerFields, withoutAltSvc } from './answer-fields.js';
 import { clientOf, DISCARD_LIMITS } from './client-of.js';
 import type { DiscardLimits } from './client-side.js';
-import { discover, type DiscoveredAnswer } from './discover.js';
 import type { Exchange } from './exchange.js';
 import type { OriginTls } from './origin-agents.js';
 import type { ExchangeFailure } from './exchange-failure.js';
 import { linesForRoute } from './origin-lines.js';
 import { OriginRequests, type OutgoingRequest } from './origin-requests.js';
-import { RelayedExchange } from './relayed-exchange.js';
+import { RelayedExchange, type ExchangeOptions } from './relayed-exchange.js';
 import { sendReply } from './reply.js';
 import { answerOn, Upgrades } from './upgrade.js';
 
@@ -34,8 +33,6 @@ export interface PassThroughRoute extends FieldRules {
 export interface PassThroughOptions {
   readonly log: Log;
   readonly metrics?: { passThroughError(code: string): void };
-  /** How long discovery waits for the origin's own answer. */
-  readonly discoveryTimeoutMs?: number;
   /** Ends a request whose body has sent nothing for this long; without it a body may take its time. */
   readonly idleTimeoutMs?: number;
   /** How much of a body is still read once its answer is given. */
@@ -49,7 +46,8 @@ export interface PassThroughOptions {
   readonly via?: string;
 }
 
-const DISCOVERY_TIMEOUT_MS = 2_000;
+/** What a client gets in place of what the origin says, or of what we say when it says nothing. */
+export type AnswerShape = Pick<ExchangeOptions, 'retold' | 'instead'>;
 
 /** Everything that is no resumable upload: given to the origin as it comes, and its answers to the client. */
 export class PassThrough {
@@ -67,8 +65,15 @@ export class PassThrough {
   }
 
   /** Fulfilled when the exchange is over, whatever came of it. Never fails. `added`: what the origin's request gets besides. */
-  async web(exchange: Exchange, head: RequestHead, route: PassThroughRoute, added?: Headers): Promise<void> {
+  async web(
+    exchange: Exchange,
+    head: RequestHead,
+    route: PassThroughRoute,
+    added?: Headers,
+    shape?: AnswerShape,
+  ): Promise<void> {
     await new RelayedExchange({
+      ...shape,
       client: clientOf(exchange, this.options.discardLimits),
       ...this.exchangeOptions(head, route, added),
       open: this.open,
@@ -92,13 +97,6 @@ export class PassThrough {
   /** The same event, turned away: the answer is the last thing said on the connection. */
   async refuseUpgrade(request: IncomingMessage, socket: Socket, answer: RelayedAnswer): Promise<void> {
     await sendReply({ req: request, res: answerOn(socket, request) }, answer);
-  }
-
-  /** The origin's own answer to OPTIONS, for a target that it shares with us; undefined when it cannot be had soon. */
-  async discover(head: RequestHead, route: PassThroughRoute, added?: Headers): Promise<DiscoveredAnswer | undefined> {
-    const withoutBody = { ...head, method: 'OPTIONS', hasBody: false, expectsContinue: false };
-    const request = this.open({ ...this.outgoing(withoutBody, route, added), connection: 'kept' });
-    return discover(request, this.options.discoveryTimeoutMs ?? DISCOVERY_TIMEOUT_MS);
   }
 
   /** Ends every connection to an origin. */

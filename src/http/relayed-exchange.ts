@@ -5,7 +5,7 @@ import { fieldValue, fromRawHeaders, passedOn, passedOnTrailers, type Headers } 
 import type { RequestHead } from '../model/request-head.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
-import type { ClientSide } from './client-side.js';
+import { discard, type ClientSide, type DiscardLimits } from './client-side.js';
 import {
   bodyStopped,
   bodyTooLarge,
@@ -27,6 +27,19 @@ const IDEMPOTENT = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE'])
 /** The connection ended, and nobody said why. */
 const CLOSED = Object.assign(new Error('connection closed'), { code: 'ECONNRESET' });
 
+/** How much is still read of an answer that nobody gets: its connection to the origin is not worth more. */
+const REPLACED_ANSWER: DiscardLimits = { bytes: 64 * 1024, ms: 2000 };
+
+/** The head of a final answer. */
+export interface AnswerHead {
+  readonly status: number;
+  readonly reason: string;
+  readonly headers: Headers;
+}
+
+/** An answer with another head, or a reply in place of the whole answer. */
+export type Retold = AnswerHead | { readonly instead: Reply };
+
 export interface ExchangeOptions {
   readonly head: RequestHead;
   readonly client: ClientSide;
@@ -38,6 +51,8 @@ export interface ExchangeOptions {
   readonly maxBodyBytes?: number;
   /** What the client is shown of an answer's fields; all of them when missing. */
   readonly forClient?: (headers: Headers, kind: 'interim' | 'final') => Headers;
+  /** What becomes of a final answer, after `forClient`; nothing changes when missing. */
+  readonly retold?: (answer: AnswerHead) => Retold;
   /** Which of the client's trailers go on; all of them when missing. */
   readonly trailersOf?: (trailers: Headers) => Headers;
   /** What a client without an answer gets, where that is no problem of ours: another reply, or its connection cut. */
@@ -185,18 +200,36 @@ export class RelayedExchange {
     this.answer = answer;
     tameSmallPieces(answer, answer.socket);
     answer.on('error', () => undefined);
-    if (!this.sendHead(answer)) return;
+    const retold = this.retold(answer);
+    if ('instead' in retold) return this.replace(answer, retold.instead);
+    if (!this.sendHead(retold)) return;
     answer.pipe(client.out, { end: false });
     answer.once('end', () => this.endAnswer(answer));
     answer.once('close', () => !answer.readableEnded && this.fail(explain(CLOSED)));
     setImmediate(() => !answer.readableDidRead && !answer.readableEnded && client.flush());
   }
 
-  private sendHead({ statusCode, statusMessage, rawHeaders }: IncomingMessage): boolean {
+  private retold({ statusCode, statusMessage, rawHeaders }: IncomingMessage): Retold {
     const lines = fromRawHeaders(rawHeaders);
     const headers = this.shown(passedOn(lines, this.client.takesTrailers(lines)), 'final');
+    const head = { status: statusCode!, reason: statusMessage ?? '', headers };
+    return this.options.retold?.(head) ?? head;
+  }
+
+  /** Gives the client a reply of ours; an origin that has little more to say keeps its connection. */
+  private replace(answer: IncomingMessage, reply: Reply): void {
+    const request = this.request!;
+    if (this.bodyIsSent) {
+      this.isOver = true;
+      this.stall?.stop();
+      discard(answer, REPLACED_ANSWER, (ended) => !ended && request.destroy());
+    } else this.dropBody();
+    this.give(reply);
+  }
+
+  private sendHead({ status, reason, headers }: AnswerHead): boolean {
     try {
-      this.client.sendHead(statusCode!, statusMessage ?? '', headers);
+      this.client.sendHead(status, reason, headers);
       return true;
     } catch (error) {
       this.fail(unfit("The origin's answer has header fields that cannot be passed on.", error));

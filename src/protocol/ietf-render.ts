@@ -110,10 +110,10 @@ function retrieved(dialect: Dialect, upload: Upload, digest: Digest | undefined,
   );
 }
 
-/** RUFH §4.1.4. Told in every dialect: whoever asks this wants to know, whichever draft it was written for. */
+/** RUFH §4.1.4. Told in every dialect, whichever draft the client was written for. Apple's clients want a 200. */
 function discovered(dialect: Dialect, { limits }: ReplyContext): Reply {
   const value = uploadLimit(limits, dialect.lifetimeLimit ?? 'max-age', limits.maxAgeSeconds);
-  return ours(204, versionLine(dialect), ['Upload-Limit', value], ['Accept-Patch', PARTIAL_UPLOAD]);
+  return ours(200, versionLine(dialect), ['Upload-Limit', value], ['Accept-Patch', PARTIAL_UPLOAD]);
 }
 
 /**

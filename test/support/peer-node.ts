@@ -142,6 +142,7 @@ export class PeerNode {
       pace: { bytes: 65_536, everyMs: 20 },
     });
     const access = new Access(log);
+    const cors = new Cors(config.cors);
     this.entry = new Entry({
       ...rooms,
       access,
@@ -150,9 +151,9 @@ export class PeerNode {
       places: new Places({ ...rooms, uploads, access, uploadsPath: UPLOADS_PATH }),
       pages: new UploadPages({ uploads }),
       uploadRequests: new UploadRequests({ ...rooms, uploads, access, idleMs: 30_000, uploadsPath: UPLOADS_PATH }),
-      discovery: new Discovery(this.passThrough),
+      discovery: new Discovery({ passThrough: this.passThrough, cors }),
       trust: new Trust([]),
-      cors: new Cors(config.cors),
+      cors,
       uploadsPath: UPLOADS_PATH,
       interimMode: 'auto',
       finalInterim: false,
