@@ -1,5 +1,5 @@
 import type { Attempt, Upload } from '../model/upload.js';
-import { logUploadEnd } from '../observe/log-lines.js';
+import { logUploadEnd, type UploadEndLine } from '../observe/log-lines.js';
 import { uploadTag } from '../observe/log.js';
 import type { Rooms } from './rooms.js';
 
@@ -24,10 +24,27 @@ export function reportEnd(
 ): void {
   metrics.deliveryEnded((monotonic() - startedAt) / 1000, outcome);
   if (outcome === 'postponed') return;
-  metrics.uploadEnded(outcome);
+  noteEnd(upload, outcome, { log, metrics, clock });
+}
+
+/** One line and one figure for an upload that ended without its origin: it was cancelled, broke a rule, or its time ran out. */
+export function reportClosed(
+  upload: Upload,
+  phase: 'cancelled' | 'invalid' | 'expired',
+  ears: Pick<Ears, 'log' | 'metrics' | 'clock'>,
+): void {
+  noteEnd(upload, phase, ears);
+}
+
+function noteEnd(
+  upload: Upload,
+  phase: UploadEndLine['phase'],
+  { log, metrics, clock }: Pick<Ears, 'log' | 'metrics' | 'clock'>,
+): void {
+  metrics.uploadEnded(phase);
   logUploadEnd(log, {
     id: upload.id,
-    phase: outcome,
+    phase,
     route: upload.route,
     dialect: upload.dialect,
     size: upload.offset,

@@ -38,7 +38,7 @@ export function logRequest(
 /** An upload that has come to its end. */
 export interface UploadEndLine {
   readonly id: string;
-  readonly phase: string;
+  readonly phase: 'answered' | 'undelivered' | 'cancelled' | 'invalid' | 'expired';
   readonly route: string;
   readonly dialect: string;
   readonly size: number;
@@ -52,9 +52,17 @@ export interface UploadEndLine {
 /** One line an upload's end. */
 export function logUploadEnd(log: Log, { id, seconds, ...rest }: UploadEndLine): void {
   const fields = { upload: uploadTag(id), ...rest, ms: Math.round(seconds * 1000) };
-  if (rest.phase === 'undelivered') log.warn(fields, 'upload ended');
-  else log.info(fields, 'upload ended');
+  if (rest.phase === 'undelivered') log.warn(fields, END_WORDS[rest.phase]);
+  else log.info(fields, END_WORDS[rest.phase]);
 }
+
+const END_WORDS: Readonly<Record<UploadEndLine['phase'], string>> = {
+  answered: 'upload ended',
+  undelivered: 'upload ended',
+  cancelled: 'upload ended: cancelled',
+  invalid: 'upload ended: given up',
+  expired: 'upload ended: expired',
+};
 
 /** A request target fit for a log: an upload's id is replaced by its tag, query values are left out. */
 export function withoutSecrets(target: string, path: string, uploadsPath: string): string {

@@ -1,3 +1,4 @@
+import { reportClosed } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk, Upload } from '../model/upload.js';
 import { type Log, uploadTag } from '../observe/log.js';
@@ -116,9 +117,9 @@ export class Sweep {
   }
 
   private async remove(id: string): Promise<void> {
-    const { store, spool, metrics } = this.options;
+    const { store, spool } = this.options;
     const upload = await store.get(id);
-    if (upload && !hasEnded(upload)) metrics.uploadEnded('expired');
+    if (upload && !hasEnded(upload)) reportClosed(upload, 'expired', this.options);
     await spool.remove(id);
     await store.remove(id);
   }

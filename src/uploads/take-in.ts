@@ -1,3 +1,4 @@
+import { reportClosed } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { AppendIntent, CreateIntent } from '../model/intent.js';
 import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
@@ -83,12 +84,12 @@ export class TakeIn {
 
   /** RUFH §4.4.2: beyond its length or its limits an upload has no future; its bytes go at once. */
   async invalidate(upload: Upload, lease: Lease, refusal: Refusal, why?: 'lost'): Promise<Outcome | Interrupted> {
-    const { store, spool, hashes, metrics } = this.rooms;
+    const { store, spool, hashes } = this.rooms;
     const result = await store.invalidate(upload.id, lease.token, why);
     if (result === 'stale' || result === 'gone') return { kind: 'interrupted', why: 'taken-over' };
     hashes.forget(upload.id);
     await spool.remove(upload.id);
-    metrics.uploadEnded('invalid');
+    reportClosed(result, 'invalid', this.rooms);
     return { kind: 'refused', refusal };
   }
 

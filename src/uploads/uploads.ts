@@ -1,4 +1,5 @@
 import type { Delivery } from '../delivery/delivery.js';
+import { reportClosed } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { AppendIntent, CancelIntent, CreateIntent, RetrieveIntent } from '../model/intent.js';
 import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
@@ -128,7 +129,7 @@ export class Uploads {
       if (cancelled === 'gone') return refused({ reason: 'unknown-upload' });
       await this.forget(intent.id);
       // The end of the others was counted when it came.
-      if (known.phase !== 'answered' && known.phase !== 'undelivered') this.rooms.metrics.uploadEnded('cancelled');
+      if (known.phase !== 'answered' && known.phase !== 'undelivered') reportClosed(cancelled, 'cancelled', this.rooms);
       return { kind: 'cancelled' };
     } finally {
       void lease?.release();
@@ -215,11 +216,11 @@ export class Uploads {
   }
 
   private async forgetUnlessWhole(id: string): Promise<void> {
-    const { store, metrics } = this.rooms;
+    const { store } = this.rooms;
     try {
       if ((await store.get(id))?.phase !== 'receiving') return;
-      await store.cancel(id);
-      metrics.uploadEnded('cancelled');
+      const cancelled = await store.cancel(id);
+      if (cancelled !== 'gone') reportClosed(cancelled, 'cancelled', this.rooms);
       await this.forget(id);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;

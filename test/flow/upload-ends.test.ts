@@ -1,0 +1,55 @@
+import { afterEach, expect, test } from '@jest/globals';
+import type { HeaderLine } from '../../src/model/headers.js';
+import { uploadTag } from '../../src/observe/log.js';
+import { clientDialect, createUpload, type ResumableUpload } from '../support/resumable-client.js';
+import { Stage } from '../support/stage.js';
+import { until } from '../support/temporary.js';
+
+let stage: Stage;
+
+afterEach(async () => {
+  await stage.close();
+});
+
+async function begin(target: string, headers: readonly HeaderLine[] = []): Promise<ResumableUpload> {
+  const send = (request: Parameters<Stage['send']>[1]) => stage.send('HTTP/1.1', request);
+  return createUpload(clientDialect('8'), send, { method: 'POST', target, headers, length: 6, body: 'abc' });
+}
+
+/** The lines about the end of an upload. */
+function endsOf({ target }: ResumableUpload): Record<string, unknown>[] {
+  const tag = uploadTag(target.split('/').at(-1)!);
+  return stage.app.log.filter(({ msg, upload }) => upload === tag && String(msg).startsWith('upload ended'));
+}
+
+const FIELDS = { route: 'default', dialect: '8', size: 3, attempts: 0 };
+
+test('an upload whose time runs out says so in the log, once', async () => {
+  stage = await Stage.open({ config: 'limits: { max_age: 1s }' });
+  const upload = await begin('/files/old');
+  const [line] = await until(() => endsOf(upload).length > 0 && endsOf(upload), 'a line about its end');
+  expect(line).toMatchObject({ ...FIELDS, level: 'info', msg: 'upload ended: expired', phase: 'expired' });
+  expect(endsOf(upload)).toHaveLength(1);
+});
+
+test('an upload that its client cancels says so in the log, once', async () => {
+  stage = await Stage.open();
+  const upload = await begin('/files/cancelled');
+  expect((await upload.cancel()).status).toBe(204);
+  expect(endsOf(upload)).toMatchObject([{ ...FIELDS, msg: 'upload ended: cancelled', phase: 'cancelled' }]);
+});
+
+test('an upload whose bytes are not those it announced says so in the log, once', async () => {
+  stage = await Stage.open();
+  const upload = await begin('/files/other', [['Repr-Digest', `sha-256=:${Buffer.alloc(32).toString('base64')}:`]]);
+  expect((await upload.append('def', { offset: 3, complete: true })).status).toBe(400);
+  expect(endsOf(upload)).toMatchObject([{ ...FIELDS, size: 5, msg: 'upload ended: given up', phase: 'invalid' }]);
+});
+
+test('an upload that was answered says so in the log, once, also when its answer expires', async () => {
+  stage = await Stage.open({ config: 'delivery: { keep_answer: 1s }' });
+  const upload = await begin('/files/answered');
+  expect((await upload.append('def', { offset: 3, complete: true })).status).toBe(200);
+  await until(async () => (await upload.retrieve()).status !== 204, 'its answer to expire');
+  expect(endsOf(upload)).toMatchObject([{ phase: 'answered', msg: 'upload ended', status: 200, size: 6 }]);
+});
