@@ -21,12 +21,14 @@ beforeEach(async () => {
   surroundings = await temporaryDirectory('rufh-hostile-');
   data = join(surroundings.path, 'some/where/data');
   await mkdir(join(surroundings.path, 'some/uploads'), { recursive: true });
-  await mkdir(data, { recursive: true });
-  for (const place of ['secret', 'some/uploads/secret', 'some/where/secret', 'some/where/data/secret'])
+  await mkdir(join(surroundings.path, 'some/where'), { recursive: true });
+  for (const place of ['secret', 'some/uploads/secret', 'some/where/secret'])
     await writeFile(join(surroundings.path, place), place);
   origin = await startFakeOrigin();
   const config = 'uploads: { rfc104: true }\nlimits: { max_size: 1MiB, idle_timeout: 5s }';
   proxy = await startProxy({ origin: origin.url, data, config });
+  // Only now: a directory with the files of others is refused at a start.
+  await writeFile(join(data, 'secret'), 'some/where/data/secret');
 });
 
 afterEach(async () => {
@@ -80,13 +82,18 @@ async function snapshot(directory = surroundings.path): Promise<Record<string, s
 /** Records of uploads that exist, answers beside them, and bytes of no others: nothing half made. */
 async function onlyUploadsAreKept(): Promise<void> {
   const unaccounted = async (): Promise<string[]> => {
-    const spooled = await readdir(join(data, 'spool'));
-    const records = await readdir(join(data, 'uploads'));
+    const spooled = await namesIn('spool');
+    const records = await namesIn('uploads');
     const strange = records.filter((name) => !/^[A-Za-z0-9_-]{32}\.(log|answer)$/.test(name));
     return [...strange, ...spooled.filter((id) => !records.includes(`${id}.log`))];
   };
   // The last of the attackers' uploads may just be on their way out.
   await until(async () => (await unaccounted()).length === 0, 'nothing to be left but uploads');
+}
+
+/** Without the mark that says whose directory it is. */
+async function namesIn(directory: string): Promise<string[]> {
+  return (await readdir(join(data, directory))).filter((name) => name !== '.store');
 }
 
 async function openConnections(): Promise<number> {

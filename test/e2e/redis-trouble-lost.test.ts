@@ -22,7 +22,7 @@ async function age(id: string): Promise<void> {
   for (const name of await readdir(directory)) await utimes(join(directory, name), LONG_AGO, LONG_AGO);
 }
 
-test('a Redis that comes back empty knows no upload: 404, the files go after a while, and the log says what prevents it', async () => {
+test('a Redis that comes back empty knows no upload: 404, the files stay for now, and the log says what prevents it', async () => {
   // The sweep comes four times as often as the shortest time that anything is kept.
   world = await RedisTrouble.open({ redis: ['appendonly no'], config: 'delivery: { keep_answer: 1s }\n' });
   const idle = await world.upload('/lost', BYTES.subarray(0, 10_000));
@@ -49,8 +49,6 @@ test('a Redis that comes back empty knows no upload: 404, the files go after a w
   );
   await world.untilReady();
   expect(await spooledBytes(world.proxy.data, idOf(idle))).toBeGreaterThanOrEqual(10_000);
-  await utimes(join(world.proxy.data, 'spool', '.store'), LONG_AGO, LONG_AGO);
-  await until(async () => (await spooledBytes(world.proxy.data, idOf(idle))) === 0, 'the files to be swept', 20_000);
   const next = await world.upload('/next', BYTES.subarray(0, 10_000));
   expect((await next.finish(BYTES)).status).toBe(200);
   expect(world.origin.requests).toMatchObject([{ target: '/next', sha256: sha256(BYTES) }]);

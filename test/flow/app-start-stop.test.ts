@@ -45,7 +45,13 @@ test('a proxy is not ready before it listens', async () => {
   const ready = await until(() => fetch(`http://${admin}/readyz`).catch(() => undefined), 'the admin listener');
   expect(ready.status).toBe(503);
   expect(await ready.json()).toMatchObject({
-    checks: [{ name: 'listening', ok: false, problem: 'it is still starting' }, { name: 'draining', ok: true }, {}],
+    checks: [
+      { name: 'listening', ok: false, problem: 'it is still starting' },
+      { name: 'draining', ok: true },
+      {},
+      {},
+      {},
+    ],
   });
   await writeFile(files.cert, cert);
   const app: App = await starting;

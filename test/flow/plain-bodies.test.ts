@@ -289,7 +289,7 @@ describe('after a crash', () => {
       const writer = await chunks.create(id, name);
       await writer.write([Buffer.from('hello')]);
       await writer.close();
-      const chunk = { name, start: 0, size: 5 };
+      const chunk = { name, start: 0, ...writer.extent };
       const end = complete ? { complete: { heldBack: { lastByte: 111 } } } : {};
       await store.commit(id, { token, chunk, expiresAt: Date.now() + HOUR, ...end });
     }

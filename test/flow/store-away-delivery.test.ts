@@ -1,3 +1,4 @@
+import { attempt } from '../contract/sample-upload.js';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import type { Delivery } from '../../src/delivery/delivery.js';
 import { bodyOf, DeliveryRoom, neverAborted, type RoomOptions } from '../support/delivery-room.js';
@@ -126,7 +127,7 @@ test('nobody hears an answer that is not recorded while the store is away: anoth
   expect((await room.upload(upload.id)).phase).toBe('answered');
 });
 
-test('who waits for a delivery that another worker took over gets the answer of that one', async () => {
+test('who waits for a delivery that another worker took over with an attempt of its own gets the answer of that one', async () => {
   await open({ delivery: { claimMs: 300 } });
   const upload = await room.whole();
   reach.cut('recordAnswer');
@@ -136,6 +137,7 @@ test('who waits for a delivery that another worker took over gets the answer of 
   reach.cut('recordAnswer', 'renewClaim');
   const taken = (): Promise<unknown> => room.store.claimDelivery(upload.id, 'another', Date.now() + 60_000);
   await until(taken, 'another worker to get the claim');
+  await room.store.beginAttempt(upload.id, 'another', attempt(2));
   reach.heal();
   await asked('settled', 1);
   const body = Buffer.from('from another');
