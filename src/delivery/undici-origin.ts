@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import type { Dispatcher } from 'undici';
+import { authenticatesConnection } from '../model/connection-auth.js';
 import type { HeaderLine } from '../model/headers.js';
 import { Unanswered, type Origin, type OriginAnswer, type OriginRequest } from './origin.js';
 import { OriginConnections } from './undici-connections.js';
@@ -27,7 +28,9 @@ export class UndiciOrigin implements Origin {
       content.body?.destroy();
       return Promise.reject(new Unanswered('never-sent', 'stopped before it was sent', signal.reason));
     }
-    const connection = this.connections.take(request);
+    // A connection with a login by NTLM or Negotiate is one user's: it neither comes from those that wait nor joins them.
+    let isShared = request.connection === 'kept' && !authenticatesConnection(request.headers);
+    const connection = this.connections.take({ ...request, connection: isShared ? 'kept' : 'fresh' });
     return new Promise((answered, unanswered) => {
       const stop = (): void => void this.connections.end(connection, new Error('stopped', { cause: signal.reason }));
       const isOver = (): void => {
@@ -36,11 +39,14 @@ export class UndiciOrigin implements Origin {
       };
       signal.addEventListener('abort', stop, { once: true });
       const exchange = new UndiciExchange(connection, request.trailers, {
-        answered,
+        answered: (answer) => {
+          isShared &&= !authenticatesConnection(answer.headers);
+          answered(answer);
+        },
         unanswered,
         whole: () => {
           isOver();
-          if (request.connection === 'kept') this.connections.giveBack(connection);
+          if (isShared) this.connections.giveBack(connection);
           else void this.connections.end(connection, new Error('one request a connection'));
         },
         broken: (reason) => {

@@ -1,5 +1,6 @@
 import { Agent, request as requestHttp, type ClientRequest, type IncomingMessage } from 'node:http';
 import { Agent as SecureAgent, request as requestHttps } from 'node:https';
+import { authenticatesConnection } from '../model/connection-auth.js';
 import { fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import { toNodeLines, writeOctets } from './octets.js';
 
@@ -55,7 +56,7 @@ function askOver(question: Question, signal: AbortSignal, connections?: AskConne
     const outgoing = send(url, {
       method,
       headers: toNodeLines(headers),
-      agent: connections?.for(url) ?? false,
+      agent: (!authenticatesConnection(headers) && connections?.for(url)) || false,
       signal,
     });
     outgoing.once('socket', writeOctets);
@@ -65,6 +66,8 @@ function askOver(question: Question, signal: AbortSignal, connections?: AskConne
       else reject(error);
     });
     outgoing.once('response', (response) => {
+      // What was said to one client on such a connection must not hold for the next.
+      if (authenticatesConnection(fromRawHeaders(response.rawHeaders))) outgoing.shouldKeepAlive = false;
       readShort(response).then(resolve, reject);
     });
     if (!expectsContinue) {

@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
+import { Http2ServerRequest, type Http2ServerResponse, type Http2Session } from 'node:http2';
 import type { Socket } from 'node:net';
 
 export type HttpRequest = IncomingMessage | Http2ServerRequest;
@@ -50,6 +50,11 @@ function socketOf(req: HttpRequest): (Socket & { readonly encrypted?: boolean })
   if (!(req instanceof Http2ServerRequest)) return req.socket;
   const { session } = req.stream;
   return session && !session.destroyed ? session.socket : undefined;
+}
+
+/** The connection that the request came on; undefined when it has ended. */
+export function connectionOf(req: HttpRequest): Socket | Http2Session | undefined {
+  return req instanceof Http2ServerRequest ? req.stream.session : req.socket;
 }
 
 /** The client is gone: nothing that is said would reach it. */

@@ -1,4 +1,5 @@
 import { Agent as HttpAgent } from 'node:http';
+import type { Http2Session } from 'node:http2';
 import { Agent as HttpsAgent } from 'node:https';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
@@ -19,10 +20,21 @@ export interface OriginTls {
 const IDLE_MS = 4_000;
 const MOST_IDLE_CONNECTIONS = 256;
 
+/** The connection of a client: a socket, or a session of HTTP/2. */
+export type ClientConnection = Socket | Http2Session;
+
+interface Agents {
+  readonly http: HttpAgent;
+  readonly https: HttpAgent;
+}
+
 /** The connections to the origins: kept alive for the next request, all of them patient. */
 export class OriginAgents {
-  private readonly kept: { readonly http: HttpAgent; readonly https: HttpAgent };
-  private readonly fresh: { readonly http: HttpAgent; readonly https: HttpAgent };
+  private readonly kept: Agents;
+  private readonly fresh: Agents;
+  /** Of clients that log in by connection. */
+  private readonly own = new Map<ClientConnection, Agents>();
+  private readonly verifying: object;
 
   constructor(tls: OriginTls = {}) {
     const keeping = {
@@ -33,14 +45,36 @@ export class OriginAgents {
     } as const;
     const { rejectUnauthorized = true, cert, key } = tls;
     const ca = tls.ca === undefined ? {} : { ca: [tls.ca].flat() };
-    const verifying = { ...ca, ...(cert && { cert }), ...(key && { key }), rejectUnauthorized };
-    this.kept = { http: new PatientAgent(keeping), https: new PatientTlsAgent({ ...keeping, ...verifying }) };
-    this.fresh = { http: new PatientAgent({}), https: new PatientTlsAgent(verifying) };
+    this.verifying = { ...ca, ...(cert && { cert }), ...(key && { key }), rejectUnauthorized };
+    this.kept = { http: new PatientAgent(keeping), https: new PatientTlsAgent({ ...keeping, ...this.verifying }) };
+    this.fresh = { http: new PatientAgent({}), https: new PatientTlsAgent(this.verifying) };
   }
 
-  /** `fresh`: a connection that was not used before and will not be used again. */
-  for(protocol: string, connection: 'kept' | 'fresh'): HttpAgent {
-    return protocol === 'https:' ? this[connection].https : this[connection].http;
+  /** `fresh`: a connection that was not used before and will not be used again. A client's own is preferred to both. */
+  for(protocol: string, connection: 'kept' | 'fresh', client?: ClientConnection): HttpAgent {
+    const agents = (client && this.own.get(client)) ?? this[connection];
+    return protocol === 'https:' ? agents.https : agents.http;
+  }
+
+  /** The client has connections to origins of its own. */
+  isReserved(client: ClientConnection | undefined): boolean {
+    return client !== undefined && this.own.has(client);
+  }
+
+  /**
+   * From now on this client's requests share one connection to each origin, which ends with the client's and carries
+   * nobody else's. One, because each round of a login has to meet the one before.
+   */
+  reserve(client: ClientConnection): void {
+    if (client.destroyed || this.own.has(client)) return;
+    const options = { keepAlive: true, maxSockets: 1 };
+    const agents = { http: new PatientAgent(options), https: new PatientTlsAgent({ ...options, ...this.verifying }) };
+    this.own.set(client, agents);
+    client.once('close', () => {
+      this.own.delete(client);
+      agents.http.destroy();
+      agents.https.destroy();
+    });
   }
 
   /** Connections that are open now, in use or idle. */
@@ -54,7 +88,7 @@ export class OriginAgents {
   }
 
   private get all(): HttpAgent[] {
-    return [this.kept.http, this.kept.https, this.fresh.http, this.fresh.https];
+    return [this.kept, this.fresh, ...this.own.values()].flatMap(({ http, https }) => [http, https]);
   }
 }
 

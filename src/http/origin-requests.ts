@@ -1,10 +1,11 @@
 import type { ClientRequest, IncomingMessage, ServerResponse } from 'node:http';
 import { Stream } from 'node:stream';
 import type HttpProxy from 'http-proxy';
-import type { Headers } from '../model/headers.js';
+import { authenticatesConnection } from '../model/connection-auth.js';
+import { fromRawHeaders, type Headers } from '../model/headers.js';
 import { loadHttpProxy } from './load-http-proxy.js';
 import { toNodeLines } from './octets.js';
-import { OriginAgents, type OriginTls } from './origin-agents.js';
+import { type ClientConnection, OriginAgents, type OriginTls } from './origin-agents.js';
 
 /** One request as the origin shall get it, to the letter. */
 export interface OutgoingRequest {
@@ -16,6 +17,8 @@ export interface OutgoingRequest {
   /** Every line, with those that frame the body. */
   readonly headers: Headers;
   readonly connection: 'kept' | 'fresh';
+  /** Where the request came from, for logins that hold for a whole connection. */
+  readonly client?: ClientConnection;
 }
 
 /**
@@ -38,15 +41,19 @@ export class OriginRequests {
   }
 
   /** A request whose head is on its way; its body is the caller's to write, its events are the caller's to hear. */
-  open({ origin, method, target, headers, connection }: OutgoingRequest): ClientRequest {
+  open({ origin, method, target, headers, connection, client }: OutgoingRequest): ClientRequest {
     const place = this.placeOf(origin);
+    const isLogin = authenticatesConnection(headers);
+    if (isLogin && client) this.agents.reserve(client);
+    const isOwn = this.agents.isReserved(client);
+    const agent = this.agents.for(place.protocol, isLogin ? 'fresh' : connection, client);
     const body = new HandedOverBody();
     this.proxy.web(
       requestView(method),
       ANSWER_VIEW,
       {
         target: place.target,
-        agent: this.agents.for(place.protocol, connection),
+        agent,
         ssl: requestOptions(pathOf(place, target), headers),
         buffer: body,
         toProxy: true,
@@ -54,7 +61,14 @@ export class OriginRequests {
       },
       () => undefined,
     );
-    return body.request!;
+    const request = body.request!;
+    request.on('response', ({ rawHeaders }) => {
+      if (!authenticatesConnection(fromRawHeaders(rawHeaders))) return;
+      // The login begins with the client's next request; the connection of this one may have heard of one already.
+      if (client) this.agents.reserve(client);
+      if (!isOwn) request.shouldKeepAlive = false;
+    });
+    return request;
   }
 
   close(): void {

@@ -8,7 +8,7 @@ import type { Log } from '../observe/log.js';
 import { answerFields, withoutAltSvc } from './answer-fields.js';
 import { clientOf, DISCARD_LIMITS } from './client-of.js';
 import type { DiscardLimits } from './client-side.js';
-import type { Exchange } from './exchange.js';
+import { connectionOf, type Exchange, type HttpRequest } from './exchange.js';
 import type { OriginTls } from './origin-agents.js';
 import type { ExchangeFailure } from './exchange-failure.js';
 import { linesForRoute } from './origin-lines.js';
@@ -75,7 +75,7 @@ export class PassThrough {
     await new RelayedExchange({
       ...shape,
       client: clientOf(exchange, this.options.discardLimits),
-      ...this.exchangeOptions(head, route, added),
+      ...this.exchangeOptions(exchange.req, head, route, added),
       open: this.open,
       maxBodyBytes: route.limits?.maxSize,
     }).run();
@@ -91,7 +91,7 @@ export class PassThrough {
     added?: Headers,
   ): void {
     const limits = this.options.discardLimits ?? DISCARD_LIMITS;
-    this.upgrades.start({ request, socket, early, limits, ...this.exchangeOptions(head, route, added) });
+    this.upgrades.start({ request, socket, early, limits, ...this.exchangeOptions(request, head, route, added) });
   }
 
   /** The same event, turned away: the answer is the last thing said on the connection. */
@@ -107,10 +107,10 @@ export class PassThrough {
 
   private readonly open = (request: OutgoingRequest) => this.requests.open(request);
 
-  private exchangeOptions(head: RequestHead, route: PassThroughRoute, added?: Headers) {
+  private exchangeOptions(request: HttpRequest, head: RequestHead, route: PassThroughRoute, added?: Headers) {
     return {
       head,
-      outgoing: this.outgoing(head, route, added),
+      outgoing: { ...this.outgoing(head, route, added), client: connectionOf(request) },
       trailersOf: (trailers: Headers) => originFields(trailers, route),
       stallLimits: { origin: route.delivery.timeoutMs, client: this.options.idleTimeoutMs },
       onFailure: (failure: ExchangeFailure) => this.note(failure, head, route),
