@@ -28,8 +28,15 @@ export class DirectorySync {
     if (!this.isDurable) return Promise.resolve();
     const turn = this.turns.get(directory);
     if (!turn) return this.begin(directory);
-    const begin = (): Promise<void> => this.begin(directory);
-    return (turn.next ??= turn.running.then(begin, begin));
+    turn.next ??= turn.running.then(
+      () => this.begin(directory),
+      (error: unknown) => {
+        // It may have dropped names that were made since it began: a sync after it would succeed without them.
+        this.turns.delete(directory);
+        throw error;
+      },
+    );
+    return turn.next;
   }
 
   /** Makes a directory and those above it, for the owner alone, as durable as the mode says. */

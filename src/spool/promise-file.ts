@@ -14,16 +14,29 @@ export async function readPromise(path: string): Promise<number> {
 
 /** Keeps the number in a file that exists, unless a larger one is there; durably where that is asked for. */
 export async function raisePromise(path: string, number: number, durable: boolean): Promise<void> {
-  const numbers = numbersIn(await readWhole(path));
+  const before = await readWhole(path);
+  const numbers = numbersIn(before);
   if (Math.max(...numbers) >= number) return;
   const fd = await open(path, 'r+');
+  const slot = numbers[0]! <= numbers[1]! ? 0 : 1;
+  const start = slot * SLOT_BYTES;
   try {
-    const slot = numbers[0]! <= numbers[1]! ? 0 : 1;
-    await writeAll(fd, Buffer.from(lineOf(number), 'latin1'), slot * SLOT_BYTES);
+    await writeAll(fd, Buffer.from(lineOf(number), 'latin1'), start);
     if (durable) await fdatasync(fd);
+  } catch (error) {
+    // A number whose sync failed must not be found: the next one would believe it, and a sync that succeeds then proves nothing.
+    await writeAll(fd, slotOf(before, start), start).catch(() => undefined);
+    throw error;
   } finally {
     await close(fd);
   }
+}
+
+/** The bytes of a slot; blank where the file ends before it does. */
+function slotOf(bytes: Buffer, start: number): Buffer {
+  const slot = Buffer.alloc(SLOT_BYTES, ' ');
+  slot.set(bytes.subarray(start, start + SLOT_BYTES));
+  return slot;
 }
 
 function lineOf(number: number): string {

@@ -29,6 +29,7 @@ const { EmbeddedStore } = await import('../../src/store/embedded/embedded-store.
 const { LocalSpool } = await import('../../src/spool/local-spool.js');
 const { EmbeddedLeases } = await import('../../src/store/embedded/embedded-leases.js');
 const { recover } = await import('../../src/uploads/recovery.js');
+const { DirectorySync } = await import('../../src/disk/directory-sync.js');
 const { silentLog } = await import('../../src/observe/log.js');
 
 type Store = Awaited<ReturnType<typeof EmbeddedStore.open>>;
@@ -247,6 +248,34 @@ describe('when the disk fails to make something durable', () => {
     failing = undefined;
     expect(await during(spool.promise(id, 5))).toEqual(expect.arrayContaining(['spool', 'spool/ID']));
     expect(await spool.promised(id)).toBe(5);
+  });
+
+  test('a number that was promised is written and synced anew, and is not found before', async () => {
+    const spool = new LocalSpool({ directory: directory.path, sync: 'group' });
+    await spool.open();
+    await spool.promise(id, 5);
+    for (const number of [6, 7]) {
+      failing = /promised$/;
+      await expect(spool.promise(id, number)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      failing = undefined;
+      expect(await spool.promised(id)).toBe(number - 1);
+      synced = [];
+      expect(await during(spool.promise(id, number))).toEqual(['spool/ID/promised']);
+      expect(await spool.promised(id)).toBe(number);
+    }
+  });
+
+  test('a directory is synced in vain for all who wait for it: the next sync would succeed without their names', async () => {
+    const names = new DirectorySync('group');
+    failing = /^$/;
+    const first = names.sync(directory.path);
+    const [second, third] = [names.sync(directory.path), names.sync(directory.path)];
+    await expect(first).rejects.toMatchObject({ code: 'EIO' });
+    failing = undefined;
+    await expect(second).rejects.toMatchObject({ code: 'EIO' });
+    await expect(third).rejects.toMatchObject({ code: 'EIO' });
+    synced = [];
+    expect(await during(names.sync(directory.path))).toEqual(['']);
   });
 
   test('a record whose chunks do not join is given up, whatever its numbers say', async () => {
