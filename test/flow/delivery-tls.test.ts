@@ -71,7 +71,7 @@ test('uploads for other hosts share the connection, whose certificate is the ori
       });
   }, cert);
   for (const authority of ['a.example', 'b.example']) {
-    const upload = await room.whole({ request: { authority } });
+    const upload = await room.whole({ request: { authority, method: 'PUT' } });
     expect((await room.answer(upload.id)).status).toBe(204);
   }
   expect(connections).toBe(1);
