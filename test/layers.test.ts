@@ -21,7 +21,10 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
   spool: { rooms: ['disk', 'model', 'observe'], packages: [] },
   delivery: { rooms: ['streams', 'store', 'spool', 'disk', 'model', 'observe'], packages: ['undici'] },
   uploads: { rooms: ['delivery', 'store', 'spool', 'model', 'observe'], packages: [] },
-  http: { rooms: ['streams', 'uploads', 'protocol', 'disk', 'model', 'observe'], packages: ['http-proxy', 'ipaddr.js'] },
+  http: {
+    rooms: ['streams', 'uploads', 'protocol', 'disk', 'model', 'observe'],
+    packages: ['http-proxy', 'ipaddr.js'],
+  },
   cluster: { rooms: ['http', 'uploads', 'store', 'spool', 'model', 'observe'], packages: [] },
   admin: { rooms: ['uploads', 'delivery', 'store', 'disk', 'model', 'observe'], packages: [] },
   config: { rooms: ['model'], packages: ['zod', 'yaml', 'picomatch', 'ipaddr.js'] },

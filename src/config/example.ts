@@ -100,7 +100,7 @@ function value(path: string, setting: JsonSchema): string {
 
 /** The words a setting may be, which its explanation need not list again. */
 function values(setting: JsonSchema, indent: string): string[] {
-  const words = alternatives(setting).flatMap((form) => form.enum ?? []);
+  const words = alternatives(setting).flatMap((form) => (form.enum ?? []).map(String));
   return words.length > 1 ? [`${indent}# ${words.join(' | ')}`] : [];
 }
 
