@@ -235,7 +235,7 @@ function buildEntry(
   });
 }
 
-/** What clients are shown of us in answers of origins. */
+/** The settings that decide how answers of origins name this proxy to clients. */
 function toldToClients({ uploads: { publicUrl }, altSvc }: Config): { publicUrl?: string; altSvc?: string } {
   return { publicUrl, altSvc };
 }

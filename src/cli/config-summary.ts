@@ -56,7 +56,7 @@ function describe(route: Route): string {
   return `-> ${route.origin}${route.resumable ? ', resumable' : ''}${plainBodies(route)}`;
 }
 
-/** What happens to bodies that are no uploads, and what does not hold for them. */
+/** Tells how a route treats bodies that are no uploads, and which of its settings do not hold for them. */
 function plainBodies({ plainBodies: handling, delivery, limits, resumable }: Route): string {
   if (handling === 'spool') return ', ordinary bodies go through the spool';
   if (handling === 'refuse') return ', ordinary bodies are refused';

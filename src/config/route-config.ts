@@ -75,7 +75,7 @@ function shapesItself({ gate, framing, target, method }: NonNullable<RouteSettin
   return [gate, framing, target, method].some((setting) => setting !== undefined);
 }
 
-/** Nobody is told to upload where no upload is possible. */
+/** `refuse` tells clients to upload, so it needs a route where uploads are possible. */
 function inheritedPlainBodies(told: PlainBodies | null, resumable: boolean, isShaped: boolean): PlainBodies {
   if (told === 'refuse' && !resumable) return 'pass';
   return told ?? (isShaped ? 'spool' : 'pass');

@@ -33,7 +33,7 @@ export function plainBodies() {
   );
 }
 
-/** What clients may say in header fields, without defaults. */
+/** The settings for header fields of clients, without defaults. */
 export const headerSettings = {
   underscores: oneOf(['drop', 'pass']).describe(
     'Fields with `_` in their names. Many applications cannot tell `X_User` from `X-User`, which lets a client say what ' +

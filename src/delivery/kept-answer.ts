@@ -72,7 +72,7 @@ async function bodyOf(id: string, answer: Answer, { store, spool }: KeptRooms): 
   return Readable.from([bytes]);
 }
 
-/** What was moved to another node, or has just expired, is not lost. */
+/** Fails as unavailable when the upload was moved to another node or has just expired: then nothing is lost. */
 async function assertStillHere({ id, node }: Upload, { store }: KeptRooms): Promise<void> {
   const now = await store.get(id);
   if (!now || now.node !== node)

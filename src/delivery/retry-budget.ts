@@ -1,6 +1,6 @@
 type Clocks = { readonly clock: () => number; readonly monotonic: () => number };
 
-/** What an attempt says of the budget it belongs to. */
+/** The fields by which an attempt names the budget it belongs to. */
 export interface Budget {
   readonly budgetFrom: number;
   readonly budgetSince: number;
