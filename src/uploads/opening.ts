@@ -30,8 +30,10 @@ export async function openUpload(
   rooms: OpeningRooms,
 ): Promise<readonly [Upload, Lease]> {
   const id = rooms.newId();
-  rooms.metrics.uploadCreated(intent.dialect);
-  const creating = rooms.store.create(newUpload(id, intent, route, creation, rooms));
+  const creating = rooms.store.create(newUpload(id, intent, route, creation, rooms)).then((upload) => {
+    rooms.metrics.uploadCreated(intent.dialect);
+    return upload;
+  });
   const taking = rooms.leases.take(id);
   try {
     return await Promise.all([creating, taking]);

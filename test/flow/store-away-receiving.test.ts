@@ -155,6 +155,18 @@ describe('while the store is away', () => {
     expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 0 } });
   });
 
+  test.each([
+    { fails: 'create', created: [] },
+    { fails: 'nextToken', created: ['rufh_uploads_created_total{dialect="10"} 1'] },
+  ])('a creation that fails at $fails is counted when an upload is left to expire, not otherwise', async (row) => {
+    reach.cut(row.fails);
+    await expect(room.create()).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
+    const figures = async (): Promise<string[]> =>
+      (await room.metrics.text()).match(/^rufh_uploads_created_total{.*/gm) ?? [];
+    await until(async () => (await figures()).length === row.created.length, 'the creation to end');
+    expect(await figures()).toEqual(row.created);
+  });
+
   test('an empty end of an upload waits as well', async () => {
     const id = await room.empty();
     await room.send(id, 'hello');

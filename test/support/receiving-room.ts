@@ -13,7 +13,7 @@ import { Body } from '../../src/uploads/body.js';
 import type { Feeds } from '../../src/uploads/feeding.js';
 import type { CommitPace } from '../../src/uploads/growing-chunk.js';
 import { type UploadCall, Uploads } from '../../src/uploads/uploads.js';
-import { newUpload } from './delivery-room.js';
+import { newUpload, REQUEST, routeTo } from './delivery-room.js';
 import type { StoreReach } from './store-reach.js';
 import { temporaryDirectory, type TemporaryDirectory } from './temporary.js';
 
@@ -100,7 +100,28 @@ export class ReceivingRoom {
     return id;
   }
 
+  /** A creation without bytes, as a client asks for it. */
+  create(): Promise<Outcome | Interrupted> {
+    const { stream, call } = this.call({});
+    stream.push(null);
+    const intent = { kind: 'create', dialect: '10', complete: false, appendLimitsApply: true } as const;
+    return this.uploads.create(
+      { ...intent, contentLength: 0, contentDigests: [], reprDigests: [] },
+      routeTo('http://127.0.0.1:1'),
+      REQUEST,
+      call,
+    );
+  }
+
   append(id: string, intent: Partial<AppendIntent> = {}, more: Partial<UploadCall> = {}): Sending {
+    const { stream, told, call } = this.call(more);
+    const whole = { kind: 'append', id, offset: 0, complete: false, contentDigests: [], reprDigests: [] } as const;
+    const outcome = this.uploads.append({ ...whole, ...intent }, call);
+    outcome.catch(() => undefined);
+    return { stream, told, outcome };
+  }
+
+  private call(more: Partial<UploadCall>): Omit<Sending, 'outcome'> & { readonly call: UploadCall } {
     const stream = new Readable({ read: () => undefined });
     const told: number[] = [];
     const tell = (news: News): boolean => {
@@ -109,11 +130,8 @@ export class ReceivingRoom {
     };
     const body = new Body(stream, { idleMs: 60_000, onWanted: () => undefined });
     const left = new AbortController().signal;
-    const call: UploadCall = { body, tell, hears: () => this.options.hears ?? true, credentials: [], left, ...more };
-    const whole = { kind: 'append', id, offset: 0, complete: false, contentDigests: [], reprDigests: [] } as const;
-    const outcome = this.uploads.append({ ...whole, ...intent }, call);
-    outcome.catch(() => undefined);
-    return { stream, told, outcome };
+    const call = { body, tell, hears: () => this.options.hears ?? true, credentials: [], left, ...more };
+    return { stream, told, call };
   }
 
   /** All of it in one request. */

@@ -1,10 +1,11 @@
 import { mkdir } from 'node:fs/promises';
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import fs from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { DirectorySync } from '../../src/disk/directory-sync.js';
 import { Gate } from '../../src/disk/gate.js';
-import { hasCode, storageFault } from '../../src/disk/storage-fault.js';
+import { hasCode, isNoRoom, storageFault } from '../../src/disk/storage-fault.js';
 import { Fault } from '../../src/model/fault.js';
 import { Serial } from '../../src/store/embedded/serial.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
@@ -76,6 +77,19 @@ describe('a fault of the disk', () => {
     expect(fault.message).toContain('a thing failed');
     expect(fault.message).toContain(code);
     expect(`${fault.message} ${String(fault.cause)}`).not.toContain('secret');
+  });
+
+  test.each([
+    ['EDQUOT', 'STORAGE_FULL'],
+    ['ESTALE', 'STORAGE_UNAVAILABLE'],
+  ] as const)('%s is known by its number, for which Node has no name', (name, expected) => {
+    const errno = -constants.errno[name];
+    const error = Object.assign(new Error(`text`), { code: `Unknown system error ${errno}`, errno, syscall: 'write' });
+    expect(hasCode(error, name)).toBe(true);
+    expect(isNoRoom(error)).toBe(expected === 'STORAGE_FULL');
+    const fault = storageFault(error, 'a thing failed');
+    expect(fault).toMatchObject({ code: expected });
+    expect(fault.message).toContain(`(${name} in write)`);
   });
 
   test('faults and mistakes of our own pass unchanged', () => {
