@@ -90,6 +90,10 @@ const plainSettings = {
   gate: gate().describe(
     'Who has to agree before a whole upload is delivered, such as a virus scanner: a group as below. `null`: nobody.',
   ),
+  client_keys: boolean().describe(
+    'A creation with an `Idempotency-Key` of its client’s own is about the upload that this client has begun with it before: ' +
+      'that goes on, or its answer is given again. Only for APIs whose clients make a new key for each upload.',
+  ),
   park_on: z
     .array(integer({ least: 400, most: 599 }))
     .describe(
@@ -133,6 +137,7 @@ export const delivery = z
       target: null,
       framing: 'raw',
       gate: null,
+      client_keys: false,
       park_on: [401, 407],
       concurrency: 64,
     }),

@@ -118,6 +118,7 @@ function toDelivery(delivery: DeliverySettings): DeliveryRules {
     rewriteLocation: delivery.rewrite_location ?? !delivery.preserve_host,
     ...defined({ method: delivery.method, target: delivery.target, gate: toGate(delivery.gate) }),
     framing: toFraming(delivery.framing),
+    clientKeys: delivery.client_keys,
     parkOn: delivery.park_on,
     concurrency: delivery.concurrency,
     breaker: { failures: breaker.failures, pauseMs: breaker.pause },

@@ -20,6 +20,8 @@ type Steps = Omit<
   UploadStore,
   | 'mayForget'
   | 'create'
+  | 'createFirst'
+  | 'holderOf'
   | 'commit'
   | 'invalidate'
   | 'move'

@@ -248,6 +248,11 @@ export class Entry {
         return 'relayed';
       }
       const reply = await uploadRequests.answer(asked);
+      if ('kind' in reply && reply.kind === 'elsewhere') {
+        if (isRelayed || !relay?.isElsewhere(reply.node)) return this.turnedDown(asked, unavailable(MOVING));
+        await this.relay(asked, reply.node, relay);
+        return 'relayed';
+      }
       const isDiscovery = !isRefusal(request) && request.kind === 'discover' && request.id === undefined;
       const { exchange, admission = LET_IN } = asked;
       if (!isDiscovery || 'kind' in reply || admission.kind === 'out') return reply;

@@ -25,9 +25,12 @@ export class PlainRequests {
   /** The reply, once what must not happen after it cannot happen any more. */
   async replyTo(outcome: Outcome | Interrupted, context: ReplyContext): Promise<Reply | Interrupted> {
     if (outcome.kind === 'interrupted') return interrupted(outcome, context);
-    if (outcome.kind === 'answered' || outcome.kind === 'parked')
+    const isKept = outcome.kind === 'answered' && outcome.upload.clientKey !== undefined;
+    if (!isKept && (outcome.kind === 'answered' || outcome.kind === 'parked'))
       return plain.render({ ...outcome, answer: this.onceOnly(outcome.upload, outcome.answer) }, context);
-    const isOver = outcome.kind === 'pending' || (outcome.kind === 'undelivered' && NOT_TAKEN.has(outcome.why.reason));
+    const isOver =
+      (outcome.kind === 'pending' && outcome.upload.clientKey === undefined) ||
+      (outcome.kind === 'undelivered' && NOT_TAKEN.has(outcome.why.reason));
     if (isOver) await this.forget(outcome.upload);
     return plain.render(outcome, context);
   }
@@ -68,10 +71,13 @@ function interrupted(outcome: Interrupted, context: ReplyContext): Reply | Inter
     case 'idle':
       return problemReply({ status: 408, detail: 'The body of this request stopped coming. Nothing of it was kept.' });
     case 'taken-over':
+      return problemReply({ status: 409, detail: TAKEN_OVER });
     case 'draining':
     case 'lost':
       return plain.render({ kind: 'refused', refusal: BEING_STOPPED }, context);
   }
 }
+
+const TAKEN_OVER = 'A newer request with the same Idempotency-Key has taken the place of this one.';
 
 const BEING_STOPPED = { reason: 'unavailable', detail: 'This server is being stopped.', retryAfterSeconds: 1 } as const;

@@ -1,6 +1,6 @@
 import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import type { AppendIntent, CreateIntent, Intent } from '../model/intent.js';
-import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
+import type { Elsewhere, Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import { calledUrl, type RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
 import type { StoredRequest, Upload } from '../model/upload.js';
@@ -12,6 +12,7 @@ import { Body } from '../uploads/body.js';
 import type { UploadCall, Uploads } from '../uploads/uploads.js';
 import { type Access, type Admission, problemAnswer } from './access.js';
 import { answerFields } from './answer-fields.js';
+import { clientKeyOf } from './client-key.js';
 import { type Exchange, isHttp2 } from './exchange.js';
 import type { Interims } from './interim.js';
 import { PlainRequests } from './plain-requests.js';
@@ -57,8 +58,10 @@ export class UploadRequests {
   }
 
   /** The reply, or why there is nobody to give it to. Fails with a `Fault`. */
-  async answer(asked: UploadRequest): Promise<Reply | Interrupted> {
-    const outcome = this.forClient(await this.outcomeOf(asked), asked);
+  async answer(asked: UploadRequest): Promise<Reply | Interrupted | Elsewhere> {
+    const found = await this.outcomeOf(asked);
+    if (found.kind === 'elsewhere') return found;
+    const outcome = this.forClient(found, asked);
     if (asked.protocol === plain) return this.plainRequests.replyTo(outcome, this.contextOf(asked));
     return outcome.kind === 'interrupted' ? outcome : asked.protocol.render(outcome, this.contextOf(asked));
   }
@@ -68,7 +71,7 @@ export class UploadRequests {
     return asked.protocol.render({ kind: 'refused', refusal }, this.contextOf(asked));
   }
 
-  private async outcomeOf(asked: UploadRequest): Promise<Outcome | Interrupted> {
+  private async outcomeOf(asked: UploadRequest): Promise<Outcome | Interrupted | Elsewhere> {
     const { request, upload, admission } = asked;
     if (admission?.kind === 'out') return { kind: 'turned-away', answer: admission.answer };
     if (isRefusal(request)) return { kind: 'refused', refusal: request };
@@ -88,7 +91,7 @@ export class UploadRequests {
   }
 
   /** Nobody's body is taken before whoever the route names has let them in. */
-  private async create(asked: UploadRequest, intent: CreateIntent): Promise<Outcome | Interrupted> {
+  private async create(asked: UploadRequest, intent: CreateIntent): Promise<Outcome | Interrupted | Elsewhere> {
     const { head, route } = asked;
     const { access, uploads } = this.options;
     const admission = await access.admit(head, route, asked.admission);
@@ -96,16 +99,20 @@ export class UploadRequests {
     const owner = await access.ownerOf(head, route, admission);
     if (owner.kind === 'nobody') return { kind: 'turned-away', answer: problemAnswer(403, 'Forbidden', NO_PRINCIPAL) };
     const { addedHeaders } = admission;
-    const creator = { addedHeaders, principal: owner.kind === 'one' ? owner.digest : undefined };
+    const principal = owner.kind === 'one' ? owner.digest : undefined;
+    const clientKey = route.delivery.clientKeys
+      ? clientKeyOf(head, route.name, principal ?? admission.principal)
+      : undefined;
+    const creator = { addedHeaders, principal, ...(clientKey !== undefined && { clientKey }) };
     return this.during(asked, intent, (call) => uploads.create(intent, route, stored(head), { ...call, creator }));
   }
 
   /** Ties an upload's call to its exchange: the body, interim responses, and the moment the client leaves. */
-  private async during(
+  private async during<T>(
     asked: UploadRequest,
     intent: CreateIntent | AppendIntent,
-    run: (call: UploadCall) => Promise<Outcome | Interrupted>,
-  ): Promise<Outcome | Interrupted> {
+    run: (call: UploadCall) => Promise<T>,
+  ): Promise<T> {
     const { exchange, head } = asked;
     const left = new AbortController();
     const leave = (): void => left.abort(new Error('the client has left'));

@@ -9,6 +9,8 @@ export type Refusal =
   | { readonly reason: 'gone'; readonly detail: string }
   | { readonly reason: 'mismatching-offset'; readonly upload: Upload; readonly provided: number }
   | { readonly reason: 'already-complete'; readonly upload: Upload }
+  /** An upload of another content, or to another target, was begun with the same `Idempotency-Key`. */
+  | { readonly reason: 'key-reused'; readonly differsIn: string }
   | { readonly reason: 'inconsistent-length'; readonly detail: string; readonly upload?: Upload }
   /** The bytes went beyond the declared length: the upload is invalid from now on. */
   | { readonly reason: 'exceeds-length'; readonly length: number }
@@ -85,6 +87,12 @@ export type Outcome =
 export interface Interrupted {
   readonly kind: 'interrupted';
   readonly why: 'client-left' | 'idle' | 'taken-over' | 'draining' | 'lost';
+}
+
+/** The bytes of the upload that a creation is about are with another node: the request is for that one. */
+export interface Elsewhere {
+  readonly kind: 'elsewhere';
+  readonly node: string;
 }
 
 /** What an interim response can say while the body is still coming. */

@@ -86,6 +86,8 @@ export interface DeliveryRules {
   /** After so many failures in a row the origin is left alone for a while. */
   readonly breaker: { readonly failures: number; readonly pauseMs: number };
   readonly retry: RetryRules;
+  /** A creation that repeats a client's own `Idempotency-Key` is about the upload that the first one made. */
+  readonly clientKeys?: boolean;
   /** Statuses by which the origin asks for other credentials: the upload is kept for a client that brings them. */
   readonly parkOn: readonly number[];
 }

@@ -100,6 +100,8 @@ export interface Upload {
   readonly deliveryKey: string;
   /** Who may go on with it, as a digest; undefined: whoever knows the id. */
   readonly principal?: string;
+  /** The `Idempotency-Key` of its creation and the client who sent it, as one digest; see `clientKeyOf`. */
+  readonly clientKey?: string;
   /** What `forwardAuth` said to tell the origin, in place of what the client sent of the same names. */
   readonly addedHeaders?: Headers;
   /** What followed the last body: sent behind the whole. */

@@ -70,6 +70,8 @@ function statusOf(refusal: Refusal, dialect: Dialect): number {
       return dialect.wrongAppendTypeStatus;
     case 'unavailable':
       return 503;
+    case 'key-reused':
+      return 422; // draft-ietf-httpapi-idempotency-key-header §2.7
     case 'storage-full':
       return 507;
   }
@@ -110,6 +112,8 @@ const DETAILS: Details = {
   'already-complete': ({ upload }) =>
     `Every byte of this upload is here, and this request does not repeat its end. ` +
     `To get its answer, append what follows offset ${shownOffset(upload)} again, as the end.`,
+  'key-reused': ({ differsIn }) =>
+    `Another upload was begun with this Idempotency-Key: its ${differsIn} is not the same. Send a new upload with a new key.`,
   'inconsistent-length': ({ detail }) => `${detail} Repeat the request with lengths that agree.`,
   'exceeds-length': ({ length }) =>
     `The content went beyond the length of ${length} bytes that was announced, so the upload was given up. ` +

@@ -75,7 +75,8 @@ function created(dialect: Dialect, upload: Upload, digest: Digest | undefined, c
     versionLine(dialect),
     locationLine(upload, context),
     offsetLine(upload),
-    completenessLine(dialect, false),
+    // A creation that repeats an earlier one may find everything done.
+    completenessLine(dialect, hasGoodAnswer(upload)),
     limitLine(dialect, upload, context),
     reprDigestLine(digest),
     NO_STORE,

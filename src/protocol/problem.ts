@@ -37,6 +37,7 @@ const STATUS_PHRASES: ReadonlyMap<number, string> = new Map([
   [413, 'Content Too Large'],
   [415, 'Unsupported Media Type'],
   [417, 'Expectation Failed'],
+  [422, 'Unprocessable Content'],
   [428, 'Precondition Required'],
   [429, 'Too Many Requests'],
   [431, 'Request Header Fields Too Large'],

@@ -14,10 +14,13 @@ export type NewUpload = Pick<
   | 'wantedReprDigest'
   | 'deliveryKey'
   | 'principal'
+  | 'clientKey'
   | 'addedHeaders'
   | 'createdAt'
   | 'expiresAt'
 >;
+
+export type KeyedUpload = NewUpload & { readonly clientKey: string };
 
 /** One step forward of the offset, by the holder of a lease. */
 export interface Commit {
@@ -80,6 +83,13 @@ export interface UploadStore {
 
   /** Fails when the id exists. */
   create(upload: NewUpload): Promise<Upload>;
+  /**
+   * As `create`, for an upload with a `clientKey`, which one upload at a time has. Gives the id of the upload that has it
+   * already, unless that is `instead`, whose place is taken.
+   */
+  createFirst(upload: KeyedUpload, instead?: string): Promise<Upload | string>;
+  /** The id of the upload that has this `clientKey`; it may be over or unknown by now. */
+  holderOf(clientKey: string): Promise<string | undefined>;
   get(id: string): Promise<Upload | undefined>;
   /** In order, without gaps: the chunks' sizes add up to the offset. */
   chunks(id: string): Promise<readonly Chunk[]>;
@@ -148,8 +158,8 @@ export interface UploadStore {
 
   /** Uploads whose time is over, and those cancelled or invalid; never one whose delivery is claimed right now. */
   expired(now: number): Promise<readonly string[]>;
-  /** Forgets an upload. Nothing happens when it is unknown. */
-  remove(id: string): Promise<void>;
+  /** Forgets an upload, and that it had `clientKey`. Nothing happens when it is unknown. */
+  remove(id: string, clientKey?: string): Promise<void>;
   /** Pages through all uploads in no particular order; `next` is missing on the last page. */
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }>;
   totals(): Promise<Totals>;

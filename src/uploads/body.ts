@@ -57,6 +57,12 @@ export class Body {
     return batch;
   }
 
+  /** Gives bytes back that `next` gave: they come again first. */
+  unread(buffers: readonly Buffer[]): void {
+    this.batch = [...buffers, ...this.batch];
+    for (const { length } of buffers) this.batchBytes += length;
+  }
+
   /** What came behind a body that ended properly. */
   get trailers(): Headers {
     const lines = this.ending === 'clean' ? passedOnTrailers(this.options.trailers?.() ?? []) : [];

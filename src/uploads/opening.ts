@@ -7,7 +7,7 @@ import type { NewUpload, UploadStore } from '../store/upload-store.js';
 import { expiry } from './growing-chunk.js';
 
 export interface OpeningRooms {
-  readonly store: Pick<UploadStore, 'create'>;
+  readonly store: Pick<UploadStore, 'create' | 'createFirst'>;
   readonly leases: Pick<Leases, 'take'>;
   readonly metrics: Metrics;
   readonly clock: () => number;
@@ -20,7 +20,7 @@ export interface OpeningRooms {
 }
 
 /** What a creation brings that is kept as it is. */
-export type Creation = Pick<NewUpload, 'request' | 'principal' | 'addedHeaders'>;
+export type Creation = Pick<NewUpload, 'request' | 'principal' | 'addedHeaders' | 'clientKey'>;
 
 /** A new upload under its first lease. Both are asked for at once: nobody else knows the id yet. */
 export async function openUpload(
@@ -44,6 +44,22 @@ export async function openUpload(
     );
     throw fault;
   }
+}
+
+/** The same for a creation with a client's key; gives the id of the upload that has it already. `instead`: one that is over. */
+export async function openFirstUpload(
+  intent: CreateIntent,
+  route: Route,
+  creation: Creation & { readonly clientKey: string },
+  rooms: OpeningRooms,
+  instead: string | undefined,
+): Promise<readonly [Upload, Lease] | string> {
+  const { clientKey } = creation;
+  const upload = { ...newUpload(rooms.newId(), intent, route, creation, rooms), clientKey };
+  const created = await rooms.store.createFirst(upload, instead);
+  if (typeof created === 'string') return created;
+  rooms.metrics.uploadCreated(intent.dialect);
+  return [created, await rooms.leases.take(created.id)];
 }
 
 function newUpload(

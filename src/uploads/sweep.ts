@@ -121,7 +121,7 @@ export class Sweep {
     const upload = await store.get(id);
     if (upload && !hasEnded(upload)) reportClosed(upload, 'expired', this.options);
     await spool.remove(id);
-    await store.remove(id);
+    await store.remove(id, upload?.clientKey);
   }
 
   /** Only names of the shape that this program gives; whatever else is in the spool is somebody's. */

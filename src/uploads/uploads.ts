@@ -2,9 +2,9 @@ import type { Delivery } from '../delivery/delivery.js';
 import { reportClosed } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { AppendIntent, CancelIntent, CreateIntent, RetrieveIntent } from '../model/intent.js';
-import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
+import type { Elsewhere, Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import type { Route } from '../model/route.js';
-import type { StoredRequest, Upload } from '../model/upload.js';
+import { PLAIN, type StoredRequest, type Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/lease.js';
@@ -13,8 +13,9 @@ import { refuseAppend, refuseCreation, whyGone } from './admission.js';
 import { type AnswerCall, Answers } from './answers.js';
 import { Feeding, type Feeds } from './feeding.js';
 import type { CommitPace } from './growing-chunk.js';
-import { openUpload, type OpeningRooms } from './opening.js';
+import { type Creation, openFirstUpload, openUpload, type OpeningRooms } from './opening.js';
 import { Promises } from './promises.js';
+import { RepeatedCreations } from './repeated-creation.js';
 import { RepresentationHashes } from './representation-hash.js';
 import { TakeIn } from './take-in.js';
 
@@ -35,11 +36,14 @@ export interface UploadCall extends AnswerCall {
   readonly tell: (news: News) => boolean;
   /** Whether `tell` would tell of progress now; taken for yes when it is missing. */
   readonly hears?: () => boolean;
-  /** Of a creation: who it is, and what the authorization service adds for the origin. */
-  readonly creator?: Pick<Upload, 'principal' | 'addedHeaders'>;
+  /** Of a creation: who it is, its client's own key, and what the authorization service adds for the origin. */
+  readonly creator?: Pick<Upload, 'principal' | 'addedHeaders' | 'clientKey'>;
   /** Asked before the upload counts as complete; an answer turns the client away, and the bytes stay. */
   readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
 }
+
+/** How often an upload that has just been found by its key may be over by then. */
+const MOST_ROUNDS = 5;
 
 /**
  * Client → spool: one method an intent, whichever protocol it came by. Fails with a `Fault` when a machine does; what a
@@ -51,6 +55,7 @@ export class Uploads {
   private readonly takeIn: TakeIn;
   private readonly feeding: Feeding;
   private readonly answers: Answers;
+  private readonly repeated: RepeatedCreations;
 
   constructor(private readonly rooms: UploadsOptions) {
     this.hashes = new RepresentationHashes(rooms.store, rooms.spool);
@@ -59,6 +64,12 @@ export class Uploads {
     this.takeIn = new TakeIn(shared);
     this.feeding = new Feeding({ ...shared, takeIn: this.takeIn });
     this.answers = new Answers(rooms.delivery);
+    this.repeated = new RepeatedCreations({
+      ...rooms,
+      answers: this.answers,
+      obstacle: (upload, lease) => this.obstacle(upload, lease),
+      goOn: (...task) => this.receiveUntold(...task),
+    });
   }
 
   find(id: string): Promise<Upload | undefined> {
@@ -75,16 +86,13 @@ export class Uploads {
     route: Route,
     request: StoredRequest,
     call: UploadCall,
-  ): Promise<Outcome | Interrupted> {
+  ): Promise<Outcome | Interrupted | Elsewhere> {
     const refusal = refuseCreation(intent, route.limits);
     if (refusal) return refused(refusal);
-    const [upload, lease] = await openUpload(intent, route, { request, ...call.creator }, this.rooms);
-    try {
-      if (call.tell({ kind: 'resumable', upload })) return await this.receiveAndDeliver(intent, upload, lease, call);
-      return await this.receiveOrForget(intent, upload, lease, call);
-    } finally {
-      void lease.release();
-    }
+    const creation = { request, ...call.creator };
+    const { clientKey } = creation;
+    if (clientKey !== undefined) return this.createOnce(intent, route, { ...creation, clientKey }, call);
+    return this.begin(intent, await openUpload(intent, route, creation, this.rooms), call);
   }
 
   /** `found`, here and below: the upload as it was when the request came; looked up when missing. */
@@ -127,13 +135,57 @@ export class Uploads {
     try {
       const cancelled = await this.rooms.store.cancel(intent.id);
       if (cancelled === 'gone') return refused({ reason: 'unknown-upload' });
-      await this.forget(intent.id);
+      await this.forget(known);
       // The end of the others was counted when it came.
       if (known.phase !== 'answered' && known.phase !== 'undelivered') reportClosed(cancelled, 'cancelled', this.rooms);
       return { kind: 'cancelled' };
     } finally {
       void lease?.release();
     }
+  }
+
+  /** However often a client creates with one key, there is one upload, as long as that has a future. */
+  private async createOnce(
+    intent: CreateIntent,
+    route: Route,
+    creation: Creation & { readonly clientKey: string },
+    call: UploadCall,
+  ): Promise<Outcome | Interrupted | Elsewhere> {
+    let holder = await this.rooms.store.holderOf(creation.clientKey);
+    for (let round = 0; round < MOST_ROUNDS; round++) {
+      const outcome =
+        holder === undefined ? 'over' : await this.repeated.answer(holder, intent, creation.request, call);
+      if (outcome !== 'over') return outcome;
+      const opened = await openFirstUpload(intent, route, creation, this.rooms, holder);
+      if (typeof opened !== 'string') return this.begin(intent, opened, call);
+      holder = opened;
+    }
+    throw new Fault('STORE_UNAVAILABLE', 'uploads of one client key end faster than they can be asked for', true);
+  }
+
+  private async begin(
+    intent: CreateIntent,
+    [upload, lease]: readonly [Upload, Lease],
+    call: UploadCall,
+  ): Promise<Outcome | Interrupted> {
+    try {
+      if (call.tell({ kind: 'resumable', upload })) return await this.receiveAndDeliver(intent, upload, lease, call);
+      return await this.receiveUntold(intent, upload, lease, call);
+    } finally {
+      void lease.release();
+    }
+  }
+
+  /** A client that comes back with its key needs no URL; who has none, and does not hear of it, cannot go on. */
+  private receiveUntold(
+    intent: CreateIntent,
+    upload: Upload,
+    lease: Lease,
+    call: UploadCall,
+  ): Promise<Outcome | Interrupted> {
+    const canComeBack = upload.clientKey !== undefined && upload.dialect !== PLAIN;
+    if (canComeBack) return this.receiveAndDeliver(intent, upload, lease, call);
+    return this.receiveOrForget(intent, upload, lease, call);
   }
 
   private async retrieved(upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
@@ -211,17 +263,19 @@ export class Uploads {
       outcome = await this.receiveAndDeliver(intent, upload, lease, call);
       return outcome;
     } finally {
-      if (outcome?.kind !== 'created') await this.forgetUnlessWhole(upload.id);
+      const goesOn = outcome?.kind === 'interrupted' && outcome.why === 'taken-over';
+      if (outcome?.kind !== 'created' && !goesOn) await this.forgetUnlessWhole(upload.id);
     }
   }
 
   private async forgetUnlessWhole(id: string): Promise<void> {
     const { store } = this.rooms;
     try {
-      if ((await store.get(id))?.phase !== 'receiving') return;
+      const upload = await store.get(id);
+      if (upload?.phase !== 'receiving') return;
       const cancelled = await store.cancel(id);
       if (cancelled !== 'gone') reportClosed(cancelled, 'cancelled', this.rooms);
-      await this.forget(id);
+      await this.forget(upload);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
       // The sweep finds it.
@@ -243,11 +297,11 @@ export class Uploads {
     return this.rooms.clock() + upload.limits.maxAgeSeconds * 1000;
   }
 
-  private async forget(id: string): Promise<void> {
+  private async forget({ id, clientKey }: Upload): Promise<void> {
     this.rooms.feeds?.unfollow(id);
     this.hashes.forget(id);
     await this.rooms.spool.remove(id);
-    await this.rooms.store.remove(id);
+    await this.rooms.store.remove(id, clientKey);
   }
 }
 

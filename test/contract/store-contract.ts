@@ -56,6 +56,24 @@ export function describeStore(name: string, makeStore: () => Promise<StoreUnderT
       expect((await store.get(made.id))?.route).toBe('files');
     });
 
+    test('a client key is given to one upload, also of six at the same time, until another takes its place', async () => {
+      const clientKey = newId();
+      const made = Array.from({ length: 6 }, () => ({ ...newUpload(), clientKey }));
+      const outcomes = await Promise.all(made.map((upload) => store.createFirst(upload)));
+      const first = outcomes.find((outcome): outcome is Upload => typeof outcome !== 'string')!;
+      expect(outcomes.filter((outcome) => outcome !== first)).toEqual(Array(5).fill(first.id));
+      expect((await store.list(undefined, 10)).uploads.map(({ id }) => id)).toEqual([first.id]);
+      expect(await store.holderOf(clientKey)).toBe(first.id);
+      const second = { ...newUpload({ createdAt: first.createdAt + 1 }), clientKey };
+      expect(await store.createFirst(second, newId())).toBe(first.id);
+      expect(await store.createFirst(second, first.id)).toMatchObject({ id: second.id });
+      await store.remove(first.id, clientKey);
+      const later = await tested.reopen();
+      expect(await later.holderOf(clientKey)).toBe(second.id);
+      await later.remove(second.id, clientKey);
+      expect(await later.holderOf(clientKey)).toBeUndefined();
+    });
+
     test('what is no id is refused', async () => {
       for (const id of [
         '',

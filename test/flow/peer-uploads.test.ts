@@ -36,14 +36,21 @@ class Flow {
     this.dialect = clientDialect(dialect);
   }
 
-  async place(): Promise<this> {
-    const headers = creationLines(this.dialect, { complete: false, length });
-    const created = await exchangeOver(this.transport, owner.url, {
-      method: 'POST',
-      target: this.target,
-      headers,
-      body: '',
-    });
+  create(
+    url: string,
+    {
+      key,
+      body,
+      complete = false,
+    }: { readonly key?: string; readonly body: string | Buffer; readonly complete?: boolean },
+  ): Promise<WireResponse> {
+    const keyLines = key === undefined ? [] : [['Idempotency-Key', key] as const];
+    const headers = [...creationLines(this.dialect, { complete, length }), ...keyLines];
+    return exchangeOver(this.transport, url, { method: 'POST', target: this.target, headers, body });
+  }
+
+  async place({ key }: { readonly key?: string } = {}): Promise<this> {
+    const created = await this.create(owner.url, { key, body: '' });
     this.path = new URL(created.header('Location')!).pathname;
     return this;
   }
@@ -86,6 +93,24 @@ describe.each(TRANSPORTS)('over %s, an upload whose bytes another node has', (tr
     expect([answer.status, answer.body.toString()]).toEqual([200, 'ok']);
     expect(await flow.delivered()).toEqual(whole);
     await request.close();
+  });
+
+  test('is found by the key of its client, whichever node that comes to', async () => {
+    const flow = await new Flow(transport).place({ key: `"${transport}"` });
+    const again = await flow.create(entry.url, { key: `"${transport}"`, body: '' });
+    expect([again.status, new URL(again.header('Location')!).pathname]).toEqual([201, flow.path]);
+    const first = await flow.append(0, false);
+    await first.send(BYTES.subarray(0, 50_000));
+    await untilSpooled(owner.data, flow.location, 50_000);
+    const whole = { key: `"${transport}"`, body: BYTES, complete: true };
+    const answers = [await flow.create(entry.url, whole), await flow.create(entry.url, whole)];
+    expect(answers.map(({ status, body }) => [status, body.toString()])).toEqual(Array(2).fill([200, 'ok']));
+    expect(answers.map(({ interims }) => new URL(interims[0]!.header('Location')!).pathname)).toEqual(
+      Array(2).fill(flow.path),
+    );
+    expect(await flow.delivered()).toEqual([{ size: length, sha256: sha256(BYTES) }]);
+    expect(stage.origin.requests.filter(({ target }) => target === flow.target)).toHaveLength(1);
+    await first.close();
   });
 
   test('answers HEAD there as here, but for the date', async () => {

@@ -205,6 +205,8 @@ export class FaithfulClient {
       reprDigests: [],
     };
     const outcome = await this.hear(machine.uploads.create(intent, route, REQUEST, callOf(bytes, tell)));
+    // Without a client's key it is never elsewhere.
+    if (outcome.kind === 'elsewhere') throw new Error('a creation is elsewhere');
     if (outcome.kind !== 'created') throw unexpected(outcome);
     know(outcome.upload.id);
     if (outcome.upload.id === this.id) this.show(shownOffset(outcome.upload));

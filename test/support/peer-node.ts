@@ -1,4 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { KnownOwners } from '../../src/cluster/known-owners.js';
 import { Mover, type MoverOptions } from '../../src/cluster/mover.js';
@@ -125,7 +126,9 @@ export class PeerNode {
   private async start(): Promise<void> {
     const { cluster, logger: log, store, spool, signature, name } = this;
     const { leases, ownerTimeoutMs, nodes, origin } = cluster;
-    const loaded = loadConfig({ env: {}, flags: { origin, data: this.data, listen: '127.0.0.1:0' } });
+    const file = join(cluster.directory, `${name}.yaml`);
+    await writeFile(file, 'delivery: { client_keys: true }\n');
+    const loaded = loadConfig({ file, env: {}, flags: { origin, data: this.data, listen: '127.0.0.1:0' } });
     if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
     const { config } = loaded;
     const metrics = new Metrics();

@@ -86,7 +86,8 @@ export class UploadWriters {
     const told = new Promise<void>((resolve) => {
       const call = this.callFor(feeding, intent.contentLength, resolve);
       const outcome = this.world.uploads.create(intent, routeTo('http://127.0.0.1:1'), REQUEST, call);
-      void this.follow(feeding, outcome);
+      // Without a client's key it is never elsewhere.
+      void this.follow(feeding, outcome as Promise<Outcome | Interrupted>);
     });
     if (!part) this.end(this.feeding.indexOf(feeding));
     await told;

@@ -54,6 +54,7 @@ test('an origin alone is enough, everything else has a default', () => {
           rewriteLocation: false,
           framing: { kind: 'raw' },
           parkOn: [401, 407],
+          clientKeys: false,
           concurrency: 64,
           breaker: { failures: 5, pauseMs: 10_000 },
           retry: {

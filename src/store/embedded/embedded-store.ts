@@ -6,7 +6,16 @@ import { Fault } from '../../model/fault.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
 import type { Log } from '../../observe/log.js';
 import type { LeasePurpose } from '../lease.js';
-import type { Commit, KeptAnswer, NewUpload, SeenState, SetAside, Totals, UploadStore } from '../upload-store.js';
+import type {
+  Commit,
+  KeptAnswer,
+  KeyedUpload,
+  NewUpload,
+  SeenState,
+  SetAside,
+  Totals,
+  UploadStore,
+} from '../upload-store.js';
 import {
   answeredAlready,
   type Claim,
@@ -100,6 +109,14 @@ export class EmbeddedStore implements UploadStore {
 
   create(upload: NewUpload): Promise<Upload> {
     return this.records.create(upload);
+  }
+
+  createFirst(upload: KeyedUpload, instead?: string): Promise<Upload | string> {
+    return this.records.createFirst(upload, instead);
+  }
+
+  holderOf(clientKey: string): Promise<string | undefined> {
+    return Promise.resolve(this.records.holderOf(clientKey));
   }
 
   /** One that is cancelled, or whose time is over, need not be certain: nobody is shown more of it than that. */

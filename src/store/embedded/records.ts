@@ -4,7 +4,7 @@ import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 import type { Phase, Upload } from '../../model/upload.js';
 import { uploadTag, type Log } from '../../observe/log.js';
-import type { NewUpload, SetAside, Totals } from '../upload-store.js';
+import type { KeyedUpload, NewUpload, SetAside, Totals } from '../upload-store.js';
 import { readAnswer, removeAnswer, writeAnswer } from './answer-file.js';
 import { type Entry, invalid, type LoadedRecords, readEntry, type RecordsDisk } from './load.js';
 import { RecordFile } from './record-file.js';
@@ -23,8 +23,11 @@ export interface RecordsRooms {
 /** All records: in memory to be read, on disk to stay. */
 export class Records {
   private readonly steps = new Serial();
+  private readonly firsts = new Serial();
   private readonly entries: Map<string, Entry>;
   private readonly asides: Map<string, SetAside>;
+  /** By the client's key, the id of the upload that has it. */
+  private readonly holders = new Map<string, string>();
   private sortedIds: string[] | undefined;
   private closed = false;
 
@@ -35,6 +38,7 @@ export class Records {
   ) {
     this.entries = loaded.entries;
     this.asides = loaded.setAside;
+    for (const entry of this.entries.values()) this.hold(entry);
   }
 
   /** As memory has it: of one that was found at the start, the disk may have less. */
@@ -134,6 +138,18 @@ export class Records {
     });
   }
 
+  /** Those with one key come one after the other, so that the first has it when the next one looks. */
+  createFirst(upload: KeyedUpload, instead: string | undefined): Promise<Upload | string> {
+    return this.firsts.run<Upload | string>(upload.clientKey, () => {
+      const holder = this.holders.get(upload.clientKey);
+      return holder === undefined || holder === instead ? this.create(upload) : holder;
+    });
+  }
+
+  holderOf(clientKey: string): string | undefined {
+    return this.holders.get(clientKey);
+  }
+
   remove(id: string): Promise<void> {
     return this.step(id, async (entry) => {
       if (!entry) return;
@@ -142,6 +158,8 @@ export class Records {
       await this.disk.gate.run(() => entry.file.remove());
       this.entries.delete(id);
       this.sortedIds = undefined;
+      const { clientKey } = entry.record.upload;
+      if (clientKey !== undefined && this.holders.get(clientKey) === id) this.holders.delete(clientKey);
       this.rooms.onChange(id, undefined);
     });
   }
@@ -194,6 +212,15 @@ export class Records {
   private add(entry: Entry): void {
     this.entries.set(entry.record.upload.id, entry);
     this.sortedIds = undefined;
+    this.hold(entry);
+  }
+
+  /** Of two uploads with one key, as they are found at a start, the newer one took the place of the other. */
+  private hold({ record }: Entry): void {
+    const { id, clientKey, createdAt } = record.upload;
+    if (clientKey === undefined) return;
+    const other = this.entries.get(this.holders.get(clientKey) ?? id);
+    if (!other || other.record.upload.createdAt <= createdAt) this.holders.set(clientKey, id);
   }
 
   private isUnreadable(id: string): boolean {

@@ -38,6 +38,11 @@ export class RedisKeys {
     return [...Array(this.buckets).keys()];
   }
 
+  /** The id of the upload that has a client's key. */
+  holder(clientKey: string): string {
+    return `${this.tag(this.bucketOf(clientKey))}:k:${clientKey}`;
+  }
+
   /** What is known of one upload. */
   upload(id: string): UploadKeys {
     const bucket = this.bucketOf(id);

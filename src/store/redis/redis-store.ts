@@ -1,7 +1,16 @@
 import { assertUploadId, isUploadId } from '../../disk/safe-name.js';
 import { Fault } from '../../model/fault.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
-import type { Commit, KeptAnswer, NewUpload, SeenState, SetAside, Totals, UploadStore } from '../upload-store.js';
+import type {
+  Commit,
+  KeptAnswer,
+  KeyedUpload,
+  NewUpload,
+  SeenState,
+  SetAside,
+  Totals,
+  UploadStore,
+} from '../upload-store.js';
 import type { RedisConnection } from './redis-connection.js';
 import { RedisLists } from './redis-lists.js';
 import { aboutText, attemptText, chunkOf, digestsText, uploadOf } from './redis-record.js';
@@ -14,6 +23,10 @@ export interface RedisStoreOptions {
   /** The node whose deliveries and expired uploads are asked for; '' where every node reaches all bytes. */
   readonly node: string;
 }
+
+/** A holder goes with its upload; where a process died in between, it outlasts any upload that clients go on with. */
+const HOLDER_LIFETIMES = 10;
+const HOLDER_LEAST_MS = 30 * 24 * 3600 * 1000;
 
 /**
  * The store that many processes share: each verb is one script, which Redis runs alone. Opening one costs nothing, so
@@ -42,6 +55,27 @@ export class RedisStore implements UploadStore {
     const result = await takeStep<'created' | 'exists'>(this.connection, step);
     if (result === 'exists') throw new Fault('CONTRACT_BROKEN', 'an upload of this id exists', false);
     return { ...upload, phase: 'receiving', offset: 0, attempts: [], attemptCount: 0 };
+  }
+
+  /** The upload is made before it has the key, so that whoever finds the key finds an upload. */
+  async createFirst(upload: KeyedUpload, instead = ''): Promise<Upload | string> {
+    const { connection } = this;
+    const { id, clientKey, limits } = upload;
+    const created = await this.create(upload);
+    const lifetimeMs = HOLDER_LIFETIMES * limits.maxAgeSeconds * 1000 + HOLDER_LEAST_MS;
+    const holder = await connection.runDurably(
+      'hold-key',
+      [connection.keys.holder(clientKey)],
+      [id, instead, Math.round(lifetimeMs)],
+    );
+    if (holder === id) return created;
+    await this.remove(id);
+    return holder as string;
+  }
+
+  async holderOf(clientKey: string): Promise<string | undefined> {
+    const key = this.connection.keys.holder(clientKey);
+    return (await this.connection.call(key, (client) => client.get(key))) ?? undefined;
   }
 
   async get(id: string): Promise<Upload | undefined> {
@@ -159,8 +193,10 @@ export class RedisStore implements UploadStore {
     return this.lists.expired(now);
   }
 
-  async remove(id: string): Promise<void> {
+  async remove(id: string, clientKey?: string): Promise<void> {
     await this.step({ script: 'remove', id, keys: ({ ids, chunks, answer, lease }) => [ids, chunks, answer, lease] });
+    if (clientKey === undefined) return;
+    await this.connection.runDurably('free-key', [this.connection.keys.holder(clientKey)], [id]);
   }
 
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }> {
