@@ -58,7 +58,7 @@ const plainSettings = {
     'When nobody knows whether the origin got a request. `at_most_once`: it is not sent again, the upload is ' +
       '`undelivered` until a client or an operator decides. `at_least_once`: it is sent again; the origin honours ' +
       '`Idempotency-Key` or does not mind. `by_method`: at least once for idempotent methods such as PUT, at most once ' +
-      'for POST and PATCH.',
+      'for POST, PATCH, and whatever has a condition (`If-Match`, `If-None-Match`, `If-Unmodified-Since`, `If`).',
   ),
   timeout: duration({ leastMs: 1 }).describe('The origin may be silent for this long, before and within its answer.'),
   wait: duration().describe(

@@ -180,7 +180,10 @@ export const schema = z.strictObject({
           text({ form: /^(\*|https?:\/\/[^/\s]+|null)$/, allowed: 'an origin such as https://app.example.com, or *' }),
         )
         .prefault([])
-        .describe('Web origins whose pages may upload from a browser; `*` for all. Empty: CORS is left to the origin.'),
+        .describe(
+          'Web origins whose pages may upload from a browser; `*` for all. Empty: CORS is left to the origin. Pages that ' +
+            'are named here may also reach this proxy in a private network.',
+        ),
       allow_credentials: boolean().prefault(false).describe('Pages may send cookies and credentials along.'),
       max_age: duration({ mostMs: Infinity })
         .prefault('24h')

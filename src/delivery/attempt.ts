@@ -1,5 +1,5 @@
 import { Fault } from '../model/fault.js';
-import { fieldValue, type Headers } from '../model/headers.js';
+import type { Headers } from '../model/headers.js';
 import type { Route } from '../model/route.js';
 import type { Answer, Attempt, Upload } from '../model/upload.js';
 import { answerName } from '../spool/chunk-name.js';
@@ -62,7 +62,7 @@ export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<T
   try {
     const answer = await send(call, rooms);
     status = answer.status;
-    const afterMs = retryAfterMs(fieldValue(answer.headers, 'retry-after'), rooms.clock());
+    const afterMs = retryAfterMs(answer.headers, rooms.clock());
     const meaning = meaningOf(status, afterMs !== undefined, policyOf(call.upload, call.route));
     if (meaning === 'refusal' || meaning === 'unknown') {
       answer.body.destroy();

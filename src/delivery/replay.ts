@@ -46,6 +46,10 @@ const OF_THE_FILE = new Set([
   'content-disposition',
   'content-encoding',
   'content-language',
+  'content-location',
+  'content-range',
+  'content-md5',
+  'digest',
   'repr-digest',
   'content-digest',
 ]);

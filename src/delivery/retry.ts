@@ -1,3 +1,5 @@
+import type { Headers } from '../model/headers.js';
+import { isIdempotent } from '../model/request-head.js';
 import type { Guarantee, RetryRules } from '../model/route.js';
 import type { Attempt, Undelivered } from '../model/upload.js';
 
@@ -32,11 +34,12 @@ export type Start =
 /** Who wants an upload tried again whose trying had ended. */
 export type Asker = { readonly by: 'operator' } | { readonly by: 'client'; readonly hasCredentials: boolean };
 
-const IDEMPOTENT_METHODS = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
-
-/** RFC 9110 §9.2.2: only these may be repeated when nobody knows what became of the first, or what the operator vouches for. */
-export function isRepeatable(method: string, guarantee: Guarantee | undefined): boolean {
-  return guarantee === undefined ? IDEMPOTENT_METHODS.has(method) : guarantee === 'at_least_once';
+/** Whether a request may be repeated when nobody knows what became of the first: by its meaning, or because the operator vouches for it. */
+export function isRepeatable(
+  request: { readonly method: string; readonly headers: Headers },
+  guarantee: Guarantee | undefined,
+): boolean {
+  return guarantee === undefined ? isIdempotent(request) : guarantee === 'at_least_once';
 }
 
 /**

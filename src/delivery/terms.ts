@@ -25,5 +25,5 @@ function forPlainRequests(route: Route, mayComeBack: boolean): Route {
 
 export function policyOf({ request }: Upload, { delivery }: Route): RetryPolicy {
   const { retry: rules, parkOn, guarantee, method = request.method } = delivery;
-  return { repeatable: isRepeatable(method, guarantee), rules, parkOn };
+  return { repeatable: isRepeatable({ method, headers: request.headers }, guarantee), rules, parkOn };
 }

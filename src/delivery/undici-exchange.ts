@@ -1,5 +1,5 @@
 import { Readable } from 'node:stream';
-import type { Dispatcher } from 'undici';
+import { type Dispatcher, errors } from 'undici';
 import { fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import { Unanswered, type OriginAnswer } from './origin.js';
 import { gatherSmallPieces } from '../streams/gather.js';
@@ -21,6 +21,7 @@ export interface ExchangeEnds {
 /** Hears from undici what becomes of one request, and hands the response on as a stream with its lines as they came. */
 export class UndiciExchange implements Dispatcher.DispatchHandler {
   private body: Readable | undefined;
+  private hasNoContent = false;
   private trailers: HeaderLine[] = [];
   private began = false;
   private beganTwice = false;
@@ -58,6 +59,7 @@ export class UndiciExchange implements Dispatcher.DispatchHandler {
     // It may break off while nobody reads, and again after its reader has left.
     body.on('error', () => undefined);
     this.body = body;
+    this.hasNoContent = status === 204 || status === 304;
     this.ends.answered({
       status,
       reason: this.connection.socket?.reasonOf(status) ?? reason,
@@ -78,9 +80,15 @@ export class UndiciExchange implements Dispatcher.DispatchHandler {
     this.ends.whole();
   }
 
+  /**
+   * RFC 9112 §6.3: a 204 or 304 ends with its head, whatever length that announces. undici misses the content; only the
+   * connection is over for it, where something that was sent all the same could be taken for the next answer.
+   */
   onResponseError(_controller: Controller | undefined, error: Error): void {
     this.isOver = true;
-    if (this.body) this.body.destroy(error);
+    if (this.body && this.hasNoContent && error instanceof errors.ResponseContentLengthMismatchError)
+      this.body.push(null);
+    else if (this.body) this.body.destroy(error);
     else this.ends.unanswered(new Unanswered(this.wasSent() ? 'sent' : 'never-sent', describe(error), error));
     this.ends.broken(error);
   }

@@ -38,6 +38,13 @@ const EXPOSED_FIELDS = [
   'Tus-Checksum-Algorithm',
 ];
 
+const PREFLIGHT_DEPENDS_ON = [
+  'Origin',
+  'Access-Control-Request-Method',
+  'Access-Control-Request-Headers',
+  'Access-Control-Request-Private-Network',
+].join(', ');
+
 /** Lets the pages of the allowed origins use uploads: the Fetch standard's CORS protocol. Pure. */
 export class Cors {
   private readonly any: boolean;
@@ -49,7 +56,7 @@ export class Cors {
   /** The answer to a preflight on a resource of ours; undefined when CORS is left to the origin. */
   preflight(head: RequestHead): Reply | undefined {
     if (this.rules.allowOrigins.length === 0) return undefined;
-    const vary: HeaderLine = ['Vary', 'Origin, Access-Control-Request-Method, Access-Control-Request-Headers'];
+    const vary: HeaderLine = ['Vary', PREFLIGHT_DEPENDS_ON];
     const allowed = this.allowedOrigin(head.headers);
     if (allowed === undefined) return { status: 204, headers: [vary] };
     return {
@@ -59,6 +66,7 @@ export class Cors {
         ['Access-Control-Allow-Methods', METHODS],
         ['Access-Control-Allow-Headers', requestedFields(head.headers)],
         ['Access-Control-Max-Age', `${this.rules.maxAgeSeconds}`],
+        ...this.privateNetworkAllowance(head.headers),
         vary,
       ],
     };
@@ -88,6 +96,17 @@ export class Cors {
     const lines: HeaderLine[] = [['Access-Control-Allow-Origin', origin]];
     if (this.rules.allowCredentials) lines.push(['Access-Control-Allow-Credentials', 'true']);
     return lines;
+  }
+
+  /**
+   * Chrome asks this before a page from the internet may reach a private network (Private Network Access). Only a page that
+   * the operator names is let in: `*` may have been meant for a server that everybody can reach anyway, and `null` is anybody.
+   */
+  private privateNetworkAllowance(headers: Headers): HeaderLine[] {
+    const asked = fieldValue(headers, 'access-control-request-private-network')?.trim() === 'true';
+    const origin = fieldValue(headers, 'origin') ?? 'null';
+    const isNamed = origin !== 'null' && this.rules.allowOrigins.includes(origin);
+    return asked && isNamed ? [['Access-Control-Allow-Private-Network', 'true']] : [];
   }
 
   /** Browsers refuse `*` together with credentials: then the origin is named. */

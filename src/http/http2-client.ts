@@ -2,7 +2,7 @@ import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'no
 import { fromRawHeaders, type Headers } from '../model/headers.js';
 import { discard, type ClientSide, type DiscardLimits } from './client-side.js';
 import { destroyExchange, type Http2Exchange } from './exchange.js';
-import { toHttp2Fields, writeHttp2Fields } from './http2-fields.js';
+import { http2Status, toHttp2Fields, writeHttp2Fields } from './http2-fields.js';
 import { holdsBodyBack, sendContinue, sendInterim } from './interim.js';
 
 /** A client that speaks HTTP/2: fields in lower case, no reason phrase, no connection to close. */
@@ -71,7 +71,7 @@ export class Http2Client implements ClientSide {
   }
 
   sendHead(status: number, _reason: string, headers: Headers): void {
-    writeHttp2Fields(headers, (fields) => this.response.writeHead(status, fields));
+    writeHttp2Fields(headers, (fields) => this.response.writeHead(http2Status(status), fields));
   }
 
   flush(): void {

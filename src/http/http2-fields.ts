@@ -15,6 +15,14 @@ export function toHttp2Fields(headers: Headers): OutgoingHttpHeaders {
   return Object.fromEntries([...fields].map(([name, values]) => [name, values.length === 1 ? values[0] : values]));
 }
 
+/**
+ * The status as it can be sent over HTTP/2. Node refuses those from 600 on, which mean no more than a 5xx to anybody (RFC
+ * 9110 §15), and some origins use them: fields and content reach the client under a 502.
+ */
+export function http2Status(status: number): number {
+  return status > 599 ? 502 : status;
+}
+
 /** Gives the fields to `write`. Node refuses to repeat some: then one joined line says the same (RFC 9110 §5.3). */
 export function writeHttp2Fields(headers: Headers, write: (fields: OutgoingHttpHeaders) => void): void {
   const fields = toHttp2Fields(headers);

@@ -62,8 +62,9 @@ export class OriginRequests {
       () => undefined,
     );
     const request = body.request!;
-    request.on('response', ({ rawHeaders }) => {
-      if (!authenticatesConnection(fromRawHeaders(rawHeaders))) return;
+    request.on('response', (answer) => {
+      if (mayBeFollowedByContent(method, answer)) request.shouldKeepAlive &&= isOwn;
+      if (!authenticatesConnection(fromRawHeaders(answer.rawHeaders))) return;
       // The login begins with the client's next request; the connection of this one may have heard of one already.
       if (client) this.agents.reserve(client);
       if (!isOwn) request.shouldKeepAlive = false;
@@ -82,6 +83,15 @@ export class OriginRequests {
     this.places.set(origin, place);
     return place;
   }
+}
+
+/**
+ * The answer announces content that it cannot have (RFC 9112 §6.3). Origins that send it nevertheless are known, and it
+ * would be the answer to whatever request came next on the connection: somebody else's.
+ */
+function mayBeFollowedByContent(method: string, { statusCode, headers }: IncomingMessage): boolean {
+  const announced = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+  return announced && (method === 'HEAD' || statusCode === 204 || statusCode === 304);
 }
 
 /** An origin taken apart. */

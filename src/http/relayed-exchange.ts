@@ -2,7 +2,7 @@ import { STATUS_CODES, type ClientRequest, type IncomingMessage, type Informatio
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { fieldValue, fromRawHeaders, passedOn, passedOnTrailers, type Headers } from '../model/headers.js';
-import type { RequestHead } from '../model/request-head.js';
+import { isIdempotent, type RequestHead } from '../model/request-head.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import { discard, type ClientSide, type DiscardLimits } from './client-side.js';
@@ -20,9 +20,6 @@ import { framingOf, type Framing } from './origin-lines.js';
 import type { OutgoingRequest } from './origin-requests.js';
 import { tameSmallPieces } from './small-piece-pace.js';
 import { Stall, type Awaited, type StallLimits } from './stall.js';
-
-/** Requests that may be repeated when nobody knows whether they were processed (RFC 9110 §9.2.2). */
-const IDEMPOTENT = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
 
 /** The connection ended, and nobody said why. */
 const CLOSED = Object.assign(new Error('connection closed'), { code: 'ECONNRESET' });
@@ -261,7 +258,7 @@ export class RelayedExchange {
 
   /** RFC 9110 §9.2.2: an idle connection may be closed by the origin while our request is on its way over it. */
   private mayRepeat({ reusedSocket }: ClientRequest, error: Error): boolean {
-    const isHarmless = this.framing === 'none' && IDEMPOTENT.has(this.options.head.method);
+    const isHarmless = this.framing === 'none' && isIdempotent(this.options.head);
     return reusedSocket && isHarmless && !this.heard && isBrokenConnection(error);
   }
 

@@ -3,7 +3,7 @@ import { fieldValue, passedOn, withoutFields, type HeaderLine } from '../model/h
 import type { Reply } from '../protocol/protocol.js';
 import { destroyExchange, isHttp2, type Exchange, type Http2Exchange, type HttpResponse } from './exchange.js';
 import { discard, type DiscardLimits } from './client-side.js';
-import { toHttp2Fields, writeHttp2Fields } from './http2-fields.js';
+import { http2Status, toHttp2Fields, writeHttp2Fields } from './http2-fields.js';
 import { holdsBodyBack } from './interim.js';
 import { lingerBeforeClosing } from './lingering-close.js';
 import { reasonPhrase, toNodeLines } from './octets.js';
@@ -108,7 +108,7 @@ function writeHead({ res }: Exchange, { status, reason }: Reply, lines: readonly
 function writeHttp2Head(res: Http2ServerResponse, status: number, fields: OutgoingHttpHeaders): void {
   // A head that could not be sent has left its fields behind.
   for (const name of res.getHeaderNames()) res.removeHeader(name);
-  res.writeHead(status, fields);
+  res.writeHead(http2Status(status), fields);
 }
 
 async function writeBody(

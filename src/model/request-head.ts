@@ -1,4 +1,4 @@
-import type { Headers } from './headers.js';
+import { fieldValue, type Headers } from './headers.js';
 
 /** What is known of a request before its body: the same for HTTP/1.1 and HTTP/2, pseudo-header fields taken apart. */
 export interface RequestHead {
@@ -40,4 +40,19 @@ export interface ConnectionFacts {
 /** What the client calls this server: scheme, authority, and the part of the path that a trusted proxy took off. */
 export function calledUrl({ scheme, authority, base }: Pick<RequestHead, 'scheme' | 'authority' | 'base'>): string {
   return base ?? `${scheme}://${authority}`;
+}
+
+const SAFE_METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
+const IDEMPOTENT_METHODS: ReadonlySet<string> = new Set([...SAFE_METHODS, 'PUT', 'DELETE']);
+
+/** Fields that make a request depend on the state of its target (RFC 9110 §13.1, RFC 4918 §10.4). */
+const CONDITIONS = ['if-match', 'if-none-match', 'if-unmodified-since', 'if'];
+
+/**
+ * Whether a second request like this does nothing that the first one did not (RFC 9110 §9.2.2). Under a condition it may:
+ * after a first one that was carried out the second one fails with 412, and its client takes the upload for refused.
+ */
+export function isIdempotent({ method, headers }: Pick<RequestHead, 'method' | 'headers'>): boolean {
+  if (!IDEMPOTENT_METHODS.has(method)) return false;
+  return SAFE_METHODS.has(method) || CONDITIONS.every((name) => fieldValue(headers, name) === undefined);
 }

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { RelayedAnswer } from '../../src/model/outcome.js';
 import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
 import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
@@ -102,6 +102,30 @@ test.each([
   expect(answer.bodySize).toBe(0);
   expect(answer.upload).toMatchObject({ phase: 'answered', answer: { status, bodySize: 0 } });
   expect(await seen(answer)).toMatchObject({ status, headers, body: '' });
+});
+
+// RFC 9112 §6.3: these end with their head, whatever it announces. Origins announce the length that another status would have.
+describe.each([204, 304])('an answer of %i', (status) => {
+  test.each([
+    ['a length of none', 'Content-Length: 0', ''],
+    ['a length', 'Content-Length: 9757', ''],
+    ['chunks', 'Transfer-Encoding: chunked', ''],
+    ['chunks that end', 'Transfer-Encoding: chunked', '0\r\n\r\n'],
+    ['a length and has that content', 'Content-Length: 4', 'body'],
+  ])('is whole although it announces %s', async (_what, line, rest) => {
+    origin.setScript(async (exchange) => {
+      await exchange.readBody();
+      await exchange.write(`HTTP/1.1 ${status} Fine\r\nETag: "1"\r\n${line}\r\n\r\n${rest}`);
+    });
+    await open();
+    for (const [count, method] of ['POST', 'PUT', 'PUT'].entries()) {
+      const upload = await room.whole({ request: { method } });
+      const answer = await room.answer(upload.id);
+      expect(answer.upload).toMatchObject({ phase: 'answered', answer: { status, bodySize: 0 }, attemptCount: 1 });
+      expect(await seen(answer)).toMatchObject({ status, reason: 'Fine', body: '' });
+      expect(origin.exchanges).toHaveLength(count + 1);
+    }
+  });
 });
 
 test('interim responses of the origin are skipped, a 100 that nobody asked for as well', async () => {

@@ -2,6 +2,7 @@ import { createServer as createTlsServer } from 'node:https';
 import { createServer as createTcpServer, type AddressInfo, type Server } from 'node:net';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { makeCertificate } from '../support/certificate.js';
+import type { HeaderLine } from '../../src/model/headers.js';
 import { startFakeOrigin } from '../support/fake-origin.js';
 import { connectH2 } from '../support/h2-client.js';
 import { play, startFront, type Front, type FrontOptions, type Stage } from '../support/pass-through-front.js';
@@ -179,11 +180,11 @@ describe('a connection that the origin closes while our request is on its way', 
   };
 
   const second =
-    (method: string, body?: string) =>
+    (method: string, body?: string, headers?: readonly HeaderLine[]) =>
     async ({ front, origin }: Stage) => {
       const client = await connect(front.url);
       await client.request({ method: 'GET', target: '/first' });
-      const response = await client.request({ method, target: '/second', body });
+      const response = await client.request({ method, target: '/second', body, headers });
       client.destroy();
       return { status: response.status, requests: origin.exchanges.map(({ requestLine }) => requestLine) };
     };
@@ -208,6 +209,20 @@ describe('a connection that the origin closes while our request is on its way', 
     expect(status).toBe(502);
     expect(requests).toHaveLength(2);
   });
+
+  test.each([
+    ['PUT', 'If-None-Match', 2],
+    ['DELETE', 'If-Match', 2],
+    ['DELETE', 'If-Unmodified-Since', 2],
+    ['GET', 'If-None-Match', 3],
+  ])(
+    'a %s with %s is not sent again where its second would meet what its first has done (%i requests)',
+    async (method, condition, requests) => {
+      const played = await play('ours', second(method, undefined, [[condition, '"1"']]), { script: closeOnSecond });
+      expect(played.status).toBe(requests === 3 ? 200 : 502);
+      expect(played.requests).toHaveLength(requests);
+    },
+  );
 
   test('nothing is sent a third time', async () => {
     const script = async (exchange: RawExchange): Promise<void> => {
@@ -238,6 +253,62 @@ describe('a connection that the origin closes while our request is on its way', 
         expect(origin.exchanges).toHaveLength(1);
       },
       { script: (exchange) => void exchange.socket.destroy() },
+    );
+  });
+});
+
+describe('an answer that announces content it cannot have', () => {
+  const answers: [string, string, string][] = [
+    ['HEAD', '200 OK', 'Content-Length: 5'],
+    ['HEAD', '404 Not Found', 'Transfer-Encoding: chunked'],
+    ['HEAD', '204 No Content', 'Content-Length: 5'],
+    ['GET', '204 No Content', 'Content-Length: 5'],
+    ['GET', '204 No Content', 'Transfer-Encoding: chunked'],
+    ['GET', '304 Not Modified', 'Content-Length: 5'],
+    ['POST', '304 Not Modified', 'Transfer-Encoding: chunked'],
+  ];
+
+  test.each(answers)('is the last on its connection (%s, %s, %s)', async (method, status, line) => {
+    const isOdd = (exchange: RawExchange): boolean => exchange.requestLine.includes('/odd');
+    const script = async (exchange: RawExchange): Promise<void> => {
+      if (!isOdd(exchange)) return answerOk(exchange);
+      await exchange.readBody();
+      await exchange.write(`HTTP/1.1 ${status}\r\n${line}\r\n\r\n`);
+    };
+    await play(
+      'ours',
+      async ({ front, origin }) => {
+        const client = await connect(front.url);
+        const odd = await client.request({ method, target: '/odd' });
+        expect([odd.status, odd.body.length]).toEqual([Number(status.slice(0, 3)), 0]);
+        const { connectionIndex } = origin.exchanges[0]!;
+        // An origin that sends the content all the same answers nobody else with it.
+        if (origin.connections[connectionIndex]!.open)
+          origin.connections[connectionIndex]!.socket.write('HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil');
+        for (let count = 1; count <= 2; count++) {
+          expect((await client.request({ method: 'GET', target: '/next' })).body.toString()).toBe('ok');
+          expect(origin.exchanges[count]!.connectionIndex).toBe(1);
+        }
+        client.destroy();
+      },
+      { script },
+    );
+  });
+
+  test.each([
+    ['HEAD', '200 OK', 'Content-Length: 0'],
+    ['GET', '204 No Content', 'X-No: content'],
+    ['GET', '304 Not Modified', 'Content-Length: 0'],
+  ])('is not one that announces none: its connection serves on (%s, %s, %s)', async (method, status, line) => {
+    await play(
+      'ours',
+      async ({ front, origin }) => {
+        const client = await connect(front.url);
+        for (let count = 0; count < 3; count++) await client.request({ method, target: '/' });
+        expect(origin.connections).toHaveLength(1);
+        client.destroy();
+      },
+      { script: (exchange) => exchange.write(`HTTP/1.1 ${status}\r\n${line}\r\n\r\n`) },
     );
   });
 });

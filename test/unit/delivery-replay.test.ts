@@ -76,6 +76,36 @@ test.each([
   expect(kept([['content-TYPE', type]])).toEqual([['content-TYPE', expected]]);
 });
 
+test.each([
+  'Content-Type',
+  'Content-Disposition',
+  'Content-Encoding',
+  'Content-Language',
+  'Content-Location',
+  'Content-Range',
+  'Content-MD5',
+  'Digest',
+  'Repr-Digest',
+  'Content-Digest',
+])('%s is about the file, and not said of the form that carries it', (name) => {
+  const route = routeTo('http://origin:3000', {
+    rules: { framing: { kind: 'multipart', field: 'file', fields: [], fieldsFromHeaders: [] } },
+  });
+  const { headers } = replayOf(
+    upload([
+      [name, 'x/y'],
+      ['X-After', '2'],
+    ]),
+    route,
+    [],
+  );
+  const said = headers.filter(([line]) => [name.toLowerCase(), 'x-after', 'content-type'].includes(line.toLowerCase()));
+  expect(said).toEqual([
+    ['X-After', '2'],
+    ['Content-Type', expect.stringMatching(/^multipart\/form-data; boundary=/)],
+  ]);
+});
+
 test('fresh credentials take the place of the stored ones, with all their lines', () => {
   const stored: Headers = [
     ['A', '1'],

@@ -21,5 +21,31 @@ test.each([
   ['99999999999', undefined],
   ['Mon, 99 Nov 2026 12:00:00 GMT', undefined],
 ])('Retry-After: %s', (value, expected) => {
-  expect(retryAfterMs(value, NOW)).toBe(expected);
+  expect(retryAfterMs(value === undefined ? [] : [['Retry-After', value]], NOW)).toBe(expected);
+});
+
+const LATER = 'Sun, 22 Nov 2026 15:00:00 GMT';
+
+// Two clocks: a date of the origin's is measured by the origin's.
+test.each([
+  ['Sun, 22 Nov 2026 14:59:50 GMT', 10_000],
+  ['Sun, 22 Nov 2026 15:00:00 GMT', 0],
+  ['Sun, 22 Nov 2026 15:00:09 GMT', 0],
+  ['Sunday, 22-Nov-26 14:59:50 GMT', 10_000],
+  ['Sun Nov 22 14:59:50 2026', 10_000],
+  ['Sat, 21 Nov 2026 15:00:00 GMT', DAY],
+  ['Mon, 99 Nov 2026 12:00:00 GMT', 3 * 3_600_000],
+  ['now', 3 * 3_600_000],
+])('a Retry-After with a date counts from the Date %s', (date, expected) => {
+  const headers = [['date', date] as const, ['Retry-After', LATER] as const];
+  expect(retryAfterMs(headers, NOW)).toBe(expected);
+  expect(
+    retryAfterMs(
+      [
+        ['Date', date],
+        ['Retry-After', '7'],
+      ],
+      NOW,
+    ),
+  ).toBe(7000);
 });

@@ -36,7 +36,25 @@ test.each([
   ['POST', 'at_least_once', true],
   ['PUT', 'at_most_once', false],
 ] as const)('%s may be repeated (guarantee: %s): %s', (method, guarantee, expected) => {
-  expect(isRepeatable(method, guarantee)).toBe(expected);
+  expect(isRepeatable({ method, headers: [] }, guarantee)).toBe(expected);
+});
+
+// Of two equal requests under a condition the second fails, although the first was carried out (RFC 9110 §13.1).
+test.each([
+  ['PUT', 'If-Match', undefined, false],
+  ['PUT', 'if-none-match', undefined, false],
+  ['PUT', 'If-Unmodified-Since', undefined, false],
+  ['PUT', 'IF', undefined, false],
+  ['DELETE', 'If-Match', undefined, false],
+  ['PUT', 'If-Modified-Since', undefined, true],
+  ['PUT', 'If-Range', undefined, true],
+  ['GET', 'If-None-Match', undefined, true],
+  ['HEAD', 'If-Unmodified-Since', undefined, true],
+  ['OPTIONS', 'If-Match', undefined, true],
+  ['PUT', 'If-Match', 'at_least_once', true],
+  ['PUT', 'If-None-Match', 'at_most_once', false],
+] as const)('%s with %s may be repeated (guarantee: %s): %s', (method, condition, guarantee, expected) => {
+  expect(isRepeatable({ method, headers: [[condition, '"1"']] }, guarantee)).toBe(expected);
 });
 
 describe('what a response means to a delivery', () => {

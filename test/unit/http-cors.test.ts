@@ -4,6 +4,8 @@ import { fieldValue, type HeaderLine } from '../../src/model/headers.js';
 import type { RequestHead } from '../../src/model/request-head.js';
 
 const PAGE = 'https://app.example';
+const PREFLIGHT_VARY =
+  'Origin, Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network';
 
 function rules(allowOrigins: string[], allowCredentials = false): CorsRules {
   return { allowOrigins, allowCredentials, maxAgeSeconds: 86400 };
@@ -29,7 +31,7 @@ describe('a preflight', () => {
         ['Access-Control-Allow-Methods', 'POST, HEAD, PATCH, DELETE, OPTIONS, GET, PUT'],
         ['Access-Control-Allow-Headers', 'content-type, x-token'],
         ['Access-Control-Max-Age', '86400'],
-        ['Vary', 'Origin, Access-Control-Request-Method, Access-Control-Request-Headers'],
+        ['Vary', PREFLIGHT_VARY],
       ],
     });
   });
@@ -43,6 +45,28 @@ describe('a preflight', () => {
     const headers = new Cors(given).preflight(from(PAGE))!.headers;
     expect(fieldValue(headers, 'Access-Control-Allow-Origin')).toBe(allowed);
     expect(fieldValue(headers, 'Access-Control-Allow-Credentials')).toBe(credentials);
+  });
+
+  test.each([
+    ['of a named page', rules([PAGE]), 'true', 'true'],
+    ['of one of several named pages', rules(['https://b.example', PAGE], true), 'true', 'true'],
+    ['of a named page beside all others', rules(['*', PAGE]), 'true', 'true'],
+    ['of any page', rules(['*']), 'true', undefined],
+    ['of any page with credentials', rules(['*'], true), 'true', undefined],
+    ['of another page', rules(['https://b.example']), 'true', undefined],
+    ['that is none', rules([PAGE]), 'false', undefined],
+    ['that is left out', rules([PAGE]), undefined, undefined],
+  ])('with a wish for a private network %s', (_what, given, wish, expected) => {
+    const wishes: HeaderLine[] = wish === undefined ? [] : [['Access-Control-Request-Private-Network', wish]];
+    const { headers } = new Cors(given).preflight(from(PAGE, ...wishes))!;
+    expect(fieldValue(headers, 'Access-Control-Allow-Private-Network')).toBe(expected);
+  });
+
+  test('with that wish of a page without an origin of its own does not get it, also where it may upload', () => {
+    const head = from('null', ['Access-Control-Request-Private-Network', 'true']);
+    const { headers } = new Cors(rules(['null'])).preflight(head)!;
+    expect(fieldValue(headers, 'Access-Control-Allow-Origin')).toBe('null');
+    expect(fieldValue(headers, 'Access-Control-Allow-Private-Network')).toBeUndefined();
   });
 
   test.each([undefined, 'bad header\r\n', ''])('with %j as its list of fields gets the usual ones', (asked) => {
@@ -65,7 +89,7 @@ describe('a preflight', () => {
   test.each(['https://evil.example', 'http://app.example', 'null', undefined])('from %j allows nothing', (origin) => {
     expect(new Cors(rules([PAGE])).preflight(from(origin))).toEqual({
       status: 204,
-      headers: [['Vary', 'Origin, Access-Control-Request-Method, Access-Control-Request-Headers']],
+      headers: [['Vary', PREFLIGHT_VARY]],
     });
   });
 });
