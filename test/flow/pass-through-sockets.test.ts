@@ -154,7 +154,8 @@ test('nor when HTTP/2 clients give up their streams', async () => {
 async function connectionsOf({ front, origin }: Stage): Promise<number> {
   const client = await connect(front.url);
   for (let round = 0; round < 100; round++) {
-    const method = ['GET', 'POST', 'DELETE', 'HEAD'][round % 4]!;
+    // Not HEAD: what its answer announces may follow, so that the connection ends with it.
+    const method = ['GET', 'POST', 'DELETE', 'OPTIONS'][round % 4]!;
     const body = method === 'POST' ? 'hello' : undefined;
     expect((await client.request({ method, target: '/', body })).status).toBe(200);
   }
