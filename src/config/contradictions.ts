@@ -1,6 +1,7 @@
 import { hostname as systemHostname, networkInterfaces } from 'node:os';
 import { clusterContradictions } from './cluster-contradictions.js';
 import type { Config } from './config.js';
+import type { Route } from '../model/route.js';
 import type { SettingPath } from './mistake.js';
 import { DEFAULT_ROUTE } from './route-config.js';
 import { routeContradictions, type Contradiction } from './route-contradictions.js';
@@ -19,7 +20,7 @@ export function contradictions(config: Config, settings: Settings): Contradictio
     ...clusterContradictions(settings),
     ...routeContradictions([], config.defaultRoute),
     ...config.routes.flatMap(({ route }, index) => routeContradictions(['routes', index], route)),
-    ...ownOrigins(config),
+    ...ownAddresses(config),
     ...sameName(config),
     ...corsForAll(config),
     ...windows(config),
@@ -81,21 +82,41 @@ function collide(a: Address, b: Address): boolean {
   );
 }
 
-/** A request to such an origin would come back here. Names that only the network can resolve are found when one does. */
-function ownOrigins({ listeners, defaultRoute, routes }: Config): Contradiction[] {
-  const all = [
-    { path: ['origin'] as SettingPath, origin: defaultRoute.origin },
-    ...routes.map(({ route: { origin } }, index) => ({ path: ['routes', index, 'origin'], origin })),
+/**
+ * A request to such an address would come back here, or reach what is not meant for it. Names that only the network can
+ * resolve are found when one does.
+ */
+function ownAddresses(config: Config): Contradiction[] {
+  const { listeners, admin, cluster, defaultRoute, routes } = config;
+  const own: { readonly address: Address; readonly path: SettingPath }[] = [
+    ...listeners.map(({ address }, index) => ({ address, path: ['listen', index] })),
+    ...(admin && !admin.anyPortWillDo ? [{ address: admin.address, path: ['admin'] }] : []),
+    ...(cluster ? [{ address: cluster.listen, path: ['cluster', 'listen'] }] : []),
   ];
-  return all.flatMap(({ path, origin }, index) => {
-    // Said once, where it stands.
-    if (index > 0 && origin === defaultRoute.origin) return [];
-    const at = listeners.findIndex(({ address }) => leadsTo(new URL(origin), address));
-    if (at === -1) return [];
-    const own = formatAddress(listeners[at]!.address);
-    const problem = `leads to this proxy, which listens on ${own}; give the address of the application behind it`;
-    return [{ path, against: ['listen', at], problem }];
+  const common = askedBy(defaultRoute);
+  const ofRoutes = routes.flatMap(({ route }, index) =>
+    askedBy(route).map(({ path, url }) => ({ path: ['routes', index, ...path], url })),
+  );
+  // What a route inherits is said once, where it stands.
+  const asked = [...common, ...ofRoutes.filter(({ url }) => !common.some((one) => one.url === url))];
+  return asked.flatMap(({ path, url }) => {
+    const at = own.find(({ address }) => leadsTo(new URL(url), address));
+    if (!at) return [];
+    const instead = path.at(-1) === 'origin' ? 'the application behind it' : 'the service that is to be asked';
+    const problem = `leads to this proxy, which listens on ${formatAddress(at.address)}; give the address of ${instead}`;
+    return [{ path, against: at.path, problem }];
   });
+}
+
+/** The addresses to which a route's requests and questions go. */
+function askedBy({ origin, authorize, delivery }: Route): { readonly path: SettingPath; readonly url: string }[] {
+  const { forwardAuth } = authorize;
+  const { gate } = delivery;
+  return [
+    { path: ['origin'], url: origin },
+    ...(forwardAuth ? [{ path: ['authorize', 'forward_auth', 'url'], url: forwardAuth.url }] : []),
+    ...(gate?.kind === 'http' ? [{ path: ['delivery', 'gate', 'http'], url: gate.url }] : []),
+  ];
 }
 
 function leadsTo({ hostname, port, protocol }: URL, address: Address): boolean {

@@ -42,13 +42,14 @@ export async function askService(
   return { kind: 'refused', answer: { status, headers, body } };
 }
 
-function headersOf({ method, target, length, contentType, filename, client }: GateFacts): Record<string, string> {
+function headersOf({ method, target, length, contentType, filename, client, via }: GateFacts): Record<string, string> {
   return {
     'Content-Type': contentType,
     'Content-Length': `${length}`,
     'X-Upload-Method': method,
     'X-Upload-Target': target,
     'X-Upload-Client': client,
+    ...(via === undefined ? {} : { Via: `1.1 ${via}` }),
     ...(filename === undefined ? {} : { 'X-Upload-Filename': encodeURIComponent(filename) }),
   };
 }

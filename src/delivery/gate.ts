@@ -31,6 +31,8 @@ export class GateFailed extends Error {
 
 /** What a gate is told besides the bytes. */
 export interface GateFacts {
+  /** The name of this proxy in `Via`: a gate that leads back to it is a loop (RFC 9110 §7.6.3). */
+  readonly via?: string;
   readonly method: string;
   readonly target: string;
   readonly length: number;
@@ -39,10 +41,17 @@ export interface GateFacts {
   readonly client: string;
 }
 
-/** Asks the route's gate. `bytes` is read to its end, or destroyed when the gate has heard enough. Rejects with `GateFailed`. */
-export async function askGate(gate: Gate, upload: Upload, bytes: Readable, signal: AbortSignal): Promise<Verdict> {
+/**
+ * Asks the route's gate. `bytes` is read to its end, or destroyed when the gate has heard enough. `via`: the name by which
+ * this proxy knows itself again. Rejects with `GateFailed`.
+ */
+export async function askGate(
+  { gate, upload, via }: { readonly gate: Gate; readonly upload: Upload; readonly via?: string },
+  bytes: Readable,
+  signal: AbortSignal,
+): Promise<Verdict> {
   const limit = AbortSignal.any([signal, AbortSignal.timeout(gate.timeoutMs)]);
-  const facts = factsOf(upload);
+  const facts = { ...factsOf(upload), via };
   try {
     return await (gate.kind === 'http' ? askService(gate, facts, bytes, limit) : askCommand(gate, facts, bytes, limit));
   } catch (error) {

@@ -30,7 +30,7 @@ export async function passGate(
   const { store, spool, monotonic, log } = rooms;
   const chunks = await store.chunks(upload.id);
   try {
-    const verdict = await askGate(gate, upload, spool.read(upload.id, chunks), signal);
+    const verdict = await askGate({ gate, upload, via: rooms.via }, spool.read(upload.id, chunks), signal);
     log.info({ upload: uploadTag(upload.id), verdict: verdict.kind }, 'gate');
     return await passageOf(verdict, upload, delivery.keepAnswerMs, rooms);
   } catch (error) {

@@ -11,8 +11,16 @@ const MOST_AT_A_TIME = 8;
 /** With so many waiting nothing more is read: the client notices by its own sends. */
 const ENOUGH_WAITING = 8;
 
-/** One read may bring thousands of requests, but a client that has so many waiting has only bad intent. */
-const MOST_WAITING = 8192;
+/**
+ * One read of 64 KiB may bring thousands of requests before reading stops, and each of them takes a hundred times its bytes
+ * while it waits. A connection with more waiting ends: its client repeats what was not answered (RFC 9112 §9.3.2).
+ */
+const MOST_WAITING = 512;
+
+/** Of all connections together; beyond it, a connection with more waiting than stop its reading ends. */
+const MOST_WAITING_IN_ALL = 2048;
+
+let waitingInAll = 0;
 
 /** A connection that is not read from does not tell that its client has left: it is looked at so often. */
 const LOOK_EVERY_MS = 1000;
@@ -54,9 +62,17 @@ export class PipelinedRequests {
   add(exchange: Http1Exchange, start: () => void): void {
     this.newestExchange = exchange;
     if (this.waiting.length === 0 && this.mayRun(exchange)) return this.run({ exchange, start });
+    // What else stands in the read that ended the connection.
+    if (this.socket.destroyed) return;
     this.waiting.push({ exchange, start });
-    if (this.waiting.length > MOST_WAITING) this.socket.destroy();
+    waitingInAll++;
+    if (this.isTooMany()) this.end();
     else if (this.waiting.length >= ENOUGH_WAITING) this.hold();
+  }
+
+  private isTooMany(): boolean {
+    const { length } = this.waiting;
+    return length > MOST_WAITING || (length > ENOUGH_WAITING && waitingInAll > MOST_WAITING_IN_ALL);
   }
 
   private mayRun({ req }: Http1Exchange): boolean {
@@ -78,8 +94,19 @@ export class PipelinedRequests {
     this.running.delete(exchange);
     if (this.newestExchange === exchange) this.newestExchange = undefined;
     while (!this.socket.destroyed && this.waiting.length > 0 && this.mayRun(this.waiting[0]!.exchange))
-      this.run(this.waiting.shift()!);
+      this.run(this.next());
     if (this.waiting.length < ENOUGH_WAITING) this.release();
+  }
+
+  private next(): Waiting {
+    waitingInAll--;
+    return this.waiting.shift()!;
+  }
+
+  /** What waits is forgotten at once: the event of the connection's end comes after the whole read. */
+  private end(): void {
+    this.socket.destroy();
+    this.forget();
   }
 
   private hold(): void {
@@ -107,6 +134,7 @@ export class PipelinedRequests {
   }
 
   private forget(): void {
+    waitingInAll -= this.waiting.length;
     this.waiting = [];
     this.newestExchange = undefined;
     this.release();

@@ -6,10 +6,14 @@ export function resolveAt(base: string, reference: string): string {
   if (/^(?:[A-Za-z][A-Za-z0-9+.-]*:|\/)/.test(reference)) return reference;
   const [, path = '', query, fragment = ''] = /^([^?#]*)(\?[^#]*)?(#.*)?$/s.exec(reference) ?? [];
   const [, basePath = '/', baseQuery = ''] = /^([^?]*)(\?.*)?$/s.exec(base) ?? [];
-  if (path === '') return basePath + (query ?? baseQuery) + fragment;
+  if (path === '') return pathOnly(basePath) + (query ?? baseQuery) + fragment;
   const resolved = withoutDotSegments(basePath.slice(0, basePath.lastIndexOf('/') + 1) + path);
-  // Two slashes at its begin would make the first segment an authority (§4.2).
-  return (resolved.startsWith('//') ? `/.${resolved}` : resolved) + (query ?? '') + fragment;
+  return pathOnly(resolved) + (query ?? '') + fragment;
+}
+
+/** Two slashes at its begin would make its first segment an authority (§4.2); browsers read a backslash as a slash. */
+function pathOnly(path: string): string {
+  return /^[/\\][/\\]/.test(path) ? `/.${path}` : path;
 }
 
 /** §5.2.4, for a path that begins with a slash. */

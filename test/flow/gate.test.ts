@@ -20,7 +20,7 @@ function ask(
 ): Promise<Verdict> {
   const request = { method: 'POST', target: '/t?q=1', headers, clientAddress: '192.0.2.1' };
   const upload = { offset: Buffer.byteLength(content), request } as unknown as Upload;
-  return askGate(gate, upload, Readable.from([Buffer.from(content)]), signal);
+  return askGate({ gate, upload }, Readable.from([Buffer.from(content)]), signal);
 }
 
 function shell(script: string, timeoutMs = 5000): Gate {
@@ -102,7 +102,11 @@ test('a command that saw only half of the bytes has not allowed them', async () 
     })(),
   );
   const upload = { offset: 8, request: { headers: [], target: '/', method: 'POST', clientAddress: '' } };
-  const asked = askGate(shell('cat >/dev/null'), upload as unknown as Upload, broken, new AbortController().signal);
+  const asked = askGate(
+    { gate: shell('cat >/dev/null'), upload: upload as unknown as Upload },
+    broken,
+    new AbortController().signal,
+  );
   await expect(asked).rejects.toThrow('could not be read');
 });
 

@@ -28,6 +28,9 @@ beforeAll(async () => {
     '  - match: { path: /guarded/** }',
     `    origin: ${origin.url}`,
     `    authorize: { forward_auth: { url: "${around}/check" } }`,
+    '  - match: { path: /scanned/** }',
+    `    origin: ${origin.url}`,
+    `    delivery: { wait: 100ms, gate: { http: "${around}/scan" } }`,
     '  - match: { path: /straight/** }',
     `    origin: ${origin.url}`,
   ].join('\n');
@@ -88,6 +91,19 @@ test('a request to switch protocols that comes back is a 508', async () => {
     expect((await client.readFinal()).status).toBe(508);
     client.destroy();
   }
+});
+
+test('a gate that leads back gives no verdict, and makes no upload of its own', async () => {
+  const before = wire.connections;
+  const upload: WireRequest = { method: 'POST', target: '/scanned/x', headers: CREATION, body: 'hello' };
+  expect((await exchangeOver('HTTP/1.1', own.url, upload)).status).toBe(504);
+  expect(own.log).toContainEqual(
+    expect.objectContaining({
+      msg: 'the gate gave no verdict: nothing passes it',
+      err: expect.objectContaining({ message: 'the gate answered 508' }) as object,
+    }),
+  );
+  expect(wire.connections - before).toBe(1);
 });
 
 test('the log says which route leads back', async () => {

@@ -75,14 +75,12 @@ test.each([
   client.destroy();
 });
 
-test('a flood of requests is answered in order by and by, and read no faster than that', async () => {
+test('as many requests as may wait are all answered in order', async () => {
   const served = new Served();
   const door = await openDoor(served.serve);
   const client = await connect(door.url);
-  const count = 1000;
+  const count = 500;
   void client.send(Array.from({ length: count }, (_, at) => request(`GET /${at}`)).join(''));
-  await until(() => served.open.size === 8, 'the first eight');
-  // So many wait already that no more are read: those that are under way have to end first.
   const answering = served.all(count);
   for (let at = 0; at < count; at++) {
     expect((await client.readHead())?.status).toBe(200);
@@ -91,6 +89,39 @@ test('a flood of requests is answered in order by and by, and read no faster tha
   await answering;
   expect(served.most).toBe(8);
   client.destroy();
+});
+
+test('a connection with more requests than may wait ends, and none of them begins', async () => {
+  const served = new Served();
+  const door = await openDoor(served.serve);
+  const client = await connect(door.url);
+  void client.send(request('POST /slow') + request('GET /x').repeat(2000));
+  await client.closed;
+  await until(() => door.connections === 0, 'the connection to be gone');
+  expect(served.order).toEqual(['POST /slow in']);
+});
+
+test('of all connections together only so many wait, and those with few of them go on', async () => {
+  const served = new Served();
+  const door = await openDoor(served.serve);
+  const few = await Promise.all(Array.from({ length: 10 }, () => connect(door.url)));
+  for (const client of few) await client.send(request('POST /few') + request('GET /f').repeat(7));
+  const many = await Promise.all(Array.from({ length: 10 }, () => connect(door.url)));
+  for (const client of many) void client.send(request('POST /many') + request('GET /m').repeat(400));
+  // Five times 400 would be too many beside the 70 of the others.
+  await until(() => door.connections === few.length + 4, 'the rest to end');
+  for (const client of few) expect(client.socket.destroyed).toBe(false);
+  for (const client of [...few, ...many]) client.destroy();
+  await until(() => door.connections === 0, 'all to be gone');
+
+  // What has ended takes nobody's room.
+  const later = new Served();
+  const next = await openDoor(later.serve);
+  const clients = await Promise.all(Array.from({ length: 4 }, () => connect(next.url)));
+  for (const [of, client] of clients.entries())
+    void client.send(Array.from({ length: 400 }, (_, at) => request(`GET /${of}/${at}`)).join(''));
+  await later.all(1600);
+  for (const client of clients) client.destroy();
 });
 
 test('a client that leaves while many of its requests wait is noticed, and none of them begins', async () => {

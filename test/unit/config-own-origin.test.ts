@@ -58,6 +58,25 @@ describe('an origin that is the proxy itself is refused', () => {
   });
 });
 
+describe('so is everything else that would come back', () => {
+  const APP = 'origin: http://127.0.0.1:3000';
+  const GATE = 'delivery: { gate: { http: "http://127.0.0.1:8080/scan" } }';
+  const AUTH = 'authorize: { forward_auth: { url: "http://127.0.0.1:8080/check" } }';
+  test.each([
+    ['a gate', `${APP}\nadmin: false\n${GATE}`, 'delivery.gate.http'],
+    [
+      'a route’s gate',
+      `${APP}\nadmin: false\nroutes: [{ match: { path: /a }, ${GATE} }]`,
+      'routes[0].delivery.gate.http',
+    ],
+    ['an authorization service', `${APP}\nadmin: false\n${AUTH}`, 'authorize.forward_auth.url'],
+    ['the admin listener', 'origin: http://127.0.0.1:9000\nadmin: 127.0.0.1:9000', 'origin'],
+  ])('%s', (_, yaml, setting) => {
+    const problems = problemsOf(`listen: 127.0.0.1:8080\n${yaml}\n`);
+    expect(problems).toEqual([expect.stringContaining(`${setting} leads to this proxy, which listens on `)]);
+  });
+});
+
 test.each([
   ['127.0.0.1:8080', 'http://127.0.0.1:3000'],
   ['127.0.0.1:8080', 'http://127.0.0.2:8080'],

@@ -58,6 +58,14 @@ describe('a reference at a target', () => {
     ['/a/b?x=/c/d', '7', '/a/7'],
     ['/a/b?x', '?y', '/a/b?y'],
     ['/a/b', '#f', '/a/b#f'],
+    // A creation's target is the client's own, and what is made of it never leads to another host.
+    ['//evil/a/b', '?y', '/.//evil/a/b?y'],
+    ['//evil/a/b', '#f', '/.//evil/a/b#f'],
+    ['//evil/a/b', '', '/.//evil/a/b'],
+    ['//evil/a/b', '7', '/.//evil/a/7'],
+    ['//evil', '7', '/.//7'],
+    ['/\\evil/a', '?y', '/./\\evil/a?y'],
+    ['/\\evil/a', '7', '/./\\evil/7'],
   ])('at %s, %s → %s', (base, reference, expected) => {
     expect(resolveAt(base, reference)).toBe(expected);
   });
