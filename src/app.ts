@@ -242,7 +242,7 @@ function toldToClients({ uploads: { publicUrl }, altSvc }: Config): { publicUrl?
 
 async function listen(config: Config, entry: Entry, opened: Closing[]): Promise<Listener[]> {
   const listeners: Listener[] = [];
-  for (const { address, tls, http2, mode } of config.listeners) {
+  for (const { address, tls, http2, mode, keepAliveMs } of config.listeners) {
     const listener = await startListener(
       {
         address: address.kind === 'unix' ? { ...address, mode } : address,
@@ -250,6 +250,7 @@ async function listen(config: Config, entry: Entry, opened: Closing[]): Promise<
         tls: tls && { cert: await readFile(tls.cert), key: await readFile(tls.key) },
         windows: { stream: config.http2.streamWindowBytes, session: config.http2.sessionWindowBytes },
         maxConcurrentStreams: config.http2.maxStreams,
+        keepAliveTimeoutMs: keepAliveMs,
       },
       {
         onRequest: (exchange) => void entry.handle(exchange),

@@ -40,6 +40,8 @@ export interface ListenerConfig {
   /** Absolute paths of PEM files. */
   readonly tls?: { readonly cert: string; readonly key: string };
   readonly http2: boolean;
+  /** A connection without a request is closed after this time. */
+  readonly keepAliveMs?: number;
   /** Rights of a Unix socket's file. */
   readonly mode?: number;
 }
@@ -90,13 +92,21 @@ export interface LogConfig {
   readonly format: 'auto' | 'json' | 'pretty';
 }
 
+type ListenSetting = Extract<Settings['listen'], readonly unknown[]>[number];
+
+function toListener(setting: ListenSetting): ListenerConfig {
+  if ('kind' in setting) return { address: setting, http2: true };
+  const { keep_alive: keepAliveMs, ...listener } = setting;
+  return { ...listener, ...defined({ keepAliveMs }) };
+}
+
 /** Checked settings as the rest of the program knows them. `asWritten`: before defaults were put in. */
 export function toConfig(settings: Settings, asWritten: unknown): Config {
   const { uploads, cors, http2 } = settings;
   const admin = toAdmin(settings.admin, asWritten);
   const cluster = toCluster(settings.cluster);
   return {
-    listeners: listOf(settings.listen).map((item) => ('kind' in item ? { address: item, http2: true } : item)),
+    listeners: listOf(settings.listen).map(toListener),
     ...(admin ? { admin } : {}),
     data: settings.data,
     store: toStore(settings.store),

@@ -16,6 +16,7 @@ export const SAMPLES: Readonly<Record<string, string>> = {
       cert: /etc/rufh-proxy/tls.crt
       key: /etc/rufh-proxy/tls.key
     http2: true
+    keep_alive: 620s # behind a balancer of Google's
   - unix:/run/rufh-proxy/http.sock`,
   admin: `admin:
   address: 127.0.0.1:9090`,

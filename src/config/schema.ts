@@ -42,6 +42,12 @@ const listener = z.strictObject({
   http2: boolean()
     .prefault(true)
     .describe('Offer HTTP/2 beside HTTP/1.1: through ALPN with TLS, with prior knowledge (h2c) without.'),
+  keep_alive: duration({ leastMs: 1000 })
+    .optional()
+    .describe(
+      'A connection without a request is closed after this time. Longer than a balancer in front keeps its own, or requests ' +
+        'meet a closing connection: Amazon’s keeps them for 60 s, Google’s for 600 s. Default 75 s.',
+    ),
   mode: fileMode()
     .optional()
     .describe('Who may connect to a Unix socket, as `chmod` says it. Default `0660`: its user and its group.'),

@@ -22,6 +22,9 @@ export interface Http2Options {
   readonly silenceMs?: number;
 }
 
+/** More than fit into the 64 KiB that a head may have. */
+const MOST_FIELDS = 4096;
+
 /** The HTTP/2 connections of a listener: it gives them their sockets, nobody listens here. */
 export class Http2Sessions {
   private readonly server: Http2Server;
@@ -37,6 +40,8 @@ export class Http2Sessions {
     const { windows, maxConcurrentStreams } = options;
     this.server = createServer({
       settings: { initialWindowSize: windows.stream, maxConcurrentStreams },
+      // Node resets a stream with more than 128 fields; their size is limit enough, as it is over HTTP/1.1.
+      maxHeaderListPairs: MOST_FIELDS,
       // In MB. What clients may send ahead of us is not to be counted as their misuse of memory.
       maxSessionMemory: 10 + Math.ceil((2 * windows.session) / 1_000_000),
     });

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { startTestApp, type TestApp } from '../support/app.js';
 import { connectH2 } from '../support/h2-client.js';
 import { requestOnce } from '../support/raw-client.js';
-import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { answerOk, startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
 import type { WireRequest, WireResponse } from '../support/wire-response.js';
 
 let origin: RawOrigin;
@@ -75,4 +75,19 @@ test.each([
   }
   expect(seen).toEqual(statuses);
   expect(origin.exchanges.length - first).toBe(requests);
+});
+
+// A balancer sends requests over connections that it keeps: ours must not end before its own (620 s is for Google's 600 s).
+test.each([
+  ['', 'timeout=75'],
+  [', keep_alive: 620s', 'timeout=620'],
+  [', keep_alive: 5s', 'timeout=5'],
+])('a listener with {…%s} says and keeps its time for idle connections', async (setting, told) => {
+  const other = await startTestApp({ origin: origin.url, config: `listen: { address: 127.0.0.1:0${setting} }` });
+  try {
+    origin.setScript(answerOk);
+    expect((await requestOnce(other.url, { method: 'GET', target: '/' })).header('keep-alive')).toBe(told);
+  } finally {
+    await other.stop();
+  }
 });

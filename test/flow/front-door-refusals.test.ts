@@ -132,6 +132,21 @@ describe('a message that cannot be trusted to end where it seems to', () => {
     expect(response.body.toString()).toBe('3001');
   });
 
+  test.each([100, 124, 125, 500, 1500])(
+    'none of %i fields over HTTP/2 is left out, nor its request reset',
+    async (count) => {
+      const door = await openDoor((exchange) => {
+        void sendReply(exchange, { status: 200, headers: [], body: `${exchange.req.rawHeaders.length / 2}` });
+      });
+      const h2 = await connectH2(door.url);
+      const headers = Array.from({ length: count }, (_, at) => [`x-${at}`, 'y'] as const);
+      const response = await h2.request({ method: 'GET', target: '/', headers });
+      // With :method, :path, :scheme and :authority.
+      expect([response.status, response.body.toString()]).toEqual([200, `${count + 4}`]);
+      await h2.close();
+    },
+  );
+
   test('CONNECT over HTTP/2 is answered with 501', async () => {
     const door = await openDoor(ok);
     const h2 = await connectH2(door.url);

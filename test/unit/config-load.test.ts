@@ -86,6 +86,13 @@ test('listen takes an address, an object, or a list of either', () => {
   ]);
 });
 
+test('a listener says how long a connection without a request stays', () => {
+  const address = { kind: 'tcp', host: '127.0.0.1', port: 1 };
+  expect(load('origin: http://a\nlisten: { address: 127.0.0.1:1, keep_alive: 620s }').listeners).toEqual([
+    { address, http2: true, keepAliveMs: 620_000 },
+  ]);
+});
+
 test('admin takes an address, an object, or false', () => {
   const chosen = { address: { kind: 'tcp', host: '127.0.0.1', port: 1 }, anyPortWillDo: false };
   expect(load('origin: http://a\nadmin: 127.0.0.1:1').admin).toEqual(chosen);
