@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { withoutEnd } from '../model/without-end.js';
 import type { Contradiction } from './route-contradictions.js';
 
 /** The secret as it is written, or in its file; undefined when neither is given, or the file is of no use. */
@@ -27,7 +28,7 @@ export function unusableSecret(
 /** What a file holds without the line break at its end, or why that is nothing. */
 function readSecret(file: string): { secret: string } | { problem: string } {
   try {
-    const secret = readFileSync(file, 'utf8').replace(/[\r\n]+$/, '');
+    const secret = withoutEnd(readFileSync(file, 'utf8'), '\r\n');
     return secret === '' ? { problem: `${file} is empty` } : { secret };
   } catch (error) {
     return { problem: `cannot read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'}` };

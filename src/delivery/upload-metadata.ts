@@ -35,7 +35,8 @@ export function uploadMetadata(headers: Headers): UploadMetadata {
 
 /** Base64 of UTF-8; undefined when it is not. */
 function decoded(encoded: string): string | undefined {
-  if (!/^[A-Za-z0-9+/]+={0,2}$/.test(encoded) || encoded.replace(/=+$/, '').length % 4 === 1) return undefined;
+  const [, digits] = /^([A-Za-z0-9+/]+)={0,2}$/.exec(encoded) ?? [];
+  if (digits === undefined || digits.length % 4 === 1) return undefined;
   return utf8(Buffer.from(encoded, 'base64'));
 }
 

@@ -38,5 +38,5 @@ function referenceFor(reference: string, { route, publicUrl, target }: AnswerPla
 }
 
 function pathOf(publicUrl: string): string {
-  return /^[^:]+:\/\/[^/]*(.*)$/.exec(publicUrl)?.[1] ?? '';
+  return /^[^:]+:\/\/[^/]*(.*)/s.exec(publicUrl)?.[1] ?? '';
 }

@@ -1,6 +1,7 @@
 import { fieldValue, withoutFields, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
+import { withoutEnd } from '../model/without-end.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import type { Cors } from './cors.js';
@@ -79,7 +80,7 @@ function merged(theirs: Headers, ours: Headers): HeaderLine[] {
 
 /** The members of both lists, each once. */
 function members(theirs = '', ours: string): string {
-  const all = `${theirs},${ours}`.split(',').map((member) => member.replace(/^[\t ]+|[\t ]+$/g, ''));
+  const all = `${theirs},${ours}`.split(',').map((member) => withoutEnd(member.replace(/^[\t ]+/, ''), '\t '));
   const firstOf = new Map(all.toReversed().map((member) => [member.toLowerCase(), member]));
   return [...new Set(all.map((member) => member.toLowerCase()))]
     .filter((key) => key !== '')

@@ -75,5 +75,5 @@ export function destroyExchange(exchange: Exchange): void {
 }
 
 function bracketed(address: string): string {
-  return address.includes(':') ? `[${address.replace(/%.*$/, '')}]` : address;
+  return address.includes(':') ? `[${address.split('%', 1)[0]}]` : address;
 }

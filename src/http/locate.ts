@@ -1,6 +1,6 @@
 import type { RequestHead } from '../model/request-head.js';
 import { asksByPath, isProtected, protectionOf, type Route, type Routes } from '../model/route.js';
-import { canonicalTarget, otherReadings } from './request-target.js';
+import { canonicalTarget, mayLieBelow, otherReadings } from './request-target.js';
 
 /** Where a request goes. `head`: as it is matched, asked for, stored and sent from here on. */
 export type Located =
@@ -19,29 +19,41 @@ type Rules = Pick<Routes, 'find' | 'findIgnoringCase' | 'hasProtected'>;
 export function locate(head: RequestHead, routes: Rules, uploadsPath: string): Located {
   const { method, path, flaw } = head;
   if (path.startsWith(uploadsPath)) return { kind: 'upload', head };
-  const others = otherReadings(head);
-  if (others?.some((reading) => reading.startsWith(uploadsPath))) return refused(flaw ?? OTHERWISE);
+  const readings = readingsOf(head);
+  if (mayLieBelow(head, uploadsPath) && (readings()?.some((reading) => reading.startsWith(uploadsPath)) ?? true))
+    return refused(flaw ?? OTHERWISE);
   const route = routes.find(method, path);
   if (!routes.hasProtected) return { kind: 'target', head, route };
   if (flaw !== undefined && asksByPath(route)) return refused(flaw);
-  const sent = sendings(head, route).find((sending) => otherwiseRead(sending, route, routes) === undefined);
+  const sendings = sendingsOf(head, route);
+  const sent = sendings.find((sending) => {
+    const others = sending === head ? readings() : otherReadings(sending);
+    return otherwiseRead(sending, others, route, routes) === undefined;
+  });
   if (sent) return { kind: 'target', head: sent, route };
-  return refused(flaw ?? otherwiseRead(head, route, routes)!);
+  return refused(flaw ?? otherwiseRead(head, readings(), route, routes)!);
 }
+
+/** The readings of a target, found out when they are first asked for. */
+function readingsOf(head: RequestHead): () => Readings {
+  let found: { readonly readings: Readings } | undefined;
+  return () => (found ??= { readings: otherReadings(head) }).readings;
+}
+
+type Readings = ReturnType<typeof otherReadings>;
 
 /**
  * The forms in which a target may go on, the best first. A literal dot segment has one meaning (RFC 3986 §5.2.4), so that
  * without it nobody can find another one.
  */
-function sendings(head: RequestHead, route: Route): RequestHead[] {
+function sendingsOf(head: RequestHead, route: Route): RequestHead[] {
   const canonical = { ...head, target: canonicalTarget(head) };
   if (asksByPath(route)) return [canonical];
   return head.flaw === undefined && hasDotSegments(head.target) ? [head, canonical] : [head];
 }
 
 /** What lets a server find another, protected route in this target; undefined when it cannot. */
-function otherwiseRead(head: RequestHead, route: Route, routes: Rules): string | undefined {
-  const readings = otherReadings(head);
+function otherwiseRead(head: RequestHead, readings: Readings, route: Route, routes: Rules): string | undefined {
   if (!readings) return OTHERWISE;
   const isElsewhere = (other: Route): boolean => isProtected(other) && protectionOf(other) !== protectionOf(route);
   if (readings.some((reading) => isElsewhere(routes.find(head.method, reading)))) return OTHERWISE;

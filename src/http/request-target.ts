@@ -1,3 +1,5 @@
+import { withoutEnd } from '../model/without-end.js';
+
 export interface Target {
   /** In origin-form, or `*`. */
   readonly target: string;
@@ -15,7 +17,7 @@ export function readTarget(method: string, received: string): Target | undefined
   if (received.includes('#')) return undefined;
   if (received === '*') return method === 'OPTIONS' ? { target: '*', path: '*' } : undefined;
   if (received.startsWith('/')) return originForm(received);
-  const [, authority, rest] = /^https?:\/\/([^/?]+)(.*)$/is.exec(received) ?? [];
+  const [, authority, rest] = /^https?:\/\/([^/?]+)(.*)/is.exec(received) ?? [];
   if (authority === undefined || rest === undefined || authority.includes('@')) return undefined;
   if (rest === '' && method === 'OPTIONS') return { target: '*', path: '*', authority };
   return { ...originForm(rest.startsWith('/') ? rest : `/${rest}`), authority };
@@ -106,7 +108,10 @@ function resolveDots(path: string): string {
 }
 
 /** Longer paths with oddities are not worth the time that all their readings take. */
-const LONGEST_ODD_PATH = 2048;
+const LONGEST_ODD_PATH = 1024;
+
+/** Oddities multiply each other's readings. No client has need of a path with more than these, and each costs time. */
+export const MOST_READINGS = 64;
 
 /** What may make a server read a path in another way, also where clients have good reasons for it. */
 const ODD = /[;\\]|%(?:[01]|2[035BF]|3[BF]|5C|7F|[89A-F])|%(?![0-9A-F]{2})|\.(?:\/|$)|\/\.|\/\/|.\/$/;
@@ -116,7 +121,7 @@ type Step = (path: string) => readonly string[];
 
 const STEPS: readonly Step[] = [
   (path) => [path, unescape(path), fullyUnescaped(path)],
-  (path) => [path, path.replace(/[\0?#].*$/s, '')],
+  (path) => [path, path.replace(/[\0?#].*/s, '')],
   (path) => [path, path.replace(/[\0-\x1f\x7f]/g, '')],
   (path) => [path, path.replaceAll('\\', '/')],
   (path) => [path, path.replace(/;[^/]*/g, '')],
@@ -124,22 +129,42 @@ const STEPS: readonly Step[] = [
   (path) => [path, resolveDots(path)],
   (path) => [path, path.replace(/\/{2,}/g, '/')],
   (path) => [path, resolveDots(path)],
-  (path) => [path, path.replace(/[. ]+(?=\/|$)/g, ''), path.replace(/(.)\/$/, '$1')],
+  (path) => [path, withoutEnds(path), path.replace(/(.)\/$/, '$1')],
 ];
 
 /**
  * Every path that a server may take the target's for, beside the target's own, in the form of `path`; undefined when
  * there are too many to tell. Servers unescape once, twice or not, before or after they resolve dot segments; they merge
  * slashes, take backslashes for slashes, and leave out parameters, control characters, and dots and blanks at the end.
+ * The time is bounded: every step is linear, and takes at most `MOST_READINGS` paths of at most `LONGEST_ODD_PATH`.
  */
 export function otherReadings({ target, path }: Pick<Target, 'target' | 'path'>): readonly string[] | undefined {
   const asSent = normalForm(pathOf(target));
   if (path === '*' || (!ODD.test(asSent) && asSent === path)) return [];
   if (asSent.length > LONGEST_ODD_PATH) return undefined;
-  const raw = STEPS.reduce((paths, step) => new Set([...paths].flatMap(step)), new Set([asSent]));
-  const readings = new Set([...raw].map((reading) => normalForm(withoutDots(reading === '' ? '/' : reading))));
+  let paths: ReadonlySet<string> = new Set([asSent]);
+  for (const step of STEPS) {
+    paths = new Set([...paths].flatMap(step));
+    if (paths.size > MOST_READINGS) return undefined;
+  }
+  const readings = new Set([...paths].map((reading) => normalForm(withoutDots(reading === '' ? '/' : reading))));
   readings.delete(path);
   return [...readings];
+}
+
+/**
+ * Whether some reading of the target could lie below this path, which can be told however many readings there are: they
+ * leave out, unescape and move segments, but what they leave of one stands in one piece in the unescaped target.
+ */
+export function mayLieBelow({ target }: Pick<Target, 'target'>, below: string): boolean {
+  const letters = lettersOf(pathOf(target));
+  return below.split('/').every((segment) => letters.includes(lettersOf(segment)));
+}
+
+function lettersOf(path: string): string {
+  let current = path;
+  for (let round = 0; round < 5; round++) current = unescape(current).replace(/[\0-\x1f\x7f]/g, '');
+  return inOneForm(current).replace(/[^A-Za-z0-9]/g, '');
 }
 
 /** Patterns match no dot segment, but to a server that does not resolve it, it is a segment like any other. */
@@ -147,17 +172,32 @@ function withoutDots(path: string): string {
   return path.replace(/\/\.{1,2}(?=\/|$)/g, '/-');
 }
 
+/** Dots and blanks at the end of segments left out, as file systems of Windows do. */
+function withoutEnds(path: string): string {
+  return path
+    .split('/')
+    .map((segment) => withoutEnd(segment, '. '))
+    .join('/');
+}
+
 /** Escapes of every kind undone once, into bytes; with an overlong sequence taken for what it stands for. */
 function unescape(path: string): string {
   return path
-    .replace(/%u00([0-9A-F]{2})/gi, '%$1')
+    .replace(/%u([0-9A-F]{4})/gi, (_, hex: string) => octetsOf(parseInt(hex, 16)))
     .replace(/%([0-9A-Fa-f]{2})/g, (_, hex: string) => String.fromCharCode(parseInt(hex, 16)))
-    .replace(/([\xc0\xc1])([\x80-\xbf])/g, (_, high: string, low: string) =>
-      String.fromCharCode(((high.charCodeAt(0) & 1) << 6) | (low.charCodeAt(0) & 0x3f)),
-    )
-    .replace(/\xe0([\x80-\x81])([\x80-\xbf])/g, (_, high: string, low: string) =>
-      String.fromCharCode(((high.charCodeAt(0) & 1) << 6) | (low.charCodeAt(0) & 0x3f)),
-    );
+    .replace(/(?:[\xc0\xc1]|\xe0[\x80\x81]|\xf0\x80[\x80\x81])[\x80-\xbf]/g, shortest);
+}
+
+/** Of the `%uXXXX` of older servers, the same in escaped octets: one where that is enough, as some servers have it, else UTF-8. */
+function octetsOf(code: number): string {
+  const text = String.fromCharCode(code);
+  return (code < 0x100 ? text : Buffer.from(text, 'utf8').toString('latin1')).replace(/[\s\S]/g, escaped);
+}
+
+/** What an overlong UTF-8 sequence stands for: the last bit of its last byte but one, and six of its last. */
+function shortest(sequence: string): string {
+  const [high, low] = [sequence.charCodeAt(sequence.length - 2), sequence.charCodeAt(sequence.length - 1)];
+  return String.fromCharCode(((high & 1) << 6) | (low & 0x3f));
 }
 
 function fullyUnescaped(path: string): string {

@@ -1,4 +1,5 @@
 import { fieldValue, type Headers } from './headers.js';
+import { withoutEnd } from './without-end.js';
 
 /** What one proxy said of the hop before it: one element of `Forwarded` (RFC 7239 §4), or one place in the X-Forwarded lists. */
 export interface ForwardedHop {
@@ -39,7 +40,7 @@ const PREFIX = /^(?:\/(?!\.{1,2}(?:\/|$))[A-Za-z0-9._~!$&'()*+;=:@-]+)+$/;
  */
 export function receivedPrefix(headers: Headers): string {
   const prefix = listOf(headers, 'x-forwarded-prefix')
-    .map((part) => part.replace(/\/+$/, ''))
+    .map((part) => withoutEnd(part, '/'))
     .join('');
   return PREFIX.test(prefix) ? prefix : '';
 }

@@ -71,5 +71,5 @@ function forwardedValue(headers: Headers, hops: readonly ForwardedHop[], peer: s
 
 /** An IPv4 address in IPv6 clothes as IPv4, and no zone, which means nothing on another machine. */
 function plainAddress(address: string): string {
-  return address.replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '').replace(/%.*$/, '');
+  return address.replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '').split('%', 1)[0]!;
 }

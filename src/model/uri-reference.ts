@@ -34,7 +34,7 @@ function withoutDotSegments(path: string): string {
  * The scheme is not compared: an origin may have heard that its clients speak HTTPS.
  */
 export function moved(reference: string, origin: string, publicUrl: string): string {
-  const [, scheme, authority, rest = ''] = /^(?:(https?):)?\/\/([^/?#]*)(.*)$/is.exec(reference) ?? [];
+  const [, scheme, authority, rest = ''] = /^(?:(https?):)?\/\/([^/?#]*)(.*)/is.exec(reference) ?? [];
   if (authority === undefined) return reference;
   const { host, pathname, protocol } = new URL(origin);
   const base = pathname.replace(/\/$/, '');

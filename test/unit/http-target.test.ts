@@ -1,6 +1,12 @@
-import { expect, test } from '@jest/globals';
+import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { canonicalTarget, otherReadings, readTarget } from '../../src/http/request-target.js';
+import {
+  canonicalTarget,
+  mayLieBelow,
+  MOST_READINGS,
+  otherReadings,
+  readTarget,
+} from '../../src/http/request-target.js';
 
 test.each([
   ['/', '/'],
@@ -110,12 +116,78 @@ test.each([
   ['/p%c0%afx', '/p/x'],
   ['/%ef%bd%90', '/p'],
   ['/a/%2e%2e%2f%2e%2e%2fp', '/p'],
+  ['/p%uff0fx', '/p/x'],
+  ['/a/%uff0e%uff0e/p', '/p'],
+  ['/p%f0%80%80%afx', '/p/x'],
+  ['/p%e0%81%9cx', '/p/x'],
+  ['/p. . ./x', '/p/x'],
 ])('some server reads %j as %j', (received, reading) => {
   expect(otherReadings(readTarget('GET', received)!)).toContain(reading);
 });
 
-test('an odd path of great length is not read in all its ways', () => {
-  expect(otherReadings(readTarget('GET', `/${'a//'.repeat(1000)}`)!)).toBeUndefined();
+/** Each may be read in several ways, so that together they multiply. */
+const ODDITIES = [
+  '%252f',
+  ';a',
+  '%01',
+  '\\',
+  '//',
+  '/../',
+  '%3f',
+  '%2e%2e',
+  '. ',
+  '/',
+  '%u002f',
+  '%c0%af',
+  '%ef%bc%8f',
+];
+
+describe('a path with very many readings', () => {
+  test.each([
+    ['a great length', `/${'a//'.repeat(1000)}`],
+    ['everything at once', '//h/%252f;a%01b\\.x//..//../%3f'],
+  ])('of %s is not read in all its ways', (_why, target) => {
+    expect(otherReadings(readTarget('GET', target)!)).toBeUndefined();
+  });
+
+  test('has no more than are worth the time, whatever it is made of', () => {
+    const piece = fc.constantFrom('a', ...ODDITIES);
+    fc.assert(
+      fc.property(fc.array(piece, { maxLength: 12 }), (pieces) => {
+        const readings = otherReadings(readTarget('GET', `/${pieces.join('')}`.replaceAll('#', ''))!);
+        expect(readings?.length ?? 0).toBeLessThanOrEqual(MOST_READINGS);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  // Each of them once took seconds, because a step took the square of a run's length.
+  test.each(['.', ' ', '%20', '/', ';', '%25', '\\', '..;/', '%', '%2f', './', 'a'])(
+    'is read in time that its length bounds, with a long run of %j',
+    (run) => {
+      for (const before of ODDITIES) {
+        const long = run.repeat(Math.floor(900 / run.length));
+        const head = readTarget('GET', `//h/%252f;a%01b\\${before}${long}x//..//../%3f`)!;
+        expect(otherReadings(head)?.length ?? 0).toBeLessThanOrEqual(MOST_READINGS);
+        expect(mayLieBelow(head, '/.uploads/')).toBe(false);
+      }
+    },
+  );
+});
+
+test.each([
+  ['/.uploads/x', true],
+  ['/a/%2e%2e/.upl%6fads/x', true],
+  ['/.%2575pl%u006fads', true],
+  ['/.up%01loads;a/x', true],
+  ['/.uplo%25%0061ds', true],
+  ['/%ef%bd%95ploads', true],
+  [`/${'a//'.repeat(1000)}.uploads`, true],
+  ['/upload', false],
+  ['/.uplo/ads', true],
+  ['/other', false],
+])('%j may lie below /.uploads/: %p', (target, may) => {
+  expect(mayLieBelow(readTarget('GET', target)!, '/.uploads/')).toBe(may);
 });
 
 test('whatever comes as a target never throws, and a path without a flaw has no dot segments', () => {
