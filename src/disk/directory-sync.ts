@@ -1,5 +1,6 @@
 import { dirname, resolve } from 'node:path';
-import { close, fsync, mkdir, open, stat } from './files.js';
+import { Fault } from '../model/fault.js';
+import { close, fsync, mkdir, open, rmdir, stat } from './files.js';
 import { hasCode } from './storage-fault.js';
 
 /** What survives a power cut. `always` and `group` differ only in how often bytes are synced, which the receiver decides. */
@@ -9,12 +10,23 @@ interface Turn {
   next?: Promise<void>;
 }
 
+/** So many directories whose sync failed are remembered one by one. */
+const MOST_FAILED = 1000;
+
 /**
  * Makes names in directories durable: a synced file whose name was never synced is gone after a power cut. While one
  * sync of a directory runs, all who come wait for one other that begins after it, so a thousand uploads share two.
+ *
+ * A sync that fails may have dropped every name that was made before it, and the next one succeeds without them. So a name
+ * is made after `failures` was noted, and believed to be durable only when no sync of its directory has failed since.
  */
 export class DirectorySync {
   private readonly turns = new Map<string, Turn & { readonly running: Promise<void> }>();
+  /** By the directory: the number of its last failure among all. */
+  private readonly failed = new Map<string, number>();
+  private failedSyncs = 0;
+  /** Failures up to this one may have been of any directory. */
+  private forgotten = 0;
 
   constructor(private readonly mode: SyncMode) {}
 
@@ -23,9 +35,18 @@ export class DirectorySync {
     return this.mode !== 'none';
   }
 
-  /** Fulfilled when every name made or removed in the directory before the call survives a power cut. */
-  sync(directory: string): Promise<void> {
+  /** How many syncs have failed so far. */
+  get failures(): number {
+    return this.failedSyncs;
+  }
+
+  /**
+   * Fulfilled when every name made or removed in the directory before the call survives a power cut. `since`: `failures`
+   * from before the name in question was made; without it, the name is made and synced by one caller with nobody beside it.
+   */
+  sync(directory: string, since = Infinity): Promise<void> {
     if (!this.isDurable) return Promise.resolve();
+    if ((this.failed.get(directory) ?? this.forgotten) > since) return Promise.reject(droppedName());
     const turn = this.turns.get(directory);
     if (!turn) return this.begin(directory);
     turn.next ??= turn.running.then(
@@ -41,7 +62,25 @@ export class DirectorySync {
 
   /** Makes a directory and those above it, for the owner alone, as durable as the mode says. */
   async make(directory: string): Promise<void> {
-    for (const made of await makeMissing(resolve(directory))) await this.sync(dirname(made));
+    const since = this.failures;
+    const made = await makeMissing(resolve(directory));
+    try {
+      for (const each of made) await this.sync(dirname(each), since);
+    } catch (error) {
+      // A start that finds one takes its name for durable.
+      for (const each of made) await rmdir(each).catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /**
+   * As `make`, of a directory that one process alone uses: an empty one is made anew, since the process that made it may
+   * have failed to sync its name.
+   */
+  async makeOwn(directory: string): Promise<void> {
+    // One that holds something, or is a mount point, stays.
+    await rmdir(directory).catch(() => undefined);
+    await this.make(directory);
   }
 
   private begin(directory: string): Promise<void> {
@@ -51,9 +90,28 @@ export class DirectorySync {
     const ended = (): void => {
       if (!turn.next && this.turns.get(directory) === turn) this.turns.delete(directory);
     };
-    running.then(ended, ended);
+    running.then(ended, () => {
+      this.noteFailure(directory);
+      ended();
+    });
     return running;
   }
+
+  private noteFailure(directory: string): void {
+    if (this.failed.size >= MOST_FAILED) {
+      this.failed.clear();
+      this.forgotten = this.failedSyncs;
+    }
+    this.failed.set(directory, ++this.failedSyncs);
+  }
+}
+
+function droppedName(): Fault {
+  return new Fault(
+    'STORAGE_UNAVAILABLE',
+    'a sync of the directory has failed since a name was made in it: the name may be gone after a power cut',
+    true,
+  );
 }
 
 async function syncDirectory(directory: string): Promise<void> {

@@ -11,6 +11,8 @@ export interface NewChunk {
   /** Those whose entries lead to the file and may be new; the first is that of its upload. */
   readonly directories: readonly string[];
   readonly names: DirectorySync;
+  /** Its `failures` from before the file was made. */
+  readonly since: number;
   /** Missing for a file whose name is from before there were checksums. */
   readonly sums?: RunningSums;
 }
@@ -113,10 +115,10 @@ export class FileChunkWriter implements ChunkWriter {
   }
 
   private async makeDurable(): Promise<void> {
-    const { names, directories } = this.chunk;
+    const { names, directories, since } = this.chunk;
     if (!names.isDurable) return;
     await fdatasync(this.fd);
-    if (!this.nameIsDurable) await Promise.all(directories.map((directory) => names.sync(directory)));
+    if (!this.nameIsDurable) await Promise.all(directories.map((directory) => names.sync(directory, since)));
   }
 
   /** A file that somebody removed still takes bytes, but they end with us: never acknowledge them. */

@@ -60,7 +60,7 @@ export class LocalSpool implements Spool {
   async open(): Promise<void> {
     if (this.isShared) return this.assertMounted();
     await failing('the spool cannot be opened', async () => {
-      await this.names.make(this.root);
+      await this.names.makeOwn(this.root);
       for await (const entry of await opendir(this.root))
         if (entry.isDirectory() && isUploadId(entry.name)) await removeIfEmpty(join(this.root, entry.name));
     });
@@ -69,9 +69,11 @@ export class LocalSpool implements Spool {
   async create(id: string, name: string): Promise<ChunkWriter> {
     const path = this.pathOf(id, name);
     const directory = join(this.root, id);
+    const { names } = this;
+    const since = names.failures;
     const fd = await failing('a chunk cannot be made', () => openNew(directory, path));
     const sums = originOf(name) && new RunningSums(`${id}/${name}`);
-    return new FileChunkWriter(fd, { path, directories: [directory, this.root], names: this.names, sums });
+    return new FileChunkWriter(fd, { path, directories: [directory, this.root], names, since, sums });
   }
 
   read(id: string, chunks: readonly Chunk[], range?: { readonly start: number; readonly end?: number }): Readable {
@@ -177,6 +179,7 @@ export class LocalSpool implements Spool {
 
   private async makePromiseFile(id: string, path: string): Promise<void> {
     const directory = join(this.root, id);
+    const since = this.names.failures;
     try {
       await close(await openNew(directory, path));
     } catch (error) {
@@ -184,7 +187,7 @@ export class LocalSpool implements Spool {
       if (!(error instanceof Fault) || error.code !== 'CHUNK_EXISTS') throw error;
     }
     try {
-      await Promise.all([this.names.sync(directory), this.names.sync(this.root)]);
+      await Promise.all([this.names.sync(directory, since), this.names.sync(this.root, since)]);
     } catch (error) {
       // The next one must not take a name for durable whose sync has failed.
       await unlink(path).catch(() => undefined);

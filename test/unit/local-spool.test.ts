@@ -236,6 +236,7 @@ test('a device that takes no byte at all is a full disk', async () => {
     path: '/dev/full',
     directories: [],
     names: new DirectorySync('none'),
+    since: 0,
   });
   await expect(writer.write([Buffer.from('a'), Buffer.from('b')])).rejects.toMatchObject({ code: 'STORAGE_FULL' });
   expect(writer.size).toBe(0);

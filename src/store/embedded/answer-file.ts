@@ -7,9 +7,10 @@ import { Fault } from '../../model/fault.js';
 
 /** Keeps the body of an answer beside its record, so that memory does not hold it. Gives its checksum. */
 export async function writeAnswer(path: string, body: Uint8Array, names: DirectorySync): Promise<number> {
+  const since = names.failures;
   try {
     await writeWhole(path, body, names.isDurable);
-    await names.sync(dirname(path));
+    await names.sync(dirname(path), since);
     return crc32(body);
   } catch (error) {
     await unlink(path).catch(() => undefined);

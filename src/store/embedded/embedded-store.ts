@@ -91,7 +91,7 @@ export class EmbeddedStore implements UploadStore {
     const disk = { directory: join(directory, 'uploads'), names: new DirectorySync(sync), gate: new Gate(OPEN_FILES) };
     const settlement = new Settlement();
     try {
-      await disk.names.make(disk.directory);
+      await disk.names.makeOwn(disk.directory);
       const loaded = await loadRecords(disk, log);
       // Names that the process before this one has made may never have been synced.
       await disk.names.sync(disk.directory);

@@ -45,10 +45,11 @@ export class StartNumber {
   async note(): Promise<void> {
     if (this.isOnDisk) return;
     const { path, number, directory, names } = this;
+    const since = names.failures;
     try {
       await writeWhole(`${path}.tmp`, Buffer.from(`${JSON.stringify({ number })}\n`), names.isDurable);
       await rename(`${path}.tmp`, path);
-      await names.sync(directory);
+      await names.sync(directory, since);
     } catch (error) {
       throw storageFault(error, 'the data directory cannot be written');
     }

@@ -44,11 +44,17 @@ export class RecordFile {
   /** `dirty`: certain but for the remains of a write that failed, which go before the next one. */
   private state: 'certain' | 'dirty' | 'uncertain' = 'uncertain';
   private hasDraft = false;
+  /** The failures of directory syncs from before its name was made, or found. */
+  private namedSince: number;
+  /** It was removed, and nobody knows whether a power cut brings it back. */
+  private mayComeBack = false;
 
   constructor(
     readonly path: string,
     private readonly names: DirectorySync,
-  ) {}
+  ) {
+    this.namedSince = names.failures;
+  }
 
   /** The file as it was found. Where nothing has to survive a power cut, it is what it looks like. */
   static found(path: string, names: DirectorySync, read: ReadRecord): RecordFile {
@@ -112,16 +118,29 @@ export class RecordFile {
     this.state = 'uncertain';
     try {
       if (this.hasDraft) await this.removeDraft();
+      // A removal whose sync has failed is done anew, because the next sync would succeed without it.
+      if (this.mayComeBack) await this.placeholder();
+      const since = this.names.failures;
+      this.mayComeBack = true;
       await unlinkIfThere(this.path);
       // Also when somebody else has removed it: only then is it gone after a power cut.
-      await this.names.sync(dirname(this.path));
+      await this.names.sync(dirname(this.path), since);
+      this.mayComeBack = false;
     } catch (error) {
       throw storageFault(error, 'the record of an upload cannot be removed');
     }
   }
 
+  /** A file of no bytes needs no room but for its name. */
+  private async placeholder(): Promise<void> {
+    await writeWhole(this.path, new Uint8Array(), false).catch((error: unknown) => {
+      if (!isNoRoom(error)) throw error;
+    });
+  }
+
   private async rewriteWith(record: UploadRecord, reserved: number): Promise<UploadRecord> {
     const line = snapshotLine(record);
+    const since = this.names.failures;
     try {
       this.hasDraft = true;
       await writeWhole(this.draft(), Buffer.concat([line, blanks(reserved)]), this.names.isDurable);
@@ -129,7 +148,9 @@ export class RecordFile {
       this.state = 'uncertain';
       await rename(this.draft(), this.path);
       this.hasDraft = false;
-      await this.names.sync(dirname(this.path));
+      this.namedSince = since;
+      this.mayComeBack = false;
+      await this.names.sync(dirname(this.path), since);
     } catch (error) {
       // What stays is removed with the file, or at the next start.
       await this.removeDraft().catch(() => undefined);
@@ -158,7 +179,7 @@ export class RecordFile {
       } finally {
         await close(fd);
       }
-      await this.names.sync(dirname(this.path));
+      await this.names.sync(dirname(this.path), this.namedSince);
     } catch (error) {
       throw storageFault(error, 'the record of an upload cannot be written');
     }
