@@ -71,6 +71,7 @@ export interface TrustedProxy {
   /** An address range, or `unix` for peers on a Unix socket. */
   readonly cidr: string;
   readonly relaysInterim: boolean;
+  readonly connectionPerClient: boolean;
 }
 
 export interface CorsConfig {
@@ -117,8 +118,12 @@ export function toConfig(settings: Settings, asWritten: unknown): Config {
     interimResponses: settings.interim_responses,
     trustedProxies: settings.trusted_proxies.map((proxy) =>
       typeof proxy === 'string'
-        ? { cidr: proxy, relaysInterim: false }
-        : { cidr: proxy.cidr, relaysInterim: proxy.relays_interim },
+        ? { cidr: proxy, relaysInterim: false, connectionPerClient: false }
+        : {
+            cidr: proxy.cidr,
+            relaysInterim: proxy.relays_interim,
+            connectionPerClient: proxy.connection_per_client,
+          },
     ),
     idleTimeoutMs: settings.limits.idle_timeout,
     ...defined({ altSvc: settings.alt_svc }),

@@ -85,7 +85,8 @@ const plainSettings = {
   ),
   framing: framing().describe(
     'What the origin’s request body is. `raw`: the bytes as they are. `multipart`: a form (multipart/form-data) with ' +
-      'the bytes as a file; a group as below says more about it. What is such a form already stays as it is.',
+      'the bytes as a file; a group as below says more about it. What is such a form already stays as it is; ' +
+      'with `fields` or `fields_from_headers` it is refused with 415, because it could say them itself.',
   ),
   gate: gate().describe(
     'Who has to agree before a whole upload is delivered, such as a virus scanner: a group as below. `null`: nobody.',

@@ -60,6 +60,12 @@ const trustedProxy = z.strictObject({
   relays_interim: boolean()
     .prefault(false)
     .describe('This proxy passes 1xx responses on while the request body is still coming, see `interim_responses`.'),
+  connection_per_client: boolean()
+    .prefault(false)
+    .describe(
+      'This proxy has a connection to us for each of its clients, so that NTLM and Negotiate can log in a connection. ' +
+        'Where it sends requests of several clients over one, leave it `false`: each such request then has a connection of its own.',
+    ),
 });
 
 /** RFC 7838 §3, as it is sent; `null` for none. */

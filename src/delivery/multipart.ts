@@ -1,14 +1,17 @@
 import { fieldValue } from '../model/headers.js';
-import type { Framing } from '../model/route.js';
+import { saysFields, type Framing } from '../model/route.js';
 import type { StoredRequest, Upload } from '../model/upload.js';
 import { filenameOf } from './filename.js';
 import { isForm, wholeType } from './whole-type.js';
 
 export type Multipart = Extract<Framing, { kind: 'multipart' }>;
 
-/** How this upload is framed: what is a form already stays as it is, because an origin looks for its file in one form only. */
+/**
+ * How this upload is framed. A form stays as it is, because an origin looks for its file in one form only, but not where the
+ * route has fields of its own to say: a client's form could say them instead.
+ */
 export function framingFor({ request }: Pick<Upload, 'request'>, framing: Framing): Framing {
-  return framing.kind === 'multipart' && isForm(request) ? { kind: 'raw' } : framing;
+  return framing.kind === 'multipart' && isForm(request) && !saysFields(framing) ? { kind: 'raw' } : framing;
 }
 
 /** What stands around the bytes of the upload in a multipart/form-data body (RFC 7578). */
@@ -29,11 +32,11 @@ export function envelopeOf(
 ): Envelope {
   const boundary = boundaryOf(upload);
   const { request, addedHeaders = [] } = upload;
-  const said = [...request.headers, ...addedHeaders];
   const fields = [
     ...framing.fields.map(([name, value]) => textPart(boundary, name, Buffer.from(value, 'utf8'))),
     ...framing.fieldsFromHeaders.flatMap(([name, header]) => {
-      const value = fieldValue(said, header);
+      // What the authorization service says stands in the place of what the client says.
+      const value = fieldValue(addedHeaders, header) ?? fieldValue(request.headers, header);
       // Node reads header bytes as Latin-1: this gives the origin the bytes the client sent.
       return value === undefined ? [] : [textPart(boundary, name, Buffer.from(printable(value), 'latin1'))];
     }),

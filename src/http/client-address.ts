@@ -10,6 +10,8 @@ export interface TrustedProxy {
   readonly cidr: string;
   /** It passes 1xx responses on while the request's body is still coming. */
   readonly relaysInterim: boolean;
+  /** It has a connection to us for each of its clients, which ends with the client's. */
+  readonly connectionPerClient?: boolean;
 }
 
 /** What is believed of where a request comes from. `scheme` and `authority` are missing where nobody trusted says more than the connection. */
@@ -52,7 +54,7 @@ export class Trust {
     const proxy = peer.isGone ? undefined : this.find(peer.address);
     if (!proxy) return { connection: strangerFacts(peer, headers) };
     const hops = receivedHops(headers);
-    const walk = this.walk(hops, peer.address, proxy.relaysInterim);
+    const walk = this.walk(hops, peer.address, proxy);
     const told = hops.slice(walk.at);
     return {
       scheme: told.map(({ proto }) => proto?.toLowerCase()).find((proto) => proto === 'http' || proto === 'https'),
@@ -65,17 +67,19 @@ export class Trust {
         clientAddress: walk.client,
         peerIsTrusted: true,
         relaysInterim: walk.relays,
+        isClientsOwn: walk.isApart,
       },
     };
   }
 
   /**
    * From the nearest hop to the farthest, as long as each was told of by a trusted proxy: what stands farther left could
-   * be the client's invention. An interim response has to get through every one of them.
+   * be the client's invention. An interim response has to get through every one of them, and each has to keep clients apart.
    */
-  private walk(hops: readonly ForwardedHop[], peer: string, relaysInterim: boolean) {
+  private walk(hops: readonly ForwardedHop[], peer: string, { relaysInterim, connectionPerClient }: TrustedProxy) {
     let client = peer;
     let relays = relaysInterim;
+    let isApart = connectionPerClient === true;
     let at = hops.length;
     while (at > 0) {
       const node = hops[--at]!.for;
@@ -84,8 +88,9 @@ export class Trust {
       const proxy = this.find(node);
       if (!proxy) break;
       relays &&= proxy.relaysInterim;
+      isApart &&= proxy.connectionPerClient === true;
     }
-    return { client, relays, at };
+    return { client, relays, isApart, at };
   }
 
   private find(address: string): TrustedProxy | undefined {
@@ -110,6 +115,7 @@ function strangerFacts({ address, encrypted }: Peer, headers: Headers): Connecti
     clientAddress: address,
     peerIsTrusted: false,
     relaysInterim: !isProxy,
+    isClientsOwn: !isProxy,
   };
 }
 

@@ -17,7 +17,7 @@ export interface OutgoingRequest {
   /** Every line, with those that frame the body. */
   readonly headers: Headers;
   readonly connection: 'kept' | 'fresh';
-  /** Where the request came from, for logins that hold for a whole connection. */
+  /** Where the request came from, for logins that hold for a whole connection; missing where others share it. */
   readonly client?: ClientConnection;
 }
 

@@ -110,7 +110,10 @@ export class PassThrough {
   private exchangeOptions(request: HttpRequest, head: RequestHead, route: PassThroughRoute, added?: Headers) {
     return {
       head,
-      outgoing: { ...this.outgoing(head, route, added), client: connectionOf(request) },
+      outgoing: {
+        ...this.outgoing(head, route, added),
+        client: head.connection.isClientsOwn ? connectionOf(request) : undefined,
+      },
       trailersOf: (trailers: Headers) => originFields(trailers, route),
       stallLimits: { origin: route.delivery.timeoutMs, client: this.options.idleTimeoutMs },
       onFailure: (failure: ExchangeFailure) => this.note(failure, head, route),

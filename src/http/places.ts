@@ -1,6 +1,6 @@
 import { Fault } from '../model/fault.js';
 import type { RequestHead } from '../model/request-head.js';
-import { passesSmallUploads, reshapes, type Route, type Routes } from '../model/route.js';
+import { passesSmallUploads, reshapes, saysFields, type Route, type Routes } from '../model/route.js';
 import type { Upload } from '../model/upload.js';
 import type { Place } from '../protocol/detect.js';
 import type { Uploads } from '../uploads/uploads.js';
@@ -103,5 +103,6 @@ function targetOf(route: Route): Place {
     minSize: passesSmallUploads(route) ? limits.minSize : 0,
     plainBodies,
     shapesEmptyBodies: reshapes(delivery),
+    refusesForms: saysFields(delivery.framing),
   };
 }

@@ -15,6 +15,8 @@ export type Refusal =
   /** The bytes went beyond the declared length: the upload is invalid from now on. */
   | { readonly reason: 'exceeds-length'; readonly length: number }
   | { readonly reason: 'too-large'; readonly maxSize: number; readonly upload?: Upload }
+  /** The route makes a form of the bytes, with fields of its own: it takes none that is a form already. */
+  | { readonly reason: 'form-of-its-own' }
   /** The route takes no body that is not an upload; `field` would make it one. */
   | { readonly reason: 'upload-required'; readonly field: string }
   | { readonly reason: 'append-too-large'; readonly maxAppendSize: number; readonly upload?: Upload }

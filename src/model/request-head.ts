@@ -35,6 +35,8 @@ export interface ConnectionFacts {
   readonly peerIsTrusted: boolean;
   /** A 1xx response is known to get through: a direct connection, or a trusted proxy that relays interim responses. */
   readonly relaysInterim: boolean;
+  /** No other client's requests come over this connection: it is direct, or a trusted proxy says that it keeps them apart. */
+  readonly isClientsOwn: boolean;
 }
 
 /** What the client calls this server: scheme, authority, and the part of the path that a trusted proxy took off. */

@@ -137,6 +137,11 @@ export function reshapes({ framing, target, method }: DeliveryRules): boolean {
   return framing.kind !== 'raw' || target !== undefined || method !== undefined;
 }
 
+/** The form that this makes has fields besides the file, and the origin hears them from nobody but the route. */
+export function saysFields(framing: Framing): boolean {
+  return framing.kind === 'multipart' && framing.fields.length + framing.fieldsFromHeaders.length > 0;
+}
+
 /** Whether a request that is too small to be resumed may be passed on as it came, and is still what the route promises. */
 export function passesSmallUploads({ plainBodies, delivery, authorize }: Route): boolean {
   return plainBodies === 'pass' && !reshapes(delivery) && !delivery.gate && !authorize.recheck;

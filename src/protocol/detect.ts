@@ -21,6 +21,8 @@ export type Place =
       readonly plainBodies: PlainBodies;
       /** A POST or PUT without content counts as one with an empty body: it would reach the wrong place too. */
       readonly shapesEmptyBodies: boolean;
+      /** The bytes become the file of a form with fields that a client is not to choose: a form of its own could. */
+      readonly refusesForms: boolean;
     }
   /** `dialect`: the upload's own; undefined when there is no such upload. */
   | { readonly kind: 'upload'; readonly id: string; readonly dialect: string | undefined };
@@ -47,9 +49,14 @@ export function detect(head: RequestHead, place: Place, settings: Required<IetfS
 }
 
 function detectOnTarget(head: RequestHead, target: Target, settings: IetfSettings): Detected {
-  const detected = detectUpload(head, target, settings);
-  return detected.kind === 'pass-through' ? detectPlain(head, target) : detected;
+  const upload = detectUpload(head, target, settings);
+  const detected = upload.kind === 'pass-through' ? detectPlain(head, target) : upload;
+  if (!target.refusesForms || detected.kind !== 'resumable' || mediaType(head) !== FORM) return detected;
+  const isCreation = 'kind' in detected.request && detected.request.kind === 'create';
+  return isCreation ? resumable(detected.protocol, { reason: 'form-of-its-own' }) : detected;
 }
+
+const FORM = 'multipart/form-data';
 
 /** A body that is no upload: the route says whether it passes. */
 function detectPlain(head: RequestHead, { plainBodies, shapesEmptyBodies }: Target): Detected {

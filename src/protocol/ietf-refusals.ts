@@ -66,6 +66,8 @@ function statusOf(refusal: Refusal, dialect: Dialect): number {
       return 413;
     case 'upload-required':
       return 428; // RFC 6585 §3
+    case 'form-of-its-own':
+      return 415;
     case 'unsupported-media-type':
       return dialect.wrongAppendTypeStatus;
     case 'unavailable':
@@ -122,6 +124,8 @@ const DETAILS: Details = {
   'upload-required': ({ field }) =>
     `A body is taken here only as a resumable upload. Send the request again with "${field}: ?1" and the whole body, or ` +
     `begin the upload with "${field}: ?0", an empty body and its Upload-Length.`,
+  'form-of-its-own': () =>
+    'A form is not taken here, because the file is put into one with fields of its own. Send the file alone, with its own type.',
   'append-too-large': ({ maxAppendSize }) =>
     `One request may bring at most ${maxAppendSize} bytes. Send the rest in smaller parts.`,
   'append-too-small': ({ minAppendSize }) =>

@@ -123,6 +123,70 @@ describe.each(Object.entries(CLIENTS))('over %s', (_, open) => {
   });
 });
 
+describe('behind a proxy', () => {
+  /** One connection of a proxy, over which it sends what several clients ask. */
+  async function behind(config: string, transport: 'HTTP/1.1' | 'HTTP/2', told: string) {
+    const room = await startTestApp({ origin: origin.url, config });
+    const front = transport === 'HTTP/2' ? await connectH2(room.url) : await connect(room.url);
+    const of = (client: string, credentials?: string, target = '/open') =>
+      front
+        .request({
+          method: 'GET',
+          target,
+          headers: [[told, client], ...(credentials === undefined ? [] : [['Authorization', credentials] as const])],
+        })
+        .then(({ status, body }) => `${status} ${body.toString()}`);
+    const stop = async () => {
+      front instanceof Object && 'destroy' in front ? front.destroy() : await front.close();
+      await room.stop();
+    };
+    return { of, stop };
+  }
+
+  const TRUSTED = 'trusted_proxies: [127.0.0.1]';
+  const APART = 'trusted_proxies: [{ cidr: 127.0.0.1, connection_per_client: true }]';
+
+  test.each([
+    ['HTTP/1.1', TRUSTED, 'X-Forwarded-For'],
+    ['HTTP/2', TRUSTED, 'X-Forwarded-For'],
+    ['HTTP/1.1', '', 'X-Forwarded-For'],
+    ['HTTP/2', '', 'Via'],
+  ] as const)('over %s with "%s" nobody is served by the login of another (%s)', async (transport, config, told) => {
+    const front = await behind(config, transport, told);
+    const name = told === 'Via' ? '1.1 front' : '10.1.1.1';
+    await front.of(name, 'NTLM one');
+    expect(await front.of(name, 'NTLM three alice')).toBe('200 nobody');
+    expect(await front.of(told === 'Via' ? '1.1 front' : '10.2.2.2')).toBe('200 nobody');
+    // Each had a connection that ended with it.
+    await until(
+      () => origin.connections.filter(({ open }) => open).length <= 1,
+      'the connections of the logins to end',
+    );
+    await front.stop();
+  });
+
+  test('one that waits for its answer holds up nobody', async () => {
+    const front = await behind(TRUSTED, 'HTTP/2', 'X-Forwarded-For');
+    origin.setScript(async (exchange) => {
+      await exchange.readBody();
+      if (exchange.target !== '/hangs') await exchange.respond({ status: 200, body: 'ok' });
+    });
+    const hangs = front.of('10.1.1.1', 'NTLM one', '/hangs').catch(() => 'gone');
+    await until(() => origin.exchanges.some(({ target }) => target === '/hangs'), 'the first to be at the origin');
+    expect(await front.of('10.2.2.2')).toBe('200 ok');
+    await front.stop();
+    await hangs;
+  });
+
+  test('that keeps its clients apart, a login holds for the connection', async () => {
+    const front = await behind(APART, 'HTTP/1.1', 'X-Forwarded-For');
+    await front.of('10.1.1.1', 'NTLM one', '/secret');
+    expect(await front.of('10.1.1.1', 'NTLM three alice', '/secret')).toBe('200 alice');
+    expect(await front.of('10.1.1.1', undefined, '/secret')).toBe('200 alice');
+    await front.stop();
+  });
+});
+
 test('streams at the same time stay on the connection that is logged in', async () => {
   const [alice, bob] = [await connectH2(app.url), await connectH2(app.url)];
   await login(alice, 'alice');

@@ -24,6 +24,8 @@ routes:
     delivery: { gate: ${SCANNER} }
   - match: { path: /framed/** }
     delivery: { framing: multipart }
+  - match: { path: /told/** }
+    delivery: { framing: { fields: { role: user }, fields_from_headers: { by: X-By } } }
   - match: { path: /moved/** }
     delivery: { target: "/in{path}?name={filename}", method: PUT }
   - match: { path: /spooled/** }
@@ -114,6 +116,19 @@ describe.each(BODIES)('over $transport, a body $kind', ({ transport, kind }) => 
     expect(request.header('content-type')).toMatch(/^multipart\/form-data; boundary=/);
     expect(request.body.toString()).toMatch(/filename="upload"\r\nContent-Type: image\/png\r\n\r\nhello\r\n--/);
   });
+
+  test.each([[], [['Upload-Complete', '?1']], [['Upload-Complete', '?0']]] satisfies HeaderLine[][])(
+    'that is a form cannot say the fields of the route: %j is refused',
+    async (...said) => {
+      const target = `/told/${name}`;
+      const body = '--b\r\nContent-Disposition: form-data; name="role"\r\n\r\nadmin\r\n--b--\r\n';
+      const headers: HeaderLine[] = [['Content-Type', 'multipart/form-data; boundary=b'], ...said];
+      const response = await send(transport, kind, { target, body, headers });
+      expect([response.status, response.header('content-type')]).toEqual([415, 'application/problem+json']);
+      expect(response.body.toString()).toContain('Send the file alone, with its own type.');
+      expect(stage.requestsFor(target)).toEqual([]);
+    },
+  );
 
   test('goes to the target and by the method of the route', async () => {
     const headers: HeaderLine[] = [['Content-Disposition', `attachment; filename="${name}"`]];

@@ -22,6 +22,7 @@ export const TOLD_CLIENT: ClientFacts = {
     clientAddress: '198.51.100.7',
     peerIsTrusted: true,
     relaysInterim: false,
+    isClientsOwn: false,
   },
   hasNoLength: true,
 };

@@ -44,6 +44,7 @@ export function head(text: string, facts: Partial<RequestHead> = {}): RequestHea
       clientAddress: '127.0.0.1',
       peerIsTrusted: false,
       relaysInterim: true,
+      isClientsOwn: true,
     },
     ...facts,
   };

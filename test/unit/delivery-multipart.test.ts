@@ -2,7 +2,7 @@ import { Readable } from 'node:stream';
 import { describe, expect, test } from '@jest/globals';
 import { filenameOf } from '../../src/delivery/filename.js';
 import { framed } from '../../src/delivery/framing.js';
-import { type Multipart, multipartType } from '../../src/delivery/multipart.js';
+import { envelopeOf, type Multipart, multipartType } from '../../src/delivery/multipart.js';
 import { replayOf } from '../../src/delivery/replay.js';
 import { targetOf } from '../../src/delivery/target.js';
 import { wholeType } from '../../src/delivery/whole-type.js';
@@ -213,6 +213,24 @@ test.each(['multipart/form-data; boundary=B', 'Multipart/Form-Data;boundary="x"'
     expect(replay.headers.filter(([name]) => name.toLowerCase() === 'content-type')).toEqual(headers);
   },
 );
+
+test.each([
+  [{ ...form, fields: [['role', 'user']] }],
+  [{ ...form, fieldsFromHeaders: [['user', 'Remote-User']] }],
+] satisfies [Multipart][])(
+  'where the route says fields of its own, a form is a file like any other: %j',
+  async (framing) => {
+    const body = await bodyOf('--B--', framing, [['Content-Type', 'multipart/form-data; boundary=B']]);
+    expect(body).toContain('\r\n\r\n--B--\r\n');
+  },
+);
+
+test('what the authorization service says of a header replaces what the client says', () => {
+  const framing: Multipart = { ...form, fieldsFromHeaders: [['by', 'Authorization']] };
+  const said: HeaderLine[] = [['Authorization', 'Basic mine']];
+  const { before } = envelopeOf({ ...upload(1, said), addedHeaders: [['authorization', 'Bearer service']] }, framing);
+  expect(before.toString()).toContain('name="by"\r\n\r\nBearer service\r\n');
+});
 
 test('a type that merely resembles one is a file', async () => {
   expect(await bodyOf('x', form, [['Content-Type', 'multipart/form-data-x']])).toContain('\r\n\r\nx\r\n');

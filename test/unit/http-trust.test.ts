@@ -37,8 +37,27 @@ describe('whose word counts', () => {
       clientAddress: address,
       peerIsTrusted: isTrusted,
       relaysInterim: relays,
+      isClientsOwn: !isTrusted,
     });
   });
+
+  test.each([
+    [true, [], true],
+    [true, [['X-Forwarded-For', '198.51.100.1']], true],
+    [true, [['X-Forwarded-For', '198.51.100.1, 10.1.1.1']], false],
+    [true, [['X-Forwarded-For', '198.51.100.1, 10.9.1.1']], true],
+    [false, [], false],
+    [undefined, [['X-Forwarded-For', '198.51.100.1']], false],
+  ] satisfies [boolean | undefined, HeaderLine[], boolean][])(
+    'behind a proxy with a connection per client: %s, and hops %j, a connection is one client’s: %s',
+    (connectionPerClient, headers, isClientsOwn) => {
+      const apart = new Trust([
+        { cidr: '10.9.0.0/16', relaysInterim: true, connectionPerClient },
+        { cidr: '10.0.0.0/8', relaysInterim: true },
+      ]);
+      expect(apart.provenanceOf(peer('10.9.9.9'), headers).connection.isClientsOwn).toBe(isClientsOwn);
+    },
+  );
 
   test('a peer without an address is trusted only where unix is', () => {
     const strict = new Trust([{ cidr: '0.0.0.0/0', relaysInterim: true }]);

@@ -21,6 +21,7 @@ function headOf(part: Partial<RequestHead>): RequestHead {
       encrypted: true,
       peerIsTrusted: false,
       relaysInterim: true,
+      isClientsOwn: true,
     },
     ...part,
   };

@@ -3,7 +3,7 @@ import type { RequestHead } from '../../src/model/request-head.js';
 import { detect, type Place } from '../../src/protocol/detect.js';
 import { CONTEXT, head, upload, wireText } from '../support/protocol-samples.js';
 
-const PASS = { plainBodies: 'pass', shapesEmptyBodies: false } as const;
+const PASS = { plainBodies: 'pass', shapesEmptyBodies: false, refusesForms: false } as const;
 const RESUMABLE: Place = { kind: 'target', resumable: true, minSize: 0, ...PASS };
 const FROM_1000: Place = { kind: 'target', resumable: true, minSize: 1000, ...PASS };
 const ORDINARY: Place = { kind: 'target', resumable: false, minSize: 0, ...PASS };
@@ -79,6 +79,36 @@ describe('any method with content can create, the others cannot', () => {
   test.each(['GET', 'HEAD', 'DELETE', 'TRACE', 'CONNECT'])('%s passes through', (method) => {
     expect(verdict(head(`${method} /f\nUpload-Complete: ?1`))).toBe('pass-through');
     expect(verdict(head(`${method} /f\nUpload-Draft-Interop-Version: 3\nUpload-Incomplete: ?0`))).toBe('pass-through');
+  });
+});
+
+describe('a target whose form has fields of its own takes no form', () => {
+  const FORMS: Place = {
+    kind: 'target',
+    resumable: true,
+    minSize: 0,
+    plainBodies: 'spool',
+    shapesEmptyBodies: true,
+    refusesForms: true,
+  };
+  test.each([
+    ['POST /f\nUpload-Complete: ?1\nContent-Type: multipart/form-data; boundary=b', 'final form-of-its-own'],
+    ['POST /f\nUpload-Complete: ?0\nContent-Type: Multipart/Form-Data;boundary=b', 'final form-of-its-own'],
+    [
+      'PUT /f\nUpload-Draft-Interop-Version: 6\nUpload-Complete: ?1\nContent-Type: multipart/form-data',
+      '6 form-of-its-own',
+    ],
+    ['POST /f\nContent-Length: 5\nContent-Type: multipart/form-data; boundary=b', 'plain form-of-its-own'],
+    ['POST /f\nUpload-Complete: ?1\nContent-Type: multipart/form-data-x', 'final create'],
+    ['POST /f\nContent-Length: 5\nContent-Type: image/png', 'plain create'],
+    ['OPTIONS /f\nContent-Type: multipart/form-data', 'final discover'],
+    ['PATCH /f\nContent-Type: application/partial-upload', 'final unknown-upload'],
+  ])('%j → %s', (text, expected) => {
+    expect(verdict(head(text), FORMS)).toBe(expected);
+    if (expected.endsWith('form-of-its-own'))
+      expect(verdict(head(text), { ...FORMS, refusesForms: false })).toBe(
+        expected.replace('form-of-its-own', 'create'),
+      );
   });
 });
 

@@ -143,6 +143,7 @@ test('no request head, however strange, makes detection fail by throwing', () =>
     minSize: 10,
     plainBodies: 'pass',
     shapesEmptyBodies: false,
+    refusesForms: false,
   });
   fc.assert(
     fc.property(methods, headers, places, (method, lines, place) => {
