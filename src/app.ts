@@ -83,7 +83,7 @@ interface Opening extends Pick<StorageRooms, 'log' | 'timings' | 'opened'> {
 }
 
 async function open(config: Config, { log, metrics, timings, opened }: Opening): Promise<App> {
-  const storage = await openStorage(config, { log, clock: Date.now, timings, opened });
+  const storage = await openStorage(config, { log, metrics, clock: Date.now, timings, opened });
   const via = viaName(randomBytes(6).toString('hex'));
   const rooms = { ...storage, log, metrics, via, clock: Date.now, routes: buildRoutes(config) };
   const health: Health = { isListening: false };
@@ -111,7 +111,8 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   const access = new Access(log, via);
   opened.push(() => Promise.resolve(access.close()));
   const entry = buildEntry(config, { ...rooms, access, delivery, passThrough, uploads, relay });
-  operators.desk = { ...rooms, uploads, delivery, nodes: storage.others?.nodes };
+  const listing = { list: storage.store.list.bind(storage.store), setAside: storage.setAside };
+  operators.desk = { ...rooms, store: listing, uploads, delivery, nodes: storage.others?.nodes };
   operators.drain = buildDrain({
     health,
     entry,
@@ -127,7 +128,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
 
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
   metrics.countUploads(async () => (await totalsIn(storage))?.phases);
-  metrics.countUnreadable(async () => (await storage.store.setAside()).length);
+  metrics.countUnreadable(async () => (await storage.setAside()).length);
   metrics.countSpoolBytes(async () => (await totalsIn(storage))?.bytes);
   delivery.start();
   sweep.start();

@@ -9,10 +9,12 @@ import { assertShareable, spoolIdentitySince, spoolMark } from './spool/shared-d
 import { assertClaimable, claimSpool, noteStore } from './spool/spool-claim.js';
 import { assertUnused, SpoolUse } from './spool/spool-use.js';
 import {
+  allSetAside,
   assertUsable,
   directoryCheck,
   lockDirectory,
   type OtherNodes,
+  recordsCheck,
   type Storage,
   type StorageRooms,
 } from './storage.js';
@@ -23,15 +25,14 @@ import { describeAddresses, type RedisSettings } from './store/redis/redis-setti
 import { RedisStore } from './store/redis/redis-store.js';
 import { takeTurn } from './store/redis/redis-turns.js';
 import { untilAvailable } from './store/until-available.js';
-import { type RecoveryRooms, recoverNode } from './uploads/recovery.js';
+import { recoverNode, recoverOne, type RecoveryRooms } from './uploads/recovery.js';
+import { UnreadableBytes } from './uploads/unreadable-bytes.js';
 
 type RedisBacked = Config & { readonly store: RedisConfig };
 
 /** The store that many processes share, and a spool that is shared as well or belongs to this node. */
-export async function openRedisStorage(
-  config: RedisBacked,
-  { log, clock, timings, opened }: StorageRooms,
-): Promise<Storage> {
+export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms): Promise<Storage> {
+  const { log, clock, timings, opened } = rooms;
   const { data, spool: spoolConfig } = config;
   const { shared } = spoolConfig;
   await assertUsable({ directory: data, store: 'redis', shared });
@@ -67,14 +68,27 @@ export async function openRedisStorage(
   });
   opened.push(() => use.stop());
   await spool.open();
+  const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.lookAgainMs });
+  opened.push(() => unreadable.stop());
+  const setAside = allSetAside(store, unreadable);
+  const recovery = { ...rooms, store, leases, spool, unreadable };
   return {
     store,
     leases,
     spool,
+    unreadable,
+    setAside,
     othersDeliver: shared || config.workers > 1,
     ...(node === undefined ? {} : { node, others: othersIn(connection) }),
-    checks: [directoryCheck(data), storeCheck(connection)],
-    recover: () => recoverOwn(config, node, connection, { store, spool, log }),
+    checks: [directoryCheck(data), storeCheck(connection), recordsCheck(setAside)],
+    recover: async () => {
+      const isOwn = node !== undefined && config.workers === 1;
+      if (isOwn) await recoverOwn(config, node, connection, recovery);
+      // A spool that several processes use is recovered by whoever takes up an upload.
+      unreadable.start(async (id, files) => {
+        if (isOwn) await recoverOne(id, files, recovery, node);
+      });
+    },
     mayLookForOrphans: async () =>
       (await isLongOfThisStore(data, connection, clock)) &&
       takeTurn(connection, `orphans:${node ?? ''}`, timings.orphansTurnMs),
@@ -114,18 +128,13 @@ function once(task: () => Promise<void>): () => Promise<void> {
   };
 }
 
-/**
- * A spool that several processes use is recovered by whoever takes up an upload. One late answer of Redis does not end a
- * start that has come so far.
- */
+/** One late answer of Redis does not end a start that has come so far. */
 async function recoverOwn(
-  config: RedisBacked,
-  node: string | undefined,
+  { store }: RedisBacked,
+  node: string,
   connection: RedisConnection,
   rooms: Omit<RecoveryRooms, 'leases'>,
 ): Promise<void> {
-  const { workers, store } = config;
-  if (node === undefined || workers > 1) return;
   // Leases that are held are those of the process before this one: to ask it for each in turn would take minutes.
   const leases = new RedisLeases(connection, { graceMs: 0 });
   const signal = AbortSignal.timeout(Math.max(store.waitMs, LEAST_PATIENCE_MS));

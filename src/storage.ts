@@ -1,8 +1,11 @@
-import { access, constants } from 'node:fs/promises';
+import { constants } from 'node:fs';
 import type { HealthCheck } from './admin/readiness.js';
 import type { Config } from './config/config.js';
+import { reportLoss } from './delivery/report.js';
+import { access } from './disk/files.js';
 import { Fault } from './model/fault.js';
 import type { Log } from './observe/log.js';
+import type { Metrics } from './observe/metrics.js';
 import { assertUsable, claimForEmbedded } from './spool/data-directory.js';
 import type { Spool } from './spool/spool.js';
 import { LocalSpool } from './spool/local-spool.js';
@@ -12,8 +15,9 @@ import { EmbeddedLeases } from './store/embedded/embedded-leases.js';
 import { EmbeddedStore } from './store/embedded/embedded-store.js';
 import type { Leases } from './store/lease.js';
 import type { Nodes } from './store/nodes.js';
-import type { UploadStore } from './store/upload-store.js';
-import { recover } from './uploads/recovery.js';
+import type { SetAside, UploadStore } from './store/upload-store.js';
+import { recover, recoverOne } from './uploads/recovery.js';
+import { UnreadableBytes } from './uploads/unreadable-bytes.js';
 
 export { assertUsable };
 
@@ -36,6 +40,10 @@ export interface Storage {
   readonly mayLookForOrphans: () => Promise<boolean>;
   /** Since when the spool is this store's. */
   readonly spoolSince: () => Promise<number | undefined>;
+  /** Uploads whose bytes the disk does not list. */
+  readonly unreadable: UnreadableBytes;
+  /** All that is there of uploads and cannot be read: records and bytes. */
+  readonly setAside: () => Promise<readonly SetAside[]>;
   /** Brings records and bytes together after a crash, before the first request. */
   recover(): Promise<void>;
 }
@@ -56,6 +64,8 @@ export interface Timings {
   /** How often nodes that share a spool show that they use it, and how long a start that doubts watches for that. */
   readonly spoolTouchMs: number;
   readonly spoolWatchMs: number;
+  /** How often the disk is asked again for bytes that it did not list. */
+  readonly lookAgainMs: number;
 }
 
 export const TIMINGS: Timings = {
@@ -63,36 +73,54 @@ export const TIMINGS: Timings = {
   orphansTurnMs: 60_000,
   spoolTouchMs: 5_000,
   spoolWatchMs: 20_000,
+  lookAgainMs: 5_000,
 };
 
 /** What opening needs besides the configuration. */
 export interface StorageRooms {
   readonly timings: Timings;
   readonly log: Log;
+  readonly metrics: Metrics;
   readonly clock: () => number;
   /** Takes what has to be closed again. */
   readonly opened: Closing[];
 }
 
 /** The store and spool of one process, with nothing else to run. */
-export async function openEmbeddedStorage(config: Config, { log, opened }: StorageRooms): Promise<Storage> {
+export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): Promise<Storage> {
   const { data: directory, spool: spoolConfig } = config;
   const { sync } = spoolConfig;
+  const { log, clock, timings, opened } = rooms;
   await assertUsable({ directory, store: 'embedded', shared: false });
   await lockDirectory(directory, opened);
   const id = await claimForEmbedded(directory);
-  const store = await EmbeddedStore.open({ directory, sync, log });
+  const store = await EmbeddedStore.open({
+    directory,
+    sync,
+    log,
+    clock,
+    onLoss: (upload, problem) => reportLoss(upload, problem, rooms),
+  });
   opened.push(() => store.close());
   const leases = new EmbeddedLeases(store);
   const spool = new LocalSpool({ directory, sync, isMarked: true });
   await spool.open();
+  const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.lookAgainMs });
+  opened.push(() => unreadable.stop());
+  const setAside = allSetAside(store, unreadable);
+  const recovery = { ...rooms, store, leases, spool, unreadable, giveUpLost: (id: string) => store.giveUpLost(id) };
   return {
     store,
     leases,
     spool,
+    unreadable,
+    setAside,
     othersDeliver: false,
-    checks: [directoryCheck(directory), recordsCheck(store), roomCheck(store)],
-    recover: () => recover({ store, leases, spool, log, giveUpLost: (id) => store.giveUpLost(id) }),
+    checks: [directoryCheck(directory), recordsCheck(setAside), roomCheck(store)],
+    recover: async () => {
+      await recover(recovery);
+      unreadable.start((id, files) => recoverOne(id, files, recovery));
+    },
     // It may have been mounted over since the start.
     mayLookForOrphans: async () => (await spoolMark(directory)) === id,
     spoolSince: () => spoolIdentitySince(directory),
@@ -108,13 +136,25 @@ export async function lockDirectory(directory: string, opened: Closing[]): Promi
   });
 }
 
-/** One sick record must not take all others out of service. */
-function recordsCheck(store: Pick<UploadStore, 'setAside'>): HealthCheck {
+/** Each upload once: with an unreadable record nobody can look after its bytes either. */
+export function allSetAside(
+  store: Pick<UploadStore, 'setAside'>,
+  unreadable: Pick<UnreadableBytes, 'list'>,
+): () => Promise<readonly SetAside[]> {
+  return async () => {
+    const records = await store.setAside();
+    const ids = new Set(records.map(({ id }) => id));
+    return [...records, ...unreadable.list().filter(({ id }) => !ids.has(id))];
+  };
+}
+
+/** One sick record, or one sick directory of the spool, must not take all other uploads out of service. */
+export function recordsCheck(setAside: () => Promise<readonly SetAside[]>): HealthCheck {
   return {
     name: 'records',
     isOnlyTold: true,
     check: async () => {
-      const count = (await store.setAside()).length;
+      const count = (await setAside()).length;
       return count === 0 ? undefined : `${count} cannot be read; \`rufh-proxy uploads list\` names them`;
     },
   };

@@ -6,7 +6,7 @@ import { expect, test } from '@jest/globals';
 const src = join(dirname(fileURLToPath(import.meta.url)), '..', 'src');
 
 const STORES = ['store', 'store/embedded', 'store/redis'];
-const BELOW_STORAGE = ['admin', 'config', 'disk', 'model', 'observe', 'spool', ...STORES, 'uploads'];
+const BELOW_STORAGE = ['admin', 'config', 'delivery', 'disk', 'model', 'observe', 'spool', ...STORES, 'uploads'];
 
 /** What each room may import, types included: other rooms and packages. A longer path is a room of its own. */
 const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
@@ -25,7 +25,7 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
     rooms: ['streams', 'uploads', 'protocol', 'disk', 'model', 'observe'],
     packages: ['http-proxy', 'ipaddr.js'],
   },
-  cluster: { rooms: ['http', 'uploads', 'store', 'spool', 'model', 'observe'], packages: [] },
+  cluster: { rooms: ['http', 'uploads', 'delivery', 'store', 'spool', 'model', 'observe'], packages: [] },
   admin: { rooms: ['uploads', 'delivery', 'store', 'disk', 'model', 'observe'], packages: [] },
   config: { rooms: ['model'], packages: ['zod', 'yaml', 'picomatch', 'ipaddr.js'] },
   workers: { rooms: ['app', 'admin', 'config', 'observe', 'model'], packages: [] },

@@ -1,8 +1,8 @@
-import { Fault } from '../model/fault.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Leases } from '../store/lease.js';
 import type { NodeState, Nodes } from '../store/nodes.js';
+import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { forgetNode } from '../uploads/forget-node.js';
 
@@ -17,7 +17,10 @@ export interface GoneNodesOptions {
   readonly mayLook: () => Promise<boolean>;
   /** A node that is silent for this long will not come back. */
   readonly ownerTimeoutMs: number;
+  /** The time of the wall. */
   readonly clock: () => number;
+  /** Milliseconds by a clock that nobody sets; those of this process when it is missing. */
+  readonly monotonic?: () => number;
   readonly metrics: Metrics;
   readonly log: Log;
 }
@@ -74,11 +77,11 @@ export class GoneNodes {
   }
 
   private async hear(): Promise<readonly NodeState[]> {
-    const { nodes, clock } = this.options;
+    const { nodes, monotonic = () => performance.now() } = this.options;
     const { watch } = this;
     this.watch = undefined;
     const all = await nodes.all();
-    const now = clock();
+    const now = monotonic();
     const goesOn = watch !== undefined && now - watch.last <= LONGEST_GAP * this.everyMs;
     this.watch = { since: goesOn ? watch.since : now, last: now };
     return all;
@@ -92,21 +95,20 @@ export class GoneNodes {
     this.looking ??= this.look()
       .catch((error: unknown) => {
         // That the store is away is told elsewhere.
-        if (!(error instanceof Fault))
-          this.options.log.error({ err: error }, 'nodes that are gone could not be looked for');
+        if (!isAway(error)) this.options.log.error({ err: error }, 'nodes that are gone could not be looked for');
       })
       .finally(() => (this.looking = undefined));
   }
 
   private async forget({ name, silentMs }: NodeState): Promise<void> {
-    const { self: heir, storeOf, nodes, leases, metrics, log } = this.options;
+    const { self: heir, storeOf, nodes, leases, metrics, log, clock } = this.options;
     const store = storeOf(name);
     const isStillGone = async (): Promise<boolean> => {
       const node = await nodes.find(name);
       return node !== undefined && this.isGone(node);
     };
     try {
-      const uploads = await forgetNode({ node: name, isStillGone, store, leases, heir, metrics, log });
+      const uploads = await forgetNode({ node: name, isStillGone, store, leases, heir, metrics, log, clock });
       if (!(await isStillGone())) return;
       await nodes.forget(name);
       log.error({ node: name, silentSeconds: Math.round(silentMs / 1000), uploads }, 'a node is gone for good');

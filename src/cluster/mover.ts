@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Fault } from '../model/fault.js';
 import type { Upload } from '../model/upload.js';
-import { uploadTag, type Log } from '../observe/log.js';
+import { uploadTag } from '../observe/log.js';
 import type { NodeState, Nodes } from '../store/nodes.js';
 import { NotTaken } from './peer-files-client.js';
 import { ownUploads } from './own-uploads.js';
@@ -9,8 +9,6 @@ import { type Moved, type MoveRooms, UploadMove } from './upload-move.js';
 
 export interface MoverOptions extends MoveRooms {
   readonly nodes: Pick<Nodes, 'all'>;
-  readonly log: Log;
-  readonly clock: () => number;
   /** Between two rounds when there is nothing to do but wait. */
   readonly pauseMs?: number;
   /** Younger uploads are left alone for now. */
@@ -154,8 +152,6 @@ export class Mover {
   private async note(id: string, move: UploadMove, outcome: Moved): Promise<void> {
     if (outcome === 'later') return;
     this.left = Math.max(0, (this.left ?? 0) - 1);
-    if (outcome === 'lost')
-      this.options.log.error({ upload: uploadTag(id) }, 'an upload whose bytes are lost is given up instead of moved');
     if (outcome === 'ended' || outcome === 'lost') return this.undo(id, move, this.stopping.signal);
     this.moves.delete(id);
     this.moved += 1;
@@ -181,9 +177,12 @@ export class Mover {
     );
   }
 
-  /** Its creation takes the first lease next, and has not looked whether the upload is still here. */
+  /**
+   * Its creation takes the first lease next, and has not looked whether the upload is still here. One that was made long
+   * after now is from before the clock was set back.
+   */
   private isJustMade({ phase, createdAt }: Upload): boolean {
     const { clock, leastAgeMs = LEAST_AGE_MS } = this.options;
-    return phase === 'receiving' && clock() - createdAt < leastAgeMs;
+    return phase === 'receiving' && Math.abs(clock() - createdAt) < leastAgeMs;
   }
 }

@@ -1,3 +1,4 @@
+import { type EndEars, reportLoss, reportLostAnswer } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk, Phase, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
@@ -7,7 +8,7 @@ import { untilAvailable } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
 import type { PeerFilesClient } from './peer-files-client.js';
 
-export interface MoveRooms {
+export interface MoveRooms extends EndEars {
   /** The name of this node. */
   readonly self: string;
   readonly store: UploadStore;
@@ -62,7 +63,7 @@ export class UploadMove {
       return await this.copyAndMove(signal);
     } catch (error) {
       if (!(error instanceof Fault) || error.code !== 'BYTES_LOST') throw error;
-      return this.lose();
+      return this.lose(error.message);
     }
   }
 
@@ -96,17 +97,22 @@ export class UploadMove {
   }
 
   /** An upload ends with its bytes; one that is answered goes on, and its client hears that the answer is lost. */
-  private async lose(): Promise<Moved> {
+  private async lose(problem: string): Promise<Moved> {
     const { leases, store } = this.rooms;
     const lease = await leases.take(this.id);
     try {
       const upload = await this.ours();
       if (typeof upload === 'string') return upload;
-      const isNeeded = upload.phase !== 'answered';
-      if (!isNeeded) this.withoutAnswer = true;
-      else if (upload.phase === 'receiving') await store.invalidate(this.id, lease.token, 'lost');
-      else await store.lose(this.id);
-      return isNeeded ? 'lost' : 'later';
+      if (upload.phase === 'answered') {
+        this.withoutAnswer = true;
+        reportLostAnswer(this.id, problem, this.rooms);
+        return 'later';
+      }
+      const isReceiving = upload.phase === 'receiving';
+      const lost = await (isReceiving ? store.invalidate(this.id, lease.token, 'lost') : store.lose(this.id));
+      if (typeof lost === 'string') return 'later';
+      reportLoss(lost, problem, this.rooms);
+      return 'lost';
     } finally {
       await lease.release();
     }

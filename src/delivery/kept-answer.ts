@@ -4,16 +4,17 @@ import { crc32 } from '../disk/crc32.js';
 import { Fault } from '../model/fault.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { Answer, Chunk, Upload } from '../model/upload.js';
-import { uploadTag, type Log } from '../observe/log.js';
+import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
+import { reportLostAnswer } from './report.js';
 
 export interface KeptRooms {
   readonly store: Pick<UploadStore, 'answerBody' | 'get'>;
   readonly spool: Pick<Spool, 'read'>;
   readonly log: Log;
-  readonly metrics: Pick<Metrics, 'bytesLost'>;
+  readonly metrics: Pick<Metrics, 'bytesLost' | 'uploadEnded'>;
 }
 
 /**
@@ -31,8 +32,7 @@ export async function keptAnswer(upload: Upload, rooms: KeptRooms): Promise<Rela
   } catch (fault) {
     if (!(fault instanceof Fault) || fault.code !== 'BYTES_LOST') throw fault;
     await assertStillHere(upload, rooms);
-    rooms.log.error({ upload: uploadTag(upload.id), err: fault }, 'a kept answer is lost: its client is told so');
-    rooms.metrics.bytesLost('answer');
+    reportLostAnswer(upload.id, fault.message, rooms);
     return undefined;
   }
 }

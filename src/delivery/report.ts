@@ -1,9 +1,18 @@
 import type { Attempt, Upload } from '../model/upload.js';
 import { logUploadEnd, type UploadEndLine } from '../observe/log-lines.js';
-import { uploadTag } from '../observe/log.js';
+import { type Log, uploadTag } from '../observe/log.js';
+import type { Metrics } from '../observe/metrics.js';
 import type { Rooms } from './rooms.js';
 
 type Ears = Pick<Rooms, 'log' | 'metrics' | 'clock' | 'monotonic'>;
+
+/** What it takes to tell of an end. */
+export interface EndEars {
+  readonly log: Log;
+  readonly metrics: Pick<Metrics, 'uploadEnded' | 'bytesLost'>;
+  /** The time of the wall. */
+  readonly clock: () => number;
+}
 
 /** One line and one figure an attempt. */
 export function reportAttempt(id: string, attempt: Attempt, { log, metrics }: Ears): void {
@@ -27,20 +36,32 @@ export function reportEnd(
   noteEnd(upload, outcome, { log, metrics, clock });
 }
 
-/** One line and one figure for an upload that ended without its origin: it was cancelled, broke a rule, or its time ran out. */
-export function reportClosed(
-  upload: Upload,
-  phase: 'cancelled' | 'invalid' | 'expired',
-  ears: Pick<Ears, 'log' | 'metrics' | 'clock'>,
-): void {
-  noteEnd(upload, phase, ears);
+/**
+ * One line and one figure for an upload that ended without its origin: it was cancelled, broke a rule, or its time ran out.
+ * Nothing for one that was answered or given up before: its end was told then.
+ */
+export function reportClosed(upload: Upload, phase: 'cancelled' | 'invalid' | 'expired', ears: EndEars): void {
+  if (upload.answer === undefined && upload.undelivered === undefined) noteEnd(upload, phase, ears);
 }
 
-function noteEnd(
-  upload: Upload,
-  phase: UploadEndLine['phase'],
-  { log, metrics, clock }: Pick<Ears, 'log' | 'metrics' | 'clock'>,
+/** Everybody who finds that stored bytes, or confirmed steps, of an upload are lost tells it with this, and ends the upload. */
+export function reportLoss(upload: Upload, problem: string | undefined, ears: EndEars): void {
+  ears.log.error({ upload: uploadTag(upload.id), problem }, 'an upload whose bytes are lost is given up');
+  ears.metrics.bytesLost('upload');
+  reportClosed(upload, 'invalid', ears);
+}
+
+/** The upload was delivered, and nobody gets its answer again. */
+export function reportLostAnswer(
+  id: string,
+  problem: string,
+  { log, metrics }: Pick<EndEars, 'log' | 'metrics'>,
 ): void {
+  log.error({ upload: uploadTag(id), problem }, 'a kept answer is lost: its client is told so');
+  metrics.bytesLost('answer');
+}
+
+function noteEnd(upload: Upload, phase: UploadEndLine['phase'], { log, metrics, clock }: EndEars): void {
   metrics.uploadEnded(phase);
   logUploadEnd(log, {
     id: upload.id,
@@ -53,11 +74,4 @@ function noteEnd(
     seconds: Math.max(clock() - upload.createdAt, 0) / 1000,
     problem: upload.undelivered?.problem,
   });
-}
-
-/** The promise that no acknowledged byte is lost was broken by the machine: the operator has to know. */
-export function reportLoss(upload: Upload, problem: string | undefined, { log, metrics }: Ears): void {
-  log.error({ upload: uploadTag(upload.id), problem }, 'an upload whose bytes are lost is given up');
-  metrics.bytesLost('upload');
-  metrics.uploadEnded('invalid');
 }

@@ -60,10 +60,15 @@ export class DirectorySync {
     return turn.next;
   }
 
-  /** Makes a directory and those above it, for the owner alone, as durable as the mode says. */
+  /**
+   * Makes a directory and those above it, for the owner alone, as durable as the mode says. The process that made one that
+   * is found may have been killed before it synced the name, so that this is done again where it is allowed.
+   */
   async make(directory: string): Promise<void> {
     const since = this.failures;
-    const made = await makeMissing(resolve(directory));
+    const path = resolve(directory);
+    const made = await makeMissing(path);
+    if (made.length === 0) return this.syncFound(path);
     try {
       for (const each of made) await this.sync(dirname(each), since);
     } catch (error) {
@@ -81,6 +86,14 @@ export class DirectorySync {
     // One that holds something, or is a mount point, stays.
     await rmdir(directory).catch(() => undefined);
     await this.make(directory);
+  }
+
+  private async syncFound(path: string): Promise<void> {
+    try {
+      await this.sync(dirname(path));
+    } catch (error) {
+      if (!hasCode(error, 'EACCES', 'EPERM', 'EROFS', 'EINVAL', 'ENOTSUP')) throw error;
+    }
   }
 
   private begin(directory: string): Promise<void> {

@@ -1,9 +1,12 @@
 import fs from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { hasCode } from './storage-fault.js';
 
 /** One name in a directory. */
 export interface DirectoryEntry {
   readonly name: string;
   isDirectory(): boolean;
+  isSymbolicLink(): boolean;
 }
 
 /**
@@ -123,13 +126,42 @@ export async function writeWhole(path: string, bytes: Uint8Array, durable: boole
 export async function readWhole(path: string): Promise<Buffer> {
   const fd = await open(path, 'r');
   try {
-    const { size } = await fstat(fd);
-    const bytes = Buffer.allocUnsafe(size);
-    let at = 0;
-    for (let got = -1; at < size && got !== 0; at += got) got = await read(fd, bytes.subarray(at), at);
-    return bytes.subarray(0, at);
+    return await readAll(fd);
   } finally {
     await close(fd);
+  }
+}
+
+/** All bytes of an opened file. */
+export async function readAll(fd: number): Promise<Buffer> {
+  const { size } = await fstat(fd);
+  const bytes = Buffer.allocUnsafe(size);
+  let at = 0;
+  for (let got = -1; at < size && got !== 0; at += got) got = await read(fd, bytes.subarray(at), at);
+  return bytes.subarray(0, at);
+}
+
+/** A small file as text. */
+export async function readText(path: string): Promise<string> {
+  return (await readWhole(path)).toString();
+}
+
+/** Makes a file that is for the owner alone; fails where there is one. */
+export async function writeNew(path: string, text: string): Promise<void> {
+  const fd = await open(path, 'wx', 0o600);
+  try {
+    await writeAll(fd, Buffer.from(text), 0);
+  } finally {
+    await close(fd);
+  }
+}
+
+/** A file that is gone already is as good. */
+export async function unlinkIfThere(path: string): Promise<void> {
+  try {
+    await unlink(path);
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT')) throw error;
   }
 }
 
@@ -139,4 +171,20 @@ export function after(buffers: readonly Uint8Array[], taken: number): Uint8Array
   let first = 0;
   while (skip >= buffers[first]!.length) skip -= buffers[first++]!.length;
   return [buffers[first]!.subarray(skip), ...buffers.slice(first + 1)];
+}
+
+/** Between the tries of a read that the system refuses: one that fails once says nothing of the bytes. */
+const READ_AGAIN_MS = [20, 100, 400];
+
+/** A disk that fails once, or a process that is out of descriptors for a moment, is asked again. */
+export async function patiently<T>(task: () => Promise<T>): Promise<T> {
+  for (const pauseMs of READ_AGAIN_MS) {
+    try {
+      return await task();
+    } catch (error) {
+      if (hasCode(error, 'ENOENT')) throw error;
+      await sleep(pauseMs);
+    }
+  }
+  return task();
 }

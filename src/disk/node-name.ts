@@ -1,10 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { link, readFile, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { Fault } from '../model/fault.js';
 import { DirectorySync } from './directory-sync.js';
-import { writeWhole } from './files.js';
-import { hasCode, storageFault } from './storage-fault.js';
+import { link, readText, rename, unlinkIfThere, writeWhole } from './files.js';
+import { hasCode, isNoRoom, storageFault } from './storage-fault.js';
 
 const NAME = /^[0-9a-f]{16}$/;
 
@@ -13,8 +12,10 @@ export async function nodeName(directory: string): Promise<string> {
   const path = join(directory, 'node');
   try {
     await new DirectorySync('group').make(directory);
-    const name = (await written(path)) ?? (await make(path));
+    const found = await written(path);
+    const name = found ?? (await make(path));
     if (!NAME.test(name)) throw new Fault('RECORD_DAMAGED', `${path} does not hold the name of a node`, false);
+    if (found !== undefined) await prove(path, found);
     return name;
   } catch (error) {
     throw storageFault(error, `the name of this node cannot be kept in ${path}`);
@@ -24,9 +25,9 @@ export async function nodeName(directory: string): Promise<string> {
 /** Appears with its content or not at all, and only one of several processes makes it. */
 async function make(path: string): Promise<string> {
   const name = randomBytes(8).toString('hex');
-  const draft = `${path}.${name}`;
-  await writeWhole(draft, Buffer.from(name), true);
+  const draft = draftOf(path);
   try {
+    await writeWhole(draft, Buffer.from(name), true);
     await link(draft, path);
     await new DirectorySync('group').sync(dirname(path));
     return name;
@@ -34,13 +35,34 @@ async function make(path: string): Promise<string> {
     if (!hasCode(error, 'EEXIST')) throw error;
     return (await written(path)) ?? '';
   } finally {
-    await unlink(draft);
+    await unlinkIfThere(draft);
   }
+}
+
+/**
+ * The process that made it may have been killed before it was synced, or after that had failed: only a file that is written
+ * anew is certain to be there after a power cut, and with another name all uploads of this node would be lost.
+ */
+async function prove(path: string, name: string): Promise<void> {
+  const draft = draftOf(path);
+  try {
+    await writeWhole(draft, Buffer.from(name), true);
+    await rename(draft, path);
+    await new DirectorySync('group').sync(dirname(path));
+  } catch (error) {
+    await unlinkIfThere(draft).catch(() => undefined);
+    if (!isNoRoom(error)) throw error;
+    // A full disk takes no new file, but it has kept what it had.
+  }
+}
+
+function draftOf(path: string): string {
+  return `${path}.${randomBytes(8).toString('hex')}`;
 }
 
 async function written(path: string): Promise<string | undefined> {
   try {
-    return (await readFile(path, 'latin1')).trim();
+    return (await readText(path)).trim();
   } catch (error) {
     if (hasCode(error, 'ENOENT')) return undefined;
     throw error;

@@ -255,11 +255,11 @@ export class Metrics {
     });
   }
 
-  /** Asked at every scrape: how many uploads have a record that cannot be read. */
+  /** Asked at every scrape: how many uploads have a record, or bytes, that cannot be read. */
   countUnreadable(count: () => Promise<number>): void {
     new Gauge({
       name: 'rufh_uploads_unreadable',
-      help: 'Uploads whose record is there but cannot be read; nothing of them is removed.',
+      help: 'Uploads whose record or bytes are there but cannot be read; nothing of them is removed.',
       aggregator: 'max',
       ...this.metered,
       async collect() {

@@ -1,8 +1,7 @@
 import { basename, join } from 'node:path';
 import { Readable } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { crc32 } from '../disk/crc32.js';
-import { after, close, fstat, open, readv } from '../disk/files.js';
+import { after, close, fstat, open, patiently, readv } from '../disk/files.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
@@ -12,9 +11,6 @@ import { lookTwice } from './look-twice.js';
 
 /** Measured: below a MiB the calls cost more than the bytes, above it nothing is gained. */
 const READ_SIZE = 2 * BLOCK_BYTES;
-
-/** Between the tries of a read that the system refuses: one that fails once says nothing of the bytes. */
-const READ_AGAIN_MS = [20, 100, 400];
 
 interface Range {
   readonly start?: number;
@@ -157,19 +153,6 @@ async function readAll(fd: number, buffers: readonly Buffer[], position: number)
     left -= got;
     if (left > 0) rest = after(rest, got);
   }
-}
-
-/** A disk that fails once, or a process that is out of descriptors for a moment, is asked again. */
-async function patiently<T>(task: () => Promise<T>): Promise<T> {
-  for (const pauseMs of READ_AGAIN_MS) {
-    try {
-      return await task();
-    } catch (error) {
-      if (hasCode(error, 'ENOENT')) throw error;
-      await sleep(pauseMs);
-    }
-  }
-  return task();
 }
 
 function lost(what: string): Fault {

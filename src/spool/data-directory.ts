@@ -1,9 +1,20 @@
 import { randomUUID } from 'node:crypto';
-import type { Dirent, Stats } from 'node:fs';
-import { access, constants, link, lstat, opendir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { constants, type Stats } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { DirectorySync } from '../disk/directory-sync.js';
-import { writeWhole } from '../disk/files.js';
+import {
+  access,
+  type DirectoryEntry,
+  link,
+  lstat,
+  opendir,
+  patiently,
+  readText,
+  rename,
+  stat,
+  unlinkIfThere,
+  writeWhole,
+} from '../disk/files.js';
 import { isUploadId } from '../disk/safe-name.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
@@ -72,7 +83,7 @@ export async function beginMark(use: DirectoryUse, id: string): Promise<void> {
       await link(draft, path).catch(unlessLinked(() => rename(draft, path)));
       await new DirectorySync('group').sync(directory);
     } finally {
-      await rm(draft, { force: true });
+      await unlinkIfThere(draft);
     }
   });
   await assertUsable(use);
@@ -107,11 +118,11 @@ export async function lookAtDirectory({ directory, shared }: DirectoryUse): Prom
   const path = resolve(directory);
   return failing(directory, 'read', async () => {
     const own = await unlessMissing(stat(path));
-    const entries = own === undefined ? [] : await readdir(path, { withFileTypes: true });
+    const entries = own === undefined ? [] : await entriesOf(path);
     const names = entries.map(({ name }) => name);
     if (own) await assertOwn(path, own, { names, shared });
     for (const entry of entries) if (OURS.test(entry.name)) assertNoLink(path, entry);
-    const text = await unlessMissing(readFile(join(path, MARK), 'utf8'));
+    const text = await unlessMissing(readText(join(path, MARK)));
     const foreign = names.filter((name) => !OURS.test(name) && !OF_FILE_SYSTEMS.test(name));
     return {
       path,
@@ -143,7 +154,7 @@ interface HalfLook {
 /** Whether anything of an upload is in a half of the directory: its records, or its spool. */
 async function contentOf(path: string, name: string, { isOfUpload, foreign, whole }: HalfLook): Promise<Half> {
   const half = join(path, name);
-  const entries = await unlessMissing(opendir(half));
+  const entries = await unlessMissing(patiently(() => opendir(half)));
   if (entries === undefined) return 'missing';
   let holds = false;
   for await (const entry of entries) {
@@ -156,13 +167,25 @@ async function contentOf(path: string, name: string, { isOfUpload, foreign, whol
   return holds ? 'filled' : 'empty';
 }
 
+/** A directory that cannot be listed now is told of when its upload is looked after. */
 async function assertNoLinks(directory: string): Promise<void> {
-  const entries = (await unlessMissing(readdir(directory, { withFileTypes: true }))) ?? [];
+  let entries: readonly DirectoryEntry[];
+  try {
+    entries = await entriesOf(directory);
+  } catch {
+    return;
+  }
   for (const entry of entries) assertNoLink('', entry, 'an upload of the spool');
 }
 
+async function entriesOf(directory: string): Promise<DirectoryEntry[]> {
+  const entries: DirectoryEntry[] = [];
+  for await (const entry of await patiently(() => opendir(directory))) entries.push(entry);
+  return entries;
+}
+
 /** A link inside the directory leads reads, writes and removals out of it. The directory itself may be reached by one. */
-function assertNoLink(directory: string, entry: Dirent, where = join(directory, entry.name)): void {
+function assertNoLink(directory: string, entry: DirectoryEntry, where = join(directory, entry.name)): void {
   if (!entry.isSymbolicLink()) return;
   const what = isUploadId(entry.name.split('.')[0]!) ? `a file of an upload in ${directory}` : where;
   throw refused(
@@ -206,7 +229,7 @@ function assertRights(path: string, { uid, mode }: Stats, byGroup: boolean): voi
 }
 
 async function noteIn(half: string): Promise<string | undefined> {
-  const text = await unlessMissing(readFile(join(half, IDENTITY), 'utf8'));
+  const text = await unlessMissing(readText(join(half, IDENTITY)));
   return text?.trim() || undefined;
 }
 

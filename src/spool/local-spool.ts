@@ -11,6 +11,7 @@ import {
   mkdir,
   open,
   opendir,
+  patiently,
   readdir,
   removeTree,
   unlink,
@@ -59,11 +60,12 @@ export class LocalSpool implements Spool {
    */
   async open(): Promise<void> {
     if (this.isShared) return this.assertMounted();
-    await failing('the spool cannot be opened', async () => {
-      await this.names.makeOwn(this.root);
-      for await (const entry of await opendir(this.root))
-        if (entry.isDirectory() && isUploadId(entry.name)) await removeIfEmpty(join(this.root, entry.name));
-    });
+    await failing('the spool cannot be opened', () => this.names.makeOwn(this.root));
+    for await (const entry of this.entries()) {
+      // One that cannot be removed now is in nobody's way.
+      if (entry.isDirectory() && isUploadId(entry.name))
+        await removeIfEmpty(join(this.root, entry.name)).catch(() => undefined);
+    }
   }
 
   async create(id: string, name: string): Promise<ChunkWriter> {
@@ -101,7 +103,8 @@ export class LocalSpool implements Spool {
     const path = this.pathOf(id, name);
     await failing('a chunk cannot be removed', async () => {
       await unlink(path).catch(unless('ENOENT'));
-      await removeIfEmpty(join(this.root, id));
+      // An empty directory is in nobody's way, and goes at the next start.
+      await removeIfEmpty(join(this.root, id)).catch(() => undefined);
     });
   }
 
@@ -129,29 +132,40 @@ export class LocalSpool implements Spool {
     await failing('the bytes of an upload cannot be removed', () => removeTree(join(this.root, id)));
   }
 
-  async *list(): AsyncGenerator<SpooledChunk> {
-    for await (const directory of this.entries())
-      if (directory.isDirectory() && isUploadId(directory.name)) yield* this.listUpload(directory.name);
-  }
-
-  private async *entries(): AsyncGenerator<DirectoryEntry> {
-    try {
-      yield* await opendir(this.root);
-    } catch (error) {
-      throw storageFault(error, 'the spool cannot be listed');
+  async *list(unlisted?: (id: string, fault: Error) => void): AsyncGenerator<SpooledChunk> {
+    for await (const directory of this.entries()) {
+      if (!directory.isDirectory() || !isUploadId(directory.name)) continue;
+      try {
+        yield* await this.filesOf(directory.name);
+      } catch (error) {
+        if (!unlisted || !(error instanceof Fault)) throw error;
+        unlisted(directory.name, error);
+      }
     }
   }
 
   /** What is removed while we look is not there; one upload has few files, so they are listed at once. */
-  private async *listUpload(id: string): AsyncGenerator<SpooledChunk> {
-    const gone = unless('ENOENT');
-    const reading = 'the bytes of an upload cannot be listed';
-    const names = (await failing(reading, () => readdir(join(this.root, id)).catch(gone))) ?? [];
-    for (const name of names.filter(isChunkName)) {
-      const found = await failing(reading, () => lstat(join(this.root, id, name)).catch(gone));
-      if (found?.isFile()) yield { id, name, size: bytesOf(name, found.size), modifiedAt: found.mtimeMs };
+  filesOf(id: string): Promise<SpooledChunk[]> {
+    assertUploadId(id);
+    return failing('the bytes of an upload cannot be listed', async () => {
+      const gone = unless('ENOENT');
+      const names = (await readdir(join(this.root, id)).catch(gone)) ?? [];
+      const files: SpooledChunk[] = [];
+      for (const name of names.filter(isChunkName)) {
+        const found = await lstat(join(this.root, id, name)).catch(gone);
+        if (found?.isFile()) files.push({ id, name, size: bytesOf(name, found.size), modifiedAt: found.mtimeMs });
+      }
+      if (this.isShared && names.length === 0) await removeIfEmpty(join(this.root, id));
+      return files;
+    });
+  }
+
+  private async *entries(): AsyncGenerator<DirectoryEntry> {
+    try {
+      yield* await patiently(() => opendir(this.root));
+    } catch (error) {
+      throw storageFault(error, 'the spool cannot be listed');
     }
-    if (this.isShared && names.length === 0) await failing(reading, () => removeIfEmpty(join(this.root, id)));
   }
 
   private ifThere<T>(id: string, what: string, look: () => Promise<T>): Promise<T | undefined> {

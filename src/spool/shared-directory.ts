@@ -1,7 +1,19 @@
-import { readdir, readFile, rename, rm, mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DirectorySync } from '../disk/directory-sync.js';
-import { close, fsync, open, writeAll, writeWhole } from '../disk/files.js';
+import {
+  close,
+  fsync,
+  mkdir,
+  open,
+  readdir,
+  readText,
+  readWhole,
+  removeTree,
+  rename,
+  stat,
+  writeAll,
+  writeWhole,
+} from '../disk/files.js';
 import { hasCode } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 
@@ -24,7 +36,7 @@ export async function assertShareable(directory: string, unique: string): Promis
     await step(directory, 'names can be changed and made durable', () => assertRenames(place, file));
   } finally {
     // What cannot be removed is in nobody's way.
-    await rm(place, { recursive: true, force: true }).catch(() => undefined);
+    await removeTree(place).catch(() => undefined);
   }
 }
 
@@ -67,7 +79,7 @@ export async function spoolIdentitySince(directory: string): Promise<number | un
 
 async function noteIn(directory: string): Promise<string | undefined> {
   try {
-    return (await readFile(markPath(directory), 'utf8')).trim();
+    return (await readText(markPath(directory))).trim();
   } catch (error) {
     if (!hasCode(error, 'ENOENT')) throw error;
     return undefined;
@@ -76,7 +88,7 @@ async function noteIn(directory: string): Promise<string | undefined> {
 
 async function makeIn(directory: string, place: string): Promise<void> {
   await new DirectorySync('group').make(directory);
-  await mkdir(place, { mode: 0o700 });
+  await mkdir(place, 0o700);
 }
 
 async function assertExclusive(file: string): Promise<void> {
@@ -107,7 +119,7 @@ async function assertReadBack(file: string): Promise<void> {
   } finally {
     await close(fd);
   }
-  if (!(await readFile(file)).equals(PROBE)) throw new Error('what was read is not what was written');
+  if (!(await readWhole(file)).equals(PROBE)) throw new Error('what was read is not what was written');
 }
 
 async function assertRenames(place: string, file: string): Promise<void> {
@@ -117,7 +129,7 @@ async function assertRenames(place: string, file: string): Promise<void> {
   await new DirectorySync('group').sync(place);
   const names = await readdir(place);
   if (names.join() !== 'renamed') throw new Error(`the directory lists ${names.join(', ') || 'nothing'}`);
-  if (!(await readFile(renamed)).equals(PROBE)) throw new Error('the file under the new name is another one');
+  if (!(await readWhole(renamed)).equals(PROBE)) throw new Error('the file under the new name is another one');
 }
 
 async function step(directory: string, what: string, task: () => Promise<unknown>): Promise<void> {

@@ -1,7 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { close, fstat, open } from '../disk/files.js';
+import { close, fstat, open, writeAll } from '../disk/files.js';
 import { hasCode } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import type { Log } from '../observe/log.js';
@@ -58,11 +57,24 @@ export class SpoolUse {
     if (mark === own) {
       this.strangeLooks = 0;
       // With a byte in it, so that a file server sets the time.
-      if (shared) await writeFile(join(directory, 'spool', IN_USE), '\n', { mode: 0o600 });
+      if (shared) await touch(join(directory, 'spool', IN_USE));
       return;
     }
     // Once may be the moment in which another node has seen before this one that Redis was emptied.
     if (++this.strangeLooks === 2) log.error({ data: directory }, taken(directory, own));
+  }
+}
+
+/** Writes over the same byte: at no moment is it another file than before. */
+async function touch(path: string): Promise<void> {
+  const fd = await open(path, 'r+').catch((error: unknown) => {
+    if (!hasCode(error, 'ENOENT')) throw error;
+    return open(path, 'w', 0o600);
+  });
+  try {
+    await writeAll(fd, Buffer.from('\n'), 0);
+  } finally {
+    await close(fd);
   }
 }
 

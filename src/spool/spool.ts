@@ -49,6 +49,11 @@ export interface Spool {
   promised(id: string): Promise<number>;
   /** Removes everything of one upload. */
   remove(id: string): Promise<void>;
-  /** Everything there is; the files of one upload follow each other. */
-  list(): AsyncIterable<SpooledChunk>;
+  /**
+   * Everything there is; the files of one upload follow each other. `unlisted` is told of an upload whose files the machine
+   * does not tell, and nothing of that is given; where it is missing, the listing fails instead.
+   */
+  list(unlisted?: (id: string, fault: Error) => void): AsyncIterable<SpooledChunk>;
+  /** All files of one upload. */
+  filesOf(id: string): Promise<readonly SpooledChunk[]>;
 }

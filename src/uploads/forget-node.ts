@@ -1,11 +1,11 @@
+import { type EndEars, reportLoss, reportLostAnswer } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { Upload } from '../model/upload.js';
-import { type Log, uploadTag } from '../observe/log.js';
-import type { Metrics } from '../observe/metrics.js';
 import type { Leases } from '../store/lease.js';
+import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
 
-export interface ForgetNodeRooms {
+export interface ForgetNodeRooms extends EndEars {
   /** The one that is gone. */
   readonly node: string;
   /** Asked before each upload: it may come back at any moment, with all its bytes. */
@@ -15,9 +15,9 @@ export interface ForgetNodeRooms {
   readonly leases: Leases;
   /** Takes what needs no bytes of the node that is gone. */
   readonly heir: string;
-  readonly metrics: Metrics;
-  readonly log: Log;
 }
+
+const GONE = 'its node is gone with its bytes';
 
 /** Later than every upload's end. */
 const WHENEVER = Number.MAX_SAFE_INTEGER;
@@ -25,16 +25,23 @@ const WHENEVER = Number.MAX_SAFE_INTEGER;
 /**
  * Ends the uploads of a node that will not come back with its bytes: from then on they are unknown. An answer that is kept
  * in its record needs no bytes, and is still given. Gives how many are gone. May be broken off, and done again; fails with a
- * `Fault` where one has changed meanwhile.
+ * `Fault` where one has changed meanwhile, and, after all others, where one cannot be ended.
  */
 export async function forgetNode(rooms: ForgetNodeRooms): Promise<number> {
   const seen = new Set<string>();
   let gone = 0;
+  let failure: Fault | undefined;
   for (let ids = await unseen(rooms, seen); ids.length > 0; ids = await unseen(rooms, seen))
     for (const id of ids) {
       if (!(await rooms.isStillGone())) return gone;
-      if (await forget(id, rooms)) gone += 1;
+      try {
+        if (await forget(id, rooms)) gone += 1;
+      } catch (fault) {
+        if (!(fault instanceof Fault) || isAway(fault)) throw fault;
+        failure ??= fault;
+      }
     }
+  if (failure) throw failure;
   return gone;
 }
 
@@ -44,7 +51,8 @@ async function unseen({ store }: ForgetNodeRooms, seen: Set<string>): Promise<st
   return ids;
 }
 
-async function forget(id: string, { node, store, leases, heir, metrics, log }: ForgetNodeRooms): Promise<boolean> {
+async function forget(id: string, rooms: ForgetNodeRooms): Promise<boolean> {
+  const { node, store, leases, heir } = rooms;
   const lease = await leases.take(id, 'to-end');
   try {
     const upload = await store.get(id);
@@ -53,10 +61,12 @@ async function forget(id: string, { node, store, leases, heir, metrics, log }: F
       assertDone(await store.move(id, lease.token, heir));
       return false;
     }
-    if (upload.phase === 'receiving') assertDone(await store.invalidate(id, lease.token));
-    log.error({ upload: uploadTag(id), phase: upload.phase }, 'an upload is given up: its node is gone with its bytes');
-    if (upload.phase !== 'answered' && upload.phase !== 'undelivered') metrics.uploadEnded('invalid');
-    await store.remove(id);
+    const { phase } = upload;
+    if (phase === 'receiving') assertDone(await store.invalidate(id, lease.token, 'lost'));
+    else if (phase !== 'answered') await store.lose(id);
+    if (phase === 'answered') reportLostAnswer(id, GONE, rooms);
+    else if (phase !== 'cancelled' && phase !== 'invalid') reportLoss(upload, GONE, rooms);
+    await store.remove(id, upload.clientKey);
     return true;
   } finally {
     await lease.release();

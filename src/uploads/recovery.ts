@@ -1,19 +1,22 @@
+import { type EndEars, reportLoss } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import { PLAIN, type Chunk, type Upload } from '../model/upload.js';
-import type { Log } from '../observe/log.js';
 import { uploadTag } from '../observe/log.js';
 import { areJoined } from '../spool/chunk-name.js';
-import { PROMISED, type Spool } from '../spool/spool.js';
+import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import { everyUpload } from '../store/every-upload.js';
-import type { Leases } from '../store/lease.js';
+import type { Lease, Leases } from '../store/lease.js';
+import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
-import { spooledUploads, type SpooledUpload } from './spooled-uploads.js';
+import { spooledUploads } from './spooled-uploads.js';
+import type { UnreadableBytes } from './unreadable-bytes.js';
 
-export interface RecoveryRooms {
+export interface RecoveryRooms extends EndEars {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
-  readonly log: Log;
+  /** Takes what the disk keeps from being looked after. */
+  readonly unreadable: UnreadableBytes;
   /** Of a store that can show an upload as given up and keep what there is of it; else it is invalidated, and removed. */
   readonly giveUpLost?: (id: string) => Promise<void>;
 }
@@ -24,14 +27,17 @@ type Files = ReadonlyMap<string, number>;
  * Brings records and bytes back together after a crash, before the first request. Only for a spool that no other process
  * uses. Records whose bytes are missing, or do not follow each other, are given up, never shortened. Bytes that were
  * written but not committed are removed: nothing tells whether the disk has them. Files of uploads that the store does not
- * know are for the sweep, which takes only old ones.
+ * know are for the sweep, which takes only old ones. An upload that the disk keeps from being looked after stays as it is,
+ * and does not keep the others from being served.
  */
 export async function recover(rooms: RecoveryRooms): Promise<void> {
   const files = new Map<string, Files>();
-  for await (const spooled of spooledUploads(rooms.spool)) files.set(spooled.id, sizesOf(spooled));
+  for await (const { id, files: found } of spooledUploads(rooms.spool, rooms.unreadable.note))
+    files.set(id, sizesOf(found));
   for await (const upload of everyUpload(rooms.store)) {
+    if (upload.phase !== 'receiving' || rooms.unreadable.has(upload.id)) continue;
     const own = files.get(upload.id) ?? new Map<string, number>();
-    if (upload.phase === 'receiving') await recoverOrNote(upload, own, rooms);
+    await orNote(upload.id, rooms, () => recoverUnlessRight(upload, own, rooms));
   }
 }
 
@@ -41,50 +47,66 @@ export async function recover(rooms: RecoveryRooms): Promise<void> {
  * from another node.
  */
 export async function recoverNode(rooms: RecoveryRooms, node: string): Promise<void> {
-  for await (const spooled of spooledUploads(rooms.spool)) {
-    const upload = await rooms.store.get(spooled.id);
-    if (upload?.phase !== 'receiving' || upload.node !== node) continue;
-    await recoverReceiving(upload, sizesOf(spooled), rooms);
+  for await (const { id, files } of spooledUploads(rooms.spool, rooms.unreadable.note))
+    await orNote(id, rooms, () => recoverOne(id, files, rooms, node));
+}
+
+/** One upload, as `recover` and `recoverNode` do it. Fails with a `Fault` where that cannot be done now. */
+export async function recoverOne(
+  id: string,
+  files: readonly SpooledChunk[],
+  rooms: RecoveryRooms,
+  node?: string,
+): Promise<void> {
+  const upload = await rooms.store.get(id);
+  if (upload?.phase === 'receiving' && upload.node === node) await recoverReceiving(upload, sizesOf(files), rooms);
+}
+
+/** A store that is away keeps all of them from being looked after, and is for the caller to wait for. */
+async function orNote(id: string, { unreadable }: RecoveryRooms, task: () => Promise<void>): Promise<void> {
+  try {
+    await task();
+  } catch (error) {
+    if (!(error instanceof Fault) || isAway(error)) throw error;
+    unreadable.note(id, error);
   }
 }
 
-/** One upload that the disk keeps from being looked after does not keep the others from being served. */
-async function recoverOrNote(upload: Upload, files: Files, rooms: RecoveryRooms): Promise<void> {
-  try {
-    const chunks = await rooms.store.chunks(upload.id);
-    const counted = new Set([PROMISED, ...chunks.map(({ name }) => name)]);
-    // Nothing to do: the record need not even be made certain, as long as nobody asks for it.
-    const isKept = upload.dialect !== PLAIN;
-    if (isKept && areWhole(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
-    await recoverReceiving(upload, files, rooms);
-  } catch (error) {
-    if (!(error instanceof Fault)) throw error;
-    rooms.log.error({ upload: uploadTag(upload.id), err: error }, 'an upload could not be looked after at the start');
-  }
+async function recoverUnlessRight(upload: Upload, files: Files, rooms: RecoveryRooms): Promise<void> {
+  const chunks = await rooms.store.chunks(upload.id);
+  const counted = new Set([PROMISED, ...chunks.map(({ name }) => name)]);
+  // Nothing to do: the record need not even be made certain, as long as nobody asks for it.
+  const isKept = upload.dialect !== PLAIN;
+  if (isKept && areWhole(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
+  await recoverReceiving(upload, files, rooms);
 }
 
 async function recoverReceiving(known: Upload, files: Files, rooms: RecoveryRooms): Promise<void> {
-  const { store, leases, spool, log } = rooms;
+  const { store, leases, spool } = rooms;
   const lease = await leases.take(known.id, 'to-end');
   try {
     const upload = await store.get(known.id);
     if (upload?.phase !== 'receiving' || upload.node !== known.node) return;
     if (upload.dialect === PLAIN) return await removeBrokenOff(upload, rooms);
     const chunks = await store.chunks(upload.id);
-    if (!areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) {
-      log.error(
-        { upload: uploadTag(upload.id) },
-        'committed bytes are missing from the spool, or do not join: the upload is given up',
-      );
-      if (rooms.giveUpLost) return await rooms.giveUpLost(upload.id);
-      await store.invalidate(upload.id, lease.token, 'lost');
-      return await spool.remove(upload.id);
-    }
+    if (!areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool)))
+      return await giveUp(upload, lease, rooms);
     const counted = new Set([PROMISED, ...chunks.map((chunk) => chunk.name)]);
     for (const name of files.keys()) if (!counted.has(name)) await spool.removeChunk(upload.id, name);
   } finally {
     await lease.release();
   }
+}
+
+async function giveUp(upload: Upload, { token }: Lease, rooms: RecoveryRooms): Promise<void> {
+  const { store, spool, giveUpLost } = rooms;
+  if (giveUpLost) await giveUpLost(upload.id);
+  else {
+    const ended = await store.invalidate(upload.id, token, 'lost');
+    if (typeof ended === 'string') return;
+  }
+  reportLoss(upload, 'committed bytes are missing from the spool, or do not join', rooms);
+  if (!giveUpLost) await spool.remove(upload.id);
 }
 
 /** A listing that leaves something out proves nothing: what it lacks is looked for by its name. */
@@ -109,6 +131,6 @@ async function removeBrokenOff({ id }: Upload, { store, spool, log }: RecoveryRo
   await store.remove(id);
 }
 
-function sizesOf({ files }: SpooledUpload): Files {
+function sizesOf(files: readonly SpooledChunk[]): Files {
   return new Map(files.map(({ name, size }) => [name, size]));
 }

@@ -6,10 +6,13 @@ export interface SpooledUpload {
   readonly files: readonly SpooledChunk[];
 }
 
-/** What a spool lists, upload by upload. */
-export async function* spooledUploads(spool: Pick<Spool, 'list'>): AsyncGenerator<SpooledUpload> {
+/** All that a spool lists, upload by upload; `unlisted` is told of those that it cannot list. */
+export async function* spooledUploads(
+  spool: Pick<Spool, 'list'>,
+  unlisted: (id: string, fault: Error) => void,
+): AsyncGenerator<SpooledUpload> {
   let files: SpooledChunk[] = [];
-  for await (const file of spool.list()) {
+  for await (const file of spool.list(unlisted)) {
     const before = files[0];
     if (before && before.id !== file.id) {
       yield { id: before.id, files };

@@ -7,8 +7,9 @@ import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import type { Leases } from '../store/lease.js';
 import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
-import { spooledUploads } from './spooled-uploads.js';
+import { spooledUploads, type SpooledUpload } from './spooled-uploads.js';
 import { SteadyClock } from './steady-clock.js';
+import type { UnreadableBytes } from './unreadable-bytes.js';
 
 export interface SweepOptions {
   readonly store: UploadStore;
@@ -30,6 +31,8 @@ export interface SweepOptions {
   readonly node?: string;
   /** Asked before the whole spool is read, which only one of many processes needs to do; true when it is missing. */
   readonly mayLookForOrphans?: () => Promise<boolean>;
+  /** Takes the uploads whose files cannot be listed. */
+  readonly unreadable: UnreadableBytes;
 }
 
 /** Removes what nobody will ask for any more: expired uploads first the bytes then the record, and files nobody counts. */
@@ -41,6 +44,8 @@ export class Sweep {
   private readonly steady: SteadyClock;
   /** Files that may be orphans, and since when they were seen as they are. */
   private seen = new Map<string, { readonly as: string; readonly since: number }>();
+  /** Uploads whose end was told, and that could not be removed yet. */
+  private readonly told = new Set<string>();
 
   constructor(private readonly options: SweepOptions) {
     const { clock, orphanAgeMs, longestAgeMs = orphanAgeMs } = options;
@@ -59,7 +64,8 @@ export class Sweep {
 
   /** One round: expired uploads every time, orphaned files now and then, since finding those reads the whole spool. */
   async sweep(): Promise<void> {
-    for (const id of await this.options.store.expired(this.steady.now())) await this.expireOrNote(id);
+    for (const id of await this.options.store.expired(this.steady.now()))
+      await this.orNote(id, 'an upload that is over could not be removed', () => this.expire(id));
     this.rounds += 1;
     if (this.rounds % 10 === 1 && (await this.mayLookForOrphans())) await this.removeOrphans();
   }
@@ -84,13 +90,13 @@ export class Sweep {
     return this.options.mayLookForOrphans?.() ?? Promise.resolve(true);
   }
 
-  /** One that cannot be removed now does not keep the others, which may not be named again so soon. */
-  private async expireOrNote(id: string): Promise<void> {
+  /** One that fails does not keep the others, which may not be named again so soon. */
+  private async orNote(id: string, message: string, task: () => Promise<void>): Promise<void> {
     try {
-      await this.expire(id);
+      await task();
     } catch (error) {
       if (!(error instanceof Fault) || isAway(error)) throw error;
-      this.options.log.error({ upload: uploadTag(id), err: error }, 'an upload that is over could not be removed');
+      this.options.log.error({ upload: uploadTag(id), err: error }, message);
     }
   }
 
@@ -116,12 +122,15 @@ export class Sweep {
     return upload.expiresAt <= this.steady.now();
   }
 
+  /** Its end is told once, however often its removal has to be tried. */
   private async remove(id: string): Promise<void> {
     const { store, spool } = this.options;
     const upload = await store.get(id);
-    if (upload && !hasEnded(upload)) reportClosed(upload, 'expired', this.options);
+    if (upload && !hasEnded(upload) && !this.told.has(id)) reportClosed(upload, 'expired', this.options);
+    this.told.add(id);
     await spool.remove(id);
     await store.remove(id, upload?.clientKey);
+    this.told.delete(id);
   }
 
   /** Only names of the shape that this program gives; whatever else is in the spool is somebody's. */
@@ -132,17 +141,23 @@ export class Sweep {
     const before = this.seen;
     this.seen = new Map();
     const since = (await this.options.spoolSince?.()) ?? -Infinity;
-    for await (const { id, files } of spooledUploads(spool)) {
+    for await (const spooled of spooledUploads(spool, this.options.unreadable.note)) {
+      const { id, files } = spooled;
       if (setAside.has(id)) continue;
       const old = files.filter((file) => isOurs(file) && this.isOld(file, since, before));
-      if (old.length === 0) continue;
-      const upload = await store.get(id);
-      const where = this.whereIs(upload);
-      if (where === 'here') await this.removeUncounted(upload!, old);
-      // As long as anything of it is young, it may just be coming.
-      else if (where === 'elsewhere' && files.every((file) => !isOurs(file) || old.includes(file)))
-        for (const { name } of old) await spool.removeChunk(id, name);
+      if (old.length > 0)
+        await this.orNote(id, 'old files of an upload were not removed', () => this.clear(spooled, old));
     }
+  }
+
+  private async clear({ id, files }: SpooledUpload, old: readonly SpooledChunk[]): Promise<void> {
+    const { store, spool } = this.options;
+    const upload = await store.get(id);
+    const where = this.whereIs(upload);
+    if (where === 'here') await this.removeUncounted(upload!, old);
+    // As long as anything of it is young, it may just be coming.
+    else if (where === 'elsewhere' && files.every((file) => !isOurs(file) || old.includes(file)))
+      for (const { name } of old) await spool.removeChunk(id, name);
   }
 
   /**

@@ -1,4 +1,4 @@
-import { reportClosed } from '../delivery/report.js';
+import { reportClosed, reportLoss } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { AppendIntent, CreateIntent } from '../model/intent.js';
 import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
@@ -69,40 +69,43 @@ export class TakeIn {
 
   /** The store has forgotten what somebody was shown: what it knows now is no state to go on from. */
   async giveUpForgotten(upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
-    const outcome = await this.invalidate(upload, lease, {
-      reason: 'gone',
-      detail: 'The state of this upload was lost.',
-    });
     // Where it went on under a newer lease, what it was under this one is old, and nothing is forgotten.
-    if (outcome.kind !== 'interrupted')
-      this.rooms.log.error(
-        { upload: uploadTag(upload.id) },
-        'an upload is given up: the store has forgotten confirmed steps of it',
-      );
-    return outcome;
+    return this.lose(upload, lease, 'The state of this upload was lost.', FORGOTTEN);
   }
 
   /** RUFH §4.4.2: beyond its length or its limits an upload has no future; its bytes go at once. */
-  async invalidate(upload: Upload, lease: Lease, refusal: Refusal, why?: 'lost'): Promise<Outcome | Interrupted> {
-    const { store, spool, hashes } = this.rooms;
-    const result = await store.invalidate(upload.id, lease.token, why);
-    if (result === 'stale' || result === 'gone') return { kind: 'interrupted', why: 'taken-over' };
-    hashes.forget(upload.id);
-    await spool.remove(upload.id);
-    reportClosed(result, 'invalid', this.rooms);
+  async invalidate(upload: Upload, lease: Lease, refusal: Refusal): Promise<Outcome | Interrupted> {
+    const ended = await this.end(upload, lease);
+    if (!ended) return { kind: 'interrupted', why: 'taken-over' };
+    reportClosed(ended, 'invalid', this.rooms);
     return { kind: 'refused', refusal };
   }
 
   /** An offset never decreases: when acknowledged bytes are gone, so is the upload (RUFH §4.1.1). Else the fault stands. */
   async giveUpIfLost(fault: unknown, upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
     if (!(fault instanceof Fault) || !(await this.isOver(fault, upload))) throw fault;
-    const outcome = await this.invalidate(upload, lease, { reason: 'gone', detail: LOST }, 'lost');
     // Where somebody newer has finished or cancelled it, its files went as they should.
-    if (outcome.kind !== 'interrupted') {
-      this.rooms.metrics.bytesLost('upload');
-      this.rooms.log.error({ upload: uploadTag(upload.id), err: fault }, 'an upload whose bytes are lost is given up');
-    }
-    return outcome;
+    return this.lose(upload, lease, LOST, fault.message);
+  }
+
+  private async lose(upload: Upload, lease: Lease, detail: string, problem: string): Promise<Outcome | Interrupted> {
+    const ended = await this.end(upload, lease, 'lost');
+    if (!ended) return { kind: 'interrupted', why: 'taken-over' };
+    reportLoss(ended, problem, this.rooms);
+    return { kind: 'refused', refusal: { reason: 'gone', detail } };
+  }
+
+  /** Undefined when a newer lease was taken. */
+  private async end({ id }: Upload, lease: Lease, why?: 'lost'): Promise<Upload | undefined> {
+    const { store, spool, hashes, log } = this.rooms;
+    const ended = await store.invalidate(id, lease.token, why);
+    if (ended === 'stale' || ended === 'gone') return undefined;
+    hashes.forget(id);
+    await spool.remove(id).catch((error: unknown) => {
+      // The sweep removes what an upload without a future has left.
+      log.warn({ upload: uploadTag(id), err: error }, 'the bytes of an upload that is over could not be removed');
+    });
+    return ended;
   }
 
   /** What the client asked to be told about the bytes so far (RFC 9530 §4); not worth making a newer request wait. */
@@ -199,6 +202,8 @@ export class TakeIn {
     }
   }
 }
+
+const FORGOTTEN = 'the store has forgotten confirmed steps of it';
 
 function leastBytes(intent: CreateIntent | AppendIntent, upload: Upload): number | undefined {
   const isEmptyCreation = intent.kind === 'create' && intent.contentLength === 0;

@@ -56,6 +56,7 @@ export class Uploads {
   private readonly feeding: Feeding;
   private readonly answers: Answers;
   private readonly repeated: RepeatedCreations;
+  private readonly cancelling = new Map<string, Promise<boolean>>();
 
   constructor(private readonly rooms: UploadsOptions) {
     this.hashes = new RepresentationHashes(rooms.store, rooms.spool);
@@ -133,11 +134,7 @@ export class Uploads {
     if ('reason' in known) return refused(known);
     const lease = known.phase === 'receiving' ? await this.rooms.leases.take(intent.id, 'to-end') : undefined;
     try {
-      const cancelled = await this.rooms.store.cancel(intent.id);
-      if (cancelled === 'gone') return refused({ reason: 'unknown-upload' });
-      await this.forget(known);
-      // The end of the others was counted when it came.
-      if (known.phase !== 'answered' && known.phase !== 'undelivered') reportClosed(cancelled, 'cancelled', this.rooms);
+      if (!(await this.cancelAndForget(known))) return refused({ reason: 'unknown-upload' });
       return { kind: 'cancelled' };
     } finally {
       void lease?.release();
@@ -272,14 +269,27 @@ export class Uploads {
     const { store } = this.rooms;
     try {
       const upload = await store.get(id);
-      if (upload?.phase !== 'receiving') return;
-      const cancelled = await store.cancel(id);
-      if (cancelled !== 'gone') reportClosed(cancelled, 'cancelled', this.rooms);
-      await this.forget(upload);
+      if (upload?.phase === 'receiving') await this.cancelAndForget(upload);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
       // The sweep finds it.
     }
+  }
+
+  /** False when it is unknown. Several who cancel it at once share one end, which is told once. */
+  private cancelAndForget(upload: Upload): Promise<boolean> {
+    const { id } = upload;
+    const running = this.cancelling.get(id) ?? this.cancelNow(upload).finally(() => this.cancelling.delete(id));
+    this.cancelling.set(id, running);
+    return running;
+  }
+
+  private async cancelNow(upload: Upload): Promise<boolean> {
+    const cancelled = await this.rooms.store.cancel(upload.id);
+    if (cancelled === 'gone') return false;
+    reportClosed(cancelled, 'cancelled', this.rooms);
+    await this.forget(upload);
+    return true;
   }
 
   private async alive(id: string, found?: Upload): Promise<Upload | Refusal> {

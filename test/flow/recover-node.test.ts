@@ -8,6 +8,7 @@ import type { UploadStore } from '../../src/store/upload-store.js';
 import { forgetNode } from '../../src/uploads/forget-node.js';
 import { recoverNode } from '../../src/uploads/recovery.js';
 import { Sweep, type SweepOptions } from '../../src/uploads/sweep.js';
+import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
 import { ReceivingRoom } from '../support/receiving-room.js';
 import { StoreReach } from '../support/store-reach.js';
 
@@ -25,7 +26,14 @@ afterEach(() => room.close());
 
 function rooms() {
   const { spool } = room;
-  return { store, spool, leases: new EmbeddedLeases(room.store), log: silentLog(), clock: Date.now };
+  const told = { log: silentLog(), metrics: new Metrics(), clock: Date.now };
+  return {
+    ...told,
+    store,
+    spool,
+    leases: new EmbeddedLeases(room.store),
+    unreadable: new UnreadableBytes({ spool, ...told }),
+  };
 }
 
 const MINUTE = 60_000;
@@ -34,7 +42,7 @@ const DAY = 24 * HOUR;
 const TOMORROW = new Date(Date.now() + DAY);
 
 function options(): SweepOptions {
-  return { ...rooms(), metrics: new Metrics(), everyMs: 60_000, orphanAgeMs: -1, node: 'here' };
+  return { ...rooms(), everyMs: 60_000, orphanAgeMs: -1, node: 'here' };
 }
 
 function sweep(more: Partial<SweepOptions> = {}): Promise<void> {
@@ -240,7 +248,7 @@ test('uploads of a node that is gone are unknown afterwards, but for answers tha
   const kept = { ...answer, body: { in: 'record' } } as const;
   await room.store.recordAnswer(answered, 'worker', { answer: kept, body, expiresAt: Date.now() + 60_000 });
   const gone = { node: 'gone', isStillGone: () => Promise.resolve(true), heir: 'here' };
-  expect(await forgetNode({ ...rooms(), ...gone, store: room.store, metrics: new Metrics() })).toBe(2);
+  expect(await forgetNode({ ...rooms(), ...gone, store: room.store })).toBe(2);
   expect(await room.store.get(receiving)).toBeUndefined();
   expect(await room.store.get(whole)).toBeUndefined();
   expect(await room.store.get(answered)).toMatchObject({ phase: 'answered', node: 'here' });
@@ -257,7 +265,7 @@ test('whoever forgets a node and stands still meanwhile ends nothing that others
     return upload;
   };
   const gone = { node: 'gone', isStillGone: () => Promise.resolve(true), heir: 'here' };
-  const forgetting = forgetNode({ ...rooms(), ...gone, store: slow, metrics: new Metrics() });
+  const forgetting = forgetNode({ ...rooms(), ...gone, store: slow });
   await expect(forgetting).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
   expect(await room.store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
 });

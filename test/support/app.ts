@@ -21,6 +21,7 @@ export interface TestApp {
   readonly data: string;
   /** What it logged, as objects. */
   readonly log: readonly Record<string, unknown>[];
+  readonly operators: App['operators'];
   stop(): Promise<void>;
 }
 
@@ -38,7 +39,8 @@ export async function startTestApp({ origin, config = '', data, timings }: TestA
     ...TIMINGS,
     ...timings,
   });
-  return { url: app.urls[0]!, urls: app.urls, data: dataDirectory, log, stop: () => stop(app, directory) };
+  const { urls, operators } = app;
+  return { url: urls[0]!, urls, data: dataDirectory, log, operators, stop: () => stop(app, directory) };
 }
 
 function collecting(lines: Record<string, unknown>[]): Log {

@@ -15,6 +15,7 @@ import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { Body } from '../../src/uploads/body.js';
 import { recover } from '../../src/uploads/recovery.js';
 import { Sweep } from '../../src/uploads/sweep.js';
+import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
 import { type UploadCall, Uploads } from '../../src/uploads/uploads.js';
 import { REQUEST, routeTo } from './delivery-room.js';
 import type { MemoryDisk } from './memory-disk.js';
@@ -78,7 +79,9 @@ export class Machine {
       const spool = new LocalSpool({ directory, sync: 'group' });
       await spool.open();
       const leases = new EmbeddedLeases(store, { graceMs: 50 });
-      await recover({ store, leases, spool, log, giveUpLost: (id) => store.giveUpLost(id) });
+      const unreadable = new UnreadableBytes({ spool, log, clock });
+      const giveUpLost = (id: string): Promise<void> => store.giveUpLost(id);
+      await recover({ store, leases, spool, log, metrics, clock, unreadable, giveUpLost });
       const worker = randomBytes(8).toString('hex');
       const shared = { store, spool, log, metrics, clock };
       const random = (): number => 0.5;
@@ -105,7 +108,16 @@ export class Machine {
     const { store, spool, aheadMs } = this.parts;
     const leases = new EmbeddedLeases(store);
     const clock = (): number => Date.now() + aheadMs;
-    const shared = { store, spool, leases, metrics, log: silentLog(), clock };
+    const log = silentLog();
+    const shared = {
+      store,
+      spool,
+      leases,
+      metrics,
+      log,
+      clock,
+      unreadable: new UnreadableBytes({ spool, log, clock }),
+    };
     await new Sweep({ ...shared, everyMs: HOUR, orphanAgeMs: 0 }).sweep();
   }
 

@@ -1,5 +1,5 @@
 import { Stats } from 'node:fs';
-import type { FileSystem } from '../../src/disk/files.js';
+import type { DirectoryEntry, FileSystem } from '../../src/disk/files.js';
 
 /** A file or directory: as every process sees it, and as a power cut leaves it. */
 interface Inode {
@@ -348,9 +348,9 @@ function look(path: string, operation: Operation): Inode {
   return found(place, operation);
 }
 
-async function* entriesOf({ names }: Inode): AsyncGenerator<{ name: string; isDirectory: () => boolean }> {
+async function* entriesOf({ names }: Inode): AsyncGenerator<DirectoryEntry> {
   for (const [name, { kind }] of [...names])
-    yield await Promise.resolve({ name, isDirectory: () => kind === 'directory' });
+    yield await Promise.resolve({ name, isDirectory: () => kind === 'directory', isSymbolicLink: () => false });
 }
 
 /** Nothing is done before its caller has gone on, and a failure is a rejection. */

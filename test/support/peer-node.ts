@@ -100,7 +100,8 @@ export class PeerNode {
     const { leases, nodes } = this.cluster;
     nodes.set(self, { isLeaving: true });
     const files = new PeerFilesClient({ signature, idleMs: 2000 });
-    const rooms = { self, store, leases, spool, nodes, files, log, clock: Date.now };
+    const told = { log, metrics: new Metrics(), clock: Date.now };
+    const rooms = { self, store, leases, spool, nodes, files, ...told };
     this.mover = new Mover({ ...rooms, ...over, pauseMs: 20, leastAgeMs: 0 });
     this.mover.start();
     return this.mover;

@@ -12,6 +12,7 @@ import type { Lease } from '../../src/store/lease.js';
 import type { CommitPace } from '../../src/uploads/growing-chunk.js';
 import { recover } from '../../src/uploads/recovery.js';
 import { Sweep } from '../../src/uploads/sweep.js';
+import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
 import { Uploads } from '../../src/uploads/uploads.js';
 import { gatedSpool, gatedStore, StorageGate } from './storage-gate.js';
 
@@ -71,7 +72,9 @@ export class UploadWorld {
     const store = await EmbeddedStore.open({ directory, sync: 'none', log });
     const spool = new LocalSpool({ directory, sync: 'none' });
     await spool.open();
-    await recover({ store, leases: new EmbeddedLeases(store), spool, log });
+    const unreadable = new UnreadableBytes({ spool, log, clock: Date.now });
+    const leases = new EmbeddedLeases(store);
+    await recover({ store, leases, spool, log, metrics, clock: Date.now, unreadable });
     return new UploadWorld(store, spool, options);
   }
 
@@ -90,7 +93,9 @@ export class UploadWorld {
 
   async sweep(): Promise<void> {
     const { store, spool } = this;
-    const options = { store, spool, leases: new EmbeddedLeases(store), metrics, log: silentLog(), clock: Date.now };
+    const told = { log: silentLog(), metrics, clock: Date.now };
+    const unreadable = new UnreadableBytes({ spool, ...told });
+    const options = { store, spool, leases: new EmbeddedLeases(store), unreadable, ...told };
     await new Sweep({ ...options, everyMs: 60_000, orphanAgeMs: -1 }).sweep();
   }
 

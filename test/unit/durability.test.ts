@@ -29,6 +29,8 @@ const { EmbeddedStore } = await import('../../src/store/embedded/embedded-store.
 const { LocalSpool } = await import('../../src/spool/local-spool.js');
 const { EmbeddedLeases } = await import('../../src/store/embedded/embedded-leases.js');
 const { recover } = await import('../../src/uploads/recovery.js');
+const { UnreadableBytes } = await import('../../src/uploads/unreadable-bytes.js');
+const { Metrics } = await import('../../src/observe/metrics.js');
 const { DirectorySync } = await import('../../src/disk/directory-sync.js');
 const { silentLog } = await import('../../src/observe/log.js');
 
@@ -39,6 +41,12 @@ const expiresAt = Date.now() + HOUR;
 const chunk = { name: 'chunk-1', start: 0, size: 5 };
 const open = (sync: 'always' | 'group' | 'none'): Promise<Store> =>
   EmbeddedStore.open({ directory: directory.path, sync, log: silentLog() });
+
+function recovered(store: Store, spool: InstanceType<typeof LocalSpool>): Promise<void> {
+  const told = { log: silentLog(), metrics: new Metrics(), clock: Date.now };
+  const unreadable = new UnreadableBytes({ spool, ...told });
+  return recover({ store, leases: new EmbeddedLeases(store), spool, unreadable, ...told });
+}
 
 async function written(spool: InstanceType<typeof LocalSpool>, name: string, of = id): Promise<ChunkWriter> {
   const writer = await spool.create(of, name);
@@ -232,7 +240,7 @@ describe('when the disk fails to make something durable', () => {
       await first.write([Buffer.from('tail')]);
       await Promise.all([first.close(), second.close(), store.close()]);
       const next = await open('group');
-      await recover({ store: next, leases: new EmbeddedLeases(next), spool, log: silentLog() });
+      await recovered(next, spool);
       expect(await next.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
       expect(await next.chunks(id)).toEqual([committed]);
       expect(await readdir(join(directory.path, 'spool', id))).toEqual(['chunk-1-0']);
@@ -290,7 +298,7 @@ describe('when the disk fails to make something durable', () => {
       await store.create(newUpload({ id: other }));
       await (await written(spool, name, other)).close();
       await store.commit(other, { token: 1, chunk, expiresAt });
-      await recover({ store, leases: new EmbeddedLeases(store), spool, log: silentLog() });
+      await recovered(store, spool);
       expect(await store.get(other)).toMatchObject({ phase: 'invalid' });
       await store.close();
     }

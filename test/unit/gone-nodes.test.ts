@@ -37,7 +37,8 @@ beforeEach(() => {
     storeOf: () => storeOfOther() as UploadStore,
     mayLook: () => Promise.resolve(true),
     ownerTimeoutMs: OWNER_TIMEOUT_MS,
-    clock: () => now,
+    clock: Date.now,
+    monotonic: () => now,
     metrics: new Metrics(),
     log: silentLog(),
   });

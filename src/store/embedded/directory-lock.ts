@@ -1,9 +1,9 @@
-import { stat, utimes } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { DirectorySync } from '../../disk/directory-sync.js';
+import { stat, unlinkIfThere, utimes } from '../../disk/files.js';
 import { hasCode, storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
-import { acquire, clearRemains, remove, type FoundLock, type Patience } from './lock-file.js';
+import { acquire, clearRemains, type FoundLock, type Patience } from './lock-file.js';
 import { thisOwner, type LockOwner } from './lock-owner.js';
 
 export interface DirectoryLockOptions extends Partial<Patience> {
@@ -56,7 +56,7 @@ export class DirectoryLock {
     clearInterval(this.beats);
     await this.beating;
     try {
-      if (await this.isOurs()) await remove(this.path);
+      if (await this.isOurs()) await unlinkIfThere(this.path);
     } catch (error) {
       throw storageFault(error, 'the data directory cannot be unlocked');
     }

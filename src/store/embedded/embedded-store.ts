@@ -36,7 +36,7 @@ import {
   postponedAlready,
 } from './delivery-rules.js';
 import { StartNumber } from './last-start.js';
-import { type Entry, loadRecords } from './load.js';
+import { type Entry, loadRecords, type RecordEars } from './load.js';
 import { decideCancel, decideCommit, decideInvalidate, decideLose, decideMove } from './receiving-rules.js';
 import { Records } from './records.js';
 import { isSettled, Settlement } from './settlement.js';
@@ -55,11 +55,10 @@ const NO_ROOM =
   'the disk of the data directory has no room: requests pass through, uploads can be looked at and ended, and nothing new is ' +
   'received until there is room';
 
-export interface EmbeddedStoreOptions {
+export interface EmbeddedStoreOptions extends RecordEars {
   /** The data directory, locked by this process; records are below `uploads/` in it. */
   readonly directory: string;
   readonly sync: SyncMode;
-  readonly log: Log;
   readonly clock?: () => number;
   /** Measures how long claims hold. */
   readonly monotonic?: () => number;
@@ -86,13 +85,13 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /** Loads everything. Deliveries that were under way are due again: with their process, their claims ended. */
-  static async open({ directory, sync, log, ...clocks }: EmbeddedStoreOptions): Promise<EmbeddedStore> {
+  static async open({ directory, sync, log, onLoss, ...clocks }: EmbeddedStoreOptions): Promise<EmbeddedStore> {
     const { clock = Date.now, monotonic = () => performance.now() } = clocks;
     const disk = { directory: join(directory, 'uploads'), names: new DirectorySync(sync), gate: new Gate(OPEN_FILES) };
     const settlement = new Settlement();
     try {
       await disk.names.makeOwn(disk.directory);
-      const loaded = await loadRecords(disk, log);
+      const loaded = await loadRecords(disk, { log, onLoss });
       // Names that the process before this one has made may never have been synced.
       await disk.names.sync(disk.directory);
       let largest = 0;
@@ -100,7 +99,7 @@ export class EmbeddedStore implements UploadStore {
       const start = await StartNumber.open(directory, largest, disk.names);
       if (!start.isNoted) log.error({ code: 'STORAGE_FULL', data: directory }, NO_ROOM);
       const onChange = (id: string, upload: Upload | undefined): void => settlement.tell(id, upload);
-      const records = new Records(disk, loaded, { log, onChange });
+      const records = new Records(disk, loaded, { log, onLoss, onChange });
       return new EmbeddedStore(records, settlement, { clock, monotonic }, start, log);
     } catch (error) {
       throw storageFault(error, 'the store cannot be opened');

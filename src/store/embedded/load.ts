@@ -1,14 +1,15 @@
 import { join } from 'node:path';
 import type { DirectorySync } from '../../disk/directory-sync.js';
-import { opendir, readWhole, rename, stat, unlink } from '../../disk/files.js';
+import { opendir, patiently, readWhole, rename, stat, unlink, unlinkIfThere } from '../../disk/files.js';
 import type { Gate } from '../../disk/gate.js';
 import { isUploadId } from '../../disk/safe-name.js';
 import { hasCode, storageFault } from '../../disk/storage-fault.js';
+import type { Upload } from '../../model/upload.js';
 import { uploadTag, type Log } from '../../observe/log.js';
 import type { SetAside } from '../upload-store.js';
 import { removeAnswer } from './answer-file.js';
 import type { Claim } from './delivery-rules.js';
-import { RecordFile, unlinkIfThere } from './record-file.js';
+import { RecordFile } from './record-file.js';
 import { readRecord, type ReadRecord } from './record-lines.js';
 import type { UploadRecord } from './upload-record.js';
 
@@ -36,6 +37,13 @@ export interface RecordsDisk {
   readonly gate: Gate;
 }
 
+/** Who hears of what is found. */
+export interface RecordEars {
+  readonly log: Log;
+  /** Something of the upload is damaged: it has no future. */
+  readonly onLoss?: (upload: Upload, problem: string) => void;
+}
+
 export interface LoadedRecords {
   readonly entries: Map<string, Entry>;
   /** By the id: records that are there but could not be read, and files that are no record any more. */
@@ -46,16 +54,16 @@ export interface LoadedRecords {
  * Reads every record of the directory and clears away what a crash can leave behind. A record that cannot be read harms
  * no other, and nothing of its upload is removed.
  */
-export async function loadRecords(disk: RecordsDisk, log: Log): Promise<LoadedRecords> {
+export async function loadRecords(disk: RecordsDisk, ears: RecordEars): Promise<LoadedRecords> {
   const loaded: LoadedRecords = { entries: new Map(), setAside: new Map() };
   const answers: string[] = [];
   const drafts: string[] = [];
   const tasks: Promise<void>[] = [];
   const begin = (task: () => Promise<void>): unknown => tasks.push(disk.gate.run(task));
   try {
-    for await (const { name } of await opendir(disk.directory)) {
+    for await (const { name } of await patiently(() => opendir(disk.directory))) {
       const [id, kind] = nameParts(name);
-      if (kind === 'log') begin(() => load(id, { disk, log, loaded }));
+      if (kind === 'log') begin(() => load(id, { disk, ears, loaded }));
       else if (kind === 'answer') answers.push(id);
       else if (kind === 'log.tmp') drafts.push(id);
       else if (kind === 'damaged') begin(() => lookAtDamaged(id, disk, loaded));
@@ -70,7 +78,11 @@ export async function loadRecords(disk: RecordsDisk, log: Log): Promise<LoadedRe
 }
 
 /** A record's entry; 'damaged' when its beginning cannot be read, undefined when there is none. Fails when the disk does. */
-export async function readEntry(id: string, disk: RecordsDisk, log: Log): Promise<Entry | 'damaged' | undefined> {
+export async function readEntry(
+  id: string,
+  disk: RecordsDisk,
+  { log, onLoss }: RecordEars,
+): Promise<Entry | 'damaged' | undefined> {
   const path = pathOf(disk, id);
   const bytes = await readWhole(path).catch((error: unknown) => {
     if (hasCode(error, 'ENOENT')) return undefined;
@@ -82,10 +94,10 @@ export async function readEntry(id: string, disk: RecordsDisk, log: Log): Promis
   const report = FOUND[read.state];
   if (report) log[report.level]({ code: 'RECORD_DAMAGED', upload: uploadTag(id) }, report.message);
   const file = RecordFile.found(path, disk.names, read);
+  if (read.state !== 'damaged') return { record: read.record, file };
   // RUFH §4.6: what is not certain is deactivated, never guessed.
-  return read.state === 'damaged'
-    ? { record: invalid(read.record), file, isLost: true }
-    : { record: read.record, file };
+  onLoss?.(read.record.upload, 'its record is damaged');
+  return { record: invalid(read.record), file, isLost: true };
 }
 
 const FOUND: { readonly [S in ReadRecord['state']]?: { readonly level: 'warn' | 'error'; readonly message: string } } =
@@ -100,7 +112,7 @@ const FOUND: { readonly [S in ReadRecord['state']]?: { readonly level: 'warn' | 
 
 interface LoadTask {
   readonly disk: RecordsDisk;
-  readonly log: Log;
+  readonly ears: RecordEars;
   readonly loaded: LoadedRecords;
 }
 
@@ -114,14 +126,14 @@ function pathOf({ directory }: RecordsDisk, id: string): string {
   return join(directory, `${id}.log`);
 }
 
-async function load(id: string, { disk, log, loaded }: LoadTask): Promise<void> {
+async function load(id: string, { disk, ears, loaded }: LoadTask): Promise<void> {
   try {
-    const entry = await readEntry(id, disk, log);
-    if (entry === 'damaged') await setDamagedAside(id, { disk, log, loaded });
+    const entry = await readEntry(id, disk, ears);
+    if (entry === 'damaged') await setDamagedAside(id, { disk, ears, loaded });
     else if (entry) loaded.entries.set(id, entry);
   } catch (error) {
     const { message } = storageFault(error, 'a record cannot be read: its upload waits until it can');
-    report(id, log, message);
+    report(id, ears.log, message);
     loaded.setAside.set(id, { id, state: 'unreadable', reason: message, since: Date.now() });
   }
 }
@@ -130,9 +142,9 @@ export function invalid(record: UploadRecord): UploadRecord {
   return { ...record, upload: { ...record.upload, phase: 'invalid' } };
 }
 
-async function setDamagedAside(id: string, { disk, log, loaded }: LoadTask): Promise<void> {
+async function setDamagedAside(id: string, { disk, ears, loaded }: LoadTask): Promise<void> {
   const reason = 'a record has no readable beginning: its upload is unknown from now on; the file is kept as *.damaged';
-  report(id, log, reason);
+  report(id, ears.log, reason);
   loaded.setAside.set(id, { id, state: 'damaged', reason, since: Date.now() });
   await tried(() => rename(pathOf(disk, id), damagedPath(disk, id)));
 }

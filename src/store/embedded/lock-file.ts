@@ -1,6 +1,6 @@
-import { link, open, readdir, unlink, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { close, fstat, link, open, readAll, readdir, unlinkIfThere, writeNew } from '../../disk/files.js';
 import { hasCode, isNoRoom } from '../../disk/storage-fault.js';
 import { judge, parseOwner, type LockOwner } from './lock-owner.js';
 
@@ -39,13 +39,13 @@ export async function acquire(path: string, self: LockOwner, patience: Patience)
 
 export async function look(path: string): Promise<FoundLock | undefined> {
   try {
-    const file = await open(path, 'r');
+    const fd = await open(path, 'r');
     try {
-      const { ino, mtimeMs, birthtimeMs } = await file.stat();
-      const owner = parseOwner(await file.readFile('utf8'));
+      const { ino, mtimeMs, birthtimeMs } = await fstat(fd);
+      const owner = parseOwner((await readAll(fd)).toString());
       return { owner, key: owner?.nonce ?? `${ino}-${birthtimeMs}`, inode: ino, beatAt: mtimeMs };
     } finally {
-      await file.close();
+      await close(fd);
     }
   } catch (error) {
     if (hasCode(error, 'ENOENT')) return undefined;
@@ -57,7 +57,7 @@ export async function look(path: string): Promise<FoundLock | undefined> {
 export async function clearRemains(path: string): Promise<void> {
   for (const name of await readdir(dirname(path)))
     if (name.startsWith(`${basename(path)}.`) && /\.(tmp|breaking)$/.test(name))
-      await remove(join(dirname(path), name));
+      await unlinkIfThere(join(dirname(path), name));
 }
 
 /** The file appears with its content or not at all, so nobody ever reads half a lock. */
@@ -65,7 +65,7 @@ async function place(path: string, self: LockOwner): Promise<boolean> {
   const text = `${JSON.stringify(self)}\n`;
   const temporary = `${path}.${self.nonce}.tmp`;
   // On a full disk it is a lock all the same: who has it is not said then, but its heartbeat shows that somebody has.
-  await writeFile(temporary, text, { mode: 0o600 }).catch((error: unknown) => {
+  await writeNew(temporary, text).catch((error: unknown) => {
     if (!isNoRoom(error)) throw error;
   });
   try {
@@ -77,14 +77,14 @@ async function place(path: string, self: LockOwner): Promise<boolean> {
     if (!hasCode(error, 'EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK')) throw error;
     return await placeWithoutLink(path, text);
   } finally {
-    await remove(temporary);
+    await unlinkIfThere(temporary);
   }
 }
 
 /** For file systems without hard links; a half-written lock is left alone while it is fresh. */
 async function placeWithoutLink(path: string, text: string): Promise<boolean> {
   try {
-    await writeFile(path, text, { mode: 0o600, flag: 'wx' });
+    await writeNew(path, text);
     return true;
   } catch (error) {
     if (hasCode(error, 'EEXIST')) return false;
@@ -127,17 +127,9 @@ async function breakLock(
   const other = await acquire(guard, self, patience);
   if (other) return other;
   try {
-    if ((await look(path))?.key === dead.key) await remove(path);
+    if ((await look(path))?.key === dead.key) await unlinkIfThere(path);
   } finally {
-    await remove(guard);
+    await unlinkIfThere(guard);
   }
   return undefined;
-}
-
-export async function remove(path: string): Promise<void> {
-  try {
-    await unlink(path);
-  } catch (error) {
-    if (!hasCode(error, 'ENOENT')) throw error;
-  }
 }

@@ -8,7 +8,7 @@ import {
   open,
   readWhole,
   rename,
-  unlink,
+  unlinkIfThere,
   writeAll,
   writeWhole,
 } from '../../disk/files.js';
@@ -270,14 +270,6 @@ export class RecordFile {
 
   private draft(): string {
     return `${this.path}.tmp`;
-  }
-}
-
-export async function unlinkIfThere(path: string): Promise<void> {
-  try {
-    await unlink(path);
-  } catch (error) {
-    if (!hasCode(error, 'ENOENT')) throw error;
   }
 }
 

@@ -3,10 +3,10 @@ import { assertUploadId } from '../../disk/safe-name.js';
 import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 import type { Phase, Upload } from '../../model/upload.js';
-import { uploadTag, type Log } from '../../observe/log.js';
+import { uploadTag } from '../../observe/log.js';
 import type { KeyedUpload, NewUpload, SetAside, Totals } from '../upload-store.js';
 import { readAnswer, removeAnswer, writeAnswer } from './answer-file.js';
-import { type Entry, invalid, type LoadedRecords, readEntry, type RecordsDisk } from './load.js';
+import { type Entry, invalid, type LoadedRecords, readEntry, type RecordEars, type RecordsDisk } from './load.js';
 import { RecordFile } from './record-file.js';
 import { Serial } from './serial.js';
 import { changed, newRecord, type Change } from './upload-record.js';
@@ -14,8 +14,7 @@ import { changed, newRecord, type Change } from './upload-record.js';
 /** What uploads hold of the disk: their bytes go with the answer, or with their end. */
 const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
 
-export interface RecordsRooms {
-  readonly log: Log;
+export interface RecordsRooms extends RecordEars {
   /** Told after each change, with undefined when the upload is no more. */
   readonly onChange: (id: string, upload: Upload | undefined) => void;
 }
@@ -230,7 +229,7 @@ export class Records {
   private async readAgain(id: string): Promise<void> {
     const { log } = this.rooms;
     try {
-      const entry = await this.disk.gate.run(() => readEntry(id, this.disk, log));
+      const entry = await this.disk.gate.run(() => readEntry(id, this.disk, this.rooms));
       if (entry === 'damaged') {
         const reason = 'its record has no readable beginning';
         this.asides.set(id, { id, state: 'damaged', reason, since: Date.now() });

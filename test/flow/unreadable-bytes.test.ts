@@ -1,0 +1,253 @@
+import { mkdir, readdir, readFile, utimes, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import { type FileSystem, machineFiles, useFileSystem } from '../../src/disk/files.js';
+import { Fault } from '../../src/model/fault.js';
+import { createLog, uploadTag } from '../../src/observe/log.js';
+import { Metrics } from '../../src/observe/metrics.js';
+import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
+import type { UploadStore } from '../../src/store/upload-store.js';
+import { forgetNode } from '../../src/uploads/forget-node.js';
+import { recover, recoverNode } from '../../src/uploads/recovery.js';
+import { Sweep } from '../../src/uploads/sweep.js';
+import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
+import { startTestApp, type TestApp } from '../support/app.js';
+import { ReceivingRoom } from '../support/receiving-room.js';
+import type { RedisServer } from '../support/redis-server.js';
+import { startRedis } from '../support/redis-servers.js';
+import { completenessValue } from '../support/resumable-client.js';
+import { Stage } from '../support/stage.js';
+import { StageClient } from '../support/stage-client.js';
+import { StoreReach } from '../support/store-reach.js';
+import { until } from '../support/temporary.js';
+
+const HOUR = 3_600_000;
+
+afterEach(() => useFileSystem());
+
+/** The machine's disk, but for these operations on paths with this in them. */
+function sicken(part: string, operations: readonly (keyof FileSystem)[], code: string): void {
+  const failing = (operation: keyof FileSystem) => {
+    return (path: string, ...rest: unknown[]): Promise<unknown> => {
+      if (path.includes(part)) {
+        const message = `${code}: i/o error, ${operation} '${path}'`;
+        return Promise.reject(Object.assign(new Error(message), { code, syscall: operation }));
+      }
+      return (machineFiles[operation] as (...args: unknown[]) => Promise<unknown>)(path, ...rest);
+    };
+  };
+  const sick = Object.fromEntries(operations.map((operation) => [operation, failing(operation)]));
+  useFileSystem({ ...machineFiles, ...sick });
+}
+
+describe.each(['embedded', 'redis'] as const)('a start with the %s store', (kind) => {
+  let redis: RedisServer | undefined;
+  let stage: Stage;
+
+  beforeAll(async () => {
+    if (kind === 'redis') redis = await startRedis();
+  });
+  afterEach(() => stage.close());
+  afterAll(() => redis?.stop());
+
+  test.each([
+    ['readdir', 'EIO', true],
+    ['readdir', 'EACCES', true],
+    ['readdir', 'EMFILE', true],
+    ['lstat', 'EIO', true],
+    // To look for links, and to remove what is empty.
+    ['opendir', 'EACCES', false],
+    ['rmdir', 'EIO', false],
+  ] as const)(
+    'is not stopped by a directory of one upload that fails in %s with %s, and removes nothing of it',
+    async (operation, code, isTold) => {
+      const prefix = `${operation}-${code}`;
+      const config = redis && `store: { type: redis, url: "${redis.url}", prefix: "${prefix}" }`;
+      const timings = { lookAgainMs: 50 };
+      let app: TestApp | undefined;
+      stage = await Stage.open({ config }, async (options) => (app = await startTestApp({ ...options, timings })));
+      const client = new StageClient(stage, 'HTTP/1.1', '10');
+      const [sick, well] = [
+        await client.place({ target: '/a', length: 10 }),
+        await client.place({ target: '/b', length: 10 }),
+      ];
+      for (const upload of [sick, well]) await upload.append(Buffer.from('hello'), { offset: 0, complete: false });
+      const id = sick.target.split('/').at(-1)!;
+      const directory = join(stage.app.data, 'spool', id);
+      await stage.app.stop();
+      await writeFile(join(directory, 'chunk-2000000000-5'), 'not committed');
+      const before = (await readdir(directory)).sort();
+      sicken(id, [operation], code);
+      await stage.restart();
+      const rest = await well.append(Buffer.from('world'), { offset: 5, complete: true });
+      expect([rest.status, rest.header(client.dialect.completeness)]).toEqual([
+        200,
+        completenessValue(client.dialect, true),
+      ]);
+      const { setAside, checks, count } = await toldBy(app!);
+      const problem: unknown = expect.stringContaining(code);
+      expect(setAside).toEqual(
+        isTold ? [expect.objectContaining({ tag: uploadTag(id), phase: 'unreadable', problem })] : [],
+      );
+      const counted: unknown = expect.stringContaining('1 cannot be read');
+      const records = { name: 'records', ok: false, problem: counted };
+      expect(checks).toContainEqual(isTold ? records : { name: 'records', ok: true });
+      expect(count).toBe(isTold ? 1 : 0);
+      const told = app!.log.filter(({ upload, level }) => upload === uploadTag(id) && level === 'error');
+      expect(told).toHaveLength(isTold ? 1 : 0);
+      if (isTold) expect((await readdir(directory)).sort()).toEqual(before);
+      useFileSystem();
+      await until(async () => (await toldBy(app!)).setAside.length === 0, 'the disk to be asked again');
+      expect((await readdir(directory)).filter((name) => name.startsWith('chunk'))).toHaveLength(1);
+      const whole = await sick.append(Buffer.from('world'), { offset: 5, complete: true });
+      expect(whole.status).toBe(200);
+      expect((await stage.requestFor('/a')).body.toString()).toBe('helloworld');
+    },
+  );
+});
+
+async function toldBy({ operators }: TestApp) {
+  const ask = async (path: string): Promise<unknown> => {
+    const answer = await operators.answer({ method: 'GET', path, query: new URLSearchParams(), headers: {} });
+    return JSON.parse(answer.body!);
+  };
+  const { setAside = [] } = (await ask('/uploads')) as { setAside?: object[] };
+  const { checks } = (await ask('/readyz')) as { checks: object[] };
+  const figure = (await operators.figures()).find(({ name }) => name === 'rufh_uploads_unreadable');
+  return { setAside, checks, count: figure?.values[0]?.value };
+}
+
+describe('one upload whose files fail', () => {
+  let room: ReceivingRoom;
+  let logged: string[];
+
+  afterEach(() => room.close());
+
+  function rooms() {
+    const { spool, store } = room;
+    const log = createLog({ level: 'info', format: 'json', destination: { write: (line) => void logged.push(line) } });
+    const told = { log, metrics: new Metrics(), clock: Date.now };
+    return {
+      ...told,
+      store,
+      spool,
+      leases: new EmbeddedLeases(store),
+      unreadable: new UnreadableBytes({ spool, ...told }),
+    };
+  }
+
+  /** An upload with 5 committed bytes, and a file that no record counts, from long ago. */
+  async function uploaded(): Promise<string> {
+    const id = await room.empty({ node: 'here' });
+    await room.send(id, 'hello');
+    const path = join(room.path, 'spool', id, 'chunk-2000000000-5');
+    await writeFile(path, 'not committed');
+    await utimes(path, new Date(Date.now() - 2 * HOUR), new Date(Date.now() - 2 * HOUR));
+    return id;
+  }
+
+  const filesOf = async (id: string): Promise<string[]> => (await readdir(join(room.path, 'spool', id))).sort();
+
+  const WAYS = {
+    'the recovery of one process': () => recover(rooms()),
+    'the recovery of one of many nodes': () => recoverNode(rooms(), 'here'),
+    'the sweep': () => new Sweep({ ...rooms(), node: 'here', everyMs: 60_000, orphanAgeMs: -1 }).sweep(),
+  };
+
+  test.each(
+    Object.keys(WAYS).flatMap((way) =>
+      (['readdir', 'lstat', 'unlink'] as const).flatMap((operation) =>
+        ['EIO', 'EACCES', 'EMFILE'].map((code) => [way as keyof typeof WAYS, operation, code] as const),
+      ),
+    ),
+  )('keeps %s from nothing else, and is told, when %s fails with %s', async (way, operation, code) => {
+    logged = [];
+    room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
+    const ids = [await uploaded(), await uploaded(), await uploaded()].sort();
+    const sick = ids[1]!;
+    const before = await filesOf(sick);
+    sicken(sick, [operation], code);
+    await WAYS[way]();
+    useFileSystem();
+    expect(await filesOf(sick)).toEqual(before);
+    for (const well of [ids[0]!, ids[2]!]) expect(await filesOf(well)).toHaveLength(2);
+    expect(await Promise.all(ids.map((id) => room.offset(id)))).toEqual([5, 5, 5]);
+    const errors = logged.map((line) => JSON.parse(line) as Record<string, unknown>);
+    expect(errors).toEqual([expect.objectContaining({ level: 'error', upload: uploadTag(sick) })]);
+    expect(JSON.stringify(errors)).not.toContain(sick);
+  });
+
+  test('is not given up for a chunk that cannot be opened, only for one that is not there', async () => {
+    logged = [];
+    room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
+    const id = await uploaded();
+    const chunk = (await filesOf(id)).find((name) => name.startsWith('chunk-1'))!;
+    const path = join(room.path, 'spool', id, chunk);
+    const bytes = await readFile(path);
+    await writeFile(path, 'hel');
+    sicken(id, ['open'], 'EIO');
+    await recover(rooms());
+    useFileSystem();
+    expect(await room.store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
+    await writeFile(path, bytes);
+    await recover(rooms());
+    expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
+  });
+
+  test('is tried again until it can be looked after, then as at a start', async () => {
+    logged = [];
+    room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
+    const { unreadable, ...rest } = rooms();
+    const id = await uploaded();
+    sicken(id, ['readdir'], 'EIO');
+    await recover({ ...rest, unreadable });
+    await recover({ ...rest, unreadable });
+    expect(unreadable.list()).toMatchObject([{ id, state: 'unreadable' }]);
+    const looked: string[][] = [];
+    const lookAfter = (_: string, files: readonly { name: string }[]): Promise<void> => {
+      looked.push(files.map(({ name }) => name));
+      return Promise.resolve();
+    };
+    await unreadable.tryAgain(lookAfter);
+    expect([looked, unreadable.list().length]).toEqual([[], 1]);
+    useFileSystem();
+    await unreadable.tryAgain(lookAfter);
+    expect([looked.length, unreadable.list().length]).toEqual([1, 0]);
+    expect(logged.map((line) => (JSON.parse(line) as { level: string }).level)).toEqual(['error', 'info']);
+  });
+
+  test('of a node that is gone keeps none of the others, and the node is not taken for forgotten', async () => {
+    logged = [];
+    room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'gone' });
+    const ids: string[] = [];
+    for (let count = 0; count < 3; count++) {
+      ids.push(await room.empty({ node: 'gone' }));
+      await room.send(ids.at(-1)!, 'hello');
+    }
+    const stubborn = Object.create(room.store) as UploadStore;
+    stubborn.remove = (id) =>
+      id === ids[1]
+        ? Promise.reject(new Fault('STORAGE_UNAVAILABLE', 'a record cannot be removed', true))
+        : room.store.remove(id);
+    const gone = { node: 'gone', isStillGone: () => Promise.resolve(true), heir: 'here' };
+    const { metrics, ...others } = rooms();
+    await expect(forgetNode({ ...others, ...gone, metrics, store: stubborn })).rejects.toMatchObject({ name: 'Fault' });
+    expect(await Promise.all(ids.map((id) => room.offset(id)))).toEqual([undefined, 5, undefined]);
+    await forgetNode({ ...others, ...gone, metrics, store: room.store });
+    expect(await room.offset(ids[1]!)).toBeUndefined();
+    const figures = await metrics.figures();
+    const figure = (name: string) => figures.find((one) => one.name === name)?.values[0]?.value;
+    expect([figure('rufh_bytes_lost_total'), figure('rufh_uploads_ended_total')]).toEqual([3, 3]);
+  });
+});
+
+test('an empty directory that cannot be removed keeps nobody from starting', async () => {
+  const stage = await Stage.open();
+  const empty = join(stage.app.data, 'spool', 'e'.repeat(32));
+  await stage.app.stop();
+  await mkdir(empty);
+  sicken(empty, ['rmdir'], 'EIO');
+  await stage.restart();
+  expect((await stage.send('HTTP/1.1', { method: 'GET', target: '/' })).status).toBe(200);
+  await stage.close();
+});
