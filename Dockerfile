@@ -20,7 +20,7 @@ USER node
 VOLUME /data
 # 8081: other nodes, where nodes keep bytes on disks of their own (cluster.listen).
 EXPOSE 8080 8081 9090
-# The admin listener is on loopback inside the container; publish it only on a network you trust.
+# The admin listener is on loopback inside the container; beyond it, it needs a token (admin.token_file).
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s \
   CMD ["node", "-e", "fetch('http://127.0.0.1:9090/healthz').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
 STOPSIGNAL SIGTERM

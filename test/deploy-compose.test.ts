@@ -1,15 +1,20 @@
 import { describe, expect, test } from '@jest/globals';
-import { execFile } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { execFile, execFileSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir, userInfo } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { parse } from 'yaml';
-import { loadShipped } from './support/shipped-config.js';
+import { loadShipped, SECRETS } from './support/shipped-config.js';
 
 const here = (path: string): string => fileURLToPath(new URL(`../${path}`, import.meta.url));
 const read = (path: string): string => readFileSync(here(path), 'utf8');
 
 interface Service {
+  readonly user?: string;
+  readonly entrypoint?: readonly string[];
+  readonly environment?: Readonly<Record<string, string>>;
   readonly command?: readonly string[];
   readonly volumes?: readonly string[];
   readonly ports?: readonly string[];
@@ -59,9 +64,27 @@ describe.each(['docker-compose.single.yml', 'docker-compose.yml'])('%s', (file) 
   });
 });
 
+/** What the service that makes the token leaves, also when it runs a second time. */
+function madeToken({ entrypoint, command, user, volumes }: Service): string {
+  expect([user, volumes]).toEqual(['root', [`secrets:${SECRETS}`]]);
+  const directory = mkdtempSync(join(tmpdir(), 'rufh-token-'));
+  const script = command![0]!.replaceAll(SECRETS, directory).replace('chown node', `chown ${userInfo().uid}`);
+  try {
+    const made = [1, 2].map(() => {
+      execFileSync(entrypoint![0]!, [...entrypoint!.slice(1), script]);
+      return readFileSync(join(directory, 'admin-token'), 'utf8');
+    });
+    expect(made[1]).toBe(made[0]);
+    return made[0]!;
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
 describe('many nodes', () => {
   const { services, networks } = compose('docker-compose.yml');
-  const config = loadShipped(read('deploy/many-nodes.yaml'));
+  const token = madeToken(services['admin-token']!);
+  const config = loadShipped(read('deploy/many-nodes.yaml'), { secrets: { 'admin-token': token } });
   const haproxy = read('deploy/haproxy.cfg');
   const proxies = Object.keys(services).filter((name) => name.startsWith('proxy-'));
 
@@ -79,6 +102,17 @@ describe('many nodes', () => {
     expect(servers).toEqual([...all, ...all]);
     expect(/check port (\d+)/.exec(haproxy)![1]).toBe(`${(config.admin!.address as { port: number }).port}`);
     expect(/^ {2}bind :(\d+)$/m.exec(haproxy)![1]).toBe('8080');
+  });
+
+  test('everything of the admin listener but its health asks for the token that was made', () => {
+    expect(token).toMatch(/^[A-Za-z0-9+/]{43}=\n$/);
+    expect(config.admin).toMatchObject({ token: token.trim(), open: ['health'], insecure: false });
+    for (const name of proxies) {
+      const { environment, volumes, depends_on: on } = services[name]!;
+      expect(volumes).toContain(`secrets:${SECRETS}:ro`);
+      expect(environment).toEqual({ RUFH_PROXY_CONFIG: volumes![0]!.split(':')[1] });
+      expect(on).toMatchObject({ 'admin-token': { condition: 'service_completed_successfully' } });
+    }
   });
 
   test('the proxies share Redis and a directory, and believe only their own network', () => {

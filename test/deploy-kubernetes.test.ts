@@ -71,6 +71,8 @@ describe.each(['shared-spool', 'node-local'])('%s', (overlay) => {
     expect(config.admin!.address).toEqual({ kind: 'tcp', host: '0.0.0.0', port: portNamed('admin') });
     const probes = [container.startupProbe, container.livenessProbe, container.readinessProbe];
     expect(probes.map((probe) => probe!.httpGet!.port)).toEqual(['admin', 'admin', 'admin']);
+    expect(probes.map((probe) => probe!.httpGet!.path)).toEqual(['/healthz', '/healthz', '/readyz']);
+    expect(config.admin).toMatchObject({ token: secret.stringData!['admin-token'], open: ['health'], insecure: false });
     expect(find(objects, 'Service').spec!.ports!.map(({ targetPort }) => targetPort)).toEqual(['http']);
     const internal = find(objects, 'Service', nodes.serviceName).spec!.ports!;
     expect(internal.map(({ targetPort }) => targetPort)).toEqual(['internal']);
@@ -86,6 +88,7 @@ describe.each(['shared-spool', 'node-local'])('%s', (overlay) => {
     const at = (name: string): string => container.volumeMounts.find((mount) => mount.name === name)!.mountPath;
     expect(config.data).toBe(at('data'));
     expect(container.args).toContain(`${at('config')}/rufh-proxy.yaml`);
+    expect(container.env[0]!.value).toBe(`${at('config')}/rufh-proxy.yaml`);
     const text = find(objects, 'ConfigMap').data!['rufh-proxy.yaml']!;
     const files = [...text.matchAll(/_file: (\S+)/g)].map(([, file]) => file);
     const known = Object.keys(secret.stringData!).map((key) => `${at('secrets')}/${key}`);
@@ -124,5 +127,5 @@ test('nodes with a disk each call each other by the names that their Service giv
   expect(config.cluster!.advertise).toBe(`http://rufh-proxy-0.${nodes.serviceName}.uploads.svc:${port}`);
   expect(config.cluster!.listen).toEqual({ kind: 'tcp', host: '0.0.0.0', port });
   const names = nodes.template.spec!.containers[0]!.env!.map(({ name }) => name);
-  expect(names).toEqual(['POD_NAME', 'POD_NAMESPACE']);
+  expect(names).toEqual(['RUFH_PROXY_CONFIG', 'POD_NAME', 'POD_NAMESPACE']);
 });

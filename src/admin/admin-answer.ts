@@ -12,8 +12,8 @@ export interface AdminRequest {
   readonly path: string;
   readonly query: URLSearchParams;
   readonly headers: Readonly<Record<string, string | string[] | undefined>>;
-  /** Our own address of the connection; undefined on a Unix socket. */
-  readonly localAddress?: string;
+  /** It came over a Unix socket, which no browser reaches. */
+  readonly isOnSocket?: boolean;
 }
 
 export function json(status: number, value: unknown): AdminAnswer {
@@ -22,6 +22,7 @@ export function json(status: number, value: unknown): AdminAnswer {
 
 const TITLES: Readonly<Record<number, string>> = {
   400: 'Bad Request',
+  401: 'Unauthorized',
   403: 'Forbidden',
   404: 'Not Found',
   405: 'Method Not Allowed',

@@ -1,17 +1,18 @@
 import { createServer, type IncomingMessage, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { clearSocketPath } from '../disk/unix-socket.js';
+import { clearSocketPath, setSocketMode } from '../disk/unix-socket.js';
 import type { Log } from '../observe/log.js';
+import { AdminGuard, type AdminRules } from './admin-guard.js';
 import { problem, type AdminAnswer, type AdminRequest } from './admin-answer.js';
 
 export type AdminAddress =
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
   | { readonly kind: 'unix'; readonly path: string };
 
-export interface AdminListenerOptions {
+export interface AdminListenerOptions extends AdminRules {
   readonly address: AdminAddress;
-  /** Nobody chose the address: take a free port when it is in use. */
-  readonly anyPortWillDo?: boolean;
+  /** Rights of a Unix socket's file. */
+  readonly mode?: number;
   readonly answer: (request: AdminRequest) => Promise<AdminAnswer>;
   readonly log: Log;
 }
@@ -22,10 +23,13 @@ export interface Admin {
   close(): Promise<void>;
 }
 
-/** Listens for operators and gives each request the answer there is for it. */
+/** Listens for operators and gives each request that may come in the answer there is for it. */
 export async function startAdminListener(options: AdminListenerOptions): Promise<Admin> {
+  const guard = new AdminGuard(options);
+  const answerTo = async (request: AdminRequest): Promise<AdminAnswer> =>
+    guard.refusal(request) ?? options.answer(request);
   const server = createServer((request, response) => {
-    options.answer(requestOf(request)).then(
+    answerTo(requestOf(request, options.address)).then(
       ({ status, type, body, headers }) => {
         response.writeHead(status, {
           ...(type ? { 'Content-Type': type } : {}),
@@ -42,7 +46,7 @@ export async function startAdminListener(options: AdminListenerOptions): Promise
     );
   });
   await listen(server, options);
-  if (isPublic(server)) options.log.warn({ url: urlOf(server) }, PUBLIC);
+  if (options.token === undefined && isPublic(server)) options.log.warn({ url: urlOf(server) }, PUBLIC);
   return {
     url: urlOf(server),
     close: async () => {
@@ -54,45 +58,38 @@ export async function startAdminListener(options: AdminListenerOptions): Promise
 }
 
 const PUBLIC =
-  'the admin listener can be reached from other machines and asks for no login: whoever reaches it can read the metrics and ' +
-  'cancel uploads; give "admin" a loopback address or a Unix socket, or keep others away from it';
+  'the admin listener can be reached from other machines and asks for no token (admin.insecure): whoever reaches it can ' +
+  'read the metrics and cancel uploads; give it a token_file, a loopback address or a Unix socket';
 
 function isPublic(server: Server): boolean {
   const bound = server.address() as AddressInfo | string;
   return typeof bound !== 'string' && bound.address !== '::1' && !bound.address.startsWith('127.');
 }
 
-function requestOf({ method = '', url = '', headers, socket }: IncomingMessage): AdminRequest {
+function requestOf({ method = '', url = '', headers }: IncomingMessage, { kind }: AdminAddress): AdminRequest {
   const [path = '', ...query] = url.split('?');
   return {
     method,
     path,
     query: new URLSearchParams(query.join('?')),
     headers,
-    ...(socket.localAddress === undefined ? {} : { localAddress: socket.localAddress }),
+    isOnSocket: kind === 'unix',
   };
 }
 
-async function listen(server: Server, { address, anyPortWillDo = false, log }: AdminListenerOptions): Promise<void> {
-  try {
-    await listenOn(server, address);
-  } catch (error) {
-    if (!anyPortWillDo || address.kind !== 'tcp' || (error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error;
-    await listenOn(server, { ...address, port: 0 });
-    log.warn({ wanted: address.port, url: urlOf(server) }, 'the default admin port is in use, took a free one');
-  }
-}
-
-async function listenOn(server: Server, address: AdminAddress): Promise<void> {
+async function listen(server: Server, { address, mode = OWNER_ONLY }: AdminListenerOptions): Promise<void> {
   if (address.kind === 'unix') await clearSocketPath(address.path);
-  return new Promise((resolve, reject) => {
+  await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen(address.kind === 'unix' ? { path: address.path } : address, () => {
       server.removeListener('error', reject);
       resolve();
     });
   });
+  if (address.kind === 'unix') await setSocketMode(address.path, mode);
 }
+
+const OWNER_ONLY = 0o600;
 
 function urlOf(server: Server): string {
   const bound = server.address() as AddressInfo | string;

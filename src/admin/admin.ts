@@ -18,7 +18,7 @@ export interface AdminRooms {
   readonly log: Log;
 }
 
-export interface AdminOptions extends AdminRooms, Pick<AdminListenerOptions, 'address' | 'anyPortWillDo'> {}
+export interface AdminOptions extends AdminRooms, Omit<AdminListenerOptions, 'answer' | 'log'> {}
 
 /** Opens the admin listener: whether the process lives, whether it can take requests, its figures, and its uploads. */
 export function startAdmin(options: AdminOptions): Promise<Admin> {

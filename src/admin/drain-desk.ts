@@ -1,6 +1,5 @@
 import { Fault } from '../model/fault.js';
 import { json, methodNotAllowed, problem, type AdminAnswer, type AdminRequest } from './admin-answer.js';
-import { refusedAsWebPage } from './web-pages.js';
 
 /** Where an operator sends a node away. */
 export interface DrainDesk {
@@ -11,8 +10,6 @@ export interface DrainDesk {
 
 /** `/drain`: POST begins, with `?move=true` also to give the uploads to other nodes; GET tells how far it is. */
 export async function answerAtDrain(desk: DrainDesk, request: AdminRequest): Promise<AdminAnswer> {
-  const refused = refusedAsWebPage(request);
-  if (refused !== undefined) return problem(403, refused);
   if (request.method === 'GET' || request.method === 'HEAD') return json(200, await desk.state());
   if (request.method !== 'POST') return methodNotAllowed(['GET', 'HEAD', 'POST']);
   const move = request.query.get('move') ?? 'false';

@@ -7,7 +7,6 @@ import type { SetAside } from '../store/upload-store.js';
 import { json, methodNotAllowed, problem, type AdminAnswer, type AdminRequest } from './admin-answer.js';
 import { newestUploads, uploadsTagged, type Listing, type Place, type Wanted } from './find-uploads.js';
 import { detailOf, setAsideView, summaryOf } from './upload-view.js';
-import { refusedAsWebPage } from './web-pages.js';
 
 /** What operators may do with uploads. */
 export interface UploadsDesk {
@@ -38,8 +37,6 @@ export async function answerAtDesk(desk: UploadsDesk, request: AdminRequest): Pr
 async function answer(desk: UploadsDesk, request: AdminRequest): Promise<AdminAnswer | undefined> {
   const [, root, tag, verb, ...more] = request.path.split('/');
   if (root !== 'uploads' || more.length > 0 || (verb !== undefined && verb !== 'redeliver')) return undefined;
-  const refused = refusedAsWebPage(request);
-  if (refused !== undefined) return problem(403, refused);
   if (tag === undefined) return isRead(request) ? list(desk, request.query) : methodNotAllowed(['GET', 'HEAD']);
   if (verb !== undefined && request.method !== 'POST') return methodNotAllowed(['POST']);
   if (verb === undefined && !isRead(request) && request.method !== 'DELETE')

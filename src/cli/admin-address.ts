@@ -1,42 +1,63 @@
 import { loadAdmin } from '../config/load.js';
 import { formatAddress, readAddress, type Address } from '../config/scalars.js';
 import { describeMistake } from '../config/mistake.js';
+import { readSecret } from '../config/secret.js';
 
-/** Where the admin listener of a running proxy is. */
-export type AdminTarget = { readonly url: string } | { readonly socketPath: string };
+type Place = { readonly url: string } | { readonly socketPath: string };
+
+/** Where the admin listener of a running proxy is, and the token that it may ask for. */
+export type AdminTarget = Place & { readonly token?: string };
 
 export interface AdminSources {
   /** From the command line: a URL or an address. */
   readonly admin?: string;
+  readonly adminTokenFile?: string;
   readonly config?: string;
   readonly env: Readonly<Record<string, string | undefined>>;
 }
 
 /** What the command line says, else the variable, the configuration, the default; or why none of them helps. */
-export function adminTarget({ admin, config, env }: AdminSources): AdminTarget | { problem: string } {
-  if (admin !== undefined) return fromText('--admin', admin);
-  // A URL helps who asks, but is nothing that a proxy could listen on: the settings would refuse it.
-  const variable = env['RUFH_PROXY_ADMIN'] ?? '';
-  if (isUrl(variable)) return fromText('RUFH_PROXY_ADMIN', variable);
+export function adminTarget({ admin, adminTokenFile, config, env }: AdminSources): AdminTarget | { problem: string } {
   const file = config ?? (env['RUFH_PROXY_CONFIG'] || undefined);
-  const loaded = loadAdmin({ ...(file === undefined ? {} : { file }), env, flags: {} });
+  // A URL helps who asks, but is nothing that a proxy could listen on: the settings would refuse it.
+  const { RUFH_PROXY_ADMIN: variable = '', ...others } = env;
+  const given = admin ?? (isUrl(variable) ? variable : undefined);
+  const sources = { ...(file === undefined ? {} : { file }), env: given === undefined ? env : others };
+  const loaded = loadAdmin({ ...sources, flags: {} });
+  const place =
+    given === undefined ? placeOf(loaded) : fromText(admin === undefined ? 'RUFH_PROXY_ADMIN' : '--admin', given);
+  if ('problem' in place) return place;
+  const tokenFile = adminTokenFile ?? (env['RUFH_PROXY_ADMIN_TOKEN_FILE'] || tokenFileOf(loaded));
+  if (tokenFile === undefined) return place;
+  const read = readSecret(tokenFile);
+  if ('problem' in read) return { problem: `the token of the admin listener: ${read.problem}` };
+  return { ...place, token: read.secret };
+}
+
+type Loaded = ReturnType<typeof loadAdmin>;
+
+function placeOf(loaded: Loaded): Place | { problem: string } {
   if ('mistakes' in loaded) return { problem: loaded.mistakes.map(describeMistake).join('\n  ') };
   if (!loaded.admin) return { problem: 'this configuration has no admin listener; give one an address with "admin:"' };
   return fromAddress(loaded.admin.address);
+}
+
+function tokenFileOf(loaded: Loaded): string | undefined {
+  return 'mistakes' in loaded ? undefined : loaded.admin?.tokenFile;
 }
 
 function isUrl(text: string): boolean {
   return /^https?:\/\//i.test(text);
 }
 
-function fromText(source: string, text: string): AdminTarget | { problem: string } {
+function fromText(source: string, text: string): Place | { problem: string } {
   if (isUrl(text) && URL.canParse(text)) return { url: new URL(text).origin };
   const address = readAddress(text);
   if (address) return fromAddress(address);
   return { problem: `${source}: found "${text}", allowed is a URL, HOST:PORT or unix:/path` };
 }
 
-function fromAddress(address: Address): AdminTarget | { problem: string } {
+function fromAddress(address: Address): Place | { problem: string } {
   if (address.kind === 'unix') return { socketPath: address.path };
   if (address.port === 0) {
     return {

@@ -27,6 +27,7 @@ export class AdminClient {
     if (!isOurs) throw new AdminUnreachable(`${this.place} is not the admin listener of a rufh-proxy. ${ADVICE}`);
     if (status < 300) return told;
     const { detail, title } = told;
+    if (status === 401) throw new AdminRefused(this.target.token === undefined ? NO_TOKEN : WRONG_TOKEN);
     throw new AdminRefused(
       typeof detail === 'string' ? detail : typeof title === 'string' ? title : `it answered ${status}`,
     );
@@ -42,11 +43,13 @@ export class AdminClient {
     }
   }
 
-  private exchange(options: RequestOptions): Promise<IncomingMessage> {
+  private exchange(asked: RequestOptions): Promise<IncomingMessage> {
     const { target } = this;
+    const authorization = target.token === undefined ? {} : { Authorization: `Bearer ${target.token}` };
+    const options = { ...asked, headers: authorization };
     return new Promise((resolve, reject) => {
       if ('socketPath' in target)
-        requestHttp({ ...options, ...target }, resolve)
+        requestHttp({ ...options, socketPath: target.socketPath }, resolve)
           .on('error', reject)
           .end();
       else {
@@ -63,6 +66,12 @@ export class AdminClient {
 
 const ADVICE =
   'Does the proxy run, and is its admin listener there? Its line "listening" tells the address: give it with --admin.';
+
+const NO_TOKEN =
+  'the admin listener asks for a token: name its file with --admin-token-file or RUFH_PROXY_ADMIN_TOKEN_FILE, or give the ' +
+  'proxy’s configuration with --config';
+const WRONG_TOKEN =
+  'the admin listener does not take this token: it knows the one that its admin.token_file held when the proxy was started';
 
 function reason(error: unknown): string {
   const { code, name, message } = error as NodeJS.ErrnoException;

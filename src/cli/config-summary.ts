@@ -1,3 +1,4 @@
+import type { AdminConfig } from '../config/admin-settings.js';
 import type { Config } from '../config/config.js';
 import type { RouteConfig } from '../config/route-config.js';
 import { formatAddress } from '../config/scalars.js';
@@ -12,7 +13,7 @@ export function configSummary(config: Config): string[] {
   const rest = config.routes.length === 0 ? 'every path' : 'everything else';
   return [
     `listen    ${listeners.join(', ')}`,
-    `admin     ${config.admin ? formatAddress(config.admin.address) : 'none'}`,
+    `admin     ${config.admin ? operators(config.admin) : 'none'}`,
     `data      ${config.data}`,
     `store     ${config.store.type === 'embedded' ? 'embedded, for one process' : redis(config.store)}`,
     `spool     ${config.spool.shared ? 'local, shared by all nodes' : 'local'}, sync: ${config.spool.sync}`,
@@ -21,6 +22,11 @@ export function configSummary(config: Config): string[] {
     ...config.routes.map(describeRoute),
     `route     ${rest} ${describe(config.defaultRoute)}`,
   ];
+}
+
+function operators({ address, token, open }: AdminConfig): string {
+  const openly = open.length > 0 ? `, but for ${open.join(' and ')}` : '';
+  return `${formatAddress(address)} (${token === undefined ? 'no token' : `with a token${openly}`})`;
 }
 
 function redis(store: RedisConfig): string {

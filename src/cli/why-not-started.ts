@@ -1,10 +1,11 @@
 import { isNativeError } from 'node:util/types';
 import type { Config } from '../config/config.js';
+import type { Address } from '../config/scalars.js';
 import { Fault } from '../model/fault.js';
 import { WorkerFailed } from '../workers/worker-process.js';
 
 /** Why starting failed and what to do about it, in one line where we know; else everything the error has to say. */
-export function whyNotStarted(error: unknown, config: Pick<Config, 'data'>): string {
+export function whyNotStarted(error: unknown, config: Pick<Config, 'data' | 'admin'>): string {
   if (error instanceof Fault) return faultAdvice(error, config.data);
   if (error instanceof WorkerFailed) return error.message;
   if (!isNativeError(error)) return String(error);
@@ -13,6 +14,8 @@ export function whyNotStarted(error: unknown, config: Pick<Config, 'data'>): str
     const isSocketFile = port === undefined || port < 0;
     const where = isSocketFile ? (address ?? path ?? 'the address') : `${address ?? ''}:${port}`;
     const advice = (isSocketFile ? SOCKET_FILE_ADVICE : PORT_ADVICE)[code ?? ''];
+    if (advice && isOf(config.admin?.address, where))
+      return `the admin listener cannot listen on ${where}: ${advice}${OTHER_ADMIN}`;
     if (advice) return `cannot listen on ${where}: ${advice}`;
   }
   if (code === 'EADDRINUSE') return `cannot listen: ${error.message}`;
@@ -23,6 +26,13 @@ export function whyNotStarted(error: unknown, config: Pick<Config, 'data'>): str
     return `no permission for ${path ?? config.data}: give the user of this process the right to write there, or choose another --data`;
   }
   return error.stack ?? error.message;
+}
+
+const OTHER_ADMIN = '. It is set with `admin` or --admin; "false" is none';
+
+function isOf(address: Address | undefined, where: string): boolean {
+  if (address?.kind === 'unix') return address.path === where;
+  return address !== undefined && `${address.host}:${address.port}` === where;
 }
 
 /** The system reports a directory that does not exist as EACCES too. */

@@ -12,9 +12,9 @@ import { warnings } from './warnings.js';
 export function check(settings: unknown): { config?: Config; found: Found[]; doubts: Found[] } {
   const parsed = schema.safeParse(settings);
   if (parsed.success) {
-    const config = toConfig(parsed.data, settings);
+    const config = toConfig(parsed.data);
     const found = contradictions(config, parsed.data).map((one) => asFound(one, settings));
-    return { config, found, doubts: warnings(config).map((one) => asFound(one, settings)) };
+    return { config, found, doubts: warnings(config, parsed.data).map((one) => asFound(one, settings)) };
   }
   const wrong = explain(parsed.error.issues, settings, knownKeys);
   return { found: [...wrong, ...contradictionsBeside(wrong, settings)], doubts: [] };
@@ -30,7 +30,7 @@ function contradictionsBeside(wrong: readonly Found[], settings: unknown): Found
   const sections = new Set(wrong.flatMap(({ path }) => path.slice(0, Math.max(1, path.length - 1))));
   const isTouched = ({ path, against = [] }: Contradiction) =>
     [...path, ...against].some((step) => step !== 'routes' && typeof step === 'string' && sections.has(step));
-  return contradictions(toConfig(rest.parsed, rest.settings), rest.parsed)
+  return contradictions(toConfig(rest.parsed), rest.parsed)
     .filter((contradiction) => !isTouched(contradiction))
     .map((one) => asFound(one, settings));
 }
@@ -58,11 +58,13 @@ function takeOut(settings: Record<string, unknown>, path: SettingPath): void {
 }
 
 function asFound({ path, problem }: Contradiction, settings: unknown): Found {
-  const asWritten = isSingleListener(settings) && path[0] === 'listen' ? ['listen', ...path.slice(2)] : path;
-  return { path: asWritten, atKey: false, mistake: { setting: settingName(asWritten), problem } };
+  const written = asWritten(path, settings);
+  return { path: written, atKey: false, mistake: { setting: settingName(written), problem } };
 }
 
-/** Then there is no list, and so no number, in the file. */
-function isSingleListener(settings: unknown): boolean {
-  return isObject(settings) && !Array.isArray(settings['listen']);
+/** As the settings have it: one listener is no list, and so without a number; an address may stand for its group. */
+function asWritten(path: SettingPath, settings: unknown): SettingPath {
+  if (!isObject(settings)) return path;
+  if (path[0] === 'listen' && !Array.isArray(settings['listen'])) return ['listen', ...path.slice(2)];
+  return path[0] === 'admin' && !isObject(settings['admin']) ? ['admin'] : path;
 }

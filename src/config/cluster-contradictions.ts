@@ -1,8 +1,7 @@
 import type { SettingPath } from './mistake.js';
-import { SHORTEST_SECRET } from './cluster-settings.js';
 import type { Contradiction } from './route-contradictions.js';
 import type { Settings } from './schema.js';
-import { unusableSecret } from './secret.js';
+import { SHORTEST_SECRET, unusableSecret } from './secret.js';
 import { unusableTls } from './tls-files.js';
 
 type ClusterSettings = NonNullable<Settings['cluster']>;

@@ -1,9 +1,7 @@
 import * as z from 'zod';
 import { address, duration, path, scalar } from './scalars.js';
 import { pathOrNull, secretOrNull } from './secret-scalars.js';
-
-/** A shorter one can be guessed. */
-export const SHORTEST_SECRET = 16;
+import { SHORTEST_SECRET } from './secret.js';
 
 const ADVERTISED = /^https?:\/\/(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}\/?$/;
 

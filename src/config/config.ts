@@ -1,6 +1,6 @@
 import type { Route } from '../model/route.js';
+import { toAdmin, type AdminConfig } from './admin-settings.js';
 import { toCluster, toWorkers, type ClusterConfig } from './cluster-config.js';
-import { isObject } from './overrides.js';
 import { defaultRoute, defined, listOf, toRoute, toSeconds, type RouteConfig } from './route-config.js';
 import type { Address } from './scalars.js';
 import type { Settings } from './schema.js';
@@ -44,12 +44,6 @@ export interface ListenerConfig {
   readonly keepAliveMs?: number;
   /** Rights of a Unix socket's file. */
   readonly mode?: number;
-}
-
-export interface AdminConfig {
-  readonly address: Address;
-  /** Nobody chose the address: another port will do when it is taken. */
-  readonly anyPortWillDo: boolean;
 }
 
 export interface SpoolConfig {
@@ -101,10 +95,10 @@ function toListener(setting: ListenSetting): ListenerConfig {
   return { ...listener, ...defined({ keepAliveMs }) };
 }
 
-/** Checked settings as the rest of the program knows them. `asWritten`: before defaults were put in. */
-export function toConfig(settings: Settings, asWritten: unknown): Config {
+/** Checked settings as the rest of the program knows them. */
+export function toConfig(settings: Settings): Config {
   const { uploads, cors, http2 } = settings;
-  const admin = toAdmin(settings.admin, asWritten);
+  const admin = toAdmin(settings.admin);
   const cluster = toCluster(settings.cluster);
   return {
     listeners: listOf(settings.listen).map(toListener),
@@ -142,11 +136,4 @@ export function toConfig(settings: Settings, asWritten: unknown): Config {
     defaultRoute: defaultRoute(settings),
     routes: (settings.routes ?? []).map((route) => toRoute(route, settings)),
   };
-}
-
-/** Undefined when there is to be none. */
-export function toAdmin(admin: Settings['admin'], asWritten: unknown): AdminConfig | undefined {
-  const address = admin !== false && 'address' in admin ? admin.address : admin;
-  const isChosen = isObject(asWritten) && asWritten['admin'] !== undefined;
-  return address === false ? undefined : { address, anyPortWillDo: !isChosen };
 }

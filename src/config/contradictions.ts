@@ -1,4 +1,5 @@
 import { hostname as systemHostname, networkInterfaces } from 'node:os';
+import { adminContradictions, isLoopbackAddress, MODE_OF_A_PORT } from './admin-settings.js';
 import { clusterContradictions } from './cluster-contradictions.js';
 import type { Config } from './config.js';
 import type { Route } from '../model/route.js';
@@ -16,6 +17,7 @@ export function contradictions(config: Config, settings: Settings): Contradictio
     ...sameAddress(config),
     ...socketFiles(config),
     ...config.listeners.flatMap(({ tls }, index) => (tls ? unusableTls(['listen', index, 'tls'], tls) : [])),
+    ...adminContradictions(settings.admin),
     ...storeContradictions(settings),
     ...clusterContradictions(settings),
     ...routeContradictions([], config.defaultRoute),
@@ -32,9 +34,9 @@ function sameAddress({ listeners, admin, cluster }: Config): Contradiction[] {
     address,
     path: ['listen', index],
   }));
-  const chosenAdmin = admin && !admin.anyPortWillDo ? [{ address: admin.address, path: ['admin'] as SettingPath }] : [];
+  const operators = admin ? [{ address: admin.address, path: ADMIN_ADDRESS }] : [];
   const nodes = cluster ? [{ address: cluster.listen, path: ['cluster', 'listen'] as SettingPath }] : [];
-  const every = [...all, ...chosenAdmin, ...nodes];
+  const every = [...all, ...operators, ...nodes];
   return every.flatMap(({ address, path }, index) => {
     const other = every.slice(0, index).find((earlier) => collide(earlier.address, address));
     if (!other) return [];
@@ -42,6 +44,8 @@ function sameAddress({ listeners, admin, cluster }: Config): Contradiction[] {
     return [{ path, against: other.path, problem: `${who}${formatAddress(other.address)} is listened on already` }];
   });
 }
+
+const ADMIN_ADDRESS: SettingPath = ['admin', 'address'];
 
 const NEEDS_ITS_OWN: Readonly<Record<string, string>> = {
   admin: 'the admin listener needs an address of its own; ',
@@ -54,7 +58,7 @@ const LONGEST_SOCKET_PATH = 107;
 function socketFiles({ listeners, admin, cluster }: Config): Contradiction[] {
   const all: { readonly address: Address; readonly path: SettingPath }[] = [
     ...listeners.map(({ address }, index) => ({ address, path: ['listen', index] })),
-    ...(admin ? [{ address: admin.address, path: ['admin'] }] : []),
+    ...(admin ? [{ address: admin.address, path: ADMIN_ADDRESS }] : []),
     ...(cluster ? [{ address: cluster.listen, path: ['cluster', 'listen'] }] : []),
   ];
   const tooLong = all.filter(
@@ -66,8 +70,6 @@ function socketFiles({ listeners, admin, cluster }: Config): Contradiction[] {
   const problem = `the path of a Unix socket has at most ${LONGEST_SOCKET_PATH} bytes; choose a shorter one`;
   return [...tooLong.map(({ path }) => ({ path, problem })), ...noSocket];
 }
-
-const MODE_OF_A_PORT = 'only a Unix socket has a mode; a port is reached by everybody who reaches its address';
 
 /** Two listeners cannot have one address; a wildcard host takes the port of every host of its family. */
 function collide(a: Address, b: Address): boolean {
@@ -150,7 +152,7 @@ function reached(host: string): readonly string[] {
 }
 
 function isLoopback(host: string): boolean {
-  return host === 'localhost' || host.endsWith('.localhost') || host === '::1' || /^127\./.test(host);
+  return host === 'localhost' || host.endsWith('.localhost') || isLoopbackAddress(host);
 }
 
 /** 0.0.0.0 and :: as a target are this machine. */

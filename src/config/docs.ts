@@ -56,7 +56,10 @@ function table(path: string, group: JsonSchema, rows: readonly Row[]): string {
 
 function row({ path, setting }: Row): string {
   const name = path.slice(path.lastIndexOf('.') + 1);
-  const override = OVERRIDES.find((one) => one.setting.join('.').replace('listen.*.', 'listen[].') === path);
+  const override = OVERRIDES.find(({ setting }) => {
+    const shown = setting.join('.').replace('listen.*.', 'listen[].');
+    return shown === path || shown === `${path}.address`;
+  });
   const given = override ? `\`${override.flag}\`<br>\`${override.variable}\`` : '';
   return `| ${[`\`${name}\``, defaultOf(path, setting), unitOf(setting), given, setting.description ?? ''].join(' | ')} |`;
 }

@@ -19,7 +19,12 @@ export const SAMPLES: Readonly<Record<string, string>> = {
     keep_alive: 620s # behind a balancer of Google's
   - unix:/run/rufh-proxy/http.sock`,
   admin: `admin:
-  address: 127.0.0.1:9090`,
+  address: 0.0.0.0:9090
+  token_file: /run/secrets/rufh-proxy/admin-token
+  open: [health, metrics]
+  hosts: [rufh-proxy.internal]
+admin: { address: 'unix:/run/rufh-proxy/admin.sock', mode: '0660' }
+admin: { address: 10.0.0.5:9090, insecure: true }`,
   'store.url': `url: rediss://redis.example.com:6379/0
 url: [redis://10.0.0.1:6379, redis://10.0.0.2:6379]`,
   'store.sentinel': `sentinel: { master: mymaster, username: rufh, password_file: /run/secrets/sentinel }`,

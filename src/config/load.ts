@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { check } from './check.js';
-import { toAdmin, type AdminConfig, type Config } from './config.js';
+import { toAdmin, type AdminConfig } from './admin-settings.js';
+import type { Config } from './config.js';
 import { explain, type Found } from './explain.js';
 import { knownKeys, withoutEmpty } from './json-schema.js';
 import type { Mistake, SettingPath } from './mistake.js';
@@ -44,7 +45,7 @@ export function loadAdmin(sources: ConfigSources): { admin?: AdminConfig } | { m
   const { read, told } = readSettings(sources);
   if (read.settings === undefined) return { mistakes: read.mistakes };
   const parsed = adminOnly.safeParse(read.settings);
-  if (parsed.success) return { admin: toAdmin(parsed.data.admin, read.settings) };
+  if (parsed.success) return { admin: toAdmin(parsed.data.admin) };
   return { mistakes: explain(parsed.error.issues, read.settings, knownKeys).map((one) => place(one, told, read)) };
 }
 

@@ -31,7 +31,8 @@ export const OVERRIDES: readonly Override[] = [
   entry('tlsCert', '--tls-cert <file>', 'listen.*.tls.cert', 'certificate chain for every listener (PEM)'),
   entry('tlsKey', '--tls-key <file>', 'listen.*.tls.key', 'private key for every listener (PEM)'),
   entry('http2', '--no-http2', 'listen.*.http2', 'HTTP/1.1 only'),
-  entry('admin', '--admin <address>', 'admin', 'health checks and metrics listen here; "false" for none'),
+  entry('admin', '--admin <address>', 'admin.address', 'health checks and metrics listen here; "false" for none'),
+  entry('adminTokenFile', '--admin-token-file <file>', 'admin.token_file', 'file with the token of the admin listener'),
   entry('data', '--data <dir>', 'data', 'directory of the store and the spool'),
   {
     ...entry('storeUrl', '--store-url <url...>', 'store.url', 'keeps the state of uploads in this Redis'),
@@ -89,6 +90,8 @@ export function applyOverride(settings: Record<string, unknown>, { setting, valu
     settings['listen'] = listeners;
     for (const listener of listOf(listeners)) if (isObject(listener)) put(listener, rest, value);
   } else {
+    const given = settings['admin'];
+    if (first === 'admin') settings['admin'] = given === false ? { address: false } : asObject(given);
     put(settings, setting, value);
   }
 }

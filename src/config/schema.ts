@@ -1,4 +1,5 @@
 import * as z from 'zod';
+import { admin } from './admin-settings.js';
 import { access } from './authorize-settings.js';
 import { cluster, workers } from './cluster-settings.js';
 import { withDefaults } from './defaults.js';
@@ -6,7 +7,6 @@ import { delivery } from './delivery-settings.js';
 import { headerSettings, limitSettings, plainBodies, routeSettings } from './route-settings.js';
 import {
   address,
-  addressOrOff,
   boolean,
   cidr,
   duration,
@@ -87,13 +87,7 @@ export const schema = z.strictObject({
     .union([listenerOrAddress, z.array(listenerOrAddress).min(1, 'at least one listener')])
     .prefault(DEFAULT_LISTEN)
     .describe('Where clients connect: an address, an object as below, or a list of either.'),
-  admin: z
-    .union([addressOrOff(), z.strictObject({ address: addressOrOff().describe('Where the admin listener listens.') })])
-    .prefault('127.0.0.1:9090')
-    .describe(
-      'Health checks, metrics and what operators may do with uploads, on a listener of its own; keep it on loopback or ' +
-        'a private network. An address, an object as below, or `false` for none. While it is left at its default, a free port is taken where 9090 is in use.',
-    ),
+  admin,
   data: path()
     .prefault('./data')
     .describe(

@@ -1,6 +1,10 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { withoutEnd } from '../model/without-end.js';
+import type { SettingPath } from './mistake.js';
 import type { Contradiction } from './route-contradictions.js';
+
+/** A shorter one can be guessed. */
+export const SHORTEST_SECRET = 16;
 
 /** The secret as it is written, or in its file; undefined when neither is given, or the file is of no use. */
 export function secretOf(written: string | null, file: string | null): string | undefined {
@@ -25,8 +29,15 @@ export function unusableSecret(
   return isShort ? [{ path, problem: `${file} holds fewer than ${least} letters; make the secret longer` }] : [];
 }
 
+/** Says when every user of the machine could read a secret. A file that cannot be looked at is told elsewhere. */
+export function exposedSecret(path: SettingPath, file: string | null): Contradiction[] {
+  const mode = file === null ? 0 : (statSync(file, { throwIfNoEntry: false })?.mode ?? 0);
+  const problem = `${file} can be read by every user of this machine; take that right away with chmod o-r`;
+  return (mode & 0o004) === 0 ? [] : [{ path, problem }];
+}
+
 /** What a file holds without the line break at its end, or why that is nothing. */
-function readSecret(file: string): { secret: string } | { problem: string } {
+export function readSecret(file: string): { secret: string } | { problem: string } {
   try {
     const secret = withoutEnd(readFileSync(file, 'utf8'), '\r\n');
     return secret === '' ? { problem: `${file} is empty` } : { secret };

@@ -2,12 +2,25 @@ import type { Route } from '../model/route.js';
 import type { Config } from './config.js';
 import type { SettingPath } from './mistake.js';
 import type { Contradiction } from './route-contradictions.js';
+import { adminWarnings } from './admin-settings.js';
+import type { Settings } from './schema.js';
+import { exposedSecret } from './secret.js';
 
 /** Settings that work, and probably do not do what was meant. */
-export function warnings({ defaultRoute, routes }: Config): Contradiction[] {
+export function warnings({ defaultRoute, routes }: Config, settings: Settings): Contradiction[] {
   return [
+    ...adminWarnings(settings.admin),
+    ...secretFiles(settings).flatMap(({ path, file }) => exposedSecret(path, file)),
     ...repeatedByGateways([], defaultRoute),
     ...routes.flatMap(({ route, methods }, index) => repeatedByGateways(['routes', index], route, methods)),
+  ];
+}
+
+function secretFiles({ store, cluster }: Settings): { path: SettingPath; file: string | null }[] {
+  return [
+    { path: ['store', 'password_file'], file: store.password_file },
+    { path: ['store', 'sentinel', 'password_file'], file: store.sentinel?.password_file ?? null },
+    { path: ['cluster', 'secret_file'], file: cluster?.secret_file ?? null },
   ];
 }
 

@@ -88,7 +88,8 @@ test('what the README shows can be copied into an empty shell, in order', async 
   await cp('demo/origin.mjs', join(directory, 'demo', 'origin.mjs'));
   const blocks = [...shown('With a file you say which', '## What it promises'), ...shown('**curl** —', '**iPhone** —')];
   expect(blocks.map(({ language }) => language)).toEqual(['yaml', 'sh', 'sh', 'sh']);
-  await writeFile(join(directory, 'rufh-proxy.yaml'), elsewhere(blocks[0]!.text));
+  // The default port may be taken on the machine of the tests.
+  await writeFile(join(directory, 'rufh-proxy.yaml'), `${elsewhere(blocks[0]!.text)}admin: 127.0.0.1:0\n`);
   const script = `${blocks
     .slice(1)
     .map(({ text }) => elsewhere(text))

@@ -28,7 +28,12 @@ function uploads(
   line: readonly string[],
   env: Record<string, string> = { RUFH_PROXY_ADMIN: new URL(desk.admin.url).host },
 ): Promise<{ code: number; output: string; errors: string }> {
-  const nothing = { NODE_OPTIONS: '', RUFH_PROXY_ADMIN: '', RUFH_PROXY_CONFIG: '' };
+  const nothing = {
+    NODE_OPTIONS: '',
+    RUFH_PROXY_ADMIN: '',
+    RUFH_PROXY_ADMIN_TOKEN_FILE: '',
+    RUFH_PROXY_CONFIG: '',
+  };
   const options = { cwd: directory.path, env: { ...process.env, ...nothing, ...env }, timeout: 20_000 };
   return new Promise((resolve) => {
     execFile(process.execPath, [BINARY, 'uploads', ...line], options, (error, output, errors) => {
@@ -173,6 +178,66 @@ describe.each([
     expect(output).toBe(`${tags[0]!}  ${done}\n${tags[2]!}  ${done}\n`);
     expect(errors).toMatch(/^rufh-proxy: nobody: There is no upload with the tag "nobody".*\n$/);
     expect(desk.asked).toEqual([`${command} ${one.id}`, `${command} ${other.id}`]);
+  });
+});
+
+// Issue 9, §5.
+describe('the token of the admin listener', () => {
+  const TOKEN = 'the-token-of-the-test';
+  let own: FakeDesk;
+  let file: string;
+  beforeEach(async () => {
+    own = await FakeDesk.start({ token: TOKEN });
+    file = join(directory.path, 'token');
+    writeFileSync(file, `${TOKEN}\n`);
+  });
+  afterEach(() => own.admin.close());
+  const at = () => new URL(own.admin.url).host;
+  const write = (yaml: string) => {
+    const config = join(directory.path, 'a.yaml');
+    writeFileSync(config, `origin: http://a\n${yaml}`);
+    return config;
+  };
+
+  test.each<[string, () => { line?: string[]; env?: Record<string, string> }]>([
+    ['a flag', () => ({ line: ['--admin', at(), '--admin-token-file', file] })],
+    ['a variable', () => ({ env: { RUFH_PROXY_ADMIN: at(), RUFH_PROXY_ADMIN_TOKEN_FILE: file } })],
+    ['a variable, with a URL', () => ({ env: { RUFH_PROXY_ADMIN: own.admin.url, RUFH_PROXY_ADMIN_TOKEN_FILE: file } })],
+    [
+      'the configuration',
+      () => ({ line: ['--config', write(`admin: { address: '${at()}', token_file: '${file}' }`)] }),
+    ],
+    [
+      'the configuration, for another address',
+      () => ({ line: ['--config', write(`admin: { token_file: '${file}' }`), '--admin', own.admin.url] }),
+    ],
+    [
+      'a flag, in place of that in the configuration',
+      () => ({
+        line: ['--config', write(`admin: { address: '${at()}', token_file: /none }`), '--admin-token-file', file],
+      }),
+    ],
+  ])('is found by %s', async (_, given) => {
+    const { line = [], env = {} } = given();
+    expect(await uploads(['list', ...line], env)).toEqual({ code: 0, output: 'no uploads\n', errors: '' });
+  });
+
+  test('that is not given, is another, or cannot be read is told with what to do', async () => {
+    const other = join(directory.path, 'other');
+    writeFileSync(other, 'another-token-of-letters');
+    const none = await uploads(['list', '--admin', at()], {});
+    expect([none.code, none.errors]).toEqual([
+      1,
+      expect.stringMatching(/asks for a token: name its file with --admin-token-file/),
+    ]);
+    const wrong = await uploads(['list', '--admin', at(), '--admin-token-file', other], {});
+    expect([wrong.code, wrong.errors]).toEqual([1, expect.stringMatching(/does not take this token/)]);
+    const unread = await uploads(['list', '--admin', at(), '--admin-token-file', '/none'], {});
+    expect([unread.code, unread.errors]).toEqual([
+      2,
+      'rufh-proxy: the token of the admin listener: cannot read /none: ENOENT\n',
+    ]);
+    expect([none, wrong, unread].map(({ errors }) => errors).join('')).not.toMatch(/the-token-of|another-token/);
   });
 });
 

@@ -208,6 +208,34 @@ describe('serve', () => {
     expect(errors).not.toMatch(/\n\s+at /);
   });
 
+  // Issue 9, §6.
+  test('does not start on an admin address that is taken, and tells which setting it is', async () => {
+    const admin = new URL((await start()).adminUrl).host;
+    const { code, errors } = await startInVain({ admin });
+    expect(code).toBe(1);
+    expect(errors).toContain(`the admin listener cannot listen on ${admin}: another process listens there`);
+    expect(errors).toContain('It is set with `admin` or --admin');
+    expect(errors).not.toMatch(/\n\s+at /);
+  });
+
+  // Issue 9, §5.
+  test('does not start with an admin listener that others reach without a token, unless that is meant', async () => {
+    const { code, errors } = await startInVain({ admin: '0.0.0.0:0' });
+    expect([code, errors]).toEqual([1, expect.stringMatching(/--admin: admin\.address: .*give it a `token_file`/)]);
+    const proxy = await start({ admin: '0.0.0.0:0', config: 'admin: { insecure: true }' });
+    expect(proxy.errors.join('')).toContain('the admin listener can be reached from other machines');
+    const token = join(directory.path, 'token');
+    writeFileSync(token, 'the-token-of-the-test', { mode: 0o600 });
+    const guarded = await start({ admin: '0.0.0.0:0', flags: ['--admin-token-file', token] });
+    expect(guarded.errors).toEqual([]);
+    const url = guarded.adminUrl.replace('0.0.0.0', '127.0.0.1');
+    expect((await fetch(`${url}/readyz`)).status).toBe(200);
+    expect((await fetch(`${url}/metrics`)).status).toBe(401);
+    const listed = await run(['uploads', 'list', '--admin', url, '--admin-token-file', token]);
+    expect(listed).toEqual({ code: 0, output: 'no uploads\n', errors: '' });
+    expect([...guarded.lines, ...guarded.errors].join('')).not.toContain('the-token-of-the-test');
+  });
+
   test('does not start on a data directory that is in use, and tells what to do', async () => {
     const { data } = await start();
     const { code, errors } = await startInVain({ data });

@@ -30,10 +30,11 @@ export class FakeDesk {
 
   private constructor() {}
 
-  static async start(): Promise<FakeDesk> {
+  static async start({ token }: { readonly token?: string } = {}): Promise<FakeDesk> {
     const desk = new FakeDesk();
     desk.admin = await startAdmin({
       address: { kind: 'tcp', host: '127.0.0.1', port: 0 },
+      token,
       metrics: new Metrics(),
       checks: [],
       desk: () => (desk.isOpen ? desk.rooms() : undefined),

@@ -60,7 +60,7 @@ test('the example sets every setting to its default, and names those that have n
 
 /** What may also be a group has the group's settings in its sample. */
 function isInSample(path: readonly string[]): boolean {
-  return /^(listen|store\.sentinel|store\.tls|cluster|delivery\.framing|delivery\.gate|authorize\.forward_auth)\./.test(
+  return /^(listen|admin|store\.sentinel|store\.tls|cluster|delivery\.framing|delivery\.gate|authorize\.forward_auth)\./.test(
     path.join('.'),
   );
 }

@@ -24,7 +24,12 @@ test('an origin alone is enough, everything else has a default', () => {
   expect(loaded).toEqual({
     config: {
       listeners: [{ address: { kind: 'tcp', host: '0.0.0.0', port: 8080 }, http2: true }],
-      admin: { address: { kind: 'tcp', host: '127.0.0.1', port: 9090 }, anyPortWillDo: true },
+      admin: {
+        address: { kind: 'tcp', host: '127.0.0.1', port: 9090 },
+        open: ['health'],
+        hosts: [],
+        insecure: false,
+      },
       data: resolve('data'),
       store: { type: 'embedded' },
       spool: { type: 'local', shared: false, sync: 'group' },
@@ -94,7 +99,8 @@ test('a listener says how long a connection without a request stays', () => {
 });
 
 test('admin takes an address, an object, or false', () => {
-  const chosen = { address: { kind: 'tcp', host: '127.0.0.1', port: 1 }, anyPortWillDo: false };
+  const address = { kind: 'tcp', host: '127.0.0.1', port: 1 };
+  const chosen = { address, open: ['health'], hosts: [], insecure: false };
   expect(load('origin: http://a\nadmin: 127.0.0.1:1').admin).toEqual(chosen);
   expect(load('origin: http://a\nadmin: { address: 127.0.0.1:1 }').admin).toEqual(chosen);
   expect(load('origin: http://a\nadmin: false').admin).toBeUndefined();
