@@ -14,7 +14,10 @@ export interface UploadsDesk {
   readonly uploads: { cancel(intent: { readonly kind: 'cancel'; readonly id: string }): Promise<Outcome> };
   readonly delivery: {
     /** `begun`: an attempt follows as soon as the origin can be asked. The others say why there is none. */
-    redeliver(id: string): Promise<'begun' | 'unknown' | 'not-whole' | 'answered' | 'stopping'>;
+    redeliver(
+      id: string,
+      options: { readonly pastGate: boolean },
+    ): Promise<'begun' | 'unknown' | 'not-whole' | 'answered' | 'stopping'>;
   };
   /** Whose bytes are here; missing where every node reaches all of them. */
   readonly node?: string;
@@ -41,6 +44,8 @@ async function answer(desk: UploadsDesk, request: AdminRequest): Promise<AdminAn
   if (verb !== undefined && request.method !== 'POST') return methodNotAllowed(['POST']);
   if (verb === undefined && !isRead(request) && request.method !== 'DELETE')
     return methodNotAllowed(['GET', 'HEAD', 'DELETE']);
+  const asked = isRead(request) ? { pastGate: false } : readAct(request.query, verb);
+  if (typeof asked === 'string') return problem(400, asked);
   const aside = (await desk.store.setAside()).find(({ id }) => uploadTag(id) === tag);
   if (aside) return isRead(request) ? json(200, setAsideView(aside)) : cannotBeRead(aside);
   const found = await uploadsTagged(desk.store, tag);
@@ -50,7 +55,29 @@ async function answer(desk: UploadsDesk, request: AdminRequest): Promise<AdminAn
   if (found.length > 1) return problem(409, 'More than one upload has this tag; wait until one of them has ended.');
   if (verb === undefined && isRead(request)) return json(200, detailOf(upload));
   if (upload.node !== desk.node) return notHere(desk, upload);
-  return verb === undefined ? cancel(desk, upload) : redeliver(desk, upload);
+  return verb === undefined ? cancel(desk, upload, asked) : redeliver(desk, upload, asked);
+}
+
+/** What an operator wants done, and who it is by their own account. */
+interface Act {
+  readonly operator?: string;
+  readonly pastGate: boolean;
+}
+
+const OPERATOR = /^[^\p{C}]{1,100}$/u;
+
+/** What is to be done, or what is wrong with the question. */
+function readAct(query: URLSearchParams, verb: string | undefined): Act | string {
+  const known = verb === undefined ? ['operator'] : ['operator', 'past_gate'];
+  const unknown = [...query.keys()].find((key) => !known.includes(key));
+  if (unknown !== undefined) return `There is no parameter ${JSON.stringify(unknown)}; known: ${known.join(', ')}.`;
+  const operator = query.get('operator') ?? undefined;
+  if (operator !== undefined && !OPERATOR.test(operator)) return 'operator is a name of up to 100 letters.';
+  const pastGate = query.get('past_gate') ?? 'false';
+  if (pastGate !== 'true' && pastGate !== 'false') return 'past_gate is true or false.';
+  if (pastGate === 'true' && operator === undefined)
+    return 'past_gate=true needs operator=NAME: the log tells who it was.';
+  return { pastGate: pastGate === 'true', ...(operator === undefined ? {} : { operator }) };
 }
 
 function cannotBeRead({ state, reason }: SetAside): AdminAnswer {
@@ -116,10 +143,10 @@ const SHARED_BEFORE =
   'The bytes of this upload are in a spool that nodes share, and this node has one of its own. Ask a node with ' +
   'spool.shared set to true.';
 
-async function cancel({ uploads, log }: UploadsDesk, { id }: Upload): Promise<AdminAnswer> {
+async function cancel({ uploads, log }: UploadsDesk, { id }: Upload, { operator }: Act): Promise<AdminAnswer> {
   const outcome = await uploads.cancel({ kind: 'cancel', id });
   if (outcome.kind === 'cancelled') {
-    log.info({ upload: uploadTag(id) }, 'an operator cancelled an upload');
+    log.info({ upload: uploadTag(id), operator }, 'an operator cancelled an upload');
     return { status: 204 };
   }
   const isGone = outcome.kind === 'refused' && outcome.refusal.reason === 'gone';
@@ -128,11 +155,13 @@ async function cancel({ uploads, log }: UploadsDesk, { id }: Upload): Promise<Ad
     : problem(404, 'The upload ended in this moment.');
 }
 
-async function redeliver({ delivery, log }: UploadsDesk, upload: Upload): Promise<AdminAnswer> {
+async function redeliver({ delivery, log }: UploadsDesk, upload: Upload, act: Act): Promise<AdminAnswer> {
+  const { operator, pastGate } = act;
   const tag = uploadTag(upload.id);
-  switch (await delivery.redeliver(upload.id)) {
+  switch (await delivery.redeliver(upload.id, { pastGate })) {
     case 'begun':
-      log.info({ upload: tag }, 'an operator had an upload delivered again');
+      if (pastGate) log.warn({ upload: tag, operator }, 'an operator had an upload delivered past its gate');
+      else log.info({ upload: tag, operator }, 'an operator had an upload delivered again');
       return json(202, { tag });
     case 'unknown':
       return problem(404, 'The upload has ended and is about to be removed.');

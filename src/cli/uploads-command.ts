@@ -1,3 +1,4 @@
+import { userInfo } from 'node:os';
 import { InvalidArgumentError, type Command } from 'commander';
 import { type AdminFlags, withAdmin, withClient } from './admin-flags.js';
 import { each, list, show, type ListOptions } from './uploads.js';
@@ -9,6 +10,7 @@ Examples:
   $ rufh-proxy uploads list --phase undelivered
   $ rufh-proxy uploads show 3f0c9a17be
   $ rufh-proxy uploads redeliver 3f0c9a17be --admin http://127.0.0.1:9090
+  $ rufh-proxy uploads redeliver 3f0c9a17be --past-gate --as 'Ada, ticket 417'
 
 Ends with 0 when everything was done, 1 when something was not, 2 when the admin listener could not be reached.`;
 
@@ -35,17 +37,39 @@ export function addUploadsCommand(root: Command): void {
   withAdmin(uploads.command('cancel'))
     .description('end uploads and remove their bytes; their clients find them gone')
     .argument('<tag...>', 'which')
-    .action((tags: string[], options: AdminFlags) => {
-      return withClient(options, (client) => each(tags, 'cancelled', (path) => client.ask('DELETE', path)));
+    .option('--as <name>', WHO)
+    .action((tags: string[], options: Who & AdminFlags) => {
+      const query = `?${new URLSearchParams({ operator: nameOf(options) }).toString()}`;
+      return withClient(options, (client) => each(tags, 'cancelled', (path) => client.ask('DELETE', path + query)));
     });
   withAdmin(uploads.command('redeliver'))
     .description('try again to give uploads to their origin, also those it may have got already')
     .argument('<tag...>', 'which')
-    .action((tags: string[], options: AdminFlags) => {
+    .option('--past-gate', 'without asking the route’s gate, which is asked again otherwise')
+    .option('--as <name>', WHO)
+    .action((tags: string[], options: Who & AdminFlags & { pastGate?: boolean }) => {
+      const past = options.pastGate ? { past_gate: 'true' } : undefined;
+      const query = new URLSearchParams({ operator: nameOf(options), ...past }).toString();
       return withClient(options, (client) =>
-        each(tags, 'is being delivered', (path) => client.ask('POST', `${path}/redeliver`)),
+        each(tags, 'is being delivered', (path) => client.ask('POST', `${path}/redeliver?${query}`)),
       );
     });
+}
+
+const WHO = 'who does it, for the log of the proxy (default: your name on this machine)';
+
+interface Who {
+  readonly as?: string;
+}
+
+/** `sudo` keeps the name of who called it. */
+function nameOf({ as }: Who): string {
+  try {
+    return as ?? (process.env['SUDO_USER'] || userInfo().username);
+  } catch {
+    // The user has no name here, as in some containers.
+    return `user ${process.getuid?.() ?? 'unknown'}`;
+  }
 }
 
 function positive(text: string): number {

@@ -143,16 +143,19 @@ export class Delivery {
     this.eagers.get(id)?.cut('the upload has ended');
   }
 
-  /** The operator has what was not answered tried again, with a new budget where the last one had ended. */
-  async redeliver(id: string): Promise<Redelivery> {
+  /**
+   * The operator has what was not answered tried again, with a new budget where the last one had ended. The gate is asked
+   * again, unless the operator lets the upload pass it: for as long as this process tries.
+   */
+  async redeliver(id: string, { pastGate = false }: { readonly pastGate?: boolean } = {}): Promise<Redelivery> {
     const known = await this.rooms.store.atOnce.get(id);
     if (!known || known.phase === 'cancelled' || known.phase === 'invalid') return 'unknown';
     if (known.phase === 'receiving') return 'not-whole';
     if (known.phase === 'answered') return 'answered';
     if (this.draining.signal.aborted) return 'stopping';
     const running = this.running.get(id);
-    if (running) running.insist();
-    else this.begin(id, { by: 'operator', credentials: [] });
+    if (running) running.insist({ pastGate });
+    else this.begin(id, { by: 'operator', pastGate, credentials: [] });
     return 'begun';
   }
 

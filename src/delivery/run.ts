@@ -29,6 +29,8 @@ const NO_TURN: GivenTurn = { kind: 'go', end: () => undefined };
 export interface RunRequest {
   /** Who asks: what ended without an answer may be tried again for them. */
   readonly by: 'nobody' | 'client' | 'operator';
+  /** The operator lets it pass without asking the gate. */
+  readonly pastGate?: boolean;
   /** The newest that a client brought. */
   readonly credentials: Headers;
   /** An attempt that began while the upload was received, and may become the one. */
@@ -48,7 +50,8 @@ export class Run {
   private reading: Promise<readonly Chunk[]> | undefined;
   /** Somebody who may asked for what had ended to be tried again. */
   private isAsked = false;
-  private hasPassedGate = false;
+  /** `waived`: by the operator. */
+  private gate: 'to-ask' | 'passed' | 'waived' = 'to-ask';
 
   constructor(
     private readonly id: string,
@@ -63,6 +66,7 @@ export class Run {
     this.budget = new RetryBudget(rooms);
     this.credentials = request.credentials;
     this.eager = request.eager;
+    if (request.pastGate) this.gate = 'waived';
   }
 
   /** Another client came, perhaps with newer credentials: the next attempt uses them, and is made now if it may be. */
@@ -71,8 +75,9 @@ export class Run {
     if (this.interlude.hurry()) this.audience.pauses(undefined);
   }
 
-  /** The operator wants the next attempt now, whatever the origin asked for. */
-  insist(): void {
+  /** The operator wants the next attempt now, whatever the origin asked for. A gate that was passed is asked once more. */
+  insist({ pastGate }: { readonly pastGate: boolean }): void {
+    this.gate = pastGate ? 'waived' : 'to-ask';
     if (this.interlude.insist()) this.audience.pauses(undefined);
   }
 
@@ -169,8 +174,6 @@ export class Run {
     const { by } = this.request;
     const why = known.undelivered;
     if (!why || by === 'nobody') return true;
-    // The operator has looked at what was kept back, and lets it pass.
-    if (by === 'operator' && why.reason === 'quarantined') this.hasPassedGate = true;
     const asker = by === 'operator' ? { by } : { by, hasCredentials: this.credentials.length > 0 };
     this.isAsked = mayAskAgain(why, asker, policyOf(known, routeOf(known, this.rooms.routes)));
     return this.isAsked || why.reason === 'outcome-unknown';
@@ -243,14 +246,15 @@ export class Run {
     );
   }
 
-  /** What follows when the gate did not let the upload pass; asked once, for all attempts of this run. */
+  /** What follows when the gate did not let the upload pass; asked once for all attempts, and again for the operator. */
   private async passGate(upload: Upload, route: Route, signal: AbortSignal): Promise<Next | undefined> {
     const { gate } = route.delivery;
-    if (!gate || this.hasPassedGate) return undefined;
-    const passage = await passGate(upload, gate, route, this.rooms, signal);
+    if (!gate || this.gate !== 'to-ask') return undefined;
+    const isWaived = (): boolean => this.gate === 'waived';
+    const passage = await passGate({ upload, gate, route, signal, isWaived }, this.rooms);
     switch (passage.kind) {
       case 'open':
-        this.hasPassedGate = true;
+        if (!isWaived()) this.gate = 'passed';
         return undefined;
       case 'shut':
         return this.ending.giveUp(passage.why);

@@ -36,6 +36,51 @@ describe('one upload', () => {
     expect(desk.asked).toEqual([`redeliver ${id}`]);
   });
 
+  // Issue 9, §6.
+  test.each([
+    ['DELETE', '', '', undefined, 'an operator cancelled an upload', 'cancel'],
+    ['DELETE', '', '?operator=Ada%20L.', 'Ada L.', 'an operator cancelled an upload', 'cancel'],
+    ['POST', '/redeliver', '', undefined, 'an operator had an upload delivered again', 'redeliver'],
+    [
+      'POST',
+      '/redeliver',
+      '?past_gate=false&operator=Ada',
+      'Ada',
+      'an operator had an upload delivered again',
+      'redeliver',
+    ],
+    [
+      'POST',
+      '/redeliver',
+      '?past_gate=true&operator=Zo%C3%AB',
+      'Zoë',
+      'an operator had an upload delivered past its gate',
+      'redeliver',
+    ],
+  ])('is noted with who does it: %s %s%s', async (method, verb, query, operator, msg, done) => {
+    const { id } = desk.upload({ phase: 'undelivered' });
+    expect((await fetch(at(uploadTag(id), `${verb}${query}`), { method })).ok).toBe(true);
+    expect(desk.asked).toEqual([`${done} ${id}${msg.includes('past') ? ' past its gate' : ''}`]);
+    const level = msg.includes('past') ? 'warn' : 'info';
+    const line = { level, time: expect.any(String), upload: uploadTag(id), ...(operator ? { operator } : {}), msg };
+    expect(desk.log).toEqual([line]);
+  });
+
+  test.each([
+    ['DELETE', '', '?past_gate=true', 'There is no parameter "past_gate"; known: operator.'],
+    ['DELETE', '', '?operator=', 'operator is a name of up to 100 letters.'],
+    ['DELETE', '', '?operator=a%0Ab', 'operator is a name of up to 100 letters.'],
+    ['POST', '/redeliver', `?operator=${'a'.repeat(101)}`, 'operator is a name of up to 100 letters.'],
+    ['POST', '/redeliver', '?past-gate=true', 'There is no parameter "past-gate"; known: operator, past_gate.'],
+    ['POST', '/redeliver', '?past_gate=yes&operator=a', 'past_gate is true or false.'],
+    ['POST', '/redeliver', '?past_gate=true', 'past_gate=true needs operator=NAME: the log tells who it was.'],
+  ])('is not touched by what is not understood: %s %s%s', async (method, verb, query, detail) => {
+    const { id } = desk.upload({ phase: 'undelivered' });
+    const response = await fetch(at(uploadTag(id), `${verb}${query}`), { method });
+    expect([response.status, await response.json()]).toEqual([400, expect.objectContaining({ detail })]);
+    expect([desk.asked, desk.log]).toEqual([[], []]);
+  });
+
   test.each([
     ['unknown', 404, /has ended/],
     ['not-whole', 409, /not whole yet/],

@@ -181,6 +181,16 @@ describe.each([
   });
 });
 
+// Issue 9, §6.
+test('uploads redeliver --past-gate says so, and who does it', async () => {
+  const { id } = desk.upload();
+  const tag = uploadTag(id);
+  expect(await uploads(['redeliver', tag, '--past-gate', '--as', 'Zoë, ticket 417'])).toMatchObject({ code: 0 });
+  expect(await uploads(['redeliver', tag])).toMatchObject({ code: 0 });
+  expect(desk.asked).toEqual([`redeliver ${id} past its gate`, `redeliver ${id}`]);
+  expect(desk.log).toMatchObject([{ operator: 'Zoë, ticket 417' }, { operator: expect.stringMatching(/./) }]);
+});
+
 // Issue 9, §5.
 describe('the token of the admin listener', () => {
   const TOKEN = 'the-token-of-the-test';

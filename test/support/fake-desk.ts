@@ -4,7 +4,7 @@ import type { Admin } from '../../src/admin/admin-listener.js';
 import type { UploadsDesk } from '../../src/admin/uploads-desk.js';
 import type { Outcome } from '../../src/model/outcome.js';
 import type { Upload } from '../../src/model/upload.js';
-import { silentLog } from '../../src/observe/log.js';
+import { createLog, silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { newUpload } from '../contract/sample-upload.js';
 import { FakeNodes } from './fake-nodes.js';
@@ -12,6 +12,8 @@ import { FakeNodes } from './fake-nodes.js';
 /** The admin listener before rooms that only note what they are asked. */
 export class FakeDesk {
   known: Upload[] = [];
+  /** What the desk told its log. */
+  readonly log: unknown[] = [];
   /** What was asked of the rooms behind the desk. */
   readonly asked: string[] = [];
   outcome: Outcome = { kind: 'cancelled' };
@@ -66,10 +68,17 @@ export class FakeDesk {
         list: (after) => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.page(after))),
       },
       uploads: { cancel: ({ id }) => Promise.resolve(this.outcome).finally(() => note(`cancel ${id}`)) },
-      delivery: { redeliver: (id) => Promise.resolve(this.redelivery).finally(() => note(`redeliver ${id}`)) },
+      delivery: {
+        redeliver: (id, { pastGate }) =>
+          Promise.resolve(this.redelivery).finally(() => note(`redeliver ${id}${pastGate ? ' past its gate' : ''}`)),
+      },
       node: this.node,
       nodes: this.nodes,
-      log: silentLog(),
+      log: createLog({
+        level: 'info',
+        format: 'json',
+        destination: { write: (line) => this.log.push(JSON.parse(line)) },
+      }),
     };
   }
 
