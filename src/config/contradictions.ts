@@ -29,14 +29,21 @@ export function contradictions(config: Config, settings: Settings): Contradictio
   ];
 }
 
-function sameAddress({ listeners, admin, cluster }: Config): Contradiction[] {
-  const all = listeners.map(({ address }, index): { address: Address; path: SettingPath } => ({
-    address,
-    path: ['listen', index],
-  }));
-  const operators = admin ? [{ address: admin.address, path: ADMIN_ADDRESS }] : [];
-  const nodes = cluster ? [{ address: cluster.listen, path: ['cluster', 'listen'] as SettingPath }] : [];
-  const every = [...all, ...operators, ...nodes];
+/** Every address that this configuration listens on, with the place where it stands. */
+function ownListeners({
+  listeners,
+  admin,
+  cluster,
+}: Config): { readonly address: Address; readonly path: SettingPath }[] {
+  return [
+    ...listeners.map(({ address }, index) => ({ address, path: ['listen', index] })),
+    ...(admin ? [{ address: admin.address, path: ['admin', 'address'] }] : []),
+    ...(cluster ? [{ address: cluster.listen, path: ['cluster', 'listen'] }] : []),
+  ];
+}
+
+function sameAddress(config: Config): Contradiction[] {
+  const every = ownListeners(config);
   return every.flatMap(({ address, path }, index) => {
     const other = every.slice(0, index).find((earlier) => collide(earlier.address, address));
     if (!other) return [];
@@ -44,8 +51,6 @@ function sameAddress({ listeners, admin, cluster }: Config): Contradiction[] {
     return [{ path, against: other.path, problem: `${who}${formatAddress(other.address)} is listened on already` }];
   });
 }
-
-const ADMIN_ADDRESS: SettingPath = ['admin', 'address'];
 
 const NEEDS_ITS_OWN: Readonly<Record<string, string>> = {
   admin: 'the admin listener needs an address of its own; ',
@@ -55,16 +60,11 @@ const NEEDS_ITS_OWN: Readonly<Record<string, string>> = {
 /** A longer path would be cut off by the system without a word, and the socket be somewhere else. */
 const LONGEST_SOCKET_PATH = 107;
 
-function socketFiles({ listeners, admin, cluster }: Config): Contradiction[] {
-  const all: { readonly address: Address; readonly path: SettingPath }[] = [
-    ...listeners.map(({ address }, index) => ({ address, path: ['listen', index] })),
-    ...(admin ? [{ address: admin.address, path: ADMIN_ADDRESS }] : []),
-    ...(cluster ? [{ address: cluster.listen, path: ['cluster', 'listen'] }] : []),
-  ];
-  const tooLong = all.filter(
+function socketFiles(config: Config): Contradiction[] {
+  const tooLong = ownListeners(config).filter(
     ({ address }) => address.kind === 'unix' && Buffer.byteLength(address.path) > LONGEST_SOCKET_PATH,
   );
-  const noSocket = listeners.flatMap(({ address, mode }, index) =>
+  const noSocket = config.listeners.flatMap(({ address, mode }, index) =>
     mode !== undefined && address.kind === 'tcp' ? [{ path: ['listen', index, 'mode'], problem: MODE_OF_A_PORT }] : [],
   );
   const problem = `the path of a Unix socket has at most ${LONGEST_SOCKET_PATH} bytes; choose a shorter one`;
@@ -89,12 +89,8 @@ function collide(a: Address, b: Address): boolean {
  * resolve are found when one does.
  */
 function ownAddresses(config: Config): Contradiction[] {
-  const { listeners, admin, cluster, defaultRoute, routes } = config;
-  const own: { readonly address: Address; readonly path: SettingPath }[] = [
-    ...listeners.map(({ address }, index) => ({ address, path: ['listen', index] })),
-    ...(admin && !admin.anyPortWillDo ? [{ address: admin.address, path: ['admin'] }] : []),
-    ...(cluster ? [{ address: cluster.listen, path: ['cluster', 'listen'] }] : []),
-  ];
+  const { defaultRoute, routes } = config;
+  const own = ownListeners(config);
   const common = askedBy(defaultRoute);
   const ofRoutes = routes.flatMap(({ route }, index) =>
     askedBy(route).map(({ path, url }) => ({ path: ['routes', index, ...path], url })),
