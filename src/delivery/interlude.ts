@@ -8,6 +8,7 @@ export class Interlude {
   private readonly changed = new Change();
   private until: number | undefined;
   private notBefore = 0;
+  private isSkipped = false;
 
   constructor(
     private readonly monotonic: () => number,
@@ -16,7 +17,8 @@ export class Interlude {
 
   /** Over at `until` (monotonic), or when somebody hurries it, or when nothing new may begin. `notBefore`: no client can hurry it more. */
   async pause(until: number, notBefore = 0): Promise<void> {
-    this.until = until;
+    this.until = this.isSkipped ? 0 : until;
+    this.isSkipped = false;
     this.notBefore = notBefore;
     const left = (): number => this.until! - this.monotonic();
     for (let leftMs = left(); leftMs > 0 && !this.draining.aborted; leftMs = left()) {
@@ -31,6 +33,12 @@ export class Interlude {
   /** Ends it now; false when it is not to be ended, or there is none. */
   hurry(): boolean {
     return this.notBefore <= this.monotonic() && this.insist();
+  }
+
+  /** Ends it, or else the next one before it begins. */
+  insistNowOrNext(): boolean {
+    this.isSkipped = this.until === undefined;
+    return this.insist();
   }
 
   /** Ends it, whatever was asked for. */

@@ -78,7 +78,7 @@ export class Run {
   /** The operator wants the next attempt now, whatever the origin asked for. A gate that was passed is asked once more. */
   insist({ pastGate }: { readonly pastGate: boolean }): void {
     this.gate = pastGate ? 'waived' : 'to-ask';
-    if (this.interlude.insist()) this.audience.pauses(undefined);
+    if (this.interlude.insistNowOrNext()) this.audience.pauses(undefined);
   }
 
   /** Never fails. */
