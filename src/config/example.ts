@@ -45,7 +45,8 @@ cluster: { listen: 10.0.0.5:8081, advertise: http://10.0.0.5:8081, secret: "\${C
   trusted_proxies: `trusted_proxies:
   - 10.0.0.0/8
   - cidr: 192.168.1.7
-    relays_interim: true`,
+    relays_interim: true
+    connection_per_client: true`,
   'delivery.target': `target: /store{path}?name={filename}`,
   'delivery.framing': `framing:
   type: multipart

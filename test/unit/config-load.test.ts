@@ -126,8 +126,8 @@ test('flags of a listener hold for every listener', () => {
 test('a list in a variable is separated by commas', () => {
   const config = load('origin: http://a', { env: { RUFH_PROXY_TRUSTED_PROXIES: '10.0.0.0/8, unix' } });
   expect(config.trustedProxies).toEqual([
-    { cidr: '10.0.0.0/8', relaysInterim: false },
-    { cidr: 'unix', relaysInterim: false },
+    { cidr: '10.0.0.0/8', relaysInterim: false, connectionPerClient: false },
+    { cidr: 'unix', relaysInterim: false, connectionPerClient: false },
   ]);
 });
 
