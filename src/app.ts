@@ -32,6 +32,7 @@ import { openRedisStorage } from './redis-storage.js';
 import { type Closing, openEmbeddedStorage, type Storage, type StorageRooms, TIMINGS } from './storage.js';
 import { isAway } from './store/until-available.js';
 import type { Totals } from './store/upload-store.js';
+import { SteadyClock } from './uploads/steady-clock.js';
 import { Sweep } from './uploads/sweep.js';
 import { Uploads } from './uploads/uploads.js';
 
@@ -83,9 +84,21 @@ interface Opening extends Pick<StorageRooms, 'log' | 'timings' | 'opened'> {
 }
 
 async function open(config: Config, { log, metrics, timings, opened }: Opening): Promise<App> {
-  const storage = await openStorage(config, { log, metrics, clock: Date.now, timings, opened });
+  const { everyMs, longestAgeMs } = sweepTimes(config);
+  const monotonic = (): number => performance.now();
+  const steady = new SteadyClock({ wall: Date.now, monotonic, settleMs: longestAgeMs });
+  const expiryClock = (): number => steady.now();
+  const storage = await openStorage(config, {
+    log,
+    metrics,
+    clock: Date.now,
+    expiryClock,
+    longestAgeMs,
+    timings,
+    opened,
+  });
   const via = viaName(randomBytes(6).toString('hex'));
-  const rooms = { ...storage, log, metrics, via, clock: Date.now, routes: buildRoutes(config) };
+  const rooms = { ...storage, log, metrics, via, clock: Date.now, expiryClock, routes: buildRoutes(config) };
   const health: Health = { isListening: false };
   const checks = [listeningCheck(health), drainingCheck(health), ...storage.checks];
   const operators: { desk?: UploadsDesk; drain?: DrainDesk } = {};
@@ -93,7 +106,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   const admin = config.admin && (await startAdmin({ ...config.admin, ...adminRooms }));
   if (admin) opened.push(() => admin.close());
   await storage.recover();
-  const sweep = new Sweep({ ...rooms, ...sweepTimes(config), orphanAgeMs: timings.orphanAgeMs });
+  const sweep = new Sweep({ ...rooms, everyMs, longestAgeMs, orphanAgeMs: timings.orphanAgeMs });
   opened.push(() => sweep.stop());
   const delivery = buildDelivery(config, rooms);
   opened.push(() => delivery.stop());
@@ -181,6 +194,7 @@ type Rooms = Storage & {
   /** The name by which this proxy knows itself again. */
   readonly via: string;
   readonly clock: () => number;
+  readonly expiryClock: () => number;
   readonly routes: Routes;
 };
 

@@ -32,7 +32,7 @@ type RedisBacked = Config & { readonly store: RedisConfig };
 
 /** The store that many processes share, and a spool that is shared as well or belongs to this node. */
 export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms): Promise<Storage> {
-  const { log, clock, timings, opened } = rooms;
+  const { log, clock, longestAgeMs, timings, opened } = rooms;
   const { data, spool: spoolConfig } = config;
   const { shared } = spoolConfig;
   await assertUsable({ directory: data, store: 'redis', shared });
@@ -40,6 +40,7 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
   const settings = await settingsOf(config.store);
   const connection = await RedisConnection.open(settings, log, {
     clock,
+    longestAgeMs,
     beforeNew: async (isStillNew) => {
       if (shared) await assertUnused(data, { name: nameOf(settings), isStillNew, log, watchMs: timings.spoolWatchMs });
       // A directory of its own is locked by this: whoever used it is gone.

@@ -82,6 +82,10 @@ export interface StorageRooms {
   readonly log: Log;
   readonly metrics: Metrics;
   readonly clock: () => number;
+  /** The time by which uploads expire: a clock that is set forward ends none of them. */
+  readonly expiryClock: () => number;
+  /** No upload, answer or body lives longer without being touched. */
+  readonly longestAgeMs: number;
   /** Takes what has to be closed again. */
   readonly opened: Closing[];
 }
@@ -99,6 +103,7 @@ export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): 
     sync,
     log,
     clock,
+    expiryClock: rooms.expiryClock,
     onLoss: (upload, problem) => reportLoss(upload, problem, rooms),
   });
   opened.push(() => store.close());

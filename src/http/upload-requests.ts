@@ -23,6 +23,8 @@ export interface UploadRequestsOptions {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
+  /** The time by which uploads expire; the same as `clock` when it is missing. */
+  readonly expiryClock?: () => number;
   /** A body that sends nothing for this long is given up. */
   readonly idleMs: number;
   /** Path of upload resources: begins and ends with a slash. */
@@ -174,9 +176,9 @@ export class UploadRequests {
   }
 
   private contextOf({ head, route }: UploadRequest): ReplyContext {
-    const { uploadsPath, clock } = this.options;
+    const { uploadsPath, clock, expiryClock = clock } = this.options;
     const publicUrl = this.publicUrlOf(head);
-    return { uploadUrl: (id) => publicUrl + uploadsPath + id, limits: route.limits, nowMs: clock() };
+    return { uploadUrl: (id) => publicUrl + uploadsPath + id, limits: route.limits, nowMs: expiryClock() };
   }
 }
 

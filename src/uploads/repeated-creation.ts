@@ -15,6 +15,8 @@ export interface RepeatedCreationRooms {
   readonly spool: Pick<Spool, 'read'>;
   readonly answers: Answers;
   readonly clock: () => number;
+  /** The time by which uploads expire; the same as `clock` when it is missing. */
+  readonly expiryClock?: () => number;
   readonly node?: string;
   /** What speaks against going on with an upload, seen under its lease. */
   readonly obstacle: (upload: Upload, lease: Lease) => Promise<Outcome | Interrupted | undefined>;
@@ -114,7 +116,7 @@ export class RepeatedCreations {
   private async alive(id: string): Promise<Upload | undefined> {
     const upload = await this.rooms.store.get(id);
     const isOver = !upload || upload.phase === 'cancelled' || upload.phase === 'invalid';
-    return isOver || upload.expiresAt <= this.rooms.clock() ? undefined : upload;
+    return isOver || upload.expiresAt <= (this.rooms.expiryClock ?? this.rooms.clock)() ? undefined : upload;
   }
 }
 

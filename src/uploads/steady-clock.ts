@@ -11,26 +11,27 @@ export interface SteadyClockOptions {
 }
 
 /**
- * The time as the removal of uploads reads it: a clock that is put forward ends nothing early. Times behind the present, as
- * after a clock was put back, are read as they are: they only keep an upload longer.
+ * The time as it is read for the end of uploads: a clock that is put forward ends nothing early, nor does one that was put
+ * back and is put right again. A time behind the present only keeps an upload longer.
  */
 export class SteadyClock {
-  private aheadMs: number;
+  /** The least that the wall was ahead of the monotonic clock since the last step was believed. */
+  private leastAheadMs: number;
   private lastAheadMs: number;
   private steppedAt = -Infinity;
 
   constructor(private readonly options: SteadyClockOptions) {
-    this.aheadMs = this.lastAheadMs = options.wall() - options.monotonic();
+    this.leastAheadMs = this.lastAheadMs = options.wall() - options.monotonic();
   }
 
   /** To be asked often: a step is only seen between two questions. */
   now(): number {
     const { wall, monotonic, settleMs } = this.options;
-    const [time, passed] = [wall(), monotonic()];
-    const aheadMs = time - passed;
+    const passed = monotonic();
+    const aheadMs = wall() - passed;
     if (Math.abs(aheadMs - this.lastAheadMs) > STEP_MS) this.steppedAt = passed;
     this.lastAheadMs = aheadMs;
-    if (passed - this.steppedAt >= settleMs) this.aheadMs = aheadMs;
-    return Math.min(time, passed + this.aheadMs);
+    if (aheadMs < this.leastAheadMs || passed - this.steppedAt >= settleMs) this.leastAheadMs = aheadMs;
+    return passed + this.leastAheadMs;
   }
 }

@@ -18,6 +18,8 @@ export interface SweepOptions {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
+  /** The time by which uploads expire; `clock` without its steps forward when it is missing. */
+  readonly expiryClock?: () => number;
   /** Milliseconds that really passed; those of this process when it is missing. */
   readonly monotonic?: () => number;
   readonly everyMs: number;
@@ -41,7 +43,7 @@ export class Sweep {
   private running: Promise<void> | undefined;
   private rounds = 0;
   private isAway = false;
-  private readonly steady: SteadyClock;
+  private readonly now: () => number;
   /** Files that may be orphans, and since when they were seen as they are. */
   private seen = new Map<string, { readonly as: string; readonly since: number }>();
   /** Uploads whose end was told, and that could not be removed yet. */
@@ -49,7 +51,8 @@ export class Sweep {
 
   constructor(private readonly options: SweepOptions) {
     const { clock, orphanAgeMs, longestAgeMs = orphanAgeMs } = options;
-    this.steady = new SteadyClock({ wall: clock, monotonic: this.monotonic, settleMs: longestAgeMs });
+    const steady = new SteadyClock({ wall: clock, monotonic: this.monotonic, settleMs: longestAgeMs });
+    this.now = options.expiryClock ?? (() => steady.now());
   }
 
   start(): void {
@@ -64,7 +67,7 @@ export class Sweep {
 
   /** One round: expired uploads every time, orphaned files now and then, since finding those reads the whole spool. */
   async sweep(): Promise<void> {
-    for (const id of await this.options.store.expired(this.steady.now()))
+    for (const id of await this.options.store.expired(this.now()))
       await this.orNote(id, 'an upload that is over could not be removed', () => this.expire(id));
     this.rounds += 1;
     if (this.rounds % 10 === 1 && (await this.mayLookForOrphans())) await this.removeOrphans();
@@ -119,7 +122,7 @@ export class Sweep {
 
   private isOver(upload: Upload | undefined): boolean {
     if (!upload || upload.phase === 'cancelled' || upload.phase === 'invalid') return true;
-    return upload.expiresAt <= this.steady.now();
+    return upload.expiresAt <= this.now();
   }
 
   /** Its end is told once, however often its removal has to be tried. */
@@ -169,7 +172,7 @@ export class Sweep {
     const { id, name, size, modifiedAt } = file;
     const { orphanAgeMs, longestAgeMs = orphanAgeMs } = this.options;
     const least = modifiedAt < since ? Math.max(orphanAgeMs, longestAgeMs) : orphanAgeMs;
-    const now = this.steady.now();
+    const now = this.now();
     if (now - modifiedAt < least) return false;
     const key = `${id}/${name}`;
     const as = `${size} ${modifiedAt}`;

@@ -27,6 +27,8 @@ export interface UploadsOptions extends OpeningRooms {
   /** Missing: nothing is delivered before it is whole. */
   readonly feeds?: Feeds;
   readonly log: Log;
+  /** The time by which uploads expire; the same as `clock` when it is missing. */
+  readonly expiryClock?: () => number;
   readonly pace: CommitPace;
 }
 
@@ -296,7 +298,8 @@ export class Uploads {
     const upload = found ?? (await this.rooms.store.get(id));
     if (!upload || upload.phase === 'cancelled') return { reason: 'unknown-upload' };
     if (upload.phase === 'invalid') return { reason: 'gone', detail: whyGone(upload) };
-    if (upload.expiresAt <= this.rooms.clock()) return { reason: 'gone', detail: 'The upload has expired.' };
+    if (upload.expiresAt <= (this.rooms.expiryClock ?? this.rooms.clock)())
+      return { reason: 'gone', detail: 'The upload has expired.' };
     // Moved since its request came here, or from before `spool.shared` was changed: it would be written to the wrong disk.
     if (upload.node !== this.rooms.node)
       throw new Fault('STORE_UNAVAILABLE', 'the bytes of this upload are with another node', true);

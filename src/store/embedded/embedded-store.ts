@@ -60,6 +60,8 @@ export interface EmbeddedStoreOptions extends RecordEars {
   readonly directory: string;
   readonly sync: SyncMode;
   readonly clock?: () => number;
+  /** The time by which uploads expire; the same as `clock` when it is missing. */
+  readonly expiryClock?: () => number;
   /** Measures how long claims hold. */
   readonly monotonic?: () => number;
 }
@@ -76,7 +78,7 @@ export class EmbeddedStore implements UploadStore {
   private constructor(
     private readonly records: Records,
     private readonly settlement: Settlement,
-    private readonly clocks: { readonly clock: () => number; readonly monotonic: () => number },
+    private readonly clocks: Required<Pick<EmbeddedStoreOptions, 'clock' | 'expiryClock' | 'monotonic'>>,
     private readonly start: StartNumber,
     private readonly log: Log,
   ) {
@@ -86,7 +88,7 @@ export class EmbeddedStore implements UploadStore {
 
   /** Loads everything. Deliveries that were under way are due again: with their process, their claims ended. */
   static async open({ directory, sync, log, onLoss, ...clocks }: EmbeddedStoreOptions): Promise<EmbeddedStore> {
-    const { clock = Date.now, monotonic = () => performance.now() } = clocks;
+    const { clock = Date.now, expiryClock = clock, monotonic = () => performance.now() } = clocks;
     const disk = { directory: join(directory, 'uploads'), names: new DirectorySync(sync), gate: new Gate(OPEN_FILES) };
     const settlement = new Settlement();
     try {
@@ -100,7 +102,7 @@ export class EmbeddedStore implements UploadStore {
       if (!start.isNoted) log.error({ code: 'STORAGE_FULL', data: directory }, NO_ROOM);
       const onChange = (id: string, upload: Upload | undefined): void => settlement.tell(id, upload);
       const records = new Records(disk, loaded, { log, onLoss, onChange });
-      return new EmbeddedStore(records, settlement, { clock, monotonic }, start, log);
+      return new EmbeddedStore(records, settlement, { clock, expiryClock, monotonic }, start, log);
     } catch (error) {
       throw storageFault(error, 'the store cannot be opened');
     }
@@ -121,7 +123,7 @@ export class EmbeddedStore implements UploadStore {
   /** One that is cancelled, or whose time is over, need not be certain: nobody is shown more of it than that. */
   async get(id: string): Promise<Upload | undefined> {
     const known = this.records.get(id)?.record.upload;
-    if (known && (known.phase === 'cancelled' || known.expiresAt <= this.clocks.clock())) return known;
+    if (known && (known.phase === 'cancelled' || known.expiresAt <= this.clocks.expiryClock())) return known;
     return (await this.records.certain(id))?.record.upload;
   }
 

@@ -22,6 +22,8 @@ const REPLICAS_MS = 400;
 
 export interface OpenOptions {
   readonly clock?: () => number;
+  /** How long an upload may live: so long a new difference of the clocks ends none. For ever when it is missing. */
+  readonly longestAgeMs?: number;
   /** Before a store is made where none is; when it fails, none is. Asks whether that still holds. */
   readonly beforeNew?: (isStillNew: () => Promise<boolean>) => Promise<void>;
 }
@@ -51,21 +53,27 @@ export class RedisConnection {
     private readonly clients: OpenClients,
     private readonly settings: RedisSettings,
     private readonly log: Log,
-    clock: () => number,
+    clock: ServerClock,
   ) {
     this.keys = clients.keys;
     this.bus = clients.bus;
     this.gather = gatheredWrites(clients.commands);
-    this.clock = new ServerClock(clock);
+    this.clock = clock;
     this.pulse = new RedisPulse(() => this.beat(), log);
   }
 
   /** Connects, or fails with a `Fault` that says what is wrong with the address, the rights or the server. */
   static open(settings: RedisSettings, log: Log, options: OpenOptions = {}): Promise<RedisConnection> {
-    const { clock = Date.now, beforeNew } = options;
+    const { clock = Date.now, longestAgeMs = Infinity, beforeNew } = options;
+    const monotonic = (): number => performance.now();
     const newId = randomUUID();
     return patiently(settings, log, async () => {
-      const connection = new RedisConnection(await openClients(settings), settings, log, clock);
+      const connection = new RedisConnection(
+        await openClients(settings),
+        settings,
+        log,
+        new ServerClock(clock, { monotonic, settleMs: longestAgeMs }),
+      );
       try {
         await connection.begin(newId, beforeNew);
         return connection;

@@ -26,7 +26,7 @@ export class RedisLists {
   expired(now: number): Promise<readonly string[]> {
     const { keys, clock } = this.connection;
     return this.ofAllBuckets(async (bucket) => {
-      const args = [clock.at(now), HANDED_OUT_MS, MOST_IDS];
+      const args = [clock.expiryAt(now), HANDED_OUT_MS, MOST_IDS];
       return (await this.connection.run('expired', [keys.expires(bucket, this.node)], args)) as string[];
     });
   }

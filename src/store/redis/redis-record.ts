@@ -33,7 +33,7 @@ export function attemptText(attempt: Attempt): string {
  * The upload as its record's fields say it; the list has names and values in turn. When it ends is said on our clock: whoever
  * said it first may have another time.
  */
-export function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'ours'>): Upload {
+export function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'expiresAt'>): Upload {
   const fields = new Map<string, string>();
   for (let at = 0; at < list.length; at += 2) fields.set(list[at]!, list[at + 1]!);
   const about = fields.get('about');
@@ -53,7 +53,7 @@ export function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'ours
     ...optional('answer', parsed(fields.get('answer')) as Answer | undefined),
     attempts: attemptsOf(fields),
     attemptCount: Number(fields.get('attemptCount')),
-    expiresAt: clock.ours(fields.get('endsAt') ?? ''),
+    expiresAt: clock.expiresAt(fields.get('endsAt') ?? ''),
   };
 }
 

@@ -233,7 +233,7 @@ export class RedisStore implements UploadStore {
 
   /** A time as it was said, and on the clock by which Redis judges it. */
   private end(at: number): [number, number | string] {
-    return [at, this.connection.clock.at(at)];
+    return [at, this.connection.clock.endAt(at)];
   }
 }
 
