@@ -6,6 +6,7 @@ import type { Exchange, Http1Exchange } from './exchange.js';
 import { framingFault } from './framing-fault.js';
 import { answerEarly } from './reply.js';
 import { PipelinedRequests } from './pipelined-requests.js';
+import { endWhenSilent, HALF_CLOSED_MS } from './half-closed.js';
 import { tameSmallPieces } from './small-piece-pace.js';
 import { isRefused, problemOf, refuseConnection, refuseTheRest } from './refused-connection.js';
 import { isUpgrade, withoutUpgrade } from './ignored-upgrade.js';
@@ -24,6 +25,8 @@ export interface Http1Options {
   readonly http2: boolean;
   readonly headersTimeoutMs: number;
   readonly keepAliveTimeoutMs: number;
+  /** A client that has ended its side gets the answers that come or go on within this time; none at 0. */
+  readonly halfClosedMs?: number;
   /** Of a head; Node's own limit when missing. */
   readonly mostHeadBytes?: number;
 }
@@ -44,6 +47,7 @@ export class Http1Server {
   /** Connections without any request yet: Node takes them for busy ones. */
   private readonly fresh = new Set<Socket>();
   private draining = false;
+  private readonly halfClosedMs: number;
 
   constructor(
     options: Http1Options,
@@ -51,9 +55,12 @@ export class Http1Server {
   ) {
     const { tls } = options;
     const settings = settingsOf(options);
+    this.halfClosedMs = options.halfClosedMs ?? HALF_CLOSED_MS;
     this.server = tls ? createSecureServer({ ...settings, ...tlsSettings(options), ...tls }) : createServer(settings);
     // Silently left out fields could be those that delimit the message; their size is limit enough.
     this.server.maxHeadersCount = 0;
+    // Its types do not tell: without it Node ends its own side as soon as the client has ended the other.
+    Object.assign(this.server, { httpAllowHalfOpen: this.halfClosedMs > 0 });
     this.serve = this.takeConnectionListener(tls ? 'secureConnection' : 'connection');
     this.listen();
   }
@@ -117,7 +124,15 @@ export class Http1Server {
     const requests = new PipelinedRequests(socket);
     this.underWay.set(socket, requests);
     socket.once('close', () => this.underWay.delete(socket));
+    socket.once('end', () => this.peerEnded(socket));
     return requests;
+  }
+
+  /** The client sends nothing more: it has left, or only waits for its answers. */
+  private peerEnded(socket: Socket): void {
+    const { exchanges = [] } = this.underWay.get(socket) ?? {};
+    if (this.halfClosedMs === 0 || exchanges.length === 0) return;
+    endWhenSilent(socket, this.halfClosedMs);
   }
 
   private upgrade(req: IncomingMessage, socket: Socket, head: Buffer): void {

@@ -37,6 +37,8 @@ export function startPeerListener(options: PeerListenerOptions, handlers: PeerHa
       windows: { stream: 0, session: 0 },
       maxConcurrentStreams: 0,
       mostHeadBytes: MOST_HEAD_BYTES,
+      // A node that ends a connection is not interested any more.
+      halfClosedMs: 0,
     },
     {
       onRequest: (exchange) => admit(exchange, options, handlers),

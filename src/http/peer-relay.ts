@@ -5,6 +5,7 @@ import { problemReply } from '../protocol/problem.js';
 import { clientOf } from './client-of.js';
 import { CONNECT_TIMEOUT_MS, connectInTime } from './connect-in-time.js';
 import type { ExchangeFailure } from './exchange-failure.js';
+import { onPeerEnded } from './half-closed.js';
 import type { OriginTls } from './origin-agents.js';
 import { OriginRequests, type OutgoingRequest } from './origin-requests.js';
 import { factsOf, linesForOwner } from './peer-head.js';
@@ -92,6 +93,8 @@ export class PeerRelay implements Relay {
       return { ...outgoing, headers: [...outgoing.headers, [PEER_FIELD, signature.sign(claim, outgoing)]] };
     };
     const silence = new Silence(owner.silentMs);
+    // The owner hears that the client may have left by the end of our connection alone.
+    const stopListening = onPeerEnded(exchange, (connection) => connection.end());
     const relayed = new RelayedExchange({
       head,
       client: clientOf(exchange),
@@ -111,6 +114,7 @@ export class PeerRelay implements Relay {
     this.underWay.add(relayed);
     const watch = setInterval(() => void this.look(relayed, node, silence), this.options.lookEveryMs ?? LOOK_EVERY_MS);
     await relayed.run();
+    stopListening();
     clearInterval(watch);
     this.underWay.delete(relayed);
   }

@@ -24,6 +24,7 @@ export interface ListenerOptions {
   readonly headersTimeoutMs?: number;
   /** A connection without requests is closed after this time: longer than a load balancer keeps its own idle ones. */
   readonly keepAliveTimeoutMs?: number;
+  readonly halfClosedMs?: Http1Options['halfClosedMs'];
   readonly mostHeadBytes?: Http1Options['mostHeadBytes'];
   /** HTTP/2: a peer that says nothing for this long is asked whether it is there. */
   readonly silenceMs?: number;

@@ -14,6 +14,7 @@ import { type Access, type Admission, problemAnswer } from './access.js';
 import { answerFields } from './answer-fields.js';
 import { clientKeyOf } from './client-key.js';
 import { type Exchange, isHttp2 } from './exchange.js';
+import { onPeerEnded } from './half-closed.js';
 import type { Interims } from './interim.js';
 import { PlainRequests } from './plain-requests.js';
 
@@ -119,6 +120,8 @@ export class UploadRequests {
     const left = new AbortController();
     const leave = (): void => left.abort(new Error('the client has left'));
     exchange.res.once('close', leave);
+    // It may have left: nobody is to rely on its having been told what became of the upload. All it has sent counts.
+    const stopListening = onPeerEnded(exchange, leave);
     try {
       return await run({
         body: this.bodyOf(asked, intent),
@@ -130,6 +133,7 @@ export class UploadRequests {
         ...(asked.route.authorize.recheck && { mayComplete: (upload) => this.recheck(asked, upload) }),
       });
     } finally {
+      stopListening();
       exchange.res.off('close', leave);
     }
   }

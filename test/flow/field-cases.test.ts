@@ -1,9 +1,11 @@
 // Issue 9, "done when" 3: reports of others, tried on the whole proxy. docs/field-cases.md tells where each is from.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { startTestApp, type TestApp } from '../support/app.js';
+import { closeDoors, openDoor } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
-import { requestOnce } from '../support/raw-client.js';
+import { connect, type RawClient, requestOnce } from '../support/raw-client.js';
 import { answerOk, startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { until } from '../support/temporary.js';
 import type { WireRequest, WireResponse } from '../support/wire-response.js';
 
 let origin: RawOrigin;
@@ -90,4 +92,170 @@ test.each([
   } finally {
     await other.stop();
   }
+});
+
+// RFC 9112 §9.6: a client may end its side behind its request, and wait. It looks like one that has left.
+describe('a client that ends its side of the connection', () => {
+  const LATER = 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n';
+
+  async function halfClosed(bytes: string): Promise<RawClient> {
+    const client = await connect(app.url);
+    await client.send(bytes);
+    client.socket.end();
+    return client;
+  }
+
+  test.each([
+    ['a GET', 'GET / HTTP/1.1\r\nHost: a\r\n\r\n'],
+    ['a GET that closes', 'GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'],
+    ['a GET of HTTP/1.0', 'GET / HTTP/1.0\r\n\r\n'],
+    ['a POST', 'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello'],
+    ['a POST in chunks', 'POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n'],
+  ])('behind %s gets the answer, at once or later, and then the end of the connection', async (_, bytes) => {
+    const first = origin.exchanges.length;
+    let release = (): void => undefined;
+    for (const isLate of [false, true]) {
+      const released = isLate ? new Promise<void>((resolve) => (release = resolve)) : undefined;
+      origin.setScript(async (exchange) => {
+        await exchange.readBody();
+        await released;
+        await exchange.respond({ status: 201, body: 'made' });
+      });
+      const client = await halfClosed(bytes);
+      await origin.exchange(first + (isLate ? 1 : 0));
+      release();
+      const response = await client.readFinal();
+      expect([response.status, response.body.toString()]).toEqual([201, 'made']);
+      await client.closed;
+    }
+  });
+
+  test('behind several requests gets all their answers', async () => {
+    origin.setScript(async (exchange) => {
+      await exchange.readBody();
+      await exchange.respond({ status: 200, body: exchange.target });
+    });
+    const client = await halfClosed(['/1', '/2', '/3'].map((at) => `GET ${at} HTTP/1.1\r\nHost: a\r\n\r\n`).join(''));
+    for (const target of ['/1', '/2', '/3']) expect((await client.readFinal()).body.toString()).toBe(target);
+    await client.closed;
+  });
+
+  test('gets an answer in pieces to its end', async () => {
+    origin.setScript(async (exchange) => {
+      await exchange.write(LATER);
+      for (const piece of ['a', 'b', 'c']) await exchange.write(`1\r\n${piece}\r\n`);
+      await exchange.write('0\r\n\r\n');
+    });
+    const client = await halfClosed('GET / HTTP/1.1\r\nHost: a\r\n\r\n');
+    expect((await client.readFinal()).body.toString()).toBe('abc');
+    await client.closed;
+  });
+
+  test.each(['', LATER])('and has left is noticed, when nothing is written to it for a while (%j)', async (begun) => {
+    const gone: string[] = [];
+    const door = await openDoor(
+      ({ req, res }) => {
+        res.once('close', () => gone.push(req.url!));
+        if (begun !== '' && !('stream' in res)) res.writeHead(200).write('a');
+      },
+      { halfClosedMs: 50 },
+    );
+    const client = await connect(door.url);
+    await client.send('GET /left HTTP/1.1\r\nHost: a\r\n\r\n');
+    client.destroy();
+    await until(() => gone.length > 0 && door.connections === 0, 'the end of the exchange');
+    await closeDoors();
+  });
+
+  test('in the middle of its body has sent no request', async () => {
+    const next = origin.exchanges.length;
+    origin.setScript(answerOk);
+    const client = await halfClosed('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel');
+    await client.closed;
+    await (
+      await origin.exchange(next)
+    ).closed;
+    expect(origin.exchanges[next]!.body.endedCleanly).toBe(false);
+  });
+
+  const V6 = 'Upload-Draft-Interop-Version: 6\r\n';
+  const CHUNKS = 'Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n';
+  const BYTES = 'Content-Length: 5\r\n\r\nhello';
+
+  // It is not waited for, because it may have left: nobody was told what became of the upload.
+  test.each([
+    ['a creation', `Upload-Complete: ?1\r\n${BYTES}`],
+    ['a creation of unknown length', `Upload-Complete: ?1\r\n${CHUNKS}`],
+    ['a creation of an iPhone', `${V6}Upload-Complete: ?1\r\n${BYTES}`],
+    ['a creation of an iPhone of unknown length', `${V6}Upload-Complete: ?1\r\n${CHUNKS}`],
+  ])('behind %s has uploaded all the same: the origin gets it, once', async (_, rest) => {
+    const next = origin.exchanges.length;
+    origin.setScript(answerOk);
+    const client = await halfClosed(`POST /files HTTP/1.1\r\nHost: a\r\n${rest}`);
+    await client.closed;
+    const delivered = await origin.exchange(next);
+    await until(() => delivered.body.size === 5, 'the body');
+    expect([delivered.body.bytes.toString(), origin.exchanges.length - next]).toEqual(['hello', 1]);
+  });
+
+  async function place(): Promise<string> {
+    const creation = await requestOnce(app.url, {
+      method: 'POST',
+      target: '/files',
+      headers: [
+        ['Upload-Complete', '?0'],
+        ['Upload-Draft-Interop-Version', '6'],
+      ],
+    });
+    return new URL(creation.header('location')!).pathname;
+  }
+
+  function completing(pathname: string, offset: number, body: string): string {
+    return (
+      `PATCH ${pathname} HTTP/1.1\r\nHost: a\r\n${V6}Upload-Complete: ?1\r\nUpload-Offset: ${offset}\r\n` +
+      `Content-Type: application/partial-upload\r\nContent-Length: ${body.length}\r\n\r\n${body}`
+    );
+  }
+
+  async function answerTo(bytes: string): Promise<WireResponse> {
+    const client = await connect(app.url);
+    await client.send(bytes);
+    const answer = await client.readFinal();
+    client.destroy();
+    return answer;
+  }
+
+  test('behind the last append has completed the upload: its answer is kept for its return', async () => {
+    const next = origin.exchanges.length;
+    origin.setScript(async (exchange) => {
+      await exchange.readBody();
+      await exchange.respond({ status: 201, body: 'made' });
+    });
+    const pathname = await place();
+    const client = await halfClosed(completing(pathname, 0, 'hello'));
+    await client.closed;
+    await origin.exchange(next);
+    const answer = await answerTo(completing(pathname, 5, ''));
+    expect([answer.status, answer.body.toString(), origin.exchanges.length - next]).toEqual([201, 'made', 1]);
+  });
+
+  test('behind an append whose outcome nobody knows was not told of it: at its return it is, before anything is sent again', async () => {
+    const next = origin.exchanges.length;
+    let tries = 0;
+    origin.setScript(async (exchange) => {
+      await exchange.readBody();
+      if (++tries === 1) exchange.socket.destroy();
+      else await exchange.respond({ status: 201, body: 'made' });
+    });
+    const unknown = (): number => app.log.filter(({ phase }) => phase === 'undelivered').length;
+    const before = unknown();
+    const pathname = await place();
+    const client = await halfClosed(completing(pathname, 0, 'hello'));
+    await client.closed;
+    await until(() => unknown() > before, 'the end of trying');
+    expect((await answerTo(completing(pathname, 4, 'o'))).status).toBe(502);
+    expect(origin.exchanges.length - next).toBe(1);
+    expect((await answerTo(completing(pathname, 4, 'o'))).status).toBe(201);
+    expect(origin.exchanges.length - next).toBe(2);
+  });
 });
