@@ -2,7 +2,7 @@ import * as z from 'zod';
 import { withDefaults } from './defaults.js';
 import { methodOrNull } from './request-scalars.js';
 import { framing, gate, targetTemplate } from './request-settings.js';
-import { boolean, booleanOrNull, duration, durationOrNull, integer, oneOf, size } from './scalars.js';
+import { boolean, booleanOrNull, duration, durationOrNull, integer, oneOf, size, sizeOrNull } from './scalars.js';
 
 /** Feeding the origin while the client uploads, without defaults. */
 const eagerSettings = {
@@ -61,6 +61,15 @@ const plainSettings = {
       'for POST, PATCH, and whatever has a condition (`If-Match`, `If-None-Match`, `If-Unmodified-Since`, `If`).',
   ),
   timeout: duration({ leastMs: 1 }).describe('The origin may be silent for this long, before and within its answer.'),
+  answer_timeout: durationOrNull({ leastMs: 1 }).describe(
+    'From the end of a delivery’s request on, the origin’s interim responses, head and body take at most this long together, ' +
+      'however steadily they drip. Of a request that passes through it bounds the time until its answer begins. `null`: four ' +
+      'times `timeout`.',
+  ),
+  max_answer_size: sizeOrNull().describe(
+    'A delivery’s answer whose body is larger is not taken: the client gets 502, and nothing is sent again by itself. ' +
+      '`null`: any size.',
+  ),
   wait: duration().describe(
     'A client is held open at most this long for the origin’s answer; then it is told to come again, and delivery goes on.',
   ),
@@ -128,6 +137,8 @@ export const delivery = z
       mode: 'spool',
       guarantee: 'by_method',
       timeout: '5m',
+      answer_timeout: null,
+      max_answer_size: '1GiB',
       wait: '60s',
       respond: 'answer',
       keep_answer: '1h',

@@ -110,6 +110,8 @@ function toDelivery(delivery: DeliverySettings): DeliveryRules {
     eager: { idleMs: eager.idle, unknownLength: eager.unknown_length },
     ...(guarantee === 'by_method' ? {} : { guarantee }),
     timeoutMs: delivery.timeout,
+    answerTimeoutMs: delivery.answer_timeout ?? ANSWER_TIMEOUTS * delivery.timeout,
+    ...defined({ maxAnswerSize: delivery.max_answer_size }),
     waitMs: delivery.wait,
     respond: delivery.respond,
     keepAnswerMs: delivery.keep_answer,
@@ -132,6 +134,9 @@ function toDelivery(delivery: DeliverySettings): DeliveryRules {
     },
   };
 }
+
+/** A whole answer may take so many times as long as the origin may be silent. */
+const ANSWER_TIMEOUTS = 4;
 
 function toFraming(framing: DeliverySettings['framing']): Framing {
   if (framing.type === 'raw') return { kind: 'raw' };

@@ -6,7 +6,7 @@ import { answerName } from '../spool/chunk-name.js';
 import type { Spool } from '../spool/spool.js';
 import { AnswerTape } from './answer-tape.js';
 import type { Framed } from './framing.js';
-import { Unanswered, type Origin } from './origin.js';
+import { InvalidAnswer, Unanswered, type Origin, type OriginInterim } from './origin.js';
 import { replayedTrailers, replayOf } from './replay.js';
 import { retryAfterMs } from './retry-after.js';
 import { meaningOf } from './retry.js';
@@ -35,6 +35,8 @@ export interface AttemptCall {
   readonly keepChallengeIn?: () => 'memory' | 'spool';
   /** An answer has begun that will be the one, if it does not break off; undefined when it has. */
   readonly onTape: (tape: AnswerTape | undefined) => void;
+  /** What the origin says before its answer, for whoever waits for that. */
+  readonly onInterim?: (interim: OriginInterim) => void;
 }
 
 export interface Answered {
@@ -87,15 +89,15 @@ export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<T
   }
 }
 
-function send({ upload, route, content, credentials, signal }: AttemptCall, { origin, via }: AttemptRooms) {
-  const { timeoutMs } = route.delivery;
+function send({ upload, route, content, credentials, signal, onInterim }: AttemptCall, { origin, via }: AttemptRooms) {
+  const { timeoutMs, answerTimeoutMs, maxAnswerSize } = route.delivery;
   const { repeatable } = policyOf(upload, route);
   const connection = repeatable ? 'kept' : 'fresh';
   const body = content();
   const trailers = (): Headers => replayedTrailers(body.trailers?.() ?? upload.trailers ?? [], upload, route);
   const replay = replayOf(upload, route, credentials, via);
-  const request = { ...replay, content: body, trailers, timeoutMs, connection } as const;
-  return origin.send(request, signal);
+  const request = { ...replay, content: body, trailers, timeoutMs, answerTimeoutMs, maxAnswerSize, connection } as const;
+  return origin.send(request, signal, onInterim);
 }
 
 /** Whether the origin is to be taken for alive; undefined when it was we who ended the attempt. */
@@ -129,7 +131,8 @@ function failed(attempt: Attempt, error: Error, status: number | undefined): Tri
   const bytesLost = cause instanceof Fault && cause.code === 'BYTES_LOST';
   const reached = howFar(error, cause, status);
   const problem = status === undefined ? error.message : `the answer (${status}) broke off: ${error.message}`;
-  return { attempt: { ...attempt, reached, status, problem }, ...(bytesLost && { bytesLost }) };
+  const invalidAnswer = cause instanceof InvalidAnswer && { invalidAnswer: true as const };
+  return { attempt: { ...attempt, reached, status, problem, ...invalidAnswer }, ...(bytesLost && { bytesLost }) };
 }
 
 /** A body that failed here was cut: whatever became of it, the origin did not get the whole. */

@@ -2,6 +2,9 @@ import type { RetryRules } from '../model/route.js';
 import type { Undelivered, Upload } from '../model/upload.js';
 import type { AnswerTape } from './answer-tape.js';
 import { Change } from './change.js';
+import type { OriginInterim } from './origin.js';
+
+export type InterimListener = (interim: OriginInterim) => void;
 
 /** What a delivery came to. */
 export type RunResult =
@@ -37,6 +40,7 @@ export class Audience {
   private pause: Pause | undefined;
   private failures = 0;
   private listeners = 0;
+  private readonly interimListeners = new Set<InterimListener>();
 
   constructor(private readonly monotonic: () => number) {}
 
@@ -54,6 +58,11 @@ export class Audience {
     this.shown = undefined;
   }
 
+  /** An interim response is for those who wait now. */
+  hearInterim(interim: OriginInterim): void {
+    for (const listener of this.interimListeners) listener(interim);
+  }
+
   attemptFailed(): void {
     this.failures++;
   }
@@ -65,7 +74,7 @@ export class Audience {
   }
 
   /** Fulfilled as soon as there is an answer to read, or the end, or patience is over. Rejects with the signal's reason. */
-  async outcome(signal: AbortSignal, patience: Patience): Promise<RunResult | Pending> {
+  async outcome(signal: AbortSignal, patience: Patience, onInterim?: InterimListener): Promise<RunResult | Pending> {
     const began = { at: this.monotonic(), failures: this.failures };
     let isLate = patience.waitMs <= 0;
     const deadline = setTimeout(() => {
@@ -73,6 +82,7 @@ export class Audience {
       this.changed.announce();
     }, patience.waitMs);
     this.listeners++;
+    if (onInterim) this.interimListeners.add(onInterim);
     try {
       for (;;) {
         if (this.shown) return this.shown;
@@ -85,6 +95,7 @@ export class Audience {
     } finally {
       clearTimeout(deadline);
       this.listeners--;
+      if (onInterim) this.interimListeners.delete(onInterim);
     }
   }
 

@@ -2,7 +2,7 @@ import { setMaxListeners } from 'node:events';
 import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { Undelivered, Upload } from '../model/upload.js';
-import type { Pending, RunResult } from './audience.js';
+import type { InterimListener, Pending, RunResult } from './audience.js';
 import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { EagerAttempt, mayBeginEarly, type Feed } from './eager.js';
@@ -64,6 +64,8 @@ export interface ResultRequest {
   readonly waitMs?: number;
   /** The upload as it was a moment ago. */
   readonly known?: Upload;
+  /** Hears the origin's interim responses while it waits. */
+  readonly onInterim?: InterimListener;
 }
 
 /** Longer than it takes a worker to notice that a store is back that was away. */
@@ -107,7 +109,7 @@ export class Delivery {
    * ends with the route's patience, or with the signal and its reason; the delivery goes on. Fails with a `Fault`.
    */
   async result(id: string, request: ResultRequest): Promise<DeliveryResult> {
-    const { credentials = [], to, waitMs = Infinity } = request;
+    const { credentials = [], to, waitMs = Infinity, onInterim } = request;
     const known = request.known && lasts(request.known) ? request.known : await this.asItIs(id, request);
     if (!known) return { kind: 'gone' };
     if (known.phase === 'answered') return this.settledResult(known);
@@ -118,7 +120,7 @@ export class Delivery {
     const running = this.running.get(id);
     running?.join(credentials);
     const run = running ?? this.begin(id, { by: 'client', credentials, known });
-    return this.toDeliveryResult(id, await run.audience.outcome(to, patience), to, until);
+    return this.toDeliveryResult(id, await run.audience.outcome(to, patience, onInterim), to, until);
   }
 
   /**

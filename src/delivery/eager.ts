@@ -4,6 +4,7 @@ import type { Attempt, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import { provesLife, tryOnce, type AttemptCall, type Tried } from './attempt.js';
 import type { AnswerTape } from './answer-tape.js';
+import type { InterimListener } from './audience.js';
 import { EagerBody } from './eager-body.js';
 import { settleEarly } from './eager-ending.js';
 import { reportAttempt } from './report.js';
@@ -22,6 +23,8 @@ export interface Feed {
   readonly heardEnough: AbortSignal;
   /** More is committed. */
   grew(upload: Upload): void;
+  /** Who brings bytes now hears the origin's interim responses, in place of who brought some before. */
+  hearInterims(listener: InterimListener | undefined): void;
   /** Once for each answer: who asks after that goes on with the upload. */
   takeEarlyAnswer(): EarlyAnswer | undefined;
 }
@@ -51,6 +54,7 @@ export class EagerAttempt implements Feed {
   private tape: AnswerTape | undefined;
   /** Of the delivery that has taken this attempt over. */
   private onTape: AttemptCall['onTape'] | undefined;
+  private onInterim: InterimListener | undefined;
 
   constructor(
     private readonly upload: Upload,
@@ -73,6 +77,10 @@ export class EagerAttempt implements Feed {
   grew({ offset }: Upload): void {
     this.idle.refresh();
     this.body.grew(offset);
+  }
+
+  hearInterims(listener: InterimListener | undefined): void {
+    if (!this.onTape) this.onInterim = listener;
   }
 
   takeEarlyAnswer(): EarlyAnswer | undefined {
@@ -102,10 +110,11 @@ export class EagerAttempt implements Feed {
   async finish(
     upload: Upload,
     whole: Attempt,
-    { signal, onTape }: Pick<AttemptCall, 'signal' | 'onTape'>,
+    { signal, onTape, onInterim }: Pick<AttemptCall, 'signal' | 'onTape' | 'onInterim'>,
   ): Promise<Tried> {
     const stop = (): void => this.cutting.abort(signal.reason);
     this.onTape = onTape;
+    this.onInterim = onInterim;
     this.stopListening();
     signal.addEventListener('abort', stop, { once: true });
     if (signal.aborted) stop();
@@ -163,7 +172,8 @@ export class EagerAttempt implements Feed {
     const content = () => this.body.framed;
     const { signal } = this.cutting;
     const keepChallengeIn = () => (this.onTape ? 'spool' : 'memory');
-    const call = { upload, route, content, credentials: [], attempt, signal, onTape, keepChallengeIn } as const;
+    const onInterim: InterimListener = (interim) => this.onInterim?.(interim);
+    const call = { upload, route, content, credentials: [], attempt, signal, onTape, onInterim, keepChallengeIn } as const;
     return tryOnce(call, this.rooms);
   }
 

@@ -9,7 +9,7 @@ export interface Origin {
    * Fulfilled with the head of the origin's final response, which may come before the request is sent completely.
    * Rejects with `Unanswered`. The signal, or a body that fails, breaks the connection off: a cut request never looks whole.
    */
-  send(request: OriginRequest, signal: AbortSignal): Promise<OriginAnswer>;
+  send(request: OriginRequest, signal: AbortSignal, onInterim?: (interim: OriginInterim) => void): Promise<OriginAnswer>;
   /** Ends every connection. */
   close(): Promise<void>;
 }
@@ -20,11 +20,22 @@ export interface OriginRequest extends Replay {
   readonly trailers?: () => Headers;
   /** The origin may be silent for this long. */
   readonly timeoutMs: number;
+  /** Its whole answer, with all that comes before it, takes at most this long once the request is sent. */
+  readonly answerTimeoutMs?: number;
+  /** The body of its answer has at most so many bytes. */
+  readonly maxAnswerSize?: number;
   /**
    * `fresh`: one that carried nothing before. An origin may close a kept connection just when the request is on its way, and
    * then nobody knows whether it took it (RFC 9112 §9.3.1): that is for requests that may be repeated.
    */
   readonly connection: 'kept' | 'fresh';
+}
+
+/** An interim response (RFC 9110 §15.2), with every field as it came. */
+export interface OriginInterim {
+  readonly status: number;
+  readonly reason: string;
+  readonly headers: HeaderLine[];
 }
 
 export interface OriginAnswer {
@@ -36,6 +47,14 @@ export interface OriginAnswer {
   readonly body: Readable;
   /** Known when `body` has ended. */
   readonly trailers: () => Headers;
+}
+
+/** The origin answers, but its answer goes beyond every bound: nothing is to be expected of another one. */
+export class InvalidAnswer extends Error {
+  constructor(problem: string, cause?: unknown) {
+    super(problem, { cause });
+    this.name = 'InvalidAnswer';
+  }
 }
 
 /** No whole final response. `never-sent`: certainly no byte of the request left us; what cannot be proven counts as sent. */

@@ -49,7 +49,9 @@ export function isRepeatable(
 export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () => number): Verdict {
   const { rules, repeatable } = policy;
   const why = whyUndelivered(attempt, policy);
-  const mayBeRepeated = why.reason !== 'unauthorized' && (why.reason !== 'outcome-unknown' || repeatable);
+  // An answer that cannot be taken would come again.
+  const mayBeRepeated =
+    why.reason !== 'unauthorized' && (why.reason !== 'outcome-unknown' || (repeatable && !why.invalidAnswer));
   if (!mayBeRepeated) return { kind: 'give-up', why };
   const { startedAt, endedAt = startedAt, notBefore = 0 } = attempt;
   // An early attempt that broke off costs nothing: the whole follows at once.
@@ -140,7 +142,8 @@ function whyUndelivered(attempt: Attempt, policy: RetryPolicy): Undelivered {
   const meaning = reached === 'answered' && status !== undefined && meaningOf(status, notBefore !== undefined, policy);
   if (meaning === 'refusal') return { reason: 'refused', status, problem: says };
   if (meaning === 'challenge') return { reason: 'unauthorized', status, problem: says };
-  return { reason: 'outcome-unknown', problem: problem ?? LOST_WITH_PROCESS };
+  const { invalidAnswer } = attempt;
+  return { reason: 'outcome-unknown', problem: problem ?? LOST_WITH_PROCESS, ...(invalidAnswer && { invalidAnswer }) };
 }
 
 /** Trying for a waiting client is bounded in number and time, trying in the background in time alone. */

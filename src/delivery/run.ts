@@ -11,6 +11,7 @@ import type { EagerAttempt } from './eager.js';
 import { Ending, type Next } from './ending.js';
 import { framed } from './framing.js';
 import { Interlude } from './interlude.js';
+import type { OriginInterim } from './origin.js';
 import type { Turn } from './origin-turns.js';
 import { reportAttempt } from './report.js';
 import { beforeAttempt, isPartly, LOST_WITH_PROCESS, mayAskAgain, type Start } from './retry.js';
@@ -148,7 +149,8 @@ export class Run {
         eager.cut('another worker delivers the whole');
         return this.ending.elsewhere();
       }
-      const tried = await eager.finish(upload, whole, { signal: claim.signal, onTape: this.tapeOf(upload) });
+      const { onInterim } = this;
+      const tried = await eager.finish(upload, whole, { signal: claim.signal, onTape: this.tapeOf(upload), onInterim });
       return await this.ending.after(upload, tried, routeOf(upload, routes), this.chunks);
     } finally {
       claim.release();
@@ -309,15 +311,18 @@ export class Run {
     signal: AbortSignal,
   ): Promise<Tried> {
     const { metrics } = this.rooms;
-    const { credentials } = this;
+    const { credentials, onInterim } = this;
     const content = () => framed(upload, route.delivery.framing, chunks, this.rooms.spool);
     const onTape = this.tapeOf(upload);
     metrics.activeDeliveries.inc();
-    const tried = await tryOnce({ upload, route, content, credentials, attempt, signal, onTape }, this.rooms);
+    const call = { upload, route, content, credentials, attempt, signal, onTape, onInterim };
+    const tried = await tryOnce(call, this.rooms);
     metrics.activeDeliveries.dec();
     reportAttempt(this.id, tried.attempt, this.rooms);
     return tried;
   }
+
+  private readonly onInterim = (interim: OriginInterim): void => this.audience.hearInterim(interim);
 
   /**
    * A crash must not make untrue what a client was shown: a short answer is recorded first. Whoever was shown a long one

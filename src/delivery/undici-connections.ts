@@ -6,7 +6,7 @@ import { makePatient, type OriginSocket } from './undici-socket.js';
 /** Longer than any handshake of an origin worth waiting for; a connection that never comes about may be tried again. */
 const LONGEST_CONNECT_MS = 10_000;
 /** Answers with larger heads are not taken. */
-const LARGEST_HEAD = 256 * 1024;
+export const LARGEST_HEAD = 256 * 1024;
 
 /** It gives back the socket on its way, which its types do not say: without it a connection attempt could not be ended. */
 type Connect = (...given: Parameters<buildConnector.connector>) => Socket;
@@ -32,6 +32,8 @@ export class OriginConnection {
       connect: (target, done) => {
         // The certificate has to be the origin's: undici would ask for the one of the `Host` that we pass on.
         this.connecting = connect({ ...target, servername: undefined }, (...result) => {
+          // From now on it is undici's to end, which has to hear why: an end without a reason may be that of an answer.
+          this.connecting = undefined;
           if (result[1]) this.socket = makePatient(result[1]);
           done(...result);
         });

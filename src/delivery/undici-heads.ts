@@ -1,6 +1,8 @@
+/** The status that stands in the place of 100. */
+export const OTHER_INTERIM = 199;
+
 const INTERIM = 'HTTP/1.1 1';
 const STATUS_LINE_START = 'HTTP/1.1 100'.length;
-const LAST_DIGIT = STATUS_LINE_START - 1;
 /** Longer interim heads than this are left to the parser, which has its own limit. */
 const LONGEST_HELD = 64 * 1024;
 /** More of a status line is not looked at. */
@@ -9,8 +11,8 @@ const LONGEST_STATUS_LINE = 8 * 1024;
 /**
  * Looks at the heads of responses before undici does, which has two faults there; not needed once it has neither.
  * It breaks the connection off at a `100 Continue` that nobody asked for, although a client must be able to skip one
- * (RFC 9110 §15.2): such a 100 becomes a `102`, which has no more meaning for us. And it decodes the reason phrase as UTF-8
- * and forgets what came of it in an earlier packet: its octets are noted here.
+ * (RFC 9110 §15.2): such a 100 becomes `OTHER_INTERIM`, which means nothing to anybody. And it decodes the reason phrase as
+ * UTF-8 and forgets what came of it in an earlier packet: its octets are noted here.
  */
 export class ResponseHeads {
   private awaitingFinal = false;
@@ -45,7 +47,7 @@ export class ResponseHeads {
       const end = all.indexOf('\r\n\r\n', at);
       if (!couldBeInterim(start) || all.length - at > LONGEST_HELD) return this.finalHead(all, at);
       if (start.length < STATUS_LINE_START || end === -1) return this.hold(all, at);
-      if (start === 'HTTP/1.1 100') all[at + LAST_DIGIT] = '2'.charCodeAt(0);
+      if (start === 'HTTP/1.1 100') all.write(`${OTHER_INTERIM}`, at + STATUS_LINE_START - 3, 'latin1');
       at = end + 4;
     }
     return all;

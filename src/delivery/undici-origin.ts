@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream';
 import type { Dispatcher } from 'undici';
 import { authenticatesConnection } from '../model/connection-auth.js';
 import type { HeaderLine } from '../model/headers.js';
-import { Unanswered, type Origin, type OriginAnswer, type OriginRequest } from './origin.js';
+import { Unanswered, type Origin, type OriginAnswer, type OriginInterim, type OriginRequest } from './origin.js';
 import { OriginConnections } from './undici-connections.js';
 import { UndiciExchange } from './undici-exchange.js';
 
@@ -22,7 +22,11 @@ export class UndiciOrigin implements Origin {
     this.connections = new OriginConnections(options);
   }
 
-  send(request: OriginRequest, signal: AbortSignal): Promise<OriginAnswer> {
+  send(
+    request: OriginRequest,
+    signal: AbortSignal,
+    onInterim: (interim: OriginInterim) => void = () => undefined,
+  ): Promise<OriginAnswer> {
     const { content } = request;
     if (signal.aborted) {
       content.body?.destroy();
@@ -38,7 +42,8 @@ export class UndiciOrigin implements Origin {
         content.body?.destroy();
       };
       signal.addEventListener('abort', stop, { once: true });
-      const exchange = new UndiciExchange(connection, request.trailers, {
+      const exchange = new UndiciExchange(connection, request, request.trailers, {
+        interim: onInterim,
         answered: (answer) => {
           isShared &&= !authenticatesConnection(answer.headers);
           answered(answer);
@@ -54,6 +59,8 @@ export class UndiciOrigin implements Origin {
           void this.connections.end(connection, reason);
         },
       });
+      if (content.body) content.body.once('end', () => exchange.requestSent());
+      else exchange.requestSent();
       connection.client.dispatch(dispatchOptions(request), exchange);
     });
   }

@@ -2,7 +2,7 @@ import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'no
 import { fromRawHeaders, type Headers } from '../model/headers.js';
 import { discard, type ClientSide, type DiscardLimits } from './client-side.js';
 import { destroyExchange, type Http2Exchange } from './exchange.js';
-import { http2Status, toHttp2Fields, writeHttp2Fields } from './http2-fields.js';
+import { addHttp2Trailers, fits, HeadTooLarge, http2Status, writeHttp2Fields } from './http2-fields.js';
 import { holdsBodyBack, sendContinue, sendInterim } from './interim.js';
 
 /** A client that speaks HTTP/2: fields in lower case, no reason phrase, no connection to close. */
@@ -71,7 +71,10 @@ export class Http2Client implements ClientSide {
   }
 
   sendHead(status: number, _reason: string, headers: Headers): void {
-    writeHttp2Fields(headers, (fields) => this.response.writeHead(http2Status(status), fields));
+    writeHttp2Fields(headers, (fields) => {
+      if (!fits(this.response.stream, fields)) throw new HeadTooLarge();
+      this.response.writeHead(http2Status(status), fields);
+    });
   }
 
   flush(): void {
@@ -79,7 +82,7 @@ export class Http2Client implements ClientSide {
   }
 
   end(trailers: Headers): void {
-    if (trailers.length > 0) this.response.addTrailers(toHttp2Fields(trailers));
+    if (trailers.length > 0) addHttp2Trailers(this.response, trailers);
     this.response.end();
   }
 

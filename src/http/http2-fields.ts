@@ -1,5 +1,5 @@
 import { validateHeaderName, validateHeaderValue } from 'node:http';
-import type { OutgoingHttpHeaders } from 'node:http2';
+import type { Http2ServerResponse, OutgoingHttpHeaders, ServerHttp2Stream } from 'node:http2';
 import { endToEnd, type Headers } from '../model/headers.js';
 
 /** Fields of the connection, which HTTP/2 does not have (RFC 9113 §8.2.2), taken away; names in lower case, repeated lines as a list. */
@@ -23,6 +23,31 @@ export function http2Status(status: number): number {
   return status > 599 ? 502 : status;
 }
 
+/** Fields that this client cannot be sent: it would lose its connection, and with it every other answer. */
+export class HeadTooLarge extends Error {
+  constructor() {
+    super('the header fields are larger than this client takes over HTTP/2');
+    this.name = 'HeadTooLarge';
+  }
+}
+
+/** What nghttp2 sends at most of one block; beyond it Node ends the session. */
+const LARGEST_BLOCK = 64 * 1024;
+/** RFC 9113 §6.5.2: what each field counts besides name and value. */
+const FIELD_OVERHEAD = 32;
+/** `:status` and, where Node adds it, the date. */
+const ADDED_BYTES = 128;
+
+/** Whether the client takes them: its SETTINGS_MAX_HEADER_LIST_SIZE says how much (RFC 9113 §10.5.1). */
+export function fits({ session }: ServerHttp2Stream, fields: OutgoingHttpHeaders): boolean {
+  const { maxHeaderListSize = Infinity } = session && !session.destroyed ? session.remoteSettings : {};
+  let size = ADDED_BYTES;
+  for (const [name, value] of Object.entries(fields))
+    for (const line of Array.isArray(value) ? value : [value])
+      size += name.length + String(line).length + FIELD_OVERHEAD;
+  return size <= Math.min(maxHeaderListSize, LARGEST_BLOCK);
+}
+
 /** Gives the fields to `write`. Node refuses to repeat some: then one joined line says the same (RFC 9110 §5.3). */
 export function writeHttp2Fields(headers: Headers, write: (fields: OutgoingHttpHeaders) => void): void {
   const fields = toHttp2Fields(headers);
@@ -36,4 +61,10 @@ export function writeHttp2Fields(headers: Headers, write: (fields: OutgoingHttpH
 
 function joined(name: string, value: OutgoingHttpHeaders[string]): OutgoingHttpHeaders[string] {
   return Array.isArray(value) && name !== 'set-cookie' ? value.join(', ') : value;
+}
+
+/** Trailers that are too large are left out, as any recipient may do with them (RFC 9110 §6.5.1). */
+export function addHttp2Trailers(response: Http2ServerResponse, trailers: Headers): void {
+  const fields = toHttp2Fields(trailers);
+  if (fits(response.stream, fields)) response.addTrailers(fields);
 }

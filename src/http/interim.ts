@@ -3,7 +3,7 @@ import { endToEnd, type Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Reply } from '../protocol/protocol.js';
 import { isHttp2, type Exchange, type Http2Exchange } from './exchange.js';
-import { toHttp2Fields } from './http2-fields.js';
+import { fits, toHttp2Fields } from './http2-fields.js';
 import { reasonPhrase } from './octets.js';
 
 /** What may wait for a client that does not read before interim responses are left out: they have no backpressure. */
@@ -12,6 +12,9 @@ const MOST_WAITING_FRAMES = 64;
 
 /** Interim responses a request gets at most, 100 included: some intermediaries give up at the sixth. */
 const MOST_INTERIMS = 4;
+
+/** Of an origin's own interim responses, beside ours: those it would have sent without us. */
+const MOST_RELAYED = 16;
 
 /** Between one interim response and the next progress; then `SPACING_GROWTH` times as long each time. */
 const FIRST_SPACING_MS = 1000;
@@ -36,7 +39,9 @@ export function sendInterim(exchange: Exchange, reply: Reply): boolean {
   }
   const lines = endToEnd(reply.headers);
   if (!isHttp2(exchange)) return writeInterim(exchange.res, reply, lines);
-  exchange.res.stream.additionalHeaders({ ':status': reply.status, ...toHttp2Fields(lines) });
+  const fields = toHttp2Fields(lines);
+  if (!fits(exchange.res.stream, fields)) return false;
+  exchange.res.stream.additionalHeaders({ ':status': reply.status, ...fields });
   return true;
 }
 
@@ -62,6 +67,7 @@ export interface InterimOptions {
 /** The interim responses of one request: few, ever farther apart, and none where they do harm. */
 export class Interims {
   private sent = 0;
+  private relayed = 0;
   private spacingMs = FIRST_SPACING_MS;
   private dueAt: number;
   private readonly mayTell: boolean;
@@ -88,6 +94,11 @@ export class Interims {
   /** What the client likes to know: left out until it is due again. */
   progress(reply: () => Reply | undefined): boolean {
     return this.isDue && this.send(reply());
+  }
+
+  /** What the origin says before its answer. */
+  relay(reply: Reply): void {
+    if (this.mayTell && this.relayed < MOST_RELAYED && sendInterim(this.exchange, reply)) this.relayed++;
   }
 
   /** Whether progress would be told now. */

@@ -27,6 +27,8 @@ export interface PassThroughRoute extends FieldRules {
     readonly rewriteLocation?: boolean;
     /** The origin may be silent for this long, before and within its answer. */
     readonly timeoutMs: number;
+    /** All that comes before its answer takes at most this long; missing: as long as something comes. */
+    readonly answerTimeoutMs?: number;
   };
 }
 
@@ -116,6 +118,7 @@ export class PassThrough {
       },
       trailersOf: (trailers: Headers) => originFields(trailers, route),
       stallLimits: { origin: route.delivery.timeoutMs, client: this.options.idleTimeoutMs },
+      headTimeoutMs: route.delivery.answerTimeoutMs,
       onFailure: (failure: ExchangeFailure) => this.note(failure, head, route),
       forClient: (headers: Headers, kind: 'interim' | 'final') =>
         kind === 'interim' ? withoutAltSvc(headers) : this.answerFields(headers, head, route),

@@ -27,6 +27,12 @@ const CLOSED = Object.assign(new Error('connection closed'), { code: 'ECONNRESET
 /** How much is still read of an answer that nobody gets: its connection to the origin is not worth more. */
 const REPLACED_ANSWER: DiscardLimits = { bytes: 64 * 1024, ms: 2000 };
 
+/** Of one exchange, more than any origin has to say before its answer. */
+const MOST_INTERIMS = 1000;
+const MOST_INTERIM_BYTES = 256 * 1024;
+
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
 /** The head of a final answer. */
 export interface AnswerHead {
   readonly status: number;
@@ -43,6 +49,8 @@ export interface ExchangeOptions {
   readonly outgoing: Omit<OutgoingRequest, 'connection'>;
   readonly open: (outgoing: OutgoingRequest) => ClientRequest;
   readonly stallLimits: StallLimits;
+  /** The final head takes at most this long once the request is sent; missing: as long as something comes. */
+  readonly headTimeoutMs?: number;
   readonly onFailure: (failure: ExchangeFailure) => void;
   /** A longer body is refused, or cut where its length was not known: the origin never gets all of it. */
   readonly maxBodyBytes?: number;
@@ -66,6 +74,9 @@ export class RelayedExchange {
   private readonly framing: Framing;
   private request: ClientRequest | undefined;
   private stall: Stall | undefined;
+  private headTimer: NodeJS.Timeout | undefined;
+  private interims = 0;
+  private interimBytes = 0;
   private answer: IncomingMessage | undefined;
   /** The origin said something: it has seen the request. */
   private heard = false;
@@ -84,6 +95,7 @@ export class RelayedExchange {
     client.out.on('error', () => undefined);
     if (!client.isGone) this.begin();
     await client.over;
+    clearTimeout(this.headTimer);
     if (this.request) await closed(this.request);
     this.stall?.stop();
   }
@@ -122,6 +134,7 @@ export class RelayedExchange {
       this.fail(whose === 'origin' ? silentFor(stallLimits.origin!) : bodyStopped(stallLimits.client!));
     });
     request.on('information', (interim) => this.relayInterim(interim));
+    request.on('finish', () => request === this.request && this.awaitHead());
     request.on('response', (answer) => this.relay(answer));
     request.on('upgrade', (answer, socket, early) => this.switch(answer, socket, early));
     request.on('error', (error) => request === this.request && this.requestEnded(request, error));
@@ -165,8 +178,20 @@ export class RelayedExchange {
     request.end();
   }
 
+  /** From now on the origin has to come to its answer, whatever it says before. */
+  private awaitHead(): void {
+    const { headTimeoutMs } = this.options;
+    if (headTimeoutMs === undefined || this.answer || this.isOver) return;
+    const fail = (): void =>
+      this.fail(unfit(`The origin did not come to its answer within ${headTimeoutMs / 1000} s.`));
+    this.headTimer = setTimeout(fail, Math.min(headTimeoutMs, LONGEST_TIMER_MS));
+  }
+
   private relayInterim({ statusCode, statusMessage, rawHeaders }: InformationEvent): void {
     this.heard = true;
+    this.interimBytes += rawHeaders.reduce((sum, { length }) => sum + length, statusMessage.length);
+    if (++this.interims > MOST_INTERIMS || this.interimBytes > MOST_INTERIM_BYTES)
+      return this.fail(unfit('The origin sends interim responses without end.'));
     this.client.sendInterim(
       statusCode,
       statusMessage,
@@ -195,6 +220,7 @@ export class RelayedExchange {
       return this.fail(unfit("The origin's answer has a transfer coding that nobody asked for."));
     }
     this.answer = answer;
+    clearTimeout(this.headTimer);
     tameSmallPieces(answer, answer.socket);
     answer.on('error', () => undefined);
     const retold = this.retold(answer);
@@ -305,6 +331,7 @@ export class RelayedExchange {
   private stop(): void {
     this.isOver = true;
     this.stall?.stop();
+    clearTimeout(this.headTimer);
     if (!this.request) return;
     this.client.body.unpipe(this.request);
     this.request.destroy();

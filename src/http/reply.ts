@@ -1,9 +1,10 @@
 import { constants, type Http2ServerResponse, type OutgoingHttpHeaders } from 'node:http2';
 import { fieldValue, passedOn, withoutFields, type HeaderLine } from '../model/headers.js';
+import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import { destroyExchange, isHttp2, type Exchange, type Http2Exchange, type HttpResponse } from './exchange.js';
 import { discard, type DiscardLimits } from './client-side.js';
-import { http2Status, toHttp2Fields, writeHttp2Fields } from './http2-fields.js';
+import { addHttp2Trailers, fits, HeadTooLarge, http2Status, writeHttp2Fields } from './http2-fields.js';
 import { holdsBodyBack } from './interim.js';
 import { lingerBeforeClosing } from './lingering-close.js';
 import { reasonPhrase, toNodeLines } from './octets.js';
@@ -22,7 +23,13 @@ export async function sendReply(exchange: Exchange, reply: Reply): Promise<Sent>
   try {
     if (watch.isGone) return 'client-left';
     const lines = linesOf(reply, exchange);
-    writeHead(exchange, reply, lines);
+    try {
+      writeHead(exchange, reply, lines);
+    } catch (error) {
+      if (!(error instanceof HeadTooLarge)) throw error;
+      if (typeof reply.body === 'object') giveUp(reply.body);
+      return await sendReply(exchange, problemReply({ status: 502, detail: LARGE_HEAD }));
+    }
     const ended = await writeBody(exchange, reply, lines, watch);
     if (ended === 'cut') cutOff(exchange, lines);
     return ended === 'whole' ? await watch.finished() : ended;
@@ -31,6 +38,8 @@ export async function sendReply(exchange: Exchange, reply: Reply): Promise<Sent>
     if (typeof reply.body === 'object' && !exchange.res.headersSent) giveUp(reply.body);
   }
 }
+
+const LARGE_HEAD = 'The header fields of the answer are larger than this client takes over HTTP/2.';
 
 /** How long and how much of an unwanted body is still read, so that its sender finds the time to read the answer. */
 const UNWANTED_BODY: DiscardLimits = { bytes: 16 * 1024 * 1024, ms: 5000 };
@@ -106,6 +115,7 @@ function writeHead({ res }: Exchange, { status, reason }: Reply, lines: readonly
 }
 
 function writeHttp2Head(res: Http2ServerResponse, status: number, fields: OutgoingHttpHeaders): void {
+  if (!fits(res.stream, fields)) throw new HeadTooLarge();
   // A head that could not be sent has left its fields behind.
   for (const name of res.getHeaderNames()) res.removeHeader(name);
   res.writeHead(http2Status(status), fields);
@@ -139,7 +149,7 @@ function endWith(res: HttpResponse, body: string): void {
 }
 
 function addTrailers(res: HttpResponse, trailers: readonly HeaderLine[]): void {
-  if ('stream' in res) res.addTrailers(toHttp2Fields(trailers));
+  if ('stream' in res) addHttp2Trailers(res, trailers);
   else if (res.chunkedEncoding) res.addTrailers(trailers.map(([name, value]): [string, string] => [name, value]));
 }
 

@@ -1,4 +1,5 @@
-import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
+import { fieldValue, fromRawHeaders, passedOn, type HeaderLine, type Headers } from '../model/headers.js';
+import type { OriginInterim } from '../delivery/origin.js';
 import type { AppendIntent, CreateIntent, Intent } from '../model/intent.js';
 import type { Elsewhere, Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import { calledUrl, type RequestHead } from '../model/request-head.js';
@@ -11,7 +12,7 @@ import { type Protocol, type Reply, type ReplyContext, isRefusal } from '../prot
 import { Body } from '../uploads/body.js';
 import type { UploadCall, Uploads } from '../uploads/uploads.js';
 import { type Access, type Admission, problemAnswer } from './access.js';
-import { answerFields } from './answer-fields.js';
+import { answerFields, withoutAltSvc } from './answer-fields.js';
 import { clientKeyOf } from './client-key.js';
 import { type Exchange, isHttp2 } from './exchange.js';
 import { onPeerEnded } from './half-closed.js';
@@ -126,6 +127,7 @@ export class UploadRequests {
       return await run({
         body: this.bodyOf(asked, intent),
         tell: (news) => this.tell(asked, news),
+        onInterim: (interim) => this.relayInterim(asked, interim),
         hears: () => asked.protocol !== plain && asked.interims.isDue,
         credentials: credentialsOf(head.headers),
         left: left.signal,
@@ -164,6 +166,12 @@ export class UploadRequests {
     const isSent = news.kind === 'resumable' ? asked.interims.announce(reply) : asked.interims.progress(reply);
     if (isSent) this.options.metrics.interimSent(news.kind);
     return isSent;
+  }
+
+  /** What an origin says in the fields of an upload protocol is not about this upload: 104 and these are ours. */
+  private relayInterim({ interims }: UploadRequest, { status, reason, headers }: OriginInterim): void {
+    const kept = withoutAltSvc(passedOn(headers, false)).filter(([name]) => !/^(?:upload-|tus-)/i.test(name));
+    if (status !== 104) interims.relay({ status, reason, headers: kept });
   }
 
   /** To an append, relative references are of another target than the one it asked. */

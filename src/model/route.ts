@@ -64,6 +64,10 @@ export interface DeliveryRules {
   readonly guarantee?: Guarantee;
   /** The origin may be silent for this long, before and within its answer. */
   readonly timeoutMs: number;
+  /** Head, interim responses and body of its answer take at most this long in all; missing: as long as they come. */
+  readonly answerTimeoutMs?: number;
+  /** Larger answer bodies are not taken; missing: any size is. */
+  readonly maxAnswerSize?: number;
   /** A client is held open at most this long for the origin's answer. */
   readonly waitMs: number;
   /** `accepted`: a complete upload is answered with 202 and a status URL at once. */

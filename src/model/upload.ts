@@ -55,6 +55,8 @@ export interface Attempt {
   readonly status?: number;
   /** What went wrong, for people. */
   readonly problem?: string;
+  /** The origin's answer was none that could be taken: without end, too large or too slow. */
+  readonly invalidAnswer?: true;
   /** The origin asked not to be asked again before this (`Retry-After`). */
   readonly notBefore?: number;
 }
@@ -131,6 +133,8 @@ export interface Undelivered {
   /** The origin's last status, for `refused`. */
   readonly status?: number;
   readonly problem: string;
+  /** For `outcome-unknown`: the origin did answer, but its answer could not be taken. */
+  readonly invalidAnswer?: true;
   /** For `outcome-unknown`: a client was told so, and when it asks again, it knows what it asks for. */
   readonly clientKnows?: true;
   /** For `unauthorized`: what the origin said, for a client that comes without other credentials. Its body is in the spool. */

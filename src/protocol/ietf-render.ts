@@ -39,6 +39,8 @@ export function renderOutcome(dialect: Dialect, outcome: Outcome, context: Reply
       return accepted(dialect, outcome.upload, context);
     case 'undelivered':
       if (outcome.why.reason === 'quarantined') return quarantined(dialect, outcome.upload);
+      // RFC 9110 §15.6.3: what came of the origin is no valid response.
+      if (outcome.why.invalidAnswer) return undelivered(dialect, outcome, 502, INVALID_ANSWER);
       return undelivered(dialect, outcome, dialect.undeliveredStatus, UNDELIVERED[outcome.why.reason]);
     case 'pending':
       return pending(dialect, outcome);
@@ -186,6 +188,10 @@ const UNANSWERED =
 const FAILING =
   'The upload is whole and kept, but its target could not take it so far. It is tried again. ' +
   'Append its end again later to get the answer.';
+
+const INVALID_ANSWER =
+  'The upload is whole and kept. It was sent to its target, whose answer was too large, too slow or without end. ' +
+  'Appending its end again sends it once more.';
 
 /** In general words: what exactly failed behind us is the operator's business. */
 const UNDELIVERED: Readonly<Record<Undelivered['reason'], string>> = {

@@ -1,3 +1,4 @@
+import type { InterimListener } from '../delivery/audience.js';
 import type { Delivery, DeliveryResult } from '../delivery/delivery.js';
 import type { Headers } from '../model/headers.js';
 import type { AppendIntent } from '../model/intent.js';
@@ -18,6 +19,8 @@ export interface AnswerCall {
   readonly doesNotWait?: boolean;
   /** Hears now and then that the connection is still wanted: proxies in between close one that is silent. */
   readonly tell?: (news: News) => unknown;
+  /** Hears the origin's own interim responses. */
+  readonly onInterim?: InterimListener;
 }
 
 /** Some hops give up a silent connection after 30 s. */
@@ -67,13 +70,13 @@ export class Answers {
   private async result(
     upload: Upload,
     during: 'create' | 'append',
-    { credentials, left, doesNotWait, tell }: AnswerCall,
+    { credentials, left, doesNotWait, tell, onInterim }: AnswerCall,
   ): Promise<DeliveryResult | Interrupted> {
     // What was shown before, once more: interim responses are all that can be said before the origin has spoken.
     const beat = (): unknown => tell?.({ kind: 'progress', during, upload, offset: shownOffset(upload) });
     const heart = setInterval(beat, HEARTBEAT_MS);
     try {
-      const request = { credentials, to: left, known: upload, ...(doesNotWait && { waitMs: 0 }) };
+      const request = { credentials, to: left, known: upload, onInterim, ...(doesNotWait && { waitMs: 0 }) };
       return await this.delivery.result(upload.id, request);
     } catch (error) {
       if (left.aborted) return { kind: 'interrupted', why: 'client-left' };

@@ -61,8 +61,9 @@ export class Feeding {
     feed: Feed | undefined,
   ): Promise<Outcome | Interrupted | Whole> {
     if (!feed) return takeIn.take(task);
-    const { body, upload } = task;
+    const { body, upload, onInterim } = task;
     const stop = (): void => body.stop();
+    feed.hearInterims(onInterim);
     feed.grew(upload);
     feed.heardEnough.addEventListener('abort', stop, { once: true });
     if (feed.heardEnough.aborted) stop();

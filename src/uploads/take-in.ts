@@ -1,3 +1,4 @@
+import type { InterimListener } from '../delivery/audience.js';
 import { reportClosed, reportLoss } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { AppendIntent, CreateIntent } from '../model/intent.js';
@@ -36,6 +37,8 @@ export interface TakeInTask {
   readonly tell: (news: News) => unknown;
   /** Whether `tell` would tell of progress now; taken for yes when it is missing. */
   readonly hears?: () => boolean;
+  /** Hears the interim responses of an origin that is fed meanwhile. */
+  readonly onInterim?: InterimListener;
   /** In place of the usual one. */
   readonly pace?: CommitPace;
   /** Told after every commit, before the client. */

@@ -61,6 +61,10 @@ class EarlyEnd implements Feed {
     if (offset > 0) this.enough.abort();
   }
 
+  hearInterims(): void {
+    // It has nothing to say before.
+  }
+
   takeEarlyAnswer(): EarlyAnswer | undefined {
     const { kind, upload } = this;
     const head = { status: 401, reason: 'Unauthorized', headers: [], trailers: () => [] };

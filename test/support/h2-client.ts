@@ -6,6 +6,7 @@ import {
   type ClientHttp2Stream,
   type IncomingHttpHeaders,
   type OutgoingHttpHeaders,
+  type Settings,
 } from 'node:http2';
 import { connect as connectTcp, type NetConnectOpts, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
@@ -129,6 +130,8 @@ export class H2Client {
 }
 
 export interface H2ClientOptions {
+  /** What it tells the server of itself. */
+  readonly settings?: Settings;
   /** A read that gets nothing for this long fails. */
   readonly deadlineMs?: number;
   /** Connects to a Unix socket instead of the URL's host. */
@@ -138,7 +141,8 @@ export interface H2ClientOptions {
 /** Connects with HTTP/2; any certificate is good enough. */
 export async function connectH2(url: string, options: H2ClientOptions = {}): Promise<H2Client> {
   const socket = openSocket(new URL(url), options.socketPath);
-  const session = connect(url, { createConnection: () => socket });
+  const { settings } = options;
+  const session = connect(url, { createConnection: () => socket, ...(settings && { settings }) });
   await once(session, 'connect');
   // A session that is cut tells so through its streams; without a listener the process would die of it.
   session.on('error', () => undefined);

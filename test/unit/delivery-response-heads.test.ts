@@ -15,11 +15,11 @@ function passed(bytes: string, size: number): string {
 
 const cases: readonly [name: string, bytes: string, expected: string][] = [
   ['a final response alone', FINAL, FINAL],
-  ['a 100 before it', `HTTP/1.1 100 Continue\r\n\r\n${FINAL}`, `HTTP/1.1 102 Continue\r\n\r\n${FINAL}`],
+  ['a 100 before it', `HTTP/1.1 100 Continue\r\n\r\n${FINAL}`, `HTTP/1.1 199 Continue\r\n\r\n${FINAL}`],
   [
     'several interim responses with fields',
     `HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 100\r\nA: 100\r\n\r\nHTTP/1.1 100 C\r\n\r\n${FINAL}`,
-    `HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 102\r\nA: 100\r\n\r\nHTTP/1.1 102 C\r\n\r\n${FINAL}`,
+    `HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 199\r\nA: 100\r\n\r\nHTTP/1.1 199 C\r\n\r\n${FINAL}`,
   ],
   ['garbage', 'SMTP ready\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n', 'SMTP ready\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n'],
   ['a head that is cut', 'HTTP/1.1 100 Contin', 'HTTP/1.1 100 Contin'],

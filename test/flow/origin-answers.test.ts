@@ -1,0 +1,236 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { startTestApp, type TestApp } from '../support/app.js';
+import { connectH2 } from '../support/h2-client.js';
+import { exchangeOver, TRANSPORTS } from '../support/open-request.js';
+import type { RawExchange } from '../support/raw-exchange.js';
+import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { appendLines, clientDialect, creationLines } from '../support/resumable-client.js';
+import { until } from '../support/temporary.js';
+import type { WireResponse } from '../support/wire-response.js';
+
+// Issue 9: answers of an origin that have no end, that drip, or that are too large end, and nothing waits for them for ever.
+const CONFIG = `
+delivery:
+  timeout: 5s
+  answer_timeout: 400ms
+  max_answer_size: 10000
+  retry: { first_delay: 10ms, longest_delay: 20ms }
+routes:
+  - match: { path: /eager/** }
+    delivery: { mode: eager }
+  - match: { path: /spooled/** }
+    plain_bodies: spool
+  - match: { path: /** }
+`;
+const DIALECT = clientDialect('10');
+const BODY = 'hello';
+
+/** Writes again and again, until the connection is gone. */
+async function drip(exchange: RawExchange, piece: string, first = ''): Promise<void> {
+  const { socket } = exchange;
+  socket.on('error', () => undefined);
+  if (first !== '') socket.write(first);
+  const timer = setInterval(() => socket.write(piece), 20);
+  await new Promise((resolve) => socket.once('close', resolve));
+  clearInterval(timer);
+}
+
+async function flood(exchange: RawExchange, piece: string): Promise<void> {
+  const { socket } = exchange;
+  socket.on('error', () => undefined);
+  while (!socket.destroyed) {
+    const isDrained = socket.write(piece.repeat(100));
+    await new Promise((resolve) =>
+      isDrained ? setImmediate(resolve) : socket.once('drain', resolve).once('close', resolve),
+    );
+  }
+}
+
+interface Kind {
+  readonly name: string;
+  readonly play: (exchange: RawExchange) => Promise<void> | void;
+  /** What the record says. */
+  readonly problem: RegExp;
+  /** Bodies of what passes through are nobody's but the client's. */
+  readonly isOfBody?: true;
+}
+
+const KINDS: readonly Kind[] = [
+  {
+    name: 'interim responses without end',
+    play: (exchange) => flood(exchange, 'HTTP/1.1 102 Processing\r\n\r\n'),
+    problem: /without end/,
+  },
+  {
+    name: 'interim responses with large fields',
+    play: (exchange) => flood(exchange, `HTTP/1.1 103 Early Hints\r\nLink: <${'x'.repeat(3000)}>\r\n\r\n`),
+    problem: /without end/,
+  },
+  {
+    name: '100s without end',
+    play: (exchange) => flood(exchange, 'HTTP/1.1 100 Continue\r\n\r\n'),
+    problem: /without end/,
+  },
+  {
+    name: 'interim responses that drip',
+    play: (exchange) => drip(exchange, 'HTTP/1.1 102 Processing\r\n\r\n'),
+    problem: /not whole after 0.4 s/,
+  },
+  {
+    name: 'a head that drips',
+    play: (exchange) => drip(exchange, 'X-A: b\r\n', 'HTTP/1.1 200 OK\r\n'),
+    problem: /not whole after 0.4 s/,
+  },
+  {
+    name: 'a head of one endless line',
+    play: (exchange) => drip(exchange, 'x', 'HTTP/1.1 200 OK\r\nX-A: '),
+    problem: /not whole after 0.4 s/,
+  },
+  {
+    name: 'a huge head',
+    play: (exchange) => flood(exchange, `X-Filler: ${'x'.repeat(2000)}\r\n`),
+    problem: /head of the answer is larger/,
+  },
+  {
+    name: 'a body that is announced too large',
+    play: ({ socket }) => void socket.write('HTTP/1.1 200 OK\r\nContent-Length: 10001\r\n\r\nx'),
+    problem: /larger than 10000 bytes/,
+    isOfBody: true,
+  },
+  {
+    name: 'a body that becomes too large',
+    play: ({ socket }) => void socket.write(`HTTP/1.1 200 OK\r\n\r\n${'x'.repeat(10_001)}`),
+    problem: /larger than 10000 bytes/,
+    isOfBody: true,
+  },
+];
+
+let origin: RawOrigin;
+let app: TestApp;
+
+beforeAll(async () => {
+  origin = await startRawOrigin();
+  app = await startTestApp({ origin: origin.url, config: CONFIG });
+});
+afterAll(async () => {
+  await app.stop();
+  await origin.close();
+});
+
+function meets({ play, name }: Kind): void {
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    if (name === 'a huge head') exchange.socket.write('HTTP/1.1 200 OK\r\n');
+    await play(exchange);
+  });
+}
+
+/** The problem of the newest attempt in the log, which is that of the record. */
+async function problemOfAttempt(before: number): Promise<string> {
+  const found = await until(() => app.log.slice(before).find(({ msg }) => msg === 'delivery attempt'), 'an attempt');
+  return String(found.problem);
+}
+
+const requestsFor = (target: string): number =>
+  origin.exchanges.filter((exchange) => exchange.target === target).length;
+
+describe.each(TRANSPORTS)('over %s', (transport) => {
+  function upload(method: string, target: string): Promise<WireResponse> {
+    const headers = creationLines(DIALECT, { complete: true, length: BODY.length });
+    return exchangeOver(transport, app.url, { method, target, headers, body: BODY });
+  }
+
+  const targetOf = (path: string, { name }: Kind, method: string): string =>
+    `${path}${encodeURIComponent(`${transport} ${method} ${name}`)}`;
+
+  describe.each(['POST', 'PUT'])('of an upload by %s', (method) => {
+    // A method that may be repeated changes nothing: one kind for each bound tells.
+    const kinds = KINDS.filter(({ name }) => method === 'POST' || /without end|large fields|becomes/.test(name));
+    test.each(kinds)('$name: 502, once, and the record says why', async (kind) => {
+      meets(kind);
+      const target = targetOf('/files/', kind, method);
+      const before = app.log.length;
+      const response = await upload(method, target);
+      expect([response.status, response.header('Upload-Complete')]).toEqual([502, '?0']);
+      expect(await problemOfAttempt(before)).toMatch(kind.problem);
+      expect(requestsFor(target)).toBe(1);
+      // It is kept, and may be sent once more.
+      origin.setScript(async (exchange) => {
+        await exchange.readBody();
+        await exchange.respond({ status: 201, body: 'made' });
+      });
+      const location = response.interims[0]!.header('Location')!;
+      const again = await exchangeOver(transport, app.url, {
+        method: 'PATCH',
+        target: new URL(location).pathname,
+        headers: appendLines(DIALECT, { offset: BODY.length - 1, complete: true }),
+        body: BODY.slice(-1),
+      });
+      expect([again.status, requestsFor(target)]).toEqual([201, 2]);
+    });
+  });
+
+  test.each(KINDS)('of an eager upload, $name: 502, and the record says why', async (kind) => {
+    meets(kind);
+    const before = app.log.length;
+    const response = await upload('POST', targetOf('/eager/', kind, 'POST'));
+    expect(response.status).toBe(502);
+    expect(await problemOfAttempt(before)).toMatch(kind.problem);
+  });
+
+  test.each(KINDS)('of a spooled request, $name: 502', async (kind) => {
+    meets(kind);
+    const target = targetOf('/spooled/', kind, 'POST');
+    expect((await exchangeOver(transport, app.url, { method: 'POST', target, body: BODY })).status).toBe(502);
+    expect(requestsFor(target)).toBe(1);
+  });
+
+  test.each(KINDS.filter(({ isOfBody }) => !isOfBody))('of what passes through, $name: 502', async (kind) => {
+    meets(kind);
+    const target = targetOf('/files/', kind, 'GET');
+    expect((await exchangeOver(transport, app.url, { method: 'GET', target })).status).toBe(502);
+    expect(requestsFor(target)).toBe(1);
+  });
+
+  test('of an upload, a 503 whose body ends with the connection is a refusal like any other', async () => {
+    const target = `/files/${transport.at(-1)}-refused`;
+    origin.setScript(async (exchange) => {
+      await exchange.readBody();
+      if (requestsFor(target) > 1) return exchange.respond({ status: 201, body: 'made' });
+      exchange.socket.write(`HTTP/1.1 503 Service Unavailable\r\n\r\n${'x'.repeat(100)}`);
+    });
+    expect((await upload('POST', target)).status).toBe(201);
+    expect(requestsFor(target)).toBe(2);
+  });
+
+  test('what passes through may have as large a body as it wants', async () => {
+    origin.setScript((exchange) => exchange.respond({ status: 200, body: 'x'.repeat(20_000) }));
+    const response = await exchangeOver(transport, app.url, { method: 'GET', target: '/files/large' });
+    expect([response.status, response.body.length]).toEqual([200, 20_000]);
+  });
+});
+
+describe('heads that a client over HTTP/2 does not take', () => {
+  const LARGE = [
+    ['over its own limit', 20_000, 10_000],
+    ['over what can be sent', 100_000, undefined],
+  ] as const;
+  const PATHS = ['an upload', 'what passes through'] as const;
+
+  for (const path of PATHS)
+    test.each(LARGE)(`of ${path}: one %s is 502, and the session goes on`, async (_, size, maxHeaderListSize) => {
+      const fields = Array.from({ length: size / 1000 }, (__, at) => [`X-Field-${at}`, 'x'.repeat(980)] as const);
+      origin.setScript(async (exchange) => {
+        await exchange.readBody();
+        await exchange.respond({ status: 200, headers: exchange.target.includes('large') ? fields : [], body: 'ok' });
+      });
+      const client = await connectH2(app.url, { settings: { maxHeaderListSize } });
+      const isUpload = path === 'an upload';
+      const headers = isUpload ? creationLines(DIALECT, { complete: true, length: BODY.length }) : [];
+      const ask = (target: string): Promise<WireResponse> =>
+        client.request({ method: isUpload ? 'POST' : 'GET', target, headers, ...(isUpload && { body: BODY }) });
+      const responses = [await ask('/files/large'), await ask('/files/small')];
+      expect(responses.map(({ status }) => status)).toEqual([502, 200]);
+      await client.close();
+    });
+});
