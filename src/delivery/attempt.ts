@@ -1,12 +1,13 @@
 import { Fault } from '../model/fault.js';
 import type { Headers } from '../model/headers.js';
+import type { OriginInterim } from '../model/outcome.js';
 import type { Route } from '../model/route.js';
 import type { Answer, Attempt, Upload } from '../model/upload.js';
 import { answerName } from '../spool/chunk-name.js';
 import type { Spool } from '../spool/spool.js';
 import { AnswerTape } from './answer-tape.js';
 import type { Framed } from './framing.js';
-import { InvalidAnswer, Unanswered, type Origin, type OriginInterim } from './origin.js';
+import { InvalidAnswer, Unanswered, type Origin } from './origin.js';
 import { replayedTrailers, replayOf } from './replay.js';
 import { retryAfterMs } from './retry-after.js';
 import { meaningOf } from './retry.js';
@@ -96,7 +97,15 @@ function send({ upload, route, content, credentials, signal, onInterim }: Attemp
   const body = content();
   const trailers = (): Headers => replayedTrailers(body.trailers?.() ?? upload.trailers ?? [], upload, route);
   const replay = replayOf(upload, route, credentials, via);
-  const request = { ...replay, content: body, trailers, timeoutMs, answerTimeoutMs, maxAnswerSize, connection } as const;
+  const request = {
+    ...replay,
+    content: body,
+    trailers,
+    timeoutMs,
+    answerTimeoutMs,
+    maxAnswerSize,
+    connection,
+  } as const;
   return origin.send(request, signal, onInterim);
 }
 

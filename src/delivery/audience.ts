@@ -1,8 +1,8 @@
+import type { OriginInterim } from '../model/outcome.js';
 import type { RetryRules } from '../model/route.js';
 import type { Undelivered, Upload } from '../model/upload.js';
 import type { AnswerTape } from './answer-tape.js';
 import { Change } from './change.js';
-import type { OriginInterim } from './origin.js';
 
 export type InterimListener = (interim: OriginInterim) => void;
 

@@ -1,11 +1,12 @@
 import { setMaxListeners } from 'node:events';
 import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
+import type { Route } from '../model/route.js';
 import type { Undelivered, Upload } from '../model/upload.js';
 import type { InterimListener, Pending, RunResult } from './audience.js';
 import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
-import { EagerAttempt, mayBeginEarly, type Feed } from './eager.js';
+import { EagerAttempt, isEager, mayBeginEarly, type Feed } from './eager.js';
 import { keptAnswer } from './kept-answer.js';
 import { AllTurns } from './origin-turns.js';
 import { PatientStore } from './patient-store.js';
@@ -133,11 +134,17 @@ export class Delivery {
     const route = routeOf(upload, this.rooms.routes);
     const { turns } = this.rooms;
     if (known || this.draining.signal.aborted || !mayBeginEarly(upload, route)) return known;
-    if (!turns.of(route.origin).isFree(route.delivery)) return undefined;
+    if (!turns.of(route.origin).isFreeForEager(route.delivery)) return undefined;
     const eager = new EagerAttempt(upload, route, this.rooms);
     this.eagers.set(id, eager);
     this.note(eager.over().finally(() => this.eagers.delete(id)));
     return eager;
+  }
+
+  /** Whether the origin of a route gets the bytes of such an upload as they come: never, or not now. */
+  follows(route: Route, length: number | undefined): 'yes' | 'never' | 'busy' {
+    if (!isEager(route, length)) return 'never';
+    return this.rooms.turns.of(route.origin).isFreeForEager(route.delivery) ? 'yes' : 'busy';
   }
 
   /** The upload has no future: what its origin was given of it is cut. */

@@ -29,12 +29,18 @@ export interface Feed {
   takeEarlyAnswer(): EarlyAnswer | undefined;
 }
 
-/** Whether the origin's request can begin before the upload is whole. Once an upload: after that the spool delivers it. */
-export function mayBeginEarly({ phase, attemptCount, length }: Upload, { delivery, authorize }: Route): boolean {
+const EAGER = { isUrgent: () => true, isEager: true } as const;
+
+/** Whether the route feeds its origin with uploads of this length, which may not be known. */
+export function isEager({ delivery, authorize }: Route, length: number | undefined): boolean {
   const { mode, eager, gate } = delivery;
   if (mode !== 'eager' || gate || authorize.recheck) return false;
-  const suits = length === undefined ? eager.unknownLength === 'chunked' : length > 0;
-  return phase === 'receiving' && attemptCount === 0 && suits;
+  return length === undefined ? eager.unknownLength === 'chunked' : length > 0;
+}
+
+/** Whether the origin's request can begin before the upload is whole. Once an upload: after that the spool delivers it. */
+export function mayBeginEarly({ phase, attemptCount, length }: Upload, route: Route): boolean {
+  return phase === 'receiving' && attemptCount === 0 && isEager(route, length);
 }
 
 /**
@@ -134,7 +140,7 @@ export class EagerAttempt implements Feed {
   private async run(): Promise<Tried | undefined> {
     const { turns, metrics } = this.rooms;
     const { origin, delivery } = this.route;
-    const turn = await turns.of(origin).take({ rules: delivery, isUrgent: () => true, signal: this.cutting.signal });
+    const turn = await turns.of(origin).take({ ...EAGER, rules: delivery, signal: this.cutting.signal });
     if (turn.kind !== 'go') return this.notBegun();
     metrics.activeDeliveries.inc();
     let lives: boolean | undefined;
@@ -173,7 +179,17 @@ export class EagerAttempt implements Feed {
     const { signal } = this.cutting;
     const keepChallengeIn = () => (this.onTape ? 'spool' : 'memory');
     const onInterim: InterimListener = (interim) => this.onInterim?.(interim);
-    const call = { upload, route, content, credentials: [], attempt, signal, onTape, onInterim, keepChallengeIn } as const;
+    const call = {
+      upload,
+      route,
+      content,
+      credentials: [],
+      attempt,
+      signal,
+      onTape,
+      onInterim,
+      keepChallengeIn,
+    } as const;
     return tryOnce(call, this.rooms);
   }
 

@@ -10,6 +10,8 @@ export interface TurnCall {
   readonly rules: TurnRules;
   /** A client waits for this one: it goes before those nobody waits for. */
   readonly isUrgent: () => boolean;
+  /** It is held for as long as a client uploads. */
+  readonly isEager?: true;
   readonly signal: AbortSignal;
 }
 
@@ -35,6 +37,7 @@ export class OriginTurns {
   private readonly breaker = new Breaker();
   private readonly asked = new Set<Asked>();
   private active = 0;
+  private activeEager = 0;
   private given = 0;
 
   constructor(
@@ -49,6 +52,14 @@ export class OriginTurns {
   /** Whether a turn that is asked for now would be given at once. */
   isFree({ concurrency }: TurnRules): boolean {
     return this.active + this.asked.size < concurrency && this.breaker.admits(this.monotonic()) === 'go';
+  }
+
+  /**
+   * The same for an eager delivery: at most half of the turns, rounded down, are those of clients that are still uploading,
+   * and none as long as a whole upload waits for one. Slow clients would hold up all others.
+   */
+  isFreeForEager(rules: TurnRules): boolean {
+    return this.asked.size === 0 && this.activeEager < Math.floor(rules.concurrency / 2) && this.isFree(rules);
   }
 
   take(call: TurnCall): Promise<Turn> {
@@ -73,7 +84,7 @@ export class OriginTurns {
       if (admission === 'wait') return;
       if (admission === 'go') {
         if (this.active >= next.rules.concurrency) return;
-        next.settle(this.begin(next.rules));
+        next.settle(this.begin(next));
       } else next.settle({ kind: 'later', at: admission.until });
     }
   }
@@ -85,8 +96,9 @@ export class OriginTurns {
     return oldest;
   }
 
-  private begin(rules: TurnRules): Turn {
+  private begin({ rules, isEager }: TurnCall): Turn {
     this.active++;
+    if (isEager) this.activeEager++;
     this.given++;
     const isProbe = this.breaker.begun();
     let isOver = false;
@@ -94,6 +106,7 @@ export class OriginTurns {
       if (isOver) return;
       isOver = true;
       this.active--;
+      if (isEager) this.activeEager--;
       if (this.breaker.ended(lives, isProbe, this.monotonic(), rules.breaker)) this.onOpened();
       this.giveTurns();
     };

@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import type { HeaderLine, Headers } from '../model/headers.js';
+import type { OriginInterim } from '../model/outcome.js';
 import type { Framed } from './framing.js';
 import type { Replay } from './replay.js';
 
@@ -9,7 +10,11 @@ export interface Origin {
    * Fulfilled with the head of the origin's final response, which may come before the request is sent completely.
    * Rejects with `Unanswered`. The signal, or a body that fails, breaks the connection off: a cut request never looks whole.
    */
-  send(request: OriginRequest, signal: AbortSignal, onInterim?: (interim: OriginInterim) => void): Promise<OriginAnswer>;
+  send(
+    request: OriginRequest,
+    signal: AbortSignal,
+    onInterim?: (interim: OriginInterim) => void,
+  ): Promise<OriginAnswer>;
   /** Ends every connection. */
   close(): Promise<void>;
 }
@@ -29,13 +34,6 @@ export interface OriginRequest extends Replay {
    * then nobody knows whether it took it (RFC 9112 §9.3.1): that is for requests that may be repeated.
    */
   readonly connection: 'kept' | 'fresh';
-}
-
-/** An interim response (RFC 9110 §15.2), with every field as it came. */
-export interface OriginInterim {
-  readonly status: number;
-  readonly reason: string;
-  readonly headers: HeaderLine[];
 }
 
 export interface OriginAnswer {

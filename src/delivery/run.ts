@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Headers } from '../model/headers.js';
+import type { OriginInterim } from '../model/outcome.js';
 import type { Route } from '../model/route.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
@@ -11,7 +12,6 @@ import type { EagerAttempt } from './eager.js';
 import { Ending, type Next } from './ending.js';
 import { framed } from './framing.js';
 import { Interlude } from './interlude.js';
-import type { OriginInterim } from './origin.js';
 import type { Turn } from './origin-turns.js';
 import { reportAttempt } from './report.js';
 import { beforeAttempt, isPartly, LOST_WITH_PROCESS, mayAskAgain, type Start } from './retry.js';

@@ -1,7 +1,8 @@
 import { Readable } from 'node:stream';
 import { type Dispatcher, errors } from 'undici';
 import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
-import { InvalidAnswer, Unanswered, type OriginAnswer, type OriginInterim, type OriginRequest } from './origin.js';
+import type { OriginInterim } from '../model/outcome.js';
+import { InvalidAnswer, Unanswered, type OriginAnswer, type OriginRequest } from './origin.js';
 import { gatherSmallPieces } from '../streams/gather.js';
 import { LARGEST_HEAD, type OriginConnection } from './undici-connections.js';
 import { OTHER_INTERIM } from './undici-heads.js';
@@ -101,7 +102,7 @@ export class UndiciExchange implements Dispatcher.DispatchHandler {
     if (answerTimeoutMs === undefined || this.timer || this.isOver) return;
     const problem = `the answer was not whole after ${answerTimeoutMs / 1000} s`;
     const end = (): void => this.controller?.abort(new InvalidAnswer(problem));
-    this.timer = setTimeout(end, Math.min(answerTimeoutMs, LONGEST_TIMER_MS));
+    this.timer = setTimeout(end, Math.min(answerTimeoutMs, LONGEST_TIMER_MS)).unref();
   }
 
   onResponseEnd(controller: Controller): void {

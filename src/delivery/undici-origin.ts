@@ -2,7 +2,8 @@ import type { Readable } from 'node:stream';
 import type { Dispatcher } from 'undici';
 import { authenticatesConnection } from '../model/connection-auth.js';
 import type { HeaderLine } from '../model/headers.js';
-import { Unanswered, type Origin, type OriginAnswer, type OriginInterim, type OriginRequest } from './origin.js';
+import type { OriginInterim } from '../model/outcome.js';
+import { Unanswered, type Origin, type OriginAnswer, type OriginRequest } from './origin.js';
 import { OriginConnections } from './undici-connections.js';
 import { UndiciExchange } from './undici-exchange.js';
 

@@ -1,12 +1,12 @@
 import { fieldValue, fromRawHeaders, passedOn, type HeaderLine, type Headers } from '../model/headers.js';
-import type { OriginInterim } from '../delivery/origin.js';
 import type { AppendIntent, CreateIntent, Intent } from '../model/intent.js';
-import type { Elsewhere, Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
+import type { Elsewhere, Interrupted, News, OriginInterim, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import { calledUrl, type RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
 import type { StoredRequest, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
+import { readBoolean, valueOf } from '../protocol/fields.js';
 import { plain } from '../protocol/plain.js';
 import { type Protocol, type Reply, type ReplyContext, isRefusal } from '../protocol/protocol.js';
 import { Body } from '../uploads/body.js';
@@ -80,6 +80,8 @@ export class UploadRequests {
     if (admission?.kind === 'out') return { kind: 'turned-away', answer: admission.answer };
     if (isRefusal(request)) return { kind: 'refused', refusal: request };
     const { uploads } = this.options;
+    const unwanted = this.refuseIncremental(asked, request);
+    if (unwanted) return { kind: 'refused', refusal: unwanted };
     switch (request.kind) {
       case 'create':
         return this.create(asked, request);
@@ -92,6 +94,12 @@ export class UploadRequests {
       case 'discover':
         return { kind: 'discovered' };
     }
+  }
+
+  private refuseIncremental({ head, route, upload }: UploadRequest, request: Intent): Refusal | undefined {
+    if (request.kind !== 'create' && request.kind !== 'append') return undefined;
+    if (valueOf(readBoolean(head.headers, 'Incremental')) !== true) return undefined;
+    return this.options.uploads.refuseIncremental(request, route, upload);
   }
 
   /** Nobody's body is taken before whoever the route names has let them in. */

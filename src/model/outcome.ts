@@ -25,8 +25,17 @@ export type Refusal =
   /** An upload resource was asked something it does not understand. */
   | { readonly reason: 'method-not-allowed'; readonly allowed: readonly string[] }
   | { readonly reason: 'digest-mismatch'; readonly field: 'Content-Digest' | 'Repr-Digest'; readonly upload?: Upload }
+  /** The client wants its content passed on as it comes (RFC 10036), and here it is not; `busy`: not now. */
+  | { readonly reason: 'incremental-refused'; readonly isBusy: boolean }
   | { readonly reason: 'storage-full'; readonly upload?: Upload }
   | { readonly reason: 'unavailable'; readonly detail: string; readonly retryAfterSeconds: number };
+
+/** An interim response of the origin (RFC 9110 §15.2), with every field as it came. */
+export interface OriginInterim {
+  readonly status: number;
+  readonly reason: string;
+  readonly headers: Headers;
+}
 
 /** The origin's answer as it is given to a client, now or again. */
 export interface RelayedAnswer {

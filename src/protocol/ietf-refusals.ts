@@ -9,6 +9,9 @@ import type { Reply, ReplyContext } from './protocol.js';
 /** A full disk does not say when it will have room again (RFC 9110 §10.2.3 wants a number). */
 const STORAGE_RETRY_SECONDS = 60;
 
+/** An origin may take no more uploads at a time for as long as the others last. */
+const BUSY_RETRY_SECONDS = 5;
+
 /**
  * Turns a request down, in the protocol's own name: "not complete" throughout, because it is not the origin who speaks
  * (RUFH §4.1.2), and with everything a client needs to do better (§4.1.4: a rejection carries all limits).
@@ -74,6 +77,8 @@ function statusOf(refusal: Refusal, dialect: Dialect): number {
       return 503;
     case 'key-reused':
       return 422; // draft-ietf-httpapi-idempotency-key-header §2.7
+    case 'incremental-refused':
+      return refusal.isBusy ? 429 : 501; // RFC 10036
     case 'storage-full':
       return 507;
   }
@@ -93,11 +98,15 @@ function hasLimits({ reason }: Refusal, { status }: Problem): boolean {
 }
 
 /** The one field that helps with this refusal in particular. */
-function adviceLine(refusal: Refusal): HeaderLine | undefined {
+export function adviceLine(refusal: Refusal): HeaderLine | undefined {
   const { reason } = refusal;
   if (reason === 'method-not-allowed') return ['Allow', refusal.allowed.join(', ')]; // RFC 9110 §15.5.6
   if (reason === 'unsupported-media-type') return ['Accept-Patch', refusal.expected]; // RFC 5789 §2.2
   if (reason === 'storage-full') return retryAfterLine(STORAGE_RETRY_SECONDS);
+  if (reason === 'incremental-refused')
+    return refusal.isBusy
+      ? retryAfterLine(BUSY_RETRY_SECONDS)
+      : ['Proxy-Status', 'rufh-proxy; error=incremental_refused'];
   if (reason === 'unavailable') return retryAfterLine(refusal.retryAfterSeconds);
   return undefined;
 }
@@ -114,6 +123,10 @@ const DETAILS: Details = {
   'already-complete': ({ upload }) =>
     `Every byte of this upload is here, and this request does not repeat its end. ` +
     `To get its answer, append what follows offset ${shownOffset(upload)} again, as the end.`,
+  'incremental-refused': ({ isBusy }) =>
+    isBusy
+      ? 'No more content can be passed on as it comes right now. Try again later, or send it without Incremental.'
+      : 'Content is not passed on here as it comes, but when it is whole. Send it without Incremental.',
   'key-reused': ({ differsIn }) =>
     `Another upload was begun with this Idempotency-Key: its ${differsIn} is not the same. Send a new upload with a new key.`,
   'inconsistent-length': ({ detail }) => `${detail} Repeat the request with lengths that agree.`,

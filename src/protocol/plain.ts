@@ -5,7 +5,7 @@ import { PLAIN, type Undelivered } from '../model/upload.js';
 import { final } from './dialects.js';
 import { limitLine, lines, retryAfterLine } from './ietf-lines.js';
 import { knownContentLength } from './ietf-parse.js';
-import { problemOf } from './ietf-refusals.js';
+import { adviceLine, problemOf } from './ietf-refusals.js';
 import { answerLostProblem, problemReply } from './problem.js';
 import type { Protocol, Reply, ReplyContext } from './protocol.js';
 
@@ -74,7 +74,7 @@ function refused(refusal: Refusal, context: ReplyContext): Reply {
       retryAfterLine(refusal.retryAfterSeconds),
     ]);
   const limits = reason === 'upload-required' ? limitLine(final, undefined, context) : undefined;
-  return problemReply(problemOf(refusal, final), lines(limits));
+  return problemReply(problemOf(refusal, final), lines(limits, adviceLine(refusal)));
 }
 
 /** As a gateway says it (RFC 9110 §15.6.3, §15.6.4). */

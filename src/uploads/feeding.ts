@@ -1,6 +1,7 @@
 import type { EarlyAnswer, Feed } from '../delivery/eager.js';
 import type { AppendIntent, CreateIntent } from '../model/intent.js';
 import type { Interrupted, Outcome } from '../model/outcome.js';
+import type { Route } from '../model/route.js';
 import type { Upload } from '../model/upload.js';
 import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
@@ -12,6 +13,8 @@ import type { TakeIn, TakeInTask, Whole } from './take-in.js';
 export interface Feeds {
   /** Undefined when nobody does. */
   follow(upload: Upload): Feed | undefined;
+  /** Whether uploads of this length are wanted so on this route: never, or not now. */
+  follows(route: Route, length: number | undefined): 'yes' | 'never' | 'busy';
   /** The upload has no future. */
   unfollow(id: string): void;
 }

@@ -84,6 +84,16 @@ export class Uploads {
     return upload.phase === 'answered' ? ((await this.rooms.delivery.kept(upload)) ?? 'lost') : undefined;
   }
 
+  /** RFC 10036: why content that is to be passed on as it comes is not; undefined where it is. */
+  refuseIncremental(intent: CreateIntent | AppendIntent, route: Route, upload?: Upload): Refusal | undefined {
+    if (intent.contentLength === 0) return undefined;
+    const length = upload?.length ?? intent.declaredLength ?? (intent.complete ? intent.contentLength : undefined);
+    const follows = this.rooms.feeds?.follows(route, length) ?? 'never';
+    // One that has begun goes on: it has its place already, or nothing more to win.
+    if (follows === 'yes' || (follows === 'busy' && intent.kind === 'append')) return undefined;
+    return { reason: 'incremental-refused', isBusy: follows === 'busy' };
+  }
+
   async create(
     intent: CreateIntent,
     route: Route,

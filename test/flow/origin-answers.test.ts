@@ -15,6 +15,7 @@ delivery:
   answer_timeout: 400ms
   max_answer_size: 10000
   retry: { first_delay: 10ms, longest_delay: 20ms }
+  breaker: { failures: 1000, pause: 10ms }
 routes:
   - match: { path: /eager/** }
     delivery: { mode: eager }

@@ -165,7 +165,7 @@ describe('a store that may forget', () => {
       await room.close();
       await open({
         hears: false,
-        feeds: { follow: (upload) => new EarlyEnd(upload, kind), unfollow: () => undefined },
+        feeds: { follow: (upload) => new EarlyEnd(upload, kind), unfollow: () => undefined, follows: () => 'yes' },
       });
       const { stream, outcome } = room.append(id);
       stream.push('hello');

@@ -59,7 +59,9 @@ test('an origin alone is enough, everything else has a default', () => {
           rewriteLocation: false,
           framing: { kind: 'raw' },
           parkOn: [401, 407],
+          answerTimeoutMs: 1_200_000,
           clientKeys: false,
+          maxAnswerSize: 2 ** 30,
           concurrency: 64,
           breaker: { failures: 5, pauseMs: 10_000 },
           retry: {

@@ -159,3 +159,25 @@ test('routes to one server share its turns, whatever their path', () => {
   expect(all.of('http://a:1')).not.toBe(all.of('http://a:2'));
   expect(all.queued).toBe(0);
 });
+
+test.each([
+  [1, 0],
+  [2, 1],
+  [3, 1],
+  [5, 2],
+  [64, 32],
+])('of %i turns eager deliveries have at most %i, and none while a whole upload waits', async (concurrency, most) => {
+  const bench = new Bench();
+  const rules = { ...RULES, concurrency };
+  const eager = [];
+  while (bench.turns.isFreeForEager(rules)) eager.push(await bench.go('eager', { rules, isEager: true }));
+  expect(eager).toHaveLength(most);
+  const whole = [];
+  for (let count = most; count < concurrency; count++) whole.push(await bench.go('whole', { rules }));
+  const waiting = bench.go('waiting', { rules });
+  eager[0]?.end(true);
+  expect(bench.turns.isFreeForEager(rules)).toBe(false);
+  whole[0]!.end(true);
+  (await waiting).end(true);
+  expect(bench.turns.isFreeForEager(rules)).toBe(most > 0);
+});
