@@ -14,18 +14,12 @@ import {
 } from '../../disk/files.js';
 import { hasCode, isNoRoom, storageFault } from '../../disk/storage-fault.js';
 import type { Fault } from '../../model/fault.js';
-import { blanks, changeLine, readRecord, snapshotLine, type ReadRecord } from './record-lines.js';
+import { blanks, changeLine, readRecord, RESERVED_BYTES, snapshotLine, type ReadRecord } from './record-lines.js';
 import { changed, changedCopy, hasOpenAttempt, type Change, type UploadRecord } from './upload-record.js';
 
 /** Written anew when the changes outweigh the snapshot so often: then rewriting costs a quarter of appending at most. */
 const CHANGES_PER_SNAPSHOT = 4;
 const LEAST_CHANGES = 64 * 1024;
-
-/**
- * Kept free behind the line of an attempt that begins, so that its answer can be noted on a full disk: a status, some
- * dozens of header lines and a short body.
- */
-export const RESERVED_BYTES = 4096;
 
 /**
  * The file of one record: a snapshot, then one line a change. No descriptor is kept open between changes, so the number

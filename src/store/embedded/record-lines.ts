@@ -1,8 +1,17 @@
 import { crc32 } from 'node:zlib';
-import { changed, isSound, type Change, type UploadRecord } from './upload-record.js';
+import type { Phase } from '../../model/upload.js';
+import { changed, hasOpenAttempt, isSound, type Change, type UploadRecord } from './upload-record.js';
 
 /** Raised when older programs could no longer read what we write. */
 const FORMAT = 1;
+
+/**
+ * Kept free behind the line of an attempt that begins, so that its answer can be noted on a full disk: a status, some
+ * dozens of header lines and a short body.
+ */
+export const RESERVED_BYTES = 4096;
+
+const DELIVERABLE: ReadonlySet<Phase> = new Set(['complete', 'delivering', 'undelivered']);
 
 const NEWLINE = 0x0a;
 const BLANK = 0x20;
@@ -36,8 +45,8 @@ export function blanks(bytes: number): Buffer {
   return Buffer.alloc(bytes, BLANK);
 }
 
-/** Reads a record's file; undefined when not even its first line can be read. */
-export function readRecord(file: Buffer): ReadRecord | undefined {
+/** Reads a record's file, at this time; undefined when not even its first line can be read. */
+export function readRecord(file: Buffer, readAt = Date.now()): ReadRecord | undefined {
   const snapshot = lineAt(file, 0);
   if (!isSnapshot(snapshot?.value)) return undefined;
   let record: UploadRecord = snapshot.value;
@@ -49,7 +58,22 @@ export function readRecord(file: Buffer): ReadRecord | undefined {
     record = changed(record, next.value as Change);
     at = next.end;
   }
-  return { record, snapshotBytes, goodBytes: at, fileBytes: file.length, state: stateOf(record, file, at) };
+  const state = stateOf(record, file, at);
+  const mayLackAttempt = (state === 'torn' || state === 'illegible') && file.length - at >= RESERVED_BYTES;
+  if (mayLackAttempt) record = withLostAttempt(record, readAt);
+  return { record, snapshotBytes, goodBytes: at, fileBytes: file.length, state };
+}
+
+/**
+ * So much was dropped that the line of an attempt, with its room, may be in it: a crash leaves that, and so does a disk that
+ * has lost the lines of an attempt and of its answer. The origin may have been asked, so it is not asked again unsaid.
+ */
+function withLostAttempt(record: UploadRecord, startedAt: number): UploadRecord {
+  const { phase, attemptCount } = record.upload;
+  if (!DELIVERABLE.has(phase) || hasOpenAttempt(record)) return record;
+  const number = attemptCount + 1;
+  const attempt = { number, budgetFrom: number, budgetSince: startedAt, origin: 'unknown', startedAt };
+  return changed(record, { attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] });
 }
 
 function stateOf(record: UploadRecord, file: Buffer, goodBytes: number): ReadRecord['state'] {
