@@ -56,12 +56,16 @@ export class HeldClaim {
     this.attempt = attempt;
   }
 
-  /** Stops renewing; the store forgets the claim with the next phase. */
-  release(): void {
+  /**
+   * Stops renewing, and waits for a renewal that is under way: one that came after the step which gives the claim up would
+   * take it back. The store forgets the claim with the next phase.
+   */
+  async release(): Promise<void> {
     clearInterval(this.timer);
     // With a reason, or each delivery would make an error with a stack that nobody reads.
     this.released.abort('released');
     this.rooms.halted.removeEventListener('abort', this.halt);
+    await this.renewing;
   }
 
   private get ageMs(): number {
@@ -71,15 +75,17 @@ export class HeldClaim {
   /** While the store is away until it is back: from then on everybody may take what has run out. */
   private renewInBackground(): void {
     const { store, log } = this.rooms;
+    const { signal } = this.released;
     this.renewing ??= store
-      .ask(() => this.renew(), { signal: this.released.signal })
+      // Once it is released nothing is asked any more.
+      .ask(() => signal.aborted || this.renew(), { signal })
       .then(
         (isHeld) => {
           if (!isHeld) this.controller.abort(new Error('the upload has ended, or another worker delivers it'));
         },
         (error: unknown) => {
           // Until it runs out the claim holds, and the next renewal may get through.
-          if (!this.released.signal.aborted) log.warn({ upload: uploadTag(this.id), err: error }, NOT_RENEWED);
+          if (!signal.aborted) log.warn({ upload: uploadTag(this.id), err: error }, NOT_RENEWED);
         },
       )
       .finally(() => (this.renewing = undefined));

@@ -1,9 +1,11 @@
+import { Fault } from '../model/fault.js';
 import type { Route } from '../model/route.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import type { AnswerTape } from './answer-tape.js';
 import type { Answered, Tried } from './attempt.js';
 import type { Audience, Pause, RunResult } from './audience.js';
-import { recordAnswer, removeChunks } from './record.js';
+import type { HeldClaim } from './claim.js';
+import { recordAnswer, removeChunks, untilRecorded } from './record.js';
 import { reportEnd, reportLoss } from './report.js';
 import { afterAttempt } from './retry.js';
 import type { Rooms } from './rooms.js';
@@ -19,6 +21,7 @@ const STOPPING: Undelivered = { reason: 'unreachable', problem: 'the proxy is be
 /** What becomes of a delivery after an attempt, written down before anybody hears of it. */
 export class Ending {
   private readonly startedAt: number;
+  private claim: Pick<HeldClaim, 'release'> | undefined;
 
   constructor(
     private readonly id: string,
@@ -30,6 +33,11 @@ export class Ending {
     this.startedAt = rooms.monotonic();
   }
 
+  /** The claim that the next step gives up. */
+  endsWith(claim: Pick<HeldClaim, 'release'>): void {
+    this.claim = claim;
+  }
+
   /** `chunks`: of the upload, when they have to be removed. */
   after(upload: Upload, tried: Tried, route: Route, chunks: () => Promise<readonly Chunk[]>): Promise<Next> {
     if (!hasAnswer(tried)) return this.unanswered(upload, tried, route);
@@ -39,14 +47,20 @@ export class Ending {
   async postpone(pause: Exclude<Next, 'over'>): Promise<Next> {
     const { store, worker, clock, monotonic } = this.rooms;
     const dueAt = Math.round(clock() + pause.until - monotonic());
-    const postponed = await store.postpone(this.id, worker, dueAt);
+    await this.claim?.release();
+    const postponed = await this.noted(() => store.postpone(this.id, worker, dueAt));
     return postponed === 'stale' ? this.elsewhere() : pause;
   }
 
   async giveUp(verdict: Undelivered): Promise<Next> {
-    const isTold = this.audience.isWaiting && verdict.reason === 'outcome-unknown';
-    const why: Undelivered = isTold ? { ...verdict, clientKnows: true } : verdict;
-    const upload = await this.rooms.store.giveUp(this.id, this.rooms.worker, why);
+    const { store, worker } = this.rooms;
+    let why = verdict;
+    await this.claim?.release();
+    const upload = await this.noted(() => {
+      const isTold = this.audience.isWaiting && verdict.reason === 'outcome-unknown';
+      why = isTold ? { ...verdict, clientKnows: true } : verdict;
+      return store.giveUp(this.id, worker, why);
+    });
     if (upload === 'stale') return this.elsewhere();
     reportEnd(upload, 'undelivered', this.startedAt, this.rooms);
     return this.finish({ kind: 'undelivered', upload, why });
@@ -130,10 +144,29 @@ export class Ending {
   /** As the one who made it: when the claim was taken meanwhile, it is asked back first. */
   private async endAttempt(attempt: Attempt): Promise<Upload | 'stale'> {
     const { store, worker, clock, claimMs } = this.rooms;
-    const ended = await store.endAttempt(this.id, worker, attempt);
-    if (ended !== 'stale') return ended;
-    const isHeld = await store.renewClaim(this.id, worker, clock() + claimMs, attempt.number);
-    return isHeld ? store.endAttempt(this.id, worker, attempt) : 'stale';
+    return this.noted(async () => {
+      const ended = await store.endAttempt(this.id, worker, attempt);
+      if (ended !== 'stale') return ended;
+      const isHeld = await store.renewClaim(this.id, worker, clock() + claimMs, attempt.number);
+      return isHeld ? store.endAttempt(this.id, worker, attempt) : 'stale';
+    });
+  }
+
+  /**
+   * A step that a machine refuses is done again until it is done: what was certainly never sent would become something that
+   * nobody knows. Those who wait do not wait for that.
+   */
+  private async noted<T>(step: () => Promise<T>): Promise<T> {
+    let hasShown = false;
+    const onTrouble = (error: unknown): void => {
+      if (hasShown) return;
+      hasShown = true;
+      this.audience.show({ kind: 'failed', error });
+    };
+    const outcome = await untilRecorded(this.id, () => unlessHopeless(step), this.rooms, onTrouble);
+    if (hasShown) this.audience.takeBack();
+    if ('error' in outcome) throw outcome.error;
+    return outcome.done;
   }
 
   /** State that was lost is never guessed: the client finds the upload gone and begins anew. */
@@ -141,6 +174,16 @@ export class Ending {
     const lost = await this.rooms.store.lose(this.id);
     if (lost !== 'gone') reportLoss(upload, problem, this.rooms);
     return this.elsewhere();
+  }
+}
+
+/** What a step came to, where doing it again can change nothing. */
+async function unlessHopeless<T>(step: () => Promise<T>): Promise<{ readonly done: T } | { readonly error: unknown }> {
+  try {
+    return { done: await step() };
+  } catch (error) {
+    if (error instanceof Fault && error.retryable) throw error;
+    return { error };
   }
 }
 

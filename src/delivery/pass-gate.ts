@@ -4,7 +4,7 @@ import type { Gate, Route } from '../model/route.js';
 import type { Answer, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import { askGate, GateFailed, type GateAnswer, type Verdict } from './gate.js';
-import { removeChunks } from './record.js';
+import { removeChunks, untilRecorded } from './record.js';
 import type { Rooms } from './rooms.js';
 
 /** What comes of asking the gate. */
@@ -78,7 +78,8 @@ async function refuse(upload: Upload, said: GateAnswer, keepAnswerMs: number, ro
     at,
   };
   const chunks = await store.chunks(upload.id);
-  const recorded = await store.recordAnswer(upload.id, worker, { answer, body, expiresAt: at + keepAnswerMs });
+  const kept = { answer, body, expiresAt: at + keepAnswerMs };
+  const recorded = await untilRecorded(upload.id, () => store.recordAnswer(upload.id, worker, kept), rooms);
   if (recorded === 'stale') return { kind: 'stale' };
   await removeChunks(upload.id, chunks, rooms);
   return { kind: 'answered' };

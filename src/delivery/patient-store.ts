@@ -47,7 +47,7 @@ export class PatientStore implements Steps {
   }
 
   /** The step's result; its failure when that is another one than that the store is away, or when nobody waits any more. */
-  async ask<T>(step: () => Promise<T>, { signal = this.options.halted, onAway = () => {} } = {}): Promise<T> {
+  async ask<T>(step: () => Promise<T> | T, { signal = this.options.halted, onAway = () => {} } = {}): Promise<T> {
     const { random } = this.options;
     const result = await untilAvailable(step, {
       signal,

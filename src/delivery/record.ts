@@ -42,24 +42,27 @@ export async function recordAnswer(
   return untilRecorded(id, record, rooms, onTrouble);
 }
 
-/** Repeats a step that writes an answer down until it is done; gives up with its failure only when the proxy stops. */
+/**
+ * Repeats a step that writes down what came of a delivery until it is done: it was learned at the origin, and can be learned
+ * nowhere else. Gives up with its failure only when the proxy stops.
+ */
 export async function untilRecorded<T>(
   id: string,
   step: () => Promise<T>,
   { log, random, draining }: Pick<Rooms, 'log' | 'random' | 'draining'>,
-  onTrouble: () => void = () => undefined,
+  onTrouble: (error: unknown) => void = () => undefined,
 ): Promise<T> {
   let lastTries = 0;
   for (let failures = 0; ; failures++) {
     try {
       const done = await step();
-      if (failures > 0) log.info({ upload: uploadTag(id), failures }, 'an answer is recorded after all');
+      if (failures > 0) log.info({ upload: uploadTag(id), failures }, 'what came of a delivery is recorded after all');
       return done;
     } catch (error) {
-      if (failures === 0) log.error({ upload: uploadTag(id), err: error }, 'an answer could not be recorded');
+      if (failures === 0) log.error({ upload: uploadTag(id), err: error }, 'what came of a delivery could not be recorded');
       // Before anybody hears it: an error that comes once must not leave them with what a restart would not know.
       if (failures === 0 && !isAway(error)) continue;
-      if (!isAway(error)) onTrouble();
+      if (!isAway(error)) onTrouble(error);
       if (draining.aborted && ++lastTries > LAST_TRIES) throw error;
       await pauseBefore(lastTries > 0 ? lastTries : Math.max(failures, 1), random, draining);
     }

@@ -143,6 +143,7 @@ export class Run {
     // It has ended, or the whole is delivered by somebody else.
     if (!upload) return eager.cut('the whole is not for this attempt');
     const claim = new HeldClaim(this.id, this.rooms, askedAt);
+    this.ending.endsWith(claim);
     claim.holdsFor(whole.number);
     try {
       if (!(await store.ask(() => claim.isSure()))) {
@@ -153,7 +154,7 @@ export class Run {
       const tried = await eager.finish(upload, whole, { signal: claim.signal, onTape: this.tapeOf(upload), onInterim });
       return await this.ending.after(upload, tried, routeOf(upload, routes), this.chunks);
     } finally {
-      claim.release();
+      await claim.release();
     }
   }
 
@@ -204,10 +205,11 @@ export class Run {
       return this.ending.elsewhere();
     }
     const claim = new HeldClaim(this.id, this.rooms, askedAt);
+    this.ending.endsWith(claim);
     try {
       return await this.deliver(upload, chunks, turn, claim);
     } finally {
-      claim.release();
+      await claim.release();
     }
   }
 

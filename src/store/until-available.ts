@@ -16,7 +16,7 @@ export interface Patience {
 }
 
 /** Asks a store that does not answer again and again, until it does or the signal is aborted: then fails with its fault. */
-export async function untilAvailable<T>(step: () => Promise<T>, patience: Patience): Promise<T> {
+export async function untilAvailable<T>(step: () => Promise<T> | T, patience: Patience): Promise<T> {
   const { signal, random = Math.random, onAway } = patience;
   for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
     try {

@@ -128,8 +128,8 @@ export interface UploadStore {
   claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined>;
   /**
    * Extends a claim that is still held; false when it is not. `attempt`: the number of one that this worker began. As long
-   * as no newer one began, its claim is given back, whoever took it and whatever was written meanwhile; not when the upload
-   * has its answer or has ended.
+   * as no newer one began, its claim is given back, whoever took it and whatever others wrote meanwhile; not when this worker
+   * gave it up itself, nor when the upload has its answer or has ended.
    */
   renewClaim(id: string, worker: string, until: number, attempt?: number): Promise<boolean>;
   /** Notes that an attempt begins: durable before its first byte is sent. */

@@ -320,6 +320,24 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       expect(await store.get(id)).toMatchObject(expected);
     });
 
+    test.each<[string, Meanwhile, Partial<Upload>]>([
+      ['postponed it', (id) => current().store.postpone(id, 'a', 5), { phase: 'complete', dueAt: 5 }],
+      [
+        'gave it up',
+        (id) => current().store.giveUp(id, 'a', { reason: 'outcome-unknown', problem: 'x', clientKnows: true }),
+        { phase: 'undelivered', undelivered: { reason: 'outcome-unknown', problem: 'x', clientKnows: true } },
+      ],
+    ])('does not get its claim back when it %s itself: a renewal may come late', async (_, itself, expected) => {
+      const { store } = current();
+      const id = await begun();
+      await store.endAttempt(id, 'a', attempt(1, { endedAt: 7, reached: 'sent' }));
+      const [, isRenewed] = await Promise.all([itself(id), store.renewClaim(id, 'a', later, 1)]);
+      expect(isRenewed).toBe(false);
+      expect(await store.renewClaim(id, 'a', later, 1)).toBe(false);
+      expect(await store.get(id)).toMatchObject(expected);
+      expect(await store.claimDelivery(id, 'b', later)).toMatchObject({ phase: 'delivering' });
+    });
+
     test('is not the worker of an attempt that began early and was never taken over', async () => {
       const { store } = current();
       const { id } = await store.create(newUpload());

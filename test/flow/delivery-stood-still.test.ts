@@ -1,6 +1,7 @@
 import { once } from 'node:events';
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import type { Delivery, DeliveryOptions } from '../../src/delivery/delivery.js';
+import { Metrics } from '../../src/observe/metrics.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { bodyOf, DeliveryRoom, neverAborted } from '../support/delivery-room.js';
 import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
@@ -27,13 +28,19 @@ class Stillness {
     this.end();
   }
 
+  /** How many steps have waited. */
+  waited = 0;
+
   seenBy(store: UploadStore, verbs: ReadonlySet<Verb>): UploadStore {
     return new Proxy(store, {
       get: (target, name) => {
         const value = Reflect.get(target, name) as unknown;
         if (typeof value !== 'function') return value;
         return async (...given: unknown[]): Promise<unknown> => {
-          if (verbs.has(name as Verb)) await this.ending;
+          if (verbs.has(name as Verb) && this.ending) {
+            this.waited++;
+            await this.ending;
+          }
           return Reflect.apply(value, target, given) as unknown;
         };
       },
@@ -177,3 +184,45 @@ test('when its attempt is written down and nothing is sent: nothing is, for its 
   expect(attempts.map(({ reached }) => reached)).toEqual(['never-sent', 'answered']);
   expect(origin.exchanges).toHaveLength(1);
 });
+
+test.each(['postponed', 'given up'])(
+  'a renewal under way ends before the delivery is %s, which counts once',
+  async (how) => {
+    const metrics = new Metrics();
+    const ends = jest.spyOn(metrics, 'uploadEnded');
+    origin.setScript(async (exchange) => {
+      await exchange.readBody();
+      await until(() => stillness.waited > 0, 'a renewal');
+      if (how === 'postponed') await exchange.respond({ status: 503, body: 'later' });
+      else exchange.reset();
+    });
+    const verbs = new Set<Verb>(['renewClaim']);
+    const delivery = { claimMs: CLAIM_MS, metrics };
+    const seen: string[] = [];
+    const storeSeenAs = (store: UploadStore): UploadStore =>
+      new Proxy(stillness.seenBy(store, verbs), {
+        get: (target, name) => {
+          const value = Reflect.get(target, name) as unknown;
+          if (typeof value !== 'function') return value;
+          return async (...given: unknown[]): Promise<unknown> => {
+            const result = (await Reflect.apply(value, target, given)) as unknown;
+            seen.push(String(name));
+            return result;
+          };
+        },
+      });
+    room = await DeliveryRoom.open(origin.url, { delivery, storeSeenAs, retry: { firstDelayMs: 60_000 } });
+    other = room.anotherWorker();
+    const { id } = await room.whole();
+    stillness.stand();
+    const end = room.result(id);
+    await until(() => seen.includes('endAttempt'), 'the end of the attempt');
+    const before = await room.upload(id);
+    stillness.goOn();
+    expect(await end).toMatchObject({ kind: how === 'postponed' ? 'pending' : 'undelivered' });
+    expect(before.phase).toBe('delivering');
+    expect(seen.lastIndexOf('renewClaim')).toBeLessThan(seen.indexOf(how === 'postponed' ? 'postpone' : 'giveUp'));
+    expect(await room.upload(id)).toMatchObject({ phase: how === 'postponed' ? 'complete' : 'undelivered' });
+    expect(ends).toHaveBeenCalledTimes(how === 'postponed' ? 0 : 1);
+  },
+);

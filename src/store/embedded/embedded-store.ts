@@ -195,7 +195,8 @@ export class EmbeddedStore implements UploadStore {
     return this.records.step(id, async (entry) => {
       if (!entry) return false;
       if (!holdsClaim(entry, worker)) {
-        if (!isNewestAttempt(entry.record, attempt)) return false;
+        // One that has given it up itself has nothing more to learn.
+        if (entry.claim?.worker === worker || !isNewestAttempt(entry.record, attempt)) return false;
         await this.records.save(entry, decideReturn(entry.record));
       }
       entry.claim = this.claimOf(worker, until);

@@ -7,7 +7,9 @@
 -- include parts/claim
 local refused = refusal('stale')
 if refused then return refused end
-if not isHeldBy(ARGV[3]) and not isNewest(ARGV[5]) then return { 'stale' } end
+-- One that has given it up itself has nothing more to learn.
+local isOwnEnd = record.worker == ARGV[3]
+if not isHeldBy(ARGV[3]) and (isOwnEnd or not isNewest(ARGV[5])) then return { 'stale' } end
 local claimedUntil = claim(ARGV[3], ARGV[4])
 redis.call('HDEL', KEYS[1], 'dueAt', 'undelivered')
 enter('delivering')
