@@ -63,6 +63,11 @@ export class Audience {
     for (const listener of this.interimListeners) listener(interim);
   }
 
+  /** The machine that failed does its work again. */
+  takeBackFailure(): void {
+    if (this.shown?.kind === 'failed') this.takeBack();
+  }
+
   attemptFailed(): void {
     this.failures++;
   }

@@ -157,14 +157,9 @@ export class Ending {
    * nobody knows. Those who wait do not wait for that.
    */
   private async noted<T>(step: () => Promise<T>): Promise<T> {
-    let hasShown = false;
-    const onTrouble = (error: unknown): void => {
-      if (hasShown) return;
-      hasShown = true;
-      this.audience.show({ kind: 'failed', error });
-    };
+    const onTrouble = (error: unknown): void => this.audience.show({ kind: 'failed', error });
     const outcome = await untilRecorded(this.id, () => unlessHopeless(step), this.rooms, onTrouble);
-    if (hasShown) this.audience.takeBack();
+    this.audience.takeBackFailure();
     if ('error' in outcome) throw outcome.error;
     return outcome.done;
   }

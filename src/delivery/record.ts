@@ -59,7 +59,8 @@ export async function untilRecorded<T>(
       if (failures > 0) log.info({ upload: uploadTag(id), failures }, 'what came of a delivery is recorded after all');
       return done;
     } catch (error) {
-      if (failures === 0) log.error({ upload: uploadTag(id), err: error }, 'what came of a delivery could not be recorded');
+      if (failures === 0)
+        log.error({ upload: uploadTag(id), err: error }, 'what came of a delivery could not be recorded');
       // Before anybody hears it: an error that comes once must not leave them with what a restart would not know.
       if (failures === 0 && !isAway(error)) continue;
       if (!isAway(error)) onTrouble(error);

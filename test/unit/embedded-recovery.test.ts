@@ -1,11 +1,13 @@
 import { readdir, readFile, stat, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { beforeAttempt, type Start } from '../../src/delivery/retry.js';
 import { machineFiles, useFileSystem } from '../../src/disk/files.js';
+import type { Upload } from '../../src/model/upload.js';
 import { createLog, uploadTag } from '../../src/observe/log.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { readRecord } from '../../src/store/embedded/record-lines.js';
-import { answer, HOUR, newId, newUpload } from '../contract/sample-upload.js';
+import { answer, attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 let directory: TemporaryDirectory;
@@ -122,6 +124,91 @@ describe('after a crash in the middle of a write', () => {
     await reopen();
     expect(await store.nextToken(newId())).toBeGreaterThan(committed);
     expect(await store.nextToken(id)).toBeGreaterThan(committed);
+  });
+});
+
+describe('a last line that is damaged may have said that an attempt begins', () => {
+  const rules = { firstDelayMs: 1, longestDelayMs: 1, maxAttempts: 9, whileWaitingMs: 1e6, inBackgroundMs: 1e6 };
+  const startOf = (upload: Upload | undefined, repeatable: boolean): Start =>
+    beforeAttempt(upload?.attempts.at(-1), false, { repeatable, rules, parkOn: [] });
+
+  async function whole(): Promise<string> {
+    const id = await grown(5);
+    await store.commit(id, { token: 1, complete: {}, expiresAt });
+    return id;
+  }
+  const claim = (id: string): Promise<unknown> => store.claimDelivery(id, 'w', Date.now() + HOUR);
+
+  const before: [string, (id: string) => Promise<unknown>, number][] = [
+    ['the first', claim, 1],
+    ['the first, by the line of its claim', () => Promise.resolve(), 1],
+    [
+      'one that follows a refusal',
+      async (id) => {
+        await claim(id);
+        await store.beginAttempt(id, 'w', attempt(1));
+        await store.endAttempt(id, 'w', attempt(1, { endedAt: 2, reached: 'never-sent' }));
+        await store.postpone(id, 'w', 5);
+      },
+      2,
+    ],
+    [
+      'one that somebody asked for',
+      async (id) => {
+        await claim(id);
+        await store.beginAttempt(id, 'w', attempt(1));
+        await store.endAttempt(id, 'w', attempt(1, { endedAt: 2, reached: 'never-sent' }));
+        await store.giveUp(id, 'w', { reason: 'unreachable', problem: 'x' });
+      },
+      2,
+    ],
+  ];
+
+  test.each(before)('%s: it is not sent again unless it may be', async (_, until, number) => {
+    const id = await whole();
+    await until(id);
+    const good = readRecord(await readFile(logOf(id)))!.goodBytes;
+    // One changed byte between two lines makes them one.
+    if (number === 2 || (await store.get(id))?.phase === 'complete') await claim(id);
+    await store.beginAttempt(id, 'w', attempt(number));
+    const bytes = await readFile(logOf(id));
+    const end = bytes.lastIndexOf(0x0a);
+    const from = bytes.lastIndexOf(0x0a, end - 1) > good ? bytes.lastIndexOf(0x0a, end - 1) : good;
+    const places =
+      from === good ? Array.from({ length: 9 }, (__, n) => from + Math.floor(((end - from) * n) / 8)) : [from];
+    for (const at of places) {
+      await store.close();
+      const damaged = Buffer.from(bytes);
+      damaged[at]! ^= 1;
+      await writeFile(logOf(id), damaged);
+      logged = [];
+      store = await open('group');
+      const upload = await store.get(id);
+      expect(startOf(upload, false)).toMatchObject({ kind: 'give-up', why: { reason: 'outcome-unknown' } });
+      expect(startOf(upload, true)).toMatchObject({ kind: 'send', number: number + 1 });
+      expect(upload?.attemptCount).toBe(number);
+      if (upload?.undelivered) expect(upload.undelivered).toMatchObject({ reason: 'outcome-unknown' });
+      expect(logged).toEqual([expect.stringContaining('"level":"error"')]);
+      // And so it stays.
+      await store.close();
+      store = await open('group');
+      expect((await store.get(id))?.attempts).toEqual(upload?.attempts);
+    }
+  });
+
+  test('an early one may have become the whole', async () => {
+    const { id } = await store.create(newUpload());
+    await store.beginEarly(id, attempt(1, { inPart: true }));
+    await store.commit(id, { token: 1, complete: {}, expiresAt });
+    await store.claimDelivery(id, 'w', Date.now() + HOUR, attempt(1, { inPart: true }));
+    const bytes = await readFile(logOf(id));
+    bytes[bytes.lastIndexOf('startedAt')]! ^= 1;
+    await store.close();
+    await writeFile(logOf(id), bytes);
+    store = await open('group');
+    const upload = await store.get(id);
+    expect(upload).toMatchObject({ phase: 'complete', attemptCount: 1 });
+    expect(startOf(upload, false)).toMatchObject({ kind: 'give-up', why: { reason: 'outcome-unknown' } });
   });
 });
 

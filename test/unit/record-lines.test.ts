@@ -42,10 +42,12 @@ describe('the file of a record', () => {
       [zeros, 'torn'],
       [rubbish, 'illegible'],
       [Buffer.concat([zeros, rubbish]), 'illegible'],
-      // A line that was to go where room was kept, with pages missing before, within and behind it.
-      [Buffer.concat([blanks(300), rubbish, blanks(50)]), 'illegible'],
+      // Where room is kept a line is written from its end: this one never had its beginning.
+      [Buffer.concat([blanks(300), rubbish, blanks(50)]), 'torn'],
+      // With pages missing within it and behind it.
       [Buffer.concat([rubbish.subarray(0, 9), blanks(300), rubbish.subarray(20), zeros]), 'illegible'],
-      [Buffer.concat([rubbish.subarray(0, 9), blanks(300)]), 'torn'],
+      // The room behind it was written with it: it has lost its end.
+      [Buffer.concat([rubbish.subarray(0, 9), blanks(300)]), 'illegible'],
     ] as const) {
       const read = readRecord(Buffer.concat([file, end]));
       expect(read).toMatchObject({ state, goodBytes: file.length });

@@ -1,6 +1,6 @@
 import { Fault } from '../../model/fault.js';
 import type { Attempt, Answer, Undelivered, Upload } from '../../model/upload.js';
-import type { Change, UploadRecord } from './upload-record.js';
+import { changedCopy, type Change, type UploadRecord } from './upload-record.js';
 
 /**
  * Who delivers, and until when nobody else may. Kept in memory only: with the process every claim ends, because the
@@ -90,6 +90,25 @@ export function decideAttempt(record: UploadRecord, attempt: Attempt, edge: 'beg
   if (known !== (edge === 'ends'))
     throw new Fault('CONTRACT_BROKEN', `attempt ${attempt.number} ${edge}, which it cannot`, false);
   return { attempt };
+}
+
+const LINE_LOST = 'the record of its delivery is damaged: a request may have been sent';
+
+/**
+ * A record whose last line is lost. That of an upload that is whole may have said that an attempt begins, so it is taken for
+ * one that nobody heard the end of: what may not be repeated is not sent again.
+ */
+export function withLostLine(record: UploadRecord, startedAt: number): UploadRecord {
+  const { upload } = record;
+  const { phase, attempts, undelivered } = upload;
+  if (phase !== 'complete' && phase !== 'delivering' && phase !== 'undelivered') return record;
+  const newest = attempts.at(-1);
+  const isOpen = newest !== undefined && newest.reached === undefined;
+  const attempt = isOpen
+    ? mayBeWhole(newest)
+    : { number: (newest?.number ?? 0) + 1, origin: newest?.origin ?? '', startedAt, problem: LINE_LOST };
+  const why = undelivered && ({ reason: 'outcome-unknown', problem: LINE_LOST } as const);
+  return changedCopy(record, { attempt, ...(why && { set: { undelivered: why } }) });
 }
 
 export function decideAnswer(answer: Answer, expiresAt: number, answerCrc: number | undefined): Change {

@@ -8,7 +8,7 @@ import type { Upload } from '../../model/upload.js';
 import { uploadTag, type Log } from '../../observe/log.js';
 import type { SetAside } from '../upload-store.js';
 import { removeAnswer } from './answer-file.js';
-import type { Claim } from './delivery-rules.js';
+import { type Claim, withLostLine } from './delivery-rules.js';
 import { RecordFile } from './record-file.js';
 import { readRecord, type ReadRecord } from './record-lines.js';
 import type { UploadRecord } from './upload-record.js';
@@ -29,6 +29,8 @@ export interface Entry {
    * expires: a backup may still be on its way.
    */
   isLost?: boolean;
+  /** Its last line was damaged when it was read: the files that nobody counts may be those of that line. */
+  readonly hasLostLine?: boolean;
 }
 
 export interface RecordsDisk {
@@ -94,6 +96,7 @@ export async function readEntry(
   const report = FOUND[read.state];
   if (report) log[report.level]({ code: 'RECORD_DAMAGED', upload: uploadTag(id) }, report.message);
   const file = RecordFile.found(path, disk.names, read);
+  if (read.state === 'illegible') return { record: withLostLine(read.record, Date.now()), file, hasLostLine: true };
   if (read.state !== 'damaged') return { record: read.record, file };
   // RUFH §4.6: what is not certain is deactivated, never guessed.
   onLoss?.(read.record.upload, 'its record is damaged');
@@ -105,7 +108,8 @@ const FOUND: { readonly [S in ReadRecord['state']]?: { readonly level: 'warn' | 
     torn: { level: 'warn', message: 'the last line of a record has no end, as a crash leaves it: it is dropped' },
     illegible: {
       level: 'error',
-      message: 'the last line of a record is damaged and is dropped: the upload goes on from the state before it',
+      message:
+        'the last line of a record is damaged and is dropped: the upload goes on from the state before it, and what may have been sent is not sent again',
     },
     damaged: { level: 'error', message: 'a record is damaged: its upload is given up' },
   };

@@ -15,6 +15,7 @@ const DELIVERABLE: ReadonlySet<Phase> = new Set(['complete', 'delivering', 'unde
 
 const NEWLINE = 0x0a;
 const BLANK = 0x20;
+const CRC_BYTES = 8;
 
 /** The file of one record as it was found. `goodBytes` of it can stay; what follows them was never acknowledged. */
 export interface ReadRecord {
@@ -24,8 +25,8 @@ export interface ReadRecord {
   /** With the blanks behind the last line: room that is kept for the next one. */
   readonly fileBytes: number;
   /**
-   * `torn`: the last line has no end, as a crash leaves it. `illegible`: the last line has an end but is not what was
-   * written. `damaged`: something before the last line cannot be read.
+   * `torn`: the last line is not there in whole, as a crash leaves it. `illegible`: it was written in whole but is not what
+   * was written. `damaged`: something before the last line cannot be read.
    */
   readonly state: 'whole' | 'torn' | 'illegible' | 'damaged';
 }
@@ -79,11 +80,22 @@ function withLostAttempt(record: UploadRecord, startedAt: number): UploadRecord 
 function stateOf(record: UploadRecord, file: Buffer, goodBytes: number): ReadRecord['state'] {
   if (!isSound(record)) return 'damaged';
   if (file.subarray(goodBytes).every((byte) => byte === BLANK)) return 'whole';
+  // Over room that was kept the end of a line is written first: where the room is still there, its beginning never came.
+  if (file.subarray(goodBytes, goodBytes + CRC_BYTES).every((byte) => byte === BLANK)) return 'torn';
   const newline = file.indexOf(NEWLINE, goodBytes);
-  if (newline === -1) return 'torn';
+  // Room is kept by the same write as the line before it: a line in front of it has lost its end.
+  if (newline === -1) return endsWithRoom(file, goodBytes) ? 'illegible' : 'torn';
   // A power cut can leave zeros of the room that was to be kept behind it.
   const isLast = file.subarray(newline + 1).every((byte) => byte === BLANK || byte === 0);
   return isLast ? 'illegible' : 'damaged';
+}
+
+/** No line has so many blanks at its end. */
+const LEAST_ROOM = 64;
+
+function endsWithRoom(file: Buffer, goodBytes: number): boolean {
+  const end = file.subarray(-LEAST_ROOM);
+  return file.length - goodBytes > LEAST_ROOM && end.every((byte) => byte === BLANK);
 }
 
 /** CRC-32 in hex, a space, JSON, newline. JSON has no newline of its own. */
