@@ -1,4 +1,4 @@
-import type { Phase, Upload } from '../model/upload.js';
+import { idempotencyKeyOf, type Phase, type Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import { everyUpload } from '../store/every-upload.js';
 import type { UploadStore } from '../store/upload-store.js';
@@ -7,6 +7,8 @@ export type Listing = Pick<UploadStore, 'list' | 'setAside'>;
 
 export interface Wanted {
   readonly phase?: Phase;
+  /** A tag, the path of a creation, the `Idempotency-Key` that the origin gets, or the address of a client. */
+  readonly find?: string;
   readonly limit: number;
   /** The place of the last upload of the page before. */
   readonly after?: Place;
@@ -23,10 +25,11 @@ export async function newestUploads(
   store: Pick<Listing, 'list'>,
   wanted: Wanted,
 ): Promise<{ uploads: Upload[]; next?: Place }> {
-  const { phase, limit, after } = wanted;
+  const { phase, find, limit, after } = wanted;
   let found: Upload[] = [];
   for await (const upload of everyUpload(store)) {
     if (phase !== undefined && upload.phase !== phase) continue;
+    if (find !== undefined && !isFoundBy(upload, find)) continue;
     if (after && !isBehind(upload, after)) continue;
     found.push(upload);
     if (found.length > 2 * limit + 100) found = found.sort(newestFirst).slice(0, limit + 1);
@@ -34,6 +37,12 @@ export async function newestUploads(
   const page = found.sort(newestFirst).slice(0, limit);
   const last = page.at(-1);
   return found.length > limit && last ? { uploads: page, next: placeOf(last) } : { uploads: page };
+}
+
+function isFoundBy(upload: Upload, what: string): boolean {
+  const { target, clientAddress } = upload.request;
+  const names = [uploadTag(upload.id), target.split('?', 1)[0], idempotencyKeyOf(upload), clientAddress];
+  return names.includes(what);
 }
 
 /** The uploads with this tag: it is short, so that there can be more than one. */

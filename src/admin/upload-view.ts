@@ -1,5 +1,5 @@
 import { fieldValue, type Headers } from '../model/headers.js';
-import type { Answer, Attempt, Undelivered, Upload } from '../model/upload.js';
+import { idempotencyKeyOf, type Answer, type Attempt, type Undelivered, type Upload } from '../model/upload.js';
 import { withoutQueryValues } from '../observe/log-lines.js';
 import { uploadTag } from '../observe/log.js';
 import type { SetAside } from '../store/upload-store.js';
@@ -40,8 +40,7 @@ export function detailOf(upload: Upload) {
     limits: upload.limits,
     digests: upload.reprDigests,
     bound: upload.principal !== undefined,
-    // What the origin got with every attempt: by this its own log can be searched.
-    idempotencyKey: fieldValue(request.headers, 'idempotency-key') ?? upload.deliveryKey,
+    idempotencyKey: idempotencyKeyOf(upload),
     request: {
       scheme: request.scheme,
       authority: request.authority,

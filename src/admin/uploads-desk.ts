@@ -51,7 +51,10 @@ async function answer(desk: UploadsDesk, request: AdminRequest): Promise<AdminAn
   const found = await uploadsTagged(desk.store, tag);
   const upload = found[0];
   if (!upload)
-    return problem(404, `There is no upload with the tag ${JSON.stringify(tag)}; it may have ended and been removed.`);
+    return problem(
+      404,
+      `There is no upload with the tag ${JSON.stringify(tag)}; it may have ended and been removed; then its lines are in the log.`,
+    );
   if (found.length > 1) return problem(409, 'More than one upload has this tag; wait until one of them has ended.');
   if (verb === undefined && isRead(request)) return json(200, detailOf(upload));
   if (upload.node !== desk.node) return notHere(desk, upload);
@@ -93,7 +96,7 @@ async function list(desk: UploadsDesk, query: URLSearchParams): Promise<AdminAns
   const wanted = readQuery(query);
   if (typeof wanted === 'string') return problem(400, wanted);
   const { uploads, next } = await newestUploads(desk.store, wanted);
-  const aside = wanted.phase || wanted.after ? [] : await desk.store.setAside();
+  const aside = wanted.phase || wanted.find || wanted.after ? [] : await desk.store.setAside();
   return json(200, {
     uploads: uploads.map(summaryOf),
     ...(aside.length > 0 ? { setAside: aside.map(setAsideView) } : {}),
@@ -113,16 +116,18 @@ const PHASES: readonly Phase[] = [
 
 /** What is asked for, or what is wrong with the question. */
 function readQuery(query: URLSearchParams): Wanted | string {
-  const unknown = [...query.keys()].find((key) => !['phase', 'limit', 'after'].includes(key));
+  const unknown = [...query.keys()].find((key) => !['phase', 'find', 'limit', 'after'].includes(key));
   if (unknown !== undefined)
-    return `There is no parameter ${JSON.stringify(unknown)}; known are phase, limit and after.`;
+    return `There is no parameter ${JSON.stringify(unknown)}; known are phase, find, limit and after.`;
   const phase = PHASES.find((one) => one === query.get('phase'));
   if (query.has('phase') && !phase) return `phase is one of ${PHASES.join(', ')}.`;
   const limit = Number(query.get('limit') ?? 100);
   if (!Number.isInteger(limit) || limit < 1 || limit > 1000) return 'limit is a whole number from 1 to 1000.';
   const after = readPlace(query.get('after'));
   if (after === 'malformed') return 'after is the "next" of the page before.';
-  return { limit, ...(phase ? { phase } : {}), ...(after ? { after } : {}) };
+  const find = query.get('find') ?? undefined;
+  if (find === '') return 'find is a tag, a path, an Idempotency-Key or the address of a client.';
+  return { limit, ...(find === undefined ? {} : { find }), ...(phase ? { phase } : {}), ...(after ? { after } : {}) };
 }
 
 function readPlace(text: string | null): Place | undefined | 'malformed' {

@@ -7,7 +7,14 @@ import type { AdminTarget } from './admin-address.js';
 export class AdminUnreachable extends Error {}
 
 /** The admin listener answered, but did not do what was asked. */
-export class AdminRefused extends Error {}
+export class AdminRefused extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+  ) {
+    super(message);
+  }
+}
 
 /** An object of JSON, with members of any kind. */
 export type Json = Readonly<Record<string, unknown>>;
@@ -27,9 +34,10 @@ export class AdminClient {
     if (!isOurs) throw new AdminUnreachable(`${this.place} is not the admin listener of a rufh-proxy. ${ADVICE}`);
     if (status < 300) return told;
     const { detail, title } = told;
-    if (status === 401) throw new AdminRefused(this.target.token === undefined ? NO_TOKEN : WRONG_TOKEN);
+    if (status === 401) throw new AdminRefused(this.target.token === undefined ? NO_TOKEN : WRONG_TOKEN, status);
     throw new AdminRefused(
       typeof detail === 'string' ? detail : typeof title === 'string' ? title : `it answered ${status}`,
+      status,
     );
   }
 

@@ -4,11 +4,13 @@ import { type AdminFlags, withAdmin, withClient } from './admin-flags.js';
 import { each, list, show, type ListOptions } from './uploads.js';
 
 const EXAMPLES = `
-The uploads are those of a running proxy, asked through its admin listener. An upload goes by its tag, as in the logs.
+The uploads are those of a running proxy, asked through its admin listener. An upload goes by its tag, as in the logs; show
+also takes its URL, path, Idempotency-Key or client.
 
 Examples:
   $ rufh-proxy uploads list --phase undelivered
   $ rufh-proxy uploads show 3f0c9a17be
+  $ rufh-proxy uploads show /files/report.pdf
   $ rufh-proxy uploads redeliver 3f0c9a17be --admin http://127.0.0.1:9090
   $ rufh-proxy uploads redeliver 3f0c9a17be --past-gate --as 'Ada, ticket 417'
 
@@ -28,11 +30,13 @@ export function addUploadsCommand(root: Command): void {
     .option('-q, --quiet', 'only their tags')
     .action((options: ListOptions & AdminFlags) => withClient(options, (client) => list(client, options)));
   withAdmin(uploads.command('show'))
-    .description('everything about one upload, but no credentials and no bytes')
-    .argument('<tag>', 'as in the list and the logs')
+    .description(
+      'everything about one upload, but no credentials and no bytes; the list of them where it may be several',
+    )
+    .argument('<what>', 'its tag or URL, the path or the client of its creation, or its Idempotency-Key')
     .option('--json', 'as JSON')
-    .action((tag: string, options: { json?: boolean } & AdminFlags) => {
-      return withClient(options, (client) => show(client, tag, options));
+    .action((what: string, options: { json?: boolean } & AdminFlags) => {
+      return withClient(options, (client) => show(client, what, options));
     });
   withAdmin(uploads.command('cancel'))
     .description('end uploads and remove their bytes; their clients find them gone')

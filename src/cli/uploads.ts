@@ -1,4 +1,5 @@
 import { AdminRefused, type AdminClient, type Json } from './admin-client.js';
+import { soughtBy } from './find-upload.js';
 import { detailWords, type ShownUpload } from './upload-detail.js';
 import { setAsideTable, uploadTable, type ListedUpload, type SetAsideUpload } from './upload-words.js';
 
@@ -42,12 +43,40 @@ export async function list(
   if (next !== undefined) process.stderr.write(`There are more: --limit ${limit * 10} shows up to so many.\n`);
 }
 
-/** Prints everything about one upload. */
-export async function show(client: AdminClient, tag: string, { json = false }: { json?: boolean }): Promise<void> {
-  const upload = (await client.ask('GET', `/uploads/${encodeURIComponent(tag)}`, isUpload)) as
-    ShownUpload | SetAsideUpload;
+/** Prints everything about the upload that is meant, or the list of those that may be. */
+export async function show(client: AdminClient, what: string, { json = false }: { json?: boolean }): Promise<void> {
+  const { tag, find } = soughtBy(what);
+  const unknown = tag === undefined ? undefined : await showTagged(client, tag, json);
+  if (tag !== undefined && unknown === undefined) return;
+  const query = new URLSearchParams({ find, limit: String(LARGEST_PAGE) }).toString();
+  const page = (await client.ask('GET', `/uploads?${query}`, isPage)) as Page;
+  const [first, ...more] = page.uploads;
+  if (!first) throw unknown ?? new AdminRefused(NOT_FOUND(what), 404);
+  if (more.length === 0) {
+    const gone = await showTagged(client, first.tag, json);
+    if (gone) throw gone;
+    return;
+  }
+  print(json ? `${JSON.stringify(page, undefined, 2)}\n` : visible(uploadTable(page.uploads, Date.now())));
+  process.stderr.write(`${page.uploads.length} uploads are known by this; show one of them by its tag.\n`);
+}
+
+const NOT_FOUND = (what: string): string =>
+  `No upload is known by ${JSON.stringify(what)}, be it a tag, the URL of an upload, the path of a creation, an Idempotency-Key or ` +
+  'the address of a client. Those that have ended and been removed are in the log only.';
+
+/** Undefined when it was shown; the refusal when there is none with this tag. */
+async function showTagged(client: AdminClient, tag: string, json: boolean): Promise<AdminRefused | undefined> {
+  let upload: ShownUpload | SetAsideUpload;
+  try {
+    upload = (await client.ask('GET', `/uploads/${tag}`, isUpload)) as ShownUpload | SetAsideUpload;
+  } catch (error) {
+    if (error instanceof AdminRefused && error.status === 404) return error;
+    throw error;
+  }
   const words = (): string => ('since' in upload ? setAsideTable([upload]) : detailWords(upload, Date.now()));
   print(json ? `${JSON.stringify(upload, undefined, 2)}\n` : visible(words()));
+  return undefined;
 }
 
 /** Does the same to every upload that is named; what one refuses does not keep the others from it. */

@@ -1,4 +1,4 @@
-import type { Attempt, Upload } from '../model/upload.js';
+import { idempotencyKeyOf, type Attempt, type Upload } from '../model/upload.js';
 import { logUploadEnd, type UploadEndLine } from '../observe/log-lines.js';
 import { type Log, uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
@@ -64,7 +64,8 @@ export function reportLostAnswer(
 function noteEnd(upload: Upload, phase: UploadEndLine['phase'], { log, metrics, clock }: EndEars): void {
   metrics.uploadEnded(phase);
   logUploadEnd(log, {
-    id: upload.id,
+    upload: { id: upload.id, target: upload.request.target, idempotencyKey: idempotencyKeyOf(upload) },
+    client: upload.request.clientAddress,
     phase,
     route: upload.route,
     dialect: upload.dialect,

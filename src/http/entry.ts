@@ -6,8 +6,9 @@ import { hasPassed } from '../model/forwarding.js';
 import type { Refusal } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route, Routes } from '../model/route.js';
+import { idempotencyKeyOf, type Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
-import { logRequest } from '../observe/log-lines.js';
+import { type LoggedUpload, logRequest } from '../observe/log-lines.js';
 import type { Metrics, RequestKind } from '../observe/metrics.js';
 import { type Detected, detect } from '../protocol/detect.js';
 import { plain } from '../protocol/plain.js';
@@ -59,7 +60,10 @@ export interface EntryOptions {
 interface Noted {
   kind: RequestKind;
   route?: string;
-  uploadId?: string;
+  /** As it was when the request came, or began. */
+  before?: Upload;
+  /** As it was when its offset moved last. */
+  after?: Upload;
   interrupted?: string;
 }
 
@@ -153,7 +157,8 @@ export class Entry {
     }
     const head = { ...found.head, headers: clientFields(found.head.headers, found.route) };
     noted.route = found.route.name;
-    noted.uploadId = found.upload?.id;
+    noted.before = found.upload;
+    noted.after = found.upload;
     const isHere = !found.fault && !relay?.isElsewhere(found.upload?.node);
     if (found.page && isHere && head.method !== 'OPTIONS') {
       noted.kind = 'retrieve';
@@ -215,8 +220,14 @@ export class Entry {
   ): UploadRequest {
     const { interimMode, clock } = this.options;
     const interims = new Interims(exchange, head, { mode: interimMode, clock });
-    const onCreated = (id: string): void => void (noted.uploadId = id);
-    return { exchange, head, route, protocol, request, upload, interims, onCreated };
+    let isBegun = false;
+    const onUpload = (seen: Upload): void => {
+      // Another request may have fed it until this one began.
+      if (!isBegun) noted.before = seen;
+      isBegun = true;
+      noted.after = seen;
+    };
+    return { exchange, head, route, protocol, request, upload, interims, onUpload };
   }
 
   private async serveUpload(asked: UploadRequest, found: Found, noted: Noted, isRelayed: boolean): Promise<void> {
@@ -308,8 +319,14 @@ export class Entry {
     const status = res.headersSent ? res.statusCode : undefined;
     metrics.requestEnded({ kind: noted.kind, method: head.method, status, seconds });
     const { method, target, path, httpVersion, connection } = head;
+    const { before, after, ...rest } = noted;
     logRequest(log, uploadsPath, {
-      ...noted,
+      ...rest,
+      ...(after ? { upload: loggedUpload(after) } : {}),
+      // A node that has the bytes writes a line of its own about what it took.
+      ...(before && after && noted.kind !== 'relayed'
+        ? { offsets: { before: before.offset, after: after.offset } }
+        : {}),
       method,
       target,
       path,
@@ -319,6 +336,10 @@ export class Entry {
       client: connection.clientAddress,
     });
   }
+}
+
+function loggedUpload(upload: Upload): LoggedUpload {
+  return { id: upload.id, target: upload.request.target, idempotencyKey: idempotencyKeyOf(upload) };
 }
 
 const LOOP = 'The request has come through this proxy before: its origin leads back to it.';

@@ -49,8 +49,8 @@ export interface UploadRequest {
   /** What the authorization service of the route has said; missing where it was not asked yet. */
   readonly admission?: Admission;
   readonly interims: Interims;
-  /** Told which upload a creation has made. */
-  readonly onCreated: (id: string) => void;
+  /** Told of the upload that a creation has made or found, and of any whenever its offset has moved. */
+  readonly onUpload: (upload: Upload) => void;
 }
 
 /** Between the wire and the uploads: what a request means goes in, how its outcome looks comes out. */
@@ -136,6 +136,7 @@ export class UploadRequests {
         body: this.bodyOf(asked, intent),
         tell: (news) => this.tell(asked, news),
         onInterim: (interim) => this.relayInterim(asked, interim),
+        onOffset: asked.onUpload,
         hears: () => asked.protocol !== plain && asked.interims.isDue,
         credentials: credentialsOf(head.headers),
         left: left.signal,
@@ -169,7 +170,7 @@ export class UploadRequests {
   }
 
   private tell(asked: UploadRequest, news: News): boolean {
-    if (news.kind === 'resumable') asked.onCreated(news.upload.id);
+    if (news.kind === 'resumable') asked.onUpload(news.upload);
     const reply = (): Reply | undefined => asked.protocol.interim(news, this.contextOf(asked));
     const isSent = news.kind === 'resumable' ? asked.interims.announce(reply) : asked.interims.progress(reply);
     if (isSent) this.options.metrics.interimSent(news.kind);

@@ -1,4 +1,4 @@
-import type { Headers } from './headers.js';
+import { fieldValue, type Headers } from './headers.js';
 import type { Limits } from './route.js';
 
 /**
@@ -122,6 +122,11 @@ export interface Upload {
   readonly dueAt?: number;
   readonly createdAt: number;
   readonly expiresAt: number;
+}
+
+/** What the origin gets as `Idempotency-Key`: the client's own where it sent one. By this its log can be searched. */
+export function idempotencyKeyOf({ request, deliveryKey }: Pick<Upload, 'request' | 'deliveryKey'>): string {
+  return fieldValue(request.headers, 'idempotency-key') ?? deliveryKey;
 }
 
 export interface Undelivered {

@@ -14,30 +14,49 @@ export interface RequestLine {
   readonly httpVersion?: string;
   readonly client?: string;
   readonly route?: string;
-  readonly uploadId?: string;
+  readonly upload?: LoggedUpload;
+  /** How far the upload was before this request and after it, in committed bytes. */
+  readonly offsets?: { readonly before: number; readonly after: number };
   /** Why the request ended before its time. */
   readonly interrupted?: string;
+}
+
+/** By what an upload's lines are found. Its id is the right to write to it, and becomes its tag. */
+export interface LoggedUpload {
+  readonly id: string;
+  /** The target of its creation; query values are left out. */
+  readonly target: string;
+  readonly idempotencyKey: string;
 }
 
 /** One line a request. `uploadsPath` is the path of upload resources, whose last segment is a secret. */
 export function logRequest(
   log: Log,
   uploadsPath: string,
-  { target, path, uploadId, seconds, ...rest }: RequestLine,
+  { target, path, upload, offsets, seconds, ...rest }: RequestLine,
 ): void {
   const fields = {
     ...rest,
     target: withoutSecrets(target, path, uploadsPath),
-    ...(uploadId === undefined ? {} : { upload: uploadTag(uploadId) }),
+    ...(upload ? { upload: uploadTag(upload.id), ...handlesOf(upload) } : {}),
+    ...(offsets
+      ? { bytes: offsets.after - offsets.before, offsetBefore: offsets.before, offsetAfter: offsets.after }
+      : {}),
     ms: Math.round(seconds * 1000),
   };
   if ((rest.status ?? 0) >= 500) log.warn(fields, 'request');
   else log.info(fields, 'request');
 }
 
+function handlesOf({ target, idempotencyKey }: LoggedUpload) {
+  return { uploadPath: withoutQueryValues(target), idempotencyKey };
+}
+
 /** An upload that has come to its end. */
 export interface UploadEndLine {
-  readonly id: string;
+  readonly upload: LoggedUpload;
+  /** Who created it. */
+  readonly client: string;
   readonly phase: 'answered' | 'undelivered' | 'cancelled' | 'invalid' | 'expired';
   readonly route: string;
   readonly dialect: string;
@@ -50,8 +69,8 @@ export interface UploadEndLine {
 }
 
 /** One line an upload's end. */
-export function logUploadEnd(log: Log, { id, seconds, ...rest }: UploadEndLine): void {
-  const fields = { upload: uploadTag(id), ...rest, ms: Math.round(seconds * 1000) };
+export function logUploadEnd(log: Log, { upload, seconds, ...rest }: UploadEndLine): void {
+  const fields = { upload: uploadTag(upload.id), ...handlesOf(upload), ...rest, ms: Math.round(seconds * 1000) };
   if (rest.phase === 'undelivered') log.warn(fields, END_WORDS[rest.phase]);
   else log.info(fields, END_WORDS[rest.phase]);
 }

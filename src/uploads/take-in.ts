@@ -43,6 +43,8 @@ export interface TakeInTask {
   readonly pace?: CommitPace;
   /** Told after every commit, before the client. */
   readonly onCommitted?: (upload: Upload) => void;
+  /** Told of the upload before the body and whenever its offset has moved. */
+  readonly onOffset?: (upload: Upload) => void;
   /** Asked when all bytes are here, before they count as the whole. */
   readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
   /** The client is told "complete" before the origin has answered: then no byte can be held back. */
@@ -61,8 +63,10 @@ export class TakeIn {
   constructor(private readonly rooms: TakeInRooms) {}
 
   async take(task: TakeInTask): Promise<Outcome | Interrupted | Whole> {
+    task.onOffset?.(task.upload);
     try {
       const outcome = await this.outcomeOf(await this.receive(task), task);
+      if ('upload' in outcome) task.onOffset?.(outcome.upload);
       await this.promise(outcome);
       return outcome;
     } catch (fault) {
@@ -139,6 +143,7 @@ export class TakeIn {
         onCommitted: (now) => {
           this.rooms.hashes.committed(now, lease.token);
           onCommitted?.(now);
+          task.onOffset?.(now);
           return this.tellProgress(now, task);
         },
       },

@@ -38,6 +38,8 @@ export interface UploadCall extends AnswerCall {
   readonly tell: (news: News) => boolean;
   /** Whether `tell` would tell of progress now; taken for yes when it is missing. */
   readonly hears?: () => boolean;
+  /** Told of the upload before its body and whenever the offset has moved. */
+  readonly onOffset?: (upload: Upload) => void;
   /** Of a creation: who it is, its client's own key, and what the authorization service adds for the origin. */
   readonly creator?: Pick<Upload, 'principal' | 'addedHeaders' | 'clientKey'>;
   /** Asked before the upload counts as complete; an answer turns the client away, and the bytes stay. */

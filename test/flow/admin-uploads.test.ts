@@ -55,6 +55,36 @@ describe('the list', () => {
     expect(tags(await list('?phase=undelivered'))).toEqual([uploadTag(undelivered.id)]);
   });
 
+  // Issue 9, §6.
+  test('can be of one tag, path, key or client', async () => {
+    const { request: sample } = newUpload();
+    const own = desk.upload({
+      request: {
+        ...sample,
+        target: '/a/b?c=d',
+        clientAddress: '192.0.2.7',
+        headers: [...sample.headers, ['Idempotency-Key', '"the client’s own"']],
+      },
+    });
+    const other = desk.upload();
+    desk.upload({ request: { ...sample, target: '/a/b/c', clientAddress: '192.0.2.77' } });
+    for (const [what, found] of [
+      [uploadTag(own.id), [own]],
+      ['/a/b', [own]],
+      ['"the client’s own"', [own]],
+      ['192.0.2.7', [own]],
+      [other.deliveryKey, [other]],
+      ['/files', [other]],
+      ['/a', []],
+      [own.id, []],
+      [own.deliveryKey, []],
+    ] as const)
+      expect([what, tags(await list(`?find=${encodeURIComponent(what)}`))]).toEqual([
+        what,
+        found.map(({ id }) => uploadTag(id)),
+      ]);
+  });
+
   test('names those whose record cannot be read, and nothing can be done to them', async () => {
     const shown = desk.upload();
     const since = 1_700_000_000_000;
@@ -132,8 +162,9 @@ describe('the list', () => {
     ['?phase=lost', 'phase is one of receiving, complete, delivering, answered, undelivered, cancelled, invalid.'],
     ['?limit=0', 'limit is a whole number from 1 to 1000.'],
     ['?limit=many', 'limit is a whole number from 1 to 1000.'],
+    ['?find=', 'find is a tag, a path, an Idempotency-Key or the address of a client.'],
     ['?after=yesterday', 'after is the "next" of the page before.'],
-    ['?order=size', 'There is no parameter "order"; known are phase, limit and after.'],
+    ['?order=size', 'There is no parameter "order"; known are phase, find, limit and after.'],
   ])('%s is told to be wrong', async (query, detail) => {
     const response = await fetch(`${desk.admin.url}/uploads${query}`);
     expect(response.status).toBe(400);

@@ -159,6 +159,35 @@ describe('uploads show', () => {
     expect(JSON.parse(output)).toEqual(shown);
   });
 
+  // Issue 9, §6.
+  test('takes whatever an operator may know, and lists several', async () => {
+    const { request: sample } = newUpload();
+    const id = 'AbCdEfGhIjKlMnOpQrStUvWxYz-_0123';
+    const request = { ...sample, target: '/files/a.pdf?sig=x', clientAddress: '192.0.2.7' };
+    const own = desk.upload({ id, request, deliveryKey: 'key-of-one' });
+    const other = desk.upload({ request: { ...request, target: '/files/b.pdf' } });
+    const tag = uploadTag(own.id);
+    const ways = [
+      ...[tag, id, `https://api.example.com/.uploads/${id}`, `/.uploads/${id}/status`],
+      ...['/files/a.pdf', 'https://api.example.com/files/a.pdf?sig=y', 'key-of-one'],
+    ];
+    for (const what of ways) {
+      const { code, output, errors } = await uploads(['show', what, '--json']);
+      expect([what, code, errors]).toEqual([what, 0, '']);
+      expect(JSON.parse(output)).toMatchObject({ tag, idempotencyKey: 'key-of-one' });
+    }
+    const both = await uploads(['show', '192.0.2.7']);
+    expect([both.code, both.errors]).toEqual([0, '2 uploads are known by this; show one of them by its tag.\n']);
+    for (const one of [tag, uploadTag(other.id)]) expect(both.output).toMatch(new RegExp(`^${one} `, 'm'));
+    const none = await uploads(['show', '/files/c.pdf']);
+    expect([none.code, none.errors]).toEqual([
+      1,
+      expect.stringMatching(/^rufh-proxy: No upload is known by "\/files\/c\.pdf"/),
+    ]);
+    const gone = await uploads(['show', `https://a/.uploads/${'x'.repeat(32)}`]);
+    expect([gone.code, gone.errors]).toEqual([1, expect.stringContaining(uploadTag('x'.repeat(32)))]);
+  });
+
   test('of a tag that nobody has ends with 1', async () => {
     const { code, output, errors } = await uploads(['show', '0123456789']);
     expect([code, output]).toEqual([1, '']);

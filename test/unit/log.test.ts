@@ -126,7 +126,8 @@ describe('one line a request', () => {
     target: `/.uploads/${id}`,
     path: `/.uploads/${id}`,
     seconds: 0.0123,
-    uploadId: id,
+    upload: { id, target: '/files/new?sig=abc', idempotencyKey: 'the-key' },
+    offsets: { before: 5, after: 12 },
   };
 
   test('tells what, how it ended and how long it took, with the tag in place of the id', () => {
@@ -146,6 +147,11 @@ describe('one line a request', () => {
         method: 'PATCH',
         target: `/.uploads/${upload}`,
         upload,
+        uploadPath: '/files/new?sig=',
+        idempotencyKey: 'the-key',
+        bytes: 7,
+        offsetBefore: 5,
+        offsetAfter: 12,
         status: 204,
         client: '192.0.2.1',
         route: 'files',
@@ -165,11 +171,15 @@ describe('one line a request', () => {
 });
 
 test('one line an upload’s end, a warning when it was not delivered', () => {
-  const end = { id, route: 'files', dialect: '8', size: 10, attempts: 1, seconds: 1.5 };
+  const upload = { id, target: '/files/new?sig=abc', idempotencyKey: 'the-key' };
+  const end = { upload, client: '192.0.2.1', route: 'files', dialect: '8', size: 10, attempts: 1, seconds: 1.5 };
   logUploadEnd(logTo(), { ...end, phase: 'answered', status: 201 });
   logUploadEnd(logTo(), { ...end, phase: 'undelivered', problem: 'refused connection' });
   const common = {
     upload: uploadTag(id),
+    uploadPath: '/files/new?sig=',
+    idempotencyKey: 'the-key',
+    client: '192.0.2.1',
     route: 'files',
     dialect: '8',
     size: 10,

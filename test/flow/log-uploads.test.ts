@@ -1,0 +1,86 @@
+import { afterEach, describe, expect, test } from '@jest/globals';
+import { uploadTag } from '../../src/observe/log.js';
+import { clientDialect, createUpload, type ResumableUpload } from '../support/resumable-client.js';
+import { untilSpooled } from '../support/spooled.js';
+import { Stage } from '../support/stage.js';
+import { StageClient } from '../support/stage-client.js';
+import { until } from '../support/temporary.js';
+
+// Issue 9, §6: what a request brought, and by what an upload's lines are found.
+let stage: Stage;
+afterEach(() => stage.close());
+
+const KEY = 'key-of-the-client';
+
+async function begin(version: 'HTTP/1.1' | 'HTTP/2', body: string, length = 10): Promise<ResumableUpload> {
+  stage = await Stage.open();
+  const send = (request: Parameters<Stage['send']>[1]) => stage.send(version, request);
+  const headers = [['Idempotency-Key', KEY]] as const;
+  return createUpload(clientDialect('8'), send, {
+    method: 'POST',
+    target: '/files/a.txt?sig=1',
+    headers,
+    length,
+    body,
+  });
+}
+
+const tagOf = ({ target }: ResumableUpload): string => uploadTag(target.split('/').at(-1)!);
+
+/** The lines of its requests so far, once there are so many. */
+async function requestsOf(upload: ResumableUpload, count: number): Promise<Record<string, unknown>[]> {
+  const lines = () => stage.app.log.filter(({ msg, upload: tag }) => msg === 'request' && tag === tagOf(upload));
+  return until(() => lines().length >= count && lines(), `${count} lines`);
+}
+
+describe.each(['HTTP/1.1', 'HTTP/2'] as const)('over %s', (version) => {
+  test('every request says what it brought, and where the upload stood before and after', async () => {
+    const upload = await begin(version, 'abc');
+    await upload.append('de', { offset: 3, complete: false });
+    await upload.append('xx', { offset: 4, complete: false });
+    await upload.offset();
+    await upload.append('fghij', { offset: 5, complete: true });
+    const lines = await requestsOf(upload, 5);
+    const moved = lines.map(({ kind, status, bytes, offsetBefore, offsetAfter }) => [
+      kind,
+      status,
+      bytes,
+      offsetBefore,
+      offsetAfter,
+    ]);
+    expect(moved).toEqual([
+      ['create', 201, 3, 0, 3],
+      ['append', expect.any(Number), 2, 3, 5],
+      ['append', 409, 0, 5, 5],
+      ['retrieve', expect.any(Number), 0, 5, 5],
+      ['append', expect.any(Number), 5, 5, 10],
+    ]);
+  });
+
+  test('every line has what finds the others, and none has the id', async () => {
+    const upload = await begin(version, 'abc');
+    await upload.append('defghij', { offset: 3, complete: true });
+    const ended = () => stage.app.log.find(({ msg }) => msg === 'upload ended');
+    const end = await until(ended, 'a line about its end');
+    const handles = {
+      upload: tagOf(upload),
+      uploadPath: '/files/a.txt?sig=',
+      idempotencyKey: KEY,
+      client: '127.0.0.1',
+    };
+    for (const line of [...(await requestsOf(upload, 2)), end]) expect(line).toMatchObject(handles);
+    expect(JSON.stringify(stage.app.log)).not.toContain(upload.target.split('/').at(-1));
+  });
+});
+
+test('a request that is cut says what of it stays', async () => {
+  stage = await Stage.open();
+  const client = new StageClient(stage, 'HTTP/1.1', '8');
+  const { request, upload } = await client.begin({ target: '/files/a.txt?sig=1', lines: [], length: 1_000_000 });
+  await request.send(Buffer.alloc(500_000));
+  await untilSpooled(stage.app.data, upload.url, 500_000);
+  request.leave('reset');
+  const [cut] = await requestsOf(upload, 1);
+  expect(cut).toMatchObject({ kind: 'create', interrupted: 'client-left', offsetBefore: 0 });
+  expect(cut).toMatchObject({ bytes: 500_000, offsetAfter: 500_000 });
+});
