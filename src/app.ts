@@ -14,9 +14,17 @@ import { Delivery } from './delivery/delivery.js';
 import { UndiciOrigin } from './delivery/undici-origin.js';
 import { Access } from './http/access.js';
 import { Trust } from './http/client-address.js';
+import {
+  type ConnectionGate,
+  ConnectionLimits,
+  defaultConnections,
+  mostConnections,
+  NumberedConnections,
+} from './http/connection-limits.js';
 import { Cors } from './http/cors.js';
 import { Discovery } from './http/discovery.js';
 import { Entry } from './http/entry.js';
+import { RequestRates } from './http/min-rate.js';
 import { NoRelay } from './http/no-relay.js';
 import { PassThrough } from './http/pass-through.js';
 import { Places } from './http/places.js';
@@ -47,6 +55,11 @@ export interface App {
   readonly operators: {
     answer(request: AdminRequest): Promise<AdminAnswer>;
     figures(): Promise<Figures>;
+  };
+  /** For a process that takes connections for this one: which of them have ended, and that there are too many. */
+  readonly connections: {
+    whenEnded(listener: (number: number) => void): void;
+    endIdle(): void;
   };
   /** Drains: requests that feed uploads commit what they have, deliveries under way may end within the grace time. */
   stop(): Promise<void>;
@@ -110,20 +123,23 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   opened.push(() => sweep.stop());
   const delivery = buildDelivery(config, rooms);
   opened.push(() => delivery.stop());
+  const requestRates = buildRequestRates(config, metrics);
   const passThrough = new PassThrough({
     ...toldToClients(config),
     log,
     metrics,
     via,
     idleTimeoutMs: config.idleTimeoutMs,
+    requestRates,
   });
   opened.push(() => passThrough.close());
   const uploads = buildUploads(config, { ...rooms, delivery });
   const membership = await openCluster(config, { ...rooms, opened });
   const relay = membership?.relay ?? new NoRelay(rooms);
+  const trust = new Trust(config.trustedProxies);
   const access = new Access(log, via);
   opened.push(() => Promise.resolve(access.close()));
-  const entry = buildEntry(config, { ...rooms, access, delivery, passThrough, uploads, relay });
+  const entry = buildEntry(config, { ...rooms, access, delivery, passThrough, uploads, relay, requestRates, trust });
   const listing = { list: storage.store.list.bind(storage.store), setAside: storage.setAside };
   operators.desk = { ...rooms, store: listing, uploads, delivery, nodes: storage.others?.nodes };
   operators.drain = buildDrain({
@@ -136,7 +152,10 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   // First: an upload of a node that the others do not know is no upload to them.
   const internal = membership && (await membership.join(entry));
   if (internal) opened.push(() => untilClosed([internal], 0));
-  const listeners = await listen(config, entry, opened);
+  const listeners: Listener[] = [];
+  const endIdle = (): void => listeners.forEach((listener) => listener.endIdle());
+  const gate = buildGate(config, { ...rooms, trust, endIdle });
+  await listen(config, { entry, gate, metrics, log, listeners, opened });
   health.isListening = true;
 
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
@@ -149,6 +168,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     urls: listeners.map(({ url }) => url),
     adminUrl: admin?.url,
     ...(storage.node === undefined ? {} : { node: storage.node }),
+    connections: { whenEnded: (listener) => gate.whenEnded(listener), endIdle },
     operators: { answer: (request) => answerAdmin(adminRooms, request), figures: () => metrics.figures() },
     stop: async () => {
       const until = performance.now() + config.stop.graceMs;
@@ -227,6 +247,8 @@ function buildEntry(
     readonly passThrough: PassThrough;
     readonly uploads: Uploads;
     readonly relay: Relay;
+    readonly requestRates: RequestRates;
+    readonly trust: Trust;
   },
 ): Entry {
   const { path: uploadsPath, rfc104 } = config.uploads;
@@ -242,7 +264,6 @@ function buildEntry(
       uploadsPath,
     }),
     discovery: new Discovery({ ...rooms, cors }),
-    trust: new Trust(config.trustedProxies),
     cors,
     uploadsPath,
     interimMode: config.interimResponses,
@@ -255,8 +276,50 @@ function toldToClients({ uploads: { publicUrl }, altSvc }: Config): { publicUrl?
   return { publicUrl, altSvc };
 }
 
-async function listen(config: Config, entry: Entry, opened: Closing[]): Promise<Listener[]> {
-  const listeners: Listener[] = [];
+/** A body that sends nothing at all has `idle_timeout`, so that it is never given less. */
+function buildRequestRates({ minRate, idleTimeoutMs }: Config, metrics: Metrics): RequestRates {
+  const windowMs = Math.max(minRate.windowMs, idleTimeoutMs);
+  return new RequestRates({ bytesPerSecond: minRate.request ?? 0, windowMs }, () => metrics.slowClient('request'));
+}
+
+/** How many times as long a client may take its answer too slowly: the buffers on the way move in large steps. */
+const RESPONSE_WINDOWS = 5;
+
+interface GateRooms extends Pick<Rooms, 'log' | 'metrics' | 'clock'> {
+  readonly trust: Trust;
+  readonly endIdle: () => void;
+}
+
+function buildGate({ connections }: Config, { log, metrics, clock, trust, endIdle }: GateRooms): NumberedConnections {
+  const most = mostConnections();
+  const wanted = connections.total ?? defaultConnections();
+  const total = Math.min(wanted, most);
+  if (wanted > most) log.warn({ wanted, most }, TOO_FEW_DESCRIPTORS);
+  const limits = new ConnectionLimits({
+    total,
+    perAddress: connections.perAddress ?? Math.ceil(total / 2),
+    isExempt: (address) => trust.trusts(address),
+    onRefused: (limit) => metrics.connectionRefused(limit),
+    onNearlyFull: endIdle,
+    log,
+    clock,
+  });
+  return new NumberedConnections(limits);
+}
+
+const TOO_FEW_DESCRIPTORS =
+  'limits.connections.total is more than the file descriptors of this process allow: raise its limit (ulimit -n, LimitNOFILE)';
+
+interface ListenRooms extends Pick<Rooms, 'log' | 'metrics'> {
+  readonly entry: Entry;
+  readonly gate: ConnectionGate;
+  /** Those that listen so far. */
+  readonly listeners: Listener[];
+  readonly opened: Closing[];
+}
+
+async function listen(config: Config, { entry, gate, metrics, log, listeners, opened }: ListenRooms): Promise<void> {
+  const { minRate, headTimeoutMs } = config;
   for (const { address, tls, http2, mode, keepAliveMs } of config.listeners) {
     const listener = await startListener(
       {
@@ -266,6 +329,13 @@ async function listen(config: Config, entry: Entry, opened: Closing[]): Promise<
         windows: { stream: config.http2.streamWindowBytes, session: config.http2.sessionWindowBytes },
         maxConcurrentStreams: config.http2.maxStreams,
         keepAliveTimeoutMs: keepAliveMs,
+        headersTimeoutMs: headTimeoutMs,
+        gate,
+        responseRate: { bytesPerSecond: minRate.response ?? 0, windowMs: minRate.windowMs * RESPONSE_WINDOWS },
+        onSlowReader: ({ remoteAddress }) => {
+          metrics.slowClient('response');
+          log.info({ client: remoteAddress }, 'a client is given up: it does not take its answer');
+        },
       },
       {
         onRequest: (exchange) => void entry.handle(exchange),
@@ -275,7 +345,6 @@ async function listen(config: Config, entry: Entry, opened: Closing[]): Promise<
     listeners.push(listener);
     opened.push(() => untilClosed([listener], 0));
   }
-  return listeners;
 }
 
 /** Connections that nothing is under way on end at once, the others with their response, all of them at the deadline. */

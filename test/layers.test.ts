@@ -28,7 +28,7 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
   cluster: { rooms: ['http', 'uploads', 'delivery', 'store', 'spool', 'model', 'observe'], packages: [] },
   admin: { rooms: ['uploads', 'delivery', 'store', 'disk', 'model', 'observe'], packages: [] },
   config: { rooms: ['model'], packages: ['zod', 'yaml', 'picomatch', 'ipaddr.js'] },
-  workers: { rooms: ['app', 'admin', 'config', 'observe', 'model'], packages: [] },
+  workers: { rooms: ['app', 'admin', 'config', 'http', 'observe', 'model'], packages: [] },
   cli: { rooms: ['workers', 'app', 'storage', 'config', 'observe', 'model'], packages: ['commander'] },
   storage: { rooms: BELOW_STORAGE, packages: [] },
   'redis-storage': { rooms: ['storage', ...BELOW_STORAGE], packages: [] },

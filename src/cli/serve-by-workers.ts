@@ -11,10 +11,8 @@ export type Started = Pick<App, 'urls' | 'adminUrl' | 'node' | 'stop'> & {
 };
 
 /** Runs the proxy in several processes that this one looks after. */
-export async function serveByWorkers(
-  { workers, admin, spool, data, store }: Config,
-  log: ProcessLog,
-): Promise<Started> {
+export async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started> {
+  const { workers, spool, data, store } = config;
   const opened: Closing[] = [];
   const close = async () => {
     for (const one of opened.splice(0)) await one();
@@ -23,7 +21,7 @@ export async function serveByWorkers(
     await assertUsable({ directory: data, store: store.type, shared: spool.shared });
     // One node has one directory of its own: that its workers share it must let in no other processes.
     if (!spool.shared) await lockDirectory(data, opened);
-    const primary = await startPrimary({ workers, admin, log });
+    const primary = await startPrimary({ ...config, log });
     return { ...primary, workers, stop: () => primary.stop().finally(close) };
   } catch (error) {
     await close();

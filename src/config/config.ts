@@ -24,6 +24,10 @@ export interface Config {
   readonly trustedProxies: readonly TrustedProxy[];
   /** A request body that sends nothing for this long is ended. */
   readonly idleTimeoutMs: number;
+  /** A request's head, and a TLS handshake, may take this long. */
+  readonly headTimeoutMs: number;
+  readonly minRate: MinRateConfig;
+  readonly connections: ConnectionsConfig;
   /** Offered to clients in place of what origins say. */
   readonly altSvc?: string;
   readonly cors: CorsConfig;
@@ -51,6 +55,19 @@ export interface SpoolConfig {
   /** Every node sees the same bytes. */
   readonly shared: boolean;
   readonly sync: 'always' | 'group' | 'none';
+}
+
+/** Bytes a second; undefined: no limit. */
+export interface MinRateConfig {
+  readonly request?: number;
+  readonly response?: number;
+  readonly windowMs: number;
+}
+
+/** Undefined: by what the process may open. */
+export interface ConnectionsConfig {
+  readonly total?: number;
+  readonly perAddress?: number;
 }
 
 export interface UploadsConfig {
@@ -120,6 +137,9 @@ export function toConfig(settings: Settings): Config {
           },
     ),
     idleTimeoutMs: settings.limits.idle_timeout,
+    headTimeoutMs: settings.limits.head_timeout,
+    minRate: toMinRate(settings.limits.min_rate),
+    connections: toConnections(settings.limits.connections),
     ...defined({ altSvc: settings.alt_svc }),
     cors: {
       allowOrigins: cors.allow_origins,
@@ -136,4 +156,12 @@ export function toConfig(settings: Settings): Config {
     defaultRoute: defaultRoute(settings),
     routes: (settings.routes ?? []).map((route) => toRoute(route, settings)),
   };
+}
+
+function toMinRate({ request, response, window }: Settings['limits']['min_rate']): MinRateConfig {
+  return { ...defined({ request, response }), windowMs: window };
+}
+
+function toConnections({ total, per_address }: Settings['limits']['connections']): ConnectionsConfig {
+  return defined({ total, perAddress: per_address });
 }

@@ -75,7 +75,9 @@ export const routeSettings = z.strictObject({
     .strictObject(limitSettings)
     .partial()
     .optional()
-    .describe('Replaces single settings of the top `limits`, of which `idle_timeout` is the same for all.'),
+    .describe(
+      'Replaces single settings of the top `limits`, of which `idle_timeout`, `head_timeout`, `min_rate` and `connections` are the same for all.',
+    ),
   plain_bodies: plainBodies().optional(),
   delivery: routeDelivery,
   headers: z

@@ -114,16 +114,26 @@ export function durationOrNull(bounds: Bounds = {}) {
 /** A whole number within bounds. */
 export function integer({ least, most }: { least: number; most: number }) {
   return scalar({
-    read: (found) => {
-      const value = typeof found === 'string' && /^\d+$/.test(found) ? Number(found) : found;
-      return typeof value === 'number' && Number.isInteger(value) && value >= least && value <= most
-        ? value
-        : undefined;
-    },
+    read: (found) => readInteger(found, least, most),
     allowed: `a whole number from ${least} to ${most}`,
     json: { type: 'integer', minimum: least, maximum: most },
     unit: 'number',
   });
+}
+
+/** A whole number, or `null`, whose meaning the setting tells. */
+export function integerOrNull({ least, most }: { least: number; most: number }) {
+  return scalar({
+    read: (found) => (isNull(found) ? null : readInteger(found, least, most)),
+    allowed: `a whole number from ${least} to ${most}, or null`,
+    json: { type: ['integer', 'null'], minimum: least, maximum: most },
+    unit: 'number',
+  });
+}
+
+function readInteger(found: unknown, least: number, most: number): number | undefined {
+  const value = typeof found === 'string' && /^\d+$/.test(found) ? Number(found) : found;
+  return typeof value === 'number' && Number.isInteger(value) && value >= least && value <= most ? value : undefined;
 }
 
 /** `true` or `false`. */

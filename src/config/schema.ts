@@ -1,6 +1,7 @@
 import * as z from 'zod';
 import { admin } from './admin-settings.js';
 import { access } from './authorize-settings.js';
+import { clientLimits } from './client-limit-settings.js';
 import { cluster, workers } from './cluster-settings.js';
 import { withDefaults } from './defaults.js';
 import { delivery } from './delivery-settings.js';
@@ -163,6 +164,7 @@ export const schema = z.strictObject({
       idle_timeout: duration({ leastMs: 1 })
         .prefault('60s')
         .describe('Ends a request body that has sent nothing for this long; what came before stays.'),
+      ...clientLimits,
     })
     .prefault({})
     .describe('What an upload must keep to. Announced to clients in `Upload-Limit`.'),

@@ -72,6 +72,11 @@ export class Trust {
     };
   }
 
+  /** Its word counts: it is a proxy that stands for many clients. */
+  trusts(address: string): boolean {
+    return this.find(address) !== undefined;
+  }
+
   /**
    * From the nearest hop to the farthest, as long as each was told of by a trusted proxy: what stands farther left could
    * be the client's invention. An interim response has to get through every one of them, and each has to keep clients apart.

@@ -59,6 +59,11 @@ export function bodyStopped(limitMs: number): ExchangeFailure {
   return { status: 408, code: 'BODY_STOPPED', detail };
 }
 
+/** It comes, but at a rate at which a client could keep a connection for ever. */
+export function bodyTooSlow(): ExchangeFailure {
+  return { status: 408, code: 'BODY_TOO_SLOW', detail: "The request's body came too slowly." };
+}
+
 /** RFC 9110 §15.5.14: the route's `max_size`. */
 export function bodyTooLarge(maxBytes: number): ExchangeFailure {
   return { status: 413, code: 'BODY_TOO_LARGE', detail: `A request may have at most ${maxBytes} bytes here.` };

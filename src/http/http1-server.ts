@@ -43,6 +43,7 @@ export interface Http1Handlers {
 export class Http1Server {
   readonly server: Server;
   private readonly serve: (socket: Socket) => void;
+  private readonly handshake: (socket: Socket) => void;
   private readonly underWay = new Map<Socket, PipelinedRequests>();
   /** Connections without any request yet: Node takes them for busy ones. */
   private readonly fresh = new Set<Socket>();
@@ -62,7 +63,18 @@ export class Http1Server {
     // Its types do not tell: without it Node ends its own side as soon as the client has ended the other.
     Object.assign(this.server, { httpAllowHalfOpen: this.halfClosedMs > 0 });
     this.serve = this.takeConnectionListener(tls ? 'secureConnection' : 'connection');
+    this.handshake = tls ? this.takeConnectionListener('connection') : this.serve;
     this.listen();
+  }
+
+  /** Lets TLS begin on a new connection; a `secureConnection` follows. */
+  secure(socket: Socket): void {
+    this.handshake.call(this.server, socket);
+  }
+
+  /** Ends the connections that wait for their next request. */
+  endIdle(): void {
+    this.server.closeIdleConnections();
   }
 
   /** From here on the socket speaks HTTP/1.1. */
@@ -79,7 +91,7 @@ export class Http1Server {
       for (const { res } of exchanges) if (!res.headersSent) res.shouldKeepAlive = false;
     }
     for (const socket of this.fresh) socket.destroy();
-    this.server.closeIdleConnections();
+    this.endIdle();
   }
 
   private takeConnectionListener(event: string): (socket: Socket) => void {

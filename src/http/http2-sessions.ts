@@ -9,6 +9,7 @@ import type { Socket } from 'node:net';
 import { problemReply } from '../protocol/problem.js';
 import type { Exchange } from './exchange.js';
 import { sendReply } from './reply.js';
+import type { SlowReaders } from './slow-readers.js';
 import { tameSmallPieces } from './small-piece-pace.js';
 import { endWhenDeaf, SILENCE_MS } from './sign-of-life.js';
 
@@ -16,6 +17,8 @@ export interface Http2Options {
   /** Bytes a client may send ahead. With Node's 64 KiB an upload over 50 ms of distance makes 1.2 MB/s. */
   readonly windows: { readonly stream: number; readonly session: number };
   readonly maxConcurrentStreams: number;
+  /** A connection whose first request has not come after this time is closed. */
+  readonly headersTimeoutMs: number;
   /** A connection without requests is closed after this time. */
   readonly keepAliveTimeoutMs: number;
   /** A peer that says nothing for this long is asked whether it is there. */
@@ -25,10 +28,15 @@ export interface Http2Options {
 /** More than fit into the 64 KiB that a head may have. */
 const MOST_FIELDS = 4096;
 
+/** How long a session that was told to go may take for it. */
+const LINGER_MS = 500;
+
 /** The HTTP/2 connections of a listener: it gives them their sockets, nobody listens here. */
 export class Http2Sessions {
   private readonly server: Http2Server;
   private readonly sessions = new Set<ServerHttp2Session>();
+  /** Those without a request under way that have had one. */
+  private readonly idle = new Set<ServerHttp2Session>();
   private draining = false;
   /** The connection that a session is being made of. */
   private accepting: Socket | undefined;
@@ -36,6 +44,7 @@ export class Http2Sessions {
   constructor(
     private readonly options: Http2Options,
     onRequest: (exchange: Exchange) => void,
+    private readonly slowReaders: SlowReaders,
   ) {
     const { windows, maxConcurrentStreams } = options;
     this.server = createServer({
@@ -70,6 +79,11 @@ export class Http2Sessions {
     for (const session of this.sessions) session.close();
   }
 
+  /** Ends the sessions that wait for their next request. */
+  endIdle(): void {
+    for (const session of this.idle) session.close();
+  }
+
   private begin(session: ServerHttp2Session): void {
     this.sessions.add(session);
     // The settings speak of streams only; the connection's own window has to be raised by hand.
@@ -79,26 +93,43 @@ export class Http2Sessions {
     const { accepting } = this;
     if (accepting) {
       endWhenDeaf(session, accepting, this.options.silenceMs ?? SILENCE_MS);
-      session.on('stream', (stream) => tameSmallPieces(stream, accepting));
+      session.on('stream', (stream) => {
+        tameSmallPieces(stream, accepting);
+        this.slowReaders.watchStream(stream, accepting);
+      });
     }
     if (this.draining) session.close();
   }
 
-  /** Node has no limit of any kind here. Streams are counted, because a PING must not keep a connection. */
+  /**
+   * Node has no limit of any kind here. Streams are counted, because a PING must not keep a connection. A header section
+   * that never ends is no stream yet, and nothing else may come on its connection meanwhile (RFC 9113 §6.10): it has no more
+   * time than the connection has without it.
+   */
   private closeWhenIdle(session: ServerHttp2Session): void {
-    const { keepAliveTimeoutMs } = this.options;
-    if (keepAliveTimeoutMs === 0) return;
-    const wait = (): NodeJS.Timeout => setTimeout(() => session.close(), keepAliveTimeoutMs);
+    const { headersTimeoutMs, keepAliveTimeoutMs } = this.options;
     let streams = 0;
-    let timer = wait();
+    const end = (): void => {
+      session.close();
+      // Left alone, it would wait for the end of a header section that has begun.
+      timer = setTimeout(() => streams === 0 && session.destroy(), LINGER_MS);
+    };
+    const wait = (ms: number): NodeJS.Timeout | undefined => (ms === 0 ? undefined : setTimeout(end, ms));
+    let timer = wait(keepAliveTimeoutMs === 0 ? headersTimeoutMs : Math.min(headersTimeoutMs, keepAliveTimeoutMs));
     session.on('stream', (stream) => {
       streams++;
+      this.idle.delete(session);
       clearTimeout(timer);
       stream.once('close', () => {
         streams--;
-        if (streams === 0 && !session.destroyed) timer = wait();
+        if (streams > 0 || session.destroyed) return;
+        this.idle.add(session);
+        timer = wait(keepAliveTimeoutMs);
       });
     });
-    session.once('close', () => clearTimeout(timer));
+    session.once('close', () => {
+      clearTimeout(timer);
+      this.idle.delete(session);
+    });
   }
 }

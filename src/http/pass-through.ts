@@ -9,6 +9,7 @@ import { answerFields, withoutAltSvc } from './answer-fields.js';
 import { clientOf, DISCARD_LIMITS } from './client-of.js';
 import type { DiscardLimits } from './client-side.js';
 import { connectionOf, type Exchange, type HttpRequest } from './exchange.js';
+import type { RequestRates } from './min-rate.js';
 import type { OriginTls } from './origin-agents.js';
 import type { ExchangeFailure } from './exchange-failure.js';
 import { linesForRoute } from './origin-lines.js';
@@ -37,6 +38,8 @@ export interface PassThroughOptions {
   readonly metrics?: { passThroughError(code: string): void };
   /** Ends a request whose body has sent nothing for this long; without it a body may take its time. */
   readonly idleTimeoutMs?: number;
+  /** Ends a request whose body comes too slowly; without it a body may. */
+  readonly requestRates?: RequestRates;
   /** How much of a body is still read once its answer is given. */
   readonly discardLimits?: DiscardLimits;
   readonly tls?: OriginTls;
@@ -80,6 +83,7 @@ export class PassThrough {
       ...this.exchangeOptions(exchange.req, head, route, added),
       open: this.open,
       maxBodyBytes: route.limits?.maxSize,
+      watchBody: (body) => this.options.requestRates?.watch(exchange, body) ?? NOTHING_TO_STOP,
     }).run();
   }
 
@@ -149,3 +153,5 @@ export class PassThrough {
     this.options.log.warn({ method, path, origin, status, code, problem }, 'pass-through failed');
   }
 }
+
+const NOTHING_TO_STOP = (): void => undefined;

@@ -70,6 +70,8 @@ function interrupted(outcome: Interrupted, context: ReplyContext): Reply | Inter
       return outcome;
     case 'idle':
       return problemReply({ status: 408, detail: 'The body of this request stopped coming. Nothing of it was kept.' });
+    case 'slow':
+      return problemReply({ status: 408, detail: 'The body of this request came too slowly. Nothing of it was kept.' });
     case 'taken-over':
       return problemReply({ status: 409, detail: TAKEN_OVER });
     case 'draining':

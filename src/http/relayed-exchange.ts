@@ -9,6 +9,7 @@ import { discard, type ClientSide, type DiscardLimits } from './client-side.js';
 import {
   bodyStopped,
   bodyTooLarge,
+  bodyTooSlow,
   explain,
   isBrokenConnection,
   silentFor,
@@ -17,6 +18,7 @@ import {
   type ExchangeFailure,
 } from './exchange-failure.js';
 import { framingOf, type Framing } from './origin-lines.js';
+import type { TakenBody } from './min-rate.js';
 import type { OutgoingRequest } from './origin-requests.js';
 import { tameSmallPieces } from './small-piece-pace.js';
 import { Stall, type Awaited, type StallLimits } from './stall.js';
@@ -52,6 +54,8 @@ export interface ExchangeOptions {
   /** The final head takes at most this long once the request is sent; missing: as long as something comes. */
   readonly headTimeoutMs?: number;
   readonly onFailure: (failure: ExchangeFailure) => void;
+  /** Watches how fast the client's body comes; gives the end of watching. */
+  readonly watchBody?: (body: TakenBody) => () => void;
   /** A longer body is refused, or cut where its length was not known: the origin never gets all of it. */
   readonly maxBodyBytes?: number;
   /** What the client is shown of an answer's fields; all of them when missing. */
@@ -77,6 +81,7 @@ export class RelayedExchange {
   private headTimer: NodeJS.Timeout | undefined;
   private interims = 0;
   private interimBytes = 0;
+  private stopWatching: (() => void) | undefined;
   private answer: IncomingMessage | undefined;
   /** The origin said something: it has seen the request. */
   private heard = false;
@@ -98,6 +103,7 @@ export class RelayedExchange {
     clearTimeout(this.headTimer);
     if (this.request) await closed(this.request);
     this.stall?.stop();
+    this.stopWatching?.();
   }
 
   /** Ends it for both sides, unless all that is left is the answer. */
@@ -150,6 +156,10 @@ export class RelayedExchange {
       return;
     }
     this.countBody();
+    this.stopWatching ??= this.options.watchBody?.({
+      isAwaited: () => !this.isOver && this.awaited() === 'client',
+      onSlow: () => this.fail(bodyTooSlow()),
+    });
     body.pipe(request, { end: false });
     body.once('end', () => this.endBody(request));
     // The head alone is worth sending when the body makes us wait for it.
@@ -168,6 +178,7 @@ export class RelayedExchange {
   }
 
   private endBody(request: ClientRequest): void {
+    this.stopWatching?.();
     // An HTTP/2 stream says "end" even after a reset.
     if (this.client.isGone || request.destroyed) return;
     if (this.framing === 'chunked') {

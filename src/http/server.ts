@@ -3,8 +3,12 @@ import type { TLSSocket } from 'node:tls';
 import { clearSocketPath, setSocketMode } from '../disk/unix-socket.js';
 import { Http1Server, type Http1Handlers, type Http1Options } from './http1-server.js';
 import { Http2Sessions, type Http2Options } from './http2-sessions.js';
+import type { ConnectionGate } from './connection-limits.js';
+import type { MinRate } from './min-rate.js';
 import { sniff, type Spoken } from './protocol-sniffer.js';
 import { refuseConnection } from './refused-connection.js';
+import { resetConnection } from './reset-connection.js';
+import { SlowReaders } from './slow-readers.js';
 
 export type ListenAddress =
   /** Port 0 takes a free one. */
@@ -28,6 +32,11 @@ export interface ListenerOptions {
   readonly mostHeadBytes?: Http1Options['mostHeadBytes'];
   /** HTTP/2: a peer that says nothing for this long is asked whether it is there. */
   readonly silenceMs?: number;
+  /** Which connections are taken; all of them when missing. */
+  readonly gate?: ConnectionGate;
+  /** A client that takes its answers more slowly loses its connection or stream; without it none does. */
+  readonly responseRate?: MinRate;
+  readonly onSlowReader?: (socket: Socket) => void;
 }
 
 export type Handlers = Http1Handlers;
@@ -42,6 +51,8 @@ export interface Listener {
   readonly closed: Promise<void>;
   /** No new connections; idle ones end now, the others with their response. May be called more than once. */
   stopAccepting(): void;
+  /** Ends the connections that wait for their next request. */
+  endIdle(): void;
   /** Ends every connection at once, whatever is under way. */
   destroyAll(): void;
 }
@@ -59,11 +70,14 @@ export async function startListener(options: ListenerOptions, handlers: Handlers
 const HEADERS_TIMEOUT_MS = 60_000;
 const KEEP_ALIVE_TIMEOUT_MS = 75_000;
 
+const NO_RATE: MinRate = { bytesPerSecond: 0, windowMs: 60_000 };
+
 class FrontDoor implements Listener {
   readonly closed: Promise<void>;
   private readonly http1: Http1Server;
   private readonly http2: Http2Sessions;
   private readonly headersTimeoutMs: number;
+  private readonly slowReaders: SlowReaders;
   private readonly sockets = new Set<Socket>();
   /** Connections that have not said yet what they speak. */
   private readonly unknown = new Set<Socket>();
@@ -74,13 +88,19 @@ class FrontDoor implements Listener {
     handlers: Handlers,
   ) {
     const { headersTimeoutMs = HEADERS_TIMEOUT_MS, keepAliveTimeoutMs = KEEP_ALIVE_TIMEOUT_MS } = options;
+    const { responseRate = NO_RATE, onSlowReader = () => undefined } = options;
+    const times = { headersTimeoutMs, keepAliveTimeoutMs };
     this.headersTimeoutMs = headersTimeoutMs;
-    this.http1 = new Http1Server({ ...options, headersTimeoutMs, keepAliveTimeoutMs }, handlers);
-    this.http2 = new Http2Sessions({ ...options, keepAliveTimeoutMs }, (exchange) => handlers.onRequest(exchange));
+    const slowReaders = (this.slowReaders = new SlowReaders(responseRate, onSlowReader));
+    const onUpgrade: Handlers['onUpgrade'] = (req, socket, head) => {
+      slowReaders.forget(socket);
+      handlers.onUpgrade(req, socket, head);
+    };
+    this.http1 = new Http1Server({ ...options, ...times }, { ...handlers, onUpgrade });
+    this.http2 = new Http2Sessions({ ...options, ...times }, (exchange) => handlers.onRequest(exchange), slowReaders);
     const { server } = this.http1;
-    server.on('connection', (socket: Socket) => this.count(socket));
+    server.on('connection', (socket: Socket) => this.take(socket));
     if (options.tls) server.on('secureConnection', (socket: TLSSocket) => this.acceptSecure(socket));
-    else server.on('connection', (socket: Socket) => this.acceptPlain(socket));
     this.closed = new Promise((resolve) => server.once('close', () => resolve()));
   }
 
@@ -117,23 +137,36 @@ class FrontDoor implements Listener {
     this.http2.drain();
   }
 
+  endIdle(): void {
+    this.http1.endIdle();
+    this.http2.endIdle();
+  }
+
   destroyAll(): void {
     this.stopAccepting();
     for (const socket of this.sockets) socket.destroy();
   }
 
-  private count(socket: Socket): void {
+  private take(socket: Socket): void {
+    const { gate, tls } = this.options;
+    const release = gate ? gate.admit(socket.remoteAddress ?? '') : () => undefined;
+    if (!release) return resetConnection(socket);
     this.sockets.add(socket);
-    socket.once('close', () => this.sockets.delete(socket));
+    socket.once('close', () => {
+      this.sockets.delete(socket);
+      release();
+    });
+    if (tls) this.http1.secure(socket);
+    else this.acceptPlain(socket);
   }
 
   private acceptSecure(socket: TLSSocket): void {
-    if (socket.alpnProtocol === 'h2') this.http2.accept(socket);
-    else this.http1.accept(socket);
+    if (socket.alpnProtocol === 'h2') this.serveHttp2(socket);
+    else this.serveHttp1(socket);
   }
 
   private acceptPlain(socket: Socket): void {
-    if (!this.options.http2) return this.http1.accept(socket);
+    if (!this.options.http2) return this.serveHttp1(socket);
     this.unknown.add(socket);
     sniff(socket, this.headersTimeoutMs, (spoken) => {
       this.unknown.delete(socket);
@@ -144,14 +177,24 @@ class FrontDoor implements Listener {
   private serve(socket: Socket, spoken: Spoken): void {
     switch (spoken) {
       case 'http1':
-        return this.http1.accept(socket);
+        return this.serveHttp1(socket);
       case 'http2':
-        return this.http2.accept(socket);
+        return this.serveHttp2(socket);
       case 'late':
         return refuseConnection(socket, { status: 408, detail: 'The header section did not arrive in time.' });
       case 'silent':
       case 'gone':
         socket.destroy();
     }
+  }
+
+  private serveHttp1(socket: Socket): void {
+    this.slowReaders.watchConnection(socket);
+    this.http1.accept(socket);
+  }
+
+  private serveHttp2(socket: Socket): void {
+    this.slowReaders.watchConnection(socket);
+    this.http2.accept(socket);
   }
 }

@@ -17,6 +17,7 @@ import { clientKeyOf } from './client-key.js';
 import { type Exchange, isHttp2 } from './exchange.js';
 import { onPeerEnded } from './half-closed.js';
 import type { Interims } from './interim.js';
+import type { RequestRates } from './min-rate.js';
 import { PlainRequests } from './plain-requests.js';
 
 export interface UploadRequestsOptions {
@@ -29,6 +30,8 @@ export interface UploadRequestsOptions {
   readonly expiryClock?: () => number;
   /** A body that sends nothing for this long is given up. */
   readonly idleMs: number;
+  /** Ends bodies that come too slowly; without it they may. */
+  readonly requestRates?: RequestRates;
   /** Path of upload resources: begins and ends with a slash. */
   readonly uploadsPath: string;
   /** What clients see in place of the request's own scheme and authority; without a trailing slash. */
@@ -163,6 +166,7 @@ export class UploadRequests {
     return new Body(exchange.req, {
       declaredLength: intent.contentLength,
       idleMs: this.options.idleMs,
+      watch: (body) => this.options.requestRates?.watch(exchange, body) ?? NOTHING_TO_STOP,
       onWanted: () => interims.continue(),
       trailers: () => fromRawHeaders(exchange.req.rawTrailers),
       wasReset: () => isHttp2(exchange) && exchange.req.stream.rstCode !== 0,
@@ -202,6 +206,8 @@ export class UploadRequests {
     return { uploadUrl: (id) => publicUrl + uploadsPath + id, limits: route.limits, nowMs: expiryClock() };
   }
 }
+
+const NOTHING_TO_STOP = (): void => undefined;
 
 const NO_PRINCIPAL = 'The authorization service named nobody to whom this upload could belong.';
 

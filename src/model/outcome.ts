@@ -92,12 +92,12 @@ export type Outcome =
   | { readonly kind: 'refused'; readonly refusal: Refusal };
 
 /**
- * The body broke off: there is nobody left to answer, or a newer request has taken over. `lost`: it cannot be said whether
+ * The body broke off: there is nobody left to answer, it came too slowly, or a newer request has taken over. `lost`: it cannot be said whether
  * one has, because the store was away for too long.
  */
 export interface Interrupted {
   readonly kind: 'interrupted';
-  readonly why: 'client-left' | 'idle' | 'taken-over' | 'draining' | 'lost';
+  readonly why: 'client-left' | 'idle' | 'slow' | 'taken-over' | 'draining' | 'lost';
 }
 
 /** The bytes of the upload that a creation is about are with another node: the request is for that one. */

@@ -45,6 +45,7 @@ const ERROR_CODES = new Set([
   'EPIPE',
   'ETIMEDOUT',
   'BODY_STOPPED',
+  'BODY_TOO_SLOW',
   'BODY_TOO_LARGE',
   'EHOSTUNREACH',
   'ENETUNREACH',
@@ -132,6 +133,13 @@ export class Metrics {
     labelNames: ['what'],
     ...this.metered,
   });
+  private readonly refusedConnections = refusedConnections(this.registry);
+  private readonly slowClients = new Counter({
+    name: 'rufh_slow_clients_total',
+    help: 'Request bodies and answers that were ended because their client was slower than limits.min_rate.',
+    labelNames: ['what'],
+    ...this.metered,
+  });
   private readonly storeAbsences = new Counter({
     name: 'rufh_store_unavailable_total',
     help: 'Steps that the store did not answer; each was tried again later, or its client was told to come back.',
@@ -188,6 +196,14 @@ export class Metrics {
 
   storeUnavailable(): void {
     this.storeAbsences.inc();
+  }
+
+  connectionRefused(limit: RefusedBy): void {
+    this.refusedConnections.inc({ limit });
+  }
+
+  slowClient(what: 'request' | 'response'): void {
+    this.slowClients.inc({ what });
   }
 
   bytesLost(what: 'upload' | 'answer'): void {
@@ -299,6 +315,32 @@ export class Metrics {
 
   private gauge(name: string, help: string): Gauge {
     return new Gauge({ name, help, ...this.metered });
+  }
+}
+
+/** The limit that a connection has met. */
+type RefusedBy = 'total' | 'address';
+
+function refusedConnections(registry: Registry): Counter<'limit'> {
+  return new Counter({
+    name: 'rufh_connections_refused_total',
+    help: 'Connections of clients that were refused, by the limit they met: "total" or "address".',
+    labelNames: ['limit'],
+    registers: [registry],
+  });
+}
+
+/** The one figure of a process that takes connections for others to serve. */
+export class ConnectionMetrics {
+  private readonly registry = new Registry();
+  private readonly refused = refusedConnections(this.registry);
+
+  connectionRefused(limit: RefusedBy): void {
+    this.refused.inc({ limit });
+  }
+
+  figures(): Promise<Figures> {
+    return this.registry.getMetricsAsJSON();
   }
 }
 

@@ -2,13 +2,15 @@ import type { Readable } from 'node:stream';
 import { passedOnTrailers, type Headers } from '../model/headers.js';
 
 /** How a body ended. Only `clean` may complete an upload. */
-export type Ending = 'clean' | 'client-left' | 'idle' | 'stopped';
+export type Ending = 'clean' | 'client-left' | 'idle' | 'slow' | 'stopped';
 
 export interface BodyOptions {
   /** From Content-Length: a body that ends with another size was cut. */
   readonly declaredLength?: number;
   /** A client that sends nothing for this long is given up. */
   readonly idleMs: number;
+  /** Watches how fast the body comes from when it is wanted until it is over; gives the end of watching. */
+  readonly watch?: (body: { isAwaited(): boolean; onSlow(): void }) => () => void;
   /** Called before the first byte is asked for: the moment for `100 (Continue)`. */
   readonly onWanted: () => void;
   /** HTTP/2 may emit 'end' for a stream that was reset: asked when the stream says it ended. */
@@ -37,6 +39,7 @@ export class Body {
   private wanted = false;
   private wake: (() => void) | undefined;
   private idleTimer: NodeJS.Timeout | undefined;
+  private stopWatching: (() => void) | undefined;
 
   constructor(
     private readonly stream: Readable,
@@ -81,6 +84,9 @@ export class Body {
     if (this.stream.destroyed) return this.endWith('client-left');
     this.options.onWanted();
     this.idleTimer = setTimeout(() => this.onIdle(), this.options.idleMs);
+    // While it is paused the disk is behind, not the client.
+    const isAwaited = (): boolean => !this.stream.isPaused();
+    this.stopWatching = this.options.watch?.({ isAwaited, onSlow: () => this.endWith('slow') });
     this.stream.on('data', this.onData);
     this.stream.once('end', this.onEnd);
     this.stream.once('aborted', this.onCut);
@@ -120,6 +126,7 @@ export class Body {
     if (this.ending) return;
     this.ending = ending;
     clearTimeout(this.idleTimer);
+    this.stopWatching?.();
     this.stream.off('data', this.onData);
     this.stream.off('end', this.onEnd);
     this.stream.off('aborted', this.onCut);

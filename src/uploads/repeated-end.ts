@@ -20,6 +20,8 @@ export async function repeatsTheEnd(intent: AppendIntent, upload: Upload, body: 
       return false;
     }
   }
-  if (body.ending !== 'clean') return { kind: 'interrupted', why: body.ending === 'idle' ? 'idle' : 'client-left' };
+  const { ending } = body;
+  if (ending !== 'clean')
+    return { kind: 'interrupted', why: ending === 'idle' || ending === 'slow' ? ending : 'client-left' };
   return bytes.length === expectedSize && bytes[0] === expected;
 }

@@ -7,13 +7,16 @@ const PATIENCE_MS = 4000;
 
 /** Figures of all workers together. Totals of workers that have ended stay in: to Prometheus a total only grows. */
 export class CrewFigures {
+  /** `own`: of the process that collects. */
+  constructor(private readonly own: () => Promise<Figures> = () => Promise.resolve([])) {}
+
   private readonly newest = new Map<WorkerProcess, Figures>();
   private former: Promise<Figures> = Promise.resolve([]);
 
   /** A worker that does not answer counts with what it said last. */
   async collect(workers: readonly WorkerProcess[]): Promise<{ type: string; text: string }> {
     await Promise.all(workers.map((worker) => this.ask(worker)));
-    return summedFigures([...this.newest.values(), await this.former]);
+    return summedFigures([...this.newest.values(), await this.former, await this.own()]);
   }
 
   /** It has ended; what it counted since it was last asked is not known. */

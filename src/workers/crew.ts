@@ -1,4 +1,5 @@
 import type { Log } from '../observe/log.js';
+import type { ClientGate } from './given-connections.js';
 import { WorkerPost } from './worker-post.js';
 import type { WorkerProcess } from './worker-process.js';
 
@@ -6,6 +7,7 @@ export interface CrewOptions {
   readonly workers: number;
   readonly log: Log;
   readonly clock: () => number;
+  readonly gate?: ClientGate;
   /** Called for each process that has come to listen, and again when it has ended. */
   readonly onListening: (worker: WorkerProcess) => void;
   readonly onEnded: (worker: WorkerProcess) => void;
@@ -43,6 +45,11 @@ export class Crew {
   announce(): void {
     this.announced = true;
     for (const worker of this.listening) worker.tell({ kind: 'announced' });
+  }
+
+  /** Connections are short. */
+  endIdle(): void {
+    for (const worker of this.listening) worker.tell({ kind: 'end-idle' });
   }
 
   get listening(): readonly WorkerProcess[] {

@@ -5,6 +5,8 @@ import type { Figures } from '../observe/metrics.js';
 export type ToWorker =
   /** End gently. */
   | { readonly kind: 'stop' }
+  /** Connections are short: those that wait for their next request may end. */
+  | { readonly kind: 'end-idle' }
   /** Standard output belongs to the log from here on. */
   | { readonly kind: 'announced' }
   | { readonly kind: 'ask'; readonly number: number; readonly question: Question };
@@ -14,6 +16,8 @@ export type FromWorker =
   | { readonly kind: 'listening'; readonly urls: readonly string[] }
   /** It cannot start, for the reason that is told to people. */
   | { readonly kind: 'failed'; readonly why: string }
+  /** Of the connections that it was given, by their place in that order. */
+  | { readonly kind: 'connections-ended'; readonly numbers: readonly number[] }
   | { readonly kind: 'reply'; readonly number: number; readonly reply: Reply }
   | { readonly kind: 'no-reply'; readonly number: number; readonly why: string };
 

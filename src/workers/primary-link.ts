@@ -12,6 +12,8 @@ export interface Orders {
 /** A worker's connection with the primary process that forked it. */
 export class PrimaryLink {
   private operators: App['operators'] | undefined;
+  private connections: App['connections'] | undefined;
+  private ended: number[] = [];
 
   constructor(orders: Orders) {
     process.on('message', (message: ToWorker) => this.hear(message, orders));
@@ -23,8 +25,10 @@ export class PrimaryLink {
   }
 
   /** From here on the primary counts on this worker and may ask what its operators are to be told. */
-  listens({ urls, operators }: Pick<App, 'urls' | 'operators'>): void {
+  listens({ urls, operators, connections }: Pick<App, 'urls' | 'operators' | 'connections'>): void {
     this.operators = operators;
+    this.connections = connections;
+    connections.whenEnded((number) => this.connectionEnded(number));
     this.say({ kind: 'listening', urls });
   }
 
@@ -39,9 +43,17 @@ export class PrimaryLink {
         return orders.onStop('asked');
       case 'announced':
         return orders.onAnnounced();
+      case 'end-idle':
+        return this.connections?.endIdle();
       case 'ask':
         return this.reply(message.number, message.question);
     }
+  }
+
+  /** Those of one turn of the event loop make one message. */
+  private connectionEnded(number: number): void {
+    if (this.ended.push(number) > 1) return;
+    setImmediate(() => this.say({ kind: 'connections-ended', numbers: this.ended.splice(0) }));
   }
 
   private reply(number: number, question: Question): void {

@@ -1,13 +1,19 @@
 import cluster from 'node:cluster';
 import { startAdminListener, type Admin } from '../admin/admin-listener.js';
 import type { Config } from '../config/config.js';
+import { Trust } from '../http/client-address.js';
+import { ConnectionLimits, defaultConnections } from '../http/connection-limits.js';
 import type { Log } from '../observe/log.js';
+import { ConnectionMetrics } from '../observe/metrics.js';
 import { CrewAnswers } from './crew-answers.js';
 import { CrewFigures } from './crew-figures.js';
 import { Crew } from './crew.js';
+import type { ClientGate } from './given-connections.js';
 import type { WorkerProcess } from './worker-process.js';
 
-export interface PrimaryOptions extends Pick<Config, 'workers' | 'admin'> {
+type PrimaryConfig = Pick<Config, 'workers' | 'admin' | 'connections' | 'trustedProxies' | 'cluster'>;
+
+export interface PrimaryOptions extends PrimaryConfig {
   readonly log: Log;
   /** What is forked; this process's own program by default. It is a worker by its `workerPlace`. */
   readonly program?: { readonly exec: string; readonly args?: string[] };
@@ -24,17 +30,20 @@ export interface Primary {
 }
 
 /** Forks the workers and waits until all of them listen. This process itself serves operators only, no clients. */
-export async function startPrimary({ workers, admin, log, program }: PrimaryOptions): Promise<Primary> {
+export async function startPrimary({ log, program, ...config }: PrimaryOptions): Promise<Primary> {
+  const { workers, admin } = config;
   cluster.schedulingPolicy = cluster.SCHED_RR;
   // Figures may be NaN or infinite, which JSON cannot say.
   cluster.setupPrimary({ ...program, serialization: 'advanced' });
-  const figures = new CrewFigures();
+  const metrics = new ConnectionMetrics();
+  const figures = new CrewFigures(() => metrics.figures());
   const onListening = (worker: WorkerProcess): void => answers.drain.joined(worker);
   const onEnded = (worker: WorkerProcess): void => {
     figures.retire(worker);
     answers.drain.ended(worker);
   };
-  const crew = new Crew({ workers, log, clock: Date.now, onListening, onEnded });
+  const gate = clientGate(config, { log, metrics, endIdle: () => crew.endIdle() });
+  const crew = new Crew({ workers, log, clock: Date.now, gate, onListening, onEnded });
   const answers = new CrewAnswers(crew, figures);
   const killAll = () => crew.kill();
   process.once('exit', killAll);
@@ -57,4 +66,29 @@ export async function startPrimary({ workers, admin, log, program }: PrimaryOpti
     await close();
     throw error;
   }
+}
+
+interface GateRooms {
+  readonly log: Log;
+  readonly metrics: ConnectionMetrics;
+  readonly endIdle: () => void;
+}
+
+/** Each worker has descriptors of its own: what a process takes when nobody says it is theirs several times. */
+function clientGate(config: PrimaryConfig, { log, metrics, endIdle }: GateRooms): ClientGate {
+  const { workers, connections, trustedProxies, cluster: { listen } = {} } = config;
+  const total = connections.total ?? defaultConnections() * workers;
+  const trust = new Trust(trustedProxies);
+  const limits = new ConnectionLimits({
+    total,
+    perAddress: connections.perAddress ?? Math.ceil(total / 2),
+    isExempt: (address) => trust.trusts(address),
+    onRefused: (limit) => metrics.connectionRefused(limit),
+    onNearlyFull: endIdle,
+    log,
+    clock: Date.now,
+  });
+  // Node's key has the port behind the host: what other nodes connect to is no listener for clients.
+  const ofNodes = listen?.kind === 'tcp' ? new RegExp(`^.*:${listen.port}:[46]:`) : undefined;
+  return { admit: (address) => limits.admit(address), isForClients: (key) => !ofNodes?.test(key) };
 }

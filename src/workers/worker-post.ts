@@ -1,4 +1,5 @@
 import type { Log } from '../observe/log.js';
+import type { ClientGate } from './given-connections.js';
 import { nextRestart } from './restart-delay.js';
 import { endWords, WorkerProcess } from './worker-process.js';
 
@@ -6,6 +7,8 @@ export interface WorkerPostOptions {
   readonly number: number;
   readonly log: Log;
   readonly clock: () => number;
+  /** Which connections of clients it is given. */
+  readonly gate?: ClientGate;
   /** Called for each process that has come to listen, and again when it has ended. */
   readonly onListening: (worker: WorkerProcess) => void;
   readonly onEnded: (worker: WorkerProcess) => void;
@@ -63,8 +66,8 @@ export class WorkerPost {
   }
 
   private fork(isLater: boolean): WorkerProcess {
-    const { number, log, onListening, onEnded } = this.options;
-    const worker = new WorkerProcess({ number, isLater });
+    const { number, log, gate, onListening, onEnded } = this.options;
+    const worker = new WorkerProcess({ number, isLater }, gate);
     this.worker = worker;
     worker.listening.then(
       () => {

@@ -1,6 +1,6 @@
 import cluster, { type Worker } from 'node:cluster';
 import { once } from 'node:events';
-import { closeConnectionsLeftBy } from './given-connections.js';
+import { type ClientGate, GivenConnections } from './given-connections.js';
 import type { FromWorker, Question, Reply, ToWorker } from './messages.js';
 import { placeVariables, type WorkerPlace } from './worker-place.js';
 
@@ -19,13 +19,14 @@ export class WorkerProcess {
   readonly listening: Promise<readonly string[]>;
   readonly ended: Promise<End>;
   private readonly forked: Worker;
+  private readonly given: GivenConnections;
   private readonly open = new Map<number, (outcome: Reply | Error) => void>();
   private asked = 0;
   private lastWords: string | undefined;
 
-  constructor(place: WorkerPlace) {
+  constructor(place: WorkerPlace, gate?: ClientGate) {
     this.forked = cluster.fork(placeVariables(place));
-    closeConnectionsLeftBy(this.forked);
+    this.given = new GivenConnections(this.forked, gate);
     // A message to a process that has just ended; that it ended is heard below.
     this.forked.on('error', () => undefined);
     this.ended = this.untilEnded();
@@ -84,6 +85,8 @@ export class WorkerProcess {
       case 'failed':
         this.lastWords = message.why;
         return;
+      case 'connections-ended':
+        return this.given.ended(message.numbers);
       case 'reply':
         return this.settle(message.number, message.reply);
       case 'no-reply':

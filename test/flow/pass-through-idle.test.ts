@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import { RequestRates } from '../../src/http/min-rate.js';
 import { connectH2 } from '../support/h2-client.js';
 import { play } from '../support/pass-through-front.js';
 import { connect } from '../support/raw-client.js';
@@ -11,6 +12,87 @@ async function listen(exchange: RawExchange): Promise<void> {
 
 /** The client may pause for as long as no machine here is slow enough to; the origin for as long as no test lasts. */
 const LIMITS = { idleTimeoutMs: 100, timeoutMs: 60_000 };
+
+/** Nobody is fast enough for it. */
+const requestRates = new RequestRates({ bytesPerSecond: 1e12, windowMs: 40 });
+
+describe('a client whose body comes too slowly', () => {
+  test('is told so', async () => {
+    await play(
+      'ours',
+      async ({ front, origin }) => {
+        const client = await connect(front.url);
+        await client.sendHead('POST', '/', [['Content-Length', '10']]);
+        await client.send('hello');
+        const answer = await client.readFinal();
+        expect(answer.status).toBe(408);
+        expect(JSON.parse(answer.body.toString())).toMatchObject({ detail: expect.stringContaining('too slowly') });
+        client.destroy();
+        await origin.exchanges[0]!.closed;
+        expect(origin.exchanges[0]!.body.endedCleanly).toBe(false);
+      },
+      { requestRates, timeoutMs: 60_000, script: listen },
+    );
+  });
+
+  test('is not meant where the origin does not say 100', async () => {
+    await play(
+      'ours',
+      async ({ front }) => {
+        const client = await connect(front.url);
+        await client.sendHead('POST', '/', [
+          ['Content-Length', '10'],
+          ['Expect', '100-continue'],
+        ]);
+        expect((await client.readFinal()).status).toBe(504);
+        client.destroy();
+      },
+      { requestRates, timeoutMs: 400, script: () => undefined },
+    );
+  });
+
+  test.each(['http/1.1', 'h2c'] as const)('is not meant where the origin does not read (%s)', async (speaks) => {
+    await play(
+      'ours',
+      async ({ front }) => {
+        const request = { method: 'POST', target: '/', body: Buffer.alloc((speaks === 'h2c' ? 8 : 32) * 2 ** 20) };
+        // The origin is silent for too long, which is another's fault than the client's.
+        if (speaks === 'h2c') {
+          const client = await connectH2(front.url);
+          expect((await client.request(request)).status).toBe(504);
+          client.cut();
+        } else {
+          const client = await connect(front.url);
+          expect((await client.request(request)).status).toBe(504);
+          client.destroy();
+        }
+      },
+      {
+        requestRates: new RequestRates({ bytesPerSecond: 1e6, windowMs: 100 }),
+        speaks,
+        timeoutMs: 1000,
+        script: () => undefined,
+      },
+    );
+  });
+
+  test('is not meant where all of it is here and the origin thinks', async () => {
+    const script = async (exchange: RawExchange): Promise<void> => {
+      await exchange.readBody();
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      await exchange.respond({ status: 200, body: 'ok' });
+    };
+    await play(
+      'ours',
+      async ({ front }) => {
+        const client = await connect(front.url);
+        expect((await client.request({ method: 'POST', target: '/', body: 'hello' })).status).toBe(200);
+        client.destroy();
+      },
+      { requestRates, timeoutMs: 60_000, script },
+    );
+  });
+});
 
 describe('a client whose body stops', () => {
   test('is told so, and loses its connection when nothing more comes', async () => {
