@@ -268,7 +268,7 @@ export function cidr() {
     read: (found) => {
       if (typeof found !== 'string') return undefined;
       if (found === 'unix') return found;
-      if (ipaddr.isValidCIDR(found)) return found;
+      if (ipaddr.isValidCIDR(found)) return isMappedTooWide(found) ? undefined : found;
       if (!ipaddr.IPv4.isValidFourPartDecimal(found) && !ipaddr.IPv6.isValid(found)) return undefined;
       return `${found}/${ipaddr.parse(found).kind() === 'ipv4' ? 32 : 128}`;
     },
@@ -276,6 +276,12 @@ export function cidr() {
     json: { type: 'string', minLength: 1 },
     unit: 'CIDR',
   });
+}
+
+/** `::ffff:10.0.0.0/8` is meant for IPv4 addresses and is a range of IPv6 ones, `::1` among them: 10.0.0.0/8 has 104 bits there. */
+function isMappedTooWide(range: string): boolean {
+  const [start, bits] = ipaddr.parseCIDR(range);
+  return start.kind() === 'ipv6' && (start as ipaddr.IPv6).isIPv4MappedAddress() && bits < 96;
 }
 
 /** Unset, or set to nothing: `${NAME:-}` leaves an empty text behind. */

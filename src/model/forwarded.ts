@@ -111,8 +111,20 @@ function aligned(values: readonly string[], nodes: readonly string[], at: number
 /** `192.0.2.1:80` → `192.0.2.1`, `[2001:db8::1]:80` → `2001:db8::1`; a bare IPv6 address stays. */
 function withoutPort(node: string): string {
   const inBrackets = /^\[([^\]]*)\]/.exec(node);
-  if (inBrackets) return inBrackets[1]!;
-  return node.split(':').length === 2 ? node.slice(0, node.indexOf(':')) : node;
+  if (inBrackets) return unmapped(inBrackets[1]!);
+  return node.split(':').length === 2 ? node.slice(0, node.indexOf(':')) : unmapped(node);
+}
+
+/**
+ * An IPv4 address that a proxy with a dual-stack socket tells as an IPv6 one (`::ffff:192.0.2.1`, in any spelling: RFC 4291
+ * §2.5.5.2) as what it is: lists of allowed addresses know it by no other name.
+ */
+function unmapped(node: string): string {
+  const url = `http://[${node}]`;
+  if (!node.includes(':') || !URL.canParse(url)) return node;
+  const [, high, low] = /^\[::ffff:([0-9a-f]+):([0-9a-f]+)\]$/.exec(new URL(url).hostname) ?? [];
+  if (high === undefined || low === undefined) return node;
+  return [high, low].flatMap((part) => [parseInt(part, 16) >> 8, parseInt(part, 16) & 255]).join('.');
 }
 
 function bracketed(node: string): string {

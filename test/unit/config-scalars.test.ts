@@ -106,9 +106,12 @@ test.each([
   expect(cidr().parse(written)).toBe(kept);
 });
 
-test.each(['10.0.0.0/33', '10.1', '256.0.0.1', 'example.com', '', 4])('%p is no range', (written) => {
-  expect(cidr().safeParse(written).success).toBe(false);
-});
+test.each(['::ffff:10.0.0.0/8', '::ffff:0:0/95', '10.0.0.0/33', '10.1', '256.0.0.1', 'example.com', '', 4])(
+  '%p is no range',
+  (written) => {
+    expect(cidr().safeParse(written).success).toBe(false);
+  },
+);
 
 test('numbers and truth values are read from text too, as variables bring them', () => {
   expect(integer({ least: 1, most: 10 }).parse('7')).toBe(7);

@@ -144,6 +144,30 @@ describe('reading forwarded fields', () => {
     expect(parseForwarded(value)).toEqual(hops);
   });
 
+  // A proxy with a dual-stack socket tells an IPv4 client as an IPv6 one; lists of allowed addresses know only the first.
+  test.each([
+    ['::ffff:192.0.2.1', '192.0.2.1'],
+    ['::FFFF:192.0.2.1', '192.0.2.1'],
+    ['::ffff:c000:201', '192.0.2.1'],
+    ['0:0:0:0:0:ffff:192.0.2.1', '192.0.2.1'],
+    ['0000:0000:0000:0000:0000:ffff:c000:0201', '192.0.2.1'],
+    ['[::ffff:192.0.2.1]:4711', '192.0.2.1'],
+    ['[::ffff:0.0.0.0]', '0.0.0.0'],
+    ['::ffff:255.255.255.255', '255.255.255.255'],
+    ['::ffff:0:192.0.2.1', '::ffff:0:192.0.2.1'],
+    ['::192.0.2.1', '::192.0.2.1'],
+    ['64:ff9b::192.0.2.1', '64:ff9b::192.0.2.1'],
+    ['2001:db8::ffff:192.0.2.1', '2001:db8::ffff:192.0.2.1'],
+    ['::ffff:192.0.2.256', '::ffff:192.0.2.256'],
+    ['a:b:c', 'a:b:c'],
+    ['unknown', 'unknown'],
+    ['_hidden', '_hidden'],
+  ])('the node %s is %s, in either family of fields', (told, node) => {
+    expect(receivedHops([['X-Forwarded-For', told]])).toMatchObject([{ for: node }]);
+    const quoted = told.startsWith('[') ? told : `[${told}]`;
+    if (told.includes(':')) expect(parseForwarded(`for="${quoted}"`)).toMatchObject([{ for: node }]);
+  });
+
   test('lists of the same length belong together, a single value is the nearest proxy’s word', () => {
     const nodes: HeaderLine = ['X-Forwarded-For', '192.0.2.1:4711, [2001:db8::1]:80'];
     expect(receivedHops([nodes, ['X-Forwarded-Proto', 'https, http'], ['X-Forwarded-Host', 'a.example']])).toEqual([
