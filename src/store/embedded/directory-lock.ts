@@ -1,14 +1,21 @@
 import { join, resolve } from 'node:path';
 import { DirectorySync } from '../../disk/directory-sync.js';
-import { stat, unlinkIfThere, utimes } from '../../disk/files.js';
-import { hasCode, storageFault } from '../../disk/storage-fault.js';
+import { close, fstat, open, utimes } from '../../disk/files.js';
+import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
-import { acquire, clearRemains, type FoundLock, type Patience } from './lock-file.js';
+import { acquire, breakLock, clearRemains, type FoundLock, look, type Patience } from './lock-file.js';
 import { thisOwner, type LockOwner } from './lock-owner.js';
 
 export interface DirectoryLockOptions extends Partial<Patience> {
   /** Who takes the lock; this process unless said otherwise. */
   readonly owner?: LockOwner;
+}
+
+interface OwnLock {
+  readonly owner: LockOwner;
+  readonly inode: number;
+  /** Kept open. */
+  readonly fd: number;
 }
 
 /**
@@ -19,13 +26,14 @@ export class DirectoryLock {
   private readonly beats: NodeJS.Timeout;
   private readonly loss = new AbortController();
   private beating: Promise<void> | undefined;
+  private isReleased = false;
 
   private constructor(
     private readonly path: string,
-    private readonly inode: number,
-    heartbeatMs: number,
+    private readonly own: OwnLock,
+    private readonly patience: Patience,
   ) {
-    this.beats = setInterval(() => this.beat(), heartbeatMs).unref();
+    this.beats = setInterval(() => this.beat(), patience.heartbeatMs).unref();
   }
 
   /** Fails with `DIRECTORY_IN_USE` when another process holds it. */
@@ -34,11 +42,13 @@ export class DirectoryLock {
     const path = join(directory, 'lock');
     try {
       await new DirectorySync('group').make(directory);
-      const holder = await acquire(path, owner, { heartbeatMs, staleMs });
+      const patience = { heartbeatMs, staleMs };
+      const holder = await acquire(path, owner, patience);
       if (holder) throw inUse(directory, holder);
       await clearRemains(path);
-      const { ino } = await stat(path);
-      return new DirectoryLock(path, ino, heartbeatMs);
+      const fd = await open(path, 'r');
+      const { ino: inode } = await fstat(fd);
+      return new DirectoryLock(path, { owner, inode, fd }, patience);
     } catch (error) {
       throw storageFault(error, `the data directory ${resolve(directory)} cannot be locked`);
     }
@@ -55,10 +65,15 @@ export class DirectoryLock {
   async release(): Promise<void> {
     clearInterval(this.beats);
     await this.beating;
+    if (this.isReleased) return;
+    this.isReleased = true;
     try {
-      if (await this.isOurs()) await unlinkIfThere(this.path);
+      const found = await this.found();
+      if (found) await breakLock(this.path, found, this.own.owner, this.patience);
     } catch (error) {
       throw storageFault(error, 'the data directory cannot be unlocked');
+    } finally {
+      await close(this.own.fd).catch(() => undefined);
     }
   }
 
@@ -71,18 +86,20 @@ export class DirectoryLock {
   }
 
   private async renew(): Promise<void> {
-    if (await this.isOurs()) return utimes(this.path, new Date(), new Date());
+    if (await this.found()) return utimes(this.path, new Date(), new Date());
     clearInterval(this.beats);
     this.loss.abort();
   }
 
-  private async isOurs(): Promise<boolean> {
-    try {
-      return (await stat(this.path)).ino === this.inode;
-    } catch (error) {
-      if (hasCode(error, 'ENOENT')) return false;
-      throw error;
-    }
+  /**
+   * The lock, if it is still ours. A file system gives the number of a removed file to the next one, but not as long as it
+   * is open; of one that says whose it is, that counts.
+   */
+  private async found(): Promise<FoundLock | undefined> {
+    const { owner, inode } = this.own;
+    const found = await look(this.path);
+    const isOurs = found && (found.owner ? found.owner.nonce === owner.nonce : found.inode === inode);
+    return isOurs ? found : undefined;
   }
 }
 

@@ -1,3 +1,4 @@
+import { uptime } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { close, fstat, link, open, readAll, readdir, unlinkIfThere, writeNew } from '../../disk/files.js';
@@ -93,13 +94,22 @@ async function placeWithoutLink(path: string, text: string): Promise<boolean> {
 }
 
 /**
+ * Whether our clock is the one that the owner's heartbeat was told by. A name is no machine: a container that was moved to
+ * another one keeps it. Only where its last beat is from before this machine started can it be of an earlier run of it.
+ */
+function isOfOurClock({ owner, beatAt }: FoundLock, self: LockOwner): boolean {
+  if (owner?.host !== self.host) return false;
+  return owner.boot === self.boot || beatAt < Date.now() - uptime() * 1000;
+}
+
+/**
  * Waits for a heartbeat. On one machine the clock says how long it has been silent already; another machine's clock may
  * be wrong, so there it must stay silent while we watch.
  */
 async function showsLife(path: string, found: FoundLock, self: LockOwner, patience: Patience): Promise<boolean> {
   const { heartbeatMs, staleMs } = patience;
   const silent = staleMs - (Date.now() - found.beatAt);
-  const least = found.owner && found.owner.host !== self.host ? heartbeatMs * 2.5 : 0;
+  const least = isOfOurClock(found, self) ? 0 : heartbeatMs * 2.5;
   let left = Math.min(Math.max(silent, least), staleMs);
   for (; left > 0; left -= heartbeatMs / 8) {
     await delay(heartbeatMs / 8);
@@ -114,10 +124,10 @@ async function showsLife(path: string, found: FoundLock, self: LockOwner, patien
 
 /**
  * Removes a dead owner's lock. Two starters that both found it dead must not remove each other's new one: only who
- * holds a second lock, named after the dead one, may do it, and looks again first. Gives the lock of a starter that is
- * doing the same right now.
+ * holds a second lock, named after the dead one, may do it, and looks again first. So does an owner that ends, since it may
+ * have stood still and have been taken for dead. Gives the lock of whoever is doing the same right now.
  */
-async function breakLock(
+export async function breakLock(
   path: string,
   dead: FoundLock,
   self: LockOwner,
