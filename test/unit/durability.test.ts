@@ -198,9 +198,10 @@ describe('when the disk fails to make something durable', () => {
     await expect(store.create(newUpload({ id }))).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
     expect(await readdir(join(directory.path, 'uploads'))).toEqual([]);
     // Its file may be there again after a power cut: the sweep makes sure that it is not.
-    expect(await store.get(id)).toMatchObject({ phase: 'cancelled' });
+    await expect(store.get(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
     expect(await store.expired(0)).toEqual([id]);
     failing = undefined;
+    expect(await store.get(id)).toMatchObject({ phase: 'cancelled' });
     synced = [];
     expect(await during(store.remove(id))).toEqual(['uploads']);
     expect(await store.get(id)).toBeUndefined();

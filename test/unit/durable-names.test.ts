@@ -161,6 +161,38 @@ test('an upload that was cancelled on a full disk, with a sync that failed once,
   expect(disk.files()).not.toContain(`uploads/${id}.log`);
 });
 
+test.each([
+  ['takes the record again', []],
+  ['takes no record', ['open', 'write']],
+  ['takes nothing', ['open', 'write', 'unlink']],
+])(
+  'an upload whose cancelling was never synced is not said to be gone before it is, on a disk that %s',
+  async (_, sick) => {
+    const store = await openStore();
+    const id = newId();
+    await store.create(newUpload({ id }));
+    await store.close();
+    const killed = await openStore('none');
+    await killed.cancel(id);
+    await killed.close();
+    disk.crash('kill');
+    const next = await openStore();
+    disk.fail(1, true, (operation, flags = '') => {
+      const isMet = operation === 'open' ? flags !== 'r' : true;
+      return sick.includes(operation) && isMet ? 'EIO' : undefined;
+    });
+    const shown = await next.get(id).catch((fault: unknown) => fault);
+    disk.heal();
+    disk.crash('power-cut');
+    await next.close();
+    const last = await openStore();
+    const found = await last.get(id);
+    await last.close();
+    if (sick.includes('unlink')) expect(shown).toMatchObject(UNAVAILABLE);
+    else expect(found?.phase ?? 'cancelled').toBe('cancelled');
+  },
+);
+
 test('a record whose name may be gone is not proved by writing its bytes again', async () => {
   const store = await openStore();
   const id = newId();

@@ -120,10 +120,10 @@ export class EmbeddedStore implements UploadStore {
     return Promise.resolve(this.records.holderOf(clientKey));
   }
 
-  /** One that is cancelled, or whose time is over, need not be certain: nobody is shown more of it than that. */
+  /** One whose time is over need not be certain: nobody is shown more of it than that. */
   async get(id: string): Promise<Upload | undefined> {
     const known = this.records.get(id)?.record.upload;
-    if (known && (known.phase === 'cancelled' || known.expiresAt <= this.clocks.expiryClock())) return known;
+    if (known && known.phase !== 'cancelled' && known.expiresAt <= this.clocks.expiryClock()) return known;
     return (await this.records.certain(id))?.record.upload;
   }
 

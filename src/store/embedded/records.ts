@@ -51,12 +51,22 @@ export class Records {
    */
   async certain(id: string): Promise<Entry | undefined> {
     const entry = this.entries.get(id);
-    const isSettled = entry ? !entry.file.isUncertain() || entry.isLost : !this.isUnreadable(id);
+    const isSettled = entry ? !entry.file.isUncertain() || isKeptAsItIs(entry) : !this.isUnreadable(id);
     if (isSettled) return entry;
     return this.step(id, async (now) => {
-      if (now && !now.isLost) await this.disk.gate.run(() => now.file.prove(now.record));
+      if (now && !isKeptAsItIs(now)) await this.disk.gate.run(() => this.prove(now));
       return now;
     });
+  }
+
+  /** What was cancelled must not come back: where the disk takes no record that says so, it takes away the one there is. */
+  private async prove({ file, record }: Entry): Promise<void> {
+    try {
+      await file.prove(record);
+    } catch (fault) {
+      if (record.upload.phase !== 'cancelled') throw fault;
+      await file.remove();
+    }
   }
 
   /** Runs alone among the steps of its upload. Fails when there is a record that cannot be read. */
@@ -247,6 +257,10 @@ export class Records {
   private answerPath(id: string): string {
     return join(this.disk.directory, `${id}.answer`);
   }
+}
+
+function isKeptAsItIs({ isLost = false, record }: Entry): boolean {
+  return isLost && record.upload.phase === 'invalid';
 }
 
 function hasKeptAnswer({ record }: Entry): boolean {
