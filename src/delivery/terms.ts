@@ -1,11 +1,11 @@
-import type { Route, Routes } from '../model/route.js';
+import { type Route, routeFor, type Routes } from '../model/route.js';
 import { PLAIN, type Upload } from '../model/upload.js';
 import { isRepeatable, type RetryPolicy } from './retry.js';
 
 /** The route an upload was created on; the one its target has now when the configuration was changed in between. */
 export function routeOf({ route, request, dialect, clientKey }: Upload, routes: Routes): Route {
   const path = request.target.split('?', 1)[0]!;
-  const found = routes.byName(route) ?? routes.find(request.method, path);
+  const found = routeFor(request.method, routes.byName(route) ?? routes.find(request.method, path));
   return dialect === PLAIN ? forPlainRequests(found, clientKey !== undefined) : found;
 }
 

@@ -1,6 +1,14 @@
 import { Fault } from '../model/fault.js';
 import type { RequestHead } from '../model/request-head.js';
-import { passesSmallUploads, reshapes, saysFields, type Route, type Routes } from '../model/route.js';
+import {
+  passesSmallUploads,
+  plainBodiesFor,
+  reshapes,
+  type Route,
+  routeFor,
+  type Routes,
+  saysFields,
+} from '../model/route.js';
 import type { Upload } from '../model/upload.js';
 import type { Place } from '../protocol/detect.js';
 import type { Uploads } from '../uploads/uploads.js';
@@ -45,7 +53,7 @@ export class Places {
     const { head } = located;
     if (located.kind === 'upload') return this.findUpload(head, head.path.slice(uploadsPath.length));
     const route = this.routeOf(head);
-    return { head, route, place: targetOf(route) };
+    return { head, route, place: targetOf(head, route) };
   }
 
   private async findUpload(head: RequestHead, rest: string): Promise<Found> {
@@ -95,13 +103,13 @@ export class Places {
   }
 }
 
-function targetOf(route: Route): Place {
-  const { resumable, limits, plainBodies, delivery } = route;
+function targetOf({ method }: RequestHead, route: Route): Place {
+  const { resumable, limits, delivery } = routeFor(method, route);
   return {
     kind: 'target',
     resumable,
     minSize: passesSmallUploads(route) ? limits.minSize : 0,
-    plainBodies,
+    plainBodies: plainBodiesFor(method, route),
     shapesEmptyBodies: reshapes(delivery),
     refusesForms: saysFields(delivery.framing),
   };

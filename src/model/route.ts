@@ -146,6 +146,22 @@ export function saysFields(framing: Framing): boolean {
   return framing.kind === 'multipart' && framing.fields.length + framing.fieldsFromHeaders.length > 0;
 }
 
+/** Methods that bring something new. By any other a request is about what is there, and would mean something else. */
+const RESHAPED: ReadonlySet<string> = new Set(['POST', 'PUT', 'PATCH']);
+
+/** The route as it holds for requests of this method: those that are not reshaped reach the origin as they are. */
+export function routeFor(method: string, route: Route): Route {
+  if (RESHAPED.has(method) || !reshapes(route.delivery)) return route;
+  const framing = { kind: 'raw' } as const;
+  return { ...route, delivery: { ...route.delivery, framing, target: undefined, method: undefined } };
+}
+
+/** What becomes of ordinary bodies by this method. A gate sees them all; into the spool goes else only what is reshaped. */
+export function plainBodiesFor(method: string, { plainBodies, delivery }: Route): PlainBodies {
+  const passes = plainBodies === 'spool' && !RESHAPED.has(method) && !delivery.gate;
+  return passes ? 'pass' : plainBodies;
+}
+
 /** Whether a request that is too small to be resumed may be passed on as it came, and is still what the route promises. */
 export function passesSmallUploads({ plainBodies, delivery, authorize }: Route): boolean {
   return plainBodies === 'pass' && !reshapes(delivery) && !delivery.gate && !authorize.recheck;

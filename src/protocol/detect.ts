@@ -18,8 +18,9 @@ export type Place =
       readonly resumable: boolean;
       /** Smaller uploads that come whole are passed on as they are. */
       readonly minSize: number;
+      /** For the method of the request, as is the next. */
       readonly plainBodies: PlainBodies;
-      /** A POST or PUT without content counts as one with an empty body: it would reach the wrong place too. */
+      /** A request without content counts as one with an empty body: it would reach the wrong place too. */
       readonly shapesEmptyBodies: boolean;
       /** The bytes become the file of a form with fields that a client is not to choose: a form of its own could. */
       readonly refusesForms: boolean;
@@ -60,8 +61,7 @@ const FORM = 'multipart/form-data';
 
 /** A body that is no upload: the route says whether it passes. */
 function detectPlain(head: RequestHead, { plainBodies, shapesEmptyBodies }: Target): Detected {
-  const carriesBody = head.hasBody || (shapesEmptyBodies && !WITHOUT_CONTENT.has(head.method));
-  if (plainBodies === 'pass' || !carriesBody) return PASS_THROUGH;
+  if (plainBodies === 'pass' || !(head.hasBody || shapesEmptyBodies)) return PASS_THROUGH;
   if (plainBodies === 'spool') return resumable(plain, plainCreation(head));
   return resumable(plain, { reason: 'upload-required', field: 'Upload-Complete' });
 }
@@ -69,6 +69,8 @@ function detectPlain(head: RequestHead, { plainBodies, shapesEmptyBodies }: Targ
 function detectUpload(head: RequestHead, target: Target, settings: IetfSettings): Detected {
   // A target of which nothing is resumable answers its preflights itself too.
   if (!target.resumable) return PASS_THROUGH;
+  // With content it is no question that browsers or uploads ask, and the content is seen like any other.
+  if (head.method === 'OPTIONS' && head.hasBody && target.plainBodies !== 'pass') return PASS_THROUGH;
   if (isPreflight(head)) return { kind: 'preflight' };
   if (speaksTus(head)) return PASS_THROUGH;
   const dialect = targetDialect(head);

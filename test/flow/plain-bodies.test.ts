@@ -1,4 +1,5 @@
 import { readdir } from 'node:fs/promises';
+import { METHODS } from 'node:http';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
@@ -31,6 +32,9 @@ routes:
   - match: { path: /spooled/** }
     plain_bodies: spool
     delivery: { timeout: 5s, wait: 0s, retry: { attempts: 1, in_background: 0s } }
+  - match: { path: /failing/** }
+    plain_bodies: spool
+    delivery: { retry: { attempts: 1, first_delay: 100ms, in_background: 1h } }
   - match: { path: /refused/** }
     plain_bodies: refuse
   - match: { path: /small/** }
@@ -239,28 +243,80 @@ test('a 401 of the origin is the answer, whole and once', async () => {
   await until(async () => (await spool()).length === 0, 'an empty spool');
 });
 
-test('after 502 nothing is sent any more', async () => {
-  stage.answer('/spooled/fails', { status: 503, body: 'not now' });
-  const response = await send('HTTP/1.1', 'with a length', { target: '/spooled/fails', body: 'hello' });
+test('after a 503 nothing is sent any more, although there was time to try again', async () => {
+  stage.answer('/failing/x', { status: 503, body: 'not now' });
+  const response = await send('HTTP/1.1', 'with a length', { target: '/failing/x', body: 'hello' });
   expect(response.status).toBe(503);
   expect(response.header('Retry-After')).toBeDefined();
   await until(async () => (await spool()).length === 0, 'an empty spool');
+  expect(stage.requestsFor('/failing/x')).toHaveLength(1);
 });
 
-test.each(['GET', 'DELETE'])('a %s without a body passes a framed route as it came', async (method) => {
-  const target = `/framed/${method}`;
-  expect((await stage.send('HTTP/1.1', { method, target })).status).toBe(200);
-  const request = await stage.requestFor(target);
-  expect([request.method, request.header('content-type'), request.size]).toEqual([method, undefined, 0]);
-});
+/** Whether a method brings something new, so that routes say how, or is about what is there. */
+const BY_METHOD = ['POST', 'PUT', 'PATCH']
+  .map((method) => ({ method, isReshaped: true }))
+  .concat(
+    ['GET', 'DELETE', 'OPTIONS', 'PROPFIND', 'PROPPATCH', 'LOCK', 'UNLOCK', 'MOVE', 'COPY', 'MKCOL', 'REPORT', 'PURGE']
+      .concat(METHODS.includes('QUERY') ? ['QUERY'] : [])
+      .map((method) => ({ method, isReshaped: false })),
+  );
 
-test('a POST without content is an empty file on a framed route, and passes a gated one', async () => {
-  for (const target of ['/framed/empty', '/gated/empty']) {
-    const response = await stage.send('HTTP/1.1', { method: 'POST', target, body: '' });
-    expect(response.status).toBe(200);
-  }
-  expect((await stage.requestFor('/framed/empty')).header('content-type')).toMatch(/^multipart/);
-  expect((await stage.requestFor('/gated/empty')).header('idempotency-key')).toBeUndefined();
+describe.each(TRANSPORTS)('over %s', (transport) => {
+  const kind = 'with a length';
+  const about = (method: string, body: string): string => `${transport.replace('/', '')}-${method}-${body}`;
+
+  describe.each(BY_METHOD)('a $method', ({ method, isReshaped }) => {
+    test.each(['', 'hello'])(
+      'with the content %j is framed, moved and renamed only if it brings something',
+      async (body) => {
+        const own = about(method, body);
+        expect((await send(transport, kind, { method, target: `/framed/${own}`, body })).status).toBe(200);
+        const framed = await stage.requestFor(`/framed/${own}`);
+        expect([framed.method, /^multipart/.test(framed.header('content-type') ?? '')]).toEqual([method, isReshaped]);
+        if (!isReshaped) expect(framed.body.toString()).toBe(body);
+        expect((await send(transport, kind, { method, target: `/moved/${own}`, body })).status).toBe(200);
+        const moved = await stage.requestFor(isReshaped ? `/in/moved/${own}?name=upload` : `/moved/${own}`);
+        expect([moved.method, moved.body.toString()]).toEqual([isReshaped ? 'PUT' : method, body]);
+      },
+    );
+
+    test('that declares an upload is no other request at its end either', async () => {
+      const target = `/moved/up-${about(method, '')}`;
+      const headers: HeaderLine[] = [['Upload-Complete', '?1']];
+      expect((await send(transport, kind, { method, target, body: 'hello', headers })).status).toBe(200);
+      const moved = await stage.requestFor(isReshaped ? `/in${target}?name=upload` : target);
+      expect([moved.method, moved.body.toString()]).toEqual([isReshaped ? 'PUT' : method, 'hello']);
+    });
+
+    test('with content is shown to the gate, and is else itself', async () => {
+      const virus = `/gated/virus-${about(method, '')}`;
+      const refused = await send(transport, kind, { method, target: virus, body: 'a VIRUS' });
+      expect([refused.status, stage.requestsFor(virus)]).toEqual([422, []]);
+      const asking: HeaderLine[] = [['Access-Control-Request-Method', 'POST']];
+      const other = `${virus}-asking`;
+      const asked = await send(transport, kind, { method, target: other, body: 'a VIRUS', headers: asking });
+      expect([asked.status, stage.requestsFor(other)]).toEqual([422, []]);
+      const target = `/gated/${about(method, '')}`;
+      expect((await send(transport, kind, { method, target, body: 'fine' })).status).toBe(200);
+      const got = await stage.requestFor(target);
+      expect([got.method, got.body.toString()]).toEqual([method, 'fine']);
+    });
+
+    test('without content passes the gate as it came', async () => {
+      const target = `/gated/empty-${about(method, '')}`;
+      expect((await send(transport, kind, { method, target, body: '' })).status).toBe(200);
+      const got = await stage.requestFor(target);
+      expect([got.method, got.size, got.header('idempotency-key')]).toEqual([method, 0, undefined]);
+    });
+
+    test('with content is refused where the route takes uploads only, and passes without', async () => {
+      const target = `/refused/${about(method, '')}`;
+      expect((await send(transport, kind, { method, target, body: 'hello' })).status).toBe(428);
+      expect(stage.requestsFor(target)).toEqual([]);
+      expect((await send(transport, kind, { method, target, body: '' })).status).toBe(200);
+      expect((await stage.requestFor(target)).method).toBe(method);
+    });
+  });
 });
 
 test('a body passes as it came where the route says so', async () => {
