@@ -39,7 +39,7 @@ export function defaultRoute(settings: Settings): Route {
     authorize: toAuthorize(settings.authorize),
     bindTo: settings.bind_to,
     plainBodies: inheritedPlainBodies(settings.plain_bodies, resumable, resumable && shapes(delivery)),
-    ...(settings.headers.underscores === 'pass' ? { passesUnderscores: true } : {}),
+    ...fieldRules(settings.headers),
   };
 }
 
@@ -60,8 +60,15 @@ export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
       authorize: toAuthorize({ ...top.authorize, ...own.authorize }),
       bindTo: own.bind_to ?? top.bind_to,
       plainBodies: own.plain_bodies ?? inheritedPlainBodies(top.plain_bodies, own.resumable, isShaped),
-      ...((own.headers?.underscores ?? top.headers.underscores) === 'pass' ? { passesUnderscores: true } : {}),
+      ...fieldRules({ ...top.headers, ...own.headers }),
     },
+  };
+}
+
+function fieldRules({ underscores, original_url: otherTargets }: Settings['headers']) {
+  return {
+    ...(underscores === 'pass' && { passesUnderscores: true }),
+    ...(otherTargets === 'trust' && { trustsOtherTargets: true }),
   };
 }
 

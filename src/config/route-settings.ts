@@ -39,6 +39,12 @@ export const headerSettings = {
     'Fields with `_` in their names. Many applications cannot tell `X_User` from `X-User`, which lets a client say what ' +
       'only a proxy may: `drop` leaves them out. `pass`: for applications that need such a field.',
   ),
+  original_url: oneOf(['drop', 'trust']).describe(
+    '`X-Original-URL`, `X-Rewrite-URL`, `X-Forwarded-Uri`, `-Method` and their like, by which a proxy says what a request ' +
+      'was for before it was rewritten. Applications that believe them serve that instead, and nobody was asked about it. ' +
+      '`drop` leaves them out, whoever sends them. `trust`: those of `trusted_proxies` go on, which then must never pass on ' +
+      'what a client says.',
+  ),
 };
 
 const match = z.strictObject({

@@ -22,16 +22,23 @@ export function buildRoutes(config: Pick<Config, 'routes' | 'defaultRoute'>): Ro
   const all = [...compiled, { ...fallback, matchesPath: () => true, mayMean: () => true }];
   const byName = new Map(all.map(({ resumable }) => [resumable.name, resumable]));
   return {
-    find: (method, path) => {
+    find: (method, asked) => {
+      const path = ofServer(asked);
       const found = all.find((route) => (route.methods?.has(method) ?? true) && route.matchesPath(path))!;
       return NEVER_RESUMABLE.has(method) ? found.passThrough : found.resumable;
     },
     findIgnoringCase: (method, path) =>
-      all.find(({ methods, mayMean }) => (methods?.has(method) ?? true) && mayMean(path))!.resumable,
+      all.find(({ methods, mayMean }) => (methods?.has(method) ?? true) && mayMean(ofServer(path)))!.resumable,
     hasProtected: all.some(({ resumable }) => isProtected(resumable)),
-    findResumable: (path) => firstResumable(all, path),
+    findResumable: (path) => firstResumable(all, ofServer(path)),
     byName: (name) => byName.get(name),
+    all: all.map(({ resumable }) => resumable),
   };
+}
+
+/** `OPTIONS *` is about the server, and held to be about the top of it: no pattern matches an asterisk. */
+function ofServer(path: string): string {
+  return path === '*' ? '/' : path;
 }
 
 function compile({ paths, methods, ignoreCase, route }: RouteConfig): CompiledRoute {

@@ -178,7 +178,7 @@ export const schema = z.strictObject({
   delivery,
   ...access,
   headers: z
-    .strictObject(withDefaults(headerSettings, { underscores: 'drop' }))
+    .strictObject(withDefaults(headerSettings, { underscores: 'drop', original_url: 'drop' }))
     .prefault({})
     .describe('Which header fields of clients reach an origin.'),
   cors: z

@@ -1,5 +1,5 @@
 import { fieldKey, originFields, withoutSpellings } from '../model/client-fields.js';
-import { withForwarding } from '../model/forwarding.js';
+import { originTrailers, withForwarding } from '../model/forwarding.js';
 import { endToEnd, fieldValue, withoutFields, type HeaderLine, type Headers } from '../model/headers.js';
 import type { Route } from '../model/route.js';
 import { PLAIN, type Upload } from '../model/upload.js';
@@ -82,16 +82,13 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers, via
 }
 
 /** Trailers of the last body, without those that would say of the whole what is true of a piece or of the file alone. */
-export function replayedTrailers(trailers: Headers, upload: Upload, { authorize, delivery }: Route): HeaderLine[] {
-  const { copyHeaders = [] } = authorize.forwardAuth ?? {};
-  const isForm = framingFor(upload, delivery.framing).kind === 'multipart';
+export function replayedTrailers(trailers: Headers, upload: Upload, route: Route): HeaderLine[] {
+  const isForm = framingFor(upload, route.delivery.framing).kind === 'multipart';
   const names = [
     ...(upload.dialect === PLAIN ? OF_ONE_MESSAGE : OF_THE_UPLOAD),
     ...(isForm ? OF_THE_FILE : []),
-    ...CREDENTIALS,
-    ...copyHeaders.map((name) => name.toLowerCase()),
   ];
-  return withoutFields(trailers, new Set(names));
+  return originTrailers(withoutFields(trailers, new Set(names)), route);
 }
 
 /** The type of the whole in place of a piece's. Where the creation has none, it is added only if something else tells it. */

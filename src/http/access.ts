@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { clientFields, fieldKey } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
-import { SAID_BY_PROXIES, withForwarding } from '../model/forwarding.js';
+import { isSaidByProxies, withForwarding } from '../model/forwarding.js';
 import { endToEnd, fieldValue, withoutFields, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
@@ -142,7 +142,7 @@ function questionOf(head: RequestHead, route: Route, url: string, via?: string):
 
 function isAboutTheTarget(name: string): boolean {
   const key = fieldKey(name);
-  return SAID_BY_PROXIES.test(key) && !OF_TRUSTED_PROXIES.has(key);
+  return isSaidByProxies(key) && !OF_TRUSTED_PROXIES.has(key);
 }
 
 /** About the connection and the place we are reached at: a trusted proxy may say these, nobody else. */
@@ -152,6 +152,7 @@ const OF_TRUSTED_PROXIES: ReadonlySet<string> = new Set([
   'x-forwarded-proto',
   'x-forwarded-port',
   'x-forwarded-prefix',
+  'x-real-ip',
 ]);
 
 function relayed({ status, reason, headers, body }: ShortAnswer): RelayedAnswer {

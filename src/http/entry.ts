@@ -1,6 +1,5 @@
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
-import { clientFields } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
 import { hasPassed } from '../model/forwarding.js';
 import type { Refusal } from '../model/outcome.js';
@@ -65,6 +64,13 @@ interface Noted {
   /** As it was when its offset moved last. */
   after?: Upload;
   interrupted?: string;
+}
+
+/** A request as it came in. `isRelayed`: by way of another node. */
+interface Received {
+  readonly exchange: Exchange;
+  readonly noted: Noted;
+  readonly isRelayed: boolean;
 }
 
 type Resumable = Extract<Detected, { kind: 'resumable' }>;
@@ -155,7 +161,7 @@ export class Entry {
       await answerEarly(exchange, cors.apply(problemReply(found), received));
       return;
     }
-    const head = { ...found.head, headers: clientFields(found.head.headers, found.route) };
+    const { head } = found;
     noted.route = found.route.name;
     noted.before = found.upload;
     noted.after = found.upload;
@@ -168,17 +174,16 @@ export class Entry {
     const detected = detect(head, found.place, { finalInterim });
     switch (detected.kind) {
       case 'pass-through':
-        return this.passThrough(exchange, head, noted);
+        return this.passThrough(exchange, found, noted);
       case 'preflight':
-        return this.preflight(exchange, head, noted);
+        return this.preflight(exchange, found, noted);
       case 'resumable':
-        return this.resumable(exchange, head, found, detected, noted, isRelayed);
+        return this.resumable({ exchange, noted, isRelayed }, found, detected);
     }
   }
 
-  private async passThrough(exchange: Exchange, head: RequestHead, noted: Noted): Promise<void> {
-    const { access, routes, passThrough, cors } = this.options;
-    const route = routes.find(head.method, head.path);
+  private async passThrough(exchange: Exchange, { head, route }: Found, noted: Noted): Promise<void> {
+    const { access, passThrough, cors } = this.options;
     noted.kind = 'pass-through';
     const admission = isAskedFor(route) ? await access.ask(head, route) : LET_IN;
     if (hasLeft(exchange)) return;
@@ -187,36 +192,25 @@ export class Entry {
   }
 
   /** What we answer ourselves needs nobody's leave: browsers send a preflight without credentials. */
-  private async preflight(exchange: Exchange, head: RequestHead, noted: Noted): Promise<void> {
-    const { cors, uploadsPath } = this.options;
-    const reply = cors.preflight(head);
-    if (!reply && !head.path.startsWith(uploadsPath)) return this.passThrough(exchange, head, noted);
+  private async preflight(exchange: Exchange, found: Found, noted: Noted): Promise<void> {
+    const reply = this.options.cors.preflight(found.head);
+    if (!reply && found.place.kind === 'target') return this.passThrough(exchange, found, noted);
     noted.kind = 'preflight';
     await sendReply(exchange, reply ?? { status: 204, headers: [] });
   }
 
   /** On a target the service is asked whatever the request is about: an upload's own URL is a right by itself. */
-  private async resumable(
-    exchange: Exchange,
-    head: RequestHead,
-    found: Found,
-    detected: Resumable,
-    noted: Noted,
-    isRelayed: boolean,
-  ): Promise<void> {
+  private async resumable(received: Received, found: Found, detected: Resumable): Promise<void> {
     const isAsked = found.place.kind === 'target' && isAskedFor(found.route);
-    const admission = isAsked ? await this.options.access.ask(head, found.route) : undefined;
-    if (hasLeft(exchange)) return;
-    const asked = { ...this.askedOf(exchange, head, found, detected, noted), admission };
-    await this.serveUpload(asked, found, noted, isRelayed);
+    const admission = isAsked ? await this.options.access.ask(found.head, found.route) : undefined;
+    if (hasLeft(received.exchange)) return;
+    await this.serveUpload({ ...this.askedOf(received, found, detected), admission }, found, received);
   }
 
   private askedOf(
-    exchange: Exchange,
-    head: RequestHead,
-    { route, upload }: Found,
+    { exchange, noted }: Received,
+    { head, route, announced, upload }: Found,
     { protocol, request }: Resumable,
-    noted: Noted,
   ): UploadRequest {
     const { interimMode, clock } = this.options;
     const interims = new Interims(exchange, head, { mode: interimMode, clock });
@@ -227,10 +221,10 @@ export class Entry {
       isBegun = true;
       noted.after = seen;
     };
-    return { exchange, head, route, protocol, request, upload, interims, onUpload };
+    return { exchange, head, route, announced, protocol, request, upload, interims, onUpload };
   }
 
-  private async serveUpload(asked: UploadRequest, found: Found, noted: Noted, isRelayed: boolean): Promise<void> {
+  private async serveUpload(asked: UploadRequest, found: Found, { noted, isRelayed }: Received): Promise<void> {
     const { exchange, head, request } = asked;
     noted.kind = isRefusal(request) ? 'other' : asked.protocol === plain ? 'spooled' : request.kind;
     const reply = await this.replyTo(asked, found, isRelayed);

@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
-import { type FieldRules, originFields } from '../model/client-fields.js';
+import type { FieldRules } from '../model/client-fields.js';
+import { originTrailers } from '../model/forwarding.js';
 import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import { calledUrl, type RequestHead } from '../model/request-head.js';
@@ -120,7 +121,7 @@ export class PassThrough {
         ...this.outgoing(head, route, added),
         client: head.connection.isClientsOwn ? connectionOf(request) : undefined,
       },
-      trailersOf: (trailers: Headers) => originFields(trailers, route),
+      trailersOf: (trailers: Headers) => originTrailers(trailers, route),
       stallLimits: { origin: route.delivery.timeoutMs, client: this.options.idleTimeoutMs },
       headTimeoutMs: route.delivery.answerTimeoutMs,
       onFailure: (failure: ExchangeFailure) => this.note(failure, head, route),

@@ -1,4 +1,6 @@
+import { clientFields } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
+import type { Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
 import {
   passesSmallUploads,
@@ -18,11 +20,13 @@ import { BadHead } from './request-head.js';
 
 /** What a request's path leads to, with the route that holds there. */
 export interface Found {
-  /** The request as it goes on: with the canonical target where the route is protected. */
+  /** The request as it goes on: with the canonical target where the route is protected, and what a client may say. */
   readonly head: RequestHead;
   readonly place: Place;
   /** An upload's own; the target's otherwise. */
   readonly route: Route;
+  /** For OPTIONS on a target, the route whose uploads are told of: what any method on this path could have (RUFH §4.1.4). */
+  readonly announced?: Route;
   /** Missing also when the upload is somebody else's. */
   readonly upload?: Upload;
   /** What is asked about the upload besides the upload resource itself. */
@@ -52,16 +56,24 @@ export class Places {
     if (located.kind === 'refused') return new BadHead(400, located.detail);
     const { head } = located;
     if (located.kind === 'upload') return this.findUpload(head, head.path.slice(uploadsPath.length));
-    const route = this.routeOf(head);
-    return { head, route, place: targetOf(head, route) };
+    const { method, path } = head;
+    const { route } = located;
+    if (method !== 'OPTIONS') return { head: withFieldsFor(head, [route]), route, place: targetOf(head, route) };
+    const announced = routes.findResumable(path);
+    // An identity that another method of this target is given by a service comes from no client here either.
+    const others = path === '*' ? routes.all : announced ? [announced] : [];
+    const place = targetOf(head, { ...route, resumable: announced !== undefined });
+    return { head: withFieldsFor(head, [route, ...others]), route, announced, place };
   }
 
-  private async findUpload(head: RequestHead, rest: string): Promise<Found> {
+  private async findUpload(received: RequestHead, rest: string): Promise<Found> {
     const [, id = rest, page] = /^([^/]*)\/(status|answer)$/.exec(rest) ?? [];
     const upload = await this.uploadOf(id);
+    const isKnown = upload !== undefined && !(upload instanceof Fault);
+    const route = isKnown ? this.routeOfUpload(upload) : this.options.routes.find(received.method, received.path);
+    const head = withFieldsFor(received, [route]);
     if (upload instanceof Fault)
-      return { head, place: { kind: 'upload', id, dialect: undefined }, route: this.routeOf(head), fault: upload };
-    const route = upload ? this.routeOfUpload(upload) : this.routeOf(head);
+      return { head, place: { kind: 'upload', id, dialect: undefined }, route, fault: upload };
     const own = upload && (await this.ownUpload(upload, head, route));
     if (own instanceof Fault) return { head, place: { kind: 'upload', id, dialect: undefined }, route, fault: own };
     const place: Place = { kind: 'upload', id, dialect: own?.dialect };
@@ -90,17 +102,15 @@ export class Places {
     }
   }
 
-  /** For OPTIONS, what any method on this path could have (RUFH §4.1.4). */
-  private routeOf({ method, path }: RequestHead): Route {
-    const { routes } = this.options;
-    const forDiscovery = method === 'OPTIONS' ? routes.findResumable(path) : undefined;
-    return forDiscovery ?? routes.find(method, path);
-  }
-
   private routeOfUpload({ route, request }: Upload): Route {
     const { routes } = this.options;
     return routes.byName(route) ?? routes.find(request.method, request.target.split('?', 1)[0]!);
   }
+}
+
+/** The same head everywhere: a field that one looks at and another does not would make them two owners of an upload. */
+function withFieldsFor(head: RequestHead, routes: readonly Route[]): RequestHead {
+  return { ...head, headers: routes.reduce<Headers>(clientFields, head.headers) };
 }
 
 function targetOf({ method }: RequestHead, route: Route): Place {

@@ -47,6 +47,8 @@ export interface UploadRequest {
   readonly route: Route;
   readonly protocol: Protocol;
   readonly request: Intent | Refusal;
+  /** For a discovery, the route whose limits are told. */
+  readonly announced?: Route;
   /** The one it is about, as it was when the request came. */
   readonly upload?: Upload;
   /** What the authorization service of the route has said; missing where it was not asked yet. */
@@ -200,10 +202,10 @@ export class UploadRequests {
     return this.options.publicUrl ?? calledUrl(head);
   }
 
-  private contextOf({ head, route }: UploadRequest): ReplyContext {
+  private contextOf({ head, route, announced = route }: UploadRequest): ReplyContext {
     const { uploadsPath, clock, expiryClock = clock } = this.options;
     const publicUrl = this.publicUrlOf(head);
-    return { uploadUrl: (id) => publicUrl + uploadsPath + id, limits: route.limits, nowMs: expiryClock() };
+    return { uploadUrl: (id) => publicUrl + uploadsPath + id, limits: announced.limits, nowMs: expiryClock() };
   }
 }
 

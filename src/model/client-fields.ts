@@ -2,7 +2,7 @@ import type { HeaderLine, Headers } from './headers.js';
 import type { Authorize, Route } from './route.js';
 
 /** What a route says of the fields of its clients. */
-export interface FieldRules extends Partial<Pick<Route, 'passesUnderscores'>> {
+export interface FieldRules extends Partial<Pick<Route, 'passesUnderscores' | 'trustsOtherTargets'>> {
   readonly authorize?: Pick<Authorize, 'forwardAuth'>;
 }
 
@@ -22,7 +22,10 @@ export function withoutSpellings(headers: Headers, keys: ReadonlySet<string>): H
   return headers.filter(([name]) => !keys.has(fieldKey(name)));
 }
 
-/** What a client may say on this route: no names with `_`, and none that the authorization service speaks by. */
+/**
+ * What a client may say on this route: no names with `_`, none that the authorization service speaks by, and no other target
+ * than the one that it asks for.
+ */
 export function clientFields(headers: Headers, route: FieldRules): HeaderLine[] {
   const reserved = reservedKeys(route);
   return headers.filter(
@@ -36,8 +39,22 @@ export function originFields(headers: Headers, route: FieldRules): HeaderLine[] 
   return headers.filter(([name]) => mayPass(name, route) && !reserved.has(fieldKey(name)));
 }
 
-function mayPass(name: string, { passesUnderscores }: FieldRules): boolean {
-  return passesUnderscores === true || !name.includes('_');
+function mayPass(name: string, { passesUnderscores, trustsOtherTargets }: FieldRules): boolean {
+  if (passesUnderscores !== true && name.includes('_')) return false;
+  return trustsOtherTargets === true || !namesOtherTarget(fieldKey(name));
+}
+
+/** What proxies call the target that a request had before they rewrote it: by each of these words, or by several. */
+const OTHER_TARGET =
+  /^(?:x-)?(?:(?:envoy-)?original|rewrite|rewritten|forwarded|(?:waws-)?unencoded|override|http-destination)-?(?:(?:full|raw|request|http)-)?(?:ur[il]|path|path-?info|query|query-string|target)$/;
+const OTHER_METHOD = /^(?:x-)?(?:(?:envoy-)?original|rewrite|forwarded)-(?:(?:request|http)-)?method$/;
+
+/**
+ * Whether a name, in the form of `fieldKey`, says that the request was for another target or by another method. Applications
+ * that believe such a field (of IIS, Zend, Symfony, Spring and their like) serve that one, which nobody was asked about.
+ */
+export function namesOtherTarget(key: string): boolean {
+  return OTHER_TARGET.test(key) || OTHER_METHOD.test(key);
 }
 
 function reservedKeys({ authorize }: FieldRules): ReadonlySet<string> {

@@ -1,4 +1,4 @@
-import { fieldKey } from './client-fields.js';
+import { fieldKey, type FieldRules, namesOtherTarget, originFields } from './client-fields.js';
 import { formatHop, receivedHops, type ForwardedHop } from './forwarded.js';
 import { fieldValue, type HeaderLine, type Headers } from './headers.js';
 
@@ -55,11 +55,28 @@ const OURS = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-for
  */
 function isReplaced(name: string, peerIsTrusted: boolean): boolean {
   const key = fieldKey(name);
-  return OURS.has(key) || (!peerIsTrusted && (key === 'x-real-ip' || SAID_BY_PROXIES.test(key)));
+  return OURS.has(key) || (!peerIsTrusted && isSaidByProxies(key));
 }
 
-/** Names, in the form of `fieldKey`, by which proxies say where and how a request came to them. */
-export const SAID_BY_PROXIES = /^x-(?:forwarded|original|rewrite)-/;
+/** Whether proxies say by this name, in the form of `fieldKey`, where and how a request came to them. */
+export function isSaidByProxies(key: string): boolean {
+  return OF_PROXIES.test(key) || namesOtherTarget(key);
+}
+
+/** `X-Script-Name`: the part of the path that a proxy took off; applications take it off once more. */
+const OF_PROXIES = /^x-(?:(?:forwarded|original|rewrite)-|real-ip$|script-name$)/;
+
+/**
+ * Trailers of a request as an origin may get them: what a client may say in fields, and nothing that is for the head alone
+ * (RFC 9110 §6.5.1), which are credentials and what hops say. Some servers add trailers to the fields of the head.
+ */
+export function originTrailers(trailers: Headers, route: FieldRules): HeaderLine[] {
+  return originFields(trailers, route).filter(
+    ([name]) => !NEVER_BEHIND_A_BODY.has(fieldKey(name)) && !isReplaced(name, false),
+  );
+}
+
+const NEVER_BEHIND_A_BODY: ReadonlySet<string> = new Set(['authorization', 'cookie', 'idempotency-key', 'via']);
 
 /** With hops before the peer, host and proto stand in their elements already and ours only names the peer. */
 function forwardedValue(headers: Headers, hops: readonly ForwardedHop[], peer: string, facts: ForwardingFacts): string {

@@ -134,6 +134,8 @@ export interface Route {
   readonly plainBodies: PlainBodies;
   /** Client fields with `_` in their names go on to the origin; they are dropped when this is missing. */
   readonly passesUnderscores?: boolean;
+  /** Fields by which a trusted proxy says that the request was for another target go on; dropped when this is missing. */
+  readonly trustsOtherTargets?: boolean;
 }
 
 /** The origin's request is another one than the client's: passed on as it came, it would reach the wrong place or form. */
@@ -200,4 +202,6 @@ export interface Routes {
   /** Whether any method makes this path resumable: what discovery asks (RUFH §4.1.4, OPTIONS). */
   findResumable(path: string): Route | undefined;
   byName(name: string): Route | undefined;
+  /** Every route, the one for everything else last. */
+  readonly all: readonly Route[];
 }

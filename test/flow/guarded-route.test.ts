@@ -196,8 +196,6 @@ test('names of the service are taken out of trailers too', async () => {
 const ABOUT_THE_TARGET = [
   'X-Forwarded-Uri',
   'X-Forwarded-Method',
-  'X-Forwarded-Host',
-  'X-Forwarded-Proto',
   'X-Forwarded-Path',
   'X-Original-URL',
   'X-Original-URI',
@@ -205,27 +203,54 @@ const ABOUT_THE_TARGET = [
   'X-Rewrite-Url',
 ];
 
+/** A name as applications may read it too. */
+function spellings(name: string): HeaderLine[] {
+  const all = [name, name.toLowerCase(), name.toUpperCase().replaceAll('-', '_'), name.replaceAll('-', '.')];
+  return all.map((spelling) => [spelling, 'forged']);
+}
+
+function said(request: OriginRequest, name: string): string[] {
+  return request.headers.filter(([field]) => fieldKey(field) === fieldKey(name)).map(([, value]) => value);
+}
+
 describe.each([
   ['a trusted proxy', ['127.0.0.1/32']],
   ['anybody', []],
 ])('behind %s', (_peer, trusted) => {
-  const CONFIG = (): string =>
-    `trusted_proxies: ${JSON.stringify(trusted)}\nheaders: { underscores: pass }\nauthorize: { forward_auth: "${auth.url}" }`;
+  const CONFIG = (more: string): string =>
+    `trusted_proxies: ${JSON.stringify(trusted)}\nheaders: { underscores: pass${more} }\n` +
+    `authorize: { forward_auth: "${auth.url}" }\nroutes: [{ match: { path: /open/** }, authorize: { forward_auth: null } }]`;
+
+  /** What the service is told for a request with this field in all its spellings. */
+  async function toldBy(name: string): Promise<string[]> {
+    const own = await startTestApp({ origin: origin.url, config: CONFIG('') });
+    const headers: HeaderLine[] = [['Host', 'api'], ...spellings(name)];
+    await requestOnce(own.url, { method: 'PUT', target: '/b', headers, body: 'x' });
+    await own.stop();
+    return said(auth.requests[0]!, name);
+  }
 
   test.each(ABOUT_THE_TARGET)('%s of a client never reaches the service, however it is spelt', async (name) => {
-    const own = await startTestApp({ origin: origin.url, config: CONFIG() });
-    const spellings = [name, name.toLowerCase(), name.toUpperCase().replaceAll('-', '_'), name.replaceAll('-', '.')];
-    const forged = spellings.map((spelling): HeaderLine => [spelling, 'forged']);
-    await requestOnce(own.url, { method: 'PUT', target: '/b', headers: [['Host', 'api'], ...forged], body: 'x' });
+    const ours: Readonly<Record<string, string>> = { 'X-Forwarded-Uri': '/b', 'X-Forwarded-Method': 'PUT' };
+    expect(await toldBy(name)).toEqual(name in ours ? [ours[name]] : []);
+  });
+
+  test('host and scheme are told to the service once, as the connection or a trusted proxy says', async () => {
+    expect(await toldBy('X-Forwarded-Host')).toEqual([trusted.length > 0 ? 'forged' : 'api']);
+    auth.requests.length = 0;
+    expect(await toldBy('X-Forwarded-Proto')).toEqual(['http']);
+  });
+
+  test.each(['', ', original_url: trust'])('no origin is told of another target%s', async (more) => {
+    const own = await startTestApp({ origin: origin.url, config: CONFIG(more) });
+    const headers: HeaderLine[] = [['Host', 'api'], ...ABOUT_THE_TARGET.flatMap(spellings)];
+    await requestOnce(own.url, { method: 'GET', target: '/open/a', headers });
+    const upload: HeaderLine[] = [...headers, ['Upload-Complete', '?1']];
+    await requestOnce(own.url, { method: 'POST', target: '/open/b', headers: upload, body: 'hello' });
     await own.stop();
-    const [asked] = auth.requests;
-    const told = asked!.headers.filter(([field]) => fieldKey(field) === fieldKey(name)).map(([, value]) => value);
-    const ours: Readonly<Record<string, string>> = {
-      'x-forwarded-uri': '/b',
-      'x-forwarded-method': 'PUT',
-      'x-forwarded-host': trusted.length > 0 ? 'forged' : 'api',
-      'x-forwarded-proto': 'http',
-    };
-    expect(told).toEqual(name.toLowerCase() in ours ? [ours[name.toLowerCase()]] : []);
+    expect(origin.requests.map(({ target }) => target)).toEqual(['/open/a', '/open/b']);
+    const isBelieved = more !== '' && trusted.length > 0;
+    for (const request of origin.requests)
+      for (const name of ABOUT_THE_TARGET) expect(said(request, name).length).toBe(isBelieved ? 4 : 0);
   });
 });

@@ -242,6 +242,7 @@ function onlyRoute(route: Route): Routes {
     hasProtected: false,
     findResumable: () => route,
     byName: () => route,
+    all: [route],
   };
 }
 

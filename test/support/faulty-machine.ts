@@ -39,6 +39,7 @@ const routes = {
   hasProtected: false,
   findResumable: () => route,
   byName: () => route,
+  all: [route],
 };
 
 /** The origin takes every request that is whole, and says so with a number of its own. */

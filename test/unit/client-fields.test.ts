@@ -48,6 +48,40 @@ describe('names that the authorization service speaks by', () => {
 });
 
 test.each([
+  ['X-Original-URL', true],
+  ['x_original_url', true],
+  ['X-Original-URI', true],
+  ['X-Original-Method', true],
+  ['X-Original-Path', true],
+  ['X-Rewrite-URL', true],
+  ['X.Rewrite.Url', true],
+  ['X-Forwarded-Uri', true],
+  ['X-Forwarded-Method', true],
+  ['X-Forwarded-Path', true],
+  ['X-Forwarded-Request-Uri', true],
+  ['X-Envoy-Original-Path', true],
+  ['X-Envoy-Original-Method', true],
+  ['X-WAWS-Unencoded-URL', true],
+  ['Unencoded-Url', true],
+  ['X-HTTP-DestinationURL', true],
+  ['X-Override-URL', true],
+  ['X-Forwarded-Host', false],
+  ['X-Forwarded-For', false],
+  ['X-Forwarded-Prefix', false],
+  ['X-Forwarded-Email', false],
+  ['X-Forwarded-User', false],
+  ['X-Original-Host', false],
+  ['X-HTTP-Method-Override', false],
+  ['X-Method-Override', false],
+  ['Original-Recipient', false],
+])('%s names another target: %p, which is believed only where a route says so', (name, isOther) => {
+  for (const fields of [clientFields, originFields]) {
+    expect(passed(fields, name, { passesUnderscores: true })).toBe(!isOther);
+    expect(passed(fields, name, { passesUnderscores: true, trustsOtherTargets: true })).toBe(true);
+  }
+});
+
+test.each([
   ['X_Api_Key', false, false],
   ['X-Api_Key', false, false],
   ['_', false, false],
