@@ -175,12 +175,12 @@ function request(malice: Malice, stream: number, extra: readonly Field[]): strin
   return frame(HEADERS, END_HEADERS | END_STREAM, stream, block([...fieldsOf(malice), ...extra]));
 }
 
-function frame(type: number, flags: number, stream: number, payload: string): string {
+export function frame(type: number, flags: number, stream: number, payload: string): string {
   return integer(payload.length).slice(1) + String.fromCharCode(type, flags) + integer(stream) + payload;
 }
 
 /** RFC 7541 §6.2.2: literal fields without indexing, strings as they are. */
-function block(fields: readonly Field[]): string {
+export function block(fields: readonly Field[]): string {
   return fields.map(([name, value]) => `\x00${text(name)}${text(value)}`).join('');
 }
 
