@@ -31,4 +31,29 @@ export default tseslint.config(
     files: ['test/**/*.ts', 'bench/**/*.ts', 'demo/**/*.ts'],
     rules: { 'no-console': 'off', '@typescript-eslint/no-unused-expressions': 'off' },
   },
+  {
+    // A length of time by a clock that may be set blocks an origin, or ends an upload, when it is.
+    files: ['src/**/*.ts'],
+    rules: {
+      'no-restricted-properties': [
+        'error',
+        {
+          object: 'Date',
+          property: 'now',
+          message: 'Measure lengths of time with performance.now(); ask for a clock.',
+        },
+      ],
+    },
+  },
+  {
+    // Those that hand the clock of the wall to all others, show times to people, or read what the disk says of its files.
+    files: [
+      'src/app.ts',
+      'src/cli/uploads.ts',
+      'src/spool/spool-use.ts',
+      'src/store/embedded/{embedded-store,load,lock-file,record-lines,records}.ts',
+      'src/store/redis/redis-connection.ts',
+    ],
+    rules: { 'no-restricted-properties': 'off' },
+  },
 );

@@ -111,7 +111,8 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     opened,
   });
   const via = viaName(randomBytes(6).toString('hex'));
-  const rooms = { ...storage, log, metrics, via, clock: Date.now, expiryClock, routes: buildRoutes(config) };
+  const clocks = { clock: Date.now, monotonic, expiryClock };
+  const rooms = { ...storage, ...clocks, log, metrics, via, routes: buildRoutes(config) };
   const health: Health = { isListening: false };
   const checks = [listeningCheck(health), drainingCheck(health), ...storage.checks];
   const operators: { desk?: UploadsDesk; drain?: DrainDesk } = {};
@@ -214,6 +215,8 @@ type Rooms = Storage & {
   /** The name by which this proxy knows itself again. */
   readonly via: string;
   readonly clock: () => number;
+  /** Milliseconds by a clock that nobody sets. */
+  readonly monotonic: () => number;
   readonly expiryClock: () => number;
   readonly routes: Routes;
 };
@@ -285,12 +288,15 @@ function buildRequestRates({ minRate, idleTimeoutMs }: Config, metrics: Metrics)
 /** How many times as long a client may take its answer too slowly: the buffers on the way move in large steps. */
 const RESPONSE_WINDOWS = 5;
 
-interface GateRooms extends Pick<Rooms, 'log' | 'metrics' | 'clock'> {
+interface GateRooms extends Pick<Rooms, 'log' | 'metrics' | 'monotonic'> {
   readonly trust: Trust;
   readonly endIdle: () => void;
 }
 
-function buildGate({ connections }: Config, { log, metrics, clock, trust, endIdle }: GateRooms): NumberedConnections {
+function buildGate(
+  { connections }: Config,
+  { log, metrics, monotonic, trust, endIdle }: GateRooms,
+): NumberedConnections {
   const most = mostConnections();
   const wanted = connections.total ?? defaultConnections();
   const total = Math.min(wanted, most);
@@ -302,7 +308,7 @@ function buildGate({ connections }: Config, { log, metrics, clock, trust, endIdl
     onRefused: (limit) => metrics.connectionRefused(limit),
     onNearlyFull: endIdle,
     log,
-    clock,
+    monotonic,
   });
   return new NumberedConnections(limits);
 }

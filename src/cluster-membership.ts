@@ -27,6 +27,8 @@ export interface MembershipRooms {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
+  /** Milliseconds by a clock that nobody sets. */
+  readonly monotonic: () => number;
   readonly opened: Closing[];
 }
 
@@ -41,13 +43,13 @@ export interface Membership {
 }
 
 export async function openMembership(config: ClusterConfig, rooms: MembershipRooms): Promise<Membership> {
-  const { node: self, others, log, clock, opened } = rooms;
+  const { node: self, others, log, clock, monotonic, opened } = rooms;
   const { nodes } = others;
   const signature = new PeerSignature(config.secret, self, clock);
   const tls = config.tls && (await filesOf(config.tls));
   const trusting = { signature, ...(tls ? { tls } : {}), log };
   const { ownerTimeoutMs } = config;
-  const relay = new PeerRelay({ ...trusting, self, owners: new KnownOwners(nodes, clock), ownerTimeoutMs });
+  const relay = new PeerRelay({ ...trusting, self, owners: new KnownOwners(nodes, monotonic), ownerTimeoutMs });
   opened.push(() => Promise.resolve(relay.close()));
   const mover = new Mover({ ...rooms, self, nodes, files: new PeerFilesClient(trusting) });
   opened.push(() => mover.stop());

@@ -31,11 +31,11 @@ export async function drain(
   client: AdminClient,
   { move = false, timeout, json = false }: DrainCommandOptions,
 ): Promise<void> {
-  const until = timeout === undefined ? Infinity : Date.now() + timeout * 1000;
+  const until = timeout === undefined ? Infinity : performance.now() + timeout * 1000;
   const say = json ? () => undefined : once((line) => process.stdout.write(`${line}\n`));
   let told = (await client.ask('POST', `/drain?move=${move}`, isDrain)) as Told;
   say('it takes no new uploads any more');
-  while (move && told.move && mayGoOn(told.move) && Date.now() < until) {
+  while (move && told.move && mayGoOn(told.move) && performance.now() < until) {
     if (told.move.left !== undefined) say(words(told.move));
     await sleep(LOOK_EVERY_MS);
     told = (await client.ask('GET', '/drain', isDrain)) as Told;

@@ -13,15 +13,15 @@ export class KnownOwners implements Owners {
 
   constructor(
     private readonly nodes: Pick<Nodes, 'find'>,
-    private readonly clock: () => number,
+    private readonly monotonic: () => number,
     private readonly keepMs = KEEP_MS,
   ) {}
 
   find(node: string): Promise<NodeState | undefined> {
     const known = this.known.get(node);
-    if (known && known.until > this.clock()) return known.owner;
+    if (known && known.until > this.monotonic()) return known.owner;
     const owner = this.nodes.find(node);
-    this.known.set(node, { until: this.clock() + this.keepMs, owner });
+    this.known.set(node, { until: this.monotonic() + this.keepMs, owner });
     // Nothing was said: the next one asks again.
     owner.catch(() => this.known.delete(node));
     return owner;

@@ -68,6 +68,18 @@ export class HeldClaim {
     await this.renewing;
   }
 
+  /**
+   * Lets anybody take the delivery up at once, after a step of it has failed. Best effort: where the store fails as well,
+   * the claim runs out.
+   */
+  async giveBack(): Promise<void> {
+    await this.release();
+    const { store, worker, clock, log } = this.rooms;
+    await store.atOnce.renewClaim(this.id, worker, clock()).catch((error: unknown) => {
+      log.warn({ upload: uploadTag(this.id), err: error }, 'a claim could not be given back: it has to run out');
+    });
+  }
+
   private get ageMs(): number {
     return this.rooms.monotonic() - this.confirmedAt;
   }

@@ -153,6 +153,9 @@ export class Run {
       const { onInterim } = this;
       const tried = await eager.finish(upload, whole, { signal: claim.signal, onTape: this.tapeOf(upload), onInterim });
       return await this.ending.after(upload, tried, routeOf(upload, routes), this.chunks);
+    } catch (error) {
+      await claim.giveBack();
+      throw error;
     } finally {
       await claim.release();
     }
@@ -208,6 +211,9 @@ export class Run {
     this.ending.endsWith(claim);
     try {
       return await this.deliver(upload, chunks, turn, claim);
+    } catch (error) {
+      await claim.giveBack();
+      throw error;
     } finally {
       await claim.release();
     }
@@ -274,7 +280,8 @@ export class Run {
 
   /**
    * Whether nobody comes back with the attempt that was left open: its worker may only have stood still, or the clock by
-   * which its claim ran out was set. Where sending once more does no harm, there is nothing to wait for.
+   * which its claim ran out was set. Until a newer attempt begins its answer can be recorded, and so it is waited for, also
+   * where the origin may be asked twice.
    */
   private async isLost({ attempts }: Upload, route: Route, claim: HeldClaim): Promise<true | Next> {
     const { store, returnMs, draining } = this.rooms;

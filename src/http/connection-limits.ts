@@ -20,7 +20,8 @@ export interface ConnectionLimitsOptions {
   /** Called at most once a second while few connections are left: the time to end those that nobody uses. */
   readonly onNearlyFull: () => void;
   readonly log: Log;
-  readonly clock: () => number;
+  /** Milliseconds by a clock that nobody sets. */
+  readonly monotonic: () => number;
 }
 
 /** From this part of `total` on, connections without a request under way are in the way of others. */
@@ -60,17 +61,17 @@ export class ConnectionLimits implements ConnectionGate {
   }
 
   private refuse(limit: ConnectionLimit, client: string): undefined {
-    const { onRefused, clock, log, total, perAddress } = this.options;
+    const { onRefused, monotonic, log, total, perAddress } = this.options;
     onRefused(limit);
     if (limit === 'total') this.makeRoom();
-    const refused = this.refused[limit].count(clock());
+    const refused = this.refused[limit].count(monotonic());
     if (refused === undefined) return;
     const most = limit === 'total' ? total : perAddress;
     log.warn({ limit, most, client, open: this.open, refused }, REFUSED[limit]);
   }
 
   private makeRoom(): void {
-    const now = this.options.clock();
+    const now = this.options.monotonic();
     if (now - this.nearlyFullAt < NEARLY_FULL_EVERY_MS) return;
     this.nearlyFullAt = now;
     this.options.onNearlyFull();

@@ -50,7 +50,8 @@ export interface EntryOptions {
   readonly finalInterim: boolean;
   readonly metrics: Metrics;
   readonly log: Log;
-  readonly clock: () => number;
+  /** Milliseconds by a clock that nobody sets. */
+  readonly monotonic: () => number;
   /** The name by which this proxy knows itself again, in `Via`. */
   readonly via?: string;
 }
@@ -104,7 +105,7 @@ export class Entry {
 
   /** `client`: the request was passed on by another node, which tells of its client. Fulfilled when the exchange is over. Never fails. */
   async handle(exchange: Exchange, client?: ClientFacts): Promise<void> {
-    const startedAt = this.options.clock();
+    const startedAt = this.options.monotonic();
     const noted: Noted = { kind: 'other' };
     const head = client ? readPeerHead(exchange.req, client) : readHead(exchange.req, this.options.trust);
     try {
@@ -212,8 +213,8 @@ export class Entry {
     { head, route, announced, upload }: Found,
     { protocol, request }: Resumable,
   ): UploadRequest {
-    const { interimMode, clock } = this.options;
-    const interims = new Interims(exchange, head, { mode: interimMode, clock });
+    const { interimMode, monotonic } = this.options;
+    const interims = new Interims(exchange, head, { mode: interimMode, monotonic });
     let isBegun = false;
     const onUpload = (seen: Upload): void => {
       // Another request may have fed it until this one began.
@@ -308,8 +309,8 @@ export class Entry {
   }
 
   private note({ res }: Exchange, head: RequestHead, noted: Noted, startedAt: number): void {
-    const { metrics, log, uploadsPath, clock } = this.options;
-    const seconds = (clock() - startedAt) / 1000;
+    const { metrics, log, uploadsPath, monotonic } = this.options;
+    const seconds = (monotonic() - startedAt) / 1000;
     const status = res.headersSent ? res.statusCode : undefined;
     metrics.requestEnded({ kind: noted.kind, method: head.method, status, seconds });
     const { method, target, path, httpVersion, connection } = head;

@@ -61,7 +61,8 @@ export function holdsBodyBack(exchange: Exchange): boolean {
 export interface InterimOptions {
   /** `auto`: where interim responses are known to get through. */
   readonly mode: 'auto' | 'always' | 'never';
-  readonly clock: () => number;
+  /** Milliseconds by a clock that nobody sets. */
+  readonly monotonic: () => number;
 }
 
 /** The interim responses of one request: few, ever farther apart, and none where they do harm. */
@@ -83,7 +84,7 @@ export class Interims {
     this.mayTell =
       head.httpVersion !== '1.0' && (mode === 'always' || (mode === 'auto' && head.connection.relaysInterim));
     this.owesContinue = head.expectsContinue && head.httpVersion !== '1.0';
-    this.dueAt = options.clock() + FIRST_SPACING_MS;
+    this.dueAt = options.monotonic() + FIRST_SPACING_MS;
   }
 
   /** What the client must know now. `reply` is asked for only if it can be sent. */
@@ -103,7 +104,7 @@ export class Interims {
 
   /** Whether progress would be told now. */
   get isDue(): boolean {
-    return this.hasRoom && this.options.clock() >= this.dueAt;
+    return this.hasRoom && this.options.monotonic() >= this.dueAt;
   }
 
   /** 100, if this client waits for it: to be called when its body is wanted. */
@@ -121,7 +122,7 @@ export class Interims {
   private send(reply: Reply | undefined): boolean {
     if (!reply || !sendInterim(this.exchange, reply)) return false;
     this.sent++;
-    this.dueAt = this.options.clock() + this.spacingMs;
+    this.dueAt = this.options.monotonic() + this.spacingMs;
     this.spacingMs *= SPACING_GROWTH;
     return true;
   }

@@ -7,7 +7,8 @@ export interface NoRelayOptions {
   /** The name of this node; missing where all nodes are meant to share one spool. */
   readonly node?: string;
   readonly log: Log;
-  readonly clock: () => number;
+  /** Milliseconds by a clock that nobody sets. */
+  readonly monotonic: () => number;
 }
 
 const RETRY_AFTER_SECONDS = 30;
@@ -41,9 +42,9 @@ export class NoRelay implements Relay {
 
   /** Once in a while: every request on such an upload meets it. */
   private tell(node: string): void {
-    const { log, clock, node: own } = this.options;
-    if (clock() - this.saidAt < SAY_AGAIN_MS) return;
-    this.saidAt = clock();
+    const { log, monotonic, node: own } = this.options;
+    if (monotonic() - this.saidAt < SAY_AGAIN_MS) return;
+    this.saidAt = monotonic();
     log.error({ node }, own === undefined ? SHARES_NOTHING : SET_CLUSTER);
   }
 }

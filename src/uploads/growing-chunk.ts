@@ -150,8 +150,8 @@ export class GrowingChunk {
     clearTimeout(this.timer);
     this.timer = undefined;
     if (this.refusedBy) return;
-    const { store, clock, metrics } = this.rooms;
-    const startedAt = clock();
+    const { store, metrics } = this.rooms;
+    const startedAt = performance.now();
     await this.writer.sync();
     const step = this.stepTo(extent, complete);
     const result = await untilAvailable(() => store.commit(this.upload.id, step), this.patience);
@@ -161,7 +161,7 @@ export class GrowingChunk {
     }
     this.committedBytes = extent.size;
     this.upload = result;
-    metrics.commit((clock() - startedAt) / 1000);
+    metrics.commit((performance.now() - startedAt) / 1000);
     await this.task.onCommitted(result);
   }
 

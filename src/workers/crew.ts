@@ -6,7 +6,8 @@ import type { WorkerProcess } from './worker-process.js';
 export interface CrewOptions {
   readonly workers: number;
   readonly log: Log;
-  readonly clock: () => number;
+  /** Milliseconds by a clock that nobody sets. */
+  readonly monotonic: () => number;
   readonly gate?: ClientGate;
   /** Called for each process that has come to listen, and again when it has ended. */
   readonly onListening: (worker: WorkerProcess) => void;

@@ -43,7 +43,7 @@ export async function startPrimary({ log, program, ...config }: PrimaryOptions):
     answers.drain.ended(worker);
   };
   const gate = clientGate(config, { log, metrics, endIdle: () => crew.endIdle() });
-  const crew = new Crew({ workers, log, clock: Date.now, gate, onListening, onEnded });
+  const crew = new Crew({ workers, log, monotonic: () => performance.now(), gate, onListening, onEnded });
   const answers = new CrewAnswers(crew, figures);
   const killAll = () => crew.kill();
   process.once('exit', killAll);
@@ -86,7 +86,7 @@ function clientGate(config: PrimaryConfig, { log, metrics, endIdle }: GateRooms)
     onRefused: (limit) => metrics.connectionRefused(limit),
     onNearlyFull: endIdle,
     log,
-    clock: Date.now,
+    monotonic: () => performance.now(),
   });
   // Node's key has the port behind the host: what other nodes connect to is no listener for clients.
   const ofNodes = listen?.kind === 'tcp' ? new RegExp(`^.*:${listen.port}:[46]:`) : undefined;

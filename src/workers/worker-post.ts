@@ -6,7 +6,8 @@ import { endWords, WorkerProcess } from './worker-process.js';
 export interface WorkerPostOptions {
   readonly number: number;
   readonly log: Log;
-  readonly clock: () => number;
+  /** Milliseconds by a clock that nobody sets. */
+  readonly monotonic: () => number;
   /** Which connections of clients it is given. */
   readonly gate?: ClientGate;
   /** Called for each process that has come to listen, and again when it has ended. */
@@ -86,11 +87,11 @@ export class WorkerPost {
   }
 
   private replaceWhenEnded(worker: WorkerProcess): void {
-    const { number, log, clock } = this.options;
-    const since = clock();
+    const { number, log, monotonic } = this.options;
+    const since = monotonic();
     void worker.ended.then((end) => {
       if (this.stopping) return;
-      const { failures, afterMs } = nextRestart(this.failures, clock() - since);
+      const { failures, afterMs } = nextRestart(this.failures, monotonic() - since);
       this.failures = failures;
       const { pid, problem } = worker;
       log.error({ worker: number, workerPid: pid, ...end, problem, afterMs }, 'a worker ended; another follows');

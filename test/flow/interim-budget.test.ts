@@ -19,7 +19,7 @@ describe('the interim responses of one request', () => {
   const withInterims =
     (mode: InterimOptions['mode'], tell: (interims: Interims) => unknown) => (exchange: Exchange) => {
       const head = readHead(exchange.req, trust) as RequestHead;
-      tell(new Interims(exchange, head, { mode, clock: () => now }));
+      tell(new Interims(exchange, head, { mode, monotonic: () => now }));
       exchange.req.resume();
       exchange.req.on('end', () => void sendReply(exchange, { status: 201, headers: [] }));
     };

@@ -133,10 +133,20 @@ export class PeerNode {
     if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
     const { config } = loaded;
     const metrics = new Metrics();
-    const rooms = { store, leases, spool, log, metrics, clock: Date.now, routes: buildRoutes(config), node: name };
+    const rooms = {
+      store,
+      leases,
+      spool,
+      log,
+      metrics,
+      clock: Date.now,
+      monotonic: () => performance.now(),
+      routes: buildRoutes(config),
+      node: name,
+    };
     this.delivery = new Delivery({ ...rooms, origin: new UndiciOrigin(), worker: randomUUID(), random: Math.random });
     this.passThrough = new PassThrough({ log });
-    const owners = new KnownOwners(nodes, Date.now, 0);
+    const owners = new KnownOwners(nodes, () => performance.now(), 0);
     this.relay = new PeerRelay({ self: name, owners, signature, ownerTimeoutMs, log });
     const uploads = new Uploads({
       ...rooms,

@@ -22,7 +22,7 @@ function limitsOf(options: { total?: number; perAddress?: number; exempt?: strin
     onRefused: (limit) => refused.push(limit),
     onNearlyFull: () => now.nearlyFull++,
     log: createLog({ level: 'info', format: 'json', destination: { write } }),
-    clock: () => now.ms,
+    monotonic: () => now.ms,
   });
   return { limits, refused, lines, now };
 }

@@ -32,7 +32,7 @@ export class RedisPulse {
   /** A command has failed: no need to wait for the next beat. */
   noteTrouble(fault: Fault): void {
     const { message } = fault;
-    if (this.problem === undefined) this.since = Date.now();
+    if (this.problem === undefined) this.since = performance.now();
     if (this.isNews(fault)) this.log.error(`Redis is not available: ${message}`);
     this.problem = message;
   }
@@ -56,7 +56,7 @@ export class RedisPulse {
     } catch (fault) {
       return this.noteTrouble(fault as Fault);
     }
-    if (this.problem !== undefined) this.log.info({ awayMs: Date.now() - this.since }, 'Redis is available again');
+    if (this.problem !== undefined) this.log.info({ awayMs: Math.round(performance.now() - this.since) }, 'Redis is available again');
     this.problem = undefined;
   }
 }

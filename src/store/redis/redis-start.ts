@@ -27,13 +27,13 @@ export interface OpenClients {
 
 /** Tries once, or as long as the settings allow where waiting can help. */
 export async function patiently<T>(settings: RedisSettings, log: Log, attempt: () => Promise<T>): Promise<T> {
-  const deadline = Date.now() + (settings.waitMs ?? 0);
+  const deadline = performance.now() + (settings.waitMs ?? 0);
   for (let tries = 1; ; tries++) {
     try {
       return await attempt();
     } catch (error) {
       const fault = storeFault(error, settings);
-      if (!mayPass(fault.cause ?? fault) || Date.now() + AGAIN_MS > deadline) throw fault;
+      if (!mayPass(fault.cause ?? fault) || performance.now() + AGAIN_MS > deadline) throw fault;
       if (tries === 1) log.warn(`waiting for the store: ${fault.message}`);
     }
     await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
