@@ -11,7 +11,7 @@ const FORMAT = 1;
  */
 export const RESERVED_BYTES = 4096;
 
-const DELIVERABLE: ReadonlySet<Phase> = new Set(['complete', 'delivering', 'undelivered']);
+const MAY_BE_SENT: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
 
 const NEWLINE = 0x0a;
 const BLANK = 0x20;
@@ -71,9 +71,11 @@ export function readRecord(file: Buffer, readAt = Date.now()): ReadRecord | unde
  */
 function withLostAttempt(record: UploadRecord, startedAt: number): UploadRecord {
   const { phase, attemptCount } = record.upload;
-  if (!DELIVERABLE.has(phase) || hasOpenAttempt(record)) return record;
+  if (!MAY_BE_SENT.has(phase) || hasOpenAttempt(record)) return record;
   const number = attemptCount + 1;
   const attempt = { number, budgetFrom: number, budgetSince: startedAt, origin: 'unknown', startedAt };
+  // Of one that is received once more, the newest attempt decides when it is whole again.
+  if (phase === 'receiving') return changed(record, { attempt });
   return changed(record, { attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] });
 }
 
