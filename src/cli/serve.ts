@@ -17,6 +17,7 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
   const loaded = loadConfig(sources);
   if ('mistakes' in loaded) {
     printMistakes(loaded.mistakes);
+    printDoubts(loaded.doubts);
     process.exit(1);
   }
   const { config } = loaded;

@@ -4,9 +4,10 @@ import { toAdmin, type AdminConfig } from './admin-settings.js';
 import type { Config } from './config.js';
 import { explain, type Found } from './explain.js';
 import { knownKeys, withoutEmpty } from './json-schema.js';
-import type { Mistake, SettingPath } from './mistake.js';
+import { settingName, type Mistake, type SettingPath } from './mistake.js';
 import { applyOverride, collectOverrides, isObject, OVERRIDES, type Told } from './overrides.js';
 import { adminOnly } from './schema.js';
+import { misspeltVariables } from './variables.js';
 import { readYaml, type YamlFile } from './yaml-file.js';
 
 export interface ConfigSources {
@@ -21,8 +22,11 @@ export interface ConfigSources {
  * The configuration, with what is doubtful in it, or every mistake at once. Flags win over variables, variables over the
  * file.
  */
-export function loadConfig(sources: ConfigSources): { config: Config; doubts?: Mistake[] } | { mistakes: Mistake[] } {
+export function loadConfig(
+  sources: ConfigSources,
+): { config: Config; doubts?: Mistake[] } | { mistakes: Mistake[]; doubts?: Mistake[] } {
   const { read, told } = readSettings(sources);
+  const misspelt = misspeltVariables(sources.env, read.text);
   if (read.settings === undefined) return { mistakes: read.mistakes };
   const { config, found, doubts } = check(read.settings);
   const mistakes = [...read.mistakes];
@@ -32,9 +36,16 @@ export function loadConfig(sources: ConfigSources): { config: Config; doubts?: M
     if (!read.mistakes.some((known) => known.line === placed.line && known.column === placed.column))
       mistakes.push(placed);
   }
-  if (!config || mistakes.length > 0) return { mistakes: inOrder(mistakes) };
-  if (doubts.length === 0) return { config };
-  return { config, doubts: inOrder(doubts.map((one) => place(one, told, read))) };
+  if (!config || mistakes.length > 0)
+    return { mistakes: inOrder(mistakes), ...(misspelt.length > 0 ? { doubts: misspelt } : {}) };
+  const all = [...misspelt, ...inOrder(doubts.map((one) => place(one, told, read)))];
+  return { config, ...(all.length > 0 ? { doubts: all } : {}) };
+}
+
+/** Something that is wrong with the value of a setting, as only its use could tell, at its place. */
+export function misplaced(sources: ConfigSources, path: SettingPath, problem: string): Mistake {
+  const { read, told } = readSettings(sources);
+  return place({ path, atKey: false, mistake: { setting: settingName(path), problem } }, told, read);
 }
 
 /**
@@ -59,6 +70,8 @@ function readSettings({ file, env, flags }: ConfigSources): { read: Reading; tol
 interface Reading {
   readonly file?: string;
   readonly yaml?: YamlFile;
+  /** Of the file. */
+  readonly text?: string;
   /** Undefined when nothing can be made of the file. */
   readonly settings: unknown;
   readonly mistakes: Mistake[];
@@ -74,7 +87,7 @@ function readFile(file: string, env: ConfigSources['env']): Reading {
   }
   const { file: yaml, mistakes } = readYaml(content, env);
   const settings = yaml.settings === undefined ? undefined : withoutEmpty(yaml.settings ?? {});
-  return { file, yaml, settings, mistakes: mistakes.map((mistake) => ({ source: file, ...mistake })) };
+  return { file, yaml, text: content, settings, mistakes: mistakes.map((mistake) => ({ source: file, ...mistake })) };
 }
 
 /** Where a setting was given: by a flag or variable, else in the file. */

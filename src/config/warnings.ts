@@ -3,14 +3,17 @@ import type { Config } from './config.js';
 import type { SettingPath } from './mistake.js';
 import type { Contradiction } from './route-contradictions.js';
 import { adminWarnings } from './admin-settings.js';
+import { routeWarnings } from './route-warnings.js';
 import type { Settings } from './schema.js';
 import { exposedSecret } from './secret.js';
 
 /** Settings that work, and probably do not do what was meant. */
-export function warnings({ defaultRoute, routes }: Config, settings: Settings): Contradiction[] {
+export function warnings(config: Config, settings: Settings): Contradiction[] {
+  const { defaultRoute, routes } = config;
   return [
     ...adminWarnings(settings.admin),
     ...secretFiles(settings).flatMap(({ path, file }) => exposedSecret(path, file)),
+    ...routeWarnings(config, settings),
     ...repeatedByGateways([], defaultRoute),
     ...routes.flatMap(({ route, methods }, index) => repeatedByGateways(['routes', index], route, methods)),
   ];
