@@ -2,7 +2,6 @@ import { readFileSync } from 'node:fs';
 import { Command, Option } from 'commander';
 import type { ConfigSources } from '../config/load.js';
 import { OVERRIDES } from '../config/overrides.js';
-import { check } from './check.js';
 import { addDrainCommand } from './drain-command.js';
 import { init } from './init.js';
 import { addUploadsCommand } from './uploads-command.js';
@@ -39,7 +38,10 @@ export function program(): Command {
     });
   withSources(root.command('check'))
     .description('check a configuration: prints every mistake at once, or what would be served')
-    .action((_options, command: Command) => check(sourcesOf(command)));
+    .action(async (_options, command: Command) => {
+      const { check } = await import('./check.js');
+      await check(sourcesOf(command));
+    });
   root
     .command('init')
     .description('write a configuration with every setting explained')

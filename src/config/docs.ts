@@ -21,7 +21,9 @@ setting explained, \`rufh-proxy check --config FILE\` tells all mistakes in it a
   file's structure.
 - **YAML**: anchors, aliases and merge keys (\`<<\`) work, for routes that have much in common.
 - A setting with nothing behind its colon counts as left out. \`null\` and nothing are the same where \`null\` is allowed.
-- A setting that does not exist, or a value that is not allowed, is a mistake, never ignored.
+- A setting that does not exist, or a value that is not allowed, is a mistake, never ignored. \`check\` looks at the data
+  directory too, and \`check\` and \`serve\` warn of what works and is probably not meant: variables that nobody reads, routes that
+  no request reaches, secrets that every user can read.
 `;
 
 /** docs/configuration.md: every setting in a table of its section. */

@@ -1,6 +1,15 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { FakeOrigin } from '../support/fake-origin.js';
@@ -115,6 +124,33 @@ describe('check', () => {
         '',
       ].join('\n'),
     );
+  });
+
+  // Issue 9, §6.
+  test('looks at the data directory, and changes nothing', async () => {
+    const data = join(directory.path, 'd');
+    write('origin: http://a\nadmin: false\ndata: ./d');
+    expect((await run(['check', '--config', 'a.yaml'])).output).toMatch(/^ok\n/);
+    expect(existsSync(data)).toBe(false);
+    mkdirSync(data);
+    writeFileSync(join(data, 'letter.txt'), 'mine');
+    const foreign = await run(['check', '--config', 'a.yaml']);
+    expect([foreign.code, foreign.output]).toEqual([1, '']);
+    expect(foreign.errors).toMatch(
+      /^rufh-proxy: one mistake in the configuration\n {2}a\.yaml:3:7: data: .*letter\.txt.*nothing in it is of this program/,
+    );
+    expect(readdirSync(data)).toEqual(['letter.txt']);
+    rmSync(join(data, 'letter.txt'));
+    chmodSync(data, 0o777);
+    expect((await run(['check', '--config', 'a.yaml'])).errors).toMatch(/a\.yaml:3:7: data: .*chmod/);
+    const below = await run(['check', '--config', 'a.yaml', '--data', join(directory.path, 'a.yaml', 'd')]);
+    expect([below.code, below.errors]).toEqual([1, expect.stringMatching(/^rufh-proxy: .*\n {2}--data: data: /)]);
+  });
+
+  test('warns of a variable that nobody reads, also where that makes something missing', async () => {
+    const { code, errors } = await run(['check'], { RUFH_PROXY_ORIGN: 'http://a' });
+    expect(code).toBe(1);
+    expect(errors).toContain('warning: RUFH_PROXY_ORIGN: there is no such variable; did you mean RUFH_PROXY_ORIGIN?');
   });
 
   test('tells every mistake with its line and ends with 1', async () => {

@@ -1,0 +1,111 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { loadConfig } from '../../src/config/load.js';
+import { describeMistake } from '../../src/config/mistake.js';
+import { OVERRIDES } from '../../src/config/overrides.js';
+import { misspeltVariables } from '../../src/config/variables.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+
+// Issue 9, §6.
+let directory: TemporaryDirectory;
+beforeEach(async () => {
+  directory = await temporaryDirectory();
+});
+afterEach(() => directory.remove());
+
+function doubtsOf(yaml: string, env: Record<string, string> = {}): string[] {
+  const file = join(directory.path, 'a.yaml');
+  writeFileSync(file, `origin: http://a\n${yaml}`);
+  const loaded = loadConfig({ file, env, flags: {} });
+  if ('mistakes' in loaded) throw new Error(loaded.mistakes.map(describeMistake).join('\n'));
+  return (loaded.doubts ?? []).map((one) => describeMistake(one).replace(file, 'FILE'));
+}
+
+describe('a variable', () => {
+  test.each([
+    ['RUFH_PROXY_ORIGN', 'did you mean RUFH_PROXY_ORIGIN?'],
+    ['RUFH_PROXY_LISTN', 'did you mean RUFH_PROXY_LISTEN?'],
+    ['rufh_proxy_origin', 'did you mean RUFH_PROXY_ORIGIN?'],
+    ['RUFHPROXY_ORIGIN', 'did you mean RUFH_PROXY_ORIGIN?'],
+    ['RUHF_PROXY_ORIGIN', 'did you mean RUFH_PROXY_ORIGIN?'],
+    ['RUFH_PROXY_ADMIN_TOKENFILE', 'did you mean RUFH_PROXY_ADMIN_TOKEN_FILE?'],
+    ['RUFH_PROXY_CONFG', 'did you mean RUFH_PROXY_CONFIG?'],
+    ['RUFH_PROXY_SOMETHING_ELSE', 'those that there are stand in'],
+  ])('%s is misspelt: %s', (name, hint) => {
+    const told = misspeltVariables({ [name]: 'x' }).map(describeMistake);
+    expect(told).toEqual([expect.stringContaining(`${name}: there is no such variable; ${hint}`)]);
+  });
+
+  test.each([
+    ...OVERRIDES.map(({ variable }) => variable),
+    'RUFH_PROXY_CONFIG',
+    ...['RUFH_PROXY_PORT', 'RUFH_PROXY_SERVICE_HOST', 'RUFH_PROXY_SERVICE_PORT', 'RUFH_PROXY_SERVICE_PORT_HTTP'],
+    ...['RUFH_PROXY_PORT_80_TCP', 'RUFH_PROXY_PORT_80_TCP_ADDR', 'RUFH_PROXY_NODES_SERVICE_HOST'],
+    ...['RUFH_PROXY_NODES_PORT_8081_TCP_PROTO', 'RUFH_WORKER', 'PATH', 'PROXY_ORIGIN', 'HTTP_PROXY'],
+  ])('%s is not', (name) => {
+    expect(misspeltVariables({ [name]: 'x' })).toEqual([]);
+  });
+
+  test('that the file itself names is not either, nor one that is empty', () => {
+    const env = { RUFH_PROXY_DATABASE: '2', RUFH_PROXY_OTHER: '' };
+    expect(doubtsOf('log: { level: "${RUFH_PROXY_LEVEL:-info}" }', { ...env, RUFH_PROXY_LEVEL: 'warn' })).toEqual([
+      expect.stringMatching(/^RUFH_PROXY_DATABASE: /),
+    ]);
+  });
+});
+
+describe('a route', () => {
+  const of = (...matches: string[]) =>
+    `routes: [${matches.map((match, at) => `{ name: r${at}, match: { ${match} } }`).join(', ')}]`;
+
+  test.each<[string[], number[]]>([
+    [['path: /a/**', 'path: /a/b/**'], [1]],
+    [['path: /**', 'path: /a'], [1]],
+    [['path: /a/**', 'path: /a'], [1]],
+    [['path: /a/*', 'path: /a/b'], [1]],
+    [['path: [/a/**, /b/**]', 'path: "/{a,b}/x"'], [1]],
+    [['path: /a/**', 'path: /a/**, methods: POST'], [1]],
+    [['path: /a/**, methods: [POST, PUT]', 'path: /a/b, methods: PUT'], [1]],
+    [['path: /a/**, methods: POST', 'path: /a/**, methods: PUT', 'path: /a/b, methods: [POST, PUT]'], [2]],
+    [['path: /a/**, ignore_case: true', 'path: /A/b'], [1]],
+    [['path: /a/b/**', 'path: /a/**'], []],
+    [['path: /a/*', 'path: /a/**'], []],
+    [['path: /a', 'path: /a/**'], []],
+    [['path: /a/**, methods: POST', 'path: /a/**'], []],
+    [['path: /a/**, methods: POST', 'path: /a/**, methods: [POST, PUT]'], []],
+    [['path: /a/**', 'path: /a/**, ignore_case: true'], []],
+    [['path: /a/**', 'path: "/{a,b}/x"'], []],
+    [['path: "/a/!(b)"', 'path: /a/*'], []],
+    [['path: /b/**', 'path: /a/**'], []],
+  ])('among %j: no request reaches %j', (matches, unreachable) => {
+    const told = doubtsOf(of(...matches));
+    expect(
+      told.map((line) => Number(/routes\[(\d)\]\.match: no request reaches this route: /.exec(line)?.[1])),
+    ).toEqual(unreachable);
+    for (const line of told) expect(line).toMatch(/^FILE:2:\d+: .*"r0".* before it takes? what it matches/);
+  });
+
+  const ask = 'forward_auth: http://auth';
+
+  test.each([
+    [
+      `authorize: { ${ask}, scope: uploads }`,
+      [/^FILE:2:\d+: authorize\.scope: leaves open .*ordinary request bodies \(`plain_bodies: pass`\)/],
+    ],
+    [`authorize: { ${ask}, scope: uploads }\nlimits: { min_size: 10 }`, [/uploads below 10 bytes/]],
+    [
+      `authorize: { ${ask}, scope: uploads }\nplain_bodies: refuse`,
+      [/leaves open .*GET, DELETE and others\), upgrades/],
+    ],
+    [`authorize: { ${ask}, scope: uploads }\nroutes: [{ match: { path: /a } }]`, [/: authorize\.scope: /]],
+    [
+      `authorize: { ${ask} }\nroutes: [{ match: { path: /a }, authorize: { scope: uploads } }]`,
+      [/: routes\[0\]\.authorize\.scope: /],
+    ],
+    [`authorize: { ${ask} }`, []],
+    ['authorize: { scope: uploads }', []],
+  ])('with %s is told what it leaves open', (yaml, told) => {
+    expect(doubtsOf(yaml)).toEqual(told.map((form) => expect.stringMatching(form)));
+  });
+});
