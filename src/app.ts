@@ -138,7 +138,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   const membership = await openCluster(config, { ...rooms, opened });
   const relay = membership?.relay ?? new NoRelay(rooms);
   const trust = new Trust(config.trustedProxies);
-  const access = new Access(log, via);
+  const access = new Access(log, via, toldToClients(config));
   opened.push(() => Promise.resolve(access.close()));
   const entry = buildEntry(config, { ...rooms, access, delivery, passThrough, uploads, relay, requestRates, trust });
   const listing = { list: storage.store.list.bind(storage.store), setAside: storage.setAside };

@@ -1,13 +1,14 @@
 import { createHash } from 'node:crypto';
-import { clientFields, fieldKey } from '../model/client-fields.js';
+import { clientFields, fieldKey, withoutSpellings } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
 import { isSaidByProxies, withForwarding } from '../model/forwarding.js';
 import { endToEnd, fieldValue, withoutFields, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
-import type { RequestHead } from '../model/request-head.js';
+import { calledUrl, type RequestHead } from '../model/request-head.js';
 import type { Authorize, Route } from '../model/route.js';
 import type { Log } from '../observe/log.js';
 import { problemBody } from '../protocol/problem.js';
+import { answerFields, withoutAltSvc } from './answer-fields.js';
 import { ask, AskConnections, type ShortAnswer } from './ask.js';
 import { linesForRoute } from './origin-lines.js';
 
@@ -37,10 +38,11 @@ const PREFLIGHT_MS = 2000;
 export class Access {
   private readonly connections = new AskConnections();
 
-  /** `via`: the name by which this proxy knows itself again. */
+  /** `via`: the name by which this proxy knows itself again. `shown`: as for every answer of an origin. */
   constructor(
     private readonly log: Log,
     private readonly via?: string,
+    private readonly shown: { readonly publicUrl?: string; readonly altSvc?: string } = {},
   ) {}
 
   /** Asks the authorization service of the route; where there is none everybody is let in. */
@@ -89,7 +91,7 @@ export class Access {
       return { kind: 'out', answer: silent, isUndecided: true };
     }
     if (answer.status < 200 || answer.status > 299)
-      return { kind: 'out', answer: relayed(answer), isUndecided: answer.status >= 500 };
+      return { kind: 'out', answer: relayed(forTurnedAway(answer, auth)), isUndecided: answer.status >= 500 };
     const names = new Set(copyHeaders.map((name) => name.toLowerCase()));
     return {
       kind: 'in',
@@ -102,20 +104,30 @@ export class Access {
   private async askOrigin(head: RequestHead, route: Route, added?: Headers): Promise<Admission | undefined> {
     const { origin, delivery } = route;
     const base = new URL(origin);
-    const url = base.origin + (base.pathname === '/' ? '' : base.pathname) + head.target;
+    const target = (base.pathname === '/' ? '' : base.pathname) + head.target;
     const host = delivery.preserveHost ? head.authority : base.host;
     const lines = withoutFields(linesForRoute(head, host, { route, added, via: this.via }), OF_THE_BODY).filter(
-      ([name]) => !/^(upload|tus)-/i.test(name),
+      ([name]) => !OF_UPLOADS.test(name),
     );
     const length: HeaderLine =
       head.contentLength === undefined ? ['Transfer-Encoding', 'chunked'] : ['Content-Length', `${head.contentLength}`];
     const headers: HeaderLine[] = [...lines, length, ['Expect', '100-continue'], ['Connection', 'close']];
     try {
       const timeoutMs = Math.min(PREFLIGHT_MS, delivery.timeoutMs);
-      const answer = await ask({ url, method: head.method, headers, timeoutMs, expectsContinue: true });
+      const answer = await ask({
+        url: base.origin,
+        target,
+        method: head.method,
+        headers,
+        timeoutMs,
+        expectsContinue: true,
+      });
       // RFC 5842 §7.2: with 508 it would come back to us whole.
       const isRefused = (answer.status >= 400 && answer.status < 500) || answer.status === 508;
-      return isRefused ? { kind: 'out', answer: relayed(answer), isUndecided: false } : undefined;
+      if (!isRefused) return undefined;
+      const place = { route, publicUrl: this.shown.publicUrl ?? calledUrl(head) };
+      const shown = answerFields(answer.headers, place, this.shown.altSvc).filter(([name]) => !OF_UPLOADS.test(name));
+      return { kind: 'out', answer: relayed({ ...answer, headers: shown }), isUndecided: false };
     } catch {
       // No word within the time, or no connection: only a refusal keeps a client out; delivery has its own patience.
       return undefined;
@@ -154,6 +166,16 @@ const OF_TRUSTED_PROXIES: ReadonlySet<string> = new Set([
   'x-forwarded-prefix',
   'x-real-ip',
 ]);
+
+/** A refusal of the service without what it says to us alone: who this is, and where else it can be reached. */
+function forTurnedAway(answer: ShortAnswer, { copyHeaders, principalHeader }: ForwardAuth): ShortAnswer {
+  const ours = new Set([...copyHeaders, principalHeader].map(fieldKey));
+  const headers = withoutSpellings(withoutAltSvc(answer.headers), ours).filter(([name]) => !OF_UPLOADS.test(name));
+  return { ...answer, headers };
+}
+
+/** Fields of uploads, which are between a client and us. */
+const OF_UPLOADS = /^(?:upload|tus)-/i;
 
 function relayed({ status, reason, headers, body }: ShortAnswer): RelayedAnswer {
   const lines = withoutFields(endToEnd(headers), new Set(['content-length']));

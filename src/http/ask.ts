@@ -7,6 +7,8 @@ import { toNodeLines, writeOctets } from './octets.js';
 /** A small question to a service beside the request itself: a head without a body. */
 export interface Question {
   readonly url: string;
+  /** In place of the path of `url`: sent as the octets it is, where a URL would resolve and escape it. */
+  readonly target?: string;
   readonly method: string;
   readonly headers: Headers;
   /** For the whole exchange. */
@@ -50,11 +52,12 @@ export function ask(question: Question): Promise<ShortAnswer> {
 }
 
 function askOver(question: Question, signal: AbortSignal, connections?: AskConnections): Promise<ShortAnswer> {
-  const { url, method, headers, expectsContinue = false } = question;
+  const { url, target, method, headers, expectsContinue = false } = question;
   const send = url.startsWith('https:') ? requestHttps : requestHttp;
   return new Promise((resolve, reject) => {
     const outgoing = send(url, {
       method,
+      ...(target !== undefined && { path: target }),
       headers: toNodeLines(headers),
       agent: (!authenticatesConnection(headers) && connections?.for(url)) || false,
       signal,
@@ -66,7 +69,7 @@ function askOver(question: Question, signal: AbortSignal, connections?: AskConne
       else reject(error);
     });
     outgoing.once('response', (response) => {
-      // What was said to one client on such a connection must not hold for the next.
+      // A login of one client on such a connection must not hold for the next.
       if (authenticatesConnection(fromRawHeaders(response.rawHeaders))) outgoing.shouldKeepAlive = false;
       readShort(response).then(resolve, reject);
     });

@@ -123,7 +123,58 @@ describe('forward_auth', () => {
   });
 });
 
+test('a refusal of the service shows nothing that it says to us alone', async () => {
+  await auth.close();
+  auth = await startFakeOrigin({
+    status: 403,
+    headers: [
+      ['Remote-User', 'ann'],
+      ['X_Princ', 'ann'],
+      ['Alt-Svc', 'h3=":1"'],
+      ['Upload-Offset', '7'],
+      ['Location', 'https://login.example/'],
+      ['Set-Cookie', 'a=b'],
+    ],
+  });
+  await start(
+    `authorize: { forward_auth: { url: "${auth.url}", copy_headers: [Remote-User], principal_header: X-Princ } }`,
+  );
+  for (const answer of [await create('?1'), await send('GET', '/files', [])]) {
+    expect(answer.status).toBe(403);
+    expect([answer.header('Location'), answer.header('Set-Cookie')]).toEqual(['https://login.example/', 'a=b']);
+    const hidden = ['Remote-User', 'X_Princ', 'Alt-Svc', 'Upload-Offset'];
+    expect(hidden.filter((name) => answer.header(name) !== undefined)).toEqual([]);
+  }
+});
+
 describe('preflight', () => {
+  test.each(['/a\\..\\..\\b', '/a|b', '/a/{x}/^', '/a//b', '/a/%2e%2e/b', '/a?q=\\..\\'])(
+    'asks about the very octets of %j that the origin gets later, and shows a refusal like any answer',
+    async (target) => {
+      const raw = await startRawOrigin(async (exchange) => {
+        await exchange.respond({
+          status: 403,
+          headers: [
+            ['Alt-Svc', 'h3=":1"'],
+            ['Upload-Limit', 'max-size=1'],
+            ['Location', `${raw.url}/why`],
+          ],
+          body: 'no',
+        });
+      });
+      app = await startTestApp({
+        origin: raw.url,
+        config: 'authorize: { preflight: true }\ndelivery: { preserve_host: false }',
+      });
+      const headers: HeaderLine[] = [['Upload-Complete', '?1']];
+      const answer = await send('POST', target, headers, 'hello');
+      expect([raw.exchanges[0]!.method, raw.exchanges[0]!.target]).toEqual(['POST', target]);
+      expect([answer.status, answer.header('Location')]).toEqual([403, 'http://api/why']);
+      expect([answer.header('Alt-Svc'), answer.header('Upload-Limit')]).toEqual([undefined, undefined]);
+      await raw.close();
+    },
+  );
+
   test('an origin that refuses the head is heard before the body, and its answer relayed', async () => {
     const raw = await startRawOrigin(async (exchange) => {
       await exchange.respond({ status: 413, headers: [['X-Why', 'big']], body: 'too big' });

@@ -344,7 +344,7 @@ describe.each(PACKETS)('in packets $name', (cut) => {
   });
 
   test.each(TRANSPORTS)('its refusal reaches the client over %s', async (transport) => {
-    const { url } = await start(cut, authorizing());
+    const { url } = await start(cut, `authorize: { forward_auth: "${asked.url}/check" }`);
     asked.setScript((exchange) => said(exchange, 403));
     const refused = await exchangeOver(transport, url, upload('/files'));
     expect([refused.status, ours(refused)]).toEqual([403, over(transport, LINES)]);
