@@ -1,6 +1,7 @@
 // Measures the built proxy. Every bench prints a table and writes its figures to bench/results/.
 import { benchEager } from './eager.js';
 import { benchMemory } from './memory.js';
+import { benchNeighbour } from './neighbour.js';
 import { benchNodes } from './nodes.js';
 import { parsePlan, USAGE, type BenchName, type Plan } from './plan.js';
 import { printMachine } from './report.js';
@@ -19,6 +20,7 @@ const BENCH: Record<BenchName, (plan: Plan) => Promise<void>> = {
   nodes: benchNodes,
   'round-trips': benchRoundTrips,
   small: benchSmall,
+  neighbour: benchNeighbour,
 };
 
 async function main(): Promise<number> {

@@ -1,6 +1,16 @@
 import { parseArgs } from 'node:util';
 
-export const BENCHES = ['upload', 'takeover', 'memory', 'eager', 'rolling', 'nodes', 'round-trips', 'small'] as const;
+export const BENCHES = [
+  'upload',
+  'takeover',
+  'memory',
+  'eager',
+  'rolling',
+  'nodes',
+  'round-trips',
+  'small',
+  'neighbour',
+] as const;
 export type BenchName = (typeof BENCHES)[number];
 
 /** What to measure, and how thoroughly. */
@@ -24,7 +34,7 @@ export interface Plan {
 }
 
 export const USAGE = `
-npm run bench -- [upload] [takeover] [memory] [eager] [rolling] [nodes] [round-trips] [small] [options]
+npm run bench -- [upload] [takeover] [memory] [eager] [rolling] [nodes] [round-trips] [small] [neighbour] [options]
                                                       all when none is named
 
   --runs N              repetitions of each case of "upload" and "eager" (5)
