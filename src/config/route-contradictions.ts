@@ -1,3 +1,4 @@
+import { clientFields } from '../model/client-fields.js';
 import type { Limits, Route } from '../model/route.js';
 import type { SettingPath } from './mistake.js';
 
@@ -11,7 +12,14 @@ export interface Contradiction {
 
 /** What does not fit together in one route, with what it inherits. `path`: where the route stands; empty for the top. */
 export function routeContradictions(path: SettingPath, route: Route): Contradiction[] {
-  const all = [...limits(route.limits), ...times(route), ...eager(route), ...nobodyToAsk(route), ...noUploads(route)];
+  const all = [
+    ...limits(route.limits),
+    ...times(route),
+    ...eager(route),
+    ...nobodyToAsk(route),
+    ...boundByNothing(route),
+    ...noUploads(route),
+  ];
   return all.map((found) => ({
     ...found,
     path: [...path, ...found.path],
@@ -62,6 +70,29 @@ function eager({ delivery: { mode, gate }, authorize }: Route): Contradiction[] 
   };
   const gated = { path, problem: 'cannot be eager with a gate: a gate has to see the whole before the origin does' };
   return [...(gate ? [gated] : []), ...(authorize.recheck ? [rechecked] : [])];
+}
+
+/** Fields of one request or connection, and those of upload protocols: they are not the same on the next request. */
+const OF_ONE_REQUEST =
+  /^(?:connection|content-.*|date|expect|idempotency-key|keep-alive|proxy-connection|range|te|trailer|transfer-encoding|upgrade|upload-.*|tus-.*|via)$/i;
+
+/** Uploads are bound by what clients say: by a field that never comes from one, all of them would have one owner. */
+function boundByNothing(route: Route): Contradiction[] {
+  const { bindTo } = route;
+  if (bindTo === 'principal') return [];
+  return bindTo.flatMap((name, index) => {
+    const problem = whyNotBound(name, route);
+    return problem === undefined ? [] : [{ path: ['bind_to', index], problem }];
+  });
+}
+
+function whyNotBound(name: string, route: Route): string | undefined {
+  if (OF_ONE_REQUEST.test(name)) return `cannot name ${name}, which is about one request: the next one says another`;
+  if (clientFields([[name, '']], route).length > 0) return undefined;
+  const isOfService = clientFields([[name, '']], { ...route, passesUnderscores: true }).length === 0;
+  return isOfService
+    ? `cannot name ${name}, which only the service of \`authorize.forward_auth\` says: use \`bind_to: principal\``
+    : `cannot name ${name}: fields with "_" in their names are dropped unless \`headers.underscores\` is pass`;
 }
 
 function nobodyToAsk({ authorize, bindTo }: Route): Contradiction[] {

@@ -287,6 +287,49 @@ test.each(
   expect([origin.exchanges[1]!.header('Content-Length'), origin.exchanges[1]!.body.trailers]).toEqual(['5', []]);
 });
 
+const KEPT: HeaderLine = ['X-Checksum', 'abc'];
+/** What must not come behind a body, of each kind: of a connection, of framing, of a head, of an upload, misspelt. */
+const NOT_IN_TRAILERS: Record<Transport, readonly string[]> = {
+  'HTTP/1.1': ['Connection', 'Keep-Alive', 'TE', 'Trailer', 'Upgrade', 'Host'],
+  'HTTP/2': ['content-encoding'],
+};
+const NEVER = [
+  'Content-Type',
+  'Authorization',
+  'Cookie',
+  'X_Checksum',
+  'X_User',
+  'Forwarded',
+  'X-Forwarded-For',
+  'Via',
+];
+const OF_UPLOADS = ['Upload-Offset', 'Upload-Complete', 'Tus-Resumable', 'Content-Digest'];
+
+describe.each(TRANSPORTS)('a body over %s', (transport) => {
+  const WAYS: readonly (readonly [string, string, string, readonly string[]])[] = [
+    ['spooled', '', '/trailers', OF_UPLOADS],
+    ['eager', 'delivery: { mode: eager }', '/trailers', OF_UPLOADS],
+    ['an ordinary request that is spooled', 'plain_bodies: spool', '/plain', []],
+    ['passed on', '', '/plain', []],
+  ];
+
+  test.each(WAYS)(
+    '%s: nothing reaches the origin behind it that counts in a head only',
+    async (_, config, target, more) => {
+      const { url } = await start(PACKETS[0]!, config);
+      const names = [...NOT_IN_TRAILERS[transport], ...NEVER, ...more].map((name) =>
+        transport === 'HTTP/2' ? name.toLowerCase() : name,
+      );
+      const trailers = [...names.map((name): HeaderLine => [name, 'x']), KEPT];
+      const about = target === '/plain' ? { method: 'POST', target, body: 'hello' } : upload(target);
+      const answer = await sendWithTrailers(transport, url, about, trailers);
+      const [exchange] = origin.exchanges;
+      expect([answer.status, (await exchange!.readBody()).toString()]).toEqual([200, 'hello']);
+      expect(exchange!.body.trailers).toEqual(over(transport, [KEPT]));
+    },
+  );
+});
+
 test('trailers follow also a body that is all there before the connection is', async () => {
   const client = new UndiciOrigin();
   ends.push(() => client.close());

@@ -147,8 +147,32 @@ describe('settings that are right one by one, but not together', () => {
       'authorize: { forward_auth: http://b }\nbind_to: principal\nroutes: [{ match: { path: /a }, authorize: { forward_auth: null } }]',
       '4:10: routes[0].bind_to: cannot be principal without `authorize.forward_auth`, which names it',
     ],
+    [
+      'bind_to: [X-Device, X_Device]',
+      '2:21: bind_to[1]: cannot name X_Device: fields with "_" in their names are dropped unless `headers.underscores` is pass',
+    ],
+    [
+      'authorize: { forward_auth: http://b }\nbind_to: [remote-USER]',
+      '3:11: bind_to[0]: cannot name remote-USER, which only the service of `authorize.forward_auth` says: use `bind_to: principal`',
+    ],
+    [
+      'routes: [{ match: { path: /a }, authorize: { forward_auth: { url: http://b, copy_headers: [X-Groups] } }, bind_to: [x-groups] }]',
+      '2:117: routes[0].bind_to[0]: cannot name x-groups, which only the service of `authorize.forward_auth` says: use `bind_to: principal`',
+    ],
+    ...['Upload-Offset', 'content-length', 'Connection', 'Idempotency-Key', 'Tus-Resumable'].map((name) => [
+      `bind_to: [${name}]`,
+      `2:11: bind_to[0]: cannot name ${name}, which is about one request: the next one says another`,
+    ]),
   ])('%s', (lines, mistake) => {
     expect(mistakes(lines)).toEqual([mistake]);
+  });
+
+  test.each([
+    'bind_to: [Authorization, Cookie, X-Device]',
+    'headers: { underscores: pass }\nbind_to: [X_Device]',
+    'authorize: { forward_auth: { url: http://b, copy_headers: [Authorization] } }\nbind_to: [Authorization]',
+  ])('%s is fine', (lines) => {
+    expect(mistakes(lines)).toEqual([]);
   });
 
   test('what is wrong with forward_auth is not told twice', () => {
