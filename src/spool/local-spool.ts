@@ -40,12 +40,17 @@ export interface LocalSpoolOptions {
   readonly isMarked?: boolean;
 }
 
+/** Of so many uploads is remembered what was promised durably; of older ones it is written once more. */
+const MOST_PROVEN = 10_000;
+
 /** The bytes as files, `<data>/spool/<id>/<name>`. Also for a directory that several machines mount. */
 export class LocalSpool implements Spool {
   private readonly root: string;
   private readonly names: DirectorySync;
   private readonly isShared: boolean;
   private readonly isMarked: boolean;
+  /** The largest number of each upload's promise file that this process has made durable. */
+  private readonly proven = new Map<string, number>();
 
   constructor(options: LocalSpoolOptions) {
     this.root = join(options.directory, 'spool');
@@ -110,7 +115,7 @@ export class LocalSpool implements Spool {
 
   async promise(id: string, offset: number): Promise<void> {
     const path = this.pathOf(id, PROMISED);
-    const raise = (): Promise<void> => raisePromise(path, offset, this.names.isDurable);
+    const raise = (): Promise<void> => this.raise(id, path, offset);
     await failing('an offset cannot be noted', async () => {
       try {
         await raise();
@@ -122,6 +127,21 @@ export class LocalSpool implements Spool {
     });
   }
 
+  /** The file's name, as what is in it, may be from a process that was killed before it synced it. */
+  private async raise(id: string, path: string, offset: number): Promise<void> {
+    const known = this.proven.get(id);
+    const kept = await raisePromise(path, offset, { durable: this.names.isDurable, proven: known ?? -1 });
+    if (known === undefined) await Promise.all([this.names.sync(join(this.root, id)), this.names.sync(this.root)]);
+    this.noteProven(id, kept);
+  }
+
+  private noteProven(id: string, number: number): void {
+    this.proven.delete(id);
+    this.proven.set(id, number);
+    const oldest = this.proven.size > MOST_PROVEN ? this.proven.keys().next().value : undefined;
+    if (oldest !== undefined) this.proven.delete(oldest);
+  }
+
   async promised(id: string): Promise<number> {
     const path = this.pathOf(id, PROMISED);
     return (await this.ifThere(id, 'a noted offset cannot be read', () => readPromise(path))) ?? 0;
@@ -129,6 +149,7 @@ export class LocalSpool implements Spool {
 
   async remove(id: string): Promise<void> {
     assertUploadId(id);
+    this.proven.delete(id);
     await failing('the bytes of an upload cannot be removed', () => removeTree(join(this.root, id)));
   }
 
@@ -202,6 +223,7 @@ export class LocalSpool implements Spool {
     }
     try {
       await Promise.all([this.names.sync(directory, since), this.names.sync(this.root, since)]);
+      this.noteProven(id, -1);
     } catch (error) {
       // The next one must not take a name for durable whose sync has failed.
       await unlink(path).catch(() => undefined);

@@ -12,13 +12,44 @@ export async function readPromise(path: string): Promise<number> {
   return Math.max(...numbersIn(await readWhole(path)), 0);
 }
 
-/** Keeps the number in a file that exists, unless a larger one is there; durably where that is asked for. */
-export async function raisePromise(path: string, number: number, durable: boolean): Promise<void> {
+export interface PromiseDurability {
+  /** It has to survive a power cut. */
+  readonly durable: boolean;
+  /**
+   * Up to which number this process knows that it does. A larger one was written by another process, which may have been
+   * killed before it synced it, or after that had failed: it is written and synced once more before anything relies on it.
+   */
+  readonly proven: number;
+}
+
+/** Keeps the number in a file that exists, unless a larger one is there; gives the one that is certainly kept from now on. */
+export async function raisePromise(
+  path: string,
+  number: number,
+  { durable, proven }: PromiseDurability,
+): Promise<number> {
   const before = await readWhole(path);
   const numbers = numbersIn(before);
-  if (Math.max(...numbers) >= number) return;
+  const largest = Math.max(...numbers);
+  const isProven = !durable || largest <= proven;
+  if (largest >= number && isProven) return largest;
   const fd = await open(path, 'r+');
-  const slot = numbers[0]! <= numbers[1]! ? 0 : 1;
+  try {
+    if (!isProven) await put(fd, numbers.indexOf(largest), largest, { before, durable });
+    if (largest < number) await put(fd, numbers[0]! <= numbers[1]! ? 0 : 1, number, { before, durable });
+  } finally {
+    await close(fd);
+  }
+  return Math.max(largest, number);
+}
+
+interface Writing {
+  /** All bytes of the file, as they were. */
+  readonly before: Buffer;
+  readonly durable: boolean;
+}
+
+async function put(fd: number, slot: number, number: number, { before, durable }: Writing): Promise<void> {
   const start = slot * SLOT_BYTES;
   try {
     await writeAll(fd, Buffer.from(lineOf(number), 'latin1'), start);
@@ -27,8 +58,6 @@ export async function raisePromise(path: string, number: number, durable: boolea
     // A number whose sync failed must not be found: the next one would believe it, and a sync that succeeds then proves nothing.
     await writeAll(fd, slotOf(before, start), start).catch(() => undefined);
     throw error;
-  } finally {
-    await close(fd);
   }
 }
 

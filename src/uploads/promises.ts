@@ -38,7 +38,8 @@ export class Promises {
     const { store, spool } = this.rooms;
     if (!store.mayForget) return true;
     const promised = await spool.promised(id);
-    if (offset > promised) await this.make(id, offset);
+    // Also where it is noted: by a process that may have been killed before that was durable.
+    if (offset >= promised) await this.make(id, offset);
     return offset >= promised;
   }
 }

@@ -274,6 +274,27 @@ describe('when the disk fails to make something durable', () => {
     }
   });
 
+  test.each([5, 4, 9])(
+    'a number that is found is written and synced once more before %i relies on it, and once',
+    async (number) => {
+      const before = new LocalSpool({ directory: directory.path, sync: 'group' });
+      await before.open();
+      for (const noted of [3, 5]) await before.promise(id, noted);
+      const after = new LocalSpool({ directory: directory.path, sync: 'group' });
+      failing = /promised$/;
+      await expect(after.promise(id, number)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      failing = undefined;
+      expect(await after.promised(id)).toBe(5);
+      synced = [];
+      const proof = await during(after.promise(id, number));
+      expect(new Set(proof)).toEqual(new Set(['spool', 'spool/ID', 'spool/ID/promised']));
+      expect(proof.filter((path) => path.endsWith('promised'))).toHaveLength(number > 5 ? 2 : 1);
+      synced = [];
+      expect(await during(after.promise(id, number))).toEqual([]);
+      expect(await after.promised(id)).toBe(Math.max(number, 5));
+    },
+  );
+
   test('a directory is synced in vain for all who wait for it: the next sync would succeed without their names', async () => {
     const names = new DirectorySync('group');
     failing = /^$/;
