@@ -271,7 +271,7 @@ export class Entry {
     }
   }
 
-  /** That the store or the authorization service is away is said by them, not with every request that meets it. */
+  /** The store and the authorization service say once that they are away: not every request that meets it says so again. */
   private noteFault(fault: Fault, route: Route): void {
     const { log, metrics } = this.options;
     const isAway = fault.code === 'STORE_UNAVAILABLE';

@@ -194,7 +194,7 @@ function assertNoLink(directory: string, entry: DirectoryEntry, where = join(dir
   );
 }
 
-/** Who can write there can make this program deliver, or remove, any file. */
+/** Others who can write there could make this program deliver, or remove, any file. */
 async function assertOwn(
   path: string,
   own: Stats,

@@ -97,7 +97,7 @@ export interface NewStore {
   /** False when somebody has made the store meanwhile. */
   readonly isStillNew: () => Promise<boolean>;
   readonly log: Log;
-  /** Whoever uses the spool gives a sign in this time; it is several of their turns. */
+  /** Processes that use the spool give a sign in this time; it is several of their turns. */
   readonly watchMs: number;
 }
 

@@ -36,7 +36,7 @@ async function startOrigin(listener: RequestListener): Promise<string> {
 }
 
 async function startProxy(origin: string, ignoreCase: string): Promise<void> {
-  // Who asks for the path with a token in it is let in, so that the service decides by what it is told of the target.
+  // Requests for the path with a token in it are let in, so that the service decides by what it is told of the target.
   auth = await startFakeOrigin((request) => ({
     status: /^\/protected\/ok(?:[/?]|$)/i.test(request.header('X-Forwarded-Uri') ?? '') ? 200 : 401,
   }));
