@@ -19,6 +19,9 @@ export class AdminRefused extends Error {
 /** An object of JSON, with members of any kind. */
 export type Json = Readonly<Record<string, unknown>>;
 
+/** With these the admin listener refuses. A 502 is of a listener for clients, whose port was given by mistake. */
+const REFUSALS: ReadonlySet<number> = new Set([400, 401, 403, 404, 405, 409, 410, 500, 503]);
+
 const PATIENCE_MS = 30_000;
 
 /** Asks the admin listener of a running proxy and gives the JSON it answers with. */
@@ -30,7 +33,7 @@ export class AdminClient {
     const { status, type, body } = await this.send(method, path);
     if (status === 204) return undefined;
     const told = /^application\/(problem\+)?json\b/.test(type) ? parsed(body) : undefined;
-    const isOurs = told !== undefined && (status >= 300 || looksRight(told));
+    const isOurs = told !== undefined && (status >= 300 ? REFUSALS.has(status) : looksRight(told));
     if (!isOurs) throw new AdminUnreachable(`${this.place} is not the admin listener of a rufh-proxy. ${ADVICE}`);
     if (status < 300) return told;
     const { detail, title } = told;

@@ -323,9 +323,11 @@ describe('the admin listener', () => {
     { command: ['list'], answer: '{"ok":true}', type: 'application/json' },
     { command: ['list'], answer: '{"uploads":3}', type: 'application/json' },
     { command: ['list'], answer: '[]', type: 'application/json' },
+    // A listener for clients whose origin is down.
+    { command: ['list'], answer: '{"detail":"The origin"}', type: 'application/problem+json', status: 502 },
     { command: ['show', '0123456789'], answer: '{"ok":true}', type: 'application/json' },
-  ])('that is somebody else’s ends with 2: $command, $answer', async ({ command, answer, type }) => {
-    const other = createServer((_, response) => response.writeHead(200, { 'Content-Type': type }).end(answer));
+  ])('that is somebody else’s ends with 2: $command, $answer', async ({ command, answer, type, status = 200 }) => {
+    const other = createServer((_, response) => response.writeHead(status, { 'Content-Type': type }).end(answer));
     await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
     const url = `http://127.0.0.1:${(other.address() as AddressInfo).port}`;
     const { code, errors } = await uploads([...command, '--admin', url]);
