@@ -16,7 +16,7 @@ import { EmbeddedStore } from './store/embedded/embedded-store.js';
 import type { Leases } from './store/lease.js';
 import type { Nodes } from './store/nodes.js';
 import type { SetAside, UploadStore } from './store/upload-store.js';
-import { recover, recoverOne } from './uploads/recovery.js';
+import { recover, recoverOne, type RecoveryRooms } from './uploads/recovery.js';
 import { UnreadableBytes } from './uploads/unreadable-bytes.js';
 
 export { assertUsable };
@@ -113,7 +113,7 @@ export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): 
   const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.lookAgainMs });
   opened.push(() => unreadable.stop());
   const setAside = allSetAside(store, unreadable);
-  const recovery = { ...rooms, store, leases, spool, unreadable, giveUpLost: (id: string) => store.giveUpLost(id) };
+  const recovery = { ...rooms, store, leases, spool, unreadable, ...lostIn(store) };
   return {
     store,
     leases,
@@ -130,6 +130,11 @@ export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): 
     mayLookForOrphans: async () => (await spoolMark(directory)) === id,
     spoolSince: () => spoolIdentitySince(directory),
   };
+}
+
+/** What the embedded store knows of uploads that were damaged. */
+function lostIn(store: EmbeddedStore): Pick<RecoveryRooms, 'giveUpLost' | 'hasLostLine'> {
+  return { giveUpLost: (id) => store.giveUpLost(id), hasLostLine: (id) => store.hasLostLine(id) };
 }
 
 /** For this process alone, as long as it runs. */

@@ -1,9 +1,11 @@
 import { crc32 } from '../disk/crc32.js';
+import { Fault } from '../model/fault.js';
 import { fieldValue, passedOn, passedOnTrailers, type HeaderLine } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { Answer } from '../model/upload.js';
 import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import { Change } from './change.js';
+import { withoutBody } from './kept-answer.js';
 import type { OriginAnswer } from './origin.js';
 
 export interface TapeRooms {
@@ -25,6 +27,8 @@ const SHORT_MS = 500;
  * kept; when it breaks off, or is given up, its readers fail.
  */
 export class AnswerTape {
+  /** The fault for which its body is not kept: the answer is its status and its fields then. */
+  unkept: Fault | undefined;
   private readonly head: Pick<RelayedAnswer, 'status' | 'reason' | 'headers'>;
   /** From Content-Length: at this size a client takes the body for whole. */
   private readonly declaredSize: number;
@@ -40,6 +44,7 @@ export class AnswerTape {
   /** Why it is broken. */
   private failure: Error | undefined;
   private onLong: (() => void) | undefined;
+  private onUnkept: (() => void) | undefined;
 
   constructor(
     private readonly answer: OriginAnswer,
@@ -56,18 +61,25 @@ export class AnswerTape {
     this.onLong = listener;
   }
 
+  /** Called if its body cannot be kept: nobody who comes from now on is to read it. */
+  whenUnkept(listener: () => void): void {
+    this.onUnkept = listener;
+  }
+
   /** Takes the answer to its end and makes a body that is on disk durable. Fails when it breaks off. */
   async take(at: number): Promise<{ readonly answer: Answer; readonly body: Uint8Array | undefined }> {
     const slow = setTimeout(() => this.noteLong(), SHORT_MS);
     try {
       for await (const piece of this.answer.body as AsyncIterable<Uint8Array>) await this.add(piece);
-      await this.writer?.sync();
+      await this.kept(async () => this.writer?.sync());
     } finally {
       clearTimeout(slow);
-      await this.writer?.close();
+      // Every byte that counts has been synced before.
+      await this.writer?.close().catch(() => undefined);
     }
     this.trailers = passedOnTrailers(this.answer.trailers());
     const answer = { ...this.head, trailers: this.trailers, bodySize: this.size, at };
+    if (this.unkept) return { answer: { ...answer, body: { in: 'nowhere' } }, body: undefined };
     if (this.writer) {
       const { crc } = this.writer.extent;
       return { answer: { ...answer, body: { in: 'spool', name: this.rooms.name, crc } }, body: undefined };
@@ -92,6 +104,7 @@ export class AnswerTape {
   }
 
   relay(): RelayedAnswer {
+    if (this.unkept) return withoutBody(this.head);
     return {
       ...this.head,
       body: this.read(),
@@ -110,14 +123,15 @@ export class AnswerTape {
       }
     } catch (error) {
       // A reader may be the first to notice that the file of a broken answer was removed.
-      throw this.failure ?? error;
+      throw this.failure ?? this.unkept ?? error;
     }
   }
 
   /** False when this is the end. */
   private async growsBeyond(at: number): Promise<boolean> {
     for (;;) {
-      if (this.failure) throw this.failure;
+      const failure = this.failure ?? this.unkept;
+      if (failure) throw failure;
       if (at < this.visibleSize()) return true;
       if (this.state === 'ended') return false;
       await this.changed.next();
@@ -138,19 +152,40 @@ export class AnswerTape {
   }
 
   private async add(piece: Uint8Array): Promise<void> {
-    const { id, name, spool, keepInMemory } = this.rooms;
-    const onlyInMemory = !this.writer && this.size + piece.length <= keepInMemory;
-    if (!onlyInMemory) {
-      this.writer ??= await spool.create(id, name);
-      await this.writer.write([...this.pieces, piece]);
-      this.onDisk = this.writer.extent;
-    }
+    const onlyInMemory = !this.writer && !this.unkept && this.size + piece.length <= this.rooms.keepInMemory;
+    if (!onlyInMemory) await this.kept(() => this.write([...this.pieces, piece]));
     if (onlyInMemory) this.pieces.push(piece);
     else this.pieces = [];
     this.size += piece.length;
     this.lastPiece = piece.length;
     this.changed.announce();
     if (this.size > SHORT_BYTES) this.noteLong();
+  }
+
+  private async write(pieces: readonly Uint8Array[]): Promise<void> {
+    const { id, name, spool } = this.rooms;
+    this.writer ??= await spool.create(id, name);
+    await this.writer.write(pieces);
+    this.onDisk = this.writer.extent;
+  }
+
+  /**
+   * A disk that does not take the body takes nothing from the answer: the rest is read and thrown away, so that its status
+   * and fields are known. Whoever reads the body already fails.
+   */
+  private async kept(task: () => Promise<void>): Promise<void> {
+    if (this.unkept) return;
+    try {
+      await task();
+    } catch (error) {
+      if (!(error instanceof Fault)) throw error;
+      this.unkept = error;
+      this.onLong = undefined;
+      this.changed.announce();
+      this.onUnkept?.();
+      // What cannot be removed is the sweep's business.
+      await this.writer?.discard().catch(() => undefined);
+    }
   }
 
   private noteLong(): void {

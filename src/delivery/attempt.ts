@@ -78,8 +78,11 @@ export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<T
     tape = new AnswerTape(answer, tapeRooms(call, rooms, isChallenge));
     // A challenge is shown once the upload is parked: who answers it must not come too early.
     if (!isChallenge) call.onTape(tape);
+    tape.whenUnkept(() => call.onTape(undefined));
     const taken = await tape.take(rooms.clock());
-    const attempt: Attempt = { ...call.attempt, endedAt: endedAt(), reached: 'answered', status };
+    const problem = tape.unkept && `the body of its answer could not be kept: ${tape.unkept.message}`;
+    const ended = { ...call.attempt, endedAt: endedAt(), reached: 'answered', status } as const;
+    const attempt: Attempt = problem === undefined ? ended : { ...ended, problem };
     return { attempt, answered: { tape, isChallenge, ...taken } };
   } catch (error) {
     const reason = error instanceof Error ? error : new Error(String(error));

@@ -92,6 +92,7 @@ export class Ending {
     const recorded = await recordAnswer(this.id, tried, route, this.rooms, () => {
       tape.release();
       this.audience.show({ kind: 'tape', upload, tape });
+      void this.makeRoom(chunks);
     });
     if (recorded === 'stale') return this.overtaken(upload, tape);
     tape.release();
@@ -99,6 +100,14 @@ export class Ending {
     this.finish({ kind: 'tape', upload: recorded, tape });
     await removeChunks(this.id, await chunks(), this.rooms);
     return 'over';
+  }
+
+  /** Where the disk has taken the status of the answer but not its body, the bytes of the upload may be what fills it. */
+  private async makeRoom(chunks: () => Promise<readonly Chunk[]>): Promise<void> {
+    const known = await this.rooms.store.atOnce.get(this.id).catch(() => undefined);
+    if (known?.phase !== 'answered') return;
+    // What cannot be listed now is removed when the answer is recorded whole.
+    await removeChunks(this.id, await chunks().catch(() => []), this.rooms);
   }
 
   /**

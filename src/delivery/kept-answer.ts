@@ -38,7 +38,7 @@ export async function keptAnswer(upload: Upload, rooms: KeptRooms): Promise<Rela
 }
 
 /** The origin's head, and a word on what came of the rest. */
-function withoutBody({ status, reason, headers }: Answer): RelayedAnswer {
+export function withoutBody({ status, reason, headers }: Pick<Answer, 'status' | 'reason' | 'headers'>): RelayedAnswer {
   const body = Buffer.from(`${JSON.stringify({ type: 'about:blank', status, detail: NO_BODY })}\n`);
   const kept = headers.filter(([name]) => !DESCRIBES_BODY.test(name));
   return {
@@ -53,7 +53,7 @@ function withoutBody({ status, reason, headers }: Answer): RelayedAnswer {
 
 const NO_BODY =
   'The server behind this proxy has answered with this status. The body of its answer could not be kept, because the disk of ' +
-  'the proxy was full.';
+  'the proxy was full or failed.';
 
 const DESCRIBES_BODY = /^(content-.*|etag|last-modified|accept-ranges|repr-digest|digest|transfer-encoding|trailer)$/i;
 

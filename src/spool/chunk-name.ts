@@ -31,6 +31,14 @@ export function originOf(name: string): ChunkOrigin | undefined {
     : { kind: kind as ChunkOrigin['kind'], number: Number(number), start: Number(start) };
 }
 
+/** Those of earlier versions too. */
+const GIVEN = /^((chunk|answer)-\d{1,16}(-\d{1,16})?|whole-\d{1,16})$/;
+
+/** Whether this program gives such names to bytes; a file of any other name in the spool is somebody's. */
+export function isGivenName(name: string): boolean {
+  return GIVEN.test(name);
+}
+
 /**
  * Whether the chunks are one run of bytes, each where its own name says that it begins and under a later lease than the one
  * before it. A record that says otherwise has lost something: no byte is given on its word.

@@ -87,7 +87,7 @@ class Reception {
       return await this.finish();
     } catch (fault) {
       this.rooms.hashes.forget(this.task.upload.id);
-      // A full disk ends the reception, but what reached it before can still count.
+      // Where the store failed and not the disk, what reached the disk before can still count.
       if (fault instanceof Fault && !this.mustBeWhole) await this.chunk?.rescue();
       // In the middle of its body a client is not told what to do: it goes on where the upload stands.
       if (isAway(fault) && lease.signal.aborted && body.ending !== 'clean') return this.interrupted();

@@ -2,7 +2,7 @@ import { type EndEars, reportLoss } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import { PLAIN, type Chunk, type Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
-import { areJoined } from '../spool/chunk-name.js';
+import { areJoined, isGivenName } from '../spool/chunk-name.js';
 import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import { everyUpload } from '../store/every-upload.js';
 import type { Lease, Leases } from '../store/lease.js';
@@ -19,9 +19,13 @@ export interface RecoveryRooms extends EndEars {
   readonly unreadable: UnreadableBytes;
   /** Of a store that can show an upload as given up and keep what there is of it; else it is invalidated, and removed. */
   readonly giveUpLost?: (id: string) => Promise<void>;
+  /** Of a store that can tell that the last line of a record was damaged: the files that nobody counts may be those of it. */
+  readonly hasLostLine?: (id: string) => boolean;
 }
 
 type Files = ReadonlyMap<string, number>;
+
+const MISSING = 'committed bytes are missing from the spool, or do not join';
 
 /**
  * Brings records and bytes back together after a crash, before the first request. Only for a spool that no other process
@@ -35,9 +39,10 @@ export async function recover(rooms: RecoveryRooms): Promise<void> {
   for await (const { id, files: found } of spooledUploads(rooms.spool, rooms.unreadable.note))
     files.set(id, sizesOf(found));
   for await (const upload of everyUpload(rooms.store)) {
-    if (upload.phase !== 'receiving' || rooms.unreadable.has(upload.id)) continue;
+    if (rooms.unreadable.has(upload.id)) continue;
     const own = files.get(upload.id) ?? new Map<string, number>();
-    await orNote(upload.id, rooms, () => recoverUnlessRight(upload, own, rooms));
+    if (upload.phase === 'receiving') await orNote(upload.id, rooms, () => recoverUnlessRight(upload, own, rooms));
+    else await orNote(upload.id, rooms, () => giveUpUnlessWhole(upload, own, rooms));
   }
 }
 
@@ -59,7 +64,9 @@ export async function recoverOne(
   node?: string,
 ): Promise<void> {
   const upload = await rooms.store.get(id);
-  if (upload?.phase === 'receiving' && upload.node === node) await recoverReceiving(upload, sizesOf(files), rooms);
+  if (upload?.node !== node) return;
+  if (upload?.phase === 'receiving') await recoverReceiving(upload, sizesOf(files), rooms);
+  else if (upload) await giveUpUnlessWhole(upload, sizesOf(files), rooms);
 }
 
 /** A store that is away keeps all of them from being looked after, and is for the caller to wait for. */
@@ -91,11 +98,28 @@ async function recoverReceiving(known: Upload, files: Files, rooms: RecoveryRoom
     const chunks = await store.chunks(upload.id);
     if (!areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool)))
       return await giveUp(upload, lease, rooms);
-    const counted = new Set([PROMISED, ...chunks.map((chunk) => chunk.name)]);
-    for (const name of files.keys()) if (!counted.has(name)) await spool.removeChunk(upload.id, name);
+    if (rooms.hasLostLine?.(upload.id)) return;
+    const counted = new Set(chunks.map(({ name }) => name));
+    for (const name of files.keys())
+      if (isGivenName(name) && !counted.has(name)) await spool.removeChunk(upload.id, name);
   } finally {
     await lease.release();
   }
+}
+
+/**
+ * One that waits for its delivery, or is in the middle of it, is given up before the delivery finds out that its bytes are
+ * missing, and removes what there is of them: a backup may still be on its way.
+ */
+async function giveUpUnlessWhole(upload: Upload, files: Files, rooms: RecoveryRooms): Promise<void> {
+  const { store, spool, giveUpLost } = rooms;
+  const needsBytes = upload.phase === 'complete' || upload.phase === 'delivering' || upload.phase === 'undelivered';
+  if (!giveUpLost || !needsBytes) return;
+  const chunks = await store.chunks(upload.id);
+  if (areWhole(chunks, upload, files)) return;
+  if (areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) return;
+  await giveUpLost(upload.id);
+  reportLoss(upload, MISSING, rooms);
 }
 
 async function giveUp(upload: Upload, { token }: Lease, rooms: RecoveryRooms): Promise<void> {
@@ -105,7 +129,7 @@ async function giveUp(upload: Upload, { token }: Lease, rooms: RecoveryRooms): P
     const ended = await store.invalidate(upload.id, token, 'lost');
     if (typeof ended === 'string') return;
   }
-  reportLoss(upload, 'committed bytes are missing from the spool, or do not join', rooms);
+  reportLoss(upload, MISSING, rooms);
   if (!giveUpLost) await spool.remove(upload.id);
 }
 

@@ -3,6 +3,7 @@ import { Fault } from '../model/fault.js';
 import type { Chunk, Upload } from '../model/upload.js';
 import { type Log, uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
+import { isGivenName } from '../spool/chunk-name.js';
 import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import type { Leases } from '../store/lease.js';
 import { isAway } from '../store/until-available.js';
@@ -191,7 +192,9 @@ export class Sweep {
     return isClear ? 'elsewhere' : 'unclear';
   }
 
+  /** Not of one that was given up: its files may be put right until it expires, and then all of them go. */
   private async removeUncounted(upload: Upload, files: readonly SpooledChunk[]): Promise<void> {
+    if (upload.phase === 'invalid') return;
     const { store, spool } = this.options;
     const chunks = await store.chunks(upload.id);
     for (const { name } of files) if (!isCounted(upload, chunks, name)) await spool.removeChunk(upload.id, name);
@@ -199,12 +202,10 @@ export class Sweep {
 }
 
 function isOurs({ id, name }: SpooledChunk): boolean {
-  return OUR_ID.test(id) && (name === PROMISED || OUR_NAME.test(name));
+  return OUR_ID.test(id) && (name === PROMISED || isGivenName(name));
 }
 
 const OUR_ID = /^[A-Za-z0-9_-]{32}$/;
-/** Those of earlier versions too. */
-const OUR_NAME = /^((chunk|answer)-\d{1,16}(-\d{1,16})?|whole-\d{1,16})$/;
 
 function isCounted(upload: Upload, chunks: readonly Chunk[], name: string): boolean {
   if (upload.phase === 'delivering' || name === PROMISED) return true;

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { Fault } from '../../src/model/fault.js';
 import type { Gate } from '../../src/model/route.js';
+import type { ChunkWriter, Spool } from '../../src/spool/spool.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
 import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
@@ -106,4 +107,43 @@ test.each([1, 3])("a gate's refusal is recorded, although that fails %i times", 
   const answer = await room.answer(id);
   expect([answer.status, (await bodyOf(answer)).toString()]).toEqual([422, 'no\n']);
   expect(origin.exchanges).toHaveLength(0);
+});
+
+test.each([
+  ['create', 'nowhere'],
+  ['write', 'nowhere'],
+  ['sync', 'nowhere'],
+  ['close', 'spool'],
+])('a long answer whose %s fails once is kept in %s, and its status in any case', async (verb, where) => {
+  origin.setScript(async (exchange) => {
+    await exchange.readBody();
+    await exchange.respond({ status: 201, headers: [['X-Kind', 'good']], body: 'a'.repeat(5000) });
+  });
+  const fail = (): Promise<never> => Promise.reject(new Fault('STORAGE_UNAVAILABLE', 'EIO', true));
+  const sickWriter = (writer: ChunkWriter): ChunkWriter =>
+    new Proxy(writer, {
+      get: (target, name) => {
+        const value = Reflect.get(target, name) as unknown;
+        if (typeof value !== 'function') return value;
+        return name === verb ? fail : (...given: unknown[]): unknown => Reflect.apply(value, target, given) as unknown;
+      },
+    });
+  const spool = {
+    create: async (id: string, name: string) =>
+      verb === 'create' ? fail() : sickWriter(await room.spool.create(id, name)),
+    read: (...given: Parameters<Spool['read']>) => room.spool.read(...given),
+    removeChunk: (id: string, name: string) => room.spool.removeChunk(id, name),
+  } as unknown as Spool;
+  await open({ rules: { keepAnswerSize: 100 }, delivery: { spool } });
+  const { id } = await room.whole();
+  for (let time = 0; time < 2; time++) {
+    const answer = await room.answer(id);
+    expect(answer).toMatchObject({ status: 201, headers: expect.arrayContaining([['X-Kind', 'good']]) });
+    const body = (await bodyOf(answer)).toString();
+    if (where === 'spool') expect(body).toBe('a'.repeat(5000));
+    else expect(JSON.parse(body)).toMatchObject({ status: 201 });
+  }
+  expect(await room.upload(id)).toMatchObject({ phase: 'answered', answer: { body: { in: where } } });
+  expect(await room.files()).toEqual(where === 'spool' ? ['answer-1-0'] : []);
+  expect(origin.exchanges).toHaveLength(1);
 });

@@ -31,7 +31,10 @@ function memoryRooms(keepInMemory: number, failAfter = Infinity): TapeRooms & { 
           },
           sync: () => Promise.resolve(),
           close: () => Promise.resolve(),
-          discard: () => Promise.resolve(),
+          discard: () => {
+            rooms.file = undefined;
+            return Promise.resolve();
+          },
         });
       },
       read: (_id: string, [chunk]: readonly { size: number }[], range?: { start: number; end?: number }) =>
@@ -150,23 +153,32 @@ test.each([
   expect(shown).toBe(1);
 });
 
-test('a full disk breaks the answer off: its readers fail and nothing of it stays', async () => {
-  const { answer, body } = answerOf();
+test('a full disk costs an answer its body: its readers fail, nothing of it stays, and its status is known', async () => {
+  const { answer, body } = answerOf([['X-Kind', 'good']], 201);
   const rooms = memoryRooms(10, 50);
   const tape = new AnswerTape(answer, rooms);
+  let unkept = 0;
+  tape.whenUnkept(() => unkept++);
   const taking = tape.take(1);
   const reading = bodyOf(tape.relay());
   reading.catch(() => undefined);
   body.push(Buffer.alloc(40));
   await until(() => rooms.file?.length === 40, 'the first bytes on disk');
   body.push(Buffer.alloc(40));
-  const failure = await taking.then(
-    () => undefined,
-    (error: unknown) => error as Error,
-  );
-  expect(failure).toMatchObject({ code: 'STORAGE_FULL' });
-  await tape.break(failure!);
-  await expect(reading).rejects.toBe(failure);
+  await expect(reading).rejects.toMatchObject({ code: 'STORAGE_FULL' });
+  body.push(Buffer.alloc(100_000));
+  body.push(null);
+  expect(await taking).toMatchObject({ answer: { status: 201, bodySize: 100_080, body: { in: 'nowhere' } } });
   expect(rooms.file).toBeUndefined();
-  expect(body.destroyed).toBe(true);
+  expect(unkept).toBe(1);
+  tape.release();
+  const relayed = tape.relay();
+  expect(relayed).toMatchObject({
+    status: 201,
+    headers: [
+      ['X-Kind', 'good'],
+      ['Content-Type', 'application/problem+json'],
+    ],
+  });
+  expect(JSON.parse((await bodyOf(relayed)).toString())).toMatchObject({ status: 201 });
 });

@@ -295,6 +295,11 @@ export class EmbeddedStore implements UploadStore {
     return this.records.giveUp(id);
   }
 
+  /** The last line of its record was damaged when it was read. */
+  hasLostLine(id: string): boolean {
+    return this.records.get(id)?.hasLostLine ?? false;
+  }
+
   async close(): Promise<void> {
     clearInterval(this.rereading);
     await this.records.close();

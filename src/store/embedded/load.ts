@@ -143,7 +143,7 @@ async function load(id: string, { disk, ears, loaded }: LoadTask): Promise<void>
 }
 
 export function invalid(record: UploadRecord): UploadRecord {
-  return { ...record, upload: { ...record.upload, phase: 'invalid' } };
+  return { ...record, upload: { ...record.upload, phase: 'invalid', lost: true } };
 }
 
 async function setDamagedAside(id: string, { disk, ears, loaded }: LoadTask): Promise<void> {

@@ -1,0 +1,176 @@
+import { readdir, readFile, rename, rm, utimes, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { silentLog } from '../../src/observe/log.js';
+import { Metrics } from '../../src/observe/metrics.js';
+import { LocalSpool } from '../../src/spool/local-spool.js';
+import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
+import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import { recover } from '../../src/uploads/recovery.js';
+import { Sweep } from '../../src/uploads/sweep.js';
+import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
+import { attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+
+const TOKENS = [2_000_000_001, 2_000_000_002, 2_000_000_003];
+const expiresAt = Date.now() + 24 * HOUR;
+let directory: TemporaryDirectory;
+let store: EmbeddedStore;
+let spool: LocalSpool;
+let id: string;
+
+const told = { log: silentLog(), clock: Date.now };
+const pathOf = (...names: string[]): string => join(directory.path, ...names);
+const recordPath = (): string => pathOf('uploads', `${id}.log`);
+
+/** An upload of three chunks, which have not been touched for hours. */
+beforeEach(async () => {
+  directory = await temporaryDirectory();
+  id = newId();
+  spool = new LocalSpool({ directory: directory.path, sync: 'group' });
+  await spool.open();
+  store = await EmbeddedStore.open({ directory: directory.path, sync: 'group', log: told.log });
+  await store.create(newUpload({ id, expiresAt }));
+  for (const [index, token] of TOKENS.entries()) {
+    const name = `chunk-${token}-${index * 5}`;
+    const writer = await spool.create(id, name);
+    await writer.write([Buffer.from('hello')]);
+    await writer.sync();
+    await writer.close();
+    await store.commit(id, { token, chunk: { name, start: index * 5, ...writer.extent }, expiresAt });
+  }
+});
+
+afterEach(async () => {
+  await store.close();
+  await directory.remove();
+});
+
+async function age(): Promise<void> {
+  const then = new Date(Date.now() - 3 * HOUR);
+  for (const name of await readdir(pathOf('spool', id)).catch(() => []))
+    await utimes(pathOf('spool', id, name), then, then);
+}
+
+async function start(): Promise<void> {
+  await store.close();
+  await age();
+  store = await EmbeddedStore.open({ directory: directory.path, sync: 'group', log: told.log });
+  const unreadable = new UnreadableBytes({ spool, ...told });
+  await recover({
+    ...told,
+    store,
+    spool,
+    unreadable,
+    leases: new EmbeddedLeases(store),
+    metrics: new Metrics(),
+    giveUpLost: (lost) => store.giveUpLost(lost),
+    hasLostLine: (lost) => store.hasLostLine(lost),
+  });
+}
+
+/** Rounds of the sweep in the hours to come, as long as the upload has time. */
+async function sweep(): Promise<void> {
+  let passedMs = 0;
+  const sweeping = new Sweep({
+    store,
+    spool,
+    log: told.log,
+    unreadable: new UnreadableBytes({ spool, ...told }),
+    leases: new EmbeddedLeases(store),
+    metrics: new Metrics(),
+    clock: () => Date.now() + passedMs,
+    monotonic: () => passedMs,
+    everyMs: HOUR,
+    orphanAgeMs: HOUR,
+    longestAgeMs: 24 * HOUR,
+  });
+  for (let hour = 0; hour < 5; hour++, passedMs += HOUR)
+    for (let round = 0; round < 10; round++) await sweeping.sweep();
+}
+
+async function damage(word: string, how: 'first' | 'last'): Promise<Buffer> {
+  const bytes = await readFile(recordPath());
+  const at = how === 'first' ? bytes.indexOf(word) : bytes.lastIndexOf(word);
+  const damaged = Buffer.from(bytes);
+  damaged[at]! ^= 1;
+  await writeFile(recordPath(), damaged);
+  return bytes;
+}
+
+test('a record that is damaged before its last line keeps every chunk, also those that can no longer be counted', async () => {
+  const right = await damage(`chunk-${TOKENS[1]}`, 'first');
+  await start();
+  await sweep();
+  expect(await store.get(id)).toMatchObject({ phase: 'invalid' });
+  expect(await readdir(pathOf('spool', id))).toHaveLength(3);
+  await store.close();
+  await writeFile(recordPath(), right);
+  await start();
+  expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 15 });
+});
+
+test('a record whose last line is damaged keeps the chunk that it counted, so that it can be put right', async () => {
+  const right = await damage(`chunk-${TOKENS[2]}`, 'last');
+  await start();
+  expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 10 });
+  expect(await readdir(pathOf('spool', id))).toHaveLength(3);
+  await store.close();
+  await writeFile(recordPath(), right);
+  await start();
+  expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 15 });
+});
+
+describe('a backup that was copied only in part', () => {
+  const phases: [string, () => Promise<unknown>][] = [
+    ['receiving', () => Promise.resolve()],
+    ['complete', whole],
+    ['delivering', async () => [await whole(), await store.claimDelivery(id, 'w', Date.now() + HOUR)]],
+    [
+      'undelivered',
+      async () => {
+        await whole();
+        await store.claimDelivery(id, 'w', Date.now() + HOUR);
+        await store.beginAttempt(id, 'w', attempt(1));
+        await store.giveUp(id, 'w', { reason: 'unreachable', problem: 'x' });
+      },
+    ],
+  ];
+
+  function whole(): Promise<unknown> {
+    return store.commit(id, { token: TOKENS[2]!, complete: {}, expiresAt });
+  }
+
+  test.each(phases)('is noticed at the start, kept, and goes on when the rest has come: %s', async (phase, until) => {
+    await until();
+    const name = `chunk-${TOKENS[1]}-5`;
+    await rename(pathOf('spool', id, name), pathOf('later'));
+    await start();
+    expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
+    expect(await store.expired(Date.now())).toEqual([]);
+    await sweep();
+    expect(await readdir(pathOf('spool', id))).toHaveLength(2);
+    await rename(pathOf('later'), pathOf('spool', id, name));
+    await start();
+    expect(await store.get(id)).toMatchObject({ phase, offset: 15 });
+  });
+
+  test('is so without any bytes, too', async () => {
+    await whole();
+    await rm(pathOf('spool', id), { recursive: true });
+    await start();
+    expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
+    expect(await store.expired(Date.now())).toEqual([]);
+  });
+});
+
+test('a start removes what nobody counts, but no file of another name', async () => {
+  const foreign = ['notes.txt', `chunk-${TOKENS[0]}-0.bak`];
+  for (const name of [...foreign, 'chunk-2000000009-15']) await writeFile(pathOf('spool', id, name), 'x');
+  await start();
+  await sweep();
+  const names = await readdir(pathOf('spool', id));
+  expect(names).toEqual(expect.arrayContaining(foreign));
+  expect(names).not.toContain('chunk-2000000009-15');
+  expect(names).toHaveLength(5);
+});
