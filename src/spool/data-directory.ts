@@ -139,9 +139,13 @@ export async function lookAtDirectory({ directory, shared }: DirectoryUse): Prom
   });
 }
 
+/** The names that the embedded store gives, and not those of a web application that keeps its uploads by their ids. */
 function isRecord(name: string): boolean {
-  return isUploadId(name.slice(0, name.indexOf('.')));
+  const dot = name.indexOf('.');
+  return RECORD_KINDS.has(name.slice(dot + 1)) && isUploadId(name.slice(0, dot));
 }
+
+const RECORD_KINDS: ReadonlySet<string> = new Set(['log', 'log.tmp', 'answer', 'damaged']);
 
 interface HalfLook {
   readonly isOfUpload: (name: string) => boolean;
