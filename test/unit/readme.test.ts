@@ -25,12 +25,15 @@ const ASKED_FOR = { NODE_ADDRESS: '10.0.0.5', CLUSTER_SECRET: 'as-long-as-openss
 
 test('every configuration shown in the docs is valid', async () => {
   const directory = await temporaryDirectory();
+  const token = join(directory.path, 'token');
+  await writeFile(token, 'as-long-as-openssl-makes-it', { mode: 0o600 });
   const shown = pages.flatMap((page) => blocks(page, 'yaml'));
   expect(shown.length).toBeGreaterThanOrEqual(3);
   for (const yaml of shown) {
     const file = join(directory.path, 'shown.yaml');
-    // Certificates of the examples are not on this machine.
-    await writeFile(file, yaml.replace(/tls: \{[^}]*\}/, 'http2: true'));
+    // Certificates and the token of the examples are not on this machine.
+    const here = yaml.replace(/tls: \{[^}]*\}/, 'http2: true').replace(/token_file: [^\s,}]+/, `token_file: ${token}`);
+    await writeFile(file, here);
     const loaded = loadConfig({
       file,
       env: ASKED_FOR,
