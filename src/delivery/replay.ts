@@ -84,10 +84,7 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers, via
 /** Trailers of the last body, without those that would say of the whole what is true of a piece or of the file alone. */
 export function replayedTrailers(trailers: Headers, upload: Upload, route: Route): HeaderLine[] {
   const isForm = framingFor(upload, route.delivery.framing).kind === 'multipart';
-  const names = [
-    ...(upload.dialect === PLAIN ? OF_ONE_MESSAGE : OF_THE_UPLOAD),
-    ...(isForm ? OF_THE_FILE : []),
-  ];
+  const names = [...(upload.dialect === PLAIN ? OF_ONE_MESSAGE : OF_THE_UPLOAD), ...(isForm ? OF_THE_FILE : [])];
   return originTrailers(withoutFields(trailers, new Set(names)), route);
 }
 

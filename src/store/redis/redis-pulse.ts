@@ -56,7 +56,8 @@ export class RedisPulse {
     } catch (fault) {
       return this.noteTrouble(fault as Fault);
     }
-    if (this.problem !== undefined) this.log.info({ awayMs: Math.round(performance.now() - this.since) }, 'Redis is available again');
+    if (this.problem !== undefined)
+      this.log.info({ awayMs: Math.round(performance.now() - this.since) }, 'Redis is available again');
     this.problem = undefined;
   }
 }
