@@ -50,6 +50,7 @@ export default tseslint.config(
     files: [
       'src/app.ts',
       'src/cli/uploads.ts',
+      'src/disk/drafts.ts',
       'src/spool/spool-use.ts',
       'src/store/embedded/{embedded-store,load,lock-file,record-lines,records}.ts',
       'src/store/redis/redis-connection.ts',

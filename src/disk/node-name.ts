@@ -2,10 +2,13 @@ import { randomBytes } from 'node:crypto';
 import { dirname, join } from 'node:path';
 import { Fault } from '../model/fault.js';
 import { DirectorySync } from './directory-sync.js';
-import { link, readText, rename, unlinkIfThere, writeWhole } from './files.js';
+import { removeDrafts, withDraft } from './drafts.js';
+import { link, readText, rename, writeWhole } from './files.js';
 import { hasCode, isNoRoom, storageFault } from './storage-fault.js';
 
 const NAME = /^[0-9a-f]{16}$/;
+
+const DRAFT = /^node\.[0-9a-f]{16}$/;
 
 /** The name of the node that this directory belongs to: made once, the same for all its processes and after every start. */
 export async function nodeName(directory: string): Promise<string> {
@@ -16,6 +19,7 @@ export async function nodeName(directory: string): Promise<string> {
     const name = found ?? (await make(path));
     if (!NAME.test(name)) throw new Fault('RECORD_DAMAGED', `${path} does not hold the name of a node`, false);
     if (found !== undefined) await prove(path, found);
+    await removeDrafts(directory, DRAFT);
     return name;
   } catch (error) {
     throw storageFault(error, `the name of this node cannot be kept in ${path}`);
@@ -27,15 +31,15 @@ async function make(path: string): Promise<string> {
   const name = randomBytes(8).toString('hex');
   const draft = draftOf(path);
   try {
-    await writeWhole(draft, Buffer.from(name), true);
-    await link(draft, path);
-    await new DirectorySync('group').sync(dirname(path));
-    return name;
+    return await withDraft(draft, async () => {
+      await writeWhole(draft, Buffer.from(name), true);
+      await link(draft, path);
+      await new DirectorySync('group').sync(dirname(path));
+      return name;
+    });
   } catch (error) {
     if (!hasCode(error, 'EEXIST')) throw error;
     return (await written(path)) ?? '';
-  } finally {
-    await unlinkIfThere(draft);
   }
 }
 
@@ -46,11 +50,12 @@ async function make(path: string): Promise<string> {
 async function prove(path: string, name: string): Promise<void> {
   const draft = draftOf(path);
   try {
-    await writeWhole(draft, Buffer.from(name), true);
-    await rename(draft, path);
-    await new DirectorySync('group').sync(dirname(path));
+    await withDraft(draft, async () => {
+      await writeWhole(draft, Buffer.from(name), true);
+      await rename(draft, path);
+      await new DirectorySync('group').sync(dirname(path));
+    });
   } catch (error) {
-    await unlinkIfThere(draft).catch(() => undefined);
     if (!isNoRoom(error)) throw error;
     // A full disk takes no new file, but it has kept what it had.
   }

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { constants, type Stats } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { DirectorySync } from '../disk/directory-sync.js';
+import { removeDrafts, withDraft } from '../disk/drafts.js';
 import {
   access,
   type DirectoryEntry,
@@ -12,7 +13,6 @@ import {
   readText,
   rename,
   stat,
-  unlinkIfThere,
   writeWhole,
 } from '../disk/files.js';
 import { isUploadId } from '../disk/safe-name.js';
@@ -27,10 +27,11 @@ import {
   refusalOf,
   type StoreKind,
 } from './directory-rules.js';
-import { IDENTITY, noteIdentity } from './shared-directory.js';
+import { IDENTITY, IDENTITY_DRAFT, noteIdentity } from './shared-directory.js';
 
 /** Says of a data directory what it is: the format, the kind of its store, and the id of that store. */
 const MARK = 'rufh-proxy.json';
+const MARK_DRAFT = /^rufh-proxy\.json-[\w-]+$/;
 
 /** Names that this program gives to files beside `uploads` and `spool`, also to those that a crash leaves behind. */
 const OURS =
@@ -63,12 +64,26 @@ export async function assertUsable(use: DirectoryUse): Promise<FoundDirectory> {
 export async function claimForEmbedded(directory: string): Promise<string> {
   const use = { directory, store: 'embedded', shared: false } as const;
   const found = await assertUsable(use);
+  await removeMarkDrafts(use);
   if (found.mark?.complete) return found.mark.id;
   const id = found.mark?.id ?? found.recordsMark ?? randomUUID();
   await beginMark(use, id);
-  for (const half of ['uploads', 'spool']) await noteIdentity(join(directory, half), id, randomUUID());
+  await failing(directory, 'marked', async () => {
+    for (const half of ['uploads', 'spool']) {
+      await new DirectorySync('group').makeOwn(join(directory, half));
+      await noteIdentity(join(directory, half), id, randomUUID());
+    }
+  });
   await completeMark(use, id);
   return id;
+}
+
+/** Of marks that were begun and never came to be; for a process that may use the directory. A shared spool is too large to be read. */
+export async function removeMarkDrafts({ directory, store, shared }: DirectoryUse): Promise<void> {
+  const whose = { isOthersToo: store !== 'embedded' };
+  await removeDrafts(directory, MARK_DRAFT, whose);
+  if (shared) return;
+  for (const half of ['uploads', 'spool']) await removeDrafts(join(directory, half), IDENTITY_DRAFT, whose);
 }
 
 /** Marks a directory that has no mark yet; fails when another kind of store was faster. To be completed. */
@@ -78,13 +93,11 @@ export async function beginMark(use: DirectoryUse, id: string): Promise<void> {
   const draft = `${path}-${randomUUID()}`;
   await failing(directory, 'marked', async () => {
     await new DirectorySync('group').make(directory);
-    try {
+    await withDraft(draft, async () => {
       await writeWhole(draft, textOf({ format: FORMAT, store, id, complete: false }), true);
       await link(draft, path).catch(unlessLinked(() => rename(draft, path)));
       await new DirectorySync('group').sync(directory);
-    } finally {
-      await unlinkIfThere(draft);
-    }
+    });
   });
   await assertUsable(use);
 }
@@ -93,11 +106,12 @@ export async function beginMark(use: DirectoryUse, id: string): Promise<void> {
 export async function completeMark({ directory, store }: DirectoryUse, id: string): Promise<void> {
   const path = join(directory, MARK);
   const draft = `${path}-${randomUUID()}`;
-  await failing(directory, 'marked', async () => {
+  const complete = async (): Promise<void> => {
     await writeWhole(draft, textOf({ format: FORMAT, store, id, complete: true }), true);
     await rename(draft, path);
     await new DirectorySync('group').sync(directory);
-  });
+  };
+  await failing(directory, 'marked', () => withDraft(draft, complete));
 }
 
 function textOf(mark: DirectoryMark): Buffer {

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { DirectorySync } from '../disk/directory-sync.js';
+import { withDraft } from '../disk/drafts.js';
 import {
   close,
   fsync,
@@ -19,6 +20,9 @@ import { Fault } from '../model/fault.js';
 
 /** Says whose spool this is; in the spool itself, so that an empty mount point is not taken for it. */
 export const IDENTITY = '.store';
+
+/** One that was begun and never came to be. */
+export const IDENTITY_DRAFT = /^\.store-[\w-]+$/;
 
 const PROBE = Buffer.alloc(128 * 1024, 'rufh');
 
@@ -60,9 +64,11 @@ export async function noteIdentity(root: string, storeId: string, unique: string
   const names = new DirectorySync('group');
   const written = join(root, `${IDENTITY}-${unique}`);
   await names.make(root);
-  await writeWhole(written, Buffer.from(`${storeId}\n`), true);
-  await rename(written, join(root, IDENTITY));
-  await names.sync(root);
+  await withDraft(written, async () => {
+    await writeWhole(written, Buffer.from(`${storeId}\n`), true);
+    await rename(written, join(root, IDENTITY));
+    await names.sync(root);
+  });
 }
 
 /** Since when it belongs to the store it belongs to; undefined: to none yet. */

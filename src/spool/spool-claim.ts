@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Fault } from '../model/fault.js';
 import type { Log } from '../observe/log.js';
-import { assertUsable, beginMark, completeMark } from './data-directory.js';
+import { assertUsable, beginMark, completeMark, removeMarkDrafts } from './data-directory.js';
 import type { FoundDirectory } from './directory-rules.js';
 import { markPath, noteSpoolIdentity } from './shared-directory.js';
 import { wayBack } from './spool-use.js';
@@ -31,6 +31,7 @@ export async function claimSpool(claim: SpoolClaim): Promise<void> {
   const found = await look(claim);
   const reason = refusalOf(found, claim);
   if (reason !== undefined) throw new Fault('CONTRACT_BROKEN', reason, false);
+  await removeMarkDrafts(useOf(claim));
   const isSame = found.spoolMark === storeId;
   if (isSame && found.mark?.complete && found.mark.id === storeId) return;
   if (!found.mark) await beginMark(useOf(claim), storeId);

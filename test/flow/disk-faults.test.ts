@@ -1,104 +1,221 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { useFileSystem } from '../../src/disk/files.js';
-import { assertRight, CountingOrigin, FaithfulClient, isConnectionLost, Machine } from '../support/faulty-machine.js';
-import { MemoryDisk, memoryDisks, type Trouble } from '../support/memory-disk.js';
+import type { SyncMode } from '../../src/disk/directory-sync.js';
+import { Fault } from '../../src/model/fault.js';
+import { ConnectionLost, Contradiction, CountingOrigin, FaithfulClient } from '../support/faithful-client.js';
+import { Machine, type MachineOptions } from '../support/faulty-machine.js';
+import { MemoryDisk, memoryDisks, type Operation, type Trouble } from '../support/memory-disk.js';
 
 const HOUR = 3_600_000;
-const SIDE_BY_SIDE = 64;
+const SIDE_BY_SIDE = 32;
+/** A process that does not start is started again so often. */
+const STARTS = 4;
 
-const TROUBLES: Record<string, Trouble> = {
+const READS: readonly Operation[] = ['read', 'readv', 'readdir', 'opendir', 'stat', 'lstat', 'fstat', 'access'];
+const NAMES: readonly Operation[] = ['mkdir', 'rename', 'link'];
+const SYNCS: readonly Operation[] = ['fsync', 'fdatasync', 'ftruncate'];
+
+/** What each kind of trouble makes of an operation. */
+const TROUBLES = {
   EIO: () => 'EIO',
-  // A full disk, and a process that is out of descriptors.
-  'no room': (operation, flags = '') => {
-    if (operation === 'open') return flags.startsWith('w') ? 'ENOSPC' : 'EMFILE';
-    if (operation === 'opendir' || operation === 'readdir') return 'EMFILE';
-    return ['write', 'writev', 'mkdir', 'rename', 'link'].includes(operation) ? 'ENOSPC' : undefined;
-  },
-};
+  'EIO of syncs': (operation) => (SYNCS.includes(operation) ? 'EIO' : undefined),
+  'EIO of reads': (operation, flags = '') => (isRead(operation, flags) ? 'EIO' : undefined),
+  ENOSPC: (operation, flags = '') => (grows(operation, flags) ? 'ENOSPC' : undefined),
+  EDQUOT: (operation, flags = '') => (grows(operation, flags) ? 'EDQUOT' : undefined),
+  EMFILE: (operation) => (['open', 'opendir', 'readdir'].includes(operation) ? 'EMFILE' : undefined),
+  EACCES: (operation, flags = '') =>
+    ['opendir', 'readdir'].includes(operation) || (operation === 'open' && flags === 'r') ? 'EACCES' : undefined,
+} satisfies Record<string, Trouble>;
+
+function isRead(operation: Operation, flags: string): boolean {
+  return READS.includes(operation) || (operation === 'open' && flags === 'r');
+}
+
+function grows(operation: Operation, flags: string): boolean {
+  if (operation === 'write' || operation === 'writev') return flags === 'grows';
+  return NAMES.includes(operation) || (operation === 'open' && flags.startsWith('w'));
+}
 
 interface Case {
-  readonly code: Trouble;
-  readonly isLasting: boolean;
-  readonly crash: 'kill' | 'power-cut';
+  readonly trouble: keyof typeof TROUBLES;
+  readonly isLasting?: boolean;
+  /** In which process: the first, or the second, which finds what the first had done. */
+  readonly when?: 'first life' | 'start';
+  /** How that process ends. */
+  readonly end: 'kill' | 'SIGTERM' | 'power cut';
+  /** What the client does between that and a power cut. */
+  readonly then: 'looks' | 'goes on';
+  readonly sync?: SyncMode;
+  readonly origin?: 'refuses first';
+  /** Every n-th operation; all of them when missing. */
+  readonly every?: number;
 }
 
 beforeAll(() => useFileSystem(memoryDisks));
 afterAll(() => useFileSystem());
 
-/** A life with trouble from its n-th operation on; gives how many operations could have failed. */
-async function live(at: number, { code, isLasting, crash }: Case): Promise<number> {
-  const disk = new MemoryDisk();
-  const origin = new CountingOrigin();
-  const client = new FaithfulClient();
-  const ended: Promise<void>[] = [];
-  const restart = async (how: Case['crash'], machine?: Machine): Promise<Machine> => {
-    disk.crash(how);
-    disk.heal();
-    client.hangUp();
-    if (machine) ended.push(machine.end());
-    return Machine.boot(disk, origin);
-  };
-  disk.fail(at, isLasting, code);
-  let machine: Machine | undefined;
-  const work = (async () => {
-    machine = await Machine.boot(disk, origin);
-    await client.work(machine);
-  })();
-  await Promise.race([work, disk.isHopeless]).catch((error: unknown) => {
-    if (disk.failures === 0) throw error;
+/** The life of one data directory, with trouble at one of its operations. */
+class Life {
+  readonly disk = new MemoryDisk();
+  private readonly origin: CountingOrigin;
+  private readonly client = new FaithfulClient({
+    hasFailed: () => this.disk.failures > 0,
+    isSick: () => this.disk.isSick,
   });
-  const operations = disk.operations;
-  // Killed first: what its page cache has is seen by the next one, and only then does the power go.
-  machine = await restart(crash, machine);
-  await client.look(machine);
-  machine = await restart('power-cut', machine);
-  await client.work(machine);
-  machine = await restart('power-cut', machine);
-  await client.look(machine);
-  assertRight(origin, client);
-  await machine.end();
-  await work.catch((error: unknown) => {
-    if (!isConnectionLost(error) && disk.failures === 0) throw error;
-  });
-  await Promise.all(ended);
-  await expire(disk, origin);
-  disk.forget();
-  return operations;
+  private machine: Machine | undefined;
+  private readonly ended: Promise<unknown>[] = [];
+
+  constructor(private readonly how: Case) {
+    this.origin = new CountingOrigin(how.origin !== undefined);
+    // A new one whose name can neither be synced nor be taken back is known to be uncertain to nobody.
+    if (how.isLasting) for (const name of ['data', 'node']) this.disk.makeDirectory(name);
+  }
+
+  /** Gives how many operations could have failed. */
+  async run(at: number): Promise<number> {
+    if (this.how.when === 'start') {
+      await this.start();
+      await this.client.begin(this.machine!);
+      this.crash('kill');
+    }
+    const operations = await this.suffer(at);
+    await this.start();
+    if (this.how.then === 'goes on') await this.client.work(this.machine!);
+    else await this.client.look(this.machine!);
+    this.crash('power-cut');
+    await this.start();
+    await this.client.work(this.machine!);
+    this.crash('power-cut');
+    await this.start();
+    await this.client.look(this.machine!);
+    this.client.assertRight(this.origin);
+    await this.expire();
+    await Promise.all(this.ended);
+    if (this.disk.descriptors > 0) throw new Contradiction(`${this.disk.descriptors} descriptors are left open`);
+    this.disk.forget();
+    return operations;
+  }
+
+  /** The process with the trouble, to its end. */
+  private async suffer(at: number): Promise<number> {
+    const { disk, client, how } = this;
+    const { isLasting = false, end } = how;
+    const before = disk.operations;
+    disk.fail(at, isLasting, TROUBLES[how.trouble]);
+    const work = this.workInTrouble();
+    this.ended.push(work);
+    await Promise.race([work, disk.isHopeless]);
+    const operations = disk.operations - before;
+    if (end === 'SIGTERM') await this.machine?.end();
+    this.crash(end === 'power cut' ? 'power-cut' : 'kill');
+    // A lasting trouble may end the process while the origin has the request.
+    if (!isLasting && client.toldUnknown) throw new Contradiction('an outcome is unknown');
+    return operations;
+  }
+
+  private async workInTrouble(): Promise<void> {
+    const { disk, how } = this;
+    const { path } = disk;
+    try {
+      let machine: Machine | undefined;
+      for (let starts = 1; !machine; starts++) {
+        if (disk.path !== path) throw new ConnectionLost();
+        machine = await this.start().catch((error: unknown) => {
+          // One that was met by a single fault starts the next time.
+          if (!(error instanceof Fault) || starts === STARTS) throw error;
+          return undefined;
+        });
+      }
+      await this.client.work(machine);
+    } catch (error) {
+      if (error instanceof ConnectionLost) return;
+      if (!(error instanceof Fault) || !how.isLasting) throw error;
+    }
+  }
+
+  private async start(aheadMs = 0): Promise<Machine> {
+    const { disk, origin } = this;
+    const { sync } = this.how;
+    const { path } = disk;
+    const options: MachineOptions = { disk, origin, sync, aheadMs };
+    const machine = await Machine.boot(options);
+    if (disk.path === path) this.machine = machine;
+    else await machine.end();
+    return machine;
+  }
+
+  private crash(how: 'kill' | 'power-cut'): void {
+    this.disk.crash(how);
+    this.disk.heal();
+    if (this.machine) this.ended.push(this.machine.end());
+    this.machine = undefined;
+  }
+
+  private async expire(): Promise<void> {
+    this.crash('power-cut');
+    this.disk.age(3 * HOUR);
+    await this.start(2 * HOUR);
+    await this.machine!.sweep();
+    await this.machine!.end();
+    const left = this.disk.files().filter((name) => !STAYS.test(name));
+    if (left.length > 0) throw new Contradiction(`left behind: ${left.join()}`);
+  }
 }
 
-async function expire(disk: MemoryDisk, origin: CountingOrigin): Promise<void> {
-  disk.crash('power-cut');
-  disk.age(3 * HOUR);
-  const machine = await Machine.boot(disk, origin, 2 * HOUR);
-  await machine.sweep();
-  await machine.end();
-  const left = disk.files().filter((name) => name !== 'last-start.json');
-  if (left.length > 0) throw new Error(`left behind: ${left.join()}`);
-}
+const STAYS = /^(node\/node|data\/(last-start\.json|rufh-proxy\.json|(uploads|spool)\/\.store))$/;
 
 /** Every operation in turn; gives what went wrong, by the number of the operation. */
-async function everyOperation(how: Case): Promise<string[]> {
+async function everyOperation(how: Case, first = 1): Promise<string[]> {
   const wrong: string[] = [];
-  const count = await live(Infinity, how);
-  let next = 1;
+  const count = await new Life(how).run(Infinity);
+  const { every = 1 } = how;
+  let next = first;
   const worker = async (): Promise<void> => {
-    for (let at = next++; at <= count; at = next++)
-      await live(at, how).catch((error: unknown) => wrong.push(`operation ${at}: ${(error as Error).message}`));
+    for (let at = next; at <= count; at = next) {
+      next += every;
+      await new Life(how).run(at).catch((error: unknown) => wrong.push(`operation ${at}: ${(error as Error).message}`));
+    }
   };
   await Promise.all(Array.from({ length: SIDE_BY_SIDE }, worker));
-  expect(count).toBeGreaterThan(20);
+  expect(count).toBeGreaterThan(40);
   return wrong;
 }
 
-describe.each(Object.keys(TROUBLES))('%s', (name) => {
-  const code = TROUBLES[name]!;
+const CASES: readonly Case[] = [
+  { trouble: 'EIO', end: 'kill', then: 'goes on', every: 3 },
+  { trouble: 'EIO', end: 'kill', then: 'looks', every: 6 },
+  { trouble: 'EIO', end: 'power cut', then: 'goes on', sync: 'always', every: 6 },
+  { trouble: 'EIO', end: 'SIGTERM', then: 'goes on', sync: 'always', origin: 'refuses first', every: 6 },
+  { trouble: 'EIO', isLasting: true, end: 'kill', then: 'goes on', every: 6 },
+  { trouble: 'EIO of syncs', isLasting: true, end: 'kill', then: 'goes on', sync: 'always', every: 2 },
+  { trouble: 'EIO of syncs', isLasting: true, end: 'kill', then: 'looks', every: 2 },
+  { trouble: 'ENOSPC', end: 'kill', then: 'goes on', origin: 'refuses first', every: 2 },
+  { trouble: 'ENOSPC', isLasting: true, end: 'kill', then: 'goes on', every: 2 },
+  { trouble: 'EDQUOT', isLasting: true, end: 'SIGTERM', then: 'looks', sync: 'always', every: 2 },
+  { trouble: 'EMFILE', end: 'kill', then: 'goes on', origin: 'refuses first', every: 3 },
+  { trouble: 'EMFILE', isLasting: true, end: 'power cut', then: 'goes on', sync: 'always', every: 3 },
+  { trouble: 'EIO of reads', when: 'start', end: 'kill', then: 'goes on', every: 2 },
+  {
+    trouble: 'EIO of reads',
+    when: 'start',
+    isLasting: true,
+    end: 'SIGTERM',
+    then: 'goes on',
+    sync: 'always',
+    every: 3,
+  },
+  { trouble: 'EMFILE', when: 'start', end: 'kill', then: 'goes on', every: 2 },
+  { trouble: 'EACCES', when: 'start', end: 'kill', then: 'looks', every: 2 },
+];
 
-  test.each([
-    { isLasting: false, crash: 'kill' },
-    { isLasting: false, crash: 'power-cut' },
-    { isLasting: true, crash: 'kill' },
-    { isLasting: true, crash: 'power-cut' },
-  ] as const)('at each operation of an upload, lasting: $isLasting, then a $crash, loses nothing', async (how) => {
-    expect(await everyOperation({ code, ...how })).toEqual([]);
+describe('trouble at each operation of two uploads at once loses nothing', () => {
+  test.each(CASES.map((how, number) => [nameOf(how), how, number] as const))('%s', async (_, how, number) => {
+    expect(await everyOperation(how, 1 + (number % (how.every ?? 1)))).toEqual([]);
   });
 });
+
+function nameOf({ trouble, isLasting, when = 'first life', end, then, sync = 'group', origin, every }: Case): string {
+  const how = `${isLasting ? 'lasting ' : ''}${trouble} in the ${when}`;
+  const rest = [sync, origin && `the origin ${origin}`, every && `one operation of ${every}`].filter(Boolean);
+  return `${how}, ${end}, the client ${then}, power cut (${rest.join(', ')})`;
+}

@@ -22,10 +22,13 @@ interface OpenFile {
   readonly inode: Inode;
 }
 
-/** The code an operation fails with; undefined for one that this kind of trouble never meets. */
+/**
+ * The code an operation fails with; undefined for one that this kind of trouble never meets. `flags`: those of `open`, and
+ * `grows` for a write that makes its file longer.
+ */
 export type Trouble = (operation: Operation, flags?: string) => string | undefined;
 
-type Operation = keyof FileSystem;
+export type Operation = keyof FileSystem;
 
 /** So many failures of a disk that has gone bad are enough to see how they are met. */
 const ENOUGH_FAILURES = 3;
@@ -60,6 +63,18 @@ export class MemoryDisk {
     return `/${this.name}/boot-${this.boot}`;
   }
 
+  /** Whether a trouble was met that still lasts. */
+  get isSick(): boolean {
+    return this.trouble?.isLasting === true && this.operations >= this.trouble.at;
+  }
+
+  /** An empty directory that has always been there. */
+  makeDirectory(name: string): void {
+    const directory = newInode('directory');
+    this.root.names.set(name, directory);
+    this.root.durableNames.set(name, directory);
+  }
+
   /** The n-th operation from now on that can fail like this does. */
   fail(at: number, isLasting: boolean, code: Trouble): void {
     this.trouble = { at: this.operations + at, isLasting, code };
@@ -91,6 +106,11 @@ export class MemoryDisk {
   forget(): void {
     disks.delete(this.name);
     for (const [fd, { disk }] of openFiles) if (disk === this) openFiles.delete(fd);
+  }
+
+  /** How many descriptors are open. */
+  get descriptors(): number {
+    return [...openFiles.values()].filter(({ disk }) => disk === this).length;
   }
 
   /** Whether the process of this boot is still there. */
@@ -201,6 +221,9 @@ function statsOf(inode: Inode, isNamed = true): Stats {
   return Object.assign(Object.create(Stats.prototype) as Stats, {
     ino: inode.number,
     dev: 1,
+    uid: process.geteuid?.() ?? 0,
+    mode: 0o700,
+    birthtimeMs: 1,
     size: inode.bytes.length,
     mtimeMs: inode.modifiedAt,
     nlink: isNamed ? 1 : 0,
@@ -235,7 +258,7 @@ function resize(inode: Inode, size: number): void {
 function write(fd: number, bytes: Uint8Array, position: number, operation: 'write' | 'writev'): number {
   const file = opened(fd);
   try {
-    meet(file, operation);
+    meet(file, operation, position + bytes.length > file.inode.bytes.length ? 'grows' : undefined);
   } catch (error) {
     if (file.disk.runs(file.boot)) put(file.inode, bytes.subarray(0, bytes.length >> 1), position);
     throw error;

@@ -46,9 +46,7 @@ export class DirectoryLock {
       const holder = await acquire(path, owner, patience);
       if (holder) throw inUse(directory, holder);
       await clearRemains(path);
-      const fd = await open(path, 'r');
-      const { ino: inode } = await fstat(fd);
-      return new DirectoryLock(path, { owner, inode, fd }, patience);
+      return new DirectoryLock(path, { owner, ...(await keptOpen(path)) }, patience);
     } catch (error) {
       throw storageFault(error, `the data directory ${resolve(directory)} cannot be locked`);
     }
@@ -100,6 +98,16 @@ export class DirectoryLock {
     const found = await look(this.path);
     const isOurs = found && (found.owner ? found.owner.nonce === owner.nonce : found.inode === inode);
     return isOurs ? found : undefined;
+  }
+}
+
+async function keptOpen(path: string): Promise<Pick<OwnLock, 'fd' | 'inode'>> {
+  const fd = await open(path, 'r');
+  try {
+    return { fd, inode: (await fstat(fd)).ino };
+  } catch (error) {
+    await close(fd).catch(() => undefined);
+    throw error;
   }
 }
 
