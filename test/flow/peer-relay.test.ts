@@ -63,6 +63,7 @@ describe('a request to another node', () => {
         clientAddress: '127.0.0.1',
         peerIsTrusted: false,
         relaysInterim: true,
+        isClientsOwn: true,
       };
       const client = { httpVersion: '1.1', scheme: 'http', authority: 'files.example', connection, hasNoLength: true };
       expect(claim).toEqual({ kind: 'request', to: 'owner', client });
