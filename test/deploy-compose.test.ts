@@ -121,7 +121,11 @@ describe('many nodes', () => {
     for (const name of proxies) expect(services[name]!.volumes).toContain(`uploads:${config.data}`);
     const [, file] = services[proxies[0]!]!.volumes![0]!.split(':');
     expect(services[proxies[0]!]!.command).toEqual(['serve', '--config', file]);
-    const subnets = networks!.default.ipam.config.map(({ subnet }) => ({ cidr: subnet, relaysInterim: true }));
+    const subnets = networks!.default.ipam.config.map(({ subnet }) => ({
+      cidr: subnet,
+      relaysInterim: true,
+      connectionPerClient: false,
+    }));
     expect(config.trustedProxies).toEqual(subnets);
   });
 
