@@ -6,6 +6,7 @@ import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import type { Lease } from '../../src/store/lease.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
+import { REQUEST } from '../support/delivery-room.js';
 import { FakeNodes } from '../support/fake-nodes.js';
 
 const OWNER_TIMEOUT_MS = 60_000;
@@ -24,7 +25,8 @@ beforeEach(() => {
   nodes.set('other', { silentMs: 0 });
   now = 1_000_000;
   isAway = false;
-  uploads = new Map(['a', 'b'].map((id) => [id, { id, node: 'other', phase: 'receiving' }]));
+  const known = { request: REQUEST, attempts: [], node: 'other', phase: 'receiving' } as const;
+  uploads = new Map(['a', 'b'].map((id) => [id, { ...known, id }]));
   beforeEnd = () => undefined;
   gone = new GoneNodes({
     self: 'heir',
