@@ -45,12 +45,13 @@ export class MemoryDisk {
   /** Operations that could have failed so far. */
   operations = 0;
   failures = 0;
-  /** Fulfilled when a lasting trouble was met often enough. */
+  /** Fulfilled when a lasting trouble was met often enough, or so many operations as wanted have followed it. */
   readonly isHopeless: Promise<void>;
   private readonly name = `disk-${lastNumber++}`;
   private readonly root = newInode('directory');
   private boot = 1;
-  private trouble: { readonly at: number; readonly isLasting: boolean; readonly code: Trouble } | undefined;
+  private trouble:
+    { readonly at: number; readonly isLasting: boolean; readonly code: Trouble; readonly until: number } | undefined;
   private giveUp: () => void = () => undefined;
 
   constructor() {
@@ -76,8 +77,9 @@ export class MemoryDisk {
   }
 
   /** The n-th operation from now on that can fail like this does. */
-  fail(at: number, isLasting: boolean, code: Trouble): void {
-    this.trouble = { at: this.operations + at, isLasting, code };
+  fail(at: number, isLasting: boolean, code: Trouble, livesOn = Infinity): void {
+    const first = this.operations + at;
+    this.trouble = { at: first, isLasting, code, until: first + livesOn };
   }
 
   heal(): void {
@@ -125,6 +127,7 @@ export class MemoryDisk {
     if (code === undefined) return undefined;
     const number = ++this.operations;
     if (!this.trouble || number < this.trouble.at) return undefined;
+    if (number === this.trouble.until) this.giveUp();
     if (number > this.trouble.at && !this.trouble.isLasting) return undefined;
     if (++this.failures === ENOUGH_FAILURES) this.giveUp();
     return code;
