@@ -52,7 +52,8 @@ test('what nobody reads is kept in few pieces, however many turns it takes, and 
   // Each costs some hundred bytes, and what it was cut from: eight times the content are the most there may be.
   const held = new Set(kept.map(({ buffer }) => buffer));
   const bytes = [...held].reduce((sum, { byteLength }) => sum + byteLength, 0) + 500 * kept.length;
-  expect(bytes).toBeLessThan(8 * 3000 + 20_000);
+  // Small ones are cut from one pool, which is larger in newer Nodes.
+  expect(bytes).toBeLessThan(8 * 3000 + 20_000 + Buffer.poolSize);
   expect(kept.length).toBeLessThanOrEqual(5);
 });
 
