@@ -2,7 +2,7 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 import { isIP } from 'node:net';
 import { problem, type AdminAnswer, type AdminRequest } from './admin-answer.js';
 
-/** Who may ask the admin listener. */
+/** The conditions on which the admin listener answers a request. */
 export interface AdminRules {
   /** Asked for with every request to what is not `open`; undefined: nothing is asked for. */
   readonly token?: string;

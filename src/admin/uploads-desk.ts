@@ -61,7 +61,7 @@ async function answer(desk: UploadsDesk, request: AdminRequest): Promise<AdminAn
   return verb === undefined ? cancel(desk, upload, asked) : redeliver(desk, upload, asked);
 }
 
-/** What an operator wants done, and who it is by their own account. */
+/** An operator’s order, with the name that the operator gives. */
 interface Act {
   readonly operator?: string;
   readonly pastGate: boolean;
@@ -69,7 +69,7 @@ interface Act {
 
 const OPERATOR = /^[^\p{C}]{1,100}$/u;
 
-/** What is to be done, or what is wrong with the question. */
+/** Reads an order from its question; a text says what is wrong with it. */
 function readAct(query: URLSearchParams, verb: string | undefined): Act | string {
   const known = verb === undefined ? ['operator'] : ['operator', 'past_gate'];
   const unknown = [...query.keys()].find((key) => !known.includes(key));

@@ -1,10 +1,10 @@
 import { uploadTag } from '../observe/log.js';
 
-/** What an operator may know of an upload, as the admin listener is asked for it. */
+/** The words by which an operator looks for an upload, as the admin listener is asked for it. */
 export interface Sought {
   /** Only this one is meant. */
   readonly tag?: string;
-  /** What else it may be: a path, an `Idempotency-Key`, the address of a client. */
+  /** A path, an `Idempotency-Key` or the address of a client, where there is no upload of that tag. */
   readonly find: string;
 }
 

@@ -8,7 +8,7 @@ import { exposedSecret, secretOf, SHORTEST_SECRET, unusableSecret } from './secr
 /** Where operators connect when nothing else is said. */
 export const DEFAULT_ADMIN = '127.0.0.1:9090';
 
-/** What the admin listener can be set to answer without its token. `health`: `/healthz` and `/readyz`. */
+/** The groups of paths that need no token where `admin.open` names them. `health`: `/healthz` and `/readyz`. */
 export const OPEN_PAGES = ['health', 'metrics'] as const;
 
 export interface AdminConfig {
@@ -85,7 +85,7 @@ export function toAdmin(settings: AdminSettings): AdminConfig | undefined {
   };
 }
 
-/** What does not fit together in `admin`. */
+/** Finds the settings in `admin` that contradict each other. */
 export function adminContradictions(settings: AdminSettings): Contradiction[] {
   const { address, token_file: file, insecure, mode } = groupOf(settings);
   if (address === false) return [];
@@ -101,7 +101,7 @@ export function adminContradictions(settings: AdminSettings): Contradiction[] {
   return found.map(({ path, problem }) => ({ path: ['admin', ...path], problem }));
 }
 
-/** What works and probably is not meant. */
+/** Finds settings that are valid and probably not meant. */
 export function adminWarnings(settings: AdminSettings): Contradiction[] {
   const { address, token_file: file, insecure } = groupOf(settings);
   if (address === false) return [];

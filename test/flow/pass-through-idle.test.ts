@@ -16,6 +16,24 @@ const LIMITS = { idleTimeoutMs: 100, timeoutMs: 60_000 };
 /** Nobody is fast enough for it. */
 const requestRates = new RequestRates({ bytesPerSecond: 1e12, windowMs: 40 });
 
+/** A client whose whole body is here is answered within these limits, by an origin that thinks for longer than they allow. */
+async function isAnswered(limits: Parameters<typeof play>[2]): Promise<void> {
+  const script = async (exchange: RawExchange): Promise<void> => {
+    await exchange.readBody();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    await exchange.respond({ status: 200, body: 'ok' });
+  };
+  await play(
+    'ours',
+    async ({ front }) => {
+      const client = await connect(front.url);
+      expect((await client.request({ method: 'POST', target: '/', body: 'hello' })).status).toBe(200);
+      client.destroy();
+    },
+    { ...limits, script },
+  );
+}
+
 describe('a client whose body comes too slowly', () => {
   test('is told so', async () => {
     await play(
@@ -77,20 +95,7 @@ describe('a client whose body comes too slowly', () => {
   });
 
   test('is not meant where all of it is here and the origin thinks', async () => {
-    const script = async (exchange: RawExchange): Promise<void> => {
-      await exchange.readBody();
-      await new Promise((resolve) => setTimeout(resolve, 300));
-      await exchange.respond({ status: 200, body: 'ok' });
-    };
-    await play(
-      'ours',
-      async ({ front }) => {
-        const client = await connect(front.url);
-        expect((await client.request({ method: 'POST', target: '/', body: 'hello' })).status).toBe(200);
-        client.destroy();
-      },
-      { requestRates, timeoutMs: 60_000, script },
-    );
+    await isAnswered({ requestRates, timeoutMs: 60_000 });
   });
 });
 
@@ -149,19 +154,6 @@ describe('a client whose body stops', () => {
   });
 
   test('is not to blame for an origin that thinks about its answer', async () => {
-    const script = async (exchange: RawExchange): Promise<void> => {
-      await exchange.readBody();
-      await new Promise((resolve) => setTimeout(resolve, 300));
-      await exchange.respond({ status: 200, body: 'ok' });
-    };
-    await play(
-      'ours',
-      async ({ front }) => {
-        const client = await connect(front.url);
-        expect((await client.request({ method: 'POST', target: '/', body: 'hello' })).status).toBe(200);
-        client.destroy();
-      },
-      { ...LIMITS, script },
-    );
+    await isAnswered(LIMITS);
   });
 });
