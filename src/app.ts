@@ -14,13 +14,7 @@ import { Delivery } from './delivery/delivery.js';
 import { UndiciOrigin } from './delivery/undici-origin.js';
 import { Access } from './http/access.js';
 import { Trust } from './http/client-address.js';
-import {
-  type ConnectionGate,
-  ConnectionLimits,
-  defaultConnections,
-  mostConnections,
-  NumberedConnections,
-} from './http/connection-limits.js';
+import { clientLimits, type ConnectionGate, NumberedConnections } from './http/connection-limits.js';
 import { Cors } from './http/cors.js';
 import { Discovery } from './http/discovery.js';
 import { Entry } from './http/entry.js';
@@ -155,7 +149,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   if (internal) opened.push(() => untilClosed([internal], 0));
   const listeners: Listener[] = [];
   const endIdle = (): void => listeners.forEach((listener) => listener.endIdle());
-  const gate = buildGate(config, { ...rooms, trust, endIdle });
+  const gate = new NumberedConnections(clientLimits({ settings: config.connections, ...rooms, trust, endIdle }));
   await listen(config, { entry, gate, metrics, log, listeners, opened });
   health.isListening = true;
 
@@ -287,34 +281,6 @@ function buildRequestRates({ minRate, idleTimeoutMs }: Config, metrics: Metrics)
 
 /** How many times as long a client may take its answer too slowly: the buffers on the way move in large steps. */
 const RESPONSE_WINDOWS = 5;
-
-interface GateRooms extends Pick<Rooms, 'log' | 'metrics' | 'monotonic'> {
-  readonly trust: Trust;
-  readonly endIdle: () => void;
-}
-
-function buildGate(
-  { connections }: Config,
-  { log, metrics, monotonic, trust, endIdle }: GateRooms,
-): NumberedConnections {
-  const most = mostConnections();
-  const wanted = connections.total ?? defaultConnections();
-  const total = Math.min(wanted, most);
-  if (wanted > most) log.warn({ wanted, most }, TOO_FEW_DESCRIPTORS);
-  const limits = new ConnectionLimits({
-    total,
-    perAddress: connections.perAddress ?? Math.ceil(total / 2),
-    isExempt: (address) => trust.trusts(address),
-    onRefused: (limit) => metrics.connectionRefused(limit),
-    onNearlyFull: endIdle,
-    log,
-    monotonic,
-  });
-  return new NumberedConnections(limits);
-}
-
-const TOO_FEW_DESCRIPTORS =
-  'limits.connections.total is more than the file descriptors of this process allow: raise its limit (ulimit -n, LimitNOFILE)';
 
 interface ListenRooms extends Pick<Rooms, 'log' | 'metrics'> {
   readonly entry: Entry;

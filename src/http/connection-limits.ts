@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import ipaddr from 'ipaddr.js';
 import type { Log } from '../observe/log.js';
+import type { Trust } from './client-address.js';
 
 /** The limit that a refused connection has met. */
 export type ConnectionLimit = 'total' | 'address';
@@ -23,6 +24,41 @@ export interface ConnectionLimitsOptions {
   /** Milliseconds by a clock that nobody sets. */
   readonly monotonic: () => number;
 }
+
+/** What the configuration says of clients' connections, and who hears of them. */
+export interface ClientLimitsOptions {
+  readonly settings: { readonly total?: number; readonly perAddress?: number };
+  /** Processes that share the connections, each with descriptors of its own. */
+  readonly processes?: number;
+  readonly trust: Pick<Trust, 'trusts'>;
+  readonly metrics: { connectionRefused(limit: ConnectionLimit): void };
+  readonly endIdle: () => void;
+  readonly log: Log;
+  readonly monotonic: () => number;
+  /** File descriptors of each process; those of this one when missing. */
+  readonly openFiles?: number;
+}
+
+/** The limits as they are configured, or by the descriptors of the processes; never more than those allow. */
+export function clientLimits(options: ClientLimitsOptions): ConnectionLimits {
+  const { settings, processes = 1, trust, metrics, endIdle, log, monotonic, openFiles } = options;
+  const most = mostConnections(openFiles) * processes;
+  const wanted = settings.total ?? defaultConnections(openFiles) * processes;
+  const total = Math.min(wanted, most);
+  if (wanted > most) log.warn({ wanted, most }, TOO_FEW_DESCRIPTORS);
+  return new ConnectionLimits({
+    total,
+    perAddress: settings.perAddress ?? Math.ceil(total / 2),
+    isExempt: (address) => trust.trusts(address),
+    onRefused: (limit) => metrics.connectionRefused(limit),
+    onNearlyFull: endIdle,
+    log,
+    monotonic,
+  });
+}
+
+const TOO_FEW_DESCRIPTORS =
+  'limits.connections.total is more than the file descriptors of this process allow: raise its limit (ulimit -n, LimitNOFILE)';
 
 /** From this part of `total` on, connections without a request under way are in the way of others. */
 const NEARLY_FULL = 0.9;

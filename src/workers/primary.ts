@@ -2,7 +2,7 @@ import cluster from 'node:cluster';
 import { startAdminListener, type Admin } from '../admin/admin-listener.js';
 import type { Config } from '../config/config.js';
 import { Trust } from '../http/client-address.js';
-import { ConnectionLimits, defaultConnections } from '../http/connection-limits.js';
+import { clientLimits } from '../http/connection-limits.js';
 import type { Log } from '../observe/log.js';
 import { ConnectionMetrics } from '../observe/metrics.js';
 import { CrewAnswers } from './crew-answers.js';
@@ -74,20 +74,12 @@ interface GateRooms {
   readonly endIdle: () => void;
 }
 
-/** Each worker has descriptors of its own: what a process takes when nobody says it is theirs several times. */
-function clientGate(config: PrimaryConfig, { log, metrics, endIdle }: GateRooms): ClientGate {
-  const { workers, connections, trustedProxies, cluster: { listen } = {} } = config;
-  const total = connections.total ?? defaultConnections() * workers;
+/** Each worker has descriptors of its own: all of them together may have so many times the connections of one. */
+function clientGate(config: PrimaryConfig, rooms: GateRooms): ClientGate {
+  const { workers, connections: settings, trustedProxies, cluster: { listen } = {} } = config;
   const trust = new Trust(trustedProxies);
-  const limits = new ConnectionLimits({
-    total,
-    perAddress: connections.perAddress ?? Math.ceil(total / 2),
-    isExempt: (address) => trust.trusts(address),
-    onRefused: (limit) => metrics.connectionRefused(limit),
-    onNearlyFull: endIdle,
-    log,
-    monotonic: () => performance.now(),
-  });
+  const monotonic = (): number => performance.now();
+  const limits = clientLimits({ settings, processes: workers, trust, ...rooms, monotonic });
   // Node's key has the port behind the host: what other nodes connect to is no listener for clients.
   const ofNodes = listen?.kind === 'tcp' ? new RegExp(`^.*:${listen.port}:[46]:`) : undefined;
   return { admit: (address) => limits.admit(address), isForClients: (key) => !ofNodes?.test(key) };

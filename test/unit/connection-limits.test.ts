@@ -1,5 +1,6 @@
-import { expect, test } from '@jest/globals';
+import { describe, expect, test } from '@jest/globals';
 import {
+  clientLimits,
   type ConnectionLimit,
   ConnectionLimits,
   defaultConnections,
@@ -112,6 +113,57 @@ test.each([
   expect(defaultConnections(openFiles)).toBe(connections);
   // Where anything is left at all, the process keeps some of it.
   expect(mostConnections(openFiles)).toBe(openFiles > 128 ? openFiles - 128 : 1);
+});
+
+/** As many as are admitted: from as many addresses, or from one. */
+function admitted(settings: { total?: number; perAddress?: number }, processes: number, isTrusted = false) {
+  let warned = 0;
+  const write = (line: string): void => {
+    if (line.includes('"wanted"')) warned++;
+  };
+  const open = () =>
+    clientLimits({
+      settings,
+      processes,
+      trust: { trusts: () => isTrusted },
+      metrics: { connectionRefused: () => undefined },
+      endIdle: () => undefined,
+      log: createLog({ level: 'info', format: 'json', destination: { write } }),
+      monotonic: () => 0,
+      openFiles: 1024,
+    });
+  const count = (addressOf: (at: number) => string): number => {
+    const limits = open();
+    let at = 0;
+    while (limits.admit(addressOf(at))) at++;
+    return at;
+  };
+  const address = (at: number): string => `10.${at >> 16}.${(at >> 8) & 255}.${at & 255}`;
+  return { all: count(address), ofOne: count(() => '192.0.2.1'), warned: warned > 0 };
+}
+
+describe.each([1, 3])('the limits that %d processes share', (processes) => {
+  const [usual, most] = [320 * processes, 896 * processes];
+
+  test.each([
+    { name: 'nothing is said', settings: {}, all: usual, ofOne: Math.ceil(usual / 2), warned: false },
+    { name: 'a total is said', settings: { total: 11 }, all: 11, ofOne: 6, warned: false },
+    { name: 'both are said', settings: { total: 11, perAddress: 2 }, all: 11, ofOne: 2, warned: false },
+    { name: 'that of an address is said', settings: { perAddress: 2 }, all: usual, ofOne: 2, warned: false },
+    {
+      name: 'the total is more than their descriptors',
+      settings: { total: most + 1, perAddress: 3 },
+      all: most,
+      ofOne: 3,
+      warned: true,
+    },
+  ])('where $name', ({ settings, all, ofOne, warned }) => {
+    expect(admitted(settings, processes)).toMatchObject({ all, ofOne, warned });
+  });
+
+  test('hold in all alone for a trusted proxy', () => {
+    expect(admitted({ total: 11, perAddress: 2 }, processes, true)).toMatchObject({ all: 11, ofOne: 11 });
+  });
 });
 
 test('the limit of this process is known', () => {
