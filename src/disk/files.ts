@@ -5,6 +5,7 @@ import { hasCode } from './storage-fault.js';
 /** One name in a directory. */
 export interface DirectoryEntry {
   readonly name: string;
+  isFile(): boolean;
   isDirectory(): boolean;
   isSymbolicLink(): boolean;
 }

@@ -8,7 +8,12 @@ import { hasCode, isNoRoom, storageFault } from './storage-fault.js';
 
 const NAME = /^[0-9a-f]{16}$/;
 
-const DRAFT = /^node\.[0-9a-f]{16}$/;
+/** One that was begun and never came to be. */
+export const NODE_DRAFT = /^node\.[0-9a-f]{16}$/;
+
+export function isNodeName(text: string): boolean {
+  return NAME.test(text);
+}
 
 /** The name of the node that this directory belongs to: made once, the same for all its processes and after every start. */
 export async function nodeName(directory: string): Promise<string> {
@@ -17,9 +22,9 @@ export async function nodeName(directory: string): Promise<string> {
     await new DirectorySync('group').make(directory);
     const found = await written(path);
     const name = found ?? (await make(path));
-    if (!NAME.test(name)) throw new Fault('RECORD_DAMAGED', `${path} does not hold the name of a node`, false);
+    if (!isNodeName(name)) throw new Fault('RECORD_DAMAGED', `${path} does not hold the name of a node`, false);
     if (found !== undefined) await prove(path, found);
-    await removeDrafts(directory, DRAFT);
+    await removeDrafts(directory, NODE_DRAFT);
     return name;
   } catch (error) {
     throw storageFault(error, `the name of this node cannot be kept in ${path}`);

@@ -1,10 +1,17 @@
 import { Fault } from '../model/fault.js';
 
 const ID = /^[A-Za-z0-9_-]{20,64}$/;
+/** 24 random bytes in base64url, as every version has made them. */
+const GIVEN_ID = /^[A-Za-z0-9_-]{32}$/;
 const CHUNK_NAME = /^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$/;
 
 export function isUploadId(id: string): boolean {
   return ID.test(id);
+}
+
+/** Whether this program gives such ids; any other name in its directories is somebody's. */
+export function isGivenId(id: string): boolean {
+  return GIVEN_ID.test(id);
 }
 
 /** The last line of defence: whatever happened before, nothing else than an id ever becomes part of a path. */

@@ -10,12 +10,11 @@ import {
   lstat,
   opendir,
   patiently,
-  readText,
   rename,
   stat,
   writeWhole,
 } from '../disk/files.js';
-import { isUploadId } from '../disk/safe-name.js';
+import { isGivenId } from '../disk/safe-name.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import {
@@ -27,19 +26,19 @@ import {
   refusalOf,
   type StoreKind,
 } from './directory-rules.js';
-import { IDENTITY, IDENTITY_DRAFT, noteIdentity } from './shared-directory.js';
+import {
+  IDENTITY_DRAFT,
+  isRecord,
+  type Likeness,
+  likenessOf,
+  MARK_DRAFT,
+  type Part,
+  textOf,
+} from './directory-entries.js';
+import { IDENTITY, noteIdentity } from './shared-directory.js';
 
 /** Says of a data directory what it is: the format, the kind of its store, and the id of that store. */
 const MARK = 'rufh-proxy.json';
-const MARK_DRAFT = /^rufh-proxy\.json-[\w-]+$/;
-
-/** Names that this program gives to files beside `uploads` and `spool`, also to those that a crash leaves behind. */
-const OURS =
-  /^(uploads|spool|lock(\.[\w-]+\.(tmp|breaking))*|last-start\.json(\.tmp)?|node(\.[0-9a-f]{16})?|\.probe-[\w-]+|rufh-proxy\.json(-[\w-]+)?)$/;
-
-/** Names that file systems give by themselves, so that a directory with nothing else is an empty one. */
-const OF_FILE_SYSTEMS = /^(lost\+found|\.snapshots?|\.zfs|\.nfs[0-9a-f]+)$/;
-
 const MOST_NAMED = 3;
 
 export interface DirectoryUse {
@@ -94,7 +93,7 @@ export async function beginMark(use: DirectoryUse, id: string): Promise<void> {
   await failing(directory, 'marked', async () => {
     await new DirectorySync('group').make(directory);
     await withDraft(draft, async () => {
-      await writeWhole(draft, textOf({ format: FORMAT, store, id, complete: false }), true);
+      await writeWhole(draft, markText({ format: FORMAT, store, id, complete: false }), true);
       await link(draft, path).catch(unlessLinked(() => rename(draft, path)));
       await new DirectorySync('group').sync(directory);
     });
@@ -107,14 +106,14 @@ export async function completeMark({ directory, store }: DirectoryUse, id: strin
   const path = join(directory, MARK);
   const draft = `${path}-${randomUUID()}`;
   const complete = async (): Promise<void> => {
-    await writeWhole(draft, textOf({ format: FORMAT, store, id, complete: true }), true);
+    await writeWhole(draft, markText({ format: FORMAT, store, id, complete: true }), true);
     await rename(draft, path);
     await new DirectorySync('group').sync(directory);
   };
   await failing(directory, 'marked', () => withDraft(draft, complete));
 }
 
-function textOf(mark: DirectoryMark): Buffer {
+function markText(mark: DirectoryMark): Buffer {
   return Buffer.from(`${JSON.stringify(mark)}\n`);
 }
 
@@ -133,56 +132,118 @@ export async function lookAtDirectory({ directory, shared }: DirectoryUse): Prom
   return failing(directory, 'read', async () => {
     const own = await unlessMissing(stat(path));
     const entries = own === undefined ? [] : await entriesOf(path);
-    const names = entries.map(({ name }) => name);
-    if (own) await assertOwn(path, own, { names, shared });
-    for (const entry of entries) if (OURS.test(entry.name)) assertNoLink(path, entry);
-    const text = await unlessMissing(readText(join(path, MARK)));
-    const foreign = names.filter((name) => !OURS.test(name) && !OF_FILE_SYSTEMS.test(name));
+    if (own) await assertOwn(path, own, { names: entries.map(({ name }) => name), shared });
+    const found: Found = { likeness: new Map(), foreign: [], misshapen: [], likeRecords: [], hasRecord: false };
+    for (const entry of entries) await noteEntry('beside', path, entry, found);
+    const mark = found.likeness.has(MARK) ? markIn((await textOf(join(path, MARK))) ?? '') : undefined;
+    const isProven = mark !== undefined;
+    const recordsMark = await noteMark(path, 'uploads', found);
+    const spoolMark = await noteMark(path, 'spool', found);
+    const records = await contentOf(path, 'uploads', { found, isProven, whole: !shared });
+    const spool = await contentOf(path, 'spool', { found, isProven, whole: !shared });
+    const { likeness, foreign, misshapen, likeRecords, hasRecord } = found;
     return {
       path,
-      mark: text === undefined ? undefined : markIn(text),
-      recordsMark: await noteIn(join(path, 'uploads')),
-      spoolMark: await noteIn(join(path, 'spool')),
-      records: await contentOf(path, 'uploads', { isOfUpload: isRecord, foreign, whole: !shared }),
-      spool: await contentOf(path, 'spool', { isOfUpload: isUploadId, foreign, whole: !shared }),
-      wasStarted: names.includes('last-start.json'),
-      hasLock: names.includes('lock'),
-      hasNode: names.includes('node'),
-      foreign: foreign.slice(0, MOST_NAMED),
+      shared,
+      mark,
+      recordsMark,
+      spoolMark,
+      records,
+      hasRecord,
+      spool,
+      isRecordsMarkOurs: likeness.get(join('uploads', IDENTITY)) === 'ours',
+      isSpoolMarkOurs: likeness.get(join('spool', IDENTITY)) === 'ours',
+      wasStarted: likeness.get('last-start.json') === 'ours',
+      hasLock: likeness.get('lock') === 'ours',
+      node: likeness.get('node'),
+      misshapen,
+      foreign: [...foreign, ...(hasRecord ? [] : likeRecords)].slice(0, MOST_NAMED),
     };
   });
 }
 
-/** The names that the embedded store gives, and not those of a web application that keeps its uploads by their ids. */
-function isRecord(name: string): boolean {
-  const dot = name.indexOf('.');
-  return RECORD_KINDS.has(name.slice(dot + 1)) && isUploadId(name.slice(0, dot));
+/** What is found of a directory, entry by entry. */
+interface Found {
+  /** By the name within the directory. */
+  readonly likeness: Map<string, Likeness>;
+  /** Names that are not of this program, or whose content is not. */
+  readonly foreign: string[];
+  /** Names of this program that are no files, or no directories, as they should be. */
+  readonly misshapen: string[];
+  /** Names as those of records; their content is not known to be. */
+  readonly likeRecords: string[];
+  hasRecord: boolean;
 }
 
-const RECORD_KINDS: ReadonlySet<string> = new Set(['log', 'log.tmp', 'answer', 'damaged']);
+async function noteEntry(part: Part, directory: string, entry: DirectoryEntry, found: Found): Promise<Likeness> {
+  const likeness = await likenessOf(part, directory, entry);
+  const isMark = part !== 'beside' && entry.name === IDENTITY;
+  if (likeness === 'misshapen' || part !== 'beside') assertNoLink(directory, entry);
+  const name = part === 'beside' ? entry.name : join(part, entry.name);
+  if (part === 'beside' || isMark) {
+    found.likeness.set(name, likeness);
+    if (likeness === 'misshapen') found.misshapen.push(name);
+  }
+  if (FOREIGN.has(likeness) && found.foreign.length < MOST_NAMED) found.foreign.push(name);
+  return likeness;
+}
+
+/** Looked for by its name: a shared spool is too large to be read to its end. Gives what the mark says. */
+async function noteMark(path: string, part: 'uploads' | 'spool', found: Found): Promise<string | undefined> {
+  const half = join(path, part);
+  const stats = await unlessMissing(lstat(join(half, IDENTITY)));
+  if (!stats) return undefined;
+  const entry: DirectoryEntry = {
+    name: IDENTITY,
+    isFile: () => stats.isFile(),
+    isDirectory: () => stats.isDirectory(),
+    isSymbolicLink: () => stats.isSymbolicLink(),
+  };
+  await noteEntry(part, half, entry, found);
+  return (await textOf(join(half, IDENTITY)))?.trim() || undefined;
+}
+
+const FOREIGN: ReadonlySet<Likeness> = new Set(['foreign', 'unlike', 'misshapen']);
 
 interface HalfLook {
-  readonly isOfUpload: (name: string) => boolean;
-  /** Takes the names that are neither of an upload nor a mark. */
-  readonly foreign: string[];
+  readonly found: Found;
+  /** The mark says whose it is: no record has to. */
+  readonly isProven: boolean;
   /** Reads all of it, down to the files of each upload. */
   readonly whole: boolean;
 }
 
+/** So many files with names of records are looked into for one that is one. */
+const MOST_LIKE_RECORDS = 20;
+
 /** Whether anything of an upload is in a half of the directory: its records, or its spool. */
-async function contentOf(path: string, name: string, { isOfUpload, foreign, whole }: HalfLook): Promise<Half> {
-  const half = join(path, name);
-  const entries = await unlessMissing(patiently(() => opendir(half)));
+async function contentOf(path: string, part: 'uploads' | 'spool', { found, isProven, whole }: HalfLook): Promise<Half> {
+  const half = join(path, part);
+  const isThere = found.likeness.has(part) && !found.misshapen.includes(part);
+  const entries = isThere ? await unlessMissing(patiently(() => opendir(half))) : undefined;
   if (entries === undefined) return 'missing';
   let holds = false;
   for await (const entry of entries) {
-    assertNoLink(half, entry);
-    if (isOfUpload(entry.name)) holds = true;
-    else if (!entry.name.startsWith('.') && !OF_FILE_SYSTEMS.test(entry.name)) foreign.push(join(name, entry.name));
+    if (entry.name === IDENTITY) continue;
+    const likeness = await noteEntry(part, half, entry, found);
+    if (likeness === 'maybe' && isOfUpload(entry.name)) {
+      holds = true;
+      if (part === 'uploads' && !isProven) await lookIntoRecord(half, entry.name, found);
+    }
     if (holds && !whole) break;
-    if (entry.isDirectory() && isUploadId(entry.name)) await assertNoLinks(join(half, entry.name));
+    if (entry.isDirectory() && isGivenId(entry.name)) await assertNoLinks(join(half, entry.name));
   }
   return holds ? 'filled' : 'empty';
+}
+
+function isOfUpload(name: string): boolean {
+  return isGivenId(name.split('.')[0]!);
+}
+
+async function lookIntoRecord(half: string, name: string, found: Found): Promise<void> {
+  if (found.hasRecord || found.likeRecords.length >= MOST_LIKE_RECORDS) return;
+  if (await isRecord(half, name)) found.hasRecord = true;
+  else found.likeRecords.push(join('uploads', name));
 }
 
 /** A directory that cannot be listed now is told of when its upload is looked after. */
@@ -205,7 +266,7 @@ async function entriesOf(directory: string): Promise<DirectoryEntry[]> {
 /** A link inside the directory leads reads, writes and removals out of it. The directory itself may be reached by one. */
 function assertNoLink(directory: string, entry: DirectoryEntry, where = join(directory, entry.name)): void {
   if (!entry.isSymbolicLink()) return;
-  const what = isUploadId(entry.name.split('.')[0]!) ? `a file of an upload in ${directory}` : where;
+  const what = isGivenId(entry.name.split('.')[0]!) ? `a file of an upload in ${directory}` : where;
   throw refused(
     `the data directory holds a symbolic link (${what}): put the directory itself in its place, or mount it there. ` +
       '--data as a whole may be a link',
@@ -246,16 +307,11 @@ function assertRights(path: string, { uid, mode }: Stats, byGroup: boolean): voi
   if ((mode & 0o020) !== 0) throw refused(`${path} can be written by its group: chmod g-w ${path}`);
 }
 
-async function noteIn(half: string): Promise<string | undefined> {
-  const text = await unlessMissing(readText(join(half, IDENTITY)));
-  return text?.trim() || undefined;
-}
-
 async function unlessMissing<T>(reading: Promise<T>): Promise<T | undefined> {
   try {
     return await reading;
   } catch (error) {
-    if (!hasCode(error, 'ENOENT')) throw error;
+    if (!hasCode(error, 'ENOENT', 'ENOTDIR')) throw error;
     return undefined;
   }
 }

@@ -1,4 +1,5 @@
 import { Fault } from '../model/fault.js';
+import type { Likeness } from './directory-entries.js';
 
 /** Raised when an earlier version could no longer read what this one writes. */
 export const FORMAT = 1;
@@ -21,19 +22,28 @@ export type Half = 'missing' | 'empty' | 'filled';
 /** A data directory as it was found. */
 export interface FoundDirectory {
   readonly path: string;
+  /** Nodes on other machines use it too. */
+  readonly shared: boolean;
   readonly mark: DirectoryMark | undefined;
   /** The store that `uploads/` and `spool/` say they belong to. */
   readonly recordsMark: string | undefined;
   readonly spoolMark: string | undefined;
+  /** They have the form that this program gives them. */
+  readonly isRecordsMarkOurs: boolean;
+  readonly isSpoolMarkOurs: boolean;
   readonly records: Half;
+  /** Where no mark says whose they are: one of the records is one by its content too. */
+  readonly hasRecord: boolean;
   readonly spool: Half;
   /** A start has come so far that it wrote down its number. */
   readonly wasStarted: boolean;
   /** A process of this program has locked it, or was killed with the lock: which of these, the lock tells. */
   readonly hasLock: boolean;
-  /** It has the name of a node with Redis. */
-  readonly hasNode: boolean;
-  /** Some of the names that this program does not give. */
+  /** How the name of a node with Redis looks; undefined where there is none. */
+  readonly node: Likeness | undefined;
+  /** Some of the entries that have names of this program, but are no files, or no directories, as those are. */
+  readonly misshapen: readonly string[];
+  /** Some of the names that this program does not give, or whose content it did not write. */
   readonly foreign: readonly string[];
 }
 
@@ -68,22 +78,16 @@ export function refusalOf(found: FoundDirectory, store: StoreKind): string | und
   const whose = storeOf(found);
   if (whose !== undefined && whose !== store) return OF_OTHER_KIND[store](found);
   if (whose === undefined) return ofNobody(found);
-  return store === 'embedded' ? incomplete(found) : undefined;
+  return misshapen(found, store) ?? (store === 'embedded' ? incomplete(found) : nameless(found));
 }
 
 /** The kind of store that has used it; undefined: none has. Earlier versions left no mark of their own in it. */
-function storeOf({
-  mark,
-  recordsMark,
-  spoolMark,
-  records,
-  hasNode,
-  wasStarted,
-}: FoundDirectory): StoreKind | undefined {
+function storeOf(found: FoundDirectory): StoreKind | undefined {
+  const { mark, records, hasRecord, wasStarted } = found;
   if (mark) return mark.store;
-  if (recordsMark !== undefined) return 'embedded';
-  if (spoolMark !== undefined || hasNode) return 'redis';
-  return records === 'filled' || (records === 'empty' && wasStarted) ? 'embedded' : undefined;
+  if (found.isRecordsMarkOurs) return 'embedded';
+  if (found.isSpoolMarkOurs || found.node === 'ours') return 'redis';
+  return hasRecord || (wasStarted && records !== 'missing') ? 'embedded' : undefined;
 }
 
 const OF_OTHER_KIND: Readonly<Record<StoreKind, (found: FoundDirectory) => string>> = {
@@ -94,6 +98,23 @@ const OF_OTHER_KIND: Readonly<Record<StoreKind, (found: FoundDirectory) => strin
     `${path} belongs to the embedded store, and this start has \`store.type: redis\`: start it without that, or choose ` +
     'another --data. Nothing was changed',
 };
+
+/** Entries that a start with this store opens, or puts in place, and that must not be anything else than files. */
+const NEEDED: Readonly<Record<StoreKind, RegExp>> = { embedded: /^(?!node)/, redis: /^(?!last-start)/ };
+
+function misshapen({ path, misshapen: names }: FoundDirectory, store: StoreKind): string | undefined {
+  const name = names.find((each) => NEEDED[store].test(each));
+  return name === undefined
+    ? undefined
+    : `${path}/${name} is not the kind of file that this program puts there: move it out of ${path}`;
+}
+
+/** With another name of this node, all its uploads would be another one's, and lost. */
+function nameless({ path, shared, node }: FoundDirectory): string | undefined {
+  return shared || node === undefined || node === 'ours'
+    ? undefined
+    : `${path}/node does not hold the name of a node: restore it from a backup. Without it, the uploads of this node are lost`;
+}
 
 function ofNobody({ path, spool, hasLock, foreign }: FoundDirectory): string | undefined {
   if (spool === 'filled') return `${path} has bytes of uploads in spool, but nothing that says whose they are: ${HALF}`;
@@ -110,12 +131,11 @@ const HALF =
 /** Both halves have to be there, and of one store; those of an earlier version have no marks yet. */
 function incomplete({ path, mark, recordsMark, spoolMark, records, spool }: FoundDirectory): string | undefined {
   const isOld = !mark && recordsMark === undefined;
-  if (isOld) {
-    if (records === 'filled' && spool === 'missing') return `${path} has records in uploads, but no spool: ${HALF}`;
-    return records !== 'filled' && spool === 'filled'
-      ? `${path} has a spool, but no records in uploads: ${HALF}`
+  // Bytes without any record are what the last uploads have left there; the sweep takes them when they are old.
+  if (isOld)
+    return records === 'filled' && spool === 'missing'
+      ? `${path} has records in uploads, but no spool: ${HALF}`
       : undefined;
-  }
   const id = mark?.id ?? recordsMark;
   const mayLack = mark?.complete === false;
   const halves = { uploads: recordsMark, spool: spoolMark };

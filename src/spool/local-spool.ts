@@ -17,7 +17,7 @@ import {
   unlink,
 } from '../disk/files.js';
 import { removeIfEmpty } from '../disk/remove-if-empty.js';
-import { assertChunkName, assertUploadId, isChunkName, isUploadId } from '../disk/safe-name.js';
+import { assertChunkName, assertUploadId, isChunkName, isGivenId, isUploadId } from '../disk/safe-name.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
@@ -68,7 +68,7 @@ export class LocalSpool implements Spool {
     await failing('the spool cannot be opened', () => this.names.makeOwn(this.root));
     for await (const entry of this.entries()) {
       // One that cannot be removed now is in nobody's way.
-      if (entry.isDirectory() && isUploadId(entry.name))
+      if (entry.isDirectory() && isGivenId(entry.name))
         await removeIfEmpty(join(this.root, entry.name)).catch(() => undefined);
     }
   }

@@ -21,9 +21,6 @@ import { Fault } from '../model/fault.js';
 /** Says whose spool this is; in the spool itself, so that an empty mount point is not taken for it. */
 export const IDENTITY = '.store';
 
-/** One that was begun and never came to be. */
-export const IDENTITY_DRAFT = /^\.store-[\w-]+$/;
-
 const PROBE = Buffer.alloc(128 * 1024, 'rufh');
 
 /**

@@ -376,7 +376,12 @@ function look(path: string, operation: Operation): Inode {
 
 async function* entriesOf({ names }: Inode): AsyncGenerator<DirectoryEntry> {
   for (const [name, { kind }] of [...names])
-    yield await Promise.resolve({ name, isDirectory: () => kind === 'directory', isSymbolicLink: () => false });
+    yield await Promise.resolve({
+      name,
+      isFile: () => kind === 'file',
+      isDirectory: () => kind === 'directory',
+      isSymbolicLink: () => false,
+    });
 }
 
 /** Nothing is done before its caller has gone on, and a failure is a rejection. */

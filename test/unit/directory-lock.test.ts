@@ -5,7 +5,8 @@ import { hostname, uptime } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { DirectoryLock, type DirectoryLockOptions } from '../../src/store/embedded/directory-lock.js';
-import { thisOwner, type LockOwner } from '../../src/store/embedded/lock-owner.js';
+import type { LockOwner } from '../../src/disk/lock-text.js';
+import { thisOwner } from '../../src/store/embedded/lock-owner.js';
 import { processStart } from '../../src/store/embedded/machine.js';
 import { temporaryDirectory, until, within, type TemporaryDirectory } from '../support/temporary.js';
 

@@ -1,10 +1,11 @@
 import { join, resolve } from 'node:path';
 import { DirectorySync } from '../../disk/directory-sync.js';
 import { close, fstat, open, utimes } from '../../disk/files.js';
+import type { LockOwner } from '../../disk/lock-text.js';
 import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 import { acquire, breakLock, clearRemains, type FoundLock, look, type Patience } from './lock-file.js';
-import { thisOwner, type LockOwner } from './lock-owner.js';
+import { thisOwner } from './lock-owner.js';
 
 export interface DirectoryLockOptions extends Partial<Patience> {
   /** Who takes the lock; this process unless said otherwise. */

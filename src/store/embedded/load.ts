@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { DirectorySync } from '../../disk/directory-sync.js';
 import { opendir, patiently, readWhole, rename, stat, unlink, unlinkIfThere } from '../../disk/files.js';
 import type { Gate } from '../../disk/gate.js';
-import { isUploadId } from '../../disk/safe-name.js';
+import { isGivenId } from '../../disk/safe-name.js';
 import { hasCode, storageFault } from '../../disk/storage-fault.js';
 import type { Upload } from '../../model/upload.js';
 import { uploadTag, type Log } from '../../observe/log.js';
@@ -123,7 +123,7 @@ interface LoadTask {
 function nameParts(name: string): [id: string, kind: string] {
   const dot = name.indexOf('.');
   const id = name.slice(0, dot);
-  return dot > 0 && isUploadId(id) ? [id, name.slice(dot + 1)] : ['', 'foreign'];
+  return dot > 0 && isGivenId(id) ? [id, name.slice(dot + 1)] : ['', 'foreign'];
 }
 
 function pathOf({ directory }: RecordsDisk, id: string): string {

@@ -2,8 +2,9 @@ import { uptime } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { close, fstat, link, open, readAll, readdir, unlinkIfThere, writeNew } from '../../disk/files.js';
+import { type LockOwner, lockRemains, lockText, parseOwner } from '../../disk/lock-text.js';
 import { hasCode, isNoRoom } from '../../disk/storage-fault.js';
-import { judge, parseOwner, type LockOwner } from './lock-owner.js';
+import { judge } from './lock-owner.js';
 
 /** How silence is read where nothing can be proved: in another container, or on another machine. */
 export interface Patience {
@@ -54,16 +55,16 @@ export async function look(path: string): Promise<FoundLock | undefined> {
   }
 }
 
-/** What breaking and making locks can leave behind when it is killed; harmless, since no key ever comes again. */
+/** Removes the files that breaking and making locks leave behind when it is killed; harmless, since no key ever comes again. */
 export async function clearRemains(path: string): Promise<void> {
+  const remains = lockRemains(basename(path));
   for (const name of await readdir(dirname(path)))
-    if (name.startsWith(`${basename(path)}.`) && /\.(tmp|breaking)$/.test(name))
-      await unlinkIfThere(join(dirname(path), name));
+    if (remains.test(name)) await unlinkIfThere(join(dirname(path), name));
 }
 
 /** The file appears with its content or not at all, so nobody ever reads half a lock. */
 async function place(path: string, self: LockOwner): Promise<boolean> {
-  const text = `${JSON.stringify(self)}\n`;
+  const text = lockText(self);
   const temporary = `${path}.${self.nonce}.tmp`;
   // On a full disk it is a lock all the same: who has it is not said then, but its heartbeat shows that somebody has.
   await writeNew(temporary, text).catch((error: unknown) => {

@@ -1,20 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
+import type { LockOwner } from '../../disk/lock-text.js';
 import { hasCode } from '../../disk/storage-fault.js';
 import { bootId, pidNamespace, processStart } from './machine.js';
-
-/** Who holds a lock, with all that is needed to tell whether it still lives. */
-export interface LockOwner {
-  /** Tells this lock from every other one. */
-  readonly nonce: string;
-  readonly pid: number;
-  readonly processStart?: string;
-  readonly pidNamespace?: string;
-  readonly boot?: string;
-  readonly host: string;
-  /** For people. */
-  readonly since: string;
-}
 
 export async function thisOwner(): Promise<LockOwner> {
   return {
@@ -26,17 +14,6 @@ export async function thisOwner(): Promise<LockOwner> {
     host: hostname(),
     since: new Date().toISOString(),
   };
-}
-
-/** What a lock file says; undefined when it is no lock of ours, or still being written. */
-export function parseOwner(text: string): LockOwner | undefined {
-  try {
-    const owner = JSON.parse(text) as Partial<LockOwner> | null;
-    return typeof owner?.nonce === 'string' && typeof owner.pid === 'number' ? (owner as LockOwner) : undefined;
-  } catch {
-    // Not JSON: somebody else's file, or half of one.
-    return undefined;
-  }
 }
 
 /**
