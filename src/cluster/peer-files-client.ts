@@ -7,7 +7,7 @@ import { OriginRequests } from '../http/origin-requests.js';
 import { PEER_FIELD, type PeerSignature } from '../http/peer-signature.js';
 import { Fault } from '../model/fault.js';
 import type { NodeState } from '../store/nodes.js';
-import { type FileList, type PeerPath, writePeerPath } from './peer-paths.js';
+import { DAMAGED, digestOf, type FileList, type PeerPath, writePeerPath } from './peer-paths.js';
 
 export interface PeerFilesClientOptions {
   readonly signature: PeerSignature;
@@ -32,7 +32,7 @@ export class PeerFilesClient {
     this.requests = new OriginRequests(options.tls);
   }
 
-  /** Fulfilled when the other node has all of it, durably. Fails with `NotTaken`, and with what `body` fails with. */
+  /** The body has the checksums in it. Fulfilled when the other node has all of it, durably. Fails with `NotTaken`, and with what `body` fails with. */
   put(node: NodeState, path: PeerPath, size: number, body: Readable, signal: AbortSignal): Promise<void> {
     return this.send(node, 'PUT', path, { size, body }, signal);
   }
@@ -40,7 +40,8 @@ export class PeerFilesClient {
   /** Fulfilled when the other node has made sure that it has these files. */
   confirm(node: NodeState, id: string, files: FileList, signal: AbortSignal): Promise<void> {
     const body = Buffer.from(JSON.stringify(files));
-    return this.send(node, 'PUT', { id }, { size: body.length, body: Readable.from([body]) }, signal);
+    const told = { size: body.length, body: Readable.from([body]), digest: digestOf(body) };
+    return this.send(node, 'PUT', { id }, told, signal);
   }
 
   /** Takes back everything of an upload that was left there. */
@@ -57,13 +58,14 @@ export class PeerFilesClient {
     { name, url }: NodeState,
     method: string,
     path: PeerPath,
-    { size, body }: { readonly size: number; readonly body: Readable },
+    { size, body, digest }: { readonly size: number; readonly body: Readable; readonly digest?: string },
     signal: AbortSignal,
   ): Promise<void> {
     const target = writePeerPath(path);
     const lines = [
       ['Host', new URL(url).host],
       ['Content-Length', `${size}`],
+      ...(digest === undefined ? [] : [['Content-Digest', digest] as const]),
     ] as const;
     const signed = this.options.signature.sign({ kind: 'files', to: name }, { method, target, headers: lines });
     const headers = [...lines, [PEER_FIELD, signed]] as const;
@@ -77,7 +79,7 @@ export class PeerFilesClient {
     if (signal.aborted) stop();
     try {
       const status = await exchange(body, request);
-      if (status !== TAKEN) throw new NotTaken(`it answered ${status}`);
+      if (status !== TAKEN) throw new NotTaken(textOfStatus(status));
     } catch (error) {
       signal.throwIfAborted();
       throw error;
@@ -103,7 +105,7 @@ async function exchange(body: Readable, request: ClientRequest): Promise<number>
     if (error instanceof Fault) throw error;
     // An answer may say why the connection has ended.
     const status = await answered.catch(() => undefined);
-    throw new NotTaken(status === undefined ? textOf(error) : `it answered ${status}`, { cause: error });
+    throw new NotTaken(status === undefined ? textOf(error) : textOfStatus(status), { cause: error });
   }
 }
 
@@ -116,6 +118,10 @@ function answerTo(request: ClientRequest): Promise<number> {
       resolve(answer.statusCode!);
     });
   });
+}
+
+function textOfStatus(status: number): string {
+  return status === DAMAGED ? 'a byte changed on its way there' : `it answered ${status}`;
 }
 
 function textOf(error: unknown): string {

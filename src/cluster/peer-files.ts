@@ -1,12 +1,13 @@
-import { json as readJson } from 'node:stream/consumers';
+import { buffer as readBuffer } from 'node:stream/consumers';
 import { type Exchange, destroyExchange } from '../http/exchange.js';
 import { answerEarly } from '../http/reply.js';
 import { Fault } from '../model/fault.js';
 import { uploadTag, type Log } from '../observe/log.js';
+import { ArrivingBlocks } from '../spool/blocks.js';
 import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { Body } from '../uploads/body.js';
-import { type FileList, readPeerPath } from './peer-paths.js';
+import { DAMAGED, digestOf, type FileList, readPeerPath } from './peer-paths.js';
 
 export interface PeerFilesOptions {
   /** The name of this node. */
@@ -74,23 +75,27 @@ export class PeerFiles {
     return name === undefined ? this.confirm(id, exchange) : this.take(id, name, exchange);
   }
 
-  /** A file counts as a whole or not at all. */
+  /** A file counts as a whole or not at all, and only with the checksums that its bytes had where they come from. */
   private async take(id: string, name: string, { req }: Exchange): Promise<number> {
     const { spool } = this.options;
     const size = Number(req.headers['content-length']);
     const body = new Body(req, { declaredLength: size, idleMs: IDLE_MS, onWanted: () => undefined });
+    const arriving = new ArrivingBlocks(`${id}/${name}`, size);
     const writer = await spool.create(id, name);
     let isWhole = false;
     try {
       for (let batch = await body.next(), synced = 0; batch; batch = await body.next()) {
-        await writer.write(batch);
+        const bytes = arriving.take(batch);
+        if (bytes === 'damaged') return this.refuseDamaged(id);
+        if (bytes.length > 0) await writer.write(bytes);
         if (writer.size - synced < SYNC_BYTES) continue;
         await writer.sync();
         synced = writer.size;
       }
       await writer.sync();
-      isWhole = body.ending === 'clean' && writer.size === size;
+      isWhole = body.ending === 'clean' && arriving.isWhole;
     } finally {
+      body.stop();
       // Whoever sent it may have given it up long ago, and have sent it again: that file is not for us to remove.
       await (isWhole ? writer.close() : writer.discard());
     }
@@ -100,10 +105,21 @@ export class PeerFiles {
   /** Everything of an upload is here, and survives a power cut; with it what its clients were promised. */
   private async confirm(id: string, { req }: Exchange): Promise<number> {
     const { spool } = this.options;
-    const { files, promised } = (await readJson(req)) as FileList;
+    const body = await readBuffer(req);
+    if (digestOf(body) !== req.headers['content-digest']) return this.refuseDamaged(id);
+    const { files, promised } = JSON.parse(body.toString()) as FileList;
     for (const { name, size } of files) if ((await spool.size(id, name)) !== size) return CONFLICT;
     if (promised > 0) await spool.promise(id, promised);
     return DONE;
+  }
+
+  /** It is sent again: where it comes from it was right a moment ago. */
+  private refuseDamaged(id: string): number {
+    this.options.log.warn(
+      { upload: uploadTag(id) },
+      'bytes of another node were damaged on their way, and are not kept',
+    );
+    return DAMAGED;
   }
 }
 

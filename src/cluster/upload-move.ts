@@ -1,6 +1,7 @@
 import { type EndEars, reportLoss, reportLostAnswer } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk, Phase, Upload } from '../model/upload.js';
+import { sizeWithSums } from '../spool/blocks.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/lease.js';
 import type { NodeState } from '../store/nodes.js';
@@ -183,8 +184,8 @@ export class UploadMove {
     const { spool, files: client } = this.rooms;
     for (const file of files) {
       const { name, size } = file;
-      const body = spool.read(this.id, [file]);
-      await client.put(this.target, { id: this.id, name }, size, body, signal);
+      const body = spool.readWithSums(this.id, file);
+      await client.put(this.target, { id: this.id, name }, sizeWithSums(size), body, signal);
       this.sent.set(name, size);
     }
   }

@@ -17,9 +17,21 @@ export function bytesIn(fileSize: number): number {
   return blocks * BLOCK_BYTES + Math.min(fileSize % BLOCK_WITH_SUM, BLOCK_BYTES - 1);
 }
 
+/** How many bytes so many make on their way to another node, where each block is followed by its sum, an unfinished one too. */
+export function sizeWithSums(bytes: number): number {
+  return bytes + SUM_BYTES * Math.ceil(bytes / BLOCK_BYTES);
+}
+
 /** Where a block's checksum begins: with the file it belongs to and its place there, so that a right block in a wrong place is wrong. */
 export function seedOf(file: string, block: number): number {
   return crc32(`${file}/${block}`);
+}
+
+/** As it stands behind its block. */
+export function sumBytes(sum: number): Buffer {
+  const bytes = Buffer.allocUnsafe(SUM_BYTES);
+  bytes.writeUInt32LE(sum);
+  return bytes;
 }
 
 /** The checksums of one file while it grows. */
@@ -66,9 +78,69 @@ export class RunningSums {
   }
 
   private endBlock(): Buffer {
-    const sum = Buffer.allocUnsafe(SUM_BYTES);
-    sum.writeUInt32LE(this.sum);
+    const sum = sumBytes(this.sum);
     this.sum = seedOf(this.file, this.size / BLOCK_BYTES);
     return sum;
+  }
+}
+
+/**
+ * The bytes of one file as they come from another node, each block followed by the sum that it had there: a byte that has
+ * changed between the disk of that node and this memory is found, and does not get a right sum here.
+ */
+export class ArrivingBlocks {
+  private block = 0;
+  private filled = 0;
+  private computed: number;
+  private sum: number[] = [];
+  private left: number;
+
+  /** `size` counts the sums as well. */
+  constructor(
+    private readonly file: string,
+    size: number,
+  ) {
+    this.left = size;
+    this.computed = seedOf(file, 0);
+  }
+
+  /** Everything came, and ended with a sum. */
+  get isWhole(): boolean {
+    return this.left === 0 && this.filled === 0 && this.sum.length === 0;
+  }
+
+  /** Takes what came next and gives the bytes of the file in it; `damaged` when a block is not the one that was sent. */
+  take(buffers: readonly Uint8Array[]): Uint8Array[] | 'damaged' {
+    const pieces: Uint8Array[] = [];
+    for (const buffer of buffers)
+      for (let at = 0; at < buffer.length;) {
+        const wanted = this.bytesBeforeSum;
+        const piece = buffer.subarray(at, at + (wanted > 0 ? wanted : SUM_BYTES - this.sum.length));
+        at += piece.length;
+        this.left -= piece.length;
+        if (wanted > 0) {
+          pieces.push(piece);
+          this.computed = crc32(piece, this.computed);
+          this.filled += piece.length;
+        } else if (!this.takeSum(piece)) return 'damaged';
+      }
+    return pieces;
+  }
+
+  /** Of the block that comes now. */
+  private get bytesBeforeSum(): number {
+    if (this.sum.length > 0) return 0;
+    return Math.min(BLOCK_BYTES - this.filled, this.left - SUM_BYTES);
+  }
+
+  private takeSum(piece: Uint8Array): boolean {
+    this.sum.push(...piece);
+    if (this.sum.length < SUM_BYTES) return true;
+    const isRight = Buffer.from(this.sum).readUInt32LE() === this.computed;
+    this.block += 1;
+    this.filled = 0;
+    this.sum = [];
+    this.computed = seedOf(this.file, this.block);
+    return isRight;
   }
 }

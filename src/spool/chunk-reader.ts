@@ -5,7 +5,7 @@ import { after, close, fstat, open, patiently, readv } from '../disk/files.js';
 import { hasCode, storageFault } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
-import { BLOCK_BYTES, fileSize, seedOf, SUM_BYTES } from './blocks.js';
+import { BLOCK_BYTES, fileSize, seedOf, SUM_BYTES, sumBytes } from './blocks.js';
 import { areJoined, originOf } from './chunk-name.js';
 import { lookTwice } from './look-twice.js';
 
@@ -17,13 +17,24 @@ interface Range {
   readonly end?: number;
   /** Before a chunk is said to be lost: has the next look be a fresh one; fails when the spool is not there at all. */
   readonly refresh?: () => Promise<void>;
+  /** Each block is followed by its checksum, the last one too; for a whole file. */
+  readonly withSums?: boolean;
+}
+
+/** Some blocks of a file, and the checksums that they were found right with, one behind the other. */
+interface Blocks {
+  readonly bytes: Buffer;
+  /** Missing for a file from before there were any. */
+  readonly sums?: Buffer;
 }
 
 /** The part of one file that is wanted; `end` is exclusive. */
 interface Section {
   readonly path: string;
-  /** What its checksums begin with; missing for a file from before there were any. */
-  readonly file?: string;
+  /** What its checksums begin with. */
+  readonly file: string;
+  /** False for a file from before there were any. */
+  readonly hasSums: boolean;
   readonly committed: number;
   readonly crc?: number;
   readonly start: number;
@@ -36,7 +47,7 @@ interface Section {
  */
 export function readChunks(directory: string, chunks: readonly Chunk[], range: Range = {}): Readable {
   const sections = sectionsOf(directory, chunks, range);
-  return Readable.from(bytesOf(sections, range.refresh), { objectMode: false, highWaterMark: READ_SIZE });
+  return Readable.from(bytesOf(sections, range), { objectMode: false, highWaterMark: READ_SIZE });
 }
 
 function sectionsOf(directory: string, chunks: readonly Chunk[], range: Range): Section[] {
@@ -49,8 +60,8 @@ function sectionsOf(directory: string, chunks: readonly Chunk[], range: Range): 
   let before = 0;
   for (const { name, size, crc } of chunks) {
     const part = { start: Math.max(start - before, 0), end: Math.min(end - before, size) };
-    const file = originOf(name) && `${basename(directory)}/${name}`;
-    if (part.start < part.end) sections.push({ path: join(directory, name), file, committed: size, crc, ...part });
+    const file = { path: join(directory, name), file: `${basename(directory)}/${name}`, hasSums: !!originOf(name) };
+    if (part.start < part.end) sections.push({ ...file, committed: size, crc, ...part });
     before += size;
   }
   return sections;
@@ -59,11 +70,11 @@ function sectionsOf(directory: string, chunks: readonly Chunk[], range: Range): 
 /** All files are looked at before the first byte is given: an origin should not get half a body for a lost chunk. */
 async function* bytesOf(
   sections: readonly Section[],
-  refresh: Range['refresh'] = () => Promise.resolve(),
+  { refresh = () => Promise.resolve(), withSums = false }: Range,
 ): AsyncGenerator<Buffer> {
   try {
     for (const section of sections) await assertComplete(section, refresh);
-    for (const section of sections) yield* sectionBytes(section);
+    for (const section of sections) yield* sectionBytes(section, withSums);
   } catch (error) {
     if (!hasCode(error, 'ENOENT')) throw storageFault(error, 'bytes cannot be read');
     await refresh();
@@ -71,10 +82,10 @@ async function* bytesOf(
   }
 }
 
-async function assertComplete({ path, file, committed }: Section, refresh: () => Promise<void>): Promise<void> {
+async function assertComplete({ path, hasSums, committed }: Section, refresh: () => Promise<void>): Promise<void> {
   const size = await lookTwice(() => patiently(() => sizeOf(path)), refresh);
   if (size === undefined) throw lost('a chunk is missing');
-  const wanted = file === undefined ? committed : fileSize(committed);
+  const wanted = hasSums ? fileSize(committed) : committed;
   if (size < wanted) throw lost(`the file of a chunk has ${size} bytes instead of ${wanted}`);
 }
 
@@ -88,7 +99,7 @@ async function sizeOf(path: string): Promise<number> {
   }
 }
 
-async function* sectionBytes(section: Section): AsyncGenerator<Buffer> {
+async function* sectionBytes(section: Section, withSums: boolean): AsyncGenerator<Buffer> {
   const { path, committed, start, end } = section;
   // Whole blocks, as far as they are committed: only those can be found right.
   const first = start - (start % BLOCK_BYTES);
@@ -97,50 +108,65 @@ async function* sectionBytes(section: Section): AsyncGenerator<Buffer> {
   try {
     for (let at = first; at < last; at += READ_SIZE) {
       const size = Math.min(READ_SIZE, last - at);
-      const bytes = (await readRight(fd, section, at, size)) ?? (await readAgain(section, at, size));
-      yield bytes.subarray(Math.max(start - at, 0), Math.min(end - at, size));
+      const blocks = (await readRight(fd, section, at, size)) ?? (await readAgain(section, at, size));
+      if (withSums) yield* bytesAndSums(blocks, section, at);
+      else yield blocks.bytes.subarray(Math.max(start - at, 0), Math.min(end - at, size));
     }
   } finally {
     await close(fd);
   }
 }
 
+/** The sums are those that the bytes were found right with: a byte that changes from then on gets no new one. */
+function* bytesAndSums({ bytes, sums }: Blocks, { file }: Section, at: number): Generator<Buffer> {
+  for (let block = 0; block * BLOCK_BYTES < bytes.length; block++) {
+    const piece = blockOf(bytes, block);
+    yield piece;
+    yield sums ? sumOf(sums, block) : sumBytes(crc32(piece, seedOf(file, at / BLOCK_BYTES + block)));
+  }
+}
+
 /** A network disk may have kept something old for us: opening the file again asks its server. */
-async function readAgain(section: Section, at: number, size: number): Promise<Buffer> {
+async function readAgain(section: Section, at: number, size: number): Promise<Blocks> {
   const fd = await patiently(() => open(section.path, 'r'));
   try {
-    const bytes = await readRight(fd, section, at, size);
-    if (!bytes) throw lost('a chunk is not what was written');
-    return bytes;
+    const blocks = await readRight(fd, section, at, size);
+    if (!blocks) throw lost('a chunk is not what was written');
+    return blocks;
   } finally {
     await close(fd);
   }
 }
 
 /** The bytes from the beginning of a block on; undefined when they are not what was written. */
-async function readRight(fd: number, { file, crc }: Section, at: number, size: number): Promise<Buffer | undefined> {
+async function readRight(fd: number, section: Section, at: number, size: number): Promise<Blocks | undefined> {
+  const { file, hasSums, crc } = section;
   const bytes = Buffer.allocUnsafeSlow(size);
-  if (file === undefined) {
+  if (!hasSums) {
     await readAll(fd, [bytes], at);
-    return bytes;
+    return { bytes };
   }
-  const blocks = Math.floor(size / BLOCK_BYTES);
-  const sums = Buffer.allocUnsafe(blocks * SUM_BYTES);
+  const whole = Math.floor(size / BLOCK_BYTES);
+  const sums = Buffer.alloc(Math.ceil(size / BLOCK_BYTES) * SUM_BYTES);
   const pieces: Buffer[] = [];
-  for (let block = 0; block < blocks; block++)
-    pieces.push(blockOf(bytes, block), sums.subarray(block * SUM_BYTES, (block + 1) * SUM_BYTES));
-  if (size % BLOCK_BYTES > 0) pieces.push(blockOf(bytes, blocks));
+  for (let block = 0; block < whole; block++) pieces.push(blockOf(bytes, block), sumOf(sums, block));
+  if (size % BLOCK_BYTES > 0) pieces.push(blockOf(bytes, whole));
   await readAll(fd, pieces, fileSize(at));
-  const before = at / BLOCK_BYTES;
   for (let block = 0; block * BLOCK_BYTES < size; block++) {
-    const wanted = block < blocks ? sums.readUInt32LE(block * SUM_BYTES) : crc;
-    if (crc32(blockOf(bytes, block), seedOf(file, before + block)) !== wanted) return undefined;
+    const wanted = block < whole ? sums.readUInt32LE(block * SUM_BYTES) : crc;
+    const found = crc32(blockOf(bytes, block), seedOf(file, at / BLOCK_BYTES + block));
+    if (found !== wanted) return undefined;
+    sums.writeUInt32LE(wanted, block * SUM_BYTES);
   }
-  return bytes;
+  return { bytes, sums };
 }
 
 function blockOf(bytes: Buffer, block: number): Buffer {
   return bytes.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
+}
+
+function sumOf(sums: Buffer, block: number): Buffer {
+  return sums.subarray(block * SUM_BYTES, (block + 1) * SUM_BYTES);
 }
 
 async function readAll(fd: number, buffers: readonly Buffer[], position: number): Promise<void> {

@@ -1,4 +1,4 @@
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { DirectorySync, type SyncMode } from '../disk/directory-sync.js';
 import {
@@ -87,6 +87,11 @@ export class LocalSpool implements Spool {
     for (const { name } of chunks) this.pathOf(id, name);
     const refresh = (): Promise<void> => this.refresh(id);
     return readChunks(join(this.root, id), chunks, { ...range, refresh });
+  }
+
+  readWithSums(id: string, chunk: Chunk): Readable {
+    const path = this.pathOf(id, chunk.name);
+    return readChunks(dirname(path), [chunk], { refresh: () => this.refresh(id), withSums: true });
   }
 
   /** Syncs the chunk first: whoever asks may count these bytes from then on. */

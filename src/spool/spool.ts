@@ -37,6 +37,8 @@ export interface Spool {
   create(id: string, name: string): Promise<ChunkWriter>;
   /** The committed bytes of these chunks as one stream; `start` and `end` (exclusive) count from the first chunk's start. */
   read(id: string, chunks: readonly Chunk[], range?: { readonly start: number; readonly end?: number }): Readable;
+  /** One committed file for another node: each block of it is followed by its checksum, as `ArrivingBlocks` takes them. */
+  readWithSums(id: string, chunk: Chunk): Readable;
   /** Size of a chunk, committed or not, all of which is durable by now; undefined when there is none. */
   size(id: string, name: string): Promise<number | undefined>;
   removeChunk(id: string, name: string): Promise<void>;

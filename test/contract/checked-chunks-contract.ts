@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Readable } from 'node:stream';
 import type { Chunk } from '../../src/model/upload.js';
-import { BLOCK_BYTES } from '../../src/spool/blocks.js';
+import { ArrivingBlocks, BLOCK_BYTES, sizeWithSums } from '../../src/spool/blocks.js';
 import { answerName, chunkName } from '../../src/spool/chunk-name.js';
 import type { Spool } from '../../src/spool/spool.js';
 import { randomBytes } from '../support/temporary.js';
@@ -114,6 +114,40 @@ export function describeCheckedChunks(name: string, makeSpool: () => Promise<Dam
       }
       expect((await bytesOf(spool.read(id, [chunk]))).equals(content)).toBe(true);
     });
+
+    /** As it comes to another node, in pieces that fit nothing, one bit of it changed; gives what is taken of it. */
+    function arriving(file: string, sent: Buffer, flipped?: number, cut = 0): Buffer | 'damaged' | 'not whole' {
+      const taking = new ArrivingBlocks(`${id}/${file}`, sent.length);
+      const came = Buffer.from(sent.subarray(0, Math.max(0, sent.length - cut)));
+      if (flipped !== undefined) came[flipped]! ^= 4;
+      const taken: Uint8Array[] = [];
+      for (let at = 0; at < came.length; at += 65_537) {
+        const bytes = taking.take([came.subarray(at, at + 3), came.subarray(at + 3, at + 65_537)]);
+        if (bytes === 'damaged') return bytes;
+        taken.push(...bytes);
+      }
+      return taking.isWhole ? Buffer.concat(taken) : 'not whole';
+    }
+
+    const ARRIVALS = [0, 1, 2, B - 1, B, B + 1, 2 * B, 2 * B + 5];
+    test.each(ARRIVALS.flatMap((size) => [chunkName(1, 0), 'chunk-1'].map((file) => [size, file] as const)))(
+      '%i bytes (%s) go to another node as of each commit, and any bit that changes on the way is found',
+      async (size, file) => {
+        const content = randomBytes(size, 7);
+        for (const chunk of await stored(file, 0, content, 4 * B)) {
+          const sent = await bytesOf(spool.readWithSums(id, chunk));
+          expect(sent.length).toBe(sizeWithSums(chunk.size));
+          const taken = arriving(file, sent);
+          expect(content.subarray(0, chunk.size).equals(taken as Buffer)).toBe(true);
+          const places = [0, 1, B - 1, B, B + 3, B + 4, sent.length - 5, sent.length - 4, sent.length - 1];
+          const unseen = places.filter((at) => at >= 0 && at < sent.length && arriving(file, sent, at) !== 'damaged');
+          expect(unseen).toEqual([]);
+          if (sent.length === 0) continue;
+          for (const cut of [1, 4, 5]) expect(arriving(file, sent, undefined, cut)).toBe('not whole');
+          expect(arriving('chunk-2-0', sent)).toBe('damaged');
+        }
+      },
+    );
 
     test('a checksum of another place, another file or of none at all is not taken', async () => {
       const content = Buffer.alloc(10, 'x');

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { Fault } from '../../src/model/fault.js';
+import { CuttingProxy } from '../support/cutting-proxy.js';
 import { MoveStage } from '../support/move-stage.js';
 import type { PeerNode } from '../support/peer-node.js';
 import { requestOnce } from '../support/raw-client.js';
@@ -117,6 +118,101 @@ describe('the other node', () => {
     await until(() => mover.progress.problem, 'a problem');
     expect(mover.progress).toMatchObject({ left: 1, isDone: false, problem: 'no other node takes uploads' });
     expect(await stage.nodeOf(path)).toBe('old');
+  });
+});
+
+/** Changes one bit of what comes past, once: the first byte at or behind the place where the text ends. */
+function flipBehind(
+  text: string,
+  skip: number,
+): { readonly change: (bytes: Buffer) => void; readonly count: () => number } {
+  let before = '';
+  let left: number | undefined;
+  let count = 0;
+  const change = (bytes: Buffer): void => {
+    if (count > 0) return;
+    let from = 0;
+    if (left === undefined) {
+      const seen = before + bytes.toString('latin1');
+      const found = seen.indexOf(text);
+      const known = before.length;
+      before = seen.slice(-text.length);
+      if (found < 0) return;
+      from = found + text.length - known;
+      left = skip;
+    }
+    const at = from + left;
+    if (at < bytes.length) {
+      bytes[at]! ^= 1;
+      count++;
+    } else left = at - bytes.length;
+  };
+  return { change, count: () => count };
+}
+
+const BODY = '\r\n\r\n';
+const BLOCK = 512 * 1024;
+
+describe('a network that changes one bit of what a node gives away', () => {
+  let network: CuttingProxy;
+  beforeEach(async () => {
+    network = await CuttingProxy.start(Number(new URL(stage.other.peerUrl).port));
+    stage.peers.cluster.nodes.set('other', { url: `http://127.0.0.1:${network.port}` });
+  });
+  afterEach(() => network.stop());
+
+  // The file has four blocks and 1000 bytes.
+  test.each([
+    ['the first byte of a file', BODY, 0],
+    ['the checksum behind a block', BODY, BLOCK + 2],
+    ['the last byte of a full block', BODY, 4 * (BLOCK + 4) - 5],
+    ['the block that is not full', BODY, 4 * (BLOCK + 4) + 500],
+    ['the last checksum of a file', BODY, 4 * (BLOCK + 4) + 1003],
+    ['the size of a file, as it is confirmed', '"size":', 0],
+    ['the offset that its client was told', '"promised":', 6],
+    ['the name of a file in a head', 'PUT /.peer/', 40],
+    ['the length in a head', 'Content-Length: ', 2],
+    ['the digest in a head', 'Content-Digest: sha-256=:', 5],
+  ])('(%s): it is found, and all goes once more', async (_, text, skip) => {
+    const path = await stage.uploadWith(4 * BLOCK + 1000);
+    await stage.old.spool.promise(stage.idOf(path), 4 * BLOCK + 1000);
+    const flip = flipBehind(text, skip);
+    network.onBytesThere = flip.change;
+    const mover = stage.old.startMoving();
+    await stage.done(mover);
+    expect(flip.count()).toBe(1);
+    const told = stage.old.log.filter(({ msg }) => /^an upload could not be moved/.test(String(msg)));
+    expect(told).toHaveLength(1);
+    expect(await stage.other.spool.promised(stage.idOf(path))).toBe(4 * BLOCK + 1000);
+    await expectAtOther(path, 4 * BLOCK + 1000);
+  });
+
+  test('says so, in the words of both nodes', async () => {
+    await stage.uploadWith(4 * BLOCK + 1000);
+    network.onBytesThere = (bytes) => {
+      if (bytes.length > 10_000) bytes[5000]! ^= 1;
+    };
+    const mover = stage.old.startMoving();
+    expect(await until(() => mover.progress.problem, 'a problem')).toBe('node other: a byte changed on its way there');
+    expect(stage.other.log).toContainEqual(
+      expect.objectContaining({ msg: 'bytes of another node were damaged on their way, and are not kept' }),
+    );
+    expect(await stage.other.files()).toEqual([]);
+    network.onBytesThere = () => undefined;
+    await stage.done(mover);
+  });
+
+  test('in a kept answer: its client gets the right one', async () => {
+    const answer = randomBytes(2 * MIB, 9);
+    stage.peers.origin.answerWith({ status: 201, body: answer });
+    const path = await stage.uploadWith(0);
+    expect((await stage.append(path, stage.old, 0)).status).toBe(201);
+    const flip = flipBehind(BODY, MIB);
+    network.onBytesThere = flip.change;
+    await stage.done(stage.old.startMoving());
+    expect(flip.count()).toBe(1);
+    const kept = await requestOnce(stage.other.url, { method: 'GET', target: `${path}/answer` });
+    expect([kept.status, sha256(kept.body)]).toEqual([201, sha256(answer)]);
   });
 });
 

@@ -6,6 +6,7 @@ import { startPeerListener } from '../../src/http/peer-listener.js';
 import { PeerSignature } from '../../src/http/peer-signature.js';
 import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
+import { RunningSums, sizeWithSums } from '../../src/spool/blocks.js';
 import type { ChunkWriter, Spool } from '../../src/spool/spool.js';
 import { neverAborted } from '../support/delivery-room.js';
 
@@ -53,8 +54,9 @@ test('a large file from another node is synced while it comes, so that little is
   );
   const client = new PeerFilesClient({ signature: new PeerSignature(SECRET, 'old', Date.now) });
   const node = { name: 'other', url: listener.url, silentMs: 0, isLeaving: false };
-  const body = Readable.from(Array.from({ length: 80 }, () => Buffer.alloc(MIB)));
-  await client.put(node, { id: 'a'.repeat(32), name: 'c' }, 80 * MIB, body, neverAborted());
+  const path = { id: 'a'.repeat(32), name: 'c' };
+  const pieces = new RunningSums(`${path.id}/${path.name}`).take(Array.from({ length: 80 }, () => Buffer.alloc(MIB)));
+  await client.put(node, path, sizeWithSums(80 * MIB), Readable.from(pieces), neverAborted());
   const steps = writer.synced.map((size, at) => size - (writer.synced[at - 1] ?? 0));
   expect(writer.synced.at(-1)).toBe(80 * MIB);
   expect(Math.max(...steps)).toBeLessThan(24 * MIB);

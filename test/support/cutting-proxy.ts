@@ -11,6 +11,8 @@ export class CuttingProxy {
   bytes = 0;
   /** Connections it has accepted. */
   connections = 0;
+  /** May change what goes to the other program, piece by piece. */
+  onBytesThere: (bytes: Buffer) => void = () => undefined;
 
   private constructor(
     private readonly target: number,
@@ -68,14 +70,15 @@ export class CuttingProxy {
   private accept(near: Socket): void {
     this.connections += 1;
     const far = connect({ port: this.target, host: '127.0.0.1', noDelay: true });
-    this.pass(near, far);
+    this.pass(near, far, (bytes) => this.onBytesThere(bytes));
     this.pass(far, near);
   }
 
-  private pass(from: Socket, to: Socket): void {
+  private pass(from: Socket, to: Socket, onBytes?: (bytes: Buffer) => void): void {
     this.sockets.add(from);
     from.on('data', (bytes: Buffer) => {
       this.bytes += bytes.length;
+      onBytes?.(bytes);
       if (to.write(bytes)) return;
       from.pause();
       to.once('drain', () => this.hangs || from.resume());
