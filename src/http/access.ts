@@ -2,7 +2,14 @@ import { createHash } from 'node:crypto';
 import { clientFields, fieldKey, withoutSpellings } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
 import { isSaidByProxies, withForwarding } from '../model/forwarding.js';
-import { endToEnd, fieldValue, withoutFields, type HeaderLine, type Headers } from '../model/headers.js';
+import {
+  endToEnd,
+  fieldValue,
+  withoutFields,
+  withoutUploadFields,
+  type HeaderLine,
+  type Headers,
+} from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import { calledUrl, type RequestHead } from '../model/request-head.js';
 import type { Authorize, Route } from '../model/route.js';
@@ -106,9 +113,8 @@ export class Access {
     const base = new URL(origin);
     const target = (base.pathname === '/' ? '' : base.pathname) + head.target;
     const host = delivery.preserveHost ? head.authority : base.host;
-    const lines = withoutFields(linesForRoute(head, host, { route, added, via: this.via }), OF_THE_BODY).filter(
-      ([name]) => !OF_UPLOADS.test(name),
-    );
+    const all = linesForRoute(head, host, { route, added, via: this.via });
+    const lines = withoutUploadFields(withoutFields(all, OF_THE_BODY));
     const length: HeaderLine =
       head.contentLength === undefined ? ['Transfer-Encoding', 'chunked'] : ['Content-Length', `${head.contentLength}`];
     const headers: HeaderLine[] = [...lines, length, ['Expect', '100-continue'], ['Connection', 'close']];
@@ -126,7 +132,7 @@ export class Access {
       const isRefused = (answer.status >= 400 && answer.status < 500) || answer.status === 508;
       if (!isRefused) return undefined;
       const place = { route, publicUrl: this.shown.publicUrl ?? calledUrl(head) };
-      const shown = answerFields(answer.headers, place, this.shown.altSvc).filter(([name]) => !OF_UPLOADS.test(name));
+      const shown = withoutUploadFields(answerFields(answer.headers, place, this.shown.altSvc));
       return { kind: 'out', answer: relayed({ ...answer, headers: shown }), isUndecided: false };
     } catch {
       // No word within the time, or no connection: only a refusal keeps a client out; delivery has its own patience.
@@ -170,12 +176,8 @@ const OF_TRUSTED_PROXIES: ReadonlySet<string> = new Set([
 /** A refusal of the service without what it says to us alone: who this is, and where else it can be reached. */
 function forTurnedAway(answer: ShortAnswer, { copyHeaders, principalHeader }: ForwardAuth): ShortAnswer {
   const ours = new Set([...copyHeaders, principalHeader].map(fieldKey));
-  const headers = withoutSpellings(withoutAltSvc(answer.headers), ours).filter(([name]) => !OF_UPLOADS.test(name));
-  return { ...answer, headers };
+  return { ...answer, headers: withoutUploadFields(withoutSpellings(withoutAltSvc(answer.headers), ours)) };
 }
-
-/** Fields of uploads, which are between a client and us. */
-const OF_UPLOADS = /^(?:upload|tus)-/i;
 
 function relayed({ status, reason, headers, body }: ShortAnswer): RelayedAnswer {
   const lines = withoutFields(endToEnd(headers), new Set(['content-length']));

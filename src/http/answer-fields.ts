@@ -1,4 +1,5 @@
-import type { HeaderLine, Headers } from '../model/headers.js';
+import { announcing, type HeaderLine, type Headers } from '../model/headers.js';
+import type { RelayedAnswer } from '../model/outcome.js';
 import { moved, resolveAt } from '../model/uri-reference.js';
 
 /** Where a client gets an origin's answer. */
@@ -22,6 +23,13 @@ export function answerFields(headers: Headers, place: AnswerPlace, altSvc?: stri
     return REFERENCES.test(name) ? [name, referenceFor(value, place)] : [name, value];
   });
   return altSvc === undefined ? lines : [...lines, ['Alt-Svc', altSvc]];
+}
+
+/** The whole answer as its client may take it: what its head may not say is not said behind its body either. */
+export function answerFor(answer: RelayedAnswer, place: AnswerPlace, altSvc?: string): RelayedAnswer {
+  const trailersFor = (trailers: Headers): HeaderLine[] => answerFields(trailers, place);
+  const headers = announcing(answerFields(answer.headers, place, altSvc), trailersFor);
+  return { ...answer, headers, trailers: () => trailersFor(answer.trailers()) };
 }
 
 /** RFC 7838 §3: an alternative of the origin's is none of ours. */

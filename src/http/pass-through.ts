@@ -125,14 +125,19 @@ export class PassThrough {
       stallLimits: { origin: route.delivery.timeoutMs, client: this.options.idleTimeoutMs },
       headTimeoutMs: route.delivery.answerTimeoutMs,
       onFailure: (failure: ExchangeFailure) => this.note(failure, head, route),
-      forClient: (headers: Headers, kind: 'interim' | 'final') =>
-        kind === 'interim' ? withoutAltSvc(headers) : this.answerFields(headers, head, route),
+      forClient: (headers: Headers, kind: 'interim' | 'final' | 'trailers') =>
+        kind === 'interim' ? withoutAltSvc(headers) : this.answerFields(headers, head, route, kind),
     };
   }
 
-  private answerFields(headers: Headers, head: RequestHead, route: PassThroughRoute): HeaderLine[] {
+  private answerFields(
+    headers: Headers,
+    head: RequestHead,
+    route: PassThroughRoute,
+    kind: 'final' | 'trailers',
+  ): HeaderLine[] {
     const { publicUrl = calledUrl(head), altSvc } = this.options;
-    return answerFields(headers, { route, publicUrl }, altSvc);
+    return answerFields(headers, { route, publicUrl }, kind === 'final' ? altSvc : undefined);
   }
 
   private outgoing(head: RequestHead, route: PassThroughRoute, added?: Headers): Omit<OutgoingRequest, 'connection'> {

@@ -1,7 +1,7 @@
 import { STATUS_CODES, type ClientRequest, type IncomingMessage, type InformationEvent } from 'node:http';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { fieldValue, fromRawHeaders, passedOn, passedOnTrailers, type Headers } from '../model/headers.js';
+import { announcing, fieldValue, fromRawHeaders, passedOn, passedOnTrailers, type Headers } from '../model/headers.js';
 import { isIdempotent, type RequestHead } from '../model/request-head.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
@@ -59,7 +59,7 @@ export interface ExchangeOptions {
   /** A longer body is refused, or cut where its length was not known: the origin never gets all of it. */
   readonly maxBodyBytes?: number;
   /** What the client is shown of an answer's fields; all of them when missing. */
-  readonly forClient?: (headers: Headers, kind: 'interim' | 'final') => Headers;
+  readonly forClient?: (headers: Headers, kind: 'interim' | 'final' | 'trailers') => Headers;
   /** What becomes of a final answer, after `forClient`; nothing changes when missing. */
   readonly retold?: (answer: AnswerHead) => Retold;
   /** Which of the client's trailers go on; all of them when missing. */
@@ -130,7 +130,8 @@ export class RelayedExchange {
     const { open, outgoing, stallLimits } = this.options;
     let request: ClientRequest;
     try {
-      request = open({ ...outgoing, connection });
+      const headers = announcing(outgoing.headers, (trailers) => this.sentOn(trailers));
+      request = open({ ...outgoing, headers, connection });
     } catch (error) {
       return this.fail(unfit('The request cannot be passed on to the origin.', error));
     }
@@ -182,11 +183,15 @@ export class RelayedExchange {
     // An HTTP/2 stream says "end" even after a reset.
     if (this.client.isGone || request.destroyed) return;
     if (this.framing === 'chunked') {
-      const received = passedOnTrailers(this.client.trailers());
-      const trailers = this.options.trailersOf?.(received) ?? received;
+      const trailers = this.sentOn(this.client.trailers());
       if (trailers.length > 0) request.addTrailers(trailers.map(([name, value]): [string, string] => [name, value]));
     }
     request.end();
+  }
+
+  private sentOn(received: Headers): Headers {
+    const trailers = passedOnTrailers(received);
+    return this.options.trailersOf?.(trailers) ?? trailers;
   }
 
   /** From now on the origin has to come to its answer, whatever it says before. */
@@ -245,7 +250,8 @@ export class RelayedExchange {
 
   private retold({ statusCode, statusMessage, rawHeaders }: IncomingMessage): Retold {
     const lines = fromRawHeaders(rawHeaders);
-    const headers = this.shown(passedOn(lines, this.client.takesTrailers(lines)), 'final');
+    const shown = this.shown(passedOn(lines, this.client.takesTrailers(lines)), 'final');
+    const headers = announcing(shown, (trailers) => this.shownTrailers(trailers));
     const head = { status: statusCode!, reason: statusMessage ?? '', headers };
     return this.options.retold?.(head) ?? head;
   }
@@ -271,8 +277,12 @@ export class RelayedExchange {
     }
   }
 
-  private shown(headers: Headers, kind: 'interim' | 'final'): Headers {
+  private shown(headers: Headers, kind: 'interim' | 'final' | 'trailers'): Headers {
     return this.options.forClient?.(headers, kind) ?? headers;
+  }
+
+  private shownTrailers(trailers: Headers): Headers {
+    return this.shown(passedOnTrailers(trailers), 'trailers');
   }
 
   private endAnswer(answer: IncomingMessage): void {
@@ -282,7 +292,7 @@ export class RelayedExchange {
       if (!request.shouldKeepAlive || request.destroyed) this.dropBody();
       else keepDraining(request);
     }
-    this.client.end(passedOnTrailers(fromRawHeaders(answer.rawTrailers)));
+    this.client.end(this.shownTrailers(fromRawHeaders(answer.rawTrailers)));
   }
 
   private requestEnded(request: ClientRequest, error: Error = CLOSED): void {

@@ -41,7 +41,7 @@ export class Upgrades {
       client: new Http1Client({ req: request, res: response }, limits),
       switched: (answer, originSocket, originEarly) => {
         response.detachSocket(socket);
-        socket.write(Buffer.concat([headOf(answer), originEarly]));
+        socket.write(Buffer.concat([headOf(answer, options.forClient), originEarly]));
         originSocket.write(held.release());
         this.join(socket, originSocket);
       },
@@ -110,9 +110,13 @@ function switchLines(headers: ExchangeOptions['head']['headers']): HeaderLine[] 
   ];
 }
 
-function headOf({ statusCode = 101, statusMessage, rawHeaders }: IncomingMessage): Buffer {
+/** A 101 is an interim response (RFC 9110 §15.2). */
+function headOf(
+  { statusCode = 101, statusMessage, rawHeaders }: IncomingMessage,
+  forClient: UpgradeOptions['forClient'] = (headers) => headers,
+): Buffer {
   const lines = fromRawHeaders(rawHeaders);
-  const kept = [...endToEnd(lines), ...switchLines(lines)];
+  const kept = [...forClient(endToEnd(lines), 'interim'), ...switchLines(lines)];
   const text = kept.map(([name, value]) => `${name}: ${value}\r\n`).join('');
   return Buffer.from(`HTTP/1.1 101 ${reasonPhrase(statusCode, statusMessage)}\r\n${text}\r\n`, 'latin1');
 }

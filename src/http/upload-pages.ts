@@ -1,12 +1,13 @@
-import type { HeaderLine } from '../model/headers.js';
 import { Fault } from '../model/fault.js';
+import { withoutUploadFields, type HeaderLine } from '../model/headers.js';
+import type { RelayedAnswer } from '../model/outcome.js';
 import { calledUrl, type RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
 import { type Upload, shownOffset } from '../model/upload.js';
 import { answerLostProblem, NO_STORE, problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import type { Uploads } from '../uploads/uploads.js';
-import { answerFields } from './answer-fields.js';
+import { answerFor } from './answer-fields.js';
 import type { Found } from './places.js';
 
 /** When whoever waits may look again. */
@@ -46,8 +47,14 @@ export class UploadPages {
     if (answer === 'lost') return problemReply(answerLostProblem(upload));
     if (!answer) return problemReply({ status: 404, detail: 'The origin has not answered yet.' }, [LOOK_AGAIN]);
     const { target } = upload.request;
-    return { ...answer, headers: answerFields(answer.headers, { route, publicUrl, target }, altSvc) };
+    return withoutOurFields(answerFor(answer, { route, publicUrl, target }, altSvc));
   }
+}
+
+/** As in the answer to an append. */
+function withoutOurFields(answer: RelayedAnswer): RelayedAnswer {
+  const headers = withoutUploadFields(answer.headers);
+  return { ...answer, headers, trailers: () => withoutUploadFields(answer.trailers()) };
 }
 
 function status(upload: Upload): Reply {

@@ -1,4 +1,11 @@
-import { fieldValue, fromRawHeaders, passedOn, type HeaderLine, type Headers } from '../model/headers.js';
+import {
+  fieldValue,
+  fromRawHeaders,
+  passedOn,
+  withoutUploadFields,
+  type HeaderLine,
+  type Headers,
+} from '../model/headers.js';
 import type { AppendIntent, CreateIntent, Intent } from '../model/intent.js';
 import type { Elsewhere, Interrupted, News, OriginInterim, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import { calledUrl, type RequestHead } from '../model/request-head.js';
@@ -12,7 +19,7 @@ import { type Protocol, type Reply, type ReplyContext, isRefusal } from '../prot
 import { Body } from '../uploads/body.js';
 import type { UploadCall, Uploads } from '../uploads/uploads.js';
 import { type Access, type Admission, problemAnswer } from './access.js';
-import { answerFields, withoutAltSvc } from './answer-fields.js';
+import { answerFor, withoutAltSvc } from './answer-fields.js';
 import { clientKeyOf } from './client-key.js';
 import { type Exchange, isHttp2 } from './exchange.js';
 import { onPeerEnded } from './half-closed.js';
@@ -185,7 +192,7 @@ export class UploadRequests {
 
   /** What an origin says in the fields of an upload protocol is not about this upload: 104 and these are ours. */
   private relayInterim({ interims }: UploadRequest, { status, reason, headers }: OriginInterim): void {
-    const kept = withoutAltSvc(passedOn(headers, false)).filter(([name]) => !/^(?:upload-|tus-)/i.test(name));
+    const kept = withoutUploadFields(withoutAltSvc(passedOn(headers, false)));
     if (status !== 104) interims.relay({ status, reason, headers: kept });
   }
 
@@ -195,7 +202,7 @@ export class UploadRequests {
     const { answer, upload } = outcome;
     const isElsewhere = !isRefusal(request) && request.kind === 'append';
     const place = { route, publicUrl: this.publicUrlOf(head), target: isElsewhere ? upload.request.target : undefined };
-    return { ...outcome, answer: { ...answer, headers: answerFields(answer.headers, place, this.options.altSvc) } };
+    return { ...outcome, answer: answerFor(answer, place, this.options.altSvc) };
   }
 
   private publicUrlOf(head: RequestHead): string {

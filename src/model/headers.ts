@@ -47,6 +47,26 @@ export function passedOnTrailers(trailers: Headers): HeaderLine[] {
   return endToEnd(trailers).filter(([name]) => !NEVER_IN_TRAILERS.has(name.toLowerCase()));
 }
 
+/**
+ * The lines with only those names in `Trailer` (RFC 9110 §6.6.2) that `goOn` leaves of the trailers: nobody is to wait for a
+ * field that does not come.
+ */
+export function announcing(headers: Headers, goOn: (trailers: Headers) => Headers): HeaderLine[] {
+  return headers.flatMap(([name, value]): HeaderLine[] => {
+    if (name.toLowerCase() !== 'trailer') return [[name, value]];
+    const announced = value.split(',').map((field): HeaderLine => [field.trim(), '']);
+    const kept = goOn(announced).map(([field]) => field);
+    if (kept.length === announced.length) return [[name, value]];
+    return kept.length === 0 ? [] : [[name, kept.join(', ')]];
+  });
+}
+
+/** Without the fields of upload protocols: what an origin says in them is about none of our uploads. */
+export function withoutUploadFields(headers: Headers): HeaderLine[] {
+  const others = (lines: Headers): HeaderLine[] => lines.filter(([name]) => !/^(?:upload|tus)-/i.test(name));
+  return announcing(others(headers), others);
+}
+
 const NEVER_IN_TRAILERS = new Set(['content-length', 'content-encoding', 'content-type', 'content-range', 'host']);
 
 /** Node's flat `[name, value, name, value …]` as lines. */

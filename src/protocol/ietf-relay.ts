@@ -1,4 +1,4 @@
-import type { HeaderLine, Headers } from '../model/headers.js';
+import { withoutUploadFields, type HeaderLine, type Headers } from '../model/headers.js';
 import type { Outcome } from '../model/outcome.js';
 import type { Dialect } from './dialects.js';
 import { digestField } from './digest.js';
@@ -20,7 +20,7 @@ export function renderAnswer(dialect: Dialect, outcome: Answered, context: Reply
     status: answer.status,
     reason: answer.reason,
     headers: [
-      ...withoutOurFields(answer.headers),
+      ...withoutUploadFields(answer.headers),
       ...lines(
         versionLine(dialect),
         uploadLocation(dialect, outcome, context),
@@ -31,7 +31,7 @@ export function renderAnswer(dialect: Dialect, outcome: Answered, context: Reply
     ],
     body: answer.body,
     bodySize: answer.bodySize,
-    trailers: () => withoutOurFields(answer.trailers()),
+    trailers: () => withoutUploadFields(answer.trailers()),
   };
 }
 
@@ -46,18 +46,13 @@ export function renderParked(dialect: Dialect, outcome: Parked): Reply {
     status: answer.status,
     reason: answer.reason,
     headers: [
-      ...withoutOurFields(answer.headers),
+      ...withoutUploadFields(answer.headers),
       ...lines(versionLine(dialect), offset, completenessLine(dialect, false)),
     ],
     body: answer.body,
     bodySize: answer.bodySize,
-    trailers: () => withoutOurFields(answer.trailers()),
+    trailers: () => withoutUploadFields(answer.trailers()),
   };
-}
-
-/** What an origin says in the fields of an upload protocol is not about this upload: it knows of none. */
-function withoutOurFields(headers: Headers): HeaderLine[] {
-  return headers.filter(([name]) => !/^(?:upload-|tus-)/i.test(name));
 }
 
 /**

@@ -105,3 +105,77 @@ test.each(TRANSPORTS)('over %s, what passes through is treated alike', async (tr
     expect(response.header('Alt-Svc')).toBe('h3=":443"; ma=60');
   }
 });
+
+/** Every way that an answer takes to a client. */
+const WAYS = ['passed through', 'of a whole upload', 'of an append', 'kept', 'on its page', 'of a discovery'] as const;
+
+async function answerOnItsWay(client: StageClient, way: (typeof WAYS)[number], target: string): Promise<WireResponse> {
+  const { dialect } = client;
+  if (way === 'passed through') return client.send({ method: 'GET', target, headers: [] });
+  if (way === 'of a discovery') return client.send({ method: 'OPTIONS', target, headers: [] });
+  const complete = way === 'of a whole upload';
+  const created = await client.send({
+    method: 'POST',
+    target,
+    headers: creationLines(dialect, { complete }),
+    body: 'abc',
+  });
+  if (complete) return created;
+  const at = client.at(created.header('Location')!).target;
+  const end = { method: 'PATCH', target: at, headers: appendLines(dialect, { offset: 3, complete: true }) };
+  const first = await client.send({ ...end, body: 'de' });
+  if (way === 'of an append') return first;
+  if (way === 'on its page') return client.send({ method: 'GET', target: `${at}/answer`, headers: [] });
+  return client.send({ ...end, headers: appendLines(dialect, { offset: 5, complete: true }), body: '' });
+}
+
+describe.each(TRANSPORTS)('over %s, behind the body of an answer', (transport) => {
+  test.each(WAYS)('%s stands nothing that its head may not say, and nothing of it is announced', async (way) => {
+    const client = new StageClient(stage, transport, '9');
+    const target = `/own/behind?${way.replaceAll(' ', '-')}-${transport}`;
+    const location = `${stage.origin.url}/files/7`;
+    stage.answer(target, {
+      status: 200,
+      headers: [
+        ['Trailer', 'Alt-Svc, X-Sum'],
+        ['trailer', 'ALT-SVC'],
+        ['Trailer', 'Location'],
+        ['Transfer-Encoding', 'chunked'],
+      ],
+      body: 'ok',
+      trailers: [
+        ['Alt-Svc', 'h3=":8443"'],
+        ['X-Sum', '7'],
+        ['Location', location],
+      ],
+    });
+    const response = await answerOnItsWay(client, way, target);
+    expect([response.status, response.body.toString()]).toEqual([200, 'ok']);
+    expect(response.trailers.map(([name, value]) => [name.toLowerCase(), value])).toEqual([
+      ['x-sum', '7'],
+      ['location', `${stage.base}/files/7`],
+    ]);
+    expect(response.header('Trailer')).toBe(transport === 'HTTP/1.1' ? 'X-Sum, Location' : undefined);
+    expect(response.header('Alt-Svc')).toBe('h3=":443"; ma=60');
+  });
+
+  test.each(WAYS.slice(1, 5))('%s and in its head stands nothing in the name of an upload', async (way) => {
+    const client = new StageClient(stage, transport, '9');
+    const target = `/api/named?${way.replaceAll(' ', '-')}-${transport}`;
+    const named: HeaderLine[] = [
+      ['Upload-Length', '99'],
+      ['Tus-Resumable', '1.0.0'],
+    ];
+    stage.answer(target, {
+      status: 200,
+      headers: [...named, ['Trailer', 'Upload-Length, Tus-Resumable'], ['Transfer-Encoding', 'chunked']],
+      body: 'ok',
+      trailers: named,
+    });
+    const response = await answerOnItsWay(client, way, target);
+    expect(['Upload-Length', 'Tus-Resumable', 'Trailer'].map((name) => response.header(name))).toEqual(
+      Array(3).fill(undefined),
+    );
+    expect(response.trailers).toEqual([]);
+  });
+});

@@ -6,7 +6,7 @@ import { until } from '../support/temporary.js';
 import { LEAVING, openTunnel, WANTED } from '../support/tunnel-client.js';
 
 const SWITCHED =
-  'HTTP/1.1 101 Web Socket Protocol Handshake\r\nUPGRADE: websocket\r\nX-B: 1\r\nSec-WebSocket-Accept: s3p\r\n' +
+  'HTTP/1.1 101 Web Socket Protocol Handshake\r\nUPGRADE: websocket\r\nAlt-Svc: h3=":443"\r\nX-B: 1\r\nSec-WebSocket-Accept: s3p\r\n' +
   'Connection: Upgrade\r\nx-b: 2\r\n\r\n';
 
 /** Switches, says something at once, then repeats what it hears. */
@@ -45,7 +45,7 @@ describe('a request to switch protocols', () => {
     );
   });
 
-  test("gets the origin's answer with its fields as they were", async () => {
+  test("gets the origin's answer with its fields as they were, and no way around us", async () => {
     await play(
       'ours',
       async (stage) => {

@@ -9,6 +9,8 @@ export interface FakeAnswer {
   readonly reason?: string;
   readonly headers?: readonly HeaderLine[];
   readonly body?: string | Uint8Array;
+  /** Behind a body in chunks. */
+  readonly trailers?: readonly HeaderLine[];
   /** The answer waits for it. */
   readonly after?: Promise<unknown>;
   /** Ends the connection instead of answering. */
@@ -138,5 +140,7 @@ function reply(response: ServerResponse, answer: FakeAnswer): void {
   const bodiless = answer.status === 204 || answer.status === 304;
   if (framed === undefined && !bodiless) headers.push('Content-Length', `${body.length}`);
   response.writeHead(answer.status ?? 200, answer.reason, headers);
-  response.end(bodiless ? undefined : body);
+  if (!bodiless) response.write(body);
+  if (answer.trailers) response.addTrailers(answer.trailers.map(([name, value]): [string, string] => [name, value]));
+  response.end();
 }
