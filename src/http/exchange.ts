@@ -1,5 +1,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { Http2ServerRequest, type Http2ServerResponse, type Http2Session } from 'node:http2';
+import {
+  constants,
+  Http2ServerRequest,
+  type Http2ServerResponse,
+  type Http2Session,
+  type ServerHttp2Stream,
+} from 'node:http2';
 import type { Socket } from 'node:net';
 
 export type HttpRequest = IncomingMessage | Http2ServerRequest;
@@ -72,6 +78,21 @@ export function destroyExchange(exchange: Exchange): void {
   stream.on('error', () => undefined);
   // Not close(), and not destroy() without an error: both end the content in good order first (seen on Node 20 to 26).
   if (!stream.destroyed) stream.destroy(new Error('exchange given up'));
+}
+
+/**
+ * Closes a stream whose answer is whole, because the rest of its request is not wanted (RFC 9113 §8.1). To be called before
+ * the answer ends; gives what closes it. Node writes the end of the stream, with the trailers, a step after the stream has
+ * finished: closed in between, the answer never gets its end, and is a broken one to its client.
+ */
+export function closingBehindAnswer(stream: ServerHttp2Stream): () => Promise<void> {
+  const ended = new Promise<void>((resolve) => {
+    stream.once('wantTrailers', () => setImmediate(resolve)).once('close', resolve);
+  });
+  return async () => {
+    if (!stream.destroyed && stream.state.localClose !== 1) await ended;
+    if (!stream.destroyed) stream.close(constants.NGHTTP2_NO_ERROR);
+  };
 }
 
 function bracketed(address: string): string {

@@ -1,7 +1,7 @@
 import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
 import { fromRawHeaders, type Headers } from '../model/headers.js';
 import { discard, type ClientSide, type DiscardLimits } from './client-side.js';
-import { destroyExchange, type Http2Exchange } from './exchange.js';
+import { closingBehindAnswer, destroyExchange, type Http2Exchange } from './exchange.js';
 import { addHttp2Trailers, fits, HeadTooLarge, http2Status, writeHttp2Fields } from './http2-fields.js';
 import { holdsBodyBack, sendContinue, sendInterim } from './interim.js';
 
@@ -91,10 +91,9 @@ export class Http2Client implements ClientSide {
   }
 
   discardBody(): void {
-    const { stream } = this.response;
+    const close = closingBehindAnswer(this.response.stream);
     discard(this.request, this.limits, (ended) => {
-      // RFC 9113 §8.1: the answer is whole, the rest of the request is not wanted.
-      if (!ended && !stream.destroyed) stream.close(constants.NGHTTP2_NO_ERROR);
+      if (!ended) void close();
     });
   }
 

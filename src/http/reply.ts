@@ -1,8 +1,15 @@
-import { constants, type Http2ServerResponse, type OutgoingHttpHeaders } from 'node:http2';
+import type { Http2ServerResponse, OutgoingHttpHeaders } from 'node:http2';
 import { fieldValue, passedOn, withoutFields, type HeaderLine } from '../model/headers.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
-import { destroyExchange, isHttp2, type Exchange, type Http2Exchange, type HttpResponse } from './exchange.js';
+import {
+  closingBehindAnswer,
+  destroyExchange,
+  isHttp2,
+  type Exchange,
+  type Http2Exchange,
+  type HttpResponse,
+} from './exchange.js';
 import { discard, type DiscardLimits } from './client-side.js';
 import { addHttp2Trailers, fits, HeadTooLarge, http2Status, writeHttp2Fields } from './http2-fields.js';
 import { holdsBodyBack } from './interim.js';
@@ -66,13 +73,13 @@ export async function answerEarly(
   return sent;
 }
 
-/** RFC 9113 §8.1: the answer is whole, the rest of the request is not wanted. */
 async function answerStreamEarly({ req, res: { stream } }: Http2Exchange, sending: Promise<Sent>): Promise<Sent> {
+  const close = closingBehindAnswer(stream);
   const sent = await sending;
   if (stream.destroyed || stream.readableEnded) return sent;
   // What was received and not read would keep the stream, and with it the session, for ever (seen on Node 20).
   req.resume();
-  if (sent === 'whole') stream.close(constants.NGHTTP2_NO_ERROR);
+  if (sent === 'whole') await close();
   return sent;
 }
 

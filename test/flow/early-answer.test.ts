@@ -1,11 +1,14 @@
+import { Readable } from 'node:stream';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { destroyExchange, type Exchange } from '../../src/http/exchange.js';
 import { sendContinue } from '../../src/http/interim.js';
 import { answerEarly } from '../../src/http/reply.js';
 import { problemReply } from '../../src/protocol/problem.js';
+import type { Reply } from '../../src/protocol/protocol.js';
 import { makeCertificate } from '../support/certificate.js';
 import { closeDoors, openDoor } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
+import { block, frame } from '../support/hostile-http2.js';
 import { connect, type RawClient } from '../support/raw-client.js';
 import { until, within } from '../support/temporary.js';
 
@@ -165,6 +168,58 @@ describe.each([
     expect((await h2.request({ method: 'POST', target: '/', body: 'abc' })).status).toBe(413);
     expect((await h2.request({ method: 'GET', target: '/' })).status).toBe(413);
     await h2.close();
+  });
+});
+
+/** The frames of the first stream, as soon as one of them ends it. */
+async function framesOf(client: RawClient): Promise<string[]> {
+  const frames: string[] = [];
+  for (;;) {
+    const [start, type, flags] = await client.readRaw(9).then((head) => [head, head[3]!, head[4]!] as const);
+    await client.readRaw(start.readUIntBE(0, 3));
+    if (start.readUInt32BE(5) !== 1) continue;
+    const isEnd = type !== RESET && (flags & END_STREAM) !== 0;
+    frames.push(`${['DATA', 'HEADERS', '', 'RST_STREAM'][type]}${isEnd ? ' END_STREAM' : ''}`);
+    if (isEnd || type === RESET) return frames;
+  }
+}
+
+const [HEADERS, RESET, SETTINGS] = [1, 3, 4];
+const END_STREAM = 0x1;
+const END_HEADERS = 0x4;
+
+// RFC 9113 §8.1: only an answer with its END_STREAM is whole, whether or not the stream is reset behind it.
+describe.each([
+  ['without a body', 'GET', END_STREAM],
+  ['whose body is open', 'POST', 0],
+])('over HTTP/2, to a request %s', (_what, method, flags) => {
+  test.each([
+    ['text', tooLarge, ['HEADERS', 'DATA', 'DATA END_STREAM']],
+    [
+      'a stream',
+      { status: 200, headers: [], body: Readable.from([Buffer.from('ok')]) },
+      ['HEADERS', 'DATA', 'DATA END_STREAM'],
+    ],
+    [
+      'a stream with trailers',
+      { status: 200, headers: [], body: Readable.from([Buffer.from('ok')]), trailers: () => [['X-Sum', '1'] as const] },
+      ['HEADERS', 'DATA', 'HEADERS END_STREAM'],
+    ],
+    ['nothing', { status: 200, headers: [] }, ['HEADERS', 'DATA END_STREAM']],
+    ['nothing, with 204', { status: 204, headers: [] }, ['HEADERS END_STREAM']],
+  ] satisfies [string, Reply, string[]][])('an answer of %s has its end', async (_content, reply, frames) => {
+    const door = await openDoor((exchange) => void answerEarly(exchange, reply));
+    const client = await connect(door.url);
+    const fields = block([
+      [':method', method],
+      [':scheme', 'http'],
+      [':path', '/'],
+      [':authority', 'h'],
+    ]);
+    const head = frame(HEADERS, END_HEADERS | flags, 1, fields);
+    await client.send(`PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n${frame(SETTINGS, 0, 0, '')}${head}`);
+    expect(await framesOf(client)).toEqual(frames);
+    client.destroy();
   });
 });
 
