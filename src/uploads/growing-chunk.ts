@@ -3,7 +3,7 @@ import { PLAIN, type Upload } from '../model/upload.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import type { Lease } from '../store/lease.js';
-import { type Patience, untilAvailable } from '../store/until-available.js';
+import { untilAvailable } from '../store/until-available.js';
 import type { Commit, UploadStore } from '../store/upload-store.js';
 
 /** When written bytes become committed ones: after every write, or in groups bounded in bytes and time. */
@@ -51,7 +51,7 @@ export class GrowingChunk {
   private timer: NodeJS.Timeout | undefined;
   private hasEnded = false;
   private isWhole = false;
-  /** A commit was not answered: the record may count more than we know of. */
+  /** A commit was not answered, or has failed: the record may count more than we know of. */
   private isUnsure = false;
   private onAway = (): void => undefined;
 
@@ -154,7 +154,7 @@ export class GrowingChunk {
     const startedAt = performance.now();
     await this.writer.sync();
     const step = this.stepTo(extent, complete);
-    const result = await untilAvailable(() => store.commit(this.upload.id, step), this.patience);
+    const result = await this.inDoubt(() => store.commit(this.upload.id, step));
     if (result === 'stale' || result === 'gone') {
       this.refusedBy = result;
       return;
@@ -165,13 +165,21 @@ export class GrowingChunk {
     await this.task.onCommitted(result);
   }
 
-  private get patience(): Patience {
+  /**
+   * A step that fails may be on the disk all the same, where a start would find it; an answer tells of itself alone, and
+   * nothing of an earlier step that was not answered.
+   */
+  private async inDoubt<T>(step: () => Promise<T>): Promise<T> {
+    let wasUnsure = this.isUnsure;
     const onAway = (): void => {
-      this.isUnsure = true;
+      wasUnsure = true;
       this.rooms.metrics.storeUnavailable();
       this.onAway();
     };
-    return { signal: this.task.lease.signal, onAway };
+    this.isUnsure = true;
+    const result = await untilAvailable(step, { signal: this.task.lease.signal, onAway });
+    this.isUnsure = wasUnsure;
+    return result;
   }
 
   private stepTo(extent: Extent, complete: Commit['complete']): Commit {
