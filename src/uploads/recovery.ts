@@ -38,6 +38,8 @@ export async function recover(rooms: RecoveryRooms): Promise<void> {
   const files = new Map<string, Files>();
   for await (const { id, files: found } of spooledUploads(rooms.spool, rooms.unreadable.note))
     files.set(id, sizesOf(found));
+  for (const { id, state } of await rooms.store.setAside())
+    if (state === 'unreadable') rooms.unreadable.noteRecordless(id);
   for await (const upload of everyUpload(rooms.store)) {
     if (rooms.unreadable.has(upload.id)) continue;
     const own = files.get(upload.id) ?? new Map<string, number>();

@@ -3,7 +3,7 @@ import { Fault } from '../model/fault.js';
 import type { Chunk, Upload } from '../model/upload.js';
 import { type Log, uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
-import { isGivenName } from '../spool/chunk-name.js';
+import { answerName, isGivenName } from '../spool/chunk-name.js';
 import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import type { Leases } from '../store/lease.js';
 import { isAway } from '../store/until-available.js';
@@ -192,12 +192,29 @@ export class Sweep {
     return isClear ? 'elsewhere' : 'unclear';
   }
 
-  /** Not of one that was given up: its files may be put right until it expires, and then all of them go. */
+  /**
+   * Not of one that was given up: its files may be put right until it expires, and then all of them go. A process that stood
+   * still may be about to commit such a file of an upload that is received: with the lease taken from it, that is refused.
+   */
   private async removeUncounted(upload: Upload, files: readonly SpooledChunk[]): Promise<void> {
-    if (upload.phase === 'invalid') return;
-    const { store, spool } = this.options;
-    const chunks = await store.chunks(upload.id);
-    for (const { name } of files) if (!isCounted(upload, chunks, name)) await spool.removeChunk(upload.id, name);
+    if (upload.phase === 'invalid' || (await this.uncounted(upload, files)).length === 0) return;
+    if (upload.phase !== 'receiving') return this.removeFiles(upload, files);
+    const lease = await this.options.leases.take(upload.id, 'to-end');
+    try {
+      const now = await this.options.store.get(upload.id);
+      if (now?.phase === 'receiving' && now.node === upload.node) await this.removeFiles(now, files);
+    } finally {
+      await lease.release();
+    }
+  }
+
+  private async removeFiles(upload: Upload, files: readonly SpooledChunk[]): Promise<void> {
+    for (const { name } of await this.uncounted(upload, files)) await this.options.spool.removeChunk(upload.id, name);
+  }
+
+  private async uncounted(upload: Upload, files: readonly SpooledChunk[]): Promise<readonly SpooledChunk[]> {
+    const chunks = await this.options.store.chunks(upload.id);
+    return files.filter(({ name }) => !isCounted(upload, chunks, name));
   }
 }
 
@@ -211,6 +228,8 @@ function isCounted(upload: Upload, chunks: readonly Chunk[], name: string): bool
   if (upload.phase === 'delivering' || name === PROMISED) return true;
   const kept = upload.answer ?? upload.undelivered?.answer;
   if (kept?.body.in === 'spool' && kept.body.name === name) return true;
+  // A process that stood still may record the answer to the newest attempt as long as there is none.
+  if (upload.phase !== 'answered' && name === answerName(upload.attemptCount)) return true;
   return chunks.some((chunk) => chunk.name === name);
 }
 

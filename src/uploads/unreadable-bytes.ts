@@ -23,6 +23,8 @@ const EVERY_MS = 5000;
  */
 export class UnreadableBytes {
   private readonly known = new Map<string, SetAside>();
+  /** Uploads whose records cannot be read: the store tells of them. */
+  private readonly recordless = new Set<string>();
   private timer: NodeJS.Timeout | undefined;
   private trying: Promise<void> | undefined;
 
@@ -56,8 +58,14 @@ export class UnreadableBytes {
     this.options.log.error({ upload: uploadTag(id), err: fault }, NOTED);
   };
 
+  /** Its record cannot be read, which the store has told: once it can, it is looked after as at a start. */
+  noteRecordless(id: string): void {
+    this.recordless.add(id);
+  }
+
   /** One round over all of them. */
   async tryAgain(lookAfter: LookAfter): Promise<void> {
+    await this.tryRecordless(lookAfter);
     for (const id of [...this.known.keys()])
       try {
         await lookAfter(id, await this.options.spool.filesOf(id));
@@ -66,6 +74,17 @@ export class UnreadableBytes {
       } catch (error) {
         if (!(error instanceof Fault)) throw error;
         // It has been told, and stays as it is.
+      }
+  }
+
+  private async tryRecordless(lookAfter: LookAfter): Promise<void> {
+    for (const id of [...this.recordless])
+      try {
+        await lookAfter(id, await this.options.spool.filesOf(id));
+        this.recordless.delete(id);
+      } catch (error) {
+        if (!(error instanceof Fault)) throw error;
+        // The store asks the disk again, too.
       }
   }
 }

@@ -1,6 +1,7 @@
 import { mkdir, readdir, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import type { Phase } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
@@ -108,6 +109,43 @@ describe('a sweep of one of many', () => {
     expect(await spooled()).toEqual(new Set([own]));
     expect(await room.spool.promised(own)).toBe(5);
     expect(await room.head(own)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
+  });
+
+  test('takes a file that nobody counts only from a writer that cannot commit it any more', async () => {
+    const id = await uploaded('here');
+    const token = await room.store.nextToken(id);
+    const name = `chunk-${token}-5`;
+    await writeFile(pathOf(id, name), 'of a process that stands still');
+    await sweep();
+    expect(await chunksOf(id)).toHaveLength(1);
+    const chunk = { name, start: 5, size: 4 };
+    expect(await room.store.commit(id, { token, chunk, expiresAt: TOMORROW.getTime() })).toBe('stale');
+    expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
+  });
+
+  test('takes no lease of an upload that has nothing to be removed', async () => {
+    const id = await uploaded('here');
+    const token = await room.store.nextToken(id);
+    await sweep();
+    expect(await room.store.nextToken(id)).toBe(token + 1);
+  });
+
+  test.each<[phase: Phase, stays: boolean]>([
+    ['receiving', true],
+    ['delivering', true],
+    ['undelivered', true],
+    ['answered', false],
+  ])('keeps the answer to the newest attempt while it may still be recorded: %s, %s', async (phase, stays) => {
+    const id = await uploaded('here');
+    await writeFile(pathOf(id, 'answer-2-0'), 'of a process that stands still');
+    await writeFile(pathOf(id, 'answer-1-0'), 'of the attempt before');
+    const attempted = Object.create(store) as UploadStore;
+    attempted.get = async (one) => ({ ...(await store.get(one))!, phase, attemptCount: 2 });
+    await sweep({ store: attempted });
+    const left = (await room.files()).filter((name) => name.startsWith('answer'));
+    expect(left.includes('answer-2-0')).toBe(stays);
+    // One that is delivered may have any of them in use.
+    expect(left.includes('answer-1-0')).toBe(phase === 'delivering');
   });
 
   test('leaves young files of uploads that are elsewhere: they may just be coming', async () => {

@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, unlink, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { type FileSystem, machineFiles, useFileSystem } from '../../src/disk/files.js';
@@ -15,7 +15,7 @@ import { startTestApp, type TestApp } from '../support/app.js';
 import { ReceivingRoom } from '../support/receiving-room.js';
 import type { RedisServer } from '../support/redis-server.js';
 import { startRedis } from '../support/redis-servers.js';
-import { completenessValue } from '../support/resumable-client.js';
+import { completenessValue, versionLines } from '../support/resumable-client.js';
 import { Stage } from '../support/stage.js';
 import { StageClient } from '../support/stage-client.js';
 import { StoreReach } from '../support/store-reach.js';
@@ -238,6 +238,43 @@ describe('one upload whose files fail', () => {
     const figures = await metrics.figures();
     const figure = (name: string) => figures.find((one) => one.name === name)?.values[0]?.value;
     expect([figure('rufh_bytes_lost_total'), figure('rufh_uploads_ended_total')]).toEqual([3, 3]);
+  });
+});
+
+describe('a record that can be read some time after the start', () => {
+  test.each<[what: string, damage: (paths: Record<'record' | 'chunk', string>) => Promise<unknown>, status: number]>([
+    ['with bytes that nobody counts', () => Promise.resolve(), 204],
+    ['whose bytes are gone', ({ chunk }) => unlink(chunk), 410],
+    ['without a readable beginning', ({ record }) => writeFile(record, 'nothing'), 404],
+  ])('is brought together with its bytes as at a start: %s', async (_, damage, status) => {
+    let app: TestApp | undefined;
+    const timings = { lookAgainMs: 50 };
+    const stage = await Stage.open({}, async (options) => (app = await startTestApp({ ...options, timings })));
+    const client = new StageClient(stage, 'HTTP/1.1', '10');
+    const upload = await client.place({ target: '/a', length: 10 });
+    await upload.append(Buffer.from('hello'), { offset: 0, complete: false });
+    const id = upload.target.split('/').at(-1)!;
+    const { data } = stage.app;
+    const directory = join(data, 'spool', id);
+    const record = join(data, 'uploads', `${id}.log`);
+    await stage.app.stop();
+    await damage({ record, chunk: join(directory, (await readdir(directory))[0]!) });
+    const stray = 'chunk-2000000000-5';
+    await writeFile(join(directory, stray), 'not committed');
+    sicken(`${id}.log`, ['open'], 'EIO');
+    await stage.restart();
+    expect((await toldBy(app!)).setAside).toMatchObject([{ phase: 'unreadable' }]);
+    expect(await readdir(directory)).toContain(stray);
+    useFileSystem();
+    if (status === 204)
+      await until(async () => !(await readdir(directory)).includes(stray), 'the bytes to be looked at');
+    const records = (): Promise<string[]> => readdir(join(data, 'uploads'));
+    if (status === 404) await until(async () => (await records()).includes(`${id}.damaged`), 'the record to be kept');
+    const head = { method: 'HEAD', target: upload.target, headers: versionLines(client.dialect) };
+    await until(async () => (await client.send(head)).status === status, 'its state to be told');
+    // What is damaged stays for people to look at.
+    expect((await readdir(directory)).includes(stray)).toBe(status !== 204);
+    await stage.close();
   });
 });
 

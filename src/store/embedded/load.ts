@@ -133,7 +133,7 @@ function pathOf({ directory }: RecordsDisk, id: string): string {
 async function load(id: string, { disk, ears, loaded }: LoadTask): Promise<void> {
   try {
     const entry = await readEntry(id, disk, ears);
-    if (entry === 'damaged') await setDamagedAside(id, { disk, ears, loaded });
+    if (entry === 'damaged') await setDamagedAside(id, disk, { log: ears.log, setAside: loaded.setAside });
     else if (entry) loaded.entries.set(id, entry);
   } catch (error) {
     const { message } = storageFault(error, 'a record cannot be read: its upload waits until it can');
@@ -146,10 +146,15 @@ export function invalid(record: UploadRecord): UploadRecord {
   return { ...record, upload: { ...record.upload, phase: 'invalid', lost: true } };
 }
 
-async function setDamagedAside(id: string, { disk, ears, loaded }: LoadTask): Promise<void> {
+/** Where the beginning of a record is no beginning: nobody can tell what its upload was. */
+export async function setDamagedAside(
+  id: string,
+  disk: RecordsDisk,
+  { log, setAside }: { readonly log: Log; readonly setAside: Map<string, SetAside> },
+): Promise<void> {
   const reason = 'a record has no readable beginning: its upload is unknown from now on; the file is kept as *.damaged';
-  report(id, ears.log, reason);
-  loaded.setAside.set(id, { id, state: 'damaged', reason, since: Date.now() });
+  report(id, log, reason);
+  setAside.set(id, { id, state: 'damaged', reason, since: Date.now() });
   await tried(() => rename(pathOf(disk, id), damagedPath(disk, id)));
 }
 

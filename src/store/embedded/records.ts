@@ -6,7 +6,15 @@ import type { Phase, Upload } from '../../model/upload.js';
 import { uploadTag } from '../../observe/log.js';
 import type { KeyedUpload, NewUpload, SetAside, Totals } from '../upload-store.js';
 import { readAnswer, removeAnswer, writeAnswer } from './answer-file.js';
-import { type Entry, invalid, type LoadedRecords, readEntry, type RecordEars, type RecordsDisk } from './load.js';
+import {
+  type Entry,
+  invalid,
+  type LoadedRecords,
+  readEntry,
+  type RecordEars,
+  type RecordsDisk,
+  setDamagedAside,
+} from './load.js';
 import { RecordFile } from './record-file.js';
 import { Serial } from './serial.js';
 import { changed, newRecord, type Change } from './upload-record.js';
@@ -240,12 +248,7 @@ export class Records {
     const { log } = this.rooms;
     try {
       const entry = await this.disk.gate.run(() => readEntry(id, this.disk, this.rooms));
-      if (entry === 'damaged') {
-        const reason = 'its record has no readable beginning';
-        this.asides.set(id, { id, state: 'damaged', reason, since: Date.now() });
-        log.error({ code: 'RECORD_DAMAGED', upload: uploadTag(id) }, `${reason}: its upload is unknown from now on`);
-        return;
-      }
+      if (entry === 'damaged') return await setDamagedAside(id, this.disk, { log, setAside: this.asides });
       this.asides.delete(id);
       if (entry) this.add(entry);
       log.info({ upload: uploadTag(id) }, entry ? 'a record can be read again' : 'a record is not there any more');
