@@ -21,7 +21,7 @@ async function open(script?: (exchange: RawExchange) => Promise<void>): Promise<
 
 /** An upload of ten bytes whose first five are here, and its origin has four or more of them. */
 async function half(): Promise<Upload> {
-  const id = 'upload-that-is-fed-eagerly';
+  const id = 'upload-that-is-fed-eagerly-00000';
   const upload = await room.store.create({ ...newUpload(id), length: 10 });
   const feed = room.delivery.follow(upload)!;
   const writer = await room.spool.create(id, 'chunk-1');

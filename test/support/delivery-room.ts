@@ -62,7 +62,7 @@ export class DeliveryRoom {
   /** An upload as the receiving side leaves it: every byte committed, phase `complete`. */
   async whole({ id, body = 'hello', cutAt = [], request }: WholeUpload = {}): Promise<Upload> {
     const bytes = Buffer.from(body);
-    const uploadId = id ?? `upload-${String(this.count++).padStart(20, '0')}`;
+    const uploadId = id ?? `upload-${String(this.count++).padStart(25, '0')}`;
     await this.store.create({ ...newUpload(uploadId), request: { ...REQUEST, ...request }, length: bytes.length });
     const token = await this.store.nextToken(uploadId);
     const cuts = [0, ...cutAt, bytes.length];
