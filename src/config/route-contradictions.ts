@@ -1,4 +1,4 @@
-import { clientFields } from '../model/client-fields.js';
+import { clientFields, fieldKey, namesOtherTarget } from '../model/client-fields.js';
 import type { Limits, Route } from '../model/route.js';
 import type { SettingPath } from './mistake.js';
 
@@ -18,6 +18,7 @@ export function routeContradictions(path: SettingPath, route: Route): Contradict
     ...eager(route),
     ...nobodyToAsk(route),
     ...boundByNothing(route),
+    ...fieldsOfNothing(route),
     ...noUploads(route),
   ];
   return all.map((found) => ({
@@ -93,6 +94,26 @@ function whyNotBound(name: string, route: Route): string | undefined {
   return isOfService
     ? `cannot name ${name}, which only the service of \`authorize.forward_auth\` says: use \`bind_to: principal\``
     : `cannot name ${name}: fields with "_" in their names are dropped unless \`headers.underscores\` is pass`;
+}
+
+/** A form's field is what the client's header says, or the service's; from some headers neither reaches us. */
+function fieldsOfNothing(route: Route): Contradiction[] {
+  const { framing } = route.delivery;
+  if (framing.kind !== 'multipart') return [];
+  const copied = (route.authorize.forwardAuth?.copyHeaders ?? []).map((name) => name.toLowerCase());
+  return framing.fieldsFromHeaders.flatMap(([field, name]) => {
+    if (copied.includes(name.toLowerCase()) || clientFields([[name, '']], route).length > 0) return [];
+    const path = ['delivery', 'framing', 'fields_from_headers', field];
+    return [{ path, problem: `cannot be taken from ${name}: ${whyNotSaid(name, route)}` }];
+  });
+}
+
+function whyNotSaid(name: string, route: Route): string {
+  if (clientFields([[name, '']], { ...route, passesUnderscores: true }).length > 0)
+    return 'fields with "_" in their names are dropped unless `headers.underscores` is pass';
+  if (namesOtherTarget(fieldKey(name)))
+    return 'fields that name another target are dropped unless `headers.original_url` is trust';
+  return 'clients cannot say it here; name it in `copy_headers` of `authorize.forward_auth`, whose service may';
 }
 
 function nobodyToAsk({ authorize, bindTo }: Route): Contradiction[] {

@@ -1,4 +1,4 @@
-import type { Route } from '../model/route.js';
+import { eagerTurns, type Route } from '../model/route.js';
 import type { Config } from './config.js';
 import type { SettingPath } from './mistake.js';
 import type { Contradiction } from './route-contradictions.js';
@@ -14,6 +14,7 @@ export function warnings(config: Config, settings: Settings): Contradiction[] {
     ...adminWarnings(settings.admin),
     ...secretFiles(settings).flatMap(({ path, file }) => exposedSecret(path, file)),
     ...routeWarnings(config, settings),
+    ...everyRoute(config, neverEager),
     ...repeatedByGateways([], defaultRoute),
     ...routes.flatMap(({ route, methods }, index) => repeatedByGateways(['routes', index], route, methods)),
   ];
@@ -25,6 +26,23 @@ function secretFiles({ store, cluster }: Settings): { path: SettingPath; file: s
     { path: ['store', 'sentinel', 'password_file'], file: store.sentinel?.password_file ?? null },
     { path: ['cluster', 'secret_file'], file: cluster?.secret_file ?? null },
   ];
+}
+
+/** What is found in a route, once where it stands: what routes inherit is said of the top. */
+function everyRoute(
+  { defaultRoute, routes }: Config,
+  find: (path: SettingPath, route: Route) => Contradiction[],
+): Contradiction[] {
+  const top = find([], defaultRoute);
+  return [...top, ...routes.flatMap(({ route }, index) => (top.length > 0 ? [] : find(['routes', index], route)))];
+}
+
+function neverEager(path: SettingPath, { delivery }: Route): Contradiction[] {
+  if (delivery.mode !== 'eager' || eagerTurns(delivery) > 0) return [];
+  const problem =
+    'is eager, and no delivery ever is: eager ones take half of `concurrency`, rounded down, which is none of ' +
+    `${delivery.concurrency}. Allow the origin 2 requests or more, or write spool`;
+  return [{ path: [...path, 'delivery', 'mode'], against: [...path, 'delivery', 'concurrency'], problem }];
 }
 
 /** RFC 9110 §9.2.2. */

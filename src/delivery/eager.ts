@@ -1,5 +1,5 @@
 import type { RelayedAnswer } from '../model/outcome.js';
-import type { Route } from '../model/route.js';
+import { eagerTurns, type Route } from '../model/route.js';
 import type { Attempt, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import { provesLife, tryOnce, type AttemptCall, type Tried } from './attempt.js';
@@ -34,7 +34,7 @@ const EAGER = { isUrgent: () => true, isEager: true } as const;
 /** Whether the route feeds its origin with uploads of this length, which may not be known. */
 export function isEager({ delivery, authorize }: Route, length: number | undefined): boolean {
   const { mode, eager, gate } = delivery;
-  if (mode !== 'eager' || gate || authorize.recheck) return false;
+  if (mode !== 'eager' || gate || authorize.recheck || eagerTurns(delivery) === 0) return false;
   return length === undefined ? eager.unknownLength === 'chunked' : length > 0;
 }
 

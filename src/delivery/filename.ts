@@ -32,9 +32,14 @@ function parametersOf(value: string): Map<string, string> {
   const withType = /^\s*[\w*-]+\s*=/.test(value) ? `;${value}` : value;
   for (const [, name, quoted, token] of withType.matchAll(pattern)) {
     const key = name!.toLowerCase();
-    if (!parameters.has(key)) parameters.set(key, quoted?.replace(/\\(.)/g, '$1') ?? token ?? '');
+    if (!parameters.has(key)) parameters.set(key, quoted === undefined ? (token ?? '') : unquoted(quoted));
   }
   return parameters;
+}
+
+/** Some clients on Windows send a path with its backslashes as they are; anywhere else a backslash stands before what it quotes. */
+function unquoted(text: string): string {
+  return /^[A-Za-z]:\\(?!\\)/.test(text) ? text : text.replace(/\\(.)/g, '$1');
 }
 
 /** RFC 8187 §3.2: charset'language'percent-encoded. Undefined when it is anything else. */

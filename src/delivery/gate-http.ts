@@ -30,8 +30,8 @@ export async function askService(
     headersTimeout: gate.timeoutMs,
     bodyTimeout: gate.timeoutMs,
   });
-  const body = await readBody(response.body);
   const { statusCode: status } = response;
+  const body = status === 204 ? withoutContent(response.body) : await readBody(response.body);
   const said = one(response.headers[VERDICT])?.trim().toLowerCase();
   if (status >= 200 && status < 300) {
     return said === 'quarantine' ? { kind: 'quarantined', problem: quarantined(body) } : { kind: 'allowed' };
@@ -52,6 +52,12 @@ function headersOf({ method, target, length, contentType, filename, client, via 
     ...(via === undefined ? {} : { Via: `1.1 ${via}` }),
     ...(filename === undefined ? {} : { 'X-Upload-Filename': encodeURIComponent(filename) }),
   };
+}
+
+/** RFC 9112 §6.3: a 204 ends with its head, whatever length that announces; undici would miss the content. */
+function withoutContent(body: Readable): Buffer {
+  body.on('error', () => undefined).destroy();
+  return Buffer.alloc(0);
 }
 
 async function readBody(body: AsyncIterable<Uint8Array>): Promise<Buffer> {

@@ -1,3 +1,4 @@
+import { tellsOfHops, withForwarding } from '../model/forwarding.js';
 import { fieldValue } from '../model/headers.js';
 import { saysFields, type Framing } from '../model/route.js';
 import type { StoredRequest, Upload } from '../model/upload.js';
@@ -36,7 +37,7 @@ export function envelopeOf(
     ...framing.fields.map(([name, value]) => textPart(boundary, name, Buffer.from(value, 'utf8'))),
     ...framing.fieldsFromHeaders.flatMap(([name, header]) => {
       // What the authorization service says stands in the place of what the client says.
-      const value = fieldValue(addedHeaders, header) ?? fieldValue(request.headers, header);
+      const value = fieldValue(addedHeaders, header) ?? valueAt(request, header);
       // Node reads header bytes as Latin-1: this gives the origin the bytes the client sent.
       return value === undefined ? [] : [textPart(boundary, name, Buffer.from(printable(value), 'latin1'))];
     }),
@@ -45,6 +46,11 @@ export function envelopeOf(
     before: Buffer.concat([...fields, fileHead(boundary, framing.field, request)]),
     after: Buffer.from(`\r\n--${boundary}--\r\n`, 'latin1'),
   };
+}
+
+/** Of the hops before us the form says what the origin's head says, and not what a client makes up. */
+function valueAt(request: StoredRequest, header: string): string | undefined {
+  return fieldValue(tellsOfHops(header) ? withForwarding(request.headers, request) : request.headers, header);
 }
 
 /** The same in every attempt, and known to nobody who could put it into a file: clients never see the key. */

@@ -1,3 +1,4 @@
+import { eagerTurns } from '../model/route.js';
 import { Breaker, type BreakerRules } from './breaker.js';
 
 export interface TurnRules {
@@ -59,7 +60,7 @@ export class OriginTurns {
    * and none as long as a whole upload waits for one. Slow clients would hold up all others.
    */
   isFreeForEager(rules: TurnRules): boolean {
-    return this.asked.size === 0 && this.activeEager < Math.floor(rules.concurrency / 2) && this.isFree(rules);
+    return this.asked.size === 0 && this.activeEager < eagerTurns(rules) && this.isFree(rules);
   }
 
   take(call: TurnCall): Promise<Turn> {

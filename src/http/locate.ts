@@ -1,6 +1,7 @@
+import { fieldKey } from '../model/client-fields.js';
 import type { RequestHead } from '../model/request-head.js';
 import { asksByPath, isProtected, protectionOf, type Route, type Routes } from '../model/route.js';
-import { canonicalTarget, mayLieBelow, otherReadings } from './request-target.js';
+import { canonicalTarget, mayClimbOut, mayLieBelow, otherReadings } from './request-target.js';
 
 /** Where a request goes. `head`: as it is matched, asked for, stored and sent from here on. */
 export type Located =
@@ -16,14 +17,17 @@ type Rules = Pick<Routes, 'find' | 'findIgnoringCase' | 'hasProtected'>;
  * route sends on the very path that was matched; elsewhere the target goes on as it came, if every reading of it leads to
  * routes that protect alike.
  */
-export function locate(head: RequestHead, routes: Rules, uploadsPath: string): Located {
-  const { method, path, flaw } = head;
-  if (path.startsWith(uploadsPath)) return { kind: 'upload', head };
+export function locate(received: RequestHead, routes: Rules, uploadsPath: string): Located {
+  const { method, path, flaw } = received;
+  if (path.startsWith(uploadsPath)) return { kind: 'upload', head: received };
+  const head = belowItsOrigin(received, routes.find(method, path));
+  if (!head) return refused(flaw ?? OTHERWISE);
   const readings = readingsOf(head);
   if (mayLieBelow(head, uploadsPath) && (readings()?.some((reading) => reading.startsWith(uploadsPath)) ?? true))
     return refused(flaw ?? OTHERWISE);
   const route = routes.find(method, path);
   if (!routes.hasProtected) return { kind: 'target', head, route };
+  if (isMeantElsewhere(head, route, routes)) return { kind: 'refused', detail: OTHER_METHOD };
   if (flaw !== undefined && asksByPath(route)) return refused(flaw);
   const sendings = sendingsOf(head, route);
   const sent = sendings.find((sending) => {
@@ -33,6 +37,29 @@ export function locate(head: RequestHead, routes: Rules, uploadsPath: string): L
   if (sent) return { kind: 'target', head: sent, route };
   return refused(flaw ?? otherwiseRead(head, readings(), route, routes)!);
 }
+
+/** The request as it stays below the path that its origin's URL has, if it has one; undefined when it may not. */
+function belowItsOrigin(head: RequestHead, { origin }: Route): RequestHead | undefined {
+  if (new URL(origin).pathname === '/' || !mayClimbOut(head)) return head;
+  const canonical = { ...head, target: canonicalTarget(head) };
+  return head.flaw === undefined && !mayClimbOut(canonical) ? canonical : undefined;
+}
+
+/** Fields by which applications let clients that know only GET and POST mean another method, in the form of `fieldKey`. */
+const METHOD_FIELD = /^x-(?:http-)?method(?:-override)?$/;
+
+/** An application that believes such a field does by one method what another route protects. */
+function isMeantElsewhere({ headers, path }: RequestHead, route: Route, routes: Rules): boolean {
+  const meant = headers.filter(([name]) => METHOD_FIELD.test(fieldKey(name))).flatMap(([, value]) => value.split(','));
+  return meant.some((method) => {
+    const other = routes.find(method.trim().toUpperCase(), path);
+    return isProtected(other) && protectionOf(other) !== protectionOf(route);
+  });
+}
+
+const OTHER_METHOD =
+  'X-HTTP-Method-Override asks for a method that is protected in another way than the method of this request. Send the ' +
+  'request by the method that it means.';
 
 /** The readings of a target, found out when they are first asked for. */
 function readingsOf(head: RequestHead): () => Readings {

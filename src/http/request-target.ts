@@ -161,6 +161,23 @@ export function mayLieBelow({ target }: Pick<Target, 'target'>, below: string): 
   return below.split('/').every((segment) => letters.includes(lettersOf(segment)));
 }
 
+/**
+ * Whether the target, by any reading of it, could climb above the root: at an origin whose URL has a path of its own, that
+ * leads out of it.
+ */
+export function mayClimbOut({ target }: Pick<Target, 'target'>): boolean {
+  const path = fullyUnescaped(pathOf(target))
+    .replace(/[\0-\x1f\x7f]/g, '')
+    .replaceAll('\\', '/');
+  let depth = 0;
+  return path.split('/').some((segment) => {
+    const name = segment.replace(/;.*/s, '').trim();
+    // An empty segment counts for nothing, because some servers merge slashes.
+    if (name !== '' && name !== '.') depth += name === '..' ? -1 : 1;
+    return depth < 0;
+  });
+}
+
 function lettersOf(path: string): string {
   let current = path;
   for (let round = 0; round < 5; round++) current = unescape(current).replace(/[\0-\x1f\x7f]/g, '');

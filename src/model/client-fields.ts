@@ -6,6 +6,13 @@ export interface FieldRules extends Partial<Pick<Route, 'passesUnderscores' | 't
   readonly authorize?: Pick<Authorize, 'forwardAuth'>;
 }
 
+/**
+ * Names by which proxies and authorization services tell applications who asks (Authelia, oauth2-proxy, Authentik and their
+ * like), in the form of `fieldKey`. Where such a service is asked it is the only one to say them, whether or not they are copied.
+ */
+const IDENTITY =
+  /^(?:remote-(?:user|name|email|groups?)|x-(?:auth-request|authentik|webauth)-.+|x-forwarded-(?:user|email|groups?|preferred-username|access-token))$/;
+
 /** The authorization service decides by these, so that it gets them even where its own answer replaces them at the origin. */
 const CREDENTIALS: ReadonlySet<string> = new Set(['authorization', 'cookie']);
 
@@ -27,16 +34,16 @@ export function withoutSpellings(headers: Headers, keys: ReadonlySet<string>): H
  * than the one that it asks for.
  */
 export function clientFields(headers: Headers, route: FieldRules): HeaderLine[] {
-  const reserved = reservedKeys(route);
+  const isReserved = reservedBy(route);
   return headers.filter(
-    ([name]) => mayPass(name, route) && (CREDENTIALS.has(name.toLowerCase()) || !reserved.has(fieldKey(name))),
+    ([name]) => mayPass(name, route) && (CREDENTIALS.has(name.toLowerCase()) || !isReserved(fieldKey(name))),
   );
 }
 
 /** The same for lines that go to the origin as they are: there the service replaces credentials too. */
 export function originFields(headers: Headers, route: FieldRules): HeaderLine[] {
-  const reserved = reservedKeys(route);
-  return headers.filter(([name]) => mayPass(name, route) && !reserved.has(fieldKey(name)));
+  const isReserved = reservedBy(route);
+  return headers.filter(([name]) => mayPass(name, route) && !isReserved(fieldKey(name)));
 }
 
 function mayPass(name: string, { passesUnderscores, trustsOtherTargets }: FieldRules): boolean {
@@ -57,10 +64,10 @@ export function namesOtherTarget(key: string): boolean {
   return OTHER_TARGET.test(key) || OTHER_METHOD.test(key);
 }
 
-function reservedKeys({ authorize }: FieldRules): ReadonlySet<string> {
+/** Tells which names, in the form of `fieldKey`, are the authorization service's to say. */
+function reservedBy({ authorize }: FieldRules): (key: string) => boolean {
   const forwardAuth = authorize?.forwardAuth;
-  if (!forwardAuth) return NONE;
-  return new Set([...forwardAuth.copyHeaders, forwardAuth.principalHeader].map(fieldKey));
+  if (!forwardAuth) return () => false;
+  const named = new Set([...forwardAuth.copyHeaders, forwardAuth.principalHeader].map(fieldKey));
+  return (key) => named.has(key) || IDENTITY.test(key);
 }
-
-const NONE: ReadonlySet<string> = new Set();

@@ -63,6 +63,11 @@ export function isSaidByProxies(key: string): boolean {
   return OF_PROXIES.test(key) || namesOtherTarget(key);
 }
 
+/** Whether a field is about the hops that a request has come by, so that not everybody's word counts. */
+export function tellsOfHops(name: string): boolean {
+  return OURS.has(fieldKey(name)) || isSaidByProxies(fieldKey(name));
+}
+
 /** `X-Script-Name`: the part of the path that a proxy took off; applications take it off once more. */
 const OF_PROXIES = /^x-(?:(?:forwarded|original|rewrite)-|real-ip$|script-name$)/;
 

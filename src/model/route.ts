@@ -138,6 +138,11 @@ export interface Route {
   readonly trustsOtherTargets?: boolean;
 }
 
+/** How many eager deliveries an origin has at a time: none where it takes one request only. */
+export function eagerTurns({ concurrency }: Pick<DeliveryRules, 'concurrency'>): number {
+  return Math.floor(concurrency / 2);
+}
+
 /** The origin's request is another one than the client's: passed on as it came, it would reach the wrong place or form. */
 export function reshapes({ framing, target, method }: DeliveryRules): boolean {
   return framing.kind !== 'raw' || target !== undefined || method !== undefined;

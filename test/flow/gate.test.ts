@@ -114,6 +114,9 @@ describe('a service', () => {
   test.each<[number, Record<string, string>, string, Partial<Verdict>]>([
     [200, {}, '', { kind: 'allowed' }],
     [204, {}, '', { kind: 'allowed' }],
+    // A length that no 204 has (RFC 9110 §8.6).
+    [204, { 'Content-Length': '5' }, '', { kind: 'allowed' }],
+    [204, { 'Content-Length': '5', 'X-Upload-Verdict': 'quarantine' }, '', { kind: 'quarantined' }],
     [200, { 'X-Upload-Verdict': 'Quarantine' }, 'macro', { kind: 'quarantined', problem: 'macro' }],
     [
       403,
@@ -126,7 +129,7 @@ describe('a service', () => {
     ],
   ])('that answers %i %j decides', async (status, headers, body, expected) => {
     await withService(status, headers, body, async (url, seen) => {
-      expect(await ask({ kind: 'http', url, timeoutMs: 5000 }, 'hello')).toEqual(expected);
+      expect(await ask({ kind: 'http', url, timeoutMs: 5000 }, 'hello')).toMatchObject(expected);
       expect(seen()).toMatchObject({
         body: 'hello',
         'content-length': '5',

@@ -17,6 +17,8 @@ routes:
     origin: ORIGIN
   - match: { path: /gated/** }
     delivery: { gate: { command: ["true"] } }
+  - match: { path: /single/** }
+    delivery: { mode: eager, concurrency: 1 }
   - match: { path: /spooled/** }
     plain_bodies: spool
   - match: { path: /never/** }
@@ -153,6 +155,11 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   const REFUSED = [
     ['a route that spools', '/files/', creationLines(DIALECT, { complete: true, length })],
     ['a gate', '/gated/', creationLines(DIALECT, { complete: true, length })],
+    [
+      'a route that is eager in name only, because its origin takes one request at a time',
+      '/single/',
+      creationLines(DIALECT, { complete: true, length }),
+    ],
     ['a route whose ordinary requests are spooled', '/spooled/', []],
     ['a part of more to come', '/files/', creationLines(DIALECT, { complete: false, length: 100 })],
   ] as const;

@@ -24,6 +24,19 @@ describe('names that the authorization service speaks by', () => {
     'Remote~User',
     'remote-groups',
     'Remote_Groups',
+    // Of other services: a client could name itself by what is not copied.
+    'Remote-Email',
+    'Remote-Name',
+    'X-Forwarded-User',
+    'X-Forwarded-Email',
+    'x_forwarded_groups',
+    'X-Forwarded-Preferred-Username',
+    'X-Forwarded-Access-Token',
+    'X-Auth-Request-User',
+    'x-auth-request-email',
+    'X_Auth_Request_Groups',
+    'X-Authentik-Username',
+    'X-WebAuth-User',
   ])('%s never comes from a client, with underscores allowed or not', (name) => {
     for (const passesUnderscores of [true, false]) {
       expect(passed(originFields, name, { authorize: { forwardAuth }, passesUnderscores })).toBe(false);
@@ -34,6 +47,7 @@ describe('names that the authorization service speaks by', () => {
   test('are anybody’s where no service is asked', () => {
     expect(passed(originFields, 'Remote-User', {})).toBe(true);
     expect(passed(originFields, 'Remote-User', { authorize: {} })).toBe(true);
+    expect(passed(originFields, 'X-Auth-Request-Email', {})).toBe(true);
   });
 
   test('let credentials through to the service that judges by them, but not to the origin', () => {
@@ -42,7 +56,14 @@ describe('names that the authorization service speaks by', () => {
   });
 
   test('leave other names alone', () => {
-    for (const name of ['Remote-Users', 'X-Remote-User', 'RemoteUser', 'Remote--User'])
+    for (const name of [
+      'Remote-Users',
+      'X-Remote-User',
+      'RemoteUser',
+      'Remote--User',
+      'X-Auth-Request',
+      'X-Forwarded-For',
+    ])
       expect(passed(originFields, name, { authorize: { forwardAuth } })).toBe(true);
   });
 });

@@ -55,6 +55,18 @@ describe('a value that is not allowed is told with what is', () => {
       '2:32: delivery.framing.fields: found {"a\\r\\nb":"c"}, allowed is a field name of up to 200 letters without quotes and line breaks before each colon',
     ],
     [
+      'delivery: { framing: { fields_from_headers: { a: X_Id } } }',
+      '2:50: delivery.framing.fields_from_headers.a: cannot be taken from X_Id: fields with "_" in their names are dropped unless `headers.underscores` is pass',
+    ],
+    [
+      'delivery: { framing: { fields_from_headers: { a: X-Original-URL } } }',
+      '2:50: delivery.framing.fields_from_headers.a: cannot be taken from X-Original-URL: fields that name another target are dropped unless `headers.original_url` is trust',
+    ],
+    [
+      'authorize: { forward_auth: http://a/b }\ndelivery: { framing: { fields_from_headers: { a: Remote-User } } }',
+      '3:50: delivery.framing.fields_from_headers.a: cannot be taken from Remote-User: clients cannot say it here; name it in `copy_headers` of `authorize.forward_auth`, whose service may',
+    ],
+    [
       'delivery: { framing: { fields_from_headers: { a: "X Y" } } }',
       '2:50: delivery.framing.fields_from_headers.a: found "X Y", allowed is the name of a header such as X-Request-Id',
     ],

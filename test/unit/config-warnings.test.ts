@@ -86,6 +86,22 @@ describe('a route', () => {
     for (const line of told) expect(line).toMatch(/^FILE:2:\d+: .*"r0".* before it takes? what it matches/);
   });
 
+  test.each([
+    ['delivery: { mode: eager, concurrency: 1 }', [/^FILE:2:19: delivery\.mode: is eager, and no delivery ever is: /]],
+    [
+      'delivery: { mode: eager, concurrency: 1 }\nroutes: [{ match: { path: /a } }, { match: { path: /b }, delivery: { mode: spool } }]',
+      [/: delivery\.mode: /],
+    ],
+    [
+      'delivery: { concurrency: 1 }\nroutes: [{ match: { path: /a }, delivery: { mode: eager } }]',
+      [/: routes\[0\]\.delivery\.mode: is eager/],
+    ],
+    ['delivery: { mode: eager, concurrency: 2 }', []],
+    ['delivery: { concurrency: 1 }', []],
+  ])('with %s is told that nothing is eager', (yaml, told) => {
+    expect(doubtsOf(yaml)).toEqual(told.map((form) => expect.stringMatching(form)));
+  });
+
   const ask = 'forward_auth: http://auth';
 
   test.each([

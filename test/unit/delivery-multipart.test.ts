@@ -117,6 +117,8 @@ test.each<[string, string | undefined]>([
   // Quoted pairs, octets beyond ASCII, odd places.
   ['attachment; filename="a\\"b.txt"', 'a"b.txt'],
   ['attachment; filename="f\\oo.html"', 'foo.html'],
+  ['attachment; filename="C:\\dir\\a.txt"', 'a.txt'],
+  ['attachment; filename="C:\\\\dir\\\\a.txt"', 'a.txt'],
   ['attachment; foo="; filename=evil.txt"; filename=plain.txt', 'plain.txt'],
   ['attachment; filename="a;b.txt"', 'a;b.txt'],
   ['attachment; FILENAME=plain.txt', 'plain.txt'],
@@ -230,6 +232,17 @@ test('what the authorization service says of a header replaces what the client s
   const said: HeaderLine[] = [['Authorization', 'Basic mine']];
   const { before } = envelopeOf({ ...upload(1, said), addedHeaders: [['authorization', 'Bearer service']] }, framing);
   expect(before.toString()).toContain('name="by"\r\n\r\nBearer service\r\n');
+});
+
+test('a field from what hops say is what the head of the request says, and not what a client makes up', () => {
+  const framing: Multipart = { ...form, fieldsFromHeaders: [['ip', 'X-Forwarded-For']] };
+  const made = upload(1, [['X-Forwarded-For', '198.51.100.9']]);
+  const of = (peerIsTrusted: boolean): string => {
+    const request = { ...made.request, peerAddress: '192.0.2.1', peerIsTrusted };
+    return envelopeOf({ ...made, request }, framing).before.toString();
+  };
+  expect(of(false)).toContain('name="ip"\r\n\r\n192.0.2.1\r\n');
+  expect(of(true)).toContain('name="ip"\r\n\r\n198.51.100.9, 192.0.2.1\r\n');
 });
 
 test('a type that merely resembles one is a file', async () => {

@@ -3,12 +3,13 @@ import { check } from '../../src/config/check.js';
 import { buildRoutes } from '../../src/config/routes.js';
 import { locate } from '../../src/http/locate.js';
 import { readTarget } from '../../src/http/request-target.js';
+import type { Headers } from '../../src/model/headers.js';
 import type { RequestHead } from '../../src/model/request-head.js';
 
 /** `400`, `upload`, or the name of the route and the target that goes on. */
-function located(settings: object, method: string, received: string): string {
+function located(settings: object, method: string, received: string, headers: Headers = []): string {
   const { config } = check({ origin: 'http://o', ...settings });
-  const head = { method, ...readTarget(method, received)! } as RequestHead;
+  const head = { method, headers, ...readTarget(method, received)! } as RequestHead;
   const result = locate(head, buildRoutes(config!), '/.uploads/');
   if (result.kind === 'refused') return '400';
   return result.kind === 'upload' ? 'upload' : `${result.route.name} ${result.head.target}`;
@@ -141,4 +142,78 @@ test('a route for GET holds for HEAD too', () => {
   const settings = { routes: [p({ authorize: ASKED }, { methods: ['GET'] })] };
   expect(located(settings, 'HEAD', '/p/x')).toBe('p /p/x');
   expect(located(settings, 'POST', '/p/x')).toBe('default /p/x');
+});
+
+describe('an origin whose URL has a path', () => {
+  test.each([
+    ['/x', '/x'],
+    ['/a/../x', '/a/../x'],
+    ['/a/b/../../x', '/a/b/../../x'],
+    ['/a//x', '/a//x'],
+    ['/a%2fx', '/a%2fx'],
+    ['/a/%2e%2e/x', '/a/%2e%2e/x'],
+    ['/a?/../../x', '/a?/../../x'],
+    ['/...', '/...'],
+    ['/..a/x', '/..a/x'],
+    ['/../x', '/x'],
+    ['/..', '/'],
+    ['/a/../../x?q=/../', '/x?q=/../'],
+    ['/./../x', '/x'],
+    ['/%2e%2e/x', '400'],
+    ['/%2E./x', '400'],
+    ['/..%2fx', '400'],
+    ['/..\\x', '400'],
+    ['/..%5cx', '400'],
+    ['/%252e%252e/x', '400'],
+    ['/a%2f..%2f..%2fx', '400'],
+    ['/..;a/x', '400'],
+    ['/a//../../x', '400'],
+    ['/..%00/x', '400'],
+    ['/..%20/x', '400'],
+    ['/%c0%ae%c0%ae/x', '400'],
+    ['/%ef%bc%8e%ef%bc%8e/x', '400'],
+  ])('is not left by %j, which goes on as %j, protected or not', (received, expected) => {
+    const settings = { origin: 'http://o/api' };
+    expect(located(settings, 'GET', received).replace(/^default /, '')).toBe(expected);
+    const beside = { ...settings, routes: [p()] };
+    const found = located(beside, 'GET', received).replace(/^default /, '');
+    // Beside a protected route more is refused, and nothing else goes on.
+    expect([expected, '400']).toContain(found);
+  });
+
+  test('of a route alone is not left either, and one without a path cannot be', () => {
+    const routes = [{ name: 'own', match: { path: '/own/**' }, origin: 'http://o/api' }];
+    expect(located({ routes }, 'GET', '/own/a%2f..%2f..%2f..%2fx')).toBe('400');
+    expect(located({ routes }, 'GET', '/%2e%2e/x')).toBe('default /%2e%2e/x');
+  });
+});
+
+describe('a field that asks for another method', () => {
+  const settings = { routes: [p({ authorize: ASKED }, { methods: ['DELETE'] })] };
+  test.each([
+    ['X-HTTP-Method-Override', 'DELETE', '400'],
+    ['x-http-method-override', ' delete ', '400'],
+    ['X-HTTP-Method', 'DELETE', '400'],
+    ['X-Method-Override', 'DELETE', '400'],
+    ['X_HTTP_METHOD_OVERRIDE', 'DELETE', '400'],
+    ['X-HTTP-Method-Override', 'PUT, DELETE', '400'],
+    ['X-HTTP-Method-Override', 'PUT', 'default /p/x'],
+    ['X-HTTP-Method-Override', '', 'default /p/x'],
+    ['X-Method', 'DELETE', '400'],
+    ['X-Other', 'DELETE', 'default /p/x'],
+  ])('%s: %s does not get around the route that protects it (%s)', (name, value, expected) => {
+    for (const method of ['POST', 'GET']) expect(located(settings, method, '/p/x', [[name, value]])).toBe(expected);
+    expect(located(settings, 'POST', '/open', [[name, value]])).toBe('default /open');
+    expect(located(settings, 'DELETE', '/p/x', [[name, value]])).toBe('p /p/x');
+  });
+
+  test.each([
+    ['a gate', { delivery: { gate: { http: 'http://g' } } }],
+    ['a size', { limits: { max_size: 1 } }],
+  ])('does not get around %s, and means nothing where every method is protected alike', (_what, more) => {
+    const field: Headers = [['X-HTTP-Method-Override', 'PUT']];
+    expect(located({ routes: [p(more, { methods: ['PUT'] })] }, 'POST', '/p/x', field)).toBe('400');
+    expect(located({ routes: [p(more, { methods: ['PUT', 'POST'] })] }, 'POST', '/p/x', field)).toBe('p /p/x');
+    expect(located({ routes: [p(more)] }, 'POST', '/p/x', field)).toBe('p /p/x');
+  });
 });
