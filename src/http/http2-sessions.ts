@@ -8,6 +8,7 @@ import {
 import type { Socket } from 'node:net';
 import { problemReply } from '../protocol/problem.js';
 import type { Exchange } from './exchange.js';
+import { endSlowHeads } from './head-time.js';
 import { sendReply } from './reply.js';
 import type { SlowReaders } from './slow-readers.js';
 import { tameSmallPieces } from './small-piece-pace.js';
@@ -17,7 +18,7 @@ export interface Http2Options {
   /** Bytes a client may send ahead. With Node's 64 KiB an upload over 50 ms of distance makes 1.2 MB/s. */
   readonly windows: { readonly stream: number; readonly session: number };
   readonly maxConcurrentStreams: number;
-  /** A connection whose first request has not come after this time is closed. */
+  /** A connection whose first request, or any later head, has not come after this time is closed. */
   readonly headersTimeoutMs: number;
   /** A connection without requests is closed after this time. */
   readonly keepAliveTimeoutMs: number;
@@ -90,6 +91,7 @@ export class Http2Sessions {
     session.setLocalWindowSize(this.options.windows.session);
     session.once('close', () => this.sessions.delete(session));
     this.closeWhenIdle(session);
+    endSlowHeads(session, this.options.headersTimeoutMs);
     const { accepting } = this;
     if (accepting) {
       endWhenDeaf(session, accepting, this.options.silenceMs ?? SILENCE_MS);

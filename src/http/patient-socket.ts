@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
+import { ReadGate } from './read-gate.js';
 
 /** How long a socket whose writes are refused may give no byte, in milliseconds. */
 const LONGEST_SILENCE_MS = 10_000;
@@ -61,10 +62,16 @@ class RefusedWrites {
     this.held.push(done);
     if (this.reason) return;
     this.reason = reason;
-    this.silence = setTimeout(() => this.fail(), this.longestSilenceMs);
+    this.silence = setTimeout(() => this.failUnlessHeld(), this.longestSilenceMs);
     this.socket.on('data', () => this.silence?.refresh());
     this.socket.once('end', () => process.nextTick(() => this.socket.destroy()));
     this.socket.once('close', () => this.close());
+  }
+
+  /** What nobody reads for now is no silence of the peer. */
+  private failUnlessHeld(): void {
+    if (ReadGate.sinceHeldMs(this.socket) < this.longestSilenceMs) this.silence?.refresh();
+    else this.fail();
   }
 
   private fail(): void {

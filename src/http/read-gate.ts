@@ -17,6 +17,7 @@ export class ReadGate {
   private holds = 0;
   /** Somebody wants to read as soon as nobody holds the connection any more. */
   private isWanted = false;
+  private releasedAt = -Infinity;
   private readonly handle: ReadingHandle | undefined;
   private readonly start: (() => number) | undefined;
 
@@ -44,6 +45,16 @@ export class ReadGate {
     return known;
   }
 
+  /**
+   * Milliseconds since this connection was last kept from being read, 0 while it is: silence in that time is ours, not its
+   * peer's.
+   */
+  static sinceHeldMs(socket: Socket): number {
+    const gate = GATES.get(socket);
+    if (!gate) return Infinity;
+    return gate.holds > 0 ? 0 : performance.now() - gate.releasedAt;
+  }
+
   /** To be called while something is read. Each call is undone by one of `release`. */
   hold(): void {
     const { handle } = this;
@@ -54,7 +65,9 @@ export class ReadGate {
   }
 
   release(): void {
-    if (--this.holds > 0 || !this.isWanted || this.socket.destroyed) return;
+    if (--this.holds > 0) return;
+    this.releasedAt = performance.now();
+    if (!this.isWanted || this.socket.destroyed) return;
     this.isWanted = false;
     this.start?.();
   }

@@ -1,6 +1,6 @@
 import { STATUS_CODES, type ClientRequest, type IncomingMessage, type InformationEvent } from 'node:http';
 import { Socket } from 'node:net';
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import { announcing, fieldValue, fromRawHeaders, passedOn, passedOnTrailers, type Headers } from '../model/headers.js';
 import { isIdempotent, type RequestHead } from '../model/request-head.js';
 import { problemReply } from '../protocol/problem.js';
@@ -20,7 +20,7 @@ import {
 import { framingOf, type Framing } from './origin-lines.js';
 import type { TakenBody } from './min-rate.js';
 import type { OutgoingRequest } from './origin-requests.js';
-import { tameSmallPieces } from './small-piece-pace.js';
+import { sinceHeldBackMs, tameSmallPieces } from './small-piece-pace.js';
 import { Stall, type Awaited, type StallLimits } from './stall.js';
 
 /** The connection ended, and nobody said why. */
@@ -335,12 +335,16 @@ export class RelayedExchange {
     return this.request?.writableEnded ?? false;
   }
 
-  /** A body that waits for 100 waits for the origin's; a client that is slow to read is nobody's fault. */
+  /**
+   * A body that waits for 100 waits for the origin's; a client that is slow to read is nobody's fault, and what we keep from
+   * being read is ours.
+   */
   private readonly awaited = (): Awaited | undefined => {
     const { request, answer, client } = this;
-    if (answer && !answer.readableEnded) return client.isBehind ? undefined : 'origin';
+    if (answer && !answer.readableEnded) return client.isBehind || isHeldBack(answer) ? undefined : 'origin';
     const isBlocked = (answer ? request!.socket?.writableNeedDrain : request!.writableNeedDrain) === true;
-    return request!.writableEnded || isBlocked || client.holdsBodyBack ? 'origin' : 'client';
+    if (request!.writableEnded || isBlocked || client.holdsBodyBack) return 'origin';
+    return isHeldBack(client.body) ? undefined : 'client';
   };
 
   /** Nobody wants the rest of the body any more; the client may need time to notice. */
@@ -357,6 +361,10 @@ export class RelayedExchange {
     this.client.body.unpipe(this.request);
     this.request.destroy();
   }
+}
+
+function isHeldBack(body: Readable): boolean {
+  return sinceHeldBackMs(body) === 0;
 }
 
 function problemOf({ status, detail }: ExchangeFailure): Reply {

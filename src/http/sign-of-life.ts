@@ -1,5 +1,6 @@
 import type { ServerHttp2Session } from 'node:http2';
 import type { Socket } from 'node:net';
+import { ReadGate } from './read-gate.js';
 
 /** A peer that has said nothing for this long is asked whether it is there, and has as long again to answer. */
 export const SILENCE_MS = 20_000;
@@ -47,7 +48,8 @@ class Peer {
 
   look(passedMs: number): void {
     const { bytesRead } = this.socket;
-    if (bytesRead !== this.heard) {
+    // A peer that we do not read from cannot be heard.
+    if (bytesRead !== this.heard || ReadGate.sinceHeldMs(this.socket) === 0) {
       this.begin(bytesRead);
       this.saidSomething = true;
       return;

@@ -1,3 +1,4 @@
+import { Http2ServerRequest } from 'node:http2';
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import { gatherSmallPieces } from '../streams/gather.js';
@@ -67,7 +68,17 @@ interface Held {
 
 const pace = new SmallPiecePace();
 
+/** The connections that bodies arrive on. */
+const SOCKETS = new WeakMap<Readable, Socket>();
+
 /** Makes a body that arrives on this connection cost no more in small pieces than in large ones. */
 export function tameSmallPieces(body: Readable, socket: Socket): void {
+  SOCKETS.set(body, socket);
   gatherSmallPieces(body, () => pace.count(socket));
+}
+
+/** Milliseconds since its connection was last kept from being read, 0 while it is; Infinity when it never was. */
+export function sinceHeldBackMs(body: Readable): number {
+  const socket = SOCKETS.get(body instanceof Http2ServerRequest ? body.stream : body);
+  return socket ? ReadGate.sinceHeldMs(socket) : Infinity;
 }

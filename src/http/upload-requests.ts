@@ -26,6 +26,7 @@ import { onPeerEnded } from './half-closed.js';
 import type { Interims } from './interim.js';
 import type { RequestRates } from './min-rate.js';
 import { PlainRequests } from './plain-requests.js';
+import { sinceHeldBackMs } from './small-piece-pace.js';
 
 export interface UploadRequestsOptions {
   readonly uploads: Uploads;
@@ -175,6 +176,7 @@ export class UploadRequests {
     return new Body(exchange.req, {
       declaredLength: intent.contentLength,
       idleMs: this.options.idleMs,
+      sinceHeldBackMs: () => sinceHeldBackMs(exchange.req),
       watch: (body) => this.options.requestRates?.watch(exchange, body) ?? NOTHING_TO_STOP,
       onWanted: () => interims.continue(),
       trailers: () => fromRawHeaders(exchange.req.rawTrailers),

@@ -11,6 +11,8 @@ export interface BodyOptions {
   readonly idleMs: number;
   /** Watches how fast the body comes from when it is wanted until it is over; gives the end of watching. */
   readonly watch?: (body: { isAwaited(): boolean; onSlow(): void }) => () => void;
+  /** Milliseconds since we last kept it from coming, 0 while we do: that is no silence of its client. Never when missing. */
+  readonly sinceHeldBackMs?: () => number;
   /** Called before the first byte is asked for: the moment for `100 (Continue)`. */
   readonly onWanted: () => void;
   /** HTTP/2 may emit 'end' for a stream that was reset: asked when the stream says it ended. */
@@ -85,7 +87,7 @@ export class Body {
     this.options.onWanted();
     this.idleTimer = setTimeout(() => this.onIdle(), this.options.idleMs);
     // While it is paused the disk is behind, not the client.
-    const isAwaited = (): boolean => !this.stream.isPaused();
+    const isAwaited = (): boolean => !this.stream.isPaused() && this.sinceHeldBackMs > 0;
     this.stopWatching = this.options.watch?.({ isAwaited, onSlow: () => this.endWith('slow') });
     this.stream.on('data', this.onData);
     this.stream.once('end', this.onEnd);
@@ -118,8 +120,12 @@ export class Body {
   private readonly onCut = (): void => this.endWith('client-left');
 
   private onIdle(): void {
-    if (this.stream.isPaused()) this.idleTimer?.refresh();
+    if (this.stream.isPaused() || this.sinceHeldBackMs < this.options.idleMs) this.idleTimer?.refresh();
     else this.endWith('idle');
+  }
+
+  private get sinceHeldBackMs(): number {
+    return this.options.sinceHeldBackMs?.() ?? Infinity;
   }
 
   private endWith(ending: Ending): void {

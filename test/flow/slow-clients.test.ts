@@ -10,7 +10,9 @@ import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
 import { closeDoors, ok, openDoor } from '../support/front-door.js';
 import { connectH2, type H2Client } from '../support/h2-client.js';
 import { connect, type RawClient } from '../support/raw-client.js';
+import { block, frame } from '../support/hostile-http2.js';
 import { until } from '../support/temporary.js';
+import { ConnectionClosed } from '../support/wire-reader.js';
 
 // Issue 9, §5: `limits.min_rate` and `limits.head_timeout`.
 afterEach(closeDoors);
@@ -199,6 +201,21 @@ const LONG_HEADERS = '\x00\x3e\x80\x01\x04\x00\x00\x00\x01';
 /** HEADERS that do not end the header section, then the head of a CONTINUATION frame. */
 const CONTINUED = '\x00\x00\x06\x01\x00\x00\x00\x00\x01\x82\x86\x84\x41\x01a\x00\x3e\x80\x09\x04\x00\x00\x00\x01';
 
+const [HEADERS, PING, ACK] = [1, 6, 1];
+
+/** Reads frame by frame, until the connection ends. */
+async function answerPings(client: RawClient): Promise<void> {
+  try {
+    for (;;) {
+      const head = await client.readRaw(9);
+      const payload = await client.readRaw(head.readUIntBE(0, 3));
+      if (head[3] === PING && head[4] !== ACK) await client.send(frame(PING, ACK, 0, payload.toString('latin1')));
+    }
+  } catch (error) {
+    if (!(error instanceof ConnectionClosed)) throw error;
+  }
+}
+
 // HTTP/1.1 is in front-door-refusals.test.ts.
 describe('a header section that drips over HTTP/2', () => {
   test.each([
@@ -214,6 +231,52 @@ describe('a header section that drips over HTTP/2', () => {
     await client.send(begin);
     await drip(() => void client.send(Buffer.from('\0')), client.ended());
     await until(() => door.connections === 0, 'the connection to be gone');
+  });
+
+  test.each([
+    ['HEADERS', LONG_HEADERS.slice(0, -1) + '\x03'],
+    ['CONTINUATION', '\x00\x00\x06\x01\x00\x00\x00\x00\x03\x82\x86\x84\x41\x01a\x00\x3e\x80\x09\x04\x00\x00\x00\x03'],
+  ])('in %s has no more time beside a request that is under way, or behind it', async (_name, later) => {
+    const waiting: Exchange[] = [];
+    const door = await openDoor((exchange) => void waiting.push(exchange), {
+      headersTimeoutMs: 300,
+      keepAliveTimeoutMs: 3_600_000,
+    });
+    const dripping = async (isAnswered: boolean): Promise<void> => {
+      const client = await connect(door.url);
+      client.socket.on('error', () => undefined);
+      client.socket.resume();
+      const before = waiting.length;
+      await client.send(`${PREFACE}\x00\x00\x06\x01\x05\x00\x00\x00\x01\x82\x86\x84\x41\x01a`);
+      await until(() => waiting.length > before, 'the request');
+      if (isAnswered) ok(waiting.at(-1)!);
+      await client.send(later);
+      await drip(() => void client.send(Buffer.from('\0')), client.ended());
+    };
+    await dripping(false);
+    await dripping(true);
+    await until(() => door.connections === 0, 'the connections to be gone');
+  });
+
+  test('that was refused ends nothing of a client that goes on', async () => {
+    const waiting: Exchange[] = [];
+    const door = await openDoor((exchange) => void waiting.push(exchange), { headersTimeoutMs: 100 });
+    const good = [':method', 'GET', ':scheme', 'http', ':path', '/', ':authority', 'a'];
+    const fields = [0, 2, 4, 6].map((at) => [good[at]!, good[at + 1]!] as const);
+    const client = await connect(door.url);
+    void answerPings(client);
+    await client.send(PREFACE + frame(HEADERS, 0x5, 1, block(fields)));
+    await until(() => waiting.length === 1, 'the request');
+    await client.send(frame(HEADERS, 0x5, 3, block([...fields, ['X-In-Capitals', 'x']])));
+    // As long as somebody needs to be given up for a head that does not come, twice over.
+    for (let count = 0; count < 2; count++) {
+      const slow = await connect(door.url);
+      slow.socket.on('error', () => undefined).resume();
+      await slow.send(PREFACE + LONG_HEADERS);
+      await slow.ended();
+    }
+    expect([client.socket.destroyed, waiting[0]!.req.destroyed]).toEqual([false, false]);
+    client.destroy();
   });
 
   test('behind a request that was answered has as long as the next request', async () => {
