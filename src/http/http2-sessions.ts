@@ -3,6 +3,7 @@ import {
   type Http2Server,
   type Http2ServerRequest,
   type Http2ServerResponse,
+  type ServerHttp2Stream,
   type ServerHttp2Session,
 } from 'node:http2';
 import type { Socket } from 'node:net';
@@ -95,7 +96,8 @@ export class Http2Sessions {
     const { accepting } = this;
     if (accepting) {
       endWhenDeaf(session, accepting, this.options.silenceMs ?? SILENCE_MS);
-      session.on('stream', (stream) => {
+      // Before anybody reads from it.
+      session.prependListener('stream', (stream: ServerHttp2Stream) => {
         tameSmallPieces(stream, accepting);
         this.slowReaders.watchStream(stream, accepting);
       });

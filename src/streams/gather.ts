@@ -34,6 +34,7 @@ class Gathering {
 
   begin(): void {
     const { stream } = this;
+    this.takeEarlier();
     const read = stream._read.bind(stream);
     const destroy = stream.destroy.bind(stream);
     stream.push = (piece: unknown, encoding?: BufferEncoding) => {
@@ -50,6 +51,16 @@ class Gathering {
       if (stream.readableFlowing && !stream.destroyed) this.flush();
       return destroy(error);
     };
+  }
+
+  /** What came before anybody could look: HTTP/2 tells of a stream after the whole of the read that brought its head. */
+  private takeEarlier(): void {
+    const { stream } = this;
+    const pieces = piecesIn(stream);
+    if (pieces < 2 || stream.readableFlowing !== null || stream.readableLength / pieces >= SMALL_BYTES) return;
+    for (let count = 0; count < pieces; count++) this.onSmallPiece();
+    const all = stream.read() as Buffer | null;
+    if (all) stream.unshift(all);
   }
 
   /** As `push`: false when no more should come for now. */
@@ -79,6 +90,12 @@ class Gathering {
     if (isFull) this.block = undefined;
     this.pushOn(isFull ? block.subarray(0, used) : Buffer.from(block.subarray(0, used)));
   }
+}
+
+/** Streams do not tell how many pieces they hold, only their bytes. */
+function piecesIn(stream: Readable): number {
+  const { _readableState: state } = stream as Readable & { readonly _readableState?: { buffer?: { length?: number } } };
+  return state?.buffer?.length ?? 0;
 }
 
 function noop(): void {

@@ -1,5 +1,8 @@
+import type { IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
 import { afterEach, expect, test } from '@jest/globals';
 import type { Exchange } from '../../src/http/exchange.js';
+import { ReadGate } from '../../src/http/read-gate.js';
 import { sendReply } from '../../src/http/reply.js';
 import { closeDoors, openDoor } from '../support/front-door.js';
 import { connect } from '../support/raw-client.js';
@@ -99,6 +102,29 @@ test('a connection with more requests than may wait ends, and none of them begin
   await client.closed;
   await until(() => door.connections === 0, 'the connection to be gone');
   expect(served.order).toEqual(['POST /slow in']);
+});
+
+test('once enough wait nothing more is read, so that as many as are sent behind them are all answered', async () => {
+  const served = new Served();
+  let socket: Socket | undefined;
+  const door = await openDoor((exchange) => {
+    socket = (exchange.req as IncomingMessage).socket;
+    served.serve(exchange);
+  });
+  const client = await connect(door.url);
+  const names = ['POST /slow', ...Array.from({ length: 2000 }, (_, at) => `GET /${at}`)];
+  await client.send(names.slice(0, 9).map(request).join(''));
+  await until(() => socket && ReadGate.sinceHeldMs(socket) === 0, 'reading to stop');
+  // One read brings no more of them than may wait.
+  const long = (name: string): string => request(name).replace('\r\n', `\r\nX-Filler: ${'x'.repeat(300)}\r\n`);
+  void client.send(names.slice(9).map(long).join(''));
+  const answering = served.all(names.length);
+  for (const name of names) {
+    expect((await client.readHead())?.status).toBe(200);
+    expect((await client.readRaw(name.length)).toString()).toBe(name);
+  }
+  await answering;
+  client.destroy();
 });
 
 test('of all connections together only so many wait, and those with few of them go on', async () => {

@@ -86,6 +86,29 @@ describe('a body', () => {
     expect(body.ending).toBe('idle');
   });
 
+  test('does not call a client idle whose connection we kept from being read, but once it is read again', async () => {
+    jest.useFakeTimers({ doNotFake: ['setImmediate', 'nextTick', 'queueMicrotask'] });
+    try {
+      let heldAgo = 0;
+      let watched = { isAwaited: (): boolean => true };
+      const watch = (body: typeof watched): (() => void) => ((watched = body), () => undefined);
+      const { body, stream } = bodyOf({ idleMs: 5000, sinceHeldBackMs: () => heldAgo, watch });
+      stream.write('a');
+      await body.next();
+      jest.advanceTimersByTime(60_000);
+      expect([body.ending, watched.isAwaited()]).toEqual([undefined, false]);
+      // Released a moment ago: it has its time from then on.
+      heldAgo = 100;
+      jest.advanceTimersByTime(5000);
+      expect([body.ending, watched.isAwaited()]).toEqual([undefined, true]);
+      heldAgo = 5100;
+      jest.advanceTimersByTime(5000);
+      expect(body.ending).toBe('idle');
+    } finally {
+      jest.useRealTimers();
+    }
+  });
+
   test('does not call a client idle that waits for us', async () => {
     jest.useFakeTimers({ doNotFake: ['setImmediate', 'nextTick', 'queueMicrotask'] });
     try {

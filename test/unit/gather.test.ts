@@ -73,3 +73,34 @@ test('a full stream says so, also while its bytes wait to be gathered', () => {
   const stream = gatherSmallPieces(new Readable({ read: () => undefined, highWaterMark: 4 }));
   expect([1, 2, 3, 4].map((at) => stream.push(byte(at)))).toEqual([true, true, true, false]);
 });
+
+test.each([
+  ['that goes on', false],
+  ['that is whole', true],
+])('what a stream %s has got before is made one piece, and told of', async (_, isWhole) => {
+  const stream = new Readable({ read: () => undefined });
+  for (let at = 0; at < 1000; at++) stream.push(byte(at));
+  if (isWhole) stream.push(null);
+  let told = 0;
+  gatherSmallPieces(stream, () => told++);
+  expect([told, stream.readableLength]).toEqual([1000, 1000]);
+  if (!isWhole) for (let at = 1000; at < 1500; at++) stream.push(byte(at));
+  if (!isWhole) stream.push(null);
+  const pieces = (await stream.toArray()) as Buffer[];
+  expect(pieces.length).toBeLessThanOrEqual(2);
+  expect(Buffer.concat(pieces)).toEqual(
+    Buffer.from(Array.from({ length: isWhole ? 1000 : 1500 }, (__, at) => at % 251)),
+  );
+});
+
+test('large pieces that came before are left as they are', async () => {
+  const stream = new Readable({ read: () => undefined });
+  for (let at = 0; at < 3; at++) stream.push(Buffer.alloc(10_000, at));
+  stream.push(null);
+  let told = 0;
+  gatherSmallPieces(stream, () => told++);
+  const sizes: number[] = [];
+  stream.on('data', ({ length }: Buffer) => sizes.push(length));
+  await new Promise((resolve) => stream.once('end', resolve));
+  expect([sizes, told]).toEqual([[10_000, 10_000, 10_000], 0]);
+});
