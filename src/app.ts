@@ -17,7 +17,7 @@ import { Trust } from './http/client-address.js';
 import { clientLimits, type ConnectionGate, NumberedConnections } from './http/connection-limits.js';
 import { Cors } from './http/cors.js';
 import { Discovery } from './http/discovery.js';
-import { Entry } from './http/entry.js';
+import { Entry, type EntryOptions } from './http/entry.js';
 import { RequestRates } from './http/min-rate.js';
 import { NoRelay } from './http/no-relay.js';
 import { PassThrough } from './http/pass-through.js';
@@ -27,6 +27,7 @@ import { type Listener, startListener } from './http/server.js';
 import { UploadPages } from './http/upload-pages.js';
 import { UploadRequests } from './http/upload-requests.js';
 import { viaName } from './model/forwarding.js';
+import type { UnknownEnd } from './model/upload.js';
 import type { Routes } from './model/route.js';
 import type { Log } from './observe/log.js';
 import { Metrics, type Figures } from './observe/metrics.js';
@@ -129,12 +130,23 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   });
   opened.push(() => passThrough.close());
   const uploads = buildUploads(config, { ...rooms, delivery });
-  const membership = await openCluster(config, { ...rooms, opened });
+  const clientKnows = (end: UnknownEnd): Promise<void> => delivery.clientKnows(end);
+  const membership = await openCluster(config, { ...rooms, opened, clientKnows });
   const relay = membership?.relay ?? new NoRelay(rooms);
   const trust = new Trust(config.trustedProxies);
   const access = new Access(log, via, toldToClients(config));
   opened.push(() => Promise.resolve(access.close()));
-  const entry = buildEntry(config, { ...rooms, access, delivery, passThrough, uploads, relay, requestRates, trust });
+  const entry = buildEntry(config, {
+    ...rooms,
+    access,
+    delivery,
+    passThrough,
+    uploads,
+    relay,
+    requestRates,
+    trust,
+    clientKnows,
+  });
   const listing = { list: storage.store.list.bind(storage.store), setAside: storage.setAside };
   operators.desk = { ...rooms, store: listing, uploads, delivery, nodes: storage.others?.nodes };
   operators.drain = buildDrain({
@@ -246,6 +258,7 @@ function buildEntry(
     readonly relay: Relay;
     readonly requestRates: RequestRates;
     readonly trust: Trust;
+    readonly clientKnows: EntryOptions['clientKnows'];
   },
 ): Entry {
   const { path: uploadsPath, rfc104 } = config.uploads;

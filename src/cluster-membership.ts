@@ -7,7 +7,7 @@ import { PeerFilesClient } from './cluster/peer-files-client.js';
 import type { ClusterConfig } from './config/cluster-config.js';
 import type { Entry } from './http/entry.js';
 import { startPeerListener } from './http/peer-listener.js';
-import { PeerRelay } from './http/peer-relay.js';
+import { PeerRelay, type PeerRelayOptions } from './http/peer-relay.js';
 import { PeerSignature } from './http/peer-signature.js';
 import type { Listener } from './http/server.js';
 import type { Log } from './observe/log.js';
@@ -30,6 +30,8 @@ export interface MembershipRooms {
   /** Milliseconds by a clock that nobody sets. */
   readonly monotonic: () => number;
   readonly opened: Closing[];
+  /** Notes that a client was told that the outcome of an attempt is unknown. */
+  readonly clientKnows: PeerRelayOptions['clientKnows'];
 }
 
 /** This node among those that have bytes of their own: how it asks the others, and how they ask it. */
@@ -43,13 +45,14 @@ export interface Membership {
 }
 
 export async function openMembership(config: ClusterConfig, rooms: MembershipRooms): Promise<Membership> {
-  const { node: self, others, log, clock, monotonic, opened } = rooms;
+  const { node: self, others, log, clock, monotonic, opened, clientKnows } = rooms;
   const { nodes } = others;
   const signature = new PeerSignature(config.secret, self, clock);
   const tls = config.tls && (await filesOf(config.tls));
   const trusting = { signature, ...(tls ? { tls } : {}), log };
   const { ownerTimeoutMs } = config;
-  const relay = new PeerRelay({ ...trusting, self, owners: new KnownOwners(nodes, monotonic), ownerTimeoutMs });
+  const owners = new KnownOwners(nodes, monotonic);
+  const relay = new PeerRelay({ ...trusting, self, owners, ownerTimeoutMs, clientKnows });
   opened.push(() => Promise.resolve(relay.close()));
   const mover = new Mover({ ...rooms, self, nodes, files: new PeerFilesClient(trusting) });
   opened.push(() => mover.stop());

@@ -1,8 +1,9 @@
 import { setMaxListeners } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { Route } from '../model/route.js';
-import type { Undelivered, Upload } from '../model/upload.js';
+import type { Undelivered, UnknownEnd, Upload } from '../model/upload.js';
 import type { InterimListener, Pending, RunResult } from './audience.js';
 import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
@@ -10,11 +11,12 @@ import { EagerAttempt, isEager, mayBeginEarly, type Feed } from './eager.js';
 import { keptAnswer } from './kept-answer.js';
 import { AllTurns } from './origin-turns.js';
 import { PatientStore } from './patient-store.js';
-import { retryAfterSeconds, secondsUntil } from './retry.js';
+import { mayAskAgain, retryAfterSeconds, secondsUntil } from './retry.js';
 import type { Rooms } from './rooms.js';
 import { Run, type RunRequest } from './run.js';
 import { settledWithin } from './settled.js';
-import { routeOf } from './terms.js';
+import { policyOf, routeOf } from './terms.js';
+import { ToldClients } from './told-clients.js';
 
 export interface DeliveryOptions extends Omit<
   Rooms,
@@ -76,9 +78,13 @@ const RETURN_MS = 3000;
 const ROUNDS_OF_ALL = 60;
 const LATEST_BELIEVED_MS = 1000;
 
+/** Longer than another node takes to note that a client has its response. */
+const NOTE_MS = 100;
+
 /** Spool → origin: each whole upload becomes one request, and its answer is kept for whoever asks. */
 export class Delivery {
   private readonly rooms: Rooms;
+  private readonly told: ToldClients;
   private readonly running = new Map<string, Run>();
   private readonly eagers = new Map<string, EagerAttempt>();
   private readonly drives = new Set<Promise<void>>();
@@ -103,6 +109,7 @@ export class Delivery {
     options.metrics.countQueuedDeliveries(() => turns.queued);
     const store = new PatientStore({ ...options, ...signals });
     this.rooms = { claimMs: 15_000, returnMs: 0, ...options, monotonic, store, turns, ...signals };
+    this.told = new ToldClients(this.rooms);
   }
 
   /**
@@ -111,9 +118,11 @@ export class Delivery {
    */
   async result(id: string, request: ResultRequest): Promise<DeliveryResult> {
     const { credentials = [], to, waitMs = Infinity, onInterim } = request;
-    const known = request.known && lasts(request.known) ? request.known : await this.asItIs(id, request);
+    await this.told.noted(id);
+    const seen = request.known && lasts(request.known) ? request.known : await this.asItIs(id, request);
+    const known = this.mayBeNoted(seen) ? await this.afterTheNote(id, request) : seen;
     if (!known) return { kind: 'gone' };
-    if (known.phase === 'answered') return this.settledResult(known);
+    if (known.phase === 'answered' || this.stays(known, credentials)) return this.settledResult(known);
     if (known.phase === 'receiving') throw new Error('an upload that is not whole cannot be delivered');
     const { delivery } = routeOf(known, this.rooms.routes);
     const patience = { ...delivery.retry, waitMs: Math.min(waitMs, delivery.waitMs) };
@@ -122,6 +131,16 @@ export class Delivery {
     running?.join(credentials);
     const run = running ?? this.begin(id, { by: 'client', credentials, known });
     return this.toDeliveryResult(id, await run.audience.outcome(to, patience, onInterim), to, until);
+  }
+
+  /**
+   * A client has the whole response that says that the outcome of this attempt is unknown: its next request may have the
+   * upload sent once more. Only to be called after that response was sent. Never fails.
+   */
+  clientKnows(end: UnknownEnd): Promise<void> {
+    const noting = this.told.note(end);
+    this.note(noting);
+    return noting;
   }
 
   /**
@@ -189,6 +208,25 @@ export class Delivery {
     await Promise.all(this.drives);
     clearTimeout(grace);
     await this.rooms.origin.close();
+  }
+
+  /** Trying has ended, and that a client asks changes nothing. */
+  private stays(known: Upload, credentials: Headers): boolean {
+    const { id, phase, undelivered: why } = known;
+    if (phase !== 'undelivered' || !why || this.running.has(id)) return false;
+    const asker = { by: 'client', hasCredentials: credentials.length > 0 } as const;
+    return !mayAskAgain(why, asker, policyOf(known, routeOf(known, this.rooms.routes)));
+  }
+
+  /** Another node may be about to note that this client was told: it comes with its next request right behind that. */
+  private mayBeNoted(seen: Upload | undefined): boolean {
+    const { undelivered } = seen ?? {};
+    return this.rooms.returnMs > 0 && undelivered?.reason === 'outcome-unknown' && !undelivered.clientKnows;
+  }
+
+  private async afterTheNote(id: string, request: ResultRequest): Promise<Upload | undefined> {
+    await sleep(NOTE_MS, undefined, { signal: request.to });
+    return this.asItIs(id, request);
   }
 
   /** Whoever waits for the origin waits for the store as well. */

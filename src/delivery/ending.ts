@@ -52,15 +52,10 @@ export class Ending {
     return postponed === 'stale' ? this.elsewhere() : pause;
   }
 
-  async giveUp(verdict: Undelivered): Promise<Next> {
+  async giveUp(why: Undelivered): Promise<Next> {
     const { store, worker } = this.rooms;
-    let why = verdict;
     await this.claim?.release();
-    const upload = await this.noted(() => {
-      const isTold = this.audience.isWaiting && verdict.reason === 'outcome-unknown';
-      why = isTold ? { ...verdict, clientKnows: true } : verdict;
-      return store.giveUp(this.id, worker, why);
-    });
+    const upload = await this.noted(() => store.giveUp(this.id, worker, why));
     if (upload === 'stale') return this.elsewhere();
     reportEnd(upload, 'undelivered', this.startedAt, this.rooms);
     return this.finish({ kind: 'undelivered', upload, why });

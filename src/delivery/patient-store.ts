@@ -31,6 +31,7 @@ type Steps = Omit<
   | 'list'
   | 'totals'
   | 'setAside'
+  | 'noteClientKnows'
   | 'close'
 >;
 

@@ -77,8 +77,8 @@ export function beforeAttempt(newest: Attempt | undefined, asked: boolean, polic
 
 /**
  * Whether trying that has ended may begin again. Not when the origin may have taken the upload and its client was never
- * told so, because the process died: it only wants the answer it lost, and would have its request sent twice unknowingly.
- * Not with the credentials that the origin has refused. The operator knows what he does.
+ * told so: it only wants the answer it lost, and would have its request sent twice unknowingly. Not with the credentials that
+ * the origin has refused. The operator knows what he does.
  */
 export function mayAskAgain(why: Undelivered, asker: Asker, policy: RetryPolicy): boolean {
   if (asker.by === 'operator') return true;

@@ -49,8 +49,8 @@ export class Run {
   private credentials: Headers;
   private eager: EagerAttempt | undefined;
   private reading: Promise<readonly Chunk[]> | undefined;
-  /** Somebody who may asked for what had ended to be tried again. */
-  private isAsked = false;
+  /** Somebody who may asked for what had ended after this attempt (0: before any) to be tried again. */
+  private askedAfter: number | undefined;
   /** `waived`: by the operator. */
   private gate: 'to-ask' | 'passed' | 'waived' = 'to-ask';
 
@@ -168,26 +168,33 @@ export class Run {
     const mayTry =
       known?.phase === 'complete' ||
       known?.phase === 'delivering' ||
-      (known?.phase === 'undelivered' && by !== 'nobody' && this.mayBeTold(known));
+      (known?.phase === 'undelivered' && by !== 'nobody' && this.mayTryAgain(known));
     if (!mayTry || known.node !== this.rooms.node) this.ending.elsewhere();
     else if (this.rooms.draining.aborted) this.ending.stopped(known);
     else return known;
     return undefined;
   }
 
-  /** Whether asking changes anything: it begins a new budget, or its client learns of an unknown outcome. */
-  private mayBeTold(known: Upload): boolean {
+  /** Whether asking begins a new budget. */
+  private mayTryAgain(known: Upload): boolean {
     const { by } = this.request;
     const why = known.undelivered;
     if (!why || by === 'nobody') return true;
     const asker = by === 'operator' ? { by } : { by, hasCredentials: this.credentials.length > 0 };
-    this.isAsked = mayAskAgain(why, asker, policyOf(known, routeOf(known, this.rooms.routes)));
-    return this.isAsked || why.reason === 'outcome-unknown';
+    const isAsked = mayAskAgain(why, asker, policyOf(known, routeOf(known, this.rooms.routes)));
+    this.askedAfter = isAsked ? newestNumber(known) : undefined;
+    return isAsked;
   }
 
   private startOf(upload: Upload): Start {
     const policy = policyOf(upload, routeOf(upload, this.rooms.routes));
-    return beforeAttempt(upload.attempts.at(-1), this.isAsked, policy);
+    return beforeAttempt(upload.attempts.at(-1), this.isAskedFor(upload), policy);
+  }
+
+  /** A client that asked after one attempt knows nothing of a newer one, which another worker made meanwhile. */
+  private isAskedFor(upload: Upload): boolean {
+    if (this.askedAfter === undefined) return false;
+    return this.request.by === 'operator' || this.askedAfter === newestNumber(upload);
   }
 
   private takeTurn(upload: Upload): Promise<Turn> {
@@ -230,7 +237,7 @@ export class Run {
     if (start.kind === 'give-up') return this.ending.giveUp(start.why);
     // It may be sent after all: with a turn.
     if (turn === NO_TURN) return this.ending.postpone({ until: monotonic(), why: LEFT_ALONE });
-    this.isAsked = false;
+    this.askedAfter = undefined;
     const shut = await this.passGate(upload, route, signal);
     if (shut) return shut;
     const { number, budgetFrom, budgetSince } = start;
@@ -344,6 +351,10 @@ export class Run {
       tape?.whenLong(() => audience.show({ kind: 'tape', upload, tape }));
     };
   }
+}
+
+function newestNumber({ attempts }: Upload): number {
+  return attempts.at(-1)?.number ?? 0;
 }
 
 function notSent(attempt: Attempt): Attempt {

@@ -5,7 +5,7 @@ import { hasPassed } from '../model/forwarding.js';
 import type { Refusal } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route, Routes } from '../model/route.js';
-import { idempotencyKeyOf, type Upload } from '../model/upload.js';
+import { idempotencyKeyOf, type UnknownEnd, type Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import { type LoggedUpload, logRequest } from '../observe/log-lines.js';
 import type { Metrics, RequestKind } from '../observe/metrics.js';
@@ -21,7 +21,7 @@ import { type Exchange, destroyExchange, hasLeft } from './exchange.js';
 import { type InterimOptions, Interims } from './interim.js';
 import { locate } from './locate.js';
 import type { PassThrough } from './pass-through.js';
-import { readPeerHead } from './peer-head.js';
+import { readPeerHead, withUnknownEnd } from './peer-head.js';
 import type { ClientFacts } from './peer-signature.js';
 import type { Found, Places } from './places.js';
 import { answerEarly, sendReply } from './reply.js';
@@ -48,6 +48,8 @@ export interface EntryOptions {
   readonly interimMode: InterimOptions['mode'];
   /** 104 also for requests without a version: not before the RFC. */
   readonly finalInterim: boolean;
+  /** Told after a client was sent the whole response that says so. Never fails. */
+  readonly clientKnows: (end: UnknownEnd) => Promise<void>;
   readonly metrics: Metrics;
   readonly log: Log;
   /** Milliseconds by a clock that nobody sets. */
@@ -72,6 +74,8 @@ interface Received {
   readonly exchange: Exchange;
   readonly noted: Noted;
   readonly isRelayed: boolean;
+  /** What the reply tells of an attempt. */
+  unknown?: UnknownEnd;
 }
 
 type Resumable = Extract<Detected, { kind: 'resumable' }>;
@@ -209,10 +213,11 @@ export class Entry {
   }
 
   private askedOf(
-    { exchange, noted }: Received,
+    received: Received,
     { head, route, announced, upload }: Found,
     { protocol, request }: Resumable,
   ): UploadRequest {
+    const { exchange, noted } = received;
     const { interimMode, monotonic } = this.options;
     const interims = new Interims(exchange, head, { mode: interimMode, monotonic });
     let isBegun = false;
@@ -222,10 +227,12 @@ export class Entry {
       isBegun = true;
       noted.after = seen;
     };
-    return { exchange, head, route, announced, protocol, request, upload, interims, onUpload };
+    const onUnknown = (end: UnknownEnd): void => void (received.unknown = end);
+    return { exchange, head, route, announced, protocol, request, upload, interims, onUpload, onUnknown };
   }
 
-  private async serveUpload(asked: UploadRequest, found: Found, { noted, isRelayed }: Received): Promise<void> {
+  private async serveUpload(asked: UploadRequest, found: Found, received: Received): Promise<void> {
+    const { noted, isRelayed } = received;
     const { exchange, head, request } = asked;
     noted.kind = isRefusal(request) ? 'other' : asked.protocol === plain ? 'spooled' : request.kind;
     const reply = await this.replyTo(asked, found, isRelayed);
@@ -236,7 +243,13 @@ export class Entry {
       noted.interrupted = reply.why;
       if (reply.why === 'taken-over') this.options.metrics.takeover();
       destroyExchange(exchange);
-    } else await answerEarly(exchange, this.options.cors.apply(reply, head));
+    } else await this.answer(received, this.options.cors.apply(reply, head));
+  }
+
+  /** A response that never reached its client has told it nothing; one that another node passes on is for that node to note. */
+  private async answer({ exchange, isRelayed, unknown }: Received, reply: Reply): Promise<void> {
+    const sent = await answerEarly(exchange, isRelayed ? withUnknownEnd(reply, unknown) : reply);
+    if (sent === 'whole' && unknown && !isRelayed) void this.options.clientKnows(unknown);
   }
 
   private async replyTo(asked: UploadRequest, found: Found, isRelayed: boolean): Promise<Reply | Answered> {

@@ -1,5 +1,6 @@
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
+import type { UnknownEnd } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import { problemReply } from '../protocol/problem.js';
 import { clientOf } from './client-of.js';
@@ -8,7 +9,7 @@ import type { ExchangeFailure } from './exchange-failure.js';
 import { onPeerEnded } from './half-closed.js';
 import type { OriginTls } from './origin-agents.js';
 import { OriginRequests, type OutgoingRequest } from './origin-requests.js';
-import { factsOf, linesForOwner } from './peer-head.js';
+import { factsOf, linesForOwner, takeUnknownEnd } from './peer-head.js';
 import { PEER_FIELD, type PeerSignature } from './peer-signature.js';
 import type { Relay, RelayTask } from './relay.js';
 import { RelayedExchange } from './relayed-exchange.js';
@@ -29,6 +30,8 @@ export interface PeerRelayOptions {
   readonly tls?: OriginTls;
   /** An owner that cannot be reached and has been silent for this long will not come back. */
   readonly ownerTimeoutMs: number;
+  /** Told after a client was sent the whole answer in which its owner says so. Never fails. */
+  readonly clientKnows: (end: UnknownEnd) => Promise<void>;
   readonly connectTimeoutMs?: number;
   /** How often it is looked whether an owner that does not answer is still heard of. */
   readonly lookEveryMs?: number;
@@ -50,6 +53,7 @@ const UNREACHABLE = 'The bytes of this upload cannot be reached right now. What 
 export class PeerRelay implements Relay {
   private readonly requests: OriginRequests;
   private readonly underWay = new Set<RelayedExchange>();
+  private readonly noting = new Set<Promise<void>>();
 
   constructor(private readonly options: PeerRelayOptions) {
     this.requests = new OriginRequests(options.tls);
@@ -66,6 +70,8 @@ export class PeerRelay implements Relay {
 
   async relay(task: RelayTask): Promise<void> {
     const { exchange, head, node, refuse } = task;
+    // The next request of a client that was just told counts on it.
+    if (this.noting.size > 0) await Promise.all(this.noting);
     const owner = await this.options.owners.find(node);
     if (owner) return this.run(new Way(this.requests, this.options.connectTimeoutMs), owner, task);
     const reply = refuse({ reason: 'unknown-upload' });
@@ -95,14 +101,28 @@ export class PeerRelay implements Relay {
     const silence = new Silence(owner.silentMs);
     // The owner hears that the client may have left by the end of our connection alone.
     const stopListening = onPeerEnded(exchange, (connection) => connection.end());
+    const client = clientOf(exchange);
+    let unknown: UnknownEnd | undefined;
+    void client.over.then(() => {
+      if (unknown && !client.isGone) this.note(unknown);
+    });
     const relayed = new RelayedExchange({
       head,
-      client: clientOf(exchange),
+      client,
       outgoing: { origin: owner.url, method, target, headers: linesForOwner(head) },
       open: (outgoing) => way.open(signed(outgoing)),
       // Both are for the owner to judge: it knows how long an origin may take.
       stallLimits: { origin: undefined, client: undefined },
-      onFailure: (failure) => this.note(failure, task),
+      forClient: (headers, kind) => {
+        const taken = takeUnknownEnd(headers);
+        if (kind === 'final') unknown = taken.end;
+        return taken.headers;
+      },
+      onFailure: (failure) => {
+        // The client gets something else than the owner's answer.
+        unknown = undefined;
+        this.report(failure, task);
+      },
       objection: (answer) => way.objection(answer),
       instead: ({ code, status, detail }) => {
         if (code === 'CODING') return problemReply({ status, detail });
@@ -136,7 +156,12 @@ export class PeerRelay implements Relay {
     }
   }
 
-  private note({ code, cause }: ExchangeFailure, { node, head }: RelayTask): void {
+  private note(end: UnknownEnd): void {
+    const noting = this.options.clientKnows(end).finally(() => this.noting.delete(noting));
+    this.noting.add(noting);
+  }
+
+  private report({ code, cause }: ExchangeFailure, { node, head }: RelayTask): void {
     const problem = cause instanceof Error ? cause.message : undefined;
     const { method } = head;
     this.options.log.warn({ node, method, code, problem }, 'a request did not get through to the node of its upload');

@@ -10,7 +10,7 @@ import type { AppendIntent, CreateIntent, Intent } from '../model/intent.js';
 import type { Elsewhere, Interrupted, News, OriginInterim, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import { calledUrl, type RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
-import type { StoredRequest, Upload } from '../model/upload.js';
+import { newestUnknownEnd, type StoredRequest, type UnknownEnd, type Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { readBoolean, valueOf } from '../protocol/fields.js';
@@ -64,6 +64,8 @@ export interface UploadRequest {
   readonly interims: Interims;
   /** Told of the upload that a creation has made or found, and of any whenever its offset has moved. */
   readonly onUpload: (upload: Upload) => void;
+  /** Told when the reply says that nobody knows what came of an attempt. */
+  readonly onUnknown: (end: UnknownEnd) => void;
 }
 
 /** Between the wire and the uploads: what a request means goes in, how its outcome looks comes out. */
@@ -79,6 +81,13 @@ export class UploadRequests {
     const found = await this.outcomeOf(asked);
     if (found.kind === 'elsewhere') return found;
     const outcome = this.forClient(found, asked);
+    const reply = await this.replyTo(outcome, asked);
+    const end = outcome.kind === 'undelivered' ? newestUnknownEnd(outcome.upload) : undefined;
+    if (end) asked.onUnknown(end);
+    return reply;
+  }
+
+  private async replyTo(outcome: Outcome | Interrupted, asked: UploadRequest): Promise<Reply | Interrupted> {
     if (asked.protocol === plain) return this.plainRequests.replyTo(outcome, this.contextOf(asked));
     return outcome.kind === 'interrupted' ? outcome : asked.protocol.render(outcome, this.contextOf(asked));
   }

@@ -140,10 +140,22 @@ export interface Undelivered {
   readonly problem: string;
   /** For `outcome-unknown`: the origin did answer, but its answer could not be taken. */
   readonly invalidAnswer?: true;
-  /** For `outcome-unknown`: a client was told so, and when it asks again, it knows what it asks for. */
+  /** For `outcome-unknown`: a client was sent a response that says so, and when it asks again, it knows what it asks for. */
   readonly clientKnows?: true;
   /** For `unauthorized`: what the origin said, for a client that comes without other credentials. Its body is in the spool. */
   readonly answer?: Answer;
+}
+
+/** Trying ended after this attempt, and nobody knows what came of it. */
+export interface UnknownEnd {
+  readonly id: string;
+  readonly attempt: number;
+}
+
+/** The attempt of which nobody knows what came, and after which trying ended; undefined where that is not so. */
+export function newestUnknownEnd({ id, attempts, undelivered }: Upload): UnknownEnd | undefined {
+  const newest = attempts.at(-1);
+  return newest && undelivered?.reason === 'outcome-unknown' ? { id, attempt: newest.number } : undefined;
 }
 
 /** The origin said yes: only then is the last byte acknowledged and the upload shown as complete. */

@@ -145,6 +145,11 @@ export interface UploadStore {
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'>;
   /** delivering → undelivered. */
   giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'>;
+  /**
+   * Within `undelivered`: notes that a client was told so. Whoever has told it may say so, after the response was sent.
+   * `stale`: `attempt` is not the newest one any more, or it is undelivered for another reason than `why`.
+   */
+  noteClientKnows(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'>;
   /** The body of an answer that is kept in the record. */
   answerBody(id: string): Promise<Uint8Array | undefined>;
   /**

@@ -32,6 +32,7 @@ const verbs: Record<string, Verb> = {
     store.recordAnswer(id, 'a', { answer: answer(4), body, expiresAt: later }, ended),
   'a postponement': (store, id) => store.postpone(id, 'a', later),
   'giving up': (store, id) => store.giveUp(id, 'a', why),
+  'the note that a client knows': (store, id) => store.noteClientKnows(id, 1, why),
 };
 
 const claim: Verb = async (store, id) => (await store.claimDelivery(id, 'a', later)) ?? 'none';
@@ -46,6 +47,7 @@ const before: Partial<Record<string, readonly Verb[]>> = {
   'an answer and the end of its attempt': [...claimed, verbs['the begin of an attempt']!],
   'a postponement': claimed,
   'giving up': claimed,
+  'the note that a client knows': [...claimed, verbs['the begin of an attempt']!, verbs['giving up']!],
 };
 
 /** The part of the store's contract for those who did not hear what came of a step. */

@@ -70,6 +70,36 @@ test('a worker that waits for another learns that it gave up', async () => {
   ]);
 });
 
+test('a worker that was asked to send an unknown one again does not, when another has done so meanwhile', async () => {
+  origin.setScript((exchange) => exchange.reset());
+  let deliveries = 0;
+  let secondIsOver = (): void => undefined;
+  const second = new Promise<void>((resolve) => (secondIsOver = resolve));
+  // The claim of the other worker comes when all is over for the first.
+  const late = (store: UploadStore): UploadStore =>
+    new Proxy(store, {
+      get: (target, name) => {
+        const value = Reflect.get(target, name) as unknown;
+        if (typeof value !== 'function') return value;
+        return async (...given: unknown[]): Promise<unknown> => {
+          if (name === 'claimDelivery') await second;
+          return Reflect.apply(value, target, given) as unknown;
+        };
+      },
+    });
+  await open({ storeSeenAs: (store) => (++deliveries === 2 ? late(store) : store) });
+  const other = room.anotherWorker();
+  others.push(other);
+  const upload = await room.whole();
+  await room.result(upload.id);
+  const asked = other.result(upload.id, { to: neverAborted() });
+  await room.delivery.result(upload.id, { to: neverAborted() });
+  expect(origin.exchanges).toHaveLength(2);
+  secondIsOver();
+  expect(await asked).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+  expect(origin.exchanges).toHaveLength(2);
+});
+
 test('a claim is renewed while the origin works, so that nobody else takes the delivery', async () => {
   const release = origin.holdAnswers();
   // The other looks often enough to take what has run out, and not so often that a stall of this process looks like that.

@@ -1,5 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { fieldValue, withoutFields } from '../../src/model/headers.js';
+import type { UnknownEnd } from '../../src/model/upload.js';
 import { PeerSignature } from '../../src/http/peer-signature.js';
 import { connectH2 } from '../support/h2-client.js';
 import { openRequest, TRANSPORTS } from '../support/open-request.js';
@@ -224,6 +225,47 @@ describe('bytes that nobody takes', () => {
 
 describe('who leaves', () => {
   const silent = (): void => undefined;
+
+  const UNKNOWN = ['RUFH-Unknown-End', `3 ${ID}`] as const;
+
+  test.each(TRANSPORTS)(
+    'over %s: what the client was told is noted when it has all of it, and no earlier',
+    async (by) => {
+      const noted: UnknownEnd[] = [];
+      const clientKnows = (end: UnknownEnd): Promise<void> => {
+        noted.push(end);
+        return Promise.resolve();
+      };
+      let goOn = (): void => undefined;
+      const held = new Promise<void>((resolve) => (goOn = resolve));
+      const script = async (exchange: RawExchange): Promise<void> => {
+        await exchange.readBody();
+        const isPartly = exchange.header('X-Partly') !== undefined;
+        if (!isPartly) return exchange.respond({ status: 503, headers: [UNKNOWN], body: 'unknown' });
+        await exchange.write(`HTTP/1.1 503 No\r\n${UNKNOWN.join(': ')}\r\nContent-Length: 7\r\n\r\nunk`);
+        await held;
+        exchange.reset();
+      };
+      await onPeerFront({ script, clientKnows }, async ({ url, running }) => {
+        const partly = await openRequest(by, url, { method: 'PATCH', target: TARGET, headers: [['X-Partly', '1']] });
+        await partly.end();
+        await until(() => running() === 1, 'its exchange');
+        partly.leave('reset');
+        goOn();
+        await until(() => running() === 0, 'the end of the exchange');
+        expect(noted).toEqual([]);
+        await partly.close();
+        const request = await openRequest(by, url, { method: 'PATCH', target: TARGET });
+        await request.end();
+        const { status, headerLines, body } = await request.readFinal();
+        expect([status, body.toString()]).toEqual([503, 'unknown']);
+        expect(fieldValue(headerLines, UNKNOWN[0])).toBeUndefined();
+        await until(() => noted.length > 0, 'the note');
+        expect(noted).toEqual([{ id: ID, attempt: 3 }]);
+        await request.close();
+      });
+    },
+  );
 
   test.each(TRANSPORTS)('over %s: when the client goes, its request to the owner ends at once', async (by) => {
     await onPeerFront({ script: silent }, async ({ url, owner, running }) => {

@@ -187,6 +187,31 @@ describe.each(TRANSPORTS)('over %s, an upload whose bytes another node has', (tr
     }
   });
 
+  test('is sent once more when its client was told, by way of another node, that the outcome is unknown', async () => {
+    const flow = await new Flow(transport).place();
+    const asked = () => stage.origin.requests.filter(({ target }) => target === flow.target).length;
+    stage.origin.answerWith(() => (asked() > 1 ? { status: 201, body: 'made' } : { hangUp: true }));
+    try {
+      const said: [number, number][] = [];
+      for (const offset of [0, length, length]) {
+        const request = await flow.append(offset);
+        if (offset === 0) await request.send(BYTES);
+        await request.end();
+        const answer = await request.readFinal();
+        expect(answer.header('RUFH-Unknown-End')).toBeUndefined();
+        said.push([answer.status, asked()]);
+        await request.close();
+      }
+      expect(said).toEqual([
+        [503, 1],
+        [201, 2],
+        [201, 2],
+      ]);
+    } finally {
+      stage.origin.answerWith({});
+    }
+  });
+
   test('is refused as it would be by its own node', async () => {
     const flow = await new Flow(transport).place();
     const request = await flow.append(7);

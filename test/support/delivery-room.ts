@@ -3,7 +3,7 @@ import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
 import type { Headers } from '../../src/model/headers.js';
 import type { RelayedAnswer } from '../../src/model/outcome.js';
 import type { DeliveryRules, Route, Routes } from '../../src/model/route.js';
-import type { StoredRequest, Upload } from '../../src/model/upload.js';
+import { newestUnknownEnd, type StoredRequest, type Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
@@ -73,11 +73,15 @@ export class DeliveryRoom {
     return (await this.store.commit(uploadId, { token, complete, expiresAt: inAnHour() })) as Upload;
   }
 
+  /** What a client gets that hears all of it. */
   async result(
     id: string,
     { credentials, to = neverAborted() }: { credentials?: Headers; to?: AbortSignal } = {},
   ): Promise<DeliveryResult> {
-    return this.delivery.result(id, { credentials, to });
+    const result = await this.delivery.result(id, { credentials, to });
+    const end = result.kind === 'undelivered' ? newestUnknownEnd(result.upload) : undefined;
+    if (end) await this.delivery.clientKnows(end);
+    return result;
   }
 
   /** The result, which has to be an answer. */

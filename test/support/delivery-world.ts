@@ -3,6 +3,7 @@ import { Unanswered, type Origin, type OriginAnswer, type OriginRequest } from '
 import type { DeliveryResult } from '../../src/delivery/delivery.js';
 import { Fault } from '../../src/model/fault.js';
 import type { Guarantee } from '../../src/model/route.js';
+import { newestUnknownEnd } from '../../src/model/upload.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { bodyOf, DeliveryRoom } from './delivery-room.js';
 import { until } from './temporary.js';
@@ -30,7 +31,15 @@ export interface WorldPlan {
   readonly acts: readonly OriginAct[];
 }
 
-const VERBS = new Set(['claimDelivery', 'beginAttempt', 'endAttempt', 'recordAnswer', 'postpone', 'giveUp']);
+const VERBS = new Set([
+  'claimDelivery',
+  'beginAttempt',
+  'endAttempt',
+  'recordAnswer',
+  'postpone',
+  'giveUp',
+  'noteClientKnows',
+]);
 
 /** Each start makes another: steps of a process that has died go on asking their own, and come to nothing. */
 interface Process {
@@ -51,6 +60,8 @@ export class DeliveryWorld implements Origin {
   private process: Process = { alive: true };
   private room: DeliveryRoom | undefined;
   private id = '';
+  /** The newest attempt of which its client was told that the outcome is unknown. */
+  private heardOf: number | undefined;
 
   private constructor(plan: WorldPlan) {
     this.edges = [...plan.edges];
@@ -88,16 +99,22 @@ export class DeliveryWorld implements Origin {
   /** A client asks, and says what it got; undefined when it left or lost its connection. */
   async ask(leaves = false): Promise<string | undefined> {
     await this.reviveIfDead();
-    // The record says so before the client hears it: a crash in between counts as told.
-    if ((await this.room!.upload(this.id)).undelivered?.clientKnows) this.permitted++;
+    const { attempts } = await this.room!.upload(this.id);
+    // Only a client that has heard of the newest attempt knows what it asks for.
+    if (attempts.at(-1) && attempts.at(-1)!.number === this.heardOf) this.permitted++;
     const { process } = this;
+    const { delivery } = this.room!;
     const client = new AbortController();
     if (leaves) setImmediate(() => client.abort(new Error('left')));
     try {
-      const result = await this.room!.result(this.id, { to: client.signal });
+      const result = await delivery.result(this.id, { to: client.signal });
       const text = result.kind === 'answered' ? (await bodyOf(result.answer)).toString() : undefined;
       // What a dead process says is heard by nobody.
-      return process.alive ? this.hear(result, text) : undefined;
+      if (!process.alive) return undefined;
+      const end = result.kind === 'undelivered' ? newestUnknownEnd(result.upload) : undefined;
+      this.heardOf = end?.attempt ?? this.heardOf;
+      if (end) await delivery.clientKnows(end);
+      return this.hear(result, text);
     } catch {
       return undefined;
     }

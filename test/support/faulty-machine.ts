@@ -7,6 +7,7 @@ import { nodeName } from '../../src/disk/node-name.js';
 import type { SyncMode } from '../../src/disk/directory-sync.js';
 import { Fault } from '../../src/model/fault.js';
 import type { Route } from '../../src/model/route.js';
+import type { UnknownEnd } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { assertUsable, claimForEmbedded } from '../../src/spool/data-directory.js';
@@ -74,6 +75,7 @@ export class Machine {
       readonly spool: LocalSpool;
       readonly unreadable: UnreadableBytes;
       readonly uploads: Uploads;
+      readonly delivery: Delivery;
       readonly opened: readonly Closing[];
     },
   ) {
@@ -96,6 +98,11 @@ export class Machine {
   /** It crashed, or was stopped: nobody hears it any more. */
   get isGone(): boolean {
     return this.path !== this.options.disk.path;
+  }
+
+  /** As after the last byte of a response that says so. */
+  clientKnows(end: UnknownEnd): Promise<void> {
+    return this.parts.delivery.clientKnows(end);
   }
 
   async sweep(): Promise<void> {
@@ -154,7 +161,7 @@ async function start(options: MachineOptions, opened: Closing[]): Promise<Machin
     pace: sync === 'always' ? { bytes: 0, everyMs: 0 } : { bytes: 1_000_000, everyMs: 1000 },
   });
   delivery.start();
-  return { node, store, spool, unreadable, uploads, opened };
+  return { node, store, spool, unreadable, uploads, delivery, opened };
 }
 
 /** A lock that does not say whose it is has to be watched, for half a second here. Each process is another one. */

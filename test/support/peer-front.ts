@@ -53,6 +53,7 @@ export async function onPeerFront<T>(
     owners: { find: () => Promise.resolve({ url: owner.url, silentMs: 0 }) },
     signature: new PeerSignature(SECRET, 'entry', Date.now),
     ownerTimeoutMs: 60_000,
+    clientKnows: () => Promise.resolve(),
     log: silentLog(),
     ...options,
   });

@@ -13,7 +13,7 @@ import { Access } from '../../src/http/access.js';
 import { Trust } from '../../src/http/client-address.js';
 import { Cors } from '../../src/http/cors.js';
 import { Discovery } from '../../src/http/discovery.js';
-import { Entry } from '../../src/http/entry.js';
+import { Entry, type EntryOptions } from '../../src/http/entry.js';
 import type { Exchange } from '../../src/http/exchange.js';
 import { PassThrough } from '../../src/http/pass-through.js';
 import { startPeerListener } from '../../src/http/peer-listener.js';
@@ -146,8 +146,9 @@ export class PeerNode {
     };
     this.delivery = new Delivery({ ...rooms, origin: new UndiciOrigin(), worker: randomUUID(), random: Math.random });
     this.passThrough = new PassThrough({ log });
+    const clientKnows: EntryOptions['clientKnows'] = (end) => this.delivery.clientKnows(end);
     const owners = new KnownOwners(nodes, () => performance.now(), 0);
-    this.relay = new PeerRelay({ self: name, owners, signature, ownerTimeoutMs, log });
+    this.relay = new PeerRelay({ self: name, owners, signature, ownerTimeoutMs, clientKnows, log });
     const uploads = new Uploads({
       ...rooms,
       delivery: this.delivery,
@@ -168,6 +169,7 @@ export class PeerNode {
       discovery: new Discovery({ passThrough: this.passThrough, cors }),
       trust: new Trust([]),
       cors,
+      clientKnows,
       uploadsPath: UPLOADS_PATH,
       interimMode: 'auto',
       finalInterim: false,

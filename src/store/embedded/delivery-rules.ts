@@ -124,6 +124,15 @@ export function decideGiveUp(why: Undelivered): Change {
   return { set: { phase: 'undelivered', undelivered: why } };
 }
 
+/** Only of the end that the client was told of: a newer attempt has another outcome. */
+export function decideClientKnows(record: UploadRecord, attempt: number, why: Undelivered): Change | 'stale' {
+  const { phase, undelivered } = record.upload;
+  if (phase !== 'undelivered' || !isNewestAttempt(record, attempt)) return 'stale';
+  const told: Undelivered = { ...why, clientKnows: true };
+  if (isSame(undelivered, told)) return {};
+  return isSame(undelivered, why) ? { set: { undelivered: told } } : 'stale';
+}
+
 function isKnown({ attempts }: Upload, attempt: Attempt): boolean {
   return attempts.some((known) => isSame(known, attempt));
 }

@@ -23,6 +23,7 @@ import {
   decideAttempt,
   decideBeginEarly,
   decideClaim,
+  decideClientKnows,
   decideEndEarly,
   decideGiveUp,
   decidePostpone,
@@ -247,6 +248,10 @@ export class EmbeddedStore implements UploadStore {
       () => decideGiveUp(why),
       (record) => givenUpAlready(record, why),
     );
+  }
+
+  noteClientKnows(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
+    return this.records.change(id, 'stale', ({ record }) => decideClientKnows(record, attempt, why));
   }
 
   answerBody(id: string): Promise<Uint8Array | undefined> {

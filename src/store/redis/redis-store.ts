@@ -176,6 +176,11 @@ export class RedisStore implements UploadStore {
     return this.step({ script: 'give-up', id, args: [worker, JSON.stringify(why)] });
   }
 
+  noteClientKnows(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
+    const told: Undelivered = { ...why, clientKnows: true };
+    return this.step({ script: 'note-client-knows', id, args: [attempt, JSON.stringify(why), JSON.stringify(told)] });
+  }
+
   async answerBody(id: string): Promise<Uint8Array | undefined> {
     const { answer } = this.connection.keys.upload(id);
     return (await this.connection.call(answer, (client) => client.getBuffer(answer))) ?? undefined;

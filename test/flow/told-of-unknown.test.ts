@@ -1,0 +1,300 @@
+import { connect as connectHttp2, type ClientHttp2Session } from 'node:http2';
+import { Readable } from 'node:stream';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { type Origin, type OriginRequest, Unanswered } from '../../src/delivery/origin.js';
+import { useFileSystem } from '../../src/disk/files.js';
+import type { CreateIntent } from '../../src/model/intent.js';
+import type { Interrupted, Outcome } from '../../src/model/outcome.js';
+import { newestUnknownEnd } from '../../src/model/upload.js';
+import { Body } from '../../src/uploads/body.js';
+import type { UploadCall } from '../../src/uploads/uploads.js';
+import { startTestApp } from '../support/app.js';
+import { REQUEST } from '../support/delivery-room.js';
+import { Machine, route, streamOf } from '../support/faulty-machine.js';
+import { LostAnswer } from '../support/lost-answer.js';
+import { MemoryDisk, memoryDisks } from '../support/memory-disk.js';
+import { TRANSPORTS } from '../support/open-request.js';
+import type { RedisServer } from '../support/redis-server.js';
+import { startRedis } from '../support/redis-servers.js';
+import { appendLines, clientDialect, type ResumableUpload } from '../support/resumable-client.js';
+import { Stage } from '../support/stage.js';
+import { StageClient } from '../support/stage-client.js';
+import { randomBytes, until } from '../support/temporary.js';
+
+// Issue 8: a client knows of an unknown outcome once it was sent the response that says so, and no earlier.
+
+const SIDE_BY_SIDE = 32;
+const BYTES = Buffer.from('the whole of it');
+const CREATION: CreateIntent = {
+  kind: 'create',
+  dialect: 'final',
+  complete: true,
+  appendLimitsApply: false,
+  contentDigests: [],
+  reprDigests: [],
+};
+
+/** Takes each request and hangs up, but the third: that one it answers. */
+class HangingOrigin implements Origin {
+  requests = 0;
+
+  constructor(private readonly onRequest: () => void) {}
+
+  async send({ content }: OriginRequest): ReturnType<Origin['send']> {
+    await content.body?.toArray();
+    this.onRequest();
+    if (++this.requests < 3) throw new Unanswered('sent', 'hung up', undefined);
+    return {
+      status: 201,
+      reason: 'Created',
+      headers: [],
+      body: Readable.from([Buffer.from('done')]),
+      trailers: () => [],
+    };
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+/** A client of one upload, on a disk whose process or power is gone at one of its operations. */
+class Life {
+  private readonly disk = new MemoryDisk();
+  private readonly origin = new HangingOrigin(() => this.expectKnown());
+  private readonly ended: Promise<unknown>[] = [];
+  private machine: Machine | undefined;
+  private id: string | undefined;
+  /** How many requests the origin had when the client heard of their unknown outcome. */
+  private heardOf = 0;
+  private isAnswered = false;
+  private unsaid = 0;
+
+  /** Gives how many operations there were, and how many requests the origin got without its client having known. */
+  async run(at: number, how: 'kill' | 'power-cut'): Promise<{ readonly operations: number; readonly unsaid: number }> {
+    const { disk } = this;
+    await this.start();
+    let operations = 0;
+    disk.fail(1, true, () => {
+      if (++operations !== at) return undefined;
+      disk.crash(how);
+      return 'EIO';
+    });
+    for (let rounds = 0; !this.isAnswered && rounds < 20; rounds++) {
+      if (this.machine!.isGone) await this.restart();
+      await this.ask(this.machine!).catch((error: unknown) => {
+        if (!this.machine!.isGone) throw error;
+      });
+    }
+    expect(this.isAnswered).toBe(true);
+    await this.machine!.end();
+    await Promise.all(this.ended);
+    expect(disk.descriptors).toBe(0);
+    disk.forget();
+    return { operations, unsaid: this.unsaid };
+  }
+
+  private expectKnown(): void {
+    if (this.heardOf < this.origin.requests) this.unsaid++;
+  }
+
+  private async restart(): Promise<void> {
+    this.disk.heal();
+    this.ended.push(this.machine!.end());
+    await this.start();
+  }
+
+  private async start(): Promise<void> {
+    this.machine = await Machine.boot({ disk: this.disk, origin: this.origin, sync: 'always' });
+  }
+
+  /** One request, as far as its client hears of it. */
+  private async ask(machine: Machine): Promise<void> {
+    const outcome = await (this.id === undefined ? this.create(machine) : this.append(machine, this.id));
+    if (machine.isGone) return;
+    if (outcome.kind === 'answered') this.isAnswered = true;
+    const end = outcome.kind === 'undelivered' ? newestUnknownEnd(outcome.upload) : undefined;
+    if (!end) return;
+    this.heardOf = this.origin.requests;
+    await machine.clientKnows(end);
+  }
+
+  private async create(machine: Machine): Promise<Outcome | Interrupted> {
+    const call = callOf(BYTES, (id) => {
+      if (!machine.isGone) this.id = id;
+    });
+    const outcome = await machine.uploads.create(CREATION, route, REQUEST, call);
+    if (outcome.kind === 'elsewhere') throw new Error('a creation is elsewhere');
+    return outcome;
+  }
+
+  private async append(machine: Machine, id: string): Promise<Outcome | Interrupted> {
+    const shown = await machine.uploads.retrieve({ kind: 'retrieve', id });
+    if (shown.kind !== 'retrieved') throw new Error(`not retrieved but ${shown.kind}`);
+    const { phase, offset } = shown.upload;
+    const end = phase === 'receiving' ? offset : BYTES.length;
+    const intent = { kind: 'append', id, offset: end, complete: true, contentDigests: [], reprDigests: [] } as const;
+    return machine.uploads.append(
+      intent,
+      callOf(BYTES.subarray(end), () => undefined),
+    );
+  }
+}
+
+function callOf(bytes: Buffer, onId: (id: string) => void): UploadCall {
+  const body = new Body(streamOf(bytes), { idleMs: 60_000, onWanted: () => undefined });
+  const tell: UploadCall['tell'] = (news) => {
+    onId(news.upload.id);
+    return true;
+  };
+  return { body, tell, hears: () => true, credentials: [], left: new AbortController().signal };
+}
+
+describe('a process that ends at any operation around an unknown outcome', () => {
+  beforeAll(() => useFileSystem(memoryDisks));
+  afterAll(() => useFileSystem());
+
+  test.each(['kill', 'power-cut'] as const)(
+    'by a %s sends nothing again that its client was not told of',
+    async (how) => {
+      const { operations } = await new Life().run(Infinity, how);
+      const unsaid: number[] = [];
+      let next = 1;
+      const worker = async (): Promise<void> => {
+        for (let at = next++; at <= operations; at = next++)
+          if ((await new Life().run(at, how)).unsaid > 0) unsaid.push(at);
+      };
+      await Promise.all(Array.from({ length: SIDE_BY_SIDE }, worker));
+      expect(operations).toBeGreaterThan(40);
+      expect(unsaid).toEqual([]);
+    },
+  );
+});
+
+describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
+  let redis: RedisServer | undefined;
+  let stage: Stage;
+
+  beforeAll(async () => {
+    redis = kind === 'redis' ? await startRedis() : undefined;
+    const config = redis ? `store: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\n` : '';
+    stage = await Stage.open({ config }, startTestApp);
+  });
+  afterAll(async () => {
+    await stage.close();
+    await redis?.stop();
+  });
+
+  interface Hung {
+    readonly upload: ResumableUpload;
+    readonly lost: LostAnswer;
+    readonly client: StageClient;
+    readonly target: string;
+  }
+
+  /** All but the last byte is there, and the origin hangs up on the first request and takes the second. */
+  async function hungUp(transport: (typeof TRANSPORTS)[number], name: string): Promise<Hung> {
+    const client = new StageClient(stage, transport, 'final');
+    const target = `/${name}?over=${transport === 'HTTP/2' ? 2 : 1}`;
+    const bytes = randomBytes(2000, 7);
+    stage.answer(target, () => (stage.requestsFor(target).length > 1 ? TAKEN : { hangUp: true }));
+    const upload = await client.place({ target, length: 2000 });
+    await upload.append(bytes.subarray(0, 1999), { offset: 0, complete: false });
+    return { upload, client, target, lost: new LostAnswer(client, upload, target, bytes) };
+  }
+
+  const ends = (): number => stage.app.log.filter(({ phase }) => phase === 'undelivered').length;
+
+  /** Trying has ended, whoever heard of it. */
+  function untilGivenUp(target: string, before: number): Promise<unknown> {
+    return until(() => ends() > before, `the end of trying for ${target}`);
+  }
+
+  test.each(TRANSPORTS)('a client over %s that has the response has it sent again by its next request', async (by) => {
+    const { lost } = await hungUp(by, 'told');
+    await lost.expectUndelivered(await lost.repeatEnd());
+    await lost.expectAnswer(await lost.repeatEnd(), TAKEN);
+    lost.expectRequests(2);
+  });
+
+  test.each(TRANSPORTS)('a client over %s that left before is told first', async (by) => {
+    const { lost, client, upload, target } = await hungUp(by, 'left');
+    const before = ends();
+    let hangUp = (): void => undefined;
+    const held = new Promise<void>((resolve) => (hangUp = resolve));
+    stage.answer(target, async () => {
+      await held;
+      return stage.requestsFor(target).length > 1 ? TAKEN : { hangUp: true };
+    });
+    const request = await client.append(upload, { offset: 1999, complete: true, bytes: 1 });
+    await request.send(randomBytes(2000, 7).subarray(-1));
+    await request.end();
+    await stage.requestFor(target);
+    request.leave('reset');
+    hangUp();
+    await untilGivenUp(target, before);
+    await lost.expectUndelivered(await lost.repeatEnd());
+    lost.expectRequests(1);
+    await lost.expectAnswer(await lost.repeatEnd(), TAKEN);
+    lost.expectRequests(2);
+  });
+
+  test('a response of which a client over HTTP/2 takes nothing has told it nothing', async () => {
+    const { lost, upload, target } = await hungUp('HTTP/2', 'blocked');
+    const before = ends();
+    const session = connectHttp2(stage.base, { settings: { initialWindowSize: 0 } });
+    try {
+      const stream = appendByte(session, upload.target, randomBytes(2000, 7).subarray(-1));
+      await new Promise((resolve) => stream.once('response', resolve));
+      await untilGivenUp(target, before);
+      await new Promise((resolve) => stream.once('close', resolve).close(8));
+    } finally {
+      session.destroy();
+    }
+    await lost.expectUndelivered(await lost.repeatEnd());
+    lost.expectRequests(1);
+    await lost.expectAnswer(await lost.repeatEnd(), TAKEN);
+    lost.expectRequests(2);
+  });
+
+  test('a client that does not wait is told when it asks again, and then has it sent once more', async () => {
+    const { client, upload, target } = await hungUp('HTTP/1.1', 'async');
+    const before = ends();
+    const ask = async (body = ''): Promise<[number, number]> => {
+      const step = { offset: 2000 - body.length, complete: true };
+      const headers = [...appendLines(client.dialect, step), PREFERS_ASYNC];
+      const { status } = await client.send({ method: 'PATCH', target: upload.target, headers, body });
+      return [status, stage.requestsFor(target).length];
+    };
+    expect((await ask('x'))[0]).toBe(202);
+    await untilGivenUp(target, before);
+    expect(await ask()).toEqual([503, 1]);
+    expect((await ask())[0]).toBe(202);
+    await stage.requestsWhole(target, 2);
+    await until(async () => (await ask())[0] === 200, 'the answer');
+    expect(stage.requestsFor(target)).toHaveLength(2);
+  });
+
+  test('a client that is told of it every time has every request of its own sent once', async () => {
+    const { lost, target } = await hungUp('HTTP/1.1', 'again');
+    stage.answer(target, () => (stage.requestsFor(target).length > 3 ? TAKEN : { hangUp: true }));
+    for (let times = 1; times <= 3; times++) {
+      await lost.expectUndelivered(await lost.repeatEnd());
+      lost.expectRequests(times);
+    }
+    await lost.expectAnswer(await lost.repeatEnd(), TAKEN);
+    lost.expectRequests(4);
+  });
+});
+
+const PREFERS_ASYNC = ['Prefer', 'respond-async'] as const;
+const TAKEN = { status: 200, headers: [['Content-Type', 'text/plain']], body: 'taken' } as const;
+
+function appendByte(session: ClientHttp2Session, path: string, byte: Buffer) {
+  const lines = appendLines(clientDialect('final'), { offset: 1999, complete: true });
+  const fields = Object.fromEntries(lines.map(([name, value]) => [name.toLowerCase(), value]));
+  const stream = session.request({ ':method': 'PATCH', ':path': path, 'content-length': '1', ...fields });
+  stream.on('error', () => undefined);
+  stream.end(byte);
+  return stream;
+}
