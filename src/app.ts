@@ -168,6 +168,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
   metrics.countUploads(async () => (await totalsIn(storage))?.phases);
   metrics.countUnreadable(async () => (await storage.setAside()).length);
+  metrics.countUnknown(() => storage.unknownUploads?.());
   metrics.countSpoolBytes(async () => (await totalsIn(storage))?.bytes);
   delivery.start();
   sweep.start();

@@ -1,11 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { HealthCheck } from './admin/readiness.js';
+import { unknownProblem } from './admin/upload-view.js';
 import type { Config } from './config/config.js';
 import type { RedisConfig } from './config/store-config.js';
 import { nodeName } from './disk/node-name.js';
+import type { Log } from './observe/log.js';
 import { LocalSpool } from './spool/local-spool.js';
-import { assertShareable, spoolIdentitySince, spoolMark } from './spool/shared-directory.js';
+import { forgetTakeover, isShareable, spoolIdentitySince, spoolMark, takenOverAt } from './spool/shared-directory.js';
 import { assertClaimable, claimSpool, noteStore } from './spool/spool-claim.js';
 import { assertUnused, SpoolUse } from './spool/spool-use.js';
 import {
@@ -26,6 +28,7 @@ import { RedisStore } from './store/redis/redis-store.js';
 import { takeTurn } from './store/redis/redis-turns.js';
 import { untilAvailable } from './store/until-available.js';
 import { recoverNode, recoverOne, type RecoveryRooms } from './uploads/recovery.js';
+import { UnknownBytes } from './uploads/unknown-bytes.js';
 import { UnreadableBytes } from './uploads/unreadable-bytes.js';
 
 type RedisBacked = Config & { readonly store: RedisConfig };
@@ -36,7 +39,8 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
   const { data, spool: spoolConfig } = config;
   const { shared } = spoolConfig;
   await assertUsable({ directory: data, store: 'redis', shared });
-  const prepare = once(() => (shared ? assertShareable(data, randomUUID()) : ownDirectory(config, opened)));
+  const room = new RoomToShare(data, log);
+  const prepare = once(() => (shared ? room.tryOut() : ownDirectory(config, opened)));
   const settings = await settingsOf(config.store);
   const connection = await RedisConnection.open(settings, log, {
     clock,
@@ -73,6 +77,16 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
   opened.push(() => unreadable.stop());
   const setAside = allSetAside(store, unreadable);
   const recovery = { ...rooms, store, leases, spool, unreadable };
+  const unknown = new UnknownBytes({
+    spool,
+    store,
+    unreadable,
+    log,
+    takenOverAt: () => takenOverAt(data),
+    forget: () => forgetTakeover(data),
+    everyMs: timings.unknownBytesMs,
+  });
+  opened.push(() => unknown.stop());
   return {
     store,
     leases,
@@ -81,7 +95,14 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
     setAside,
     othersDeliver: shared || config.workers > 1,
     ...(node === undefined ? {} : { node, others: othersIn(connection) }),
-    checks: [directoryCheck(data), storeCheck(connection), recordsCheck(setAside)],
+    unknownUploads: () => unknown.known,
+    checks: [
+      directoryCheck(data),
+      storeCheck(connection),
+      recordsCheck(setAside),
+      ...(shared ? [room.check] : []),
+      unknownCheck(unknown),
+    ],
     recover: async () => {
       const isOwn = node !== undefined && config.workers === 1;
       if (isOwn) await recoverOwn(config, node, connection, recovery);
@@ -89,6 +110,7 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
       unreadable.start(async (id, files) => {
         if (isOwn) await recoverOne(id, files, recovery, node);
       });
+      unknown.start();
     },
     mayLookForOrphans: async () =>
       (await isLongOfThisStore(data, connection, clock)) &&
@@ -112,6 +134,47 @@ function othersIn(connection: RedisConnection): OtherNodes {
     nodes: new RedisNodes(connection),
     storeOf: (node) => new RedisStore({ connection, node }),
     mayLook: () => takeTurn(connection, 'gone-nodes', GONE_NODES_TURN_MS),
+  };
+}
+
+/**
+ * A shared directory is tried out by writing to it. Where it has no room for that, the start goes on: requests pass through,
+ * and uploads can be ended, which makes room. It is tried out with the first check that finds room.
+ */
+class RoomToShare {
+  private isTriedOut = true;
+
+  constructor(
+    private readonly directory: string,
+    private readonly log: Log,
+  ) {}
+
+  /** Fails where the directory does not do what many machines need. */
+  async tryOut(): Promise<void> {
+    this.isTriedOut = await isShareable(this.directory, randomUUID());
+    if (!this.isTriedOut) this.log.error({ code: 'STORAGE_FULL', data: this.directory }, NO_ROOM);
+  }
+
+  readonly check: HealthCheck = {
+    name: 'room',
+    isOnlyTold: true,
+    check: async () => {
+      this.isTriedOut ||= await isShareable(this.directory, randomUUID());
+      return this.isTriedOut ? undefined : 'the disk has no room: nothing new is received';
+    },
+  };
+}
+
+const NO_ROOM =
+  'the disk of the data directory has no room: requests pass through, and uploads can be looked at and ended, but nothing is ' +
+  'received, and nobody has tried whether the directory can be shared, until there is room';
+
+/** New uploads and everything that passes through are served as ever, and no restart brings back what another Redis knew. */
+function unknownCheck(unknown: UnknownBytes): HealthCheck {
+  return {
+    name: 'unknown uploads',
+    isOnlyTold: true,
+    check: () => Promise.resolve(unknown.known && unknownProblem(unknown.known)),
   };
 }
 

@@ -17,6 +17,7 @@ import type { Leases } from './store/lease.js';
 import type { Nodes } from './store/nodes.js';
 import type { SetAside, UploadStore } from './store/upload-store.js';
 import { recover, recoverOne, type RecoveryRooms } from './uploads/recovery.js';
+import type { UnknownUploads } from './uploads/unknown-bytes.js';
 import { UnreadableBytes } from './uploads/unreadable-bytes.js';
 
 export { assertUsable };
@@ -44,6 +45,8 @@ export interface Storage {
   readonly unreadable: UnreadableBytes;
   /** All that is there of uploads and cannot be read: records and bytes. */
   readonly setAside: () => Promise<readonly SetAside[]>;
+  /** What a Redis that was lost has left in the spool; missing where no other process can lose the records. */
+  readonly unknownUploads?: () => UnknownUploads | undefined;
   /** Brings records and bytes together after a crash, before the first request. */
   recover(): Promise<void>;
 }
@@ -66,6 +69,8 @@ export interface Timings {
   readonly spoolWatchMs: number;
   /** How often the disk is asked again for bytes that it did not list. */
   readonly lookAgainMs: number;
+  /** How often a spool that was taken over is searched for what its store before has left. */
+  readonly unknownBytesMs: number;
 }
 
 export const TIMINGS: Timings = {
@@ -74,6 +79,7 @@ export const TIMINGS: Timings = {
   spoolTouchMs: 5_000,
   spoolWatchMs: 20_000,
   lookAgainMs: 5_000,
+  unknownBytesMs: 60_000,
 };
 
 /** What opening needs besides the configuration. */

@@ -2,6 +2,7 @@ import { fieldValue, type Headers } from '../model/headers.js';
 import { idempotencyKeyOf, type Answer, type Attempt, type Undelivered, type Upload } from '../model/upload.js';
 import { withoutQueryValues } from '../observe/log-lines.js';
 import { uploadTag } from '../observe/log.js';
+import type { UnknownUploads } from '../uploads/unknown-bytes.js';
 import type { SetAside } from '../store/upload-store.js';
 
 /** An upload in a list: never its id, which is the right to write to it (RUFH §11), nor a value its client sent. */
@@ -30,6 +31,20 @@ export function summaryOf(upload: Upload) {
 /** An upload that cannot be shown, because its record cannot be read. */
 export function setAsideView({ id, state, reason, since }: SetAside) {
   return { tag: uploadTag(id), phase: state, problem: reason, since: iso(since) };
+}
+
+/** Uploads that a lost store has left in the spool. */
+export function unknownView(unknown: UnknownUploads) {
+  const { uploads, bytes, since } = unknown;
+  return { uploads, bytes, since: iso(since), problem: unknownProblem(unknown) };
+}
+
+export function unknownProblem({ uploads, bytes, since }: UnknownUploads): string {
+  return (
+    `the spool has ${uploads} uploads (${bytes} bytes) of another Redis, from before ${iso(since)}; this one does not know ` +
+    'them. They are removed when the longest limits.max_age is over. If this is the wrong Redis, database or store.prefix, ' +
+    'correct it; if it was emptied, restore its backup'
+  );
 }
 
 /** Everything an operator may know of one upload. Of header fields the names, of credentials nothing more. */

@@ -4,9 +4,10 @@ import type { Phase, Upload } from '../model/upload.js';
 import { uploadTag, type Log } from '../observe/log.js';
 import type { Nodes } from '../store/nodes.js';
 import type { SetAside } from '../store/upload-store.js';
+import type { UnknownUploads } from '../uploads/unknown-bytes.js';
 import { json, methodNotAllowed, problem, type AdminAnswer, type AdminRequest } from './admin-answer.js';
 import { newestUploads, uploadsTagged, type Listing, type Place, type Wanted } from './find-uploads.js';
-import { detailOf, setAsideView, summaryOf } from './upload-view.js';
+import { detailOf, setAsideView, summaryOf, unknownView } from './upload-view.js';
 
 /** What operators may do with uploads. */
 export interface UploadsDesk {
@@ -19,6 +20,8 @@ export interface UploadsDesk {
       options: { readonly pastGate: boolean },
     ): Promise<'begun' | 'unknown' | 'not-whole' | 'answered' | 'stopping'>;
   };
+  /** What a store that was lost has left in the spool. */
+  readonly unknownUploads?: () => UnknownUploads | undefined;
   /** Whose bytes are here; missing where every node reaches all of them. */
   readonly node?: string;
   /** Where the others are. */
@@ -96,9 +99,12 @@ async function list(desk: UploadsDesk, query: URLSearchParams): Promise<AdminAns
   const wanted = readQuery(query);
   if (typeof wanted === 'string') return problem(400, wanted);
   const { uploads, next } = await newestUploads(desk.store, wanted);
-  const aside = wanted.phase || wanted.find || wanted.after ? [] : await desk.store.setAside();
+  const isOverview = !wanted.phase && !wanted.find && !wanted.after;
+  const aside = isOverview ? await desk.store.setAside() : [];
+  const unknown = isOverview ? desk.unknownUploads?.() : undefined;
   return json(200, {
     uploads: uploads.map(summaryOf),
+    ...(unknown ? { unknownUploads: unknownView(unknown) } : {}),
     ...(aside.length > 0 ? { setAside: aside.map(setAsideView) } : {}),
     ...(next ? { next: `${next.createdAt}.${next.tag}` } : {}),
   });

@@ -13,6 +13,8 @@ export interface ListOptions {
 interface Page {
   readonly uploads: readonly ListedUpload[];
   readonly setAside?: readonly SetAsideUpload[];
+  /** What a store that was lost has left in the spool. */
+  readonly unknownUploads?: { readonly problem: string };
   readonly next?: string;
 }
 
@@ -26,6 +28,7 @@ export async function list(
 ): Promise<void> {
   const uploads: ListedUpload[] = [];
   const setAside: SetAsideUpload[] = [];
+  let unknownUploads: Page['unknownUploads'];
   let next: string | undefined;
   do {
     const query = new URLSearchParams({ limit: String(Math.min(limit - uploads.length, LARGEST_PAGE)) });
@@ -34,12 +37,15 @@ export async function list(
     const page = (await client.ask('GET', `/uploads?${query.toString()}`, isPage)) as Page;
     uploads.push(...page.uploads);
     setAside.push(...(page.setAside ?? []));
+    unknownUploads ??= page.unknownUploads;
     next = page.next;
   } while (next !== undefined && uploads.length < limit);
-  if (json) print(`${JSON.stringify({ uploads, ...(setAside.length > 0 ? { setAside } : {}) }, undefined, 2)}\n`);
+  if (json)
+    printJson({ uploads, ...(setAside.length > 0 ? { setAside } : {}), ...(unknownUploads ? { unknownUploads } : {}) });
   else if (quiet) print(uploads.map(({ tag }) => `${tag}\n`).join(''));
   else print(uploads.length === 0 ? 'no uploads\n' : visible(uploadTable(uploads, Date.now())));
   if (!json && !quiet && setAside.length > 0) print(visible(`\n${setAsideTable(setAside)}`));
+  if (!json && !quiet && unknownUploads) print(visible(`\nWarning: ${unknownUploads.problem}.\n`));
   if (next !== undefined) process.stderr.write(`There are more: --limit ${limit * 10} shows up to so many.\n`);
 }
 
@@ -103,6 +109,10 @@ function isPage({ uploads }: Json): boolean {
 
 function isUpload({ tag }: Json): boolean {
   return typeof tag === 'string';
+}
+
+function printJson(value: object): void {
+  print(`${JSON.stringify(value, undefined, 2)}\n`);
 }
 
 function print(text: string): void {

@@ -284,6 +284,23 @@ export class Metrics {
     });
   }
 
+  /** Asked at every scrape: what is in the spool of uploads that the store does not know. */
+  countUnknown(known: () => { readonly uploads: number; readonly bytes: number } | undefined): void {
+    for (const [what, help] of [
+      ['uploads', 'Uploads in the spool that a Redis which was lost, or is another one, has left there.'],
+      ['bytes', 'Bytes in the spool of uploads that a Redis which was lost, or is another one, has left there.'],
+    ] as const)
+      new Gauge({
+        name: `rufh_spool_unknown_${what}`,
+        help,
+        aggregator: 'max',
+        ...this.metered,
+        collect() {
+          this.set(known()?.[what] ?? 0);
+        },
+      });
+  }
+
   /** Asked at every scrape: how many bytes uploads hold; nothing is said while nobody knows. */
   countSpoolBytes(bytes: () => Promise<number | undefined>): void {
     new Gauge({

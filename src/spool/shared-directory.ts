@@ -12,10 +12,11 @@ import {
   removeTree,
   rename,
   stat,
+  unlinkIfThere,
   writeAll,
   writeWhole,
 } from '../disk/files.js';
-import { hasCode } from '../disk/storage-fault.js';
+import { hasCode, isNoRoom } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 
 /** Says whose spool this is; in the spool itself, so that an empty mount point is not taken for it. */
@@ -38,6 +39,17 @@ export async function assertShareable(directory: string, unique: string): Promis
   } finally {
     // What cannot be removed is in nobody's way.
     await removeTree(place).catch(() => undefined);
+  }
+}
+
+/** As `assertShareable`; gives false where the disk has no room to try it out, which says nothing of what it does. */
+export async function isShareable(directory: string, unique: string): Promise<boolean> {
+  try {
+    await assertShareable(directory, unique);
+    return true;
+  } catch (error) {
+    if (!isNoRoom((error as Error).cause)) throw error;
+    return false;
   }
 }
 
@@ -68,16 +80,39 @@ export async function noteIdentity(root: string, storeId: string, unique: string
   });
 }
 
+/** It has the time of a takeover: since then the spool may have bytes of a store that was lost. */
+const TAKEN_OVER = '.taken-over';
+
+/** Says so until `forgetTakeover`: every process that uses the spool looks for such bytes as long. */
+export function noteTakeover(directory: string): Promise<void> {
+  return named(directory, () => writeWhole(takeoverPath(directory), Buffer.from('\n'), true));
+}
+
+/** When the spool was taken over from a store that was lost; undefined when it was not, or nothing of that store is left. */
+export function takenOverAt(directory: string): Promise<number | undefined> {
+  return named(directory, () => timeOf(takeoverPath(directory)));
+}
+
+export function forgetTakeover(directory: string): Promise<void> {
+  return named(directory, () => unlinkIfThere(takeoverPath(directory)));
+}
+
+function takeoverPath(directory: string): string {
+  return join(directory, 'spool', TAKEN_OVER);
+}
+
 /** Since when it belongs to the store it belongs to; undefined: to none yet. */
-export async function spoolIdentitySince(directory: string): Promise<number | undefined> {
-  return named(directory, async () => {
-    try {
-      return (await stat(markPath(directory))).mtimeMs;
-    } catch (error) {
-      if (!hasCode(error, 'ENOENT')) throw error;
-      return undefined;
-    }
-  });
+export function spoolIdentitySince(directory: string): Promise<number | undefined> {
+  return named(directory, () => timeOf(markPath(directory)));
+}
+
+async function timeOf(path: string): Promise<number | undefined> {
+  try {
+    return (await stat(path)).mtimeMs;
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT')) throw error;
+    return undefined;
+  }
 }
 
 async function noteIn(directory: string): Promise<string | undefined> {

@@ -4,7 +4,7 @@ import { Fault } from '../model/fault.js';
 import type { Log } from '../observe/log.js';
 import { assertUsable, beginMark, completeMark, removeMarkDrafts } from './data-directory.js';
 import type { FoundDirectory } from './directory-rules.js';
-import { markPath, noteSpoolIdentity } from './shared-directory.js';
+import { markPath, noteSpoolIdentity, noteTakeover } from './shared-directory.js';
 import { wayBack } from './spool-use.js';
 
 export interface SpoolClaim {
@@ -36,7 +36,10 @@ export async function claimSpool(claim: SpoolClaim): Promise<void> {
   if (isSame && found.mark?.complete && found.mark.id === storeId) return;
   if (!found.mark) await beginMark(useOf(claim), storeId);
   if (!isSame) {
-    if (isLoss(found)) log.error({ data: directory }, LOST);
+    if (isLoss(found)) {
+      log.error({ data: directory }, LOST);
+      await noteTakeover(directory);
+    }
     await noteSpoolIdentity(directory, storeId, randomUUID());
   }
   // The mark of the spool decides whose it is, since an operator can correct it; this one follows.
@@ -45,6 +48,7 @@ export async function claimSpool(claim: SpoolClaim): Promise<void> {
 
 /** Running nodes have seen that Redis has other data than before: the directory is that one's now. */
 export async function noteStore(directory: string, storeId: string): Promise<void> {
+  await noteTakeover(directory);
   await noteSpoolIdentity(directory, storeId, randomUUID());
   await completeMark({ directory, store: 'redis', shared: true }, storeId);
 }

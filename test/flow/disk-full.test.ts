@@ -2,9 +2,18 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { startTestApp } from '../support/app.js';
+import { startTestApp, type TestApp } from '../support/app.js';
 import { TRANSPORTS } from '../support/open-request.js';
-import { appendLines, creationLines, progressOf } from '../support/resumable-client.js';
+import { requestOnce } from '../support/raw-client.js';
+import { startRedis } from '../support/redis-servers.js';
+import {
+  appendLines,
+  clientDialect,
+  createUpload,
+  creationLines,
+  progressOf,
+  versionLines,
+} from '../support/resumable-client.js';
 import { smallDisk, type SmallDisk } from '../support/small-disk.js';
 import { framed, Stage } from '../support/stage.js';
 import { StageClient } from '../support/stage-client.js';
@@ -185,4 +194,39 @@ test('an answer too large for memory that does not fit is cut for whoever waits,
   expect(JSON.parse(again.body.toString())).toMatchObject({ status: 200, detail: expect.stringContaining('full') });
   expect(progressOf(client.dialect, await upload.retrieve())).toMatchObject({ offset: length, complete: true });
   expectWhole(target);
+});
+
+// Whether a shared directory can be shared is tried out by writing to it: without room for that, the start goes on.
+test('a start on a shared spool without room serves what needs none, and receives once there is room', async () => {
+  const redis = await startRedis();
+  const data = join(disk.path, 'shared');
+  const config = `store: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\n`;
+  const start = () => startTestApp({ origin: stage.origin.url, data, config });
+  const begin = (app: TestApp) =>
+    createUpload(clientDialect('10'), (request) => requestOnce(app.url, request), { method: 'POST', target: '/files' });
+  const first = await start();
+  const upload = await begin(first);
+  await upload.append(Buffer.from('half'), { offset: 0, complete: false });
+  await first.stop();
+  await disk.fill();
+
+  const app = await start();
+  const roomOf = async () => {
+    const readyz = { method: 'GET', path: '/readyz', query: new URLSearchParams(), headers: {} };
+    const answer = await app.operators.answer(readyz);
+    const { checks } = JSON.parse(answer.body!) as { checks: { name: string; ok: boolean }[] };
+    return [answer.status, checks.find(({ name }) => name === 'room')?.ok];
+  };
+  const ask = (method: string) =>
+    requestOnce(app.url, { method, target: upload.target, headers: versionLines(clientDialect('10')) });
+  expect(app.log).toContainEqual(expect.objectContaining({ level: 'error', code: 'STORAGE_FULL' }));
+  expect(await roomOf()).toEqual([200, false]);
+  expect((await requestOnce(app.url, { method: 'GET', target: '/' })).status).toBe(200);
+  expect((await ask('HEAD')).header('upload-offset')).toBe('4');
+  expect((await ask('DELETE')).status).toBe(204);
+  await disk.makeRoom();
+  expect(await roomOf()).toEqual([200, true]);
+  expect((await (await begin(app)).finish(Buffer.from('whole'))).status).toBe(200);
+  await app.stop();
+  await redis.stop();
 });

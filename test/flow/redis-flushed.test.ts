@@ -1,4 +1,4 @@
-import { readdir, utimes } from 'node:fs/promises';
+import { readdir, rm, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { TestApp } from '../support/app.js';
@@ -46,6 +46,71 @@ describe.each(Object.entries(SPOOLS))('%s, when Redis is emptied', (_, settings)
     const second = await stage.start(spool);
     expect(await statusOf(second, lost.target)).toBe(404);
     expect((await (await stage.create(second)).finish(Buffer.from('whole'))).status).toBe(201);
+  });
+});
+
+interface Told {
+  readonly ready: number;
+  readonly check: object | undefined;
+  readonly list: { readonly uploads: number; readonly bytes: number } | undefined;
+  readonly metrics: readonly (number | undefined)[];
+}
+
+/** What operators are told of uploads that are in the spool and not in Redis. */
+async function toldBy({ operators }: TestApp): Promise<Told> {
+  const ask = async (path: string) => {
+    const answer = await operators.answer({ method: 'GET', path, query: new URLSearchParams(), headers: {} });
+    return { status: answer.status, body: JSON.parse(answer.body!) as Record<string, unknown> };
+  };
+  const readiness = await ask('/readyz');
+  const checks = readiness.body['checks'] as readonly { readonly name: string }[];
+  const figures = await operators.figures();
+  const figure = (what: string) => figures.find(({ name }) => name === `rufh_spool_unknown_${what}`)?.values[0]?.value;
+  return {
+    ready: readiness.status,
+    check: checks.find(({ name }) => name === 'unknown uploads'),
+    list: (await ask('/uploads')).body['unknownUploads'] as Told['list'],
+    metrics: [figure('uploads'), figure('bytes')],
+  };
+}
+
+const QUIET = { ready: 200, check: { name: 'unknown uploads', ok: true }, list: undefined, metrics: [0, 0] };
+
+describe.each(Object.entries(SPOOLS))('%s that has bytes which Redis does not know', (_, settings) => {
+  test.each<[how: string, lose: (app: TestApp) => Promise<unknown>, after: { prefix?: string }]>([
+    ['emptied while nodes run', () => stage.redis.cli('flushall'), {}],
+    ['emptied while none runs', () => stage.stopApps().then(() => stage.redis.cli('flushall')), {}],
+    ['another prefix', () => stage.stopApps(), { prefix: 'other' }],
+  ])('is told of as long as they are there, also after another start: %s', async (_how, lose, after) => {
+    const spool = await settings();
+    let app = await stage.start(spool);
+    expect(await toldBy(app)).toEqual(QUIET);
+    const lost = await stage.create(app);
+    await lost.append(Buffer.from('half'), { offset: 0, complete: false });
+    const id = lost.target.split('/').at(-1)!;
+    await lose(app);
+    if (stage.apps.length === 0) {
+      if (spool.includes('shared')) await stage.forgetUse();
+      app = await stage.start(spool, after);
+    }
+    const told: Told = {
+      ready: 200,
+      check: { name: 'unknown uploads', ok: false, problem: expect.stringContaining('1 uploads (4 bytes)') },
+      list: expect.objectContaining({ uploads: 1, bytes: 4, problem: expect.stringContaining('correct it') }) as never,
+      metrics: [1, 4],
+    };
+    await until(async () => (await toldBy(app)).list !== undefined, 'the bytes to be found');
+    expect(await toldBy(app)).toEqual(told);
+    await (await stage.create(app)).append(Buffer.from('new'), { offset: 0, complete: false });
+    await stage.stopApps();
+
+    app = await stage.start(spool, after);
+    await until(async () => (await toldBy(app)).list !== undefined, 'the bytes to be found again');
+    expect(await toldBy(app)).toEqual(told);
+    await rm(stage.pathOf(id), { recursive: true });
+    await until(async () => (await toldBy(app)).list === undefined, 'nothing to be told any more');
+    expect(await toldBy(app)).toEqual(QUIET);
+    await until(async () => !(await readdir(stage.pathOf('.'))).includes('.taken-over'), 'the note to be removed');
   });
 });
 
