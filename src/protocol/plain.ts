@@ -73,9 +73,15 @@ function refused(refusal: Refusal, context: ReplyContext): Reply {
     return problemReply({ status: 503, detail: 'This request cannot be taken now. Nothing of it was kept.' }, [
       retryAfterLine(refusal.retryAfterSeconds),
     ]);
+  // 410 would say that there is nothing at this address any more.
+  if (reason === 'gone') return problemReply({ status: 500, detail: GIVEN_UP });
   const limits = reason === 'upload-required' ? limitLine(final, undefined, context) : undefined;
   return problemReply(problemOf(refusal, final), lines(limits, adviceLine(refusal)));
 }
+
+const GIVEN_UP =
+  'This request was given up before the origin had answered it: its stored bytes were lost or damaged, or an operator has ' +
+  'ended it. It can be sent again.';
 
 /** As a gateway says it (RFC 9110 §15.6.3, §15.6.4). */
 function undelivered({ reason }: Undelivered, retryAfterSeconds: number): Reply {
