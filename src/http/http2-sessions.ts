@@ -9,7 +9,7 @@ import {
 import type { Socket } from 'node:net';
 import { problemReply } from '../protocol/problem.js';
 import type { Exchange } from './exchange.js';
-import { endSlowHeads } from './head-time.js';
+import { endManyResets, endSlowHeads } from './session-limits.js';
 import { sendReply } from './reply.js';
 import type { SlowReaders } from './slow-readers.js';
 import { tameSmallPieces } from './small-piece-pace.js';
@@ -58,7 +58,10 @@ export class Http2Sessions {
     });
     this.server.on('session', (session) => this.begin(session));
     for (const event of ['request', 'checkContinue', 'checkExpectation'] as const) {
-      this.server.on(event, (req: Http2ServerRequest, res: Http2ServerResponse) => onRequest({ req, res }));
+      this.server.on(event, (req: Http2ServerRequest, res: Http2ServerResponse) => {
+        // Its client has given it up with the same read that brought it.
+        if (!req.stream.destroyed && !req.stream.closed) onRequest({ req, res });
+      });
     }
     this.server.on('connect', (req: Http2ServerRequest, res: Http2ServerResponse) => {
       const problem = { status: 501, detail: 'This server is no tunnel: CONNECT is not implemented.' };
@@ -93,6 +96,7 @@ export class Http2Sessions {
     session.once('close', () => this.sessions.delete(session));
     this.closeWhenIdle(session);
     endSlowHeads(session, this.options.headersTimeoutMs);
+    endManyResets(session);
     const { accepting } = this;
     if (accepting) {
       endWhenDeaf(session, accepting, this.options.silenceMs ?? SILENCE_MS);
