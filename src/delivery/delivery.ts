@@ -85,6 +85,7 @@ const NOTE_MS = 100;
 export class Delivery {
   private readonly rooms: Rooms;
   private readonly told: ToldClients;
+  private readonly lostAnswers = new Set<string>();
   private readonly running = new Map<string, Run>();
   private readonly eagers = new Map<string, EagerAttempt>();
   private readonly drives = new Set<Promise<void>>();
@@ -189,7 +190,7 @@ export class Delivery {
 
   /** The recorded answer of an answered upload; undefined when it is lost. */
   kept(upload: Upload): Promise<RelayedAnswer | undefined> {
-    return keptAnswer(upload, this.rooms);
+    return keptAnswer(upload, { ...this.rooms, lostAnswers: this.lostAnswers });
   }
 
   /** Takes up deliveries that nobody drives: those of a process that died at once, those that become due from then on. */

@@ -15,6 +15,8 @@ export interface KeptRooms {
   readonly spool: Pick<Spool, 'read'>;
   readonly log: Log;
   readonly metrics: Pick<Metrics, 'bytesLost' | 'uploadEnded'>;
+  /** Uploads whose kept answer was found lost by this process. */
+  readonly lostAnswers: Set<string>;
 }
 
 /**
@@ -32,7 +34,9 @@ export async function keptAnswer(upload: Upload, rooms: KeptRooms): Promise<Rela
   } catch (fault) {
     if (!(fault instanceof Fault) || fault.code !== 'BYTES_LOST') throw fault;
     await assertStillHere(upload, rooms);
-    reportLostAnswer(upload.id, fault.message, rooms);
+    // Every client that asks is told; the loss is one.
+    if (!rooms.lostAnswers.has(upload.id)) reportLostAnswer(upload.id, fault.message, rooms);
+    rooms.lostAnswers.add(upload.id);
     return undefined;
   }
 }

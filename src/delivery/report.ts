@@ -1,5 +1,5 @@
 import { idempotencyKeyOf, type Attempt, type Upload } from '../model/upload.js';
-import { logUploadEnd, type UploadEndLine } from '../observe/log-lines.js';
+import { logGivenUp, logUploadEnd, type UploadEndLine } from '../observe/log-lines.js';
 import { type Log, uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Rooms } from './rooms.js';
@@ -23,7 +23,10 @@ export function reportAttempt(id: string, attempt: Attempt, { log, metrics }: Ea
   metrics.deliveryAttempt(reached, status);
 }
 
-/** One line an upload that was answered or given up, and one figure a delivery. */
+/**
+ * One line an upload that was answered or given up, and one figure a delivery. An upload that is given up has not come to its
+ * end: it may still be answered, and is counted when it is, or when it goes.
+ */
 export function reportEnd(
   upload: Upload,
   outcome: 'answered' | 'undelivered' | 'postponed',
@@ -32,16 +35,17 @@ export function reportEnd(
   { log, metrics, clock, monotonic }: Ears,
 ): void {
   metrics.deliveryEnded((monotonic() - startedAt) / 1000, outcome);
-  if (outcome === 'postponed') return;
-  noteEnd(upload, outcome, { log, metrics, clock });
+  if (outcome === 'undelivered') logGivenUp(log, lineOf(upload, 'undelivered', clock));
+  if (outcome === 'answered') noteEnd(upload, 'answered', { log, metrics, clock });
 }
 
 /**
- * One line and one figure for an upload that ended without its origin: it was cancelled, broke a rule, or its time ran out.
- * Nothing for one that was answered or given up before: its end was told then.
+ * One line and one figure for an upload that ended without its origin: it was cancelled, broke a rule, or its time ran out;
+ * `undelivered` when that was out after trying had ended. Nothing for one that was answered: its end was told then.
  */
 export function reportClosed(upload: Upload, phase: 'cancelled' | 'invalid' | 'expired', ears: EndEars): void {
-  if (upload.answer === undefined && upload.undelivered === undefined) noteEnd(upload, phase, ears);
+  if (upload.answer !== undefined) return;
+  noteEnd(upload, upload.undelivered && phase === 'expired' ? 'undelivered' : phase, ears);
 }
 
 /** Everybody who finds that stored bytes, or confirmed steps, of an upload are lost tells it with this, and ends the upload. */
@@ -63,7 +67,11 @@ export function reportLostAnswer(
 
 function noteEnd(upload: Upload, phase: UploadEndLine['phase'], { log, metrics, clock }: EndEars): void {
   metrics.uploadEnded(phase);
-  logUploadEnd(log, {
+  logUploadEnd(log, lineOf(upload, phase, clock));
+}
+
+function lineOf(upload: Upload, phase: UploadEndLine['phase'], clock: () => number): UploadEndLine {
+  return {
     upload: { id: upload.id, target: upload.request.target, idempotencyKey: idempotencyKeyOf(upload) },
     client: upload.request.clientAddress,
     phase,
@@ -74,5 +82,5 @@ function noteEnd(upload: Upload, phase: UploadEndLine['phase'], { log, metrics, 
     status: upload.answer?.status,
     seconds: Math.max(clock() - upload.createdAt, 0) / 1000,
     problem: upload.undelivered?.problem,
-  });
+  };
 }

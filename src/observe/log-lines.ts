@@ -69,15 +69,22 @@ export interface UploadEndLine {
 }
 
 /** One line an upload's end. */
-export function logUploadEnd(log: Log, { upload, seconds, ...rest }: UploadEndLine): void {
-  const fields = { upload: uploadTag(upload.id), ...handlesOf(upload), ...rest, ms: Math.round(seconds * 1000) };
-  if (rest.phase === 'undelivered') log.warn(fields, END_WORDS[rest.phase]);
-  else log.info(fields, END_WORDS[rest.phase]);
+export function logUploadEnd(log: Log, line: UploadEndLine): void {
+  log[line.phase === 'undelivered' ? 'warn' : 'info'](fieldsOf(line), END_WORDS[line.phase]);
+}
+
+/** One line each time that trying ends: the upload is kept, and has not come to its end. */
+export function logGivenUp(log: Log, line: UploadEndLine): void {
+  log.warn(fieldsOf(line), 'upload kept: not delivered');
+}
+
+function fieldsOf({ upload, seconds, ...rest }: UploadEndLine) {
+  return { upload: uploadTag(upload.id), ...handlesOf(upload), ...rest, ms: Math.round(seconds * 1000) };
 }
 
 const END_WORDS: Readonly<Record<UploadEndLine['phase'], string>> = {
   answered: 'upload ended',
-  undelivered: 'upload ended',
+  undelivered: 'upload ended: never delivered',
   cancelled: 'upload ended: cancelled',
   invalid: 'upload ended: given up',
   expired: 'upload ended: expired',

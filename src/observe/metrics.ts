@@ -88,7 +88,7 @@ export class Metrics {
   });
   private readonly ended = new Counter({
     name: 'rufh_uploads_ended_total',
-    help: 'Uploads that came to an end, by how.',
+    help: 'Uploads that came to an end, each once, by how; "undelivered": they expired after they were given up.',
     labelNames: ['phase'],
     ...this.metered,
   });

@@ -235,5 +235,5 @@ function isCounted(upload: Upload, chunks: readonly Chunk[], name: string): bool
 
 /** Its end was counted when it came. */
 function hasEnded({ phase }: Upload): boolean {
-  return phase === 'answered' || phase === 'undelivered' || phase === 'cancelled' || phase === 'invalid';
+  return phase === 'answered' || phase === 'cancelled' || phase === 'invalid';
 }

@@ -113,7 +113,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         expect(stage.requestsFor(target)).toHaveLength(1);
       }
     const lines = stage.app.log.filter(({ msg }) => /^a kept answer is lost/.test(String(msg)));
-    expect(lines).toHaveLength(8);
+    expect(lines).toHaveLength(4);
   });
 });
 

@@ -1,6 +1,8 @@
 import { afterEach, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { uploadTag } from '../../src/observe/log.js';
+import { startTestApp, type TestApp } from '../support/app.js';
+import { startRedis } from '../support/redis-servers.js';
 import { clientDialect, createUpload, type ResumableUpload } from '../support/resumable-client.js';
 import { Stage } from '../support/stage.js';
 import { until } from '../support/temporary.js';
@@ -52,4 +54,55 @@ test('an upload that was answered says so in the log, once, also when its answer
   expect((await upload.append('def', { offset: 3, complete: true })).status).toBe(200);
   await until(async () => (await upload.retrieve()).status !== 204, 'its answer to expire');
   expect(endsOf(upload)).toMatchObject([{ phase: 'answered', msg: 'upload ended', status: 200, size: 6 }]);
+});
+
+const OTHER_DIGEST = ['Repr-Digest', `sha-256=:${Buffer.alloc(32).toString('base64')}:`] as const;
+
+type Way = (upload: ResumableUpload, target: string) => Promise<unknown>;
+
+const complete = (upload: ResumableUpload) => upload.append('def', { offset: 3, complete: true });
+const repeatEnd = (upload: ResumableUpload) => upload.append('', { offset: 6, complete: true });
+
+/** Each way an upload can end: by its target, how it comes to it, and as what it is counted. */
+const WAYS: Record<string, readonly [how: Way, phase: string]> = {
+  '/answered': [complete, 'answered'],
+  '/hung-up/then-answered': [(upload) => complete(upload).then(() => repeatEnd(upload)), 'answered'],
+  '/hung-up/then-cancelled': [(upload) => complete(upload).then(() => upload.cancel()), 'cancelled'],
+  '/hung-up/then-expired': [complete, 'undelivered'],
+  '/hung-up/twice': [(upload) => complete(upload).then(() => repeatEnd(upload)), 'undelivered'],
+  '/cancelled': [(upload) => upload.cancel(), 'cancelled'],
+  '/cancelled/twice': [(upload) => Promise.all([upload.cancel(), upload.cancel()]), 'cancelled'],
+  '/expired': [() => Promise.resolve(), 'expired'],
+  '/invalid': [complete, 'invalid'],
+};
+
+test.each(['embedded', 'redis'] as const)('each end is told and counted once, with the %s store', async (kind) => {
+  const redis = kind === 'redis' ? await startRedis() : undefined;
+  const store = redis ? `store: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\n` : '';
+  let app: TestApp;
+  const config = `${store}limits: { max_age: 2s }\ndelivery: { keep_answer: 1s }`;
+  stage = await Stage.open({ config }, async (options) => (app = await startTestApp(options)));
+  try {
+    const ended = Object.entries(WAYS).map(async ([target, [how, phase]]) => {
+      const answers = target === '/hung-up/twice' ? Infinity : 1;
+      stage.answer(target, () =>
+        target.startsWith('/hung-up') && stage.requestsFor(target).length <= answers
+          ? { hangUp: true }
+          : { body: 'ok' },
+      );
+      const upload = await begin(target, target === '/invalid' ? [OTHER_DIGEST] : []);
+      await how(upload, target);
+      await until(async () => (await upload.retrieve()).status === 404, `nothing to be left of ${target}`);
+      return [target, endsOf(upload).map((line) => line['phase']), [phase]] as const;
+    });
+    const told = await Promise.all(ended);
+    expect(told.map(([target, phases]) => [target, phases])).toEqual(
+      told.map(([target, , wanted]) => [target, wanted]),
+    );
+    const figures = (await app!.operators.figures()).find(({ name }) => name === 'rufh_uploads_ended_total')!;
+    const counted = Object.fromEntries(figures.values.map(({ labels, value }) => [String(labels['phase']), value]));
+    expect(counted).toEqual({ answered: 2, cancelled: 3, undelivered: 2, expired: 1, invalid: 1 });
+  } finally {
+    await redis?.stop();
+  }
 });

@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, test } from '@jest/globals';
-import { logRequest, logUploadEnd, withoutSecrets } from '../../src/observe/log-lines.js';
+import { logRequest, logGivenUp, logUploadEnd, withoutSecrets } from '../../src/observe/log-lines.js';
 import { createLog, silentLog, uploadTag, type LogOptions } from '../../src/observe/log.js';
 
 const id = 'dJ3kQm0pZ8vYw1uX5rTnBa';
@@ -175,6 +175,7 @@ test('one line an upload’s end, a warning when it was not delivered', () => {
   const end = { upload, client: '192.0.2.1', route: 'files', dialect: '8', size: 10, attempts: 1, seconds: 1.5 };
   logUploadEnd(logTo(), { ...end, phase: 'answered', status: 201 });
   logUploadEnd(logTo(), { ...end, phase: 'undelivered', problem: 'refused connection' });
+  logGivenUp(logTo(), { ...end, phase: 'undelivered', problem: 'refused connection' });
   const common = {
     upload: uploadTag(id),
     uploadPath: '/files/new?sig=',
@@ -185,11 +186,12 @@ test('one line an upload’s end, a warning when it was not delivered', () => {
     size: 10,
     attempts: 1,
     ms: 1500,
-    msg: 'upload ended',
   };
+  const undelivered = { level: 'warn', phase: 'undelivered', problem: 'refused connection' };
   expect(objects()).toMatchObject([
-    { ...common, level: 'info', phase: 'answered', status: 201 },
-    { ...common, level: 'warn', phase: 'undelivered', problem: 'refused connection' },
+    { ...common, level: 'info', phase: 'answered', status: 201, msg: 'upload ended' },
+    { ...common, ...undelivered, msg: 'upload ended: never delivered' },
+    { ...common, ...undelivered, msg: 'upload kept: not delivered' },
   ]);
   expect(lines.join('')).not.toContain(id);
 });
