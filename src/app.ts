@@ -11,6 +11,7 @@ import { type Membership, type MembershipRooms, openMembership } from './cluster
 import type { Config } from './config/config.js';
 import { buildRoutes } from './config/routes.js';
 import { Delivery } from './delivery/delivery.js';
+import { foreseen } from './delivery/replay.js';
 import { UndiciOrigin } from './delivery/undici-origin.js';
 import { Access } from './http/access.js';
 import { Trust } from './http/client-address.js';
@@ -134,7 +135,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   const membership = await openCluster(config, { ...rooms, opened, clientKnows });
   const relay = membership?.relay ?? new NoRelay(rooms);
   const trust = new Trust(config.trustedProxies);
-  const access = new Access(log, via, toldToClients(config));
+  const access = new Access(log, via, toldToClients(config), foreseen);
   opened.push(() => Promise.resolve(access.close()));
   const entry = buildEntry(config, {
     ...rooms,

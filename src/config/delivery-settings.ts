@@ -1,8 +1,8 @@
 import * as z from 'zod';
 import { withDefaults } from './defaults.js';
-import { methodOrNull } from './request-scalars.js';
+import { headerName, methodOrNull } from './request-scalars.js';
 import { framing, gate, targetTemplate } from './request-settings.js';
-import { boolean, booleanOrNull, duration, durationOrNull, integer, oneOf, size, sizeOrNull } from './scalars.js';
+import { boolean, booleanOrNull, duration, durationOrNull, integer, oneOf, size, sizeOrNull, text } from './scalars.js';
 
 /** Feeding the origin while the client uploads, without defaults. */
 const eagerSettings = {
@@ -110,6 +110,14 @@ const plainSettings = {
       'Statuses by which the origin asks for other credentials, having done nothing: the upload is kept for a client that ' +
         'brings them. Some origins say so with 403, 419, 440 or 498.',
     ),
+  credentials: z
+    .array(text(headerName))
+    .nullable()
+    .describe(
+      'Fields by which clients say who they are: the origin gets those of the request that completes an upload in place of the ' +
+        'creation’s, and an upload that is parked (`park_on`) is delivered when any of them comes. A form’s token (`X-CSRF-Token`) ' +
+        'or an `X-Api-Key` may be one. `null`: `[Authorization, Cookie]`.',
+    ),
   concurrency: integer({ least: 1, most: 100_000 }).describe(
     'Most requests to one origin at a time; more wait their turn.',
   ),
@@ -151,6 +159,7 @@ export const delivery = z
       gate: null,
       client_keys: false,
       park_on: [401, 407],
+      credentials: null,
       concurrency: 64,
     }),
     eager: z

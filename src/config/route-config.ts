@@ -129,6 +129,7 @@ function toDelivery(delivery: DeliverySettings): DeliveryRules {
     framing: toFraming(delivery.framing),
     clientKeys: delivery.client_keys,
     parkOn: delivery.park_on,
+    ...defined({ credentials: delivery.credentials?.map((name) => name.toLowerCase()) ?? null }),
     concurrency: delivery.concurrency,
     breaker: { failures: breaker.failures, pauseMs: breaker.pause },
     retry: {

@@ -18,6 +18,7 @@ export function routeContradictions(path: SettingPath, route: Route): Contradict
     ...eager(route),
     ...nobodyToAsk(route),
     ...boundByNothing(route),
+    ...credentialsOfNothing(route),
     ...fieldsOfNothing(route),
     ...noUploads(route),
   ];
@@ -94,6 +95,17 @@ function whyNotBound(name: string, route: Route): string | undefined {
   return isOfService
     ? `cannot name ${name}, which only the service of \`authorize.forward_auth\` says: use \`bind_to: principal\``
     : `cannot name ${name}: fields with "_" in their names are dropped unless \`headers.underscores\` is pass`;
+}
+
+/** What never comes is no credential, and what belongs to one message would be put on another. */
+function credentialsOfNothing(route: Route): Contradiction[] {
+  return (route.delivery.credentials ?? []).flatMap((name, index) => {
+    const path = ['delivery', 'credentials', index];
+    if (OF_ONE_REQUEST.test(name) || /^host$/i.test(name))
+      return [{ path, problem: `cannot name ${name}, which is about one request, and not about who sends it` }];
+    if (clientFields([[name, '']], route).length > 0) return [];
+    return [{ path, problem: `cannot name ${name}: ${whyNotSaid(name, route)}` }];
+  });
 }
 
 /** A form's field is what the client's header says, or the service's; from some headers neither reaches us. */

@@ -61,6 +61,8 @@ export type Redelivery = 'begun' | 'unknown' | 'not-whole' | 'answered' | 'stopp
 export interface ResultRequest {
   /** Newer than those of the creation, and than those that the origin may have refused. */
   readonly credentials?: Headers;
+  /** What the authorization service has said of this request, where it was asked again. */
+  readonly addedHeaders?: Headers;
   /** Ends the waiting. */
   readonly to: AbortSignal;
   /** How long to wait for the answer; the route's `waitMs` when not given, and never longer. */
@@ -118,7 +120,7 @@ export class Delivery {
    * ends with the route's patience, or with the signal and its reason; the delivery goes on. Fails with a `Fault`.
    */
   async result(id: string, request: ResultRequest): Promise<DeliveryResult> {
-    const { credentials = [], to, waitMs = Infinity, onInterim } = request;
+    const { credentials = [], addedHeaders, to, waitMs = Infinity, onInterim } = request;
     await this.told.noted(id);
     const seen = request.known && lasts(request.known) ? request.known : await this.asItIs(id, request);
     const known = this.mayBeNoted(seen) ? await this.afterTheNote(id, request) : seen;
@@ -129,8 +131,8 @@ export class Delivery {
     const patience = { ...delivery.retry, waitMs: Math.min(waitMs, delivery.waitMs) };
     const until = this.rooms.monotonic() + patience.waitMs;
     const running = this.running.get(id);
-    running?.join(credentials);
-    const run = running ?? this.begin(id, { by: 'client', credentials, known });
+    running?.join({ credentials, addedHeaders });
+    const run = running ?? this.begin(id, { by: 'client', credentials, addedHeaders, known });
     return this.toDeliveryResult(id, await run.audience.outcome(to, patience, onInterim), to, until);
   }
 

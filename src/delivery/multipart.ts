@@ -11,7 +11,10 @@ export type Multipart = Extract<Framing, { kind: 'multipart' }>;
  * How this upload is framed. A form stays as it is, because an origin looks for its file in one form only, but not where the
  * route has fields of its own to say: a client's form could say them instead.
  */
-export function framingFor({ request }: Pick<Upload, 'request'>, framing: Framing): Framing {
+export function framingFor(
+  { request }: { readonly request: Pick<StoredRequest, 'headers'> },
+  framing: Framing,
+): Framing {
   return framing.kind === 'multipart' && isForm(request) && !saysFields(framing) ? { kind: 'raw' } : framing;
 }
 

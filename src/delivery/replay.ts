@@ -1,8 +1,8 @@
-import { fieldKey, originFields, withoutSpellings } from '../model/client-fields.js';
+import { CREDENTIALS, fieldKey, originFields, withoutSpellings } from '../model/client-fields.js';
 import { originTrailers, withForwarding } from '../model/forwarding.js';
 import { endToEnd, fieldValue, withoutFields, type HeaderLine, type Headers } from '../model/headers.js';
-import type { Route } from '../model/route.js';
-import { PLAIN, type Upload } from '../model/upload.js';
+import { routeFor, type Route } from '../model/route.js';
+import { PLAIN, type StoredRequest, type Upload } from '../model/upload.js';
 import { framingFor, multipartType } from './multipart.js';
 import { targetOf } from './target.js';
 import { knownType, saysNoType, wholeType } from './whole-type.js';
@@ -54,8 +54,6 @@ const OF_THE_FILE = new Set([
   'content-digest',
 ]);
 
-const CREDENTIALS = ['authorization', 'cookie'];
-
 /** `credentials`: those of the request that completes the upload; each replaces its stored one, which may have expired. */
 export function replayOf(upload: Upload, route: Route, credentials: Headers, via?: string): Replay {
   const { request } = upload;
@@ -67,7 +65,7 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers, via
     upload.dialect === PLAIN ? OF_ONE_MESSAGE : OF_THE_UPLOAD,
   );
   const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : withWholeType(ofTheWhole, upload);
-  const told = withForwarding(originFields(withCredentials(own, credentials), route), request, via);
+  const told = withForwarding(originFields(withCredentials(own, credentials, route), route), request, via);
   const lines = withAdded(told, upload, route);
   return {
     origin: base.origin,
@@ -81,6 +79,41 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers, via
   };
 }
 
+/**
+ * The upload as its completing request makes it, where the authorization service was asked about that one again: what the
+ * service has said then, and no credential that it has not seen with it. Two identities are never mixed.
+ */
+export function completedBy(
+  upload: Upload,
+  { delivery }: Route,
+  { credentials, addedHeaders }: { readonly credentials: Headers; readonly addedHeaders?: Headers },
+): Upload {
+  if (addedHeaders === undefined) return upload;
+  const brought = new Set(credentials.map(([name]) => name.toLowerCase()));
+  const older = new Set((delivery.credentials ?? CREDENTIALS).filter((name) => !brought.has(name)));
+  const headers = withoutFields(upload.request.headers, older);
+  return { ...upload, addedHeaders, request: { ...upload.request, headers } };
+}
+
+/** What is known of an upload's request before its bytes, for an origin that is asked about it beforehand. */
+export interface Foreseen {
+  readonly method: string;
+  readonly target: string;
+  readonly headers: Headers;
+  /** The body is a form around the bytes, whose length is another. */
+  readonly isForm: boolean;
+}
+
+/** The creation `request` as its origin will get it, as far as the route makes something else of it. */
+export function foreseen(request: Pick<StoredRequest, 'method' | 'target' | 'headers'>, route: Route): Foreseen {
+  const { method = request.method, target, framing } = routeFor(request.method, route).delivery;
+  const isForm = framingFor({ request }, framing).kind === 'multipart';
+  const headers: Headers = isForm
+    ? [...withoutFields(request.headers, OF_THE_FILE), ['Content-Type', multipartType({ deliveryKey: 'preflight' })]]
+    : withWholeType(request.headers, { dialect: '', request });
+  return { method, target: targetOf(request, target), headers, isForm };
+}
+
 /** Trailers of the last body, without those that would say of the whole what is true of a piece or of the file alone. */
 export function replayedTrailers(trailers: Headers, upload: Upload, route: Route): HeaderLine[] {
   const isForm = framingFor(upload, route.delivery.framing).kind === 'multipart';
@@ -89,7 +122,10 @@ export function replayedTrailers(trailers: Headers, upload: Upload, route: Route
 }
 
 /** The type of the whole in place of a piece's. Where the creation has none, it is added only if something else tells it. */
-function withWholeType(headers: Headers, { dialect, request }: Upload): HeaderLine[] {
+function withWholeType(
+  headers: Headers,
+  { dialect, request }: { readonly dialect: string; readonly request: Pick<StoredRequest, 'headers'> },
+): HeaderLine[] {
   const told = knownType(request);
   const isTyped = fieldValue(headers, 'content-type') !== undefined;
   if (dialect === PLAIN || (!isTyped && told === undefined)) return [...headers];
@@ -104,8 +140,8 @@ function asForm(headers: Headers, upload: Upload): HeaderLine[] {
 }
 
 /** New lines take the place of the old ones, so that the order the client chose stays. */
-function withCredentials(headers: Headers, credentials: Headers): HeaderLine[] {
-  return CREDENTIALS.reduce<HeaderLine[]>(
+function withCredentials(headers: Headers, credentials: Headers, { delivery }: Route): HeaderLine[] {
+  return (delivery.credentials ?? CREDENTIALS).reduce<HeaderLine[]>(
     (lines, name) => {
       const fresh = credentials.filter(([line]) => line.toLowerCase() === name);
       if (fresh.length === 0) return lines;

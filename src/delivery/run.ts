@@ -14,6 +14,7 @@ import { framed } from './framing.js';
 import { Interlude } from './interlude.js';
 import type { Turn } from './origin-turns.js';
 import { reportAttempt } from './report.js';
+import { completedBy } from './replay.js';
 import { beforeAttempt, isPartly, LOST_WITH_PROCESS, mayAskAgain, type Start } from './retry.js';
 import { passGate } from './pass-gate.js';
 import { RetryBudget } from './retry-budget.js';
@@ -34,6 +35,8 @@ export interface RunRequest {
   readonly pastGate?: boolean;
   /** The newest that a client brought. */
   readonly credentials: Headers;
+  /** What the authorization service has said of the request that brought them, where it was asked again. */
+  readonly addedHeaders?: Headers;
   /** An attempt that began while the upload was received, and may become the one. */
   readonly eager?: EagerAttempt;
   /** The upload as it was a moment ago. */
@@ -46,7 +49,7 @@ export class Run {
   private readonly interlude: Interlude;
   private readonly ending: Ending;
   private readonly budget: RetryBudget;
-  private credentials: Headers;
+  private completing: Pick<RunRequest, 'credentials' | 'addedHeaders'>;
   private eager: EagerAttempt | undefined;
   private reading: Promise<readonly Chunk[]> | undefined;
   /** Somebody who may asked for what had ended after this attempt (0: before any) to be tried again. */
@@ -65,14 +68,14 @@ export class Run {
     this.ending = new Ending(id, rooms, this.audience, onOver);
     this.interlude = new Interlude(rooms.monotonic, rooms.draining);
     this.budget = new RetryBudget(rooms);
-    this.credentials = request.credentials;
+    this.completing = request;
     this.eager = request.eager;
     if (request.pastGate) this.gate = 'waived';
   }
 
   /** Another client came, perhaps with newer credentials: the next attempt uses them, and is made now if it may be. */
-  join(credentials: Headers): void {
-    if (credentials.length > 0) this.credentials = credentials;
+  join(request: Pick<RunRequest, 'credentials' | 'addedHeaders'>): void {
+    if (request.credentials.length > 0 || request.addedHeaders) this.completing = request;
     if (this.interlude.hurry()) this.audience.pauses(undefined);
   }
 
@@ -180,7 +183,7 @@ export class Run {
     const { by } = this.request;
     const why = known.undelivered;
     if (!why || by === 'nobody') return true;
-    const asker = by === 'operator' ? { by } : { by, hasCredentials: this.credentials.length > 0 };
+    const asker = by === 'operator' ? { by } : { by, hasCredentials: this.completing.credentials.length > 0 };
     const isAsked = mayAskAgain(why, asker, policyOf(known, routeOf(known, this.rooms.routes)));
     this.askedAfter = isAsked ? newestNumber(known) : undefined;
     return isAsked;
@@ -320,16 +323,18 @@ export class Run {
   }
 
   private async try(
-    upload: Upload,
+    claimed: Upload,
     chunks: readonly Chunk[],
     route: Route,
     attempt: Attempt,
     signal: AbortSignal,
   ): Promise<Tried> {
     const { metrics } = this.rooms;
-    const { credentials, onInterim } = this;
+    const { completing, onInterim } = this;
+    const { credentials } = completing;
+    const upload = completedBy(claimed, route, completing);
     const content = () => framed(upload, route.delivery.framing, chunks, this.rooms.spool);
-    const onTape = this.tapeOf(upload);
+    const onTape = this.tapeOf(claimed);
     metrics.activeDeliveries.inc();
     const call = { upload, route, content, credentials, attempt, signal, onTape, onInterim };
     const tried = await tryOnce(call, this.rooms);

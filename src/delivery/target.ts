@@ -5,7 +5,7 @@ import { filenameOf } from './filename.js';
  * The target of the origin's request: the creation's own, or a template with `{target}` (path and query), `{path}`,
  * `{query}` (without its question mark) and `{filename}` (percent-encoded, "upload" when there is none).
  */
-export function targetOf(request: StoredRequest, template: string | undefined): string {
+export function targetOf(request: Pick<StoredRequest, 'target' | 'headers'>, template: string | undefined): string {
   if (template === undefined) return request.target;
   const [path, query = ''] = splitOnce(request.target, '?');
   const values: Readonly<Record<string, string>> = {

@@ -33,6 +33,12 @@ export type Admission =
 /** To whom the uploads of a request belong: everybody who knows their URL, one owner (a digest), or nobody at all. */
 export type Owner = { readonly kind: 'anybody' | 'nobody' } | { readonly kind: 'one'; readonly digest: string };
 
+/** A creation as its origin will get it. `isForm`: in a body that is longer than its own. */
+type Foresee = (
+  head: Pick<RequestHead, 'method' | 'target' | 'headers'>,
+  route: Route,
+) => Pick<RequestHead, 'method' | 'target' | 'headers'> & { readonly isForm: boolean };
+
 type ForwardAuth = NonNullable<Authorize['forwardAuth']>;
 
 /** About a body that the one who is asked does not get. */
@@ -45,11 +51,15 @@ const PREFLIGHT_MS = 2000;
 export class Access {
   private readonly connections = new AskConnections();
 
-  /** `via`: the name by which this proxy knows itself again. `shown`: as for every answer of an origin. */
+  /**
+   * `via`: the name by which this proxy knows itself again. `shown`: as for every answer of an origin. `foresee`: what a route
+   * makes of a creation for its origin; missing: nothing.
+   */
   constructor(
     private readonly log: Log,
     private readonly via?: string,
     private readonly shown: { readonly publicUrl?: string; readonly altSvc?: string } = {},
+    private readonly foresee: Foresee = (head) => ({ ...head, isForm: false }),
   ) {}
 
   /** Asks the authorization service of the route; where there is none everybody is let in. */
@@ -58,11 +68,14 @@ export class Access {
     return forwardAuth ? this.askService(head, route, forwardAuth) : { kind: 'in' };
   }
 
-  /** About a creation: asks the service, if `asked` does not say what it has answered, then the origin itself. */
-  async admit(head: RequestHead, route: Route, asked?: Admission): Promise<Admission> {
+  /**
+   * About a creation: asks the service, if `asked` does not say what it has answered, then the origin itself. `length`: of the
+   * whole, where it is known.
+   */
+  async admit(head: RequestHead, route: Route, asked?: Admission, length?: number): Promise<Admission> {
     const admission = asked ?? (await this.ask(head, route));
     if (admission.kind === 'out' || !route.authorize.preflight) return admission;
-    return (await this.askOrigin(head, route, admission.addedHeaders)) ?? admission;
+    return (await this.askOrigin({ ...head, contentLength: length }, route, admission.addedHeaders)) ?? admission;
   }
 
   /**
@@ -108,8 +121,10 @@ export class Access {
   }
 
   /** RFC 9110 §10.1.1: an origin that knows already that it does not want the body says so instead of 100. */
-  private async askOrigin(head: RequestHead, route: Route, added?: Headers): Promise<Admission | undefined> {
+  private async askOrigin(received: RequestHead, route: Route, added?: Headers): Promise<Admission | undefined> {
     const { origin, delivery } = route;
+    const { isForm, ...told } = this.foresee(received, route);
+    const head = { ...received, ...told, contentLength: isForm ? undefined : received.contentLength };
     const base = new URL(origin);
     const target = (base.pathname === '/' ? '' : base.pathname) + head.target;
     const host = delivery.preserveHost ? head.authority : base.host;

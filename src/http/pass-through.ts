@@ -27,6 +27,7 @@ export interface PassThroughRoute extends FieldRules {
   readonly delivery: {
     readonly preserveHost: boolean;
     readonly rewriteLocation?: boolean;
+    readonly credentials?: readonly string[];
     /** The origin may be silent for this long, before and within its answer. */
     readonly timeoutMs: number;
     /** All that comes before its answer takes at most this long; missing: as long as something comes. */

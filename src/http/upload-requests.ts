@@ -1,11 +1,5 @@
-import {
-  fieldValue,
-  fromRawHeaders,
-  passedOn,
-  withoutUploadFields,
-  type HeaderLine,
-  type Headers,
-} from '../model/headers.js';
+import { fieldValue, fromRawHeaders, passedOn, withoutUploadFields, type Headers } from '../model/headers.js';
+import { credentialsIn } from '../model/client-fields.js';
 import type { AppendIntent, CreateIntent, Intent } from '../model/intent.js';
 import type { Elsewhere, Interrupted, News, OriginInterim, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import { calledUrl, type RequestHead } from '../model/request-head.js';
@@ -128,7 +122,8 @@ export class UploadRequests {
   private async create(asked: UploadRequest, intent: CreateIntent): Promise<Outcome | Interrupted | Elsewhere> {
     const { head, route } = asked;
     const { access, uploads } = this.options;
-    const admission = await access.admit(head, route, asked.admission);
+    const { complete, contentLength, declaredLength = complete ? contentLength : undefined } = intent;
+    const admission = await access.admit(head, route, asked.admission, declaredLength);
     if (admission.kind === 'out') return { kind: 'turned-away', answer: admission.answer };
     const owner = await access.ownerOf(head, route, admission);
     if (owner.kind === 'nobody') return { kind: 'turned-away', answer: problemAnswer(403, 'Forbidden', NO_PRINCIPAL) };
@@ -160,10 +155,10 @@ export class UploadRequests {
         onInterim: (interim) => this.relayInterim(asked, interim),
         onOffset: asked.onUpload,
         hears: () => asked.protocol !== plain && asked.interims.isDue,
-        credentials: credentialsOf(head.headers),
+        credentials: credentialsIn(head.headers, asked.route.delivery),
         left: left.signal,
         doesNotWait: doesNotWait(asked),
-        ...(asked.route.authorize.recheck && { mayComplete: (upload) => this.recheck(asked, upload) }),
+        ...(asked.route.authorize.recheck && this.recheckOf(asked)),
       });
     } finally {
       stopListening();
@@ -172,13 +167,15 @@ export class UploadRequests {
   }
 
   /** Time of check, time of use: what was allowed when the upload began may not be when it ends (RUFH, security). */
-  private async recheck({ head, route }: UploadRequest, { request }: Upload): Promise<RelayedAnswer | undefined> {
-    const { method, target } = request;
-    const admission = await this.options.access.admit(
-      { ...head, method, target },
-      { ...route, authorize: onlyService(route) },
-    );
-    return admission.kind === 'out' ? admission.answer : undefined;
+  private recheckOf({ head, route }: UploadRequest): Pick<UploadCall, 'mayComplete' | 'addedHeaders'> {
+    let addedHeaders: Headers | undefined;
+    const mayComplete = async ({ request: { method, target } }: Upload): Promise<RelayedAnswer | undefined> => {
+      const admission = await this.options.access.ask({ ...head, method, target }, route);
+      if (admission.kind === 'out') return admission.answer;
+      addedHeaders = admission.addedHeaders;
+      return undefined;
+    };
+    return { mayComplete, addedHeaders: () => addedHeaders };
   }
 
   private bodyOf({ exchange, interims }: UploadRequest, intent: CreateIntent | AppendIntent): Body {
@@ -237,11 +234,6 @@ function stored(head: RequestHead): StoredRequest {
   return { method, target, httpVersion, scheme, authority, headers, peerAddress, clientAddress, peerIsTrusted };
 }
 
-/** The origin gets the whole request next: there is no use in asking it about its head first. */
-function onlyService({ authorize }: Route): Route['authorize'] {
-  return { ...authorize, preflight: false };
-}
-
 /** An ordinary client is told of no upload, and so of no place where the answer will be. */
 function doesNotWait({ protocol, route, head }: UploadRequest): boolean {
   return protocol !== plain && (route.delivery.respond === 'accepted' || prefersAsync(head.headers));
@@ -251,9 +243,4 @@ function doesNotWait({ protocol, route, head }: UploadRequest): boolean {
 function prefersAsync(headers: Headers): boolean {
   const preferences = (fieldValue(headers, 'prefer') ?? '').split(',');
   return preferences.some((preference) => /^\s*respond-async\s*(;|$)/i.test(preference));
-}
-
-/** What the completing request brings for the origin, line by line: newer than what the creation brought. */
-function credentialsOf(headers: Headers): HeaderLine[] {
-  return headers.filter(([name]) => /^(?:authorization|cookie)$/i.test(name));
 }

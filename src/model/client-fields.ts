@@ -4,6 +4,7 @@ import type { Authorize, Route } from './route.js';
 /** What a route says of the fields of its clients. */
 export interface FieldRules extends Partial<Pick<Route, 'passesUnderscores' | 'trustsOtherTargets'>> {
   readonly authorize?: Pick<Authorize, 'forwardAuth'>;
+  readonly delivery?: CredentialRules;
 }
 
 /**
@@ -13,8 +14,18 @@ export interface FieldRules extends Partial<Pick<Route, 'passesUnderscores' | 't
 const IDENTITY =
   /^(?:remote-(?:user|name|email|groups?)|x-(?:auth-request|authentik|webauth)-.+|x-forwarded-(?:user|email|groups?|preferred-username|access-token))$/;
 
-/** The authorization service decides by these, so that it gets them even where its own answer replaces them at the origin. */
-const CREDENTIALS: ReadonlySet<string> = new Set(['authorization', 'cookie']);
+/** The fields by which clients say who they are, where a route names no others; in lower case. */
+export const CREDENTIALS: readonly string[] = ['authorization', 'cookie'];
+
+/** What a request brings of its route's credentials, line by line. */
+export function credentialsIn(headers: Headers, { credentials = CREDENTIALS }: CredentialRules): HeaderLine[] {
+  return headers.filter(([name]) => credentials.includes(name.toLowerCase()));
+}
+
+/** Which fields of a route's clients are credentials. */
+export interface CredentialRules {
+  readonly credentials?: readonly string[];
+}
 
 /**
  * One key for all spellings of a field name that an application may take for the same field: CGI, WSGI and PHP read
@@ -30,13 +41,14 @@ export function withoutSpellings(headers: Headers, keys: ReadonlySet<string>): H
 }
 
 /**
- * What a client may say on this route: no names with `_`, none that the authorization service speaks by, and no other target
+ * What a client may say on this route, where the authorization service gets credentials even if its own answer replaces them
+ * at the origin: no names with `_`, none that the authorization service speaks by, and no other target
  * than the one that it asks for.
  */
 export function clientFields(headers: Headers, route: FieldRules): HeaderLine[] {
   const isReserved = reservedBy(route);
   return headers.filter(
-    ([name]) => mayPass(name, route) && (CREDENTIALS.has(name.toLowerCase()) || !isReserved(fieldKey(name))),
+    ([name]) => mayPass(name, route) && (CREDENTIALS.includes(name.toLowerCase()) || !isReserved(fieldKey(name))),
   );
 }
 

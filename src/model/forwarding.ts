@@ -76,9 +76,8 @@ const OF_PROXIES = /^x-(?:(?:forwarded|original|rewrite)-|real-ip$|script-name$)
  * (RFC 9110 §6.5.1), which are credentials and what hops say. Some servers add trailers to the fields of the head.
  */
 export function originTrailers(trailers: Headers, route: FieldRules): HeaderLine[] {
-  return originFields(trailers, route).filter(
-    ([name]) => !NEVER_BEHIND_A_BODY.has(fieldKey(name)) && !isReplaced(name, false),
-  );
+  const never = new Set([...NEVER_BEHIND_A_BODY, ...(route.delivery?.credentials ?? []).map(fieldKey)]);
+  return originFields(trailers, route).filter(([name]) => !never.has(fieldKey(name)) && !isReplaced(name, false));
 }
 
 const NEVER_BEHIND_A_BODY: ReadonlySet<string> = new Set(['authorization', 'cookie', 'idempotency-key', 'via']);

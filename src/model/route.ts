@@ -92,6 +92,8 @@ export interface DeliveryRules {
   readonly retry: RetryRules;
   /** A creation that repeats a client's own `Idempotency-Key` is about the upload that the first one made. */
   readonly clientKeys?: boolean;
+  /** Names, in lower case, of the fields by which clients say who they are; missing: `Authorization` and `Cookie`. */
+  readonly credentials?: readonly string[];
   /** Statuses by which the origin asks for other credentials: the upload is kept for a client that brings them. */
   readonly parkOn: readonly number[];
 }

@@ -2,7 +2,7 @@ import type { InterimListener } from '../delivery/audience.js';
 import type { Delivery, DeliveryResult } from '../delivery/delivery.js';
 import type { Headers } from '../model/headers.js';
 import type { AppendIntent } from '../model/intent.js';
-import type { Interrupted, News, Outcome, Refusal } from '../model/outcome.js';
+import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import { type Digest, isAnsweredEarly, shownOffset, type Upload } from '../model/upload.js';
 import { whyGone } from './admission.js';
 import type { Body } from './body.js';
@@ -11,8 +11,12 @@ import { repeatsTheEnd } from './repeated-end.js';
 /** The part of a request that matters once the upload is whole. */
 export interface AnswerCall {
   readonly body: Body;
-  /** `Authorization` and `Cookie` of this request, for the delivery it may trigger. */
+  /** Those of this request, for the delivery it may trigger. */
   readonly credentials: Headers;
+  /** Asked before the upload counts as complete, and before its delivery; an answer turns the client away. */
+  readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
+  /** What the authorization service adds for the origin, once `mayComplete` has asked it. */
+  readonly addedHeaders?: () => Headers | undefined;
   /** Aborted when this request's client has left: ends waiting, never a delivery. */
   readonly left: AbortSignal;
   /** The client does not wait for the origin (RFC 7240 §4.1), or the route does not let it. */
@@ -64,19 +68,22 @@ export class Answers {
     const repeated = await repeatsTheEnd(intent, upload, call.body);
     if (typeof repeated === 'object') return repeated;
     if (!repeated) return refused({ reason: 'already-complete', upload });
+    const answer = upload.phase === 'answered' ? undefined : await call.mayComplete?.(upload);
+    if (answer) return { kind: 'turned-away', answer };
     return this.answer(upload, 'append', call);
   }
 
   private async result(
     upload: Upload,
     during: 'create' | 'append',
-    { credentials, left, doesNotWait, tell, onInterim }: AnswerCall,
+    { credentials, addedHeaders, left, doesNotWait, tell, onInterim }: AnswerCall,
   ): Promise<DeliveryResult | Interrupted> {
     // What was shown before, once more: interim responses are all that can be said before the origin has spoken.
     const beat = (): unknown => tell?.({ kind: 'progress', during, upload, offset: shownOffset(upload) });
     const heart = setInterval(beat, HEARTBEAT_MS);
     try {
-      const request = { credentials, to: left, known: upload, onInterim, ...(doesNotWait && { waitMs: 0 }) };
+      const asked = { credentials, addedHeaders: addedHeaders?.() };
+      const request = { ...asked, to: left, known: upload, onInterim, ...(doesNotWait && { waitMs: 0 }) };
       return await this.delivery.result(upload.id, request);
     } catch (error) {
       if (left.aborted) return { kind: 'interrupted', why: 'client-left' };

@@ -42,8 +42,6 @@ export interface UploadCall extends AnswerCall {
   readonly onOffset?: (upload: Upload) => void;
   /** Of a creation: who it is, its client's own key, and what the authorization service adds for the origin. */
   readonly creator?: Pick<Upload, 'principal' | 'addedHeaders' | 'clientKey'>;
-  /** Asked before the upload counts as complete; an answer turns the client away, and the bytes stay. */
-  readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
 }
 
 /** How often an upload that has just been found by its key may be over by then. */

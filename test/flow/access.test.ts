@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { startTestApp, type TestApp } from '../support/app.js';
-import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
+import { startFakeOrigin, type FakeAnswer, type FakeOrigin, type OriginRequest } from '../support/fake-origin.js';
 import { connect, requestOnce } from '../support/raw-client.js';
 import { startRawOrigin } from '../support/raw-origin.js';
 import type { WireResponse } from '../support/wire-response.js';
@@ -123,6 +123,73 @@ describe('forward_auth', () => {
   });
 });
 
+describe('with recheck the origin hears of one identity', () => {
+  /** Says whose token it is, and knows nobody without one. */
+  const byToken = (request: OriginRequest): FakeAnswer => {
+    const token = request.header('Authorization')?.slice('Bearer '.length) ?? request.header('Cookie');
+    return token === undefined ? { status: 401 } : { status: 200, headers: [['Remote-User', token]] };
+  };
+
+  test.each([
+    [
+      'with recheck, that of the completing request',
+      ', recheck: true',
+      [['Authorization', 'Bearer bob']],
+      ['Bearer bob', undefined, 'bob'],
+    ],
+    [
+      'by another credential, and the older one is gone',
+      ', recheck: true',
+      [['Cookie', 'bob']],
+      [undefined, 'bob', 'bob'],
+    ],
+    [
+      'without recheck the service has seen one request only',
+      '',
+      [['Authorization', 'Bearer new']],
+      ['Bearer new', undefined, 'ann'],
+    ],
+  ] satisfies [string, string, HeaderLine[], (string | undefined)[]][])('%s', async (_what, more, headers, told) => {
+    auth.answerWith(byToken);
+    await start(
+      `authorize: { forward_auth: { url: "${auth.url}", copy_headers: [Remote-User] }${more} }\n` +
+        'delivery: { framing: { type: multipart, fields_from_headers: { by: Remote-User } } }',
+    );
+    const target = targetOf(await create('?0', [['Authorization', 'Bearer ann']]));
+    expect((await append(target, 5, headers, ' world')).status).toBe(201);
+    const [got] = await origin.waitForRequests(1);
+    expect(['Authorization', 'Cookie', 'Remote-User'].map((name) => got!.header(name))).toEqual(told);
+    expect(got!.body.toString()).toContain(`name="by"\r\n\r\n${told[2]}\r\n`);
+  });
+
+  test('who brings other credentials for an upload that is parked is asked about, too', async () => {
+    auth.answerWith(byToken);
+    origin.answerWith((request) => ({ status: request.header('Remote-User') === 'bob' ? 201 : 401 }));
+    await start(`authorize: { forward_auth: { url: "${auth.url}", copy_headers: [Remote-User] }, recheck: true }`);
+    const target = targetOf(await create('?0', [['Authorization', 'Bearer ann']]));
+    expect((await append(target, 5, [['Authorization', 'Bearer ann']], ' world')).status).toBe(401);
+    const before = origin.requests.length;
+    auth.answerWith({ status: 403 });
+    expect((await append(target, 10, [['Authorization', 'Bearer eve']], 'd')).status).toBe(403);
+    expect(origin.requests.length).toBe(before);
+    auth.answerWith(byToken);
+    expect((await append(target, 10, [['Authorization', 'Bearer bob']], 'd')).status).toBe(201);
+  });
+});
+
+test.each([
+  ['X-CSRF-TOKEN', 'credentials: [Authorization, Cookie, X-CSRF-Token]', 201],
+  ['x-api-key', 'credentials: [X-Api-Key]', 201],
+  ['X-CSRF-TOKEN', '', 419],
+] as const)('a new %s delivers a parked upload with %j: %i', async (name, setting, status) => {
+  origin.answerWith((request) => ({ status: request.header(name) === 'new' ? 201 : 419 }));
+  await start(`delivery: { park_on: [419], ${setting} }`);
+  const target = targetOf(await create('?0', [[name, 'old']]));
+  expect((await append(target, 5, [[name, 'old']], ' world')).status).toBe(419);
+  expect((await append(target, 10, [[name, 'new']], 'd')).status).toBe(status);
+  expect((await send('HEAD', target, [])).header('Upload-Complete')).toBe(status === 201 ? '?1' : '?0');
+});
+
 test('a refusal of the service shows nothing that it says to us alone', async () => {
   await auth.close();
   auth = await startFakeOrigin({
@@ -171,6 +238,49 @@ describe('preflight', () => {
       expect([raw.exchanges[0]!.method, raw.exchanges[0]!.target]).toEqual(['POST', target]);
       expect([answer.status, answer.header('Location')]).toEqual([403, 'http://api/why']);
       expect([answer.header('Alt-Svc'), answer.header('Upload-Limit')]).toEqual([undefined, undefined]);
+      await raw.close();
+    },
+  );
+
+  test.each([
+    ['as it is', '', '?1', [], 'POST', '/files?x=1', 'Content-Length: 5', 'image/png'],
+    ['a part of more', '', '?0', [['Upload-Length', '99']], 'POST', '/files?x=1', 'Content-Length: 99', 'image/png'],
+    ['a part of nobody knows how much', '', '?0', [], 'POST', '/files?x=1', 'Transfer-Encoding: chunked', 'image/png'],
+    [
+      'elsewhere',
+      'target: "/in{target}", method: PUT',
+      '?1',
+      [],
+      'PUT',
+      '/in/files?x=1',
+      'Content-Length: 5',
+      'image/png',
+    ],
+    [
+      'a form',
+      'framing: multipart',
+      '?1',
+      [],
+      'POST',
+      '/files?x=1',
+      'Transfer-Encoding: chunked',
+      'multipart/form-data; boundary=',
+    ],
+  ] satisfies [string, string, '?0' | '?1', HeaderLine[], string, string, string, string][])(
+    'asks about the request that the origin would get: %s',
+    async (_what, delivery, complete, headers, method, target, framing, type) => {
+      const raw = await startRawOrigin(async (exchange) => {
+        await exchange.respond({ status: 403, body: 'no' });
+      });
+      app = await startTestApp({
+        origin: raw.url,
+        config: `authorize: { preflight: true }\ndelivery: { ${delivery} }`,
+      });
+      expect((await create(complete, [['Content-Type', 'image/png'], ...headers])).status).toBe(403);
+      const [asked] = raw.exchanges;
+      expect([asked!.method, asked!.target]).toEqual([method, target]);
+      expect(asked!.headText).toContain(`${framing}\r\n`);
+      expect(asked!.header('Content-Type')).toContain(type);
       await raw.close();
     },
   );

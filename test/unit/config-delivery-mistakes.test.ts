@@ -55,6 +55,14 @@ describe('a value that is not allowed is told with what is', () => {
       '2:32: delivery.framing.fields: found {"a\\r\\nb":"c"}, allowed is a field name of up to 200 letters without quotes and line breaks before each colon',
     ],
     [
+      'delivery: { credentials: [Cookie, X_Token] }',
+      '2:35: delivery.credentials[1]: cannot name x_token: fields with "_" in their names are dropped unless `headers.underscores` is pass',
+    ],
+    [
+      'delivery: { credentials: [Content-Type] }',
+      '2:27: delivery.credentials[0]: cannot name content-type, which is about one request, and not about who sends it',
+    ],
+    [
       'delivery: { framing: { fields_from_headers: { a: X_Id } } }',
       '2:50: delivery.framing.fields_from_headers.a: cannot be taken from X_Id: fields with "_" in their names are dropped unless `headers.underscores` is pass',
     ],
