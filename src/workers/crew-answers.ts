@@ -1,5 +1,5 @@
 import { json, methodNotAllowed, problem, type AdminAnswer, type AdminRequest } from '../admin/admin-answer.js';
-import { checkReadiness, type HealthCheck, type Readiness } from '../admin/readiness.js';
+import { checkReadiness, type HealthCheck, type Readiness, type ToldProblem } from '../admin/readiness.js';
 import { CrewDrain } from './crew-drain.js';
 import type { CrewFigures } from './crew-figures.js';
 import type { Crew } from './crew.js';
@@ -62,12 +62,12 @@ function readinessOf(post: WorkerPost): HealthCheck {
   };
 }
 
-function problemsOf({ ready, checks }: Readiness): string | undefined {
-  if (ready) return undefined;
-  return checks
-    .filter(({ ok }) => !ok)
-    .map((check) => `${check.name}: ${check.problem}`)
-    .join('; ');
+/** The problems of a worker in one line: told only, when the worker is ready in spite of them. */
+function problemsOf({ ready, checks }: Readiness): string | ToldProblem | undefined {
+  const failed = checks.filter(({ ok }) => !ok);
+  if (failed.length === 0) return undefined;
+  const told = failed.map((check) => `${check.name}: ${check.problem}`).join('; ');
+  return ready ? { told } : told;
 }
 
 async function askAsOperator(worker: WorkerProcess, { query, ...request }: AdminRequest): Promise<AdminAnswer> {
