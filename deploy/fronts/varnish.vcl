@@ -29,7 +29,10 @@ sub vcl_recv {
 
   # The paths with uploads, the path of the uploads themselves, and the same below a prefix that the application does not
   # know. Piped, because Varnish buffers the bodies of everything else.
-  if (req.url ~ "^/(files|\.uploads)/") {
+  #
+  # A split by path protects nothing: applications read paths in more ways than a front. Where rufh-proxy guards anything
+  # (forward_auth, gate, max_size, bind_to), send every path to it, and let the application listen for it alone.
+  if (req.url ~ "(?i)^/(files|\.uploads)/") {
     set req.backend_hint = rufh_proxy;
     return (pipe);
   }
@@ -37,6 +40,12 @@ sub vcl_recv {
     set req.backend_hint = rufh_proxy;
     set req.http.X-Forwarded-Prefix = "/app";
     set req.url = regsub(req.url, "^/app", "");
+    return (pipe);
+  }
+  # Varnish compares the path as it is written. Spellings that some application reads as another path (escaped letters, dot
+  # segments, double slashes, backslashes) go to rufh-proxy too, which passes on what is not for it.
+  if (req.url !~ "^/" || req.url ~ "(?i)^[^?]*(//|/\.|\\|%(2[5def]|3[0-9]|4[1-9a-f]|5[0-9acf]|6[1-9a-f]|7[0-9ae]))") {
+    set req.backend_hint = rufh_proxy;
     return (pipe);
   }
   set req.backend_hint = application;

@@ -1,6 +1,7 @@
 import { Fault } from '../model/fault.js';
 import type { Outcome } from '../model/outcome.js';
-import type { Phase, Upload } from '../model/upload.js';
+import { handlesOf, type Phase, type Upload } from '../model/upload.js';
+import { uploadFields } from '../observe/log-lines.js';
 import { uploadTag, type Log } from '../observe/log.js';
 import type { Nodes } from '../store/nodes.js';
 import type { SetAside } from '../store/upload-store.js';
@@ -154,10 +155,10 @@ const SHARED_BEFORE =
   'The bytes of this upload are in a spool that nodes share, and this node has one of its own. Ask a node with ' +
   'spool.shared set to true.';
 
-async function cancel({ uploads, log }: UploadsDesk, { id }: Upload, { operator }: Act): Promise<AdminAnswer> {
-  const outcome = await uploads.cancel({ kind: 'cancel', id });
+async function cancel({ uploads, log }: UploadsDesk, upload: Upload, { operator }: Act): Promise<AdminAnswer> {
+  const outcome = await uploads.cancel({ kind: 'cancel', id: upload.id });
   if (outcome.kind === 'cancelled') {
-    log.info({ upload: uploadTag(id), operator }, 'an operator cancelled an upload');
+    log.info({ ...uploadFields(handlesOf(upload)), operator }, 'an operator cancelled an upload');
     return { status: 204 };
   }
   const isGone = outcome.kind === 'refused' && outcome.refusal.reason === 'gone';
@@ -168,12 +169,12 @@ async function cancel({ uploads, log }: UploadsDesk, { id }: Upload, { operator 
 
 async function redeliver({ delivery, log }: UploadsDesk, upload: Upload, act: Act): Promise<AdminAnswer> {
   const { operator, pastGate } = act;
-  const tag = uploadTag(upload.id);
+  const fields = { ...uploadFields(handlesOf(upload)), operator };
   switch (await delivery.redeliver(upload.id, { pastGate })) {
     case 'begun':
-      if (pastGate) log.warn({ upload: tag, operator }, 'an operator had an upload delivered past its gate');
-      else log.info({ upload: tag, operator }, 'an operator had an upload delivered again');
-      return json(202, { tag });
+      if (pastGate) log.warn(fields, 'an operator had an upload delivered past its gate');
+      else log.info(fields, 'an operator had an upload delivered again');
+      return json(202, { tag: fields.upload });
     case 'unknown':
       return problem(404, 'The upload has ended and is about to be removed.');
     case 'not-whole':

@@ -106,7 +106,7 @@ export class UploadMove {
       if (typeof upload === 'string') return upload;
       if (upload.phase === 'answered') {
         this.withoutAnswer = true;
-        reportLostAnswer(this.id, problem, this.rooms);
+        reportLostAnswer(upload, problem, this.rooms);
         return 'later';
       }
       const isReceiving = upload.phase === 'receiving';

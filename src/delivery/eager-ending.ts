@@ -35,7 +35,7 @@ async function record(
   };
   const upload = await untilRecorded(id, record, rooms);
   if (upload === 'stale') return overtaken(id, tape, rooms);
-  reportAttempt(id, attempt, rooms);
+  reportAttempt(upload, attempt, rooms);
   reportEnd(
     upload,
     'answered',
@@ -69,7 +69,7 @@ async function end(
   const problem = attempt.problem ?? `the origin answered ${attempt.status}`;
   const upload = await rooms.store.endEarly(id, { ...attempt, problem });
   if (upload === 'stale') return undefined;
-  reportAttempt(id, { ...attempt, problem }, rooms);
+  reportAttempt(upload, { ...attempt, problem }, rooms);
   if (!answered) return undefined;
   answered.tape.release();
   return { kind: 'parked', upload, answer: answered.tape.relay() };

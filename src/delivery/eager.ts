@@ -131,7 +131,7 @@ export class EagerAttempt implements Feed {
     if (!tried) throw new Error('an attempt that was claimed has not begun');
     const ended = { ...this.judged(tried).attempt, ...budgetOf(whole) };
     Reflect.deleteProperty(ended, 'inPart');
-    reportAttempt(this.upload.id, ended, this.rooms);
+    reportAttempt(this.upload, ended, this.rooms);
     return this.isChallengedEarly(tried) ? { attempt: ended } : { ...tried, attempt: ended };
   }
 

@@ -35,7 +35,7 @@ export async function keptAnswer(upload: Upload, rooms: KeptRooms): Promise<Rela
     if (!(fault instanceof Fault) || fault.code !== 'BYTES_LOST') throw fault;
     await assertStillHere(upload, rooms);
     // Every client that asks is told; the loss is one.
-    if (!rooms.lostAnswers.has(upload.id)) reportLostAnswer(upload.id, fault.message, rooms);
+    if (!rooms.lostAnswers.has(upload.id)) reportLostAnswer(upload, fault.message, rooms);
     rooms.lostAnswers.add(upload.id);
     return undefined;
   }

@@ -1,8 +1,8 @@
 import { crc32 } from '../disk/crc32.js';
 import { Fault } from '../model/fault.js';
 import type { Gate, Route } from '../model/route.js';
-import type { Answer, Undelivered, Upload } from '../model/upload.js';
-import { uploadTag } from '../observe/log.js';
+import { handlesOf, type Answer, type Undelivered, type Upload } from '../model/upload.js';
+import { uploadFields } from '../observe/log-lines.js';
 import { askGate, GateFailed, type GateAnswer, type Verdict } from './gate.js';
 import { removeChunks, untilRecorded } from './record.js';
 import type { Rooms } from './rooms.js';
@@ -36,14 +36,14 @@ export async function passGate(task: GateTask, rooms: Rooms): Promise<Passage> {
   const chunks = await store.chunks(upload.id);
   try {
     const verdict = await askGate({ gate, upload, via: rooms.via }, spool.read(upload.id, chunks), signal);
-    log.info({ upload: uploadTag(upload.id), verdict: verdict.kind }, 'gate');
+    log.info({ ...uploadFields(handlesOf(upload)), verdict: verdict.kind }, 'gate');
     return isWaived() ? { kind: 'open' } : await passageOf(verdict, upload, delivery.keepAnswerMs, rooms);
   } catch (error) {
     if (isLoss(error)) return { kind: 'lost', problem: error.message };
     if (!(error instanceof GateFailed)) throw error;
     if (isLoss(error.cause)) return { kind: 'lost', problem: error.cause.message };
     if (isWaived()) return { kind: 'open' };
-    log.error({ upload: uploadTag(upload.id), err: error }, 'the gate gave no verdict: nothing passes it');
+    log.error({ ...uploadFields(handlesOf(upload)), err: error }, 'the gate gave no verdict: nothing passes it');
     const why: Undelivered = { reason: 'unreachable', problem: error.message };
     return { kind: 'failed', why, until: monotonic() + delivery.retry.longestDelayMs };
   }

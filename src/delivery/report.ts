@@ -1,6 +1,6 @@
-import { idempotencyKeyOf, type Attempt, type Upload } from '../model/upload.js';
-import { logGivenUp, logUploadEnd, type UploadEndLine } from '../observe/log-lines.js';
-import { type Log, uploadTag } from '../observe/log.js';
+import { handlesOf, type Attempt, type Upload } from '../model/upload.js';
+import { logGivenUp, logUploadEnd, uploadFields, type UploadEndLine } from '../observe/log-lines.js';
+import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Rooms } from './rooms.js';
 
@@ -15,9 +15,16 @@ export interface EndEars {
 }
 
 /** One line and one figure an attempt. */
-export function reportAttempt(id: string, attempt: Attempt, { log, metrics }: Ears): void {
+export function reportAttempt(upload: Upload, attempt: Attempt, { log, metrics }: Ears): void {
   const { number, origin, startedAt, endedAt = startedAt, reached = 'sent', status, problem } = attempt;
-  const fields = { upload: uploadTag(id), attempt: number, origin, reached, status, ms: endedAt - startedAt };
+  const fields = {
+    ...uploadFields(handlesOf(upload)),
+    attempt: number,
+    origin,
+    reached,
+    status,
+    ms: endedAt - startedAt,
+  };
   if (problem === undefined) log.info(fields, 'delivery attempt');
   else log.warn({ ...fields, problem }, 'delivery attempt');
   metrics.deliveryAttempt(reached, status);
@@ -50,18 +57,18 @@ export function reportClosed(upload: Upload, phase: 'cancelled' | 'invalid' | 'e
 
 /** Everybody who finds that stored bytes, or confirmed steps, of an upload are lost tells it with this, and ends the upload. */
 export function reportLoss(upload: Upload, problem: string | undefined, ears: EndEars): void {
-  ears.log.error({ upload: uploadTag(upload.id), problem }, 'an upload whose bytes are lost is given up');
+  ears.log.error({ ...uploadFields(handlesOf(upload)), problem }, 'an upload whose bytes are lost is given up');
   ears.metrics.bytesLost('upload');
   reportClosed(upload, 'invalid', ears);
 }
 
 /** The upload was delivered, and nobody gets its answer again. */
 export function reportLostAnswer(
-  id: string,
+  upload: Upload,
   problem: string,
   { log, metrics }: Pick<EndEars, 'log' | 'metrics'>,
 ): void {
-  log.error({ upload: uploadTag(id), problem }, 'a kept answer is lost: its client is told so');
+  log.error({ ...uploadFields(handlesOf(upload)), problem }, 'a kept answer is lost: its client is told so');
   metrics.bytesLost('answer');
 }
 
@@ -72,8 +79,7 @@ function noteEnd(upload: Upload, phase: UploadEndLine['phase'], { log, metrics, 
 
 function lineOf(upload: Upload, phase: UploadEndLine['phase'], clock: () => number): UploadEndLine {
   return {
-    upload: { id: upload.id, target: upload.request.target, idempotencyKey: idempotencyKeyOf(upload) },
-    client: upload.request.clientAddress,
+    upload: handlesOf(upload),
     phase,
     route: upload.route,
     dialect: upload.dialect,

@@ -339,7 +339,7 @@ export class Run {
     const call = { upload, route, content, credentials, attempt, signal, onTape, onInterim };
     const tried = await tryOnce(call, this.rooms);
     metrics.activeDeliveries.dec();
-    reportAttempt(this.id, tried.attempt, this.rooms);
+    reportAttempt(upload, tried.attempt, this.rooms);
     return tried;
   }
 

@@ -5,9 +5,9 @@ import { hasPassed } from '../model/forwarding.js';
 import type { Refusal } from '../model/outcome.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route, Routes } from '../model/route.js';
-import { idempotencyKeyOf, type UnknownEnd, type Upload } from '../model/upload.js';
+import { handlesOf, type UnknownEnd, type Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
-import { type LoggedUpload, logRequest } from '../observe/log-lines.js';
+import { logRequest } from '../observe/log-lines.js';
 import type { Metrics, RequestKind } from '../observe/metrics.js';
 import { type Detected, detect } from '../protocol/detect.js';
 import { plain } from '../protocol/plain.js';
@@ -330,7 +330,7 @@ export class Entry {
     const { before, after, ...rest } = noted;
     logRequest(log, uploadsPath, {
       ...rest,
-      ...(after ? { upload: loggedUpload(after) } : {}),
+      ...(after ? { upload: handlesOf(after) } : {}),
       // A node that has the bytes writes a line of its own about what it took.
       ...(before && after && noted.kind !== 'relayed'
         ? { offsets: { before: before.offset, after: after.offset } }
@@ -344,10 +344,6 @@ export class Entry {
       client: connection.clientAddress,
     });
   }
-}
-
-function loggedUpload(upload: Upload): LoggedUpload {
-  return { id: upload.id, target: upload.request.target, idempotencyKey: idempotencyKeyOf(upload) };
 }
 
 const LOOP = 'The request has come through this proxy before: its origin leads back to it.';

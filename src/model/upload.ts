@@ -129,6 +129,21 @@ export function idempotencyKeyOf({ request, deliveryKey }: Pick<Upload, 'request
   return fieldValue(request.headers, 'idempotency-key') ?? deliveryKey;
 }
 
+/** By what operators, origins and users name an upload. Only its id is a secret: whoever has it may write. */
+export interface UploadHandles {
+  readonly id: string;
+  /** The target of its creation. */
+  readonly target: string;
+  readonly idempotencyKey: string;
+  /** The address of its creator. */
+  readonly client: string;
+}
+
+export function handlesOf(upload: Pick<Upload, 'id' | 'request' | 'deliveryKey'>): UploadHandles {
+  const { target, clientAddress } = upload.request;
+  return { id: upload.id, target, idempotencyKey: idempotencyKeyOf(upload), client: clientAddress };
+}
+
 export interface Undelivered {
   /**
    * `unreachable`: never sent. `refused`: a status of `retry_on`. `outcome-unknown`: sent, and nobody knows what came of

@@ -27,6 +27,8 @@ export interface LoggedUpload {
   /** The target of its creation; query values are left out. */
   readonly target: string;
   readonly idempotencyKey: string;
+  /** The address of its creator. */
+  readonly client: string;
 }
 
 /** One line a request. `uploadsPath` is the path of upload resources, whose last segment is a secret. */
@@ -38,7 +40,8 @@ export function logRequest(
   const fields = {
     ...rest,
     target: withoutSecrets(target, path, uploadsPath),
-    ...(upload ? { upload: uploadTag(upload.id), ...handlesOf(upload) } : {}),
+    // The client here is the one of the request.
+    ...(upload ? { ...uploadFields(upload), client: rest.client } : {}),
     ...(offsets
       ? { bytes: offsets.after - offsets.before, offsetBefore: offsets.before, offsetAfter: offsets.after }
       : {}),
@@ -48,15 +51,14 @@ export function logRequest(
   else log.info(fields, 'request');
 }
 
-function handlesOf({ target, idempotencyKey }: LoggedUpload) {
-  return { uploadPath: withoutQueryValues(target), idempotencyKey };
+/** What every line that tells an upload's story has, so that one of them finds the others. */
+export function uploadFields({ id, target, idempotencyKey, client }: LoggedUpload) {
+  return { upload: uploadTag(id), uploadPath: withoutQueryValues(target), idempotencyKey, client };
 }
 
 /** An upload that has come to its end. */
 export interface UploadEndLine {
   readonly upload: LoggedUpload;
-  /** Who created it. */
-  readonly client: string;
   readonly phase: 'answered' | 'undelivered' | 'cancelled' | 'invalid' | 'expired';
   readonly route: string;
   readonly dialect: string;
@@ -79,7 +81,7 @@ export function logGivenUp(log: Log, line: UploadEndLine): void {
 }
 
 function fieldsOf({ upload, seconds, ...rest }: UploadEndLine) {
-  return { upload: uploadTag(upload.id), ...handlesOf(upload), ...rest, ms: Math.round(seconds * 1000) };
+  return { ...uploadFields(upload), ...rest, ms: Math.round(seconds * 1000) };
 }
 
 const END_WORDS: Readonly<Record<UploadEndLine['phase'], string>> = {

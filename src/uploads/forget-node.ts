@@ -64,7 +64,7 @@ async function forget(id: string, rooms: ForgetNodeRooms): Promise<boolean> {
     const { phase } = upload;
     if (phase === 'receiving') assertDone(await store.invalidate(id, lease.token, 'lost'));
     else if (phase !== 'answered') await store.lose(id);
-    if (phase === 'answered') reportLostAnswer(id, GONE, rooms);
+    if (phase === 'answered') reportLostAnswer(upload, GONE, rooms);
     else if (phase !== 'cancelled' && phase !== 'invalid') reportLoss(upload, GONE, rooms);
     await store.remove(id, upload.clientKey);
     return true;

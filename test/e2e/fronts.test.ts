@@ -114,6 +114,42 @@ describe.each(FRONTS)('behind $name with the configuration we ship', (kind) => {
       expect((await send({ method: 'GET', target: '/files/seen' })).body.toString()).toBe('made');
     });
 
+    test.each([
+      ['/%66iles/x', '/files/x'],
+      ['//files/x', '/files/x'],
+      ['/a/../files/x', '/files/x'],
+      ['/./files/x', '/files/x'],
+      ['/FILES/x', '/FILES/x'],
+      ['/%46iles/x', '/Files/x'],
+    ])('%s does not go past the split', async (written, normalised) => {
+      const seen = [origin.requests.length, application.requests.length];
+      const { status } = await send({ method: 'GET', target: written });
+      const refused = normalised.startsWith('/files') ? undefined : kind.otherCase;
+      const sentOn = kind.spellings === 'normalised' ? normalised : written;
+      const targets = origin.requests.slice(seen[0]).map(({ target }) => target);
+      expect({ status, targets }).toEqual(
+        refused ? { status: refused, targets: [] } : { status: 201, targets: [sentOn] },
+      );
+      expect(application.requests.slice(seen[1])).toEqual([]);
+    });
+
+    test('nobody hears what the client says of proxies', async () => {
+      // X-Forwarded-For is a list that fronts may add to; trusted_proxies says from which end it is believed.
+      const forged = ['Forwarded', ...['Host', 'Port', 'Prefix', 'Proto'].map((name) => `X-Forwarded-${name}`)];
+      const headers = forged.map((name) => [name, `forged${name}`] as const);
+      for (const { at, by } of [
+        { at: '/files/seen', by: origin },
+        { at: '/app/files/seen', by: origin },
+        { at: '/elsewhere', by: application },
+      ]) {
+        await send({ method: 'GET', target: at, headers });
+        const said = by.requests.at(-1)!.headers.filter(([, value]) => value.includes('forged'));
+        expect([at, said]).toEqual([at, []]);
+      }
+      const upload = await createUpload(DIALECT, send, { method: 'POST', target: '/files/forged', headers });
+      expect(upload.url).toMatch(new RegExp(`^${front.url}/\\.uploads/`));
+    });
+
     test('a restart of rufh-proxy costs a client no more than going on', async () => {
       const upload = await createUpload(DIALECT, send, { method: 'POST', target: `/files/restart-${transport}` });
       const request = await begin(transport, upload.target, [

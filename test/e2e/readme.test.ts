@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { chmod, chown, cp, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { createServer, type AddressInfo } from 'node:net';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
@@ -45,7 +46,17 @@ test('the command that puts rufh-proxy on the PATH gives a program that does not
   const command = install!.text.replace('npm ci && ', '');
   const checkout = join(home.path, 'checkout');
   await mkdir(checkout);
-  for (const part of ['bin', 'config', 'dist', 'docs', 'package.json', 'README.md', 'CHANGELOG.md', 'LICENSE'])
+  for (const part of [
+    'bin',
+    'config',
+    'dist',
+    'docs',
+    'deploy',
+    'package.json',
+    'README.md',
+    'CHANGELOG.md',
+    'LICENSE',
+  ])
     await cp(part, join(checkout, part), { recursive: true });
   const env = { ...process.env, npm_config_prefix: prefix, npm_config_ignore_scripts: 'true' };
   await promisify(execFile)('bash', ['-euc', command], { cwd: checkout, env });
@@ -116,4 +127,26 @@ test('what the README shows can be copied into an empty shell, in order', async 
     { id: 2, size: big.length, sha256: sha256(big) },
   ]);
   expect(said.join('')).toMatch(/^Upload-Offset: 6\r$/m);
+});
+
+test('what the README shows ends with the reason where the proxy cannot start', async () => {
+  const [yaml, start] = shown('With a file you say which', '## What it promises');
+  const directory = join(home.path, 'taken');
+  await mkdir(directory);
+  const taken = createServer().listen(0, '127.0.0.1');
+  await once(taken, 'listening');
+  const { port } = taken.address() as AddressInfo;
+  const here = yaml!.text.replace('127.0.0.1:8080', `127.0.0.1:${port}`);
+  await writeFile(join(directory, 'rufh-proxy.yaml'), `${here}admin: 127.0.0.1:0\n`);
+  // The little API is not what this is about.
+  const script = start!.text
+    .replace(/^node .*\n/, '')
+    .replaceAll('rufh-proxy ', `node ${resolve('bin/rufh-proxy.js')} `);
+  const shell = spawn('bash', ['-c', script], { cwd: directory, stdio: ['ignore', 'ignore', 'pipe'], timeout: 20_000 });
+  const said: string[] = [];
+  shell.stderr.on('data', (text) => said.push(String(text)));
+  const [, signal] = (await once(shell, 'close')) as [number | null, string | null];
+  taken.close();
+  expect(signal).toBeNull();
+  expect(said.join('')).toContain(`127.0.0.1:${port}`);
 });

@@ -60,15 +60,17 @@ describe.each(['HTTP/1.1', 'HTTP/2'] as const)('over %s', (version) => {
   test('every line has what finds the others, and none has the id', async () => {
     const upload = await begin(version, 'abc');
     await upload.append('defghij', { offset: 3, complete: true });
-    const ended = () => stage.app.log.find(({ msg }) => msg === 'upload ended');
-    const end = await until(ended, 'a line about its end');
+    await until(() => stage.app.log.some(({ msg }) => msg === 'upload ended'), 'a line about its end');
+    await requestsOf(upload, 2);
     const handles = {
       upload: tagOf(upload),
       uploadPath: '/files/a.txt?sig=',
       idempotencyKey: KEY,
       client: '127.0.0.1',
     };
-    for (const line of [...(await requestsOf(upload, 2)), end]) expect(line).toMatchObject(handles);
+    const lines = stage.app.log.filter((line) => JSON.stringify(line).includes(tagOf(upload)));
+    expect(new Set(lines.map(({ msg }) => msg))).toEqual(new Set(['request', 'delivery attempt', 'upload ended']));
+    for (const line of lines) expect(line).toMatchObject(handles);
     expect(JSON.stringify(stage.app.log)).not.toContain(upload.target.split('/').at(-1));
   });
 });

@@ -13,19 +13,26 @@ export interface FrontKind {
   readonly name: string;
   /** The configuration in deploy/fronts/. */
   readonly file: string;
+  /** More files there that belong to it. */
+  readonly also?: readonly string[];
   readonly transports: readonly Transport[];
   readonly scheme: 'http' | 'https';
   /** Whether it relays a 104 as it comes; rufh-proxy is told so by `relays_interim`. */
   readonly interims: boolean;
+  /** How other spellings of a path with uploads reach rufh-proxy; none may go past the split to the application. */
+  readonly spellings: 'as written' | 'normalised';
+  /** The status where it refuses another case of such a path instead. */
+  readonly otherCase?: number;
   /** How a client sees a restart of rufh-proxy, with the request that runs and with the next one: a status, or `cut`. */
   readonly restart: { readonly running: number | 'cut'; readonly next: number | 'cut' };
   /** The program and its arguments for a configuration file and a directory for whatever it writes. */
   readonly command: (file: string, directory: string) => readonly [program: string, ...args: string[]];
-  /** Changes the shipped text where it names places that belong to the system. */
+  /** Changes the text of `file` where it names places that belong to the system. */
   readonly adapt?: (text: string, directory: string) => string;
 }
 
 const ENVOY = fileURLToPath(new URL('../../.cache/envoy/envoy', import.meta.url));
+const TRAEFIK = fileURLToPath(new URL('../../.cache/traefik/traefik', import.meta.url));
 const APACHE_MODULES = '/usr/lib/apache2/modules';
 
 /** Every front proxy whose configuration we ship. */
@@ -36,6 +43,7 @@ export const FRONTS: readonly FrontKind[] = [
     transports: ['HTTP/1.1', 'HTTP/2'],
     scheme: 'https',
     interims: false,
+    spellings: 'as written',
     restart: { running: 'cut', next: 'cut' },
     command: (file, directory) => ['nginx', '-p', directory, '-c', file, '-e', 'stderr', '-g', 'daemon off;'],
     adapt: (text, directory) => {
@@ -50,6 +58,7 @@ export const FRONTS: readonly FrontKind[] = [
     transports: ['HTTP/1.1', 'HTTP/2'],
     scheme: 'https',
     interims: true,
+    spellings: 'normalised',
     restart: { running: 'cut', next: 'cut' },
     command: (file) => ['haproxy', '-db', '-f', file],
   },
@@ -59,6 +68,7 @@ export const FRONTS: readonly FrontKind[] = [
     transports: ['HTTP/1.1', 'HTTP/2'],
     scheme: 'https',
     interims: true,
+    spellings: 'as written',
     restart: { running: 'cut', next: 'cut' },
     command: (file) => ['caddy', 'run', '--adapter', 'caddyfile', '--config', file],
     adapt: (text) => text.replace('auto_https', 'admin off\n\tauto_https'),
@@ -69,6 +79,8 @@ export const FRONTS: readonly FrontKind[] = [
     transports: ['HTTP/1.1', 'HTTP/2'],
     scheme: 'https',
     interims: false,
+    spellings: 'normalised',
+    otherCase: 403,
     restart: { running: 502, next: 503 },
     command: (file, directory) => ['apache2', '-d', directory, '-f', file, '-DFOREGROUND'],
     adapt: (text, directory) => {
@@ -90,11 +102,37 @@ export const FRONTS: readonly FrontKind[] = [
     },
   },
   {
+    name: 'Traefik',
+    file: 'traefik.yaml',
+    also: ['traefik-routes.yaml'],
+    transports: ['HTTP/1.1', 'HTTP/2'],
+    scheme: 'https',
+    interims: true,
+    spellings: 'normalised',
+    restart: { running: 502, next: 502 },
+    command: (file) => [TRAEFIK, `--configFile=${file}`],
+    adapt: (text, directory) => text.replaceAll('/etc/traefik/', `${directory}/`),
+  },
+  {
+    name: 'Squid',
+    file: 'squid.conf',
+    also: ['squid-without-app.sed'],
+    transports: ['HTTP/1.1'],
+    scheme: 'https',
+    interims: true,
+    spellings: 'as written',
+    restart: { running: 502, next: 503 },
+    command: (file) => ['squid', '-N', '-f', file, '-d', '1'],
+    adapt: (text, directory) =>
+      `pid_filename none\naccess_log none\ncache_log /dev/null\nvisible_hostname localhost\n${text.replaceAll('/etc/squid/', `${directory}/`)}`,
+  },
+  {
     name: 'Varnish',
     file: 'varnish.vcl',
     transports: ['HTTP/1.1'],
     scheme: 'http',
     interims: true,
+    spellings: 'as written',
     restart: { running: 'cut', next: 'cut' },
     command: (file, directory) => ['varnishd', '-F', '-a', '127.0.0.1:8443', '-f', file, '-n', `${directory}/state`],
   },
@@ -104,6 +142,7 @@ export const FRONTS: readonly FrontKind[] = [
     transports: ['HTTP/1.1', 'HTTP/2'],
     scheme: 'https',
     interims: true,
+    spellings: 'normalised',
     restart: { running: 503, next: 503 },
     command: (file) => [ENVOY, '-c', file, '--concurrency', '1', '--disable-hot-restart', '--log-level', 'warning'],
   },
@@ -112,15 +151,16 @@ export const FRONTS: readonly FrontKind[] = [
 /** The table in docs/deployment.md; the tests of the fronts hold every cell of it. */
 export function frontsTable(): string {
   const head =
-    '| front | configuration | clients | 104 | a running upload when rufh-proxy restarts | a request before it is back |';
-  const rows = FRONTS.map(({ name, file, scheme, transports, interims, restart }) => {
+    '| front | configuration | clients | 104 | other spellings of a path with uploads | a running upload when rufh-proxy restarts | a request before it is back |';
+  const rows = FRONTS.map(({ name, file, scheme, transports, interims, spellings, otherCase, restart }) => {
     const clients = scheme === 'https' ? `TLS, ${transports.join(' and ')}` : transports.join(' and ');
     const seen = (what: number | 'cut'): string =>
       what === 'cut' ? 'cut: the client resumes' : `${what}: final for an iPhone`;
     const link = `[${file}](../deploy/fronts/${file})`;
-    return `| ${name} | ${link} | ${clients} | ${interims ? 'relayed' : 'not sent'} | ${seen(restart.running)} | ${seen(restart.next)} |`;
+    const spelled = `reach rufh-proxy ${spellings}${otherCase ? `, in another case ${otherCase}` : ''}`;
+    return `| ${name} | ${link} | ${clients} | ${interims ? 'relayed' : 'not sent'} | ${spelled} | ${seen(restart.running)} | ${seen(restart.next)} |`;
   });
-  return [head, '| --- | --- | --- | --- | --- | --- |', ...rows].join('\n');
+  return [head, '| --- | --- | --- | --- | --- | --- | --- |', ...rows].join('\n');
 }
 
 export interface FrontPlaces {
@@ -190,19 +230,23 @@ async function writeConfiguration(
   await writeFile(join(directory, 'site.key'), key, { mode: 0o644 });
   await writeFile(join(directory, 'site.pem'), cert);
   await writeFile(join(directory, 'both.pem'), cert + key, { mode: 0o644 });
-  const shipped = await readFile(new URL(`../../deploy/fronts/${kind.file}`, import.meta.url), 'utf8');
   const [proxyPort, applicationPort] = [proxy, application].map((host) => new URL(`http://${host}`).port);
-  const moved = shipped
-    .replaceAll('crt /etc/ssl/site.pem', `crt ${directory}/both.pem`)
-    .replaceAll('/etc/ssl/', `${directory}/`)
-    .replaceAll('127.0.0.1:8080', proxy)
-    .replaceAll('127.0.0.1:3000', application)
-    .replaceAll(/(port(?:_value:| =) ?"?)8080/g, `$1${proxyPort}`)
-    .replaceAll(/(port(?:_value:| =) ?"?)3000/g, `$1${applicationPort}`)
-    .replaceAll('8443', `${port}`);
-  const file = join(directory, kind.file);
-  await writeFile(file, kind.adapt?.(moved, directory) ?? moved, { mode: 0o644 });
-  return file;
+  for (const name of [kind.file, ...(kind.also ?? [])]) {
+    const shipped = await readFile(new URL(`../../deploy/fronts/${name}`, import.meta.url), 'utf8');
+    const moved = shipped
+      .replaceAll('crt /etc/ssl/site.pem', `crt ${directory}/both.pem`)
+      .replaceAll('/etc/ssl/', `${directory}/`)
+      .replaceAll('127.0.0.1:8080', proxy)
+      .replaceAll('127.0.0.1:3000', application)
+      .replaceAll('parent 8080', `parent ${proxyPort}`)
+      .replaceAll('parent 3000', `parent ${applicationPort}`)
+      .replaceAll(/(port(?:_value:| =) ?"?)8080/g, `$1${proxyPort}`)
+      .replaceAll(/(port(?:_value:| =) ?"?)3000/g, `$1${applicationPort}`)
+      .replaceAll('8443', `${port}`);
+    const adapted = name === kind.file ? kind.adapt?.(moved, directory) : undefined;
+    await writeFile(join(directory, name), adapted ?? moved, { mode: 0o644 });
+  }
+  return join(directory, kind.file);
 }
 
 /** Whether somebody takes connections there. */

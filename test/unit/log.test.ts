@@ -126,7 +126,7 @@ describe('one line a request', () => {
     target: `/.uploads/${id}`,
     path: `/.uploads/${id}`,
     seconds: 0.0123,
-    upload: { id, target: '/files/new?sig=abc', idempotencyKey: 'the-key' },
+    upload: { id, target: '/files/new?sig=abc', idempotencyKey: 'the-key', client: '198.51.100.7' },
     offsets: { before: 5, after: 12 },
   };
 
@@ -171,8 +171,8 @@ describe('one line a request', () => {
 });
 
 test('one line an upload’s end, a warning when it was not delivered', () => {
-  const upload = { id, target: '/files/new?sig=abc', idempotencyKey: 'the-key' };
-  const end = { upload, client: '192.0.2.1', route: 'files', dialect: '8', size: 10, attempts: 1, seconds: 1.5 };
+  const upload = { id, target: '/files/new?sig=abc', idempotencyKey: 'the-key', client: '192.0.2.1' };
+  const end = { upload, route: 'files', dialect: '8', size: 10, attempts: 1, seconds: 1.5 };
   logUploadEnd(logTo(), { ...end, phase: 'answered', status: 201 });
   logUploadEnd(logTo(), { ...end, phase: 'undelivered', problem: 'refused connection' });
   logGivenUp(logTo(), { ...end, phase: 'undelivered', problem: 'refused connection' });

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
 import { loadConfig } from '../../src/config/load.js';
@@ -48,6 +48,15 @@ test('every file the docs link to exists', () => {
   for (const page of pages) {
     const links = [...readFileSync(page, 'utf8').matchAll(/\]\((?!https?:)([^)#]+)\)/g)].map((match) => match[1]!);
     for (const link of links) expect([link, existsSync(join(page, '..', link))]).toEqual([link, true]);
+  }
+});
+
+test('every file the docs link to is in the package, whose docs have no others', () => {
+  const { files } = JSON.parse(readFileSync('package.json', 'utf8')) as { files: string[] };
+  const docs = readdirSync('docs').filter((name) => name.endsWith('.md'));
+  for (const page of ['README.md', ...docs.map((name) => join('docs', name))]) {
+    const links = [...readFileSync(page, 'utf8').matchAll(/\]\((?!https?:)([^)#]+)[^)]*\)/g)].map((match) => match[1]!);
+    for (const link of links) expect(files).toContain(join(page, '..', link).split('/')[0]);
   }
 });
 
