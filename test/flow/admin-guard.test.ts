@@ -210,3 +210,14 @@ test.each([
   }
   expect(statSync(path).mode & 0o777).toBe(expected);
 });
+
+test.each([
+  ['0.0.0.0', undefined, true],
+  ['0.0.0.0', TOKEN, false],
+  ['127.0.0.1', undefined, false],
+  ['::1', undefined, false],
+])('at %s with the token %s it is told when it starts that everybody can reach it: %s', async (host, token, isTold) => {
+  lines.length = 0;
+  await start({ address: { kind: 'tcp', host, port: 0 }, ...(token === undefined ? {} : { token }) });
+  expect(lines.some((line) => /"level":"warn".*asks for no token/.test(line))).toBe(isTold);
+});

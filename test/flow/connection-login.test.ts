@@ -227,3 +227,27 @@ describe('deliveries', () => {
     },
   );
 });
+
+describe('the authorization service', () => {
+  test.each([
+    ['the question', 'NTLM one', []],
+    ['the question', 'Negotiate one', []],
+    ['the answer', 'Bearer x', [['WWW-Authenticate', 'Negotiate oYG2']]],
+  ] satisfies [string, string, HeaderLine[]][])(
+    'is asked for nobody else on a connection where %s is a login (%s)',
+    async (_, value, headers) => {
+      const service = await startRawOrigin((exchange) =>
+        exchange.respond({ status: 200, headers: exchange.header('Authorization') === value ? headers : [] }),
+      );
+      const own = await startTestApp({ origin: origin.url, config: `authorize: { forward_auth: "${service.url}" }\n` });
+      const client = await connect(own.url);
+      for (const lines of [[], [['Authorization', value] as const], []])
+        expect((await client.request({ method: 'GET', target: '/open', headers: lines })).status).toBe(200);
+      const [first, login, last] = service.exchanges.map(({ connectionIndex }) => connectionIndex);
+      expect(login === last || (headers.length === 0 && login === first)).toBe(false);
+      client.destroy();
+      await own.stop();
+      await service.close();
+    },
+  );
+});

@@ -216,3 +216,20 @@ test('half of an origin’s turns are those of clients that still upload, and on
   expect((await exchangeOver('HTTP/1.1', app.url, ask)).status).toBe(201);
   await slow.close();
 });
+
+test.each(TRANSPORTS)(
+  'over %s, what passes through has interim responses without a way around us',
+  async (transport) => {
+    origin.setScript(async (exchange) => {
+      await exchange.interim(103, [...HINTS, ['Alt-Svc', 'h3=":8443"']]);
+      await exchange.respond({ status: 200, headers: [['Alt-Svc', 'h3=":8443"']], body: 'ok' });
+    });
+    const { status, interims, ...answer } = await exchangeOver(transport, app.url, {
+      method: 'GET',
+      target: '/files/hints',
+    });
+    const fields = interims.map((interim) => [interim.status, interim.header('Link'), interim.header('Alt-Svc')]);
+    expect([status, fields]).toEqual([200, [[103, HINTS[0]![1], undefined]]]);
+    expect(answer.headerLines.filter(([name]) => /alt-svc/i.test(name))).toEqual([]);
+  },
+);

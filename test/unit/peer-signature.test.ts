@@ -106,6 +106,25 @@ describe('believed once', () => {
     expect(owner.verify(VALUE, LINE)).toBe('old');
   });
 
+  test('is a signature for all of the time in which it would be believed, which is twice that', () => {
+    let now = NOW - 3_600_000;
+    const owner = new PeerSignature('secret', 'b', () => now);
+    const early = new PeerSignature('secret', 'a', () => now + 29_000);
+    now = NOW;
+    expect(owner.verify(sender.sign(CLAIM, LINE), LINE)).toEqual(CLAIM);
+    now = NOW + 59_000;
+    const value = early.sign(CLAIM, LINE);
+    expect(owner.verify(value, LINE)).toEqual(CLAIM);
+    // Others come meanwhile, by which what is older is forgotten.
+    for (const at of [61_000, 87_000, 117_000]) {
+      now = NOW + at;
+      expect(owner.verify(early.sign(CLAIM, LINE), LINE)).toEqual(CLAIM);
+      expect(owner.verify(value, LINE)).toBe('replayed');
+    }
+    now = NOW + 119_000;
+    expect(owner.verify(value, LINE)).toBe('old');
+  });
+
   test('is what was signed after the receiver began: it does not know what was used before', () => {
     expect(new PeerSignature('secret', 'b', () => NOW + 1).verify(VALUE, LINE)).toBe('old');
   });

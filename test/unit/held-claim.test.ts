@@ -1,0 +1,33 @@
+import { expect, test } from '@jest/globals';
+import { HeldClaim } from '../../src/delivery/claim.js';
+import { Fault } from '../../src/model/fault.js';
+import { silentLog } from '../../src/observe/log.js';
+import { untilAvailable } from '../../src/store/until-available.js';
+import { until } from '../support/temporary.js';
+
+test('asks nothing any more once it is released, also when the store comes back within a renewal', async () => {
+  let asked = 0;
+  let isAway = true;
+  const renewClaim = (): Promise<boolean> => {
+    asked++;
+    return isAway ? Promise.reject(new Fault('STORE_UNAVAILABLE', 'it is away', true)) : Promise.resolve(true);
+  };
+  const ask = <T>(step: () => Promise<T> | T, { signal }: { signal: AbortSignal }): Promise<T> =>
+    untilAvailable(step, { signal });
+  const rooms = {
+    store: { ask, atOnce: { renewClaim } } as unknown as ConstructorParameters<typeof HeldClaim>[1]['store'],
+    worker: 'w',
+    clock: Date.now,
+    monotonic: () => performance.now(),
+    log: silentLog(),
+    claimMs: 30,
+    halted: new AbortController().signal,
+  };
+  const claim = new HeldClaim('id', rooms, performance.now());
+  await until(() => asked > 0, 'a renewal');
+  isAway = false;
+  const before = asked;
+  await claim.release();
+  expect(asked).toBe(before);
+  expect(claim.signal.aborted).toBe(false);
+});
