@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { Agent, request } from 'node:http';
 import { loadavg } from 'node:os';
+import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { startProxy } from '../test/support/proxy.js';
 import type { Plan } from './plan.js';
@@ -10,7 +11,7 @@ import { percentile } from './statistics.js';
 
 const MEASURED_MS = 10_000;
 const PAUSE_MS = 5;
-/** An honest client beside 24 that send one byte at a time, drip and leave their answers unread. */
+/** An honest client beside 30: three of each kind that trickles, drips or sends one byte at a time. */
 const PROMISED_P99_MS = 50;
 
 /** What one client's requests take while others send in tiny pieces. Only figures of a quiet machine say anything. */
@@ -22,10 +23,12 @@ export async function benchNeighbour(plan: Plan): Promise<void> {
   try {
     const alone = await measure(proxy.url);
     const program = fileURLToPath(new URL('programs/tiny-pieces.mjs', import.meta.url));
-    const attackers = spawn(process.execPath, [program, proxy.url], { stdio: 'inherit' });
+    const attackers = spawn(process.execPath, [program, proxy.url], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const told = text(attackers.stdout);
     await pause(1000);
     const beside = await measure(proxy.url);
-    attackers.kill('SIGKILL');
+    attackers.kill('SIGTERM');
+    const kinds = JSON.parse(await told) as Kinds;
     const row = (name: string, ms: readonly number[]): string[] => [
       name,
       ...[0.5, 0.99, 1].map((share) => percentile(ms, share).toFixed(1)),
@@ -34,14 +37,22 @@ export async function benchNeighbour(plan: Plan): Promise<void> {
     printTable({
       title: `GETs of a neighbour, ms (load ${load.toFixed(1)} when it began; promised: p99 below ${PROMISED_P99_MS})`,
       columns: ['', 'median', 'p99', 'longest', 'requests'],
-      rows: [row('alone', alone), row('beside 24 clients with tiny pieces', beside)],
+      rows: [row('alone', alone), row('beside 30 clients with tiny pieces', beside)],
     });
-    keepResult('neighbour', { load, alone, beside });
+    printTable({
+      title: 'what the others have sent and read',
+      columns: ['', 'connections', 'bytes'],
+      rows: Object.entries(kinds).map(([name, { connections, bytes }]) => [name, `${connections}`, `${bytes}`]),
+    });
+    keepResult('neighbour', { load, alone, beside, kinds });
   } finally {
     await proxy.stop();
     await sink.stop();
   }
 }
+
+/** By kind of client: how often one connected, and how many bytes moved. */
+type Kinds = Readonly<Record<string, { readonly connections: number; readonly bytes: number }>>;
 
 /** One request after the other on one connection. */
 async function measure(url: string): Promise<number[]> {
