@@ -50,7 +50,7 @@ export class AdminClient {
       const body = await buffer(response);
       return { status: response.statusCode ?? 0, type: response.headers['content-type'] ?? '', body: body.toString() };
     } catch (error) {
-      throw new AdminUnreachable(`nothing answers at ${this.place} (${reason(error)}). ${ADVICE}`);
+      throw new AdminUnreachable(`${silence(error, this.place)} (${reason(error)}). ${ADVICE}`);
     }
   }
 
@@ -83,6 +83,16 @@ const NO_TOKEN =
   'proxy’s configuration with --config';
 const WRONG_TOKEN =
   'the admin listener does not take this token: it knows the one that its admin.token_file held when the proxy was started';
+
+/** Somebody who listens and speaks something else is not nobody. */
+function silence(error: unknown, place: string): string {
+  const code = (error as NodeJS.ErrnoException).code ?? '';
+  if (place.startsWith('https:') && /^(EPROTO$|ERR_SSL|ECONNRESET$)/.test(code))
+    return `what listens at ${place} does not speak TLS: the admin listener speaks HTTP, as http://…`;
+  if (code.startsWith('HPE_') || code === 'ECONNRESET')
+    return `what listens at ${place} gives no answer of HTTP: it speaks TLS, or something else`;
+  return `nothing answers at ${place}`;
+}
 
 function reason(error: unknown): string {
   const { code, name, message } = error as NodeJS.ErrnoException;

@@ -53,7 +53,7 @@ export function detailWords(upload: ShownUpload, now: number): string {
     ['removed', `${upload.expiresAt}, in ${timeWords(Date.parse(upload.expiresAt) - now)}`],
     ['next try', upload.dueAt && `${upload.dueAt}, in ${timeWords(Date.parse(upload.dueAt) - now)}`],
     ['Idempotency-Key', upload.idempotencyKey],
-    ['answer', answer && `${answer.status} ${answer.reason}, ${bytes(answer.bodySize)}, ${answer.at}`],
+    ['answer', answer && `${`${answer.status} ${answer.reason}`.trim()}, ${bytes(answer.bodySize)}, ${answer.at}`],
     ['attempts', String(upload.attempts)],
   ];
   const known = rows.filter((row): row is [string, string] => row[1] !== undefined);

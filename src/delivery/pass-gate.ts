@@ -11,7 +11,7 @@ import type { Rooms } from './rooms.js';
 export type Passage =
   | { readonly kind: 'open' }
   /** Its refusal is recorded as the upload's answer. */
-  | { readonly kind: 'answered' }
+  | { readonly kind: 'answered'; readonly upload: Upload }
   | { readonly kind: 'shut'; readonly why: Undelivered }
   /** It could not be asked: nothing passes, and it is asked again. */
   | { readonly kind: 'failed'; readonly why: Undelivered; readonly until: number }
@@ -82,5 +82,5 @@ async function refuse(upload: Upload, said: GateAnswer, keepAnswerMs: number, ro
   const recorded = await untilRecorded(upload.id, () => store.recordAnswer(upload.id, worker, kept), rooms);
   if (recorded === 'stale') return { kind: 'stale' };
   await removeChunks(upload.id, chunks, rooms);
-  return { kind: 'answered' };
+  return { kind: 'answered', upload: recorded };
 }

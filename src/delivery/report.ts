@@ -55,6 +55,11 @@ export function reportClosed(upload: Upload, phase: 'cancelled' | 'invalid' | 'e
   noteEnd(upload, upload.undelivered && phase === 'expired' ? 'undelivered' : phase, ears);
 }
 
+/** One line and one figure for an upload whose gate refused it: the refusal is its answer, and its origin never heard of it. */
+export function reportRefusal(upload: Upload, ears: EndEars): void {
+  noteEnd(upload, 'answered', ears);
+}
+
 /** Everybody who finds that stored bytes, or confirmed steps, of an upload are lost tells it with this, and ends the upload. */
 export function reportLoss(upload: Upload, problem: string | undefined, ears: EndEars): void {
   ears.log.error({ ...uploadFields(handlesOf(upload)), problem }, 'an upload whose bytes are lost is given up');

@@ -13,7 +13,7 @@ import { Ending, type Next } from './ending.js';
 import { framed } from './framing.js';
 import { Interlude } from './interlude.js';
 import type { Turn } from './origin-turns.js';
-import { reportAttempt } from './report.js';
+import { reportAttempt, reportRefusal } from './report.js';
 import { completedBy } from './replay.js';
 import { beforeAttempt, isPartly, LOST_WITH_PROCESS, mayAskAgain, type Start } from './retry.js';
 import { passGate } from './pass-gate.js';
@@ -283,6 +283,8 @@ export class Run {
       case 'lost':
         return this.ending.lose(upload, passage.problem);
       case 'answered':
+        reportRefusal(passage.upload, this.rooms);
+        return this.ending.elsewhere();
       case 'stale':
         return this.ending.elsewhere();
     }

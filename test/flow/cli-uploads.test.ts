@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { once } from 'node:events';
+import { createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -347,6 +348,37 @@ describe('the admin listener', () => {
       2,
       'rufh-proxy: --admin: found "over there", allowed is a URL, HOST:PORT or unix:/path\n',
     ]);
+  });
+
+  test.each([
+    [
+      'speaks something else',
+      'http',
+      (socket: Socket) => socket.end('-ERR unknown command\r\n'),
+      /gives no answer of HTTP/,
+    ],
+    [
+      'hangs up, as one that speaks TLS',
+      'http',
+      (socket: Socket) => socket.destroy(),
+      /gives no answer of HTTP: it speaks TLS/,
+    ],
+    [
+      'speaks no TLS',
+      'https',
+      (socket: Socket) => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'),
+      /does not speak TLS/,
+    ],
+  ])('where somebody %s ends with 2 and says so', async (_what, scheme, answer, message) => {
+    const somebody = createTcpServer((socket) =>
+      socket.on('error', () => undefined).once('data', () => answer(socket)),
+    );
+    await once(somebody.listen(0, '127.0.0.1'), 'listening');
+    const { port } = somebody.address() as AddressInfo;
+    const { code, errors } = await uploads(['list', '--admin', `${scheme}://127.0.0.1:${port}`]);
+    somebody.close();
+    expect([code, errors]).toEqual([2, expect.stringMatching(message)]);
+    expect(errors).not.toContain('nothing answers');
   });
 
   test('may be a Unix socket', async () => {

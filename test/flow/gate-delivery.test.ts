@@ -57,6 +57,9 @@ test('what it refuses never reaches the origin, in however many pieces it came, 
   expect([response.status, response.body.toString()]).toEqual([422, 'infected\n']);
   expect(response.header('Upload-Complete')).toBe('?1');
   expect(origin.requests).toEqual([]);
+  // Its end is told like any other.
+  const ends = app!.log.filter(({ msg }) => msg === 'upload ended');
+  expect(ends).toMatchObject([{ phase: 'answered', status: 422, size: 12, attempts: 0, client: '127.0.0.1' }]);
 });
 
 test('a gate that fails lets nothing pass, and is asked again', async () => {
