@@ -1,4 +1,4 @@
-import { accessSync, constants, statSync } from 'node:fs';
+import { accessSync, constants, statfsSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Config } from '../config/config.js';
 import { loadConfig, misplaced, type ConfigSources } from '../config/load.js';
@@ -32,7 +32,11 @@ async function whyUnusable(config: Config): Promise<string | undefined> {
   const { data: directory, store, spool } = config;
   try {
     await assertUsable({ directory, store: store.type, shared: spool.shared });
-    return statSync(directory, { throwIfNoEntry: false }) && unlessAllowed(directory);
+    if (statSync(directory, { throwIfNoEntry: false })) return unlessAllowed(directory);
+    const above = existingAbove(directory);
+    return KERNEL_FILE_SYSTEMS.has(statfsSync(above).type)
+      ? `${directory} is not there, and cannot be made: ${above} shows what the kernel knows and keeps no files; choose another --data`
+      : undefined;
   } catch (error) {
     return whyNotStarted(error, config);
   }
@@ -41,10 +45,17 @@ async function whyUnusable(config: Config): Promise<string | undefined> {
 /** Why a directory that is not there could not be made by this user: the one who starts the proxy may be another. */
 function whyNotMade({ data }: Config): string | undefined {
   if (statSync(data, { throwIfNoEntry: false })) return undefined;
-  let above = dirname(data);
-  while (!statSync(above, { throwIfNoEntry: false }) && above !== dirname(above)) above = dirname(above);
-  const why = unlessAllowed(above);
+  const why = unlessAllowed(existingAbove(data));
   return why === undefined ? undefined : `${data} is not there, and cannot be made by this user: ${why}`;
+}
+
+/** proc, sysfs, cgroup and cgroup2 (statfs(2)): what root may write by their rights, they refuse all the same. */
+const KERNEL_FILE_SYSTEMS: ReadonlySet<number> = new Set([0x9fa0, 0x62656572, 0x27e0eb, 0x63677270]);
+
+/** The directory in which the first missing part of a path would be made. */
+function existingAbove(directory: string): string {
+  const above = dirname(directory);
+  return statSync(above, { throwIfNoEntry: false }) || above === dirname(above) ? above : existingAbove(above);
 }
 
 function unlessAllowed(directory: string): string | undefined {

@@ -104,6 +104,11 @@ describe('help', () => {
 });
 
 describe('check', () => {
+  test.each(['/proc/x', '/proc/x/y', '/sys/x'])('finds that no start could make %s', async (data) => {
+    const { code, errors } = await run(['check', '--origin', 'http://a', '--data', data]);
+    expect([code, errors]).toEqual([1, expect.stringContaining(`${data} is not there, and cannot be made: `)]);
+  });
+
   const write = (yaml: string) => writeFileSync(join(directory.path, 'a.yaml'), yaml);
 
   test('says ok and what would be served', async () => {
