@@ -1,6 +1,8 @@
 import { afterEach, describe, expect, jest, test } from '@jest/globals';
+import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { Readable } from 'node:stream';
+import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
 import type { Exchange } from '../../src/http/exchange.js';
 import { ReadGate } from '../../src/http/read-gate.js';
 import { sinceHeldBackMs, tameSmallPieces } from '../../src/http/small-piece-pace.js';
@@ -91,6 +93,25 @@ describe('an answer of single bytes', () => {
       client.sendRequest({ method: 'POST', target: '/', headers, body: 'hello' });
     expect(await cost(upload)).toBeLessThan(2 * PIECES);
   });
+});
+
+test('an answer of single bytes is taken in few pieces by a delivery', async () => {
+  const origin = await startRawOrigin((exchange) =>
+    exchange.write(`HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n${'1\r\nx\r\n'.repeat(COUNT)}0\r\n\r\n`),
+  );
+  const sender = new UndiciOrigin();
+  const request = { origin: origin.url, method: 'GET', target: '/', headers: [], content: { size: 0 } } as const;
+  const { body } = await sender.send(
+    { ...request, timeoutMs: 20_000, connection: 'fresh' },
+    new AbortController().signal,
+  );
+  const sizes: number[] = [];
+  body.on('data', ({ length }: Buffer) => sizes.push(length));
+  await once(body, 'end');
+  expect(sizes.reduce((sum, size) => sum + size, 0)).toBe(COUNT);
+  expect(sizes.length).toBeLessThan(COUNT / 50);
+  await sender.close();
+  await origin.close();
 });
 
 /** A connection as far as reading from it is concerned. */
