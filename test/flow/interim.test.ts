@@ -240,6 +240,25 @@ describe('an interim response is left out', () => {
     client.destroy();
   });
 
+  test.each([
+    ['its own limit', 20_000, 10_000],
+    ['what can be sent', 100_000, undefined],
+  ])('when it is over %s over HTTP/2, and the session goes on', async (_what, size, maxHeaderListSize) => {
+    const headers = Array.from({ length: size / 1000 }, (_, at) => [`X-Field-${at}`, 'x'.repeat(980)] as const);
+    const sent: boolean[] = [];
+    const door = await openDoor((exchange) => {
+      sent.push(sendInterim(exchange, { ...supported, headers }), sendInterim(exchange, supported));
+      finish(exchange);
+    });
+    const h2 = await connectH2(door.url, { settings: { maxHeaderListSize } });
+    for (const method of ['POST', 'PUT']) {
+      const { status, interims } = await h2.request({ method, target: '/', body: 'abc' });
+      expect([status, interims.map((interim) => interim.status)]).toEqual([201, [104]]);
+    }
+    expect(sent).toEqual([false, true, false, true]);
+    await h2.close();
+  });
+
   test('and nothing can be smuggled into it', async () => {
     const failures: unknown[] = [];
     const door = await openDoor((exchange) => {

@@ -9,10 +9,10 @@ import { until } from '../support/temporary.js';
 import type { WireResponse } from '../support/wire-response.js';
 
 // Issue 9: answers of an origin that have no end, that drip, or that are too large end, and nothing waits for them for ever.
-const CONFIG = `
+const CONFIG = (answerTimeout: string): string => `
 delivery:
   timeout: 5s
-  answer_timeout: 400ms
+  answer_timeout: ${answerTimeout}
   max_answer_size: 10000
   retry: { first_delay: 10ms, longest_delay: 20ms }
   breaker: { failures: 1000, pause: 10ms }
@@ -52,6 +52,10 @@ interface Kind {
   readonly play: (exchange: RawExchange) => Promise<void> | void;
   /** What the record says. */
   readonly problem: RegExp;
+  /** What a client is told for whom the request passed through. */
+  readonly detail?: RegExp;
+  /** Only the time for an answer ends it; the others are ended by something else, however long that takes here. */
+  readonly takesTime?: true;
   /** Bodies of what passes through are nobody's but the client's. */
   readonly isOfBody?: true;
 }
@@ -59,33 +63,48 @@ interface Kind {
 const KINDS: readonly Kind[] = [
   {
     name: 'interim responses without end',
-    play: (exchange) => flood(exchange, 'HTTP/1.1 102 Processing\r\n\r\n'),
+    // They count, not their bytes: there are none in them.
+    play: (exchange) => flood(exchange, 'HTTP/1.1 102 \r\n\r\n'),
     problem: /without end/,
+    detail: /without end/,
   },
   {
     name: 'interim responses with large fields',
-    play: (exchange) => flood(exchange, `HTTP/1.1 103 Early Hints\r\nLink: <${'x'.repeat(3000)}>\r\n\r\n`),
+    // So few that their bytes count, and an answer behind them.
+    play: ({ socket }) => {
+      socket.on('error', () => undefined);
+      socket.write(`HTTP/1.1 103 Early Hints\r\nLink: <${'x'.repeat(3000)}>\r\n\r\n`.repeat(200));
+      socket.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
+    },
     problem: /without end/,
+    detail: /without end/,
   },
   {
     name: '100s without end',
-    play: (exchange) => flood(exchange, 'HTTP/1.1 100 Continue\r\n\r\n'),
+    play: (exchange) => flood(exchange, 'HTTP/1.1 100 \r\n\r\n'),
     problem: /without end/,
+    detail: /without end/,
   },
   {
     name: 'interim responses that drip',
     play: (exchange) => drip(exchange, 'HTTP/1.1 102 Processing\r\n\r\n'),
     problem: /not whole after 0.4 s/,
+    detail: /within 0.4 s/,
+    takesTime: true,
   },
   {
     name: 'a head that drips',
     play: (exchange) => drip(exchange, 'X-A: b\r\n', 'HTTP/1.1 200 OK\r\n'),
     problem: /not whole after 0.4 s/,
+    detail: /within 0.4 s/,
+    takesTime: true,
   },
   {
     name: 'a head of one endless line',
     play: (exchange) => drip(exchange, 'x', 'HTTP/1.1 200 OK\r\nX-A: '),
     problem: /not whole after 0.4 s/,
+    detail: /within 0.4 s/,
+    takesTime: true,
   },
   {
     name: 'a huge head',
@@ -108,15 +127,20 @@ const KINDS: readonly Kind[] = [
 
 let origin: RawOrigin;
 let app: TestApp;
+let hasty: TestApp;
 
 beforeAll(async () => {
   origin = await startRawOrigin();
-  app = await startTestApp({ origin: origin.url, config: CONFIG });
+  app = await startTestApp({ origin: origin.url, config: CONFIG('10s') });
+  hasty = await startTestApp({ origin: origin.url, config: CONFIG('400ms') });
 });
 afterAll(async () => {
   await app.stop();
+  await hasty.stop();
   await origin.close();
 });
+
+const appFor = ({ takesTime }: Kind): TestApp => (takesTime ? hasty : app);
 
 function meets({ play, name }: Kind): void {
   origin.setScript(async (exchange) => {
@@ -127,8 +151,8 @@ function meets({ play, name }: Kind): void {
 }
 
 /** The problem of the newest attempt in the log, which is that of the record. */
-async function problemOfAttempt(before: number): Promise<string> {
-  const found = await until(() => app.log.slice(before).find(({ msg }) => msg === 'delivery attempt'), 'an attempt');
+async function problemOfAttempt({ log }: TestApp, before: number): Promise<string> {
+  const found = await until(() => log.slice(before).find(({ msg }) => msg === 'delivery attempt'), 'an attempt');
   return String(found.problem);
 }
 
@@ -136,9 +160,9 @@ const requestsFor = (target: string): number =>
   origin.exchanges.filter((exchange) => exchange.target === target).length;
 
 describe.each(TRANSPORTS)('over %s', (transport) => {
-  function upload(method: string, target: string): Promise<WireResponse> {
+  function upload(method: string, target: string, to = app): Promise<WireResponse> {
     const headers = creationLines(DIALECT, { complete: true, length: BODY.length });
-    return exchangeOver(transport, app.url, { method, target, headers, body: BODY });
+    return exchangeOver(transport, to.url, { method, target, headers, body: BODY });
   }
 
   const targetOf = (path: string, { name }: Kind, method: string): string =>
@@ -150,10 +174,11 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     test.each(kinds)('$name: 502, once, and the record says why', async (kind) => {
       meets(kind);
       const target = targetOf('/files/', kind, method);
-      const before = app.log.length;
-      const response = await upload(method, target);
+      const own = appFor(kind);
+      const before = own.log.length;
+      const response = await upload(method, target, own);
       expect([response.status, response.header('Upload-Complete')]).toEqual([502, '?0']);
-      expect(await problemOfAttempt(before)).toMatch(kind.problem);
+      expect(await problemOfAttempt(own, before)).toMatch(kind.problem);
       expect(requestsFor(target)).toBe(1);
       // It is kept, and may be sent once more.
       origin.setScript(async (exchange) => {
@@ -161,7 +186,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         await exchange.respond({ status: 201, body: 'made' });
       });
       const location = response.interims[0]!.header('Location')!;
-      const again = await exchangeOver(transport, app.url, {
+      const again = await exchangeOver(transport, own.url, {
         method: 'PATCH',
         target: new URL(location).pathname,
         headers: appendLines(DIALECT, { offset: BODY.length - 1, complete: true }),
@@ -173,23 +198,27 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
   test.each(KINDS)('of an eager upload, $name: 502, and the record says why', async (kind) => {
     meets(kind);
-    const before = app.log.length;
-    const response = await upload('POST', targetOf('/eager/', kind, 'POST'));
+    const own = appFor(kind);
+    const before = own.log.length;
+    const response = await upload('POST', targetOf('/eager/', kind, 'POST'), own);
     expect(response.status).toBe(502);
-    expect(await problemOfAttempt(before)).toMatch(kind.problem);
+    expect(await problemOfAttempt(own, before)).toMatch(kind.problem);
   });
 
   test.each(KINDS)('of a spooled request, $name: 502', async (kind) => {
     meets(kind);
     const target = targetOf('/spooled/', kind, 'POST');
-    expect((await exchangeOver(transport, app.url, { method: 'POST', target, body: BODY })).status).toBe(502);
+    const { status } = await exchangeOver(transport, appFor(kind).url, { method: 'POST', target, body: BODY });
+    expect(status).toBe(502);
     expect(requestsFor(target)).toBe(1);
   });
 
   test.each(KINDS.filter(({ isOfBody }) => !isOfBody))('of what passes through, $name: 502', async (kind) => {
     meets(kind);
     const target = targetOf('/files/', kind, 'GET');
-    expect((await exchangeOver(transport, app.url, { method: 'GET', target })).status).toBe(502);
+    const { status, body } = await exchangeOver(transport, appFor(kind).url, { method: 'GET', target });
+    expect(status).toBe(502);
+    expect(body.toString()).toMatch(kind.detail ?? /./);
     expect(requestsFor(target)).toBe(1);
   });
 

@@ -1,9 +1,20 @@
-import { describe, expect, test } from '@jest/globals';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
+import type { ClientRequest, IncomingMessage } from 'node:http';
+import { afterEach, describe, expect, test } from '@jest/globals';
+import { Trust } from '../../src/http/client-address.js';
 import { RequestRates } from '../../src/http/min-rate.js';
+import { PassThrough, type PassThroughOptions } from '../../src/http/pass-through.js';
+import { ReadGate } from '../../src/http/read-gate.js';
+import { BadHead, readHead } from '../../src/http/request-head.js';
+import type { Listener } from '../../src/http/server.js';
+import { silentLog } from '../../src/observe/log.js';
+import { closeDoors, openDoor } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
 import { play } from '../support/pass-through-front.js';
 import { connect } from '../support/raw-client.js';
 import type { RawExchange } from '../support/raw-exchange.js';
+import { startRawOrigin, type RawOrigin, type RawScript } from '../support/raw-origin.js';
+import { until } from '../support/temporary.js';
 
 async function listen(exchange: RawExchange): Promise<void> {
   await exchange.readBody();
@@ -155,5 +166,101 @@ describe('a client whose body stops', () => {
 
   test('is not to blame for an origin that thinks about its answer', async () => {
     await isAnswered(LIMITS);
+  });
+});
+
+describe('who is kept from being read', () => {
+  const trust = new Trust([]);
+  let origin: RawOrigin;
+  let passThrough: PassThrough;
+  let gate: ReadGate | undefined;
+
+  afterEach(async () => {
+    gate = undefined;
+    await closeDoors();
+    await passThrough.close();
+    await origin.close();
+  });
+
+  /** Our pass-through behind a listener of ours, which knows the connections that bodies come on. */
+  async function open(
+    script: RawScript,
+    { timeoutMs = 60_000, ...options }: Partial<PassThroughOptions> & { readonly timeoutMs?: number },
+    begin: (request: IncomingMessage) => void = () => undefined,
+  ): Promise<Listener> {
+    origin = await startRawOrigin(script);
+    passThrough = new PassThrough({ log: silentLog(), ...options });
+    const route = { origin: origin.url, delivery: { preserveHost: true, timeoutMs } };
+    return openDoor((exchange) => {
+      const head = readHead(exchange.req, trust);
+      if (head instanceof BadHead) throw new Error(head.detail);
+      begin(exchange.req as IncomingMessage);
+      void passThrough.web(exchange, head, route);
+    });
+  }
+
+  function hold(target: string | undefined, { socket }: IncomingMessage): void {
+    if (target !== '/held') return;
+    gate = ReadGate.of(socket);
+    gate.hold();
+  }
+
+  test.each<[string, Partial<PassThroughOptions>]>([
+    ['stopped', { idleTimeoutMs: 100 }],
+    ['is too slow', { requestRates }],
+  ])('is no client that %s', async (_what, limits) => {
+    const door = await open(listen, limits, (request) => hold(request.url, request));
+    const held = await connect(door.url);
+    await held.sendHead('POST', '/held', [['Content-Length', '10']]);
+    await until(() => gate, 'the request');
+    // As long as somebody needs to be given up, twice over.
+    for (let count = 0; count < 2; count++) {
+      const other = await connect(door.url);
+      await other.sendHead('POST', '/', [['Content-Length', '10']]);
+      await other.send('hello');
+      expect((await other.readFinal()).status).toBe(408);
+      other.destroy();
+    }
+    await held.send('helloworld');
+    gate!.release();
+    expect((await held.readFinal()).status).toBe(200);
+    held.destroy();
+  });
+
+  test('is no origin that is silent', async () => {
+    let goOn = (): void => undefined;
+    const later = new Promise<void>((resolve) => (goOn = resolve));
+    let hasGoneOn = false;
+    const script = async (exchange: RawExchange): Promise<void> => {
+      await exchange.write('HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none');
+      if (exchange.target !== '/held') return;
+      await later;
+      await exchange.write('two');
+      hasGoneOn = true;
+    };
+    const onAnswer = (message: unknown): void => {
+      const { request, response } = message as { readonly request: ClientRequest; readonly response: IncomingMessage };
+      hold(request.path, response);
+    };
+    subscribe('http.client.response.finish', onAnswer);
+    try {
+      const door = await open(script, { timeoutMs: 300 });
+      const held = await connect(door.url);
+      await held.sendHead('GET', '/held');
+      await until(() => gate, 'the answer');
+      for (let count = 0; count < 2; count++) {
+        const other = await connect(door.url);
+        await other.sendHead('GET', '/');
+        await expect(other.readFinal()).rejects.toThrow();
+        other.destroy();
+      }
+      goOn();
+      await until(() => hasGoneOn, 'the rest of the answer');
+      gate!.release();
+      expect((await held.readFinal()).body.toString()).toBe('onetwo');
+      held.destroy();
+    } finally {
+      unsubscribe('http.client.response.finish', onAnswer);
+    }
   });
 });

@@ -3,6 +3,7 @@ import { connect, createServer, type AddressInfo, type Server, type Socket } fro
 import { connect as connectTls, createServer as createTlsServer, type Server as TlsServer } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { makePatient } from '../../src/http/patient-socket.js';
+import { ReadGate } from '../../src/http/read-gate.js';
 import { resetConnection } from '../../src/http/reset-connection.js';
 import { makeCertificate } from '../support/certificate.js';
 import { until } from '../support/temporary.js';
@@ -160,6 +161,32 @@ test('a peer that refuses bytes and says nothing is given up after a while', asy
   ours.write('anything');
   await seen.closed();
   expect(seen.events).toEqual(['EPIPE', 'close']);
+});
+
+test('a peer that refuses bytes is not silent while we keep it from being read', async () => {
+  const refusal = Object.assign(new Error('refused'), { code: 'EPIPE' });
+  const refused = (socket: Socket): Watched => {
+    socket._writev = undefined;
+    socket._write = (_bytes, _encoding, done) => done(refusal);
+    const watched = new Watched(makePatient(socket, 20));
+    socket.write('anything');
+    return watched;
+  };
+  const gate = ReadGate.of(ours);
+  gate.hold();
+  const seen = refused(ours);
+  peer.write(ANSWER);
+  // As long as somebody needs to be given up, twice over.
+  for (let count = 0; count < 2; count++) {
+    const port = (server.address() as AddressInfo).port;
+    const [other, silent] = await pair(server, () => connect(port, '127.0.0.1'), 'connection');
+    await refused(other).closed();
+    silent.destroy();
+  }
+  expect(seen.events).toEqual([]);
+  gate.release();
+  await seen.closed();
+  expect([seen.text, seen.events]).toEqual([ANSWER, ['EPIPE', 'close']]);
 });
 
 test('errors that are no refusal end the socket at once', async () => {

@@ -1,5 +1,9 @@
 import { once } from 'node:events';
+import { createServer as createSessions, type ServerHttp2Session } from 'node:http2';
+import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterEach, expect, test } from '@jest/globals';
+import { ReadGate } from '../../src/http/read-gate.js';
+import { endWhenDeaf } from '../../src/http/sign-of-life.js';
 import { closeDoors, ok, openDoor } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
 import { connect } from '../support/raw-client.js';
@@ -55,6 +59,37 @@ test('a client that waits in silence is asked again and again, and kept', async 
   waiting[0]!();
   expect((await exchange.readFinal()).status).toBe(200);
   await client.close();
+});
+
+test('a client that we keep from being read is not silent', async () => {
+  const sessions = createSessions();
+  const begun: ServerHttp2Session[] = [];
+  const listener = createServer((socket: Socket) => {
+    sessions.once('session', (session) => {
+      // The first one: what it says, answers to our questions too, is not heard.
+      if (begun.push(session) === 1) ReadGate.of(socket).hold();
+      endWhenDeaf(session, socket, silenceMs);
+    });
+    sessions.emit('connection', socket);
+  });
+  listener.listen(0, '127.0.0.1');
+  await once(listener, 'listening');
+  const url = `http://127.0.0.1:${(listener.address() as AddressInfo).port}`;
+  const held = await connect(url);
+  await held.send(PREFACE);
+  await until(() => begun.length === 1, 'the first session');
+  // As long as somebody needs to be given up, twice over.
+  for (let count = 0; count < 2; count++) {
+    const silent = await connect(url);
+    silent.socket.on('data', () => undefined);
+    await silent.send(PREFACE);
+    await silent.ended();
+  }
+  expect(begun.map(({ destroyed }) => destroyed)).toEqual([false, true, true]);
+  held.destroy();
+  begun[0]!.destroy();
+  listener.close();
+  await once(listener, 'close');
 });
 
 // Issue 9, §5: descriptors of such connections must not wait for a client.

@@ -20,7 +20,16 @@ export const IDENTITY: readonly HeaderLine[] = [
 ];
 export const PRINCIPAL: HeaderLine = ['X-Principal', 'alice'];
 
-const OF_THE_SERVICE = [...IDENTITY, PRINCIPAL].map(([name]) => name);
+/** Names of such services that the routes here do not copy. */
+const OF_OTHER_SERVICES = [
+  'Remote-Groups',
+  'X-Forwarded-Preferred-Username',
+  'X-Auth-Request-User',
+  'X-Authentik-Username',
+  'X-WebAuth-User',
+];
+
+const OF_THE_SERVICE = [...[...IDENTITY, PRINCIPAL].map(([name]) => name), ...OF_OTHER_SERVICES];
 /** Of these a trusted proxy may say what it likes. */
 const OF_PROXIES = ['Forwarded', ...['For', 'Host', 'Proto', 'Port', 'Prefix'].map((what) => `X-Forwarded-${what}`)];
 const OF_THE_TARGET = [

@@ -72,6 +72,20 @@ describe('the file of a record', () => {
     }
   });
 
+  test('an attempt whose line is there, but is not what was written, is taken for one like that too', () => {
+    const begun = Buffer.concat([changeLine({ attempt: attempt(1) }), blanks(RESERVED_BYTES)]);
+    begun[20]! ^= 1;
+    for (let kept = 1; kept < 6; kept++) {
+      const read = readRecord(Buffer.concat([...lines.slice(0, kept), begun]), 77);
+      expect(read).toMatchObject({ state: 'illegible', goodBytes: endOf(kept) });
+      expect(read?.record.upload).toMatchObject({
+        phase: kept < 4 ? 'receiving' : 'delivering',
+        attemptCount: 1,
+        attempts: [{ number: 1, budgetFrom: 1, startedAt: 77 }],
+      });
+    }
+  });
+
   test.each([
     ['an attempt that is open', 6, RESERVED_BYTES, stages[5]!],
     ['less than an attempt leaves', 5, RESERVED_BYTES - 1, stages[4]!],
