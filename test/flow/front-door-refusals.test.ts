@@ -9,7 +9,7 @@ import { makeCertificate } from '../support/certificate.js';
 import { closeDoors, ok, openDoor, tellHead } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
 import { connect, requestOnce } from '../support/raw-client.js';
-import { until } from '../support/temporary.js';
+import { until, within } from '../support/temporary.js';
 
 afterEach(closeDoors);
 
@@ -244,10 +244,11 @@ describe('a client that takes its time', () => {
 });
 
 function bytesOf(socket: NodeJS.ReadableStream): Promise<Buffer> {
-  return new Promise((resolve) => {
+  const all = new Promise<Buffer>((resolve) => {
     const parts: Buffer[] = [];
     socket.on('error', () => undefined);
     socket.on('data', (bytes: Buffer) => void parts.push(bytes));
     socket.on('close', () => resolve(Buffer.concat(parts)));
   });
+  return within(all, 'the end of the connection');
 }
