@@ -222,23 +222,30 @@ describe.each([
     `authorize: { forward_auth: "${auth.url}" }\nroutes: [{ match: { path: /open/** }, authorize: { forward_auth: null } }]`;
 
   /** What the service is told for a request with this field in all its spellings. */
-  async function toldBy(name: string): Promise<string[]> {
-    const own = await startTestApp({ origin: origin.url, config: CONFIG('') });
+  async function toldBy(name: string, own: TestApp): Promise<string[]> {
+    auth.requests.length = 0;
     const headers: HeaderLine[] = [['Host', 'api'], ...spellings(name)];
     await requestOnce(own.url, { method: 'PUT', target: '/b', headers, body: 'x' });
-    await own.stop();
     return said(auth.requests[0]!, name);
   }
 
-  test.each(ABOUT_THE_TARGET)('%s of a client never reaches the service, however it is spelt', async (name) => {
-    const ours: Readonly<Record<string, string>> = { 'X-Forwarded-Uri': '/b', 'X-Forwarded-Method': 'PUT' };
-    expect(await toldBy(name)).toEqual(name in ours ? [ours[name]] : []);
-  });
+  // The service is asked about the target that we see, also where the application may believe in another one.
+  test.each(['', ', original_url: trust'])(
+    'no word of a client about the target reaches the service, however it is spelt%s',
+    async (more) => {
+      const own = await startTestApp({ origin: origin.url, config: CONFIG(more) });
+      const ours: Readonly<Record<string, string>> = { 'X-Forwarded-Uri': '/b', 'X-Forwarded-Method': 'PUT' };
+      for (const name of [...ABOUT_THE_TARGET, 'X-Original-Host', 'X-Script-Name'])
+        expect([name, await toldBy(name, own)]).toEqual([name, name in ours ? [ours[name]] : []]);
+      await own.stop();
+    },
+  );
 
   test('host and scheme are told to the service once, as the connection or a trusted proxy says', async () => {
-    expect(await toldBy('X-Forwarded-Host')).toEqual([trusted.length > 0 ? 'forged' : 'api']);
-    auth.requests.length = 0;
-    expect(await toldBy('X-Forwarded-Proto')).toEqual(['http']);
+    const own = await startTestApp({ origin: origin.url, config: CONFIG('') });
+    expect(await toldBy('X-Forwarded-Host', own)).toEqual([trusted.length > 0 ? 'forged' : 'api']);
+    expect(await toldBy('X-Forwarded-Proto', own)).toEqual(['http']);
+    await own.stop();
   });
 
   test.each(['', ', original_url: trust'])('no origin is told of another target%s', async (more) => {
