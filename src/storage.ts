@@ -16,7 +16,7 @@ import { EmbeddedStore } from './store/embedded/embedded-store.js';
 import type { Leases } from './store/lease.js';
 import type { Nodes } from './store/nodes.js';
 import type { SetAside, UploadStore } from './store/upload-store.js';
-import { recover, recoverOne, type RecoveryRooms } from './uploads/recovery.js';
+import { recover, recoverOne, recoverRecord, type RecoveryRooms } from './uploads/recovery.js';
 import type { UnknownUploads } from './uploads/unknown-bytes.js';
 import { UnreadableBytes } from './uploads/unreadable-bytes.js';
 
@@ -111,6 +111,7 @@ export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): 
     clock,
     expiryClock: rooms.expiryClock,
     onLoss: (upload, problem) => reportLoss(upload, problem, rooms),
+    tryAgainMs: timings.lookAgainMs,
   });
   opened.push(() => store.close());
   const leases = new EmbeddedLeases(store);
@@ -120,6 +121,7 @@ export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): 
   opened.push(() => unreadable.stop());
   const setAside = allSetAside(store, unreadable);
   const recovery = { ...rooms, store, leases, spool, unreadable, ...lostIn(store) };
+  store.recoverWith((found) => recoverRecord(found, recovery));
   return {
     store,
     leases,

@@ -2,6 +2,8 @@ import { handlesOf, type Attempt, type Upload } from '../model/upload.js';
 import { logGivenUp, logUploadEnd, uploadFields, type UploadEndLine } from '../observe/log-lines.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
+import type { Spool } from '../spool/spool.js';
+import type { UploadStore } from '../store/upload-store.js';
 import type { Rooms } from './rooms.js';
 
 type Ears = Pick<Rooms, 'log' | 'metrics' | 'clock' | 'monotonic'>;
@@ -53,6 +55,22 @@ export function reportEnd(
 export function reportClosed(upload: Upload, phase: 'cancelled' | 'invalid' | 'expired', ears: EndEars): void {
   if (upload.answer !== undefined) return;
   noteEnd(upload, upload.undelivered && phase === 'expired' ? 'undelivered' : phase, ears);
+}
+
+/**
+ * Removes an upload, its bytes before its record, and tells of its end where nobody has yet. Several processes, and several
+ * tries, may come to this: the store names one of them as the one that has removed it, and that one tells.
+ */
+export async function removeAndTell(
+  upload: Upload | Pick<Upload, 'id'>,
+  rooms: EndEars & { readonly spool: Pick<Spool, 'remove'>; readonly store: Pick<UploadStore, 'remove'> },
+): Promise<void> {
+  const isKnown = 'phase' in upload;
+  await rooms.spool.remove(upload.id);
+  const phase = await rooms.store.remove(upload.id, isKnown ? upload.clientKey : undefined);
+  // What was answered, or broke a rule, was told of then.
+  if (!isKnown || phase === undefined || phase === 'answered' || phase === 'invalid') return;
+  reportClosed(upload, phase === 'cancelled' ? 'cancelled' : 'expired', rooms);
 }
 
 /** One line and one figure for an upload whose gate refused it: the refusal is its answer, and its origin never heard of it. */

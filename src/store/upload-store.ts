@@ -58,6 +58,17 @@ export interface SetAside {
   readonly since: number;
 }
 
+/** A record that can be read although it could not be at the start, which nobody has been shown yet. */
+export interface FoundRecord {
+  readonly upload: Upload;
+  readonly chunks: readonly Chunk[];
+  /** Its last line was damaged: files that it does not count may be those of that line. */
+  readonly hasLostLine: boolean;
+}
+
+/** What becomes of it once its bytes were looked at. */
+export type BroughtBack = 'show' | 'give-up' | 'remove';
+
 /** How much there is, without looking at each upload. */
 export interface Totals {
   /** Uploads by phase; phases without any may be missing. */
@@ -163,8 +174,11 @@ export interface UploadStore {
 
   /** Uploads whose time is over, and those cancelled or invalid; never one whose delivery is claimed right now. */
   expired(now: number): Promise<readonly string[]>;
-  /** Forgets an upload, and that it had `clientKey`. Nothing happens when it is unknown. */
-  remove(id: string, clientKey?: string): Promise<void>;
+  /**
+   * Forgets an upload, and that it had `clientKey`. Gives the phase that it had, to one of all who remove it; undefined when
+   * it is unknown.
+   */
+  remove(id: string, clientKey?: string): Promise<Phase | undefined>;
   /** Pages through all uploads in no particular order; `next` is missing on the last page. */
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }>;
   totals(): Promise<Totals>;

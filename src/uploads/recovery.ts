@@ -7,7 +7,7 @@ import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import { everyUpload } from '../store/every-upload.js';
 import type { Lease, Leases } from '../store/lease.js';
 import { isAway } from '../store/until-available.js';
-import type { UploadStore } from '../store/upload-store.js';
+import type { BroughtBack, FoundRecord, UploadStore } from '../store/upload-store.js';
 import { spooledUploads } from './spooled-uploads.js';
 import type { UnreadableBytes } from './unreadable-bytes.js';
 
@@ -17,8 +17,11 @@ export interface RecoveryRooms extends EndEars {
   readonly spool: Spool;
   /** Takes what the disk keeps from being looked after. */
   readonly unreadable: UnreadableBytes;
-  /** Of a store that can show an upload as given up and keep what there is of it; else it is invalidated, and removed. */
-  readonly giveUpLost?: (id: string) => Promise<void>;
+  /**
+   * Of a store that can show an upload as given up and keep what there is of it; else it is invalidated, and removed. False
+   * when the upload needs no bytes any more.
+   */
+  readonly giveUpLost?: (id: string) => Promise<boolean>;
   /** Of a store that can tell that the last line of a record was damaged: the files that nobody counts may be those of it. */
   readonly hasLostLine?: (id: string) => boolean;
 }
@@ -36,10 +39,8 @@ const MISSING = 'committed bytes are missing from the spool, or do not join';
  */
 export async function recover(rooms: RecoveryRooms): Promise<void> {
   const files = new Map<string, Files>();
-  for await (const { id, files: found } of spooledUploads(rooms.spool, rooms.unreadable.note))
+  for await (const { id, files: found } of spooledUploads(rooms.spool, rooms.unreadable.noteUnrecovered))
     files.set(id, sizesOf(found));
-  for (const { id, state } of await rooms.store.setAside())
-    if (state === 'unreadable') rooms.unreadable.noteRecordless(id);
   for await (const upload of everyUpload(rooms.store)) {
     if (rooms.unreadable.has(upload.id)) continue;
     const own = files.get(upload.id) ?? new Map<string, number>();
@@ -54,7 +55,7 @@ export async function recover(rooms: RecoveryRooms): Promise<void> {
  * from another node.
  */
 export async function recoverNode(rooms: RecoveryRooms, node: string): Promise<void> {
-  for await (const { id, files } of spooledUploads(rooms.spool, rooms.unreadable.note))
+  for await (const { id, files } of spooledUploads(rooms.spool, rooms.unreadable.noteUnrecovered))
     await orNote(id, rooms, () => recoverOne(id, files, rooms, node));
 }
 
@@ -71,13 +72,36 @@ export async function recoverOne(
   else if (upload) await giveUpUnlessWhole(upload, sizesOf(files), rooms);
 }
 
+/**
+ * One upload whose record could not be read until now, so that nobody has a lease on it: its bytes are looked at before
+ * anybody is shown the record. Gives what becomes of the record.
+ */
+export async function recoverRecord(
+  { upload, chunks, hasLostLine }: FoundRecord,
+  rooms: Omit<RecoveryRooms, 'store' | 'leases' | 'unreadable'>,
+): Promise<BroughtBack> {
+  const { spool } = rooms;
+  if (upload.phase === 'receiving' && upload.dialect === PLAIN) {
+    await removeBytesOfBrokenOff(upload, rooms);
+    return 'remove';
+  }
+  if (upload.phase !== 'receiving' && !needsBytes(upload)) return 'show';
+  const files = sizesOf(await spool.filesOf(upload.id));
+  if (!areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) {
+    reportLoss(upload, MISSING, rooms);
+    return 'give-up';
+  }
+  if (upload.phase === 'receiving' && !hasLostLine) await removeUncounted(upload.id, chunks, files, spool);
+  return 'show';
+}
+
 /** A store that is away keeps all of them from being looked after, and is for the caller to wait for. */
 async function orNote(id: string, { unreadable }: RecoveryRooms, task: () => Promise<void>): Promise<void> {
   try {
     await task();
   } catch (error) {
     if (!(error instanceof Fault) || isAway(error)) throw error;
-    unreadable.note(id, error);
+    unreadable.noteUnrecovered(id, error);
   }
 }
 
@@ -100,13 +124,15 @@ async function recoverReceiving(known: Upload, files: Files, rooms: RecoveryRoom
     const chunks = await store.chunks(upload.id);
     if (!areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool)))
       return await giveUp(upload, lease, rooms);
-    if (rooms.hasLostLine?.(upload.id)) return;
-    const counted = new Set(chunks.map(({ name }) => name));
-    for (const name of files.keys())
-      if (isGivenName(name) && !counted.has(name)) await spool.removeChunk(upload.id, name);
+    if (!rooms.hasLostLine?.(upload.id)) await removeUncounted(upload.id, chunks, files, spool);
   } finally {
     await lease.release();
   }
+}
+
+async function removeUncounted(id: string, chunks: readonly Chunk[], files: Files, spool: Spool): Promise<void> {
+  const counted = new Set(chunks.map(({ name }) => name));
+  for (const name of files.keys()) if (isGivenName(name) && !counted.has(name)) await spool.removeChunk(id, name);
 }
 
 /**
@@ -115,22 +141,23 @@ async function recoverReceiving(known: Upload, files: Files, rooms: RecoveryRoom
  */
 async function giveUpUnlessWhole(upload: Upload, files: Files, rooms: RecoveryRooms): Promise<void> {
   const { store, spool, giveUpLost } = rooms;
-  const needsBytes = upload.phase === 'complete' || upload.phase === 'delivering' || upload.phase === 'undelivered';
-  if (!giveUpLost || !needsBytes) return;
+  if (!giveUpLost || !needsBytes(upload)) return;
   const chunks = await store.chunks(upload.id);
   if (areWhole(chunks, upload, files)) return;
   if (areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) return;
-  await giveUpLost(upload.id);
-  reportLoss(upload, MISSING, rooms);
+  if (await giveUpLost(upload.id)) reportLoss(upload, MISSING, rooms);
+}
+
+function needsBytes({ phase }: Upload): boolean {
+  return phase === 'complete' || phase === 'delivering' || phase === 'undelivered';
 }
 
 async function giveUp(upload: Upload, { token }: Lease, rooms: RecoveryRooms): Promise<void> {
   const { store, spool, giveUpLost } = rooms;
-  if (giveUpLost) await giveUpLost(upload.id);
-  else {
-    const ended = await store.invalidate(upload.id, token, 'lost');
-    if (typeof ended === 'string') return;
-  }
+  const isGivenUp = giveUpLost
+    ? await giveUpLost(upload.id)
+    : typeof (await store.invalidate(upload.id, token, 'lost')) !== 'string';
+  if (!isGivenUp) return;
   reportLoss(upload, MISSING, rooms);
   if (!giveUpLost) await spool.remove(upload.id);
 }
@@ -151,10 +178,14 @@ function areWhole(chunks: readonly Chunk[], { offset }: Upload, files: Files): b
 }
 
 /** An ordinary request whose body was not complete went with its connection. */
-async function removeBrokenOff({ id }: Upload, { store, spool, log }: RecoveryRooms): Promise<void> {
+async function removeBrokenOff(upload: Upload, rooms: RecoveryRooms): Promise<void> {
+  await removeBytesOfBrokenOff(upload, rooms);
+  await rooms.store.remove(upload.id);
+}
+
+async function removeBytesOfBrokenOff({ id }: Upload, { spool, log }: Pick<RecoveryRooms, 'spool' | 'log'>) {
   log.info({ upload: uploadTag(id) }, 'an ordinary request broke off when the process ended: its bytes are removed');
   await spool.remove(id);
-  await store.remove(id);
 }
 
 function sizesOf(files: readonly SpooledChunk[]): Files {

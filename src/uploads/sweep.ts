@@ -1,4 +1,4 @@
-import { reportClosed } from '../delivery/report.js';
+import { removeAndTell } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk, Upload } from '../model/upload.js';
 import { type Log, uploadTag } from '../observe/log.js';
@@ -47,8 +47,6 @@ export class Sweep {
   private readonly now: () => number;
   /** Files that may be orphans, and since when they were seen as they are. */
   private seen = new Map<string, { readonly as: string; readonly since: number }>();
-  /** Uploads whose end was told, and that could not be removed yet. */
-  private readonly told = new Set<string>();
 
   constructor(private readonly options: SweepOptions) {
     const { clock, orphanAgeMs, longestAgeMs = orphanAgeMs } = options;
@@ -126,15 +124,9 @@ export class Sweep {
     return upload.expiresAt <= this.now();
   }
 
-  /** Its end is told once, however often its removal has to be tried. */
   private async remove(id: string): Promise<void> {
-    const { store, spool } = this.options;
-    const upload = await store.get(id);
-    if (upload && !hasEnded(upload) && !this.told.has(id)) reportClosed(upload, 'expired', this.options);
-    this.told.add(id);
-    await spool.remove(id);
-    await store.remove(id, upload?.clientKey);
-    this.told.delete(id);
+    const upload = await this.options.store.get(id);
+    await removeAndTell(upload ?? { id }, this.options);
   }
 
   /** Only names of the shape that this program gives; whatever else is in the spool is somebody's. */
@@ -231,9 +223,4 @@ function isCounted(upload: Upload, chunks: readonly Chunk[], name: string): bool
   // A process that stood still may record the answer to the newest attempt as long as there is none.
   if (upload.phase !== 'answered' && name === answerName(upload.attemptCount)) return true;
   return chunks.some((chunk) => chunk.name === name);
-}
-
-/** Its end was counted when it came. */
-function hasEnded({ phase }: Upload): boolean {
-  return phase === 'answered' || phase === 'cancelled' || phase === 'invalid';
 }

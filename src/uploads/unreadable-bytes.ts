@@ -23,8 +23,8 @@ const EVERY_MS = 5000;
  */
 export class UnreadableBytes {
   private readonly known = new Map<string, SetAside>();
-  /** Uploads whose records cannot be read: the store tells of them. */
-  private readonly recordless = new Set<string>();
+  /** Those of them that the start could not look after. */
+  private readonly unrecovered = new Set<string>();
   private timer: NodeJS.Timeout | undefined;
   private trying: Promise<void> | undefined;
 
@@ -52,39 +52,31 @@ export class UnreadableBytes {
     return [...this.known.values()];
   }
 
+  /** Found at the start: as soon as its files can be read, it is looked after as at a start. */
+  readonly noteUnrecovered = (id: string, fault: Error): void => {
+    this.unrecovered.add(id);
+    this.note(id, fault);
+  };
+
+  /** Found since then: requests and deliveries may be at work on it, so its files are only listed again. */
   readonly note = (id: string, fault: Error): void => {
     if (this.known.has(id)) return;
     this.known.set(id, { id, state: 'unreadable', reason: fault.message, since: this.options.clock() });
     this.options.log.error({ upload: uploadTag(id), err: fault }, NOTED);
   };
 
-  /** Its record cannot be read, which the store has told: once it can, it is looked after as at a start. */
-  noteRecordless(id: string): void {
-    this.recordless.add(id);
-  }
-
   /** One round over all of them. */
   async tryAgain(lookAfter: LookAfter): Promise<void> {
-    await this.tryRecordless(lookAfter);
     for (const id of [...this.known.keys()])
       try {
-        await lookAfter(id, await this.options.spool.filesOf(id));
+        const files = await this.options.spool.filesOf(id);
+        if (this.unrecovered.has(id)) await lookAfter(id, files);
+        this.unrecovered.delete(id);
         this.known.delete(id);
         this.options.log.info({ upload: uploadTag(id) }, 'the bytes of an upload can be read again');
       } catch (error) {
         if (!(error instanceof Fault)) throw error;
         // It has been told, and stays as it is.
-      }
-  }
-
-  private async tryRecordless(lookAfter: LookAfter): Promise<void> {
-    for (const id of [...this.recordless])
-      try {
-        await lookAfter(id, await this.options.spool.filesOf(id));
-        this.recordless.delete(id);
-      } catch (error) {
-        if (!(error instanceof Fault)) throw error;
-        // The store asks the disk again, too.
       }
   }
 }

@@ -1,5 +1,5 @@
 import type { Delivery } from '../delivery/delivery.js';
-import { reportClosed } from '../delivery/report.js';
+import { removeAndTell } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { AppendIntent, CancelIntent, CreateIntent, RetrieveIntent } from '../model/intent.js';
 import type { Elsewhere, Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
@@ -299,8 +299,9 @@ export class Uploads {
   private async cancelNow(upload: Upload): Promise<boolean> {
     const cancelled = await this.rooms.store.cancel(upload.id);
     if (cancelled === 'gone') return false;
-    reportClosed(cancelled, 'cancelled', this.rooms);
-    await this.forget(upload);
+    this.rooms.feeds?.unfollow(upload.id);
+    this.hashes.forget(upload.id);
+    await removeAndTell(cancelled, this.rooms);
     return true;
   }
 
@@ -318,13 +319,6 @@ export class Uploads {
 
   private expiry(upload: Upload): number {
     return this.rooms.clock() + upload.limits.maxAgeSeconds * 1000;
-  }
-
-  private async forget({ id, clientKey }: Upload): Promise<void> {
-    this.rooms.feeds?.unfollow(id);
-    this.hashes.forget(id);
-    await this.rooms.spool.remove(id);
-    await this.rooms.store.remove(id, clientKey);
   }
 }
 

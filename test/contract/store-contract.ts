@@ -250,6 +250,18 @@ export function describeStore(name: string, makeStore: () => Promise<StoreUnderT
       expect(await store.expired(8999)).toEqual([]);
     });
 
+    test('of several who remove an upload one hears in which phase it was, and the others that it is unknown', async () => {
+      const [open1, open2] = [await open(), await open()];
+      await store.cancel(open2.id);
+      for (const [id, phase] of [
+        [open1.id, 'receiving'],
+        [open2.id, 'cancelled'],
+      ] as const) {
+        const removed = await Promise.all([store.remove(id), store.remove(id), store.remove(id)]);
+        expect(removed.filter((one) => one !== undefined)).toEqual([phase]);
+      }
+    });
+
     test('a removed upload is forgotten, also after a restart', async () => {
       const { id } = await open();
       await grow(id, 1, 0, 10);

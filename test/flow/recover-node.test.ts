@@ -12,6 +12,7 @@ import { Sweep, type SweepOptions } from '../../src/uploads/sweep.js';
 import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
 import { ReceivingRoom } from '../support/receiving-room.js';
 import { StoreReach } from '../support/store-reach.js';
+import { until } from '../support/temporary.js';
 
 let room: ReceivingRoom;
 let reach: StoreReach;
@@ -40,6 +41,11 @@ function rooms() {
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
+interface Ended {
+  readonly isCancelled?: boolean;
+  readonly isInvalid?: boolean;
+}
+
 const TOMORROW = new Date(Date.now() + DAY);
 
 function options(): SweepOptions {
@@ -162,6 +168,41 @@ describe('a sweep of one of many', () => {
     await sweep({ store: asShared });
     expect(await spooled()).toEqual(new Set([id]));
   });
+
+  test.each([
+    ['that has expired', {}, ['expired']],
+    ['that was cancelled elsewhere', { isCancelled: true }, ['cancelled']],
+    ['whose end was told', { isInvalid: true }, []],
+  ])(
+    'tells of the end of an upload %s once, however many sweep at once',
+    async (_, { isCancelled, isInvalid }: Ended, told) => {
+      const ids = [await uploaded('here'), await uploaded('here')];
+      if (!isCancelled && !isInvalid)
+        for (const id of ids)
+          await room.store.commit(id, {
+            token: await room.store.nextToken(id),
+            complete: {},
+            expiresAt: Date.now() + DAY,
+          });
+      if (isCancelled) await Promise.all(ids.map((id) => room.store.cancel(id)));
+      if (isInvalid) for (const id of ids) await room.store.invalidate(id, await room.store.nextToken(id));
+      const counted: string[] = [];
+      const metrics = { uploadEnded: (phase: string) => counted.push(phase), bytesLost: () => undefined };
+      // As another server would, which gives the same ids to both, and lets each see what the other is about to remove.
+      let arrived = 0;
+      const late = Object.create(room.spool) as typeof room.spool;
+      late.remove = async (id) => {
+        arrived += 1;
+        await until(() => arrived >= 3, 'all to have seen the uploads');
+        await room.spool.remove(id);
+      };
+      const later = { clock: () => Date.now() + 2 * DAY, expiryClock: () => Date.now() + 2 * DAY };
+      const both = [1, 2, 3].map(() => sweep({ ...later, spool: late, metrics: metrics as never, longestAgeMs: DAY }));
+      await Promise.all(both);
+      expect(counted).toEqual(told.flatMap((phase) => [phase, phase]));
+      expect(await Promise.all(ids.map((id) => room.store.get(id)))).toEqual([undefined, undefined]);
+    },
+  );
 
   test('reads the spool only when it is its turn', async () => {
     const unknown = await uploaded('here');

@@ -12,10 +12,11 @@ import { recover, recoverNode } from '../../src/uploads/recovery.js';
 import { Sweep } from '../../src/uploads/sweep.js';
 import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
 import { startTestApp, type TestApp } from '../support/app.js';
+import { openRequest } from '../support/open-request.js';
 import { ReceivingRoom } from '../support/receiving-room.js';
 import type { RedisServer } from '../support/redis-server.js';
 import { startRedis } from '../support/redis-servers.js';
-import { completenessValue, versionLines } from '../support/resumable-client.js';
+import { clientDialect, completenessValue, versionLines } from '../support/resumable-client.js';
 import { Stage } from '../support/stage.js';
 import { StageClient } from '../support/stage-client.js';
 import { StoreReach } from '../support/store-reach.js';
@@ -216,6 +217,21 @@ describe('one upload whose files fail', () => {
     expect(logged.map((line) => (JSON.parse(line) as { level: string }).level)).toEqual(['error', 'info']);
   });
 
+  test('is only listed again when that is found later: somebody may be sending to it', async () => {
+    logged = [];
+    room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
+    const { unreadable, ...rest } = rooms();
+    const id = await uploaded();
+    sicken(id, ['readdir'], 'EMFILE');
+    await new Sweep({ ...rest, unreadable, node: 'here', everyMs: 60_000, orphanAgeMs: -1 }).sweep();
+    const lookAfter = () => Promise.reject(new Error('it is looked after'));
+    await unreadable.tryAgain(lookAfter);
+    expect(unreadable.list()).toMatchObject([{ id, state: 'unreadable' }]);
+    useFileSystem();
+    await unreadable.tryAgain(lookAfter);
+    expect(unreadable.list()).toEqual([]);
+  });
+
   test('of a node that is gone keeps none of the others, and the node is not taken for forgotten', async () => {
     logged = [];
     room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'gone' });
@@ -242,13 +258,24 @@ describe('one upload whose files fail', () => {
 });
 
 describe('a record that can be read some time after the start', () => {
-  test.each<[what: string, damage: (paths: Record<'record' | 'chunk', string>) => Promise<unknown>, status: number]>([
+  const DAMAGES: readonly [
+    what: string,
+    damage: (paths: Record<'record' | 'chunk', string>) => Promise<unknown>,
+    status: number,
+  ][] = [
     ['with bytes that nobody counts', () => Promise.resolve(), 204],
     ['whose bytes are gone', ({ chunk }) => unlink(chunk), 410],
     ['without a readable beginning', ({ record }) => writeFile(record, 'nothing'), 404],
-  ])('is brought together with its bytes as at a start: %s', async (_, damage, status) => {
+  ];
+
+  test.each(
+    DAMAGES.flatMap(([what, damage, status]) =>
+      [50, HOUR].map((lookAgainMs) => [what, lookAgainMs, damage, status] as const),
+    ),
+  )('is brought together with its bytes before anybody sees it: %s, looked at every %d ms', async (...row) => {
+    const [, lookAgainMs, damage, status] = row;
     let app: TestApp | undefined;
-    const timings = { lookAgainMs: 50 };
+    const timings = { lookAgainMs };
     const stage = await Stage.open({}, async (options) => (app = await startTestApp({ ...options, timings })));
     const client = new StageClient(stage, 'HTTP/1.1', '10');
     const upload = await client.place({ target: '/a', length: 10 });
@@ -266,14 +293,68 @@ describe('a record that can be read some time after the start', () => {
     expect((await toldBy(app!)).setAside).toMatchObject([{ phase: 'unreadable' }]);
     expect(await readdir(directory)).toContain(stray);
     useFileSystem();
-    if (status === 204)
+    const isReadByItself = lookAgainMs < HOUR;
+    if (isReadByItself && status === 204)
       await until(async () => !(await readdir(directory)).includes(stray), 'the bytes to be looked at');
     const records = (): Promise<string[]> => readdir(join(data, 'uploads'));
-    if (status === 404) await until(async () => (await records()).includes(`${id}.damaged`), 'the record to be kept');
+    if (isReadByItself && status === 404)
+      await until(async () => (await records()).includes(`${id}.damaged`), 'the record to be kept');
     const head = { method: 'HEAD', target: upload.target, headers: versionLines(client.dialect) };
-    await until(async () => (await client.send(head)).status === status, 'its state to be told');
+    expect((await client.send(head)).status).toBe(status);
     // What is damaged stays for people to look at.
     expect((await readdir(directory)).includes(stray)).toBe(status !== 204);
+    await stage.close();
+  });
+});
+
+test('a record is not shown as long as its bytes cannot be looked at', async () => {
+  let app: TestApp | undefined;
+  const timings = { lookAgainMs: 50 };
+  const stage = await Stage.open({}, async (options) => (app = await startTestApp({ ...options, timings })));
+  const client = new StageClient(stage, 'HTTP/1.1', '10');
+  const upload = await client.place({ target: '/a', length: 10 });
+  await upload.append(Buffer.from('hello'), { offset: 0, complete: false });
+  const id = upload.target.split('/').at(-1)!;
+  await stage.app.stop();
+  sicken(`${id}.log`, ['open'], 'EIO');
+  await stage.restart();
+  sicken(join('spool', id), ['readdir'], 'EIO');
+  const head = { method: 'HEAD', target: upload.target, headers: versionLines(client.dialect) };
+  expect((await client.send(head)).status).toBe(503);
+  expect((await toldBy(app!)).setAside).toMatchObject([{ tag: uploadTag(id), phase: 'unreadable' }]);
+  useFileSystem();
+  expect((await client.send(head)).status).toBe(204);
+  await until(async () => (await toldBy(app!)).setAside.length === 0, 'nothing to be unreadable');
+  await stage.close();
+});
+
+describe('a listing that fails once in the sweep', () => {
+  test.each(['plain', 'resumable'])('ends no %s request that is under way', async (kind) => {
+    let app: TestApp | undefined;
+    const timings = { lookAgainMs: 20 };
+    const config = 'plain_bodies: spool\nlimits: { max_age: 2s }';
+    const stage = await Stage.open({ config }, async (options) => (app = await startTestApp({ ...options, timings })));
+    const lines = kind === 'plain' ? [] : [...versionLines(clientDialect('10')), ['Upload-Complete', '?1'] as const];
+    const head = { method: 'POST', target: '/a', headers: [...lines, ['Content-Type', 'text/plain'] as const] };
+    const request = await openRequest('HTTP/1.1', stage.app.url, head);
+    let failures = 0;
+    useFileSystem({
+      ...machineFiles,
+      readdir: (path) =>
+        /spool\/[\w-]{32}$/.test(path) && failures++ === 0
+          ? Promise.reject(Object.assign(new Error('EMFILE'), { code: 'EMFILE', syscall: 'scandir' }))
+          : machineFiles.readdir(path),
+    });
+    const isAgain = () => app!.log.some(({ msg }) => msg === 'the bytes of an upload can be read again');
+    await until(async () => {
+      await request.send('x');
+      return isAgain();
+    }, 'the sweep to fail, and the disk to be asked again');
+    await request.send('x');
+    await request.end();
+    expect((await request.readFinal()).status).toBe(200);
+    expect(app!.log.filter(({ msg }) => String(msg).includes('broke off'))).toEqual([]);
+    await request.close();
     await stage.close();
   });
 });

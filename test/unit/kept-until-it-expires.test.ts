@@ -9,7 +9,7 @@ import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { recover } from '../../src/uploads/recovery.js';
 import { Sweep } from '../../src/uploads/sweep.js';
 import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
-import { attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
+import { answer, attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 const TOKENS = [2_000_000_001, 2_000_000_002, 2_000_000_003];
@@ -52,15 +52,21 @@ async function age(): Promise<void> {
     await utimes(pathOf('spool', id, name), then, then);
 }
 
-async function start(): Promise<void> {
+/** `looked`: called each time that a chunk is looked for by its name. */
+async function start(looked: () => Promise<unknown> = () => Promise.resolve()): Promise<void> {
   await store.close();
   await age();
   store = await EmbeddedStore.open({ directory: directory.path, sync: 'group', log: told.log });
   const unreadable = new UnreadableBytes({ spool, ...told });
+  const watched = Object.create(spool) as LocalSpool;
+  watched.size = async (...args) => {
+    await looked();
+    return spool.size(...args);
+  };
   await recover({
     ...told,
     store,
-    spool,
+    spool: watched,
     unreadable,
     leases: new EmbeddedLeases(store),
     metrics: new Metrics(),
@@ -162,6 +168,18 @@ describe('a backup that was copied only in part', () => {
     expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
     expect(await store.expired(Date.now())).toEqual([]);
   });
+});
+
+test('an upload that is answered while its bytes are looked for is not given up', async () => {
+  await store.commit(id, { token: TOKENS[2]!, complete: {}, expiresAt });
+  await rm(pathOf('spool', id), { recursive: true });
+  await start(async () => {
+    await store.claimDelivery(id, 'w', Date.now() + HOUR);
+    await store.recordAnswer(id, 'w', { answer: answer(2), body: Buffer.from('ok'), expiresAt });
+  });
+  expect(await store.get(id)).toMatchObject({ phase: 'answered' });
+  expect(await store.giveUpLost(id)).toBe(false);
+  expect(await store.answerBody(id)).toEqual(Buffer.from('ok'));
 });
 
 test('a start removes what nobody counts, but no file of another name', async () => {

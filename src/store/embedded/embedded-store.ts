@@ -3,11 +3,13 @@ import { DirectorySync, type SyncMode } from '../../disk/directory-sync.js';
 import { Gate } from '../../disk/gate.js';
 import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
-import type { Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
+import type { Attempt, Chunk, Phase, Undelivered, Upload } from '../../model/upload.js';
 import type { Log } from '../../observe/log.js';
 import type { LeasePurpose } from '../lease.js';
 import type {
+  BroughtBack,
   Commit,
+  FoundRecord,
   KeptAnswer,
   KeyedUpload,
   NewUpload,
@@ -49,7 +51,6 @@ const OPEN_FILES = 16;
 /** A body of so many bytes fits, beside its head, where an attempt has kept room. */
 const SHORT_BODY = 2048;
 
-/** How often what failed at the start is tried again when nobody asks for it. */
 const TRY_AGAIN_MS = 5000;
 
 const NO_ROOM =
@@ -65,6 +66,8 @@ export interface EmbeddedStoreOptions extends RecordEars {
   readonly expiryClock?: () => number;
   /** Measures how long claims hold. */
   readonly monotonic?: () => number;
+  /** How often what failed at the start is tried again when nobody asks for it; every five seconds when it is missing. */
+  readonly tryAgainMs?: number;
 }
 
 /**
@@ -82,14 +85,16 @@ export class EmbeddedStore implements UploadStore {
     private readonly clocks: Required<Pick<EmbeddedStoreOptions, 'clock' | 'expiryClock' | 'monotonic'>>,
     private readonly start: StartNumber,
     private readonly log: Log,
+    tryAgainMs = TRY_AGAIN_MS,
   ) {
     this.lastToken = start.firstToken - 1;
-    this.rereading = setInterval(() => this.tryAgain(), TRY_AGAIN_MS).unref();
+    this.rereading = setInterval(() => this.tryAgain(), tryAgainMs).unref();
   }
 
   /** Loads everything. Deliveries that were under way are due again: with their process, their claims ended. */
-  static async open({ directory, sync, log, onLoss, ...clocks }: EmbeddedStoreOptions): Promise<EmbeddedStore> {
-    const { clock = Date.now, expiryClock = clock, monotonic = () => performance.now() } = clocks;
+  static async open(options: EmbeddedStoreOptions): Promise<EmbeddedStore> {
+    const { directory, sync, log, onLoss, clock = Date.now, expiryClock = clock, tryAgainMs } = options;
+    const { monotonic = () => performance.now() } = options;
     const disk = { directory: join(directory, 'uploads'), names: new DirectorySync(sync), gate: new Gate(OPEN_FILES) };
     const settlement = new Settlement();
     try {
@@ -103,7 +108,7 @@ export class EmbeddedStore implements UploadStore {
       if (!start.isNoted) log.error({ code: 'STORAGE_FULL', data: directory }, NO_ROOM);
       const onChange = (id: string, upload: Upload | undefined): void => settlement.tell(id, upload);
       const records = new Records(disk, loaded, { log, onLoss, onChange });
-      return new EmbeddedStore(records, settlement, { clock, expiryClock, monotonic }, start, log);
+      return new EmbeddedStore(records, settlement, { clock, expiryClock, monotonic }, start, log, tryAgainMs);
     } catch (error) {
       throw storageFault(error, 'the store cannot be opened');
     }
@@ -140,8 +145,9 @@ export class EmbeddedStore implements UploadStore {
     return this.records.change(id, 'gone', ({ record }) => decideInvalidate(record, token, why));
   }
 
+  /** One that was given up at a start is kept on the disk as it is. */
   lose(id: string): Promise<Upload | 'gone'> {
-    return this.records.change(id, 'gone', ({ record }) => decideLose(record));
+    return this.records.change(id, 'gone', ({ record, isLost }) => (isLost ? 'gone' : decideLose(record)));
   }
 
   move(id: string, token: number, node: string, seen?: SeenState): Promise<Upload | 'stale' | 'gone'> {
@@ -274,7 +280,7 @@ export class EmbeddedStore implements UploadStore {
     return Promise.resolve(this.records.idsWhere((entry) => isExpired(entry, moment)));
   }
 
-  remove(id: string): Promise<void> {
+  remove(id: string): Promise<Phase | undefined> {
     return this.records.remove(id);
   }
 
@@ -295,8 +301,16 @@ export class EmbeddedStore implements UploadStore {
     return Promise.resolve(this.records.setAside());
   }
 
-  /** Its bytes are not there, or not right: it is invalid from now on, but nothing of it is removed before it expires. */
-  giveUpLost(id: string): Promise<void> {
+  /** See `Records.recoverWith`. */
+  recoverWith(lookAfter: (found: FoundRecord) => Promise<BroughtBack>): void {
+    this.records.recoverWith(lookAfter);
+  }
+
+  /**
+   * Its bytes are not there, or not right: it is invalid from now on, but nothing of it is removed before it expires. False
+   * for one that needs no bytes any more, because it was answered or has ended meanwhile.
+   */
+  giveUpLost(id: string): Promise<boolean> {
     return this.records.giveUp(id);
   }
 

@@ -4,7 +4,7 @@ import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 import type { Phase, Upload } from '../../model/upload.js';
 import { uploadTag } from '../../observe/log.js';
-import type { KeyedUpload, NewUpload, SetAside, Totals } from '../upload-store.js';
+import type { BroughtBack, FoundRecord, KeyedUpload, NewUpload, SetAside, Totals } from '../upload-store.js';
 import { readAnswer, removeAnswer, writeAnswer } from './answer-file.js';
 import {
   type Entry,
@@ -37,6 +37,7 @@ export class Records {
   private readonly holders = new Map<string, string>();
   private sortedIds: string[] | undefined;
   private closed = false;
+  private lookAfter: (found: FoundRecord) => Promise<BroughtBack> = () => Promise.resolve('show');
 
   constructor(
     private readonly disk: RecordsDisk,
@@ -98,11 +99,22 @@ export class Records {
     await Promise.all(ids.map((id) => this.step(id, () => undefined).catch(() => undefined)));
   }
 
-  /** Shown as invalid from now on, while the disk keeps what it has. */
-  async giveUp(id: string): Promise<void> {
-    await this.step(id, (entry) => {
-      if (entry) Object.assign(entry, { record: invalid(entry.record), isLost: true });
+  /** Shown as invalid from now on, while the disk keeps what it has. False when it needs no bytes any more. */
+  giveUp(id: string): Promise<boolean> {
+    return this.step(id, (entry) => {
+      if (!entry || !HOLDS_BYTES.has(entry.record.upload.phase)) return false;
+      Object.assign(entry, { record: invalid(entry.record), isLost: true });
+      this.rooms.onChange(id, entry.record.upload);
+      return true;
     });
+  }
+
+  /**
+   * From now on this brings each record that can be read again together with its bytes, before anybody is shown it. While it
+   * fails, the record stays as if it could not be read.
+   */
+  recoverWith(lookAfter: (found: FoundRecord) => Promise<BroughtBack>): void {
+    this.lookAfter = lookAfter;
   }
 
   /** One verb: decide on what is known, write it down, and only then let it be true. */
@@ -167,18 +179,24 @@ export class Records {
     return this.holders.get(clientKey);
   }
 
-  remove(id: string): Promise<void> {
+  /** Gives the phase in which it was removed. */
+  remove(id: string): Promise<Phase | undefined> {
     return this.step(id, async (entry) => {
-      if (!entry) return;
-      // Also one that was written, but whose record could not be. First: as long as there is a record, it is tried again.
-      await removeAnswer(this.answerPath(id));
-      await this.disk.gate.run(() => entry.file.remove());
+      if (!entry) return undefined;
+      await this.removeFiles(id, entry);
       this.entries.delete(id);
       this.sortedIds = undefined;
-      const { clientKey } = entry.record.upload;
+      const { clientKey, phase } = entry.record.upload;
       if (clientKey !== undefined && this.holders.get(clientKey) === id) this.holders.delete(clientKey);
       this.rooms.onChange(id, undefined);
+      return phase;
     });
+  }
+
+  /** The record last: as long as there is one, the removal is tried again. Also an answer that its record does not know. */
+  private async removeFiles(id: string, { file }: Entry): Promise<void> {
+    await removeAnswer(this.answerPath(id));
+    await this.disk.gate.run(() => file.remove());
   }
 
   /** Within a step, before the change that says so. Gives the checksum. */
@@ -249,12 +267,23 @@ export class Records {
     try {
       const entry = await this.disk.gate.run(() => readEntry(id, this.disk, this.rooms));
       if (entry === 'damaged') return await setDamagedAside(id, this.disk, { log, setAside: this.asides });
+      const isShown = entry !== undefined && (await this.isBroughtBack(id, entry));
       this.asides.delete(id);
-      if (entry) this.add(entry);
+      if (isShown) this.add(entry);
       log.info({ upload: uploadTag(id) }, entry ? 'a record can be read again' : 'a record is not there any more');
     } catch (error) {
       throw storageFault(error, 'the record of an upload cannot be read');
     }
+  }
+
+  /** Whether it is an upload from now on. */
+  private async isBroughtBack(id: string, entry: Entry): Promise<boolean> {
+    if (entry.isLost) return true;
+    const { record, hasLostLine = false } = entry;
+    const become = await this.lookAfter({ upload: record.upload, chunks: record.chunks, hasLostLine });
+    if (become === 'give-up') Object.assign(entry, { record: invalid(record), isLost: true });
+    if (become === 'remove') await this.removeFiles(id, entry);
+    return become !== 'remove';
   }
 
   private answerPath(id: string): string {

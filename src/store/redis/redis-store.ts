@@ -1,6 +1,6 @@
 import { assertUploadId, isUploadId } from '../../disk/safe-name.js';
 import { Fault } from '../../model/fault.js';
-import type { Attempt, Chunk, Undelivered, Upload } from '../../model/upload.js';
+import type { Attempt, Chunk, Phase, Undelivered, Upload } from '../../model/upload.js';
 import type {
   Commit,
   KeptAnswer,
@@ -198,10 +198,12 @@ export class RedisStore implements UploadStore {
     return this.lists.expired(now);
   }
 
-  async remove(id: string, clientKey?: string): Promise<void> {
-    await this.step({ script: 'remove', id, keys: ({ ids, chunks, answer, lease }) => [ids, chunks, answer, lease] });
-    if (clientKey === undefined) return;
-    await this.connection.runDurably('free-key', [this.connection.keys.holder(clientKey)], [id]);
+  async remove(id: string, clientKey?: string): Promise<Phase | undefined> {
+    const { connection, node } = this;
+    const keys: Step['keys'] = ({ ids, chunks, answer, lease }) => [ids, chunks, answer, lease];
+    const removed = await takeStep<Phase | 'gone'>(connection, { script: 'remove', id, node, keys });
+    if (clientKey !== undefined) await connection.runDurably('free-key', [connection.keys.holder(clientKey)], [id]);
+    return removed === 'gone' ? undefined : (removed as Phase);
   }
 
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }> {

@@ -1,6 +1,6 @@
 -- Forgets an upload. KEYS, ARGV and results as in parts/record.lua, and
 -- KEYS 6 ids 7 chunks 8 answer body 9 lease
--- Gives `removed` or `gone`.
+-- Gives the phase that it had, or `gone`.
 -- include parts/record
 local refused = refusal('gone')
 if refused then return refused end
@@ -11,4 +11,4 @@ redis.call('ZREM', KEYS[6], id)
 redis.call('HINCRBY', KEYS[4], record.phase, -1)
 if HOLDS_BYTES[record.phase] then countBytes(-tonumber(record.offset)) end
 redis.call(PUBLISH, KEYS[5], 'settled ' .. id)
-return { 'removed' }
+return { record.phase }
