@@ -1,6 +1,6 @@
 import { Fault } from '../model/fault.js';
 import type { Outcome } from '../model/outcome.js';
-import { handlesOf, type Phase, type Upload } from '../model/upload.js';
+import { handlesOf, PHASES, type Upload } from '../model/upload.js';
 import { uploadFields } from '../observe/log-lines.js';
 import { uploadTag, type Log } from '../observe/log.js';
 import type { Nodes } from '../store/nodes.js';
@@ -111,16 +111,6 @@ async function list(desk: UploadsDesk, query: URLSearchParams): Promise<AdminAns
   });
 }
 
-const PHASES: readonly Phase[] = [
-  'receiving',
-  'complete',
-  'delivering',
-  'answered',
-  'undelivered',
-  'cancelled',
-  'invalid',
-];
-
 /** What is asked for, or what is wrong with the question. */
 function readQuery(query: URLSearchParams): Wanted | string {
   const unknown = [...query.keys()].find((key) => !['phase', 'find', 'limit', 'after'].includes(key));
@@ -167,6 +157,9 @@ async function cancel({ uploads, log }: UploadsDesk, upload: Upload, { operator 
     : problem(404, 'The upload ended in this moment.');
 }
 
+const ANSWERED =
+  'The upload was answered already, by its origin or by its gate; the answer is kept for the client and the bytes are gone.';
+
 async function redeliver({ delivery, log }: UploadsDesk, upload: Upload, act: Act): Promise<AdminAnswer> {
   const { operator, pastGate } = act;
   const fields = { ...uploadFields(handlesOf(upload)), operator };
@@ -180,7 +173,7 @@ async function redeliver({ delivery, log }: UploadsDesk, upload: Upload, act: Ac
     case 'not-whole':
       return problem(409, 'The upload is not whole yet: there is nothing to deliver.');
     case 'answered':
-      return problem(409, 'The origin has answered already; its answer is kept for the client and the bytes are gone.');
+      return problem(409, ANSWERED);
     case 'stopping':
       return problem(503, 'The proxy is being stopped.', { 'Retry-After': '10' });
   }

@@ -19,9 +19,9 @@ export interface AdminSources {
 /** What the command line says, else the variable, the configuration, the default; or why none of them helps. */
 export function adminTarget({ admin, adminTokenFile, config, env }: AdminSources): AdminTarget | { problem: string } {
   const file = config ?? (env['RUFH_PROXY_CONFIG'] || undefined);
-  // A URL helps who asks, but is nothing that a proxy could listen on: the settings would refuse it.
+  // It may be a URL here, which the settings refuse because no proxy can listen on it; `false` is theirs alone.
   const { RUFH_PROXY_ADMIN: variable = '', ...others } = env;
-  const given = admin ?? (isUrl(variable) ? variable : undefined);
+  const given = admin ?? (variable === '' || variable === 'false' ? undefined : variable);
   const sources = { ...(file === undefined ? {} : { file }), env: given === undefined ? env : others };
   const loaded = loadAdmin({ ...sources, flags: {} });
   const place =
@@ -51,11 +51,15 @@ function isUrl(text: string): boolean {
 }
 
 function fromText(source: string, text: string): Place | { problem: string } {
-  if (isUrl(text) && URL.canParse(text)) return { url: new URL(text).origin };
-  const address = readAddress(text);
+  const url = isUrl(text) && URL.canParse(text) ? new URL(text) : undefined;
+  // Other programs write a socket as http://unix:/path: no host has that name.
+  if (url && url.hostname !== 'unix') return { url: url.origin };
+  const address = url ? undefined : readAddress(text);
   if (address) return fromAddress(address);
-  return { problem: `${source}: found "${text}", allowed is a URL, HOST:PORT or unix:/path` };
+  return { problem: `${source}: found "${text}", allowed is ${ALLOWED}` };
 }
+
+const ALLOWED = 'a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket';
 
 function fromAddress(address: Address): Place | { problem: string } {
   if (address.kind === 'unix') return { socketPath: address.path };

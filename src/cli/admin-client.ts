@@ -50,7 +50,9 @@ export class AdminClient {
       const body = await buffer(response);
       return { status: response.statusCode ?? 0, type: response.headers['content-type'] ?? '', body: body.toString() };
     } catch (error) {
-      throw new AdminUnreachable(`${silence(error, this.place)} (${reason(error)}). ${ADVICE}`);
+      const isClosed = 'socketPath' in this.target && ['EACCES', 'EPERM'].includes(reason(error));
+      const told = isClosed ? `this user may not connect to ${this.place}` : silence(error, this.place);
+      throw new AdminUnreachable(`${told} (${reason(error)}). ${isClosed ? CLOSED_ADVICE : ADVICE}`);
     }
   }
 
@@ -77,6 +79,9 @@ export class AdminClient {
 
 const ADVICE =
   'Does the proxy run, and is its admin listener there? Its line "listening" tells the address: give it with --admin.';
+
+const CLOSED_ADVICE =
+  'Ask as the user of the proxy, or let your group in: admin.mode 0660, and a directory that the group may enter.';
 
 const NO_TOKEN =
   'the admin listener asks for a token: name its file with --admin-token-file or RUFH_PROXY_ADMIN_TOKEN_FILE, or give the ' +

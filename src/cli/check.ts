@@ -1,7 +1,8 @@
 import { accessSync, constants, statfsSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Config } from '../config/config.js';
-import { loadConfig, misplaced, type ConfigSources } from '../config/load.js';
+import { loadConfig, loadRight, misplaced, withMistake, type ConfigSources, type Right } from '../config/load.js';
+import type { Mistake } from '../config/mistake.js';
 import { assertUsable } from '../storage.js';
 import { configSummary } from './config-summary.js';
 import { printDoubts, printMistakes } from './print-mistakes.js';
@@ -10,28 +11,37 @@ import { whyNotStarted } from './why-not-started.js';
 /** Prints what would be served, and what is doubtful, and ends with 0, or prints every mistake and ends with 1. */
 export async function check(sources: ConfigSources): Promise<void> {
   const loaded = loadConfig(sources);
-  if ('mistakes' in loaded) {
-    printMistakes(loaded.mistakes);
-    printDoubts(loaded.doubts);
+  const { doubts = [] } = loaded;
+  const directory = 'mistakes' in loaded ? directoryBeside(loadRight(sources)) : loaded.config;
+  const unusable = directory && (await whyUnusable(directory));
+  const missing = directory && unusable === undefined ? whyNotMade(directory) : undefined;
+  const atData = (problem: string): Mistake => misplaced(sources, ['data'], problem);
+  const told = 'mistakes' in loaded ? loaded.mistakes : [];
+  const mistakes = unusable === undefined ? told : withMistake(told, atData(unusable));
+  if (mistakes.length > 0) {
+    printMistakes(mistakes);
     process.exitCode = 1;
-    return;
   }
-  const { config, doubts = [] } = loaded;
-  const unusable = await whyUnusable(config);
-  if (unusable !== undefined) {
-    printMistakes([misplaced(sources, ['data'], unusable)]);
-    process.exitCode = 1;
-  }
-  const missing = unusable === undefined ? whyNotMade(config) : undefined;
-  printDoubts([...doubts, ...(missing === undefined ? [] : [misplaced(sources, ['data'], missing)])]);
-  if (unusable === undefined) process.stdout.write(`ok\n${configSummary(config).join('\n')}\n`);
+  printDoubts([...doubts, ...(missing === undefined ? [] : [atData(missing)])]);
+  if (mistakes.length === 0 && 'config' in loaded)
+    process.stdout.write(`ok\n${configSummary(loaded.config).join('\n')}\n`);
+}
+
+/** The data directory, and what decides whether a start may use it; without a store its rights alone are looked at. */
+type Directory = Pick<Config, 'data' | 'admin'> & Partial<Pick<Config, 'store' | 'spool'>>;
+
+/** As far as it is known beside mistakes. */
+function directoryBeside(right: Right | undefined): Directory | undefined {
+  if (!right || right.isWrong('data')) return undefined;
+  const { data, admin, store, spool } = right.config;
+  return right.isWrong('store') || right.isWrong('spool') ? { data, admin } : { data, admin, store, spool };
 }
 
 /** Why a start would refuse the data directory; nothing of it is changed. */
-async function whyUnusable(config: Config): Promise<string | undefined> {
+async function whyUnusable(config: Directory): Promise<string | undefined> {
   const { data: directory, store, spool } = config;
   try {
-    await assertUsable({ directory, store: store.type, shared: spool.shared });
+    if (store && spool) await assertUsable({ directory, store: store.type, shared: spool.shared });
     if (statSync(directory, { throwIfNoEntry: false })) return unlessAllowed(directory);
     const above = existingAbove(directory);
     return KERNEL_FILE_SYSTEMS.has(statfsSync(above).type)
@@ -43,7 +53,7 @@ async function whyUnusable(config: Config): Promise<string | undefined> {
 }
 
 /** Why a directory that is not there could not be made by this user: the one who starts the proxy may be another. */
-function whyNotMade({ data }: Config): string | undefined {
+function whyNotMade({ data }: Directory): string | undefined {
   if (statSync(data, { throwIfNoEntry: false })) return undefined;
   const why = unlessAllowed(existingAbove(data));
   return why === undefined ? undefined : `${data} is not there, and cannot be made by this user: ${why}`;

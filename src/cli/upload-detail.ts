@@ -1,5 +1,5 @@
 import { PLAIN } from '../model/upload.js';
-import { aligned, bytes, timeWords, type ListedUpload } from './upload-words.js';
+import { aligned, bytes, NOT_ATTEMPTED, timeWords, type ListedUpload } from './upload-words.js';
 
 /** One upload as the admin listener tells of it. */
 export interface ShownUpload extends ListedUpload {
@@ -41,7 +41,7 @@ export function detailWords(upload: ShownUpload, now: number): string {
   const rows: [string, string | undefined][] = [
     ['tag', upload.tag],
     ['phase', upload.phase],
-    ['why', undelivered && `${undelivered.reason}: ${undelivered.problem}`],
+    ['why', undelivered ? `${undelivered.reason}: ${undelivered.problem}` : notAttempted(upload)],
     ['request', `${upload.method} ${upload.target}`],
     ['of', `${request.client}, HTTP/${request.httpVersion}, to ${request.scheme}://${request.authority}`],
     ['type', request.contentType],
@@ -53,11 +53,19 @@ export function detailWords(upload: ShownUpload, now: number): string {
     ['removed', `${upload.expiresAt}, in ${timeWords(Date.parse(upload.expiresAt) - now)}`],
     ['next try', upload.dueAt && `${upload.dueAt}, in ${timeWords(Date.parse(upload.dueAt) - now)}`],
     ['Idempotency-Key', upload.idempotencyKey],
-    ['answer', answer && `${`${answer.status} ${answer.reason}`.trim()}, ${bytes(answer.bodySize)}, ${answer.at}`],
+    ['answer', answer && `${statusWords(upload, answer)}, ${bytes(answer.bodySize)}, ${answer.at}`],
     ['attempts', String(upload.attempts)],
   ];
   const known = rows.filter((row): row is [string, string] => row[1] !== undefined);
   return aligned(known) + attemptTable(upload.newestAttempts);
+}
+
+function notAttempted({ attempts, dueAt }: ShownUpload): string | undefined {
+  return attempts === 0 && dueAt !== undefined ? NOT_ATTEMPTED : undefined;
+}
+
+function statusWords({ attempts }: ShownUpload, { status, reason }: NonNullable<ShownUpload['answer']>): string {
+  return `${`${status} ${reason}`.trim()}${attempts === 0 ? ' (of the gate)' : ''}`;
 }
 
 function versionWords(dialect: string): string {

@@ -65,13 +65,17 @@ function sizeWords({ offset, length }: ListedUpload): string {
 }
 
 /** Why the upload is where it is, or what comes next. */
-function whyWords({ undelivered, dueAt, newestAttempt, status, phase }: ListedUpload, now: number): string {
+function whyWords({ undelivered, dueAt, attempts, newestAttempt, status, phase }: ListedUpload, now: number): string {
   if (undelivered) return `${undelivered.reason}: ${undelivered.problem}`;
-  if (status !== undefined) return `the origin answered ${status}`;
-  const last = phase === 'receiving' ? undefined : newestAttempt?.problem;
+  if (status !== undefined) return `the ${attempts === 0 ? 'gate' : 'origin'} answered ${status}`;
+  const unasked = attempts === 0 && dueAt !== undefined ? NOT_ATTEMPTED : undefined;
+  const last = phase === 'receiving' ? undefined : (newestAttempt?.problem ?? unasked);
   const next = dueAt === undefined ? undefined : `again in ${timeWords(Date.parse(dueAt) - now)}`;
   return [next, last].filter((part) => part !== undefined).join(': ');
 }
+
+/** The record holds the problems of attempts only: a gate that gives no verdict, or an origin that is left alone, is in the log. */
+export const NOT_ATTEMPTED = 'the gate gave no verdict, or the origin is left alone for a while; the log says which';
 
 /** `1.5 GiB`; exact below a KiB. */
 export function bytes(count: number): string {

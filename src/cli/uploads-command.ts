@@ -1,5 +1,6 @@
 import { userInfo } from 'node:os';
-import { InvalidArgumentError, type Command } from 'commander';
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import { PHASES } from '../model/upload.js';
 import { type AdminFlags, withAdmin, withClient } from './admin-flags.js';
 import { each, list, show, type ListOptions } from './uploads.js';
 
@@ -24,7 +25,7 @@ export function addUploadsCommand(root: Command): void {
     .addHelpText('after', EXAMPLES);
   withAdmin(uploads.command('list'))
     .description('the newest uploads: phase, size, age, attempts, and why they are where they are')
-    .option('--phase <phase>', 'only those in this phase, such as undelivered')
+    .addOption(new Option('--phase <phase>', 'only those in this phase').choices(PHASES))
     .option('--limit <number>', 'at most so many', positive, 100)
     .option('--json', 'as JSON')
     .option('-q, --quiet', 'only their tags')
@@ -55,7 +56,9 @@ export function addUploadsCommand(root: Command): void {
       const past = options.pastGate ? { past_gate: 'true' } : undefined;
       const query = new URLSearchParams({ operator: nameOf(options), ...past }).toString();
       return withClient(options, (client) =>
-        each(tags, 'is being delivered', (path) => client.ask('POST', `${path}/redeliver?${query}`)),
+        each(tags, past ? 'is being delivered past its gate' : 'is being delivered', (path) =>
+          client.ask('POST', `${path}/redeliver?${query}`),
+        ),
       );
     });
 }

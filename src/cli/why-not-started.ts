@@ -18,7 +18,10 @@ export function whyNotStarted(error: unknown, config: Pick<Config, 'data' | 'adm
       return `the admin listener cannot listen on ${where}: ${advice}${OTHER_ADMIN}`;
     if (advice) return `cannot listen on ${where}: ${advice}`;
   }
-  if (code === 'EADDRINUSE') return `cannot listen: ${error.message}`;
+  if (code === 'EADDRINUSE')
+    return isOf(config.admin?.address, path ?? '')
+      ? `the admin listener cannot listen: ${error.message}${OTHER_ADMIN}`
+      : `cannot listen: ${error.message}`;
   if (code === 'ENOTFOUND' && syscall === 'getaddrinfo') {
     return `cannot listen: the name ${'hostname' in error ? String(error.hostname) : ''} is not known on this machine`;
   }

@@ -9,7 +9,7 @@ import { schema, type Settings } from './schema.js';
 import { warnings } from './warnings.js';
 
 /** The configuration these settings make, everything that is wrong with them, and what is doubtful. */
-export function check(settings: unknown): { config?: Config; found: Found[]; doubts: Found[] } {
+export function check(settings: unknown): Checked {
   const parsed = schema.safeParse(settings);
   if (parsed.success) {
     const config = toConfig(parsed.data);
@@ -17,30 +17,48 @@ export function check(settings: unknown): { config?: Config; found: Found[]; dou
     return { config, found, doubts: warnings(config, parsed.data).map((one) => asFound(one, settings)) };
   }
   const wrong = explain(parsed.error.issues, settings, knownKeys);
-  return { found: [...wrong, ...contradictionsBeside(wrong, settings)], doubts: [] };
+  const rest = isObject(settings) ? withoutWrong(settings) : undefined;
+  if (!rest) return { found: wrong, doubts: [] };
+  const right = toConfig(rest);
+  const found = [...wrong, ...contradictionsBeside({ wrong, settings, rest, right })];
+  return { found, doubts: [], right };
+}
+
+export interface Checked {
+  /** Missing where the settings are not what they should be; they may contradict each other all the same. */
+  readonly config?: Config;
+  readonly found: Found[];
+  readonly doubts: Found[];
+  /** The configuration that the right settings make, with defaults in place of the wrong ones. */
+  readonly right?: Config;
+}
+
+interface Beside {
+  readonly wrong: readonly Found[];
+  readonly settings: unknown;
+  readonly rest: Settings;
+  readonly right: Config;
 }
 
 /**
  * Contradictions among the settings that are right: the wrong ones are taken out first, so that all mistakes are told
  * at once. What is in one section with a wrong setting is left for later.
  */
-function contradictionsBeside(wrong: readonly Found[], settings: unknown): Found[] {
-  const rest = isObject(settings) ? withoutWrong(settings) : undefined;
-  if (!rest) return [];
+function contradictionsBeside({ wrong, settings, rest, right }: Beside): Found[] {
   const sections = new Set(wrong.flatMap(({ path }) => path.slice(0, Math.max(1, path.length - 1))));
   const isTouched = ({ path, against = [] }: Contradiction) =>
     [...path, ...against].some((step) => step !== 'routes' && typeof step === 'string' && sections.has(step));
-  return contradictions(toConfig(rest.parsed), rest.parsed)
+  return contradictions(right, rest)
     .filter((contradiction) => !isTouched(contradiction))
     .map((one) => asFound(one, settings));
 }
 
 /** Takes wrong settings out until the rest is right; undefined when that does not come to an end soon. */
-function withoutWrong(original: Record<string, unknown>): { settings: unknown; parsed: Settings } | undefined {
+function withoutWrong(original: Record<string, unknown>): Settings | undefined {
   const settings = structuredClone(original);
   for (let round = 0; round < 5; round++) {
     const parsed = schema.safeParse(settings);
-    if (parsed.success) return { settings, parsed: parsed.data };
+    if (parsed.success) return parsed.data;
     for (const { path } of explain(parsed.error.issues, settings, () => [])) takeOut(settings, path);
   }
   return undefined;

@@ -42,6 +42,28 @@ export function loadConfig(
   return { config, ...(all.length > 0 ? { doubts: all } : {}) };
 }
 
+/** A configuration with mistakes, with defaults in place of the wrong settings. */
+export interface Right {
+  readonly config: Config;
+  /** Whether anything is wrong in this section. */
+  readonly isWrong: (section: string) => boolean;
+}
+
+/** What the right settings of a configuration with mistakes make; undefined when that cannot be told. */
+export function loadRight(sources: ConfigSources): Right | undefined {
+  const { read } = readSettings(sources);
+  if (read.settings === undefined) return undefined;
+  const { config, found, right = config } = check(read.settings);
+  return right && { config: right, isWrong: (section) => found.some(({ path }) => path[0] === section) };
+}
+
+/** The mistakes and one more, in order; one that is told at the same place already stays alone. */
+export function withMistake(mistakes: readonly Mistake[], one: Mistake): Mistake[] {
+  const isTold = ({ source, line, column }: Mistake): boolean =>
+    line !== undefined && source === one.source && line === one.line && column === one.column;
+  return mistakes.some(isTold) ? [...mistakes] : inOrder([...mistakes, one]);
+}
+
 /** Something that is wrong with the value of a setting, as only its use could tell, at its place. */
 export function misplaced(sources: ConfigSources, path: SettingPath, problem: string): Mistake {
   const { read, told } = readSettings(sources);

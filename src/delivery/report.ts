@@ -52,9 +52,14 @@ export function reportEnd(
  * One line and one figure for an upload that ended without its origin: it was cancelled, broke a rule, or its time ran out;
  * `undelivered` when that was out after trying had ended. Nothing for one that was answered: its end was told then.
  */
-export function reportClosed(upload: Upload, phase: 'cancelled' | 'invalid' | 'expired', ears: EndEars): void {
+export function reportClosed(
+  upload: Upload,
+  phase: 'cancelled' | 'invalid' | 'expired',
+  ears: EndEars,
+  problem?: string,
+): void {
   if (upload.answer !== undefined) return;
-  noteEnd(upload, upload.undelivered && phase === 'expired' ? 'undelivered' : phase, ears);
+  noteEnd(upload, upload.undelivered && phase === 'expired' ? 'undelivered' : phase, ears, problem);
 }
 
 /**
@@ -82,7 +87,7 @@ export function reportRefusal(upload: Upload, ears: EndEars): void {
 export function reportLoss(upload: Upload, problem: string | undefined, ears: EndEars): void {
   ears.log.error({ ...uploadFields(handlesOf(upload)), problem }, 'an upload whose bytes are lost is given up');
   ears.metrics.bytesLost('upload');
-  reportClosed(upload, 'invalid', ears);
+  reportClosed(upload, 'invalid', ears, problem);
 }
 
 /** The upload was delivered, and nobody gets its answer again. */
@@ -95,9 +100,14 @@ export function reportLostAnswer(
   metrics.bytesLost('answer');
 }
 
-function noteEnd(upload: Upload, phase: UploadEndLine['phase'], { log, metrics, clock }: EndEars): void {
+function noteEnd(
+  upload: Upload,
+  phase: UploadEndLine['phase'],
+  { log, metrics, clock }: EndEars,
+  problem = upload.undelivered?.problem,
+): void {
   metrics.uploadEnded(phase);
-  logUploadEnd(log, lineOf(upload, phase, clock));
+  logUploadEnd(log, { ...lineOf(upload, phase, clock), problem });
 }
 
 function lineOf(upload: Upload, phase: UploadEndLine['phase'], clock: () => number): UploadEndLine {

@@ -9,7 +9,10 @@ export async function clearSocketPath(path: string): Promise<void> {
   });
   if (!found) return;
   if (!found.isSocket()) throw inUse(path, 'is a file already, and no socket; remove it, or choose another path');
-  if (await answers(path)) throw inUse(path, 'is in use by another process; stop it, or choose another path');
+  const answer = await answers(path);
+  if (answer === 'unknown')
+    throw inUse(path, 'belongs to another user; remove it if no process listens there, or choose another path');
+  if (answer) throw inUse(path, 'is in use by another process; stop it, or choose another path');
   await unlink(path);
 }
 
@@ -18,7 +21,7 @@ export async function setSocketMode(path: string, mode = 0o660): Promise<void> {
   await chmod(path, mode);
 }
 
-function answers(path: string): Promise<boolean> {
+function answers(path: string): Promise<boolean | 'unknown'> {
   return new Promise((resolve, reject) => {
     const probe = connect(path);
     probe.once('connect', () => {
@@ -27,13 +30,14 @@ function answers(path: string): Promise<boolean> {
     });
     probe.once('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'ECONNREFUSED' || error.code === 'ENOENT') resolve(false);
-      // Full, or not ours to ask: somebody is there.
-      else if (error.code === 'EAGAIN' || error.code === 'EACCES') resolve(true);
+      // Its queue is full: somebody is there.
+      else if (error.code === 'EAGAIN') resolve(true);
+      else if (error.code === 'EACCES') resolve('unknown');
       else reject(error);
     });
   });
 }
 
 function inUse(path: string, why: string): Error {
-  return Object.assign(new Error(`unix socket ${path} ${why}`), { code: 'EADDRINUSE' });
+  return Object.assign(new Error(`unix socket ${path} ${why}`), { code: 'EADDRINUSE', path });
 }

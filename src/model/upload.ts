@@ -5,7 +5,16 @@ import type { Limits } from './route.js';
  * receiving → complete → delivering → answered | undelivered; cancelled and invalid end it early.
  * `complete`: the whole is here and waits for its delivery. `undelivered`: trying ended, the bytes are kept.
  */
-export type Phase = 'receiving' | 'complete' | 'delivering' | 'answered' | 'undelivered' | 'cancelled' | 'invalid';
+export const PHASES = [
+  'receiving',
+  'complete',
+  'delivering',
+  'answered',
+  'undelivered',
+  'cancelled',
+  'invalid',
+] as const;
+export type Phase = (typeof PHASES)[number];
 
 /** One committed piece of the spool: one file a lease, never used twice. `size` is what is committed of it. */
 export interface Chunk {

@@ -286,7 +286,8 @@ async function assertOwn(
     const half = names.includes(name) ? await lstat(join(path, name)) : undefined;
     if (half?.isDirectory()) assertRights(join(path, name), half, byGroup);
   }
-  await access(path, constants.R_OK | constants.W_OK | constants.X_OK);
+  await access(path, constants.R_OK | constants.X_OK);
+  await failing(path, 'written', () => access(path, constants.W_OK));
 }
 
 /** A volume that was given to a group, as Kubernetes does with `fsGroup`: somebody else's, and writable through the group. */

@@ -84,7 +84,7 @@ export class TakeIn {
   async invalidate(upload: Upload, lease: Lease, refusal: Refusal): Promise<Outcome | Interrupted> {
     const ended = await this.end(upload, lease);
     if (!ended) return { kind: 'interrupted', why: 'taken-over' };
-    reportClosed(ended, 'invalid', this.rooms);
+    reportClosed(ended, 'invalid', this.rooms, refusal.reason);
     return { kind: 'refused', refusal };
   }
 

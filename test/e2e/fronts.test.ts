@@ -202,7 +202,9 @@ describe.each(FRONTS)('behind $name with the configuration we ship', (kind) => {
   }
 
   async function recordedBytes(): Promise<number> {
-    const text = await (await fetch(new URL('/metrics', proxy.adminUrl))).text();
+    // Without a limit of its own it would wait for five minutes.
+    const response = await fetch(new URL('/metrics', proxy.adminUrl), { signal: AbortSignal.timeout(20_000) });
+    const text = await response.text();
     return Number(/^rufh_spool_bytes (\S+)$/m.exec(text)?.[1] ?? 0);
   }
 });

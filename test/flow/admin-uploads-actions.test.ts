@@ -58,11 +58,17 @@ describe('one upload', () => {
       'redeliver',
     ],
   ])('is noted with who does it: %s %s%s', async (method, verb, query, operator, msg, done) => {
-    const { id } = desk.upload({ phase: 'undelivered' });
+    const { id, deliveryKey } = desk.upload({ phase: 'undelivered' });
     expect((await fetch(at(uploadTag(id), `${verb}${query}`), { method })).ok).toBe(true);
     expect(desk.asked).toEqual([`${done} ${id}${msg.includes('past') ? ' past its gate' : ''}`]);
     const level = msg.includes('past') ? 'warn' : 'info';
-    const line = { level, time: expect.any(String), upload: uploadTag(id), ...(operator ? { operator } : {}), msg };
+    const handles = {
+      upload: uploadTag(id),
+      uploadPath: '/files?name=',
+      idempotencyKey: deliveryKey,
+      client: '2001:db8::1',
+    };
+    const line = { level, time: expect.any(String), ...handles, ...(operator ? { operator } : {}), msg };
     expect(desk.log).toEqual([line]);
   });
 
@@ -84,7 +90,7 @@ describe('one upload', () => {
   test.each([
     ['unknown', 404, /has ended/],
     ['not-whole', 409, /not whole yet/],
-    ['answered', 409, /answered already/],
+    ['answered', 409, /answered already, by its origin or by its gate/],
     ['stopping', 503, /being stopped/],
   ] as const)('that cannot be delivered again, %s, is %i', async (why, status, detail) => {
     desk.redelivery = why;

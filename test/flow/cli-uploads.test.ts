@@ -3,13 +3,14 @@ import { execFile } from 'node:child_process';
 import { createServer } from 'node:http';
 import { once } from 'node:events';
 import { createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net';
-import { writeFileSync } from 'node:fs';
+import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { AdminClient } from '../../src/cli/admin-client.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { attempt, newUpload } from '../contract/sample-upload.js';
 import { FakeDesk } from '../support/fake-desk.js';
-import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+import { temporaryDirectory, withoutRights, type TemporaryDirectory } from '../support/temporary.js';
 
 const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
 
@@ -123,7 +124,21 @@ describe('uploads list', () => {
   test('of a phase that does not exist is a mistake', async () => {
     const { code, output, errors } = await uploads(['list', '--phase', 'lost']);
     expect([code, output]).toEqual([1, '']);
-    expect(errors).toMatch(/^rufh-proxy: phase is one of receiving, /);
+    expect(errors).toMatch(/argument 'lost' is invalid. Allowed choices are receiving, complete, .*undelivered, /);
+    expect((await uploads(['list', '--help'])).output).toMatch(/--phase <phase> .*"receiving",\s/);
+  });
+
+  test('says where the gate had a part in it', async () => {
+    const dueAt = Date.now() + 30 * MINUTE;
+    const answer = { status: 422, reason: '', headers: [], trailers: [], bodySize: 3, at: Date.now() };
+    const refused = desk.upload({ phase: 'answered', answer: { ...answer, body: { in: 'record', crc: 0 } } });
+    const unasked = desk.upload({ phase: 'complete', dueAt });
+    const { output } = await uploads(['list']);
+    const line = ({ id }: { id: string }, why: string) => new RegExp(`^${uploadTag(id)}  .*${why}`, 'm');
+    expect(output).toMatch(line(refused, 'the gate answered 422$'));
+    expect(output).toMatch(line(unasked, 'again in .*: the gate gave no verdict, or the origin is left alone'));
+    expect((await uploads(['show', uploadTag(refused.id)])).output).toMatch(/^answer +422 \(of the gate\), 3 B/m);
+    expect((await uploads(['show', uploadTag(unasked.id)])).output).toMatch(/^why +the gate gave no verdict/m);
   });
 });
 
@@ -215,7 +230,10 @@ describe.each([
 test('uploads redeliver --past-gate says so, and who does it', async () => {
   const { id } = desk.upload();
   const tag = uploadTag(id);
-  expect(await uploads(['redeliver', tag, '--past-gate', '--as', 'Zoë, ticket 417'])).toMatchObject({ code: 0 });
+  expect(await uploads(['redeliver', tag, '--past-gate', '--as', 'Zoë, ticket 417'])).toMatchObject({
+    code: 0,
+    output: `${tag}  is being delivered past its gate\n`,
+  });
   expect(await uploads(['redeliver', tag])).toMatchObject({ code: 0 });
   expect(desk.asked).toEqual([`redeliver ${id} past its gate`, `redeliver ${id}`]);
   expect(desk.log).toMatchObject([{ operator: 'Zoë, ticket 417' }, { operator: expect.stringMatching(/./) }]);
@@ -346,7 +364,7 @@ describe('the admin listener', () => {
     const { code, errors } = await uploads(['list', '--admin', 'over there']);
     expect([code, errors]).toEqual([
       2,
-      'rufh-proxy: --admin: found "over there", allowed is a URL, HOST:PORT or unix:/path\n',
+      'rufh-proxy: --admin: found "over there", allowed is a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket\n',
     ]);
   });
 
@@ -379,6 +397,36 @@ describe('the admin listener', () => {
     somebody.close();
     expect([code, errors]).toEqual([2, expect.stringMatching(message)]);
     expect(errors).not.toContain('nothing answers');
+  });
+
+  // Issue 9, §6.
+  test.each([
+    ...['over there', '/run/a.sock', 'unix:', 'UNIX:/run/a.sock', '9090', ':9090', 'localhost', '127.0.0.1:99999'],
+    ...['http+unix://%2Frun%2Fa.sock', 'http://unix:/run/a.sock', 'http://'],
+  ])('written as %s, which is no address, is told with every form that is one', async (written) => {
+    const told = `found "${written}", allowed is a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket\n`;
+    const byVariable = await uploads(['list'], { RUFH_PROXY_ADMIN: written });
+    expect(byVariable).toEqual({ code: 2, output: '', errors: `rufh-proxy: RUFH_PROXY_ADMIN: ${told}` });
+    const byFlag = await uploads(['list', '--admin', written]);
+    expect(byFlag).toEqual({ code: 2, output: '', errors: `rufh-proxy: --admin: ${told}` });
+  });
+
+  test('switched off by the variable is told', async () => {
+    const { code, errors } = await uploads(['list'], { RUFH_PROXY_ADMIN: 'false' });
+    expect([code, errors]).toEqual([2, expect.stringMatching(/this configuration has no admin listener/)]);
+  });
+
+  test('may be a Unix socket that is not for this user', async () => {
+    const socketPath = join(directory.path, 'theirs.sock');
+    const theirs = createServer().listen(socketPath);
+    await once(theirs, 'listening');
+    chmodSync(socketPath, 0);
+    chmodSync(directory.path, 0o755);
+    const asking = withoutRights(() => new AdminClient({ socketPath }).ask('GET', '/uploads'));
+    await expect(asking).rejects.toThrow(
+      /^this user may not connect to unix:.*theirs\.sock \(EACCES\)\. Ask as the user of the proxy.*admin\.mode/,
+    );
+    theirs.close();
   });
 
   test('may be a Unix socket', async () => {

@@ -152,6 +152,33 @@ describe('check', () => {
     expect([below.code, below.errors]).toEqual([1, expect.stringMatching(/^rufh-proxy: .*\n {2}--data: data: /)]);
   });
 
+  // Issue 9, §6.
+  test('tells what is wrong with the data directory beside every other mistake, once', async () => {
+    const data = join(directory.path, 'd');
+    mkdirSync(data);
+    chmodSync(data, 0o777);
+    const mistakes = [
+      ['orign: http://a', /^1:1: orign: there is no such setting/],
+      ['origin: http://a', undefined],
+      ['data: ./d', /^3:7: data: .*\/d can be written by every user: chmod o-w/],
+      ['log: { level: loud }', /^4:15: log\.level: found "loud"/],
+    ] as const;
+    write(mistakes.map(([line]) => line).join('\n'));
+    const lines = (await run(['check', '--config', 'a.yaml'])).errors.split('\n');
+    expect(lines[0]).toBe('rufh-proxy: 3 mistakes in the configuration');
+    const told = lines.slice(1, -1).map((line) => line.replace('  a.yaml:', ''));
+    expect(told).toEqual(mistakes.flatMap(([, message]) => (message ? [expect.stringMatching(message)] : [])));
+    // Its own path is what is wrong; nothing is said of the default in its place.
+    write('origin: http://a\ndata: ${NOT_SET_HERE}/d\nlog: { level: loud }');
+    expect((await run(['check', '--config', 'a.yaml'])).errors.match(/^ {2}a\.yaml:2:/gm)).toHaveLength(1);
+    write('origin: http://a\ndata: 7\nlog: { level: loud }');
+    expect((await run(['check', '--config', 'a.yaml'])).errors).toMatch(/^rufh-proxy: 2 mistakes(\n {2}.*){2}\n$/);
+    // With a store that is not known, as far as its rights go.
+    write('origin: http://a\ndata: ./d\nstore: { type: redis }');
+    chmodSync(data, 0o755);
+    expect((await run(['check', '--config', 'a.yaml'])).errors).toMatch(/^rufh-proxy: one mistake.*\n.*store\.url/);
+  });
+
   test('warns of a variable that nobody reads, also where that makes something missing', async () => {
     const { code, errors } = await run(['check'], { RUFH_PROXY_ORIGN: 'http://a' });
     expect(code).toBe(1);

@@ -17,6 +17,9 @@ import { ResponseHead, wireResponse, type WireRequest, type WireResponse } from 
 /** What Node 20's types do not tell: the lines as they came, before those of one name are joined. */
 type HeadEvent = [headers: IncomingHttpHeaders, flags: number, raw: string[]];
 
+/** For steps that no test measures; far enough for a machine with much else to do. */
+const PATIENCE_MS = 60_000;
+
 /** One request over HTTP/2, sent and read step by step. */
 export class H2Exchange {
   /** Interim responses so far. */
@@ -44,7 +47,9 @@ export class H2Exchange {
   /** Sends a part of the body, and waits while the other side does not read. */
   async send(bytes: string | Uint8Array): Promise<void> {
     if (this.stream.destroyed || this.stream.writableEnded) return;
-    if (!this.stream.write(bytes)) await Promise.race([once(this.stream, 'drain').catch(() => undefined), this.closed]);
+    if (this.stream.write(bytes)) return;
+    const drained = Promise.race([once(this.stream, 'drain').catch(() => undefined), this.closed]);
+    await within(drained, 'the other side to read on', PATIENCE_MS);
   }
 
   /** Ends the body in good order, with END_STREAM. */
@@ -125,7 +130,7 @@ export class H2Client {
     if (this.session.destroyed) return;
     const closed = once(this.session, 'close');
     this.session.destroy();
-    await closed;
+    await within(closed, 'the session to close', PATIENCE_MS);
   }
 }
 
@@ -143,7 +148,7 @@ export async function connectH2(url: string, options: H2ClientOptions = {}): Pro
   const socket = openSocket(new URL(url), options.socketPath);
   const { settings } = options;
   const session = connect(url, { createConnection: () => socket, ...(settings && { settings }) });
-  await once(session, 'connect');
+  await within(once(session, 'connect'), `an HTTP/2 session at ${url}`, PATIENCE_MS);
   // A session that is cut tells so through its streams; without a listener the process would die of it.
   session.on('error', () => undefined);
   return new H2Client(session, socket, options.deadlineMs ?? 20_000);

@@ -14,6 +14,9 @@ export interface RawClientOptions {
   readonly socketPath?: string;
 }
 
+/** For steps that no test measures; far enough for a machine with much else to do. */
+const PATIENCE_MS = 60_000;
+
 const KEEP_LIMIT = 64 * 1024 * 1024;
 
 /** HTTP/1.1 on a bare socket: sends exactly the bytes it is given, and reads the responses one by one. */
@@ -38,7 +41,9 @@ export class RawClient {
     if (typeof bytes === 'string') this.noteMethod(bytes);
     if (this.socket.destroyed || this.socket.writableEnded) return;
     const sent = typeof bytes === 'string' ? this.socket.write(bytes, 'latin1') : this.socket.write(bytes);
-    if (!sent) await Promise.race([once(this.socket, 'drain').catch(() => undefined), this.closed]);
+    if (sent) return;
+    const drained = Promise.race([once(this.socket, 'drain').catch(() => undefined), this.closed]);
+    await within(drained, 'the other side to read on', PATIENCE_MS);
   }
 
   /** Sends a request's head; `Host` is added when it is missing, nothing else is. */
@@ -163,7 +168,7 @@ export async function connect(url: string, options: RawClientOptions = {}): Prom
   const socket = secure
     ? connectTls({ ...target, rejectUnauthorized: false, ALPNProtocols: ['http/1.1'] })
     : connectTcp(target);
-  await once(socket, secure ? 'secureConnect' : 'connect');
+  await within(once(socket, secure ? 'secureConnect' : 'connect'), `a connection to ${url}`, PATIENCE_MS);
   socket.setNoDelay(true);
   return new RawClient(socket, host, options.deadlineMs ?? 20_000);
 }

@@ -15,6 +15,17 @@ export async function temporaryDirectory(prefix = 'rufh-test-'): Promise<Tempora
   return { path, remove: () => rm(path, { recursive: true, force: true, maxRetries: 5 }) };
 }
 
+/** Does something with the rights of the user `nobody` where the tests run as root, whom no file is closed to. */
+export async function withoutRights<T>(task: () => Promise<T>): Promise<T> {
+  if (process.geteuid?.() !== 0) return task();
+  process.seteuid!(65_534);
+  try {
+    return await task();
+  } finally {
+    process.seteuid!(0);
+  }
+}
+
 /** A port of 127.0.0.1 that was free a moment ago. */
 export async function freePort(): Promise<number> {
   const server = createServer();

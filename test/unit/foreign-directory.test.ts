@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { constants } from 'node:fs';
 import { chmod, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
@@ -284,6 +285,18 @@ describe('a directory of the embedded store', () => {
     if (verdict === 'ok') await (await startTestApp({ origin: 'http://127.0.0.1:1', data })).stop();
     expect(await readFile(inData(orphan), 'utf8')).toBe('bytes');
   });
+});
+
+// Issue 9, §6: it was said that it cannot be read.
+test('a directory that can be read and not written is refused with that', async () => {
+  const denied = Object.assign(new Error('EACCES'), { code: 'EACCES', syscall: 'access' });
+  useFileSystem({
+    ...machineFiles,
+    access: (path, mode = 0) =>
+      (mode & constants.W_OK) === 0 ? machineFiles.access(path, mode) : Promise.reject(denied),
+  });
+  const refusal = `the data directory ${data} cannot be written (EACCES in access)`;
+  await expect(verdictOf('embedded')).rejects.toThrow(refusal);
 });
 
 test('the name of a node that is none is refused before anything is changed', async () => {

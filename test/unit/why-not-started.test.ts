@@ -1,7 +1,11 @@
 import { describe, expect, test } from '@jest/globals';
+import { chmod, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
+import { join } from 'node:path';
 import { whyNotStarted } from '../../src/cli/why-not-started.js';
+import { clearSocketPath } from '../../src/disk/unix-socket.js';
 import { Fault, type FaultCode } from '../../src/model/fault.js';
+import { temporaryDirectory, withoutRights } from '../support/temporary.js';
 
 const config = { data: '/srv/uploads' };
 
@@ -39,6 +43,32 @@ test.each([
   [{ code: 'EROFS', syscall: 'open', path: '/srv/uploads/lock' }, 'no permission for /srv/uploads/lock'],
 ])('a failed start is told so that one knows what to do (%#)', (fields, told) => {
   expect(whyNotStarted(systemError(fields), config)).toContain(told);
+});
+
+// Issue 9, §6.
+test.each([
+  ['a file', 'is a file already, and no socket; remove it, or choose another path'],
+  ['a socket in use', 'is in use by another process; stop it, or choose another path'],
+  [
+    'the socket of another user',
+    'belongs to another user; remove it if no process listens there, or choose another path',
+  ],
+])('what is at the path of a Unix socket is told, and of which listener it is: %s', async (what, why) => {
+  const directory = await temporaryDirectory();
+  await chmod(directory.path, 0o755);
+  const path = join(directory.path, 'a.sock');
+  const server = createServer();
+  if (what === 'a file') await writeFile(path, '');
+  else await new Promise<void>((resolve) => server.listen(path, resolve));
+  if (what !== 'a file') await chmod(path, what === 'a socket in use' ? 0o777 : 0);
+  const error: unknown = await withoutRights(() => clearSocketPath(path)).catch((reason: unknown) => reason);
+  expect(whyNotStarted(error, config)).toBe(`cannot listen: unix socket ${path} ${why}`);
+  const admin = { address: { kind: 'unix', path }, open: [], hosts: [], insecure: false } as const;
+  expect(whyNotStarted(error, { ...config, admin })).toBe(
+    `the admin listener cannot listen: unix socket ${path} ${why}. It is set with \`admin\` or --admin; "false" is none`,
+  );
+  await new Promise((resolve) => server.close(resolve));
+  await directory.remove();
 });
 
 test.each<[FaultCode, string]>([
