@@ -6,6 +6,7 @@ import { createServer as createTcpServer, type AddressInfo, type Socket } from '
 import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { adminTarget } from '../../src/cli/admin-address.js';
 import { AdminClient } from '../../src/cli/admin-client.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { attempt, newUpload } from '../contract/sample-upload.js';
@@ -403,12 +404,11 @@ describe('the admin listener', () => {
   test.each([
     ...['over there', '/run/a.sock', 'unix:', 'UNIX:/run/a.sock', '9090', ':9090', 'localhost', '127.0.0.1:99999'],
     ...['http+unix://%2Frun%2Fa.sock', 'http://unix:/run/a.sock', 'http://'],
-  ])('written as %s, which is no address, is told with every form that is one', async (written) => {
-    const told = `found "${written}", allowed is a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket\n`;
-    const byVariable = await uploads(['list'], { RUFH_PROXY_ADMIN: written });
-    expect(byVariable).toEqual({ code: 2, output: '', errors: `rufh-proxy: RUFH_PROXY_ADMIN: ${told}` });
-    const byFlag = await uploads(['list', '--admin', written]);
-    expect(byFlag).toEqual({ code: 2, output: '', errors: `rufh-proxy: --admin: ${told}` });
+  ])('written as %s, which is no address, is told with every form that is one', (written) => {
+    const told = `found "${written}", allowed is a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket`;
+    const byVariable = adminTarget({ env: { RUFH_PROXY_ADMIN: written } });
+    expect(byVariable).toEqual({ problem: `RUFH_PROXY_ADMIN: ${told}` });
+    expect(adminTarget({ admin: written, env: {} })).toEqual({ problem: `--admin: ${told}` });
   });
 
   test('switched off by the variable is told', async () => {

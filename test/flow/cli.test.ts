@@ -172,7 +172,7 @@ describe('check', () => {
     write('origin: http://a\ndata: ${NOT_SET_HERE}/d\nlog: { level: loud }');
     expect((await run(['check', '--config', 'a.yaml'])).errors.match(/^ {2}a\.yaml:2:/gm)).toHaveLength(1);
     write('origin: http://a\ndata: 7\nlog: { level: loud }');
-    expect((await run(['check', '--config', 'a.yaml'])).errors).toMatch(/^rufh-proxy: 2 mistakes(\n {2}.*){2}\n$/);
+    expect((await run(['check', '--config', 'a.yaml'])).errors).toMatch(/^rufh-proxy: 2 mistakes.*(\n {2}.*){2}\n$/);
     // With a store that is not known, as far as its rights go.
     write('origin: http://a\ndata: ./d\nstore: { type: redis }');
     chmodSync(data, 0o755);
