@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
 import type { Route } from '../model/route.js';
-import type { Undelivered, UnknownEnd, Upload } from '../model/upload.js';
+import { newestUnknownEnd, type Undelivered, type UnknownEnd, type Upload } from '../model/upload.js';
 import type { InterimListener, Pending, RunResult } from './audience.js';
 import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
@@ -121,7 +121,7 @@ export class Delivery {
    */
   async result(id: string, request: ResultRequest): Promise<DeliveryResult> {
     const { credentials = [], addedHeaders, to, waitMs = Infinity, onInterim } = request;
-    await this.told.noted(id);
+    await this.noted(id, to);
     const seen = request.known && lasts(request.known) ? request.known : await this.asItIs(id, request);
     const known = this.mayBeNoted(seen) ? await this.afterTheNote(id, request) : seen;
     if (!known) return { kind: 'gone' };
@@ -144,6 +144,21 @@ export class Delivery {
     const noting = this.told.note(end);
     this.note(noting);
     return noting;
+  }
+
+  /**
+   * A client asks where its whole upload stands, or repeats its creation: as one does that lost its response. After an
+   * unknown outcome it has to be told once more before the upload is sent again. Fails with a `Fault`.
+   */
+  async clientAsks(known: Upload): Promise<Upload> {
+    if (newestUnknownEnd(known) === undefined) return known;
+    const { id } = known;
+    await this.noted(id);
+    const { atOnce } = this.rooms.store;
+    const seen = (await atOnce.get(id)) ?? known;
+    if (!this.mayBeNoted(seen)) return this.told.asks(seen);
+    await sleep(NOTE_MS);
+    return this.told.asks((await atOnce.get(id)) ?? seen);
   }
 
   /**
@@ -219,6 +234,19 @@ export class Delivery {
     if (phase !== 'undelivered' || !why || this.running.has(id)) return false;
     const asker = { by: 'client', hasCredentials: credentials.length > 0 } as const;
     return !mayAskAgain(why, asker, policyOf(known, routeOf(known, this.rooms.routes)));
+  }
+
+  /** A note that is being made is waited for, as long as somebody waits for the result. */
+  private async noted(id: string, to?: AbortSignal): Promise<void> {
+    const noting = this.told.noted(id);
+    if (!noting) return;
+    let leave = (): void => undefined;
+    const leaving = new Promise<void>((resolve) => (leave = resolve));
+    to?.addEventListener('abort', leave, { once: true });
+    if (to?.aborted) leave();
+    await Promise.race([noting, leaving]);
+    to?.removeEventListener('abort', leave);
+    to?.throwIfAborted();
   }
 
   /** Another node may be about to note that this client was told: it comes with its next request right behind that. */

@@ -32,6 +32,7 @@ type Steps = Omit<
   | 'totals'
   | 'setAside'
   | 'noteClientKnows'
+  | 'noteClientAsks'
   | 'close'
 >;
 

@@ -1,4 +1,4 @@
-import { newestUnknownEnd, type UnknownEnd } from '../model/upload.js';
+import { newestUnknownEnd, type UnknownEnd, type Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import type { Rooms } from './rooms.js';
 
@@ -30,6 +30,18 @@ export class ToldClients {
   /** The next request of a client may come before the note of its last response is made. */
   noted(id: string): Promise<void> | undefined {
     return this.noting.get(id);
+  }
+
+  /**
+   * A client asks as one does that lost a response: what it was sent proves nothing, and the first time it is to be told
+   * once more. Clients that ask before each request would never come to their next attempt if every time counted.
+   */
+  async asks(upload: Upload): Promise<Upload> {
+    const { undelivered: why } = upload;
+    const end = newestUnknownEnd(upload);
+    if (!end || !why?.clientKnows || why.hasAskedAgain) return upload;
+    const noted = await this.rooms.store.atOnce.noteClientAsks(end.id, end.attempt, why);
+    return noted === 'stale' ? upload : noted;
   }
 
   private async noteNow({ id, attempt }: UnknownEnd): Promise<void> {

@@ -166,8 +166,22 @@ export interface Undelivered {
   readonly invalidAnswer?: true;
   /** For `outcome-unknown`: a client was sent a response that says so, and when it asks again, it knows what it asks for. */
   readonly clientKnows?: true;
+  /** For `outcome-unknown`: a client asked again after it was sent that response, as one does that lost it. Counts once. */
+  readonly hasAskedAgain?: true;
   /** For `unauthorized`: what the origin said, for a client that comes without other credentials. Its body is in the spool. */
   readonly answer?: Answer;
+}
+
+/** The same end, of which a client was told. */
+export function told(why: Undelivered): Undelivered {
+  return { ...why, clientKnows: true };
+}
+
+/** The same end, after a client asked again: it has to be told once more. */
+export function askedAgain(why: Undelivered): Undelivered {
+  const asked = { ...why, hasAskedAgain: true } as const;
+  delete (asked as { clientKnows?: true }).clientKnows;
+  return asked;
 }
 
 /** Trying ended after this attempt, and nobody knows what came of it. */

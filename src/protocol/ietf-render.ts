@@ -109,8 +109,14 @@ function retrieved(dialect: Dialect, upload: Upload, digest: Digest | undefined,
     lengthLine,
     limitLine(dialect, upload, context),
     reprDigestLine(digest),
+    unknownLine(upload),
     NO_STORE,
   );
+}
+
+/** RFC 9209: a client that lost its response before this one has been told even so. */
+function unknownLine({ undelivered }: Upload): HeaderLine | undefined {
+  return undelivered?.reason === 'outcome-unknown' ? ['Proxy-Status', OUTCOME_UNKNOWN] : undefined;
 }
 
 /** RUFH §4.1.4. Told in every dialect, whichever draft the client was written for. Apple's clients want a 200. */
@@ -205,6 +211,10 @@ const UNDELIVERED: Readonly<Record<Undelivered['reason'], string>> = {
   unauthorized: 'The upload is whole and kept, but its target wants other credentials. Append its end again with them.',
   quarantined: 'The upload is whole, but it is kept back and will not be given to its target.',
 };
+
+const OUTCOME_UNKNOWN =
+  'rufh-proxy; error=http_response_incomplete; ' +
+  'details="the upload was sent to its target, and nobody knows whether it took it; appending its end sends it once more"';
 
 function reprDigestLine(digest: Digest | undefined): HeaderLine | undefined {
   return digest && ['Repr-Digest', digestField(digest)];

@@ -161,6 +161,8 @@ export interface UploadStore {
    * `stale`: `attempt` is not the newest one any more, or it is undelivered for another reason than `why`.
    */
   noteClientKnows(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'>;
+  /** Takes that note back, because a client asks again as if it had lost the response. `stale` as above. */
+  noteClientAsks(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'>;
   /** The body of an answer that is kept in the record. */
   answerBody(id: string): Promise<Uint8Array | undefined>;
   /**

@@ -14,6 +14,8 @@ export interface RepeatedCreationRooms {
   readonly leases: Pick<Leases, 'take'>;
   readonly spool: Pick<Spool, 'read'>;
   readonly answers: Answers;
+  /** Told before a client that asks again hears of its whole upload; gives what is so from then on. */
+  readonly clientAsks: (upload: Upload) => Promise<Upload>;
   readonly clock: () => number;
   /** The time by which uploads expire; the same as `clock` when it is missing. */
   readonly expiryClock?: () => number;
@@ -69,9 +71,10 @@ export class RepeatedCreations {
   }
 
   /** One that begins without the end goes on with appends, which will get the answer. */
-  private ofWhole(intent: CreateIntent, upload: Upload, call: UploadCall): Promise<Outcome | Interrupted> {
+  private async ofWhole(intent: CreateIntent, known: Upload, call: UploadCall): Promise<Outcome | Interrupted> {
+    const upload = await this.rooms.clientAsks(known);
     call.tell({ kind: 'resumable', upload });
-    if (!intent.complete) return Promise.resolve({ kind: 'created', upload });
+    if (!intent.complete) return { kind: 'created', upload };
     return this.rooms.answers.answer(upload, 'create', call);
   }
 

@@ -23,7 +23,7 @@ export interface UploadsOptions extends OpeningRooms {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
-  readonly delivery: Pick<Delivery, 'result' | 'kept'>;
+  readonly delivery: Pick<Delivery, 'result' | 'kept' | 'clientAsks'>;
   /** Missing: nothing is delivered before it is whole. */
   readonly feeds?: Feeds;
   readonly log: Log;
@@ -70,6 +70,7 @@ export class Uploads {
     this.repeated = new RepeatedCreations({
       ...rooms,
       answers: this.answers,
+      clientAsks: (upload) => rooms.delivery.clientAsks(upload),
       obstacle: (upload, lease) => this.obstacle(upload, lease),
       goOn: (...task) => this.receiveUntold(...task),
     });
@@ -129,7 +130,7 @@ export class Uploads {
   async retrieve(intent: RetrieveIntent, found?: Upload): Promise<Outcome | Interrupted> {
     const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
-    if (known.phase !== 'receiving') return { kind: 'retrieved', upload: known };
+    if (known.phase !== 'receiving') return { kind: 'retrieved', upload: await this.rooms.delivery.clientAsks(known) };
     const lease = await this.rooms.leases.take(intent.id, 'to-look');
     try {
       const upload = await this.alive(intent.id);

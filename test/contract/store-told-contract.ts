@@ -39,6 +39,21 @@ export function describeToldClients(current: () => StoreUnderTest): void {
       expect(await (await reopen()).get(id)).toEqual(noted);
     });
 
+    test('is taken back when a client asks again, and can be made once more', async () => {
+      const { store, reopen } = current();
+      const id = await unknown();
+      await store.noteClientKnows(id, 1, why);
+      const before = await store.get(id);
+      const asked = { ...before, undelivered: { ...why, hasAskedAgain: true } as const };
+      expect(await store.noteClientAsks(id, 1, why)).toBe('stale');
+      expect(await store.noteClientAsks(id, 1, before!.undelivered!)).toEqual(asked);
+      const reopened = await reopen();
+      expect(await reopened.get(id)).toEqual(asked);
+      expect(await reopened.noteClientKnows(id, 1, why)).toBe('stale');
+      const again = { ...before, undelivered: { ...why, hasAskedAgain: true, clientKnows: true } };
+      expect(await reopened.noteClientKnows(id, 1, asked.undelivered)).toEqual(again);
+    });
+
     test('goes with the next claim', async () => {
       const { store } = current();
       const id = await unknown();

@@ -275,6 +275,38 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
     expect(stage.requestsFor(target)).toHaveLength(2);
   });
 
+  // P: the end once more, p: the same with its response lost on the way, H: the offset. ! the HEAD says that nobody knows.
+  test.each([
+    ['PP', 'unknown/1 taken/2'],
+    ['pHPP', 'lost/1 204!/1 unknown/1 taken/2'],
+    ['PHPP', 'unknown/1 204!/1 unknown/1 taken/2'],
+    ['PHPHP', 'unknown/1 204!/1 unknown/1 204!/1 taken/2'],
+    ['PHHHPHHP', 'unknown/1 204!/1 204!/1 204!/1 unknown/1 204!/1 204!/1 taken/2'],
+    ['pHpHP', 'lost/1 204!/1 lost/1 204!/1 taken/2'],
+    ['HPHPP', '204/0 unknown/1 204!/1 unknown/1 taken/2'],
+  ])('a client that asks in the order %s hears and has delivered: %s', async (steps, expected) => {
+    const { lost, upload, target } = await hungUp('HTTP/1.1', `order-${steps}`);
+    const seen: string[] = [];
+    for (const step of steps) seen.push(`${await take(step, lost, upload)}/${stage.requestsFor(target).length}`);
+    expect(seen.join(' ')).toBe(expected);
+  });
+
+  async function take(step: string, lost: LostAnswer, upload: ResumableUpload): Promise<string> {
+    if (step === 'H') {
+      const response = await upload.retrieve();
+      const isTold = /error=http_response_incomplete/.test(response.header('Proxy-Status') ?? '');
+      return `${response.status}${isTold ? '!' : ''}`;
+    }
+    const before = unknowns();
+    const request = await lost.repeatEnd();
+    if (step === 'P') return (await request.readFinal()).status === 200 ? 'taken' : 'unknown';
+    await until(() => unknowns() > before, 'the response that is lost');
+    request.leave('reset');
+    return 'lost';
+  }
+
+  const unknowns = (): number => stage.app.log.filter(({ kind, status }) => kind === 'append' && status === 503).length;
+
   test('a client that is told of it every time has every request of its own sent once', async () => {
     const { lost, target } = await hungUp('HTTP/1.1', 'again');
     stage.answer(target, () => (stage.requestsFor(target).length > 3 ? TAKEN : { hangUp: true }));

@@ -55,7 +55,11 @@ export class UploadWorld {
         drain: () => leases.drain(),
       },
       spool: gatedSpool(spool, this.gate),
-      delivery: { result: (id, { to }) => this.deliver(id, to), kept: (upload) => Promise.resolve(keptAnswer(upload)) },
+      delivery: {
+        result: (id, { to }) => this.deliver(id, to),
+        clientAsks: (upload: Upload) => Promise.resolve(upload),
+        kept: (upload) => Promise.resolve(keptAnswer(upload)),
+      },
       metrics,
       log: silentLog(),
       clock: Date.now,

@@ -125,12 +125,16 @@ export function decideGiveUp(why: Undelivered): Change {
 }
 
 /** Only of the end that the client was told of: a newer attempt has another outcome. */
-export function decideClientKnows(record: UploadRecord, attempt: number, why: Undelivered): Change | 'stale' {
+export function decideClient(
+  record: UploadRecord,
+  attempt: number,
+  why: Undelivered,
+  noted: Undelivered,
+): Change | 'stale' {
   const { phase, undelivered } = record.upload;
   if (phase !== 'undelivered' || !isNewestAttempt(record, attempt)) return 'stale';
-  const told: Undelivered = { ...why, clientKnows: true };
-  if (isSame(undelivered, told)) return {};
-  return isSame(undelivered, why) ? { set: { undelivered: told } } : 'stale';
+  if (isSame(undelivered, noted)) return {};
+  return isSame(undelivered, why) ? { set: { undelivered: noted } } : 'stale';
 }
 
 function isKnown({ attempts }: Upload, attempt: Attempt): boolean {

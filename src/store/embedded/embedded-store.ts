@@ -3,7 +3,15 @@ import { DirectorySync, type SyncMode } from '../../disk/directory-sync.js';
 import { Gate } from '../../disk/gate.js';
 import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
-import type { Attempt, Chunk, Phase, Undelivered, Upload } from '../../model/upload.js';
+import {
+  askedAgain,
+  type Attempt,
+  type Chunk,
+  type Phase,
+  told,
+  type Undelivered,
+  type Upload,
+} from '../../model/upload.js';
 import type { Log } from '../../observe/log.js';
 import type { LeasePurpose } from '../lease.js';
 import type {
@@ -25,7 +33,7 @@ import {
   decideAttempt,
   decideBeginEarly,
   decideClaim,
-  decideClientKnows,
+  decideClient,
   decideEndEarly,
   decideGiveUp,
   decidePostpone,
@@ -257,7 +265,11 @@ export class EmbeddedStore implements UploadStore {
   }
 
   noteClientKnows(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.records.change(id, 'stale', ({ record }) => decideClientKnows(record, attempt, why));
+    return this.records.change(id, 'stale', ({ record }) => decideClient(record, attempt, why, told(why)));
+  }
+
+  noteClientAsks(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
+    return this.records.change(id, 'stale', ({ record }) => decideClient(record, attempt, why, askedAgain(why)));
   }
 
   answerBody(id: string): Promise<Uint8Array | undefined> {

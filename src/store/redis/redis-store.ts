@@ -1,6 +1,14 @@
 import { assertUploadId, isUploadId } from '../../disk/safe-name.js';
 import { Fault } from '../../model/fault.js';
-import type { Attempt, Chunk, Phase, Undelivered, Upload } from '../../model/upload.js';
+import {
+  askedAgain,
+  type Attempt,
+  type Chunk,
+  type Phase,
+  told,
+  type Undelivered,
+  type Upload,
+} from '../../model/upload.js';
 import type {
   Commit,
   KeptAnswer,
@@ -177,8 +185,15 @@ export class RedisStore implements UploadStore {
   }
 
   noteClientKnows(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
-    const told: Undelivered = { ...why, clientKnows: true };
-    return this.step({ script: 'note-client-knows', id, args: [attempt, JSON.stringify(why), JSON.stringify(told)] });
+    return this.noteClient(id, attempt, why, told(why));
+  }
+
+  noteClientAsks(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
+    return this.noteClient(id, attempt, why, askedAgain(why));
+  }
+
+  private noteClient(id: string, attempt: number, why: Undelivered, noted: Undelivered): Promise<Upload | 'stale'> {
+    return this.step({ script: 'note-client-knows', id, args: [attempt, JSON.stringify(why), JSON.stringify(noted)] });
   }
 
   async answerBody(id: string): Promise<Uint8Array | undefined> {

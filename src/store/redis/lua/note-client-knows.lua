@@ -1,4 +1,4 @@
--- Notes that a client was told of an unknown outcome. KEYS, ARGV and results as in parts/record.lua, and
+-- Notes that a client was told of an unknown outcome, or that it has asked again since. KEYS, ARGV and results as in parts/record.lua, and
 -- ARGV 3 number of the newest attempt 4 why it is undelivered 5 the same with the note
 -- Gives `upload` or `stale`.
 -- include parts/record
