@@ -133,7 +133,14 @@ export async function lookAtDirectory({ directory, shared }: DirectoryUse): Prom
     const own = await unlessMissing(stat(path));
     const entries = own === undefined ? [] : await entriesOf(path);
     if (own) await assertOwn(path, own, { names: entries.map(({ name }) => name), shared });
-    const found: Found = { likeness: new Map(), foreign: [], misshapen: [], likeRecords: [], hasRecord: false };
+    const found: Found = {
+      likeness: new Map(),
+      foreign: [],
+      misshapen: [],
+      likeRecords: [],
+      looks: 0,
+      hasRecord: false,
+    };
     for (const entry of entries) await noteEntry('beside', path, entry, found);
     const mark = found.likeness.has(MARK) ? markIn((await textOf(join(path, MARK))) ?? '') : undefined;
     const isProven = mark !== undefined;
@@ -172,6 +179,8 @@ interface Found {
   readonly misshapen: string[];
   /** Names as those of records; their content is not known to be. */
   readonly likeRecords: string[];
+  /** How many of those that may be records were looked into. */
+  looks: number;
   hasRecord: boolean;
 }
 
@@ -214,7 +223,7 @@ interface HalfLook {
 }
 
 /** So many files with names of records are looked into for one that is one. */
-const MOST_LIKE_RECORDS = 20;
+const MOST_LOOKS = 20;
 
 /** Whether anything of an upload is in a half of the directory: its records, or its spool. */
 async function contentOf(path: string, part: 'uploads' | 'spool', { found, isProven, whole }: HalfLook): Promise<Half> {
@@ -241,9 +250,12 @@ function isOfUpload(name: string): boolean {
 }
 
 async function lookIntoRecord(half: string, name: string, found: Found): Promise<void> {
-  if (found.hasRecord || found.likeRecords.length >= MOST_LIKE_RECORDS) return;
-  if (await isRecord(half, name)) found.hasRecord = true;
-  else found.likeRecords.push(join('uploads', name));
+  if (found.hasRecord) return;
+  const isLog = name.endsWith('.log');
+  if (isLog && found.looks >= MOST_LOOKS) return;
+  if (isLog) found.looks++;
+  if (isLog && (await isRecord(half, name))) found.hasRecord = true;
+  else if (found.likeRecords.length < MOST_NAMED) found.likeRecords.push(join('uploads', name));
 }
 
 /** A directory that cannot be listed now is told of when its upload is looked after. */

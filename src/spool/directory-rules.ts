@@ -76,6 +76,8 @@ function parsed(text: string): { readonly [Name in keyof DirectoryMark]?: unknow
 /** Why a start with this kind of store must leave the directory alone; undefined when it may use it. */
 export function refusalOf(found: FoundDirectory, store: StoreKind): string | undefined {
   const whose = storeOf(found);
+  const strangers = whose === undefined ? undefined : besideStrangers(found);
+  if (strangers !== undefined) return strangers;
   if (whose !== undefined && whose !== store) return OF_OTHER_KIND[store](found);
   if (whose === undefined) return ofNobody(found);
   return misshapen(found, store) ?? (store === 'embedded' ? incomplete(found) : nameless(found));
@@ -122,6 +124,16 @@ function ofNobody({ path, spool, hasLock, foreign }: FoundDirectory): string | u
   return (
     `${path} is not empty (${foreign.join(', ')}), and nothing in it is of this program: choose an empty directory, or a new ` +
     `one, for example --data ${path}/uploads-in-progress`
+  );
+}
+
+/** Small files of ours are easily somebody else's: beside other files only our mark, or a record, says enough. */
+function besideStrangers({ path, mark, hasRecord, foreign }: FoundDirectory): string | undefined {
+  if (mark || hasRecord || foreign.length === 0) return undefined;
+  return (
+    `${path} has files that are not of this program (${foreign.join(', ')}), and no rufh-proxy.json that says that the rest is: ` +
+    `choose an empty directory, or a new one, for example --data ${path}/uploads-in-progress. If it is the data directory of an ` +
+    'earlier version, move those files out of it'
   );
 }
 

@@ -67,6 +67,7 @@ async function refusalOf(store: StoreKind): Promise<string> {
 
 const REASONS: Readonly<Record<string, string>> = {
   foreign: 'and nothing in it is of this program',
+  strangers: 'has files that are not of this program',
   link: 'holds a symbolic link',
   unread: 'cannot be read (EACCES',
   redis: 'belongs to nodes with Redis',
@@ -112,7 +113,7 @@ const FILES: readonly Row[] = [
   ...['last-start.json', 'last-start.json.tmp'].map((name) =>
     row(name, '{"number":7}\n', ['ok', 'foreign', 'foreign', 'link', 'ok', 'unread'], ['foreign', 'foreign']),
   ),
-  row('node', 'ab'.repeat(8), ['redis', 'foreign', 'foreign', 'link', 'foreign', 'unread'], ['redis', 'foreign']),
+  row('node', 'ab'.repeat(8), ['redis', 'foreign', 'foreign', 'link', 'foreign', 'unread'], ['strangers', 'foreign']),
   row(
     'node.0123456789abcdef',
     'ab'.repeat(8),
@@ -131,8 +132,8 @@ const FILES: readonly Row[] = [
     ['ok', 'foreign', 'foreign', 'link', 'ok', 'unread'],
     ['foreign', 'foreign'],
   ),
-  row('uploads/.store', `${UUID}\n`, ['half', 'foreign', 'foreign', 'link', 'ok', 'unread'], ['half', 'foreign']),
-  row('spool/.store', `${UUID}\n`, ['redis', 'foreign', 'foreign', 'link', 'ok', 'unread'], ['redis', 'foreign']),
+  row('uploads/.store', `${UUID}\n`, ['half', 'foreign', 'foreign', 'link', 'ok', 'unread'], ['strangers', 'foreign']),
+  row('spool/.store', `${UUID}\n`, ['redis', 'foreign', 'foreign', 'link', 'ok', 'unread'], ['strangers', 'foreign']),
   ...['uploads', 'spool'].map((half) =>
     row(
       `${half}/.store-${UUID}`,
@@ -225,11 +226,25 @@ describe.each<StoreKind>(['embedded', 'redis'])('a start with the store "%s"', (
       'ok',
       () => putBoth(['uploads/lost+found', DIRECTORY], ['spool/lost+found', DIRECTORY]),
     ],
+    [
+      'the number of a start, and pictures',
+      'strangers',
+      () => putBoth(['last-start.json', '{"number":3}\n'], ['uploads/x.jpg', '']),
+    ],
     ['settings of git', 'foreign', () => put('.gitignore', '*')],
   ])('on %s: %s', async (_, verdict, make) => {
     await make();
     await expectVerdict(store, verdict);
   });
+});
+
+test('a record is found behind whatever else has the name of one of its files', async () => {
+  await put('spool/.keep', '');
+  for (let n = 0; n < 25; n++) await put(`uploads/${newId()}.answer`, 'yes');
+  for (let n = 0; n < 25; n++) await put(`uploads/${newId()}.damaged`, 'no');
+  await expectVerdict('embedded', 'foreign');
+  await put(`uploads/${ID}.log`, RECORD);
+  await expectVerdict('embedded', 'ok');
 });
 
 describe('a directory of the embedded store', () => {
