@@ -15,7 +15,7 @@ import { EmbeddedLeases } from './store/embedded/embedded-leases.js';
 import { EmbeddedStore } from './store/embedded/embedded-store.js';
 import type { Leases } from './store/lease.js';
 import type { Nodes } from './store/nodes.js';
-import type { SetAside, UploadStore } from './store/upload-store.js';
+import type { OldAge, SetAside, UploadStore } from './store/upload-store.js';
 import { recover, recoverOne, recoverRecord, type RecoveryRooms } from './uploads/recovery.js';
 import type { UnknownUploads } from './uploads/unknown-bytes.js';
 import { UnreadableBytes } from './uploads/unreadable-bytes.js';
@@ -41,6 +41,8 @@ export interface Storage {
   readonly mayLookForOrphans: () => Promise<boolean>;
   /** Since when the spool is this store's. */
   readonly spoolSince: () => Promise<number | undefined>;
+  /** Removes what is old and belongs to no record from where the records are; missing where they are in no directory. */
+  readonly clearLeftovers?: (age: OldAge) => Promise<void>;
   /** Uploads whose bytes the disk does not list. */
   readonly unreadable: UnreadableBytes;
   /** All that is there of uploads and cannot be read: records and bytes. */
@@ -137,6 +139,7 @@ export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): 
     // It may have been mounted over since the start.
     mayLookForOrphans: async () => (await spoolMark(directory)) === id,
     spoolSince: () => spoolIdentitySince(directory),
+    clearLeftovers: (age) => store.clearLeftovers(age),
   };
 }
 

@@ -36,9 +36,19 @@ export async function keptAnswer(upload: Upload, rooms: KeptRooms): Promise<Rela
     await assertStillHere(upload, rooms);
     // Every client that asks is told; the loss is one.
     if (!rooms.lostAnswers.has(upload.id)) reportLostAnswer(upload, fault.message, rooms);
-    rooms.lostAnswers.add(upload.id);
+    remember(upload.id, rooms.lostAnswers);
     return undefined;
   }
+}
+
+/** Of so many is remembered that they were told of; an older one is told of again when somebody asks for it. */
+const MOST_LOST = 10_000;
+
+function remember(id: string, lost: Set<string>): void {
+  lost.delete(id);
+  lost.add(id);
+  const [oldest] = lost;
+  if (lost.size > MOST_LOST) lost.delete(oldest!);
 }
 
 /** The origin's head, and a word on what came of the rest. */

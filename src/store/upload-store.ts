@@ -69,6 +69,16 @@ export interface FoundRecord {
 /** What becomes of it once its bytes were looked at. */
 export type BroughtBack = 'show' | 'give-up' | 'remove';
 
+/** When a file that belongs to nothing is old enough to go. */
+export interface OldAge {
+  /** The time by which uploads expire. */
+  readonly now: number;
+  /** Milliseconds of this process that really passed. */
+  readonly passedMs: number;
+  /** It has to be seen, unchanged, for so long. */
+  readonly leastMs: number;
+}
+
 /** How much there is, without looking at each upload. */
 export interface Totals {
   /** Uploads by phase; phases without any may be missing. */

@@ -7,7 +7,7 @@ import { answerName, isGivenName } from '../spool/chunk-name.js';
 import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import type { Leases } from '../store/lease.js';
 import { isAway } from '../store/until-available.js';
-import type { UploadStore } from '../store/upload-store.js';
+import type { OldAge, UploadStore } from '../store/upload-store.js';
 import { spooledUploads, type SpooledUpload } from './spooled-uploads.js';
 import { SteadyClock } from './steady-clock.js';
 import type { UnreadableBytes } from './unreadable-bytes.js';
@@ -36,6 +36,8 @@ export interface SweepOptions {
   readonly mayLookForOrphans?: () => Promise<boolean>;
   /** Takes the uploads whose files cannot be listed. */
   readonly unreadable: UnreadableBytes;
+  /** Removes what is old and belongs to no record from where the records are. */
+  readonly clearLeftovers?: (age: OldAge) => Promise<void>;
 }
 
 /** Removes what nobody will ask for any more: expired uploads first the bytes then the record, and files nobody counts. */
@@ -69,7 +71,10 @@ export class Sweep {
     for (const id of await this.options.store.expired(this.now()))
       await this.orNote(id, 'an upload that is over could not be removed', () => this.expire(id));
     this.rounds += 1;
-    if (this.rounds % 10 === 1 && (await this.mayLookForOrphans())) await this.removeOrphans();
+    if (this.rounds % 10 === 1 && (await this.mayLookForOrphans())) {
+      await this.clearLeftovers();
+      await this.removeOrphans();
+    }
   }
 
   private begin(): void {
@@ -127,6 +132,17 @@ export class Sweep {
   private async remove(id: string): Promise<void> {
     const upload = await this.options.store.get(id);
     await removeAndTell(upload ?? { id }, this.options);
+  }
+
+  /** A fault there keeps nothing of the spool. */
+  private async clearLeftovers(): Promise<void> {
+    const { clearLeftovers, orphanAgeMs, log } = this.options;
+    try {
+      await clearLeftovers?.({ now: this.now(), passedMs: this.monotonic(), leastMs: orphanAgeMs });
+    } catch (error) {
+      if (!(error instanceof Fault)) throw error;
+      log.error({ err: error }, 'old files beside the records were not removed');
+    }
   }
 
   /** Only names of the shape that this program gives; whatever else is in the spool is somebody's. */

@@ -14,6 +14,7 @@ let directory: TemporaryDirectory;
 let store: EmbeddedStore;
 let logged: string[];
 
+const DAY = 24 * HOUR;
 const expiresAt = Date.now() + HOUR;
 const uploads = (): string => join(directory.path, 'uploads');
 const longAgo = (hours: number): Date => new Date(Date.now() - hours * HOUR);
@@ -27,6 +28,11 @@ async function open(sync: 'group' | 'none' = 'none'): Promise<EmbeddedStore> {
 async function reopen(): Promise<EmbeddedStore> {
   await store.close();
   return (store = await open());
+}
+
+/** What the sweep has done, at a time of the wall and so long after the start. */
+async function clear(aheadMs: number, passedMs: number): Promise<void> {
+  await store.clearLeftovers({ now: Date.now() + aheadMs, passedMs, leastMs: HOUR });
 }
 
 async function grown(...sizes: number[]): Promise<string> {
@@ -93,9 +99,18 @@ describe('after a crash in the middle of a write', () => {
     await utimes(join(uploads(), old), longAgo(2), longAgo(2));
     await writeFile(join(uploads(), 'README.log'), 'mine');
     await reopen();
-    // The record of a young answer may just be coming, from a backup.
-    expect((await readdir(uploads())).sort()).toEqual([`${id}.log`, young, 'README.log'].sort());
+    // The record of an answer may just be coming, from a backup; a copy keeps the times of files.
+    const kept = [`${id}.log`, young, old, 'README.log'].sort();
+    expect((await readdir(uploads())).sort()).toEqual(kept);
     expect(await store.get(id)).toMatchObject({ offset: 5 });
+    await clear(0, 0);
+    await clear(0, HOUR - 1);
+    expect((await readdir(uploads())).sort()).toEqual(kept);
+    await writeFile(join(uploads(), young), 'still coming');
+    await clear(HOUR, HOUR);
+    expect((await readdir(uploads())).sort()).toEqual(kept.filter((name) => name !== old));
+    await clear(2 * HOUR, 2 * HOUR);
+    expect((await readdir(uploads())).sort()).toEqual([`${id}.log`, 'README.log'].sort());
   });
 
   test('a delivery that was under way is due again, and its old worker has lost it', async () => {
@@ -243,12 +258,66 @@ describe('a damaged record', () => {
     expect(await store.get(id)).toBeUndefined();
     expect(await readdir(uploads())).toEqual([`${id}.damaged`]);
     expect(logged).toHaveLength(1);
-    const lastWeek = longAgo(8 * 24);
-    await reopen();
+    for (let starts = 0; starts < 3; starts++) {
+      await reopen();
+      expect(await readdir(uploads())).toEqual([`${id}.damaged`]);
+      expect(await store.setAside()).toMatchObject([{ id, state: 'damaged' }]);
+    }
+    await clear(0, 0);
+    await clear(6 * DAY, 6 * DAY);
     expect(await readdir(uploads())).toEqual([`${id}.damaged`]);
-    await utimes(join(uploads(), `${id}.damaged`), lastWeek, lastWeek);
+    await clear(8 * DAY, 7 * DAY - 1);
+    expect([await readdir(uploads()), await store.setAside()]).toEqual([[], []]);
+  });
+
+  test.each([
+    ['ahead of the file for a moment', 8 * DAY, 60_000, true],
+    ['right, an hour after a start', 8 * DAY, HOUR, false],
+    ['behind, and a week has passed', -DAY, 7 * DAY, false],
+    ['behind', -DAY, 6 * DAY, true],
+  ])('that was set aside goes only when its week has passed: the clock is %s', async (_, aheadMs, passedMs, stays) => {
+    const id = await grown(100);
+    await truncate(logOf(id), 20);
+    await utimes(logOf(id), longAgo(8 * 24), longAgo(8 * 24));
     await reopen();
-    expect(await readdir(uploads())).toEqual([]);
+    await clear(aheadMs, 0);
+    await clear(aheadMs, passedMs);
+    expect(await readdir(uploads())).toEqual(stays ? [`${id}.damaged`] : []);
+  });
+
+  test('that is set aside by a clock that was set back keeps the later time', async () => {
+    const id = await grown(100);
+    await truncate(logOf(id), 20);
+    const tomorrow = new Date(Date.now() + DAY);
+    await utimes(logOf(id), tomorrow, tomorrow);
+    await reopen();
+    expect((await stat(join(uploads(), `${id}.damaged`))).mtimeMs).toBeCloseTo(tomorrow.getTime(), -1);
+  });
+
+  test('without any byte is none: what is removed anew leaves that, and it was never acknowledged', async () => {
+    const id = await grown(100);
+    await truncate(logOf(id), 0);
+    await reopen();
+    expect([await store.get(id), await store.setAside(), await readdir(uploads())]).toEqual([undefined, [], []]);
+    expect(logged).toEqual([]);
+  });
+
+  test('an answer that cannot be read for a moment is asked for again', async () => {
+    const id = await grown(5);
+    await store.commit(id, { token: 1, complete: {}, expiresAt });
+    await store.claimDelivery(id, 'w', Infinity);
+    await store.recordAnswer(id, 'w', { answer: answer(2), body: Buffer.from('ok'), expiresAt });
+    let failures = 0;
+    useFileSystem({
+      ...machineFiles,
+      open: (path, ...rest) =>
+        path.endsWith('.answer') && failures++ < 2
+          ? Promise.reject(Object.assign(new Error('EIO'), { code: 'EIO', syscall: 'open' }))
+          : machineFiles.open(path, ...rest),
+    });
+    expect(await store.answerBody(id)).toEqual(Buffer.from('ok'));
+    expect(failures).toBe(3);
+    useFileSystem();
   });
 
   test('that is somebody else’s is not believed', async () => {

@@ -1,7 +1,8 @@
 import { dirname } from 'node:path';
 import { crc32 } from 'node:zlib';
 import type { DirectorySync } from '../../disk/directory-sync.js';
-import { readWhole, unlink, writeWhole } from '../../disk/files.js';
+import { patiently, readWhole, unlink, writeWhole } from '../../disk/files.js';
+import type { Gate } from '../../disk/gate.js';
 import { hasCode, storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 
@@ -19,9 +20,9 @@ export async function writeAnswer(path: string, body: Uint8Array, names: Directo
 }
 
 /** The body again, or a fault when it is not what was written: no answer is better than a wrong one. */
-export async function readAnswer(path: string, crc: number | undefined): Promise<Uint8Array> {
+export async function readAnswer(path: string, crc: number | undefined, gate: Gate): Promise<Uint8Array> {
   try {
-    const body = await readWhole(path);
+    const body = await patiently(() => gate.run(() => readWhole(path)));
     if (crc32(body) !== crc) throw new Fault('BYTES_LOST', 'a kept answer is damaged', false);
     return body;
   } catch (error) {

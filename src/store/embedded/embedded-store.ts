@@ -21,6 +21,7 @@ import type {
   KeptAnswer,
   KeyedUpload,
   NewUpload,
+  OldAge,
   SeenState,
   SetAside,
   Totals,
@@ -311,6 +312,11 @@ export class EmbeddedStore implements UploadStore {
 
   setAside(): Promise<readonly SetAside[]> {
     return Promise.resolve(this.records.setAside());
+  }
+
+  /** Removes what is old beside the records and belongs to none. */
+  clearLeftovers(age: OldAge): Promise<void> {
+    return this.records.clearLeftovers(age);
   }
 
   /** See `Records.recoverWith`. */

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import type { DirectorySync } from '../../disk/directory-sync.js';
-import { opendir, patiently, readWhole, rename, stat, unlink, unlinkIfThere } from '../../disk/files.js';
+import { opendir, patiently, readWhole, rename, stat, unlinkIfThere, utimes } from '../../disk/files.js';
 import type { Gate } from '../../disk/gate.js';
 import { isGivenId } from '../../disk/safe-name.js';
 import { hasCode, storageFault } from '../../disk/storage-fault.js';
@@ -12,12 +12,6 @@ import { type Claim, withLostLine } from './delivery-rules.js';
 import { RecordFile } from './record-file.js';
 import { readRecord, type ReadRecord } from './record-lines.js';
 import type { UploadRecord } from './upload-record.js';
-
-/** A record nobody can read is kept this long for people to look at: it holds request headers, so not for ever. */
-const KEEP_DAMAGED_MS = 7 * 24 * 3600 * 1000;
-
-/** An answer whose record is not there may be that of a backup that is still being copied. */
-const KEEP_ANSWER_MS = 3600 * 1000;
 
 export interface Entry {
   record: UploadRecord;
@@ -91,6 +85,11 @@ export async function readEntry(
     throw error;
   });
   if (!bytes) return undefined;
+  if (bytes.length === 0) {
+    // A removal that was done anew leaves that, when its process is killed: there is nothing in it that was acknowledged.
+    await tried(() => unlinkIfThere(path));
+    return undefined;
+  }
   const read = readRecord(bytes);
   if (read?.record.upload.id !== id) return 'damaged';
   const report = FOUND[read.state];
@@ -120,7 +119,7 @@ interface LoadTask {
   readonly loaded: LoadedRecords;
 }
 
-function nameParts(name: string): [id: string, kind: string] {
+export function nameParts(name: string): [id: string, kind: string] {
   const dot = name.indexOf('.');
   const id = name.slice(0, dot);
   return dot > 0 && isGivenId(id) ? [id, name.slice(dot + 1)] : ['', 'foreign'];
@@ -155,29 +154,32 @@ export async function setDamagedAside(
   const reason = 'a record has no readable beginning: its upload is unknown from now on; the file is kept as *.damaged';
   report(id, log, reason);
   setAside.set(id, { id, state: 'damaged', reason, since: Date.now() });
-  await tried(() => rename(pathOf(disk, id), damagedPath(disk, id)));
+  await tried(() => moveAside(pathOf(disk, id), damagedPath(disk, id)));
 }
 
-function damagedPath({ directory }: RecordsDisk, id: string): string {
+/** Its time from now on is that at which it was set aside; a clock that was behind the record's own was set back. */
+async function moveAside(path: string, aside: string): Promise<void> {
+  const since = new Date(Math.max(Date.now(), (await stat(path)).mtimeMs));
+  await utimes(path, since, since);
+  await rename(path, aside);
+}
+
+export function damagedPath({ directory }: RecordsDisk, id: string): string {
   return join(directory, `${id}.damaged`);
 }
 
 async function lookAtDamaged(id: string, disk: RecordsDisk, { setAside }: LoadedRecords): Promise<void> {
   const path = damagedPath(disk, id);
   const since = (await tried(() => stat(path)))?.mtimeMs ?? Date.now();
-  if (Date.now() - since > KEEP_DAMAGED_MS) return tried(() => unlink(path));
   const reason = 'its record had no readable beginning when it was found, and is kept as *.damaged';
   if (!setAside.has(id)) setAside.set(id, { id, state: 'damaged', reason, since });
 }
 
-/** An answer that its record does not know, as a crash between both leaves it. */
+/** An answer that its record does not know, as a crash between both leaves it. Without a record it is for `Leftovers`. */
 async function clearAnswer(id: string, disk: RecordsDisk, { entries, setAside }: LoadedRecords): Promise<void> {
-  if (setAside.has(id)) return;
-  const path = join(disk.directory, `${id}.answer`);
   const entry = entries.get(id);
-  if (entry?.isLost || entry?.record.upload.answer?.body.in === 'record') return;
-  if (!entry && Date.now() - (await stat(path)).mtimeMs < KEEP_ANSWER_MS) return;
-  await removeAnswer(path);
+  if (!entry || setAside.has(id) || entry.isLost || entry.record.upload.answer?.body.in === 'record') return;
+  await removeAnswer(join(disk.directory, `${id}.answer`));
 }
 
 /** Clearing away is tried at every start: what fails now does not keep the others from being served. */

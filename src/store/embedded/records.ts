@@ -4,7 +4,7 @@ import { storageFault } from '../../disk/storage-fault.js';
 import { Fault } from '../../model/fault.js';
 import type { Phase, Upload } from '../../model/upload.js';
 import { uploadTag } from '../../observe/log.js';
-import type { BroughtBack, FoundRecord, KeyedUpload, NewUpload, SetAside, Totals } from '../upload-store.js';
+import type { BroughtBack, FoundRecord, KeyedUpload, NewUpload, OldAge, SetAside, Totals } from '../upload-store.js';
 import { readAnswer, removeAnswer, writeAnswer } from './answer-file.js';
 import {
   type Entry,
@@ -15,6 +15,7 @@ import {
   type RecordsDisk,
   setDamagedAside,
 } from './load.js';
+import { Leftovers } from './leftovers.js';
 import { RecordFile } from './record-file.js';
 import { Serial } from './serial.js';
 import { changed, newRecord, type Change } from './upload-record.js';
@@ -37,6 +38,7 @@ export class Records {
   private readonly holders = new Map<string, string>();
   private sortedIds: string[] | undefined;
   private closed = false;
+  private readonly leftovers: Leftovers;
   private lookAfter: (found: FoundRecord) => Promise<BroughtBack> = () => Promise.resolve('show');
 
   constructor(
@@ -47,6 +49,14 @@ export class Records {
     this.entries = loaded.entries;
     this.asides = loaded.setAside;
     for (const entry of this.entries.values()) this.hold(entry);
+    const { entries, asides } = this;
+    this.leftovers = new Leftovers(disk, { entry: (id) => entries.get(id), aside: (id) => asides.get(id) });
+  }
+
+  /** Removes what is old and belongs to no record. */
+  async clearLeftovers(age: OldAge): Promise<void> {
+    for (const id of await this.leftovers.clear(age))
+      if (this.asides.get(id)?.state === 'damaged') this.asides.delete(id);
   }
 
   /** As memory has it: of one that was found at the start, the disk may have less. */
@@ -209,7 +219,7 @@ export class Records {
     if (!entry || !hasKeptAnswer(entry)) return undefined;
     const { answerBody } = entry.record;
     if (answerBody !== undefined) return Buffer.from(answerBody, 'base64');
-    return this.disk.gate.run(() => readAnswer(this.answerPath(id), entry.record.answerCrc));
+    return readAnswer(this.answerPath(id), entry.record.answerCrc, this.disk.gate);
   }
 
   idsWhere(holds: (entry: Entry) => boolean): string[] {
