@@ -6,7 +6,8 @@ The routes are tried from top to bottom; the first whose path pattern and method
 without the query, in its normal form: dot segments resolved, \`%61\` as \`a\`, other escapes in capitals. \`*\` stays
 within one segment, \`**\` goes across segments,
 \`{a,b}\` is either, and \`/api/files/**\` includes \`/api/files\` itself. A request that no route matches passes through
-to the top \`origin\`. GET, HEAD, DELETE, OPTIONS, TRACE and CONNECT pass through on every route.
+to the top \`origin\`. GET, HEAD, DELETE, OPTIONS and TRACE never begin an upload: they pass through, if \`forward_auth\`
+lets them, and what body they have is taken to a \`gate\`. CONNECT is answered with 501.
 
 Each setting that a route does not name is the top one’s, also within \`eager\`, \`breaker\` and \`retry\`. Lists, and the
 groups \`framing\`, \`gate\` and \`forward_auth\`, are replaced as a whole.

@@ -43,13 +43,20 @@ function ofServer(path: string): string {
 
 function compile({ paths, methods, ignoreCase, route }: RouteConfig): CompiledRoute {
   return {
-    matchesPath: picomatch([...paths], { dot: true, nocase: ignoreCase === true }),
-    mayMean: picomatch([...paths], { dot: true, nocase: ignoreCase !== false }),
+    matchesPath: matcher(paths, ignoreCase === true, route),
+    mayMean: matcher(paths, ignoreCase !== false, route),
     // HEAD is GET without the content (RFC 9110 §9.3.2), and applications serve both with one handler.
     ...(methods === undefined ? {} : { methods: new Set(methods.includes('GET') ? [...methods, 'HEAD'] : methods) }),
     resumable: route,
     passThrough: { ...route, resumable: false },
   };
+}
+
+/** Most servers take `/a` for `/a/`, so that a route which protects the one protects the other. */
+function matcher(paths: readonly string[], nocase: boolean, route: Route): (path: string) => boolean {
+  const matches = picomatch([...paths], { dot: true, nocase });
+  if (!isProtected(route) || paths.every((pattern) => !/\/[)}]*$/.test(pattern))) return (path) => matches(path);
+  return (path) => matches(path) || matches(`${path}/`);
 }
 
 /** The first route of this path that makes a method resumable which no earlier route has taken. */

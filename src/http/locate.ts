@@ -1,7 +1,7 @@
-import { fieldKey } from '../model/client-fields.js';
+import { asksForMethod, fieldKey } from '../model/client-fields.js';
 import type { RequestHead } from '../model/request-head.js';
 import { asksByPath, isProtected, protectionOf, type Route, type Routes } from '../model/route.js';
-import { canonicalTarget, mayClimbOut, mayLieBelow, otherReadings } from './request-target.js';
+import { canonicalTarget, mayClimbOut, mayLieBelow, otherReadings, readTarget } from './request-target.js';
 
 /** Where a request goes. `head`: as it is matched, asked for, stored and sent from here on. */
 export type Located =
@@ -27,15 +27,19 @@ export function locate(received: RequestHead, routes: Rules, uploadsPath: string
     return refused(flaw ?? OTHERWISE);
   const route = routes.find(method, path);
   if (!routes.hasProtected) return { kind: 'target', head, route };
-  if (isMeantElsewhere(head, route, routes)) return { kind: 'refused', detail: OTHER_METHOD };
+  const methods = meantMethods(head);
+  if (methods.length > MOST_METHODS) return { kind: 'refused', detail: OTHER_METHOD };
+  const guard: Guard = { routes, route, methods };
+  if (leadsElsewhere(head, guard)) return { kind: 'refused', detail: OTHER_DESTINATION };
   if (flaw !== undefined && asksByPath(route)) return refused(flaw);
   const sendings = sendingsOf(head, route);
   const sent = sendings.find((sending) => {
     const others = sending === head ? readings() : otherReadings(sending);
-    return otherwiseRead(sending, others, route, routes) === undefined;
+    return otherwiseRead(sending, others, guard) === undefined;
   });
   if (sent) return { kind: 'target', head: sent, route };
-  return refused(flaw ?? otherwiseRead(head, readings(), route, routes)!);
+  const found = otherwiseRead(head, readings(), guard)!;
+  return found === OTHER_METHOD ? { kind: 'refused', detail: OTHER_METHOD } : refused(flaw ?? found);
 }
 
 /** The request as it stays below the path that its origin's URL has, if it has one; undefined when it may not. */
@@ -45,21 +49,56 @@ function belowItsOrigin(head: RequestHead, { origin }: Route): RequestHead | und
   return head.flaw === undefined && !mayClimbOut(canonical) ? canonical : undefined;
 }
 
-/** Fields by which applications let clients that know only GET and POST mean another method, in the form of `fieldKey`. */
-const METHOD_FIELD = /^x-(?:http-)?method(?:-override)?$/;
+/** What is asked of every reading of a target: whether a server that serves it so gets around a route. */
+interface Guard {
+  readonly routes: Rules;
+  /** The route of the request as it is matched. */
+  readonly route: Route;
+  /** The methods that its fields and its query ask for in place of its own. */
+  readonly methods: readonly string[];
+}
 
-/** An application that believes such a field does by one method what another route protects. */
-function isMeantElsewhere({ headers, path }: RequestHead, route: Route, routes: Rules): boolean {
-  const meant = headers.filter(([name]) => METHOD_FIELD.test(fieldKey(name))).flatMap(([, value]) => value.split(','));
-  return meant.some((method) => {
-    const other = routes.find(method.trim().toUpperCase(), path);
-    return isProtected(other) && protectionOf(other) !== protectionOf(route);
+/** No client has need of more, and each costs time. */
+const MOST_METHODS = 4;
+
+/**
+ * Methods that an application may take for the one that is meant, where it lets clients that know only GET and POST say it
+ * in a field or in the query. Applications read such a value in different ways, so that every word of it counts.
+ */
+function meantMethods({ method, headers, target }: RequestHead): string[] {
+  const query = target.includes('?') ? target.slice(target.indexOf('?') + 1) : '';
+  const inQuery = [...new URLSearchParams(query)].filter(([name]) => METHOD_PARAMETER.test(name));
+  const inFields = headers.filter(([name]) => asksForMethod(fieldKey(name)));
+  const words = [...inFields, ...inQuery].flatMap(([, value]) => value.toUpperCase().match(/[A-Z][A-Z-]*/g) ?? []);
+  // A word of one letter is a weight or the like.
+  return [...new Set(words)].filter((word) => word.length > 1 && word !== method);
+}
+
+/** Of Rails, Laravel, Symfony and their like. */
+const METHOD_PARAMETER = /^(?:_method|x-http-method(?:-override)?)$/i;
+
+const OTHER_METHOD =
+  'A field or the query of this request asks for a method that is protected in another way than the method of this ' +
+  'request. Send the request by the method that it means.';
+
+/** Methods that write to the target in `Destination` (RFC 4918 §10.3), which routes protect like any other. */
+const TO_DESTINATION: ReadonlySet<string> = new Set(['COPY', 'MOVE']);
+
+function leadsElsewhere(head: RequestHead, { routes, route, methods }: Guard): boolean {
+  const writing = [head.method, ...methods].filter((method) => TO_DESTINATION.has(method));
+  if (writing.length === 0) return false;
+  const destinations = head.headers.filter(([name]) => fieldKey(name) === 'destination');
+  return destinations.some(([, value]) => {
+    const target = readTarget(head.method, value.trim());
+    if (!target) return true;
+    const there = { ...head, ...target, flaw: target.flaw };
+    const guard = { routes, route, methods: [...writing, 'PUT'] };
+    return otherwiseRead(there, otherReadings(there), guard) !== undefined;
   });
 }
 
-const OTHER_METHOD =
-  'X-HTTP-Method-Override asks for a method that is protected in another way than the method of this request. Send the ' +
-  'request by the method that it means.';
+const OTHER_DESTINATION =
+  'The Destination of this request is malformed, or it is protected in another way than the path of this request.';
 
 /** The readings of a target, found out when they are first asked for. */
 function readingsOf(head: RequestHead): () => Readings {
@@ -79,13 +118,21 @@ function sendingsOf(head: RequestHead, route: Route): RequestHead[] {
   return head.flaw === undefined && hasDotSegments(head.target) ? [head, canonical] : [head];
 }
 
-/** What lets a server find another, protected route in this target; undefined when it cannot. */
-function otherwiseRead(head: RequestHead, readings: Readings, route: Route, routes: Rules): string | undefined {
+/** What lets a server find another, protected route in this request; undefined when it cannot. */
+function otherwiseRead(head: RequestHead, readings: Readings, { routes, route, methods }: Guard): string | undefined {
   if (!readings) return OTHERWISE;
   const isElsewhere = (other: Route): boolean => isProtected(other) && protectionOf(other) !== protectionOf(route);
-  if (readings.some((reading) => isElsewhere(routes.find(head.method, reading)))) return OTHERWISE;
-  const inAnyCase = [head.path, ...readings].map((reading) => routes.findIgnoringCase(head.method, reading));
-  return inAnyCase.some((other) => asksByPath(other) && isElsewhere(other)) ? CASE : undefined;
+  const paths = [head.path, ...readings];
+  const kinds: readonly (readonly [methods: readonly string[], onExact: string, onCase: string])[] = [
+    [[head.method], OTHERWISE, CASE],
+    [methods, OTHER_METHOD, OTHER_METHOD],
+  ];
+  for (const [asked, onExact, onCase] of kinds) {
+    if (asked.some((method) => paths.some((path) => isElsewhere(routes.find(method, path))))) return onExact;
+    const inAnyCase = asked.flatMap((method) => paths.map((path) => routes.findIgnoringCase(method, path)));
+    if (inAnyCase.some((other) => asksByPath(other) && isElsewhere(other))) return onCase;
+  }
+  return undefined;
 }
 
 const OTHERWISE = 'a spelling that some servers read as another path';

@@ -166,9 +166,13 @@ export function mayLieBelow({ target }: Pick<Target, 'target'>, below: string): 
  * leads out of it.
  */
 export function mayClimbOut({ target }: Pick<Target, 'target'>): boolean {
-  const path = fullyUnescaped(pathOf(target))
-    .replace(/[\0-\x1f\x7f]/g, '')
-    .replaceAll('\\', '/');
+  const whole = fullyUnescaped(pathOf(target));
+  // Some servers take what was escaped for the end of the path, others for a part of it.
+  return [whole, whole.replace(/[\0?#].*/s, '')].some(climbsOut);
+}
+
+function climbsOut(unescaped: string): boolean {
+  const path = unescaped.replace(/[\0-\x1f\x7f]/g, '').replaceAll('\\', '/');
   let depth = 0;
   return path.split('/').some((segment) => {
     const name = segment.replace(/;.*/s, '').trim();

@@ -76,6 +76,17 @@ export function namesOtherTarget(key: string): boolean {
   return OTHER_TARGET.test(key) || OTHER_METHOD.test(key);
 }
 
+const METHOD_FIELD = /^(?:x-)?(?:(?:http|rest|request|requested)-)?(?:method|verb)(?:-override)?$/;
+const METHOD_OVERRIDE = /^(?:x-)?(?:http-override|override-(?:http-)?(?:method|verb))$/;
+
+/**
+ * Whether a name, in the form of `fieldKey`, is one by which applications let clients that know only GET and POST ask for
+ * another method.
+ */
+export function asksForMethod(key: string): boolean {
+  return METHOD_FIELD.test(key) || METHOD_OVERRIDE.test(key);
+}
+
 /** Tells which names, in the form of `fieldKey`, are the authorization service's to say. */
 function reservedBy({ authorize }: FieldRules): (key: string) => boolean {
   const forwardAuth = authorize?.forwardAuth;

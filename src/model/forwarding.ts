@@ -1,4 +1,4 @@
-import { fieldKey, type FieldRules, namesOtherTarget, originFields } from './client-fields.js';
+import { asksForMethod, fieldKey, type FieldRules, namesOtherTarget, originFields } from './client-fields.js';
 import { formatHop, receivedHops, type ForwardedHop } from './forwarded.js';
 import { fieldValue, type HeaderLine, type Headers } from './headers.js';
 
@@ -73,14 +73,23 @@ const OF_PROXIES = /^x-(?:(?:forwarded|original|rewrite)-|real-ip$|script-name$)
 
 /**
  * Trailers of a request as an origin may get them: what a client may say in fields, and nothing that is for the head alone
- * (RFC 9110 §6.5.1), which are credentials and what hops say. Some servers add trailers to the fields of the head.
+ * (RFC 9110 §6.5.1), which are credentials, what hops say, and another method or place. Some servers add trailers to the fields of the head.
  */
 export function originTrailers(trailers: Headers, route: FieldRules): HeaderLine[] {
   const never = new Set([...NEVER_BEHIND_A_BODY, ...(route.delivery?.credentials ?? []).map(fieldKey)]);
-  return originFields(trailers, route).filter(([name]) => !never.has(fieldKey(name)) && !isReplaced(name, false));
+  return originFields(trailers, route).filter(
+    ([name]) => !never.has(fieldKey(name)) && !asksForMethod(fieldKey(name)) && !isReplaced(name, false),
+  );
 }
 
-const NEVER_BEHIND_A_BODY: ReadonlySet<string> = new Set(['authorization', 'cookie', 'idempotency-key', 'via']);
+const NEVER_BEHIND_A_BODY: ReadonlySet<string> = new Set([
+  'authorization',
+  'cookie',
+  // Another target than the one that routes are found by, as another method is.
+  'destination',
+  'idempotency-key',
+  'via',
+]);
 
 /** With hops before the peer, host and proto stand in their elements already and ours only names the peer. */
 function forwardedValue(headers: Headers, hops: readonly ForwardedHop[], peer: string, facts: ForwardingFacts): string {

@@ -52,6 +52,10 @@ const OF_NOBODY = [
   'X-Rewrite-URL',
   'X-Script-Name',
   'Via',
+  'X-HTTP-Method-Override',
+  'HTTP-Method-Override',
+  'X-HTTP-Verb',
+  'Destination',
   'Authorization',
   'Cookie',
 ];

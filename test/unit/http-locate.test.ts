@@ -170,6 +170,10 @@ describe('an origin whose URL has a path', () => {
     ['/a//../../x', '400'],
     ['/..%00/x', '400'],
     ['/..%20/x', '400'],
+    ['/..%3fx', '400'],
+    ['/..%23', '400'],
+    ['/..%00x', '400'],
+    ['/a%3f../x', '/a%3f../x'],
     ['/%c0%ae%c0%ae/x', '400'],
     ['/%ef%bc%8e%ef%bc%8e/x', '400'],
   ])('is not left by %j, which goes on as %j, protected or not', (received, expected) => {
@@ -199,12 +203,46 @@ describe('a field that asks for another method', () => {
     ['X-HTTP-Method-Override', 'PUT, DELETE', '400'],
     ['X-HTTP-Method-Override', 'PUT', 'default /p/x'],
     ['X-HTTP-Method-Override', '', 'default /p/x'],
+    ['X-HTTP-Method-Override', '"DELETE"', '400'],
+    ['X-HTTP-Method-Override', 'DELETE;q=1', '400'],
+    ['X-HTTP-Method-Override', 'PUT, A1, BB, CC, DD, EE', '400'],
     ['X-Method', 'DELETE', '400'],
+    ['Method', 'DELETE', '400'],
+    ['HTTP-Method-Override', 'DELETE', '400'],
+    ['X-HTTP-Override', 'DELETE', '400'],
+    ['X-HTTP-Verb', 'DELETE', '400'],
+    ['X-HTTP-Verb-Override', 'DELETE', '400'],
+    ['X-Override-Method', 'DELETE', '400'],
+    ['X-Requested-Method', 'DELETE', '400'],
+    ['X-REST-Method', 'DELETE', '400'],
+    ['Access-Control-Request-Method', 'DELETE', 'default /p/x'],
     ['X-Other', 'DELETE', 'default /p/x'],
   ])('%s: %s does not get around the route that protects it (%s)', (name, value, expected) => {
     for (const method of ['POST', 'GET']) expect(located(settings, method, '/p/x', [[name, value]])).toBe(expected);
-    expect(located(settings, 'POST', '/open', [[name, value]])).toBe('default /open');
-    expect(located(settings, 'DELETE', '/p/x', [[name, value]])).toBe('p /p/x');
+    if (!value.includes('EE')) expect(located(settings, 'POST', '/open', [[name, value]])).toBe('default /open');
+    const isTooMuch = value.includes('EE');
+    expect(located(settings, 'DELETE', '/p/x', [[name, value]])).toBe(isTooMuch ? '400' : 'p /p/x');
+  });
+
+  const SPELLINGS = [
+    '/p/x',
+    '/P/x',
+    '//p/x',
+    '/z/..%2fp/x',
+    '/p;a/x',
+    '/%2fp/x',
+    '/p%2fx',
+    '/%70/x',
+    '/p./x',
+    '/p%00/x',
+  ];
+  test.each(SPELLINGS)('does not get around it with another spelling of its path: %s', (spelling) => {
+    expect(located(settings, 'DELETE', spelling)).toMatch(/^400$|^p /);
+    expect(located(settings, 'POST', spelling)).toMatch(/^default /);
+    for (const name of ['X-HTTP-Method-Override', 'X-HTTP-Verb', 'X_METHOD'])
+      expect(located(settings, 'POST', spelling, [[name, 'delete']])).toBe('400');
+    expect(located(settings, 'POST', `${spelling}?a=1&_method=delete`)).toBe('400');
+    expect(located(settings, 'POST', `${spelling}?a=1&%5Fmethod=PUT`)).toMatch(/^default /);
   });
 
   test.each([
@@ -215,5 +253,68 @@ describe('a field that asks for another method', () => {
     expect(located({ routes: [p(more, { methods: ['PUT'] })] }, 'POST', '/p/x', field)).toBe('400');
     expect(located({ routes: [p(more, { methods: ['PUT', 'POST'] })] }, 'POST', '/p/x', field)).toBe('p /p/x');
     expect(located({ routes: [p(more)] }, 'POST', '/p/x', field)).toBe('p /p/x');
+  });
+});
+
+describe('the Destination of a MOVE or COPY', () => {
+  const settings = { routes: [p(), { name: 'open', match: { path: '/open/**' } }] };
+  test.each([
+    ['/p/x', '400'],
+    ['http://h/p/x', '400'],
+    ['HTTPS://h/p/x', '400'],
+    [' /p/x ', '400'],
+    ['/P/x', '400'],
+    ['//p/x', '400'],
+    ['/%70/x', '400'],
+    ['/open/../p/x', '400'],
+    ['/open/..%2fp/x', '400'],
+    ['p/x', '400'],
+    ['', '400'],
+    ['/p/x#f', '400'],
+    ['http://h/open/y', 'open /open/a'],
+    ['/other/a%2fb', 'open /open/a'],
+  ])('%j is located too (%j)', (destination, expected) => {
+    for (const method of ['MOVE', 'COPY']) {
+      expect(located(settings, method, '/open/a', [['Destination', destination]])).toBe(expected);
+      expect(located(settings, method, '/open/a', [['destination', destination]])).toBe(expected);
+    }
+    expect(located(settings, 'POST', '/open/a', [['Destination', destination]])).toBe('open /open/a');
+    const meant: Headers = [
+      ['X-HTTP-Method', 'MOVE'],
+      ['Destination', destination],
+    ];
+    expect(located(settings, 'POST', '/open/a', meant)).toBe(expected);
+  });
+
+  test('may lie on the route of the request itself, and is written to as by PUT', () => {
+    expect(located(settings, 'MOVE', '/p/a', [['Destination', '/p/b']])).toBe('p /p/a');
+    const put = { routes: [p({ authorize: ASKED }, { methods: ['PUT'] })] };
+    expect(located(put, 'MOVE', '/open/a', [['Destination', '/p/b']])).toBe('400');
+    expect(located({}, 'MOVE', '/open/a', [['Destination', 'nowhere']])).toBe('default /open/a');
+  });
+});
+
+describe('a pattern with a slash at its end', () => {
+  const guarded = (path: string): object => ({ routes: [{ name: 'p', match: { path }, authorize: ASKED }] });
+  test.each([
+    ['/tr/', '/tr/', 'p /tr/'],
+    ['/tr/', '/tr', 'p /tr'],
+    ['/tr/', '/tr%20', '400'],
+    ['/tr/', '/TR', '400'],
+    ['/tr/', '/tr/x', 'default /tr/x'],
+    ['/*/in/', '/a/in', 'p /a/in'],
+    ['/{a,b}/', '/b', 'p /b'],
+    ['/{a/,b/}', '/b', 'p /b'],
+    ['/tr/', '/', 'default /'],
+    ['/', '/', 'p /'],
+  ])('%s protects %s: %s', (pattern, received, expected) => {
+    expect(located(guarded(pattern), 'GET', received)).toBe(expected);
+  });
+
+  test('takes nothing from a route that comes before, and matches only itself where it protects nothing', () => {
+    const open = { name: 'open', match: { path: '/tr' } };
+    const { routes } = guarded('/tr/') as { routes: object[] };
+    expect(located({ routes: [open, ...routes] }, 'GET', '/tr')).toBe('open /tr');
+    expect(located({ routes: [{ name: 'p', match: { path: '/tr/' } }] }, 'GET', '/tr')).toBe('default /tr');
   });
 });
