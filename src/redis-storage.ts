@@ -4,12 +4,13 @@ import type { HealthCheck } from './admin/readiness.js';
 import { unknownProblem } from './admin/upload-view.js';
 import type { Config } from './config/config.js';
 import type { RedisConfig } from './config/store-config.js';
-import { nodeName } from './disk/node-name.js';
+import { nodeName, writtenNodeName } from './disk/node-name.js';
 import type { Log } from './observe/log.js';
 import { LocalSpool } from './spool/local-spool.js';
-import { forgetTakeover, isShareable, spoolIdentitySince, spoolMark, takenOverAt } from './spool/shared-directory.js';
+import { isShareable, spoolIdentitySince, spoolMark } from './spool/shared-directory.js';
 import { assertClaimable, claimSpool, noteStore } from './spool/spool-claim.js';
 import { assertUnused, SpoolUse } from './spool/spool-use.js';
+import { forgetTakeovers, readTakeovers } from './spool/takeovers.js';
 import {
   allSetAside,
   assertUsable,
@@ -50,20 +51,26 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
       // A directory of its own is locked by this: whoever used it is gone.
       await prepare();
     },
+    spool: {
+      name: async () => (shared ? 'shared' : `of ${(await writtenNodeName(data)) ?? 'nobody'}`),
+      mark: async () => (await spoolMark(data)) ?? '',
+    },
   });
   opened.push(() => connection.close());
-  const { storeId, isNewStore } = connection;
-  const claim = { directory: data, shared, isOthersToo: shared || config.workers > 1, storeId, isNewStore, log };
+  const { storeId, isNewStore, unfinished } = connection;
+  const isOthersToo = shared || config.workers > 1;
+  const claim = { directory: data, shared, isOthersToo, storeId, isNewStore, unfinished, log };
   await assertClaimable(claim);
   await prepare();
-  await claimSpool(claim);
+  connection.onOtherStore((otherId) => noteStore(data, otherId));
+  if (await claimSpool(claim)) await connection.noteMarked();
+  else connection.noteUnmarked();
   const node = shared ? undefined : await nodeName(data);
   const store = new RedisStore({ connection, node: node ?? '' });
   opened.push(() => store.close());
   const leases = new RedisLeases(connection);
   opened.push(() => Promise.resolve(leases.close()));
   const spool = new LocalSpool({ directory: data, sync: spoolConfig.sync, shared, isMarked: true });
-  connection.onOtherStore((otherId) => noteStore(data, otherId));
   const use = new SpoolUse({
     directory: data,
     shared,
@@ -82,8 +89,8 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
     store,
     unreadable,
     log,
-    takenOverAt: () => takenOverAt(data),
-    forget: () => forgetTakeover(data),
+    takeovers: () => readTakeovers(data),
+    forget: (takeovers) => forgetTakeovers(data, takeovers),
     everyMs: timings.unknownBytesMs,
   });
   opened.push(() => unknown.stop());
@@ -116,12 +123,13 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
       (await isLongOfThisStore(data, connection, clock)) &&
       takeTurn(connection, `orphans:${node ?? ''}`, timings.orphansTurnMs),
     spoolSince: () => spoolIdentitySince(data),
+    takenOver: async () => (await readTakeovers(data))?.ids ?? new Set(),
   };
 }
 
 /** Without Redis nobody can tell whether it was emptied meanwhile, and the spool said to be that of its new data. */
-function knownStore({ storeId, trouble }: RedisConnection): string | undefined {
-  return trouble === undefined ? storeId : undefined;
+function knownStore({ storeId, trouble, isMarked }: RedisConnection): string | undefined {
+  return trouble === undefined && isMarked ? storeId : undefined;
 }
 
 /** For people: what has to be right for a node to find the data of the others. */

@@ -43,6 +43,8 @@ export interface Storage {
   readonly spoolSince: () => Promise<number | undefined>;
   /** Removes what is old and belongs to no record from where the records are; missing where they are in no directory. */
   readonly clearLeftovers?: (age: OldAge) => Promise<void>;
+  /** Uploads that were in the spool when it became this store's. */
+  readonly takenOver?: () => Promise<ReadonlySet<string>>;
   /** Uploads whose bytes the disk does not list. */
   readonly unreadable: UnreadableBytes;
   /** All that is there of uploads and cannot be read: records and bytes. */

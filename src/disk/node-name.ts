@@ -31,6 +31,17 @@ export async function nodeName(directory: string): Promise<string> {
   }
 }
 
+/** The name that the directory has already; undefined when none was made, or it is none. */
+export async function writtenNodeName(directory: string): Promise<string | undefined> {
+  const path = join(directory, 'node');
+  try {
+    const name = await written(path);
+    return name !== undefined && isNodeName(name) ? name : undefined;
+  } catch (error) {
+    throw storageFault(error, `the name of this node cannot be read in ${path}`);
+  }
+}
+
 /** Appears with its content or not at all, and only one of several processes makes it. */
 async function make(path: string): Promise<string> {
   const name = randomBytes(8).toString('hex');

@@ -52,7 +52,7 @@ const FORMS = {
     { name: MARK_DRAFT, kind: 'file', likeness: oursIf((text) => text.startsWith('{"format":')) },
   ],
   uploads: [...MARKS, { name: /^[\w-]{32}\.(log|log\.tmp|answer|damaged)$/, kind: 'file' }],
-  spool: [...MARKS, { name: /^\.(in-use|taken-over)$/, kind: 'file' }, { name: /^[\w-]{32}$/, kind: 'directory' }],
+  spool: [...MARKS, { name: /^\.in-use$/, kind: 'file' }, { name: /^(\.taken-over|[\w-]{32})$/, kind: 'directory' }],
 } as const satisfies Record<string, readonly Form[]>;
 
 export type Part = keyof typeof FORMS;

@@ -12,7 +12,6 @@ import {
   removeTree,
   rename,
   stat,
-  unlinkIfThere,
   writeAll,
   writeWhole,
 } from '../disk/files.js';
@@ -78,27 +77,6 @@ export async function noteIdentity(root: string, storeId: string, unique: string
     await rename(written, join(root, IDENTITY));
     await names.sync(root);
   });
-}
-
-/** It has the time of a takeover: since then the spool may have bytes of a store that was lost. */
-const TAKEN_OVER = '.taken-over';
-
-/** Says so until `forgetTakeover`: every process that uses the spool looks for such bytes as long. */
-export function noteTakeover(directory: string): Promise<void> {
-  return named(directory, () => writeWhole(takeoverPath(directory), Buffer.from('\n'), true));
-}
-
-/** When the spool was taken over from a store that was lost; undefined when it was not, or nothing of that store is left. */
-export function takenOverAt(directory: string): Promise<number | undefined> {
-  return named(directory, () => timeOf(takeoverPath(directory)));
-}
-
-export function forgetTakeover(directory: string): Promise<void> {
-  return named(directory, () => unlinkIfThere(takeoverPath(directory)));
-}
-
-function takeoverPath(directory: string): string {
-  return join(directory, 'spool', TAKEN_OVER);
 }
 
 /** Since when it belongs to the store it belongs to; undefined: to none yet. */

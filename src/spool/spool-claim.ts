@@ -1,11 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isNoRoom } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import type { Log } from '../observe/log.js';
 import { assertUsable, beginMark, completeMark, removeMarkDrafts } from './data-directory.js';
 import type { FoundDirectory } from './directory-rules.js';
-import { markPath, noteSpoolIdentity, noteTakeover } from './shared-directory.js';
+import { markPath, noteSpoolIdentity } from './shared-directory.js';
 import { wayBack } from './spool-use.js';
+import { noteTakeover } from './takeovers.js';
 
 export interface SpoolClaim {
   readonly directory: string;
@@ -16,6 +18,8 @@ export interface SpoolClaim {
   readonly storeId: string;
   /** It was made just now: nobody can have used the spool with it. */
   readonly isNewStore: boolean;
+  /** A start that has made the store did not come to its end: the spool was that of this one then, and `''` of none. */
+  readonly unfinished?: string | undefined;
   readonly log: Log;
 }
 
@@ -25,30 +29,42 @@ export async function assertClaimable(claim: SpoolClaim): Promise<void> {
   if (reason !== undefined) throw new Fault('CONTRACT_BROKEN', reason, false);
 }
 
-/** Marks the directory as that of the Redis with this id; fails where it must not be. */
-export async function claimSpool(claim: SpoolClaim): Promise<void> {
+/**
+ * Marks the directory as that of the Redis with this id; fails where it must not be. Gives false where the disk has no room to
+ * mark a spool anew: what is in it can be used, and `noteStore` has to be tried until it succeeds.
+ */
+export async function claimSpool(claim: SpoolClaim): Promise<boolean> {
   const { directory, storeId, log } = claim;
   const found = await look(claim);
   const reason = refusalOf(found, claim);
   if (reason !== undefined) throw new Fault('CONTRACT_BROKEN', reason, false);
   await removeMarkDrafts(useOf(claim));
-  const isSame = found.spoolMark === storeId;
-  if (isSame && found.mark?.complete && found.mark.id === storeId) return;
-  if (!found.mark) await beginMark(useOf(claim), storeId);
-  if (!isSame) {
-    if (isLoss(found)) {
+  if (found.spoolMark === storeId && found.mark?.complete && found.mark.id === storeId) return true;
+  try {
+    if (!found.mark) await beginMark(useOf(claim), storeId);
+    if (found.spoolMark !== storeId && isLoss(found)) {
       log.error({ data: directory }, LOST);
-      await noteTakeover(directory);
+      await noteTakeover(directory, storeId);
     }
+    // Also one that says so already: a start that failed may have left it unsynced.
     await noteSpoolIdentity(directory, storeId, randomUUID());
+    // The mark of the spool decides whose it is, since an operator can correct it; this one follows.
+    await completeMark(useOf(claim), storeId);
+    return true;
+  } catch (error) {
+    if (found.spoolMark === undefined || !lacksRoom(error as Error)) throw error;
+    log.error({ code: 'STORAGE_FULL', data: directory, err: error }, NOT_MARKED);
+    return false;
   }
-  // The mark of the spool decides whose it is, since an operator can correct it; this one follows.
-  await completeMark(useOf(claim), storeId);
+}
+
+function lacksRoom(error: Error): boolean {
+  return (error instanceof Fault && error.code === 'STORAGE_FULL') || isNoRoom(error.cause);
 }
 
 /** Running nodes have seen that Redis has other data than before: the directory is that one's now. */
 export async function noteStore(directory: string, storeId: string): Promise<void> {
-  await noteTakeover(directory);
+  await noteTakeover(directory, storeId);
   await noteSpoolIdentity(directory, storeId, randomUUID());
   await completeMark({ directory, store: 'redis', shared: true }, storeId);
 }
@@ -59,10 +75,10 @@ function useOf({ directory, shared }: SpoolClaim) {
 
 /** The process that has made the store may be about to say that this is its spool. */
 async function look(claim: SpoolClaim): Promise<FoundDirectory> {
-  const { storeId, isOthersToo, isNewStore } = claim;
+  const { storeId, isOthersToo } = claim;
   for (let tries = 0; ; tries++) {
     const found = await assertUsable(useOf(claim));
-    if (found.spoolMark === storeId || isNewStore || !isOthersToo || tries === MOST_LOOKS) return found;
+    if (found.spoolMark === storeId || mayBegin(found, claim) || !isOthersToo || tries === MOST_LOOKS) return found;
     await sleep(LOOK_AGAIN_MS);
   }
 }
@@ -70,13 +86,20 @@ async function look(claim: SpoolClaim): Promise<FoundDirectory> {
 const MOST_LOOKS = 30;
 const LOOK_AGAIN_MS = 100;
 
-function refusalOf(found: FoundDirectory, { directory, shared, storeId, isNewStore }: SpoolClaim): string | undefined {
+/** Nobody has used this store with another spool: it was made for a start with this one. */
+function mayBegin({ spoolMark }: FoundDirectory, { isNewStore, unfinished }: SpoolClaim): boolean {
+  return isNewStore || unfinished === (spoolMark ?? '');
+}
+
+function refusalOf(found: FoundDirectory, claim: SpoolClaim): string | undefined {
+  const { directory, shared, storeId } = claim;
   const { mark, spoolMark, spool, records } = found;
   if (spoolMark === storeId) return undefined;
   if (records === 'filled') return hasRecords(directory);
   if (spoolMark === undefined && mark?.complete) return spoolMissing(directory, mark.id);
   if (spoolMark === undefined && spool === 'filled') return unmarked(directory, storeId);
-  return !isNewStore && (shared || isLoss(found)) ? notThisStores(directory, shared, storeId) : undefined;
+  if (mayBegin(found, claim) || !(shared || isLoss(found))) return undefined;
+  return mark?.id === storeId ? damaged(directory, storeId) : notThisStores(directory, shared, storeId);
 }
 
 /** Bytes of another store are there: they are lost with it, or this one is the wrong one. */
@@ -93,6 +116,10 @@ const LOST =
   'persistence (`appendonly yes` in the configuration of Redis). If this is the wrong Redis, database or store.prefix, ' +
   'correct it: the bytes stay as long as an upload may (the longest limits.max_age), and are removed then';
 
+const NOT_MARKED =
+  'the disk of the data directory has no room to note that the spool belongs to another Redis now: it is tried again each ' +
+  'second, and no orphaned files are looked for until then';
+
 function spoolMissing(directory: string, id: string): string {
   return (
     `${directory}/spool is missing or is not the one that belongs to the rest of ${directory} (it has no .store): mount ` +
@@ -104,6 +131,14 @@ function unmarked(directory: string, storeId: string): string {
   return (
     `${directory} has bytes of uploads in spool, but not ${markPath(directory)}, which says whose they are: copy the whole ` +
     `directory. If they are those of this Redis, ${wayBack(directory, storeId)}`
+  );
+}
+
+function damaged(directory: string, storeId: string): string {
+  return (
+    `${markPath(directory)} is damaged, or a start with another Redis did not come to its end: it names another store than ` +
+    `rufh-proxy.json beside it, which says that the directory is that of this Redis. If it is, stop whoever uses it for ` +
+    `another store, and ${wayBack(directory, storeId)}`
   );
 }
 

@@ -12,8 +12,6 @@ export const IN_USE = '.in-use';
 /** Running nodes whose Redis came back empty need a moment to say that the spool is that one's now: so much of the watch. */
 const LEAST_PART = 0.25;
 const LOOKS = 40;
-/** Older signs are not worth waiting for, even where clocks differ. */
-const LATELY_MS = 180_000;
 
 export interface SpoolUseOptions {
   readonly directory: string;
@@ -103,13 +101,13 @@ export interface NewStore {
 
 /**
  * Fails when running nodes use the spool for another store: then it is not that one's data that were lost, but this node
- * that looks at the wrong place. Waits for a sign of life where there was one lately.
+ * that looks at the wrong place. Waits for a sign of life where there ever was one: how old that is, only clocks could tell.
  */
 export async function assertUnused(directory: string, store: NewStore): Promise<void> {
   const { name, isStillNew, log, watchMs } = store;
   const mark = await spoolMark(directory);
   const last = await lastUse(directory);
-  if (mark === undefined || last === undefined || Math.abs(Date.now() - last) > LATELY_MS) return;
+  if (mark === undefined || last === undefined) return;
   log.warn(
     { data: directory },
     `${name} has no data, but the spool belongs to a store: waiting ${watchMs / 1000} s to see whether other nodes use it`,

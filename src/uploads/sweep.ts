@@ -30,6 +30,8 @@ export interface SweepOptions {
   readonly longestAgeMs?: number;
   /** Since when the spool is this store's; files from before that are of another one. */
   readonly spoolSince?: () => Promise<number | undefined>;
+  /** Uploads that were in the spool when it became this store's, whatever the times of their files are. */
+  readonly takenOver?: () => Promise<ReadonlySet<string>>;
   /** Whose spool it is; missing where every node reaches the bytes. */
   readonly node?: string;
   /** Asked before the whole spool is read, which only one of many processes needs to do; true when it is missing. */
@@ -153,10 +155,15 @@ export class Sweep {
     const before = this.seen;
     this.seen = new Map();
     const since = (await this.options.spoolSince?.()) ?? -Infinity;
+    const takenOver = await this.options.takenOver?.();
+    const { orphanAgeMs, longestAgeMs = orphanAgeMs } = this.options;
     for await (const spooled of spooledUploads(spool, this.options.unreadable.note)) {
       const { id, files } = spooled;
       if (setAside.has(id)) continue;
-      const old = files.filter((file) => isOurs(file) && this.isOld(file, since, before));
+      // One of a store that may come back stays as long as an upload of that store may.
+      const isOthers = takenOver?.has(id) === true || files.some(({ modifiedAt }) => modifiedAt < since);
+      const leastMs = isOthers ? Math.max(orphanAgeMs, longestAgeMs) : orphanAgeMs;
+      const old = files.filter((file) => isOurs(file) && this.isOld(file, leastMs, before));
       if (old.length > 0)
         await this.orNote(id, 'old files of an upload were not removed', () => this.clear(spooled, old));
     }
@@ -174,15 +181,13 @@ export class Sweep {
 
   /**
    * Neither a clock that was set nor one of another machine makes a file old: this process has seen it, as it is, for the
-   * whole time. A file from before the spool was this store's may be of a store that comes back: it stays as long as an
-   * upload of that store may.
+   * whole time.
    */
-  private isOld(file: SpooledChunk, since: number, before: Sweep['seen']): boolean {
+  private isOld(file: SpooledChunk, leastMs: number, before: Sweep['seen']): boolean {
     const { id, name, size, modifiedAt } = file;
-    const { orphanAgeMs, longestAgeMs = orphanAgeMs } = this.options;
-    const least = modifiedAt < since ? Math.max(orphanAgeMs, longestAgeMs) : orphanAgeMs;
+    const { orphanAgeMs } = this.options;
     const now = this.now();
-    if (now - modifiedAt < least) return false;
+    if (now - modifiedAt < leastMs) return false;
     const key = `${id}/${name}`;
     const as = `${size} ${modifiedAt}`;
     const known = before.get(key);

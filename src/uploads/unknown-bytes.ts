@@ -1,20 +1,21 @@
 import type { Log } from '../observe/log.js';
+import { Fault } from '../model/fault.js';
 import { isGivenName } from '../spool/chunk-name.js';
 import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
+import type { Takeovers } from '../spool/takeovers.js';
 import { isAway } from '../store/until-available.js';
 import type { UploadStore } from '../store/upload-store.js';
-import { type SpooledUpload, spooledUploads } from './spooled-uploads.js';
 import type { UnreadableBytes } from './unreadable-bytes.js';
 
 export interface UnknownBytesOptions {
-  readonly spool: Pick<Spool, 'list'>;
+  readonly spool: Pick<Spool, 'filesOf'>;
   readonly store: Pick<UploadStore, 'get'>;
   readonly unreadable: Pick<UnreadableBytes, 'note'>;
   readonly log: Log;
-  /** When the spool was taken over from a store that was lost; undefined when it was not. */
-  readonly takenOverAt: () => Promise<number | undefined>;
+  /** What was in the spool when it was taken over from a store that was lost; undefined when it was not. */
+  readonly takeovers: () => Promise<Takeovers | undefined>;
   /** Called when nothing of that store is left. */
-  readonly forget: () => Promise<void>;
+  readonly forget: (takeovers: Takeovers) => Promise<void>;
   readonly everyMs: number;
 }
 
@@ -64,26 +65,35 @@ export class UnknownBytes {
   }
 
   private async look(): Promise<void> {
-    const since = await this.options.takenOverAt();
-    if (since === undefined) return void (this.found = undefined);
-    const found = { uploads: 0, bytes: 0, since };
-    for await (const upload of spooledUploads(this.options.spool, this.options.unreadable.note))
-      await this.add(upload, found);
+    const takeovers = await this.options.takeovers();
+    if (takeovers === undefined) return void (this.found = undefined);
+    const found = { uploads: 0, bytes: 0, since: takeovers.since };
+    for (const id of takeovers.ids) await this.add(id, found);
     this.found = found.uploads > 0 ? found : undefined;
-    if (!this.found) await this.options.forget();
+    if (!this.found) await this.options.forget(takeovers);
   }
 
-  /** What is younger than the takeover is of this store, whose record of it may just be coming. */
-  private async add({ id, files }: SpooledUpload, found: { uploads: number; bytes: number; since: number }) {
-    const own = files.filter(({ name }) => name === PROMISED || isGivenName(name));
-    const isOld = own.length > 0 && own.every(({ modifiedAt }) => modifiedAt <= found.since);
-    if (!isOld || (await this.options.store.get(id))) return;
+  private async add(id: string, found: { uploads: number; bytes: number }): Promise<void> {
+    const files = await this.filesOf(id);
+    const isThere = !files || files.some(({ name }) => name === PROMISED || isGivenName(name));
+    if (!isThere || (await this.options.store.get(id))) return;
     found.uploads += 1;
-    found.bytes += own.reduce((sum, file) => sum + bytesOf(file), 0);
+    found.bytes += (files ?? []).reduce((sum, file) => sum + bytesOf(file), 0);
+  }
+
+  /** Undefined for one that cannot be listed now: nobody knows that it is gone. */
+  private async filesOf(id: string): Promise<readonly SpooledChunk[] | undefined> {
+    try {
+      return await this.options.spool.filesOf(id);
+    } catch (error) {
+      if (!(error instanceof Fault)) throw error;
+      this.options.unreadable.note(id, error);
+      return undefined;
+    }
   }
 }
 
 /** The note of what was promised has no bytes of an upload. */
 function bytesOf({ name, size }: SpooledChunk): number {
-  return name === PROMISED ? 0 : size;
+  return isGivenName(name) ? size : 0;
 }

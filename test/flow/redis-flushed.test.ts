@@ -1,9 +1,11 @@
 import { readdir, rm, utimes } from 'node:fs/promises';
+import { request } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { machineFiles, useFileSystem } from '../../src/disk/files.js';
 import type { TestApp } from '../support/app.js';
 import { requestOnce } from '../support/raw-client.js';
-import { clientDialect, versionLines } from '../support/resumable-client.js';
+import { appendLines, clientDialect, type ResumableUpload, versionLines } from '../support/resumable-client.js';
 import { serverPort } from '../support/server-port.js';
 import { LONG_AGO, SpoolStage } from '../support/spool-stage.js';
 import { until } from '../support/temporary.js';
@@ -13,7 +15,10 @@ const DIALECT = clientDialect('10');
 
 let stage: SpoolStage;
 beforeEach(async () => void (stage = await SpoolStage.open()));
-afterEach(() => stage.close());
+afterEach(async () => {
+  useFileSystem();
+  await stage.close();
+});
 
 async function statusOf(app: TestApp, target: string): Promise<number> {
   return (await requestOnce(app.url, { method: 'HEAD', target, headers: versionLines(DIALECT) })).status;
@@ -111,6 +116,105 @@ describe.each(Object.entries(SPOOLS))('%s that has bytes which Redis does not kn
     await until(async () => (await toldBy(app)).list === undefined, 'nothing to be told any more');
     expect(await toldBy(app)).toEqual(QUIET);
     await until(async () => !(await readdir(stage.pathOf('.'))).includes('.taken-over'), 'the note to be removed');
+  });
+});
+
+/** The disk fails to open files of these names for writing, with this code. */
+function failAt(name: RegExp, code: string, times: number): void {
+  let left = times;
+  const open: typeof machineFiles.open = (path, flags, mode) =>
+    flags.startsWith('w') && name.test(path) && left-- > 0
+      ? Promise.reject(Object.assign(new Error(code), { code, syscall: 'open' }))
+      : machineFiles.open(path, flags, mode);
+  useFileSystem({ ...machineFiles, open });
+}
+
+describe.each(Object.entries(SPOOLS))('%s, when Redis came back empty and the disk fails', (_, settings) => {
+  /** An upload of a Redis that is emptied then. */
+  async function loseOne(spool: string): Promise<ResumableUpload> {
+    const lost = await stage.create(await stage.start(spool));
+    await lost.append(Buffer.from('half'), { offset: 0, complete: false });
+    return lost;
+  }
+
+  test('a start that failed with the mark on its way leaves the takeover to the next one', async () => {
+    const spool = await settings();
+    await loseOne(spool);
+    for (const name of [/\.taken-over/, /\.store-/, /rufh-proxy\.json-/]) {
+      await stage.stopApps();
+      await stage.forgetUse();
+      await stage.redis.cli('flushall');
+      failAt(name, 'EIO', 1);
+      await expect(stage.start(spool)).rejects.toThrow('EIO');
+      useFileSystem();
+      const app = await stage.start(spool);
+      expect(await isSpoolOfThisRedis()).toBe(true);
+      await until(async () => (await toldBy(app)).list?.uploads === 1, 'the upload to be told of');
+      expect(await stage.redis.cli('hkeys', '{rufh}:store')).not.toContain('unmarked');
+    }
+  });
+
+  test('a start without room for the mark serves, says so, and marks the spool when there is room', async () => {
+    const spool = await settings();
+    await loseOne(spool);
+    await stage.stopApps();
+    await stage.forgetUse();
+    await stage.redis.cli('flushall');
+    const noRoom = () => failAt(/\.taken-over|\.store-|rufh-proxy\.json-/, 'ENOSPC', Infinity);
+    noRoom();
+    for (const times of [1, 2]) {
+      const app = await stage.start(spool);
+      expect(app.log).toContainEqual(expect.objectContaining({ code: 'STORAGE_FULL', level: 'error' }));
+      expect((await (await stage.create(app)).finish(Buffer.from('whole'))).status).toBe(201);
+      expect(await isSpoolOfThisRedis()).toBe(false);
+      if (times === 1) await stage.stopApps();
+      await stage.forgetUse();
+    }
+    useFileSystem();
+    await until(isSpoolOfThisRedis, 'the spool to be marked');
+    await until(async () => (await toldBy(stage.apps[0]!)).list?.uploads === 1, 'the upload to be told of');
+  });
+
+  test('nodes that run without room for the mark can be started again', async () => {
+    const spool = await settings();
+    await loseOne(spool);
+    failAt(/\.taken-over|\.store-|rufh-proxy\.json-/, 'ENOSPC', Infinity);
+    const before = await stage.redis.cli('hget', '{rufh}:store', 'id');
+    await stage.redis.cli('flushall');
+    await until(
+      async () => !['', before].includes(await stage.redis.cli('hget', '{rufh}:store', 'id')),
+      'the loss to be noticed',
+    );
+    await stage.stopApps();
+    await stage.forgetUse();
+    useFileSystem();
+    const app = await stage.start(spool);
+    expect(await isSpoolOfThisRedis()).toBe(true);
+    await until(async () => (await toldBy(app)).list?.uploads === 1, 'the upload to be told of');
+  });
+
+  test('an upload in the middle of its body is told of, whenever its bytes were written', async () => {
+    const spool = await settings();
+    const { target } = await loseOne(spool);
+    const id = target.split('/').at(-1)!;
+    const app = stage.apps[0]!;
+    const lines = appendLines(DIALECT, { offset: 4, complete: false });
+    const body = request(`${app.url}${target}`, { method: 'PATCH', headers: Object.fromEntries(lines) });
+    const ended = new Promise<void>((resolve) => {
+      body.on('response', (response) => response.resume().on('end', resolve));
+      body.on('error', () => resolve());
+    });
+    const sending = setInterval(() => body.write(Buffer.alloc(3000)), 20);
+    const chunks = async () => (await readdir(stage.pathOf(id))).filter((name) => name.startsWith('chunk'));
+    await until(async () => (await chunks()).length === 2, 'more bytes in the spool');
+    await stage.redis.cli('flushall');
+    await until(isSpoolOfThisRedis, 'the spool to be known again');
+    await ended;
+    clearInterval(sending);
+    const tomorrow = new Date(Date.now() + 86_400_000);
+    expect(await chunks()).not.toEqual([]);
+    for (const name of await chunks()) await utimes(join(stage.pathOf(id), name), tomorrow, tomorrow);
+    await until(async () => (await toldBy(app)).list?.uploads === 1, 'the upload to be told of');
   });
 });
 

@@ -1,4 +1,4 @@
-import { mkdir, readFile, utimes } from 'node:fs/promises';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { startTestApp, type TestApp } from './app.js';
 import { type FakeOrigin, startFakeOrigin } from './fake-origin.js';
@@ -82,9 +82,9 @@ export class SpoolStage {
     await Promise.all(this.apps.splice(0).map((app) => app.stop()));
   }
 
-  /** As if those that shared the spool had been gone for a while. */
+  /** As if nobody had shared the spool: a start does not wait for a sign of life. */
   async forgetUse(): Promise<void> {
-    await utimes(this.pathOf('.in-use'), LONG_AGO, LONG_AGO);
+    await rm(this.pathOf('.in-use'), { force: true });
   }
 
   async close(): Promise<void> {

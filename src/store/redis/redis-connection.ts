@@ -26,6 +26,19 @@ export interface OpenOptions {
   readonly longestAgeMs?: number;
   /** Before a store is made where none is; when it fails, none is. Asks whether that still holds. */
   readonly beforeNew?: (isStillNew: () => Promise<boolean>) => Promise<void>;
+  /** The spool that is to be marked for the store. */
+  readonly spool?: SpoolToMark;
+}
+
+/**
+ * Making a store and marking the spool for it are two steps, and a process can end between them: the store remembers which
+ * spool is not marked for it yet, so that the next start can go on.
+ */
+export interface SpoolToMark {
+  /** Tells it from the spools of other nodes. */
+  readonly name: () => Promise<string>;
+  /** The store that its mark names now; `''` for none. */
+  readonly mark: () => Promise<string>;
 }
 
 export type ScriptArgument = string | number | Buffer;
@@ -41,12 +54,15 @@ export class RedisConnection {
   /** The random name of this installation's data, and whether it was made just now. */
   storeId = '';
   isNewStore = false;
+  /** The store that the mark of the spool named when this one was made for it; undefined once `noteMarked` was called. */
+  unfinished: string | undefined;
   private readonly pulse: RedisPulse;
   private readonly patience = new Patience();
   private readonly gather: () => void;
   private suspect: string | undefined;
   private noteOther: (storeId: string) => Promise<unknown> = () => Promise.resolve();
   private isOtherNoted = true;
+  private spool: SpoolToMark | undefined;
   private closed = false;
 
   private constructor(
@@ -64,7 +80,7 @@ export class RedisConnection {
 
   /** Connects, or fails with a `Fault` that says what is wrong with the address, the rights or the server. */
   static open(settings: RedisSettings, log: Log, options: OpenOptions = {}): Promise<RedisConnection> {
-    const { clock = Date.now, longestAgeMs = Infinity, beforeNew } = options;
+    const { clock = Date.now, longestAgeMs = Infinity, beforeNew, spool } = options;
     const monotonic = (): number => performance.now();
     const newId = randomUUID();
     return patiently(settings, log, async () => {
@@ -75,6 +91,7 @@ export class RedisConnection {
         new ServerClock(clock, { monotonic, settleMs: longestAgeMs }),
       );
       try {
+        connection.spool = spool;
         await connection.begin(newId, beforeNew);
         return connection;
       } catch (error) {
@@ -92,6 +109,24 @@ export class RedisConnection {
   /** What has to be done when Redis is found with other data than before, or with none; done again until it succeeds. */
   onOtherStore(note: (storeId: string) => Promise<unknown>): void {
     this.noteOther = note;
+  }
+
+  /** What `onOtherStore` was given has to be done for this store too, which a start could not do. */
+  noteUnmarked(): void {
+    this.isOtherNoted = false;
+  }
+
+  /** The spool is marked for this store. */
+  async noteMarked(): Promise<void> {
+    if (!this.spool || this.unfinished === undefined) return;
+    const field = `unmarked:${await this.spool.name()}`;
+    await this.send(this.keys.store, (client) => client.hdel(this.keys.store, field));
+    this.unfinished = undefined;
+  }
+
+  /** Whether the spool is known to be marked for this store. */
+  get isMarked(): boolean {
+    return this.isOtherNoted;
   }
 
   /** One step of a script of `lua/`: the first key decides which server does it. */
@@ -138,7 +173,7 @@ export class RedisConnection {
   private async begin(newId: string, beforeNew?: OpenOptions['beforeNew']): Promise<void> {
     await this.send(this.keys.store, () => this.bus.open());
     if ((await this.feelPulse()) === undefined) await beforeNew?.(async () => (await this.feelPulse()) === undefined);
-    await this.recognize(newId);
+    await this.recognize(newId, await this.spool?.mark(), false);
     await warnAboutServer(this.clients.commands, this.log);
     this.pulse.start();
   }
@@ -155,27 +190,33 @@ export class RedisConnection {
     const { suspect } = this;
     const id = await this.feelPulse();
     if (id !== this.storeId) await this.recognizeAgain(id);
-    if (!this.isOtherNoted) await this.noteOther(this.storeId);
+    if (!this.isOtherNoted) {
+      await this.noteOther(this.storeId);
+      await this.noteMarked();
+    }
     this.isOtherNoted = true;
     if (suspect === undefined) return;
     await this.send(suspect, (client) => client.set(this.keys.beat(suspect), '1', 'PX', 60_000));
     if (this.suspect === suspect) this.suspect = undefined;
   }
 
-  private async recognize(newId: string): Promise<void> {
+  private async recognize(newId: string, mark = '', wasUsed = false): Promise<void> {
     const { store, buckets } = this.keys;
-    const reply = await this.ask('open-store', [store], [newId, buckets, FORMAT]);
-    const [id, foundBuckets, format, isNew] = reply as [string, string, string, number];
+    const name = (await this.spool?.name()) ?? '';
+    const args = [newId, buckets, FORMAT, name, mark, wasUsed ? '1' : ''];
+    const reply = await this.ask('open-store', [store], args);
+    const [id, foundBuckets, format, isNew, unfinished] = reply as [string, string, string, number, string | null];
     if (format !== FORMAT) throw notOurs(`was written in format ${format} by another version of this program`);
     if (foundBuckets !== String(buckets)) throw notOurs(`has ${foundBuckets} buckets in place of ${buckets}`);
     this.isNewStore = isNew === 1;
+    this.unfinished = unfinished ?? undefined;
     this.storeId = id;
   }
 
   /** The data we knew is gone: whatever is found now, the uploads of before are not in it. */
   private async recognizeAgain(found: string | undefined): Promise<void> {
     // Fails where it is only a replica that is not filled yet: then nothing is lost.
-    await this.recognize(randomUUID());
+    await this.recognize(randomUUID(), this.unfinished ?? this.storeId, true);
     this.isOtherNoted = false;
     const what = found === undefined ? 'came back empty' : 'has other data than before';
     this.log.error(
