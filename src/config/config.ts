@@ -1,3 +1,4 @@
+import { reservedNamesOf } from '../model/client-fields.js';
 import type { Route } from '../model/route.js';
 import { toAdmin, type AdminConfig } from './admin-settings.js';
 import { toCluster, toWorkers, type ClusterConfig } from './cluster-config.js';
@@ -117,6 +118,10 @@ export function toConfig(settings: Settings): Config {
   const { uploads, cors, http2 } = settings;
   const admin = toAdmin(settings.admin);
   const cluster = toCluster(settings.cluster);
+  const routes = (settings.routes ?? []).map((route) => toRoute(route, settings));
+  const fallback = defaultRoute(settings);
+  const reservedNames = reservedNamesOf([fallback, ...routes.map(({ route }) => route)]);
+  const withReserved = (route: Route): Route => (reservedNames ? { ...route, reservedNames } : route);
   return {
     listeners: listOf(settings.listen).map(toListener),
     ...(admin ? { admin } : {}),
@@ -153,8 +158,8 @@ export function toConfig(settings: Settings): Config {
     },
     stop: { graceMs: settings.stop.grace },
     log: settings.log,
-    defaultRoute: defaultRoute(settings),
-    routes: (settings.routes ?? []).map((route) => toRoute(route, settings)),
+    defaultRoute: withReserved(fallback),
+    routes: routes.map((one) => ({ ...one, route: withReserved(one.route) })),
   };
 }
 

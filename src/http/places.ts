@@ -1,6 +1,5 @@
 import { clientFields } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
-import type { Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
 import {
   passesSmallUploads,
@@ -58,12 +57,10 @@ export class Places {
     if (located.kind === 'upload') return this.findUpload(head, head.path.slice(uploadsPath.length));
     const { method, path } = head;
     const { route } = located;
-    if (method !== 'OPTIONS') return { head: withFieldsFor(head, [route]), route, place: targetOf(head, route) };
+    const found = { head: withFieldsFor(head, route), route };
+    if (method !== 'OPTIONS') return { ...found, place: targetOf(head, route) };
     const announced = routes.findResumable(path);
-    // An identity that another method of this target is given by a service comes from no client here either.
-    const others = path === '*' ? routes.all : announced ? [announced] : [];
-    const place = targetOf(head, { ...route, resumable: announced !== undefined });
-    return { head: withFieldsFor(head, [route, ...others]), route, announced, place };
+    return { ...found, announced, place: targetOf(head, { ...route, resumable: announced !== undefined }) };
   }
 
   private async findUpload(received: RequestHead, rest: string): Promise<Found> {
@@ -71,7 +68,7 @@ export class Places {
     const upload = await this.uploadOf(id);
     const isKnown = upload !== undefined && !(upload instanceof Fault);
     const route = isKnown ? this.routeOfUpload(upload) : this.options.routes.find(received.method, received.path);
-    const head = withFieldsFor(received, [route]);
+    const head = withFieldsFor(received, route);
     if (upload instanceof Fault)
       return { head, place: { kind: 'upload', id, dialect: undefined }, route, fault: upload };
     const own = upload && (await this.ownUpload(upload, head, route));
@@ -109,8 +106,8 @@ export class Places {
 }
 
 /** The same head everywhere: a field that one looks at and another does not would make them two owners of an upload. */
-function withFieldsFor(head: RequestHead, routes: readonly Route[]): RequestHead {
-  return { ...head, headers: routes.reduce<Headers>(clientFields, head.headers) };
+function withFieldsFor(head: RequestHead, route: Route): RequestHead {
+  return { ...head, headers: clientFields(head.headers, route) };
 }
 
 function targetOf({ method }: RequestHead, route: Route): Place {

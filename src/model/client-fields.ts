@@ -2,17 +2,25 @@ import type { HeaderLine, Headers } from './headers.js';
 import type { Authorize, Route } from './route.js';
 
 /** What a route says of the fields of its clients. */
-export interface FieldRules extends Partial<Pick<Route, 'passesUnderscores' | 'trustsOtherTargets'>> {
+export interface FieldRules extends Partial<Pick<Route, 'passesUnderscores' | 'trustsOtherTargets' | 'reservedNames'>> {
   readonly authorize?: Pick<Authorize, 'forwardAuth'>;
   readonly delivery?: CredentialRules;
 }
 
 /**
- * Names by which proxies and authorization services tell applications who asks (Authelia, oauth2-proxy, Authentik and their
- * like), in the form of `fieldKey`. Where such a service is asked it is the only one to say them, whether or not they are copied.
+ * Names by which proxies and authorization services tell applications who asks (Authelia, oauth2-proxy, Authentik, Vouch,
+ * Google's and Microsoft's fronts and their like), in the form of `fieldKey`. Where any route asks such a service it is the
+ * only one to say them, on every route, whether or not they are copied.
  */
-const IDENTITY =
-  /^(?:remote-(?:user|name|email|groups?)|x-(?:auth-request|authentik|webauth)-.+|x-forwarded-(?:user|email|groups?|preferred-username|access-token))$/;
+const IDENTITY: readonly RegExp[] = [
+  /^(?:x-)?remote-(?:user|name|email|groups?|roles?|uid|full-name|preferred-username)$/,
+  /^(?:x-)?auth-(?:user|username|user-name|email|name|groups?|roles?)$/,
+  /^x-(?:auth-request|authentik|authelia|webauth|vouch|pomerium|token-user|goog-authenticated-user|amzn-oidc)-.+$/,
+  /^x-ms-client-principal(?:-.+)?$/,
+  /^(?:cf-access-authenticated-user|tailscale-user)-.+$/,
+  /^x-forwarded-(?:user|name|email|groups?|roles?|preferred-username|access-token|id-token)$/,
+];
+const isIdentity = (key: string): boolean => IDENTITY.some((names) => names.test(key));
 
 /** The fields by which clients say who they are, where a route names no others; in lower case. */
 export const CREDENTIALS: readonly string[] = ['authorization', 'cookie'];
@@ -87,10 +95,19 @@ export function asksForMethod(key: string): boolean {
   return METHOD_FIELD.test(key) || METHOD_OVERRIDE.test(key);
 }
 
-/** Tells which names, in the form of `fieldKey`, are the authorization service's to say. */
-function reservedBy({ authorize }: FieldRules): (key: string) => boolean {
+/** The names by which the services of these routes speak, whichever route asks them. Credentials prove themselves. */
+export function reservedNamesOf(routes: readonly FieldRules[]): string[] | undefined {
+  const asking = routes.flatMap(({ authorize }) => authorize?.forwardAuth ?? []);
+  if (asking.length === 0) return undefined;
+  const named = asking.flatMap(({ copyHeaders, principalHeader }) => [...copyHeaders, principalHeader]).map(fieldKey);
+  return [...new Set(named)].filter((key) => !CREDENTIALS.includes(key));
+}
+
+/** Tells which names, in the form of `fieldKey`, are an authorization service's to say, be it another route's. */
+function reservedBy({ authorize, reservedNames }: FieldRules): (key: string) => boolean {
   const forwardAuth = authorize?.forwardAuth;
-  if (!forwardAuth) return () => false;
-  const named = new Set([...forwardAuth.copyHeaders, forwardAuth.principalHeader].map(fieldKey));
-  return (key) => named.has(key) || IDENTITY.test(key);
+  if (!forwardAuth && !reservedNames) return () => false;
+  const own = forwardAuth ? [...forwardAuth.copyHeaders, forwardAuth.principalHeader].map(fieldKey) : [];
+  const named = new Set([...own, ...(reservedNames ?? [])]);
+  return (key) => named.has(key) || isIdentity(key);
 }

@@ -134,6 +134,11 @@ export interface Route {
   /** Ties an upload to its creator: by the values of these headers, or by the principal that `forwardAuth` named. */
   readonly bindTo: readonly string[] | 'principal';
   readonly plainBodies: PlainBodies;
+  /**
+   * Names of fields, in the form of `fieldKey`, that the authorization services of all routes speak by: the routes have
+   * one application behind them, or several that believe each other. Missing: no route asks a service.
+   */
+  readonly reservedNames?: readonly string[];
   /** Client fields with `_` in their names go on to the origin; they are dropped when this is missing. */
   readonly passesUnderscores?: boolean;
   /** Fields by which a trusted proxy says that the request was for another target go on; dropped when this is missing. */

@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { clientFields, originFields, type FieldRules } from '../../src/model/client-fields.js';
+import { clientFields, originFields, reservedNamesOf, type FieldRules } from '../../src/model/client-fields.js';
 
 const forwardAuth = {
   url: 'http://a',
@@ -37,11 +37,47 @@ describe('names that the authorization service speaks by', () => {
     'X_Auth_Request_Groups',
     'X-Authentik-Username',
     'X-WebAuth-User',
+    'Remote-Roles',
+    'X-Remote-User',
+    'X-Remote-Group',
+    'X-Auth-User',
+    'X_Auth_Username',
+    'Auth-User',
+    'X-Vouch-User',
+    'X-Authelia-User',
+    'X-Pomerium-Jwt-Assertion',
+    'X-Token-User-Name',
+    'X-Goog-Authenticated-User-Email',
+    'X-Amzn-Oidc-Identity',
+    'X-MS-CLIENT-PRINCIPAL',
+    'X-MS-CLIENT-PRINCIPAL-NAME',
+    'Cf-Access-Authenticated-User-Email',
+    'Tailscale-User-Login',
+    'X-Forwarded-Name',
+    'X-Forwarded-Roles',
+    'X-Forwarded-Id-Token',
   ])('%s never comes from a client, with underscores allowed or not', (name) => {
     for (const passesUnderscores of [true, false]) {
       expect(passed(originFields, name, { authorize: { forwardAuth }, passesUnderscores })).toBe(false);
       expect(passed(clientFields, name, { authorize: { forwardAuth }, passesUnderscores })).toBe(false);
+      // Nor where another route asks.
+      const reservedNames = reservedNamesOf([{}, { authorize: { forwardAuth } }]);
+      expect(passed(originFields, name, { reservedNames, passesUnderscores })).toBe(false);
+      expect(passed(clientFields, name, { reservedNames, passesUnderscores })).toBe(false);
     }
+  });
+
+  test('are names of other routes’ services too, but credentials that only those replace are not', () => {
+    const other = { ...forwardAuth, copyHeaders: ['X_Tenant', 'Cookie'], principalHeader: 'X-Princ' };
+    const routes = [{ authorize: { forwardAuth } }, {}, { authorize: { forwardAuth: other } }];
+    const reservedNames = reservedNamesOf(routes);
+    for (const rules of [{ reservedNames }, { reservedNames, authorize: { forwardAuth } }]) {
+      for (const name of ['X-Tenant', 'x.princ', 'Remote-Groups'])
+        expect(passed(originFields, name, rules)).toBe(false);
+      expect(passed(originFields, 'Cookie', rules)).toBe(true);
+    }
+    expect(passed(originFields, 'Authorization', { reservedNames })).toBe(true);
+    expect(reservedNamesOf([{}, { authorize: {} }])).toBeUndefined();
   });
 
   test('are anybody’s where no service is asked', () => {
@@ -58,8 +94,9 @@ describe('names that the authorization service speaks by', () => {
   test('leave other names alone', () => {
     for (const name of [
       'Remote-Users',
-      'X-Remote-User',
       'RemoteUser',
+      'X-Auth-Token',
+      'X-MS-Client-Request-Id',
       'Remote--User',
       'X-Auth-Request',
       'X-Forwarded-For',
