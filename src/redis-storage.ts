@@ -6,6 +6,7 @@ import type { Config } from './config/config.js';
 import type { RedisConfig } from './config/store-config.js';
 import { nodeName, writtenNodeName } from './disk/node-name.js';
 import type { Log } from './observe/log.js';
+import { noteNode } from './spool/data-directory.js';
 import { LocalSpool } from './spool/local-spool.js';
 import { isShareable, spoolIdentitySince, spoolMark } from './spool/shared-directory.js';
 import { assertClaimable, claimSpool, noteStore } from './spool/spool-claim.js';
@@ -66,6 +67,7 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
   if (await claimSpool(claim)) await connection.noteMarked();
   else connection.noteUnmarked();
   const node = shared ? undefined : await nodeName(data);
+  if (node !== undefined) await noteNode({ directory: data, store: 'redis', shared }, storeId, node);
   const store = new RedisStore({ connection, node: node ?? '' });
   opened.push(() => store.close());
   const leases = new RedisLeases(connection);
@@ -83,6 +85,7 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
   const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.lookAgainMs });
   opened.push(() => unreadable.stop());
   const setAside = allSetAside(store, unreadable);
+  const nodes = new RedisNodes(connection);
   const recovery = { ...rooms, store, leases, spool, unreadable };
   const unknown = new UnknownBytes({
     spool,
@@ -119,6 +122,7 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
       });
       unknown.start();
     },
+    ...(node === undefined ? {} : { isAnnounced: async (name: string) => (await nodes.find(name)) !== undefined }),
     mayLookForOrphans: async () =>
       (await isLongOfThisStore(data, connection, clock)) &&
       takeTurn(connection, `orphans:${node ?? ''}`, timings.orphansTurnMs),

@@ -37,6 +37,8 @@ export interface Storage {
   readonly checks: readonly HealthCheck[];
   /** Where each node has bytes of its own: who else is there, and the store as one of them sees it. */
   readonly others?: OtherNodes;
+  /** Whether another node of that name has ever said that it is there. */
+  readonly isAnnounced?: (node: string) => Promise<boolean>;
   /** Whether the spool is this store's, and the turn is this process's of all that share it. */
   readonly mayLookForOrphans: () => Promise<boolean>;
   /** Since when the spool is this store's. */

@@ -173,7 +173,7 @@ export class Entry {
     const isHere = !found.fault && !relay?.isElsewhere(found.upload?.node);
     if (found.page && isHere && head.method !== 'OPTIONS') {
       noted.kind = 'retrieve';
-      await answerEarly(exchange, cors.apply(await pages.reply(found, head), head));
+      await answerEarly(exchange, withUnknownEnd(cors.apply(await pages.reply(found, head), head), undefined));
       return;
     }
     const detected = detect(head, found.place, { finalInterim });
@@ -248,7 +248,7 @@ export class Entry {
 
   /** A response that never reached its client has told it nothing; one that another node passes on is for that node to note. */
   private async answer({ exchange, isRelayed, unknown }: Received, reply: Reply): Promise<void> {
-    const sent = await answerEarly(exchange, isRelayed ? withUnknownEnd(reply, unknown) : reply);
+    const sent = await answerEarly(exchange, withUnknownEnd(reply, isRelayed ? unknown : undefined));
     if (sent === 'whole' && unknown && !isRelayed) void this.options.clientKnows(unknown);
   }
 

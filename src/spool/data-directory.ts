@@ -101,16 +101,28 @@ export async function beginMark(use: DirectoryUse, id: string): Promise<void> {
   await assertUsable(use);
 }
 
-/** From now on the marks of both halves have to be there at every start. */
-export async function completeMark({ directory, store }: DirectoryUse, id: string): Promise<void> {
+/** From now on the marks of both halves have to be there at every start. A name of a node that it has stays. */
+export async function completeMark({ directory, store }: DirectoryUse, id: string, name?: string): Promise<void> {
   const path = join(directory, MARK);
   const draft = `${path}-${randomUUID()}`;
   const complete = async (): Promise<void> => {
-    await writeWhole(draft, markText({ format: FORMAT, store, id, complete: true }), true);
+    const node = name ?? markIn((await textOf(path)) ?? '').node;
+    await writeWhole(draft, markText({ format: FORMAT, store, id, complete: true, ...(node && { node }) }), true);
     await rename(draft, path);
     await new DirectorySync('group').sync(directory);
   };
   await failing(directory, 'marked', () => withDraft(draft, complete));
+}
+
+/** Keeps the name of the node a second time. A full disk takes nothing new; the next start notes it then. */
+export async function noteNode(use: DirectoryUse, id: string, name: string): Promise<void> {
+  const path = join(use.directory, MARK);
+  if (markIn((await textOf(path)) ?? '').node === name) return;
+  try {
+    await completeMark(use, id, name);
+  } catch (error) {
+    if (!(error instanceof Fault) || error.code !== 'STORAGE_FULL') throw error;
+  }
 }
 
 function markText(mark: DirectoryMark): Buffer {
@@ -163,6 +175,7 @@ export async function lookAtDirectory({ directory, shared }: DirectoryUse): Prom
       wasStarted: likeness.get('last-start.json') === 'ours',
       hasLock: likeness.get('lock') === 'ours',
       node: likeness.get('node'),
+      nodeName: likeness.get('node') === 'ours' ? ((await textOf(join(path, 'node'))) ?? '').trim() : undefined,
       misshapen,
       foreign: [...foreign, ...(hasRecord ? [] : likeRecords)].slice(0, MOST_NAMED),
     };

@@ -1,3 +1,4 @@
+import { isNodeName } from '../disk/node-name.js';
 import { Fault } from '../model/fault.js';
 import type { Likeness } from './directory-entries.js';
 
@@ -14,6 +15,8 @@ export interface DirectoryMark {
   readonly id: string;
   /** False until `uploads/` and `spool/` have it. */
   readonly complete: boolean;
+  /** The second copy of the name in `node`; missing with the embedded store, and until a start has noted it. */
+  readonly node?: string;
 }
 
 /** What a half of the directory has of uploads. */
@@ -41,6 +44,8 @@ export interface FoundDirectory {
   readonly hasLock: boolean;
   /** How the name of a node with Redis looks; undefined where there is none. */
   readonly node: Likeness | undefined;
+  /** The name itself, where it is one. */
+  readonly nodeName: string | undefined;
   /** Some of the entries that have names of this program, but are no files, or no directories, as those are. */
   readonly misshapen: readonly string[];
   /** Some of the names that this program does not give, or whose content it did not write. */
@@ -49,18 +54,28 @@ export interface FoundDirectory {
 
 /** Reads a mark; fails when it is none, or one of a newer version. */
 export function markIn(text: string): DirectoryMark {
-  const { format, store, id, complete } = parsed(text);
+  const { format, store, id, complete, node } = parsed(text);
   if (typeof format === 'number' && format > FORMAT)
     throw refused(
       `the data directory was written in format ${format} by a newer version of this program, and this one knows format ` +
         `${FORMAT}: use that version, or choose another --data`,
     );
-  if (format !== FORMAT || (store !== 'embedded' && store !== 'redis') || typeof id !== 'string' || id === '')
+  if (
+    format !== FORMAT ||
+    (store !== 'embedded' && store !== 'redis') ||
+    typeof id !== 'string' ||
+    id === '' ||
+    !isNameOrNone(node)
+  )
     throw refused(
       'rufh-proxy.json in the data directory does not say what the directory is: restore it from a backup; if the ' +
         'directory is whole otherwise, remove that file',
     );
-  return { format, store, id, complete: complete === true };
+  return { format, store, id, complete: complete === true, ...(node !== undefined && { node }) };
+}
+
+function isNameOrNone(node: unknown): node is string | undefined {
+  return node === undefined || (typeof node === 'string' && isNodeName(node));
 }
 
 function parsed(text: string): { readonly [Name in keyof DirectoryMark]?: unknown } {
@@ -112,8 +127,20 @@ function misshapen({ path, misshapen: names }: FoundDirectory, store: StoreKind)
 }
 
 /** With another name of this node, all its uploads would be another one's, and lost. */
-function nameless({ path, shared, node }: FoundDirectory): string | undefined {
-  return shared || node === undefined || node === 'ours'
+function nameless({ path, shared, mark, node, nodeName }: FoundDirectory): string | undefined {
+  const noted = mark?.node;
+  if (shared) return undefined;
+  if (noted !== undefined && (node === undefined || node === 'unlike'))
+    return (
+      `${path}/node, the name of this node, is missing or damaged, and without it all uploads of this node would be lost. ` +
+      `rufh-proxy.json beside it has the name: printf %s ${noted} > ${path}/node`
+    );
+  if (noted !== undefined && nodeName !== undefined && nodeName !== noted)
+    return (
+      `${path}/node says that this node is ${nodeName}, and rufh-proxy.json beside it says ${noted}: one of them is damaged. ` +
+      'Compare a backup, or the node that uploads in Redis name, and write the right one into the other file'
+    );
+  return node === undefined || node === 'ours'
     ? undefined
     : `${path}/node does not hold the name of a node: restore it from a backup. Without it, the uploads of this node are lost`;
 }

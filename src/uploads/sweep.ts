@@ -34,6 +34,8 @@ export interface SweepOptions {
   readonly takenOver?: () => Promise<ReadonlySet<string>>;
   /** Whose spool it is; missing where every node reaches the bytes. */
   readonly node?: string;
+  /** Whether a node of that name has ever said that it is there; taken for yes when it is missing. */
+  readonly isAnnounced?: (node: string) => Promise<boolean>;
   /** Asked before the whole spool is read, which only one of many processes needs to do; true when it is missing. */
   readonly mayLookForOrphans?: () => Promise<boolean>;
   /** Takes the uploads whose files cannot be listed. */
@@ -172,7 +174,7 @@ export class Sweep {
   private async clear({ id, files }: SpooledUpload, old: readonly SpooledChunk[]): Promise<void> {
     const { store, spool } = this.options;
     const upload = await store.get(id);
-    const where = this.whereIs(upload);
+    const where = await this.whereIs(upload);
     if (where === 'here') await this.removeUncounted(upload!, old);
     // As long as anything of it is young, it may just be coming.
     else if (where === 'elsewhere' && files.every((file) => !isOurs(file) || old.includes(file)))
@@ -198,11 +200,16 @@ export class Sweep {
 
   private readonly monotonic = (): number => (this.options.monotonic ?? (() => performance.now()))();
 
-  /** `unclear`: from before `spool.shared` was changed. These files may be all that there is of the upload. */
-  private whereIs(upload: Upload | undefined): 'here' | 'elsewhere' | 'unclear' {
-    if (upload && upload.node === this.options.node) return 'here';
-    const isClear = !upload || (upload.node !== undefined && this.options.node !== undefined);
-    return isClear ? 'elsewhere' : 'unclear';
+  /**
+   * `unclear`: from before `spool.shared` was changed, or of a node that has never said that it is there, which may be this
+   * one under its right name. These files may be all that there is of the upload.
+   */
+  private async whereIs(upload: Upload | undefined): Promise<'here' | 'elsewhere' | 'unclear'> {
+    if (!upload) return 'elsewhere';
+    const { node, isAnnounced } = this.options;
+    if (upload.node === node) return 'here';
+    if (upload.node === undefined || node === undefined) return 'unclear';
+    return !isAnnounced || (await isAnnounced(upload.node)) ? 'elsewhere' : 'unclear';
   }
 
   /**

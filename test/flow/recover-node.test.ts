@@ -117,6 +117,18 @@ describe('a sweep of one of many', () => {
     expect(await room.head(own)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
   });
 
+  test('keeps the files of a live upload of a node that never said that it is there', async () => {
+    const [named, unknown] = [await uploaded('there'), await uploaded('there')];
+    await room.store.remove(unknown);
+    const asked: string[] = [];
+    const saysSo = (isThere: boolean) => (node: string) => (asked.push(node), Promise.resolve(isThere));
+    await sweep({ isAnnounced: saysSo(false) });
+    expect(await spooled()).toEqual(new Set([named]));
+    await sweep({ isAnnounced: saysSo(true) });
+    expect(await spooled()).toEqual(new Set());
+    expect(asked).toEqual(['there', 'there']);
+  });
+
   test('takes a file that nobody counts only from a writer that cannot commit it any more', async () => {
     const id = await uploaded('here');
     const token = await room.store.nextToken(id);

@@ -1,4 +1,4 @@
-import { mkdir, readdir, rename, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { TestApp } from '../support/app.js';
@@ -85,6 +85,29 @@ describe.each([
     });
     expect(sent.status).toBe(204);
   });
+});
+
+test('a node notes its name a second time, also that of an earlier version, and keeps it with every start', async () => {
+  const upload = await begin(await stage.start(''));
+  await stage.stopApps();
+  const path = join(stage.data, 'rufh-proxy.json');
+  const mark = JSON.parse(await readFile(path, 'utf8')) as Record<string, unknown>;
+  const name = await readFile(join(stage.data, 'node'), 'utf8');
+  expect(mark['node']).toBe(name);
+  await writeFile(path, JSON.stringify({ ...mark, node: undefined }));
+  await stage.start('');
+  await stage.stopApps();
+  expect(JSON.parse(await readFile(path, 'utf8'))).toEqual(mark);
+  await rm(join(stage.data, 'node'));
+  await expect(stage.start('')).rejects.toThrow(`printf %s ${name} > `);
+  await writeFile(join(stage.data, 'node'), name);
+  const app = await stage.start('');
+  const { status } = await requestOnce(app.url, {
+    method: 'HEAD',
+    target: upload.target,
+    headers: [['Upload-Draft-Interop-Version', '8']],
+  });
+  expect(status).toBe(204);
 });
 
 test('a node whose spool was marked for another store says so once, and removes no orphans', async () => {

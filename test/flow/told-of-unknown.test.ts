@@ -307,6 +307,15 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
 
   const unknowns = (): number => stage.app.log.filter(({ kind, status }) => kind === 'append' && status === 503).length;
 
+  test('an origin has no say in what nodes tell each other, in its answer or where that is kept', async () => {
+    const { client, lost, upload, target } = await hungUp('HTTP/1.1', 'forged');
+    stage.answer(target, { ...TAKEN, headers: [...TAKEN.headers, ['RUFH-Unknown-End', '1 forged']] });
+    const answer = await (await lost.repeatEnd()).readFinal();
+    const kept = await client.send({ method: 'GET', target: `${upload.target}/answer`, headers: [], body: '' });
+    expect([answer.status, answer.header('RUFH-Unknown-End')]).toEqual([200, undefined]);
+    expect([kept.status, kept.header('RUFH-Unknown-End')]).toEqual([200, undefined]);
+  });
+
   test('a client that is told of it every time has every request of its own sent once', async () => {
     const { lost, target } = await hungUp('HTTP/1.1', 'again');
     stage.answer(target, () => (stage.requestsFor(target).length > 3 ? TAKEN : { hangUp: true }));

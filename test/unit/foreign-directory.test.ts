@@ -314,6 +314,48 @@ test('a directory that can be read and not written is refused with that', async 
   await expect(verdictOf('embedded')).rejects.toThrow(refusal);
 });
 
+describe('a node that has its name twice', () => {
+  const NAME = '0123456789abcdef';
+  const MARK = { format: 1, store: 'redis', id: UUID, complete: true };
+  beforeEach(async () => {
+    await put('rufh-proxy.json', `${JSON.stringify({ ...MARK, node: NAME })}\n`);
+    await put('spool/.store', `${UUID}\n`);
+    await put(`spool/${newId()}/chunk-1-0`, 'bytes');
+    await put('node', NAME);
+  });
+
+  test('is used, also where only the file of earlier versions has it', async () => {
+    await expect(verdictOf('redis')).resolves.toMatchObject({ nodeName: NAME });
+    await put('rufh-proxy.json', `${JSON.stringify(MARK)}\n`);
+    await expect(verdictOf('redis')).resolves.toMatchObject({ nodeName: NAME });
+  });
+
+  test.each(['node', 'rufh-proxy.json'])('is never another one after a bit of %s has turned', async (file) => {
+    const right = await readFile(inData(file));
+    const others: string[] = [];
+    for (let bit = 0; bit < right.length * 8; bit++) {
+      const turned = Buffer.from(right);
+      turned[bit >> 3]! ^= 1 << (bit & 7);
+      await put(file, turned);
+      const found = await verdictOf('redis').catch(() => undefined);
+      if (found && found.nodeName !== NAME) others.push(turned.toString('latin1'));
+    }
+    expect(others).toEqual([]);
+  });
+
+  test('is refused without the file, and told what to write there', async () => {
+    await machineFiles.removeTree(inData('node'));
+    expect(await refusalOf('redis')).toContain(`printf %s ${NAME} > ${inData('node')}`);
+  });
+
+  test('is refused where the two differ', async () => {
+    await put('node', NAME.replace('0', '1'));
+    expect(await refusalOf('redis')).toContain(
+      `says that this node is 1123456789abcdef, and rufh-proxy.json beside it says ${NAME}`,
+    );
+  });
+});
+
 test('the name of a node that is none is refused before anything is changed', async () => {
   await put('rufh-proxy.json', `{"format":1,"store":"redis","id":"${UUID}","complete":true}\n`);
   await put('spool/.store', `${UUID}\n`);
