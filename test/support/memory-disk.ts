@@ -105,6 +105,26 @@ export class MemoryDisk {
     );
   }
 
+  /** The bytes of a file, as every process sees them. */
+  contents(path: string): Buffer {
+    return Buffer.from(this.find(path.split('/'))!.bytes);
+  }
+
+  /** The file has these bytes from now on, also after a power cut. */
+  damage(path: string, bytes: Uint8Array): void {
+    const inode = this.find(path.split('/'))!;
+    inode.bytes = Buffer.from(bytes);
+    inode.durableBytes = Buffer.from(bytes);
+    inode.unsynced = [];
+  }
+
+  /** Another disk with the same files, as every process sees them; a power cut leaves them as they are. */
+  copy(): MemoryDisk {
+    const other = new MemoryDisk();
+    copyNames(this.root, other.root);
+    return other;
+  }
+
   forget(): void {
     disks.delete(this.name);
     for (const [fd, { disk }] of openFiles) if (disk === this) openFiles.delete(fd);
@@ -154,6 +174,16 @@ function newInode(kind: Inode['kind']): Inode {
     unsynced: [],
     unsyncedNames: new Map(),
   };
+}
+
+function copyNames(from: Inode, to: Inode): void {
+  for (const [name, child] of from.names) {
+    const bytes = Buffer.from(child.bytes);
+    const copied = { ...newInode(child.kind), modifiedAt: child.modifiedAt, bytes, durableBytes: Buffer.from(bytes) };
+    copyNames(child, copied);
+    to.names.set(name, copied);
+    to.durableNames.set(name, copied);
+  }
 }
 
 function cutPower(inode: Inode): void {

@@ -13,7 +13,7 @@ const changes: Change[] = [
   { attempt: attempt(1, { endedAt: 9, reached: 'sent', problem: 'line\nbreak – “quoted”' }) },
 ];
 const stages = changes.reduce<UploadRecord[]>((all, change) => [...all, changedCopy(all.at(-1)!, change)], [first]);
-const lines = [snapshotLine(first), ...changes.map(changeLine)];
+const lines = [snapshotLine(first), ...changes.map((change) => changeLine(change))];
 const file = Buffer.concat(lines);
 const endOf = (count: number): number => lines.slice(0, count).reduce((sum, line) => sum + line.length, 0);
 

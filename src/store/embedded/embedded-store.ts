@@ -190,10 +190,17 @@ export class EmbeddedStore implements UploadStore {
   }
 
   answerEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
-    return this.records.change(id, 'stale', async ({ record }): Promise<Change | 'stale'> => {
-      if (answeredAlready(record, kept.answer, ended)) return {};
-      const end = decideEndEarly(record, ended);
-      return end === 'stale' ? end : { ...end, ...(await this.answered(id, kept)) };
+    return this.records.step(id, async (entry) => {
+      if (!entry) return 'stale';
+      if (answeredAlready(entry.record, kept.answer, ended)) {
+        if (lacksBody(entry.record)) await this.saveAnswer(entry, kept);
+        else await this.records.save(entry, {});
+        return entry.record.upload;
+      }
+      const end = decideEndEarly(entry.record, ended);
+      if (end === 'stale') return end;
+      await this.saveAnswer(entry, kept, end);
+      return entry.record.upload;
     });
   }
 
@@ -354,16 +361,21 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /**
-   * On a full disk a short body goes into the record itself, for which room was kept. A longer one has to wait for room, but
-   * the answer is noted without it: what was given to a client must not be unknown after a restart.
+   * Where no file can be made for it, on a full disk or without a descriptor, a short body goes into the record itself, for
+   * which room was kept. A longer one has to wait, but the answer is noted without it: what was given to a client must not
+   * be unknown after a restart.
    */
   private async saveAnswer(entry: Entry, kept: KeptAnswer, end: Change = {}): Promise<void> {
     const { answer, body = new Uint8Array(), expiresAt } = kept;
     const isNoted = lacksBody(entry.record);
+    let hasFile = false;
     try {
-      await this.records.save(entry, { ...end, ...(await this.answered(entry.record.upload.id, kept)) });
+      const change = await this.answered(entry.record.upload.id, kept);
+      hasFile = true;
+      await this.records.save(entry, { ...end, ...change });
     } catch (fault) {
-      if ((fault as Fault).code !== 'STORAGE_FULL' || answer.body.in !== 'record') throw fault;
+      const mayFit = !hasFile || (fault as Fault).code === 'STORAGE_FULL';
+      if (!mayFit || answer.body.in !== 'record') throw fault;
       const change = { ...end, ...decideAnswer(answer, expiresAt, undefined) };
       const answerBody = Buffer.from(body).toString('base64');
       if (body.length <= SHORT_BODY && (await this.hasSaved(entry, { ...change, answerBody }))) return;

@@ -95,7 +95,8 @@ export async function readEntry(
   const report = FOUND[read.state];
   if (report) log[report.level]({ code: 'RECORD_DAMAGED', upload: uploadTag(id) }, report.message);
   const file = RecordFile.found(path, disk.names, read);
-  if (read.state === 'illegible') return { record: withLostLine(read.record, Date.now()), file, hasLostLine: true };
+  if (read.state === 'illegible' || read.state === 'cut')
+    return { record: withLostLine(read.record, Date.now()), file, hasLostLine: true };
   if (read.state !== 'damaged') return { record: read.record, file };
   // RUFH §4.6: what is not certain is deactivated, never guessed.
   onLoss?.(read.record.upload, 'its record is damaged');
@@ -109,6 +110,11 @@ const FOUND: { readonly [S in ReadRecord['state']]?: { readonly level: 'warn' | 
       level: 'error',
       message:
         'the last line of a record is damaged and is dropped: the upload goes on from the state before it, and what may have been sent is not sent again',
+    },
+    cut: {
+      level: 'error',
+      message:
+        'a record ends before the room that it has kept: the upload goes on from its last line, and what may have been sent is not sent again',
     },
     damaged: { level: 'error', message: 'a record is damaged: its upload is given up' },
   };

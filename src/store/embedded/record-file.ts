@@ -3,27 +3,59 @@ import type { DirectorySync } from '../../disk/directory-sync.js';
 import {
   close,
   fdatasync,
+  fstat,
   fsync,
   ftruncate,
   open,
   readWhole,
   rename,
+  stat,
   unlinkIfThere,
   writeAll,
   writeWhole,
 } from '../../disk/files.js';
 import { hasCode, isNoRoom, storageFault } from '../../disk/storage-fault.js';
 import type { Fault } from '../../model/fault.js';
-import { blanks, changeLine, readRecord, RESERVED_BYTES, snapshotLine, type ReadRecord } from './record-lines.js';
-import { changed, changedCopy, hasOpenAttempt, type Change, type UploadRecord } from './upload-record.js';
+import {
+  BEGINNING_BYTES,
+  blanks,
+  changeLine,
+  readRecord,
+  RESERVED_BYTES,
+  snapshotLine,
+  type ReadRecord,
+} from './record-lines.js';
+import {
+  beginsAttempt,
+  changed,
+  changedCopy,
+  hasAttemptUnderWay,
+  hasOpenAttempt,
+  type Change,
+  type UploadRecord,
+} from './upload-record.js';
 
 /** Written anew when the changes outweigh the snapshot so often: then rewriting costs a quarter of appending at most. */
 const CHANGES_PER_SNAPSHOT = 4;
 const LEAST_CHANGES = 64 * 1024;
 
+/** Room that a line has to leave behind it, and how much is kept where there is less. */
+interface Room {
+  readonly least: number;
+  readonly kept: number;
+}
+
+const NO_ROOM: Room = { least: 0, kept: 0 };
+/** Behind the lines of a delivery there is still the room for its answer. */
+const FOR_DELIVERY: Room = { least: BEGINNING_BYTES, kept: BEGINNING_BYTES + RESERVED_BYTES };
+const FOR_ANSWER: Room = { least: RESERVED_BYTES, kept: RESERVED_BYTES };
+
 /**
  * The file of one record: a snapshot, then one line a change. No descriptor is kept open between changes, so the number
- * of uploads does not matter.
+ * of uploads does not matter; except while an attempt runs, so that what comes of it can be written without opening.
+ *
+ * Room for the lines of a delivery is synced with the step before it, and that step's line says so: a file that is shorter
+ * has lost lines.
  *
  * It is _certain_ when a power cut, or the next start, finds the record as it was given last and nothing else. A write
  * whose failure leaves that open makes it uncertain, and so is every file that was found at a start: its last line may
@@ -40,6 +72,8 @@ export class RecordFile {
   private hasDraft = false;
   /** The failures of directory syncs from before its name was made, or found. */
   private namedSince: number;
+  /** Open from the line with which an attempt begins to the end of that attempt. */
+  private held: number | undefined;
   /** It was removed, and nobody knows whether a power cut brings it back. */
   private mayComeBack = false;
 
@@ -56,7 +90,7 @@ export class RecordFile {
     file.snapshotBytes = read.snapshotBytes;
     file.goodBytes = read.goodBytes;
     file.fileBytes = read.fileBytes;
-    const isCertain = !names.isDurable && read.state !== 'damaged';
+    const isCertain = !names.isDurable && (read.state === 'whole' || read.state === 'torn');
     if (isCertain) file.state = read.state === 'whole' ? 'certain' : 'dirty';
     return file;
   }
@@ -68,10 +102,21 @@ export class RecordFile {
 
   /** Makes a change durable and gives the record after it. When it fails, the record before it still holds. */
   async save(record: UploadRecord, change: Change): Promise<UploadRecord> {
-    if (this.isUncertain()) return this.rewrite(changedCopy(record, change));
+    if (this.held !== undefined && !(await this.isHeldInPlace())) {
+      await this.release();
+      this.state = 'uncertain';
+    }
+    const after = await this.write(record, change);
+    if (!hasAttemptUnderWay(after)) await this.release();
+    return after;
+  }
+
+  private async write(record: UploadRecord, change: Change): Promise<UploadRecord> {
+    const rewritten = (): Promise<UploadRecord> => this.rewrite(changedCopy(record, change), beginsAttempt(change));
+    if (this.isUncertain()) return rewritten();
     if (this.isOvergrown()) {
       try {
-        return await this.rewrite(changedCopy(record, change));
+        return await rewritten();
       } catch (fault) {
         // No room for a second copy, perhaps; a line more may still fit.
         if (this.isUncertain()) throw fault;
@@ -81,9 +126,17 @@ export class RecordFile {
       await this.append(change);
     } catch (fault) {
       if (!this.isUncertain()) throw fault;
-      return this.rewrite(changedCopy(record, change));
+      return rewritten();
     }
     return changed(record, change);
+  }
+
+  /** Closes the descriptor that an attempt has kept open. */
+  async release(): Promise<void> {
+    const fd = this.held;
+    this.held = undefined;
+    // Every byte that counts has been synced before.
+    if (fd !== undefined) await close(fd).catch(() => undefined);
   }
 
   /** Makes the file certain, or fails. Where there is no room for a second one, it is written over with the same bytes. */
@@ -96,20 +149,22 @@ export class RecordFile {
     }
   }
 
-  /** Replaces the file, or makes it, in one step. */
-  async rewrite(record: UploadRecord): Promise<UploadRecord> {
-    if (!hasOpenAttempt(record)) return this.rewriteWith(record, 0);
+  /** Replaces the file, or makes it, in one step. `holds`: it stays open as for an attempt, as it does when it was open. */
+  async rewrite(record: UploadRecord, holds = false): Promise<UploadRecord> {
+    const isHeld = holds || this.held !== undefined;
+    const { kept } = roomBehind(record);
     try {
-      return await this.rewriteWith(record, RESERVED_BYTES);
+      return await this.rewriteWith(record, kept, isHeld);
     } catch (fault) {
-      if ((fault as Fault).code !== 'STORAGE_FULL') throw fault;
-      return this.rewriteWith(record, 0);
+      if (kept === 0 || (fault as Fault).code !== 'STORAGE_FULL') throw fault;
+      return this.rewriteWith(record, 0, isHeld);
     }
   }
 
   /** Removing needs no room, so it works on a full disk too. */
   async remove(): Promise<void> {
     this.state = 'uncertain';
+    await this.release();
     try {
       if (this.hasDraft) await this.removeDraft();
       // A removal whose sync has failed is done anew, because the next sync would succeed without it.
@@ -132,28 +187,52 @@ export class RecordFile {
     });
   }
 
-  private async rewriteWith(record: UploadRecord, reserved: number): Promise<UploadRecord> {
-    const line = snapshotLine(record);
+  private async rewriteWith(record: UploadRecord, reserved: number, isHeld: boolean): Promise<UploadRecord> {
+    const snapshot = snapshotLine(record);
+    const lines = reserved > 0 ? Buffer.concat([snapshot, changeLine({}, reserved)]) : snapshot;
     const since = this.names.failures;
+    let draft: number | undefined;
     try {
       this.hasDraft = true;
-      await writeWhole(this.draft(), Buffer.concat([line, blanks(reserved)]), this.names.isDurable);
+      draft = await this.writeDraft(Buffer.concat([lines, blanks(reserved)]));
       // Until the new name is durable nobody knows which of both files a power cut leaves.
       this.state = 'uncertain';
       await rename(this.draft(), this.path);
       this.hasDraft = false;
       this.namedSince = since;
       this.mayComeBack = false;
+      await this.release();
+      if (isHeld) {
+        this.held = draft;
+        draft = undefined;
+      }
       await this.names.sync(dirname(this.path), since);
     } catch (error) {
       // What stays is removed with the file, or at the next start.
       await this.removeDraft().catch(() => undefined);
       throw storageFault(error, 'the record of an upload cannot be written');
+    } finally {
+      // Every byte that counts has been synced before.
+      if (draft !== undefined) await close(draft).catch(() => undefined);
     }
-    this.snapshotBytes = this.goodBytes = line.length;
-    this.fileBytes = line.length + reserved;
+    this.snapshotBytes = snapshot.length;
+    this.goodBytes = lines.length;
+    this.fileBytes = lines.length + reserved;
     this.state = 'certain';
     return record;
+  }
+
+  /** Gives its descriptor, which the new name will have. */
+  private async writeDraft(bytes: Buffer): Promise<number> {
+    const fd = await open(this.draft(), 'w', 0o600);
+    try {
+      await writeAll(fd, bytes, 0);
+      if (this.names.isDurable) await fdatasync(fd);
+      return fd;
+    } catch (error) {
+      await close(fd).catch(() => undefined);
+      throw error;
+    }
   }
 
   /**
@@ -162,13 +241,14 @@ export class RecordFile {
    */
   private async proveInPlace(record: UploadRecord): Promise<boolean> {
     try {
-      const bytes = (await readWhole(this.path)).subarray(0, this.goodBytes);
+      const lines = (await readWhole(this.path)).subarray(0, this.goodBytes);
+      const bytes = Buffer.concat([lines, blanks(this.fileBytes - this.goodBytes)]);
       const read = readRecord(bytes);
       if (read?.state !== 'whole' || !isSame(read.record, record)) return false;
       const fd = await open(this.path, 'r+');
       try {
         await ftruncate(fd, this.fileBytes);
-        await writeAll(fd, Buffer.concat([bytes, blanks(this.fileBytes - this.goodBytes)]), 0);
+        await writeAll(fd, bytes, 0);
         await fsync(fd);
       } finally {
         await close(fd);
@@ -182,15 +262,14 @@ export class RecordFile {
   }
 
   private async append(change: Change): Promise<void> {
-    const line = changeLine(change);
     try {
-      const fd = await open(this.path, 'r+');
+      const fd = this.held ?? (await open(this.path, 'r+'));
       try {
-        if (change.attempt && change.attempt.reached === undefined) await this.appendWithRoom(fd, line);
-        else await this.appendTo(fd, line, 0);
+        await this.appendWithRoom(fd, change);
+        if (beginsAttempt(change)) this.held = fd;
       } finally {
         // Every byte that counts has been synced before.
-        await close(fd).catch(() => undefined);
+        if (fd !== this.held) await close(fd).catch(() => undefined);
       }
     } catch (error) {
       if (hasCode(error, 'ENOENT')) this.state = 'uncertain';
@@ -198,13 +277,16 @@ export class RecordFile {
     }
   }
 
-  /** An attempt begins also where its answer may find no room: what it delivers is what holds the disk. */
-  private async appendWithRoom(fd: number, line: Buffer): Promise<void> {
+  /** A delivery begins also where its answer may find no room: what it delivers is what holds the disk. */
+  private async appendWithRoom(fd: number, change: Change): Promise<void> {
+    const { least, kept } = roomAfter(change);
+    const line = changeLine(change, least);
+    if (this.fileBytes - this.goodBytes >= line.length + least) return this.appendTo(fd, line, least);
     try {
-      await this.appendTo(fd, line, RESERVED_BYTES);
+      await this.appendTo(fd, changeLine(change, kept), kept);
     } catch (error) {
-      if (!isNoRoom(error) || this.isUncertain()) throw error;
-      await this.appendTo(fd, line, 0);
+      if (kept === 0 || !isNoRoom(error) || this.isUncertain()) throw error;
+      await this.appendTo(fd, changeLine(change), 0);
     }
   }
 
@@ -212,7 +294,7 @@ export class RecordFile {
     if (this.state === 'dirty') await this.clean(fd);
     this.state = 'uncertain';
     try {
-      await this.put(fd, Buffer.concat([line, blanks(reserved)]));
+      await this.put(fd, line, reserved);
     } catch (error) {
       // The line is not whole, or is gone again: what was there before holds.
       if (await this.isCleaned(fd)) this.state = 'dirty';
@@ -231,10 +313,26 @@ export class RecordFile {
   }
 
   /** The part that needs new room comes first: if there is none, the room that is kept stays untouched. */
-  private async put(fd: number, bytes: Buffer): Promise<void> {
+  private async put(fd: number, line: Buffer, reserved: number): Promise<void> {
     const room = this.fileBytes - this.goodBytes;
+    const bytes = Buffer.concat([line, blanks(reserved)]);
     if (bytes.length > room) await writeAll(fd, bytes.subarray(room), this.fileBytes);
-    if (room > 0) await writeAll(fd, bytes.subarray(0, room), this.goodBytes);
+    if (room > 0) await writeAll(fd, line.subarray(0, room), this.goodBytes);
+  }
+
+  /** A file that was removed or replaced by somebody else takes no more lines: the next start would not find them. */
+  private async isHeldInPlace(): Promise<boolean> {
+    try {
+      const { ino, dev, nlink } = await fstat(this.held!);
+      const named = await stat(this.path).catch((error: unknown) => {
+        if (hasCode(error, 'ENOENT')) throw error;
+        return undefined;
+      });
+      return named ? named.ino === ino && named.dev === dev : nlink > 0;
+    } catch {
+      // The file is written anew.
+      return false;
+    }
   }
 
   private async isCleaned(fd: number): Promise<boolean> {
@@ -265,6 +363,18 @@ export class RecordFile {
   private draft(): string {
     return `${this.path}.tmp`;
   }
+}
+
+function roomAfter(change: Change): Room {
+  if (beginsAttempt(change)) return FOR_ANSWER;
+  const phase = change.set?.phase;
+  return phase === 'complete' || phase === 'undelivered' ? FOR_DELIVERY : NO_ROOM;
+}
+
+function roomBehind(record: UploadRecord): Room {
+  const { phase } = record.upload;
+  if (phase === 'complete' || phase === 'delivering' || phase === 'undelivered') return FOR_DELIVERY;
+  return hasOpenAttempt(record) ? FOR_ANSWER : NO_ROOM;
 }
 
 /** Leases that were only drawn are in no file. */

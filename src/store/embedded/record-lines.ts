@@ -1,6 +1,5 @@
 import { crc32 } from 'node:zlib';
-import type { Phase } from '../../model/upload.js';
-import { changed, hasOpenAttempt, isSound, type Change, type UploadRecord } from './upload-record.js';
+import { changed, hasOpenAttempt, isSound, MAY_BE_SENT, type Change, type UploadRecord } from './upload-record.js';
 
 /** Raised when older programs could no longer read what we write. */
 const FORMAT = 1;
@@ -11,11 +10,14 @@ const FORMAT = 1;
  */
 export const RESERVED_BYTES = 4096;
 
-const MAY_BE_SENT: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
+/** Kept free in front of them for the lines with which a delivery begins: its claim and its attempt. */
+export const BEGINNING_BYTES = 512;
 
 const NEWLINE = 0x0a;
 const BLANK = 0x20;
 const CRC_BYTES = 8;
+/** Behind the checksum and a space. */
+const JSON_START = CRC_BYTES + 1;
 
 /** The file of one record as it was found. `goodBytes` of it can stay; what follows them was never acknowledged. */
 export interface ReadRecord {
@@ -26,19 +28,24 @@ export interface ReadRecord {
   readonly fileBytes: number;
   /**
    * `torn`: the last line is not there in whole, as a crash leaves it. `illegible`: it was written in whole but is not what
-   * was written. `damaged`: something before the last line cannot be read.
+   * was written. `cut`: the file ends in or after its last line, and before the room that a line has kept: any number of
+   * lines may be missing. `damaged`: something before the last line cannot be read.
    */
-  readonly state: 'whole' | 'torn' | 'illegible' | 'damaged';
+  readonly state: 'whole' | 'torn' | 'illegible' | 'cut' | 'damaged';
 }
+
+/** `room`: so many bytes behind the line were synced with it. Programs that do not know the field pass over it. */
+type ChangeLine = Change & { readonly room?: number };
 
 /** The first line of a record's file: the whole record. */
 export function snapshotLine(record: UploadRecord): Buffer {
   return line({ format: FORMAT, ...record });
 }
 
-/** Each further line: one change. */
-export function changeLine(change: Change): Buffer {
-  return line(change);
+/** Each further line: one change, and how much room is written with it. */
+export function changeLine(change: Change, room = 0): Buffer {
+  const value: ChangeLine = room > 0 ? { ...change, room } : change;
+  return line(value);
 }
 
 /** Room for a line that is written later, over these bytes: no newline is among them, so they never look like a line. */
@@ -53,15 +60,19 @@ export function readRecord(file: Buffer, readAt = Date.now()): ReadRecord | unde
   let record: UploadRecord = snapshot.value;
   let at = snapshot.end;
   const snapshotBytes = at;
+  let roomEnd = 0;
   while (at < file.length) {
     const next = lineAt(file, at);
     if (!next) break;
-    record = changed(record, next.value as Change);
+    const change = next.value as ChangeLine;
+    record = changed(record, change);
     at = next.end;
+    roomEnd = Math.max(roomEnd, at + (change.room ?? 0));
   }
-  const state = stateOf(record, file, at);
-  const mayLackAttempt = (state === 'torn' || state === 'illegible') && file.length - at >= RESERVED_BYTES;
-  if (mayLackAttempt) record = withLostAttempt(record, readAt);
+  const state = isSound(record) ? stateOf(file, at, roomEnd) : 'damaged';
+  // A line that is torn within room from before it was never synced, so nothing followed it.
+  const isUnexplained = state === 'illegible' || (state === 'torn' && roomEnd <= at);
+  if (isUnexplained && file.length - at >= RESERVED_BYTES) record = withLostAttempt(record, readAt);
   return { record, snapshotBytes, goodBytes: at, fileBytes: file.length, state };
 }
 
@@ -79,17 +90,32 @@ function withLostAttempt(record: UploadRecord, startedAt: number): UploadRecord 
   return changed(record, { attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] });
 }
 
-function stateOf(record: UploadRecord, file: Buffer, goodBytes: number): ReadRecord['state'] {
-  if (!isSound(record)) return 'damaged';
-  if (file.subarray(goodBytes).every((byte) => byte === BLANK)) return 'whole';
+function stateOf(file: Buffer, goodBytes: number, roomEnd: number): ReadRecord['state'] {
+  const isShort = file.length < roomEnd;
+  // A blank there proves that no line ever followed, wherever the file ends: a crash has left less room than was to be kept.
+  if (file.subarray(goodBytes).every((byte) => byte === BLANK))
+    return isShort && file.length === goodBytes ? 'cut' : 'whole';
   // Over room that was kept the end of a line is written first: where the room is still there, its beginning never came.
   if (file.subarray(goodBytes, goodBytes + CRC_BYTES).every((byte) => byte === BLANK)) return 'torn';
   const newline = file.indexOf(NEWLINE, goodBytes);
-  // Room is kept by the same write as the line before it: a line in front of it has lost its end.
-  if (newline === -1) return endsWithRoom(file, goodBytes) ? 'illegible' : 'torn';
   // A power cut can leave zeros of the room that was to be kept behind it.
-  const isLast = file.subarray(newline + 1).every((byte) => byte === BLANK || byte === 0);
-  return isLast ? 'illegible' : 'damaged';
+  const isLast = newline === -1 || file.subarray(newline + 1).every((byte) => byte === BLANK || byte === 0);
+  if (!isLast) return 'damaged';
+  if (isShort) return 'cut';
+  return newline !== -1 || lacksItsEnd(file, goodBytes, roomEnd) ? 'illegible' : 'torn';
+}
+
+/** Whether a line without a newline was once whole. */
+function lacksItsEnd(file: Buffer, goodBytes: number, roomEnd: number): boolean {
+  // Room that is kept by the same write as the line in front of it was written after the end of that line.
+  if (roomEnd <= goodBytes) return endsWithRoom(file, goodBytes);
+  // In room from before it a crash leaves the beginning of a line and blanks, but never zeros, nor all but the newline.
+  const begun = withoutBlanks(file.subarray(goodBytes, roomEnd));
+  return begun.includes(0) || isChecked(begun) || isChecked(begun.subarray(0, -1));
+}
+
+function withoutBlanks(bytes: Buffer): Buffer {
+  return bytes.subarray(0, bytes.findLastIndex((byte) => byte !== BLANK) + 1);
 }
 
 /** No line has so many blanks at its end. */
@@ -108,10 +134,14 @@ function line(value: object): Buffer {
 
 function lineAt(file: Buffer, start: number): { readonly value: unknown; readonly end: number } | undefined {
   const newline = file.indexOf(NEWLINE, start);
-  if (newline < start + 9) return undefined;
-  const json = file.subarray(start + 9, newline);
-  if (file.toString('latin1', start, start + 9) !== `${hex(crc32(json))} `) return undefined;
-  return { value: JSON.parse(json.toString()) as unknown, end: newline + 1 };
+  if (newline < start + JSON_START) return undefined;
+  const text = file.subarray(start, newline);
+  if (!isChecked(text)) return undefined;
+  return { value: JSON.parse(text.toString('utf8', JSON_START)) as unknown, end: newline + 1 };
+}
+
+function isChecked(text: Buffer): boolean {
+  return text.toString('latin1', 0, JSON_START) === `${hex(crc32(text.subarray(JSON_START)))} `;
 }
 
 function isSnapshot(value: unknown): value is UploadRecord {

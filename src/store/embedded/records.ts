@@ -111,9 +111,10 @@ export class Records {
 
   /** Shown as invalid from now on, while the disk keeps what it has. False when it needs no bytes any more. */
   giveUp(id: string): Promise<boolean> {
-    return this.step(id, (entry) => {
+    return this.step(id, async (entry) => {
       if (!entry || !HOLDS_BYTES.has(entry.record.upload.phase)) return false;
       Object.assign(entry, { record: invalid(entry.record), isLost: true });
+      await entry.file.release();
       this.rooms.onChange(id, entry.record.upload);
       return true;
     });
@@ -252,6 +253,7 @@ export class Records {
   async close(): Promise<void> {
     this.closed = true;
     await this.steps.idle();
+    for (const { file } of this.entries.values()) await file.release();
   }
 
   private add(entry: Entry): void {

@@ -1,4 +1,4 @@
-import type { Attempt, Chunk, Upload } from '../../model/upload.js';
+import type { Attempt, Chunk, Phase, Upload } from '../../model/upload.js';
 import type { NewUpload } from '../upload-store.js';
 
 /** All that is kept of one upload. Its chunks grow in place: they alone can become many. */
@@ -27,6 +27,9 @@ export interface Change {
 }
 
 const KEPT_ATTEMPTS = 20;
+
+/** The phases in which the origin may be asked. */
+export const MAY_BE_SENT: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
 
 export function newRecord(upload: NewUpload): UploadRecord {
   const empty = { phase: 'receiving', offset: 0, attempts: [], attemptCount: 0 } as const;
@@ -76,8 +79,19 @@ function withAttempt(upload: Upload, attempt: Attempt): Upload {
   return { ...upload, attempts, attemptCount: upload.attemptCount + 1 };
 }
 
+/** An attempt begins, or goes on as one that may send the whole. */
+export function beginsAttempt({ attempt }: Change): boolean {
+  return attempt !== undefined && attempt.reached === undefined;
+}
+
 /** An attempt is under way, or was when its process ended: its answer will need room. */
 export function hasOpenAttempt({ upload }: UploadRecord): boolean {
   const newest = upload.attempts.at(-1);
   return newest !== undefined && newest.reached === undefined;
+}
+
+/** What comes of its newest attempt will be written: nobody has ended it or given it up. */
+export function hasAttemptUnderWay(record: UploadRecord): boolean {
+  const { phase } = record.upload;
+  return phase !== 'undelivered' && MAY_BE_SENT.has(phase) && hasOpenAttempt(record);
 }
