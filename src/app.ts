@@ -163,7 +163,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   const listeners: Listener[] = [];
   const endIdle = (): void => listeners.forEach((listener) => listener.endIdle());
   const gate = new NumberedConnections(clientLimits({ settings: config.connections, ...rooms, trust, endIdle }));
-  await listen(config, { entry, gate, metrics, log, listeners, opened });
+  await listen(config, { entry, gate, trust, metrics, log, listeners, opened });
   health.isListening = true;
 
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
@@ -300,12 +300,16 @@ const RESPONSE_WINDOWS = 5;
 interface ListenRooms extends Pick<Rooms, 'log' | 'metrics'> {
   readonly entry: Entry;
   readonly gate: ConnectionGate;
+  readonly trust: Pick<Trust, 'trusts'>;
   /** Those that listen so far. */
   readonly listeners: Listener[];
   readonly opened: Closing[];
 }
 
-async function listen(config: Config, { entry, gate, metrics, log, listeners, opened }: ListenRooms): Promise<void> {
+async function listen(
+  config: Config,
+  { entry, gate, trust, metrics, log, listeners, opened }: ListenRooms,
+): Promise<void> {
   const { minRate, headTimeoutMs } = config;
   for (const { address, tls, http2, mode, keepAliveMs } of config.listeners) {
     const listener = await startListener(
@@ -318,6 +322,7 @@ async function listen(config: Config, { entry, gate, metrics, log, listeners, op
         keepAliveTimeoutMs: keepAliveMs,
         headersTimeoutMs: headTimeoutMs,
         gate,
+        standsForMany: (address) => trust.trusts(address),
         responseRate: { bytesPerSecond: minRate.response ?? 0, windowMs: minRate.windowMs * RESPONSE_WINDOWS },
         onSlowReader: ({ remoteAddress }) => {
           metrics.slowClient('response');

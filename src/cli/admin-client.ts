@@ -1,6 +1,7 @@
 import { request as requestHttp, type IncomingMessage, type RequestOptions } from 'node:http';
 import { request as requestHttps } from 'node:https';
 import { buffer } from 'node:stream/consumers';
+import { answerTo } from '../http/ask.js';
 import type { AdminTarget } from './admin-address.js';
 
 /** Nobody answers there, or not a proxy. */
@@ -60,16 +61,11 @@ export class AdminClient {
     const { target } = this;
     const authorization = target.token === undefined ? {} : { Authorization: `Bearer ${target.token}` };
     const options = { ...asked, headers: authorization };
-    return new Promise((resolve, reject) => {
-      if ('socketPath' in target)
-        requestHttp({ ...options, socketPath: target.socketPath }, resolve)
-          .on('error', reject)
-          .end();
-      else {
-        const send = target.url.startsWith('https:') ? requestHttps : requestHttp;
-        send(target.url, options, resolve).on('error', reject).end();
-      }
-    });
+    const send = 'url' in target && target.url.startsWith('https:') ? requestHttps : requestHttp;
+    const request =
+      'url' in target ? send(target.url, options) : requestHttp({ ...options, socketPath: target.socketPath });
+    request.end();
+    return answerTo(request);
   }
 
   private get place(): string {

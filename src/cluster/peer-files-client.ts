@@ -1,6 +1,7 @@
-import type { ClientRequest, IncomingMessage } from 'node:http';
+import type { ClientRequest } from 'node:http';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { answerTo } from '../http/ask.js';
 import { CONNECT_TIMEOUT_MS, connectInTime } from '../http/connect-in-time.js';
 import type { OriginTls } from '../http/origin-agents.js';
 import { OriginRequests } from '../http/origin-requests.js';
@@ -91,7 +92,7 @@ export class PeerFilesClient {
 
 /** The status it is answered with. Fails with `NotTaken`, or with the `Fault` of the body. */
 async function exchange(body: Readable, request: ClientRequest): Promise<number> {
-  const answered = answerTo(request);
+  const answered = statusFor(request);
   // What goes wrong with the body is told first: it may be our own disk. Nobody wants the rest of one that is refused, and
   // Node does not tell any more when the connection would take it.
   answered.then(
@@ -109,15 +110,10 @@ async function exchange(body: Readable, request: ClientRequest): Promise<number>
   }
 }
 
-function answerTo(request: ClientRequest): Promise<number> {
-  return new Promise((resolve, reject) => {
-    request.once('error', reject);
-    request.once('close', () => reject(new Error('the connection has ended without an answer')));
-    request.once('response', (answer: IncomingMessage) => {
-      answer.resume();
-      resolve(answer.statusCode!);
-    });
-  });
+async function statusFor(request: ClientRequest): Promise<number> {
+  const answer = await answerTo(request);
+  answer.resume();
+  return answer.statusCode!;
 }
 
 function textOfStatus(status: number): string {

@@ -63,16 +63,18 @@ function askOver(question: Question, signal: AbortSignal, connections?: AskConne
       signal,
     });
     outgoing.once('socket', writeOctets);
-    outgoing.once('error', (error) => {
-      // A kept connection may be closed by the service while the question is on its way.
-      if (isStale(outgoing, error)) askOver(question, signal).then(resolve, reject);
-      else reject(error);
-    });
-    outgoing.once('response', (response) => {
-      // A login of one client on such a connection must not hold for the next.
-      if (authenticatesConnection(fromRawHeaders(response.rawHeaders))) outgoing.shouldKeepAlive = false;
-      readShort(response).then(resolve, reject);
-    });
+    answerTo(outgoing).then(
+      (response) => {
+        // A login of one client on such a connection must not hold for the next.
+        if (authenticatesConnection(fromRawHeaders(response.rawHeaders))) outgoing.shouldKeepAlive = false;
+        readShort(response).then(resolve, reject);
+      },
+      (error: Error) => {
+        // A kept connection may be closed by the service while the question is on its way.
+        if (isStale(outgoing, error)) askOver(question, signal).then(resolve, reject);
+        else reject(error);
+      },
+    );
     if (!expectsContinue) {
       outgoing.end();
       return;
@@ -82,6 +84,22 @@ function askOver(question: Question, signal: AbortSignal, connections?: AskConne
       resolve({ status: 100, reason: 'Continue', headers: [], body: Buffer.alloc(0) });
     });
     outgoing.flushHeaders();
+  });
+}
+
+/**
+ * The answer to a request of ours. Fails when there is none, also with 101: Node ends such a request without an error, and
+ * then no time counts for it any more.
+ */
+export function answerTo(request: ClientRequest): Promise<IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    request.once('response', resolve);
+    request.once('error', reject);
+    request.once('upgrade', (_answer, socket) => {
+      socket.destroy();
+      reject(new Error('the answer is a switch to another protocol, which nobody asked for'));
+    });
+    request.once('close', () => reject(new Error('the connection has ended without an answer')));
   });
 }
 

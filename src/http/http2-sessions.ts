@@ -25,6 +25,8 @@ export interface Http2Options {
   readonly keepAliveTimeoutMs: number;
   /** A peer that says nothing for this long is asked whether it is there. */
   readonly silenceMs?: number;
+  /** Addresses of peers on whose sessions many clients share: what one of them does may not end the others' requests. */
+  readonly standsForMany?: (address: string) => boolean;
 }
 
 /** More than fit into the 64 KiB that a head may have. */
@@ -96,7 +98,8 @@ export class Http2Sessions {
     session.once('close', () => this.sessions.delete(session));
     this.closeWhenIdle(session);
     endSlowHeads(session, this.options.headersTimeoutMs);
-    endManyResets(session);
+    // Node's own limit holds for these too: 1000 at once, and 33 a second.
+    if (!this.options.standsForMany?.(session.socket.remoteAddress ?? '')) endManyResets(session);
     const { accepting } = this;
     if (accepting) {
       endWhenDeaf(session, accepting, this.options.silenceMs ?? SILENCE_MS);

@@ -32,6 +32,7 @@ export interface ListenerOptions {
   readonly mostHeadBytes?: Http1Options['mostHeadBytes'];
   /** HTTP/2: a peer that says nothing for this long is asked whether it is there. */
   readonly silenceMs?: number;
+  readonly standsForMany?: Http2Options['standsForMany'];
   /** Which connections are taken; all of them when missing. */
   readonly gate?: ConnectionGate;
   /** A client that takes its answers more slowly loses its connection or stream; without it none does. */

@@ -31,10 +31,11 @@ export function endSlowHeads(session: ServerHttp2Session, headersTimeoutMs: numb
 /** So many requests may be given up at once: pages that are left do so with all that they still load. */
 const RESETS_AT_ONCE = 256;
 const RESETS_PER_SECOND = 32;
+const MANY_RESETS = 'the client gives up its requests again and again';
 
 /**
  * Ends a session that gives up its requests again and again, with ENHANCE_YOUR_CALM (RFC 9113 §10.5): each costs its client
- * nothing, and us a request. What makes us reset its streams counts too.
+ * nothing, and us a request. A stream that we reset because its client broke a rule on it counts too.
  */
 export function endManyResets(session: ServerHttp2Session): void {
   let left = RESETS_AT_ONCE;
@@ -43,7 +44,8 @@ export function endManyResets(session: ServerHttp2Session): void {
     const now = performance.now();
     left = Math.min(RESETS_AT_ONCE, left + ((now - countedAt) / 1000) * RESETS_PER_SECOND) - 1;
     countedAt = now;
-    if (left < 0 && !session.destroyed) session.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    // Without an error Node sends NO_ERROR in place of the code.
+    if (left < 0 && !session.destroyed) session.destroy(new Error(MANY_RESETS), constants.NGHTTP2_ENHANCE_YOUR_CALM);
   };
   session.on('stream', (stream) => stream.once('close', () => wasGivenUp(stream) && count()));
 }

@@ -3,7 +3,7 @@ import type { HeaderLine } from '../../src/model/headers.js';
 import { startTestApp, type TestApp } from '../support/app.js';
 import { startFakeOrigin, type FakeAnswer, type FakeOrigin, type OriginRequest } from '../support/fake-origin.js';
 import { connect, requestOnce } from '../support/raw-client.js';
-import { startRawOrigin } from '../support/raw-origin.js';
+import { startRawOrigin, type RawExchange, type RawOrigin } from '../support/raw-origin.js';
 import type { WireResponse } from '../support/wire-response.js';
 
 let origin: FakeOrigin;
@@ -357,5 +357,60 @@ describe('an upload that is bound', () => {
     const refused = await create('?0');
     expect([refused.status, refused.header('Location')]).toEqual([403, undefined]);
     expect(refused.body.toString()).toContain('named nobody');
+  });
+});
+
+describe('who is asked and gives no answer of HTTP', () => {
+  type NoAnswer = (exchange: RawExchange) => Promise<void> | void;
+  const halfAHead = 'HTTP/1.1 200 OK\r\nX-A: ';
+  const NO_ANSWERS: [string, NoAnswer][] = [
+    ['101', ({ socket }) => void socket.write('HTTP/1.1 101 S\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n')],
+    ['the end without a byte', ({ socket }) => void socket.end()],
+    ['a reset', ({ socket }) => void socket.resetAndDestroy()],
+    ['half a head, and the end', ({ socket }) => void socket.end(halfAHead)],
+    ['half a head, and nothing', ({ socket }) => void socket.write(halfAHead)],
+    ['nothing', () => undefined],
+  ];
+  let nobody: RawOrigin;
+  let noAnswer: NoAnswer;
+  beforeEach(async () => {
+    nobody = await startRawOrigin((exchange) => noAnswer(exchange));
+  });
+  afterEach(() => nobody.close());
+
+  const askers: [string, () => string, (response: WireResponse) => void][] = [
+    [
+      'the authorization service',
+      () => `authorize: { forward_auth: { url: "${nobody.url}/v", timeout: 300ms } }`,
+      ({ status }) => expect([status, origin.requests.length]).toEqual([503, 0]),
+    ],
+    [
+      'the gate',
+      () => `delivery: { wait: 300ms, gate: { http: "${nobody.url}/g", timeout: 300ms } }`,
+      ({ status }) => expect([status >= 503, origin.requests.length]).toEqual([true, 0]),
+    ],
+    [
+      'the origin of a delivery',
+      () => 'delivery: { timeout: 300ms, retry: { attempts: 1 } }',
+      ({ status }) => expect(status).toBeGreaterThanOrEqual(502),
+    ],
+    [
+      'the origin beforehand',
+      () => 'authorize: { preflight: true }\ndelivery: { timeout: 300ms }',
+      ({ status }) => expect([status, nobody.exchanges.length]).toEqual([201, 2]),
+    ],
+  ];
+
+  test.each(
+    askers.flatMap(([who, settings, told]) => NO_ANSWERS.map(([how, play]) => ({ who, how, settings, told, play }))),
+  )('$who, by $how: the client is told in time', async ({ who, settings, told, play }) => {
+    noAnswer = async (exchange) => {
+      if (who === 'the origin beforehand' && exchange.header('Expect') === undefined)
+        return exchange.respond({ status: 201, body: 'made' });
+      await play(exchange);
+    };
+    const origins = /origin/.test(who) ? nobody : origin;
+    app = await startTestApp({ origin: origins.url, config: settings() });
+    told(await create('?1'));
   });
 });

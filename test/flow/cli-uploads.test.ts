@@ -377,6 +377,12 @@ describe('the admin listener', () => {
       /gives no answer of HTTP/,
     ],
     [
+      'switches protocols',
+      'http',
+      (socket: Socket) => socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n'),
+      /switch to another protocol/,
+    ],
+    [
       'hangs up, as one that speaks TLS',
       'http',
       (socket: Socket) => socket.destroy(),

@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { constants } from 'node:http2';
 import { afterEach, expect, test } from '@jest/globals';
 import type { Exchange } from '../../src/http/exchange.js';
 import { closeDoors, ok, openDoor } from '../support/front-door.js';
@@ -59,4 +61,39 @@ test('a client that gives up a page of requests now and then goes on', async () 
   }
   expect((await client.request({ method: 'GET', target: '/last' })).status).toBe(200);
   await client.close();
+});
+
+test.each([
+  ['ends with ENHANCE_YOUR_CALM where it is one client’s', false],
+  ['goes on, with an upload of another, where it is a front’s that stands for many', true],
+])('a session on which 600 requests are given up %s', async (_, isFront) => {
+  const uploads: Exchange[] = [];
+  const door = await openDoor(
+    (exchange) => (exchange.req.method === 'POST' ? uploads.push(exchange) : exchange.req.resume()),
+    { standsForMany: () => isFront },
+  );
+  const client = await connectH2(door.url);
+  const codes: number[] = [];
+  client.session.on('goaway', (code) => codes.push(code));
+  const ended = once(client.session, 'close');
+  const upload = client.start({ method: 'POST', target: '/up' });
+  await upload.send('hello');
+  for (let round = 0; round < 12 && !client.session.destroyed; round++) {
+    const exchanges = Array.from({ length: 50 }, () =>
+      client.start({ method: 'GET', target: '/' }, { endStream: true }),
+    );
+    for (const exchange of exchanges) exchange.reset();
+    await Promise.all(exchanges.map(({ closed }) => closed));
+    // Whatever they caused has come by then.
+    if (!client.session.destroyed)
+      await Promise.race([ended, new Promise<void>((resolve) => client.session.ping(() => resolve()))]);
+  }
+  if (isFront) {
+    upload.end();
+    await until(() => uploads.length === 1, 'the upload');
+    ok(uploads[0]!);
+    expect((await upload.readFinal()).status).toBe(200);
+  }
+  await client.close();
+  expect(codes).toEqual(isFront ? [] : [constants.NGHTTP2_ENHANCE_YOUR_CALM]);
 });
