@@ -69,9 +69,9 @@ function askOver(question: Question, signal: AbortSignal, connections?: AskConne
         if (authenticatesConnection(fromRawHeaders(response.rawHeaders))) outgoing.shouldKeepAlive = false;
         readShort(response).then(resolve, reject);
       },
-      (error: Error) => {
+      (error: unknown) => {
         // A kept connection may be closed by the service while the question is on its way.
-        if (isStale(outgoing, error)) askOver(question, signal).then(resolve, reject);
+        if (isStale(outgoing, error as NodeJS.ErrnoException)) askOver(question, signal).then(resolve, reject);
         else reject(error);
       },
     );

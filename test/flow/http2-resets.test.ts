@@ -74,19 +74,19 @@ test.each([
   );
   const client = await connectH2(door.url);
   const codes: number[] = [];
-  client.session.on('goaway', (code) => codes.push(code));
+  client.session.on('goaway', (code: number) => codes.push(code));
+  const isOver = (): boolean => client.session.destroyed;
   const ended = once(client.session, 'close');
   const upload = client.start({ method: 'POST', target: '/up' });
   await upload.send('hello');
-  for (let round = 0; round < 12 && !client.session.destroyed; round++) {
+  for (let round = 0; round < 12 && !isOver(); round++) {
     const exchanges = Array.from({ length: 50 }, () =>
       client.start({ method: 'GET', target: '/' }, { endStream: true }),
     );
     for (const exchange of exchanges) exchange.reset();
     await Promise.all(exchanges.map(({ closed }) => closed));
     // Whatever they caused has come by then.
-    if (!client.session.destroyed)
-      await Promise.race([ended, new Promise<void>((resolve) => client.session.ping(() => resolve()))]);
+    if (!isOver()) await Promise.race([ended, new Promise<void>((resolve) => client.session.ping(() => resolve()))]);
   }
   if (isFront) {
     upload.end();
