@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { HealthCheck } from './admin/readiness.js';
-import { unknownProblem } from './admin/upload-view.js';
 import type { Config } from './config/config.js';
 import type { RedisConfig } from './config/store-config.js';
 import { nodeName, writtenNodeName } from './disk/node-name.js';
@@ -21,6 +20,7 @@ import {
   recordsCheck,
   type Storage,
   type StorageRooms,
+  unknownCheck,
 } from './storage.js';
 import { RedisConnection } from './store/redis/redis-connection.js';
 import { RedisLeases } from './store/redis/redis-leases.js';
@@ -111,7 +111,7 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
       storeCheck(connection),
       recordsCheck(setAside),
       ...(shared ? [room.check] : []),
-      unknownCheck(unknown),
+      unknownCheck(() => unknown.known),
     ],
     recover: async () => {
       const isOwn = node !== undefined && config.workers === 1;
@@ -180,15 +180,6 @@ class RoomToShare {
 const NO_ROOM =
   'the disk of the data directory has no room: requests pass through, and uploads can be looked at and ended, but nothing is ' +
   'received, and nobody has tried whether the directory can be shared, until there is room';
-
-/** New uploads and everything that passes through are served as ever, and no restart brings back what another Redis knew. */
-function unknownCheck(unknown: UnknownBytes): HealthCheck {
-  return {
-    name: 'unknown uploads',
-    isOnlyTold: true,
-    check: () => Promise.resolve(unknown.known && unknownProblem(unknown.known)),
-  };
-}
 
 /** For all the processes of one node; a primary process has locked it for its workers. */
 async function ownDirectory({ data, workers }: Config, opened: StorageRooms['opened']): Promise<void> {

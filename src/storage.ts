@@ -1,5 +1,6 @@
 import { constants } from 'node:fs';
 import type { HealthCheck } from './admin/readiness.js';
+import { unknownProblem } from './admin/upload-view.js';
 import type { Config } from './config/config.js';
 import { reportLoss } from './delivery/report.js';
 import { access } from './disk/files.js';
@@ -19,6 +20,7 @@ import type { OldAge, SetAside, UploadStore } from './store/upload-store.js';
 import { recover, recoverOne, recoverRecord, type RecoveryRooms } from './uploads/recovery.js';
 import type { UnknownUploads } from './uploads/unknown-bytes.js';
 import { UnreadableBytes } from './uploads/unreadable-bytes.js';
+import { UnrecordedBytes } from './uploads/unrecorded-bytes.js';
 
 export { assertUsable };
 
@@ -43,6 +45,8 @@ export interface Storage {
   readonly mayLookForOrphans: () => Promise<boolean>;
   /** Since when the spool is this store's. */
   readonly spoolSince: () => Promise<number | undefined>;
+  /** Uploads that the start has found without a record; missing where several stores may be right. */
+  readonly unrecorded?: UnrecordedBytes;
   /** Removes what is old and belongs to no record from where the records are; missing where they are in no directory. */
   readonly clearLeftovers?: (age: OldAge) => Promise<void>;
   /** Uploads that were in the spool when it became this store's. */
@@ -51,7 +55,7 @@ export interface Storage {
   readonly unreadable: UnreadableBytes;
   /** All that is there of uploads and cannot be read: records and bytes. */
   readonly setAside: () => Promise<readonly SetAside[]>;
-  /** What a Redis that was lost has left in the spool; missing where no other process can lose the records. */
+  /** What is in the spool of uploads that the store does not know, and that it should. */
   readonly unknownUploads?: () => UnknownUploads | undefined;
   /** Brings records and bytes together after a crash, before the first request. */
   recover(): Promise<void>;
@@ -126,7 +130,8 @@ export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): 
   const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.lookAgainMs });
   opened.push(() => unreadable.stop());
   const setAside = allSetAside(store, unreadable);
-  const recovery = { ...rooms, store, leases, spool, unreadable, ...lostIn(store) };
+  const unrecorded = new UnrecordedBytes({ log, clock });
+  const recovery = { ...rooms, store, leases, spool, unreadable, unrecorded, ...lostIn(store) };
   store.recoverWith((found) => recoverRecord(found, recovery));
   return {
     store,
@@ -135,7 +140,9 @@ export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): 
     unreadable,
     setAside,
     othersDeliver: false,
-    checks: [directoryCheck(directory), recordsCheck(setAside), roomCheck(store)],
+    unrecorded,
+    unknownUploads: () => unrecorded.known,
+    checks: [directoryCheck(directory), recordsCheck(setAside), roomCheck(store), unknownCheck(() => unrecorded.known)],
     recover: async () => {
       await recover(recovery);
       unreadable.start((id, files) => recoverOne(id, files, recovery));
@@ -189,6 +196,18 @@ export function recordsCheck(setAside: () => Promise<readonly SetAside[]>): Heal
 function roomCheck(store: Pick<EmbeddedStore, 'takesBytes'>): HealthCheck {
   const problem = 'the disk has no room: nothing new is received';
   return { name: 'room', isOnlyTold: true, check: () => Promise.resolve(store.takesBytes ? undefined : problem) };
+}
+
+/** New uploads and everything that passes through are served as ever, and no restart brings back what is not there. */
+export function unknownCheck(known: () => UnknownUploads | undefined): HealthCheck {
+  return {
+    name: 'unknown uploads',
+    isOnlyTold: true,
+    check: () => {
+      const unknown = known();
+      return Promise.resolve(unknown && unknownProblem(unknown));
+    },
+  };
 }
 
 export function directoryCheck(directory: string): HealthCheck {

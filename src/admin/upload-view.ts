@@ -39,7 +39,13 @@ export function unknownView(unknown: UnknownUploads) {
   return { uploads, bytes, since: iso(since), problem: unknownProblem(unknown) };
 }
 
-export function unknownProblem({ uploads, bytes, since }: UnknownUploads): string {
+export function unknownProblem({ uploads, bytes, since, lack }: UnknownUploads): string {
+  if (lack === 'records')
+    return (
+      `the spool has ${uploads} uploads (${bytes} bytes) whose records were not in uploads at the start of ${iso(since)}. ` +
+      'They are removed when the longest limits.max_age is over. If the data directory is a copy, stop, copy the whole ' +
+      'directory and start again'
+    );
   return (
     `the spool has ${uploads} uploads (${bytes} bytes) of another Redis, from before ${iso(since)}; this one does not know ` +
     'them. They are removed when the longest limits.max_age is over. If this is the wrong Redis, database or store.prefix, ' +

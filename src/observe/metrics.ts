@@ -287,8 +287,8 @@ export class Metrics {
   /** Asked at every scrape: what is in the spool of uploads that the store does not know. */
   countUnknown(known: () => { readonly uploads: number; readonly bytes: number } | undefined): void {
     for (const [what, help] of [
-      ['uploads', 'Uploads in the spool that a Redis which was lost, or is another one, has left there.'],
-      ['bytes', 'Bytes in the spool of uploads that a Redis which was lost, or is another one, has left there.'],
+      ['uploads', 'Uploads in the spool that the store does not know: of a Redis that was lost, or without records.'],
+      ['bytes', 'Bytes in the spool of uploads that the store does not know.'],
     ] as const)
       new Gauge({
         name: `rufh_spool_unknown_${what}`,

@@ -10,6 +10,7 @@ import { isAway } from '../store/until-available.js';
 import type { BroughtBack, FoundRecord, UploadStore } from '../store/upload-store.js';
 import { spooledUploads } from './spooled-uploads.js';
 import type { UnreadableBytes } from './unreadable-bytes.js';
+import type { UnrecordedBytes } from './unrecorded-bytes.js';
 
 export interface RecoveryRooms extends EndEars {
   readonly store: UploadStore;
@@ -22,6 +23,8 @@ export interface RecoveryRooms extends EndEars {
    * when the upload needs no bytes any more.
    */
   readonly giveUpLost?: (id: string) => Promise<boolean>;
+  /** Takes what is in the spool without a record, where that is not for the sweep alone. */
+  readonly unrecorded?: UnrecordedBytes;
   /** Of a store that can tell that the last line of a record was damaged: the files that nobody counts may be those of it. */
   readonly hasLostLine?: (id: string) => boolean;
 }
@@ -34,19 +37,23 @@ const MISSING = 'committed bytes are missing from the spool, or do not join';
  * Brings records and bytes back together after a crash, before the first request. Only for a spool that no other process
  * uses. Records whose bytes are missing, or do not follow each other, are given up, never shortened. Bytes that were
  * written but not committed are removed: nothing tells whether the disk has them. Files of uploads that the store does not
- * know are for the sweep, which takes only old ones. An upload that the disk keeps from being looked after stays as it is,
+ * know are for the sweep, which takes only old ones, and are told of. An upload that the disk keeps from being looked after stays as it is,
  * and does not keep the others from being served.
  */
 export async function recover(rooms: RecoveryRooms): Promise<void> {
-  const files = new Map<string, Files>();
-  for await (const { id, files: found } of spooledUploads(rooms.spool, rooms.unreadable.noteUnrecovered))
-    files.set(id, sizesOf(found));
+  const spooled = new Map<string, readonly SpooledChunk[]>();
+  for await (const { id, files } of spooledUploads(rooms.spool, rooms.unreadable.noteUnrecovered))
+    spooled.set(id, files);
+  for (const { id } of await rooms.store.setAside()) spooled.delete(id);
   for await (const upload of everyUpload(rooms.store)) {
+    const own = sizesOf(spooled.get(upload.id) ?? []);
+    spooled.delete(upload.id);
     if (rooms.unreadable.has(upload.id)) continue;
-    const own = files.get(upload.id) ?? new Map<string, number>();
     if (upload.phase === 'receiving') await orNote(upload.id, rooms, () => recoverUnlessRight(upload, own, rooms));
     else await orNote(upload.id, rooms, () => giveUpUnlessWhole(upload, own, rooms));
   }
+  for (const [id, left] of spooled) rooms.unrecorded?.note(id, left);
+  rooms.unrecorded?.tell();
 }
 
 /**
@@ -67,6 +74,7 @@ export async function recoverOne(
   node?: string,
 ): Promise<void> {
   const upload = await rooms.store.get(id);
+  if (!upload) rooms.unrecorded?.note(id, files);
   if (upload?.node !== node) return;
   if (upload?.phase === 'receiving') await recoverReceiving(upload, sizesOf(files), rooms);
   else if (upload) await giveUpUnlessWhole(upload, sizesOf(files), rooms);

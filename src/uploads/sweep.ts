@@ -11,6 +11,7 @@ import type { OldAge, UploadStore } from '../store/upload-store.js';
 import { spooledUploads, type SpooledUpload } from './spooled-uploads.js';
 import { SteadyClock } from './steady-clock.js';
 import type { UnreadableBytes } from './unreadable-bytes.js';
+import type { UnrecordedBytes } from './unrecorded-bytes.js';
 
 export interface SweepOptions {
   readonly store: UploadStore;
@@ -40,6 +41,8 @@ export interface SweepOptions {
   readonly mayLookForOrphans?: () => Promise<boolean>;
   /** Takes the uploads whose files cannot be listed. */
   readonly unreadable: UnreadableBytes;
+  /** Uploads that were found without a record: they may be of a backup that is not complete. */
+  readonly unrecorded?: UnrecordedBytes;
   /** Removes what is old and belongs to no record from where the records are. */
   readonly clearLeftovers?: (age: OldAge) => Promise<void>;
 }
@@ -159,16 +162,24 @@ export class Sweep {
     const since = (await this.options.spoolSince?.()) ?? -Infinity;
     const takenOver = await this.options.takenOver?.();
     const { orphanAgeMs, longestAgeMs = orphanAgeMs } = this.options;
-    for await (const spooled of spooledUploads(spool, this.options.unreadable.note)) {
+    const listed = new Set<string>();
+    const unlisted = (id: string, fault: Error): void => {
+      listed.add(id);
+      this.options.unreadable.note(id, fault);
+    };
+    for await (const spooled of spooledUploads(spool, unlisted)) {
       const { id, files } = spooled;
+      listed.add(id);
       if (setAside.has(id)) continue;
-      // One of a store that may come back stays as long as an upload of that store may.
-      const isOthers = takenOver?.has(id) === true || files.some(({ modifiedAt }) => modifiedAt < since);
+      // One of a store, or of a record, that may come back stays as long as an upload of that store may.
+      const isNamed = takenOver?.has(id) === true || this.options.unrecorded?.has(id) === true;
+      const isOthers = isNamed || files.some(({ modifiedAt }) => modifiedAt < since);
       const leastMs = isOthers ? Math.max(orphanAgeMs, longestAgeMs) : orphanAgeMs;
       const old = files.filter((file) => isOurs(file) && this.isOld(file, leastMs, before));
       if (old.length > 0)
         await this.orNote(id, 'old files of an upload were not removed', () => this.clear(spooled, old));
     }
+    this.options.unrecorded?.keepOnly(listed);
   }
 
   private async clear({ id, files }: SpooledUpload, old: readonly SpooledChunk[]): Promise<void> {

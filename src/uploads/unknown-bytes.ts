@@ -23,8 +23,10 @@ export interface UnknownBytesOptions {
 export interface UnknownUploads {
   readonly uploads: number;
   readonly bytes: number;
-  /** When the spool was taken over. */
+  /** When the spool was taken over, or the start that found them. */
   readonly since: number;
+  /** `store`: they are of another one. `records`: those are missing. */
+  readonly lack: 'store' | 'records';
 }
 
 /**
@@ -67,7 +69,7 @@ export class UnknownBytes {
   private async look(): Promise<void> {
     const takeovers = await this.options.takeovers();
     if (takeovers === undefined) return void (this.found = undefined);
-    const found = { uploads: 0, bytes: 0, since: takeovers.since };
+    const found = { uploads: 0, bytes: 0, since: takeovers.since, lack: 'store' as const };
     for (const id of takeovers.ids) await this.add(id, found);
     this.found = found.uploads > 0 ? found : undefined;
     if (!this.found) await this.options.forget(takeovers);

@@ -9,6 +9,7 @@ import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { recover } from '../../src/uploads/recovery.js';
 import { Sweep } from '../../src/uploads/sweep.js';
 import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
+import { UnrecordedBytes } from '../../src/uploads/unrecorded-bytes.js';
 import { answer, attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
@@ -18,6 +19,7 @@ let directory: TemporaryDirectory;
 let store: EmbeddedStore;
 let spool: LocalSpool;
 let id: string;
+let unrecorded: UnrecordedBytes;
 
 const told = { log: silentLog(), clock: Date.now };
 const pathOf = (...names: string[]): string => join(directory.path, ...names);
@@ -58,6 +60,7 @@ async function start(looked: () => Promise<unknown> = () => Promise.resolve()): 
   await age();
   store = await EmbeddedStore.open({ directory: directory.path, sync: 'group', log: told.log });
   const unreadable = new UnreadableBytes({ spool, ...told });
+  unrecorded = new UnrecordedBytes(told);
   const watched = Object.create(spool) as LocalSpool;
   watched.size = async (...args) => {
     await looked();
@@ -68,6 +71,7 @@ async function start(looked: () => Promise<unknown> = () => Promise.resolve()): 
     store,
     spool: watched,
     unreadable,
+    unrecorded,
     leases: new EmbeddedLeases(store),
     metrics: new Metrics(),
     giveUpLost: (lost) => store.giveUpLost(lost),
@@ -76,7 +80,7 @@ async function start(looked: () => Promise<unknown> = () => Promise.resolve()): 
 }
 
 /** Rounds of the sweep in the hours to come, as long as the upload has time. */
-async function sweep(): Promise<void> {
+async function sweep(hours = 5): Promise<void> {
   let passedMs = 0;
   const sweeping = new Sweep({
     store,
@@ -90,8 +94,9 @@ async function sweep(): Promise<void> {
     everyMs: HOUR,
     orphanAgeMs: HOUR,
     longestAgeMs: 24 * HOUR,
+    unrecorded,
   });
-  for (let hour = 0; hour < 5; hour++, passedMs += HOUR)
+  for (let hour = 0; hour < hours; hour++, passedMs += HOUR)
     for (let round = 0; round < 10; round++) await sweeping.sweep();
 }
 
@@ -159,6 +164,23 @@ describe('a backup that was copied only in part', () => {
     await rename(pathOf('later'), pathOf('spool', id, name));
     await start();
     expect(await store.get(id)).toMatchObject({ phase, offset: 15 });
+  });
+
+  test('has bytes without a record, which stay as long as an upload may, and are told of until they go', async () => {
+    await rename(recordPath(), pathOf('later'));
+    await start();
+    expect(unrecorded.known).toMatchObject({ uploads: 1, bytes: 15 });
+    await sweep(20);
+    expect(await readdir(pathOf('spool', id))).toHaveLength(3);
+    expect(unrecorded.known).toMatchObject({ uploads: 1, bytes: 15 });
+    await rename(pathOf('later'), recordPath());
+    await start();
+    expect([unrecorded.known, await store.get(id)]).toMatchObject([undefined, { phase: 'receiving', offset: 15 }]);
+    await rename(recordPath(), pathOf('later'));
+    await start();
+    await sweep(25);
+    expect(await readdir(pathOf('spool'))).not.toContain(id);
+    expect(unrecorded.known).toBeUndefined();
   });
 
   test('is so without any bytes, too', async () => {
