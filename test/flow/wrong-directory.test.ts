@@ -98,7 +98,8 @@ test.each<Start>(['embedded', 'shared', 'local'])('an earlier version’s direct
   expect(await offsetIn(app, upload)).toBe('4');
   const mark = JSON.parse(await readFile(inData('rufh-proxy.json'), 'utf8')) as object;
   const id = (await stage.mark()).trim();
-  expect(mark).toEqual({ format: 1, store: of === 'embedded' ? 'embedded' : 'redis', id, complete: true });
+  const node = of === 'local' ? { node: await readFile(inData('node'), 'utf8') } : {};
+  expect(mark).toEqual({ format: 1, store: of === 'embedded' ? 'embedded' : 'redis', id, complete: true, ...node });
   await stage.stopApps();
   expect(await offsetIn(await STARTS[of](), upload)).toBe('4');
 });
