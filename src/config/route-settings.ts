@@ -1,4 +1,5 @@
 import * as z from 'zod';
+import { patternForm } from '../model/path-form.js';
 import { routeAccess } from './authorize-settings.js';
 import { routeDelivery } from './delivery-settings.js';
 import { boolean, duration, httpUrl, isNull, oneOf, scalar, size, sizeOrNull, text } from './scalars.js';
@@ -47,6 +48,8 @@ export const headerSettings = {
   ),
 };
 
+const PATTERN = /^\/\S*$/;
+
 const match = z.strictObject({
   path: z
     .union([pathPattern(), z.array(pathPattern()).min(1, 'at least one path')])
@@ -94,12 +97,22 @@ export const routeSettings = z.strictObject({
   ...routeAccess,
 });
 
+/** Taken into the normal form of paths, because in any other one it would never match. */
 function pathPattern() {
-  return text({
-    form: /^\/\S*$/,
-    allowed: 'a path pattern that begins with /, such as /api/files/**',
-    unit: 'pattern',
-  });
+  return z
+    .unknown()
+    .transform((found, context): string => {
+      const form = typeof found === 'string' && PATTERN.test(found) ? patternForm(found) : undefined;
+      if (form && 'pattern' in form) return form.pattern;
+      const message = 'a path pattern that begins with /, such as /api/files/**';
+      context.issues.push({
+        code: 'custom',
+        message: form ? `a path pattern, ${form.problem}` : message,
+        input: found,
+      });
+      return z.NEVER;
+    })
+    .meta({ type: 'string', pattern: PATTERN.source, unit: 'pattern' });
 }
 
 function method() {

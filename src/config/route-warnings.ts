@@ -4,7 +4,7 @@ import type { RouteConfig } from './route-config.js';
 import { type Contradiction } from './route-contradictions.js';
 import { buildRoutes } from './routes.js';
 import type { Settings } from './schema.js';
-import type { Route } from '../model/route.js';
+import { asksByPath, type Route } from '../model/route.js';
 
 /** Routes that probably do not do what was meant. */
 export function routeWarnings(config: Config, settings: Settings): Contradiction[] {
@@ -13,11 +13,32 @@ export function routeWarnings(config: Config, settings: Settings): Contradiction
   const top = openInPart([], defaultRoute);
   return [
     ...unreachable(config),
+    ...alwaysRefused(config),
+    ...openMethods(config),
     ...top,
     ...routes.flatMap(({ route }, index) =>
       top.length > 0 && inherits(index) ? [] : openInPart(['routes', index], route),
     ),
   ];
+}
+
+/** A route that asks refuses paths with several readings (`docs/access.md`), be they those of its patterns. */
+function alwaysRefused({ routes }: Config): Contradiction[] {
+  return routes.flatMap(({ paths, route }, index) => {
+    const odd = paths.filter((pattern) => /\/\/|%(?:2F|5C|[01][0-9A-F]|7F)/.test(pattern));
+    if (odd.length === 0 || !asksByPath(route)) return [];
+    const problem = `has ${odd.join(' and ')}, which is refused with 400 on a route that asks: servers read // and escaped slashes, backslashes and control characters in several ways`;
+    return [{ path: ['routes', index, 'match'], problem }];
+  });
+}
+
+/** The first match wins, and a method that the route does not name is another route's. */
+function openMethods({ routes, defaultRoute }: Config): Contradiction[] {
+  return routes.flatMap(({ methods, route: { authorize } }, index) => {
+    if (!methods || !authorize.forwardAuth || defaultRoute.authorize.forwardAuth) return [];
+    const problem = `asks \`forward_auth\` for ${methods.join(', ')} only: every other method goes on to the next route, and a form field such as _method may turn POST into one of these; leave \`methods\` out, unless the others are for everybody`;
+    return [{ path: ['routes', index, 'match', 'methods'], problem }];
+  });
 }
 
 /** Stands for every method that no route names. */

@@ -13,11 +13,21 @@ export function warnings(config: Config, settings: Settings): Contradiction[] {
   return [
     ...adminWarnings(settings.admin),
     ...secretFiles(settings).flatMap(({ path, file }) => exposedSecret(path, file)),
+    ...trustsEverybody(config),
     ...routeWarnings(config, settings),
     ...everyRoute(config, neverEager),
     ...repeatedByGateways([], defaultRoute),
     ...routes.flatMap(({ route, methods }, index) => repeatedByGateways(['routes', index], route, methods)),
   ];
+}
+
+/** Any client could then say where it comes from, and what it calls this server. */
+function trustsEverybody({ trustedProxies }: Config): Contradiction[] {
+  return trustedProxies.flatMap(({ cidr }, index) => {
+    if (!cidr.endsWith('/0')) return [];
+    const problem = `trusts every address (${cidr}): any client can say where it comes from; name the addresses of your proxies`;
+    return [{ path: ['trusted_proxies', index], problem }];
+  });
 }
 
 function secretFiles({ store, cluster }: Settings): { path: SettingPath; file: string | null }[] {

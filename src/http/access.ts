@@ -162,12 +162,12 @@ export class Access {
  */
 function questionOf(head: RequestHead, route: Route, url: string, via?: string): HeaderLine[] {
   const { authority, connection, httpVersion, scheme } = head;
-  const { peerAddress, peerIsTrusted } = connection;
+  const { peerAddress, peerIsTrusted, clientAddress } = connection;
   const fields = clientFields(endToEnd(head.headers), route);
   const own = withoutFields(fields, new Set([...OF_THE_BODY, 'host'])).filter(([name]) => !isAboutTheTarget(name));
   return [
     ['Host', new URL(url).host],
-    ...withForwarding(own, { peerAddress, peerIsTrusted, scheme, authority, httpVersion }, via),
+    ...withForwarding(own, { peerAddress, peerIsTrusted, clientAddress, scheme, authority, httpVersion }, via),
     ['X-Forwarded-Method', head.method],
     ['X-Forwarded-Uri', head.target],
   ];

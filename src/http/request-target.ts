@@ -1,3 +1,4 @@
+import { escaped, normalForm, resolveDots } from '../model/path-form.js';
 import { withoutEnd } from '../model/without-end.js';
 
 export interface Target {
@@ -43,23 +44,6 @@ function pathOf(target: string): string {
   return target.split('?', 1)[0]!;
 }
 
-/**
- * RFC 3986 §6.2.2, without dot segments: escaped unreserved characters unescaped, other escapes in capitals, and what has
- * to be escaped escaped. Bytes beyond ASCII come as Latin-1.
- */
-function normalForm(path: string): string {
-  return path
-    .replace(/%([0-9A-Fa-f]{2})/g, (escape, hex: string) => {
-      const character = String.fromCharCode(parseInt(hex, 16));
-      return /[A-Za-z0-9._~-]/.test(character) ? character : escape.toUpperCase();
-    })
-    .replace(/[\0-\x20"<>`{}\x7f-\xff]/g, escaped);
-}
-
-function escaped(byte: string): string {
-  return `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`;
-}
-
 /** What makes servers read one path in different ways, and clients have no need of. */
 const FLAWS: readonly (readonly [form: RegExp, flaw: string])[] = [
   [/%(?![0-9A-F]{2})/, 'a % that begins no escape'],
@@ -92,19 +76,6 @@ function hidesStructure(asSent: string): boolean {
     folded.split('/').length !== asSent.split('/').length ||
     dotSegments(folded) > dotSegments(asSent)
   );
-}
-
-/** RFC 3986 §5.2.4. */
-function resolveDots(path: string): string {
-  const kept: string[] = [];
-  const segments = path.split('/').slice(1);
-  segments.forEach((segment, at) => {
-    const isDot = segment === '.' || segment === '..';
-    if (segment === '..') kept.pop();
-    if (!isDot) kept.push(segment);
-    else if (at === segments.length - 1) kept.push('');
-  });
-  return `/${kept.join('/')}`;
 }
 
 /** Longer paths with oddities are not worth the time that all their readings take. */

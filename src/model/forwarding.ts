@@ -7,6 +7,8 @@ export interface ForwardingFacts {
   /** As the socket shows it; empty for a Unix socket. */
   readonly peerAddress: string;
   readonly peerIsTrusted: boolean;
+  /** The original client, as far as trusted proxies tell of it. */
+  readonly clientAddress?: string;
   readonly scheme: string;
   readonly authority: string;
   /** Of the request as we received it. */
@@ -22,7 +24,7 @@ export function withForwarding(headers: Headers, facts: ForwardingFacts, via = P
   const peer = plainAddress(facts.peerAddress);
   const hops = facts.peerIsTrusted ? receivedHops(headers) : [];
   const nodes = [...hops.flatMap((hop) => hop.for ?? []), ...(peer === '' ? [] : [peer])];
-  const lines: HeaderLine[] = headers.filter(([name]) => !isReplaced(name, facts.peerIsTrusted));
+  const lines: HeaderLine[] = headers.filter((line) => !isReplaced(line, facts));
   lines.push(['Forwarded', forwardedValue(headers, hops, peer, facts)]);
   if (nodes.length > 0) lines.push(['X-Forwarded-For', nodes.join(', ')]);
   if (facts.authority !== '') lines.push(['X-Forwarded-Host', facts.authority]);
@@ -51,11 +53,36 @@ const OURS = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-for
 
 /**
  * Fields like X-Forwarded-Port, X-Real-IP or X-Original-URL are a proxy's word as well: only a trusted one's is passed on.
- * Applications that believe the last of these take another path for the requested one.
+ * Of those that it may not know, and so pass on from its client, none is: it keeps `OF_TRUSTED_PROXIES`, and an address of the
+ * client where that is the one which it tells of.
  */
-function isReplaced(name: string, peerIsTrusted: boolean): boolean {
+function isReplaced(
+  [name, value]: HeaderLine,
+  facts: Pick<ForwardingFacts, 'peerIsTrusted' | 'clientAddress'>,
+): boolean {
   const key = fieldKey(name);
-  return OURS.has(key) || (!peerIsTrusted && isSaidByProxies(key));
+  if (OURS.has(key)) return true;
+  if (!facts.peerIsTrusted) return isSaidByProxies(key) || tellsAddress(key);
+  if (OF_ANY_CLIENT.test(key)) return plainAddress(value.trim()) !== plainAddress(facts.clientAddress ?? '');
+  return OF_PROXIES.test(key) && !namesOtherTarget(key) && !OF_TRUSTED_PROXIES.test(key);
+}
+
+const OF_TRUSTED_PROXIES =
+  /^x-forwarded-(?:port|prefix|user|name|email|groups?|roles?|preferred-username|access-token|id-token)$/;
+
+/** Names by which applications are told the client's address; each of them is believed by some. */
+const OF_ANY_CLIENT =
+  /^(?:x-)?(?:real-ip|client-ip|cluster-client-ip|remote-(?:ip|addr)|(?:wl-)?proxy-client-ip|proxyuser-ip)$/;
+
+/** The same for names that belong to one service in front: theirs is the client that no chain of ours reaches. */
+const OF_A_SERVICE =
+  /^(?:true-client-ip|cf-connecting-ip(?:v6)?|fastly-client-ip|x-azure-(?:clientip|socketip)|x-appengine-user-ip|x-envoy-(?:external-address|internal))$/;
+
+/** What else proxies say of a connection by names that no client has need of. */
+const OF_THE_CONNECTION = /^(?:x-forwarded|forwarded-for|front-end-https|x-url-scheme|x-arr-ssl)$/;
+
+function tellsAddress(key: string): boolean {
+  return OF_ANY_CLIENT.test(key) || OF_A_SERVICE.test(key) || OF_THE_CONNECTION.test(key);
 }
 
 /** Whether proxies say by this name, in the form of `fieldKey`, where and how a request came to them. */
@@ -65,7 +92,8 @@ export function isSaidByProxies(key: string): boolean {
 
 /** Whether a field is about the hops that a request has come by, so that not everybody's word counts. */
 export function tellsOfHops(name: string): boolean {
-  return OURS.has(fieldKey(name)) || isSaidByProxies(fieldKey(name));
+  const key = fieldKey(name);
+  return OURS.has(key) || isSaidByProxies(key) || tellsAddress(key);
 }
 
 /** `X-Script-Name`: the part of the path that a proxy took off; applications take it off once more. */
@@ -78,7 +106,10 @@ const OF_PROXIES = /^x-(?:(?:forwarded|original|rewrite)-|real-ip$|script-name$)
 export function originTrailers(trailers: Headers, route: FieldRules): HeaderLine[] {
   const never = new Set([...NEVER_BEHIND_A_BODY, ...(route.delivery?.credentials ?? []).map(fieldKey)]);
   return originFields(trailers, route).filter(
-    ([name]) => !never.has(fieldKey(name)) && !asksForMethod(fieldKey(name)) && !isReplaced(name, false),
+    ([name, value]) =>
+      !never.has(fieldKey(name)) &&
+      !asksForMethod(fieldKey(name)) &&
+      !isReplaced([name, value], { peerIsTrusted: false }),
   );
 }
 

@@ -125,3 +125,21 @@ describe('a route', () => {
     expect(doubtsOf(yaml)).toEqual(told.map((form) => expect.stringMatching(form)));
   });
 });
+
+test.each([
+  ['trusted_proxies: [0.0.0.0/0]', 'trusts every address'],
+  ['trusted_proxies: [{ cidr: "::/0" }]', 'trusts every address'],
+  ['routes: [{ match: { path: /a/**, methods: [PUT] }, authorize: { forward_auth: "http://b" } }]', 'for PUT only'],
+  ['routes: [{ match: { path: //a/** }, authorize: { forward_auth: "http://b" } }]', 'refused with 400'],
+  ['routes: [{ match: { path: /a%2fb/** }, authorize: { forward_auth: "http://b" } }]', 'refused with 400'],
+])('%s is told: %s', (yaml, told) => {
+  expect(doubtsOf(yaml)).toEqual([expect.stringContaining(told)]);
+});
+
+test.each([
+  'trusted_proxies: [10.0.0.0/8]',
+  'routes: [{ match: { path: /a/** }, authorize: { forward_auth: "http://b" } }]',
+  'routes: [{ match: { path: //a/** } }]',
+])('%s is not', (yaml) => {
+  expect(doubtsOf(yaml)).toEqual([]);
+});

@@ -106,6 +106,38 @@ describe('what the origin is told of the hops before us', () => {
   });
 });
 
+describe('names by which proxies say where a request comes from', () => {
+  const behind = { ...trusted, clientAddress: '198.51.100.1' };
+  const kept = (name: string, value: string, facts: ForwardingFacts): boolean =>
+    withForwarding([[name, value]], facts).some(([field, said]) => field === name && said === value);
+
+  /** `same`: a trusted proxy's where it says the address of the client. */
+  test.each([
+    ...['X-Real-IP', 'X-Client-IP', 'Client-IP', 'X-Cluster-Client-IP', 'X-Remote-Addr', 'Client_IP'].map((name) => [
+      name,
+      'same',
+    ]),
+    ...['WL-Proxy-Client-IP', 'X-ProxyUser-Ip', 'x.real.ip'].map((name) => [name, 'same']),
+    ...['CF-Connecting-IP', 'True-Client-IP', 'Fastly-Client-IP', 'X-Azure-ClientIP'].map((name) => [name, 'trusted']),
+    ...['X-Forwarded-Port', 'X-Forwarded-Prefix', 'X-Forwarded-User', 'X-Forwarded-Roles'].map((name) => [
+      name,
+      'trusted',
+    ]),
+    ...['X-Forwarded', 'Front-End-Https', 'X-Url-Scheme', 'Forwarded-For', 'X-ARR-SSL'].map((name) => [
+      name,
+      'trusted',
+    ]),
+    ...['X-Original-URL', 'X-Rewrite-URL', 'X-Forwarded-Uri'].map((name) => [name, 'trusted']),
+    ...['Ssl', 'Scheme', 'Server', 'By', 'Client-Cert', 'Anything'].map((word) => [`X-Forwarded-${word}`, 'never']),
+    ...['X-Script-Name', 'X-Original-Host', 'X_Forwarded_Ssl'].map((name) => [name, 'never']),
+    ...['X-Request-Id', 'Client-Name', 'X-Client-Version', 'X-Real-IP-Count'].map((name) => [name, 'anybody']),
+  ])('%s is passed on from: %s', (name, from) => {
+    expect(kept(name, '198.51.100.1', stranger)).toBe(from === 'anybody');
+    expect(kept(name, '198.51.100.1', behind)).toBe(from !== 'never');
+    expect(kept(name, '10.9.9.9', behind)).toBe(from === 'anybody' || from === 'trusted');
+  });
+});
+
 describe('a request that this proxy has sent before', () => {
   const via = viaName('3f0c9a17be42');
 

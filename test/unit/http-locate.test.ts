@@ -318,3 +318,38 @@ describe('a pattern with a slash at its end', () => {
     expect(located({ routes: [{ name: 'p', match: { path: '/tr/' } }] }, 'GET', '/tr')).toBe('default /tr');
   });
 });
+
+describe('a pattern that is not in the normal form of paths', () => {
+  test.each([
+    ['/ü/**', '/%C3%BC/x', 'p /%C3%BC/x'],
+    ['/ü/**', '/\xc3\xbc/x', 'p /%C3%BC/x'],
+    ['/low%c3%bc/**', '/low%C3%BC/x', 'p /low%C3%BC/x'],
+    ['/low%c3%bc/**', '/low%c3%bc/x', 'p /low%C3%BC/x'],
+    ['/%61pi/**', '/api/x', 'p /api/x'],
+    ['/%61pi/**', '/%61pi/x', 'p /api/x'],
+    ['/{ü,%62}/**', '/b/x', 'p /b/x'],
+    ['/{ü,%62}/**', '/%c3%bc/x', 'p /%C3%BC/x'],
+    ['/%7eu/**', '/~u/x', 'p /~u/x'],
+    ['/a"b/**', '/a"b/x', 'p /a%22b/x'],
+    ['/sp%20ace/**', '/sp%20ace/x', 'p /sp%20ace/x'],
+  ])('%s protects %j', (path, received, expected) => {
+    expect(located({ routes: [{ name: 'p', match: { path }, authorize: ASKED }] }, 'GET', received)).toBe(expected);
+  });
+
+  test.each([
+    ['/x/../b/**', '/b/**'],
+    ['/./b/**', '/b/**'],
+    ['/x/%2e%2E/b', '/b'],
+    ['/x/..', '/'],
+    ['/[aü]/**', 'ASCII'],
+    ['/[%61%C3]/**', 'ASCII'],
+  ])('%s would never match, and is a mistake that says what would: %s', (path, word) => {
+    for (const one of [path, ['/ok', path]]) {
+      const { config, found } = check({ origin: 'http://o', routes: [{ match: { path: one } }] });
+      expect([config, found.map(({ mistake }) => mistake.problem)]).toEqual([
+        undefined,
+        [expect.stringContaining(word)],
+      ]);
+    }
+  });
+});
