@@ -80,19 +80,20 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers, via
 }
 
 /**
- * The upload as its completing request makes it, where the authorization service was asked about that one again: what the
- * service has said then, and no credential that it has not seen with it. Two identities are never mixed.
+ * The upload as its completing request makes it: with its credentials, and where the authorization service was asked about
+ * that one again, what the service has said then and no credential that it has not seen with it. Two identities are never mixed.
  */
 export function completedBy(
   upload: Upload,
-  { delivery }: Route,
+  route: Route,
   { credentials, addedHeaders }: { readonly credentials: Headers; readonly addedHeaders?: Headers },
 ): Upload {
-  if (addedHeaders === undefined) return upload;
+  // Here, and not for the head alone: a form takes its fields from the same request.
+  const newer = withCredentials(upload.request.headers, credentials, route);
+  if (addedHeaders === undefined) return { ...upload, request: { ...upload.request, headers: newer } };
   const brought = new Set(credentials.map(([name]) => name.toLowerCase()));
-  const older = new Set((delivery.credentials ?? CREDENTIALS).filter((name) => !brought.has(name)));
-  const headers = withoutFields(upload.request.headers, older);
-  return { ...upload, addedHeaders, request: { ...upload.request, headers } };
+  const older = new Set((route.delivery.credentials ?? CREDENTIALS).filter((name) => !brought.has(name)));
+  return { ...upload, addedHeaders, request: { ...upload.request, headers: withoutFields(newer, older) } };
 }
 
 /** What is known of an upload's request before its bytes, for an origin that is asked about it beforehand. */

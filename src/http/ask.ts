@@ -69,9 +69,10 @@ function askOver(question: Question, signal: AbortSignal, connections?: AskConne
         if (authenticatesConnection(fromRawHeaders(response.rawHeaders))) outgoing.shouldKeepAlive = false;
         readShort(response).then(resolve, reject);
       },
-      (error: unknown) => {
+      (reason: unknown) => {
+        const error = reason as NodeJS.ErrnoException;
         // A kept connection may be closed by the service while the question is on its way.
-        if (isStale(outgoing, error as NodeJS.ErrnoException)) askOver(question, signal).then(resolve, reject);
+        if (isStale(outgoing, error)) askOver(question, signal).then(resolve, reject);
         else reject(error);
       },
     );

@@ -60,30 +60,40 @@ export class Watch {
   }
 }
 
-/** Copies `body` into the response at the pace of its reader; `cut` when it fails or has another size than announced. */
+/**
+ * Copies `body` into the response at the pace of its reader; `cut` when it fails or has another size than announced. `begin`
+ * writes the head, with the first bytes or the end of the body: of one that fails before, `nothing` was said.
+ */
 export async function pump(
   body: AsyncIterable<Uint8Array>,
   res: NodeJS.WritableStream,
   watch: Watch,
   announcedSize: number | undefined,
-): Promise<'whole' | 'client-left' | 'cut'> {
+  begin: () => void,
+): Promise<'whole' | 'client-left' | 'cut' | 'nothing'> {
   const source = body[Symbol.asyncIterator]();
   let size = 0;
+  let hasBegun = false;
   try {
     for (;;) {
-      const step = await watch.until(source.next());
+      // Whoever made the body knows why it failed; the client can only be shown that it did.
+      const step = await watch.until(source.next()).catch(() => 'failed' as const);
       if (!step) return 'client-left';
-      if (step.done) return announcedSize === undefined || size === announcedSize ? 'whole' : 'cut';
-      size += step.value.length;
-      if (announcedSize !== undefined && size > announcedSize) return 'cut';
+      if (step !== 'failed' && !step.done) size += step.value.length;
+      const isWrong = announcedSize !== undefined && (size > announcedSize || (isEnd(step) && size < announcedSize));
+      if (step === 'failed' || isWrong) return hasBegun ? 'cut' : 'nothing';
+      if (!hasBegun) begin();
+      hasBegun = true;
+      if (step.done) return 'whole';
       if (!res.write(step.value)) await watch.until(drained(res));
     }
-  } catch {
-    // Whoever made the body knows why it failed; the client can only be shown that it did.
-    return 'cut';
   } finally {
     stopSource(body, source);
   }
+}
+
+function isEnd(step: IteratorResult<Uint8Array> | 'failed'): boolean {
+  return step !== 'failed' && step.done === true;
 }
 
 /** Tells a body that nobody will read it. */

@@ -30,14 +30,15 @@ export async function sendReply(exchange: Exchange, reply: Reply): Promise<Sent>
   try {
     if (watch.isGone) return 'client-left';
     const lines = linesOf(reply, exchange);
+    let ended: Sent | 'nothing';
     try {
-      writeHead(exchange, reply, lines);
+      ended = await writeBody(exchange, reply, lines, watch);
     } catch (error) {
       if (!(error instanceof HeadTooLarge)) throw error;
       if (typeof reply.body === 'object') giveUp(reply.body);
       return await sendReply(exchange, problemReply({ status: 502, detail: LARGE_HEAD }));
     }
-    const ended = await writeBody(exchange, reply, lines, watch);
+    if (ended === 'nothing') return await sendReply(exchange, problemReply({ status: 502, detail: NO_CONTENT }));
     if (ended === 'cut') cutOff(exchange, lines);
     return ended === 'whole' ? await watch.finished() : ended;
   } finally {
@@ -47,6 +48,9 @@ export async function sendReply(exchange: Exchange, reply: Reply): Promise<Sent>
 }
 
 const LARGE_HEAD = 'The header fields of the answer are larger than this client takes over HTTP/2.';
+
+const NO_CONTENT =
+  'The answer broke off before any of its content was here. What was asked for may have been done all the same.';
 
 /** How long and how much of an unwanted body is still read, so that its sender finds the time to read the answer. */
 const UNWANTED_BODY: DiscardLimits = { bytes: 16 * 1024 * 1024, ms: 5000 };
@@ -129,19 +133,23 @@ function writeHttp2Head(res: Http2ServerResponse, status: number, fields: Outgoi
 }
 
 async function writeBody(
-  { req, res }: Exchange,
-  { status, body, trailers }: Reply,
+  exchange: Exchange,
+  reply: Reply,
   lines: readonly HeaderLine[],
   watch: Watch,
-): Promise<Sent> {
+): Promise<Sent | 'nothing'> {
+  const { req, res } = exchange;
+  const { status, body, trailers } = reply;
+  const begin = (): void => writeHead(exchange, reply, lines);
   const hasNone = req.method === 'HEAD' || status === 204 || status === 304;
   if (typeof body !== 'object' || hasNone) {
+    begin();
     if (typeof body === 'object') giveUp(body);
     endWith(res, typeof body === 'object' || hasNone ? '' : (body ?? ''));
     return 'whole';
   }
   const announced = fieldValue(lines, 'content-length');
-  const ended = await pump(body, res, watch, announced === undefined ? undefined : Number(announced));
+  const ended = await pump(body, res, watch, announced === undefined ? undefined : Number(announced), begin);
   if (ended !== 'whole') return ended;
   const last = trailers?.() ?? [];
   if (last.length > 0) addTrailers(res, last);

@@ -112,6 +112,20 @@ const KINDS: readonly Kind[] = [
     problem: /head of the answer is larger/,
   },
   {
+    name: 'a first chunk that never comes',
+    play: ({ socket }) => void socket.write('HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n'),
+    problem: /not whole after 0.4 s/,
+    takesTime: true,
+    isOfBody: true,
+  },
+  {
+    name: 'an extension of its first chunk that drips',
+    play: (exchange) => drip(exchange, 'aaaa', 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;'),
+    problem: /not whole after 0.4 s/,
+    takesTime: true,
+    isOfBody: true,
+  },
+  {
     name: 'a body that is announced too large',
     play: ({ socket }) => void socket.write('HTTP/1.1 200 OK\r\nContent-Length: 10001\r\n\r\nx'),
     problem: /larger than 10000 bytes/,

@@ -157,7 +157,7 @@ describe('a reply', () => {
   test('that cannot be sent fails before anything was sent, and gives its body up', async () => {
     const failures: unknown[] = [];
     const door = await openDoor((exchange) => {
-      const source = new Readable({ read: () => undefined });
+      const source = new Readable({ read: () => void source.push('a') });
       void sendReply(exchange, { status: 200, headers: [['X', 'a\nb']], body: source }).catch((error: unknown) => {
         failures.push((error as NodeJS.ErrnoException).code, source.destroyed);
         void sendReply(exchange, { status: 500, headers: [] });
