@@ -3,12 +3,14 @@ import { withDefaults } from './defaults.js';
 import { endpoint, headerName } from './request-scalars.js';
 import { boolean, duration, oneOf, text } from './scalars.js';
 
-/** Fields that belong to a connection or frame a body: no answer of an authority can say them to the origin. */
-const NOT_TO_COPY = /^(?:connection|content-length|host|keep-alive|te|trailer|transfer-encoding|upgrade)$/i;
+/** Fields that belong to a connection, frame a body or are ours to say: no answer of an authority can say them to the origin. */
+const NOT_TO_COPY =
+  /^(?:connection|content-length|date|expect|forwarded|host|idempotency-key|keep-alive|proxy-connection|te|trailer|transfer-encoding|tus-.*|upgrade|upload-.*|via|x-forwarded-(?:for|host|proto))$/i;
 
 const copiedHeader = text({
   form: new RegExp(`^(?!${NOT_TO_COPY.source.slice(1)})${headerName.form.source.slice(1)}`, 'i'),
-  allowed: 'the name of a header such as Remote-User that neither belongs to the connection nor frames the body',
+  allowed:
+    'the name of a header such as Remote-User that neither belongs to the connection, frames the body nor is ours to say',
 });
 
 const forwardAuth = z.strictObject({

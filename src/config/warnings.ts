@@ -16,6 +16,8 @@ export function warnings(config: Config, settings: Settings): Contradiction[] {
     ...trustsEverybody(config),
     ...routeWarnings(config, settings),
     ...everyRoute(config, neverEager),
+    ...everyRoute(config, passesTheGate),
+    ...everyRoute(config, boundByToken),
     ...repeatedByGateways([], defaultRoute),
     ...routes.flatMap(({ route, methods }, index) => repeatedByGateways(['routes', index], route, methods)),
   ];
@@ -53,6 +55,23 @@ function neverEager(path: SettingPath, { delivery }: Route): Contradiction[] {
     'is eager, and no delivery ever is: eager ones take half of `concurrency`, rounded down, which is none of ' +
     `${delivery.concurrency}. Allow the origin 2 requests or more, or write spool`;
   return [{ path: [...path, 'delivery', 'mode'], against: [...path, 'delivery', 'concurrency'], problem }];
+}
+
+/** Told also where it is meant: who reads the file later takes the gate for one that sees all. */
+function passesTheGate(path: SettingPath, { delivery, plainBodies, resumable }: Route): Contradiction[] {
+  if (!delivery.gate || plainBodies !== 'pass' || !resumable) return [];
+  const problem =
+    'is pass, so that ordinary request bodies reach the origin without the gate; write spool, or leave it out';
+  return [{ path: [...path, 'plain_bodies'], against: [...path, 'delivery', 'gate'], problem }];
+}
+
+function boundByToken(path: SettingPath, { bindTo }: Route): Contradiction[] {
+  if (bindTo === 'principal') return [];
+  return bindTo.flatMap((name, index) => {
+    if (!/^(?:authorization|cookie)$/i.test(name)) return [];
+    const problem = `names ${name}, which clients renew: whoever does loses the upload; name an API key, or write principal`;
+    return [{ path: [...path, 'bind_to', index], problem }];
+  });
 }
 
 /** RFC 9110 §9.2.2. */

@@ -114,7 +114,7 @@ describe('a value that is not allowed is told with what is', () => {
     ],
     [
       'authorize: { forward_auth: { url: http://b, copy_headers: [content-length] } }',
-      '2:60: authorize.forward_auth.copy_headers[0]: found "content-length", allowed is the name of a header such as Remote-User that neither belongs to the connection nor frames the body',
+      '2:60: authorize.forward_auth.copy_headers[0]: found "content-length", allowed is the name of a header such as Remote-User that neither belongs to the connection, frames the body nor is ours to say',
     ],
     [
       'bind_to: Authorization',

@@ -127,6 +127,8 @@ describe('a route', () => {
 });
 
 test.each([
+  ['bind_to: [Authorization]', 'names Authorization, which clients renew'],
+  ['plain_bodies: pass\ndelivery: { gate: { http: "http://g" } }', 'without the gate'],
   ['trusted_proxies: [0.0.0.0/0]', 'trusts every address'],
   ['trusted_proxies: [{ cidr: "::/0" }]', 'trusts every address'],
   ['routes: [{ match: { path: /a/**, methods: [PUT] }, authorize: { forward_auth: "http://b" } }]', 'for PUT only'],
@@ -137,9 +139,27 @@ test.each([
 });
 
 test.each([
+  'bind_to: [X-Api-Key]',
+  'delivery: { gate: { http: "http://g" } }',
   'trusted_proxies: [10.0.0.0/8]',
   'routes: [{ match: { path: /a/** }, authorize: { forward_auth: "http://b" } }]',
   'routes: [{ match: { path: //a/** } }]',
 ])('%s is not', (yaml) => {
   expect(doubtsOf(yaml)).toEqual([]);
+});
+
+test.each([
+  'Via',
+  'Date',
+  'Expect',
+  'Upload-Complete',
+  'Tus-Resumable',
+  'X-Forwarded-For',
+  'forwarded',
+  'Idempotency-Key',
+  'TE',
+])('copy_headers with %s is a mistake', (name) => {
+  expect(() => doubtsOf(`authorize: { forward_auth: { url: "http://b", copy_headers: [X-Ok, ${name}] } }`)).toThrow(
+    /copy_headers\[1\]|copy_headers.*1/,
+  );
 });
