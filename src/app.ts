@@ -33,7 +33,14 @@ import type { Routes } from './model/route.js';
 import type { Log } from './observe/log.js';
 import { Metrics, type Figures } from './observe/metrics.js';
 import { openRedisStorage } from './redis-storage.js';
-import { type Closing, openEmbeddedStorage, type Storage, type StorageRooms, TIMINGS } from './storage.js';
+import {
+  type Closing,
+  openEmbeddedStorage,
+  type Storage,
+  type StorageRooms,
+  type Timings,
+  TIMINGS,
+} from './storage.js';
 import { isAway } from './store/until-available.js';
 import type { Totals } from './store/upload-store.js';
 import { SteadyClock } from './uploads/steady-clock.js';
@@ -63,9 +70,6 @@ export interface App {
 
 /** For what the last deliveries have come to, when they took all the time there was. */
 const LAST_WORDS_MS = 500;
-
-/** How long a process may stand still within a delivery, beyond its claim, before others take what it learned for lost. */
-const RETURN_MS = 15_000;
 
 const MEBIBYTE = 1024 * 1024;
 
@@ -108,7 +112,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   });
   const via = viaName(randomBytes(6).toString('hex'));
   const clocks = { clock: Date.now, monotonic, expiryClock };
-  const rooms = { ...storage, ...clocks, log, metrics, via, routes: buildRoutes(config) };
+  const rooms = { ...storage, ...clocks, log, metrics, via, timings, routes: buildRoutes(config) };
   const health: Health = { isListening: false };
   const checks = [listeningCheck(health), drainingCheck(health), ...storage.checks];
   const operators: { desk?: UploadsDesk; drain?: DrainDesk } = {};
@@ -223,6 +227,7 @@ type Rooms = Storage & {
   /** The name by which this proxy knows itself again. */
   readonly via: string;
   readonly clock: () => number;
+  readonly timings: Timings;
   /** Milliseconds by a clock that nobody sets. */
   readonly monotonic: () => number;
   readonly expiryClock: () => number;
@@ -234,7 +239,8 @@ function buildDelivery(config: Config, rooms: Rooms): Delivery {
     ...rooms,
     origin: new UndiciOrigin(),
     worker: randomUUID(),
-    returnMs: rooms.othersDeliver ? RETURN_MS : 0,
+    claimMs: rooms.timings.claimMs,
+    returnMs: rooms.othersDeliver ? rooms.timings.returnMs : 0,
     random: Math.random,
     stopGraceMs: config.stop.graceMs,
   });

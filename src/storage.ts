@@ -81,6 +81,10 @@ export interface Timings {
   readonly lookAgainMs: number;
   /** How often a spool that was taken over is searched for what its store before has left. */
   readonly unknownBytesMs: number;
+  /** How long a process that stands still within a delivery keeps the right to it. */
+  readonly claimMs: number;
+  /** How much longer others wait for what it learned, before they take that for lost. */
+  readonly returnMs: number;
 }
 
 export const TIMINGS: Timings = {
@@ -90,6 +94,8 @@ export const TIMINGS: Timings = {
   spoolWatchMs: 20_000,
   lookAgainMs: 5_000,
   unknownBytesMs: 60_000,
+  claimMs: 15_000,
+  returnMs: 15_000,
 };
 
 /** What opening needs besides the configuration. */

@@ -2,6 +2,7 @@
 // looked after and ended can be seen without a server for the store.
 import { startApp } from '../../src/app.js';
 import { serve, type StartApp } from '../../src/cli/serve.js';
+import { sourcesOf } from './program-flags.js';
 
 const startAlone: StartApp = (config, log, version) => {
   const worker = process.env['RUFH_WORKER'] ?? '0';
@@ -16,14 +17,4 @@ const startAlone: StartApp = (config, log, version) => {
   );
 };
 
-await serve({ ...flagsOf(process.argv.slice(3)), env: {} }, 'test', startAlone);
-
-function flagsOf(line: readonly string[]): { file?: string; flags: Record<string, string> } {
-  const flags: Record<string, string> = {};
-  for (let at = 0; at < line.length; at += 2) {
-    const name = line[at]!.slice(2).replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
-    flags[name] = line[at + 1]!;
-  }
-  const { config: file, ...others } = flags;
-  return file === undefined ? { flags } : { file, flags: others };
-}
+await serve(sourcesOf(process.argv.slice(3)), 'test', startAlone);

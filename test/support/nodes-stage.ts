@@ -15,6 +15,8 @@ export interface NodesStageOptions {
   /** Settings besides those of the store, the spool and the cluster, as YAML. */
   readonly config?: string;
   readonly flags?: readonly string[];
+  /** What the nodes run in place of the built binary. */
+  readonly program?: Pick<ProxyOptions, 'program' | 'nodeFlags'>;
 }
 
 /** With `everysec` a Redis that is killed may lose two seconds: it replies before it writes while its disk is busy. */
@@ -130,8 +132,9 @@ export class NodesStage {
   }
 
   private processOptions(at: number, { ports, data }: Place): ProxyOptions {
-    const { origin, flags } = this.options;
+    const { origin, flags, program } = this.options;
     return {
+      ...program,
       origin,
       data,
       flags,
