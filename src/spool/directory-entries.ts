@@ -29,8 +29,16 @@ const STORE_ID = new RegExp(`^${UUID}\\s*$`);
 const LAST_START = /^\{"number":\d+\}\s*$/;
 
 /** Names that file systems, desktops and version control give by themselves: with nothing else, a directory is empty. */
-const OF_SYSTEMS =
-  /^(lost\+found|aquota\.(user|group)|[.~]snapshots?|\.zfs|\.nfs[0-9a-f]+|(\._)?\.DS_Store|\.gitkeep|\.keep)$/;
+export const SYSTEM_NAMES: readonly string[] = [
+  ...['lost+found', 'aquota.user', 'aquota.group'],
+  ...['.snapshot', '.snapshots', '~snapshot', '~snapshots', '.zfs', '.nfs…'],
+  ...['.DS_Store', '._.DS_Store', '.gitkeep', '.keep'],
+];
+
+/** `…` stands for a number in hexadecimal digits. */
+const OF_SYSTEMS = new RegExp(
+  `^(${SYSTEM_NAMES.map((name) => name.replace(/[.+]/g, '\\$&').replace('…', '[0-9a-f]+')).join('|')})$`,
+);
 
 const MARKS: readonly Form[] = [
   { name: /^\.store$/, kind: 'file', likeness: oursIf((text) => STORE_ID.test(text)) },

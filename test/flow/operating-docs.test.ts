@@ -1,6 +1,7 @@
 import { expect, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';
 import { startFakeOrigin } from '../support/fake-origin.js';
+import { SYSTEM_NAMES } from '../../src/spool/directory-entries.js';
 import { startProxy } from '../support/proxy.js';
 
 const page = readFileSync(new URL('../../docs/operating.md', import.meta.url), 'utf8');
@@ -44,4 +45,9 @@ test('every reason why an upload is undelivered is explained', () => {
     .map((reason) => reason.replaceAll("'", '`'));
   expect(reasons.length).toBeGreaterThan(3);
   for (const reason of reasons) expect(rows(reason)).toHaveLength(1);
+});
+
+test('the page names every entry with which a directory still counts as empty', () => {
+  const named = rows('empty, or not there')[0]![0]!.match(/`[^`]+`/g)!;
+  expect(named.map((name) => name.slice(1, -1))).toEqual(SYSTEM_NAMES);
 });

@@ -8,6 +8,7 @@ import { lockText } from '../../src/disk/lock-text.js';
 import { assertUsable } from '../../src/spool/data-directory.js';
 import type { StoreKind } from '../../src/spool/directory-rules.js';
 import { thisOwner } from '../../src/store/embedded/lock-owner.js';
+import { SYSTEM_NAMES } from '../../src/spool/directory-entries.js';
 import { snapshotLine } from '../../src/store/embedded/record-lines.js';
 import { newRecord } from '../../src/store/embedded/upload-record.js';
 import { newId, newUpload } from '../contract/sample-upload.js';
@@ -218,9 +219,11 @@ describe.each<StoreKind>(['embedded', 'redis'])('a start with the store "%s"', (
     ['a record under another id', 'foreign', () => put(`uploads/${newId()}.log`, RECORD)],
     ['settings of a web server', 'foreign', () => put('uploads/.htaccess', '')],
     ['a copy of a mark', 'foreign', () => put('rufh-proxy.json-old', '{"format":1}')],
-    ...['lost+found', '.snapshot', '.snapshots', '.zfs', '.nfs000000000a1b2c3d', '.DS_Store', '.gitkeep', '.keep'].map(
+    ...SYSTEM_NAMES.map((name) => name.replace('…', '000000000a1b2c3d')).map(
       (name): [string, string, () => Promise<void>] => [`nothing but ${name}`, 'ok', () => put(name, '')],
     ),
+    ['names that only resemble those', 'foreign', () => putBoth(['aquota.users', ''], ['lostfound', ''])],
+    ['a name of a network disk without its number', 'foreign', () => put('.nfs', '')],
     [
       'lost+found in both halves',
       'ok',
