@@ -52,7 +52,7 @@ export default tseslint.config(
       'src/cli/uploads.ts',
       'src/disk/drafts.ts',
       'src/spool/spool-use.ts',
-      'src/store/embedded/{embedded-store,load,lock-file,record-lines,records}.ts',
+      'src/store/embedded/{embedded-store,load,lock-file,machine,record-lines,records}.ts',
       'src/store/redis/redis-connection.ts',
     ],
     rules: { 'no-restricted-properties': 'off' },

@@ -6,6 +6,8 @@ export interface LockOwner {
   readonly processStart?: string;
   readonly pidNamespace?: string;
   readonly boot?: string;
+  /** When its machine was started, by the clock of the wall as it was when the lock was taken; missing in older locks. */
+  readonly bootedAt?: number;
   readonly host: string;
   /** For people. */
   readonly since: string;

@@ -1,5 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { utimesSync } from 'node:fs';
 import { readdir, readFile, stat, unlink, utimes, writeFile } from 'node:fs/promises';
 import { hostname, uptime } from 'node:os';
 import { join } from 'node:path';
@@ -18,6 +19,8 @@ const children: ChildProcess[] = [];
 const fast: DirectoryLockOptions = { heartbeatMs: 40, staleMs: 200 };
 /** Nothing may depend on waiting where death or life can be proved. */
 const unhurried: DirectoryLockOptions = { heartbeatMs: 600_000, staleMs: 6_000_000 };
+
+const DAY_MS = 86_400_000;
 
 const path = (): string => join(directory.path, 'lock');
 
@@ -160,6 +163,26 @@ describe('a lock that was left behind', () => {
     // Or it would be taken for one of the next holder's.
     await beat;
     await within(take(fast), 'the takeover');
+  });
+
+  // Issue 8: a clock that is set by a day, forward or back, while the owner lives.
+  test.each([
+    ['forward by a day', -DAY_MS],
+    ['forward by twenty seconds', -20_000],
+    ['back by twenty seconds', 20_000],
+    ['back by a day', DAY_MS],
+  ])('in another container, since when the clock was set %s, is watched before it is taken over', async (_, byMs) => {
+    const { bootedAt, ...rest } = await elsewhere({ pidNamespace: 'pid:[1]', nonce: 'elsewhere' });
+    for (const owner of [{ ...rest, bootedAt: bootedAt! + byMs }, rest]) {
+      await leaveBehind(owner, -byMs);
+      const taking = DirectoryLock.take(directory.path, fast);
+      const beating = setInterval(() => utimesSync(path(), new Date(), new Date()), 5);
+      await expect(taking.finally(() => clearInterval(beating))).rejects.toMatchObject({ code: 'DIRECTORY_IN_USE' });
+      // However late its last beat was by the clock: nobody waits longer than for a fresh one.
+      await leaveBehind(owner, -byMs);
+      await within(take(fast), 'the takeover');
+      await held.pop()!.release();
+    }
   });
 
   test('half-written or foreign is left alone while it is fresh, and taken over later', async () => {

@@ -1,10 +1,10 @@
-import { uptime } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { close, fstat, link, open, readAll, readdir, unlinkIfThere, writeNew } from '../../disk/files.js';
 import { type LockOwner, lockRemains, lockText, parseOwner } from '../../disk/lock-text.js';
 import { hasCode, isNoRoom } from '../../disk/storage-fault.js';
 import { judge } from './lock-owner.js';
+import { bootedAt } from './machine.js';
 
 /** How silence is read where nothing can be proved: in another container, or on another machine. */
 export interface Patience {
@@ -95,13 +95,19 @@ async function placeWithoutLink(path: string, text: string): Promise<boolean> {
 }
 
 /**
- * Whether our clock is the one that the owner's heartbeat was told by. A name is no machine: a container that was moved to
- * another one keeps it. Only where its last beat is from before this machine started can it be of an earlier run of it.
+ * Whether the clock says how old the owner's last beat is. A name is no machine: a container that was moved to another one
+ * keeps it. On this machine the clock may have been set since the lock was taken, which a living owner survives. Of another
+ * boot it can only be an earlier run of this machine where its last beat is from before this one began.
  */
 function isOfOurClock({ owner, beatAt }: FoundLock, self: LockOwner): boolean {
   if (owner?.host !== self.host) return false;
-  return owner.boot === self.boot || beatAt < Date.now() - uptime() * 1000;
+  const startedAt = bootedAt();
+  if (owner.boot !== self.boot) return beatAt < startedAt;
+  return owner.bootedAt !== undefined && Math.abs(owner.bootedAt - startedAt) < UNSURE_MS;
 }
+
+/** Two readings of the clock and of the machine's age are not of one moment. */
+const UNSURE_MS = 1000;
 
 /**
  * Waits for a heartbeat. On one machine the clock says how long it has been silent already; another machine's clock may

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { LockOwner } from '../../disk/lock-text.js';
 import { hasCode } from '../../disk/storage-fault.js';
-import { bootId, pidNamespace, processStart } from './machine.js';
+import { bootedAt, bootId, pidNamespace, processStart } from './machine.js';
 
 export async function thisOwner(): Promise<LockOwner> {
   return {
@@ -11,6 +11,7 @@ export async function thisOwner(): Promise<LockOwner> {
     processStart: await processStart(process.pid),
     pidNamespace: await pidNamespace(),
     boot: await bootId(),
+    bootedAt: bootedAt(),
     host: hostname(),
     since: new Date().toISOString(),
   };

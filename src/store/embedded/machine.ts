@@ -1,4 +1,5 @@
 import { readFile, readlink } from 'node:fs/promises';
+import { uptime } from 'node:os';
 
 /** Tells one run of the operating system from another; undefined where the system does not say. */
 export async function bootId(): Promise<string | undefined> {
@@ -28,4 +29,9 @@ async function unlessMissing(reading: Promise<string>): Promise<string | undefin
   } catch {
     return undefined;
   }
+}
+
+/** When this machine was started, by the clock of the wall as it is now: within a boot it changes only when that is set. */
+export function bootedAt(): number {
+  return Date.now() - Math.round(uptime() * 1000);
 }
