@@ -188,7 +188,7 @@ function areWhole(chunks: readonly Chunk[], { offset }: Upload, files: Files): b
 /** An ordinary request whose body was not complete went with its connection. */
 async function removeBrokenOff(upload: Upload, rooms: RecoveryRooms): Promise<void> {
   await removeBytesOfBrokenOff(upload, rooms);
-  await rooms.store.remove(upload.id);
+  await rooms.store.remove(upload.id, upload.clientKey);
 }
 
 async function removeBytesOfBrokenOff({ id }: Upload, { spool, log }: Pick<RecoveryRooms, 'spool' | 'log'>) {

@@ -1,15 +1,18 @@
 import { mkdir, readdir, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import type { Phase } from '../../src/model/upload.js';
+import { type Phase, PLAIN } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { forgetNode } from '../../src/uploads/forget-node.js';
-import { recoverNode } from '../../src/uploads/recovery.js';
+import { recover, recoverNode } from '../../src/uploads/recovery.js';
 import { Sweep, type SweepOptions } from '../../src/uploads/sweep.js';
 import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
+import { newUpload } from '../contract/sample-upload.js';
+import { openRedis, settingsFor } from '../support/opened-redis.js';
+import { startRedis } from '../support/redis-servers.js';
 import { ReceivingRoom } from '../support/receiving-room.js';
 import { StoreReach } from '../support/store-reach.js';
 import { until } from '../support/temporary.js';
@@ -104,6 +107,26 @@ describe('a node that starts on its own disk', () => {
     expect(await spooled()).toEqual(new Set([unknown, moved]));
   });
 });
+
+test.each(['embedded', 'redis'] as const)(
+  'an ordinary request that broke off when its process ended leaves its client’s key to nobody (%s)',
+  async (kind) => {
+    const server = kind === 'redis' ? await startRedis() : undefined;
+    const redis = server && (await openRedis(settingsFor(server.port)));
+    const keyed = redis?.store ?? room.store;
+    try {
+      const upload = { ...newUpload(), dialect: PLAIN, clientKey: 'a key' };
+      await keyed.createFirst(upload);
+      expect(await keyed.holderOf('a key')).toBe(upload.id);
+      await recover({ ...rooms(), store: keyed, leases: new EmbeddedLeases(room.store) });
+      expect(await keyed.get(upload.id)).toBeUndefined();
+      expect(await keyed.holderOf('a key')).toBeUndefined();
+    } finally {
+      await redis?.close();
+      await server?.stop();
+    }
+  },
+);
 
 describe('a sweep of one of many', () => {
   test('removes old files of uploads that are unknown or elsewhere, and keeps what was promised of its own', async () => {

@@ -1,4 +1,7 @@
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterEach, expect, test } from '@jest/globals';
+import { machineFiles, useFileSystem } from '../../src/disk/files.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { startTestApp, type TestApp } from '../support/app.js';
@@ -76,12 +79,46 @@ const WAYS: Record<string, readonly [how: Way, phase: string]> = {
   '/invalid': [complete, 'invalid'],
 };
 
-test.each(['embedded', 'redis'] as const)('each end is told and counted once, with the %s store', async (kind) => {
+/** The machine's disk, but the first removal of each file and directory fails. Gives the paths of those that did. */
+function refuseFirstRemovals(): ReadonlySet<string> {
+  const refused = new Set<string>();
+  const once = (remove: (path: string) => Promise<void>) => async (path: string) => {
+    const isFirst = AN_UPLOADS.test(path) && !refused.has(path);
+    if (!isFirst) return remove(path);
+    refused.add(path);
+    throw Object.assign(new Error(`EIO: i/o error, '${path}'`), { code: 'EIO', syscall: 'unlink' });
+  };
+  useFileSystem({
+    ...machineFiles,
+    removeTree: once((path) => machineFiles.removeTree(path)),
+    unlink: once((path) => machineFiles.unlink(path)),
+    rmdir: once((path) => machineFiles.rmdir(path)),
+  });
+  return refused;
+}
+
+const AN_UPLOADS = /\/[\w-]{32}(\.log|\/[^/]+)?$/;
+
+async function isNothingLeft(data: string): Promise<boolean> {
+  const names = await Promise.all(
+    [join(data, 'spool'), join(data, 'uploads')].map((path) => readdir(path).catch(() => [])),
+  );
+  return !names.flat().some((name) => /^[\w-]{32}/.test(name));
+}
+
+const STORES = (['embedded', 'redis'] as const).flatMap((kind) => [
+  { kind, disk: 'a healthy disk' } as const,
+  { kind, disk: 'a disk that refuses each removal once' } as const,
+]);
+
+test.each(STORES)('each end is told and counted once, with the $kind store, on $disk', async ({ kind, disk }) => {
+  const isSick = disk !== 'a healthy disk';
   const redis = kind === 'redis' ? await startRedis() : undefined;
   const store = redis ? `store: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\n` : '';
   let app: TestApp;
   const config = `${store}limits: { max_age: 2s }\ndelivery: { keep_answer: 1s }`;
   stage = await Stage.open({ config }, async (options) => (app = await startTestApp(options)));
+  const refused = isSick ? refuseFirstRemovals() : new Set();
   try {
     const ended = Object.entries(WAYS).map(async ([target, [how, phase]]) => {
       const answers = target === '/hung-up/twice' ? Infinity : 1;
@@ -99,10 +136,13 @@ test.each(['embedded', 'redis'] as const)('each end is told and counted once, wi
     expect(told.map(([target, phases]) => [target, phases])).toEqual(
       told.map(([target, , wanted]) => [target, wanted]),
     );
+    await until(() => isNothingLeft(stage.app.data), 'every byte to be removed');
+    expect(refused.size > 0).toBe(isSick);
     const figures = (await app!.operators.figures()).find(({ name }) => name === 'rufh_uploads_ended_total')!;
     const counted = Object.fromEntries(figures.values.map(({ labels, value }) => [String(labels['phase']), value]));
     expect(counted).toEqual({ answered: 2, cancelled: 3, undelivered: 2, expired: 1, invalid: 1 });
   } finally {
+    useFileSystem();
     await redis?.stop();
   }
 });
