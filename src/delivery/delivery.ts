@@ -65,6 +65,8 @@ export interface ResultRequest {
   readonly addedHeaders?: Headers;
   /** Ends the waiting. */
   readonly to: AbortSignal;
+  /** Nobody can get an answer any more: ends looking through a kept one; `to` when it is missing. */
+  readonly gone?: AbortSignal;
   /** How long to wait for the answer; the route's `waitMs` when not given, and never longer. */
   readonly waitMs?: number;
   /** The upload as it was a moment ago. */
@@ -120,12 +122,12 @@ export class Delivery {
    * ends with the route's patience, or with the signal and its reason; the delivery goes on. Fails with a `Fault`.
    */
   async result(id: string, request: ResultRequest): Promise<DeliveryResult> {
-    const { credentials = [], addedHeaders, to, waitMs = Infinity, onInterim } = request;
+    const { credentials = [], addedHeaders, to, gone = to, waitMs = Infinity, onInterim } = request;
     await this.noted(id, to);
     const seen = request.known && lasts(request.known) ? request.known : await this.asItIs(id, request);
     const known = this.mayBeNoted(seen) ? await this.afterTheNote(id, request) : seen;
     if (!known) return { kind: 'gone' };
-    if (known.phase === 'answered' || this.stays(known, credentials)) return this.settledResult(known);
+    if (known.phase === 'answered' || this.stays(known, credentials)) return this.settledResult(known, gone);
     if (known.phase === 'receiving') throw new Error('an upload that is not whole cannot be delivered');
     const { delivery } = routeOf(known, this.rooms.routes);
     const patience = { ...delivery.retry, waitMs: Math.min(waitMs, delivery.waitMs) };
@@ -133,7 +135,8 @@ export class Delivery {
     const running = this.running.get(id);
     running?.join({ credentials, addedHeaders });
     const run = running ?? this.begin(id, { by: 'client', credentials, addedHeaders, known });
-    return this.toDeliveryResult(id, await run.audience.outcome(to, patience, onInterim), to, until);
+    const signals = { to, gone };
+    return this.toDeliveryResult(id, await run.audience.outcome(to, patience, onInterim), signals, until);
   }
 
   /**
@@ -205,9 +208,9 @@ export class Delivery {
     return 'begun';
   }
 
-  /** The recorded answer of an answered upload; undefined when it is lost. */
-  kept(upload: Upload): Promise<RelayedAnswer | undefined> {
-    return keptAnswer(upload, { ...this.rooms, lostAnswers: this.lostAnswers });
+  /** The recorded answer of an answered upload; undefined when it is lost. Fails with the signal and its reason. */
+  kept(upload: Upload, to: AbortSignal): Promise<RelayedAnswer | undefined> {
+    return keptAnswer(upload, { ...this.rooms, lostAnswers: this.lostAnswers }, to);
   }
 
   /** Takes up deliveries that nobody drives: those of a process that died at once, those that become due from then on. */
@@ -322,45 +325,45 @@ export class Delivery {
   private async toDeliveryResult(
     id: string,
     result: RunResult | Pending,
-    to: AbortSignal,
+    { to, gone }: { readonly to: AbortSignal; readonly gone: AbortSignal },
     until: number,
   ): Promise<DeliveryResult> {
     switch (result.kind) {
       case 'tape':
         return { kind: 'answered', upload: result.upload, answer: result.tape.relay() };
       case 'undelivered':
-        return this.undelivered(result.upload, result.why);
+        return this.undelivered(result.upload, result.why, gone);
       case 'pending':
-        return this.pending(id, result);
+        return this.pending(id, result, gone);
       case 'failed':
         throw result.error;
       case 'elsewhere': {
         const settled = await settledWithin(this.rooms.store, id, to, until - this.rooms.monotonic());
-        return settled === 'late' ? this.pending(id, { kind: 'pending' }) : this.settledResult(settled);
+        return settled === 'late' ? this.pending(id, { kind: 'pending' }, gone) : this.settledResult(settled, gone);
       }
     }
   }
 
-  private async settledResult(upload: Upload | undefined): Promise<DeliveryResult> {
+  private async settledResult(upload: Upload | undefined, gone: AbortSignal): Promise<DeliveryResult> {
     if (upload?.phase === 'answered') {
-      const answer = await this.kept(upload);
+      const answer = await this.kept(upload, gone);
       return answer ? { kind: 'answered', upload, answer } : { kind: 'answer-lost', upload };
     }
-    if (upload?.undelivered) return this.undelivered(upload, upload.undelivered);
+    if (upload?.undelivered) return this.undelivered(upload, upload.undelivered, gone);
     return { kind: 'gone', upload };
   }
 
-  private async undelivered(upload: Upload, why: Undelivered): Promise<DeliveryResult> {
-    const answer = why.answer && (await this.kept(upload));
+  private async undelivered(upload: Upload, why: Undelivered, gone: AbortSignal): Promise<DeliveryResult> {
+    const answer = why.answer && (await this.kept(upload, gone));
     if (answer) return { kind: 'parked', upload, answer };
     const { retry } = routeOf(upload, this.rooms.routes).delivery;
     const seconds = retryAfterSeconds(upload.attempts.at(-1), retry, this.rooms.clock());
     return { kind: 'undelivered', upload, why, retryAfterSeconds: seconds };
   }
 
-  private async pending(id: string, { why, dueAt }: Pending): Promise<DeliveryResult> {
+  private async pending(id: string, { why, dueAt }: Pending, gone: AbortSignal): Promise<DeliveryResult> {
     const upload = await this.rooms.store.atOnce.get(id);
-    if (!upload || upload.phase === 'answered') return this.settledResult(upload);
+    if (!upload || upload.phase === 'answered') return this.settledResult(upload, gone);
     const now = this.rooms.monotonic();
     const { retry } = routeOf(upload, this.rooms.routes).delivery;
     return {

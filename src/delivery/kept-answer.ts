@@ -22,14 +22,19 @@ export interface KeptRooms {
 /**
  * The recorded answer of an upload, or the challenge it was parked with, as often as it is asked for. All of it is read and
  * found right first, so that a client hears of a lost one with a status; undefined then, and the log and a figure tell.
+ * Looking through it ends with the signal, and fails with its reason: the client that wanted the answer has left.
  */
-export async function keptAnswer(upload: Upload, rooms: KeptRooms): Promise<RelayedAnswer | undefined> {
+export async function keptAnswer(
+  upload: Upload,
+  rooms: KeptRooms,
+  to: AbortSignal,
+): Promise<RelayedAnswer | undefined> {
   const answer = upload.answer ?? upload.undelivered?.answer;
   if (!answer) throw new Fault('RECORD_DAMAGED', 'an answered upload has no answer', false);
   if (answer.body.in === 'nowhere') return withoutBody(answer);
   const { status, reason, headers, trailers, bodySize } = answer;
   try {
-    const body = await bodyOf(upload.id, answer, rooms);
+    const body = await bodyOf(upload.id, answer, rooms, to);
     return { status, reason, headers, bodySize, body, trailers: () => trailers };
   } catch (fault) {
     if (!(fault instanceof Fault) || fault.code !== 'BYTES_LOST') throw fault;
@@ -71,12 +76,17 @@ const NO_BODY =
 
 const DESCRIBES_BODY = /^(content-.*|etag|last-modified|accept-ranges|repr-digest|digest|transfer-encoding|trailer)$/i;
 
-async function bodyOf(id: string, answer: Answer, { store, spool }: KeptRooms): Promise<AsyncIterable<Uint8Array>> {
+async function bodyOf(
+  id: string,
+  answer: Answer,
+  { store, spool }: KeptRooms,
+  to: AbortSignal,
+): Promise<AsyncIterable<Uint8Array>> {
   const { body, bodySize } = answer;
   if (bodySize === 0) return Readable.from([]);
   if (body.in === 'spool') {
     const chunk: Chunk = { name: body.name, start: 0, size: bodySize, crc: body.crc };
-    await finished(spool.read(id, [chunk]).resume());
+    await lookThrough(spool.read(id, [chunk]), to);
     return spool.read(id, [chunk]) as AsyncIterable<Uint8Array>;
   }
   const bytes = await store.answerBody(id);
@@ -84,6 +94,17 @@ async function bodyOf(id: string, answer: Answer, { store, spool }: KeptRooms): 
   const isRight = bytes?.length === bodySize && (crc === undefined || crc32(bytes) === crc);
   if (!isRight) throw new Fault('BYTES_LOST', 'the body of a kept answer is missing or damaged', false);
   return Readable.from([bytes]);
+}
+
+async function lookThrough(body: Readable, to: AbortSignal): Promise<void> {
+  try {
+    await finished(body.resume(), { signal: to });
+  } catch (error) {
+    // A disk that hangs is not waited for: the block that is being read is the last one.
+    body.on('error', () => undefined).destroy();
+    to.throwIfAborted();
+    throw error;
+  }
 }
 
 /** Fails as unavailable when the upload was moved to another node or has just expired: then nothing is lost. */

@@ -17,7 +17,7 @@ import type { Access, Admission } from './access.js';
 import type { Trust } from './client-address.js';
 import type { Cors } from './cors.js';
 import type { Discovery } from './discovery.js';
-import { type Exchange, destroyExchange, hasLeft } from './exchange.js';
+import { type Exchange, destroyExchange, hasLeft, whileHere } from './exchange.js';
 import { type InterimOptions, Interims } from './interim.js';
 import { locate } from './locate.js';
 import type { PassThrough } from './pass-through.js';
@@ -173,7 +173,8 @@ export class Entry {
     const isHere = !found.fault && !relay?.isElsewhere(found.upload?.node);
     if (found.page && isHere && head.method !== 'OPTIONS') {
       noted.kind = 'retrieve';
-      await answerEarly(exchange, withUnknownEnd(cors.apply(await pages.reply(found, head), head), undefined));
+      const reply = await whileHere(exchange, (left) => pages.reply(found, head, left));
+      if (reply) await answerEarly(exchange, withUnknownEnd(cors.apply(reply, head), undefined));
       return;
     }
     const detected = detect(head, found.place, { finalInterim });

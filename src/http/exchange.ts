@@ -68,6 +68,25 @@ export function hasLeft(exchange: Exchange): boolean {
   return isHttp2(exchange) ? exchange.res.stream.destroyed : exchange.req.socket.destroyed;
 }
 
+/** Does something that is of use only as long as the client is there: its signal is aborted when it leaves, which gives undefined. */
+export async function whileHere<T>(
+  exchange: Exchange,
+  task: (left: AbortSignal) => Promise<T>,
+): Promise<T | undefined> {
+  const left = new AbortController();
+  const leave = (): void => left.abort(new Error('the client has left'));
+  exchange.res.once('close', leave);
+  if (hasLeft(exchange)) leave();
+  try {
+    return await task(left.signal);
+  } catch (error) {
+    if (left.signal.aborted) return undefined;
+    throw error;
+  } finally {
+    exchange.res.off('close', leave);
+  }
+}
+
 /** Ends the exchange so that nobody can take what was sent for a whole answer: the connection goes, or the stream is reset. */
 export function destroyExchange(exchange: Exchange): void {
   if (!isHttp2(exchange)) {

@@ -29,17 +29,18 @@ export interface UploadPagesOptions {
 export class UploadPages {
   constructor(private readonly options: UploadPagesOptions) {}
 
-  async reply({ upload, page, route }: Found, head: RequestHead): Promise<Reply> {
+  /** Fails with the signal and its reason when the client leaves before. */
+  async reply({ upload, page, route }: Found, head: RequestHead, to: AbortSignal): Promise<Reply> {
     const { method } = head;
     if (method !== 'GET' && method !== 'HEAD')
       return problemReply({ status: 405, detail: 'This can only be read.' }, [['Allow', 'GET, HEAD']]);
     if (!upload) return problemReply(NOT_FOUND);
-    return page === 'answer' ? this.answer(upload, route, head) : status(upload);
+    return page === 'answer' ? this.answer(upload, route, head, to) : status(upload);
   }
 
-  private async answer(upload: Upload, route: Route, head: RequestHead): Promise<Reply> {
+  private async answer(upload: Upload, route: Route, head: RequestHead, to: AbortSignal): Promise<Reply> {
     const { uploads, publicUrl = calledUrl(head), altSvc } = this.options;
-    const answer = await uploads.keptAnswer(upload).catch((fault: unknown) => {
+    const answer = await uploads.keptAnswer(upload, to).catch((fault: unknown) => {
       if (!(fault instanceof Fault)) throw fault;
       return 'unreadable' as const;
     });

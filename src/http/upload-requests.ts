@@ -144,8 +144,13 @@ export class UploadRequests {
   ): Promise<T> {
     const { exchange, head } = asked;
     const left = new AbortController();
+    const gone = new AbortController();
     const leave = (): void => left.abort(new Error('the client has left'));
-    exchange.res.once('close', leave);
+    const go = (): void => {
+      leave();
+      gone.abort(left.signal.reason);
+    };
+    exchange.res.once('close', go);
     // It may have left: nobody is to rely on its having been told what became of the upload. All it has sent counts.
     const stopListening = onPeerEnded(exchange, leave);
     try {
@@ -157,12 +162,13 @@ export class UploadRequests {
         hears: () => asked.protocol !== plain && asked.interims.isDue,
         credentials: credentialsIn(head.headers, asked.route.delivery),
         left: left.signal,
+        gone: gone.signal,
         doesNotWait: doesNotWait(asked),
         ...(asked.route.authorize.recheck && this.recheckOf(asked)),
       });
     } finally {
       stopListening();
-      exchange.res.off('close', leave);
+      exchange.res.off('close', go);
     }
   }
 

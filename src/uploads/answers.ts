@@ -19,6 +19,8 @@ export interface AnswerCall {
   readonly addedHeaders?: () => Headers | undefined;
   /** Aborted when this request's client has left: ends waiting, never a delivery. */
   readonly left: AbortSignal;
+  /** Aborted when it can get no answer any more: one that has only ended its side can; `left` when it is missing. */
+  readonly gone?: AbortSignal;
   /** The client does not wait for the origin (RFC 7240 §4.1), or the route does not let it. */
   readonly doesNotWait?: boolean;
   /** Hears now and then that the connection is still wanted: proxies in between close one that is silent. */
@@ -76,14 +78,14 @@ export class Answers {
   private async result(
     upload: Upload,
     during: 'create' | 'append',
-    { credentials, addedHeaders, left, doesNotWait, tell, onInterim }: AnswerCall,
+    { credentials, addedHeaders, left, gone, doesNotWait, tell, onInterim }: AnswerCall,
   ): Promise<DeliveryResult | Interrupted> {
     // What was shown before, once more: interim responses are all that can be said before the origin has spoken.
     const beat = (): unknown => tell?.({ kind: 'progress', during, upload, offset: shownOffset(upload) });
     const heart = setInterval(beat, HEARTBEAT_MS);
     try {
       const asked = { credentials, addedHeaders: addedHeaders?.() };
-      const request = { ...asked, to: left, known: upload, onInterim, ...(doesNotWait && { waitMs: 0 }) };
+      const request = { ...asked, to: left, gone, known: upload, onInterim, ...(doesNotWait && { waitMs: 0 }) };
       return await this.delivery.result(upload.id, request);
     } catch (error) {
       if (left.aborted) return { kind: 'interrupted', why: 'client-left' };

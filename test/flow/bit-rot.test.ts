@@ -1,6 +1,9 @@
 import { open, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from '@jest/globals';
+import { machineFiles, useFileSystem } from '../../src/disk/files.js';
+import { startTestApp } from '../support/app.js';
+import { gate } from '../support/lost-answer.js';
 import { TRANSPORTS } from '../support/open-request.js';
 import { completenessValue, DIALECTS, type ResumableUpload } from '../support/resumable-client.js';
 import type { RedisServer } from '../support/redis-server.js';
@@ -8,7 +11,7 @@ import { startRedis } from '../support/redis-servers.js';
 import { Stage } from '../support/stage.js';
 import { StageClient } from '../support/stage-client.js';
 import { BLOCK_BYTES } from '../../src/spool/blocks.js';
-import { randomBytes, sha256 } from '../support/temporary.js';
+import { randomBytes, sha256, until } from '../support/temporary.js';
 import type { WireResponse } from '../support/wire-response.js';
 
 let stage: Stage;
@@ -115,6 +118,43 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     const lines = stage.app.log.filter(({ msg }) => /^a kept answer is lost/.test(String(msg)));
     expect(lines).toHaveLength(4);
   });
+
+  test.each(['its page', 'the end once more'])(
+    'a kept answer is looked through only as long as the client that asks for it, by %s, is there',
+    async (by) => {
+      stage = await Stage.open({ config: 'delivery: { keep_answer_size: 1KiB }' }, startTestApp);
+      const client = new StageClient(stage, transport, '10');
+      stage.answer('/long', { status: 201, body: 'x'.repeat(3 * 1024 * 1024) });
+      const upload = await client.place({ target: '/long', length: 5 });
+      expect((await upload.append('hello', { offset: 0, complete: true })).status).toBe(201);
+      let reads = 0;
+      const { opened: over, open: end } = gate();
+      useFileSystem({
+        ...machineFiles,
+        readv: async (...given) => (reads++, await over, await machineFiles.readv(...given)),
+      });
+      try {
+        const page = { method: 'GET', target: `${upload.target}/answer`, headers: [] };
+        const request =
+          by === 'its page'
+            ? await stage.begin(transport, page)
+            : await client.append(upload, { offset: 5, complete: true, bytes: 0 });
+        await request.end();
+        await until(() => reads > 0, 'the first block to be read');
+        const ended = stage.app.log.length;
+        request.leave('reset');
+        // The disk has given nothing yet.
+        await until(() => stage.app.log.slice(ended).some(({ msg }) => msg === 'request'), 'the end of the request');
+        await request.close();
+      } finally {
+        end();
+        useFileSystem();
+      }
+      expect(reads).toBe(1);
+      expect((await upload.append('', { offset: 5, complete: true })).body).toHaveLength(3 * 1024 * 1024);
+      expect(stage.app.log.filter(({ level }) => level === 'error')).toEqual([]);
+    },
+  );
 });
 
 test.each(DIALECTS)('a client of version %s hears that its upload was lost', async (interop) => {
