@@ -81,8 +81,8 @@ export class Uploads {
   }
 
   /** The origin's answer, for whoever asks for nothing else; undefined while there is none, `lost` when it was. */
-  async keptAnswer(upload: Upload): Promise<RelayedAnswer | 'lost' | undefined> {
-    return upload.phase === 'answered' ? ((await this.rooms.delivery.kept(upload)) ?? 'lost') : undefined;
+  async keptAnswer(upload: Upload, to: AbortSignal): Promise<RelayedAnswer | 'lost' | undefined> {
+    return upload.phase === 'answered' ? ((await this.rooms.delivery.kept(upload, to)) ?? 'lost') : undefined;
   }
 
   /** RFC 10036: why content that is to be passed on as it comes is not; undefined where it is. */

@@ -135,13 +135,14 @@ test.each(STORES)('each end is told and counted once, with the $kind store, on $
       const upload = await begin(target, target === '/invalid' ? [OTHER_DIGEST] : []);
       await how(upload, target);
       await until(async () => (await upload.retrieve()).status === 404, `nothing to be left of ${target}`);
-      return [target, endsOf(upload).map((line) => line['phase']), [phase]] as const;
+      return { target, upload, wanted: [phase] };
     });
-    const told = await Promise.all(ended);
-    expect(told.map(([target, phases]) => [target, phases])).toEqual(
-      told.map(([target, , wanted]) => [target, wanted]),
-    );
+    const uploads = await Promise.all(ended);
     await until(() => isNothingLeft(stage.app.data), 'every byte to be removed');
+    const told = (): unknown[] =>
+      uploads.map(({ target, upload }) => [target, endsOf(upload).map(({ phase }) => phase)]);
+    await until(() => uploads.every(({ upload }) => endsOf(upload).length > 0), 'each end to be told');
+    expect(told()).toEqual(uploads.map(({ target, wanted }) => [target, wanted]));
     expect(refused.size > 0).toBe(isSick);
     const figures = (await app!.operators.figures()).find(({ name }) => name === 'rufh_uploads_ended_total')!;
     const counted = Object.fromEntries(figures.values.map(({ labels, value }) => [String(labels['phase']), value]));
