@@ -14,6 +14,10 @@ const KEPT_ALIVE: readonly HeaderLine[] = [
 type ProblemType = 'mismatching-upload-offset' | 'inconsistent-upload-length' | 'completed-upload';
 
 /** The first and last interop version that has the type; the form without a version comes last. */
+const UNKNOWN =
+  'rufh-proxy; error=http_response_incomplete; ' +
+  'details="the upload was sent to its target, and nobody knows whether it took it; appending its end sends it once more"';
+
 const KNOWN: Readonly<Record<ProblemType, readonly [number, number]>> = {
   'mismatching-upload-offset': [6, 11],
   'inconsistent-upload-length': [7, 11],
@@ -73,10 +77,15 @@ export class ExpectedResponses {
     return this.told(201, [...lines, ['Content-Length', '0'], DATE, ...this.connectionLines()], '');
   }
 
-  retrieved(offset: number, step: { readonly complete: boolean; readonly length?: number }): Told {
+  /** `isUnknown`: nobody knows what came of its delivery, and each retrieval says so. */
+  retrieved(
+    offset: number,
+    step: { readonly complete: boolean; readonly length?: number; readonly isUnknown?: boolean },
+  ): Told {
+    const unknown: HeaderLine[] = step.isUnknown ? [['Proxy-Status', UNKNOWN]] : [];
     const length: HeaderLine[] =
       this.dialect.limitKey === undefined || step.length === undefined ? [] : [['Upload-Length', `${step.length}`]];
-    const own = [...this.offsetLines(offset, step.complete), ...length, ...this.limitLines(), NO_STORE];
+    const own = [...this.offsetLines(offset, step.complete), ...length, ...this.limitLines(), ...unknown, NO_STORE];
     return this.told(204, [...versionLines(this.dialect), ...own, DATE, ...this.connectionLines()], '');
   }
 

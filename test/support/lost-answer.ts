@@ -85,10 +85,11 @@ export class LostAnswer {
   ) {}
 
   /** Whole, but without a good answer: the last byte is still asked for. */
-  async expectHeldBack({ answered }: { readonly answered: boolean }): Promise<void> {
+  async expectHeldBack(after: { readonly answered: boolean; readonly isUnknown?: boolean }): Promise<void> {
+    const { answered, isUnknown = false } = after;
     const { length } = this.bytes;
     const retrieved = told(await this.upload.retrieve(), answered ? this.kept : {});
-    expect(retrieved).toEqual(this.client.expected.retrieved(length - 1, { complete: false, length }));
+    expect(retrieved).toEqual(this.client.expected.retrieved(length - 1, { complete: false, length, isUnknown }));
   }
 
   async expectComplete(): Promise<void> {

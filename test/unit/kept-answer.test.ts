@@ -33,9 +33,10 @@ test('a lost answer is told of once, and what remembers that does not grow for e
     metrics,
     lostAnswers,
   };
-  expect([await keptAnswer(known, rooms), await keptAnswer(known, rooms)]).toEqual([undefined, undefined]);
+  const here = new AbortController().signal;
+  expect([await keptAnswer(known, rooms, here), await keptAnswer(known, rooms, here)]).toEqual([undefined, undefined]);
   expect(losses).toEqual(['answer']);
-  for (let count = 0; count < 10_050; count++) await keptAnswer(lostUpload(), rooms);
+  for (let count = 0; count < 10_050; count++) await keptAnswer(lostUpload(), rooms, here);
   expect(lostAnswers.size).toBe(10_000);
   expect(lostAnswers.has(known.id)).toBe(false);
 });
