@@ -189,6 +189,10 @@ describe('a backup that was copied only in part', () => {
     await start();
     expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
     expect(await store.expired(Date.now())).toEqual([]);
+    // A delivery that finds it out as well has nothing more to tell, and does not write over what is kept.
+    const before = await readFile(recordPath());
+    expect(await store.lose(id)).toBe('gone');
+    expect(await readFile(recordPath())).toEqual(before);
   });
 });
 
