@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { clientFields, fieldKey, withoutSpellings } from '../model/client-fields.js';
+import { clientFields, fieldKey, isIdentity, withoutSpellings } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
 import { isSaidByProxies, withForwarding } from '../model/forwarding.js';
 import {
@@ -191,7 +191,8 @@ const OF_TRUSTED_PROXIES: ReadonlySet<string> = new Set([
 /** A refusal of the service without what it says to us alone: who this is, and where else it can be reached. */
 function forTurnedAway(answer: ShortAnswer, { copyHeaders, principalHeader }: ForwardAuth): ShortAnswer {
   const ours = new Set([...copyHeaders, principalHeader].map(fieldKey));
-  return { ...answer, headers: withoutUploadFields(withoutSpellings(withoutAltSvc(answer.headers), ours)) };
+  const shown = withoutSpellings(withoutAltSvc(answer.headers), ours).filter(([name]) => !isIdentity(fieldKey(name)));
+  return { ...answer, headers: withoutUploadFields(shown) };
 }
 
 function relayed({ status, reason, headers, body }: ShortAnswer): RelayedAnswer {

@@ -20,7 +20,8 @@ const IDENTITY: readonly RegExp[] = [
   /^(?:cf-access-authenticated-user|tailscale-user)-.+$/,
   /^x-forwarded-(?:user|name|email|groups?|roles?|preferred-username|access-token|id-token)$/,
 ];
-const isIdentity = (key: string): boolean => IDENTITY.some((names) => names.test(key));
+/** Names by which services say who a client is, in the form of `fieldKey`. */
+export const isIdentity = (key: string): boolean => IDENTITY.some((names) => names.test(key));
 
 /** The fields by which clients say who they are, where a route names no others; in lower case. */
 export const CREDENTIALS: readonly string[] = ['authorization', 'cookie'];

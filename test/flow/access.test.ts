@@ -199,6 +199,8 @@ test('a refusal of the service shows nothing that it says to us alone', async ()
     headers: [
       ['Remote-User', 'ann'],
       ['X_Princ', 'ann'],
+      ['X-Auth-Request-User', 'ann'],
+      ['Remote_Groups', 'admins'],
       ['Alt-Svc', 'h3=":1"'],
       ['Upload-Offset', '7'],
       ['Location', 'https://login.example/'],
@@ -211,7 +213,7 @@ test('a refusal of the service shows nothing that it says to us alone', async ()
   for (const answer of [await create('?1'), await send('GET', '/files', [])]) {
     expect(answer.status).toBe(403);
     expect([answer.header('Location'), answer.header('Set-Cookie')]).toEqual(['https://login.example/', 'a=b']);
-    const hidden = ['Remote-User', 'X_Princ', 'Alt-Svc', 'Upload-Offset'];
+    const hidden = ['X-Auth-Request-User', 'Remote_Groups', 'Remote-User', 'X_Princ', 'Alt-Svc', 'Upload-Offset'];
     expect(hidden.filter((name) => answer.header(name) !== undefined)).toEqual([]);
   }
 });

@@ -142,15 +142,19 @@ const KINDS: readonly Kind[] = [
 let origin: RawOrigin;
 let app: TestApp;
 let hasty: TestApp;
+/** Gives an answer so much time that it is shown to clients while it still comes. */
+let showing: TestApp;
 
 beforeAll(async () => {
   origin = await startRawOrigin();
   app = await startTestApp({ origin: origin.url, config: CONFIG('10s') });
   hasty = await startTestApp({ origin: origin.url, config: CONFIG('400ms') });
+  showing = await startTestApp({ origin: origin.url, config: CONFIG('1s') });
 });
 afterAll(async () => {
   await app.stop();
   await hasty.stop();
+  await showing.stop();
   await origin.close();
 });
 
@@ -226,6 +230,19 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     expect(status).toBe(502);
     expect(requestsFor(target)).toBe(1);
   });
+
+  const emptyKinds = KINDS.filter(({ name }) => /first chunk/.test(name));
+  test.each(emptyKinds.flatMap((kind) => ['/files/', '/spooled/', '/eager/'].map((path) => ({ ...kind, path }))))(
+    'of $path, $name, when it was shown already: 502, which says what may be',
+    async ({ path, ...kind }) => {
+      meets(kind);
+      const target = `${targetOf(path, kind, 'POST')}-shown`;
+      const headers = path === '/spooled/' ? [] : creationLines(DIALECT, { complete: true, length: BODY.length });
+      const response = await exchangeOver(transport, showing.url, { method: 'POST', target, headers, body: BODY });
+      expect([response.status, requestsFor(target)]).toEqual([502, 1]);
+      expect(response.body.toString()).toContain('may have been done all the same');
+    },
+  );
 
   test.each(KINDS.filter(({ isOfBody }) => !isOfBody))('of what passes through, $name: 502', async (kind) => {
     meets(kind);
