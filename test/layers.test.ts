@@ -25,11 +25,11 @@ const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
     rooms: ['streams', 'uploads', 'protocol', 'disk', 'model', 'observe'],
     packages: ['http-proxy', 'ipaddr.js'],
   },
-  cluster: { rooms: ['http', 'uploads', 'delivery', 'store', 'spool', 'model', 'observe'], packages: [] },
+  cluster: { rooms: ['streams', 'http', 'uploads', 'delivery', 'store', 'spool', 'model', 'observe'], packages: [] },
   admin: { rooms: ['uploads', 'delivery', 'store', 'disk', 'model', 'observe'], packages: [] },
   config: { rooms: ['model'], packages: ['zod', 'yaml', 'picomatch', 'ipaddr.js'] },
   workers: { rooms: ['app', 'admin', 'config', 'http', 'observe', 'model'], packages: [] },
-  cli: { rooms: ['workers', 'app', 'storage', 'config', 'observe', 'model'], packages: ['commander'] },
+  cli: { rooms: ['streams', 'workers', 'app', 'storage', 'config', 'observe', 'model'], packages: ['commander'] },
   storage: { rooms: BELOW_STORAGE, packages: [] },
   'redis-storage': { rooms: ['storage', ...BELOW_STORAGE], packages: [] },
   'cluster-membership': {

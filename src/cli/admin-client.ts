@@ -1,7 +1,7 @@
 import { request as requestHttp, type IncomingMessage, type RequestOptions } from 'node:http';
 import { request as requestHttps } from 'node:https';
 import { buffer } from 'node:stream/consumers';
-import { answerTo } from '../http/ask.js';
+import { answerTo } from '../streams/answer-to.js';
 import type { AdminTarget } from './admin-address.js';
 
 /** Nobody answers there, or not a proxy. */

@@ -1,7 +1,7 @@
 import type { ClientRequest } from 'node:http';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { answerTo } from '../http/ask.js';
+import { answerTo } from '../streams/answer-to.js';
 import { CONNECT_TIMEOUT_MS, connectInTime } from '../http/connect-in-time.js';
 import type { OriginTls } from '../http/origin-agents.js';
 import { OriginRequests } from '../http/origin-requests.js';

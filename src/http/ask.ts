@@ -2,6 +2,7 @@ import { Agent, request as requestHttp, type ClientRequest, type IncomingMessage
 import { Agent as SecureAgent, request as requestHttps } from 'node:https';
 import { authenticatesConnection } from '../model/connection-auth.js';
 import { fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
+import { answerTo } from '../streams/answer-to.js';
 import { toNodeLines, writeOctets } from './octets.js';
 
 /** A small question to a service beside the request itself: a head without a body. */
@@ -85,22 +86,6 @@ function askOver(question: Question, signal: AbortSignal, connections?: AskConne
       resolve({ status: 100, reason: 'Continue', headers: [], body: Buffer.alloc(0) });
     });
     outgoing.flushHeaders();
-  });
-}
-
-/**
- * The answer to a request of ours. Fails when there is none, also with 101: Node ends such a request without an error, and
- * then no time counts for it any more.
- */
-export function answerTo(request: ClientRequest): Promise<IncomingMessage> {
-  return new Promise((resolve, reject) => {
-    request.once('response', resolve);
-    request.once('error', reject);
-    request.once('upgrade', (_answer, socket) => {
-      socket.destroy();
-      reject(new Error('the answer is a switch to another protocol, which nobody asked for'));
-    });
-    request.once('close', () => reject(new Error('the connection has ended without an answer')));
   });
 }
 
