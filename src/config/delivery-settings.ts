@@ -83,8 +83,8 @@ const plainSettings = {
   keep_answer_size: size().describe('Answer bodies up to this size are kept in the record, larger ones in the spool.'),
   preserve_host: boolean().describe('The origin gets the client’s own `Host`; otherwise the host of its URL.'),
   rewrite_location: booleanOrNull().describe(
-    '`Location` and `Content-Location` that name the origin’s own host name the one that clients use instead. `null`: ' +
-      'where `preserve_host` is false.',
+    '`Location` and `Content-Location` that name the origin’s own host name the one that clients use instead, without the ' +
+      'path of `origin`. `null`: where `preserve_host` is false, or `origin` has a path.',
   ),
   method: methodOrNull().describe('Method of the origin’s request. `null`: the creation’s.'),
   target: targetTemplate().describe(

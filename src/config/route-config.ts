@@ -28,7 +28,7 @@ export const DEFAULT_ROUTE = 'default';
 
 /** What holds where no route matches. Resumable when there are no routes. */
 export function defaultRoute(settings: Settings): Route {
-  const delivery = toDelivery(settings.delivery);
+  const delivery = toDelivery(settings.delivery, settings.origin);
   const resumable = settings.routes === undefined;
   return {
     name: DEFAULT_ROUTE,
@@ -45,7 +45,7 @@ export function defaultRoute(settings: Settings): Route {
 
 /** Each setting that a route does not name is the top's. */
 export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
-  const delivery = toDelivery(inherited(top.delivery, own.delivery));
+  const delivery = toDelivery(inherited(top.delivery, own.delivery), own.origin ?? top.origin);
   const isShaped = shapes(delivery) && (own.resumable || shapesItself(own.delivery));
   return {
     paths: listOf(own.match.path),
@@ -110,7 +110,7 @@ function toLimits(limits: Omit<Settings['limits'], 'idle_timeout'>): Limits {
   };
 }
 
-function toDelivery(delivery: DeliverySettings): DeliveryRules {
+function toDelivery(delivery: DeliverySettings, origin: string): DeliveryRules {
   const { eager, breaker, retry, guarantee } = delivery;
   return {
     mode: delivery.mode,
@@ -124,7 +124,8 @@ function toDelivery(delivery: DeliverySettings): DeliveryRules {
     keepAnswerMs: delivery.keep_answer,
     keepAnswerSize: delivery.keep_answer_size,
     preserveHost: delivery.preserve_host,
-    rewriteLocation: delivery.rewrite_location ?? !delivery.preserve_host,
+    // Of an origin with a path, clients know another one than it says, whatever the host.
+    rewriteLocation: delivery.rewrite_location ?? (!delivery.preserve_host || new URL(origin).pathname !== '/'),
     ...defined({ method: delivery.method, target: delivery.target, gate: toGate(delivery.gate) }),
     framing: toFraming(delivery.framing),
     clientKeys: delivery.client_keys,

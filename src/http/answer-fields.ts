@@ -1,6 +1,6 @@
 import { announcing, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/outcome.js';
-import { moved, resolveAt } from '../model/uri-reference.js';
+import { moved, pathOf, resolveAt } from '../model/uri-reference.js';
 
 /** Where a client gets an origin's answer. */
 export interface AnswerPlace {
@@ -43,8 +43,4 @@ function referenceFor(reference: string, { route, publicUrl, target }: AnswerPla
   if (target === undefined) return own;
   const resolved = resolveAt(target, own);
   return resolved === own ? own : pathOf(publicUrl) + resolved;
-}
-
-function pathOf(publicUrl: string): string {
-  return /^[^:]+:\/\/[^/]*(.*)/s.exec(publicUrl)?.[1] ?? '';
 }

@@ -30,17 +30,40 @@ function withoutDotSegments(path: string): string {
 }
 
 /**
- * An absolute reference below `origin` (scheme, host, port and perhaps a path) as one below `publicUrl`; any other stays.
- * The scheme is not compared: an origin may have heard that its clients speak HTTPS.
+ * A reference below `origin` (scheme, host, port and perhaps a path) as one below `publicUrl`; any other stays. A path alone
+ * is below it where the origin has a path, which our clients do not know. The scheme is not compared: an origin may have
+ * heard that its clients speak HTTPS.
  */
 export function moved(reference: string, origin: string, publicUrl: string): string {
   const [, scheme, authority, rest = ''] = /^(?:(https?):)?\/\/([^/?#]*)(.*)/is.exec(reference) ?? [];
-  if (authority === undefined) return reference;
   const { host, pathname, protocol } = new URL(origin);
   const base = pathname.replace(/\/$/, '');
-  const isSame = withoutDefaultPort(authority, scheme ?? protocol) === withoutDefaultPort(host, protocol);
-  const isBelow = rest.startsWith(base) && /^(?:[/?#]|$)/.test(rest.slice(base.length));
-  return isSame && isBelow ? publicUrl + rest.slice(base.length) : reference;
+  if (authority === undefined) {
+    const below = base !== '' && reference.startsWith('/') ? restBelow(base, reference) : undefined;
+    return below === undefined ? reference : pathOf(publicUrl) + (/^\//.test(below) ? pathOnly(below) : `/${below}`);
+  }
+  const named = withoutDefaultPort(authority, scheme ?? protocol);
+  const ours = new URL(publicUrl);
+  // An origin that is told our host says it; only its path tells that it means itself.
+  const isOurs = base !== '' && named === withoutDefaultPort(ours.host, ours.protocol);
+  const isSame = isOurs || named === withoutDefaultPort(host, protocol);
+  const below = isSame ? restBelow(base, rest) : undefined;
+  return below === undefined ? reference : publicUrl + below;
+}
+
+/** What follows `base`, the path of an origin, in a path with its query and fragment. Dot segments may lead out of it. */
+function restBelow(base: string, reference: string): string | undefined {
+  const [path = ''] = /^[^?#]*/.exec(reference) ?? [];
+  const end = reference.slice(path.length);
+  const isPlain = base === '' || !/(?:^|\/)\.\.?(?:\/|$)/.test(path);
+  const resolved = (isPlain ? path : withoutDotSegments(path)) + end;
+  const below = resolved.slice(base.length);
+  return resolved.startsWith(base) && /^(?:[/?#]|$)/.test(below) ? below : undefined;
+}
+
+/** The path of a URL, if it has one. */
+export function pathOf(url: string): string {
+  return /^[^:]+:\/\/[^/]*(.*)/s.exec(url)?.[1] ?? '';
 }
 
 function withoutDefaultPort(authority: string, scheme: string): string {
