@@ -191,6 +191,8 @@ routes:
       delivery: {
         ...config.defaultRoute.delivery,
         guarantee: 'at_least_once',
+        // By default, because this origin has a path.
+        rewriteLocation: true,
         retry: { ...config.defaultRoute.delivery.retry, maxAttempts: 9, firstDelayMs: 1000, retryOn: [503] },
       },
       authorize: { preflight: false, recheck: false },
