@@ -240,10 +240,11 @@ describe('on a real disk', () => {
     const own = newId();
     await mkdir(pathOf(own));
     await writeFile(pathOf(own, 'chunk-1-0'), 'an orphan');
+    const nothing = () => Promise.resolve([]);
     const swept = new Sweep({
       ...told,
       spool,
-      store: { expired: async () => [], setAside: async () => [], get: async () => undefined } as never,
+      store: { expired: nothing, setAside: nothing, get: () => Promise.resolve(undefined) } as never,
       leases: {} as SweepOptions['leases'],
       metrics: new Metrics(),
       unreadable: new UnreadableBytes({ spool, ...told }),
