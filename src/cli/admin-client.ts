@@ -90,7 +90,8 @@ function silence(error: unknown, place: string): string {
   const code = (error as NodeJS.ErrnoException).code ?? '';
   if (place.startsWith('https:') && /^(EPROTO$|ERR_SSL|ECONNRESET$)/.test(code))
     return `what listens at ${place} does not speak TLS: the admin listener speaks HTTP, as http://…`;
-  if (code.startsWith('HPE_') || code === 'ECONNRESET')
+  // Errors of ours have no code: there was a connection, and no answer came of it.
+  if (code === '' || code.startsWith('HPE_') || code === 'ECONNRESET')
     return `what listens at ${place} gives no answer of HTTP: it speaks TLS, or something else`;
   return `nothing answers at ${place}`;
 }
