@@ -1,3 +1,5 @@
+import { accessSync, constants } from 'node:fs';
+import { delimiter, join } from 'node:path';
 import { eagerTurns, type Route } from '../model/route.js';
 import type { Config } from './config.js';
 import type { SettingPath } from './mistake.js';
@@ -18,6 +20,8 @@ export function warnings(config: Config, settings: Settings): Contradiction[] {
     ...everyRoute(config, neverEager),
     ...everyRoute(config, passesTheGate),
     ...everyRoute(config, boundByToken),
+    ...everyRoute(config, gateIsMissing),
+    ...everyRoute(config, staysWithCreation),
     ...repeatedByGateways([], defaultRoute),
     ...routes.flatMap(({ route, methods }, index) => repeatedByGateways(['routes', index], route, methods)),
   ];
@@ -71,6 +75,42 @@ function boundByToken(path: SettingPath, { bindTo }: Route): Contradiction[] {
     if (!/^(?:authorization|cookie)$/i.test(name)) return [];
     const problem = `names ${name}, which clients renew: whoever does loses the upload; name an API key, or write principal`;
     return [{ path: [...path, 'bind_to', index], problem }];
+  });
+}
+
+/** Every upload would wait for such a gate. Only a warning: the program may be there where the proxy runs. */
+function gateIsMissing(path: SettingPath, { delivery: { gate } }: Route): Contradiction[] {
+  if (gate?.kind !== 'command') return [];
+  const [program = ''] = gate.command;
+  if (placesOf(program).some(isExecutable)) return [];
+  const problem = `names ${program}, which this user cannot run here: every upload would wait for it`;
+  return [{ path: [...path, 'delivery', 'gate', 'command'], problem }];
+}
+
+function placesOf(program: string): string[] {
+  if (program.includes('/')) return [program];
+  return (process.env['PATH'] ?? '').split(delimiter).map((directory) => join(directory, program));
+}
+
+function isExecutable(file: string): boolean {
+  try {
+    accessSync(file, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const DEFAULT_CREDENTIALS = ['authorization', 'cookie'];
+
+/** The origin would hear of one client in `Authorization` and of another in such a field. */
+function staysWithCreation(path: SettingPath, { bindTo, authorize, delivery }: Route): Contradiction[] {
+  if (!authorize.recheck || bindTo === 'principal') return [];
+  const credentials = delivery.credentials ?? DEFAULT_CREDENTIALS;
+  return bindTo.flatMap((name, index) => {
+    if (credentials.includes(name.toLowerCase())) return [];
+    const problem = `says who a client is by ${name}, which stays that of the creation when another client completes the upload; add it to \`delivery.credentials\``;
+    return [{ path: [...path, 'bind_to', index], against: [...path, 'authorize', 'recheck'], problem }];
   });
 }
 

@@ -126,9 +126,15 @@ describe('a route', () => {
   });
 });
 
+const RECHECKED = 'forward_auth: "http://b", recheck: true';
+
 test.each([
   ['bind_to: [Authorization]', 'names Authorization, which clients renew'],
   ['plain_bodies: pass\ndelivery: { gate: { http: "http://g" } }', 'without the gate'],
+  ['delivery: { gate: { command: [/nowhere/scan, -q] } }', 'names /nowhere/scan, which this user cannot run here'],
+  ['delivery: { gate: { command: [no-such-scanner] } }', 'names no-such-scanner, which this user cannot run here'],
+  ['delivery: { gate: { command: [/etc/passwd] } }', 'names /etc/passwd, which'],
+  [`bind_to: [X-Api-Key]\nauthorize: { ${RECHECKED} }`, 'by X-Api-Key, which stays that of the creation'],
   ['trusted_proxies: [0.0.0.0/0]', 'trusts every address'],
   ['trusted_proxies: [{ cidr: "::/0" }]', 'trusts every address'],
   ['routes: [{ match: { path: /a/**, methods: [PUT] }, authorize: { forward_auth: "http://b" } }]', 'for PUT only'],
@@ -140,6 +146,10 @@ test.each([
 
 test.each([
   'bind_to: [X-Api-Key]',
+  'delivery: { gate: { command: [sh, -c, "exit 0"] } }',
+  'delivery: { gate: { command: [/bin/sh, -c, "exit 0"] } }',
+  `bind_to: [X-Api-Key]\nauthorize: { ${RECHECKED} }\ndelivery: { credentials: [Authorization, x-api-key] }`,
+  `bind_to: principal\nauthorize: { ${RECHECKED} }`,
   'delivery: { gate: { http: "http://g" } }',
   'trusted_proxies: [10.0.0.0/8]',
   'routes: [{ match: { path: /a/** }, authorize: { forward_auth: "http://b" } }]',
