@@ -67,8 +67,9 @@ function isReplaced(
   return OF_PROXIES.test(key) && !namesOtherTarget(key) && !OF_TRUSTED_PROXIES.test(key);
 }
 
+/** Certificates of clients too: Envoy and Traefik set these names, and an application that reads them is behind such a front. */
 const OF_TRUSTED_PROXIES =
-  /^x-forwarded-(?:port|prefix|user|name|email|groups?|roles?|preferred-username|access-token|id-token)$/;
+  /^x-forwarded-(?:port|prefix|user|name|email|groups?|roles?|preferred-username|access-token|id-token|client-cert|tls-client-cert(?:-info)?)$/;
 
 /** Names by which applications are told the client's address; each of them is believed by some. */
 const OF_ANY_CLIENT =

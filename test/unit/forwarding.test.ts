@@ -123,12 +123,16 @@ describe('names by which proxies say where a request comes from', () => {
       name,
       'trusted',
     ]),
+    ...['X-Forwarded-Client-Cert', 'X-Forwarded-Tls-Client-Cert', 'X-Forwarded-Tls-Client-Cert-Info'].map((name) => [
+      name,
+      'trusted',
+    ]),
     ...['X-Forwarded', 'Front-End-Https', 'X-Url-Scheme', 'Forwarded-For', 'X-ARR-SSL'].map((name) => [
       name,
       'trusted',
     ]),
     ...['X-Original-URL', 'X-Rewrite-URL', 'X-Forwarded-Uri'].map((name) => [name, 'trusted']),
-    ...['Ssl', 'Scheme', 'Server', 'By', 'Client-Cert', 'Anything'].map((word) => [`X-Forwarded-${word}`, 'never']),
+    ...['Ssl', 'Scheme', 'Server', 'By', 'Anything'].map((word) => [`X-Forwarded-${word}`, 'never']),
     ...['X-Script-Name', 'X-Original-Host', 'X_Forwarded_Ssl'].map((name) => [name, 'never']),
     ...['X-Request-Id', 'Client-Name', 'X-Client-Version', 'X-Real-IP-Count'].map((name) => [name, 'anybody']),
   ])('%s is passed on from: %s', (name, from) => {
