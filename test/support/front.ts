@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { connect } from 'node:net';
+import { request as requestHttp } from 'node:http';
+import { request as requestHttps } from 'node:https';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { makeCertificate } from './certificate.js';
@@ -199,7 +200,8 @@ export class Front {
     );
     const front = new Front(child, `${kind.scheme}://127.0.0.1:${port}`, directory);
     try {
-      await until(() => front.ended || accepts(port), `${kind.name} to listen`, 60_000);
+      // Some listen before they know their routes: Traefik ends a TLS connection then.
+      await until(() => front.ended || answers(front.url), `${kind.name} to answer for its application`, 60_000);
       if (front.ended) throw new Error(`${kind.name} ended:\n${front.said.join('')}`);
     } catch (error) {
       await front.stop();
@@ -249,11 +251,16 @@ async function writeConfiguration(
   return join(directory, kind.file);
 }
 
-/** Whether somebody takes connections there. */
-function accepts(port: number): Promise<boolean> {
+/** Whether a request for the application gets there. */
+function answers(url: string): Promise<boolean> {
+  const ask = url.startsWith('https:') ? requestHttps : requestHttp;
   return new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1');
-    socket.once('connect', () => resolve(true)).once('error', () => resolve(false));
-    socket.once('connect', () => socket.destroy());
+    const request = ask(`${url}/is-ready`, { rejectUnauthorized: false, agent: false }, (response) => {
+      response.resume();
+      resolve(response.statusCode === 200);
+    });
+    request.once('error', () => resolve(false));
+    request.setTimeout(5000, () => request.destroy(new Error('no answer')));
+    request.end();
   });
 }
