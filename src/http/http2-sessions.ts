@@ -8,6 +8,7 @@ import {
 } from 'node:http2';
 import type { Socket } from 'node:net';
 import { problemReply } from '../protocol/problem.js';
+import { joinPieces } from '../streams/gather.js';
 import type { Exchange } from './exchange.js';
 import { endManyResets, endSlowHeads } from './session-limits.js';
 import { sendReply } from './reply.js';
@@ -75,6 +76,9 @@ export class Http2Sessions {
   accept(socket: Socket): void {
     // A socket of an HTTP/1.1 server stays open when its peer has ended, and a session does not notice that it has.
     socket.allowHalfOpen = false;
+    // Node 26 gives what has come to its session piece by piece, and throws where nobody catches it when one of them has
+    // ended the session and another follows.
+    joinPieces(socket);
     this.accepting = socket;
     this.server.emit('connection', socket);
     this.accepting = undefined;

@@ -59,8 +59,7 @@ class Gathering {
     const pieces = piecesIn(stream);
     if (pieces < 2 || stream.readableFlowing !== null || stream.readableLength / pieces >= SMALL_BYTES) return;
     for (let count = 0; count < pieces; count++) this.onSmallPiece();
-    const all = stream.read() as Buffer | null;
-    if (all) stream.unshift(all);
+    joinPieces(stream);
   }
 
   /** As `push`: false when no more should come for now. */
@@ -90,6 +89,20 @@ class Gathering {
     if (isFull) this.block = undefined;
     this.pushOn(isFull ? block.subarray(0, used) : Buffer.from(block.subarray(0, used)));
   }
+}
+
+/**
+ * Makes one piece of all that a paused stream holds. Since version 26 Node gives one piece with each read, before that all
+ * of them.
+ */
+export function joinPieces(stream: Readable): void {
+  const taken: Buffer[] = [];
+  while (stream.readableLength > 0) {
+    const piece = stream.read() as Buffer | null;
+    if (!piece) break;
+    taken.push(piece);
+  }
+  if (taken.length > 0) stream.unshift(Buffer.concat(taken));
 }
 
 /** Streams do not tell how many pieces they hold, only their bytes. */

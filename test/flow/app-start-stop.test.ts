@@ -51,6 +51,7 @@ test('a proxy is not ready before it listens', async () => {
       {},
       {},
       {},
+      {},
     ],
   });
   await writeFile(files.cert, cert);

@@ -52,10 +52,10 @@ test('a client that gives up a page of requests now and then goes on', async () 
   const door = await openDoor((exchange) => (exchange.req.url === '/last' ? ok(exchange) : void held.push(exchange)));
   const client = await connectH2(door.url);
   for (let page = 0; page < 2; page++) {
-    const exchanges = Array.from({ length: 90 }, () =>
+    const exchanges = Array.from({ length: 40 }, () =>
       client.start({ method: 'GET', target: '/' }, { endStream: true }),
     );
-    await until(() => held.length === 90 * (page + 1), 'all of the page');
+    await until(() => held.length === 40 * (page + 1), 'all of the page');
     for (const exchange of exchanges) exchange.reset();
     await Promise.all(exchanges.map(({ closed }) => closed));
   }
@@ -68,10 +68,10 @@ test.each([
   ['goes on, with an upload of another, where it is a front’s that stands for many', true],
 ])('a session on which 600 requests are given up %s', async (_, isFront) => {
   const uploads: Exchange[] = [];
-  const door = await openDoor(
-    (exchange) => (exchange.req.method === 'POST' ? uploads.push(exchange) : exchange.req.resume()),
-    { standsForMany: () => isFront },
-  );
+  let begun = 0;
+  const door = await openDoor((exchange) => (exchange.req.method === 'POST' ? uploads.push(exchange) : (begun += 1)), {
+    standsForMany: () => isFront,
+  });
   const client = await connectH2(door.url);
   const codes: number[] = [];
   client.session.on('goaway', (code: number) => codes.push(code));
@@ -83,6 +83,8 @@ test.each([
     const exchanges = Array.from({ length: 50 }, () =>
       client.start({ method: 'GET', target: '/' }, { endStream: true }),
     );
+    // Some clients of Node never send what is given up at once.
+    await until(() => begun === 50 * (round + 1) || isOver(), 'the requests');
     for (const exchange of exchanges) exchange.reset();
     await Promise.all(exchanges.map(({ closed }) => closed));
     // Whatever they caused has come by then.
@@ -94,6 +96,8 @@ test.each([
     ok(uploads[0]!);
     expect((await upload.readFinal()).status).toBe(200);
   }
+  expect(isOver()).toBe(!isFront);
   await client.close();
-  expect(codes).toEqual(isFront ? [] : [constants.NGHTTP2_ENHANCE_YOUR_CALM]);
+  // A connection that ends with requests unread may lose what was said last.
+  expect(isFront ? [[]] : [[], [constants.NGHTTP2_ENHANCE_YOUR_CALM]]).toContainEqual(codes);
 });
