@@ -21,7 +21,7 @@ export interface UploadsDesk {
       options: { readonly pastGate: boolean },
     ): Promise<'begun' | 'unknown' | 'not-whole' | 'answered' | 'stopping'>;
   };
-  /** What a store that was lost has left in the spool. */
+  /** Uploads in the spool without a record: a store was lost, or records are missing. */
   readonly unknownUploads?: () => UnknownUploads | undefined;
   /** Whose bytes are here; missing where every node reaches all of them. */
   readonly node?: string;

@@ -85,7 +85,7 @@ const NO_TOKEN =
 const WRONG_TOKEN =
   'the admin listener does not take this token: it knows the one that its admin.token_file held when the proxy was started';
 
-/** Somebody who listens and speaks something else is not nobody. */
+/** The words for an exchange without an answer: a port that speaks something else is told apart from a closed one. */
 function silence(error: unknown, place: string): string {
   const code = (error as NodeJS.ErrnoException).code ?? '';
   if (place.startsWith('https:') && /^(EPROTO$|ERR_SSL|ECONNRESET$)/.test(code))

@@ -13,7 +13,7 @@ export interface ListOptions {
 interface Page {
   readonly uploads: readonly ListedUpload[];
   readonly setAside?: readonly SetAsideUpload[];
-  /** What a store that was lost has left in the spool. */
+  /** Uploads in the spool without a record: a store was lost, or records are missing. */
   readonly unknownUploads?: { readonly problem: string };
   readonly next?: string;
 }

@@ -49,7 +49,7 @@ export interface Right {
   readonly isWrong: (section: string) => boolean;
 }
 
-/** What the right settings of a configuration with mistakes make; undefined when that cannot be told. */
+/** The configuration that the right settings make where others are mistakes; undefined when it cannot be told. */
 export function loadRight(sources: ConfigSources): Right | undefined {
   const { read } = readSettings(sources);
   if (read.settings === undefined) return undefined;

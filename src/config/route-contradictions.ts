@@ -97,7 +97,7 @@ function whyNotBound(name: string, route: Route): string | undefined {
     : `cannot name ${name}: fields with "_" in their names are dropped unless \`headers.underscores\` is pass`;
 }
 
-/** What never comes is no credential, and what belongs to one message would be put on another. */
+/** Names that are no credentials: the field never comes, or it belongs to one message and would be put on another. */
 function credentialsOfNothing(route: Route): Contradiction[] {
   return (route.delivery.credentials ?? []).flatMap((name, index) => {
     const path = ['delivery', 'credentials', index];

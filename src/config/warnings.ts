@@ -44,7 +44,7 @@ function secretFiles({ store, cluster }: Settings): { path: SettingPath; file: s
   ];
 }
 
-/** What is found in a route, once where it stands: what routes inherit is said of the top. */
+/** The warnings of all routes, each once where its cause stands: a setting that routes inherit is warned of at the top. */
 function everyRoute(
   { defaultRoute, routes }: Config,
   find: (path: SettingPath, route: Route) => Contradiction[],

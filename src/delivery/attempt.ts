@@ -27,7 +27,6 @@ export interface AttemptCall {
   readonly route: Route;
   /** The body; fails when its bytes are lost. */
   readonly content: () => Framed;
-  readonly credentials: Headers;
   /** As it was noted before the first byte. */
   readonly attempt: Attempt;
   /** Breaks the attempt off. */
@@ -93,13 +92,13 @@ export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<T
   }
 }
 
-function send({ upload, route, content, credentials, signal, onInterim }: AttemptCall, { origin, via }: AttemptRooms) {
+function send({ upload, route, content, signal, onInterim }: AttemptCall, { origin, via }: AttemptRooms) {
   const { timeoutMs, answerTimeoutMs, maxAnswerSize } = route.delivery;
   const { repeatable } = policyOf(upload, route);
   const connection = repeatable ? 'kept' : 'fresh';
   const body = content();
   const trailers = (): Headers => replayedTrailers(body.trailers?.() ?? upload.trailers ?? [], upload, route);
-  const replay = replayOf(upload, route, credentials, via);
+  const replay = replayOf(upload, route, via);
   const request = {
     ...replay,
     content: body,

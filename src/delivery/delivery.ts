@@ -61,7 +61,7 @@ export type Redelivery = 'begun' | 'unknown' | 'not-whole' | 'answered' | 'stopp
 export interface ResultRequest {
   /** Newer than those of the creation, and than those that the origin may have refused. */
   readonly credentials?: Headers;
-  /** What the authorization service has said of this request, where it was asked again. */
+  /** Fields that the authorization service adds to this request, where it was asked again. */
   readonly addedHeaders?: Headers;
   /** Ends the waiting. */
   readonly to: AbortSignal;

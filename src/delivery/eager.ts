@@ -183,7 +183,6 @@ export class EagerAttempt implements Feed {
       upload,
       route,
       content,
-      credentials: [],
       attempt,
       signal,
       onTape,

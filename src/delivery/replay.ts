@@ -54,8 +54,8 @@ const OF_THE_FILE = new Set([
   'content-digest',
 ]);
 
-/** `credentials`: those of the request that completes the upload; each replaces its stored one, which may have expired. */
-export function replayOf(upload: Upload, route: Route, credentials: Headers, via?: string): Replay {
+/** `upload`: as `completedBy` makes it, where a client has completed it. */
+export function replayOf(upload: Upload, route: Route, via?: string): Replay {
   const { request } = upload;
   const base = new URL(route.origin);
   const { method = request.method, target } = route.delivery;
@@ -65,7 +65,7 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers, via
     upload.dialect === PLAIN ? OF_ONE_MESSAGE : OF_THE_UPLOAD,
   );
   const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : withWholeType(ofTheWhole, upload);
-  const told = withForwarding(originFields(withCredentials(own, credentials, route), route), request, via);
+  const told = withForwarding(originFields(own, route), request, via);
   const lines = withAdded(told, upload, route);
   return {
     origin: base.origin,
@@ -80,8 +80,9 @@ export function replayOf(upload: Upload, route: Route, credentials: Headers, via
 }
 
 /**
- * The upload as its completing request makes it: with its credentials, and where the authorization service was asked about
- * that one again, what the service has said then and no credential that it has not seen with it. Two identities are never mixed.
+ * The upload as its completing request makes it: each of its credentials replaces the stored one, which may have expired.
+ * Where the authorization service was asked about that request again, it has what the service said then, and no credential
+ * that the service has not seen with it: two identities are never mixed.
  */
 export function completedBy(
   upload: Upload,
@@ -89,7 +90,8 @@ export function completedBy(
   { credentials, addedHeaders }: { readonly credentials: Headers; readonly addedHeaders?: Headers },
 ): Upload {
   // Here, and not for the head alone: a form takes its fields from the same request.
-  const newer = withCredentials(upload.request.headers, credentials, route);
+  // Fields that the creation named in its `Connection` were its own: those of the completing request are others.
+  const newer = withCredentials(endToEnd(upload.request.headers), credentials, route);
   if (addedHeaders === undefined) return { ...upload, request: { ...upload.request, headers: newer } };
   const brought = new Set(credentials.map(([name]) => name.toLowerCase()));
   const older = new Set((route.delivery.credentials ?? CREDENTIALS).filter((name) => !brought.has(name)));

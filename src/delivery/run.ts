@@ -35,7 +35,7 @@ export interface RunRequest {
   readonly pastGate?: boolean;
   /** The newest that a client brought. */
   readonly credentials: Headers;
-  /** What the authorization service has said of the request that brought them, where it was asked again. */
+  /** Fields that the authorization service adds to the request that brought them, where it was asked again. */
   readonly addedHeaders?: Headers;
   /** An attempt that began while the upload was received, and may become the one. */
   readonly eager?: EagerAttempt;
@@ -333,12 +333,11 @@ export class Run {
   ): Promise<Tried> {
     const { metrics } = this.rooms;
     const { completing, onInterim } = this;
-    const { credentials } = completing;
     const upload = completedBy(claimed, route, completing);
     const content = () => framed(upload, route.delivery.framing, chunks, this.rooms.spool);
     const onTape = this.tapeOf(claimed);
     metrics.activeDeliveries.inc();
-    const call = { upload, route, content, credentials, attempt, signal, onTape, onInterim };
+    const call = { upload, route, content, attempt, signal, onTape, onInterim };
     const tried = await tryOnce(call, this.rooms);
     metrics.activeDeliveries.dec();
     reportAttempt(upload, tried.attempt, this.rooms);

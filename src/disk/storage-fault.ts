@@ -33,6 +33,19 @@ export function isNoRoom(error: unknown): boolean {
   return hasCode(error, ...NO_ROOM);
 }
 
+/** What the system gives for a name; undefined where it says, with one of these codes, that nothing has it. */
+export async function unlessMissing<T>(
+  reading: Promise<T>,
+  codes: readonly string[] = ['ENOENT'],
+): Promise<T | undefined> {
+  try {
+    return await reading;
+  } catch (error) {
+    if (!hasCode(error, ...codes)) throw error;
+    return undefined;
+  }
+}
+
 /** The error is the system's, with this code. */
 export function hasCode(error: unknown, ...codes: string[]): boolean {
   return isSystemError(error) && codes.includes(nameOf(error));

@@ -63,7 +63,10 @@ function joined(name: string, value: OutgoingHttpHeaders[string]): OutgoingHttpH
   return Array.isArray(value) && name !== 'set-cookie' ? value.join(', ') : value;
 }
 
-/** Trailers that are too large are left out, as any recipient may do with them (RFC 9110 §6.5.1). */
+/**
+ * Trailers that are too large are left out, because the whole stream would be reset for them; any recipient may drop
+ * trailers (RFC 9110 §6.5.1).
+ */
 export function addHttp2Trailers(response: Http2ServerResponse, trailers: Headers): void {
   const fields = toHttp2Fields(trailers);
   if (fits(response.stream, fields)) response.addTrailers(fields);

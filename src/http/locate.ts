@@ -1,6 +1,7 @@
 import { asksForMethod, fieldKey } from '../model/client-fields.js';
 import type { RequestHead } from '../model/request-head.js';
 import { asksByPath, isProtected, protectionOf, type Route, type Routes } from '../model/route.js';
+import { pathOf } from '../model/uri-reference.js';
 import { canonicalTarget, mayClimbOut, mayLieBelow, otherReadings, readTarget } from './request-target.js';
 
 /** Where a request goes. `head`: as it is matched, asked for, stored and sent from here on. */
@@ -20,12 +21,12 @@ type Rules = Pick<Routes, 'find' | 'findIgnoringCase' | 'hasProtected'>;
 export function locate(received: RequestHead, routes: Rules, uploadsPath: string): Located {
   const { method, path, flaw } = received;
   if (path.startsWith(uploadsPath)) return { kind: 'upload', head: received };
-  const head = belowItsOrigin(received, routes.find(method, path));
+  const route = routes.find(method, path);
+  const head = belowItsOrigin(received, route);
   if (!head) return refused(flaw ?? OTHERWISE);
   const readings = readingsOf(head);
   if (mayLieBelow(head, uploadsPath) && (readings()?.some((reading) => reading.startsWith(uploadsPath)) ?? true))
     return refused(flaw ?? OTHERWISE);
-  const route = routes.find(method, path);
   if (!routes.hasProtected) return { kind: 'target', head, route };
   const methods = meantMethods(head);
   if (methods.length > MOST_METHODS) return { kind: 'refused', detail: OTHER_METHOD };
@@ -44,7 +45,7 @@ export function locate(received: RequestHead, routes: Rules, uploadsPath: string
 
 /** The request as it stays below the path that its origin's URL has, if it has one; undefined when it may not. */
 function belowItsOrigin(head: RequestHead, { origin }: Route): RequestHead | undefined {
-  if (new URL(origin).pathname === '/' || !mayClimbOut(head)) return head;
+  if (pathOf(origin).length <= 1 || !mayClimbOut(head)) return head;
   const canonical = { ...head, target: canonicalTarget(head) };
   return head.flaw === undefined && !mayClimbOut(canonical) ? canonical : undefined;
 }

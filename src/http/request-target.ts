@@ -180,7 +180,10 @@ function unescape(path: string): string {
     .replace(/(?:[\xc0\xc1]|\xe0[\x80\x81]|\xf0\x80[\x80\x81])[\x80-\xbf]/g, shortest);
 }
 
-/** Of the `%uXXXX` of older servers, the same in escaped octets: one where that is enough, as some servers have it, else UTF-8. */
+/**
+ * The escaped octets that a `%uXXXX` stands for, because some servers read it as they do: one octet where that is enough, else
+ * UTF-8.
+ */
 function octetsOf(code: number): string {
   const text = String.fromCharCode(code);
   return (code < 0x100 ? text : Buffer.from(text, 'utf8').toString('latin1')).replace(/[\s\S]/g, escaped);

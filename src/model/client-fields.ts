@@ -7,6 +7,10 @@ export interface FieldRules extends Partial<Pick<Route, 'passesUnderscores' | 't
   readonly delivery?: CredentialRules;
 }
 
+/** Names by which proxies tell who asks, in the form of `fieldKey`. */
+export const FORWARDED_IDENTITY =
+  /^x-forwarded-(?:user|name|email|groups?|roles?|preferred-username|access-token|id-token)$/;
+
 /**
  * Names by which proxies and authorization services tell applications who asks (Authelia, oauth2-proxy, Authentik, Vouch,
  * Google's and Microsoft's fronts and their like), in the form of `fieldKey`. Where any route asks such a service it is the
@@ -18,9 +22,10 @@ const IDENTITY: readonly RegExp[] = [
   /^x-(?:auth-request|authentik|authelia|webauth|vouch|pomerium|token-user|goog-authenticated-user|amzn-oidc)-.+$/,
   /^x-ms-client-principal(?:-.+)?$/,
   /^(?:cf-access-authenticated-user|tailscale-user)-.+$/,
-  /^x-forwarded-(?:user|name|email|groups?|roles?|preferred-username|access-token|id-token)$/,
+  FORWARDED_IDENTITY,
 ];
-/** Names by which services say who a client is, in the form of `fieldKey`. */
+
+/** Whether services say by this name, in the form of `fieldKey`, who a client is. */
 export const isIdentity = (key: string): boolean => IDENTITY.some((names) => names.test(key));
 
 /** The fields by which clients say who they are, where a route names no others; in lower case. */

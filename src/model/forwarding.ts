@@ -1,4 +1,11 @@
-import { asksForMethod, fieldKey, type FieldRules, namesOtherTarget, originFields } from './client-fields.js';
+import {
+  asksForMethod,
+  fieldKey,
+  type FieldRules,
+  FORWARDED_IDENTITY,
+  namesOtherTarget,
+  originFields,
+} from './client-fields.js';
 import { formatHop, receivedHops, type ForwardedHop } from './forwarded.js';
 import { fieldValue, type HeaderLine, type Headers } from './headers.js';
 
@@ -53,7 +60,7 @@ const OURS = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-for
 
 /**
  * Fields like X-Forwarded-Port, X-Real-IP or X-Original-URL are a proxy's word as well: only a trusted one's is passed on.
- * Of those that it may not know, and so pass on from its client, none is: it keeps `OF_TRUSTED_PROXIES`, and an address of the
+ * Of those that it may not know, and so pass on from its client, none is: it keeps `OF_TRUSTED_PROXIES`, the names of users, and an address of the
  * client where that is the one which it tells of.
  */
 function isReplaced(
@@ -64,12 +71,12 @@ function isReplaced(
   if (OURS.has(key)) return true;
   if (!facts.peerIsTrusted) return isSaidByProxies(key) || tellsAddress(key);
   if (OF_ANY_CLIENT.test(key)) return plainAddress(value.trim()) !== plainAddress(facts.clientAddress ?? '');
-  return OF_PROXIES.test(key) && !namesOtherTarget(key) && !OF_TRUSTED_PROXIES.test(key);
+  const isKept = OF_TRUSTED_PROXIES.test(key) || FORWARDED_IDENTITY.test(key);
+  return OF_PROXIES.test(key) && !namesOtherTarget(key) && !isKept;
 }
 
 /** Certificates of clients too: Envoy and Traefik set these names, and an application that reads them is behind such a front. */
-const OF_TRUSTED_PROXIES =
-  /^x-forwarded-(?:port|prefix|user|name|email|groups?|roles?|preferred-username|access-token|id-token|client-cert|tls-client-cert(?:-info)?)$/;
+const OF_TRUSTED_PROXIES = /^x-forwarded-(?:port|prefix|client-cert|tls-client-cert(?:-info)?)$/;
 
 /** Names by which applications are told the client's address; each of them is believed by some. */
 const OF_ANY_CLIENT =

@@ -16,7 +16,7 @@ export function escaped(byte: string): string {
   return `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`;
 }
 
-/** RFC 3986 §5.2.4. */
+/** RFC 3986 §5.2.4, for a path that begins with a slash. */
 export function resolveDots(path: string): string {
   const kept: string[] = [];
   const segments = path.split('/').slice(1);

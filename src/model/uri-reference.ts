@@ -1,3 +1,5 @@
+import { resolveDots } from './path-form.js';
+
 /**
  * What a reference (RFC 3986 §5.2) means at `base`, a target in origin-form: its path, query and fragment. One that names a
  * scheme, an authority or a path of its own means the same everywhere on this server and stays as it is.
@@ -7,26 +9,13 @@ export function resolveAt(base: string, reference: string): string {
   const [, path = '', query, fragment = ''] = /^([^?#]*)(\?[^#]*)?(#.*)?$/s.exec(reference) ?? [];
   const [, basePath = '/', baseQuery = ''] = /^([^?]*)(\?.*)?$/s.exec(base) ?? [];
   if (path === '') return pathOnly(basePath) + (query ?? baseQuery) + fragment;
-  const resolved = withoutDotSegments(basePath.slice(0, basePath.lastIndexOf('/') + 1) + path);
+  const resolved = resolveDots(basePath.slice(0, basePath.lastIndexOf('/') + 1) + path);
   return pathOnly(resolved) + (query ?? '') + fragment;
 }
 
 /** Two slashes at its begin would make its first segment an authority (§4.2); browsers read a backslash as a slash. */
 function pathOnly(path: string): string {
   return /^[/\\][/\\]/.test(path) ? `/.${path}` : path;
-}
-
-/** §5.2.4, for a path that begins with a slash. */
-function withoutDotSegments(path: string): string {
-  const segments = path.split('/').slice(1);
-  const kept: string[] = [];
-  segments.forEach((segment, at) => {
-    const isDots = segment === '.' || segment === '..';
-    if (segment === '..') kept.pop();
-    if (!isDots) kept.push(segment);
-    else if (at === segments.length - 1) kept.push('');
-  });
-  return `/${kept.join('/')}`;
 }
 
 /**
@@ -56,7 +45,7 @@ function restBelow(base: string, reference: string): string | undefined {
   const [path = ''] = /^[^?#]*/.exec(reference) ?? [];
   const end = reference.slice(path.length);
   const isPlain = base === '' || !/(?:^|\/)\.\.?(?:\/|$)/.test(path);
-  const resolved = (isPlain ? path : withoutDotSegments(path)) + end;
+  const resolved = (isPlain ? path : resolveDots(path)) + end;
   const below = resolved.slice(base.length);
   return resolved.startsWith(base) && /^(?:[/?#]|$)/.test(below) ? below : undefined;
 }

@@ -15,7 +15,7 @@ import {
   writeWhole,
 } from '../disk/files.js';
 import { isGivenId } from '../disk/safe-name.js';
-import { hasCode, storageFault } from '../disk/storage-fault.js';
+import { hasCode, storageFault, unlessMissing } from '../disk/storage-fault.js';
 import { Fault } from '../model/fault.js';
 import {
   type DirectoryMark,
@@ -142,7 +142,7 @@ function unlessLinked(otherwise: () => Promise<void>): (error: unknown) => Promi
 export async function lookAtDirectory({ directory, shared }: DirectoryUse): Promise<FoundDirectory> {
   const path = resolve(directory);
   return failing(directory, 'read', async () => {
-    const own = await unlessMissing(stat(path));
+    const own = await unlessMissing(stat(path), NOWHERE);
     const entries = own === undefined ? [] : await entriesOf(path);
     if (own) await assertOwn(path, own, { names: entries.map(({ name }) => name), shared });
     const found: Found = {
@@ -213,7 +213,7 @@ async function noteEntry(part: Part, directory: string, entry: DirectoryEntry, f
 /** Looked for by its name: a shared spool is too large to be read to its end. Gives what the mark says. */
 async function noteMark(path: string, part: 'uploads' | 'spool', found: Found): Promise<string | undefined> {
   const half = join(path, part);
-  const stats = await unlessMissing(lstat(join(half, IDENTITY)));
+  const stats = await unlessMissing(lstat(join(half, IDENTITY)), NOWHERE);
   if (!stats) return undefined;
   const entry: DirectoryEntry = {
     name: IDENTITY,
@@ -242,7 +242,12 @@ const MOST_LOOKS = 20;
 async function contentOf(path: string, part: 'uploads' | 'spool', { found, isProven, whole }: HalfLook): Promise<Half> {
   const half = join(path, part);
   const isThere = found.likeness.has(part) && !found.misshapen.includes(part);
-  const entries = isThere ? await unlessMissing(patiently(() => opendir(half))) : undefined;
+  const entries = isThere
+    ? await unlessMissing(
+        patiently(() => opendir(half)),
+        NOWHERE,
+      )
+    : undefined;
   if (entries === undefined) return 'missing';
   let holds = false;
   for await (const entry of entries) {
@@ -333,14 +338,8 @@ function assertRights(path: string, { uid, mode }: Stats, byGroup: boolean): voi
   if ((mode & 0o020) !== 0) throw refused(`${path} can be written by its group: chmod g-w ${path}`);
 }
 
-async function unlessMissing<T>(reading: Promise<T>): Promise<T | undefined> {
-  try {
-    return await reading;
-  } catch (error) {
-    if (!hasCode(error, 'ENOENT', 'ENOTDIR')) throw error;
-    return undefined;
-  }
-}
+/** A file in place of a directory has nothing below it either. */
+const NOWHERE: readonly string[] = ['ENOENT', 'ENOTDIR'];
 
 function refused(reason: string): Fault {
   return new Fault('CONTRACT_BROKEN', reason, false);

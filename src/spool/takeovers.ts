@@ -5,7 +5,7 @@ import { removeDrafts, withDraft } from '../disk/drafts.js';
 import { opendir, patiently, readdir, readText, rename, stat, unlinkIfThere, writeWhole } from '../disk/files.js';
 import { removeIfEmpty } from '../disk/remove-if-empty.js';
 import { isGivenId } from '../disk/safe-name.js';
-import { hasCode, storageFault } from '../disk/storage-fault.js';
+import { storageFault, unlessMissing } from '../disk/storage-fault.js';
 
 /** The notes about takeovers, in the spool: each has the name of the store that took it over, and lists what was there. */
 const NOTES = '.taken-over';
@@ -92,15 +92,6 @@ async function uploadsIn(spool: string): Promise<string[]> {
   for await (const entry of await patiently(() => opendir(spool)))
     if (entry.isDirectory() && isGivenId(entry.name)) ids.push(entry.name);
   return ids;
-}
-
-async function unlessMissing<T>(reading: Promise<T>): Promise<T | undefined> {
-  try {
-    return await reading;
-  } catch (error) {
-    if (!hasCode(error, 'ENOENT')) throw error;
-    return undefined;
-  }
 }
 
 async function failing<T>(directory: string, task: () => Promise<T>): Promise<T> {

@@ -26,7 +26,10 @@ const ENOUGH_BYTES = 4 * 1024 * 1024;
 /** Each has a cost of its own, so that a slow disk must not let them become many. */
 const ENOUGH_PIECES = 1024;
 
-/** Longer trailer sections are dropped, as any recipient may (RFC 9110 §6.5.1): they are kept in the upload's record. */
+/**
+ * Longer trailer sections are dropped, which any recipient may do (RFC 9110 §6.5.1): a client could fill the upload's record
+ * with them.
+ */
 const LONGEST_TRAILERS = 8 * 1024;
 
 /**

@@ -77,10 +77,10 @@ export class UnknownBytes {
 
   private async add(id: string, found: { uploads: number; bytes: number }): Promise<void> {
     const files = await this.filesOf(id);
-    const isThere = !files || files.some(({ name }) => name === PROMISED || isGivenName(name));
-    if (!isThere || (await this.options.store.get(id))) return;
+    const bytes = files ? bytesIn(files) : 0;
+    if (bytes === undefined || (await this.options.store.get(id))) return;
     found.uploads += 1;
-    found.bytes += (files ?? []).reduce((sum, file) => sum + bytesOf(file), 0);
+    found.bytes += bytes;
   }
 
   /** Undefined for one that cannot be listed now: nobody knows that it is gone. */
@@ -95,7 +95,12 @@ export class UnknownBytes {
   }
 }
 
-/** The note of what was promised has no bytes of an upload. */
-function bytesOf({ name, size }: SpooledChunk): number {
-  return isGivenName(name) ? size : 0;
+/**
+ * The bytes of an upload in these files of its place in the spool; undefined where none has a name that this program gives.
+ * The note of what was promised is one, and has no bytes.
+ */
+export function bytesIn(files: readonly SpooledChunk[]): number | undefined {
+  const given = files.filter(({ name }) => isGivenName(name));
+  if (given.length === 0 && !files.some(({ name }) => name === PROMISED)) return undefined;
+  return given.reduce((sum, { size }) => sum + size, 0);
 }

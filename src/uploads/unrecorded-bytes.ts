@@ -1,7 +1,6 @@
 import type { Log } from '../observe/log.js';
-import { isGivenName } from '../spool/chunk-name.js';
-import { PROMISED, type SpooledChunk } from '../spool/spool.js';
-import type { UnknownUploads } from './unknown-bytes.js';
+import type { SpooledChunk } from '../spool/spool.js';
+import { bytesIn, type UnknownUploads } from './unknown-bytes.js';
 
 /**
  * Uploads whose bytes a start has found, and no record, where no other process could have either. A record is durable before
@@ -18,12 +17,8 @@ export class UnrecordedBytes {
 
   /** Files of other names are somebody's, and say nothing. */
   note(id: string, files: readonly SpooledChunk[]): void {
-    const own = files.filter(({ name }) => name === PROMISED || isGivenName(name));
-    if (own.length === 0) return;
-    this.found.set(
-      id,
-      own.reduce((sum, { name, size }) => sum + (name === PROMISED ? 0 : size), 0),
-    );
+    const bytes = bytesIn(files);
+    if (bytes !== undefined) this.found.set(id, bytes);
   }
 
   /** In the log, once they are all known. */

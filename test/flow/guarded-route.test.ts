@@ -3,6 +3,7 @@ import { fieldKey } from '../../src/model/client-fields.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { startTestApp, type TestApp } from '../support/app.js';
 import { startFakeOrigin, type FakeOrigin, type OriginRequest } from '../support/fake-origin.js';
+import { OTHER_TARGETS } from '../support/forgeries.js';
 import { exchangeOver, TRANSPORTS } from '../support/open-request.js';
 import { connect, requestOnce, type RawClient } from '../support/raw-client.js';
 import { WANTED } from '../support/tunnel-client.js';
@@ -193,16 +194,6 @@ test('names of the service are taken out of trailers too', async () => {
   client.destroy();
 });
 
-const ABOUT_THE_TARGET = [
-  'X-Forwarded-Uri',
-  'X-Forwarded-Method',
-  'X-Forwarded-Path',
-  'X-Original-URL',
-  'X-Original-URI',
-  'X-Original-Method',
-  'X-Rewrite-Url',
-];
-
 /** A name as applications may read it too. */
 function spellings(name: string): HeaderLine[] {
   const all = [name, name.toLowerCase(), name.toUpperCase().replaceAll('-', '_'), name.replaceAll('-', '.')];
@@ -235,7 +226,7 @@ describe.each([
     async (more) => {
       const own = await startTestApp({ origin: origin.url, config: CONFIG(more) });
       const ours: Readonly<Record<string, string>> = { 'X-Forwarded-Uri': '/b', 'X-Forwarded-Method': 'PUT' };
-      for (const name of [...ABOUT_THE_TARGET, 'X-Original-Host', 'X-Script-Name'])
+      for (const name of [...OTHER_TARGETS, 'X-Original-Host', 'X-Script-Name'])
         expect([name, await toldBy(name, own)]).toEqual([name, name in ours ? [ours[name]] : []]);
       await own.stop();
     },
@@ -250,7 +241,7 @@ describe.each([
 
   test.each(['', ', original_url: trust'])('no origin is told of another target%s', async (more) => {
     const own = await startTestApp({ origin: origin.url, config: CONFIG(more) });
-    const headers: HeaderLine[] = [['Host', 'api'], ...ABOUT_THE_TARGET.flatMap(spellings)];
+    const headers: HeaderLine[] = [['Host', 'api'], ...OTHER_TARGETS.flatMap(spellings)];
     await requestOnce(own.url, { method: 'GET', target: '/open/a', headers });
     const upload: HeaderLine[] = [...headers, ['Upload-Complete', '?1']];
     await requestOnce(own.url, { method: 'POST', target: '/open/b', headers: upload, body: 'hello' });
@@ -258,6 +249,6 @@ describe.each([
     expect(origin.requests.map(({ target }) => target)).toEqual(['/open/a', '/open/b']);
     const isBelieved = more !== '' && trusted.length > 0;
     for (const request of origin.requests)
-      for (const name of ABOUT_THE_TARGET) expect(said(request, name).length).toBe(isBelieved ? 4 : 0);
+      for (const name of OTHER_TARGETS) expect(said(request, name).length).toBe(isBelieved ? 4 : 0);
   });
 });

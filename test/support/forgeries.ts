@@ -32,7 +32,8 @@ const OF_OTHER_SERVICES = [
 const OF_THE_SERVICE = [...[...IDENTITY, PRINCIPAL].map(([name]) => name), ...OF_OTHER_SERVICES];
 /** Of these a trusted proxy may say what it likes. */
 const OF_PROXIES = ['Forwarded', ...['For', 'Host', 'Proto', 'Port', 'Prefix'].map((what) => `X-Forwarded-${what}`)];
-const OF_THE_TARGET = [
+/** Names by which fronts say that a request was for another target. */
+export const OTHER_TARGETS = [
   'X-Forwarded-Uri',
   'X-Forwarded-Method',
   'X-Forwarded-Path',
@@ -40,10 +41,8 @@ const OF_THE_TARGET = [
   'X-Original-URI',
   'X-Original-Method',
   'X-Rewrite-URL',
-  'X-Original-Host',
-  'X-Real-IP',
-  'X-Script-Name',
 ];
+const OF_THE_TARGET = [...OTHER_TARGETS, 'X-Original-Host', 'X-Real-IP', 'X-Script-Name'];
 /** Its word about where a request came from is its own. */
 const OF_TRUSTED_PROXIES = new Set([...OF_PROXIES, 'X-Original-Host', 'X-Real-IP', 'X-Script-Name']);
 

@@ -207,11 +207,7 @@ test.each(['multipart/form-data; boundary=B', 'Multipart/Form-Data;boundary="x"'
   async (type) => {
     const headers: HeaderLine[] = [['Content-Type', type]];
     expect(await bodyOf('--B--', form, headers)).toBe('--B--');
-    const replay = replayOf(
-      { ...newUpload('u'), request: { ...REQUEST, headers } } as unknown as Upload,
-      framedRoute,
-      [],
-    );
+    const replay = replayOf({ ...newUpload('u'), request: { ...REQUEST, headers } } as unknown as Upload, framedRoute);
     expect(replay.headers.filter(([name]) => name.toLowerCase() === 'content-type')).toEqual(headers);
   },
 );

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { replayOf } from '../../src/delivery/replay.js';
+import { completedBy, replayOf } from '../../src/delivery/replay.js';
 import type { HeaderLine, Headers } from '../../src/model/headers.js';
 import type { Upload } from '../../src/model/upload.js';
 import { newUpload, REQUEST, routeTo } from '../support/delivery-room.js';
@@ -12,7 +12,8 @@ function upload(headers: Headers, request: Partial<Upload['request']> = {}): Upl
 /** The lines that came from the client: without what the proxy adds. */
 function kept(headers: Headers, credentials: Headers = []): HeaderLine[] {
   const ours = /^(host|forwarded|x-forwarded-.*|via|idempotency-key)$/i;
-  const replay = replayOf(upload(headers), routeTo('http://origin:3000'), credentials);
+  const route = routeTo('http://origin:3000');
+  const replay = replayOf(completedBy(upload(headers), route, { credentials }), route);
   return replay.headers.filter(([name]) => !ours.test(name)).map(([name, value]) => [name, value]);
 }
 
@@ -97,7 +98,6 @@ test.each([
       ['X-After', '2'],
     ]),
     route,
-    [],
   );
   const said = headers.filter(([line]) => [name.toLowerCase(), 'x-after', 'content-type'].includes(line.toLowerCase()));
   expect(said).toEqual([
@@ -135,13 +135,21 @@ test('credentials that were not there before are added', () => {
   ]);
 });
 
+test('fresh credentials go on also where the creation kept its own for one connection', () => {
+  const stored: Headers = [
+    ['Connection', 'Authorization'],
+    ['Authorization', 'Basic old'],
+  ];
+  expect(kept(stored, [['Authorization', 'Bearer new']])).toEqual([['Authorization', 'Bearer new']]);
+});
+
 test.each([
   ['http://origin:3000', '/files', 'http://origin:3000', '/files'],
   ['http://origin', '/files?x=/../', 'http://origin', '/files?x=/../'],
   ['https://origin:8443/base', '/', 'https://origin:8443', '/base/'],
   ['http://[::1]:3000/a/b', '//x', 'http://[::1]:3000', '/a/b//x'],
 ])('origin %s and target %s', (origin, target, expectedOrigin, expectedTarget) => {
-  const replay = replayOf(upload([], { target }), routeTo(origin), []);
+  const replay = replayOf(upload([], { target }), routeTo(origin));
   expect([replay.origin, replay.target]).toEqual([expectedOrigin, expectedTarget]);
 });
 
@@ -151,13 +159,13 @@ test.each([
   [false, 'files.example', 'origin:3000'],
 ])('preserve_host %s with the authority "%s" sends the host %s', (preserveHost, authority, expected) => {
   const route = routeTo('http://origin:3000/base', { rules: { preserveHost } });
-  const { headers } = replayOf(upload([['host', 'spoofed.example']], { authority }), route, []);
+  const { headers } = replayOf(upload([['host', 'spoofed.example']], { authority }), route);
   expect(headers.filter(([name]) => name.toLowerCase() === 'host')).toEqual([['Host', expected]]);
 });
 
 test('the key of the delivery is sent, unless the client has its own', () => {
   const keys = (headers: Headers) =>
-    replayOf(upload(headers), routeTo('http://o'), []).headers.filter(([name]) => /^idempotency-key$/i.test(name));
+    replayOf(upload(headers), routeTo('http://o')).headers.filter(([name]) => /^idempotency-key$/i.test(name));
   expect(keys([])).toEqual([['Idempotency-Key', 'key-of-upload-1']]);
   expect(keys([['IDEMPOTENCY-KEY', 'mine']])).toEqual([['IDEMPOTENCY-KEY', 'mine']]);
 });

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { opendir, patiently, stat, unlinkIfThere } from '../../disk/files.js';
-import { hasCode, storageFault } from '../../disk/storage-fault.js';
+import { storageFault, unlessMissing } from '../../disk/storage-fault.js';
 import type { OldAge, SetAside } from '../upload-store.js';
 import type { Entry, RecordsDisk } from './load.js';
 import { nameParts } from './load.js';
@@ -55,10 +55,7 @@ export class Leftovers {
     const { known } = this;
     const isWithRecord = known.entry(id) !== undefined || known.aside(id) !== undefined;
     if (kind === 'answer' && isWithRecord) return false;
-    const found = await stat(join(this.disk.directory, name)).catch((error: unknown) => {
-      if (hasCode(error, 'ENOENT')) return undefined;
-      throw error;
-    });
+    const found = await unlessMissing(stat(join(this.disk.directory, name)));
     if (!found) return false;
     const { size, mtimeMs } = found;
     const as = `${size} ${mtimeMs}`;
