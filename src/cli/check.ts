@@ -44,6 +44,9 @@ async function whyUnusable(config: Directory): Promise<string | undefined> {
     if (store && spool) await assertUsable({ directory, store: store.type, shared: spool.shared });
     if (statSync(directory, { throwIfNoEntry: false })) return unlessAllowed(directory);
     const above = existingAbove(directory);
+    // Newer versions of Node do not tell a path below a file from one that is not there.
+    if (!statSync(above).isDirectory())
+      return `${directory} cannot be made: ${above} is not a directory; choose another --data`;
     return KERNEL_FILE_SYSTEMS.has(statfsSync(above).type)
       ? `${directory} is not there, and cannot be made: ${above} shows what the kernel knows and keeps no files; choose another --data`
       : undefined;

@@ -28,10 +28,18 @@ export async function askCommand(
   const kill = (): void => void child.kill('SIGKILL');
   signal.addEventListener('abort', kill, { once: true });
   try {
-    let lost: Error | undefined;
-    bytes.once('error', (error) => (lost = error));
-    // A command may decide before it has read everything: what it does not want ends in EPIPE, which means nothing.
-    pipeline(bytes, child.stdin, () => undefined);
+    let lost: unknown;
+    // A command may decide before it has read everything. Its closed input is no error of the bytes, which `pipeline` would
+    // make it if it were given them directly.
+    async function* read(): AsyncGenerator<Uint8Array> {
+      try {
+        yield* bytes as AsyncIterable<Uint8Array>;
+      } catch (error) {
+        lost = error;
+        throw error;
+      }
+    }
+    pipeline(read, child.stdin, () => undefined);
     const [code, output] = await Promise.all([exitOf(child), outputOf(child)]);
     signal.throwIfAborted();
     // Half a file may be harmless where the whole is not.

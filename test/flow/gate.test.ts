@@ -80,8 +80,22 @@ describe('a command', () => {
     });
   });
 
-  test('may decide before it has read everything', async () => {
-    expect(await ask(shell('exit 0'), 'x'.repeat(10_000_000))).toEqual({ kind: 'allowed' });
+  describe.each([
+    [0, 'allowed'],
+    [1, 'refused'],
+    [3, 'quarantined'],
+  ])('that ends with %i', (code, kind) => {
+    test.each([
+      ['nothing', ''],
+      ['one byte', 'head -c 1 >/dev/null; '],
+      ['a piece', 'head -c 65536 >/dev/null; '],
+    ])('is believed when it has read %s of many pieces', async (_, reading) => {
+      const pieces = Readable.from(Array.from({ length: 100 }, () => Buffer.alloc(65_536)));
+      const upload = { offset: 6_553_600, request: { method: 'POST', target: '/', headers: [], clientAddress: '' } };
+      const gate = shell(`${reading}exit ${code}`);
+      const asked = askGate({ gate, upload: upload as unknown as Upload }, pieces, new AbortController().signal);
+      expect((await asked).kind).toBe(kind);
+    });
   });
 
   test.each([
