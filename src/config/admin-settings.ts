@@ -1,6 +1,6 @@
 import ipaddr from 'ipaddr.js';
 import * as z from 'zod';
-import type { Contradiction } from './route-contradictions.js';
+import type { Contradiction } from './mistake.js';
 import { addressOrOff, boolean, fileMode, formatAddress, oneOf, text, type Address } from './scalars.js';
 import { pathOrNull } from './secret-scalars.js';
 import { exposedSecret, secretOf, SHORTEST_SECRET, unusableSecret } from './secret.js';

@@ -1,10 +1,9 @@
-import { toConfig, type Config } from './config.js';
+import { type Config, toConfig } from './config.js';
 import { contradictions } from './contradictions.js';
 import { explain, type Found } from './explain.js';
 import { knownKeys } from './json-schema.js';
-import { settingName, valueAt, type SettingPath } from './mistake.js';
-import { isObject } from './overrides.js';
-import type { Contradiction } from './route-contradictions.js';
+import { type Contradiction, settingName, type SettingPath, valueAt } from './mistake.js';
+import { isObject } from './scalars.js';
 import { schema, type Settings } from './schema.js';
 import { warnings } from './warnings.js';
 

@@ -1,5 +1,4 @@
-import type { SettingPath } from './mistake.js';
-import type { Contradiction } from './route-contradictions.js';
+import type { Contradiction, SettingPath } from './mistake.js';
 import type { Settings } from './schema.js';
 import { SHORTEST_SECRET, unusableSecret } from './secret.js';
 import { unusableTls } from './tls-files.js';

@@ -16,7 +16,7 @@ function advertised() {
   });
 }
 
-const tls = z.strictObject({
+const peerTls = z.strictObject({
   cert: path().describe('File with this node’s certificate and its chain (PEM).'),
   key: path().describe('File with its private key (PEM).'),
   ca: path().describe('File with the authority that signed every node’s certificate (PEM); both sides must show one.'),
@@ -34,7 +34,7 @@ export const cluster = z
           '`secret_file`.',
       ),
     secret_file: pathOrNull().prefault(null).describe('File with the secret.'),
-    tls: tls
+    tls: peerTls
       .nullable()
       .prefault(null)
       .describe(

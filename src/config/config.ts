@@ -1,11 +1,11 @@
 import { reservedNamesOf } from '../model/client-fields.js';
 import type { Route } from '../model/route.js';
-import { toAdmin, type AdminConfig } from './admin-settings.js';
-import { toCluster, toWorkers, type ClusterConfig } from './cluster-config.js';
-import { defaultRoute, defined, listOf, toRoute, toSeconds, type RouteConfig } from './route-config.js';
-import type { Address } from './scalars.js';
+import { type AdminConfig, toAdmin } from './admin-settings.js';
+import { type ClusterConfig, toCluster, toWorkers } from './cluster-config.js';
+import { defaultRoute, defined, type RouteConfig, toRoute, toSeconds } from './route-config.js';
+import { type Address, listOf } from './scalars.js';
 import type { Settings } from './schema.js';
-import { toStore, type StoreConfig } from './store-config.js';
+import { type StoreConfig, toStore } from './store-config.js';
 
 /** What the proxy runs with: checked, complete, every number with its unit in its name. */
 export interface Config {

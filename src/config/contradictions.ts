@@ -1,12 +1,12 @@
 import { hostname as systemHostname, networkInterfaces } from 'node:os';
+import type { Route } from '../model/route.js';
 import { adminContradictions, isLoopbackAddress, MODE_OF_A_PORT } from './admin-settings.js';
 import { clusterContradictions } from './cluster-contradictions.js';
 import type { Config } from './config.js';
-import type { Route } from '../model/route.js';
-import type { SettingPath } from './mistake.js';
+import type { Contradiction, SettingPath } from './mistake.js';
 import { DEFAULT_ROUTE } from './route-config.js';
-import { routeContradictions, type Contradiction } from './route-contradictions.js';
-import { formatAddress, type Address } from './scalars.js';
+import { routeContradictions } from './route-contradictions.js';
+import { type Address, formatAddress } from './scalars.js';
 import type { Settings } from './schema.js';
 import { storeContradictions } from './store-contradictions.js';
 import { unusableTls } from './tls-files.js';

@@ -53,3 +53,11 @@ export function valueAt(settings: unknown, path: SettingPath): unknown {
     settings,
   );
 }
+/** Settings that are right one by one, but not together or not on this machine. */
+
+export interface Contradiction {
+  readonly path: SettingPath;
+  /** The other setting that is part of it, where that is in another section. */
+  readonly against?: SettingPath;
+  readonly problem: string;
+}

@@ -1,4 +1,4 @@
-import { listOf } from './route-config.js';
+import { isObject, listOf } from './scalars.js';
 import { DEFAULT_LISTEN } from './schema.js';
 
 /** A setting that can also be given by a flag and a variable. Flags win over variables, variables over the file. */
@@ -110,10 +110,6 @@ function put(into: Record<string, unknown>, [step, ...rest]: readonly string[], 
   const inner = into[step] ?? {};
   into[step] = inner;
   if (isObject(inner)) put(inner, rest, value);
-}
-
-export function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function entry(key: string, flag: string, setting: string, help: string): Override {

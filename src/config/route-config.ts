@@ -8,6 +8,7 @@ import {
   type PlainBodies,
   type Route,
 } from '../model/route.js';
+import { listOf } from './scalars.js';
 import type { Settings } from './schema.js';
 
 type RouteSettings = NonNullable<Settings['routes']>[number];
@@ -170,11 +171,6 @@ function toAuthorize({ forward_auth: asked, scope, preflight, recheck }: Setting
 /** Rounded up, so that nothing ends before its time. */
 export function toSeconds(ms: number): number {
   return Math.ceil(ms / 1000);
-}
-
-/** One or a list, as a list. */
-export function listOf<T>(oneOrMore: T | readonly T[]): readonly T[] {
-  return Array.isArray(oneOrMore) ? (oneOrMore as readonly T[]) : [oneOrMore as T];
 }
 
 /** Without the entries that are null: what does not exist has no value. */

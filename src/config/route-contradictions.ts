@@ -1,14 +1,6 @@
 import { clientFields, fieldKey, namesOtherTarget } from '../model/client-fields.js';
 import type { Limits, Route } from '../model/route.js';
-import type { SettingPath } from './mistake.js';
-
-/** Settings that are right one by one, but not together or not on this machine. */
-export interface Contradiction {
-  readonly path: SettingPath;
-  /** The other setting that is part of it, where that is in another section. */
-  readonly against?: SettingPath;
-  readonly problem: string;
-}
+import type { Contradiction, SettingPath } from './mistake.js';
 
 /** What does not fit together in one route, with what it inherits. `path`: where the route stands; empty for the top. */
 export function routeContradictions(path: SettingPath, route: Route): Contradiction[] {

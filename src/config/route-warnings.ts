@@ -1,10 +1,9 @@
+import { asksByPath, type Route } from '../model/route.js';
 import type { Config } from './config.js';
-import type { SettingPath } from './mistake.js';
+import type { Contradiction, SettingPath } from './mistake.js';
 import type { RouteConfig } from './route-config.js';
-import { type Contradiction } from './route-contradictions.js';
 import { buildRoutes } from './routes.js';
 import type { Settings } from './schema.js';
-import { asksByPath, type Route } from '../model/route.js';
 
 /** Routes that probably do not do what was meant. */
 export function routeWarnings(config: Config, settings: Settings): Contradiction[] {

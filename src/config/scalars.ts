@@ -288,3 +288,11 @@ function isMappedTooWide(range: string): boolean {
 export function isNull(found: unknown): boolean {
   return found === null || found === '';
 }
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+/** One or a list, as a list. */
+
+export function listOf<T>(oneOrMore: T | readonly T[]): readonly T[] {
+  return Array.isArray(oneOrMore) ? (oneOrMore as readonly T[]) : [oneOrMore as T];
+}

@@ -1,7 +1,6 @@
 import { readFileSync, statSync } from 'node:fs';
 import { withoutEnd } from '../model/without-end.js';
-import type { SettingPath } from './mistake.js';
-import type { Contradiction } from './route-contradictions.js';
+import type { Contradiction, SettingPath } from './mistake.js';
 
 /** A shorter one can be guessed. */
 export const SHORTEST_SECRET = 16;

@@ -1,4 +1,4 @@
-import { listOf } from './route-config.js';
+import { listOf } from './scalars.js';
 import type { RedisUrl } from './redis-url.js';
 import type { Settings } from './schema.js';
 import { secretOf } from './secret.js';
@@ -48,7 +48,7 @@ export function toStore(store: StoreSettings): StoreConfig {
   const first = urls[0]?.at;
   return {
     type: 'redis',
-    ...servers(store, urls),
+    ...serverConfig(store, urls),
     ...(first?.kind === 'unix' ? { socketPath: first.path } : {}),
     ...credentials(store, urls),
     database: urls.find(({ database }) => database !== undefined)?.database ?? 0,
@@ -64,7 +64,7 @@ export function urlsOf({ url }: StoreSettings): readonly RedisUrl[] {
   return url === null ? [] : listOf(url);
 }
 
-function servers({ cluster, sentinel }: StoreSettings, urls: readonly RedisUrl[]) {
+function serverConfig({ cluster, sentinel }: StoreSettings, urls: readonly RedisUrl[]) {
   const usual = sentinel ? SENTINEL_PORT : REDIS_PORT;
   return {
     kind: sentinel ? ('sentinel' as const) : cluster ? ('cluster' as const) : ('single' as const),

@@ -1,6 +1,5 @@
-import type { SettingPath } from './mistake.js';
+import type { Contradiction, SettingPath } from './mistake.js';
 import type { RedisUrl } from './redis-url.js';
-import type { Contradiction } from './route-contradictions.js';
 import type { Settings } from './schema.js';
 import { unusableSecret } from './secret.js';
 import { urlsOf } from './store-config.js';
@@ -33,7 +32,7 @@ function redis(store: StoreSettings): Contradiction[] {
   const inUrl = { username: all.some((url) => url.username), password: all.some((url) => url.password) };
   const isAnybody = (username !== null || inUrl.username) && password === null && file === null && !inUrl.password;
   return [
-    ...servers(store),
+    ...serverErrors(store),
     ...urls(store),
     ...(isAnybody ? [{ path: [username === null ? 'url' : 'username'], problem: NO_PASSWORD }] : []),
     ...unusableSecret('password', password, file),
@@ -45,7 +44,7 @@ function redis(store: StoreSettings): Contradiction[] {
 const NO_PASSWORD = 'needs a password as well: `password_file` or `password`';
 
 /** What the URLs are: one server, Sentinels or nodes of a Cluster. */
-function servers({ url, cluster, sentinel, tls }: StoreSettings): Contradiction[] {
+function serverErrors({ url, cluster, sentinel, tls }: StoreSettings): Contradiction[] {
   const count = Array.isArray(url) ? url.length : url === null ? 0 : 1;
   const isOne = !cluster && sentinel === null;
   const onSocket = [url].flat().some((one) => one?.at.kind === 'unix');

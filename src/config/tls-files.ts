@@ -1,8 +1,7 @@
 import { X509Certificate } from 'node:crypto';
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { createSecureContext } from 'node:tls';
-import type { SettingPath } from './mistake.js';
-import type { Contradiction } from './route-contradictions.js';
+import type { Contradiction, SettingPath } from './mistake.js';
 
 /** Paths of PEM files, each where the settings have it. */
 interface TlsFiles {

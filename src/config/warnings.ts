@@ -1,10 +1,9 @@
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { eagerTurns, type Route } from '../model/route.js';
-import type { Config } from './config.js';
-import type { SettingPath } from './mistake.js';
-import type { Contradiction } from './route-contradictions.js';
 import { adminWarnings } from './admin-settings.js';
+import type { Config } from './config.js';
+import type { Contradiction, SettingPath } from './mistake.js';
 import { routeWarnings } from './route-warnings.js';
 import type { Settings } from './schema.js';
 import { exposedSecret } from './secret.js';

@@ -1,5 +1,4 @@
-import type { Log } from '../observe/log.js';
-import { uploadTag } from '../observe/log.js';
+import { type Log, uploadTag } from '../observe/log.js';
 import type { PatientStore } from './patient-store.js';
 
 export interface ClaimRooms {

@@ -86,7 +86,7 @@ export class RequestRates {
   }
 }
 
-interface Measured {
+interface MeasuredBody {
   readonly body: TakenBody;
   readonly window: RateWindow;
   wasAwaited: boolean;
@@ -94,7 +94,7 @@ interface Measured {
 
 /** The bodies that one connection brings at the moment. */
 class TakenBodies {
-  private readonly bodies = new Set<Measured>();
+  private readonly bodies = new Set<MeasuredBody>();
   private readonly everyMs: number;
   private timer: NodeJS.Timeout | undefined;
   private read = 0;

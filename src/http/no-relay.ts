@@ -11,10 +11,10 @@ export interface NoRelayOptions {
   readonly monotonic: () => number;
 }
 
-const RETRY_AFTER_SECONDS = 30;
+const NO_RELAY_RETRY_SECONDS = 30;
 const SAY_AGAIN_MS = 60_000;
 
-const UNREACHABLE = 'The bytes of this upload cannot be reached from here. What was acknowledged is kept.';
+const UNREACHABLE_FROM_HERE = 'The bytes of this upload cannot be reached from here. What was acknowledged is kept.';
 
 /**
  * A node that has no way to the others, where an upload names one of them: a setting is missing, and taking the upload for
@@ -31,7 +31,7 @@ export class NoRelay implements Relay {
 
   async relay({ exchange, node, refuse }: RelayTask): Promise<void> {
     this.tell(node);
-    const reply = refuse({ reason: 'unavailable', detail: UNREACHABLE, retryAfterSeconds: RETRY_AFTER_SECONDS });
+    const reply = refuse({ reason: 'unavailable', detail: UNREACHABLE_FROM_HERE, retryAfterSeconds: NO_RELAY_RETRY_SECONDS });
     if (reply === 'cut') clientOf(exchange).breakOff();
     else await answerEarly(exchange, reply);
   }

@@ -6,10 +6,10 @@ import { ReadGate } from './read-gate.js';
 export const SILENCE_MS = 20_000;
 
 /** How often a session is looked at. */
-const LOOK_MS = 500;
+const LIFE_LOOK_MS = 500;
 
 /** A connection whose session has ended is closed by its peer within this time, or by us. */
-const LINGER_MS = 1500;
+const SILENT_LINGER_MS = 1500;
 
 /**
  * Ends a session that has no life left, within two seconds or so, and one whose peer is gone without a word. TCP takes many
@@ -18,14 +18,14 @@ const LINGER_MS = 1500;
  * Node closes such a session itself.
  */
 export function endWhenDeaf(session: ServerHttp2Session, socket: Socket, silenceMs: number): void {
-  const everyMs = Math.min(LOOK_MS, silenceMs);
+  const everyMs = Math.min(LIFE_LOOK_MS, silenceMs);
   const peer = new Peer(session, socket, silenceMs);
   let endedForMs = 0;
   const look = (): void => {
     if (!session.destroyed) return peer.look(everyMs);
     // The end was sent: a client that does not send its own would keep the connection.
     endedForMs += everyMs;
-    if (endedForMs >= LINGER_MS) socket.destroy();
+    if (endedForMs >= SILENT_LINGER_MS) socket.destroy();
   };
   const timer = setInterval(look, everyMs);
   socket.once('close', () => clearInterval(timer));

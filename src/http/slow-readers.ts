@@ -13,7 +13,7 @@ interface Outlet {
   end(): void;
 }
 
-interface Measured {
+interface MeasuredOutlet {
   readonly outlet: Outlet;
   window: RateWindow | undefined;
   gone: number;
@@ -25,7 +25,7 @@ interface Measured {
  * stream whose window they leave shut. Time counts only while bytes wait for them.
  */
 export class SlowReaders {
-  private readonly measured = new Map<Socket | ServerHttp2Stream, Measured>();
+  private readonly measured = new Map<Socket | ServerHttp2Stream, MeasuredOutlet>();
   private readonly everyMs: number;
   private timer: NodeJS.Timeout | undefined;
 

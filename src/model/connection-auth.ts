@@ -1,7 +1,7 @@
 import type { Headers } from './headers.js';
 
 /** Fields in which one side asks for a login, and those in which the other answers. */
-const CREDENTIALS = new Set(['authorization', 'proxy-authorization']);
+const CONNECTION_CREDENTIALS = new Set(['authorization', 'proxy-authorization']);
 const CHALLENGES = new Set(['www-authenticate', 'proxy-authenticate']);
 
 /**
@@ -11,7 +11,7 @@ const CHALLENGES = new Set(['www-authenticate', 'proxy-authenticate']);
 export function authenticatesConnection(headers: Headers): boolean {
   return headers.some(([name, value]) => {
     const key = name.toLowerCase();
-    if (CREDENTIALS.has(key)) return /^\s*(?:NTLM|Negotiate)(?:\s|$)/i.test(value);
+    if (CONNECTION_CREDENTIALS.has(key)) return /^\s*(?:NTLM|Negotiate)(?:\s|$)/i.test(value);
     return CHALLENGES.has(key) && /(?:^|,)\s*(?:NTLM|Negotiate)(?:[\s,]|$)/i.test(value);
   });
 }

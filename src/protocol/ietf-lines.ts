@@ -1,6 +1,5 @@
 import type { HeaderLine } from '../model/headers.js';
-import type { Upload } from '../model/upload.js';
-import { shownOffset } from '../model/upload.js';
+import { shownOffset, type Upload } from '../model/upload.js';
 import type { Dialect } from './dialects.js';
 import { uploadLimit } from './limits.js';
 import type { ReplyContext } from './protocol.js';

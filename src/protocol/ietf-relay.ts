@@ -26,7 +26,7 @@ export function renderAnswer(dialect: Dialect, outcome: Answered, context: Reply
         uploadLocation(dialect, outcome, context),
         offsetLine(upload),
         completenessLine(dialect, true),
-        reprDigestLine(outcome),
+        answerDigestLine(outcome),
       ),
     ],
     body: answer.body,
@@ -70,7 +70,7 @@ function uploadLocation(
 }
 
 /** RFC 9530 §3 makes it describe the response's own representation, unless that is the uploaded one, or none. */
-function reprDigestLine({ answer, reprDigest }: Answered): HeaderLine | undefined {
+function answerDigestLine({ answer, reprDigest }: Answered): HeaderLine | undefined {
   const aboutTheUpload = answer.status === 201 || answer.status === 204 || answer.bodySize === 0;
   if (!reprDigest || !aboutTheUpload || has(answer.headers, 'repr-digest')) return undefined;
   return ['Repr-Digest', digestField(reprDigest)];

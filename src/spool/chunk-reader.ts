@@ -83,14 +83,14 @@ async function* bytesOf(
 }
 
 async function assertComplete({ path, hasSums, committed }: Section, refresh: () => Promise<void>): Promise<void> {
-  const size = await lookTwice(() => patiently(() => sizeOf(path)), refresh);
+  const size = await lookTwice(() => patiently(() => fileSizeOf(path)), refresh);
   if (size === undefined) throw lost('a chunk is missing');
   const wanted = hasSums ? fileSize(committed) : committed;
   if (size < wanted) throw lost(`the file of a chunk has ${size} bytes instead of ${wanted}`);
 }
 
 /** Of the opened file: without opening it an NFS client may give a size from before another node wrote the rest. */
-async function sizeOf(path: string): Promise<number> {
+async function fileSizeOf(path: string): Promise<number> {
   const fd = await open(path, 'r');
   try {
     return (await fstat(fd)).size;

@@ -99,3 +99,15 @@ export class Answers {
 function refused(refusal: Refusal): Outcome {
   return { kind: 'refused', refusal };
 }
+/** One request on an upload, as far as uploads care. */
+
+export interface UploadCall extends AnswerCall {
+  /** Hears what an interim response could say; false when the client was not told. */
+  readonly tell: (news: News) => boolean;
+  /** Whether `tell` would tell of progress now; taken for yes when it is missing. */
+  readonly hears?: () => boolean;
+  /** Told of the upload before its body and whenever the offset has moved. */
+  readonly onOffset?: (upload: Upload) => void;
+  /** Of a creation: who it is, its client's own key, and what the authorization service adds for the origin. */
+  readonly creator?: Pick<Upload, 'principal' | 'addedHeaders' | 'clientKey'>;
+}

@@ -5,9 +5,8 @@ import { PLAIN, shownOffset, type StoredRequest, type Upload } from '../model/up
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
-import type { Answers } from './answers.js';
+import type { Answers, UploadCall } from './answers.js';
 import type { Body } from './body.js';
-import type { UploadCall } from './uploads.js';
 
 export interface RepeatedCreationRooms {
   readonly store: Pick<UploadStore, 'get' | 'chunks'>;

@@ -2,7 +2,7 @@ import type { Delivery } from '../delivery/delivery.js';
 import { removeAndTell } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { AppendIntent, CancelIntent, CreateIntent, RetrieveIntent } from '../model/intent.js';
-import type { Elsewhere, Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
+import type { Elsewhere, Interrupted, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
 import type { Route } from '../model/route.js';
 import { PLAIN, type StoredRequest, type Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
@@ -10,10 +10,10 @@ import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/lease.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { refuseAppend, refuseCreation, whyGone } from './admission.js';
-import { type AnswerCall, Answers } from './answers.js';
+import { Answers, type UploadCall } from './answers.js';
 import { Feeding, type Feeds } from './feeding.js';
 import type { CommitPace } from './growing-chunk.js';
-import { type Creation, openFirstUpload, openUpload, type OpeningRooms } from './opening.js';
+import { type Creation, openFirstUpload, type OpeningRooms, openUpload } from './opening.js';
 import { Promises } from './promises.js';
 import { RepeatedCreations } from './repeated-creation.js';
 import { RepresentationHashes } from './representation-hash.js';
@@ -30,18 +30,6 @@ export interface UploadsOptions extends OpeningRooms {
   /** The time by which uploads expire; the same as `clock` when it is missing. */
   readonly expiryClock?: () => number;
   readonly pace: CommitPace;
-}
-
-/** One request on an upload, as far as uploads care. */
-export interface UploadCall extends AnswerCall {
-  /** Hears what an interim response could say; false when the client was not told. */
-  readonly tell: (news: News) => boolean;
-  /** Whether `tell` would tell of progress now; taken for yes when it is missing. */
-  readonly hears?: () => boolean;
-  /** Told of the upload before its body and whenever the offset has moved. */
-  readonly onOffset?: (upload: Upload) => void;
-  /** Of a creation: who it is, its client's own key, and what the authorization service adds for the origin. */
-  readonly creator?: Pick<Upload, 'principal' | 'addedHeaders' | 'clientKey'>;
 }
 
 /** How often an upload that has just been found by its key may be over by then. */

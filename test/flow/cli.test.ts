@@ -1,21 +1,11 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
-import {
-  chmodSync,
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { FakeOrigin } from '../support/fake-origin.js';
-import { startFakeOrigin } from '../support/fake-origin.js';
-import { ProxyProcess, startProxy, type ProxyOptions } from '../support/proxy.js';
-import { temporaryDirectory, until, within, type TemporaryDirectory } from '../support/temporary.js';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
+import { type ProxyOptions, ProxyProcess, startProxy } from '../support/proxy.js';
+import { temporaryDirectory, type TemporaryDirectory, until, within } from '../support/temporary.js';
 
 const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
 const VERSION = (

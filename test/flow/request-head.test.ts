@@ -2,8 +2,7 @@ import { afterEach, describe, expect, test } from '@jest/globals';
 import { makeCertificate } from '../support/certificate.js';
 import { closeDoors, openDoor, tellHead, toldHead } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
-import { requestOnce } from '../support/raw-client.js';
-import { connect } from '../support/raw-client.js';
+import { connect, requestOnce } from '../support/raw-client.js';
 
 afterEach(closeDoors);
 

@@ -7,7 +7,7 @@ import type { CreateIntent } from '../../src/model/intent.js';
 import type { Interrupted, Outcome } from '../../src/model/outcome.js';
 import { newestUnknownEnd } from '../../src/model/upload.js';
 import { Body } from '../../src/uploads/body.js';
-import type { UploadCall } from '../../src/uploads/uploads.js';
+import type { UploadCall } from '../../src/uploads/answers.js';
 import { startTestApp } from '../support/app.js';
 import { REQUEST } from '../support/delivery-room.js';
 import { Machine, route, streamOf } from '../support/faulty-machine.js';

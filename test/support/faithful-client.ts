@@ -6,7 +6,7 @@ import type { CreateIntent } from '../../src/model/intent.js';
 import type { Interrupted, News, Outcome } from '../../src/model/outcome.js';
 import { shownOffset } from '../../src/model/upload.js';
 import { Body } from '../../src/uploads/body.js';
-import type { UploadCall } from '../../src/uploads/uploads.js';
+import type { UploadCall } from '../../src/uploads/answers.js';
 import { REQUEST } from './delivery-room.js';
 import { type Machine, route, SHORT_ANSWER, streamOf } from './faulty-machine.js';
 

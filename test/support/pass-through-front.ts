@@ -1,15 +1,14 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { Agent, createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createHttp2Server, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
-import { Agent } from 'node:http';
-import { Socket, type AddressInfo } from 'node:net';
-import type { Exchange } from '../../src/http/exchange.js';
-import { PassThrough, type PassThroughOptions } from '../../src/http/pass-through.js';
-import { loadHttpProxy } from '../../src/http/load-http-proxy.js';
+import { type AddressInfo, Socket } from 'node:net';
 import { Trust } from '../../src/http/client-address.js';
+import type { Exchange } from '../../src/http/exchange.js';
+import { loadHttpProxy } from '../../src/http/load-http-proxy.js';
+import { PassThrough, type PassThroughOptions } from '../../src/http/pass-through.js';
 import { BadHead, readHead } from '../../src/http/request-head.js';
 import { silentLog } from '../../src/observe/log.js';
+import { type RawOrigin, type RawScript, startRawOrigin } from './raw-origin.js';
 import { until } from './temporary.js';
-import { startRawOrigin, type RawOrigin, type RawScript } from './raw-origin.js';
 
 /** A server that gives every request to one origin. */
 export interface Front {

@@ -3,7 +3,7 @@ import type { AppendIntent, CreateIntent } from '../../src/model/intent.js';
 import type { Interrupted, News, Outcome } from '../../src/model/outcome.js';
 import { shownOffset, type Digest } from '../../src/model/upload.js';
 import { Body } from '../../src/uploads/body.js';
-import type { UploadCall } from '../../src/uploads/uploads.js';
+import type { UploadCall } from '../../src/uploads/answers.js';
 import { REQUEST, routeTo } from './delivery-room.js';
 import { sha256 } from './temporary.js';
 import { UploadWitness, type Asked } from './upload-witness.js';

@@ -8,7 +8,8 @@ import { generatedFiles } from '../../src/config/generated-files.js';
 import { alternatives, jsonSchema, type JsonSchema } from '../../src/config/json-schema.js';
 import { loadConfig } from '../../src/config/load.js';
 import { valueAt } from '../../src/config/mistake.js';
-import { isObject, OVERRIDES } from '../../src/config/overrides.js';
+import { OVERRIDES } from '../../src/config/overrides.js';
+import { isObject } from '../../src/config/scalars.js';
 import { schema } from '../../src/config/schema.js';
 import { temporaryDirectory } from '../support/temporary.js';
 

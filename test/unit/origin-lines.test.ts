@@ -1,7 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { framingOf, linesForOrigin } from '../../src/http/origin-lines.js';
-import { passedOn, passedOnTrailers } from '../../src/model/headers.js';
-import { fieldValue, type HeaderLine } from '../../src/model/headers.js';
+import { fieldValue, type HeaderLine, passedOn, passedOnTrailers } from '../../src/model/headers.js';
 import type { RequestHead } from '../../src/model/request-head.js';
 
 function headOf(part: Partial<RequestHead>): RequestHead {

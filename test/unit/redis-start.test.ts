@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { aclRule } from '../../src/store/redis/redis-advice.js';
+import { aclRule } from '../../src/store/redis/redis-fault.js';
 import type { RedisSettings } from '../../src/store/redis/redis-settings.js';
 import { newUpload } from '../contract/sample-upload.js';
 import { makeCertificate } from '../support/certificate.js';

@@ -2,8 +2,7 @@ import { join } from 'node:path';
 import { opendir, patiently, stat, unlinkIfThere } from '../../disk/files.js';
 import { storageFault, unlessMissing } from '../../disk/storage-fault.js';
 import type { OldAge, SetAside } from '../upload-store.js';
-import type { Entry, RecordsDisk } from './load.js';
-import { nameParts } from './load.js';
+import { type Entry, nameParts, type RecordsDisk } from './load.js';
 
 /** A record nobody can read is kept this long for people to look at: it holds request headers, so not for ever. */
 const KEEP_DAMAGED_MS = 7 * 24 * 3600 * 1000;

@@ -2,13 +2,6 @@ import { Cluster, type Redis } from 'ioredis';
 import type { Log } from '../../observe/log.js';
 import type { RedisClient } from './redis-clients.js';
 
-/** The rights we need, as `ACL SETUSER` takes them; the last one to warn of what the configuration puts at risk. */
-export function aclRule(prefix: string): string {
-  const commands =
-    '+@read +@write +@scripting +@pubsub +@connection -@dangerous +time +wait +cluster|slots +cluster|info +config|get';
-  return `~{${prefix}* resetchannels &{${prefix}* ${commands}`;
-}
-
 /** Says what in the server's configuration puts uploads at risk, as far as it lets us look. */
 export async function warnAboutServer(client: RedisClient, log: Log): Promise<void> {
   const server = client instanceof Cluster ? client.nodes('master')[0] : client;

@@ -1,5 +1,4 @@
 import { Fault } from '../../model/fault.js';
-import { aclRule } from './redis-advice.js';
 import { describeAddresses, type RedisSettings } from './redis-settings.js';
 
 interface Trouble {
@@ -155,4 +154,11 @@ function isOfLibrary(words: string): boolean {
   return /Connection is closed|max retries per request|isn't writeable|isn't ready|Too many Cluster redirections|Cluster is|None of startup|aborted/i.test(
     words,
   );
+}
+
+/** The rights we need, as `ACL SETUSER` takes them; the last one to warn of what the configuration puts at risk. */
+export function aclRule(prefix: string): string {
+  const commands =
+    '+@read +@write +@scripting +@pubsub +@connection -@dangerous +time +wait +cluster|slots +cluster|info +config|get';
+  return `~{${prefix}* resetchannels &{${prefix}* ${commands}`;
 }
