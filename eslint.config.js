@@ -48,12 +48,12 @@ export default tseslint.config(
   {
     // Those that hand the clock of the wall to all others, show times to people, or read what the disk says of its files.
     files: [
-      'src/app.ts',
+      'src/app/app.ts',
       'src/cli/uploads.ts',
-      'src/disk/drafts.ts',
-      'src/spool/spool-use.ts',
-      'src/store/embedded/{embedded-store,load,lock-file,machine,record-lines,records}.ts',
-      'src/store/redis/redis-connection.ts',
+      'src/fs/files.ts',
+      'src/spool/shared-directory.ts',
+      'src/store/embedded/{boot,directory-lock,embedded-store,load,record-lines,records}.ts',
+      'src/store/redis/connection.ts',
     ],
     rules: { 'no-restricted-properties': 'off' },
   },

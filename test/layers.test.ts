@@ -5,61 +5,49 @@ import { expect, test } from '@jest/globals';
 
 const src = join(dirname(fileURLToPath(import.meta.url)), '..', 'src');
 
-const STORES = ['store', 'store/embedded', 'store/redis'];
-const BELOW_STORAGE = ['admin', 'config', 'delivery', 'disk', 'model', 'observe', 'spool', ...STORES, 'uploads'];
-
-/** What each room may import, types included: other rooms and packages. A longer path is a room of its own. */
-const rooms: Record<string, { rooms: string[]; packages: string[] }> = {
-  model: { rooms: [], packages: [] },
-  streams: { rooms: [], packages: [] },
-  observe: { rooms: [], packages: ['pino', 'pino-pretty', 'prom-client'] },
-  protocol: { rooms: ['model'], packages: ['structured-headers'] },
-  store: { rooms: ['model'], packages: [] },
-  disk: { rooms: ['model'], packages: ['@node-rs/crc32'] },
-  'store/embedded': { rooms: ['store', 'disk', 'model', 'observe'], packages: [] },
-  'store/redis': { rooms: ['store', 'disk', 'model', 'observe'], packages: ['ioredis'] },
-  spool: { rooms: ['disk', 'model', 'observe'], packages: [] },
-  delivery: { rooms: ['streams', 'store', 'spool', 'disk', 'model', 'observe'], packages: ['undici'] },
-  uploads: { rooms: ['delivery', 'store', 'spool', 'model', 'observe'], packages: [] },
-  http: {
-    rooms: ['streams', 'uploads', 'protocol', 'disk', 'model', 'observe'],
-    packages: ['http-proxy', 'ipaddr.js'],
+/** What each folder may import, types included: folders below it, and packages. */
+const FOLDERS: Record<string, { folders: string[]; packages: string[] }> = {
+  model: { folders: [], packages: [] },
+  concurrency: { folders: [], packages: [] },
+  observe: { folders: [], packages: ['pino', 'pino-pretty', 'prom-client'] },
+  streams: { folders: ['model'], packages: [] },
+  fs: { folders: ['model'], packages: ['@node-rs/crc32'] },
+  protocol: { folders: ['model'], packages: ['structured-headers'] },
+  config: { folders: ['model'], packages: ['zod', 'yaml', 'picomatch', 'ipaddr.js'] },
+  store: { folders: ['model'], packages: [] },
+  'store/embedded': { folders: ['store', 'fs', 'concurrency', 'model', 'observe'], packages: [] },
+  'store/redis': { folders: ['store', 'fs', 'concurrency', 'model', 'observe'], packages: ['ioredis'] },
+  spool: { folders: ['fs', 'model', 'observe'], packages: [] },
+  origin: { folders: ['streams', 'model'], packages: ['http-proxy'] },
+  server: { folders: ['protocol', 'streams', 'fs', 'model', 'observe'], packages: ['ipaddr.js'] },
+  proxy: { folders: ['server', 'origin', 'protocol', 'streams', 'model', 'observe'], packages: [] },
+  delivery: {
+    folders: ['spool', 'store', 'streams', 'fs', 'concurrency', 'model', 'observe'],
+    packages: ['undici'],
   },
-  cluster: { rooms: ['streams', 'http', 'uploads', 'delivery', 'store', 'spool', 'model', 'observe'], packages: [] },
-  admin: { rooms: ['uploads', 'delivery', 'store', 'disk', 'model', 'observe'], packages: [] },
-  config: { rooms: ['model'], packages: ['zod', 'yaml', 'picomatch', 'ipaddr.js'] },
-  workers: { rooms: ['app', 'admin', 'config', 'http', 'observe', 'model'], packages: [] },
-  cli: { rooms: ['streams', 'workers', 'app', 'storage', 'config', 'observe', 'model'], packages: ['commander'] },
-  storage: { rooms: BELOW_STORAGE, packages: [] },
-  'redis-storage': { rooms: ['storage', ...BELOW_STORAGE], packages: [] },
-  'cluster-membership': {
-    rooms: ['storage', 'cluster', 'config', 'http', 'model', 'observe', 'spool', 'store'],
+  uploads: { folders: ['delivery', 'spool', 'store', 'model', 'observe'], packages: [] },
+  handler: {
+    folders: ['uploads', 'proxy', 'server', 'origin', 'protocol', 'streams', 'model', 'observe'],
     packages: [],
   },
+  cluster: {
+    folders: ['uploads', 'delivery', 'proxy', 'server', 'origin', 'spool', 'store', 'streams', 'model', 'observe'],
+    packages: [],
+  },
+  admin: { folders: ['uploads', 'delivery', 'store', 'fs', 'model', 'observe'], packages: [] },
   app: {
-    rooms: [
-      'storage',
-      'redis-storage',
-      'cluster-membership',
-      'cluster',
-      'admin',
-      'config',
-      'delivery',
-      'http',
-      'model',
-      'observe',
-      'spool',
-      'store',
-      'uploads',
+    folders: [
+      ...['admin', 'cluster', 'handler', 'uploads', 'delivery', 'proxy', 'server', 'spool'],
+      ...['store', 'store/embedded', 'store/redis', 'config', 'fs', 'model', 'observe'],
     ],
     packages: [],
   },
+  workers: { folders: ['app', 'admin', 'config', 'server', 'observe', 'model'], packages: [] },
+  cli: { folders: ['workers', 'app', 'config', 'streams', 'observe', 'model'], packages: ['commander'] },
 };
 
-/** Implementations: only app.ts, storage.ts and their own room may name them. */
-const implementations = [/^store\/(embedded|redis)\//, /^spool\/local-/, /^delivery\/undici-/];
-
-const ASSEMBLY: ReadonlySet<string> = new Set(['app.ts', 'storage.ts', 'redis-storage.ts']);
+/** Implementations behind an interface: only `app/` and their own folder may name them. */
+const IMPLEMENTATIONS = [/^store\/(embedded|redis)\//, /^spool\/local-/, /^delivery\/undici-/];
 
 interface Import {
   readonly file: string;
@@ -70,21 +58,25 @@ interface Import {
 const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts'));
 const imports = files.flatMap((file) => importsOf(file));
 
-test('imports go down only, and each package enters by its own room', () => {
+test('imports go down only, and each package enters by its own folder', () => {
   expect(imports.length).toBeGreaterThan(50);
   expect(imports.filter((found) => !isAllowed(found)).map(describeImport)).toEqual([]);
 });
 
-test('only app.ts names an implementation', () => {
+test('no file imports itself by way of others', () => {
+  expect(circles()).toEqual([]);
+});
+
+test('only app/ names an implementation', () => {
   const named = imports.filter((found) => {
     const target = targetOf(found);
-    const implementation = target && implementations.find((pattern) => pattern.test(target));
-    return implementation && !ASSEMBLY.has(found.file) && roomOf(target) !== roomOf(found.file);
+    const implementation = target && IMPLEMENTATIONS.find((pattern) => pattern.test(target));
+    return implementation && folderOf(found.file) !== 'app' && folderOf(target) !== folderOf(found.file);
   });
   expect(named.map(describeImport)).toEqual([]);
 });
 
-test('nothing below http sees a Node request or response', () => {
+test('nothing below the handlers of requests sees a Node request or response', () => {
   const below = files.filter((file) => /^(model|protocol|store|spool|delivery|uploads)\//.test(file));
   const seen = below.filter((file) => /\b(IncomingMessage|ServerResponse|Http2Server)/.test(read(file)));
   expect(seen).toEqual([]);
@@ -107,13 +99,33 @@ function importsOf(file: string): Import[] {
 
 function isAllowed(found: Import): boolean {
   if (found.specifier.startsWith('node:')) return true;
-  const own = roomOf(found.file);
-  const rules = rooms[own];
+  const own = folderOf(found.file);
+  const rules = FOLDERS[own];
   if (!rules) return false;
   const target = targetOf(found);
   if (target === undefined) return rules.packages.includes(found.specifier);
-  const room = roomOf(target);
-  return room === own || rules.rooms.includes(room);
+  const folder = folderOf(target);
+  return folder === own || rules.folders.includes(folder);
+}
+
+/** Each circle of imports once, as the files on it. */
+function circles(): string[] {
+  const targets = new Map(files.map((file) => [file, new Set<string>()]));
+  for (const found of imports) {
+    const target = targetOf(found);
+    if (target !== undefined) targets.get(found.file)!.add(target);
+  }
+  const found: string[] = [];
+  const done = new Set<string>();
+  const visit = (file: string, way: readonly string[]): void => {
+    const at = way.indexOf(file);
+    if (at >= 0) found.push([...way.slice(at), file].join(' -> '));
+    if (at >= 0 || done.has(file)) return;
+    for (const target of targets.get(file) ?? []) visit(target, [...way, file]);
+    done.add(file);
+  };
+  for (const file of files) visit(file, []);
+  return found;
 }
 
 /** The imported file, relative to src; undefined for a package. */
@@ -122,10 +134,9 @@ function targetOf({ file, specifier }: Import): string | undefined {
   return relative(src, join(src, dirname(file), specifier)).replace(/\.js$/, '.ts');
 }
 
-function roomOf(file: string): string {
-  if (!file.includes('/')) return file.replace(/\.ts$/, '');
+function folderOf(file: string): string {
   const folder = dirname(file);
-  return rooms[folder] ? folder : folder.split('/')[0]!;
+  return FOLDERS[folder] ? folder : folder.split('/')[0]!;
 }
 
 function describeImport({ file, line, specifier }: Import): string {

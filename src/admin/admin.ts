@@ -1,10 +1,17 @@
+import { Fault } from '../model/fault.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
-import { json, methodNotAllowed, problem, type AdminAnswer, type AdminRequest } from './admin-answer.js';
-import { startAdminListener, type Admin, type AdminListenerOptions } from './admin-listener.js';
-import { answerAtDrain, type DrainDesk } from './drain-desk.js';
-import { checkReadiness, type HealthCheck } from './readiness.js';
-import { answerAtDesk, type UploadsDesk } from './uploads-desk.js';
+import {
+  type Admin,
+  type AdminAnswer,
+  type AdminListenerOptions,
+  type AdminRequest,
+  json,
+  methodNotAllowed,
+  problem,
+  startAdminListener,
+} from './admin-http.js';
+import { answerAtDesk, type UploadsDesk } from './uploads-api.js';
 
 /** What the answers to operators are made from. */
 export interface AdminRooms {
@@ -50,3 +57,74 @@ const PAGES: Readonly<Record<string, ((rooms: AdminRooms) => Promise<AdminAnswer
   },
   '/metrics': async ({ metrics }) => ({ status: 200, type: metrics.contentType, body: await metrics.text() }),
 };
+
+/** Something that must hold for this process to take requests. */
+export interface HealthCheck {
+  readonly name: string;
+  /** Resolves to what is wrong, for people; undefined when nothing is. */
+  readonly check: () => Promise<string | ToldProblem | undefined>;
+  /** It is told, but does not keep requests away: for what one upload suffers from, or what only some requests need. */
+  readonly isOnlyTold?: true;
+}
+
+/** A problem that is told but keeps no requests away, where only the check itself can know that. */
+export interface ToldProblem {
+  readonly told: string;
+}
+
+export interface Readiness {
+  readonly ready: boolean;
+  readonly checks: readonly { readonly name: string; readonly ok: boolean; readonly problem?: string }[];
+}
+
+/** A disk or server that stands still must not make the question stand still too. */
+const PATIENCE_MS = 2000;
+
+/** Runs all checks side by side; one that throws or does not end counts as failed. */
+export async function checkReadiness(checks: readonly HealthCheck[], patienceMs = PATIENCE_MS): Promise<Readiness> {
+  const results = await Promise.all(
+    checks.map(async ({ name, check, isOnlyTold }) => {
+      const found = await outcome(check, patienceMs);
+      if (found === undefined) return { ready: true, result: { name, ok: true } };
+      const isTold = typeof found === 'object';
+      const problem = isTold ? found.told : found;
+      return { ready: isTold || isOnlyTold === true, result: { name, ok: false, problem } };
+    }),
+  );
+  return { ready: results.every(({ ready }) => ready), checks: results.map(({ result }) => result) };
+}
+
+async function outcome(check: HealthCheck['check'], patienceMs: number): Promise<string | ToldProblem | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<string>((resolve) => {
+    timer = setTimeout(resolve, patienceMs, `no answer within ${patienceMs} ms`);
+  });
+  try {
+    return await Promise.race([check(), late]);
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Where an operator sends a node away. */
+export interface DrainDesk {
+  /** What it says is told to the operator as it is, in JSON. */
+  begin(move: boolean): Promise<object>;
+  state(): Promise<object>;
+}
+
+/** `/drain`: POST begins, with `?move=true` also to give the uploads to other nodes; GET tells how far it is. */
+export async function answerAtDrain(desk: DrainDesk, request: AdminRequest): Promise<AdminAnswer> {
+  if (request.method === 'GET' || request.method === 'HEAD') return json(200, await desk.state());
+  if (request.method !== 'POST') return methodNotAllowed(['GET', 'HEAD', 'POST']);
+  const move = request.query.get('move') ?? 'false';
+  if (move !== 'true' && move !== 'false') return problem(400, 'move is true or false.');
+  try {
+    return json(202, await desk.begin(move === 'true'));
+  } catch (fault) {
+    if (!(fault instanceof Fault)) throw fault;
+    return problem(503, `The other nodes could not be told: ${fault.message}. Ask again.`, { 'Retry-After': '5' });
+  }
+}

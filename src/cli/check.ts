@@ -1,12 +1,15 @@
 import { accessSync, constants, statfsSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { assertUsable } from '../app/storage.js';
+import type { AdminConfig } from '../config/admin.js';
 import type { Config } from '../config/config.js';
-import { loadConfig, loadRight, misplaced, withMistake, type ConfigSources, type Right } from '../config/load.js';
-import type { Mistake } from '../config/mistake.js';
-import { assertUsable } from '../storage.js';
-import { configSummary } from './config-summary.js';
-import { printDoubts, printMistakes } from './print-mistakes.js';
-import { whyNotStarted } from './why-not-started.js';
+import { describeMistake, type Mistake } from '../config/errors.js';
+import { type ConfigSources, loadConfig, loadRight, misplaced, type Right, withMistake } from '../config/load.js';
+import type { RouteConfig } from '../config/route.js';
+import type { RedisConfig } from '../config/store.js';
+import { formatAddress } from '../config/values.js';
+import { reshapes, type Route } from '../model/route.js';
+import { whyNotStarted } from './startup-errors.js';
 
 /** Prints what would be served, and what is doubtful, and ends with 0, or prints every mistake and ends with 1. */
 export async function check(sources: ConfigSources): Promise<void> {
@@ -78,4 +81,83 @@ function unlessAllowed(directory: string): string | undefined {
   } catch (error) {
     return `${directory} cannot be written by this user (${(error as NodeJS.ErrnoException).code})`;
   }
+}
+
+/** What would be served, a line for each part; without passwords. */
+export function configSummary(config: Config): string[] {
+  const listeners = config.listeners.map(({ address, tls, http2 }) => {
+    return `${formatAddress(address)} (${tls ? 'https' : 'http'}${http2 ? ', HTTP/2' : ''})`;
+  });
+  const rest = config.routes.length === 0 ? 'every path' : 'everything else';
+  return [
+    `listen    ${listeners.join(', ')}`,
+    `admin     ${config.admin ? operators(config.admin) : 'none'}`,
+    `data      ${config.data}`,
+    `store     ${config.store.type === 'embedded' ? 'embedded, for one process' : redis(config.store)}`,
+    `spool     ${config.spool.shared ? 'local, shared by all nodes' : 'local'}, sync: ${config.spool.sync}`,
+    ...nodes(config),
+    `workers   ${config.workers}`,
+    ...config.routes.map(describeRoute),
+    `route     ${rest} ${describe(config.defaultRoute)}`,
+  ];
+}
+
+function operators({ address, token, open }: AdminConfig): string {
+  const openly = open.length > 0 ? `, but for ${open.join(' and ')}` : '';
+  return `${formatAddress(address)} (${token === undefined ? 'no token' : `with a token${openly}`})`;
+}
+
+function redis(store: RedisConfig): string {
+  const { kind, masterName, socketPath, tls, username, password, database, prefix, replicas } = store;
+  const servers =
+    socketPath ?? store.nodes.map(({ host, port }) => formatAddress({ kind: 'tcp', host, port })).join(', ');
+  const as = { single: '', sentinel: `master ${masterName ?? ''} of Sentinels `, cluster: 'Cluster with ' }[kind];
+  return [
+    `redis, ${as}${servers}`,
+    ...(tls ? ['TLS'] : []),
+    ...(username === undefined ? [] : [`user ${username}`]),
+    ...(password === undefined ? ['no password'] : []),
+    ...(kind === 'cluster' ? [] : [`database ${database}`]),
+    `prefix ${prefix}`,
+    ...(replicas === 0 ? [] : [`confirmed by replicas: ${replicas}`]),
+  ].join(', ');
+}
+
+/** How other nodes get at the bytes here; one process alone has none. */
+function nodes({ store, spool, cluster }: Config): string[] {
+  if (store.type === 'embedded' || spool.shared) return [];
+  if (!cluster) return ['cluster   none: this is the only node, no other can reach the bytes here'];
+  const safety = cluster.tls ? 'signed, TLS with certificates of both sides' : 'signed, without TLS';
+  return [`cluster   ${cluster.advertise}, listening on ${formatAddress(cluster.listen)} (${safety})`];
+}
+
+function describeRoute({ paths, methods, route }: RouteConfig): string {
+  const which = [...(methods ? [methods.join(' ')] : []), paths.join(' ')].join(' ');
+  return `route     ${which} ${describe(route)}`;
+}
+
+function describe(route: Route): string {
+  return `-> ${route.origin}${route.resumable ? ', resumable' : ''}${plainBodies(route)}`;
+}
+
+/** Tells how a route treats bodies that are no uploads, and which of its settings do not hold for them. */
+function plainBodies({ plainBodies: handling, delivery, limits, resumable }: Route): string {
+  if (handling === 'spool') return ', ordinary bodies go through the spool';
+  if (handling === 'refuse') return ', ordinary bodies are refused';
+  const open = [...(delivery.gate ? ['gate'] : []), ...(reshapes(delivery) ? ['framing, target and method'] : [])];
+  const limited = limits.maxSize === undefined ? '' : `, bodies up to ${limits.maxSize} bytes`;
+  if (!resumable || open.length === 0) return limited;
+  return `${limited}, ordinary bodies pass: ${open.join(', ')} hold for uploads only`;
+}
+
+/** Tells on standard error what is doubtful, one a line. */
+export function printDoubts(doubts: readonly Mistake[] = []): void {
+  for (const doubt of doubts) process.stderr.write(`rufh-proxy: warning: ${describeMistake(doubt)}\n`);
+}
+
+/** Tells all mistakes on standard error, one a line. */
+export function printMistakes(mistakes: readonly Mistake[]): void {
+  const count = mistakes.length === 1 ? 'one mistake' : `${mistakes.length} mistakes`;
+  process.stderr.write(`rufh-proxy: ${count} in the configuration\n`);
+  for (const mistake of mistakes) process.stderr.write(`  ${describeMistake(mistake)}\n`);
 }

@@ -1,13 +1,12 @@
-import type { App } from '../app.js';
+import type { App } from '../app/app.js';
+import { assertUsable, type Closing, lockDirectory } from '../app/storage.js';
 import type { Config } from '../config/config.js';
-import { loadConfig, type ConfigSources } from '../config/load.js';
-import { createLog, type ProcessLog } from '../observe/log.js';
-import { workerPlace } from '../workers/worker-place.js';
-import { GentleStop } from './gentle-stop.js';
-import { printDoubts, printMistakes } from './print-mistakes.js';
-import { serveAsWorker } from './serve-as-worker.js';
-import { serveByWorkers, type Started } from './serve-by-workers.js';
-import { whyNotStarted } from './why-not-started.js';
+import { type ConfigSources, loadConfig } from '../config/load.js';
+import { createLog, type Log, type ProcessLog } from '../observe/log.js';
+import { startPrimary } from '../workers/primary.js';
+import { PrimaryLink, workerConfig, workerPlace, type WorkerPlace } from '../workers/worker.js';
+import { printDoubts, printMistakes } from './check.js';
+import { whyNotStarted } from './startup-errors.js';
 
 /** Opens one proxy in this process. */
 export type StartApp = (config: Config, log: ProcessLog, version: string) => Promise<App>;
@@ -40,7 +39,7 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
 
 /** Loaded only here: a primary process does without most of the program. */
 async function startWhole(...task: Parameters<StartApp>): Promise<App> {
-  const { startApp } = await import('../app.js');
+  const { startApp } = await import('../app/app.js');
   return startApp(...task);
 }
 
@@ -62,3 +61,110 @@ function endOnTheUnexpected(log: ProcessLog): void {
   };
   process.on('uncaughtException', end).on('unhandledRejection', end);
 }
+
+export interface WorkerTask {
+  readonly place: WorkerPlace;
+  readonly config: Config;
+  readonly log: ProcessLog;
+  readonly startApp: (config: Config) => Promise<App>;
+}
+
+/** Runs the proxy as one of several, until the primary process wants it to end or is gone. */
+export async function serveAsWorker({ place, config, log, startApp }: WorkerTask): Promise<void> {
+  const stop = new GentleStop(log, 'the worker has stopped');
+  const link = new PrimaryLink({
+    onStop: (why) => {
+      if (why === 'primary-gone') log.error('the primary process is gone; stopping');
+      stop.begin();
+    },
+    onAnnounced: () => log.useStandardOutput(),
+  });
+  try {
+    const app = await startApp(workerConfig(config, place));
+    stop.stops(app);
+    link.listens(app);
+  } catch (error) {
+    await link.failed(whyNotStarted(error, config));
+    process.exit(1);
+  }
+}
+
+/** A proxy that runs in one process or several. */
+export type Started = Pick<App, 'urls' | 'adminUrl' | 'node' | 'stop'> & {
+  readonly workers?: number;
+  readonly announced?: () => void;
+};
+
+/** Runs the proxy in several processes that this one looks after. */
+export async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started> {
+  const { workers, spool, data, store } = config;
+  const opened: Closing[] = [];
+  const close = async () => {
+    for (const one of opened.splice(0)) await one();
+  };
+  try {
+    await assertUsable({ directory: data, store: store.type, shared: spool.shared });
+    // One node has one directory of its own: that its workers share it must let in no other processes.
+    if (!spool.shared) await lockDirectory(data, opened);
+    const primary = await startPrimary({ ...config, log });
+    return { ...primary, workers, stop: () => primary.stop().finally(close) };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Ends the process, gently if there is time: for signals, and for whoever else may ask. */
+export class GentleStop {
+  private running: { stop(): Promise<void> } | undefined;
+  private stopping = false;
+  private signalled = false;
+
+  /** `done`: the last line of the log, when all went well. */
+  constructor(
+    private readonly log: Log,
+    private readonly done: string,
+  ) {
+    const onSignal = (signal: NodeJS.Signals) => this.onSignal(signal);
+    process.on('SIGTERM', onSignal).on('SIGINT', onSignal);
+    // Its default action would end the process at once, which no tool that sends it means.
+    process.on('SIGHUP', () => this.log.warn({ signal: 'SIGHUP' }, SIGHUP_IGNORED));
+  }
+
+  /** Something runs that must be stopped from here on. */
+  stops(running: { stop(): Promise<void> }): void {
+    this.running = running;
+  }
+
+  /** May be asked again: it goes on stopping. */
+  begin(): void {
+    if (this.stopping) return;
+    // While it is still starting there is nothing to keep.
+    if (!this.running) process.exit(0);
+    this.stopping = true;
+    this.running.stop().then(
+      () => {
+        this.log.info(this.done);
+        process.exit(0);
+      },
+      (error: unknown) => {
+        this.log.error({ err: error }, 'stopping failed');
+        process.exit(1);
+      },
+    );
+  }
+
+  /**
+   * The first signal lets requests under way keep what they have, the second ends the process at once. The default
+   * action would be ignored by the first process of a container. A terminal signals workers and their primary process
+   * together: that it has asked them to stop already does not make theirs the second.
+   */
+  private onSignal(signal: NodeJS.Signals): void {
+    if (this.signalled) process.exit(1);
+    this.signalled = true;
+    if (this.running) this.log.info({ signal }, 'stopping; a second signal ends at once');
+    this.begin();
+  }
+}
+
+const SIGHUP_IGNORED = 'SIGHUP changes nothing: a changed configuration needs a restart (SIGTERM, then a new start)';

@@ -1,7 +1,96 @@
-import { AdminRefused, type AdminClient, type Json } from './admin-client.js';
-import { soughtBy } from './find-upload.js';
-import { detailWords, type ShownUpload } from './upload-detail.js';
-import { setAsideTable, uploadTable, type ListedUpload, type SetAsideUpload } from './upload-words.js';
+import { userInfo } from 'node:os';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { PHASES } from '../model/upload.js';
+import { uploadTag } from '../observe/log.js';
+import { type AdminClient, type AdminFlags, AdminRefused, type Json, withAdmin, withClient } from './admin-client.js';
+import {
+  detailWords,
+  type ListedUpload,
+  setAsideTable,
+  type SetAsideUpload,
+  type ShownUpload,
+  uploadTable,
+} from './format-uploads.js';
+
+const EXAMPLES = `
+The uploads are those of a running proxy, asked through its admin listener. An upload goes by its tag, as in the logs; show
+also takes its URL, path, Idempotency-Key or client.
+
+Examples:
+  $ rufh-proxy uploads list --phase undelivered
+  $ rufh-proxy uploads show 3f0c9a17be
+  $ rufh-proxy uploads show /files/report.pdf
+  $ rufh-proxy uploads redeliver 3f0c9a17be --admin http://127.0.0.1:9090
+  $ rufh-proxy uploads redeliver 3f0c9a17be --past-gate --as 'Ada, ticket 417'
+
+Ends with 0 when everything was done, 1 when something was not, 2 when the admin listener could not be reached.`;
+
+/** `uploads list|show|cancel|redeliver`. */
+export function addUploadsCommand(root: Command): void {
+  const uploads = root
+    .command('uploads')
+    .description('see uploads of a running proxy, cancel them, have them delivered again')
+    .addHelpText('after', EXAMPLES);
+  withAdmin(uploads.command('list'))
+    .description('the newest uploads: phase, size, age, attempts, and why they are where they are')
+    .addOption(new Option('--phase <phase>', 'only those in this phase').choices(PHASES))
+    .option('--limit <number>', 'at most so many', positive, 100)
+    .option('--json', 'as JSON')
+    .option('-q, --quiet', 'only their tags')
+    .action((options: ListOptions & AdminFlags) => withClient(options, (client) => list(client, options)));
+  withAdmin(uploads.command('show'))
+    .description(
+      'everything about one upload, but no credentials and no bytes; the list of them where it may be several',
+    )
+    .argument('<what>', 'its tag or URL, the path or the client of its creation, or its Idempotency-Key')
+    .option('--json', 'as JSON')
+    .action((what: string, options: { json?: boolean } & AdminFlags) => {
+      return withClient(options, (client) => show(client, what, options));
+    });
+  withAdmin(uploads.command('cancel'))
+    .description('end uploads and remove their bytes; their clients find them gone')
+    .argument('<tag...>', 'which')
+    .option('--as <name>', WHO)
+    .action((tags: string[], options: Who & AdminFlags) => {
+      const query = `?${new URLSearchParams({ operator: nameOf(options) }).toString()}`;
+      return withClient(options, (client) => each(tags, 'cancelled', (path) => client.ask('DELETE', path + query)));
+    });
+  withAdmin(uploads.command('redeliver'))
+    .description('try again to give uploads to their origin, also those it may have got already')
+    .argument('<tag...>', 'which')
+    .option('--past-gate', 'without asking the route’s gate, which is asked again otherwise')
+    .option('--as <name>', WHO)
+    .action((tags: string[], options: Who & AdminFlags & { pastGate?: boolean }) => {
+      const past = options.pastGate ? { past_gate: 'true' } : undefined;
+      const query = new URLSearchParams({ operator: nameOf(options), ...past }).toString();
+      return withClient(options, (client) =>
+        each(tags, past ? 'is being delivered past its gate' : 'is being delivered', (path) =>
+          client.ask('POST', `${path}/redeliver?${query}`),
+        ),
+      );
+    });
+}
+
+const WHO = 'who does it, for the log of the proxy (default: your name on this machine)';
+
+interface Who {
+  readonly as?: string;
+}
+
+/** `sudo` keeps the name of who called it. */
+function nameOf({ as }: Who): string {
+  try {
+    return as ?? (process.env['SUDO_USER'] || userInfo().username);
+  } catch {
+    // The user has no name here, as in some containers.
+    return `user ${process.getuid?.() ?? 'unknown'}`;
+  }
+}
+
+function positive(text: string): number {
+  if (/^[1-9]\d{0,6}$/.test(text)) return Number(text);
+  throw new InvalidArgumentError('It is a whole number above 0.');
+}
 
 export interface ListOptions {
   readonly phase?: string;
@@ -122,4 +211,34 @@ function print(text: string): void {
 /** Targets and problems come from outside: they must not steer the terminal. */
 function visible(text: string): string {
   return text.replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g, '?');
+}
+
+/** The words by which an operator looks for an upload, as the admin listener is asked for it. */
+export interface Sought {
+  /** Only this one is meant. */
+  readonly tag?: string;
+  /** A path, an `Idempotency-Key` or the address of a client, where there is no upload of that tag. */
+  readonly find: string;
+}
+
+/** Ids of uploads are 192 random bits. */
+const ID = /^[A-Za-z0-9_-]{32}$/;
+const TAG = /^[0-9a-f]{10}$/;
+
+/**
+ * Reads what was given in place of a tag. The id in the URL of an upload is the right to write to it: it is asked for by its
+ * tag, and goes further only where there is no such upload.
+ */
+export function soughtBy(what: string): Sought {
+  const path = /^https?:\/\//i.test(what) && URL.canParse(what) ? new URL(what).pathname : what.split('?', 1)[0]!;
+  if (!path.includes('/')) return TAG.test(what) || ID.test(what) ? { tag: tagOf(what), find: what } : { find: what };
+  const id = path
+    .replace(/\/(?:status|answer)$/, '')
+    .split('/')
+    .at(-1)!;
+  return ID.test(id) ? { tag: uploadTag(id), find: path } : { find: path };
+}
+
+function tagOf(what: string): string {
+  return TAG.test(what) ? what : uploadTag(what);
 }

@@ -1,11 +1,22 @@
+import { hostname as systemHostname, networkInterfaces } from 'node:os';
 import { reservedNamesOf } from '../model/client-fields.js';
 import type { Route } from '../model/route.js';
-import { type AdminConfig, toAdmin } from './admin-settings.js';
-import { type ClusterConfig, toCluster, toWorkers } from './cluster-config.js';
-import { defaultRoute, defined, type RouteConfig, toRoute, toSeconds } from './route-config.js';
-import { type Address, listOf } from './scalars.js';
+import { type AdminConfig, adminContradictions, isLoopbackAddress, MODE_OF_A_PORT, toAdmin } from './admin.js';
+import { type ClusterConfig, clusterContradictions, toCluster, toWorkers } from './cluster.js';
+import type { Contradiction, SettingPath } from './errors.js';
+import {
+  DEFAULT_ROUTE,
+  defaultRoute,
+  defined,
+  type RouteConfig,
+  routeContradictions,
+  toRoute,
+  toSeconds,
+} from './route.js';
 import type { Settings } from './schema.js';
-import { type StoreConfig, toStore } from './store-config.js';
+import { unusableTls } from './secrets.js';
+import { type StoreConfig, storeContradictions, toStore } from './store.js';
+import { type Address, formatAddress, listOf } from './values.js';
 
 /** What the proxy runs with: checked, complete, every number with its unit in its name. */
 export interface Config {
@@ -169,4 +180,178 @@ function toMinRate({ request, response, window }: Settings['limits']['min_rate']
 
 function toConnections({ total, per_address }: Settings['limits']['connections']): ConnectionsConfig {
   return defined({ total, perAddress: per_address });
+}
+
+/** Everything that the schema cannot see. Reads the files that the settings name, and changes nothing. */
+export function contradictions(config: Config, settings: Settings): Contradiction[] {
+  return [
+    ...sameAddress(config),
+    ...socketFiles(config),
+    ...config.listeners.flatMap(({ tls }, index) => (tls ? unusableTls(['listen', index, 'tls'], tls) : [])),
+    ...adminContradictions(settings.admin),
+    ...storeContradictions(settings),
+    ...clusterContradictions(settings),
+    ...routeContradictions([], config.defaultRoute),
+    ...config.routes.flatMap(({ route }, index) => routeContradictions(['routes', index], route)),
+    ...ownAddresses(config),
+    ...sameName(config),
+    ...corsForAll(config),
+    ...windows(config),
+  ];
+}
+
+/** Every address that this configuration listens on, with the place where it stands. */
+function ownListeners({
+  listeners,
+  admin,
+  cluster,
+}: Config): { readonly address: Address; readonly path: SettingPath }[] {
+  return [
+    ...listeners.map(({ address }, index) => ({ address, path: ['listen', index] })),
+    ...(admin ? [{ address: admin.address, path: ['admin', 'address'] }] : []),
+    ...(cluster ? [{ address: cluster.listen, path: ['cluster', 'listen'] }] : []),
+  ];
+}
+
+function sameAddress(config: Config): Contradiction[] {
+  const every = ownListeners(config);
+  return every.flatMap(({ address, path }, index) => {
+    const other = every.slice(0, index).find((earlier) => collide(earlier.address, address));
+    if (!other) return [];
+    const who = NEEDS_ITS_OWN[String(path[0])] ?? '';
+    return [{ path, against: other.path, problem: `${who}${formatAddress(other.address)} is listened on already` }];
+  });
+}
+
+const NEEDS_ITS_OWN: Readonly<Record<string, string>> = {
+  admin: 'the admin listener needs an address of its own; ',
+  cluster: 'the listener for other nodes needs an address of its own; ',
+};
+
+/** A longer path would be cut off by the system without a word, and the socket be somewhere else. */
+const LONGEST_SOCKET_PATH = 107;
+
+function socketFiles(config: Config): Contradiction[] {
+  const tooLong = ownListeners(config).filter(
+    ({ address }) => address.kind === 'unix' && Buffer.byteLength(address.path) > LONGEST_SOCKET_PATH,
+  );
+  const noSocket = config.listeners.flatMap(({ address, mode }, index) =>
+    mode !== undefined && address.kind === 'tcp' ? [{ path: ['listen', index, 'mode'], problem: MODE_OF_A_PORT }] : [],
+  );
+  const problem = `the path of a Unix socket has at most ${LONGEST_SOCKET_PATH} bytes; choose a shorter one`;
+  return [...tooLong.map(({ path }) => ({ path, problem })), ...noSocket];
+}
+
+/** Two listeners cannot have one address; a wildcard host takes the port of every host of its family. */
+function collide(a: Address, b: Address): boolean {
+  if (a.kind === 'unix' || b.kind === 'unix')
+    return a.kind === b.kind && 'path' in a && 'path' in b && a.path === b.path;
+  if (a.port !== b.port || a.port === 0) return false;
+  const hosts = [a.host, b.host];
+  return (
+    a.host === b.host ||
+    hosts.includes('::') ||
+    (hosts.includes('0.0.0.0') && !hosts.some((host) => host.includes(':')))
+  );
+}
+
+/**
+ * A request to such an address would come back here, or reach what is not meant for it. Names that only the network can
+ * resolve are found when one does.
+ */
+function ownAddresses(config: Config): Contradiction[] {
+  const { defaultRoute, routes } = config;
+  const own = ownListeners(config);
+  const common = askedBy(defaultRoute);
+  const ofRoutes = routes.flatMap(({ route }, index) =>
+    askedBy(route).map(({ path, url }) => ({ path: ['routes', index, ...path], url })),
+  );
+  // What a route inherits is said once, where it stands.
+  const asked = [...common, ...ofRoutes.filter(({ url }) => !common.some((one) => one.url === url))];
+  return asked.flatMap(({ path, url }) => {
+    const at = own.find(({ address }) => leadsTo(new URL(url), address));
+    if (!at) return [];
+    const instead = path.at(-1) === 'origin' ? 'the application behind it' : 'the service that is to be asked';
+    const problem = `leads to this proxy, which listens on ${formatAddress(at.address)}; give the address of ${instead}`;
+    return [{ path, against: at.path, problem }];
+  });
+}
+
+/** The addresses to which a route's requests and questions go. */
+function askedBy({ origin, authorize, delivery }: Route): { readonly path: SettingPath; readonly url: string }[] {
+  const { forwardAuth } = authorize;
+  const { gate } = delivery;
+  return [
+    { path: ['origin'], url: origin },
+    ...(forwardAuth ? [{ path: ['authorize', 'forward_auth', 'url'], url: forwardAuth.url }] : []),
+    ...(gate?.kind === 'http' ? [{ path: ['delivery', 'gate', 'http'], url: gate.url }] : []),
+  ];
+}
+
+function leadsTo({ hostname, port, protocol }: URL, address: Address): boolean {
+  if (address.kind === 'unix') return false;
+  const host = plainHost(hostname);
+  const listening = plainHost(address.host);
+  if (address.port !== Number(port || (protocol === 'https:' ? 443 : 80))) return false;
+  const isEverywhere = listening === '0.0.0.0' || listening === '::';
+  return isEverywhere ? isOfThisMachine(host) : reached(host).some((one) => reached(listening).includes(one));
+}
+
+/** Without brackets and the dot of the root, spelled as the URL parser does; an IPv4 address in IPv6 form as IPv4. */
+function plainHost(host: string): string {
+  const written = host.includes(':') && !host.startsWith('[') ? `[${host}]` : host;
+  const spelled = URL.canParse(`http://${written}`) ? new URL(`http://${written}`).hostname : written;
+  const bare = spelled
+    .replace(/^\[|\]$/g, '')
+    .replace(/\.$/, '')
+    .toLowerCase();
+  const mapped = /^::ffff:([0-9a-f]{1,4}):([0-9a-f]{1,4})$/.exec(bare);
+  if (!mapped) return bare;
+  const [high, low] = [parseInt(mapped[1]!, 16), parseInt(mapped[2]!, 16)];
+  return [high >> 8, high & 255, low >> 8, low & 255].join('.');
+}
+
+/** The addresses that a host stands for, where that is known without asking anybody. */
+function reached(host: string): readonly string[] {
+  if (host === 'localhost' || host.endsWith('.localhost')) return ['127.0.0.1', '::1'];
+  if (host === '0.0.0.0') return ['127.0.0.1'];
+  return host === '::' ? ['127.0.0.1', '::1'] : [host];
+}
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host.endsWith('.localhost') || isLoopbackAddress(host);
+}
+
+/** 0.0.0.0 and :: as a target are this machine. */
+function isOfThisMachine(host: string): boolean {
+  const addresses = Object.values(networkInterfaces()).flatMap((some) => some?.map(({ address }) => address) ?? []);
+  const isOwnName = host === systemHostname().toLowerCase();
+  return isLoopback(host) || host === '0.0.0.0' || host === '::' || isOwnName || addresses.includes(host);
+}
+
+/** Uploads remember their route by its name. */
+function sameName({ routes }: Config): Contradiction[] {
+  return routes.flatMap(({ route }, index) => {
+    const path = ['routes', index];
+    if (route.name === DEFAULT_ROUTE) {
+      return [
+        { path: [...path, 'name'], problem: `"${DEFAULT_ROUTE}" is the name of what no route matches; choose another` },
+      ];
+    }
+    const first = routes.findIndex((other) => other.route.name === route.name);
+    if (first === index) return [];
+    return [{ path, problem: `has the same name as routes[${first}], "${route.name}"; give it a \`name\` of its own` }];
+  });
+}
+
+function corsForAll({ cors }: Config): Contradiction[] {
+  if (!cors.allowCredentials || !cors.allowOrigins.includes('*')) return [];
+  const problem = 'cannot be true while allow_origins has *: any page could act for your users; name the origins';
+  return [{ path: ['cors', 'allow_credentials'], problem }];
+}
+
+function windows({ http2 }: Config): Contradiction[] {
+  if (http2.streamWindowBytes <= http2.sessionWindowBytes) return [];
+  const problem = `is ${http2.sessionWindowBytes}, less than stream_window, which is ${http2.streamWindowBytes}`;
+  return [{ path: ['http2', 'session_window'], problem }];
 }

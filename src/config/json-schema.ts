@@ -1,5 +1,5 @@
 import * as z from 'zod';
-import type { SettingPath } from './mistake.js';
+import type { SettingPath } from './errors.js';
 import { schema } from './schema.js';
 
 /** The part of JSON Schema that this configuration uses. */

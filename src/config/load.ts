@@ -1,15 +1,22 @@
 import { readFileSync } from 'node:fs';
-import { check } from './check.js';
-import { toAdmin, type AdminConfig } from './admin-settings.js';
-import type { Config } from './config.js';
-import { explain, type Found } from './explain.js';
+import { type AdminConfig, toAdmin } from './admin.js';
+import { type Config, contradictions, toConfig } from './config.js';
+import {
+  type Contradiction,
+  editDistance,
+  explain,
+  type Found,
+  type Mistake,
+  settingName,
+  type SettingPath,
+  valueAt,
+} from './errors.js';
+import { applyOverride, collectOverrides, OVERRIDES, type Told } from './flags.js';
 import { knownKeys, withoutEmpty } from './json-schema.js';
-import { settingName, type Mistake, type SettingPath } from './mistake.js';
-import { applyOverride, collectOverrides, OVERRIDES, type Told } from './overrides.js';
-import { isObject } from './scalars.js';
-import { adminOnly } from './schema.js';
-import { misspeltVariables } from './variables.js';
-import { readYaml, type YamlFile } from './yaml-file.js';
+import { adminOnly, schema, type Settings } from './schema.js';
+import { isObject } from './values.js';
+import { warnings } from './warnings.js';
+import { readYaml, type YamlFile } from './yaml.js';
 
 export interface ConfigSources {
   /** Path of a YAML file; without one, defaults, variables and flags are all there is. */
@@ -131,4 +138,113 @@ function otherWays(names: SettingPath): string {
 /** As a reader goes through them: what the command line says first, then the file from top to bottom. */
 function inOrder(mistakes: Mistake[]): Mistake[] {
   return mistakes.sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0));
+}
+
+/** The configuration these settings make, everything that is wrong with them, and what is doubtful. */
+export function check(settings: unknown): Checked {
+  const parsed = schema.safeParse(settings);
+  if (parsed.success) {
+    const config = toConfig(parsed.data);
+    const found = contradictions(config, parsed.data).map((one) => asFound(one, settings));
+    return { config, found, doubts: warnings(config, parsed.data).map((one) => asFound(one, settings)) };
+  }
+  const wrong = explain(parsed.error.issues, settings, knownKeys);
+  const rest = isObject(settings) ? withoutWrong(settings) : undefined;
+  if (!rest) return { found: wrong, doubts: [] };
+  const right = toConfig(rest);
+  const found = [...wrong, ...contradictionsBeside({ wrong, settings, rest, right })];
+  return { found, doubts: [], right };
+}
+
+export interface Checked {
+  /** Missing where the settings are not what they should be; they may contradict each other all the same. */
+  readonly config?: Config;
+  readonly found: Found[];
+  readonly doubts: Found[];
+  /** The configuration that the right settings make, with defaults in place of the wrong ones. */
+  readonly right?: Config;
+}
+
+interface Beside {
+  readonly wrong: readonly Found[];
+  readonly settings: unknown;
+  readonly rest: Settings;
+  readonly right: Config;
+}
+
+/**
+ * Contradictions among the settings that are right: the wrong ones are taken out first, so that all mistakes are told
+ * at once. What is in one section with a wrong setting is left for later.
+ */
+function contradictionsBeside({ wrong, settings, rest, right }: Beside): Found[] {
+  const sections = new Set(wrong.flatMap(({ path }) => path.slice(0, Math.max(1, path.length - 1))));
+  const isTouched = ({ path, against = [] }: Contradiction) =>
+    [...path, ...against].some((step) => step !== 'routes' && typeof step === 'string' && sections.has(step));
+  return contradictions(right, rest)
+    .filter((contradiction) => !isTouched(contradiction))
+    .map((one) => asFound(one, settings));
+}
+
+/** Takes wrong settings out until the rest is right; undefined when that does not come to an end soon. */
+function withoutWrong(original: Record<string, unknown>): Settings | undefined {
+  const settings = structuredClone(original);
+  for (let round = 0; round < 5; round++) {
+    const parsed = schema.safeParse(settings);
+    if (parsed.success) return parsed.data;
+    for (const { path } of explain(parsed.error.issues, settings, () => [])) takeOut(settings, path);
+  }
+  return undefined;
+}
+
+/** Removes a setting; where it is missing, or one of a list, what it belongs to. A missing origin is made up. */
+function takeOut(settings: Record<string, unknown>, path: SettingPath): void {
+  if (path.length === 1 && path[0] === 'origin') {
+    settings['origin'] = 'http://127.0.0.1';
+    return;
+  }
+  const [step, parent] = [path.at(-1), valueAt(settings, path.slice(0, -1))];
+  if (isObject(parent) && typeof step === 'string' && step in parent) Reflect.deleteProperty(parent, step);
+  else if (path.length > 1) takeOut(settings, path.slice(0, -1));
+}
+
+function asFound({ path, problem }: Contradiction, settings: unknown): Found {
+  const written = asWritten(path, settings);
+  return { path: written, atKey: false, mistake: { setting: settingName(written), problem } };
+}
+
+/** As the settings have it: one listener is no list, and so without a number; an address may stand for its group. */
+function asWritten(path: SettingPath, settings: unknown): SettingPath {
+  if (!isObject(settings)) return path;
+  if (path[0] === 'listen' && !Array.isArray(settings['listen'])) return ['listen', ...path.slice(2)];
+  return path[0] === 'admin' && !isObject(settings['admin']) ? ['admin'] : path;
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+const KNOWN: readonly string[] = ['RUFH_PROXY_CONFIG', ...OVERRIDES.map(({ variable }) => variable)];
+
+/** Kubernetes sets these by itself beside services whose names begin so, such as `rufh-proxy` and `rufh-proxy-nodes`. */
+const OF_KUBERNETES =
+  /^RUFH_PROXY(?:_[A-Z0-9]+)*_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)$/;
+
+/** Variables that were probably meant for us and say nothing. `text`: of the configuration, which may name some itself. */
+export function misspeltVariables(env: Environment, text = ''): Mistake[] {
+  return Object.keys(env)
+    .filter((name) => env[name] !== '' && isMeantForUs(name) && !text.includes(`\${${name}`))
+    .sort()
+    .map((name) => ({ source: name, problem: `there is no such variable; ${hint(name)}` }));
+}
+
+function isMeantForUs(name: string): boolean {
+  if (KNOWN.includes(name) || OF_KUBERNETES.test(name)) return false;
+  return /^RUFH[_-]?PROXY/i.test(name) || KNOWN.some((known) => editDistance(name, known) <= 2);
+}
+
+function hint(name: string): string {
+  const nearest = KNOWN.map((known) => ({ known, distance: editDistance(name, known) })).sort(
+    (a, b) => a.distance - b.distance,
+  )[0]!;
+  return nearest.distance <= 4
+    ? `did you mean ${nearest.known}?`
+    : 'those that there are stand in `rufh-proxy serve --help`';
 }

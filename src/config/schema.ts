@@ -1,11 +1,9 @@
 import * as z from 'zod';
-import { admin } from './admin-settings.js';
-import { access } from './authorize-settings.js';
-import { clientLimits } from './client-limit-settings.js';
-import { cluster, workers } from './cluster-settings.js';
-import { withDefaults } from './defaults.js';
-import { delivery } from './delivery-settings.js';
-import { headerSettings, limitSettings, plainBodies, routeSettings } from './route-settings.js';
+import { admin } from './admin.js';
+import { access, delivery } from './delivery-schema.js';
+import { headerSettings, limitSettings, plainBodies, routeSettings } from './route-schema.js';
+import { pathOrNull, secretOrNull, SHORTEST_SECRET } from './secrets.js';
+import { store } from './store-schema.js';
 import {
   address,
   boolean,
@@ -15,14 +13,135 @@ import {
   httpUrl,
   httpUrlOrNull,
   integer,
+  integerOrNull,
   isNull,
   oneOf,
   path,
   scalar,
   size,
+  sizeOrNull,
   text,
-} from './scalars.js';
-import { store } from './store-settings.js';
+  withDefaults,
+} from './values.js';
+
+const ADVERTISED = /^https?:\/\/(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}\/?$/;
+
+/** `http://HOST:PORT`, as the other nodes connect to it. */
+function advertised() {
+  return scalar({
+    read: (found) =>
+      typeof found === 'string' && ADVERTISED.test(found) && URL.canParse(found) ? new URL(found).origin : undefined,
+    allowed: 'http://HOST:PORT or https://HOST:PORT, as other nodes reach this one, such as http://10.0.0.5:8081',
+    json: { type: 'string', pattern: ADVERTISED.source },
+    unit: 'URL',
+  });
+}
+
+const peerTls = z.strictObject({
+  cert: path().describe('File with this node’s certificate and its chain (PEM).'),
+  key: path().describe('File with its private key (PEM).'),
+  ca: path().describe('File with the authority that signed every node’s certificate (PEM); both sides must show one.'),
+});
+
+/** `cluster`: how nodes that keep bytes on disks of their own reach each other. */
+export const cluster = z
+  .strictObject({
+    listen: address().describe('Where the other nodes connect. Keep it on a private network.'),
+    advertise: advertised().describe('What the other nodes call this one; every node has its own.'),
+    secret: secretOrNull({ least: SHORTEST_SECRET })
+      .prefault(null)
+      .describe(
+        `Signs what nodes say to each other: the same on every node, at least ${SHORTEST_SECRET} letters. Either this or ` +
+          '`secret_file`.',
+      ),
+    secret_file: pathOrNull().prefault(null).describe('File with the secret.'),
+    tls: peerTls
+      .nullable()
+      .prefault(null)
+      .describe(
+        'Nodes speak TLS with each other and check both certificates: a group as below. `null`: cleartext, signed.',
+      ),
+    // Nodes are heard of every two seconds: one that is only busy must not be taken for one that is gone.
+    owner_timeout: duration({ leastMs: 10_000 })
+      .prefault('10m')
+      .describe('A node that is silent for this long has lost its uploads: 404 in place of 503 and `Retry-After`.'),
+  })
+  .nullable()
+  .prefault(null)
+  .describe(
+    'Nodes that keep bytes on disks of their own, with `spool.shared: false`, give each other the requests for their ' +
+      'uploads: a group as below. `null`: this is the only node, or the spool is shared.',
+  );
+
+/** `workers`. */
+export const workers = scalar({
+  read: (found): number | 'auto' | undefined => {
+    const count = typeof found === 'string' && /^\d+$/.test(found) ? Number(found) : found;
+    if (count === 'auto') return count;
+    return typeof count === 'number' && Number.isInteger(count) && count >= 1 && count <= 1024 ? count : undefined;
+  },
+  allowed: 'a whole number from 1 to 1024, or auto',
+  json: { anyOf: [{ type: 'integer', minimum: 1, maximum: 1024 }, { const: 'auto' }] },
+  unit: 'number or auto',
+})
+  .prefault(1)
+  .describe('Processes that share the listeners, with `store.type: redis`. `auto`: one for each core of the machine.');
+
+/** What clients may take of this process, and how slow they may be: settings of the top `limits` alone. */
+export const clientLimits = {
+  head_timeout: duration({ leastMs: 1 })
+    .prefault('30s')
+    .describe(
+      'How long a request’s header section may take, from its first byte to its last; 408 and the end of the connection follow. ' +
+        'A TLS handshake, and the first request of a new HTTP/2 connection, have as long.',
+    ),
+  min_rate: z
+    .strictObject({
+      request: sizeOrNull()
+        .prefault(100)
+        .describe(
+          'Bytes a second that a request body has to bring. Only time counts in which the client could send: not while it waits ' +
+            'for `100 (Continue)`, nor while the origin or the disk is behind. `null`: no limit.',
+        ),
+      response: sizeOrNull()
+        .prefault(100)
+        .describe(
+          'Bytes a second that a client has to take while bytes wait for it; an answer that has nothing to send costs it nothing. ' +
+            'Connections that changed to another protocol are free of it. `null`: no limit.',
+        ),
+      window: duration({ leastMs: 100 })
+        .prefault('60s')
+        .describe(
+          'Over how long that is measured; for request bodies at least `idle_timeout`, for responses five times as long, because ' +
+            'buffers on the way hide how much a slow client reads.',
+        ),
+    })
+    .prefault({})
+    .describe(
+      'How slow a client may be. A request body that is slower is ended like an idle one: an upload keeps its bytes and resumes, ' +
+        'another request gets 408. A client that takes its answer more slowly loses its connection, or its HTTP/2 stream.',
+    ),
+  connections: z
+    .strictObject({
+      total: integerOrNull({ least: 1, most: 10_000_000 })
+        .prefault(null)
+        .describe(
+          'Connections of clients in all, over all `workers`. `null`: a third of the file descriptors that each process may open ' +
+            '(`ulimit -n`) less 64, at most 16384 a process: what is left is for origins, the disk and the admin listener.',
+        ),
+      per_address: integerOrNull({ least: 1, most: 10_000_000 })
+        .prefault(null)
+        .describe(
+          'Connections of one client address, of one /64 with IPv6. `trusted_proxies` and Unix sockets are free of it, as they stand ' +
+            'for many clients. `null`: half of `total`.',
+        ),
+    })
+    .prefault({})
+    .describe(
+      'How many connections clients may have. One more is reset at once, counted in `rufh_connections_refused_total` and told ' +
+        'in the log. From nine tenths of `total` on, connections that wait idle for a next request are closed first.',
+    ),
+};
 
 /**
  * Every setting with its unit, its default and its meaning, as it stands in the file. The JSON Schema for editors,

@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { generatedFiles } from './generated-files.js';
+import { generatedFiles } from './docs.js';
 
 /** Writes the files that are made from the schema: run by "npm run docs". */
 const root = new URL('../../', import.meta.url);

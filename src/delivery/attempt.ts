@@ -1,17 +1,15 @@
 import { Fault } from '../model/fault.js';
 import type { Headers } from '../model/headers.js';
-import type { OriginInterim } from '../model/outcome.js';
+import type { OriginInterim } from '../model/messages.js';
 import type { Route } from '../model/route.js';
 import type { Answer, Attempt, Upload } from '../model/upload.js';
 import { answerName } from '../spool/chunk-name.js';
 import type { Spool } from '../spool/spool.js';
-import { AnswerTape } from './answer-tape.js';
-import type { Framed } from './framing.js';
-import { InvalidAnswer, Unanswered, type Origin } from './origin.js';
-import { replayedTrailers, replayOf } from './replay.js';
-import { retryAfterMs } from './retry-after.js';
-import { meaningOf } from './retry.js';
-import { policyOf } from './terms.js';
+import type { Framed } from './origin-body.js';
+import { replayedTrailers, replayOf } from './origin-request.js';
+import { InvalidAnswer, type Origin, Unanswered } from './origin.js';
+import { AnswerTape } from './response-buffer.js';
+import { meaningOf, policyOf, retryAfterMs } from './retry-policy.js';
 
 export interface AttemptRooms {
   readonly origin: Origin;

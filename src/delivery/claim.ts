@@ -1,5 +1,5 @@
 import { type Log, uploadTag } from '../observe/log.js';
-import type { PatientStore } from './patient-store.js';
+import type { PatientStore } from './retrying-store.js';
 
 export interface ClaimRooms {
   readonly store: Pick<PatientStore, 'ask' | 'atOnce'>;

@@ -1,22 +1,18 @@
 import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Headers } from '../model/headers.js';
-import type { RelayedAnswer } from '../model/outcome.js';
+import type { RelayedAnswer } from '../model/messages.js';
 import type { Route } from '../model/route.js';
 import { newestUnknownEnd, type Undelivered, type UnknownEnd, type Upload } from '../model/upload.js';
-import type { InterimListener, Pending, RunResult } from './audience.js';
-import { isAway } from '../store/until-available.js';
-import type { UploadStore } from '../store/upload-store.js';
-import { EagerAttempt, isEager, mayBeginEarly, type Feed } from './eager.js';
+import { isAway, type UploadStore } from '../store/upload-store.js';
+import type { Rooms } from './context.js';
+import { EagerAttempt, type Feed, isEager, mayBeginEarly } from './eager.js';
 import { keptAnswer } from './kept-answer.js';
-import { AllTurns } from './origin-turns.js';
-import { PatientStore } from './patient-store.js';
-import { mayAskAgain, retryAfterSeconds, secondsUntil } from './retry.js';
-import type { Rooms } from './rooms.js';
+import { AllTurns } from './origin-queue.js';
+import { mayAskAgain, policyOf, retryAfterSeconds, routeOf, secondsUntil } from './retry-policy.js';
+import { PatientStore } from './retrying-store.js';
 import { Run, type RunRequest } from './run.js';
-import { settledWithin } from './settled.js';
-import { policyOf, routeOf } from './terms.js';
-import { ToldClients } from './told-clients.js';
+import { type InterimListener, type Pending, type RunResult, ToldClients } from './waiters.js';
 
 export interface DeliveryOptions extends Omit<
   Rooms,
@@ -384,4 +380,27 @@ function isDueBy(now: number, { phase, dueAt = 0, attempts }: Upload): boolean {
 /** What is true of it for as long as anybody cares: an answer stays, and where nothing was tried the claim will tell. */
 function lasts({ phase, attemptCount }: Upload): boolean {
   return phase === 'answered' || (phase === 'complete' && attemptCount === 0);
+}
+
+/** How another worker's delivery came out, or `late` when that takes longer. Rejects with the signal's reason. */
+export async function settledWithin(
+  store: Pick<UploadStore, 'settled'>,
+  id: string,
+  signal: AbortSignal,
+  waitMs: number,
+): Promise<Upload | undefined | 'late'> {
+  const waiting = new AbortController();
+  const leave = (): void => waiting.abort(signal.reason);
+  const timer = setTimeout(() => waiting.abort(), waitMs);
+  signal.addEventListener('abort', leave, { once: true });
+  if (signal.aborted) leave();
+  try {
+    return await store.settled(id, waiting.signal);
+  } catch (error) {
+    if (waiting.signal.aborted && !signal.aborted) return 'late';
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener('abort', leave);
+  }
 }

@@ -1,14 +1,19 @@
-import type { RelayedAnswer } from '../model/outcome.js';
-import { eagerTurns, type Route } from '../model/route.js';
+import { Readable } from 'node:stream';
+import { Change } from '../concurrency/waiting.js';
+import type { Headers } from '../model/headers.js';
+import type { RelayedAnswer } from '../model/messages.js';
+import { eagerTurns, type Framing, type Route } from '../model/route.js';
 import type { Attempt, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
-import { provesLife, tryOnce, type AttemptCall, type Tried } from './attempt.js';
-import type { AnswerTape } from './answer-tape.js';
-import type { InterimListener } from './audience.js';
-import { EagerBody } from './eager-body.js';
-import { settleEarly } from './eager-ending.js';
-import { reportAttempt } from './report.js';
-import type { Rooms } from './rooms.js';
+import type { Spool } from '../spool/spool.js';
+import type { UploadStore } from '../store/upload-store.js';
+import { type Answered, type AttemptCall, provesLife, type Tried, tryOnce } from './attempt.js';
+import type { Rooms } from './context.js';
+import { removeChunks, untilRecorded } from './finish.js';
+import { envelopeOf, type Framed, framingFor } from './origin-body.js';
+import { reportAttempt, reportEnd } from './report.js';
+import type { AnswerTape } from './response-buffer.js';
+import type { InterimListener } from './waiters.js';
 
 /** What an origin said before it had all. `parked`: it wants other credentials, and the upload can go on with them. */
 export interface EarlyAnswer {
@@ -233,4 +238,178 @@ export class EagerAttempt implements Feed {
 
 function budgetOf({ budgetFrom, budgetSince }: Attempt): Pick<Attempt, 'budgetFrom' | 'budgetSince'> {
   return { budgetFrom, budgetSince };
+}
+
+export interface EagerBodyRooms {
+  readonly store: Pick<UploadStore, 'chunks'>;
+  readonly spool: Pick<Spool, 'read'>;
+}
+
+/** As much as is read ahead of an origin that is slower than its client: one read of the spool. */
+const READ_AHEAD = 1024 * 1024;
+
+/**
+ * The body of an origin's request while its upload grows. It gives committed bytes only, because what is not committed can
+ * still be taken back by a newer request, and it keeps its end back until it is let go: so nobody can have all of it by then.
+ */
+export class EagerBody {
+  readonly framed: Framed;
+  /** The end was handed out: the origin may have the whole. */
+  gaveAll = false;
+  private readonly changed = new Change();
+  private readonly envelope;
+  private readonly stream: Readable;
+  private section: AsyncIterator<Uint8Array> | undefined;
+  private source: Readable | undefined;
+  private at = 0;
+  private committed: number;
+  private mayEnd = false;
+  private trailers: Headers = [];
+
+  constructor(
+    private readonly upload: Upload,
+    wanted: Framing,
+    private readonly rooms: EagerBodyRooms,
+  ) {
+    const { length, offset } = upload;
+    this.committed = offset;
+    const framing = framingFor(upload, wanted);
+    this.envelope = framing.kind === 'multipart' ? envelopeOf(upload, framing) : undefined;
+    const { before, after } = this.envelope ?? { before: '', after: '' };
+    this.stream = new Readable({
+      highWaterMark: READ_AHEAD,
+      read: () => void this.give(),
+      destroy: (error, done) => {
+        this.source?.destroy();
+        this.changed.announce();
+        done(error);
+      },
+    });
+    if (this.envelope) this.stream.push(before);
+    const size = length === undefined ? undefined : before.length + length + after.length;
+    this.framed = { size, body: this.stream, trailers: () => this.trailers };
+  }
+
+  /** More is committed. */
+  grew(offset: number): void {
+    this.committed = Math.max(this.committed, offset);
+    this.changed.announce();
+  }
+
+  /** The upload is whole with this offset, and its end may be given. */
+  letGo({ offset, trailers = [] }: Pick<Upload, 'offset' | 'trailers'>): void {
+    this.mayEnd = true;
+    this.trailers = trailers;
+    this.grew(offset);
+  }
+
+  private async give(): Promise<void> {
+    const { stream } = this;
+    try {
+      const piece = await this.next();
+      if (stream.destroyed) return;
+      this.at += piece?.length ?? 0;
+      const isEnd = this.mayEnd && this.at === this.committed;
+      this.gaveAll ||= isEnd;
+      if (piece) stream.push(piece);
+      if (isEnd && this.envelope) stream.push(this.envelope.after);
+      if (isEnd) stream.push(null);
+    } catch (error) {
+      stream.destroy(error as Error);
+    }
+  }
+
+  /** The bytes that follow, as soon as there are any; undefined when there are none. */
+  private async next(): Promise<Uint8Array | undefined> {
+    for (;;) {
+      const read = await this.section?.next();
+      if (read?.done === false) return read.value;
+      this.section = undefined;
+      while (this.limit <= this.at && !this.stream.destroyed && !this.mayEnd) await this.changed.next();
+      if (this.limit <= this.at || this.stream.destroyed) return undefined;
+      await this.open(this.limit);
+    }
+  }
+
+  /** With a length the last byte is what makes a body whole, without one it is the end of it. */
+  private get limit(): number {
+    const { length = Infinity } = this.upload;
+    return this.mayEnd ? this.committed : Math.min(this.committed, length - 1);
+  }
+
+  private async open(end: number): Promise<void> {
+    const { store, spool } = this.rooms;
+    const { id } = this.upload;
+    this.source = spool.read(id, await store.chunks(id), { start: this.at, end });
+    this.section = (this.source as AsyncIterable<Uint8Array>)[Symbol.asyncIterator]();
+  }
+}
+
+/**
+ * Writes down what became of an early attempt while its upload is received; gives what its client has to hear. Nothing when
+ * the upload is whole by now: then it is for the holder of its claim to say.
+ */
+export async function settleEarly(
+  id: string,
+  { attempt, answered }: Tried,
+  route: Route,
+  rooms: Rooms,
+): Promise<EarlyAnswer | undefined> {
+  const isLast = answered && !answered.isChallenge;
+  return isLast ? record(id, attempt, answered, route, rooms) : end(id, attempt, answered, rooms);
+}
+
+/** The origin has heard enough: its answer stands for the upload, whose bytes nobody needs any more. */
+async function record(
+  id: string,
+  attempt: Attempt,
+  { answer, body, tape }: Answered,
+  route: Route,
+  rooms: Rooms,
+): Promise<EarlyAnswer | undefined> {
+  const { store, clock } = rooms;
+  const record = (): Promise<Upload | 'stale'> => {
+    const expiresAt = clock() + route.delivery.keepAnswerMs;
+    return store.answerEarly(id, attempt, { answer, body, expiresAt });
+  };
+  const upload = await untilRecorded(id, record, rooms);
+  if (upload === 'stale') return overtaken(id, tape, rooms);
+  reportAttempt(upload, attempt, rooms);
+  reportEnd(
+    upload,
+    'answered',
+    rooms.monotonic() - ((attempt.endedAt ?? attempt.startedAt) - attempt.startedAt),
+    rooms,
+  );
+  tape.release();
+  await removeChunks(id, await store.chunks(id), rooms);
+  return { kind: 'answered', upload, answer: tape.relay() };
+}
+
+/**
+ * A client may have been shown the beginning already, and waits for the end. That of a cancelled upload is nobody else's;
+ * one that cannot be kept is cut. While it is whole, whoever claims it may be about to take this attempt over.
+ */
+async function overtaken(id: string, tape: Answered['tape'], { store }: Rooms): Promise<undefined> {
+  const known = await store.get(id);
+  if (!known || known.phase === 'cancelled') tape.release();
+  else if (known.phase !== 'complete' && known.phase !== 'delivering')
+    // What cannot be removed is the sweep's business.
+    await tape.break(new Error('the upload has gone on without this answer')).catch(() => undefined);
+}
+
+/** The upload goes on: to be delivered from the spool, or with the credentials that the origin wants. */
+async function end(
+  id: string,
+  attempt: Attempt,
+  answered: Answered | undefined,
+  rooms: Rooms,
+): Promise<EarlyAnswer | undefined> {
+  const problem = attempt.problem ?? `the origin answered ${attempt.status}`;
+  const upload = await rooms.store.endEarly(id, { ...attempt, problem });
+  if (upload === 'stale') return undefined;
+  reportAttempt(upload, { ...attempt, problem }, rooms);
+  if (!answered) return undefined;
+  answered.tape.release();
+  return { kind: 'parked', upload, answer: answered.tape.relay() };
 }

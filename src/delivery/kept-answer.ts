@@ -1,8 +1,8 @@
 import { Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
-import { crc32 } from '../disk/crc32.js';
+import { crc32 } from '../fs/crc32.js';
 import { Fault } from '../model/fault.js';
-import type { RelayedAnswer } from '../model/outcome.js';
+import type { RelayedAnswer } from '../model/messages.js';
 import type { Answer, Chunk, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';

@@ -1,8 +1,8 @@
 import type { Readable } from 'node:stream';
 import type { HeaderLine, Headers } from '../model/headers.js';
-import type { OriginInterim } from '../model/outcome.js';
-import type { Framed } from './framing.js';
-import type { Replay } from './replay.js';
+import type { OriginInterim } from '../model/messages.js';
+import type { Framed } from './origin-body.js';
+import type { Replay } from './origin-request.js';
 
 /** Sends one request to an origin, once. Repeating it is the caller's decision. */
 export interface Origin {

@@ -1,10 +1,9 @@
-import { handlesOf, type Attempt, type Upload } from '../model/upload.js';
-import { logGivenUp, logUploadEnd, uploadFields, type UploadEndLine } from '../observe/log-lines.js';
-import type { Log } from '../observe/log.js';
+import { type Attempt, handlesOf, type Upload } from '../model/upload.js';
+import { type Log, logGivenUp, logUploadEnd, type UploadEndLine, uploadFields } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
-import type { Rooms } from './rooms.js';
+import type { Rooms } from './context.js';
 
 type Ears = Pick<Rooms, 'log' | 'metrics' | 'clock' | 'monotonic'>;
 

@@ -1,25 +1,32 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Headers } from '../model/headers.js';
-import type { OriginInterim } from '../model/outcome.js';
+import type { OriginInterim } from '../model/messages.js';
 import type { Route } from '../model/route.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
-import type { AnswerTape } from './answer-tape.js';
-import { provesLife, tryOnce, type Tried } from './attempt.js';
-import { Audience } from './audience.js';
+import { provesLife, type Tried, tryOnce } from './attempt.js';
 import { HeldClaim } from './claim.js';
+import type { Rooms } from './context.js';
 import type { EagerAttempt } from './eager.js';
-import { Ending, type Next } from './ending.js';
-import { framed } from './framing.js';
-import { Interlude } from './interlude.js';
-import type { Turn } from './origin-turns.js';
+import { Ending, type Next } from './finish.js';
+import { passGate } from './gate.js';
+import { framed } from './origin-body.js';
+import type { Turn } from './origin-queue.js';
+import { completedBy } from './origin-request.js';
 import { reportAttempt, reportRefusal } from './report.js';
-import { completedBy } from './replay.js';
-import { beforeAttempt, isPartly, LOST_WITH_PROCESS, mayAskAgain, type Start } from './retry.js';
-import { passGate } from './pass-gate.js';
-import { RetryBudget } from './retry-budget.js';
-import type { Rooms } from './rooms.js';
-import { policyOf, routeOf } from './terms.js';
+import type { AnswerTape } from './response-buffer.js';
+import {
+  beforeAttempt,
+  Interlude,
+  isPartly,
+  LOST_WITH_PROCESS,
+  mayAskAgain,
+  policyOf,
+  RetryBudget,
+  routeOf,
+  type Start,
+} from './retry-policy.js';
+import { Audience } from './waiters.js';
 
 const LEFT_ALONE: Undelivered = { reason: 'unreachable', problem: 'the origin failed too often and is left alone' };
 

@@ -1,11 +1,12 @@
 import {
+  AggregatorRegistry,
   collectDefaultMetrics,
   Counter,
   Gauge,
   Histogram,
-  Registry,
   type MetricObjectWithValues,
   type MetricValue,
+  Registry,
 } from 'prom-client';
 
 /** All figures of one process as values, to be added up with those of others. */
@@ -365,3 +366,17 @@ export class ConnectionMetrics {
 function statusLabel(status: number): string {
   return Number.isInteger(status) && status >= 100 && status <= 599 ? String(status) : 'other';
 }
+
+/** The figures of several processes as one, in the text format of Prometheus: added up where that means something. */
+export async function summedFigures(all: readonly Figures[]): Promise<{ type: string; text: string }> {
+  const sum = AggregatorRegistry.aggregate(all.map((figures) => [...figures]));
+  return { type: sum.contentType, text: await sum.metrics() };
+}
+
+/** Of figures that are no more, what still counts: totals never go down, what is the case now does not remain. */
+export function lastingFigures(all: readonly Figures[]): Promise<Figures> {
+  const totals = all.map((figures) => figures.filter(({ type }) => LASTING.has(String(type))));
+  return AggregatorRegistry.aggregate(totals).getMetricsAsJSON();
+}
+
+const LASTING = new Set(['counter', 'histogram']);

@@ -1,14 +1,13 @@
 import { fieldValue } from '../model/headers.js';
-import type { Intent } from '../model/intent.js';
-import type { Refusal } from '../model/outcome.js';
+import type { Intent, Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { PlainBodies } from '../model/route.js';
-import { dialects, final, PARTIAL_UPLOAD, withoutInterim, withoutVersion, type Dialect } from './dialects.js';
-import { isValue, readInteger, valueOf } from './fields.js';
-import { ietf, type IetfSettings } from './ietf.js';
-import { knownContentLength, mediaType, readCompleteness } from './ietf-parse.js';
+import { knownContentLength, mediaType, parseCreation, parseUploadRequest, readCompleteness } from './parse.js';
 import { plain, plainCreation } from './plain.js';
 import type { Protocol } from './protocol.js';
+import { renderInterim, renderOutcome } from './render.js';
+import { isValue, readInteger, valueOf } from './structured-fields.js';
+import { type Dialect, dialects, final, PARTIAL_UPLOAD, withoutInterim, withoutVersion } from './versions.js';
 
 /** What a request's path leads to, as far as the routes and the store know. */
 export type Place =
@@ -136,4 +135,21 @@ function isPreflight({ method, headers }: RequestHead): boolean {
 
 function resumable(protocol: Protocol, request: Intent | Refusal): Detected {
   return { kind: 'resumable', protocol, request };
+}
+
+export interface IetfSettings {
+  /** Send 104 in the form without a version header as well: the drafts forbid it, the RFC will not. */
+  readonly finalInterim?: boolean;
+}
+
+/** RUFH in one of its deployed forms. */
+export function ietf(dialect: Dialect, { finalInterim = false }: IetfSettings = {}): Protocol {
+  const sendsInterim = dialect.interim === 'always' || (dialect.interim === 'when-enabled' && finalInterim);
+  return {
+    name: dialect.name,
+    parseCreation: (head) => parseCreation(dialect, head),
+    parseUploadRequest: (head, id) => parseUploadRequest(dialect, head, id),
+    interim: (news, context) => (sendsInterim ? renderInterim(dialect, news, context) : undefined),
+    render: (outcome, context) => renderOutcome(dialect, outcome, context),
+  };
 }

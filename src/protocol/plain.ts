@@ -1,13 +1,12 @@
-import type { CreateIntent } from '../model/intent.js';
-import type { Outcome, Refusal } from '../model/outcome.js';
+import type { CreateIntent, Outcome, Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
 import { PLAIN, type Undelivered } from '../model/upload.js';
-import { final } from './dialects.js';
-import { limitLine, lines, retryAfterLine } from './ietf-lines.js';
-import { knownContentLength } from './ietf-parse.js';
-import { adviceLine, problemOf } from './ietf-refusals.js';
+import { knownContentLength } from './parse.js';
 import { answerLostProblem, problemReply } from './problem.js';
 import type { Protocol, Reply, ReplyContext } from './protocol.js';
+import { adviceLine, problemOf } from './refusals.js';
+import { limitLine, lines, retryAfterLine } from './upload-headers.js';
+import { final } from './versions.js';
 
 /**
  * An ordinary request whose body goes through the spool. Nothing of an upload is told: no 104, no `Location`, no offset;

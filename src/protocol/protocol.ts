@@ -1,6 +1,5 @@
 import type { HeaderLine, Headers } from '../model/headers.js';
-import type { Intent } from '../model/intent.js';
-import type { News, Outcome, Refusal } from '../model/outcome.js';
+import type { Intent, News, Outcome, Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Limits } from '../model/route.js';
 

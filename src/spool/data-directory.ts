@@ -1,40 +1,41 @@
 import { randomUUID } from 'node:crypto';
 import { constants, type Stats } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { DirectorySync } from '../disk/directory-sync.js';
-import { removeDrafts, withDraft } from '../disk/drafts.js';
+import { DirectorySync } from '../fs/directory-sync.js';
 import {
   access,
   type DirectoryEntry,
+  hasCode,
+  isGivenId,
   link,
   lstat,
   opendir,
   patiently,
+  removeDrafts,
   rename,
   stat,
+  storageFault,
+  unlessMissing,
+  withDraft,
   writeWhole,
-} from '../disk/files.js';
-import { isGivenId } from '../disk/safe-name.js';
-import { hasCode, storageFault, unlessMissing } from '../disk/storage-fault.js';
+} from '../fs/files.js';
 import { Fault } from '../model/fault.js';
 import {
   type DirectoryMark,
   FORMAT,
   type FoundDirectory,
   type Half,
-  markIn,
-  refusalOf,
-  type StoreKind,
-} from './directory-rules.js';
-import {
   IDENTITY_DRAFT,
   isRecord,
   type Likeness,
   likenessOf,
   MARK_DRAFT,
+  markIn,
   type Part,
+  refusalOf,
+  type StoreKind,
   textOf,
-} from './directory-entries.js';
+} from './directory-rules.js';
 import { IDENTITY, noteIdentity } from './shared-directory.js';
 
 /** Says of a data directory what it is: the format, the kind of its store, and the id of that store. */

@@ -1,12 +1,10 @@
-import type { InterimListener } from '../delivery/audience.js';
 import type { Delivery, DeliveryResult } from '../delivery/delivery.js';
+import type { InterimListener } from '../delivery/waiters.js';
 import type { Headers } from '../model/headers.js';
-import type { AppendIntent } from '../model/intent.js';
-import type { Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/outcome.js';
+import type { AppendIntent, Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/messages.js';
 import { type Digest, isAnsweredEarly, shownOffset, type Upload } from '../model/upload.js';
-import { whyGone } from './admission.js';
-import type { Body } from './body.js';
-import { repeatsTheEnd } from './repeated-end.js';
+import type { Body } from './request-body.js';
+import { whyGone } from './validate.js';
 
 /** The part of a request that matters once the upload is whole. */
 export interface AnswerCall {
@@ -110,4 +108,27 @@ export interface UploadCall extends AnswerCall {
   readonly onOffset?: (upload: Upload) => void;
   /** Of a creation: who it is, its client's own key, and what the authorization service adds for the origin. */
   readonly creator?: Pick<Upload, 'principal' | 'addedHeaders' | 'clientKey'>;
+}
+
+/**
+ * Whether an append to a whole upload repeats its end: nothing at the full offset, or the held-back last byte just before
+ * it. The repeated byte must be the stored one, otherwise this is another file.
+ */
+export async function repeatsTheEnd(intent: AppendIntent, upload: Upload, body: Body): Promise<boolean | Interrupted> {
+  const expected = intent.offset === upload.offset ? undefined : upload.heldBack?.lastByte;
+  const expectedSize = expected === undefined ? 0 : 1;
+  if (intent.declaredLength !== undefined && intent.declaredLength !== upload.offset) return false;
+  if (intent.contentLength !== undefined && intent.contentLength !== expectedSize) return false;
+  const bytes: number[] = [];
+  for (let batch = await body.next(); batch; batch = await body.next()) {
+    for (const buffer of batch) bytes.push(...buffer.subarray(0, 2));
+    if (bytes.length > expectedSize) {
+      body.stop();
+      return false;
+    }
+  }
+  const { ending } = body;
+  if (ending !== 'clean')
+    return { kind: 'interrupted', why: ending === 'idle' || ending === 'slow' ? ending : 'client-left' };
+  return bytes.length === expectedSize && bytes[0] === expected;
 }

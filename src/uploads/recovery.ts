@@ -1,16 +1,12 @@
 import { type EndEars, reportLoss } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
-import { PLAIN, type Chunk, type Upload } from '../model/upload.js';
+import { type Chunk, PLAIN, type Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import { areJoined, isGivenName } from '../spool/chunk-name.js';
 import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
-import { everyUpload } from '../store/every-upload.js';
-import type { Lease, Leases } from '../store/lease.js';
-import { isAway } from '../store/until-available.js';
-import type { BroughtBack, FoundRecord, UploadStore } from '../store/upload-store.js';
-import { spooledUploads } from './spooled-uploads.js';
-import type { UnreadableBytes } from './unreadable-bytes.js';
-import type { UnrecordedBytes } from './unrecorded-bytes.js';
+import type { Lease, Leases } from '../store/leases.js';
+import { type BroughtBack, everyUpload, type FoundRecord, isAway, type UploadStore } from '../store/upload-store.js';
+import type { UnreadableBytes, UnrecordedBytes } from './unknown-bytes.js';
 
 export interface RecoveryRooms extends EndEars {
   readonly store: UploadStore;
@@ -198,4 +194,27 @@ async function removeBytesOfBrokenOff({ id }: Upload, { spool, log }: Pick<Recov
 
 function sizesOf(files: readonly SpooledChunk[]): Files {
   return new Map(files.map(({ name, size }) => [name, size]));
+}
+
+/** Everything a spool has of one upload. */
+export interface SpooledUpload {
+  readonly id: string;
+  readonly files: readonly SpooledChunk[];
+}
+
+/** All that a spool lists, upload by upload; `unlisted` is told of those that it cannot list. */
+export async function* spooledUploads(
+  spool: Pick<Spool, 'list'>,
+  unlisted: (id: string, fault: Error) => void,
+): AsyncGenerator<SpooledUpload> {
+  let files: SpooledChunk[] = [];
+  for await (const file of spool.list(unlisted)) {
+    const before = files[0];
+    if (before && before.id !== file.id) {
+      yield { id: before.id, files };
+      files = [];
+    }
+    files.push(file);
+  }
+  if (files[0]) yield { id: files[0].id, files };
 }

@@ -1,12 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { CreateIntent } from '../model/intent.js';
-import type { Elsewhere, Interrupted, Outcome, Refusal } from '../model/outcome.js';
+import type { CreateIntent, Elsewhere, Interrupted, Outcome, Refusal } from '../model/messages.js';
 import { PLAIN, shownOffset, type StoredRequest, type Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
-import type { Lease, Leases } from '../store/lease.js';
+import type { Lease, Leases } from '../store/leases.js';
 import type { UploadStore } from '../store/upload-store.js';
 import type { Answers, UploadCall } from './answers.js';
-import type { Body } from './body.js';
+import type { Body } from './request-body.js';
 
 export interface RepeatedCreationRooms {
   readonly store: Pick<UploadStore, 'get' | 'chunks'>;

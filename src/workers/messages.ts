@@ -1,4 +1,4 @@
-import type { AdminAnswer, AdminRequest } from '../admin/admin-answer.js';
+import type { AdminAnswer, AdminRequest } from '../admin/admin-http.js';
 import type { Figures } from '../observe/metrics.js';
 
 /** What the primary process says to a worker. */

@@ -1,15 +1,13 @@
 import cluster from 'node:cluster';
-import { startAdminListener, type Admin } from '../admin/admin-listener.js';
+import { type Admin, startAdminListener } from '../admin/admin-http.js';
 import type { Config } from '../config/config.js';
-import { Trust } from '../http/client-address.js';
-import { clientLimits } from '../http/connection-limits.js';
 import type { Log } from '../observe/log.js';
 import { ConnectionMetrics } from '../observe/metrics.js';
-import { CrewAnswers } from './crew-answers.js';
-import { CrewFigures } from './crew-figures.js';
-import { Crew } from './crew.js';
-import type { ClientGate } from './given-connections.js';
-import type { WorkerProcess } from './worker-process.js';
+import { clientLimits } from '../server/connection-limits.js';
+import { Trust } from '../server/trusted-proxies.js';
+import { Crew } from './pool.js';
+import { CrewAnswers, CrewFigures } from './primary-admin.js';
+import type { ClientGate, WorkerProcess } from './worker-process.js';
 
 type PrimaryConfig = Pick<Config, 'workers' | 'admin' | 'connections' | 'trustedProxies' | 'cluster'>;
 

@@ -1,8 +1,8 @@
 import cluster, { type Worker } from 'node:cluster';
 import { once } from 'node:events';
-import { type ClientGate, GivenConnections } from './given-connections.js';
+import type { ConnectionGate } from '../server/connection-limits.js';
 import type { FromWorker, Question, Reply, ToWorker } from './messages.js';
-import { placeVariables, type WorkerPlace } from './worker-place.js';
+import { placeVariables, type WorkerPlace } from './worker.js';
 
 /** A worker could not start; the message is for people. */
 export class WorkerFailed extends Error {}
@@ -111,4 +111,116 @@ export class WorkerProcess {
 /** `with code 1`, `by SIGKILL`. */
 export function endWords({ code, signal }: End): string {
   return signal === undefined ? `with code ${code}` : `by ${signal}`;
+}
+
+/** What node:cluster's messages have in common; `seq` is answered with `ack`. */
+interface ClusterMessage {
+  readonly cmd?: string;
+  readonly act?: string;
+  /** Names the listener that a connection came to. */
+  readonly key?: string;
+  readonly seq?: number;
+  readonly ack?: number;
+  readonly accepted?: boolean;
+}
+
+/** A connection that no process reads from yet. */
+interface ConnectionHandle {
+  getpeername?(out: { address?: string }): number;
+  reset?(): number;
+}
+
+export interface ClientGate extends ConnectionGate {
+  /** Whether what connects to this listener is a client. */
+  readonly isForClients: (key: string) => boolean;
+}
+
+/**
+ * The connections that one worker is given. Those that a worker left which ended before it said that it had them are ended:
+ * Node's primary process would keep its copy open for ever, and the client would wait as long; needed until node:cluster
+ * closes them itself. They are not given to another worker, which would take what is left of a request for the beginning of
+ * one. Clients beyond the limits are turned away here, before a worker hears of them.
+ */
+export class GivenConnections {
+  /** Those that the worker has not said it has, by the number of the message; with how they are counted no more. */
+  private readonly given = new Map<number, () => void>();
+  /** Those that clients have with it, by their place in the order in which it took them. */
+  private readonly open = new Map<number, () => void>();
+  private taken = 0;
+  private isForgotten = false;
+
+  constructor(
+    private readonly worker: Worker,
+    private readonly gate?: ClientGate,
+  ) {
+    const child = worker.process;
+    const send = child.send.bind(child) as (...told: unknown[]) => boolean;
+    child.send = (message: ClusterMessage, ...more: unknown[]) => {
+      const { act, seq } = message;
+      if (act !== 'newconn' || seq === undefined || this.give(message, seq, more[0])) return send(message, ...more);
+      return true;
+    };
+    child.on('internalMessage', (message: ClusterMessage) => this.hear(message));
+    child.once('disconnect', () => (this.isForgotten = true));
+    // By then every message that it sent has been read.
+    child.once('close', () => this.endAll());
+  }
+
+  /** The worker tells which of those it took have ended. */
+  ended(numbers: readonly number[]): void {
+    for (const number of numbers) {
+      this.open.get(number)?.();
+      this.open.delete(number);
+    }
+  }
+
+  /** False when it is refused. */
+  private give({ key = '' }: ClusterMessage, seq: number, handle: unknown): boolean {
+    const { gate } = this;
+    if (!gate?.isForClients(key)) {
+      this.given.set(seq, NOT_COUNTED);
+      return true;
+    }
+    const release = gate.admit(addressOf(handle as ConnectionHandle));
+    if (release) {
+      this.given.set(seq, release);
+      return true;
+    }
+    (handle as ConnectionHandle).reset?.();
+    // Not within the call: the next connection is given when this one is accounted for.
+    process.nextTick(() => this.settle(seq));
+    return false;
+  }
+
+  private hear({ ack, accepted }: ClusterMessage): void {
+    const release = ack === undefined ? undefined : this.given.get(ack);
+    if (ack === undefined || !release) return;
+    this.given.delete(ack);
+    if (!accepted) release();
+    else if (release !== NOT_COUNTED) this.open.set(++this.taken, release);
+  }
+
+  private endAll(): void {
+    const unheard = [...this.given.keys()];
+    for (const release of [...this.given.values(), ...this.open.values()]) release();
+    this.given.clear();
+    this.open.clear();
+    // Left out as well while a connection is on its way: without it, more would be given to the dead.
+    if (!this.isForgotten) this.worker.process.emit('disconnect');
+    for (const seq of unheard) this.settle(seq);
+  }
+
+  /** Node takes it for accepted by the worker, and closes its own copy. */
+  private settle(seq: number): void {
+    this.worker.process.emit('internalMessage', { cmd: 'NODE_CLUSTER', ack: seq, accepted: true });
+  }
+}
+
+const NOT_COUNTED = (): void => undefined;
+
+/** Empty for a Unix socket, and for a connection that has ended already. */
+function addressOf(handle: ConnectionHandle): string {
+  const peer: { address?: string } = {};
+  handle.getpeername?.(peer);
+  return peer.address ?? '';
 }

@@ -1,17 +1,17 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { PEER_FIELD } from '../../src/http/peer-signature.js';
 import type { HeaderLine } from '../../src/model/headers.js';
+import { PEER_FIELD } from '../../src/proxy/peer-auth.js';
 import { startTestApp, type TestApp } from '../support/app.js';
-import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
-import { exchangeOver, TRANSPORTS, type Transport } from '../support/open-request.js';
+import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
+import { exchangeOver, type Transport, TRANSPORTS } from '../support/open-request.js';
 import { connect } from '../support/raw-client.js';
-import { RecordingRelay, type RecordedRequest } from '../support/recording-relay.js';
+import { type RecordedRequest, RecordingRelay } from '../support/recording-relay.js';
 import type { RedisServer } from '../support/redis-server.js';
 import { startRedis } from '../support/redis-servers.js';
 import { serverPort } from '../support/server-port.js';
-import { temporaryDirectory, until, type TemporaryDirectory } from '../support/temporary.js';
+import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 import type { WireResponse } from '../support/wire-response.js';
 
 // Issue 9, "done when" 2: nothing replayed, neither between nodes nor by clients.

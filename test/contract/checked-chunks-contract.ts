@@ -1,7 +1,7 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Readable } from 'node:stream';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Chunk } from '../../src/model/upload.js';
-import { ArrivingBlocks, BLOCK_BYTES, sizeWithSums } from '../../src/spool/blocks.js';
+import { ArrivingBlocks, BLOCK_BYTES, sizeWithSums } from '../../src/spool/block-sums.js';
 import { answerName, chunkName } from '../../src/spool/chunk-name.js';
 import type { Spool } from '../../src/spool/spool.js';
 import { randomBytes } from '../support/temporary.js';

@@ -1,8 +1,7 @@
 import { appendFile, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { silentLog } from '../../src/observe/log.js';
-import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
-import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { seededRandom, temporaryDirectory } from '../support/temporary.js';
 import { describeLeases } from './leases-contract.js';
 import { describeStore, type StoreUnderTest } from './store-contract.js';

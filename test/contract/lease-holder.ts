@@ -1,4 +1,4 @@
-import type { Lease } from '../../src/store/lease.js';
+import type { Lease } from '../../src/store/leases.js';
 import type { Commit } from '../../src/store/upload-store.js';
 import { HOUR } from './sample-upload.js';
 

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
-import type { Lease, Leases } from '../../src/store/lease.js';
+import type { Lease, Leases } from '../../src/store/leases.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { within } from '../support/temporary.js';
 import { commitOf, told } from './lease-holder.js';

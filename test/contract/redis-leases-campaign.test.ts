@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { Fault } from '../../src/model/fault.js';
-import type { Lease } from '../../src/store/lease.js';
+import type { Lease } from '../../src/store/leases.js';
 import { CuttingProxy } from '../support/cutting-proxy.js';
-import { LeaseProcesses, type LeaseProcess } from '../support/lease-processes.js';
+import { type LeaseProcess, LeaseProcesses } from '../support/lease-processes.js';
 import type { RedisServer } from '../support/redis-server.js';
 import { startRedis } from '../support/redis-servers.js';
 import { seededRandom, until, within } from '../support/temporary.js';

@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { silentLog } from '../../src/observe/log.js';
-import { RedisConnection } from '../../src/store/redis/redis-connection.js';
-import { RedisNodes } from '../../src/store/redis/redis-nodes.js';
+import { RedisConnection } from '../../src/store/redis/connection.js';
+import { RedisNodes } from '../../src/store/redis/nodes.js';
 import { REDIS_PLACES, type RedisPlace } from '../support/redis-places.js';
 import { startRedis } from '../support/redis-servers.js';
 import { until } from '../support/temporary.js';

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe } from '@jest/globals';
 import { silentLog } from '../../src/observe/log.js';
-import { RedisConnection } from '../../src/store/redis/redis-connection.js';
+import { RedisConnection } from '../../src/store/redis/connection.js';
 import { RedisStore } from '../../src/store/redis/redis-store.js';
 import { REDIS_PLACES, type RedisPlace } from '../support/redis-places.js';
 import { describeStore, type StoreUnderTest } from './store-contract.js';

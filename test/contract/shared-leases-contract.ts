@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
-import type { Lease } from '../../src/store/lease.js';
+import type { Lease } from '../../src/store/leases.js';
 import type { LeaseProcess, LeaseProcesses, ProcessOptions } from '../support/lease-processes.js';
 import { until, within } from '../support/temporary.js';
 import { commitOf, told } from './lease-holder.js';

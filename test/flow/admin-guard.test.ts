@@ -1,9 +1,9 @@
-import { afterEach, describe, expect, test } from '@jest/globals';
 import { statSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
-import { startAdmin, type AdminOptions } from '../../src/admin/admin.js';
-import type { Admin } from '../../src/admin/admin-listener.js';
+import { afterEach, describe, expect, test } from '@jest/globals';
+import type { Admin } from '../../src/admin/admin-http.js';
+import { type AdminOptions, startAdmin } from '../../src/admin/admin.js';
 import { createLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { temporaryDirectory } from '../support/temporary.js';

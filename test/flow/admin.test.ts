@@ -1,10 +1,10 @@
 import { execFileSync } from 'node:child_process';
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { request } from 'node:http';
-import { createServer, type AddressInfo, type Server } from 'node:net';
+import { type AddressInfo, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
-import { startAdmin, type AdminOptions } from '../../src/admin/admin.js';
-import type { Admin } from '../../src/admin/admin-listener.js';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import type { Admin } from '../../src/admin/admin-http.js';
+import { type AdminOptions, startAdmin } from '../../src/admin/admin.js';
 import { createLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { temporaryDirectory } from '../support/temporary.js';

@@ -2,15 +2,15 @@ import { execFileSync } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { type App, startApp } from '../../src/app.js';
+import { type App, startApp } from '../../src/app/app.js';
 import type { Config } from '../../src/config/config.js';
 import { loadConfig } from '../../src/config/load.js';
 import { silentLog } from '../../src/observe/log.js';
 import { makeCertificate } from '../support/certificate.js';
 import { connect } from '../support/raw-client.js';
-import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { serverPort } from '../support/server-port.js';
-import { temporaryDirectory, until, type TemporaryDirectory } from '../support/temporary.js';
+import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 
 let directory: TemporaryDirectory;
 let origin: RawOrigin;

@@ -2,14 +2,14 @@ import { createHash } from 'node:crypto';
 import { open, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { isUploadId } from '../../src/fs/files.js';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { isUploadId } from '../../src/disk/safe-name.js';
 import { startTestApp, type TestApp } from '../support/app.js';
-import { startFakeOrigin, type FakeOrigin, type OriginRequest } from '../support/fake-origin.js';
+import { type FakeOrigin, type OriginRequest, startFakeOrigin } from '../support/fake-origin.js';
 import type { RedisServer } from '../support/redis-server.js';
 import { startRedis } from '../support/redis-servers.js';
-import { Stage } from '../support/stage.js';
 import { StageClient } from '../support/stage-client.js';
+import { Stage } from '../support/stage.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
 import type { WireResponse } from '../support/wire-response.js';
 

@@ -1,16 +1,16 @@
 import { open, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { machineFiles, useFileSystem } from '../../src/disk/files.js';
+import { machineFiles, useFileSystem } from '../../src/fs/files.js';
+import { BLOCK_BYTES } from '../../src/spool/block-sums.js';
 import { startTestApp } from '../support/app.js';
 import { gate } from '../support/lost-answer.js';
 import { TRANSPORTS } from '../support/open-request.js';
-import { completenessValue, DIALECTS, type ResumableUpload } from '../support/resumable-client.js';
 import type { RedisServer } from '../support/redis-server.js';
 import { startRedis } from '../support/redis-servers.js';
-import { Stage } from '../support/stage.js';
+import { completenessValue, DIALECTS, type ResumableUpload } from '../support/resumable-client.js';
 import { StageClient } from '../support/stage-client.js';
-import { BLOCK_BYTES } from '../../src/spool/blocks.js';
+import { Stage } from '../support/stage.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
 import type { WireResponse } from '../support/wire-response.js';
 

@@ -1,17 +1,16 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
-import { createServer } from 'node:http';
 import { once } from 'node:events';
-import { createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net';
 import { chmodSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { type AddressInfo, createServer as createTcpServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { adminTarget } from '../../src/cli/admin-address.js';
-import { AdminClient } from '../../src/cli/admin-client.js';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { AdminClient, adminTarget } from '../../src/cli/admin-client.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { attempt, newUpload } from '../contract/sample-upload.js';
 import { FakeDesk } from '../support/fake-desk.js';
-import { temporaryDirectory, withoutRights, type TemporaryDirectory } from '../support/temporary.js';
+import { temporaryDirectory, type TemporaryDirectory, withoutRights } from '../support/temporary.js';
 
 const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
 

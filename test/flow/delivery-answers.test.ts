@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import type { RelayedAnswer } from '../../src/model/outcome.js';
+import type { RelayedAnswer } from '../../src/model/messages.js';
 import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
-import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
 
 let origin: RawOrigin;

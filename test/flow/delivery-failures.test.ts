@@ -3,7 +3,7 @@ import { Fault } from '../../src/model/fault.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
 import type { RawExchange } from '../support/raw-exchange.js';
-import { answerOk, startRawOrigin, type RawOrigin, type RawScript } from '../support/raw-origin.js';
+import { answerOk, type RawOrigin, type RawScript, startRawOrigin } from '../support/raw-origin.js';
 import { serverPort } from '../support/server-port.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
 

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { useFileSystem } from '../../src/disk/files.js';
-import type { SyncMode } from '../../src/disk/directory-sync.js';
+import type { SyncMode } from '../../src/fs/directory-sync.js';
+import { useFileSystem } from '../../src/fs/files.js';
 import { Fault } from '../../src/model/fault.js';
 import { ConnectionLost, Contradiction, CountingOrigin, FaithfulClient } from '../support/faithful-client.js';
 import { Machine, type MachineOptions } from '../support/faulty-machine.js';

@@ -1,10 +1,10 @@
 import { Readable } from 'node:stream';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { destroyExchange, type Exchange } from '../../src/http/exchange.js';
-import { sendContinue } from '../../src/http/interim.js';
-import { answerEarly } from '../../src/http/reply.js';
 import { problemReply } from '../../src/protocol/problem.js';
 import type { Reply } from '../../src/protocol/protocol.js';
+import { destroyExchange, type Exchange } from '../../src/server/exchange.js';
+import { sendContinue } from '../../src/server/interim-responses.js';
+import { answerEarly } from '../../src/server/response.js';
 import { makeCertificate } from '../support/certificate.js';
 import { closeDoors, openDoor } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';

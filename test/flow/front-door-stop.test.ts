@@ -3,13 +3,13 @@ import { existsSync, statSync, writeFileSync } from 'node:fs';
 import type { ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import type { Exchange } from '../../src/http/exchange.js';
-import { sendReply } from '../../src/http/reply.js';
+import type { Exchange } from '../../src/server/exchange.js';
+import { sendReply } from '../../src/server/response.js';
 import { makeCertificate } from '../support/certificate.js';
 import { closeDoors, ok, openDoor, tellHead, toldHead } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
 import { connect, requestOnce } from '../support/raw-client.js';
-import { temporaryDirectory, until, within, type TemporaryDirectory } from '../support/temporary.js';
+import { temporaryDirectory, type TemporaryDirectory, until, within } from '../support/temporary.js';
 
 const tls = makeCertificate();
 const answer = { status: 200, headers: [], body: 'done' };

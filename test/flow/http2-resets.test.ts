@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { constants } from 'node:http2';
 import { afterEach, expect, test } from '@jest/globals';
-import type { Exchange } from '../../src/http/exchange.js';
+import type { Exchange } from '../../src/server/exchange.js';
 import { closeDoors, ok, openDoor } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
 import { block, frame } from '../support/hostile-http2.js';

@@ -1,11 +1,11 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { Trust } from '../../src/http/client-address.js';
-import type { Exchange } from '../../src/http/exchange.js';
-import { Interims, type InterimOptions } from '../../src/http/interim.js';
-import { sendReply } from '../../src/http/reply.js';
-import { readHead } from '../../src/http/request-head.js';
 import type { RequestHead } from '../../src/model/request-head.js';
 import type { Reply } from '../../src/protocol/protocol.js';
+import type { Exchange } from '../../src/server/exchange.js';
+import { type InterimOptions, Interims } from '../../src/server/interim-responses.js';
+import { readHead } from '../../src/server/request-head.js';
+import { sendReply } from '../../src/server/response.js';
+import { Trust } from '../../src/server/trusted-proxies.js';
 import { closeDoors, openDoor } from '../support/front-door.js';
 import { connect } from '../support/raw-client.js';
 

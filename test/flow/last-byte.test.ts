@@ -1,9 +1,9 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { join } from 'node:path';
-import type { RelayedAnswer } from '../../src/model/outcome.js';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import type { RelayedAnswer } from '../../src/model/messages.js';
 import { ReceivingRoom } from '../support/receiving-room.js';
 import { StoreReach } from '../support/store-reach.js';
-import { sha256, temporaryDirectory, until, within, type TemporaryDirectory } from '../support/temporary.js';
+import { sha256, temporaryDirectory, type TemporaryDirectory, until, within } from '../support/temporary.js';
 import { UploadWorld } from '../support/upload-world.js';
 import { UploadWriters } from '../support/upload-writers.js';
 

@@ -1,19 +1,20 @@
-// Issue 9: octets above 0x7F in fields and reason phrases pass as they are (RFC 9110 §5.5), wherever they go.
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
-import { reasonPhrase } from '../../src/http/octets.js';
 import type { HeaderLine } from '../../src/model/headers.js';
+import { reasonPhrase } from '../../src/streams/node-http.js';
 import { startTestApp } from '../support/app.js';
 import { type ByteByByte, startByteByByte } from '../support/byte-by-byte.js';
-import { exchangeOver, TRANSPORTS, type Transport } from '../support/open-request.js';
 import { connectH2, H2Exchange } from '../support/h2-client.js';
-import { connect, requestOnce } from '../support/raw-client.js';
+import { exchangeOver, type Transport, TRANSPORTS } from '../support/open-request.js';
 import { PeerStage } from '../support/peer-stage.js';
-import { answerOk, startRawOrigin, type RawExchange, type RawOrigin } from '../support/raw-origin.js';
+import { connect, requestOnce } from '../support/raw-client.js';
+import { answerOk, type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { temporaryDirectory, until } from '../support/temporary.js';
 import type { ResponseHead, WireRequest } from '../support/wire-response.js';
+
+// Issue 9: octets above 0x7F in fields and reason phrases pass as they are (RFC 9110 §5.5), wherever they go.
 
 /** UTF-8 as it stands in a field: one code unit an octet. */
 const utf8 = (text: string): string => Buffer.from(text, 'utf8').toString('latin1');

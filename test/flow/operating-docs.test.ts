@@ -1,7 +1,7 @@
-import { expect, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';
+import { expect, test } from '@jest/globals';
+import { SYSTEM_NAMES } from '../../src/spool/directory-rules.js';
 import { startFakeOrigin } from '../support/fake-origin.js';
-import { SYSTEM_NAMES } from '../../src/spool/directory-entries.js';
 import { startProxy } from '../support/proxy.js';
 
 const page = readFileSync(new URL('../../docs/operating.md', import.meta.url), 'utf8');

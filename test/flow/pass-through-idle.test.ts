@@ -1,19 +1,19 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { Trust } from '../../src/http/client-address.js';
-import { RequestRates } from '../../src/http/min-rate.js';
-import { PassThrough, type PassThroughOptions } from '../../src/http/pass-through.js';
-import { ReadGate } from '../../src/http/read-gate.js';
-import { BadHead, readHead } from '../../src/http/request-head.js';
-import type { Listener } from '../../src/http/server.js';
 import { silentLog } from '../../src/observe/log.js';
+import { PassThrough, type PassThroughOptions } from '../../src/proxy/reverse-proxy.js';
+import type { Listener } from '../../src/server/listener.js';
+import { BadHead, readHead } from '../../src/server/request-head.js';
+import { RequestRates } from '../../src/server/slow-clients.js';
+import { Trust } from '../../src/server/trusted-proxies.js';
+import { ReadGate } from '../../src/streams/read-gate.js';
 import { closeDoors, openDoor } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
 import { play } from '../support/pass-through-front.js';
 import { connect } from '../support/raw-client.js';
 import type { RawExchange } from '../support/raw-exchange.js';
-import { startRawOrigin, type RawOrigin, type RawScript } from '../support/raw-origin.js';
+import { type RawOrigin, type RawScript, startRawOrigin } from '../support/raw-origin.js';
 import { until } from '../support/temporary.js';
 
 async function listen(exchange: RawExchange): Promise<void> {

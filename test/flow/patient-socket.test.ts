@@ -1,10 +1,10 @@
 import { once } from 'node:events';
-import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { connect as connectTls, createServer as createTlsServer, type Server as TlsServer } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { makePatient } from '../../src/http/patient-socket.js';
-import { ReadGate } from '../../src/http/read-gate.js';
-import { resetConnection } from '../../src/http/reset-connection.js';
+import { makePatient } from '../../src/origin/half-closed-socket.js';
+import { resetConnection } from '../../src/server/closing.js';
+import { ReadGate } from '../../src/streams/read-gate.js';
 import { makeCertificate } from '../support/certificate.js';
 import { until } from '../support/temporary.js';
 

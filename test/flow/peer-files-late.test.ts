@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { PEER_FIELD } from '../../src/http/peer-signature.js';
-import { writePeerPath } from '../../src/cluster/peer-paths.js';
+import { writePeerPath } from '../../src/cluster/peer-files.js';
+import { PEER_FIELD } from '../../src/proxy/peer-auth.js';
 import { MoveStage } from '../support/move-stage.js';
 import { connect, type RawClient } from '../support/raw-client.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';

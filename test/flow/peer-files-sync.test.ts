@@ -1,12 +1,11 @@
 import { Readable } from 'node:stream';
 import { expect, test } from '@jest/globals';
-import { PeerFiles } from '../../src/cluster/peer-files.js';
-import { PeerFilesClient } from '../../src/cluster/peer-files-client.js';
-import { startPeerListener } from '../../src/http/peer-listener.js';
-import { PeerSignature } from '../../src/http/peer-signature.js';
+import { PeerFiles, PeerFilesClient } from '../../src/cluster/peer-files.js';
 import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
-import { RunningSums, sizeWithSums } from '../../src/spool/blocks.js';
+import { PeerSignature } from '../../src/proxy/peer-auth.js';
+import { startPeerListener } from '../../src/proxy/peer-listener.js';
+import { RunningSums, sizeWithSums } from '../../src/spool/block-sums.js';
 import type { ChunkWriter, Spool } from '../../src/spool/spool.js';
 import { neverAborted } from '../support/delivery-room.js';
 

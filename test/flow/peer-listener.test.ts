@@ -1,13 +1,12 @@
 import { request as requestHttps } from 'node:https';
 import { describe, expect, test } from '@jest/globals';
-import type { Exchange } from '../../src/http/exchange.js';
-import { readPeerHead } from '../../src/http/peer-head.js';
-import { startPeerListener, type PeerListenerOptions } from '../../src/http/peer-listener.js';
-import { type ClientFacts, type PeerClaim, PeerSignature } from '../../src/http/peer-signature.js';
-import { sendReply } from '../../src/http/reply.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { RequestHead } from '../../src/model/request-head.js';
 import { silentLog } from '../../src/observe/log.js';
+import { type ClientFacts, type PeerClaim, PeerSignature, readPeerHead } from '../../src/proxy/peer-auth.js';
+import { type PeerListenerOptions, startPeerListener } from '../../src/proxy/peer-listener.js';
+import type { Exchange } from '../../src/server/exchange.js';
+import { sendReply } from '../../src/server/response.js';
 import { makeCertificate } from '../support/certificate.js';
 import { onPeerFront, SECRET, TOLD_CLIENT } from '../support/peer-front.js';
 import { connect, requestOnce } from '../support/raw-client.js';

@@ -1,10 +1,10 @@
 import { describe, expect, test } from '@jest/globals';
 import { fieldValue, withoutFields } from '../../src/model/headers.js';
 import type { UnknownEnd } from '../../src/model/upload.js';
-import { PeerSignature } from '../../src/http/peer-signature.js';
+import { PeerSignature } from '../../src/proxy/peer-auth.js';
 import { connectH2 } from '../support/h2-client.js';
 import { openRequest, TRANSPORTS } from '../support/open-request.js';
-import { onPeerFront, SECRET, type PeerFront } from '../support/peer-front.js';
+import { onPeerFront, type PeerFront, SECRET } from '../support/peer-front.js';
 import { connect, requestOnce } from '../support/raw-client.js';
 import type { RawExchange } from '../support/raw-exchange.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';

@@ -1,9 +1,9 @@
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import { afterEach, expect, test } from '@jest/globals';
-import type { Exchange } from '../../src/http/exchange.js';
-import { ReadGate } from '../../src/http/read-gate.js';
-import { sendReply } from '../../src/http/reply.js';
+import type { Exchange } from '../../src/server/exchange.js';
+import { sendReply } from '../../src/server/response.js';
+import { ReadGate } from '../../src/streams/read-gate.js';
 import { closeDoors, openDoor } from '../support/front-door.js';
 import { connect } from '../support/raw-client.js';
 import { until } from '../support/temporary.js';

@@ -1,10 +1,10 @@
 import { Readable } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { Origin, OriginRequest } from '../../src/delivery/origin.js';
-import { useFileSystem } from '../../src/disk/files.js';
-import type { SyncMode } from '../../src/disk/directory-sync.js';
-import type { Outcome } from '../../src/model/outcome.js';
-import { Body } from '../../src/uploads/body.js';
+import type { SyncMode } from '../../src/fs/directory-sync.js';
+import { useFileSystem } from '../../src/fs/files.js';
+import type { Outcome } from '../../src/model/messages.js';
+import { Body } from '../../src/uploads/request-body.js';
 import { REQUEST } from '../support/delivery-room.js';
 import { Machine, route, SHORT_ANSWER } from '../support/faulty-machine.js';
 import { MemoryDisk, memoryDisks, type Operation } from '../support/memory-disk.js';

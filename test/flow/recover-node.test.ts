@@ -1,19 +1,19 @@
 import { mkdir, readdir, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { forgetNode } from '../../src/cluster/lost-nodes.js';
 import { type Phase, PLAIN } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
-import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
+import { EmbeddedLeases } from '../../src/store/embedded/embedded-store.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
-import { forgetNode } from '../../src/uploads/forget-node.js';
+import { Sweep, type SweepOptions } from '../../src/uploads/cleanup.js';
 import { recover, recoverNode } from '../../src/uploads/recovery.js';
-import { Sweep, type SweepOptions } from '../../src/uploads/sweep.js';
-import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
+import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { newUpload } from '../contract/sample-upload.js';
 import { openRedis, settingsFor } from '../support/opened-redis.js';
-import { startRedis } from '../support/redis-servers.js';
 import { ReceivingRoom } from '../support/receiving-room.js';
+import { startRedis } from '../support/redis-servers.js';
 import { StoreReach } from '../support/store-reach.js';
 import { until } from '../support/temporary.js';
 

@@ -2,7 +2,7 @@ import { readdir, rm, utimes } from 'node:fs/promises';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { machineFiles, useFileSystem } from '../../src/disk/files.js';
+import { machineFiles, useFileSystem } from '../../src/fs/files.js';
 import type { TestApp } from '../support/app.js';
 import { requestOnce } from '../support/raw-client.js';
 import { appendLines, clientDialect, type ResumableUpload, versionLines } from '../support/resumable-client.js';

@@ -1,8 +1,8 @@
 import { Readable } from 'node:stream';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { sendReply } from '../../src/http/reply.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { Reply } from '../../src/protocol/protocol.js';
+import { sendReply } from '../../src/server/response.js';
 import { closeDoors, openDoor } from '../support/front-door.js';
 import { answering, overHttp1, overHttp2, pieces } from '../support/replies.js';
 import { until } from '../support/temporary.js';

@@ -1,9 +1,9 @@
 import { once } from 'node:events';
 import { createServer as createSessions, type ServerHttp2Session } from 'node:http2';
-import { createServer, type AddressInfo, type Socket } from 'node:net';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { afterEach, expect, test } from '@jest/globals';
-import { ReadGate } from '../../src/http/read-gate.js';
-import { endWhenDeaf } from '../../src/http/sign-of-life.js';
+import { endWhenDeaf } from '../../src/server/http2-server.js';
+import { ReadGate } from '../../src/streams/read-gate.js';
 import { closeDoors, ok, openDoor } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
 import { connect } from '../support/raw-client.js';

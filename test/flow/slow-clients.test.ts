@@ -1,16 +1,16 @@
 import type { Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import type { Exchange } from '../../src/http/exchange.js';
-import { sendReply } from '../../src/http/reply.js';
-import type { Listener, ListenerOptions } from '../../src/http/server.js';
+import type { Exchange } from '../../src/server/exchange.js';
+import type { Listener, ListenerOptions } from '../../src/server/listener.js';
+import { sendReply } from '../../src/server/response.js';
 import { startTestApp, type TestApp } from '../support/app.js';
 import { makeCertificate } from '../support/certificate.js';
-import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
+import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
 import { closeDoors, ok, openDoor } from '../support/front-door.js';
 import { connectH2, type H2Client } from '../support/h2-client.js';
-import { connect, type RawClient } from '../support/raw-client.js';
 import { block, frame } from '../support/hostile-http2.js';
+import { connect, type RawClient } from '../support/raw-client.js';
 import { until } from '../support/temporary.js';
 import { ConnectionClosed } from '../support/wire-reader.js';
 

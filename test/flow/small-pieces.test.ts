@@ -1,17 +1,17 @@
-import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { Readable } from 'node:stream';
+import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
-import type { Exchange } from '../../src/http/exchange.js';
-import { ReadGate } from '../../src/http/read-gate.js';
-import { sinceHeldBackMs, tameSmallPieces } from '../../src/http/small-piece-pace.js';
+import type { Exchange } from '../../src/server/exchange.js';
+import { ReadGate } from '../../src/streams/read-gate.js';
+import { sinceHeldBackMs, tameSmallPieces } from '../../src/streams/small-pieces.js';
 import { startTestApp } from '../support/app.js';
 import { closeDoors, ok, openDoor } from '../support/front-door.js';
 import { block, frame } from '../support/hostile-http2.js';
 import { connect, type RawClient } from '../support/raw-client.js';
 import { startRawOrigin } from '../support/raw-origin.js';
-import { creationLines, clientDialect } from '../support/resumable-client.js';
+import { clientDialect, creationLines } from '../support/resumable-client.js';
 import { until } from '../support/temporary.js';
 
 // Issue 9, §5: chunks and DATA of one byte cost no more than large ones, and do not keep others waiting.

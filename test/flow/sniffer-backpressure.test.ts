@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import { expect, test } from '@jest/globals';
-import { sniff } from '../../src/http/protocol-sniffer.js';
+import { sniff } from '../../src/server/listener.js';
 import { connect } from '../support/raw-client.js';
 
 /** Reads a body in small gulps with pauses in between, and gives the most that was waiting inside meanwhile. */

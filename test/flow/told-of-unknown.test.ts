@@ -1,13 +1,12 @@
-import { connect as connectHttp2, type ClientHttp2Session } from 'node:http2';
+import { type ClientHttp2Session, connect as connectHttp2 } from 'node:http2';
 import { Readable } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { type Origin, type OriginRequest, Unanswered } from '../../src/delivery/origin.js';
-import { useFileSystem } from '../../src/disk/files.js';
-import type { CreateIntent } from '../../src/model/intent.js';
-import type { Interrupted, Outcome } from '../../src/model/outcome.js';
+import { useFileSystem } from '../../src/fs/files.js';
+import type { CreateIntent, Interrupted, Outcome } from '../../src/model/messages.js';
 import { newestUnknownEnd } from '../../src/model/upload.js';
-import { Body } from '../../src/uploads/body.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
+import { Body } from '../../src/uploads/request-body.js';
 import { startTestApp } from '../support/app.js';
 import { REQUEST } from '../support/delivery-room.js';
 import { Machine, route, streamOf } from '../support/faulty-machine.js';
@@ -17,8 +16,8 @@ import { TRANSPORTS } from '../support/open-request.js';
 import type { RedisServer } from '../support/redis-server.js';
 import { startRedis } from '../support/redis-servers.js';
 import { appendLines, clientDialect, type ResumableUpload } from '../support/resumable-client.js';
-import { Stage } from '../support/stage.js';
 import { StageClient } from '../support/stage-client.js';
+import { Stage } from '../support/stage.js';
 import { randomBytes, until } from '../support/temporary.js';
 
 // Issue 8: a client knows of an unknown outcome once it was sent the response that says so, and no earlier.

@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, expect, test } from '@jest/globals';
-import { machineFiles, useFileSystem } from '../../src/disk/files.js';
+import { machineFiles, useFileSystem } from '../../src/fs/files.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { startTestApp, type TestApp } from '../support/app.js';

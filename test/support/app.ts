@@ -1,8 +1,8 @@
-import { join } from 'node:path';
 import { writeFile } from 'node:fs/promises';
-import { type App, startApp } from '../../src/app.js';
+import { join } from 'node:path';
+import { type App, startApp } from '../../src/app/app.js';
+import { TIMINGS, type Timings } from '../../src/app/storage.js';
 import { loadConfig } from '../../src/config/load.js';
-import { TIMINGS, type Timings } from '../../src/storage.js';
 import { createLog, type Log } from '../../src/observe/log.js';
 import { type TemporaryDirectory, temporaryDirectory } from './temporary.js';
 

@@ -1,8 +1,9 @@
-// `serve` as the binary has it, but each worker keeps its own uploads in memory and on disk: how processes are started,
-// looked after and ended can be seen without a server for the store.
-import { startApp } from '../../src/app.js';
+import { startApp } from '../../src/app/app.js';
 import { serve, type StartApp } from '../../src/cli/serve.js';
 import { sourcesOf } from './program-flags.js';
+
+// `serve` as the binary has it, but each worker keeps its own uploads in memory and on disk: how processes are started,
+// looked after and ended can be seen without a server for the store.
 
 const startAlone: StartApp = (config, log, version) => {
   const worker = process.env['RUFH_WORKER'] ?? '0';

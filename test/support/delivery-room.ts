@@ -1,7 +1,7 @@
 import { Delivery, type DeliveryOptions, type DeliveryResult } from '../../src/delivery/delivery.js';
 import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
 import type { Headers } from '../../src/model/headers.js';
-import type { RelayedAnswer } from '../../src/model/outcome.js';
+import type { RelayedAnswer } from '../../src/model/messages.js';
 import type { DeliveryRules, Route, Routes } from '../../src/model/route.js';
 import { newestUnknownEnd, type StoredRequest, type Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';

@@ -2,11 +2,10 @@ import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { type Origin, type OriginRequest, Unanswered } from '../../src/delivery/origin.js';
 import { Fault } from '../../src/model/fault.js';
-import type { CreateIntent } from '../../src/model/intent.js';
-import type { Interrupted, News, Outcome } from '../../src/model/outcome.js';
+import type { CreateIntent, Interrupted, News, Outcome } from '../../src/model/messages.js';
 import { shownOffset } from '../../src/model/upload.js';
-import { Body } from '../../src/uploads/body.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
+import { Body } from '../../src/uploads/request-body.js';
 import { REQUEST } from './delivery-room.js';
 import { type Machine, route, SHORT_ANSWER, streamOf } from './faulty-machine.js';
 

@@ -1,11 +1,11 @@
-import type { SetAside } from '../../src/store/upload-store.js';
+import type { Admin } from '../../src/admin/admin-http.js';
 import { startAdmin } from '../../src/admin/admin.js';
-import type { Admin } from '../../src/admin/admin-listener.js';
-import type { UploadsDesk } from '../../src/admin/uploads-desk.js';
-import type { Outcome } from '../../src/model/outcome.js';
+import type { UploadsDesk } from '../../src/admin/uploads-api.js';
+import type { Outcome } from '../../src/model/messages.js';
 import type { Upload } from '../../src/model/upload.js';
 import { createLog, silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
+import type { SetAside } from '../../src/store/upload-store.js';
 import { newUpload } from '../contract/sample-upload.js';
 import { FakeNodes } from './fake-nodes.js';
 

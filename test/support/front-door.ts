@@ -1,10 +1,10 @@
-import { Trust, type TrustedProxy } from '../../src/http/client-address.js';
-import type { Exchange } from '../../src/http/exchange.js';
-import { sendReply } from '../../src/http/reply.js';
-import { BadHead, readHead } from '../../src/http/request-head.js';
-import { startListener, type Handlers, type Listener, type ListenerOptions } from '../../src/http/server.js';
 import type { RequestHead } from '../../src/model/request-head.js';
 import { problemReply } from '../../src/protocol/problem.js';
+import type { Exchange } from '../../src/server/exchange.js';
+import { type Handlers, type Listener, type ListenerOptions, startListener } from '../../src/server/listener.js';
+import { BadHead, readHead } from '../../src/server/request-head.js';
+import { sendReply } from '../../src/server/response.js';
+import { Trust, type TrustedProxy } from '../../src/server/trusted-proxies.js';
 
 const doors: Listener[] = [];
 

@@ -1,10 +1,11 @@
-/** A process that takes a lease, says what it is told, and tries to commit all the same: it may be paused on the way. */
 import { silentLog } from '../../src/observe/log.js';
-import { RedisConnection } from '../../src/store/redis/redis-connection.js';
-import { RedisLeases } from '../../src/store/redis/redis-leases.js';
-import type { RedisSettings } from '../../src/store/redis/redis-settings.js';
+import { RedisConnection } from '../../src/store/redis/connection.js';
+import type { RedisSettings } from '../../src/store/redis/errors.js';
+import { RedisLeases } from '../../src/store/redis/leases.js';
 import { RedisStore } from '../../src/store/redis/redis-store.js';
 import { commitOf, told } from '../contract/lease-holder.js';
+
+/** A process that takes a lease, says what it is told, and tries to commit all the same: it may be paused on the way. */
 
 const [settings, id, leaseMs] = process.argv.slice(2) as [string, string, string];
 const say = (line: object): void => console.log(JSON.stringify(line));

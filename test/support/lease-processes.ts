@@ -1,9 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { silentLog } from '../../src/observe/log.js';
-import type { LeaseConnection, LeaseTimes } from '../../src/store/redis/lease-scripts.js';
-import { RedisConnection } from '../../src/store/redis/redis-connection.js';
-import { RedisLeases } from '../../src/store/redis/redis-leases.js';
-import type { RedisSettings } from '../../src/store/redis/redis-settings.js';
+import { RedisConnection } from '../../src/store/redis/connection.js';
+import type { RedisSettings } from '../../src/store/redis/errors.js';
+import { type LeaseConnection, type LeaseTimes, RedisLeases } from '../../src/store/redis/leases.js';
 import { RedisStore } from '../../src/store/redis/redis-store.js';
 import { until } from './temporary.js';
 

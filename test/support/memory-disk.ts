@@ -1,5 +1,5 @@
 import { Stats } from 'node:fs';
-import type { DirectoryEntry, FileSystem } from '../../src/disk/files.js';
+import type { DirectoryEntry, FileSystem } from '../../src/fs/files.js';
 
 /** A file or directory: as every process sees it, and as a power cut leaves it. */
 interface Inode {

@@ -1,5 +1,5 @@
 import { expect } from '@jest/globals';
-import type { Mover } from '../../src/cluster/mover.js';
+import type { Mover } from '../../src/cluster/migrator.js';
 import type { PeerNode } from './peer-node.js';
 import { PeerStage } from './peer-stage.js';
 import { requestOnce } from './raw-client.js';

@@ -1,6 +1,6 @@
 import { createLog } from '../../src/observe/log.js';
-import { RedisConnection } from '../../src/store/redis/redis-connection.js';
-import type { RedisSettings } from '../../src/store/redis/redis-settings.js';
+import { RedisConnection } from '../../src/store/redis/connection.js';
+import type { RedisSettings } from '../../src/store/redis/errors.js';
 import { RedisStore } from '../../src/store/redis/redis-store.js';
 
 export interface LogLine {

@@ -1,12 +1,12 @@
 import { Agent, createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createHttp2Server, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
 import { type AddressInfo, Socket } from 'node:net';
-import { Trust } from '../../src/http/client-address.js';
-import type { Exchange } from '../../src/http/exchange.js';
-import { loadHttpProxy } from '../../src/http/load-http-proxy.js';
-import { PassThrough, type PassThroughOptions } from '../../src/http/pass-through.js';
-import { BadHead, readHead } from '../../src/http/request-head.js';
 import { silentLog } from '../../src/observe/log.js';
+import { loadHttpProxy } from '../../src/origin/origin-client.js';
+import { PassThrough, type PassThroughOptions } from '../../src/proxy/reverse-proxy.js';
+import type { Exchange } from '../../src/server/exchange.js';
+import { BadHead, readHead } from '../../src/server/request-head.js';
+import { Trust } from '../../src/server/trusted-proxies.js';
 import { type RawOrigin, type RawScript, startRawOrigin } from './raw-origin.js';
 import { until } from './temporary.js';
 

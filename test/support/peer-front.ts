@@ -1,12 +1,11 @@
-import { Trust } from '../../src/http/client-address.js';
-import { PeerRelay, type PeerRelayOptions } from '../../src/http/peer-relay.js';
-import { PeerSignature, type ClientFacts } from '../../src/http/peer-signature.js';
-import { BadHead, readHead } from '../../src/http/request-head.js';
 import { silentLog } from '../../src/observe/log.js';
 import { problemReply } from '../../src/protocol/problem.js';
-import type { RelayTask } from '../../src/http/relay.js';
+import { type ClientFacts, PeerSignature } from '../../src/proxy/peer-auth.js';
+import { PeerRelay, type PeerRelayOptions, type RelayTask } from '../../src/proxy/peer-relay.js';
+import { BadHead, readHead } from '../../src/server/request-head.js';
+import { Trust } from '../../src/server/trusted-proxies.js';
 import { closeDoors, openDoor } from './front-door.js';
-import { startRawOrigin, type RawOrigin, type RawScript } from './raw-origin.js';
+import { type RawOrigin, type RawScript, startRawOrigin } from './raw-origin.js';
 import { until } from './temporary.js';
 
 export const SECRET = 'a secret of all nodes';

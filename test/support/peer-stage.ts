@@ -1,10 +1,9 @@
 import { join } from 'node:path';
 import { silentLog } from '../../src/observe/log.js';
-import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
-import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
-import { startFakeOrigin, type FakeOrigin } from './fake-origin.js';
+import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { FakeNodes } from './fake-nodes.js';
-import { PeerNode, type Cluster } from './peer-node.js';
+import { type FakeOrigin, startFakeOrigin } from './fake-origin.js';
+import { type Cluster, PeerNode } from './peer-node.js';
 import { temporaryDirectory, type TemporaryDirectory } from './temporary.js';
 
 /** Nodes with disks of their own around one store, and an origin behind them. */

@@ -1,4 +1,4 @@
-import type { RedisSettings } from '../../src/store/redis/redis-settings.js';
+import type { RedisSettings } from '../../src/store/redis/errors.js';
 import { REDIS_PROGRAMS, type RedisOptions } from './redis-server.js';
 import { startRedis, startRedisCluster, startSentinels } from './redis-servers.js';
 

@@ -1,5 +1,5 @@
-import type { RedisSettings } from '../../src/store/redis/redis-settings.js';
-import { openRedis, type LogLine, type OpenedRedis } from './opened-redis.js';
+import type { RedisSettings } from '../../src/store/redis/errors.js';
+import { type LogLine, type OpenedRedis, openRedis } from './opened-redis.js';
 import { RedisServer } from './redis-server.js';
 
 /** Keeps what one test starts and opens, and ends it after the test, the newest first. */

@@ -1,5 +1,5 @@
-import { sendReply, type Sent } from '../../src/http/reply.js';
 import type { Reply } from '../../src/protocol/protocol.js';
+import { sendReply, type Sent } from '../../src/server/response.js';
 import { openDoor } from './front-door.js';
 import { connectH2, type H2Client } from './h2-client.js';
 import { connect, type RawClient } from './raw-client.js';

@@ -1,8 +1,9 @@
-// `serve` as the binary has it, but a process that stands still within a delivery soon loses it to another one.
-import { startApp } from '../../src/app.js';
+import { startApp } from '../../src/app/app.js';
+import { TIMINGS } from '../../src/app/storage.js';
 import { serve } from '../../src/cli/serve.js';
-import { TIMINGS } from '../../src/storage.js';
 import { sourcesOf } from './program-flags.js';
+
+// `serve` as the binary has it, but a process that stands still within a delivery soon loses it to another one.
 
 const timings = { ...TIMINGS, claimMs: 3000, returnMs: 3000 };
 

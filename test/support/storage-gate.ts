@@ -1,6 +1,6 @@
 import type { Upload } from '../../src/model/upload.js';
 import type { ChunkWriter, Spool } from '../../src/spool/spool.js';
-import type { TokenSource } from '../../src/store/embedded/embedded-leases.js';
+import type { TokenSource } from '../../src/store/embedded/embedded-store.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 
 /** Holds steps of store and spool back, before they are done or before anybody hears of it, until they are let go. */

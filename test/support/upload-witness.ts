@@ -1,4 +1,4 @@
-import type { Interrupted, Outcome } from '../../src/model/outcome.js';
+import type { Interrupted, Outcome } from '../../src/model/messages.js';
 import { shownOffset, type Upload } from '../../src/model/upload.js';
 
 /** One request, in the order in which requests were made. */

@@ -1,18 +1,17 @@
 import { randomBytes } from 'node:crypto';
 import { getEventListeners } from 'node:events';
 import type { DeliveryResult } from '../../src/delivery/delivery.js';
-import type { RelayedAnswer } from '../../src/model/outcome.js';
+import type { RelayedAnswer } from '../../src/model/messages.js';
 import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
-import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
-import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
-import type { Lease } from '../../src/store/lease.js';
-import type { CommitPace } from '../../src/uploads/growing-chunk.js';
+import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import type { Lease } from '../../src/store/leases.js';
+import type { CommitPace } from '../../src/uploads/chunk.js';
+import { Sweep } from '../../src/uploads/cleanup.js';
 import { recover } from '../../src/uploads/recovery.js';
-import { Sweep } from '../../src/uploads/sweep.js';
-import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
+import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { Uploads } from '../../src/uploads/uploads.js';
 import { gatedSpool, gatedStore, StorageGate } from './storage-gate.js';
 

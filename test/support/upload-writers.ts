@@ -1,12 +1,11 @@
 import { Readable } from 'node:stream';
-import type { AppendIntent, CreateIntent } from '../../src/model/intent.js';
-import type { Interrupted, News, Outcome } from '../../src/model/outcome.js';
-import { shownOffset, type Digest } from '../../src/model/upload.js';
-import { Body } from '../../src/uploads/body.js';
+import type { AppendIntent, CreateIntent, Interrupted, News, Outcome } from '../../src/model/messages.js';
+import { type Digest, shownOffset } from '../../src/model/upload.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
+import { Body } from '../../src/uploads/request-body.js';
 import { REQUEST, routeTo } from './delivery-room.js';
 import { sha256 } from './temporary.js';
-import { UploadWitness, type Asked } from './upload-witness.js';
+import { type Asked, UploadWitness } from './upload-witness.js';
 import type { UploadWorld } from './upload-world.js';
 
 /** How a body is announced. */

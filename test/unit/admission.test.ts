@@ -1,8 +1,8 @@
 import { describe, expect, test } from '@jest/globals';
-import type { AppendIntent, CreateIntent } from '../../src/model/intent.js';
+import type { AppendIntent, CreateIntent } from '../../src/model/messages.js';
 import type { Limits } from '../../src/model/route.js';
 import type { Upload } from '../../src/model/upload.js';
-import { allowance, refuseAppend, refuseCreation } from '../../src/uploads/admission.js';
+import { allowance, refuseAppend, refuseCreation } from '../../src/uploads/validate.js';
 
 const noLimits: Limits = { minSize: 0, maxAgeSeconds: 60 };
 

@@ -1,6 +1,6 @@
 import { PassThrough } from 'node:stream';
 import { describe, expect, jest, test } from '@jest/globals';
-import { Body, type BodyOptions } from '../../src/uploads/body.js';
+import { Body, type BodyOptions } from '../../src/uploads/request-body.js';
 
 function bodyOf(options: Partial<BodyOptions> = {}): { body: Body; stream: PassThrough; wanted: () => number } {
   const stream = new PassThrough({ highWaterMark: 64 * 1024 * 1024 });

@@ -1,7 +1,7 @@
 import { crc32 as crcOfZlib } from 'node:zlib';
 import { expect, test } from '@jest/globals';
 import { crc32 as crcOfPackage } from '@node-rs/crc32';
-import { crc32 } from '../../src/disk/crc32.js';
+import { crc32 } from '../../src/fs/crc32.js';
 import { randomBytes } from '../support/temporary.js';
 
 const BYTES = randomBytes(70_000, 21);

@@ -1,9 +1,9 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { configSummary } from '../../src/cli/config-summary.js';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { configSummary } from '../../src/cli/check.js';
+import { describeMistake } from '../../src/config/errors.js';
 import { loadAdmin, loadConfig } from '../../src/config/load.js';
-import { describeMistake } from '../../src/config/mistake.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 // Issue 9, §5.

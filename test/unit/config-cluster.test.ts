@@ -1,10 +1,10 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Config } from '../../src/config/config.js';
+import { describeMistake } from '../../src/config/errors.js';
 import { loadConfig } from '../../src/config/load.js';
-import { describeMistake } from '../../src/config/mistake.js';
 import { makeCertificate } from '../support/certificate.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 

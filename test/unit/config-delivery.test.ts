@@ -1,9 +1,9 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Config } from '../../src/config/config.js';
+import { describeMistake } from '../../src/config/errors.js';
 import { loadConfig } from '../../src/config/load.js';
-import { describeMistake } from '../../src/config/mistake.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 let directory: TemporaryDirectory;

@@ -1,16 +1,15 @@
-import { expect, test } from '@jest/globals';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { expect, test } from '@jest/globals';
 import { parse } from 'yaml';
-import { SAMPLES } from '../../src/config/example.js';
-import { generatedFiles } from '../../src/config/generated-files.js';
+import { generatedFiles, SAMPLES } from '../../src/config/docs.js';
+import { valueAt } from '../../src/config/errors.js';
+import { OVERRIDES } from '../../src/config/flags.js';
 import { alternatives, jsonSchema, type JsonSchema } from '../../src/config/json-schema.js';
 import { loadConfig } from '../../src/config/load.js';
-import { valueAt } from '../../src/config/mistake.js';
-import { OVERRIDES } from '../../src/config/overrides.js';
-import { isObject } from '../../src/config/scalars.js';
 import { schema } from '../../src/config/schema.js';
+import { isObject } from '../../src/config/values.js';
 import { temporaryDirectory } from '../support/temporary.js';
 
 const root = new URL('../../', import.meta.url);

@@ -1,10 +1,9 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { editDistance } from '../../src/config/explain.js';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { describeMistake, editDistance } from '../../src/config/errors.js';
 import { loadConfig } from '../../src/config/load.js';
-import { describeMistake } from '../../src/config/mistake.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 let directory: TemporaryDirectory;

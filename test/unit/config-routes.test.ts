@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
-import type { RouteConfig } from '../../src/config/route-config.js';
-import { buildRoutes } from '../../src/config/routes.js';
+import { buildRoutes } from '../../src/config/route-table.js';
+import type { RouteConfig } from '../../src/config/route.js';
 import type { Route } from '../../src/model/route.js';
 import { routeTo } from '../support/delivery-room.js';
 

@@ -10,7 +10,7 @@ import {
   oneOf,
   size,
   sizeOrNull,
-} from '../../src/config/scalars.js';
+} from '../../src/config/values.js';
 
 test.each([
   ['0', 0],

@@ -1,8 +1,8 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { loadConfig } from '../../src/config/load.js';
-import type { StoreConfig } from '../../src/config/store-config.js';
+import type { StoreConfig } from '../../src/config/store.js';
 import { makeCertificate } from '../support/certificate.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 

@@ -1,7 +1,7 @@
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { configSummary } from '../../src/cli/config-summary.js';
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { configSummary } from '../../src/cli/check.js';
 import { loadConfig } from '../../src/config/load.js';
 import { makeCertificate } from '../support/certificate.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';

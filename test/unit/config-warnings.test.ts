@@ -1,10 +1,9 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { loadConfig } from '../../src/config/load.js';
-import { describeMistake } from '../../src/config/mistake.js';
-import { OVERRIDES } from '../../src/config/overrides.js';
-import { misspeltVariables } from '../../src/config/variables.js';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { describeMistake } from '../../src/config/errors.js';
+import { OVERRIDES } from '../../src/config/flags.js';
+import { loadConfig, misspeltVariables } from '../../src/config/load.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 // Issue 9, §6.

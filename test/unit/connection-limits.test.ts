@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import { createLog } from '../../src/observe/log.js';
 import {
   clientLimits,
   type ConnectionLimit,
@@ -8,8 +9,7 @@ import {
   mostConnections,
   NumberedConnections,
   openFileLimit,
-} from '../../src/http/connection-limits.js';
-import { createLog } from '../../src/observe/log.js';
+} from '../../src/server/connection-limits.js';
 
 function limitsOf(options: { total?: number; perAddress?: number; exempt?: string }) {
   const refused: ConnectionLimit[] = [];

@@ -1,6 +1,6 @@
 import { expect, test } from '@jest/globals';
-import type { Readiness } from '../../src/admin/readiness.js';
-import { CrewAnswers } from '../../src/workers/crew-answers.js';
+import type { Readiness } from '../../src/admin/admin.js';
+import { CrewAnswers } from '../../src/workers/primary-admin.js';
 
 const OK = { name: 'store', ok: true };
 const RECORDS = { name: 'records', ok: false, problem: 'one cannot be read' };

@@ -1,10 +1,10 @@
 import { Readable } from 'node:stream';
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { AnswerTape, type TapeRooms } from '../../src/delivery/answer-tape.js';
 import type { OriginAnswer } from '../../src/delivery/origin.js';
-import type { HeaderLine } from '../../src/model/headers.js';
+import { AnswerTape, type TapeRooms } from '../../src/delivery/response-buffer.js';
 import { Fault } from '../../src/model/fault.js';
+import type { HeaderLine } from '../../src/model/headers.js';
 import { bodyOf } from '../support/delivery-room.js';
 import { randomBytes, until } from '../support/temporary.js';
 

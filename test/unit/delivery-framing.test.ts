@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 import { expect, test } from '@jest/globals';
-import { framed } from '../../src/delivery/framing.js';
+import { framed } from '../../src/delivery/origin-body.js';
 import type { Upload } from '../../src/model/upload.js';
 import type { Spool } from '../../src/spool/spool.js';
 

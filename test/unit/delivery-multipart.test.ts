@@ -1,11 +1,14 @@
 import { Readable } from 'node:stream';
 import { describe, expect, test } from '@jest/globals';
-import { filenameOf } from '../../src/delivery/filename.js';
-import { framed } from '../../src/delivery/framing.js';
-import { envelopeOf, type Multipart, multipartType } from '../../src/delivery/multipart.js';
-import { replayOf } from '../../src/delivery/replay.js';
-import { targetOf } from '../../src/delivery/target.js';
-import { wholeType } from '../../src/delivery/whole-type.js';
+import {
+  envelopeOf,
+  filenameOf,
+  framed,
+  type Multipart,
+  multipartType,
+  wholeType,
+} from '../../src/delivery/origin-body.js';
+import { replayOf, targetOf } from '../../src/delivery/origin-request.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { StoredRequest, Upload } from '../../src/model/upload.js';
 import type { Spool } from '../../src/spool/spool.js';

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { completedBy, replayOf } from '../../src/delivery/replay.js';
+import { completedBy, replayOf } from '../../src/delivery/origin-request.js';
 import type { HeaderLine, Headers } from '../../src/model/headers.js';
 import type { Upload } from '../../src/model/upload.js';
 import { newUpload, REQUEST, routeTo } from '../support/delivery-room.js';

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { ResponseHeads } from '../../src/delivery/undici-heads.js';
+import { ResponseHeads } from '../../src/delivery/undici-socket.js';
 
 const FINAL = 'HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n';
 

@@ -6,7 +6,7 @@ import {
   mayAskAgain,
   meaningOf,
   retryAfterSeconds,
-} from '../../src/delivery/retry.js';
+} from '../../src/delivery/retry-policy.js';
 import type { Answer, Attempt, Undelivered } from '../../src/model/upload.js';
 
 const rules = {

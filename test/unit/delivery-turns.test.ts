@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { AllTurns, OriginTurns, type Turn, type TurnCall } from '../../src/delivery/origin-turns.js';
+import { AllTurns, OriginTurns, type Turn, type TurnCall } from '../../src/delivery/origin-queue.js';
 
 const RULES = { concurrency: 2, breaker: { failures: 3, pauseMs: 1000 } };
 

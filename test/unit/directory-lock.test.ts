@@ -1,15 +1,14 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { utimesSync } from 'node:fs';
 import { readdir, readFile, stat, unlink, utimes, writeFile } from 'node:fs/promises';
 import { hostname, uptime } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { DirectoryLock, type DirectoryLockOptions } from '../../src/store/embedded/directory-lock.js';
-import type { LockOwner } from '../../src/disk/lock-text.js';
-import { thisOwner } from '../../src/store/embedded/lock-owner.js';
-import { processStart } from '../../src/store/embedded/machine.js';
-import { temporaryDirectory, until, within, type TemporaryDirectory } from '../support/temporary.js';
+import type { LockOwner } from '../../src/fs/lock-owner.js';
+import { processStart } from '../../src/store/embedded/boot.js';
+import { DirectoryLock, type DirectoryLockOptions, thisOwner } from '../../src/store/embedded/directory-lock.js';
+import { temporaryDirectory, type TemporaryDirectory, until, within } from '../support/temporary.js';
 
 let directory: TemporaryDirectory;
 const held: DirectoryLock[] = [];

@@ -1,13 +1,12 @@
+import fs from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { constants } from 'node:os';
 import { join } from 'node:path';
-import fs from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { DirectorySync } from '../../src/disk/directory-sync.js';
-import { Gate } from '../../src/disk/gate.js';
-import { hasCode, isNoRoom, storageFault } from '../../src/disk/storage-fault.js';
+import { Gate, Serial } from '../../src/concurrency/queues.js';
+import { DirectorySync } from '../../src/fs/directory-sync.js';
+import { hasCode, isNoRoom, storageFault } from '../../src/fs/files.js';
 import { Fault } from '../../src/model/fault.js';
-import { Serial } from '../../src/store/embedded/serial.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 describe('syncing a directory', () => {

@@ -27,11 +27,11 @@ for (const name of ['fsync', 'fdatasync'] as const) {
 }
 const { EmbeddedStore } = await import('../../src/store/embedded/embedded-store.js');
 const { LocalSpool } = await import('../../src/spool/local-spool.js');
-const { EmbeddedLeases } = await import('../../src/store/embedded/embedded-leases.js');
+const { EmbeddedLeases } = await import('../../src/store/embedded/embedded-store.js');
 const { recover } = await import('../../src/uploads/recovery.js');
-const { UnreadableBytes } = await import('../../src/uploads/unreadable-bytes.js');
+const { UnreadableBytes } = await import('../../src/uploads/unknown-bytes.js');
 const { Metrics } = await import('../../src/observe/metrics.js');
-const { DirectorySync } = await import('../../src/disk/directory-sync.js');
+const { DirectorySync } = await import('../../src/fs/directory-sync.js');
 const { silentLog } = await import('../../src/observe/log.js');
 
 type Store = Awaited<ReturnType<typeof EmbeddedStore.open>>;

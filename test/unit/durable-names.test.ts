@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { DirectorySync, type SyncMode } from '../../src/disk/directory-sync.js';
-import { useFileSystem } from '../../src/disk/files.js';
+import { DirectorySync, type SyncMode } from '../../src/fs/directory-sync.js';
+import { useFileSystem } from '../../src/fs/files.js';
 import { silentLog } from '../../src/observe/log.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import type { ChunkWriter } from '../../src/spool/spool.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { RecordFile } from '../../src/store/embedded/record-file.js';
-import { newRecord } from '../../src/store/embedded/upload-record.js';
+import { newRecord } from '../../src/store/embedded/transitions.js';
 import { HOUR, newId, newUpload } from '../contract/sample-upload.js';
 import { MemoryDisk, memoryDisks } from '../support/memory-disk.js';
 

@@ -1,8 +1,8 @@
 import { readdir, readFile, stat, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { beforeAttempt, type Start } from '../../src/delivery/retry.js';
-import { machineFiles, useFileSystem } from '../../src/disk/files.js';
+import { beforeAttempt, type Start } from '../../src/delivery/retry-policy.js';
+import { machineFiles, useFileSystem } from '../../src/fs/files.js';
 import type { Upload } from '../../src/model/upload.js';
 import { createLog, uploadTag } from '../../src/observe/log.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';

@@ -1,8 +1,7 @@
 import { getEventListeners } from 'node:events';
 import { describe, expect, test } from '@jest/globals';
-import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
-import { Settlement } from '../../src/store/embedded/settlement.js';
-import { newRecord } from '../../src/store/embedded/upload-record.js';
+import { EmbeddedLeases } from '../../src/store/embedded/embedded-store.js';
+import { newRecord, Settlement } from '../../src/store/embedded/transitions.js';
 import { newUpload } from '../contract/sample-upload.js';
 
 const timers = (): number => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length;

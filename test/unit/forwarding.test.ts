@@ -1,6 +1,12 @@
 import { describe, expect, test } from '@jest/globals';
-import { parseForwarded, receivedHops } from '../../src/model/forwarded.js';
-import { hasPassed, viaName, withForwarding, type ForwardingFacts } from '../../src/model/forwarding.js';
+import {
+  type ForwardingFacts,
+  hasPassed,
+  parseForwarded,
+  receivedHops,
+  viaName,
+  withForwarding,
+} from '../../src/model/forwarded.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 
 const stranger: ForwardingFacts = {

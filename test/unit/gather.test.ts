@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 import { expect, test } from '@jest/globals';
-import { gatherSmallPieces } from '../../src/streams/gather.js';
+import { gatherSmallPieces } from '../../src/streams/small-pieces.js';
 
 function source(): Readable {
   return gatherSmallPieces(new Readable({ read: () => undefined }));

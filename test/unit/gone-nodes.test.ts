@@ -1,10 +1,10 @@
 import { beforeEach, describe, expect, test } from '@jest/globals';
-import { GoneNodes } from '../../src/cluster/gone-nodes.js';
-import type { Upload } from '../../src/model/upload.js';
+import { GoneNodes } from '../../src/cluster/lost-nodes.js';
 import { Fault } from '../../src/model/fault.js';
+import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
-import type { Lease } from '../../src/store/lease.js';
+import type { Lease } from '../../src/store/leases.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { REQUEST } from '../support/delivery-room.js';
 import { FakeNodes } from '../support/fake-nodes.js';

@@ -1,13 +1,12 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { useFileSystem } from '../../src/disk/files.js';
+import { useFileSystem } from '../../src/fs/files.js';
 import { Fault } from '../../src/model/fault.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { chunkName } from '../../src/spool/chunk-name.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
-import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
-import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
-import { GrowingChunk } from '../../src/uploads/growing-chunk.js';
+import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import { GrowingChunk } from '../../src/uploads/chunk.js';
 import { newUpload } from '../support/delivery-room.js';
 import { MemoryDisk, memoryDisks } from '../support/memory-disk.js';
 

@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import type { DeliveryResult } from '../../src/delivery/delivery.js';
-import type { News } from '../../src/model/outcome.js';
+import type { News } from '../../src/model/messages.js';
 import type { Upload } from '../../src/model/upload.js';
-import { Answers, type AnswerCall } from '../../src/uploads/answers.js';
+import { type AnswerCall, Answers } from '../../src/uploads/answers.js';
 
 beforeEach(() => {
   jest.useFakeTimers();

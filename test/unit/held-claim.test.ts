@@ -2,7 +2,7 @@ import { expect, test } from '@jest/globals';
 import { HeldClaim } from '../../src/delivery/claim.js';
 import { Fault } from '../../src/model/fault.js';
 import { silentLog } from '../../src/observe/log.js';
-import { untilAvailable } from '../../src/store/until-available.js';
+import { untilAvailable } from '../../src/store/upload-store.js';
 import { until } from '../support/temporary.js';
 
 test('asks nothing any more once it is released, also when the store comes back within a renewal', async () => {

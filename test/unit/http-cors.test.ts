@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { Cors, type CorsRules } from '../../src/http/cors.js';
+import { Cors, type CorsRules } from '../../src/handler/cors.js';
 import { fieldValue, type HeaderLine } from '../../src/model/headers.js';
 import type { RequestHead } from '../../src/model/request-head.js';
 

@@ -1,10 +1,10 @@
 import { describe, expect, test } from '@jest/globals';
-import { check } from '../../src/config/check.js';
-import { buildRoutes } from '../../src/config/routes.js';
-import { locate } from '../../src/http/locate.js';
-import { readTarget } from '../../src/http/request-target.js';
+import { check } from '../../src/config/load.js';
+import { buildRoutes } from '../../src/config/route-table.js';
+import { locate } from '../../src/handler/upload-lookup.js';
 import type { Headers } from '../../src/model/headers.js';
 import type { RequestHead } from '../../src/model/request-head.js';
+import { readTarget } from '../../src/server/request-head.js';
 
 /** `400`, `upload`, or the name of the route and the target that goes on. */
 function located(settings: object, method: string, received: string, headers: Headers = []): string {

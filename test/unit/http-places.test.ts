@@ -1,15 +1,14 @@
 import { expect, test } from '@jest/globals';
-import { check } from '../../src/config/check.js';
-import { buildRoutes } from '../../src/config/routes.js';
-import { Access } from '../../src/http/access.js';
-import { Places } from '../../src/http/places.js';
-import { BadHead } from '../../src/http/request-head.js';
-import { readTarget } from '../../src/http/request-target.js';
+import { check } from '../../src/config/load.js';
+import { buildRoutes } from '../../src/config/route-table.js';
+import { Access } from '../../src/handler/authorize.js';
+import { Places } from '../../src/handler/upload-lookup.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { RequestHead } from '../../src/model/request-head.js';
 import type { Route, Routes } from '../../src/model/route.js';
 import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
+import { BadHead, readTarget } from '../../src/server/request-head.js';
 
 const ID = 'a'.repeat(32);
 

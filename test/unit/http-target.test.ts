@@ -6,7 +6,7 @@ import {
   MOST_READINGS,
   otherReadings,
   readTarget,
-} from '../../src/http/request-target.js';
+} from '../../src/server/request-head.js';
 
 test.each([
   ['/', '/'],

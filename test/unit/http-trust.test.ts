@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
-import { Trust } from '../../src/http/client-address.js';
-import type { Peer } from '../../src/http/exchange.js';
 import type { HeaderLine } from '../../src/model/headers.js';
+import type { Peer } from '../../src/server/exchange.js';
+import { Trust } from '../../src/server/trusted-proxies.js';
 
 const trust = new Trust([
   { cidr: '10.0.0.0/8', relaysInterim: true },

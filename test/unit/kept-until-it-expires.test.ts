@@ -4,12 +4,10 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
-import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
-import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import { Sweep } from '../../src/uploads/cleanup.js';
 import { recover } from '../../src/uploads/recovery.js';
-import { Sweep } from '../../src/uploads/sweep.js';
-import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
-import { UnrecordedBytes } from '../../src/uploads/unrecorded-bytes.js';
+import { UnreadableBytes, UnrecordedBytes } from '../../src/uploads/unknown-bytes.js';
 import { answer, attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 

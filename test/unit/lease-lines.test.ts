@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { LeaseLines, type Turn } from '../../src/store/lease-lines.js';
+import { LeaseLines, type Turn } from '../../src/store/leases.js';
 import { within } from '../support/temporary.js';
 
 const NEVER = 600_000;

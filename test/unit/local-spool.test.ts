@@ -1,13 +1,13 @@
-import { mkdir, readdir, readFile, readlink, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import fs from 'node:fs';
+import { mkdir, readdir, readFile, readlink, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { DirectorySync } from '../../src/disk/directory-sync.js';
-import { FileChunkWriter } from '../../src/spool/chunk-writer.js';
+import { DirectorySync } from '../../src/fs/directory-sync.js';
+import { FileChunkWriter } from '../../src/spool/chunk-files.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import { newId } from '../contract/sample-upload.js';
 import { smallDisk, type SmallDisk } from '../support/small-disk.js';
-import { randomBytes, temporaryDirectory, until, within, type TemporaryDirectory } from '../support/temporary.js';
+import { randomBytes, temporaryDirectory, type TemporaryDirectory, until, within } from '../support/temporary.js';
 
 const MiB = 1024 * 1024;
 const id = newId();

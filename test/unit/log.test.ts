@@ -1,6 +1,14 @@
 import { beforeEach, describe, expect, test } from '@jest/globals';
-import { logRequest, logGivenUp, logUploadEnd, withoutSecrets } from '../../src/observe/log-lines.js';
-import { createLog, silentLog, uploadTag, type LogOptions } from '../../src/observe/log.js';
+import {
+  createLog,
+  logGivenUp,
+  type LogOptions,
+  logRequest,
+  logUploadEnd,
+  silentLog,
+  uploadTag,
+  withoutSecrets,
+} from '../../src/observe/log.js';
 
 const id = 'dJ3kQm0pZ8vYw1uX5rTnBa';
 

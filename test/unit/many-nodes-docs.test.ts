@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from '@jest/globals';
-import { aclRule } from '../../src/store/redis/redis-fault.js';
+import { aclRule } from '../../src/store/redis/errors.js';
 
 const page = readFileSync(new URL('../../docs/many-nodes.md', import.meta.url), 'utf8');
 

@@ -1,6 +1,6 @@
 import { expect, jest, test } from '@jest/globals';
-import type { Exchange } from '../../src/http/exchange.js';
-import { RateWindow, RequestRates } from '../../src/http/min-rate.js';
+import type { Exchange } from '../../src/server/exchange.js';
+import { RateWindow, RequestRates } from '../../src/server/slow-clients.js';
 
 const rate = { bytesPerSecond: 100, windowMs: 60_000 };
 

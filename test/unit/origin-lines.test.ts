@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
-import { framingOf, linesForOrigin } from '../../src/http/origin-lines.js';
 import { fieldValue, type HeaderLine, passedOn, passedOnTrailers } from '../../src/model/headers.js';
 import type { RequestHead } from '../../src/model/request-head.js';
+import { framingOf, linesForOrigin } from '../../src/origin/headers.js';
 
 function headOf(part: Partial<RequestHead>): RequestHead {
   return {

@@ -1,8 +1,8 @@
-import { createServer, type AddressInfo, type Socket } from 'node:net';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { expect, test } from '@jest/globals';
-import { NotTaken, PeerFilesClient } from '../../src/cluster/peer-files-client.js';
-import { PeerSignature } from '../../src/http/peer-signature.js';
+import { NotTaken, PeerFilesClient } from '../../src/cluster/peer-files.js';
+import { PeerSignature } from '../../src/proxy/peer-auth.js';
 import { makeCertificate } from '../support/certificate.js';
 import { neverAborted } from '../support/delivery-room.js';
 import { startRawOrigin } from '../support/raw-origin.js';

@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
-import { type PeerClaim, PeerSignature } from '../../src/http/peer-signature.js';
 import type { Headers } from '../../src/model/headers.js';
+import { type PeerClaim, PeerSignature } from '../../src/proxy/peer-auth.js';
 import { TOLD_CLIENT } from '../support/peer-front.js';
 
 const NOW = 1_800_000_000_000;

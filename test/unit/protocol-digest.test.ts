@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { describe, expect, test } from '@jest/globals';
 import type { DigestAlgorithm } from '../../src/model/upload.js';
-import { digestField, readDigests, readWantedDigest } from '../../src/protocol/digest.js';
+import { digestField, readDigests, readWantedDigest } from '../../src/protocol/structured-fields.js';
 
 const sha256 = createHash('sha256').update('hello').digest();
 const sha512 = createHash('sha512').update('hello').digest();

@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import type { Headers } from '../../src/model/headers.js';
-import { readBoolean, readDictionary, readInteger } from '../../src/protocol/fields.js';
+import { readBoolean, readDictionary, readInteger } from '../../src/protocol/structured-fields.js';
 
 const one = (value: string): Headers => [['X', value]];
 

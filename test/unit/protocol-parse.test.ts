@@ -1,10 +1,9 @@
 import { createHash } from 'node:crypto';
 import { describe, expect, test } from '@jest/globals';
-import type { Intent } from '../../src/model/intent.js';
-import type { Refusal } from '../../src/model/outcome.js';
+import type { Intent, Refusal } from '../../src/model/messages.js';
 import type { RequestHead } from '../../src/model/request-head.js';
-import { dialects } from '../../src/protocol/dialects.js';
-import { ietf } from '../../src/protocol/ietf.js';
+import { ietf } from '../../src/protocol/detect.js';
+import { dialects } from '../../src/protocol/versions.js';
 import { head } from '../support/protocol-samples.js';
 
 const NAMES = ['3', '4', '5', '6', '7', '8', '9', '10', 'final'];

@@ -1,11 +1,11 @@
 import { describe, expect, test } from '@jest/globals';
 import { fieldValue } from '../../src/model/headers.js';
-import type { News, Outcome, Refusal, RelayedAnswer } from '../../src/model/outcome.js';
+import type { News, Outcome, Refusal, RelayedAnswer } from '../../src/model/messages.js';
 import type { Limits } from '../../src/model/route.js';
-import { dialects } from '../../src/protocol/dialects.js';
-import { ietf } from '../../src/protocol/ietf.js';
-import { uploadLimit } from '../../src/protocol/limits.js';
+import { ietf } from '../../src/protocol/detect.js';
 import type { Reply } from '../../src/protocol/protocol.js';
+import { uploadLimit } from '../../src/protocol/upload-headers.js';
+import { dialects } from '../../src/protocol/versions.js';
 import { answeredUpload, CONTEXT, LIMITS, upload, wholeUpload } from '../support/protocol-samples.js';
 
 const VERSIONS = ['3', '4', '5', '6', '7', '8', '9', '10', 'final'] as const;

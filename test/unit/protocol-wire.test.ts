@@ -2,10 +2,10 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
 import type { Headers } from '../../src/model/headers.js';
-import type { News, Outcome, Refusal, RelayedAnswer } from '../../src/model/outcome.js';
+import type { News, Outcome, Refusal, RelayedAnswer } from '../../src/model/messages.js';
 import type { Digest, Undelivered } from '../../src/model/upload.js';
-import { dialects } from '../../src/protocol/dialects.js';
-import { ietf } from '../../src/protocol/ietf.js';
+import { ietf } from '../../src/protocol/detect.js';
+import { dialects } from '../../src/protocol/versions.js';
 import { answeredUpload, CONTEXT, upload, wholeUpload, wireText } from '../support/protocol-samples.js';
 
 /**

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { checkReadiness } from '../../src/admin/readiness.js';
+import { checkReadiness } from '../../src/admin/admin.js';
 
 const ok = (name: string) => ({ name, check: () => Promise.resolve(undefined) });
 

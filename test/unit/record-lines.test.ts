@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { blanks, changeLine, readRecord, RESERVED_BYTES, snapshotLine } from '../../src/store/embedded/record-lines.js';
-import { changedCopy, newRecord, type Change, type UploadRecord } from '../../src/store/embedded/upload-record.js';
+import { type Change, changedCopy, newRecord, type UploadRecord } from '../../src/store/embedded/transitions.js';
 import { attempt, newUpload } from '../contract/sample-upload.js';
 
 const first = newRecord(newUpload({ length: 900 }));

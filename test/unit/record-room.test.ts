@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { type FileSystem, useFileSystem } from '../../src/disk/files.js';
+import { type FileSystem, useFileSystem } from '../../src/fs/files.js';
 import { silentLog } from '../../src/observe/log.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { answer, attempt, HOUR, newUpload } from '../contract/sample-upload.js';

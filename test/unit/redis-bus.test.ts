@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { RedisBus } from '../../src/store/redis/redis-bus.js';
-import { makeClient, type RedisClient } from '../../src/store/redis/redis-clients.js';
+import { makeClient, type RedisClient } from '../../src/store/redis/clients.js';
+import { RedisBus } from '../../src/store/redis/pubsub.js';
 import { settingsFor } from '../support/opened-redis.js';
 import { RedisRoom } from '../support/redis-room.js';
 import type { RedisServer } from '../support/redis-server.js';

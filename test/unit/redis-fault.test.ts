@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { storeFault } from '../../src/store/redis/redis-fault.js';
+import { storeFault } from '../../src/store/redis/errors.js';
 import { settingsFor } from '../support/opened-redis.js';
 
 const settings = settingsFor(6379, { password: 'correct-horse' });

@@ -1,13 +1,13 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
-import { RedisConnection } from '../../src/store/redis/redis-connection.js';
-import { RedisKeys } from '../../src/store/redis/redis-keys.js';
+import { RedisConnection } from '../../src/store/redis/connection.js';
+import { ServerClock } from '../../src/store/redis/health.js';
+import { RedisKeys } from '../../src/store/redis/keys.js';
+import { takeTurn } from '../../src/store/redis/nodes.js';
 import { RedisStore } from '../../src/store/redis/redis-store.js';
-import { takeTurn } from '../../src/store/redis/redis-turns.js';
-import { ServerClock } from '../../src/store/redis/server-clock.js';
 import { answer, attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
-import { openRedis, settingsFor, type OpenedRedis } from '../support/opened-redis.js';
+import { type OpenedRedis, openRedis, settingsFor } from '../support/opened-redis.js';
 import { RedisServer } from '../support/redis-server.js';
 import { until } from '../support/temporary.js';
 

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { Patience } from '../../src/store/redis/patience.js';
+import { Patience } from '../../src/store/redis/health.js';
 
 const never = new Promise<never>(() => undefined);
 

@@ -2,8 +2,8 @@ import { EventEmitter } from 'node:events';
 import { expect, test } from '@jest/globals';
 import { Fault } from '../../src/model/fault.js';
 import type { Upload } from '../../src/model/upload.js';
-import type { RedisBus } from '../../src/store/redis/redis-bus.js';
-import { RedisSettlement } from '../../src/store/redis/redis-settlement.js';
+import type { RedisBus } from '../../src/store/redis/pubsub.js';
+import { RedisSettlement } from '../../src/store/redis/queries.js';
 import { newUpload } from '../contract/sample-upload.js';
 import { within } from '../support/temporary.js';
 

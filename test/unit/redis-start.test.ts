@@ -1,17 +1,16 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { aclRule } from '../../src/store/redis/redis-fault.js';
-import type { RedisSettings } from '../../src/store/redis/redis-settings.js';
+import { aclRule, type RedisSettings } from '../../src/store/redis/errors.js';
 import { newUpload } from '../contract/sample-upload.js';
 import { makeCertificate } from '../support/certificate.js';
 import { startFakeOrigin } from '../support/fake-origin.js';
-import { settingsFor, type LogLine } from '../support/opened-redis.js';
+import { type LogLine, settingsFor } from '../support/opened-redis.js';
 import { RedisRoom } from '../support/redis-room.js';
 import { REDIS_PROGRAMS, RedisServer } from '../support/redis-server.js';
 import { startRedisCluster, startSentinels } from '../support/redis-servers.js';
 import { serverPort } from '../support/server-port.js';
-import { temporaryDirectory, until, type TemporaryDirectory } from '../support/temporary.js';
+import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 
 const PASSWORD = 'correct-horse';
 const room = new RedisRoom();

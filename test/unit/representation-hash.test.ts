@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import { beforeEach, expect, test } from '@jest/globals';
 import type { Upload } from '../../src/model/upload.js';
-import { RepresentationHashes } from '../../src/uploads/representation-hash.js';
+import { RepresentationHashes } from '../../src/uploads/digests.js';
 import { newUpload } from '../support/delivery-room.js';
 import { sha256 } from '../support/temporary.js';
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { ServerClock } from '../../src/store/redis/server-clock.js';
+import { ServerClock } from '../../src/store/redis/health.js';
 
 const SECOND = 1000;
 const DAY = 86_400 * SECOND;

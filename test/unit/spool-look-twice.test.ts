@@ -1,8 +1,7 @@
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { readChunks } from '../../src/spool/chunk-reader.js';
-import { lookTwice } from '../../src/spool/look-twice.js';
+import { lookTwice, readChunks } from '../../src/spool/chunk-files.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 // What an NFS client remembers wrongly cannot be had here: a file that appears with the refreshing stands for it.

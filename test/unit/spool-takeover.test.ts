@@ -1,19 +1,24 @@
 import { mkdir, readFile, rm, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { machineFiles, mkdir as mkdirOn, useFileSystem, writeWhole } from '../../src/disk/files.js';
+import { machineFiles, mkdir as mkdirOn, useFileSystem, writeWhole } from '../../src/fs/files.js';
+import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
-import { spoolMark } from '../../src/spool/shared-directory.js';
-import { assertClaimable, claimSpool, noteStore, type SpoolClaim } from '../../src/spool/spool-claim.js';
-import { assertUnused, SpoolUse } from '../../src/spool/spool-use.js';
-import { forgetTakeovers, noteTakeover, readTakeovers } from '../../src/spool/takeovers.js';
-import { Sweep, type SweepOptions } from '../../src/uploads/sweep.js';
-import { UnknownBytes } from '../../src/uploads/unknown-bytes.js';
-import { UnreadableBytes } from '../../src/uploads/unreadable-bytes.js';
+import { assertUnused, spoolMark, SpoolUse } from '../../src/spool/shared-directory.js';
+import {
+  assertClaimable,
+  claimSpool,
+  forgetTakeovers,
+  noteStore,
+  noteTakeover,
+  readTakeovers,
+  type SpoolClaim,
+} from '../../src/spool/spool-claim.js';
+import { Sweep, type SweepOptions } from '../../src/uploads/cleanup.js';
+import { UnknownBytes, UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { newId } from '../contract/sample-upload.js';
 import { MemoryDisk, memoryDisks, type Trouble } from '../support/memory-disk.js';
-import { silentLog } from '../../src/observe/log.js';
 import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 
 // Issue 8: a spool whose Redis came back empty, on a sick disk, under any clock, and with a start that did not end well.

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { aligned, bytes, timeWords } from '../../src/cli/upload-words.js';
+import { aligned, bytes, timeWords } from '../../src/cli/format-uploads.js';
 
 test.each([
   [0, '0 B'],

@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { moved, resolveAt } from '../../src/model/uri-reference.js';
+import { moved, resolveAt } from '../../src/model/uri.js';
 
 describe('a reference at a target', () => {
   // RFC 3986 §5.4.1 and §5.4.2, without the authority.

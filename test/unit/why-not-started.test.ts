@@ -1,9 +1,9 @@
-import { describe, expect, test } from '@jest/globals';
 import { chmod, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { whyNotStarted } from '../../src/cli/why-not-started.js';
-import { clearSocketPath } from '../../src/disk/unix-socket.js';
+import { describe, expect, test } from '@jest/globals';
+import { whyNotStarted } from '../../src/cli/startup-errors.js';
+import { clearSocketPath } from '../../src/fs/unix-socket.js';
 import { Fault, type FaultCode } from '../../src/model/fault.js';
 import { temporaryDirectory, withoutRights } from '../support/temporary.js';
 

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { nextRestart } from '../../src/workers/restart-delay.js';
+import { nextRestart } from '../../src/workers/pool.js';
 
 test('a worker that ends again and again is replaced less and less often, at least every half minute', () => {
   const delays: number[] = [];

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
-import { DirectorySync, type SyncMode } from '../../disk/directory-sync.js';
-import { Gate } from '../../disk/gate.js';
-import { storageFault } from '../../disk/storage-fault.js';
+import { Gate } from '../../concurrency/queues.js';
+import { DirectorySync, type SyncMode } from '../../fs/directory-sync.js';
+import { storageFault } from '../../fs/files.js';
 import { Fault } from '../../model/fault.js';
 import {
   askedAgain,
@@ -13,7 +13,7 @@ import {
   type Upload,
 } from '../../model/upload.js';
 import type { Log } from '../../observe/log.js';
-import type { LeasePurpose } from '../lease.js';
+import { type Lease, LeaseLines, type LeasePurpose, type Leases } from '../leases.js';
 import type {
   BroughtBack,
   Commit,
@@ -27,16 +27,25 @@ import type {
   Totals,
   UploadStore,
 } from '../upload-store.js';
+import { StartNumber } from './boot.js';
+import { type Entry, loadRecords, type RecordEars } from './load.js';
+import { Records } from './records.js';
 import {
   answeredAlready,
+  type Change,
   type Claim,
   decideAnswer,
   decideAttempt,
   decideBeginEarly,
+  decideCancel,
   decideClaim,
   decideClient,
+  decideCommit,
   decideEndEarly,
   decideGiveUp,
+  decideInvalidate,
+  decideLose,
+  decideMove,
   decidePostpone,
   decideReturn,
   givenUpAlready,
@@ -44,15 +53,12 @@ import {
   isDue,
   isExpired,
   isNewestAttempt,
+  isSettled,
   type Moment,
   postponedAlready,
-} from './delivery-rules.js';
-import { StartNumber } from './last-start.js';
-import { type Entry, loadRecords, type RecordEars } from './load.js';
-import { decideCancel, decideCommit, decideInvalidate, decideLose, decideMove } from './receiving-rules.js';
-import { Records } from './records.js';
-import { isSettled, Settlement } from './settlement.js';
-import type { Change, UploadRecord } from './upload-record.js';
+  Settlement,
+  type UploadRecord,
+} from './transitions.js';
 
 /** What bounds the files open at once; the system runs fewer disk calls than this side by side. */
 const OPEN_FILES = 16;
@@ -428,4 +434,43 @@ export class EmbeddedStore implements UploadStore {
 
 function lacksBody({ upload }: UploadRecord): boolean {
   return upload.answer?.body.in === 'nowhere';
+}
+
+/** Where tokens come from: the store, which refuses every older one from then on. */
+export interface TokenSource {
+  nextToken(id: string, purpose?: LeasePurpose): Promise<number>;
+}
+
+export interface EmbeddedLeasesOptions {
+  /** How long a holder that was asked may take to give back before it is passed over. */
+  readonly graceMs?: number;
+}
+
+/** The leases of one process that has its uploads for itself: whose turn it is has the lease. */
+export class EmbeddedLeases implements Leases {
+  private readonly lines: LeaseLines;
+
+  constructor(
+    private readonly tokens: TokenSource,
+    { graceMs = 2000 }: EmbeddedLeasesOptions = {},
+  ) {
+    this.lines = new LeaseLines(graceMs);
+  }
+
+  async take(id: string, purpose?: LeasePurpose): Promise<Lease> {
+    const turn = this.lines.enter(id);
+    try {
+      await turn.comes;
+      const token = await this.tokens.nextToken(id, purpose);
+      turn.begin();
+      return { token, signal: turn.signal, release: () => Promise.resolve(turn.end()) };
+    } catch (fault) {
+      turn.end();
+      throw fault;
+    }
+  }
+
+  drain(): void {
+    this.lines.drain();
+  }
 }

@@ -1,17 +1,24 @@
 import { join } from 'node:path';
-import type { DirectorySync } from '../../disk/directory-sync.js';
-import { opendir, patiently, readWhole, rename, stat, unlinkIfThere, utimes } from '../../disk/files.js';
-import type { Gate } from '../../disk/gate.js';
-import { isGivenId } from '../../disk/safe-name.js';
-import { hasCode, storageFault } from '../../disk/storage-fault.js';
+import type { Gate } from '../../concurrency/queues.js';
+import type { DirectorySync } from '../../fs/directory-sync.js';
+import {
+  hasCode,
+  isGivenId,
+  opendir,
+  patiently,
+  readWhole,
+  rename,
+  stat,
+  storageFault,
+  unlinkIfThere,
+  utimes,
+} from '../../fs/files.js';
 import type { Upload } from '../../model/upload.js';
-import { uploadTag, type Log } from '../../observe/log.js';
+import { type Log, uploadTag } from '../../observe/log.js';
 import type { SetAside } from '../upload-store.js';
-import { removeAnswer } from './answer-file.js';
-import { type Claim, withLostLine } from './delivery-rules.js';
-import { RecordFile } from './record-file.js';
+import { RecordFile, removeAnswer } from './record-file.js';
 import { readRecord, type ReadRecord } from './record-lines.js';
-import type { UploadRecord } from './upload-record.js';
+import { type Claim, type UploadRecord, withLostLine } from './transitions.js';
 
 export interface Entry {
   record: UploadRecord;

@@ -1,39 +1,45 @@
 import { dirname } from 'node:path';
-import type { DirectorySync } from '../../disk/directory-sync.js';
+import { crc32 } from 'node:zlib';
+import type { Gate } from '../../concurrency/queues.js';
+import type { DirectorySync } from '../../fs/directory-sync.js';
 import {
   close,
   fdatasync,
   fstat,
   fsync,
   ftruncate,
+  hasCode,
+  isNoRoom,
   open,
+  patiently,
   readWhole,
   rename,
   stat,
+  storageFault,
+  unlink,
   unlinkIfThere,
   writeAll,
   writeWhole,
-} from '../../disk/files.js';
-import { hasCode, isNoRoom, storageFault } from '../../disk/storage-fault.js';
-import type { Fault } from '../../model/fault.js';
+} from '../../fs/files.js';
+import { Fault } from '../../model/fault.js';
 import {
   BEGINNING_BYTES,
   blanks,
   changeLine,
   readRecord,
+  type ReadRecord,
   RESERVED_BYTES,
   snapshotLine,
-  type ReadRecord,
 } from './record-lines.js';
 import {
   beginsAttempt,
+  type Change,
   changed,
   changedCopy,
   hasAttemptUnderWay,
   hasOpenAttempt,
-  type Change,
   type UploadRecord,
-} from './upload-record.js';
+} from './transitions.js';
 
 /** Written anew when the changes outweigh the snapshot so often: then rewriting costs a quarter of appending at most. */
 const CHANGES_PER_SNAPSHOT = 4;
@@ -382,4 +388,38 @@ function isSame(one: UploadRecord, other: UploadRecord): boolean {
   const kept = ({ upload, chunks, answerCrc, answerBody }: UploadRecord): string =>
     JSON.stringify([upload, chunks, answerCrc, answerBody]);
   return kept(one) === kept(other);
+}
+
+/** Keeps the body of an answer beside its record, so that memory does not hold it. Gives its checksum. */
+export async function writeAnswer(path: string, body: Uint8Array, names: DirectorySync): Promise<number> {
+  const since = names.failures;
+  try {
+    await writeWhole(path, body, names.isDurable);
+    await names.sync(dirname(path), since);
+    return crc32(body);
+  } catch (error) {
+    await unlink(path).catch(() => undefined);
+    throw storageFault(error, 'an answer cannot be kept');
+  }
+}
+
+/** The body again, or a fault when it is not what was written: no answer is better than a wrong one. */
+export async function readAnswer(path: string, crc: number | undefined, gate: Gate): Promise<Uint8Array> {
+  try {
+    const body = await patiently(() => gate.run(() => readWhole(path)));
+    if (crc32(body) !== crc) throw new Fault('BYTES_LOST', 'a kept answer is damaged', false);
+    return body;
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) throw new Fault('BYTES_LOST', 'a kept answer is missing', false);
+    throw storageFault(error, 'a kept answer cannot be read');
+  }
+}
+
+export async function removeAnswer(path: string): Promise<void> {
+  try {
+    await unlink(path);
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return;
+    throw storageFault(error, 'a kept answer cannot be removed');
+  }
 }

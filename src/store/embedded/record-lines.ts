@@ -1,5 +1,5 @@
 import { crc32 } from 'node:zlib';
-import { changed, hasOpenAttempt, isSound, MAY_BE_SENT, type Change, type UploadRecord } from './upload-record.js';
+import { type Change, changed, hasOpenAttempt, isSound, MAY_BE_SENT, type UploadRecord } from './transitions.js';
 
 /** Raised when older programs could no longer read what we write. */
 const FORMAT = 1;

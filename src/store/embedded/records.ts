@@ -1,24 +1,30 @@
 import { join } from 'node:path';
-import { assertUploadId } from '../../disk/safe-name.js';
-import { storageFault } from '../../disk/storage-fault.js';
+import { Serial } from '../../concurrency/queues.js';
+import {
+  assertUploadId,
+  opendir,
+  patiently,
+  stat,
+  storageFault,
+  unlessMissing,
+  unlinkIfThere,
+} from '../../fs/files.js';
 import { Fault } from '../../model/fault.js';
 import type { Phase, Upload } from '../../model/upload.js';
 import { uploadTag } from '../../observe/log.js';
 import type { BroughtBack, FoundRecord, KeyedUpload, NewUpload, OldAge, SetAside, Totals } from '../upload-store.js';
-import { readAnswer, removeAnswer, writeAnswer } from './answer-file.js';
 import {
   type Entry,
   invalid,
   type LoadedRecords,
+  nameParts,
   readEntry,
   type RecordEars,
   type RecordsDisk,
   setDamagedAside,
 } from './load.js';
-import { Leftovers } from './leftovers.js';
-import { RecordFile } from './record-file.js';
-import { Serial } from './serial.js';
-import { changed, newRecord, type Change } from './upload-record.js';
+import { readAnswer, RecordFile, removeAnswer, writeAnswer } from './record-file.js';
+import { type Change, changed, newRecord } from './transitions.js';
 
 /** What uploads hold of the disk: their bytes go with the answer, or with their end. */
 const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
@@ -323,4 +329,68 @@ function firstAbove(sorted: readonly string[], id: string): number {
     else low = middle + 1;
   }
   return low;
+}
+
+/** A record nobody can read is kept this long for people to look at: it holds request headers, so not for ever. */
+const KEEP_DAMAGED_MS = 7 * 24 * 3600 * 1000;
+
+interface Sight {
+  readonly as: string;
+  readonly since: number;
+}
+
+/** What the records know of a name. */
+export interface KnownRecords {
+  entry(id: string): Entry | undefined;
+  aside(id: string): SetAside | undefined;
+}
+
+/**
+ * Files beside the records that belong to none: answers whose record is not there, which may still be on its way from a
+ * backup, and records that were set aside as damaged a week ago. The time of a file proves nothing, because a copy keeps it:
+ * each has to be seen unchanged for a while that really passed.
+ */
+export class Leftovers {
+  private seen = new Map<string, Sight>();
+
+  constructor(
+    private readonly disk: RecordsDisk,
+    private readonly known: KnownRecords,
+  ) {}
+
+  /** One look at all files. Gives the ids of damaged records that are gone. */
+  async clear(age: OldAge): Promise<readonly string[]> {
+    const before = this.seen;
+    this.seen = new Map();
+    const gone: string[] = [];
+    try {
+      for await (const { name } of await patiently(() => opendir(this.disk.directory))) {
+        const [id, kind] = nameParts(name);
+        if ((kind !== 'answer' && kind !== 'damaged') || !(await this.isOver(name, before, age))) continue;
+        await unlinkIfThere(join(this.disk.directory, name));
+        if (kind === 'damaged') gone.push(id);
+      }
+    } catch (error) {
+      throw storageFault(error, 'what is left beside the records cannot be cleared away');
+    }
+    return gone;
+  }
+
+  private async isOver(name: string, before: ReadonlyMap<string, Sight>, age: OldAge): Promise<boolean> {
+    const [id, kind] = nameParts(name);
+    const { known } = this;
+    const isWithRecord = known.entry(id) !== undefined || known.aside(id) !== undefined;
+    if (kind === 'answer' && isWithRecord) return false;
+    const found = await unlessMissing(stat(join(this.disk.directory, name)));
+    if (!found) return false;
+    const { size, mtimeMs } = found;
+    const as = `${size} ${mtimeMs}`;
+    const sight = before.get(name);
+    const { since } = sight?.as === as ? sight : { since: age.passedMs };
+    this.seen.set(name, { as, since });
+    const seenMs = age.passedMs - since;
+    const keepMs = kind === 'damaged' ? KEEP_DAMAGED_MS : age.leastMs;
+    // By its own time, or, where a clock was wrong when it got that, because this process has seen it for so long.
+    return seenMs >= age.leastMs && (age.now - mtimeMs >= keepMs || seenMs >= keepMs);
+  }
 }

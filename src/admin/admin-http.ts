@@ -1,0 +1,221 @@
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { createServer, type IncomingMessage, type Server } from 'node:http';
+import { type AddressInfo, isIP } from 'node:net';
+import { clearSocketPath, setSocketMode } from '../fs/unix-socket.js';
+import type { Log } from '../observe/log.js';
+
+export type AdminAddress =
+  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
+  | { readonly kind: 'unix'; readonly path: string };
+
+export interface AdminListenerOptions extends AdminRules {
+  readonly address: AdminAddress;
+  /** Rights of a Unix socket's file. */
+  readonly mode?: number;
+  readonly answer: (request: AdminRequest) => Promise<AdminAnswer>;
+  readonly log: Log;
+}
+
+export interface Admin {
+  /** `http://127.0.0.1:9090`, or `unix:/path`. */
+  readonly url: string;
+  close(): Promise<void>;
+}
+
+/** Listens for operators and gives each request that may come in the answer there is for it. */
+export async function startAdminListener(options: AdminListenerOptions): Promise<Admin> {
+  const guard = new AdminGuard(options);
+  const answerTo = async (request: AdminRequest): Promise<AdminAnswer> =>
+    guard.refusal(request) ?? options.answer(request);
+  const server = createServer((request, response) => {
+    answerTo(requestOf(request, options.address)).then(
+      ({ status, type, body, headers }) => {
+        response.writeHead(status, {
+          ...(type ? { 'Content-Type': type } : {}),
+          'Cache-Control': 'no-store',
+          ...headers,
+        });
+        response.end(body);
+      },
+      (error: unknown) => {
+        options.log.error({ err: error }, 'admin request failed');
+        const { status, type, body } = problem(500);
+        response.writeHead(status, { 'Content-Type': type }).end(body);
+      },
+    );
+  });
+  await listen(server, options);
+  if (options.token === undefined && isPublic(server)) options.log.warn({ url: urlOf(server) }, PUBLIC);
+  return {
+    url: urlOf(server),
+    close: async () => {
+      const closed = new Promise((resolve) => server.close(resolve));
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+}
+
+const PUBLIC =
+  'the admin listener can be reached from other machines and asks for no token (admin.insecure): whoever reaches it can ' +
+  'read the metrics and cancel uploads; give it a token_file, a loopback address or a Unix socket';
+
+function isPublic(server: Server): boolean {
+  const bound = server.address() as AddressInfo | string;
+  return typeof bound !== 'string' && bound.address !== '::1' && !bound.address.startsWith('127.');
+}
+
+function requestOf({ method = '', url = '', headers }: IncomingMessage, { kind }: AdminAddress): AdminRequest {
+  const [path = '', ...query] = url.split('?');
+  return {
+    method,
+    path,
+    query: new URLSearchParams(query.join('?')),
+    headers,
+    isOnSocket: kind === 'unix',
+  };
+}
+
+async function listen(server: Server, { address, mode = OWNER_ONLY }: AdminListenerOptions): Promise<void> {
+  if (address.kind === 'unix') await clearSocketPath(address.path);
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(address.kind === 'unix' ? { path: address.path } : address, () => {
+      server.removeListener('error', reject);
+      resolve();
+    });
+  });
+  if (address.kind === 'unix') await setSocketMode(address.path, mode);
+}
+
+const OWNER_ONLY = 0o600;
+
+function urlOf(server: Server): string {
+  const bound = server.address() as AddressInfo | string;
+  if (typeof bound === 'string') return `unix:${bound}`;
+  return `http://${bound.family === 'IPv6' ? `[${bound.address}]` : bound.address}:${bound.port}`;
+}
+
+/** A response of the admin listener. */
+export interface AdminAnswer {
+  readonly status: number;
+  readonly type?: string;
+  readonly body?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+/** What the admin listener needs to know of a request; none has a body that matters. */
+export interface AdminRequest {
+  readonly method: string;
+  readonly path: string;
+  readonly query: URLSearchParams;
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+  /** It came over a Unix socket, which no browser reaches. */
+  readonly isOnSocket?: boolean;
+}
+
+export function json(status: number, value: unknown): AdminAnswer {
+  return { status, type: 'application/json; charset=utf-8', body: `${JSON.stringify(value)}\n` };
+}
+
+const TITLES: Readonly<Record<number, string>> = {
+  400: 'Bad Request',
+  401: 'Unauthorized',
+  403: 'Forbidden',
+  404: 'Not Found',
+  405: 'Method Not Allowed',
+  409: 'Conflict',
+  410: 'Gone',
+  500: 'Internal Server Error',
+  503: 'Service Unavailable',
+};
+
+/** A problem (RFC 9457): what was wrong and, in `detail`, what to do about it. */
+export function problem(status: number, detail?: string, headers?: AdminAnswer['headers']): AdminAnswer {
+  const told = { type: 'about:blank', title: TITLES[status], status, ...(detail === undefined ? {} : { detail }) };
+  return {
+    status,
+    type: 'application/problem+json',
+    body: `${JSON.stringify(told)}\n`,
+    ...(headers ? { headers } : {}),
+  };
+}
+
+/** RFC 9110 §15.5.6: with the methods that there are. */
+export function methodNotAllowed(allowed: readonly string[]): AdminAnswer {
+  return problem(405, undefined, { Allow: allowed.join(', ') });
+}
+
+/** The conditions on which the admin listener answers a request. */
+export interface AdminRules {
+  /** Asked for with every request to what is not `open`; undefined: nothing is asked for. */
+  readonly token?: string;
+  readonly open?: readonly OpenPage[];
+  /** Names by which requests without the token may call the listener, beside localhost and IP addresses. */
+  readonly hosts?: readonly string[];
+}
+
+/** `health`: whether the process lives, and whether it can take requests. */
+export type OpenPage = 'health' | 'metrics';
+
+const PAGES_OF: Readonly<Record<OpenPage, readonly string[]>> = {
+  health: ['/healthz', '/readyz'],
+  metrics: ['/metrics'],
+};
+
+/**
+ * Turns away requests that may not be answered, on every path: those without the token, and those of web pages.
+ *
+ * Pages in an operator's browser can reach this listener too. Browsers send `Origin` with everything that changes
+ * something or that a page of another site could read. A page whose own name was made to point here (DNS rebinding) sends
+ * no `Origin`, but is known by that name in `Host`; probes call a listener by its IP address.
+ */
+export class AdminGuard {
+  private readonly digest: Buffer | undefined;
+  private readonly openPaths: ReadonlySet<string>;
+  private readonly hosts: ReadonlySet<string>;
+
+  constructor({ token, open = ['health'], hosts = [] }: AdminRules) {
+    this.digest = token === undefined ? undefined : digestOf(token);
+    this.openPaths = new Set(open.flatMap((page) => PAGES_OF[page]));
+    this.hosts = new Set(['localhost', ...hosts.map((name) => name.toLowerCase())]);
+  }
+
+  /** The answer to a request that may not be answered otherwise; undefined for one that may. */
+  refusal({ path, headers, isOnSocket = false }: AdminRequest): AdminAnswer | undefined {
+    if (headers['origin'] !== undefined) return problem(403, WEB_PAGE);
+    const shown = bearerOf(headers['authorization']);
+    const hasToken = this.digest !== undefined && shown !== undefined && timingSafeEqual(this.digest, digestOf(shown));
+    if (hasToken) return undefined;
+    if (!isOnSocket && !this.isKnown(String(headers['host'] ?? ''))) return problem(403, UNKNOWN_NAME);
+    if (this.digest === undefined || this.openPaths.has(path)) return undefined;
+    return problem(401, shown === undefined ? NO_TOKEN : WRONG_TOKEN, {
+      'WWW-Authenticate': 'Bearer realm="rufh-proxy"',
+    });
+  }
+
+  private isKnown(authority: string): boolean {
+    const host = authority
+      .replace(/:\d*$/, '')
+      .replace(/^\[(.*)\]$/, '$1')
+      .replace(/\.$/, '')
+      .toLowerCase();
+    return host === '' || isIP(host) !== 0 || this.hosts.has(host);
+  }
+}
+
+const WEB_PAGE = 'Web pages get nothing here; use rufh-proxy uploads, or a client that sends no Origin.';
+const UNKNOWN_NAME =
+  'Without the token this listener goes by localhost, IP addresses and the names in admin.hosts only, not by the name in Host.';
+const NO_TOKEN = 'This listener asks for the token of admin.token_file, as "Authorization: Bearer TOKEN".';
+const WRONG_TOKEN = 'The token is not the one that this process has read from admin.token_file when it started.';
+
+/** RFC 6750 §2.1; the scheme in any case (RFC 9110 §11.1). */
+function bearerOf(field: string | string[] | undefined): string | undefined {
+  return /^bearer +(\S+) *$/i.exec(String(field ?? ''))?.[1];
+}
+
+/** Of one length whatever the token's, so that comparing takes the same time. */
+function digestOf(token: string): Buffer {
+  return createHash('sha256').update(token).digest();
+}

@@ -1,0 +1,88 @@
+import { readFile } from 'node:fs/promises';
+import { GoneNodes } from '../cluster/lost-nodes.js';
+import { Mover } from '../cluster/migrator.js';
+import { KnownOwners } from '../cluster/owner-cache.js';
+import { PeerFiles, PeerFilesClient } from '../cluster/peer-files.js';
+import type { ClusterConfig } from '../config/cluster.js';
+import type { Entry } from '../handler/handler.js';
+import type { Log } from '../observe/log.js';
+import type { Metrics } from '../observe/metrics.js';
+import { PeerSignature } from '../proxy/peer-auth.js';
+import { startPeerListener } from '../proxy/peer-listener.js';
+import { PeerRelay, type PeerRelayOptions } from '../proxy/peer-relay.js';
+import type { Listener } from '../server/listener.js';
+import type { Spool } from '../spool/spool.js';
+import type { Leases } from '../store/leases.js';
+import type { UploadStore } from '../store/upload-store.js';
+import type { Closing, OtherNodes } from './storage.js';
+
+export interface MembershipRooms {
+  /** The name of this node. */
+  readonly node: string;
+  readonly others: OtherNodes;
+  readonly store: UploadStore;
+  readonly leases: Leases;
+  readonly spool: Spool;
+  readonly metrics: Metrics;
+  readonly log: Log;
+  readonly clock: () => number;
+  /** Milliseconds by a clock that nobody sets. */
+  readonly monotonic: () => number;
+  readonly opened: Closing[];
+  /** Notes that a client was told that the outcome of an attempt is unknown. */
+  readonly clientKnows: PeerRelayOptions['clientKnows'];
+}
+
+/** This node among those that have bytes of their own: how it asks the others, and how they ask it. */
+export interface Membership {
+  readonly relay: PeerRelay;
+  readonly mover: Mover;
+  /** Opens the internal listener, and tells the others where it is. */
+  join(entry: Entry): Promise<Listener>;
+  /** Tells the others to leave nothing here any more. */
+  leave(): Promise<void>;
+}
+
+export async function openMembership(config: ClusterConfig, rooms: MembershipRooms): Promise<Membership> {
+  const { node: self, others, log, clock, monotonic, opened, clientKnows } = rooms;
+  const { nodes } = others;
+  const signature = new PeerSignature(config.secret, self, clock);
+  const tls = config.tls && (await filesOf(config.tls));
+  const trusting = { signature, ...(tls ? { tls } : {}), log };
+  const { ownerTimeoutMs } = config;
+  const owners = new KnownOwners(nodes, monotonic);
+  const relay = new PeerRelay({ ...trusting, self, owners, ownerTimeoutMs, clientKnows });
+  opened.push(() => Promise.resolve(relay.close()));
+  const mover = new Mover({ ...rooms, self, nodes, files: new PeerFilesClient(trusting) });
+  opened.push(() => mover.stop());
+  const gone = new GoneNodes({ ...rooms, ...others, self, ownerTimeoutMs });
+  let isLeaving = false;
+  const announce = (): Promise<void> => nodes.announce({ name: self, url: config.advertise, isLeaving });
+  const files = new PeerFiles({ ...rooms, self, isLeaving: () => isLeaving });
+  return {
+    relay,
+    mover,
+    join: async (entry) => {
+      const listener = await startPeerListener(
+        { ...trusting, address: config.listen },
+        {
+          onRequest: (exchange, client) => void entry.handle(exchange, client),
+          onFiles: (exchange) => void files.answer(exchange),
+        },
+      );
+      opened.push(() => nodes.close());
+      opened.push(() => gone.stop());
+      await announce();
+      gone.start();
+      return listener;
+    },
+    leave: () => {
+      isLeaving = true;
+      return announce();
+    },
+  };
+}
+
+async function filesOf({ cert, key, ca }: NonNullable<ClusterConfig['tls']>) {
+  return { cert: await readFile(cert), key: await readFile(key), ca: await readFile(ca) };
+}

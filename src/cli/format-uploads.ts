@@ -1,0 +1,195 @@
+import { PLAIN } from '../model/upload.js';
+
+/** An upload as the admin listener tells of it; more than this is there in `show`. */
+export interface ListedUpload {
+  readonly tag: string;
+  readonly phase: string;
+  readonly dialect?: string;
+  readonly method: string;
+  readonly target: string;
+  readonly offset: number;
+  readonly length?: number;
+  readonly attempts: number;
+  readonly newestAttempt?: { readonly problem?: string; readonly status?: number };
+  readonly status?: number;
+  readonly undelivered?: { readonly reason: string; readonly problem: string };
+  readonly dueAt?: string;
+  readonly createdAt: string;
+}
+
+const COLUMNS = ['TAG', 'PHASE', 'SIZE', 'AGE', 'ATTEMPTS', 'REQUEST', 'WHY'] as const;
+
+/** A table for people, a line an upload. */
+export function uploadTable(uploads: readonly ListedUpload[], now: number): string {
+  const rows = uploads.map((upload) => [
+    upload.tag,
+    upload.phase,
+    sizeWords(upload),
+    timeWords(now - Date.parse(upload.createdAt)),
+    String(upload.attempts),
+    `${upload.method} ${shortened(upload.target, 60)}${upload.dialect === PLAIN ? ' (no upload)' : ''}`,
+    whyWords(upload, now),
+  ]);
+  return aligned([COLUMNS, ...rows]);
+}
+
+/** An upload that cannot be shown, because its record cannot be read. */
+export interface SetAsideUpload {
+  readonly tag: string;
+  readonly phase: string;
+  readonly problem: string;
+  readonly since: string;
+}
+
+export function setAsideTable(uploads: readonly SetAsideUpload[]): string {
+  const rows = uploads.map(({ tag, phase, since, problem }) => [tag, phase, since, problem]);
+  return aligned([['TAG', 'PHASE', 'SINCE', 'PROBLEM'], ...rows]);
+}
+
+/** Rows with every column as wide as its widest entry. */
+export function aligned(rows: readonly (readonly string[])[]): string {
+  const widths = rows[0]!.map((_, at) => Math.max(...rows.map((row) => row[at]!.length)));
+  return rows
+    .map(
+      (row) =>
+        row
+          .map((cell, at) => cell.padEnd(widths[at]!))
+          .join('  ')
+          .trimEnd() + '\n',
+    )
+    .join('');
+}
+
+function sizeWords({ offset, length }: ListedUpload): string {
+  return length === undefined || length === offset ? bytes(offset) : `${bytes(offset)} of ${bytes(length)}`;
+}
+
+/** Why the upload is where it is, or what comes next. */
+function whyWords({ undelivered, dueAt, attempts, newestAttempt, status, phase }: ListedUpload, now: number): string {
+  if (undelivered) return `${undelivered.reason}: ${undelivered.problem}`;
+  if (status !== undefined) return `the ${attempts === 0 ? 'gate' : 'origin'} answered ${status}`;
+  const unasked = attempts === 0 && dueAt !== undefined ? NOT_ATTEMPTED : undefined;
+  const last = phase === 'receiving' ? undefined : (newestAttempt?.problem ?? unasked);
+  const next = dueAt === undefined ? undefined : `again in ${timeWords(Date.parse(dueAt) - now)}`;
+  return [next, last].filter((part) => part !== undefined).join(': ');
+}
+
+/** The record holds the problems of attempts only: a gate that gives no verdict, or an origin that is left alone, is in the log. */
+export const NOT_ATTEMPTED = 'the gate gave no verdict, or the origin is left alone for a while; the log says which';
+
+/** `1.5 GiB`; exact below a KiB. */
+export function bytes(count: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  const power = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log2(Math.max(count, 1)) / 10)));
+  const amount = count / 1024 ** power;
+  return `${power === 0 || amount >= 100 ? Math.round(amount) : amount.toFixed(1)} ${units[power]!}`;
+}
+
+/** The largest unit that fits, and the next: `3d 4h`, `5m 12s`. */
+export function timeWords(ms: number): string {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  const parts = [
+    [Math.floor(seconds / 86_400), 'd'],
+    [Math.floor(seconds / 3600) % 24, 'h'],
+    [Math.floor(seconds / 60) % 60, 'm'],
+    [seconds % 60, 's'],
+  ] as const;
+  const first = parts.findIndex(([amount]) => amount > 0);
+  if (first === -1) return '0s';
+  const shown = parts.slice(first, first + 2).filter(([amount]) => amount > 0);
+  return shown.map(([amount, unit]) => `${amount}${unit}`).join(' ');
+}
+
+function shortened(text: string, most: number): string {
+  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+}
+
+/** One upload as the admin listener tells of it. */
+export interface ShownUpload extends ListedUpload {
+  readonly route: string;
+  readonly dialect: string;
+  readonly expiresAt: string;
+  readonly bound: boolean;
+  readonly idempotencyKey: string;
+  readonly request: {
+    readonly scheme: string;
+    readonly authority: string;
+    readonly httpVersion: string;
+    readonly client: string;
+    readonly contentType?: string;
+    readonly headerNames: readonly string[];
+  };
+  readonly newestAttempts: readonly ShownAttempt[];
+  readonly answer?: {
+    readonly status: number;
+    readonly reason: string;
+    readonly bodySize: number;
+    readonly at: string;
+  };
+}
+
+interface ShownAttempt {
+  readonly number: number;
+  readonly origin: string;
+  readonly startedAt: string;
+  readonly endedAt?: string;
+  readonly reached?: string;
+  readonly status?: number;
+  readonly problem?: string;
+}
+
+/** Everything about one upload, for people. */
+export function detailWords(upload: ShownUpload, now: number): string {
+  const { request, undelivered, answer } = upload;
+  const rows: [string, string | undefined][] = [
+    ['tag', upload.tag],
+    ['phase', upload.phase],
+    ['why', undelivered ? `${undelivered.reason}: ${undelivered.problem}` : notAttempted(upload)],
+    ['request', `${upload.method} ${upload.target}`],
+    ['of', `${request.client}, HTTP/${request.httpVersion}, to ${request.scheme}://${request.authority}`],
+    ['type', request.contentType],
+    ['headers', request.headerNames.join(', ')],
+    ['route', `${upload.route}${upload.bound ? ', bound to its creator' : ''}`],
+    ['version', versionWords(upload.dialect)],
+    ['received', received(upload)],
+    ['created', `${upload.createdAt}, ${timeWords(now - Date.parse(upload.createdAt))} ago`],
+    ['removed', `${upload.expiresAt}, in ${timeWords(Date.parse(upload.expiresAt) - now)}`],
+    ['next try', upload.dueAt && `${upload.dueAt}, in ${timeWords(Date.parse(upload.dueAt) - now)}`],
+    ['Idempotency-Key', upload.idempotencyKey],
+    ['answer', answer && `${statusWords(upload, answer)}, ${bytes(answer.bodySize)}, ${answer.at}`],
+    ['attempts', String(upload.attempts)],
+  ];
+  const known = rows.filter((row): row is [string, string] => row[1] !== undefined);
+  return aligned(known) + attemptTable(upload.newestAttempts);
+}
+
+function notAttempted({ attempts, dueAt }: ShownUpload): string | undefined {
+  return attempts === 0 && dueAt !== undefined ? NOT_ATTEMPTED : undefined;
+}
+
+function statusWords({ attempts }: ShownUpload, { status, reason }: NonNullable<ShownUpload['answer']>): string {
+  return `${`${status} ${reason}`.trim()}${attempts === 0 ? ' (of the gate)' : ''}`;
+}
+
+function versionWords(dialect: string): string {
+  if (dialect === PLAIN) return 'no upload: an ordinary request whose body was spooled';
+  return dialect === 'final' ? 'without an interop version' : `interop ${dialect}`;
+}
+
+function received({ offset, length }: ShownUpload): string {
+  const whole = length === undefined ? 'of a length that is not known yet' : `of ${length} (${bytes(length)})`;
+  return `${offset} ${whole}`;
+}
+
+function attemptTable(attempts: readonly ShownAttempt[]): string {
+  if (attempts.length === 0) return '';
+  const rows = attempts.map(({ number, startedAt, endedAt, origin, reached, status, problem }) => [
+    `  ${number}`,
+    startedAt,
+    endedAt === undefined ? 'under way' : timeWords(Date.parse(endedAt) - Date.parse(startedAt)),
+    origin,
+    [reached, status].filter((part) => part !== undefined).join(' '),
+    problem ?? '',
+  ]);
+  return aligned([['  NO', 'BEGAN', 'TOOK', 'ORIGIN', 'REACHED', 'PROBLEM'], ...rows]);
+}

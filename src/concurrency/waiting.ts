@@ -1,0 +1,39 @@
+/** Wakes everyone who waits for something to have changed. */
+export class Change {
+  private readonly waiters = new Set<() => void>();
+
+  announce(): void {
+    for (const wake of this.waiters) wake();
+    this.waiters.clear();
+  }
+
+  /** Fulfilled at the next announcement. Rejects with the signal's reason. */
+  next(signal?: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const wake = (): void => {
+        signal?.removeEventListener('abort', aborted);
+        resolve();
+      };
+      const aborted = (): void => {
+        this.waiters.delete(wake);
+        reject(signal?.reason as Error);
+      };
+      if (signal?.aborted) return aborted();
+      signal?.addEventListener('abort', aborted, { once: true });
+      this.waiters.add(wake);
+    });
+  }
+}
+
+/** Fails when the promise takes longer; what becomes of it then is nobody's concern. */
+export async function inTime<T>(promise: Promise<T>, mostMs: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error('not answered in time')), mostMs);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

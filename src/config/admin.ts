@@ -1,0 +1,135 @@
+import ipaddr from 'ipaddr.js';
+import * as z from 'zod';
+import type { Contradiction } from './errors.js';
+import { exposedSecret, pathOrNull, secretOf, SHORTEST_SECRET, unusableSecret } from './secrets.js';
+import { type Address, addressOrOff, boolean, fileMode, formatAddress, oneOf, text } from './values.js';
+
+/** Where operators connect when nothing else is said. */
+export const DEFAULT_ADMIN = '127.0.0.1:9090';
+
+/** The groups of paths that need no token where `admin.open` names them. `health`: `/healthz` and `/readyz`. */
+export const OPEN_PAGES = ['health', 'metrics'] as const;
+
+export interface AdminConfig {
+  readonly address: Address;
+  /** Asked for with every request that is not `open`; undefined: nothing is asked for. */
+  readonly token?: string;
+  /** Where the token is, also when it could not be read. */
+  readonly tokenFile?: string;
+  readonly open: readonly (typeof OPEN_PAGES)[number][];
+  /** Names by which requests without the token may call the listener, beside localhost and IP addresses. */
+  readonly hosts: readonly string[];
+  /** Others may reach it although it asks for no token. */
+  readonly insecure: boolean;
+  /** Rights of a Unix socket's file. */
+  readonly mode?: number;
+}
+
+const group = z.strictObject({
+  address: addressOrOff().prefault(DEFAULT_ADMIN).describe('Where the admin listener listens; `false` for none.'),
+  token_file: pathOrNull()
+    .prefault(null)
+    .describe(
+      `File with a token of at least ${SHORTEST_SECRET} letters, which requests then have to bring as \`Authorization: Bearer …\`. ` +
+        '`null`: none is asked for; then the address has to be on loopback or a Unix socket.',
+    ),
+  open: z
+    .array(oneOf(OPEN_PAGES))
+    .prefault(['health'])
+    .describe(
+      'What is answered without the token. `health`: `/healthz` and `/readyz`, for probes, which rarely can send one. ' +
+        '`metrics`: `/metrics`.',
+    ),
+  hosts: z
+    .array(text({ form: /^[A-Za-z0-9._-]{1,253}$/, allowed: 'a host name without a port', unit: 'host name' }))
+    .prefault([])
+    .describe(
+      'Names in `Host` that requests without the token may have, beside `localhost` and IP addresses. Others are refused: ' +
+        'a web page in an operator’s browser can have its own name lead here.',
+    ),
+  insecure: boolean()
+    .prefault(false)
+    .describe(
+      'Listen beyond loopback without a token: whoever reaches the address can then read the metrics and cancel uploads.',
+    ),
+  mode: fileMode()
+    .optional()
+    .describe('Who may connect to a Unix socket, as `chmod` says it. Default `0600`: its user only.'),
+});
+
+/** `admin`. */
+export const admin = z
+  .union([addressOrOff(), group])
+  .prefault(DEFAULT_ADMIN)
+  .describe(
+    'Health checks, metrics and what operators may do with uploads, on a listener of its own. An address, an object as ' +
+      'below, or `false` for none.',
+  );
+
+type AdminSettings = z.output<typeof admin>;
+
+/** Undefined when there is to be none. */
+export function toAdmin(settings: AdminSettings): AdminConfig | undefined {
+  const own = groupOf(settings);
+  if (own.address === false) return undefined;
+  const token = secretOf(null, own.token_file);
+  return {
+    address: own.address,
+    ...(token === undefined ? {} : { token }),
+    ...(own.token_file === null ? {} : { tokenFile: own.token_file }),
+    open: own.open,
+    hosts: own.hosts,
+    insecure: own.insecure,
+    ...(own.mode === undefined ? {} : { mode: own.mode }),
+  };
+}
+
+/** Finds the settings in `admin` that contradict each other. */
+export function adminContradictions(settings: AdminSettings): Contradiction[] {
+  const { address, token_file: file, insecure, mode } = groupOf(settings);
+  if (address === false) return [];
+  const exposed = `${formatAddress(address)} can be reached from other machines, and whoever reaches it could cancel uploads; ${EXPOSED}`;
+  const token = secretOf(null, file) ?? '';
+  const unsendable = `${file} holds letters that no header field carries; take visible ASCII letters only`;
+  const found = [
+    ...unusableSecret('token', null, file, { least: SHORTEST_SECRET }),
+    ...(/[^!-~]/.test(token) ? [{ path: ['token_file'], problem: unsendable }] : []),
+    ...(file === null && !insecure && !isPrivate(address) ? [{ path: ['address'], problem: exposed }] : []),
+    ...(mode !== undefined && address.kind === 'tcp' ? [{ path: ['mode'], problem: MODE_OF_A_PORT }] : []),
+  ];
+  return found.map(({ path, problem }) => ({ path: ['admin', ...path], problem }));
+}
+
+/** Finds settings that are valid and probably not meant. */
+export function adminWarnings(settings: AdminSettings): Contradiction[] {
+  const { address, token_file: file, insecure } = groupOf(settings);
+  if (address === false) return [];
+  const needless = insecure && (file !== null || isPrivate(address));
+  return [
+    ...exposedSecret(['admin', 'token_file'], file),
+    ...(needless ? [{ path: ['admin', 'insecure'], problem: NEEDLESS }] : []),
+  ];
+}
+
+const NEEDLESS = 'changes nothing: there is a token, or nobody else reaches the address; leave it out';
+
+const EXPOSED =
+  'give it a `token_file`, a loopback address or a Unix socket, or `insecure: true` where nobody else is in its network';
+
+export const MODE_OF_A_PORT = 'only a Unix socket has a mode; a port is reached by everybody who reaches its address';
+
+/** Nobody on another machine reaches it. A name may lead anywhere. */
+function isPrivate(address: Address): boolean {
+  if (address.kind === 'unix' || address.host.toLowerCase() === 'localhost') return true;
+  return isLoopbackAddress(address.host);
+}
+
+/** Whether an IP address, in whatever form, is one of this machine alone. */
+export function isLoopbackAddress(host: string): boolean {
+  return ipaddr.isValid(host) && ipaddr.process(host).range() === 'loopback';
+}
+
+function groupOf(settings: AdminSettings): z.output<typeof group> {
+  const isGroup = settings !== false && 'address' in settings;
+  return isGroup ? settings : { ...group.parse({}), address: settings };
+}

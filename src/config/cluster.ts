@@ -1,0 +1,94 @@
+import { availableParallelism } from 'node:os';
+import type { Contradiction, SettingPath } from './errors.js';
+import type { Settings } from './schema.js';
+import { secretOf, SHORTEST_SECRET, unusableSecret, unusableTls } from './secrets.js';
+import type { Address } from './values.js';
+
+/** How nodes with disks of their own reach each other. */
+export interface ClusterConfig {
+  readonly listen: Address;
+  /** What the other nodes call this one: `http://HOST:PORT`, without a trailing slash. */
+  readonly advertise: string;
+  readonly secret: string;
+  /** Absolute paths of PEM files; both sides show a certificate of `ca`. */
+  readonly tls?: { readonly cert: string; readonly key: string; readonly ca: string };
+  /** A node that is silent for this long has lost its uploads. */
+  readonly ownerTimeoutMs: number;
+}
+
+/** Undefined when there is to be none. */
+export function toCluster(cluster: Settings['cluster']): ClusterConfig | undefined {
+  if (cluster === null) return undefined;
+  return {
+    listen: cluster.listen,
+    advertise: cluster.advertise,
+    // The check refuses a configuration without one.
+    secret: secretOf(cluster.secret, cluster.secret_file) ?? '',
+    ...(cluster.tls ? { tls: cluster.tls } : {}),
+    ownerTimeoutMs: cluster.owner_timeout,
+  };
+}
+
+/** As many as there are cores, where nobody chose a number. */
+export function toWorkers(workers: Settings['workers']): number {
+  return workers === 'auto' ? availableParallelism() : workers;
+}
+
+type ClusterSettings = NonNullable<Settings['cluster']>;
+
+/** What does not fit together in the settings that make several processes or nodes one proxy. */
+export function clusterContradictions({ store, spool, cluster, workers }: Settings): Contradiction[] {
+  return [
+    ...(store.type === 'embedded' ? alone({ spool, cluster, workers }) : []),
+    ...(store.type === 'redis' && spool.shared && spool.sync === 'none'
+      ? [{ path: ['spool', 'sync'], problem: NOT_SEEN }]
+      : []),
+    ...(cluster && spool.shared ? [{ path: ['cluster'], against: ['spool'], problem: NOT_NEEDED }] : []),
+    ...(cluster ? nodes(cluster).map(({ path, problem }) => ({ path: ['cluster', ...path], problem })) : []),
+  ];
+}
+
+const NOT_SEEN =
+  'cannot be none while spool.shared is true: what was acknowledged would be in one machine’s cache, and not where the ' +
+  'others look; write group or always';
+const NOT_NEEDED =
+  'is not needed while spool.shared is true, since every node has the bytes itself; leave out one of them';
+
+/** The embedded store is in the memory of its one process. */
+function alone({ spool, cluster, workers }: Pick<Settings, 'spool' | 'cluster' | 'workers'>): Contradiction[] {
+  const type: SettingPath = ['store', 'type'];
+  const instead = 'write "store: { type: redis, url: … }", or leave it out';
+  const because = 'cannot be used with the embedded store, which serves';
+  const rules: [SettingPath, boolean, string][] = [
+    [['spool', 'shared'], spool.shared, `${because} one node only; ${instead}`],
+    [['cluster'], cluster !== null, `${because} one node only; ${instead}`],
+    [
+      ['workers'],
+      workers !== 1,
+      `is ${workers}, but the embedded store keeps records and leases in one process; ${instead}`,
+    ],
+  ];
+  return rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, against: type, problem }] : []));
+}
+
+function nodes({ listen, advertise, secret, secret_file: file, tls }: ClusterSettings): Contradiction[] {
+  const { protocol, hostname } = new URL(advertise);
+  const rules: [SettingPath, boolean, string][] = [
+    [['listen'], 'port' in listen && listen.port === 0, 'needs a port of its own; the other nodes have to know it'],
+    [['advertise'], ANYWHERE.has(hostname), 'is no address to connect to; give the name or address of this node'],
+    [['advertise'], tls !== null && protocol === 'http:', 'begins with http:, but `cluster.tls` is set; write https:'],
+    [
+      ['advertise'],
+      tls === null && protocol === 'https:',
+      'begins with https:, but there is no `cluster.tls`; write http:',
+    ],
+    [[], secret === null && file === null, 'needs a secret that all nodes share: `secret_file` or `secret`'],
+  ];
+  return [
+    ...rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, problem }] : [])),
+    ...unusableSecret('secret', secret, file, { least: SHORTEST_SECRET }),
+    ...(tls ? unusableTls(['tls'], tls) : []),
+  ];
+}
+
+const ANYWHERE: ReadonlySet<string> = new Set(['0.0.0.0', '[::]']);

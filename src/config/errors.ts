@@ -1,0 +1,161 @@
+import type * as z from 'zod';
+
+type Issue = z.core.$ZodIssue;
+
+/** A mistake that the schema found, before its place in the file is known. */
+export interface Found {
+  readonly path: SettingPath;
+  /** The key itself is wrong, not its value. */
+  readonly atKey: boolean;
+  readonly mistake: Mistake;
+}
+
+/** The schema's issues as sentences: what was found and what is allowed. */
+export function explain(issues: readonly Issue[], settings: unknown, keysOf: (path: SettingPath) => string[]): Found[] {
+  return issues.flatMap((issue) => explainIssue(issue, [], settings, keysOf));
+}
+
+function explainIssue(
+  issue: Issue,
+  before: SettingPath,
+  settings: unknown,
+  keysOf: (path: SettingPath) => string[],
+): Found[] {
+  const path = [...before, ...(issue.path as (string | number)[])];
+  if (issue.code === 'invalid_union') {
+    return closest(issue.errors).flatMap((inner) => explainIssue(inner, path, settings, keysOf));
+  }
+  if (issue.code === 'unrecognized_keys') {
+    return issue.keys.map((key) => {
+      const setting = settingName([...path, key]);
+      const problem = REPLACED[settingName([...path, key].slice(-2))] ?? unknownKey(key, keysOf(path));
+      return { path: [...path, key], atKey: true, mistake: { setting, problem } };
+    });
+  }
+  return [
+    {
+      path,
+      atKey: false,
+      mistake: { setting: settingName(path), problem: wrongValue(issue, path, valueAt(settings, path)) },
+    },
+  ];
+}
+
+/**
+ * Of the forms a setting may have, the one that was most likely meant: not one of another type, and rather one that
+ * was right at its top than one that was not.
+ */
+function closest(forms: readonly (readonly Issue[])[]): readonly Issue[] {
+  const distance = (issue: Issue): number => {
+    if (issue.code === 'invalid_union') return issue.path.length > 0 ? 0 : Math.min(...issue.errors.map(distances));
+    if (issue.path.length > 0 || issue.code === 'unrecognized_keys') return 0;
+    return issue.code === 'invalid_type' ? 2 : 1;
+  };
+  const distances = (form: readonly Issue[]): number => Math.max(0, ...form.map(distance));
+  return [...forms].sort((a, b) => distances(a) - distances(b))[0] ?? [];
+}
+
+function wrongValue(issue: Issue, path: SettingPath, found: unknown): string {
+  if (found === undefined) return `is missing; allowed is ${allowed(issue)}`;
+  if (isSecret(path)) return `what it is set to is not shown; allowed is ${allowed(issue)}`;
+  return `found ${quote(found)}, allowed is ${allowed(issue)}`;
+}
+
+function allowed(issue: Issue): string {
+  if (issue.code !== 'invalid_type') return issue.message;
+  if (issue.expected === 'object') return 'a group of settings (name: value)';
+  return issue.expected === 'array' ? 'a list' : issue.expected;
+}
+
+/** Settings of older versions, by their section and name. */
+const REPLACED: Readonly<Record<string, string>> = {
+  'delivery.idempotent':
+    'was replaced by `guarantee`: write at_least_once for idempotent: true, and leave it out for false',
+};
+
+function unknownKey(key: string, known: readonly string[]): string {
+  const near = known
+    .map((name) => ({ name, distance: editDistance(key, name) }))
+    .filter(({ name, distance }) => distance <= Math.max(1, Math.floor(name.length / 3)))
+    .sort((a, b) => a.distance - b.distance)[0];
+  const hint = near ? `did you mean ${near.name}?` : `known here: ${known.join(', ')}`;
+  return `there is no such setting; ${hint}`;
+}
+
+/** How many letters have to be put in, taken out or changed (Levenshtein); case and - for _ cost nothing. */
+export function editDistance(one: string, other: string): number {
+  const [a, b] = [one, other].map((word) => word.toLowerCase().replaceAll('-', '_')) as [string, string];
+  let row = Array.from({ length: b.length + 1 }, (_, at) => at);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}
+
+/** Something wrong with the configuration, with everything needed to put it right. */
+export interface Mistake {
+  /** Path of the setting, such as `routes[1].limits.max_size`; missing where the file as a whole is meant. */
+  readonly setting?: string;
+  /** The file, variable or flag it comes from. */
+  readonly source?: string;
+  readonly line?: number;
+  readonly column?: number;
+  /** What is wrong, and what is allowed instead. */
+  readonly problem: string;
+}
+
+/** A step is a key or an index. */
+export type SettingPath = readonly (string | number)[];
+
+/** `routes[1].limits.max_size`. */
+export function settingName(path: SettingPath): string {
+  return path.map((step, at) => (typeof step === 'number' ? `[${step}]` : at === 0 ? step : `.${step}`)).join('');
+}
+
+/** One mistake as one line for people: place, setting, problem. */
+export function describeMistake({ setting, source, line, column, problem }: Mistake): string {
+  const place = [source, line, column].filter((part) => part !== undefined).join(':');
+  return [place, setting, problem].filter((part) => part !== undefined && part !== '').join(': ');
+}
+
+/** What was found, short enough for one line, without the passwords in it. */
+export function quote(found: unknown): string {
+  const text = JSON.stringify(found, (key, value: unknown) =>
+    SECRET.test(key) ? '***' : typeof value === 'string' ? withoutCredentials(value) : value,
+  ) as string | undefined;
+  if (text === undefined) return 'nothing';
+  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
+}
+
+/** The values of these settings are not for anybody's eyes. */
+export function isSecret(path: SettingPath): boolean {
+  return SECRET.test(String(path.at(-1)));
+}
+
+const SECRET = /^(password|secret)$/;
+
+/** A URL, well formed or not, without what stands before its host, or what only looks as if its host followed. */
+function withoutCredentials(text: string): string {
+  return text.replace(/(:\/\/).*@/s, '$1***@').replace(/(:\/\/[^/@[]*:)(?!\d+(?:[/?#]|$)).*/s, '$1***');
+}
+
+/** What stands at a path of the settings. */
+export function valueAt(settings: unknown, path: SettingPath): unknown {
+  return path.reduce<unknown>(
+    (value, step) =>
+      typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[step] : undefined,
+    settings,
+  );
+}
+/** Settings that are right one by one, but not together or not on this machine. */
+
+export interface Contradiction {
+  readonly path: SettingPath;
+  /** The other setting that is part of it, where that is in another section. */
+  readonly against?: SettingPath;
+  readonly problem: string;
+}

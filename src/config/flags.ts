@@ -1,0 +1,118 @@
+import { DEFAULT_LISTEN } from './schema.js';
+import { isObject, listOf } from './values.js';
+
+/** A setting that can also be given by a flag and a variable. Flags win over variables, variables over the file. */
+export interface Override {
+  /** Key of `flags`, as the command line's parser names it. */
+  readonly key: string;
+  readonly flag: string;
+  /**
+   * Never RUFH_PROXY_PORT, RUFH_PROXY_SERVICE_…: Kubernetes sets these by itself beside a service of that name,
+   * which is also why unknown RUFH_PROXY_… variables are no mistake.
+   */
+  readonly variable: string;
+  /** Path of the setting; `*` stands for every listener. */
+  readonly setting: readonly string[];
+  readonly help: string;
+  /** A list, separated by commas in a variable; the flag may be repeated. */
+  readonly isList?: boolean;
+  /** In place of a comma. */
+  readonly separator?: RegExp;
+  /** What giving it says about another setting, whatever the file says. */
+  readonly also?: { readonly setting: readonly string[]; readonly value: unknown };
+}
+
+export const OVERRIDES: readonly Override[] = [
+  entry('origin', '--origin <url>', 'origin', 'the API behind the proxy'),
+  {
+    ...entry('listen', '--listen <address...>', 'listen', 'HOST:PORT or unix:/path; port 0 takes a free one'),
+    isList: true,
+  },
+  entry('tlsCert', '--tls-cert <file>', 'listen.*.tls.cert', 'certificate chain for every listener (PEM)'),
+  entry('tlsKey', '--tls-key <file>', 'listen.*.tls.key', 'private key for every listener (PEM)'),
+  entry('http2', '--no-http2', 'listen.*.http2', 'HTTP/1.1 only'),
+  entry('admin', '--admin <address>', 'admin.address', 'health checks and metrics listen here; "false" for none'),
+  entry('adminTokenFile', '--admin-token-file <file>', 'admin.token_file', 'file with the token of the admin listener'),
+  entry('data', '--data <dir>', 'data', 'directory of the store and the spool'),
+  {
+    ...entry('storeUrl', '--store-url <url...>', 'store.url', 'keeps the state of uploads in this Redis'),
+    isList: true,
+    // A comma may be part of a password, half of which would be told as a wrong URL.
+    separator: /,(?=\s*[a-z+]+:\/\/)/i,
+    also: { setting: ['store', 'type'], value: 'redis' },
+  },
+  entry('spoolShared', '--spool-shared', 'spool.shared', 'every node mounts the directory of the spool'),
+  entry('workers', '--workers <number>', 'workers', 'processes that share the listeners, or auto; needs Redis'),
+  entry('sync', '--sync <when>', 'spool.sync', 'always, group or none: when bytes are forced to the disk'),
+  entry('publicUrl', '--public-url <url>', 'uploads.public_url', 'what clients call this proxy'),
+  entry('interimResponses', '--interim-responses <when>', 'interim_responses', 'auto, always or never: 104 responses'),
+  {
+    ...entry('trustedProxies', '--trusted-proxies <cidr...>', 'trusted_proxies', 'proxies in front of this one'),
+    isList: true,
+  },
+  entry('maxSize', '--max-size <size>', 'limits.max_size', 'largest upload, such as 10GiB'),
+  entry('maxAge', '--max-age <time>', 'limits.max_age', 'how long an unfinished upload is kept, such as 24h'),
+  entry('stopGrace', '--stop-grace <time>', 'stop.grace', 'how long stopping may take, such as 30s'),
+  entry('logLevel', '--log-level <level>', 'log.level', 'trace, debug, info, warn, error, fatal or silent'),
+  entry('logFormat', '--log-format <format>', 'log.format', 'auto, json or pretty'),
+];
+
+/** What a run was told beside the file. */
+export interface Told {
+  readonly value: unknown;
+  /** The flag or variable, for mistakes. */
+  readonly source: string;
+  readonly setting: readonly string[];
+  readonly also?: Override['also'];
+}
+
+/** The overrides that were given, flags before variables. */
+export function collectOverrides(
+  env: Readonly<Record<string, string | undefined>>,
+  flags: Readonly<Record<string, unknown>>,
+): Told[] {
+  return OVERRIDES.flatMap(({ key, flag, variable, setting, isList, separator = ',', also }): Told[] => {
+    const rest = { setting, ...(also ? { also } : {}) };
+    if (flags[key] !== undefined) return [{ value: flags[key], source: flag.split(' ')[0]!, ...rest }];
+    const text = env[variable];
+    if (text === undefined || text === '') return [];
+    return [{ value: isList ? text.split(separator).map((part) => part.trim()) : text, source: variable, ...rest }];
+  });
+}
+
+/** Puts one override into the settings. Where the settings have another shape than expected they are left alone: the check tells. */
+export function applyOverride(settings: Record<string, unknown>, { setting, value, also }: Told): void {
+  if (also) put(settings, also.setting, also.value);
+  const [first, star, ...rest] = setting;
+  if (first === 'listen' && star === '*') {
+    const listen = settings['listen'] ?? DEFAULT_LISTEN;
+    const listeners: unknown = Array.isArray(listen) ? listen.map(asObject) : asObject(listen);
+    settings['listen'] = listeners;
+    for (const listener of listOf(listeners)) if (isObject(listener)) put(listener, rest, value);
+  } else {
+    const given = settings['admin'];
+    if (first === 'admin') settings['admin'] = given === false ? { address: false } : asObject(given);
+    put(settings, setting, value);
+  }
+}
+
+/** A listener that can take more settings than its address. */
+function asObject(listener: unknown): unknown {
+  return typeof listener === 'string' ? { address: listener } : listener;
+}
+
+function put(into: Record<string, unknown>, [step, ...rest]: readonly string[], value: unknown): void {
+  if (step === undefined) return;
+  if (rest.length === 0) {
+    into[step] = value;
+    return;
+  }
+  const inner = into[step] ?? {};
+  into[step] = inner;
+  if (isObject(inner)) put(inner, rest, value);
+}
+
+function entry(key: string, flag: string, setting: string, help: string): Override {
+  const variable = `RUFH_PROXY_${key.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`;
+  return { key, flag, variable, setting: setting.split('.'), help };
+}

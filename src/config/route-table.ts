@@ -1,0 +1,72 @@
+import picomatch from 'picomatch';
+import { isProtected, type Route, type Routes } from '../model/route.js';
+import type { Config } from './config.js';
+import type { RouteConfig } from './route.js';
+
+/** Methods that never begin an upload: they are safe, have no content to resume, or mean something else to us. */
+const NEVER_RESUMABLE = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
+
+interface CompiledRoute {
+  readonly matchesPath: (path: string) => boolean;
+  /** The same whatever the case of letters, where nobody has said that it matters. */
+  readonly mayMean: (path: string) => boolean;
+  readonly methods?: ReadonlySet<string>;
+  readonly resumable: Route;
+  readonly passThrough: Route;
+}
+
+/** The routes of a config, patterns compiled once. The first match wins; what nothing matches has the default route. */
+export function buildRoutes(config: Pick<Config, 'routes' | 'defaultRoute'>): Routes {
+  const compiled = config.routes.map(compile);
+  const fallback = compile({ paths: ['/**'], route: config.defaultRoute });
+  const all = [...compiled, { ...fallback, matchesPath: () => true, mayMean: () => true }];
+  const byName = new Map(all.map(({ resumable }) => [resumable.name, resumable]));
+  return {
+    find: (method, asked) => {
+      const path = ofServer(asked);
+      const found = all.find((route) => (route.methods?.has(method) ?? true) && route.matchesPath(path))!;
+      return NEVER_RESUMABLE.has(method) ? found.passThrough : found.resumable;
+    },
+    findIgnoringCase: (method, path) =>
+      all.find(({ methods, mayMean }) => (methods?.has(method) ?? true) && mayMean(ofServer(path)))!.resumable,
+    hasProtected: all.some(({ resumable }) => isProtected(resumable)),
+    findResumable: (path) => firstResumable(all, ofServer(path)),
+    byName: (name) => byName.get(name),
+    all: all.map(({ resumable }) => resumable),
+  };
+}
+
+/** `OPTIONS *` is about the server, and held to be about the top of it: no pattern matches an asterisk. */
+function ofServer(path: string): string {
+  return path === '*' ? '/' : path;
+}
+
+function compile({ paths, methods, ignoreCase, route }: RouteConfig): CompiledRoute {
+  return {
+    matchesPath: matcher(paths, ignoreCase === true, route),
+    mayMean: matcher(paths, ignoreCase !== false, route),
+    // HEAD is GET without the content (RFC 9110 §9.3.2), and applications serve both with one handler.
+    ...(methods === undefined ? {} : { methods: new Set(methods.includes('GET') ? [...methods, 'HEAD'] : methods) }),
+    resumable: route,
+    passThrough: { ...route, resumable: false },
+  };
+}
+
+/** Most servers take `/a` for `/a/`, so that a route which protects the one protects the other. */
+function matcher(paths: readonly string[], nocase: boolean, route: Route): (path: string) => boolean {
+  const matches = picomatch([...paths], { dot: true, nocase });
+  if (!isProtected(route) || paths.every((pattern) => !/\/[)}]*$/.test(pattern))) return (path) => matches(path);
+  return (path) => matches(path) || matches(`${path}/`);
+}
+
+/** The first route of this path that makes a method resumable which no earlier route has taken. */
+function firstResumable(routes: readonly CompiledRoute[], path: string): Route | undefined {
+  const taken = new Set<string>(NEVER_RESUMABLE);
+  for (const { matchesPath, methods, resumable } of routes) {
+    if (!matchesPath(path)) continue;
+    if (resumable.resumable && (!methods || [...methods].some((method) => !taken.has(method)))) return resumable;
+    if (!methods) return undefined;
+    methods.forEach((method) => taken.add(method));
+  }
+  return undefined;
+}

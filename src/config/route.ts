@@ -1,0 +1,319 @@
+import { clientFields, fieldKey, namesOtherTarget } from '../model/client-fields.js';
+import {
+  type Authorize,
+  type DeliveryRules,
+  type Framing,
+  type Gate,
+  type Limits,
+  type PlainBodies,
+  reshapes,
+  type Route,
+} from '../model/route.js';
+import type { Contradiction, SettingPath } from './errors.js';
+import type { Settings } from './schema.js';
+import { listOf } from './values.js';
+
+type RouteSettings = NonNullable<Settings['routes']>[number];
+type DeliverySettings = Settings['delivery'];
+
+/** A route of the file, with what it inherits. */
+export interface RouteConfig {
+  readonly paths: readonly string[];
+  /** Undefined: every method. */
+  readonly methods?: readonly string[];
+  /** Undefined: nobody has said whether the origin ignores the case of letters in paths. */
+  readonly ignoreCase?: boolean;
+  readonly route: Route;
+}
+
+/** Name of the route that holds where no other matches. */
+export const DEFAULT_ROUTE = 'default';
+
+/** What holds where no route matches. Resumable when there are no routes. */
+export function defaultRoute(settings: Settings): Route {
+  const delivery = toDelivery(settings.delivery, settings.origin);
+  const resumable = settings.routes === undefined;
+  return {
+    name: DEFAULT_ROUTE,
+    origin: settings.origin,
+    resumable,
+    limits: toLimits(settings.limits),
+    delivery,
+    authorize: toAuthorize(settings.authorize),
+    bindTo: settings.bind_to,
+    plainBodies: inheritedPlainBodies(settings.plain_bodies, resumable, resumable && shapes(delivery)),
+    ...fieldRules(settings.headers),
+  };
+}
+
+/** Each setting that a route does not name is the top's. */
+export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
+  const delivery = toDelivery(inherited(top.delivery, own.delivery), own.origin ?? top.origin);
+  const isShaped = shapes(delivery) && (own.resumable || shapesItself(own.delivery));
+  return {
+    paths: listOf(own.match.path),
+    ...(own.match.methods === undefined ? {} : { methods: listOf(own.match.methods) }),
+    ...(own.match.ignore_case === undefined ? {} : { ignoreCase: own.match.ignore_case }),
+    route: {
+      name: own.name ?? listOf(own.match.path).join(','),
+      origin: own.origin ?? top.origin,
+      resumable: own.resumable,
+      limits: toLimits({ ...top.limits, ...own.limits }),
+      delivery,
+      authorize: toAuthorize({ ...top.authorize, ...own.authorize }),
+      bindTo: own.bind_to ?? top.bind_to,
+      plainBodies: own.plain_bodies ?? inheritedPlainBodies(top.plain_bodies, own.resumable, isShaped),
+      ...fieldRules({ ...top.headers, ...own.headers }),
+    },
+  };
+}
+
+function fieldRules({ underscores, original_url: otherTargets }: Settings['headers']) {
+  return {
+    ...(underscores === 'pass' && { passesUnderscores: true }),
+    ...(otherTargets === 'trust' && { trustsOtherTargets: true }),
+  };
+}
+
+/** Passed on as they came, bodies would reach the wrong place or form, or pass the gate by. */
+function shapes(delivery: DeliveryRules): boolean {
+  return reshapes(delivery) || delivery.gate !== undefined;
+}
+
+/** A route without uploads means none of what the top says about their delivery, unless it says so itself. */
+function shapesItself({ gate, framing, target, method }: NonNullable<RouteSettings['delivery']> = {}): boolean {
+  return [gate, framing, target, method].some((setting) => setting !== undefined);
+}
+
+/** `refuse` tells clients to upload, so it needs a route where uploads are possible. */
+function inheritedPlainBodies(told: PlainBodies | null, resumable: boolean, isShaped: boolean): PlainBodies {
+  if (told === 'refuse' && !resumable) return 'pass';
+  return told ?? (isShaped ? 'spool' : 'pass');
+}
+
+function inherited(top: DeliverySettings, own: RouteSettings['delivery'] = {}): DeliverySettings {
+  return {
+    ...top,
+    ...own,
+    eager: { ...top.eager, ...own.eager },
+    breaker: { ...top.breaker, ...own.breaker },
+    retry: { ...top.retry, ...own.retry },
+  };
+}
+
+function toLimits(limits: Omit<Settings['limits'], 'idle_timeout'>): Limits {
+  return {
+    ...defined({
+      maxSize: limits.max_size,
+      maxAppendSize: limits.max_append_size,
+      minAppendSize: limits.min_append_size,
+    }),
+    minSize: limits.min_size,
+    maxAgeSeconds: toSeconds(limits.max_age),
+  };
+}
+
+function toDelivery(delivery: DeliverySettings, origin: string): DeliveryRules {
+  const { eager, breaker, retry, guarantee } = delivery;
+  return {
+    mode: delivery.mode,
+    eager: { idleMs: eager.idle, unknownLength: eager.unknown_length },
+    ...(guarantee === 'by_method' ? {} : { guarantee }),
+    timeoutMs: delivery.timeout,
+    answerTimeoutMs: delivery.answer_timeout ?? ANSWER_TIMEOUTS * delivery.timeout,
+    ...defined({ maxAnswerSize: delivery.max_answer_size }),
+    waitMs: delivery.wait,
+    respond: delivery.respond,
+    keepAnswerMs: delivery.keep_answer,
+    keepAnswerSize: delivery.keep_answer_size,
+    preserveHost: delivery.preserve_host,
+    // Of an origin with a path, clients know another one than it says, whatever the host.
+    rewriteLocation: delivery.rewrite_location ?? (!delivery.preserve_host || new URL(origin).pathname !== '/'),
+    ...defined({ method: delivery.method, target: delivery.target, gate: toGate(delivery.gate) }),
+    framing: toFraming(delivery.framing),
+    clientKeys: delivery.client_keys,
+    parkOn: delivery.park_on,
+    ...defined({ credentials: delivery.credentials?.map((name) => name.toLowerCase()) ?? null }),
+    concurrency: delivery.concurrency,
+    breaker: { failures: breaker.failures, pauseMs: breaker.pause },
+    retry: {
+      maxAttempts: retry.attempts,
+      firstDelayMs: retry.first_delay,
+      longestDelayMs: retry.longest_delay,
+      ...defined({ retryOn: retry.retry_on }),
+      whileWaitingMs: retry.while_waiting ?? delivery.wait,
+      inBackgroundMs: retry.in_background,
+    },
+  };
+}
+
+/** A whole answer may take so many times as long as the origin may be silent. */
+const ANSWER_TIMEOUTS = 4;
+
+function toFraming(framing: DeliverySettings['framing']): Framing {
+  if (framing.type === 'raw') return { kind: 'raw' };
+  const { field, fields, fields_from_headers: fieldsFromHeaders } = framing;
+  return { kind: 'multipart', field, fields, fieldsFromHeaders };
+}
+
+function toGate(gate: DeliverySettings['gate']): Gate | null {
+  if (gate === null) return null;
+  const timeoutMs = gate.timeout;
+  // The schema has made sure that there is one of them.
+  if (gate.http === undefined) return { kind: 'command', command: gate.command!, timeoutMs };
+  return { kind: 'http', url: gate.http, timeoutMs };
+}
+
+function toAuthorize({ forward_auth: asked, scope, preflight, recheck }: Settings['authorize']): Authorize {
+  if (asked === null) return { preflight, recheck };
+  const { url, timeout: timeoutMs, copy_headers: copyHeaders, principal_header: principalHeader } = asked;
+  return { forwardAuth: { url, scope, timeoutMs, copyHeaders, principalHeader }, preflight, recheck };
+}
+
+/** Rounded up, so that nothing ends before its time. */
+export function toSeconds(ms: number): number {
+  return Math.ceil(ms / 1000);
+}
+
+/** Without the entries that are null: what does not exist has no value. */
+export function defined<T extends Record<string, unknown>>(entries: T): { [K in keyof T]?: NonNullable<T[K]> } {
+  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== null)) as {
+    [K in keyof T]?: NonNullable<T[K]>;
+  };
+}
+
+/** What does not fit together in one route, with what it inherits. `path`: where the route stands; empty for the top. */
+export function routeContradictions(path: SettingPath, route: Route): Contradiction[] {
+  const all = [
+    ...limits(route.limits),
+    ...times(route),
+    ...eager(route),
+    ...nobodyToAsk(route),
+    ...boundByNothing(route),
+    ...credentialsOfNothing(route),
+    ...fieldsOfNothing(route),
+    ...noUploads(route),
+  ];
+  return all.map((found) => ({
+    ...found,
+    path: [...path, ...found.path],
+    ...(found.against ? { against: [...path, ...found.against] } : {}),
+  }));
+}
+
+function noUploads({ resumable, plainBodies }: Route): Contradiction[] {
+  if (resumable || plainBodies !== 'refuse') return [];
+  const problem = 'cannot be refuse where `resumable` is false: there would be no way to send a body';
+  return [{ path: ['plain_bodies'], problem }];
+}
+
+function limits({ maxSize, minSize, maxAppendSize, minAppendSize = 0 }: Limits): Contradiction[] {
+  return [
+    ...tooLarge(['limits', 'min_size'], minSize, 'max_size', maxSize),
+    ...tooLarge(['limits', 'min_append_size'], minAppendSize, 'max_append_size', maxAppendSize),
+  ];
+}
+
+function times({ delivery: { retry, waitMs } }: Route): Contradiction[] {
+  const { firstDelayMs, longestDelayMs, whileWaitingMs } = retry;
+  return [
+    ...tooLarge(['delivery', 'retry', 'first_delay'], firstDelayMs, 'longest_delay', longestDelayMs, 'ms'),
+    ...tooLarge(['delivery', 'retry', 'while_waiting'], whileWaitingMs, 'delivery.wait', waitMs, 'ms'),
+  ];
+}
+
+function tooLarge(
+  path: SettingPath,
+  found: number,
+  name: string,
+  most: number | undefined,
+  unit = '',
+): Contradiction[] {
+  if (most === undefined || found <= most) return [];
+  return [{ path, problem: `is ${found}${unit}, more than ${name}, which is ${most}${unit}` }];
+}
+
+/** With eager delivery the origin has the bytes before anybody has seen the whole. */
+function eager({ delivery: { mode, gate }, authorize }: Route): Contradiction[] {
+  if (mode !== 'eager') return [];
+  const path = ['delivery', 'mode'];
+  const rechecked = {
+    path,
+    against: ['authorize', 'recheck'],
+    problem: 'cannot be eager with authorize.recheck: that asks before delivery, which would have begun long before',
+  };
+  const gated = { path, problem: 'cannot be eager with a gate: a gate has to see the whole before the origin does' };
+  return [...(gate ? [gated] : []), ...(authorize.recheck ? [rechecked] : [])];
+}
+
+/** Fields of one request or connection, and those of upload protocols: they are not the same on the next request. */
+const OF_ONE_REQUEST =
+  /^(?:connection|content-.*|date|expect|idempotency-key|keep-alive|proxy-connection|range|te|trailer|transfer-encoding|upgrade|upload-.*|tus-.*|via)$/i;
+
+/** Uploads are bound by what clients say: by a field that never comes from one, all of them would have one owner. */
+function boundByNothing(route: Route): Contradiction[] {
+  const { bindTo } = route;
+  if (bindTo === 'principal') return [];
+  return bindTo.flatMap((name, index) => {
+    const problem = whyNotBound(name, route);
+    return problem === undefined ? [] : [{ path: ['bind_to', index], problem }];
+  });
+}
+
+function whyNotBound(name: string, route: Route): string | undefined {
+  if (OF_ONE_REQUEST.test(name)) return `cannot name ${name}, which is about one request: the next one says another`;
+  if (clientFields([[name, '']], route).length > 0) return undefined;
+  const isOfService = clientFields([[name, '']], { ...route, passesUnderscores: true }).length === 0;
+  return isOfService
+    ? `cannot name ${name}, which only the service of \`authorize.forward_auth\` says: use \`bind_to: principal\``
+    : `cannot name ${name}: fields with "_" in their names are dropped unless \`headers.underscores\` is pass`;
+}
+
+/** Names that are no credentials: the field never comes, or it belongs to one message and would be put on another. */
+function credentialsOfNothing(route: Route): Contradiction[] {
+  return (route.delivery.credentials ?? []).flatMap((name, index) => {
+    const path = ['delivery', 'credentials', index];
+    if (OF_ONE_REQUEST.test(name) || /^host$/i.test(name))
+      return [{ path, problem: `cannot name ${name}, which is about one request, and not about who sends it` }];
+    if (clientFields([[name, '']], route).length > 0) return [];
+    return [{ path, problem: `cannot name ${name}: ${whyNotSaid(name, route)}` }];
+  });
+}
+
+/** A form's field is what the client's header says, or the service's; from some headers neither reaches us. */
+function fieldsOfNothing(route: Route): Contradiction[] {
+  const { framing } = route.delivery;
+  if (framing.kind !== 'multipart') return [];
+  const copied = (route.authorize.forwardAuth?.copyHeaders ?? []).map((name) => name.toLowerCase());
+  return framing.fieldsFromHeaders.flatMap(([field, name]) => {
+    if (copied.includes(name.toLowerCase()) || clientFields([[name, '']], route).length > 0) return [];
+    const path = ['delivery', 'framing', 'fields_from_headers', field];
+    return [{ path, problem: `cannot be taken from ${name}: ${whyNotSaid(name, route)}` }];
+  });
+}
+
+function whyNotSaid(name: string, route: Route): string {
+  if (clientFields([[name, '']], { ...route, passesUnderscores: true }).length > 0)
+    return 'fields with "_" in their names are dropped unless `headers.underscores` is pass';
+  if (namesOtherTarget(fieldKey(name)))
+    return 'fields that name another target are dropped unless `headers.original_url` is trust';
+  return 'clients cannot say it here; name it in `copy_headers` of `authorize.forward_auth`, whose service may';
+}
+
+function nobodyToAsk({ authorize, bindTo }: Route): Contradiction[] {
+  if (authorize.forwardAuth) return [];
+  const against = ['authorize', 'forward_auth'];
+  const missing = 'is set without a `forward_auth` that could be asked';
+  return [
+    ...(authorize.recheck ? [{ path: ['authorize', 'recheck'], problem: missing }] : []),
+    ...(bindTo === 'principal'
+      ? [
+          {
+            path: ['bind_to'],
+            against,
+            problem: 'cannot be principal without `authorize.forward_auth`, which names it',
+          },
+        ]
+      : []),
+  ];
+}

@@ -1,0 +1,128 @@
+import { X509Certificate } from 'node:crypto';
+import { accessSync, constants, readFileSync, statSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { createSecureContext } from 'node:tls';
+import { withoutEnd } from '../model/uri.js';
+import type { Contradiction, SettingPath } from './errors.js';
+import { isNull, scalar, type TextForm } from './values.js';
+
+/** A text with a certain form, or `null`. */
+export function textOrNull({ form, allowed }: TextForm) {
+  return scalar({
+    read: (found) => (isNull(found) ? null : typeof found === 'string' && form.test(found) ? found : undefined),
+    allowed: `${allowed}, or null`,
+    json: { type: ['string', 'null'], pattern: form.source },
+    unit: 'text',
+  });
+}
+
+/** A password, or `null`. YAML would make a number of 007. */
+export function secretOrNull({ least = 1 } = {}) {
+  const length = least > 1 ? ` of at least ${least} letters` : '';
+  return scalar({
+    read: (found) => (isNull(found) ? null : typeof found === 'string' && found.length >= least ? found : undefined),
+    allowed: `a text${length}, in quotes when it looks like a number, or null`,
+    json: { type: ['string', 'null'], minLength: least },
+    unit: 'secret text',
+  });
+}
+
+/** A file, made absolute, or `null`. */
+export function pathOrNull() {
+  return scalar({
+    read: (found) => (isNull(found) ? null : typeof found === 'string' ? resolve(found) : undefined),
+    allowed: 'the path of a file, or null',
+    json: { type: ['string', 'null'] },
+    unit: 'path',
+  });
+}
+
+/** A shorter one can be guessed. */
+export const SHORTEST_SECRET = 16;
+
+/** The secret as it is written, or in its file; undefined when neither is given, or the file is of no use. */
+export function secretOf(written: string | null, file: string | null): string | undefined {
+  if (written !== null) return written;
+  const read = file === null ? undefined : readSecret(file);
+  return read && 'secret' in read ? read.secret : undefined;
+}
+
+/** What stands in the way of using a secret. `name`: the setting; its file is the one of that name with `_file`. */
+export function unusableSecret(
+  name: string,
+  written: string | null,
+  file: string | null,
+  { least = 1 } = {},
+): Contradiction[] {
+  if (file === null) return [];
+  const path = [`${name}_file`];
+  if (written !== null) return [{ path, problem: `cannot be used together with \`${name}\`; leave one of them out` }];
+  const read = readSecret(file);
+  if ('problem' in read) return [{ path, problem: read.problem }];
+  const isShort = read.secret.length < least;
+  return isShort ? [{ path, problem: `${file} holds fewer than ${least} letters; make the secret longer` }] : [];
+}
+
+/** Says when every user of the machine could read a secret. A file that cannot be looked at is told elsewhere. */
+export function exposedSecret(path: SettingPath, file: string | null): Contradiction[] {
+  const mode = file === null ? 0 : (statSync(file, { throwIfNoEntry: false })?.mode ?? 0);
+  const problem = `${file} can be read by every user of this machine; take that right away with chmod o-r`;
+  return (mode & 0o004) === 0 ? [] : [{ path, problem }];
+}
+
+/** What a file holds without the line break at its end, or why that is nothing. */
+export function readSecret(file: string): { secret: string } | { problem: string } {
+  try {
+    const secret = withoutEnd(readFileSync(file, 'utf8'), '\r\n');
+    return secret === '' ? { problem: `${file} is empty` } : { secret };
+  } catch (error) {
+    return { problem: `cannot read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'}` };
+  }
+}
+
+/** Paths of PEM files, each where the settings have it. */
+interface TlsFiles {
+  readonly cert?: string | undefined;
+  readonly key?: string | undefined;
+  readonly ca?: string | undefined;
+}
+
+/** What stands in the way of using these files. `path`: the group that names them. */
+export function unusableTls(path: SettingPath, files: TlsFiles): Contradiction[] {
+  const unreadable = (['cert', 'key', 'ca'] as const).flatMap((which) => {
+    const problem = files[which] === undefined ? undefined : unreadableFile(files[which]);
+    return problem === undefined ? [] : [{ path: [...path, which], problem }];
+  });
+  return unreadable.length > 0 ? unreadable : [...unusablePair(path, files), ...unusableAuthority(path, files)];
+}
+
+function unusablePair(path: SettingPath, { cert, key }: TlsFiles): Contradiction[] {
+  if (cert === undefined && key === undefined) return [];
+  if (cert === undefined) return [{ path: [...path, 'key'], problem: 'needs its certificate as well: `cert`' }];
+  if (key === undefined) return [{ path: [...path, 'cert'], problem: 'needs its private key as well: `key`' }];
+  const why = failureOf(() => createSecureContext({ cert: readFileSync(cert), key: readFileSync(key) }));
+  return why === undefined ? [] : [{ path, problem: `certificate and key cannot be used together: ${why}` }];
+}
+
+function unusableAuthority(path: SettingPath, { ca }: TlsFiles): Contradiction[] {
+  const why = ca === undefined ? undefined : failureOf(() => new X509Certificate(readFileSync(ca)));
+  return why === undefined ? [] : [{ path: [...path, 'ca'], problem: `holds no certificate: ${why}` }];
+}
+
+function unreadableFile(file: string): string | undefined {
+  try {
+    accessSync(file, constants.R_OK);
+    return undefined;
+  } catch (error) {
+    return `cannot read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'}`;
+  }
+}
+
+function failureOf(step: () => unknown): string | undefined {
+  try {
+    step();
+    return undefined;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}

@@ -1,0 +1,159 @@
+import * as z from 'zod';
+import { pathOrNull, secretOrNull, textOrNull } from './secrets.js';
+import { boolean, duration, integer, isNull, oneOf, path, scalar, text } from './values.js';
+
+const ANY_NAME = { form: /^[^\s\0]+$/, allowed: 'a name without blanks' };
+
+const sentinel = z.strictObject({
+  master: text(ANY_NAME).describe('Name by which the Sentinels know the master.'),
+  username: textOrNull(ANY_NAME).prefault(null).describe('ACL user of the Sentinels themselves. `null`: none.'),
+  password: secretOrNull().prefault(null).describe('Password of the Sentinels themselves. `null`: none.'),
+  password_file: pathOrNull().prefault(null).describe('File with that password, in place of `password`.'),
+});
+
+const tls = z.strictObject({
+  ca: path().optional().describe('File with the authorities that may have signed the server’s certificate (PEM).'),
+  cert: path().optional().describe('File with our own certificate, for servers that ask for one (PEM).'),
+  key: path().optional().describe('File with the private key of `cert` (PEM).'),
+  server_name: text(ANY_NAME).optional().describe('Name the certificate must have, when it is not the URL’s host.'),
+});
+
+/** `store`: the settings below `type` belong to Redis. */
+export const store = z
+  .strictObject({
+    type: oneOf(['embedded', 'redis'])
+      .prefault('embedded')
+      .describe(
+        '`embedded`: records as files under `data`, for one process. `redis`: in Redis 6 or later, or Valkey, for as ' +
+          'many nodes and workers as you like; what follows here belongs to it.',
+      ),
+    url: z
+      .union([redisUrlOrNull(), z.array(redisUrl()).min(1, 'at least one URL')])
+      .prefault(null)
+      .describe(
+        'Where Redis is: `redis://host:port/database`, `rediss://…` for TLS, `unix:///path?db=0` for a socket; a user and ' +
+          'password may stand before the host. A list: some nodes of a Cluster, or the Sentinels.',
+      ),
+    cluster: boolean()
+      .prefault(false)
+      .describe('The URLs are nodes of a Redis Cluster; it tells of the others itself.'),
+    sentinel: sentinel
+      .nullable()
+      .prefault(null)
+      .describe('The URLs are Sentinels, which tell who the master is: a group as below. `null`: they are not.'),
+    username: textOrNull(ANY_NAME).prefault(null).describe('ACL user, in place of the one in `url`.'),
+    password: secretOrNull()
+      .prefault(null)
+      .describe(
+        'Password, in place of the one in `url`. Better: `password_file`, or a variable such as `${PASSWORD}`.',
+      ),
+    password_file: pathOrNull().prefault(null).describe('File with the password, in place of `password`.'),
+    tls: tls
+      .nullable()
+      .prefault(null)
+      .describe('TLS to Redis, also to Sentinels: a group as below. `null`: only where the URL begins with `rediss:`.'),
+    prefix: text({
+      form: /^[A-Za-z0-9._-]{1,64}$/,
+      allowed: 'a name of letters, digits, dots, dashes and underscores, up to 64 of them',
+    })
+      .prefault('rufh')
+      .describe(
+        'Proxies with the same prefix work together. Every key and channel begins with a brace and it: an ACL allows ' +
+          '`~{rufh*` and `&{rufh*`.',
+      ),
+    replicas: integer({ least: 0, most: 100 })
+      .prefault(0)
+      .describe(
+        'So many replicas must have a change before a client is told of it; fewer in time is an error (503) for that ' +
+          'client. 0: the master alone decides, and its failover may forget the last changes.',
+      ),
+    wait: duration()
+      .prefault('0s')
+      .describe('How long a start waits for Redis to be reachable. `0s`: a Redis that is not there ends the start.'),
+  })
+  .prefault({})
+  .describe('Where the state of uploads is kept.');
+
+/** Where a Redis server, or a Sentinel, is, and what its URL says beside that. */
+export interface RedisUrl {
+  readonly at:
+    | { readonly kind: 'tcp'; readonly host: string; readonly port?: number }
+    | { readonly kind: 'unix'; readonly path: string };
+  readonly isTls: boolean;
+  readonly username?: string;
+  readonly password?: string;
+  readonly database?: number;
+}
+
+const WORDS =
+  'a URL such as redis://127.0.0.1:6379/0, rediss://user:password@redis.example.com:6379 (TLS) or ' +
+  'unix:///run/redis.sock?db=0; special letters of a password are percent-encoded';
+const GRAMMAR = { type: 'string', pattern: '^(rediss?|redis\\+unix|unix)://.+$' };
+
+/** The URL of a server. */
+export function redisUrl() {
+  return scalar({ read: readRedisUrl, allowed: WORDS, json: GRAMMAR, unit: 'URL' });
+}
+
+export function redisUrlOrNull() {
+  return scalar({
+    read: (found) => (isNull(found) ? null : readRedisUrl(found)),
+    allowed: `${WORDS}; or a list of them`,
+    json: { ...GRAMMAR, type: ['string', 'null'] },
+    unit: 'URL',
+  });
+}
+
+/** Undefined when it is none. */
+function readRedisUrl(found: unknown): RedisUrl | undefined {
+  if (typeof found !== 'string' || !URL.canParse(found)) return undefined;
+  const url = new URL(found);
+  if (url.hash) return undefined;
+  switch (url.protocol) {
+    case 'redis:':
+    case 'rediss:':
+      return overTcp(url);
+    case 'redis+unix:':
+    case 'unix:':
+      return onSocket(url);
+  }
+  return undefined;
+}
+
+function overTcp(url: URL): RedisUrl | undefined {
+  const database = databaseOf(url.pathname.replace(/^\//, ''));
+  const [username, password] = [decoded(url.username), decoded(url.password)];
+  const port = url.port === '' ? undefined : Number(url.port);
+  const isBroken = [database, username, password].includes(undefined) || port === 0;
+  if (isBroken || url.hostname === '' || url.search) return undefined;
+  return {
+    at: { kind: 'tcp', host: url.hostname.replace(/^\[(.*)\]$/, '$1'), ...(port === undefined ? {} : { port }) },
+    isTls: url.protocol === 'rediss:',
+    ...(username ? { username } : {}),
+    ...(password ? { password } : {}),
+    ...(database === '' ? {} : { database: Number(database) }),
+  };
+}
+
+/** With a host, its first directory would be missing: two slashes were written in place of three. */
+function onSocket(url: URL): RedisUrl | undefined {
+  const path = decoded(url.pathname);
+  const database = databaseOf(url.searchParams.get('db') ?? '');
+  const others = [...url.searchParams.keys()].filter((name) => name !== 'db');
+  if (url.host || !path || path === '/' || database === undefined || others.length > 0) return undefined;
+  return { at: { kind: 'unix', path }, isTls: false, ...(database === '' ? {} : { database: Number(database) }) };
+}
+
+/** Empty: none was named. */
+function databaseOf(text: string): string | undefined {
+  return /^\d{0,5}$/.test(text) ? text : undefined;
+}
+
+function decoded(text: string): string | undefined {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    // A percent sign that begins no letter: it had to be written as %25.
+    return undefined;
+  }
+}

@@ -1,0 +1,179 @@
+import type { Contradiction, SettingPath } from './errors.js';
+import type { Settings } from './schema.js';
+import { secretOf, unusableSecret, unusableTls } from './secrets.js';
+import { type RedisUrl, store as storeSchema } from './store-schema.js';
+import { listOf } from './values.js';
+
+type StoreSettings = Settings['store'];
+
+/** Where the state of uploads is kept. */
+export type StoreConfig = { readonly type: 'embedded' } | RedisConfig;
+
+/** How Redis is reached and what is asked of it. */
+export interface RedisConfig {
+  readonly type: 'redis';
+  /** What `nodes` are: the server, Sentinels that know the master, or some nodes of a Cluster. */
+  readonly kind: 'single' | 'sentinel' | 'cluster';
+  /** Empty with a `socketPath`. */
+  readonly nodes: readonly { readonly host: string; readonly port: number }[];
+  readonly socketPath?: string;
+  readonly masterName?: string;
+  readonly username?: string;
+  readonly password?: string;
+  readonly sentinelUsername?: string;
+  readonly sentinelPassword?: string;
+  readonly database: number;
+  /** TLS, to Sentinels as well; an empty group trusts what Node trusts. */
+  readonly tls?: RedisTls;
+  readonly prefix: string;
+  /** How many replicas have to confirm a durable change. */
+  readonly replicas: number;
+  /** How long a start waits for Redis; 0: not at all. */
+  readonly waitMs: number;
+}
+
+/** Absolute paths of PEM files. */
+export interface RedisTls {
+  readonly ca?: string;
+  readonly cert?: string;
+  readonly key?: string;
+  readonly serverName?: string;
+}
+
+const REDIS_PORT = 6379;
+const SENTINEL_PORT = 26379;
+
+export function toStore(store: StoreSettings): StoreConfig {
+  if (store.type === 'embedded') return { type: 'embedded' };
+  const urls = urlsOf(store);
+  const first = urls[0]?.at;
+  return {
+    type: 'redis',
+    ...serverConfig(store, urls),
+    ...(first?.kind === 'unix' ? { socketPath: first.path } : {}),
+    ...credentials(store, urls),
+    database: urls.find(({ database }) => database !== undefined)?.database ?? 0,
+    ...toTls(store, urls),
+    prefix: store.prefix,
+    replicas: store.replicas,
+    waitMs: store.wait,
+  };
+}
+
+/** The URLs as they were given, one or many; none where there are none. */
+export function urlsOf({ url }: StoreSettings): readonly RedisUrl[] {
+  return url === null ? [] : listOf(url);
+}
+
+function serverConfig({ cluster, sentinel }: StoreSettings, urls: readonly RedisUrl[]) {
+  const usual = sentinel ? SENTINEL_PORT : REDIS_PORT;
+  return {
+    kind: sentinel ? ('sentinel' as const) : cluster ? ('cluster' as const) : ('single' as const),
+    nodes: urls.flatMap(({ at }) => (at.kind === 'tcp' ? [{ host: at.host, port: at.port ?? usual }] : [])),
+    ...(sentinel ? { masterName: sentinel.master } : {}),
+  };
+}
+
+/** Settings of their own come before what a URL says; a URL's belong to Redis, not to its Sentinels. */
+function credentials({ username, password, password_file: file, sentinel }: StoreSettings, urls: readonly RedisUrl[]) {
+  const inUrl = urls.find((url) => url.password !== undefined);
+  return present({
+    username: username ?? inUrl?.username,
+    password: secretOf(password, file) ?? inUrl?.password,
+    sentinelUsername: sentinel?.username ?? undefined,
+    sentinelPassword: sentinel ? secretOf(sentinel.password, sentinel.password_file) : undefined,
+  });
+}
+
+function toTls({ tls }: StoreSettings, urls: readonly RedisUrl[]): { tls?: RedisTls } {
+  if (!tls && !urls.some(({ isTls }) => isTls)) return {};
+  return { tls: present({ ca: tls?.ca, cert: tls?.cert, key: tls?.key, serverName: tls?.server_name }) };
+}
+
+function present<T extends Record<string, string | undefined>>(entries: T): { [K in keyof T]?: string } {
+  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: string;
+  };
+}
+
+/** What does not fit together in `store`. */
+export function storeContradictions({ store }: Settings): Contradiction[] {
+  const found = store.type === 'embedded' ? redisOnly(store) : redis(store);
+  return found.map(({ path, problem }) => ({ path: ['store', ...path], problem }));
+}
+
+/** Settings that the embedded store would ignore. One that has its default may stand there, as in the example. */
+function redisOnly(store: StoreSettings): Contradiction[] {
+  const untouched = storeSchema.parse({});
+  const names = Object.keys(untouched) as (keyof StoreSettings)[];
+  return names
+    .filter((name) => store[name] !== untouched[name])
+    .map((name) => ({
+      path: [name],
+      problem: 'is for Redis, but the store is embedded; write "type: redis" beside it, or leave it out',
+    }));
+}
+
+function redis(store: StoreSettings): Contradiction[] {
+  const { username, password, password_file: file, sentinel, tls } = store;
+  const all = urlsOf(store);
+  const inUrl = { username: all.some((url) => url.username), password: all.some((url) => url.password) };
+  const isAnybody = (username !== null || inUrl.username) && password === null && file === null && !inUrl.password;
+  return [
+    ...serverErrors(store),
+    ...urls(store),
+    ...(isAnybody ? [{ path: [username === null ? 'url' : 'username'], problem: NO_PASSWORD }] : []),
+    ...unusableSecret('password', password, file),
+    ...(sentinel ? sentinelUser(sentinel) : []),
+    ...(tls ? unusableTls(['tls'], tls) : []),
+  ];
+}
+
+const NO_PASSWORD = 'needs a password as well: `password_file` or `password`';
+
+/** What the URLs are: one server, Sentinels or nodes of a Cluster. */
+function serverErrors({ url, cluster, sentinel, tls }: StoreSettings): Contradiction[] {
+  const count = Array.isArray(url) ? url.length : url === null ? 0 : 1;
+  const isOne = !cluster && sentinel === null;
+  const onSocket = [url].flat().some((one) => one?.at.kind === 'unix');
+  const several = `has ${count} servers; say what they are with "cluster: true" or "sentinel", or leave one`;
+  const rules: [SettingPath, boolean, string][] = [
+    [['url'], count === 0, 'is missing; it says where Redis is, such as redis://127.0.0.1:6379'],
+    [['url'], count > 1 && isOne, several],
+    [['url'], onSocket && !isOne, 'has a socket, which leads to one server only; give hosts and ports'],
+    [['tls'], onSocket && tls !== null, 'cannot be used on a socket; leave it out'],
+    [['sentinel'], cluster && sentinel !== null, 'cannot be used with "cluster: true"; the URLs are one or the other'],
+  ];
+  return rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, problem }] : []));
+}
+
+/** What one URL says holds for all of them. */
+function urls(store: StoreSettings): Contradiction[] {
+  const all = urlsOf(store);
+  return all.flatMap((url, index) => {
+    const path = Array.isArray(store.url) ? ['url', index] : ['url'];
+    const unlike = (['username', 'password', 'database'] as const).filter((what) => isUnlike(all, url, what));
+    const inCluster = store.cluster && (url.database ?? 0) > 0;
+    return [
+      ...unlike.map((what) => ({ path, problem: `says another ${what} than one before it; say it once` })),
+      ...(url.isTls === all[0]!.isTls ? [] : [{ path, problem: MIXED }]),
+      ...(inCluster ? [{ path, problem: `says database ${url.database!}; a Redis Cluster has only 0` }] : []),
+    ];
+  });
+}
+
+const MIXED = 'has another scheme than url[0]; either all speak TLS (rediss://) or none';
+
+function isUnlike(all: readonly RedisUrl[], url: RedisUrl, what: 'username' | 'password' | 'database'): boolean {
+  const said = all.find((one) => one[what] !== undefined)?.[what];
+  return url[what] !== undefined && url[what] !== said;
+}
+
+function sentinelUser({ username, password, password_file: file }: NonNullable<StoreSettings['sentinel']>) {
+  const isAnybody = username !== null && password === null && file === null;
+  const found = [
+    ...(isAnybody ? [{ path: ['username'], problem: NO_PASSWORD }] : []),
+    ...unusableSecret('password', password, file),
+  ];
+  return found.map(({ path, problem }) => ({ path: ['sentinel', ...path], problem }));
+}

@@ -1,0 +1,375 @@
+import { resolve } from 'node:path';
+import ipaddr from 'ipaddr.js';
+import * as z from 'zod';
+import { withoutEnd } from '../model/uri.js';
+
+/** Where something listens. */
+export type Address =
+  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
+  | { readonly kind: 'unix'; readonly path: string };
+
+interface Grammar<T> {
+  /** The value, or undefined when `found` is none. Variables and flags bring everything as text. */
+  readonly read: (found: unknown) => T | undefined;
+  /** Completes the sentence "allowed is …". */
+  readonly allowed: string;
+  /** What an editor checks. */
+  readonly json: Record<string, unknown>;
+  /** Unit or form, for the documentation. */
+  readonly unit?: string;
+}
+
+/** One value of a setting: its grammar, what to say when it is broken, and its JSON Schema. */
+export function scalar<T>({ read, allowed, json, unit }: Grammar<T>) {
+  return z
+    .unknown()
+    .transform((found, context): T => {
+      const value = read(found);
+      if (value !== undefined) return value;
+      context.issues.push({ code: 'custom', message: allowed, input: found });
+      return z.NEVER;
+    })
+    .meta({ ...json, ...(unit === undefined ? {} : { unit }) });
+}
+
+const SIZE = /^(\d+(?:\.\d+)?)\s?(B|[kK]B|MB|GB|TB|KiB|MiB|GiB|TiB)?$/;
+const BYTES: Readonly<Record<string, number>> = {
+  B: 1,
+  kB: 1e3,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  TB: 1e12,
+  KiB: 2 ** 10,
+  MiB: 2 ** 20,
+  GiB: 2 ** 30,
+  TiB: 2 ** 40,
+};
+const SIZE_WORDS = 'a size such as 10GiB, 5MB or a number of bytes';
+const SIZE_JSON = { type: ['string', 'integer'], pattern: SIZE.source, minimum: 0 };
+
+function readSize(found: unknown, least: number): number | undefined {
+  if (typeof found !== 'string' && typeof found !== 'number') return undefined;
+  const [, amount, unit = 'B'] = SIZE.exec(String(found)) ?? [];
+  if (amount === undefined) return undefined;
+  const bytes = Number(amount) * BYTES[unit]!;
+  return Number.isSafeInteger(bytes) && bytes >= least ? bytes : undefined;
+}
+
+/** A number of bytes: `10GiB`, `5MB`, `1000`. */
+export function size({ least = 0 } = {}) {
+  const allowed = least > 0 ? `${SIZE_WORDS}, at least ${least}` : SIZE_WORDS;
+  return scalar({ read: (found) => readSize(found, least), allowed, json: SIZE_JSON, unit: 'size' });
+}
+
+/** A size, or `null` for "no limit". */
+export function sizeOrNull() {
+  return scalar({
+    read: (found) => (isNull(found) ? null : readSize(found, 0)),
+    allowed: `${SIZE_WORDS}, or null`,
+    json: { ...SIZE_JSON, type: ['string', 'integer', 'null'] },
+    unit: 'size',
+  });
+}
+
+const DURATION = /^(\d+(?:\.\d+)?)\s?(ms|s|m|h|d)$/;
+const MILLISECONDS: Readonly<Record<string, number>> = { ms: 1, s: 1e3, m: 60e3, h: 3600e3, d: 86400e3 };
+/** The longest time a Node timer can wait; a longer one would fire at once. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+interface Bounds {
+  readonly leastMs?: number;
+  readonly mostMs?: number;
+}
+
+function readDuration(found: unknown, { leastMs = 0, mostMs = LONGEST_TIMER_MS }: Bounds): number | undefined {
+  const [, amount, unit] = DURATION.exec(String(found)) ?? [];
+  if (typeof found !== 'string' || amount === undefined) return undefined;
+  const ms = Math.round(Number(amount) * MILLISECONDS[unit!]!);
+  return ms >= leastMs && ms <= mostMs ? ms : undefined;
+}
+
+function durationWords({ leastMs = 0, mostMs = LONGEST_TIMER_MS }: Bounds): string {
+  const least = leastMs > 0 ? `, at least ${leastMs}ms` : '';
+  const most = mostMs === LONGEST_TIMER_MS ? ', at most 24d' : '';
+  return `a time with its unit such as 500ms, 30s, 5m, 24h or 7d${least}${most}`;
+}
+
+/** A time in milliseconds: `500ms`, `30s`, `5m`, `24h`, `7d`. */
+export function duration(bounds: Bounds = {}) {
+  const json = { type: 'string', pattern: DURATION.source };
+  return scalar({ read: (found) => readDuration(found, bounds), allowed: durationWords(bounds), json, unit: 'time' });
+}
+
+/** A time, or `null`, whose meaning the setting tells. */
+export function durationOrNull(bounds: Bounds = {}) {
+  return scalar({
+    read: (found) => (isNull(found) ? null : readDuration(found, bounds)),
+    allowed: `${durationWords(bounds)}, or null`,
+    json: { type: ['string', 'null'], pattern: DURATION.source },
+    unit: 'time',
+  });
+}
+
+/** A whole number within bounds. */
+export function integer({ least, most }: { least: number; most: number }) {
+  return scalar({
+    read: (found) => readInteger(found, least, most),
+    allowed: `a whole number from ${least} to ${most}`,
+    json: { type: 'integer', minimum: least, maximum: most },
+    unit: 'number',
+  });
+}
+
+/** A whole number, or `null`, whose meaning the setting tells. */
+export function integerOrNull({ least, most }: { least: number; most: number }) {
+  return scalar({
+    read: (found) => (isNull(found) ? null : readInteger(found, least, most)),
+    allowed: `a whole number from ${least} to ${most}, or null`,
+    json: { type: ['integer', 'null'], minimum: least, maximum: most },
+    unit: 'number',
+  });
+}
+
+function readInteger(found: unknown, least: number, most: number): number | undefined {
+  const value = typeof found === 'string' && /^\d+$/.test(found) ? Number(found) : found;
+  return typeof value === 'number' && Number.isInteger(value) && value >= least && value <= most ? value : undefined;
+}
+
+/** `true` or `false`. */
+export function boolean() {
+  return scalar({
+    read: (found) =>
+      found === true || found === 'true' ? true : found === false || found === 'false' ? false : undefined,
+    allowed: 'true or false',
+    json: { type: 'boolean' },
+    unit: 'true or false',
+  });
+}
+
+export function booleanOrNull() {
+  return scalar({
+    read: (found) => {
+      if (isNull(found)) return null;
+      return found === true || found === 'true' ? true : found === false || found === 'false' ? false : undefined;
+    },
+    allowed: 'true, false or null',
+    json: { type: ['boolean', 'null'] },
+    unit: 'true or false',
+  });
+}
+
+/** One of a few words. */
+export function oneOf<const W extends string>(words: readonly W[], allowed = `one of ${words.join(', ')}`) {
+  return scalar({
+    read: (found) => words.find((word) => word === found),
+    allowed,
+    json: { enum: [...words] },
+    unit: words.join(' \\| '),
+  });
+}
+
+/** Text with a certain form. */
+export function text({ form, allowed, unit = 'text' }: { form: RegExp; allowed: string; unit?: string }) {
+  return scalar({
+    read: (found) => (typeof found === 'string' && form.test(found) ? found : undefined),
+    allowed,
+    json: { type: 'string', pattern: form.source },
+    unit,
+  });
+}
+
+/** A file or directory, made absolute: relative ones count from the working directory. */
+export function path() {
+  return scalar({
+    read: (found) => (typeof found === 'string' && found !== '' ? resolve(found) : undefined),
+    allowed: 'the path of a file or directory',
+    json: { type: 'string', minLength: 1 },
+    unit: 'path',
+  });
+}
+
+function readUrl(found: unknown): string | undefined {
+  if (typeof found !== 'string' || !/^https?:\/\//i.test(found) || !URL.canParse(found)) return undefined;
+  const url = new URL(found);
+  if (url.search || url.hash || url.username || url.password) return undefined;
+  return withoutEnd(url.origin + url.pathname, '/');
+}
+const URL_WORDS = 'a URL such as http://127.0.0.1:3000, without query, fragment or credentials';
+const URL_PATTERN = '^https?://[^?#@]+$';
+
+/** An http or https URL, maybe with a path; a trailing slash is dropped. */
+export function httpUrl() {
+  return scalar({ read: readUrl, allowed: URL_WORDS, json: { type: 'string', pattern: URL_PATTERN }, unit: 'URL' });
+}
+
+export function httpUrlOrNull() {
+  return scalar({
+    read: (found) => (isNull(found) ? null : readUrl(found)),
+    allowed: `${URL_WORDS}, or null`,
+    json: { type: ['string', 'null'], pattern: URL_PATTERN },
+    unit: 'URL',
+  });
+}
+
+/** `HOST:PORT`, `[::1]:PORT` or `unix:/path`; undefined when it is none of them. */
+export function readAddress(found: unknown): Address | undefined {
+  if (typeof found !== 'string') return undefined;
+  if (found.startsWith('unix:')) {
+    return found.length > 'unix:'.length ? { kind: 'unix', path: resolve(found.slice('unix:'.length)) } : undefined;
+  }
+  const [, v6, name, digits] = /^(?:\[([^\]]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})$/.exec(found) ?? [];
+  const host = v6 ?? name;
+  const port = Number(digits);
+  if (host === undefined || port > 65535 || (v6 !== undefined && !ipaddr.IPv6.isValid(v6))) return undefined;
+  return { kind: 'tcp', host, port };
+}
+
+/** An address as it is written in the file. */
+export function formatAddress(address: Address): string {
+  if (address.kind === 'unix') return `unix:${address.path}`;
+  return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
+}
+
+const ADDRESS_WORDS = 'HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path';
+const ADDRESS_PATTERN = '^(unix:.+|(\\[[^\\]]+\\]|[A-Za-z0-9._-]+):\\d{1,5})$';
+
+/** Where to listen. */
+export function address() {
+  const json = { type: 'string', pattern: ADDRESS_PATTERN };
+  return scalar({ read: readAddress, allowed: ADDRESS_WORDS, json, unit: 'address' });
+}
+
+/** Where to listen, or `false`. */
+export function addressOrOff() {
+  return scalar({
+    read: (found) => (found === false || found === 'false' ? false : readAddress(found)),
+    allowed: `${ADDRESS_WORDS}, or false`,
+    json: { anyOf: [{ type: 'string', pattern: ADDRESS_PATTERN }, { const: false }] },
+    unit: 'address',
+  });
+}
+
+const FILE_MODE = /^0?[0-7]{3}$/;
+
+/** Rights of a file in octal digits, as `chmod` takes them. Text only: YAML reads a bare 0660 as the number 660. */
+export function fileMode() {
+  return scalar({
+    read: (found) => (typeof found === 'string' && FILE_MODE.test(found) ? parseInt(found, 8) : undefined),
+    allowed: "the rights of a file in octal digits and in quotes, such as '0660'",
+    json: { type: 'string', pattern: FILE_MODE.source },
+    unit: 'octal digits',
+  });
+}
+
+/** An address range; `unix` stands for peers on a Unix socket, which have no address. */
+export function cidr() {
+  return scalar({
+    read: (found) => {
+      if (typeof found !== 'string') return undefined;
+      if (found === 'unix') return found;
+      if (ipaddr.isValidCIDR(found)) return isMappedTooWide(found) ? undefined : found;
+      if (!ipaddr.IPv4.isValidFourPartDecimal(found) && !ipaddr.IPv6.isValid(found)) return undefined;
+      return `${found}/${ipaddr.parse(found).kind() === 'ipv4' ? 32 : 128}`;
+    },
+    allowed: 'an address or range such as 10.0.0.0/8, 192.168.1.7 or fd00::/8, or unix',
+    json: { type: 'string', minLength: 1 },
+    unit: 'CIDR',
+  });
+}
+
+/** `::ffff:10.0.0.0/8` is meant for IPv4 addresses and is a range of IPv6 ones, `::1` among them: 10.0.0.0/8 has 104 bits there. */
+function isMappedTooWide(range: string): boolean {
+  const [start, bits] = ipaddr.parseCIDR(range);
+  return start.kind() === 'ipv6' && (start as ipaddr.IPv6).isIPv4MappedAddress() && bits < 96;
+}
+
+/** Unset, or set to nothing: `${NAME:-}` leaves an empty text behind. */
+export function isNull(found: unknown): boolean {
+  return found === null || found === '';
+}
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+/** One or a list, as a list. */
+
+export function listOf<T>(oneOrMore: T | readonly T[]): readonly T[] {
+  return Array.isArray(oneOrMore) ? (oneOrMore as readonly T[]) : [oneOrMore as T];
+}
+
+/** A form and what to say when something has another one. */
+export interface TextForm {
+  readonly form: RegExp;
+  /** Completes the sentence "allowed is …". */
+  readonly allowed: string;
+}
+
+/** RFC 9110 §5.1. */
+export const headerName: TextForm = {
+  form: /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/,
+  allowed: 'the name of a header such as X-Request-Id',
+};
+
+/** A method whose request carries a body, or `null`. */
+export function methodOrNull() {
+  const form = /^(?!(?:GET|HEAD|DELETE|OPTIONS|TRACE|CONNECT)$)[A-Z][A-Z-]*$/;
+  return scalar({
+    read: (found) => (isNull(found) ? null : typeof found === 'string' && form.test(found) ? found : undefined),
+    allowed: 'a method in capitals that carries a body, such as PUT, or null',
+    json: { type: ['string', 'null'], pattern: form.source },
+    unit: 'method',
+  });
+}
+
+/** One http or https address that is asked as it is written: path and query included. */
+export function endpoint() {
+  return scalar({
+    read: (found) => {
+      if (typeof found !== 'string' || !/^https?:\/\//i.test(found) || !URL.canParse(found)) return undefined;
+      const url = new URL(found);
+      return url.hash || url.username || url.password ? undefined : url.href;
+    },
+    allowed: 'a URL such as http://127.0.0.1:4181/verify, without fragment or credentials',
+    json: { type: 'string', pattern: '^https?://[^#@]+$' },
+    unit: 'URL',
+  });
+}
+
+/** A group of names and texts, in the order of the file; a number or truth value counts as the text it is written as. */
+export function textMap({ name, value }: { readonly name: TextForm; readonly value: TextForm }) {
+  return z
+    .unknown()
+    .transform((found, context): [name: string, value: string][] => {
+      const issue = (message: string, path: string[] = []) =>
+        void context.issues.push({ code: 'custom', message, path, input: found });
+      if (typeof found !== 'object' || found === null || Array.isArray(found)) {
+        issue('a group of names and texts (name: value)');
+        return z.NEVER;
+      }
+      const entries = Object.entries(found).map(([key, one]): [string, string] => [key, asText(one)]);
+      for (const [key, one] of entries) {
+        if (!name.form.test(key)) issue(`${name.allowed} before each colon`);
+        else if (!value.form.test(one)) issue(value.allowed, [key]);
+      }
+      return entries;
+    })
+    .meta({ type: 'object', additionalProperties: { type: ['string', 'number', 'boolean'] }, unit: 'names and texts' });
+}
+
+/** What cannot be a text becomes one that no form takes. */
+function asText(found: unknown): string {
+  if (typeof found === 'string') return found;
+  return typeof found === 'number' || typeof found === 'boolean' ? String(found) : '\0';
+}
+
+/** Settings that belong together, by their keys. */
+export type Shape = Readonly<Record<string, z.ZodType>>;
+
+/** The same settings, each with its default: for the top, where routes inherit from. */
+export function withDefaults<S extends Shape>(
+  settings: S,
+  defaults: { readonly [K in keyof S]: z.input<S[K]> },
+): { [K in keyof S]: z.ZodPrefault<S[K]> } {
+  const entries = Object.entries(settings).map(([key, setting]) => [key, setting.prefault(defaults[key])] as const);
+  return Object.fromEntries(entries) as { [K in keyof S]: z.ZodPrefault<S[K]> };
+}

@@ -1,0 +1,182 @@
+import { eagerTurns } from '../model/route.js';
+
+export interface TurnRules {
+  /** Most requests at a time. */
+  readonly concurrency: number;
+  readonly breaker: BreakerRules;
+}
+
+export interface TurnCall {
+  readonly rules: TurnRules;
+  /** A client waits for this one: it goes before those nobody waits for. */
+  readonly isUrgent: () => boolean;
+  /** It is held for as long as a client uploads. */
+  readonly isEager?: true;
+  readonly signal: AbortSignal;
+}
+
+export type Turn =
+  | {
+      readonly kind: 'go';
+      /** To be called once, when the origin is done with it. `lives`: it answered; undefined: nothing was learned of it. */
+      readonly end: (lives?: boolean) => void;
+    }
+  /** The origin has failed too often: no turn before `at` (monotonic). */
+  | { readonly kind: 'later'; readonly at: number }
+  | { readonly kind: 'stopped' };
+
+interface Asked extends TurnCall {
+  readonly settle: (turn: Turn) => void;
+}
+
+/** Every so many turns the one that was asked for first is given, urgent or not: nobody waits for ever. */
+const TURN_OF_THE_OLDEST = 4;
+
+/** Who may send to one origin, and when: so many at a time, in order, and none while it is taken for dead. */
+export class OriginTurns {
+  private readonly breaker = new Breaker();
+  private readonly asked = new Set<Asked>();
+  private active = 0;
+  private activeEager = 0;
+  private given = 0;
+
+  constructor(
+    private readonly monotonic: () => number,
+    private readonly onOpened: () => void,
+  ) {}
+
+  get queued(): number {
+    return this.asked.size;
+  }
+
+  /** Whether a turn that is asked for now would be given at once. */
+  isFree({ concurrency }: TurnRules): boolean {
+    return this.active + this.asked.size < concurrency && this.breaker.admits(this.monotonic()) === 'go';
+  }
+
+  /**
+   * The same for an eager delivery: at most half of the turns, rounded down, are those of clients that are still uploading,
+   * and none as long as a whole upload waits for one. Slow clients would hold up all others.
+   */
+  isFreeForEager(rules: TurnRules): boolean {
+    return this.asked.size === 0 && this.activeEager < eagerTurns(rules) && this.isFree(rules);
+  }
+
+  take(call: TurnCall): Promise<Turn> {
+    return new Promise((resolve) => {
+      const leave = (): void => settle({ kind: 'stopped' });
+      const settle = (turn: Turn): void => {
+        call.signal.removeEventListener('abort', leave);
+        this.asked.delete(asked);
+        resolve(turn);
+      };
+      const asked: Asked = { ...call, settle };
+      if (call.signal.aborted) return leave();
+      call.signal.addEventListener('abort', leave, { once: true });
+      this.asked.add(asked);
+      this.giveTurns();
+    });
+  }
+
+  private giveTurns(): void {
+    for (let next = this.next(); next; next = this.next()) {
+      const admission = this.breaker.admits(this.monotonic());
+      if (admission === 'wait') return;
+      if (admission === 'go') {
+        if (this.active >= next.rules.concurrency) return;
+        next.settle(this.begin(next));
+      } else next.settle({ kind: 'later', at: admission.until });
+    }
+  }
+
+  private next(): Asked | undefined {
+    const [oldest] = this.asked;
+    if (this.given % TURN_OF_THE_OLDEST === TURN_OF_THE_OLDEST - 1) return oldest;
+    for (const asked of this.asked) if (asked.isUrgent()) return asked;
+    return oldest;
+  }
+
+  private begin({ rules, isEager }: TurnCall): Turn {
+    this.active++;
+    if (isEager) this.activeEager++;
+    this.given++;
+    const isProbe = this.breaker.begun();
+    let isOver = false;
+    const end = (lives?: boolean): void => {
+      if (isOver) return;
+      isOver = true;
+      this.active--;
+      if (isEager) this.activeEager--;
+      if (this.breaker.ended(lives, isProbe, this.monotonic(), rules.breaker)) this.onOpened();
+      this.giveTurns();
+    };
+    return { kind: 'go', end };
+  }
+}
+
+/** The turns of every origin that was ever delivered to. */
+export class AllTurns {
+  private readonly origins = new Map<string, OriginTurns>();
+
+  constructor(
+    private readonly monotonic: () => number,
+    private readonly onOpened: (origin: string) => void,
+  ) {}
+
+  /** `url`: of a route; routes to one server share its turns, whatever path they put before their targets. */
+  of(url: string): OriginTurns {
+    const { origin } = new URL(url);
+    const known = this.origins.get(origin) ?? new OriginTurns(this.monotonic, () => this.onOpened(origin));
+    this.origins.set(origin, known);
+    return known;
+  }
+
+  get queued(): number {
+    return [...this.origins.values()].reduce((sum, { queued }) => sum + queued, 0);
+  }
+}
+
+export interface BreakerRules {
+  readonly failures: number;
+  readonly pauseMs: number;
+}
+
+/** `wait`: one request is on its way to find out whether the origin is back. */
+export type Admission = 'go' | 'wait' | { readonly until: number };
+
+/**
+ * Leaves an origin alone that has failed so many times in a row, so that a dead one is not given a thousand whole uploads.
+ * After a pause a single attempt goes out; what becomes of it decides for all.
+ */
+export class Breaker {
+  private failures = 0;
+  private openUntil: number | undefined;
+  private probing = false;
+
+  admits(now: number): Admission {
+    if (this.openUntil === undefined) return 'go';
+    if (this.probing) return 'wait';
+    return now < this.openUntil ? { until: this.openUntil } : 'go';
+  }
+
+  /** True when this attempt is the one that finds out. */
+  begun(): boolean {
+    this.probing = this.openUntil !== undefined;
+    return this.probing;
+  }
+
+  /** `lives`: it answered; undefined: nothing was learned. True when the breaker opens with this, for once or once more. */
+  ended(lives: boolean | undefined, isProbe: boolean, now: number, rules: BreakerRules): boolean {
+    if (isProbe) this.probing = false;
+    if (lives === undefined) return false;
+    if (lives) {
+      this.failures = 0;
+      this.openUntil = undefined;
+      return false;
+    }
+    this.failures++;
+    const opens = this.openUntil === undefined ? this.failures >= rules.failures : isProbe;
+    if (opens) this.openUntil = now + rules.pauseMs;
+    return opens;
+  }
+}

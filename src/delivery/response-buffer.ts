@@ -1,0 +1,204 @@
+import { Change } from '../concurrency/waiting.js';
+import { crc32 } from '../fs/crc32.js';
+import { Fault } from '../model/fault.js';
+import { fieldValue, type HeaderLine, passedOn, passedOnTrailers } from '../model/headers.js';
+import type { RelayedAnswer } from '../model/messages.js';
+import type { Answer } from '../model/upload.js';
+import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
+import { withoutBody } from './kept-answer.js';
+import type { OriginAnswer } from './origin.js';
+
+export interface TapeRooms {
+  readonly spool: Pick<Spool, 'create' | 'read' | 'removeChunk'>;
+  readonly id: string;
+  /** Name of the chunk for a body that is too large to stay in memory. */
+  readonly name: string;
+  /** Bodies up to this size stay in memory. */
+  readonly keepInMemory: number;
+}
+
+/** An answer that is not over after so many bytes, or so long, is shown while it comes in. */
+const SHORT_BYTES = 64 * 1024;
+const SHORT_MS = 500;
+
+/**
+ * The origin's answer while it comes in: taken at the origin's speed, and read from its start by any number of clients at
+ * theirs. The end is held back until the answer is recorded, so that whoever has seen a whole answer can rely on its being
+ * kept; when it breaks off, or is given up, its readers fail.
+ */
+export class AnswerTape {
+  /** The fault for which its body is not kept: the answer is its status and its fields then. */
+  unkept: Fault | undefined;
+  private readonly head: Pick<RelayedAnswer, 'status' | 'reason' | 'headers'>;
+  /** From Content-Length: at this size a client takes the body for whole. */
+  private readonly declaredSize: number;
+  private readonly changed = new Change();
+  /** What follows the bytes on disk. */
+  private pieces: Uint8Array[] = [];
+  private onDisk: Extent = { size: 0 };
+  private size = 0;
+  private lastPiece = 0;
+  private writer: ChunkWriter | undefined;
+  private trailers: readonly HeaderLine[] = [];
+  private state: 'growing' | 'ended' | 'broken' = 'growing';
+  /** Why it is broken. */
+  private failure: Error | undefined;
+  private onLong: (() => void) | undefined;
+  private onUnkept: (() => void) | undefined;
+
+  constructor(
+    private readonly answer: OriginAnswer,
+    private readonly rooms: TapeRooms,
+  ) {
+    const { status, reason, headers } = answer;
+    this.head = { status, reason, headers: passedOn(headers, true) };
+    const isBodiless = status === 204 || status === 304;
+    this.declaredSize = isBodiless ? 0 : Number(fieldValue(headers, 'content-length') ?? Infinity);
+  }
+
+  /** Called if the end is too far away to let clients wait for it. */
+  whenLong(listener: () => void): void {
+    this.onLong = listener;
+  }
+
+  /** Called if its body cannot be kept: nobody who comes from now on is to read it. */
+  whenUnkept(listener: () => void): void {
+    this.onUnkept = listener;
+  }
+
+  /** Takes the answer to its end and makes a body that is on disk durable. Fails when it breaks off. */
+  async take(at: number): Promise<{ readonly answer: Answer; readonly body: Uint8Array | undefined }> {
+    const slow = setTimeout(() => this.noteLong(), SHORT_MS);
+    try {
+      for await (const piece of this.answer.body as AsyncIterable<Uint8Array>) await this.add(piece);
+      await this.kept(async () => this.writer?.sync());
+    } finally {
+      clearTimeout(slow);
+      // Every byte that counts has been synced before.
+      await this.writer?.close().catch(() => undefined);
+    }
+    this.trailers = passedOnTrailers(this.answer.trailers());
+    const answer = { ...this.head, trailers: this.trailers, bodySize: this.size, at };
+    if (this.unkept) return { answer: { ...answer, body: { in: 'nowhere' } }, body: undefined };
+    if (this.writer) {
+      const { crc } = this.writer.extent;
+      return { answer: { ...answer, body: { in: 'spool', name: this.rooms.name, crc } }, body: undefined };
+    }
+    const body = Buffer.concat(this.pieces);
+    return { answer: { ...answer, body: { in: 'record', crc: crc32(body) } }, body };
+  }
+
+  /** The end may be seen. */
+  release(): void {
+    this.state = 'ended';
+    this.changed.announce();
+  }
+
+  /** There is no whole answer: readers fail, and what was written is removed. */
+  async break(reason: Error): Promise<void> {
+    this.state = 'broken';
+    this.failure = reason;
+    this.changed.announce();
+    this.answer.body.destroy();
+    if (this.writer) await this.rooms.spool.removeChunk(this.rooms.id, this.rooms.name);
+  }
+
+  relay(): RelayedAnswer {
+    if (this.unkept) return withoutBody(this.head);
+    return {
+      ...this.head,
+      body: this.read(),
+      bodySize: this.state === 'ended' ? this.size : undefined,
+      trailers: () => this.trailers,
+    };
+  }
+
+  private async *read(): AsyncGenerator<Uint8Array> {
+    try {
+      for (let at = 0; await this.growsBeyond(at);) {
+        for await (const piece of this.between(at, this.visibleSize())) {
+          at += piece.length;
+          yield piece;
+        }
+      }
+    } catch (error) {
+      // A reader may be the first to notice that the file of a broken answer was removed.
+      throw this.failure ?? this.unkept ?? error;
+    }
+  }
+
+  /** False when this is the end. */
+  private async growsBeyond(at: number): Promise<boolean> {
+    for (;;) {
+      const failure = this.failure ?? this.unkept;
+      if (failure) throw failure;
+      if (at < this.visibleSize()) return true;
+      if (this.state === 'ended') return false;
+      await this.changed.next();
+    }
+  }
+
+  private visibleSize(): number {
+    const looksWhole = this.size >= this.declaredSize;
+    return looksWhole && this.state !== 'ended' ? this.size - this.lastPiece : this.size;
+  }
+
+  private between(start: number, end: number): Iterable<Uint8Array> | AsyncIterable<Uint8Array> {
+    const { size } = this.onDisk;
+    if (start >= size) return slices(this.pieces, start - size, end - size);
+    const { id, name, spool } = this.rooms;
+    const written = { name, start: 0, ...this.onDisk };
+    return spool.read(id, [written], { start, end: Math.min(end, size) }) as AsyncIterable<Uint8Array>;
+  }
+
+  private async add(piece: Uint8Array): Promise<void> {
+    const onlyInMemory = !this.writer && !this.unkept && this.size + piece.length <= this.rooms.keepInMemory;
+    if (!onlyInMemory) await this.kept(() => this.write([...this.pieces, piece]));
+    if (onlyInMemory) this.pieces.push(piece);
+    else this.pieces = [];
+    this.size += piece.length;
+    this.lastPiece = piece.length;
+    this.changed.announce();
+    if (this.size > SHORT_BYTES) this.noteLong();
+  }
+
+  private async write(pieces: readonly Uint8Array[]): Promise<void> {
+    const { id, name, spool } = this.rooms;
+    this.writer ??= await spool.create(id, name);
+    await this.writer.write(pieces);
+    this.onDisk = this.writer.extent;
+  }
+
+  /**
+   * A disk that does not take the body takes nothing from the answer: the rest is read and thrown away, so that its status
+   * and fields are known. Whoever reads the body already fails.
+   */
+  private async kept(task: () => Promise<void>): Promise<void> {
+    if (this.unkept) return;
+    try {
+      await task();
+    } catch (error) {
+      if (!(error instanceof Fault)) throw error;
+      this.unkept = error;
+      this.onLong = undefined;
+      this.changed.announce();
+      this.onUnkept?.();
+      // What cannot be removed is the sweep's business.
+      await this.writer?.discard().catch(() => undefined);
+    }
+  }
+
+  private noteLong(): void {
+    this.onLong?.();
+    this.onLong = undefined;
+  }
+}
+
+function* slices(pieces: readonly Uint8Array[], start: number, end: number): Generator<Uint8Array> {
+  let before = 0;
+  for (const piece of pieces) {
+    const slice = piece.subarray(Math.max(start - before, 0), Math.max(end - before, 0));
+    if (slice.length > 0) yield slice;
+    before += piece.length;
+  }
+}

@@ -1,0 +1,170 @@
+import { Change } from '../concurrency/waiting.js';
+import type { OriginInterim } from '../model/messages.js';
+import type { RetryRules } from '../model/route.js';
+import { newestUnknownEnd, type Undelivered, type UnknownEnd, type Upload } from '../model/upload.js';
+import { uploadTag } from '../observe/log.js';
+import type { Rooms } from './context.js';
+import type { AnswerTape } from './response-buffer.js';
+
+export type InterimListener = (interim: OriginInterim) => void;
+
+/** What a delivery came to. */
+export type RunResult =
+  /** The answer, which may still be growing. */
+  | { readonly kind: 'tape'; readonly upload: Upload; readonly tape: AnswerTape }
+  | { readonly kind: 'undelivered'; readonly upload: Upload; readonly why: Undelivered }
+  /** Not for this worker: settled already, or being delivered by another. */
+  | { readonly kind: 'elsewhere' }
+  | { readonly kind: 'failed'; readonly error: unknown };
+
+/** Waited long enough: `why` and `dueAt` (monotonic) when the next attempt is known, neither while one is under way. */
+export interface Pending {
+  readonly kind: 'pending';
+  readonly why?: Undelivered;
+  readonly dueAt?: number;
+}
+
+/** No attempt before `until` (monotonic), for a reason that is known. */
+export interface Pause {
+  readonly until: number;
+  readonly why: Undelivered;
+}
+
+export type Patience = Pick<RetryRules, 'maxAttempts' | 'whileWaitingMs'> & {
+  /** Held open at most this long, whatever happens. */
+  readonly waitMs: number;
+};
+
+/** Those who wait for one delivery: each hears its result, or is let go when its patience is over. */
+export class Audience {
+  private readonly changed = new Change();
+  private shown: RunResult | undefined;
+  private pause: Pause | undefined;
+  private failures = 0;
+  private listeners = 0;
+  private readonly interimListeners = new Set<InterimListener>();
+
+  constructor(private readonly monotonic: () => number) {}
+
+  get isWaiting(): boolean {
+    return this.listeners > 0;
+  }
+
+  show(result: RunResult): void {
+    this.shown = result;
+    this.changed.announce();
+  }
+
+  /** What was shown did not come to its end. */
+  takeBack(): void {
+    this.shown = undefined;
+  }
+
+  /** An interim response is for those who wait now. */
+  hearInterim(interim: OriginInterim): void {
+    for (const listener of this.interimListeners) listener(interim);
+  }
+
+  /** The machine that failed does its work again. */
+  takeBackFailure(): void {
+    if (this.shown?.kind === 'failed') this.takeBack();
+  }
+
+  attemptFailed(): void {
+    this.failures++;
+  }
+
+  /** Nothing happens before the pause is over: who cannot wait that long is told now. */
+  pauses(pause: Pause | undefined): void {
+    this.pause = pause;
+    this.changed.announce();
+  }
+
+  /** Fulfilled as soon as there is an answer to read, or the end, or patience is over. Rejects with the signal's reason. */
+  async outcome(signal: AbortSignal, patience: Patience, onInterim?: InterimListener): Promise<RunResult | Pending> {
+    const began = { at: this.monotonic(), failures: this.failures };
+    let isLate = patience.waitMs <= 0;
+    const deadline = setTimeout(() => {
+      isLate = true;
+      this.changed.announce();
+    }, patience.waitMs);
+    this.listeners++;
+    if (onInterim) this.interimListeners.add(onInterim);
+    try {
+      for (;;) {
+        if (this.shown) return this.shown;
+        const { pause } = this;
+        if (pause && this.isOutOfPatience(pause, began, patience))
+          return { kind: 'pending', why: pause.why, dueAt: pause.until };
+        if (isLate) return { kind: 'pending', why: pause?.why, dueAt: pause?.until };
+        await this.changed.next(signal);
+      }
+    } finally {
+      clearTimeout(deadline);
+      this.listeners--;
+      if (onInterim) this.interimListeners.delete(onInterim);
+    }
+  }
+
+  private isOutOfPatience(
+    { until }: Pause,
+    began: { readonly at: number; readonly failures: number },
+    { maxAttempts, whileWaitingMs, waitMs }: Patience,
+  ): boolean {
+    const isTooLate = until > began.at + Math.min(whileWaitingMs, waitMs);
+    return isTooLate || this.failures - began.failures >= maxAttempts;
+  }
+}
+
+/**
+ * Notes which clients were told that the outcome of an attempt is unknown. Only the note lets their next request send the
+ * upload once more, so it is made after the response was sent: without it they are told again, which does no harm.
+ */
+export class ToldClients {
+  private readonly noting = new Map<string, Promise<void>>();
+
+  constructor(private readonly rooms: Pick<Rooms, 'store' | 'log'>) {}
+
+  /** Fulfilled when the note is made, or is known not to be. Never fails. */
+  note(end: UnknownEnd): Promise<void> {
+    const { id } = end;
+    const before = this.noting.get(id) ?? Promise.resolve();
+    const noting: Promise<void> = before
+      .then(() => this.noteNow(end))
+      .catch((error: unknown) => {
+        this.rooms.log.warn({ upload: uploadTag(id), err: error }, NOT_NOTED);
+      })
+      .finally(() => {
+        if (this.noting.get(id) === noting) this.noting.delete(id);
+      });
+    this.noting.set(id, noting);
+    return noting;
+  }
+
+  /** The next request of a client may come before the note of its last response is made. */
+  noted(id: string): Promise<void> | undefined {
+    return this.noting.get(id);
+  }
+
+  /**
+   * A client asks as one does that lost a response: what it was sent proves nothing, and the first time it is to be told
+   * once more. Clients that ask before each request would never come to their next attempt if every time counted.
+   */
+  async asks(upload: Upload): Promise<Upload> {
+    const { undelivered: why } = upload;
+    const end = newestUnknownEnd(upload);
+    if (!end || !why?.clientKnows || why.hasAskedAgain) return upload;
+    const noted = await this.rooms.store.atOnce.noteClientAsks(end.id, end.attempt, why);
+    return noted === 'stale' ? upload : noted;
+  }
+
+  private async noteNow({ id, attempt }: UnknownEnd): Promise<void> {
+    const { atOnce } = this.rooms.store;
+    const upload = await atOnce.get(id);
+    const why = upload?.undelivered;
+    if (!upload || !why || why.clientKnows || newestUnknownEnd(upload)?.attempt !== attempt) return;
+    await atOnce.noteClientKnows(id, attempt, why);
+  }
+}
+
+const NOT_NOTED = 'that a client was told of an unknown outcome could not be noted: it will be told once more';

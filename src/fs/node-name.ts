@@ -1,0 +1,99 @@
+import { randomBytes } from 'node:crypto';
+import { dirname, join } from 'node:path';
+import { Fault } from '../model/fault.js';
+import { DirectorySync } from './directory-sync.js';
+import {
+  hasCode,
+  isNoRoom,
+  link,
+  readText,
+  removeDrafts,
+  rename,
+  storageFault,
+  withDraft,
+  writeWhole,
+} from './files.js';
+
+const NAME = /^[0-9a-f]{16}$/;
+
+/** One that was begun and never came to be. */
+export const NODE_DRAFT = /^node\.[0-9a-f]{16}$/;
+
+export function isNodeName(text: string): boolean {
+  return NAME.test(text);
+}
+
+/** The name of the node that this directory belongs to: made once, the same for all its processes and after every start. */
+export async function nodeName(directory: string): Promise<string> {
+  const path = join(directory, 'node');
+  try {
+    await new DirectorySync('group').make(directory);
+    const found = await written(path);
+    const name = found ?? (await make(path));
+    if (!isNodeName(name)) throw new Fault('RECORD_DAMAGED', `${path} does not hold the name of a node`, false);
+    if (found !== undefined) await prove(path, found);
+    await removeDrafts(directory, NODE_DRAFT);
+    return name;
+  } catch (error) {
+    throw storageFault(error, `the name of this node cannot be kept in ${path}`);
+  }
+}
+
+/** The name that the directory has already; undefined when none was made, or it is none. */
+export async function writtenNodeName(directory: string): Promise<string | undefined> {
+  const path = join(directory, 'node');
+  try {
+    const name = await written(path);
+    return name !== undefined && isNodeName(name) ? name : undefined;
+  } catch (error) {
+    throw storageFault(error, `the name of this node cannot be read in ${path}`);
+  }
+}
+
+/** Appears with its content or not at all, and only one of several processes makes it. */
+async function make(path: string): Promise<string> {
+  const name = randomBytes(8).toString('hex');
+  const draft = draftOf(path);
+  try {
+    return await withDraft(draft, async () => {
+      await writeWhole(draft, Buffer.from(name), true);
+      await link(draft, path);
+      await new DirectorySync('group').sync(dirname(path));
+      return name;
+    });
+  } catch (error) {
+    if (!hasCode(error, 'EEXIST')) throw error;
+    return (await written(path)) ?? '';
+  }
+}
+
+/**
+ * The process that made it may have been killed before it was synced, or after that had failed: only a file that is written
+ * anew is certain to be there after a power cut, and with another name all uploads of this node would be lost.
+ */
+async function prove(path: string, name: string): Promise<void> {
+  const draft = draftOf(path);
+  try {
+    await withDraft(draft, async () => {
+      await writeWhole(draft, Buffer.from(name), true);
+      await rename(draft, path);
+      await new DirectorySync('group').sync(dirname(path));
+    });
+  } catch (error) {
+    if (!isNoRoom(error)) throw error;
+    // A full disk takes no new file, but it has kept what it had.
+  }
+}
+
+function draftOf(path: string): string {
+  return `${path}.${randomBytes(8).toString('hex')}`;
+}
+
+async function written(path: string): Promise<string | undefined> {
+  try {
+    return (await readText(path)).trim();
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,143 @@
+import { fieldValue, type HeaderLine, type Headers, withoutFields } from '../model/headers.js';
+import type { RequestHead } from '../model/request-head.js';
+import type { Reply } from '../protocol/protocol.js';
+
+/** Which web pages may upload from a browser. */
+export interface CorsRules {
+  /** Origins as browsers send them; `*` for all. Empty: nothing is ever added to a reply. */
+  readonly allowOrigins: readonly string[];
+  /** Pages may send cookies and credentials. */
+  readonly allowCredentials: boolean;
+  readonly maxAgeSeconds: number;
+}
+
+/** What the upload protocols use, on whatever resource. */
+const METHODS = 'POST, HEAD, PATCH, DELETE, OPTIONS, GET, PUT';
+
+const REQUEST_FIELDS =
+  'Authorization, Origin, X-Requested-With, X-Request-ID, X-HTTP-Method-Override, Content-Type, Content-Disposition, ' +
+  'Content-Digest, Repr-Digest, Want-Repr-Digest, Upload-Length, Upload-Offset, Upload-Metadata, Upload-Defer-Length, ' +
+  'Upload-Concat, Upload-Checksum, Tus-Resumable, Upload-Incomplete, Upload-Complete, Upload-Draft-Interop-Version';
+
+const EXPOSED_FIELDS = [
+  'Location',
+  'Upload-Offset',
+  'Upload-Length',
+  'Upload-Limit',
+  'Upload-Complete',
+  'Upload-Incomplete',
+  'Upload-Draft-Interop-Version',
+  'Upload-Metadata',
+  'Upload-Expires',
+  'Upload-Defer-Length',
+  'Upload-Concat',
+  'Tus-Version',
+  'Tus-Resumable',
+  'Tus-Max-Size',
+  'Tus-Extension',
+  'Tus-Checksum-Algorithm',
+];
+
+const PREFLIGHT_DEPENDS_ON = [
+  'Origin',
+  'Access-Control-Request-Method',
+  'Access-Control-Request-Headers',
+  'Access-Control-Request-Private-Network',
+].join(', ');
+
+/** Lets the pages of the allowed origins use uploads: the Fetch standard's CORS protocol. Pure. */
+export class Cors {
+  private readonly any: boolean;
+
+  constructor(private readonly rules: CorsRules) {
+    this.any = rules.allowOrigins.includes('*');
+  }
+
+  /** The answer to a preflight on a resource of ours; undefined when CORS is left to the origin. */
+  preflight(head: RequestHead): Reply | undefined {
+    if (this.rules.allowOrigins.length === 0) return undefined;
+    const vary: HeaderLine = ['Vary', PREFLIGHT_DEPENDS_ON];
+    const allowed = this.allowedOrigin(head.headers);
+    if (allowed === undefined) return { status: 204, headers: [vary] };
+    return {
+      status: 204,
+      headers: [
+        ...this.allowance(allowed),
+        ['Access-Control-Allow-Methods', METHODS],
+        ['Access-Control-Allow-Headers', requestedFields(head.headers)],
+        ['Access-Control-Max-Age', `${this.rules.maxAgeSeconds}`],
+        ...this.privateNetworkAllowance(head.headers),
+        vary,
+      ],
+    };
+  }
+
+  /**
+   * The reply with what lets the page read it: on errors and relayed answers too, because a browser hides every reply
+   * that lacks it. What the origin says of CORS itself is extended, never contradicted or repeated.
+   */
+  apply(reply: Reply, head: RequestHead): Reply {
+    if (this.rules.allowOrigins.length === 0) return reply;
+    const allowed = this.allowedOrigin(head.headers);
+    const headers = this.answersEveryoneAlike ? reply.headers : withListed(reply.headers, 'Vary', ['Origin']);
+    if (allowed === undefined) return { ...reply, headers };
+    const allowance = hasField(headers, 'access-control-allow-origin') ? [] : this.allowance(allowed);
+    const missing = allowance.filter(([name]) => !hasField(headers, name));
+    const exposed = withListed(headers, 'Access-Control-Expose-Headers', EXPOSED_FIELDS);
+    return { ...reply, headers: [...exposed, ...missing] };
+  }
+
+  /** With `*` and without credentials the answer does not depend on who asks, and caches need not be told. */
+  private get answersEveryoneAlike(): boolean {
+    return this.any && !this.rules.allowCredentials;
+  }
+
+  private allowance(origin: string): HeaderLine[] {
+    const lines: HeaderLine[] = [['Access-Control-Allow-Origin', origin]];
+    if (this.rules.allowCredentials) lines.push(['Access-Control-Allow-Credentials', 'true']);
+    return lines;
+  }
+
+  /**
+   * Chrome asks this before a page from the internet may reach a private network (Private Network Access). Only a page that
+   * the operator names is let in: `*` may have been meant for a server that everybody can reach anyway, and `null` is anybody.
+   */
+  private privateNetworkAllowance(headers: Headers): HeaderLine[] {
+    const asked = fieldValue(headers, 'access-control-request-private-network')?.trim() === 'true';
+    const origin = fieldValue(headers, 'origin') ?? 'null';
+    const isNamed = origin !== 'null' && this.rules.allowOrigins.includes(origin);
+    return asked && isNamed ? [['Access-Control-Allow-Private-Network', 'true']] : [];
+  }
+
+  /** Browsers refuse `*` together with credentials: then the origin is named. */
+  private allowedOrigin(headers: Headers): string | undefined {
+    const origin = fieldValue(headers, 'origin');
+    if (this.answersEveryoneAlike) return '*';
+    if (origin === undefined) return undefined;
+    return this.any || this.rules.allowOrigins.includes(origin) ? origin : undefined;
+  }
+}
+
+/** Pages add fields of their own (ids, tokens): whatever an allowed page asks for is allowed. */
+function requestedFields(headers: Headers): string {
+  const requested = fieldValue(headers, 'access-control-request-headers');
+  const isList =
+    requested !== undefined && /^[\w!#$%&'*+.^`|~-]+(?:\s*,\s*[\w!#$%&'*+.^`|~-]+)*$/.test(requested.trim());
+  return isList ? requested.trim() : REQUEST_FIELDS;
+}
+
+function hasField(headers: Headers, name: string): boolean {
+  return fieldValue(headers, name) !== undefined;
+}
+
+/** The lines with every one of `entries` in the list-valued field `name`; the field stays where it was. */
+function withListed(headers: Headers, name: string, entries: readonly string[]): HeaderLine[] {
+  const listed = (fieldValue(headers, name) ?? '').split(',').map((entry) => entry.trim());
+  const present = new Set(listed.map((entry) => entry.toLowerCase()));
+  const missing = entries.filter((entry) => !present.has(entry.toLowerCase()));
+  if (missing.length === 0 || (name === 'Vary' && present.has('*'))) return [...headers];
+  const line: HeaderLine = [name, [...listed.filter((entry) => entry !== ''), ...missing].join(', ')];
+  const at = headers.findIndex(([other]) => other.toLowerCase() === name.toLowerCase());
+  const others = withoutFields(headers, new Set([name.toLowerCase()]));
+  return at === -1 ? [...others, line] : [...others.slice(0, at), line, ...others.slice(at)];
+}

@@ -1,0 +1,85 @@
+import { Fault } from '../model/fault.js';
+import type { Interrupted, Outcome, RelayedAnswer } from '../model/messages.js';
+import type { Undelivered, Upload } from '../model/upload.js';
+import { type Log, uploadTag } from '../observe/log.js';
+import { plain } from '../protocol/plain.js';
+import { problemReply } from '../protocol/problem.js';
+import type { Reply, ReplyContext } from '../protocol/protocol.js';
+import type { Uploads } from '../uploads/uploads.js';
+
+export interface PlainRequestsOptions {
+  readonly uploads: Pick<Uploads, 'cancel'>;
+  readonly log: Log;
+}
+
+/** The origin certainly has not taken it, and a client that was told so may send it again. */
+const NOT_TAKEN: ReadonlySet<Undelivered['reason']> = new Set(['unreachable', 'refused', 'unauthorized']);
+
+/**
+ * What becomes of an ordinary request that went through the spool. Its client cannot come back, so that its answer is the end:
+ * what was answered is forgotten, and after an error nothing is sent that the client takes for lost and sends again.
+ */
+export class PlainRequests {
+  constructor(private readonly options: PlainRequestsOptions) {}
+
+  /** The reply, once what must not happen after it cannot happen any more. */
+  async replyTo(outcome: Outcome | Interrupted, context: ReplyContext): Promise<Reply | Interrupted> {
+    if (outcome.kind === 'interrupted') return interrupted(outcome, context);
+    const isKept = outcome.kind === 'answered' && outcome.upload.clientKey !== undefined;
+    if (!isKept && (outcome.kind === 'answered' || outcome.kind === 'parked'))
+      return plain.render({ ...outcome, answer: this.onceOnly(outcome.upload, outcome.answer) }, context);
+    const isOver =
+      (outcome.kind === 'pending' && outcome.upload.clientKey === undefined) ||
+      (outcome.kind === 'undelivered' && NOT_TAKEN.has(outcome.why.reason));
+    if (isOver) await this.forget(outcome.upload);
+    return plain.render(outcome, context);
+  }
+
+  /** Nobody asks for it again: it goes when it was read, or by the sweep. */
+  private onceOnly(upload: Upload, answer: RelayedAnswer): RelayedAnswer {
+    const forget = (): Promise<void> => this.forget(upload);
+    const hasNoBody = answer.bodySize === 0 || answer.status === 204 || answer.status === 304;
+    if (hasNoBody) void forget();
+    return { ...answer, body: readThen(answer.body, forget) };
+  }
+
+  private async forget({ id }: Upload): Promise<void> {
+    try {
+      await this.options.uploads.cancel({ kind: 'cancel', id });
+    } catch (fault) {
+      if (!(fault instanceof Fault)) throw fault;
+      this.options.log.warn(
+        { upload: uploadTag(id), err: fault },
+        'an ordinary request is not removed before it expires',
+      );
+    }
+  }
+}
+
+async function* readThen(body: AsyncIterable<Uint8Array>, then: () => Promise<void>): AsyncGenerator<Uint8Array> {
+  try {
+    yield* body;
+  } finally {
+    void then();
+  }
+}
+
+function interrupted(outcome: Interrupted, context: ReplyContext): Reply | Interrupted {
+  switch (outcome.why) {
+    case 'client-left':
+      return outcome;
+    case 'idle':
+      return problemReply({ status: 408, detail: 'The body of this request stopped coming. Nothing of it was kept.' });
+    case 'slow':
+      return problemReply({ status: 408, detail: 'The body of this request came too slowly. Nothing of it was kept.' });
+    case 'taken-over':
+      return problemReply({ status: 409, detail: TAKEN_OVER });
+    case 'draining':
+    case 'lost':
+      return plain.render({ kind: 'refused', refusal: BEING_STOPPED }, context);
+  }
+}
+
+const TAKEN_OVER = 'A newer request with the same Idempotency-Key has taken the place of this one.';
+
+const BEING_STOPPED = { reason: 'unavailable', detail: 'This server is being stopped.', retryAfterSeconds: 1 } as const;

@@ -1,0 +1,381 @@
+import { createHash } from 'node:crypto';
+import { credentialsIn } from '../model/client-fields.js';
+import { Fault } from '../model/fault.js';
+import {
+  fieldValue,
+  fromRawHeaders,
+  type HeaderLine,
+  type Headers,
+  passedOn,
+  withoutUploadFields,
+} from '../model/headers.js';
+import type {
+  AppendIntent,
+  CreateIntent,
+  Elsewhere,
+  Intent,
+  Interrupted,
+  News,
+  OriginInterim,
+  Outcome,
+  Refusal,
+  RelayedAnswer,
+} from '../model/messages.js';
+import { calledUrl, type RequestHead } from '../model/request-head.js';
+import type { Route } from '../model/route.js';
+import { newestUnknownEnd, shownOffset, type StoredRequest, type UnknownEnd, type Upload } from '../model/upload.js';
+import type { Log } from '../observe/log.js';
+import type { Metrics } from '../observe/metrics.js';
+import { answerFor, withoutAltSvc } from '../origin/headers.js';
+import { plain } from '../protocol/plain.js';
+import { answerLostProblem, NO_STORE, problemReply } from '../protocol/problem.js';
+import { isRefusal, type Protocol, type Reply, type ReplyContext } from '../protocol/protocol.js';
+import { readBoolean, valueOf } from '../protocol/structured-fields.js';
+import { onPeerEnded } from '../server/closing.js';
+import { type Exchange, isHttp2 } from '../server/exchange.js';
+import type { Interims } from '../server/interim-responses.js';
+import type { RequestRates } from '../server/slow-clients.js';
+import { sinceHeldBackMs } from '../streams/small-pieces.js';
+import type { UploadCall } from '../uploads/answers.js';
+import { Body } from '../uploads/request-body.js';
+import type { Uploads } from '../uploads/uploads.js';
+import { type Access, type Admission, problemAnswer } from './authorize.js';
+import { PlainRequests } from './plain-requests.js';
+import type { Found } from './upload-lookup.js';
+
+export interface UploadRequestsOptions {
+  readonly uploads: Uploads;
+  readonly access: Access;
+  readonly metrics: Metrics;
+  readonly log: Log;
+  readonly clock: () => number;
+  /** The time by which uploads expire; the same as `clock` when it is missing. */
+  readonly expiryClock?: () => number;
+  /** A body that sends nothing for this long is given up. */
+  readonly idleMs: number;
+  /** Ends bodies that come too slowly; without it they may. */
+  readonly requestRates?: RequestRates;
+  /** Path of upload resources: begins and ends with a slash. */
+  readonly uploadsPath: string;
+  /** What clients see in place of the request's own scheme and authority; without a trailing slash. */
+  readonly publicUrl?: string;
+  /** Sent with every answer of an origin. */
+  readonly altSvc?: string;
+}
+
+/** A request on a resumable target or an upload resource, taken apart. */
+export interface UploadRequest {
+  readonly exchange: Exchange;
+  readonly head: RequestHead;
+  readonly route: Route;
+  readonly protocol: Protocol;
+  readonly request: Intent | Refusal;
+  /** For a discovery, the route whose limits are told. */
+  readonly announced?: Route;
+  /** The one it is about, as it was when the request came. */
+  readonly upload?: Upload;
+  /** What the authorization service of the route has said; missing where it was not asked yet. */
+  readonly admission?: Admission;
+  readonly interims: Interims;
+  /** Told of the upload that a creation has made or found, and of any whenever its offset has moved. */
+  readonly onUpload: (upload: Upload) => void;
+  /** Told when the reply says that nobody knows what came of an attempt. */
+  readonly onUnknown: (end: UnknownEnd) => void;
+}
+
+/** Between the wire and the uploads: what a request means goes in, how its outcome looks comes out. */
+export class UploadRequests {
+  private readonly plainRequests: PlainRequests;
+
+  constructor(private readonly options: UploadRequestsOptions) {
+    this.plainRequests = new PlainRequests(options);
+  }
+
+  /** The reply, or why there is nobody to give it to. Fails with a `Fault`. */
+  async answer(asked: UploadRequest): Promise<Reply | Interrupted | Elsewhere> {
+    const found = await this.outcomeOf(asked);
+    if (found.kind === 'elsewhere') return found;
+    const outcome = this.forClient(found, asked);
+    const reply = await this.replyTo(outcome, asked);
+    const end = outcome.kind === 'undelivered' ? newestUnknownEnd(outcome.upload) : undefined;
+    if (end) asked.onUnknown(end);
+    return reply;
+  }
+
+  private async replyTo(outcome: Outcome | Interrupted, asked: UploadRequest): Promise<Reply | Interrupted> {
+    if (asked.protocol === plain) return this.plainRequests.replyTo(outcome, this.contextOf(asked));
+    return outcome.kind === 'interrupted' ? outcome : asked.protocol.render(outcome, this.contextOf(asked));
+  }
+
+  /** How a refusal looks to this request. */
+  refuse(asked: UploadRequest, refusal: Refusal): Reply {
+    return asked.protocol.render({ kind: 'refused', refusal }, this.contextOf(asked));
+  }
+
+  private async outcomeOf(asked: UploadRequest): Promise<Outcome | Interrupted | Elsewhere> {
+    const { request, upload, admission } = asked;
+    if (admission?.kind === 'out') return { kind: 'turned-away', answer: admission.answer };
+    if (isRefusal(request)) return { kind: 'refused', refusal: request };
+    const { uploads } = this.options;
+    const unwanted = this.refuseIncremental(asked, request);
+    if (unwanted) return { kind: 'refused', refusal: unwanted };
+    switch (request.kind) {
+      case 'create':
+        return this.create(asked, request);
+      case 'append':
+        return this.during(asked, request, (call) => uploads.append(request, call, upload));
+      case 'retrieve':
+        return uploads.retrieve(request, upload);
+      case 'cancel':
+        return uploads.cancel(request, upload);
+      case 'discover':
+        return { kind: 'discovered' };
+    }
+  }
+
+  private refuseIncremental({ head, route, upload }: UploadRequest, request: Intent): Refusal | undefined {
+    if (request.kind !== 'create' && request.kind !== 'append') return undefined;
+    if (valueOf(readBoolean(head.headers, 'Incremental')) !== true) return undefined;
+    return this.options.uploads.refuseIncremental(request, route, upload);
+  }
+
+  /** Nobody's body is taken before whoever the route names has let them in. */
+  private async create(asked: UploadRequest, intent: CreateIntent): Promise<Outcome | Interrupted | Elsewhere> {
+    const { head, route } = asked;
+    const { access, uploads } = this.options;
+    const { complete, contentLength, declaredLength = complete ? contentLength : undefined } = intent;
+    const admission = await access.admit(head, route, asked.admission, declaredLength);
+    if (admission.kind === 'out') return { kind: 'turned-away', answer: admission.answer };
+    const owner = await access.ownerOf(head, route, admission);
+    if (owner.kind === 'nobody') return { kind: 'turned-away', answer: problemAnswer(403, 'Forbidden', NO_PRINCIPAL) };
+    const { addedHeaders } = admission;
+    const principal = owner.kind === 'one' ? owner.digest : undefined;
+    const clientKey = route.delivery.clientKeys
+      ? clientKeyOf(head, route.name, principal ?? admission.principal)
+      : undefined;
+    const creator = { addedHeaders, principal, ...(clientKey !== undefined && { clientKey }) };
+    return this.during(asked, intent, (call) => uploads.create(intent, route, stored(head), { ...call, creator }));
+  }
+
+  /** Ties an upload's call to its exchange: the body, interim responses, and the moment the client leaves. */
+  private async during<T>(
+    asked: UploadRequest,
+    intent: CreateIntent | AppendIntent,
+    run: (call: UploadCall) => Promise<T>,
+  ): Promise<T> {
+    const { exchange, head } = asked;
+    const left = new AbortController();
+    const gone = new AbortController();
+    const leave = (): void => left.abort(new Error('the client has left'));
+    const go = (): void => {
+      leave();
+      gone.abort(left.signal.reason);
+    };
+    exchange.res.once('close', go);
+    // It may have left: nobody is to rely on its having been told what became of the upload. All it has sent counts.
+    const stopListening = onPeerEnded(exchange, leave);
+    try {
+      return await run({
+        body: this.bodyOf(asked, intent),
+        tell: (news) => this.tell(asked, news),
+        onInterim: (interim) => this.relayInterim(asked, interim),
+        onOffset: asked.onUpload,
+        hears: () => asked.protocol !== plain && asked.interims.isDue,
+        credentials: credentialsIn(head.headers, asked.route.delivery),
+        left: left.signal,
+        gone: gone.signal,
+        doesNotWait: doesNotWait(asked),
+        ...(asked.route.authorize.recheck && this.recheckOf(asked)),
+      });
+    } finally {
+      stopListening();
+      exchange.res.off('close', go);
+    }
+  }
+
+  /** Time of check, time of use: what was allowed when the upload began may not be when it ends (RUFH, security). */
+  private recheckOf({ head, route }: UploadRequest): Pick<UploadCall, 'mayComplete' | 'addedHeaders'> {
+    let addedHeaders: Headers | undefined;
+    const mayComplete = async ({ request: { method, target } }: Upload): Promise<RelayedAnswer | undefined> => {
+      const admission = await this.options.access.ask({ ...head, method, target }, route);
+      if (admission.kind === 'out') return admission.answer;
+      addedHeaders = admission.addedHeaders;
+      return undefined;
+    };
+    return { mayComplete, addedHeaders: () => addedHeaders };
+  }
+
+  private bodyOf({ exchange, interims }: UploadRequest, intent: CreateIntent | AppendIntent): Body {
+    return new Body(exchange.req, {
+      declaredLength: intent.contentLength,
+      idleMs: this.options.idleMs,
+      sinceHeldBackMs: () => sinceHeldBackMs(exchange.req),
+      watch: (body) => this.options.requestRates?.watch(exchange, body) ?? NOTHING_TO_STOP,
+      onWanted: () => interims.continue(),
+      trailers: () => fromRawHeaders(exchange.req.rawTrailers),
+      wasReset: () => isHttp2(exchange) && exchange.req.stream.rstCode !== 0,
+    });
+  }
+
+  private tell(asked: UploadRequest, news: News): boolean {
+    if (news.kind === 'resumable') asked.onUpload(news.upload);
+    const reply = (): Reply | undefined => asked.protocol.interim(news, this.contextOf(asked));
+    const isSent = news.kind === 'resumable' ? asked.interims.announce(reply) : asked.interims.progress(reply);
+    if (isSent) this.options.metrics.interimSent(news.kind);
+    return isSent;
+  }
+
+  /** What an origin says in the fields of an upload protocol is not about this upload: 104 and these are ours. */
+  private relayInterim({ interims }: UploadRequest, { status, reason, headers }: OriginInterim): void {
+    const kept = withoutUploadFields(withoutAltSvc(passedOn(headers, false)));
+    if (status !== 104) interims.relay({ status, reason, headers: kept });
+  }
+
+  /** To an append, relative references are of another target than the one it asked. */
+  private forClient(outcome: Outcome | Interrupted, { head, route, request }: UploadRequest): Outcome | Interrupted {
+    if (outcome.kind !== 'answered' && outcome.kind !== 'parked') return outcome;
+    const { answer, upload } = outcome;
+    const isElsewhere = !isRefusal(request) && request.kind === 'append';
+    const place = { route, publicUrl: this.publicUrlOf(head), target: isElsewhere ? upload.request.target : undefined };
+    return { ...outcome, answer: answerFor(answer, place, this.options.altSvc) };
+  }
+
+  private publicUrlOf(head: RequestHead): string {
+    return this.options.publicUrl ?? calledUrl(head);
+  }
+
+  private contextOf({ head, route, announced = route }: UploadRequest): ReplyContext {
+    const { uploadsPath, clock, expiryClock = clock } = this.options;
+    const publicUrl = this.publicUrlOf(head);
+    return { uploadUrl: (id) => publicUrl + uploadsPath + id, limits: announced.limits, nowMs: expiryClock() };
+  }
+}
+
+const NOTHING_TO_STOP = (): void => undefined;
+
+const NO_PRINCIPAL = 'The authorization service named nobody to whom this upload could belong.';
+
+function stored(head: RequestHead): StoredRequest {
+  const { method, target, httpVersion, scheme, authority, headers, connection } = head;
+  const { peerAddress, clientAddress, peerIsTrusted } = connection;
+  return { method, target, httpVersion, scheme, authority, headers, peerAddress, clientAddress, peerIsTrusted };
+}
+
+/** An ordinary client is told of no upload, and so of no place where the answer will be. */
+function doesNotWait({ protocol, route, head }: UploadRequest): boolean {
+  return protocol !== plain && (route.delivery.respond === 'accepted' || prefersAsync(head.headers));
+}
+
+/** RFC 7240 §4.1. */
+function prefersAsync(headers: Headers): boolean {
+  const preferences = (fieldValue(headers, 'prefer') ?? '').split(',');
+  return preferences.some((preference) => /^\s*respond-async\s*(;|$)/i.test(preference));
+}
+
+/** When whoever waits may look again. */
+const LOOK_AGAIN: HeaderLine = ['Retry-After', '2'];
+
+const UNREADABLE = 'The stored answer cannot be read right now. Try again later.';
+
+const NOT_FOUND = { status: 404, detail: 'There is no such upload, or it is not yours.' };
+
+export interface UploadPagesOptions {
+  readonly uploads: Pick<Uploads, 'keptAnswer'>;
+  /** What clients see in place of the request's own scheme and authority; without a trailing slash. */
+  readonly publicUrl?: string;
+  /** Sent with every answer of an origin. */
+  readonly altSvc?: string;
+}
+
+/** What a client that does not wait for its answer can look at: where the delivery is, and in the end the answer. */
+export class UploadPages {
+  constructor(private readonly options: UploadPagesOptions) {}
+
+  /** Fails with the signal and its reason when the client leaves before. */
+  async reply({ upload, page, route }: Found, head: RequestHead, to: AbortSignal): Promise<Reply> {
+    const { method } = head;
+    if (method !== 'GET' && method !== 'HEAD')
+      return problemReply({ status: 405, detail: 'This can only be read.' }, [['Allow', 'GET, HEAD']]);
+    if (!upload) return problemReply(NOT_FOUND);
+    return page === 'answer' ? this.answer(upload, route, head, to) : status(upload);
+  }
+
+  private async answer(upload: Upload, route: Route, head: RequestHead, to: AbortSignal): Promise<Reply> {
+    const { uploads, publicUrl = calledUrl(head), altSvc } = this.options;
+    const answer = await uploads.keptAnswer(upload, to).catch((fault: unknown) => {
+      if (!(fault instanceof Fault)) throw fault;
+      return 'unreadable' as const;
+    });
+    if (answer === 'unreadable') return problemReply({ status: 503, detail: UNREADABLE }, [LOOK_AGAIN]);
+    if (answer === 'lost') return problemReply(answerLostProblem(upload));
+    if (!answer) return problemReply({ status: 404, detail: 'The origin has not answered yet.' }, [LOOK_AGAIN]);
+    const { target } = upload.request;
+    return withoutOurFields(answerFor(answer, { route, publicUrl, target }, altSvc));
+  }
+}
+
+/** As in the answer to an append. */
+function withoutOurFields(answer: RelayedAnswer): RelayedAnswer {
+  const headers = withoutUploadFields(answer.headers);
+  return { ...answer, headers, trailers: () => withoutUploadFields(answer.trailers()) };
+}
+
+function status(upload: Upload): Reply {
+  const { phase, length, attempts, attemptCount, answer } = upload;
+  const last = attempts.at(-1);
+  const isOver = phase === 'answered' || phase === 'undelivered';
+  const told = {
+    phase,
+    offset: shownOffset(upload),
+    length,
+    attempts: attemptCount,
+    lastAttempt: last && {
+      startedAt: iso(last.startedAt),
+      endedAt: last.endedAt && iso(last.endedAt),
+      reached: last.reached,
+      status: last.status,
+    },
+    undelivered: upload.undelivered?.reason,
+    answer: answer && { status: answer.status, at: 'answer' },
+  };
+  return {
+    status: 200,
+    headers: [...(isOver ? [] : [LOOK_AGAIN]), NO_STORE, ['Content-Type', 'application/json']],
+    body: JSON.stringify(told),
+  };
+}
+
+function iso(at: number): string {
+  return new Date(at).toISOString();
+}
+
+/** Fields by which clients say who they are where nobody else says it. */
+const CREDENTIALS = /^(?:authorization|cookie)$/i;
+
+/**
+ * The client's own `Idempotency-Key`, made one with the route and the client: by its principal, else by its credentials, else
+ * by its address. The key alone would let anybody who guesses it find out about other clients' uploads. Undefined when the
+ * request has none.
+ */
+export function clientKeyOf(
+  { headers, connection }: Pick<RequestHead, 'headers' | 'connection'>,
+  route: string,
+  principal: string | undefined,
+): string | undefined {
+  const key = fieldValue(headers, 'idempotency-key')?.trim();
+  if (key === undefined || key === '') return undefined;
+  const credentials = headers.filter(([name]) => CREDENTIALS.test(name)).map(lowerCased);
+  const client =
+    principal !== undefined
+      ? ['principal', principal]
+      : credentials.length > 0
+        ? ['credentials', credentials]
+        : ['address', connection.clientAddress];
+  return createHash('sha256')
+    .update(JSON.stringify([route, client, key]))
+    .digest('base64url');
+}
+
+function lowerCased([name, value]: HeaderLine): HeaderLine {
+  return [name.toLowerCase(), value];
+}

@@ -1,0 +1,279 @@
+import { asksForMethod, clientFields, fieldKey } from '../model/client-fields.js';
+import { Fault } from '../model/fault.js';
+import type { RequestHead } from '../model/request-head.js';
+import {
+  asksByPath,
+  isProtected,
+  passesSmallUploads,
+  plainBodiesFor,
+  protectionOf,
+  reshapes,
+  type Route,
+  routeFor,
+  type Routes,
+  saysFields,
+} from '../model/route.js';
+import type { Upload } from '../model/upload.js';
+import { pathOf } from '../model/uri.js';
+import type { Place } from '../protocol/detect.js';
+import {
+  BadHead,
+  canonicalTarget,
+  mayClimbOut,
+  mayLieBelow,
+  otherReadings,
+  readTarget,
+} from '../server/request-head.js';
+import type { Uploads } from '../uploads/uploads.js';
+import type { Access } from './authorize.js';
+
+/** What a request's path leads to, with the route that holds there. */
+export interface Found {
+  /** The request as it goes on: with the canonical target where the route is protected, and what a client may say. */
+  readonly head: RequestHead;
+  readonly place: Place;
+  /** An upload's own; the target's otherwise. */
+  readonly route: Route;
+  /** For OPTIONS on a target, the route whose uploads are told of: what any method on this path could have (RUFH §4.1.4). */
+  readonly announced?: Route;
+  /** Missing also when the upload is somebody else's. */
+  readonly upload?: Upload;
+  /** What is asked about the upload besides the upload resource itself. */
+  readonly page?: 'status' | 'answer';
+  /** Why nobody can say whether there is such an upload. */
+  readonly fault?: Fault;
+}
+
+export interface PlacesOptions {
+  readonly uploads: Pick<Uploads, 'find'>;
+  readonly access: Access;
+  readonly routes: Routes;
+  /** Path of upload resources: begins and ends with a slash. */
+  readonly uploadsPath: string;
+}
+
+/** What ids look like: anything else names no upload and reaches neither store nor disk. */
+const WELL_FORMED_ID = /^[A-Za-z0-9_-]{32}$/;
+
+/** Finds targets and uploads, and hides an upload from whoever did not create it where its route binds it. */
+export class Places {
+  constructor(private readonly options: PlacesOptions) {}
+
+  async find(received: RequestHead): Promise<Found | BadHead> {
+    const { routes, uploadsPath } = this.options;
+    const located = locate(received, routes, uploadsPath);
+    if (located.kind === 'refused') return new BadHead(400, located.detail);
+    const { head } = located;
+    if (located.kind === 'upload') return this.findUpload(head, head.path.slice(uploadsPath.length));
+    const { method, path } = head;
+    const { route } = located;
+    const found = { head: withFieldsFor(head, route), route };
+    if (method !== 'OPTIONS') return { ...found, place: targetOf(head, route) };
+    const announced = routes.findResumable(path);
+    return { ...found, announced, place: targetOf(head, { ...route, resumable: announced !== undefined }) };
+  }
+
+  private async findUpload(received: RequestHead, rest: string): Promise<Found> {
+    const [, id = rest, page] = /^([^/]*)\/(status|answer)$/.exec(rest) ?? [];
+    const upload = await this.uploadOf(id);
+    const isKnown = upload !== undefined && !(upload instanceof Fault);
+    const route = isKnown ? this.routeOfUpload(upload) : this.options.routes.find(received.method, received.path);
+    const head = withFieldsFor(received, route);
+    if (upload instanceof Fault)
+      return { head, place: { kind: 'upload', id, dialect: undefined }, route, fault: upload };
+    const own = upload && (await this.ownUpload(upload, head, route));
+    if (own instanceof Fault) return { head, place: { kind: 'upload', id, dialect: undefined }, route, fault: own };
+    const place: Place = { kind: 'upload', id, dialect: own?.dialect };
+    return { head, place, route, upload: own, page: page as Found['page'] };
+  }
+
+  private async uploadOf(id: string): Promise<Upload | undefined | Fault> {
+    try {
+      return WELL_FORMED_ID.test(id) ? await this.options.uploads.find(id) : undefined;
+    } catch (fault) {
+      // What it means is for the protocol to say, which is not known before the place is.
+      if (fault instanceof Fault) return fault;
+      throw fault;
+    }
+  }
+
+  /** RUFH, security considerations: who did not create it is told that there is no such upload. */
+  private async ownUpload(upload: Upload, head: RequestHead, route: Route): Promise<Upload | undefined | Fault> {
+    if (upload.principal === undefined) return upload;
+    try {
+      const owner = await this.options.access.ownerOf(head, route);
+      return owner.kind === 'one' && owner.digest === upload.principal ? upload : undefined;
+    } catch (fault) {
+      if (fault instanceof Fault) return fault;
+      throw fault;
+    }
+  }
+
+  private routeOfUpload({ route, request }: Upload): Route {
+    const { routes } = this.options;
+    return routes.byName(route) ?? routes.find(request.method, request.target.split('?', 1)[0]!);
+  }
+}
+
+/** The same head everywhere: a field that one looks at and another does not would make them two owners of an upload. */
+function withFieldsFor(head: RequestHead, route: Route): RequestHead {
+  return { ...head, headers: clientFields(head.headers, route) };
+}
+
+function targetOf({ method }: RequestHead, route: Route): Place {
+  const { resumable, limits, delivery } = routeFor(method, route);
+  return {
+    kind: 'target',
+    resumable,
+    minSize: passesSmallUploads(route) ? limits.minSize : 0,
+    plainBodies: plainBodiesFor(method, route),
+    shapesEmptyBodies: reshapes(delivery),
+    refusesForms: saysFields(delivery.framing),
+  };
+}
+
+/** Where a request goes. `head`: as it is matched, asked for, stored and sent from here on. */
+export type Located =
+  | { readonly kind: 'upload'; readonly head: RequestHead }
+  | { readonly kind: 'target'; readonly head: RequestHead; readonly route: Route }
+  /** Its target has several readings, and what protects one of them would not see the others. */
+  | { readonly kind: 'refused'; readonly detail: string };
+
+type Rules = Pick<Routes, 'find' | 'findIgnoringCase' | 'hasProtected'>;
+
+/**
+ * Finds the route of a request, so that no origin can read its target in a way that another route protects. A protected
+ * route sends on the very path that was matched; elsewhere the target goes on as it came, if every reading of it leads to
+ * routes that protect alike.
+ */
+export function locate(received: RequestHead, routes: Rules, uploadsPath: string): Located {
+  const { method, path, flaw } = received;
+  if (path.startsWith(uploadsPath)) return { kind: 'upload', head: received };
+  const route = routes.find(method, path);
+  const head = belowItsOrigin(received, route);
+  if (!head) return refused(flaw ?? OTHERWISE);
+  const readings = readingsOf(head);
+  if (mayLieBelow(head, uploadsPath) && (readings()?.some((reading) => reading.startsWith(uploadsPath)) ?? true))
+    return refused(flaw ?? OTHERWISE);
+  if (!routes.hasProtected) return { kind: 'target', head, route };
+  const methods = meantMethods(head);
+  if (methods.length > MOST_METHODS) return { kind: 'refused', detail: OTHER_METHOD };
+  const guard: Guard = { routes, route, methods };
+  if (leadsElsewhere(head, guard)) return { kind: 'refused', detail: OTHER_DESTINATION };
+  if (flaw !== undefined && asksByPath(route)) return refused(flaw);
+  const sendings = sendingsOf(head, route);
+  const sent = sendings.find((sending) => {
+    const others = sending === head ? readings() : otherReadings(sending);
+    return otherwiseRead(sending, others, guard) === undefined;
+  });
+  if (sent) return { kind: 'target', head: sent, route };
+  const found = otherwiseRead(head, readings(), guard)!;
+  return found === OTHER_METHOD ? { kind: 'refused', detail: OTHER_METHOD } : refused(flaw ?? found);
+}
+
+/** The request as it stays below the path that its origin's URL has, if it has one; undefined when it may not. */
+function belowItsOrigin(head: RequestHead, { origin }: Route): RequestHead | undefined {
+  if (pathOf(origin).length <= 1 || !mayClimbOut(head)) return head;
+  const canonical = { ...head, target: canonicalTarget(head) };
+  return head.flaw === undefined && !mayClimbOut(canonical) ? canonical : undefined;
+}
+
+/** What is asked of every reading of a target: whether a server that serves it so gets around a route. */
+interface Guard {
+  readonly routes: Rules;
+  /** The route of the request as it is matched. */
+  readonly route: Route;
+  /** The methods that its fields and its query ask for in place of its own. */
+  readonly methods: readonly string[];
+}
+
+/** No client has need of more, and each costs time. */
+const MOST_METHODS = 4;
+
+/**
+ * Methods that an application may take for the one that is meant, where it lets clients that know only GET and POST say it
+ * in a field or in the query. Applications read such a value in different ways, so that every word of it counts.
+ */
+function meantMethods({ method, headers, target }: RequestHead): string[] {
+  const query = target.includes('?') ? target.slice(target.indexOf('?') + 1) : '';
+  const inQuery = [...new URLSearchParams(query)].filter(([name]) => METHOD_PARAMETER.test(name));
+  const inFields = headers.filter(([name]) => asksForMethod(fieldKey(name)));
+  const words = [...inFields, ...inQuery].flatMap(([, value]) => value.toUpperCase().match(/[A-Z][A-Z-]*/g) ?? []);
+  // A word of one letter is a weight or the like.
+  return [...new Set(words)].filter((word) => word.length > 1 && word !== method);
+}
+
+/** Of Rails, Laravel, Symfony and their like. */
+const METHOD_PARAMETER = /^(?:_method|x-http-method(?:-override)?)$/i;
+
+const OTHER_METHOD =
+  'A field or the query of this request asks for a method that is protected in another way than the method of this ' +
+  'request. Send the request by the method that it means.';
+
+/** Methods that write to the target in `Destination` (RFC 4918 §10.3), which routes protect like any other. */
+const TO_DESTINATION: ReadonlySet<string> = new Set(['COPY', 'MOVE']);
+
+function leadsElsewhere(head: RequestHead, { routes, route, methods }: Guard): boolean {
+  const writing = [head.method, ...methods].filter((method) => TO_DESTINATION.has(method));
+  if (writing.length === 0) return false;
+  const destinations = head.headers.filter(([name]) => fieldKey(name) === 'destination');
+  return destinations.some(([, value]) => {
+    const target = readTarget(head.method, value.trim());
+    if (!target) return true;
+    const there = { ...head, ...target, flaw: target.flaw };
+    const guard = { routes, route, methods: [...writing, 'PUT'] };
+    return otherwiseRead(there, otherReadings(there), guard) !== undefined;
+  });
+}
+
+const OTHER_DESTINATION =
+  'The Destination of this request is malformed, or it is protected in another way than the path of this request.';
+
+/** The readings of a target, found out when they are first asked for. */
+function readingsOf(head: RequestHead): () => Readings {
+  let found: { readonly readings: Readings } | undefined;
+  return () => (found ??= { readings: otherReadings(head) }).readings;
+}
+
+type Readings = ReturnType<typeof otherReadings>;
+
+/**
+ * The forms in which a target may go on, the best first. A literal dot segment has one meaning (RFC 3986 §5.2.4), so that
+ * without it nobody can find another one.
+ */
+function sendingsOf(head: RequestHead, route: Route): RequestHead[] {
+  const canonical = { ...head, target: canonicalTarget(head) };
+  if (asksByPath(route)) return [canonical];
+  return head.flaw === undefined && hasDotSegments(head.target) ? [head, canonical] : [head];
+}
+
+/** What lets a server find another, protected route in this request; undefined when it cannot. */
+function otherwiseRead(head: RequestHead, readings: Readings, { routes, route, methods }: Guard): string | undefined {
+  if (!readings) return OTHERWISE;
+  const isElsewhere = (other: Route): boolean => isProtected(other) && protectionOf(other) !== protectionOf(route);
+  const paths = [head.path, ...readings];
+  const kinds: readonly (readonly [methods: readonly string[], onExact: string, onCase: string])[] = [
+    [[head.method], OTHERWISE, CASE],
+    [methods, OTHER_METHOD, OTHER_METHOD],
+  ];
+  for (const [asked, onExact, onCase] of kinds) {
+    if (asked.some((method) => paths.some((path) => isElsewhere(routes.find(method, path))))) return onExact;
+    const inAnyCase = asked.flatMap((method) => paths.map((path) => routes.findIgnoringCase(method, path)));
+    if (inAnyCase.some((other) => asksByPath(other) && isElsewhere(other))) return onCase;
+  }
+  return undefined;
+}
+
+const OTHERWISE = 'a spelling that some servers read as another path';
+const CASE = 'letters whose case some servers ignore, which makes it another path';
+
+function refused(what: string): Located {
+  return {
+    kind: 'refused',
+    detail: `The path of this request has ${what}, and it could be read as one that is protected. Send it in its plain form.`,
+  };
+}
+
+function hasDotSegments(target: string): boolean {
+  return /\/\.{1,2}(?:\/|$)/.test(target.split('?', 1)[0]!);
+}

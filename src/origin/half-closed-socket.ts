@@ -1,0 +1,100 @@
+import type { Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
+import { ReadGate } from '../streams/read-gate.js';
+
+/** How long a socket whose writes are refused may give no byte, in milliseconds. */
+const LONGEST_SILENCE_MS = 10_000;
+
+type WriteDone = (error?: Error | null) => void;
+
+/**
+ * Makes a socket read what its peer has sent, even when the peer takes no more bytes. By itself a socket destroys itself
+ * with the first refused write, and an answer that has already arrived (413, then a reset) is lost with it. From that
+ * write on no further byte is sent: writing seems to be slow, until reading has ended and the socket closes.
+ */
+export function makePatient<T extends Socket>(socket: T, longestSilenceMs = LONGEST_SILENCE_MS): T {
+  const write = socket._write.bind(socket);
+  const refused = new RefusedWrites(socket, longestSilenceMs);
+  socket._write = refused.guard(write);
+  if (socket._writev) socket._writev = refused.guardMany(socket._writev.bind(socket));
+  const push = socket.push.bind(socket);
+  socket.push = (bytes: unknown, encoding?: BufferEncoding) =>
+    bytes === null && refused.endIsNoEnd(write) ? false : push(bytes, encoding);
+  return socket;
+}
+
+class RefusedWrites {
+  private reason: NodeJS.ErrnoException | undefined;
+  private readonly held: WriteDone[] = [];
+  private silence: NodeJS.Timeout | undefined;
+
+  constructor(
+    private readonly socket: Socket,
+    private readonly longestSilenceMs: number,
+  ) {}
+
+  guard(write: Socket['_write']): Socket['_write'] {
+    return (chunk, encoding, done) => this.run(done, (guarded) => write(chunk, encoding, guarded));
+  }
+
+  guardMany(write: NonNullable<Socket['_writev']>): NonNullable<Socket['_writev']> {
+    return (chunks, done) => this.run(done, (guarded) => write(chunks, guarded));
+  }
+
+  /**
+   * The kernel tells of a reset once: when a write has got that error, reading ends as if in good order, and a message
+   * that lasts until the close would look whole. EPIPE comes when the peer ended its side before: that end is true.
+   */
+  endIsNoEnd(write: Socket['_write']): boolean {
+    this.reason ??= resetBehindEnd(this.socket, write);
+    if (this.reason?.code !== 'ECONNRESET') return false;
+    if (this.socket.readableLength === 0) this.fail();
+    else this.socket.on('data', () => this.socket.readableLength === 0 && this.fail());
+    return true;
+  }
+
+  private run(done: WriteDone, write: (guarded: WriteDone) => void): void {
+    if (this.reason) this.held.push(done);
+    else write((error) => (isRefusal(error) ? this.holdBack(error, done) : done(error)));
+  }
+
+  private holdBack(reason: NodeJS.ErrnoException, done: WriteDone): void {
+    this.held.push(done);
+    if (this.reason) return;
+    this.reason = reason;
+    this.silence = setTimeout(() => this.failUnlessHeld(), this.longestSilenceMs);
+    this.socket.on('data', () => this.silence?.refresh());
+    this.socket.once('end', () => process.nextTick(() => this.socket.destroy()));
+    this.socket.once('close', () => this.close());
+  }
+
+  /** What nobody reads for now is no silence of the peer. */
+  private failUnlessHeld(): void {
+    if (ReadGate.sinceHeldMs(this.socket) < this.longestSilenceMs) this.silence?.refresh();
+    else this.fail();
+  }
+
+  private fail(): void {
+    this.socket.destroy(this.reason);
+  }
+
+  private close(): void {
+    clearTimeout(this.silence);
+    for (const done of this.held.splice(0)) done(this.reason);
+  }
+}
+
+/**
+ * Until Node 24 a reset that comes together with the last bytes is reported as a proper end. Writing nothing has no
+ * effect on a connection that is only half closed, and fails on one that was reset.
+ */
+function resetBehindEnd(socket: Socket, write: Socket['_write']): NodeJS.ErrnoException | undefined {
+  if (socket instanceof TLSSocket || !socket.writable || socket.writableLength > 0) return undefined;
+  let reason: NodeJS.ErrnoException | undefined;
+  write(Buffer.alloc(0), 'buffer' as BufferEncoding, (error) => (reason = error ?? undefined));
+  return reason;
+}
+
+function isRefusal(error: NodeJS.ErrnoException | null | undefined): error is NodeJS.ErrnoException {
+  return error?.code === 'EPIPE' || error?.code === 'ECONNRESET';
+}

@@ -1,0 +1,157 @@
+import type { HeaderLine } from '../model/headers.js';
+import type { Refusal } from '../model/messages.js';
+import { shownOffset } from '../model/upload.js';
+import { type Problem, problemReply, type ProblemType } from './problem.js';
+import type { Reply, ReplyContext } from './protocol.js';
+import { completenessLine, limitLine, lines, offsetLine, retryAfterLine, versionLine } from './upload-headers.js';
+import type { Dialect } from './versions.js';
+
+/** A full disk does not say when it will have room again (RFC 9110 §10.2.3 wants a number). */
+const STORAGE_RETRY_SECONDS = 60;
+
+/** An origin may take no more uploads at a time for as long as the others last. */
+const BUSY_RETRY_SECONDS = 5;
+
+/**
+ * Turns a request down, in the protocol's own name: "not complete" throughout, because it is not the origin who speaks
+ * (RUFH §4.1.2), and with everything a client needs to do better (§4.1.4: a rejection carries all limits).
+ */
+export function renderRefusal(dialect: Dialect, refusal: Refusal, context: ReplyContext): Reply {
+  const problem = problemOf(refusal, dialect);
+  const upload = 'upload' in refusal ? refusal.upload : undefined;
+  return problemReply(
+    problem,
+    lines(
+      versionLine(dialect),
+      upload && offsetLine(upload),
+      completenessLine(dialect, false),
+      hasLimits(refusal, problem) ? limitLine(dialect, upload, context) : undefined,
+      adviceLine(refusal),
+    ),
+  );
+}
+
+/** A refusal in words, with the status that it has in this dialect. */
+export function problemOf(refusal: Refusal, dialect: Dialect): Problem {
+  const wanted = typeOf(refusal, dialect);
+  return {
+    status: statusOf(refusal, dialect),
+    type: dialect.problemTypes.includes(wanted) ? wanted : 'about:blank',
+    // Safe: an entry is only ever given the refusal it stands under.
+    detail: (DETAILS[refusal.reason] as (refusal: Refusal) => string)(refusal),
+    members:
+      refusal.reason === 'mismatching-offset'
+        ? { 'expected-offset': shownOffset(refusal.upload), 'provided-offset': refusal.provided }
+        : undefined,
+  };
+}
+
+function statusOf(refusal: Refusal, dialect: Dialect): number {
+  switch (refusal.reason) {
+    case 'malformed':
+    case 'inconsistent-length':
+    case 'exceeds-length':
+    case 'append-too-small':
+    case 'digest-mismatch':
+      return 400;
+    case 'unknown-upload':
+      return 404;
+    case 'method-not-allowed':
+      return 405;
+    case 'mismatching-offset':
+      return 409;
+    case 'gone':
+      return dialect.goneStatus;
+    case 'already-complete':
+      return dialect.alreadyComplete.status;
+    case 'too-large':
+    case 'append-too-large':
+      return 413;
+    case 'upload-required':
+      return 428; // RFC 6585 §3
+    case 'form-of-its-own':
+      return 415;
+    case 'unsupported-media-type':
+      return dialect.wrongAppendTypeStatus;
+    case 'unavailable':
+      return 503;
+    case 'key-reused':
+      return 422; // draft-ietf-httpapi-idempotency-key-header §2.7
+    case 'incremental-refused':
+      return refusal.isBusy ? 429 : 501; // RFC 10036
+    case 'storage-full':
+      return 507;
+  }
+}
+
+function typeOf({ reason }: Refusal, dialect: Dialect): ProblemType {
+  if (reason === 'mismatching-offset') return 'mismatching-upload-offset';
+  if (reason === 'already-complete') return dialect.alreadyComplete.type;
+  if (reason === 'inconsistent-length' || reason === 'exceeds-length') return 'inconsistent-upload-length';
+  return 'about:blank';
+}
+
+/** Where there is an upload, or could have been one, but not where there is none. */
+function hasLimits({ reason }: Refusal, { status }: Problem): boolean {
+  const noUpload = reason === 'unknown-upload' || reason === 'gone' || reason === 'method-not-allowed';
+  return status < 500 && !noUpload;
+}
+
+/** The one field that helps with this refusal in particular. */
+export function adviceLine(refusal: Refusal): HeaderLine | undefined {
+  const { reason } = refusal;
+  if (reason === 'method-not-allowed') return ['Allow', refusal.allowed.join(', ')]; // RFC 9110 §15.5.6
+  if (reason === 'unsupported-media-type') return ['Accept-Patch', refusal.expected]; // RFC 5789 §2.2
+  if (reason === 'storage-full') return retryAfterLine(STORAGE_RETRY_SECONDS);
+  if (reason === 'incremental-refused')
+    return refusal.isBusy
+      ? retryAfterLine(BUSY_RETRY_SECONDS)
+      : ['Proxy-Status', 'rufh-proxy; error=incremental_refused'];
+  if (reason === 'unavailable') return retryAfterLine(refusal.retryAfterSeconds);
+  return undefined;
+}
+
+type Details = { readonly [R in Refusal['reason']]: (refusal: Extract<Refusal, { readonly reason: R }>) => string };
+
+const DETAILS: Details = {
+  malformed: ({ detail }) => detail,
+  'unknown-upload': () =>
+    'There is no upload at this address: it never existed, was cancelled, or has expired. Begin a new one.',
+  gone: ({ detail }) => `${detail} Begin a new one.`,
+  'mismatching-offset': ({ upload, provided }) =>
+    `This upload stands at offset ${shownOffset(upload)}, not at ${provided}. Go on from ${shownOffset(upload)}.`,
+  'already-complete': ({ upload }) =>
+    `Every byte of this upload is here, and this request does not repeat its end. ` +
+    `To get its answer, append what follows offset ${shownOffset(upload)} again, as the end.`,
+  'incremental-refused': ({ isBusy }) =>
+    isBusy
+      ? 'No more content can be passed on as it comes right now. Try again later, or send it without Incremental.'
+      : 'Content is not passed on here as it comes, but when it is whole. Send it without Incremental.',
+  'key-reused': ({ differsIn }) =>
+    `Another upload was begun with this Idempotency-Key: its ${differsIn} is not the same. Send a new upload with a new key.`,
+  'inconsistent-length': ({ detail }) => `${detail} Repeat the request with lengths that agree.`,
+  'exceeds-length': ({ length }) =>
+    `The content went beyond the length of ${length} bytes that was announced, so the upload was given up. ` +
+    'Begin a new one with the right length.',
+  'too-large': ({ maxSize }) => `An upload may have at most ${maxSize} bytes here.`,
+  'upload-required': ({ field }) =>
+    `A body is taken here only as a resumable upload. Send the request again with "${field}: ?1" and the whole body, or ` +
+    `begin the upload with "${field}: ?0", an empty body and its Upload-Length.`,
+  'form-of-its-own': () =>
+    'A form is not taken here, because the file is put into one with fields of its own. Send the file alone, with its own type.',
+  'append-too-large': ({ maxAppendSize }) =>
+    `One request may bring at most ${maxAppendSize} bytes. Send the rest in smaller parts.`,
+  'append-too-small': ({ minAppendSize }) =>
+    `A part that is not the last one has to bring at least ${minAppendSize} bytes. Send a larger one.`,
+  'unsupported-media-type': ({ expected }) =>
+    `What is appended has to have the media type ${expected}: send it as the Content-Type.`,
+  'digest-mismatch': ({ field }) => MISMATCHED[field],
+  'storage-full': () => 'There is no room for more bytes now. What was acknowledged is kept: try again later.',
+  unavailable: ({ detail }) => `${detail} Try again later.`,
+  'method-not-allowed': ({ allowed }) => `An upload resource understands ${allowed.join(', ')} and nothing else.`,
+};
+
+const MISMATCHED = {
+  'Content-Digest': 'The content does not match its Content-Digest, so none of it was kept. Send it again.',
+  'Repr-Digest': 'The bytes do not match their Repr-Digest, so they were not passed on. Begin a new upload.',
+};

@@ -1,0 +1,174 @@
+import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import { fieldValue, type HeaderLine, type Headers, withoutFields } from '../model/headers.js';
+import type { ConnectionFacts, RequestHead } from '../model/request-head.js';
+import type { UnknownEnd } from '../model/upload.js';
+import { linesForNode } from '../origin/headers.js';
+import type { Reply } from '../protocol/protocol.js';
+import type { HttpRequest } from '../server/exchange.js';
+import { BadHead, readHead } from '../server/request-head.js';
+
+/** The field that one node's requests to another are signed with. From anybody else it means nothing. */
+export const PEER_FIELD = 'RUFH-Peer';
+
+/** What the node that a client speaks to knows of the connection, and the request itself does not say. */
+export interface ClientFacts {
+  readonly httpVersion: '1.0' | '1.1' | '2.0';
+  readonly scheme: 'http' | 'https';
+  readonly authority: string;
+  /** As in `RequestHead`. */
+  readonly base?: string;
+  readonly connection: ConnectionFacts;
+  /** The client announced no length: where there is one of zero, it is for our hop alone. */
+  readonly hasNoLength: boolean;
+}
+
+/** What one node says to another: whom it means, and whether a client's request follows or files of an upload. */
+export type PeerClaim =
+  | { readonly kind: 'request'; readonly to: string; readonly client: ClientFacts }
+  | { readonly kind: 'files'; readonly to: string };
+
+/**
+ * Why a claim is not believed: none at all, made by a node of another version, made by somebody without the secret or for
+ * another request, too old, used before, meant for another node, or one too many to be remembered.
+ */
+export type Disbelief = 'unsigned' | 'version' | 'forged' | 'old' | 'replayed' | 'misdirected' | 'busy';
+
+/** What a signature is for. Of the fields every line counts but those of the connection; `Content-Length` binds the body's length. */
+export interface SignedRequest {
+  readonly method: string;
+  readonly target: string;
+  readonly headers: Headers;
+}
+
+/** Longer than clocks of one cluster may differ, too short to be of use to whoever has seen it. */
+const VALID_MS = 30_000;
+
+/** As many as a node gets within that time at some ten thousand requests a second. */
+const MOST_NONCES = 1_000_000;
+
+const VERSION = '2';
+
+/** Lines that Node writes and reads itself, and the one that the signature stands in. */
+const NOT_SIGNED: ReadonlySet<string> = new Set(['connection', 'keep-alive', PEER_FIELD.toLowerCase()]);
+
+/**
+ * Signs what nodes say to each other with their shared secret (HMAC-SHA256, RFC 2104), and tells theirs from anybody
+ * else's. Where the connections are mutual TLS the secret may be empty.
+ */
+export class PeerSignature {
+  private readonly nonces: UsedNonces;
+  /** Of what was signed before, nobody knows whether it was used before this process began. */
+  private readonly since: number;
+
+  constructor(
+    private readonly secret: string,
+    /** The name of this node. */
+    private readonly self: string,
+    private readonly clock: () => number,
+    mostNonces = MOST_NONCES,
+  ) {
+    this.since = clock();
+    this.nonces = new UsedNonces(mostNonces);
+  }
+
+  /** `2.<time>.<nonce>.<claim>.<signature>`: the value of the field, good for one request. */
+  sign(claim: PeerClaim, request: SignedRequest): string {
+    const nonce = randomBytes(12).toString('base64url');
+    const signed = `${VERSION}.${this.clock()}.${nonce}.${Buffer.from(JSON.stringify(claim)).toString('base64url')}`;
+    return `${signed}.${this.digest(signed, request).toString('base64url')}`;
+  }
+
+  /** Believes a signature once. */
+  verify(value: string | undefined, request: SignedRequest): PeerClaim | Disbelief {
+    if (value === undefined) return 'unsigned';
+    if (/^\d+\./.test(value) && !value.startsWith(`${VERSION}.`)) return 'version';
+    const [, signed, time, nonce, claim, signature] = VALUE.exec(value) ?? [];
+    if (signed === undefined) return 'forged';
+    if (!timingSafeEqual(this.digest(signed, request), Buffer.from(signature!, 'base64url'))) return 'forged';
+    const [now, signedAt] = [this.clock(), Number(time)];
+    if (Math.abs(now - signedAt) > VALID_MS || signedAt < this.since) return 'old';
+    const told = JSON.parse(Buffer.from(claim!, 'base64url').toString()) as PeerClaim;
+    if (told.to !== this.self) return 'misdirected';
+    return this.nonces.use(nonce!, now) ?? told;
+  }
+
+  /** Neither method and target nor a field can hold a line break. */
+  private digest(signed: string, { method, target, headers }: SignedRequest): Buffer {
+    const lines = headers
+      .map(([name, value]) => [name.toLowerCase(), value.trim()] as const)
+      .filter(([name]) => !NOT_SIGNED.has(name))
+      .map(([name, value]) => `${name}: ${value}`);
+    const text = ['rufh-peer', signed, method, target, ...lines].join('\n');
+    return createHmac('sha256', this.secret).update(text).digest();
+  }
+}
+
+const VALUE = /^(2\.(\d{1,16})\.([\w-]{16})\.([\w-]+))\.([\w-]{43})$/;
+
+/** Nonces that were used, for as long as a signature with one of them would be believed: twice the time clocks may differ. */
+class UsedNonces {
+  private newer = new Set<string>();
+  private older = new Set<string>();
+  private begunAt = 0;
+
+  constructor(private readonly most: number) {}
+
+  /** Undefined when this is the first time. */
+  use(nonce: string, now: number): 'replayed' | 'busy' | undefined {
+    if (now - this.begunAt > 2 * VALID_MS) {
+      this.older = now - this.begunAt > 4 * VALID_MS ? new Set() : this.newer;
+      this.newer = new Set();
+      this.begunAt = now;
+    }
+    if (this.newer.has(nonce) || this.older.has(nonce)) return 'replayed';
+    // Forgetting one would let it be used again.
+    if (this.newer.size + this.older.size >= this.most) return 'busy';
+    this.newer.add(nonce);
+    return undefined;
+  }
+}
+
+const OURS: ReadonlySet<string> = new Set([PEER_FIELD.toLowerCase()]);
+const LENGTH: ReadonlySet<string> = new Set(['content-length']);
+
+/** In an answer to another node: after which attempt of which upload the outcome is unknown. */
+const UNKNOWN_END_FIELD = 'RUFH-Unknown-End';
+const UNKNOWN_END: ReadonlySet<string> = new Set([UNKNOWN_END_FIELD.toLowerCase()]);
+
+/** A reply as the node gets it that passes it on: an origin has no say in what it notes. */
+export function withUnknownEnd(reply: Reply, end: UnknownEnd | undefined): Reply {
+  const headers = withoutFields(reply.headers, UNKNOWN_END);
+  return { ...reply, headers: end ? [...headers, [UNKNOWN_END_FIELD, `${end.attempt} ${end.id}`]] : headers };
+}
+
+/** What an answer of another node says for this node alone, and what is left of it for the client. */
+export function takeUnknownEnd(headers: Headers): { readonly headers: HeaderLine[]; readonly end?: UnknownEnd } {
+  const [, attempt, id] = /^(\d{1,15}) (\S+)$/.exec(fieldValue(headers, UNKNOWN_END_FIELD) ?? '') ?? [];
+  const forClient = withoutFields(headers, UNKNOWN_END);
+  return id === undefined ? { headers: forClient } : { headers: forClient, end: { id, attempt: Number(attempt) } };
+}
+
+export function factsOf(head: RequestHead): ClientFacts {
+  const { httpVersion, scheme, authority, base, connection, contentLength } = head;
+  const hasNoLength = contentLength === undefined;
+  return { httpVersion, scheme, authority, ...(base === undefined ? {} : { base }), connection, hasNoLength };
+}
+
+/** The client's lines, and those that our own hop needs. A signature that a client made up stays behind. */
+export function linesForOwner(head: RequestHead): HeaderLine[] {
+  return withoutFields(linesForNode(head, fieldValue(head.headers, 'host') ?? head.authority), OURS);
+}
+
+/** A head as the client's own node has read it, whatever the way between that node and this one looks like. */
+export function readPeerHead(req: HttpRequest, facts: ClientFacts): RequestHead | BadHead {
+  const head = readHead(req, { provenanceOf: () => facts });
+  if (head instanceof BadHead) return head;
+  const { httpVersion, hasNoLength } = facts;
+  const isBare = hasNoLength && head.contentLength === 0;
+  return {
+    ...head,
+    httpVersion,
+    headers: withoutFields(head.headers, isBare ? new Set([...OURS, ...LENGTH]) : OURS),
+    contentLength: isBare ? undefined : head.contentLength,
+  };
+}

@@ -1,0 +1,75 @@
+import { fromRawHeaders } from '../model/headers.js';
+import type { Log } from '../observe/log.js';
+import type { Exchange } from '../server/exchange.js';
+import { type ListenAddress, type Listener, startListener } from '../server/listener.js';
+import { answerEarly } from '../server/response.js';
+import { type ClientFacts, type Disbelief, PEER_FIELD, type PeerSignature } from './peer-auth.js';
+
+export interface PeerListenerOptions {
+  readonly address: ListenAddress;
+  /** PEM. Whoever connects has to show a certificate of this `ca`. */
+  readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer; readonly ca: string | Buffer };
+  readonly signature: PeerSignature;
+  readonly log: Log;
+}
+
+export interface PeerHandlers {
+  /** A client's request that another node passes on. */
+  onRequest(exchange: Exchange, client: ClientFacts): void;
+  /** What another node itself wants: to leave files of an upload here. */
+  onFiles(exchange: Exchange): void;
+}
+
+/** Strangers find out nothing here, and what they send is worth no time. */
+const STRANGERS_BODY = { bytes: 64 * 1024, ms: 1000 };
+
+/** More than any client's head that another node has taken (64 KiB over HTTP/2), and what that node adds. */
+const MOST_HEAD_BYTES = 96 * 1024;
+
+/** Opens the internal listener: for other nodes of the cluster, and nobody else. */
+export function startPeerListener(options: PeerListenerOptions, handlers: PeerHandlers): Promise<Listener> {
+  const { address, tls } = options;
+  return startListener(
+    {
+      address,
+      tls: tls && { ...tls, requestCert: true, rejectUnauthorized: true },
+      http2: false,
+      windows: { stream: 0, session: 0 },
+      maxConcurrentStreams: 0,
+      mostHeadBytes: MOST_HEAD_BYTES,
+      // A node that ends a connection is not interested any more.
+      halfClosedMs: 0,
+    },
+    {
+      onRequest: (exchange) => admit(exchange, options, handlers),
+      onUpgrade: (_request, socket) => void socket.destroy(),
+    },
+  );
+}
+
+function admit(exchange: Exchange, { signature, log }: PeerListenerOptions, handlers: PeerHandlers): void {
+  const { method = '', url = '', headers, rawHeaders } = exchange.req;
+  const value = headers[PEER_FIELD.toLowerCase()];
+  const claim = signature.verify(typeof value === 'string' ? value : undefined, {
+    method,
+    target: url,
+    headers: fromRawHeaders(rawHeaders),
+  });
+  if (typeof claim === 'string') {
+    log.warn({ why: claim, advice: ADVICE[claim], peer: exchange.req.socket.remoteAddress }, 'a peer was turned away');
+    const told = [[PEER_FIELD, claim]] as const;
+    void answerEarly(exchange, { status: 403, headers: told }, STRANGERS_BODY);
+  } else if (claim.kind === 'request') handlers.onRequest(exchange, claim.client);
+  else handlers.onFiles(exchange);
+}
+
+const ADVICE: Readonly<Record<Disbelief, string>> = {
+  unsigned: 'only nodes of this cluster may ask here',
+  version:
+    'it runs another version of rufh-proxy; until all nodes run one version, what they ask each other is refused',
+  forged: 'do all nodes have the same cluster.secret?',
+  old: 'do the clocks of the nodes differ?',
+  replayed: 'a request between nodes was recorded and sent again: who else is in their network?',
+  busy: 'more requests of other nodes came within a minute than can be remembered',
+  misdirected: 'does each node have a cluster.advertise of its own?',
+};

@@ -1,0 +1,463 @@
+import { type ClientRequest, type IncomingMessage, type InformationEvent, STATUS_CODES } from 'node:http';
+import { Socket } from 'node:net';
+import type { Duplex, Readable } from 'node:stream';
+import { announcing, fieldValue, fromRawHeaders, type Headers, passedOn, passedOnTrailers } from '../model/headers.js';
+import { isIdempotent, type RequestHead } from '../model/request-head.js';
+import { type Framing, framingOf } from '../origin/headers.js';
+import type { OutgoingRequest } from '../origin/origin-client.js';
+import { problemReply } from '../protocol/problem.js';
+import type { Reply } from '../protocol/protocol.js';
+import { type ClientSide, discard, type DiscardLimits } from '../server/closing.js';
+import type { TakenBody } from '../server/slow-clients.js';
+import { sinceHeldBackMs, tameSmallPieces } from '../streams/small-pieces.js';
+import { type Awaited, Stall, type StallLimits } from './stall.js';
+
+/** The connection ended, and nobody said why. */
+const CLOSED = Object.assign(new Error('connection closed'), { code: 'ECONNRESET' });
+
+/** How much is still read of an answer that nobody gets: its connection to the origin is not worth more. */
+const REPLACED_ANSWER: DiscardLimits = { bytes: 64 * 1024, ms: 2000 };
+
+/** Of one exchange, more than any origin has to say before its answer. */
+const MOST_INTERIMS = 1000;
+const MOST_INTERIM_BYTES = 256 * 1024;
+
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+/** The head of a final answer. */
+export interface AnswerHead {
+  readonly status: number;
+  readonly reason: string;
+  readonly headers: Headers;
+}
+
+/** An answer with another head, or a reply in place of the whole answer. */
+export type Retold = AnswerHead | { readonly instead: Reply };
+
+export interface ExchangeOptions {
+  readonly head: RequestHead;
+  readonly client: ClientSide;
+  readonly outgoing: Omit<OutgoingRequest, 'connection'>;
+  readonly open: (outgoing: OutgoingRequest) => ClientRequest;
+  readonly stallLimits: StallLimits;
+  /** The final head takes at most this long once the request is sent; missing: as long as something comes. */
+  readonly headTimeoutMs?: number;
+  readonly onFailure: (failure: ExchangeFailure) => void;
+  /** Watches how fast the client's body comes; gives the end of watching. */
+  readonly watchBody?: (body: TakenBody) => () => void;
+  /** A longer body is refused, or cut where its length was not known: the origin never gets all of it. */
+  readonly maxBodyBytes?: number;
+  /** What the client is shown of an answer's fields; all of them when missing. */
+  readonly forClient?: (headers: Headers, kind: 'interim' | 'final' | 'trailers') => Headers;
+  /** What becomes of a final answer, after `forClient`; nothing changes when missing. */
+  readonly retold?: (answer: AnswerHead) => Retold;
+  /** Which of the client's trailers go on; all of them when missing. */
+  readonly trailersOf?: (trailers: Headers) => Headers;
+  /** What a client without an answer gets, where that is no problem of ours: another reply, or its connection cut. */
+  readonly instead?: (failure: ExchangeFailure) => Reply | 'cut';
+  /** Why an answer is not the client's. */
+  readonly objection?: (answer: IncomingMessage) => ExchangeFailure | undefined;
+  /** The request asked for another protocol, and the origin agrees: the connections are not HTTP's any more. */
+  readonly switched?: (answer: IncomingMessage, socket: Socket, early: Buffer) => void;
+}
+
+/** One request given to the origin and its answer given to the client, both while they come. */
+export class RelayedExchange {
+  private readonly client: ClientSide;
+  private readonly framing: Framing;
+  private request: ClientRequest | undefined;
+  private stall: Stall | undefined;
+  private headTimer: NodeJS.Timeout | undefined;
+  private interims = 0;
+  private interimBytes = 0;
+  private stopWatching: (() => void) | undefined;
+  private answer: IncomingMessage | undefined;
+  /** The origin said something: it has seen the request. */
+  private heard = false;
+  private isOver = false;
+
+  constructor(private readonly options: ExchangeOptions) {
+    this.client = options.client;
+    this.framing = framingOf(options.head);
+  }
+
+  /** Fulfilled when nothing more goes in either direction. Never fails. */
+  async run(): Promise<void> {
+    const { client } = this;
+    client.onGone(() => this.stop());
+    client.body.on('error', () => undefined);
+    client.out.on('error', () => undefined);
+    if (!client.isGone) this.begin();
+    await client.over;
+    clearTimeout(this.headTimer);
+    if (this.request) await closed(this.request);
+    this.stall?.stop();
+    this.stopWatching?.();
+  }
+
+  /** Ends it for both sides, unless all that is left is the answer. */
+  interrupt(): void {
+    if (this.isOver || this.bodyIsSent || this.client.answered) return;
+    this.stop();
+    this.client.breakOff();
+  }
+
+  /** Fails it, unless its answer has begun. */
+  abandon(failure: ExchangeFailure): void {
+    if (!this.answer) this.fail(failure);
+  }
+
+  private begin(): void {
+    const coding = fieldValue(this.options.head.headers, 'transfer-encoding') ?? 'chunked';
+    const { maxBodyBytes = Infinity, head } = this.options;
+    if (!/^\s*chunked\s*$/i.test(coding)) this.fail(unknownCoding(coding));
+    else if ((head.contentLength ?? 0) > maxBodyBytes) this.fail(bodyTooLarge(maxBodyBytes));
+    else this.attempt('kept');
+  }
+
+  private attempt(connection: 'kept' | 'fresh'): void {
+    const { open, outgoing, stallLimits } = this.options;
+    let request: ClientRequest;
+    try {
+      const headers = announcing(outgoing.headers, (trailers) => this.sentOn(trailers));
+      request = open({ ...outgoing, headers, connection });
+    } catch (error) {
+      return this.fail(unfit('The request cannot be passed on to the origin.', error));
+    }
+    this.request = request;
+    this.stall?.stop();
+    this.stall = new Stall(request, stallLimits, this.awaited, (whose) => {
+      this.fail(whose === 'origin' ? silentFor(stallLimits.origin!) : bodyStopped(stallLimits.client!));
+    });
+    request.on('information', (interim) => this.relayInterim(interim));
+    request.on('finish', () => request === this.request && this.awaitHead());
+    request.on('response', (answer) => this.relay(answer));
+    request.on('upgrade', (answer, socket, early) => this.switch(answer, socket, early));
+    request.on('error', (error) => request === this.request && this.requestEnded(request, error));
+    request.on('close', () => request === this.request && this.requestEnded(request));
+    this.sendBody(request);
+  }
+
+  private sendBody(request: ClientRequest): void {
+    const { body } = this.client;
+    if (this.framing === 'none') {
+      body.resume();
+      request.end();
+      return;
+    }
+    this.countBody();
+    this.stopWatching ??= this.options.watchBody?.({
+      isAwaited: () => !this.isOver && this.awaited() === 'client',
+      onSlow: () => this.fail(bodyTooSlow()),
+    });
+    body.pipe(request, { end: false });
+    body.once('end', () => this.endBody(request));
+    // The head alone is worth sending when the body makes us wait for it.
+    setImmediate(() => !body.readableDidRead && !request.destroyed && request.flushHeaders());
+  }
+
+  /** Before the bytes are piped on, so that those that are too many do not complete anything. */
+  private countBody(): void {
+    const { maxBodyBytes } = this.options;
+    if (maxBodyBytes === undefined || this.framing === 'length') return;
+    let size = 0;
+    this.client.body.on('data', (bytes: Buffer) => {
+      size += bytes.length;
+      if (size > maxBodyBytes) this.fail(bodyTooLarge(maxBodyBytes));
+    });
+  }
+
+  private endBody(request: ClientRequest): void {
+    this.stopWatching?.();
+    // An HTTP/2 stream says "end" even after a reset.
+    if (this.client.isGone || request.destroyed) return;
+    if (this.framing === 'chunked') {
+      const trailers = this.sentOn(this.client.trailers());
+      if (trailers.length > 0) request.addTrailers(trailers.map(([name, value]): [string, string] => [name, value]));
+    }
+    request.end();
+  }
+
+  private sentOn(received: Headers): Headers {
+    const trailers = passedOnTrailers(received);
+    return this.options.trailersOf?.(trailers) ?? trailers;
+  }
+
+  /** From now on the origin has to come to its answer, whatever it says before. */
+  private awaitHead(): void {
+    const { headTimeoutMs } = this.options;
+    if (headTimeoutMs === undefined || this.answer || this.isOver) return;
+    const fail = (): void =>
+      this.fail(unfit(`The origin did not come to its answer within ${headTimeoutMs / 1000} s.`));
+    this.headTimer = setTimeout(fail, Math.min(headTimeoutMs, LONGEST_TIMER_MS));
+  }
+
+  private relayInterim({ statusCode, statusMessage, rawHeaders }: InformationEvent): void {
+    this.heard = true;
+    this.interimBytes += rawHeaders.reduce((sum, { length }) => sum + length, statusMessage.length);
+    if (++this.interims > MOST_INTERIMS || this.interimBytes > MOST_INTERIM_BYTES)
+      return this.fail(unfit('The origin sends interim responses without end.'));
+    this.client.sendInterim(
+      statusCode,
+      statusMessage,
+      this.shown(passedOn(fromRawHeaders(rawHeaders), false), 'interim'),
+    );
+  }
+
+  private switch(answer: IncomingMessage, socket: Duplex, early: Buffer): void {
+    const { switched } = this.options;
+    if (switched && socket instanceof Socket && !this.isOver) {
+      this.isOver = true;
+      this.stall?.stop();
+      switched(answer, socket, early);
+    } else {
+      socket.destroy();
+      this.fail(unfit('The origin switched protocols without being asked to.'));
+    }
+  }
+
+  private relay(answer: IncomingMessage): void {
+    const { client } = this;
+    this.heard = true;
+    const objection = this.options.objection?.(answer);
+    if (objection) return this.fail(objection);
+    if (!/^\s*chunked\s*$/i.test(answer.headers['transfer-encoding'] ?? 'chunked')) {
+      return this.fail(unfit("The origin's answer has a transfer coding that nobody asked for."));
+    }
+    this.answer = answer;
+    clearTimeout(this.headTimer);
+    tameSmallPieces(answer, answer.socket);
+    answer.on('error', () => undefined);
+    const retold = this.retold(answer);
+    if ('instead' in retold) return this.replace(answer, retold.instead);
+    if (!this.sendHead(retold)) return;
+    answer.pipe(client.out, { end: false });
+    answer.once('end', () => this.endAnswer(answer));
+    answer.once('close', () => !answer.readableEnded && this.fail(explain(CLOSED)));
+    setImmediate(() => !answer.readableDidRead && !answer.readableEnded && client.flush());
+  }
+
+  private retold({ statusCode, statusMessage, rawHeaders }: IncomingMessage): Retold {
+    const lines = fromRawHeaders(rawHeaders);
+    const shown = this.shown(passedOn(lines, this.client.takesTrailers(lines)), 'final');
+    const headers = announcing(shown, (trailers) => this.shownTrailers(trailers));
+    const head = { status: statusCode!, reason: statusMessage ?? '', headers };
+    return this.options.retold?.(head) ?? head;
+  }
+
+  /** Gives the client a reply of ours; an origin that has little more to say keeps its connection. */
+  private replace(answer: IncomingMessage, reply: Reply): void {
+    const request = this.request!;
+    if (this.bodyIsSent) {
+      this.isOver = true;
+      this.stall?.stop();
+      discard(answer, REPLACED_ANSWER, (ended) => !ended && request.destroy());
+    } else this.dropBody();
+    this.give(reply);
+  }
+
+  private sendHead({ status, reason, headers }: AnswerHead): boolean {
+    try {
+      this.client.sendHead(status, reason, headers);
+      return true;
+    } catch (error) {
+      this.fail(unfit("The origin's answer has header fields that cannot be passed on.", error));
+      return false;
+    }
+  }
+
+  private shown(headers: Headers, kind: 'interim' | 'final' | 'trailers'): Headers {
+    return this.options.forClient?.(headers, kind) ?? headers;
+  }
+
+  private shownTrailers(trailers: Headers): Headers {
+    return this.shown(passedOnTrailers(trailers), 'trailers');
+  }
+
+  private endAnswer(answer: IncomingMessage): void {
+    const request = this.request!;
+    if (!this.bodyIsSent) {
+      // An origin that keeps the connection may want the rest of the body; one that does not has no use for it.
+      if (!request.shouldKeepAlive || request.destroyed) this.dropBody();
+      else keepDraining(request);
+    }
+    this.client.end(this.shownTrailers(fromRawHeaders(answer.rawTrailers)));
+  }
+
+  private requestEnded(request: ClientRequest, error: Error = CLOSED): void {
+    if (this.isOver) return;
+    if (!this.answer && this.mayRepeat(request, error)) this.attempt('fresh');
+    // Node takes the end of a broken connection for the end of an answer that has no other: it must not come so far.
+    else if (!this.answer?.complete) this.fail(explain(error));
+    else if (this.answer.readableEnded && !this.bodyIsSent) this.dropBody();
+  }
+
+  /** RFC 9110 §9.2.2: an idle connection may be closed by the origin while our request is on its way over it. */
+  private mayRepeat({ reusedSocket }: ClientRequest, error: Error): boolean {
+    const isHarmless = this.framing === 'none' && isIdempotent(this.options.head);
+    return reusedSocket && isHarmless && !this.heard && isBrokenConnection(error);
+  }
+
+  private fail(failure: ExchangeFailure): void {
+    if (this.isOver) return;
+    this.options.onFailure(failure);
+    const { client, options } = this;
+    const answered = client.answered;
+    const reply = answered ? undefined : (options.instead ?? problemOf)(failure);
+    if (reply === 'cut' || (answered && !this.answer?.readableEnded)) {
+      this.stop();
+      client.breakOff();
+      return;
+    }
+    this.dropBody();
+    if (reply) this.give(reply);
+  }
+
+  private give({ status, reason = STATUS_CODES[status]!, headers, body }: Reply): void {
+    const bytes = Buffer.from(typeof body === 'string' ? body : '');
+    this.client.sendHead(status, reason, [...headers, ['Content-Length', `${bytes.length}`]]);
+    if (this.options.head.method !== 'HEAD') this.client.out.write(bytes);
+    this.client.end([]);
+  }
+
+  private get bodyIsSent(): boolean {
+    return this.request?.writableEnded ?? false;
+  }
+
+  /**
+   * A body that waits for 100 waits for the origin's; a client that is slow to read is nobody's fault, and what we keep from
+   * being read is ours.
+   */
+  private readonly awaited = (): Awaited | undefined => {
+    const { request, answer, client } = this;
+    if (answer && !answer.readableEnded) return client.isBehind || isHeldBack(answer) ? undefined : 'origin';
+    const isBlocked = (answer ? request!.socket?.writableNeedDrain : request!.writableNeedDrain) === true;
+    if (request!.writableEnded || isBlocked || client.holdsBodyBack) return 'origin';
+    return isHeldBack(client.body) ? undefined : 'client';
+  };
+
+  /** Nobody wants the rest of the body any more; the client may need time to notice. */
+  private dropBody(): void {
+    this.stop();
+    if (!this.client.isGone) this.client.discardBody();
+  }
+
+  private stop(): void {
+    this.isOver = true;
+    this.stall?.stop();
+    clearTimeout(this.headTimer);
+    if (!this.request) return;
+    this.client.body.unpipe(this.request);
+    this.request.destroy();
+  }
+}
+
+function isHeldBack(body: Readable): boolean {
+  return sinceHeldBackMs(body) === 0;
+}
+
+function problemOf({ status, detail }: ExchangeFailure): Reply {
+  return problemReply({ status, detail });
+}
+
+/** Node itself tells a request that its socket takes more bytes no longer than to the end of the answer. */
+function keepDraining(request: ClientRequest): void {
+  const { socket } = request;
+  const drained = (): void => void request.emit('drain');
+  socket?.on('drain', drained);
+  request.once('close', () => socket?.off('drain', drained));
+}
+
+function closed(request: ClientRequest): Promise<void> {
+  return new Promise((resolve) => {
+    if (request.closed) resolve();
+    else request.once('close', () => resolve());
+  });
+}
+
+/** Why an exchange came to nothing, and what the client is told of it (RFC 9110 §15.5.9, §15.6). */
+export interface ExchangeFailure {
+  readonly status: 408 | 413 | 501 | 502 | 504;
+  /** For people, without addresses of the inner network. */
+  readonly detail: string;
+  /** For figures. */
+  readonly code: string;
+  /** For logs. */
+  readonly cause?: unknown;
+}
+
+const REFUSED = 'The origin refused the connection. It may be down or restarting; try again later.';
+const UNREACHABLE = 'The origin could not be reached over the network.';
+const UNKNOWN_NAME = "The origin's name could not be resolved.";
+const BROKE_OFF =
+  'The origin closed the connection without an answer. It is not known whether it processed the request.';
+
+const DETAILS: ReadonlyMap<string, string> = new Map([
+  ['ECONNREFUSED', REFUSED],
+  ['EHOSTUNREACH', UNREACHABLE],
+  ['ENETUNREACH', UNREACHABLE],
+  ['ENOTFOUND', UNKNOWN_NAME],
+  ['EAI_AGAIN', UNKNOWN_NAME],
+  ['ECONNRESET', BROKE_OFF],
+  ['EPIPE', BROKE_OFF],
+]);
+
+/** What an error of a request to an origin means. */
+export function explain(error: unknown): ExchangeFailure {
+  const code = codeOf(error);
+  if (code === 'ETIMEDOUT') {
+    return { status: 504, code, detail: 'The origin did not accept a connection in time.', cause: error };
+  }
+  return { status: 502, code, detail: DETAILS.get(code) ?? detailOf(code), cause: error };
+}
+
+/** The origin's answer, or the request itself, is nothing that may be passed on. */
+export function unfit(detail: string, cause?: unknown): ExchangeFailure {
+  return { status: 502, code: codeOf(cause), detail, cause };
+}
+
+/** RFC 9112 §6.1: the body is in a transfer coding that we would have to undo and cannot. */
+export function unknownCoding(coding: string): ExchangeFailure {
+  return {
+    status: 501,
+    code: 'CODING',
+    detail: `The transfer coding ${JSON.stringify(coding)} is not supported; use "chunked".`,
+  };
+}
+
+/** The origin moved no byte for too long. */
+export function silentFor(limitMs: number): ExchangeFailure {
+  return { status: 504, code: 'ETIMEDOUT', detail: `The origin was silent for more than ${limitMs / 1000} s.` };
+}
+
+/** The client has announced a body and does not go on with it. */
+export function bodyStopped(limitMs: number): ExchangeFailure {
+  const detail = `Nothing came of the request's body for more than ${limitMs / 1000} s.`;
+  return { status: 408, code: 'BODY_STOPPED', detail };
+}
+
+/** It comes, but at a rate at which a client could keep a connection for ever. */
+export function bodyTooSlow(): ExchangeFailure {
+  return { status: 408, code: 'BODY_TOO_SLOW', detail: "The request's body came too slowly." };
+}
+
+/** RFC 9110 §15.5.14: the route's `max_size`. */
+export function bodyTooLarge(maxBytes: number): ExchangeFailure {
+  return { status: 413, code: 'BODY_TOO_LARGE', detail: `A request may have at most ${maxBytes} bytes here.` };
+}
+
+/** The connection ended before a byte of an answer. */
+export function isBrokenConnection(error: unknown): boolean {
+  return ['ECONNRESET', 'EPIPE'].includes(codeOf(error));
+}
+
+function codeOf(error: unknown): string {
+  const code = (error as { code?: unknown } | undefined)?.code;
+  return typeof code === 'string' ? code : 'other';
+}
+
+function detailOf(code: string): string {
+  if (code.startsWith('HPE_')) return "The origin's answer is not valid HTTP/1.1.";
+  if (/CERT|SSL|TLS|SIGNATURE|ALTNAME/.test(code)) return 'A secure connection to the origin could not be established.';
+  return 'The exchange with the origin failed.';
+}

@@ -1,0 +1,161 @@
+import type { IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
+import type { FieldRules } from '../model/client-fields.js';
+import { originTrailers } from '../model/forwarded.js';
+import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
+import type { RelayedAnswer } from '../model/messages.js';
+import { calledUrl, type RequestHead } from '../model/request-head.js';
+import type { Log } from '../observe/log.js';
+import { answerFields, linesForRoute, withoutAltSvc } from '../origin/headers.js';
+import { OriginRequests, type OriginTls, type OutgoingRequest } from '../origin/origin-client.js';
+import { clientOf, DISCARD_LIMITS } from '../server/client-connection.js';
+import type { DiscardLimits } from '../server/closing.js';
+import { connectionOf, type Exchange, type HttpRequest } from '../server/exchange.js';
+import { sendReply } from '../server/response.js';
+import type { RequestRates } from '../server/slow-clients.js';
+import { type ExchangeFailure, type ExchangeOptions, RelayedExchange } from './proxied-exchange.js';
+import { answerOn, Upgrades } from './upgrade.js';
+
+/** What pass-through needs of a `Route`. */
+export interface PassThroughRoute extends FieldRules {
+  /** Scheme, host and port, and a path that is put before every target; no trailing slash. */
+  readonly origin: string;
+  readonly limits?: { readonly maxSize?: number };
+  readonly delivery: {
+    readonly preserveHost: boolean;
+    readonly rewriteLocation?: boolean;
+    readonly credentials?: readonly string[];
+    /** The origin may be silent for this long, before and within its answer. */
+    readonly timeoutMs: number;
+    /** All that comes before its answer takes at most this long; missing: as long as something comes. */
+    readonly answerTimeoutMs?: number;
+  };
+}
+
+export interface PassThroughOptions {
+  readonly log: Log;
+  readonly metrics?: { passThroughError(code: string): void };
+  /** Ends a request whose body has sent nothing for this long; without it a body may take its time. */
+  readonly idleTimeoutMs?: number;
+  /** Ends a request whose body comes too slowly; without it a body may. */
+  readonly requestRates?: RequestRates;
+  /** How much of a body is still read once its answer is given. */
+  readonly discardLimits?: DiscardLimits;
+  readonly tls?: OriginTls;
+  /** What clients see in place of the request's own scheme and authority; without a trailing slash. */
+  readonly publicUrl?: string;
+  /** Sent with every answer of an origin. */
+  readonly altSvc?: string;
+  /** The name by which this proxy knows itself again, in `Via`. */
+  readonly via?: string;
+}
+
+/** What a client gets in place of what the origin says, or of what we say when it says nothing. */
+export type AnswerShape = Pick<ExchangeOptions, 'retold' | 'instead'>;
+
+/** Everything that is no resumable upload: given to the origin as it comes, and its answers to the client. */
+export class PassThrough {
+  private readonly requests: OriginRequests;
+  private readonly upgrades: Upgrades;
+
+  constructor(private readonly options: PassThroughOptions) {
+    this.requests = new OriginRequests(options.tls);
+    this.upgrades = new Upgrades(this.open);
+  }
+
+  /** Connections to origins that are open now: in use, idle, or switched to another protocol. */
+  get openConnections(): number {
+    return this.requests.openConnections + this.upgrades.size;
+  }
+
+  /** Fulfilled when the exchange is over, whatever came of it. Never fails. `added`: what the origin's request gets besides. */
+  async web(
+    exchange: Exchange,
+    head: RequestHead,
+    route: PassThroughRoute,
+    added?: Headers,
+    shape?: AnswerShape,
+  ): Promise<void> {
+    await new RelayedExchange({
+      ...shape,
+      client: clientOf(exchange, this.options.discardLimits),
+      ...this.exchangeOptions(exchange.req, head, route, added),
+      open: this.open,
+      maxBodyBytes: route.limits?.maxSize,
+      watchBody: (body) => this.options.requestRates?.watch(exchange, body) ?? NOTHING_TO_STOP,
+    }).run();
+  }
+
+  /** For a server's `upgrade` event: the origin decides whether the connection becomes another protocol's. */
+  upgrade(
+    request: IncomingMessage,
+    socket: Socket,
+    early: Buffer,
+    head: RequestHead,
+    route: PassThroughRoute,
+    added?: Headers,
+  ): void {
+    const limits = this.options.discardLimits ?? DISCARD_LIMITS;
+    this.upgrades.start({ request, socket, early, limits, ...this.exchangeOptions(request, head, route, added) });
+  }
+
+  /** The same event, turned away: the answer is the last thing said on the connection. */
+  async refuseUpgrade(request: IncomingMessage, socket: Socket, answer: RelayedAnswer): Promise<void> {
+    await sendReply({ req: request, res: answerOn(socket, request) }, answer);
+  }
+
+  /** Ends every connection to an origin. */
+  async close(): Promise<void> {
+    this.requests.close();
+    await this.upgrades.close();
+  }
+
+  private readonly open = (request: OutgoingRequest) => this.requests.open(request);
+
+  private exchangeOptions(request: HttpRequest, head: RequestHead, route: PassThroughRoute, added?: Headers) {
+    return {
+      head,
+      outgoing: {
+        ...this.outgoing(head, route, added),
+        client: head.connection.isClientsOwn ? connectionOf(request) : undefined,
+      },
+      trailersOf: (trailers: Headers) => originTrailers(trailers, route),
+      stallLimits: { origin: route.delivery.timeoutMs, client: this.options.idleTimeoutMs },
+      headTimeoutMs: route.delivery.answerTimeoutMs,
+      onFailure: (failure: ExchangeFailure) => this.note(failure, head, route),
+      forClient: (headers: Headers, kind: 'interim' | 'final' | 'trailers') =>
+        kind === 'interim' ? withoutAltSvc(headers) : this.answerFields(headers, head, route, kind),
+    };
+  }
+
+  private answerFields(
+    headers: Headers,
+    head: RequestHead,
+    route: PassThroughRoute,
+    kind: 'final' | 'trailers',
+  ): HeaderLine[] {
+    const { publicUrl = calledUrl(head), altSvc } = this.options;
+    return answerFields(headers, { route, publicUrl }, kind === 'final' ? altSvc : undefined);
+  }
+
+  private outgoing(head: RequestHead, route: PassThroughRoute, added?: Headers): Omit<OutgoingRequest, 'connection'> {
+    const { origin, delivery } = route;
+    // HTTP/1.0 may name no host.
+    const asked = fieldValue(head.headers, 'host') ?? head.authority;
+    const host = delivery.preserveHost && asked !== '' ? asked : new URL(origin).host;
+    const headers = linesForRoute(head, host, { route, added, via: this.options.via });
+    return { origin, method: head.method, target: head.target, headers };
+  }
+
+  private note(
+    { status, code, cause }: ExchangeFailure,
+    { method, path }: RequestHead,
+    { origin }: PassThroughRoute,
+  ): void {
+    this.options.metrics?.passThroughError(code);
+    const problem = cause instanceof Error ? cause.message : undefined;
+    this.options.log.warn({ method, path, origin, status, code, problem }, 'pass-through failed');
+  }
+}
+
+const NOTHING_TO_STOP = (): void => undefined;

@@ -1,0 +1,269 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
+import type { Socket } from 'node:net';
+import { fieldValue, fromRawHeaders, type Headers } from '../model/headers.js';
+import { reasonPhrase, toNodeLines } from '../streams/node-http.js';
+import { type ClientSide, discard, type DiscardLimits, lingerBeforeClosing, resetConnection } from './closing.js';
+import {
+  addHttp2Trailers,
+  closingBehindAnswer,
+  destroyExchange,
+  type Exchange,
+  fits,
+  HeadTooLarge,
+  type Http1Exchange,
+  type Http2Exchange,
+  http2Status,
+  isHttp2,
+  writeHttp2Fields,
+} from './exchange.js';
+import { holdsBodyBack, sendContinue, sendInterim } from './interim-responses.js';
+
+/** How much is still read of a body whose answer is given. */
+export const DISCARD_LIMITS: DiscardLimits = { bytes: 32 * 2 ** 20, ms: 10_000 };
+
+/** The client of an exchange, whichever HTTP it speaks. */
+export function clientOf(exchange: Exchange, limits = DISCARD_LIMITS): ClientSide {
+  return isHttp2(exchange) ? new Http2Client(exchange, limits) : new Http1Client(exchange, limits);
+}
+
+/** A client that speaks HTTP/1.1, or HTTP/1.0. */
+export class Http1Client implements ClientSide {
+  readonly over: Promise<void>;
+  isGone = false;
+  private readonly whenGone: (() => void)[] = [];
+  private readonly request: IncomingMessage;
+  private readonly response: ServerResponse;
+  /** The answer lasts until the connection ends. */
+  private endsByClose = false;
+
+  constructor(
+    private readonly exchange: Http1Exchange,
+    private readonly limits: DiscardLimits,
+  ) {
+    this.request = exchange.req;
+    this.response = exchange.res;
+    // Each of many pipelined requests listens for the end of their connection.
+    this.request.socket.setMaxListeners(0);
+    this.over = Promise.all([this.responseOver(), this.requestOver()]).then(() => undefined);
+  }
+
+  get body(): IncomingMessage {
+    return this.request;
+  }
+
+  get out(): ServerResponse {
+    return this.response;
+  }
+
+  get answered(): boolean {
+    return this.response.headersSent;
+  }
+
+  get isBehind(): boolean {
+    return this.response.writableNeedDrain;
+  }
+
+  get holdsBodyBack(): boolean {
+    return holdsBodyBack(this.exchange);
+  }
+
+  onGone(listener: () => void): void {
+    if (this.isGone) listener();
+    else this.whenGone.push(listener);
+  }
+
+  trailers(): Headers {
+    return fromRawHeaders(this.request.rawTrailers);
+  }
+
+  takesTrailers(headers: Headers): boolean {
+    const { method, httpVersion } = this.request;
+    return httpVersion === '1.1' && method !== 'HEAD' && fieldValue(headers, 'content-length') === undefined;
+  }
+
+  sendInterim(status: number, reason: string, headers: Headers): void {
+    if (status === 100) sendContinue(this.exchange);
+    else sendInterim(this.exchange, { status, reason, headers });
+  }
+
+  sendHead(status: number, reason: string, headers: Headers): void {
+    const { request, response } = this;
+    const lines = [...headers];
+    // The body need not come now (RFC 9110 §10.1.1): the next bytes could be that body or a new request.
+    if (!request.complete && this.holdsBodyBack) lines.push(['Connection', 'close']);
+    if (!request.complete) lingerBeforeClosing(request);
+    response.writeHead(status, reasonPhrase(status, reason), toNodeLines(lines));
+    this.endsByClose = request.httpVersion === '1.0' && fieldValue(lines, 'content-length') === undefined;
+  }
+
+  flush(): void {
+    this.response.flushHeaders();
+  }
+
+  end(trailers: Headers): void {
+    if (trailers.length > 0 && this.response.chunkedEncoding) this.response.addTrailers(trailers.map(toPair));
+    this.response.end();
+  }
+
+  breakOff(): void {
+    const { response } = this;
+    const end = (socket: Socket): void => {
+      if (this.endsByClose) resetConnection(socket);
+      else socket.destroy();
+    };
+    // Behind a pipelined response it has none yet, and that one is not to be lost.
+    if (response.socket) end(response.socket);
+    else response.once('socket', end);
+  }
+
+  discardBody(): void {
+    const { socket } = this.request;
+    discard(this.request, this.limits, (ended) => {
+      if (!ended) socket.destroy();
+    });
+  }
+
+  private responseOver(): Promise<void> {
+    const { response } = this;
+    // A response that waits behind a pipelined one has no socket yet, and does not hear of its end.
+    const connection = response.socket ? response : this.request.socket;
+    return new Promise((resolve) => {
+      const close = (): void => {
+        connection.off('close', close);
+        response.off('close', close);
+        if (!response.writableFinished) this.leave();
+        resolve();
+      };
+      connection.once('close', close);
+      response.once('close', close);
+    });
+  }
+
+  private requestOver(): Promise<void> {
+    const { request } = this;
+    const { socket } = request;
+    // A body does not hear of it either, once its response is given.
+    const connectionLost = (): void => void request.destroy();
+    return new Promise((resolve) => {
+      const close = (): void => {
+        socket.off('close', connectionLost);
+        // A body that breaks off never ends: only then is it closed with its end unseen.
+        if (!request.readableEnded) this.leave();
+        resolve();
+      };
+      if (request.closed) return close();
+      request.once('close', close);
+      socket.once('close', connectionLost);
+    });
+  }
+
+  private leave(): void {
+    if (this.isGone) return;
+    this.isGone = true;
+    for (const listener of this.whenGone.splice(0)) listener();
+  }
+}
+
+function toPair([name, value]: Headers[number]): [string, string] {
+  return [name, value];
+}
+
+/** A client that speaks HTTP/2: fields in lower case, no reason phrase, no connection to close. */
+export class Http2Client implements ClientSide {
+  readonly over: Promise<void>;
+  isGone = false;
+  private readonly whenGone: (() => void)[] = [];
+  private readonly request: Http2ServerRequest;
+  private readonly response: Http2ServerResponse;
+
+  constructor(
+    private readonly exchange: Http2Exchange,
+    private readonly limits: DiscardLimits,
+  ) {
+    this.request = exchange.req;
+    this.response = exchange.res;
+    const { stream } = exchange.res;
+    // A reset stream may say "end" and "finish" afterwards: only these two tell that it was one.
+    stream.once('aborted', () => this.leave());
+    this.over = new Promise((resolve) => {
+      const close = (): void => {
+        if (stream.rstCode !== constants.NGHTTP2_NO_ERROR || !stream.writableFinished) this.leave();
+        resolve();
+      };
+      if (stream.destroyed) close();
+      else stream.once('close', close);
+    });
+  }
+
+  get body(): Http2ServerRequest {
+    return this.request;
+  }
+
+  get out(): Http2ServerResponse {
+    return this.response;
+  }
+
+  get answered(): boolean {
+    return this.response.headersSent;
+  }
+
+  get isBehind(): boolean {
+    return this.response.stream.writableNeedDrain;
+  }
+
+  get holdsBodyBack(): boolean {
+    return holdsBodyBack(this.exchange);
+  }
+
+  onGone(listener: () => void): void {
+    if (this.isGone) listener();
+    else this.whenGone.push(listener);
+  }
+
+  trailers(): Headers {
+    return fromRawHeaders(this.request.rawTrailers);
+  }
+
+  takesTrailers(): boolean {
+    return this.request.method !== 'HEAD';
+  }
+
+  sendInterim(status: number, reason: string, headers: Headers): void {
+    if (status === 100) sendContinue(this.exchange);
+    else sendInterim(this.exchange, { status, reason, headers });
+  }
+
+  sendHead(status: number, _reason: string, headers: Headers): void {
+    writeHttp2Fields(headers, (fields) => {
+      if (!fits(this.response.stream, fields)) throw new HeadTooLarge();
+      this.response.writeHead(http2Status(status), fields);
+    });
+  }
+
+  flush(): void {
+    // A HEADERS frame waits for nothing.
+  }
+
+  end(trailers: Headers): void {
+    if (trailers.length > 0) addHttp2Trailers(this.response, trailers);
+    this.response.end();
+  }
+
+  breakOff(): void {
+    destroyExchange(this.exchange);
+  }
+
+  discardBody(): void {
+    const close = closingBehindAnswer(this.response.stream);
+    discard(this.request, this.limits, (ended) => {
+      if (!ended) void close();
+    });
+  }
+
+  private leave(): void {
+    if (this.isGone) return;
+    this.isGone = true;
+    for (const listener of this.whenGone.splice(0)) listener();
+  }
+}

@@ -1,0 +1,219 @@
+import { readFileSync } from 'node:fs';
+import ipaddr from 'ipaddr.js';
+import type { Log } from '../observe/log.js';
+import type { Trust } from './trusted-proxies.js';
+
+/** The limit that a refused connection has met. */
+export type ConnectionLimit = 'total' | 'address';
+
+/** Decides which connections of clients are taken. */
+export interface ConnectionGate {
+  /** Undefined: it is refused. Else to be called once, when the connection has ended. `address` is empty for a Unix socket. */
+  admit(address: string): (() => void) | undefined;
+}
+
+export interface ConnectionLimitsOptions {
+  readonly total: number;
+  readonly perAddress: number;
+  /** Peers that stand for many clients, which no limit for one client may hit. */
+  readonly isExempt: (address: string) => boolean;
+  readonly onRefused: (limit: ConnectionLimit) => void;
+  /** Called at most once a second while few connections are left: the time to end those that nobody uses. */
+  readonly onNearlyFull: () => void;
+  readonly log: Log;
+  /** Milliseconds by a clock that nobody sets. */
+  readonly monotonic: () => number;
+}
+
+/** What the configuration says of clients' connections, and who hears of them. */
+export interface ClientLimitsOptions {
+  readonly settings: { readonly total?: number; readonly perAddress?: number };
+  /** Processes that share the connections, each with descriptors of its own. */
+  readonly processes?: number;
+  readonly trust: Pick<Trust, 'trusts'>;
+  readonly metrics: { connectionRefused(limit: ConnectionLimit): void };
+  readonly endIdle: () => void;
+  readonly log: Log;
+  readonly monotonic: () => number;
+  /** File descriptors of each process; those of this one when missing. */
+  readonly openFiles?: number;
+}
+
+/** The limits as they are configured, or by the descriptors of the processes; never more than those allow. */
+export function clientLimits(options: ClientLimitsOptions): ConnectionLimits {
+  const { settings, processes = 1, trust, metrics, endIdle, log, monotonic, openFiles } = options;
+  const most = mostConnections(openFiles) * processes;
+  const wanted = settings.total ?? defaultConnections(openFiles) * processes;
+  const total = Math.min(wanted, most);
+  if (wanted > most) log.warn({ wanted, most }, TOO_FEW_DESCRIPTORS);
+  return new ConnectionLimits({
+    total,
+    perAddress: settings.perAddress ?? Math.ceil(total / 2),
+    isExempt: (address) => trust.trusts(address),
+    onRefused: (limit) => metrics.connectionRefused(limit),
+    onNearlyFull: endIdle,
+    log,
+    monotonic,
+  });
+}
+
+const TOO_FEW_DESCRIPTORS =
+  'limits.connections.total is more than the file descriptors of this process allow: raise its limit (ulimit -n, LimitNOFILE)';
+
+/** From this part of `total` on, connections without a request under way are in the way of others. */
+const NEARLY_FULL = 0.9;
+const NEARLY_FULL_EVERY_MS = 1000;
+
+/** A flood of refused connections makes one line in the log each time. */
+const LOG_EVERY_MS = 10_000;
+
+/** Counts the connections of clients, in all and by their address, and refuses those beyond the limits. */
+export class ConnectionLimits implements ConnectionGate {
+  private readonly byAddress = new Map<string, number>();
+  private open = 0;
+  private nearlyFullAt = -Infinity;
+  private readonly refused = { total: new Refusals(), address: new Refusals() };
+
+  constructor(private readonly options: ConnectionLimitsOptions) {}
+
+  admit(address: string): (() => void) | undefined {
+    const { total, perAddress } = this.options;
+    const key = this.options.isExempt(address) ? undefined : limitedAddress(address);
+    const ofAddress = key === undefined ? 0 : (this.byAddress.get(key) ?? 0);
+    if (this.open >= total) return this.refuse('total', address);
+    if (ofAddress >= perAddress) return this.refuse('address', address);
+    this.open++;
+    if (key !== undefined) this.byAddress.set(key, ofAddress + 1);
+    if (this.open >= total * NEARLY_FULL) this.makeRoom();
+    return () => this.release(key);
+  }
+
+  private release(key: string | undefined): void {
+    this.open--;
+    if (key === undefined) return;
+    const left = this.byAddress.get(key)! - 1;
+    if (left > 0) this.byAddress.set(key, left);
+    else this.byAddress.delete(key);
+  }
+
+  private refuse(limit: ConnectionLimit, client: string): undefined {
+    const { onRefused, monotonic, log, total, perAddress } = this.options;
+    onRefused(limit);
+    if (limit === 'total') this.makeRoom();
+    const refused = this.refused[limit].count(monotonic());
+    if (refused === undefined) return;
+    const most = limit === 'total' ? total : perAddress;
+    log.warn({ limit, most, client, open: this.open, refused }, REFUSED[limit]);
+  }
+
+  private makeRoom(): void {
+    const now = this.options.monotonic();
+    if (now - this.nearlyFullAt < NEARLY_FULL_EVERY_MS) return;
+    this.nearlyFullAt = now;
+    this.options.onNearlyFull();
+  }
+}
+
+const REFUSED: Readonly<Record<ConnectionLimit, string>> = {
+  total: 'connections are refused: clients have as many as limits.connections.total allows',
+  address: 'connections are refused: one address has as many as limits.connections.per_address allows',
+};
+
+/** How many connections were refused since the last line about them. */
+class Refusals {
+  private since = 0;
+  private toldAt = -Infinity;
+
+  /** Undefined while it is too early to tell again. */
+  count(now: number): number | undefined {
+    this.since++;
+    if (now - this.toldAt < LOG_EVERY_MS) return undefined;
+    const { since } = this;
+    this.toldAt = now;
+    this.since = 0;
+    return since;
+  }
+}
+
+/**
+ * Numbers the connections that come to it from 1 on, refused ones too: a process that gives connections away in this order
+ * knows by the numbers which of them have ended.
+ */
+export class NumberedConnections implements ConnectionGate {
+  private last = 0;
+  private readonly open = new Set<number>();
+  private listener: ((number: number) => void) | undefined;
+
+  constructor(private readonly gate: ConnectionGate) {}
+
+  admit(address: string): (() => void) | undefined {
+    const number = ++this.last;
+    const release = this.gate.admit(address);
+    if (!release) {
+      this.listener?.(number);
+      return undefined;
+    }
+    this.open.add(number);
+    return () => {
+      release();
+      this.open.delete(number);
+      this.listener?.(number);
+    };
+  }
+
+  /** Told of each connection that ends, at once of those that have. */
+  whenEnded(listener: (number: number) => void): void {
+    this.listener = listener;
+    for (let number = 1; number <= this.last; number++) if (!this.open.has(number)) listener(number);
+  }
+}
+
+/** What counts as one client: an IPv4 address, or the /64 that one subscriber of IPv6 has. Undefined for a Unix socket. */
+export function limitedAddress(address: string): string | undefined {
+  if (!ipaddr.isValid(address)) return undefined;
+  const plain = ipaddr.process(address);
+  if (plain.kind() === 'ipv4') return plain.toString();
+  return `${(plain as ipaddr.IPv6).parts
+    .slice(0, 4)
+    .map((part) => part.toString(16))
+    .join(':')}::/64`;
+}
+
+/** Descriptors that are kept for the process itself: its files, its log, its admin listener. */
+const OWN_DESCRIPTORS = 64;
+/** Each client may need one of them for its connection, one for the origin's, and one for a file. */
+const DESCRIPTORS_PER_CLIENT = 3;
+/** Each connection costs memory too. */
+const MOST_BY_DEFAULT = 16_384;
+
+/** How many connections of clients one process takes when nobody says it, by the descriptors that it may open. */
+export function defaultConnections(openFiles = openFileLimit()): number {
+  return Math.min(MOST_BY_DEFAULT, Math.max(1, Math.floor((openFiles - OWN_DESCRIPTORS) / DESCRIPTORS_PER_CLIENT)));
+}
+
+/** How many it can take at all. */
+export function mostConnections(openFiles = openFileLimit()): number {
+  return Math.max(1, openFiles - 2 * OWN_DESCRIPTORS);
+}
+
+/** File descriptors that this process may have open. */
+export function openFileLimit(): number {
+  const limit = fromProc() ?? fromReport();
+  return Number.isFinite(limit) ? limit : Infinity;
+}
+
+/** Linux tells it without the work of a whole report. */
+function fromProc(): number | undefined {
+  try {
+    const [, soft] = /^Max open files +(\S+)/m.exec(readFileSync('/proc/self/limits', 'utf8')) ?? [];
+    return soft === undefined ? undefined : Number(soft.replace('unlimited', 'Infinity'));
+  } catch {
+    // Other systems have no such file.
+    return undefined;
+  }
+}
+
+function fromReport(): number {
+  const { userLimits } = process.report.getReport() as { userLimits?: { open_files?: { soft?: unknown } } };
+  return Number(userLimits?.open_files?.soft ?? Infinity);
+}

@@ -1,0 +1,262 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createSecureServer, type ServerOptions } from 'node:https';
+import type { Socket } from 'node:net';
+import { fromRawHeaders } from '../model/headers.js';
+import { type Problem, problemReply } from '../protocol/problem.js';
+import { writeOctets } from '../streams/node-http.js';
+import { tameSmallPieces } from '../streams/small-pieces.js';
+import { endWhenSilent, HALF_CLOSED_MS } from './closing.js';
+import type { Exchange, Http1Exchange } from './exchange.js';
+import { PipelinedRequests } from './pipelined-requests.js';
+import { isRefused, problemOf, refuseConnection, refuseTheRest } from './refuse-connection.js';
+import { answerEarly } from './response.js';
+
+export interface Http1Options {
+  readonly tls?: {
+    readonly cert: string | Buffer;
+    readonly key: string | Buffer;
+    /** Where clients have to show a certificate: who signs them. */
+    readonly ca?: string | Buffer;
+    readonly requestCert?: boolean;
+    readonly rejectUnauthorized?: boolean;
+  };
+  /** Also offer HTTP/2 to TLS clients. */
+  readonly http2: boolean;
+  readonly headersTimeoutMs: number;
+  readonly keepAliveTimeoutMs: number;
+  /** A client that has ended its side gets the answers that come or go on within this time; none at 0. */
+  readonly halfClosedMs?: number;
+  /** Of a head; Node's own limit when missing. */
+  readonly mostHeadBytes?: number;
+}
+
+export interface Http1Handlers {
+  onRequest(exchange: Exchange): void;
+  onUpgrade(req: IncomingMessage, socket: Socket, head: Buffer): void;
+}
+
+/**
+ * Node's HTTP server, strict and without a limit on how long a body takes. It is the one that listens, because only then
+ * does it look after slow heads and idle connections; but what becomes of a new connection is decided elsewhere.
+ */
+export class Http1Server {
+  readonly server: Server;
+  private readonly serve: (socket: Socket) => void;
+  private readonly handshake: (socket: Socket) => void;
+  private readonly underWay = new Map<Socket, PipelinedRequests>();
+  /** Connections without any request yet: Node takes them for busy ones. */
+  private readonly fresh = new Set<Socket>();
+  private draining = false;
+  private readonly halfClosedMs: number;
+
+  constructor(
+    options: Http1Options,
+    private readonly handlers: Http1Handlers,
+  ) {
+    const { tls } = options;
+    const settings = settingsOf(options);
+    this.halfClosedMs = options.halfClosedMs ?? HALF_CLOSED_MS;
+    this.server = tls ? createSecureServer({ ...settings, ...tlsSettings(options), ...tls }) : createServer(settings);
+    // Silently left out fields could be those that delimit the message; their size is limit enough.
+    this.server.maxHeadersCount = 0;
+    // Its types do not tell: without it Node ends its own side as soon as the client has ended the other.
+    Object.assign(this.server, { httpAllowHalfOpen: this.halfClosedMs > 0 });
+    this.serve = this.takeConnectionListener(tls ? 'secureConnection' : 'connection');
+    this.handshake = tls ? this.takeConnectionListener('connection') : this.serve;
+    this.listen();
+  }
+
+  /** Lets TLS begin on a new connection; a `secureConnection` follows. */
+  secure(socket: Socket): void {
+    this.handshake.call(this.server, socket);
+  }
+
+  /** Ends the connections that wait for their next request. */
+  endIdle(): void {
+    this.server.closeIdleConnections();
+  }
+
+  /** From here on the socket speaks HTTP/1.1. */
+  accept(socket: Socket): void {
+    this.fresh.add(socket);
+    socket.once('close', () => this.fresh.delete(socket));
+    this.serve.call(this.server, writeOctets(socket));
+  }
+
+  /** Connections with nothing under way are closed; the others say so with their next response and then close. */
+  drain(): void {
+    this.draining = true;
+    for (const { exchanges } of this.underWay.values()) {
+      for (const { res } of exchanges) if (!res.headersSent) res.shouldKeepAlive = false;
+    }
+    for (const socket of this.fresh) socket.destroy();
+    this.endIdle();
+  }
+
+  private takeConnectionListener(event: string): (socket: Socket) => void {
+    const [listener] = this.server.listeners(event);
+    this.server.removeAllListeners(event);
+    return listener as (socket: Socket) => void;
+  }
+
+  private listen(): void {
+    // Expectations are met by whoever wants the body: 100 must not be promised before anybody has looked at the request.
+    for (const event of ['request', 'checkContinue', 'checkExpectation'] as const) {
+      this.server.on(event, (req: IncomingMessage, res: ServerResponse) => this.begin({ req, res }));
+    }
+    this.server.on('upgrade', (req, socket: Socket, head) => this.upgrade(req, socket, head));
+    this.server.on('connect', (_req, socket: Socket) => {
+      this.refuseInTurn(socket, { status: 501, detail: 'This server is no tunnel: CONNECT is not implemented.' });
+    });
+    this.server.on('clientError', (error, socket: Socket) => this.fail(error, socket));
+  }
+
+  private begin(exchange: Http1Exchange): void {
+    const { req, res } = exchange;
+    const { socket } = req;
+    if (isRefused(socket)) return;
+    tameSmallPieces(req, socket);
+    if (this.draining) res.shouldKeepAlive = false;
+    const fault = framingFault(req);
+    if (fault) refuseTheRest(socket);
+    this.requestsOf(socket).add(exchange, () => {
+      if (!fault) return this.handlers.onRequest(exchange);
+      res.shouldKeepAlive = false;
+      void answerEarly(exchange, problemReply(fault));
+    });
+    // What it said of the connection was said before we began to drain.
+    res.once('close', () => this.draining && setImmediate(() => this.server.closeIdleConnections()));
+  }
+
+  private requestsOf(socket: Socket): PipelinedRequests {
+    const known = this.underWay.get(socket);
+    if (known) return known;
+    this.fresh.delete(socket);
+    const requests = new PipelinedRequests(socket);
+    this.underWay.set(socket, requests);
+    socket.once('close', () => this.underWay.delete(socket));
+    socket.once('end', () => this.peerEnded(socket));
+    return requests;
+  }
+
+  /** The client sends nothing more: it has left, or only waits for its answers. */
+  private peerEnded(socket: Socket): void {
+    const { exchanges = [] } = this.underWay.get(socket) ?? {};
+    if (this.halfClosedMs === 0 || exchanges.length === 0) return;
+    endWhenSilent(socket, this.halfClosedMs);
+  }
+
+  private upgrade(req: IncomingMessage, socket: Socket, head: Buffer): void {
+    if (isRefused(socket)) return;
+    this.fresh.delete(socket);
+    if (isUpgrade(req)) {
+      // The connection still owes answers: it cannot become another protocol's before they are given.
+      if (this.newestOf(socket)) return this.refuseInTurn(socket, { status: 400, detail: NO_PIPELINED_UPGRADE });
+      // Until its new owner listens, a reset must not end the process.
+      socket.on('error', () => undefined);
+      this.handlers.onUpgrade(req, socket, head);
+      return;
+    }
+    const again = (): void => {
+      if (socket.destroyed) return;
+      // The answers before it may have begun the time that an idle connection has.
+      socket.setTimeout(0);
+      socket.unshift(Buffer.concat([withoutUpgrade(req), head]));
+      this.accept(socket);
+    };
+    const newest = this.newestOf(socket);
+    if (newest) newest.res.once('close', () => setImmediate(again));
+    else again();
+  }
+
+  /** The parser has given up. */
+  private fail(error: NodeJS.ErrnoException, socket: Socket): void {
+    const problem = problemOf(error);
+    const { req, res } = this.newestOf(socket) ?? {};
+    const isCut = error.code === 'HPE_INVALID_EOF_STATE' && req !== undefined;
+    if (!problem || isCut || (res?.headersSent && !req?.complete)) socket.destroy();
+    else this.refuseInTurn(socket, problem);
+  }
+
+  /** What was taken in order is answered first: the client would take our refusal for that answer. */
+  private refuseInTurn(socket: Socket, problem: Problem): void {
+    if (isRefused(socket)) return;
+    refuseTheRest(socket);
+    const newest = this.newestOf(socket);
+    if (newest?.req.complete) newest.res.once('close', () => refuseConnection(socket, problem));
+    else refuseConnection(socket, problem);
+  }
+
+  private newestOf(socket: Socket): Http1Exchange | undefined {
+    return this.underWay.get(socket)?.newest;
+  }
+}
+
+const NO_PIPELINED_UPGRADE = 'A request to change protocols has to wait for the answers before it.';
+
+function settingsOf({ headersTimeoutMs, keepAliveTimeoutMs, mostHeadBytes }: Http1Options): ServerOptions {
+  const settings = {
+    // It counts the body as well: whoever reads a body gives up the idle ones.
+    requestTimeout: 0,
+    ...(mostHeadBytes === undefined ? {} : { maxHeaderSize: mostHeadBytes }),
+    headersTimeout: headersTimeoutMs,
+    connectionsCheckingInterval: Math.min(30_000, Math.max(50, headersTimeoutMs / 4)),
+    keepAliveTimeout: keepAliveTimeoutMs,
+    insecureHTTPParser: false,
+    // Checked in `readHead`, where the refusal can say what is wrong.
+    requireHostHeader: false,
+    noDelay: true,
+    shouldUpgradeCallback: isUpgrade,
+  };
+  return settings;
+}
+
+function tlsSettings({ http2, headersTimeoutMs }: Http1Options): ServerOptions {
+  return { ALPNProtocols: http2 ? ['h2', 'http/1.1'] : ['http/1.1'], handshakeTimeout: headersTimeoutMs };
+}
+
+/**
+ * What is wrong with how an HTTP/1.1 message is delimited. Where two readers of one connection could disagree about its end,
+ * a part of one message passes for the next one: such a connection is not used any further. Node's parser refuses most of
+ * it by itself (CL with TE, repeated CL, "chunked" not last); what it lets through on Node 20 to 26 is refused here.
+ */
+export function framingFault({ httpVersion, headers }: IncomingMessage): Problem | undefined {
+  const coding = headers['transfer-encoding'];
+  if (httpVersion !== '1.1' && httpVersion !== '1.0') {
+    return { status: 505, detail: 'This connection speaks HTTP/1.1. HTTP/2 begins with its own preface.' };
+  }
+  if (coding === undefined) return undefined;
+  // RFC 9112 §6.1: HTTP/1.0 knows no transfer codings.
+  if (httpVersion === '1.0') return { status: 400, detail: 'Transfer-Encoding is not understood in HTTP/1.0.' };
+  if (headers['content-length'] !== undefined) {
+    return { status: 400, detail: 'A request has a Content-Length or a Transfer-Encoding, not both.' };
+  }
+  if (coding.trim().toLowerCase() === 'chunked') return undefined;
+  return { status: 501, detail: 'The only transfer coding understood is "chunked".' };
+}
+
+/**
+ * Whether a request to change protocols is one to act on. A server may ignore Upgrade (RFC 9110 §7.8), and should where a body
+ * comes with it or HTTP/2 is asked for, which is not begun this way any more (RFC 9113 §3.1): these are ordinary requests.
+ */
+export function isUpgrade({ headers }: IncomingMessage): boolean {
+  const hasBody = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+  const protocols = (headers.upgrade ?? '').split(',').map((protocol) => protocol.trim().toLowerCase());
+  return !hasBody && protocols.some((protocol) => protocol !== '' && protocol !== 'h2c');
+}
+
+/**
+ * The request's head without its wish to change protocols, to be parsed again: Node 20 stops parsing at every Upgrade.
+ * Not needed when Node 22 is our oldest, which asks `isUpgrade` first (shouldUpgradeCallback).
+ */
+export function withoutUpgrade({ method, url, rawHeaders }: IncomingMessage): Buffer {
+  const lines = fromRawHeaders(rawHeaders)
+    .filter(([name]) => !['upgrade', 'http2-settings'].includes(name.toLowerCase()))
+    .map(([name, value]) => `${name}: ${name.toLowerCase() === 'connection' ? connectionOptions(value) : value}\r\n`);
+  return Buffer.from(`${method} ${url} HTTP/1.1\r\n${lines.join('')}\r\n`, 'latin1');
+}
+
+function connectionOptions(value: string): string {
+  const options = value.split(',').map((option) => option.trim());
+  return options.filter((option) => !/^(?:upgrade|http2-settings)$/i.test(option)).join(', ');
+}

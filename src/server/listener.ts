@@ -1,0 +1,239 @@
+import type { Socket } from 'node:net';
+import type { TLSSocket } from 'node:tls';
+import { clearSocketPath, setSocketMode } from '../fs/unix-socket.js';
+import { resetConnection } from './closing.js';
+import type { ConnectionGate } from './connection-limits.js';
+import { type Http1Handlers, type Http1Options, Http1Server } from './http1-server.js';
+import { type Http2Options, Http2Sessions } from './http2-server.js';
+import { refuseConnection } from './refuse-connection.js';
+import { type MinRate, SlowReaders } from './slow-clients.js';
+
+export type ListenAddress =
+  /** Port 0 takes a free one. */
+  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
+  /** `isShared`: a worker like this one listens there already and has made room. */
+  | { readonly kind: 'unix'; readonly path: string; readonly isShared?: boolean; readonly mode?: number };
+
+export interface ListenerOptions {
+  readonly address: ListenAddress;
+  /** PEM. Without it the listener speaks cleartext. */
+  readonly tls?: Http1Options['tls'];
+  /** HTTP/2 beside HTTP/1.1: by ALPN with TLS, by prior knowledge without. */
+  readonly http2: boolean;
+  readonly windows: Http2Options['windows'];
+  readonly maxConcurrentStreams: number;
+  /** A head that takes longer is refused with 408. */
+  readonly headersTimeoutMs?: number;
+  /** A connection without requests is closed after this time: longer than a load balancer keeps its own idle ones. */
+  readonly keepAliveTimeoutMs?: number;
+  readonly halfClosedMs?: Http1Options['halfClosedMs'];
+  readonly mostHeadBytes?: Http1Options['mostHeadBytes'];
+  /** HTTP/2: a peer that says nothing for this long is asked whether it is there. */
+  readonly silenceMs?: number;
+  readonly standsForMany?: Http2Options['standsForMany'];
+  /** Which connections are taken; all of them when missing. */
+  readonly gate?: ConnectionGate;
+  /** A client that takes its answers more slowly loses its connection or stream; without it none does. */
+  readonly responseRate?: MinRate;
+  readonly onSlowReader?: (socket: Socket) => void;
+}
+
+export type Handlers = Http1Handlers;
+
+/** One address that is listened on, with all its connections. */
+export interface Listener {
+  /** `http://127.0.0.1:8080`, `https://…`, or `unix:/path`. */
+  readonly url: string;
+  /** Connections that are open now, whatever they speak. */
+  readonly connections: number;
+  /** Fulfilled when nothing is listened on and no connection is left. */
+  readonly closed: Promise<void>;
+  /** No new connections; idle ones end now, the others with their response. May be called more than once. */
+  stopAccepting(): void;
+  /** Ends the connections that wait for their next request. */
+  endIdle(): void;
+  /** Ends every connection at once, whatever is under way. */
+  destroyAll(): void;
+}
+
+/** Listens; fails when the address cannot be had. */
+export async function startListener(options: ListenerOptions, handlers: Handlers): Promise<Listener> {
+  const { address } = options;
+  if (address.kind === 'unix' && !address.isShared) await clearSocketPath(address.path);
+  const door = new FrontDoor(options, handlers);
+  await door.listen();
+  if (address.kind === 'unix') await setSocketMode(address.path, address.mode);
+  return door;
+}
+
+const HEADERS_TIMEOUT_MS = 60_000;
+const KEEP_ALIVE_TIMEOUT_MS = 75_000;
+
+const NO_RATE: MinRate = { bytesPerSecond: 0, windowMs: 60_000 };
+
+class FrontDoor implements Listener {
+  readonly closed: Promise<void>;
+  private readonly http1: Http1Server;
+  private readonly http2: Http2Sessions;
+  private readonly headersTimeoutMs: number;
+  private readonly slowReaders: SlowReaders;
+  private readonly sockets = new Set<Socket>();
+  /** Connections that have not said yet what they speak. */
+  private readonly unknown = new Set<Socket>();
+  private accepting = true;
+
+  constructor(
+    private readonly options: ListenerOptions,
+    handlers: Handlers,
+  ) {
+    const { headersTimeoutMs = HEADERS_TIMEOUT_MS, keepAliveTimeoutMs = KEEP_ALIVE_TIMEOUT_MS } = options;
+    const { responseRate = NO_RATE, onSlowReader = () => undefined } = options;
+    const times = { headersTimeoutMs, keepAliveTimeoutMs };
+    this.headersTimeoutMs = headersTimeoutMs;
+    const slowReaders = (this.slowReaders = new SlowReaders(responseRate, onSlowReader));
+    const onUpgrade: Handlers['onUpgrade'] = (req, socket, head) => {
+      slowReaders.forget(socket);
+      handlers.onUpgrade(req, socket, head);
+    };
+    this.http1 = new Http1Server({ ...options, ...times }, { ...handlers, onUpgrade });
+    this.http2 = new Http2Sessions({ ...options, ...times }, (exchange) => handlers.onRequest(exchange), slowReaders);
+    const { server } = this.http1;
+    server.on('connection', (socket: Socket) => this.take(socket));
+    if (options.tls) server.on('secureConnection', (socket: TLSSocket) => this.acceptSecure(socket));
+    this.closed = new Promise((resolve) => server.once('close', () => resolve()));
+  }
+
+  async listen(): Promise<void> {
+    const { address } = this.options;
+    const { server } = this.http1;
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(address, () => {
+        server.off('error', reject);
+        resolve();
+      });
+    });
+  }
+
+  get url(): string {
+    const { address, tls } = this.options;
+    if (address.kind === 'unix') return `unix:${address.path}`;
+    const bound = this.http1.server.address();
+    const port = typeof bound === 'object' && bound ? bound.port : address.port;
+    const host = address.host.includes(':') ? `[${address.host}]` : address.host;
+    return `${tls ? 'https' : 'http'}://${host}:${port}`;
+  }
+
+  get connections(): number {
+    return this.sockets.size;
+  }
+
+  stopAccepting(): void {
+    if (this.accepting) this.http1.server.close();
+    this.accepting = false;
+    for (const socket of this.unknown) socket.destroy();
+    this.http1.drain();
+    this.http2.drain();
+  }
+
+  endIdle(): void {
+    this.http1.endIdle();
+    this.http2.endIdle();
+  }
+
+  destroyAll(): void {
+    this.stopAccepting();
+    for (const socket of this.sockets) socket.destroy();
+  }
+
+  private take(socket: Socket): void {
+    const { gate, tls } = this.options;
+    const release = gate ? gate.admit(socket.remoteAddress ?? '') : () => undefined;
+    if (!release) return resetConnection(socket);
+    this.sockets.add(socket);
+    socket.once('close', () => {
+      this.sockets.delete(socket);
+      release();
+    });
+    if (tls) this.http1.secure(socket);
+    else this.acceptPlain(socket);
+  }
+
+  private acceptSecure(socket: TLSSocket): void {
+    if (socket.alpnProtocol === 'h2') this.serveHttp2(socket);
+    else this.serveHttp1(socket);
+  }
+
+  private acceptPlain(socket: Socket): void {
+    if (!this.options.http2) return this.serveHttp1(socket);
+    this.unknown.add(socket);
+    sniff(socket, this.headersTimeoutMs, (spoken) => {
+      this.unknown.delete(socket);
+      this.serve(socket, spoken);
+    });
+  }
+
+  private serve(socket: Socket, spoken: Spoken): void {
+    switch (spoken) {
+      case 'http1':
+        return this.serveHttp1(socket);
+      case 'http2':
+        return this.serveHttp2(socket);
+      case 'late':
+        return refuseConnection(socket, { status: 408, detail: 'The header section did not arrive in time.' });
+      case 'silent':
+      case 'gone':
+        socket.destroy();
+    }
+  }
+
+  private serveHttp1(socket: Socket): void {
+    this.slowReaders.watchConnection(socket);
+    this.http1.accept(socket);
+  }
+
+  private serveHttp2(socket: Socket): void {
+    this.slowReaders.watchConnection(socket);
+    this.http2.accept(socket);
+  }
+}
+
+/** What a connection that speaks HTTP/2 from its first byte begins with (RFC 9113 §3.4); the rest of it follows from this. */
+const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n');
+
+/** `late`: nothing decisive came in time; `silent`: nothing at all. */
+export type Spoken = 'http1' | 'http2' | 'late' | 'silent' | 'gone';
+
+/**
+ * What the client of a fresh connection speaks. Nothing is taken from the connection: the bytes that were looked at are
+ * put back. `decided` is called once.
+ */
+export function sniff(socket: Socket, timeoutMs: number, decided: (spoken: Spoken) => void): void {
+  let seen: Buffer = Buffer.alloc(0);
+  const finish = (spoken: Spoken): void => {
+    clearTimeout(timer);
+    socket.off('readable', look).off('end', leave).off('close', leave).off('error', leave);
+    // After the connection's end nothing can be put back, and nobody would read it.
+    if (spoken !== 'http1' && spoken !== 'http2') return decided(spoken);
+    socket.unshift(seen);
+    socket.on('error', ignore);
+    // Within 'readable' Node has planned to read more. It would do so after the new owner has paused the connection, and
+    // from then on nothing could pause it: a body would fill the memory as fast as it comes.
+    setImmediate(() => {
+      socket.off('error', ignore);
+      decided(socket.destroyed ? 'gone' : spoken);
+    });
+  };
+  const leave = (): void => finish('gone');
+  const look = (): void => {
+    const bytes = socket.read() as Buffer | null;
+    if (!bytes) return;
+    seen = seen.length === 0 ? bytes : Buffer.concat([seen, bytes]);
+    const length = Math.min(seen.length, PREFACE.length);
+    if (!seen.subarray(0, length).equals(PREFACE.subarray(0, length))) finish('http1');
+    else if (length === PREFACE.length) finish('http2');
+  };
+  const ignore = (): void => undefined;
+  const timer = setTimeout(() => finish(seen.length === 0 ? 'silent' : 'late'), timeoutMs);
+  socket.on('readable', look).once('end', leave).once('close', leave).once('error', leave);
+}

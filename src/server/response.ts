@@ -1,0 +1,291 @@
+import type { EventEmitter } from 'node:events';
+import type { Http2ServerResponse, OutgoingHttpHeaders } from 'node:http2';
+import { Readable, type Writable } from 'node:stream';
+import { fieldValue, type HeaderLine, passedOn, withoutFields } from '../model/headers.js';
+import { problemReply } from '../protocol/problem.js';
+import type { Reply } from '../protocol/protocol.js';
+import { reasonPhrase, toNodeLines } from '../streams/node-http.js';
+import { discard, type DiscardLimits, lingerBeforeClosing, resetConnection } from './closing.js';
+import {
+  addHttp2Trailers,
+  closingBehindAnswer,
+  destroyExchange,
+  type Exchange,
+  fits,
+  HeadTooLarge,
+  type Http2Exchange,
+  http2Status,
+  type HttpResponse,
+  isHttp2,
+  writeHttp2Fields,
+} from './exchange.js';
+import { holdsBodyBack } from './interim-responses.js';
+
+/** What became of a reply: only `whole` ones were given completely to the connection. */
+export type Sent = 'whole' | 'client-left' | 'cut';
+
+/**
+ * Writes a final response exactly as it is: status, reason, lines in order and case, body with backpressure. A body that
+ * fails or is not as long as announced ends the connection or the stream, never the response.
+ */
+export async function sendReply(exchange: Exchange, reply: Reply): Promise<Sent> {
+  const watch = new Watch(exchange);
+  try {
+    if (watch.isGone) return 'client-left';
+    const lines = linesOf(reply, exchange);
+    let ended: Sent | 'nothing';
+    try {
+      ended = await writeBody(exchange, reply, lines, watch);
+    } catch (error) {
+      if (!(error instanceof HeadTooLarge)) throw error;
+      if (typeof reply.body === 'object') giveUp(reply.body);
+      return await sendReply(exchange, problemReply({ status: 502, detail: LARGE_HEAD }));
+    }
+    if (ended === 'nothing') return await sendReply(exchange, problemReply({ status: 502, detail: NO_CONTENT }));
+    if (ended === 'cut') cutOff(exchange, lines);
+    return ended === 'whole' ? await watch.finished() : ended;
+  } finally {
+    watch.stop();
+    if (typeof reply.body === 'object' && !exchange.res.headersSent) giveUp(reply.body);
+  }
+}
+
+const LARGE_HEAD = 'The header fields of the answer are larger than this client takes over HTTP/2.';
+
+const NO_CONTENT =
+  'The answer broke off before any of its content was here. What was asked for may have been done all the same.';
+
+/** How long and how much of an unwanted body is still read, so that its sender finds the time to read the answer. */
+const UNWANTED_BODY: DiscardLimits = { bytes: 16 * 1024 * 1024, ms: 5000 };
+
+/**
+ * A final response while the request's body is still coming. The connection is neither closed with bytes unread, which
+ * would reset it and take the answer away from the client (RFC 9112 §9.6), nor kept by somebody who sends for ever.
+ */
+export async function answerEarly(
+  exchange: Exchange,
+  reply: Reply,
+  limits: DiscardLimits = UNWANTED_BODY,
+): Promise<Sent> {
+  if (isHttp2(exchange)) return answerStreamEarly(exchange, sendReply(exchange, reply));
+  const { req, res } = exchange;
+  if (req.readableEnded) return sendReply(exchange, reply);
+  // RFC 9110 §10.1.1: the body need not come now, so that what comes next could be that body or a new request.
+  if (holdsBodyBack(exchange)) res.shouldKeepAlive = false;
+  if (!req.complete) lingerBeforeClosing(req);
+  const sent = sendReply(exchange, reply);
+  discard(req, limits, (ended) => {
+    if (!ended) req.socket.destroy();
+  });
+  return sent;
+}
+
+async function answerStreamEarly({ req, res: { stream } }: Http2Exchange, sending: Promise<Sent>): Promise<Sent> {
+  const close = closingBehindAnswer(stream);
+  const sent = await sending;
+  if (stream.destroyed || stream.readableEnded) return sent;
+  // What was received and not read would keep the stream, and with it the session, for ever (seen on Node 20).
+  req.resume();
+  if (sent === 'whole') await close();
+  return sent;
+}
+
+/** The lines that go out. `Trailer` announces what can only follow chunks. */
+function linesOf(reply: Reply, exchange: Exchange): HeaderLine[] {
+  const { method, httpVersion } = exchange.req;
+  const isBodiless = method === 'HEAD' || reply.status === 204 || reply.status === 304;
+  const mayBeChunked = httpVersion === '1.1' && !isBodiless && typeof reply.body === 'object';
+  const lines = framedLines(reply, method, mayBeChunked);
+  const isChunked = mayBeChunked && fieldValue(lines, 'content-length') === undefined;
+  return isChunked ? lines : withoutFields(lines, TRAILER);
+}
+
+/** What delimits the body is said by its real size, except where the size of no body is meant, or trailers follow it. */
+function framedLines(
+  { status, headers, body, bodySize, trailers }: Reply,
+  method: string | undefined,
+  mayBeChunked: boolean,
+): HeaderLine[] {
+  const lines = passedOn(headers, true);
+  // RFC 9110 §8.6: never in a 204.
+  if (status === 204) return withoutFields(lines, CONTENT_LENGTH);
+  const size = typeof body === 'object' ? bodySize : Buffer.byteLength(body ?? '');
+  // With its size the whole answer is known, and only chunks can be followed by trailers (RFC 9112 §7.1.2).
+  if (mayBeChunked && size !== undefined && trailers && trailers().length > 0)
+    return withoutFields(lines, CONTENT_LENGTH);
+  const announced = fieldValue(lines, 'content-length');
+  const isOfNoBody = method === 'HEAD' || status === 304;
+  if (size === undefined || (isOfNoBody && (announced !== undefined || size === 0))) return lines;
+  if (announced === `${size}`) return lines;
+  return [...withoutFields(lines, CONTENT_LENGTH), ['Content-Length', `${size}`]];
+}
+
+const CONTENT_LENGTH: ReadonlySet<string> = new Set(['content-length']);
+const TRAILER: ReadonlySet<string> = new Set(['trailer']);
+
+function writeHead({ res }: Exchange, { status, reason }: Reply, lines: readonly HeaderLine[]): void {
+  if ('stream' in res) writeHttp2Fields(lines, (fields) => writeHttp2Head(res, status, fields));
+  else res.writeHead(status, reasonPhrase(status, reason), toNodeLines(lines));
+}
+
+function writeHttp2Head(res: Http2ServerResponse, status: number, fields: OutgoingHttpHeaders): void {
+  if (!fits(res.stream, fields)) throw new HeadTooLarge();
+  // A head that could not be sent has left its fields behind.
+  for (const name of res.getHeaderNames()) res.removeHeader(name);
+  res.writeHead(http2Status(status), fields);
+}
+
+async function writeBody(
+  exchange: Exchange,
+  reply: Reply,
+  lines: readonly HeaderLine[],
+  watch: Watch,
+): Promise<Sent | 'nothing'> {
+  const { req, res } = exchange;
+  const { status, body, trailers } = reply;
+  const begin = (): void => writeHead(exchange, reply, lines);
+  const hasNone = req.method === 'HEAD' || status === 204 || status === 304;
+  if (typeof body !== 'object' || hasNone) {
+    begin();
+    if (typeof body === 'object') giveUp(body);
+    endWith(res, typeof body === 'object' || hasNone ? '' : (body ?? ''));
+    return 'whole';
+  }
+  const announced = fieldValue(lines, 'content-length');
+  const ended = await pump(body, res, watch, announced === undefined ? undefined : Number(announced), begin);
+  if (ended !== 'whole') return ended;
+  const last = trailers?.() ?? [];
+  if (last.length > 0) addTrailers(res, last);
+  res.end();
+  return 'whole';
+}
+
+/** One call, so that a short reply is one packet. */
+function endWith(res: HttpResponse, body: string): void {
+  if (body === '') res.end();
+  else res.end(Buffer.from(body));
+}
+
+function addTrailers(res: HttpResponse, trailers: readonly HeaderLine[]): void {
+  if ('stream' in res) addHttp2Trailers(res, trailers);
+  else if (res.chunkedEncoding) res.addTrailers(trailers.map(([name, value]): [string, string] => [name, value]));
+}
+
+function cutOff(exchange: Exchange, lines: readonly HeaderLine[]): void {
+  if (isHttp2(exchange)) return destroyExchange(exchange);
+  const { chunkedEncoding, socket } = exchange.res;
+  const isUntilClose = !chunkedEncoding && fieldValue(lines, 'content-length') === undefined;
+  // The end of the connection would be the regular end of such a body: only a reset says that it is none.
+  if (isUntilClose && socket) resetConnection(socket);
+  else destroyExchange(exchange);
+}
+
+/** Notices a client that leaves before its response is complete. What happens first counts: both end with a 'close'. */
+export class Watch {
+  private end: 'whole' | 'client-left' | undefined;
+  private wake: (() => void) | undefined;
+  private readonly listenedTo: EventEmitter[];
+  private readonly out: Writable;
+
+  constructor(exchange: Exchange) {
+    const overHttp2 = isHttp2(exchange);
+    this.out = overHttp2 ? exchange.res.stream : exchange.res;
+    // An HTTP/1.1 response behind a pipelined one has no connection yet and does not hear of its end.
+    this.listenedTo = overHttp2 ? [this.out] : [this.out, exchange.req.socket];
+    for (const emitter of this.listenedTo) emitter.once('close', this.leave).once('aborted', this.leave);
+    this.out.once('finish', this.finish);
+    // A write that fails tells so by the close that follows.
+    this.out.on('error', () => undefined);
+    const isGone = overHttp2
+      ? exchange.res.stream.destroyed || exchange.res.stream.aborted
+      : exchange.req.socket.destroyed;
+    if (isGone) this.leave();
+  }
+
+  get isGone(): boolean {
+    return this.end === 'client-left';
+  }
+
+  /** Fulfilled like `step`, or with undefined as soon as the client is gone. */
+  until<T>(step: Promise<T>): Promise<T | undefined> {
+    return new Promise((resolve, reject) => {
+      if (this.isGone) return resolve(undefined);
+      this.wake = () => resolve(undefined);
+      step.then(resolve, reject);
+    });
+  }
+
+  /** Fulfilled when everything was given to the connection, or the client is gone. */
+  finished(): Promise<'whole' | 'client-left'> {
+    return new Promise((resolve) => {
+      if (this.end) return resolve(this.end);
+      this.wake = () => resolve(this.end!);
+    });
+  }
+
+  stop(): void {
+    for (const emitter of this.listenedTo) emitter.off('close', this.leave).off('aborted', this.leave);
+    this.out.off('finish', this.finish);
+  }
+
+  private readonly leave = (): void => this.endWith('client-left');
+
+  private readonly finish = (): void => this.endWith('whole');
+
+  private endWith(end: 'whole' | 'client-left'): void {
+    this.end ??= end;
+    this.wake?.();
+  }
+}
+
+/**
+ * Copies `body` into the response at the pace of its reader; `cut` when it fails or has another size than announced. `begin`
+ * writes the head, with the first bytes or the end of the body: of one that fails before, `nothing` was said.
+ */
+export async function pump(
+  body: AsyncIterable<Uint8Array>,
+  res: NodeJS.WritableStream,
+  watch: Watch,
+  announcedSize: number | undefined,
+  begin: () => void,
+): Promise<'whole' | 'client-left' | 'cut' | 'nothing'> {
+  const source = body[Symbol.asyncIterator]();
+  let size = 0;
+  let hasBegun = false;
+  try {
+    for (;;) {
+      // Whoever made the body knows why it failed; the client can only be shown that it did.
+      const step = await watch.until(source.next()).catch(() => 'failed' as const);
+      if (!step) return 'client-left';
+      if (step !== 'failed' && !step.done) size += step.value.length;
+      const isWrong = announcedSize !== undefined && (size > announcedSize || (isEnd(step) && size < announcedSize));
+      if (step === 'failed' || isWrong) return hasBegun ? 'cut' : 'nothing';
+      if (!hasBegun) begin();
+      hasBegun = true;
+      if (step.done) return 'whole';
+      if (!res.write(step.value)) await watch.until(drained(res));
+    }
+  } finally {
+    stopSource(body, source);
+  }
+}
+
+function isEnd(step: IteratorResult<Uint8Array> | 'failed'): boolean {
+  return step !== 'failed' && step.done === true;
+}
+
+/** Tells a body that nobody will read it. */
+export function giveUp(body: AsyncIterable<Uint8Array>): void {
+  stopSource(body, body[Symbol.asyncIterator]());
+}
+
+/** Not waited for: a source that waits for its next bytes may hear of it late. */
+function stopSource(body: AsyncIterable<Uint8Array>, source: AsyncIterator<Uint8Array>): void {
+  // The iterator of a stream that was never read does not know that it has something to end.
+  if (body instanceof Readable) body.on('error', () => undefined).destroy();
+  else source.return?.().catch(() => undefined);
+}
+
+function drained(res: NodeJS.WritableStream): Promise<void> {
+  return new Promise((resolve) => res.once('drain', () => resolve()));
+}

@@ -1,0 +1,139 @@
+import ipaddr from 'ipaddr.js';
+import { type ForwardedHop, receivedHops, receivedPrefix } from '../model/forwarded.js';
+import { fieldValue, type Headers } from '../model/headers.js';
+import type { ConnectionFacts } from '../model/request-head.js';
+import type { Peer } from './exchange.js';
+
+/** A proxy in front of us whose forwarded fields are believed. */
+export interface TrustedProxy {
+  /** An address or address range; `unix` for peers on a Unix socket, which have no address. */
+  readonly cidr: string;
+  /** It passes 1xx responses on while the request's body is still coming. */
+  readonly relaysInterim: boolean;
+  /** It has a connection to us for each of its clients, which ends with the client's. */
+  readonly connectionPerClient?: boolean;
+}
+
+/** What is believed of where a request comes from. `scheme` and `authority` are missing where nobody trusted says more than the connection. */
+export interface Provenance {
+  readonly scheme?: 'http' | 'https';
+  readonly authority?: string;
+  /** As in `RequestHead`; of a request that another node has passed on. */
+  readonly base?: string;
+  /** The port that the client used, where the authority does not say it. */
+  readonly port?: string;
+  /** The part of the path that trusted proxies took off. */
+  readonly prefix?: string;
+  readonly connection: ConnectionFacts;
+}
+
+/** Fields that proxies add and clients do not. */
+const FORWARDING_FIELDS = ['via', 'forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto', 'x-real-ip'];
+
+interface Range {
+  readonly range: [ipaddr.IPv4 | ipaddr.IPv6, number];
+  readonly proxy: TrustedProxy;
+}
+
+/** Knows whose word counts: the trusted proxies, and nobody else. */
+export class Trust {
+  private readonly ranges: readonly Range[];
+  private readonly unix: TrustedProxy | undefined;
+
+  constructor(proxies: readonly TrustedProxy[]) {
+    this.unix = proxies.find(({ cidr }) => cidr === 'unix');
+    this.ranges = proxies
+      .filter(({ cidr }) => cidr !== 'unix')
+      .map((proxy) => ({ range: parseRange(proxy.cidr), proxy }))
+      // Of several ranges that hold an address the narrowest says whether interim responses get through.
+      .sort((a, b) => b.range[1] - a.range[1]);
+  }
+
+  /** The client's address, scheme and authority, as far as the chain of trusted proxies reaches. */
+  provenanceOf(peer: Peer, headers: Headers): Provenance {
+    const proxy = peer.isGone ? undefined : this.find(peer.address);
+    if (!proxy) return { connection: strangerFacts(peer, headers) };
+    const hops = receivedHops(headers);
+    const walk = this.walk(hops, peer.address, proxy);
+    const told = hops.slice(walk.at);
+    return {
+      scheme: told.map(({ proto }) => proto?.toLowerCase()).find((proto) => proto === 'http' || proto === 'https'),
+      authority: told.map(({ host }) => host).find((host) => host !== undefined && isAuthority(host)),
+      port: told.map(({ port }) => port).find((port) => port !== undefined && /^[1-9]\d{0,4}$/.test(port)),
+      prefix: receivedPrefix(headers),
+      connection: {
+        peerAddress: peer.address,
+        encrypted: peer.encrypted,
+        clientAddress: walk.client,
+        peerIsTrusted: true,
+        relaysInterim: walk.relays,
+        isClientsOwn: walk.isApart,
+      },
+    };
+  }
+
+  /** Its word counts: it is a proxy that stands for many clients. */
+  trusts(address: string): boolean {
+    return this.find(address) !== undefined;
+  }
+
+  /**
+   * From the nearest hop to the farthest, as long as each was told of by a trusted proxy: what stands farther left could
+   * be the client's invention. An interim response has to get through every one of them, and each has to keep clients apart.
+   */
+  private walk(hops: readonly ForwardedHop[], peer: string, { relaysInterim, connectionPerClient }: TrustedProxy) {
+    let client = peer;
+    let relays = relaysInterim;
+    let isApart = connectionPerClient === true;
+    let at = hops.length;
+    while (at > 0) {
+      const node = hops[--at]!.for;
+      if (node === undefined || !ipaddr.isValid(node)) break;
+      client = node;
+      const proxy = this.find(node);
+      if (!proxy) break;
+      relays &&= proxy.relaysInterim;
+      isApart &&= proxy.connectionPerClient === true;
+    }
+    return { client, relays, isApart, at };
+  }
+
+  private find(address: string): TrustedProxy | undefined {
+    if (address === '') return this.unix;
+    if (!ipaddr.isValid(address)) return undefined;
+    // An IPv4 peer of a dual-stack socket shows as ::ffff:a.b.c.d.
+    const plain = ipaddr.process(address);
+    return this.ranges.find(({ range: [start, bits] }) => plain.kind() === start.kind() && plain.match(start, bits))
+      ?.proxy;
+  }
+}
+
+/**
+ * A peer we were told nothing of. A client that speaks to us directly sends no Via and no X-Forwarded-For: whoever does
+ * is a proxy nobody declared, and may break over a 1xx response that it does not expect.
+ */
+function strangerFacts({ address, encrypted }: Peer, headers: Headers): ConnectionFacts {
+  const isProxy = FORWARDING_FIELDS.some((name) => fieldValue(headers, name) !== undefined);
+  return {
+    peerAddress: address,
+    encrypted,
+    clientAddress: address,
+    peerIsTrusted: false,
+    relaysInterim: !isProxy,
+    isClientsOwn: !isProxy,
+  };
+}
+
+/** Host and optional port (RFC 9110 §7.2), without the rare characters that would need care in a Location. */
+export function isAuthority(text: string): boolean {
+  return /^(?:(?:[A-Za-z0-9._~!$&'*+-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?$/.test(text);
+}
+
+function parseRange(cidr: string): [ipaddr.IPv4 | ipaddr.IPv6, number] {
+  const whole = cidr.includes('/') ? cidr : `${cidr}/${ipaddr.parse(cidr).kind() === 'ipv4' ? 32 : 128}`;
+  const [start, bits] = ipaddr.parseCIDR(whole);
+  if (start.kind() === 'ipv6' && (start as ipaddr.IPv6).isIPv4MappedAddress() && bits >= 96) {
+    return [(start as ipaddr.IPv6).toIPv4Address(), bits - 96];
+  }
+  return [start, bits];
+}

@@ -1,0 +1,353 @@
+import { basename, join } from 'node:path';
+import { Readable } from 'node:stream';
+import { crc32 } from '../fs/crc32.js';
+import type { DirectorySync } from '../fs/directory-sync.js';
+import {
+  access,
+  after,
+  close,
+  fdatasync,
+  fstat,
+  hasCode,
+  open,
+  patiently,
+  readv,
+  removeIfEmpty,
+  stat,
+  storageFault,
+  unlink,
+  writev,
+} from '../fs/files.js';
+import { Fault } from '../model/fault.js';
+import type { Chunk } from '../model/upload.js';
+import { BLOCK_BYTES, fileSize, type RunningSums, seedOf, SUM_BYTES, sumBytes } from './block-sums.js';
+import { areJoined, originOf } from './chunk-name.js';
+import type { ChunkWriter, Extent } from './spool.js';
+
+/** Measured: below a MiB the calls cost more than the bytes, above it nothing is gained. */
+const READ_SIZE = 2 * BLOCK_BYTES;
+
+interface Range {
+  readonly start?: number;
+  readonly end?: number;
+  /** Before a chunk is said to be lost: has the next look be a fresh one; fails when the spool is not there at all. */
+  readonly refresh?: () => Promise<void>;
+  /** Each block is followed by its checksum, the last one too; for a whole file. */
+  readonly withSums?: boolean;
+}
+
+/** Some blocks of a file, and the checksums that they were found right with, one behind the other. */
+interface Blocks {
+  readonly bytes: Buffer;
+  /** Missing for a file from before there were any. */
+  readonly sums?: Buffer;
+}
+
+/** The part of one file that is wanted; `end` is exclusive. */
+interface Section {
+  readonly path: string;
+  /** What its checksums begin with. */
+  readonly file: string;
+  /** False for a file from before there were any. */
+  readonly hasSums: boolean;
+  readonly committed: number;
+  readonly crc?: number;
+  readonly start: number;
+  readonly end: number;
+}
+
+/**
+ * The committed bytes of the chunks, or a range of them, in one stream that holds at most one file open. No byte is given
+ * before the checksum of its block was found right.
+ */
+export function readChunks(directory: string, chunks: readonly Chunk[], range: Range = {}): Readable {
+  const sections = sectionsOf(directory, chunks, range);
+  return Readable.from(bytesOf(sections, range), { objectMode: false, highWaterMark: READ_SIZE });
+}
+
+function sectionsOf(directory: string, chunks: readonly Chunk[], range: Range): Section[] {
+  const total = chunks.reduce((sum, chunk) => sum + chunk.size, 0);
+  const { start = 0, end = total } = range;
+  if (!(start >= 0 && start <= end && end <= total))
+    throw new Fault('CONTRACT_BROKEN', `the range ${start}–${end} is not within ${total} bytes`, false);
+  if (!areJoined(chunks)) throw lost('the chunks do not follow each other');
+  const sections: Section[] = [];
+  let before = 0;
+  for (const { name, size, crc } of chunks) {
+    const part = { start: Math.max(start - before, 0), end: Math.min(end - before, size) };
+    const file = { path: join(directory, name), file: `${basename(directory)}/${name}`, hasSums: !!originOf(name) };
+    if (part.start < part.end) sections.push({ ...file, committed: size, crc, ...part });
+    before += size;
+  }
+  return sections;
+}
+
+/** All files are looked at before the first byte is given: an origin should not get half a body for a lost chunk. */
+async function* bytesOf(
+  sections: readonly Section[],
+  { refresh = () => Promise.resolve(), withSums = false }: Range,
+): AsyncGenerator<Buffer> {
+  try {
+    for (const section of sections) await assertComplete(section, refresh);
+    for (const section of sections) yield* sectionBytes(section, withSums);
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT')) throw storageFault(error, 'bytes cannot be read');
+    await refresh();
+    throw lost('a chunk is missing');
+  }
+}
+
+async function assertComplete({ path, hasSums, committed }: Section, refresh: () => Promise<void>): Promise<void> {
+  const size = await lookTwice(() => patiently(() => fileSizeOf(path)), refresh);
+  if (size === undefined) throw lost('a chunk is missing');
+  const wanted = hasSums ? fileSize(committed) : committed;
+  if (size < wanted) throw lost(`the file of a chunk has ${size} bytes instead of ${wanted}`);
+}
+
+/** Of the opened file: without opening it an NFS client may give a size from before another node wrote the rest. */
+async function fileSizeOf(path: string): Promise<number> {
+  const fd = await open(path, 'r');
+  try {
+    return (await fstat(fd)).size;
+  } finally {
+    await close(fd);
+  }
+}
+
+async function* sectionBytes(section: Section, withSums: boolean): AsyncGenerator<Buffer> {
+  const { path, committed, start, end } = section;
+  // Whole blocks, as far as they are committed: only those can be found right.
+  const first = start - (start % BLOCK_BYTES);
+  const last = Math.min(Math.ceil(end / BLOCK_BYTES) * BLOCK_BYTES, committed);
+  const fd = await patiently(() => open(path, 'r'));
+  try {
+    for (let at = first; at < last; at += READ_SIZE) {
+      const size = Math.min(READ_SIZE, last - at);
+      const blocks = (await readRight(fd, section, at, size)) ?? (await readAgain(section, at, size));
+      if (withSums) yield* bytesAndSums(blocks, section, at);
+      else yield blocks.bytes.subarray(Math.max(start - at, 0), Math.min(end - at, size));
+    }
+  } finally {
+    await close(fd);
+  }
+}
+
+/** The sums are those that the bytes were found right with: a byte that changes from then on gets no new one. */
+function* bytesAndSums({ bytes, sums }: Blocks, { file }: Section, at: number): Generator<Buffer> {
+  for (let block = 0; block * BLOCK_BYTES < bytes.length; block++) {
+    const piece = blockOf(bytes, block);
+    yield piece;
+    yield sums ? sumOf(sums, block) : sumBytes(crc32(piece, seedOf(file, at / BLOCK_BYTES + block)));
+  }
+}
+
+/** A network disk may have kept something old for us: opening the file again asks its server. */
+async function readAgain(section: Section, at: number, size: number): Promise<Blocks> {
+  const fd = await patiently(() => open(section.path, 'r'));
+  try {
+    const blocks = await readRight(fd, section, at, size);
+    if (!blocks) throw lost('a chunk is not what was written');
+    return blocks;
+  } finally {
+    await close(fd);
+  }
+}
+
+/** The bytes from the beginning of a block on; undefined when they are not what was written. */
+async function readRight(fd: number, section: Section, at: number, size: number): Promise<Blocks | undefined> {
+  const { file, hasSums, crc } = section;
+  const bytes = Buffer.allocUnsafeSlow(size);
+  if (!hasSums) {
+    await readAll(fd, [bytes], at);
+    return { bytes };
+  }
+  const whole = Math.floor(size / BLOCK_BYTES);
+  const sums = Buffer.alloc(Math.ceil(size / BLOCK_BYTES) * SUM_BYTES);
+  const pieces: Buffer[] = [];
+  for (let block = 0; block < whole; block++) pieces.push(blockOf(bytes, block), sumOf(sums, block));
+  if (size % BLOCK_BYTES > 0) pieces.push(blockOf(bytes, whole));
+  await readAll(fd, pieces, fileSize(at));
+  for (let block = 0; block * BLOCK_BYTES < size; block++) {
+    const wanted = block < whole ? sums.readUInt32LE(block * SUM_BYTES) : crc;
+    const found = crc32(blockOf(bytes, block), seedOf(file, at / BLOCK_BYTES + block));
+    if (found !== wanted) return undefined;
+    sums.writeUInt32LE(wanted, block * SUM_BYTES);
+  }
+  return { bytes, sums };
+}
+
+function blockOf(bytes: Buffer, block: number): Buffer {
+  return bytes.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
+}
+
+function sumOf(sums: Buffer, block: number): Buffer {
+  return sums.subarray(block * SUM_BYTES, (block + 1) * SUM_BYTES);
+}
+
+async function readAll(fd: number, buffers: readonly Buffer[], position: number): Promise<void> {
+  let left = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
+  let rest: readonly Uint8Array[] = buffers;
+  for (let at = position; left > 0;) {
+    const got = await patiently(() => readv(fd, rest, at));
+    if (got === 0) throw lost('a chunk became shorter while it was read');
+    at += got;
+    left -= got;
+    if (left > 0) rest = after(rest, got);
+  }
+}
+
+function lost(what: string): Fault {
+  return new Fault('BYTES_LOST', `committed bytes are lost: ${what}`, false);
+}
+
+export interface NewChunk {
+  readonly path: string;
+  /** Those whose entries lead to the file and may be new; the first is that of its upload. */
+  readonly directories: readonly string[];
+  readonly names: DirectorySync;
+  /** Its `failures` from before the file was made. */
+  readonly since: number;
+  /** Missing for a file whose name is from before there were checksums. */
+  readonly sums?: RunningSums;
+}
+
+/**
+ * Writes one new file. After a write or a sync that failed nothing more is written to it and nothing more of it is called
+ * durable: the system may forget which bytes it still owes us, and call the next sync a success.
+ */
+export class FileChunkWriter implements ChunkWriter {
+  private written: Extent;
+  private position = 0;
+  private synced = 0;
+  private nameIsDurable = false;
+  private broken: Error | undefined;
+  private closing: Promise<void> | undefined;
+
+  constructor(
+    private readonly fd: number,
+    private readonly chunk: NewChunk,
+  ) {
+    this.written = { size: 0, crc: chunk.sums?.unfinished };
+  }
+
+  get size(): number {
+    return this.written.size;
+  }
+
+  get extent(): Extent {
+    return this.written;
+  }
+
+  get extentWithoutLastByte(): Extent {
+    return { size: this.written.size - 1, crc: this.chunk.sums?.withoutLastByte };
+  }
+
+  async write(buffers: readonly Uint8Array[]): Promise<void> {
+    if (this.broken) throw this.broken;
+    const { sums } = this.chunk;
+    const size = this.written.size + sizeOf(buffers);
+    let rest = sums?.take(buffers) ?? buffers;
+    try {
+      for (let left = sizeOf(rest); left > 0;) {
+        const taken = await writev(this.fd, rest, this.position);
+        if (taken === 0) throw new Fault('STORAGE_UNAVAILABLE', 'the disk takes no bytes', true);
+        this.position += taken;
+        left -= taken;
+        if (left > 0) rest = after(rest, taken);
+      }
+      this.written = { size, crc: sums?.unfinished };
+    } catch (error) {
+      this.broken = storageFault(error, 'bytes cannot be written');
+      throw this.broken;
+    }
+  }
+
+  async sync(): Promise<void> {
+    if (this.broken) throw this.broken;
+    const { size } = this.written;
+    if (size === this.synced && this.nameIsDurable) return;
+    try {
+      await this.makeDurable();
+      await this.assertStillThere();
+    } catch (error) {
+      this.broken = storageFault(error, 'bytes cannot be made durable');
+      throw this.broken;
+    }
+    this.synced = Math.max(this.synced, size);
+    this.nameIsDurable = true;
+  }
+
+  close(): Promise<void> {
+    this.closing ??= close(this.fd).catch((error: unknown) => {
+      throw storageFault(error, 'a chunk cannot be closed');
+    });
+    return this.closing;
+  }
+
+  async discard(): Promise<void> {
+    const { path, directories } = this.chunk;
+    try {
+      // As long as ours is open no other can have its number.
+      if (await this.isAt(path)) await unlink(path);
+      await removeIfEmpty(directories[0]!);
+    } catch (error) {
+      throw storageFault(error, 'a chunk cannot be removed');
+    } finally {
+      await this.close();
+    }
+  }
+
+  private async isAt(path: string): Promise<boolean> {
+    const own = await fstat(this.fd);
+    try {
+      const found = await stat(path);
+      return found.ino === own.ino && found.dev === own.dev;
+    } catch (error) {
+      if (!hasCode(error, 'ENOENT')) throw error;
+      return false;
+    }
+  }
+
+  private async makeDurable(): Promise<void> {
+    const { names, directories, since } = this.chunk;
+    if (!names.isDurable) return;
+    await fdatasync(this.fd);
+    if (!this.nameIsDurable) await Promise.all(directories.map((directory) => names.sync(directory, since)));
+  }
+
+  /** A file that somebody removed still takes bytes, but they end with us: never acknowledge them. */
+  private async assertStillThere(): Promise<void> {
+    if ((await fstat(this.fd)).nlink > 0) return;
+    try {
+      // Some network file systems count no links at all.
+      await access(this.chunk.path);
+    } catch (error) {
+      if (!hasCode(error, 'ENOENT')) throw error;
+      throw new Fault('STORAGE_UNAVAILABLE', 'a chunk was removed from the spool while it was written', true);
+    }
+  }
+}
+
+function sizeOf(buffers: readonly Uint8Array[]): number {
+  return buffers.reduce((sum, buffer) => sum + buffer.length, 0);
+}
+
+/**
+ * What is found in a file; undefined when there certainly is none. An NFS client remembers for a while that a name was not
+ * there, which another node may have made since: what is missing is looked for again after `refresh`.
+ */
+export async function lookTwice<T>(look: () => Promise<T>, refresh: () => Promise<void>): Promise<T | undefined> {
+  const first = await unlessMissing(look);
+  if (first) return first.found;
+  await refresh();
+  return (await unlessMissing(look))?.found;
+}
+
+async function unlessMissing<T>(look: () => Promise<T>): Promise<{ readonly found: T } | undefined> {
+  try {
+    return { found: await look() };
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT')) throw error;
+    return undefined;
+  }
+}

@@ -1,0 +1,121 @@
+/** Why a holder is asked to give its lease back. */
+export type GiveBack = 'taken-over' | 'draining' | 'lost';
+
+/** The right to write one upload. */
+export interface Lease {
+  /** Larger than every token of this upload before it. */
+  readonly token: number;
+  /** Aborted, with a `GiveBack` as its reason, when the holder should commit what it has and release. */
+  readonly signal: AbortSignal;
+  /** Lets the next one in. May be called more than once. */
+  release(): Promise<void>;
+}
+
+/** What it is wanted for. To look at an upload or to end it: given also where nothing that grows has room any more. */
+export type LeasePurpose = 'to-write' | 'to-look' | 'to-end';
+
+/**
+ * At most one holder an upload is asked to write; the newest request wins. A holder that does not answer is passed
+ * over after a grace time: what keeps it harmless is the store's fence, not this interface.
+ */
+export interface Leases {
+  /** Asks the holder to give back, waits for it a moment, then takes over anyway. Those who wait come in order. */
+  take(id: string, purpose?: LeasePurpose): Promise<Lease>;
+  /** Asks every holder of this node to give back; who comes later gets a lease that is asked back at once. */
+  drain(): void;
+}
+
+/**
+ * The requests of one process. Those for the same upload form a line: each asks the one before it to give back, so that
+ * whoever stands in the middle gets its turn, knowing that it should be short. Nothing is kept of uploads nobody wants.
+ */
+export class LeaseLines {
+  private readonly last = new Map<string, Turn>();
+  private draining = false;
+
+  /** `graceMs`: how long one that was asked may take to give back before it is passed over. */
+  constructor(private readonly graceMs: number) {}
+
+  /**
+   * The end of the upload's line. While draining, turns come but are asked back at once: an offset can still be told, and
+   * a body that has just begun ends before it makes the stop wait.
+   */
+  enter(id: string): Turn {
+    const before = this.last.get(id);
+    const turn = new Turn(before, this.graceMs, () => {
+      if (this.last.get(id) === turn) this.last.delete(id);
+    });
+    this.last.set(id, turn);
+    if (this.draining) turn.ask('draining');
+    before?.ask('taken-over');
+    return turn;
+  }
+
+  drain(): void {
+    this.draining = true;
+    for (const turn of this.last.values()) turn.ask('draining');
+  }
+}
+
+/** One request's place in the line of an upload. */
+export class Turn {
+  /** Fulfilled when the one before is over, or is passed over. */
+  readonly comes: Promise<void>;
+  /** Nobody was before it. */
+  readonly isFirst: boolean;
+  private hasCome: boolean;
+  private readonly controller = new AbortController();
+  private readonly begun = deferred();
+  private readonly ended = deferred();
+
+  constructor(
+    before: Turn | undefined,
+    graceMs: number,
+    private readonly onEnd: () => void,
+  ) {
+    this.isFirst = this.hasCome = before === undefined;
+    this.comes = before ? before.over(graceMs).then(() => void (this.hasCome = true)) : Promise.resolve();
+  }
+
+  get signal(): AbortSignal {
+    return this.controller.signal;
+  }
+
+  ask(why: GiveBack): void {
+    this.controller.abort(why);
+  }
+
+  /** It has what it waited for: its time to give back counts from now on. */
+  begin(): void {
+    this.begun.resolve();
+  }
+
+  /** Those behind a turn that ends before it came still wait for those before it. */
+  end(): void {
+    this.begun.resolve();
+    this.ended.resolve();
+    if (this.hasCome) this.onEnd();
+    else void this.comes.then(this.onEnd);
+  }
+
+  /** Fulfilled when this turn has ended, or has had the grace time since it began. */
+  private async over(graceMs: number): Promise<void> {
+    await this.comes;
+    await this.begun.promise;
+    const grace = deferred();
+    const timer = setTimeout(grace.resolve, graceMs);
+    await Promise.race([this.ended.promise, grace.promise]);
+    clearTimeout(timer);
+  }
+}
+
+interface Deferred {
+  readonly promise: Promise<void>;
+  readonly resolve: () => void;
+}
+
+function deferred(): Deferred {
+  let resolve!: () => void;
+  const promise = new Promise<void>((fulfil) => (resolve = fulfil));
+  return { promise, resolve };
+}

@@ -1,0 +1,85 @@
+import type { Nodes, NodeState } from '../nodes.js';
+import type { RedisConnection } from './connection.js';
+
+type Announcement = Parameters<Nodes['announce']>[0];
+
+export interface RedisNodesOptions {
+  readonly everyMs?: number;
+}
+
+/** The nodes that share a Redis. How long one is silent is told by the clock of Redis alone. */
+export class RedisNodes implements Nodes {
+  private own: Announcement | undefined;
+  private timer: NodeJS.Timeout | undefined;
+  private saying: Promise<unknown> = Promise.resolve();
+  private readonly everyMs: number;
+
+  constructor(
+    private readonly connection: Pick<RedisConnection, 'run' | 'call' | 'keys'>,
+    { everyMs = 2000 }: RedisNodesOptions = {},
+  ) {
+    this.everyMs = everyMs;
+  }
+
+  async find(name: string): Promise<NodeState | undefined> {
+    const [node] = await this.read([name]);
+    return node;
+  }
+
+  all(): Promise<readonly NodeState[]> {
+    return this.read([]);
+  }
+
+  /** Fails when Redis does not hear it; it is repeated all the same. */
+  async announce(own: Announcement): Promise<void> {
+    this.own = own;
+    this.timer ??= setInterval(() => {
+      // Redis is away, which is told elsewhere; the others see how long we are silent.
+      this.say().catch(() => undefined);
+    }, this.everyMs).unref();
+    await this.say();
+  }
+
+  async forget(name: string): Promise<void> {
+    const { nodes } = this.connection.keys;
+    await this.connection.call(nodes, (client) => client.hdel(nodes, name));
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.timer);
+    this.own = undefined;
+    await this.saying.catch(() => undefined);
+  }
+
+  private say(): Promise<unknown> {
+    if (!this.own) return Promise.resolve();
+    const { name, url, isLeaving } = this.own;
+    this.saying = this.connection.run(
+      'announce-node',
+      [this.connection.keys.nodes],
+      [name, isLeaving ? '1' : '0', url],
+    );
+    return this.saying;
+  }
+
+  private async read(names: readonly string[]): Promise<NodeState[]> {
+    const reply = await this.connection.run('read-nodes', [this.connection.keys.nodes], names);
+    const [now, ...said] = reply as string[];
+    const pairs = Array.from({ length: said.length / 2 }, (_, at) => said.slice(2 * at, 2 * at + 2));
+    return pairs.map(([name, words]) => nodeState(name!, words!, Number(now)));
+  }
+}
+
+function nodeState(name: string, words: string, now: number): NodeState {
+  const [saidAt, isLeaving, url] = words.split(' ') as [string, string, string];
+  return { name, url, silentMs: Math.max(0, now - Number(saidAt)), isLeaving: isLeaving === '1' };
+}
+
+/**
+ * Gives one process of all the turn to do what need not be done by everyone, and to nobody else until the time is over.
+ * Only saves work: what is done in a turn must stand being done twice.
+ */
+export async function takeTurn(connection: RedisConnection, name: string, forMs: number): Promise<boolean> {
+  const key = connection.keys.turn(name);
+  return (await connection.call(key, (client) => client.set(key, '1', 'PX', forMs, 'NX'))) === 'OK';
+}

@@ -1,0 +1,153 @@
+import { randomUUID } from 'node:crypto';
+import { EventEmitter } from 'node:events';
+import { Cluster } from 'ioredis';
+import { inTime } from '../../concurrency/waiting.js';
+import type { RedisClient } from './clients.js';
+
+/** `ask`: somebody wants the lease. `free`: it was given back. `settled`: a delivery came to something. */
+export type News = 'ask' | 'free' | 'settled';
+
+/** Whoever may publish in this Redis can say anything on our channels. */
+const NEWS: ReadonlySet<string> = new Set<News>(['ask', 'free', 'settled']);
+
+export interface BusOptions {
+  readonly channels: readonly string[];
+  /** On a cluster of version 7 and later: each channel is at the server of its slot. */
+  readonly sharded: boolean;
+  /** A connected client that is subscribed to nothing yet. */
+  readonly subscriber: () => Promise<RedisClient>;
+  readonly publish: (channel: string, text: string) => Promise<unknown>;
+}
+
+const CHECK_MS = 2000;
+/** A server that hangs would keep us from trying another one. */
+const SUBSCRIBE_MS = 3000;
+
+/**
+ * What the scripts of all processes tell each other, about every upload. Only hints: a message can be lost, and after
+ * `reconnected` some may have been, so that whoever waits has to look for itself now and then.
+ */
+export class RedisBus {
+  private readonly events = new EventEmitter().setMaxListeners(0);
+  private readonly checks: NodeJS.Timeout;
+  private client: RedisClient | undefined;
+  private opening: RedisClient | undefined;
+  /** What we told ourselves and have not heard yet. */
+  private echo: string | undefined;
+  private renewing = false;
+  /** The channels were asked for anew, and the server has not confirmed it. */
+  private isDeaf = false;
+  private closed = false;
+
+  constructor(private readonly options: BusOptions) {
+    this.checks = setInterval(() => this.check(), CHECK_MS).unref();
+  }
+
+  /** Fulfilled when every channel is heard. */
+  async open(): Promise<void> {
+    const client = await this.options.subscriber();
+    this.opening = client;
+    try {
+      client.on('message', (_: string, text: string) => this.tell(text));
+      client.on('smessage', (_: string, text: string) => this.tell(text));
+      await inTime(this.subscribe(client), SUBSCRIBE_MS);
+      if (this.closed) throw new Error('Connection is closed');
+    } catch (error) {
+      client.disconnect();
+      throw error;
+    } finally {
+      this.opening = undefined;
+    }
+    this.client?.disconnect();
+    this.client = client;
+    if (client instanceof Cluster) this.followServers(client);
+    else client.on('ready', () => this.listenAgain(client));
+  }
+
+  on(news: News, listener: (id: string) => void): void;
+  on(news: 'reconnected', listener: () => void): void;
+  on(news: News | 'reconnected', listener: (id: string) => void): void {
+    this.events.on(news, listener);
+  }
+
+  off(news: News | 'reconnected', listener: (id: string) => void): void {
+    this.events.off(news, listener);
+  }
+
+  close(): void {
+    this.closed = true;
+    clearInterval(this.checks);
+    this.events.removeAllListeners();
+    this.opening?.disconnect();
+    this.client?.disconnect();
+  }
+
+  private followServers(cluster: Cluster): void {
+    for (const event of ['ready', '+subscriber', 'subscribersReady'])
+      cluster.on(event, () => this.events.emit('reconnected'));
+  }
+
+  private async subscribe(client: RedisClient): Promise<void> {
+    const { channels, sharded } = this.options;
+    if (sharded) await Promise.all(channels.map((channel) => client.ssubscribe(channel)));
+    else await client.subscribe(...channels);
+  }
+
+  private tell(text: string): void {
+    const space = text.indexOf(' ');
+    const [word, rest] = [text.slice(0, space), text.slice(space + 1)];
+    if (NEWS.has(word)) this.events.emit(word, rest);
+    else if (word === 'echo' && rest === this.echo) this.echo = undefined;
+  }
+
+  /**
+   * Nobody sends anything on these connections: without this, one that is broken would be noticed by nobody. Asking for what
+   * we have costs no more than a ping, and where the channels were refused or lost meanwhile, we hear them again.
+   */
+  private check(): void {
+    if (this.client instanceof Cluster) return this.listenToOurselves();
+    if (this.client?.status !== 'ready') return;
+    if (this.isDeaf) return this.listenAgain(this.client);
+    this.subscribe(this.client).catch(() => {
+      // The client makes its connection anew by itself.
+    });
+  }
+
+  private listenAgain(client: RedisClient): void {
+    this.isDeaf = true;
+    this.subscribe(client)
+      .then(() => {
+        this.isDeaf = false;
+        this.events.emit('reconnected');
+      })
+      .catch(() => {
+        // The next check tries again.
+      });
+  }
+
+  /** A cluster's client can lose subscriptions for good when servers come and go: then another one takes its place. */
+  private listenToOurselves(): void {
+    if (this.echo !== undefined) return this.renew();
+    const { channels, publish } = this.options;
+    const echo = randomUUID();
+    publish(channels[Math.floor(Math.random() * channels.length)]!, `echo ${echo}`).catch(() => {
+      // Nothing can be told, so that nothing is missed.
+      if (this.echo === echo) this.echo = undefined;
+    });
+    this.echo = echo;
+  }
+
+  private renew(): void {
+    if (this.renewing) return;
+    this.renewing = true;
+    this.open()
+      .then(() => {
+        this.echo = undefined;
+        this.events.emit('reconnected');
+      })
+      .catch(() => {
+        // The next check tries again.
+      })
+      .finally(() => (this.renewing = false));
+  }
+}

@@ -1,0 +1,323 @@
+import { createHash } from 'node:crypto';
+import { Fault } from '../model/fault.js';
+import type { Interrupted, Refusal, RelayedAnswer } from '../model/messages.js';
+import type { Digest, DigestAlgorithm, Upload } from '../model/upload.js';
+import { chunkName } from '../spool/chunk-name.js';
+import type { Spool } from '../spool/spool.js';
+import type { GiveBack, Lease } from '../store/leases.js';
+import { type Commit, isAway, untilAvailable } from '../store/upload-store.js';
+import { type ChunkRooms, expiry, GrowingChunk } from './chunk.js';
+import { matches, type RepresentationHashes } from './digests.js';
+import type { Body } from './request-body.js';
+import type { Allowance } from './validate.js';
+
+export interface ReceiveRooms extends ChunkRooms {
+  readonly spool: Spool;
+  readonly hashes: RepresentationHashes;
+}
+
+export interface ReceiveTask {
+  /** As it is under the lease: bytes go to its offset. */
+  readonly upload: Upload;
+  readonly lease: Lease;
+  readonly body: Body;
+  /** The body's proper end is the end of the upload, if this has no objection. */
+  readonly last?: LastCheck;
+  readonly allowance?: Allowance;
+  /** Verified over this body alone before any of it counts (RFC 9530 §2). */
+  readonly contentDigests: readonly Digest[];
+  /** A body that ends with fewer bytes than this does not count. */
+  readonly atLeast?: number;
+  /** Told after every commit; the next one waits for it. */
+  readonly onCommitted: (upload: Upload) => unknown;
+}
+
+export type Received =
+  /** The body ended cleanly and all of it is committed. */
+  | { readonly kind: 'received'; readonly upload: Upload }
+  /** With it the upload is whole. */
+  | { readonly kind: 'completed'; readonly upload: Upload; readonly reprDigest?: Digest }
+  /** Its last byte, at least, is not. */
+  | Objection
+  /** More bytes came than may; those within the bound are committed. */
+  | { readonly kind: 'overflow'; readonly upload: Upload; readonly beyond: Allowance['beyond'] }
+  | Interrupted;
+
+/**
+ * Takes a body into the spool under a lease, committing as it goes. Whatever ends it, what was committed stays and what
+ * arrived before the end is committed too, unless the body has to be whole to count.
+ */
+export async function receive(task: ReceiveTask, rooms: ReceiveRooms): Promise<Received> {
+  return new Reception(task, rooms).run();
+}
+
+class Reception {
+  private chunk: GrowingChunk | undefined;
+  private bytes = 0;
+  /** What counts only with the completion: the upload's last byte at least, or what may be it. */
+  private kept: readonly Buffer[] = [];
+  /** The last of those written. */
+  private lastByte: number | undefined;
+  private overflowed = false;
+  private readonly mustBeWhole: boolean;
+  private readonly contentHashes;
+
+  constructor(
+    private readonly task: ReceiveTask,
+    private readonly rooms: ReceiveRooms,
+  ) {
+    this.mustBeWhole = task.contentDigests.length > 0;
+    this.contentHashes = task.contentDigests.map((digest) => ({
+      algorithm: digest.algorithm,
+      hash: createHash(digest.algorithm.replace('-', '')),
+    }));
+  }
+
+  async run(): Promise<Received> {
+    const { lease, body } = this.task;
+    const { activeReceives } = this.rooms.metrics;
+    const stop = (): void => body.stop();
+    lease.signal.addEventListener('abort', stop, { once: true });
+    if (lease.signal.aborted) stop();
+    activeReceives.inc();
+    try {
+      await this.takeAll();
+      return await this.finish();
+    } catch (fault) {
+      this.rooms.hashes.forget(this.task.upload.id);
+      // Where the store failed and not the disk, what reached the disk before can still count.
+      if (fault instanceof Fault && !this.mustBeWhole) await this.chunk?.rescue();
+      // In the middle of its body a client is not told what to do: it goes on where the upload stands.
+      if (isAway(fault) && lease.signal.aborted && body.ending !== 'clean') return this.interrupted();
+      throw fault;
+    } finally {
+      activeReceives.dec();
+      lease.signal.removeEventListener('abort', stop);
+      stop();
+      await this.chunk?.close();
+    }
+  }
+
+  private async takeAll(): Promise<void> {
+    const { body } = this.task;
+    for (let batch = await body.next(); batch; batch = await body.next()) {
+      await this.write(this.withoutTheEnd(this.withinAllowance(batch)));
+      if (this.overflowed || this.chunk?.refusedBy) body.stop();
+    }
+  }
+
+  private async write(buffers: readonly Buffer[]): Promise<void> {
+    if (buffers.length === 0) return;
+    const { hashes, metrics } = this.rooms;
+    const { upload, lease } = this.task;
+    this.chunk ??= await this.begin();
+    await this.chunk.write(buffers);
+    hashes.feed(upload.id, lease.token, upload.offset + this.bytes, buffers);
+    for (const buffer of buffers) {
+      for (const { hash } of this.contentHashes) hash.update(buffer);
+      this.bytes += buffer.length;
+    }
+    this.lastByte = buffers.at(-1)?.at(-1);
+    metrics.bytesReceived(sizeOf(buffers));
+  }
+
+  private async begin(): Promise<GrowingChunk> {
+    const { upload, lease, body, atLeast = 0, onCommitted } = this.task;
+    const name = chunkName(lease.token, upload.offset);
+    const commitsFrom = this.mustBeWhole ? Infinity : atLeast;
+    const task = { upload, lease, name, commitsFrom, onCommitted, onTrouble: () => body.stop() };
+    return new GrowingChunk(await this.rooms.spool.create(upload.id, name), task, this.rooms);
+  }
+
+  /** Cuts what exceeds the bound; noticing even one byte too many ends the reception. */
+  private withinAllowance(batch: Buffer[]): Buffer[] {
+    const { allowance } = this.task;
+    const before = this.bytes + sizeOf(this.kept);
+    if (!allowance || before + sizeOf(batch) <= allowance.bytes) return batch;
+    this.overflowed = true;
+    let left = allowance.bytes - before;
+    const within: Buffer[] = [];
+    for (const buffer of batch) {
+      if (left <= 0) break;
+      within.push(buffer.subarray(0, left));
+      left -= buffer.length;
+    }
+    return within;
+  }
+
+  /**
+   * Clients take "offset = length" for success. So the byte that may make it true counts only with the completion, or when
+   * the client itself does not call it the end. Without a length, that may be any: the newest waits for the next. What has
+   * ended already is written and completed in one step.
+   */
+  private withoutTheEnd(batch: Buffer[]): readonly Buffer[] {
+    const { upload, body, last } = this.task;
+    const buffers = [...this.kept, ...batch];
+    this.kept = [];
+    if (!last || buffers.length === 0) return buffers;
+    const end = upload.offset + this.bytes + sizeOf(buffers);
+    if (end !== (upload.length ?? end)) return buffers;
+    if (body.ending === 'clean' && !this.overflowed && last.isImmediate) {
+      this.kept = buffers;
+      return [];
+    }
+    const newest = buffers.pop()!;
+    this.kept = [newest.subarray(-1)];
+    return newest.length > 1 ? [...buffers, newest.subarray(0, -1)] : buffers;
+  }
+
+  private async finish(): Promise<Received> {
+    const { ending } = this.task.body;
+    const isWhole = ending === 'clean' && !this.overflowed;
+    const refusal = isWhole ? this.refusalOfTheWhole() : undefined;
+    if (refusal) return this.discard(refusal);
+    if (isWhole && this.task.last) return this.complete(this.task.last);
+    await this.chunk?.commit();
+    if (this.chunk?.refusedBy) return this.lost();
+    const { upload } = this.chunk ?? this.task;
+    if (this.overflowed && this.task.allowance) return { kind: 'overflow', upload, beyond: this.task.allowance.beyond };
+    if (ending === 'clean') return { kind: 'received', upload };
+    return this.interrupted();
+  }
+
+  private refusalOfTheWhole(): Refusal | undefined {
+    const { atLeast, contentDigests, upload } = this.task;
+    for (const { hash } of this.contentHashes) for (const buffer of this.kept) hash.update(buffer);
+    if (atLeast !== undefined && this.bytes < atLeast)
+      return { reason: 'append-too-small', minAppendSize: atLeast, upload };
+    const actual = this.contentHashes.map(({ algorithm, hash }) => ({ algorithm, value: hash.digest('hex') }));
+    if (!matches(contentDigests, actual)) return { reason: 'digest-mismatch', field: 'Content-Digest', upload };
+    return undefined;
+  }
+
+  /** Where nothing has to be looked at first, the last bytes and the completion are one step. */
+  private async complete(last: LastCheck): Promise<Received> {
+    const { upload } = this.task;
+    const end = upload.offset + this.bytes + sizeOf(this.kept);
+    if (last.isImmediate && end === (upload.length ?? end)) return this.commitLast(last);
+    await this.chunk?.commit();
+    if (this.chunk?.refusedBy) return this.lost();
+    const passed = await last.pass((this.chunk ?? this.task).upload, this.kept[0]);
+    return passed.kind === 'passed' ? this.commitLast(last, passed.reprDigest) : passed;
+  }
+
+  private async commitLast(last: LastCheck, reprDigest?: Digest): Promise<Received> {
+    const { upload, lease, body } = this.task;
+    const { kept } = this;
+    const { trailers } = body;
+    const lastByte = kept.at(-1)?.at(-1) ?? this.lastByte;
+    const complete = {
+      ...(last.holdsBack && lastByte !== undefined && { heldBack: { lastByte } }),
+      ...(trailers.length > 0 && { trailers }),
+    };
+    if (kept.length > 0) this.chunk ??= await this.begin();
+    const result = this.chunk
+      ? await this.chunk.complete(kept, complete)
+      : await this.commitWithoutBytes({ token: lease.token, complete, expiresAt: expiry(upload, this.rooms, true) });
+    if (result === 'stale' || result === 'gone') return this.lost();
+    this.rooms.hashes.forget(upload.id);
+    this.rooms.metrics.bytesReceived(sizeOf(kept));
+    return { kind: 'completed', upload: result, reprDigest };
+  }
+
+  private commitWithoutBytes(commit: Commit): Promise<Upload | 'stale' | 'gone'> {
+    const { store, metrics } = this.rooms;
+    const { upload, lease } = this.task;
+    const onAway = (): void => metrics.storeUnavailable();
+    return untilAvailable(() => store.commit(upload.id, commit), { signal: lease.signal, onAway });
+  }
+
+  private discard(refusal: Refusal): Received {
+    this.rooms.hashes.forget(this.task.upload.id);
+    return { kind: 'refused', refusal };
+  }
+
+  /** The fence refused us: these bytes belong to nobody. */
+  private lost(): Received {
+    this.rooms.hashes.forget(this.task.upload.id);
+    return { kind: 'interrupted', why: 'taken-over' };
+  }
+
+  private interrupted(): Interrupted {
+    const { body, lease } = this.task;
+    const { ending } = body;
+    if (ending && ending !== 'stopped' && ending !== 'clean') return { kind: 'interrupted', why: ending };
+    return { kind: 'interrupted', why: (lease.signal.reason as GiveBack | undefined) ?? 'taken-over' };
+  }
+}
+
+function sizeOf(buffers: readonly Buffer[]): number {
+  return buffers.reduce((sum, buffer) => sum + buffer.length, 0);
+}
+
+/** Why a body that ended properly does not complete its upload. */
+export type Objection =
+  | { readonly kind: 'refused'; readonly refusal: Refusal }
+  /** The bytes are not what their digest says: nobody can use them. */
+  | { readonly kind: 'invalid'; readonly refusal: Refusal }
+  | { readonly kind: 'turned-away'; readonly answer: RelayedAnswer }
+  | Interrupted;
+
+export type Passed = { readonly kind: 'passed'; readonly reprDigest?: Digest } | Objection;
+
+export interface LastCheckTask {
+  /** As it is when its last body begins. */
+  readonly upload: Upload;
+  readonly lease: Lease;
+  /** Asked when all bytes are here, before they count as the whole. */
+  readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
+  /** The client is told "complete" before the origin has answered: then no byte can be held back. */
+  readonly doesNotWait?: boolean;
+}
+
+/** What stands between the proper end of a last body and the completion of its upload. */
+export class LastCheck {
+  private readonly algorithms: ReadonlySet<DigestAlgorithm>;
+
+  constructor(
+    private readonly task: LastCheckTask,
+    private readonly hashes: RepresentationHashes,
+  ) {
+    const { reprDigests, wantedReprDigest } = task.upload;
+    const wanted = wantedReprDigest === undefined ? [] : [wantedReprDigest];
+    this.algorithms = new Set([...reprDigests.map(({ algorithm }) => algorithm), ...wanted]);
+  }
+
+  /** Nothing but the length matters. */
+  get isImmediate(): boolean {
+    return this.algorithms.size === 0 && this.task.mayComplete === undefined;
+  }
+
+  /** See `shownOffset`. */
+  get holdsBack(): boolean {
+    return this.task.doesNotWait !== true;
+  }
+
+  /** `upload`: with all bytes but `rest`, which come after its offset. */
+  async pass(upload: Upload, rest: Uint8Array = new Uint8Array()): Promise<Passed> {
+    const end = upload.offset + rest.length;
+    if (upload.length !== undefined && upload.length !== end) {
+      const detail = `The content ended at ${end} bytes, but the length of this upload is ${upload.length}.`;
+      return { kind: 'refused', refusal: { reason: 'inconsistent-length', detail, upload } };
+    }
+    const answer = await this.task.mayComplete?.(upload);
+    if (answer) return { kind: 'turned-away', answer };
+    const digests = await this.digestsOf(upload, rest);
+    if (digests === 'stopped') return { kind: 'interrupted', why: 'taken-over' };
+    if (!matches(upload.reprDigests, digests))
+      return { kind: 'invalid', refusal: { reason: 'digest-mismatch', field: 'Repr-Digest' } };
+    return { kind: 'passed', reprDigest: digests.find(({ algorithm }) => algorithm === upload.wantedReprDigest) };
+  }
+
+  private async digestsOf(upload: Upload, rest: Uint8Array): Promise<Digest[] | 'stopped'> {
+    const { lease } = this.task;
+    const digests: Digest[] = [];
+    try {
+      for (const algorithm of this.algorithms) digests.push(await this.hashes.digest(upload, algorithm, lease, rest));
+    } catch (error) {
+      if (lease.signal.aborted) return 'stopped';
+      throw error;
+    }
+    return digests;
+  }
+}

@@ -1,0 +1,146 @@
+import type { Readable } from 'node:stream';
+import { type Headers, passedOnTrailers } from '../model/headers.js';
+
+/** How a body ended. Only `clean` may complete an upload. */
+export type Ending = 'clean' | 'client-left' | 'idle' | 'slow' | 'stopped';
+
+export interface BodyOptions {
+  /** From Content-Length: a body that ends with another size was cut. */
+  readonly declaredLength?: number;
+  /** A client that sends nothing for this long is given up. */
+  readonly idleMs: number;
+  /** Watches how fast the body comes from when it is wanted until it is over; gives the end of watching. */
+  readonly watch?: (body: { isAwaited(): boolean; onSlow(): void }) => () => void;
+  /** Milliseconds since we last kept it from coming, 0 while we do: that is no silence of its client. Never when missing. */
+  readonly sinceHeldBackMs?: () => number;
+  /** Called before the first byte is asked for: the moment for `100 (Continue)`. */
+  readonly onWanted: () => void;
+  /** HTTP/2 may emit 'end' for a stream that was reset: asked when the stream says it ended. */
+  readonly wasReset?: () => boolean;
+  /** What came behind it: asked when it has ended. */
+  readonly trailers?: () => Headers;
+}
+
+/** Reading pauses above this; what is under way between two calls of `next` stays below it by about one read. */
+const ENOUGH_BYTES = 4 * 1024 * 1024;
+/** Each has a cost of its own, so that a slow disk must not let them become many. */
+const ENOUGH_PIECES = 1024;
+
+/**
+ * Longer trailer sections are dropped, which any recipient may do (RFC 9110 §6.5.1): a client could fill the upload's record
+ * with them.
+ */
+const LONGEST_TRAILERS = 8 * 1024;
+
+/**
+ * A request's body as batches: `next` gives everything that arrived since the last call, so that one promise and one
+ * write serve many reads. It ends cleanly for its reader whatever happened to the connection; `ending` says what did.
+ */
+export class Body {
+  ending: Ending | undefined;
+  private batch: Buffer[] = [];
+  private batchBytes = 0;
+  private totalBytes = 0;
+  private wanted = false;
+  private wake: (() => void) | undefined;
+  private idleTimer: NodeJS.Timeout | undefined;
+  private stopWatching: (() => void) | undefined;
+
+  constructor(
+    private readonly stream: Readable,
+    private readonly options: BodyOptions,
+  ) {
+    stream.on('error', () => this.endWith('client-left'));
+  }
+
+  /** Everything that has arrived, at least one byte; undefined when the body is over. */
+  async next(): Promise<Buffer[] | undefined> {
+    if (!this.wanted) this.begin();
+    while (this.batchBytes === 0 && !this.ending) await new Promise<void>((resolve) => (this.wake = resolve));
+    if (this.batchBytes === 0) return undefined;
+    const batch = this.batch;
+    this.batch = [];
+    this.batchBytes = 0;
+    if (!this.ending) this.stream.resume();
+    return batch;
+  }
+
+  /** Gives bytes back that `next` gave: they come again first. */
+  unread(buffers: readonly Buffer[]): void {
+    this.batch = [...buffers, ...this.batch];
+    for (const { length } of buffers) this.batchBytes += length;
+  }
+
+  /** What came behind a body that ended properly. */
+  get trailers(): Headers {
+    const lines = this.ending === 'clean' ? passedOnTrailers(this.options.trailers?.() ?? []) : [];
+    const size = lines.reduce((sum, [name, value]) => sum + name.length + value.length, 0);
+    return size <= LONGEST_TRAILERS ? lines : [];
+  }
+
+  /** Reads no further. What has arrived already is still given out; the rest stays with the stream's owner. */
+  stop(): void {
+    this.endWith('stopped');
+  }
+
+  private begin(): void {
+    this.wanted = true;
+    if (this.ending) return;
+    if (this.stream.destroyed) return this.endWith('client-left');
+    this.options.onWanted();
+    this.idleTimer = setTimeout(() => this.onIdle(), this.options.idleMs);
+    // While it is paused the disk is behind, not the client.
+    const isAwaited = (): boolean => !this.stream.isPaused() && this.sinceHeldBackMs > 0;
+    this.stopWatching = this.options.watch?.({ isAwaited, onSlow: () => this.endWith('slow') });
+    this.stream.on('data', this.onData);
+    this.stream.once('end', this.onEnd);
+    this.stream.once('aborted', this.onCut);
+    this.stream.once('close', this.onCut);
+  }
+
+  private readonly onData = (data: Buffer): void => {
+    if (this.batchBytes === 0) setImmediate(this.deliver);
+    this.batch.push(data);
+    this.batchBytes += data.length;
+    this.totalBytes += data.length;
+    this.idleTimer?.refresh();
+    if (this.batchBytes >= ENOUGH_BYTES || this.batch.length >= ENOUGH_PIECES) this.stream.pause();
+  };
+
+  /** Runs after all reads of this turn of the event loop: they make one batch. */
+  private readonly deliver = (): void => {
+    const wake = this.wake;
+    this.wake = undefined;
+    wake?.();
+  };
+
+  private readonly onEnd = (): void => {
+    const { declaredLength, wasReset } = this.options;
+    const isWhole = declaredLength === undefined || declaredLength === this.totalBytes;
+    this.endWith(isWhole && !wasReset?.() ? 'clean' : 'client-left');
+  };
+
+  private readonly onCut = (): void => this.endWith('client-left');
+
+  private onIdle(): void {
+    if (this.stream.isPaused() || this.sinceHeldBackMs < this.options.idleMs) this.idleTimer?.refresh();
+    else this.endWith('idle');
+  }
+
+  private get sinceHeldBackMs(): number {
+    return this.options.sinceHeldBackMs?.() ?? Infinity;
+  }
+
+  private endWith(ending: Ending): void {
+    if (this.ending) return;
+    this.ending = ending;
+    clearTimeout(this.idleTimer);
+    this.stopWatching?.();
+    this.stream.off('data', this.onData);
+    this.stream.off('end', this.onEnd);
+    this.stream.off('aborted', this.onCut);
+    this.stream.off('close', this.onCut);
+    if (ending !== 'clean') this.stream.pause();
+    this.deliver();
+  }
+}

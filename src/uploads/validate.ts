@@ -1,0 +1,102 @@
+import type { AppendIntent, CreateIntent, Refusal } from '../model/messages.js';
+import type { Limits } from '../model/route.js';
+import type { Upload } from '../model/upload.js';
+
+/** What a creation's head already shows to be impossible (RUFH §4.1.3, §4.1.4); nothing has been kept yet. */
+export function refuseCreation(intent: CreateIntent, limits: Limits): Refusal | undefined {
+  const { complete, declaredLength, contentLength } = intent;
+  if (intent.appendLimitsApply) {
+    const refusal = refuseAppendSize(intent, limits, undefined, contentLength === 0);
+    if (refusal) return refusal;
+  }
+  if (declaredLength !== undefined && contentLength !== undefined) {
+    if (complete && declaredLength !== contentLength)
+      return inconsistent(`Upload-Length says ${declaredLength} but the content has ${contentLength} bytes.`);
+    if (contentLength > declaredLength)
+      return inconsistent(`The content has ${contentLength} bytes, more than the Upload-Length of ${declaredLength}.`);
+  }
+  const least = Math.max(declaredLength ?? 0, contentLength ?? 0);
+  if (limits.maxSize !== undefined && least > limits.maxSize) return { reason: 'too-large', maxSize: limits.maxSize };
+  return undefined;
+}
+
+export type AppendVerdict = { readonly refusal: Refusal; readonly invalidates?: true };
+
+/**
+ * What an append's head already shows to be impossible, in the order clients are tested against: size of the append,
+ * offset, lengths that contradict each other, then a body that would exceed the length (RUFH §4.4.2, §4.1.3).
+ */
+export function refuseAppend(intent: AppendIntent, upload: Upload): AppendVerdict | undefined {
+  const { limits, offset } = upload;
+  const sizeRefusal = refuseAppendSize(intent, limits, upload, false);
+  if (sizeRefusal) return { refusal: sizeRefusal };
+  if (intent.offset !== offset) return { refusal: { reason: 'mismatching-offset', upload, provided: intent.offset } };
+  const contradiction = contradictingLengths(intent, upload);
+  if (contradiction) return { refusal: inconsistent(contradiction, upload) };
+  const length = upload.length ?? intent.declaredLength;
+  const reaches = offset + (intent.contentLength ?? 0);
+  if (length !== undefined && reaches > length)
+    return { refusal: { reason: 'exceeds-length', length }, invalidates: true };
+  if (limits.maxSize !== undefined && Math.max(reaches, length ?? 0) > limits.maxSize)
+    return { refusal: { reason: 'too-large', maxSize: limits.maxSize, upload } };
+  return undefined;
+}
+
+/** How many bytes a body may bring at most, and what it means when it brings more. */
+export interface Allowance {
+  readonly bytes: number;
+  readonly beyond: 'exceeds-length' | 'too-large' | 'append-too-large';
+}
+
+/** The tightest bound on a body whose size nobody announced, or who does not keep to it. */
+export function allowance(upload: Upload, appendLimitsApply: boolean): Allowance | undefined {
+  const { limits, offset, length } = upload;
+  const bounds: Allowance[] = [];
+  if (length !== undefined) bounds.push({ bytes: length - offset, beyond: 'exceeds-length' });
+  if (limits.maxSize !== undefined) bounds.push({ bytes: limits.maxSize - offset, beyond: 'too-large' });
+  if (appendLimitsApply && limits.maxAppendSize !== undefined)
+    bounds.push({ bytes: limits.maxAppendSize, beyond: 'append-too-large' });
+  return bounds.sort((a, b) => a.bytes - b.bytes)[0];
+}
+
+export const LOST = 'Stored bytes of this upload were lost or damaged, and it was given up.';
+
+/** Why an upload has no future. */
+export function whyGone(upload: Upload | undefined): string {
+  if (upload?.lost) return LOST;
+  return upload?.phase === 'invalid'
+    ? 'The upload was given up because its bytes did not match what was announced.'
+    : 'The upload was cancelled.';
+}
+
+function refuseAppendSize(
+  body: { readonly complete: boolean; readonly contentLength?: number },
+  limits: Limits,
+  upload: Upload | undefined,
+  mayBeEmpty: boolean,
+): Refusal | undefined {
+  const { maxAppendSize, minAppendSize } = limits;
+  if (body.contentLength === undefined) return undefined;
+  if (maxAppendSize !== undefined && body.contentLength > maxAppendSize)
+    return { reason: 'append-too-large', maxAppendSize, upload };
+  if (minAppendSize !== undefined && !body.complete && !mayBeEmpty && body.contentLength < minAppendSize)
+    return { reason: 'append-too-small', minAppendSize, upload };
+  return undefined;
+}
+
+function contradictingLengths(intent: AppendIntent, upload: Upload): string | undefined {
+  const { declaredLength, contentLength } = intent;
+  const { length, offset } = upload;
+  if (declaredLength !== undefined && length !== undefined && declaredLength !== length)
+    return `Upload-Length says ${declaredLength}, but the length of this upload is ${length}.`;
+  if (declaredLength !== undefined && declaredLength < offset)
+    return `Upload-Length says ${declaredLength}, but ${offset} bytes are here already.`;
+  const total = length ?? declaredLength;
+  if (intent.complete && contentLength !== undefined && total !== undefined && offset + contentLength !== total)
+    return `The content would end the upload at ${offset + contentLength} bytes, but its length is ${total}.`;
+  return undefined;
+}
+
+function inconsistent(detail: string, upload?: Upload): Refusal {
+  return { reason: 'inconsistent-length', detail, upload };
+}

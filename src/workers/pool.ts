@@ -1,0 +1,183 @@
+import type { Log } from '../observe/log.js';
+import { type ClientGate, endWords, WorkerProcess } from './worker-process.js';
+
+export interface CrewOptions {
+  readonly workers: number;
+  readonly log: Log;
+  /** Milliseconds by a clock that nobody sets. */
+  readonly monotonic: () => number;
+  readonly gate?: ClientGate;
+  /** Called for each process that has come to listen, and again when it has ended. */
+  readonly onListening: (worker: WorkerProcess) => void;
+  readonly onEnded: (worker: WorkerProcess) => void;
+}
+
+/** All workers of one primary process. */
+export class Crew {
+  readonly posts: readonly WorkerPost[];
+  private announced = false;
+  private turn = 0;
+
+  constructor({ workers, ...options }: CrewOptions) {
+    const onListening = (worker: WorkerProcess) => {
+      if (this.announced) worker.tell({ kind: 'announced' });
+      options.onListening(worker);
+    };
+    this.posts = Array.from(
+      { length: workers },
+      (_, at) => new WorkerPost({ ...options, number: at + 1, onListening }),
+    );
+  }
+
+  /**
+   * Where all of them listen. Fails with the first that does not come to. One goes before the others: what keeps it
+   * from starting would keep all of them, and is told once; and it makes room where a process that died left a socket.
+   */
+  async start(): Promise<readonly string[]> {
+    const [first, ...others] = this.posts;
+    const urls = await first!.start(false);
+    await Promise.all(others.map((post) => post.start(true)));
+    return urls;
+  }
+
+  /** All of them listen, and whoever started us knows: logs go to standard output, as do those of later processes. */
+  announce(): void {
+    this.announced = true;
+    for (const worker of this.listening) worker.tell({ kind: 'announced' });
+  }
+
+  /** Connections are short. */
+  endIdle(): void {
+    for (const worker of this.listening) worker.tell({ kind: 'end-idle' });
+  }
+
+  get listening(): readonly WorkerProcess[] {
+    return this.posts.flatMap(({ listening }) => (listening ? [listening] : []));
+  }
+
+  /** Each in its turn; undefined while none listens. */
+  next(): WorkerProcess | undefined {
+    const { listening } = this;
+    return listening[this.turn++ % listening.length];
+  }
+
+  /** Fails when one of them did not end gently, but not before all have ended. */
+  async stop(): Promise<void> {
+    const ends = await Promise.allSettled(this.posts.map((post) => post.stop()));
+    const failed = ends.find((end) => end.status === 'rejected');
+    if (failed) throw failed.reason;
+  }
+
+  kill(): void {
+    for (const post of this.posts) post.kill();
+  }
+}
+
+export interface WorkerPostOptions {
+  readonly number: number;
+  readonly log: Log;
+  /** Milliseconds by a clock that nobody sets. */
+  readonly monotonic: () => number;
+  /** Which connections of clients it is given. */
+  readonly gate?: ClientGate;
+  /** Called for each process that has come to listen, and again when it has ended. */
+  readonly onListening: (worker: WorkerProcess) => void;
+  readonly onEnded: (worker: WorkerProcess) => void;
+}
+
+/** One worker's place: a process that ends there is followed by another. */
+export class WorkerPost {
+  private worker: WorkerProcess | undefined;
+  private isListening = false;
+  private failures = 0;
+  private next: NodeJS.Timeout | undefined;
+  private stopping = false;
+
+  constructor(private readonly options: WorkerPostOptions) {}
+
+  get number(): number {
+    return this.options.number;
+  }
+
+  /** The process there, if it listens. */
+  get listening(): WorkerProcess | undefined {
+    return this.isListening ? this.worker : undefined;
+  }
+
+  /** Where it listens. Fails when the first process does not come to; from then on there will always be another. */
+  async start(isLater: boolean): Promise<readonly string[]> {
+    const worker = this.fork(isLater);
+    const urls = await worker.listening;
+    this.replaceWhenEnded(worker);
+    return urls;
+  }
+
+  /** Fulfilled when its process has ended gently; fails when it ended otherwise. */
+  async stop(): Promise<void> {
+    this.stopping = true;
+    clearTimeout(this.next);
+    if (!this.worker) return;
+    const { worker } = this;
+    if (!this.isListening) {
+      // One that is still starting may not hear yet, and has nothing to keep.
+      worker.kill();
+      await worker.ended;
+      return;
+    }
+    worker.tell({ kind: 'stop' });
+    const end = await worker.ended;
+    if (end.code !== 0) throw new Error(`worker ${this.number} ended ${endWords(end)}`);
+  }
+
+  /** At once; nothing follows. */
+  kill(): void {
+    this.stopping = true;
+    clearTimeout(this.next);
+    this.worker?.kill();
+  }
+
+  private fork(isLater: boolean): WorkerProcess {
+    const { number, log, gate, onListening, onEnded } = this.options;
+    const worker = new WorkerProcess({ number, isLater }, gate);
+    this.worker = worker;
+    worker.listening.then(
+      () => {
+        this.isListening = true;
+        log.info({ worker: number, workerPid: worker.pid }, 'a worker listens');
+        onListening(worker);
+      },
+      () => undefined,
+    );
+    void worker.ended.then(() => {
+      this.worker = undefined;
+      this.isListening = false;
+      onEnded(worker);
+    });
+    return worker;
+  }
+
+  private replaceWhenEnded(worker: WorkerProcess): void {
+    const { number, log, monotonic } = this.options;
+    const since = monotonic();
+    void worker.ended.then((end) => {
+      if (this.stopping) return;
+      const { failures, afterMs } = nextRestart(this.failures, monotonic() - since);
+      this.failures = failures;
+      const { pid, problem } = worker;
+      log.error({ worker: number, workerPid: pid, ...end, problem, afterMs }, 'a worker ended; another follows');
+      this.next = setTimeout(() => this.replaceWhenEnded(this.fork(true)), afterMs);
+    });
+  }
+}
+
+const FIRST_MS = 250;
+const LONGEST_MS = 30_000;
+
+/** One that ran this long was sound: what ended it is no reason to wait. */
+const SOUND_MS = 60_000;
+
+/** How often in a row a worker has ended, and when the next takes its place. */
+export function nextRestart(failuresBefore: number, ranMs: number): { failures: number; afterMs: number } {
+  const failures = ranMs >= SOUND_MS ? 1 : failuresBefore + 1;
+  return { failures, afterMs: Math.min(LONGEST_MS, FIRST_MS * 2 ** (failures - 1)) };
+}

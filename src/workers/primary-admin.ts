@@ -1,0 +1,182 @@
+import { type AdminAnswer, type AdminRequest, json, methodNotAllowed, problem } from '../admin/admin-http.js';
+import { checkReadiness, type HealthCheck, type Readiness, type ToldProblem } from '../admin/admin.js';
+import { type Figures, lastingFigures, summedFigures } from '../observe/metrics.js';
+import type { Crew, WorkerPost } from './pool.js';
+import type { WorkerProcess } from './worker-process.js';
+
+/** Longer than a worker has patience with its own checks: what it found is told. */
+const PATIENCE_MS = 4000;
+
+/** What operators are told of all workers together; what is about uploads, any of them can answer. */
+export class CrewAnswers {
+  readonly drain: CrewDrain;
+
+  constructor(
+    private readonly crew: Crew,
+    private readonly figures: CrewFigures,
+  ) {
+    this.drain = new CrewDrain({ crew, ask: (worker, request) => this.relay(request, worker) });
+  }
+
+  answer(request: AdminRequest): Promise<AdminAnswer> {
+    if (request.path === '/drain') return this.drain.answer(request);
+    const page = this.pages[request.path];
+    if (!page) return this.relay(request);
+    const isRead = request.method === 'GET' || request.method === 'HEAD';
+    return isRead ? page() : Promise.resolve(methodNotAllowed(['GET', 'HEAD']));
+  }
+
+  private readonly pages: Readonly<Record<string, (() => Promise<AdminAnswer>) | undefined>> = {
+    '/healthz': () => Promise.resolve(json(200, { alive: true })),
+    '/readyz': async () => {
+      const readiness = await checkReadiness(this.crew.posts.map(readinessOf), PATIENCE_MS);
+      return json(readiness.ready ? 200 : 503, readiness);
+    },
+    '/metrics': async () => {
+      const { type, text } = await this.figures.collect(this.crew.listening);
+      return { status: 200, type, body: text };
+    },
+  };
+
+  private async relay(request: AdminRequest, worker = this.crew.next()): Promise<AdminAnswer> {
+    if (!worker) return problem(503, 'No worker listens at the moment.', { 'Retry-After': '1' });
+    try {
+      return await askAsOperator(worker, request);
+    } catch (error) {
+      return problem(503, `The worker that was asked gave no answer: ${String(error)}`, { 'Retry-After': '1' });
+    }
+  }
+}
+
+function readinessOf(post: WorkerPost): HealthCheck {
+  return {
+    name: `worker ${post.number}`,
+    check: async () => {
+      if (!post.listening) return 'it does not listen (yet)';
+      const request = { method: 'GET', path: '/readyz', query: new URLSearchParams(), headers: {} };
+      const { body = '' } = await askAsOperator(post.listening, request);
+      return problemsOf(JSON.parse(body) as Readiness);
+    },
+  };
+}
+
+/** The problems of a worker in one line: told only, when the worker is ready in spite of them. */
+function problemsOf({ ready, checks }: Readiness): string | ToldProblem | undefined {
+  const failed = checks.filter(({ ok }) => !ok);
+  if (failed.length === 0) return undefined;
+  const told = failed.map((check) => `${check.name}: ${check.problem}`).join('; ');
+  return ready ? { told } : told;
+}
+
+async function askAsOperator(worker: WorkerProcess, { query, ...request }: AdminRequest): Promise<AdminAnswer> {
+  const reply = await worker.ask({ about: 'request', request: { ...request, query: query.toString() } });
+  if (reply.about !== 'request') throw new Error('the reply is to another question');
+  return reply.answer;
+}
+
+export interface CrewDrainOptions {
+  readonly crew: Pick<Crew, 'listening'>;
+  /** Gives a worker's answer, or says that it has none. */
+  readonly ask: (worker: WorkerProcess | undefined, request: AdminRequest) => Promise<AdminAnswer>;
+  readonly againMs?: number;
+}
+
+const AGAIN_MS = 1000;
+
+/**
+ * The drain of all workers. Each of them leaves, also one that takes the place of another later; one at a time moves what
+ * the node has, and tells how far it is.
+ */
+export class CrewDrain {
+  private isLeaving = false;
+  private isMoving = false;
+  private mover: WorkerProcess | undefined;
+  /** Fulfilled when who moves now has been told so: before that it would know of nothing. */
+  private handedOver: Promise<void> = Promise.resolve();
+
+  constructor(private readonly options: CrewDrainOptions) {}
+
+  async answer(request: AdminRequest): Promise<AdminAnswer> {
+    await this.handedOver;
+    const first = this.mover ?? this.options.crew.listening[0];
+    const answer = await this.options.ask(first, request);
+    // What is not understood, or not for who asks it, is nothing for the others.
+    const isRefused = answer.status >= 400 && answer.status < 500;
+    if (request.method !== 'POST' || !first || isRefused) return answer;
+    this.isLeaving = true;
+    if (request.query.get('move') === 'true') this.moveBy(first);
+    const others = this.options.crew.listening.filter((worker) => worker !== first);
+    const leave = { ...request, query: new URLSearchParams() };
+    const answers = await Promise.all(others.map((worker) => this.options.ask(worker, leave)));
+    return [answer, ...answers].find(({ status }) => status >= 400) ?? answer;
+  }
+
+  /** A worker has come to listen, maybe in the place of one that left. */
+  joined(worker: WorkerProcess): void {
+    if (!this.isLeaving) return;
+    if (this.isMoving && !this.mover) this.handOver();
+    if (worker !== this.mover) void this.insist(worker, false);
+  }
+
+  /** A worker has ended; what it was moving goes on with another. */
+  ended(worker: WorkerProcess): void {
+    if (worker !== this.mover) return;
+    this.mover = undefined;
+    this.handOver();
+  }
+
+  /** It may have ended before it could say that it does so. */
+  private moveBy(worker: WorkerProcess): void {
+    this.isMoving = true;
+    this.mover = worker;
+    if (!this.options.crew.listening.includes(worker)) this.handOver();
+  }
+
+  private handOver(): void {
+    const [next] = this.options.crew.listening;
+    this.mover = next;
+    if (next) this.handedOver = this.insist(next, true);
+  }
+
+  /** Fulfilled when it was told; tells it again if that was in vain, as while Redis is away. */
+  private async insist(worker: WorkerProcess, move: boolean): Promise<void> {
+    const { crew, ask, againMs = AGAIN_MS } = this.options;
+    const query = new URLSearchParams(move ? { move: 'true' } : {});
+    const { status } = await ask(worker, { method: 'POST', path: '/drain', query, headers: {} });
+    if (status < 500) return;
+    const again = (): void => void (crew.listening.includes(worker) && this.insist(worker, move));
+    setTimeout(again, againMs).unref();
+  }
+}
+
+/** Figures of all workers together. Totals of workers that have ended stay in: to Prometheus a total only grows. */
+export class CrewFigures {
+  /** `own`: of the process that collects. */
+  constructor(private readonly own: () => Promise<Figures> = () => Promise.resolve([])) {}
+
+  private readonly newest = new Map<WorkerProcess, Figures>();
+  private former: Promise<Figures> = Promise.resolve([]);
+
+  /** A worker that does not answer counts with what it said last. */
+  async collect(workers: readonly WorkerProcess[]): Promise<{ type: string; text: string }> {
+    await Promise.all(workers.map((worker) => this.ask(worker)));
+    return summedFigures([...this.newest.values(), await this.former, await this.own()]);
+  }
+
+  /** It has ended; what it counted since it was last asked is not known. */
+  retire(worker: WorkerProcess): void {
+    const last = this.newest.get(worker);
+    if (!last) return;
+    this.newest.delete(worker);
+    this.former = this.former.then((former) => lastingFigures([former, last]));
+  }
+
+  private async ask(worker: WorkerProcess): Promise<void> {
+    try {
+      const reply = await worker.ask({ about: 'figures' }, PATIENCE_MS);
+      if (reply.about === 'figures') this.newest.set(worker, reply.figures);
+    } catch {
+      // It has ended or stands still: its figures of before are the best there are.
+    }
+  }
+}
