@@ -3,7 +3,7 @@
 const CRLF = '\r\n';
 
 /** Where the value that begins at `from` ends; undefined while it is not all there. */
-export function endOfValue(bytes: Buffer, from: number): number | undefined {
+function endOfValue(bytes: Buffer, from: number): number | undefined {
   const lineEnd = bytes.indexOf(CRLF, from, 'latin1');
   if (lineEnd < 0) return undefined;
   const after = lineEnd + CRLF.length;

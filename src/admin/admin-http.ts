@@ -4,7 +4,7 @@ import { type AddressInfo, isIP } from 'node:net';
 import { clearSocketPath, setSocketMode } from '../fs/unix-socket.js';
 import type { Log } from '../observe/log.js';
 
-export type AdminAddress =
+type AdminAddress =
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
   | { readonly kind: 'unix'; readonly path: string };
 
@@ -147,7 +147,7 @@ export function methodNotAllowed(allowed: readonly string[]): AdminAnswer {
 }
 
 /** The conditions on which the admin listener answers a request. */
-export interface AdminRules {
+interface AdminRules {
   /** Asked for with every request to what is not `open`; undefined: nothing is asked for. */
   readonly token?: string;
   readonly open?: readonly OpenPage[];
@@ -156,7 +156,7 @@ export interface AdminRules {
 }
 
 /** `health`: whether the process lives, and whether it can take requests. */
-export type OpenPage = 'health' | 'metrics';
+type OpenPage = 'health' | 'metrics';
 
 const PAGES_OF: Readonly<Record<OpenPage, readonly string[]>> = {
   health: ['/healthz', '/readyz'],
@@ -170,7 +170,7 @@ const PAGES_OF: Readonly<Record<OpenPage, readonly string[]>> = {
  * something or that a page of another site could read. A page whose own name was made to point here (DNS rebinding) sends
  * no `Origin`, but is known by that name in `Host`; probes call a listener by its IP address.
  */
-export class AdminGuard {
+class AdminGuard {
   private readonly digest: Buffer | undefined;
   private readonly openPaths: ReadonlySet<string>;
   private readonly hosts: ReadonlySet<string>;

@@ -116,7 +116,7 @@ export interface DrainDesk {
 }
 
 /** `/drain`: POST begins, with `?move=true` also to give the uploads to other nodes; GET tells how far it is. */
-export async function answerAtDrain(desk: DrainDesk, request: AdminRequest): Promise<AdminAnswer> {
+async function answerAtDrain(desk: DrainDesk, request: AdminRequest): Promise<AdminAnswer> {
   if (request.method === 'GET' || request.method === 'HEAD') return json(200, await desk.state());
   if (request.method !== 'POST') return methodNotAllowed(['GET', 'HEAD', 'POST']);
   const move = request.query.get('move') ?? 'false';

@@ -186,9 +186,9 @@ async function redeliver({ delivery, log }: UploadsDesk, upload: Upload, act: Ac
   }
 }
 
-export type Listing = Pick<UploadStore, 'list' | 'setAside'>;
+type Listing = Pick<UploadStore, 'list' | 'setAside'>;
 
-export interface Wanted {
+interface Wanted {
   readonly phase?: Phase;
   /** A tag, the path of a creation, the `Idempotency-Key` that the origin gets, or the address of a client. */
   readonly find?: string;
@@ -198,13 +198,13 @@ export interface Wanted {
 }
 
 /** Where an upload stands in a list, newest first. Known to whoever asks, so it is made of what it may know. */
-export interface Place {
+interface Place {
   readonly createdAt: number;
   readonly tag: string;
 }
 
 /** The newest uploads behind a place; `next` is missing on the last page. Reads all, keeps no more than a page or two. */
-export async function newestUploads(
+async function newestUploads(
   store: Pick<Listing, 'list'>,
   wanted: Wanted,
 ): Promise<{ uploads: Upload[]; next?: Place }> {
@@ -229,7 +229,7 @@ function isFoundBy(upload: Upload, what: string): boolean {
 }
 
 /** The uploads with this tag: it is short, so that there can be more than one. */
-export async function uploadsTagged(store: Pick<Listing, 'list'>, tag: string): Promise<Upload[]> {
+async function uploadsTagged(store: Pick<Listing, 'list'>, tag: string): Promise<Upload[]> {
   const found: Upload[] = [];
   for await (const upload of everyUpload(store)) if (uploadTag(upload.id) === tag) found.push(upload);
   return found;
@@ -249,7 +249,7 @@ function newestFirst(a: Upload, b: Upload): number {
 }
 
 /** An upload in a list: never its id, which is the right to write to it (RUFH §11), nor a value its client sent. */
-export function summaryOf(upload: Upload) {
+function summaryOf(upload: Upload) {
   const { request, attempts, answer, undelivered, dueAt } = upload;
   const newest = attempts.at(-1);
   return {
@@ -272,12 +272,12 @@ export function summaryOf(upload: Upload) {
 }
 
 /** An upload that cannot be shown, because its record cannot be read. */
-export function setAsideView({ id, state, reason, since }: SetAside) {
+function setAsideView({ id, state, reason, since }: SetAside) {
   return { tag: uploadTag(id), phase: state, problem: reason, since: iso(since) };
 }
 
 /** Uploads that a lost store has left in the spool. */
-export function unknownView(unknown: UnknownUploads) {
+function unknownView(unknown: UnknownUploads) {
   const { uploads, bytes, since } = unknown;
   return { uploads, bytes, since: iso(since), problem: unknownProblem(unknown) };
 }
@@ -297,7 +297,7 @@ export function unknownProblem({ uploads, bytes, since, lack }: UnknownUploads):
 }
 
 /** Everything an operator may know of one upload. Of header fields the names, of credentials nothing more. */
-export function detailOf(upload: Upload) {
+function detailOf(upload: Upload) {
   const { request, answer } = upload;
   return {
     ...summaryOf(upload),

@@ -9,7 +9,7 @@ import { type Address, formatAddress, readAddress } from '../config/values.js';
 import { answerTo } from '../streams/node-http.js';
 
 /** Nobody answers there, or not a proxy. */
-export class AdminUnreachable extends Error {}
+class AdminUnreachable extends Error {}
 
 /** The admin listener answered, but did not do what was asked. */
 export class AdminRefused extends Error {

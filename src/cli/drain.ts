@@ -30,7 +30,7 @@ function seconds(text: string): number {
   throw new InvalidArgumentError('It is a whole number of seconds above 0.');
 }
 
-export interface DrainCommandOptions {
+interface DrainCommandOptions {
   readonly move?: boolean;
   /** In seconds. */
   readonly timeout?: number;
@@ -54,10 +54,7 @@ interface Told {
 const LOOK_EVERY_MS = 500;
 
 /** Sends a node away, and with `move` waits until it has nothing left. Says each step once. */
-export async function drain(
-  client: AdminClient,
-  { move = false, timeout, json = false }: DrainCommandOptions,
-): Promise<void> {
+async function drain(client: AdminClient, { move = false, timeout, json = false }: DrainCommandOptions): Promise<void> {
   const until = timeout === undefined ? Infinity : performance.now() + timeout * 1000;
   const say = json ? () => undefined : once((line) => process.stdout.write(`${line}\n`));
   let told = (await client.ask('POST', `/drain?move=${move}`, isDrain)) as Told;

@@ -75,7 +75,7 @@ function whyWords({ undelivered, dueAt, attempts, newestAttempt, status, phase }
 }
 
 /** The record holds the problems of attempts only: a gate that gives no verdict, or an origin that is left alone, is in the log. */
-export const NOT_ATTEMPTED = 'the gate gave no verdict, or the origin is left alone for a while; the log says which';
+const NOT_ATTEMPTED = 'the gate gave no verdict, or the origin is left alone for a while; the log says which';
 
 /** `1.5 GiB`; exact below a KiB. */
 export function bytes(count: number): string {

@@ -81,7 +81,7 @@ function version(): string {
 }
 
 /** Writes a configuration in which every setting is explained; never over an existing file. */
-export function init(file: string): void {
+function init(file: string): void {
   const shipped = new URL('../../config/', import.meta.url);
   const example = readFileSync(new URL('rufh-proxy.example.yaml', shipped), 'utf8');
   const schema = fileURLToPath(new URL('schema.json', shipped));

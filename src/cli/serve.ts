@@ -62,7 +62,7 @@ function endOnTheUnexpected(log: ProcessLog): void {
   process.on('uncaughtException', end).on('unhandledRejection', end);
 }
 
-export interface WorkerTask {
+interface WorkerTask {
   readonly place: WorkerPlace;
   readonly config: Config;
   readonly log: ProcessLog;
@@ -70,7 +70,7 @@ export interface WorkerTask {
 }
 
 /** Runs the proxy as one of several, until the primary process wants it to end or is gone. */
-export async function serveAsWorker({ place, config, log, startApp }: WorkerTask): Promise<void> {
+async function serveAsWorker({ place, config, log, startApp }: WorkerTask): Promise<void> {
   const stop = new GentleStop(log, 'the worker has stopped');
   const link = new PrimaryLink({
     onStop: (why) => {
@@ -90,13 +90,13 @@ export async function serveAsWorker({ place, config, log, startApp }: WorkerTask
 }
 
 /** A proxy that runs in one process or several. */
-export type Started = Pick<App, 'urls' | 'adminUrl' | 'node' | 'stop'> & {
+type Started = Pick<App, 'urls' | 'adminUrl' | 'node' | 'stop'> & {
   readonly workers?: number;
   readonly announced?: () => void;
 };
 
 /** Runs the proxy in several processes that this one looks after. */
-export async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started> {
+async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started> {
   const { workers, spool, data, store } = config;
   const opened: Closing[] = [];
   const close = async () => {
@@ -115,7 +115,7 @@ export async function serveByWorkers(config: Config, log: ProcessLog): Promise<S
 }
 
 /** Ends the process, gently if there is time: for signals, and for whoever else may ask. */
-export class GentleStop {
+class GentleStop {
   private running: { stop(): Promise<void> } | undefined;
   private stopping = false;
   private signalled = false;

@@ -92,7 +92,7 @@ function positive(text: string): number {
   throw new InvalidArgumentError('It is a whole number above 0.');
 }
 
-export interface ListOptions {
+interface ListOptions {
   readonly phase?: string;
   readonly limit: number;
   readonly json?: boolean;
@@ -111,10 +111,7 @@ interface Page {
 const LARGEST_PAGE = 1000;
 
 /** Prints the newest uploads. */
-export async function list(
-  client: AdminClient,
-  { phase, limit, json = false, quiet = false }: ListOptions,
-): Promise<void> {
+async function list(client: AdminClient, { phase, limit, json = false, quiet = false }: ListOptions): Promise<void> {
   const uploads: ListedUpload[] = [];
   const setAside: SetAsideUpload[] = [];
   let unknownUploads: Page['unknownUploads'];
@@ -139,7 +136,7 @@ export async function list(
 }
 
 /** Prints everything about the upload that is meant, or the list of those that may be. */
-export async function show(client: AdminClient, what: string, { json = false }: { json?: boolean }): Promise<void> {
+async function show(client: AdminClient, what: string, { json = false }: { json?: boolean }): Promise<void> {
   const { tag, find } = soughtBy(what);
   const unknown = tag === undefined ? undefined : await showTagged(client, tag, json);
   if (tag !== undefined && unknown === undefined) return;
@@ -175,11 +172,7 @@ async function showTagged(client: AdminClient, tag: string, json: boolean): Prom
 }
 
 /** Does the same to every upload that is named; what one refuses does not keep the others from it. */
-export async function each(
-  tags: readonly string[],
-  done: string,
-  act: (path: string) => Promise<unknown>,
-): Promise<void> {
+async function each(tags: readonly string[], done: string, act: (path: string) => Promise<unknown>): Promise<void> {
   for (const tag of tags) {
     try {
       await act(`/uploads/${encodeURIComponent(tag)}`);
@@ -214,7 +207,7 @@ function visible(text: string): string {
 }
 
 /** The words by which an operator looks for an upload, as the admin listener is asked for it. */
-export interface Sought {
+interface Sought {
   /** Only this one is meant. */
   readonly tag?: string;
   /** A path, an `Idempotency-Key` or the address of a client, where there is no upload of that tag. */
@@ -229,7 +222,7 @@ const TAG = /^[0-9a-f]{10}$/;
  * Reads what was given in place of a tag. The id in the URL of an upload is the right to write to it: it is asked for by its
  * tag, and goes further only where there is no such upload.
  */
-export function soughtBy(what: string): Sought {
+function soughtBy(what: string): Sought {
   const path = /^https?:\/\//i.test(what) && URL.canParse(what) ? new URL(what).pathname : what.split('?', 1)[0]!;
   if (!path.includes('/')) return TAG.test(what) || ID.test(what) ? { tag: tagOf(what), find: what } : { find: what };
   const id = path

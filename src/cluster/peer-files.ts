@@ -149,12 +149,12 @@ export interface FileList {
 }
 
 /** The answer to a body that is not what was sent: a byte of it has changed on its way. */
-export const DAMAGED = 422;
+const DAMAGED = 422;
 
 const PATH = /^\/\.peer\/([A-Za-z0-9_-]{20,64})(?:\/([A-Za-z0-9_-][A-Za-z0-9._-]{0,127}))?$/;
 
 /** Undefined when it names neither. */
-export function readPeerPath(target: string): PeerPath | undefined {
+function readPeerPath(target: string): PeerPath | undefined {
   const [, id, name] = PATH.exec(target) ?? [];
   return id === undefined ? undefined : { id, ...(name === undefined ? {} : { name }) };
 }
@@ -164,7 +164,7 @@ export function writePeerPath({ id, name }: PeerPath): string {
 }
 
 /** `Content-Digest` of a short body (RFC 9530); the field is signed, and so the body is. */
-export function digestOf(body: Uint8Array): string {
+function digestOf(body: Uint8Array): string {
   return `sha-256=:${createHash('sha256').update(body).digest('base64')}:`;
 }
 

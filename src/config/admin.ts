@@ -5,10 +5,10 @@ import { exposedSecret, pathOrNull, secretOf, SHORTEST_SECRET, unusableSecret } 
 import { type Address, addressOrOff, boolean, fileMode, formatAddress, oneOf, text } from './values.js';
 
 /** Where operators connect when nothing else is said. */
-export const DEFAULT_ADMIN = '127.0.0.1:9090';
+const DEFAULT_ADMIN = '127.0.0.1:9090';
 
 /** The groups of paths that need no token where `admin.open` names them. `health`: `/healthz` and `/readyz`. */
-export const OPEN_PAGES = ['health', 'metrics'] as const;
+const OPEN_PAGES = ['health', 'metrics'] as const;
 
 export interface AdminConfig {
   readonly address: Address;

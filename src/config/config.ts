@@ -51,7 +51,7 @@ export interface Config {
   readonly routes: readonly RouteConfig[];
 }
 
-export interface ListenerConfig {
+interface ListenerConfig {
   readonly address: Address;
   /** Absolute paths of PEM files. */
   readonly tls?: { readonly cert: string; readonly key: string };
@@ -62,7 +62,7 @@ export interface ListenerConfig {
   readonly mode?: number;
 }
 
-export interface SpoolConfig {
+interface SpoolConfig {
   readonly type: 'local';
   /** Every node sees the same bytes. */
   readonly shared: boolean;
@@ -70,19 +70,19 @@ export interface SpoolConfig {
 }
 
 /** Bytes a second; undefined: no limit. */
-export interface MinRateConfig {
+interface MinRateConfig {
   readonly request?: number;
   readonly response?: number;
   readonly windowMs: number;
 }
 
 /** Undefined: by what the process may open. */
-export interface ConnectionsConfig {
+interface ConnectionsConfig {
   readonly total?: number;
   readonly perAddress?: number;
 }
 
-export interface UploadsConfig {
+interface UploadsConfig {
   /** Begins and ends with a slash. */
   readonly path: string;
   /** Without a trailing slash. */
@@ -90,27 +90,27 @@ export interface UploadsConfig {
   readonly rfc104: boolean;
 }
 
-export interface TrustedProxy {
+interface TrustedProxy {
   /** An address range, or `unix` for peers on a Unix socket. */
   readonly cidr: string;
   readonly relaysInterim: boolean;
   readonly connectionPerClient: boolean;
 }
 
-export interface CorsConfig {
+interface CorsConfig {
   /** Empty: CORS is left to the origin. `*` stands for all. */
   readonly allowOrigins: readonly string[];
   readonly allowCredentials: boolean;
   readonly maxAgeSeconds: number;
 }
 
-export interface Http2Config {
+interface Http2Config {
   readonly streamWindowBytes: number;
   readonly sessionWindowBytes: number;
   readonly maxStreams: number;
 }
 
-export interface LogConfig {
+interface LogConfig {
   readonly level: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
   /** `auto`: pretty on a terminal, else json. */
   readonly format: 'auto' | 'json' | 'pretty';

@@ -206,7 +206,7 @@ const PLACEHOLDERS: readonly string[] = ['target', 'path', 'query', 'filename'];
 const TARGET = /^(?:\/|\{target\}|\{path\})(?:[!$%&'()*+,./:;=?@\w~-]|\{[a-z]+\})*$/;
 
 /** Path and query of the origin's request, with placeholders. */
-export function targetTemplate() {
+function targetTemplate() {
   return scalar({
     read: (found) => {
       if (found === null || found === '') return null;
@@ -247,7 +247,7 @@ const word = oneOf(['raw', 'multipart'], 'raw, multipart, or a group with type: 
 );
 
 /** What the origin's request body is. A word alone is the group with its defaults. */
-export function framing() {
+function framing() {
   return z.union([word, multipart]);
 }
 
@@ -276,7 +276,7 @@ const gateGroup = z
   });
 
 /** Who has to agree to a delivery. */
-export function gate() {
+function gate() {
   return gateGroup.nullable();
 }
 

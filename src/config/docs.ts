@@ -26,7 +26,7 @@ setting explained, \`rufh-proxy check --config FILE\` tells all mistakes in it a
 `;
 
 /** docs/configuration.md: every setting in a table of its section. */
-export function renderDocs(): string {
+function renderDocs(): string {
   const root = jsonSchema();
   return [INTRODUCTION, ...sections('', root), GUIDE].join('\n');
 }
@@ -187,7 +187,7 @@ bind_to: principal`,
 const WIDTH = 110;
 
 /** config/rufh-proxy.example.yaml: every setting explained, set to its default. */
-export function renderExample(): string {
+function renderExample(): string {
   const settings = Object.entries(jsonSchema().properties ?? {});
   return [HEAD, ...settings.map(([key, setting]) => `${entry(key, key, setting, '')}\n`)].join('\n').trimEnd() + '\n';
 }
@@ -233,7 +233,7 @@ function commentedOut(yaml: string, indent: string): string[] {
 }
 
 /** What tables cannot say, below them in docs/configuration.md. */
-export const GUIDE = `
+const GUIDE = `
 ### How a request finds its route
 
 The routes are tried from top to bottom; the first whose path pattern and methods match wins. Patterns see the path

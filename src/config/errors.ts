@@ -123,7 +123,7 @@ export function describeMistake({ setting, source, line, column, problem }: Mist
 }
 
 /** What was found, short enough for one line, without the passwords in it. */
-export function quote(found: unknown): string {
+function quote(found: unknown): string {
   const text = JSON.stringify(found, (key, value: unknown) =>
     SECRET.test(key) ? '***' : typeof value === 'string' ? withoutCredentials(value) : value,
   ) as string | undefined;
@@ -132,7 +132,7 @@ export function quote(found: unknown): string {
 }
 
 /** The values of these settings are not for anybody's eyes. */
-export function isSecret(path: SettingPath): boolean {
+function isSecret(path: SettingPath): boolean {
   return SECRET.test(String(path.at(-1)));
 }
 

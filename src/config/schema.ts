@@ -44,7 +44,7 @@ const peerTls = z.strictObject({
 });
 
 /** `cluster`: how nodes that keep bytes on disks of their own reach each other. */
-export const cluster = z
+const cluster = z
   .strictObject({
     listen: address().describe('Where the other nodes connect. Keep it on a private network.'),
     advertise: advertised().describe('What the other nodes call this one; every node has its own.'),
@@ -74,7 +74,7 @@ export const cluster = z
   );
 
 /** `workers`. */
-export const workers = scalar({
+const workers = scalar({
   read: (found): number | 'auto' | undefined => {
     const count = typeof found === 'string' && /^\d+$/.test(found) ? Number(found) : found;
     if (count === 'auto') return count;
@@ -88,7 +88,7 @@ export const workers = scalar({
   .describe('Processes that share the listeners, with `store.type: redis`. `auto`: one for each core of the machine.');
 
 /** What clients may take of this process, and how slow they may be: settings of the top `limits` alone. */
-export const clientLimits = {
+const clientLimits = {
   head_timeout: duration({ leastMs: 1 })
     .prefault('30s')
     .describe(

@@ -91,11 +91,11 @@ const WORDS =
 const GRAMMAR = { type: 'string', pattern: '^(rediss?|redis\\+unix|unix)://.+$' };
 
 /** The URL of a server. */
-export function redisUrl() {
+function redisUrl() {
   return scalar({ read: readRedisUrl, allowed: WORDS, json: GRAMMAR, unit: 'URL' });
 }
 
-export function redisUrlOrNull() {
+function redisUrlOrNull() {
   return scalar({
     read: (found) => (isNull(found) ? null : readRedisUrl(found)),
     allowed: `${WORDS}; or a list of them`,

@@ -33,7 +33,7 @@ export interface RedisConfig {
 }
 
 /** Absolute paths of PEM files. */
-export interface RedisTls {
+interface RedisTls {
   readonly ca?: string;
   readonly cert?: string;
   readonly key?: string;
@@ -61,7 +61,7 @@ export function toStore(store: StoreSettings): StoreConfig {
 }
 
 /** The URLs as they were given, one or many; none where there are none. */
-export function urlsOf({ url }: StoreSettings): readonly RedisUrl[] {
+function urlsOf({ url }: StoreSettings): readonly RedisUrl[] {
   return url === null ? [] : listOf(url);
 }
 

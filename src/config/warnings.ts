@@ -133,7 +133,7 @@ function repeatedByGateways(path: SettingPath, { delivery }: Route, methods?: re
 }
 
 /** Routes that probably do not do what was meant. */
-export function routeWarnings(config: Config, settings: Settings): Contradiction[] {
+function routeWarnings(config: Config, settings: Settings): Contradiction[] {
   const { defaultRoute, routes } = config;
   const inherits = (index: number): boolean => settings.routes?.[index]?.authorize === undefined;
   const top = openInPart([], defaultRoute);

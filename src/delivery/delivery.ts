@@ -383,7 +383,7 @@ function lasts({ phase, attemptCount }: Upload): boolean {
 }
 
 /** How another worker's delivery came out, or `late` when that takes longer. Rejects with the signal's reason. */
-export async function settledWithin(
+async function settledWithin(
   store: Pick<UploadStore, 'settled'>,
   id: string,
   signal: AbortSignal,

@@ -349,7 +349,7 @@ export class EagerBody {
  * Writes down what became of an early attempt while its upload is received; gives what its client has to hear. Nothing when
  * the upload is whole by now: then it is for the holder of its claim to say.
  */
-export async function settleEarly(
+async function settleEarly(
   id: string,
   { attempt, answered }: Tried,
   route: Route,

@@ -203,7 +203,7 @@ const LAST_TRIES = 4;
  * because another worker may take the delivery over meanwhile. `onTrouble`: the store is there but cannot take it, and
  * those who wait should not wait for that.
  */
-export async function recordAnswer(
+async function recordAnswer(
   id: string,
   { attempt, answered }: { readonly attempt: Attempt; readonly answered: Answered },
   route: Route,

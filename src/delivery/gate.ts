@@ -98,14 +98,14 @@ export type Verdict =
   /** Final for the client; the bytes are kept for the operator. */
   | { readonly kind: 'quarantined'; readonly problem: string };
 
-export interface GateAnswer {
+interface GateAnswer {
   readonly status: number;
   readonly headers: Headers;
   readonly body: Buffer;
 }
 
 /** The gate could not be asked, or did not say anything we know: nothing is allowed by a failure. */
-export class GateFailed extends Error {
+class GateFailed extends Error {
   constructor(problem: string, cause?: unknown) {
     super(problem, { cause });
     this.name = 'GateFailed';
@@ -113,7 +113,7 @@ export class GateFailed extends Error {
 }
 
 /** What a gate is told besides the bytes. */
-export interface GateFacts {
+interface GateFacts {
   /** The name of this proxy in `Via`: a gate that leads back to it is a loop (RFC 9110 §7.6.3). */
   readonly via?: string;
   readonly method: string;
@@ -170,12 +170,7 @@ const VERDICT = 'x-upload-verdict';
  * Posts the bytes to a service. 2xx allows, or quarantines with `X-Upload-Verdict: quarantine`; 4xx refuses, and the
  * client gets its status, type and body. Anything else is no verdict.
  */
-export async function askService(
-  gate: HttpGate,
-  facts: GateFacts,
-  bytes: Readable,
-  signal: AbortSignal,
-): Promise<Verdict> {
+async function askService(gate: HttpGate, facts: GateFacts, bytes: Readable, signal: AbortSignal): Promise<Verdict> {
   const response = await request(gate.url, {
     method: 'POST',
     headers: headersOf(facts),
@@ -244,12 +239,7 @@ const QUARANTINED = 3;
  * Runs a command with the bytes as its standard input. Exit 0 allows; 1 refuses, as virus scanners have it, and its
  * output is the client's answer (422, or what a first line `Status: 415` says); 3 quarantines; others are no verdict.
  */
-export async function askCommand(
-  gate: CommandGate,
-  facts: GateFacts,
-  bytes: Readable,
-  signal: AbortSignal,
-): Promise<Verdict> {
+async function askCommand(gate: CommandGate, facts: GateFacts, bytes: Readable, signal: AbortSignal): Promise<Verdict> {
   const { command, env } = withVariables(gate.command, environment(facts));
   const [program = '', ...args] = command;
   const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'ignore'], env });

@@ -222,7 +222,7 @@ export function saysNoType(contentType: string | undefined): boolean {
 }
 
 /** Whether it is a form already. */
-export function isForm({ headers }: Pick<StoredRequest, 'headers'>): boolean {
+function isForm({ headers }: Pick<StoredRequest, 'headers'>): boolean {
   return mediaType(fieldValue(headers, 'content-type')) === 'multipart/form-data';
 }
 
@@ -232,7 +232,7 @@ function mediaType(contentType = ''): string {
 }
 
 /** What a client's own `Upload-Metadata` says of the file. */
-export interface UploadMetadata {
+interface UploadMetadata {
   readonly filename?: string;
   readonly mediaType?: string;
 }
@@ -249,7 +249,7 @@ const MEDIA_TYPE =
  * tus 1.0.0, Creation: pairs of a key and its value in Base64, separated by commas. tus-js-client and Uppy send it in the
  * draft's versions too. A pair that cannot be read counts for nothing; of a repeated key the first counts.
  */
-export function uploadMetadata(headers: Headers): UploadMetadata {
+function uploadMetadata(headers: Headers): UploadMetadata {
   const pairs = new Map<string, string>();
   for (const pair of (fieldValue(headers, 'upload-metadata') ?? '').split(',')) {
     const [key = '', encoded = '', ...rest] = pair.trim().split(/ +/);
@@ -272,7 +272,7 @@ function decoded(encoded: string): string | undefined {
 }
 
 /** Undefined when these bytes are no UTF-8. */
-export function utf8(bytes: Uint8Array): string | undefined {
+function utf8(bytes: Uint8Array): string | undefined {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {

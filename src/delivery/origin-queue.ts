@@ -136,19 +136,19 @@ export class AllTurns {
   }
 }
 
-export interface BreakerRules {
+interface BreakerRules {
   readonly failures: number;
   readonly pauseMs: number;
 }
 
 /** `wait`: one request is on its way to find out whether the origin is back. */
-export type Admission = 'go' | 'wait' | { readonly until: number };
+type Admission = 'go' | 'wait' | { readonly until: number };
 
 /**
  * Leaves an origin alone that has failed so many times in a row, so that a dead one is not given a thousand whole uploads.
  * After a pause a single attempt goes out; what becomes of it decides for all.
  */
-export class Breaker {
+class Breaker {
   private failures = 0;
   private openUntil: number | undefined;
   private probing = false;

@@ -106,7 +106,7 @@ function iterated(body: Readable): Readable {
 
 type Controller = Dispatcher.DispatchController;
 
-export interface ExchangeEnds {
+interface ExchangeEnds {
   /** The final response's head is here. */
   readonly answered: (answer: OriginAnswer) => void;
   /** Before it; without those that are between the origin and us. */
@@ -125,7 +125,7 @@ const MOST_INTERIMS = 1000;
 type AnswerBounds = Pick<OriginRequest, 'answerTimeoutMs' | 'maxAnswerSize'>;
 
 /** Hears from undici what becomes of one request, and hands the response on as a stream with its lines as they came. */
-export class UndiciExchange implements Dispatcher.DispatchHandler {
+class UndiciExchange implements Dispatcher.DispatchHandler {
   private body: Readable | undefined;
   private hasNoContent = false;
   private trailers: HeaderLine[] = [];
@@ -263,7 +263,7 @@ function describe(error: NodeJS.ErrnoException): string {
 /** Longer than any handshake of an origin worth waiting for; a connection that never comes about may be tried again. */
 const LONGEST_CONNECT_MS = 10_000;
 /** Answers with larger heads are not taken. */
-export const LARGEST_HEAD = 256 * 1024;
+const LARGEST_HEAD = 256 * 1024;
 
 /** It gives back the socket on its way, which its types do not say: without it a connection attempt could not be ended. */
 type Connect = (...given: Parameters<buildConnector.connector>) => Socket;

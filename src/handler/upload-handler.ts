@@ -357,7 +357,7 @@ const CREDENTIALS = /^(?:authorization|cookie)$/i;
  * by its address. The key alone would let anybody who guesses it find out about other clients' uploads. Undefined when the
  * request has none.
  */
-export function clientKeyOf(
+function clientKeyOf(
   { headers, connection }: Pick<RequestHead, 'headers' | 'connection'>,
   route: string,
   principal: string | undefined,

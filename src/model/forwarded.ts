@@ -66,7 +66,7 @@ export function parseForwarded(value: string): ForwardedHop[] | undefined {
 }
 
 /** One element as it is sent; values that are no token are quoted (RFC 7239 §4). */
-export function formatHop(hop: ForwardedHop): string {
+function formatHop(hop: ForwardedHop): string {
   const pairs: [string, string | undefined][] = [
     ['for', hop.for === undefined || hop.for === '' ? 'unknown' : bracketed(hop.for)],
     ['host', hop.host],

@@ -42,7 +42,7 @@ export interface CancelIntent {
 }
 
 /** What does this resource allow? `id` when the upload resource itself was asked. */
-export interface DiscoverIntent {
+interface DiscoverIntent {
   readonly kind: 'discover';
   readonly id?: string;
 }

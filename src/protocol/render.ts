@@ -232,7 +232,7 @@ type Parked = Extract<Outcome, { readonly kind: 'parked' | 'turned-away' }>;
  * answer that is the total, without which tus-js-client does not call it success; but not before the answer is recorded,
  * because a crash would make the offset go down.
  */
-export function renderAnswer(dialect: Dialect, outcome: Answered, context: ReplyContext): Reply {
+function renderAnswer(dialect: Dialect, outcome: Answered, context: ReplyContext): Reply {
   const { upload, answer } = outcome;
   return {
     status: answer.status,
@@ -257,7 +257,7 @@ export function renderAnswer(dialect: Dialect, outcome: Answered, context: Reply
  * The origin's 401, or what whoever may let the client in said instead, as it came, but "not complete": unlike any other
  * answer it is not the last word, because what is kept can be completed with other credentials.
  */
-export function renderParked(dialect: Dialect, outcome: Parked): Reply {
+function renderParked(dialect: Dialect, outcome: Parked): Reply {
   const { answer } = outcome;
   const offset = outcome.kind === 'parked' ? offsetLine(outcome.upload) : undefined;
   return {

@@ -403,7 +403,7 @@ const DETAILS: ReadonlyMap<string, string> = new Map([
 ]);
 
 /** What an error of a request to an origin means. */
-export function explain(error: unknown): ExchangeFailure {
+function explain(error: unknown): ExchangeFailure {
   const code = codeOf(error);
   if (code === 'ETIMEDOUT') {
     return { status: 504, code, detail: 'The origin did not accept a connection in time.', cause: error };
@@ -412,12 +412,12 @@ export function explain(error: unknown): ExchangeFailure {
 }
 
 /** The origin's answer, or the request itself, is nothing that may be passed on. */
-export function unfit(detail: string, cause?: unknown): ExchangeFailure {
+function unfit(detail: string, cause?: unknown): ExchangeFailure {
   return { status: 502, code: codeOf(cause), detail, cause };
 }
 
 /** RFC 9112 §6.1: the body is in a transfer coding that we would have to undo and cannot. */
-export function unknownCoding(coding: string): ExchangeFailure {
+function unknownCoding(coding: string): ExchangeFailure {
   return {
     status: 501,
     code: 'CODING',
@@ -426,28 +426,28 @@ export function unknownCoding(coding: string): ExchangeFailure {
 }
 
 /** The origin moved no byte for too long. */
-export function silentFor(limitMs: number): ExchangeFailure {
+function silentFor(limitMs: number): ExchangeFailure {
   return { status: 504, code: 'ETIMEDOUT', detail: `The origin was silent for more than ${limitMs / 1000} s.` };
 }
 
 /** The client has announced a body and does not go on with it. */
-export function bodyStopped(limitMs: number): ExchangeFailure {
+function bodyStopped(limitMs: number): ExchangeFailure {
   const detail = `Nothing came of the request's body for more than ${limitMs / 1000} s.`;
   return { status: 408, code: 'BODY_STOPPED', detail };
 }
 
 /** It comes, but at a rate at which a client could keep a connection for ever. */
-export function bodyTooSlow(): ExchangeFailure {
+function bodyTooSlow(): ExchangeFailure {
   return { status: 408, code: 'BODY_TOO_SLOW', detail: "The request's body came too slowly." };
 }
 
 /** RFC 9110 §15.5.14: the route's `max_size`. */
-export function bodyTooLarge(maxBytes: number): ExchangeFailure {
+function bodyTooLarge(maxBytes: number): ExchangeFailure {
   return { status: 413, code: 'BODY_TOO_LARGE', detail: `A request may have at most ${maxBytes} bytes here.` };
 }
 
 /** The connection ended before a byte of an answer. */
-export function isBrokenConnection(error: unknown): boolean {
+function isBrokenConnection(error: unknown): boolean {
   return ['ECONNRESET', 'EPIPE'].includes(codeOf(error));
 }
 

@@ -121,7 +121,7 @@ function headOf(
 }
 
 /** Two connections that are one from now on: what one sends the other gets, ends and breaks included. */
-export function joinSockets(one: Socket, other: Socket): Promise<void> {
+function joinSockets(one: Socket, other: Socket): Promise<void> {
   const closed = [forward(one, other), forward(other, one)];
   return Promise.all(closed).then(() => undefined);
 }

@@ -170,7 +170,7 @@ function toPair([name, value]: Headers[number]): [string, string] {
 }
 
 /** A client that speaks HTTP/2: fields in lower case, no reason phrase, no connection to close. */
-export class Http2Client implements ClientSide {
+class Http2Client implements ClientSide {
   readonly over: Promise<void>;
   isGone = false;
   private readonly whenGone: (() => void)[] = [];

@@ -220,7 +220,7 @@ function tlsSettings({ http2, headersTimeoutMs }: Http1Options): ServerOptions {
  * a part of one message passes for the next one: such a connection is not used any further. Node's parser refuses most of
  * it by itself (CL with TE, repeated CL, "chunked" not last); what it lets through on Node 20 to 26 is refused here.
  */
-export function framingFault({ httpVersion, headers }: IncomingMessage): Problem | undefined {
+function framingFault({ httpVersion, headers }: IncomingMessage): Problem | undefined {
   const coding = headers['transfer-encoding'];
   if (httpVersion !== '1.1' && httpVersion !== '1.0') {
     return { status: 505, detail: 'This connection speaks HTTP/1.1. HTTP/2 begins with its own preface.' };
@@ -239,7 +239,7 @@ export function framingFault({ httpVersion, headers }: IncomingMessage): Problem
  * Whether a request to change protocols is one to act on. A server may ignore Upgrade (RFC 9110 §7.8), and should where a body
  * comes with it or HTTP/2 is asked for, which is not begun this way any more (RFC 9113 §3.1): these are ordinary requests.
  */
-export function isUpgrade({ headers }: IncomingMessage): boolean {
+function isUpgrade({ headers }: IncomingMessage): boolean {
   const hasBody = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
   const protocols = (headers.upgrade ?? '').split(',').map((protocol) => protocol.trim().toLowerCase());
   return !hasBody && protocols.some((protocol) => protocol !== '' && protocol !== 'h2c');
@@ -249,7 +249,7 @@ export function isUpgrade({ headers }: IncomingMessage): boolean {
  * The request's head without its wish to change protocols, to be parsed again: Node 20 stops parsing at every Upgrade.
  * Not needed when Node 22 is our oldest, which asks `isUpgrade` first (shouldUpgradeCallback).
  */
-export function withoutUpgrade({ method, url, rawHeaders }: IncomingMessage): Buffer {
+function withoutUpgrade({ method, url, rawHeaders }: IncomingMessage): Buffer {
   const lines = fromRawHeaders(rawHeaders)
     .filter(([name]) => !['upgrade', 'http2-settings'].includes(name.toLowerCase()))
     .map(([name, value]) => `${name}: ${name.toLowerCase() === 'connection' ? connectionOptions(value) : value}\r\n`);

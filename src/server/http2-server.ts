@@ -155,7 +155,7 @@ const LOOK_MS = 500;
  * else can come meanwhile (RFC 9113 §4.3). Node tells of a header section when it is whole. That one has begun is seen by
  * the number of its stream, and that it goes on by a PING, which its client cannot answer before.
  */
-export function endSlowHeads(session: ServerHttp2Session, headersTimeoutMs: number): void {
+function endSlowHeads(session: ServerHttp2Session, headersTimeoutMs: number): void {
   const everyMs = Math.max(5, Math.min(LOOK_MS, headersTimeoutMs / 4));
   /** Streams up to this one have their header section, or were refused. */
   let settled = 0;
@@ -185,7 +185,7 @@ const MANY_RESETS = 'the client gives up its requests again and again';
  * Ends a session that gives up its requests again and again, with ENHANCE_YOUR_CALM (RFC 9113 §10.5): each costs its client
  * nothing, and us a request. A stream that we reset because its client broke a rule on it counts too.
  */
-export function endManyResets(session: ServerHttp2Session): void {
+function endManyResets(session: ServerHttp2Session): void {
   let left = RESETS_AT_ONCE;
   let countedAt = performance.now();
   const count = (): void => {
@@ -205,7 +205,7 @@ function wasGivenUp({ aborted, errored }: ServerHttp2Stream): boolean {
 }
 
 /** A peer that has said nothing for this long is asked whether it is there, and has as long again to answer. */
-export const SILENCE_MS = 20_000;
+const SILENCE_MS = 20_000;
 
 /** How often a session is looked at. */
 const LIFE_LOOK_MS = 500;

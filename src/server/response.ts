@@ -181,7 +181,7 @@ function cutOff(exchange: Exchange, lines: readonly HeaderLine[]): void {
 }
 
 /** Notices a client that leaves before its response is complete. What happens first counts: both end with a 'close'. */
-export class Watch {
+class Watch {
   private end: 'whole' | 'client-left' | undefined;
   private wake: (() => void) | undefined;
   private readonly listenedTo: EventEmitter[];
@@ -242,7 +242,7 @@ export class Watch {
  * Copies `body` into the response at the pace of its reader; `cut` when it fails or has another size than announced. `begin`
  * writes the head, with the first bytes or the end of the body: of one that fails before, `nothing` was said.
  */
-export async function pump(
+async function pump(
   body: AsyncIterable<Uint8Array>,
   res: NodeJS.WritableStream,
   watch: Watch,
@@ -275,7 +275,7 @@ function isEnd(step: IteratorResult<Uint8Array> | 'failed'): boolean {
 }
 
 /** Tells a body that nobody will read it. */
-export function giveUp(body: AsyncIterable<Uint8Array>): void {
+function giveUp(body: AsyncIterable<Uint8Array>): void {
   stopSource(body, body[Symbol.asyncIterator]());
 }
 

@@ -12,7 +12,7 @@ export interface MinRate {
 /** How often is looked within a window. */
 const LOOKS = 8;
 
-export function lookEveryMs({ windowMs }: MinRate): number {
+function lookEveryMs({ windowMs }: MinRate): number {
   return Math.max(5, Math.ceil(windowMs / LOOKS));
 }
 

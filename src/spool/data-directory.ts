@@ -140,7 +140,7 @@ function unlessLinked(otherwise: () => Promise<void>): (error: unknown) => Promi
 }
 
 /** Reads what a directory is; fails where it holds links or is not this user's alone. A missing one is an empty one. */
-export async function lookAtDirectory({ directory, shared }: DirectoryUse): Promise<FoundDirectory> {
+async function lookAtDirectory({ directory, shared }: DirectoryUse): Promise<FoundDirectory> {
   const path = resolve(directory);
   return failing(directory, 'read', async () => {
     const own = await unlessMissing(stat(path), NOWHERE);

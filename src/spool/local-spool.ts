@@ -292,11 +292,11 @@ const SLOTS = [0, 1] as const;
 const LINE = /^(\d{16}) ([0-9a-f]{8})\n$/;
 
 /** The largest number in the file; 0 when there is none, or none was ever written whole. */
-export async function readPromise(path: string): Promise<number> {
+async function readPromise(path: string): Promise<number> {
   return Math.max(...numbersIn(await readWhole(path)), 0);
 }
 
-export interface PromiseDurability {
+interface PromiseDurability {
   /** It has to survive a power cut. */
   readonly durable: boolean;
   /**
@@ -307,11 +307,7 @@ export interface PromiseDurability {
 }
 
 /** Keeps the number in a file that exists, unless a larger one is there; gives the one that is certainly kept from now on. */
-export async function raisePromise(
-  path: string,
-  number: number,
-  { durable, proven }: PromiseDurability,
-): Promise<number> {
+async function raisePromise(path: string, number: number, { durable, proven }: PromiseDurability): Promise<number> {
   const before = await readWhole(path);
   const numbers = numbersIn(before);
   const largest = Math.max(...numbers);

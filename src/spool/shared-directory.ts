@@ -172,7 +172,7 @@ async function named<T>(directory: string, task: () => Promise<T>, needed = ''):
 }
 
 /** Its time is the last sign of life of the nodes whose spool this is. */
-export const IN_USE = '.in-use';
+const IN_USE = '.in-use';
 
 /** Running nodes whose Redis came back empty need a moment to say that the spool is that one's now: so much of the watch. */
 const LEAST_PART = 0.25;

@@ -114,7 +114,7 @@ export interface UploadCall extends AnswerCall {
  * Whether an append to a whole upload repeats its end: nothing at the full offset, or the held-back last byte just before
  * it. The repeated byte must be the stored one, otherwise this is another file.
  */
-export async function repeatsTheEnd(intent: AppendIntent, upload: Upload, body: Body): Promise<boolean | Interrupted> {
+async function repeatsTheEnd(intent: AppendIntent, upload: Upload, body: Body): Promise<boolean | Interrupted> {
   const expected = intent.offset === upload.offset ? undefined : upload.heldBack?.lastByte;
   const expectedSize = expected === undefined ? 0 : 1;
   if (intent.declaredLength !== undefined && intent.declaredLength !== upload.offset) return false;

@@ -251,7 +251,7 @@ function sizeOf(buffers: readonly Buffer[]): number {
 }
 
 /** Why a body that ended properly does not complete its upload. */
-export type Objection =
+type Objection =
   | { readonly kind: 'refused'; readonly refusal: Refusal }
   /** The bytes are not what their digest says: nobody can use them. */
   | { readonly kind: 'invalid'; readonly refusal: Refusal }

@@ -97,7 +97,7 @@ export class UnknownBytes {
  * The bytes of an upload in these files of its place in the spool; undefined where none has a name that this program gives.
  * The note of what was promised is one, and has no bytes.
  */
-export function bytesIn(files: readonly SpooledChunk[]): number | undefined {
+function bytesIn(files: readonly SpooledChunk[]): number | undefined {
   const given = files.filter(({ name }) => isGivenName(name));
   if (given.length === 0 && !files.some(({ name }) => name === PROMISED)) return undefined;
   return given.reduce((sum, { size }) => sum + size, 0);

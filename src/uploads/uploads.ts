@@ -323,7 +323,7 @@ function refused(refusal: Refusal): Outcome {
   return { kind: 'refused', refusal };
 }
 
-export interface OpeningRooms {
+interface OpeningRooms {
   readonly store: Pick<UploadStore, 'create' | 'createFirst'>;
   readonly leases: Pick<Leases, 'take'>;
   readonly metrics: Metrics;
@@ -340,7 +340,7 @@ export interface OpeningRooms {
 export type Creation = Pick<NewUpload, 'request' | 'principal' | 'addedHeaders' | 'clientKey'>;
 
 /** A new upload under its first lease. Both are asked for at once: nobody else knows the id yet. */
-export async function openUpload(
+async function openUpload(
   intent: CreateIntent,
   route: Route,
   creation: Creation,
@@ -364,7 +364,7 @@ export async function openUpload(
 }
 
 /** The same for a creation with a client's key; gives the id of the upload that has it already. `instead`: one that is over. */
-export async function openFirstUpload(
+async function openFirstUpload(
   intent: CreateIntent,
   route: Route,
   creation: Creation & { readonly clientKey: string },

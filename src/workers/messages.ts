@@ -29,4 +29,4 @@ export type Reply =
   | { readonly about: 'request'; readonly answer: AdminAnswer };
 
 /** A request of an operator as a message can carry it. */
-export type RequestInTransit = Omit<AdminRequest, 'query'> & { readonly query: string };
+type RequestInTransit = Omit<AdminRequest, 'query'> & { readonly query: string };

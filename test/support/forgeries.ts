@@ -10,7 +10,7 @@ import { WANTED } from './tunnel-client.js';
 export const MARK = 'forged';
 
 /** Credentials of somebody who is let in, of somebody who is not, and none. */
-export const CREDENTIALS = { good: 'good', bad: 'bad', none: undefined } as const;
+const CREDENTIALS = { good: 'good', bad: 'bad', none: undefined } as const;
 
 /** What the authorization service says of a user, and nobody else. */
 export const IDENTITY: readonly HeaderLine[] = [
@@ -73,7 +73,7 @@ export interface Forgery {
   readonly fields: readonly HeaderLine[];
 }
 
-export type Kind = keyof typeof KINDS;
+type Kind = keyof typeof KINDS;
 
 /** So many fields that are made up stand in one request. */
 const FIELDS_EACH = 8;

@@ -28,7 +28,7 @@ export interface Victim {
 }
 
 /** They must never be seen in a log. */
-export const SECRETS = { authorization: 'Bearer hush-hush-token', cookie: 'session=hush-hush-cookie' };
+const SECRETS = { authorization: 'Bearer hush-hush-token', cookie: 'session=hush-hush-cookie' };
 
 /** Chance with a seed, and the request texts that every family is made of. */
 export class Malice {

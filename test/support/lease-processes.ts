@@ -23,7 +23,7 @@ export interface ProcessOptions extends Partial<LeaseTimes> {
 }
 
 /** Holds back what a process asks of Redis, as if it were paused at that moment. */
-export class ScriptGate {
+class ScriptGate {
   private readonly scripts = new Set<string>();
   private readonly waiting: { readonly script: string; readonly go: () => void }[] = [];
 

@@ -32,7 +32,7 @@ export interface OriginAnswer {
 }
 
 /** The answer as it is relayed: with what the origin's Node adds. */
-export function relayed({ status, headers, body }: OriginAnswer) {
+function relayed({ status, headers, body }: OriginAnswer) {
   const lines: HeaderLine[] = status === 204 ? [...headers, ['Date', '<now>']] : framed(headers, body);
   return { status, lines, body };
 }

@@ -4,7 +4,7 @@ import type { Chance } from './crash-plan.js';
 export const SPOOLS = ['shared', 'node-local'] as const;
 export type SpoolKind = (typeof SPOOLS)[number];
 
-export const BLOWS = [
+const BLOWS = [
   'stop-node',
   'kill-node',
   'kill-redis',

@@ -9,7 +9,7 @@ export const TRANSPORTS = ['HTTP/1.1', 'HTTP/2'] as const;
 export type Transport = (typeof TRANSPORTS)[number];
 
 /** How a client leaves: the end of its connection in good order, or a reset of the connection (HTTP/2: the stream). */
-export type Leaving = 'end' | 'reset';
+type Leaving = 'end' | 'reset';
 
 /** One request on a connection of its own, sent and read step by step, over either version of HTTP. */
 export interface OpenRequest {

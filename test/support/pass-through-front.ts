@@ -72,7 +72,7 @@ export async function startFront(
 }
 
 /** The same with http-proxy alone, as its documentation shows it: what ours is compared with. */
-export async function startBareFront(origin: string, { speaks = 'http/1.1' }: FrontOptions = {}): Promise<Front> {
+async function startBareFront(origin: string, { speaks = 'http/1.1' }: FrontOptions = {}): Promise<Front> {
   const agent = new Agent({ keepAlive: true });
   const proxy = loadHttpProxy().createProxyServer({ target: origin, agent });
   proxy.on('error', (_, __, response) => {

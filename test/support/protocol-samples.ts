@@ -4,7 +4,7 @@ import type { Limits } from '../../src/model/route.js';
 import type { Answer, Upload } from '../../src/model/upload.js';
 import type { Reply, ReplyContext } from '../../src/protocol/protocol.js';
 
-export const NOW = Date.UTC(2026, 10, 22, 12);
+const NOW = Date.UTC(2026, 10, 22, 12);
 
 export const LIMITS: Limits = {
   maxSize: 1_000_000,

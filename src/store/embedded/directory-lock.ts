@@ -154,7 +154,7 @@ export interface FoundLock {
 }
 
 /** Makes the lock file, breaking one whose owner is dead. Gives the lock that stands in the way, if any, and then writes nothing. */
-export async function acquire(path: string, self: LockOwner, patience: Patience): Promise<FoundLock | undefined> {
+async function acquire(path: string, self: LockOwner, patience: Patience): Promise<FoundLock | undefined> {
   for (;;) {
     const found = await look(path);
     if (!found) {
@@ -169,7 +169,7 @@ export async function acquire(path: string, self: LockOwner, patience: Patience)
   }
 }
 
-export async function look(path: string): Promise<FoundLock | undefined> {
+async function look(path: string): Promise<FoundLock | undefined> {
   try {
     const fd = await open(path, 'r');
     try {
@@ -186,7 +186,7 @@ export async function look(path: string): Promise<FoundLock | undefined> {
 }
 
 /** Removes the files that breaking and making locks leave behind when it is killed; harmless, since no key ever comes again. */
-export async function clearRemains(path: string): Promise<void> {
+async function clearRemains(path: string): Promise<void> {
   const remains = lockRemains(basename(path));
   for (const name of await readdir(dirname(path)))
     if (remains.test(name)) await unlinkIfThere(join(dirname(path), name));
@@ -264,7 +264,7 @@ async function showsLife(path: string, found: FoundLock, self: LockOwner, patien
  * holds a second lock, named after the dead one, may do it, and looks again first. So does an owner that ends, since it may
  * have stood still and have been taken for dead. Gives the lock of whoever is doing the same right now.
  */
-export async function breakLock(
+async function breakLock(
   path: string,
   dead: FoundLock,
   self: LockOwner,
@@ -299,7 +299,7 @@ export async function thisOwner(): Promise<LockOwner> {
  * and boot. A namespace's number can come again once the namespace has ended, but then its processes have ended too, so
  * equal numbers prove enough. Another boot proves nothing by itself: machines may share the directory.
  */
-export async function judge(owner: LockOwner, self: LockOwner): Promise<'alive' | 'dead' | 'unknown'> {
+async function judge(owner: LockOwner, self: LockOwner): Promise<'alive' | 'dead' | 'unknown'> {
   if (owner.boot !== self.boot || owner.pidNamespace !== self.pidNamespace) return 'unknown';
   if (owner.boot === undefined && owner.host !== self.host) return 'unknown';
   if (!isRunning(owner.pid)) return 'dead';

@@ -177,7 +177,7 @@ async function moveAside(path: string, aside: string): Promise<void> {
   await rename(path, aside);
 }
 
-export function damagedPath({ directory }: RecordsDisk, id: string): string {
+function damagedPath({ directory }: RecordsDisk, id: string): string {
   return join(directory, `${id}.damaged`);
 }
 

@@ -262,7 +262,7 @@ export interface OpenClients {
 }
 
 /** Tries once, or as long as the settings allow where waiting can help. */
-export async function patiently<T>(settings: RedisSettings, log: Log, attempt: () => Promise<T>): Promise<T> {
+async function patiently<T>(settings: RedisSettings, log: Log, attempt: () => Promise<T>): Promise<T> {
   const deadline = performance.now() + (settings.waitMs ?? 0);
   for (let tries = 1; ; tries++) {
     try {
@@ -277,7 +277,7 @@ export async function patiently<T>(settings: RedisSettings, log: Log, attempt: (
 }
 
 /** Both connections, ready to use; whatever fails on the way is said in words of ours. */
-export async function openClients(settings: RedisSettings): Promise<OpenClients> {
+async function openClients(settings: RedisSettings): Promise<OpenClients> {
   const keys = new RedisKeys(settings.prefix, settings.kind);
   const sharded = settings.kind === 'cluster' && (await recognizeCluster(settings)) >= SHARDED_SINCE;
   const opening = { tries: true };

@@ -163,7 +163,7 @@ export function aclRule(prefix: string): string {
 }
 
 /** A server, by name and port or by the path of its socket. */
-export type RedisAddress = { readonly host: string; readonly port: number } | { readonly path: string };
+type RedisAddress = { readonly host: string; readonly port: number } | { readonly path: string };
 
 /** Contents of files, not their names. */
 export interface RedisTls {
@@ -174,7 +174,7 @@ export interface RedisTls {
   readonly serverName?: string;
 }
 
-export interface RedisCredentials {
+interface RedisCredentials {
   readonly username?: string;
   readonly password?: string;
 }

@@ -282,7 +282,7 @@ export interface Step {
 const MOST_MOVES = 5;
 
 /** One verb as one script. Where the upload is with another node than thought, it is asked again with that one's keys. */
-export async function takeStep<T extends string>(
+async function takeStep<T extends string>(
   connection: RedisConnection,
   { script, id, node, args = [], keys: more, elsewhere }: Step,
 ): Promise<Upload | T> {
@@ -307,7 +307,7 @@ type About = Omit<NewUpload, 'node' | 'length' | 'reprDigests' | 'expiresAt'>;
 
 const ATTEMPT = 'attempt:';
 
-export function aboutText(upload: NewUpload): string {
+function aboutText(upload: NewUpload): string {
   const elsewhere: Record<keyof Omit<NewUpload, keyof About>, undefined> = {
     node: undefined,
     length: undefined,
@@ -318,12 +318,12 @@ export function aboutText(upload: NewUpload): string {
 }
 
 /** Nothing rather than an empty list, which the first that is not empty replaces. */
-export function digestsText(digests: Upload['reprDigests'] | undefined): string {
+function digestsText(digests: Upload['reprDigests'] | undefined): string {
   return digests && digests.length > 0 ? JSON.stringify(digests) : '';
 }
 
 /** The flag is what the scripts have to know of an attempt. */
-export function attemptText(attempt: Attempt): string {
+function attemptText(attempt: Attempt): string {
   const isOpenInPart = attempt.inPart === true && attempt.reached === undefined;
   return `${isOpenInPart ? 'i' : 'o'}${JSON.stringify(attempt)}`;
 }
@@ -332,7 +332,7 @@ export function attemptText(attempt: Attempt): string {
  * The upload as its record's fields say it; the list has names and values in turn. When it ends is said on our clock: whoever
  * said it first may have another time.
  */
-export function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'expiresAt'>): Upload {
+function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'expiresAt'>): Upload {
   const fields = new Map<string, string>();
   for (let at = 0; at < list.length; at += 2) fields.set(list[at]!, list[at + 1]!);
   const about = fields.get('about');
@@ -357,7 +357,7 @@ export function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'expi
 }
 
 /** As the scripts keep it: start, size, name and, where there is one, the checksum. */
-export function chunkOf(text: string): Chunk {
+function chunkOf(text: string): Chunk {
   const [start, size, name, crc] = text.split(' ');
   return { name: name!, start: Number(start), size: Number(size), ...optional('crc', numberOf(crc)) };
 }
