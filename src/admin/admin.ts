@@ -11,21 +11,21 @@ import {
   problem,
   startAdminListener,
 } from './admin-http.js';
-import { answerAtDesk, type UploadsDesk } from './uploads-api.js';
+import { answerUploads, type UploadsApi } from './uploads-api.js';
 
 /** What the answers to operators are made from. */
-export interface AdminRooms {
+export interface AdminDeps {
   readonly metrics: Metrics;
   /** What must hold for this process to take requests. */
   readonly checks: readonly HealthCheck[];
   /** Where uploads can be seen and acted on; undefined until all rooms of the proxy are open. */
-  readonly desk?: () => UploadsDesk | undefined;
+  readonly uploadsApi?: () => UploadsApi | undefined;
   /** Where this process is sent away; undefined as long as it is not there yet. */
-  readonly drain?: () => DrainDesk | undefined;
+  readonly drain?: () => DrainApi | undefined;
   readonly log: Log;
 }
 
-export interface AdminOptions extends AdminRooms, Omit<AdminListenerOptions, 'answer' | 'log'> {}
+export interface AdminOptions extends AdminDeps, Omit<AdminListenerOptions, 'answer' | 'log'> {}
 
 /** Opens the admin listener: whether the process lives, whether it can take requests, its figures, and its uploads. */
 export function startAdmin(options: AdminOptions): Promise<Admin> {
@@ -33,23 +33,23 @@ export function startAdmin(options: AdminOptions): Promise<Admin> {
 }
 
 /** What operators are told, wherever they asked. */
-export async function answerAdmin(rooms: AdminRooms, request: AdminRequest): Promise<AdminAnswer> {
+export async function answerAdmin(deps: AdminDeps, request: AdminRequest): Promise<AdminAnswer> {
   const { method, path } = request;
   const page = PAGES[path];
-  if (page) return method === 'GET' || method === 'HEAD' ? page(rooms) : methodNotAllowed(['GET', 'HEAD']);
-  const desk = rooms.desk?.();
-  const drain = rooms.drain?.();
-  if (path === '/drain') return drain ? answerAtDrain(drain, request) : stillStarting();
-  const isAtDesk = path === '/uploads' || path.startsWith('/uploads/');
-  if (isAtDesk && !desk) return stillStarting();
-  return (desk && (await answerAtDesk(desk, request))) ?? problem(404);
+  if (page) return method === 'GET' || method === 'HEAD' ? page(deps) : methodNotAllowed(['GET', 'HEAD']);
+  const uploadsApi = deps.uploadsApi?.();
+  const drain = deps.drain?.();
+  if (path === '/drain') return drain ? answerDrain(drain, request) : stillStarting();
+  const isUploadsPath = path === '/uploads' || path.startsWith('/uploads/');
+  if (isUploadsPath && !uploadsApi) return stillStarting();
+  return (uploadsApi && (await answerUploads(uploadsApi, request))) ?? problem(404);
 }
 
 function stillStarting(): AdminAnswer {
   return problem(503, 'The proxy is still starting.', { 'Retry-After': '1' });
 }
 
-const PAGES: Readonly<Record<string, ((rooms: AdminRooms) => Promise<AdminAnswer>) | undefined>> = {
+const PAGES: Readonly<Record<string, ((deps: AdminDeps) => Promise<AdminAnswer>) | undefined>> = {
   '/healthz': () => Promise.resolve(json(200, { alive: true })),
   '/readyz': async ({ checks }) => {
     const readiness = await checkReadiness(checks);
@@ -109,20 +109,20 @@ async function outcome(check: HealthCheck['check'], patienceMs: number): Promise
 }
 
 /** Where an operator sends a node away. */
-export interface DrainDesk {
+export interface DrainApi {
   /** What it says is told to the operator as it is, in JSON. */
   begin(move: boolean): Promise<object>;
   state(): Promise<object>;
 }
 
 /** `/drain`: POST begins, with `?move=true` also to give the uploads to other nodes; GET tells how far it is. */
-async function answerAtDrain(desk: DrainDesk, request: AdminRequest): Promise<AdminAnswer> {
-  if (request.method === 'GET' || request.method === 'HEAD') return json(200, await desk.state());
+async function answerDrain(uploadsApi: DrainApi, request: AdminRequest): Promise<AdminAnswer> {
+  if (request.method === 'GET' || request.method === 'HEAD') return json(200, await uploadsApi.state());
   if (request.method !== 'POST') return methodNotAllowed(['GET', 'HEAD', 'POST']);
   const move = request.query.get('move') ?? 'false';
   if (move !== 'true' && move !== 'false') return problem(400, 'move is true or false.');
   try {
-    return json(202, await desk.begin(move === 'true'));
+    return json(202, await uploadsApi.begin(move === 'true'));
   } catch (fault) {
     if (!(fault instanceof Fault)) throw fault;
     return problem(503, `The other nodes could not be told: ${fault.message}. Ask again.`, { 'Retry-After': '5' });

@@ -18,14 +18,14 @@ import type { UnknownUploads } from '../uploads/unknown-bytes.js';
 import { type AdminAnswer, type AdminRequest, json, methodNotAllowed, problem } from './admin-http.js';
 
 /** What operators may do with uploads. */
-export interface UploadsDesk {
+export interface UploadsApi {
   readonly store: Listing;
   readonly uploads: { cancel(intent: { readonly kind: 'cancel'; readonly id: string }): Promise<Outcome> };
   readonly delivery: {
     /** `begun`: an attempt follows as soon as the origin can be asked. The others say why there is none. */
     redeliver(
       id: string,
-      options: { readonly pastGate: boolean },
+      options: { readonly skipGate: boolean },
     ): Promise<'begun' | 'unknown' | 'not-whole' | 'answered' | 'stopping'>;
   };
   /** Uploads in the spool without a record: a store was lost, or records are missing. */
@@ -38,28 +38,28 @@ export interface UploadsDesk {
 }
 
 /** `/uploads`, `/uploads/{tag}` and `/uploads/{tag}/redeliver`; undefined for other paths. */
-export async function answerAtDesk(desk: UploadsDesk, request: AdminRequest): Promise<AdminAnswer | undefined> {
+export async function answerUploads(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminAnswer | undefined> {
   try {
-    return await answer(desk, request);
+    return await answer(uploadsApi, request);
   } catch (fault) {
     if (!(fault instanceof Fault)) throw fault;
-    desk.log.warn({ err: fault }, 'an operator could not be answered');
+    uploadsApi.log.warn({ err: fault }, 'an operator could not be answered');
     return problem(503, `Uploads cannot be reached right now: ${fault.message}. Ask again.`, { 'Retry-After': '5' });
   }
 }
 
-async function answer(desk: UploadsDesk, request: AdminRequest): Promise<AdminAnswer | undefined> {
+async function answer(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminAnswer | undefined> {
   const [, root, tag, verb, ...more] = request.path.split('/');
   if (root !== 'uploads' || more.length > 0 || (verb !== undefined && verb !== 'redeliver')) return undefined;
-  if (tag === undefined) return isRead(request) ? list(desk, request.query) : methodNotAllowed(['GET', 'HEAD']);
+  if (tag === undefined) return isRead(request) ? list(uploadsApi, request.query) : methodNotAllowed(['GET', 'HEAD']);
   if (verb !== undefined && request.method !== 'POST') return methodNotAllowed(['POST']);
   if (verb === undefined && !isRead(request) && request.method !== 'DELETE')
     return methodNotAllowed(['GET', 'HEAD', 'DELETE']);
-  const asked = isRead(request) ? { pastGate: false } : readAct(request.query, verb);
+  const asked = isRead(request) ? { skipGate: false } : readAct(request.query, verb);
   if (typeof asked === 'string') return problem(400, asked);
-  const aside = (await desk.store.setAside()).find(({ id }) => uploadTag(id) === tag);
+  const aside = (await uploadsApi.store.setAside()).find(({ id }) => uploadTag(id) === tag);
   if (aside) return isRead(request) ? json(200, setAsideView(aside)) : cannotBeRead(aside);
-  const found = await uploadsTagged(desk.store, tag);
+  const found = await uploadsTagged(uploadsApi.store, tag);
   const upload = found[0];
   if (!upload)
     return problem(
@@ -68,14 +68,14 @@ async function answer(desk: UploadsDesk, request: AdminRequest): Promise<AdminAn
     );
   if (found.length > 1) return problem(409, 'More than one upload has this tag; wait until one of them has ended.');
   if (verb === undefined && isRead(request)) return json(200, detailOf(upload));
-  if (upload.node !== desk.node) return notHere(desk, upload);
-  return verb === undefined ? cancel(desk, upload, asked) : redeliver(desk, upload, asked);
+  if (upload.node !== uploadsApi.node) return notHere(uploadsApi, upload);
+  return verb === undefined ? cancel(uploadsApi, upload, asked) : redeliver(uploadsApi, upload, asked);
 }
 
 /** An operator’s order, with the name that the operator gives. */
 interface Act {
   readonly operator?: string;
-  readonly pastGate: boolean;
+  readonly skipGate: boolean;
 }
 
 const OPERATOR = /^[^\p{C}]{1,100}$/u;
@@ -87,11 +87,11 @@ function readAct(query: URLSearchParams, verb: string | undefined): Act | string
   if (unknown !== undefined) return `There is no parameter ${JSON.stringify(unknown)}; known: ${known.join(', ')}.`;
   const operator = query.get('operator') ?? undefined;
   if (operator !== undefined && !OPERATOR.test(operator)) return 'operator is a name of up to 100 letters.';
-  const pastGate = query.get('past_gate') ?? 'false';
-  if (pastGate !== 'true' && pastGate !== 'false') return 'past_gate is true or false.';
-  if (pastGate === 'true' && operator === undefined)
+  const skipGate = query.get('past_gate') ?? 'false';
+  if (skipGate !== 'true' && skipGate !== 'false') return 'past_gate is true or false.';
+  if (skipGate === 'true' && operator === undefined)
     return 'past_gate=true needs operator=NAME: the log tells who it was.';
-  return { pastGate: pastGate === 'true', ...(operator === undefined ? {} : { operator }) };
+  return { skipGate: skipGate === 'true', ...(operator === undefined ? {} : { operator }) };
 }
 
 function cannotBeRead({ state, reason }: SetAside): AdminAnswer {
@@ -103,13 +103,13 @@ function isRead({ method }: AdminRequest): boolean {
   return method === 'GET' || method === 'HEAD';
 }
 
-async function list(desk: UploadsDesk, query: URLSearchParams): Promise<AdminAnswer> {
+async function list(uploadsApi: UploadsApi, query: URLSearchParams): Promise<AdminAnswer> {
   const wanted = readQuery(query);
   if (typeof wanted === 'string') return problem(400, wanted);
-  const { uploads, next } = await newestUploads(desk.store, wanted);
+  const { uploads, next } = await newestUploads(uploadsApi.store, wanted);
   const isOverview = !wanted.phase && !wanted.find && !wanted.after;
-  const aside = isOverview ? await desk.store.setAside() : [];
-  const unknown = isOverview ? desk.unknownUploads?.() : undefined;
+  const aside = isOverview ? await uploadsApi.store.setAside() : [];
+  const unknown = isOverview ? uploadsApi.unknownUploads?.() : undefined;
   return json(200, {
     uploads: uploads.map(summaryOf),
     ...(unknown ? { unknownUploads: unknownView(unknown) } : {}),
@@ -134,14 +134,14 @@ function readQuery(query: URLSearchParams): Wanted | string {
   return { limit, ...(find === undefined ? {} : { find }), ...(phase ? { phase } : {}), ...(after ? { after } : {}) };
 }
 
-function readPlace(text: string | null): Place | undefined | 'malformed' {
+function readPlace(text: string | null): ListPosition | undefined | 'malformed' {
   if (text === null) return undefined;
   const [, createdAt, tag] = /^(\d{1,16})\.([0-9a-f]{10})$/.exec(text) ?? [];
   return tag === undefined ? 'malformed' : { createdAt: Number(createdAt), tag };
 }
 
 /** What is done to an upload is done where its bytes are. */
-async function notHere({ nodes }: UploadsDesk, { node }: Upload): Promise<AdminAnswer> {
+async function notHere({ nodes }: UploadsApi, { node }: Upload): Promise<AdminAnswer> {
   if (node === undefined) return problem(409, SHARED_BEFORE);
   const owner = await nodes?.find(node);
   const where = owner ? `, which the others reach at ${owner.url}` : '';
@@ -152,7 +152,7 @@ const SHARED_BEFORE =
   'The bytes of this upload are in a spool that nodes share, and this node has one of its own. Ask a node with ' +
   'spool.shared set to true.';
 
-async function cancel({ uploads, log }: UploadsDesk, upload: Upload, { operator }: Act): Promise<AdminAnswer> {
+async function cancel({ uploads, log }: UploadsApi, upload: Upload, { operator }: Act): Promise<AdminAnswer> {
   const outcome = await uploads.cancel({ kind: 'cancel', id: upload.id });
   if (outcome.kind === 'cancelled') {
     log.info({ ...uploadFields(handlesOf(upload)), operator }, 'an operator cancelled an upload');
@@ -167,12 +167,12 @@ async function cancel({ uploads, log }: UploadsDesk, upload: Upload, { operator 
 const ANSWERED =
   'The upload was answered already, by its origin or by its gate; the answer is kept for the client and the bytes are gone.';
 
-async function redeliver({ delivery, log }: UploadsDesk, upload: Upload, act: Act): Promise<AdminAnswer> {
-  const { operator, pastGate } = act;
+async function redeliver({ delivery, log }: UploadsApi, upload: Upload, act: Act): Promise<AdminAnswer> {
+  const { operator, skipGate } = act;
   const fields = { ...uploadFields(handlesOf(upload)), operator };
-  switch (await delivery.redeliver(upload.id, { pastGate })) {
+  switch (await delivery.redeliver(upload.id, { skipGate })) {
     case 'begun':
-      if (pastGate) log.warn(fields, 'an operator had an upload delivered past its gate');
+      if (skipGate) log.warn(fields, 'an operator had an upload delivered past its gate');
       else log.info(fields, 'an operator had an upload delivered again');
       return json(202, { tag: fields.upload });
     case 'unknown':
@@ -194,11 +194,11 @@ interface Wanted {
   readonly find?: string;
   readonly limit: number;
   /** The place of the last upload of the page before. */
-  readonly after?: Place;
+  readonly after?: ListPosition;
 }
 
 /** Where an upload stands in a list, newest first. Known to whoever asks, so it is made of what it may know. */
-interface Place {
+interface ListPosition {
   readonly createdAt: number;
   readonly tag: string;
 }
@@ -207,7 +207,7 @@ interface Place {
 async function newestUploads(
   store: Pick<Listing, 'list'>,
   wanted: Wanted,
-): Promise<{ uploads: Upload[]; next?: Place }> {
+): Promise<{ uploads: Upload[]; next?: ListPosition }> {
   const { phase, find, limit, after } = wanted;
   let found: Upload[] = [];
   for await (const upload of everyUpload(store)) {
@@ -235,11 +235,11 @@ async function uploadsTagged(store: Pick<Listing, 'list'>, tag: string): Promise
   return found;
 }
 
-function placeOf({ createdAt, id }: Upload): Place {
+function placeOf({ createdAt, id }: Upload): ListPosition {
   return { createdAt, tag: uploadTag(id) };
 }
 
-function isBehind(upload: Upload, after: Place): boolean {
+function isBehind(upload: Upload, after: ListPosition): boolean {
   if (upload.createdAt !== after.createdAt) return upload.createdAt < after.createdAt;
   return uploadTag(upload.id) > after.tag;
 }

@@ -1,44 +1,37 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { AdminAnswer, AdminRequest } from '../admin/admin-http.js';
-import { answerAdmin, type DrainDesk, type HealthCheck, startAdmin } from '../admin/admin.js';
-import type { UploadsDesk } from '../admin/uploads-api.js';
-import { Drain, type DrainMover, NoMover } from '../cluster/drain.js';
+import { answerAdmin, type DrainApi, type HealthCheck, startAdmin } from '../admin/admin.js';
+import type { UploadsApi } from '../admin/uploads-api.js';
+import { Drain, type DrainMigrator, NoMigrator } from '../cluster/drain.js';
 import type { Config } from '../config/config.js';
 import { buildRoutes } from '../config/route-table.js';
 import { Delivery } from '../delivery/delivery.js';
 import { foreseen } from '../delivery/origin-request.js';
 import { UndiciOrigin } from '../delivery/undici-origin.js';
-import { Access } from '../handler/authorize.js';
+import { Authorizer } from '../handler/authorize.js';
 import { Cors } from '../handler/cors.js';
 import { Discovery } from '../handler/discovery.js';
-import { Entry, type EntryOptions } from '../handler/handler.js';
+import { HttpHandler, type HandlerOptions } from '../handler/handler.js';
 import { UploadPages, UploadRequests } from '../handler/upload-handler.js';
-import { Places } from '../handler/upload-lookup.js';
+import { UploadLookup } from '../handler/upload-lookup.js';
 import { viaName } from '../model/forwarded.js';
 import type { Routes } from '../model/route.js';
 import type { UnknownEnd } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
-import { type Figures, Metrics } from '../observe/metrics.js';
+import { type MetricValues, Metrics } from '../observe/metrics.js';
 import { NoRelay, type Relay } from '../proxy/peer-relay.js';
 import { PassThrough } from '../proxy/reverse-proxy.js';
 import { clientLimits, type ConnectionGate, NumberedConnections } from '../server/connection-limits.js';
 import { type Listener, startListener } from '../server/listener.js';
 import { RequestRates } from '../server/slow-clients.js';
-import { Trust } from '../server/trusted-proxies.js';
+import { TrustedProxies } from '../server/trusted-proxies.js';
 import { isAway, type Totals } from '../store/upload-store.js';
 import { SteadyClock, Sweep } from '../uploads/cleanup.js';
 import { Uploads } from '../uploads/uploads.js';
-import { type Membership, type MembershipRooms, openMembership } from './membership.js';
+import { type Membership, type MembershipDeps, openMembership } from './membership.js';
 import { openRedisStorage } from './redis-storage.js';
-import {
-  type Closing,
-  openEmbeddedStorage,
-  type Storage,
-  type StorageRooms,
-  type Timings,
-  TIMINGS,
-} from './storage.js';
+import { type Closing, openEmbeddedStorage, type Storage, type StorageDeps, type Timings, TIMINGS } from './storage.js';
 
 /** A running proxy. */
 export interface App {
@@ -50,7 +43,7 @@ export interface App {
   /** What its admin listener would answer: for a process that listens for several proxies. */
   readonly operators: {
     answer(request: AdminRequest): Promise<AdminAnswer>;
-    figures(): Promise<Figures>;
+    figures(): Promise<MetricValues>;
   };
   /** For a process that takes connections for this one: which of them have ended, and that there are too many. */
   readonly connections: {
@@ -85,7 +78,7 @@ async function closeAll(opened: Closing[]): Promise<void> {
   if (failures.length > 0) throw failures[0];
 }
 
-interface Opening extends Pick<StorageRooms, 'log' | 'timings' | 'opened'> {
+interface Opening extends Pick<StorageDeps, 'log' | 'timings' | 'opened'> {
   readonly metrics: Metrics;
 }
 
@@ -105,17 +98,17 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   });
   const via = viaName(randomBytes(6).toString('hex'));
   const clocks = { clock: Date.now, monotonic, expiryClock };
-  const rooms = { ...storage, ...clocks, log, metrics, via, timings, routes: buildRoutes(config) };
+  const deps = { ...storage, ...clocks, log, metrics, via, timings, routes: buildRoutes(config) };
   const health: Health = { isListening: false };
   const checks = [listeningCheck(health), drainingCheck(health), ...storage.checks];
-  const operators: { desk?: UploadsDesk; drain?: DrainDesk } = {};
-  const adminRooms = { metrics, checks, desk: () => operators.desk, drain: () => operators.drain, log };
-  const admin = config.admin && (await startAdmin({ ...config.admin, ...adminRooms }));
+  const operators: { uploadsApi?: UploadsApi; drain?: DrainApi } = {};
+  const adminDeps = { metrics, checks, uploadsApi: () => operators.uploadsApi, drain: () => operators.drain, log };
+  const admin = config.admin && (await startAdmin({ ...config.admin, ...adminDeps }));
   if (admin) opened.push(() => admin.close());
   await storage.recover();
-  const sweep = new Sweep({ ...rooms, everyMs, longestAgeMs, orphanAgeMs: timings.orphanAgeMs });
+  const sweep = new Sweep({ ...deps, everyMs, longestAgeMs, orphanAgeMs: timings.orphanAgeMs });
   opened.push(() => sweep.stop());
-  const delivery = buildDelivery(config, rooms);
+  const delivery = buildDelivery(config, deps);
   opened.push(() => delivery.stop());
   const requestRates = buildRequestRates(config, metrics);
   const passThrough = new PassThrough({
@@ -127,15 +120,15 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     requestRates,
   });
   opened.push(() => passThrough.close());
-  const uploads = buildUploads(config, { ...rooms, delivery });
+  const uploads = buildUploads(config, { ...deps, delivery });
   const clientKnows = (end: UnknownEnd): Promise<void> => delivery.clientKnows(end);
-  const membership = await openCluster(config, { ...rooms, opened, clientKnows });
-  const relay = membership?.relay ?? new NoRelay(rooms);
-  const trust = new Trust(config.trustedProxies);
-  const access = new Access(log, via, toldToClients(config), foreseen);
+  const membership = await openCluster(config, { ...deps, opened, clientKnows });
+  const relay = membership?.relay ?? new NoRelay(deps);
+  const trust = new TrustedProxies(config.trustedProxies);
+  const access = new Authorizer(log, via, toldToClients(config), foreseen);
   opened.push(() => Promise.resolve(access.close()));
-  const entry = buildEntry(config, {
-    ...rooms,
+  const entry = buildHandler(config, {
+    ...deps,
     access,
     delivery,
     passThrough,
@@ -146,11 +139,11 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     clientKnows,
   });
   const listing = { list: storage.store.list.bind(storage.store), setAside: storage.setAside };
-  operators.desk = { ...rooms, store: listing, uploads, delivery, nodes: storage.others?.nodes };
+  operators.uploadsApi = { ...deps, store: listing, uploads, delivery, nodes: storage.others?.nodes };
   operators.drain = buildDrain({
     health,
     entry,
-    mover: membership?.mover ?? noMover(config, storage),
+    migrator: membership?.migrator ?? noMigrator(config, storage),
     membership,
     log,
   });
@@ -159,7 +152,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   if (internal) opened.push(() => untilClosed([internal], 0));
   const listeners: Listener[] = [];
   const endIdle = (): void => listeners.forEach((listener) => listener.endIdle());
-  const gate = new NumberedConnections(clientLimits({ settings: config.connections, ...rooms, trust, endIdle }));
+  const gate = new NumberedConnections(clientLimits({ settings: config.connections, ...deps, trust, endIdle }));
   await listen(config, { entry, gate, trust, metrics, log, listeners, opened });
   health.isListening = true;
 
@@ -175,7 +168,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     adminUrl: admin?.url,
     ...(storage.node === undefined ? {} : { node: storage.node }),
     connections: { whenEnded: (listener) => gate.whenEnded(listener), endIdle },
-    operators: { answer: (request) => answerAdmin(adminRooms, request), figures: () => metrics.figures() },
+    operators: { answer: (request) => answerAdmin(adminDeps, request), figures: () => metrics.figures() },
     stop: async () => {
       const until = performance.now() + config.stop.graceMs;
       health.why = 'the process is stopping';
@@ -200,21 +193,21 @@ async function totalsIn({ store }: Storage): Promise<Totals | undefined> {
   }
 }
 
-function openStorage(config: Config, rooms: StorageRooms): Promise<Storage> {
+function openStorage(config: Config, deps: StorageDeps): Promise<Storage> {
   const { store } = config;
-  return store.type === 'redis' ? openRedisStorage({ ...config, store }, rooms) : openEmbeddedStorage(config, rooms);
+  return store.type === 'redis' ? openRedisStorage({ ...config, store }, deps) : openEmbeddedStorage(config, deps);
 }
 
 /** Undefined where every node reaches the bytes, and for a node that is alone. */
 async function openCluster(
   { cluster }: Config,
-  { node, others, ...rooms }: Storage & Omit<MembershipRooms, 'node' | 'others'>,
+  { node, others, ...deps }: Storage & Omit<MembershipDeps, 'node' | 'others'>,
 ): Promise<Membership | undefined> {
   if (!cluster || node === undefined || !others) return undefined;
-  return openMembership(cluster, { ...rooms, node, others });
+  return openMembership(cluster, { ...deps, node, others });
 }
 
-type Rooms = Storage & {
+type DeliveryContext = Storage & {
   readonly log: Log;
   readonly metrics: Metrics;
   /** The name by which this proxy knows itself again. */
@@ -227,54 +220,54 @@ type Rooms = Storage & {
   readonly routes: Routes;
 };
 
-function buildDelivery(config: Config, rooms: Rooms): Delivery {
+function buildDelivery(config: Config, deps: DeliveryContext): Delivery {
   return new Delivery({
-    ...rooms,
+    ...deps,
     origin: new UndiciOrigin(),
     worker: randomUUID(),
-    claimMs: rooms.timings.claimMs,
-    returnMs: rooms.othersDeliver ? rooms.timings.returnMs : 0,
+    claimMs: deps.timings.claimMs,
+    returnMs: deps.othersDeliver ? deps.timings.returnMs : 0,
     random: Math.random,
     stopGraceMs: config.stop.graceMs,
   });
 }
 
-function buildUploads(config: Config, rooms: Rooms & { readonly delivery: Delivery }): Uploads {
+function buildUploads(config: Config, deps: DeliveryContext & { readonly delivery: Delivery }): Uploads {
   return new Uploads({
-    ...rooms,
-    feeds: rooms.delivery,
+    ...deps,
+    feeds: deps.delivery,
     newId: () => randomBytes(24).toString('base64url'),
     newDeliveryKey: () => randomUUID(),
     pace: config.spool.sync === 'always' ? { bytes: 0, everyMs: 0 } : { bytes: 16 * MEBIBYTE, everyMs: 1000 },
   });
 }
 
-function buildEntry(
+function buildHandler(
   config: Config,
-  rooms: Rooms & {
-    readonly access: Access;
+  deps: DeliveryContext & {
+    readonly access: Authorizer;
     readonly delivery: Delivery;
     readonly passThrough: PassThrough;
     readonly uploads: Uploads;
     readonly relay: Relay;
     readonly requestRates: RequestRates;
-    readonly trust: Trust;
-    readonly clientKnows: EntryOptions['clientKnows'];
+    readonly trust: TrustedProxies;
+    readonly clientKnows: HandlerOptions['clientKnows'];
   },
-): Entry {
+): HttpHandler {
   const { path: uploadsPath, rfc104 } = config.uploads;
   const cors = new Cors(config.cors);
-  return new Entry({
-    ...rooms,
-    places: new Places({ ...rooms, uploadsPath }),
-    pages: new UploadPages({ ...rooms, ...toldToClients(config) }),
+  return new HttpHandler({
+    ...deps,
+    places: new UploadLookup({ ...deps, uploadsPath }),
+    pages: new UploadPages({ ...deps, ...toldToClients(config) }),
     uploadRequests: new UploadRequests({
-      ...rooms,
+      ...deps,
       ...toldToClients(config),
       idleMs: config.idleTimeoutMs,
       uploadsPath,
     }),
-    discovery: new Discovery({ ...rooms, cors }),
+    discovery: new Discovery({ ...deps, cors }),
     cors,
     uploadsPath,
     interimMode: config.interimResponses,
@@ -296,10 +289,10 @@ function buildRequestRates({ minRate, idleTimeoutMs }: Config, metrics: Metrics)
 /** How many times as long a client may take its answer too slowly: the buffers on the way move in large steps. */
 const RESPONSE_WINDOWS = 5;
 
-interface ListenRooms extends Pick<Rooms, 'log' | 'metrics'> {
-  readonly entry: Entry;
+interface ListenDeps extends Pick<DeliveryContext, 'log' | 'metrics'> {
+  readonly entry: HttpHandler;
   readonly gate: ConnectionGate;
-  readonly trust: Pick<Trust, 'trusts'>;
+  readonly trust: Pick<TrustedProxies, 'trusts'>;
   /** Those that listen so far. */
   readonly listeners: Listener[];
   readonly opened: Closing[];
@@ -307,7 +300,7 @@ interface ListenRooms extends Pick<Rooms, 'log' | 'metrics'> {
 
 async function listen(
   config: Config,
-  { entry, gate, trust, metrics, log, listeners, opened }: ListenRooms,
+  { entry, gate, trust, metrics, log, listeners, opened }: ListenDeps,
 ): Promise<void> {
   const { minRate, headTimeoutMs } = config;
   for (const { address, tls, http2, mode, keepAliveMs } of config.listeners) {
@@ -361,25 +354,25 @@ function drainingCheck(health: Health): HealthCheck {
   return { name: 'draining', check: () => Promise.resolve(health.why) };
 }
 
-interface DrainRooms {
+interface DrainDeps {
   readonly health: Health;
-  readonly entry: Entry;
+  readonly entry: HttpHandler;
   readonly membership: Membership | undefined;
-  readonly mover: DrainMover;
+  readonly migrator: DrainMigrator;
   readonly log: Log;
 }
 
-function buildDrain({ health, entry, membership, mover, log }: DrainRooms): Drain {
+function buildDrain({ health, entry, membership, migrator, log }: DrainDeps): Drain {
   const leave = async (): Promise<void> => {
     health.why ??= 'this node is being drained';
     entry.leave();
     await membership?.leave();
   };
-  return new Drain({ leave, mover, log });
+  return new Drain({ leave, migrator, log });
 }
 
-function noMover({ spool }: Config, { store, node }: Storage): NoMover {
-  return new NoMover({ store, node, shared: spool.shared });
+function noMigrator({ spool }: Config, { store, node }: Storage): NoMigrator {
+  return new NoMigrator({ store, node, shared: spool.shared });
 }
 
 /** Often enough that nothing outlives its time by much, seldom enough that nobody notices. */

@@ -1,10 +1,10 @@
 import { readFile } from 'node:fs/promises';
-import { GoneNodes } from '../cluster/lost-nodes.js';
-import { Mover } from '../cluster/migrator.js';
+import { LostNodes } from '../cluster/lost-nodes.js';
+import { Migrator } from '../cluster/migrator.js';
 import { KnownOwners } from '../cluster/owner-cache.js';
 import { PeerFiles, PeerFilesClient } from '../cluster/peer-files.js';
 import type { ClusterConfig } from '../config/cluster.js';
-import type { Entry } from '../handler/handler.js';
+import type { HttpHandler } from '../handler/handler.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { PeerSignature } from '../proxy/peer-auth.js';
@@ -16,7 +16,7 @@ import type { Leases } from '../store/leases.js';
 import type { UploadStore } from '../store/upload-store.js';
 import type { Closing, OtherNodes } from './storage.js';
 
-export interface MembershipRooms {
+export interface MembershipDeps {
   /** The name of this node. */
   readonly node: string;
   readonly others: OtherNodes;
@@ -36,15 +36,15 @@ export interface MembershipRooms {
 /** This node among those that have bytes of their own: how it asks the others, and how they ask it. */
 export interface Membership {
   readonly relay: PeerRelay;
-  readonly mover: Mover;
+  readonly migrator: Migrator;
   /** Opens the internal listener, and tells the others where it is. */
-  join(entry: Entry): Promise<Listener>;
+  join(entry: HttpHandler): Promise<Listener>;
   /** Tells the others to leave nothing here any more. */
   leave(): Promise<void>;
 }
 
-export async function openMembership(config: ClusterConfig, rooms: MembershipRooms): Promise<Membership> {
-  const { node: self, others, log, clock, monotonic, opened, clientKnows } = rooms;
+export async function openMembership(config: ClusterConfig, deps: MembershipDeps): Promise<Membership> {
+  const { node: self, others, log, clock, monotonic, opened, clientKnows } = deps;
   const { nodes } = others;
   const signature = new PeerSignature(config.secret, self, clock);
   const tls = config.tls && (await filesOf(config.tls));
@@ -53,15 +53,15 @@ export async function openMembership(config: ClusterConfig, rooms: MembershipRoo
   const owners = new KnownOwners(nodes, monotonic);
   const relay = new PeerRelay({ ...trusting, self, owners, ownerTimeoutMs, clientKnows });
   opened.push(() => Promise.resolve(relay.close()));
-  const mover = new Mover({ ...rooms, self, nodes, files: new PeerFilesClient(trusting) });
-  opened.push(() => mover.stop());
-  const gone = new GoneNodes({ ...rooms, ...others, self, ownerTimeoutMs });
+  const migrator = new Migrator({ ...deps, self, nodes, files: new PeerFilesClient(trusting) });
+  opened.push(() => migrator.stop());
+  const gone = new LostNodes({ ...deps, ...others, self, ownerTimeoutMs });
   let isLeaving = false;
   const announce = (): Promise<void> => nodes.announce({ name: self, url: config.advertise, isLeaving });
-  const files = new PeerFiles({ ...rooms, self, isLeaving: () => isLeaving });
+  const files = new PeerFiles({ ...deps, self, isLeaving: () => isLeaving });
   return {
     relay,
-    mover,
+    migrator,
     join: async (entry) => {
       const listener = await startPeerListener(
         { ...trusting, address: config.listen },

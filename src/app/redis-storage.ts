@@ -12,10 +12,10 @@ import { assertClaimable, claimSpool, forgetTakeovers, noteStore, readTakeovers 
 import { RedisConnection } from '../store/redis/connection.js';
 import { describeAddresses, type RedisSettings } from '../store/redis/errors.js';
 import { RedisLeases } from '../store/redis/leases.js';
-import { RedisNodes, takeTurn } from '../store/redis/nodes.js';
+import { RedisNodes, tryAcquire } from '../store/redis/nodes.js';
 import { RedisStore } from '../store/redis/redis-store.js';
 import { untilAvailable } from '../store/upload-store.js';
-import { recoverNode, recoverOne, type RecoveryRooms } from '../uploads/recovery.js';
+import { recoverNode, recoverOne, type RecoveryDeps } from '../uploads/recovery.js';
 import { UnknownBytes, UnreadableBytes } from '../uploads/unknown-bytes.js';
 import {
   allSetAside,
@@ -25,19 +25,19 @@ import {
   type OtherNodes,
   recordsCheck,
   type Storage,
-  type StorageRooms,
+  type StorageDeps,
   unknownCheck,
 } from './storage.js';
 
 type RedisBacked = Config & { readonly store: RedisConfig };
 
 /** The store that many processes share, and a spool that is shared as well or belongs to this node. */
-export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms): Promise<Storage> {
-  const { log, clock, longestAgeMs, timings, opened } = rooms;
+export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): Promise<Storage> {
+  const { log, clock, longestAgeMs, timings, opened } = deps;
   const { data, spool: spoolConfig } = config;
   const { shared } = spoolConfig;
   await assertUsable({ directory: data, store: 'redis', shared });
-  const room = new RoomToShare(data, log);
+  const room = new SharedRoom(data, log);
   const prepare = once(() => (shared ? room.tryOut() : ownDirectory(config, opened)));
   const settings = await settingsOf(config.store);
   const connection = await RedisConnection.open(settings, log, {
@@ -82,7 +82,7 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
   opened.push(() => unreadable.stop());
   const setAside = allSetAside(store, unreadable);
   const nodes = new RedisNodes(connection);
-  const recovery = { ...rooms, store, leases, spool, unreadable };
+  const recovery = { ...deps, store, leases, spool, unreadable };
   const unknown = new UnknownBytes({
     spool,
     store,
@@ -121,7 +121,7 @@ export async function openRedisStorage(config: RedisBacked, rooms: StorageRooms)
     ...(node === undefined ? {} : { isAnnounced: async (name: string) => (await nodes.find(name)) !== undefined }),
     mayLookForOrphans: async () =>
       (await isLongOfThisStore(data, connection, clock)) &&
-      takeTurn(connection, `orphans:${node ?? ''}`, timings.orphansTurnMs),
+      tryAcquire(connection, `orphans:${node ?? ''}`, timings.orphansTurnMs),
     spoolSince: () => spoolIdentitySince(data),
     takenOver: async () => (await readTakeovers(data))?.ids ?? new Set(),
   };
@@ -141,7 +141,7 @@ function othersIn(connection: RedisConnection): OtherNodes {
   return {
     nodes: new RedisNodes(connection),
     storeOf: (node) => new RedisStore({ connection, node }),
-    mayLook: () => takeTurn(connection, 'gone-nodes', GONE_NODES_TURN_MS),
+    mayLook: () => tryAcquire(connection, 'gone-nodes', GONE_NODES_TURN_MS),
   };
 }
 
@@ -149,7 +149,7 @@ function othersIn(connection: RedisConnection): OtherNodes {
  * A shared directory is tried out by writing to it. Where it has no room for that, the start goes on: requests pass through,
  * and uploads can be ended, which makes room. It is tried out with the first check that finds room.
  */
-class RoomToShare {
+class SharedRoom {
   private isTriedOut = true;
 
   constructor(
@@ -178,7 +178,7 @@ const NO_ROOM =
   'received, and nobody has tried whether the directory can be shared, until there is room';
 
 /** For all the processes of one node; a primary process has locked it for its workers. */
-async function ownDirectory({ data, workers }: Config, opened: StorageRooms['opened']): Promise<void> {
+async function ownDirectory({ data, workers }: Config, opened: StorageDeps['opened']): Promise<void> {
   if (workers === 1) await lockDirectory(data, opened);
 }
 
@@ -196,13 +196,13 @@ async function recoverOwn(
   { store }: RedisBacked,
   node: string,
   connection: RedisConnection,
-  rooms: Omit<RecoveryRooms, 'leases'>,
+  deps: Omit<RecoveryDeps, 'leases'>,
 ): Promise<void> {
   // Leases that are held are those of the process before this one: to ask it for each in turn would take minutes.
   const leases = new RedisLeases(connection, { graceMs: 0 });
   const signal = AbortSignal.timeout(Math.max(store.waitMs, LEAST_PATIENCE_MS));
   try {
-    await untilAvailable(() => recoverNode({ ...rooms, leases }, node), { signal });
+    await untilAvailable(() => recoverNode({ ...deps, leases }, node), { signal });
   } finally {
     leases.close();
   }

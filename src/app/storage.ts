@@ -16,7 +16,7 @@ import { EmbeddedLeases, EmbeddedStore } from '../store/embedded/embedded-store.
 import type { Leases } from '../store/leases.js';
 import type { Nodes } from '../store/nodes.js';
 import type { OldAge, SetAside, UploadStore } from '../store/upload-store.js';
-import { recover, recoverOne, recoverRecord, type RecoveryRooms } from '../uploads/recovery.js';
+import { recover, recoverOne, recoverRecord, type RecoveryDeps } from '../uploads/recovery.js';
 import { type UnknownUploads, UnreadableBytes, UnrecordedBytes } from '../uploads/unknown-bytes.js';
 
 export { assertUsable };
@@ -96,7 +96,7 @@ export const TIMINGS: Timings = {
 };
 
 /** What opening needs besides the configuration. */
-export interface StorageRooms {
+export interface StorageDeps {
   readonly timings: Timings;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -110,10 +110,10 @@ export interface StorageRooms {
 }
 
 /** The store and spool of one process, with nothing else to run. */
-export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): Promise<Storage> {
+export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Promise<Storage> {
   const { data: directory, spool: spoolConfig } = config;
   const { sync } = spoolConfig;
-  const { log, clock, timings, opened } = rooms;
+  const { log, clock, timings, opened } = deps;
   await assertUsable({ directory, store: 'embedded', shared: false });
   await lockDirectory(directory, opened);
   const id = await claimForEmbedded(directory);
@@ -122,8 +122,8 @@ export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): 
     sync,
     log,
     clock,
-    expiryClock: rooms.expiryClock,
-    onLoss: (upload, problem) => reportLoss(upload, problem, rooms),
+    expiryClock: deps.expiryClock,
+    onLoss: (upload, problem) => reportLoss(upload, problem, deps),
     tryAgainMs: timings.lookAgainMs,
   });
   opened.push(() => store.close());
@@ -134,7 +134,7 @@ export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): 
   opened.push(() => unreadable.stop());
   const setAside = allSetAside(store, unreadable);
   const unrecorded = new UnrecordedBytes({ log, clock });
-  const recovery = { ...rooms, store, leases, spool, unreadable, unrecorded, ...lostIn(store) };
+  const recovery = { ...deps, store, leases, spool, unreadable, unrecorded, ...lostIn(store) };
   store.recoverWith((found) => recoverRecord(found, recovery));
   return {
     store,
@@ -158,7 +158,7 @@ export async function openEmbeddedStorage(config: Config, rooms: StorageRooms): 
 }
 
 /** What the embedded store knows of uploads that were damaged. */
-function lostIn(store: EmbeddedStore): Pick<RecoveryRooms, 'giveUpLost' | 'hasLostLine'> {
+function lostIn(store: EmbeddedStore): Pick<RecoveryDeps, 'giveUpLost' | 'hasLostLine'> {
   return { giveUpLost: (id) => store.giveUpLost(id), hasLostLine: (id) => store.hasLostLine(id) };
 }
 

@@ -2,7 +2,7 @@ import { type IncomingMessage, request as requestHttp, type RequestOptions } fro
 import { request as requestHttps } from 'node:https';
 import { buffer } from 'node:stream/consumers';
 import type { Command } from 'commander';
-import { describeMistake } from '../config/errors.js';
+import { describeError } from '../config/errors.js';
 import { loadAdmin } from '../config/load.js';
 import { readSecret } from '../config/secrets.js';
 import { type Address, formatAddress, readAddress } from '../config/values.js';
@@ -150,13 +150,13 @@ export function adminTarget({ admin, adminTokenFile, config, env }: AdminSources
 type Loaded = ReturnType<typeof loadAdmin>;
 
 function placeOf(loaded: Loaded): Place | { problem: string } {
-  if ('mistakes' in loaded) return { problem: loaded.mistakes.map(describeMistake).join('\n  ') };
+  if ('configErrors' in loaded) return { problem: loaded.configErrors.map(describeError).join('\n  ') };
   if (!loaded.admin) return { problem: 'this configuration has no admin listener; give one an address with "admin:"' };
   return fromAddress(loaded.admin.address);
 }
 
 function tokenFileOf(loaded: Loaded): string | undefined {
-  return 'mistakes' in loaded ? undefined : loaded.admin?.tokenFile;
+  return 'configErrors' in loaded ? undefined : loaded.admin?.tokenFile;
 }
 
 function isUrl(text: string): boolean {

@@ -3,8 +3,8 @@ import { dirname } from 'node:path';
 import { assertUsable } from '../app/storage.js';
 import type { AdminConfig } from '../config/admin.js';
 import type { Config } from '../config/config.js';
-import { describeMistake, type Mistake } from '../config/errors.js';
-import { type ConfigSources, loadConfig, loadRight, misplaced, type Right, withMistake } from '../config/load.js';
+import { describeError, type ConfigError } from '../config/errors.js';
+import { type ConfigSources, loadConfig, loadRight, misplaced, type Right, withError } from '../config/load.js';
 import type { RouteConfig } from '../config/route.js';
 import type { RedisConfig } from '../config/store.js';
 import { formatAddress } from '../config/values.js';
@@ -15,18 +15,18 @@ import { whyNotStarted } from './startup-errors.js';
 export async function check(sources: ConfigSources): Promise<void> {
   const loaded = loadConfig(sources);
   const { doubts = [] } = loaded;
-  const directory = 'mistakes' in loaded ? directoryBeside(loadRight(sources)) : loaded.config;
+  const directory = 'configErrors' in loaded ? directoryBeside(loadRight(sources)) : loaded.config;
   const unusable = directory && (await whyUnusable(directory));
   const missing = directory && unusable === undefined ? whyNotMade(directory) : undefined;
-  const atData = (problem: string): Mistake => misplaced(sources, ['data'], problem);
-  const told = 'mistakes' in loaded ? loaded.mistakes : [];
-  const mistakes = unusable === undefined ? told : withMistake(told, atData(unusable));
-  if (mistakes.length > 0) {
-    printMistakes(mistakes);
+  const atData = (problem: string): ConfigError => misplaced(sources, ['data'], problem);
+  const told = 'configErrors' in loaded ? loaded.configErrors : [];
+  const configErrors = unusable === undefined ? told : withError(told, atData(unusable));
+  if (configErrors.length > 0) {
+    printErrors(configErrors);
     process.exitCode = 1;
   }
-  printDoubts([...doubts, ...(missing === undefined ? [] : [atData(missing)])]);
-  if (mistakes.length === 0 && 'config' in loaded)
+  printWarnings([...doubts, ...(missing === undefined ? [] : [atData(missing)])]);
+  if (configErrors.length === 0 && 'config' in loaded)
     process.stdout.write(`ok\n${configSummary(loaded.config).join('\n')}\n`);
 }
 
@@ -151,13 +151,13 @@ function plainBodies({ plainBodies: handling, delivery, limits, resumable }: Rou
 }
 
 /** Tells on standard error what is doubtful, one a line. */
-export function printDoubts(doubts: readonly Mistake[] = []): void {
-  for (const doubt of doubts) process.stderr.write(`rufh-proxy: warning: ${describeMistake(doubt)}\n`);
+export function printWarnings(doubts: readonly ConfigError[] = []): void {
+  for (const doubt of doubts) process.stderr.write(`rufh-proxy: warning: ${describeError(doubt)}\n`);
 }
 
 /** Tells all mistakes on standard error, one a line. */
-export function printMistakes(mistakes: readonly Mistake[]): void {
-  const count = mistakes.length === 1 ? 'one mistake' : `${mistakes.length} mistakes`;
+export function printErrors(configErrors: readonly ConfigError[]): void {
+  const count = configErrors.length === 1 ? 'one mistake' : `${configErrors.length} mistakes`;
   process.stderr.write(`rufh-proxy: ${count} in the configuration\n`);
-  for (const mistake of mistakes) process.stderr.write(`  ${describeMistake(mistake)}\n`);
+  for (const configError of configErrors) process.stderr.write(`  ${describeError(configError)}\n`);
 }

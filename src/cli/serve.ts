@@ -4,8 +4,8 @@ import type { Config } from '../config/config.js';
 import { type ConfigSources, loadConfig } from '../config/load.js';
 import { createLog, type Log, type ProcessLog } from '../observe/log.js';
 import { startPrimary } from '../workers/primary.js';
-import { PrimaryLink, workerConfig, workerPlace, type WorkerPlace } from '../workers/worker.js';
-import { printDoubts, printMistakes } from './check.js';
+import { PrimaryLink, workerConfig, workerIdentity, type WorkerIdentity } from '../workers/worker.js';
+import { printWarnings, printErrors } from './check.js';
 import { whyNotStarted } from './startup-errors.js';
 
 /** Opens one proxy in this process. */
@@ -14,18 +14,18 @@ export type StartApp = (config: Config, log: ProcessLog, version: string) => Pro
 /** Runs the proxy until a signal ends it: in this process, or in several that this one looks after. */
 export async function serve(sources: ConfigSources, version: string, startApp: StartApp = startWhole): Promise<void> {
   const loaded = loadConfig(sources);
-  if ('mistakes' in loaded) {
-    printMistakes(loaded.mistakes);
-    printDoubts(loaded.doubts);
+  if ('configErrors' in loaded) {
+    printErrors(loaded.configErrors);
+    printWarnings(loaded.doubts);
     process.exit(1);
   }
   const { config } = loaded;
-  const place = workerPlace(process.env);
-  if (!place) printDoubts(loaded.doubts);
+  const place = workerIdentity(process.env);
+  if (!place) printWarnings(loaded.doubts);
   const log = createLog({ ...config.log, ...(place ? { fields: { worker: place.number } } : {}) });
   endOnTheUnexpected(log);
   if (place) return serveAsWorker({ place, config, log, startApp: (own) => startApp(own, log, version) });
-  const stop = new GentleStop(log, 'stopped');
+  const stop = new GracefulShutdown(log, 'stopped');
   try {
     const started: Started =
       config.workers > 1 ? await serveByWorkers(config, log) : await startApp(config, log, version);
@@ -63,7 +63,7 @@ function endOnTheUnexpected(log: ProcessLog): void {
 }
 
 interface WorkerTask {
-  readonly place: WorkerPlace;
+  readonly place: WorkerIdentity;
   readonly config: Config;
   readonly log: ProcessLog;
   readonly startApp: (config: Config) => Promise<App>;
@@ -71,7 +71,7 @@ interface WorkerTask {
 
 /** Runs the proxy as one of several, until the primary process wants it to end or is gone. */
 async function serveAsWorker({ place, config, log, startApp }: WorkerTask): Promise<void> {
-  const stop = new GentleStop(log, 'the worker has stopped');
+  const stop = new GracefulShutdown(log, 'the worker has stopped');
   const link = new PrimaryLink({
     onStop: (why) => {
       if (why === 'primary-gone') log.error('the primary process is gone; stopping');
@@ -115,7 +115,7 @@ async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started>
 }
 
 /** Ends the process, gently if there is time: for signals, and for whoever else may ask. */
-class GentleStop {
+class GracefulShutdown {
   private running: { stop(): Promise<void> } | undefined;
   private stopping = false;
   private signalled = false;

@@ -60,8 +60,8 @@ export function addUploadsCommand(root: Command): void {
     .argument('<tag...>', 'which')
     .option('--past-gate', 'without asking the route’s gate, which is asked again otherwise')
     .option('--as <name>', WHO)
-    .action((tags: string[], options: Who & AdminFlags & { pastGate?: boolean }) => {
-      const past = options.pastGate ? { past_gate: 'true' } : undefined;
+    .action((tags: string[], options: Who & AdminFlags & { skipGate?: boolean }) => {
+      const past = options.skipGate ? { past_gate: 'true' } : undefined;
       const query = new URLSearchParams({ operator: nameOf(options), ...past }).toString();
       return withClient(options, (client) =>
         each(tags, past ? 'is being delivered past its gate' : 'is being delivered', (path) =>
@@ -207,7 +207,7 @@ function visible(text: string): string {
 }
 
 /** The words by which an operator looks for an upload, as the admin listener is asked for it. */
-interface Sought {
+interface UploadQuery {
   /** Only this one is meant. */
   readonly tag?: string;
   /** A path, an `Idempotency-Key` or the address of a client, where there is no upload of that tag. */
@@ -222,7 +222,7 @@ const TAG = /^[0-9a-f]{10}$/;
  * Reads what was given in place of a tag. The id in the URL of an upload is the right to write to it: it is asked for by its
  * tag, and goes further only where there is no such upload.
  */
-function soughtBy(what: string): Sought {
+function soughtBy(what: string): UploadQuery {
   const path = /^https?:\/\//i.test(what) && URL.canParse(what) ? new URL(what).pathname : what.split('?', 1)[0]!;
   if (!path.includes('/')) return TAG.test(what) || ID.test(what) ? { tag: tagOf(what), find: what } : { find: what };
   const id = path

@@ -11,7 +11,7 @@ export interface DrainState {
 }
 
 /** Who gives the uploads away, and tells how far that is. */
-export interface DrainMover {
+export interface DrainMigrator {
   start(): void;
   readonly progress: MoveProgress | Promise<MoveProgress>;
 }
@@ -19,7 +19,7 @@ export interface DrainMover {
 export interface DrainOptions {
   /** From now on this node takes no new uploads, is not ready, and the others know that it leaves. */
   readonly leave: () => Promise<void>;
-  readonly mover: DrainMover;
+  readonly migrator: DrainMigrator;
   readonly log: Log;
 }
 
@@ -36,22 +36,22 @@ export class Drain {
 
   /** May be called more than once. Fails with a `Fault` when the others cannot be told, and is to be called again then. */
   async begin(move: boolean): Promise<DrainState> {
-    const { leave, mover, log } = this.options;
+    const { leave, migrator, log } = this.options;
     if (!this.draining) log.info({ move }, 'this node is draining: it takes no new uploads');
     this.draining = true;
     await leave();
     this.isMoving ||= move;
-    if (move) mover.start();
+    if (move) migrator.start();
     return this.state();
   }
 
   async state(): Promise<DrainState> {
     const { draining, isMoving } = this;
-    return { draining, ...(isMoving ? { move: await this.options.mover.progress } : {}) };
+    return { draining, ...(isMoving ? { move: await this.options.migrator.progress } : {}) };
   }
 }
 
-export interface NoMoverOptions {
+export interface NoMigratorOptions {
   readonly store: Pick<UploadStore, 'list'>;
   readonly node: string | undefined;
   /** Every node reaches the bytes. */
@@ -64,8 +64,8 @@ const SHARED =
 const NO_CLUSTER = 'no other node can take them: cluster is not set';
 
 /** A node that gives its uploads to nobody, and says so: because it need not, or because there is nobody. */
-export class NoMover {
-  constructor(private readonly options: NoMoverOptions) {}
+export class NoMigrator {
+  constructor(private readonly options: NoMigratorOptions) {}
 
   start(): void {
     // It tells what is left; that is all.

@@ -1,4 +1,4 @@
-import { type EndEars, reportLoss, reportLostAnswer } from '../delivery/report.js';
+import { type EndObserver, reportLoss, reportLostAnswer } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
@@ -7,7 +7,7 @@ import type { Leases } from '../store/leases.js';
 import type { Nodes, NodeState } from '../store/nodes.js';
 import { isAway, type UploadStore } from '../store/upload-store.js';
 
-export interface GoneNodesOptions {
+export interface LostNodesOptions {
   /** The name of this node. */
   readonly self: string;
   readonly nodes: Pick<Nodes, 'all' | 'find' | 'forget'>;
@@ -35,7 +35,7 @@ const LONGEST_GAP = 3;
  * Ends the uploads of nodes that were silent for too long: state that is lost is never guessed, and nobody waits for ever.
  * Only what it could have heard counts: while the store is away everybody is silent.
  */
-export class GoneNodes {
+export class LostNodes {
   private readonly everyMs: number;
   private timer: NodeJS.Timeout | undefined;
   private looking: Promise<void> | undefined;
@@ -47,7 +47,7 @@ export class GoneNodes {
    */
   private silent: ReadonlySet<string> = new Set();
 
-  constructor(private readonly options: GoneNodesOptions) {
+  constructor(private readonly options: LostNodesOptions) {
     this.everyMs = Math.min(MOST_MS, Math.max(LEAST_MS, options.ownerTimeoutMs / 4));
   }
 
@@ -102,15 +102,15 @@ export class GoneNodes {
   }
 
   private async forget({ name, silentMs }: NodeState): Promise<void> {
-    const { self: heir, storeOf, nodes, leases, metrics, log, clock } = this.options;
+    const { self: successor, storeOf, nodes, leases, metrics, log, clock } = this.options;
     const store = storeOf(name);
-    const isStillGone = async (): Promise<boolean> => {
+    const isStillLost = async (): Promise<boolean> => {
       const node = await nodes.find(name);
       return node !== undefined && this.isGone(node);
     };
     try {
-      const uploads = await forgetNode({ node: name, isStillGone, store, leases, heir, metrics, log, clock });
-      if (!(await isStillGone())) return;
+      const uploads = await forgetNode({ node: name, isStillLost, store, leases, successor, metrics, log, clock });
+      if (!(await isStillLost())) return;
       await nodes.forget(name);
       log.error({ node: name, silentSeconds: Math.round(silentMs / 1000), uploads }, 'a node is gone for good');
     } finally {
@@ -119,16 +119,16 @@ export class GoneNodes {
   }
 }
 
-export interface ForgetNodeRooms extends EndEars {
+export interface ForgetNodeDeps extends EndObserver {
   /** The one that is gone. */
   readonly node: string;
   /** Asked before each upload: it may come back at any moment, with all its bytes. */
-  readonly isStillGone: () => Promise<boolean>;
+  readonly isStillLost: () => Promise<boolean>;
   /** As the node that is gone would see it: it names that node's uploads. */
   readonly store: UploadStore;
   readonly leases: Leases;
   /** Takes what needs no bytes of the node that is gone. */
-  readonly heir: string;
+  readonly successor: string;
 }
 
 const GONE = 'its node is gone with its bytes';
@@ -141,15 +141,15 @@ const WHENEVER = Number.MAX_SAFE_INTEGER;
  * in its record needs no bytes, and is still given. Gives how many are gone. May be broken off, and done again; fails with a
  * `Fault` where one has changed meanwhile, and, after all others, where one cannot be ended.
  */
-export async function forgetNode(rooms: ForgetNodeRooms): Promise<number> {
+export async function forgetNode(deps: ForgetNodeDeps): Promise<number> {
   const seen = new Set<string>();
   let gone = 0;
   let failure: Fault | undefined;
-  for (let ids = await unseen(rooms, seen); ids.length > 0; ids = await unseen(rooms, seen))
+  for (let ids = await unseen(deps, seen); ids.length > 0; ids = await unseen(deps, seen))
     for (const id of ids) {
-      if (!(await rooms.isStillGone())) return gone;
+      if (!(await deps.isStillLost())) return gone;
       try {
-        if (await forget(id, rooms)) gone += 1;
+        if (await forget(id, deps)) gone += 1;
       } catch (fault) {
         if (!(fault instanceof Fault) || isAway(fault)) throw fault;
         failure ??= fault;
@@ -159,27 +159,27 @@ export async function forgetNode(rooms: ForgetNodeRooms): Promise<number> {
   return gone;
 }
 
-async function unseen({ store }: ForgetNodeRooms, seen: Set<string>): Promise<string[]> {
+async function unseen({ store }: ForgetNodeDeps, seen: Set<string>): Promise<string[]> {
   const ids = (await store.expired(WHENEVER)).filter((id) => !seen.has(id));
   for (const id of ids) seen.add(id);
   return ids;
 }
 
-async function forget(id: string, rooms: ForgetNodeRooms): Promise<boolean> {
-  const { node, store, leases, heir } = rooms;
+async function forget(id: string, deps: ForgetNodeDeps): Promise<boolean> {
+  const { node, store, leases, successor } = deps;
   const lease = await leases.take(id, 'to-end');
   try {
     const upload = await store.get(id);
     if (upload?.node !== node) return false;
     if (isKeptInRecord(upload)) {
-      assertDone(await store.move(id, lease.token, heir));
+      assertDone(await store.move(id, lease.token, successor));
       return false;
     }
     const { phase } = upload;
     if (phase === 'receiving') assertDone(await store.invalidate(id, lease.token, 'lost'));
     else if (phase !== 'answered') await store.lose(id);
-    if (phase === 'answered') reportLostAnswer(upload, GONE, rooms);
-    else if (phase !== 'cancelled' && phase !== 'invalid') reportLoss(upload, GONE, rooms);
+    if (phase === 'answered') reportLostAnswer(upload, GONE, deps);
+    else if (phase !== 'cancelled' && phase !== 'invalid') reportLoss(upload, GONE, deps);
     await store.remove(id, upload.clientKey);
     return true;
   } finally {

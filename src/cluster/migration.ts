@@ -1,4 +1,4 @@
-import { type EndEars, reportLoss, reportLostAnswer } from '../delivery/report.js';
+import { type EndObserver, reportLoss, reportLostAnswer } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk, Phase, Upload } from '../model/upload.js';
 import { sizeWithSums } from '../spool/block-sums.js';
@@ -8,7 +8,7 @@ import type { NodeState } from '../store/nodes.js';
 import { untilAvailable, type UploadStore } from '../store/upload-store.js';
 import type { PeerFilesClient } from './peer-files.js';
 
-export interface MoveRooms extends EndEars {
+export interface MigrationDeps extends EndObserver {
   /** The name of this node. */
   readonly self: string;
   readonly store: UploadStore;
@@ -40,7 +40,7 @@ const NEEDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'undel
  * is copied while its client goes on; only the last of it, and the step in the store, need the lease to be held. Whoever
  * takes it meanwhile ends that: all stays as it was, and the next run goes on with what is there already.
  */
-export class UploadMove {
+export class Migration {
   /** What the other node has, and how much of it. */
   private readonly sent = new Map<string, number>();
   /** It is damaged or missing, and stays behind. */
@@ -49,7 +49,7 @@ export class UploadMove {
   constructor(
     private readonly id: string,
     readonly target: NodeState,
-    private readonly rooms: MoveRooms,
+    private readonly deps: MigrationDeps,
   ) {}
 
   /** Bytes that were copied. */
@@ -83,7 +83,7 @@ export class UploadMove {
    * anybody who counts on these files can be done any more. Fails as `run` does.
    */
   async undo(signal: AbortSignal): Promise<boolean> {
-    const { leases, store, files } = this.rooms;
+    const { leases, store, files } = this.deps;
     const lease = await leases.take(this.id);
     try {
       const upload = await store.get(this.id);
@@ -98,20 +98,20 @@ export class UploadMove {
 
   /** An upload ends with its bytes; one that is answered goes on, and its client hears that the answer is lost. */
   private async lose(problem: string): Promise<Moved> {
-    const { leases, store } = this.rooms;
+    const { leases, store } = this.deps;
     const lease = await leases.take(this.id);
     try {
       const upload = await this.ours();
       if (typeof upload === 'string') return upload;
       if (upload.phase === 'answered') {
         this.withoutAnswer = true;
-        reportLostAnswer(upload, problem, this.rooms);
+        reportLostAnswer(upload, problem, this.deps);
         return 'later';
       }
       const isReceiving = upload.phase === 'receiving';
       const lost = await (isReceiving ? store.invalidate(this.id, lease.token, 'lost') : store.lose(this.id));
       if (typeof lost === 'string') return 'later';
-      reportLoss(lost, problem, this.rooms);
+      reportLoss(lost, problem, this.deps);
       return 'lost';
     } finally {
       await lease.release();
@@ -120,7 +120,7 @@ export class UploadMove {
 
   /** Moves it when little is missing; else gives what to copy before the next try. */
   private async underLease(signal: AbortSignal): Promise<Moved | Chunk[]> {
-    const lease = await this.rooms.leases.take(this.id);
+    const lease = await this.deps.leases.take(this.id);
     try {
       const upload = await this.ours();
       if (typeof upload === 'string') return upload;
@@ -140,12 +140,12 @@ export class UploadMove {
     lease: Lease,
     signal: AbortSignal,
   ): Promise<Moved> {
-    const patience = new Patience(lease.signal, FINISH_MS);
+    const patience = new GraceSignal(lease.signal, FINISH_MS);
     const wanted = AbortSignal.any([patience.signal, signal]);
     try {
       await this.send(missing, wanted);
-      const promised = NEEDS_BYTES.has(upload.phase) ? await this.rooms.spool.promised(this.id) : 0;
-      if (files.length > 0) await this.rooms.files.confirm(this.target, this.id, { files, promised }, wanted);
+      const promised = NEEDS_BYTES.has(upload.phase) ? await this.deps.spool.promised(this.id) : 0;
+      if (files.length > 0) await this.deps.files.confirm(this.target, this.id, { files, promised }, wanted);
       wanted.throwIfAborted();
     } catch (error) {
       // A client came back: it goes first.
@@ -159,20 +159,20 @@ export class UploadMove {
 
   /** A delivery needs no lease: one that came meanwhile may have left an answer here, which has to go with the rest. */
   private async change(seen: Upload, { token }: Lease, signal: AbortSignal): Promise<Moved> {
-    const { store } = this.rooms;
+    const { store } = this.deps;
     // Whether a step that was not answered has been done, the next look under a lease will tell.
     const result = await untilAvailable(() => store.move(this.id, token, this.target.name, seen), { signal });
     return result === 'stale' || result === 'gone' ? 'later' : this.leaveBehind();
   }
 
   private async leaveBehind(): Promise<'moved'> {
-    await this.rooms.spool.remove(this.id);
+    await this.deps.spool.remove(this.id);
     return 'moved';
   }
 
   /** The upload, or why it is not ours to move. */
   private async ours(): Promise<Upload | Moved> {
-    const { store, self } = this.rooms;
+    const { store, self } = this.deps;
     const upload = await store.get(this.id);
     if (upload?.node === this.target.name) return this.leaveBehind();
     if (upload?.node !== self) return 'ended';
@@ -180,7 +180,7 @@ export class UploadMove {
   }
 
   private async send(files: readonly Chunk[], signal: AbortSignal): Promise<void> {
-    const { spool, files: client } = this.rooms;
+    const { spool, files: client } = this.deps;
     for (const file of files) {
       const { name, size } = file;
       const body = spool.readWithSums(this.id, file);
@@ -190,7 +190,7 @@ export class UploadMove {
   }
 
   private async filesOf(upload: Upload): Promise<Chunk[]> {
-    const chunks = NEEDS_BYTES.has(upload.phase) ? await this.rooms.store.chunks(this.id) : [];
+    const chunks = NEEDS_BYTES.has(upload.phase) ? await this.deps.store.chunks(this.id) : [];
     const kept = upload.answer ?? upload.undelivered?.answer;
     const answer =
       kept?.body.in === 'spool' && !this.withoutAnswer
@@ -201,7 +201,7 @@ export class UploadMove {
 }
 
 /** Aborted a moment after the signal that it follows. */
-class Patience {
+class GraceSignal {
   private readonly controller = new AbortController();
   private timer: NodeJS.Timeout | undefined;
 

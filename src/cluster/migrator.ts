@@ -4,10 +4,10 @@ import type { Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import type { Nodes, NodeState } from '../store/nodes.js';
 import { everyUpload, type UploadStore } from '../store/upload-store.js';
-import { type Moved, type MoveRooms, UploadMove } from './migration.js';
+import { type Moved, type MigrationDeps, Migration } from './migration.js';
 import { NotTaken } from './peer-files.js';
 
-export interface MoverOptions extends MoveRooms {
+export interface MigratorOptions extends MigrationDeps {
   readonly nodes: Pick<Nodes, 'all'>;
   /** Between two rounds when there is nothing to do but wait. */
   readonly pauseMs?: number;
@@ -39,9 +39,9 @@ const SIDE_BY_SIDE = 2;
 const LONGEST_SILENCE_MS = 10_000;
 
 /** Empties a node that is leaving: gives its uploads to the others, one after the other, until none is left. */
-export class Mover {
+export class Migrator {
   private readonly stopping = new AbortController();
-  private readonly moves = new Map<string, UploadMove>();
+  private readonly moves = new Map<string, Migration>();
   private running: Promise<void> | undefined;
   private turn = 0;
   private moved = 0;
@@ -52,7 +52,7 @@ export class Mover {
   /** The problem of this round. */
   private seen: string | undefined;
 
-  constructor(private readonly options: MoverOptions) {}
+  constructor(private readonly options: MigratorOptions) {}
 
   /** From now on, until nothing is left. May be called more than once. */
   start(): void {
@@ -142,14 +142,14 @@ export class Mover {
   }
 
   /** Each goes to the next node, so that none gets them all. */
-  private begin(id: string, targets: readonly NodeState[]): UploadMove {
+  private begin(id: string, targets: readonly NodeState[]): Migration {
     const target = targets[this.turn++ % targets.length]!;
-    const move = new UploadMove(id, target, this.options);
+    const move = new Migration(id, target, this.options);
     this.moves.set(id, move);
     return move;
   }
 
-  private async note(id: string, move: UploadMove, outcome: Moved): Promise<void> {
+  private async note(id: string, move: Migration, outcome: Moved): Promise<void> {
     if (outcome === 'later') return;
     this.left = Math.max(0, (this.left ?? 0) - 1);
     if (outcome === 'ended' || outcome === 'lost') return this.undo(id, move, this.stopping.signal);
@@ -160,7 +160,7 @@ export class Mover {
   }
 
   /** Best effort: what is not taken back goes with the upload. */
-  private async undo(id: string, move: UploadMove, signal: AbortSignal): Promise<void> {
+  private async undo(id: string, move: Migration, signal: AbortSignal): Promise<void> {
     try {
       if (await move.undo(signal)) this.moves.delete(id);
     } catch (error) {

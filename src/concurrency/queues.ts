@@ -1,5 +1,5 @@
 /** Lets a bounded number of tasks run at once, the others in their order: what bounds open files and queued disk work. */
-export class Gate {
+export class Semaphore {
   private running = 0;
   private readonly waiting: (() => void)[] = [];
 

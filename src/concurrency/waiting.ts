@@ -1,5 +1,5 @@
 /** Wakes everyone who waits for something to have changed. */
-export class Change {
+export class Notifier {
   private readonly waiters = new Set<() => void>();
 
   announce(): void {

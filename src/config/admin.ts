@@ -1,6 +1,6 @@
 import ipaddr from 'ipaddr.js';
 import * as z from 'zod';
-import type { Contradiction } from './errors.js';
+import type { CrossCheck } from './errors.js';
 import { exposedSecret, pathOrNull, secretOf, SHORTEST_SECRET, unusableSecret } from './secrets.js';
 import { type Address, addressOrOff, boolean, fileMode, formatAddress, oneOf, text } from './values.js';
 
@@ -85,7 +85,7 @@ export function toAdmin(settings: AdminSettings): AdminConfig | undefined {
 }
 
 /** Finds the settings in `admin` that contradict each other. */
-export function adminContradictions(settings: AdminSettings): Contradiction[] {
+export function adminCrossChecks(settings: AdminSettings): CrossCheck[] {
   const { address, token_file: file, insecure, mode } = groupOf(settings);
   if (address === false) return [];
   const exposed = `${formatAddress(address)} can be reached from other machines, and whoever reaches it could cancel uploads; ${EXPOSED}`;
@@ -101,7 +101,7 @@ export function adminContradictions(settings: AdminSettings): Contradiction[] {
 }
 
 /** Finds settings that are valid and probably not meant. */
-export function adminWarnings(settings: AdminSettings): Contradiction[] {
+export function adminWarnings(settings: AdminSettings): CrossCheck[] {
   const { address, token_file: file, insecure } = groupOf(settings);
   if (address === false) return [];
   const needless = insecure && (file !== null || isPrivate(address));

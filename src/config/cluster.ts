@@ -1,5 +1,5 @@
 import { availableParallelism } from 'node:os';
-import type { Contradiction, SettingPath } from './errors.js';
+import type { CrossCheck, SettingPath } from './errors.js';
 import type { Settings } from './schema.js';
 import { secretOf, SHORTEST_SECRET, unusableSecret, unusableTls } from './secrets.js';
 import type { Address } from './values.js';
@@ -37,7 +37,7 @@ export function toWorkers(workers: Settings['workers']): number {
 type ClusterSettings = NonNullable<Settings['cluster']>;
 
 /** What does not fit together in the settings that make several processes or nodes one proxy. */
-export function clusterContradictions({ store, spool, cluster, workers }: Settings): Contradiction[] {
+export function clusterCrossChecks({ store, spool, cluster, workers }: Settings): CrossCheck[] {
   return [
     ...(store.type === 'embedded' ? alone({ spool, cluster, workers }) : []),
     ...(store.type === 'redis' && spool.shared && spool.sync === 'none'
@@ -55,7 +55,7 @@ const NOT_NEEDED =
   'is not needed while spool.shared is true, since every node has the bytes itself; leave out one of them';
 
 /** The embedded store is in the memory of its one process. */
-function alone({ spool, cluster, workers }: Pick<Settings, 'spool' | 'cluster' | 'workers'>): Contradiction[] {
+function alone({ spool, cluster, workers }: Pick<Settings, 'spool' | 'cluster' | 'workers'>): CrossCheck[] {
   const type: SettingPath = ['store', 'type'];
   const instead = 'write "store: { type: redis, url: … }", or leave it out';
   const because = 'cannot be used with the embedded store, which serves';
@@ -71,7 +71,7 @@ function alone({ spool, cluster, workers }: Pick<Settings, 'spool' | 'cluster' |
   return rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, against: type, problem }] : []));
 }
 
-function nodes({ listen, advertise, secret, secret_file: file, tls }: ClusterSettings): Contradiction[] {
+function nodes({ listen, advertise, secret, secret_file: file, tls }: ClusterSettings): CrossCheck[] {
   const { protocol, hostname } = new URL(advertise);
   const rules: [SettingPath, boolean, string][] = [
     [['listen'], 'port' in listen && listen.port === 0, 'needs a port of its own; the other nodes have to know it'],

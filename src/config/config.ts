@@ -1,21 +1,21 @@
 import { hostname as systemHostname, networkInterfaces } from 'node:os';
 import { reservedNamesOf } from '../model/client-fields.js';
 import type { Route } from '../model/route.js';
-import { type AdminConfig, adminContradictions, isLoopbackAddress, MODE_OF_A_PORT, toAdmin } from './admin.js';
-import { type ClusterConfig, clusterContradictions, toCluster, toWorkers } from './cluster.js';
-import type { Contradiction, SettingPath } from './errors.js';
+import { type AdminConfig, adminCrossChecks, isLoopbackAddress, MODE_OF_A_PORT, toAdmin } from './admin.js';
+import { type ClusterConfig, clusterCrossChecks, toCluster, toWorkers } from './cluster.js';
+import type { CrossCheck, SettingPath } from './errors.js';
 import {
   DEFAULT_ROUTE,
   defaultRoute,
   defined,
   type RouteConfig,
-  routeContradictions,
+  routeCrossChecks,
   toRoute,
   toSeconds,
 } from './route.js';
 import type { Settings } from './schema.js';
 import { unusableTls } from './secrets.js';
-import { type StoreConfig, storeContradictions, toStore } from './store.js';
+import { type StoreConfig, storeCrossChecks, toStore } from './store.js';
 import { type Address, formatAddress, listOf } from './values.js';
 
 /** What the proxy runs with: checked, complete, every number with its unit in its name. */
@@ -183,16 +183,16 @@ function toConnections({ total, per_address }: Settings['limits']['connections']
 }
 
 /** Everything that the schema cannot see. Reads the files that the settings name, and changes nothing. */
-export function contradictions(config: Config, settings: Settings): Contradiction[] {
+export function crossChecks(config: Config, settings: Settings): CrossCheck[] {
   return [
     ...sameAddress(config),
     ...socketFiles(config),
     ...config.listeners.flatMap(({ tls }, index) => (tls ? unusableTls(['listen', index, 'tls'], tls) : [])),
-    ...adminContradictions(settings.admin),
-    ...storeContradictions(settings),
-    ...clusterContradictions(settings),
-    ...routeContradictions([], config.defaultRoute),
-    ...config.routes.flatMap(({ route }, index) => routeContradictions(['routes', index], route)),
+    ...adminCrossChecks(settings.admin),
+    ...storeCrossChecks(settings),
+    ...clusterCrossChecks(settings),
+    ...routeCrossChecks([], config.defaultRoute),
+    ...config.routes.flatMap(({ route }, index) => routeCrossChecks(['routes', index], route)),
     ...ownAddresses(config),
     ...sameName(config),
     ...corsForAll(config),
@@ -213,7 +213,7 @@ function ownListeners({
   ];
 }
 
-function sameAddress(config: Config): Contradiction[] {
+function sameAddress(config: Config): CrossCheck[] {
   const every = ownListeners(config);
   return every.flatMap(({ address, path }, index) => {
     const other = every.slice(0, index).find((earlier) => collide(earlier.address, address));
@@ -231,7 +231,7 @@ const NEEDS_ITS_OWN: Readonly<Record<string, string>> = {
 /** A longer path would be cut off by the system without a word, and the socket be somewhere else. */
 const LONGEST_SOCKET_PATH = 107;
 
-function socketFiles(config: Config): Contradiction[] {
+function socketFiles(config: Config): CrossCheck[] {
   const tooLong = ownListeners(config).filter(
     ({ address }) => address.kind === 'unix' && Buffer.byteLength(address.path) > LONGEST_SOCKET_PATH,
   );
@@ -259,7 +259,7 @@ function collide(a: Address, b: Address): boolean {
  * A request to such an address would come back here, or reach what is not meant for it. Names that only the network can
  * resolve are found when one does.
  */
-function ownAddresses(config: Config): Contradiction[] {
+function ownAddresses(config: Config): CrossCheck[] {
   const { defaultRoute, routes } = config;
   const own = ownListeners(config);
   const common = askedBy(defaultRoute);
@@ -330,7 +330,7 @@ function isOfThisMachine(host: string): boolean {
 }
 
 /** Uploads remember their route by its name. */
-function sameName({ routes }: Config): Contradiction[] {
+function sameName({ routes }: Config): CrossCheck[] {
   return routes.flatMap(({ route }, index) => {
     const path = ['routes', index];
     if (route.name === DEFAULT_ROUTE) {
@@ -344,13 +344,13 @@ function sameName({ routes }: Config): Contradiction[] {
   });
 }
 
-function corsForAll({ cors }: Config): Contradiction[] {
+function corsForAll({ cors }: Config): CrossCheck[] {
   if (!cors.allowCredentials || !cors.allowOrigins.includes('*')) return [];
   const problem = 'cannot be true while allow_origins has *: any page could act for your users; name the origins';
   return [{ path: ['cors', 'allow_credentials'], problem }];
 }
 
-function windows({ http2 }: Config): Contradiction[] {
+function windows({ http2 }: Config): CrossCheck[] {
   if (http2.streamWindowBytes <= http2.sessionWindowBytes) return [];
   const problem = `is ${http2.sessionWindowBytes}, less than stream_window, which is ${http2.streamWindowBytes}`;
   return [{ path: ['http2', 'session_window'], problem }];

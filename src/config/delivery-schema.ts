@@ -9,7 +9,7 @@ import {
   integer,
   methodOrNull,
   oneOf,
-  scalar,
+  valueType,
   size,
   sizeOrNull,
   text,
@@ -207,7 +207,7 @@ const TARGET = /^(?:\/|\{target\}|\{path\})(?:[!$%&'()*+,./:;=?@\w~-]|\{[a-z]+\}
 
 /** Path and query of the origin's request, with placeholders. */
 function targetTemplate() {
-  return scalar({
+  return valueType({
     read: (found) => {
       if (found === null || found === '') return null;
       if (typeof found !== 'string' || !TARGET.test(found)) return undefined;

@@ -7,7 +7,7 @@ export interface Found {
   readonly path: SettingPath;
   /** The key itself is wrong, not its value. */
   readonly atKey: boolean;
-  readonly mistake: Mistake;
+  readonly configError: ConfigError;
 }
 
 /** The schema's issues as sentences: what was found and what is allowed. */
@@ -29,14 +29,14 @@ function explainIssue(
     return issue.keys.map((key) => {
       const setting = settingName([...path, key]);
       const problem = REPLACED[settingName([...path, key].slice(-2))] ?? unknownKey(key, keysOf(path));
-      return { path: [...path, key], atKey: true, mistake: { setting, problem } };
+      return { path: [...path, key], atKey: true, configError: { setting, problem } };
     });
   }
   return [
     {
       path,
       atKey: false,
-      mistake: { setting: settingName(path), problem: wrongValue(issue, path, valueAt(settings, path)) },
+      configError: { setting: settingName(path), problem: wrongValue(issue, path, valueAt(settings, path)) },
     },
   ];
 }
@@ -97,7 +97,7 @@ export function editDistance(one: string, other: string): number {
 }
 
 /** Something wrong with the configuration, with everything needed to put it right. */
-export interface Mistake {
+export interface ConfigError {
   /** Path of the setting, such as `routes[1].limits.max_size`; missing where the file as a whole is meant. */
   readonly setting?: string;
   /** The file, variable or flag it comes from. */
@@ -117,7 +117,7 @@ export function settingName(path: SettingPath): string {
 }
 
 /** One mistake as one line for people: place, setting, problem. */
-export function describeMistake({ setting, source, line, column, problem }: Mistake): string {
+export function describeError({ setting, source, line, column, problem }: ConfigError): string {
   const place = [source, line, column].filter((part) => part !== undefined).join(':');
   return [place, setting, problem].filter((part) => part !== undefined && part !== '').join(': ');
 }
@@ -153,7 +153,7 @@ export function valueAt(settings: unknown, path: SettingPath): unknown {
 }
 /** Settings that are right one by one, but not together or not on this machine. */
 
-export interface Contradiction {
+export interface CrossCheck {
   readonly path: SettingPath;
   /** The other setting that is part of it, where that is in another section. */
   readonly against?: SettingPath;

@@ -23,42 +23,52 @@ export interface Override {
 }
 
 export const OVERRIDES: readonly Override[] = [
-  entry('origin', '--origin <url>', 'origin', 'the API behind the proxy'),
+  override('origin', '--origin <url>', 'origin', 'the API behind the proxy'),
   {
-    ...entry('listen', '--listen <address...>', 'listen', 'HOST:PORT or unix:/path; port 0 takes a free one'),
+    ...override('listen', '--listen <address...>', 'listen', 'HOST:PORT or unix:/path; port 0 takes a free one'),
     isList: true,
   },
-  entry('tlsCert', '--tls-cert <file>', 'listen.*.tls.cert', 'certificate chain for every listener (PEM)'),
-  entry('tlsKey', '--tls-key <file>', 'listen.*.tls.key', 'private key for every listener (PEM)'),
-  entry('http2', '--no-http2', 'listen.*.http2', 'HTTP/1.1 only'),
-  entry('admin', '--admin <address>', 'admin.address', 'health checks and metrics listen here; "false" for none'),
-  entry('adminTokenFile', '--admin-token-file <file>', 'admin.token_file', 'file with the token of the admin listener'),
-  entry('data', '--data <dir>', 'data', 'directory of the store and the spool'),
+  override('tlsCert', '--tls-cert <file>', 'listen.*.tls.cert', 'certificate chain for every listener (PEM)'),
+  override('tlsKey', '--tls-key <file>', 'listen.*.tls.key', 'private key for every listener (PEM)'),
+  override('http2', '--no-http2', 'listen.*.http2', 'HTTP/1.1 only'),
+  override('admin', '--admin <address>', 'admin.address', 'health checks and metrics listen here; "false" for none'),
+  override(
+    'adminTokenFile',
+    '--admin-token-file <file>',
+    'admin.token_file',
+    'file with the token of the admin listener',
+  ),
+  override('data', '--data <dir>', 'data', 'directory of the store and the spool'),
   {
-    ...entry('storeUrl', '--store-url <url...>', 'store.url', 'keeps the state of uploads in this Redis'),
+    ...override('storeUrl', '--store-url <url...>', 'store.url', 'keeps the state of uploads in this Redis'),
     isList: true,
     // A comma may be part of a password, half of which would be told as a wrong URL.
     separator: /,(?=\s*[a-z+]+:\/\/)/i,
     also: { setting: ['store', 'type'], value: 'redis' },
   },
-  entry('spoolShared', '--spool-shared', 'spool.shared', 'every node mounts the directory of the spool'),
-  entry('workers', '--workers <number>', 'workers', 'processes that share the listeners, or auto; needs Redis'),
-  entry('sync', '--sync <when>', 'spool.sync', 'always, group or none: when bytes are forced to the disk'),
-  entry('publicUrl', '--public-url <url>', 'uploads.public_url', 'what clients call this proxy'),
-  entry('interimResponses', '--interim-responses <when>', 'interim_responses', 'auto, always or never: 104 responses'),
+  override('spoolShared', '--spool-shared', 'spool.shared', 'every node mounts the directory of the spool'),
+  override('workers', '--workers <number>', 'workers', 'processes that share the listeners, or auto; needs Redis'),
+  override('sync', '--sync <when>', 'spool.sync', 'always, group or none: when bytes are forced to the disk'),
+  override('publicUrl', '--public-url <url>', 'uploads.public_url', 'what clients call this proxy'),
+  override(
+    'interimResponses',
+    '--interim-responses <when>',
+    'interim_responses',
+    'auto, always or never: 104 responses',
+  ),
   {
-    ...entry('trustedProxies', '--trusted-proxies <cidr...>', 'trusted_proxies', 'proxies in front of this one'),
+    ...override('trustedProxies', '--trusted-proxies <cidr...>', 'trusted_proxies', 'proxies in front of this one'),
     isList: true,
   },
-  entry('maxSize', '--max-size <size>', 'limits.max_size', 'largest upload, such as 10GiB'),
-  entry('maxAge', '--max-age <time>', 'limits.max_age', 'how long an unfinished upload is kept, such as 24h'),
-  entry('stopGrace', '--stop-grace <time>', 'stop.grace', 'how long stopping may take, such as 30s'),
-  entry('logLevel', '--log-level <level>', 'log.level', 'trace, debug, info, warn, error, fatal or silent'),
-  entry('logFormat', '--log-format <format>', 'log.format', 'auto, json or pretty'),
+  override('maxSize', '--max-size <size>', 'limits.max_size', 'largest upload, such as 10GiB'),
+  override('maxAge', '--max-age <time>', 'limits.max_age', 'how long an unfinished upload is kept, such as 24h'),
+  override('stopGrace', '--stop-grace <time>', 'stop.grace', 'how long stopping may take, such as 30s'),
+  override('logLevel', '--log-level <level>', 'log.level', 'trace, debug, info, warn, error, fatal or silent'),
+  override('logFormat', '--log-format <format>', 'log.format', 'auto, json or pretty'),
 ];
 
 /** What a run was told beside the file. */
-export interface Told {
+export interface GivenSetting {
   readonly value: unknown;
   /** The flag or variable, for mistakes. */
   readonly source: string;
@@ -70,8 +80,8 @@ export interface Told {
 export function collectOverrides(
   env: Readonly<Record<string, string | undefined>>,
   flags: Readonly<Record<string, unknown>>,
-): Told[] {
-  return OVERRIDES.flatMap(({ key, flag, variable, setting, isList, separator = ',', also }): Told[] => {
+): GivenSetting[] {
+  return OVERRIDES.flatMap(({ key, flag, variable, setting, isList, separator = ',', also }): GivenSetting[] => {
     const rest = { setting, ...(also ? { also } : {}) };
     if (flags[key] !== undefined) return [{ value: flags[key], source: flag.split(' ')[0]!, ...rest }];
     const text = env[variable];
@@ -81,7 +91,7 @@ export function collectOverrides(
 }
 
 /** Puts one override into the settings. Where the settings have another shape than expected they are left alone: the check tells. */
-export function applyOverride(settings: Record<string, unknown>, { setting, value, also }: Told): void {
+export function applyOverride(settings: Record<string, unknown>, { setting, value, also }: GivenSetting): void {
   if (also) put(settings, also.setting, also.value);
   const [first, star, ...rest] = setting;
   if (first === 'listen' && star === '*') {
@@ -112,7 +122,7 @@ function put(into: Record<string, unknown>, [step, ...rest]: readonly string[], 
   if (isObject(inner)) put(inner, rest, value);
 }
 
-function entry(key: string, flag: string, setting: string, help: string): Override {
+function override(key: string, flag: string, setting: string, help: string): Override {
   const variable = `RUFH_PROXY_${key.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`;
   return { key, flag, variable, setting: setting.split('.'), help };
 }

@@ -1,17 +1,17 @@
 import { readFileSync } from 'node:fs';
 import { type AdminConfig, toAdmin } from './admin.js';
-import { type Config, contradictions, toConfig } from './config.js';
+import { type Config, crossChecks, toConfig } from './config.js';
 import {
-  type Contradiction,
+  type CrossCheck,
   editDistance,
   explain,
   type Found,
-  type Mistake,
+  type ConfigError,
   settingName,
   type SettingPath,
   valueAt,
 } from './errors.js';
-import { applyOverride, collectOverrides, OVERRIDES, type Told } from './flags.js';
+import { applyOverride, collectOverrides, OVERRIDES, type GivenSetting } from './flags.js';
 import { knownKeys, withoutEmpty } from './json-schema.js';
 import { adminOnly, schema, type Settings } from './schema.js';
 import { isObject } from './values.js';
@@ -32,20 +32,20 @@ export interface ConfigSources {
  */
 export function loadConfig(
   sources: ConfigSources,
-): { config: Config; doubts?: Mistake[] } | { mistakes: Mistake[]; doubts?: Mistake[] } {
+): { config: Config; doubts?: ConfigError[] } | { configErrors: ConfigError[]; doubts?: ConfigError[] } {
   const { read, told } = readSettings(sources);
   const misspelt = misspeltVariables(sources.env, read.text);
-  if (read.settings === undefined) return { mistakes: read.mistakes };
+  if (read.settings === undefined) return { configErrors: read.configErrors };
   const { config, found, doubts } = check(read.settings);
-  const mistakes = [...read.mistakes];
+  const configErrors = [...read.configErrors];
   for (const one of found) {
     const placed = place(one, told, read);
     // A variable that is not set leaves its name behind, which is no proper value either: one mistake, not two.
-    if (!read.mistakes.some((known) => known.line === placed.line && known.column === placed.column))
-      mistakes.push(placed);
+    if (!read.configErrors.some((known) => known.line === placed.line && known.column === placed.column))
+      configErrors.push(placed);
   }
-  if (!config || mistakes.length > 0)
-    return { mistakes: inOrder(mistakes), ...(misspelt.length > 0 ? { doubts: misspelt } : {}) };
+  if (!config || configErrors.length > 0)
+    return { configErrors: inOrder(configErrors), ...(misspelt.length > 0 ? { doubts: misspelt } : {}) };
   const all = [...misspelt, ...inOrder(doubts.map((one) => place(one, told, read)))];
   return { config, ...(all.length > 0 ? { doubts: all } : {}) };
 }
@@ -66,32 +66,32 @@ export function loadRight(sources: ConfigSources): Right | undefined {
 }
 
 /** The mistakes and one more, in order; one that is told at the same place already stays alone. */
-export function withMistake(mistakes: readonly Mistake[], one: Mistake): Mistake[] {
-  const isTold = ({ source, line, column }: Mistake): boolean =>
+export function withError(configErrors: readonly ConfigError[], one: ConfigError): ConfigError[] {
+  const isTold = ({ source, line, column }: ConfigError): boolean =>
     line !== undefined && source === one.source && line === one.line && column === one.column;
-  return mistakes.some(isTold) ? [...mistakes] : inOrder([...mistakes, one]);
+  return configErrors.some(isTold) ? [...configErrors] : inOrder([...configErrors, one]);
 }
 
 /** Something that is wrong with the value of a setting, as only its use could tell, at its place. */
-export function misplaced(sources: ConfigSources, path: SettingPath, problem: string): Mistake {
+export function misplaced(sources: ConfigSources, path: SettingPath, problem: string): ConfigError {
   const { read, told } = readSettings(sources);
-  return place({ path, atKey: false, mistake: { setting: settingName(path), problem } }, told, read);
+  return place({ path, atKey: false, configError: { setting: settingName(path), problem } }, told, read);
 }
 
 /**
  * Where the admin listener of a proxy with this configuration is; undefined when it has none. Whatever else is wrong with
  * the configuration, or cannot be read by whoever asks, does not matter here.
  */
-export function loadAdmin(sources: ConfigSources): { admin?: AdminConfig } | { mistakes: Mistake[] } {
+export function loadAdmin(sources: ConfigSources): { admin?: AdminConfig } | { configErrors: ConfigError[] } {
   const { read, told } = readSettings(sources);
-  if (read.settings === undefined) return { mistakes: read.mistakes };
+  if (read.settings === undefined) return { configErrors: read.configErrors };
   const parsed = adminOnly.safeParse(read.settings);
   if (parsed.success) return { admin: toAdmin(parsed.data.admin) };
-  return { mistakes: explain(parsed.error.issues, read.settings, knownKeys).map((one) => place(one, told, read)) };
+  return { configErrors: explain(parsed.error.issues, read.settings, knownKeys).map((one) => place(one, told, read)) };
 }
 
-function readSettings({ file, env, flags }: ConfigSources): { read: Reading; told: Told[] } {
-  const read = file === undefined ? { settings: {}, mistakes: [] } : readFile(file, env);
+function readSettings({ file, env, flags }: ConfigSources): { read: Reading; told: GivenSetting[] } {
+  const read = file === undefined ? { settings: {}, configErrors: [] } : readFile(file, env);
   const told = collectOverrides(env, flags);
   if (isObject(read.settings)) for (const one of told) applyOverride(read.settings, one);
   return { read, told };
@@ -104,7 +104,7 @@ interface Reading {
   readonly text?: string;
   /** Undefined when nothing can be made of the file. */
   readonly settings: unknown;
-  readonly mistakes: Mistake[];
+  readonly configErrors: ConfigError[];
 }
 
 function readFile(file: string, env: ConfigSources['env']): Reading {
@@ -113,20 +113,30 @@ function readFile(file: string, env: ConfigSources['env']): Reading {
     content = readFileSync(file, 'utf8');
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? 'unknown error';
-    return { settings: undefined, mistakes: [{ source: file, problem: `cannot be read: ${code}` }] };
+    return { settings: undefined, configErrors: [{ source: file, problem: `cannot be read: ${code}` }] };
   }
-  const { file: yaml, mistakes } = readYaml(content, env);
+  const { file: yaml, configErrors } = readYaml(content, env);
   const settings = yaml.settings === undefined ? undefined : withoutEmpty(yaml.settings ?? {});
-  return { file, yaml, text: content, settings, mistakes: mistakes.map((mistake) => ({ source: file, ...mistake })) };
+  return {
+    file,
+    yaml,
+    text: content,
+    settings,
+    configErrors: configErrors.map((configError) => ({ source: file, ...configError })),
+  };
 }
 
 /** Where a setting was given: by a flag or variable, else in the file. */
-function place({ path, atKey, mistake }: Found, told: readonly Told[], { file, yaml }: Reading): Mistake {
+function place(
+  { path, atKey, configError }: Found,
+  told: readonly GivenSetting[],
+  { file, yaml }: Reading,
+): ConfigError {
   const names = path.map((step) => (typeof step === 'number' ? '*' : step));
   const override = told.find(({ setting }) => setting.every((step, at) => step === names[at]));
-  if (override) return { ...mistake, source: override.source };
-  if (file === undefined) return { ...mistake, problem: mistake.problem + otherWays(names) };
-  return { ...mistake, source: file, ...yaml?.place(path, atKey) };
+  if (override) return { ...configError, source: override.source };
+  if (file === undefined) return { ...configError, problem: configError.problem + otherWays(names) };
+  return { ...configError, source: file, ...yaml?.place(path, atKey) };
 }
 
 /** Without a file the flag and the variable are what a reader looks for. */
@@ -136,8 +146,8 @@ function otherWays(names: SettingPath): string {
 }
 
 /** As a reader goes through them: what the command line says first, then the file from top to bottom. */
-function inOrder(mistakes: Mistake[]): Mistake[] {
-  return mistakes.sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0));
+function inOrder(configErrors: ConfigError[]): ConfigError[] {
+  return configErrors.sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0));
 }
 
 /** The configuration these settings make, everything that is wrong with them, and what is doubtful. */
@@ -145,14 +155,14 @@ export function check(settings: unknown): Checked {
   const parsed = schema.safeParse(settings);
   if (parsed.success) {
     const config = toConfig(parsed.data);
-    const found = contradictions(config, parsed.data).map((one) => asFound(one, settings));
+    const found = crossChecks(config, parsed.data).map((one) => asFound(one, settings));
     return { config, found, doubts: warnings(config, parsed.data).map((one) => asFound(one, settings)) };
   }
   const wrong = explain(parsed.error.issues, settings, knownKeys);
   const rest = isObject(settings) ? withoutWrong(settings) : undefined;
   if (!rest) return { found: wrong, doubts: [] };
   const right = toConfig(rest);
-  const found = [...wrong, ...contradictionsBeside({ wrong, settings, rest, right })];
+  const found = [...wrong, ...crossChecksBeside({ wrong, settings, rest, right })];
   return { found, doubts: [], right };
 }
 
@@ -176,11 +186,11 @@ interface Beside {
  * Contradictions among the settings that are right: the wrong ones are taken out first, so that all mistakes are told
  * at once. What is in one section with a wrong setting is left for later.
  */
-function contradictionsBeside({ wrong, settings, rest, right }: Beside): Found[] {
+function crossChecksBeside({ wrong, settings, rest, right }: Beside): Found[] {
   const sections = new Set(wrong.flatMap(({ path }) => path.slice(0, Math.max(1, path.length - 1))));
-  const isTouched = ({ path, against = [] }: Contradiction) =>
+  const isTouched = ({ path, against = [] }: CrossCheck) =>
     [...path, ...against].some((step) => step !== 'routes' && typeof step === 'string' && sections.has(step));
-  return contradictions(right, rest)
+  return crossChecks(right, rest)
     .filter((contradiction) => !isTouched(contradiction))
     .map((one) => asFound(one, settings));
 }
@@ -207,9 +217,9 @@ function takeOut(settings: Record<string, unknown>, path: SettingPath): void {
   else if (path.length > 1) takeOut(settings, path.slice(0, -1));
 }
 
-function asFound({ path, problem }: Contradiction, settings: unknown): Found {
+function asFound({ path, problem }: CrossCheck, settings: unknown): Found {
   const written = asWritten(path, settings);
-  return { path: written, atKey: false, mistake: { setting: settingName(written), problem } };
+  return { path: written, atKey: false, configError: { setting: settingName(written), problem } };
 }
 
 /** As the settings have it: one listener is no list, and so without a number; an address may stand for its group. */
@@ -228,7 +238,7 @@ const OF_KUBERNETES =
   /^RUFH_PROXY(?:_[A-Z0-9]+)*_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)$/;
 
 /** Variables that were probably meant for us and say nothing. `text`: of the configuration, which may name some itself. */
-export function misspeltVariables(env: Environment, text = ''): Mistake[] {
+export function misspeltVariables(env: Environment, text = ''): ConfigError[] {
   return Object.keys(env)
     .filter((name) => env[name] !== '' && isMeantForUs(name) && !text.includes(`\${${name}`))
     .sort()

@@ -1,7 +1,7 @@
 import * as z from 'zod';
 import { patternForm } from '../model/uri.js';
 import { routeAccess, routeDelivery } from './delivery-schema.js';
-import { boolean, duration, httpUrl, isNull, oneOf, scalar, size, sizeOrNull, text } from './values.js';
+import { boolean, duration, httpUrl, isNull, oneOf, valueType, size, sizeOrNull, text } from './values.js';
 
 /** Limits of an upload, without defaults: for the top, and for routes that inherit from it. */
 export const limitSettings = {
@@ -20,7 +20,7 @@ const PLAIN_BODIES = ['pass', 'refuse', 'spool'] as const;
 
 /** `plain_bodies`, without a default: for the top, and for routes that inherit from it. */
 export function plainBodies() {
-  return scalar({
+  return valueType({
     read: (found) => (isNull(found) ? null : PLAIN_BODIES.find((word) => word === found)),
     allowed: 'pass, refuse, spool, or null',
     json: { enum: [...PLAIN_BODIES, null] },

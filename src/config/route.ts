@@ -9,7 +9,7 @@ import {
   reshapes,
   type Route,
 } from '../model/route.js';
-import type { Contradiction, SettingPath } from './errors.js';
+import type { CrossCheck, SettingPath } from './errors.js';
 import type { Settings } from './schema.js';
 import { listOf } from './values.js';
 
@@ -183,7 +183,7 @@ export function defined<T extends Record<string, unknown>>(entries: T): { [K in 
 }
 
 /** What does not fit together in one route, with what it inherits. `path`: where the route stands; empty for the top. */
-export function routeContradictions(path: SettingPath, route: Route): Contradiction[] {
+export function routeCrossChecks(path: SettingPath, route: Route): CrossCheck[] {
   const all = [
     ...limits(route.limits),
     ...times(route),
@@ -201,20 +201,20 @@ export function routeContradictions(path: SettingPath, route: Route): Contradict
   }));
 }
 
-function noUploads({ resumable, plainBodies }: Route): Contradiction[] {
+function noUploads({ resumable, plainBodies }: Route): CrossCheck[] {
   if (resumable || plainBodies !== 'refuse') return [];
   const problem = 'cannot be refuse where `resumable` is false: there would be no way to send a body';
   return [{ path: ['plain_bodies'], problem }];
 }
 
-function limits({ maxSize, minSize, maxAppendSize, minAppendSize = 0 }: Limits): Contradiction[] {
+function limits({ maxSize, minSize, maxAppendSize, minAppendSize = 0 }: Limits): CrossCheck[] {
   return [
     ...tooLarge(['limits', 'min_size'], minSize, 'max_size', maxSize),
     ...tooLarge(['limits', 'min_append_size'], minAppendSize, 'max_append_size', maxAppendSize),
   ];
 }
 
-function times({ delivery: { retry, waitMs } }: Route): Contradiction[] {
+function times({ delivery: { retry, waitMs } }: Route): CrossCheck[] {
   const { firstDelayMs, longestDelayMs, whileWaitingMs } = retry;
   return [
     ...tooLarge(['delivery', 'retry', 'first_delay'], firstDelayMs, 'longest_delay', longestDelayMs, 'ms'),
@@ -222,19 +222,13 @@ function times({ delivery: { retry, waitMs } }: Route): Contradiction[] {
   ];
 }
 
-function tooLarge(
-  path: SettingPath,
-  found: number,
-  name: string,
-  most: number | undefined,
-  unit = '',
-): Contradiction[] {
+function tooLarge(path: SettingPath, found: number, name: string, most: number | undefined, unit = ''): CrossCheck[] {
   if (most === undefined || found <= most) return [];
   return [{ path, problem: `is ${found}${unit}, more than ${name}, which is ${most}${unit}` }];
 }
 
 /** With eager delivery the origin has the bytes before anybody has seen the whole. */
-function eager({ delivery: { mode, gate }, authorize }: Route): Contradiction[] {
+function eager({ delivery: { mode, gate }, authorize }: Route): CrossCheck[] {
   if (mode !== 'eager') return [];
   const path = ['delivery', 'mode'];
   const rechecked = {
@@ -251,7 +245,7 @@ const OF_ONE_REQUEST =
   /^(?:connection|content-.*|date|expect|idempotency-key|keep-alive|proxy-connection|range|te|trailer|transfer-encoding|upgrade|upload-.*|tus-.*|via)$/i;
 
 /** Uploads are bound by what clients say: by a field that never comes from one, all of them would have one owner. */
-function boundByNothing(route: Route): Contradiction[] {
+function boundByNothing(route: Route): CrossCheck[] {
   const { bindTo } = route;
   if (bindTo === 'principal') return [];
   return bindTo.flatMap((name, index) => {
@@ -270,7 +264,7 @@ function whyNotBound(name: string, route: Route): string | undefined {
 }
 
 /** Names that are no credentials: the field never comes, or it belongs to one message and would be put on another. */
-function credentialsOfNothing(route: Route): Contradiction[] {
+function credentialsOfNothing(route: Route): CrossCheck[] {
   return (route.delivery.credentials ?? []).flatMap((name, index) => {
     const path = ['delivery', 'credentials', index];
     if (OF_ONE_REQUEST.test(name) || /^host$/i.test(name))
@@ -281,7 +275,7 @@ function credentialsOfNothing(route: Route): Contradiction[] {
 }
 
 /** A form's field is what the client's header says, or the service's; from some headers neither reaches us. */
-function fieldsOfNothing(route: Route): Contradiction[] {
+function fieldsOfNothing(route: Route): CrossCheck[] {
   const { framing } = route.delivery;
   if (framing.kind !== 'multipart') return [];
   const copied = (route.authorize.forwardAuth?.copyHeaders ?? []).map((name) => name.toLowerCase());
@@ -300,7 +294,7 @@ function whyNotSaid(name: string, route: Route): string {
   return 'clients cannot say it here; name it in `copy_headers` of `authorize.forward_auth`, whose service may';
 }
 
-function nobodyToAsk({ authorize, bindTo }: Route): Contradiction[] {
+function nobodyToAsk({ authorize, bindTo }: Route): CrossCheck[] {
   if (authorize.forwardAuth) return [];
   const against = ['authorize', 'forward_auth'];
   const missing = 'is set without a `forward_auth` that could be asked';

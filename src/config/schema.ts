@@ -17,7 +17,7 @@ import {
   isNull,
   oneOf,
   path,
-  scalar,
+  valueType,
   size,
   sizeOrNull,
   text,
@@ -28,7 +28,7 @@ const ADVERTISED = /^https?:\/\/(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}\/
 
 /** `http://HOST:PORT`, as the other nodes connect to it. */
 function advertised() {
-  return scalar({
+  return valueType({
     read: (found) =>
       typeof found === 'string' && ADVERTISED.test(found) && URL.canParse(found) ? new URL(found).origin : undefined,
     allowed: 'http://HOST:PORT or https://HOST:PORT, as other nodes reach this one, such as http://10.0.0.5:8081',
@@ -74,7 +74,7 @@ const cluster = z
   );
 
 /** `workers`. */
-const workers = scalar({
+const workers = valueType({
   read: (found): number | 'auto' | undefined => {
     const count = typeof found === 'string' && /^\d+$/.test(found) ? Number(found) : found;
     if (count === 'auto') return count;
@@ -191,7 +191,7 @@ const trustedProxy = z.strictObject({
 /** RFC 7838 §3, as it is sent; `null` for none. */
 function altSvc() {
   const form = /^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/;
-  return scalar({
+  return valueType({
     read: (found) => (isNull(found) ? null : typeof found === 'string' && form.test(found) ? found : undefined),
     allowed: 'a value of Alt-Svc such as h3=":443"; ma=86400, or null',
     json: { type: ['string', 'null'], pattern: form.source },

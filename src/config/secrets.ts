@@ -3,12 +3,12 @@ import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { createSecureContext } from 'node:tls';
 import { withoutEnd } from '../model/uri.js';
-import type { Contradiction, SettingPath } from './errors.js';
-import { isNull, scalar, type TextForm } from './values.js';
+import type { CrossCheck, SettingPath } from './errors.js';
+import { isNull, valueType, type TextForm } from './values.js';
 
 /** A text with a certain form, or `null`. */
 export function textOrNull({ form, allowed }: TextForm) {
-  return scalar({
+  return valueType({
     read: (found) => (isNull(found) ? null : typeof found === 'string' && form.test(found) ? found : undefined),
     allowed: `${allowed}, or null`,
     json: { type: ['string', 'null'], pattern: form.source },
@@ -19,7 +19,7 @@ export function textOrNull({ form, allowed }: TextForm) {
 /** A password, or `null`. YAML would make a number of 007. */
 export function secretOrNull({ least = 1 } = {}) {
   const length = least > 1 ? ` of at least ${least} letters` : '';
-  return scalar({
+  return valueType({
     read: (found) => (isNull(found) ? null : typeof found === 'string' && found.length >= least ? found : undefined),
     allowed: `a text${length}, in quotes when it looks like a number, or null`,
     json: { type: ['string', 'null'], minLength: least },
@@ -29,7 +29,7 @@ export function secretOrNull({ least = 1 } = {}) {
 
 /** A file, made absolute, or `null`. */
 export function pathOrNull() {
-  return scalar({
+  return valueType({
     read: (found) => (isNull(found) ? null : typeof found === 'string' ? resolve(found) : undefined),
     allowed: 'the path of a file, or null',
     json: { type: ['string', 'null'] },
@@ -53,7 +53,7 @@ export function unusableSecret(
   written: string | null,
   file: string | null,
   { least = 1 } = {},
-): Contradiction[] {
+): CrossCheck[] {
   if (file === null) return [];
   const path = [`${name}_file`];
   if (written !== null) return [{ path, problem: `cannot be used together with \`${name}\`; leave one of them out` }];
@@ -64,7 +64,7 @@ export function unusableSecret(
 }
 
 /** Says when every user of the machine could read a secret. A file that cannot be looked at is told elsewhere. */
-export function exposedSecret(path: SettingPath, file: string | null): Contradiction[] {
+export function exposedSecret(path: SettingPath, file: string | null): CrossCheck[] {
   const mode = file === null ? 0 : (statSync(file, { throwIfNoEntry: false })?.mode ?? 0);
   const problem = `${file} can be read by every user of this machine; take that right away with chmod o-r`;
   return (mode & 0o004) === 0 ? [] : [{ path, problem }];
@@ -88,7 +88,7 @@ interface TlsFiles {
 }
 
 /** What stands in the way of using these files. `path`: the group that names them. */
-export function unusableTls(path: SettingPath, files: TlsFiles): Contradiction[] {
+export function unusableTls(path: SettingPath, files: TlsFiles): CrossCheck[] {
   const unreadable = (['cert', 'key', 'ca'] as const).flatMap((which) => {
     const problem = files[which] === undefined ? undefined : unreadableFile(files[which]);
     return problem === undefined ? [] : [{ path: [...path, which], problem }];
@@ -96,7 +96,7 @@ export function unusableTls(path: SettingPath, files: TlsFiles): Contradiction[]
   return unreadable.length > 0 ? unreadable : [...unusablePair(path, files), ...unusableAuthority(path, files)];
 }
 
-function unusablePair(path: SettingPath, { cert, key }: TlsFiles): Contradiction[] {
+function unusablePair(path: SettingPath, { cert, key }: TlsFiles): CrossCheck[] {
   if (cert === undefined && key === undefined) return [];
   if (cert === undefined) return [{ path: [...path, 'key'], problem: 'needs its certificate as well: `cert`' }];
   if (key === undefined) return [{ path: [...path, 'cert'], problem: 'needs its private key as well: `key`' }];
@@ -104,7 +104,7 @@ function unusablePair(path: SettingPath, { cert, key }: TlsFiles): Contradiction
   return why === undefined ? [] : [{ path, problem: `certificate and key cannot be used together: ${why}` }];
 }
 
-function unusableAuthority(path: SettingPath, { ca }: TlsFiles): Contradiction[] {
+function unusableAuthority(path: SettingPath, { ca }: TlsFiles): CrossCheck[] {
   const why = ca === undefined ? undefined : failureOf(() => new X509Certificate(readFileSync(ca)));
   return why === undefined ? [] : [{ path: [...path, 'ca'], problem: `holds no certificate: ${why}` }];
 }

@@ -1,6 +1,6 @@
 import * as z from 'zod';
 import { pathOrNull, secretOrNull, textOrNull } from './secrets.js';
-import { boolean, duration, integer, isNull, oneOf, path, scalar, text } from './values.js';
+import { boolean, duration, integer, isNull, oneOf, path, valueType, text } from './values.js';
 
 const ANY_NAME = { form: /^[^\s\0]+$/, allowed: 'a name without blanks' };
 
@@ -92,11 +92,11 @@ const GRAMMAR = { type: 'string', pattern: '^(rediss?|redis\\+unix|unix)://.+$' 
 
 /** The URL of a server. */
 function redisUrl() {
-  return scalar({ read: readRedisUrl, allowed: WORDS, json: GRAMMAR, unit: 'URL' });
+  return valueType({ read: readRedisUrl, allowed: WORDS, json: GRAMMAR, unit: 'URL' });
 }
 
 function redisUrlOrNull() {
-  return scalar({
+  return valueType({
     read: (found) => (isNull(found) ? null : readRedisUrl(found)),
     allowed: `${WORDS}; or a list of them`,
     json: { ...GRAMMAR, type: ['string', 'null'] },

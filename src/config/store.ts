@@ -1,4 +1,4 @@
-import type { Contradiction, SettingPath } from './errors.js';
+import type { CrossCheck, SettingPath } from './errors.js';
 import type { Settings } from './schema.js';
 import { secretOf, unusableSecret, unusableTls } from './secrets.js';
 import { type RedisUrl, store as storeSchema } from './store-schema.js';
@@ -97,13 +97,13 @@ function present<T extends Record<string, string | undefined>>(entries: T): { [K
 }
 
 /** What does not fit together in `store`. */
-export function storeContradictions({ store }: Settings): Contradiction[] {
+export function storeCrossChecks({ store }: Settings): CrossCheck[] {
   const found = store.type === 'embedded' ? redisOnly(store) : redis(store);
   return found.map(({ path, problem }) => ({ path: ['store', ...path], problem }));
 }
 
 /** Settings that the embedded store would ignore. One that has its default may stand there, as in the example. */
-function redisOnly(store: StoreSettings): Contradiction[] {
+function redisOnly(store: StoreSettings): CrossCheck[] {
   const untouched = storeSchema.parse({});
   const names = Object.keys(untouched) as (keyof StoreSettings)[];
   return names
@@ -114,7 +114,7 @@ function redisOnly(store: StoreSettings): Contradiction[] {
     }));
 }
 
-function redis(store: StoreSettings): Contradiction[] {
+function redis(store: StoreSettings): CrossCheck[] {
   const { username, password, password_file: file, sentinel, tls } = store;
   const all = urlsOf(store);
   const inUrl = { username: all.some((url) => url.username), password: all.some((url) => url.password) };
@@ -132,7 +132,7 @@ function redis(store: StoreSettings): Contradiction[] {
 const NO_PASSWORD = 'needs a password as well: `password_file` or `password`';
 
 /** What the URLs are: one server, Sentinels or nodes of a Cluster. */
-function serverErrors({ url, cluster, sentinel, tls }: StoreSettings): Contradiction[] {
+function serverErrors({ url, cluster, sentinel, tls }: StoreSettings): CrossCheck[] {
   const count = Array.isArray(url) ? url.length : url === null ? 0 : 1;
   const isOne = !cluster && sentinel === null;
   const onSocket = [url].flat().some((one) => one?.at.kind === 'unix');
@@ -148,7 +148,7 @@ function serverErrors({ url, cluster, sentinel, tls }: StoreSettings): Contradic
 }
 
 /** What one URL says holds for all of them. */
-function urls(store: StoreSettings): Contradiction[] {
+function urls(store: StoreSettings): CrossCheck[] {
   const all = urlsOf(store);
   return all.flatMap((url, index) => {
     const path = Array.isArray(store.url) ? ['url', index] : ['url'];

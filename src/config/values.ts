@@ -20,7 +20,7 @@ interface Grammar<T> {
 }
 
 /** One value of a setting: its grammar, what to say when it is broken, and its JSON Schema. */
-export function scalar<T>({ read, allowed, json, unit }: Grammar<T>) {
+export function valueType<T>({ read, allowed, json, unit }: Grammar<T>) {
   return z
     .unknown()
     .transform((found, context): T => {
@@ -59,12 +59,12 @@ function readSize(found: unknown, least: number): number | undefined {
 /** A number of bytes: `10GiB`, `5MB`, `1000`. */
 export function size({ least = 0 } = {}) {
   const allowed = least > 0 ? `${SIZE_WORDS}, at least ${least}` : SIZE_WORDS;
-  return scalar({ read: (found) => readSize(found, least), allowed, json: SIZE_JSON, unit: 'size' });
+  return valueType({ read: (found) => readSize(found, least), allowed, json: SIZE_JSON, unit: 'size' });
 }
 
 /** A size, or `null` for "no limit". */
 export function sizeOrNull() {
-  return scalar({
+  return valueType({
     read: (found) => (isNull(found) ? null : readSize(found, 0)),
     allowed: `${SIZE_WORDS}, or null`,
     json: { ...SIZE_JSON, type: ['string', 'integer', 'null'] },
@@ -98,12 +98,17 @@ function durationWords({ leastMs = 0, mostMs = LONGEST_TIMER_MS }: Bounds): stri
 /** A time in milliseconds: `500ms`, `30s`, `5m`, `24h`, `7d`. */
 export function duration(bounds: Bounds = {}) {
   const json = { type: 'string', pattern: DURATION.source };
-  return scalar({ read: (found) => readDuration(found, bounds), allowed: durationWords(bounds), json, unit: 'time' });
+  return valueType({
+    read: (found) => readDuration(found, bounds),
+    allowed: durationWords(bounds),
+    json,
+    unit: 'time',
+  });
 }
 
 /** A time, or `null`, whose meaning the setting tells. */
 export function durationOrNull(bounds: Bounds = {}) {
-  return scalar({
+  return valueType({
     read: (found) => (isNull(found) ? null : readDuration(found, bounds)),
     allowed: `${durationWords(bounds)}, or null`,
     json: { type: ['string', 'null'], pattern: DURATION.source },
@@ -113,7 +118,7 @@ export function durationOrNull(bounds: Bounds = {}) {
 
 /** A whole number within bounds. */
 export function integer({ least, most }: { least: number; most: number }) {
-  return scalar({
+  return valueType({
     read: (found) => readInteger(found, least, most),
     allowed: `a whole number from ${least} to ${most}`,
     json: { type: 'integer', minimum: least, maximum: most },
@@ -123,7 +128,7 @@ export function integer({ least, most }: { least: number; most: number }) {
 
 /** A whole number, or `null`, whose meaning the setting tells. */
 export function integerOrNull({ least, most }: { least: number; most: number }) {
-  return scalar({
+  return valueType({
     read: (found) => (isNull(found) ? null : readInteger(found, least, most)),
     allowed: `a whole number from ${least} to ${most}, or null`,
     json: { type: ['integer', 'null'], minimum: least, maximum: most },
@@ -138,7 +143,7 @@ function readInteger(found: unknown, least: number, most: number): number | unde
 
 /** `true` or `false`. */
 export function boolean() {
-  return scalar({
+  return valueType({
     read: (found) =>
       found === true || found === 'true' ? true : found === false || found === 'false' ? false : undefined,
     allowed: 'true or false',
@@ -148,7 +153,7 @@ export function boolean() {
 }
 
 export function booleanOrNull() {
-  return scalar({
+  return valueType({
     read: (found) => {
       if (isNull(found)) return null;
       return found === true || found === 'true' ? true : found === false || found === 'false' ? false : undefined;
@@ -161,7 +166,7 @@ export function booleanOrNull() {
 
 /** One of a few words. */
 export function oneOf<const W extends string>(words: readonly W[], allowed = `one of ${words.join(', ')}`) {
-  return scalar({
+  return valueType({
     read: (found) => words.find((word) => word === found),
     allowed,
     json: { enum: [...words] },
@@ -171,7 +176,7 @@ export function oneOf<const W extends string>(words: readonly W[], allowed = `on
 
 /** Text with a certain form. */
 export function text({ form, allowed, unit = 'text' }: { form: RegExp; allowed: string; unit?: string }) {
-  return scalar({
+  return valueType({
     read: (found) => (typeof found === 'string' && form.test(found) ? found : undefined),
     allowed,
     json: { type: 'string', pattern: form.source },
@@ -181,7 +186,7 @@ export function text({ form, allowed, unit = 'text' }: { form: RegExp; allowed: 
 
 /** A file or directory, made absolute: relative ones count from the working directory. */
 export function path() {
-  return scalar({
+  return valueType({
     read: (found) => (typeof found === 'string' && found !== '' ? resolve(found) : undefined),
     allowed: 'the path of a file or directory',
     json: { type: 'string', minLength: 1 },
@@ -200,11 +205,11 @@ const URL_PATTERN = '^https?://[^?#@]+$';
 
 /** An http or https URL, maybe with a path; a trailing slash is dropped. */
 export function httpUrl() {
-  return scalar({ read: readUrl, allowed: URL_WORDS, json: { type: 'string', pattern: URL_PATTERN }, unit: 'URL' });
+  return valueType({ read: readUrl, allowed: URL_WORDS, json: { type: 'string', pattern: URL_PATTERN }, unit: 'URL' });
 }
 
 export function httpUrlOrNull() {
-  return scalar({
+  return valueType({
     read: (found) => (isNull(found) ? null : readUrl(found)),
     allowed: `${URL_WORDS}, or null`,
     json: { type: ['string', 'null'], pattern: URL_PATTERN },
@@ -237,12 +242,12 @@ const ADDRESS_PATTERN = '^(unix:.+|(\\[[^\\]]+\\]|[A-Za-z0-9._-]+):\\d{1,5})$';
 /** Where to listen. */
 export function address() {
   const json = { type: 'string', pattern: ADDRESS_PATTERN };
-  return scalar({ read: readAddress, allowed: ADDRESS_WORDS, json, unit: 'address' });
+  return valueType({ read: readAddress, allowed: ADDRESS_WORDS, json, unit: 'address' });
 }
 
 /** Where to listen, or `false`. */
 export function addressOrOff() {
-  return scalar({
+  return valueType({
     read: (found) => (found === false || found === 'false' ? false : readAddress(found)),
     allowed: `${ADDRESS_WORDS}, or false`,
     json: { anyOf: [{ type: 'string', pattern: ADDRESS_PATTERN }, { const: false }] },
@@ -254,7 +259,7 @@ const FILE_MODE = /^0?[0-7]{3}$/;
 
 /** Rights of a file in octal digits, as `chmod` takes them. Text only: YAML reads a bare 0660 as the number 660. */
 export function fileMode() {
-  return scalar({
+  return valueType({
     read: (found) => (typeof found === 'string' && FILE_MODE.test(found) ? parseInt(found, 8) : undefined),
     allowed: "the rights of a file in octal digits and in quotes, such as '0660'",
     json: { type: 'string', pattern: FILE_MODE.source },
@@ -264,7 +269,7 @@ export function fileMode() {
 
 /** An address range; `unix` stands for peers on a Unix socket, which have no address. */
 export function cidr() {
-  return scalar({
+  return valueType({
     read: (found) => {
       if (typeof found !== 'string') return undefined;
       if (found === 'unix') return found;
@@ -313,7 +318,7 @@ export const headerName: TextForm = {
 /** A method whose request carries a body, or `null`. */
 export function methodOrNull() {
   const form = /^(?!(?:GET|HEAD|DELETE|OPTIONS|TRACE|CONNECT)$)[A-Z][A-Z-]*$/;
-  return scalar({
+  return valueType({
     read: (found) => (isNull(found) ? null : typeof found === 'string' && form.test(found) ? found : undefined),
     allowed: 'a method in capitals that carries a body, such as PUT, or null',
     json: { type: ['string', 'null'], pattern: form.source },
@@ -323,7 +328,7 @@ export function methodOrNull() {
 
 /** One http or https address that is asked as it is written: path and query included. */
 export function endpoint() {
-  return scalar({
+  return valueType({
     read: (found) => {
       if (typeof found !== 'string' || !/^https?:\/\//i.test(found) || !URL.canParse(found)) return undefined;
       const url = new URL(found);

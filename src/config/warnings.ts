@@ -3,14 +3,14 @@ import { delimiter, join } from 'node:path';
 import { asksByPath, eagerTurns, type Route } from '../model/route.js';
 import { adminWarnings } from './admin.js';
 import type { Config } from './config.js';
-import type { Contradiction, SettingPath } from './errors.js';
+import type { CrossCheck, SettingPath } from './errors.js';
 import { buildRoutes } from './route-table.js';
 import type { RouteConfig } from './route.js';
 import type { Settings } from './schema.js';
 import { exposedSecret } from './secrets.js';
 
 /** Settings that work, and probably do not do what was meant. */
-export function warnings(config: Config, settings: Settings): Contradiction[] {
+export function warnings(config: Config, settings: Settings): CrossCheck[] {
   const { defaultRoute, routes } = config;
   return [
     ...adminWarnings(settings.admin),
@@ -28,7 +28,7 @@ export function warnings(config: Config, settings: Settings): Contradiction[] {
 }
 
 /** Any client could then say where it comes from, and what it calls this server. */
-function trustsEverybody({ trustedProxies }: Config): Contradiction[] {
+function trustsEverybody({ trustedProxies }: Config): CrossCheck[] {
   return trustedProxies.flatMap(({ cidr }, index) => {
     if (!cidr.endsWith('/0')) return [];
     const problem = `trusts every address (${cidr}): any client can say where it comes from; name the addresses of your proxies`;
@@ -47,13 +47,13 @@ function secretFiles({ store, cluster }: Settings): { path: SettingPath; file: s
 /** The warnings of all routes, each once where its cause stands: a setting that routes inherit is warned of at the top. */
 function everyRoute(
   { defaultRoute, routes }: Config,
-  find: (path: SettingPath, route: Route) => Contradiction[],
-): Contradiction[] {
+  find: (path: SettingPath, route: Route) => CrossCheck[],
+): CrossCheck[] {
   const top = find([], defaultRoute);
   return [...top, ...routes.flatMap(({ route }, index) => (top.length > 0 ? [] : find(['routes', index], route)))];
 }
 
-function neverEager(path: SettingPath, { delivery }: Route): Contradiction[] {
+function neverEager(path: SettingPath, { delivery }: Route): CrossCheck[] {
   if (delivery.mode !== 'eager' || eagerTurns(delivery) > 0) return [];
   const problem =
     'is eager, and no delivery ever is: eager ones take half of `concurrency`, rounded down, which is none of ' +
@@ -62,14 +62,14 @@ function neverEager(path: SettingPath, { delivery }: Route): Contradiction[] {
 }
 
 /** Told also where it is meant: who reads the file later takes the gate for one that sees all. */
-function passesTheGate(path: SettingPath, { delivery, plainBodies, resumable }: Route): Contradiction[] {
+function passesTheGate(path: SettingPath, { delivery, plainBodies, resumable }: Route): CrossCheck[] {
   if (!delivery.gate || plainBodies !== 'pass' || !resumable) return [];
   const problem =
     'is pass, so that ordinary request bodies reach the origin without the gate; write spool, or leave it out';
   return [{ path: [...path, 'plain_bodies'], against: [...path, 'delivery', 'gate'], problem }];
 }
 
-function boundByToken(path: SettingPath, { bindTo }: Route): Contradiction[] {
+function boundByToken(path: SettingPath, { bindTo }: Route): CrossCheck[] {
   if (bindTo === 'principal') return [];
   return bindTo.flatMap((name, index) => {
     if (!/^(?:authorization|cookie)$/i.test(name)) return [];
@@ -79,7 +79,7 @@ function boundByToken(path: SettingPath, { bindTo }: Route): Contradiction[] {
 }
 
 /** Every upload would wait for such a gate. Only a warning: the program may be there where the proxy runs. */
-function gateIsMissing(path: SettingPath, { delivery: { gate } }: Route): Contradiction[] {
+function gateIsMissing(path: SettingPath, { delivery: { gate } }: Route): CrossCheck[] {
   if (gate?.kind !== 'command') return [];
   const [program = ''] = gate.command;
   if (placesOf(program).some(isExecutable)) return [];
@@ -104,7 +104,7 @@ function isExecutable(file: string): boolean {
 const DEFAULT_CREDENTIALS = ['authorization', 'cookie'];
 
 /** The origin would hear of one client in `Authorization` and of another in such a field. */
-function staysWithCreation(path: SettingPath, { bindTo, authorize, delivery }: Route): Contradiction[] {
+function staysWithCreation(path: SettingPath, { bindTo, authorize, delivery }: Route): CrossCheck[] {
   if (!authorize.recheck || bindTo === 'principal') return [];
   const credentials = delivery.credentials ?? DEFAULT_CREDENTIALS;
   return bindTo.flatMap((name, index) => {
@@ -118,7 +118,7 @@ function staysWithCreation(path: SettingPath, { bindTo, authorize, delivery }: R
 const IDEMPOTENT = new Set(['PUT', 'DELETE']);
 
 /** A list of its own may repeat what the guarantee would not. */
-function repeatedByGateways(path: SettingPath, { delivery }: Route, methods?: readonly string[]): Contradiction[] {
+function repeatedByGateways(path: SettingPath, { delivery }: Route, methods?: readonly string[]): CrossCheck[] {
   const { guarantee, method, retry } = delivery;
   const sent = method === undefined ? methods : [method];
   const isAlwaysIdempotent = sent?.every((each) => IDEMPOTENT.has(each)) ?? false;
@@ -133,7 +133,7 @@ function repeatedByGateways(path: SettingPath, { delivery }: Route, methods?: re
 }
 
 /** Routes that probably do not do what was meant. */
-function routeWarnings(config: Config, settings: Settings): Contradiction[] {
+function routeWarnings(config: Config, settings: Settings): CrossCheck[] {
   const { defaultRoute, routes } = config;
   const inherits = (index: number): boolean => settings.routes?.[index]?.authorize === undefined;
   const top = openInPart([], defaultRoute);
@@ -149,7 +149,7 @@ function routeWarnings(config: Config, settings: Settings): Contradiction[] {
 }
 
 /** A route that asks refuses paths with several readings (`docs/access.md`), be they those of its patterns. */
-function alwaysRefused({ routes }: Config): Contradiction[] {
+function alwaysRefused({ routes }: Config): CrossCheck[] {
   return routes.flatMap(({ paths, route }, index) => {
     const odd = paths.filter((pattern) => /\/\/|%(?:2F|5C|[01][0-9A-F]|7F)/.test(pattern));
     if (odd.length === 0 || !asksByPath(route)) return [];
@@ -159,7 +159,7 @@ function alwaysRefused({ routes }: Config): Contradiction[] {
 }
 
 /** The first match wins, and a method that the route does not name is another route's. */
-function openMethods({ routes, defaultRoute }: Config): Contradiction[] {
+function openMethods({ routes, defaultRoute }: Config): CrossCheck[] {
   return routes.flatMap(({ methods, route: { authorize } }, index) => {
     if (!methods || !authorize.forwardAuth || defaultRoute.authorize.forwardAuth) return [];
     const problem = `asks \`forward_auth\` for ${methods.join(', ')} only: every other method goes on to the next route, and a form field such as _method may turn POST into one of these; leave \`methods\` out, unless the others are for everybody`;
@@ -171,7 +171,7 @@ function openMethods({ routes, defaultRoute }: Config): Contradiction[] {
 const ANY_METHOD = 'QQQ';
 
 /** The first match wins: a route whose every request is another's before it never gets one. */
-function unreachable({ routes, defaultRoute }: Config): Contradiction[] {
+function unreachable({ routes, defaultRoute }: Config): CrossCheck[] {
   return routes.flatMap((route, index) => {
     const earlier = routes.slice(0, index);
     const samples = samplesOf(route);
@@ -212,7 +212,7 @@ function withNames(pattern: string): string[] {
   return pattern.endsWith('/**') && pattern.length > 3 ? [...deep, deep[0]!.slice(0, -'/q7z'.length)] : deep;
 }
 
-function openInPart(path: SettingPath, { authorize: { forwardAuth }, plainBodies, limits }: Route): Contradiction[] {
+function openInPart(path: SettingPath, { authorize: { forwardAuth }, plainBodies, limits }: Route): CrossCheck[] {
   if (forwardAuth?.scope !== 'uploads') return [];
   const open = [
     'requests without a body (GET, DELETE and others)',

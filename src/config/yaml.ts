@@ -1,5 +1,5 @@
 import { type Document, isMap, isPair, isScalar, LineCounter, parseDocument, visit } from 'yaml';
-import type { Mistake, SettingPath } from './errors.js';
+import type { ConfigError, SettingPath } from './errors.js';
 
 /** A config file that was read: its settings, and where each of them stands. */
 export interface YamlFile {
@@ -12,7 +12,7 @@ type Place = (offset: number) => { line: number; column: number };
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Reads YAML and puts variables in; gives the mistakes in either instead of throwing. */
-export function readYaml(content: string, env: Environment): { file: YamlFile; mistakes: Mistake[] } {
+export function readYaml(content: string, env: Environment): { file: YamlFile; configErrors: ConfigError[] } {
   const lines = new LineCounter();
   const document = parseDocument(content.replace(VARIABLE, hide), {
     lineCounter: lines,
@@ -23,7 +23,7 @@ export function readYaml(content: string, env: Environment): { file: YamlFile; m
     const { line, col } = lines.linePos(offset);
     return { line, column: col };
   };
-  const syntax = [...document.errors, ...document.warnings].map((error): Mistake => ({
+  const syntax = [...document.errors, ...document.warnings].map((error): ConfigError => ({
     ...at(error.pos[0]),
     problem: `not valid YAML: ${error.code === 'DUPLICATE_KEY' ? sameKey(content, error.pos[0]) : withoutContent(error.message)}`,
   }));
@@ -38,7 +38,7 @@ export function readYaml(content: string, env: Environment): { file: YamlFile; m
       return offset === undefined ? undefined : at(offset);
     },
   };
-  return { file, mistakes: [...syntax, ...unset] };
+  return { file, configErrors: [...syntax, ...unset] };
 }
 
 /** Only a name is shown: another text at that place may be a password. */
@@ -52,16 +52,16 @@ function withoutContent(message: string): string {
   return message.replace(/^(Unresolved|Block scalar header)(.*?): .*/s, '$1$2; text with such letters needs quotes');
 }
 
-function aliasesOfNothing(document: Document, at: Place): Mistake[] {
-  const mistakes: Mistake[] = [];
+function aliasesOfNothing(document: Document, at: Place): ConfigError[] {
+  const configErrors: ConfigError[] = [];
   visit(document, {
     Alias: (_key, alias) => {
       if (alias.resolve(document) || !hasRange(alias)) return;
       const problem = 'not valid YAML: no anchor of this name stands before it; a text that begins with * needs quotes';
-      mistakes.push({ ...at(alias.range[0]), problem });
+      configErrors.push({ ...at(alias.range[0]), problem });
     },
   });
-  return mistakes;
+  return configErrors;
 }
 
 /** Some things that YAML forbids are only found here. */
@@ -94,8 +94,8 @@ const PRIVATE = 0xe000;
  * Variables are put into values after parsing: whatever is in a variable, it cannot change the file's structure.
  * They arrive as text; every setting reads its number or truth value from text too.
  */
-function putVariablesIn(document: Document, env: Environment, at: Place): Mistake[] {
-  const mistakes: Mistake[] = [];
+function putVariablesIn(document: Document, env: Environment, at: Place): ConfigError[] {
+  const configErrors: ConfigError[] = [];
   visit(document, {
     Scalar: (key, node) => {
       if (typeof node.value !== 'string') return;
@@ -110,13 +110,13 @@ function putVariablesIn(document: Document, env: Environment, at: Place): Mistak
           if (fallback !== undefined) return value === undefined || value === '' ? fallback : value;
           if (value !== undefined) return value;
           const problem = `the variable ${name} is not set; set it or write \${${name}:-default}`;
-          mistakes.push({ ...(node.range ? at(node.range[0]) : {}), problem });
+          configErrors.push({ ...(node.range ? at(node.range[0]) : {}), problem });
           return whole;
         },
       );
     },
   });
-  return mistakes;
+  return configErrors;
 }
 
 /** Goes down the path as far as the document has it. */

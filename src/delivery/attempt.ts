@@ -8,10 +8,10 @@ import type { Spool } from '../spool/spool.js';
 import type { Framed } from './origin-body.js';
 import { replayedTrailers, replayOf } from './origin-request.js';
 import { InvalidAnswer, type Origin, Unanswered } from './origin.js';
-import { AnswerTape } from './response-buffer.js';
+import { ResponseBuffer } from './response-buffer.js';
 import { meaningOf, policyOf, retryAfterMs } from './retry-policy.js';
 
-export interface AttemptRooms {
+export interface AttemptDeps {
   readonly origin: Origin;
   readonly spool: Spool;
   readonly clock: () => number;
@@ -32,7 +32,7 @@ export interface AttemptCall {
   /** Where the body of a challenge goes; into the spool when not said, to be kept with the upload that is parked. */
   readonly keepChallengeIn?: () => 'memory' | 'spool';
   /** An answer has begun that will be the one, if it does not break off; undefined when it has. */
-  readonly onTape: (tape: AnswerTape | undefined) => void;
+  readonly bufferedAnswer: (buffered: ResponseBuffer | undefined) => void;
   /** What the origin says before its answer, for whoever waits for that. */
   readonly onInterim?: (interim: OriginInterim) => void;
 }
@@ -40,7 +40,7 @@ export interface AttemptCall {
 export interface Answered {
   /** The origin wants other credentials. */
   readonly isChallenge: boolean;
-  readonly tape: AnswerTape;
+  readonly buffered: ResponseBuffer;
   readonly answer: Answer;
   /** When it has a place in the record. */
   readonly body: Uint8Array | undefined;
@@ -55,14 +55,14 @@ export interface Tried {
 }
 
 /** Gives the whole to the origin once. Never fails: whatever happens is how the attempt ended. */
-export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<Tried> {
-  let tape: AnswerTape | undefined;
+export async function tryOnce(call: AttemptCall, deps: AttemptDeps): Promise<Tried> {
+  let buffered: ResponseBuffer | undefined;
   let status: number | undefined;
-  const endedAt = stopwatch(call.attempt, rooms);
+  const endedAt = stopwatch(call.attempt, deps);
   try {
-    const answer = await send(call, rooms);
+    const answer = await send(call, deps);
     status = answer.status;
-    const afterMs = retryAfterMs(answer.headers, rooms.clock());
+    const afterMs = retryAfterMs(answer.headers, deps.clock());
     const meaning = meaningOf(status, afterMs !== undefined, policyOf(call.upload, call.route));
     if (meaning === 'refusal' || meaning === 'unknown') {
       answer.body.destroy();
@@ -72,25 +72,25 @@ export async function tryOnce(call: AttemptCall, rooms: AttemptRooms): Promise<T
       return { attempt: { ...call.attempt, endedAt: at, reached: 'answered', status, notBefore, problem } };
     }
     const isChallenge = meaning === 'challenge';
-    tape = new AnswerTape(answer, tapeRooms(call, rooms, isChallenge));
+    buffered = new ResponseBuffer(answer, bufferDeps(call, deps, isChallenge));
     // A challenge is shown once the upload is parked: who answers it must not come too early.
-    if (!isChallenge) call.onTape(tape);
-    tape.whenUnkept(() => call.onTape(undefined));
-    const taken = await tape.take(rooms.clock());
-    const problem = tape.unkept && `the body of its answer could not be kept: ${tape.unkept.message}`;
+    if (!isChallenge) call.bufferedAnswer(buffered);
+    buffered.whenUnkept(() => call.bufferedAnswer(undefined));
+    const taken = await buffered.take(deps.clock());
+    const problem = buffered.unkept && `the body of its answer could not be kept: ${buffered.unkept.message}`;
     const ended = { ...call.attempt, endedAt: endedAt(), reached: 'answered', status } as const;
     const attempt: Attempt = problem === undefined ? ended : { ...ended, problem };
-    return { attempt, answered: { tape, isChallenge, ...taken } };
+    return { attempt, answered: { buffered, isChallenge, ...taken } };
   } catch (error) {
     const reason = error instanceof Error ? error : new Error(String(error));
-    call.onTape(undefined);
+    call.bufferedAnswer(undefined);
     // What cannot be removed is the sweep's business.
-    await tape?.break(reason).catch(() => undefined);
+    await buffered?.break(reason).catch(() => undefined);
     return failed({ ...call.attempt, endedAt: endedAt() }, reason, status);
   }
 }
 
-function send({ upload, route, content, signal, onInterim }: AttemptCall, { origin, via }: AttemptRooms) {
+function send({ upload, route, content, signal, onInterim }: AttemptCall, { origin, via }: AttemptDeps) {
   const { timeoutMs, answerTimeoutMs, maxAnswerSize } = route.delivery;
   const { repeatable } = policyOf(upload, route);
   const connection = repeatable ? 'kept' : 'fresh';
@@ -110,7 +110,7 @@ function send({ upload, route, content, signal, onInterim }: AttemptCall, { orig
 }
 
 /** Whether the origin is to be taken for alive; undefined when it was we who ended the attempt. */
-export function provesLife({ attempt, answered, bytesLost }: Tried, signal: AbortSignal): boolean | undefined {
+export function originIsHealthy({ attempt, answered, bytesLost }: Tried, signal: AbortSignal): boolean | undefined {
   if (signal.aborted || bytesLost) return undefined;
   if (attempt.reached !== 'answered') return false;
   // A refusal below 500 is about this request, or about too many of them: it takes somebody alive to say so.
@@ -118,7 +118,7 @@ export function provesLife({ attempt, answered, bytesLost }: Tried, signal: Abor
 }
 
 /** Only an answer that ends the delivery has a place in the record. */
-function tapeRooms(call: AttemptCall, { spool }: AttemptRooms, isChallenge: boolean) {
+function bufferDeps(call: AttemptCall, { spool }: AttemptDeps, isChallenge: boolean) {
   const { upload, route, attempt, keepChallengeIn } = call;
   const { keepAnswerSize } = route.delivery;
   const keepInMemory = isChallenge && keepChallengeIn?.() !== 'memory' ? 0 : keepAnswerSize;
@@ -130,7 +130,7 @@ function gatewaysProblem(status: number): string {
 }
 
 /** When it ended, on the time line of its beginning: what happened in between is as long as it was, also when a clock is set. */
-function stopwatch({ startedAt }: Attempt, { monotonic }: AttemptRooms): () => number {
+function stopwatch({ startedAt }: Attempt, { monotonic }: AttemptDeps): () => number {
   const beganAt = monotonic();
   return () => startedAt + Math.round(monotonic() - beganAt);
 }

@@ -1,8 +1,8 @@
 import { type Log, uploadTag } from '../observe/log.js';
-import type { PatientStore } from './retrying-store.js';
+import type { RetryingStore } from './retrying-store.js';
 
-export interface ClaimRooms {
-  readonly store: Pick<PatientStore, 'ask' | 'atOnce'>;
+export interface ClaimDeps {
+  readonly store: Pick<RetryingStore, 'ask' | 'atOnce'>;
   readonly worker: string;
   readonly clock: () => number;
   readonly monotonic: () => number;
@@ -16,24 +16,24 @@ export interface ClaimRooms {
 const NOT_RENEWED = 'a claim could not be renewed';
 
 /** Holds the claim on a delivery while it is under way. `signal` ends the attempt when the claim is lost or all work stops. */
-export class HeldClaim {
+export class DeliveryClaim {
   private readonly controller = new AbortController();
   private readonly timer: NodeJS.Timeout;
   private readonly released = new AbortController();
   private renewing: Promise<void> | undefined;
   private attempt: number | undefined;
-  private readonly halt = (): void => this.controller.abort(this.rooms.halted.reason);
+  private readonly halt = (): void => this.controller.abort(this.deps.halted.reason);
 
   constructor(
     private readonly id: string,
-    private readonly rooms: ClaimRooms,
+    private readonly deps: ClaimDeps,
     /** When it was asked for, by the monotonic clock: its answer may have come late, and so may we. */
     private confirmedAt: number,
   ) {
-    this.timer = setInterval(() => this.renewInBackground(), rooms.claimMs / 3);
+    this.timer = setInterval(() => this.renewInBackground(), deps.claimMs / 3);
     this.timer.unref();
-    rooms.halted.addEventListener('abort', this.halt, { once: true });
-    if (rooms.halted.aborted) this.halt();
+    deps.halted.addEventListener('abort', this.halt, { once: true });
+    if (deps.halted.aborted) this.halt();
   }
 
   get signal(): AbortSignal {
@@ -42,12 +42,12 @@ export class HeldClaim {
 
   /** Somebody else may have taken it by now. */
   get mayHaveRunOut(): boolean {
-    return this.ageMs >= this.rooms.claimMs;
+    return this.ageMs >= this.deps.claimMs;
   }
 
   /** Whether it will hold for a while; fails at once when the store is away. */
   async isSure(): Promise<boolean> {
-    return this.ageMs < this.rooms.claimMs / 3 || this.renew();
+    return this.ageMs < this.deps.claimMs / 3 || this.renew();
   }
 
   /** This attempt is under way: until a newer one begins, the claim is asked back from whoever took it. */
@@ -63,7 +63,7 @@ export class HeldClaim {
     clearInterval(this.timer);
     // With a reason, or each delivery would make an error with a stack that nobody reads.
     this.released.abort('released');
-    this.rooms.halted.removeEventListener('abort', this.halt);
+    this.deps.halted.removeEventListener('abort', this.halt);
     await this.renewing;
   }
 
@@ -73,19 +73,19 @@ export class HeldClaim {
    */
   async giveBack(): Promise<void> {
     await this.release();
-    const { store, worker, clock, log } = this.rooms;
+    const { store, worker, clock, log } = this.deps;
     await store.atOnce.renewClaim(this.id, worker, clock()).catch((error: unknown) => {
       log.warn({ upload: uploadTag(this.id), err: error }, 'a claim could not be given back: it has to run out');
     });
   }
 
   private get ageMs(): number {
-    return this.rooms.monotonic() - this.confirmedAt;
+    return this.deps.monotonic() - this.confirmedAt;
   }
 
   /** While the store is away until it is back: from then on everybody may take what has run out. */
   private renewInBackground(): void {
-    const { store, log } = this.rooms;
+    const { store, log } = this.deps;
     const { signal } = this.released;
     this.renewing ??= store
       // Once it is released nothing is asked any more.
@@ -103,7 +103,7 @@ export class HeldClaim {
   }
 
   private async renew(): Promise<boolean> {
-    const { store, worker, clock, monotonic, claimMs } = this.rooms;
+    const { store, worker, clock, monotonic, claimMs } = this.deps;
     const askedAt = monotonic();
     const isHeld = await store.atOnce.renewClaim(this.id, worker, clock() + claimMs, this.attempt);
     if (isHeld) this.confirmedAt = askedAt;

@@ -2,17 +2,17 @@ import type { Routes } from '../model/route.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
-import type { AllTurns } from './origin-queue.js';
+import type { OriginQueues } from './origin-queue.js';
 import type { Origin } from './origin.js';
-import type { PatientStore } from './retrying-store.js';
+import type { RetryingStore } from './retrying-store.js';
 
 /** What every delivery works with. */
-export interface Rooms {
-  readonly store: PatientStore;
+export interface DeliveryContext {
+  readonly store: RetryingStore;
   readonly spool: Spool;
   readonly origin: Origin;
   readonly routes: Routes;
-  readonly turns: AllTurns;
+  readonly turns: OriginQueues;
   /** Names this process among all that deliver from the same store. */
   readonly worker: string;
   /** The name by which this proxy knows itself again, in `Via`. */

@@ -5,17 +5,17 @@ import type { RelayedAnswer } from '../model/messages.js';
 import type { Route } from '../model/route.js';
 import { newestUnknownEnd, type Undelivered, type UnknownEnd, type Upload } from '../model/upload.js';
 import { isAway, type UploadStore } from '../store/upload-store.js';
-import type { Rooms } from './context.js';
+import type { DeliveryContext } from './context.js';
 import { EagerAttempt, type Feed, isEager, mayBeginEarly } from './eager.js';
 import { keptAnswer } from './kept-answer.js';
-import { AllTurns } from './origin-queue.js';
+import { OriginQueues } from './origin-queue.js';
 import { mayAskAgain, policyOf, retryAfterSeconds, routeOf, secondsUntil } from './retry-policy.js';
-import { PatientStore } from './retrying-store.js';
+import { RetryingStore } from './retrying-store.js';
 import { Run, type RunRequest } from './run.js';
-import { type InterimListener, type Pending, type RunResult, ToldClients } from './waiters.js';
+import { type InterimListener, type Pending, type RunResult, InformedClients } from './waiters.js';
 
 export interface DeliveryOptions extends Omit<
-  Rooms,
+  DeliveryContext,
   'store' | 'monotonic' | 'claimMs' | 'returnMs' | 'turns' | 'draining' | 'halted'
 > {
   readonly store: UploadStore;
@@ -83,8 +83,8 @@ const NOTE_MS = 100;
 
 /** Spool → origin: each whole upload becomes one request, and its answer is kept for whoever asks. */
 export class Delivery {
-  private readonly rooms: Rooms;
-  private readonly told: ToldClients;
+  private readonly deps: DeliveryContext;
+  private readonly told: InformedClients;
   private readonly lostAnswers = new Set<string>();
   private readonly running = new Map<string, Run>();
   private readonly eagers = new Map<string, EagerAttempt>();
@@ -103,14 +103,14 @@ export class Delivery {
     // Every delivery listens to both: Node would take many of them for a leak.
     setMaxListeners(0, signals.draining, signals.halted);
     const monotonic = options.monotonic ?? (() => performance.now());
-    const turns = new AllTurns(monotonic, (origin) => {
+    const turns = new OriginQueues(monotonic, (origin) => {
       options.log.warn({ origin }, 'an origin failed too often and is left alone for a while');
       options.metrics.breakerOpened();
     });
     options.metrics.countQueuedDeliveries(() => turns.queued);
-    const store = new PatientStore({ ...options, ...signals });
-    this.rooms = { claimMs: 15_000, returnMs: 0, ...options, monotonic, store, turns, ...signals };
-    this.told = new ToldClients(this.rooms);
+    const store = new RetryingStore({ ...options, ...signals });
+    this.deps = { claimMs: 15_000, returnMs: 0, ...options, monotonic, store, turns, ...signals };
+    this.told = new InformedClients(this.deps);
   }
 
   /**
@@ -125,14 +125,14 @@ export class Delivery {
     if (!known) return { kind: 'gone' };
     if (known.phase === 'answered' || this.stays(known, credentials)) return this.settledResult(known, gone);
     if (known.phase === 'receiving') throw new Error('an upload that is not whole cannot be delivered');
-    const { delivery } = routeOf(known, this.rooms.routes);
+    const { delivery } = routeOf(known, this.deps.routes);
     const patience = { ...delivery.retry, waitMs: Math.min(waitMs, delivery.waitMs) };
-    const until = this.rooms.monotonic() + patience.waitMs;
+    const until = this.deps.monotonic() + patience.waitMs;
     const running = this.running.get(id);
     running?.join({ credentials, addedHeaders });
     const run = running ?? this.begin(id, { by: 'client', credentials, addedHeaders, known });
     const signals = { to, gone };
-    return this.toDeliveryResult(id, await run.audience.outcome(to, patience, onInterim), signals, until);
+    return this.toDeliveryResult(id, await run.waiters.outcome(to, patience, onInterim), signals, until);
   }
 
   /**
@@ -153,7 +153,7 @@ export class Delivery {
     if (newestUnknownEnd(known) === undefined) return known;
     const { id } = known;
     await this.noted(id);
-    const { atOnce } = this.rooms.store;
+    const { atOnce } = this.deps.store;
     const seen = (await atOnce.get(id)) ?? known;
     if (!this.mayBeNoted(seen)) return this.told.asks(seen);
     await sleep(NOTE_MS);
@@ -167,11 +167,11 @@ export class Delivery {
   follow(upload: Upload): Feed | undefined {
     const { id } = upload;
     const known = this.eagers.get(id);
-    const route = routeOf(upload, this.rooms.routes);
-    const { turns } = this.rooms;
+    const route = routeOf(upload, this.deps.routes);
+    const { turns } = this.deps;
     if (known || this.draining.signal.aborted || !mayBeginEarly(upload, route)) return known;
     if (!turns.of(route.origin).isFreeForEager(route.delivery)) return undefined;
-    const eager = new EagerAttempt(upload, route, this.rooms);
+    const eager = new EagerAttempt(upload, route, this.deps);
     this.eagers.set(id, eager);
     this.note(eager.over().finally(() => this.eagers.delete(id)));
     return eager;
@@ -180,7 +180,7 @@ export class Delivery {
   /** Whether the origin of a route gets the bytes of such an upload as they come: never, or not now. */
   follows(route: Route, length: number | undefined): 'yes' | 'never' | 'busy' {
     if (!isEager(route, length)) return 'never';
-    return this.rooms.turns.of(route.origin).isFreeForEager(route.delivery) ? 'yes' : 'busy';
+    return this.deps.turns.of(route.origin).isFreeForEager(route.delivery) ? 'yes' : 'busy';
   }
 
   /** The upload has no future: what its origin was given of it is cut. */
@@ -192,21 +192,21 @@ export class Delivery {
    * The operator has what was not answered tried again, with a new budget where the last one had ended. The gate is asked
    * again, unless the operator lets the upload pass it: for as long as this process tries.
    */
-  async redeliver(id: string, { pastGate = false }: { readonly pastGate?: boolean } = {}): Promise<Redelivery> {
-    const known = await this.rooms.store.atOnce.get(id);
+  async redeliver(id: string, { skipGate = false }: { readonly skipGate?: boolean } = {}): Promise<Redelivery> {
+    const known = await this.deps.store.atOnce.get(id);
     if (!known || known.phase === 'cancelled' || known.phase === 'invalid') return 'unknown';
     if (known.phase === 'receiving') return 'not-whole';
     if (known.phase === 'answered') return 'answered';
     if (this.draining.signal.aborted) return 'stopping';
     const running = this.running.get(id);
-    if (running) running.insist({ pastGate });
-    else this.begin(id, { by: 'operator', pastGate, credentials: [] });
+    if (running) running.forceRetry({ skipGate });
+    else this.begin(id, { by: 'operator', skipGate, credentials: [] });
     return 'begun';
   }
 
   /** The recorded answer of an answered upload; undefined when it is lost. Fails with the signal and its reason. */
   kept(upload: Upload, to: AbortSignal): Promise<RelayedAnswer | undefined> {
-    return keptAnswer(upload, { ...this.rooms, lostAnswers: this.lostAnswers }, to);
+    return keptAnswer(upload, { ...this.deps, lostAnswers: this.lostAnswers }, to);
   }
 
   /** Takes up deliveries that nobody drives: those of a process that died at once, those that become due from then on. */
@@ -224,7 +224,7 @@ export class Delivery {
     await this.looking;
     await Promise.all(this.drives);
     clearTimeout(grace);
-    await this.rooms.origin.close();
+    await this.deps.origin.close();
   }
 
   /** Trying has ended, and that a client asks changes nothing. */
@@ -232,7 +232,7 @@ export class Delivery {
     const { id, phase, undelivered: why } = known;
     if (phase !== 'undelivered' || !why || this.running.has(id)) return false;
     const asker = { by: 'client', hasCredentials: credentials.length > 0 } as const;
-    return !mayAskAgain(why, asker, policyOf(known, routeOf(known, this.rooms.routes)));
+    return !mayAskAgain(why, asker, policyOf(known, routeOf(known, this.deps.routes)));
   }
 
   /** A note that is being made is waited for, as long as somebody waits for the result. */
@@ -251,7 +251,7 @@ export class Delivery {
   /** Another node may be about to note that this client was told: it comes with its next request right behind that. */
   private mayBeNoted(seen: Upload | undefined): boolean {
     const { undelivered } = seen ?? {};
-    return this.rooms.returnMs > 0 && undelivered?.reason === 'outcome-unknown' && !undelivered.clientKnows;
+    return this.deps.returnMs > 0 && undelivered?.reason === 'outcome-unknown' && !undelivered.clientKnows;
   }
 
   private async afterTheNote(id: string, request: ResultRequest): Promise<Upload | undefined> {
@@ -261,12 +261,12 @@ export class Delivery {
 
   /** Whoever waits for the origin waits for the store as well. */
   private asItIs(id: string, { to, waitMs = Infinity }: ResultRequest): Promise<Upload | undefined> {
-    const { store } = this.rooms;
+    const { store } = this.deps;
     return waitMs > 0 ? store.ask(() => store.atOnce.get(id), { signal: to }) : store.atOnce.get(id);
   }
 
   private begin(id: string, request: RunRequest): Run {
-    const run = new Run(id, this.rooms, { ...request, eager: this.eagers.get(id) }, () => this.running.delete(id));
+    const run = new Run(id, this.deps, { ...request, eager: this.eagers.get(id) }, () => this.running.delete(id));
     this.running.set(id, run);
     this.note(run.drive());
     return run;
@@ -288,7 +288,7 @@ export class Delivery {
    * for, with credentials that are newer than the stored ones. What its origin has no room for stays for later rounds.
    */
   private async takeUpDue(): Promise<void> {
-    const { store, clock, monotonic } = this.rooms;
+    const { store, clock, monotonic } = this.deps;
     const beyond = this.rounds++ % ROUNDS_OF_ALL < 2 ? clock() + LATEST_BELIEVED_MS : undefined;
     const due = await store.askOnce(() => store.atOnce.dueDeliveries(clock(), beyond));
     if (this.wasAway) this.returnedAt = monotonic();
@@ -305,17 +305,17 @@ export class Delivery {
   private couldNotLook(error: unknown): void {
     this.wasAway ||= isAway(error);
     // Those who wait for a store that is away have said so.
-    if (!isAway(error)) this.rooms.log.error({ err: error }, 'due deliveries could not be listed');
+    if (!isAway(error)) this.deps.log.error({ err: error }, 'due deliveries could not be listed');
   }
 
   private async mayTakeUp(id: string): Promise<boolean> {
-    const { store, clock, monotonic } = this.rooms;
+    const { store, clock, monotonic } = this.deps;
     const upload = await store.atOnce.get(id);
     if (!upload || this.running.has(id) || !isDueBy(clock(), upload)) return false;
     // While the store was away no claim could be renewed: those who hold one are about to come back to it.
     if (upload.phase === 'delivering' && monotonic() - this.returnedAt < RETURN_MS) return false;
-    const { origin, delivery } = routeOf(upload, this.rooms.routes);
-    return this.rooms.turns.of(origin).isFree(delivery);
+    const { origin, delivery } = routeOf(upload, this.deps.routes);
+    return this.deps.turns.of(origin).isFree(delivery);
   }
 
   private async toDeliveryResult(
@@ -326,7 +326,7 @@ export class Delivery {
   ): Promise<DeliveryResult> {
     switch (result.kind) {
       case 'tape':
-        return { kind: 'answered', upload: result.upload, answer: result.tape.relay() };
+        return { kind: 'answered', upload: result.upload, answer: result.buffered.relay() };
       case 'undelivered':
         return this.undelivered(result.upload, result.why, gone);
       case 'pending':
@@ -334,7 +334,7 @@ export class Delivery {
       case 'failed':
         throw result.error;
       case 'elsewhere': {
-        const settled = await settledWithin(this.rooms.store, id, to, until - this.rooms.monotonic());
+        const settled = await settledWithin(this.deps.store, id, to, until - this.deps.monotonic());
         return settled === 'late' ? this.pending(id, { kind: 'pending' }, gone) : this.settledResult(settled, gone);
       }
     }
@@ -352,16 +352,16 @@ export class Delivery {
   private async undelivered(upload: Upload, why: Undelivered, gone: AbortSignal): Promise<DeliveryResult> {
     const answer = why.answer && (await this.kept(upload, gone));
     if (answer) return { kind: 'parked', upload, answer };
-    const { retry } = routeOf(upload, this.rooms.routes).delivery;
-    const seconds = retryAfterSeconds(upload.attempts.at(-1), retry, this.rooms.clock());
+    const { retry } = routeOf(upload, this.deps.routes).delivery;
+    const seconds = retryAfterSeconds(upload.attempts.at(-1), retry, this.deps.clock());
     return { kind: 'undelivered', upload, why, retryAfterSeconds: seconds };
   }
 
   private async pending(id: string, { why, dueAt }: Pending, gone: AbortSignal): Promise<DeliveryResult> {
-    const upload = await this.rooms.store.atOnce.get(id);
+    const upload = await this.deps.store.atOnce.get(id);
     if (!upload || upload.phase === 'answered') return this.settledResult(upload, gone);
-    const now = this.rooms.monotonic();
-    const { retry } = routeOf(upload, this.rooms.routes).delivery;
+    const now = this.deps.monotonic();
+    const { retry } = routeOf(upload, this.deps.routes).delivery;
     return {
       kind: 'pending',
       upload,

@@ -1,5 +1,5 @@
 import { Readable } from 'node:stream';
-import { Change } from '../concurrency/waiting.js';
+import { Notifier } from '../concurrency/waiting.js';
 import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/messages.js';
 import { eagerTurns, type Framing, type Route } from '../model/route.js';
@@ -7,12 +7,12 @@ import type { Attempt, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
-import { type Answered, type AttemptCall, provesLife, type Tried, tryOnce } from './attempt.js';
-import type { Rooms } from './context.js';
+import { type Answered, type AttemptCall, originIsHealthy, type Tried, tryOnce } from './attempt.js';
+import type { DeliveryContext } from './context.js';
 import { removeChunks, untilRecorded } from './finish.js';
 import { envelopeOf, type Framed, framingFor } from './origin-body.js';
 import { reportAttempt, reportEnd } from './report.js';
-import type { AnswerTape } from './response-buffer.js';
+import type { ResponseBuffer } from './response-buffer.js';
 import type { InterimListener } from './waiters.js';
 
 /** What an origin said before it had all. `parked`: it wants other credentials, and the upload can go on with them. */
@@ -62,22 +62,22 @@ export class EagerAttempt implements Feed {
   private readonly tried: Promise<Tried | undefined>;
   private tellBegun!: (attempt: Attempt | undefined) => void;
   private early: EarlyAnswer | undefined;
-  private tape: AnswerTape | undefined;
+  private buffered: ResponseBuffer | undefined;
   /** Of the delivery that has taken this attempt over. */
-  private onTape: AttemptCall['onTape'] | undefined;
+  private bufferedAnswer: AttemptCall['bufferedAnswer'] | undefined;
   private onInterim: InterimListener | undefined;
 
   constructor(
     private readonly upload: Upload,
     private readonly route: Route,
-    private readonly rooms: Rooms,
+    private readonly deps: DeliveryContext,
   ) {
     const { framing, eager } = route.delivery;
-    this.body = new EagerBody(upload, framing, rooms);
+    this.body = new EagerBody(upload, framing, deps);
     this.begun = new Promise((resolve) => (this.tellBegun = resolve));
     this.idle = setTimeout(() => this.cut('the client paused'), eager.idleMs);
     this.idle.unref();
-    rooms.draining.addEventListener('abort', this.onDraining, { once: true });
+    deps.draining.addEventListener('abort', this.onDraining, { once: true });
     this.tried = this.run();
   }
 
@@ -91,7 +91,7 @@ export class EagerAttempt implements Feed {
   }
 
   hearInterims(listener: InterimListener | undefined): void {
-    if (!this.onTape) this.onInterim = listener;
+    if (!this.bufferedAnswer) this.onInterim = listener;
   }
 
   takeEarlyAnswer(): EarlyAnswer | undefined {
@@ -102,17 +102,17 @@ export class EagerAttempt implements Feed {
 
   /** Ends it, unless the whole was given to it already. */
   cut(why: string): undefined {
-    if (!this.onTape) this.cutting.abort(new Error(why));
+    if (!this.bufferedAnswer) this.cutting.abort(new Error(why));
   }
 
   /** Fulfilled when nothing more comes of it, except for the delivery that has taken it over. Never rejects. */
   async over(): Promise<void> {
     try {
       const tried = await this.tried;
-      if (tried && !this.onTape) await this.settle(tried);
+      if (tried && !this.bufferedAnswer) await this.settle(tried);
     } catch (error) {
       // The record says that it was in part, which is what matters to whoever delivers the whole.
-      this.rooms.log.error({ upload: uploadTag(this.upload.id), err: error }, 'an early attempt failed');
+      this.deps.log.error({ upload: uploadTag(this.upload.id), err: error }, 'an early attempt failed');
     }
     this.stopListening();
   }
@@ -121,29 +121,29 @@ export class EagerAttempt implements Feed {
   async finish(
     upload: Upload,
     whole: Attempt,
-    { signal, onTape, onInterim }: Pick<AttemptCall, 'signal' | 'onTape' | 'onInterim'>,
+    { signal, bufferedAnswer, onInterim }: Pick<AttemptCall, 'signal' | 'bufferedAnswer' | 'onInterim'>,
   ): Promise<Tried> {
     const stop = (): void => this.cutting.abort(signal.reason);
-    this.onTape = onTape;
+    this.bufferedAnswer = bufferedAnswer;
     this.onInterim = onInterim;
     this.stopListening();
     signal.addEventListener('abort', stop, { once: true });
     if (signal.aborted) stop();
-    if (this.tape) onTape(this.tape);
+    if (this.buffered) bufferedAnswer(this.buffered);
     this.body.letGo(upload);
     const tried = await this.tried;
     signal.removeEventListener('abort', stop);
     if (!tried) throw new Error('an attempt that was claimed has not begun');
     const ended = { ...this.judged(tried).attempt, ...budgetOf(whole) };
     Reflect.deleteProperty(ended, 'inPart');
-    reportAttempt(this.upload, ended, this.rooms);
+    reportAttempt(this.upload, ended, this.deps);
     return this.isChallengedEarly(tried) ? { attempt: ended } : { ...tried, attempt: ended };
   }
 
   private readonly onDraining = (): void => this.cut('the proxy is being stopped');
 
   private async run(): Promise<Tried | undefined> {
-    const { turns, metrics } = this.rooms;
+    const { turns, metrics } = this.deps;
     const { origin, delivery } = this.route;
     const turn = await turns.of(origin).take({ ...EAGER, rules: delivery, signal: this.cutting.signal });
     if (turn.kind !== 'go') return this.notBegun();
@@ -153,7 +153,7 @@ export class EagerAttempt implements Feed {
       const attempt = await this.begin();
       if (!attempt) return this.notBegun();
       const tried = await this.try(attempt);
-      lives = provesLife(tried, this.cutting.signal);
+      lives = originIsHealthy(tried, this.cutting.signal);
       return tried;
     } catch (error) {
       this.notBegun();
@@ -170,7 +170,7 @@ export class EagerAttempt implements Feed {
   }
 
   private async begin(): Promise<Attempt | undefined> {
-    const { store, clock } = this.rooms;
+    const { store, clock } = this.deps;
     const attempt = { number: 1, inPart: true, origin: this.route.origin, startedAt: clock() } as const;
     const upload = await store.beginEarly(this.upload.id, attempt);
     return upload === 'stale' ? undefined : attempt;
@@ -179,10 +179,10 @@ export class EagerAttempt implements Feed {
   private try(attempt: Attempt): Promise<Tried> {
     this.tellBegun(attempt);
     const { upload, route } = this;
-    const onTape = (tape: AnswerTape | undefined): void => this.hear(tape);
+    const bufferedAnswer = (buffered: ResponseBuffer | undefined): void => this.hear(buffered);
     const content = () => this.body.framed;
     const { signal } = this.cutting;
-    const keepChallengeIn = () => (this.onTape ? 'spool' : 'memory');
+    const keepChallengeIn = () => (this.bufferedAnswer ? 'spool' : 'memory');
     const onInterim: InterimListener = (interim) => this.onInterim?.(interim);
     const call = {
       upload,
@@ -190,19 +190,19 @@ export class EagerAttempt implements Feed {
       content,
       attempt,
       signal,
-      onTape,
+      bufferedAnswer,
       onInterim,
       keepChallengeIn,
     } as const;
-    return tryOnce(call, this.rooms);
+    return tryOnce(call, this.deps);
   }
 
   /** A short answer is recorded before it is shown, a long one is shown while it comes in. */
-  private hear(tape: AnswerTape | undefined): void {
-    this.tape = tape;
+  private hear(buffered: ResponseBuffer | undefined): void {
+    this.buffered = buffered;
     clearTimeout(this.idle);
-    if (this.onTape) return this.onTape(tape);
-    tape?.whenLong(() => this.show({ kind: 'answered', upload: this.upload, answer: tape.relay() }));
+    if (this.bufferedAnswer) return this.bufferedAnswer(buffered);
+    buffered?.whenLong(() => this.show({ kind: 'answered', upload: this.upload, answer: buffered.relay() }));
   }
 
   private show(early: EarlyAnswer): void {
@@ -211,7 +211,7 @@ export class EagerAttempt implements Feed {
   }
 
   private async settle(tried: Tried): Promise<void> {
-    const early = await settleEarly(this.upload.id, this.judged(tried), this.route, this.rooms);
+    const early = await settleEarly(this.upload.id, this.judged(tried), this.route, this.deps);
     if (early && !this.enough.signal.aborted) this.show(early);
   }
 
@@ -232,7 +232,7 @@ export class EagerAttempt implements Feed {
 
   private stopListening(): void {
     clearTimeout(this.idle);
-    this.rooms.draining.removeEventListener('abort', this.onDraining);
+    this.deps.draining.removeEventListener('abort', this.onDraining);
   }
 }
 
@@ -240,7 +240,7 @@ function budgetOf({ budgetFrom, budgetSince }: Attempt): Pick<Attempt, 'budgetFr
   return { budgetFrom, budgetSince };
 }
 
-export interface EagerBodyRooms {
+export interface EagerBodyDeps {
   readonly store: Pick<UploadStore, 'chunks'>;
   readonly spool: Pick<Spool, 'read'>;
 }
@@ -256,7 +256,7 @@ export class EagerBody {
   readonly framed: Framed;
   /** The end was handed out: the origin may have the whole. */
   gaveAll = false;
-  private readonly changed = new Change();
+  private readonly changed = new Notifier();
   private readonly envelope;
   private readonly stream: Readable;
   private section: AsyncIterator<Uint8Array> | undefined;
@@ -269,7 +269,7 @@ export class EagerBody {
   constructor(
     private readonly upload: Upload,
     wanted: Framing,
-    private readonly rooms: EagerBodyRooms,
+    private readonly deps: EagerBodyDeps,
   ) {
     const { length, offset } = upload;
     this.committed = offset;
@@ -338,7 +338,7 @@ export class EagerBody {
   }
 
   private async open(end: number): Promise<void> {
-    const { store, spool } = this.rooms;
+    const { store, spool } = this.deps;
     const { id } = this.upload;
     this.source = spool.read(id, await store.chunks(id), { start: this.at, end });
     this.section = (this.source as AsyncIterable<Uint8Array>)[Symbol.asyncIterator]();
@@ -353,49 +353,44 @@ async function settleEarly(
   id: string,
   { attempt, answered }: Tried,
   route: Route,
-  rooms: Rooms,
+  deps: DeliveryContext,
 ): Promise<EarlyAnswer | undefined> {
   const isLast = answered && !answered.isChallenge;
-  return isLast ? record(id, attempt, answered, route, rooms) : end(id, attempt, answered, rooms);
+  return isLast ? record(id, attempt, answered, route, deps) : end(id, attempt, answered, deps);
 }
 
 /** The origin has heard enough: its answer stands for the upload, whose bytes nobody needs any more. */
 async function record(
   id: string,
   attempt: Attempt,
-  { answer, body, tape }: Answered,
+  { answer, body, buffered }: Answered,
   route: Route,
-  rooms: Rooms,
+  deps: DeliveryContext,
 ): Promise<EarlyAnswer | undefined> {
-  const { store, clock } = rooms;
+  const { store, clock } = deps;
   const record = (): Promise<Upload | 'stale'> => {
     const expiresAt = clock() + route.delivery.keepAnswerMs;
     return store.answerEarly(id, attempt, { answer, body, expiresAt });
   };
-  const upload = await untilRecorded(id, record, rooms);
-  if (upload === 'stale') return overtaken(id, tape, rooms);
-  reportAttempt(upload, attempt, rooms);
-  reportEnd(
-    upload,
-    'answered',
-    rooms.monotonic() - ((attempt.endedAt ?? attempt.startedAt) - attempt.startedAt),
-    rooms,
-  );
-  tape.release();
-  await removeChunks(id, await store.chunks(id), rooms);
-  return { kind: 'answered', upload, answer: tape.relay() };
+  const upload = await untilRecorded(id, record, deps);
+  if (upload === 'stale') return overtaken(id, buffered, deps);
+  reportAttempt(upload, attempt, deps);
+  reportEnd(upload, 'answered', deps.monotonic() - ((attempt.endedAt ?? attempt.startedAt) - attempt.startedAt), deps);
+  buffered.release();
+  await removeChunks(id, await store.chunks(id), deps);
+  return { kind: 'answered', upload, answer: buffered.relay() };
 }
 
 /**
  * A client may have been shown the beginning already, and waits for the end. That of a cancelled upload is nobody else's;
  * one that cannot be kept is cut. While it is whole, whoever claims it may be about to take this attempt over.
  */
-async function overtaken(id: string, tape: Answered['tape'], { store }: Rooms): Promise<undefined> {
+async function overtaken(id: string, buffered: Answered['buffered'], { store }: DeliveryContext): Promise<undefined> {
   const known = await store.get(id);
-  if (!known || known.phase === 'cancelled') tape.release();
+  if (!known || known.phase === 'cancelled') buffered.release();
   else if (known.phase !== 'complete' && known.phase !== 'delivering')
     // What cannot be removed is the sweep's business.
-    await tape.break(new Error('the upload has gone on without this answer')).catch(() => undefined);
+    await buffered.break(new Error('the upload has gone on without this answer')).catch(() => undefined);
 }
 
 /** The upload goes on: to be delivered from the spool, or with the credentials that the origin wants. */
@@ -403,13 +398,13 @@ async function end(
   id: string,
   attempt: Attempt,
   answered: Answered | undefined,
-  rooms: Rooms,
+  deps: DeliveryContext,
 ): Promise<EarlyAnswer | undefined> {
   const problem = attempt.problem ?? `the origin answered ${attempt.status}`;
-  const upload = await rooms.store.endEarly(id, { ...attempt, problem });
+  const upload = await deps.store.endEarly(id, { ...attempt, problem });
   if (upload === 'stale') return undefined;
-  reportAttempt(upload, { ...attempt, problem }, rooms);
+  reportAttempt(upload, { ...attempt, problem }, deps);
   if (!answered) return undefined;
-  answered.tape.release();
-  return { kind: 'parked', upload, answer: answered.tape.relay() };
+  answered.buffered.release();
+  return { kind: 'parked', upload, answer: answered.buffered.relay() };
 }

@@ -5,12 +5,12 @@ import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import { isAway } from '../store/upload-store.js';
 import type { Answered, Tried } from './attempt.js';
-import type { HeldClaim } from './claim.js';
-import type { Rooms } from './context.js';
+import type { DeliveryClaim } from './claim.js';
+import type { DeliveryContext } from './context.js';
 import { reportEnd, reportLoss } from './report.js';
-import type { AnswerTape } from './response-buffer.js';
+import type { ResponseBuffer } from './response-buffer.js';
 import { afterAttempt, policyOf } from './retry-policy.js';
-import type { Audience, Pause, RunResult } from './waiters.js';
+import type { Waiters, Pause, RunResult } from './waiters.js';
 
 /** What follows a step: a pause and another step, or nothing. */
 export type Next = (Pause & { readonly notBefore?: number }) | 'over';
@@ -20,22 +20,22 @@ type WithAnswer = Tried & { readonly attempt: Attempt; readonly answered: Answer
 const STOPPING: Undelivered = { reason: 'unreachable', problem: 'the proxy is being stopped' };
 
 /** What becomes of a delivery after an attempt, written down before anybody hears of it. */
-export class Ending {
+export class RunFinish {
   private readonly startedAt: number;
-  private claim: Pick<HeldClaim, 'release'> | undefined;
+  private claim: Pick<DeliveryClaim, 'release'> | undefined;
 
   constructor(
     private readonly id: string,
-    private readonly rooms: Rooms,
-    private readonly audience: Audience,
+    private readonly deps: DeliveryContext,
+    private readonly waiters: Waiters,
     /** Called once, when who comes later needs a run of their own. */
     private readonly onOver: () => void,
   ) {
-    this.startedAt = rooms.monotonic();
+    this.startedAt = deps.monotonic();
   }
 
   /** The claim that the next step gives up. */
-  endsWith(claim: Pick<HeldClaim, 'release'>): void {
+  endsWith(claim: Pick<DeliveryClaim, 'release'>): void {
     this.claim = claim;
   }
 
@@ -46,7 +46,7 @@ export class Ending {
   }
 
   async postpone(pause: Exclude<Next, 'over'>): Promise<Next> {
-    const { store, worker, clock, monotonic } = this.rooms;
+    const { store, worker, clock, monotonic } = this.deps;
     const dueAt = Math.round(clock() + pause.until - monotonic());
     await this.claim?.release();
     const postponed = await this.noted(() => store.postpone(this.id, worker, dueAt));
@@ -54,17 +54,17 @@ export class Ending {
   }
 
   async giveUp(why: Undelivered): Promise<Next> {
-    const { store, worker } = this.rooms;
+    const { store, worker } = this.deps;
     await this.claim?.release();
     const upload = await this.noted(() => store.giveUp(this.id, worker, why));
     if (upload === 'stale') return this.elsewhere();
-    reportEnd(upload, 'undelivered', this.startedAt, this.rooms);
+    reportEnd(upload, 'undelivered', this.startedAt, this.deps);
     return this.finish({ kind: 'undelivered', upload, why });
   }
 
   /** Nothing new may begin: whoever starts next takes it up. */
   stopped(upload: Upload): 'over' {
-    reportEnd(upload, 'postponed', this.startedAt, this.rooms);
+    reportEnd(upload, 'postponed', this.startedAt, this.deps);
     return this.finish({ kind: 'undelivered', upload, why: STOPPING });
   }
 
@@ -73,7 +73,7 @@ export class Ending {
   }
 
   finish(result: RunResult): 'over' {
-    this.audience.show(result);
+    this.waiters.show(result);
     this.onOver();
     return 'over';
   }
@@ -84,60 +84,60 @@ export class Ending {
     route: Route,
     chunks: () => Promise<readonly Chunk[]>,
   ): Promise<Next> {
-    const { tape } = tried.answered;
-    const recorded = await recordAnswer(this.id, tried, route, this.rooms, () => {
-      tape.release();
-      this.audience.show({ kind: 'tape', upload, tape });
+    const { buffered } = tried.answered;
+    const recorded = await recordAnswer(this.id, tried, route, this.deps, () => {
+      buffered.release();
+      this.waiters.show({ kind: 'tape', upload, buffered });
       void this.makeRoom(chunks);
     });
-    if (recorded === 'stale') return this.overtaken(upload, tape);
-    tape.release();
-    reportEnd(recorded, 'answered', this.startedAt, this.rooms);
-    this.finish({ kind: 'tape', upload: recorded, tape });
-    await removeChunks(this.id, await chunks(), this.rooms);
+    if (recorded === 'stale') return this.overtaken(upload, buffered);
+    buffered.release();
+    reportEnd(recorded, 'answered', this.startedAt, this.deps);
+    this.finish({ kind: 'tape', upload: recorded, buffered });
+    await removeChunks(this.id, await chunks(), this.deps);
     return 'over';
   }
 
   /** Where the disk has taken the status of the answer but not its body, the bytes of the upload may be what fills it. */
   private async makeRoom(chunks: () => Promise<readonly Chunk[]>): Promise<void> {
-    const known = await this.rooms.store.atOnce.get(this.id).catch(() => undefined);
+    const known = await this.deps.store.atOnce.get(this.id).catch(() => undefined);
     if (known?.phase !== 'answered') return;
     // What cannot be listed now is removed when the answer is recorded whole.
-    await removeChunks(this.id, await chunks().catch(() => []), this.rooms);
+    await removeChunks(this.id, await chunks().catch(() => []), this.deps);
   }
 
   /**
    * A cancelled upload has no record any more, but those who wait for its answer get it. Where another worker has taken the
    * delivery over, only what that one records is the answer.
    */
-  private async overtaken(upload: Upload, tape: AnswerTape): Promise<Next> {
-    const known = await this.rooms.store.get(this.id);
+  private async overtaken(upload: Upload, buffered: ResponseBuffer): Promise<Next> {
+    const known = await this.deps.store.get(this.id);
     if (known && known.phase !== 'cancelled') {
       // What cannot be removed is the sweep's business.
-      await tape.break(new Error('another worker delivers this upload')).catch(() => undefined);
+      await buffered.break(new Error('another worker delivers this upload')).catch(() => undefined);
       return this.elsewhere();
     }
-    tape.release();
-    return this.finish({ kind: 'tape', upload, tape });
+    buffered.release();
+    return this.finish({ kind: 'tape', upload, buffered });
   }
 
   /** The bytes stay for a client with other credentials, and what the origin said for one without. */
   private async park({ attempt, answered }: WithAnswer): Promise<Next> {
-    const { answer, tape } = answered;
+    const { answer, buffered } = answered;
     const problem = `the origin answered ${answer.status}`;
     const ended = await this.endAttempt({ ...attempt, problem });
-    tape.release();
+    buffered.release();
     if (ended === 'stale') return this.elsewhere();
     return this.giveUp({ reason: 'unauthorized', status: answer.status, problem, answer });
   }
 
   private async unanswered(begun: Upload, { attempt, bytesLost }: Tried, route: Route): Promise<Next> {
-    const { monotonic, random } = this.rooms;
+    const { monotonic, random } = this.deps;
     const endedAt = monotonic();
     const ended = await this.endAttempt(attempt);
     if (ended === 'stale') return this.elsewhere();
     if (bytesLost) return this.lose(ended, attempt.problem);
-    this.audience.attemptFailed();
+    this.waiters.attemptFailed();
     const verdict = afterAttempt(attempt, policyOf(begun, route), random);
     if (verdict.kind === 'give-up') return this.giveUp(verdict.why);
     // The attempt's own times tell how long to wait from its end on.
@@ -148,7 +148,7 @@ export class Ending {
 
   /** As the one who made it: when the claim was taken meanwhile, it is asked back first. */
   private async endAttempt(attempt: Attempt): Promise<Upload | 'stale'> {
-    const { store, worker, clock, claimMs } = this.rooms;
+    const { store, worker, clock, claimMs } = this.deps;
     return this.noted(async () => {
       const ended = await store.endAttempt(this.id, worker, attempt);
       if (ended !== 'stale') return ended;
@@ -162,17 +162,17 @@ export class Ending {
    * nobody knows. Those who wait do not wait for that.
    */
   private async noted<T>(step: () => Promise<T>): Promise<T> {
-    const onTrouble = (error: unknown): void => this.audience.show({ kind: 'failed', error });
-    const outcome = await untilRecorded(this.id, () => unlessHopeless(step), this.rooms, onTrouble);
-    this.audience.takeBackFailure();
+    const onTrouble = (error: unknown): void => this.waiters.show({ kind: 'failed', error });
+    const outcome = await untilRecorded(this.id, () => unlessHopeless(step), this.deps, onTrouble);
+    this.waiters.takeBackFailure();
     if ('error' in outcome) throw outcome.error;
     return outcome.done;
   }
 
   /** State that was lost is never guessed: the client finds the upload gone and begins anew. */
   async lose(upload: Upload, problem: string | undefined): Promise<Next> {
-    const lost = await this.rooms.store.lose(this.id);
-    if (lost !== 'gone') reportLoss(upload, problem, this.rooms);
+    const lost = await this.deps.store.lose(this.id);
+    if (lost !== 'gone') reportLoss(upload, problem, this.deps);
     return this.elsewhere();
   }
 }
@@ -207,10 +207,10 @@ async function recordAnswer(
   id: string,
   { attempt, answered }: { readonly attempt: Attempt; readonly answered: Answered },
   route: Route,
-  rooms: Rooms,
+  deps: DeliveryContext,
   onTrouble: () => void,
 ): Promise<Upload | 'stale'> {
-  const { store, worker, clock } = rooms;
+  const { store, worker, clock } = deps;
   const { answer, body } = answered;
   let ended: Attempt | undefined = attempt;
   const record = async (): Promise<Upload | 'stale'> => {
@@ -223,7 +223,7 @@ async function recordAnswer(
       return record();
     }
   };
-  return untilRecorded(id, record, rooms, onTrouble);
+  return untilRecorded(id, record, deps, onTrouble);
 }
 
 /**
@@ -233,7 +233,7 @@ async function recordAnswer(
 export async function untilRecorded<T>(
   id: string,
   step: () => Promise<T>,
-  { log, random, draining }: Pick<Rooms, 'log' | 'random' | 'draining'>,
+  { log, random, draining }: Pick<DeliveryContext, 'log' | 'random' | 'draining'>,
   onTrouble: (error: unknown) => void = () => undefined,
 ): Promise<T> {
   let lastTries = 0;
@@ -268,7 +268,11 @@ function isForgotten(error: unknown): boolean {
 }
 
 /** The answer stands for the upload from now on; its bytes are not needed any more. */
-export async function removeChunks(id: string, chunks: readonly Chunk[], { spool, log }: Rooms): Promise<void> {
+export async function removeChunks(
+  id: string,
+  chunks: readonly Chunk[],
+  { spool, log }: DeliveryContext,
+): Promise<void> {
   for (const { name } of chunks) {
     try {
       await spool.removeChunk(id, name);

@@ -8,7 +8,7 @@ import type { HeaderLine, Headers } from '../model/headers.js';
 import type { Gate, Route } from '../model/route.js';
 import { type Answer, handlesOf, type Undelivered, type Upload } from '../model/upload.js';
 import { uploadFields } from '../observe/log.js';
-import type { Rooms } from './context.js';
+import type { DeliveryContext } from './context.js';
 import { removeChunks, untilRecorded } from './finish.js';
 import { filenameOf, wholeType } from './origin-body.js';
 
@@ -34,15 +34,15 @@ export interface GateTask {
 }
 
 /** Asks the route's gate about a whole upload, under its claim and before the origin hears of it. */
-export async function passGate(task: GateTask, rooms: Rooms): Promise<Passage> {
+export async function passGate(task: GateTask, deps: DeliveryContext): Promise<Passage> {
   const { upload, gate, signal, isWaived } = task;
   const { delivery } = task.route;
-  const { store, spool, monotonic, log } = rooms;
+  const { store, spool, monotonic, log } = deps;
   const chunks = await store.chunks(upload.id);
   try {
-    const verdict = await askGate({ gate, upload, via: rooms.via }, spool.read(upload.id, chunks), signal);
+    const verdict = await askGate({ gate, upload, via: deps.via }, spool.read(upload.id, chunks), signal);
     log.info({ ...uploadFields(handlesOf(upload)), verdict: verdict.kind }, 'gate');
-    return isWaived() ? { kind: 'open' } : await passageOf(verdict, upload, delivery.keepAnswerMs, rooms);
+    return isWaived() ? { kind: 'open' } : await passageOf(verdict, upload, delivery.keepAnswerMs, deps);
   } catch (error) {
     if (isLoss(error)) return { kind: 'lost', problem: error.message };
     if (!(error instanceof GateFailed)) throw error;
@@ -58,19 +58,24 @@ function isLoss(error: unknown): error is Fault {
   return error instanceof Fault && error.code === 'BYTES_LOST';
 }
 
-async function passageOf(verdict: Verdict, upload: Upload, keepAnswerMs: number, rooms: Rooms): Promise<Passage> {
+async function passageOf(
+  verdict: Verdict,
+  upload: Upload,
+  keepAnswerMs: number,
+  deps: DeliveryContext,
+): Promise<Passage> {
   switch (verdict.kind) {
     case 'allowed':
       return { kind: 'open' };
     case 'quarantined':
       return { kind: 'shut', why: { reason: 'quarantined', problem: verdict.problem } };
     case 'refused':
-      return refuse(upload, verdict.answer, keepAnswerMs, rooms);
+      return refuse(upload, verdict.answer, keepAnswerMs, deps);
   }
 }
 
-async function refuse(upload: Upload, said: GateAnswer, keepAnswerMs: number, rooms: Rooms): Promise<Passage> {
-  const { store, worker, clock } = rooms;
+async function refuse(upload: Upload, said: GateAnswer, keepAnswerMs: number, deps: DeliveryContext): Promise<Passage> {
+  const { store, worker, clock } = deps;
   const { status, headers, body } = said;
   const at = clock();
   const answer: Answer = {
@@ -84,9 +89,9 @@ async function refuse(upload: Upload, said: GateAnswer, keepAnswerMs: number, ro
   };
   const chunks = await store.chunks(upload.id);
   const kept = { answer, body, expiresAt: at + keepAnswerMs };
-  const recorded = await untilRecorded(upload.id, () => store.recordAnswer(upload.id, worker, kept), rooms);
+  const recorded = await untilRecorded(upload.id, () => store.recordAnswer(upload.id, worker, kept), deps);
   if (recorded === 'stale') return { kind: 'stale' };
-  await removeChunks(upload.id, chunks, rooms);
+  await removeChunks(upload.id, chunks, deps);
   return { kind: 'answered', upload: recorded };
 }
 

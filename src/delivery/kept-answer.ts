@@ -10,7 +10,7 @@ import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { reportLostAnswer } from './report.js';
 
-export interface KeptRooms {
+export interface KeptAnswerDeps {
   readonly store: Pick<UploadStore, 'answerBody' | 'get'>;
   readonly spool: Pick<Spool, 'read'>;
   readonly log: Log;
@@ -26,7 +26,7 @@ export interface KeptRooms {
  */
 export async function keptAnswer(
   upload: Upload,
-  rooms: KeptRooms,
+  deps: KeptAnswerDeps,
   to: AbortSignal,
 ): Promise<RelayedAnswer | undefined> {
   const answer = upload.answer ?? upload.undelivered?.answer;
@@ -34,14 +34,14 @@ export async function keptAnswer(
   if (answer.body.in === 'nowhere') return withoutBody(answer);
   const { status, reason, headers, trailers, bodySize } = answer;
   try {
-    const body = await bodyOf(upload.id, answer, rooms, to);
+    const body = await bodyOf(upload.id, answer, deps, to);
     return { status, reason, headers, bodySize, body, trailers: () => trailers };
   } catch (fault) {
     if (!(fault instanceof Fault) || fault.code !== 'BYTES_LOST') throw fault;
-    await assertStillHere(upload, rooms);
+    await assertStillHere(upload, deps);
     // Every client that asks is told; the loss is one.
-    if (!rooms.lostAnswers.has(upload.id)) reportLostAnswer(upload, fault.message, rooms);
-    remember(upload.id, rooms.lostAnswers);
+    if (!deps.lostAnswers.has(upload.id)) reportLostAnswer(upload, fault.message, deps);
+    remember(upload.id, deps.lostAnswers);
     return undefined;
   }
 }
@@ -79,7 +79,7 @@ const DESCRIBES_BODY = /^(content-.*|etag|last-modified|accept-ranges|repr-diges
 async function bodyOf(
   id: string,
   answer: Answer,
-  { store, spool }: KeptRooms,
+  { store, spool }: KeptAnswerDeps,
   to: AbortSignal,
 ): Promise<AsyncIterable<Uint8Array>> {
   const { body, bodySize } = answer;
@@ -108,7 +108,7 @@ async function lookThrough(body: Readable, to: AbortSignal): Promise<void> {
 }
 
 /** Fails as unavailable when the upload was moved to another node or has just expired: then nothing is lost. */
-async function assertStillHere({ id, node }: Upload, { store }: KeptRooms): Promise<void> {
+async function assertStillHere({ id, node }: Upload, { store }: KeptAnswerDeps): Promise<void> {
   const now = await store.get(id);
   if (!now || now.node !== node)
     throw new Fault('STORE_UNAVAILABLE', 'a kept answer has gone elsewhere while it was read', true);

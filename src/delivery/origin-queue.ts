@@ -1,13 +1,13 @@
 import { eagerTurns } from '../model/route.js';
 
-export interface TurnRules {
+export interface SlotRules {
   /** Most requests at a time. */
   readonly concurrency: number;
   readonly breaker: BreakerRules;
 }
 
-export interface TurnCall {
-  readonly rules: TurnRules;
+export interface SlotRequest {
+  readonly rules: SlotRules;
   /** A client waits for this one: it goes before those nobody waits for. */
   readonly isUrgent: () => boolean;
   /** It is held for as long as a client uploads. */
@@ -15,7 +15,7 @@ export interface TurnCall {
   readonly signal: AbortSignal;
 }
 
-export type Turn =
+export type Slot =
   | {
       readonly kind: 'go';
       /** To be called once, when the origin is done with it. `lives`: it answered; undefined: nothing was learned of it. */
@@ -25,17 +25,17 @@ export type Turn =
   | { readonly kind: 'later'; readonly at: number }
   | { readonly kind: 'stopped' };
 
-interface Asked extends TurnCall {
-  readonly settle: (turn: Turn) => void;
+interface QueuedRequest extends SlotRequest {
+  readonly settle: (turn: Slot) => void;
 }
 
 /** Every so many turns the one that was asked for first is given, urgent or not: nobody waits for ever. */
 const TURN_OF_THE_OLDEST = 4;
 
 /** Who may send to one origin, and when: so many at a time, in order, and none while it is taken for dead. */
-export class OriginTurns {
+export class OriginQueue {
   private readonly breaker = new Breaker();
-  private readonly asked = new Set<Asked>();
+  private readonly asked = new Set<QueuedRequest>();
   private active = 0;
   private activeEager = 0;
   private given = 0;
@@ -50,7 +50,7 @@ export class OriginTurns {
   }
 
   /** Whether a turn that is asked for now would be given at once. */
-  isFree({ concurrency }: TurnRules): boolean {
+  isFree({ concurrency }: SlotRules): boolean {
     return this.active + this.asked.size < concurrency && this.breaker.admits(this.monotonic()) === 'go';
   }
 
@@ -58,19 +58,19 @@ export class OriginTurns {
    * The same for an eager delivery: at most half of the turns, rounded down, are those of clients that are still uploading,
    * and none as long as a whole upload waits for one. Slow clients would hold up all others.
    */
-  isFreeForEager(rules: TurnRules): boolean {
+  isFreeForEager(rules: SlotRules): boolean {
     return this.asked.size === 0 && this.activeEager < eagerTurns(rules) && this.isFree(rules);
   }
 
-  take(call: TurnCall): Promise<Turn> {
+  take(call: SlotRequest): Promise<Slot> {
     return new Promise((resolve) => {
       const leave = (): void => settle({ kind: 'stopped' });
-      const settle = (turn: Turn): void => {
+      const settle = (turn: Slot): void => {
         call.signal.removeEventListener('abort', leave);
         this.asked.delete(asked);
         resolve(turn);
       };
-      const asked: Asked = { ...call, settle };
+      const asked: QueuedRequest = { ...call, settle };
       if (call.signal.aborted) return leave();
       call.signal.addEventListener('abort', leave, { once: true });
       this.asked.add(asked);
@@ -89,14 +89,14 @@ export class OriginTurns {
     }
   }
 
-  private next(): Asked | undefined {
+  private next(): QueuedRequest | undefined {
     const [oldest] = this.asked;
     if (this.given % TURN_OF_THE_OLDEST === TURN_OF_THE_OLDEST - 1) return oldest;
     for (const asked of this.asked) if (asked.isUrgent()) return asked;
     return oldest;
   }
 
-  private begin({ rules, isEager }: TurnCall): Turn {
+  private begin({ rules, isEager }: SlotRequest): Slot {
     this.active++;
     if (isEager) this.activeEager++;
     this.given++;
@@ -115,8 +115,8 @@ export class OriginTurns {
 }
 
 /** The turns of every origin that was ever delivered to. */
-export class AllTurns {
-  private readonly origins = new Map<string, OriginTurns>();
+export class OriginQueues {
+  private readonly origins = new Map<string, OriginQueue>();
 
   constructor(
     private readonly monotonic: () => number,
@@ -124,9 +124,9 @@ export class AllTurns {
   ) {}
 
   /** `url`: of a route; routes to one server share its turns, whatever path they put before their targets. */
-  of(url: string): OriginTurns {
+  of(url: string): OriginQueue {
     const { origin } = new URL(url);
-    const known = this.origins.get(origin) ?? new OriginTurns(this.monotonic, () => this.onOpened(origin));
+    const known = this.origins.get(origin) ?? new OriginQueue(this.monotonic, () => this.onOpened(origin));
     this.origins.set(origin, known);
     return known;
   }

@@ -3,12 +3,12 @@ import { type Log, logGivenUp, logUploadEnd, type UploadEndLine, uploadFields } 
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
-import type { Rooms } from './context.js';
+import type { DeliveryContext } from './context.js';
 
-type Ears = Pick<Rooms, 'log' | 'metrics' | 'clock' | 'monotonic'>;
+type AttemptObserver = Pick<DeliveryContext, 'log' | 'metrics' | 'clock' | 'monotonic'>;
 
 /** What it takes to tell of an end. */
-export interface EndEars {
+export interface EndObserver {
   readonly log: Log;
   readonly metrics: Pick<Metrics, 'uploadEnded' | 'bytesLost'>;
   /** The time of the wall. */
@@ -16,7 +16,7 @@ export interface EndEars {
 }
 
 /** One line and one figure an attempt. */
-export function reportAttempt(upload: Upload, attempt: Attempt, { log, metrics }: Ears): void {
+export function reportAttempt(upload: Upload, attempt: Attempt, { log, metrics }: AttemptObserver): void {
   const { number, origin, startedAt, endedAt = startedAt, reached = 'sent', status, problem } = attempt;
   const fields = {
     ...uploadFields(handlesOf(upload)),
@@ -40,7 +40,7 @@ export function reportEnd(
   outcome: 'answered' | 'undelivered' | 'postponed',
   /** By the monotonic clock. */
   startedAt: number,
-  { log, metrics, clock, monotonic }: Ears,
+  { log, metrics, clock, monotonic }: AttemptObserver,
 ): void {
   metrics.deliveryEnded((monotonic() - startedAt) / 1000, outcome);
   if (outcome === 'undelivered') logGivenUp(log, lineOf(upload, 'undelivered', clock));
@@ -54,11 +54,11 @@ export function reportEnd(
 export function reportClosed(
   upload: Upload,
   phase: 'cancelled' | 'invalid' | 'expired',
-  ears: EndEars,
+  observer: EndObserver,
   problem?: string,
 ): void {
   if (upload.answer !== undefined) return;
-  noteEnd(upload, upload.undelivered && phase === 'expired' ? 'undelivered' : phase, ears, problem);
+  noteEnd(upload, upload.undelivered && phase === 'expired' ? 'undelivered' : phase, observer, problem);
 }
 
 /**
@@ -67,33 +67,33 @@ export function reportClosed(
  */
 export async function removeAndTell(
   upload: Upload | Pick<Upload, 'id'>,
-  rooms: EndEars & { readonly spool: Pick<Spool, 'remove'>; readonly store: Pick<UploadStore, 'remove'> },
+  deps: EndObserver & { readonly spool: Pick<Spool, 'remove'>; readonly store: Pick<UploadStore, 'remove'> },
 ): Promise<void> {
   const isKnown = 'phase' in upload;
-  await rooms.spool.remove(upload.id);
-  const phase = await rooms.store.remove(upload.id, isKnown ? upload.clientKey : undefined);
+  await deps.spool.remove(upload.id);
+  const phase = await deps.store.remove(upload.id, isKnown ? upload.clientKey : undefined);
   // What was answered, or broke a rule, was told of then.
   if (!isKnown || phase === undefined || phase === 'answered' || phase === 'invalid') return;
-  reportClosed(upload, phase === 'cancelled' ? 'cancelled' : 'expired', rooms);
+  reportClosed(upload, phase === 'cancelled' ? 'cancelled' : 'expired', deps);
 }
 
 /** One line and one figure for an upload whose gate refused it: the refusal is its answer, and its origin never heard of it. */
-export function reportRefusal(upload: Upload, ears: EndEars): void {
-  noteEnd(upload, 'answered', ears);
+export function reportRefusal(upload: Upload, observer: EndObserver): void {
+  noteEnd(upload, 'answered', observer);
 }
 
 /** Everybody who finds that stored bytes, or confirmed steps, of an upload are lost tells it with this, and ends the upload. */
-export function reportLoss(upload: Upload, problem: string | undefined, ears: EndEars): void {
-  ears.log.error({ ...uploadFields(handlesOf(upload)), problem }, 'an upload whose bytes are lost is given up');
-  ears.metrics.bytesLost('upload');
-  reportClosed(upload, 'invalid', ears, problem);
+export function reportLoss(upload: Upload, problem: string | undefined, observer: EndObserver): void {
+  observer.log.error({ ...uploadFields(handlesOf(upload)), problem }, 'an upload whose bytes are lost is given up');
+  observer.metrics.bytesLost('upload');
+  reportClosed(upload, 'invalid', observer, problem);
 }
 
 /** The upload was delivered, and nobody gets its answer again. */
 export function reportLostAnswer(
   upload: Upload,
   problem: string,
-  { log, metrics }: Pick<EndEars, 'log' | 'metrics'>,
+  { log, metrics }: Pick<EndObserver, 'log' | 'metrics'>,
 ): void {
   log.error({ ...uploadFields(handlesOf(upload)), problem }, 'a kept answer is lost: its client is told so');
   metrics.bytesLost('answer');
@@ -102,7 +102,7 @@ export function reportLostAnswer(
 function noteEnd(
   upload: Upload,
   phase: UploadEndLine['phase'],
-  { log, metrics, clock }: EndEars,
+  { log, metrics, clock }: EndObserver,
   problem = upload.undelivered?.problem,
 ): void {
   metrics.uploadEnded(phase);

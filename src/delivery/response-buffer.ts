@@ -1,4 +1,4 @@
-import { Change } from '../concurrency/waiting.js';
+import { Notifier } from '../concurrency/waiting.js';
 import { crc32 } from '../fs/crc32.js';
 import { Fault } from '../model/fault.js';
 import { fieldValue, type HeaderLine, passedOn, passedOnTrailers } from '../model/headers.js';
@@ -8,7 +8,7 @@ import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import { withoutBody } from './kept-answer.js';
 import type { OriginAnswer } from './origin.js';
 
-export interface TapeRooms {
+export interface ResponseBufferDeps {
   readonly spool: Pick<Spool, 'create' | 'read' | 'removeChunk'>;
   readonly id: string;
   /** Name of the chunk for a body that is too large to stay in memory. */
@@ -26,13 +26,13 @@ const SHORT_MS = 500;
  * theirs. The end is held back until the answer is recorded, so that whoever has seen a whole answer can rely on its being
  * kept; when it breaks off, or is given up, its readers fail.
  */
-export class AnswerTape {
+export class ResponseBuffer {
   /** The fault for which its body is not kept: the answer is its status and its fields then. */
   unkept: Fault | undefined;
   private readonly head: Pick<RelayedAnswer, 'status' | 'reason' | 'headers'>;
   /** From Content-Length: at this size a client takes the body for whole. */
   private readonly declaredSize: number;
-  private readonly changed = new Change();
+  private readonly changed = new Notifier();
   /** What follows the bytes on disk. */
   private pieces: Uint8Array[] = [];
   private onDisk: Extent = { size: 0 };
@@ -48,7 +48,7 @@ export class AnswerTape {
 
   constructor(
     private readonly answer: OriginAnswer,
-    private readonly rooms: TapeRooms,
+    private readonly deps: ResponseBufferDeps,
   ) {
     const { status, reason, headers } = answer;
     this.head = { status, reason, headers: passedOn(headers, true) };
@@ -82,7 +82,7 @@ export class AnswerTape {
     if (this.unkept) return { answer: { ...answer, body: { in: 'nowhere' } }, body: undefined };
     if (this.writer) {
       const { crc } = this.writer.extent;
-      return { answer: { ...answer, body: { in: 'spool', name: this.rooms.name, crc } }, body: undefined };
+      return { answer: { ...answer, body: { in: 'spool', name: this.deps.name, crc } }, body: undefined };
     }
     const body = Buffer.concat(this.pieces);
     return { answer: { ...answer, body: { in: 'record', crc: crc32(body) } }, body };
@@ -100,7 +100,7 @@ export class AnswerTape {
     this.failure = reason;
     this.changed.announce();
     this.answer.body.destroy();
-    if (this.writer) await this.rooms.spool.removeChunk(this.rooms.id, this.rooms.name);
+    if (this.writer) await this.deps.spool.removeChunk(this.deps.id, this.deps.name);
   }
 
   relay(): RelayedAnswer {
@@ -146,13 +146,13 @@ export class AnswerTape {
   private between(start: number, end: number): Iterable<Uint8Array> | AsyncIterable<Uint8Array> {
     const { size } = this.onDisk;
     if (start >= size) return slices(this.pieces, start - size, end - size);
-    const { id, name, spool } = this.rooms;
+    const { id, name, spool } = this.deps;
     const written = { name, start: 0, ...this.onDisk };
     return spool.read(id, [written], { start, end: Math.min(end, size) }) as AsyncIterable<Uint8Array>;
   }
 
   private async add(piece: Uint8Array): Promise<void> {
-    const onlyInMemory = !this.writer && !this.unkept && this.size + piece.length <= this.rooms.keepInMemory;
+    const onlyInMemory = !this.writer && !this.unkept && this.size + piece.length <= this.deps.keepInMemory;
     if (!onlyInMemory) await this.kept(() => this.write([...this.pieces, piece]));
     if (onlyInMemory) this.pieces.push(piece);
     else this.pieces = [];
@@ -163,7 +163,7 @@ export class AnswerTape {
   }
 
   private async write(pieces: readonly Uint8Array[]): Promise<void> {
-    const { id, name, spool } = this.rooms;
+    const { id, name, spool } = this.deps;
     this.writer ??= await spool.create(id, name);
     await this.writer.write(pieces);
     this.onDisk = this.writer.extent;

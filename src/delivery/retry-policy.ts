@@ -1,4 +1,4 @@
-import { Change } from '../concurrency/waiting.js';
+import { Notifier } from '../concurrency/waiting.js';
 import { fieldValue, type Headers } from '../model/headers.js';
 import { isIdempotent } from '../model/request-head.js';
 import { type Guarantee, type RetryRules, type Route, routeFor, type Routes } from '../model/route.js';
@@ -221,8 +221,8 @@ export class RetryBudget {
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 /** The time between two attempts, which somebody may want to be over sooner. */
-export class Interlude {
-  private readonly changed = new Change();
+export class RetryDelay {
+  private readonly changed = new Notifier();
   private until: number | undefined;
   private notBefore = 0;
   private isSkipped = false;
@@ -248,18 +248,18 @@ export class Interlude {
   }
 
   /** Ends it now; false when it is not to be ended, or there is none. */
-  hurry(): boolean {
-    return this.notBefore <= this.monotonic() && this.insist();
+  retryNow(): boolean {
+    return this.notBefore <= this.monotonic() && this.forceRetry();
   }
 
   /** Ends it, or else the next one before it begins. */
-  insistNowOrNext(): boolean {
+  forceRetryNowOrNext(): boolean {
     this.isSkipped = this.until === undefined;
-    return this.insist();
+    return this.forceRetry();
   }
 
   /** Ends it, whatever was asked for. */
-  insist(): boolean {
+  forceRetry(): boolean {
     if (this.until === undefined) return false;
     this.until = 0;
     this.changed.announce();

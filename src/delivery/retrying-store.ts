@@ -3,7 +3,7 @@ import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { isAway, type KeptAnswer, untilAvailable, type UploadStore } from '../store/upload-store.js';
 
-export interface PatientStoreOptions {
+export interface RetryingStoreOptions {
   /** Fails at once when it does not answer. */
   readonly store: UploadStore;
   /** Ends all waiting, after one last try each. */
@@ -39,11 +39,11 @@ type Steps = Omit<
  * A store that is asked again until it answers: a delivery has time, each of its steps may be repeated, and what a step has
  * learned from the origin can be learned nowhere else.
  */
-export class PatientStore implements Steps {
+export class RetryingStore implements Steps {
   readonly atOnce: UploadStore;
   private isAway = false;
 
-  constructor(private readonly options: PatientStoreOptions) {
+  constructor(private readonly options: RetryingStoreOptions) {
     this.atOnce = options.store;
   }
 

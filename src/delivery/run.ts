@@ -4,20 +4,20 @@ import type { OriginInterim } from '../model/messages.js';
 import type { Route } from '../model/route.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
-import { provesLife, type Tried, tryOnce } from './attempt.js';
-import { HeldClaim } from './claim.js';
-import type { Rooms } from './context.js';
+import { originIsHealthy, type Tried, tryOnce } from './attempt.js';
+import { DeliveryClaim } from './claim.js';
+import type { DeliveryContext } from './context.js';
 import type { EagerAttempt } from './eager.js';
-import { Ending, type Next } from './finish.js';
+import { RunFinish, type Next } from './finish.js';
 import { passGate } from './gate.js';
 import { framed } from './origin-body.js';
-import type { Turn } from './origin-queue.js';
+import type { Slot } from './origin-queue.js';
 import { completedBy } from './origin-request.js';
 import { reportAttempt, reportRefusal } from './report.js';
-import type { AnswerTape } from './response-buffer.js';
+import type { ResponseBuffer } from './response-buffer.js';
 import {
   beforeAttempt,
-  Interlude,
+  RetryDelay,
   isPartly,
   LOST_WITH_PROCESS,
   mayAskAgain,
@@ -26,11 +26,11 @@ import {
   routeOf,
   type Start,
 } from './retry-policy.js';
-import { Audience } from './waiters.js';
+import { Waiters } from './waiters.js';
 
 const LEFT_ALONE: Undelivered = { reason: 'unreachable', problem: 'the origin failed too often and is left alone' };
 
-type GivenTurn = Extract<Turn, { readonly kind: 'go' }>;
+type GivenTurn = Extract<Slot, { readonly kind: 'go' }>;
 
 /** For a step that sends nothing. */
 const NO_TURN: GivenTurn = { kind: 'go', end: () => undefined };
@@ -39,7 +39,7 @@ export interface RunRequest {
   /** Who asks: what ended without an answer may be tried again for them. */
   readonly by: 'nobody' | 'client' | 'operator';
   /** The operator lets it pass without asking the gate. */
-  readonly pastGate?: boolean;
+  readonly skipGate?: boolean;
   /** The newest that a client brought. */
   readonly credentials: Headers;
   /** Fields that the authorization service adds to the request that brought them, where it was asked again. */
@@ -52,9 +52,9 @@ export interface RunRequest {
 
 /** One upload's delivery by this worker, from its claim to its end, in as many attempts as the policy allows. */
 export class Run {
-  readonly audience: Audience;
-  private readonly interlude: Interlude;
-  private readonly ending: Ending;
+  readonly waiters: Waiters;
+  private readonly retryDelay: RetryDelay;
+  private readonly ending: RunFinish;
   private readonly budget: RetryBudget;
   private completing: Pick<RunRequest, 'credentials' | 'addedHeaders'>;
   private eager: EagerAttempt | undefined;
@@ -66,44 +66,44 @@ export class Run {
 
   constructor(
     private readonly id: string,
-    private readonly rooms: Rooms,
+    private readonly deps: DeliveryContext,
     private readonly request: RunRequest,
     /** Called once, when who comes later needs a run of their own. */
     onOver: () => void,
   ) {
-    this.audience = new Audience(rooms.monotonic);
-    this.ending = new Ending(id, rooms, this.audience, onOver);
-    this.interlude = new Interlude(rooms.monotonic, rooms.draining);
-    this.budget = new RetryBudget(rooms);
+    this.waiters = new Waiters(deps.monotonic);
+    this.ending = new RunFinish(id, deps, this.waiters, onOver);
+    this.retryDelay = new RetryDelay(deps.monotonic, deps.draining);
+    this.budget = new RetryBudget(deps);
     this.completing = request;
     this.eager = request.eager;
-    if (request.pastGate) this.gate = 'waived';
+    if (request.skipGate) this.gate = 'waived';
   }
 
   /** Another client came, perhaps with newer credentials: the next attempt uses them, and is made now if it may be. */
   join(request: Pick<RunRequest, 'credentials' | 'addedHeaders'>): void {
     if (request.credentials.length > 0 || request.addedHeaders) this.completing = request;
-    if (this.interlude.hurry()) this.audience.pauses(undefined);
+    if (this.retryDelay.retryNow()) this.waiters.pauses(undefined);
   }
 
   /** The operator wants the next attempt now, whatever the origin asked for. A gate that was passed is asked once more. */
-  insist({ pastGate }: { readonly pastGate: boolean }): void {
-    this.gate = pastGate ? 'waived' : 'to-ask';
-    if (this.interlude.insistNowOrNext()) this.audience.pauses(undefined);
+  forceRetry({ skipGate }: { readonly skipGate: boolean }): void {
+    this.gate = skipGate ? 'waived' : 'to-ask';
+    if (this.retryDelay.forceRetryNowOrNext()) this.waiters.pauses(undefined);
   }
 
   /** Never fails. */
   async drive(): Promise<void> {
     try {
       for (let next = await this.step(this.request.known); next !== 'over'; next = await this.step()) {
-        this.audience.pauses(next);
+        this.waiters.pauses(next);
         const hasEnded = await this.pause(next);
-        this.audience.pauses(undefined);
+        this.waiters.pauses(undefined);
         if (hasEnded) return void this.ending.elsewhere();
       }
     } catch (error) {
       // The record stays as it is: when the claim has run out, what it says decides, and nothing is sent twice.
-      this.rooms.log.error({ upload: uploadTag(this.id), err: error }, 'a delivery failed');
+      this.deps.log.error({ upload: uploadTag(this.id), err: error }, 'a delivery failed');
       this.ending.finish({ kind: 'failed', error });
     }
   }
@@ -111,15 +111,15 @@ export class Run {
   /** True when somebody else has ended it meanwhile; one that is left undelivered may be what this run is asked to change. */
   private async pause({ until, notBefore }: Exclude<Next, 'over'>): Promise<boolean> {
     const over = new AbortController();
-    const ended = this.rooms.store.settled(this.id, over.signal).then(
+    const ended = this.deps.store.settled(this.id, over.signal).then(
       (upload) => {
         if (upload?.phase === 'undelivered') return false;
-        this.interlude.insist();
+        this.retryDelay.forceRetry();
         return true;
       },
       () => false,
     );
-    await this.interlude.pause(until, notBefore);
+    await this.retryDelay.pause(until, notBefore);
     over.abort();
     return ended;
   }
@@ -130,7 +130,7 @@ export class Run {
     if (gone) return gone;
     const known = await this.look(before);
     if (!known) return 'over';
-    const turn = this.startOf(known).kind === 'send' ? await this.takeTurn(known) : NO_TURN;
+    const turn = this.startOf(known).kind === 'send' ? await this.tryAcquire(known) : NO_TURN;
     if (turn.kind === 'stopped') return this.ending.stopped(known);
     if (turn.kind === 'later') return { until: turn.at, notBefore: turn.at, why: LEFT_ALONE };
     try {
@@ -145,14 +145,14 @@ export class Run {
     const { eager } = this;
     this.eager = undefined;
     const early = await eager?.begun;
-    if (!eager || !early || this.rooms.draining.aborted) return undefined;
-    const { store, worker, clock, monotonic, claimMs, routes } = this.rooms;
+    if (!eager || !early || this.deps.draining.aborted) return undefined;
+    const { store, worker, clock, monotonic, claimMs, routes } = this.deps;
     const askedAt = monotonic();
     const whole = { ...early, ...this.budget.begin(early.number) };
     const upload = await store.claimDelivery(this.id, worker, clock() + claimMs, whole);
     // It has ended, or the whole is delivered by somebody else.
     if (!upload) return eager.cut('the whole is not for this attempt');
-    const claim = new HeldClaim(this.id, this.rooms, askedAt);
+    const claim = new DeliveryClaim(this.id, this.deps, askedAt);
     this.ending.endsWith(claim);
     claim.holdsFor(whole.number);
     try {
@@ -161,7 +161,11 @@ export class Run {
         return this.ending.elsewhere();
       }
       const { onInterim } = this;
-      const tried = await eager.finish(upload, whole, { signal: claim.signal, onTape: this.tapeOf(upload), onInterim });
+      const tried = await eager.finish(upload, whole, {
+        signal: claim.signal,
+        bufferedAnswer: this.bufferOf(upload),
+        onInterim,
+      });
       return await this.ending.after(upload, tried, routeOf(upload, routes), this.chunks);
     } catch (error) {
       await claim.giveBack();
@@ -173,14 +177,14 @@ export class Run {
 
   /** The upload, when it is this run's to deliver. */
   private async look(before: Upload | undefined): Promise<Upload | undefined> {
-    const known = before ?? (await this.rooms.store.get(this.id));
+    const known = before ?? (await this.deps.store.get(this.id));
     const { by } = this.request;
     const mayTry =
       known?.phase === 'complete' ||
       known?.phase === 'delivering' ||
       (known?.phase === 'undelivered' && by !== 'nobody' && this.mayTryAgain(known));
-    if (!mayTry || known.node !== this.rooms.node) this.ending.elsewhere();
-    else if (this.rooms.draining.aborted) this.ending.stopped(known);
+    if (!mayTry || known.node !== this.deps.node) this.ending.elsewhere();
+    else if (this.deps.draining.aborted) this.ending.stopped(known);
     else return known;
     return undefined;
   }
@@ -191,13 +195,13 @@ export class Run {
     const why = known.undelivered;
     if (!why || by === 'nobody') return true;
     const asker = by === 'operator' ? { by } : { by, hasCredentials: this.completing.credentials.length > 0 };
-    const isAsked = mayAskAgain(why, asker, policyOf(known, routeOf(known, this.rooms.routes)));
+    const isAsked = mayAskAgain(why, asker, policyOf(known, routeOf(known, this.deps.routes)));
     this.askedAfter = isAsked ? newestNumber(known) : undefined;
     return isAsked;
   }
 
   private startOf(upload: Upload): Start {
-    const policy = policyOf(upload, routeOf(upload, this.rooms.routes));
+    const policy = policyOf(upload, routeOf(upload, this.deps.routes));
     return beforeAttempt(upload.attempts.at(-1), this.isAskedFor(upload), policy);
   }
 
@@ -207,24 +211,24 @@ export class Run {
     return this.request.by === 'operator' || this.askedAfter === newestNumber(upload);
   }
 
-  private takeTurn(upload: Upload): Promise<Turn> {
-    const { turns, draining, routes } = this.rooms;
+  private tryAcquire(upload: Upload): Promise<Slot> {
+    const { turns, draining, routes } = this.deps;
     const { origin, delivery } = routeOf(upload, routes);
-    return turns.of(origin).take({ rules: delivery, isUrgent: () => this.audience.isWaiting, signal: draining });
+    return turns.of(origin).take({ rules: delivery, isUrgent: () => this.waiters.isWaiting, signal: draining });
   }
 
   private async deliverClaimed(turn: GivenTurn): Promise<Next> {
-    const { store, worker, clock, monotonic, claimMs } = this.rooms;
+    const { store, worker, clock, monotonic, claimMs } = this.deps;
     const askedAt = monotonic();
     const claiming = store.claimDelivery(this.id, worker, clock() + claimMs);
     const [upload, chunks] = await Promise.all([claiming, this.chunks()]);
     if (!upload) return this.ending.elsewhere();
     // Its bytes have just been moved: they are delivered from there.
-    if (upload.node !== this.rooms.node) {
+    if (upload.node !== this.deps.node) {
       await this.ending.postpone({ until: monotonic(), why: LEFT_ALONE });
       return this.ending.elsewhere();
     }
-    const claim = new HeldClaim(this.id, this.rooms, askedAt);
+    const claim = new DeliveryClaim(this.id, this.deps, askedAt);
     this.ending.endsWith(claim);
     try {
       return await this.deliver(upload, chunks, turn, claim);
@@ -236,8 +240,13 @@ export class Run {
     }
   }
 
-  private async deliver(upload: Upload, chunks: readonly Chunk[], turn: GivenTurn, claim: HeldClaim): Promise<Next> {
-    const { clock, monotonic, routes } = this.rooms;
+  private async deliver(
+    upload: Upload,
+    chunks: readonly Chunk[],
+    turn: GivenTurn,
+    claim: DeliveryClaim,
+  ): Promise<Next> {
+    const { clock, monotonic, routes } = this.deps;
     const { signal } = claim;
     const route = routeOf(upload, routes);
     const isLost = await this.isLost(upload, route, claim);
@@ -258,16 +267,16 @@ export class Run {
     claim.holdsFor(number);
     if (claim.mayHaveRunOut) return this.ending.after(begun, { attempt: notSent(attempt) }, route, this.chunks);
     const tried = await this.try(begun, chunks, route, attempt, signal);
-    turn.end(provesLife(tried, signal));
+    turn.end(originIsHealthy(tried, signal));
     return this.ending.after(begun, tried, route, this.chunks);
   }
 
   /** Once: of what is whole they stay the same. */
-  private readonly chunks = (): Promise<readonly Chunk[]> => (this.reading ??= this.rooms.store.chunks(this.id));
+  private readonly chunks = (): Promise<readonly Chunk[]> => (this.reading ??= this.deps.store.chunks(this.id));
 
   /** Under a claim that holds for a while: who took one that ran out would have to take this attempt for lost. */
-  private begin(attempt: Attempt, claim: HeldClaim): Promise<Upload | 'stale'> {
-    const { store, worker } = this.rooms;
+  private begin(attempt: Attempt, claim: DeliveryClaim): Promise<Upload | 'stale'> {
+    const { store, worker } = this.deps;
     return store.ask(async () =>
       (await claim.isSure()) ? store.atOnce.beginAttempt(this.id, worker, attempt) : ('stale' as const),
     );
@@ -278,7 +287,7 @@ export class Run {
     const { gate } = route.delivery;
     if (!gate || this.gate !== 'to-ask') return undefined;
     const isWaived = (): boolean => this.gate === 'waived';
-    const passage = await passGate({ upload, gate, route, signal, isWaived }, this.rooms);
+    const passage = await passGate({ upload, gate, route, signal, isWaived }, this.deps);
     switch (passage.kind) {
       case 'open':
         if (!isWaived()) this.gate = 'passed';
@@ -290,7 +299,7 @@ export class Run {
       case 'lost':
         return this.ending.lose(upload, passage.problem);
       case 'answered':
-        reportRefusal(passage.upload, this.rooms);
+        reportRefusal(passage.upload, this.deps);
         return this.ending.elsewhere();
       case 'stale':
         return this.ending.elsewhere();
@@ -302,8 +311,8 @@ export class Run {
    * which its claim ran out was set. Until a newer attempt begins its answer can be recorded, and so it is waited for, also
    * where the origin may be asked twice.
    */
-  private async isLost({ attempts }: Upload, route: Route, claim: HeldClaim): Promise<true | Next> {
-    const { store, returnMs, draining } = this.rooms;
+  private async isLost({ attempts }: Upload, route: Route, claim: DeliveryClaim): Promise<true | Next> {
+    const { store, returnMs, draining } = this.deps;
     const newest = attempts.at(-1);
     const isOpen = newest !== undefined && newest.reached === undefined && !isPartly(newest);
     if (!isOpen || returnMs === 0) return true;
@@ -325,7 +334,7 @@ export class Run {
   /** Its process died within it: now the record says so. */
   private async closeLeftOpen(newest: Attempt | undefined): Promise<void> {
     if (!newest || newest.reached !== undefined) return;
-    const { store, worker, clock } = this.rooms;
+    const { store, worker, clock } = this.deps;
     const reached = isPartly(newest) ? 'sent-in-part' : 'sent';
     const closed = { ...newest, endedAt: clock(), reached, problem: LOST_WITH_PROCESS } as const;
     await store.endAttempt(this.id, worker, closed);
@@ -338,30 +347,30 @@ export class Run {
     attempt: Attempt,
     signal: AbortSignal,
   ): Promise<Tried> {
-    const { metrics } = this.rooms;
+    const { metrics } = this.deps;
     const { completing, onInterim } = this;
     const upload = completedBy(claimed, route, completing);
-    const content = () => framed(upload, route.delivery.framing, chunks, this.rooms.spool);
-    const onTape = this.tapeOf(claimed);
+    const content = () => framed(upload, route.delivery.framing, chunks, this.deps.spool);
+    const bufferedAnswer = this.bufferOf(claimed);
     metrics.activeDeliveries.inc();
-    const call = { upload, route, content, attempt, signal, onTape, onInterim };
-    const tried = await tryOnce(call, this.rooms);
+    const call = { upload, route, content, attempt, signal, bufferedAnswer, onInterim };
+    const tried = await tryOnce(call, this.deps);
     metrics.activeDeliveries.dec();
-    reportAttempt(upload, tried.attempt, this.rooms);
+    reportAttempt(upload, tried.attempt, this.deps);
     return tried;
   }
 
-  private readonly onInterim = (interim: OriginInterim): void => this.audience.hearInterim(interim);
+  private readonly onInterim = (interim: OriginInterim): void => this.waiters.hearInterim(interim);
 
   /**
    * A crash must not make untrue what a client was shown: a short answer is recorded first. Whoever was shown a long one
    * that broke off fails with it; who comes after that waits for what follows.
    */
-  private tapeOf(upload: Upload): (tape: AnswerTape | undefined) => void {
-    const { audience } = this;
-    return (tape) => {
-      audience.takeBack();
-      tape?.whenLong(() => audience.show({ kind: 'tape', upload, tape }));
+  private bufferOf(upload: Upload): (buffered: ResponseBuffer | undefined) => void {
+    const { waiters } = this;
+    return (buffered) => {
+      waiters.takeBack();
+      buffered?.whenLong(() => waiters.show({ kind: 'tape', upload, buffered }));
     };
   }
 }

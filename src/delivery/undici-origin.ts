@@ -6,7 +6,7 @@ import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../mo
 import type { OriginInterim } from '../model/messages.js';
 import { gatherSmallPieces } from '../streams/small-pieces.js';
 import { InvalidAnswer, type Origin, type OriginAnswer, type OriginRequest, Unanswered } from './origin.js';
-import { makePatient, type OriginSocket, OTHER_INTERIM } from './undici-socket.js';
+import { keepReadingAfterWriteError, type OriginSocket, OTHER_INTERIM } from './undici-socket.js';
 
 export interface UndiciOriginOptions {
   /** Certificates (PEM) that an origin's may be signed with, in place of the system's. */
@@ -291,7 +291,7 @@ export class OriginConnection {
         this.connecting = connect({ ...target, servername: undefined }, (...result) => {
           // From now on it is undici's to end, which has to hear why: an end without a reason may be that of an answer.
           this.connecting = undefined;
-          if (result[1]) this.socket = makePatient(result[1]);
+          if (result[1]) this.socket = keepReadingAfterWriteError(result[1]);
           done(...result);
         });
       },

@@ -25,7 +25,7 @@ export interface OriginSocket {
  * that fails then must not destroy the socket, because its answer is waiting in the receive buffer (413, 401 …). So a
  * failed write is never reported: sending stands still, and reading on brings the answer, or the end, or the reset itself.
  */
-export function makePatient(socket: Socket): OriginSocket {
+export function keepReadingAfterWriteError(socket: Socket): OriginSocket {
   const heads = new ResponseHeads();
   const state: State = { wrote: false, isDeaf: false };
   const patiently = (done: Done): Done => {

@@ -1,17 +1,17 @@
-import { Change } from '../concurrency/waiting.js';
+import { Notifier } from '../concurrency/waiting.js';
 import type { OriginInterim } from '../model/messages.js';
 import type { RetryRules } from '../model/route.js';
 import { newestUnknownEnd, type Undelivered, type UnknownEnd, type Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
-import type { Rooms } from './context.js';
-import type { AnswerTape } from './response-buffer.js';
+import type { DeliveryContext } from './context.js';
+import type { ResponseBuffer } from './response-buffer.js';
 
 export type InterimListener = (interim: OriginInterim) => void;
 
 /** What a delivery came to. */
 export type RunResult =
   /** The answer, which may still be growing. */
-  | { readonly kind: 'tape'; readonly upload: Upload; readonly tape: AnswerTape }
+  | { readonly kind: 'tape'; readonly upload: Upload; readonly buffered: ResponseBuffer }
   | { readonly kind: 'undelivered'; readonly upload: Upload; readonly why: Undelivered }
   /** Not for this worker: settled already, or being delivered by another. */
   | { readonly kind: 'elsewhere' }
@@ -30,14 +30,14 @@ export interface Pause {
   readonly why: Undelivered;
 }
 
-export type Patience = Pick<RetryRules, 'maxAttempts' | 'whileWaitingMs'> & {
+export type WaitLimits = Pick<RetryRules, 'maxAttempts' | 'whileWaitingMs'> & {
   /** Held open at most this long, whatever happens. */
   readonly waitMs: number;
 };
 
 /** Those who wait for one delivery: each hears its result, or is let go when its patience is over. */
-export class Audience {
-  private readonly changed = new Change();
+export class Waiters {
+  private readonly changed = new Notifier();
   private shown: RunResult | undefined;
   private pause: Pause | undefined;
   private failures = 0;
@@ -81,7 +81,7 @@ export class Audience {
   }
 
   /** Fulfilled as soon as there is an answer to read, or the end, or patience is over. Rejects with the signal's reason. */
-  async outcome(signal: AbortSignal, patience: Patience, onInterim?: InterimListener): Promise<RunResult | Pending> {
+  async outcome(signal: AbortSignal, patience: WaitLimits, onInterim?: InterimListener): Promise<RunResult | Pending> {
     const began = { at: this.monotonic(), failures: this.failures };
     let isLate = patience.waitMs <= 0;
     const deadline = setTimeout(() => {
@@ -109,7 +109,7 @@ export class Audience {
   private isOutOfPatience(
     { until }: Pause,
     began: { readonly at: number; readonly failures: number },
-    { maxAttempts, whileWaitingMs, waitMs }: Patience,
+    { maxAttempts, whileWaitingMs, waitMs }: WaitLimits,
   ): boolean {
     const isTooLate = until > began.at + Math.min(whileWaitingMs, waitMs);
     return isTooLate || this.failures - began.failures >= maxAttempts;
@@ -120,10 +120,10 @@ export class Audience {
  * Notes which clients were told that the outcome of an attempt is unknown. Only the note lets their next request send the
  * upload once more, so it is made after the response was sent: without it they are told again, which does no harm.
  */
-export class ToldClients {
+export class InformedClients {
   private readonly noting = new Map<string, Promise<void>>();
 
-  constructor(private readonly rooms: Pick<Rooms, 'store' | 'log'>) {}
+  constructor(private readonly deps: Pick<DeliveryContext, 'store' | 'log'>) {}
 
   /** Fulfilled when the note is made, or is known not to be. Never fails. */
   note(end: UnknownEnd): Promise<void> {
@@ -132,7 +132,7 @@ export class ToldClients {
     const noting: Promise<void> = before
       .then(() => this.noteNow(end))
       .catch((error: unknown) => {
-        this.rooms.log.warn({ upload: uploadTag(id), err: error }, NOT_NOTED);
+        this.deps.log.warn({ upload: uploadTag(id), err: error }, NOT_NOTED);
       })
       .finally(() => {
         if (this.noting.get(id) === noting) this.noting.delete(id);
@@ -154,12 +154,12 @@ export class ToldClients {
     const { undelivered: why } = upload;
     const end = newestUnknownEnd(upload);
     if (!end || !why?.clientKnows || why.hasAskedAgain) return upload;
-    const noted = await this.rooms.store.atOnce.noteClientAsks(end.id, end.attempt, why);
+    const noted = await this.deps.store.atOnce.noteClientAsks(end.id, end.attempt, why);
     return noted === 'stale' ? upload : noted;
   }
 
   private async noteNow({ id, attempt }: UnknownEnd): Promise<void> {
-    const { atOnce } = this.rooms.store;
+    const { atOnce } = this.deps.store;
     const upload = await atOnce.get(id);
     const why = upload?.undelivered;
     if (!upload || !why || why.clientKnows || newestUnknownEnd(upload)?.attempt !== attempt) return;

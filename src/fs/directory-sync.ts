@@ -5,7 +5,7 @@ import { close, fsync, hasCode, mkdir, open, rmdir, stat } from './files.js';
 /** What survives a power cut. `always` and `group` differ only in how often bytes are synced, which the receiver decides. */
 export type SyncMode = 'always' | 'group' | 'none';
 
-interface Turn {
+interface SyncRound {
   next?: Promise<void>;
 }
 
@@ -20,7 +20,7 @@ const MOST_FAILED = 1000;
  * is made after `failures` was noted, and believed to be durable only when no sync of its directory has failed since.
  */
 export class DirectorySync {
-  private readonly turns = new Map<string, Turn & { readonly running: Promise<void> }>();
+  private readonly turns = new Map<string, SyncRound & { readonly running: Promise<void> }>();
   /** By the directory: the number of its last failure among all. */
   private readonly failed = new Map<string, number>();
   private failedSyncs = 0;
@@ -97,7 +97,7 @@ export class DirectorySync {
 
   private begin(directory: string): Promise<void> {
     const running = syncDirectory(directory);
-    const turn: Turn & { readonly running: Promise<void> } = { running };
+    const turn: SyncRound & { readonly running: Promise<void> } = { running };
     this.turns.set(directory, turn);
     const ended = (): void => {
       if (!turn.next && this.turns.get(directory) === turn) this.turns.delete(directory);

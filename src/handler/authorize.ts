@@ -47,7 +47,7 @@ const OF_THE_BODY = new Set(['content-length', 'expect', 'transfer-encoding', 'c
 const PREFLIGHT_MS = 2000;
 
 /** Decides who may come in before a byte of a body is taken, and whose an upload is. */
-export class Access {
+export class Authorizer {
   private readonly connections = new AskConnections();
 
   /**

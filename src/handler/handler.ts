@@ -20,16 +20,16 @@ import { type InterimOptions, Interims } from '../server/interim-responses.js';
 import { refuseConnection } from '../server/refuse-connection.js';
 import { BadHead, readHead } from '../server/request-head.js';
 import { answerEarly, sendReply } from '../server/response.js';
-import type { Trust } from '../server/trusted-proxies.js';
-import type { Access, Admission } from './authorize.js';
+import type { TrustedProxies } from '../server/trusted-proxies.js';
+import type { Authorizer, Admission } from './authorize.js';
 import type { Cors } from './cors.js';
 import type { Discovery } from './discovery.js';
 import type { UploadPages, UploadRequest, UploadRequests } from './upload-handler.js';
-import { type Found, locate, type Places } from './upload-lookup.js';
+import { type Found, locate, type UploadLookup } from './upload-lookup.js';
 
-export interface EntryOptions {
-  readonly access: Access;
-  readonly places: Places;
+export interface HandlerOptions {
+  readonly access: Authorizer;
+  readonly places: UploadLookup;
   readonly pages: UploadPages;
   readonly uploadRequests: UploadRequests;
   readonly discovery: Discovery;
@@ -37,7 +37,7 @@ export interface EntryOptions {
   /** To the nodes that have the bytes of other uploads; missing where there can be none. */
   readonly relay?: Relay;
   readonly routes: Routes;
-  readonly trust: Trust;
+  readonly trust: TrustedProxies;
   readonly cors: Cors;
   /** Path of upload resources: begins and ends with a slash. */
   readonly uploadsPath: string;
@@ -55,7 +55,7 @@ export interface EntryOptions {
 }
 
 /** What is noted of a request for its line in the log. */
-interface Noted {
+interface RequestRecord {
   kind: RequestKind;
   route?: string;
   /** As it was when the request came, or began. */
@@ -68,7 +68,7 @@ interface Noted {
 /** A request as it came in. `isRelayed`: by way of another node. */
 interface Received {
   readonly exchange: Exchange;
-  readonly noted: Noted;
+  readonly noted: RequestRecord;
   readonly isRelayed: boolean;
   /** What the reply tells of an attempt. */
   unknown?: UnknownEnd;
@@ -86,11 +86,11 @@ interface Ended {
 type Answered = Ended | 'relayed' | 'answered';
 
 /** Every request comes in here: route, protocol, then uploads or pass-through. The one place that catches everything. */
-export class Entry {
+export class HttpHandler {
   private draining = false;
   private leaving = false;
 
-  constructor(private readonly options: EntryOptions) {}
+  constructor(private readonly options: HandlerOptions) {}
 
   /** Takes no new uploads: others should. Those that are here go on. */
   leave(): void {
@@ -106,7 +106,7 @@ export class Entry {
   /** `client`: the request was passed on by another node, which tells of its client. Fulfilled when the exchange is over. Never fails. */
   async handle(exchange: Exchange, client?: ClientFacts): Promise<void> {
     const startedAt = this.options.monotonic();
-    const noted: Noted = { kind: 'other' };
+    const noted: RequestRecord = { kind: 'other' };
     const head = client ? readPeerHead(exchange.req, client) : readHead(exchange.req, this.options.trust);
     try {
       const refused = head instanceof BadHead ? head : this.loopOf(head);
@@ -155,7 +155,12 @@ export class Entry {
     return { status: 508, detail: LOOP };
   }
 
-  private async serve(exchange: Exchange, received: RequestHead, noted: Noted, isRelayed: boolean): Promise<void> {
+  private async serve(
+    exchange: Exchange,
+    received: RequestHead,
+    noted: RequestRecord,
+    isRelayed: boolean,
+  ): Promise<void> {
     const { places, pages, cors, finalInterim, relay } = this.options;
     const found = await places.find(received);
     if (found instanceof BadHead) {
@@ -184,7 +189,7 @@ export class Entry {
     }
   }
 
-  private async passThrough(exchange: Exchange, { head, route }: Found, noted: Noted): Promise<void> {
+  private async passThrough(exchange: Exchange, { head, route }: Found, noted: RequestRecord): Promise<void> {
     const { access, passThrough, cors } = this.options;
     noted.kind = 'pass-through';
     const admission = isAskedFor(route) ? await access.ask(head, route) : LET_IN;
@@ -194,7 +199,7 @@ export class Entry {
   }
 
   /** What we answer ourselves needs nobody's leave: browsers send a preflight without credentials. */
-  private async preflight(exchange: Exchange, found: Found, noted: Noted): Promise<void> {
+  private async preflight(exchange: Exchange, found: Found, noted: RequestRecord): Promise<void> {
     const reply = this.options.cors.preflight(found.head);
     if (!reply && found.place.kind === 'target') return this.passThrough(exchange, found, noted);
     noted.kind = 'preflight';
@@ -318,7 +323,7 @@ export class Entry {
     return this.options.uploadRequests.refuse(asked, refusal);
   }
 
-  private note({ res }: Exchange, head: RequestHead, noted: Noted, startedAt: number): void {
+  private note({ res }: Exchange, head: RequestHead, noted: RequestRecord, startedAt: number): void {
     const { metrics, log, uploadsPath, monotonic } = this.options;
     const seconds = (monotonic() - startedAt) / 1000;
     const status = res.headersSent ? res.statusCode : undefined;

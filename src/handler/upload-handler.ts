@@ -15,7 +15,7 @@ import type {
   Elsewhere,
   Intent,
   Interrupted,
-  News,
+  InterimUpdate,
   OriginInterim,
   Outcome,
   Refusal,
@@ -39,13 +39,13 @@ import { sinceHeldBackMs } from '../streams/small-pieces.js';
 import type { UploadCall } from '../uploads/answers.js';
 import { Body } from '../uploads/request-body.js';
 import type { Uploads } from '../uploads/uploads.js';
-import { type Access, type Admission, problemAnswer } from './authorize.js';
+import { type Authorizer, type Admission, problemAnswer } from './authorize.js';
 import { PlainRequests } from './plain-requests.js';
 import type { Found } from './upload-lookup.js';
 
 export interface UploadRequestsOptions {
   readonly uploads: Uploads;
-  readonly access: Access;
+  readonly access: Authorizer;
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
@@ -217,7 +217,7 @@ export class UploadRequests {
     });
   }
 
-  private tell(asked: UploadRequest, news: News): boolean {
+  private tell(asked: UploadRequest, news: InterimUpdate): boolean {
     if (news.kind === 'resumable') asked.onUpload(news.upload);
     const reply = (): Reply | undefined => asked.protocol.interim(news, this.contextOf(asked));
     const isSent = news.kind === 'resumable' ? asked.interims.announce(reply) : asked.interims.progress(reply);

@@ -25,7 +25,7 @@ import {
   readTarget,
 } from '../server/request-head.js';
 import type { Uploads } from '../uploads/uploads.js';
-import type { Access } from './authorize.js';
+import type { Authorizer } from './authorize.js';
 
 /** What a request's path leads to, with the route that holds there. */
 export interface Found {
@@ -44,9 +44,9 @@ export interface Found {
   readonly fault?: Fault;
 }
 
-export interface PlacesOptions {
+export interface UploadLookupOptions {
   readonly uploads: Pick<Uploads, 'find'>;
-  readonly access: Access;
+  readonly access: Authorizer;
   readonly routes: Routes;
   /** Path of upload resources: begins and ends with a slash. */
   readonly uploadsPath: string;
@@ -56,8 +56,8 @@ export interface PlacesOptions {
 const WELL_FORMED_ID = /^[A-Za-z0-9_-]{32}$/;
 
 /** Finds targets and uploads, and hides an upload from whoever did not create it where its route binds it. */
-export class Places {
-  constructor(private readonly options: PlacesOptions) {}
+export class UploadLookup {
+  constructor(private readonly options: UploadLookupOptions) {}
 
   async find(received: RequestHead): Promise<Found | BadHead> {
     const { routes, uploadsPath } = this.options;

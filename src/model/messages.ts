@@ -155,7 +155,7 @@ export interface Elsewhere {
 }
 
 /** What an interim response can say while the body is still coming. */
-export type News =
+export type InterimUpdate =
   | { readonly kind: 'resumable'; readonly upload: Upload }
   /** `offset` is durable and has never been shown lower. */
   | {

@@ -10,7 +10,7 @@ import {
 } from 'prom-client';
 
 /** All figures of one process as values, to be added up with those of others. */
-export type Figures = readonly MetricObjectWithValues<MetricValue<string>>[];
+export type MetricValues = readonly MetricObjectWithValues<MetricValue<string>>[];
 
 /** What a request was to us. */
 export type RequestKind =
@@ -25,7 +25,7 @@ export type RequestKind =
   | 'spooled'
   | 'other';
 
-export interface RequestFigures {
+export interface EndedRequest {
   readonly kind: RequestKind;
   readonly method: string;
   /** Undefined when no final response was sent. */
@@ -169,7 +169,7 @@ export class Metrics {
     }).set({ version, node: process.version }, 1);
   }
 
-  requestEnded({ kind, method, status, seconds }: RequestFigures): void {
+  requestEnded({ kind, method, status, seconds }: EndedRequest): void {
     const known = METHODS.has(method) ? method : 'other';
     this.requests.inc({ kind, method: known, status: status === undefined ? 'none' : statusLabel(status) });
     this.requestSeconds.observe({ kind }, seconds);
@@ -323,7 +323,7 @@ export class Metrics {
   }
 
   /** The same as values. */
-  figures(): Promise<Figures> {
+  figures(): Promise<MetricValues> {
     return this.registry.getMetricsAsJSON();
   }
 
@@ -357,7 +357,7 @@ export class ConnectionMetrics {
     this.refused.inc({ limit });
   }
 
-  figures(): Promise<Figures> {
+  figures(): Promise<MetricValues> {
     return this.registry.getMetricsAsJSON();
   }
 }
@@ -368,13 +368,13 @@ function statusLabel(status: number): string {
 }
 
 /** The figures of several processes as one, in the text format of Prometheus: added up where that means something. */
-export async function summedFigures(all: readonly Figures[]): Promise<{ type: string; text: string }> {
+export async function sumMetrics(all: readonly MetricValues[]): Promise<{ type: string; text: string }> {
   const sum = AggregatorRegistry.aggregate(all.map((figures) => [...figures]));
   return { type: sum.contentType, text: await sum.metrics() };
 }
 
 /** Of figures that are no more, what still counts: totals never go down, what is the case now does not remain. */
-export function lastingFigures(all: readonly Figures[]): Promise<Figures> {
+export function lastingMetrics(all: readonly MetricValues[]): Promise<MetricValues> {
   const totals = all.map((figures) => figures.filter(({ type }) => LASTING.has(String(type))));
   return AggregatorRegistry.aggregate(totals).getMetricsAsJSON();
 }

@@ -12,7 +12,7 @@ type WriteDone = (error?: Error | null) => void;
  * with the first refused write, and an answer that has already arrived (413, then a reset) is lost with it. From that
  * write on no further byte is sent: writing seems to be slow, until reading has ended and the socket closes.
  */
-export function makePatient<T extends Socket>(socket: T, longestSilenceMs = LONGEST_SILENCE_MS): T {
+export function keepReadingAfterWriteError<T extends Socket>(socket: T, longestSilenceMs = LONGEST_SILENCE_MS): T {
   const write = socket._write.bind(socket);
   const refused = new RefusedWrites(socket, longestSilenceMs);
   socket._write = refused.guard(write);

@@ -9,7 +9,7 @@ import type HttpProxy from 'http-proxy';
 import { authenticatesConnection } from '../model/client-fields.js';
 import { fromRawHeaders, type Headers } from '../model/headers.js';
 import { toNodeLines, writeOctets } from '../streams/node-http.js';
-import { makePatient } from './half-closed-socket.js';
+import { keepReadingAfterWriteError } from './half-closed-socket.js';
 
 /** One request as the origin shall get it, to the letter. */
 export interface OutgoingRequest {
@@ -209,8 +209,11 @@ export class OriginAgents {
     const { rejectUnauthorized = true, cert, key } = tls;
     const ca = tls.ca === undefined ? {} : { ca: [tls.ca].flat() };
     this.verifying = { ...ca, ...(cert && { cert }), ...(key && { key }), rejectUnauthorized };
-    this.kept = { http: new PatientAgent(keeping), https: new PatientTlsAgent({ ...keeping, ...this.verifying }) };
-    this.fresh = { http: new PatientAgent({}), https: new PatientTlsAgent(this.verifying) };
+    this.kept = {
+      http: new HalfClosedAgent(keeping),
+      https: new HalfClosedTlsAgent({ ...keeping, ...this.verifying }),
+    };
+    this.fresh = { http: new HalfClosedAgent({}), https: new HalfClosedTlsAgent(this.verifying) };
   }
 
   /** `fresh`: a connection that was not used before and will not be used again. A client's own is preferred to both. */
@@ -231,7 +234,10 @@ export class OriginAgents {
   reserve(client: ClientConnection): void {
     if (client.destroyed || this.own.has(client)) return;
     const options = { keepAlive: true, maxSockets: 1 };
-    const agents = { http: new PatientAgent(options), https: new PatientTlsAgent({ ...options, ...this.verifying }) };
+    const agents = {
+      http: new HalfClosedAgent(options),
+      https: new HalfClosedTlsAgent({ ...options, ...this.verifying }),
+    };
     this.own.set(client, agents);
     client.once('close', () => {
       this.own.delete(client);
@@ -257,25 +263,25 @@ export class OriginAgents {
 
 type Created = (error: Error | null, socket: Duplex) => void;
 
-class PatientAgent extends HttpAgent {
+class HalfClosedAgent extends HttpAgent {
   override createConnection(...[options, created]: Parameters<HttpAgent['createConnection']>) {
-    return patientIfSocket(super.createConnection(options, patientLater(created)));
+    return keepReadingIfSocket(super.createConnection(options, keepReadingLater(created)));
   }
 }
 
-class PatientTlsAgent extends HttpsAgent {
+class HalfClosedTlsAgent extends HttpsAgent {
   override createConnection(...[options, created]: Parameters<HttpsAgent['createConnection']>) {
-    return patientIfSocket(super.createConnection(options, patientLater(created)));
+    return keepReadingIfSocket(super.createConnection(options, keepReadingLater(created)));
   }
 }
 
 /** An agent may give its socket by return or by callback. */
-function patientLater(created: Created | undefined): Created | undefined {
-  return created && ((error, socket) => created(error, patientIfSocket(socket)));
+function keepReadingLater(created: Created | undefined): Created | undefined {
+  return created && ((error, socket) => created(error, keepReadingIfSocket(socket)));
 }
 
-function patientIfSocket<T>(socket: T): T {
-  return socket instanceof Socket ? makePatient(writeOctets(socket)) : socket;
+function keepReadingIfSocket<T>(socket: T): T {
+  return socket instanceof Socket ? keepReadingAfterWriteError(writeOctets(socket)) : socket;
 }
 
 function count(sockets: NodeJS.ReadOnlyDict<Socket[]>): number {

@@ -1,5 +1,5 @@
 import type { HeaderLine, Headers } from '../model/headers.js';
-import type { Intent, News, Outcome, Refusal } from '../model/messages.js';
+import type { Intent, InterimUpdate, Outcome, Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Limits } from '../model/route.js';
 
@@ -34,7 +34,7 @@ export interface Protocol {
   /** A request on an upload resource. */
   parseUploadRequest(head: RequestHead, id: string): Intent | Refusal;
   /** An interim response, or undefined where this form has none for such news. */
-  interim(news: News, context: ReplyContext): Reply | undefined;
+  interim(news: InterimUpdate, context: ReplyContext): Reply | undefined;
   render(outcome: Outcome, context: ReplyContext): Reply;
 }
 

@@ -1,5 +1,5 @@
 import { type HeaderLine, type Headers, withoutUploadFields } from '../model/headers.js';
-import type { News, Outcome } from '../model/messages.js';
+import type { InterimUpdate, Outcome } from '../model/messages.js';
 import { type Digest, hasGoodAnswer, type Undelivered, type Upload } from '../model/upload.js';
 import { answerLostProblem, NO_STORE, problemReply } from './problem.js';
 import type { Reply, ReplyContext } from './protocol.js';
@@ -53,7 +53,7 @@ export function renderOutcome(dialect: Dialect, outcome: Outcome, context: Reply
 }
 
 /** How news looks in a 104 (RUFH §5); undefined where the dialect has none for it. */
-export function renderInterim(dialect: Dialect, news: News, context: ReplyContext): Reply | undefined {
+export function renderInterim(dialect: Dialect, news: InterimUpdate, context: ReplyContext): Reply | undefined {
   if (news.kind === 'resumable') {
     return interim(versionLine(dialect), locationLine(news.upload, context), limitLine(dialect, news.upload, context));
   }

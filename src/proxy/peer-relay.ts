@@ -96,7 +96,7 @@ export class PeerRelay implements Relay {
     // The next request of a client that was just told counts on it.
     if (this.noting.size > 0) await Promise.all(this.noting);
     const owner = await this.options.owners.find(node);
-    if (owner) return this.run(new Way(this.requests, this.options.connectTimeoutMs), owner, task);
+    if (owner) return this.run(new PeerConnection(this.requests, this.options.connectTimeoutMs), owner, task);
     const reply = refuse({ reason: 'unknown-upload' });
     if (reply === 'cut') clientOf(exchange).breakOff();
     else await answerEarly(exchange, reply);
@@ -112,7 +112,11 @@ export class PeerRelay implements Relay {
     this.requests.close();
   }
 
-  private async run(way: Way, owner: NonNullable<Awaited<ReturnType<Owners['find']>>>, task: RelayTask): Promise<void> {
+  private async run(
+    way: PeerConnection,
+    owner: NonNullable<Awaited<ReturnType<Owners['find']>>>,
+    task: RelayTask,
+  ): Promise<void> {
     const { exchange, head, node, refuse } = task;
     const { signature, ownerTimeoutMs } = this.options;
     const { method, target } = head;
@@ -121,7 +125,7 @@ export class PeerRelay implements Relay {
     const signed = (outgoing: OutgoingRequest): OutgoingRequest => {
       return { ...outgoing, headers: [...outgoing.headers, [PEER_FIELD, signature.sign(claim, outgoing)]] };
     };
-    const silence = new Silence(owner.silentMs);
+    const silence = new OwnerSilence(owner.silentMs);
     // The owner hears that the client may have left by the end of our connection alone.
     const stopListening = onPeerEnded(exchange, (connection) => connection.end());
     const client = clientOf(exchange);
@@ -163,7 +167,7 @@ export class PeerRelay implements Relay {
   }
 
   /** A process that stands still keeps its connections, and its machine takes new ones: only its silence tells. */
-  private async look(relayed: RelayedExchange, node: string, silence: Silence): Promise<void> {
+  private async look(relayed: RelayedExchange, node: string, silence: OwnerSilence): Promise<void> {
     silence.heard(await this.silentMs(node));
     if (silence.lasts) relayed.abandon(STANDS_STILL);
   }
@@ -194,7 +198,7 @@ export class PeerRelay implements Relay {
 const STANDS_STILL: ExchangeFailure = { status: 504, code: 'OWNER_SILENT', detail: UNREACHABLE };
 
 /** How long an owner has not been heard of. */
-class Silence {
+class OwnerSilence {
   private looks = 0;
 
   constructor(public ms: number) {}
@@ -211,7 +215,7 @@ class Silence {
 }
 
 /** The way to an owner in one exchange: open as soon as the one at its end is known to be there. */
-class Way {
+class PeerConnection {
   isOpen = false;
 
   constructor(

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import ipaddr from 'ipaddr.js';
 import type { Log } from '../observe/log.js';
-import type { Trust } from './trusted-proxies.js';
+import type { TrustedProxies } from './trusted-proxies.js';
 
 /** The limit that a refused connection has met. */
 export type ConnectionLimit = 'total' | 'address';
@@ -30,7 +30,7 @@ export interface ClientLimitsOptions {
   readonly settings: { readonly total?: number; readonly perAddress?: number };
   /** Processes that share the connections, each with descriptors of its own. */
   readonly processes?: number;
-  readonly trust: Pick<Trust, 'trusts'>;
+  readonly trust: Pick<TrustedProxies, 'trusts'>;
   readonly metrics: { connectionRefused(limit: ConnectionLimit): void };
   readonly endIdle: () => void;
   readonly log: Log;

@@ -3,7 +3,7 @@ import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../mo
 import type { RequestHead } from '../model/request-head.js';
 import { escaped, normalForm, resolveDots, withoutEnd } from '../model/uri.js';
 import { type HttpRequest, peerOf } from './exchange.js';
-import { isAuthority, type Provenance, type Trust } from './trusted-proxies.js';
+import { isAuthority, type Provenance, type TrustedProxies } from './trusted-proxies.js';
 
 /** A head that nobody can act on; the client is told why. */
 export class BadHead {
@@ -14,7 +14,7 @@ export class BadHead {
 }
 
 /** What is known of a request before its body. What HTTP/1.1 and HTTP/2 say differently is said one way here. */
-export function readHead(req: HttpRequest, trust: Pick<Trust, 'provenanceOf'>): RequestHead | BadHead {
+export function readHead(req: HttpRequest, trust: Pick<TrustedProxies, 'provenanceOf'>): RequestHead | BadHead {
   const method = req.method ?? '';
   // Methods are case-sensitive (RFC 9110 §9.1), but Node's client would say this one in capitals to the origin.
   if (method !== method.toUpperCase())

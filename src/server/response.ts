@@ -29,7 +29,7 @@ export type Sent = 'whole' | 'client-left' | 'cut';
  * fails or is not as long as announced ends the connection or the stream, never the response.
  */
 export async function sendReply(exchange: Exchange, reply: Reply): Promise<Sent> {
-  const watch = new Watch(exchange);
+  const watch = new ResponseWatcher(exchange);
   try {
     if (watch.isGone) return 'client-left';
     const lines = linesOf(reply, exchange);
@@ -139,7 +139,7 @@ async function writeBody(
   exchange: Exchange,
   reply: Reply,
   lines: readonly HeaderLine[],
-  watch: Watch,
+  watch: ResponseWatcher,
 ): Promise<Sent | 'nothing'> {
   const { req, res } = exchange;
   const { status, body, trailers } = reply;
@@ -181,7 +181,7 @@ function cutOff(exchange: Exchange, lines: readonly HeaderLine[]): void {
 }
 
 /** Notices a client that leaves before its response is complete. What happens first counts: both end with a 'close'. */
-class Watch {
+class ResponseWatcher {
   private end: 'whole' | 'client-left' | undefined;
   private wake: (() => void) | undefined;
   private readonly listenedTo: EventEmitter[];
@@ -245,7 +245,7 @@ class Watch {
 async function pump(
   body: AsyncIterable<Uint8Array>,
   res: NodeJS.WritableStream,
-  watch: Watch,
+  watch: ResponseWatcher,
   announcedSize: number | undefined,
   begin: () => void,
 ): Promise<'whole' | 'client-left' | 'cut' | 'nothing'> {

@@ -36,7 +36,7 @@ interface Range {
 }
 
 /** Knows whose word counts: the trusted proxies, and nobody else. */
-export class Trust {
+export class TrustedProxies {
   private readonly ranges: readonly Range[];
   private readonly unix: TrustedProxy | undefined;
 

@@ -98,7 +98,7 @@ async function* bytesOf(
 }
 
 async function assertComplete({ path, hasSums, committed }: Section, refresh: () => Promise<void>): Promise<void> {
-  const size = await lookTwice(() => patiently(() => fileSizeOf(path)), refresh);
+  const size = await readAgainIfMissing(() => patiently(() => fileSizeOf(path)), refresh);
   if (size === undefined) throw lost('a chunk is missing');
   const wanted = hasSums ? fileSize(committed) : committed;
   if (size < wanted) throw lost(`the file of a chunk has ${size} bytes instead of ${wanted}`);
@@ -336,7 +336,10 @@ function sizeOf(buffers: readonly Uint8Array[]): number {
  * What is found in a file; undefined when there certainly is none. An NFS client remembers for a while that a name was not
  * there, which another node may have made since: what is missing is looked for again after `refresh`.
  */
-export async function lookTwice<T>(look: () => Promise<T>, refresh: () => Promise<void>): Promise<T | undefined> {
+export async function readAgainIfMissing<T>(
+  look: () => Promise<T>,
+  refresh: () => Promise<void>,
+): Promise<T | undefined> {
   const first = await unlessMissing(look);
   if (first) return first.found;
   await refresh();

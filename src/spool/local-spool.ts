@@ -30,7 +30,7 @@ import {
 import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
 import { bytesIn, RunningSums } from './block-sums.js';
-import { FileChunkWriter, lookTwice, readChunks } from './chunk-files.js';
+import { FileChunkWriter, readAgainIfMissing, readChunks } from './chunk-files.js';
 import { originOf } from './chunk-name.js';
 import { IDENTITY } from './shared-directory.js';
 import { type ChunkWriter, PROMISED, type Spool, type SpooledChunk } from './spool.js';
@@ -200,7 +200,7 @@ export class LocalSpool implements Spool {
   }
 
   private ifThere<T>(id: string, what: string, look: () => Promise<T>): Promise<T | undefined> {
-    return failing(what, () => lookTwice(look, () => this.refresh(id)));
+    return failing(what, () => readAgainIfMissing(look, () => this.refresh(id)));
   }
 
   /**

@@ -29,8 +29,8 @@ export interface Leases {
  * The requests of one process. Those for the same upload form a line: each asks the one before it to give back, so that
  * whoever stands in the middle gets its turn, knowing that it should be short. Nothing is kept of uploads nobody wants.
  */
-export class LeaseLines {
-  private readonly last = new Map<string, Turn>();
+export class LeaseQueues {
+  private readonly last = new Map<string, LeaseRequest>();
   private draining = false;
 
   /** `graceMs`: how long one that was asked may take to give back before it is passed over. */
@@ -40,9 +40,9 @@ export class LeaseLines {
    * The end of the upload's line. While draining, turns come but are asked back at once: an offset can still be told, and
    * a body that has just begun ends before it makes the stop wait.
    */
-  enter(id: string): Turn {
+  enter(id: string): LeaseRequest {
     const before = this.last.get(id);
-    const turn = new Turn(before, this.graceMs, () => {
+    const turn = new LeaseRequest(before, this.graceMs, () => {
       if (this.last.get(id) === turn) this.last.delete(id);
     });
     this.last.set(id, turn);
@@ -58,7 +58,7 @@ export class LeaseLines {
 }
 
 /** One request's place in the line of an upload. */
-export class Turn {
+export class LeaseRequest {
   /** Fulfilled when the one before is over, or is passed over. */
   readonly comes: Promise<void>;
   /** Nobody was before it. */
@@ -69,7 +69,7 @@ export class Turn {
   private readonly ended = deferred();
 
   constructor(
-    before: Turn | undefined,
+    before: LeaseRequest | undefined,
     graceMs: number,
     private readonly onEnd: () => void,
   ) {

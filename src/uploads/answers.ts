@@ -1,7 +1,7 @@
 import type { Delivery, DeliveryResult } from '../delivery/delivery.js';
 import type { InterimListener } from '../delivery/waiters.js';
 import type { Headers } from '../model/headers.js';
-import type { AppendIntent, Interrupted, News, Outcome, Refusal, RelayedAnswer } from '../model/messages.js';
+import type { AppendIntent, Interrupted, InterimUpdate, Outcome, Refusal, RelayedAnswer } from '../model/messages.js';
 import { type Digest, isAnsweredEarly, shownOffset, type Upload } from '../model/upload.js';
 import type { Body } from './request-body.js';
 import { whyGone } from './validate.js';
@@ -22,7 +22,7 @@ export interface AnswerCall {
   /** The client does not wait for the origin (RFC 7240 §4.1), or the route does not let it. */
   readonly doesNotWait?: boolean;
   /** Hears now and then that the connection is still wanted: proxies in between close one that is silent. */
-  readonly tell?: (news: News) => unknown;
+  readonly tell?: (news: InterimUpdate) => unknown;
   /** Hears the origin's own interim responses. */
   readonly onInterim?: InterimListener;
 }
@@ -101,7 +101,7 @@ function refused(refusal: Refusal): Outcome {
 
 export interface UploadCall extends AnswerCall {
   /** Hears what an interim response could say; false when the client was not told. */
-  readonly tell: (news: News) => boolean;
+  readonly tell: (news: InterimUpdate) => boolean;
   /** Whether `tell` would tell of progress now; taken for yes when it is missing. */
   readonly hears?: () => boolean;
   /** Told of the upload before its body and whenever the offset has moved. */

@@ -6,7 +6,7 @@ import type {
   AppendIntent,
   CreateIntent,
   Interrupted,
-  News,
+  InterimUpdate,
   Outcome,
   Refusal,
   RelayedAnswer,
@@ -22,27 +22,27 @@ import { LastCheck, receive, type Received } from './body-writer.js';
 import type { CommitPace } from './chunk.js';
 import type { RepresentationHashes } from './digests.js';
 import type { Body } from './request-body.js';
-import type { Promises } from './shown-offsets.js';
+import type { AcknowledgedOffsets } from './shown-offsets.js';
 import { type Allowance, allowance, LOST } from './validate.js';
 
-export interface TakeInRooms {
+export interface AppendDeps {
   readonly store: UploadStore;
   readonly spool: Spool;
   readonly hashes: RepresentationHashes;
-  readonly promises: Promises;
+  readonly acknowledged: AcknowledgedOffsets;
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
   readonly pace: CommitPace;
 }
 
-export interface TakeInTask {
+export interface AppendTask {
   readonly intent: CreateIntent | AppendIntent;
   /** As it is under the lease. */
   readonly upload: Upload;
   readonly lease: Lease;
   readonly body: Body;
-  readonly tell: (news: News) => unknown;
+  readonly tell: (news: InterimUpdate) => unknown;
   /** Whether `tell` would tell of progress now; taken for yes when it is missing. */
   readonly hears?: () => boolean;
   /** Hears the interim responses of an origin that is fed meanwhile. */
@@ -60,17 +60,17 @@ export interface TakeInTask {
 }
 
 /** The upload is complete and waits for its delivery. */
-export interface Whole {
+export interface CompleteUpload {
   readonly kind: 'whole';
   readonly upload: Upload;
   readonly reprDigest?: Digest;
 }
 
 /** Receives one body under its lease, up to the point where the origin comes in. */
-export class TakeIn {
-  constructor(private readonly rooms: TakeInRooms) {}
+export class AppendBody {
+  constructor(private readonly deps: AppendDeps) {}
 
-  async take(task: TakeInTask): Promise<Outcome | Interrupted | Whole> {
+  async take(task: AppendTask): Promise<Outcome | Interrupted | CompleteUpload> {
     task.onOffset?.(task.upload);
     try {
       const outcome = await this.outcomeOf(await this.receive(task), task);
@@ -92,7 +92,7 @@ export class TakeIn {
   async invalidate(upload: Upload, lease: Lease, refusal: Refusal): Promise<Outcome | Interrupted> {
     const ended = await this.end(upload, lease);
     if (!ended) return { kind: 'interrupted', why: 'taken-over' };
-    reportClosed(ended, 'invalid', this.rooms, refusal.reason);
+    reportClosed(ended, 'invalid', this.deps, refusal.reason);
     return { kind: 'refused', refusal };
   }
 
@@ -106,13 +106,13 @@ export class TakeIn {
   private async lose(upload: Upload, lease: Lease, detail: string, problem: string): Promise<Outcome | Interrupted> {
     const ended = await this.end(upload, lease, 'lost');
     if (!ended) return { kind: 'interrupted', why: 'taken-over' };
-    reportLoss(ended, problem, this.rooms);
+    reportLoss(ended, problem, this.deps);
     return { kind: 'refused', refusal: { reason: 'gone', detail } };
   }
 
   /** Undefined when a newer lease was taken. */
   private async end({ id }: Upload, lease: Lease, why?: 'lost'): Promise<Upload | undefined> {
-    const { store, spool, hashes, log } = this.rooms;
+    const { store, spool, hashes, log } = this.deps;
     const ended = await store.invalidate(id, lease.token, why);
     if (ended === 'stale' || ended === 'gone') return undefined;
     hashes.forget(id);
@@ -127,16 +127,16 @@ export class TakeIn {
   async wantedDigest(upload: Upload, lease: Lease): Promise<Digest | undefined> {
     if (!upload.wantedReprDigest || upload.phase !== 'receiving') return undefined;
     try {
-      return await this.rooms.hashes.digest(upload, upload.wantedReprDigest, lease);
+      return await this.deps.hashes.digest(upload, upload.wantedReprDigest, lease);
     } catch (error) {
       if (lease.signal.aborted) return undefined;
       throw error;
     }
   }
 
-  private receive(task: TakeInTask): Promise<Received> {
+  private receive(task: AppendTask): Promise<Received> {
     const { intent, upload, lease, body, onCommitted } = task;
-    this.rooms.hashes.follow(upload, lease);
+    this.deps.hashes.follow(upload, lease);
     const limited = intent.kind === 'append' || intent.appendLimitsApply;
     const { contentDigests, complete } = intent;
     return receive(
@@ -144,37 +144,37 @@ export class TakeIn {
         upload,
         lease,
         body,
-        last: complete ? new LastCheck(task, this.rooms.hashes) : undefined,
+        last: complete ? new LastCheck(task, this.deps.hashes) : undefined,
         allowance: allowance(upload, limited),
         contentDigests,
         atLeast: limited ? leastBytes(intent, upload) : undefined,
         onCommitted: (now) => {
-          this.rooms.hashes.committed(now, lease.token);
+          this.deps.hashes.committed(now, lease.token);
           onCommitted?.(now);
           task.onOffset?.(now);
           return this.tellProgress(now, task);
         },
       },
-      { ...this.rooms, pace: task.pace ?? this.rooms.pace },
+      { ...this.deps, pace: task.pace ?? this.deps.pace },
     );
   }
 
   /** Kept first where the store may forget it; not when nobody would hear of it. */
-  private async tellProgress(now: Upload, { intent, upload, tell, hears }: TakeInTask): Promise<void> {
+  private async tellProgress(now: Upload, { intent, upload, tell, hears }: AppendTask): Promise<void> {
     if (hears?.() === false) return;
     const offset = progressOffset(now, upload, intent);
-    await this.rooms.promises.makeFor(now, offset);
+    await this.deps.acknowledged.makeFor(now, offset);
     tell({ kind: 'progress', during: intent.kind, upload: now, offset });
   }
 
-  private async promise(outcome: Outcome | Interrupted | Whole): Promise<void> {
-    const { promises } = this.rooms;
-    if (outcome.kind === 'whole') return promises.makeWhole(outcome.upload);
+  private async promise(outcome: Outcome | Interrupted | CompleteUpload): Promise<void> {
+    const { acknowledged } = this.deps;
+    if (outcome.kind === 'whole') return acknowledged.makeWhole(outcome.upload);
     const shown = outcome.kind === 'refused' ? outcome.refusal : outcome;
-    if ('upload' in shown && shown.upload) await promises.make(shown.upload.id, shown.upload.offset);
+    if ('upload' in shown && shown.upload) await acknowledged.make(shown.upload.id, shown.upload.offset);
   }
 
-  private async outcomeOf(received: Received, task: TakeInTask): Promise<Outcome | Interrupted | Whole> {
+  private async outcomeOf(received: Received, task: AppendTask): Promise<Outcome | Interrupted | CompleteUpload> {
     const { intent, lease } = task;
     switch (received.kind) {
       case 'interrupted':
@@ -200,9 +200,9 @@ export class TakeIn {
   private async isOver({ code }: Fault, { id }: Upload): Promise<boolean> {
     if (code === 'BYTES_LOST') return true;
     if (code !== 'STORAGE_UNAVAILABLE') return false;
-    if ((await this.rooms.store.get(id))?.phase !== 'receiving') return true;
-    for (const { name, size } of await this.rooms.store.chunks(id))
-      if (((await this.rooms.spool.size(id, name)) ?? 0) < size) return true;
+    if ((await this.deps.store.get(id))?.phase !== 'receiving') return true;
+    for (const { name, size } of await this.deps.store.chunks(id))
+      if (((await this.deps.spool.size(id, name)) ?? 0) < size) return true;
     return false;
   }
 
@@ -241,10 +241,10 @@ export interface Feeds {
   unfollow(id: string): void;
 }
 
-export interface FeedingRooms {
+export interface EagerFeedDeps {
   readonly store: Pick<UploadStore, 'get'>;
-  readonly takeIn: TakeIn;
-  readonly promises: Promises;
+  readonly appendBody: AppendBody;
+  readonly acknowledged: AcknowledgedOffsets;
   readonly pace: CommitPace;
   /** Missing: nothing is delivered before it is whole. */
   readonly feeds?: Feeds;
@@ -254,20 +254,20 @@ export interface FeedingRooms {
 const FEEDING_PACE: CommitPace = { bytes: 4 * 1024 * 1024, everyMs: 100, firstAtOnce: true };
 
 /** Receives a body while its origin is fed, and stops when that has heard enough. */
-export class Feeding {
+export class EagerAppend {
   private readonly pace: CommitPace;
 
-  constructor(private readonly rooms: FeedingRooms) {
-    this.pace = rooms.pace.bytes < FEEDING_PACE.bytes ? rooms.pace : FEEDING_PACE;
+  constructor(private readonly deps: EagerFeedDeps) {
+    this.pace = deps.pace.bytes < FEEDING_PACE.bytes ? deps.pace : FEEDING_PACE;
   }
 
-  async take(task: TakeInTask): Promise<Outcome | Interrupted | Whole> {
-    const { takeIn, feeds } = this.rooms;
+  async take(task: AppendTask): Promise<Outcome | Interrupted | CompleteUpload> {
+    const { appendBody, feeds } = this.deps;
     const { intent, upload, lease } = task;
     const feed = feeds?.follow(upload);
     const untold = feed?.takeEarlyAnswer();
     if (untold) return this.outcomeOf(untold, intent);
-    const taken = await this.takeWhileFeeding(task, takeIn, feed);
+    const taken = await this.appendWhileFeeding(task, appendBody, feed);
     if (taken.kind === 'whole') return taken;
     const early = feed?.takeEarlyAnswer();
     if (early) return this.outcomeOf(early, intent);
@@ -280,12 +280,12 @@ export class Feeding {
     return taken;
   }
 
-  private async takeWhileFeeding(
-    task: TakeInTask,
-    takeIn: TakeIn,
+  private async appendWhileFeeding(
+    task: AppendTask,
+    appendBody: AppendBody,
     feed: Feed | undefined,
-  ): Promise<Outcome | Interrupted | Whole> {
-    if (!feed) return takeIn.take(task);
+  ): Promise<Outcome | Interrupted | CompleteUpload> {
+    if (!feed) return appendBody.take(task);
     const { body, upload, onInterim } = task;
     const stop = (): void => body.stop();
     feed.hearInterims(onInterim);
@@ -293,7 +293,7 @@ export class Feeding {
     feed.heardEnough.addEventListener('abort', stop, { once: true });
     if (feed.heardEnough.aborted) stop();
     try {
-      return await takeIn.take({ ...task, pace: this.pace, onCommitted: (now) => feed.grew(now) });
+      return await appendBody.take({ ...task, pace: this.pace, onCommitted: (now) => feed.grew(now) });
     } finally {
       feed.heardEnough.removeEventListener('abort', stop);
     }
@@ -302,7 +302,7 @@ export class Feeding {
   /** As far as the store can be asked. */
   private async asItIs(id: string): Promise<Upload | undefined> {
     try {
-      return await this.rooms.store.get(id);
+      return await this.deps.store.get(id);
     } catch (fault) {
       if (!isAway(fault)) throw fault;
       return undefined;
@@ -316,7 +316,7 @@ export class Feeding {
     // With what was committed since.
     const upload = (await this.asItIs(asAnswered.id)) ?? asAnswered;
     // An answer that is not recorded yet may break off: then the upload goes on.
-    await this.rooms.promises.makeFor(upload);
+    await this.deps.acknowledged.makeFor(upload);
     return kind === 'parked' ? { kind, upload, answer } : { kind, to: intent.kind, upload, answer };
   }
 }

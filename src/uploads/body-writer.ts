@@ -6,12 +6,12 @@ import { chunkName } from '../spool/chunk-name.js';
 import type { Spool } from '../spool/spool.js';
 import type { GiveBack, Lease } from '../store/leases.js';
 import { type Commit, isAway, untilAvailable } from '../store/upload-store.js';
-import { type ChunkRooms, expiry, GrowingChunk } from './chunk.js';
+import { type ChunkDeps, expiry, GrowingChunk } from './chunk.js';
 import { matches, type RepresentationHashes } from './digests.js';
 import type { Body } from './request-body.js';
 import type { Allowance } from './validate.js';
 
-export interface ReceiveRooms extends ChunkRooms {
+export interface BodyWriterDeps extends ChunkDeps {
   readonly spool: Spool;
   readonly hashes: RepresentationHashes;
 }
@@ -47,11 +47,11 @@ export type Received =
  * Takes a body into the spool under a lease, committing as it goes. Whatever ends it, what was committed stays and what
  * arrived before the end is committed too, unless the body has to be whole to count.
  */
-export async function receive(task: ReceiveTask, rooms: ReceiveRooms): Promise<Received> {
-  return new Reception(task, rooms).run();
+export async function receive(task: ReceiveTask, deps: BodyWriterDeps): Promise<Received> {
+  return new BodyWriter(task, deps).run();
 }
 
-class Reception {
+class BodyWriter {
   private chunk: GrowingChunk | undefined;
   private bytes = 0;
   /** What counts only with the completion: the upload's last byte at least, or what may be it. */
@@ -64,7 +64,7 @@ class Reception {
 
   constructor(
     private readonly task: ReceiveTask,
-    private readonly rooms: ReceiveRooms,
+    private readonly deps: BodyWriterDeps,
   ) {
     this.mustBeWhole = task.contentDigests.length > 0;
     this.contentHashes = task.contentDigests.map((digest) => ({
@@ -75,7 +75,7 @@ class Reception {
 
   async run(): Promise<Received> {
     const { lease, body } = this.task;
-    const { activeReceives } = this.rooms.metrics;
+    const { activeReceives } = this.deps.metrics;
     const stop = (): void => body.stop();
     lease.signal.addEventListener('abort', stop, { once: true });
     if (lease.signal.aborted) stop();
@@ -84,7 +84,7 @@ class Reception {
       await this.takeAll();
       return await this.finish();
     } catch (fault) {
-      this.rooms.hashes.forget(this.task.upload.id);
+      this.deps.hashes.forget(this.task.upload.id);
       // Where the store failed and not the disk, what reached the disk before can still count.
       if (fault instanceof Fault && !this.mustBeWhole) await this.chunk?.rescue();
       // In the middle of its body a client is not told what to do: it goes on where the upload stands.
@@ -108,7 +108,7 @@ class Reception {
 
   private async write(buffers: readonly Buffer[]): Promise<void> {
     if (buffers.length === 0) return;
-    const { hashes, metrics } = this.rooms;
+    const { hashes, metrics } = this.deps;
     const { upload, lease } = this.task;
     this.chunk ??= await this.begin();
     await this.chunk.write(buffers);
@@ -126,7 +126,7 @@ class Reception {
     const name = chunkName(lease.token, upload.offset);
     const commitsFrom = this.mustBeWhole ? Infinity : atLeast;
     const task = { upload, lease, name, commitsFrom, onCommitted, onTrouble: () => body.stop() };
-    return new GrowingChunk(await this.rooms.spool.create(upload.id, name), task, this.rooms);
+    return new GrowingChunk(await this.deps.spool.create(upload.id, name), task, this.deps);
   }
 
   /** Cuts what exceeds the bound; noticing even one byte too many ends the reception. */
@@ -213,28 +213,28 @@ class Reception {
     if (kept.length > 0) this.chunk ??= await this.begin();
     const result = this.chunk
       ? await this.chunk.complete(kept, complete)
-      : await this.commitWithoutBytes({ token: lease.token, complete, expiresAt: expiry(upload, this.rooms, true) });
+      : await this.commitWithoutBytes({ token: lease.token, complete, expiresAt: expiry(upload, this.deps, true) });
     if (result === 'stale' || result === 'gone') return this.lost();
-    this.rooms.hashes.forget(upload.id);
-    this.rooms.metrics.bytesReceived(sizeOf(kept));
+    this.deps.hashes.forget(upload.id);
+    this.deps.metrics.bytesReceived(sizeOf(kept));
     return { kind: 'completed', upload: result, reprDigest };
   }
 
   private commitWithoutBytes(commit: Commit): Promise<Upload | 'stale' | 'gone'> {
-    const { store, metrics } = this.rooms;
+    const { store, metrics } = this.deps;
     const { upload, lease } = this.task;
     const onAway = (): void => metrics.storeUnavailable();
     return untilAvailable(() => store.commit(upload.id, commit), { signal: lease.signal, onAway });
   }
 
   private discard(refusal: Refusal): Received {
-    this.rooms.hashes.forget(this.task.upload.id);
+    this.deps.hashes.forget(this.task.upload.id);
     return { kind: 'refused', refusal };
   }
 
   /** The fence refused us: these bytes belong to nobody. */
   private lost(): Received {
-    this.rooms.hashes.forget(this.task.upload.id);
+    this.deps.hashes.forget(this.task.upload.id);
     return { kind: 'interrupted', why: 'taken-over' };
   }
 

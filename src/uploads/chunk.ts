@@ -13,7 +13,7 @@ export interface CommitPace {
   readonly firstAtOnce?: true;
 }
 
-export interface ChunkRooms {
+export interface ChunkDeps {
   readonly store: Pick<UploadStore, 'commit'>;
   readonly spool: Pick<Spool, 'removeChunk'>;
   readonly metrics: Metrics;
@@ -57,7 +57,7 @@ export class GrowingChunk {
   constructor(
     private readonly writer: ChunkWriter,
     private readonly task: ChunkTask,
-    private readonly rooms: ChunkRooms,
+    private readonly deps: ChunkDeps,
   ) {
     this.upload = task.upload;
   }
@@ -66,7 +66,7 @@ export class GrowingChunk {
   async write(buffers: readonly Uint8Array[]): Promise<void> {
     await this.writer.write(buffers);
     this.throwFailure();
-    if (this.rooms.pace.bytes > 0 || this.committing) this.keepPace();
+    if (this.deps.pace.bytes > 0 || this.committing) this.keepPace();
     else if (this.pendingBytes > 0) await this.commitBeforeMore();
   }
 
@@ -105,7 +105,7 @@ export class GrowingChunk {
     await this.writer.close();
     if (this.committedBytes > 0 || this.isUnsure) return;
     const { upload, name } = this.task;
-    await this.rooms.spool.removeChunk(upload.id, name).catch(ignoreFault);
+    await this.deps.spool.removeChunk(upload.id, name).catch(ignoreFault);
   }
 
   private get pendingBytes(): number {
@@ -114,7 +114,7 @@ export class GrowingChunk {
   }
 
   private keepPace(): void {
-    const { pace } = this.rooms;
+    const { pace } = this.deps;
     if (this.hasEnded || this.committing || this.pendingBytes === 0) return;
     const isDue = this.pendingBytes >= pace.bytes || (pace.firstAtOnce && this.committedBytes === 0);
     if (isDue) this.commitInBackground();
@@ -149,7 +149,7 @@ export class GrowingChunk {
     clearTimeout(this.timer);
     this.timer = undefined;
     if (this.refusedBy) return;
-    const { store, metrics } = this.rooms;
+    const { store, metrics } = this.deps;
     const startedAt = performance.now();
     await this.writer.sync();
     const step = this.stepTo(extent, complete);
@@ -172,7 +172,7 @@ export class GrowingChunk {
     let wasUnsure = this.isUnsure;
     const onAway = (): void => {
       wasUnsure = true;
-      this.rooms.metrics.storeUnavailable();
+      this.deps.metrics.storeUnavailable();
       this.onAway();
     };
     this.isUnsure = true;
@@ -184,7 +184,7 @@ export class GrowingChunk {
   private stepTo(extent: Extent, complete: Commit['complete']): Commit {
     const { upload, lease, name } = this.task;
     const chunk = { name, start: upload.offset, ...extent };
-    return { token: lease.token, chunk, expiresAt: expiry(upload, this.rooms, complete !== undefined), complete };
+    return { token: lease.token, chunk, expiresAt: expiry(upload, this.deps, complete !== undefined), complete };
   }
 
   private throwFailure(): void {
@@ -198,7 +198,7 @@ const ABANDONED_MS = 15 * 60_000;
 /** Each step of a client renews an upload's time. */
 export function expiry(
   { limits, dialect }: Pick<Upload, 'limits' | 'dialect'>,
-  { clock }: Pick<ChunkRooms, 'clock'>,
+  { clock }: Pick<ChunkDeps, 'clock'>,
   isWhole = false,
 ): number {
   const ageMs = limits.maxAgeSeconds * 1000;

@@ -1,4 +1,4 @@
-import { type EndEars, reportLoss } from '../delivery/report.js';
+import { type EndObserver, reportLoss } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import { type Chunk, PLAIN, type Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
@@ -8,7 +8,7 @@ import type { Lease, Leases } from '../store/leases.js';
 import { type BroughtBack, everyUpload, type FoundRecord, isAway, type UploadStore } from '../store/upload-store.js';
 import type { UnreadableBytes, UnrecordedBytes } from './unknown-bytes.js';
 
-export interface RecoveryRooms extends EndEars {
+export interface RecoveryDeps extends EndObserver {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
@@ -36,20 +36,19 @@ const MISSING = 'committed bytes are missing from the spool, or do not join';
  * know are for the sweep, which takes only old ones, and are told of. An upload that the disk keeps from being looked after stays as it is,
  * and does not keep the others from being served.
  */
-export async function recover(rooms: RecoveryRooms): Promise<void> {
+export async function recover(deps: RecoveryDeps): Promise<void> {
   const spooled = new Map<string, readonly SpooledChunk[]>();
-  for await (const { id, files } of spooledUploads(rooms.spool, rooms.unreadable.noteUnrecovered))
-    spooled.set(id, files);
-  for (const { id } of await rooms.store.setAside()) spooled.delete(id);
-  for await (const upload of everyUpload(rooms.store)) {
+  for await (const { id, files } of spooledUploads(deps.spool, deps.unreadable.noteUnrecovered)) spooled.set(id, files);
+  for (const { id } of await deps.store.setAside()) spooled.delete(id);
+  for await (const upload of everyUpload(deps.store)) {
     const own = sizesOf(spooled.get(upload.id) ?? []);
     spooled.delete(upload.id);
-    if (rooms.unreadable.has(upload.id)) continue;
-    if (upload.phase === 'receiving') await orNote(upload.id, rooms, () => recoverUnlessRight(upload, own, rooms));
-    else await orNote(upload.id, rooms, () => giveUpUnlessWhole(upload, own, rooms));
+    if (deps.unreadable.has(upload.id)) continue;
+    if (upload.phase === 'receiving') await orNote(upload.id, deps, () => recoverUnlessRight(upload, own, deps));
+    else await orNote(upload.id, deps, () => giveUpUnlessWhole(upload, own, deps));
   }
-  for (const [id, left] of spooled) rooms.unrecorded?.note(id, left);
-  rooms.unrecorded?.tell();
+  for (const [id, left] of spooled) deps.unrecorded?.note(id, left);
+  deps.unrecorded?.tell();
 }
 
 /**
@@ -57,23 +56,23 @@ export async function recover(rooms: RecoveryRooms): Promise<void> {
  * at all that the store knows. Files of uploads that were moved away are for the sweep too: what is young may just be coming
  * from another node.
  */
-export async function recoverNode(rooms: RecoveryRooms, node: string): Promise<void> {
-  for await (const { id, files } of spooledUploads(rooms.spool, rooms.unreadable.noteUnrecovered))
-    await orNote(id, rooms, () => recoverOne(id, files, rooms, node));
+export async function recoverNode(deps: RecoveryDeps, node: string): Promise<void> {
+  for await (const { id, files } of spooledUploads(deps.spool, deps.unreadable.noteUnrecovered))
+    await orNote(id, deps, () => recoverOne(id, files, deps, node));
 }
 
 /** One upload, as `recover` and `recoverNode` do it. Fails with a `Fault` where that cannot be done now. */
 export async function recoverOne(
   id: string,
   files: readonly SpooledChunk[],
-  rooms: RecoveryRooms,
+  deps: RecoveryDeps,
   node?: string,
 ): Promise<void> {
-  const upload = await rooms.store.get(id);
-  if (!upload) rooms.unrecorded?.note(id, files);
+  const upload = await deps.store.get(id);
+  if (!upload) deps.unrecorded?.note(id, files);
   if (upload?.node !== node) return;
-  if (upload?.phase === 'receiving') await recoverReceiving(upload, sizesOf(files), rooms);
-  else if (upload) await giveUpUnlessWhole(upload, sizesOf(files), rooms);
+  if (upload?.phase === 'receiving') await recoverReceiving(upload, sizesOf(files), deps);
+  else if (upload) await giveUpUnlessWhole(upload, sizesOf(files), deps);
 }
 
 /**
@@ -82,17 +81,17 @@ export async function recoverOne(
  */
 export async function recoverRecord(
   { upload, chunks, hasLostLine }: FoundRecord,
-  rooms: Omit<RecoveryRooms, 'store' | 'leases' | 'unreadable'>,
+  deps: Omit<RecoveryDeps, 'store' | 'leases' | 'unreadable'>,
 ): Promise<BroughtBack> {
-  const { spool } = rooms;
+  const { spool } = deps;
   if (upload.phase === 'receiving' && upload.dialect === PLAIN) {
-    await removeBytesOfBrokenOff(upload, rooms);
+    await removeBytesOfBrokenOff(upload, deps);
     return 'remove';
   }
   if (upload.phase !== 'receiving' && !needsBytes(upload)) return 'show';
   const files = sizesOf(await spool.filesOf(upload.id));
   if (!areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) {
-    reportLoss(upload, MISSING, rooms);
+    reportLoss(upload, MISSING, deps);
     return 'give-up';
   }
   if (upload.phase === 'receiving' && !hasLostLine) await removeUncounted(upload.id, chunks, files, spool);
@@ -100,7 +99,7 @@ export async function recoverRecord(
 }
 
 /** A store that is away keeps all of them from being looked after, and is for the caller to wait for. */
-async function orNote(id: string, { unreadable }: RecoveryRooms, task: () => Promise<void>): Promise<void> {
+async function orNote(id: string, { unreadable }: RecoveryDeps, task: () => Promise<void>): Promise<void> {
   try {
     await task();
   } catch (error) {
@@ -109,26 +108,26 @@ async function orNote(id: string, { unreadable }: RecoveryRooms, task: () => Pro
   }
 }
 
-async function recoverUnlessRight(upload: Upload, files: Files, rooms: RecoveryRooms): Promise<void> {
-  const chunks = await rooms.store.chunks(upload.id);
+async function recoverUnlessRight(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
+  const chunks = await deps.store.chunks(upload.id);
   const counted = new Set([PROMISED, ...chunks.map(({ name }) => name)]);
   // Nothing to do: the record need not even be made certain, as long as nobody asks for it.
   const isKept = upload.dialect !== PLAIN;
   if (isKept && areWhole(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
-  await recoverReceiving(upload, files, rooms);
+  await recoverReceiving(upload, files, deps);
 }
 
-async function recoverReceiving(known: Upload, files: Files, rooms: RecoveryRooms): Promise<void> {
-  const { store, leases, spool } = rooms;
+async function recoverReceiving(known: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
+  const { store, leases, spool } = deps;
   const lease = await leases.take(known.id, 'to-end');
   try {
     const upload = await store.get(known.id);
     if (upload?.phase !== 'receiving' || upload.node !== known.node) return;
-    if (upload.dialect === PLAIN) return await removeBrokenOff(upload, rooms);
+    if (upload.dialect === PLAIN) return await removeBrokenOff(upload, deps);
     const chunks = await store.chunks(upload.id);
     if (!areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool)))
-      return await giveUp(upload, lease, rooms);
-    if (!rooms.hasLostLine?.(upload.id)) await removeUncounted(upload.id, chunks, files, spool);
+      return await giveUp(upload, lease, deps);
+    if (!deps.hasLostLine?.(upload.id)) await removeUncounted(upload.id, chunks, files, spool);
   } finally {
     await lease.release();
   }
@@ -143,26 +142,26 @@ async function removeUncounted(id: string, chunks: readonly Chunk[], files: File
  * One that waits for its delivery, or is in the middle of it, is given up before the delivery finds out that its bytes are
  * missing, and removes what there is of them: a backup may still be on its way.
  */
-async function giveUpUnlessWhole(upload: Upload, files: Files, rooms: RecoveryRooms): Promise<void> {
-  const { store, spool, giveUpLost } = rooms;
+async function giveUpUnlessWhole(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
+  const { store, spool, giveUpLost } = deps;
   if (!giveUpLost || !needsBytes(upload)) return;
   const chunks = await store.chunks(upload.id);
   if (areWhole(chunks, upload, files)) return;
   if (areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) return;
-  if (await giveUpLost(upload.id)) reportLoss(upload, MISSING, rooms);
+  if (await giveUpLost(upload.id)) reportLoss(upload, MISSING, deps);
 }
 
 function needsBytes({ phase }: Upload): boolean {
   return phase === 'complete' || phase === 'delivering' || phase === 'undelivered';
 }
 
-async function giveUp(upload: Upload, { token }: Lease, rooms: RecoveryRooms): Promise<void> {
-  const { store, spool, giveUpLost } = rooms;
+async function giveUp(upload: Upload, { token }: Lease, deps: RecoveryDeps): Promise<void> {
+  const { store, spool, giveUpLost } = deps;
   const isGivenUp = giveUpLost
     ? await giveUpLost(upload.id)
     : typeof (await store.invalidate(upload.id, token, 'lost')) !== 'string';
   if (!isGivenUp) return;
-  reportLoss(upload, MISSING, rooms);
+  reportLoss(upload, MISSING, deps);
   if (!giveUpLost) await spool.remove(upload.id);
 }
 
@@ -182,12 +181,12 @@ function areWhole(chunks: readonly Chunk[], { offset }: Upload, files: Files): b
 }
 
 /** An ordinary request whose body was not complete went with its connection. */
-async function removeBrokenOff(upload: Upload, rooms: RecoveryRooms): Promise<void> {
-  await removeBytesOfBrokenOff(upload, rooms);
-  await rooms.store.remove(upload.id, upload.clientKey);
+async function removeBrokenOff(upload: Upload, deps: RecoveryDeps): Promise<void> {
+  await removeBytesOfBrokenOff(upload, deps);
+  await deps.store.remove(upload.id, upload.clientKey);
 }
 
-async function removeBytesOfBrokenOff({ id }: Upload, { spool, log }: Pick<RecoveryRooms, 'spool' | 'log'>) {
+async function removeBytesOfBrokenOff({ id }: Upload, { spool, log }: Pick<RecoveryDeps, 'spool' | 'log'>) {
   log.info({ upload: uploadTag(id) }, 'an ordinary request broke off when the process ended: its bytes are removed');
   await spool.remove(id);
 }

@@ -7,7 +7,7 @@ import type { UploadStore } from '../store/upload-store.js';
 import type { Answers, UploadCall } from './answers.js';
 import type { Body } from './request-body.js';
 
-export interface RepeatedCreationRooms {
+export interface RepeatedCreationDeps {
   readonly store: Pick<UploadStore, 'get' | 'chunks'>;
   readonly leases: Pick<Leases, 'take'>;
   readonly spool: Pick<Spool, 'read'>;
@@ -40,7 +40,7 @@ const LOOK_EVERY_MS = 25;
  * second time. What has come goes on where it stands, and what was answered is answered again.
  */
 export class RepeatedCreations {
-  constructor(private readonly rooms: RepeatedCreationRooms) {}
+  constructor(private readonly deps: RepeatedCreationDeps) {}
 
   /** `over`: that upload has no future, and the creation may begin another one. */
   async answer(
@@ -53,10 +53,10 @@ export class RepeatedCreations {
     if (!known) return 'over';
     const differsIn = difference(known, intent, request);
     if (differsIn) return refused({ reason: 'key-reused', differsIn });
-    if (known.node !== this.rooms.node) return { kind: 'elsewhere', node: known.node ?? '' };
+    if (known.node !== this.deps.node) return { kind: 'elsewhere', node: known.node ?? '' };
     const upload = await this.afterTheMoment(known, isEmpty(intent) ? SAME_EMPTY_MOMENT_MS : SAME_MOMENT_MS);
     if (upload?.phase !== 'receiving') return upload ? this.ofWhole(intent, upload, call) : 'over';
-    const lease = await this.rooms.leases.take(id, isEmpty(intent) ? 'to-look' : 'to-write');
+    const lease = await this.deps.leases.take(id, isEmpty(intent) ? 'to-look' : 'to-write');
     try {
       const now = await this.alive(id);
       if (!now) return 'over';
@@ -70,10 +70,10 @@ export class RepeatedCreations {
 
   /** One that begins without the end goes on with appends, which will get the answer. */
   private async ofWhole(intent: CreateIntent, known: Upload, call: UploadCall): Promise<Outcome | Interrupted> {
-    const upload = await this.rooms.clientAsks(known);
+    const upload = await this.deps.clientAsks(known);
     call.tell({ kind: 'resumable', upload });
     if (!intent.complete) return { kind: 'created', upload };
-    return this.rooms.answers.answer(upload, 'create', call);
+    return this.deps.answers.answer(upload, 'create', call);
   }
 
   private async underLease(
@@ -82,31 +82,31 @@ export class RepeatedCreations {
     lease: Lease,
     call: UploadCall,
   ): Promise<Outcome | Interrupted> {
-    const obstacle = await this.rooms.obstacle(upload, lease);
+    const obstacle = await this.deps.obstacle(upload, lease);
     if (obstacle) return obstacle;
     call.tell({ kind: 'resumable', upload });
     if (isEmpty(intent)) return { kind: 'created', upload };
     const { offset } = upload;
-    if (offset === 0) return this.rooms.goOn(intent, upload, lease, call);
+    if (offset === 0) return this.deps.goOn(intent, upload, lease, call);
     // A digest of the whole content cannot be compared with that of the rest.
     if (intent.contentDigests.length > 0) return refused({ reason: 'mismatching-offset', upload, provided: 0 });
     const { body } = call;
     const passed = await passStored(body, this.stored(upload), offset);
     if (passed.differs) return refused({ reason: 'key-reused', differsIn: 'content' });
-    if (passed.bytes === offset) return this.rooms.goOn(rest(intent, offset), upload, lease, call);
+    if (passed.bytes === offset) return this.deps.goOn(rest(intent, offset), upload, lease, call);
     if (body.ending !== 'clean') return { kind: 'interrupted', why: body.ending === 'idle' ? 'idle' : 'client-left' };
     return intent.complete ? refused({ reason: 'key-reused', differsIn: 'length' }) : { kind: 'created', upload };
   }
 
   private async *stored({ id, offset }: Upload): AsyncGenerator<Uint8Array> {
-    const { spool, store } = this.rooms;
+    const { spool, store } = this.deps;
     yield* spool.read(id, await store.chunks(id), { start: 0, end: offset }) as AsyncIterable<Uint8Array>;
   }
 
   /** Two requests of one moment are the same one twice: the first is given the time to come to its end. */
   private async afterTheMoment(known: Upload, lengthMs: number): Promise<Upload | undefined> {
     let upload: Upload | undefined = known;
-    const age = Math.max(this.rooms.clock() - known.createdAt, 0);
+    const age = Math.max(this.deps.clock() - known.createdAt, 0);
     for (let waited = age; waited < lengthMs && upload?.phase === 'receiving'; waited += LOOK_EVERY_MS) {
       await sleep(LOOK_EVERY_MS);
       upload = await this.alive(known.id);
@@ -115,9 +115,9 @@ export class RepeatedCreations {
   }
 
   private async alive(id: string): Promise<Upload | undefined> {
-    const upload = await this.rooms.store.get(id);
+    const upload = await this.deps.store.get(id);
     const isOver = !upload || upload.phase === 'cancelled' || upload.phase === 'invalid';
-    return isOver || upload.expiresAt <= (this.rooms.expiryClock ?? this.rooms.clock)() ? undefined : upload;
+    return isOver || upload.expiresAt <= (this.deps.expiryClock ?? this.deps.clock)() ? undefined : upload;
   }
 }
 

@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream';
 import { type Headers, passedOnTrailers } from '../model/headers.js';
 
 /** How a body ended. Only `clean` may complete an upload. */
-export type Ending = 'clean' | 'client-left' | 'idle' | 'slow' | 'stopped';
+export type BodyEnd = 'clean' | 'client-left' | 'idle' | 'slow' | 'stopped';
 
 export interface BodyOptions {
   /** From Content-Length: a body that ends with another size was cut. */
@@ -37,7 +37,7 @@ const LONGEST_TRAILERS = 8 * 1024;
  * write serve many reads. It ends cleanly for its reader whatever happened to the connection; `ending` says what did.
  */
 export class Body {
-  ending: Ending | undefined;
+  ending: BodyEnd | undefined;
   private batch: Buffer[] = [];
   private batchBytes = 0;
   private totalBytes = 0;
@@ -131,7 +131,7 @@ export class Body {
     return this.options.sinceHeldBackMs?.() ?? Infinity;
   }
 
-  private endWith(ending: Ending): void {
+  private endWith(ending: BodyEnd): void {
     if (this.ending) return;
     this.ending = ending;
     clearTimeout(this.idleTimer);

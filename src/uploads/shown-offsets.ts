@@ -2,7 +2,7 @@ import type { Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
 
-export interface PromiseRooms {
+export interface AcknowledgedOffsetsDeps {
   readonly store: Pick<UploadStore, 'mayForget'>;
   readonly spool: Pick<Spool, 'promise' | 'promised'>;
 }
@@ -11,12 +11,12 @@ export interface PromiseRooms {
  * What clients were shown, kept beside the bytes where the store may forget what it had confirmed: an offset never goes
  * down, and what went to its origin is not received a second time.
  */
-export class Promises {
-  constructor(private readonly rooms: PromiseRooms) {}
+export class AcknowledgedOffsets {
+  constructor(private readonly deps: AcknowledgedOffsetsDeps) {}
 
   /** To be fulfilled before anybody is shown this offset. */
   async make(id: string, offset: number): Promise<void> {
-    const { store, spool } = this.rooms;
+    const { store, spool } = this.deps;
     if (store.mayForget && offset > 0) await spool.promise(id, offset);
   }
 
@@ -35,7 +35,7 @@ export class Promises {
    * now on.
    */
   async areKept({ id, offset }: Upload): Promise<boolean> {
-    const { store, spool } = this.rooms;
+    const { store, spool } = this.deps;
     if (!store.mayForget) return true;
     const promised = await spool.promised(id);
     // Also where it is noted: by a process that may have been killed before that was durable.

@@ -20,14 +20,14 @@ import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
 import type { NewUpload, UploadStore } from '../store/upload-store.js';
 import { Answers, type UploadCall } from './answers.js';
-import { Feeding, type Feeds, TakeIn } from './append.js';
+import { EagerAppend, type Feeds, AppendBody } from './append.js';
 import { type CommitPace, expiry } from './chunk.js';
 import { RepresentationHashes } from './digests.js';
 import { RepeatedCreations } from './repeated-creation.js';
-import { Promises } from './shown-offsets.js';
+import { AcknowledgedOffsets } from './shown-offsets.js';
 import { refuseAppend, refuseCreation, whyGone } from './validate.js';
 
-export interface UploadsOptions extends OpeningRooms {
+export interface UploadsOptions extends OpeningDeps {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
@@ -49,43 +49,43 @@ const MOST_ROUNDS = 5;
  */
 export class Uploads {
   private readonly hashes: RepresentationHashes;
-  private readonly promises: Promises;
-  private readonly takeIn: TakeIn;
-  private readonly feeding: Feeding;
+  private readonly acknowledged: AcknowledgedOffsets;
+  private readonly appendBody: AppendBody;
+  private readonly eagerAppend: EagerAppend;
   private readonly answers: Answers;
   private readonly repeated: RepeatedCreations;
   private readonly cancelling = new Map<string, Promise<boolean>>();
 
-  constructor(private readonly rooms: UploadsOptions) {
-    this.hashes = new RepresentationHashes(rooms.store, rooms.spool);
-    this.promises = new Promises(rooms);
-    const shared = { ...rooms, hashes: this.hashes, promises: this.promises };
-    this.takeIn = new TakeIn(shared);
-    this.feeding = new Feeding({ ...shared, takeIn: this.takeIn });
-    this.answers = new Answers(rooms.delivery);
+  constructor(private readonly deps: UploadsOptions) {
+    this.hashes = new RepresentationHashes(deps.store, deps.spool);
+    this.acknowledged = new AcknowledgedOffsets(deps);
+    const shared = { ...deps, hashes: this.hashes, acknowledged: this.acknowledged };
+    this.appendBody = new AppendBody(shared);
+    this.eagerAppend = new EagerAppend({ ...shared, appendBody: this.appendBody });
+    this.answers = new Answers(deps.delivery);
     this.repeated = new RepeatedCreations({
-      ...rooms,
+      ...deps,
       answers: this.answers,
-      clientAsks: (upload) => rooms.delivery.clientAsks(upload),
+      clientAsks: (upload) => deps.delivery.clientAsks(upload),
       obstacle: (upload, lease) => this.obstacle(upload, lease),
       goOn: (...task) => this.receiveUntold(...task),
     });
   }
 
   find(id: string): Promise<Upload | undefined> {
-    return this.rooms.store.get(id);
+    return this.deps.store.get(id);
   }
 
   /** The origin's answer, for whoever asks for nothing else; undefined while there is none, `lost` when it was. */
   async keptAnswer(upload: Upload, to: AbortSignal): Promise<RelayedAnswer | 'lost' | undefined> {
-    return upload.phase === 'answered' ? ((await this.rooms.delivery.kept(upload, to)) ?? 'lost') : undefined;
+    return upload.phase === 'answered' ? ((await this.deps.delivery.kept(upload, to)) ?? 'lost') : undefined;
   }
 
   /** RFC 10036: why content that is to be passed on as it comes is not; undefined where it is. */
   refuseIncremental(intent: CreateIntent | AppendIntent, route: Route, upload?: Upload): Refusal | undefined {
     if (intent.contentLength === 0) return undefined;
     const length = upload?.length ?? intent.declaredLength ?? (intent.complete ? intent.contentLength : undefined);
-    const follows = this.rooms.feeds?.follows(route, length) ?? 'never';
+    const follows = this.deps.feeds?.follows(route, length) ?? 'never';
     // One that has begun goes on: it has its place already, or nothing more to win.
     if (follows === 'yes' || (follows === 'busy' && intent.kind === 'append')) return undefined;
     return { reason: 'incremental-refused', isBusy: follows === 'busy' };
@@ -102,7 +102,7 @@ export class Uploads {
     const creation = { request, ...call.creator };
     const { clientKey } = creation;
     if (clientKey !== undefined) return this.createOnce(intent, route, { ...creation, clientKey }, call);
-    return this.begin(intent, await openUpload(intent, route, creation, this.rooms), call);
+    return this.begin(intent, await openUpload(intent, route, creation, this.deps), call);
   }
 
   /** `found`, here and below: the upload as it was when the request came; looked up when missing. */
@@ -110,7 +110,7 @@ export class Uploads {
     const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
     if (known.phase !== 'receiving') return this.answers.repeat(intent, known, call);
-    const lease = await this.rooms.leases.take(intent.id);
+    const lease = await this.deps.leases.take(intent.id);
     try {
       const upload = await this.alive(intent.id);
       if ('reason' in upload) return refused(upload);
@@ -126,8 +126,8 @@ export class Uploads {
   async retrieve(intent: RetrieveIntent, found?: Upload): Promise<Outcome | Interrupted> {
     const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
-    if (known.phase !== 'receiving') return { kind: 'retrieved', upload: await this.rooms.delivery.clientAsks(known) };
-    const lease = await this.rooms.leases.take(intent.id, 'to-look');
+    if (known.phase !== 'receiving') return { kind: 'retrieved', upload: await this.deps.delivery.clientAsks(known) };
+    const lease = await this.deps.leases.take(intent.id, 'to-look');
     try {
       const upload = await this.alive(intent.id);
       if ('reason' in upload) return refused(upload);
@@ -141,7 +141,7 @@ export class Uploads {
   async cancel(intent: CancelIntent, found?: Upload): Promise<Outcome> {
     const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
-    const lease = known.phase === 'receiving' ? await this.rooms.leases.take(intent.id, 'to-end') : undefined;
+    const lease = known.phase === 'receiving' ? await this.deps.leases.take(intent.id, 'to-end') : undefined;
     try {
       if (!(await this.cancelAndForget(known))) return refused({ reason: 'unknown-upload' });
       return { kind: 'cancelled' };
@@ -157,12 +157,12 @@ export class Uploads {
     creation: Creation & { readonly clientKey: string },
     call: UploadCall,
   ): Promise<Outcome | Interrupted | Elsewhere> {
-    let holder = await this.rooms.store.holderOf(creation.clientKey);
+    let holder = await this.deps.store.holderOf(creation.clientKey);
     for (let round = 0; round < MOST_ROUNDS; round++) {
       const outcome =
         holder === undefined ? 'over' : await this.repeated.answer(holder, intent, creation.request, call);
       if (outcome !== 'over') return outcome;
-      const opened = await openFirstUpload(intent, route, creation, this.rooms, holder);
+      const opened = await openFirstUpload(intent, route, creation, this.deps, holder);
       if (typeof opened !== 'string') return this.begin(intent, opened, call);
       holder = opened;
     }
@@ -198,9 +198,9 @@ export class Uploads {
     const obstacle = await this.obstacle(upload, lease);
     if (obstacle) return obstacle;
     try {
-      return { kind: 'retrieved', upload, reprDigest: await this.takeIn.wantedDigest(upload, lease) };
+      return { kind: 'retrieved', upload, reprDigest: await this.appendBody.wantedDigest(upload, lease) };
     } catch (fault) {
-      return this.takeIn.giveUpIfLost(fault, upload, lease);
+      return this.appendBody.giveUpIfLost(fault, upload, lease);
     }
   }
 
@@ -214,7 +214,9 @@ export class Uploads {
     if (obstacle) return obstacle;
     const verdict = refuseAppend(intent, upload);
     if (verdict)
-      return verdict.invalidates ? this.takeIn.invalidate(upload, lease, verdict.refusal) : refused(verdict.refusal);
+      return verdict.invalidates
+        ? this.appendBody.invalidate(upload, lease, verdict.refusal)
+        : refused(verdict.refusal);
     const announced = await this.noteAnnouncements(intent, upload, lease);
     if (!announced) return { kind: 'interrupted', why: 'taken-over' };
     return this.receiveAndDeliver(intent, announced, lease, call);
@@ -222,9 +224,9 @@ export class Uploads {
 
   /** What speaks against going on with an upload, seen under its lease. */
   private async obstacle(upload: Upload, lease: Lease): Promise<Outcome | Interrupted | undefined> {
-    if (upload.phase !== 'receiving' || (await this.promises.areKept(upload))) return undefined;
-    this.rooms.feeds?.unfollow(upload.id);
-    return this.takeIn.giveUpForgotten(upload, lease);
+    if (upload.phase !== 'receiving' || (await this.acknowledged.areKept(upload))) return undefined;
+    this.deps.feeds?.unfollow(upload.id);
+    return this.appendBody.giveUpForgotten(upload, lease);
   }
 
   /** RUFH §4.1.3: a length is recorded as soon as it is known; digests only when the creation brought none. */
@@ -235,7 +237,7 @@ export class Uploads {
     const reprDigests = upload.reprDigests.length === 0 ? intent.reprDigests : upload.reprDigests;
     if (length === upload.length && reprDigests.length === upload.reprDigests.length) return upload;
     const { token } = lease;
-    const noted = await this.rooms.store.commit(upload.id, {
+    const noted = await this.deps.store.commit(upload.id, {
       token,
       length,
       reprDigests,
@@ -251,7 +253,7 @@ export class Uploads {
     lease: Lease,
     call: UploadCall,
   ): Promise<Outcome | Interrupted> {
-    const taken = await this.feeding.take({ ...call, intent, upload, lease });
+    const taken = await this.eagerAppend.take({ ...call, intent, upload, lease });
     if (taken.kind !== 'whole') return taken;
     void lease.release();
     return this.answers.answer(taken.upload, intent.kind, call, taken.reprDigest);
@@ -275,7 +277,7 @@ export class Uploads {
   }
 
   private async forgetUnlessWhole(id: string): Promise<void> {
-    const { store } = this.rooms;
+    const { store } = this.deps;
     try {
       const upload = await store.get(id);
       if (upload?.phase === 'receiving') await this.cancelAndForget(upload);
@@ -294,28 +296,28 @@ export class Uploads {
   }
 
   private async cancelNow(upload: Upload): Promise<boolean> {
-    const cancelled = await this.rooms.store.cancel(upload.id);
+    const cancelled = await this.deps.store.cancel(upload.id);
     if (cancelled === 'gone') return false;
-    this.rooms.feeds?.unfollow(upload.id);
+    this.deps.feeds?.unfollow(upload.id);
     this.hashes.forget(upload.id);
-    await removeAndTell(cancelled, this.rooms);
+    await removeAndTell(cancelled, this.deps);
     return true;
   }
 
   private async alive(id: string, found?: Upload): Promise<Upload | Refusal> {
-    const upload = found ?? (await this.rooms.store.get(id));
+    const upload = found ?? (await this.deps.store.get(id));
     if (!upload || upload.phase === 'cancelled') return { reason: 'unknown-upload' };
     if (upload.phase === 'invalid') return { reason: 'gone', detail: whyGone(upload) };
-    if (upload.expiresAt <= (this.rooms.expiryClock ?? this.rooms.clock)())
+    if (upload.expiresAt <= (this.deps.expiryClock ?? this.deps.clock)())
       return { reason: 'gone', detail: 'The upload has expired.' };
     // Moved since its request came here, or from before `spool.shared` was changed: it would be written to the wrong disk.
-    if (upload.node !== this.rooms.node)
+    if (upload.node !== this.deps.node)
       throw new Fault('STORE_UNAVAILABLE', 'the bytes of this upload are with another node', true);
     return upload;
   }
 
   private expiry(upload: Upload): number {
-    return this.rooms.clock() + upload.limits.maxAgeSeconds * 1000;
+    return this.deps.clock() + upload.limits.maxAgeSeconds * 1000;
   }
 }
 
@@ -323,7 +325,7 @@ function refused(refusal: Refusal): Outcome {
   return { kind: 'refused', refusal };
 }
 
-interface OpeningRooms {
+interface OpeningDeps {
   readonly store: Pick<UploadStore, 'create' | 'createFirst'>;
   readonly leases: Pick<Leases, 'take'>;
   readonly metrics: Metrics;
@@ -344,14 +346,14 @@ async function openUpload(
   intent: CreateIntent,
   route: Route,
   creation: Creation,
-  rooms: OpeningRooms,
+  deps: OpeningDeps,
 ): Promise<readonly [Upload, Lease]> {
-  const id = rooms.newId();
-  const creating = rooms.store.create(newUpload(id, intent, route, creation, rooms)).then((upload) => {
-    rooms.metrics.uploadCreated(intent.dialect);
+  const id = deps.newId();
+  const creating = deps.store.create(newUpload(id, intent, route, creation, deps)).then((upload) => {
+    deps.metrics.uploadCreated(intent.dialect);
     return upload;
   });
-  const taking = rooms.leases.take(id);
+  const taking = deps.leases.take(id);
   try {
     return await Promise.all([creating, taking]);
   } catch (fault) {
@@ -368,15 +370,15 @@ async function openFirstUpload(
   intent: CreateIntent,
   route: Route,
   creation: Creation & { readonly clientKey: string },
-  rooms: OpeningRooms,
+  deps: OpeningDeps,
   instead: string | undefined,
 ): Promise<readonly [Upload, Lease] | string> {
   const { clientKey } = creation;
-  const upload = { ...newUpload(rooms.newId(), intent, route, creation, rooms), clientKey };
-  const created = await rooms.store.createFirst(upload, instead);
+  const upload = { ...newUpload(deps.newId(), intent, route, creation, deps), clientKey };
+  const created = await deps.store.createFirst(upload, instead);
   if (typeof created === 'string') return created;
-  rooms.metrics.uploadCreated(intent.dialect);
-  return [created, await rooms.leases.take(created.id)];
+  deps.metrics.uploadCreated(intent.dialect);
+  return [created, await deps.leases.take(created.id)];
 }
 
 function newUpload(
@@ -384,7 +386,7 @@ function newUpload(
   intent: CreateIntent,
   { name, limits }: Route,
   creation: Creation,
-  { node, clock, newDeliveryKey }: OpeningRooms,
+  { node, clock, newDeliveryKey }: OpeningDeps,
 ): NewUpload {
   const now = clock();
   return {

@@ -1,5 +1,5 @@
 import type { AdminAnswer, AdminRequest } from '../admin/admin-http.js';
-import type { Figures } from '../observe/metrics.js';
+import type { MetricValues } from '../observe/metrics.js';
 
 /** What the primary process says to a worker. */
 export type ToWorker =
@@ -25,7 +25,7 @@ export type Question =
   { readonly about: 'figures' } | { readonly about: 'request'; readonly request: RequestInTransit };
 
 export type Reply =
-  | { readonly about: 'figures'; readonly figures: Figures }
+  | { readonly about: 'figures'; readonly figures: MetricValues }
   | { readonly about: 'request'; readonly answer: AdminAnswer };
 
 /** A request of an operator as a message can carry it. */

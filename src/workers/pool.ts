@@ -1,7 +1,7 @@
 import type { Log } from '../observe/log.js';
 import { type ClientGate, endWords, WorkerProcess } from './worker-process.js';
 
-export interface CrewOptions {
+export interface WorkerPoolOptions {
   readonly workers: number;
   readonly log: Log;
   /** Milliseconds by a clock that nobody sets. */
@@ -13,19 +13,19 @@ export interface CrewOptions {
 }
 
 /** All workers of one primary process. */
-export class Crew {
-  readonly posts: readonly WorkerPost[];
+export class WorkerPool {
+  readonly slots: readonly WorkerSlot[];
   private announced = false;
   private turn = 0;
 
-  constructor({ workers, ...options }: CrewOptions) {
+  constructor({ workers, ...options }: WorkerPoolOptions) {
     const onListening = (worker: WorkerProcess) => {
       if (this.announced) worker.tell({ kind: 'announced' });
       options.onListening(worker);
     };
-    this.posts = Array.from(
+    this.slots = Array.from(
       { length: workers },
-      (_, at) => new WorkerPost({ ...options, number: at + 1, onListening }),
+      (_, at) => new WorkerSlot({ ...options, number: at + 1, onListening }),
     );
   }
 
@@ -34,7 +34,7 @@ export class Crew {
    * from starting would keep all of them, and is told once; and it makes room where a process that died left a socket.
    */
   async start(): Promise<readonly string[]> {
-    const [first, ...others] = this.posts;
+    const [first, ...others] = this.slots;
     const urls = await first!.start(false);
     await Promise.all(others.map((post) => post.start(true)));
     return urls;
@@ -52,7 +52,7 @@ export class Crew {
   }
 
   get listening(): readonly WorkerProcess[] {
-    return this.posts.flatMap(({ listening }) => (listening ? [listening] : []));
+    return this.slots.flatMap(({ listening }) => (listening ? [listening] : []));
   }
 
   /** Each in its turn; undefined while none listens. */
@@ -63,17 +63,17 @@ export class Crew {
 
   /** Fails when one of them did not end gently, but not before all have ended. */
   async stop(): Promise<void> {
-    const ends = await Promise.allSettled(this.posts.map((post) => post.stop()));
+    const ends = await Promise.allSettled(this.slots.map((post) => post.stop()));
     const failed = ends.find((end) => end.status === 'rejected');
     if (failed) throw failed.reason;
   }
 
   kill(): void {
-    for (const post of this.posts) post.kill();
+    for (const post of this.slots) post.kill();
   }
 }
 
-export interface WorkerPostOptions {
+export interface WorkerSlotOptions {
   readonly number: number;
   readonly log: Log;
   /** Milliseconds by a clock that nobody sets. */
@@ -86,14 +86,14 @@ export interface WorkerPostOptions {
 }
 
 /** One worker's place: a process that ends there is followed by another. */
-export class WorkerPost {
+export class WorkerSlot {
   private worker: WorkerProcess | undefined;
   private isListening = false;
   private failures = 0;
   private next: NodeJS.Timeout | undefined;
   private stopping = false;
 
-  constructor(private readonly options: WorkerPostOptions) {}
+  constructor(private readonly options: WorkerSlotOptions) {}
 
   get number(): number {
     return this.options.number;

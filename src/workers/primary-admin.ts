@@ -1,21 +1,21 @@
 import { type AdminAnswer, type AdminRequest, json, methodNotAllowed, problem } from '../admin/admin-http.js';
 import { checkReadiness, type HealthCheck, type Readiness, type ToldProblem } from '../admin/admin.js';
-import { type Figures, lastingFigures, summedFigures } from '../observe/metrics.js';
-import type { Crew, WorkerPost } from './pool.js';
+import { type MetricValues, lastingMetrics, sumMetrics } from '../observe/metrics.js';
+import type { WorkerPool, WorkerSlot } from './pool.js';
 import type { WorkerProcess } from './worker-process.js';
 
 /** Longer than a worker has patience with its own checks: what it found is told. */
 const PATIENCE_MS = 4000;
 
 /** What operators are told of all workers together; what is about uploads, any of them can answer. */
-export class CrewAnswers {
-  readonly drain: CrewDrain;
+export class PrimaryAdmin {
+  readonly drain: PoolDrain;
 
   constructor(
-    private readonly crew: Crew,
-    private readonly figures: CrewFigures,
+    private readonly pool: WorkerPool,
+    private readonly figures: PoolMetrics,
   ) {
-    this.drain = new CrewDrain({ crew, ask: (worker, request) => this.relay(request, worker) });
+    this.drain = new PoolDrain({ pool, ask: (worker, request) => this.relay(request, worker) });
   }
 
   answer(request: AdminRequest): Promise<AdminAnswer> {
@@ -29,16 +29,16 @@ export class CrewAnswers {
   private readonly pages: Readonly<Record<string, (() => Promise<AdminAnswer>) | undefined>> = {
     '/healthz': () => Promise.resolve(json(200, { alive: true })),
     '/readyz': async () => {
-      const readiness = await checkReadiness(this.crew.posts.map(readinessOf), PATIENCE_MS);
+      const readiness = await checkReadiness(this.pool.slots.map(readinessOf), PATIENCE_MS);
       return json(readiness.ready ? 200 : 503, readiness);
     },
     '/metrics': async () => {
-      const { type, text } = await this.figures.collect(this.crew.listening);
+      const { type, text } = await this.figures.collect(this.pool.listening);
       return { status: 200, type, body: text };
     },
   };
 
-  private async relay(request: AdminRequest, worker = this.crew.next()): Promise<AdminAnswer> {
+  private async relay(request: AdminRequest, worker = this.pool.next()): Promise<AdminAnswer> {
     if (!worker) return problem(503, 'No worker listens at the moment.', { 'Retry-After': '1' });
     try {
       return await askAsOperator(worker, request);
@@ -48,7 +48,7 @@ export class CrewAnswers {
   }
 }
 
-function readinessOf(post: WorkerPost): HealthCheck {
+function readinessOf(post: WorkerSlot): HealthCheck {
   return {
     name: `worker ${post.number}`,
     check: async () => {
@@ -74,8 +74,8 @@ async function askAsOperator(worker: WorkerProcess, { query, ...request }: Admin
   return reply.answer;
 }
 
-export interface CrewDrainOptions {
-  readonly crew: Pick<Crew, 'listening'>;
+export interface PoolDrainOptions {
+  readonly pool: Pick<WorkerPool, 'listening'>;
   /** Gives a worker's answer, or says that it has none. */
   readonly ask: (worker: WorkerProcess | undefined, request: AdminRequest) => Promise<AdminAnswer>;
   readonly againMs?: number;
@@ -87,25 +87,25 @@ const AGAIN_MS = 1000;
  * The drain of all workers. Each of them leaves, also one that takes the place of another later; one at a time moves what
  * the node has, and tells how far it is.
  */
-export class CrewDrain {
+export class PoolDrain {
   private isLeaving = false;
   private isMoving = false;
-  private mover: WorkerProcess | undefined;
+  private migrator: WorkerProcess | undefined;
   /** Fulfilled when who moves now has been told so: before that it would know of nothing. */
   private handedOver: Promise<void> = Promise.resolve();
 
-  constructor(private readonly options: CrewDrainOptions) {}
+  constructor(private readonly options: PoolDrainOptions) {}
 
   async answer(request: AdminRequest): Promise<AdminAnswer> {
     await this.handedOver;
-    const first = this.mover ?? this.options.crew.listening[0];
+    const first = this.migrator ?? this.options.pool.listening[0];
     const answer = await this.options.ask(first, request);
     // What is not understood, or not for who asks it, is nothing for the others.
     const isRefused = answer.status >= 400 && answer.status < 500;
     if (request.method !== 'POST' || !first || isRefused) return answer;
     this.isLeaving = true;
     if (request.query.get('move') === 'true') this.moveBy(first);
-    const others = this.options.crew.listening.filter((worker) => worker !== first);
+    const others = this.options.pool.listening.filter((worker) => worker !== first);
     const leave = { ...request, query: new URLSearchParams() };
     const answers = await Promise.all(others.map((worker) => this.options.ask(worker, leave)));
     return [answer, ...answers].find(({ status }) => status >= 400) ?? answer;
@@ -114,53 +114,53 @@ export class CrewDrain {
   /** A worker has come to listen, maybe in the place of one that left. */
   joined(worker: WorkerProcess): void {
     if (!this.isLeaving) return;
-    if (this.isMoving && !this.mover) this.handOver();
-    if (worker !== this.mover) void this.insist(worker, false);
+    if (this.isMoving && !this.migrator) this.handOver();
+    if (worker !== this.migrator) void this.forceRetry(worker, false);
   }
 
   /** A worker has ended; what it was moving goes on with another. */
   ended(worker: WorkerProcess): void {
-    if (worker !== this.mover) return;
-    this.mover = undefined;
+    if (worker !== this.migrator) return;
+    this.migrator = undefined;
     this.handOver();
   }
 
   /** It may have ended before it could say that it does so. */
   private moveBy(worker: WorkerProcess): void {
     this.isMoving = true;
-    this.mover = worker;
-    if (!this.options.crew.listening.includes(worker)) this.handOver();
+    this.migrator = worker;
+    if (!this.options.pool.listening.includes(worker)) this.handOver();
   }
 
   private handOver(): void {
-    const [next] = this.options.crew.listening;
-    this.mover = next;
-    if (next) this.handedOver = this.insist(next, true);
+    const [next] = this.options.pool.listening;
+    this.migrator = next;
+    if (next) this.handedOver = this.forceRetry(next, true);
   }
 
   /** Fulfilled when it was told; tells it again if that was in vain, as while Redis is away. */
-  private async insist(worker: WorkerProcess, move: boolean): Promise<void> {
-    const { crew, ask, againMs = AGAIN_MS } = this.options;
+  private async forceRetry(worker: WorkerProcess, move: boolean): Promise<void> {
+    const { pool, ask, againMs = AGAIN_MS } = this.options;
     const query = new URLSearchParams(move ? { move: 'true' } : {});
     const { status } = await ask(worker, { method: 'POST', path: '/drain', query, headers: {} });
     if (status < 500) return;
-    const again = (): void => void (crew.listening.includes(worker) && this.insist(worker, move));
+    const again = (): void => void (pool.listening.includes(worker) && this.forceRetry(worker, move));
     setTimeout(again, againMs).unref();
   }
 }
 
 /** Figures of all workers together. Totals of workers that have ended stay in: to Prometheus a total only grows. */
-export class CrewFigures {
+export class PoolMetrics {
   /** `own`: of the process that collects. */
-  constructor(private readonly own: () => Promise<Figures> = () => Promise.resolve([])) {}
+  constructor(private readonly own: () => Promise<MetricValues> = () => Promise.resolve([])) {}
 
-  private readonly newest = new Map<WorkerProcess, Figures>();
-  private former: Promise<Figures> = Promise.resolve([]);
+  private readonly newest = new Map<WorkerProcess, MetricValues>();
+  private former: Promise<MetricValues> = Promise.resolve([]);
 
   /** A worker that does not answer counts with what it said last. */
   async collect(workers: readonly WorkerProcess[]): Promise<{ type: string; text: string }> {
     await Promise.all(workers.map((worker) => this.ask(worker)));
-    return summedFigures([...this.newest.values(), await this.former, await this.own()]);
+    return sumMetrics([...this.newest.values(), await this.former, await this.own()]);
   }
 
   /** It has ended; what it counted since it was last asked is not known. */
@@ -168,7 +168,7 @@ export class CrewFigures {
     const last = this.newest.get(worker);
     if (!last) return;
     this.newest.delete(worker);
-    this.former = this.former.then((former) => lastingFigures([former, last]));
+    this.former = this.former.then((former) => lastingMetrics([former, last]));
   }
 
   private async ask(worker: WorkerProcess): Promise<void> {

@@ -4,9 +4,9 @@ import type { Config } from '../config/config.js';
 import type { Log } from '../observe/log.js';
 import { ConnectionMetrics } from '../observe/metrics.js';
 import { clientLimits } from '../server/connection-limits.js';
-import { Trust } from '../server/trusted-proxies.js';
-import { Crew } from './pool.js';
-import { CrewAnswers, CrewFigures } from './primary-admin.js';
+import { TrustedProxies } from '../server/trusted-proxies.js';
+import { WorkerPool } from './pool.js';
+import { PrimaryAdmin, PoolMetrics } from './primary-admin.js';
 import type { ClientGate, WorkerProcess } from './worker-process.js';
 
 type PrimaryConfig = Pick<Config, 'workers' | 'admin' | 'connections' | 'trustedProxies' | 'cluster'>;
@@ -34,16 +34,16 @@ export async function startPrimary({ log, program, ...config }: PrimaryOptions):
   // Figures may be NaN or infinite, which JSON cannot say.
   cluster.setupPrimary({ ...program, serialization: 'advanced' });
   const metrics = new ConnectionMetrics();
-  const figures = new CrewFigures(() => metrics.figures());
+  const figures = new PoolMetrics(() => metrics.figures());
   const onListening = (worker: WorkerProcess): void => answers.drain.joined(worker);
   const onEnded = (worker: WorkerProcess): void => {
     figures.retire(worker);
     answers.drain.ended(worker);
   };
-  const gate = clientGate(config, { log, metrics, endIdle: () => crew.endIdle() });
-  const crew = new Crew({ workers, log, monotonic: () => performance.now(), gate, onListening, onEnded });
-  const answers = new CrewAnswers(crew, figures);
-  const killAll = () => crew.kill();
+  const gate = clientGate(config, { log, metrics, endIdle: () => pool.endIdle() });
+  const pool = new WorkerPool({ workers, log, monotonic: () => performance.now(), gate, onListening, onEnded });
+  const answers = new PrimaryAdmin(pool, figures);
+  const killAll = () => pool.kill();
   process.once('exit', killAll);
   let operators: Admin | undefined;
   const close = async () => {
@@ -52,32 +52,32 @@ export async function startPrimary({ log, program, ...config }: PrimaryOptions):
   };
   try {
     operators = admin && (await startAdminListener({ ...admin, log, answer: (request) => answers.answer(request) }));
-    const urls = await crew.start();
+    const urls = await pool.start();
     return {
       urls,
       ...(operators ? { adminUrl: operators.url } : {}),
-      announced: () => crew.announce(),
-      stop: () => crew.stop().finally(close),
+      announced: () => pool.announce(),
+      stop: () => pool.stop().finally(close),
     };
   } catch (error) {
-    crew.kill();
+    pool.kill();
     await close();
     throw error;
   }
 }
 
-interface GateRooms {
+interface ClientGateDeps {
   readonly log: Log;
   readonly metrics: ConnectionMetrics;
   readonly endIdle: () => void;
 }
 
 /** Each worker has descriptors of its own: all of them together may have so many times the connections of one. */
-function clientGate(config: PrimaryConfig, rooms: GateRooms): ClientGate {
+function clientGate(config: PrimaryConfig, deps: ClientGateDeps): ClientGate {
   const { workers, connections: settings, trustedProxies, cluster: { listen } = {} } = config;
-  const trust = new Trust(trustedProxies);
+  const trust = new TrustedProxies(trustedProxies);
   const monotonic = (): number => performance.now();
-  const limits = clientLimits({ settings, processes: workers, trust, ...rooms, monotonic });
+  const limits = clientLimits({ settings, processes: workers, trust, ...deps, monotonic });
   // Node's key has the port behind the host: what other nodes connect to is no listener for clients.
   const ofNodes = listen?.kind === 'tcp' ? new RegExp(`^.*:${listen.port}:[46]:`) : undefined;
   return { admit: (address) => limits.admit(address), isForClients: (key) => !ofNodes?.test(key) };

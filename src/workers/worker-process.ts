@@ -2,7 +2,7 @@ import cluster, { type Worker } from 'node:cluster';
 import { once } from 'node:events';
 import type { ConnectionGate } from '../server/connection-limits.js';
 import type { FromWorker, Question, Reply, ToWorker } from './messages.js';
-import { placeVariables, type WorkerPlace } from './worker.js';
+import { identityVariables, type WorkerIdentity } from './worker.js';
 
 /** A worker could not start; the message is for people. */
 export class WorkerFailed extends Error {}
@@ -24,8 +24,8 @@ export class WorkerProcess {
   private asked = 0;
   private lastWords: string | undefined;
 
-  constructor(place: WorkerPlace, gate?: ClientGate) {
-    this.forked = cluster.fork(placeVariables(place));
+  constructor(place: WorkerIdentity, gate?: ClientGate) {
+    this.forked = cluster.fork(identityVariables(place));
     this.given = new GivenConnections(this.forked, gate);
     // A message to a process that has just ended; that it ended is heard below.
     this.forked.on('error', () => undefined);
@@ -103,7 +103,7 @@ export class WorkerProcess {
     for (const number of [...this.open.keys()]) this.settle(number, error);
   }
 
-  private failure({ number }: WorkerPlace, end: End): WorkerFailed {
+  private failure({ number }: WorkerIdentity, end: End): WorkerFailed {
     return new WorkerFailed(this.lastWords ?? `worker ${number} ended ${endWords(end)} before it listened`);
   }
 }

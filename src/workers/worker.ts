@@ -81,7 +81,7 @@ export class PrimaryLink {
 }
 
 /** Which of the workers a process is. */
-export interface WorkerPlace {
+export interface WorkerIdentity {
   /** From 1; the one that takes the place of a worker that ended has the same. */
   readonly number: number;
   /** Others listen already on what this one will listen on. */
@@ -91,13 +91,13 @@ export interface WorkerPlace {
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Undefined: this process was not forked by a primary of ours. */
-export function workerPlace(env: Environment): WorkerPlace | undefined {
+export function workerIdentity(env: Environment): WorkerIdentity | undefined {
   const number = env['RUFH_WORKER'];
   return number === undefined ? undefined : { number: Number(number), isLater: env['RUFH_WORKER_LATER'] === 'yes' };
 }
 
 /** The variables that tell a process its place. */
-export function placeVariables({ number, isLater }: WorkerPlace): Record<string, string> {
+export function identityVariables({ number, isLater }: WorkerIdentity): Record<string, string> {
   return { RUFH_WORKER: String(number), RUFH_WORKER_LATER: isLater ? 'yes' : 'no' };
 }
 
@@ -105,7 +105,7 @@ export function placeVariables({ number, isLater }: WorkerPlace): Record<string,
  * The configuration as one worker runs it: operators are the primary's, and so are the limits of connections but for the
  * descriptors of this process; sockets may be shared already.
  */
-export function workerConfig(config: Config, { isLater }: WorkerPlace): Config {
+export function workerConfig(config: Config, { isLater }: WorkerIdentity): Config {
   const listeners = config.listeners.map((listener) =>
     listener.address.kind === 'unix' && isLater
       ? { ...listener, address: { ...listener.address, isShared: true } }

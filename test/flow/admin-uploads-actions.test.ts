@@ -4,36 +4,36 @@ import { Fault } from '../../src/model/fault.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { FakeDesk } from '../support/fake-desk.js';
 
-let desk: FakeDesk;
+let uploadsApi: FakeDesk;
 beforeEach(async () => {
-  desk = await FakeDesk.start();
+  uploadsApi = await FakeDesk.start();
 });
-afterEach(() => desk.admin.close());
+afterEach(() => uploadsApi.admin.close());
 
 describe('one upload', () => {
-  const at = (tag: string, verb = '') => `${desk.admin.url}/uploads/${tag}${verb}`;
+  const at = (tag: string, verb = '') => `${uploadsApi.admin.url}/uploads/${tag}${verb}`;
 
   test('is cancelled', async () => {
-    desk.upload();
-    const { id } = desk.upload();
+    uploadsApi.upload();
+    const { id } = uploadsApi.upload();
     const response = await fetch(at(uploadTag(id)), { method: 'DELETE' });
-    expect([response.status, await response.text(), desk.asked]).toEqual([204, '', [`cancel ${id}`]]);
+    expect([response.status, await response.text(), uploadsApi.asked]).toEqual([204, '', [`cancel ${id}`]]);
   });
 
   test.each([
     [{ reason: 'unknown-upload' } as const, 404, 'The upload ended in this moment.'],
     [{ reason: 'gone', detail: '' } as const, 410, 'The upload has ended already and is about to be removed.'],
   ])('that cannot be cancelled, %j, is %i', async (refusal, status, detail) => {
-    desk.outcome = { kind: 'refused', refusal };
-    const response = await fetch(at(uploadTag(desk.upload().id)), { method: 'DELETE' });
+    uploadsApi.outcome = { kind: 'refused', refusal };
+    const response = await fetch(at(uploadTag(uploadsApi.upload().id)), { method: 'DELETE' });
     expect([response.status, await response.json()]).toEqual([status, expect.objectContaining({ status, detail })]);
   });
 
   test('is delivered again', async () => {
-    const { id } = desk.upload({ phase: 'undelivered' });
+    const { id } = uploadsApi.upload({ phase: 'undelivered' });
     const response = await fetch(at(uploadTag(id), '/redeliver'), { method: 'POST' });
     expect([response.status, await response.json()]).toEqual([202, { tag: uploadTag(id) }]);
-    expect(desk.asked).toEqual([`redeliver ${id}`]);
+    expect(uploadsApi.asked).toEqual([`redeliver ${id}`]);
   });
 
   // Issue 9, §6.
@@ -58,9 +58,9 @@ describe('one upload', () => {
       'redeliver',
     ],
   ])('is noted with who does it: %s %s%s', async (method, verb, query, operator, msg, done) => {
-    const { id, deliveryKey } = desk.upload({ phase: 'undelivered' });
+    const { id, deliveryKey } = uploadsApi.upload({ phase: 'undelivered' });
     expect((await fetch(at(uploadTag(id), `${verb}${query}`), { method })).ok).toBe(true);
-    expect(desk.asked).toEqual([`${done} ${id}${msg.includes('past') ? ' past its gate' : ''}`]);
+    expect(uploadsApi.asked).toEqual([`${done} ${id}${msg.includes('past') ? ' past its gate' : ''}`]);
     const level = msg.includes('past') ? 'warn' : 'info';
     const handles = {
       upload: uploadTag(id),
@@ -69,7 +69,7 @@ describe('one upload', () => {
       client: '2001:db8::1',
     };
     const line = { level, time: expect.any(String), ...handles, ...(operator ? { operator } : {}), msg };
-    expect(desk.log).toEqual([line]);
+    expect(uploadsApi.log).toEqual([line]);
   });
 
   test.each([
@@ -81,10 +81,10 @@ describe('one upload', () => {
     ['POST', '/redeliver', '?past_gate=yes&operator=a', 'past_gate is true or false.'],
     ['POST', '/redeliver', '?past_gate=true', 'past_gate=true needs operator=NAME: the log tells who it was.'],
   ])('is not touched by what is not understood: %s %s%s', async (method, verb, query, detail) => {
-    const { id } = desk.upload({ phase: 'undelivered' });
+    const { id } = uploadsApi.upload({ phase: 'undelivered' });
     const response = await fetch(at(uploadTag(id), `${verb}${query}`), { method });
     expect([response.status, await response.json()]).toEqual([400, expect.objectContaining({ detail })]);
-    expect([desk.asked, desk.log]).toEqual([[], []]);
+    expect([uploadsApi.asked, uploadsApi.log]).toEqual([[], []]);
   });
 
   test.each([
@@ -93,8 +93,8 @@ describe('one upload', () => {
     ['answered', 409, /answered already, by its origin or by its gate/],
     ['stopping', 503, /being stopped/],
   ] as const)('that cannot be delivered again, %s, is %i', async (why, status, detail) => {
-    desk.redelivery = why;
-    const response = await fetch(at(uploadTag(desk.upload().id), '/redeliver'), { method: 'POST' });
+    uploadsApi.redelivery = why;
+    const response = await fetch(at(uploadTag(uploadsApi.upload().id), '/redeliver'), { method: 'POST' });
     expect([response.status, await response.json()]).toEqual([
       status,
       expect.objectContaining({ status, detail: expect.stringMatching(detail) }),
@@ -107,41 +107,41 @@ describe('one upload', () => {
   ])(
     'whose bytes are with another node is not touched by %s, and the answer says where to ask',
     async (method, verb) => {
-      desk.node = 'here';
-      desk.nodes.set('there', { url: 'http://10.0.0.5:8081' });
-      const path = at(uploadTag(desk.upload({ node: 'there', phase: 'undelivered' }).id), verb);
+      uploadsApi.node = 'here';
+      uploadsApi.nodes.set('there', { url: 'http://10.0.0.5:8081' });
+      const path = at(uploadTag(uploadsApi.upload({ node: 'there', phase: 'undelivered' }).id), verb);
       const response = await fetch(path, { method });
       const detail = expect.stringMatching(/node there, which the others reach at http:\/\/10\.0\.0\.5:8081\. Ask/);
       expect([response.status, await response.json()]).toEqual([409, expect.objectContaining({ detail })]);
-      await desk.nodes.forget('there');
+      await uploadsApi.nodes.forget('there');
       expect((await fetch(path, { method })).status).toBe(409);
-      expect(desk.asked).toEqual([]);
-      expect((await fetch(at(uploadTag(desk.known[0]!.id)))).status).toBe(200);
+      expect(uploadsApi.asked).toEqual([]);
+      expect((await fetch(at(uploadTag(uploadsApi.known[0]!.id)))).status).toBe(200);
     },
   );
 
   test('in a spool that others share is not touched by a node with its own', async () => {
-    desk.node = 'here';
-    const response = await fetch(at(uploadTag(desk.upload().id)), { method: 'DELETE' });
-    expect([response.status, desk.asked]).toEqual([409, []]);
+    uploadsApi.node = 'here';
+    const response = await fetch(at(uploadTag(uploadsApi.upload().id)), { method: 'DELETE' });
+    expect([response.status, uploadsApi.asked]).toEqual([409, []]);
   });
 
   test('that nobody can look up right now is 503, and why', async () => {
-    desk.fault = new Fault('STORE_UNAVAILABLE', 'Redis does not answer', true);
+    uploadsApi.fault = new Fault('STORE_UNAVAILABLE', 'Redis does not answer', true);
     const response = await fetch(at('0123456789'));
     expect([response.status, response.headers.get('retry-after')]).toEqual([503, '5']);
     expect(await response.json()).toMatchObject({ detail: expect.stringMatching(/Redis does not answer/) });
   });
 
   test('whose tag another one has too is not touched', async () => {
-    const { id } = desk.upload();
-    desk.upload({ id });
+    const { id } = uploadsApi.upload();
+    uploadsApi.upload({ id });
     const response = await fetch(at(uploadTag(id)), { method: 'DELETE' });
-    expect([response.status, desk.asked]).toEqual([409, []]);
+    expect([response.status, uploadsApi.asked]).toEqual([409, []]);
   });
 
   test.each(['0123456789', '', '%2e%2e', 'nonsense'])('with the tag "%s" is 404', async (tag) => {
-    const { id } = desk.upload();
+    const { id } = uploadsApi.upload();
     const response = await fetch(at(tag));
     expect([response.status, await response.json()]).toEqual([404, expect.objectContaining({ status: 404 })]);
     expect((await fetch(at(id))).status).toBe(404);
@@ -152,12 +152,12 @@ describe('one upload', () => {
     ['GET', '/redeliver', 'POST'],
     ['DELETE', '/redeliver', 'POST'],
   ])('%s %s is 405', async (method, verb, allowed) => {
-    const response = await fetch(at(uploadTag(desk.upload().id), verb), { method });
-    expect([response.status, response.headers.get('allow'), desk.asked]).toEqual([405, allowed, []]);
+    const response = await fetch(at(uploadTag(uploadsApi.upload().id), verb), { method });
+    expect([response.status, response.headers.get('allow'), uploadsApi.asked]).toEqual([405, allowed, []]);
   });
 
   test.each(['/other', '/redeliver/now'])('has nothing at %s', async (verb) => {
-    expect((await fetch(at(uploadTag(desk.upload().id), verb), { method: 'POST' })).status).toBe(404);
+    expect((await fetch(at(uploadTag(uploadsApi.upload().id), verb), { method: 'POST' })).status).toBe(404);
   });
 });
 
@@ -165,7 +165,7 @@ describe('a web page in an operator’s browser', () => {
   /** Unlike fetch, this sends the `Host` it is told. */
   function send(method: string, path: string, headers: Record<string, string>): Promise<number | undefined> {
     return new Promise((resolve, reject) => {
-      const sent = request(`${desk.admin.url}${path}`, { method, headers }, (response) => {
+      const sent = request(`${uploadsApi.admin.url}${path}`, { method, headers }, (response) => {
         response.resume();
         resolve(response.statusCode);
       });
@@ -177,10 +177,10 @@ describe('a web page in an operator’s browser', () => {
     ['DELETE', ''],
     ['POST', '/redeliver'],
   ])('changes nothing with %s, from whatever origin', async (method, verb) => {
-    const path = `/uploads/${uploadTag(desk.upload().id)}${verb}`;
-    for (const origin of ['https://evil.example', 'null', desk.admin.url])
+    const path = `/uploads/${uploadTag(uploadsApi.upload().id)}${verb}`;
+    for (const origin of ['https://evil.example', 'null', uploadsApi.admin.url])
       expect(await send(method, path, { Origin: origin })).toBe(403);
-    expect(desk.asked).toEqual([]);
+    expect(uploadsApi.asked).toEqual([]);
   });
 
   test('that calls this machine by its own name reads nothing either', async () => {
@@ -191,8 +191,8 @@ describe('a web page in an operator’s browser', () => {
 });
 
 test('while the proxy still starts, uploads are 503 and health is told', async () => {
-  desk.isOpen = false;
-  const response = await fetch(`${desk.admin.url}/uploads`);
+  uploadsApi.isOpen = false;
+  const response = await fetch(`${uploadsApi.admin.url}/uploads`);
   expect([response.status, response.headers.get('retry-after')]).toEqual([503, '1']);
-  expect((await fetch(`${desk.admin.url}/healthz`)).status).toBe(200);
+  expect((await fetch(`${uploadsApi.admin.url}/healthz`)).status).toBe(200);
 });

@@ -5,11 +5,11 @@ import { FakeDesk } from '../support/fake-desk.js';
 
 const SECRET = 's3cret-of-the-client';
 
-let desk: FakeDesk;
+let uploadsApi: FakeDesk;
 beforeEach(async () => {
-  desk = await FakeDesk.start();
+  uploadsApi = await FakeDesk.start();
 });
-afterEach(() => desk.admin.close());
+afterEach(() => uploadsApi.admin.close());
 
 interface Listed {
   readonly uploads: readonly { readonly tag: string; readonly phase: string }[];
@@ -17,18 +17,18 @@ interface Listed {
 }
 
 async function list(query = ''): Promise<Listed> {
-  return (await (await fetch(`${desk.admin.url}/uploads${query}`)).json()) as Listed;
+  return (await (await fetch(`${uploadsApi.admin.url}/uploads${query}`)).json()) as Listed;
 }
 
 const tags = ({ uploads }: Listed) => uploads.map(({ tag }) => tag);
 
 describe('the list', () => {
   test('has the newest first, a page at a time, each upload once, also while others come and go', async () => {
-    const all = Array.from({ length: 7 }, () => uploadTag(desk.upload().id)).reverse();
+    const all = Array.from({ length: 7 }, () => uploadTag(uploadsApi.upload().id)).reverse();
     const first = await list('?limit=3');
     expect(tags(first)).toEqual(all.slice(0, 3));
-    desk.upload();
-    desk.known = desk.known.filter(({ id }) => uploadTag(id) !== all[2]);
+    uploadsApi.upload();
+    uploadsApi.known = uploadsApi.known.filter(({ id }) => uploadTag(id) !== all[2]);
     const second = await list(`?limit=3&after=${first.next!}`);
     const third = await list(`?limit=3&after=${second.next!}`);
     expect([...tags(second), ...tags(third)]).toEqual(all.slice(3));
@@ -36,29 +36,29 @@ describe('the list', () => {
   });
 
   test('keeps uploads of one moment apart', async () => {
-    const all = Array.from({ length: 5 }, () => uploadTag(desk.upload({ createdAt: 1 }).id)).sort();
+    const all = Array.from({ length: 5 }, () => uploadTag(uploadsApi.upload({ createdAt: 1 }).id)).sort();
     const first = await list('?limit=2');
     const second = await list(`?limit=3&after=${first.next!}`);
     expect([...tags(first), ...tags(second)]).toEqual(all);
   });
 
   test('finds the newest among more than it keeps', async () => {
-    for (let count = 0; count < 250; count++) desk.upload({ createdAt: (count * 7919) % 251 });
-    const newest = [...desk.known].sort((a, b) => b.createdAt - a.createdAt).map(({ id }) => uploadTag(id));
+    for (let count = 0; count < 250; count++) uploadsApi.upload({ createdAt: (count * 7919) % 251 });
+    const newest = [...uploadsApi.known].sort((a, b) => b.createdAt - a.createdAt).map(({ id }) => uploadTag(id));
     expect(tags(await list('?limit=4'))).toEqual(newest.slice(0, 4));
   });
 
   test('can be of one phase', async () => {
-    desk.upload();
-    const undelivered = desk.upload({ phase: 'undelivered' });
-    desk.upload();
+    uploadsApi.upload();
+    const undelivered = uploadsApi.upload({ phase: 'undelivered' });
+    uploadsApi.upload();
     expect(tags(await list('?phase=undelivered'))).toEqual([uploadTag(undelivered.id)]);
   });
 
   // Issue 9, §6.
   test('can be of one tag, path, key or client', async () => {
     const { request: sample } = newUpload();
-    const own = desk.upload({
+    const own = uploadsApi.upload({
       request: {
         ...sample,
         target: '/a/b?c=d',
@@ -66,8 +66,8 @@ describe('the list', () => {
         headers: [...sample.headers, ['Idempotency-Key', '"the client’s own"']],
       },
     });
-    const other = desk.upload();
-    desk.upload({ request: { ...sample, target: '/a/b/c', clientAddress: '192.0.2.77' } });
+    const other = uploadsApi.upload();
+    uploadsApi.upload({ request: { ...sample, target: '/a/b/c', clientAddress: '192.0.2.77' } });
     for (const [what, found] of [
       [uploadTag(own.id), [own]],
       ['/a/b', [own]],
@@ -86,12 +86,12 @@ describe('the list', () => {
   });
 
   test('names those whose record cannot be read, and nothing can be done to them', async () => {
-    const shown = desk.upload();
+    const shown = uploadsApi.upload();
     const since = 1_700_000_000_000;
     const unreadable = { id: newUpload().id, state: 'unreadable', reason: 'its record: EIO in read', since } as const;
     const damaged = { id: newUpload().id, state: 'damaged', reason: 'it has no beginning', since } as const;
-    desk.setAside = [unreadable, damaged];
-    const views = desk.setAside.map(({ id, state, reason }) => ({
+    uploadsApi.setAside = [unreadable, damaged];
+    const views = uploadsApi.setAside.map(({ id, state, reason }) => ({
       tag: uploadTag(id),
       phase: state,
       problem: reason,
@@ -102,7 +102,7 @@ describe('the list', () => {
     expect(listed).toMatchObject({ setAside: views });
     expect(await list('?phase=receiving')).not.toHaveProperty('setAside');
     for (const view of views) {
-      const url = `${desk.admin.url}/uploads/${view.tag}`;
+      const url = `${uploadsApi.admin.url}/uploads/${view.tag}`;
       expect(await (await fetch(url)).json()).toEqual(view);
       for (const [method, path] of [
         ['DELETE', url],
@@ -113,7 +113,7 @@ describe('the list', () => {
         expect(await refused.text()).toContain(view.problem);
       }
     }
-    expect(desk.asked).toEqual([]);
+    expect(uploadsApi.asked).toEqual([]);
   });
 
   test('is empty when there is nothing', async () => {
@@ -122,7 +122,7 @@ describe('the list', () => {
 
   test('tells why an upload is where it is', async () => {
     const tried = attempt(4, { endedAt: 1_700_000_000_500, reached: 'answered', status: 503 });
-    desk.upload({
+    uploadsApi.upload({
       phase: 'undelivered',
       length: 5,
       attempts: [tried],
@@ -133,7 +133,7 @@ describe('the list', () => {
     expect(await list()).toEqual({
       uploads: [
         {
-          tag: uploadTag(desk.known[0]!.id),
+          tag: uploadTag(uploadsApi.known[0]!.id),
           phase: 'undelivered',
           route: 'files',
           dialect: 'final',
@@ -166,7 +166,7 @@ describe('the list', () => {
     ['?after=yesterday', 'after is the "next" of the page before.'],
     ['?order=size', 'There is no parameter "order"; known are phase, find, limit and after.'],
   ])('%s is told to be wrong', async (query, detail) => {
-    const response = await fetch(`${desk.admin.url}/uploads${query}`);
+    const response = await fetch(`${uploadsApi.admin.url}/uploads${query}`);
     expect(response.status).toBe(400);
     expect(response.headers.get('content-type')).toBe('application/problem+json');
     expect(await response.json()).toEqual({ type: 'about:blank', title: 'Bad Request', status: 400, detail });
@@ -175,7 +175,7 @@ describe('the list', () => {
 
 test('nothing that is shown is a secret: no id, no header value, no query value, no body', async () => {
   const { request: sample } = newUpload();
-  const one = desk.upload({
+  const one = uploadsApi.upload({
     phase: 'answered',
     request: {
       ...sample,
@@ -186,8 +186,8 @@ test('nothing that is shown is a secret: no id, no header value, no query value,
     addedHeaders: [['Remote-User', SECRET]],
     answer: { ...answer(3), headers: [['Set-Cookie', SECRET]] },
   });
-  const listed = await (await fetch(`${desk.admin.url}/uploads`)).text();
-  const shown = await (await fetch(`${desk.admin.url}/uploads/${uploadTag(one.id)}`)).text();
+  const listed = await (await fetch(`${uploadsApi.admin.url}/uploads`)).text();
+  const shown = await (await fetch(`${uploadsApi.admin.url}/uploads/${uploadTag(one.id)}`)).text();
   for (const text of [listed, shown]) {
     expect(text).toContain(uploadTag(one.id));
     expect(text).not.toContain(SECRET);
@@ -209,6 +209,6 @@ test('nothing that is shown is a secret: no id, no header value, no query value,
 });
 
 test('the list cannot be written to', async () => {
-  const response = await fetch(`${desk.admin.url}/uploads`, { method: 'DELETE' });
+  const response = await fetch(`${uploadsApi.admin.url}/uploads`, { method: 'DELETE' });
   expect([response.status, response.headers.get('allow')]).toEqual([405, 'GET, HEAD']);
 });

@@ -28,7 +28,7 @@ function configured(flags: Record<string, unknown>): Config {
     env: {},
     flags: { origin: origin.url, data: join(directory.path, 'data'), listen: '127.0.0.1:0', admin: 'false', ...flags },
   });
-  if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
+  if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors));
   return loaded.config;
 }
 

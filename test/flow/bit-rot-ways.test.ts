@@ -53,9 +53,9 @@ describe.each(Object.keys(STORES))('with %s', (kind) => {
   let gate: FakeOrigin;
   let stage: Stage;
   let app: TestApp;
-  let before: Figures;
+  let before: MetricValues;
 
-  interface Figures {
+  interface MetricValues {
     readonly lost: number;
     readonly lostAnswers: number;
     readonly invalid: number;
@@ -78,7 +78,7 @@ describe.each(Object.keys(STORES))('with %s', (kind) => {
     await redis.stop();
   });
 
-  async function figures(): Promise<Figures> {
+  async function figures(): Promise<MetricValues> {
     const request = { method: 'GET', path: '/metrics', query: new URLSearchParams(), headers: {} };
     const { body = '' } = await app.operators.answer(request);
     const figure = (name: string): number => {

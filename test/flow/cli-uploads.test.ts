@@ -15,20 +15,20 @@ import { temporaryDirectory, type TemporaryDirectory, withoutRights } from '../s
 const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
 
 let directory: TemporaryDirectory;
-let desk: FakeDesk;
+let uploadsApi: FakeDesk;
 beforeEach(async () => {
   directory = await temporaryDirectory();
-  desk = await FakeDesk.start();
+  uploadsApi = await FakeDesk.start();
 });
 afterEach(async () => {
-  await desk.admin.close();
+  await uploadsApi.admin.close();
   await directory.remove();
 });
 
 /** Runs the built binary to its end, against the desk unless the line says something else. */
 function uploads(
   line: readonly string[],
-  env: Record<string, string> = { RUFH_PROXY_ADMIN: new URL(desk.admin.url).host },
+  env: Record<string, string> = { RUFH_PROXY_ADMIN: new URL(uploadsApi.admin.url).host },
 ): Promise<{ code: number; output: string; errors: string }> {
   const nothing = {
     NODE_OPTIONS: '',
@@ -49,7 +49,7 @@ const MINUTE = 60_000;
 describe('uploads list', () => {
   test('names those whose record cannot be read, and so does show', async () => {
     const aside = { id: newUpload().id, state: 'unreadable', reason: 'its record: EIO', since: Date.now() } as const;
-    desk.setAside = [aside];
+    uploadsApi.setAside = [aside];
     const row = new RegExp(`^${uploadTag(aside.id)}  unreadable  \\S+Z  its record: EIO$`, 'm');
     expect((await uploads(['list'])).output).toMatch(row);
     expect((await uploads(['show', uploadTag(aside.id)])).output).toMatch(row);
@@ -59,9 +59,9 @@ describe('uploads list', () => {
     const createdAt = Date.now() - 5 * MINUTE;
     const refused = { reason: 'refused', status: 503, problem: 'the origin answered 503' } as const;
     const [receiving, undelivered, waiting] = [
-      desk.upload({ createdAt, offset: 3 * 2 ** 20, length: 2 ** 30 }),
-      desk.upload({ createdAt: createdAt - MINUTE, phase: 'undelivered', attemptCount: 5, undelivered: refused }),
-      desk.upload({
+      uploadsApi.upload({ createdAt, offset: 3 * 2 ** 20, length: 2 ** 30 }),
+      uploadsApi.upload({ createdAt: createdAt - MINUTE, phase: 'undelivered', attemptCount: 5, undelivered: refused }),
+      uploadsApi.upload({
         createdAt: createdAt - 2 * MINUTE,
         phase: 'complete',
         offset: 1536,
@@ -95,8 +95,8 @@ describe('uploads list', () => {
   });
 
   test('can be of one phase, and of tags alone for other commands', async () => {
-    desk.upload();
-    const { id } = desk.upload({ phase: 'undelivered' });
+    uploadsApi.upload();
+    const { id } = uploadsApi.upload({ phase: 'undelivered' });
     expect(await uploads(['list', '--phase', 'undelivered', '-q'])).toEqual({
       code: 0,
       output: `${uploadTag(id)}\n`,
@@ -105,14 +105,14 @@ describe('uploads list', () => {
   });
 
   test('tells that there are more than it shows', async () => {
-    for (let count = 0; count < 3; count++) desk.upload();
+    for (let count = 0; count < 3; count++) uploadsApi.upload();
     const { output, errors } = await uploads(['list', '--limit', '2', '--json']);
     expect((JSON.parse(output) as { uploads: unknown[] }).uploads).toHaveLength(2);
     expect(errors).toBe('There are more: --limit 20 shows up to so many.\n');
   });
 
   test('goes on from page to page for as many as are wanted', async () => {
-    for (let count = 0; count < 1003; count++) desk.upload();
+    for (let count = 0; count < 1003; count++) uploadsApi.upload();
     const { output, errors } = await uploads(['list', '--limit', '2000', '-q']);
     expect([new Set(output.trimEnd().split('\n')).size, errors]).toEqual([1003, '']);
   });
@@ -131,8 +131,8 @@ describe('uploads list', () => {
   test('says where the gate had a part in it', async () => {
     const dueAt = Date.now() + 30 * MINUTE;
     const answer = { status: 422, reason: '', headers: [], trailers: [], bodySize: 3, at: Date.now() };
-    const refused = desk.upload({ phase: 'answered', answer: { ...answer, body: { in: 'record', crc: 0 } } });
-    const unasked = desk.upload({ phase: 'complete', dueAt });
+    const refused = uploadsApi.upload({ phase: 'answered', answer: { ...answer, body: { in: 'record', crc: 0 } } });
+    const unasked = uploadsApi.upload({ phase: 'complete', dueAt });
     const { output } = await uploads(['list']);
     const line = ({ id }: { id: string }, why: string) => new RegExp(`^${uploadTag(id)}  .*${why}`, 'm');
     expect(output).toMatch(line(refused, 'the gate answered 422$'));
@@ -144,7 +144,7 @@ describe('uploads list', () => {
 
 describe('uploads show', () => {
   test('tells all there is, with every attempt', async () => {
-    const { id, deliveryKey } = desk.upload({
+    const { id, deliveryKey } = uploadsApi.upload({
       phase: 'undelivered',
       length: 5,
       attemptCount: 1,
@@ -169,9 +169,9 @@ describe('uploads show', () => {
   });
 
   test('tells the same as JSON', async () => {
-    const { id } = desk.upload();
+    const { id } = uploadsApi.upload();
     const { output } = await uploads(['show', uploadTag(id), '--json']);
-    const shown = await (await fetch(`${desk.admin.url}/uploads/${uploadTag(id)}`)).json();
+    const shown = await (await fetch(`${uploadsApi.admin.url}/uploads/${uploadTag(id)}`)).json();
     expect(JSON.parse(output)).toEqual(shown);
   });
 
@@ -180,8 +180,8 @@ describe('uploads show', () => {
     const { request: sample } = newUpload();
     const id = 'AbCdEfGhIjKlMnOpQrStUvWxYz-_0123';
     const request = { ...sample, target: '/files/a.pdf?sig=x', clientAddress: '192.0.2.7' };
-    const own = desk.upload({ id, request, deliveryKey: 'key-of-one' });
-    const other = desk.upload({ request: { ...request, target: '/files/b.pdf' } });
+    const own = uploadsApi.upload({ id, request, deliveryKey: 'key-of-one' });
+    const other = uploadsApi.upload({ request: { ...request, target: '/files/b.pdf' } });
     const tag = uploadTag(own.id);
     const ways = [
       ...[tag, id, `https://api.example.com/.uploads/${id}`, `/.uploads/${id}/status`],
@@ -216,27 +216,27 @@ describe.each([
   ['redeliver', 'is being delivered'],
 ])('uploads %s', (command, done) => {
   test('does it to every upload that is named, also after one that refuses', async () => {
-    const [one, other] = [desk.upload(), desk.upload()];
+    const [one, other] = [uploadsApi.upload(), uploadsApi.upload()];
     const tags = [uploadTag(one.id), 'nobody', uploadTag(other.id)];
     const { code, output, errors } = await uploads([command, ...tags]);
     expect(code).toBe(1);
     expect(output).toBe(`${tags[0]!}  ${done}\n${tags[2]!}  ${done}\n`);
     expect(errors).toMatch(/^rufh-proxy: nobody: There is no upload with the tag "nobody".*\n$/);
-    expect(desk.asked).toEqual([`${command} ${one.id}`, `${command} ${other.id}`]);
+    expect(uploadsApi.asked).toEqual([`${command} ${one.id}`, `${command} ${other.id}`]);
   });
 });
 
 // Issue 9, §6.
 test('uploads redeliver --past-gate says so, and who does it', async () => {
-  const { id } = desk.upload();
+  const { id } = uploadsApi.upload();
   const tag = uploadTag(id);
   expect(await uploads(['redeliver', tag, '--past-gate', '--as', 'Zoë, ticket 417'])).toMatchObject({
     code: 0,
     output: `${tag}  is being delivered past its gate\n`,
   });
   expect(await uploads(['redeliver', tag])).toMatchObject({ code: 0 });
-  expect(desk.asked).toEqual([`redeliver ${id} past its gate`, `redeliver ${id}`]);
-  expect(desk.log).toMatchObject([{ operator: 'Zoë, ticket 417' }, { operator: expect.stringMatching(/./) }]);
+  expect(uploadsApi.asked).toEqual([`redeliver ${id} past its gate`, `redeliver ${id}`]);
+  expect(uploadsApi.log).toMatchObject([{ operator: 'Zoë, ticket 417' }, { operator: expect.stringMatching(/./) }]);
 });
 
 // Issue 9, §5.
@@ -307,13 +307,13 @@ describe('the admin listener', () => {
     ['a URL', (url: string) => url],
     ['an address', (url: string) => new URL(url).host],
   ])('is given as %s, which wins over the variable', async (_, given) => {
-    const { code } = await uploads(['list', '--admin', given(desk.admin.url)], { RUFH_PROXY_ADMIN: nowhere });
+    const { code } = await uploads(['list', '--admin', given(uploadsApi.admin.url)], { RUFH_PROXY_ADMIN: nowhere });
     expect(code).toBe(0);
   });
 
   test('is taken from the configuration, whatever else is wrong with that', async () => {
     const file = join(directory.path, 'a.yaml');
-    writeFileSync(file, `admin: ${new URL(desk.admin.url).host}\norigin: \${NOT_SET_HERE}\n`);
+    writeFileSync(file, `admin: ${new URL(uploadsApi.admin.url).host}\norigin: \${NOT_SET_HERE}\n`);
     expect((await uploads(['list', '--config', file], {})).code).toBe(0);
     expect((await uploads(['list'], { RUFH_PROXY_CONFIG: file })).code).toBe(0);
   });
@@ -356,7 +356,7 @@ describe('the admin listener', () => {
   });
 
   test('may be a URL in RUFH_PROXY_ADMIN', async () => {
-    const { code, output } = await uploads(['list'], { RUFH_PROXY_ADMIN: desk.admin.url });
+    const { code, output } = await uploads(['list'], { RUFH_PROXY_ADMIN: uploadsApi.admin.url });
     expect([code, output]).toEqual([0, 'no uploads\n']);
   });
 

@@ -156,17 +156,17 @@ describe('check', () => {
     const data = join(directory.path, 'd');
     mkdirSync(data);
     chmodSync(data, 0o777);
-    const mistakes = [
+    const configErrors = [
       ['orign: http://a', /^1:1: orign: there is no such setting/],
       ['origin: http://a', undefined],
       ['data: ./d', /^3:7: data: .*\/d can be written by every user: chmod o-w/],
       ['log: { level: loud }', /^4:15: log\.level: found "loud"/],
     ] as const;
-    write(mistakes.map(([line]) => line).join('\n'));
+    write(configErrors.map(([line]) => line).join('\n'));
     const lines = (await run(['check', '--config', 'a.yaml'])).errors.split('\n');
     expect(lines[0]).toBe('rufh-proxy: 3 mistakes in the configuration');
     const told = lines.slice(1, -1).map((line) => line.replace('  a.yaml:', ''));
-    expect(told).toEqual(mistakes.flatMap(([, message]) => (message ? [expect.stringMatching(message)] : [])));
+    expect(told).toEqual(configErrors.flatMap(([, message]) => (message ? [expect.stringMatching(message)] : [])));
     // Its own path is what is wrong; nothing is said of the default in its place.
     write('origin: http://a\ndata: ${NOT_SET_HERE}/d\nlog: { level: loud }');
     expect((await run(['check', '--config', 'a.yaml'])).errors.match(/^ {2}a\.yaml:2:/gm)).toHaveLength(1);

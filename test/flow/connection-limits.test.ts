@@ -158,14 +158,14 @@ test.each([
 });
 
 describe('workers', () => {
-  async function crew(config: string): Promise<ProxyProcess> {
+  async function pool(config: string): Promise<ProxyProcess> {
     const started = await startCrew({ origin: (await origin()).url, config });
     closing.push(() => started.stop());
     return started;
   }
 
   test('count together, and one that is killed leaves what it had', async () => {
-    const proxy = await crew('limits: { connections: { per_address: 3 } }\n');
+    const proxy = await pool('limits: { connections: { per_address: 3 } }\n');
     const clients = [await served(http1(proxy.url)), await served(http2(proxy.url)), await served(http1(proxy.url))];
     expect(await isRefused(http1(proxy.url))).toBe(true);
     expect(await isRefused(http2(proxy.url))).toBe(true);

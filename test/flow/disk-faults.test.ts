@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { SyncMode } from '../../src/fs/directory-sync.js';
 import { useFileSystem } from '../../src/fs/files.js';
 import { Fault } from '../../src/model/fault.js';
-import { ConnectionLost, Contradiction, CountingOrigin, FaithfulClient } from '../support/faithful-client.js';
+import { ConnectionLost, CrossCheck, CountingOrigin, FaithfulClient } from '../support/faithful-client.js';
 import { Machine, type MachineOptions } from '../support/faulty-machine.js';
 import { MemoryDisk, memoryDisks, type Operation, type Trouble } from '../support/memory-disk.js';
 
@@ -94,7 +94,7 @@ class Life {
     this.client.assertRight(this.origin);
     await this.expire();
     await Promise.all(this.ended);
-    if (this.disk.descriptors > 0) throw new Contradiction(`${this.disk.descriptors} descriptors are left open`);
+    if (this.disk.descriptors > 0) throw new CrossCheck(`${this.disk.descriptors} descriptors are left open`);
     this.disk.forget();
     return operations;
   }
@@ -111,7 +111,7 @@ class Life {
     const operations = disk.operations - before;
     if (end === 'SIGTERM') await this.machine?.end();
     this.crash(end === 'power cut' ? 'power-cut' : 'kill');
-    if (!isLasting && client.toldUnknown) throw new Contradiction('an outcome is unknown');
+    if (!isLasting && client.toldUnknown) throw new CrossCheck('an outcome is unknown');
     return operations;
   }
 
@@ -161,7 +161,7 @@ class Life {
     await this.machine!.sweep();
     await this.machine!.end();
     const left = this.disk.files().filter((name) => !STAYS.test(name));
-    if (left.length > 0) throw new Contradiction(`left behind: ${left.join()}`);
+    if (left.length > 0) throw new CrossCheck(`left behind: ${left.join()}`);
   }
 }
 

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Admin } from '../../src/admin/admin-http.js';
 import { startAdmin } from '../../src/admin/admin.js';
-import { Drain, type DrainMover, NoMover } from '../../src/cluster/drain.js';
+import { Drain, type DrainMigrator, NoMigrator } from '../../src/cluster/drain.js';
 import type { MoveProgress } from '../../src/cluster/migrator.js';
 import { Fault } from '../../src/model/fault.js';
 import type { Upload } from '../../src/model/upload.js';
@@ -22,7 +22,7 @@ let leaving: () => Promise<void>;
 let progress: MoveProgress[];
 let isStarted: boolean;
 
-const mover = {
+const migrator = {
   start: () => {
     isStarted = true;
   },
@@ -31,8 +31,8 @@ const mover = {
   },
 };
 
-async function open(by: DrainMover = mover): Promise<void> {
-  const drain = new Drain({ leave: () => leaving(), mover: by, log: silentLog() });
+async function open(by: DrainMigrator = migrator): Promise<void> {
+  const drain = new Drain({ leave: () => leaving(), migrator: by, log: silentLog() });
   admin = await startAdmin({
     address: { kind: 'tcp', host: '127.0.0.1', port: 0 },
     metrics: new Metrics(),
@@ -89,14 +89,14 @@ describe('/drain', () => {
 
   test('has nothing to move where every node reaches the bytes', async () => {
     await admin.close();
-    await open(new NoMover({ store: storeOf(3), node: undefined, shared: true }));
+    await open(new NoMigrator({ store: storeOf(3), node: undefined, shared: true }));
     const move = { moved: 0, bytes: 0, left: 0, isDone: true, remark: expect.stringContaining('spool.shared') };
     expect((await ask('POST', '/drain?move=true')).body).toEqual({ draining: true, move });
   });
 
   test('says what stays where there is nobody to take it', async () => {
     await admin.close();
-    await open(new NoMover({ store: storeOf(3), node: undefined, shared: false }));
+    await open(new NoMigrator({ store: storeOf(3), node: undefined, shared: false }));
     const problem = 'no other node can take them: cluster is not set';
     const move = { moved: 0, bytes: 0, left: 3, isDone: false, isImpossible: true, problem };
     expect((await ask('POST', '/drain?move=true')).body).toEqual({ draining: true, move });
@@ -175,7 +175,7 @@ describe('rufh-proxy drain', () => {
 
   test('--move says what stays and fails at once where there is nobody to take it', async () => {
     await admin.close();
-    await open(new NoMover({ store: storeOf(3), node: undefined, shared: false }));
+    await open(new NoMigrator({ store: storeOf(3), node: undefined, shared: false }));
     const { code, output, errors } = await drain('--move');
     expect([code, errors]).toEqual([1, 'rufh-proxy: nothing was moved; do not remove the disk of this node\n']);
     expect(output).toContain('\n0 moved with 0 B, 3 left (no other node can take them: cluster is not set)\n');
@@ -184,14 +184,14 @@ describe('rufh-proxy drain', () => {
   test('--move fails where what stays cannot be counted', async () => {
     await admin.close();
     const list = () => Promise.reject(new Fault('STORE_UNAVAILABLE', 'Redis does not answer', true));
-    await open(new NoMover({ store: { list }, node: undefined, shared: false }));
+    await open(new NoMigrator({ store: { list }, node: undefined, shared: false }));
     const { code, output } = await drain('--move');
     expect([code, output.split('\n')[1]]).toEqual([1, '0 moved, what is left was not counted (Redis does not answer)']);
   });
 
   test('--move has nothing to do where every node reaches the bytes, and says so', async () => {
     await admin.close();
-    await open(new NoMover({ store: storeOf(3), node: undefined, shared: true }));
+    await open(new NoMigrator({ store: storeOf(3), node: undefined, shared: true }));
     const { code, output, errors } = await drain('--move');
     expect([code, errors]).toEqual([0, '']);
     expect(output).toContain('\nthere is nothing to move: the bytes are in the shared directory (spool.shared)');

@@ -49,23 +49,23 @@ describe('the other node', () => {
       setImmediate(() => req.socket.destroy());
       await take();
     };
-    const mover = stage.old.startMoving();
-    expect(await until(() => mover.progress.problem, 'a problem')).toMatch(/^node other: /);
-    await stage.done(mover);
+    const migrator = stage.old.startMoving();
+    expect(await until(() => migrator.progress.problem, 'a problem')).toMatch(/^node other: /);
+    await stage.done(migrator);
     expect(cuts).toBe(3);
-    expect(mover.progress).toEqual({ moved: 1, bytes: 6 * MIB, left: 0, isDone: true });
+    expect(migrator.progress).toEqual({ moved: 1, bytes: 6 * MIB, left: 0, isDone: true });
     await expectAtOther(path, 6 * MIB);
   });
 
   test('that dies for good is passed over for one that lives', async () => {
     const path = await stage.uploadWith(6 * MIB);
     stage.other.onFiles = ({ req }) => void req.socket.destroy();
-    const mover = stage.old.startMoving();
-    await until(() => mover.progress.problem, 'a problem');
+    const migrator = stage.old.startMoving();
+    await until(() => migrator.progress.problem, 'a problem');
     expect(await stage.nodeOf(path)).toBe('old');
     expect((await stage.head(path, stage.old)).header('Upload-Offset')).toBe(`${6 * MIB}`);
     const third = await stage.peers.node('third');
-    await stage.done(mover);
+    await stage.done(migrator);
     expect(await stage.nodeOf(path)).toBe('third');
     expect(await stage.other.files()).toEqual([]);
     expect((await stage.append(path, third, 6 * MIB)).status).toBe(200);
@@ -79,10 +79,10 @@ describe('the other node', () => {
       res.statusCode = 507;
       res.end();
     };
-    const mover = stage.old.startMoving();
-    expect(await until(() => mover.progress.problem, 'a problem')).toBe('node other: it answered 507');
+    const migrator = stage.old.startMoving();
+    expect(await until(() => migrator.progress.problem, 'a problem')).toBe('node other: it answered 507');
     await stage.peers.node('third');
-    await stage.done(mover);
+    await stage.done(migrator);
     expect(await stage.nodeOf(path)).toBe('third');
   });
 
@@ -105,8 +105,8 @@ describe('the other node', () => {
       isLost ||= isConfirmation;
       await take();
     };
-    const mover = stage.old.startMoving();
-    await stage.done(mover);
+    const migrator = stage.old.startMoving();
+    await stage.done(migrator);
     expect(isLost).toBe(true);
     await expectAtOther(path, 6 * MIB);
   });
@@ -114,9 +114,9 @@ describe('the other node', () => {
   test('is none: that is told, and everything stays', async () => {
     const path = await stage.uploadWith(1000);
     stage.peers.cluster.nodes.set('other', { isLeaving: true });
-    const mover = stage.old.startMoving();
-    await until(() => mover.progress.problem, 'a problem');
-    expect(mover.progress).toMatchObject({ left: 1, isDone: false, problem: 'no other node takes uploads' });
+    const migrator = stage.old.startMoving();
+    await until(() => migrator.progress.problem, 'a problem');
+    expect(migrator.progress).toMatchObject({ left: 1, isDone: false, problem: 'no other node takes uploads' });
     expect(await stage.nodeOf(path)).toBe('old');
   });
 });
@@ -178,8 +178,8 @@ describe('a network that changes one bit of what a node gives away', () => {
     await stage.old.spool.promise(stage.idOf(path), 4 * BLOCK + 1000);
     const flip = flipBehind(text, skip);
     network.onBytesThere = flip.change;
-    const mover = stage.old.startMoving();
-    await stage.done(mover);
+    const migrator = stage.old.startMoving();
+    await stage.done(migrator);
     expect(flip.count()).toBe(1);
     const told = stage.old.log.filter(({ msg }) => /^an upload could not be moved/.test(String(msg)));
     expect(told).toHaveLength(1);
@@ -192,14 +192,16 @@ describe('a network that changes one bit of what a node gives away', () => {
     network.onBytesThere = (bytes) => {
       if (bytes.length > 10_000) bytes[5000]! ^= 1;
     };
-    const mover = stage.old.startMoving();
-    expect(await until(() => mover.progress.problem, 'a problem')).toBe('node other: a byte changed on its way there');
+    const migrator = stage.old.startMoving();
+    expect(await until(() => migrator.progress.problem, 'a problem')).toBe(
+      'node other: a byte changed on its way there',
+    );
     expect(stage.other.log).toContainEqual(
       expect.objectContaining({ msg: 'bytes of another node were damaged on their way, and are not kept' }),
     );
     expect(await stage.other.files()).toEqual([]);
     network.onBytesThere = () => undefined;
-    await stage.done(mover);
+    await stage.done(migrator);
   });
 
   test('in a kept answer: its client gets the right one', async () => {
@@ -220,38 +222,38 @@ describe('a client that comes back in the middle', () => {
   test('goes on while most is copied, and what it brings meanwhile is moved as well', async () => {
     const path = await stage.uploadWith(6 * MIB);
     const files = holdFiles(stage.other);
-    const mover = stage.old.startMoving();
+    const migrator = stage.old.startMoving();
     await until(() => files.held().length > 0, 'the first file on its way');
     expect((await stage.append(path, stage.old, 6 * MIB, 8 * MIB)).status).toBe(204);
     expect((await stage.append(path, stage.other, 8 * MIB, 9 * MIB)).status).toBe(204);
     expect(await stage.nodeOf(path)).toBe('old');
     files.release();
-    await stage.done(mover);
+    await stage.done(migrator);
     await expectAtOther(path, 9 * MIB);
   });
 
   test('does not wait for the last of it either: then that is tried again later', async () => {
     const path = await stage.uploadWith(1000);
     const files = holdFiles(stage.other);
-    const mover = stage.old.startMoving();
+    const migrator = stage.old.startMoving();
     await until(() => files.held().length > 0, 'the file on its way');
     expect((await stage.append(path, stage.old, 1000, 5000)).status).toBe(204);
     expect(await stage.nodeOf(path)).toBe('old');
     files.release();
-    await stage.done(mover);
+    await stage.done(migrator);
     await expectAtOther(path, 5000);
   });
 
   test('and cancels leaves nothing anywhere', async () => {
     const path = await stage.uploadWith(6 * MIB);
     const files = holdFiles(stage.other);
-    const mover = stage.old.startMoving();
+    const migrator = stage.old.startMoving();
     await until(() => files.held().length > 0, 'the first file on its way');
     const headers = [['Upload-Draft-Interop-Version', '10']] as const;
     expect((await requestOnce(stage.old.url, { method: 'DELETE', target: path, headers })).status).toBe(204);
     files.release();
-    await stage.done(mover);
-    expect(mover.progress).toMatchObject({ moved: 0, left: 0 });
+    await stage.done(migrator);
+    expect(migrator.progress).toMatchObject({ moved: 0, left: 0 });
     await until(async () => (await stage.other.files()).length === 0, 'an empty disk at the other node');
     expect(await stage.old.files()).toEqual([]);
   });
@@ -296,10 +298,10 @@ describe('the store', () => {
         return result;
       },
     });
-    const mover = stage.old.startMoving({ store: forgetful });
-    await stage.done(mover);
+    const migrator = stage.old.startMoving({ store: forgetful });
+    await stage.done(migrator);
     expect(seen.map((files) => files.length)).toEqual([1, 1, 1, 1, 1, 1]);
-    expect(mover.progress.moved).toBe(1);
+    expect(migrator.progress.moved).toBe(1);
     await expectAtOther(path, 1000);
   });
 
@@ -313,9 +315,9 @@ describe('the store', () => {
         return store.list(...args);
       },
     });
-    const mover = stage.old.startMoving({ store: away });
-    expect(await until(() => mover.progress.problem, 'a problem')).toBe('Redis does not answer');
-    await stage.done(mover);
+    const migrator = stage.old.startMoving({ store: away });
+    expect(await until(() => migrator.progress.problem, 'a problem')).toBe('Redis does not answer');
+    await stage.done(migrator);
     await expectAtOther(path, 1000);
   });
 });
@@ -324,11 +326,11 @@ describe('our own disk', () => {
   test('that has lost bytes ends their upload, and the node is emptied all the same', async () => {
     const path = await stage.uploadWith(1000);
     await stage.old.spool.remove(stage.idOf(path));
-    const mover = stage.old.startMoving();
+    const migrator = stage.old.startMoving();
     const { store } = stage.peers.cluster;
     const lost = async () => (await store.get(stage.idOf(path)))?.lost;
     expect(await until(lost, 'the end of the upload')).toBe(true);
-    await stage.done(mover);
+    await stage.done(migrator);
     expect(await stage.other.files()).toEqual([]);
   });
 });
@@ -341,9 +343,9 @@ test('a node that is stopped in the middle keeps its uploads, and the other keep
     isHeld = true;
     await new Promise((resolve) => req.socket.once('close', resolve));
   };
-  const mover = stage.old.startMoving();
+  const migrator = stage.old.startMoving();
   await until(() => isHeld, 'the file on its way');
-  await mover.stop();
+  await migrator.stop();
   expect(await stage.nodeOf(path)).toBe('old');
   expect(await stage.other.files()).toEqual([]);
   expect((await stage.append(path, stage.old, 6 * MIB)).status).toBe(200);

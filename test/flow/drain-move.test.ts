@@ -24,9 +24,9 @@ describe('a node that gives its uploads away', () => {
       await stage.uploadWith(7, '/c'),
     ];
     await stage.append(paths[0]!, stage.old, 100_000, 150_000);
-    const mover = stage.old.startMoving();
-    await stage.done(mover);
-    expect(mover.progress).toEqual({ moved: 3, bytes: 150_007, left: 0, isDone: true });
+    const migrator = stage.old.startMoving();
+    await stage.done(migrator);
+    expect(migrator.progress).toEqual({ moved: 3, bytes: 150_007, left: 0, isDone: true });
     expect(await Promise.all(paths.map((path) => stage.nodeOf(path)))).toEqual(['other', 'other', 'other']);
     expect(await stage.old.files()).toEqual([]);
     await stage.old.stop();
@@ -68,12 +68,12 @@ describe('a node that gives its uploads away', () => {
     const path = await stage.uploadWith(0);
     const waiting = stage.append(path, stage.old, 0);
     await until(async () => (await stage.phaseOf(path)) === 'delivering', 'the delivery');
-    const mover = stage.old.startMoving();
-    await until(() => mover.progress.left === 1, 'the first look');
+    const migrator = stage.old.startMoving();
+    await until(() => migrator.progress.left === 1, 'the first look');
     expect(await stage.nodeOf(path)).toBe('old');
     answer();
     expect((await waiting).body.toString()).toBe('at last');
-    await stage.done(mover);
+    await stage.done(migrator);
     expect(stage.received('/files')).toHaveLength(1);
     expect((await stage.append(path, stage.other, BYTES.length - 1)).body.toString()).toBe('at last');
   });
@@ -95,9 +95,9 @@ describe('a node that gives its uploads away', () => {
     const running = await openRequest('HTTP/1.1', stage.other.url, { method: 'PATCH', target: path, headers });
     await running.send(BYTES.subarray(0, 100_000));
     await untilSpooled(stage.old.data, new URL(path, stage.old.url).href, 100_000);
-    const mover = stage.old.startMoving();
+    const migrator = stage.old.startMoving();
     await running.givenUp();
-    await stage.done(mover);
+    await stage.done(migrator);
     const offset = Number((await stage.head(path, stage.other)).header('Upload-Offset'));
     expect(offset).toBe(100_000);
     expect((await stage.append(path, stage.old, offset)).status).toBe(200);

@@ -136,7 +136,7 @@ describe('the operator', () => {
   test.each(verdicts)('can let it pass a gate that %s, which is not asked then', async (_, script) => {
     const id = await quarantined();
     says(script);
-    expect(await room.delivery.redeliver(id, { pastGate: true })).toBe('begun');
+    expect(await room.delivery.redeliver(id, { skipGate: true })).toBe('begun');
     expect((await origin.waitForRequests(1))[0]!.body.toString()).toBe('picture');
     await until(async () => (await phaseOf(id)) === 'answered', 'the answer');
     expect(timesAsked()).toBe(1);
@@ -150,7 +150,7 @@ describe('the operator', () => {
     room = await DeliveryRoom.open(origin.url, { rules: { gate, guarantee: 'at_least_once' }, retry });
     const { id } = await room.whole({ body: 'picture' });
     await room.result(id);
-    expect(await room.delivery.redeliver(id, { pastGate: true })).toBe('begun');
+    expect(await room.delivery.redeliver(id, { skipGate: true })).toBe('begun');
     await origin.waitForRequests(3);
     expect(timesAsked()).toBe(1);
     await room.restart();
@@ -182,7 +182,7 @@ describe('the operator', () => {
     const thinking = await room.whole({ body: 'one' });
     const first = room.result(thinking.id);
     await until(() => existsSync(`${verdict}.log`), 'the gate to think');
-    expect(await room.delivery.redeliver(thinking.id, { pastGate: true })).toBe('begun');
+    expect(await room.delivery.redeliver(thinking.id, { skipGate: true })).toBe('begun');
     writeFileSync(`${verdict}.now`, '');
     expect(await first).toMatchObject({ kind: 'answered' });
     says('exit 7');
@@ -192,7 +192,7 @@ describe('the operator', () => {
       () => room.lines.some(({ msg }) => String(msg).startsWith('the gate gave no verdict')),
       'the gate to fail',
     );
-    expect(await room.delivery.redeliver(failing.id, { pastGate: true })).toBe('begun');
+    expect(await room.delivery.redeliver(failing.id, { skipGate: true })).toBe('begun');
     expect(await second).toMatchObject({ kind: 'answered' });
     expect(origin.requests.map(({ body }) => body.toString())).toEqual(['one', 'two']);
   });

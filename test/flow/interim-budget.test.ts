@@ -5,7 +5,7 @@ import type { Exchange } from '../../src/server/exchange.js';
 import { type InterimOptions, Interims } from '../../src/server/interim-responses.js';
 import { readHead } from '../../src/server/request-head.js';
 import { sendReply } from '../../src/server/response.js';
-import { Trust } from '../../src/server/trusted-proxies.js';
+import { TrustedProxies } from '../../src/server/trusted-proxies.js';
 import { closeDoors, openDoor } from '../support/front-door.js';
 import { connect } from '../support/raw-client.js';
 
@@ -15,7 +15,7 @@ afterEach(closeDoors);
 
 describe('the interim responses of one request', () => {
   let now = 0;
-  const trust = new Trust([]);
+  const trust = new TrustedProxies([]);
   const withInterims =
     (mode: InterimOptions['mode'], tell: (interims: Interims) => unknown) => (exchange: Exchange) => {
       const head = readHead(exchange.req, trust) as RequestHead;

@@ -6,7 +6,7 @@ import { PassThrough, type PassThroughOptions } from '../../src/proxy/reverse-pr
 import type { Listener } from '../../src/server/listener.js';
 import { BadHead, readHead } from '../../src/server/request-head.js';
 import { RequestRates } from '../../src/server/slow-clients.js';
-import { Trust } from '../../src/server/trusted-proxies.js';
+import { TrustedProxies } from '../../src/server/trusted-proxies.js';
 import { ReadGate } from '../../src/streams/read-gate.js';
 import { closeDoors, openDoor } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
@@ -170,7 +170,7 @@ describe('a client whose body stops', () => {
 });
 
 describe('who is kept from being read', () => {
-  const trust = new Trust([]);
+  const trust = new TrustedProxies([]);
   let origin: RawOrigin;
   let passThrough: PassThrough;
   let gate: ReadGate | undefined;

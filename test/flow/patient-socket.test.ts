@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { connect as connectTls, createServer as createTlsServer, type Server as TlsServer } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { makePatient } from '../../src/origin/half-closed-socket.js';
+import { keepReadingAfterWriteError } from '../../src/origin/half-closed-socket.js';
 import { resetConnection } from '../../src/server/closing.js';
 import { ReadGate } from '../../src/streams/read-gate.js';
 import { makeCertificate } from '../support/certificate.js';
@@ -75,7 +75,7 @@ describe('a peer that answers and resets', () => {
   });
 
   test('is heard to its end by a patient one, which does not take the reset for a proper end', async () => {
-    const seen = new Watched(makePatient(ours));
+    const seen = new Watched(keepReadingAfterWriteError(ours));
     answerAndReset();
     await seen.closed();
     expect(seen.text).toBe(ANSWER);
@@ -83,7 +83,7 @@ describe('a peer that answers and resets', () => {
   });
 
   test('is not taken for a proper end when both come at once', async () => {
-    const seen = new Watched(makePatient(ours));
+    const seen = new Watched(keepReadingAfterWriteError(ours));
     peer.write(ANSWER);
     resetConnection(peer);
     await seen.closed();
@@ -92,7 +92,7 @@ describe('a peer that answers and resets', () => {
   });
 
   test('is heard when our reader pauses in between', async () => {
-    const seen = new Watched(makePatient(ours));
+    const seen = new Watched(keepReadingAfterWriteError(ours));
     ours.pause();
     answerAndReset();
     await until(() => ours.readableLength === ANSWER.length, 'the answer to wait in the socket');
@@ -104,7 +104,7 @@ describe('a peer that answers and resets', () => {
   });
 
   test('every write after the refused one is told so when the socket closes', async () => {
-    const seen = new Watched(makePatient(ours));
+    const seen = new Watched(keepReadingAfterWriteError(ours));
     answerAndReset();
     const told: (string | undefined)[] = [];
     ours.write('still more', (error) => told.push(codeOf(error)));
@@ -116,7 +116,7 @@ describe('a peer that answers and resets', () => {
 });
 
 test('a proper end stays one', async () => {
-  const seen = new Watched(makePatient(ours));
+  const seen = new Watched(keepReadingAfterWriteError(ours));
   peer.end(ANSWER);
   await seen.closed();
   expect(seen.text).toBe(ANSWER);
@@ -145,7 +145,7 @@ describe('a peer that answers, ends its side and closes', () => {
   });
 
   test('is heard to its proper end by a patient one', async () => {
-    const seen = new Watched(makePatient(ours));
+    const seen = new Watched(keepReadingAfterWriteError(ours));
     await answerAndClose();
     await seen.closed();
     expect(seen.text).toBe(ANSWER);
@@ -157,7 +157,7 @@ test('a peer that refuses bytes and says nothing is given up after a while', asy
   const refusal = Object.assign(new Error('refused'), { code: 'EPIPE' });
   ours._writev = undefined;
   ours._write = (_bytes, _encoding, done) => done(refusal);
-  const seen = new Watched(makePatient(ours, 20));
+  const seen = new Watched(keepReadingAfterWriteError(ours, 20));
   ours.write('anything');
   await seen.closed();
   expect(seen.events).toEqual(['EPIPE', 'close']);
@@ -168,7 +168,7 @@ test('a peer that refuses bytes is not silent while we keep it from being read',
   const refused = (socket: Socket): Watched => {
     socket._writev = undefined;
     socket._write = (_bytes, _encoding, done) => done(refusal);
-    const watched = new Watched(makePatient(socket, 20));
+    const watched = new Watched(keepReadingAfterWriteError(socket, 20));
     socket.write('anything');
     return watched;
   };
@@ -192,14 +192,14 @@ test('a peer that refuses bytes is not silent while we keep it from being read',
 test('errors that are no refusal end the socket at once', async () => {
   ours._writev = undefined;
   ours._write = (_bytes, _encoding, done) => done(Object.assign(new Error('broken'), { code: 'EINVAL' }));
-  const seen = new Watched(makePatient(ours));
+  const seen = new Watched(keepReadingAfterWriteError(ours));
   ours.write('anything');
   await seen.closed();
   expect(seen.events).toEqual(['EINVAL', 'close']);
 });
 
 test('a patient socket that is destroyed by its owner closes at once, also in its patience', async () => {
-  const seen = new Watched(makePatient(ours));
+  const seen = new Watched(keepReadingAfterWriteError(ours));
   ours.pause();
   answerAndReset();
   ours.destroy();
@@ -240,7 +240,7 @@ describe('over TLS', () => {
   });
 
   test('a patient one does', async () => {
-    const seen = await answered(makePatient);
+    const seen = await answered(keepReadingAfterWriteError);
     expect(seen.text).toBe(ANSWER);
     expect(seen.events.at(-1)).toBe('close');
   });

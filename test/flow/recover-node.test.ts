@@ -29,7 +29,7 @@ beforeEach(async () => {
 
 afterEach(() => room.close());
 
-function rooms() {
+function deps() {
   const { spool } = room;
   const told = { log: silentLog(), metrics: new Metrics(), clock: Date.now };
   return {
@@ -52,7 +52,7 @@ interface Ended {
 const TOMORROW = new Date(Date.now() + DAY);
 
 function options(): SweepOptions {
-  return { ...rooms(), everyMs: 60_000, orphanAgeMs: -1, node: 'here' };
+  return { ...deps(), everyMs: 60_000, orphanAgeMs: -1, node: 'here' };
 }
 
 function sweep(more: Partial<SweepOptions> = {}): Promise<void> {
@@ -88,7 +88,7 @@ describe('a node that starts on its own disk', () => {
     await writeFile(join(room.path, 'spool', id, chunk!.name), 'hello world');
     await writeFile(join(room.path, 'spool', id, 'chunk-2000000000-5'), 'written, but never committed');
     const others = [await uploaded('there'), await room.empty({ node: 'there' })];
-    await recoverNode(rooms(), 'here');
+    await recoverNode(deps(), 'here');
     expect(await room.offset(id)).toBe(5);
     expect((await room.files()).filter((name) => name.startsWith('chunk-2'))).toEqual([]);
     expect(await Promise.all(others.map((other) => room.offset(other)))).toEqual([5, 0]);
@@ -102,7 +102,7 @@ describe('a node that starts on its own disk', () => {
     const unknown = await uploaded('here');
     await room.store.remove(unknown);
     const moved = await uploaded('there');
-    await recoverNode(rooms(), 'here');
+    await recoverNode(deps(), 'here');
     expect((await room.store.get(id))?.phase).toBe('invalid');
     expect(await spooled()).toEqual(new Set([unknown, moved]));
   });
@@ -118,7 +118,7 @@ test.each(['embedded', 'redis'] as const)(
       const upload = { ...newUpload(), dialect: PLAIN, clientKey: 'a key' };
       await keyed.createFirst(upload);
       expect(await keyed.holderOf('a key')).toBe(upload.id);
-      await recover({ ...rooms(), store: keyed, leases: new EmbeddedLeases(room.store) });
+      await recover({ ...deps(), store: keyed, leases: new EmbeddedLeases(room.store) });
       expect(await keyed.get(upload.id)).toBeUndefined();
       expect(await keyed.holderOf('a key')).toBeUndefined();
     } finally {
@@ -336,7 +336,7 @@ describe('a sweep of one of many', () => {
 
   test('does not end a request on an upload that is named, but not over', async () => {
     const id = await uploaded('here');
-    const { leases } = rooms();
+    const { leases } = deps();
     const lease = await leases.take(id);
     const naming = Object.create(store) as UploadStore;
     naming.expired = () => Promise.resolve([id]);
@@ -364,8 +364,8 @@ test('uploads of a node that is gone are unknown afterwards, but for answers tha
   const body = Buffer.from('ok');
   const kept = { ...answer, body: { in: 'record' } } as const;
   await room.store.recordAnswer(answered, 'worker', { answer: kept, body, expiresAt: Date.now() + 60_000 });
-  const gone = { node: 'gone', isStillGone: () => Promise.resolve(true), heir: 'here' };
-  expect(await forgetNode({ ...rooms(), ...gone, store: room.store })).toBe(2);
+  const gone = { node: 'gone', isStillLost: () => Promise.resolve(true), successor: 'here' };
+  expect(await forgetNode({ ...deps(), ...gone, store: room.store })).toBe(2);
   expect(await room.store.get(receiving)).toBeUndefined();
   expect(await room.store.get(whole)).toBeUndefined();
   expect(await room.store.get(answered)).toMatchObject({ phase: 'answered', node: 'here' });
@@ -381,8 +381,8 @@ test('whoever forgets a node and stands still meanwhile ends nothing that others
     await room.store.nextToken(one);
     return upload;
   };
-  const gone = { node: 'gone', isStillGone: () => Promise.resolve(true), heir: 'here' };
-  const forgetting = forgetNode({ ...rooms(), ...gone, store: slow });
+  const gone = { node: 'gone', isStillLost: () => Promise.resolve(true), successor: 'here' };
+  const forgetting = forgetNode({ ...deps(), ...gone, store: slow });
   await expect(forgetting).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
   expect(await room.store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
 });

@@ -124,7 +124,7 @@ describe('one upload whose files fail', () => {
 
   afterEach(() => room.close());
 
-  function rooms() {
+  function deps() {
     const { spool, store } = room;
     const log = createLog({ level: 'info', format: 'json', destination: { write: (line) => void logged.push(line) } });
     const told = { log, metrics: new Metrics(), clock: Date.now };
@@ -150,9 +150,9 @@ describe('one upload whose files fail', () => {
   const filesOf = async (id: string): Promise<string[]> => (await readdir(join(room.path, 'spool', id))).sort();
 
   const WAYS = {
-    'the recovery of one process': () => recover(rooms()),
-    'the recovery of one of many nodes': () => recoverNode(rooms(), 'here'),
-    'the sweep': () => new Sweep({ ...rooms(), node: 'here', everyMs: 60_000, orphanAgeMs: -1 }).sweep(),
+    'the recovery of one process': () => recover(deps()),
+    'the recovery of one of many nodes': () => recoverNode(deps(), 'here'),
+    'the sweep': () => new Sweep({ ...deps(), node: 'here', everyMs: 60_000, orphanAgeMs: -1 }).sweep(),
   };
 
   test.each(
@@ -187,18 +187,18 @@ describe('one upload whose files fail', () => {
     const bytes = await readFile(path);
     await writeFile(path, 'hel');
     sicken(id, ['open'], 'EIO');
-    await recover(rooms());
+    await recover(deps());
     useFileSystem();
     expect(await room.store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
     await writeFile(path, bytes);
-    await recover(rooms());
+    await recover(deps());
     expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
   });
 
   test('is tried again until it can be looked after, then as at a start', async () => {
     logged = [];
     room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
-    const { unreadable, ...rest } = rooms();
+    const { unreadable, ...rest } = deps();
     const id = await uploaded();
     sicken(id, ['readdir'], 'EIO');
     await recover({ ...rest, unreadable });
@@ -220,7 +220,7 @@ describe('one upload whose files fail', () => {
   test('is only listed again when that is found later: somebody may be sending to it', async () => {
     logged = [];
     room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
-    const { unreadable, ...rest } = rooms();
+    const { unreadable, ...rest } = deps();
     const id = await uploaded();
     sicken(id, ['readdir'], 'EMFILE');
     await new Sweep({ ...rest, unreadable, node: 'here', everyMs: 60_000, orphanAgeMs: -1 }).sweep();
@@ -245,8 +245,8 @@ describe('one upload whose files fail', () => {
       id === ids[1]
         ? Promise.reject(new Fault('STORAGE_UNAVAILABLE', 'a record cannot be removed', true))
         : room.store.remove(id);
-    const gone = { node: 'gone', isStillGone: () => Promise.resolve(true), heir: 'here' };
-    const { metrics, ...others } = rooms();
+    const gone = { node: 'gone', isStillLost: () => Promise.resolve(true), successor: 'here' };
+    const { metrics, ...others } = deps();
     await expect(forgetNode({ ...others, ...gone, metrics, store: stubborn })).rejects.toMatchObject({ name: 'Fault' });
     expect(await Promise.all(ids.map((id) => room.offset(id)))).toEqual([undefined, 5, undefined]);
     await forgetNode({ ...others, ...gone, metrics, store: room.store });

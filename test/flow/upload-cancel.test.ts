@@ -44,12 +44,12 @@ describe.each(FEWER_VARIANTS)('over $transport, interop $interop', ({ transport,
 
   test('an upload that is being fed can be cancelled: its request is given up without an answer', async () => {
     const upload = await client().place({ target, length: undefined });
-    const feeding = await client().append(upload, { offset: 0, complete: true, bytes: 1000 });
-    await feeding.send('the first part of it');
+    const eagerAppend = await client().append(upload, { offset: 0, complete: true, bytes: 1000 });
+    await eagerAppend.send('the first part of it');
     const id = upload.target.split('/').at(-1)!;
     await until(async () => (await spooledBytes(stage.app.data, id)) === 20, 'the first part to arrive');
     expect(told(await upload.cancel())).toEqual(client().expected.cancelled());
-    await feeding.givenUp();
+    await eagerAppend.givenUp();
     await expectUnknown(upload);
     expect(stage.requestsFor(target)).toEqual([]);
   });

@@ -13,14 +13,14 @@ import { temporaryDirectory, until, within, type TemporaryDirectory } from '../s
 // Issue 4: `workers`.
 let directory: TemporaryDirectory;
 let origin: FakeOrigin;
-let crew: ProxyProcess | undefined;
+let pool: ProxyProcess | undefined;
 beforeEach(async () => {
   directory = await temporaryDirectory();
   origin = await startFakeOrigin();
-  crew = undefined;
+  pool = undefined;
 });
 afterEach(async () => {
-  await crew?.stop();
+  await pool?.stop();
   await origin.close();
   await directory.remove();
 });
@@ -74,14 +74,14 @@ async function leaveSocket(path: string): Promise<void> {
 }
 
 test('every listener gives both workers the same share, and a worker that is killed takes only its own', async () => {
-  crew = await startCrew({ origin: origin.url, config: await everyListener() });
-  const [plain, secure, other] = crew.log[0]!['urls'] as string[];
+  pool = await startCrew({ origin: origin.url, config: await everyListener() });
+  const [plain, secure, other] = pool.log[0]!['urls'] as string[];
   const socketPath = join(directory.path, 'http.sock');
   const listeners = [http1(plain!), http2(plain!), http1(secure!), http2(secure!), http1(other!)];
   listeners.push(http1('http://localhost', socketPath));
   const connections: Connected[][] = [];
   for (const listener of listeners) connections.push(await connectAll(listener, 4));
-  process.kill(workerPids(crew, 1)[0]!, 'SIGKILL');
+  process.kill(workerPids(pool, 1)[0]!, 'SIGKILL');
   const open = (): number[] => connections.map((some) => some.filter((one) => one.isOpen()).length);
   await until(
     () => open().every((count) => count === 2),
@@ -102,7 +102,7 @@ async function connectAll(listener: Connect, count: number): Promise<Connected[]
 }
 
 test('a worker that was killed is followed by another, and nobody is turned away meanwhile', async () => {
-  const running = (crew = await startCrew({ origin: origin.url }));
+  const running = (pool = await startCrew({ origin: origin.url }));
   const total = async (): Promise<number> => {
     const text = await (await fetch(`${running.adminUrl}/metrics`)).text();
     return Number(/^rufh_requests_total\{kind="pass-through".*\} (\d+)$/m.exec(text)?.[1]);
@@ -144,7 +144,7 @@ test('a worker that was killed is followed by another, and nobody is turned away
 });
 
 test('a connection given to a worker that stands still ends with it', async () => {
-  const running = (crew = await startCrew({ origin: origin.url }));
+  const running = (pool = await startCrew({ origin: origin.url }));
   const [still] = workerPids(running, 1);
   process.kill(still!, 'SIGSTOP');
   const stat = (): Promise<string> => readFile(`/proc/${still!}/stat`, 'utf8');

@@ -7,17 +7,17 @@ import { until, within } from '../support/temporary.js';
 
 // Issue 4: `workers`.
 let origin: FakeOrigin;
-let crew: ProxyProcess;
+let pool: ProxyProcess;
 let answerNow: () => void;
 let clients: RawClient[];
 beforeEach(async () => {
   clients = [];
   const after = new Promise<void>((resolve) => (answerNow = resolve));
   origin = await startFakeOrigin({ after, body: 'late' });
-  crew = await startCrew({ origin: origin.url });
+  pool = await startCrew({ origin: origin.url });
   // One for each worker.
   for (let count = 1; count <= 2; count++) {
-    const client = await connect(crew.url);
+    const client = await connect(pool.url);
     clients.push(client);
     await client.sendHead('GET', '/');
     await until(() => origin.requests.length === count, 'the request at the origin');
@@ -26,8 +26,8 @@ beforeEach(async () => {
 afterEach(async () => {
   answerNow();
   for (const client of clients) client.destroy();
-  await crew.stop();
-  await untilGone(workerPids(crew));
+  await pool.stop();
+  await untilGone(workerPids(pool));
   await origin.close();
 });
 
@@ -37,50 +37,50 @@ async function expectLateAnswers(): Promise<void> {
 }
 
 function logged(msg: string): Record<string, unknown>[] {
-  return crew.log.filter((line) => line['msg'] === msg);
+  return pool.log.filter((line) => line['msg'] === msg);
 }
 
 test('the first signal lets both workers end what is under way', async () => {
-  process.kill(crew.pid, 'SIGTERM');
-  await until(() => refusesConnections(crew.url), 'no new connections to be taken');
+  process.kill(pool.pid, 'SIGTERM');
+  await until(() => refusesConnections(pool.url), 'no new connections to be taken');
   expect(logged('the worker has stopped')).toEqual([]);
   await expectLateAnswers();
-  expect(await within(crew.exited, 'the primary process to end')).toBe(0);
+  expect(await within(pool.exited, 'the primary process to end')).toBe(0);
   const stopped = logged('the worker has stopped').map(({ worker }) => worker);
   expect(stopped.sort()).toEqual([1, 2]);
-  expect(crew.log.at(-1)).toMatchObject({ msg: 'stopped' });
+  expect(pool.log.at(-1)).toMatchObject({ msg: 'stopped' });
   expect(logged('a worker ended; another follows')).toEqual([]);
 });
 
 test('a signal to every process at once, as a terminal sends it, is one signal', async () => {
-  for (const pid of [...workerPids(crew), crew.pid]) process.kill(pid, 'SIGINT');
+  for (const pid of [...workerPids(pool), pool.pid]) process.kill(pid, 'SIGINT');
   await until(() => logged('stopping; a second signal ends at once').length === 3, 'all to hear of it');
   await expectLateAnswers();
-  expect(await within(crew.exited, 'the primary process to end')).toBe(0);
+  expect(await within(pool.exited, 'the primary process to end')).toBe(0);
 });
 
 test('the second signal ends all of them at once', async () => {
-  process.kill(crew.pid, 'SIGTERM');
+  process.kill(pool.pid, 'SIGTERM');
   await until(() => logged('stopping; a second signal ends at once').length === 1, 'the first signal to be heard');
-  process.kill(crew.pid, 'SIGTERM');
-  expect(await within(crew.exited, 'the primary process to end')).toBe(1);
-  await untilGone(workerPids(crew));
+  process.kill(pool.pid, 'SIGTERM');
+  expect(await within(pool.exited, 'the primary process to end')).toBe(1);
+  await untilGone(workerPids(pool));
   for (const client of clients) await client.ended();
 });
 
 test('workers whose primary process is gone stop gently by themselves', async () => {
-  process.kill(crew.pid, 'SIGKILL');
+  process.kill(pool.pid, 'SIGKILL');
   await until(() => logged('the primary process is gone; stopping').length === 2, 'both to notice');
   await expectLateAnswers();
-  expect(await crew.exited).toBe('SIGKILL');
-  await untilGone(workerPids(crew));
+  expect(await pool.exited).toBe('SIGKILL');
+  await untilGone(workerPids(pool));
 });
 
 test('a signal to one worker has it end gently, and another follows', async () => {
-  const [first] = workerPids(crew, 1);
+  const [first] = workerPids(pool, 1);
   process.kill(first!, 'SIGTERM');
   await expectLateAnswers();
-  await until(() => workerPids(crew, 1).length === 2, 'another to take its place', 60_000);
+  await until(() => workerPids(pool, 1).length === 2, 'another to take its place', 60_000);
   expect(logged('a worker ended; another follows')).toEqual([expect.objectContaining({ worker: 1, code: 0 })]);
 });
 

@@ -1,6 +1,6 @@
 import { createServer, type AddressInfo, type Server } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { spawnCrew, startCrew, untilGone, workerPids, type CrewOptions } from '../support/crew.js';
+import { spawnCrew, startCrew, untilGone, workerPids, type WorkerPoolOptions } from '../support/crew.js';
 import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
 import type { ProxyProcess } from '../support/proxy.js';
 import { requestOnce } from '../support/raw-client.js';
@@ -14,34 +14,34 @@ beforeAll(async () => {
 afterAll(() => origin.close());
 
 describe('two workers that run', () => {
-  let crew: ProxyProcess;
+  let pool: ProxyProcess;
   beforeAll(async () => {
-    crew = await startCrew({ origin: origin.url });
+    pool = await startCrew({ origin: origin.url });
   });
-  afterAll(() => crew.stop());
+  afterAll(() => pool.stop());
 
   async function ask(path: string): Promise<{ status: number; body: string }> {
-    const answer = await fetch(`${crew.adminUrl}${path}`);
+    const answer = await fetch(`${pool.adminUrl}${path}`);
     return { status: answer.status, body: await answer.text() };
   }
 
   test('say so once, when both listen, in the first line on standard output', () => {
-    const announced = crew.log.filter(({ msg }) => msg === 'listening');
-    expect(announced).toEqual([crew.log[0]]);
-    expect(crew.log[0]).toMatchObject({
-      url: crew.url,
-      urls: [crew.url],
-      admin: crew.adminUrl,
+    const announced = pool.log.filter(({ msg }) => msg === 'listening');
+    expect(announced).toEqual([pool.log[0]]);
+    expect(pool.log[0]).toMatchObject({
+      url: pool.url,
+      urls: [pool.url],
+      admin: pool.adminUrl,
       workers: 2,
-      pid: crew.pid,
+      pid: pool.pid,
     });
-    expect(crew.url).toMatch(/^http:\/\/127\.0\.0\.1:[1-9]\d*$/);
-    expect(workerPids(crew)).toHaveLength(2);
+    expect(pool.url).toMatch(/^http:\/\/127\.0\.0\.1:[1-9]\d*$/);
+    expect(workerPids(pool)).toHaveLength(2);
   });
 
   test('add up their figures', async () => {
     const before = origin.requests.length;
-    for (let count = 0; count < 6; count++) await requestOnce(crew.url, { method: 'GET', target: '/' });
+    for (let count = 0; count < 6; count++) await requestOnce(pool.url, { method: 'GET', target: '/' });
     expect(origin.requests.length - before).toBe(6);
     const counted = '\nrufh_requests_total{kind="pass-through",method="GET",status="200"} 6\n';
     const body = await until(
@@ -60,7 +60,7 @@ describe('two workers that run', () => {
   });
 
   test('are asked in turn for what operators want of uploads', async () => {
-    const head = await requestOnce(crew.url, {
+    const head = await requestOnce(pool.url, {
       method: 'POST',
       target: '/files',
       headers: [
@@ -81,9 +81,9 @@ describe('two workers that run', () => {
 
   test('refuse web pages as one process does', async () => {
     const headers = [['Host', 'rebound.example']] as const;
-    const rebound = await requestOnce(crew.adminUrl, { method: 'GET', target: '/uploads', headers });
+    const rebound = await requestOnce(pool.adminUrl, { method: 'GET', target: '/uploads', headers });
     expect(rebound.status).toBe(403);
-    const wrong = await requestOnce(crew.adminUrl, { method: 'POST', target: '/metrics' });
+    const wrong = await requestOnce(pool.adminUrl, { method: 'POST', target: '/metrics' });
     expect([wrong.status, wrong.header('allow')]).toEqual([405, 'GET, HEAD']);
   });
 });
@@ -97,7 +97,7 @@ describe('workers that do not come to listen', () => {
   });
   afterEach(async () => {
     holder?.close();
-    for (const crew of started) await crew.stop();
+    for (const pool of started) await pool.stop();
   });
 
   async function takenPort(): Promise<number> {
@@ -106,12 +106,14 @@ describe('workers that do not come to listen', () => {
     return (server.address() as AddressInfo).port;
   }
 
-  async function startInVain(options: CrewOptions): Promise<{ code: unknown; problems: string[]; crew: ProxyProcess }> {
-    const crew = await spawnCrew({ origin: origin.url, ...options });
-    started.push(crew);
-    const code = await within(crew.exited, 'the primary process to end', 60_000);
-    expect(crew.lines).toEqual([]);
-    return { code, problems: crew.errors.filter((line) => line.startsWith('rufh-proxy: ')), crew };
+  async function startInVain(
+    options: WorkerPoolOptions,
+  ): Promise<{ code: unknown; problems: string[]; pool: ProxyProcess }> {
+    const pool = await spawnCrew({ origin: origin.url, ...options });
+    started.push(pool);
+    const code = await within(pool.exited, 'the primary process to end', 60_000);
+    expect(pool.lines).toEqual([]);
+    return { code, problems: pool.errors.filter((line) => line.startsWith('rufh-proxy: ')), pool };
   }
 
   test('tell their common reason once', async () => {
@@ -122,11 +124,11 @@ describe('workers that do not come to listen', () => {
   });
 
   test('end the others, if only one fails', async () => {
-    const { code, problems, crew } = await startInVain({ failing: 2, workers: 3 });
+    const { code, problems, pool } = await startInVain({ failing: 2, workers: 3 });
     expect(code).toBe(1);
     expect(problems).toEqual([expect.stringContaining('worker 2 is meant to fail')]);
-    expect(workerPids(crew)).not.toEqual([]);
-    await untilGone(workerPids(crew));
+    expect(workerPids(pool)).not.toEqual([]);
+    await untilGone(workerPids(pool));
   });
 
   test('that end without a word are told of', async () => {
@@ -136,9 +138,9 @@ describe('workers that do not come to listen', () => {
 
   test('a taken admin address is told before any worker starts', async () => {
     const port = await takenPort();
-    const { code, problems, crew } = await startInVain({ admin: `127.0.0.1:${port}` });
+    const { code, problems, pool } = await startInVain({ admin: `127.0.0.1:${port}` });
     expect([code, problems]).toEqual([1, [expect.stringContaining(`cannot listen on 127.0.0.1:${port}: another`)]]);
-    expect(workerPids(crew)).toEqual([]);
+    expect(workerPids(pool)).toEqual([]);
   });
 
   test('a directory that other workers have to themselves is told once', async () => {
@@ -155,10 +157,10 @@ describe('workers that do not come to listen', () => {
   });
 
   test('a signal while they start ends all of them', async () => {
-    const crew = await spawnCrew({ origin: origin.url });
-    started.push(crew);
-    await until(() => workerPids(crew).length > 0 || crew.errors.length > 0, 'the first worker to listen', 60_000);
-    expect(await crew.kill('SIGTERM')).toBe(0);
-    await untilGone(workerPids(crew));
+    const pool = await spawnCrew({ origin: origin.url });
+    started.push(pool);
+    await until(() => workerPids(pool).length > 0 || pool.errors.length > 0, 'the first worker to listen', 60_000);
+    expect(await pool.kill('SIGTERM')).toBe(0);
+    await untilGone(workerPids(pool));
   });
 });

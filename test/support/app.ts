@@ -33,7 +33,7 @@ export async function startTestApp({ origin, config = '', data, timings }: TestA
   const dataDirectory = data ?? join(directory.path, 'data');
   const flags = { origin, data: dataDirectory, ...(/^listen:/m.test(config) ? {} : { listen: '127.0.0.1:0' }) };
   const loaded = loadConfig({ file, env: {}, flags });
-  if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes, undefined, 2));
+  if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors, undefined, 2));
   const log: Record<string, unknown>[] = [];
   const app = await startApp({ ...loaded.config, admin: undefined }, collecting(log), undefined, {
     ...TIMINGS,

@@ -4,7 +4,7 @@ import { until } from './temporary.js';
 
 const PROGRAM = fileURLToPath(new URL('crew-program.ts', import.meta.url));
 
-export interface CrewOptions extends ProxyOptions {
+export interface WorkerPoolOptions extends ProxyOptions {
   readonly workers?: number;
   /** This worker's process throws while it starts, or ends with code 7. */
   readonly failing?: number;
@@ -21,7 +21,7 @@ export function spawnCrew({
   ownSpool = false,
   config = '',
   ...options
-}: CrewOptions): Promise<ProxyProcess> {
+}: WorkerPoolOptions): Promise<ProxyProcess> {
   // Nothing is ever asked of this server: see the program.
   const store = 'store: { type: redis, url: redis://127.0.0.1:1 }\n';
   const spool = `spool: { shared: ${!ownSpool} }\n`;
@@ -39,19 +39,19 @@ export function spawnCrew({
 }
 
 /** Waits until all of them listen. */
-export async function startCrew(options: CrewOptions): Promise<ProxyProcess> {
-  const crew = await spawnCrew(options);
+export async function startCrew(options: WorkerPoolOptions): Promise<ProxyProcess> {
+  const pool = await spawnCrew(options);
   try {
-    return await crew.listening();
+    return await pool.listening();
   } catch (error) {
-    await crew.stop();
+    await pool.stop();
     throw error;
   }
 }
 
 /** Pids of the processes that have been workers, oldest first. */
-export function workerPids(crew: ProxyProcess, worker?: number): number[] {
-  const said = [...crew.errors, ...crew.lines].filter((line) => line.startsWith('{'));
+export function workerPids(pool: ProxyProcess, worker?: number): number[] {
+  const said = [...pool.errors, ...pool.lines].filter((line) => line.startsWith('{'));
   return said
     .map((line) => JSON.parse(line) as { msg: string; worker: number; workerPid: number })
     .filter((line) => line.msg === 'a worker listens' && (worker === undefined || line.worker === worker))

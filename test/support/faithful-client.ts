@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { type Origin, type OriginRequest, Unanswered } from '../../src/delivery/origin.js';
 import { Fault } from '../../src/model/fault.js';
-import type { CreateIntent, Interrupted, News, Outcome } from '../../src/model/messages.js';
+import type { CreateIntent, Interrupted, InterimUpdate, Outcome } from '../../src/model/messages.js';
 import { shownOffset } from '../../src/model/upload.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
 import { Body } from '../../src/uploads/request-body.js';
@@ -67,7 +67,7 @@ export class ConnectionLost extends Error {}
 class Interruption extends Error {}
 
 /** What was said does not agree with what was said before. */
-export class Contradiction extends Error {}
+export class CrossCheck extends Error {}
 
 export interface Circumstances {
   /** A disk has failed: an answer may have lost its body. */
@@ -114,16 +114,16 @@ export class FaithfulClient {
 
   /** What the origin may have got of it. */
   assertRight(origin: CountingOrigin): void {
-    if (origin.wrong.length > 0) throw new Contradiction(`the origin got ${origin.wrong.join()} that are wrong`);
+    if (origin.wrong.length > 0) throw new CrossCheck(`the origin got ${origin.wrong.join()} that are wrong`);
     for (const { plan, toldUnknown } of this.uploads) {
-      if (origin.got[plan] > 1) throw new Contradiction(`the origin got the ${plan} one ${origin.got[plan]} times`);
-      if (origin.got[plan] === 0 && !toldUnknown) throw new Contradiction(`the origin never got the ${plan} one`);
+      if (origin.got[plan] > 1) throw new CrossCheck(`the origin got the ${plan} one ${origin.got[plan]} times`);
+      if (origin.got[plan] === 0 && !toldUnknown) throw new CrossCheck(`the origin never got the ${plan} one`);
     }
   }
 
   private noteNode({ node }: Machine): void {
     this.node ??= node;
-    if (this.node !== node) throw new Contradiction('the node has another name');
+    if (this.node !== node) throw new CrossCheck('the node has another name');
   }
 }
 
@@ -136,7 +136,7 @@ async function all(tasks: readonly Promise<void>[]): Promise<void> {
 }
 
 function weightOf(error: Error): number {
-  return error instanceof Contradiction ? 1 : 0;
+  return error instanceof CrossCheck ? 1 : 0;
 }
 
 async function again(task: () => Promise<void>): Promise<void> {
@@ -185,12 +185,12 @@ class FaithfulUpload {
       else if ((await this.retrieve(machine, this.id)) >= until) return;
       else await this.send(machine, this.shown);
     }
-    throw new Contradiction('the upload does not come to its end');
+    throw new CrossCheck('the upload does not come to its end');
   }
 
   private async create(machine: Machine): Promise<void> {
     const end = this.endOf(0);
-    const tell = (news: News): boolean => {
+    const tell = (news: InterimUpdate): boolean => {
       if (machine.isGone) return false;
       if (news.kind === 'resumable') this.id = news.upload.id;
       else this.show(news.offset);
@@ -200,7 +200,7 @@ class FaithfulUpload {
     const call = callOf(this.bytes.subarray(0, end), tell);
     const outcome = await hear(machine, machine.uploads.create(intent, route, REQUEST, call));
     // Without a client's key it is never elsewhere.
-    if (outcome.kind === 'elsewhere') throw new Contradiction('a creation is elsewhere');
+    if (outcome.kind === 'elsewhere') throw new CrossCheck('a creation is elsewhere');
     if ('upload' in outcome) this.id = outcome.upload.id;
     await this.understand(machine, outcome);
   }
@@ -217,7 +217,7 @@ class FaithfulUpload {
     const end = this.endOf(offset);
     const complete = end === this.bytes.length;
     const intent = { kind: 'append', id: this.id!, offset, complete, contentDigests: [], reprDigests: [] } as const;
-    const tell = (news: News): boolean => {
+    const tell = (news: InterimUpdate): boolean => {
       if (machine.isGone) return false;
       if (news.kind === 'progress') this.show(news.offset);
       return true;
@@ -247,24 +247,23 @@ class FaithfulUpload {
     const number = answer.headers.find(([name]) => name === 'X-Number')?.[1];
     const got = `${answer.status} ${number}`;
     if (this.answer !== undefined && this.answer !== got)
-      throw new Contradiction(`${got}, after ${this.answer} was given`);
+      throw new CrossCheck(`${got}, after ${this.answer} was given`);
     const body = Buffer.concat(pieces).toString();
     const isBare = this.circumstances.hasFailed() && body.includes('could not be kept');
-    if (body !== answerOf(this.plan, Number(number)) && !isBare)
-      throw new Contradiction(`the answer's body is ${body}`);
+    if (body !== answerOf(this.plan, Number(number)) && !isBare) throw new CrossCheck(`the answer's body is ${body}`);
     this.answer = got;
     this.answerIsCertain ||= !this.circumstances.isSick();
     this.show(shownOffset(upload));
   }
 
   private hearUnknown(): void {
-    if (this.answerIsCertain) throw new Contradiction(`an unknown outcome, after ${this.answer} was given`);
+    if (this.answerIsCertain) throw new CrossCheck(`an unknown outcome, after ${this.answer} was given`);
     this.answer = undefined;
     this.toldUnknown = true;
   }
 
   private show(offset: number): void {
-    if (offset < this.shown) throw new Contradiction(`offset ${offset}, after ${this.shown} was shown`);
+    if (offset < this.shown) throw new CrossCheck(`offset ${offset}, after ${this.shown} was shown`);
     this.shown = offset;
   }
 }
@@ -291,7 +290,7 @@ class CancelledUpload {
   }
 
   private async create(machine: Machine): Promise<void> {
-    const tell = (news: News): boolean => {
+    const tell = (news: InterimUpdate): boolean => {
       if (!machine.isGone && news.kind === 'resumable') this.id = news.upload.id;
       return !machine.isGone;
     };
@@ -304,7 +303,7 @@ class CancelledUpload {
   private async expectCancelled(machine: Machine): Promise<void> {
     if (!this.isCancelled) return;
     const outcome = await hear(machine, machine.uploads.retrieve({ kind: 'retrieve', id: this.id! }));
-    if (outcome.kind !== 'refused') throw new Contradiction('an upload that was cancelled is there again');
+    if (outcome.kind !== 'refused') throw new CrossCheck('an upload that was cancelled is there again');
   }
 }
 
@@ -324,12 +323,12 @@ async function hear<T>(machine: Machine, told: Promise<T>): Promise<T> {
   });
 }
 
-function callOf(bytes: Buffer, tell: (news: News) => boolean): UploadCall {
+function callOf(bytes: Buffer, tell: (news: InterimUpdate) => boolean): UploadCall {
   const body = new Body(streamOf(bytes), { idleMs: HOUR, onWanted: () => undefined });
   return { body, tell, hears: () => true, credentials: [], left: new AbortController().signal };
 }
 
 function unexpected(outcome: Outcome | Interrupted): Error {
   const why = outcome.kind === 'refused' ? outcome.refusal.reason : JSON.stringify(outcome);
-  return new Contradiction(`unexpected: ${outcome.kind} ${why}`);
+  return new CrossCheck(`unexpected: ${outcome.kind} ${why}`);
 }

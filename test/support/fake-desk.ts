@@ -1,6 +1,6 @@
 import type { Admin } from '../../src/admin/admin-http.js';
 import { startAdmin } from '../../src/admin/admin.js';
-import type { UploadsDesk } from '../../src/admin/uploads-api.js';
+import type { UploadsApi } from '../../src/admin/uploads-api.js';
 import type { Outcome } from '../../src/model/messages.js';
 import type { Upload } from '../../src/model/upload.js';
 import { createLog, silentLog } from '../../src/observe/log.js';
@@ -17,7 +17,7 @@ export class FakeDesk {
   /** What was asked of the rooms behind the desk. */
   readonly asked: string[] = [];
   outcome: Outcome = { kind: 'cancelled' };
-  redelivery: Awaited<ReturnType<UploadsDesk['delivery']['redeliver']>> = 'begun';
+  redelivery: Awaited<ReturnType<UploadsApi['delivery']['redeliver']>> = 'begun';
   /** The rooms are open; before that there is no desk. */
   isOpen = true;
   /** Whose bytes are here. */
@@ -33,16 +33,16 @@ export class FakeDesk {
   private constructor() {}
 
   static async start({ token }: { readonly token?: string } = {}): Promise<FakeDesk> {
-    const desk = new FakeDesk();
-    desk.admin = await startAdmin({
+    const uploadsApi = new FakeDesk();
+    uploadsApi.admin = await startAdmin({
       address: { kind: 'tcp', host: '127.0.0.1', port: 0 },
       token,
       metrics: new Metrics(),
       checks: [],
-      desk: () => (desk.isOpen ? desk.rooms() : undefined),
+      uploadsApi: () => (uploadsApi.isOpen ? uploadsApi.deps() : undefined),
       log: silentLog(),
     });
-    return desk;
+    return uploadsApi;
   }
 
   upload(over: Partial<Upload> = {}): Upload {
@@ -60,7 +60,7 @@ export class FakeDesk {
   }
 
   /** Its store has pages of two, so that paging is part of every test. */
-  private rooms(): UploadsDesk {
+  private deps(): UploadsApi {
     const note = (what: string) => void this.asked.push(what);
     return {
       store: {
@@ -69,8 +69,8 @@ export class FakeDesk {
       },
       uploads: { cancel: ({ id }) => Promise.resolve(this.outcome).finally(() => note(`cancel ${id}`)) },
       delivery: {
-        redeliver: (id, { pastGate }) =>
-          Promise.resolve(this.redelivery).finally(() => note(`redeliver ${id}${pastGate ? ' past its gate' : ''}`)),
+        redeliver: (id, { skipGate }) =>
+          Promise.resolve(this.redelivery).finally(() => note(`redeliver ${id}${skipGate ? ' past its gate' : ''}`)),
       },
       node: this.node,
       nodes: this.nodes,

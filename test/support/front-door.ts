@@ -4,7 +4,7 @@ import type { Exchange } from '../../src/server/exchange.js';
 import { type Handlers, type Listener, type ListenerOptions, startListener } from '../../src/server/listener.js';
 import { BadHead, readHead } from '../../src/server/request-head.js';
 import { sendReply } from '../../src/server/response.js';
-import { Trust, type TrustedProxy } from '../../src/server/trusted-proxies.js';
+import { TrustedProxies, type TrustedProxy } from '../../src/server/trusted-proxies.js';
 
 const doors: Listener[] = [];
 
@@ -42,7 +42,7 @@ export function ok(exchange: Exchange): void {
 
 /** Answers with the head as it was read, in JSON, or with the refusal. */
 export function tellHead(proxies: readonly TrustedProxy[] = []): (exchange: Exchange) => void {
-  const trust = new Trust(proxies);
+  const trust = new TrustedProxies(proxies);
   return (exchange) => {
     exchange.req.resume();
     const head = readHead(exchange.req, trust);

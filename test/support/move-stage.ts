@@ -1,5 +1,5 @@
 import { expect } from '@jest/globals';
-import type { Mover } from '../../src/cluster/migrator.js';
+import type { Migrator } from '../../src/cluster/migrator.js';
 import type { PeerNode } from './peer-node.js';
 import { PeerStage } from './peer-stage.js';
 import { requestOnce } from './raw-client.js';
@@ -59,10 +59,10 @@ export class MoveStage {
     return requestOnce(node.url, { method: 'PATCH', target: path, headers, body: this.bytes.subarray(from, to) });
   }
 
-  async done(mover: Mover): Promise<void> {
+  async done(migrator: Migrator): Promise<void> {
     await until(
-      () => mover.progress.isDone,
-      () => `the end of the moves: ${JSON.stringify(mover.progress)}`,
+      () => migrator.progress.isDone,
+      () => `the end of the moves: ${JSON.stringify(migrator.progress)}`,
     );
   }
 

@@ -6,7 +6,7 @@ import { loadHttpProxy } from '../../src/origin/origin-client.js';
 import { PassThrough, type PassThroughOptions } from '../../src/proxy/reverse-proxy.js';
 import type { Exchange } from '../../src/server/exchange.js';
 import { BadHead, readHead } from '../../src/server/request-head.js';
-import { Trust } from '../../src/server/trusted-proxies.js';
+import { TrustedProxies } from '../../src/server/trusted-proxies.js';
 import { type RawOrigin, type RawScript, startRawOrigin } from './raw-origin.js';
 import { until } from './temporary.js';
 
@@ -29,7 +29,7 @@ export interface FrontOptions extends Partial<PassThroughOptions> {
   readonly speaks?: 'http/1.1' | 'h2c';
 }
 
-const TRUST = new Trust([]);
+const TRUST = new TrustedProxies([]);
 
 /** Starts our pass-through on a free port. */
 export async function startFront(

@@ -3,7 +3,7 @@ import { problemReply } from '../../src/protocol/problem.js';
 import { type ClientFacts, PeerSignature } from '../../src/proxy/peer-auth.js';
 import { PeerRelay, type PeerRelayOptions, type RelayTask } from '../../src/proxy/peer-relay.js';
 import { BadHead, readHead } from '../../src/server/request-head.js';
-import { Trust } from '../../src/server/trusted-proxies.js';
+import { TrustedProxies } from '../../src/server/trusted-proxies.js';
 import { closeDoors, openDoor } from './front-door.js';
 import { type RawOrigin, type RawScript, startRawOrigin } from './raw-origin.js';
 import { until } from './temporary.js';
@@ -62,7 +62,7 @@ export async function onPeerFront<T>(
     return problemReply({ status, detail: reason });
   };
   const { url } = await openDoor((exchange) => {
-    const head = readHead(exchange.req, new Trust([]));
+    const head = readHead(exchange.req, new TrustedProxies([]));
     if (head instanceof BadHead) throw new Error(head.detail);
     running++;
     void relay.relay({ exchange, head, node: 'owner', refuse }).finally(() => running--);

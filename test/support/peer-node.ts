@@ -1,19 +1,19 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Mover, type MoverOptions } from '../../src/cluster/migrator.js';
+import { Migrator, type MigratorOptions } from '../../src/cluster/migrator.js';
 import { KnownOwners } from '../../src/cluster/owner-cache.js';
 import { PeerFiles, PeerFilesClient } from '../../src/cluster/peer-files.js';
 import { loadConfig } from '../../src/config/load.js';
 import { buildRoutes } from '../../src/config/route-table.js';
 import { Delivery } from '../../src/delivery/delivery.js';
 import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
-import { Access } from '../../src/handler/authorize.js';
+import { Authorizer } from '../../src/handler/authorize.js';
 import { Cors } from '../../src/handler/cors.js';
 import { Discovery } from '../../src/handler/discovery.js';
-import { Entry, type EntryOptions } from '../../src/handler/handler.js';
+import { HttpHandler, type HandlerOptions } from '../../src/handler/handler.js';
 import { UploadPages, UploadRequests } from '../../src/handler/upload-handler.js';
-import { Places } from '../../src/handler/upload-lookup.js';
+import { UploadLookup } from '../../src/handler/upload-lookup.js';
 import { createLog, type Log } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { PeerSignature } from '../../src/proxy/peer-auth.js';
@@ -22,7 +22,7 @@ import { PeerRelay } from '../../src/proxy/peer-relay.js';
 import { PassThrough } from '../../src/proxy/reverse-proxy.js';
 import type { Exchange } from '../../src/server/exchange.js';
 import { type Listener, startListener } from '../../src/server/listener.js';
-import { Trust } from '../../src/server/trusted-proxies.js';
+import { TrustedProxies } from '../../src/server/trusted-proxies.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import type { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
@@ -54,8 +54,8 @@ export class PeerNode {
   /** Stands before what other nodes leave here. */
   onFiles: (exchange: Exchange, take: () => Promise<void>) => unknown = (_, take) => take();
   isLeaving = false;
-  mover: Mover | undefined;
-  entry!: Entry;
+  migrator: Migrator | undefined;
+  entry!: HttpHandler;
   relay!: PeerRelay;
   private delivery!: Delivery;
   private passThrough!: PassThrough;
@@ -90,7 +90,7 @@ export class PeerNode {
   }
 
   /** Gives its uploads to the others. */
-  startMoving(over: Partial<MoverOptions> = {}): Mover {
+  startMoving(over: Partial<MigratorOptions> = {}): Migrator {
     this.isLeaving = true;
     this.entry.leave();
     const { store, spool, name: self, signature, logger: log } = this;
@@ -98,10 +98,10 @@ export class PeerNode {
     nodes.set(self, { isLeaving: true });
     const files = new PeerFilesClient({ signature, idleMs: 2000 });
     const told = { log, metrics: new Metrics(), clock: Date.now };
-    const rooms = { self, store, leases, spool, nodes, files, ...told };
-    this.mover = new Mover({ ...rooms, ...over, pauseMs: 20, leastAgeMs: 0 });
-    this.mover.start();
-    return this.mover;
+    const deps = { self, store, leases, spool, nodes, files, ...told };
+    this.migrator = new Migrator({ ...deps, ...over, pauseMs: 20, leastAgeMs: 0 });
+    this.migrator.start();
+    return this.migrator;
   }
 
   /** Files on its disk, as `upload/name`. */
@@ -113,7 +113,7 @@ export class PeerNode {
 
   /** Nothing of it answers any more; its disk stays. */
   async stop(): Promise<void> {
-    await this.mover?.stop();
+    await this.migrator?.stop();
     for (const listener of [this.listener, this.peers]) listener.destroyAll();
     await Promise.all([this.listener.closed, this.peers.closed]);
     await this.delivery.stop();
@@ -127,10 +127,10 @@ export class PeerNode {
     const file = join(cluster.directory, `${name}.yaml`);
     await writeFile(file, 'delivery: { client_keys: true }\n');
     const loaded = loadConfig({ file, env: {}, flags: { origin, data: this.data, listen: '127.0.0.1:0' } });
-    if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
+    if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors));
     const { config } = loaded;
     const metrics = new Metrics();
-    const rooms = {
+    const deps = {
       store,
       leases,
       spool,
@@ -141,30 +141,30 @@ export class PeerNode {
       routes: buildRoutes(config),
       node: name,
     };
-    this.delivery = new Delivery({ ...rooms, origin: new UndiciOrigin(), worker: randomUUID(), random: Math.random });
+    this.delivery = new Delivery({ ...deps, origin: new UndiciOrigin(), worker: randomUUID(), random: Math.random });
     this.passThrough = new PassThrough({ log });
-    const clientKnows: EntryOptions['clientKnows'] = (end) => this.delivery.clientKnows(end);
+    const clientKnows: HandlerOptions['clientKnows'] = (end) => this.delivery.clientKnows(end);
     const owners = new KnownOwners(nodes, () => performance.now(), 0);
     this.relay = new PeerRelay({ self: name, owners, signature, ownerTimeoutMs, clientKnows, log });
     const uploads = new Uploads({
-      ...rooms,
+      ...deps,
       delivery: this.delivery,
       newId: () => randomBytes(24).toString('base64url'),
       newDeliveryKey: () => randomUUID(),
       pace: { bytes: 65_536, everyMs: 20 },
     });
-    const access = new Access(log);
+    const access = new Authorizer(log);
     const cors = new Cors(config.cors);
-    this.entry = new Entry({
-      ...rooms,
+    this.entry = new HttpHandler({
+      ...deps,
       access,
       passThrough: this.passThrough,
       relay: this.relay,
-      places: new Places({ ...rooms, uploads, access, uploadsPath: UPLOADS_PATH }),
+      places: new UploadLookup({ ...deps, uploads, access, uploadsPath: UPLOADS_PATH }),
       pages: new UploadPages({ uploads }),
-      uploadRequests: new UploadRequests({ ...rooms, uploads, access, idleMs: 30_000, uploadsPath: UPLOADS_PATH }),
+      uploadRequests: new UploadRequests({ ...deps, uploads, access, idleMs: 30_000, uploadsPath: UPLOADS_PATH }),
       discovery: new Discovery({ passThrough: this.passThrough, cors }),
-      trust: new Trust([]),
+      trust: new TrustedProxies([]),
       cors,
       clientKnows,
       uploadsPath: UPLOADS_PATH,

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
-import type { AppendIntent, Interrupted, News, Outcome } from '../../src/model/messages.js';
+import type { AppendIntent, Interrupted, InterimUpdate, Outcome } from '../../src/model/messages.js';
 import type { Upload } from '../../src/model/upload.js';
 import { type Log, silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
@@ -125,7 +125,7 @@ export class ReceivingRoom {
   private call(more: Partial<UploadCall>): Omit<Sending, 'outcome'> & { readonly call: UploadCall } {
     const stream = new Readable({ read: () => undefined });
     const told: number[] = [];
-    const tell = (news: News): boolean => {
+    const tell = (news: InterimUpdate): boolean => {
       if (news.kind === 'progress') told.push(news.offset);
       return true;
     };

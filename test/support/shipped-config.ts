@@ -18,7 +18,7 @@ export function loadShipped(
     const file = join(directory, 'rufh-proxy.yaml');
     writeFileSync(file, text.replaceAll(SECRETS, directory));
     const loaded = loadConfig({ file, env, flags: {} });
-    if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes, undefined, 2));
+    if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors, undefined, 2));
     return loaded.config;
   } finally {
     rmSync(directory, { recursive: true });

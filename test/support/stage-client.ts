@@ -26,7 +26,7 @@ export const FEWER_VARIANTS = VARIANTS.filter(
 );
 
 /** A request whose body is still to be sent, and the upload that it feeds. */
-export interface Feeding {
+export interface EagerAppend {
   readonly request: OpenRequest;
   readonly upload: ResumableUpload;
 }
@@ -66,7 +66,7 @@ export class StageClient {
   }
 
   /** Begins an upload whose whole body is about to be sent: a 104 says where to go on, else a creation without content. */
-  begin(creation: Creation): Promise<Feeding> {
+  begin(creation: Creation): Promise<EagerAppend> {
     return this.dialect.version === undefined ? this.beginCarefully(creation) : this.beginOptimistically(creation);
   }
 
@@ -86,7 +86,7 @@ export class StageClient {
     return this.stage.begin(this.transport, { method: 'PATCH', target: upload.target, headers });
   }
 
-  private async beginOptimistically({ target, method = 'POST', lines = [], length }: Creation): Promise<Feeding> {
+  private async beginOptimistically({ target, method = 'POST', lines = [], length }: Creation): Promise<EagerAppend> {
     const headers = [...creationLines(this.dialect, { complete: true }), ...lines, ...lengthLine(length)];
     const request = await this.stage.begin(this.transport, { method, target, headers });
     const interim = await request.readInterim();
@@ -95,7 +95,7 @@ export class StageClient {
     return { request, upload: this.at(url) };
   }
 
-  private async beginCarefully(creation: Creation): Promise<Feeding> {
+  private async beginCarefully(creation: Creation): Promise<EagerAppend> {
     const upload = await this.place(creation);
     const request = await this.append(upload, { offset: 0, complete: true, bytes: creation.length });
     return { request, upload };

@@ -1,5 +1,5 @@
 import { Readable } from 'node:stream';
-import type { AppendIntent, CreateIntent, Interrupted, News, Outcome } from '../../src/model/messages.js';
+import type { AppendIntent, CreateIntent, Interrupted, InterimUpdate, Outcome } from '../../src/model/messages.js';
 import { type Digest, shownOffset } from '../../src/model/upload.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
 import { Body } from '../../src/uploads/request-body.js';
@@ -25,7 +25,7 @@ export interface Declared {
 }
 
 /** A request that brings bytes. */
-interface Feeding extends Asked {
+interface EagerAppend extends Asked {
   readonly stream: Readable;
   readonly offset: number;
   readonly complete: boolean;
@@ -41,7 +41,7 @@ export class UploadWriters {
   private lives = 0;
   private hasLeft = false;
   private readonly witness: UploadWitness;
-  private readonly feeding: Feeding[] = [];
+  private readonly eagerAppend: EagerAppend[] = [];
   private readonly streams: Readable[] = [];
   private readonly pending = new Set<Promise<void>>();
   private failure: unknown;
@@ -74,7 +74,7 @@ export class UploadWriters {
   /** Begins the upload, with its first bytes to follow if there is a part. */
   async create(writer: number, part?: Part): Promise<void> {
     const { file, declared } = this;
-    const feeding = this.begin(writer, 0, part ?? NOTHING_SAID);
+    const eagerAppend = this.begin(writer, 0, part ?? NOTHING_SAID);
     const intent: CreateIntent = {
       ...{ kind: 'create', dialect: '10', appendLimitsApply: true },
       ...this.contentOf(part ?? NOTHING_SAID, 0),
@@ -83,12 +83,12 @@ export class UploadWriters {
       reprDigests: declared.digest ? [digestOf(file)] : [],
     };
     const told = new Promise<void>((resolve) => {
-      const call = this.callFor(feeding, intent.contentLength, resolve);
+      const call = this.callFor(eagerAppend, intent.contentLength, resolve);
       const outcome = this.world.uploads.create(intent, routeTo('http://127.0.0.1:1'), REQUEST, call);
       // Without a client's key it is never elsewhere.
-      void this.follow(feeding, outcome as Promise<Outcome | Interrupted>);
+      void this.follow(eagerAppend, outcome as Promise<Outcome | Interrupted>);
     });
-    if (!part) this.end(this.feeding.indexOf(feeding));
+    if (!part) this.end(this.eagerAppend.indexOf(eagerAppend));
     await told;
   }
 
@@ -106,44 +106,48 @@ export class UploadWriters {
   /** From where this writer believes the upload to stand. */
   append(writer: number, part: Part): void {
     const { offset, order } = this.witness.learnedBy(writer) ?? { offset: 0, order: undefined };
-    const feeding = this.begin(writer, offset, part);
+    const eagerAppend = this.begin(writer, offset, part);
     const content = this.contentOf(part, offset);
     const intent: AppendIntent = { kind: 'append', id: this.id, offset, reprDigests: [], ...content };
-    void this.follow(feeding, this.world.uploads.append(intent, this.callFor(feeding, content.contentLength)), order);
+    void this.follow(
+      eagerAppend,
+      this.world.uploads.append(intent, this.callFor(eagerAppend, content.contentLength)),
+      order,
+    );
   }
 
   /** Some of this writer's requests may be dead without its knowing. */
   send(which: number, size: number): void {
-    const feeding = this.picked(which);
-    if (!feeding || feeding.stream.destroyed) return;
-    const start = feeding.offset + feeding.sent;
+    const eagerAppend = this.picked(which);
+    if (!eagerAppend || eagerAppend.stream.destroyed) return;
+    const start = eagerAppend.offset + eagerAppend.sent;
     const bytes = this.file.subarray(start, start + size);
-    feeding.sent += bytes.length;
-    if (start + bytes.length === this.file.length && !feeding.complete) this.witness.mayShowAll = true;
-    if (bytes.length > 0) feeding.stream.push(feeding.isDead ? bytes.map((byte) => ~byte) : bytes);
+    eagerAppend.sent += bytes.length;
+    if (start + bytes.length === this.file.length && !eagerAppend.complete) this.witness.mayShowAll = true;
+    if (bytes.length > 0) eagerAppend.stream.push(eagerAppend.isDead ? bytes.map((byte) => ~byte) : bytes);
   }
 
   /** Ends a body properly; one that is the last brings the rest before it. */
   end(which: number): void {
-    const feeding = this.picked(which);
-    if (!feeding) return;
-    if (feeding.complete) this.send(which, this.file.length);
-    this.drop(feeding);
-    if (!feeding.stream.destroyed) feeding.stream.push(null);
+    const eagerAppend = this.picked(which);
+    if (!eagerAppend) return;
+    if (eagerAppend.complete) this.send(which, this.file.length);
+    this.drop(eagerAppend);
+    if (!eagerAppend.stream.destroyed) eagerAppend.stream.push(null);
   }
 
   cut(which: number): void {
-    const feeding = this.picked(which);
-    if (!feeding) return;
-    feeding.wasCut = true;
-    this.drop(feeding);
-    feeding.stream.destroy();
+    const eagerAppend = this.picked(which);
+    if (!eagerAppend) return;
+    eagerAppend.wasCut = true;
+    this.drop(eagerAppend);
+    eagerAppend.stream.destroy();
   }
 
   /** Everybody leaves, and every request has its outcome. */
   async leave(): Promise<void> {
     this.hasLeft = true;
-    while (this.feeding.length > 0) this.cut(0);
+    while (this.eagerAppend.length > 0) this.cut(0);
     await Promise.all(this.pending);
     this.throwFailure();
   }
@@ -152,7 +156,7 @@ export class UploadWriters {
   forget(): void {
     this.throwFailure();
     this.lives++;
-    while (this.feeding.length > 0) this.cut(0);
+    while (this.eagerAppend.length > 0) this.cut(0);
     this.pending.clear();
     this.witness.forgetOffsets();
   }
@@ -164,10 +168,10 @@ export class UploadWriters {
     const offset = shownOffset(asked.upload);
     this.witness.show(offset, 'the last HEAD');
     const part = { complete: true, isSized: false, isDigested: false };
-    const feeding = this.begin(-1, offset, part);
+    const eagerAppend = this.begin(-1, offset, part);
     const intent = { kind: 'append', id: this.id, offset, reprDigests: [], ...this.contentOf(part, offset) } as const;
-    const appending = this.world.uploads.append(intent, this.callFor(feeding, undefined));
-    this.end(this.feeding.indexOf(feeding));
+    const appending = this.world.uploads.append(intent, this.callFor(eagerAppend, undefined));
+    this.end(this.eagerAppend.indexOf(eagerAppend));
     const outcome = await appending;
     this.throwFailure();
     return outcome;
@@ -181,8 +185,8 @@ export class UploadWriters {
   }
 
   /** One of the bodies under way, the newest for a negative number. */
-  private picked(which: number): Feeding | undefined {
-    return which < 0 ? this.feeding.at(-1) : this.feeding[which % Math.max(this.feeding.length, 1)];
+  private picked(which: number): EagerAppend | undefined {
+    return which < 0 ? this.eagerAppend.at(-1) : this.eagerAppend[which % Math.max(this.eagerAppend.length, 1)];
   }
 
   private contentOf({ complete, isSized, isDigested }: Part, offset: number) {
@@ -191,27 +195,27 @@ export class UploadWriters {
     return { complete, contentLength, contentDigests: complete && isDigested ? [digestOf(rest)] : [] };
   }
 
-  private begin(writer: number, offset: number, { complete }: Part): Feeding {
+  private begin(writer: number, offset: number, { complete }: Part): EagerAppend {
     const stream = new Readable({ read: () => undefined });
     this.streams.push(stream);
-    const feeding = this.witness.ask({ writer, feeds: true, stream, offset, complete, sent: 0 });
-    this.feeding.push(feeding);
-    return feeding;
+    const eagerAppend = this.witness.ask({ writer, feeds: true, stream, offset, complete, sent: 0 });
+    this.eagerAppend.push(eagerAppend);
+    return eagerAppend;
   }
 
-  private drop(feeding: Feeding): void {
-    const at = this.feeding.indexOf(feeding);
-    if (at >= 0) this.feeding.splice(at, 1);
+  private drop(eagerAppend: EagerAppend): void {
+    const at = this.eagerAppend.indexOf(eagerAppend);
+    if (at >= 0) this.eagerAppend.splice(at, 1);
   }
 
-  private callFor(feeding: Feeding, declaredLength: number | undefined, onTold?: () => void): UploadCall {
-    const tell = (news: News): boolean => {
+  private callFor(eagerAppend: EagerAppend, declaredLength: number | undefined, onTold?: () => void): UploadCall {
+    const tell = (news: InterimUpdate): boolean => {
       if (news.kind === 'resumable') this.id = news.upload.id;
-      else if (!feeding.isDead) this.witness.show(news.offset, 'progress');
+      else if (!eagerAppend.isDead) this.witness.show(news.offset, 'progress');
       onTold?.();
       return true;
     };
-    const body = new Body(feeding.stream, { declaredLength, idleMs: 60_000, onWanted: () => undefined });
+    const body = new Body(eagerAppend.stream, { declaredLength, idleMs: 60_000, onWanted: () => undefined });
     return { body, tell, credentials: [], left: new AbortController().signal };
   }
 

@@ -2,7 +2,7 @@ import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { configSummary } from '../../src/cli/check.js';
-import { describeMistake } from '../../src/config/errors.js';
+import { describeError } from '../../src/config/errors.js';
 import { loadAdmin, loadConfig } from '../../src/config/load.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
@@ -28,12 +28,13 @@ function load(yaml: string, { env = {}, flags = {} }: Given = {}) {
   writeFileSync(file, `origin: http://a\n${yaml.replaceAll('TOKEN_FILE', tokenFile)}`);
   const say = (text: string): string => text.replaceAll(file, 'FILE').replaceAll(tokenFile, 'TOKEN_FILE');
   const loaded = loadConfig({ file, env, flags });
-  if ('mistakes' in loaded) return { mistakes: loaded.mistakes.map((one) => say(describeMistake(one))), doubts: [] };
+  if ('configErrors' in loaded)
+    return { configErrors: loaded.configErrors.map((one) => say(describeError(one))), doubts: [] };
   return {
     admin: loaded.config.admin,
     config: loaded.config,
-    mistakes: [],
-    doubts: (loaded.doubts ?? []).map((one) => say(describeMistake(one))),
+    configErrors: [],
+    doubts: (loaded.doubts ?? []).map((one) => say(describeError(one))),
   };
 }
 
@@ -58,21 +59,21 @@ describe('beyond loopback', () => {
     ['unix:/run/a.sock', true],
   ])('%s without a token is right: %s; with one, or where it is meant, always', (address, isRight) => {
     const found = isRight ? [] : [expect.stringContaining(`FILE:2:8: admin: ${address} ${EXPOSED}`)];
-    expect(load(`admin: '${address}'`).mistakes).toEqual(found);
-    expect(load(`admin: { address: '${address}', token_file: TOKEN_FILE }`).mistakes).toEqual([]);
-    expect(load(`admin: { address: '${address}', insecure: true }`).mistakes).toEqual([]);
-    expect(load(`admin: { address: '${address}', open: [] }`).mistakes).toHaveLength(isRight ? 0 : 1);
+    expect(load(`admin: '${address}'`).configErrors).toEqual(found);
+    expect(load(`admin: { address: '${address}', token_file: TOKEN_FILE }`).configErrors).toEqual([]);
+    expect(load(`admin: { address: '${address}', insecure: true }`).configErrors).toEqual([]);
+    expect(load(`admin: { address: '${address}', open: [] }`).configErrors).toHaveLength(isRight ? 0 : 1);
   });
 
   test('is told where it was said', () => {
-    expect(load('admin:\n  address: 0.0.0.0:1').mistakes).toEqual([
+    expect(load('admin:\n  address: 0.0.0.0:1').configErrors).toEqual([
       expect.stringMatching(/^FILE:3:12: admin\.address: /),
     ]);
-    expect(load('', { flags: { admin: '0.0.0.0:1' } }).mistakes).toEqual([
+    expect(load('', { flags: { admin: '0.0.0.0:1' } }).configErrors).toEqual([
       expect.stringMatching(/^--admin: admin\.address: /),
     ]);
     const variable = load('admin: 127.0.0.1:1', { env: { RUFH_PROXY_ADMIN: '0.0.0.0:1' } });
-    expect(variable.mistakes).toEqual([expect.stringMatching(/^RUFH_PROXY_ADMIN: admin\.address: /)]);
+    expect(variable.configErrors).toEqual([expect.stringMatching(/^RUFH_PROXY_ADMIN: admin\.address: /)]);
   });
 });
 
@@ -86,7 +87,7 @@ test.each([
   ['tokenfile: a', /admin\.tokenfile: there is no such setting; did you mean token_file\?/],
 ])('admin: { %s } is a mistake', (setting, told) => {
   const expected = typeof told === 'string' ? `FILE:${told}` : expect.stringMatching(told);
-  expect(load(`admin: { ${setting} }`).mistakes).toEqual([expected]);
+  expect(load(`admin: { ${setting} }`).configErrors).toEqual([expected]);
 });
 
 test.each([
@@ -98,15 +99,15 @@ test.each([
   ['sixteen-letters\nsixteen-letters', 'holds letters that no header field carries'],
 ])('a file with %j is no token, and the mistake does not show it', (content, told) => {
   writeFileSync(tokenFile, content);
-  const { mistakes } = load('admin: { token_file: TOKEN_FILE }');
-  expect(mistakes).toEqual([expect.stringContaining(`FILE:2:22: admin.token_file: TOKEN_FILE ${told}`)]);
-  expect(mistakes.join('')).not.toContain('sixteen-letters');
+  const { configErrors } = load('admin: { token_file: TOKEN_FILE }');
+  expect(configErrors).toEqual([expect.stringContaining(`FILE:2:22: admin.token_file: TOKEN_FILE ${told}`)]);
+  expect(configErrors.join('')).not.toContain('sixteen-letters');
 });
 
 test('a directory is no token', () => {
   mkdirSync(join(directory.path, 'd'));
-  const { mistakes } = load(`admin: { token_file: ${directory.path}/d }`);
-  expect(mistakes).toEqual([expect.stringContaining('d: EISDIR')]);
+  const { configErrors } = load(`admin: { token_file: ${directory.path}/d }`);
+  expect(configErrors).toEqual([expect.stringContaining('d: EISDIR')]);
 });
 
 describe('the token', () => {
@@ -130,7 +131,7 @@ describe('the token', () => {
   test('needs no listener', () => {
     expect(load('admin: false', { flags: { adminTokenFile: tokenFile } })).toMatchObject({
       admin: undefined,
-      mistakes: [],
+      configErrors: [],
     });
   });
 
@@ -160,7 +161,7 @@ test.each([
   ['admin: { address: false, insecure: true }', []],
   ['admin: { token_file: TOKEN_FILE }', []],
 ])('%s is doubtful: %j', (yaml, doubts) => {
-  expect(load(yaml)).toMatchObject({ mistakes: [], doubts });
+  expect(load(yaml)).toMatchObject({ configErrors: [], doubts });
 });
 
 test.each([
@@ -185,6 +186,6 @@ test.each([
     const told = [
       expect.stringMatching(new RegExp(`^FILE:\\d+:\\d+: ${setting}: TOKEN_FILE can be read by every user`)),
     ];
-    expect(load(yaml)).toMatchObject({ mistakes: [], doubts: isOpen ? told : [] });
+    expect(load(yaml)).toMatchObject({ configErrors: [], doubts: isOpen ? told : [] });
   }
 });

@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Config } from '../../src/config/config.js';
-import { describeMistake } from '../../src/config/errors.js';
+import { describeError } from '../../src/config/errors.js';
 import { loadConfig } from '../../src/config/load.js';
 import { makeCertificate } from '../support/certificate.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
@@ -29,17 +29,17 @@ function load(yaml: string, { env = {}, flags = {} }: Given = {}) {
 
 function configOf(lines: string, given?: Given): Config {
   const loaded = load(REDIS + lines, given);
-  if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
+  if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors));
   return loaded.config;
 }
 
 /** The mistakes as lines, with `DIR` for the directory's path. */
-function mistakes(yaml: string, given?: Given): string[] {
+function configErrors(yaml: string, given?: Given): string[] {
   const loaded = load(yaml, given);
-  if (!('mistakes' in loaded)) return [];
-  return loaded.mistakes.map((one) => {
+  if (!('configErrors' in loaded)) return [];
+  return loaded.configErrors.map((one) => {
     const source = one.line === undefined ? one.source : undefined;
-    return describeMistake({ ...one, source }).replaceAll(directory.path, 'DIR');
+    return describeError({ ...one, source }).replaceAll(directory.path, 'DIR');
   });
 }
 
@@ -131,12 +131,12 @@ describe('a value that is not allowed is told with what is', () => {
     ['workers: 0', '3:10: workers: found 0, allowed is a whole number from 1 to 1024, or auto'],
     ['workers: 1.5', '3:10: workers: found 1.5, allowed is a whole number from 1 to 1024, or auto'],
     ['spool: { shared: yes please }', '3:18: spool.shared: found "yes please", allowed is true or false'],
-  ])('%s', (line, mistake) => {
-    expect(mistakes(REDIS + line)).toEqual([mistake]);
+  ])('%s', (line, configError) => {
+    expect(configErrors(REDIS + line)).toEqual([configError]);
   });
 
   test('a node without a name for the others lacks it, and where it listens', () => {
-    expect(mistakes(`${REDIS}cluster: { ${SECRET} }`)).toEqual([
+    expect(configErrors(`${REDIS}cluster: { ${SECRET} }`)).toEqual([
       expect.stringMatching(/^3:\d+: cluster.listen: is missing; /),
       expect.stringMatching(/^3:\d+: cluster.advertise: is missing; /),
     ]);
@@ -148,7 +148,7 @@ describe('settings that are right one by one, but not together', () => {
     const alone = 'cannot be used with the embedded store, which serves one node only';
     const instead = 'write "store: { type: redis, url: … }", or leave it out';
     const lines = `spool: { shared: true }\ncluster: { ${AT}, ${SECRET} }\nworkers: 4\n`;
-    expect(mistakes(`origin: http://a\n${lines}`)).toEqual([
+    expect(configErrors(`origin: http://a\n${lines}`)).toEqual([
       `2:18: spool.shared: ${alone}; ${instead}`,
       `3:10: cluster: ${alone}; ${instead}`,
       '3:10: cluster: is not needed while spool.shared is true, since every node has the bytes itself; leave out one of them',
@@ -157,7 +157,7 @@ describe('settings that are right one by one, but not together', () => {
   });
 
   test('also on a machine with a single core', () => {
-    expect(mistakes('origin: http://a', { env: { RUFH_PROXY_WORKERS: 'auto' } })).toEqual([
+    expect(configErrors('origin: http://a', { env: { RUFH_PROXY_WORKERS: 'auto' } })).toEqual([
       'RUFH_PROXY_WORKERS: workers: is auto, but the embedded store keeps records and leases in one process; ' +
         'write "store: { type: redis, url: … }", or leave it out',
     ]);
@@ -208,10 +208,10 @@ describe('settings that are right one by one, but not together', () => {
       `cluster: { ${AT.replace('http:', 'https:')}, ${SECRET}, tls: { cert: DIR/none, key: DIR/short, ca: DIR/short } }`,
       '3:107: cluster.tls.cert: cannot read DIR/none: ENOENT',
     ],
-  ])('%s', (lines, mistake) => {
+  ])('%s', (lines, configError) => {
     write('empty', '');
     write('short', 'fifteen-letters\n');
-    expect(mistakes(REDIS + lines)).toEqual([mistake]);
+    expect(configErrors(REDIS + lines)).toEqual([configError]);
   });
 
   test('nodes that have certificates say so to the others', () => {
@@ -219,7 +219,7 @@ describe('settings that are right one by one, but not together', () => {
     write('cert', cert);
     write('key', key);
     const tls = 'tls: { cert: DIR/cert, key: DIR/key, ca: DIR/cert }';
-    expect(mistakes(`${REDIS}cluster: { ${AT}, ${SECRET}, ${tls} }`)).toEqual([
+    expect(configErrors(`${REDIS}cluster: { ${AT}, ${SECRET}, ${tls} }`)).toEqual([
       '3:45: cluster.advertise: begins with http:, but `cluster.tls` is set; write https:',
     ]);
   });

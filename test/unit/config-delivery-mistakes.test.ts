@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { describeMistake } from '../../src/config/errors.js';
+import { describeError } from '../../src/config/errors.js';
 import { loadConfig } from '../../src/config/load.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
@@ -17,10 +17,10 @@ function read(lines: string) {
   return loadConfig({ file, env: {}, flags: {} });
 }
 
-function mistakes(lines: string): string[] {
+function configErrors(lines: string): string[] {
   const loaded = read(lines);
-  if (!('mistakes' in loaded)) return [];
-  return loaded.mistakes.map((mistake) => describeMistake({ ...mistake, source: undefined }));
+  if (!('configErrors' in loaded)) return [];
+  return loaded.configErrors.map((configError) => describeError({ ...configError, source: undefined }));
 }
 
 describe('a value that is not allowed is told with what is', () => {
@@ -137,8 +137,8 @@ describe('a value that is not allowed is told with what is', () => {
       'delivery: { framing: { feld: a } }',
       '2:24: delivery.framing.feld: there is no such setting; did you mean field?',
     ],
-  ])('%s', (line, mistake) => {
-    expect(mistakes(line)).toEqual([mistake]);
+  ])('%s', (line, configError) => {
+    expect(configErrors(line)).toEqual([configError]);
   });
 });
 
@@ -183,8 +183,8 @@ describe('settings that are right one by one, but not together', () => {
       `bind_to: [${name}]`,
       `2:11: bind_to[0]: cannot name ${name}, which is about one request: the next one says another`,
     ]),
-  ])('%s', (lines, mistake) => {
-    expect(mistakes(lines)).toEqual([mistake]);
+  ])('%s', (lines, configError) => {
+    expect(configErrors(lines)).toEqual([configError]);
   });
 
   test.each([
@@ -192,10 +192,10 @@ describe('settings that are right one by one, but not together', () => {
     'headers: { underscores: pass }\nbind_to: [X_Device]',
     'authorize: { forward_auth: { url: http://b, copy_headers: [Authorization] } }\nbind_to: [Authorization]',
   ])('%s is fine', (lines) => {
-    expect(mistakes(lines)).toEqual([]);
+    expect(configErrors(lines)).toEqual([]);
   });
 
   test('what is wrong with forward_auth is not told twice', () => {
-    expect(mistakes('authorize: { forward_auth: ask, recheck: true }\nbind_to: principal')).toHaveLength(1);
+    expect(configErrors('authorize: { forward_auth: ask, recheck: true }\nbind_to: principal')).toHaveLength(1);
   });
 });

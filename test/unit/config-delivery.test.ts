@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Config } from '../../src/config/config.js';
-import { describeMistake } from '../../src/config/errors.js';
+import { describeError } from '../../src/config/errors.js';
 import { loadConfig } from '../../src/config/load.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
@@ -20,7 +20,7 @@ function read(lines: string) {
 
 function load(lines: string): Config {
   const loaded = read(lines);
-  if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
+  if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors));
   return loaded.config;
 }
 
@@ -244,7 +244,7 @@ test.each([
   ['routes: [{ match: { path: /a, methods: [PUT] }, delivery: { retry: { retry_on: [502] } } }]', false],
 ])('%s: a retry_on that contradicts the guarantee is doubtful: %s', (yaml, isDoubtful) => {
   const loaded = read(yaml === '{}' ? '' : yaml);
-  if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
-  const doubts = (loaded.doubts ?? []).map((one) => describeMistake({ ...one, source: 'FILE' }));
+  if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors));
+  const doubts = (loaded.doubts ?? []).map((one) => describeError({ ...one, source: 'FILE' }));
   expect(doubts).toEqual(isDoubtful ? [expect.stringMatching(gateways)] : []);
 });

@@ -15,7 +15,7 @@ function load(yaml: string, { env = {}, flags = {} }: { env?: Record<string, str
   const file = join(directory.path, 'rufh-proxy.yaml');
   writeFileSync(file, yaml);
   const loaded = loadConfig({ file, env, flags: { ...flags } });
-  if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
+  if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors));
   return loaded.config;
 }
 
@@ -161,7 +161,7 @@ test('what is in a variable cannot change the structure of the file', () => {
   const env = { LEVEL: 'info }\nadmin: false\nx: { y: 1' };
   const file = join(directory.path, 'rufh-proxy.yaml');
   writeFileSync(file, 'origin: http://a\nlog:\n  level: ${LEVEL}\n');
-  expect(loadConfig({ file, env, flags: {} })).toMatchObject({ mistakes: [{ setting: 'log.level', line: 3 }] });
+  expect(loadConfig({ file, env, flags: {} })).toMatchObject({ configErrors: [{ setting: 'log.level', line: 3 }] });
 });
 
 test('a route inherits each setting it does not name from the top', () => {

@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { describeMistake, editDistance } from '../../src/config/errors.js';
+import { describeError, editDistance } from '../../src/config/errors.js';
 import { loadConfig } from '../../src/config/load.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
@@ -17,7 +17,7 @@ function mistakesIn(yaml: string, env: Record<string, string> = {}, flags: Recor
   const file = join(directory.path, 'rufh-proxy.yaml');
   writeFileSync(file, yaml);
   const loaded = loadConfig({ file, env, flags });
-  return 'mistakes' in loaded ? loaded.mistakes.map((one) => describeMistake(one).replaceAll(file, 'FILE')) : [];
+  return 'configErrors' in loaded ? loaded.configErrors.map((one) => describeError(one).replaceAll(file, 'FILE')) : [];
 }
 
 test('all mistakes are told at once, from top to bottom, each with its place and what is allowed', () => {
@@ -99,8 +99,8 @@ describe('a file that cannot be understood', () => {
     ],
     ['origin: !text http://a', 'FILE:1:9: not valid YAML: Unresolved tag; text with such letters needs quotes'],
     ['log: { <<: 3 }', 'FILE: not valid YAML: Merge sources must be maps or map aliases'],
-  ])('%s is told with what YAML makes of it', (yaml, mistake) => {
-    expect(mistakesIn(yaml)).toEqual([mistake]);
+  ])('%s is told with what YAML makes of it', (yaml, configError) => {
+    expect(mistakesIn(yaml)).toEqual([configError]);
   });
 
   test('with a list at its top says what it should be', () => {
@@ -109,7 +109,9 @@ describe('a file that cannot be understood', () => {
 
   test('that does not exist is told by its name', () => {
     const loaded = loadConfig({ file: '/nowhere/rufh-proxy.yaml', env: {}, flags: {} });
-    expect(loaded).toEqual({ mistakes: [{ source: '/nowhere/rufh-proxy.yaml', problem: 'cannot be read: ENOENT' }] });
+    expect(loaded).toEqual({
+      configErrors: [{ source: '/nowhere/rufh-proxy.yaml', problem: 'cannot be read: ENOENT' }],
+    });
   });
 });
 
@@ -120,7 +122,7 @@ test('an empty file lacks only the origin', () => {
 test('without a file a missing origin is told too', () => {
   const loaded = loadConfig({ env: {}, flags: {} });
   expect(loaded).toEqual({
-    mistakes: [
+    configErrors: [
       { setting: 'origin', problem: expect.stringMatching(/give it with --origin <url> or RUFH_PROXY_ORIGIN$/) },
     ],
   });
@@ -192,9 +194,9 @@ describe('settings that are right one by one, but not together', () => {
       'routes: [{ match: { path: /a }, resumable: false, plain_bodies: refuse }]',
       '2:65: routes[0].plain_bodies: cannot be refuse where `resumable` is false: there would be no way to send a body',
     ],
-  ])('%s', (line, mistake) => {
+  ])('%s', (line, configError) => {
     const places = mistakesIn(`origin: http://a\n${line}`).map((one) => one.replace(/^FILE:/, ''));
-    expect(places).toEqual([mistake]);
+    expect(places).toEqual([configError]);
   });
 
   test.each([

@@ -15,7 +15,9 @@ function problemsOf(yaml: string): string[] {
   const file = join(directory.path, 'rufh-proxy.yaml');
   writeFileSync(file, yaml);
   const loaded = loadConfig({ file, env: {}, flags: {} });
-  return 'mistakes' in loaded ? loaded.mistakes.map(({ setting, problem }) => `${setting ?? ''} ${problem}`) : [];
+  return 'configErrors' in loaded
+    ? loaded.configErrors.map(({ setting, problem }) => `${setting ?? ''} ${problem}`)
+    : [];
 }
 
 const OWN = Object.values(networkInterfaces()).flatMap((some) => some ?? []);

@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { configSummary } from '../../src/cli/check.js';
-import { describeMistake } from '../../src/config/errors.js';
+import { describeError } from '../../src/config/errors.js';
 import { loadConfig } from '../../src/config/load.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
@@ -17,7 +17,7 @@ function told(yaml: string, env: Record<string, string> = {}): string[] {
   const file = join(directory.path, 'rufh-proxy.yaml');
   writeFileSync(file, yaml);
   const loaded = loadConfig({ file, env, flags: {} });
-  return 'mistakes' in loaded ? loaded.mistakes.map(describeMistake) : configSummary(loaded.config);
+  return 'configErrors' in loaded ? loaded.configErrors.map(describeError) : configSummary(loaded.config);
 }
 
 const STORE = 'origin: http://a\nstore:\n  type: redis\n';
@@ -42,9 +42,9 @@ test.each([
   ['passwords that contradict each other', `${STORE}  url: [redis://:geheim@h, redis://:geheim2@i]\n  cluster: true`],
   ['a password that is not for this store', 'origin: http://a\nstore: { password: geheim }'],
 ])('%s is a mistake that does not show it', (_what, yaml) => {
-  const mistakes = told(yaml);
-  expect(mistakes.join('\n')).toMatch(/rufh-proxy\.yaml:\d+:\d+: /);
-  expect(mistakes.join('\n')).not.toContain('geheim');
+  const configErrors = told(yaml);
+  expect(configErrors.join('\n')).toMatch(/rufh-proxy\.yaml:\d+:\d+: /);
+  expect(configErrors.join('\n')).not.toContain('geheim');
 });
 
 test('a URL from the environment is a mistake that names the variable and does not show the password', () => {

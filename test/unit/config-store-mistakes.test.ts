@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { describeMistake } from '../../src/config/errors.js';
+import { describeError } from '../../src/config/errors.js';
 import { loadConfig } from '../../src/config/load.js';
 import { makeCertificate } from '../support/certificate.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
@@ -13,12 +13,14 @@ beforeEach(async () => {
 afterEach(() => directory.remove());
 
 /** The mistakes as lines, with `DIR` for the directory's path. */
-function mistakes(lines: string): string[] {
+function configErrors(lines: string): string[] {
   const file = join(directory.path, 'rufh-proxy.yaml');
   writeFileSync(file, `origin: http://a\n${lines.replaceAll('DIR', directory.path)}`);
   const loaded = loadConfig({ file, env: {}, flags: {} });
-  if (!('mistakes' in loaded)) return [];
-  return loaded.mistakes.map((one) => describeMistake({ ...one, source: undefined }).replaceAll(directory.path, 'DIR'));
+  if (!('configErrors' in loaded)) return [];
+  return loaded.configErrors.map((one) =>
+    describeError({ ...one, source: undefined }).replaceAll(directory.path, 'DIR'),
+  );
 }
 
 function write(name: string, content: string): void {
@@ -45,10 +47,10 @@ describe('is no URL of Redis:', () => {
     'unix:///s?database=1',
     'unix:///s?db=x',
   ])('%s', (url) => {
-    expect(mistakes(`store: { type: redis, url: "${url}" }`)).toEqual([
+    expect(configErrors(`store: { type: redis, url: "${url}" }`)).toEqual([
       `2:28: store.url: found "${url}", allowed is ${URL_WORDS}; or a list of them`,
     ]);
-    expect(mistakes(`store: { type: redis, cluster: true, url: ["${url}"] }`)).toEqual([
+    expect(configErrors(`store: { type: redis, cluster: true, url: ["${url}"] }`)).toEqual([
       `2:44: store.url[0]: found "${url}", allowed is ${URL_WORDS}`,
     ]);
   });
@@ -87,8 +89,8 @@ describe('a value that is not allowed is told with what is', () => {
       '2:46: store.tls.server: there is no such setting; known here: ca, cert, key, server_name',
     ],
     ['store: { typ: redis }', '2:10: store.typ: there is no such setting; did you mean type?'],
-  ])('%s', (line, mistake) => {
-    expect(mistakes(line)).toEqual([mistake]);
+  ])('%s', (line, configError) => {
+    expect(configErrors(line)).toEqual([configError]);
   });
 });
 
@@ -162,7 +164,7 @@ describe('settings that are right one by one, but not together', () => {
       ['2:90: store.sentinel.password_file: cannot be used together with `password`; leave one of them out'],
     ],
   ])('%s', (line, expected) => {
-    expect(mistakes(line)).toEqual(expected);
+    expect(configErrors(line)).toEqual(expected);
   });
 
   test.each([
@@ -173,12 +175,12 @@ describe('settings that are right one by one, but not together', () => {
     'store: { type: redis, url: redis://me@a, password: x }',
     'spool: { shared: false }',
   ])('%s is no contradiction', (line) => {
-    expect(mistakes(line)).toEqual([]);
+    expect(configErrors(line)).toEqual([]);
   });
 
   test('are told beside a wrong value of another section, but not where that value may be the reason', () => {
-    expect(mistakes('log: { level: loud }\nstore: { type: redis }')).toHaveLength(2);
-    expect(mistakes('store: { type: rediss, url: redis://h }\nspool: { shared: true }\nworkers: 2')).toEqual([
+    expect(configErrors('log: { level: loud }\nstore: { type: redis }')).toHaveLength(2);
+    expect(configErrors('store: { type: rediss, url: redis://h }\nspool: { shared: true }\nworkers: 2')).toEqual([
       '2:16: store.type: found "rediss", allowed is one of embedded, redis',
     ]);
   });
@@ -198,18 +200,18 @@ describe('a file that cannot be used', () => {
     ['tls: { ca: DIR/none }', '2:50: store.tls.ca: cannot read DIR/none: ENOENT'],
     ['tls: { cert: DIR/cert }', '2:52: store.tls.cert: needs its private key as well: `key`'],
     ['tls: { key: DIR/key }', '2:51: store.tls.key: needs its certificate as well: `cert`'],
-  ])('%s', (rest, mistake) => {
+  ])('%s', (rest, configError) => {
     write('empty', '\n');
     write('cert', '-');
     write('key', '-');
-    expect(mistakes(store(rest))).toEqual([mistake]);
+    expect(configErrors(store(rest))).toEqual([configError]);
   });
 
   test('is a key of another certificate, or an authority that is none', () => {
     write('cert', makeCertificate().cert);
     write('key', makeCertificate().key);
     write('none', 'no certificate');
-    expect(mistakes(store('tls: { cert: DIR/cert, key: DIR/key, ca: DIR/none }'))).toEqual([
+    expect(configErrors(store('tls: { cert: DIR/cert, key: DIR/key, ca: DIR/none }'))).toEqual([
       expect.stringMatching(/^2:44: store.tls: certificate and key cannot be used together: /),
       expect.stringMatching(/^2:\d+: store.tls.ca: holds no certificate: /),
     ]);

@@ -21,7 +21,7 @@ function storeOf(store: string, { env = {}, flags = {} }: Given = {}): StoreConf
   const file = join(directory.path, 'rufh-proxy.yaml');
   writeFileSync(file, `origin: http://a\nstore: ${store}\n`);
   const loaded = loadConfig({ file, env, flags });
-  if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
+  if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors));
   return loaded.config.store;
 }
 

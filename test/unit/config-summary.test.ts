@@ -17,7 +17,7 @@ function told(lines: string): string[] {
   const file = join(directory.path, 'rufh-proxy.yaml');
   writeFileSync(file, `origin: http://a\n${lines.replaceAll('DIR', directory.path)}`);
   const loaded = loadConfig({ file, env: {}, flags: {} });
-  if ('mistakes' in loaded) throw new Error(JSON.stringify(loaded.mistakes));
+  if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors));
   return configSummary(loaded.config).filter((line) => /^(store|spool|cluster|workers) /.test(line));
 }
 

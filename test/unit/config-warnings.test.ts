@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { describeMistake } from '../../src/config/errors.js';
+import { describeError } from '../../src/config/errors.js';
 import { OVERRIDES } from '../../src/config/flags.js';
 import { loadConfig, misspeltVariables } from '../../src/config/load.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
@@ -17,8 +17,8 @@ function doubtsOf(yaml: string, env: Record<string, string> = {}): string[] {
   const file = join(directory.path, 'a.yaml');
   writeFileSync(file, `origin: http://a\n${yaml}`);
   const loaded = loadConfig({ file, env, flags: {} });
-  if ('mistakes' in loaded) throw new Error(loaded.mistakes.map(describeMistake).join('\n'));
-  return (loaded.doubts ?? []).map((one) => describeMistake(one).replace(file, 'FILE'));
+  if ('configErrors' in loaded) throw new Error(loaded.configErrors.map(describeError).join('\n'));
+  return (loaded.doubts ?? []).map((one) => describeError(one).replace(file, 'FILE'));
 }
 
 describe('a variable', () => {
@@ -32,7 +32,7 @@ describe('a variable', () => {
     ['RUFH_PROXY_CONFG', 'did you mean RUFH_PROXY_CONFIG?'],
     ['RUFH_PROXY_SOMETHING_ELSE', 'those that there are stand in'],
   ])('%s is misspelt: %s', (name, hint) => {
-    const told = misspeltVariables({ [name]: 'x' }).map(describeMistake);
+    const told = misspeltVariables({ [name]: 'x' }).map(describeError);
     expect(told).toEqual([expect.stringContaining(`${name}: there is no such variable; ${hint}`)]);
   });
 

@@ -1,6 +1,6 @@
 import { expect, test } from '@jest/globals';
 import type { Readiness } from '../../src/admin/admin.js';
-import { CrewAnswers } from '../../src/workers/primary-admin.js';
+import { PrimaryAdmin } from '../../src/workers/primary-admin.js';
 
 const OK = { name: 'store', ok: true };
 const RECORDS = { name: 'records', ok: false, problem: 'one cannot be read' };
@@ -14,9 +14,9 @@ async function readinessOf(workers: readonly (Readiness | undefined)[]): Promise
       ask: () => Promise.resolve({ about: 'request', answer: { status: 200, body: JSON.stringify(readiness) } }),
     },
   }));
-  const [crew, figures] = [{ posts } as never, {} as never];
+  const [pool, figures] = [{ posts } as never, {} as never];
   const request = { method: 'GET', path: '/readyz', query: new URLSearchParams(), headers: {} };
-  const { status, body } = await new CrewAnswers(crew, figures).answer(request);
+  const { status, body } = await new PrimaryAdmin(pool, figures).answer(request);
   return { status, ...(JSON.parse(body!) as object) };
 }
 

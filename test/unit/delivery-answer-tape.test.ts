@@ -2,50 +2,50 @@ import { Readable } from 'node:stream';
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import type { OriginAnswer } from '../../src/delivery/origin.js';
-import { AnswerTape, type TapeRooms } from '../../src/delivery/response-buffer.js';
+import { ResponseBuffer, type ResponseBufferDeps } from '../../src/delivery/response-buffer.js';
 import { Fault } from '../../src/model/fault.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { bodyOf } from '../support/delivery-room.js';
 import { randomBytes, until } from '../support/temporary.js';
 
 /** A spool of one chunk in memory. */
-function memoryRooms(keepInMemory: number, failAfter = Infinity): TapeRooms & { file: Buffer | undefined } {
-  const rooms = {
+function memoryRooms(keepInMemory: number, failAfter = Infinity): ResponseBufferDeps & { file: Buffer | undefined } {
+  const deps = {
     id: 'upload',
     name: 'answer-1',
     keepInMemory,
     file: undefined as Buffer | undefined,
     spool: {
       create: () => {
-        rooms.file = Buffer.alloc(0);
+        deps.file = Buffer.alloc(0);
         return Promise.resolve({
           size: 0,
           get extent() {
-            return { size: rooms.file!.length };
+            return { size: deps.file!.length };
           },
           extentWithoutLastByte: { size: 0 },
           write: (buffers: readonly Uint8Array[]) => {
-            rooms.file = Buffer.concat([rooms.file!, ...buffers]);
-            const isFull = rooms.file.length > failAfter;
+            deps.file = Buffer.concat([deps.file!, ...buffers]);
+            const isFull = deps.file.length > failAfter;
             return isFull ? Promise.reject(new Fault('STORAGE_FULL', 'full', true)) : Promise.resolve();
           },
           sync: () => Promise.resolve(),
           close: () => Promise.resolve(),
           discard: () => {
-            rooms.file = undefined;
+            deps.file = undefined;
             return Promise.resolve();
           },
         });
       },
       read: (_id: string, [chunk]: readonly { size: number }[], range?: { start: number; end?: number }) =>
-        Readable.from([rooms.file!.subarray(range?.start, Math.min(range?.end ?? Infinity, chunk!.size))]),
+        Readable.from([deps.file!.subarray(range?.start, Math.min(range?.end ?? Infinity, chunk!.size))]),
       removeChunk: () => {
-        rooms.file = undefined;
+        deps.file = undefined;
         return Promise.resolve();
       },
     },
   };
-  return rooms;
+  return deps;
 }
 
 function answerOf(headers: HeaderLine[] = [], status = 200) {
@@ -66,22 +66,22 @@ test('every reader gets the whole from its start, whenever it comes and wherever
       async (sizes, from, keep, counted) => {
         const whole = randomBytes(sizes.reduce((sum, size) => sum + size, 0));
         const { answer, body } = answerOf(counted ? [['Content-Length', String(whole.length)]] : []);
-        const tape = new AnswerTape(answer, memoryRooms(keep));
-        const taking = tape.take(1);
+        const buffered = new ResponseBuffer(answer, memoryRooms(keep));
+        const taking = buffered.take(1);
         const reading: Promise<Buffer>[] = [];
         for (let index = 0, at = 0; index <= sizes.length; index++) {
-          for (const start of from) if (Math.min(start, sizes.length) === index) reading.push(bodyOf(tape.relay()));
+          for (const start of from) if (Math.min(start, sizes.length) === index) reading.push(bodyOf(buffered.relay()));
           const size = sizes[index];
           if (size !== undefined) body.push(whole.subarray(at, (at += size)));
           await new Promise((resolve) => setImmediate(resolve));
         }
         body.push(null);
         const taken = await taking;
-        tape.release();
+        buffered.release();
         expect(taken.answer.bodySize).toBe(whole.length);
         expect(taken.answer.body.in).toBe(whole.length > keep ? 'spool' : 'record');
         if (taken.body) expect(Buffer.from(taken.body)).toEqual(whole);
-        for (const read of [...reading, bodyOf(tape.relay())]) expect((await read).equals(whole)).toBe(true);
+        for (const read of [...reading, bodyOf(buffered.relay())]) expect((await read).equals(whole)).toBe(true);
       },
     ),
     { numRuns: 200 },
@@ -90,9 +90,9 @@ test('every reader gets the whole from its start, whenever it comes and wherever
 
 test('the last bytes of a counted body are held back until the answer is recorded', async () => {
   const { answer, body } = answerOf([['Content-Length', '6']]);
-  const tape = new AnswerTape(answer, memoryRooms(100));
-  const taking = tape.take(1);
-  const reader = tape.relay().body[Symbol.asyncIterator]();
+  const buffered = new ResponseBuffer(answer, memoryRooms(100));
+  const taking = buffered.take(1);
+  const reader = buffered.relay().body[Symbol.asyncIterator]();
   body.push(Buffer.from('abc'));
   expect(String((await reader.next()).value)).toBe('abc');
   let isRecorded = false;
@@ -102,16 +102,16 @@ test('the last bytes of a counted body are held back until the answer is recorde
   await taking;
   await new Promise((resolve) => setImmediate(resolve));
   isRecorded = true;
-  tape.release();
+  buffered.release();
   expect(await last).toEqual(['def', true]);
-  expect(tape.relay().trailers()).toEqual([['X-T', '1']]);
+  expect(buffered.relay().trailers()).toEqual([['X-T', '1']]);
 });
 
 test('without a length the bytes are given as they come, and only the end is held back', async () => {
   const { answer, body } = answerOf();
-  const tape = new AnswerTape(answer, memoryRooms(100));
-  const taking = tape.take(1);
-  const reader = tape.relay().body[Symbol.asyncIterator]();
+  const buffered = new ResponseBuffer(answer, memoryRooms(100));
+  const taking = buffered.take(1);
+  const reader = buffered.relay().body[Symbol.asyncIterator]();
   body.push(Buffer.from('abc'));
   expect(String((await reader.next()).value)).toBe('abc');
   body.push(null);
@@ -120,16 +120,16 @@ test('without a length the bytes are given as they come, and only the end is hel
   const end = reader.next().then(({ done }) => (ended = done === true));
   await new Promise((resolve) => setImmediate(resolve));
   expect(ended).toBe(false);
-  tape.release();
+  buffered.release();
   expect(await end).toBe(true);
 });
 
 test('a short answer is over before anybody is shown it', async () => {
   const { answer, body } = answerOf();
-  const tape = new AnswerTape(answer, memoryRooms(100_000));
+  const buffered = new ResponseBuffer(answer, memoryRooms(100_000));
   let isShown = false;
-  tape.whenLong(() => (isShown = true));
-  const taking = tape.take(1);
+  buffered.whenLong(() => (isShown = true));
+  const taking = buffered.take(1);
   body.push(Buffer.alloc(60_000));
   body.push(null);
   await taking;
@@ -141,10 +141,10 @@ test.each([
   ['slow', Buffer.from('the rest comes later')],
 ])('a %s answer is shown while it comes in, once', async (_how, piece) => {
   const { answer, body } = answerOf();
-  const tape = new AnswerTape(answer, memoryRooms(1_000_000));
+  const buffered = new ResponseBuffer(answer, memoryRooms(1_000_000));
   let shown = 0;
-  tape.whenLong(() => shown++);
-  const taking = tape.take(1);
+  buffered.whenLong(() => shown++);
+  const taking = buffered.take(1);
   body.push(piece);
   await until(() => shown > 0, 'the answer to be shown');
   body.push(Buffer.alloc(70_000));
@@ -155,24 +155,24 @@ test.each([
 
 test('a full disk costs an answer its body: its readers fail, nothing of it stays, and its status is known', async () => {
   const { answer, body } = answerOf([['X-Kind', 'good']], 201);
-  const rooms = memoryRooms(10, 50);
-  const tape = new AnswerTape(answer, rooms);
+  const deps = memoryRooms(10, 50);
+  const buffered = new ResponseBuffer(answer, deps);
   let unkept = 0;
-  tape.whenUnkept(() => unkept++);
-  const taking = tape.take(1);
-  const reading = bodyOf(tape.relay());
+  buffered.whenUnkept(() => unkept++);
+  const taking = buffered.take(1);
+  const reading = bodyOf(buffered.relay());
   reading.catch(() => undefined);
   body.push(Buffer.alloc(40));
-  await until(() => rooms.file?.length === 40, 'the first bytes on disk');
+  await until(() => deps.file?.length === 40, 'the first bytes on disk');
   body.push(Buffer.alloc(40));
   await expect(reading).rejects.toMatchObject({ code: 'STORAGE_FULL' });
   body.push(Buffer.alloc(100_000));
   body.push(null);
   expect(await taking).toMatchObject({ answer: { status: 201, bodySize: 100_080, body: { in: 'nowhere' } } });
-  expect(rooms.file).toBeUndefined();
+  expect(deps.file).toBeUndefined();
   expect(unkept).toBe(1);
-  tape.release();
-  const relayed = tape.relay();
+  buffered.release();
+  const relayed = buffered.relay();
   expect(relayed).toMatchObject({
     status: 201,
     headers: [

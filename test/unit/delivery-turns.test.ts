@@ -1,26 +1,26 @@
 import { expect, test } from '@jest/globals';
-import { AllTurns, OriginTurns, type Turn, type TurnCall } from '../../src/delivery/origin-queue.js';
+import { OriginQueues, OriginQueue, type Slot, type SlotRequest } from '../../src/delivery/origin-queue.js';
 
 const RULES = { concurrency: 2, breaker: { failures: 3, pauseMs: 1000 } };
 
 class Bench {
   now = 0;
   opened = 0;
-  readonly turns = new OriginTurns(
+  readonly turns = new OriginQueue(
     () => this.now,
     () => this.opened++,
   );
   readonly given: string[] = [];
 
   /** Asks for a turn, and notes its name when it is given. */
-  async ask(name: string, call: Partial<TurnCall> = {}): Promise<Turn> {
+  async ask(name: string, call: Partial<SlotRequest> = {}): Promise<Slot> {
     const signal = new AbortController().signal;
     const turn = await this.turns.take({ rules: RULES, isUrgent: () => false, signal, ...call });
     this.given.push(turn.kind === 'go' ? name : `${name}: ${turn.kind}`);
     return turn;
   }
 
-  async go(name: string, call: Partial<TurnCall> = {}): Promise<Extract<Turn, { kind: 'go' }>> {
+  async go(name: string, call: Partial<SlotRequest> = {}): Promise<Extract<Slot, { kind: 'go' }>> {
     const turn = await this.ask(name, call);
     if (turn.kind !== 'go') throw new Error(`${name} got ${turn.kind}`);
     return turn;
@@ -151,7 +151,7 @@ test('an answer to a request from before the pause ends it', async () => {
 });
 
 test('routes to one server share its turns, whatever their path', () => {
-  const all = new AllTurns(
+  const all = new OriginQueues(
     () => 0,
     () => undefined,
   );

@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { Gate, Serial } from '../../src/concurrency/queues.js';
+import { Semaphore, Serial } from '../../src/concurrency/queues.js';
 import { DirectorySync } from '../../src/fs/directory-sync.js';
 import { hasCode, isNoRoom, storageFault } from '../../src/fs/files.js';
 import { Fault } from '../../src/model/fault.js';
@@ -93,16 +93,16 @@ describe('a fault of the disk', () => {
 
   test('faults and mistakes of our own pass unchanged', () => {
     const fault = new Fault('BYTES_LOST', 'x', false);
-    const mistake = new TypeError('y');
+    const configError = new TypeError('y');
     expect(storageFault(fault, 'z')).toBe(fault);
-    expect(storageFault(mistake, 'z')).toBe(mistake);
+    expect(storageFault(configError, 'z')).toBe(configError);
     expect(hasCode(fault, 'BYTES_LOST')).toBe(false);
   });
 });
 
 describe('tasks', () => {
   test('run no more at once than the gate is wide, in their order, also past failures', async () => {
-    const gate = new Gate(3);
+    const gate = new Semaphore(3);
     const order: number[] = [];
     let running = 0;
     let most = 0;

@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, test } from '@jest/globals';
-import { GoneNodes } from '../../src/cluster/lost-nodes.js';
+import { LostNodes } from '../../src/cluster/lost-nodes.js';
 import { Fault } from '../../src/model/fault.js';
 import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
@@ -17,7 +17,7 @@ let isAway: boolean;
 let uploads: Map<string, Partial<Upload>>;
 /** Runs when an upload of the node is about to be forgotten. */
 let beforeEnd: () => void;
-let gone: GoneNodes;
+let gone: LostNodes;
 
 beforeEach(() => {
   nodes = new FakeNodes();
@@ -28,7 +28,7 @@ beforeEach(() => {
   const known = { request: REQUEST, attempts: [], node: 'other', phase: 'receiving' } as const;
   uploads = new Map(['a', 'b'].map((id) => [id, { ...known, id }]));
   beforeEnd = () => undefined;
-  gone = new GoneNodes({
+  gone = new LostNodes({
     self: 'heir',
     nodes: {
       all: () => (isAway ? Promise.reject(new Fault('STORE_UNAVAILABLE', 'away', true)) : nodes.all()),

@@ -44,8 +44,8 @@ async function missingAfter({ first, rest, end, rescued }: Troubled): Promise<{ 
   const name = chunkName(lease.token, 0);
   const task = { upload, lease, name, commitsFrom: 0, onCommitted: () => undefined, onTrouble: () => undefined };
   const pace = { bytes: 1_000_000, everyMs: 60_000 };
-  const rooms = { store, spool, metrics: new Metrics(), clock: Date.now, pace };
-  const chunk = new GrowingChunk(await spool.create(ID, name), task, rooms);
+  const deps = { store, spool, metrics: new Metrics(), clock: Date.now, pace };
+  const chunk = new GrowingChunk(await spool.create(ID, name), task, deps);
   await chunk.write([BYTES]);
   let count = 0;
   disk.fail(1, true, () => (++count === first || count >= rest ? 'EIO' : undefined));

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import type { DeliveryResult } from '../../src/delivery/delivery.js';
-import type { News } from '../../src/model/messages.js';
+import type { InterimUpdate } from '../../src/model/messages.js';
 import type { Upload } from '../../src/model/upload.js';
 import { type AnswerCall, Answers } from '../../src/uploads/answers.js';
 
@@ -15,9 +15,9 @@ afterEach(() => {
 test('a client that waits for the origin hears every ten seconds what it knows already, and nothing after the answer', async () => {
   let settle!: (result: DeliveryResult) => void;
   const result = new Promise<DeliveryResult>((resolve) => (settle = resolve));
-  const told: News[] = [];
+  const told: InterimUpdate[] = [];
   const upload = { id: 'x', phase: 'delivering', offset: 5, heldBack: { lastByte: 1 } } as Upload;
-  const call = { credentials: [], left: new AbortController().signal, tell: (news: News) => told.push(news) };
+  const call = { credentials: [], left: new AbortController().signal, tell: (news: InterimUpdate) => told.push(news) };
   const outcome = new Answers({ result: () => result }).answer(upload, 'append', call as unknown as AnswerCall);
   jest.advanceTimersByTime(29_000);
   const news = { kind: 'progress', during: 'append', upload, offset: 4 };

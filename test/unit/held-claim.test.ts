@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { HeldClaim } from '../../src/delivery/claim.js';
+import { DeliveryClaim } from '../../src/delivery/claim.js';
 import { Fault } from '../../src/model/fault.js';
 import { silentLog } from '../../src/observe/log.js';
 import { untilAvailable } from '../../src/store/upload-store.js';
@@ -14,8 +14,8 @@ test('asks nothing any more once it is released, also when the store comes back 
   };
   const ask = <T>(step: () => Promise<T> | T, { signal }: { signal: AbortSignal }): Promise<T> =>
     untilAvailable(step, { signal });
-  const rooms = {
-    store: { ask, atOnce: { renewClaim } } as unknown as ConstructorParameters<typeof HeldClaim>[1]['store'],
+  const deps = {
+    store: { ask, atOnce: { renewClaim } } as unknown as ConstructorParameters<typeof DeliveryClaim>[1]['store'],
     worker: 'w',
     clock: Date.now,
     monotonic: () => performance.now(),
@@ -23,7 +23,7 @@ test('asks nothing any more once it is released, also when the store comes back 
     claimMs: 30,
     halted: new AbortController().signal,
   };
-  const claim = new HeldClaim('id', rooms, performance.now());
+  const claim = new DeliveryClaim('id', deps, performance.now());
   await until(() => asked > 0, 'a renewal');
   isAway = false;
   const before = asked;

@@ -346,7 +346,7 @@ describe('a pattern that is not in the normal form of paths', () => {
   ])('%s would never match, and is a mistake that says what would: %s', (path, word) => {
     for (const one of [path, ['/ok', path]]) {
       const { config, found } = check({ origin: 'http://o', routes: [{ match: { path: one } }] });
-      expect([config, found.map(({ mistake }) => mistake.problem)]).toEqual([
+      expect([config, found.map(({ configError }) => configError.problem)]).toEqual([
         undefined,
         [expect.stringContaining(word)],
       ]);

@@ -1,8 +1,8 @@
 import { expect, test } from '@jest/globals';
 import { check } from '../../src/config/load.js';
 import { buildRoutes } from '../../src/config/route-table.js';
-import { Access } from '../../src/handler/authorize.js';
-import { Places } from '../../src/handler/upload-lookup.js';
+import { Authorizer } from '../../src/handler/authorize.js';
+import { UploadLookup } from '../../src/handler/upload-lookup.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { RequestHead } from '../../src/model/request-head.js';
 import type { Route, Routes } from '../../src/model/route.js';
@@ -13,8 +13,8 @@ import { BadHead, readTarget } from '../../src/server/request-head.js';
 const ID = 'a'.repeat(32);
 
 /** Places with one upload that a request with these fields has begun, on a route that binds to a field. */
-async function placesWithUpload(route: Route, creation: readonly HeaderLine[]): Promise<Places> {
-  const access = new Access(silentLog());
+async function placesWithUpload(route: Route, creation: readonly HeaderLine[]): Promise<UploadLookup> {
+  const access = new Authorizer(silentLog());
   const only: Routes = {
     find: () => route,
     findIgnoringCase: () => route,
@@ -25,7 +25,7 @@ async function placesWithUpload(route: Route, creation: readonly HeaderLine[]): 
   };
   const uploads: { upload?: Upload } = {};
   const find = (): Promise<Upload | undefined> => Promise.resolve(uploads.upload);
-  const places = new Places({ uploads: { find }, access, routes: only, uploadsPath: '/.uploads/' });
+  const places = new UploadLookup({ uploads: { find }, access, routes: only, uploadsPath: '/.uploads/' });
   const created = await places.find(head('POST', '/files', creation));
   if (created instanceof BadHead) throw new Error(created.detail);
   const owner = await access.ownerOf(created.head, created.route);

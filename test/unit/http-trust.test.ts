@@ -1,9 +1,9 @@
 import { describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { Peer } from '../../src/server/exchange.js';
-import { Trust } from '../../src/server/trusted-proxies.js';
+import { TrustedProxies } from '../../src/server/trusted-proxies.js';
 
-const trust = new Trust([
+const trust = new TrustedProxies([
   { cidr: '10.0.0.0/8', relaysInterim: true },
   { cidr: '10.9.0.0/16', relaysInterim: false },
   { cidr: '192.0.2.1', relaysInterim: false },
@@ -51,7 +51,7 @@ describe('whose word counts', () => {
   ] satisfies [boolean | undefined, HeaderLine[], boolean][])(
     'behind a proxy with a connection per client: %s, and hops %j, a connection is one client’s: %s',
     (connectionPerClient, headers, isClientsOwn) => {
-      const apart = new Trust([
+      const apart = new TrustedProxies([
         { cidr: '10.9.0.0/16', relaysInterim: true, connectionPerClient },
         { cidr: '10.0.0.0/8', relaysInterim: true },
       ]);
@@ -60,7 +60,7 @@ describe('whose word counts', () => {
   );
 
   test('a peer without an address is trusted only where unix is', () => {
-    const strict = new Trust([{ cidr: '0.0.0.0/0', relaysInterim: true }]);
+    const strict = new TrustedProxies([{ cidr: '0.0.0.0/0', relaysInterim: true }]);
     expect(strict.provenanceOf(peer(''), []).connection.peerIsTrusted).toBe(false);
   });
 

@@ -22,7 +22,7 @@ test('a lost answer is told of once, and what remembers that does not grow for e
   const metrics = Object.assign(new Metrics(), { bytesLost: (what: string) => losses.push(what) });
   const lostAnswers = new Set<string>();
   const store = { get: () => Promise.resolve(known), answerBody: () => Promise.resolve(undefined) };
-  const rooms = {
+  const deps = {
     store,
     spool: {
       read: () => {
@@ -34,9 +34,9 @@ test('a lost answer is told of once, and what remembers that does not grow for e
     lostAnswers,
   };
   const here = new AbortController().signal;
-  expect([await keptAnswer(known, rooms, here), await keptAnswer(known, rooms, here)]).toEqual([undefined, undefined]);
+  expect([await keptAnswer(known, deps, here), await keptAnswer(known, deps, here)]).toEqual([undefined, undefined]);
   expect(losses).toEqual(['answer']);
-  for (let count = 0; count < 10_050; count++) await keptAnswer(lostUpload(), rooms, here);
+  for (let count = 0; count < 10_050; count++) await keptAnswer(lostUpload(), deps, here);
   expect(lostAnswers.size).toBe(10_000);
   expect(lostAnswers.has(known.id)).toBe(false);
 });

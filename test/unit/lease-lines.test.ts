@@ -1,11 +1,11 @@
 import { expect, test } from '@jest/globals';
-import { LeaseLines, type Turn } from '../../src/store/leases.js';
+import { LeaseQueues, type LeaseRequest } from '../../src/store/leases.js';
 import { within } from '../support/temporary.js';
 
 const NEVER = 600_000;
 
 /** Whether its turn has come, after everything that can happen by itself has happened. */
-async function hasCome(turn: Turn): Promise<boolean> {
+async function hasCome(turn: LeaseRequest): Promise<boolean> {
   let come = false;
   void turn.comes.then(() => (come = true));
   await new Promise((resolve) => setImmediate(resolve));
@@ -13,7 +13,7 @@ async function hasCome(turn: Turn): Promise<boolean> {
 }
 
 test('one that leaves the line before its turn lets nobody pass those before it', async () => {
-  const lines = new LeaseLines(NEVER);
+  const lines = new LeaseQueues(NEVER);
   const [holder, leaves, next] = [lines.enter('a'), lines.enter('a'), lines.enter('a')];
   holder.begin();
   leaves.end();
@@ -23,7 +23,7 @@ test('one that leaves the line before its turn lets nobody pass those before it'
 });
 
 test('the last of a line that leaves before its turn is no reason to let in those who come later', async () => {
-  const lines = new LeaseLines(NEVER);
+  const lines = new LeaseQueues(NEVER);
   const holder = lines.enter('a');
   holder.begin();
   lines.enter('a').end();
@@ -35,7 +35,7 @@ test('the last of a line that leaves before its turn is no reason to let in thos
 });
 
 test('who comes when all are gone is the first', async () => {
-  const lines = new LeaseLines(NEVER);
+  const lines = new LeaseQueues(NEVER);
   const [one, two] = [lines.enter('a'), lines.enter('a')];
   two.end();
   one.end();
@@ -45,7 +45,7 @@ test('who comes when all are gone is the first', async () => {
 });
 
 test('one that was asked has its grace from when its turn began, not from when it was asked', async () => {
-  const lines = new LeaseLines(0);
+  const lines = new LeaseQueues(0);
   const [holder, next] = [lines.enter('a'), lines.enter('a')];
   expect(holder.signal.reason).toBe('taken-over');
   expect(await hasCome(next)).toBe(false);

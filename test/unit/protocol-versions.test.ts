@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { fieldValue } from '../../src/model/headers.js';
-import type { News, Outcome, Refusal, RelayedAnswer } from '../../src/model/messages.js';
+import type { InterimUpdate, Outcome, Refusal, RelayedAnswer } from '../../src/model/messages.js';
 import type { Limits } from '../../src/model/route.js';
 import { ietf } from '../../src/protocol/detect.js';
 import type { Reply } from '../../src/protocol/protocol.js';
@@ -35,8 +35,13 @@ const halfway: Outcome = { kind: 'retrieved', upload: upload({ length: 1000 }) }
 const why = { reason: 'unreachable', problem: '' } as const;
 const undelivered: Outcome = { kind: 'undelivered', upload: wholeUpload(), why, retryAfterSeconds: 1 };
 const refused = (refusal: Refusal): Outcome => ({ kind: 'refused', refusal });
-const resumable: News = { kind: 'resumable', upload: upload() };
-const progress = (during: 'create' | 'append'): News => ({ kind: 'progress', during, upload: upload(), offset: 700 });
+const resumable: InterimUpdate = { kind: 'resumable', upload: upload() };
+const progress = (during: 'create' | 'append'): InterimUpdate => ({
+  kind: 'progress',
+  during,
+  upload: upload(),
+  offset: 700,
+});
 
 const field = (reply: Reply | undefined, name: string): string | undefined => reply && fieldValue(reply.headers, name);
 const problemType = (reply: Reply): string =>
@@ -55,7 +60,7 @@ const all = (value: unknown): unknown[] => VERSIONS.map(() => value);
 type Row = readonly [rule: string, ask: (say: Say) => unknown, ...values: unknown[]];
 interface Say {
   final: (outcome: Outcome) => Reply;
-  interim: (news: News) => Reply | undefined;
+  interim: (news: InterimUpdate) => Reply | undefined;
 }
 
 // prettier-ignore

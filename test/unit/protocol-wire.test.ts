@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
 import type { Headers } from '../../src/model/headers.js';
-import type { News, Outcome, Refusal, RelayedAnswer } from '../../src/model/messages.js';
+import type { InterimUpdate, Outcome, Refusal, RelayedAnswer } from '../../src/model/messages.js';
 import type { Digest, Undelivered } from '../../src/model/upload.js';
 import { ietf } from '../../src/protocol/detect.js';
 import { dialects } from '../../src/protocol/versions.js';
@@ -59,7 +59,7 @@ const OF_THE_ORIGIN: Headers = [
 ];
 const WITH_LOCATION: Headers = [['Location', '/files/42']];
 
-const news: Readonly<Record<string, News>> = {
+const news: Readonly<Record<string, InterimUpdate>> = {
   'interim: an upload was created': { kind: 'resumable', upload: upload() },
   'interim: progress of a creation': { kind: 'progress', during: 'create', upload: upload(), offset: 400 },
   'interim: progress of an append': { kind: 'progress', during: 'append', upload: upload(), offset: 700 },

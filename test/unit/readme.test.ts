@@ -39,7 +39,7 @@ test('every configuration shown in the docs is valid', async () => {
       env: ASKED_FOR,
       flags: yaml.includes('origin:') ? {} : { origin: 'http://127.0.0.1:1' },
     });
-    expect('mistakes' in loaded ? loaded.mistakes : []).toEqual([]);
+    expect('configErrors' in loaded ? loaded.configErrors : []).toEqual([]);
   }
   await directory.remove();
 });

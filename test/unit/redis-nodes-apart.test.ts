@@ -4,7 +4,7 @@ import { silentLog } from '../../src/observe/log.js';
 import { RedisConnection } from '../../src/store/redis/connection.js';
 import { ServerClock } from '../../src/store/redis/health.js';
 import { RedisKeys } from '../../src/store/redis/keys.js';
-import { takeTurn } from '../../src/store/redis/nodes.js';
+import { tryAcquire } from '../../src/store/redis/nodes.js';
 import { RedisStore } from '../../src/store/redis/redis-store.js';
 import { answer, attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
 import { type OpenedRedis, openRedis, settingsFor } from '../support/opened-redis.js';
@@ -126,10 +126,10 @@ test('an upload that has expired is handed out to one of those who sweep', async
 
 test('a turn is for one at a time, and comes again', async () => {
   const { connection } = redis;
-  const asked = await Promise.all([1, 2, 3].map(() => takeTurn(connection, 'orphans', 1000)));
+  const asked = await Promise.all([1, 2, 3].map(() => tryAcquire(connection, 'orphans', 1000)));
   expect(asked.filter((isOurs) => isOurs)).toHaveLength(1);
-  expect(await takeTurn(connection, 'other', 40)).toBe(true);
-  await until(() => takeTurn(connection, 'orphans', 1000), 'the turn comes again');
+  expect(await tryAcquire(connection, 'other', 40)).toBe(true);
+  await until(() => tryAcquire(connection, 'orphans', 1000), 'the turn comes again');
 });
 
 describe('keys', () => {

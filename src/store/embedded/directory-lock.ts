@@ -21,7 +21,7 @@ import { type LockOwner, lockRemains, lockText, parseOwner } from '../../fs/lock
 import { Fault } from '../../model/fault.js';
 import { bootedAt, bootId, pidNamespace, processStart } from './boot.js';
 
-export interface DirectoryLockOptions extends Partial<Patience> {
+export interface DirectoryLockOptions extends Partial<StaleLimits> {
   /** Who takes the lock; this process unless said otherwise. */
   readonly owner?: LockOwner;
 }
@@ -46,7 +46,7 @@ export class DirectoryLock {
   private constructor(
     private readonly path: string,
     private readonly own: OwnLock,
-    private readonly patience: Patience,
+    private readonly patience: StaleLimits,
   ) {
     this.beats = setInterval(() => this.beat(), patience.heartbeatMs).unref();
   }
@@ -137,7 +137,7 @@ function inUse(directory: string, { owner }: FoundLock): Fault {
 }
 
 /** How silence is read where nothing can be proved: in another container, or on another machine. */
-export interface Patience {
+export interface StaleLimits {
   readonly heartbeatMs: number;
   /** An owner whose heartbeat is older than this is dead. */
   readonly staleMs: number;
@@ -154,7 +154,7 @@ export interface FoundLock {
 }
 
 /** Makes the lock file, breaking one whose owner is dead. Gives the lock that stands in the way, if any, and then writes nothing. */
-async function acquire(path: string, self: LockOwner, patience: Patience): Promise<FoundLock | undefined> {
+async function acquire(path: string, self: LockOwner, patience: StaleLimits): Promise<FoundLock | undefined> {
   for (;;) {
     const found = await look(path);
     if (!found) {
@@ -243,7 +243,7 @@ const UNSURE_MS = 1000;
  * Waits for a heartbeat. On one machine the clock says how long it has been silent already; another machine's clock may
  * be wrong, so there it must stay silent while we watch.
  */
-async function showsLife(path: string, found: FoundLock, self: LockOwner, patience: Patience): Promise<boolean> {
+async function showsLife(path: string, found: FoundLock, self: LockOwner, patience: StaleLimits): Promise<boolean> {
   const { heartbeatMs, staleMs } = patience;
   const silent = staleMs - (Date.now() - found.beatAt);
   const least = isOfOurClock(found, self) ? 0 : heartbeatMs * 2.5;
@@ -268,7 +268,7 @@ async function breakLock(
   path: string,
   dead: FoundLock,
   self: LockOwner,
-  patience: Patience,
+  patience: StaleLimits,
 ): Promise<FoundLock | undefined> {
   const guard = `${path}.${dead.key}.breaking`;
   const other = await acquire(guard, self, patience);

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { Gate } from '../../concurrency/queues.js';
+import { Semaphore } from '../../concurrency/queues.js';
 import { DirectorySync, type SyncMode } from '../../fs/directory-sync.js';
 import { storageFault } from '../../fs/files.js';
 import { Fault } from '../../model/fault.js';
@@ -13,7 +13,7 @@ import {
   type Upload,
 } from '../../model/upload.js';
 import type { Log } from '../../observe/log.js';
-import { type Lease, LeaseLines, type LeasePurpose, type Leases } from '../leases.js';
+import { type Lease, LeaseQueues, type LeasePurpose, type Leases } from '../leases.js';
 import type {
   BroughtBack,
   Commit,
@@ -28,7 +28,7 @@ import type {
   UploadStore,
 } from '../upload-store.js';
 import { StartNumber } from './boot.js';
-import { type Entry, loadRecords, type RecordEars } from './load.js';
+import { type RecordEntry, loadRecords, type LossObserver } from './load.js';
 import { Records } from './records.js';
 import {
   answeredAlready,
@@ -72,7 +72,7 @@ const NO_ROOM =
   'the disk of the data directory has no room: requests pass through, uploads can be looked at and ended, and nothing new is ' +
   'received until there is room';
 
-export interface EmbeddedStoreOptions extends RecordEars {
+export interface EmbeddedStoreOptions extends LossObserver {
   /** The data directory, locked by this process; records are below `uploads/` in it. */
   readonly directory: string;
   readonly sync: SyncMode;
@@ -110,7 +110,11 @@ export class EmbeddedStore implements UploadStore {
   static async open(options: EmbeddedStoreOptions): Promise<EmbeddedStore> {
     const { directory, sync, log, onLoss, clock = Date.now, expiryClock = clock, tryAgainMs } = options;
     const { monotonic = () => performance.now() } = options;
-    const disk = { directory: join(directory, 'uploads'), names: new DirectorySync(sync), gate: new Gate(OPEN_FILES) };
+    const disk = {
+      directory: join(directory, 'uploads'),
+      names: new DirectorySync(sync),
+      gate: new Semaphore(OPEN_FILES),
+    };
     const settlement = new Settlement();
     try {
       await disk.names.makeOwn(disk.directory);
@@ -371,7 +375,7 @@ export class EmbeddedStore implements UploadStore {
    * which room was kept. A longer one has to wait, but the answer is noted without it: what was given to a client must not
    * be unknown after a restart.
    */
-  private async saveAnswer(entry: Entry, kept: KeptAnswer, end: Change = {}): Promise<void> {
+  private async saveAnswer(entry: RecordEntry, kept: KeptAnswer, end: Change = {}): Promise<void> {
     const { answer, body = new Uint8Array(), expiresAt } = kept;
     const isNoted = lacksBody(entry.record);
     let hasFile = false;
@@ -391,7 +395,7 @@ export class EmbeddedStore implements UploadStore {
     }
   }
 
-  private async hasSaved(entry: Entry, change: Change): Promise<boolean> {
+  private async hasSaved(entry: RecordEntry, change: Change): Promise<boolean> {
     try {
       await this.records.save(entry, change);
       return true;
@@ -422,7 +426,7 @@ export class EmbeddedStore implements UploadStore {
   private deliver(
     id: string,
     worker: string,
-    decide: (entry: Entry) => Change | Promise<Change>,
+    decide: (entry: RecordEntry) => Change | Promise<Change>,
     again: (record: UploadRecord) => boolean = () => false,
   ): Promise<Upload | 'stale'> {
     return this.records.change(id, 'stale', (entry) => {
@@ -448,13 +452,13 @@ export interface EmbeddedLeasesOptions {
 
 /** The leases of one process that has its uploads for itself: whose turn it is has the lease. */
 export class EmbeddedLeases implements Leases {
-  private readonly lines: LeaseLines;
+  private readonly lines: LeaseQueues;
 
   constructor(
     private readonly tokens: TokenSource,
     { graceMs = 2000 }: EmbeddedLeasesOptions = {},
   ) {
-    this.lines = new LeaseLines(graceMs);
+    this.lines = new LeaseQueues(graceMs);
   }
 
   async take(id: string, purpose?: LeasePurpose): Promise<Lease> {

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import type { Gate } from '../../concurrency/queues.js';
+import type { Semaphore } from '../../concurrency/queues.js';
 import type { DirectorySync } from '../../fs/directory-sync.js';
 import {
   hasCode,
@@ -20,7 +20,7 @@ import { RecordFile, removeAnswer } from './record-file.js';
 import { readRecord, type ReadRecord } from './record-lines.js';
 import { type Claim, type UploadRecord, withLostLine } from './transitions.js';
 
-export interface Entry {
+export interface RecordEntry {
   record: UploadRecord;
   readonly file: RecordFile;
   /** Means something while the phase is `delivering`. */
@@ -37,18 +37,18 @@ export interface Entry {
 export interface RecordsDisk {
   readonly directory: string;
   readonly names: DirectorySync;
-  readonly gate: Gate;
+  readonly gate: Semaphore;
 }
 
 /** Who hears of what is found. */
-export interface RecordEars {
+export interface LossObserver {
   readonly log: Log;
   /** Something of the upload is damaged: it has no future. */
   readonly onLoss?: (upload: Upload, problem: string) => void;
 }
 
 export interface LoadedRecords {
-  readonly entries: Map<string, Entry>;
+  readonly entries: Map<string, RecordEntry>;
   /** By the id: records that are there but could not be read, and files that are no record any more. */
   readonly setAside: Map<string, SetAside>;
 }
@@ -57,7 +57,7 @@ export interface LoadedRecords {
  * Reads every record of the directory and clears away what a crash can leave behind. A record that cannot be read harms
  * no other, and nothing of its upload is removed.
  */
-export async function loadRecords(disk: RecordsDisk, ears: RecordEars): Promise<LoadedRecords> {
+export async function loadRecords(disk: RecordsDisk, observer: LossObserver): Promise<LoadedRecords> {
   const loaded: LoadedRecords = { entries: new Map(), setAside: new Map() };
   const answers: string[] = [];
   const drafts: string[] = [];
@@ -66,7 +66,7 @@ export async function loadRecords(disk: RecordsDisk, ears: RecordEars): Promise<
   try {
     for await (const { name } of await patiently(() => opendir(disk.directory))) {
       const [id, kind] = nameParts(name);
-      if (kind === 'log') begin(() => load(id, { disk, ears, loaded }));
+      if (kind === 'log') begin(() => load(id, { disk, observer, loaded }));
       else if (kind === 'answer') answers.push(id);
       else if (kind === 'log.tmp') drafts.push(id);
       else if (kind === 'damaged') begin(() => lookAtDamaged(id, disk, loaded));
@@ -84,8 +84,8 @@ export async function loadRecords(disk: RecordsDisk, ears: RecordEars): Promise<
 export async function readEntry(
   id: string,
   disk: RecordsDisk,
-  { log, onLoss }: RecordEars,
-): Promise<Entry | 'damaged' | undefined> {
+  { log, onLoss }: LossObserver,
+): Promise<RecordEntry | 'damaged' | undefined> {
   const path = pathOf(disk, id);
   const bytes = await readWhole(path).catch((error: unknown) => {
     if (hasCode(error, 'ENOENT')) return undefined;
@@ -128,7 +128,7 @@ const FOUND: { readonly [S in ReadRecord['state']]?: { readonly level: 'warn' | 
 
 interface LoadTask {
   readonly disk: RecordsDisk;
-  readonly ears: RecordEars;
+  readonly observer: LossObserver;
   readonly loaded: LoadedRecords;
 }
 
@@ -142,14 +142,14 @@ function pathOf({ directory }: RecordsDisk, id: string): string {
   return join(directory, `${id}.log`);
 }
 
-async function load(id: string, { disk, ears, loaded }: LoadTask): Promise<void> {
+async function load(id: string, { disk, observer, loaded }: LoadTask): Promise<void> {
   try {
-    const entry = await readEntry(id, disk, ears);
-    if (entry === 'damaged') await setDamagedAside(id, disk, { log: ears.log, setAside: loaded.setAside });
+    const entry = await readEntry(id, disk, observer);
+    if (entry === 'damaged') await setDamagedAside(id, disk, { log: observer.log, setAside: loaded.setAside });
     else if (entry) loaded.entries.set(id, entry);
   } catch (error) {
     const { message } = storageFault(error, 'a record cannot be read: its upload waits until it can');
-    report(id, ears.log, message);
+    report(id, observer.log, message);
     loaded.setAside.set(id, { id, state: 'unreadable', reason: message, since: Date.now() });
   }
 }

@@ -1,6 +1,6 @@
 import { dirname } from 'node:path';
 import { crc32 } from 'node:zlib';
-import type { Gate } from '../../concurrency/queues.js';
+import type { Semaphore } from '../../concurrency/queues.js';
 import type { DirectorySync } from '../../fs/directory-sync.js';
 import {
   close,
@@ -404,7 +404,7 @@ export async function writeAnswer(path: string, body: Uint8Array, names: Directo
 }
 
 /** The body again, or a fault when it is not what was written: no answer is better than a wrong one. */
-export async function readAnswer(path: string, crc: number | undefined, gate: Gate): Promise<Uint8Array> {
+export async function readAnswer(path: string, crc: number | undefined, gate: Semaphore): Promise<Uint8Array> {
   try {
     const body = await patiently(() => gate.run(() => readWhole(path)));
     if (crc32(body) !== crc) throw new Fault('BYTES_LOST', 'a kept answer is damaged', false);

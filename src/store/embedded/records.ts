@@ -14,12 +14,12 @@ import type { Phase, Upload } from '../../model/upload.js';
 import { uploadTag } from '../../observe/log.js';
 import type { BroughtBack, FoundRecord, KeyedUpload, NewUpload, OldAge, SetAside, Totals } from '../upload-store.js';
 import {
-  type Entry,
+  type RecordEntry,
   invalid,
   type LoadedRecords,
   nameParts,
   readEntry,
-  type RecordEars,
+  type LossObserver,
   type RecordsDisk,
   setDamagedAside,
 } from './load.js';
@@ -29,7 +29,7 @@ import { type Change, changed, newRecord } from './transitions.js';
 /** What uploads hold of the disk: their bytes go with the answer, or with their end. */
 const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
 
-export interface RecordsRooms extends RecordEars {
+export interface RecordsDeps extends LossObserver {
   /** Told after each change, with undefined when the upload is no more. */
   readonly onChange: (id: string, upload: Upload | undefined) => void;
 }
@@ -38,7 +38,7 @@ export interface RecordsRooms extends RecordEars {
 export class Records {
   private readonly steps = new Serial();
   private readonly firsts = new Serial();
-  private readonly entries: Map<string, Entry>;
+  private readonly entries: Map<string, RecordEntry>;
   private readonly asides: Map<string, SetAside>;
   /** By the client's key, the id of the upload that has it. */
   private readonly holders = new Map<string, string>();
@@ -50,7 +50,7 @@ export class Records {
   constructor(
     private readonly disk: RecordsDisk,
     loaded: LoadedRecords,
-    private readonly rooms: RecordsRooms,
+    private readonly deps: RecordsDeps,
   ) {
     this.entries = loaded.entries;
     this.asides = loaded.setAside;
@@ -66,7 +66,7 @@ export class Records {
   }
 
   /** As memory has it: of one that was found at the start, the disk may have less. */
-  get(id: string): Entry | undefined {
+  get(id: string): RecordEntry | undefined {
     return this.entries.get(id);
   }
 
@@ -74,7 +74,7 @@ export class Records {
    * To be shown: the disk certainly has it, or is made to. Fails when that is not possible, and when the record is there
    * but cannot be read.
    */
-  async certain(id: string): Promise<Entry | undefined> {
+  async certain(id: string): Promise<RecordEntry | undefined> {
     const entry = this.entries.get(id);
     const isSettled = entry ? !entry.file.isUncertain() || isKeptAsItIs(entry) : !this.isUnreadable(id);
     if (isSettled) return entry;
@@ -85,7 +85,7 @@ export class Records {
   }
 
   /** What was cancelled must not come back: where the disk takes no record that says so, it takes away the one there is. */
-  private async prove({ file, record }: Entry): Promise<void> {
+  private async prove({ file, record }: RecordEntry): Promise<void> {
     try {
       await file.prove(record);
     } catch (fault) {
@@ -95,7 +95,7 @@ export class Records {
   }
 
   /** Runs alone among the steps of its upload. Fails when there is a record that cannot be read. */
-  step<T>(id: string, step: (entry: Entry | undefined) => Promise<T> | T): Promise<T> {
+  step<T>(id: string, step: (entry: RecordEntry | undefined) => Promise<T> | T): Promise<T> {
     if (this.closed) return Promise.reject(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
     return this.steps.run(id, async () => {
       if (this.isUnreadable(id)) await this.readAgain(id);
@@ -121,7 +121,7 @@ export class Records {
       if (!entry || !HOLDS_BYTES.has(entry.record.upload.phase)) return false;
       Object.assign(entry, { record: invalid(entry.record), isLost: true });
       await entry.file.release();
-      this.rooms.onChange(id, entry.record.upload);
+      this.deps.onChange(id, entry.record.upload);
       return true;
     });
   }
@@ -138,7 +138,7 @@ export class Records {
   change<T extends string>(
     id: string,
     unknown: T,
-    decide: (entry: Entry) => Change | T | Promise<Change | T>,
+    decide: (entry: RecordEntry) => Change | T | Promise<Change | T>,
   ): Promise<Upload | T> {
     return this.step(id, async (entry) => {
       if (!entry) return unknown;
@@ -150,7 +150,7 @@ export class Records {
   }
 
   /** Within a step. */
-  async save(entry: Entry, change: Change): Promise<void> {
+  async save(entry: RecordEntry, change: Change): Promise<void> {
     const { gate } = this.disk;
     // It was done before: to say so is to show it.
     if (Object.keys(change).length === 0) return gate.run(() => entry.file.prove(entry.record));
@@ -162,7 +162,7 @@ export class Records {
       await gate.run(() => entry.file.remove());
       entry.record = changed(entry.record, change);
     }
-    this.rooms.onChange(entry.record.upload.id, entry.record.upload);
+    this.deps.onChange(entry.record.upload.id, entry.record.upload);
   }
 
   async create(upload: NewUpload): Promise<Upload> {
@@ -205,13 +205,13 @@ export class Records {
       this.sortedIds = undefined;
       const { clientKey, phase } = entry.record.upload;
       if (clientKey !== undefined && this.holders.get(clientKey) === id) this.holders.delete(clientKey);
-      this.rooms.onChange(id, undefined);
+      this.deps.onChange(id, undefined);
       return phase;
     });
   }
 
   /** The record last: as long as there is one, the removal is tried again. Also an answer that its record does not know. */
-  private async removeFiles(id: string, { file }: Entry): Promise<void> {
+  private async removeFiles(id: string, { file }: RecordEntry): Promise<void> {
     await removeAnswer(this.answerPath(id));
     await this.disk.gate.run(() => file.remove());
   }
@@ -229,7 +229,7 @@ export class Records {
     return readAnswer(this.answerPath(id), entry.record.answerCrc, this.disk.gate);
   }
 
-  idsWhere(holds: (entry: Entry) => boolean): string[] {
+  idsWhere(holds: (entry: RecordEntry) => boolean): string[] {
     const ids: string[] = [];
     for (const [id, entry] of this.entries) if (holds(entry)) ids.push(id);
     return ids;
@@ -262,14 +262,14 @@ export class Records {
     for (const { file } of this.entries.values()) await file.release();
   }
 
-  private add(entry: Entry): void {
+  private add(entry: RecordEntry): void {
     this.entries.set(entry.record.upload.id, entry);
     this.sortedIds = undefined;
     this.hold(entry);
   }
 
   /** Of two uploads with one key, as they are found at a start, the newer one took the place of the other. */
-  private hold({ record }: Entry): void {
+  private hold({ record }: RecordEntry): void {
     const { id, clientKey, createdAt } = record.upload;
     if (clientKey === undefined) return;
     const other = this.entries.get(this.holders.get(clientKey) ?? id);
@@ -281,9 +281,9 @@ export class Records {
   }
 
   private async readAgain(id: string): Promise<void> {
-    const { log } = this.rooms;
+    const { log } = this.deps;
     try {
-      const entry = await this.disk.gate.run(() => readEntry(id, this.disk, this.rooms));
+      const entry = await this.disk.gate.run(() => readEntry(id, this.disk, this.deps));
       if (entry === 'damaged') return await setDamagedAside(id, this.disk, { log, setAside: this.asides });
       const isShown = entry !== undefined && (await this.isBroughtBack(id, entry));
       this.asides.delete(id);
@@ -295,7 +295,7 @@ export class Records {
   }
 
   /** Whether it is an upload from now on. */
-  private async isBroughtBack(id: string, entry: Entry): Promise<boolean> {
+  private async isBroughtBack(id: string, entry: RecordEntry): Promise<boolean> {
     if (entry.isLost) return true;
     const { record, hasLostLine = false } = entry;
     const become = await this.lookAfter({ upload: record.upload, chunks: record.chunks, hasLostLine });
@@ -309,11 +309,11 @@ export class Records {
   }
 }
 
-function isKeptAsItIs({ isLost = false, record }: Entry): boolean {
+function isKeptAsItIs({ isLost = false, record }: RecordEntry): boolean {
   return isLost && record.upload.phase === 'invalid';
 }
 
-function hasKeptAnswer({ record }: Entry): boolean {
+function hasKeptAnswer({ record }: RecordEntry): boolean {
   return record.upload.answer?.body.in === 'record';
 }
 
@@ -341,7 +341,7 @@ interface Sight {
 
 /** What the records know of a name. */
 export interface KnownRecords {
-  entry(id: string): Entry | undefined;
+  entry(id: string): RecordEntry | undefined;
   aside(id: string): SetAside | undefined;
 }
 

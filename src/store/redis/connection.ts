@@ -5,7 +5,7 @@ import { Fault } from '../../model/fault.js';
 import type { Log } from '../../observe/log.js';
 import { type ClientOptions, gatheredWrites, isConnected, makeClient, type RedisClient } from './clients.js';
 import { mayPass, type RedisSettings, storeFault } from './errors.js';
-import { Patience, RedisPulse, ServerClock } from './health.js';
+import { ReplyTimeout, RedisHealth, ServerClock } from './health.js';
 import { RedisKeys } from './keys.js';
 import { RedisBus } from './pubsub.js';
 import { bindScripts, callScript } from './scripts.js';
@@ -53,8 +53,8 @@ export class RedisConnection {
   isNewStore = false;
   /** The store that the mark of the spool named when this one was made for it; undefined once `noteMarked` was called. */
   unfinished: string | undefined;
-  private readonly pulse: RedisPulse;
-  private readonly patience = new Patience();
+  private readonly health: RedisHealth;
+  private readonly patience = new ReplyTimeout();
   private readonly gather: () => void;
   private suspect: string | undefined;
   private noteOther: (storeId: string) => Promise<unknown> = () => Promise.resolve();
@@ -72,7 +72,7 @@ export class RedisConnection {
     this.bus = clients.bus;
     this.gather = gatheredWrites(clients.commands);
     this.clock = clock;
-    this.pulse = new RedisPulse(() => this.beat(), log);
+    this.health = new RedisHealth(() => this.beat(), log);
   }
 
   /** Connects, or fails with a `Fault` that says what is wrong with the address, the rights or the server. */
@@ -100,7 +100,7 @@ export class RedisConnection {
 
   /** What is wrong with Redis right now, for people; undefined when it is ready. */
   get trouble(): string | undefined {
-    return this.pulse.trouble;
+    return this.health.trouble;
   }
 
   /** What has to be done when Redis is found with other data than before, or with none; done again until it succeeds. */
@@ -154,7 +154,7 @@ export class RedisConnection {
       if (this.closed) throw fault;
       this.suspect = key;
       this.clients.lookAgain();
-      this.pulse.noteTrouble(fault as Fault);
+      this.health.noteTrouble(fault as Fault);
       throw fault;
     }
   }
@@ -163,20 +163,20 @@ export class RedisConnection {
     this.closed = true;
     this.bus.close();
     this.clients.commands.disconnect();
-    await this.pulse.stop();
+    await this.health.stop();
   }
 
   /** What makes the store comes last: a start that fails after that would leave none to the next one that it finds new. */
   private async begin(newId: string, beforeNew?: OpenOptions['beforeNew']): Promise<void> {
     await this.send(this.keys.store, () => this.bus.open());
-    if ((await this.feelPulse()) === undefined) await beforeNew?.(async () => (await this.feelPulse()) === undefined);
+    if ((await this.probe()) === undefined) await beforeNew?.(async () => (await this.probe()) === undefined);
     await this.recognize(newId, await this.spool?.mark(), false);
     await warnAboutServer(this.clients.commands, this.log);
-    this.pulse.start();
+    this.health.start();
   }
 
   /** Which store it knows; and what time it has. */
-  private async feelPulse(): Promise<string | undefined> {
+  private async probe(): Promise<string | undefined> {
     const askedAt = this.clock.now();
     const [seconds, micros, id] = (await this.ask('pulse', [this.keys.store], [])) as [string, string, string?];
     this.clock.note(Number(seconds) * 1000 + Number(micros) / 1000, askedAt);
@@ -185,7 +185,7 @@ export class RedisConnection {
 
   private async beat(): Promise<void> {
     const { suspect } = this;
-    const id = await this.feelPulse();
+    const id = await this.probe();
     if (id !== this.storeId) await this.recognizeAgain(id);
     if (!this.isOtherNoted) {
       await this.noteOther(this.storeId);

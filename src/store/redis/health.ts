@@ -6,7 +6,7 @@ import { mayPass } from './errors.js';
 const BEAT_MS = 1000;
 
 /** Asks Redis again and again whether it is well, remembers what is wrong, and says in the log when that changes. */
-export class RedisPulse {
+export class RedisHealth {
   private problem: string | undefined;
   /** What was said since it is away. */
   private readonly said = new Set<string>();
@@ -72,7 +72,7 @@ const MOST_MS = 3000;
  * Decides when a step is waited for no longer. Behind many others a step may take its time; what counts is that the
  * server goes on answering those who ask about the same.
  */
-export class Patience {
+export class ReplyTimeout {
   private readonly answeredAt = new Map<string, number>();
 
   async wait<T>(about: string, reply: Promise<T>): Promise<T> {

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { type Lease, LeaseLines, type LeasePurpose, type Leases, type Turn } from '../leases.js';
+import { type Lease, LeaseQueues, type LeasePurpose, type Leases, type LeaseRequest } from '../leases.js';
 import type { RedisConnection } from './connection.js';
 
 /** A message can be lost: who waits looks by itself that often. */
@@ -11,18 +11,18 @@ const LOOK_MS = 200;
  * from the start. Holders are asked by message, or hear of it with their next renewal.
  */
 export class RedisLeases implements Leases {
-  private readonly lines: LeaseLines;
+  private readonly lines: LeaseQueues;
   private readonly scripts: LeaseScripts;
   private readonly times: LeaseTimes;
-  private readonly held = new Map<string, HeldLease>();
-  private readonly waiting = new Map<string, Bell>();
+  private readonly held = new Map<string, RedisLease>();
+  private readonly waiting = new Map<string, Notifier>();
 
   constructor(
     private readonly connection: LeaseConnection,
     { graceMs = 2000, leaseMs = 15_000 }: Partial<LeaseTimes> = {},
   ) {
     this.times = { graceMs, leaseMs };
-    this.lines = new LeaseLines(graceMs);
+    this.lines = new LeaseQueues(graceMs);
     this.scripts = new LeaseScripts(connection, randomUUID(), this.times);
     connection.bus.on('ask', this.onAsk);
     connection.bus.on('free', this.onFree);
@@ -58,7 +58,7 @@ export class RedisLeases implements Leases {
 
   /** Asks again and again, until the holder has given back or may be passed over. */
   private async obtain(id: string, ticket: number, purpose: LeasePurpose): Promise<Taken> {
-    const bell = new Bell();
+    const bell = new Notifier();
     this.waiting.set(id, bell);
     try {
       for (;;) {
@@ -71,8 +71,8 @@ export class RedisLeases implements Leases {
     }
   }
 
-  private hold(id: string, ticket: number, turn: Turn, state: Taken['state']): Lease {
-    const lease: HeldLease = new HeldLease(ticket, turn, {
+  private hold(id: string, ticket: number, turn: LeaseRequest, state: Taken['state']): Lease {
+    const lease: RedisLease = new RedisLease(ticket, turn, {
       leaseMs: this.times.leaseMs,
       renew: () => this.scripts.renew(id, ticket),
       giveBack: () => this.scripts.release(id, ticket),
@@ -102,14 +102,14 @@ export class RedisLeases implements Leases {
 }
 
 /** Of one that came too late: it can change nothing, and nobody has to wait for it. */
-function staleLease(token: number, turn: Turn): Lease {
+function staleLease(token: number, turn: LeaseRequest): Lease {
   turn.ask('taken-over');
   turn.begin();
   return { token, signal: turn.signal, release: () => Promise.resolve(turn.end()) };
 }
 
 /** Remembers that it was rung while nobody listened. */
-class Bell {
+class Notifier {
   private isRung = false;
   private wake: (() => void) | undefined;
 
@@ -148,7 +148,7 @@ const AGAIN_MS = 500;
  * A lease that is renewed until it is given back. Its holder is told when somebody else wants it or has it, and when it
  * could not be renewed for as long as it lasts.
  */
-export class HeldLease implements Lease {
+export class RedisLease implements Lease {
   private renewal: NodeJS.Timeout | undefined;
   private end: NodeJS.Timeout | undefined;
   private isRenewing = false;
@@ -157,7 +157,7 @@ export class HeldLease implements Lease {
 
   constructor(
     readonly token: number,
-    private readonly turn: Turn,
+    private readonly turn: LeaseRequest,
     private readonly upkeep: LeaseUpkeep,
   ) {
     this.lasts();
