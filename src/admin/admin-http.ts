@@ -12,7 +12,7 @@ export interface AdminListenerOptions extends AdminRules {
   readonly address: AdminAddress;
   /** Rights of a Unix socket's file. */
   readonly mode?: number;
-  readonly answer: (request: AdminRequest) => Promise<AdminAnswer>;
+  readonly answer: (request: AdminRequest) => Promise<AdminResponse>;
   readonly log: Log;
 }
 
@@ -25,7 +25,7 @@ export interface Admin {
 /** Listens for operators and gives each request that may come in the answer there is for it. */
 export async function startAdminListener(options: AdminListenerOptions): Promise<Admin> {
   const guard = new AdminGuard(options);
-  const answerTo = async (request: AdminRequest): Promise<AdminAnswer> =>
+  const answerTo = async (request: AdminRequest): Promise<AdminResponse> =>
     guard.refusal(request) ?? options.answer(request);
   const server = createServer((request, response) => {
     answerTo(requestOf(request, options.address)).then(
@@ -97,7 +97,7 @@ function urlOf(server: Server): string {
 }
 
 /** A response of the admin listener. */
-export interface AdminAnswer {
+export interface AdminResponse {
   readonly status: number;
   readonly type?: string;
   readonly body?: string;
@@ -114,7 +114,7 @@ export interface AdminRequest {
   readonly isOnSocket?: boolean;
 }
 
-export function json(status: number, value: unknown): AdminAnswer {
+export function json(status: number, value: unknown): AdminResponse {
   return { status, type: 'application/json; charset=utf-8', body: `${JSON.stringify(value)}\n` };
 }
 
@@ -131,7 +131,7 @@ const TITLES: Readonly<Record<number, string>> = {
 };
 
 /** A problem (RFC 9457): what was wrong and, in `detail`, what to do about it. */
-export function problem(status: number, detail?: string, headers?: AdminAnswer['headers']): AdminAnswer {
+export function problem(status: number, detail?: string, headers?: AdminResponse['headers']): AdminResponse {
   const told = { type: 'about:blank', title: TITLES[status], status, ...(detail === undefined ? {} : { detail }) };
   return {
     status,
@@ -142,7 +142,7 @@ export function problem(status: number, detail?: string, headers?: AdminAnswer['
 }
 
 /** RFC 9110 §15.5.6: with the methods that there are. */
-export function methodNotAllowed(allowed: readonly string[]): AdminAnswer {
+export function methodNotAllowed(allowed: readonly string[]): AdminResponse {
   return problem(405, undefined, { Allow: allowed.join(', ') });
 }
 
@@ -182,7 +182,7 @@ class AdminGuard {
   }
 
   /** The answer to a request that may not be answered otherwise; undefined for one that may. */
-  refusal({ path, headers, isOnSocket = false }: AdminRequest): AdminAnswer | undefined {
+  refusal({ path, headers, isOnSocket = false }: AdminRequest): AdminResponse | undefined {
     if (headers['origin'] !== undefined) return problem(403, WEB_PAGE);
     const shown = bearerOf(headers['authorization']);
     const hasToken = this.digest !== undefined && shown !== undefined && timingSafeEqual(this.digest, digestOf(shown));

@@ -3,7 +3,7 @@ import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import {
   type Admin,
-  type AdminAnswer,
+  type AdminResponse,
   type AdminListenerOptions,
   type AdminRequest,
   json,
@@ -33,7 +33,7 @@ export function startAdmin(options: AdminOptions): Promise<Admin> {
 }
 
 /** What operators are told, wherever they asked. */
-export async function answerAdmin(deps: AdminDeps, request: AdminRequest): Promise<AdminAnswer> {
+export async function answerAdmin(deps: AdminDeps, request: AdminRequest): Promise<AdminResponse> {
   const { method, path } = request;
   const page = PAGES[path];
   if (page) return method === 'GET' || method === 'HEAD' ? page(deps) : methodNotAllowed(['GET', 'HEAD']);
@@ -45,11 +45,11 @@ export async function answerAdmin(deps: AdminDeps, request: AdminRequest): Promi
   return (uploadsApi && (await answerUploads(uploadsApi, request))) ?? problem(404);
 }
 
-function stillStarting(): AdminAnswer {
+function stillStarting(): AdminResponse {
   return problem(503, 'The proxy is still starting.', { 'Retry-After': '1' });
 }
 
-const PAGES: Readonly<Record<string, ((deps: AdminDeps) => Promise<AdminAnswer>) | undefined>> = {
+const PAGES: Readonly<Record<string, ((deps: AdminDeps) => Promise<AdminResponse>) | undefined>> = {
   '/healthz': () => Promise.resolve(json(200, { alive: true })),
   '/readyz': async ({ checks }) => {
     const readiness = await checkReadiness(checks);
@@ -62,13 +62,13 @@ const PAGES: Readonly<Record<string, ((deps: AdminDeps) => Promise<AdminAnswer>)
 export interface HealthCheck {
   readonly name: string;
   /** Resolves to what is wrong, for people; undefined when nothing is. */
-  readonly check: () => Promise<string | ToldProblem | undefined>;
+  readonly check: () => Promise<string | ReportedProblem | undefined>;
   /** It is told, but does not keep requests away: for what one upload suffers from, or what only some requests need. */
-  readonly isOnlyTold?: true;
+  readonly isInformational?: true;
 }
 
 /** A problem that is told but keeps no requests away, where only the check itself can know that. */
-export interface ToldProblem {
+export interface ReportedProblem {
   readonly told: string;
 }
 
@@ -83,18 +83,18 @@ const PATIENCE_MS = 2000;
 /** Runs all checks side by side; one that throws or does not end counts as failed. */
 export async function checkReadiness(checks: readonly HealthCheck[], patienceMs = PATIENCE_MS): Promise<Readiness> {
   const results = await Promise.all(
-    checks.map(async ({ name, check, isOnlyTold }) => {
+    checks.map(async ({ name, check, isInformational }) => {
       const found = await outcome(check, patienceMs);
       if (found === undefined) return { ready: true, result: { name, ok: true } };
       const isTold = typeof found === 'object';
       const problem = isTold ? found.told : found;
-      return { ready: isTold || isOnlyTold === true, result: { name, ok: false, problem } };
+      return { ready: isTold || isInformational === true, result: { name, ok: false, problem } };
     }),
   );
   return { ready: results.every(({ ready }) => ready), checks: results.map(({ result }) => result) };
 }
 
-async function outcome(check: HealthCheck['check'], patienceMs: number): Promise<string | ToldProblem | undefined> {
+async function outcome(check: HealthCheck['check'], patienceMs: number): Promise<string | ReportedProblem | undefined> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<string>((resolve) => {
     timer = setTimeout(resolve, patienceMs, `no answer within ${patienceMs} ms`);
@@ -116,7 +116,7 @@ export interface DrainApi {
 }
 
 /** `/drain`: POST begins, with `?move=true` also to give the uploads to other nodes; GET tells how far it is. */
-async function answerDrain(uploadsApi: DrainApi, request: AdminRequest): Promise<AdminAnswer> {
+async function answerDrain(uploadsApi: DrainApi, request: AdminRequest): Promise<AdminResponse> {
   if (request.method === 'GET' || request.method === 'HEAD') return json(200, await uploadsApi.state());
   if (request.method !== 'POST') return methodNotAllowed(['GET', 'HEAD', 'POST']);
   const move = request.query.get('move') ?? 'false';

@@ -15,7 +15,7 @@ import { type Log, uploadFields, uploadTag, withoutQueryValues } from '../observ
 import type { Nodes } from '../store/nodes.js';
 import { everyUpload, type SetAside, type UploadStore } from '../store/upload-store.js';
 import type { UnknownUploads } from '../uploads/unknown-bytes.js';
-import { type AdminAnswer, type AdminRequest, json, methodNotAllowed, problem } from './admin-http.js';
+import { type AdminResponse, type AdminRequest, json, methodNotAllowed, problem } from './admin-http.js';
 
 /** What operators may do with uploads. */
 export interface UploadsApi {
@@ -38,7 +38,7 @@ export interface UploadsApi {
 }
 
 /** `/uploads`, `/uploads/{tag}` and `/uploads/{tag}/redeliver`; undefined for other paths. */
-export async function answerUploads(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminAnswer | undefined> {
+export async function answerUploads(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminResponse | undefined> {
   try {
     return await answer(uploadsApi, request);
   } catch (fault) {
@@ -48,7 +48,7 @@ export async function answerUploads(uploadsApi: UploadsApi, request: AdminReques
   }
 }
 
-async function answer(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminAnswer | undefined> {
+async function answer(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminResponse | undefined> {
   const [, root, tag, verb, ...more] = request.path.split('/');
   if (root !== 'uploads' || more.length > 0 || (verb !== undefined && verb !== 'redeliver')) return undefined;
   if (tag === undefined) return isRead(request) ? list(uploadsApi, request.query) : methodNotAllowed(['GET', 'HEAD']);
@@ -94,7 +94,7 @@ function readAct(query: URLSearchParams, verb: string | undefined): Act | string
   return { skipGate: skipGate === 'true', ...(operator === undefined ? {} : { operator }) };
 }
 
-function cannotBeRead({ state, reason }: SetAside): AdminAnswer {
+function cannotBeRead({ state, reason }: SetAside): AdminResponse {
   if (state === 'damaged') return problem(409, `There is nothing to act on: ${reason}.`);
   return problem(503, `Nothing can be done to this upload now: ${reason}. It is tried again.`, { 'Retry-After': '5' });
 }
@@ -103,7 +103,7 @@ function isRead({ method }: AdminRequest): boolean {
   return method === 'GET' || method === 'HEAD';
 }
 
-async function list(uploadsApi: UploadsApi, query: URLSearchParams): Promise<AdminAnswer> {
+async function list(uploadsApi: UploadsApi, query: URLSearchParams): Promise<AdminResponse> {
   const wanted = readQuery(query);
   if (typeof wanted === 'string') return problem(400, wanted);
   const { uploads, next } = await newestUploads(uploadsApi.store, wanted);
@@ -141,7 +141,7 @@ function readPlace(text: string | null): ListPosition | undefined | 'malformed' 
 }
 
 /** What is done to an upload is done where its bytes are. */
-async function notHere({ nodes }: UploadsApi, { node }: Upload): Promise<AdminAnswer> {
+async function notHere({ nodes }: UploadsApi, { node }: Upload): Promise<AdminResponse> {
   if (node === undefined) return problem(409, SHARED_BEFORE);
   const owner = await nodes?.find(node);
   const where = owner ? `, which the others reach at ${owner.url}` : '';
@@ -152,7 +152,7 @@ const SHARED_BEFORE =
   'The bytes of this upload are in a spool that nodes share, and this node has one of its own. Ask a node with ' +
   'spool.shared set to true.';
 
-async function cancel({ uploads, log }: UploadsApi, upload: Upload, { operator }: Act): Promise<AdminAnswer> {
+async function cancel({ uploads, log }: UploadsApi, upload: Upload, { operator }: Act): Promise<AdminResponse> {
   const outcome = await uploads.cancel({ kind: 'cancel', id: upload.id });
   if (outcome.kind === 'cancelled') {
     log.info({ ...uploadFields(handlesOf(upload)), operator }, 'an operator cancelled an upload');
@@ -167,7 +167,7 @@ async function cancel({ uploads, log }: UploadsApi, upload: Upload, { operator }
 const ANSWERED =
   'The upload was answered already, by its origin or by its gate; the answer is kept for the client and the bytes are gone.';
 
-async function redeliver({ delivery, log }: UploadsApi, upload: Upload, act: Act): Promise<AdminAnswer> {
+async function redeliver({ delivery, log }: UploadsApi, upload: Upload, act: Act): Promise<AdminResponse> {
   const { operator, skipGate } = act;
   const fields = { ...uploadFields(handlesOf(upload)), operator };
   switch (await delivery.redeliver(upload.id, { skipGate })) {

@@ -1,6 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import type { AdminAnswer, AdminRequest } from '../admin/admin-http.js';
+import type { AdminResponse, AdminRequest } from '../admin/admin-http.js';
 import { answerAdmin, type DrainApi, type HealthCheck, startAdmin } from '../admin/admin.js';
 import type { UploadsApi } from '../admin/uploads-api.js';
 import { Drain, type DrainMigrator, NoMigrator } from '../cluster/drain.js';
@@ -26,7 +26,7 @@ import { clientLimits, type ConnectionGate, NumberedConnections } from '../serve
 import { type Listener, startListener } from '../server/listener.js';
 import { RequestRates } from '../server/slow-clients.js';
 import { TrustedProxies } from '../server/trusted-proxies.js';
-import { isAway, type Totals } from '../store/upload-store.js';
+import { isStoreUnavailable, type Totals } from '../store/upload-store.js';
 import { SteadyClock, Sweep } from '../uploads/cleanup.js';
 import { Uploads } from '../uploads/uploads.js';
 import { type Membership, type MembershipDeps, openMembership } from './membership.js';
@@ -42,7 +42,7 @@ export interface App {
   readonly node?: string;
   /** What its admin listener would answer: for a process that listens for several proxies. */
   readonly operators: {
-    answer(request: AdminRequest): Promise<AdminAnswer>;
+    answer(request: AdminRequest): Promise<AdminResponse>;
     figures(): Promise<MetricValues>;
   };
   /** For a process that takes connections for this one: which of them have ended, and that there are too many. */
@@ -176,8 +176,8 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
       entry.drain();
       storage.leases.drain();
       await delivery.stop();
-      const leftMs = Math.max(until - performance.now(), LAST_WORDS_MS);
-      await untilClosed(internal ? [...listeners, internal] : listeners, leftMs);
+      const remainingMs = Math.max(until - performance.now(), LAST_WORDS_MS);
+      await untilClosed(internal ? [...listeners, internal] : listeners, remainingMs);
       await closeAll(opened);
     },
   };
@@ -188,7 +188,7 @@ async function totalsIn({ store }: Storage): Promise<Totals | undefined> {
   try {
     return await store.totals();
   } catch (error) {
-    if (isAway(error)) return undefined;
+    if (isStoreUnavailable(error)) return undefined;
     throw error;
   }
 }

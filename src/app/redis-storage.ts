@@ -14,7 +14,7 @@ import { describeAddresses, type RedisSettings } from '../store/redis/errors.js'
 import { RedisLeases } from '../store/redis/leases.js';
 import { RedisNodes, tryAcquire } from '../store/redis/nodes.js';
 import { RedisStore } from '../store/redis/redis-store.js';
-import { untilAvailable } from '../store/upload-store.js';
+import { retryWhileUnavailable } from '../store/upload-store.js';
 import { recoverNode, recoverOne, type RecoveryDeps } from '../uploads/recovery.js';
 import { UnknownBytes, UnreadableBytes } from '../uploads/unknown-bytes.js';
 import {
@@ -165,7 +165,7 @@ class SharedRoom {
 
   readonly check: HealthCheck = {
     name: 'room',
-    isOnlyTold: true,
+    isInformational: true,
     check: async () => {
       this.isTriedOut ||= await isShareable(this.directory, randomUUID());
       return this.isTriedOut ? undefined : 'the disk has no room: nothing new is received';
@@ -202,7 +202,7 @@ async function recoverOwn(
   const leases = new RedisLeases(connection, { graceMs: 0 });
   const signal = AbortSignal.timeout(Math.max(store.waitMs, LEAST_PATIENCE_MS));
   try {
-    await untilAvailable(() => recoverNode({ ...deps, leases }, node), { signal });
+    await retryWhileUnavailable(() => recoverNode({ ...deps, leases }, node), { signal });
   } finally {
     leases.close();
   }

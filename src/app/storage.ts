@@ -187,7 +187,7 @@ export function allSetAside(
 export function recordsCheck(setAside: () => Promise<readonly SetAside[]>): HealthCheck {
   return {
     name: 'records',
-    isOnlyTold: true,
+    isInformational: true,
     check: async () => {
       const count = (await setAside()).length;
       return count === 0 ? undefined : `${count} cannot be read; \`rufh-proxy uploads list\` names them`;
@@ -198,14 +198,14 @@ export function recordsCheck(setAside: () => Promise<readonly SetAside[]>): Heal
 /** Requests still pass through, and uploads can be ended, which makes room. */
 function roomCheck(store: Pick<EmbeddedStore, 'takesBytes'>): HealthCheck {
   const problem = 'the disk has no room: nothing new is received';
-  return { name: 'room', isOnlyTold: true, check: () => Promise.resolve(store.takesBytes ? undefined : problem) };
+  return { name: 'room', isInformational: true, check: () => Promise.resolve(store.takesBytes ? undefined : problem) };
 }
 
 /** New uploads and everything that passes through are served as ever, and no restart brings back what is not there. */
 export function unknownCheck(known: () => UnknownUploads | undefined): HealthCheck {
   return {
     name: 'unknown uploads',
-    isOnlyTold: true,
+    isInformational: true,
     check: () => {
       const unknown = known();
       return Promise.resolve(unknown && unknownProblem(unknown));

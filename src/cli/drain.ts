@@ -38,7 +38,7 @@ interface DrainCommandOptions {
 }
 
 /** What the admin listener tells of a node on its way out. */
-interface Told {
+interface DrainStatus {
   readonly draining: boolean;
   readonly move?: {
     readonly moved: number;
@@ -57,12 +57,12 @@ const LOOK_EVERY_MS = 500;
 async function drain(client: AdminClient, { move = false, timeout, json = false }: DrainCommandOptions): Promise<void> {
   const until = timeout === undefined ? Infinity : performance.now() + timeout * 1000;
   const say = json ? () => undefined : once((line) => process.stdout.write(`${line}\n`));
-  let told = (await client.ask('POST', `/drain?move=${move}`, isDrain)) as Told;
+  let told = (await client.ask('POST', `/drain?move=${move}`, isDrain)) as DrainStatus;
   say('it takes no new uploads any more');
   while (move && told.move && mayGoOn(told.move) && performance.now() < until) {
     if (told.move.left !== undefined) say(words(told.move));
     await sleep(LOOK_EVERY_MS);
-    told = (await client.ask('GET', '/drain', isDrain)) as Told;
+    told = (await client.ask('GET', '/drain', isDrain)) as DrainStatus;
   }
   if (json) process.stdout.write(`${JSON.stringify(told)}\n`);
   else if (told.move && move) say(words(told.move));
@@ -75,11 +75,11 @@ function isDrain({ draining }: Json): boolean {
   return typeof draining === 'boolean';
 }
 
-function mayGoOn({ isDone, isImpossible = false }: NonNullable<Told['move']>): boolean {
+function mayGoOn({ isDone, isImpossible = false }: NonNullable<DrainStatus['move']>): boolean {
   return !isDone && !isImpossible;
 }
 
-function words({ moved, bytes: size, left, problem, remark }: NonNullable<Told['move']>): string {
+function words({ moved, bytes: size, left, problem, remark }: NonNullable<DrainStatus['move']>): string {
   if (remark !== undefined) return remark;
   const why = problem === undefined ? '' : ` (${problem})`;
   if (left === undefined) return `${moved} moved, what is left was not counted${why}`;

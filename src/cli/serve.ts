@@ -12,7 +12,7 @@ import { whyNotStarted } from './startup-errors.js';
 export type StartApp = (config: Config, log: ProcessLog, version: string) => Promise<App>;
 
 /** Runs the proxy until a signal ends it: in this process, or in several that this one looks after. */
-export async function serve(sources: ConfigSources, version: string, startApp: StartApp = startWhole): Promise<void> {
+export async function serve(sources: ConfigSources, version: string, startApp: StartApp = startSingle): Promise<void> {
   const loaded = loadConfig(sources);
   if ('configErrors' in loaded) {
     printErrors(loaded.configErrors);
@@ -38,7 +38,7 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
 }
 
 /** Loaded only here: a primary process does without most of the program. */
-async function startWhole(...task: Parameters<StartApp>): Promise<App> {
+async function startSingle(...task: Parameters<StartApp>): Promise<App> {
   const { startApp } = await import('../app/app.js');
   return startApp(...task);
 }

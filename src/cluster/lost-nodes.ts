@@ -5,7 +5,7 @@ import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Leases } from '../store/leases.js';
 import type { Nodes, NodeState } from '../store/nodes.js';
-import { isAway, type UploadStore } from '../store/upload-store.js';
+import { isStoreUnavailable, type UploadStore } from '../store/upload-store.js';
 
 export interface LostNodesOptions {
   /** The name of this node. */
@@ -96,7 +96,8 @@ export class LostNodes {
     this.looking ??= this.look()
       .catch((error: unknown) => {
         // That the store is away is told elsewhere.
-        if (!isAway(error)) this.options.log.error({ err: error }, 'nodes that are gone could not be looked for');
+        if (!isStoreUnavailable(error))
+          this.options.log.error({ err: error }, 'nodes that are gone could not be looked for');
       })
       .finally(() => (this.looking = undefined));
   }
@@ -151,7 +152,7 @@ export async function forgetNode(deps: ForgetNodeDeps): Promise<number> {
       try {
         if (await forget(id, deps)) gone += 1;
       } catch (fault) {
-        if (!(fault instanceof Fault) || isAway(fault)) throw fault;
+        if (!(fault instanceof Fault) || isStoreUnavailable(fault)) throw fault;
         failure ??= fault;
       }
     }

@@ -5,7 +5,7 @@ import { sizeWithSums } from '../spool/block-sums.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
 import type { NodeState } from '../store/nodes.js';
-import { untilAvailable, type UploadStore } from '../store/upload-store.js';
+import { retryWhileUnavailable, type UploadStore } from '../store/upload-store.js';
 import type { PeerFilesClient } from './peer-files.js';
 
 export interface MigrationDeps extends EndObserver {
@@ -144,7 +144,7 @@ export class Migration {
     const wanted = AbortSignal.any([patience.signal, signal]);
     try {
       await this.send(missing, wanted);
-      const promised = NEEDS_BYTES.has(upload.phase) ? await this.deps.spool.promised(this.id) : 0;
+      const promised = NEEDS_BYTES.has(upload.phase) ? await this.deps.spool.acknowledgedOffset(this.id) : 0;
       if (files.length > 0) await this.deps.files.confirm(this.target, this.id, { files, promised }, wanted);
       wanted.throwIfAborted();
     } catch (error) {
@@ -161,7 +161,7 @@ export class Migration {
   private async change(seen: Upload, { token }: Lease, signal: AbortSignal): Promise<Moved> {
     const { store } = this.deps;
     // Whether a step that was not answered has been done, the next look under a lease will tell.
-    const result = await untilAvailable(() => store.move(this.id, token, this.target.name, seen), { signal });
+    const result = await retryWhileUnavailable(() => store.move(this.id, token, this.target.name, seen), { signal });
     return result === 'stale' || result === 'gone' ? 'later' : this.leaveBehind();
   }
 

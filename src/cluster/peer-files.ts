@@ -8,7 +8,7 @@ import { type Log, uploadTag } from '../observe/log.js';
 import { CONNECT_TIMEOUT_MS, connectInTime, OriginRequests, type OriginTls } from '../origin/origin-client.js';
 import { PEER_FIELD, type PeerSignature } from '../proxy/peer-auth.js';
 import { destroyExchange, type Exchange } from '../server/exchange.js';
-import { answerEarly } from '../server/response.js';
+import { respondEarly } from '../server/response.js';
 import { ArrivingBlocks } from '../spool/block-sums.js';
 import type { Spool } from '../spool/spool.js';
 import type { NodeState } from '../store/nodes.js';
@@ -49,7 +49,7 @@ export class PeerFiles {
   async answer(exchange: Exchange): Promise<void> {
     try {
       const status = await this.statusOf(exchange);
-      await answerEarly(exchange, { status, headers: [] });
+      await respondEarly(exchange, { status, headers: [] });
     } catch (error) {
       this.options.log.error({ err: error }, 'files of another node could not be taken');
       destroyExchange(exchange);
@@ -89,7 +89,7 @@ export class PeerFiles {
     const body = new Body(req, { declaredLength: size, idleMs: IDLE_MS, onWanted: () => undefined });
     const arriving = new ArrivingBlocks(`${id}/${name}`, size);
     const writer = await spool.create(id, name);
-    let isWhole = false;
+    let isComplete = false;
     try {
       for (let batch = await body.next(), synced = 0; batch; batch = await body.next()) {
         const bytes = arriving.take(batch);
@@ -100,13 +100,13 @@ export class PeerFiles {
         synced = writer.size;
       }
       await writer.sync();
-      isWhole = body.ending === 'clean' && arriving.isWhole;
+      isComplete = body.ending === 'clean' && arriving.isComplete;
     } finally {
       body.stop();
       // Whoever sent it may have given it up long ago, and have sent it again: that file is not for us to remove.
-      await (isWhole ? writer.close() : writer.discard());
+      await (isComplete ? writer.close() : writer.discard());
     }
-    return isWhole ? DONE : CONFLICT;
+    return isComplete ? DONE : CONFLICT;
   }
 
   /** Everything of an upload is here, and survives a power cut; with it what its clients were promised. */
@@ -116,7 +116,7 @@ export class PeerFiles {
     if (digestOf(body) !== req.headers['content-digest']) return this.refuseDamaged(id);
     const { files, promised } = JSON.parse(body.toString()) as FileList;
     for (const { name, size } of files) if ((await spool.size(id, name)) !== size) return CONFLICT;
-    if (promised > 0) await spool.promise(id, promised);
+    if (promised > 0) await spool.noteAcknowledged(id, promised);
     return DONE;
   }
 

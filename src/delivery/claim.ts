@@ -2,7 +2,7 @@ import { type Log, uploadTag } from '../observe/log.js';
 import type { RetryingStore } from './retrying-store.js';
 
 export interface ClaimDeps {
-  readonly store: Pick<RetryingStore, 'ask' | 'atOnce'>;
+  readonly store: Pick<RetryingStore, 'withRetry' | 'direct'>;
   readonly worker: string;
   readonly clock: () => number;
   readonly monotonic: () => number;
@@ -74,7 +74,7 @@ export class DeliveryClaim {
   async giveBack(): Promise<void> {
     await this.release();
     const { store, worker, clock, log } = this.deps;
-    await store.atOnce.renewClaim(this.id, worker, clock()).catch((error: unknown) => {
+    await store.direct.renewClaim(this.id, worker, clock()).catch((error: unknown) => {
       log.warn({ upload: uploadTag(this.id), err: error }, 'a claim could not be given back: it has to run out');
     });
   }
@@ -89,7 +89,7 @@ export class DeliveryClaim {
     const { signal } = this.released;
     this.renewing ??= store
       // Once it is released nothing is asked any more.
-      .ask(() => signal.aborted || this.renew(), { signal })
+      .withRetry(() => signal.aborted || this.renew(), { signal })
       .then(
         (isHeld) => {
           if (!isHeld) this.controller.abort(new Error('the upload has ended, or another worker delivers it'));
@@ -105,7 +105,7 @@ export class DeliveryClaim {
   private async renew(): Promise<boolean> {
     const { store, worker, clock, monotonic, claimMs } = this.deps;
     const askedAt = monotonic();
-    const isHeld = await store.atOnce.renewClaim(this.id, worker, clock() + claimMs, this.attempt);
+    const isHeld = await store.direct.renewClaim(this.id, worker, clock() + claimMs, this.attempt);
     if (isHeld) this.confirmedAt = askedAt;
     return isHeld;
   }

@@ -4,7 +4,7 @@ import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/messages.js';
 import type { Route } from '../model/route.js';
 import { newestUnknownEnd, type Undelivered, type UnknownEnd, type Upload } from '../model/upload.js';
-import { isAway, type UploadStore } from '../store/upload-store.js';
+import { isStoreUnavailable, type UploadStore } from '../store/upload-store.js';
 import type { DeliveryContext } from './context.js';
 import { EagerAttempt, type Feed, isEager, mayBeginEarly } from './eager.js';
 import { keptAnswer } from './kept-answer.js';
@@ -95,7 +95,7 @@ export class Delivery {
   private looking: Promise<void> | undefined;
   private dueBefore: ReadonlySet<string> | undefined;
   private rounds = 0;
-  private wasAway = false;
+  private wasUnavailable = false;
   private returnedAt = -Infinity;
 
   constructor(private readonly options: DeliveryOptions) {
@@ -140,7 +140,7 @@ export class Delivery {
    * upload sent once more. Only to be called after that response was sent. Never fails.
    */
   clientKnows(end: UnknownEnd): Promise<void> {
-    const noting = this.told.note(end);
+    const noting = this.told.recordInformed(end);
     this.note(noting);
     return noting;
   }
@@ -153,18 +153,18 @@ export class Delivery {
     if (newestUnknownEnd(known) === undefined) return known;
     const { id } = known;
     await this.noted(id);
-    const { atOnce } = this.deps.store;
-    const seen = (await atOnce.get(id)) ?? known;
+    const { direct } = this.deps.store;
+    const seen = (await direct.get(id)) ?? known;
     if (!this.mayBeNoted(seen)) return this.told.asks(seen);
     await sleep(NOTE_MS);
-    return this.told.asks((await atOnce.get(id)) ?? seen);
+    return this.told.asks((await direct.get(id)) ?? seen);
   }
 
   /**
    * Whoever receives this upload feeds its origin meanwhile, where the route wants that and the origin has room: begins the
    * request, or goes on with it. Whatever becomes of it, the whole is delivered by `result`.
    */
-  follow(upload: Upload): Feed | undefined {
+  startEager(upload: Upload): Feed | undefined {
     const { id } = upload;
     const known = this.eagers.get(id);
     const route = routeOf(upload, this.deps.routes);
@@ -178,13 +178,13 @@ export class Delivery {
   }
 
   /** Whether the origin of a route gets the bytes of such an upload as they come: never, or not now. */
-  follows(route: Route, length: number | undefined): 'yes' | 'never' | 'busy' {
+  canStartEager(route: Route, length: number | undefined): 'yes' | 'never' | 'busy' {
     if (!isEager(route, length)) return 'never';
     return this.deps.turns.of(route.origin).isFreeForEager(route.delivery) ? 'yes' : 'busy';
   }
 
   /** The upload has no future: what its origin was given of it is cut. */
-  unfollow(id: string): void {
+  stopEager(id: string): void {
     this.eagers.get(id)?.cut('the upload has ended');
   }
 
@@ -193,7 +193,7 @@ export class Delivery {
    * again, unless the operator lets the upload pass it: for as long as this process tries.
    */
   async redeliver(id: string, { skipGate = false }: { readonly skipGate?: boolean } = {}): Promise<Redelivery> {
-    const known = await this.deps.store.atOnce.get(id);
+    const known = await this.deps.store.direct.get(id);
     if (!known || known.phase === 'cancelled' || known.phase === 'invalid') return 'unknown';
     if (known.phase === 'receiving') return 'not-whole';
     if (known.phase === 'answered') return 'answered';
@@ -262,7 +262,7 @@ export class Delivery {
   /** Whoever waits for the origin waits for the store as well. */
   private asItIs(id: string, { to, waitMs = Infinity }: ResultRequest): Promise<Upload | undefined> {
     const { store } = this.deps;
-    return waitMs > 0 ? store.ask(() => store.atOnce.get(id), { signal: to }) : store.atOnce.get(id);
+    return waitMs > 0 ? store.withRetry(() => store.direct.get(id), { signal: to }) : store.direct.get(id);
   }
 
   private begin(id: string, request: RunRequest): Run {
@@ -290,9 +290,9 @@ export class Delivery {
   private async takeUpDue(): Promise<void> {
     const { store, clock, monotonic } = this.deps;
     const beyond = this.rounds++ % ROUNDS_OF_ALL < 2 ? clock() + LATEST_BELIEVED_MS : undefined;
-    const due = await store.askOnce(() => store.atOnce.dueDeliveries(clock(), beyond));
-    if (this.wasAway) this.returnedAt = monotonic();
-    this.wasAway = false;
+    const due = await store.askOnce(() => store.direct.dueDeliveries(clock(), beyond));
+    if (this.wasUnavailable) this.returnedAt = monotonic();
+    this.wasUnavailable = false;
     const before = this.dueBefore;
     for (const id of due) {
       if (this.draining.signal.aborted) break;
@@ -303,14 +303,14 @@ export class Delivery {
   }
 
   private couldNotLook(error: unknown): void {
-    this.wasAway ||= isAway(error);
+    this.wasUnavailable ||= isStoreUnavailable(error);
     // Those who wait for a store that is away have said so.
-    if (!isAway(error)) this.deps.log.error({ err: error }, 'due deliveries could not be listed');
+    if (!isStoreUnavailable(error)) this.deps.log.error({ err: error }, 'due deliveries could not be listed');
   }
 
   private async mayTakeUp(id: string): Promise<boolean> {
     const { store, clock, monotonic } = this.deps;
-    const upload = await store.atOnce.get(id);
+    const upload = await store.direct.get(id);
     if (!upload || this.running.has(id) || !isDueBy(clock(), upload)) return false;
     // While the store was away no claim could be renewed: those who hold one are about to come back to it.
     if (upload.phase === 'delivering' && monotonic() - this.returnedAt < RETURN_MS) return false;
@@ -358,7 +358,7 @@ export class Delivery {
   }
 
   private async pending(id: string, { why, dueAt }: Pending, gone: AbortSignal): Promise<DeliveryResult> {
-    const upload = await this.deps.store.atOnce.get(id);
+    const upload = await this.deps.store.direct.get(id);
     if (!upload || upload.phase === 'answered') return this.settledResult(upload, gone);
     const now = this.deps.monotonic();
     const { retry } = routeOf(upload, this.deps.routes).delivery;

@@ -27,7 +27,7 @@ export interface Feed {
   /** Aborted when there is an early answer: what else the client has to say interests nobody. */
   readonly heardEnough: AbortSignal;
   /** More is committed. */
-  grew(upload: Upload): void;
+  noteCommitted(upload: Upload): void;
   /** Who brings bytes now hears the origin's interim responses, in place of who brought some before. */
   hearInterims(listener: InterimListener | undefined): void;
   /** Once for each answer: who asks after that goes on with the upload. */
@@ -85,9 +85,9 @@ export class EagerAttempt implements Feed {
     return this.enough.signal;
   }
 
-  grew({ offset }: Upload): void {
+  noteCommitted({ offset }: Upload): void {
     this.idle.refresh();
-    this.body.grew(offset);
+    this.body.noteCommitted(offset);
   }
 
   hearInterims(listener: InterimListener | undefined): void {
@@ -148,19 +148,19 @@ export class EagerAttempt implements Feed {
     const turn = await turns.of(origin).take({ ...EAGER, rules: delivery, signal: this.cutting.signal });
     if (turn.kind !== 'go') return this.notBegun();
     metrics.activeDeliveries.inc();
-    let lives: boolean | undefined;
+    let isHealthy: boolean | undefined;
     try {
       const attempt = await this.begin();
       if (!attempt) return this.notBegun();
       const tried = await this.try(attempt);
-      lives = originIsHealthy(tried, this.cutting.signal);
+      isHealthy = originIsHealthy(tried, this.cutting.signal);
       return tried;
     } catch (error) {
       this.notBegun();
       throw error;
     } finally {
       metrics.activeDeliveries.dec();
-      turn.end(lives);
+      turn.end(isHealthy);
     }
   }
 
@@ -291,7 +291,7 @@ export class EagerBody {
   }
 
   /** More is committed. */
-  grew(offset: number): void {
+  noteCommitted(offset: number): void {
     this.committed = Math.max(this.committed, offset);
     this.changed.announce();
   }
@@ -300,7 +300,7 @@ export class EagerBody {
   letGo({ offset, trailers = [] }: Pick<Upload, 'offset' | 'trailers'>): void {
     this.mayEnd = true;
     this.trailers = trailers;
-    this.grew(offset);
+    this.noteCommitted(offset);
   }
 
   private async give(): Promise<void> {
@@ -370,7 +370,7 @@ async function record(
   const { store, clock } = deps;
   const record = (): Promise<Upload | 'stale'> => {
     const expiresAt = clock() + route.delivery.keepAnswerMs;
-    return store.answerEarly(id, attempt, { answer, body, expiresAt });
+    return store.respondEarly(id, attempt, { answer, body, expiresAt });
   };
   const upload = await untilRecorded(id, record, deps);
   if (upload === 'stale') return overtaken(id, buffered, deps);

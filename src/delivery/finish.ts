@@ -3,7 +3,7 @@ import { Fault } from '../model/fault.js';
 import type { Route } from '../model/route.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
-import { isAway } from '../store/upload-store.js';
+import { isStoreUnavailable } from '../store/upload-store.js';
 import type { Answered, Tried } from './attempt.js';
 import type { DeliveryClaim } from './claim.js';
 import type { DeliveryContext } from './context.js';
@@ -100,7 +100,7 @@ export class RunFinish {
 
   /** Where the disk has taken the status of the answer but not its body, the bytes of the upload may be what fills it. */
   private async makeRoom(chunks: () => Promise<readonly Chunk[]>): Promise<void> {
-    const known = await this.deps.store.atOnce.get(this.id).catch(() => undefined);
+    const known = await this.deps.store.direct.get(this.id).catch(() => undefined);
     if (known?.phase !== 'answered') return;
     // What cannot be listed now is removed when the answer is recorded whole.
     await removeChunks(this.id, await chunks().catch(() => []), this.deps);
@@ -246,8 +246,8 @@ export async function untilRecorded<T>(
       if (failures === 0)
         log.error({ upload: uploadTag(id), err: error }, 'what came of a delivery could not be recorded');
       // Before anybody hears it: an error that comes once must not leave them with what a restart would not know.
-      if (failures === 0 && !isAway(error)) continue;
-      if (!isAway(error)) onTrouble(error);
+      if (failures === 0 && !isStoreUnavailable(error)) continue;
+      if (!isStoreUnavailable(error)) onTrouble(error);
       if (draining.aborted && ++lastTries > LAST_TRIES) throw error;
       await pauseBefore(lastTries > 0 ? lastTries : Math.max(failures, 1), random, draining);
     }

@@ -13,7 +13,7 @@ import { removeChunks, untilRecorded } from './finish.js';
 import { filenameOf, wholeType } from './origin-body.js';
 
 /** What comes of asking the gate. */
-export type Passage =
+export type GateOutcome =
   | { readonly kind: 'open' }
   /** Its refusal is recorded as the upload's answer. */
   | { readonly kind: 'answered'; readonly upload: Upload }
@@ -34,7 +34,7 @@ export interface GateTask {
 }
 
 /** Asks the route's gate about a whole upload, under its claim and before the origin hears of it. */
-export async function passGate(task: GateTask, deps: DeliveryContext): Promise<Passage> {
+export async function passGate(task: GateTask, deps: DeliveryContext): Promise<GateOutcome> {
   const { upload, gate, signal, isWaived } = task;
   const { delivery } = task.route;
   const { store, spool, monotonic, log } = deps;
@@ -42,7 +42,7 @@ export async function passGate(task: GateTask, deps: DeliveryContext): Promise<P
   try {
     const verdict = await askGate({ gate, upload, via: deps.via }, spool.read(upload.id, chunks), signal);
     log.info({ ...uploadFields(handlesOf(upload)), verdict: verdict.kind }, 'gate');
-    return isWaived() ? { kind: 'open' } : await passageOf(verdict, upload, delivery.keepAnswerMs, deps);
+    return isWaived() ? { kind: 'open' } : await gateOutcomeOf(verdict, upload, delivery.keepAnswerMs, deps);
   } catch (error) {
     if (isLoss(error)) return { kind: 'lost', problem: error.message };
     if (!(error instanceof GateFailed)) throw error;
@@ -58,12 +58,12 @@ function isLoss(error: unknown): error is Fault {
   return error instanceof Fault && error.code === 'BYTES_LOST';
 }
 
-async function passageOf(
+async function gateOutcomeOf(
   verdict: Verdict,
   upload: Upload,
   keepAnswerMs: number,
   deps: DeliveryContext,
-): Promise<Passage> {
+): Promise<GateOutcome> {
   switch (verdict.kind) {
     case 'allowed':
       return { kind: 'open' };
@@ -74,7 +74,12 @@ async function passageOf(
   }
 }
 
-async function refuse(upload: Upload, said: GateAnswer, keepAnswerMs: number, deps: DeliveryContext): Promise<Passage> {
+async function refuse(
+  upload: Upload,
+  said: GateAnswer,
+  keepAnswerMs: number,
+  deps: DeliveryContext,
+): Promise<GateOutcome> {
   const { store, worker, clock } = deps;
   const { status, headers, body } = said;
   const at = clock();

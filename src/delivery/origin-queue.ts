@@ -19,7 +19,7 @@ export type Slot =
   | {
       readonly kind: 'go';
       /** To be called once, when the origin is done with it. `lives`: it answered; undefined: nothing was learned of it. */
-      readonly end: (lives?: boolean) => void;
+      readonly end: (isHealthy?: boolean) => void;
     }
   /** The origin has failed too often: no turn before `at` (monotonic). */
   | { readonly kind: 'later'; readonly at: number }
@@ -102,12 +102,12 @@ export class OriginQueue {
     this.given++;
     const isProbe = this.breaker.begun();
     let isOver = false;
-    const end = (lives?: boolean): void => {
+    const end = (isHealthy?: boolean): void => {
       if (isOver) return;
       isOver = true;
       this.active--;
       if (isEager) this.activeEager--;
-      if (this.breaker.ended(lives, isProbe, this.monotonic(), rules.breaker)) this.onOpened();
+      if (this.breaker.ended(isHealthy, isProbe, this.monotonic(), rules.breaker)) this.onOpened();
       this.giveTurns();
     };
     return { kind: 'go', end };
@@ -166,10 +166,10 @@ class Breaker {
   }
 
   /** `lives`: it answered; undefined: nothing was learned. True when the breaker opens with this, for once or once more. */
-  ended(lives: boolean | undefined, isProbe: boolean, now: number, rules: BreakerRules): boolean {
+  ended(isHealthy: boolean | undefined, isProbe: boolean, now: number, rules: BreakerRules): boolean {
     if (isProbe) this.probing = false;
-    if (lives === undefined) return false;
-    if (lives) {
+    if (isHealthy === undefined) return false;
+    if (isHealthy) {
       this.failures = 0;
       this.openUntil = undefined;
       return false;

@@ -139,8 +139,8 @@ export class ResponseBuffer {
   }
 
   private visibleSize(): number {
-    const looksWhole = this.size >= this.declaredSize;
-    return looksWhole && this.state !== 'ended' ? this.size - this.lastPiece : this.size;
+    const looksComplete = this.size >= this.declaredSize;
+    return looksComplete && this.state !== 'ended' ? this.size - this.lastPiece : this.size;
   }
 
   private between(start: number, end: number): Iterable<Uint8Array> | AsyncIterable<Uint8Array> {

@@ -238,8 +238,8 @@ export class RetryDelay {
     this.isSkipped = false;
     this.notBefore = notBefore;
     const left = (): number => this.until! - this.monotonic();
-    for (let leftMs = left(); leftMs > 0 && !this.draining.aborted; leftMs = left()) {
-      const timer = setTimeout(() => this.changed.announce(), Math.min(leftMs, LONGEST_TIMER_MS));
+    for (let remainingMs = left(); remainingMs > 0 && !this.draining.aborted; remainingMs = left()) {
+      const timer = setTimeout(() => this.changed.announce(), Math.min(remainingMs, LONGEST_TIMER_MS));
       // Draining ends the pause, as the loop sees.
       await this.changed.next(this.draining).catch(() => undefined);
       clearTimeout(timer);

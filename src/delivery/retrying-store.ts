@@ -1,7 +1,7 @@
 import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
-import { isAway, type KeptAnswer, untilAvailable, type UploadStore } from '../store/upload-store.js';
+import { isStoreUnavailable, type KeptAnswer, retryWhileUnavailable, type UploadStore } from '../store/upload-store.js';
 
 export interface RetryingStoreOptions {
   /** Fails at once when it does not answer. */
@@ -40,22 +40,25 @@ type Steps = Omit<
  * learned from the origin can be learned nowhere else.
  */
 export class RetryingStore implements Steps {
-  readonly atOnce: UploadStore;
-  private isAway = false;
+  readonly direct: UploadStore;
+  private isStoreUnavailable = false;
 
   constructor(private readonly options: RetryingStoreOptions) {
-    this.atOnce = options.store;
+    this.direct = options.store;
   }
 
   /** The step's result; its failure when that is another one than that the store is away, or when nobody waits any more. */
-  async ask<T>(step: () => Promise<T> | T, { signal = this.options.halted, onAway = () => {} } = {}): Promise<T> {
+  async withRetry<T>(
+    step: () => Promise<T> | T,
+    { signal = this.options.halted, onUnavailable = () => {} } = {},
+  ): Promise<T> {
     const { random } = this.options;
-    const result = await untilAvailable(step, {
+    const result = await retryWhileUnavailable(step, {
       signal,
       random,
-      onAway: (fault) => {
-        this.noteAway(fault);
-        onAway();
+      onUnavailable: (fault) => {
+        this.noteUnavailable(fault);
+        onUnavailable();
       },
     });
     this.noteThere();
@@ -69,37 +72,37 @@ export class RetryingStore implements Steps {
       this.noteThere();
       return result;
     } catch (error) {
-      if (isAway(error)) this.noteAway(error);
+      if (isStoreUnavailable(error)) this.noteUnavailable(error);
       throw error;
     }
   }
 
   get(id: string): Promise<Upload | undefined> {
-    return this.ask(() => this.atOnce.get(id));
+    return this.withRetry(() => this.direct.get(id));
   }
 
   chunks(id: string): Promise<readonly Chunk[]> {
-    return this.ask(() => this.atOnce.chunks(id));
+    return this.withRetry(() => this.direct.chunks(id));
   }
 
   cancel(id: string): Promise<Upload | 'gone'> {
-    return this.ask(() => this.atOnce.cancel(id));
+    return this.withRetry(() => this.direct.cancel(id));
   }
 
   lose(id: string): Promise<Upload | 'gone'> {
-    return this.ask(() => this.atOnce.lose(id));
+    return this.withRetry(() => this.direct.lose(id));
   }
 
   beginEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    return this.ask(() => this.atOnce.beginEarly(id, attempt));
+    return this.withRetry(() => this.direct.beginEarly(id, attempt));
   }
 
   endEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    return this.ask(() => this.atOnce.endEarly(id, attempt));
+    return this.withRetry(() => this.direct.endEarly(id, attempt));
   }
 
-  answerEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
-    return this.ask(() => this.atOnce.answerEarly(id, ended, kept));
+  respondEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
+    return this.withRetry(() => this.direct.respondEarly(id, ended, kept));
   }
 
   /** A claim whose confirmation was lost is held all the same. */
@@ -107,45 +110,45 @@ export class RetryingStore implements Steps {
     const { clock } = this.options;
     const claimMs = until - clock();
     let isUnsure = false;
-    return this.ask(async () => {
+    return this.withRetry(async () => {
       const end = clock() + claimMs;
-      const isHeld = isUnsure && (await this.atOnce.renewClaim(id, worker, end));
-      if (isHeld) return this.ifGoesOn(await this.atOnce.get(id), goesOn);
+      const isHeld = isUnsure && (await this.direct.renewClaim(id, worker, end));
+      if (isHeld) return this.ifGoesOn(await this.direct.get(id), goesOn);
       isUnsure = true;
-      return this.atOnce.claimDelivery(id, worker, end, goesOn);
+      return this.direct.claimDelivery(id, worker, end, goesOn);
     });
   }
 
   renewClaim(id: string, worker: string, until: number, attempt?: number): Promise<boolean> {
-    return this.ask(() => this.atOnce.renewClaim(id, worker, until, attempt));
+    return this.withRetry(() => this.direct.renewClaim(id, worker, until, attempt));
   }
 
   beginAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    return this.ask(() => this.atOnce.beginAttempt(id, worker, attempt));
+    return this.withRetry(() => this.direct.beginAttempt(id, worker, attempt));
   }
 
   endAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    return this.ask(() => this.atOnce.endAttempt(id, worker, attempt));
+    return this.withRetry(() => this.direct.endAttempt(id, worker, attempt));
   }
 
   recordAnswer(id: string, worker: string, kept: KeptAnswer, ended?: Attempt): Promise<Upload | 'stale'> {
-    return this.ask(() => this.atOnce.recordAnswer(id, worker, kept, ended));
+    return this.withRetry(() => this.direct.recordAnswer(id, worker, kept, ended));
   }
 
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'> {
-    return this.ask(() => this.atOnce.postpone(id, worker, dueAt));
+    return this.withRetry(() => this.direct.postpone(id, worker, dueAt));
   }
 
   giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.ask(() => this.atOnce.giveUp(id, worker, why));
+    return this.withRetry(() => this.direct.giveUp(id, worker, why));
   }
 
   answerBody(id: string): Promise<Uint8Array | undefined> {
-    return this.ask(() => this.atOnce.answerBody(id));
+    return this.withRetry(() => this.direct.answerBody(id));
   }
 
   settled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
-    return this.ask(() => this.atOnce.settled(id, signal), { signal });
+    return this.withRetry(() => this.direct.settled(id, signal), { signal });
   }
 
   /** An early attempt that has ended meanwhile, or was never marked, does not become the whole. */
@@ -155,16 +158,16 @@ export class RetryingStore implements Steps {
     return noted && !noted.inPart && noted.reached === undefined ? upload : undefined;
   }
 
-  private noteAway(fault: Error): void {
+  private noteUnavailable(fault: Error): void {
     this.options.metrics.storeUnavailable();
-    if (this.isAway) return;
-    this.isAway = true;
+    if (this.isStoreUnavailable) return;
+    this.isStoreUnavailable = true;
     this.options.log.error({ reason: fault.message }, 'the store does not answer: deliveries wait for it');
   }
 
   private noteThere(): void {
-    if (!this.isAway) return;
-    this.isAway = false;
+    if (!this.isStoreUnavailable) return;
+    this.isStoreUnavailable = false;
     this.options.log.info('the store answers again: deliveries go on');
   }
 }

@@ -156,7 +156,7 @@ export class Run {
     this.ending.endsWith(claim);
     claim.holdsFor(whole.number);
     try {
-      if (!(await store.ask(() => claim.isSure()))) {
+      if (!(await store.withRetry(() => claim.isSure()))) {
         eager.cut('another worker delivers the whole');
         return this.ending.elsewhere();
       }
@@ -277,8 +277,8 @@ export class Run {
   /** Under a claim that holds for a while: who took one that ran out would have to take this attempt for lost. */
   private begin(attempt: Attempt, claim: DeliveryClaim): Promise<Upload | 'stale'> {
     const { store, worker } = this.deps;
-    return store.ask(async () =>
-      (await claim.isSure()) ? store.atOnce.beginAttempt(this.id, worker, attempt) : ('stale' as const),
+    return store.withRetry(async () =>
+      (await claim.isSure()) ? store.direct.beginAttempt(this.id, worker, attempt) : ('stale' as const),
     );
   }
 
@@ -287,19 +287,19 @@ export class Run {
     const { gate } = route.delivery;
     if (!gate || this.gate !== 'to-ask') return undefined;
     const isWaived = (): boolean => this.gate === 'waived';
-    const passage = await passGate({ upload, gate, route, signal, isWaived }, this.deps);
-    switch (passage.kind) {
+    const gateOutcome = await passGate({ upload, gate, route, signal, isWaived }, this.deps);
+    switch (gateOutcome.kind) {
       case 'open':
         if (!isWaived()) this.gate = 'passed';
         return undefined;
       case 'shut':
-        return this.ending.giveUp(passage.why);
+        return this.ending.giveUp(gateOutcome.why);
       case 'failed':
-        return this.ending.postpone(passage);
+        return this.ending.postpone(gateOutcome);
       case 'lost':
-        return this.ending.lose(upload, passage.problem);
+        return this.ending.lose(upload, gateOutcome.problem);
       case 'answered':
-        reportRefusal(passage.upload, this.deps);
+        reportRefusal(gateOutcome.upload, this.deps);
         return this.ending.elsewhere();
       case 'stale':
         return this.ending.elsewhere();
@@ -328,7 +328,7 @@ export class Run {
     const known = await store.get(this.id);
     if (draining.aborted && known) return this.ending.stopped(known);
     if (known?.phase !== 'delivering' || claim.signal.aborted) return this.ending.elsewhere();
-    return (await store.ask(() => claim.isSure())) ? true : this.ending.elsewhere();
+    return (await store.withRetry(() => claim.isSure())) ? true : this.ending.elsewhere();
   }
 
   /** Its process died within it: now the record says so. */

@@ -94,7 +94,7 @@ export class Waiters {
       for (;;) {
         if (this.shown) return this.shown;
         const { pause } = this;
-        if (pause && this.isOutOfPatience(pause, began, patience))
+        if (pause && this.hasWaitedEnough(pause, began, patience))
           return { kind: 'pending', why: pause.why, dueAt: pause.until };
         if (isLate) return { kind: 'pending', why: pause?.why, dueAt: pause?.until };
         await this.changed.next(signal);
@@ -106,7 +106,7 @@ export class Waiters {
     }
   }
 
-  private isOutOfPatience(
+  private hasWaitedEnough(
     { until }: Pause,
     began: { readonly at: number; readonly failures: number },
     { maxAttempts, whileWaitingMs, waitMs }: WaitLimits,
@@ -126,7 +126,7 @@ export class InformedClients {
   constructor(private readonly deps: Pick<DeliveryContext, 'store' | 'log'>) {}
 
   /** Fulfilled when the note is made, or is known not to be. Never fails. */
-  note(end: UnknownEnd): Promise<void> {
+  recordInformed(end: UnknownEnd): Promise<void> {
     const { id } = end;
     const before = this.noting.get(id) ?? Promise.resolve();
     const noting: Promise<void> = before
@@ -154,16 +154,16 @@ export class InformedClients {
     const { undelivered: why } = upload;
     const end = newestUnknownEnd(upload);
     if (!end || !why?.clientKnows || why.hasAskedAgain) return upload;
-    const noted = await this.deps.store.atOnce.noteClientAsks(end.id, end.attempt, why);
+    const noted = await this.deps.store.direct.noteClientAsks(end.id, end.attempt, why);
     return noted === 'stale' ? upload : noted;
   }
 
   private async noteNow({ id, attempt }: UnknownEnd): Promise<void> {
-    const { atOnce } = this.deps.store;
-    const upload = await atOnce.get(id);
+    const { direct } = this.deps.store;
+    const upload = await direct.get(id);
     const why = upload?.undelivered;
     if (!upload || !why || why.clientKnows || newestUnknownEnd(upload)?.attempt !== attempt) return;
-    await atOnce.noteClientKnows(id, attempt, why);
+    await direct.noteClientKnows(id, attempt, why);
   }
 }
 

@@ -115,7 +115,7 @@ export async function writeAll(fd: number, bytes: Uint8Array, position: number):
 }
 
 /** Makes or replaces a file that is for the owner alone, and syncs its bytes where they must survive a power cut. */
-export async function writeWhole(path: string, bytes: Uint8Array, durable: boolean): Promise<void> {
+export async function writeFully(path: string, bytes: Uint8Array, durable: boolean): Promise<void> {
   const fd = await open(path, 'w', 0o600);
   try {
     await writeAll(fd, bytes, 0);
@@ -126,7 +126,7 @@ export async function writeWhole(path: string, bytes: Uint8Array, durable: boole
 }
 
 /** All bytes of a file. */
-export async function readWhole(path: string): Promise<Buffer> {
+export async function readFully(path: string): Promise<Buffer> {
   const fd = await open(path, 'r');
   try {
     return await readAll(fd);
@@ -146,7 +146,7 @@ export async function readAll(fd: number): Promise<Buffer> {
 
 /** A small file as text. */
 export async function readText(path: string): Promise<string> {
-  return (await readWhole(path)).toString();
+  return (await readFully(path)).toString();
 }
 
 /** Makes a file that is for the owner alone; fails where there is one. */

@@ -11,7 +11,7 @@ import {
   rename,
   storageFault,
   withDraft,
-  writeWhole,
+  writeFully,
 } from './files.js';
 
 const NAME = /^[0-9a-f]{16}$/;
@@ -56,7 +56,7 @@ async function make(path: string): Promise<string> {
   const draft = draftOf(path);
   try {
     return await withDraft(draft, async () => {
-      await writeWhole(draft, Buffer.from(name), true);
+      await writeFully(draft, Buffer.from(name), true);
       await link(draft, path);
       await new DirectorySync('group').sync(dirname(path));
       return name;
@@ -75,7 +75,7 @@ async function prove(path: string, name: string): Promise<void> {
   const draft = draftOf(path);
   try {
     await withDraft(draft, async () => {
-      await writeWhole(draft, Buffer.from(name), true);
+      await writeFully(draft, Buffer.from(name), true);
       await rename(draft, path);
       await new DirectorySync('group').sync(dirname(path));
     });

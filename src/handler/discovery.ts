@@ -4,7 +4,7 @@ import type { Route } from '../model/route.js';
 import { withoutEnd } from '../model/uri.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
-import type { AnswerHead, Retold } from '../proxy/proxied-exchange.js';
+import type { AnswerHead, RewrittenFields } from '../proxy/proxied-exchange.js';
 import type { PassThrough } from '../proxy/reverse-proxy.js';
 import type { Exchange } from '../server/exchange.js';
 import type { Cors } from './cors.js';
@@ -54,7 +54,7 @@ export class Discovery {
 }
 
 /** What the client is told when the origin says `theirs`. Errors of a server stay as they are: health checks go by them. */
-function together(theirs: AnswerHead, ours: Reply): Retold {
+function together(theirs: AnswerHead, ours: Reply): RewrittenFields {
   if (UNKNOWN.has(theirs.status)) return { instead: ours };
   if (theirs.status >= 500) return theirs;
   const headers = merged(theirs.headers, ours.headers);

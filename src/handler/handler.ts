@@ -19,7 +19,7 @@ import { destroyExchange, type Exchange, hasLeft, whileHere } from '../server/ex
 import { type InterimOptions, Interims } from '../server/interim-responses.js';
 import { refuseConnection } from '../server/refuse-connection.js';
 import { BadHead, readHead } from '../server/request-head.js';
-import { answerEarly, sendReply } from '../server/response.js';
+import { respondEarly, sendReply } from '../server/response.js';
 import type { TrustedProxies } from '../server/trusted-proxies.js';
 import type { Authorizer, Admission } from './authorize.js';
 import type { Cors } from './cors.js';
@@ -110,7 +110,7 @@ export class HttpHandler {
     const head = client ? readPeerHead(exchange.req, client) : readHead(exchange.req, this.options.trust);
     try {
       const refused = head instanceof BadHead ? head : this.loopOf(head);
-      if (refused) await answerEarly(exchange, problemReply(refused));
+      if (refused) await respondEarly(exchange, problemReply(refused));
       else await this.serve(exchange, head as RequestHead, noted, client !== undefined);
     } catch (error) {
       this.options.log.error({ err: error }, 'request failed unexpectedly');
@@ -164,7 +164,7 @@ export class HttpHandler {
     const { places, pages, cors, finalInterim, relay } = this.options;
     const found = await places.find(received);
     if (found instanceof BadHead) {
-      await answerEarly(exchange, cors.apply(problemReply(found), received));
+      await respondEarly(exchange, cors.apply(problemReply(found), received));
       return;
     }
     const { head } = found;
@@ -175,7 +175,7 @@ export class HttpHandler {
     if (found.page && isHere && head.method !== 'OPTIONS') {
       noted.kind = 'retrieve';
       const reply = await whileHere(exchange, (left) => pages.reply(found, head, left));
-      if (reply) await answerEarly(exchange, withUnknownEnd(cors.apply(reply, head), undefined));
+      if (reply) await respondEarly(exchange, withUnknownEnd(cors.apply(reply, head), undefined));
       return;
     }
     const detected = detect(head, found.place, { finalInterim });
@@ -194,7 +194,7 @@ export class HttpHandler {
     noted.kind = 'pass-through';
     const admission = isAskedFor(route) ? await access.ask(head, route) : LET_IN;
     if (hasLeft(exchange)) return;
-    if (admission.kind === 'out') await answerEarly(exchange, cors.apply(admission.answer, head));
+    if (admission.kind === 'out') await respondEarly(exchange, cors.apply(admission.answer, head));
     else await passThrough.web(exchange, head, route, admission.addedHeaders);
   }
 
@@ -250,7 +250,7 @@ export class HttpHandler {
 
   /** A response that never reached its client has told it nothing; one that another node passes on is for that node to note. */
   private async answer({ exchange, isRelayed, unknown }: Received, reply: Reply): Promise<void> {
-    const sent = await answerEarly(exchange, withUnknownEnd(reply, isRelayed ? unknown : undefined));
+    const sent = await respondEarly(exchange, withUnknownEnd(reply, isRelayed ? unknown : undefined));
     if (sent === 'whole' && unknown && !isRelayed) void this.options.clientKnows(unknown);
   }
 
@@ -289,9 +289,9 @@ export class HttpHandler {
   /** The store and the authorization service say once that they are away: not every request that meets it says so again. */
   private noteFault(fault: Fault, route: Route): void {
     const { log, metrics } = this.options;
-    const isAway = fault.code === 'STORE_UNAVAILABLE';
-    if (isAway) metrics.storeUnavailable();
-    log[isAway || fault.code === 'AUTHORIZATION_UNAVAILABLE' ? 'debug' : 'error'](
+    const isStoreUnavailable = fault.code === 'STORE_UNAVAILABLE';
+    if (isStoreUnavailable) metrics.storeUnavailable();
+    log[isStoreUnavailable || fault.code === 'AUTHORIZATION_UNAVAILABLE' ? 'debug' : 'error'](
       { err: fault, path: route.name },
       'an upload request met a fault',
     );

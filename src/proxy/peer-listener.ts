@@ -2,7 +2,7 @@ import { fromRawHeaders } from '../model/headers.js';
 import type { Log } from '../observe/log.js';
 import type { Exchange } from '../server/exchange.js';
 import { type ListenAddress, type Listener, startListener } from '../server/listener.js';
-import { answerEarly } from '../server/response.js';
+import { respondEarly } from '../server/response.js';
 import { type ClientFacts, type Disbelief, PEER_FIELD, type PeerSignature } from './peer-auth.js';
 
 export interface PeerListenerOptions {
@@ -58,7 +58,7 @@ function admit(exchange: Exchange, { signature, log }: PeerListenerOptions, hand
   if (typeof claim === 'string') {
     log.warn({ why: claim, advice: ADVICE[claim], peer: exchange.req.socket.remoteAddress }, 'a peer was turned away');
     const told = [[PEER_FIELD, claim]] as const;
-    void answerEarly(exchange, { status: 403, headers: told }, STRANGERS_BODY);
+    void respondEarly(exchange, { status: 403, headers: told }, STRANGERS_BODY);
   } else if (claim.kind === 'request') handlers.onRequest(exchange, claim.client);
   else handlers.onFiles(exchange);
 }

@@ -16,7 +16,7 @@ import type { Reply } from '../protocol/protocol.js';
 import { clientOf } from '../server/client-connection.js';
 import { onPeerEnded } from '../server/closing.js';
 import type { Exchange } from '../server/exchange.js';
-import { answerEarly } from '../server/response.js';
+import { respondEarly } from '../server/response.js';
 import { factsOf, linesForOwner, PEER_FIELD, type PeerSignature, takeUnknownEnd } from './peer-auth.js';
 import { type ExchangeFailure, RelayedExchange } from './proxied-exchange.js';
 
@@ -99,7 +99,7 @@ export class PeerRelay implements Relay {
     if (owner) return this.run(new PeerConnection(this.requests, this.options.connectTimeoutMs), owner, task);
     const reply = refuse({ reason: 'unknown-upload' });
     if (reply === 'cut') clientOf(exchange).breakOff();
-    else await answerEarly(exchange, reply);
+    else await respondEarly(exchange, reply);
     this.options.log.warn({ node, method: head.method }, 'an upload is with a node that nobody knows');
   }
 
@@ -282,7 +282,7 @@ export class NoRelay implements Relay {
       retryAfterSeconds: NO_RELAY_RETRY_SECONDS,
     });
     if (reply === 'cut') clientOf(exchange).breakOff();
-    else await answerEarly(exchange, reply);
+    else await respondEarly(exchange, reply);
   }
 
   drain(): void {

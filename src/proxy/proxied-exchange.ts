@@ -32,7 +32,7 @@ export interface AnswerHead {
 }
 
 /** An answer with another head, or a reply in place of the whole answer. */
-export type Retold = AnswerHead | { readonly instead: Reply };
+export type RewrittenFields = AnswerHead | { readonly instead: Reply };
 
 export interface ExchangeOptions {
   readonly head: RequestHead;
@@ -50,7 +50,7 @@ export interface ExchangeOptions {
   /** What the client is shown of an answer's fields; all of them when missing. */
   readonly forClient?: (headers: Headers, kind: 'interim' | 'final' | 'trailers') => Headers;
   /** What becomes of a final answer, after `forClient`; nothing changes when missing. */
-  readonly retold?: (answer: AnswerHead) => Retold;
+  readonly retold?: (answer: AnswerHead) => RewrittenFields;
   /** Which of the client's trailers go on; all of them when missing. */
   readonly trailersOf?: (trailers: Headers) => Headers;
   /** What a client without an answer gets, where that is no problem of ours: another reply, or its connection cut. */
@@ -237,7 +237,7 @@ export class RelayedExchange {
     setImmediate(() => !answer.readableDidRead && !answer.readableEnded && client.flush());
   }
 
-  private retold({ statusCode, statusMessage, rawHeaders }: IncomingMessage): Retold {
+  private retold({ statusCode, statusMessage, rawHeaders }: IncomingMessage): RewrittenFields {
     const lines = fromRawHeaders(rawHeaders);
     const shown = this.shown(passedOn(lines, this.client.takesTrailers(lines)), 'final');
     const headers = announcing(shown, (trailers) => this.shownTrailers(trailers));

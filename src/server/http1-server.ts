@@ -9,7 +9,7 @@ import { endWhenSilent, HALF_CLOSED_MS } from './closing.js';
 import type { Exchange, Http1Exchange } from './exchange.js';
 import { PipelinedRequests } from './pipelined-requests.js';
 import { isRefused, problemOf, refuseConnection, refuseTheRest } from './refuse-connection.js';
-import { answerEarly } from './response.js';
+import { respondEarly } from './response.js';
 
 export interface Http1Options {
   readonly tls?: {
@@ -122,7 +122,7 @@ export class Http1Server {
     this.requestsOf(socket).add(exchange, () => {
       if (!fault) return this.handlers.onRequest(exchange);
       res.shouldKeepAlive = false;
-      void answerEarly(exchange, problemReply(fault));
+      void respondEarly(exchange, problemReply(fault));
     });
     // What it said of the connection was said before we began to drain.
     res.once('close', () => this.draining && setImmediate(() => this.server.closeIdleConnections()));

@@ -62,7 +62,7 @@ const UNWANTED_BODY: DiscardLimits = { bytes: 16 * 1024 * 1024, ms: 5000 };
  * A final response while the request's body is still coming. The connection is neither closed with bytes unread, which
  * would reset it and take the answer away from the client (RFC 9112 §9.6), nor kept by somebody who sends for ever.
  */
-export async function answerEarly(
+export async function respondEarly(
   exchange: Exchange,
   reply: Reply,
   limits: DiscardLimits = UNWANTED_BODY,

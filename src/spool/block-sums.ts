@@ -105,7 +105,7 @@ export class ArrivingBlocks {
   }
 
   /** Everything came, and ended with a sum. */
-  get isWhole(): boolean {
+  get isComplete(): boolean {
     return this.left === 0 && this.filled === 0 && this.sum.length === 0;
   }
 

@@ -17,7 +17,7 @@ import {
   storageFault,
   unlessMissing,
   withDraft,
-  writeWhole,
+  writeFully,
 } from '../fs/files.js';
 import { Fault } from '../model/fault.js';
 import {
@@ -94,7 +94,7 @@ export async function beginMark(use: DirectoryUse, id: string): Promise<void> {
   await failing(directory, 'marked', async () => {
     await new DirectorySync('group').make(directory);
     await withDraft(draft, async () => {
-      await writeWhole(draft, markText({ format: FORMAT, store, id, complete: false }), true);
+      await writeFully(draft, markText({ format: FORMAT, store, id, complete: false }), true);
       await link(draft, path).catch(unlessLinked(() => rename(draft, path)));
       await new DirectorySync('group').sync(directory);
     });
@@ -108,7 +108,7 @@ export async function completeMark({ directory, store }: DirectoryUse, id: strin
   const draft = `${path}-${randomUUID()}`;
   const complete = async (): Promise<void> => {
     const node = name ?? markIn((await textOf(path)) ?? '').node;
-    await writeWhole(draft, markText({ format: FORMAT, store, id, complete: true, ...(node && { node }) }), true);
+    await writeFully(draft, markText({ format: FORMAT, store, id, complete: true, ...(node && { node }) }), true);
     await rename(draft, path);
     await new DirectorySync('group').sync(directory);
   };

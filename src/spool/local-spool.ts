@@ -20,7 +20,7 @@ import {
   opendir,
   patiently,
   readdir,
-  readWhole,
+  readFully,
   removeIfEmpty,
   removeTree,
   storageFault,
@@ -33,7 +33,7 @@ import { bytesIn, RunningSums } from './block-sums.js';
 import { FileChunkWriter, readAgainIfMissing, readChunks } from './chunk-files.js';
 import { originOf } from './chunk-name.js';
 import { IDENTITY } from './shared-directory.js';
-import { type ChunkWriter, PROMISED, type Spool, type SpooledChunk } from './spool.js';
+import { type ChunkWriter, ACKNOWLEDGED, type Spool, type SpooledChunk } from './spool.js';
 
 export interface LocalSpoolOptions {
   /** The data directory; the bytes are below `spool/` in it. */
@@ -123,8 +123,8 @@ export class LocalSpool implements Spool {
     });
   }
 
-  async promise(id: string, offset: number): Promise<void> {
-    const path = this.pathOf(id, PROMISED);
+  async noteAcknowledged(id: string, offset: number): Promise<void> {
+    const path = this.pathOf(id, ACKNOWLEDGED);
     const raise = (): Promise<void> => this.raise(id, path, offset);
     await failing('an offset cannot be noted', async () => {
       try {
@@ -152,8 +152,8 @@ export class LocalSpool implements Spool {
     if (oldest !== undefined) this.proven.delete(oldest);
   }
 
-  async promised(id: string): Promise<number> {
-    const path = this.pathOf(id, PROMISED);
+  async acknowledgedOffset(id: string): Promise<number> {
+    const path = this.pathOf(id, ACKNOWLEDGED);
     return (await this.ifThere(id, 'a noted offset cannot be read', () => readPromise(path))) ?? 0;
   }
 
@@ -293,7 +293,7 @@ const LINE = /^(\d{16}) ([0-9a-f]{8})\n$/;
 
 /** The largest number in the file; 0 when there is none, or none was ever written whole. */
 async function readPromise(path: string): Promise<number> {
-  return Math.max(...numbersIn(await readWhole(path)), 0);
+  return Math.max(...numbersIn(await readFully(path)), 0);
 }
 
 interface PromiseDurability {
@@ -308,7 +308,7 @@ interface PromiseDurability {
 
 /** Keeps the number in a file that exists, unless a larger one is there; gives the one that is certainly kept from now on. */
 async function raisePromise(path: string, number: number, { durable, proven }: PromiseDurability): Promise<number> {
-  const before = await readWhole(path);
+  const before = await readFully(path);
   const numbers = numbersIn(before);
   const largest = Math.max(...numbers);
   const isProven = !durable || largest <= proven;

@@ -11,13 +11,13 @@ import {
   open,
   readdir,
   readText,
-  readWhole,
+  readFully,
   removeTree,
   rename,
   stat,
   withDraft,
   writeAll,
-  writeWhole,
+  writeFully,
 } from '../fs/files.js';
 import { Fault } from '../model/fault.js';
 import type { Log } from '../observe/log.js';
@@ -77,7 +77,7 @@ export async function noteIdentity(root: string, storeId: string, unique: string
   const written = join(root, `${IDENTITY}-${unique}`);
   await names.make(root);
   await withDraft(written, async () => {
-    await writeWhole(written, Buffer.from(`${storeId}\n`), true);
+    await writeFully(written, Buffer.from(`${storeId}\n`), true);
     await rename(written, join(root, IDENTITY));
     await names.sync(root);
   });
@@ -139,17 +139,17 @@ async function assertReadBack(file: string): Promise<void> {
   } finally {
     await close(fd);
   }
-  if (!(await readWhole(file)).equals(PROBE)) throw new Error('what was read is not what was written');
+  if (!(await readFully(file)).equals(PROBE)) throw new Error('what was read is not what was written');
 }
 
 async function assertRenames(place: string, file: string): Promise<void> {
   const renamed = join(place, 'renamed');
-  await writeWhole(renamed, Buffer.from('old'), true);
+  await writeFully(renamed, Buffer.from('old'), true);
   await rename(file, renamed);
   await new DirectorySync('group').sync(place);
   const names = await readdir(place);
   if (names.join() !== 'renamed') throw new Error(`the directory lists ${names.join(', ') || 'nothing'}`);
-  if (!(await readWhole(renamed)).equals(PROBE)) throw new Error('the file under the new name is another one');
+  if (!(await readFully(renamed)).equals(PROBE)) throw new Error('the file under the new name is another one');
 }
 
 async function step(directory: string, what: string, task: () => Promise<unknown>): Promise<void> {

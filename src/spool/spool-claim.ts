@@ -17,7 +17,7 @@ import {
   unlessMissing,
   unlinkIfThere,
   withDraft,
-  writeWhole,
+  writeFully,
 } from '../fs/files.js';
 import { Fault } from '../model/fault.js';
 import type { Log } from '../observe/log.js';
@@ -240,7 +240,7 @@ export function forgetTakeovers(directory: string, { notes }: Takeovers): Promis
 async function writeNote(notes: string, name: string, ids: readonly string[]): Promise<void> {
   const draft = join(notes, `.draft-${randomUUID()}`);
   await withDraft(draft, async () => {
-    await writeWhole(draft, Buffer.from(`${ids.join('\n')}\n`), true);
+    await writeFully(draft, Buffer.from(`${ids.join('\n')}\n`), true);
     await rename(draft, join(notes, name));
   });
 }

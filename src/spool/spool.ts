@@ -29,7 +29,7 @@ export interface SpooledChunk {
 }
 
 /** The file in which a spool keeps what was promised of an upload: listed beside its chunks, but none. */
-export const PROMISED = 'promised';
+export const ACKNOWLEDGED = 'promised';
 
 /** The bytes. Knows no offsets, leases or protocols. Fails with a `Fault`: STORAGE_FULL, STORAGE_UNAVAILABLE, CHUNK_EXISTS, BYTES_LOST. */
 export interface Spool {
@@ -46,9 +46,9 @@ export interface Spool {
    * Notes, durably, that clients may know of so many bytes; for a store that may forget it. The largest counts. One more
    * than there are says that they were the whole.
    */
-  promise(id: string, offset: number): Promise<void>;
+  noteAcknowledged(id: string, offset: number): Promise<void>;
   /** The largest that was noted; 0 when none was. */
-  promised(id: string): Promise<number>;
+  acknowledgedOffset(id: string): Promise<number>;
   /** Removes everything of one upload. */
   remove(id: string): Promise<void>;
   /**

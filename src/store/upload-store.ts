@@ -141,7 +141,7 @@ export interface UploadStore {
   /** Ends it, as long as the upload is `receiving` and it has not ended. */
   endEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
   /** receiving → answered, in one step with the end of the attempt: the origin has heard enough. */
-  answerEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'>;
+  respondEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'>;
 
   /**
    * complete | undelivered → delivering, or `delivering` whose claim has run out. One worker wins; undefined for the
@@ -226,18 +226,18 @@ export interface Patience {
   /** Between 0 and 1: many who wait for the same store must not all come back at the same moment. */
   readonly random?: () => number;
   /** Told after every try that was in vain. */
-  readonly onAway?: (fault: Fault) => void;
+  readonly onUnavailable?: (fault: Fault) => void;
 }
 
 /** Asks a store that does not answer again and again, until it does or the signal is aborted: then fails with its fault. */
-export async function untilAvailable<T>(step: () => Promise<T> | T, patience: Patience): Promise<T> {
-  const { signal, random = Math.random, onAway } = patience;
+export async function retryWhileUnavailable<T>(step: () => Promise<T> | T, patience: Patience): Promise<T> {
+  const { signal, random = Math.random, onUnavailable } = patience;
   for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
     try {
       return await step();
     } catch (error) {
-      if (!isAway(error)) throw error;
-      onAway?.(error);
+      if (!isStoreUnavailable(error)) throw error;
+      onUnavailable?.(error);
       if (signal.aborted) throw error;
     }
     // Aborted: one last try, which may well find the store where it was.
@@ -246,6 +246,6 @@ export async function untilAvailable<T>(step: () => Promise<T> | T, patience: Pa
 }
 
 /** The store did not answer: whether it did what it was asked is unknown, and asking again is safe. */
-export function isAway(error: unknown): error is Fault {
+export function isStoreUnavailable(error: unknown): error is Fault {
   return error instanceof Fault && error.code === 'STORE_UNAVAILABLE';
 }

@@ -17,7 +17,7 @@ import { type Log, uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease } from '../store/leases.js';
-import { isAway, type UploadStore } from '../store/upload-store.js';
+import { isStoreUnavailable, type UploadStore } from '../store/upload-store.js';
 import { LastCheck, receive, type Received } from './body-writer.js';
 import type { CommitPace } from './chunk.js';
 import type { RepresentationHashes } from './digests.js';
@@ -163,15 +163,15 @@ export class AppendBody {
   private async tellProgress(now: Upload, { intent, upload, tell, hears }: AppendTask): Promise<void> {
     if (hears?.() === false) return;
     const offset = progressOffset(now, upload, intent);
-    await this.deps.acknowledged.makeFor(now, offset);
+    await this.deps.acknowledged.acknowledgeState(now, offset);
     tell({ kind: 'progress', during: intent.kind, upload: now, offset });
   }
 
   private async promise(outcome: Outcome | Interrupted | CompleteUpload): Promise<void> {
     const { acknowledged } = this.deps;
-    if (outcome.kind === 'whole') return acknowledged.makeWhole(outcome.upload);
+    if (outcome.kind === 'whole') return acknowledged.acknowledgeComplete(outcome.upload);
     const shown = outcome.kind === 'refused' ? outcome.refusal : outcome;
-    if ('upload' in shown && shown.upload) await acknowledged.make(shown.upload.id, shown.upload.offset);
+    if ('upload' in shown && shown.upload) await acknowledged.acknowledge(shown.upload.id, shown.upload.offset);
   }
 
   private async outcomeOf(received: Received, task: AppendTask): Promise<Outcome | Interrupted | CompleteUpload> {
@@ -232,13 +232,13 @@ function progressOffset(now: Upload, before: Upload, intent: { readonly complete
 }
 
 /** Who wants an upload's bytes while it is received. */
-export interface Feeds {
+export interface EagerFeeds {
   /** Undefined when nobody does. */
-  follow(upload: Upload): Feed | undefined;
+  startEager(upload: Upload): Feed | undefined;
   /** Whether uploads of this length are wanted so on this route: never, or not now. */
-  follows(route: Route, length: number | undefined): 'yes' | 'never' | 'busy';
+  canStartEager(route: Route, length: number | undefined): 'yes' | 'never' | 'busy';
   /** The upload has no future. */
-  unfollow(id: string): void;
+  stopEager(id: string): void;
 }
 
 export interface EagerFeedDeps {
@@ -247,7 +247,7 @@ export interface EagerFeedDeps {
   readonly acknowledged: AcknowledgedOffsets;
   readonly pace: CommitPace;
   /** Missing: nothing is delivered before it is whole. */
-  readonly feeds?: Feeds;
+  readonly feeds?: EagerFeeds;
 }
 
 /** An origin gets what is committed, so that the usual pace would keep it waiting. */
@@ -264,7 +264,7 @@ export class EagerAppend {
   async take(task: AppendTask): Promise<Outcome | Interrupted | CompleteUpload> {
     const { appendBody, feeds } = this.deps;
     const { intent, upload, lease } = task;
-    const feed = feeds?.follow(upload);
+    const feed = feeds?.startEager(upload);
     const untold = feed?.takeEarlyAnswer();
     if (untold) return this.outcomeOf(untold, intent);
     const taken = await this.appendWhileFeeding(task, appendBody, feed);
@@ -273,7 +273,7 @@ export class EagerAppend {
     if (early) return this.outcomeOf(early, intent);
     if (!feed && taken.kind !== 'interrupted') return taken;
     const now = await this.asItIs(upload.id);
-    if (now?.phase === 'invalid') feeds?.unfollow(upload.id);
+    if (now?.phase === 'invalid') feeds?.stopEager(upload.id);
     // Its origin has answered on another way: nobody has taken anything from this request.
     if (now?.phase === 'answered' && taken.kind === 'interrupted' && !lease.signal.aborted)
       return { kind: 'whole', upload: now };
@@ -289,11 +289,11 @@ export class EagerAppend {
     const { body, upload, onInterim } = task;
     const stop = (): void => body.stop();
     feed.hearInterims(onInterim);
-    feed.grew(upload);
+    feed.noteCommitted(upload);
     feed.heardEnough.addEventListener('abort', stop, { once: true });
     if (feed.heardEnough.aborted) stop();
     try {
-      return await appendBody.take({ ...task, pace: this.pace, onCommitted: (now) => feed.grew(now) });
+      return await appendBody.take({ ...task, pace: this.pace, onCommitted: (now) => feed.noteCommitted(now) });
     } finally {
       feed.heardEnough.removeEventListener('abort', stop);
     }
@@ -304,7 +304,7 @@ export class EagerAppend {
     try {
       return await this.deps.store.get(id);
     } catch (fault) {
-      if (!isAway(fault)) throw fault;
+      if (!isStoreUnavailable(fault)) throw fault;
       return undefined;
     }
   }
@@ -316,7 +316,7 @@ export class EagerAppend {
     // With what was committed since.
     const upload = (await this.asItIs(asAnswered.id)) ?? asAnswered;
     // An answer that is not recorded yet may break off: then the upload goes on.
-    await this.deps.acknowledged.makeFor(upload);
+    await this.deps.acknowledged.acknowledgeState(upload);
     return kind === 'parked' ? { kind, upload, answer } : { kind, to: intent.kind, upload, answer };
   }
 }

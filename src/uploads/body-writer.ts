@@ -5,7 +5,7 @@ import type { Digest, DigestAlgorithm, Upload } from '../model/upload.js';
 import { chunkName } from '../spool/chunk-name.js';
 import type { Spool } from '../spool/spool.js';
 import type { GiveBack, Lease } from '../store/leases.js';
-import { type Commit, isAway, untilAvailable } from '../store/upload-store.js';
+import { type Commit, isStoreUnavailable, retryWhileUnavailable } from '../store/upload-store.js';
 import { type ChunkDeps, expiry, GrowingChunk } from './chunk.js';
 import { matches, type RepresentationHashes } from './digests.js';
 import type { Body } from './request-body.js';
@@ -59,14 +59,14 @@ class BodyWriter {
   /** The last of those written. */
   private lastByte: number | undefined;
   private overflowed = false;
-  private readonly mustBeWhole: boolean;
+  private readonly mustBeComplete: boolean;
   private readonly contentHashes;
 
   constructor(
     private readonly task: ReceiveTask,
     private readonly deps: BodyWriterDeps,
   ) {
-    this.mustBeWhole = task.contentDigests.length > 0;
+    this.mustBeComplete = task.contentDigests.length > 0;
     this.contentHashes = task.contentDigests.map((digest) => ({
       algorithm: digest.algorithm,
       hash: createHash(digest.algorithm.replace('-', '')),
@@ -86,9 +86,9 @@ class BodyWriter {
     } catch (fault) {
       this.deps.hashes.forget(this.task.upload.id);
       // Where the store failed and not the disk, what reached the disk before can still count.
-      if (fault instanceof Fault && !this.mustBeWhole) await this.chunk?.rescue();
+      if (fault instanceof Fault && !this.mustBeComplete) await this.chunk?.rescue();
       // In the middle of its body a client is not told what to do: it goes on where the upload stands.
-      if (isAway(fault) && lease.signal.aborted && body.ending !== 'clean') return this.interrupted();
+      if (isStoreUnavailable(fault) && lease.signal.aborted && body.ending !== 'clean') return this.interrupted();
       throw fault;
     } finally {
       activeReceives.dec();
@@ -124,7 +124,7 @@ class BodyWriter {
   private async begin(): Promise<GrowingChunk> {
     const { upload, lease, body, atLeast = 0, onCommitted } = this.task;
     const name = chunkName(lease.token, upload.offset);
-    const commitsFrom = this.mustBeWhole ? Infinity : atLeast;
+    const commitsFrom = this.mustBeComplete ? Infinity : atLeast;
     const task = { upload, lease, name, commitsFrom, onCommitted, onTrouble: () => body.stop() };
     return new GrowingChunk(await this.deps.spool.create(upload.id, name), task, this.deps);
   }
@@ -168,10 +168,10 @@ class BodyWriter {
 
   private async finish(): Promise<Received> {
     const { ending } = this.task.body;
-    const isWhole = ending === 'clean' && !this.overflowed;
-    const refusal = isWhole ? this.refusalOfTheWhole() : undefined;
+    const isComplete = ending === 'clean' && !this.overflowed;
+    const refusal = isComplete ? this.refusalOfWhole() : undefined;
     if (refusal) return this.discard(refusal);
-    if (isWhole && this.task.last) return this.complete(this.task.last);
+    if (isComplete && this.task.last) return this.complete(this.task.last);
     await this.chunk?.commit();
     if (this.chunk?.refusedBy) return this.lost();
     const { upload } = this.chunk ?? this.task;
@@ -180,7 +180,7 @@ class BodyWriter {
     return this.interrupted();
   }
 
-  private refusalOfTheWhole(): Refusal | undefined {
+  private refusalOfWhole(): Refusal | undefined {
     const { atLeast, contentDigests, upload } = this.task;
     for (const { hash } of this.contentHashes) for (const buffer of this.kept) hash.update(buffer);
     if (atLeast !== undefined && this.bytes < atLeast)
@@ -223,8 +223,8 @@ class BodyWriter {
   private commitWithoutBytes(commit: Commit): Promise<Upload | 'stale' | 'gone'> {
     const { store, metrics } = this.deps;
     const { upload, lease } = this.task;
-    const onAway = (): void => metrics.storeUnavailable();
-    return untilAvailable(() => store.commit(upload.id, commit), { signal: lease.signal, onAway });
+    const onUnavailable = (): void => metrics.storeUnavailable();
+    return retryWhileUnavailable(() => store.commit(upload.id, commit), { signal: lease.signal, onUnavailable });
   }
 
   private discard(refusal: Refusal): Received {

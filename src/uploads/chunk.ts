@@ -3,7 +3,7 @@ import { PLAIN, type Upload } from '../model/upload.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import type { Lease } from '../store/leases.js';
-import { type Commit, untilAvailable, type UploadStore } from '../store/upload-store.js';
+import { type Commit, retryWhileUnavailable, type UploadStore } from '../store/upload-store.js';
 
 /** When written bytes become committed ones: after every write, or in groups bounded in bytes and time. */
 export interface CommitPace {
@@ -49,10 +49,10 @@ export class GrowingChunk {
   private failure: unknown;
   private timer: NodeJS.Timeout | undefined;
   private hasEnded = false;
-  private isWhole = false;
+  private isComplete = false;
   /** A commit was not answered, or has failed: the record may count more than we know of. */
   private isUnsure = false;
-  private onAway = (): void => undefined;
+  private onUnavailable = (): void => undefined;
 
   constructor(
     private readonly writer: ChunkWriter,
@@ -82,7 +82,7 @@ export class GrowingChunk {
     await this.endOfPace();
     this.throwFailure();
     if (rest.length > 0) await this.writer.write(rest);
-    this.isWhole = true;
+    this.isComplete = true;
     await this.commitNow(this.writer.extent, complete);
     return this.refusedBy ?? this.upload;
   }
@@ -90,7 +90,7 @@ export class GrowingChunk {
   /** As `commit` after a fault: what had been written before it can still count, but for the byte that makes it whole. */
   async rescue(): Promise<void> {
     await this.endOfPace();
-    const extent = this.isWhole ? this.writer.extentWithoutLastByte : this.writer.extent;
+    const extent = this.isComplete ? this.writer.extentWithoutLastByte : this.writer.extent;
     try {
       if (extent.size > this.committedBytes) await this.commitNow(extent);
     } catch (fault) {
@@ -133,7 +133,7 @@ export class GrowingChunk {
 
   /** Not longer than the store is there: meanwhile bytes are taken, and committed when it is back. */
   private async commitBeforeMore(): Promise<void> {
-    const away = new Promise<void>((resolve) => (this.onAway = resolve));
+    const away = new Promise<void>((resolve) => (this.onUnavailable = resolve));
     this.commitInBackground();
     await Promise.race([this.committing, away]);
     this.throwFailure();
@@ -170,13 +170,13 @@ export class GrowingChunk {
    */
   private async inDoubt<T>(step: () => Promise<T>): Promise<T> {
     let wasUnsure = this.isUnsure;
-    const onAway = (): void => {
+    const onUnavailable = (): void => {
       wasUnsure = true;
       this.deps.metrics.storeUnavailable();
-      this.onAway();
+      this.onUnavailable();
     };
     this.isUnsure = true;
-    const result = await untilAvailable(step, { signal: this.task.lease.signal, onAway });
+    const result = await retryWhileUnavailable(step, { signal: this.task.lease.signal, onUnavailable });
     this.isUnsure = wasUnsure;
     return result;
   }
@@ -199,10 +199,10 @@ const ABANDONED_MS = 15 * 60_000;
 export function expiry(
   { limits, dialect }: Pick<Upload, 'limits' | 'dialect'>,
   { clock }: Pick<ChunkDeps, 'clock'>,
-  isWhole = false,
+  isComplete = false,
 ): number {
   const ageMs = limits.maxAgeSeconds * 1000;
-  return clock() + (dialect === PLAIN && !isWhole ? Math.min(ageMs, ABANDONED_MS) : ageMs);
+  return clock() + (dialect === PLAIN && !isComplete ? Math.min(ageMs, ABANDONED_MS) : ageMs);
 }
 
 function ignoreFault(fault: unknown): void {

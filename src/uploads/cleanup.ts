@@ -4,9 +4,9 @@ import type { Chunk, Upload } from '../model/upload.js';
 import { type Log, uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { answerName, isGivenName } from '../spool/chunk-name.js';
-import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
+import { ACKNOWLEDGED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import type { Leases } from '../store/leases.js';
-import { isAway, type OldAge, type UploadStore } from '../store/upload-store.js';
+import { isStoreUnavailable, type OldAge, type UploadStore } from '../store/upload-store.js';
 import { type SpooledUpload, spooledUploads } from './recovery.js';
 import type { UnreadableBytes, UnrecordedBytes } from './unknown-bytes.js';
 
@@ -49,7 +49,7 @@ export class Sweep {
   private timer: NodeJS.Timeout | undefined;
   private running: Promise<void> | undefined;
   private rounds = 0;
-  private isAway = false;
+  private isStoreUnavailable = false;
   private readonly now: () => number;
   /** Files that may be orphans, and since when they were seen as they are. */
   private seen = new Map<string, { readonly as: string; readonly since: number }>();
@@ -83,18 +83,18 @@ export class Sweep {
 
   private begin(): void {
     this.running ??= this.sweep()
-      .then(() => void (this.isAway = false))
+      .then(() => void (this.isStoreUnavailable = false))
       .catch((error: unknown) => this.noteFailure(error))
       .finally(() => (this.running = undefined));
   }
 
   /** Once for each time the store is away. */
   private noteFailure(error: unknown): void {
-    const wasAway = this.isAway;
-    this.isAway = isAway(error);
+    const wasUnavailable = this.isStoreUnavailable;
+    this.isStoreUnavailable = isStoreUnavailable(error);
     // An outage is nothing to search for in our code: no stack.
-    const why = isAway(error) ? { reason: error.message } : { err: error };
-    if (!wasAway) this.options.log.error(why, 'sweep failed; it will be tried again');
+    const why = isStoreUnavailable(error) ? { reason: error.message } : { err: error };
+    if (!wasUnavailable) this.options.log.error(why, 'sweep failed; it will be tried again');
   }
 
   private mayLookForOrphans(): Promise<boolean> {
@@ -106,7 +106,7 @@ export class Sweep {
     try {
       await task();
     } catch (error) {
-      if (!(error instanceof Fault) || isAway(error)) throw error;
+      if (!(error instanceof Fault) || isStoreUnavailable(error)) throw error;
       this.options.log.error({ upload: uploadTag(id), err: error }, message);
     }
   }
@@ -247,13 +247,13 @@ export class Sweep {
 }
 
 function isOurs({ id, name }: SpooledChunk): boolean {
-  return OUR_ID.test(id) && (name === PROMISED || isGivenName(name));
+  return OUR_ID.test(id) && (name === ACKNOWLEDGED || isGivenName(name));
 }
 
 const OUR_ID = /^[A-Za-z0-9_-]{32}$/;
 
 function isCounted(upload: Upload, chunks: readonly Chunk[], name: string): boolean {
-  if (upload.phase === 'delivering' || name === PROMISED) return true;
+  if (upload.phase === 'delivering' || name === ACKNOWLEDGED) return true;
   const kept = upload.answer ?? upload.undelivered?.answer;
   if (kept?.body.in === 'spool' && kept.body.name === name) return true;
   // A process that stood still may record the answer to the newest attempt as long as there is none.

@@ -3,9 +3,15 @@ import { Fault } from '../model/fault.js';
 import { type Chunk, PLAIN, type Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import { areJoined, isGivenName } from '../spool/chunk-name.js';
-import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
+import { ACKNOWLEDGED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
-import { type BroughtBack, everyUpload, type FoundRecord, isAway, type UploadStore } from '../store/upload-store.js';
+import {
+  type BroughtBack,
+  everyUpload,
+  type FoundRecord,
+  isStoreUnavailable,
+  type UploadStore,
+} from '../store/upload-store.js';
 import type { UnreadableBytes, UnrecordedBytes } from './unknown-bytes.js';
 
 export interface RecoveryDeps extends EndObserver {
@@ -45,7 +51,7 @@ export async function recover(deps: RecoveryDeps): Promise<void> {
     spooled.delete(upload.id);
     if (deps.unreadable.has(upload.id)) continue;
     if (upload.phase === 'receiving') await orNote(upload.id, deps, () => recoverUnlessRight(upload, own, deps));
-    else await orNote(upload.id, deps, () => giveUpUnlessWhole(upload, own, deps));
+    else await orNote(upload.id, deps, () => giveUpUnlessComplete(upload, own, deps));
   }
   for (const [id, left] of spooled) deps.unrecorded?.note(id, left);
   deps.unrecorded?.tell();
@@ -72,7 +78,7 @@ export async function recoverOne(
   if (!upload) deps.unrecorded?.note(id, files);
   if (upload?.node !== node) return;
   if (upload?.phase === 'receiving') await recoverReceiving(upload, sizesOf(files), deps);
-  else if (upload) await giveUpUnlessWhole(upload, sizesOf(files), deps);
+  else if (upload) await giveUpUnlessComplete(upload, sizesOf(files), deps);
 }
 
 /**
@@ -90,7 +96,7 @@ export async function recoverRecord(
   }
   if (upload.phase !== 'receiving' && !needsBytes(upload)) return 'show';
   const files = sizesOf(await spool.filesOf(upload.id));
-  if (!areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) {
+  if (!areComplete(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) {
     reportLoss(upload, MISSING, deps);
     return 'give-up';
   }
@@ -103,17 +109,17 @@ async function orNote(id: string, { unreadable }: RecoveryDeps, task: () => Prom
   try {
     await task();
   } catch (error) {
-    if (!(error instanceof Fault) || isAway(error)) throw error;
+    if (!(error instanceof Fault) || isStoreUnavailable(error)) throw error;
     unreadable.noteUnrecovered(id, error);
   }
 }
 
 async function recoverUnlessRight(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
   const chunks = await deps.store.chunks(upload.id);
-  const counted = new Set([PROMISED, ...chunks.map(({ name }) => name)]);
+  const counted = new Set([ACKNOWLEDGED, ...chunks.map(({ name }) => name)]);
   // Nothing to do: the record need not even be made certain, as long as nobody asks for it.
   const isKept = upload.dialect !== PLAIN;
-  if (isKept && areWhole(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
+  if (isKept && areComplete(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
   await recoverReceiving(upload, files, deps);
 }
 
@@ -125,7 +131,7 @@ async function recoverReceiving(known: Upload, files: Files, deps: RecoveryDeps)
     if (upload?.phase !== 'receiving' || upload.node !== known.node) return;
     if (upload.dialect === PLAIN) return await removeBrokenOff(upload, deps);
     const chunks = await store.chunks(upload.id);
-    if (!areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool)))
+    if (!areComplete(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool)))
       return await giveUp(upload, lease, deps);
     if (!deps.hasLostLine?.(upload.id)) await removeUncounted(upload.id, chunks, files, spool);
   } finally {
@@ -142,12 +148,12 @@ async function removeUncounted(id: string, chunks: readonly Chunk[], files: File
  * One that waits for its delivery, or is in the middle of it, is given up before the delivery finds out that its bytes are
  * missing, and removes what there is of them: a backup may still be on its way.
  */
-async function giveUpUnlessWhole(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
+async function giveUpUnlessComplete(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
   const { store, spool, giveUpLost } = deps;
   if (!giveUpLost || !needsBytes(upload)) return;
   const chunks = await store.chunks(upload.id);
-  if (areWhole(chunks, upload, files)) return;
-  if (areWhole(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) return;
+  if (areComplete(chunks, upload, files)) return;
+  if (areComplete(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) return;
   if (await giveUpLost(upload.id)) reportLoss(upload, MISSING, deps);
 }
 
@@ -174,7 +180,7 @@ async function lookedAtAgain(id: string, chunks: readonly Chunk[], files: Files,
 }
 
 /** Every committed byte has a file that says it belongs there. */
-function areWhole(chunks: readonly Chunk[], { offset }: Upload, files: Files): boolean {
+function areComplete(chunks: readonly Chunk[], { offset }: Upload, files: Files): boolean {
   const { start, size } = chunks.at(-1) ?? { start: 0, size: 0 };
   const isAll = (chunks[0]?.start ?? 0) === 0 && start + size === offset;
   return isAll && areJoined(chunks) && chunks.every((chunk) => (files.get(chunk.name) ?? 0) >= chunk.size);

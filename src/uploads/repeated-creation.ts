@@ -55,21 +55,21 @@ export class RepeatedCreations {
     if (differsIn) return refused({ reason: 'key-reused', differsIn });
     if (known.node !== this.deps.node) return { kind: 'elsewhere', node: known.node ?? '' };
     const upload = await this.afterTheMoment(known, isEmpty(intent) ? SAME_EMPTY_MOMENT_MS : SAME_MOMENT_MS);
-    if (upload?.phase !== 'receiving') return upload ? this.ofWhole(intent, upload, call) : 'over';
+    if (upload?.phase !== 'receiving') return upload ? this.ofComplete(intent, upload, call) : 'over';
     const lease = await this.deps.leases.take(id, isEmpty(intent) ? 'to-look' : 'to-write');
     try {
       const now = await this.alive(id);
       if (!now) return 'over';
       if (now.phase === 'receiving') return await this.underLease(intent, now, lease, call);
       void lease.release();
-      return await this.ofWhole(intent, now, call);
+      return await this.ofComplete(intent, now, call);
     } finally {
       void lease.release();
     }
   }
 
   /** One that begins without the end goes on with appends, which will get the answer. */
-  private async ofWhole(intent: CreateIntent, known: Upload, call: UploadCall): Promise<Outcome | Interrupted> {
+  private async ofComplete(intent: CreateIntent, known: Upload, call: UploadCall): Promise<Outcome | Interrupted> {
     const upload = await this.deps.clientAsks(known);
     call.tell({ kind: 'resumable', upload });
     if (!intent.complete) return { kind: 'created', upload };

@@ -116,8 +116,8 @@ export class Body {
 
   private readonly onEnd = (): void => {
     const { declaredLength, wasReset } = this.options;
-    const isWhole = declaredLength === undefined || declaredLength === this.totalBytes;
-    this.endWith(isWhole && !wasReset?.() ? 'clean' : 'client-left');
+    const isComplete = declaredLength === undefined || declaredLength === this.totalBytes;
+    this.endWith(isComplete && !wasReset?.() ? 'clean' : 'client-left');
   };
 
   private readonly onCut = (): void => this.endWith('client-left');

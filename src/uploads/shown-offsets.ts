@@ -4,7 +4,7 @@ import type { UploadStore } from '../store/upload-store.js';
 
 export interface AcknowledgedOffsetsDeps {
   readonly store: Pick<UploadStore, 'mayForget'>;
-  readonly spool: Pick<Spool, 'promise' | 'promised'>;
+  readonly spool: Pick<Spool, 'noteAcknowledged' | 'acknowledgedOffset'>;
 }
 
 /**
@@ -15,31 +15,31 @@ export class AcknowledgedOffsets {
   constructor(private readonly deps: AcknowledgedOffsetsDeps) {}
 
   /** To be fulfilled before anybody is shown this offset. */
-  async make(id: string, offset: number): Promise<void> {
+  async acknowledge(id: string, offset: number): Promise<void> {
     const { store, spool } = this.deps;
-    if (store.mayForget && offset > 0) await spool.promise(id, offset);
+    if (store.mayForget && offset > 0) await spool.noteAcknowledged(id, offset);
   }
 
   /** To be fulfilled before anybody hears that it is whole: no record that still receives can be as far as that. */
-  makeWhole({ id, offset, length = 0 }: Upload): Promise<void> {
-    return this.make(id, Math.max(offset, length) + 1);
+  acknowledgeComplete({ id, offset, length = 0 }: Upload): Promise<void> {
+    return this.acknowledge(id, Math.max(offset, length) + 1);
   }
 
   /** One or the other, as the upload is; `offset`: what is shown of one that still receives. */
-  makeFor(upload: Upload, offset = upload.offset): Promise<void> {
-    return upload.phase === 'receiving' ? this.make(upload.id, offset) : this.makeWhole(upload);
+  acknowledgeState(upload: Upload, offset = upload.offset): Promise<void> {
+    return upload.phase === 'receiving' ? this.acknowledge(upload.id, offset) : this.acknowledgeComplete(upload);
   }
 
   /**
    * Whether an upload that receives, as it is under a lease, is as far as anybody was shown. If so, it may be shown from
    * now on.
    */
-  async areKept({ id, offset }: Upload): Promise<boolean> {
+  async coverAcknowledged({ id, offset }: Upload): Promise<boolean> {
     const { store, spool } = this.deps;
     if (!store.mayForget) return true;
-    const promised = await spool.promised(id);
+    const promised = await spool.acknowledgedOffset(id);
     // Also where it is noted: by a process that may have been killed before that was durable.
-    if (offset >= promised) await this.make(id, offset);
+    if (offset >= promised) await this.acknowledge(id, offset);
     return offset >= promised;
   }
 }

@@ -2,8 +2,8 @@ import { Fault } from '../model/fault.js';
 import { type Log, uploadTag } from '../observe/log.js';
 import { isGivenName } from '../spool/chunk-name.js';
 import type { Takeovers } from '../spool/spool-claim.js';
-import { PROMISED, type Spool, type SpooledChunk } from '../spool/spool.js';
-import { isAway, type SetAside, type UploadStore } from '../store/upload-store.js';
+import { ACKNOWLEDGED, type Spool, type SpooledChunk } from '../spool/spool.js';
+import { isStoreUnavailable, type SetAside, type UploadStore } from '../store/upload-store.js';
 
 export interface UnknownBytesOptions {
   readonly spool: Pick<Spool, 'filesOf'>;
@@ -58,7 +58,7 @@ export class UnknownBytes {
     this.looking ??= this.look()
       .catch((error: unknown) => {
         // Without the store nobody can tell; what was known stays.
-        if (!isAway(error))
+        if (!isStoreUnavailable(error))
           this.options.log.warn({ err: error }, 'the spool could not be searched for unknown uploads');
       })
       .finally(() => (this.looking = undefined));
@@ -99,7 +99,7 @@ export class UnknownBytes {
  */
 function bytesIn(files: readonly SpooledChunk[]): number | undefined {
   const given = files.filter(({ name }) => isGivenName(name));
-  if (given.length === 0 && !files.some(({ name }) => name === PROMISED)) return undefined;
+  if (given.length === 0 && !files.some(({ name }) => name === ACKNOWLEDGED)) return undefined;
   return given.reduce((sum, { size }) => sum + size, 0);
 }
 

@@ -20,7 +20,7 @@ import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
 import type { NewUpload, UploadStore } from '../store/upload-store.js';
 import { Answers, type UploadCall } from './answers.js';
-import { EagerAppend, type Feeds, AppendBody } from './append.js';
+import { EagerAppend, type EagerFeeds, AppendBody } from './append.js';
 import { type CommitPace, expiry } from './chunk.js';
 import { RepresentationHashes } from './digests.js';
 import { RepeatedCreations } from './repeated-creation.js';
@@ -33,7 +33,7 @@ export interface UploadsOptions extends OpeningDeps {
   readonly spool: Spool;
   readonly delivery: Pick<Delivery, 'result' | 'kept' | 'clientAsks'>;
   /** Missing: nothing is delivered before it is whole. */
-  readonly feeds?: Feeds;
+  readonly feeds?: EagerFeeds;
   readonly log: Log;
   /** The time by which uploads expire; the same as `clock` when it is missing. */
   readonly expiryClock?: () => number;
@@ -85,7 +85,7 @@ export class Uploads {
   refuseIncremental(intent: CreateIntent | AppendIntent, route: Route, upload?: Upload): Refusal | undefined {
     if (intent.contentLength === 0) return undefined;
     const length = upload?.length ?? intent.declaredLength ?? (intent.complete ? intent.contentLength : undefined);
-    const follows = this.deps.feeds?.follows(route, length) ?? 'never';
+    const follows = this.deps.feeds?.canStartEager(route, length) ?? 'never';
     // One that has begun goes on: it has its place already, or nothing more to win.
     if (follows === 'yes' || (follows === 'busy' && intent.kind === 'append')) return undefined;
     return { reason: 'incremental-refused', isBusy: follows === 'busy' };
@@ -224,8 +224,8 @@ export class Uploads {
 
   /** What speaks against going on with an upload, seen under its lease. */
   private async obstacle(upload: Upload, lease: Lease): Promise<Outcome | Interrupted | undefined> {
-    if (upload.phase !== 'receiving' || (await this.acknowledged.areKept(upload))) return undefined;
-    this.deps.feeds?.unfollow(upload.id);
+    if (upload.phase !== 'receiving' || (await this.acknowledged.coverAcknowledged(upload))) return undefined;
+    this.deps.feeds?.stopEager(upload.id);
     return this.appendBody.giveUpForgotten(upload, lease);
   }
 
@@ -272,11 +272,11 @@ export class Uploads {
       return outcome;
     } finally {
       const goesOn = outcome?.kind === 'interrupted' && outcome.why === 'taken-over';
-      if (outcome?.kind !== 'created' && !goesOn) await this.forgetUnlessWhole(upload.id);
+      if (outcome?.kind !== 'created' && !goesOn) await this.forgetUnlessComplete(upload.id);
     }
   }
 
-  private async forgetUnlessWhole(id: string): Promise<void> {
+  private async forgetUnlessComplete(id: string): Promise<void> {
     const { store } = this.deps;
     try {
       const upload = await store.get(id);
@@ -298,7 +298,7 @@ export class Uploads {
   private async cancelNow(upload: Upload): Promise<boolean> {
     const cancelled = await this.deps.store.cancel(upload.id);
     if (cancelled === 'gone') return false;
-    this.deps.feeds?.unfollow(upload.id);
+    this.deps.feeds?.stopEager(upload.id);
     this.hashes.forget(upload.id);
     await removeAndTell(cancelled, this.deps);
     return true;

@@ -1,4 +1,4 @@
-import type { AdminAnswer, AdminRequest } from '../admin/admin-http.js';
+import type { AdminResponse, AdminRequest } from '../admin/admin-http.js';
 import type { MetricValues } from '../observe/metrics.js';
 
 /** What the primary process says to a worker. */
@@ -26,7 +26,7 @@ export type Question =
 
 export type Reply =
   | { readonly about: 'figures'; readonly figures: MetricValues }
-  | { readonly about: 'request'; readonly answer: AdminAnswer };
+  | { readonly about: 'request'; readonly answer: AdminResponse };
 
 /** A request of an operator as a message can carry it. */
 type RequestInTransit = Omit<AdminRequest, 'query'> & { readonly query: string };

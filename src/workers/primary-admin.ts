@@ -1,5 +1,5 @@
-import { type AdminAnswer, type AdminRequest, json, methodNotAllowed, problem } from '../admin/admin-http.js';
-import { checkReadiness, type HealthCheck, type Readiness, type ToldProblem } from '../admin/admin.js';
+import { type AdminResponse, type AdminRequest, json, methodNotAllowed, problem } from '../admin/admin-http.js';
+import { checkReadiness, type HealthCheck, type Readiness, type ReportedProblem } from '../admin/admin.js';
 import { type MetricValues, lastingMetrics, sumMetrics } from '../observe/metrics.js';
 import type { WorkerPool, WorkerSlot } from './pool.js';
 import type { WorkerProcess } from './worker-process.js';
@@ -18,7 +18,7 @@ export class PrimaryAdmin {
     this.drain = new PoolDrain({ pool, ask: (worker, request) => this.relay(request, worker) });
   }
 
-  answer(request: AdminRequest): Promise<AdminAnswer> {
+  answer(request: AdminRequest): Promise<AdminResponse> {
     if (request.path === '/drain') return this.drain.answer(request);
     const page = this.pages[request.path];
     if (!page) return this.relay(request);
@@ -26,7 +26,7 @@ export class PrimaryAdmin {
     return isRead ? page() : Promise.resolve(methodNotAllowed(['GET', 'HEAD']));
   }
 
-  private readonly pages: Readonly<Record<string, (() => Promise<AdminAnswer>) | undefined>> = {
+  private readonly pages: Readonly<Record<string, (() => Promise<AdminResponse>) | undefined>> = {
     '/healthz': () => Promise.resolve(json(200, { alive: true })),
     '/readyz': async () => {
       const readiness = await checkReadiness(this.pool.slots.map(readinessOf), PATIENCE_MS);
@@ -38,7 +38,7 @@ export class PrimaryAdmin {
     },
   };
 
-  private async relay(request: AdminRequest, worker = this.pool.next()): Promise<AdminAnswer> {
+  private async relay(request: AdminRequest, worker = this.pool.next()): Promise<AdminResponse> {
     if (!worker) return problem(503, 'No worker listens at the moment.', { 'Retry-After': '1' });
     try {
       return await askAsOperator(worker, request);
@@ -61,14 +61,14 @@ function readinessOf(post: WorkerSlot): HealthCheck {
 }
 
 /** The problems of a worker in one line: told only, when the worker is ready in spite of them. */
-function problemsOf({ ready, checks }: Readiness): string | ToldProblem | undefined {
+function problemsOf({ ready, checks }: Readiness): string | ReportedProblem | undefined {
   const failed = checks.filter(({ ok }) => !ok);
   if (failed.length === 0) return undefined;
   const told = failed.map((check) => `${check.name}: ${check.problem}`).join('; ');
   return ready ? { told } : told;
 }
 
-async function askAsOperator(worker: WorkerProcess, { query, ...request }: AdminRequest): Promise<AdminAnswer> {
+async function askAsOperator(worker: WorkerProcess, { query, ...request }: AdminRequest): Promise<AdminResponse> {
   const reply = await worker.ask({ about: 'request', request: { ...request, query: query.toString() } });
   if (reply.about !== 'request') throw new Error('the reply is to another question');
   return reply.answer;
@@ -77,7 +77,7 @@ async function askAsOperator(worker: WorkerProcess, { query, ...request }: Admin
 export interface PoolDrainOptions {
   readonly pool: Pick<WorkerPool, 'listening'>;
   /** Gives a worker's answer, or says that it has none. */
-  readonly ask: (worker: WorkerProcess | undefined, request: AdminRequest) => Promise<AdminAnswer>;
+  readonly ask: (worker: WorkerProcess | undefined, request: AdminRequest) => Promise<AdminResponse>;
   readonly againMs?: number;
 }
 
@@ -96,7 +96,7 @@ export class PoolDrain {
 
   constructor(private readonly options: PoolDrainOptions) {}
 
-  async answer(request: AdminRequest): Promise<AdminAnswer> {
+  async answer(request: AdminRequest): Promise<AdminResponse> {
     await this.handedOver;
     const first = this.migrator ?? this.options.pool.listening[0];
     const answer = await this.options.ask(first, request);

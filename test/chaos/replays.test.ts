@@ -104,9 +104,9 @@ function ask(
 
 /** Creates an upload of a part of the body, or all of it, with a key of its client's own if there is one. */
 async function create(node: Node, part: string, { user = 'alice', key = '', target = '/files/a' } = {}) {
-  const isWhole = part === BODY;
+  const isComplete = part === BODY;
   const headers: HeaderLine[] = [
-    ['Upload-Complete', isWhole ? '?1' : '?0'],
+    ['Upload-Complete', isComplete ? '?1' : '?0'],
     ['Upload-Length', `${BODY.length}`],
     ...(key === '' ? [] : ([['Idempotency-Key', `"${key}"`]] as const)),
   ];

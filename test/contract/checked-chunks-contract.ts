@@ -126,7 +126,7 @@ export function describeCheckedChunks(name: string, makeSpool: () => Promise<Dam
         if (bytes === 'damaged') return bytes;
         taken.push(...bytes);
       }
-      return taking.isWhole ? Buffer.concat(taken) : 'not whole';
+      return taking.isComplete ? Buffer.concat(taken) : 'not whole';
     }
 
     const ARRIVALS = [0, 1, 2, B - 1, B, B + 1, 2 * B, 2 * B + 5];

@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import type { Chunk } from '../../src/model/upload.js';
-import { PROMISED, type Spool, type SpooledChunk } from '../../src/spool/spool.js';
+import { ACKNOWLEDGED, type Spool, type SpooledChunk } from '../../src/spool/spool.js';
 import { randomBytes, until, within } from '../support/temporary.js';
 import { newId } from './sample-upload.js';
 
@@ -240,30 +240,30 @@ export function describeSpool(name: string, makeSpool: () => Promise<SpoolUnderT
     test('what was promised is known from then on, also to another who looks, and only grows', async () => {
       const id = newId();
       await stored(id, Buffer.from('abc'));
-      expect(await spool.promised(id)).toBe(0);
-      for (const offset of [3, 10, 5, 2 ** 53 - 1, 7]) await spool.promise(id, offset);
-      expect(await spool.promised(id)).toBe(2 ** 53 - 1);
-      expect(await spool.promised(newId())).toBe(0);
+      expect(await spool.acknowledgedOffset(id)).toBe(0);
+      for (const offset of [3, 10, 5, 2 ** 53 - 1, 7]) await spool.noteAcknowledged(id, offset);
+      expect(await spool.acknowledgedOffset(id)).toBe(2 ** 53 - 1);
+      expect(await spool.acknowledgedOffset(newId())).toBe(0);
     });
 
     test('many promises at once leave one of them, and an upload without bytes can have one', async () => {
       const id = newId();
-      await Promise.all([1, 2, 3, 4, 5].map((offset) => spool.promise(id, offset)));
-      const kept = await spool.promised(id);
+      await Promise.all([1, 2, 3, 4, 5].map((offset) => spool.noteAcknowledged(id, offset)));
+      const kept = await spool.acknowledgedOffset(id);
       expect(kept).toBeGreaterThan(0);
-      await spool.promise(id, 6);
-      expect(await spool.promised(id)).toBe(6);
+      await spool.noteAcknowledged(id, 6);
+      expect(await spool.acknowledgedOffset(id)).toBe(6);
     });
 
     test('a promise is listed beside the chunks, outlives them, and goes with the upload', async () => {
       const id = newId();
       await stored(id, Buffer.from('abc'));
-      await spool.promise(id, 3);
+      await spool.noteAcknowledged(id, 3);
       await spool.removeChunk(id, 'chunk-0');
-      expect(await spool.promised(id)).toBe(3);
-      expect((await listed()).map(({ id: found, name }) => [found, name])).toEqual([[id, PROMISED]]);
+      expect(await spool.acknowledgedOffset(id)).toBe(3);
+      expect((await listed()).map(({ id: found, name }) => [found, name])).toEqual([[id, ACKNOWLEDGED]]);
       await spool.remove(id);
-      expect(await spool.promised(id)).toBe(0);
+      expect(await spool.acknowledgedOffset(id)).toBe(0);
       expect(await listed()).toEqual([]);
     });
 
@@ -294,8 +294,8 @@ export function describeSpool(name: string, makeSpool: () => Promise<SpoolUnderT
       }
       for (const badId of badIds) {
         await expect(spool.remove(badId)).rejects.toEqual(refused);
-        await expect(spool.promise(badId, 1)).rejects.toEqual(refused);
-        await expect(spool.promised(badId)).rejects.toEqual(refused);
+        await expect(spool.noteAcknowledged(badId, 1)).rejects.toEqual(refused);
+        await expect(spool.acknowledgedOffset(badId)).rejects.toEqual(refused);
       }
       expect(await listed()).toEqual([]);
     });

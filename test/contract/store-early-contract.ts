@@ -58,7 +58,7 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
       const id = await begun();
       expect(await store.endEarly(id, lost)).toMatchObject({ phase: 'receiving', attempts: [lost] });
       expect(await store.endEarly(id, { ...lost, problem: 'again' })).toBe('stale');
-      expect(await store.answerEarly(id, refused, { answer: answer(0), expiresAt: later })).toBe('stale');
+      expect(await store.respondEarly(id, refused, { answer: answer(0), expiresAt: later })).toBe('stale');
       expect(await complete(store, id)).toMatchObject({ phase: 'complete', attempts: [lost] });
       expect(await store.claimDelivery(id, 'a', later, early)).toBeUndefined();
       expect(await store.claimDelivery(id, 'a', later)).toMatchObject({ phase: 'delivering' });
@@ -68,7 +68,7 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
       const { store, reopen } = current();
       const id = await begun();
       const body = Buffer.from('too large');
-      const answered = await store.answerEarly(id, refused, { answer: answer(body.length), body, expiresAt: later });
+      const answered = await store.respondEarly(id, refused, { answer: answer(body.length), body, expiresAt: later });
       expect(answered).toMatchObject({ phase: 'answered', offset: 0, attempts: [refused], expiresAt: later });
       expect(await complete(store, id)).toBe('gone');
       expect(await store.claimDelivery(id, 'a', later)).toBeUndefined();
@@ -82,7 +82,7 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
       const id = await begun();
       await complete(store, id);
       expect(await store.endEarly(id, lost)).toBe('stale');
-      expect(await store.answerEarly(id, refused, { answer: answer(0), expiresAt: later })).toBe('stale');
+      expect(await store.respondEarly(id, refused, { answer: answer(0), expiresAt: later })).toBe('stale');
       expect(await store.get(id)).toMatchObject({ phase: 'complete', attempts: [early] });
     });
 

@@ -57,7 +57,7 @@ export function describeTotals(current: () => StoreUnderTest): void {
       const id = await received(5);
       const early = attempt(1, { inPart: true });
       await store.beginEarly(id, early);
-      await store.answerEarly(
+      await store.respondEarly(
         id,
         { ...early, endedAt: 5, reached: 'answered' },
         { answer: answer(0), expiresAt: later },

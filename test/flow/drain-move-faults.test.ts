@@ -175,7 +175,7 @@ describe('a network that changes one bit of what a node gives away', () => {
     ['the digest in a head', 'Content-Digest: sha-256=:', 5],
   ])('(%s): it is found, and all goes once more', async (_, text, skip) => {
     const path = await stage.uploadWith(4 * BLOCK + 1000);
-    await stage.old.spool.promise(stage.idOf(path), 4 * BLOCK + 1000);
+    await stage.old.spool.noteAcknowledged(stage.idOf(path), 4 * BLOCK + 1000);
     const flip = flipBehind(text, skip);
     network.onBytesThere = flip.change;
     const migrator = stage.old.startMoving();
@@ -183,7 +183,7 @@ describe('a network that changes one bit of what a node gives away', () => {
     expect(flip.count()).toBe(1);
     const told = stage.old.log.filter(({ msg }) => /^an upload could not be moved/.test(String(msg)));
     expect(told).toHaveLength(1);
-    expect(await stage.other.spool.promised(stage.idOf(path))).toBe(4 * BLOCK + 1000);
+    expect(await stage.other.spool.acknowledgedOffset(stage.idOf(path))).toBe(4 * BLOCK + 1000);
     await expectAtOther(path, 4 * BLOCK + 1000);
   });
 

@@ -56,9 +56,9 @@ describe('a node that gives its uploads away', () => {
 
   test('tells the other what was promised', async () => {
     const path = await stage.uploadWith(1000);
-    await stage.old.spool.promise(stage.idOf(path), 1000);
+    await stage.old.spool.noteAcknowledged(stage.idOf(path), 1000);
     await stage.done(stage.old.startMoving());
-    expect(await stage.other.spool.promised(stage.idOf(path))).toBe(1000);
+    expect(await stage.other.spool.acknowledgedOffset(stage.idOf(path))).toBe(1000);
   });
 
   test('waits for what is being delivered', async () => {

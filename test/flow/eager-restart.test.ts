@@ -23,12 +23,12 @@ async function open(script?: (exchange: RawExchange) => Promise<void>): Promise<
 async function half(): Promise<Upload> {
   const id = 'upload-that-is-fed-eagerly-00000';
   const upload = await room.store.create({ ...newUpload(id), length: 10 });
-  const feed = room.delivery.follow(upload)!;
+  const feed = room.delivery.startEager(upload)!;
   const writer = await room.spool.create(id, 'chunk-1');
   await writer.write([Buffer.from('01234')]);
   await writer.close();
   const chunk = { name: 'chunk-1', start: 0, size: 5 };
-  feed.grew((await room.store.commit(id, { token: 1, chunk, expiresAt: Date.now() + HOUR })) as Upload);
+  feed.noteCommitted((await room.store.commit(id, { token: 1, chunk, expiresAt: Date.now() + HOUR })) as Upload);
   const exchange = await origin.exchange(0);
   await until(() => exchange.body.size === 5, 'five bytes at the origin');
   return (await room.store.get(id))!;
@@ -55,7 +55,7 @@ describe('killed while an upload was fed to its origin', () => {
     expect(attempts).toMatchObject([{ number: 1, inPart: true }]);
     await room.restart();
     const upload = await rest(id);
-    expect(room.delivery.follow(upload)).toBeUndefined();
+    expect(room.delivery.startEager(upload)).toBeUndefined();
     expect((await room.answer(id)).status).toBe(200);
     expect((await room.upload(id)).attempts.map(({ reached }) => reached)).toEqual(['sent-in-part', 'answered']);
     expect([origin.exchanges.length, whole()]).toEqual([2, 1]);
@@ -89,7 +89,7 @@ test('an upload that another worker delivers is not sent twice: the request that
   const other = room.anotherWorker();
   expect(await other.result(id, { to: new AbortController().signal })).toMatchObject({ kind: 'answered' });
   expect(await room.result(id)).toMatchObject({ kind: 'answered' });
-  room.delivery.unfollow(id);
+  room.delivery.stopEager(id);
   await origin.exchanges[0]!.closed;
   expect([origin.exchanges.length, whole()]).toEqual([2, 1]);
   await other.stop();

@@ -4,7 +4,7 @@ import { problemReply } from '../../src/protocol/problem.js';
 import type { Reply } from '../../src/protocol/protocol.js';
 import { destroyExchange, type Exchange } from '../../src/server/exchange.js';
 import { sendContinue } from '../../src/server/interim-responses.js';
-import { answerEarly } from '../../src/server/response.js';
+import { respondEarly } from '../../src/server/response.js';
 import { makeCertificate } from '../support/certificate.js';
 import { closeDoors, openDoor } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
@@ -29,7 +29,7 @@ describe.each([
   ['HTTP/1.1 with TLS', tls],
 ])('an answer before the body is there, %s', (_what, secure) => {
   test('is read by a client that sends its whole body first, and the connection serves on', async () => {
-    const door = await openDoor((exchange) => void answerEarly(exchange, tooLarge), { tls: secure });
+    const door = await openDoor((exchange) => void respondEarly(exchange, tooLarge), { tls: secure });
     const client = await connect(door.url);
     for (let round = 0; round < 2; round++) {
       await client.sendHead('POST', '/', [['Content-Length', `${10 * MIB}`]]);
@@ -43,7 +43,7 @@ describe.each([
 
   test('comes at once, and a client that goes on beyond all measure loses its connection', async () => {
     const limits = { bytes: 4 * MIB, ms: 60_000 };
-    const door = await openDoor((exchange) => void answerEarly(exchange, tooLarge, limits), { tls: secure });
+    const door = await openDoor((exchange) => void respondEarly(exchange, tooLarge, limits), { tls: secure });
     const client = await connect(door.url);
     await client.sendHead('POST', '/', [['Transfer-Encoding', 'chunked']]);
     expect((await client.readFinal()).status).toBe(413);
@@ -54,7 +54,7 @@ describe.each([
   });
 
   test('and a client that just stays silent loses its connection as well', async () => {
-    const door = await openDoor((exchange) => void answerEarly(exchange, tooLarge, { bytes: MIB, ms: 100 }), {
+    const door = await openDoor((exchange) => void respondEarly(exchange, tooLarge, { bytes: MIB, ms: 100 }), {
       tls: secure,
     });
     const client = await connect(door.url);
@@ -67,7 +67,7 @@ describe.each([
     const door = await openDoor(
       (exchange) => {
         (exchange.res as { shouldKeepAlive?: boolean }).shouldKeepAlive = false;
-        void answerEarly(exchange, tooLarge);
+        void respondEarly(exchange, tooLarge);
       },
       { tls: secure },
     );
@@ -87,7 +87,7 @@ describe.each([
       (exchange) => {
         exchange.req.once('data', () => {
           exchange.req.pause();
-          void answerEarly(exchange, tooLarge);
+          void respondEarly(exchange, tooLarge);
         });
       },
       { tls: secure },
@@ -109,7 +109,7 @@ describe('to a client that holds its body back', () => {
   ] as const;
 
   test('the answer ends the connection, because nobody knows what would come next', async () => {
-    const door = await openDoor((exchange) => void answerEarly(exchange, tooLarge));
+    const door = await openDoor((exchange) => void respondEarly(exchange, tooLarge));
     const client = await connect(door.url);
     await client.sendHead('POST', '/', expecting);
     const response = await client.readFinal();
@@ -122,7 +122,7 @@ describe('to a client that holds its body back', () => {
   test('the connection serves on when the body was asked for', async () => {
     const door = await openDoor((exchange) => {
       sendContinue(exchange);
-      void answerEarly(exchange, tooLarge);
+      void respondEarly(exchange, tooLarge);
     });
     const client = await connect(door.url);
     for (let round = 0; round < 2; round++) {
@@ -140,7 +140,7 @@ describe.each([
   ['HTTP/2 with TLS', tls],
 ])('%s', (_what, secure) => {
   test('an answer before the body is there stops the client without an error, and the connection serves on', async () => {
-    const door = await openDoor((exchange) => void answerEarly(exchange, tooLarge), { tls: secure });
+    const door = await openDoor((exchange) => void respondEarly(exchange, tooLarge), { tls: secure });
     const h2 = await connectH2(door.url);
     for (let round = 0; round < 2; round++) {
       const asked = h2.start({ method: 'POST', target: '/' });
@@ -160,7 +160,7 @@ describe.each([
     const door = await openDoor(
       (exchange) => {
         exchange.req.resume();
-        exchange.req.on('end', () => void answerEarly(exchange, tooLarge));
+        exchange.req.on('end', () => void respondEarly(exchange, tooLarge));
       },
       { tls: secure },
     );
@@ -208,7 +208,7 @@ describe.each([
     ['nothing', { status: 200, headers: [] }, ['HEADERS', 'DATA END_STREAM']],
     ['nothing, with 204', { status: 204, headers: [] }, ['HEADERS END_STREAM']],
   ] satisfies [string, Reply, string[]][])('an answer of %s has its end', async (_content, reply, frames) => {
-    const door = await openDoor((exchange) => void answerEarly(exchange, reply));
+    const door = await openDoor((exchange) => void respondEarly(exchange, reply));
     const client = await connect(door.url);
     const fields = block([
       [':method', method],
@@ -248,7 +248,7 @@ describe('an exchange that is given up', () => {
     await until(() => seen.length === 2, 'both requests');
     destroyExchange(seen[0]!);
     expect(await lost.ended()).toBe(2);
-    await answerEarly(seen[1]!, tooLarge);
+    await respondEarly(seen[1]!, tooLarge);
     expect((await kept.readFinal()).status).toBe(413);
     destroyExchange(seen[0]!);
     await h2.close();

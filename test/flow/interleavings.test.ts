@@ -144,7 +144,7 @@ async function restart(writers: UploadWriters, options: Omit<WorldOptions, 'dire
   await world.kill();
   expectTheFileOnly(writers);
   const next = await UploadWorld.open({ ...options, directory: world.directory });
-  if (!(await next.isWhole(writers.id))) expect(await next.uncountedFiles()).toEqual([]);
+  if (!(await next.isComplete(writers.id))) expect(await next.uncountedFiles()).toEqual([]);
   writers.world = next;
 }
 

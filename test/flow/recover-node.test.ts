@@ -136,7 +136,7 @@ describe('a sweep of one of many', () => {
     await uploaded('there');
     await sweep();
     expect(await spooled()).toEqual(new Set([own]));
-    expect(await room.spool.promised(own)).toBe(5);
+    expect(await room.spool.acknowledgedOffset(own)).toBe(5);
     expect(await room.head(own)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
   });
 

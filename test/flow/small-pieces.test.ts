@@ -34,7 +34,7 @@ const BODIES = {
 
 test.each(Object.entries(BODIES))('a body of single bytes over %s is taken in few pieces', async (_, bytes) => {
   const sizes: number[] = [];
-  let isWhole = false;
+  let isComplete = false;
   let wasHeld = false;
   const take = (exchange: Exchange): void => {
     exchange.req.on('data', ({ length }: Buffer) => {
@@ -43,7 +43,7 @@ test.each(Object.entries(BODIES))('a body of single bytes over %s is taken in fe
       wasHeld ||= sinceHeldBackMs(exchange.req) < Infinity;
     });
     exchange.req.once('end', () => {
-      isWhole = true;
+      isComplete = true;
       ok(exchange);
     });
   };
@@ -51,7 +51,7 @@ test.each(Object.entries(BODIES))('a body of single bytes over %s is taken in fe
   const client = await connect(door.url);
   client.socket.resume();
   await client.send(Buffer.from(bytes, 'latin1'));
-  await until(() => isWhole, 'the whole body');
+  await until(() => isComplete, 'the whole body');
   expect(sizes.reduce((sum, size) => sum + size, 0)).toBe(COUNT);
   expect(sizes.length).toBeLessThan(COUNT / 50);
   expect(wasHeld).toBe(true);

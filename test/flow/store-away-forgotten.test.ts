@@ -57,7 +57,7 @@ class EarlyEnd implements Feed {
     private readonly kind: EarlyAnswer['kind'],
   ) {}
 
-  grew({ offset }: Upload): void {
+  noteCommitted({ offset }: Upload): void {
     if (offset > 0) this.enough.abort();
   }
 
@@ -93,7 +93,7 @@ describe('a store that may forget', () => {
     expect(await room.send(id, ' world', { offset: 5 })).toMatchObject({ kind: 'appended', upload: { offset: 11 } });
     expect(await room.send(id, '!', { offset: 11, complete: true })).toMatchObject({ upload: { phase: 'complete' } });
     expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 12 } });
-    expect(await room.spool.promised(id)).toBe(13);
+    expect(await room.spool.acknowledgedOffset(id)).toBe(13);
   });
 
   test('what the end of an append has shown: the upload is given up, and its bytes go', async () => {
@@ -132,7 +132,7 @@ describe('a store that may forget', () => {
     const { stream, told, outcome } = room.append(id);
     stream.push('hello');
     await until(async () => (await room.offset(id)) === 5, 'the first commit');
-    expect(await room.spool.promised(id)).toBe(0);
+    expect(await room.spool.acknowledgedOffset(id)).toBe(0);
     reach.forget();
     stream.push(' world');
     const before = reach.count('commit');
@@ -143,7 +143,7 @@ describe('a store that may forget', () => {
     expect(reach.count('commit')).toBe(before);
     expect(told).toEqual([]);
     expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
-    expect(await room.spool.promised(id)).toBe(5);
+    expect(await room.spool.acknowledgedOffset(id)).toBe(5);
   });
 
   test('what a refusal has shown: the upload is given up', async () => {
@@ -154,9 +154,9 @@ describe('a store that may forget', () => {
     await until(async () => (await room.offset(id)) === 5, 'the first commit');
     stream.destroy();
     await outcome;
-    expect(await room.spool.promised(id)).toBe(0);
+    expect(await room.spool.acknowledgedOffset(id)).toBe(0);
     expect(await room.send(id, 'x', { offset: 1 })).toMatchObject({ refusal: { reason: 'mismatching-offset' } });
-    expect(await room.spool.promised(id)).toBe(5);
+    expect(await room.spool.acknowledgedOffset(id)).toBe(5);
   });
 
   test.each(['answered', 'parked'] as const)(
@@ -165,12 +165,16 @@ describe('a store that may forget', () => {
       await room.close();
       await open({
         hears: false,
-        feeds: { follow: (upload) => new EarlyEnd(upload, kind), unfollow: () => undefined, follows: () => 'yes' },
+        feeds: {
+          startEager: (upload) => new EarlyEnd(upload, kind),
+          stopEager: () => undefined,
+          canStartEager: () => 'yes',
+        },
       });
       const { stream, outcome } = room.append(id);
       stream.push('hello');
       expect(await within(outcome, 'the early answer')).toMatchObject({ kind, upload: { offset: 5 } });
-      expect(await room.spool.promised(id)).toBe(5);
+      expect(await room.spool.acknowledgedOffset(id)).toBe(5);
       expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { phase: 'receiving', offset: 5 } });
     },
   );
@@ -184,9 +188,9 @@ describe('a store that may forget', () => {
     const { spool } = room;
     let goOn = (): void => undefined;
     const goesOn = new Promise<void>((resolve) => (goOn = resolve));
-    const promised = jest.spyOn(spool, 'promised').mockImplementationOnce(async () => {
+    const promised = jest.spyOn(spool, 'acknowledgedOffset').mockImplementationOnce(async () => {
       await goesOn;
-      return spool.promised(id);
+      return spool.acknowledgedOffset(id);
     });
     const head = room.head(id);
     await until(() => promised.mock.calls.length === 1, 'the record to be read');

@@ -8,7 +8,7 @@ import { LocalSpool } from '../../src/spool/local-spool.js';
 import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import type { GiveBack, Lease } from '../../src/store/leases.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
-import type { Feeds } from '../../src/uploads/append.js';
+import type { EagerFeeds } from '../../src/uploads/append.js';
 import type { CommitPace } from '../../src/uploads/chunk.js';
 import { Body } from '../../src/uploads/request-body.js';
 import { Uploads } from '../../src/uploads/uploads.js';
@@ -23,7 +23,7 @@ export interface RoomOptions {
   readonly node?: string;
   readonly log?: Log;
   /** Origins that are fed meanwhile. */
-  readonly feeds?: Feeds;
+  readonly feeds?: EagerFeeds;
 }
 
 /** A request whose body is sent step by step. */

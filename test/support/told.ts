@@ -47,7 +47,7 @@ function dateOf(value: string): string {
 
 function limitsOf(value: string, maxAgeSeconds: number): string {
   return value.replace(/(?<=\b(?:expires|max-age)=)\d+/, (seconds) => {
-    const isWhole = Number(seconds) <= maxAgeSeconds && Number(seconds) > maxAgeSeconds - 60;
-    return isWhole ? '<all>' : seconds;
+    const isComplete = Number(seconds) <= maxAgeSeconds && Number(seconds) > maxAgeSeconds - 60;
+    return isComplete ? '<all>' : seconds;
   });
 }

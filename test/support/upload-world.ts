@@ -103,7 +103,7 @@ export class UploadWorld {
   }
 
   /** Every byte is here: what is left to do is the origin's. */
-  async isWhole(id: string): Promise<boolean> {
+  async isComplete(id: string): Promise<boolean> {
     return (await this.store.get(id))?.phase !== 'receiving';
   }
 

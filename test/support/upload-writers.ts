@@ -38,7 +38,7 @@ const NOTHING_SAID: Part = { complete: false, isSized: true, isDigested: false }
 /** Writers of one file who know nothing of each other; everything they are told is held against what was told before. */
 export class UploadWriters {
   id = '';
-  private lives = 0;
+  private isHealthy = 0;
   private hasLeft = false;
   private readonly witness: UploadWitness;
   private readonly eagerAppend: EagerAppend[] = [];
@@ -99,8 +99,8 @@ export class UploadWriters {
 
   /** What clients mostly do: ask, and go on from there. */
   resume(writer: number, part: Part): void {
-    const { lives } = this;
-    void this.head(writer).then(() => lives === this.lives && !this.hasLeft && this.append(writer, part));
+    const { isHealthy } = this;
+    void this.head(writer).then(() => isHealthy === this.isHealthy && !this.hasLeft && this.append(writer, part));
   }
 
   /** From where this writer believes the upload to stand. */
@@ -155,7 +155,7 @@ export class UploadWriters {
   /** Their connections are lost: nothing more comes of what they asked, and nobody remembers an offset. */
   forget(): void {
     this.throwFailure();
-    this.lives++;
+    this.isHealthy++;
     while (this.eagerAppend.length > 0) this.cut(0);
     this.pending.clear();
     this.witness.forgetOffsets();
@@ -220,10 +220,10 @@ export class UploadWriters {
   }
 
   private follow(asked: Asked, outcome: Promise<Outcome | Interrupted>, basedOn?: number): Promise<void> {
-    const { lives } = this;
+    const { isHealthy } = this;
     const judged = outcome
-      .then((known) => lives === this.lives && this.witness.judge(asked, known, basedOn))
-      .catch((error: unknown) => lives === this.lives && (this.failure ??= error))
+      .then((known) => isHealthy === this.isHealthy && this.witness.judge(asked, known, basedOn))
+      .catch((error: unknown) => isHealthy === this.isHealthy && (this.failure ??= error))
       .then(() => void this.pending.delete(judged));
     this.pending.add(judged);
     return judged;

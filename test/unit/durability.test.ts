@@ -253,24 +253,24 @@ describe('when the disk fails to make something durable', () => {
     const spool = new LocalSpool({ directory: directory.path, sync: 'group' });
     await spool.open();
     failing = /^spool$/;
-    await expect(spool.promise(id, 5)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    await expect(spool.noteAcknowledged(id, 5)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
     failing = undefined;
-    expect(await during(spool.promise(id, 5))).toEqual(expect.arrayContaining(['spool', 'spool/ID']));
-    expect(await spool.promised(id)).toBe(5);
+    expect(await during(spool.noteAcknowledged(id, 5))).toEqual(expect.arrayContaining(['spool', 'spool/ID']));
+    expect(await spool.acknowledgedOffset(id)).toBe(5);
   });
 
   test('a number that was promised is written and synced anew, and is not found before', async () => {
     const spool = new LocalSpool({ directory: directory.path, sync: 'group' });
     await spool.open();
-    await spool.promise(id, 5);
+    await spool.noteAcknowledged(id, 5);
     for (const number of [6, 7]) {
       failing = /promised$/;
-      await expect(spool.promise(id, number)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      await expect(spool.noteAcknowledged(id, number)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
       failing = undefined;
-      expect(await spool.promised(id)).toBe(number - 1);
+      expect(await spool.acknowledgedOffset(id)).toBe(number - 1);
       synced = [];
-      expect(await during(spool.promise(id, number))).toEqual(['spool/ID/promised']);
-      expect(await spool.promised(id)).toBe(number);
+      expect(await during(spool.noteAcknowledged(id, number))).toEqual(['spool/ID/promised']);
+      expect(await spool.acknowledgedOffset(id)).toBe(number);
     }
   });
 
@@ -279,19 +279,19 @@ describe('when the disk fails to make something durable', () => {
     async (number) => {
       const before = new LocalSpool({ directory: directory.path, sync: 'group' });
       await before.open();
-      for (const noted of [3, 5]) await before.promise(id, noted);
+      for (const noted of [3, 5]) await before.noteAcknowledged(id, noted);
       const after = new LocalSpool({ directory: directory.path, sync: 'group' });
       failing = /promised$/;
-      await expect(after.promise(id, number)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      await expect(after.noteAcknowledged(id, number)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
       failing = undefined;
-      expect(await after.promised(id)).toBe(5);
+      expect(await after.acknowledgedOffset(id)).toBe(5);
       synced = [];
-      const proof = await during(after.promise(id, number));
+      const proof = await during(after.noteAcknowledged(id, number));
       expect(new Set(proof)).toEqual(new Set(['spool', 'spool/ID', 'spool/ID/promised']));
       expect(proof.filter((path) => path.endsWith('promised'))).toHaveLength(number > 5 ? 2 : 1);
       synced = [];
-      expect(await during(after.promise(id, number))).toEqual([]);
-      expect(await after.promised(id)).toBe(Math.max(number, 5));
+      expect(await during(after.noteAcknowledged(id, number))).toEqual([]);
+      expect(await after.acknowledgedOffset(id)).toBe(Math.max(number, 5));
     },
   );
 

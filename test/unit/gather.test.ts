@@ -77,19 +77,19 @@ test('a full stream says so, also while its bytes wait to be gathered', () => {
 test.each([
   ['that goes on', false],
   ['that is whole', true],
-])('what a stream %s has got before is made one piece, and told of', async (_, isWhole) => {
+])('what a stream %s has got before is made one piece, and told of', async (_, isComplete) => {
   const stream = new Readable({ read: () => undefined });
   for (let at = 0; at < 1000; at++) stream.push(byte(at));
-  if (isWhole) stream.push(null);
+  if (isComplete) stream.push(null);
   let told = 0;
   gatherSmallPieces(stream, () => told++);
   expect([told, stream.readableLength]).toEqual([1000, 1000]);
-  if (!isWhole) for (let at = 1000; at < 1500; at++) stream.push(byte(at));
-  if (!isWhole) stream.push(null);
+  if (!isComplete) for (let at = 1000; at < 1500; at++) stream.push(byte(at));
+  if (!isComplete) stream.push(null);
   const pieces = (await stream.toArray()) as Buffer[];
   expect(pieces.length).toBeLessThanOrEqual(2);
   expect(Buffer.concat(pieces)).toEqual(
-    Buffer.from(Array.from({ length: isWhole ? 1000 : 1500 }, (__, at) => at % 251)),
+    Buffer.from(Array.from({ length: isComplete ? 1000 : 1500 }, (__, at) => at % 251)),
   );
 });
 

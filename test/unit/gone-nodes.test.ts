@@ -13,7 +13,7 @@ const OWNER_TIMEOUT_MS = 60_000;
 
 let nodes: FakeNodes;
 let now: number;
-let isAway: boolean;
+let isStoreUnavailable: boolean;
 let uploads: Map<string, Partial<Upload>>;
 /** Runs when an upload of the node is about to be forgotten. */
 let beforeEnd: () => void;
@@ -24,14 +24,14 @@ beforeEach(() => {
   nodes.set('heir', {});
   nodes.set('other', { silentMs: 0 });
   now = 1_000_000;
-  isAway = false;
+  isStoreUnavailable = false;
   const known = { request: REQUEST, attempts: [], node: 'other', phase: 'receiving' } as const;
   uploads = new Map(['a', 'b'].map((id) => [id, { ...known, id }]));
   beforeEnd = () => undefined;
   gone = new LostNodes({
     self: 'heir',
     nodes: {
-      all: () => (isAway ? Promise.reject(new Fault('STORE_UNAVAILABLE', 'away', true)) : nodes.all()),
+      all: () => (isStoreUnavailable ? Promise.reject(new Fault('STORE_UNAVAILABLE', 'away', true)) : nodes.all()),
       find: (name) => nodes.find(name),
       forget: (name) => nodes.forget(name),
     },
@@ -93,9 +93,9 @@ describe('a node that has been silent for longer than the owner timeout', () => 
 
   test('is given time after the store was away: nobody could be heard meanwhile', async () => {
     await watchFor(OWNER_TIMEOUT_MS + 15_000);
-    isAway = true;
+    isStoreUnavailable = true;
     await watchFor(OWNER_TIMEOUT_MS);
-    isAway = false;
+    isStoreUnavailable = false;
     nodes.set('other', { silentMs: OWNER_TIMEOUT_MS });
     await lookAfter(15_000);
     expect(uploads.size).toBe(2);

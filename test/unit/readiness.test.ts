@@ -15,7 +15,11 @@ test('all that holds makes ready, and nothing to hold too', async () => {
 });
 
 test('one that is only told does not keep requests away', async () => {
-  const records = { name: 'records', isOnlyTold: true, check: () => Promise.resolve('one cannot be read') } as const;
+  const records = {
+    name: 'records',
+    isInformational: true,
+    check: () => Promise.resolve('one cannot be read'),
+  } as const;
   const checks = [
     { name: 'store', ok: true },
     { name: 'records', ok: false, problem: 'one cannot be read' },

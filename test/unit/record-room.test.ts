@@ -143,7 +143,7 @@ describe('no record stays open', () => {
   });
 
   test.each<[string, (id: string) => Promise<unknown>]>([
-    ['answered', (id) => store.answerEarly(id, ended, kept)],
+    ['answered', (id) => store.respondEarly(id, ended, kept)],
     ['ended', (id) => store.endEarly(id, { ...ended, reached: 'sent-in-part' })],
     ['invalid', (id) => store.invalidate(id, 1)],
     ['cancelled', (id) => store.cancel(id)],
@@ -209,7 +209,7 @@ describe('nothing can be opened from the answer on', () => {
   ])('%s: it is recorded all the same', async (code, begin, worker) => {
     const id = await begin();
     disk.fail(1, true, (operation: Operation) => (operation === 'open' ? code : undefined));
-    const recorded = worker ? store.recordAnswer(id, worker, kept, ended) : store.answerEarly(id, ended, kept);
+    const recorded = worker ? store.recordAnswer(id, worker, kept, ended) : store.respondEarly(id, ended, kept);
     expect(await recorded).toMatchObject({ phase: 'answered' });
     await crash('kill');
     expect(await store.get(id)).toMatchObject({ phase: 'answered', answer: { status: 201 } });

@@ -64,10 +64,10 @@ describe('uploads whose bytes are with a node', () => {
     await a.move(id, 2, 'b');
     const ended = attempt(1, { inPart: true, endedAt: 5, reached: 'answered', status: 413 });
     const long = { answer: { ...answer(4), body: { in: 'spool', name: 'answer' } as const }, expiresAt: later };
-    expect(await a.answerEarly(id, ended, long)).toBe('stale');
+    expect(await a.respondEarly(id, ended, long)).toBe('stale');
     expect(await b.get(id)).toMatchObject({ phase: 'receiving' });
     const short = { answer: answer(4), body: Buffer.from('body'), expiresAt: later };
-    expect(await a.answerEarly(id, ended, short)).toMatchObject({ phase: 'answered', node: 'b' });
+    expect(await a.respondEarly(id, ended, short)).toMatchObject({ phase: 'answered', node: 'b' });
   });
 
   test('take their deliveries and their end with them when they move', async () => {

@@ -88,7 +88,7 @@ describe('a shared spool', () => {
     await mkdir(join(directory.path, 'spool'));
     await expect(spool.read(id, [chunk]).toArray()).rejects.toMatchObject(away);
     await expect(spool.size(id, 'chunk-1')).rejects.toMatchObject(away);
-    await expect(spool.promised(id)).rejects.toMatchObject(away);
+    await expect(spool.acknowledgedOffset(id)).rejects.toMatchObject(away);
     await expect(spool.open()).rejects.toMatchObject(away);
   });
 
@@ -96,7 +96,7 @@ describe('a shared spool', () => {
     await spool.remove(id);
     await expect(spool.read(id, [chunk]).toArray()).rejects.toMatchObject({ code: 'BYTES_LOST' });
     expect(await spool.size(id, 'chunk-1')).toBeUndefined();
-    expect(await spool.promised(id)).toBe(0);
+    expect(await spool.acknowledgedOffset(id)).toBe(0);
   });
 
   test('keeps its empty directories when it is opened, since somebody may be about to use them, until it is listed', async () => {

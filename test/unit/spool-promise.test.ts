@@ -21,45 +21,45 @@ describe('the file of a promise', () => {
   afterEach(() => directory.remove());
 
   test('never grows, however much is promised', async () => {
-    for (let offset = 1; offset < 20; offset++) await spool.promise(id, offset * 1e12);
+    for (let offset = 1; offset < 20; offset++) await spool.noteAcknowledged(id, offset * 1e12);
     expect((await readFile(path)).length).toBeLessThanOrEqual(64);
   });
 
   test('is not written when it says as much already', async () => {
-    await spool.promise(id, 100);
+    await spool.noteAcknowledged(id, 100);
     const before = await readFile(path);
-    await spool.promise(id, 100);
-    await spool.promise(id, 99);
+    await spool.noteAcknowledged(id, 100);
+    await spool.noteAcknowledged(id, 99);
     expect(await readFile(path)).toEqual(before);
   });
 
   test('survives a write that was torn anywhere: the one before it counts', async () => {
-    await spool.promise(id, 100);
+    await spool.noteAcknowledged(id, 100);
     const before = await readFile(path);
-    await spool.promise(id, 200_000_000);
+    await spool.noteAcknowledged(id, 200_000_000);
     const after = await readFile(path);
     await fc.assert(
       fc.asyncProperty(fc.nat({ max: after.length }), async (torn) => {
         const mixed = Buffer.concat([after.subarray(0, torn), before.subarray(torn)]);
         await writeFile(path, mixed);
-        expect([100, 200_000_000]).toContain(await spool.promised(id));
-        await spool.promise(id, 300_000_000);
-        expect(await spool.promised(id)).toBe(300_000_000);
+        expect([100, 200_000_000]).toContain(await spool.acknowledgedOffset(id));
+        await spool.noteAcknowledged(id, 300_000_000);
+        expect(await spool.acknowledgedOffset(id)).toBe(300_000_000);
       }),
       { numRuns: 70 },
     );
   });
 
   test('that was never written whole promises nothing', async () => {
-    await spool.promise(id, 100);
+    await spool.noteAcknowledged(id, 100);
     for (const content of ['', '0000', 'x'.repeat(64), '0000000000000100 00000000\n']) {
       await writeFile(path, content);
-      expect(await spool.promised(id)).toBe(0);
+      expect(await spool.acknowledgedOffset(id)).toBe(0);
     }
   });
 
   test('is for its owner alone, and nothing is beside it', async () => {
-    await spool.promise(id, 1);
+    await spool.noteAcknowledged(id, 1);
     expect(await readdir(join(directory.path, 'spool', id))).toEqual(['promised']);
   });
 });

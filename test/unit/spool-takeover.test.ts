@@ -1,7 +1,7 @@
 import { mkdir, readFile, rm, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { machineFiles, mkdir as mkdirOn, useFileSystem, writeWhole } from '../../src/fs/files.js';
+import { machineFiles, mkdir as mkdirOn, useFileSystem, writeFully } from '../../src/fs/files.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
@@ -88,7 +88,7 @@ describe.each([
   async function fill(): Promise<void> {
     await claimSpool(claimOf(data(), { shared }));
     await mkdirOn(`${data()}/spool/${id}`, 0o700);
-    await writeWhole(`${data()}/spool/${id}/chunk-1-0`, Buffer.from('hello'), true);
+    await writeFully(`${data()}/spool/${id}/chunk-1-0`, Buffer.from('hello'), true);
     // Everything so far is on the disk.
     const spool = new LocalSpool({ directory: data(), sync: 'group', shared, isMarked: true });
     await spool.size(id, 'chunk-1-0');
@@ -117,7 +117,7 @@ describe.each([
 
   test.each(['1', 'x', '\0'])('is not what a mark with a wrong byte (%j) means: it is called damaged', async (byte) => {
     const path = `${data()}/spool/.store`;
-    await writeWhole(path, Buffer.from(`${OLD.slice(0, 20)}${byte}2${OLD.slice(22)}\n`), true);
+    await writeFully(path, Buffer.from(`${OLD.slice(0, 20)}${byte}2${OLD.slice(22)}\n`), true);
     const start = takeOver({ storeId: OLD, isNewStore: false });
     await expect(start).rejects.toThrow(`${path} is damaged`);
     await expect(start).rejects.toThrow(`echo ${OLD} > ${path}`);

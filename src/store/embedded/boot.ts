@@ -2,7 +2,7 @@ import { readFile, readlink } from 'node:fs/promises';
 import { uptime } from 'node:os';
 import { join } from 'node:path';
 import type { DirectorySync } from '../../fs/directory-sync.js';
-import { hasCode, readWhole, rename, storageFault, writeWhole } from '../../fs/files.js';
+import { hasCode, readFully, rename, storageFault, writeFully } from '../../fs/files.js';
 import type { Fault } from '../../model/fault.js';
 
 /** Tells one run of the operating system from another; undefined where the system does not say. */
@@ -83,7 +83,7 @@ export class StartNumber {
     const { path, number, directory, names } = this;
     const since = names.failures;
     try {
-      await writeWhole(`${path}.tmp`, Buffer.from(`${JSON.stringify({ number })}\n`), names.isDurable);
+      await writeFully(`${path}.tmp`, Buffer.from(`${JSON.stringify({ number })}\n`), names.isDurable);
       await rename(`${path}.tmp`, path);
       await names.sync(directory, since);
     } catch (error) {
@@ -95,7 +95,7 @@ export class StartNumber {
 
 async function readLast(path: string): Promise<{ readonly number?: number } | undefined> {
   try {
-    return JSON.parse((await readWhole(path)).toString()) as { number?: number };
+    return JSON.parse((await readFully(path)).toString()) as { number?: number };
   } catch (error) {
     // Missing, or damaged: then nothing is known of the last start, and the largest token must do.
     if (hasCode(error, 'ENOENT') || (error as Error).name === 'SyntaxError') return undefined;

@@ -199,7 +199,7 @@ export class EmbeddedStore implements UploadStore {
     return this.records.change(id, 'stale', ({ record }) => decideEndEarly(record, attempt));
   }
 
-  answerEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
+  respondEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
     return this.records.step(id, async (entry) => {
       if (!entry) return 'stale';
       if (answeredAlready(entry.record, kept.answer, ended)) {

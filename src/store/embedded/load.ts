@@ -6,7 +6,7 @@ import {
   isGivenId,
   opendir,
   patiently,
-  readWhole,
+  readFully,
   rename,
   stat,
   storageFault,
@@ -87,7 +87,7 @@ export async function readEntry(
   { log, onLoss }: LossObserver,
 ): Promise<RecordEntry | 'damaged' | undefined> {
   const path = pathOf(disk, id);
-  const bytes = await readWhole(path).catch((error: unknown) => {
+  const bytes = await readFully(path).catch((error: unknown) => {
     if (hasCode(error, 'ENOENT')) return undefined;
     throw error;
   });

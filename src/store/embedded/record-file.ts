@@ -12,14 +12,14 @@ import {
   isNoRoom,
   open,
   patiently,
-  readWhole,
+  readFully,
   rename,
   stat,
   storageFault,
   unlink,
   unlinkIfThere,
   writeAll,
-  writeWhole,
+  writeFully,
 } from '../../fs/files.js';
 import { Fault } from '../../model/fault.js';
 import {
@@ -188,7 +188,7 @@ export class RecordFile {
 
   /** A file of no bytes needs no room but for its name. */
   private async placeholder(): Promise<void> {
-    await writeWhole(this.path, new Uint8Array(), false).catch((error: unknown) => {
+    await writeFully(this.path, new Uint8Array(), false).catch((error: unknown) => {
       if (!isNoRoom(error)) throw error;
     });
   }
@@ -247,7 +247,7 @@ export class RecordFile {
    */
   private async proveInPlace(record: UploadRecord): Promise<boolean> {
     try {
-      const lines = (await readWhole(this.path)).subarray(0, this.goodBytes);
+      const lines = (await readFully(this.path)).subarray(0, this.goodBytes);
       const bytes = Buffer.concat([lines, blanks(this.fileBytes - this.goodBytes)]);
       const read = readRecord(bytes);
       if (read?.state !== 'whole' || !isSame(read.record, record)) return false;
@@ -394,7 +394,7 @@ function isSame(one: UploadRecord, other: UploadRecord): boolean {
 export async function writeAnswer(path: string, body: Uint8Array, names: DirectorySync): Promise<number> {
   const since = names.failures;
   try {
-    await writeWhole(path, body, names.isDurable);
+    await writeFully(path, body, names.isDurable);
     await names.sync(dirname(path), since);
     return crc32(body);
   } catch (error) {
@@ -406,7 +406,7 @@ export async function writeAnswer(path: string, body: Uint8Array, names: Directo
 /** The body again, or a fault when it is not what was written: no answer is better than a wrong one. */
 export async function readAnswer(path: string, crc: number | undefined, gate: Semaphore): Promise<Uint8Array> {
   try {
-    const body = await patiently(() => gate.run(() => readWhole(path)));
+    const body = await patiently(() => gate.run(() => readFully(path)));
     if (crc32(body) !== crc) throw new Fault('BYTES_LOST', 'a kept answer is damaged', false);
     return body;
   } catch (error) {

@@ -152,7 +152,7 @@ export function givenUpAlready({ upload }: UploadRecord, why: Undelivered): bool
 export function decideClaim({ record, claim }: Delivered, { monotonic }: Moment, goesOn?: Attempt): Change | undefined {
   const { phase } = record.upload;
   if (goesOn && !isOpenInPart(record.upload, goesOn)) return undefined;
-  const attempt = goesOn && { attempt: mayBeWhole(goesOn) };
+  const attempt = goesOn && { attempt: mayBeComplete(goesOn) };
   if (phase === 'delivering') return claim && claim.until > monotonic ? undefined : { ...attempt };
   if (phase !== 'complete' && phase !== 'undelivered') return undefined;
   return { ...attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] };
@@ -200,7 +200,7 @@ export function withLostLine(record: UploadRecord, startedAt: number): UploadRec
   const newest = attempts.at(-1);
   const isOpen = newest !== undefined && newest.reached === undefined;
   const attempt = isOpen
-    ? mayBeWhole(newest)
+    ? mayBeComplete(newest)
     : { number: (newest?.number ?? 0) + 1, origin: newest?.origin ?? '', startedAt, problem: LINE_LOST };
   const why = undelivered && ({ reason: 'outcome-unknown', problem: LINE_LOST } as const);
   return changedCopy(record, { attempt, ...(why && { set: { undelivered: why } }) });
@@ -245,7 +245,7 @@ function isOpenInPart({ attempts }: Upload, { number }: Attempt): boolean {
   return attempts.some((known) => known.number === number && known.inPart && known.reached === undefined);
 }
 
-function mayBeWhole(early: Attempt): Attempt {
+function mayBeComplete(early: Attempt): Attempt {
   const attempt = { ...early };
   Reflect.deleteProperty(attempt, 'inPart');
   return attempt;

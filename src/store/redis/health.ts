@@ -34,7 +34,7 @@ export class RedisHealth {
   noteTrouble(fault: Fault): void {
     const { message } = fault;
     if (this.problem === undefined) this.since = performance.now();
-    if (this.isNews(fault)) this.log.error(`Redis is not available: ${message}`);
+    if (this.isNewTrouble(fault)) this.log.error(`Redis is not available: ${message}`);
     this.problem = message;
   }
 
@@ -44,7 +44,7 @@ export class RedisHealth {
   }
 
   /** One outage has many words; but that somebody has to change something, as a password, is said whatever came before. */
-  private isNews({ message, cause }: Fault): boolean {
+  private isNewTrouble({ message, cause }: Fault): boolean {
     if (this.problem === undefined) this.said.clear();
     else if (mayPass(cause) || this.said.has(message)) return false;
     this.said.add(message);
@@ -81,8 +81,8 @@ export class ReplyTimeout {
     const late = new Promise<never>((_, reject) => {
       const look = (): void => {
         const heardAt = Math.max(begunAt, this.answeredAt.get(about) ?? 0);
-        const leftMs = Math.min(heardAt + SILENT_MS, begunAt + MOST_MS) - performance.now();
-        if (leftMs > 0) timer = setTimeout(look, leftMs);
+        const remainingMs = Math.min(heardAt + SILENT_MS, begunAt + MOST_MS) - performance.now();
+        if (remainingMs > 0) timer = setTimeout(look, remainingMs);
         // When this process stood still, the answer is here already, only not read.
         else setImmediate(() => reject(new Error('not answered in time')));
       };

@@ -64,7 +64,7 @@ export class RedisLeases implements Leases {
       for (;;) {
         const taken = await this.scripts.take(id, ticket, purpose);
         if (taken.state !== 'held') return taken;
-        await bell.rings(Math.min(taken.waitMs, LOOK_MS));
+        await bell.notified(Math.min(taken.waitMs, LOOK_MS));
       }
     } finally {
       this.waiting.delete(id);
@@ -93,10 +93,10 @@ export class RedisLeases implements Leases {
     if (lease && lease.token < Number(ticket)) lease.ask();
   };
 
-  private readonly onFree = (id: string): void => this.waiting.get(id)?.ring();
+  private readonly onFree = (id: string): void => this.waiting.get(id)?.notify();
 
   private readonly onReconnected = (): void => {
-    for (const bell of this.waiting.values()) bell.ring();
+    for (const bell of this.waiting.values()) bell.notify();
     for (const lease of this.held.values()) void lease.renewNow();
   };
 }
@@ -113,13 +113,13 @@ class Notifier {
   private isRung = false;
   private wake: (() => void) | undefined;
 
-  ring(): void {
+  notify(): void {
     this.isRung = true;
     this.wake?.();
   }
 
   /** Fulfilled when it has rung since the last time, or after a while. */
-  async rings(withinMs: number): Promise<void> {
+  async notified(withinMs: number): Promise<void> {
     if (!this.isRung) {
       let timer: NodeJS.Timeout | undefined;
       await new Promise<void>((resolve) => {

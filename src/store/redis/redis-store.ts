@@ -141,7 +141,7 @@ export class RedisStore implements UploadStore {
     return this.step({ script: 'end-early', id, args: [attempt.number, attemptText(attempt)] });
   }
 
-  answerEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
+  respondEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
     const args = [ended.number, attemptText(ended), ...partsOf(kept), ...this.end(kept.expiresAt)];
     const step: Omit<Step, 'node'> = { script: 'answer-early', id, args, keys: (keys) => [keys.answer] };
     // The early attempt may outlast a move; a body in the spool of this node would be with the wrong one.
