@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { LostNodes } from '../cluster/lost-nodes.js';
 import { Migrator } from '../cluster/migrator.js';
-import { KnownOwners } from '../cluster/owner-cache.js';
+import { OwnerCache } from '../cluster/owner-cache.js';
 import { PeerFiles, PeerFilesClient } from '../cluster/peer-files.js';
 import type { ClusterConfig } from '../config/cluster.js';
 import type { HttpHandler } from '../handler/handler.js';
@@ -50,7 +50,7 @@ export async function openMembership(config: ClusterConfig, deps: MembershipDeps
   const tls = config.tls && (await filesOf(config.tls));
   const trusting = { signature, ...(tls ? { tls } : {}), log };
   const { ownerTimeoutMs } = config;
-  const owners = new KnownOwners(nodes, monotonic);
+  const owners = new OwnerCache(nodes, monotonic);
   const relay = new PeerRelay({ ...trusting, self, owners, ownerTimeoutMs, clientKnows });
   opened.push(() => Promise.resolve(relay.close()));
   const migrator = new Migrator({ ...deps, self, nodes, files: new PeerFilesClient(trusting) });

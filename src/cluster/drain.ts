@@ -3,27 +3,27 @@ import type { Log } from '../observe/log.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { type MoveProgress, ownUploads } from './migrator.js';
 
-/** How far a node has come on its way out. */
+/** How far a node has come with its drain. */
 export interface DrainState {
   readonly draining: boolean;
-  /** Missing as long as nobody wants its uploads to be moved. */
+  /** Missing until somebody asks for the uploads to be moved. */
   readonly move?: MoveProgress;
 }
 
-/** Who gives the uploads away, and tells how far that is. */
+/** Moves the uploads of this node to other nodes and reports the progress. */
 export interface DrainMigrator {
   start(): void;
   readonly progress: MoveProgress | Promise<MoveProgress>;
 }
 
 export interface DrainOptions {
-  /** From now on this node takes no new uploads, is not ready, and the others know that it leaves. */
+  /** From now on this node accepts no new uploads and is not ready, and the other nodes know that it leaves. */
   readonly leave: () => Promise<void>;
   readonly migrator: DrainMigrator;
   readonly log: Log;
 }
 
-/** A node's way out while it still runs: it takes nothing new, and gives away what it has if that is wanted. */
+/** Takes a running node out of service: it accepts no new uploads, and moves its own to other nodes if that is asked for. */
 export class Drain {
   private draining = false;
   private isMoving = false;
@@ -34,7 +34,7 @@ export class Drain {
     return this.draining;
   }
 
-  /** May be called more than once. Fails with a `Fault` when the others cannot be told, and is to be called again then. */
+  /** May be called more than once. Fails with a `Fault` when the other nodes cannot be informed; the caller then tries again. */
   async begin(move: boolean): Promise<DrainState> {
     const { leave, migrator, log } = this.options;
     if (!this.draining) log.info({ move }, 'this node is draining: it takes no new uploads');
@@ -54,35 +54,35 @@ export class Drain {
 export interface NoMigratorOptions {
   readonly store: Pick<UploadStore, 'list'>;
   readonly node: string | undefined;
-  /** Every node reaches the bytes. */
+  /** Every node can read and write the bytes. */
   readonly shared: boolean;
 }
 
-const NOTHING: MoveProgress = { moved: 0, bytes: 0, left: 0, isDone: true };
-const SHARED =
+const NOTHING_TO_MOVE: MoveProgress = { moved: 0, bytes: 0, left: 0, isDone: true };
+const SHARED_SPOOL =
   'there is nothing to move: the bytes are in the shared directory (spool.shared), where the other nodes go on with them';
 const NO_CLUSTER = 'no other node can take them: cluster is not set';
 
-/** A node that gives its uploads to nobody, and says so: because it need not, or because there is nobody. */
+/** The migrator of a node that cannot move its uploads, or does not have to; it only reports which of the two holds. */
 export class NoMigrator {
   constructor(private readonly options: NoMigratorOptions) {}
 
   start(): void {
-    // It tells what is left; that is all.
+    // There is nothing to start.
   }
 
   get progress(): Promise<MoveProgress> {
-    return this.options.shared ? Promise.resolve({ ...NOTHING, remark: SHARED }) : this.count();
+    return this.options.shared ? Promise.resolve({ ...NOTHING_TO_MOVE, remark: SHARED_SPOOL }) : this.count();
   }
 
   private async count(): Promise<MoveProgress> {
-    const stays = { moved: 0, bytes: 0, isDone: false, isImpossible: true } as const;
+    const impossible = { moved: 0, bytes: 0, isDone: false, isImpossible: true } as const;
     try {
       const { length: left } = await ownUploads(this.options.store, this.options.node);
-      return left === 0 ? NOTHING : { ...stays, left, problem: NO_CLUSTER };
+      return left === 0 ? NOTHING_TO_MOVE : { ...impossible, left, problem: NO_CLUSTER };
     } catch (error) {
       if (!(error instanceof Fault)) throw error;
-      return { ...stays, problem: error.message };
+      return { ...impossible, problem: error.message };
     }
   }
 }

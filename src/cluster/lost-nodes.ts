@@ -12,43 +12,43 @@ export interface LostNodesOptions {
   readonly self: string;
   readonly nodes: Pick<Nodes, 'all' | 'find' | 'forget'>;
   readonly leases: Leases;
-  /** What is known of uploads, as that node would see it. */
+  /** The store as that node would see it. */
   readonly storeOf: (node: string) => UploadStore;
-  /** Given to one process of all. */
+  /** True for one process in the cluster at a time. */
   readonly mayLook: () => Promise<boolean>;
-  /** A node that is silent for this long will not come back. */
+  /** A node that was silent for this long is considered lost for good. */
   readonly ownerTimeoutMs: number;
-  /** The time of the wall. */
+  /** Wall-clock time in milliseconds. */
   readonly clock: () => number;
-  /** Milliseconds by a clock that nobody sets; those of this process when it is missing. */
+  /** Milliseconds on a clock that is never set; the one of this process by default. */
   readonly monotonic?: () => number;
   readonly metrics: Metrics;
   readonly log: Log;
 }
 
-const MOST_MS = 30_000;
-const LEAST_MS = 250;
-/** Whoever missed more looks than this was stopped itself, or is too busy to judge others. */
-const LONGEST_GAP = 3;
+const MAX_INTERVAL_MS = 30_000;
+const MIN_INTERVAL_MS = 250;
+/** Intervals without a look. After a longer gap this process was itself stopped, or is too busy to judge other nodes. */
+const MAX_MISSED_INTERVALS = 3;
 
 /**
- * Ends the uploads of nodes that were silent for too long: state that is lost is never guessed, and nobody waits for ever.
- * Only what it could have heard counts: while the store is away everybody is silent.
+ * Ends the uploads of nodes that were silent for too long, so that clients do not wait forever for lost bytes. Only the time in
+ * which this process could hear them counts: while the store is unavailable, every node is silent.
  */
 export class LostNodes {
   private readonly everyMs: number;
   private timer: NodeJS.Timeout | undefined;
-  private looking: Promise<void> | undefined;
-  /** The first and the last of the looks that have followed each other without a gap. */
-  private watch: { readonly since: number; readonly last: number } | undefined;
+  private running: Promise<void> | undefined;
+  /** Times of the first and the last look in an unbroken series. */
+  private series: { readonly since: number; readonly last: number } | undefined;
   /**
-   * At the last look. Once is not enough: a Redis that has come back with an old snapshot, or with another clock, knows of
-   * nobody's last words before they say something again.
+   * Nodes that were silent at the last look. One look is not enough: a Redis restored from an old snapshot, or with another
+   * clock, does not know the latest signs of life until the nodes repeat them.
    */
-  private silent: ReadonlySet<string> = new Set();
+  private silentNames: ReadonlySet<string> = new Set();
 
   constructor(private readonly options: LostNodesOptions) {
-    this.everyMs = Math.min(MOST_MS, Math.max(LEAST_MS, options.ownerTimeoutMs / 4));
+    this.everyMs = Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, options.ownerTimeoutMs / 4));
   }
 
   start(): void {
@@ -57,63 +57,65 @@ export class LostNodes {
 
   async stop(): Promise<void> {
     clearInterval(this.timer);
-    await this.looking;
+    await this.running;
   }
 
-  /** One look at who is there. Fails with a `Fault`. */
+  /** Checks once which nodes are silent, and forgets the lost ones. Fails with a `Fault`. */
   async look(): Promise<void> {
     const { self, ownerTimeoutMs, mayLook } = this.options;
-    const before = this.silent;
-    this.silent = new Set();
-    const all = await this.hear();
-    const silent = all.filter((node) => node.name !== self && this.isGone(node));
-    this.silent = new Set(silent.map(({ name }) => name));
-    const gone = silent.filter(({ name }) => before.has(name));
-    if (gone.length === 0 || this.watchedMs < ownerTimeoutMs || !(await mayLook())) return;
-    for (const node of gone) await this.forget(node);
+    const silentBefore = this.silentNames;
+    this.silentNames = new Set();
+    const all = await this.readNodes();
+    const silent = all.filter((node) => node.name !== self && this.isSilentTooLong(node));
+    this.silentNames = new Set(silent.map(({ name }) => name));
+    const lost = silent.filter(({ name }) => silentBefore.has(name));
+    if (lost.length === 0 || this.watchedMs < ownerTimeoutMs || !(await mayLook())) return;
+    for (const node of lost) await this.forgetNode(node);
   }
 
   private get watchedMs(): number {
-    return this.watch ? this.watch.last - this.watch.since : 0;
+    return this.series ? this.series.last - this.series.since : 0;
   }
 
-  private async hear(): Promise<readonly NodeState[]> {
+  private async readNodes(): Promise<readonly NodeState[]> {
     const { nodes, monotonic = () => performance.now() } = this.options;
-    const { watch } = this;
-    this.watch = undefined;
+    const { series } = this;
+    this.series = undefined;
     const all = await nodes.all();
     const now = monotonic();
-    const goesOn = watch !== undefined && now - watch.last <= LONGEST_GAP * this.everyMs;
-    this.watch = { since: goesOn ? watch.since : now, last: now };
+    const continues = series !== undefined && now - series.last <= MAX_MISSED_INTERVALS * this.everyMs;
+    this.series = { since: continues ? series.since : now, last: now };
     return all;
   }
 
-  private isGone({ silentMs }: NodeState): boolean {
+  private isSilentTooLong({ silentMs }: NodeState): boolean {
     return silentMs >= this.options.ownerTimeoutMs;
   }
 
   private begin(): void {
-    this.looking ??= this.look()
+    this.running ??= this.look()
       .catch((error: unknown) => {
-        // That the store is away is told elsewhere.
-        if (!isStoreUnavailable(error))
-          this.options.log.error({ err: error }, 'nodes that are gone could not be looked for');
+        // The outage of the store is logged elsewhere.
+        if (!isStoreUnavailable(error)) this.options.log.error({ err: error }, 'the check for lost nodes failed');
       })
-      .finally(() => (this.looking = undefined));
+      .finally(() => (this.running = undefined));
   }
 
-  private async forget({ name, silentMs }: NodeState): Promise<void> {
+  private async forgetNode({ name, silentMs }: NodeState): Promise<void> {
     const { self: successor, storeOf, nodes, leases, metrics, log, clock } = this.options;
     const store = storeOf(name);
     const isStillLost = async (): Promise<boolean> => {
       const node = await nodes.find(name);
-      return node !== undefined && this.isGone(node);
+      return node !== undefined && this.isSilentTooLong(node);
     };
     try {
       const uploads = await forgetNode({ node: name, isStillLost, store, leases, successor, metrics, log, clock });
       if (!(await isStillLost())) return;
       await nodes.forget(name);
-      log.error({ node: name, silentSeconds: Math.round(silentMs / 1000), uploads }, 'a node is gone for good');
+      log.error(
+        { node: name, silentSeconds: Math.round(silentMs / 1000), uploads },
+        'a node is lost, and its uploads have ended',
+      );
     } finally {
       await store.close();
     }
@@ -121,66 +123,66 @@ export class LostNodes {
 }
 
 export interface ForgetNodeDeps extends EndObserver {
-  /** The one that is gone. */
+  /** The lost node. */
   readonly node: string;
-  /** Asked before each upload: it may come back at any moment, with all its bytes. */
+  /** Asked before each upload: the node may return at any moment, with all its bytes. */
   readonly isStillLost: () => Promise<boolean>;
-  /** As the node that is gone would see it: it names that node's uploads. */
+  /** The store as the lost node would see it: it lists that node's uploads. */
   readonly store: UploadStore;
   readonly leases: Leases;
-  /** Takes what needs no bytes of the node that is gone. */
+  /** Takes over the uploads that need no bytes of the lost node. */
   readonly successor: string;
 }
 
-const GONE = 'its node is gone with its bytes';
+const NODE_LOST = 'its node is lost with its bytes';
 
-/** Later than every upload's end. */
-const WHENEVER = Number.MAX_SAFE_INTEGER;
+/** Later than the expiry of every upload. */
+const AFTER_ALL_EXPIRY = Number.MAX_SAFE_INTEGER;
 
 /**
- * Ends the uploads of a node that will not come back with its bytes: from then on they are unknown. An answer that is kept
- * in its record needs no bytes, and is still given. Gives how many are gone. May be broken off, and done again; fails with a
- * `Fault` where one has changed meanwhile, and, after all others, where one cannot be ended.
+ * Ends the uploads of a lost node and gives their number. Answered uploads whose answer is in the record need no bytes, and move
+ * to the successor. Can be stopped and repeated. Fails with a `Fault` when an upload changed meanwhile, or, after all others,
+ * when one could not be ended.
  */
 export async function forgetNode(deps: ForgetNodeDeps): Promise<number> {
   const seen = new Set<string>();
-  let gone = 0;
+  let ended = 0;
   let failure: Fault | undefined;
-  for (let ids = await unseen(deps, seen); ids.length > 0; ids = await unseen(deps, seen))
+  for (let ids = await nextUploads(deps, seen); ids.length > 0; ids = await nextUploads(deps, seen))
     for (const id of ids) {
-      if (!(await deps.isStillLost())) return gone;
+      if (!(await deps.isStillLost())) return ended;
       try {
-        if (await forget(id, deps)) gone += 1;
+        if (await forgetUpload(id, deps)) ended += 1;
       } catch (fault) {
         if (!(fault instanceof Fault) || isStoreUnavailable(fault)) throw fault;
         failure ??= fault;
       }
     }
   if (failure) throw failure;
-  return gone;
+  return ended;
 }
 
-async function unseen({ store }: ForgetNodeDeps, seen: Set<string>): Promise<string[]> {
-  const ids = (await store.expired(WHENEVER)).filter((id) => !seen.has(id));
+async function nextUploads({ store }: ForgetNodeDeps, seen: Set<string>): Promise<string[]> {
+  const ids = (await store.expired(AFTER_ALL_EXPIRY)).filter((id) => !seen.has(id));
   for (const id of ids) seen.add(id);
   return ids;
 }
 
-async function forget(id: string, deps: ForgetNodeDeps): Promise<boolean> {
+async function forgetUpload(id: string, deps: ForgetNodeDeps): Promise<boolean> {
   const { node, store, leases, successor } = deps;
   const lease = await leases.take(id, 'to-end');
   try {
     const upload = await store.get(id);
     if (upload?.node !== node) return false;
-    if (isKeptInRecord(upload)) {
+    if (needsNoBytes(upload)) {
       assertDone(await store.move(id, lease.token, successor));
       return false;
     }
     const { phase } = upload;
     if (phase === 'receiving') assertDone(await store.invalidate(id, lease.token, 'lost'));
     else if (phase !== 'answered') await store.lose(id);
-    if (phase === 'answered') reportLostAnswer(upload, GONE, deps);
-    else if (phase !== 'cancelled' && phase !== 'invalid') reportLoss(upload, GONE, deps);
+    if (phase === 'answered') reportLostAnswer(upload, NODE_LOST, deps);
+    else if (phase !== 'cancelled' && phase !== 'invalid') reportLoss(upload, NODE_LOST, deps);
     await store.remove(id, upload.clientKey);
     return true;
   } finally {
@@ -188,12 +190,12 @@ async function forget(id: string, deps: ForgetNodeDeps): Promise<boolean> {
   }
 }
 
-/** Whoever stood still under its lease must not end what others go on with, perhaps at that node, which is back. */
+/** A process that was suspended while it held the lease must not end uploads that others, perhaps the returned node, go on with. */
 function assertDone(result: Upload | 'stale' | 'gone'): void {
   if (typeof result === 'string')
-    throw new Fault('STORE_UNAVAILABLE', 'an upload of a node that is gone has changed meanwhile', true);
+    throw new Fault('STORE_UNAVAILABLE', 'an upload of a lost node has changed meanwhile', true);
 }
 
-function isKeptInRecord({ phase, answer }: Upload): boolean {
+function needsNoBytes({ phase, answer }: Upload): boolean {
   return phase === 'answered' && (answer?.bodySize === 0 || answer?.body.in === 'record');
 }

@@ -18,33 +18,33 @@ export interface MigrationDeps extends EndObserver {
 }
 
 /**
- * `later`: somebody else needs it now, or it is being delivered. `ended`: there is nothing to move any more. `lost`: nor is
- * there, because its bytes are damaged or missing here.
+ * How one run ended. `later`: the upload is in use or being delivered. `ended`: it is no longer on this node.
+ * `lost`: its bytes are damaged or missing here.
  */
-export type Moved = 'moved' | 'ended' | 'later' | 'lost';
+export type MoveOutcome = 'moved' | 'ended' | 'later' | 'lost';
 
-/** So much may be copied while its client would have to wait; the rest goes before, and nobody notices. */
-const HELD_BYTES = 4 * 1024 * 1024;
+/** At most this much is copied while the lease is held and clients wait; the rest is copied before. */
+const MAX_BYTES_UNDER_LEASE = 4 * 1024 * 1024;
 
-/** A client that comes back while that is done waits no longer than this: else its own offset would never be moved. */
-const FINISH_MS = 100;
+/** A client that asks for the lease waits at most this long for the end of a move; without it the move would never finish. */
+const MAX_FINISH_MS = 100;
 
-/** A client that is faster than the way to the other node would be interrupted for ever. */
-const MOST_ROUNDS = 20;
+/** Limits the rounds: a client that uploads faster than the copy would otherwise be interrupted forever. */
+const MAX_ROUNDS = 20;
 
-/** The origin may still have to get what was uploaded. */
-const NEEDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'undelivered']);
+/** The phases in which the origin may still need the bytes. */
+const PHASES_WITH_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'undelivered']);
 
 /**
- * One upload's way to another node. What is committed does not change any more once a newer lease was given, so most of it
- * is copied while its client goes on; only the last of it, and the step in the store, need the lease to be held. Whoever
- * takes it meanwhile ends that: all stays as it was, and the next run goes on with what is there already.
+ * Moves one upload to another node. Committed bytes never change, so most of them are copied while the client goes on; only the
+ * last ones and the step in the store need the lease. A request that takes the lease meanwhile stops this run, and the
+ * next one continues from the files already copied.
  */
 export class Migration {
-  /** What the other node has, and how much of it. */
-  private readonly sent = new Map<string, number>();
-  /** It is damaged or missing, and stays behind. */
-  private withoutAnswer = false;
+  /** Sizes in bytes of the files that the other node has, by name. */
+  private readonly copiedBytes = new Map<string, number>();
+  /** The stored answer is damaged or missing, and is not moved. */
+  private isAnswerLost = false;
 
   constructor(
     private readonly id: string,
@@ -52,35 +52,35 @@ export class Migration {
     private readonly deps: MigrationDeps,
   ) {}
 
-  /** Bytes that were copied. */
+  /** Bytes copied so far. */
   get bytes(): number {
-    return [...this.sent.values()].reduce((sum, size) => sum + size, 0);
+    return [...this.copiedBytes.values()].reduce((sum, size) => sum + size, 0);
   }
 
-  /** Fails with `NotTaken` when the other node is to blame, with a `Fault` when our machine is, with the signal's reason. */
-  async run(signal: AbortSignal): Promise<Moved> {
+  /** Fails with `FileRefused` when the other node is to blame, with a `Fault` when this one is, or with the signal's reason. */
+  async run(signal: AbortSignal): Promise<MoveOutcome> {
     try {
       return await this.copyAndMove(signal);
     } catch (error) {
       if (!(error instanceof Fault) || error.code !== 'BYTES_LOST') throw error;
-      return this.lose(error.message);
+      return this.giveUpLost(error.message);
     }
   }
 
-  private async copyAndMove(signal: AbortSignal): Promise<Moved> {
-    for (let round = 0; round < MOST_ROUNDS; round++) {
-      const upload = await this.ours();
+  private async copyAndMove(signal: AbortSignal): Promise<MoveOutcome> {
+    for (let round = 0; round < MAX_ROUNDS; round++) {
+      const upload = await this.ownUpload();
       if (typeof upload === 'string') return upload;
-      const outcome = await this.underLease(signal);
-      if (Array.isArray(outcome)) await this.send(outcome, signal);
+      const outcome = await this.moveUnderLease(signal);
+      if (Array.isArray(outcome)) await this.copy(outcome, signal);
       else return outcome;
     }
     return 'later';
   }
 
   /**
-   * Takes back what the other node was given; false when that has the upload by now. Under a lease, so that no step of
-   * anybody who counts on these files can be done any more. Fails as `run` does.
+   * Removes the copied files from the other node; false when the upload belongs to that node by now. The lease keeps any step
+   * that relies on these files from happening afterwards. Fails as `run` does.
    */
   async undo(signal: AbortSignal): Promise<boolean> {
     const { leases, store, files } = this.deps;
@@ -89,22 +89,22 @@ export class Migration {
       const upload = await store.get(this.id);
       if (upload?.node === this.target.name) return false;
       await files.remove(this.target, this.id, signal);
-      this.sent.clear();
+      this.copiedBytes.clear();
       return true;
     } finally {
       await lease.release();
     }
   }
 
-  /** An upload ends with its bytes; one that is answered goes on, and its client hears that the answer is lost. */
-  private async lose(problem: string): Promise<Moved> {
+  /** An upload that has lost its bytes ends. An answered one goes on, and its client learns that the answer is lost. */
+  private async giveUpLost(problem: string): Promise<MoveOutcome> {
     const { leases, store } = this.deps;
     const lease = await leases.take(this.id);
     try {
-      const upload = await this.ours();
+      const upload = await this.ownUpload();
       if (typeof upload === 'string') return upload;
       if (upload.phase === 'answered') {
-        this.withoutAnswer = true;
+        this.isAnswerLost = true;
         reportLostAnswer(upload, problem, this.deps);
         return 'later';
       }
@@ -118,16 +118,16 @@ export class Migration {
     }
   }
 
-  /** Moves it when little is missing; else gives what to copy before the next try. */
-  private async underLease(signal: AbortSignal): Promise<Moved | Chunk[]> {
+  /** Moves the upload when little is left to copy; else gives the files to copy before the next try. */
+  private async moveUnderLease(signal: AbortSignal): Promise<MoveOutcome | Chunk[]> {
     const lease = await this.deps.leases.take(this.id);
     try {
-      const upload = await this.ours();
+      const upload = await this.ownUpload();
       if (typeof upload === 'string') return upload;
       const files = await this.filesOf(upload);
-      const missing = files.filter(({ name, size }) => this.sent.get(name) !== size);
-      if (missing.reduce((sum, { size }) => sum + size, 0) > HELD_BYTES) return missing;
-      return await this.finish(upload, files, missing, lease, signal);
+      const missing = files.filter(({ name, size }) => this.copiedBytes.get(name) !== size);
+      if (missing.reduce((sum, { size }) => sum + size, 0) > MAX_BYTES_UNDER_LEASE) return missing;
+      return await this.finish(upload, { files, missing }, lease, signal);
     } finally {
       await lease.release();
     }
@@ -135,79 +135,81 @@ export class Migration {
 
   private async finish(
     upload: Upload,
-    files: readonly Chunk[],
-    missing: readonly Chunk[],
+    { files, missing }: { readonly files: readonly Chunk[]; readonly missing: readonly Chunk[] },
     lease: Lease,
     signal: AbortSignal,
-  ): Promise<Moved> {
-    const patience = new GraceSignal(lease.signal, FINISH_MS);
-    const wanted = AbortSignal.any([patience.signal, signal]);
+  ): Promise<MoveOutcome> {
+    const grace = new GraceSignal(lease.signal, MAX_FINISH_MS);
+    const stop = AbortSignal.any([grace.signal, signal]);
     try {
-      await this.send(missing, wanted);
-      const promised = NEEDS_BYTES.has(upload.phase) ? await this.deps.spool.acknowledgedOffset(this.id) : 0;
-      if (files.length > 0) await this.deps.files.confirm(this.target, this.id, { files, promised }, wanted);
-      wanted.throwIfAborted();
+      await this.copy(missing, stop);
+      const promised = PHASES_WITH_BYTES.has(upload.phase) ? await this.deps.spool.acknowledgedOffset(this.id) : 0;
+      if (files.length > 0) await this.deps.files.confirm(this.target, this.id, { files, promised }, stop);
+      stop.throwIfAborted();
     } catch (error) {
-      // A client came back: it goes first.
-      if (patience.signal.aborted && !signal.aborted) return 'later';
+      // A client asked for the lease, and has priority.
+      if (grace.signal.aborted && !signal.aborted) return 'later';
       throw error;
     } finally {
-      patience.end();
+      grace.end();
     }
-    return this.change(upload, lease, signal);
+    return this.changeOwner(upload, lease, signal);
   }
 
-  /** A delivery needs no lease: one that came meanwhile may have left an answer here, which has to go with the rest. */
-  private async change(seen: Upload, { token }: Lease, signal: AbortSignal): Promise<Moved> {
+  /**
+   * `seen`: a delivery needs no lease, and may have stored an answer here since that snapshot. The store then refuses the
+   * move, and the next run copies the answer too.
+   */
+  private async changeOwner(seen: Upload, { token }: Lease, signal: AbortSignal): Promise<MoveOutcome> {
     const { store } = this.deps;
-    // Whether a step that was not answered has been done, the next look under a lease will tell.
+    // A step without a reply may have been done all the same; the next look under a lease shows it.
     const result = await retryWhileUnavailable(() => store.move(this.id, token, this.target.name, seen), { signal });
-    return result === 'stale' || result === 'gone' ? 'later' : this.leaveBehind();
+    return result === 'stale' || result === 'gone' ? 'later' : this.removeLocal();
   }
 
-  private async leaveBehind(): Promise<'moved'> {
+  private async removeLocal(): Promise<'moved'> {
     await this.deps.spool.remove(this.id);
     return 'moved';
   }
 
-  /** The upload, or why it is not ours to move. */
-  private async ours(): Promise<Upload | Moved> {
+  /** The upload, or the reason why this node must not move it now. */
+  private async ownUpload(): Promise<Upload | MoveOutcome> {
     const { store, self } = this.deps;
     const upload = await store.get(this.id);
-    if (upload?.node === this.target.name) return this.leaveBehind();
+    if (upload?.node === this.target.name) return this.removeLocal();
     if (upload?.node !== self) return 'ended';
     return upload.phase === 'delivering' ? 'later' : upload;
   }
 
-  private async send(files: readonly Chunk[], signal: AbortSignal): Promise<void> {
+  private async copy(files: readonly Chunk[], signal: AbortSignal): Promise<void> {
     const { spool, files: client } = this.deps;
     for (const file of files) {
       const { name, size } = file;
       const body = spool.readWithSums(this.id, file);
       await client.put(this.target, { id: this.id, name }, sizeWithSums(size), body, signal);
-      this.sent.set(name, size);
+      this.copiedBytes.set(name, size);
     }
   }
 
   private async filesOf(upload: Upload): Promise<Chunk[]> {
-    const chunks = NEEDS_BYTES.has(upload.phase) ? await this.deps.store.chunks(this.id) : [];
+    const chunks = PHASES_WITH_BYTES.has(upload.phase) ? await this.deps.store.chunks(this.id) : [];
     const kept = upload.answer ?? upload.undelivered?.answer;
     const answer =
-      kept?.body.in === 'spool' && !this.withoutAnswer
+      kept?.body.in === 'spool' && !this.isAnswerLost
         ? [{ name: kept.body.name, start: 0, size: kept.bodySize, crc: kept.body.crc }]
         : [];
     return [...chunks, ...answer];
   }
 }
 
-/** Aborted a moment after the signal that it follows. */
+/** Aborts a fixed time after the signal that it follows. */
 class GraceSignal {
   private readonly controller = new AbortController();
   private timer: NodeJS.Timeout | undefined;
 
   constructor(
     private readonly followed: AbortSignal,
-    private readonly ms: number,
+    private readonly graceMs: number,
   ) {
     if (followed.aborted) this.begin();
     else followed.addEventListener('abort', this.begin, { once: true });
@@ -223,6 +225,6 @@ class GraceSignal {
   }
 
   private readonly begin = (): void => {
-    this.timer = setTimeout(() => this.controller.abort(this.followed.reason), this.ms);
+    this.timer = setTimeout(() => this.controller.abort(this.followed.reason), this.graceMs);
   };
 }

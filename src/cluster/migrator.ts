@@ -4,168 +4,169 @@ import type { Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import type { Nodes, NodeState } from '../store/nodes.js';
 import { everyUpload, type UploadStore } from '../store/upload-store.js';
-import { type Moved, type MigrationDeps, Migration } from './migration.js';
-import { NotTaken } from './peer-files.js';
+import { type MoveOutcome, type MigrationDeps, Migration } from './migration.js';
+import { FileRefused } from './peer-files.js';
 
 export interface MigratorOptions extends MigrationDeps {
   readonly nodes: Pick<Nodes, 'all'>;
-  /** Between two rounds when there is nothing to do but wait. */
+  /** Pause between two rounds of which the first moved nothing. */
   readonly pauseMs?: number;
-  /** Younger uploads are left alone for now. */
-  readonly leastAgeMs?: number;
+  /** Younger uploads are left for a later round. */
+  readonly minAgeMs?: number;
 }
 
-/** How far it has come. */
+/** The progress of moving all uploads of a node. */
 export interface MoveProgress {
   readonly moved: number;
-  /** Bytes of those that were moved. */
+  /** Bytes of the uploads that were moved. */
   readonly bytes: number;
-  /** Uploads that are still here; undefined before they were counted. */
+  /** Uploads that are still on this node; undefined until they have been counted. */
   readonly left?: number;
   readonly isDone: boolean;
-  /** Why it does not go on, as far as anybody can tell. */
+  /** The reason why moving does not go on, if one is known. */
   readonly problem?: string;
-  /** What is left stays here, however long anybody waits. */
+  /** The remaining uploads will never be moved. */
   readonly isImpossible?: true;
-  /** Why there is nothing to do. */
+  /** The reason why there is nothing to do. */
   readonly remark?: string;
 }
 
 const PAUSE_MS = 1_000;
-const LEAST_AGE_MS = 2_000;
-/** A disk at each end, and the network in between: more at once would not be faster. */
-const SIDE_BY_SIDE = 2;
-/** Who has said nothing for so long may be gone. */
-const LONGEST_SILENCE_MS = 10_000;
+const MIN_AGE_MS = 2_000;
+/** Uploads moved at the same time. More would not be faster: each uses a disk at both ends and the network in between. */
+const CONCURRENT_MOVES = 2;
+/** A node that was silent for longer may be down. */
+const MAX_SILENCE_MS = 10_000;
 
-/** Empties a node that is leaving: gives its uploads to the others, one after the other, until none is left. */
+/** Empties a node that is leaving: moves its uploads to the other nodes until none is left. */
 export class Migrator {
   private readonly stopping = new AbortController();
-  private readonly moves = new Map<string, Migration>();
+  private readonly migrations = new Map<string, Migration>();
   private running: Promise<void> | undefined;
-  private turn = 0;
+  private nextTarget = 0;
   private moved = 0;
   private bytes = 0;
-  private left: number | undefined;
+  private remaining: number | undefined;
   private isDone = false;
   private problem: string | undefined;
-  /** The problem of this round. */
-  private seen: string | undefined;
+  /** The problem seen in the current round. */
+  private roundProblem: string | undefined;
 
   constructor(private readonly options: MigratorOptions) {}
 
-  /** From now on, until nothing is left. May be called more than once. */
+  /** Starts moving uploads until none is left. May be called more than once. */
   start(): void {
     this.running ??= this.run().catch((error: unknown) => {
-      if (!this.stopping.signal.aborted) this.options.log.error({ err: error }, 'uploads are not moved any more');
+      if (!this.stopping.signal.aborted)
+        this.options.log.error({ err: error }, 'uploads are no longer being moved to other nodes');
     });
   }
 
   get progress(): MoveProgress {
-    const { moved, bytes, left, isDone, problem } = this;
+    const { moved, bytes, remaining, isDone, problem } = this;
     return {
       moved,
       bytes,
       isDone,
-      ...(left === undefined ? {} : { left }),
+      ...(remaining === undefined ? {} : { left: remaining }),
       ...(problem === undefined ? {} : { problem }),
     };
   }
 
-  /** What is under way stays with this node; the others keep nothing of it. */
+  /** Uploads whose move has not finished stay with this node; their copies on the other nodes are removed. */
   async stop(): Promise<void> {
     this.stopping.abort(new Error('the process is stopping'));
     await this.running;
-    await Promise.all([...this.moves].map(([id, move]) => this.undo(id, move, AbortSignal.timeout(1000))));
+    await Promise.all([...this.migrations].map(([id, move]) => this.undo(id, move, AbortSignal.timeout(1000))));
     this.options.files.close();
   }
 
   private async run(): Promise<void> {
     const { signal } = this.stopping;
-    // Twice: an upload may have been about to begin when the first was made.
+    // Two empty rounds are needed: an upload may have been about to begin during the first.
     for (let empty = 0; empty < 2;) {
       const before = this.moved;
       empty = (await this.round()) ? empty + 1 : 0;
       if (this.moved === before) await sleep(this.options.pauseMs ?? PAUSE_MS, undefined, { signal });
     }
     this.isDone = true;
-    this.options.log.info({ moved: this.moved, bytes: this.bytes }, 'this node has no uploads any more');
+    this.options.log.info({ moved: this.moved, bytes: this.bytes }, 'this node has no uploads left');
   }
 
-  /** True when nothing was left. */
+  /** True when no upload was left and no problem was seen. */
   private async round(): Promise<boolean> {
-    this.seen = undefined;
+    this.roundProblem = undefined;
     try {
       const uploads = await ownUploads(this.options.store, this.options.self);
-      this.left = uploads.length;
+      this.remaining = uploads.length;
       const targets = uploads.length > 0 ? await this.targets() : [];
-      const ids = uploads.filter((upload) => !this.isJustMade(upload)).map(({ id }) => id);
-      if (ids.length > 0 && targets.length === 0) this.seen = 'no other node takes uploads';
+      const ids = uploads.filter((upload) => !this.isNew(upload)).map(({ id }) => id);
+      if (ids.length > 0 && targets.length === 0) this.roundProblem = 'no other node takes uploads';
       else await this.moveAll(ids, targets);
     } catch (error) {
       this.stopping.signal.throwIfAborted();
       if (!(error instanceof Fault)) throw error;
-      this.seen = error.message;
+      this.roundProblem = error.message;
     }
-    this.problem = this.seen;
-    return this.left === 0 && this.seen === undefined;
+    this.problem = this.roundProblem;
+    return this.remaining === 0 && this.roundProblem === undefined;
   }
 
   private async moveAll(ids: readonly string[], targets: readonly NodeState[]): Promise<void> {
-    const rest = [...ids];
+    const queue = [...ids];
     const worker = async (): Promise<void> => {
-      for (let id = rest.shift(); id !== undefined; id = rest.shift()) {
+      for (let id = queue.shift(); id !== undefined; id = queue.shift()) {
         this.stopping.signal.throwIfAborted();
         await this.moveOne(id, targets);
       }
     };
-    await Promise.all(Array.from({ length: SIDE_BY_SIDE }, worker));
+    await Promise.all(Array.from({ length: CONCURRENT_MOVES }, worker));
   }
 
   private async moveOne(id: string, targets: readonly NodeState[]): Promise<void> {
-    const move = this.moves.get(id) ?? this.begin(id, targets);
+    const move = this.migrations.get(id) ?? this.begin(id, targets);
     const { signal } = this.stopping;
     try {
-      await this.note(id, move, await move.run(signal));
+      await this.noteOutcome(id, move, await move.run(signal));
     } catch (error) {
       signal.throwIfAborted();
       this.options.log.warn(
         { upload: uploadTag(id), err: error },
         'an upload could not be moved; it will be tried again',
       );
-      if (error instanceof NotTaken) {
-        this.seen = `node ${move.target.name}: ${error.message}`;
+      if (error instanceof FileRefused) {
+        this.roundProblem = `node ${move.target.name}: ${error.message}`;
         await this.undo(id, move, signal);
-      } else if (error instanceof Fault) this.seen = error.message;
+      } else if (error instanceof Fault) this.roundProblem = error.message;
       else throw error;
     }
   }
 
-  /** Each goes to the next node, so that none gets them all. */
+  /** Targets take turns, so that no node gets all uploads. */
   private begin(id: string, targets: readonly NodeState[]): Migration {
-    const target = targets[this.turn++ % targets.length]!;
+    const target = targets[this.nextTarget++ % targets.length]!;
     const move = new Migration(id, target, this.options);
-    this.moves.set(id, move);
+    this.migrations.set(id, move);
     return move;
   }
 
-  private async note(id: string, move: Migration, outcome: Moved): Promise<void> {
+  private async noteOutcome(id: string, move: Migration, outcome: MoveOutcome): Promise<void> {
     if (outcome === 'later') return;
-    this.left = Math.max(0, (this.left ?? 0) - 1);
+    this.remaining = Math.max(0, (this.remaining ?? 0) - 1);
     if (outcome === 'ended' || outcome === 'lost') return this.undo(id, move, this.stopping.signal);
-    this.moves.delete(id);
+    this.migrations.delete(id);
     this.moved += 1;
     this.bytes += move.bytes;
     this.options.log.info({ upload: uploadTag(id), node: move.target.name, bytes: move.bytes }, 'an upload was moved');
   }
 
-  /** Best effort: what is not taken back goes with the upload. */
+  /** Best effort: files that cannot be removed from the other node stay there until the upload ends. */
   private async undo(id: string, move: Migration, signal: AbortSignal): Promise<void> {
     try {
-      if (await move.undo(signal)) this.moves.delete(id);
+      if (await move.undo(signal)) this.migrations.delete(id);
     } catch (error) {
-      // Another node may do better; this one keeps what it has until the upload ends.
-      this.moves.delete(id);
+      // The next round may choose another node; this one keeps the files until the upload ends.
+      this.migrations.delete(id);
       this.options.log.warn({ upload: uploadTag(id), err: error }, 'files at another node could not be removed');
     }
   }
@@ -173,21 +174,21 @@ export class Migrator {
   private async targets(): Promise<NodeState[]> {
     const all = await this.options.nodes.all();
     return all.filter(
-      ({ name, silentMs, isLeaving }) => name !== this.options.self && !isLeaving && silentMs < LONGEST_SILENCE_MS,
+      ({ name, silentMs, isLeaving }) => name !== this.options.self && !isLeaving && silentMs < MAX_SILENCE_MS,
     );
   }
 
   /**
-   * Its creation takes the first lease next, and has not looked whether the upload is still here. One that was made long
-   * after now is from before the clock was set back.
+   * The creation of a new upload takes the first lease without checking whether the upload has moved. A creation time far in
+   * the future comes from a clock that was later set back, so such an upload is not new.
    */
-  private isJustMade({ phase, createdAt }: Upload): boolean {
-    const { clock, leastAgeMs = LEAST_AGE_MS } = this.options;
-    return phase === 'receiving' && Math.abs(clock() - createdAt) < leastAgeMs;
+  private isNew({ phase, createdAt }: Upload): boolean {
+    const { clock, minAgeMs = MIN_AGE_MS } = this.options;
+    return phase === 'receiving' && Math.abs(clock() - createdAt) < minAgeMs;
   }
 }
 
-/** What a node has to keep, `undefined`: the only one. What was cancelled or given up is about to be swept. */
+/** The uploads whose bytes this node must keep; `self` is undefined for the only node. The sweep removes cancelled and invalid ones. */
 export async function ownUploads(store: Pick<UploadStore, 'list'>, self: string | undefined): Promise<Upload[]> {
   const own: Upload[] = [];
   for await (const upload of everyUpload(store)) {

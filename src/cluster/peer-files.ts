@@ -21,27 +21,27 @@ export interface PeerFilesOptions {
   readonly self: string;
   readonly store: Pick<UploadStore, 'get'>;
   readonly spool: Spool;
-  /** Whoever empties its own disk takes nothing from others. */
+  /** A node that empties its own disk accepts no files. */
   readonly isLeaving: () => boolean;
   readonly log: Log;
 }
 
-/** A node that says nothing within a file is given up. */
+/** A connection on which nothing arrives for this long is given up. */
 const IDLE_MS = 30_000;
 
-/** What a disk has in no time: with all of a large file at its end, whoever sends it would give up waiting for that. */
+/** Small enough to sync quickly: syncing all of a large file at its end would make the sender give up waiting. */
 const SYNC_BYTES = 16 * 1024 * 1024;
 
-/** Why something is not done, in a status for the node that asked. */
+/** Statuses between nodes. */
 const DONE = 204;
 const UNKNOWN = 404;
 const NO_SUCH_METHOD = 405;
-/** It stands in the way of what is asked: a file that exists, an upload that is ours, files that are not all there. */
+/** Something is in the way: an existing file, an upload that belongs to this node, or missing files. */
 const CONFLICT = 409;
 const NO_ROOM = 507;
 const NOT_NOW = 503;
 
-/** What other nodes leave here while they are being emptied. Only of uploads that are not ours (yet): ours nobody touches. */
+/** Receives the files of uploads that another node moves here. Refuses files of uploads that already belong to this node. */
 export class PeerFiles {
   constructor(private readonly options: PeerFilesOptions) {}
 
@@ -64,7 +64,7 @@ export class PeerFiles {
       const upload = await this.options.store.get(path.id);
       if (!upload && method !== 'DELETE') return UNKNOWN;
       if (upload?.node === this.options.self) return CONFLICT;
-      return await this.act(method, path, exchange);
+      return await this.perform(method, path, exchange);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
       this.options.log.warn({ upload: uploadTag(path.id), err: fault }, 'a file of another node was not taken');
@@ -72,18 +72,22 @@ export class PeerFiles {
     }
   }
 
-  private async act(method: string, { id, name }: { id: string; name?: string }, exchange: Exchange): Promise<number> {
+  private async perform(
+    method: string,
+    { id, name }: { id: string; name?: string },
+    exchange: Exchange,
+  ): Promise<number> {
     if (method === 'DELETE' && name === undefined) {
       await this.options.spool.remove(id);
       return DONE;
     }
     if (method !== 'PUT') return NO_SUCH_METHOD;
     if (this.options.isLeaving()) return NOT_NOW;
-    return name === undefined ? this.confirm(id, exchange) : this.take(id, name, exchange);
+    return name === undefined ? this.confirm(id, exchange) : this.receiveFile(id, name, exchange);
   }
 
-  /** A file counts as a whole or not at all, and only with the checksums that its bytes had where they come from. */
-  private async take(id: string, name: string, { req }: Exchange): Promise<number> {
+  /** Receives one file; it is kept only when it is complete and matches the checksums of its source. */
+  private async receiveFile(id: string, name: string, { req }: Exchange): Promise<number> {
     const { spool } = this.options;
     const size = Number(req.headers['content-length']);
     const body = new Body(req, { declaredLength: size, idleMs: IDLE_MS, onWanted: () => undefined });
@@ -103,13 +107,13 @@ export class PeerFiles {
       isComplete = body.ending === 'clean' && arriving.isComplete;
     } finally {
       body.stop();
-      // Whoever sent it may have given it up long ago, and have sent it again: that file is not for us to remove.
+      // `discard` removes only our own file: the sender may have given up on this one and sent it again.
       await (isComplete ? writer.close() : writer.discard());
     }
     return isComplete ? DONE : CONFLICT;
   }
 
-  /** Everything of an upload is here, and survives a power cut; with it what its clients were promised. */
+  /** Confirms that every file of an upload is here and durable, and keeps the offset that its clients were shown. */
   private async confirm(id: string, { req }: Exchange): Promise<number> {
     const { spool } = this.options;
     const body = await readBuffer(req);
@@ -120,11 +124,11 @@ export class PeerFiles {
     return DONE;
   }
 
-  /** It is sent again: where it comes from it was right a moment ago. */
+  /** The sender tries again: the bytes were right when it read them. */
   private refuseDamaged(id: string): number {
     this.options.log.warn(
       { upload: uploadTag(id) },
-      'bytes of another node were damaged on their way, and are not kept',
+      'a file from another node was damaged on its way, and is not kept',
     );
     return DAMAGED;
   }
@@ -135,35 +139,36 @@ function statusOf({ code }: Fault): number {
   return code === 'CHUNK_EXISTS' ? CONFLICT : NOT_NOW;
 }
 
-/** A file that moves with its upload, or all of the upload's when there is no name. */
+/** A file of an upload, or all of its files when there is no name. */
 export interface PeerPath {
   readonly id: string;
   readonly name?: string;
 }
 
-/** What has to be there before an upload may change its node. */
+/** The files that must be present before an upload may change its node. */
 export interface FileList {
   readonly files: readonly { readonly name: string; readonly size: number }[];
-  /** The offset its clients may have been shown; 0 when none was noted. */
+  /** The offset that clients may have been shown, plus one for a complete upload; 0 when none was noted. */
   readonly promised: number;
 }
 
-/** The answer to a body that is not what was sent: a byte of it has changed on its way. */
+/** The status for a body that differs from what was sent. */
 const DAMAGED = 422;
 
 const PATH = /^\/\.peer\/([A-Za-z0-9_-]{20,64})(?:\/([A-Za-z0-9_-][A-Za-z0-9._-]{0,127}))?$/;
 
-/** Undefined when it names neither. */
+/** Undefined when the target is not a path of peer files. */
 function readPeerPath(target: string): PeerPath | undefined {
   const [, id, name] = PATH.exec(target) ?? [];
   return id === undefined ? undefined : { id, ...(name === undefined ? {} : { name }) };
 }
 
+/** The request target of a file, or of all files of an upload. */
 export function writePeerPath({ id, name }: PeerPath): string {
   return name === undefined ? `/.peer/${id}` : `/.peer/${id}/${name}`;
 }
 
-/** `Content-Digest` of a short body (RFC 9530); the field is signed, and so the body is. */
+/** `Content-Digest` of a short body (RFC 9530). The signature covers the field, and so the body. */
 function digestOf(body: Uint8Array): string {
   return `sha-256=:${createHash('sha256').update(body).digest('base64')}:`;
 }
@@ -171,16 +176,25 @@ function digestOf(body: Uint8Array): string {
 export interface PeerFilesClientOptions {
   readonly signature: PeerSignature;
   readonly tls?: OriginTls;
-  /** A node that takes nothing for this long is given up. */
+  /** A node that accepts nothing for this long is given up. */
   readonly idleMs?: number;
   readonly connectTimeoutMs?: number;
 }
 
-/** The other node does not take what it is given; trying again may help, and so may another node. */
-export class NotTaken extends Error {}
-const TAKEN = 204;
+/** The other node did not accept a request; another try, or another node, may. */
+export class FileRefused extends Error {}
 
-/** Leaves files at other nodes. */
+interface PeerRequest {
+  readonly method: 'PUT' | 'DELETE';
+  readonly path: PeerPath;
+  /** Length of the body in bytes. */
+  readonly size: number;
+  readonly body: Readable;
+  /** `Content-Digest` of the body. */
+  readonly digest?: string;
+}
+
+/** Sends the files of uploads to other nodes. */
 export class PeerFilesClient {
   private readonly requests: OriginRequests;
 
@@ -188,33 +202,34 @@ export class PeerFilesClient {
     this.requests = new OriginRequests(options.tls);
   }
 
-  /** The body has the checksums in it. Fulfilled when the other node has all of it, durably. Fails with `NotTaken`, and with what `body` fails with. */
+  /**
+   * Sends one file; `body` contains its checksums, and `size` counts them too. Fulfilled when the other node has all of it,
+   * durably. Fails with `FileRefused`, or with the error of `body`.
+   */
   put(node: NodeState, path: PeerPath, size: number, body: Readable, signal: AbortSignal): Promise<void> {
-    return this.send(node, 'PUT', path, { size, body }, signal);
+    return this.send(node, { method: 'PUT', path, size, body }, signal);
   }
 
-  /** Fulfilled when the other node has made sure that it has these files. */
+  /** Fulfilled when the other node has verified that it has these files. */
   confirm(node: NodeState, id: string, files: FileList, signal: AbortSignal): Promise<void> {
     const body = Buffer.from(JSON.stringify(files));
-    const told = { size: body.length, body: Readable.from([body]), digest: digestOf(body) };
-    return this.send(node, 'PUT', { id }, told, signal);
+    const content = { size: body.length, body: Readable.from([body]), digest: digestOf(body) };
+    return this.send(node, { method: 'PUT', path: { id }, ...content }, signal);
   }
 
-  /** Takes back everything of an upload that was left there. */
+  /** Removes all files of an upload from the other node. */
   remove(node: NodeState, id: string, signal: AbortSignal): Promise<void> {
-    return this.send(node, 'DELETE', { id }, { size: 0, body: Readable.from([]) }, signal);
+    return this.send(node, { method: 'DELETE', path: { id }, size: 0, body: Readable.from([]) }, signal);
   }
 
-  /** Ends every connection. */
+  /** Closes all connections. */
   close(): void {
     this.requests.close();
   }
 
   private async send(
     { name, url }: NodeState,
-    method: string,
-    path: PeerPath,
-    { size, body, digest }: { readonly size: number; readonly body: Readable; readonly digest?: string },
+    { method, path, size, body, digest }: PeerRequest,
     signal: AbortSignal,
   ): Promise<void> {
     const target = writePeerPath(path);
@@ -227,15 +242,15 @@ export class PeerFilesClient {
     const headers = [...lines, [PEER_FIELD, signed]] as const;
     const request = this.requests.open({ origin: url, method, target, headers, connection: 'kept' });
     const { idleMs = IDLE_MS, connectTimeoutMs = CONNECT_TIMEOUT_MS } = this.options;
-    // The other time does not begin before there is a connection.
+    // The idle time only begins once there is a connection.
     request.once('socket', (socket) => connectInTime(socket, connectTimeoutMs));
-    request.setTimeout(idleMs, () => request.destroy(new Error(`it took nothing for ${idleMs / 1000} s`)));
+    request.setTimeout(idleMs, () => request.destroy(new Error(`it accepted nothing for ${idleMs / 1000} s`)));
     const stop = (): void => void request.destroy(signal.reason as Error);
     signal.addEventListener('abort', stop, { once: true });
     if (signal.aborted) stop();
     try {
-      const status = await exchange(body, request);
-      if (status !== TAKEN) throw new NotTaken(textOfStatus(status));
+      const status = await sendBody(body, request);
+      if (status !== DONE) throw new FileRefused(messageOfStatus(status));
     } catch (error) {
       signal.throwIfAborted();
       throw error;
@@ -245,13 +260,13 @@ export class PeerFilesClient {
   }
 }
 
-/** The status it is answered with. Fails with `NotTaken`, or with the `Fault` of the body. */
-async function exchange(body: Readable, request: ClientRequest): Promise<number> {
+/** The status of the response. Fails with `FileRefused`, or with the `Fault` of the body. */
+async function sendBody(body: Readable, request: ClientRequest): Promise<number> {
   const answered = statusFor(request);
-  // What goes wrong with the body is told first: it may be our own disk. Nobody wants the rest of one that is refused, and
-  // Node does not tell any more when the connection would take it.
+  // An error of the body takes precedence, since it may come from our own disk. After a refusal the rest of the body is useless,
+  // and Node no longer reports when the connection would take it.
   answered.then(
-    (status) => status === TAKEN || request.destroy(),
+    (status) => status === DONE || request.destroy(),
     () => undefined,
   );
   try {
@@ -259,9 +274,9 @@ async function exchange(body: Readable, request: ClientRequest): Promise<number>
     return await answered;
   } catch (error) {
     if (error instanceof Fault) throw error;
-    // An answer may say why the connection has ended.
+    // A response may say why the connection has ended.
     const status = await answered.catch(() => undefined);
-    throw new NotTaken(status === undefined ? textOf(error) : textOfStatus(status), { cause: error });
+    throw new FileRefused(status === undefined ? messageOf(error) : messageOfStatus(status), { cause: error });
   }
 }
 
@@ -271,10 +286,10 @@ async function statusFor(request: ClientRequest): Promise<number> {
   return answer.statusCode!;
 }
 
-function textOfStatus(status: number): string {
+function messageOfStatus(status: number): string {
   return status === DAMAGED ? 'a byte changed on its way there' : `it answered ${status}`;
 }
 
-function textOf(error: unknown): string {
+function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }

@@ -197,7 +197,7 @@ describe('a network that changes one bit of what a node gives away', () => {
       'node other: a byte changed on its way there',
     );
     expect(stage.other.log).toContainEqual(
-      expect.objectContaining({ msg: 'bytes of another node were damaged on their way, and are not kept' }),
+      expect.objectContaining({ msg: 'a file from another node was damaged on its way, and is not kept' }),
     );
     expect(await stage.other.files()).toEqual([]);
     network.onBytesThere = () => undefined;

@@ -69,8 +69,13 @@ test('uploads of a node that stays away are unavailable for a while, then unknow
   await stopNode(one);
   expect(await ask(two, 'HEAD', unfinished.target)).toBe(503);
   await until(async () => (await ask(two, 'HEAD', unfinished.target)) === 404, 'the upload to be given up', 60_000);
-  await until(() => two.log.some(({ msg }) => msg === 'a node is gone for good'), 'the node to be forgotten');
-  expect(two.log).toContainEqual(expect.objectContaining({ msg: 'a node is gone for good', uploads: 1 }));
+  await until(
+    () => two.log.some(({ msg }) => msg === 'a node is lost, and its uploads have ended'),
+    'the node to be forgotten',
+  );
+  expect(two.log).toContainEqual(
+    expect.objectContaining({ msg: 'a node is lost, and its uploads have ended', uploads: 1 }),
+  );
   expect(await redis.cli('--raw', 'keys', '*:u:*')).not.toContain(unfinished.target.split('/').at(-1));
   // A short answer needs no bytes of the node that is gone.
   expect(await ask(two, 'HEAD', answered.target)).toBe(204);

@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Migrator, type MigratorOptions } from '../../src/cluster/migrator.js';
-import { KnownOwners } from '../../src/cluster/owner-cache.js';
+import { OwnerCache } from '../../src/cluster/owner-cache.js';
 import { PeerFiles, PeerFilesClient } from '../../src/cluster/peer-files.js';
 import { loadConfig } from '../../src/config/load.js';
 import { buildRoutes } from '../../src/config/route-table.js';
@@ -99,7 +99,7 @@ export class PeerNode {
     const files = new PeerFilesClient({ signature, idleMs: 2000 });
     const told = { log, metrics: new Metrics(), clock: Date.now };
     const deps = { self, store, leases, spool, nodes, files, ...told };
-    this.migrator = new Migrator({ ...deps, ...over, pauseMs: 20, leastAgeMs: 0 });
+    this.migrator = new Migrator({ ...deps, ...over, pauseMs: 20, minAgeMs: 0 });
     this.migrator.start();
     return this.migrator;
   }
@@ -144,7 +144,7 @@ export class PeerNode {
     this.delivery = new Delivery({ ...deps, origin: new UndiciOrigin(), worker: randomUUID(), random: Math.random });
     this.passThrough = new PassThrough({ log });
     const clientKnows: HandlerOptions['clientKnows'] = (end) => this.delivery.clientKnows(end);
-    const owners = new KnownOwners(nodes, () => performance.now(), 0);
+    const owners = new OwnerCache(nodes, () => performance.now(), 0);
     this.relay = new PeerRelay({ self: name, owners, signature, ownerTimeoutMs, clientKnows, log });
     const uploads = new Uploads({
       ...deps,

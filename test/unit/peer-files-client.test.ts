@@ -1,7 +1,7 @@
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { expect, test } from '@jest/globals';
-import { NotTaken, PeerFilesClient } from '../../src/cluster/peer-files.js';
+import { FileRefused, PeerFilesClient } from '../../src/cluster/peer-files.js';
 import { PeerSignature } from '../../src/proxy/peer-auth.js';
 import { makeCertificate } from '../support/certificate.js';
 import { neverAborted } from '../support/delivery-room.js';
@@ -26,7 +26,7 @@ test('a node that no connection comes to be with is given up long before one tha
     neverAborted(),
   );
   await expect(put).rejects.toThrow('no connection in time');
-  await expect(put).rejects.toBeInstanceOf(NotTaken);
+  await expect(put).rejects.toBeInstanceOf(FileRefused);
   files.close();
   for (const socket of sockets) socket.destroy();
   await new Promise((resolve) => server.close(resolve));
