@@ -12,7 +12,7 @@ export interface AdminListenerOptions extends AdminRules {
   readonly address: AdminAddress;
   /** Rights of a Unix socket's file. */
   readonly mode?: number;
-  readonly answer: (request: AdminRequest) => Promise<AdminResponse>;
+  readonly respond: (request: AdminRequest) => Promise<AdminResponse>;
   readonly log: Log;
 }
 
@@ -26,7 +26,7 @@ export interface Admin {
 export async function startAdminListener(options: AdminListenerOptions): Promise<Admin> {
   const guard = new AdminGuard(options);
   const answerTo = async (request: AdminRequest): Promise<AdminResponse> =>
-    guard.refusal(request) ?? options.answer(request);
+    guard.refusal(request) ?? options.respond(request);
   const server = createServer((request, response) => {
     answerTo(requestOf(request, options.address)).then(
       ({ status, type, body, headers }) => {

@@ -25,11 +25,11 @@ export interface AdminDeps {
   readonly log: Log;
 }
 
-export interface AdminOptions extends AdminDeps, Omit<AdminListenerOptions, 'answer' | 'log'> {}
+export interface AdminOptions extends AdminDeps, Omit<AdminListenerOptions, 'respond' | 'log'> {}
 
 /** Opens the admin listener: whether the process lives, whether it can take requests, its figures, and its uploads. */
 export function startAdmin(options: AdminOptions): Promise<Admin> {
-  return startAdminListener({ ...options, answer: (request) => answerAdmin(options, request) });
+  return startAdminListener({ ...options, respond: (request) => answerAdmin(options, request) });
 }
 
 /** What operators are told, wherever they asked. */
@@ -69,7 +69,7 @@ export interface HealthCheck {
 
 /** A problem that is told but keeps no requests away, where only the check itself can know that. */
 export interface ReportedProblem {
-  readonly told: string;
+  readonly informational: string;
 }
 
 export interface Readiness {
@@ -87,7 +87,7 @@ export async function checkReadiness(checks: readonly HealthCheck[], patienceMs 
       const found = await outcome(check, patienceMs);
       if (found === undefined) return { ready: true, result: { name, ok: true } };
       const isTold = typeof found === 'object';
-      const problem = isTold ? found.told : found;
+      const problem = isTold ? found.informational : found;
       return { ready: isTold || isInformational === true, result: { name, ok: false, problem } };
     }),
   );

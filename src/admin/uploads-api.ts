@@ -4,7 +4,7 @@ import type { Outcome } from '../model/messages.js';
 import {
   type Answer,
   type Attempt,
-  handlesOf,
+  identifiersOf,
   idempotencyKeyOf,
   type Phase,
   PHASES,
@@ -155,7 +155,7 @@ const SHARED_BEFORE =
 async function cancel({ uploads, log }: UploadsApi, upload: Upload, { operator }: Act): Promise<AdminResponse> {
   const outcome = await uploads.cancel({ kind: 'cancel', id: upload.id });
   if (outcome.kind === 'cancelled') {
-    log.info({ ...uploadFields(handlesOf(upload)), operator }, 'an operator cancelled an upload');
+    log.info({ ...uploadFields(identifiersOf(upload)), operator }, 'an operator cancelled an upload');
     return { status: 204 };
   }
   const isGone = outcome.kind === 'refused' && outcome.refusal.reason === 'gone';
@@ -169,7 +169,7 @@ const ANSWERED =
 
 async function redeliver({ delivery, log }: UploadsApi, upload: Upload, act: Act): Promise<AdminResponse> {
   const { operator, skipGate } = act;
-  const fields = { ...uploadFields(handlesOf(upload)), operator };
+  const fields = { ...uploadFields(identifiersOf(upload)), operator };
   switch (await delivery.redeliver(upload.id, { skipGate })) {
     case 'begun':
       if (skipGate) log.warn(fields, 'an operator had an upload delivered past its gate');

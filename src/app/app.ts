@@ -17,7 +17,7 @@ import { UploadPages, UploadRequests } from '../handler/upload-handler.js';
 import { UploadLookup } from '../handler/upload-lookup.js';
 import { viaName } from '../model/forwarded.js';
 import type { Routes } from '../model/route.js';
-import type { UnknownEnd } from '../model/upload.js';
+import type { UnknownOutcome } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import { type MetricValues, Metrics } from '../observe/metrics.js';
 import { NoRelay, type Relay } from '../proxy/peer-relay.js';
@@ -31,7 +31,7 @@ import { SteadyClock, Sweep } from '../uploads/cleanup.js';
 import { Uploads } from '../uploads/uploads.js';
 import { type Membership, type MembershipDeps, openMembership } from './membership.js';
 import { openRedisStorage } from './redis-storage.js';
-import { type Closing, openEmbeddedStorage, type Storage, type StorageDeps, type Timings, TIMINGS } from './storage.js';
+import { type Closer, openEmbeddedStorage, type Storage, type StorageDeps, type Timings, TIMINGS } from './storage.js';
 
 /** A running proxy. */
 export interface App {
@@ -41,9 +41,9 @@ export interface App {
   /** The name by which others know this node; missing where it has none. */
   readonly node?: string;
   /** What its admin listener would answer: for a process that listens for several proxies. */
-  readonly operators: {
-    answer(request: AdminRequest): Promise<AdminResponse>;
-    figures(): Promise<MetricValues>;
+  readonly admin: {
+    respond(request: AdminRequest): Promise<AdminResponse>;
+    metricValues(): Promise<MetricValues>;
   };
   /** For a process that takes connections for this one: which of them have ended, and that there are too many. */
   readonly connections: {
@@ -61,7 +61,7 @@ const MEBIBYTE = 1024 * 1024;
 
 /** Builds every room from the configuration and starts them: records and bytes first, listeners last. */
 export async function startApp(config: Config, log: Log, version?: string, timings = TIMINGS): Promise<App> {
-  const opened: Closing[] = [];
+  const opened: Closer[] = [];
   try {
     return await open(config, { log, metrics: new Metrics(version), timings, opened });
   } catch (error) {
@@ -72,7 +72,7 @@ export async function startApp(config: Config, log: Log, version?: string, timin
 }
 
 /** Closes last what was opened first, and all of it; then fails with what failed first. */
-async function closeAll(opened: Closing[]): Promise<void> {
+async function closeAll(opened: Closer[]): Promise<void> {
   const failures: unknown[] = [];
   for (const close of opened.splice(0).reverse()) await close().catch((error: unknown) => failures.push(error));
   if (failures.length > 0) throw failures[0];
@@ -112,7 +112,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   opened.push(() => delivery.stop());
   const requestRates = buildRequestRates(config, metrics);
   const passThrough = new PassThrough({
-    ...toldToClients(config),
+    ...clientFacingSettings(config),
     log,
     metrics,
     via,
@@ -121,11 +121,11 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   });
   opened.push(() => passThrough.close());
   const uploads = buildUploads(config, { ...deps, delivery });
-  const clientKnows = (end: UnknownEnd): Promise<void> => delivery.clientKnows(end);
+  const clientKnows = (end: UnknownOutcome): Promise<void> => delivery.clientKnows(end);
   const membership = await openCluster(config, { ...deps, opened, clientKnows });
   const relay = membership?.relay ?? new NoRelay(deps);
   const trust = new TrustedProxies(config.trustedProxies);
-  const access = new Authorizer(log, via, toldToClients(config), foreseen);
+  const access = new Authorizer(log, via, clientFacingSettings(config), foreseen);
   opened.push(() => Promise.resolve(access.close()));
   const entry = buildHandler(config, {
     ...deps,
@@ -168,7 +168,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     adminUrl: admin?.url,
     ...(storage.node === undefined ? {} : { node: storage.node }),
     connections: { whenEnded: (listener) => gate.whenEnded(listener), endIdle },
-    operators: { answer: (request) => answerAdmin(adminDeps, request), figures: () => metrics.figures() },
+    admin: { respond: (request) => answerAdmin(adminDeps, request), metricValues: () => metrics.values() },
     stop: async () => {
       const until = performance.now() + config.stop.graceMs;
       health.why = 'the process is stopping';
@@ -260,10 +260,10 @@ function buildHandler(
   return new HttpHandler({
     ...deps,
     places: new UploadLookup({ ...deps, uploadsPath }),
-    pages: new UploadPages({ ...deps, ...toldToClients(config) }),
+    pages: new UploadPages({ ...deps, ...clientFacingSettings(config) }),
     uploadRequests: new UploadRequests({
       ...deps,
-      ...toldToClients(config),
+      ...clientFacingSettings(config),
       idleMs: config.idleTimeoutMs,
       uploadsPath,
     }),
@@ -276,7 +276,7 @@ function buildHandler(
 }
 
 /** The settings that decide how answers of origins name this proxy to clients. */
-function toldToClients({ uploads: { publicUrl }, altSvc }: Config): { publicUrl?: string; altSvc?: string } {
+function clientFacingSettings({ uploads: { publicUrl }, altSvc }: Config): { publicUrl?: string; altSvc?: string } {
   return { publicUrl, altSvc };
 }
 
@@ -295,7 +295,7 @@ interface ListenDeps extends Pick<DeliveryContext, 'log' | 'metrics'> {
   readonly trust: Pick<TrustedProxies, 'trusts'>;
   /** Those that listen so far. */
   readonly listeners: Listener[];
-  readonly opened: Closing[];
+  readonly opened: Closer[];
 }
 
 async function listen(

@@ -14,7 +14,7 @@ import type { Listener } from '../server/listener.js';
 import type { Spool } from '../spool/spool.js';
 import type { Leases } from '../store/leases.js';
 import type { UploadStore } from '../store/upload-store.js';
-import type { Closing, OtherNodes } from './storage.js';
+import type { Closer, OtherNodes } from './storage.js';
 
 export interface MembershipDeps {
   /** The name of this node. */
@@ -28,7 +28,7 @@ export interface MembershipDeps {
   readonly clock: () => number;
   /** Milliseconds by a clock that nobody sets. */
   readonly monotonic: () => number;
-  readonly opened: Closing[];
+  readonly opened: Closer[];
   /** Notes that a client was told that the outcome of an attempt is unknown. */
   readonly clientKnows: PeerRelayOptions['clientKnows'];
 }

@@ -119,7 +119,7 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
       unknown.start();
     },
     ...(node === undefined ? {} : { isAnnounced: async (name: string) => (await nodes.find(name)) !== undefined }),
-    mayLookForOrphans: async () =>
+    mayRemoveOrphans: async () =>
       (await isLongOfThisStore(data, connection, clock)) &&
       tryAcquire(connection, `orphans:${node ?? ''}`, timings.orphansTurnMs),
     spoolSince: () => spoolIdentitySince(data),
@@ -141,7 +141,7 @@ function othersIn(connection: RedisConnection): OtherNodes {
   return {
     nodes: new RedisNodes(connection),
     storeOf: (node) => new RedisStore({ connection, node }),
-    mayLook: () => tryAcquire(connection, 'gone-nodes', GONE_NODES_TURN_MS),
+    mayCheckLostNodes: () => tryAcquire(connection, 'gone-nodes', GONE_NODES_TURN_MS),
   };
 }
 

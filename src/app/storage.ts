@@ -22,7 +22,7 @@ import { type UnknownUploads, UnreadableBytes, UnrecordedBytes } from '../upload
 export { assertUsable };
 
 /** Ends what was opened; run in the opposite order of opening. */
-export type Closing = () => Promise<unknown>;
+export type Closer = () => Promise<unknown>;
 
 /** Where records and bytes are, and what has to hold there. */
 export interface Storage {
@@ -39,7 +39,7 @@ export interface Storage {
   /** Whether another node of that name has ever said that it is there. */
   readonly isAnnounced?: (node: string) => Promise<boolean>;
   /** Whether the spool is this store's, and the turn is this process's of all that share it. */
-  readonly mayLookForOrphans: () => Promise<boolean>;
+  readonly mayRemoveOrphans: () => Promise<boolean>;
   /** Since when the spool is this store's. */
   readonly spoolSince: () => Promise<number | undefined>;
   /** Uploads that the start has found without a record; missing where several stores may be right. */
@@ -62,7 +62,7 @@ export interface OtherNodes {
   readonly nodes: Nodes;
   readonly storeOf: (node: string) => UploadStore;
   /** Given to one process of all, to look after nodes that are gone. */
-  readonly mayLook: () => Promise<boolean>;
+  readonly mayCheckLostNodes: () => Promise<boolean>;
 }
 
 /** Times that nobody needs to set, but tests. */
@@ -106,7 +106,7 @@ export interface StorageDeps {
   /** No upload, answer or body lives longer without being touched. */
   readonly longestAgeMs: number;
   /** Takes what has to be closed again. */
-  readonly opened: Closing[];
+  readonly opened: Closer[];
 }
 
 /** The store and spool of one process, with nothing else to run. */
@@ -151,7 +151,7 @@ export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Pr
       unreadable.start((id, files) => recoverOne(id, files, recovery));
     },
     // It may have been mounted over since the start.
-    mayLookForOrphans: async () => (await spoolMark(directory)) === id,
+    mayRemoveOrphans: async () => (await spoolMark(directory)) === id,
     spoolSince: () => spoolIdentitySince(directory),
     clearLeftovers: (age) => store.clearLeftovers(age),
   };
@@ -163,7 +163,7 @@ function lostIn(store: EmbeddedStore): Pick<RecoveryDeps, 'giveUpLost' | 'hasLos
 }
 
 /** For this process alone, as long as it runs. */
-export async function lockDirectory(directory: string, opened: Closing[]): Promise<void> {
+export async function lockDirectory(directory: string, opened: Closer[]): Promise<void> {
   const lock = await DirectoryLock.take(directory);
   opened.push(() => lock.release());
   lock.lost.addEventListener('abort', () => {

@@ -6,7 +6,7 @@ import { describeError } from '../config/errors.js';
 import { loadAdmin } from '../config/load.js';
 import { readSecret } from '../config/secrets.js';
 import { type Address, formatAddress, readAddress } from '../config/values.js';
-import { answerTo } from '../streams/node-http.js';
+import { responseTo } from '../streams/node-http.js';
 
 /** Nobody answers there, or not a proxy. */
 class AdminUnreachable extends Error {}
@@ -69,7 +69,7 @@ export class AdminClient {
     const request =
       'url' in target ? send(target.url, options) : requestHttp({ ...options, socketPath: target.socketPath });
     request.end();
-    return answerTo(request);
+    return responseTo(request);
   }
 
   private get place(): string {

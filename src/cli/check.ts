@@ -8,7 +8,7 @@ import { type ConfigSources, loadConfig, loadRight, misplaced, type Right, withE
 import type { RouteConfig } from '../config/route.js';
 import type { RedisConfig } from '../config/store.js';
 import { formatAddress } from '../config/values.js';
-import { reshapes, type Route } from '../model/route.js';
+import { reshapesRequest, type Route } from '../model/route.js';
 import { whyNotStarted } from './startup-errors.js';
 
 /** Prints what would be served, and what is doubtful, and ends with 0, or prints every mistake and ends with 1. */
@@ -144,7 +144,10 @@ function describe(route: Route): string {
 function plainBodies({ plainBodies: handling, delivery, limits, resumable }: Route): string {
   if (handling === 'spool') return ', ordinary bodies go through the spool';
   if (handling === 'refuse') return ', ordinary bodies are refused';
-  const open = [...(delivery.gate ? ['gate'] : []), ...(reshapes(delivery) ? ['framing, target and method'] : [])];
+  const open = [
+    ...(delivery.gate ? ['gate'] : []),
+    ...(reshapesRequest(delivery) ? ['framing, target and method'] : []),
+  ];
   const limited = limits.maxSize === undefined ? '' : `, bodies up to ${limits.maxSize} bytes`;
   if (!resumable || open.length === 0) return limited;
   return `${limited}, ordinary bodies pass: ${open.join(', ')} hold for uploads only`;

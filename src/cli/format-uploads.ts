@@ -1,4 +1,4 @@
-import { PLAIN } from '../model/upload.js';
+import { PLAIN_DIALECT } from '../model/upload.js';
 
 /** An upload as the admin listener tells of it; more than this is there in `show`. */
 export interface ListedUpload {
@@ -27,7 +27,7 @@ export function uploadTable(uploads: readonly ListedUpload[], now: number): stri
     sizeWords(upload),
     timeWords(now - Date.parse(upload.createdAt)),
     String(upload.attempts),
-    `${upload.method} ${shortened(upload.target, 60)}${upload.dialect === PLAIN ? ' (no upload)' : ''}`,
+    `${upload.method} ${shortened(upload.target, 60)}${upload.dialect === PLAIN_DIALECT ? ' (no upload)' : ''}`,
     whyWords(upload, now),
   ]);
   return aligned([COLUMNS, ...rows]);
@@ -172,7 +172,7 @@ function statusWords({ attempts }: ShownUpload, { status, reason }: NonNullable<
 }
 
 function versionWords(dialect: string): string {
-  if (dialect === PLAIN) return 'no upload: an ordinary request whose body was spooled';
+  if (dialect === PLAIN_DIALECT) return 'no upload: an ordinary request whose body was spooled';
   return dialect === 'final' ? 'without an interop version' : `interop ${dialect}`;
 }
 

@@ -1,5 +1,5 @@
 import type { App } from '../app/app.js';
-import { assertUsable, type Closing, lockDirectory } from '../app/storage.js';
+import { assertUsable, type Closer, lockDirectory } from '../app/storage.js';
 import type { Config } from '../config/config.js';
 import { type ConfigSources, loadConfig } from '../config/load.js';
 import { createLog, type Log, type ProcessLog } from '../observe/log.js';
@@ -98,7 +98,7 @@ type Started = Pick<App, 'urls' | 'adminUrl' | 'node' | 'stop'> & {
 /** Runs the proxy in several processes that this one looks after. */
 async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started> {
   const { workers, spool, data, store } = config;
-  const opened: Closing[] = [];
+  const opened: Closer[] = [];
   const close = async () => {
     for (const one of opened.splice(0)) await one();
   };

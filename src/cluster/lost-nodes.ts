@@ -15,7 +15,7 @@ export interface LostNodesOptions {
   /** The store as that node would see it. */
   readonly storeOf: (node: string) => UploadStore;
   /** True for one process in the cluster at a time. */
-  readonly mayLook: () => Promise<boolean>;
+  readonly mayCheckLostNodes: () => Promise<boolean>;
   /** A node that was silent for this long is considered lost for good. */
   readonly ownerTimeoutMs: number;
   /** Wall-clock time in milliseconds. */
@@ -62,14 +62,14 @@ export class LostNodes {
 
   /** Checks once which nodes are silent, and forgets the lost ones. Fails with a `Fault`. */
   async look(): Promise<void> {
-    const { self, ownerTimeoutMs, mayLook } = this.options;
+    const { self, ownerTimeoutMs, mayCheckLostNodes } = this.options;
     const silentBefore = this.silentNames;
     this.silentNames = new Set();
     const all = await this.readNodes();
     const silent = all.filter((node) => node.name !== self && this.isSilentTooLong(node));
     this.silentNames = new Set(silent.map(({ name }) => name));
     const lost = silent.filter(({ name }) => silentBefore.has(name));
-    if (lost.length === 0 || this.watchedMs < ownerTimeoutMs || !(await mayLook())) return;
+    if (lost.length === 0 || this.watchedMs < ownerTimeoutMs || !(await mayCheckLostNodes())) return;
     for (const node of lost) await this.forgetNode(node);
   }
 

@@ -13,7 +13,7 @@ import { ArrivingBlocks } from '../spool/block-sums.js';
 import type { Spool } from '../spool/spool.js';
 import type { NodeState } from '../store/nodes.js';
 import type { UploadStore } from '../store/upload-store.js';
-import { answerTo } from '../streams/node-http.js';
+import { responseTo } from '../streams/node-http.js';
 import { Body } from '../uploads/request-body.js';
 
 export interface PeerFilesOptions {
@@ -281,7 +281,7 @@ async function sendBody(body: Readable, request: ClientRequest): Promise<number>
 }
 
 async function statusFor(request: ClientRequest): Promise<number> {
-  const answer = await answerTo(request);
+  const answer = await responseTo(request);
   answer.resume();
   return answer.statusCode!;
 }

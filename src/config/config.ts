@@ -1,5 +1,5 @@
 import { hostname as systemHostname, networkInterfaces } from 'node:os';
-import { reservedNamesOf } from '../model/client-fields.js';
+import { namesReservedBy } from '../model/client-fields.js';
 import type { Route } from '../model/route.js';
 import { type AdminConfig, adminCrossChecks, isLoopbackAddress, MODE_OF_A_PORT, toAdmin } from './admin.js';
 import { type ClusterConfig, clusterCrossChecks, toCluster, toWorkers } from './cluster.js';
@@ -131,7 +131,7 @@ export function toConfig(settings: Settings): Config {
   const cluster = toCluster(settings.cluster);
   const routes = (settings.routes ?? []).map((route) => toRoute(route, settings));
   const fallback = defaultRoute(settings);
-  const reservedNames = reservedNamesOf([fallback, ...routes.map(({ route }) => route)]);
+  const reservedNames = namesReservedBy([fallback, ...routes.map(({ route }) => route)]);
   const withReserved = (route: Route): Route => (reservedNames ? { ...route, reservedNames } : route);
   return {
     listeners: listOf(settings.listen).map(toListener),

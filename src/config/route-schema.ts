@@ -1,5 +1,5 @@
 import * as z from 'zod';
-import { patternForm } from '../model/uri.js';
+import { normalizePattern } from '../model/uri.js';
 import { routeAccess, routeDelivery } from './delivery-schema.js';
 import { boolean, duration, httpUrl, isNull, oneOf, valueType, size, sizeOrNull, text } from './values.js';
 
@@ -101,7 +101,7 @@ function pathPattern() {
   return z
     .unknown()
     .transform((found, context): string => {
-      const form = typeof found === 'string' && PATTERN.test(found) ? patternForm(found) : undefined;
+      const form = typeof found === 'string' && PATTERN.test(found) ? normalizePattern(found) : undefined;
       if (form && 'pattern' in form) return form.pattern;
       const message = 'a path pattern that begins with /, such as /api/files/**';
       context.issues.push({

@@ -1,4 +1,4 @@
-import { clientFields, fieldKey, namesOtherTarget } from '../model/client-fields.js';
+import { clientFields, fieldKey, isTargetOverrideField } from '../model/client-fields.js';
 import {
   type Authorize,
   type DeliveryRules,
@@ -6,7 +6,7 @@ import {
   type Gate,
   type Limits,
   type PlainBodies,
-  reshapes,
+  reshapesRequest,
   type Route,
 } from '../model/route.js';
 import type { CrossCheck, SettingPath } from './errors.js';
@@ -77,7 +77,7 @@ function fieldRules({ underscores, original_url: otherTargets }: Settings['heade
 
 /** Passed on as they came, bodies would reach the wrong place or form, or pass the gate by. */
 function shapes(delivery: DeliveryRules): boolean {
-  return reshapes(delivery) || delivery.gate !== undefined;
+  return reshapesRequest(delivery) || delivery.gate !== undefined;
 }
 
 /** A route without uploads means none of what the top says about their delivery, unless it says so itself. */
@@ -289,7 +289,7 @@ function fieldsOfNothing(route: Route): CrossCheck[] {
 function whyNotSaid(name: string, route: Route): string {
   if (clientFields([[name, '']], { ...route, passesUnderscores: true }).length > 0)
     return 'fields with "_" in their names are dropped unless `headers.underscores` is pass';
-  if (namesOtherTarget(fieldKey(name)))
+  if (isTargetOverrideField(fieldKey(name)))
     return 'fields that name another target are dropped unless `headers.original_url` is trust';
   return 'clients cannot say it here; name it in `copy_headers` of `authorize.forward_auth`, whose service may';
 }

@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto';
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { createSecureContext } from 'node:tls';
-import { withoutEnd } from '../model/uri.js';
+import { withoutTrailing } from '../model/uri.js';
 import type { CrossCheck, SettingPath } from './errors.js';
 import { isNull, valueType, type TextForm } from './values.js';
 
@@ -73,7 +73,7 @@ export function exposedSecret(path: SettingPath, file: string | null): CrossChec
 /** What a file holds without the line break at its end, or why that is nothing. */
 export function readSecret(file: string): { secret: string } | { problem: string } {
   try {
-    const secret = withoutEnd(readFileSync(file, 'utf8'), '\r\n');
+    const secret = withoutTrailing(readFileSync(file, 'utf8'), '\r\n');
     return secret === '' ? { problem: `${file} is empty` } : { secret };
   } catch (error) {
     return { problem: `cannot read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'}` };

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path';
 import ipaddr from 'ipaddr.js';
 import * as z from 'zod';
-import { withoutEnd } from '../model/uri.js';
+import { withoutTrailing } from '../model/uri.js';
 
 /** Where something listens. */
 export type Address =
@@ -198,7 +198,7 @@ function readUrl(found: unknown): string | undefined {
   if (typeof found !== 'string' || !/^https?:\/\//i.test(found) || !URL.canParse(found)) return undefined;
   const url = new URL(found);
   if (url.search || url.hash || url.username || url.password) return undefined;
-  return withoutEnd(url.origin + url.pathname, '/');
+  return withoutTrailing(url.origin + url.pathname, '/');
 }
 const URL_WORDS = 'a URL such as http://127.0.0.1:3000, without query, fragment or credentials';
 const URL_PATTERN = '^https?://[^?#@]+$';

@@ -1,6 +1,6 @@
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
-import { asksByPath, eagerTurns, type Route } from '../model/route.js';
+import { dependsOnPath, maxEagerDeliveries, type Route } from '../model/route.js';
 import { adminWarnings } from './admin.js';
 import type { Config } from './config.js';
 import type { CrossCheck, SettingPath } from './errors.js';
@@ -54,7 +54,7 @@ function everyRoute(
 }
 
 function neverEager(path: SettingPath, { delivery }: Route): CrossCheck[] {
-  if (delivery.mode !== 'eager' || eagerTurns(delivery) > 0) return [];
+  if (delivery.mode !== 'eager' || maxEagerDeliveries(delivery) > 0) return [];
   const problem =
     'is eager, and no delivery ever is: eager ones take half of `concurrency`, rounded down, which is none of ' +
     `${delivery.concurrency}. Allow the origin 2 requests or more, or write spool`;
@@ -152,7 +152,7 @@ function routeWarnings(config: Config, settings: Settings): CrossCheck[] {
 function alwaysRefused({ routes }: Config): CrossCheck[] {
   return routes.flatMap(({ paths, route }, index) => {
     const odd = paths.filter((pattern) => /\/\/|%(?:2F|5C|[01][0-9A-F]|7F)/.test(pattern));
-    if (odd.length === 0 || !asksByPath(route)) return [];
+    if (odd.length === 0 || !dependsOnPath(route)) return [];
     const problem = `has ${odd.join(' and ')}, which is refused with 400 on a route that asks: servers read // and escaped slashes, backslashes and control characters in several ways`;
     return [{ path: ['routes', index, 'match'], problem }];
   });

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/messages.js';
 import type { Route } from '../model/route.js';
-import { newestUnknownEnd, type Undelivered, type UnknownEnd, type Upload } from '../model/upload.js';
+import { newestUnknownOutcome, type Undelivered, type UnknownOutcome, type Upload } from '../model/upload.js';
 import { isStoreUnavailable, type UploadStore } from '../store/upload-store.js';
 import type { DeliveryContext } from './context.js';
 import { EagerAttempt, type Feed, isEager, mayBeginEarly } from './eager.js';
@@ -139,7 +139,7 @@ export class Delivery {
    * A client has the whole response that says that the outcome of this attempt is unknown: its next request may have the
    * upload sent once more. Only to be called after that response was sent. Never fails.
    */
-  clientKnows(end: UnknownEnd): Promise<void> {
+  clientKnows(end: UnknownOutcome): Promise<void> {
     const noting = this.told.recordInformed(end);
     this.note(noting);
     return noting;
@@ -150,7 +150,7 @@ export class Delivery {
    * unknown outcome it has to be told once more before the upload is sent again. Fails with a `Fault`.
    */
   async clientAsks(known: Upload): Promise<Upload> {
-    if (newestUnknownEnd(known) === undefined) return known;
+    if (newestUnknownOutcome(known) === undefined) return known;
     const { id } = known;
     await this.noted(id);
     const { direct } = this.deps.store;

@@ -2,7 +2,7 @@ import { Readable } from 'node:stream';
 import { Notifier } from '../concurrency/waiting.js';
 import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/messages.js';
-import { eagerTurns, type Framing, type Route } from '../model/route.js';
+import { maxEagerDeliveries, type Framing, type Route } from '../model/route.js';
 import type { Attempt, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import type { Spool } from '../spool/spool.js';
@@ -39,7 +39,7 @@ const EAGER = { isUrgent: () => true, isEager: true } as const;
 /** Whether the route feeds its origin with uploads of this length, which may not be known. */
 export function isEager({ delivery, authorize }: Route, length: number | undefined): boolean {
   const { mode, eager, gate } = delivery;
-  if (mode !== 'eager' || gate || authorize.recheck || eagerTurns(delivery) === 0) return false;
+  if (mode !== 'eager' || gate || authorize.recheck || maxEagerDeliveries(delivery) === 0) return false;
   return length === undefined ? eager.unknownLength === 'chunked' : length > 0;
 }
 

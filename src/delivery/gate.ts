@@ -6,7 +6,7 @@ import { crc32 } from '../fs/crc32.js';
 import { Fault } from '../model/fault.js';
 import type { HeaderLine, Headers } from '../model/headers.js';
 import type { Gate, Route } from '../model/route.js';
-import { type Answer, handlesOf, type Undelivered, type Upload } from '../model/upload.js';
+import { type Answer, identifiersOf, type Undelivered, type Upload } from '../model/upload.js';
 import { uploadFields } from '../observe/log.js';
 import type { DeliveryContext } from './context.js';
 import { removeChunks, untilRecorded } from './finish.js';
@@ -41,14 +41,14 @@ export async function passGate(task: GateTask, deps: DeliveryContext): Promise<G
   const chunks = await store.chunks(upload.id);
   try {
     const verdict = await askGate({ gate, upload, via: deps.via }, spool.read(upload.id, chunks), signal);
-    log.info({ ...uploadFields(handlesOf(upload)), verdict: verdict.kind }, 'gate');
+    log.info({ ...uploadFields(identifiersOf(upload)), verdict: verdict.kind }, 'gate');
     return isWaived() ? { kind: 'open' } : await gateOutcomeOf(verdict, upload, delivery.keepAnswerMs, deps);
   } catch (error) {
     if (isLoss(error)) return { kind: 'lost', problem: error.message };
     if (!(error instanceof GateFailed)) throw error;
     if (isLoss(error.cause)) return { kind: 'lost', problem: error.cause.message };
     if (isWaived()) return { kind: 'open' };
-    log.error({ ...uploadFields(handlesOf(upload)), err: error }, 'the gate gave no verdict: nothing passes it');
+    log.error({ ...uploadFields(identifiersOf(upload)), err: error }, 'the gate gave no verdict: nothing passes it');
     const why: Undelivered = { reason: 'unreachable', problem: error.message };
     return { kind: 'failed', why, until: monotonic() + delivery.retry.longestDelayMs };
   }

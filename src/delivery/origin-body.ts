@@ -1,8 +1,8 @@
 import { pipeline, Readable, Transform } from 'node:stream';
 import { Fault } from '../model/fault.js';
-import { tellsOfHops, withForwarding } from '../model/forwarded.js';
+import { isHopField, withForwarding } from '../model/forwarded.js';
 import { fieldValue, type Headers } from '../model/headers.js';
-import { type Framing, saysFields } from '../model/route.js';
+import { type Framing, addsFormFields } from '../model/route.js';
 import type { Chunk, StoredRequest, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
 
@@ -65,7 +65,7 @@ export function framingFor(
   { request }: { readonly request: Pick<StoredRequest, 'headers'> },
   framing: Framing,
 ): Framing {
-  return framing.kind === 'multipart' && isForm(request) && !saysFields(framing) ? { kind: 'raw' } : framing;
+  return framing.kind === 'multipart' && isForm(request) && !addsFormFields(framing) ? { kind: 'raw' } : framing;
 }
 
 /** What stands around the bytes of the upload in a multipart/form-data body (RFC 7578). */
@@ -103,7 +103,7 @@ export function envelopeOf(
 
 /** Of the hops before us the form says what the origin's head says, and not what a client makes up. */
 function valueAt(request: StoredRequest, header: string): string | undefined {
-  return fieldValue(tellsOfHops(header) ? withForwarding(request.headers, request) : request.headers, header);
+  return fieldValue(isHopField(header) ? withForwarding(request.headers, request) : request.headers, header);
 }
 
 /** The same in every attempt, and known to nobody who could put it into a file: clients never see the key. */

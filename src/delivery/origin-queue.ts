@@ -1,4 +1,4 @@
-import { eagerTurns } from '../model/route.js';
+import { maxEagerDeliveries } from '../model/route.js';
 
 export interface SlotRules {
   /** Most requests at a time. */
@@ -59,7 +59,7 @@ export class OriginQueue {
    * and none as long as a whole upload waits for one. Slow clients would hold up all others.
    */
   isFreeForEager(rules: SlotRules): boolean {
-    return this.asked.size === 0 && this.activeEager < eagerTurns(rules) && this.isFree(rules);
+    return this.asked.size === 0 && this.activeEager < maxEagerDeliveries(rules) && this.isFree(rules);
   }
 
   take(call: SlotRequest): Promise<Slot> {

@@ -1,8 +1,8 @@
-import { CREDENTIALS, fieldKey, originFields, withoutSpellings } from '../model/client-fields.js';
+import { DEFAULT_CREDENTIALS, fieldKey, originFields, withoutSpellings } from '../model/client-fields.js';
 import { originTrailers, withForwarding } from '../model/forwarded.js';
 import { endToEnd, fieldValue, type HeaderLine, type Headers, withoutFields } from '../model/headers.js';
 import { type Route, routeFor } from '../model/route.js';
-import { PLAIN, type StoredRequest, type Upload } from '../model/upload.js';
+import { PLAIN_DIALECT, type StoredRequest, type Upload } from '../model/upload.js';
 import { filenameOf, framingFor, knownType, multipartType, saysNoType, wholeType } from './origin-body.js';
 
 /** The head of the one ordinary request that stands for the whole upload. */
@@ -60,7 +60,7 @@ export function replayOf(upload: Upload, route: Route, via?: string): Replay {
   const framing = framingFor(upload, route.delivery.framing);
   const ofTheWhole = withoutFields(
     endToEnd(request.headers),
-    upload.dialect === PLAIN ? OF_ONE_MESSAGE : OF_THE_UPLOAD,
+    upload.dialect === PLAIN_DIALECT ? OF_ONE_MESSAGE : OF_THE_UPLOAD,
   );
   const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : withWholeType(ofTheWhole, upload);
   const told = withForwarding(originFields(own, route), request, via);
@@ -92,7 +92,7 @@ export function completedBy(
   const newer = withCredentials(endToEnd(upload.request.headers), credentials, route);
   if (addedHeaders === undefined) return { ...upload, request: { ...upload.request, headers: newer } };
   const brought = new Set(credentials.map(([name]) => name.toLowerCase()));
-  const older = new Set((route.delivery.credentials ?? CREDENTIALS).filter((name) => !brought.has(name)));
+  const older = new Set((route.delivery.credentials ?? DEFAULT_CREDENTIALS).filter((name) => !brought.has(name)));
   return { ...upload, addedHeaders, request: { ...upload.request, headers: withoutFields(newer, older) } };
 }
 
@@ -118,7 +118,10 @@ export function foreseen(request: Pick<StoredRequest, 'method' | 'target' | 'hea
 /** Trailers of the last body, without those that would say of the whole what is true of a piece or of the file alone. */
 export function replayedTrailers(trailers: Headers, upload: Upload, route: Route): HeaderLine[] {
   const isForm = framingFor(upload, route.delivery.framing).kind === 'multipart';
-  const names = [...(upload.dialect === PLAIN ? OF_ONE_MESSAGE : OF_THE_UPLOAD), ...(isForm ? OF_THE_FILE : [])];
+  const names = [
+    ...(upload.dialect === PLAIN_DIALECT ? OF_ONE_MESSAGE : OF_THE_UPLOAD),
+    ...(isForm ? OF_THE_FILE : []),
+  ];
   return originTrailers(withoutFields(trailers, new Set(names)), route);
 }
 
@@ -129,7 +132,7 @@ function withWholeType(
 ): HeaderLine[] {
   const told = knownType(request);
   const isTyped = fieldValue(headers, 'content-type') !== undefined;
-  if (dialect === PLAIN || (!isTyped && told === undefined)) return [...headers];
+  if (dialect === PLAIN_DIALECT || (!isTyped && told === undefined)) return [...headers];
   if (told !== undefined && !isTyped) return [...headers, ['Content-Type', told]];
   return headers.map(([name, value]): HeaderLine => {
     return name.toLowerCase() === 'content-type' && saysNoType(value) ? [name, wholeType(request)] : [name, value];
@@ -142,7 +145,7 @@ function asForm(headers: Headers, upload: Upload): HeaderLine[] {
 
 /** New lines take the place of the old ones, so that the order the client chose stays. */
 function withCredentials(headers: Headers, credentials: Headers, { delivery }: Route): HeaderLine[] {
-  return (delivery.credentials ?? CREDENTIALS).reduce<HeaderLine[]>(
+  return (delivery.credentials ?? DEFAULT_CREDENTIALS).reduce<HeaderLine[]>(
     (lines, name) => {
       const fresh = credentials.filter(([line]) => line.toLowerCase() === name);
       if (fresh.length === 0) return lines;

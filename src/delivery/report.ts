@@ -1,5 +1,5 @@
-import { type Attempt, handlesOf, type Upload } from '../model/upload.js';
-import { type Log, logGivenUp, logUploadEnd, type UploadEndLine, uploadFields } from '../observe/log.js';
+import { type Attempt, identifiersOf, type Upload } from '../model/upload.js';
+import { type Log, logUndelivered, logUploadEnd, type UploadEndLine, uploadFields } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
@@ -19,7 +19,7 @@ export interface EndObserver {
 export function reportAttempt(upload: Upload, attempt: Attempt, { log, metrics }: AttemptObserver): void {
   const { number, origin, startedAt, endedAt = startedAt, reached = 'sent', status, problem } = attempt;
   const fields = {
-    ...uploadFields(handlesOf(upload)),
+    ...uploadFields(identifiersOf(upload)),
     attempt: number,
     origin,
     reached,
@@ -43,7 +43,7 @@ export function reportEnd(
   { log, metrics, clock, monotonic }: AttemptObserver,
 ): void {
   metrics.deliveryEnded((monotonic() - startedAt) / 1000, outcome);
-  if (outcome === 'undelivered') logGivenUp(log, lineOf(upload, 'undelivered', clock));
+  if (outcome === 'undelivered') logUndelivered(log, lineOf(upload, 'undelivered', clock));
   if (outcome === 'answered') noteEnd(upload, 'answered', { log, metrics, clock });
 }
 
@@ -84,7 +84,7 @@ export function reportRefusal(upload: Upload, observer: EndObserver): void {
 
 /** Everybody who finds that stored bytes, or confirmed steps, of an upload are lost tells it with this, and ends the upload. */
 export function reportLoss(upload: Upload, problem: string | undefined, observer: EndObserver): void {
-  observer.log.error({ ...uploadFields(handlesOf(upload)), problem }, 'an upload whose bytes are lost is given up');
+  observer.log.error({ ...uploadFields(identifiersOf(upload)), problem }, 'an upload whose bytes are lost is given up');
   observer.metrics.bytesLost('upload');
   reportClosed(upload, 'invalid', observer, problem);
 }
@@ -95,7 +95,7 @@ export function reportLostAnswer(
   problem: string,
   { log, metrics }: Pick<EndObserver, 'log' | 'metrics'>,
 ): void {
-  log.error({ ...uploadFields(handlesOf(upload)), problem }, 'a kept answer is lost: its client is told so');
+  log.error({ ...uploadFields(identifiersOf(upload)), problem }, 'a kept answer is lost: its client is told so');
   metrics.bytesLost('answer');
 }
 
@@ -111,7 +111,7 @@ function noteEnd(
 
 function lineOf(upload: Upload, phase: UploadEndLine['phase'], clock: () => number): UploadEndLine {
   return {
-    upload: handlesOf(upload),
+    upload: identifiersOf(upload),
     phase,
     route: upload.route,
     dialect: upload.dialect,

@@ -1,7 +1,7 @@
 import { Notifier } from '../concurrency/waiting.js';
 import { crc32 } from '../fs/crc32.js';
 import { Fault } from '../model/fault.js';
-import { fieldValue, type HeaderLine, passedOn, passedOnTrailers } from '../model/headers.js';
+import { fieldValue, type HeaderLine, forwardableHeaders, forwardableTrailers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/messages.js';
 import type { Answer } from '../model/upload.js';
 import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
@@ -51,7 +51,7 @@ export class ResponseBuffer {
     private readonly deps: ResponseBufferDeps,
   ) {
     const { status, reason, headers } = answer;
-    this.head = { status, reason, headers: passedOn(headers, true) };
+    this.head = { status, reason, headers: forwardableHeaders(headers, true) };
     const isBodiless = status === 204 || status === 304;
     this.declaredSize = isBodiless ? 0 : Number(fieldValue(headers, 'content-length') ?? Infinity);
   }
@@ -77,7 +77,7 @@ export class ResponseBuffer {
       // Every byte that counts has been synced before.
       await this.writer?.close().catch(() => undefined);
     }
-    this.trailers = passedOnTrailers(this.answer.trailers());
+    this.trailers = forwardableTrailers(this.answer.trailers());
     const answer = { ...this.head, trailers: this.trailers, bodySize: this.size, at };
     if (this.unkept) return { answer: { ...answer, body: { in: 'nowhere' } }, body: undefined };
     if (this.writer) {

@@ -2,7 +2,7 @@ import { Notifier } from '../concurrency/waiting.js';
 import { fieldValue, type Headers } from '../model/headers.js';
 import { isIdempotent } from '../model/request-head.js';
 import { type Guarantee, type RetryRules, type Route, routeFor, type Routes } from '../model/route.js';
-import { type Attempt, PLAIN, type Undelivered, type Upload } from '../model/upload.js';
+import { type Attempt, PLAIN_DIALECT, type Undelivered, type Upload } from '../model/upload.js';
 
 /** What a delivery may do when an attempt brought no answer. */
 export interface RetryPolicy {
@@ -271,7 +271,7 @@ export class RetryDelay {
 export function routeOf({ route, request, dialect, clientKey }: Upload, routes: Routes): Route {
   const path = request.target.split('?', 1)[0]!;
   const found = routeFor(request.method, routes.byName(route) ?? routes.find(request.method, path));
-  return dialect === PLAIN ? forPlainRequests(found, clientKey !== undefined) : found;
+  return dialect === PLAIN_DIALECT ? forPlainRequests(found, clientKey !== undefined) : found;
 }
 
 /** Longer than any client needs to read an answer that it waits for. */

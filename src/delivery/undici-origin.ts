@@ -4,7 +4,7 @@ import { buildConnector, Client, type Dispatcher, errors } from 'undici';
 import { authenticatesConnection } from '../model/client-fields.js';
 import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import type { OriginInterim } from '../model/messages.js';
-import { gatherSmallPieces } from '../streams/small-pieces.js';
+import { combineSmallPieces } from '../streams/small-pieces.js';
 import { InvalidAnswer, type Origin, type OriginAnswer, type OriginRequest, Unanswered } from './origin.js';
 import { keepReadingAfterWriteError, type OriginSocket, OTHER_INTERIM } from './undici-socket.js';
 
@@ -164,7 +164,7 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
     const { maxAnswerSize = Infinity } = this.bounds;
     const announced = Number(fieldValue(headers, 'content-length') ?? 0);
     if (announced > maxAnswerSize && status !== 204 && status !== 304) return controller.abort(tooLarge(maxAnswerSize));
-    const body = gatherSmallPieces(
+    const body = combineSmallPieces(
       new Readable({
         read: () => controller.resume(),
         destroy: (error, done) => {

@@ -1,7 +1,7 @@
 import { Notifier } from '../concurrency/waiting.js';
 import type { OriginInterim } from '../model/messages.js';
 import type { RetryRules } from '../model/route.js';
-import { newestUnknownEnd, type Undelivered, type UnknownEnd, type Upload } from '../model/upload.js';
+import { newestUnknownOutcome, type Undelivered, type UnknownOutcome, type Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import type { DeliveryContext } from './context.js';
 import type { ResponseBuffer } from './response-buffer.js';
@@ -126,7 +126,7 @@ export class InformedClients {
   constructor(private readonly deps: Pick<DeliveryContext, 'store' | 'log'>) {}
 
   /** Fulfilled when the note is made, or is known not to be. Never fails. */
-  recordInformed(end: UnknownEnd): Promise<void> {
+  recordInformed(end: UnknownOutcome): Promise<void> {
     const { id } = end;
     const before = this.noting.get(id) ?? Promise.resolve();
     const noting: Promise<void> = before
@@ -152,17 +152,17 @@ export class InformedClients {
    */
   async asks(upload: Upload): Promise<Upload> {
     const { undelivered: why } = upload;
-    const end = newestUnknownEnd(upload);
+    const end = newestUnknownOutcome(upload);
     if (!end || !why?.clientKnows || why.hasAskedAgain) return upload;
     const noted = await this.deps.store.direct.noteClientAsks(end.id, end.attempt, why);
     return noted === 'stale' ? upload : noted;
   }
 
-  private async noteNow({ id, attempt }: UnknownEnd): Promise<void> {
+  private async noteNow({ id, attempt }: UnknownOutcome): Promise<void> {
     const { direct } = this.deps.store;
     const upload = await direct.get(id);
     const why = upload?.undelivered;
-    if (!upload || !why || why.clientKnows || newestUnknownEnd(upload)?.attempt !== attempt) return;
+    if (!upload || !why || why.clientKnows || newestUnknownOutcome(upload)?.attempt !== attempt) return;
     await direct.noteClientKnows(id, attempt, why);
   }
 }

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
-import { clientFields, fieldKey, isIdentity, withoutSpellings } from '../model/client-fields.js';
+import { clientFields, fieldKey, isIdentityField, withoutSpellings } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
-import { isSaidByProxies, withForwarding } from '../model/forwarded.js';
+import { isProxyField, withForwarding } from '../model/forwarded.js';
 import {
   endToEnd,
   fieldValue,
@@ -11,7 +11,7 @@ import {
   withoutUploadFields,
 } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/messages.js';
-import { calledUrl, type RequestHead } from '../model/request-head.js';
+import { clientBaseUrl, type RequestHead } from '../model/request-head.js';
 import type { Authorize, Route } from '../model/route.js';
 import type { Log } from '../observe/log.js';
 import { answerFields, linesForRoute, withoutAltSvc } from '../origin/headers.js';
@@ -145,7 +145,7 @@ export class Authorizer {
       // RFC 5842 §7.2: with 508 it would come back to us whole.
       const isRefused = (answer.status >= 400 && answer.status < 500) || answer.status === 508;
       if (!isRefused) return undefined;
-      const place = { route, publicUrl: this.shown.publicUrl ?? calledUrl(head) };
+      const place = { route, publicUrl: this.shown.publicUrl ?? clientBaseUrl(head) };
       const shown = withoutUploadFields(answerFields(answer.headers, place, this.shown.altSvc));
       return { kind: 'out', answer: relayed({ ...answer, headers: shown }), isUndecided: false };
     } catch {
@@ -174,7 +174,7 @@ function questionOf(head: RequestHead, route: Route, url: string, via?: string):
 
 function isAboutTheTarget(name: string): boolean {
   const key = fieldKey(name);
-  return isSaidByProxies(key) && !OF_TRUSTED_PROXIES.has(key);
+  return isProxyField(key) && !OF_TRUSTED_PROXIES.has(key);
 }
 
 /** About the connection and the place we are reached at: a trusted proxy may say these, nobody else. */
@@ -190,7 +190,9 @@ const OF_TRUSTED_PROXIES: ReadonlySet<string> = new Set([
 /** A refusal of the service without what it says to us alone: who this is, and where else it can be reached. */
 function forTurnedAway(answer: ShortAnswer, { copyHeaders, principalHeader }: ForwardAuth): ShortAnswer {
   const ours = new Set([...copyHeaders, principalHeader].map(fieldKey));
-  const shown = withoutSpellings(withoutAltSvc(answer.headers), ours).filter(([name]) => !isIdentity(fieldKey(name)));
+  const shown = withoutSpellings(withoutAltSvc(answer.headers), ours).filter(
+    ([name]) => !isIdentityField(fieldKey(name)),
+  );
   return { ...answer, headers: withoutUploadFields(shown) };
 }
 

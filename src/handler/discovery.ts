@@ -1,7 +1,7 @@
 import { fieldValue, type HeaderLine, type Headers, withoutFields } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
-import { withoutEnd } from '../model/uri.js';
+import { withoutTrailing } from '../model/uri.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import type { AnswerHead, RewrittenFields } from '../proxy/proxied-exchange.js';
@@ -80,7 +80,7 @@ function merged(theirs: Headers, ours: Headers): HeaderLine[] {
 
 /** The members of both lists, each once. */
 function members(theirs = '', ours: string): string {
-  const all = `${theirs},${ours}`.split(',').map((member) => withoutEnd(member.replace(/^[\t ]+/, ''), '\t '));
+  const all = `${theirs},${ours}`.split(',').map((member) => withoutTrailing(member.replace(/^[\t ]+/, ''), '\t '));
   const firstOf = new Map(all.toReversed().map((member) => [member.toLowerCase(), member]));
   return [...new Set(all.map((member) => member.toLowerCase()))]
     .filter((key) => key !== '')

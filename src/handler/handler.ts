@@ -1,11 +1,11 @@
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import { Fault } from '../model/fault.js';
-import { hasPassed } from '../model/forwarded.js';
+import { isForwardingLoop } from '../model/forwarded.js';
 import type { Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route, Routes } from '../model/route.js';
-import { handlesOf, type UnknownEnd, type Upload } from '../model/upload.js';
+import { identifiersOf, type UnknownOutcome, type Upload } from '../model/upload.js';
 import { type Log, logRequest } from '../observe/log.js';
 import type { Metrics, RequestKind } from '../observe/metrics.js';
 import { detect, type Detected } from '../protocol/detect.js';
@@ -45,7 +45,7 @@ export interface HandlerOptions {
   /** 104 also for requests without a version: not before the RFC. */
   readonly finalInterim: boolean;
   /** Told after a client was sent the whole response that says so. Never fails. */
-  readonly clientKnows: (end: UnknownEnd) => Promise<void>;
+  readonly clientKnows: (end: UnknownOutcome) => Promise<void>;
   readonly metrics: Metrics;
   readonly log: Log;
   /** Milliseconds by a clock that nobody sets. */
@@ -71,7 +71,7 @@ interface Received {
   readonly noted: RequestRecord;
   readonly isRelayed: boolean;
   /** What the reply tells of an attempt. */
-  unknown?: UnknownEnd;
+  unknown?: UnknownOutcome;
 }
 
 type Resumable = Extract<Detected, { kind: 'resumable' }>;
@@ -149,7 +149,7 @@ export class HttpHandler {
   /** RFC 9110 §7.6.3: a request that this proxy has sent itself would go round until no connections are left. */
   private loopOf({ headers, method, path }: RequestHead): Problem | undefined {
     const { via, log, routes } = this.options;
-    if (via === undefined || !hasPassed(headers, via)) return undefined;
+    if (via === undefined || !isForwardingLoop(headers, via)) return undefined;
     const { name, origin } = routes.find(method, path);
     log.error({ route: name, origin, path }, 'a request came back: the origin leads to this proxy');
     return { status: 508, detail: LOOP };
@@ -229,7 +229,7 @@ export class HttpHandler {
       isBegun = true;
       noted.after = seen;
     };
-    const onUnknown = (end: UnknownEnd): void => void (received.unknown = end);
+    const onUnknown = (end: UnknownOutcome): void => void (received.unknown = end);
     return { exchange, head, route, announced, protocol, request, upload, interims, onUpload, onUnknown };
   }
 
@@ -332,7 +332,7 @@ export class HttpHandler {
     const { before, after, ...rest } = noted;
     logRequest(log, uploadsPath, {
       ...rest,
-      ...(after ? { upload: handlesOf(after) } : {}),
+      ...(after ? { upload: identifiersOf(after) } : {}),
       // A node that has the bytes writes a line of its own about what it took.
       ...(before && after && noted.kind !== 'relayed'
         ? { offsets: { before: before.offset, after: after.offset } }

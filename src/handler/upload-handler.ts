@@ -6,7 +6,7 @@ import {
   fromRawHeaders,
   type HeaderLine,
   type Headers,
-  passedOn,
+  forwardableHeaders,
   withoutUploadFields,
 } from '../model/headers.js';
 import type {
@@ -21,9 +21,15 @@ import type {
   Refusal,
   RelayedAnswer,
 } from '../model/messages.js';
-import { calledUrl, type RequestHead } from '../model/request-head.js';
+import { clientBaseUrl, type RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
-import { newestUnknownEnd, shownOffset, type StoredRequest, type UnknownEnd, type Upload } from '../model/upload.js';
+import {
+  newestUnknownOutcome,
+  shownOffset,
+  type StoredRequest,
+  type UnknownOutcome,
+  type Upload,
+} from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { answerFor, withoutAltSvc } from '../origin/headers.js';
@@ -35,7 +41,7 @@ import { onPeerEnded } from '../server/closing.js';
 import { type Exchange, isHttp2 } from '../server/exchange.js';
 import type { Interims } from '../server/interim-responses.js';
 import type { RequestRates } from '../server/slow-clients.js';
-import { sinceHeldBackMs } from '../streams/small-pieces.js';
+import { sinceReadHeldMs } from '../streams/small-pieces.js';
 import type { UploadCall } from '../uploads/answers.js';
 import { Body } from '../uploads/request-body.js';
 import type { Uploads } from '../uploads/uploads.js';
@@ -80,7 +86,7 @@ export interface UploadRequest {
   /** Told of the upload that a creation has made or found, and of any whenever its offset has moved. */
   readonly onUpload: (upload: Upload) => void;
   /** Told when the reply says that nobody knows what came of an attempt. */
-  readonly onUnknown: (end: UnknownEnd) => void;
+  readonly onUnknown: (end: UnknownOutcome) => void;
 }
 
 /** Between the wire and the uploads: what a request means goes in, how its outcome looks comes out. */
@@ -97,7 +103,7 @@ export class UploadRequests {
     if (found.kind === 'elsewhere') return found;
     const outcome = this.forClient(found, asked);
     const reply = await this.replyTo(outcome, asked);
-    const end = outcome.kind === 'undelivered' ? newestUnknownEnd(outcome.upload) : undefined;
+    const end = outcome.kind === 'undelivered' ? newestUnknownOutcome(outcome.upload) : undefined;
     if (end) asked.onUnknown(end);
     return reply;
   }
@@ -209,7 +215,7 @@ export class UploadRequests {
     return new Body(exchange.req, {
       declaredLength: intent.contentLength,
       idleMs: this.options.idleMs,
-      sinceHeldBackMs: () => sinceHeldBackMs(exchange.req),
+      sinceHeldBackMs: () => sinceReadHeldMs(exchange.req),
       watch: (body) => this.options.requestRates?.watch(exchange, body) ?? NOTHING_TO_STOP,
       onWanted: () => interims.continue(),
       trailers: () => fromRawHeaders(exchange.req.rawTrailers),
@@ -227,7 +233,7 @@ export class UploadRequests {
 
   /** What an origin says in the fields of an upload protocol is not about this upload: 104 and these are ours. */
   private relayInterim({ interims }: UploadRequest, { status, reason, headers }: OriginInterim): void {
-    const kept = withoutUploadFields(withoutAltSvc(passedOn(headers, false)));
+    const kept = withoutUploadFields(withoutAltSvc(forwardableHeaders(headers, false)));
     if (status !== 104) interims.relay({ status, reason, headers: kept });
   }
 
@@ -241,7 +247,7 @@ export class UploadRequests {
   }
 
   private publicUrlOf(head: RequestHead): string {
-    return this.options.publicUrl ?? calledUrl(head);
+    return this.options.publicUrl ?? clientBaseUrl(head);
   }
 
   private contextOf({ head, route, announced = route }: UploadRequest): ReplyContext {
@@ -301,7 +307,7 @@ export class UploadPages {
   }
 
   private async answer(upload: Upload, route: Route, head: RequestHead, to: AbortSignal): Promise<Reply> {
-    const { uploads, publicUrl = calledUrl(head), altSvc } = this.options;
+    const { uploads, publicUrl = clientBaseUrl(head), altSvc } = this.options;
     const answer = await uploads.keptAnswer(upload, to).catch((fault: unknown) => {
       if (!(fault instanceof Fault)) throw fault;
       return 'unreadable' as const;

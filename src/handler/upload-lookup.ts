@@ -1,21 +1,21 @@
-import { asksForMethod, clientFields, fieldKey } from '../model/client-fields.js';
+import { isMethodOverrideField, clientFields, fieldKey } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
 import type { RequestHead } from '../model/request-head.js';
 import {
-  asksByPath,
+  dependsOnPath,
   isProtected,
   passesSmallUploads,
   plainBodiesFor,
-  protectionOf,
-  reshapes,
+  protectionKey,
+  reshapesRequest,
   type Route,
   routeFor,
   type Routes,
-  saysFields,
+  addsFormFields,
 } from '../model/route.js';
 import type { Upload } from '../model/upload.js';
 import { pathOf } from '../model/uri.js';
-import type { Place } from '../protocol/detect.js';
+import type { RequestTarget } from '../protocol/detect.js';
 import {
   BadHead,
   canonicalTarget,
@@ -31,7 +31,7 @@ import type { Authorizer } from './authorize.js';
 export interface Found {
   /** The request as it goes on: with the canonical target where the route is protected, and what a client may say. */
   readonly head: RequestHead;
-  readonly place: Place;
+  readonly place: RequestTarget;
   /** An upload's own; the target's otherwise. */
   readonly route: Route;
   /** For OPTIONS on a target, the route whose uploads are told of: what any method on this path could have (RUFH §4.1.4). */
@@ -83,7 +83,7 @@ export class UploadLookup {
       return { head, place: { kind: 'upload', id, dialect: undefined }, route, fault: upload };
     const own = upload && (await this.ownUpload(upload, head, route));
     if (own instanceof Fault) return { head, place: { kind: 'upload', id, dialect: undefined }, route, fault: own };
-    const place: Place = { kind: 'upload', id, dialect: own?.dialect };
+    const place: RequestTarget = { kind: 'upload', id, dialect: own?.dialect };
     return { head, place, route, upload: own, page: page as Found['page'] };
   }
 
@@ -120,15 +120,15 @@ function withFieldsFor(head: RequestHead, route: Route): RequestHead {
   return { ...head, headers: clientFields(head.headers, route) };
 }
 
-function targetOf({ method }: RequestHead, route: Route): Place {
+function targetOf({ method }: RequestHead, route: Route): RequestTarget {
   const { resumable, limits, delivery } = routeFor(method, route);
   return {
     kind: 'target',
     resumable,
     minSize: passesSmallUploads(route) ? limits.minSize : 0,
     plainBodies: plainBodiesFor(method, route),
-    shapesEmptyBodies: reshapes(delivery),
-    refusesForms: saysFields(delivery.framing),
+    shapesEmptyBodies: reshapesRequest(delivery),
+    refusesForms: addsFormFields(delivery.framing),
   };
 }
 
@@ -147,7 +147,7 @@ type Rules = Pick<Routes, 'find' | 'findIgnoringCase' | 'hasProtected'>;
  * routes that protect alike.
  */
 export function locate(received: RequestHead, routes: Rules, uploadsPath: string): Located {
-  const { method, path, flaw } = received;
+  const { method, path, pathAmbiguity: flaw } = received;
   if (path.startsWith(uploadsPath)) return { kind: 'upload', head: received };
   const route = routes.find(method, path);
   const head = belowItsOrigin(received, route);
@@ -160,7 +160,7 @@ export function locate(received: RequestHead, routes: Rules, uploadsPath: string
   if (methods.length > MOST_METHODS) return { kind: 'refused', detail: OTHER_METHOD };
   const guard: Guard = { routes, route, methods };
   if (leadsElsewhere(head, guard)) return { kind: 'refused', detail: OTHER_DESTINATION };
-  if (flaw !== undefined && asksByPath(route)) return refused(flaw);
+  if (flaw !== undefined && dependsOnPath(route)) return refused(flaw);
   const sendings = sendingsOf(head, route);
   const sent = sendings.find((sending) => {
     const others = sending === head ? readings() : otherReadings(sending);
@@ -175,7 +175,7 @@ export function locate(received: RequestHead, routes: Rules, uploadsPath: string
 function belowItsOrigin(head: RequestHead, { origin }: Route): RequestHead | undefined {
   if (pathOf(origin).length <= 1 || !mayClimbOut(head)) return head;
   const canonical = { ...head, target: canonicalTarget(head) };
-  return head.flaw === undefined && !mayClimbOut(canonical) ? canonical : undefined;
+  return head.pathAmbiguity === undefined && !mayClimbOut(canonical) ? canonical : undefined;
 }
 
 /** What is asked of every reading of a target: whether a server that serves it so gets around a route. */
@@ -197,7 +197,7 @@ const MOST_METHODS = 4;
 function meantMethods({ method, headers, target }: RequestHead): string[] {
   const query = target.includes('?') ? target.slice(target.indexOf('?') + 1) : '';
   const inQuery = [...new URLSearchParams(query)].filter(([name]) => METHOD_PARAMETER.test(name));
-  const inFields = headers.filter(([name]) => asksForMethod(fieldKey(name)));
+  const inFields = headers.filter(([name]) => isMethodOverrideField(fieldKey(name)));
   const words = [...inFields, ...inQuery].flatMap(([, value]) => value.toUpperCase().match(/[A-Z][A-Z-]*/g) ?? []);
   // A word of one letter is a weight or the like.
   return [...new Set(words)].filter((word) => word.length > 1 && word !== method);
@@ -243,14 +243,14 @@ type Readings = ReturnType<typeof otherReadings>;
  */
 function sendingsOf(head: RequestHead, route: Route): RequestHead[] {
   const canonical = { ...head, target: canonicalTarget(head) };
-  if (asksByPath(route)) return [canonical];
-  return head.flaw === undefined && hasDotSegments(head.target) ? [head, canonical] : [head];
+  if (dependsOnPath(route)) return [canonical];
+  return head.pathAmbiguity === undefined && hasDotSegments(head.target) ? [head, canonical] : [head];
 }
 
 /** What lets a server find another, protected route in this request; undefined when it cannot. */
 function otherwiseRead(head: RequestHead, readings: Readings, { routes, route, methods }: Guard): string | undefined {
   if (!readings) return OTHERWISE;
-  const isElsewhere = (other: Route): boolean => isProtected(other) && protectionOf(other) !== protectionOf(route);
+  const isElsewhere = (other: Route): boolean => isProtected(other) && protectionKey(other) !== protectionKey(route);
   const paths = [head.path, ...readings];
   const kinds: readonly (readonly [methods: readonly string[], onExact: string, onCase: string])[] = [
     [[head.method], OTHERWISE, CASE],
@@ -259,7 +259,7 @@ function otherwiseRead(head: RequestHead, readings: Readings, { routes, route, m
   for (const [asked, onExact, onCase] of kinds) {
     if (asked.some((method) => paths.some((path) => isElsewhere(routes.find(method, path))))) return onExact;
     const inAnyCase = asked.flatMap((method) => paths.map((path) => routes.findIgnoringCase(method, path)));
-    if (inAnyCase.some((other) => asksByPath(other) && isElsewhere(other))) return onCase;
+    if (inAnyCase.some((other) => dependsOnPath(other) && isElsewhere(other))) return onCase;
   }
   return undefined;
 }

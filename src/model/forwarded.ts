@@ -1,13 +1,13 @@
 import {
-  asksForMethod,
+  isMethodOverrideField,
   fieldKey,
   type FieldRules,
-  FORWARDED_IDENTITY,
-  namesOtherTarget,
+  FORWARDED_IDENTITY_FIELD,
+  isTargetOverrideField,
   originFields,
 } from './client-fields.js';
 import { fieldValue, type HeaderLine, type Headers } from './headers.js';
-import { withoutEnd } from './uri.js';
+import { withoutTrailing } from './uri.js';
 
 /** What one proxy said of the hop before it: one element of `Forwarded` (RFC 7239 §4), or one place in the X-Forwarded lists. */
 export interface ForwardedHop {
@@ -48,7 +48,7 @@ const PREFIX = /^(?:\/(?!\.{1,2}(?:\/|$))[A-Za-z0-9._~!$&'()*+;=:@-]+)+$/;
  */
 export function receivedPrefix(headers: Headers): string {
   const prefix = listOf(headers, 'x-forwarded-prefix')
-    .map((part) => withoutEnd(part, '/'))
+    .map((part) => withoutTrailing(part, '/'))
     .join('');
   return PREFIX.test(prefix) ? prefix : '';
 }
@@ -185,13 +185,13 @@ export function viaName(unique: string): string {
  * RFC 9110 §7.6.3: the request has come through the proxy of this name already, so that it would go round for ever. The
  * second word of each element is the name; a comment may follow.
  */
-export function hasPassed(headers: Headers, via: string): boolean {
+export function isForwardingLoop(headers: Headers, via: string): boolean {
   const elements = headers.filter(([name]) => name.toLowerCase() === 'via').flatMap(([, value]) => value.split(','));
   const names = elements.map((element) => element.trim().split(/[ \t]+/)[1]);
   return names.some((name) => name?.toLowerCase() === via.toLowerCase());
 }
 
-const OURS = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto']);
+const FORWARDING_FIELDS = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto']);
 
 /**
  * Fields like X-Forwarded-Port, X-Real-IP or X-Original-URL are a proxy's word as well: only a trusted one's is passed on.
@@ -203,60 +203,60 @@ function isReplaced(
   facts: Pick<ForwardingFacts, 'peerIsTrusted' | 'clientAddress'>,
 ): boolean {
   const key = fieldKey(name);
-  if (OURS.has(key)) return true;
-  if (!facts.peerIsTrusted) return isSaidByProxies(key) || tellsAddress(key);
-  if (OF_ANY_CLIENT.test(key)) return plainAddress(value.trim()) !== plainAddress(facts.clientAddress ?? '');
-  const isKept = OF_TRUSTED_PROXIES.test(key) || FORWARDED_IDENTITY.test(key);
-  return OF_PROXIES.test(key) && !namesOtherTarget(key) && !isKept;
+  if (FORWARDING_FIELDS.has(key)) return true;
+  if (!facts.peerIsTrusted) return isProxyField(key) || isConnectionField(key);
+  if (CLIENT_ADDRESS_FIELD.test(key)) return plainAddress(value.trim()) !== plainAddress(facts.clientAddress ?? '');
+  const isKept = TRUSTED_PROXY_FIELD.test(key) || FORWARDED_IDENTITY_FIELD.test(key);
+  return PROXY_FIELD.test(key) && !isTargetOverrideField(key) && !isKept;
 }
 
 /** Certificates of clients too: Envoy and Traefik set these names, and an application that reads them is behind such a front. */
-const OF_TRUSTED_PROXIES = /^x-forwarded-(?:port|prefix|client-cert|tls-client-cert(?:-info)?)$/;
+const TRUSTED_PROXY_FIELD = /^x-forwarded-(?:port|prefix|client-cert|tls-client-cert(?:-info)?)$/;
 
 /** Names by which applications are told the client's address; each of them is believed by some. */
-const OF_ANY_CLIENT =
+const CLIENT_ADDRESS_FIELD =
   /^(?:x-)?(?:real-ip|client-ip|cluster-client-ip|remote-(?:ip|addr)|(?:wl-)?proxy-client-ip|proxyuser-ip)$/;
 
 /** The same for names that belong to one service in front: theirs is the client that no chain of ours reaches. */
-const OF_A_SERVICE =
+const SERVICE_ADDRESS_FIELD =
   /^(?:true-client-ip|cf-connecting-ip(?:v6)?|fastly-client-ip|x-azure-(?:clientip|socketip)|x-appengine-user-ip|x-envoy-(?:external-address|internal))$/;
 
 /** What else proxies say of a connection by names that no client has need of. */
-const OF_THE_CONNECTION = /^(?:x-forwarded|forwarded-for|front-end-https|x-url-scheme|x-arr-ssl)$/;
+const SCHEME_OR_ADDRESS_FIELD = /^(?:x-forwarded|forwarded-for|front-end-https|x-url-scheme|x-arr-ssl)$/;
 
-function tellsAddress(key: string): boolean {
-  return OF_ANY_CLIENT.test(key) || OF_A_SERVICE.test(key) || OF_THE_CONNECTION.test(key);
+function isConnectionField(key: string): boolean {
+  return CLIENT_ADDRESS_FIELD.test(key) || SERVICE_ADDRESS_FIELD.test(key) || SCHEME_OR_ADDRESS_FIELD.test(key);
 }
 
 /** Whether proxies say by this name, in the form of `fieldKey`, where and how a request came to them. */
-export function isSaidByProxies(key: string): boolean {
-  return OF_PROXIES.test(key) || namesOtherTarget(key);
+export function isProxyField(key: string): boolean {
+  return PROXY_FIELD.test(key) || isTargetOverrideField(key);
 }
 
 /** Whether a field is about the hops that a request has come by, so that not everybody's word counts. */
-export function tellsOfHops(name: string): boolean {
+export function isHopField(name: string): boolean {
   const key = fieldKey(name);
-  return OURS.has(key) || isSaidByProxies(key) || tellsAddress(key);
+  return FORWARDING_FIELDS.has(key) || isProxyField(key) || isConnectionField(key);
 }
 
 /** `X-Script-Name`: the part of the path that a proxy took off; applications take it off once more. */
-const OF_PROXIES = /^x-(?:(?:forwarded|original|rewrite)-|real-ip$|script-name$)/;
+const PROXY_FIELD = /^x-(?:(?:forwarded|original|rewrite)-|real-ip$|script-name$)/;
 
 /**
  * Trailers of a request as an origin may get them: what a client may say in fields, and nothing that is for the head alone
  * (RFC 9110 §6.5.1), which are credentials, what hops say, and another method or place. Some servers add trailers to the fields of the head.
  */
 export function originTrailers(trailers: Headers, route: FieldRules): HeaderLine[] {
-  const never = new Set([...NEVER_BEHIND_A_BODY, ...(route.delivery?.credentials ?? []).map(fieldKey)]);
+  const never = new Set([...FORBIDDEN_REQUEST_TRAILERS, ...(route.delivery?.credentials ?? []).map(fieldKey)]);
   return originFields(trailers, route).filter(
     ([name, value]) =>
       !never.has(fieldKey(name)) &&
-      !asksForMethod(fieldKey(name)) &&
+      !isMethodOverrideField(fieldKey(name)) &&
       !isReplaced([name, value], { peerIsTrusted: false }),
   );
 }
 
-const NEVER_BEHIND_A_BODY: ReadonlySet<string> = new Set([
+const FORBIDDEN_REQUEST_TRAILERS: ReadonlySet<string> = new Set([
   'authorization',
   'cookie',
   // Another target than the one that routes are found by, as another method is.

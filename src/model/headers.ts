@@ -37,13 +37,13 @@ export function endToEnd(headers: Headers): HeaderLine[] {
 }
 
 /** Lines that a gateway passes on. The announcement of trailers goes with the framing that can carry them. */
-export function passedOn(headers: Headers, withTrailers: boolean): HeaderLine[] {
+export function forwardableHeaders(headers: Headers, withTrailers: boolean): HeaderLine[] {
   const kept = new Set(endToEnd(headers));
   return headers.filter((line) => kept.has(line) || (withTrailers && line[0].toLowerCase() === 'trailer'));
 }
 
 /** Trailer fields that may be passed on: none that frames, routes or says how to read the content (RFC 9110 §6.5.1). */
-export function passedOnTrailers(trailers: Headers): HeaderLine[] {
+export function forwardableTrailers(trailers: Headers): HeaderLine[] {
   return endToEnd(trailers).filter(([name]) => !NEVER_IN_TRAILERS.has(name.toLowerCase()));
 }
 
@@ -51,7 +51,7 @@ export function passedOnTrailers(trailers: Headers): HeaderLine[] {
  * The lines with only those names in `Trailer` (RFC 9110 §6.6.2) that `goOn` leaves of the trailers: nobody is to wait for a
  * field that does not come.
  */
-export function announcing(headers: Headers, goOn: (trailers: Headers) => Headers): HeaderLine[] {
+export function withAnnouncedTrailers(headers: Headers, goOn: (trailers: Headers) => Headers): HeaderLine[] {
   return headers.flatMap(([name, value]): HeaderLine[] => {
     if (name.toLowerCase() !== 'trailer') return [[name, value]];
     const announced = value.split(',').map((field): HeaderLine => [field.trim(), '']);
@@ -64,7 +64,7 @@ export function announcing(headers: Headers, goOn: (trailers: Headers) => Header
 /** Without the fields of upload protocols: what an origin says in them is about none of our uploads. */
 export function withoutUploadFields(headers: Headers): HeaderLine[] {
   const others = (lines: Headers): HeaderLine[] => lines.filter(([name]) => !/^(?:upload|tus)-/i.test(name));
-  return announcing(others(headers), others);
+  return withAnnouncedTrailers(others(headers), others);
 }
 
 const NEVER_IN_TRAILERS = new Set(['content-length', 'content-encoding', 'content-type', 'content-range', 'host']);

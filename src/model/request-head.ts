@@ -8,7 +8,7 @@ export interface RequestHead {
   /** The target's path with dot segments resolved, in its normal form: what routes are matched against. */
   readonly path: string;
   /** Why servers could read the path in several ways; missing when they cannot. */
-  readonly flaw?: string;
+  readonly pathAmbiguity?: string;
   readonly httpVersion: '1.0' | '1.1' | '2.0';
   /** What the client speaks to: from a trusted proxy's forwarded fields, else from the connection. */
   readonly scheme: 'http' | 'https';
@@ -40,7 +40,7 @@ export interface ConnectionFacts {
 }
 
 /** What the client calls this server: scheme, authority, and the part of the path that a trusted proxy took off. */
-export function calledUrl({ scheme, authority, base }: Pick<RequestHead, 'scheme' | 'authority' | 'base'>): string {
+export function clientBaseUrl({ scheme, authority, base }: Pick<RequestHead, 'scheme' | 'authority' | 'base'>): string {
   return base ?? `${scheme}://${authority}`;
 }
 

@@ -146,43 +146,43 @@ export interface Route {
 }
 
 /** How many eager deliveries an origin has at a time: none where it takes one request only. */
-export function eagerTurns({ concurrency }: Pick<DeliveryRules, 'concurrency'>): number {
+export function maxEagerDeliveries({ concurrency }: Pick<DeliveryRules, 'concurrency'>): number {
   return Math.floor(concurrency / 2);
 }
 
 /** The origin's request is another one than the client's: passed on as it came, it would reach the wrong place or form. */
-export function reshapes({ framing, target, method }: DeliveryRules): boolean {
+export function reshapesRequest({ framing, target, method }: DeliveryRules): boolean {
   return framing.kind !== 'raw' || target !== undefined || method !== undefined;
 }
 
 /** The form that this makes has fields besides the file, and the origin hears them from nobody but the route. */
-export function saysFields(framing: Framing): boolean {
+export function addsFormFields(framing: Framing): boolean {
   return framing.kind === 'multipart' && framing.fields.length + framing.fieldsFromHeaders.length > 0;
 }
 
 /** Methods that bring something new. By any other a request is about what is there, and would mean something else. */
-const RESHAPED: ReadonlySet<string> = new Set(['POST', 'PUT', 'PATCH']);
+const RESHAPED_METHODS: ReadonlySet<string> = new Set(['POST', 'PUT', 'PATCH']);
 
 /** The route as it holds for requests of this method: those that are not reshaped reach the origin as they are. */
 export function routeFor(method: string, route: Route): Route {
-  if (RESHAPED.has(method) || !reshapes(route.delivery)) return route;
+  if (RESHAPED_METHODS.has(method) || !reshapesRequest(route.delivery)) return route;
   const framing = { kind: 'raw' } as const;
   return { ...route, delivery: { ...route.delivery, framing, target: undefined, method: undefined } };
 }
 
 /** What becomes of ordinary bodies by this method. A gate sees them all; into the spool goes else only what is reshaped. */
 export function plainBodiesFor(method: string, { plainBodies, delivery }: Route): PlainBodies {
-  const passes = plainBodies === 'spool' && !RESHAPED.has(method) && !delivery.gate;
+  const passes = plainBodies === 'spool' && !RESHAPED_METHODS.has(method) && !delivery.gate;
   return passes ? 'pass' : plainBodies;
 }
 
 /** Whether a request that is too small to be resumed may be passed on as it came, and is still what the route promises. */
 export function passesSmallUploads({ plainBodies, delivery, authorize }: Route): boolean {
-  return plainBodies === 'pass' && !reshapes(delivery) && !delivery.gate && !authorize.recheck;
+  return plainBodies === 'pass' && !reshapesRequest(delivery) && !delivery.gate && !authorize.recheck;
 }
 
 /** What the route asks of others depends on the path: they must be told the very one that the origin gets. */
-export function asksByPath({ authorize, delivery }: Route): boolean {
+export function dependsOnPath({ authorize, delivery }: Route): boolean {
   return authorize.forwardAuth !== undefined || delivery.gate !== undefined || delivery.target !== undefined;
 }
 
@@ -190,7 +190,7 @@ export function asksByPath({ authorize, delivery }: Route): boolean {
 export function isProtected(route: Route): boolean {
   const { limits, delivery, bindTo } = route;
   return (
-    asksByPath(route) ||
+    dependsOnPath(route) ||
     limits.maxSize !== undefined ||
     delivery.framing.kind !== 'raw' ||
     delivery.method !== undefined ||
@@ -199,7 +199,7 @@ export function isProtected(route: Route): boolean {
 }
 
 /** The same for routes that protect alike. */
-export function protectionOf({ authorize, bindTo, limits: { maxSize }, delivery }: Route): string {
+export function protectionKey({ authorize, bindTo, limits: { maxSize }, delivery }: Route): string {
   const { gate, framing, target, method } = delivery;
   return JSON.stringify([authorize, bindTo, maxSize, gate, framing, target, method]);
 }

@@ -90,7 +90,7 @@ export interface Answer {
 }
 
 /** The dialect of an ordinary request whose body was spooled: no client knows of the upload, and nobody can go on with it. */
-export const PLAIN = 'plain';
+export const PLAIN_DIALECT = 'plain';
 
 export interface Upload {
   readonly id: string;
@@ -139,7 +139,7 @@ export function idempotencyKeyOf({ request, deliveryKey }: Pick<Upload, 'request
 }
 
 /** By what operators, origins and users name an upload. Only its id is a secret: whoever has it may write. */
-export interface UploadHandles {
+export interface UploadIdentifiers {
   readonly id: string;
   /** The target of its creation. */
   readonly target: string;
@@ -148,7 +148,7 @@ export interface UploadHandles {
   readonly client: string;
 }
 
-export function handlesOf(upload: Pick<Upload, 'id' | 'request' | 'deliveryKey'>): UploadHandles {
+export function identifiersOf(upload: Pick<Upload, 'id' | 'request' | 'deliveryKey'>): UploadIdentifiers {
   const { target, clientAddress } = upload.request;
   return { id: upload.id, target, idempotencyKey: idempotencyKeyOf(upload), client: clientAddress };
 }
@@ -173,25 +173,25 @@ export interface Undelivered {
 }
 
 /** The same end, of which a client was told. */
-export function told(why: Undelivered): Undelivered {
+export function markClientKnows(why: Undelivered): Undelivered {
   return { ...why, clientKnows: true };
 }
 
 /** The same end, after a client asked again: it has to be told once more. */
-export function askedAgain(why: Undelivered): Undelivered {
+export function markAskedAgain(why: Undelivered): Undelivered {
   const asked = { ...why, hasAskedAgain: true } as const;
   delete (asked as { clientKnows?: true }).clientKnows;
   return asked;
 }
 
 /** Trying ended after this attempt, and nobody knows what came of it. */
-export interface UnknownEnd {
+export interface UnknownOutcome {
   readonly id: string;
   readonly attempt: number;
 }
 
 /** The attempt of which nobody knows what came, and after which trying ended; undefined where that is not so. */
-export function newestUnknownEnd({ id, attempts, undelivered }: Upload): UnknownEnd | undefined {
+export function newestUnknownOutcome({ id, attempts, undelivered }: Upload): UnknownOutcome | undefined {
   const newest = attempts.at(-1);
   return newest && undelivered?.reason === 'outcome-unknown' ? { id, attempt: newest.number } : undefined;
 }

@@ -2,12 +2,12 @@
  * What a reference (RFC 3986 §5.2) means at `base`, a target in origin-form: its path, query and fragment. One that names a
  * scheme, an authority or a path of its own means the same everywhere on this server and stays as it is.
  */
-export function resolveAt(base: string, reference: string): string {
+export function resolveReference(base: string, reference: string): string {
   if (/^(?:[A-Za-z][A-Za-z0-9+.-]*:|\/)/.test(reference)) return reference;
   const [, path = '', query, fragment = ''] = /^([^?#]*)(\?[^#]*)?(#.*)?$/s.exec(reference) ?? [];
   const [, basePath = '/', baseQuery = ''] = /^([^?]*)(\?.*)?$/s.exec(base) ?? [];
   if (path === '') return pathOnly(basePath) + (query ?? baseQuery) + fragment;
-  const resolved = resolveDots(basePath.slice(0, basePath.lastIndexOf('/') + 1) + path);
+  const resolved = removeDotSegments(basePath.slice(0, basePath.lastIndexOf('/') + 1) + path);
   return pathOnly(resolved) + (query ?? '') + fragment;
 }
 
@@ -21,7 +21,7 @@ function pathOnly(path: string): string {
  * is below it where the origin has a path, which our clients do not know. The scheme is not compared: an origin may have
  * heard that its clients speak HTTPS.
  */
-export function moved(reference: string, origin: string, publicUrl: string): string {
+export function rebaseReference(reference: string, origin: string, publicUrl: string): string {
   const [, scheme, authority, rest = ''] = /^(?:(https?):)?\/\/([^/?#]*)(.*)/is.exec(reference) ?? [];
   const { host, pathname, protocol } = new URL(origin);
   const base = pathname.replace(/\/$/, '');
@@ -43,7 +43,7 @@ function restBelow(base: string, reference: string): string | undefined {
   const [path = ''] = /^[^?#]*/.exec(reference) ?? [];
   const end = reference.slice(path.length);
   const isPlain = base === '' || !/(?:^|\/)\.\.?(?:\/|$)/.test(path);
-  const resolved = (isPlain ? path : resolveDots(path)) + end;
+  const resolved = (isPlain ? path : removeDotSegments(path)) + end;
   const below = resolved.slice(base.length);
   return resolved.startsWith(base) && /^(?:[/?#]|$)/.test(below) ? below : undefined;
 }
@@ -61,22 +61,22 @@ function withoutDefaultPort(authority: string, scheme: string): string {
  * RFC 3986 §6.2.2, without dot segments: escaped unreserved characters unescaped, other escapes in capitals, and what has
  * to be escaped escaped. Bytes beyond ASCII come as Latin-1.
  */
-export function normalForm(path: string): string {
+export function normalizePath(path: string): string {
   return path
     .replace(/%([0-9A-Fa-f]{2})/g, (escape, hex: string) => {
       const character = String.fromCharCode(parseInt(hex, 16));
       return /[A-Za-z0-9._~-]/.test(character) ? character : escape.toUpperCase();
     })
-    .replace(/[\0-\x20"<>`{}\x7f-\xff]/g, escaped);
+    .replace(/[\0-\x20"<>`{}\x7f-\xff]/g, percentEncoded);
 }
 
 /** One octet as a percent-encoded one. */
-export function escaped(byte: string): string {
+export function percentEncoded(byte: string): string {
   return `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`;
 }
 
 /** RFC 3986 §5.2.4, for a path that begins with a slash. */
-export function resolveDots(path: string): string {
+export function removeDotSegments(path: string): string {
   const kept: string[] = [];
   const segments = path.split('/').slice(1);
   segments.forEach((segment, at) => {
@@ -92,13 +92,15 @@ export function resolveDots(path: string): string {
  * A path pattern in the form that paths are matched in, its letters beyond ASCII as escaped UTF-8; or the reason why it would
  * never match. Braces and other signs of patterns stay.
  */
-export function patternForm(pattern: string): { readonly pattern: string } | { readonly problem: string } {
+export function normalizePattern(pattern: string): { readonly pattern: string } | { readonly problem: string } {
   const octets = Buffer.from(pattern, 'utf8').toString('latin1');
-  const parts = octets.split(/([{}])/).map((part) => (/[{}]/.test(part) ? part : normalForm(part)));
+  const parts = octets.split(/([{}])/).map((part) => (/[{}]/.test(part) ? part : normalizePath(part)));
   const normal = parts.join('');
   if (/\[[^[\]]*%/.test(normal)) return { problem: 'one that has only ASCII letters and no escapes in [ ]' };
   if (normal.split('/').some((segment) => segment === '.' || segment === '..'))
-    return { problem: `one without dot segments, which are resolved before it is matched: ${resolveDots(normal)}` };
+    return {
+      problem: `one without dot segments, which are resolved before it is matched: ${removeDotSegments(normal)}`,
+    };
   return { pattern: normal };
 }
 
@@ -106,7 +108,7 @@ export function patternForm(pattern: string): { readonly pattern: string } | { r
  * The text without a run of these characters at its end. A pattern like `/[. ]+$/` would do the same, but looks at a run
  * that is not at the end once from each of its characters: the square of its length, for a client to choose.
  */
-export function withoutEnd(text: string, characters: string): string {
+export function withoutTrailing(text: string, characters: string): string {
   let length = text.length;
   while (length > 0 && characters.includes(text[length - 1]!)) length--;
   return text.slice(0, length);

@@ -192,7 +192,7 @@ export function logUploadEnd(log: Log, line: UploadEndLine): void {
 }
 
 /** One line each time that trying ends: the upload is kept, and has not come to its end. */
-export function logGivenUp(log: Log, line: UploadEndLine): void {
+export function logUndelivered(log: Log, line: UploadEndLine): void {
   log.warn(fieldsOf(line), 'upload kept: not delivered');
 }
 

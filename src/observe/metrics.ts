@@ -323,7 +323,7 @@ export class Metrics {
   }
 
   /** The same as values. */
-  figures(): Promise<MetricValues> {
+  values(): Promise<MetricValues> {
     return this.registry.getMetricsAsJSON();
   }
 
@@ -357,7 +357,7 @@ export class ConnectionMetrics {
     this.refused.inc({ limit });
   }
 
-  figures(): Promise<MetricValues> {
+  values(): Promise<MetricValues> {
     return this.registry.getMetricsAsJSON();
   }
 }
@@ -374,7 +374,7 @@ export async function sumMetrics(all: readonly MetricValues[]): Promise<{ type: 
 }
 
 /** Of figures that are no more, what still counts: totals never go down, what is the case now does not remain. */
-export function lastingMetrics(all: readonly MetricValues[]): Promise<MetricValues> {
+export function cumulativeMetrics(all: readonly MetricValues[]): Promise<MetricValues> {
   const totals = all.map((figures) => figures.filter(({ type }) => LASTING.has(String(type))));
   return AggregatorRegistry.aggregate(totals).getMetricsAsJSON();
 }

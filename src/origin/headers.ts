@@ -1,9 +1,15 @@
 import { type FieldRules, originFields } from '../model/client-fields.js';
 import { withForwarding } from '../model/forwarded.js';
-import { announcing, fieldValue, type HeaderLine, type Headers, passedOn } from '../model/headers.js';
+import {
+  withAnnouncedTrailers,
+  fieldValue,
+  type HeaderLine,
+  type Headers,
+  forwardableHeaders,
+} from '../model/headers.js';
 import type { RelayedAnswer } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
-import { moved, pathOf, resolveAt } from '../model/uri.js';
+import { rebaseReference, pathOf, resolveReference } from '../model/uri.js';
 
 /** Methods whose requests need no Content-Length to say that they have no content (RFC 9110 §8.6). */
 const WITHOUT_CONTENT = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
@@ -42,7 +48,9 @@ export function linesForNode(head: RequestHead, host: string): HeaderLine[] {
 
 function endToEndLines(head: RequestHead, host: string): HeaderLine[] {
   const framing = framingOf(head);
-  const passed = passedOn(head.headers, framing === 'chunked').filter((line) => !isReplaced(line, head, framing));
+  const passed = forwardableHeaders(head.headers, framing === 'chunked').filter(
+    (line) => !isReplaced(line, head, framing),
+  );
   return withHost(passed, host);
 }
 
@@ -121,7 +129,7 @@ export function answerFields(headers: Headers, place: AnswerPlace, altSvc?: stri
 /** The whole answer as its client may take it: what its head may not say is not said behind its body either. */
 export function answerFor(answer: RelayedAnswer, place: AnswerPlace, altSvc?: string): RelayedAnswer {
   const trailersFor = (trailers: Headers): HeaderLine[] => answerFields(trailers, place);
-  const headers = announcing(answerFields(answer.headers, place, altSvc), trailersFor);
+  const headers = withAnnouncedTrailers(answerFields(answer.headers, place, altSvc), trailersFor);
   return { ...answer, headers, trailers: () => trailersFor(answer.trailers()) };
 }
 
@@ -132,8 +140,8 @@ export function withoutAltSvc(headers: Headers): HeaderLine[] {
 
 function referenceFor(reference: string, { route, publicUrl, target }: AnswerPlace): string {
   const { origin, delivery } = route;
-  const own = delivery.rewriteLocation ? moved(reference, origin, publicUrl) : reference;
+  const own = delivery.rewriteLocation ? rebaseReference(reference, origin, publicUrl) : reference;
   if (target === undefined) return own;
-  const resolved = resolveAt(target, own);
+  const resolved = resolveReference(target, own);
   return resolved === own ? own : pathOf(publicUrl) + resolved;
 }

@@ -8,7 +8,7 @@ import util from 'node:util';
 import type HttpProxy from 'http-proxy';
 import { authenticatesConnection } from '../model/client-fields.js';
 import { fromRawHeaders, type Headers } from '../model/headers.js';
-import { toNodeLines, writeOctets } from '../streams/node-http.js';
+import { toNodeHeaders, writeHeadsAsLatin1 } from '../streams/node-http.js';
 import { keepReadingAfterWriteError } from './half-closed-socket.js';
 
 /** One request as the origin shall get it, to the letter. */
@@ -123,7 +123,7 @@ class HandedOverBody extends Stream {
 function requestOptions(path: string, headers: Headers): object {
   const keep = (value: unknown): PropertyDescriptor => ({ enumerable: true, get: () => value, set: () => undefined });
   const options = { setHost: false, maxHeaderSize: LARGEST_HEAD };
-  return Object.defineProperties(options, { path: keep(path), headers: keep(toNodeLines(headers)) });
+  return Object.defineProperties(options, { path: keep(path), headers: keep(toNodeHeaders(headers)) });
 }
 
 /** As much as deliveries take (`undici-connections.ts`): what was kept of an answer must get through between nodes. */
@@ -281,7 +281,7 @@ function keepReadingLater(created: Created | undefined): Created | undefined {
 }
 
 function keepReadingIfSocket<T>(socket: T): T {
-  return socket instanceof Socket ? keepReadingAfterWriteError(writeOctets(socket)) : socket;
+  return socket instanceof Socket ? keepReadingAfterWriteError(writeHeadsAsLatin1(socket)) : socket;
 }
 
 function count(sockets: NodeJS.ReadOnlyDict<Socket[]>): number {

@@ -2,7 +2,7 @@ import { Agent, type ClientRequest, type IncomingMessage, request as requestHttp
 import { Agent as SecureAgent, request as requestHttps } from 'node:https';
 import { authenticatesConnection } from '../model/client-fields.js';
 import { fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
-import { answerTo, toNodeLines, writeOctets } from '../streams/node-http.js';
+import { responseTo, toNodeHeaders, writeHeadsAsLatin1 } from '../streams/node-http.js';
 
 /** A small question to a service beside the request itself: a head without a body. */
 export interface Question {
@@ -58,12 +58,12 @@ function askOver(question: Question, signal: AbortSignal, connections?: AskConne
     const outgoing = send(url, {
       method,
       ...(target !== undefined && { path: target }),
-      headers: toNodeLines(headers),
+      headers: toNodeHeaders(headers),
       agent: (!authenticatesConnection(headers) && connections?.for(url)) || false,
       signal,
     });
-    outgoing.once('socket', writeOctets);
-    answerTo(outgoing).then(
+    outgoing.once('socket', writeHeadsAsLatin1);
+    responseTo(outgoing).then(
       (response) => {
         // A login of one client on such a connection must not hold for the next.
         if (authenticatesConnection(fromRawHeaders(response.rawHeaders))) outgoing.shouldKeepAlive = false;

@@ -10,7 +10,7 @@ import { isValue, readInteger, valueOf } from './structured-fields.js';
 import { type Dialect, dialects, final, PARTIAL_UPLOAD, withoutInterim, withoutVersion } from './versions.js';
 
 /** What a request's path leads to, as far as the routes and the store know. */
-export type Place =
+export type RequestTarget =
   | {
       readonly kind: 'target';
       /** For OPTIONS, whether any method is. */
@@ -32,8 +32,8 @@ export type Detected =
   | { readonly kind: 'pass-through' }
   | { readonly kind: 'resumable'; readonly protocol: Protocol; readonly request: Intent | Refusal };
 
-type Target = Extract<Place, { readonly kind: 'target' }>;
-type UploadResource = Extract<Place, { readonly kind: 'upload' }>;
+type TargetResource = Extract<RequestTarget, { readonly kind: 'target' }>;
+type UploadResource = Extract<RequestTarget, { readonly kind: 'upload' }>;
 
 const PASS_THROUGH: Detected = { kind: 'pass-through' };
 
@@ -44,11 +44,11 @@ const WITHOUT_CONTENT = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'C
  * What a request is: ours, and in which form, or the origin's. The order of the questions matters. When in doubt the
  * request is the origin's, because every upload of an iOS app says `Upload-Complete: ?1`, resumable or not.
  */
-export function detect(head: RequestHead, place: Place, settings: Required<IetfSettings>): Detected {
+export function detect(head: RequestHead, place: RequestTarget, settings: Required<IetfSettings>): Detected {
   return place.kind === 'upload' ? detectOnUpload(head, place, settings) : detectOnTarget(head, place, settings);
 }
 
-function detectOnTarget(head: RequestHead, target: Target, settings: IetfSettings): Detected {
+function detectOnTarget(head: RequestHead, target: TargetResource, settings: IetfSettings): Detected {
   const upload = detectUpload(head, target, settings);
   const detected = upload.kind === 'pass-through' ? detectPlain(head, target) : upload;
   if (!target.refusesForms || detected.kind !== 'resumable' || mediaType(head) !== FORM) return detected;
@@ -59,19 +59,19 @@ function detectOnTarget(head: RequestHead, target: Target, settings: IetfSetting
 const FORM = 'multipart/form-data';
 
 /** A body that is no upload: the route says whether it passes. */
-function detectPlain(head: RequestHead, { plainBodies, shapesEmptyBodies }: Target): Detected {
+function detectPlain(head: RequestHead, { plainBodies, shapesEmptyBodies }: TargetResource): Detected {
   if (plainBodies === 'pass' || !(head.hasBody || shapesEmptyBodies)) return PASS_THROUGH;
   if (plainBodies === 'spool') return resumable(plain, plainCreation(head));
   return resumable(plain, { reason: 'upload-required', field: 'Upload-Complete' });
 }
 
-function detectUpload(head: RequestHead, target: Target, settings: IetfSettings): Detected {
+function detectUpload(head: RequestHead, target: TargetResource, settings: IetfSettings): Detected {
   // A target of which nothing is resumable answers its preflights itself too.
   if (!target.resumable) return PASS_THROUGH;
   // With content it is no question that browsers or uploads ask, and the content is seen like any other.
   if (head.method === 'OPTIONS' && head.hasBody && target.plainBodies !== 'pass') return PASS_THROUGH;
   if (isPreflight(head)) return { kind: 'preflight' };
-  if (speaksTus(head)) return PASS_THROUGH;
+  if (isTusRequest(head)) return PASS_THROUGH;
   const dialect = targetDialect(head);
   if (head.method === 'OPTIONS') return resumable(ietf(dialect, settings), { kind: 'discover' });
   // An append, but not to an upload: it must not create one, and the origin knows nothing of appends.
@@ -82,7 +82,7 @@ function detectUpload(head: RequestHead, target: Target, settings: IetfSettings)
 }
 
 /** An invalid completeness field is as good as none (RFC 9651 §4.2), and without one there is nothing to resume. */
-function detectCreation(head: RequestHead, { minSize }: Target, settings: IetfSettings): Detected {
+function detectCreation(head: RequestHead, { minSize }: TargetResource, settings: IetfSettings): Detected {
   const dialect = targetDialect(head);
   const complete = readCompleteness(dialect, head);
   if (!isValue(complete)) return PASS_THROUGH;
@@ -101,7 +101,7 @@ function detectOnUpload(head: RequestHead, place: UploadResource, settings: Ietf
   const stored = place.dialect === undefined ? undefined : dialects.get(place.dialect);
   const protocol = ietf(uploadDialect(head, stored ?? final), settings);
   // Two families never answer for each other: to one, an upload of the other does not exist.
-  if (speaksTus(head) || !stored) return resumable(protocol, { reason: 'unknown-upload' });
+  if (isTusRequest(head) || !stored) return resumable(protocol, { reason: 'unknown-upload' });
   return resumable(protocol, protocol.parseUploadRequest(head, place.id));
 }
 
@@ -125,7 +125,7 @@ function namedDialect(head: RequestHead): Dialect | 'unknown' | undefined {
 }
 
 /** tus 1.0.0 wins over everything: a tus client on iOS sends the fields of both. */
-function speaksTus({ headers }: RequestHead): boolean {
+function isTusRequest({ headers }: RequestHead): boolean {
   return fieldValue(headers, 'Tus-Resumable') !== undefined;
 }
 

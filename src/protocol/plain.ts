@@ -1,6 +1,6 @@
 import type { CreateIntent, Outcome, Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
-import { PLAIN, type Undelivered } from '../model/upload.js';
+import { PLAIN_DIALECT, type Undelivered } from '../model/upload.js';
 import { knownContentLength } from './parse.js';
 import { answerLostProblem, problemReply } from './problem.js';
 import type { Protocol, Reply, ReplyContext } from './protocol.js';
@@ -13,7 +13,7 @@ import { final } from './versions.js';
  * its client gets the origin's answer as it came, or an ordinary error.
  */
 export const plain: Protocol = {
-  name: PLAIN,
+  name: PLAIN_DIALECT,
   parseCreation: plainCreation,
   parseUploadRequest: () => ({ reason: 'unknown-upload' }),
   interim: () => undefined,
@@ -24,7 +24,7 @@ export const plain: Protocol = {
 export function plainCreation(head: RequestHead): CreateIntent {
   return {
     kind: 'create',
-    dialect: PLAIN,
+    dialect: PLAIN_DIALECT,
     complete: true,
     contentLength: knownContentLength(head),
     appendLimitsApply: false,

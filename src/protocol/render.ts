@@ -99,7 +99,7 @@ function appended(dialect: Dialect, upload: Upload, digest: Digest | undefined):
 /** RUFH §4.3.2. 204 is what every draft and every client accepts. */
 function retrieved(dialect: Dialect, upload: Upload, digest: Digest | undefined, context: ReplyContext): Reply {
   const lengthLine: HeaderLine | undefined =
-    dialect.tellsLength && upload.length !== undefined ? ['Upload-Length', String(upload.length)] : undefined;
+    dialect.sendsLength && upload.length !== undefined ? ['Upload-Length', String(upload.length)] : undefined;
   return ours(
     204,
     versionLine(dialect),

@@ -31,7 +31,7 @@ export function readBoolean(headers: Headers, name: string): Read<boolean> {
 export function readDictionary(headers: Headers, name: string): Read<ReadonlyMap<string, unknown>> {
   const text = fieldValue(headers, name);
   if (text === undefined) return 'absent';
-  const dictionary = parsed(() => parseDictionary(understandable(text)));
+  const dictionary = parsed(() => parseDictionary(withoutUnparsable(text)));
   if (!dictionary) return 'invalid';
   return new Map([...dictionary].map(([key, [value]]) => [key, value]));
 }
@@ -47,7 +47,7 @@ export function valueOf<T>(read: Read<T>): Exclude<T, 'absent' | 'invalid'> | un
 }
 
 function bareItem(text: string): unknown {
-  return parsed(() => parseItem(understandable(text)))?.[0];
+  return parsed(() => parseItem(withoutUnparsable(text)))?.[0];
 }
 
 /**
@@ -55,7 +55,7 @@ function bareItem(text: string): unknown {
  * not tell a Decimal from an Integer. No parameter and no member of either type means anything here, so each becomes a
  * Boolean: still legal, still ignored.
  */
-function understandable(text: string): string {
+function withoutUnparsable(text: string): string {
   return text.replace(/=(?:@-?\d{1,15}|-?\d{1,12}\.\d{1,3})(?![\d.])/g, '=?0');
 }
 

@@ -27,7 +27,7 @@ export interface Dialect {
   /** To an append with more to come. */
   readonly appendedStatus: 201 | 204;
   /** `Upload-Length` is told with the offset. */
-  readonly tellsLength: boolean;
+  readonly sendsLength: boolean;
   /** The answer to a creation gets the upload's URL when the origin gave no `Location` of its own. */
   readonly answerLocation: 'upload-if-none' | 'origin-only';
   /** A cancellation that carries an offset or completeness is refused. */
@@ -59,7 +59,7 @@ const interop3: Dialect = {
   wrongAppendTypeStatus: 415,
   appendWithoutCompleteness: 'completes',
   appendedStatus: 201,
-  tellsLength: false,
+  sendsLength: false,
   answerLocation: 'upload-if-none',
   strictCancel: true,
   emptyCreationCompletes: false,
@@ -99,7 +99,7 @@ const interop6: Dialect = {
   lifetimeLimit: 'expires',
   appendType: PARTIAL_UPLOAD,
   wrongAppendTypeStatus: 400,
-  tellsLength: true,
+  sendsLength: true,
   problemTypes: ['mismatching-upload-offset', 'completed-upload'],
   alreadyComplete: { status: 400, type: 'completed-upload' },
 };

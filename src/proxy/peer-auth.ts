@@ -1,7 +1,7 @@
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { fieldValue, type HeaderLine, type Headers, withoutFields } from '../model/headers.js';
 import type { ConnectionFacts, RequestHead } from '../model/request-head.js';
-import type { UnknownEnd } from '../model/upload.js';
+import type { UnknownOutcome } from '../model/upload.js';
 import { linesForNode } from '../origin/headers.js';
 import type { Reply } from '../protocol/protocol.js';
 import type { HttpRequest } from '../server/exchange.js';
@@ -136,13 +136,13 @@ const UNKNOWN_END_FIELD = 'RUFH-Unknown-End';
 const UNKNOWN_END: ReadonlySet<string> = new Set([UNKNOWN_END_FIELD.toLowerCase()]);
 
 /** A reply as the node gets it that passes it on: an origin has no say in what it notes. */
-export function withUnknownEnd(reply: Reply, end: UnknownEnd | undefined): Reply {
+export function withUnknownEnd(reply: Reply, end: UnknownOutcome | undefined): Reply {
   const headers = withoutFields(reply.headers, UNKNOWN_END);
   return { ...reply, headers: end ? [...headers, [UNKNOWN_END_FIELD, `${end.attempt} ${end.id}`]] : headers };
 }
 
 /** What an answer of another node says for this node alone, and what is left of it for the client. */
-export function takeUnknownEnd(headers: Headers): { readonly headers: HeaderLine[]; readonly end?: UnknownEnd } {
+export function takeUnknownEnd(headers: Headers): { readonly headers: HeaderLine[]; readonly end?: UnknownOutcome } {
   const [, attempt, id] = /^(\d{1,15}) (\S+)$/.exec(fieldValue(headers, UNKNOWN_END_FIELD) ?? '') ?? [];
   const forClient = withoutFields(headers, UNKNOWN_END);
   return id === undefined ? { headers: forClient } : { headers: forClient, end: { id, attempt: Number(attempt) } };

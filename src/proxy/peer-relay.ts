@@ -2,7 +2,7 @@ import type { ClientRequest, IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
-import type { UnknownEnd } from '../model/upload.js';
+import type { UnknownOutcome } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import {
   CONNECT_TIMEOUT_MS,
@@ -54,7 +54,7 @@ export interface PeerRelayOptions {
   /** An owner that cannot be reached and has been silent for this long will not come back. */
   readonly ownerTimeoutMs: number;
   /** Told after a client was sent the whole answer in which its owner says so. Never fails. */
-  readonly clientKnows: (end: UnknownEnd) => Promise<void>;
+  readonly clientKnows: (end: UnknownOutcome) => Promise<void>;
   readonly connectTimeoutMs?: number;
   /** How often it is looked whether an owner that does not answer is still heard of. */
   readonly lookEveryMs?: number;
@@ -129,7 +129,7 @@ export class PeerRelay implements Relay {
     // The owner hears that the client may have left by the end of our connection alone.
     const stopListening = onPeerEnded(exchange, (connection) => connection.end());
     const client = clientOf(exchange);
-    let unknown: UnknownEnd | undefined;
+    let unknown: UnknownOutcome | undefined;
     void client.over.then(() => {
       if (unknown && !client.isGone) this.note(unknown);
     });
@@ -183,7 +183,7 @@ export class PeerRelay implements Relay {
     }
   }
 
-  private note(end: UnknownEnd): void {
+  private note(end: UnknownOutcome): void {
     const noting = this.options.clientKnows(end).finally(() => this.noting.delete(noting));
     this.noting.add(noting);
   }

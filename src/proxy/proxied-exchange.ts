@@ -1,7 +1,14 @@
 import { type ClientRequest, type IncomingMessage, type InformationEvent, STATUS_CODES } from 'node:http';
 import { Socket } from 'node:net';
 import type { Duplex, Readable } from 'node:stream';
-import { announcing, fieldValue, fromRawHeaders, type Headers, passedOn, passedOnTrailers } from '../model/headers.js';
+import {
+  withAnnouncedTrailers,
+  fieldValue,
+  fromRawHeaders,
+  type Headers,
+  forwardableHeaders,
+  forwardableTrailers,
+} from '../model/headers.js';
 import { isIdempotent, type RequestHead } from '../model/request-head.js';
 import { type Framing, framingOf } from '../origin/headers.js';
 import type { OutgoingRequest } from '../origin/origin-client.js';
@@ -9,7 +16,7 @@ import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import { type ClientSide, discard, type DiscardLimits } from '../server/closing.js';
 import type { TakenBody } from '../server/slow-clients.js';
-import { sinceHeldBackMs, tameSmallPieces } from '../streams/small-pieces.js';
+import { sinceReadHeldMs, limitSmallPieces } from '../streams/small-pieces.js';
 import { type Awaited, Stall, type StallLimits } from './stall.js';
 
 /** The connection ended, and nobody said why. */
@@ -119,7 +126,7 @@ export class RelayedExchange {
     const { open, outgoing, stallLimits } = this.options;
     let request: ClientRequest;
     try {
-      const headers = announcing(outgoing.headers, (trailers) => this.sentOn(trailers));
+      const headers = withAnnouncedTrailers(outgoing.headers, (trailers) => this.sentOn(trailers));
       request = open({ ...outgoing, headers, connection });
     } catch (error) {
       return this.fail(unfit('The request cannot be passed on to the origin.', error));
@@ -179,7 +186,7 @@ export class RelayedExchange {
   }
 
   private sentOn(received: Headers): Headers {
-    const trailers = passedOnTrailers(received);
+    const trailers = forwardableTrailers(received);
     return this.options.trailersOf?.(trailers) ?? trailers;
   }
 
@@ -200,7 +207,7 @@ export class RelayedExchange {
     this.client.sendInterim(
       statusCode,
       statusMessage,
-      this.shown(passedOn(fromRawHeaders(rawHeaders), false), 'interim'),
+      this.shown(forwardableHeaders(fromRawHeaders(rawHeaders), false), 'interim'),
     );
   }
 
@@ -226,7 +233,7 @@ export class RelayedExchange {
     }
     this.answer = answer;
     clearTimeout(this.headTimer);
-    tameSmallPieces(answer, answer.socket);
+    limitSmallPieces(answer, answer.socket);
     answer.on('error', () => undefined);
     const retold = this.retold(answer);
     if ('instead' in retold) return this.replace(answer, retold.instead);
@@ -239,8 +246,8 @@ export class RelayedExchange {
 
   private retold({ statusCode, statusMessage, rawHeaders }: IncomingMessage): RewrittenFields {
     const lines = fromRawHeaders(rawHeaders);
-    const shown = this.shown(passedOn(lines, this.client.takesTrailers(lines)), 'final');
-    const headers = announcing(shown, (trailers) => this.shownTrailers(trailers));
+    const shown = this.shown(forwardableHeaders(lines, this.client.takesTrailers(lines)), 'final');
+    const headers = withAnnouncedTrailers(shown, (trailers) => this.shownTrailers(trailers));
     const head = { status: statusCode!, reason: statusMessage ?? '', headers };
     return this.options.retold?.(head) ?? head;
   }
@@ -271,7 +278,7 @@ export class RelayedExchange {
   }
 
   private shownTrailers(trailers: Headers): Headers {
-    return this.shown(passedOnTrailers(trailers), 'trailers');
+    return this.shown(forwardableTrailers(trailers), 'trailers');
   }
 
   private endAnswer(answer: IncomingMessage): void {
@@ -353,7 +360,7 @@ export class RelayedExchange {
 }
 
 function isHeldBack(body: Readable): boolean {
-  return sinceHeldBackMs(body) === 0;
+  return sinceReadHeldMs(body) === 0;
 }
 
 function problemOf({ status, detail }: ExchangeFailure): Reply {

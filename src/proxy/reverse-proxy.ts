@@ -4,7 +4,7 @@ import type { FieldRules } from '../model/client-fields.js';
 import { originTrailers } from '../model/forwarded.js';
 import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/messages.js';
-import { calledUrl, type RequestHead } from '../model/request-head.js';
+import { clientBaseUrl, type RequestHead } from '../model/request-head.js';
 import type { Log } from '../observe/log.js';
 import { answerFields, linesForRoute, withoutAltSvc } from '../origin/headers.js';
 import { OriginRequests, type OriginTls, type OutgoingRequest } from '../origin/origin-client.js';
@@ -134,7 +134,7 @@ export class PassThrough {
     route: PassThroughRoute,
     kind: 'final' | 'trailers',
   ): HeaderLine[] {
-    const { publicUrl = calledUrl(head), altSvc } = this.options;
+    const { publicUrl = clientBaseUrl(head), altSvc } = this.options;
     return answerFields(headers, { route, publicUrl }, kind === 'final' ? altSvc : undefined);
   }
 

@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
 import type { Socket } from 'node:net';
 import { fieldValue, fromRawHeaders, type Headers } from '../model/headers.js';
-import { reasonPhrase, toNodeLines } from '../streams/node-http.js';
+import { reasonPhrase, toNodeHeaders } from '../streams/node-http.js';
 import { type ClientSide, discard, type DiscardLimits, lingerBeforeClosing, resetConnection } from './closing.js';
 import {
   addHttp2Trailers,
@@ -93,7 +93,7 @@ export class Http1Client implements ClientSide {
     // The body need not come now (RFC 9110 §10.1.1): the next bytes could be that body or a new request.
     if (!request.complete && this.holdsBodyBack) lines.push(['Connection', 'close']);
     if (!request.complete) lingerBeforeClosing(request);
-    response.writeHead(status, reasonPhrase(status, reason), toNodeLines(lines));
+    response.writeHead(status, reasonPhrase(status, reason), toNodeHeaders(lines));
     this.endsByClose = request.httpVersion === '1.0' && fieldValue(lines, 'content-length') === undefined;
   }
 

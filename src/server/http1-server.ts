@@ -3,8 +3,8 @@ import { createServer as createSecureServer, type ServerOptions } from 'node:htt
 import type { Socket } from 'node:net';
 import { fromRawHeaders } from '../model/headers.js';
 import { type Problem, problemReply } from '../protocol/problem.js';
-import { writeOctets } from '../streams/node-http.js';
-import { tameSmallPieces } from '../streams/small-pieces.js';
+import { writeHeadsAsLatin1 } from '../streams/node-http.js';
+import { limitSmallPieces } from '../streams/small-pieces.js';
 import { endWhenSilent, HALF_CLOSED_MS } from './closing.js';
 import type { Exchange, Http1Exchange } from './exchange.js';
 import { PipelinedRequests } from './pipelined-requests.js';
@@ -80,7 +80,7 @@ export class Http1Server {
   accept(socket: Socket): void {
     this.fresh.add(socket);
     socket.once('close', () => this.fresh.delete(socket));
-    this.serve.call(this.server, writeOctets(socket));
+    this.serve.call(this.server, writeHeadsAsLatin1(socket));
   }
 
   /** Connections with nothing under way are closed; the others say so with their next response and then close. */
@@ -115,7 +115,7 @@ export class Http1Server {
     const { req, res } = exchange;
     const { socket } = req;
     if (isRefused(socket)) return;
-    tameSmallPieces(req, socket);
+    limitSmallPieces(req, socket);
     if (this.draining) res.shouldKeepAlive = false;
     const fault = framingFault(req);
     if (fault) refuseTheRest(socket);

@@ -10,7 +10,7 @@ import {
 import type { Socket } from 'node:net';
 import { problemReply } from '../protocol/problem.js';
 import { ReadGate } from '../streams/read-gate.js';
-import { joinPieces, tameSmallPieces } from '../streams/small-pieces.js';
+import { joinPieces, limitSmallPieces } from '../streams/small-pieces.js';
 import type { Exchange } from './exchange.js';
 import { sendReply } from './response.js';
 import type { SlowReaders } from './slow-clients.js';
@@ -108,7 +108,7 @@ export class Http2Sessions {
       endWhenDeaf(session, accepting, this.options.silenceMs ?? SILENCE_MS);
       // Before anybody reads from it.
       session.prependListener('stream', (stream: ServerHttp2Stream) => {
-        tameSmallPieces(stream, accepting);
+        limitSmallPieces(stream, accepting);
         this.slowReaders.watchStream(stream, accepting);
       });
     }

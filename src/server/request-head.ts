@@ -1,7 +1,7 @@
 import { Http2ServerRequest } from 'node:http2';
 import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
-import { escaped, normalForm, resolveDots, withoutEnd } from '../model/uri.js';
+import { percentEncoded, normalizePath, removeDotSegments, withoutTrailing } from '../model/uri.js';
 import { type HttpRequest, peerOf } from './exchange.js';
 import { isAuthority, type Provenance, type TrustedProxies } from './trusted-proxies.js';
 
@@ -42,7 +42,7 @@ export function readHead(req: HttpRequest, trust: Pick<TrustedProxies, 'provenan
     method,
     target: target.target,
     path: target.path,
-    ...(target.flaw === undefined ? {} : { flaw: target.flaw }),
+    ...(target.flaw === undefined ? {} : { pathAmbiguity: target.flaw }),
     httpVersion,
     scheme,
     authority,
@@ -148,10 +148,10 @@ export function canonicalTarget({ target, path }: Pick<Target, 'target' | 'path'
 
 function originForm(target: string): Target {
   const raw = pathOf(target);
-  const asSent = normalForm(raw);
+  const asSent = normalizePath(raw);
   const flaw = flawOf(raw, asSent);
   if (flaw !== undefined) return { target, path: asSent, flaw };
-  return { target, path: resolveDots(asSent) };
+  return { target, path: removeDotSegments(asSent) };
 }
 
 function pathOf(target: string): string {
@@ -211,9 +211,9 @@ const STEPS: readonly Step[] = [
   (path) => [path, path.replaceAll('\\', '/')],
   (path) => [path, path.replace(/;[^/]*/g, '')],
   (path) => [path, path.replace(/^\/\/[^/]*(?=\/)/, '')],
-  (path) => [path, resolveDots(path)],
+  (path) => [path, removeDotSegments(path)],
   (path) => [path, path.replace(/\/{2,}/g, '/')],
-  (path) => [path, resolveDots(path)],
+  (path) => [path, removeDotSegments(path)],
   (path) => [path, withoutEnds(path), path.replace(/(.)\/$/, '$1')],
 ];
 
@@ -224,7 +224,7 @@ const STEPS: readonly Step[] = [
  * The time is bounded: every step is linear, and takes at most `MOST_READINGS` paths of at most `LONGEST_ODD_PATH`.
  */
 export function otherReadings({ target, path }: Pick<Target, 'target' | 'path'>): readonly string[] | undefined {
-  const asSent = normalForm(pathOf(target));
+  const asSent = normalizePath(pathOf(target));
   if (path === '*' || (!ODD.test(asSent) && asSent === path)) return [];
   if (asSent.length > LONGEST_ODD_PATH) return undefined;
   let paths: ReadonlySet<string> = new Set([asSent]);
@@ -232,7 +232,7 @@ export function otherReadings({ target, path }: Pick<Target, 'target' | 'path'>)
     paths = new Set([...paths].flatMap(step));
     if (paths.size > MOST_READINGS) return undefined;
   }
-  const readings = new Set([...paths].map((reading) => normalForm(withoutDots(reading === '' ? '/' : reading))));
+  const readings = new Set([...paths].map((reading) => normalizePath(withoutDots(reading === '' ? '/' : reading))));
   readings.delete(path);
   return [...readings];
 }
@@ -282,7 +282,7 @@ function withoutDots(path: string): string {
 function withoutEnds(path: string): string {
   return path
     .split('/')
-    .map((segment) => withoutEnd(segment, '. '))
+    .map((segment) => withoutTrailing(segment, '. '))
     .join('/');
 }
 
@@ -300,7 +300,7 @@ function unescape(path: string): string {
  */
 function octetsOf(code: number): string {
   const text = String.fromCharCode(code);
-  return (code < 0x100 ? text : Buffer.from(text, 'utf8').toString('latin1')).replace(/[\s\S]/g, escaped);
+  return (code < 0x100 ? text : Buffer.from(text, 'utf8').toString('latin1')).replace(/[\s\S]/g, percentEncoded);
 }
 
 /** What an overlong UTF-8 sequence stands for: the last bit of its last byte but one, and six of its last. */

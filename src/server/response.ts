@@ -1,10 +1,10 @@
 import type { EventEmitter } from 'node:events';
 import type { Http2ServerResponse, OutgoingHttpHeaders } from 'node:http2';
 import { Readable, type Writable } from 'node:stream';
-import { fieldValue, type HeaderLine, passedOn, withoutFields } from '../model/headers.js';
+import { fieldValue, type HeaderLine, forwardableHeaders, withoutFields } from '../model/headers.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
-import { reasonPhrase, toNodeLines } from '../streams/node-http.js';
+import { reasonPhrase, toNodeHeaders } from '../streams/node-http.js';
 import { discard, type DiscardLimits, lingerBeforeClosing, resetConnection } from './closing.js';
 import {
   addHttp2Trailers,
@@ -106,7 +106,7 @@ function framedLines(
   method: string | undefined,
   mayBeChunked: boolean,
 ): HeaderLine[] {
-  const lines = passedOn(headers, true);
+  const lines = forwardableHeaders(headers, true);
   // RFC 9110 §8.6: never in a 204.
   if (status === 204) return withoutFields(lines, CONTENT_LENGTH);
   const size = typeof body === 'object' ? bodySize : Buffer.byteLength(body ?? '');
@@ -125,7 +125,7 @@ const TRAILER: ReadonlySet<string> = new Set(['trailer']);
 
 function writeHead({ res }: Exchange, { status, reason }: Reply, lines: readonly HeaderLine[]): void {
   if ('stream' in res) writeHttp2Fields(lines, (fields) => writeHttp2Head(res, status, fields));
-  else res.writeHead(status, reasonPhrase(status, reason), toNodeLines(lines));
+  else res.writeHead(status, reasonPhrase(status, reason), toNodeHeaders(lines));
 }
 
 function writeHttp2Head(res: Http2ServerResponse, status: number, fields: OutgoingHttpHeaders): void {

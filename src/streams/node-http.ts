@@ -6,7 +6,7 @@ import type { Headers } from '../model/headers.js';
  * The answer to a request of ours. Fails when there is none, also with 101: Node ends such a request without an error, and
  * then no time counts for it any more.
  */
-export function answerTo(request: ClientRequest): Promise<IncomingMessage> {
+export function responseTo(request: ClientRequest): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
     request.once('response', resolve);
     request.once('error', reject);
@@ -22,7 +22,7 @@ export function answerTo(request: ClientRequest): Promise<IncomingMessage> {
  * Makes Node write heads on this socket as the octets they are. Node writes a head as Latin-1 or as UTF-8 depending on what
  * is written with it; with this encoding as the default it is always the former. Content has to be written as bytes.
  */
-export function writeOctets<T extends Socket>(socket: T): T {
+export function writeHeadsAsLatin1<T extends Socket>(socket: T): T {
   socket.setDefaultEncoding('latin1');
   return socket;
 }
@@ -31,7 +31,7 @@ export function writeOctets<T extends Socket>(socket: T): T {
  * Lines as `writeHead()` and `http.request()` take them. Node decodes a `Content-Disposition` behind a `Content-Length` as
  * UTF-8 (seen on 20 to 26), which loses its octets; a value that is encoded beforehand comes out of that unchanged.
  */
-export function toNodeLines(lines: Headers): string[] {
+export function toNodeHeaders(lines: Headers): string[] {
   let hasLength = false;
   return lines.flatMap(([name, value]) => {
     const field = name.toLowerCase();

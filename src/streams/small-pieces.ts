@@ -17,7 +17,7 @@ export type SmallPieceListener = () => void;
  * reads: a body in chunks of one byte costs as much memory as one in large chunks. Nothing is lost or reordered, and no
  * byte waits longer than to the end of its turn for a reader who wants it.
  */
-export function gatherSmallPieces<T extends Readable>(stream: T, onSmallPiece: SmallPieceListener = noop): T {
+export function combineSmallPieces<T extends Readable>(stream: T, onSmallPiece: SmallPieceListener = noop): T {
   new Gathering(stream, onSmallPiece).begin();
   return stream;
 }
@@ -186,13 +186,13 @@ const pace = new SmallPiecePace();
 const SOCKETS = new WeakMap<Readable, Socket>();
 
 /** Makes a body that arrives on this connection cost no more in small pieces than in large ones. */
-export function tameSmallPieces(body: Readable, socket: Socket): void {
+export function limitSmallPieces(body: Readable, socket: Socket): void {
   SOCKETS.set(body, socket);
-  gatherSmallPieces(body, () => pace.count(socket));
+  combineSmallPieces(body, () => pace.count(socket));
 }
 
 /** Milliseconds since its connection was last kept from being read, 0 while it is; Infinity when it never was. */
-export function sinceHeldBackMs(body: Readable): number {
+export function sinceReadHeldMs(body: Readable): number {
   const socket = SOCKETS.get(body instanceof Http2ServerRequest ? body.stream : body);
   return socket ? ReadGate.sinceHeldMs(socket) : Infinity;
 }

@@ -1,5 +1,5 @@
 import { Fault } from '../model/fault.js';
-import { PLAIN, type Upload } from '../model/upload.js';
+import { PLAIN_DIALECT, type Upload } from '../model/upload.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import type { Lease } from '../store/leases.js';
@@ -202,7 +202,7 @@ export function expiry(
   isComplete = false,
 ): number {
   const ageMs = limits.maxAgeSeconds * 1000;
-  return clock() + (dialect === PLAIN && !isComplete ? Math.min(ageMs, ABANDONED_MS) : ageMs);
+  return clock() + (dialect === PLAIN_DIALECT && !isComplete ? Math.min(ageMs, ABANDONED_MS) : ageMs);
 }
 
 function ignoreFault(fault: unknown): void {

@@ -35,7 +35,7 @@ export interface SweepOptions {
   /** Whether a node of that name has ever said that it is there; taken for yes when it is missing. */
   readonly isAnnounced?: (node: string) => Promise<boolean>;
   /** Asked before the whole spool is read, which only one of many processes needs to do; true when it is missing. */
-  readonly mayLookForOrphans?: () => Promise<boolean>;
+  readonly mayRemoveOrphans?: () => Promise<boolean>;
   /** Takes the uploads whose files cannot be listed. */
   readonly unreadable: UnreadableBytes;
   /** Uploads that were found without a record: they may be of a backup that is not complete. */
@@ -75,7 +75,7 @@ export class Sweep {
     for (const id of await this.options.store.expired(this.now()))
       await this.orNote(id, 'an upload that is over could not be removed', () => this.expire(id));
     this.rounds += 1;
-    if (this.rounds % 10 === 1 && (await this.mayLookForOrphans())) {
+    if (this.rounds % 10 === 1 && (await this.mayRemoveOrphans())) {
       await this.clearLeftovers();
       await this.removeOrphans();
     }
@@ -97,8 +97,8 @@ export class Sweep {
     if (!wasUnavailable) this.options.log.error(why, 'sweep failed; it will be tried again');
   }
 
-  private mayLookForOrphans(): Promise<boolean> {
-    return this.options.mayLookForOrphans?.() ?? Promise.resolve(true);
+  private mayRemoveOrphans(): Promise<boolean> {
+    return this.options.mayRemoveOrphans?.() ?? Promise.resolve(true);
   }
 
   /** One that fails does not keep the others, which may not be named again so soon. */

@@ -1,6 +1,6 @@
 import { type EndObserver, reportLoss } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
-import { type Chunk, PLAIN, type Upload } from '../model/upload.js';
+import { type Chunk, PLAIN_DIALECT, type Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import { areJoined, isGivenName } from '../spool/chunk-name.js';
 import { ACKNOWLEDGED, type Spool, type SpooledChunk } from '../spool/spool.js';
@@ -90,7 +90,7 @@ export async function recoverRecord(
   deps: Omit<RecoveryDeps, 'store' | 'leases' | 'unreadable'>,
 ): Promise<BroughtBack> {
   const { spool } = deps;
-  if (upload.phase === 'receiving' && upload.dialect === PLAIN) {
+  if (upload.phase === 'receiving' && upload.dialect === PLAIN_DIALECT) {
     await removeBytesOfBrokenOff(upload, deps);
     return 'remove';
   }
@@ -118,7 +118,7 @@ async function recoverUnlessRight(upload: Upload, files: Files, deps: RecoveryDe
   const chunks = await deps.store.chunks(upload.id);
   const counted = new Set([ACKNOWLEDGED, ...chunks.map(({ name }) => name)]);
   // Nothing to do: the record need not even be made certain, as long as nobody asks for it.
-  const isKept = upload.dialect !== PLAIN;
+  const isKept = upload.dialect !== PLAIN_DIALECT;
   if (isKept && areComplete(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
   await recoverReceiving(upload, files, deps);
 }
@@ -129,7 +129,7 @@ async function recoverReceiving(known: Upload, files: Files, deps: RecoveryDeps)
   try {
     const upload = await store.get(known.id);
     if (upload?.phase !== 'receiving' || upload.node !== known.node) return;
-    if (upload.dialect === PLAIN) return await removeBrokenOff(upload, deps);
+    if (upload.dialect === PLAIN_DIALECT) return await removeBrokenOff(upload, deps);
     const chunks = await store.chunks(upload.id);
     if (!areComplete(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool)))
       return await giveUp(upload, lease, deps);

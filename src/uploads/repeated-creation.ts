@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CreateIntent, Elsewhere, Interrupted, Outcome, Refusal } from '../model/messages.js';
-import { PLAIN, shownOffset, type StoredRequest, type Upload } from '../model/upload.js';
+import { PLAIN_DIALECT, shownOffset, type StoredRequest, type Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
 import type { UploadStore } from '../store/upload-store.js';
@@ -123,7 +123,7 @@ export class RepeatedCreations {
 
 /** In which way this is another upload than the one that has its key; what nobody has said is no difference. */
 function difference(known: Upload, intent: CreateIntent, { method, target }: StoredRequest): string | undefined {
-  if ((known.dialect === PLAIN) !== (intent.dialect === PLAIN)) return 'kind of request';
+  if ((known.dialect === PLAIN_DIALECT) !== (intent.dialect === PLAIN_DIALECT)) return 'kind of request';
   if (known.request.method !== method) return 'method';
   if (known.request.target !== target) return 'target';
   const length = intent.declaredLength ?? (intent.complete ? intent.contentLength : undefined);

@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream';
-import { type Headers, passedOnTrailers } from '../model/headers.js';
+import { type Headers, forwardableTrailers } from '../model/headers.js';
 
 /** How a body ended. Only `clean` may complete an upload. */
 export type BodyEnd = 'clean' | 'client-left' | 'idle' | 'slow' | 'stopped';
@@ -73,7 +73,7 @@ export class Body {
 
   /** What came behind a body that ended properly. */
   get trailers(): Headers {
-    const lines = this.ending === 'clean' ? passedOnTrailers(this.options.trailers?.() ?? []) : [];
+    const lines = this.ending === 'clean' ? forwardableTrailers(this.options.trailers?.() ?? []) : [];
     const size = lines.reduce((sum, [name, value]) => sum + name.length + value.length, 0);
     return size <= LONGEST_TRAILERS ? lines : [];
   }

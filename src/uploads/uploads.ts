@@ -13,7 +13,7 @@ import type {
   RetrieveIntent,
 } from '../model/messages.js';
 import type { Route } from '../model/route.js';
-import { PLAIN, type StoredRequest, type Upload } from '../model/upload.js';
+import { PLAIN_DIALECT, type StoredRequest, type Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
@@ -189,7 +189,7 @@ export class Uploads {
     lease: Lease,
     call: UploadCall,
   ): Promise<Outcome | Interrupted> {
-    const canComeBack = upload.clientKey !== undefined && upload.dialect !== PLAIN;
+    const canComeBack = upload.clientKey !== undefined && upload.dialect !== PLAIN_DIALECT;
     if (canComeBack) return this.receiveAndDeliver(intent, upload, lease, call);
     return this.receiveOrForget(intent, upload, lease, call);
   }

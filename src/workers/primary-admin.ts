@@ -1,6 +1,6 @@
 import { type AdminResponse, type AdminRequest, json, methodNotAllowed, problem } from '../admin/admin-http.js';
 import { checkReadiness, type HealthCheck, type Readiness, type ReportedProblem } from '../admin/admin.js';
-import { type MetricValues, lastingMetrics, sumMetrics } from '../observe/metrics.js';
+import { type MetricValues, cumulativeMetrics, sumMetrics } from '../observe/metrics.js';
 import type { WorkerPool, WorkerSlot } from './pool.js';
 import type { WorkerProcess } from './worker-process.js';
 
@@ -65,7 +65,7 @@ function problemsOf({ ready, checks }: Readiness): string | ReportedProblem | un
   const failed = checks.filter(({ ok }) => !ok);
   if (failed.length === 0) return undefined;
   const told = failed.map((check) => `${check.name}: ${check.problem}`).join('; ');
-  return ready ? { told } : told;
+  return ready ? { informational: told } : told;
 }
 
 async function askAsOperator(worker: WorkerProcess, { query, ...request }: AdminRequest): Promise<AdminResponse> {
@@ -168,7 +168,7 @@ export class PoolMetrics {
     const last = this.newest.get(worker);
     if (!last) return;
     this.newest.delete(worker);
-    this.former = this.former.then((former) => lastingMetrics([former, last]));
+    this.former = this.former.then((former) => cumulativeMetrics([former, last]));
   }
 
   private async ask(worker: WorkerProcess): Promise<void> {

@@ -34,7 +34,7 @@ export async function startPrimary({ log, program, ...config }: PrimaryOptions):
   // Figures may be NaN or infinite, which JSON cannot say.
   cluster.setupPrimary({ ...program, serialization: 'advanced' });
   const metrics = new ConnectionMetrics();
-  const figures = new PoolMetrics(() => metrics.figures());
+  const figures = new PoolMetrics(() => metrics.values());
   const onListening = (worker: WorkerProcess): void => answers.drain.joined(worker);
   const onEnded = (worker: WorkerProcess): void => {
     figures.retire(worker);
@@ -51,7 +51,7 @@ export async function startPrimary({ log, program, ...config }: PrimaryOptions):
     process.off('exit', killAll);
   };
   try {
-    operators = admin && (await startAdminListener({ ...admin, log, answer: (request) => answers.answer(request) }));
+    operators = admin && (await startAdminListener({ ...admin, log, respond: (request) => answers.answer(request) }));
     const urls = await pool.start();
     return {
       urls,

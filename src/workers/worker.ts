@@ -13,7 +13,7 @@ export interface Orders {
 
 /** A worker's connection with the primary process that forked it. */
 export class PrimaryLink {
-  private operators: App['operators'] | undefined;
+  private operators: App['admin'] | undefined;
   private connections: App['connections'] | undefined;
   private ended: number[] = [];
 
@@ -27,7 +27,7 @@ export class PrimaryLink {
   }
 
   /** From here on the primary counts on this worker and may ask what its operators are to be told. */
-  listens({ urls, operators, connections }: Pick<App, 'urls' | 'operators' | 'connections'>): void {
+  listens({ urls, admin: operators, connections }: Pick<App, 'urls' | 'admin' | 'connections'>): void {
     this.operators = operators;
     this.connections = connections;
     connections.whenEnded((number) => this.connectionEnded(number));
@@ -67,9 +67,9 @@ export class PrimaryLink {
 
   private async answer(question: Question): Promise<Reply> {
     if (!this.operators) throw new Error('the worker is still starting');
-    if (question.about === 'figures') return { about: 'figures', figures: await this.operators.figures() };
+    if (question.about === 'figures') return { about: 'figures', figures: await this.operators.metricValues() };
     const { query, ...request } = question.request;
-    const answer = await this.operators.answer({ ...request, query: new URLSearchParams(query) });
+    const answer = await this.operators.respond({ ...request, query: new URLSearchParams(query) });
     return { about: 'request', answer };
   }
 

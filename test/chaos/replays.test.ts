@@ -282,9 +282,9 @@ describe('between two nodes', () => {
   async function drain({ app }: Node): Promise<void> {
     const query = new URLSearchParams('move=true');
     const request = { path: '/drain', query, headers: { host: 'localhost' } };
-    await app.operators.answer({ ...request, method: 'POST' });
+    await app.operators.respond({ ...request, method: 'POST' });
     await until(async () => {
-      const { body = '' } = await app.operators.answer({ ...request, method: 'GET' });
+      const { body = '' } = await app.operators.respond({ ...request, method: 'GET' });
       return (JSON.parse(body) as { move?: { isDone?: boolean } }).move?.isDone;
     }, 'all uploads to be moved');
   }

@@ -80,7 +80,7 @@ describe.each(Object.keys(STORES))('with %s', (kind) => {
 
   async function figures(): Promise<MetricValues> {
     const request = { method: 'GET', path: '/metrics', query: new URLSearchParams(), headers: {} };
-    const { body = '' } = await app.operators.answer(request);
+    const { body = '' } = await app.operators.respond(request);
     const figure = (name: string): number => {
       const line = body.split('\n').find((each) => each.startsWith(`${name} `));
       return Number(line?.slice(name.length) ?? 0);

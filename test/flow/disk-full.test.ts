@@ -213,7 +213,7 @@ test('a start on a shared spool without room serves what needs none, and receive
   const app = await start();
   const roomOf = async () => {
     const readyz = { method: 'GET', path: '/readyz', query: new URLSearchParams(), headers: {} };
-    const answer = await app.operators.answer(readyz);
+    const answer = await app.operators.respond(readyz);
     const { checks } = JSON.parse(answer.body!) as { checks: { name: string; ok: boolean }[] };
     return [answer.status, checks.find(({ name }) => name === 'room')?.ok];
   };

@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { fieldValue, withoutFields } from '../../src/model/headers.js';
-import type { UnknownEnd } from '../../src/model/upload.js';
+import type { UnknownOutcome } from '../../src/model/upload.js';
 import { PeerSignature } from '../../src/proxy/peer-auth.js';
 import { connectH2 } from '../support/h2-client.js';
 import { openRequest, TRANSPORTS } from '../support/open-request.js';
@@ -231,8 +231,8 @@ describe('who leaves', () => {
   test.each(TRANSPORTS)(
     'over %s: what the client was told is noted when it has all of it, and no earlier',
     async (by) => {
-      const noted: UnknownEnd[] = [];
-      const clientKnows = (end: UnknownEnd): Promise<void> => {
+      const noted: UnknownOutcome[] = [];
+      const clientKnows = (end: UnknownOutcome): Promise<void> => {
         noted.push(end);
         return Promise.resolve();
       };

@@ -2,7 +2,7 @@ import { mkdir, readdir, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { forgetNode } from '../../src/cluster/lost-nodes.js';
-import { type Phase, PLAIN } from '../../src/model/upload.js';
+import { type Phase, PLAIN_DIALECT } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { EmbeddedLeases } from '../../src/store/embedded/embedded-store.js';
@@ -115,7 +115,7 @@ test.each(['embedded', 'redis'] as const)(
     const redis = server && (await openRedis(settingsFor(server.port)));
     const keyed = redis?.store ?? room.store;
     try {
-      const upload = { ...newUpload(), dialect: PLAIN, clientKey: 'a key' };
+      const upload = { ...newUpload(), dialect: PLAIN_DIALECT, clientKey: 'a key' };
       await keyed.createFirst(upload);
       expect(await keyed.holderOf('a key')).toBe(upload.id);
       await recover({ ...deps(), store: keyed, leases: new EmbeddedLeases(room.store) });
@@ -242,9 +242,9 @@ describe('a sweep of one of many', () => {
   test('reads the spool only when it is its turn', async () => {
     const unknown = await uploaded('here');
     await room.store.remove(unknown);
-    await sweep({ mayLookForOrphans: () => Promise.resolve(false) });
+    await sweep({ mayRemoveOrphans: () => Promise.resolve(false) });
     expect(await spooled()).toEqual(new Set([unknown]));
-    await sweep({ mayLookForOrphans: () => Promise.resolve(true) });
+    await sweep({ mayRemoveOrphans: () => Promise.resolve(true) });
     expect(await spooled()).toEqual(new Set());
   });
 

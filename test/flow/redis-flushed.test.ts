@@ -64,12 +64,12 @@ interface Told {
 /** What operators are told of uploads that are in the spool and not in Redis. */
 async function toldBy({ operators }: TestApp): Promise<Told> {
   const ask = async (path: string) => {
-    const answer = await operators.answer({ method: 'GET', path, query: new URLSearchParams(), headers: {} });
+    const answer = await operators.respond({ method: 'GET', path, query: new URLSearchParams(), headers: {} });
     return { status: answer.status, body: JSON.parse(answer.body!) as Record<string, unknown> };
   };
   const readiness = await ask('/readyz');
   const checks = readiness.body['checks'] as readonly { readonly name: string }[];
-  const figures = await operators.figures();
+  const figures = await operators.metricValues();
   const figure = (what: string) => figures.find(({ name }) => name === `rufh_spool_unknown_${what}`)?.values[0]?.value;
   return {
     ready: readiness.status,

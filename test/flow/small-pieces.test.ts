@@ -5,7 +5,7 @@ import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
 import type { Exchange } from '../../src/server/exchange.js';
 import { ReadGate } from '../../src/streams/read-gate.js';
-import { sinceHeldBackMs, tameSmallPieces } from '../../src/streams/small-pieces.js';
+import { sinceReadHeldMs, limitSmallPieces } from '../../src/streams/small-pieces.js';
 import { startTestApp } from '../support/app.js';
 import { closeDoors, ok, openDoor } from '../support/front-door.js';
 import { block, frame } from '../support/hostile-http2.js';
@@ -40,7 +40,7 @@ test.each(Object.entries(BODIES))('a body of single bytes over %s is taken in fe
     exchange.req.on('data', ({ length }: Buffer) => {
       sizes.push(length);
       // So many come with one read that others have to be let in before the next.
-      wasHeld ||= sinceHeldBackMs(exchange.req) < Infinity;
+      wasHeld ||= sinceReadHeldMs(exchange.req) < Infinity;
     });
     exchange.req.once('end', () => {
       isComplete = true;
@@ -153,13 +153,13 @@ describe('a connection that is held', () => {
       const senders = Array.from({ length: 5 }, () => {
         const fake = fakeSocket();
         const body = new Readable({ read: () => undefined });
-        tameSmallPieces(body, fake.socket);
+        limitSmallPieces(body, fake.socket);
         return { ...fake, body };
       });
       for (const { body } of senders) for (let count = 0; count < 300; count++) body.push(Buffer.from('x'));
       const held = (): number => senders.filter(({ steps }) => steps.at(-1) === 'stop').length;
       expect(held()).toBe(5);
-      expect(senders.map(({ body }) => sinceHeldBackMs(body))).toEqual([0, 0, 0, 0, 0]);
+      expect(senders.map(({ body }) => sinceReadHeldMs(body))).toEqual([0, 0, 0, 0, 0]);
       await turn();
       const counts: number[] = [];
       for (let looks = 0; looks < 1000 && held() > 0; looks++) {
@@ -175,8 +175,8 @@ describe('a connection that is held', () => {
   test('few pieces hold nobody', () => {
     const { socket, steps } = fakeSocket();
     const body = new Readable({ read: () => undefined });
-    tameSmallPieces(body, socket);
+    limitSmallPieces(body, socket);
     for (let count = 0; count < 100; count++) body.push(Buffer.from('x'));
-    expect([steps, sinceHeldBackMs(body)]).toEqual([[], Infinity]);
+    expect([steps, sinceReadHeldMs(body)]).toEqual([[], Infinity]);
   });
 });

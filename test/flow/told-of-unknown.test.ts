@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { type Origin, type OriginRequest, Unanswered } from '../../src/delivery/origin.js';
 import { useFileSystem } from '../../src/fs/files.js';
 import type { CreateIntent, Interrupted, Outcome } from '../../src/model/messages.js';
-import { newestUnknownEnd } from '../../src/model/upload.js';
+import { newestUnknownOutcome } from '../../src/model/upload.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
 import { Body } from '../../src/uploads/request-body.js';
 import { startTestApp } from '../support/app.js';
@@ -112,7 +112,7 @@ class Life {
     const outcome = await (this.id === undefined ? this.create(machine) : this.append(machine, this.id));
     if (machine.isGone) return;
     if (outcome.kind === 'answered') this.isAnswered = true;
-    const end = outcome.kind === 'undelivered' ? newestUnknownEnd(outcome.upload) : undefined;
+    const end = outcome.kind === 'undelivered' ? newestUnknownOutcome(outcome.upload) : undefined;
     if (!end) return;
     this.heardOf = this.origin.requests;
     await machine.clientKnows(end);

@@ -109,12 +109,12 @@ describe.each(['embedded', 'redis'] as const)('a start with the %s store', (kind
 
 async function toldBy({ operators }: TestApp) {
   const ask = async (path: string): Promise<unknown> => {
-    const answer = await operators.answer({ method: 'GET', path, query: new URLSearchParams(), headers: {} });
+    const answer = await operators.respond({ method: 'GET', path, query: new URLSearchParams(), headers: {} });
     return JSON.parse(answer.body!);
   };
   const { setAside = [] } = (await ask('/uploads')) as { setAside?: object[] };
   const { checks } = (await ask('/readyz')) as { checks: object[] };
-  const figure = (await operators.figures()).find(({ name }) => name === 'rufh_uploads_unreadable');
+  const figure = (await operators.metricValues()).find(({ name }) => name === 'rufh_uploads_unreadable');
   return { setAside, checks, count: figure?.values[0]?.value };
 }
 
@@ -251,7 +251,7 @@ describe('one upload whose files fail', () => {
     expect(await Promise.all(ids.map((id) => room.offset(id)))).toEqual([undefined, 5, undefined]);
     await forgetNode({ ...others, ...gone, metrics, store: room.store });
     expect(await room.offset(ids[1]!)).toBeUndefined();
-    const figures = await metrics.figures();
+    const figures = await metrics.values();
     const figure = (name: string) => figures.find((one) => one.name === name)?.values[0]?.value;
     expect([figure('rufh_bytes_lost_total'), figure('rufh_uploads_ended_total')]).toEqual([3, 3]);
   });

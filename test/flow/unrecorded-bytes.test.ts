@@ -17,11 +17,11 @@ afterEach(() => stage.close());
 
 async function told() {
   const ask = async (path: string) => {
-    const answer = await app.operators.answer({ method: 'GET', path, query: new URLSearchParams(), headers: {} });
+    const answer = await app.operators.respond({ method: 'GET', path, query: new URLSearchParams(), headers: {} });
     return { status: answer.status, body: JSON.parse(answer.body!) as Record<string, unknown> };
   };
   const readiness = await ask('/readyz');
-  const figures = await app.operators.figures();
+  const figures = await app.operators.metricValues();
   const figure = (what: string) => figures.find(({ name }) => name === `rufh_spool_unknown_${what}`)?.values[0]?.value;
   return {
     ready: readiness.status,

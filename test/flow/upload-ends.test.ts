@@ -144,7 +144,7 @@ test.each(STORES)('each end is told and counted once, with the $kind store, on $
     await until(() => uploads.every(({ upload }) => endsOf(upload).length > 0), 'each end to be told');
     expect(told()).toEqual(uploads.map(({ target, wanted }) => [target, wanted]));
     expect(refused.size > 0).toBe(isSick);
-    const figures = (await app!.operators.figures()).find(({ name }) => name === 'rufh_uploads_ended_total')!;
+    const figures = (await app!.operators.metricValues()).find(({ name }) => name === 'rufh_uploads_ended_total')!;
     const counted = Object.fromEntries(figures.values.map(({ labels, value }) => [String(labels['phase']), value]));
     expect(counted).toEqual({ answered: 2, cancelled: 3, undelivered: 2, expired: 1, invalid: 1 });
   } finally {

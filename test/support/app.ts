@@ -21,7 +21,7 @@ export interface TestApp {
   readonly data: string;
   /** What it logged, as objects. */
   readonly log: readonly Record<string, unknown>[];
-  readonly operators: App['operators'];
+  readonly operators: App['admin'];
   stop(): Promise<void>;
 }
 
@@ -39,7 +39,7 @@ export async function startTestApp({ origin, config = '', data, timings }: TestA
     ...TIMINGS,
     ...timings,
   });
-  const { urls, operators } = app;
+  const { urls, admin: operators } = app;
   return { url: urls[0]!, urls, data: dataDirectory, log, operators, stop: () => stop(app, directory) };
 }
 

@@ -3,7 +3,7 @@ import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
 import type { Headers } from '../../src/model/headers.js';
 import type { RelayedAnswer } from '../../src/model/messages.js';
 import type { DeliveryRules, Route, Routes } from '../../src/model/route.js';
-import { newestUnknownEnd, type StoredRequest, type Upload } from '../../src/model/upload.js';
+import { newestUnknownOutcome, type StoredRequest, type Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
@@ -79,7 +79,7 @@ export class DeliveryRoom {
     { credentials, to = neverAborted() }: { credentials?: Headers; to?: AbortSignal } = {},
   ): Promise<DeliveryResult> {
     const result = await this.delivery.result(id, { credentials, to });
-    const end = result.kind === 'undelivered' ? newestUnknownEnd(result.upload) : undefined;
+    const end = result.kind === 'undelivered' ? newestUnknownOutcome(result.upload) : undefined;
     if (end) await this.delivery.clientKnows(end);
     return result;
   }

@@ -3,7 +3,7 @@ import { Unanswered, type Origin, type OriginAnswer, type OriginRequest } from '
 import type { DeliveryResult } from '../../src/delivery/delivery.js';
 import { Fault } from '../../src/model/fault.js';
 import type { Guarantee } from '../../src/model/route.js';
-import { newestUnknownEnd } from '../../src/model/upload.js';
+import { newestUnknownOutcome } from '../../src/model/upload.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { bodyOf, DeliveryRoom } from './delivery-room.js';
 import { until } from './temporary.js';
@@ -111,7 +111,7 @@ export class DeliveryWorld implements Origin {
       const text = result.kind === 'answered' ? (await bodyOf(result.answer)).toString() : undefined;
       // What a dead process says is heard by nobody.
       if (!process.alive) return undefined;
-      const end = result.kind === 'undelivered' ? newestUnknownEnd(result.upload) : undefined;
+      const end = result.kind === 'undelivered' ? newestUnknownOutcome(result.upload) : undefined;
       this.heardOf = end?.attempt ?? this.heardOf;
       if (end) await delivery.clientKnows(end);
       return this.hear(result, text);

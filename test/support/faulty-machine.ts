@@ -7,7 +7,7 @@ import type { SyncMode } from '../../src/fs/directory-sync.js';
 import { nodeName } from '../../src/fs/node-name.js';
 import { Fault } from '../../src/model/fault.js';
 import type { Route } from '../../src/model/route.js';
-import type { UnknownEnd } from '../../src/model/upload.js';
+import type { UnknownOutcome } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { assertUsable, claimForEmbedded } from '../../src/spool/data-directory.js';
@@ -99,7 +99,7 @@ export class Machine {
   }
 
   /** As after the last byte of a response that says so. */
-  clientKnows(end: UnknownEnd): Promise<void> {
+  clientKnows(end: UnknownOutcome): Promise<void> {
     return this.parts.delivery.clientKnows(end);
   }
 

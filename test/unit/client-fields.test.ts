@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { clientFields, originFields, reservedNamesOf, type FieldRules } from '../../src/model/client-fields.js';
+import { clientFields, originFields, namesReservedBy, type FieldRules } from '../../src/model/client-fields.js';
 
 const forwardAuth = {
   url: 'http://a',
@@ -61,7 +61,7 @@ describe('names that the authorization service speaks by', () => {
       expect(passed(originFields, name, { authorize: { forwardAuth }, passesUnderscores })).toBe(false);
       expect(passed(clientFields, name, { authorize: { forwardAuth }, passesUnderscores })).toBe(false);
       // Nor where another route asks.
-      const reservedNames = reservedNamesOf([{}, { authorize: { forwardAuth } }]);
+      const reservedNames = namesReservedBy([{}, { authorize: { forwardAuth } }]);
       expect(passed(originFields, name, { reservedNames, passesUnderscores })).toBe(false);
       expect(passed(clientFields, name, { reservedNames, passesUnderscores })).toBe(false);
     }
@@ -70,14 +70,14 @@ describe('names that the authorization service speaks by', () => {
   test('are names of other routes’ services too, but credentials that only those replace are not', () => {
     const other = { ...forwardAuth, copyHeaders: ['X_Tenant', 'Cookie'], principalHeader: 'X-Princ' };
     const routes = [{ authorize: { forwardAuth } }, {}, { authorize: { forwardAuth: other } }];
-    const reservedNames = reservedNamesOf(routes);
+    const reservedNames = namesReservedBy(routes);
     for (const rules of [{ reservedNames }, { reservedNames, authorize: { forwardAuth } }]) {
       for (const name of ['X-Tenant', 'x.princ', 'Remote-Groups'])
         expect(passed(originFields, name, rules)).toBe(false);
       expect(passed(originFields, 'Cookie', rules)).toBe(true);
     }
     expect(passed(originFields, 'Authorization', { reservedNames })).toBe(true);
-    expect(reservedNamesOf([{}, { authorize: {} }])).toBeUndefined();
+    expect(namesReservedBy([{}, { authorize: {} }])).toBeUndefined();
   });
 
   test('are anybody’s where no service is asked', () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import {
   type ForwardingFacts,
-  hasPassed,
+  isForwardingLoop,
   parseForwarded,
   receivedHops,
   viaName,
@@ -163,10 +163,10 @@ describe('a request that this proxy has sent before', () => {
     ['1.1 fred (rufh-proxy-3f0c9a17be42)', false],
     ['', false],
   ])('Via: %s: %s', (value, expected) => {
-    expect(hasPassed([['vIa', value]], via)).toBe(expected);
+    expect(isForwardingLoop([['vIa', value]], via)).toBe(expected);
     const several = [['Via', '1.1 fred'] as const, ['Via', value] as const];
-    expect(hasPassed(several, via)).toBe(expected);
-    expect(hasPassed([['X-Via', value]], via)).toBe(false);
+    expect(isForwardingLoop(several, via)).toBe(expected);
+    expect(isForwardingLoop([['X-Via', value]], via)).toBe(false);
   });
 });
 

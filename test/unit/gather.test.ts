@@ -1,9 +1,9 @@
 import { Readable } from 'node:stream';
 import { expect, test } from '@jest/globals';
-import { gatherSmallPieces } from '../../src/streams/small-pieces.js';
+import { combineSmallPieces } from '../../src/streams/small-pieces.js';
 
 function source(): Readable {
-  return gatherSmallPieces(new Readable({ read: () => undefined }));
+  return combineSmallPieces(new Readable({ read: () => undefined }));
 }
 
 /** A byte that tells its place. */
@@ -35,7 +35,7 @@ test('what nobody reads is kept in few pieces, however many turns it takes, and 
     if (Buffer.isBuffer(piece)) kept.push(piece);
     return keep(piece, encoding);
   };
-  const stream = gatherSmallPieces(plain);
+  const stream = combineSmallPieces(plain);
   const expected: Buffer[] = [];
   const push = (piece: Buffer): void => {
     expected.push(piece);
@@ -70,7 +70,7 @@ test('bytes before a cut come before it', async () => {
 });
 
 test('a full stream says so, also while its bytes wait to be gathered', () => {
-  const stream = gatherSmallPieces(new Readable({ read: () => undefined, highWaterMark: 4 }));
+  const stream = combineSmallPieces(new Readable({ read: () => undefined, highWaterMark: 4 }));
   expect([1, 2, 3, 4].map((at) => stream.push(byte(at)))).toEqual([true, true, true, false]);
 });
 
@@ -82,7 +82,7 @@ test.each([
   for (let at = 0; at < 1000; at++) stream.push(byte(at));
   if (isComplete) stream.push(null);
   let told = 0;
-  gatherSmallPieces(stream, () => told++);
+  combineSmallPieces(stream, () => told++);
   expect([told, stream.readableLength]).toEqual([1000, 1000]);
   if (!isComplete) for (let at = 1000; at < 1500; at++) stream.push(byte(at));
   if (!isComplete) stream.push(null);
@@ -98,7 +98,7 @@ test('large pieces that came before are left as they are', async () => {
   for (let at = 0; at < 3; at++) stream.push(Buffer.alloc(10_000, at));
   stream.push(null);
   let told = 0;
-  gatherSmallPieces(stream, () => told++);
+  combineSmallPieces(stream, () => told++);
   const sizes: number[] = [];
   stream.on('data', ({ length }: Buffer) => sizes.push(length));
   await new Promise((resolve) => stream.once('end', resolve));

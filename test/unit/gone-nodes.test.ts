@@ -37,7 +37,7 @@ beforeEach(() => {
     },
     leases: { take: () => Promise.resolve({ token: 1, release: () => Promise.resolve() } as Lease), drain: () => {} },
     storeOf: () => storeOfOther() as UploadStore,
-    mayLook: () => Promise.resolve(true),
+    mayCheckLostNodes: () => Promise.resolve(true),
     ownerTimeoutMs: OWNER_TIMEOUT_MS,
     clock: Date.now,
     monotonic: () => now,

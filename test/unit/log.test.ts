@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, test } from '@jest/globals';
 import {
   createLog,
-  logGivenUp,
+  logUndelivered,
   type LogOptions,
   logRequest,
   logUploadEnd,
@@ -183,7 +183,7 @@ test('one line an upload’s end, a warning when it was not delivered', () => {
   const end = { upload, route: 'files', dialect: '8', size: 10, attempts: 1, seconds: 1.5 };
   logUploadEnd(logTo(), { ...end, phase: 'answered', status: 201 });
   logUploadEnd(logTo(), { ...end, phase: 'undelivered', problem: 'refused connection' });
-  logGivenUp(logTo(), { ...end, phase: 'undelivered', problem: 'refused connection' });
+  logUndelivered(logTo(), { ...end, phase: 'undelivered', problem: 'refused connection' });
   const common = {
     upload: uploadTag(id),
     uploadPath: '/files/new?sig=',

@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { fieldValue, type HeaderLine, passedOn, passedOnTrailers } from '../../src/model/headers.js';
+import { fieldValue, type HeaderLine, forwardableHeaders, forwardableTrailers } from '../../src/model/headers.js';
 import type { RequestHead } from '../../src/model/request-head.js';
 import { framingOf, linesForOrigin } from '../../src/origin/headers.js';
 
@@ -139,7 +139,7 @@ describe('trailers', () => {
       ['Content-Type', 'a/b'],
       ['ETag', '"1"'],
     ];
-    expect(passedOnTrailers(trailers)).toEqual([
+    expect(forwardableTrailers(trailers)).toEqual([
       ['X-Sum', '1'],
       ['ETag', '"1"'],
     ]);
@@ -157,8 +157,8 @@ test('lines of one hop end here', () => {
     ['X-Other', '2'],
     ['Trailer', 'X'],
   ];
-  expect(passedOn(lines, false)).toEqual([['X-Other', '2']]);
-  expect(passedOn(lines, true)).toEqual([
+  expect(forwardableHeaders(lines, false)).toEqual([['X-Other', '2']]);
+  expect(forwardableHeaders(lines, true)).toEqual([
     ['X-Other', '2'],
     ['Trailer', 'X'],
   ]);

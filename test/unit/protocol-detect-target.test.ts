@@ -1,16 +1,16 @@
 import { describe, expect, test } from '@jest/globals';
 import type { RequestHead } from '../../src/model/request-head.js';
-import { detect, type Place } from '../../src/protocol/detect.js';
+import { detect, type RequestTarget } from '../../src/protocol/detect.js';
 import { CONTEXT, head, upload, wireText } from '../support/protocol-samples.js';
 
 const PASS = { plainBodies: 'pass', shapesEmptyBodies: false, refusesForms: false } as const;
-const RESUMABLE: Place = { kind: 'target', resumable: true, minSize: 0, ...PASS };
-const FROM_1000: Place = { kind: 'target', resumable: true, minSize: 1000, ...PASS };
-const ORDINARY: Place = { kind: 'target', resumable: false, minSize: 0, ...PASS };
+const RESUMABLE: RequestTarget = { kind: 'target', resumable: true, minSize: 0, ...PASS };
+const FROM_1000: RequestTarget = { kind: 'target', resumable: true, minSize: 1000, ...PASS };
+const ORDINARY: RequestTarget = { kind: 'target', resumable: false, minSize: 0, ...PASS };
 const settings = { finalInterim: false };
 
 /** One word for what became of it: where it goes, in which dialect, and what it is taken for. */
-function verdict(request: RequestHead, place: Place = RESUMABLE): string {
+function verdict(request: RequestHead, place: RequestTarget = RESUMABLE): string {
   const detected = detect(request, place, settings);
   if (detected.kind !== 'resumable') return detected.kind;
   const { protocol, request: parsed } = detected;
@@ -83,7 +83,7 @@ describe('any method with content can create, the others cannot', () => {
 });
 
 describe('a target whose form has fields of its own takes no form', () => {
-  const FORMS: Place = {
+  const FORMS: RequestTarget = {
     kind: 'target',
     resumable: true,
     minSize: 0,

@@ -1,9 +1,9 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { detect, type Place } from '../../src/protocol/detect.js';
+import { detect, type RequestTarget } from '../../src/protocol/detect.js';
 import { CONTEXT, head, upload, wireText } from '../support/protocol-samples.js';
 
-const at = (dialect: string | undefined): Place => ({ kind: 'upload', id: 'b530ce8ff', dialect });
+const at = (dialect: string | undefined): RequestTarget => ({ kind: 'upload', id: 'b530ce8ff', dialect });
 const settings = { finalInterim: false };
 
 function verdict(text: string, dialect: string | undefined): string {
@@ -137,7 +137,7 @@ test('no request head, however strange, makes detection fail by throwing', () =>
   );
   const headers = fc.array(fc.tuple(names, values), { maxLength: 8 });
   const methods = fc.constantFrom('POST', 'PUT', 'PATCH', 'HEAD', 'GET', 'DELETE', 'OPTIONS', 'BREW');
-  const places = fc.constantFrom<Place>(at('3'), at('6'), at('final'), at('tus'), at(undefined), {
+  const places = fc.constantFrom<RequestTarget>(at('3'), at('6'), at('final'), at('tus'), at(undefined), {
     kind: 'target',
     resumable: true,
     minSize: 10,

@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { moved, resolveAt } from '../../src/model/uri.js';
+import { rebaseReference, resolveReference } from '../../src/model/uri.js';
 
 describe('a reference at a target', () => {
   // RFC 3986 §5.4.1 and §5.4.2, without the authority.
@@ -48,7 +48,7 @@ describe('a reference at a target', () => {
     ['../..//g', '/.//g'],
     ['gr\xc3\xbc\xff', '/b/c/gr\xc3\xbc\xff'],
   ])('%s → %s', (reference, expected) => {
-    expect(resolveAt('/b/c/d;p?q', reference)).toBe(expected);
+    expect(resolveReference('/b/c/d;p?q', reference)).toBe(expected);
   });
 
   test.each([
@@ -67,7 +67,7 @@ describe('a reference at a target', () => {
     ['/\\evil/a', '?y', '/./\\evil/a?y'],
     ['/\\evil/a', '7', '/./\\evil/7'],
   ])('at %s, %s → %s', (base, reference, expected) => {
-    expect(resolveAt(base, reference)).toBe(expected);
+    expect(resolveReference(base, reference)).toBe(expected);
   });
 });
 
@@ -112,6 +112,6 @@ describe('an absolute reference to the origin', () => {
     ['http://app', 'x', 'x'],
     ['http://app', '', ''],
   ])('of %s, %s → %s', (origin, reference, expected) => {
-    expect(moved(reference, origin, PUBLIC)).toBe(expected);
+    expect(rebaseReference(reference, origin, PUBLIC)).toBe(expected);
   });
 });

@@ -4,11 +4,11 @@ import { DirectorySync, type SyncMode } from '../../fs/directory-sync.js';
 import { storageFault } from '../../fs/files.js';
 import { Fault } from '../../model/fault.js';
 import {
-  askedAgain,
+  markAskedAgain,
   type Attempt,
   type Chunk,
   type Phase,
-  told,
+  markClientKnows,
   type Undelivered,
   type Upload,
 } from '../../model/upload.js';
@@ -283,11 +283,11 @@ export class EmbeddedStore implements UploadStore {
   }
 
   noteClientKnows(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.records.change(id, 'stale', ({ record }) => decideClient(record, attempt, why, told(why)));
+    return this.records.change(id, 'stale', ({ record }) => decideClient(record, attempt, why, markClientKnows(why)));
   }
 
   noteClientAsks(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.records.change(id, 'stale', ({ record }) => decideClient(record, attempt, why, askedAgain(why)));
+    return this.records.change(id, 'stale', ({ record }) => decideClient(record, attempt, why, markAskedAgain(why)));
   }
 
   answerBody(id: string): Promise<Uint8Array | undefined> {

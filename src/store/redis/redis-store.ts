@@ -2,11 +2,11 @@ import { assertUploadId, isUploadId } from '../../fs/files.js';
 import { Fault } from '../../model/fault.js';
 import {
   type Answer,
-  askedAgain,
+  markAskedAgain,
   type Attempt,
   type Chunk,
   type Phase,
-  told,
+  markClientKnows,
   type Undelivered,
   type Upload,
 } from '../../model/upload.js';
@@ -185,11 +185,11 @@ export class RedisStore implements UploadStore {
   }
 
   noteClientKnows(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.noteClient(id, attempt, why, told(why));
+    return this.noteClient(id, attempt, why, markClientKnows(why));
   }
 
   noteClientAsks(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.noteClient(id, attempt, why, askedAgain(why));
+    return this.noteClient(id, attempt, why, markAskedAgain(why));
   }
 
   private noteClient(id: string, attempt: number, why: Undelivered, noted: Undelivered): Promise<Upload | 'stale'> {
