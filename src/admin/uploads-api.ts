@@ -26,7 +26,7 @@ export interface UploadsApi {
     redeliver(
       id: string,
       options: { readonly skipGate: boolean },
-    ): Promise<'begun' | 'unknown' | 'not-whole' | 'answered' | 'stopping'>;
+    ): Promise<'begun' | 'unknown' | 'incomplete' | 'answered' | 'stopping'>;
   };
   /** Uploads in the spool without a record: a store was lost, or records are missing. */
   readonly unknownUploads?: () => UnknownUploads | undefined;
@@ -177,7 +177,7 @@ async function redeliver({ delivery, log }: UploadsApi, upload: Upload, act: Act
       return json(202, { tag: fields.upload });
     case 'unknown':
       return problem(404, 'The upload has ended and is about to be removed.');
-    case 'not-whole':
+    case 'incomplete':
       return problem(409, 'The upload is not whole yet: there is nothing to deliver.');
     case 'answered':
       return problem(409, ANSWERED);

@@ -7,7 +7,7 @@ import { Drain, type DrainMigrator, NoMigrator } from '../cluster/drain.js';
 import type { Config } from '../config/config.js';
 import { buildRoutes } from '../config/route-table.js';
 import { Delivery } from '../delivery/delivery.js';
-import { foreseen } from '../delivery/origin-request.js';
+import { expectedRequest } from '../delivery/origin-request.js';
 import { UndiciOrigin } from '../delivery/undici-origin.js';
 import { Authorizer } from '../handler/authorize.js';
 import { Cors } from '../handler/cors.js';
@@ -121,11 +121,11 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   });
   opened.push(() => passThrough.close());
   const uploads = buildUploads(config, { ...deps, delivery });
-  const clientKnows = (end: UnknownOutcome): Promise<void> => delivery.clientKnows(end);
+  const clientKnows = (end: UnknownOutcome): Promise<void> => delivery.recordClientInformed(end);
   const membership = await openCluster(config, { ...deps, opened, clientKnows });
   const relay = membership?.relay ?? new NoRelay(deps);
   const trust = new TrustedProxies(config.trustedProxies);
-  const access = new Authorizer(log, via, clientFacingSettings(config), foreseen);
+  const access = new Authorizer(log, via, clientFacingSettings(config), expectedRequest);
   opened.push(() => Promise.resolve(access.close()));
   const entry = buildHandler(config, {
     ...deps,
@@ -226,7 +226,7 @@ function buildDelivery(config: Config, deps: DeliveryContext): Delivery {
     origin: new UndiciOrigin(),
     worker: randomUUID(),
     claimMs: deps.timings.claimMs,
-    returnMs: deps.othersDeliver ? deps.timings.returnMs : 0,
+    returnGraceMs: deps.othersDeliver ? deps.timings.returnGraceMs : 0,
     random: Math.random,
     stopGraceMs: config.stop.graceMs,
   });

@@ -81,7 +81,7 @@ export interface Timings {
   /** How long a process that stands still within a delivery keeps the right to it. */
   readonly claimMs: number;
   /** How much longer others wait for what it learned, before they take that for lost. */
-  readonly returnMs: number;
+  readonly returnGraceMs: number;
 }
 
 export const TIMINGS: Timings = {
@@ -92,7 +92,7 @@ export const TIMINGS: Timings = {
   lookAgainMs: 5_000,
   unknownBytesMs: 60_000,
   claimMs: 15_000,
-  returnMs: 15_000,
+  returnGraceMs: 15_000,
 };
 
 /** What opening needs besides the configuration. */

@@ -5,7 +5,7 @@ import { buffer as readBuffer } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import { Fault } from '../model/fault.js';
 import { type Log, uploadTag } from '../observe/log.js';
-import { CONNECT_TIMEOUT_MS, connectInTime, OriginRequests, type OriginTls } from '../origin/origin-client.js';
+import { CONNECT_TIMEOUT_MS, enforceConnectTimeout, OriginRequests, type OriginTls } from '../origin/origin-client.js';
 import { PEER_FIELD, type PeerSignature } from '../proxy/peer-auth.js';
 import { destroyExchange, type Exchange } from '../server/exchange.js';
 import { respondEarly } from '../server/response.js';
@@ -243,7 +243,7 @@ export class PeerFilesClient {
     const request = this.requests.open({ origin: url, method, target, headers, connection: 'kept' });
     const { idleMs = IDLE_MS, connectTimeoutMs = CONNECT_TIMEOUT_MS } = this.options;
     // The idle time only begins once there is a connection.
-    request.once('socket', (socket) => connectInTime(socket, connectTimeoutMs));
+    request.once('socket', (socket) => enforceConnectTimeout(socket, connectTimeoutMs));
     request.setTimeout(idleMs, () => request.destroy(new Error(`it accepted nothing for ${idleMs / 1000} s`)));
     const stop = (): void => void request.destroy(signal.reason as Error);
     signal.addEventListener('abort', stop, { once: true });

@@ -5,8 +5,8 @@ import type { Route } from '../model/route.js';
 import type { Answer, Attempt, Upload } from '../model/upload.js';
 import { answerName } from '../spool/chunk-name.js';
 import type { Spool } from '../spool/spool.js';
-import type { Framed } from './origin-body.js';
-import { replayedTrailers, replayOf } from './origin-request.js';
+import type { OriginBody } from './origin-body.js';
+import { trailersForOrigin, originRequestHead } from './origin-request.js';
 import { InvalidAnswer, type Origin, Unanswered } from './origin.js';
 import { ResponseBuffer } from './response-buffer.js';
 import { meaningOf, policyOf, retryAfterMs } from './retry-policy.js';
@@ -24,7 +24,7 @@ export interface AttemptCall {
   readonly upload: Upload;
   readonly route: Route;
   /** The body; fails when its bytes are lost. */
-  readonly content: () => Framed;
+  readonly openBody: () => OriginBody;
   /** As it was noted before the first byte. */
   readonly attempt: Attempt;
   /** Breaks the attempt off. */
@@ -32,12 +32,12 @@ export interface AttemptCall {
   /** Where the body of a challenge goes; into the spool when not said, to be kept with the upload that is parked. */
   readonly keepChallengeIn?: () => 'memory' | 'spool';
   /** An answer has begun that will be the one, if it does not break off; undefined when it has. */
-  readonly bufferedAnswer: (buffered: ResponseBuffer | undefined) => void;
+  readonly onAnswer: (buffered: ResponseBuffer | undefined) => void;
   /** What the origin says before its answer, for whoever waits for that. */
   readonly onInterim?: (interim: OriginInterim) => void;
 }
 
-export interface Answered {
+export interface AttemptAnswer {
   /** The origin wants other credentials. */
   readonly isChallenge: boolean;
   readonly buffered: ResponseBuffer;
@@ -47,15 +47,15 @@ export interface Answered {
 }
 
 /** How an attempt ended; its answer is whole, but not recorded yet. */
-export interface Tried {
+export interface AttemptResult {
   readonly attempt: Attempt;
-  readonly answered?: Answered;
+  readonly answered?: AttemptAnswer;
   /** The spool does not have the upload any more: no attempt can ever succeed. */
   readonly bytesLost?: true;
 }
 
 /** Gives the whole to the origin once. Never fails: whatever happens is how the attempt ended. */
-export async function tryOnce(call: AttemptCall, deps: AttemptDeps): Promise<Tried> {
+export async function tryOnce(call: AttemptCall, deps: AttemptDeps): Promise<AttemptResult> {
   let buffered: ResponseBuffer | undefined;
   let status: number | undefined;
   const endedAt = stopwatch(call.attempt, deps);
@@ -68,35 +68,36 @@ export async function tryOnce(call: AttemptCall, deps: AttemptDeps): Promise<Tri
       answer.body.destroy();
       const at = endedAt();
       const notBefore = afterMs === undefined ? undefined : at + afterMs;
-      const problem = meaning === 'refusal' ? `the origin answered ${status}` : gatewaysProblem(status);
+      const problem = meaning === 'refusal' ? `the origin answered ${status}` : gatewayProblem(status);
       return { attempt: { ...call.attempt, endedAt: at, reached: 'answered', status, notBefore, problem } };
     }
     const isChallenge = meaning === 'challenge';
     buffered = new ResponseBuffer(answer, bufferDeps(call, deps, isChallenge));
     // A challenge is shown once the upload is parked: who answers it must not come too early.
-    if (!isChallenge) call.bufferedAnswer(buffered);
-    buffered.whenUnkept(() => call.bufferedAnswer(undefined));
-    const taken = await buffered.take(deps.clock());
-    const problem = buffered.unkept && `the body of its answer could not be kept: ${buffered.unkept.message}`;
+    if (!isChallenge) call.onAnswer(buffered);
+    buffered.onStorageFailure(() => call.onAnswer(undefined));
+    const taken = await buffered.readToEnd(deps.clock());
+    const problem =
+      buffered.storageFault && `the body of its answer could not be kept: ${buffered.storageFault.message}`;
     const ended = { ...call.attempt, endedAt: endedAt(), reached: 'answered', status } as const;
     const attempt: Attempt = problem === undefined ? ended : { ...ended, problem };
     return { attempt, answered: { buffered, isChallenge, ...taken } };
   } catch (error) {
     const reason = error instanceof Error ? error : new Error(String(error));
-    call.bufferedAnswer(undefined);
+    call.onAnswer(undefined);
     // What cannot be removed is the sweep's business.
     await buffered?.break(reason).catch(() => undefined);
-    return failed({ ...call.attempt, endedAt: endedAt() }, reason, status);
+    return failedAttempt({ ...call.attempt, endedAt: endedAt() }, reason, status);
   }
 }
 
-function send({ upload, route, content, signal, onInterim }: AttemptCall, { origin, via }: AttemptDeps) {
+function send({ upload, route, openBody, signal, onInterim }: AttemptCall, { origin, via }: AttemptDeps) {
   const { timeoutMs, answerTimeoutMs, maxAnswerSize } = route.delivery;
   const { repeatable } = policyOf(upload, route);
   const connection = repeatable ? 'kept' : 'fresh';
-  const body = content();
-  const trailers = (): Headers => replayedTrailers(body.trailers?.() ?? upload.trailers ?? [], upload, route);
-  const replay = replayOf(upload, route, via);
+  const body = openBody();
+  const trailers = (): Headers => trailersForOrigin(body.trailers?.() ?? upload.trailers ?? [], upload, route);
+  const replay = originRequestHead(upload, route, via);
   const request = {
     ...replay,
     content: body,
@@ -110,7 +111,10 @@ function send({ upload, route, content, signal, onInterim }: AttemptCall, { orig
 }
 
 /** Whether the origin is to be taken for alive; undefined when it was we who ended the attempt. */
-export function originIsHealthy({ attempt, answered, bytesLost }: Tried, signal: AbortSignal): boolean | undefined {
+export function originIsHealthy(
+  { attempt, answered, bytesLost }: AttemptResult,
+  signal: AbortSignal,
+): boolean | undefined {
   if (signal.aborted || bytesLost) return undefined;
   if (attempt.reached !== 'answered') return false;
   // A refusal below 500 is about this request, or about too many of them: it takes somebody alive to say so.
@@ -121,11 +125,11 @@ export function originIsHealthy({ attempt, answered, bytesLost }: Tried, signal:
 function bufferDeps(call: AttemptCall, { spool }: AttemptDeps, isChallenge: boolean) {
   const { upload, route, attempt, keepChallengeIn } = call;
   const { keepAnswerSize } = route.delivery;
-  const keepInMemory = isChallenge && keepChallengeIn?.() !== 'memory' ? 0 : keepAnswerSize;
-  return { spool, id: upload.id, name: answerName(attempt.number), keepInMemory };
+  const maxMemoryBytes = isChallenge && keepChallengeIn?.() !== 'memory' ? 0 : keepAnswerSize;
+  return { spool, id: upload.id, name: answerName(attempt.number), maxMemoryBytes };
 }
 
-function gatewaysProblem(status: number): string {
+function gatewayProblem(status: number): string {
   return `a gateway before the origin answered ${status}: the origin may have taken the upload`;
 }
 
@@ -135,17 +139,17 @@ function stopwatch({ startedAt }: Attempt, { monotonic }: AttemptDeps): () => nu
   return () => startedAt + Math.round(monotonic() - beganAt);
 }
 
-function failed(attempt: Attempt, error: Error, status: number | undefined): Tried {
+function failedAttempt(attempt: Attempt, error: Error, status: number | undefined): AttemptResult {
   const cause = error instanceof Unanswered ? error.cause : error;
   const bytesLost = cause instanceof Fault && cause.code === 'BYTES_LOST';
-  const reached = howFar(error, cause, status);
+  const reached = reachOf(error, cause, status);
   const problem = status === undefined ? error.message : `the answer (${status}) broke off: ${error.message}`;
   const invalidAnswer = cause instanceof InvalidAnswer && { invalidAnswer: true as const };
   return { attempt: { ...attempt, reached, status, problem, ...invalidAnswer }, ...(bytesLost && { bytesLost }) };
 }
 
 /** A body that failed here was cut: whatever became of it, the origin did not get the whole. */
-function howFar(error: Error, cause: unknown, status: number | undefined): Attempt['reached'] {
+function reachOf(error: Error, cause: unknown, status: number | undefined): Attempt['reached'] {
   const reached = error instanceof Unanswered ? error.reached : status === undefined ? 'never-sent' : 'sent';
   const isCut = cause instanceof Fault && (status === undefined || cause.code === 'BYTES_LOST');
   return isCut && reached === 'sent' ? 'sent-in-part' : reached;

@@ -41,17 +41,17 @@ export class DeliveryClaim {
   }
 
   /** Somebody else may have taken it by now. */
-  get mayHaveRunOut(): boolean {
+  get mayHaveExpired(): boolean {
     return this.ageMs >= this.deps.claimMs;
   }
 
   /** Whether it will hold for a while; fails at once when the store is away. */
-  async isSure(): Promise<boolean> {
+  async ensureHeld(): Promise<boolean> {
     return this.ageMs < this.deps.claimMs / 3 || this.renew();
   }
 
   /** This attempt is under way: until a newer one begins, the claim is asked back from whoever took it. */
-  holdsFor(attempt: number): void {
+  coverAttempt(attempt: number): void {
     this.attempt = attempt;
   }
 
@@ -104,9 +104,9 @@ export class DeliveryClaim {
 
   private async renew(): Promise<boolean> {
     const { store, worker, clock, monotonic, claimMs } = this.deps;
-    const askedAt = monotonic();
+    const requestedAt = monotonic();
     const isHeld = await store.direct.renewClaim(this.id, worker, clock() + claimMs, this.attempt);
-    if (isHeld) this.confirmedAt = askedAt;
+    if (isHeld) this.confirmedAt = requestedAt;
     return isHeld;
   }
 }

@@ -12,7 +12,7 @@ export interface DeliveryContext {
   readonly spool: Spool;
   readonly origin: Origin;
   readonly routes: Routes;
-  readonly turns: OriginQueues;
+  readonly originQueues: OriginQueues;
   /** Names this process among all that deliver from the same store. */
   readonly worker: string;
   /** The name by which this proxy knows itself again, in `Via`. */
@@ -32,7 +32,7 @@ export interface DeliveryContext {
    * A worker whose claim ran out within an attempt has this long to come back with what it learned, before another one
    * says that nobody knows. 0 where no other worker can be alive.
    */
-  readonly returnMs: number;
+  readonly returnGraceMs: number;
   /** Aborted when nothing new may begin. */
   readonly draining: AbortSignal;
   /** Aborted when attempts under way have to end. */

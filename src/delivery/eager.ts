@@ -7,10 +7,10 @@ import type { Attempt, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
-import { type Answered, type AttemptCall, originIsHealthy, type Tried, tryOnce } from './attempt.js';
+import { type AttemptAnswer, type AttemptCall, originIsHealthy, type AttemptResult, tryOnce } from './attempt.js';
 import type { DeliveryContext } from './context.js';
-import { removeChunks, untilRecorded } from './finish.js';
-import { envelopeOf, type Framed, framingFor } from './origin-body.js';
+import { removeChunks, retryUntilRecorded } from './finish.js';
+import { envelopeOf, type OriginBody, framingFor } from './origin-body.js';
 import { reportAttempt, reportEnd } from './report.js';
 import type { ResponseBuffer } from './response-buffer.js';
 import type { InterimListener } from './waiters.js';
@@ -23,18 +23,18 @@ export interface EarlyAnswer {
 }
 
 /** The receiving side of an early attempt. */
-export interface Feed {
+export interface EagerFeed {
   /** Aborted when there is an early answer: what else the client has to say interests nobody. */
-  readonly heardEnough: AbortSignal;
+  readonly answeredEarly: AbortSignal;
   /** More is committed. */
-  noteCommitted(upload: Upload): void;
+  onCommitted(upload: Upload): void;
   /** Who brings bytes now hears the origin's interim responses, in place of who brought some before. */
-  hearInterims(listener: InterimListener | undefined): void;
+  setInterimListener(listener: InterimListener | undefined): void;
   /** Once for each answer: who asks after that goes on with the upload. */
   takeEarlyAnswer(): EarlyAnswer | undefined;
 }
 
-const EAGER = { isUrgent: () => true, isEager: true } as const;
+const EAGER = { isUrgent: () => true, isEagerRoute: true } as const;
 
 /** Whether the route feeds its origin with uploads of this length, which may not be known. */
 export function isEager({ delivery, authorize }: Route, length: number | undefined): boolean {
@@ -44,7 +44,7 @@ export function isEager({ delivery, authorize }: Route, length: number | undefin
 }
 
 /** Whether the origin's request can begin before the upload is whole. Once an upload: after that the spool delivers it. */
-export function mayBeginEarly({ phase, attemptCount, length }: Upload, route: Route): boolean {
+export function mayStartEarly({ phase, attemptCount, length }: Upload, route: Route): boolean {
   return phase === 'receiving' && attemptCount === 0 && isEager(route, length);
 }
 
@@ -52,19 +52,19 @@ export function mayBeginEarly({ phase, attemptCount, length }: Upload, route: Ro
  * The one attempt that begins with its upload. Until somebody has claimed the whole it cannot be whole itself, so that
  * whatever ends it, a fresh one from the spool may follow.
  */
-export class EagerAttempt implements Feed {
+export class EagerAttempt implements EagerFeed {
   /** The attempt as it is in the record; undefined when there is none. Never rejects. */
   readonly begun: Promise<Attempt | undefined>;
   private readonly body: EagerBody;
-  private readonly cutting = new AbortController();
-  private readonly enough = new AbortController();
-  private readonly idle: NodeJS.Timeout;
-  private readonly tried: Promise<Tried | undefined>;
-  private tellBegun!: (attempt: Attempt | undefined) => void;
-  private early: EarlyAnswer | undefined;
+  private readonly abortController = new AbortController();
+  private readonly answeredEarlyController = new AbortController();
+  private readonly idleTimer: NodeJS.Timeout;
+  private readonly result: Promise<AttemptResult | undefined>;
+  private resolveBegun!: (attempt: Attempt | undefined) => void;
+  private earlyAnswer: EarlyAnswer | undefined;
   private buffered: ResponseBuffer | undefined;
   /** Of the delivery that has taken this attempt over. */
-  private bufferedAnswer: AttemptCall['bufferedAnswer'] | undefined;
+  private onFinalAnswer: AttemptCall['onAnswer'] | undefined;
   private onInterim: InterimListener | undefined;
 
   constructor(
@@ -74,42 +74,42 @@ export class EagerAttempt implements Feed {
   ) {
     const { framing, eager } = route.delivery;
     this.body = new EagerBody(upload, framing, deps);
-    this.begun = new Promise((resolve) => (this.tellBegun = resolve));
-    this.idle = setTimeout(() => this.cut('the client paused'), eager.idleMs);
-    this.idle.unref();
+    this.begun = new Promise((resolve) => (this.resolveBegun = resolve));
+    this.idleTimer = setTimeout(() => this.abort('the client paused'), eager.idleMs);
+    this.idleTimer.unref();
     deps.draining.addEventListener('abort', this.onDraining, { once: true });
-    this.tried = this.run();
+    this.result = this.run();
   }
 
-  get heardEnough(): AbortSignal {
-    return this.enough.signal;
+  get answeredEarly(): AbortSignal {
+    return this.answeredEarlyController.signal;
   }
 
-  noteCommitted({ offset }: Upload): void {
-    this.idle.refresh();
-    this.body.noteCommitted(offset);
+  onCommitted({ offset }: Upload): void {
+    this.idleTimer.refresh();
+    this.body.setCommitted(offset);
   }
 
-  hearInterims(listener: InterimListener | undefined): void {
-    if (!this.bufferedAnswer) this.onInterim = listener;
+  setInterimListener(listener: InterimListener | undefined): void {
+    if (!this.onFinalAnswer) this.onInterim = listener;
   }
 
   takeEarlyAnswer(): EarlyAnswer | undefined {
-    const { early } = this;
-    this.early = undefined;
+    const { earlyAnswer: early } = this;
+    this.earlyAnswer = undefined;
     return early;
   }
 
   /** Ends it, unless the whole was given to it already. */
-  cut(why: string): undefined {
-    if (!this.bufferedAnswer) this.cutting.abort(new Error(why));
+  abort(why: string): undefined {
+    if (!this.onFinalAnswer) this.abortController.abort(new Error(why));
   }
 
   /** Fulfilled when nothing more comes of it, except for the delivery that has taken it over. Never rejects. */
-  async over(): Promise<void> {
+  async settled(): Promise<void> {
     try {
-      const tried = await this.tried;
-      if (tried && !this.bufferedAnswer) await this.settle(tried);
+      const tried = await this.result;
+      if (tried && !this.onFinalAnswer) await this.settle(tried);
     } catch (error) {
       // The record says that it was in part, which is what matters to whoever delivers the whole.
       this.deps.log.error({ upload: uploadTag(this.upload.id), err: error }, 'an early attempt failed');
@@ -120,52 +120,54 @@ export class EagerAttempt implements Feed {
   /** Its upload is whole, the attempt is `whole` now, and the claim on it is held as long as `signal` says. */
   async finish(
     upload: Upload,
-    whole: Attempt,
-    { signal, bufferedAnswer, onInterim }: Pick<AttemptCall, 'signal' | 'bufferedAnswer' | 'onInterim'>,
-  ): Promise<Tried> {
-    const stop = (): void => this.cutting.abort(signal.reason);
-    this.bufferedAnswer = bufferedAnswer;
+    claimed: Attempt,
+    { signal, onAnswer, onInterim }: Pick<AttemptCall, 'signal' | 'onAnswer' | 'onInterim'>,
+  ): Promise<AttemptResult> {
+    const stop = (): void => this.abortController.abort(signal.reason);
+    this.onFinalAnswer = onAnswer;
     this.onInterim = onInterim;
     this.stopListening();
     signal.addEventListener('abort', stop, { once: true });
     if (signal.aborted) stop();
-    if (this.buffered) bufferedAnswer(this.buffered);
-    this.body.letGo(upload);
-    const tried = await this.tried;
+    if (this.buffered) onAnswer(this.buffered);
+    this.body.releaseEnd(upload);
+    const tried = await this.result;
     signal.removeEventListener('abort', stop);
     if (!tried) throw new Error('an attempt that was claimed has not begun');
-    const ended = { ...this.judged(tried).attempt, ...budgetOf(whole) };
+    const ended = { ...this.withReach(tried).attempt, ...budgetFields(claimed) };
     Reflect.deleteProperty(ended, 'inPart');
     reportAttempt(this.upload, ended, this.deps);
     return this.isChallengedEarly(tried) ? { attempt: ended } : { ...tried, attempt: ended };
   }
 
-  private readonly onDraining = (): void => this.cut('the proxy is being stopped');
+  private readonly onDraining = (): void => this.abort('the proxy is being stopped');
 
-  private async run(): Promise<Tried | undefined> {
-    const { turns, metrics } = this.deps;
+  private async run(): Promise<AttemptResult | undefined> {
+    const { originQueues, metrics } = this.deps;
     const { origin, delivery } = this.route;
-    const turn = await turns.of(origin).take({ ...EAGER, rules: delivery, signal: this.cutting.signal });
-    if (turn.kind !== 'go') return this.notBegun();
+    const slot = await originQueues
+      .of(origin)
+      .acquire({ ...EAGER, limits: delivery, signal: this.abortController.signal });
+    if (slot.kind !== 'granted') return this.markNotBegun();
     metrics.activeDeliveries.inc();
     let isHealthy: boolean | undefined;
     try {
       const attempt = await this.begin();
-      if (!attempt) return this.notBegun();
-      const tried = await this.try(attempt);
-      isHealthy = originIsHealthy(tried, this.cutting.signal);
+      if (!attempt) return this.markNotBegun();
+      const tried = await this.send(attempt);
+      isHealthy = originIsHealthy(tried, this.abortController.signal);
       return tried;
     } catch (error) {
-      this.notBegun();
+      this.markNotBegun();
       throw error;
     } finally {
       metrics.activeDeliveries.dec();
-      turn.end(isHealthy);
+      slot.end(isHealthy);
     }
   }
 
-  private notBegun(): undefined {
-    this.tellBegun(undefined);
+  private markNotBegun(): undefined {
+    this.resolveBegun(undefined);
     this.body.framed.body?.destroy();
   }
 
@@ -176,21 +178,21 @@ export class EagerAttempt implements Feed {
     return upload === 'stale' ? undefined : attempt;
   }
 
-  private try(attempt: Attempt): Promise<Tried> {
-    this.tellBegun(attempt);
+  private send(attempt: Attempt): Promise<AttemptResult> {
+    this.resolveBegun(attempt);
     const { upload, route } = this;
-    const bufferedAnswer = (buffered: ResponseBuffer | undefined): void => this.hear(buffered);
-    const content = () => this.body.framed;
-    const { signal } = this.cutting;
-    const keepChallengeIn = () => (this.bufferedAnswer ? 'spool' : 'memory');
+    const onAnswer = (buffered: ResponseBuffer | undefined): void => this.onAnswer(buffered);
+    const openBody = () => this.body.framed;
+    const { signal } = this.abortController;
+    const keepChallengeIn = () => (this.onFinalAnswer ? 'spool' : 'memory');
     const onInterim: InterimListener = (interim) => this.onInterim?.(interim);
     const call = {
       upload,
       route,
-      content,
+      openBody,
       attempt,
       signal,
-      bufferedAnswer,
+      onAnswer,
       onInterim,
       keepChallengeIn,
     } as const;
@@ -198,45 +200,47 @@ export class EagerAttempt implements Feed {
   }
 
   /** A short answer is recorded before it is shown, a long one is shown while it comes in. */
-  private hear(buffered: ResponseBuffer | undefined): void {
+  private onAnswer(buffered: ResponseBuffer | undefined): void {
     this.buffered = buffered;
-    clearTimeout(this.idle);
-    if (this.bufferedAnswer) return this.bufferedAnswer(buffered);
-    buffered?.whenLong(() => this.show({ kind: 'answered', upload: this.upload, answer: buffered.relay() }));
+    clearTimeout(this.idleTimer);
+    if (this.onFinalAnswer) return this.onFinalAnswer(buffered);
+    buffered?.onLongResponse(() =>
+      this.showEarlyAnswer({ kind: 'answered', upload: this.upload, answer: buffered.relay() }),
+    );
   }
 
-  private show(early: EarlyAnswer): void {
-    this.early = early;
-    this.enough.abort();
+  private showEarlyAnswer(early: EarlyAnswer): void {
+    this.earlyAnswer = early;
+    this.answeredEarlyController.abort();
   }
 
-  private async settle(tried: Tried): Promise<void> {
-    const early = await settleEarly(this.upload.id, this.judged(tried), this.route, this.deps);
-    if (early && !this.enough.signal.aborted) this.show(early);
+  private async settle(tried: AttemptResult): Promise<void> {
+    const early = await settleEarly(this.upload.id, this.withReach(tried), this.route, this.deps);
+    if (early && !this.answeredEarlyController.signal.aborted) this.showEarlyAnswer(early);
   }
 
   /** Only what was certainly not handed out completely is certainly not with the origin. */
-  private judged(tried: Tried): Tried {
+  private withReach(tried: AttemptResult): AttemptResult {
     const { attempt, answered } = tried;
     const isAnswer = answered && !answered.isChallenge;
-    if (this.body.gaveAll || isAnswer || attempt.reached === 'never-sent') return tried;
-    const { signal } = this.cutting;
+    if (this.body.endWasSent || isAnswer || attempt.reached === 'never-sent') return tried;
+    const { signal } = this.abortController;
     const problem = signal.aborted ? (signal.reason as Error).message : attempt.problem;
     return { ...tried, attempt: { ...attempt, reached: 'sent-in-part', problem } };
   }
 
   /** By an origin that had not heard all of it: the whole is sent with what newer credentials there are. */
-  private isChallengedEarly({ answered }: Tried): boolean {
+  private isChallengedEarly({ answered }: AttemptResult): boolean {
     return answered?.answer.body.in === 'record' && answered.isChallenge;
   }
 
   private stopListening(): void {
-    clearTimeout(this.idle);
+    clearTimeout(this.idleTimer);
     this.deps.draining.removeEventListener('abort', this.onDraining);
   }
 }
 
-function budgetOf({ budgetFrom, budgetSince }: Attempt): Pick<Attempt, 'budgetFrom' | 'budgetSince'> {
+function budgetFields({ budgetFrom, budgetSince }: Attempt): Pick<Attempt, 'budgetFrom' | 'budgetSince'> {
   return { budgetFrom, budgetSince };
 }
 
@@ -246,22 +250,22 @@ export interface EagerBodyDeps {
 }
 
 /** As much as is read ahead of an origin that is slower than its client: one read of the spool. */
-const READ_AHEAD = 1024 * 1024;
+const READ_AHEAD_BYTES = 1024 * 1024;
 
 /**
  * The body of an origin's request while its upload grows. It gives committed bytes only, because what is not committed can
  * still be taken back by a newer request, and it keeps its end back until it is let go: so nobody can have all of it by then.
  */
 export class EagerBody {
-  readonly framed: Framed;
+  readonly framed: OriginBody;
   /** The end was handed out: the origin may have the whole. */
-  gaveAll = false;
+  endWasSent = false;
   private readonly changed = new Notifier();
   private readonly envelope;
   private readonly stream: Readable;
-  private section: AsyncIterator<Uint8Array> | undefined;
+  private pieces: AsyncIterator<Uint8Array> | undefined;
   private source: Readable | undefined;
-  private at = 0;
+  private position = 0;
   private committed: number;
   private mayEnd = false;
   private trailers: Headers = [];
@@ -277,8 +281,8 @@ export class EagerBody {
     this.envelope = framing.kind === 'multipart' ? envelopeOf(upload, framing) : undefined;
     const { before, after } = this.envelope ?? { before: '', after: '' };
     this.stream = new Readable({
-      highWaterMark: READ_AHEAD,
-      read: () => void this.give(),
+      highWaterMark: READ_AHEAD_BYTES,
+      read: () => void this.pushNext(),
       destroy: (error, done) => {
         this.source?.destroy();
         this.changed.announce();
@@ -291,26 +295,26 @@ export class EagerBody {
   }
 
   /** More is committed. */
-  noteCommitted(offset: number): void {
+  setCommitted(offset: number): void {
     this.committed = Math.max(this.committed, offset);
     this.changed.announce();
   }
 
   /** The upload is whole with this offset, and its end may be given. */
-  letGo({ offset, trailers = [] }: Pick<Upload, 'offset' | 'trailers'>): void {
+  releaseEnd({ offset, trailers = [] }: Pick<Upload, 'offset' | 'trailers'>): void {
     this.mayEnd = true;
     this.trailers = trailers;
-    this.noteCommitted(offset);
+    this.setCommitted(offset);
   }
 
-  private async give(): Promise<void> {
+  private async pushNext(): Promise<void> {
     const { stream } = this;
     try {
-      const piece = await this.next();
+      const piece = await this.nextPiece();
       if (stream.destroyed) return;
-      this.at += piece?.length ?? 0;
-      const isEnd = this.mayEnd && this.at === this.committed;
-      this.gaveAll ||= isEnd;
+      this.position += piece?.length ?? 0;
+      const isEnd = this.mayEnd && this.position === this.committed;
+      this.endWasSent ||= isEnd;
       if (piece) stream.push(piece);
       if (isEnd && this.envelope) stream.push(this.envelope.after);
       if (isEnd) stream.push(null);
@@ -320,14 +324,14 @@ export class EagerBody {
   }
 
   /** The bytes that follow, as soon as there are any; undefined when there are none. */
-  private async next(): Promise<Uint8Array | undefined> {
+  private async nextPiece(): Promise<Uint8Array | undefined> {
     for (;;) {
-      const read = await this.section?.next();
+      const read = await this.pieces?.next();
       if (read?.done === false) return read.value;
-      this.section = undefined;
-      while (this.limit <= this.at && !this.stream.destroyed && !this.mayEnd) await this.changed.next();
-      if (this.limit <= this.at || this.stream.destroyed) return undefined;
-      await this.open(this.limit);
+      this.pieces = undefined;
+      while (this.limit <= this.position && !this.stream.destroyed && !this.mayEnd) await this.changed.next();
+      if (this.limit <= this.position || this.stream.destroyed) return undefined;
+      await this.openSource(this.limit);
     }
   }
 
@@ -337,11 +341,11 @@ export class EagerBody {
     return this.mayEnd ? this.committed : Math.min(this.committed, length - 1);
   }
 
-  private async open(end: number): Promise<void> {
+  private async openSource(endEarlyAttempt: number): Promise<void> {
     const { store, spool } = this.deps;
     const { id } = this.upload;
-    this.source = spool.read(id, await store.chunks(id), { start: this.at, end });
-    this.section = (this.source as AsyncIterable<Uint8Array>)[Symbol.asyncIterator]();
+    this.source = spool.read(id, await store.chunks(id), { start: this.position, end: endEarlyAttempt });
+    this.pieces = (this.source as AsyncIterable<Uint8Array>)[Symbol.asyncIterator]();
   }
 }
 
@@ -351,19 +355,19 @@ export class EagerBody {
  */
 async function settleEarly(
   id: string,
-  { attempt, answered }: Tried,
+  { attempt, answered }: AttemptResult,
   route: Route,
   deps: DeliveryContext,
 ): Promise<EarlyAnswer | undefined> {
   const isLast = answered && !answered.isChallenge;
-  return isLast ? record(id, attempt, answered, route, deps) : end(id, attempt, answered, deps);
+  return isLast ? recordEarlyAnswer(id, attempt, answered, route, deps) : end(id, attempt, answered, deps);
 }
 
 /** The origin has heard enough: its answer stands for the upload, whose bytes nobody needs any more. */
-async function record(
+async function recordEarlyAnswer(
   id: string,
   attempt: Attempt,
-  { answer, body, buffered }: Answered,
+  { answer, body, buffered }: AttemptAnswer,
   route: Route,
   deps: DeliveryContext,
 ): Promise<EarlyAnswer | undefined> {
@@ -372,8 +376,8 @@ async function record(
     const expiresAt = clock() + route.delivery.keepAnswerMs;
     return store.respondEarly(id, attempt, { answer, body, expiresAt });
   };
-  const upload = await untilRecorded(id, record, deps);
-  if (upload === 'stale') return overtaken(id, buffered, deps);
+  const upload = await retryUntilRecorded(id, record, deps);
+  if (upload === 'stale') return handleStaleAnswer(id, buffered, deps);
   reportAttempt(upload, attempt, deps);
   reportEnd(upload, 'answered', deps.monotonic() - ((attempt.endedAt ?? attempt.startedAt) - attempt.startedAt), deps);
   buffered.release();
@@ -385,7 +389,11 @@ async function record(
  * A client may have been shown the beginning already, and waits for the end. That of a cancelled upload is nobody else's;
  * one that cannot be kept is cut. While it is whole, whoever claims it may be about to take this attempt over.
  */
-async function overtaken(id: string, buffered: Answered['buffered'], { store }: DeliveryContext): Promise<undefined> {
+async function handleStaleAnswer(
+  id: string,
+  buffered: AttemptAnswer['buffered'],
+  { store }: DeliveryContext,
+): Promise<undefined> {
   const known = await store.get(id);
   if (!known || known.phase === 'cancelled') buffered.release();
   else if (known.phase !== 'complete' && known.phase !== 'delivering')
@@ -397,7 +405,7 @@ async function overtaken(id: string, buffered: Answered['buffered'], { store }: 
 async function end(
   id: string,
   attempt: Attempt,
-  answered: Answered | undefined,
+  answered: AttemptAnswer | undefined,
   deps: DeliveryContext,
 ): Promise<EarlyAnswer | undefined> {
   const problem = attempt.problem ?? `the origin answered ${attempt.status}`;

@@ -4,7 +4,7 @@ import type { Route } from '../model/route.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import { isStoreUnavailable } from '../store/upload-store.js';
-import type { Answered, Tried } from './attempt.js';
+import type { AttemptAnswer, AttemptResult } from './attempt.js';
 import type { DeliveryClaim } from './claim.js';
 import type { DeliveryContext } from './context.js';
 import { reportEnd, reportLoss } from './report.js';
@@ -13,9 +13,9 @@ import { afterAttempt, policyOf } from './retry-policy.js';
 import type { Waiters, Pause, RunResult } from './waiters.js';
 
 /** What follows a step: a pause and another step, or nothing. */
-export type Next = (Pause & { readonly notBefore?: number }) | 'over';
+export type NextStep = (Pause & { readonly notBefore?: number }) | 'over';
 
-type WithAnswer = Tried & { readonly attempt: Attempt; readonly answered: Answered };
+type WithAnswer = AttemptResult & { readonly attempt: Attempt; readonly answered: AttemptAnswer };
 
 const STOPPING: Undelivered = { reason: 'unreachable', problem: 'the proxy is being stopped' };
 
@@ -35,40 +35,45 @@ export class RunFinish {
   }
 
   /** The claim that the next step gives up. */
-  endsWith(claim: Pick<DeliveryClaim, 'release'>): void {
+  useClaim(claim: Pick<DeliveryClaim, 'release'>): void {
     this.claim = claim;
   }
 
   /** `chunks`: of the upload, when they have to be removed. */
-  after(upload: Upload, tried: Tried, route: Route, chunks: () => Promise<readonly Chunk[]>): Promise<Next> {
+  afterAttempt(
+    upload: Upload,
+    tried: AttemptResult,
+    route: Route,
+    chunks: () => Promise<readonly Chunk[]>,
+  ): Promise<NextStep> {
     if (!hasAnswer(tried)) return this.unanswered(upload, tried, route);
     return tried.answered.isChallenge ? this.park(tried) : this.record(upload, tried, route, chunks);
   }
 
-  async postpone(pause: Exclude<Next, 'over'>): Promise<Next> {
+  async postpone(pause: Exclude<NextStep, 'over'>): Promise<NextStep> {
     const { store, worker, clock, monotonic } = this.deps;
     const dueAt = Math.round(clock() + pause.until - monotonic());
     await this.claim?.release();
-    const postponed = await this.noted(() => store.postpone(this.id, worker, dueAt));
-    return postponed === 'stale' ? this.elsewhere() : pause;
+    const postponed = await this.recordStep(() => store.postpone(this.id, worker, dueAt));
+    return postponed === 'stale' ? this.finishElsewhere() : pause;
   }
 
-  async giveUp(why: Undelivered): Promise<Next> {
+  async giveUp(why: Undelivered): Promise<NextStep> {
     const { store, worker } = this.deps;
     await this.claim?.release();
-    const upload = await this.noted(() => store.giveUp(this.id, worker, why));
-    if (upload === 'stale') return this.elsewhere();
+    const upload = await this.recordStep(() => store.giveUp(this.id, worker, why));
+    if (upload === 'stale') return this.finishElsewhere();
     reportEnd(upload, 'undelivered', this.startedAt, this.deps);
     return this.finish({ kind: 'undelivered', upload, why });
   }
 
   /** Nothing new may begin: whoever starts next takes it up. */
-  stopped(upload: Upload): 'over' {
+  finishStopped(upload: Upload): 'over' {
     reportEnd(upload, 'postponed', this.startedAt, this.deps);
     return this.finish({ kind: 'undelivered', upload, why: STOPPING });
   }
 
-  elsewhere(): 'over' {
+  finishElsewhere(): 'over' {
     return this.finish({ kind: 'elsewhere' });
   }
 
@@ -83,23 +88,23 @@ export class RunFinish {
     tried: WithAnswer,
     route: Route,
     chunks: () => Promise<readonly Chunk[]>,
-  ): Promise<Next> {
+  ): Promise<NextStep> {
     const { buffered } = tried.answered;
     const recorded = await recordAnswer(this.id, tried, route, this.deps, () => {
       buffered.release();
-      this.waiters.show({ kind: 'tape', upload, buffered });
-      void this.makeRoom(chunks);
+      this.waiters.show({ kind: 'answer', upload, buffered });
+      void this.freeSpace(chunks);
     });
-    if (recorded === 'stale') return this.overtaken(upload, buffered);
+    if (recorded === 'stale') return this.handleStaleAnswer(upload, buffered);
     buffered.release();
     reportEnd(recorded, 'answered', this.startedAt, this.deps);
-    this.finish({ kind: 'tape', upload: recorded, buffered });
+    this.finish({ kind: 'answer', upload: recorded, buffered });
     await removeChunks(this.id, await chunks(), this.deps);
     return 'over';
   }
 
   /** Where the disk has taken the status of the answer but not its body, the bytes of the upload may be what fills it. */
-  private async makeRoom(chunks: () => Promise<readonly Chunk[]>): Promise<void> {
+  private async freeSpace(chunks: () => Promise<readonly Chunk[]>): Promise<void> {
     const known = await this.deps.store.direct.get(this.id).catch(() => undefined);
     if (known?.phase !== 'answered') return;
     // What cannot be listed now is removed when the answer is recorded whole.
@@ -110,32 +115,32 @@ export class RunFinish {
    * A cancelled upload has no record any more, but those who wait for its answer get it. Where another worker has taken the
    * delivery over, only what that one records is the answer.
    */
-  private async overtaken(upload: Upload, buffered: ResponseBuffer): Promise<Next> {
+  private async handleStaleAnswer(upload: Upload, buffered: ResponseBuffer): Promise<NextStep> {
     const known = await this.deps.store.get(this.id);
     if (known && known.phase !== 'cancelled') {
       // What cannot be removed is the sweep's business.
       await buffered.break(new Error('another worker delivers this upload')).catch(() => undefined);
-      return this.elsewhere();
+      return this.finishElsewhere();
     }
     buffered.release();
-    return this.finish({ kind: 'tape', upload, buffered });
+    return this.finish({ kind: 'answer', upload, buffered });
   }
 
   /** The bytes stay for a client with other credentials, and what the origin said for one without. */
-  private async park({ attempt, answered }: WithAnswer): Promise<Next> {
+  private async park({ attempt, answered }: WithAnswer): Promise<NextStep> {
     const { answer, buffered } = answered;
     const problem = `the origin answered ${answer.status}`;
     const ended = await this.endAttempt({ ...attempt, problem });
     buffered.release();
-    if (ended === 'stale') return this.elsewhere();
+    if (ended === 'stale') return this.finishElsewhere();
     return this.giveUp({ reason: 'unauthorized', status: answer.status, problem, answer });
   }
 
-  private async unanswered(begun: Upload, { attempt, bytesLost }: Tried, route: Route): Promise<Next> {
+  private async unanswered(begun: Upload, { attempt, bytesLost }: AttemptResult, route: Route): Promise<NextStep> {
     const { monotonic, random } = this.deps;
     const endedAt = monotonic();
     const ended = await this.endAttempt(attempt);
-    if (ended === 'stale') return this.elsewhere();
+    if (ended === 'stale') return this.finishElsewhere();
     if (bytesLost) return this.lose(ended, attempt.problem);
     this.waiters.attemptFailed();
     const verdict = afterAttempt(attempt, policyOf(begun, route), random);
@@ -149,7 +154,7 @@ export class RunFinish {
   /** As the one who made it: when the claim was taken meanwhile, it is asked back first. */
   private async endAttempt(attempt: Attempt): Promise<Upload | 'stale'> {
     const { store, worker, clock, claimMs } = this.deps;
-    return this.noted(async () => {
+    return this.recordStep(async () => {
       const ended = await store.endAttempt(this.id, worker, attempt);
       if (ended !== 'stale') return ended;
       const isHeld = await store.renewClaim(this.id, worker, clock() + claimMs, attempt.number);
@@ -161,24 +166,26 @@ export class RunFinish {
    * A step that a machine refuses is done again until it is done: what was certainly never sent would become something that
    * nobody knows. Those who wait do not wait for that.
    */
-  private async noted<T>(step: () => Promise<T>): Promise<T> {
+  private async recordStep<T>(step: () => Promise<T>): Promise<T> {
     const onTrouble = (error: unknown): void => this.waiters.show({ kind: 'failed', error });
-    const outcome = await untilRecorded(this.id, () => unlessHopeless(step), this.deps, onTrouble);
-    this.waiters.takeBackFailure();
+    const outcome = await retryUntilRecorded(this.id, () => catchPermanentFault(step), this.deps, onTrouble);
+    this.waiters.clearFailure();
     if ('error' in outcome) throw outcome.error;
     return outcome.done;
   }
 
   /** State that was lost is never guessed: the client finds the upload gone and begins anew. */
-  async lose(upload: Upload, problem: string | undefined): Promise<Next> {
+  async lose(upload: Upload, problem: string | undefined): Promise<NextStep> {
     const lost = await this.deps.store.lose(this.id);
     if (lost !== 'gone') reportLoss(upload, problem, this.deps);
-    return this.elsewhere();
+    return this.finishElsewhere();
   }
 }
 
 /** What a step came to, where doing it again can change nothing. */
-async function unlessHopeless<T>(step: () => Promise<T>): Promise<{ readonly done: T } | { readonly error: unknown }> {
+async function catchPermanentFault<T>(
+  step: () => Promise<T>,
+): Promise<{ readonly done: T } | { readonly error: unknown }> {
   try {
     return { done: await step() };
   } catch (error) {
@@ -187,15 +194,15 @@ async function unlessHopeless<T>(step: () => Promise<T>): Promise<{ readonly don
   }
 }
 
-function hasAnswer(tried: Tried): tried is WithAnswer {
+function hasAnswer(tried: AttemptResult): tried is WithAnswer {
   return tried.answered !== undefined;
 }
 
 /** A disk that was full or failed once often takes the next write. */
-const FIRST_AGAIN_MS = 100;
-const LONGEST_AGAIN_MS = 3000;
+const FIRST_RETRY_MS = 100;
+const LONGEST_RETRY_MS = 3000;
 /** So often it is tried again when the proxy is being stopped. */
-const LAST_TRIES = 4;
+const TRIES_WHILE_STOPPING = 4;
 
 /**
  * Makes an answer durable. A store that fails is asked again and again: nothing else can bring this answer back, and
@@ -205,7 +212,7 @@ const LAST_TRIES = 4;
  */
 async function recordAnswer(
   id: string,
-  { attempt, answered }: { readonly attempt: Attempt; readonly answered: Answered },
+  { attempt, answered }: { readonly attempt: Attempt; readonly answered: AttemptAnswer },
   route: Route,
   deps: DeliveryContext,
   onTrouble: () => void,
@@ -218,23 +225,23 @@ async function recordAnswer(
       const expiresAt = clock() + route.delivery.keepAnswerMs;
       return await store.recordAnswer(id, worker, { answer, body, expiresAt }, ended);
     } catch (error) {
-      if (!ended || !isForgotten(error)) throw error;
+      if (!ended || !isAttemptUnknown(error)) throw error;
       ended = undefined;
       return record();
     }
   };
-  return untilRecorded(id, record, deps, onTrouble);
+  return retryUntilRecorded(id, record, deps, onTrouble);
 }
 
 /**
  * Repeats a step that writes down what came of a delivery until it is done: it was learned at the origin, and can be learned
  * nowhere else. Gives up with its failure only when the proxy stops.
  */
-export async function untilRecorded<T>(
+export async function retryUntilRecorded<T>(
   id: string,
   step: () => Promise<T>,
   { log, random, draining }: Pick<DeliveryContext, 'log' | 'random' | 'draining'>,
-  onTrouble: (error: unknown) => void = () => undefined,
+  onFailure: (error: unknown) => void = () => undefined,
 ): Promise<T> {
   let lastTries = 0;
   for (let failures = 0; ; failures++) {
@@ -247,23 +254,23 @@ export async function untilRecorded<T>(
         log.error({ upload: uploadTag(id), err: error }, 'what came of a delivery could not be recorded');
       // Before anybody hears it: an error that comes once must not leave them with what a restart would not know.
       if (failures === 0 && !isStoreUnavailable(error)) continue;
-      if (!isStoreUnavailable(error)) onTrouble(error);
-      if (draining.aborted && ++lastTries > LAST_TRIES) throw error;
-      await pauseBefore(lastTries > 0 ? lastTries : Math.max(failures, 1), random, draining);
+      if (!isStoreUnavailable(error)) onFailure(error);
+      if (draining.aborted && ++lastTries > TRIES_WHILE_STOPPING) throw error;
+      await pauseBeforeRetry(lastTries > 0 ? lastTries : Math.max(failures, 1), random, draining);
     }
   }
 }
 
 /** The stop ends a pause, so that what is full by now is tried again at once. */
-async function pauseBefore(attempt: number, random: () => number, draining: AbortSignal): Promise<void> {
-  const longestMs = Math.min(FIRST_AGAIN_MS * 2 ** (attempt - 1), LONGEST_AGAIN_MS);
+async function pauseBeforeRetry(attempt: number, random: () => number, draining: AbortSignal): Promise<void> {
+  const longestMs = Math.min(FIRST_RETRY_MS * 2 ** (attempt - 1), LONGEST_RETRY_MS);
   const signal = draining.aborted ? undefined : draining;
   // An early end of the pause is no failure.
   await sleep(longestMs / 2 + (longestMs / 2) * random(), undefined, { signal }).catch(() => undefined);
 }
 
 /** The store has lost its newest steps, and with them that this attempt began: then the answer counts without it. */
-function isForgotten(error: unknown): boolean {
+function isAttemptUnknown(error: unknown): boolean {
   return error instanceof Fault && error.code === 'CONTRACT_BROKEN';
 }
 

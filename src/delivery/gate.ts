@@ -9,8 +9,8 @@ import type { Gate, Route } from '../model/route.js';
 import { type Answer, identifiersOf, type Undelivered, type Upload } from '../model/upload.js';
 import { uploadFields } from '../observe/log.js';
 import type { DeliveryContext } from './context.js';
-import { removeChunks, untilRecorded } from './finish.js';
-import { filenameOf, wholeType } from './origin-body.js';
+import { removeChunks, retryUntilRecorded } from './finish.js';
+import { filenameOf, representationType } from './origin-body.js';
 
 /** What comes of asking the gate. */
 export type GateOutcome =
@@ -42,11 +42,11 @@ export async function passGate(task: GateTask, deps: DeliveryContext): Promise<G
   try {
     const verdict = await askGate({ gate, upload, via: deps.via }, spool.read(upload.id, chunks), signal);
     log.info({ ...uploadFields(identifiersOf(upload)), verdict: verdict.kind }, 'gate');
-    return isWaived() ? { kind: 'open' } : await gateOutcomeOf(verdict, upload, delivery.keepAnswerMs, deps);
+    return isWaived() ? { kind: 'open' } : await outcomeOf(verdict, upload, delivery.keepAnswerMs, deps);
   } catch (error) {
-    if (isLoss(error)) return { kind: 'lost', problem: error.message };
+    if (isBytesLost(error)) return { kind: 'lost', problem: error.message };
     if (!(error instanceof GateFailed)) throw error;
-    if (isLoss(error.cause)) return { kind: 'lost', problem: error.cause.message };
+    if (isBytesLost(error.cause)) return { kind: 'lost', problem: error.cause.message };
     if (isWaived()) return { kind: 'open' };
     log.error({ ...uploadFields(identifiersOf(upload)), err: error }, 'the gate gave no verdict: nothing passes it');
     const why: Undelivered = { reason: 'unreachable', problem: error.message };
@@ -54,11 +54,11 @@ export async function passGate(task: GateTask, deps: DeliveryContext): Promise<G
   }
 }
 
-function isLoss(error: unknown): error is Fault {
+function isBytesLost(error: unknown): error is Fault {
   return error instanceof Fault && error.code === 'BYTES_LOST';
 }
 
-async function gateOutcomeOf(
+async function outcomeOf(
   verdict: Verdict,
   upload: Upload,
   keepAnswerMs: number,
@@ -94,7 +94,7 @@ async function refuse(
   };
   const chunks = await store.chunks(upload.id);
   const kept = { answer, body, expiresAt: at + keepAnswerMs };
-  const recorded = await untilRecorded(upload.id, () => store.recordAnswer(upload.id, worker, kept), deps);
+  const recorded = await retryUntilRecorded(upload.id, () => store.recordAnswer(upload.id, worker, kept), deps);
   if (recorded === 'stale') return { kind: 'stale' };
   await removeChunks(upload.id, chunks, deps);
   return { kind: 'answered', upload: recorded };
@@ -123,7 +123,7 @@ class GateFailed extends Error {
 }
 
 /** What a gate is told besides the bytes. */
-interface GateFacts {
+interface GateInput {
   /** The name of this proxy in `Via`: a gate that leads back to it is a loop (RFC 9110 §7.6.3). */
   readonly via?: string;
   readonly method: string;
@@ -144,7 +144,7 @@ export async function askGate(
   signal: AbortSignal,
 ): Promise<Verdict> {
   const limit = AbortSignal.any([signal, AbortSignal.timeout(gate.timeoutMs)]);
-  const facts = { ...factsOf(upload), via };
+  const facts = { ...inputOf(upload), via };
   try {
     return await (gate.kind === 'http' ? askService(gate, facts, bytes, limit) : askCommand(gate, facts, bytes, limit));
   } catch (error) {
@@ -157,12 +157,12 @@ export async function askGate(
   }
 }
 
-function factsOf({ request, offset }: Upload): GateFacts {
+function inputOf({ request, offset }: Upload): GateInput {
   return {
     method: request.method,
     target: request.target,
     length: offset,
-    contentType: wholeType(request),
+    contentType: representationType(request),
     filename: filenameOf(request),
     client: request.clientAddress,
   };
@@ -171,16 +171,16 @@ function factsOf({ request, offset }: Upload): GateFacts {
 type HttpGate = Extract<Gate, { kind: 'http' }>;
 
 /** What a client is given of a refusal's body at most. */
-const LONGEST_BODY = 1024 * 1024;
+const MAX_BODY_BYTES = 1024 * 1024;
 
 /** Names the verdict where the status alone would allow it. */
-const VERDICT = 'x-upload-verdict';
+const VERDICT_HEADER = 'x-upload-verdict';
 
 /**
  * Posts the bytes to a service. 2xx allows, or quarantines with `X-Upload-Verdict: quarantine`; 4xx refuses, and the
  * client gets its status, type and body. Anything else is no verdict.
  */
-async function askService(gate: HttpGate, facts: GateFacts, bytes: Readable, signal: AbortSignal): Promise<Verdict> {
+async function askService(gate: HttpGate, facts: GateInput, bytes: Readable, signal: AbortSignal): Promise<Verdict> {
   const response = await request(gate.url, {
     method: 'POST',
     headers: headersOf(facts),
@@ -191,17 +191,17 @@ async function askService(gate: HttpGate, facts: GateFacts, bytes: Readable, sig
   });
   const { statusCode: status } = response;
   const body = status === 204 ? withoutContent(response.body) : await readBody(response.body);
-  const said = one(response.headers[VERDICT])?.trim().toLowerCase();
+  const said = firstValue(response.headers[VERDICT_HEADER])?.trim().toLowerCase();
   if (status >= 200 && status < 300) {
-    return said === 'quarantine' ? { kind: 'quarantined', problem: quarantined(body) } : { kind: 'allowed' };
+    return said === 'quarantine' ? { kind: 'quarantined', problem: quarantineProblem(body) } : { kind: 'allowed' };
   }
   if (status < 400 || status > 499) throw new GateFailed(`the gate answered ${status}`);
-  const type = one(response.headers['content-type']);
+  const type = firstValue(response.headers['content-type']);
   const headers: HeaderLine[] = type === undefined ? [] : [['Content-Type', type]];
   return { kind: 'refused', answer: { status, headers, body } };
 }
 
-function headersOf({ method, target, length, contentType, filename, client, via }: GateFacts): Record<string, string> {
+function headersOf({ method, target, length, contentType, filename, client, via }: GateInput): Record<string, string> {
   return {
     'Content-Type': contentType,
     'Content-Length': `${length}`,
@@ -223,34 +223,34 @@ async function readBody(body: AsyncIterable<Uint8Array>): Promise<Buffer> {
   const pieces: Uint8Array[] = [];
   let size = 0;
   for await (const piece of body) {
-    if (size < LONGEST_BODY) pieces.push(piece);
+    if (size < MAX_BODY_BYTES) pieces.push(piece);
     size += piece.length;
   }
-  return Buffer.concat(pieces).subarray(0, LONGEST_BODY);
+  return Buffer.concat(pieces).subarray(0, MAX_BODY_BYTES);
 }
 
-function one(value: string | string[] | undefined): string | undefined {
+function firstValue(value: string | string[] | undefined): string | undefined {
   return Array.isArray(value) ? value[0] : value;
 }
 
-function quarantined(body: Buffer): string {
+function quarantineProblem(body: Buffer): string {
   return body.toString('utf8').trim().slice(0, 500) || 'the gate keeps it back';
 }
 
 type CommandGate = Extract<Gate, { kind: 'command' }>;
 
 /** What is kept of a command's output. */
-const LONGEST_OUTPUT = 64 * 1024;
+const MAX_OUTPUT_BYTES = 64 * 1024;
 
-const REFUSED = 1;
-const QUARANTINED = 3;
+const EXIT_REFUSED = 1;
+const EXIT_QUARANTINED = 3;
 
 /**
  * Runs a command with the bytes as its standard input. Exit 0 allows; 1 refuses, as virus scanners have it, and its
  * output is the client's answer (422, or what a first line `Status: 415` says); 3 quarantines; others are no verdict.
  */
-async function askCommand(gate: CommandGate, facts: GateFacts, bytes: Readable, signal: AbortSignal): Promise<Verdict> {
-  const { command, env } = withVariables(gate.command, environment(facts));
+async function askCommand(gate: CommandGate, facts: GateInput, bytes: Readable, signal: AbortSignal): Promise<Verdict> {
+  const { command, env } = withEnvironment(gate.command, environment(facts));
   const [program = '', ...args] = command;
   const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'ignore'], env });
   const kill = (): void => void child.kill('SIGKILL');
@@ -282,9 +282,9 @@ function verdictOf(code: number | string, output: Buffer): Verdict {
   switch (code) {
     case 0:
       return { kind: 'allowed' };
-    case REFUSED:
-      return { kind: 'refused', answer: answerOf(output) };
-    case QUARANTINED:
+    case EXIT_REFUSED:
+      return { kind: 'refused', answer: refusalFrom(output) };
+    case EXIT_QUARANTINED:
       return { kind: 'quarantined', problem: output.toString('utf8').trim().slice(0, 500) || 'the gate keeps it back' };
     default:
       throw new GateFailed(`the gate's command ended with ${code}`);
@@ -292,7 +292,7 @@ function verdictOf(code: number | string, output: Buffer): Verdict {
 }
 
 /** As a CGI script would say it (RFC 3875 §6.3.3), in short. */
-function answerOf(output: Buffer): GateAnswer {
+function refusalFrom(output: Buffer): GateAnswer {
   const [line, status] = /^Status: (4\d\d)[^\n]*\n(?:\r?\n)?/.exec(output.toString('latin1')) ?? [];
   return {
     status: status === undefined ? 422 : Number(status),
@@ -305,7 +305,7 @@ function answerOf(output: Buffer): GateAnswer {
  * Nothing of ours but `PATH`: our variables may hold secrets, and some of them change what a program does. A NUL in any value
  * would keep the command from being run at all. A filename is text, what the client's fields say are octets.
  */
-function environment({ method, target, length, contentType, filename, client }: GateFacts): Record<string, Buffer> {
+function environment({ method, target, length, contentType, filename, client }: GateInput): Record<string, Buffer> {
   const octets = (value: string): Buffer => Buffer.from(printable(value), 'latin1');
   return {
     PATH: Buffer.from(process.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin'),
@@ -323,7 +323,7 @@ function printable(value: string): string {
 }
 
 /** Node gives an environment as UTF-8 only. A shell sets the variables whose octets are something else. */
-function withVariables(
+function withEnvironment(
   command: readonly string[],
   values: Readonly<Record<string, Buffer>>,
 ): { readonly command: readonly string[]; readonly env: Readonly<Record<string, string>> } {
@@ -353,8 +353,8 @@ async function outputOf(child: ChildProcess): Promise<Buffer> {
   const pieces: Buffer[] = [];
   let size = 0;
   for await (const piece of child.stdout as AsyncIterable<Buffer>) {
-    if (size < LONGEST_OUTPUT) pieces.push(piece);
+    if (size < MAX_OUTPUT_BYTES) pieces.push(piece);
     size += piece.length;
   }
-  return Buffer.concat(pieces).subarray(0, LONGEST_OUTPUT);
+  return Buffer.concat(pieces).subarray(0, MAX_OUTPUT_BYTES);
 }

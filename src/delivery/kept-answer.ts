@@ -16,7 +16,7 @@ export interface KeptAnswerDeps {
   readonly log: Log;
   readonly metrics: Pick<Metrics, 'bytesLost' | 'uploadEnded'>;
   /** Uploads whose kept answer was found lost by this process. */
-  readonly lostAnswers: Set<string>;
+  readonly reportedLosses: Set<string>;
 }
 
 /**
@@ -27,33 +27,33 @@ export interface KeptAnswerDeps {
 export async function keptAnswer(
   upload: Upload,
   deps: KeptAnswerDeps,
-  to: AbortSignal,
+  signal: AbortSignal,
 ): Promise<RelayedAnswer | undefined> {
   const answer = upload.answer ?? upload.undelivered?.answer;
   if (!answer) throw new Fault('RECORD_DAMAGED', 'an answered upload has no answer', false);
   if (answer.body.in === 'nowhere') return withoutBody(answer);
   const { status, reason, headers, trailers, bodySize } = answer;
   try {
-    const body = await bodyOf(upload.id, answer, deps, to);
+    const body = await bodyOf(upload.id, answer, deps, signal);
     return { status, reason, headers, bodySize, body, trailers: () => trailers };
   } catch (fault) {
     if (!(fault instanceof Fault) || fault.code !== 'BYTES_LOST') throw fault;
-    await assertStillHere(upload, deps);
+    await assertNotMoved(upload, deps);
     // Every client that asks is told; the loss is one.
-    if (!deps.lostAnswers.has(upload.id)) reportLostAnswer(upload, fault.message, deps);
-    remember(upload.id, deps.lostAnswers);
+    if (!deps.reportedLosses.has(upload.id)) reportLostAnswer(upload, fault.message, deps);
+    remember(upload.id, deps.reportedLosses);
     return undefined;
   }
 }
 
 /** Of so many is remembered that they were told of; an older one is told of again when somebody asks for it. */
-const MOST_LOST = 10_000;
+const MAX_REMEMBERED = 10_000;
 
 function remember(id: string, lost: Set<string>): void {
   lost.delete(id);
   lost.add(id);
   const [oldest] = lost;
-  if (lost.size > MOST_LOST) lost.delete(oldest!);
+  if (lost.size > MAX_REMEMBERED) lost.delete(oldest!);
 }
 
 /** The origin's head, and a word on what came of the rest. */
@@ -80,13 +80,13 @@ async function bodyOf(
   id: string,
   answer: Answer,
   { store, spool }: KeptAnswerDeps,
-  to: AbortSignal,
+  signal: AbortSignal,
 ): Promise<AsyncIterable<Uint8Array>> {
   const { body, bodySize } = answer;
   if (bodySize === 0) return Readable.from([]);
   if (body.in === 'spool') {
     const chunk: Chunk = { name: body.name, start: 0, size: bodySize, crc: body.crc };
-    await lookThrough(spool.read(id, [chunk]), to);
+    await verifyReadable(spool.read(id, [chunk]), signal);
     return spool.read(id, [chunk]) as AsyncIterable<Uint8Array>;
   }
   const bytes = await store.answerBody(id);
@@ -96,19 +96,19 @@ async function bodyOf(
   return Readable.from([bytes]);
 }
 
-async function lookThrough(body: Readable, to: AbortSignal): Promise<void> {
+async function verifyReadable(body: Readable, signal: AbortSignal): Promise<void> {
   try {
-    await finished(body.resume(), { signal: to });
+    await finished(body.resume(), { signal: signal });
   } catch (error) {
     // A disk that hangs is not waited for: the block that is being read is the last one.
     body.on('error', () => undefined).destroy();
-    to.throwIfAborted();
+    signal.throwIfAborted();
     throw error;
   }
 }
 
 /** Fails as unavailable when the upload was moved to another node or has just expired: then nothing is lost. */
-async function assertStillHere({ id, node }: Upload, { store }: KeptAnswerDeps): Promise<void> {
+async function assertNotMoved({ id, node }: Upload, { store }: KeptAnswerDeps): Promise<void> {
   const now = await store.get(id);
   if (!now || now.node !== node)
     throw new Fault('STORE_UNAVAILABLE', 'a kept answer has gone elsewhere while it was read', true);

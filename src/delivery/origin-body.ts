@@ -7,7 +7,7 @@ import type { Chunk, StoredRequest, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
 
 /** The body of the origin's request. */
-export interface Framed {
+export interface OriginBody {
   /** Missing when nobody knows yet: it is sent in chunks. */
   readonly size?: number;
   /** Where they are not the upload's as it was when this was made. */
@@ -17,23 +17,23 @@ export interface Framed {
 }
 
 /** The body a route wants: the bytes of the upload as they are, or as one file field among others. Never buffered. */
-export function framed(upload: Upload, wanted: Framing, chunks: readonly Chunk[], spool: Spool): Framed {
+export function frameBody(upload: Upload, wanted: Framing, chunks: readonly Chunk[], spool: Spool): OriginBody {
   const framing = framingFor(upload, wanted);
   const size = chunks.reduce((sum, chunk) => sum + chunk.size, 0);
   if (size !== upload.offset) throw bytesLost(size, upload.offset);
   const read = (): Readable => spool.read(upload.id, chunks);
-  if (framing.kind === 'raw') return size === 0 ? { size } : { size, body: exactly(size, read()) };
+  if (framing.kind === 'raw') return size === 0 ? { size } : { size, body: sizeChecked(size, read()) };
   const envelope = envelopeOf(upload, framing);
   const whole = envelope.before.length + size + envelope.after.length;
   if (size === 0) return { size: whole, body: Readable.from([Buffer.concat([envelope.before, envelope.after])]) };
-  return { size: whole, body: exactly(size, read(), envelope) };
+  return { size: whole, body: sizeChecked(size, read(), envelope) };
 }
 
 /**
  * Lets a stream end only when all of it was there: a shorter body must never look like a whole one. It ends with its last
  * byte and does not wait for the source to close its files: an origin that answers before our end has lost its connection.
  */
-function exactly(size: number, source: Readable, envelope?: Envelope): Readable {
+function sizeChecked(size: number, source: Readable, envelope?: Envelope): Readable {
   let passed = 0;
   const counted = new Transform({
     transform(piece: Uint8Array, _encoding, done) {
@@ -90,7 +90,7 @@ export function envelopeOf(
     ...framing.fields.map(([name, value]) => textPart(boundary, name, Buffer.from(value, 'utf8'))),
     ...framing.fieldsFromHeaders.flatMap(([name, header]) => {
       // What the authorization service says stands in the place of what the client says.
-      const value = fieldValue(addedHeaders, header) ?? valueAt(request, header);
+      const value = fieldValue(addedHeaders, header) ?? headerValue(request, header);
       // Node reads header bytes as Latin-1: this gives the origin the bytes the client sent.
       return value === undefined ? [] : [textPart(boundary, name, Buffer.from(printable(value), 'latin1'))];
     }),
@@ -102,7 +102,7 @@ export function envelopeOf(
 }
 
 /** Of the hops before us the form says what the origin's head says, and not what a client makes up. */
-function valueAt(request: StoredRequest, header: string): string | undefined {
+function headerValue(request: StoredRequest, header: string): string | undefined {
   return fieldValue(isHopField(header) ? withForwarding(request.headers, request) : request.headers, header);
 }
 
@@ -121,7 +121,7 @@ function fileHead(boundary: string, field: string, request: StoredRequest): Buff
   const filename = quoted(filenameOf(request) ?? 'upload');
   const disposition = `Content-Disposition: form-data; name="${quoted(field)}"; filename="${filename}"`;
   const encoding = fieldValue(request.headers, 'content-encoding');
-  const type = `Content-Type: ${printable(wholeType(request))}`;
+  const type = `Content-Type: ${printable(representationType(request))}`;
   const about = [type, ...(encoding === undefined ? [] : [`Content-Encoding: ${printable(encoding)}`])];
   // Names are text and go as UTF-8; values of fields are the client's octets, which Node reads as Latin-1.
   return Buffer.concat([
@@ -146,10 +146,10 @@ function quoted(text: string): string {
  * first that can be read and names a file. Undefined when there is none.
  */
 export function filenameOf({ headers }: Pick<StoredRequest, 'headers'>): string | undefined {
-  const parameters = parametersOf(fieldValue(headers, 'content-disposition') ?? '');
+  const parameters = dispositionParameters(fieldValue(headers, 'content-disposition') ?? '');
   const names = [
-    extended(parameters.get('filename*')),
-    plain(parameters.get('filename')),
+    decodeExtended(parameters.get('filename*')),
+    decodeRaw(parameters.get('filename')),
     uploadMetadata(headers).filename,
   ];
   return names.map(baseName).find((name) => name !== undefined);
@@ -164,7 +164,7 @@ function baseName(name: string | undefined): string | undefined {
 }
 
 /** RFC 9110 §5.6.6: name=token or name="quoted string"; of a repeated one the first counts. Some clients leave the type out. */
-function parametersOf(value: string): Map<string, string> {
+function dispositionParameters(value: string): Map<string, string> {
   const parameters = new Map<string, string>();
   const pattern = /;\s*([\w!#$%&'*+.^`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"\s]*))/g;
   const withType = /^\s*[\w*-]+\s*=/.test(value) ? `;${value}` : value;
@@ -181,7 +181,7 @@ function unquoted(text: string): string {
 }
 
 /** RFC 8187 §3.2: charset'language'percent-encoded. Undefined when it is anything else. */
-function extended(value: string | undefined): string | undefined {
+function decodeExtended(value: string | undefined): string | undefined {
   const [, charset, encoded] =
     /^([\w-]+)'[\w-]*'((?:[^%\x00-\x1f\x7f-\xff]|%[0-9A-Fa-f]{2})*)$/.exec(value ?? '') ?? [];
   if (charset === undefined || encoded === undefined) return undefined;
@@ -190,35 +190,40 @@ function extended(value: string | undefined): string | undefined {
     'latin1',
   );
   const lower = charset.toLowerCase();
-  if (lower === 'utf-8') return utf8(bytes);
+  if (lower === 'utf-8') return decodeUtf8(bytes);
   return lower === 'iso-8859-1' ? bytes.toString('latin1') : undefined;
 }
 
 /** Many clients put raw UTF-8 there, which Node reads as Latin-1. */
-function plain(value: string | undefined): string | undefined {
-  return value === undefined ? undefined : (utf8(Buffer.from(value, 'latin1')) ?? value);
+function decodeRaw(value: string | undefined): string | undefined {
+  return value === undefined ? undefined : (decodeUtf8(Buffer.from(value, 'latin1')) ?? value);
 }
 
 const UNKNOWN_TYPE = 'application/octet-stream';
 
 /** They say "a piece follows" or "some bytes", which is nothing of the whole. */
-const NO_TYPES = new Set(['', 'application/partial-upload', 'application/offset+octet-stream', UNKNOWN_TYPE]);
+const UNINFORMATIVE_TYPES = new Set([
+  '',
+  'application/partial-upload',
+  'application/offset+octet-stream',
+  UNKNOWN_TYPE,
+]);
 
 /** The media type of the whole representation: the creation's `Content-Type`, or where that says nothing, its `Upload-Metadata`. */
-export function wholeType({ headers }: Pick<StoredRequest, 'headers'>): string {
-  return knownType({ headers }) ?? UNKNOWN_TYPE;
+export function representationType({ headers }: Pick<StoredRequest, 'headers'>): string {
+  return declaredType({ headers }) ?? UNKNOWN_TYPE;
 }
 
 /** The same; undefined when the creation does not say. */
-export function knownType({ headers }: Pick<StoredRequest, 'headers'>): string | undefined {
+export function declaredType({ headers }: Pick<StoredRequest, 'headers'>): string | undefined {
   const type = fieldValue(headers, 'content-type');
-  const told = saysNoType(type) ? undefined : type;
+  const told = isUninformativeType(type) ? undefined : type;
   return told ?? uploadMetadata(headers).mediaType;
 }
 
 /** Nothing can be told from this `Content-Type` about the whole. */
-export function saysNoType(contentType: string | undefined): boolean {
-  return NO_TYPES.has(mediaType(contentType));
+export function isUninformativeType(contentType: string | undefined): boolean {
+  return UNINFORMATIVE_TYPES.has(mediaType(contentType));
 }
 
 /** Whether it is a form already. */
@@ -238,8 +243,8 @@ interface UploadMetadata {
 }
 
 /** The names that clients give it, the best known first. */
-const NAMES = ['filename', 'name'];
-const TYPES = ['filetype', 'type', 'contenttype'];
+const NAME_KEYS = ['filename', 'name'];
+const TYPE_KEYS = ['filetype', 'type', 'contenttype'];
 
 /** RFC 9110 §8.3.1. */
 const MEDIA_TYPE =
@@ -253,26 +258,26 @@ function uploadMetadata(headers: Headers): UploadMetadata {
   const pairs = new Map<string, string>();
   for (const pair of (fieldValue(headers, 'upload-metadata') ?? '').split(',')) {
     const [key = '', encoded = '', ...rest] = pair.trim().split(/ +/);
-    const value = rest.length === 0 ? decoded(encoded) : undefined;
+    const value = rest.length === 0 ? decodeBase64(encoded) : undefined;
     if (value !== undefined && !pairs.has(key.toLowerCase())) pairs.set(key.toLowerCase(), value);
   }
   const first = (keys: readonly string[], isUsable: (value: string) => boolean): string | undefined =>
     keys.map((key) => pairs.get(key)).find((value) => value !== undefined && isUsable(value));
   return {
-    filename: first(NAMES, (value) => value !== ''),
-    mediaType: first(TYPES, (value) => MEDIA_TYPE.test(value)),
+    filename: first(NAME_KEYS, (value) => value !== ''),
+    mediaType: first(TYPE_KEYS, (value) => MEDIA_TYPE.test(value)),
   };
 }
 
 /** Base64 of UTF-8; undefined when it is not. */
-function decoded(encoded: string): string | undefined {
+function decodeBase64(encoded: string): string | undefined {
   const [, digits] = /^([A-Za-z0-9+/]+)={0,2}$/.exec(encoded) ?? [];
   if (digits === undefined || digits.length % 4 === 1) return undefined;
-  return utf8(Buffer.from(encoded, 'base64'));
+  return decodeUtf8(Buffer.from(encoded, 'base64'));
 }
 
 /** Undefined when these bytes are no UTF-8. */
-function utf8(bytes: Uint8Array): string | undefined {
+function decodeUtf8(bytes: Uint8Array): string | undefined {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {

@@ -1,13 +1,13 @@
 import { maxEagerDeliveries } from '../model/route.js';
 
-export interface SlotRules {
+export interface OriginLimits {
   /** Most requests at a time. */
   readonly concurrency: number;
   readonly breaker: BreakerRules;
 }
 
 export interface SlotRequest {
-  readonly rules: SlotRules;
+  readonly limits: OriginLimits;
   /** A client waits for this one: it goes before those nobody waits for. */
   readonly isUrgent: () => boolean;
   /** It is held for as long as a client uploads. */
@@ -17,7 +17,7 @@ export interface SlotRequest {
 
 export type Slot =
   | {
-      readonly kind: 'go';
+      readonly kind: 'granted';
       /** To be called once, when the origin is done with it. `lives`: it answered; undefined: nothing was learned of it. */
       readonly end: (isHealthy?: boolean) => void;
     }
@@ -26,19 +26,19 @@ export type Slot =
   | { readonly kind: 'stopped' };
 
 interface QueuedRequest extends SlotRequest {
-  readonly settle: (turn: Slot) => void;
+  readonly settle: (slot: Slot) => void;
 }
 
 /** Every so many turns the one that was asked for first is given, urgent or not: nobody waits for ever. */
-const TURN_OF_THE_OLDEST = 4;
+const OLDEST_FIRST_EVERY = 4;
 
 /** Who may send to one origin, and when: so many at a time, in order, and none while it is taken for dead. */
 export class OriginQueue {
   private readonly breaker = new Breaker();
-  private readonly asked = new Set<QueuedRequest>();
+  private readonly waiting = new Set<QueuedRequest>();
   private active = 0;
   private activeEager = 0;
-  private given = 0;
+  private grantedCount = 0;
 
   constructor(
     private readonly monotonic: () => number,
@@ -46,71 +46,71 @@ export class OriginQueue {
   ) {}
 
   get queued(): number {
-    return this.asked.size;
+    return this.waiting.size;
   }
 
   /** Whether a turn that is asked for now would be given at once. */
-  isFree({ concurrency }: SlotRules): boolean {
-    return this.active + this.asked.size < concurrency && this.breaker.admits(this.monotonic()) === 'go';
+  hasFreeSlot({ concurrency }: OriginLimits): boolean {
+    return this.active + this.waiting.size < concurrency && this.breaker.admission(this.monotonic()) === 'go';
   }
 
   /**
    * The same for an eager delivery: at most half of the turns, rounded down, are those of clients that are still uploading,
    * and none as long as a whole upload waits for one. Slow clients would hold up all others.
    */
-  isFreeForEager(rules: SlotRules): boolean {
-    return this.asked.size === 0 && this.activeEager < maxEagerDeliveries(rules) && this.isFree(rules);
+  hasFreeEagerSlot(rules: OriginLimits): boolean {
+    return this.waiting.size === 0 && this.activeEager < maxEagerDeliveries(rules) && this.hasFreeSlot(rules);
   }
 
-  take(call: SlotRequest): Promise<Slot> {
+  acquire(request: SlotRequest): Promise<Slot> {
     return new Promise((resolve) => {
-      const leave = (): void => settle({ kind: 'stopped' });
-      const settle = (turn: Slot): void => {
-        call.signal.removeEventListener('abort', leave);
-        this.asked.delete(asked);
-        resolve(turn);
+      const stop = (): void => settle({ kind: 'stopped' });
+      const settle = (slot: Slot): void => {
+        request.signal.removeEventListener('abort', stop);
+        this.waiting.delete(queued);
+        resolve(slot);
       };
-      const asked: QueuedRequest = { ...call, settle };
-      if (call.signal.aborted) return leave();
-      call.signal.addEventListener('abort', leave, { once: true });
-      this.asked.add(asked);
-      this.giveTurns();
+      const queued: QueuedRequest = { ...request, settle };
+      if (request.signal.aborted) return stop();
+      request.signal.addEventListener('abort', stop, { once: true });
+      this.waiting.add(queued);
+      this.grantSlots();
     });
   }
 
-  private giveTurns(): void {
+  private grantSlots(): void {
     for (let next = this.next(); next; next = this.next()) {
-      const admission = this.breaker.admits(this.monotonic());
+      const admission = this.breaker.admission(this.monotonic());
       if (admission === 'wait') return;
       if (admission === 'go') {
-        if (this.active >= next.rules.concurrency) return;
+        if (this.active >= next.limits.concurrency) return;
         next.settle(this.begin(next));
       } else next.settle({ kind: 'later', at: admission.until });
     }
   }
 
   private next(): QueuedRequest | undefined {
-    const [oldest] = this.asked;
-    if (this.given % TURN_OF_THE_OLDEST === TURN_OF_THE_OLDEST - 1) return oldest;
-    for (const asked of this.asked) if (asked.isUrgent()) return asked;
+    const [oldest] = this.waiting;
+    if (this.grantedCount % OLDEST_FIRST_EVERY === OLDEST_FIRST_EVERY - 1) return oldest;
+    for (const asked of this.waiting) if (asked.isUrgent()) return asked;
     return oldest;
   }
 
-  private begin({ rules, isEager }: SlotRequest): Slot {
+  private begin({ limits, isEager }: SlotRequest): Slot {
     this.active++;
     if (isEager) this.activeEager++;
-    this.given++;
-    const isProbe = this.breaker.begun();
+    this.grantedCount++;
+    const isProbe = this.breaker.onAttemptStart();
     let isOver = false;
     const end = (isHealthy?: boolean): void => {
       if (isOver) return;
       isOver = true;
       this.active--;
       if (isEager) this.activeEager--;
-      if (this.breaker.ended(isHealthy, isProbe, this.monotonic(), rules.breaker)) this.onOpened();
-      this.giveTurns();
+      if (this.breaker.onAttemptEnd(isHealthy, isProbe, this.monotonic(), limits.breaker)) this.onOpened();
+      this.grantSlots();
     };
-    return { kind: 'go', end };
+    return { kind: 'granted', end };
   }
 }
 
@@ -153,20 +153,20 @@ class Breaker {
   private openUntil: number | undefined;
   private probing = false;
 
-  admits(now: number): Admission {
+  admission(now: number): Admission {
     if (this.openUntil === undefined) return 'go';
     if (this.probing) return 'wait';
     return now < this.openUntil ? { until: this.openUntil } : 'go';
   }
 
   /** True when this attempt is the one that finds out. */
-  begun(): boolean {
+  onAttemptStart(): boolean {
     this.probing = this.openUntil !== undefined;
     return this.probing;
   }
 
   /** `lives`: it answered; undefined: nothing was learned. True when the breaker opens with this, for once or once more. */
-  ended(isHealthy: boolean | undefined, isProbe: boolean, now: number, rules: BreakerRules): boolean {
+  onAttemptEnd(isHealthy: boolean | undefined, isProbe: boolean, now: number, rules: BreakerRules): boolean {
     if (isProbe) this.probing = false;
     if (isHealthy === undefined) return false;
     if (isHealthy) {

@@ -3,10 +3,17 @@ import { originTrailers, withForwarding } from '../model/forwarded.js';
 import { endToEnd, fieldValue, type HeaderLine, type Headers, withoutFields } from '../model/headers.js';
 import { type Route, routeFor } from '../model/route.js';
 import { PLAIN_DIALECT, type StoredRequest, type Upload } from '../model/upload.js';
-import { filenameOf, framingFor, knownType, multipartType, saysNoType, wholeType } from './origin-body.js';
+import {
+  filenameOf,
+  framingFor,
+  declaredType,
+  multipartType,
+  isUninformativeType,
+  representationType,
+} from './origin-body.js';
 
 /** The head of the one ordinary request that stands for the whole upload. */
-export interface Replay {
+export interface OriginRequestHead {
   /** Scheme, host and port. */
   readonly origin: string;
   readonly method: string;
@@ -16,7 +23,7 @@ export interface Replay {
 }
 
 /** Fields about one piece of an upload, or about one message: wrong or harmful on a request that carries the whole. */
-const OF_THE_UPLOAD = new Set([
+const UPLOAD_FIELDS = new Set([
   'upload-complete',
   'upload-incomplete',
   'upload-offset',
@@ -36,10 +43,10 @@ const OF_THE_UPLOAD = new Set([
 ]);
 
 /** Of an ordinary request: what the body that follows says anew, and what is between its client and us. */
-const OF_ONE_MESSAGE = new Set(['expect', 'content-length', 'host']);
+const MESSAGE_FIELDS = new Set(['expect', 'content-length', 'host']);
 
 /** About the representation, which is one part of a multipart body: they stand there, or are untrue of the whole. */
-const OF_THE_FILE = new Set([
+const REPRESENTATION_FIELDS = new Set([
   'content-type',
   'content-disposition',
   'content-encoding',
@@ -53,18 +60,18 @@ const OF_THE_FILE = new Set([
 ]);
 
 /** `upload`: as `completedBy` makes it, where a client has completed it. */
-export function replayOf(upload: Upload, route: Route, via?: string): Replay {
+export function originRequestHead(upload: Upload, route: Route, via?: string): OriginRequestHead {
   const { request } = upload;
   const base = new URL(route.origin);
   const { method = request.method, target } = route.delivery;
   const framing = framingFor(upload, route.delivery.framing);
   const ofTheWhole = withoutFields(
     endToEnd(request.headers),
-    upload.dialect === PLAIN_DIALECT ? OF_ONE_MESSAGE : OF_THE_UPLOAD,
+    upload.dialect === PLAIN_DIALECT ? MESSAGE_FIELDS : UPLOAD_FIELDS,
   );
-  const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : withWholeType(ofTheWhole, upload);
+  const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : withRepresentationType(ofTheWhole, upload);
   const told = withForwarding(originFields(own, route), request, via);
-  const lines = withAdded(told, upload, route);
+  const lines = withAddedHeaders(told, upload, route);
   return {
     origin: base.origin,
     method,
@@ -82,7 +89,7 @@ export function replayOf(upload: Upload, route: Route, via?: string): Replay {
  * Where the authorization service was asked about that request again, it has what the service said then, and no credential
  * that the service has not seen with it: two identities are never mixed.
  */
-export function completedBy(
+export function withCompletingRequest(
   upload: Upload,
   route: Route,
   { credentials, addedHeaders }: { readonly credentials: Headers; readonly addedHeaders?: Headers },
@@ -97,7 +104,7 @@ export function completedBy(
 }
 
 /** What is known of an upload's request before its bytes, for an origin that is asked about it beforehand. */
-export interface Foreseen {
+export interface ExpectedRequest {
   readonly method: string;
   readonly target: string;
   readonly headers: Headers;
@@ -106,41 +113,49 @@ export interface Foreseen {
 }
 
 /** The creation `request` as its origin will get it, as far as the route makes something else of it. */
-export function foreseen(request: Pick<StoredRequest, 'method' | 'target' | 'headers'>, route: Route): Foreseen {
+export function expectedRequest(
+  request: Pick<StoredRequest, 'method' | 'target' | 'headers'>,
+  route: Route,
+): ExpectedRequest {
   const { method = request.method, target, framing } = routeFor(request.method, route).delivery;
   const isForm = framingFor({ request }, framing).kind === 'multipart';
   const headers: Headers = isForm
-    ? [...withoutFields(request.headers, OF_THE_FILE), ['Content-Type', multipartType({ deliveryKey: 'preflight' })]]
-    : withWholeType(request.headers, { dialect: '', request });
+    ? [
+        ...withoutFields(request.headers, REPRESENTATION_FIELDS),
+        ['Content-Type', multipartType({ deliveryKey: 'preflight' })],
+      ]
+    : withRepresentationType(request.headers, { dialect: '', request });
   return { method, target: targetOf(request, target), headers, isForm };
 }
 
 /** Trailers of the last body, without those that would say of the whole what is true of a piece or of the file alone. */
-export function replayedTrailers(trailers: Headers, upload: Upload, route: Route): HeaderLine[] {
+export function trailersForOrigin(trailers: Headers, upload: Upload, route: Route): HeaderLine[] {
   const isForm = framingFor(upload, route.delivery.framing).kind === 'multipart';
   const names = [
-    ...(upload.dialect === PLAIN_DIALECT ? OF_ONE_MESSAGE : OF_THE_UPLOAD),
-    ...(isForm ? OF_THE_FILE : []),
+    ...(upload.dialect === PLAIN_DIALECT ? MESSAGE_FIELDS : UPLOAD_FIELDS),
+    ...(isForm ? REPRESENTATION_FIELDS : []),
   ];
   return originTrailers(withoutFields(trailers, new Set(names)), route);
 }
 
 /** The type of the whole in place of a piece's. Where the creation has none, it is added only if something else tells it. */
-function withWholeType(
+function withRepresentationType(
   headers: Headers,
   { dialect, request }: { readonly dialect: string; readonly request: Pick<StoredRequest, 'headers'> },
 ): HeaderLine[] {
-  const told = knownType(request);
+  const told = declaredType(request);
   const isTyped = fieldValue(headers, 'content-type') !== undefined;
   if (dialect === PLAIN_DIALECT || (!isTyped && told === undefined)) return [...headers];
   if (told !== undefined && !isTyped) return [...headers, ['Content-Type', told]];
   return headers.map(([name, value]): HeaderLine => {
-    return name.toLowerCase() === 'content-type' && saysNoType(value) ? [name, wholeType(request)] : [name, value];
+    return name.toLowerCase() === 'content-type' && isUninformativeType(value)
+      ? [name, representationType(request)]
+      : [name, value];
   });
 }
 
 function asForm(headers: Headers, upload: Upload): HeaderLine[] {
-  return [...withoutFields(headers, OF_THE_FILE), ['Content-Type', multipartType(upload)]];
+  return [...withoutFields(headers, REPRESENTATION_FIELDS), ['Content-Type', multipartType(upload)]];
 }
 
 /** New lines take the place of the old ones, so that the order the client chose stays. */
@@ -159,7 +174,7 @@ function withCredentials(headers: Headers, credentials: Headers, { delivery }: R
 }
 
 /** What the authorization service says of the client, and never what the client says of itself in the same names. */
-function withAdded(headers: Headers, { addedHeaders = [] }: Upload, route: Route): HeaderLine[] {
+function withAddedHeaders(headers: Headers, { addedHeaders = [] }: Upload, route: Route): HeaderLine[] {
   const others = originFields(headers, { ...route, passesUnderscores: true });
   return [...withoutSpellings(others, new Set(addedHeaders.map(([name]) => fieldKey(name)))), ...addedHeaders];
 }

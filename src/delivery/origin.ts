@@ -1,8 +1,8 @@
 import type { Readable } from 'node:stream';
 import type { HeaderLine, Headers } from '../model/headers.js';
 import type { OriginInterim } from '../model/messages.js';
-import type { Framed } from './origin-body.js';
-import type { Replay } from './origin-request.js';
+import type { OriginBody } from './origin-body.js';
+import type { OriginRequestHead } from './origin-request.js';
 
 /** Sends one request to an origin, once. Repeating it is the caller's decision. */
 export interface Origin {
@@ -19,8 +19,8 @@ export interface Origin {
   close(): Promise<void>;
 }
 
-export interface OriginRequest extends Replay {
-  readonly content: Framed;
+export interface OriginRequest extends OriginRequestHead {
+  readonly content: OriginBody;
   /** Follow a body that is sent in chunks: one with a `size` as well, when there are some before it is sent. Asked again at its end. */
   readonly trailers?: () => Headers;
   /** The origin may be silent for this long. */

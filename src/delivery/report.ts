@@ -43,8 +43,8 @@ export function reportEnd(
   { log, metrics, clock, monotonic }: AttemptObserver,
 ): void {
   metrics.deliveryEnded((monotonic() - startedAt) / 1000, outcome);
-  if (outcome === 'undelivered') logUndelivered(log, lineOf(upload, 'undelivered', clock));
-  if (outcome === 'answered') noteEnd(upload, 'answered', { log, metrics, clock });
+  if (outcome === 'undelivered') logUndelivered(log, endLine(upload, 'undelivered', clock));
+  if (outcome === 'answered') reportUploadEnd(upload, 'answered', { log, metrics, clock });
 }
 
 /**
@@ -58,14 +58,14 @@ export function reportClosed(
   problem?: string,
 ): void {
   if (upload.answer !== undefined) return;
-  noteEnd(upload, upload.undelivered && phase === 'expired' ? 'undelivered' : phase, observer, problem);
+  reportUploadEnd(upload, upload.undelivered && phase === 'expired' ? 'undelivered' : phase, observer, problem);
 }
 
 /**
  * Removes an upload, its bytes before its record, and tells of its end where nobody has yet. Several processes, and several
  * tries, may come to this: the store names one of them as the one that has removed it, and that one tells.
  */
-export async function removeAndTell(
+export async function removeAndReport(
   upload: Upload | Pick<Upload, 'id'>,
   deps: EndObserver & { readonly spool: Pick<Spool, 'remove'>; readonly store: Pick<UploadStore, 'remove'> },
 ): Promise<void> {
@@ -79,7 +79,7 @@ export async function removeAndTell(
 
 /** One line and one figure for an upload whose gate refused it: the refusal is its answer, and its origin never heard of it. */
 export function reportRefusal(upload: Upload, observer: EndObserver): void {
-  noteEnd(upload, 'answered', observer);
+  reportUploadEnd(upload, 'answered', observer);
 }
 
 /** Everybody who finds that stored bytes, or confirmed steps, of an upload are lost tells it with this, and ends the upload. */
@@ -99,17 +99,17 @@ export function reportLostAnswer(
   metrics.bytesLost('answer');
 }
 
-function noteEnd(
+function reportUploadEnd(
   upload: Upload,
   phase: UploadEndLine['phase'],
   { log, metrics, clock }: EndObserver,
   problem = upload.undelivered?.problem,
 ): void {
   metrics.uploadEnded(phase);
-  logUploadEnd(log, { ...lineOf(upload, phase, clock), problem });
+  logUploadEnd(log, { ...endLine(upload, phase, clock), problem });
 }
 
-function lineOf(upload: Upload, phase: UploadEndLine['phase'], clock: () => number): UploadEndLine {
+function endLine(upload: Upload, phase: UploadEndLine['phase'], clock: () => number): UploadEndLine {
   return {
     upload: identifiersOf(upload),
     phase,

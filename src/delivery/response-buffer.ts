@@ -14,7 +14,7 @@ export interface ResponseBufferDeps {
   /** Name of the chunk for a body that is too large to stay in memory. */
   readonly name: string;
   /** Bodies up to this size stay in memory. */
-  readonly keepInMemory: number;
+  readonly maxMemoryBytes: number;
 }
 
 /** An answer that is not over after so many bytes, or so long, is shown while it comes in. */
@@ -28,23 +28,23 @@ const SHORT_MS = 500;
  */
 export class ResponseBuffer {
   /** The fault for which its body is not kept: the answer is its status and its fields then. */
-  unkept: Fault | undefined;
+  storageFault: Fault | undefined;
   private readonly head: Pick<RelayedAnswer, 'status' | 'reason' | 'headers'>;
   /** From Content-Length: at this size a client takes the body for whole. */
   private readonly declaredSize: number;
   private readonly changed = new Notifier();
   /** What follows the bytes on disk. */
   private pieces: Uint8Array[] = [];
-  private onDisk: Extent = { size: 0 };
+  private stored: Extent = { size: 0 };
   private size = 0;
-  private lastPiece = 0;
+  private lastPieceBytes = 0;
   private writer: ChunkWriter | undefined;
   private trailers: readonly HeaderLine[] = [];
   private state: 'growing' | 'ended' | 'broken' = 'growing';
   /** Why it is broken. */
   private failure: Error | undefined;
-  private onLong: (() => void) | undefined;
-  private onUnkept: (() => void) | undefined;
+  private longResponseListener: (() => void) | undefined;
+  private storageFailureListener: (() => void) | undefined;
 
   constructor(
     private readonly answer: OriginAnswer,
@@ -57,29 +57,29 @@ export class ResponseBuffer {
   }
 
   /** Called if the end is too far away to let clients wait for it. */
-  whenLong(listener: () => void): void {
-    this.onLong = listener;
+  onLongResponse(listener: () => void): void {
+    this.longResponseListener = listener;
   }
 
   /** Called if its body cannot be kept: nobody who comes from now on is to read it. */
-  whenUnkept(listener: () => void): void {
-    this.onUnkept = listener;
+  onStorageFailure(listener: () => void): void {
+    this.storageFailureListener = listener;
   }
 
   /** Takes the answer to its end and makes a body that is on disk durable. Fails when it breaks off. */
-  async take(at: number): Promise<{ readonly answer: Answer; readonly body: Uint8Array | undefined }> {
-    const slow = setTimeout(() => this.noteLong(), SHORT_MS);
+  async readToEnd(receivedAt: number): Promise<{ readonly answer: Answer; readonly body: Uint8Array | undefined }> {
+    const slow = setTimeout(() => this.announceLong(), SHORT_MS);
     try {
       for await (const piece of this.answer.body as AsyncIterable<Uint8Array>) await this.add(piece);
-      await this.kept(async () => this.writer?.sync());
+      await this.store(async () => this.writer?.sync());
     } finally {
       clearTimeout(slow);
       // Every byte that counts has been synced before.
       await this.writer?.close().catch(() => undefined);
     }
     this.trailers = forwardableTrailers(this.answer.trailers());
-    const answer = { ...this.head, trailers: this.trailers, bodySize: this.size, at };
-    if (this.unkept) return { answer: { ...answer, body: { in: 'nowhere' } }, body: undefined };
+    const answer = { ...this.head, trailers: this.trailers, bodySize: this.size, at: receivedAt };
+    if (this.storageFault) return { answer: { ...answer, body: { in: 'nowhere' } }, body: undefined };
     if (this.writer) {
       const { crc } = this.writer.extent;
       return { answer: { ...answer, body: { in: 'spool', name: this.deps.name, crc } }, body: undefined };
@@ -104,7 +104,7 @@ export class ResponseBuffer {
   }
 
   relay(): RelayedAnswer {
-    if (this.unkept) return withoutBody(this.head);
+    if (this.storageFault) return withoutBody(this.head);
     return {
       ...this.head,
       body: this.read(),
@@ -123,14 +123,14 @@ export class ResponseBuffer {
       }
     } catch (error) {
       // A reader may be the first to notice that the file of a broken answer was removed.
-      throw this.failure ?? this.unkept ?? error;
+      throw this.failure ?? this.storageFault ?? error;
     }
   }
 
   /** False when this is the end. */
   private async growsBeyond(at: number): Promise<boolean> {
     for (;;) {
-      const failure = this.failure ?? this.unkept;
+      const failure = this.failure ?? this.storageFault;
       if (failure) throw failure;
       if (at < this.visibleSize()) return true;
       if (this.state === 'ended') return false;
@@ -140,57 +140,57 @@ export class ResponseBuffer {
 
   private visibleSize(): number {
     const looksComplete = this.size >= this.declaredSize;
-    return looksComplete && this.state !== 'ended' ? this.size - this.lastPiece : this.size;
+    return looksComplete && this.state !== 'ended' ? this.size - this.lastPieceBytes : this.size;
   }
 
   private between(start: number, end: number): Iterable<Uint8Array> | AsyncIterable<Uint8Array> {
-    const { size } = this.onDisk;
+    const { size } = this.stored;
     if (start >= size) return slices(this.pieces, start - size, end - size);
     const { id, name, spool } = this.deps;
-    const written = { name, start: 0, ...this.onDisk };
+    const written = { name, start: 0, ...this.stored };
     return spool.read(id, [written], { start, end: Math.min(end, size) }) as AsyncIterable<Uint8Array>;
   }
 
   private async add(piece: Uint8Array): Promise<void> {
-    const onlyInMemory = !this.writer && !this.unkept && this.size + piece.length <= this.deps.keepInMemory;
-    if (!onlyInMemory) await this.kept(() => this.write([...this.pieces, piece]));
+    const onlyInMemory = !this.writer && !this.storageFault && this.size + piece.length <= this.deps.maxMemoryBytes;
+    if (!onlyInMemory) await this.store(() => this.write([...this.pieces, piece]));
     if (onlyInMemory) this.pieces.push(piece);
     else this.pieces = [];
     this.size += piece.length;
-    this.lastPiece = piece.length;
+    this.lastPieceBytes = piece.length;
     this.changed.announce();
-    if (this.size > SHORT_BYTES) this.noteLong();
+    if (this.size > SHORT_BYTES) this.announceLong();
   }
 
   private async write(pieces: readonly Uint8Array[]): Promise<void> {
     const { id, name, spool } = this.deps;
     this.writer ??= await spool.create(id, name);
     await this.writer.write(pieces);
-    this.onDisk = this.writer.extent;
+    this.stored = this.writer.extent;
   }
 
   /**
    * A disk that does not take the body takes nothing from the answer: the rest is read and thrown away, so that its status
    * and fields are known. Whoever reads the body already fails.
    */
-  private async kept(task: () => Promise<void>): Promise<void> {
-    if (this.unkept) return;
+  private async store(task: () => Promise<void>): Promise<void> {
+    if (this.storageFault) return;
     try {
       await task();
     } catch (error) {
       if (!(error instanceof Fault)) throw error;
-      this.unkept = error;
-      this.onLong = undefined;
+      this.storageFault = error;
+      this.longResponseListener = undefined;
       this.changed.announce();
-      this.onUnkept?.();
+      this.storageFailureListener?.();
       // What cannot be removed is the sweep's business.
       await this.writer?.discard().catch(() => undefined);
     }
   }
 
-  private noteLong(): void {
-    this.onLong?.();
-    this.onLong = undefined;
+  private announceLong(): void {
+    this.longResponseListener?.();
+    this.longResponseListener = undefined;
   }
 }
 

@@ -16,7 +16,7 @@ export interface RetryPolicy {
  * What an origin's final response is to a delivery. `refusal`: nothing was done, and it may be sent again. `unknown`: a
  * gateway lost sight of the origin. `challenge`: it wants other credentials.
  */
-export type Meaning = 'answer' | 'refusal' | 'unknown' | 'challenge';
+export type ResponseMeaning = 'answer' | 'refusal' | 'unknown' | 'challenge';
 
 export type Verdict =
   | { readonly kind: 'again'; readonly dueAt: number; readonly why: Undelivered }
@@ -33,7 +33,7 @@ export type Start =
   | { readonly kind: 'give-up'; readonly why: Undelivered };
 
 /** Who wants an upload tried again whose trying had ended. */
-export type Asker = { readonly by: 'operator' } | { readonly by: 'client'; readonly hasCredentials: boolean };
+export type RetryRequester = { readonly by: 'operator' } | { readonly by: 'client'; readonly hasCredentials: boolean };
 
 /** Whether a request may be repeated when nobody knows what became of the first: by its meaning, or because the operator vouches for it. */
 export function isRepeatable(
@@ -56,7 +56,7 @@ export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () =
   if (!mayBeRepeated) return { kind: 'give-up', why };
   const { startedAt, endedAt = startedAt, notBefore = 0 } = attempt;
   // An early attempt that broke off costs nothing: the whole follows at once.
-  const delay = isEarly(attempt) ? 0 : jittered(delayMs(failures(attempt), rules), random);
+  const delay = isEarly(attempt) ? 0 : jittered(delayMs(failureCount(attempt), rules), random);
   const dueAt = Math.max(startedAt, endedAt) + delay;
   const lastAt = budgetEnd(attempt, rules);
   if (dueAt > lastAt) return { kind: 'give-up', why };
@@ -67,9 +67,9 @@ export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () =
  * Whether an upload may be sent now. `asked`: trying had ended and somebody who may asks again, which begins a new budget
  * and permits even what may have been taken already. Otherwise the newest attempt decides.
  */
-export function beforeAttempt(newest: Attempt | undefined, asked: boolean, policy: RetryPolicy): Start {
+export function beforeAttempt(newest: Attempt | undefined, isRetryRequested: boolean, policy: RetryPolicy): Start {
   const number = (newest?.number ?? 0) + 1;
-  if (!newest || asked || isEarly(newest)) return { kind: 'send', number, budgetFrom: number };
+  if (!newest || isRetryRequested || isEarly(newest)) return { kind: 'send', number, budgetFrom: number };
   const verdict = afterAttempt(newest, policy, () => 0);
   if (verdict.kind === 'give-up') return verdict;
   const { budgetFrom = newest.number, budgetSince = newest.startedAt } = newest;
@@ -81,7 +81,7 @@ export function beforeAttempt(newest: Attempt | undefined, asked: boolean, polic
  * told so: it only wants the answer it lost, and would have its request sent twice unknowingly. Not with the credentials that
  * the origin has refused. The operator knows what he does.
  */
-export function mayAskAgain(why: Undelivered, asker: Asker, policy: RetryPolicy): boolean {
+export function mayRetry(why: Undelivered, asker: RetryRequester, policy: RetryPolicy): boolean {
   if (asker.by === 'operator') return true;
   switch (why.reason) {
     case 'unreachable':
@@ -98,7 +98,7 @@ export function mayAskAgain(why: Undelivered, asker: Asker, policy: RetryPolicy)
 
 /** When a client may sensibly ask again after trying has ended, for `Retry-After`. */
 export function retryAfterSeconds(newest: Attempt | undefined, rules: RetryRules, now: number): number {
-  const delay = delayMs(newest ? failures(newest) : 1, rules);
+  const delay = delayMs(newest ? failureCount(newest) : 1, rules);
   // The origin said a length of time, and not more is left of it, whatever became of the clock.
   const { notBefore = 0, endedAt = now } = newest ?? {};
   return secondsUntil(now + Math.max(delay, Math.min(notBefore - now, notBefore - endedAt)), now);
@@ -114,22 +114,26 @@ export function secondsUntil(at: number, now: number): number {
  * 502 and 504 are a gateway's, and the origin behind it may be at work. RFC 9110 §15.5.2: with a challenge nothing was done.
  * `saysWhen`: the response has a `Retry-After`.
  */
-export function meaningOf(status: number, saysWhen: boolean, { repeatable, rules, parkOn }: RetryPolicy): Meaning {
+export function meaningOf(
+  status: number,
+  hasRetryAfter: boolean,
+  { repeatable, rules, parkOn }: RetryPolicy,
+): ResponseMeaning {
   const isGateways = status === 502 || status === 504;
-  const isOrigins = status === 503 || (status === 429 && saysWhen);
+  const isOrigins = status === 503 || (status === 429 && hasRetryAfter);
   if (rules.retryOn?.includes(status) ?? (isOrigins || (isGateways && repeatable))) return 'refusal';
   if (parkOn.includes(status)) return 'challenge';
   return rules.retryOn === undefined && isGateways ? 'unknown' : 'answer';
 }
 
 /** The origin certainly does not have all of it, whatever became of the attempt, or of the process it was made by. */
-export function isPartly({ reached, inPart }: Attempt): boolean {
+export function isPartiallySent({ reached, inPart }: Attempt): boolean {
   return reached === 'sent-in-part' || inPart === true;
 }
 
 /** The first attempt may have begun with the upload; one from a spool that cannot be read is no reason to hurry. */
 function isEarly(attempt: Attempt): boolean {
-  return isPartly(attempt) && attempt.number === 1;
+  return isPartiallySent(attempt) && attempt.number === 1;
 }
 
 export const LOST_WITH_PROCESS = 'the proxy stopped before it had recorded an answer';
@@ -137,7 +141,7 @@ export const LOST_WITH_PROCESS = 'the proxy stopped before it had recorded an an
 /** One that never ended, or whose answer was not recorded, may have been taken by the origin: its process was lost. */
 function whyUndelivered(attempt: Attempt, policy: RetryPolicy): Undelivered {
   const { reached, status, problem, notBefore } = attempt;
-  if (reached === 'never-sent' || isPartly(attempt))
+  if (reached === 'never-sent' || isPartiallySent(attempt))
     return { reason: 'unreachable', problem: problem ?? 'the origin could not be reached' };
   const says = problem ?? `the origin answered ${status}`;
   const meaning = reached === 'answered' && status !== undefined && meaningOf(status, notBefore !== undefined, policy);
@@ -150,10 +154,10 @@ function whyUndelivered(attempt: Attempt, policy: RetryPolicy): Undelivered {
 /** Trying for a waiting client is bounded in number and time, trying in the background in time alone. */
 function budgetEnd(attempt: Attempt, { maxAttempts, whileWaitingMs, inBackgroundMs }: RetryRules): number {
   const since = attempt.budgetSince ?? attempt.startedAt;
-  return since + Math.max(inBackgroundMs, failures(attempt) < maxAttempts ? whileWaitingMs : 0, 0);
+  return since + Math.max(inBackgroundMs, failureCount(attempt) < maxAttempts ? whileWaitingMs : 0, 0);
 }
 
-function failures({ number, budgetFrom = number }: Attempt): number {
+function failureCount({ number, budgetFrom = number }: Attempt): number {
   return number - budgetFrom + 1;
 }
 
@@ -174,12 +178,12 @@ function jittered(ms: number, random: () => number): number {
 export function retryAfterMs(headers: Headers, now: number): number | undefined {
   const text = fieldValue(headers, 'retry-after')?.trim() ?? '';
   if (/^\d{1,9}$/.test(text)) return Number(text) * 1000;
-  const at = readDate(text);
-  return at === undefined ? undefined : Math.max(at - (readDate(fieldValue(headers, 'date')) ?? now), 0);
+  const at = parseHttpDate(text);
+  return at === undefined ? undefined : Math.max(at - (parseHttpDate(fieldValue(headers, 'date')) ?? now), 0);
 }
 
 /** An HTTP-date in any of its three forms (RFC 9110 §5.6.7). */
-function readDate(value = ''): number | undefined {
+function parseHttpDate(value = ''): number | undefined {
   const text = value.trim();
   if (!/^(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)/.test(text)) return undefined;
   // The obsolete asctime form means UTC without saying so.
@@ -237,8 +241,8 @@ export class RetryDelay {
     this.until = this.isSkipped ? 0 : until;
     this.isSkipped = false;
     this.notBefore = notBefore;
-    const left = (): number => this.until! - this.monotonic();
-    for (let remainingMs = left(); remainingMs > 0 && !this.draining.aborted; remainingMs = left()) {
+    const remaining = (): number => this.until! - this.monotonic();
+    for (let remainingMs = remaining(); remainingMs > 0 && !this.draining.aborted; remainingMs = remaining()) {
       const timer = setTimeout(() => this.changed.announce(), Math.min(remainingMs, LONGEST_TIMER_MS));
       // Draining ends the pause, as the loop sees.
       await this.changed.next(this.draining).catch(() => undefined);
@@ -275,7 +279,7 @@ export function routeOf({ route, request, dialect, clientKey }: Upload, routes: 
 }
 
 /** Longer than any client needs to read an answer that it waits for. */
-const PLAIN_ANSWER_MS = 60_000;
+const PLAIN_KEEP_ANSWER_MS = 60_000;
 
 /**
  * An ordinary client is held open as long as the origin may take. Without a key of its own it cannot come back, and its
@@ -284,7 +288,7 @@ const PLAIN_ANSWER_MS = 60_000;
 function forPlainRequests(route: Route, mayComeBack: boolean): Route {
   const { delivery } = route;
   const waitMs = Math.max(delivery.waitMs, delivery.timeoutMs);
-  const keepAnswerMs = mayComeBack ? delivery.keepAnswerMs : Math.min(delivery.keepAnswerMs, PLAIN_ANSWER_MS);
+  const keepAnswerMs = mayComeBack ? delivery.keepAnswerMs : Math.min(delivery.keepAnswerMs, PLAIN_KEEP_ANSWER_MS);
   return { ...route, delivery: { ...delivery, waitMs, keepAnswerMs } };
 }
 

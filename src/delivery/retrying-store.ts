@@ -15,7 +15,7 @@ export interface RetryingStoreOptions {
 }
 
 /** What a delivery asks of a store. */
-type Steps = Omit<
+type DeliverySteps = Omit<
   UploadStore,
   | 'mayForget'
   | 'create'
@@ -39,7 +39,7 @@ type Steps = Omit<
  * A store that is asked again until it answers: a delivery has time, each of its steps may be repeated, and what a step has
  * learned from the origin can be learned nowhere else.
  */
-export class RetryingStore implements Steps {
+export class RetryingStore implements DeliverySteps {
   readonly direct: UploadStore;
   private isStoreUnavailable = false;
 
@@ -57,22 +57,22 @@ export class RetryingStore implements Steps {
       signal,
       random,
       onUnavailable: (fault) => {
-        this.noteUnavailable(fault);
+        this.reportUnavailable(fault);
         onUnavailable();
       },
     });
-    this.noteThere();
+    this.reportAvailable();
     return result;
   }
 
   /** The step's result, or its failure, at once; the log hears when the store begins to be away, and when it is back. */
-  async askOnce<T>(step: () => Promise<T>): Promise<T> {
+  async withoutRetry<T>(step: () => Promise<T>): Promise<T> {
     try {
       const result = await step();
-      this.noteThere();
+      this.reportAvailable();
       return result;
     } catch (error) {
-      if (isStoreUnavailable(error)) this.noteUnavailable(error);
+      if (isStoreUnavailable(error)) this.reportUnavailable(error);
       throw error;
     }
   }
@@ -113,7 +113,7 @@ export class RetryingStore implements Steps {
     return this.withRetry(async () => {
       const end = clock() + claimMs;
       const isHeld = isUnsure && (await this.direct.renewClaim(id, worker, end));
-      if (isHeld) return this.ifGoesOn(await this.direct.get(id), goesOn);
+      if (isHeld) return this.ifContinues(await this.direct.get(id), goesOn);
       isUnsure = true;
       return this.direct.claimDelivery(id, worker, end, goesOn);
     });
@@ -152,20 +152,20 @@ export class RetryingStore implements Steps {
   }
 
   /** An early attempt that has ended meanwhile, or was never marked, does not become the whole. */
-  private ifGoesOn(upload: Upload | undefined, goesOn: Attempt | undefined): Upload | undefined {
+  private ifContinues(upload: Upload | undefined, goesOn: Attempt | undefined): Upload | undefined {
     if (!goesOn) return upload;
     const noted = upload?.attempts.find(({ number }) => number === goesOn.number);
     return noted && !noted.inPart && noted.reached === undefined ? upload : undefined;
   }
 
-  private noteUnavailable(fault: Error): void {
+  private reportUnavailable(fault: Error): void {
     this.options.metrics.storeUnavailable();
     if (this.isStoreUnavailable) return;
     this.isStoreUnavailable = true;
     this.options.log.error({ reason: fault.message }, 'the store does not answer: deliveries wait for it');
   }
 
-  private noteThere(): void {
+  private reportAvailable(): void {
     if (!this.isStoreUnavailable) return;
     this.isStoreUnavailable = false;
     this.options.log.info('the store answers again: deliveries go on');

@@ -4,23 +4,23 @@ import type { OriginInterim } from '../model/messages.js';
 import type { Route } from '../model/route.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
-import { originIsHealthy, type Tried, tryOnce } from './attempt.js';
+import { originIsHealthy, type AttemptResult, tryOnce } from './attempt.js';
 import { DeliveryClaim } from './claim.js';
 import type { DeliveryContext } from './context.js';
 import type { EagerAttempt } from './eager.js';
-import { RunFinish, type Next } from './finish.js';
+import { RunFinish, type NextStep } from './finish.js';
 import { passGate } from './gate.js';
-import { framed } from './origin-body.js';
+import { frameBody } from './origin-body.js';
 import type { Slot } from './origin-queue.js';
-import { completedBy } from './origin-request.js';
+import { withCompletingRequest } from './origin-request.js';
 import { reportAttempt, reportRefusal } from './report.js';
 import type { ResponseBuffer } from './response-buffer.js';
 import {
   beforeAttempt,
   RetryDelay,
-  isPartly,
+  isPartiallySent,
   LOST_WITH_PROCESS,
-  mayAskAgain,
+  mayRetry,
   policyOf,
   RetryBudget,
   routeOf,
@@ -28,12 +28,12 @@ import {
 } from './retry-policy.js';
 import { Waiters } from './waiters.js';
 
-const LEFT_ALONE: Undelivered = { reason: 'unreachable', problem: 'the origin failed too often and is left alone' };
+const BREAKER_OPEN: Undelivered = { reason: 'unreachable', problem: 'the origin failed too often and is left alone' };
 
-type GivenTurn = Extract<Slot, { readonly kind: 'go' }>;
+type GrantedSlot = Extract<Slot, { readonly kind: 'granted' }>;
 
 /** For a step that sends nothing. */
-const NO_TURN: GivenTurn = { kind: 'go', end: () => undefined };
+const NO_SLOT: GrantedSlot = { kind: 'granted', end: () => undefined };
 
 export interface RunRequest {
   /** Who asks: what ended without an answer may be tried again for them. */
@@ -47,20 +47,20 @@ export interface RunRequest {
   /** An attempt that began while the upload was received, and may become the one. */
   readonly eager?: EagerAttempt;
   /** The upload as it was a moment ago. */
-  readonly known?: Upload;
+  readonly snapshot?: Upload;
 }
 
 /** One upload's delivery by this worker, from its claim to its end, in as many attempts as the policy allows. */
 export class Run {
   readonly waiters: Waiters;
   private readonly retryDelay: RetryDelay;
-  private readonly ending: RunFinish;
+  private readonly runFinish: RunFinish;
   private readonly budget: RetryBudget;
-  private completing: Pick<RunRequest, 'credentials' | 'addedHeaders'>;
+  private completingRequest: Pick<RunRequest, 'credentials' | 'addedHeaders'>;
   private eager: EagerAttempt | undefined;
-  private reading: Promise<readonly Chunk[]> | undefined;
+  private chunksRead: Promise<readonly Chunk[]> | undefined;
   /** Somebody who may asked for what had ended after this attempt (0: before any) to be tried again. */
-  private askedAfter: number | undefined;
+  private retryRequestedAfter: number | undefined;
   /** `waived`: by the operator. */
   private gate: 'to-ask' | 'passed' | 'waived' = 'to-ask';
 
@@ -72,44 +72,44 @@ export class Run {
     onOver: () => void,
   ) {
     this.waiters = new Waiters(deps.monotonic);
-    this.ending = new RunFinish(id, deps, this.waiters, onOver);
+    this.runFinish = new RunFinish(id, deps, this.waiters, onOver);
     this.retryDelay = new RetryDelay(deps.monotonic, deps.draining);
     this.budget = new RetryBudget(deps);
-    this.completing = request;
+    this.completingRequest = request;
     this.eager = request.eager;
     if (request.skipGate) this.gate = 'waived';
   }
 
   /** Another client came, perhaps with newer credentials: the next attempt uses them, and is made now if it may be. */
   join(request: Pick<RunRequest, 'credentials' | 'addedHeaders'>): void {
-    if (request.credentials.length > 0 || request.addedHeaders) this.completing = request;
-    if (this.retryDelay.retryNow()) this.waiters.pauses(undefined);
+    if (request.credentials.length > 0 || request.addedHeaders) this.completingRequest = request;
+    if (this.retryDelay.retryNow()) this.waiters.setPause(undefined);
   }
 
   /** The operator wants the next attempt now, whatever the origin asked for. A gate that was passed is asked once more. */
   forceRetry({ skipGate }: { readonly skipGate: boolean }): void {
     this.gate = skipGate ? 'waived' : 'to-ask';
-    if (this.retryDelay.forceRetryNowOrNext()) this.waiters.pauses(undefined);
+    if (this.retryDelay.forceRetryNowOrNext()) this.waiters.setPause(undefined);
   }
 
   /** Never fails. */
   async drive(): Promise<void> {
     try {
-      for (let next = await this.step(this.request.known); next !== 'over'; next = await this.step()) {
-        this.waiters.pauses(next);
+      for (let next = await this.step(this.request.snapshot); next !== 'over'; next = await this.step()) {
+        this.waiters.setPause(next);
         const hasEnded = await this.pause(next);
-        this.waiters.pauses(undefined);
-        if (hasEnded) return void this.ending.elsewhere();
+        this.waiters.setPause(undefined);
+        if (hasEnded) return void this.runFinish.finishElsewhere();
       }
     } catch (error) {
       // The record stays as it is: when the claim has run out, what it says decides, and nothing is sent twice.
       this.deps.log.error({ upload: uploadTag(this.id), err: error }, 'a delivery failed');
-      this.ending.finish({ kind: 'failed', error });
+      this.runFinish.finish({ kind: 'failed', error });
     }
   }
 
   /** True when somebody else has ended it meanwhile; one that is left undelivered may be what this run is asked to change. */
-  private async pause({ until, notBefore }: Exclude<Next, 'over'>): Promise<boolean> {
+  private async pause({ until, notBefore }: Exclude<NextStep, 'over'>): Promise<boolean> {
     const over = new AbortController();
     const ended = this.deps.store.settled(this.id, over.signal).then(
       (upload) => {
@@ -124,24 +124,24 @@ export class Run {
     return ended;
   }
 
-  /** Takes its turn at the origin before the claim: while it waits for it, the record says so and anybody may take it. */
-  private async step(before?: Upload): Promise<Next> {
-    const gone = await this.goOn();
+  /** Takes its slot at the origin before the claim: while it waits for it, the record says so and anybody may take it. */
+  private async step(before?: Upload): Promise<NextStep> {
+    const gone = await this.continueEager();
     if (gone) return gone;
-    const known = await this.look(before);
+    const known = await this.loadDeliverable(before);
     if (!known) return 'over';
-    const turn = this.startOf(known).kind === 'send' ? await this.tryAcquire(known) : NO_TURN;
-    if (turn.kind === 'stopped') return this.ending.stopped(known);
-    if (turn.kind === 'later') return { until: turn.at, notBefore: turn.at, why: LEFT_ALONE };
+    const slot = this.decideStart(known).kind === 'send' ? await this.acquireSlot(known) : NO_SLOT;
+    if (slot.kind === 'stopped') return this.runFinish.finishStopped(known);
+    if (slot.kind === 'later') return { until: slot.at, notBefore: slot.at, why: BREAKER_OPEN };
     try {
-      return await this.deliverClaimed(turn);
+      return await this.claimAndDeliver(slot);
     } finally {
-      turn.end();
+      slot.end();
     }
   }
 
   /** What follows the early attempt, when that could be made whole; once. */
-  private async goOn(): Promise<Next | undefined> {
+  private async continueEager(): Promise<NextStep | undefined> {
     const { eager } = this;
     this.eager = undefined;
     const early = await eager?.begun;
@@ -151,22 +151,22 @@ export class Run {
     const whole = { ...early, ...this.budget.begin(early.number) };
     const upload = await store.claimDelivery(this.id, worker, clock() + claimMs, whole);
     // It has ended, or the whole is delivered by somebody else.
-    if (!upload) return eager.cut('the whole is not for this attempt');
+    if (!upload) return eager.abort('the whole is not for this attempt');
     const claim = new DeliveryClaim(this.id, this.deps, askedAt);
-    this.ending.endsWith(claim);
-    claim.holdsFor(whole.number);
+    this.runFinish.useClaim(claim);
+    claim.coverAttempt(whole.number);
     try {
-      if (!(await store.withRetry(() => claim.isSure()))) {
-        eager.cut('another worker delivers the whole');
-        return this.ending.elsewhere();
+      if (!(await store.withRetry(() => claim.ensureHeld()))) {
+        eager.abort('another worker delivers the whole');
+        return this.runFinish.finishElsewhere();
       }
       const { onInterim } = this;
       const tried = await eager.finish(upload, whole, {
         signal: claim.signal,
-        bufferedAnswer: this.bufferOf(upload),
+        onAnswer: this.answerListener(upload),
         onInterim,
       });
-      return await this.ending.after(upload, tried, routeOf(upload, routes), this.chunks);
+      return await this.runFinish.afterAttempt(upload, tried, routeOf(upload, routes), this.chunks);
     } catch (error) {
       await claim.giveBack();
       throw error;
@@ -176,15 +176,15 @@ export class Run {
   }
 
   /** The upload, when it is this run's to deliver. */
-  private async look(before: Upload | undefined): Promise<Upload | undefined> {
+  private async loadDeliverable(before: Upload | undefined): Promise<Upload | undefined> {
     const known = before ?? (await this.deps.store.get(this.id));
     const { by } = this.request;
     const mayTry =
       known?.phase === 'complete' ||
       known?.phase === 'delivering' ||
       (known?.phase === 'undelivered' && by !== 'nobody' && this.mayTryAgain(known));
-    if (!mayTry || known.node !== this.deps.node) this.ending.elsewhere();
-    else if (this.deps.draining.aborted) this.ending.stopped(known);
+    if (!mayTry || known.node !== this.deps.node) this.runFinish.finishElsewhere();
+    else if (this.deps.draining.aborted) this.runFinish.finishStopped(known);
     else return known;
     return undefined;
   }
@@ -194,44 +194,46 @@ export class Run {
     const { by } = this.request;
     const why = known.undelivered;
     if (!why || by === 'nobody') return true;
-    const asker = by === 'operator' ? { by } : { by, hasCredentials: this.completing.credentials.length > 0 };
-    const isAsked = mayAskAgain(why, asker, policyOf(known, routeOf(known, this.deps.routes)));
-    this.askedAfter = isAsked ? newestNumber(known) : undefined;
+    const asker = by === 'operator' ? { by } : { by, hasCredentials: this.completingRequest.credentials.length > 0 };
+    const isAsked = mayRetry(why, asker, policyOf(known, routeOf(known, this.deps.routes)));
+    this.retryRequestedAfter = isAsked ? newestNumber(known) : undefined;
     return isAsked;
   }
 
-  private startOf(upload: Upload): Start {
+  private decideStart(upload: Upload): Start {
     const policy = policyOf(upload, routeOf(upload, this.deps.routes));
-    return beforeAttempt(upload.attempts.at(-1), this.isAskedFor(upload), policy);
+    return beforeAttempt(upload.attempts.at(-1), this.isRetryRequested(upload), policy);
   }
 
   /** A client that asked after one attempt knows nothing of a newer one, which another worker made meanwhile. */
-  private isAskedFor(upload: Upload): boolean {
-    if (this.askedAfter === undefined) return false;
-    return this.request.by === 'operator' || this.askedAfter === newestNumber(upload);
+  private isRetryRequested(upload: Upload): boolean {
+    if (this.retryRequestedAfter === undefined) return false;
+    return this.request.by === 'operator' || this.retryRequestedAfter === newestNumber(upload);
   }
 
-  private tryAcquire(upload: Upload): Promise<Slot> {
-    const { turns, draining, routes } = this.deps;
+  private acquireSlot(upload: Upload): Promise<Slot> {
+    const { originQueues, draining, routes } = this.deps;
     const { origin, delivery } = routeOf(upload, routes);
-    return turns.of(origin).take({ rules: delivery, isUrgent: () => this.waiters.isWaiting, signal: draining });
+    return originQueues
+      .of(origin)
+      .acquire({ limits: delivery, isUrgent: () => this.waiters.isWaiting, signal: draining });
   }
 
-  private async deliverClaimed(turn: GivenTurn): Promise<Next> {
+  private async claimAndDeliver(slot: GrantedSlot): Promise<NextStep> {
     const { store, worker, clock, monotonic, claimMs } = this.deps;
     const askedAt = monotonic();
     const claiming = store.claimDelivery(this.id, worker, clock() + claimMs);
     const [upload, chunks] = await Promise.all([claiming, this.chunks()]);
-    if (!upload) return this.ending.elsewhere();
+    if (!upload) return this.runFinish.finishElsewhere();
     // Its bytes have just been moved: they are delivered from there.
     if (upload.node !== this.deps.node) {
-      await this.ending.postpone({ until: monotonic(), why: LEFT_ALONE });
-      return this.ending.elsewhere();
+      await this.runFinish.postpone({ until: monotonic(), why: BREAKER_OPEN });
+      return this.runFinish.finishElsewhere();
     }
     const claim = new DeliveryClaim(this.id, this.deps, askedAt);
-    this.ending.endsWith(claim);
+    this.runFinish.useClaim(claim);
     try {
-      return await this.deliver(upload, chunks, turn, claim);
+      return await this.deliver(upload, chunks, slot, claim);
     } catch (error) {
       await claim.giveBack();
       throw error;
@@ -243,47 +245,48 @@ export class Run {
   private async deliver(
     upload: Upload,
     chunks: readonly Chunk[],
-    turn: GivenTurn,
+    slot: GrantedSlot,
     claim: DeliveryClaim,
-  ): Promise<Next> {
+  ): Promise<NextStep> {
     const { clock, monotonic, routes } = this.deps;
     const { signal } = claim;
     const route = routeOf(upload, routes);
-    const isLost = await this.isLost(upload, route, claim);
-    if (isLost !== true) return isLost;
-    await this.closeLeftOpen(upload.attempts.at(-1));
-    const start = this.startOf(upload);
-    if (start.kind === 'give-up') return this.ending.giveUp(start.why);
-    // It may be sent after all: with a turn.
-    if (turn === NO_TURN) return this.ending.postpone({ until: monotonic(), why: LEFT_ALONE });
-    this.askedAfter = undefined;
+    const waitForPreviousWorker = await this.isLost(upload, route, claim);
+    if (waitForPreviousWorker !== true) return waitForPreviousWorker;
+    await this.closeOpenAttempt(upload.attempts.at(-1));
+    const start = this.decideStart(upload);
+    if (start.kind === 'give-up') return this.runFinish.giveUp(start.why);
+    // It may be sent after all: with a slot.
+    if (slot === NO_SLOT) return this.runFinish.postpone({ until: monotonic(), why: BREAKER_OPEN });
+    this.retryRequestedAfter = undefined;
     const shut = await this.passGate(upload, route, signal);
     if (shut) return shut;
     const { number, budgetFrom, budgetSince } = start;
     const budget = this.budget.begin(budgetFrom, budgetSince);
     const attempt = { number, ...budget, origin: route.origin, startedAt: clock() };
-    const begun = await this.begin(attempt, claim);
-    if (begun === 'stale') return this.ending.elsewhere();
-    claim.holdsFor(number);
-    if (claim.mayHaveRunOut) return this.ending.after(begun, { attempt: notSent(attempt) }, route, this.chunks);
-    const tried = await this.try(begun, chunks, route, attempt, signal);
-    turn.end(originIsHealthy(tried, signal));
-    return this.ending.after(begun, tried, route, this.chunks);
+    const begun = await this.beginAttempt(attempt, claim);
+    if (begun === 'stale') return this.runFinish.finishElsewhere();
+    claim.coverAttempt(number);
+    if (claim.mayHaveExpired)
+      return this.runFinish.afterAttempt(begun, { attempt: notSent(attempt) }, route, this.chunks);
+    const tried = await this.sendAttempt(begun, chunks, route, attempt, signal);
+    slot.end(originIsHealthy(tried, signal));
+    return this.runFinish.afterAttempt(begun, tried, route, this.chunks);
   }
 
   /** Once: of what is whole they stay the same. */
-  private readonly chunks = (): Promise<readonly Chunk[]> => (this.reading ??= this.deps.store.chunks(this.id));
+  private readonly chunks = (): Promise<readonly Chunk[]> => (this.chunksRead ??= this.deps.store.chunks(this.id));
 
   /** Under a claim that holds for a while: who took one that ran out would have to take this attempt for lost. */
-  private begin(attempt: Attempt, claim: DeliveryClaim): Promise<Upload | 'stale'> {
+  private beginAttempt(attempt: Attempt, claim: DeliveryClaim): Promise<Upload | 'stale'> {
     const { store, worker } = this.deps;
     return store.withRetry(async () =>
-      (await claim.isSure()) ? store.direct.beginAttempt(this.id, worker, attempt) : ('stale' as const),
+      (await claim.ensureHeld()) ? store.direct.beginAttempt(this.id, worker, attempt) : ('stale' as const),
     );
   }
 
   /** What follows when the gate did not let the upload pass; asked once for all attempts, and again for the operator. */
-  private async passGate(upload: Upload, route: Route, signal: AbortSignal): Promise<Next | undefined> {
+  private async passGate(upload: Upload, route: Route, signal: AbortSignal): Promise<NextStep | undefined> {
     const { gate } = route.delivery;
     if (!gate || this.gate !== 'to-ask') return undefined;
     const isWaived = (): boolean => this.gate === 'waived';
@@ -293,16 +296,16 @@ export class Run {
         if (!isWaived()) this.gate = 'passed';
         return undefined;
       case 'shut':
-        return this.ending.giveUp(gateOutcome.why);
+        return this.runFinish.giveUp(gateOutcome.why);
       case 'failed':
-        return this.ending.postpone(gateOutcome);
+        return this.runFinish.postpone(gateOutcome);
       case 'lost':
-        return this.ending.lose(upload, gateOutcome.problem);
+        return this.runFinish.lose(upload, gateOutcome.problem);
       case 'answered':
         reportRefusal(gateOutcome.upload, this.deps);
-        return this.ending.elsewhere();
+        return this.runFinish.finishElsewhere();
       case 'stale':
-        return this.ending.elsewhere();
+        return this.runFinish.finishElsewhere();
     }
   }
 
@@ -311,66 +314,66 @@ export class Run {
    * which its claim ran out was set. Until a newer attempt begins its answer can be recorded, and so it is waited for, also
    * where the origin may be asked twice.
    */
-  private async isLost({ attempts }: Upload, route: Route, claim: DeliveryClaim): Promise<true | Next> {
-    const { store, returnMs, draining } = this.deps;
+  private async isLost({ attempts }: Upload, route: Route, claim: DeliveryClaim): Promise<true | NextStep> {
+    const { store, returnGraceMs, draining } = this.deps;
     const newest = attempts.at(-1);
-    const isOpen = newest !== undefined && newest.reached === undefined && !isPartly(newest);
-    if (!isOpen || returnMs === 0) return true;
+    const isOpen = newest !== undefined && newest.reached === undefined && !isPartiallySent(newest);
+    if (!isOpen || returnGraceMs === 0) return true;
     const waiting = new AbortController();
     const signal = AbortSignal.any([claim.signal, draining, waiting.signal]);
     // An early end of the waiting is seen by what is asked after it.
     const end = (): void => undefined;
     await Promise.race([
-      sleep(returnMs, undefined, { signal }).catch(end),
+      sleep(returnGraceMs, undefined, { signal }).catch(end),
       store.settled(this.id, signal).then(end, () => new Promise<void>(() => undefined)),
     ]);
     waiting.abort();
     const known = await store.get(this.id);
-    if (draining.aborted && known) return this.ending.stopped(known);
-    if (known?.phase !== 'delivering' || claim.signal.aborted) return this.ending.elsewhere();
-    return (await store.withRetry(() => claim.isSure())) ? true : this.ending.elsewhere();
+    if (draining.aborted && known) return this.runFinish.finishStopped(known);
+    if (known?.phase !== 'delivering' || claim.signal.aborted) return this.runFinish.finishElsewhere();
+    return (await store.withRetry(() => claim.ensureHeld())) ? true : this.runFinish.finishElsewhere();
   }
 
   /** Its process died within it: now the record says so. */
-  private async closeLeftOpen(newest: Attempt | undefined): Promise<void> {
+  private async closeOpenAttempt(newest: Attempt | undefined): Promise<void> {
     if (!newest || newest.reached !== undefined) return;
     const { store, worker, clock } = this.deps;
-    const reached = isPartly(newest) ? 'sent-in-part' : 'sent';
+    const reached = isPartiallySent(newest) ? 'sent-in-part' : 'sent';
     const closed = { ...newest, endedAt: clock(), reached, problem: LOST_WITH_PROCESS } as const;
     await store.endAttempt(this.id, worker, closed);
   }
 
-  private async try(
+  private async sendAttempt(
     claimed: Upload,
     chunks: readonly Chunk[],
     route: Route,
     attempt: Attempt,
     signal: AbortSignal,
-  ): Promise<Tried> {
+  ): Promise<AttemptResult> {
     const { metrics } = this.deps;
-    const { completing, onInterim } = this;
-    const upload = completedBy(claimed, route, completing);
-    const content = () => framed(upload, route.delivery.framing, chunks, this.deps.spool);
-    const bufferedAnswer = this.bufferOf(claimed);
+    const { completingRequest: completing, onInterim } = this;
+    const upload = withCompletingRequest(claimed, route, completing);
+    const openBody = () => frameBody(upload, route.delivery.framing, chunks, this.deps.spool);
+    const onAnswer = this.answerListener(claimed);
     metrics.activeDeliveries.inc();
-    const call = { upload, route, content, attempt, signal, bufferedAnswer, onInterim };
+    const call = { upload, route, openBody, attempt, signal, onAnswer, onInterim };
     const tried = await tryOnce(call, this.deps);
     metrics.activeDeliveries.dec();
     reportAttempt(upload, tried.attempt, this.deps);
     return tried;
   }
 
-  private readonly onInterim = (interim: OriginInterim): void => this.waiters.hearInterim(interim);
+  private readonly onInterim = (interim: OriginInterim): void => this.waiters.relayInterim(interim);
 
   /**
    * A crash must not make untrue what a client was shown: a short answer is recorded first. Whoever was shown a long one
    * that broke off fails with it; who comes after that waits for what follows.
    */
-  private bufferOf(upload: Upload): (buffered: ResponseBuffer | undefined) => void {
+  private answerListener(upload: Upload): (buffered: ResponseBuffer | undefined) => void {
     const { waiters } = this;
     return (buffered) => {
-      waiters.takeBack();
-      buffered?.whenLong(() => waiters.show({ kind: 'tape', upload, buffered }));
+      waiters.clearResult();
+      buffered?.onLongResponse(() => waiters.show({ kind: 'answer', upload, buffered }));
     };
   }
 }

@@ -6,7 +6,7 @@ import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../mo
 import type { OriginInterim } from '../model/messages.js';
 import { combineSmallPieces } from '../streams/small-pieces.js';
 import { InvalidAnswer, type Origin, type OriginAnswer, type OriginRequest, Unanswered } from './origin.js';
-import { keepReadingAfterWriteError, type OriginSocket, OTHER_INTERIM } from './undici-socket.js';
+import { instrumentOriginSocket, type OriginSocket, IGNORED_INTERIM_STATUS } from './undici-socket.js';
 
 export interface UndiciOriginOptions {
   /** Certificates (PEM) that an origin's may be signed with, in place of the system's. */
@@ -51,12 +51,12 @@ export class UndiciOrigin implements Origin {
           answered(answer);
         },
         unanswered,
-        whole: () => {
+        completed: () => {
           isOver();
           if (isShared) this.connections.giveBack(connection);
           else void this.connections.end(connection, new Error('one request a connection'));
         },
-        broken: (reason) => {
+        failed: (reason) => {
           isOver();
           void this.connections.end(connection, reason);
         },
@@ -91,7 +91,7 @@ function dispatchOptions(request: OriginRequest): DispatchOptions {
     path: target,
     headers: [...headers, ...framing].flat(),
     // undici finds out the length of a short stream by itself, but not of what is only iterated.
-    body: isChunked ? iterated(body!) : body,
+    body: isChunked ? asIterable(body!) : body,
     headersTimeout: timeoutMs,
     bodyTimeout: timeoutMs,
     servername: new URL(origin).hostname,
@@ -99,14 +99,14 @@ function dispatchOptions(request: OriginRequest): DispatchOptions {
 }
 
 /** Its types do not tell that undici takes it. */
-function iterated(body: Readable): Readable {
+function asIterable(body: Readable): Readable {
   const iterable = { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() as AsyncIterator<Uint8Array> };
   return iterable as unknown as Readable;
 }
 
 type Controller = Dispatcher.DispatchController;
 
-interface ExchangeEnds {
+interface ExchangeEvents {
   /** The final response's head is here. */
   readonly answered: (answer: OriginAnswer) => void;
   /** Before it; without those that are between the origin and us. */
@@ -114,13 +114,13 @@ interface ExchangeEnds {
   /** There will be none. */
   readonly unanswered: (why: Unanswered) => void;
   /** The whole response is here. */
-  readonly whole: () => void;
+  readonly completed: () => void;
   /** It broke off, before or within the response. */
-  readonly broken: (reason: Error) => void;
+  readonly failed: (reason: Error) => void;
 }
 
 /** Interim responses of one exchange, more than any origin has to say. */
-const MOST_INTERIMS = 1000;
+const MAX_INTERIMS = 1000;
 
 type AnswerBounds = Pick<OriginRequest, 'answerTimeoutMs' | 'maxAnswerSize'>;
 
@@ -130,11 +130,11 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
   private hasNoContent = false;
   private trailers: HeaderLine[] = [];
   private began = false;
-  private beganTwice = false;
-  private isOver = false;
+  private wasRestarted = false;
+  private hasEnded = false;
   private controller: Controller | undefined;
   private timer: NodeJS.Timeout | undefined;
-  private interims = 0;
+  private interimCount = 0;
   private interimBytes = 0;
   private bodyBytes = 0;
 
@@ -143,13 +143,13 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
     private readonly bounds: AnswerBounds,
     /** Of the request, asked for behind its last chunk. */
     private readonly requestTrailers: (() => Headers) | undefined,
-    private readonly ends: ExchangeEnds,
+    private readonly events: ExchangeEvents,
   ) {}
 
   /** Called right before the first byte is written. A second time would be a second request, which is not undici's to decide. */
   onRequestStart(controller: Controller): void {
     if (this.began) {
-      this.beganTwice = true;
+      this.wasRestarted = true;
       return controller.abort(new Error('the request would have been sent again'));
     }
     this.began = true;
@@ -158,7 +158,7 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
   }
 
   onResponseStart(controller: Controller, status: number, _headers: unknown, reason = ''): void {
-    if (status < 200) return this.hearInterim(controller, status, reason);
+    if (status < 200) return this.onInterim(controller, status, reason);
     this.requestSent();
     const headers = linesOf(controller.rawHeaders);
     const { maxAnswerSize = Infinity } = this.bounds;
@@ -168,7 +168,7 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
       new Readable({
         read: () => controller.resume(),
         destroy: (error, done) => {
-          if (!this.isOver) controller.abort(error ?? new Error('the answer is not wanted'));
+          if (!this.hasEnded) controller.abort(error ?? new Error('the answer is not wanted'));
           done(error);
         },
       }),
@@ -177,7 +177,7 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
     body.on('error', () => undefined);
     this.body = body;
     this.hasNoContent = status === 204 || status === 304;
-    this.ends.answered({
+    this.events.answered({
       status,
       reason: this.connection.socket?.reasonOf(status) ?? reason,
       headers,
@@ -196,7 +196,7 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
   /** From now on the answer takes its time. */
   requestSent(): void {
     const { answerTimeoutMs } = this.bounds;
-    if (answerTimeoutMs === undefined || this.timer || this.isOver) return;
+    if (answerTimeoutMs === undefined || this.timer || this.hasEnded) return;
     const problem = `the answer was not whole after ${answerTimeoutMs / 1000} s`;
     const end = (): void => this.controller?.abort(new InvalidAnswer(problem));
     this.timer = setTimeout(end, Math.min(answerTimeoutMs, LONGEST_TIMER_MS)).unref();
@@ -206,41 +206,43 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
     this.end();
     this.trailers = linesOf(controller.rawTrailers);
     this.body?.push(null);
-    this.ends.whole();
+    this.events.completed();
   }
 
   /**
    * RFC 9112 §6.3: a 204 or 304 ends with its head, whatever length that announces. undici misses the content; only the
    * connection is over for it, where something that was sent all the same could be taken for the next answer.
    */
-  onResponseError(_controller: Controller | undefined, met: Error): void {
+  onResponseError(_controller: Controller | undefined, reported: Error): void {
     this.end();
-    const isHuge = (met as NodeJS.ErrnoException).code === 'UND_ERR_HEADERS_OVERFLOW';
-    const error = isHuge ? new InvalidAnswer(`the head of the answer is larger than ${LARGEST_HEAD} bytes`, met) : met;
+    const isHuge = (reported as NodeJS.ErrnoException).code === 'UND_ERR_HEADERS_OVERFLOW';
+    const error = isHuge
+      ? new InvalidAnswer(`the head of the answer is larger than ${MAX_HEAD_BYTES} bytes`, reported)
+      : reported;
     if (this.body && this.hasNoContent && error instanceof errors.ResponseContentLengthMismatchError)
       this.body.push(null);
     else if (this.body) this.body.destroy(error);
-    else this.ends.unanswered(new Unanswered(this.wasSent() ? 'sent' : 'never-sent', describe(error), error));
-    this.ends.broken(error);
+    else this.events.unanswered(new Unanswered(this.wasSent() ? 'sent' : 'never-sent', describe(error), error));
+    this.events.failed(error);
   }
 
   /** Each one makes undici forget how long it has waited, so that they have to end by themselves. */
-  private hearInterim(controller: Controller, status: number, reason: string): void {
+  private onInterim(controller: Controller, status: number, reason: string): void {
     const headers = linesOf(controller.rawHeaders);
     this.interimBytes += headers.reduce((sum, [name, value]) => sum + name.length + value.length, reason.length);
-    if (++this.interims > MOST_INTERIMS || this.interimBytes > LARGEST_HEAD)
+    if (++this.interimCount > MAX_INTERIMS || this.interimBytes > MAX_HEAD_BYTES)
       return controller.abort(new InvalidAnswer('the origin sends interim responses without end'));
     // RFC 9110 §15.2: 100 and 101 are about this connection.
-    if (status > 101 && status !== OTHER_INTERIM) this.ends.interim({ status, reason, headers });
+    if (status > 101 && status !== IGNORED_INTERIM_STATUS) this.events.interim({ status, reason, headers });
   }
 
   private end(): void {
-    this.isOver = true;
+    this.hasEnded = true;
     clearTimeout(this.timer);
   }
 
   private wasSent(): boolean {
-    return this.beganTwice || (this.began && this.connection.socket?.wrote !== false);
+    return this.wasRestarted || (this.began && this.connection.socket?.wrote !== false);
   }
 }
 
@@ -263,7 +265,7 @@ function describe(error: NodeJS.ErrnoException): string {
 /** Longer than any handshake of an origin worth waiting for; a connection that never comes about may be tried again. */
 const LONGEST_CONNECT_MS = 10_000;
 /** Answers with larger heads are not taken. */
-const LARGEST_HEAD = 256 * 1024;
+const MAX_HEAD_BYTES = 256 * 1024;
 
 /** It gives back the socket on its way, which its types do not say: without it a connection attempt could not be ended. */
 type Connect = (...given: Parameters<buildConnector.connector>) => Socket;
@@ -285,13 +287,13 @@ export class OriginConnection {
     const connect = buildConnector({ timeout: options.connectMs, ca: options.ca }) as Connect;
     this.client = new Client(origin, {
       pipelining: 1,
-      maxHeaderSize: LARGEST_HEAD,
+      maxHeaderSize: MAX_HEAD_BYTES,
       connect: (target, done) => {
         // The certificate has to be the origin's: undici would ask for the one of the `Host` that we pass on.
         this.connecting = connect({ ...target, servername: undefined }, (...result) => {
           // From now on it is undici's to end, which has to hear why: an end without a reason may be that of an answer.
           this.connecting = undefined;
-          if (result[1]) this.socket = keepReadingAfterWriteError(result[1]);
+          if (result[1]) this.socket = instrumentOriginSocket(result[1]);
           done(...result);
         });
       },

@@ -6,7 +6,7 @@ type Done = (error?: Error | null) => void;
 interface State {
   wrote: boolean;
   /** The origin takes no more bytes. */
-  isDeaf: boolean;
+  refusesWrites: boolean;
   trailers?: () => Headers;
 }
 
@@ -25,20 +25,20 @@ export interface OriginSocket {
  * that fails then must not destroy the socket, because its answer is waiting in the receive buffer (413, 401 …). So a
  * failed write is never reported: sending stands still, and reading on brings the answer, or the end, or the reset itself.
  */
-export function keepReadingAfterWriteError(socket: Socket): OriginSocket {
+export function instrumentOriginSocket(socket: Socket): OriginSocket {
   const heads = new ResponseHeads();
-  const state: State = { wrote: false, isDeaf: false };
+  const state: State = { wrote: false, refusesWrites: false };
   const patiently = (done: Done): Done => {
     state.wrote = true;
     return (error) => {
-      if (!error || !isGone(error)) done(error);
-      else state.isDeaf = true;
+      if (!error || !isWriteRefusal(error)) done(error);
+      else state.refusesWrites = true;
     };
   };
   overrideLastChunk(socket, () => state.trailers?.() ?? []);
   overrideWriting(socket, patiently);
   overrideReading(socket, heads);
-  overrideDestroying(socket, () => !state.isDeaf && socket.writableLength === 0);
+  overrideDestroying(socket, () => !state.refusesWrites && socket.writableLength === 0);
   return {
     beginExchange(trailers) {
       state.wrote = false;
@@ -76,8 +76,8 @@ function overrideWriting(socket: Socket, patiently: (done: Done) => Done): void 
 function overrideReading(socket: Socket, heads: ResponseHeads): void {
   const push = socket.push.bind(socket);
   socket.push = (bytes: Buffer | null) => {
-    if (bytes !== null) return push(heads.pass(bytes));
-    const rest = heads.rest();
+    if (bytes !== null) return push(heads.filter(bytes));
+    const rest = heads.flush();
     if (rest) push(rest);
     return push(null);
   };
@@ -95,19 +95,19 @@ function overrideDestroying(socket: Socket, wasSent: () => boolean): void {
   };
 }
 
-function isGone(error: NodeJS.ErrnoException): boolean {
+function isWriteRefusal(error: NodeJS.ErrnoException): boolean {
   return error.code === 'EPIPE' || error.code === 'ECONNRESET';
 }
 
 /** The status that stands in the place of 100. */
-export const OTHER_INTERIM = 199;
+export const IGNORED_INTERIM_STATUS = 199;
 
 const INTERIM = 'HTTP/1.1 1';
 const STATUS_LINE_START = 'HTTP/1.1 100'.length;
 /** Longer interim heads than this are left to the parser, which has its own limit. */
-const LONGEST_HELD = 64 * 1024;
+const MAX_HELD_BYTES = 64 * 1024;
 /** More of a status line is not looked at. */
-const LONGEST_STATUS_LINE = 8 * 1024;
+const MAX_STATUS_LINE_BYTES = 8 * 1024;
 
 /**
  * Looks at the heads of responses before undici does, which has two faults there; not needed once it has neither.
@@ -138,7 +138,7 @@ export class ResponseHeads {
   }
 
   /** What of these bytes, and of those held so far, may be parsed now. */
-  pass(bytes: Buffer): Buffer {
+  filter(bytes: Buffer): Buffer {
     if (this.awaitingStatusLine) this.noteStatusLine(bytes);
     if (!this.awaitingFinal) return bytes;
     const all = this.held ? Buffer.concat([this.held, bytes]) : bytes;
@@ -146,16 +146,16 @@ export class ResponseHeads {
     for (let at = 0; at < all.length;) {
       const start = all.toString('latin1', at, at + STATUS_LINE_START);
       const end = all.indexOf('\r\n\r\n', at);
-      if (!couldBeInterim(start) || all.length - at > LONGEST_HELD) return this.finalHead(all, at);
+      if (!couldBeInterim(start) || all.length - at > MAX_HELD_BYTES) return this.finalHead(all, at);
       if (start.length < STATUS_LINE_START || end === -1) return this.hold(all, at);
-      if (start === 'HTTP/1.1 100') all.write(`${OTHER_INTERIM}`, at + STATUS_LINE_START - 3, 'latin1');
+      if (start === 'HTTP/1.1 100') all.write(`${IGNORED_INTERIM_STATUS}`, at + STATUS_LINE_START - 3, 'latin1');
       at = end + 4;
     }
     return all;
   }
 
   /** What is still held when the connection ends. */
-  rest(): Buffer | undefined {
+  flush(): Buffer | undefined {
     const { held } = this;
     this.held = undefined;
     return held;
@@ -168,8 +168,8 @@ export class ResponseHeads {
   }
 
   private noteStatusLine(bytes: Buffer): void {
-    this.statusLine += bytes.toString('latin1', 0, LONGEST_STATUS_LINE);
-    this.awaitingStatusLine = !this.statusLine.includes('\n') && this.statusLine.length < LONGEST_STATUS_LINE;
+    this.statusLine += bytes.toString('latin1', 0, MAX_STATUS_LINE_BYTES);
+    this.awaitingStatusLine = !this.statusLine.includes('\n') && this.statusLine.length < MAX_STATUS_LINE_BYTES;
   }
 
   private hold(all: Buffer, at: number): Buffer {

@@ -11,7 +11,7 @@ export type InterimListener = (interim: OriginInterim) => void;
 /** What a delivery came to. */
 export type RunResult =
   /** The answer, which may still be growing. */
-  | { readonly kind: 'tape'; readonly upload: Upload; readonly buffered: ResponseBuffer }
+  | { readonly kind: 'answer'; readonly upload: Upload; readonly buffered: ResponseBuffer }
   | { readonly kind: 'undelivered'; readonly upload: Upload; readonly why: Undelivered }
   /** Not for this worker: settled already, or being delivered by another. */
   | { readonly kind: 'elsewhere' }
@@ -38,7 +38,7 @@ export type WaitLimits = Pick<RetryRules, 'maxAttempts' | 'whileWaitingMs'> & {
 /** Those who wait for one delivery: each hears its result, or is let go when its patience is over. */
 export class Waiters {
   private readonly changed = new Notifier();
-  private shown: RunResult | undefined;
+  private result: RunResult | undefined;
   private pause: Pause | undefined;
   private failures = 0;
   private listeners = 0;
@@ -51,23 +51,23 @@ export class Waiters {
   }
 
   show(result: RunResult): void {
-    this.shown = result;
+    this.result = result;
     this.changed.announce();
   }
 
   /** What was shown did not come to its end. */
-  takeBack(): void {
-    this.shown = undefined;
+  clearResult(): void {
+    this.result = undefined;
   }
 
   /** An interim response is for those who wait now. */
-  hearInterim(interim: OriginInterim): void {
+  relayInterim(interim: OriginInterim): void {
     for (const listener of this.interimListeners) listener(interim);
   }
 
   /** The machine that failed does its work again. */
-  takeBackFailure(): void {
-    if (this.shown?.kind === 'failed') this.takeBack();
+  clearFailure(): void {
+    if (this.result?.kind === 'failed') this.clearResult();
   }
 
   attemptFailed(): void {
@@ -75,28 +75,32 @@ export class Waiters {
   }
 
   /** Nothing happens before the pause is over: who cannot wait that long is told now. */
-  pauses(pause: Pause | undefined): void {
+  setPause(pause: Pause | undefined): void {
     this.pause = pause;
     this.changed.announce();
   }
 
   /** Fulfilled as soon as there is an answer to read, or the end, or patience is over. Rejects with the signal's reason. */
-  async outcome(signal: AbortSignal, patience: WaitLimits, onInterim?: InterimListener): Promise<RunResult | Pending> {
-    const began = { at: this.monotonic(), failures: this.failures };
-    let isLate = patience.waitMs <= 0;
+  async waitForResult(
+    signal: AbortSignal,
+    limits: WaitLimits,
+    onInterim?: InterimListener,
+  ): Promise<RunResult | Pending> {
+    const start = { at: this.monotonic(), failures: this.failures };
+    let hasTimedOut = limits.waitMs <= 0;
     const deadline = setTimeout(() => {
-      isLate = true;
+      hasTimedOut = true;
       this.changed.announce();
-    }, patience.waitMs);
+    }, limits.waitMs);
     this.listeners++;
     if (onInterim) this.interimListeners.add(onInterim);
     try {
       for (;;) {
-        if (this.shown) return this.shown;
+        if (this.result) return this.result;
         const { pause } = this;
-        if (pause && this.hasWaitedEnough(pause, began, patience))
+        if (pause && this.shouldStopWaiting(pause, start, limits))
           return { kind: 'pending', why: pause.why, dueAt: pause.until };
-        if (isLate) return { kind: 'pending', why: pause?.why, dueAt: pause?.until };
+        if (hasTimedOut) return { kind: 'pending', why: pause?.why, dueAt: pause?.until };
         await this.changed.next(signal);
       }
     } finally {
@@ -106,13 +110,13 @@ export class Waiters {
     }
   }
 
-  private hasWaitedEnough(
+  private shouldStopWaiting(
     { until }: Pause,
-    began: { readonly at: number; readonly failures: number },
+    start: { readonly at: number; readonly failures: number },
     { maxAttempts, whileWaitingMs, waitMs }: WaitLimits,
   ): boolean {
-    const isTooLate = until > began.at + Math.min(whileWaitingMs, waitMs);
-    return isTooLate || this.failures - began.failures >= maxAttempts;
+    const isTooLate = until > start.at + Math.min(whileWaitingMs, waitMs);
+    return isTooLate || this.failures - start.failures >= maxAttempts;
   }
 }
 
@@ -121,36 +125,36 @@ export class Waiters {
  * upload once more, so it is made after the response was sent: without it they are told again, which does no harm.
  */
 export class InformedClients {
-  private readonly noting = new Map<string, Promise<void>>();
+  private readonly pending = new Map<string, Promise<void>>();
 
   constructor(private readonly deps: Pick<DeliveryContext, 'store' | 'log'>) {}
 
   /** Fulfilled when the note is made, or is known not to be. Never fails. */
   recordInformed(end: UnknownOutcome): Promise<void> {
     const { id } = end;
-    const before = this.noting.get(id) ?? Promise.resolve();
+    const before = this.pending.get(id) ?? Promise.resolve();
     const noting: Promise<void> = before
-      .then(() => this.noteNow(end))
+      .then(() => this.record(end))
       .catch((error: unknown) => {
-        this.deps.log.warn({ upload: uploadTag(id), err: error }, NOT_NOTED);
+        this.deps.log.warn({ upload: uploadTag(id), err: error }, NOT_RECORDED);
       })
       .finally(() => {
-        if (this.noting.get(id) === noting) this.noting.delete(id);
+        if (this.pending.get(id) === noting) this.pending.delete(id);
       });
-    this.noting.set(id, noting);
+    this.pending.set(id, noting);
     return noting;
   }
 
   /** The next request of a client may come before the note of its last response is made. */
-  noted(id: string): Promise<void> | undefined {
-    return this.noting.get(id);
+  pendingRecord(id: string): Promise<void> | undefined {
+    return this.pending.get(id);
   }
 
   /**
    * A client asks as one does that lost a response: what it was sent proves nothing, and the first time it is to be told
    * once more. Clients that ask before each request would never come to their next attempt if every time counted.
    */
-  async asks(upload: Upload): Promise<Upload> {
+  async recordAsked(upload: Upload): Promise<Upload> {
     const { undelivered: why } = upload;
     const end = newestUnknownOutcome(upload);
     if (!end || !why?.clientKnows || why.hasAskedAgain) return upload;
@@ -158,7 +162,7 @@ export class InformedClients {
     return noted === 'stale' ? upload : noted;
   }
 
-  private async noteNow({ id, attempt }: UnknownOutcome): Promise<void> {
+  private async record({ id, attempt }: UnknownOutcome): Promise<void> {
     const { direct } = this.deps.store;
     const upload = await direct.get(id);
     const why = upload?.undelivered;
@@ -167,4 +171,4 @@ export class InformedClients {
   }
 }
 
-const NOT_NOTED = 'that a client was told of an unknown outcome could not be noted: it will be told once more';
+const NOT_RECORDED = 'that a client was told of an unknown outcome could not be noted: it will be told once more';

@@ -14,8 +14,8 @@ import type { RelayedAnswer } from '../model/messages.js';
 import { clientBaseUrl, type RequestHead } from '../model/request-head.js';
 import type { Authorize, Route } from '../model/route.js';
 import type { Log } from '../observe/log.js';
-import { answerFields, linesForRoute, withoutAltSvc } from '../origin/headers.js';
-import { ask, AskConnections, type ShortAnswer } from '../origin/short-request.js';
+import { answerFields, headersForRoute, withoutAltSvc } from '../origin/headers.js';
+import { sendShortRequest, ShortRequestAgents, type ShortResponse } from '../origin/short-request.js';
 import { problemBody } from '../protocol/problem.js';
 
 export type Admission =
@@ -48,7 +48,7 @@ const PREFLIGHT_MS = 2000;
 
 /** Decides who may come in before a byte of a body is taken, and whose an upload is. */
 export class Authorizer {
-  private readonly connections = new AskConnections();
+  private readonly connections = new ShortRequestAgents();
 
   /**
    * `via`: the name by which this proxy knows itself again. `shown`: as for every answer of an origin. `foresee`: what a route
@@ -101,10 +101,10 @@ export class Authorizer {
   private async askService(head: RequestHead, route: Route, auth: ForwardAuth): Promise<Admission> {
     const { url, timeoutMs, copyHeaders, principalHeader } = auth;
     const { connections } = this;
-    let answer: ShortAnswer;
+    let answer: ShortResponse;
     try {
       const headers = questionOf(head, route, url, this.via);
-      answer = await ask({ url, method: 'GET', headers, timeoutMs, connections });
+      answer = await sendShortRequest({ url, method: 'GET', headers, timeoutMs, agents: connections });
     } catch (error) {
       this.log.error({ err: error }, 'the authorization service gave no answer: nobody is let in');
       return { kind: 'out', answer: silent, isUndecided: true };
@@ -127,14 +127,14 @@ export class Authorizer {
     const base = new URL(origin);
     const target = (base.pathname === '/' ? '' : base.pathname) + head.target;
     const host = delivery.preserveHost ? head.authority : base.host;
-    const all = linesForRoute(head, host, { route, added, via: this.via });
+    const all = headersForRoute(head, host, { route, addedHeaders: added, via: this.via });
     const lines = withoutUploadFields(withoutFields(all, OF_THE_BODY));
     const length: HeaderLine =
       head.contentLength === undefined ? ['Transfer-Encoding', 'chunked'] : ['Content-Length', `${head.contentLength}`];
     const headers: HeaderLine[] = [...lines, length, ['Expect', '100-continue'], ['Connection', 'close']];
     try {
       const timeoutMs = Math.min(PREFLIGHT_MS, delivery.timeoutMs);
-      const answer = await ask({
+      const answer = await sendShortRequest({
         url: base.origin,
         target,
         method: head.method,
@@ -188,7 +188,7 @@ const OF_TRUSTED_PROXIES: ReadonlySet<string> = new Set([
 ]);
 
 /** A refusal of the service without what it says to us alone: who this is, and where else it can be reached. */
-function forTurnedAway(answer: ShortAnswer, { copyHeaders, principalHeader }: ForwardAuth): ShortAnswer {
+function forTurnedAway(answer: ShortResponse, { copyHeaders, principalHeader }: ForwardAuth): ShortResponse {
   const ours = new Set([...copyHeaders, principalHeader].map(fieldKey));
   const shown = withoutSpellings(withoutAltSvc(answer.headers), ours).filter(
     ([name]) => !isIdentityField(fieldKey(name)),
@@ -196,7 +196,7 @@ function forTurnedAway(answer: ShortAnswer, { copyHeaders, principalHeader }: Fo
   return { ...answer, headers: withoutUploadFields(shown) };
 }
 
-function relayed({ status, reason, headers, body }: ShortAnswer): RelayedAnswer {
+function relayed({ status, reason, headers, body }: ShortResponse): RelayedAnswer {
   const lines = withoutFields(endToEnd(headers), new Set(['content-length']));
   return { status, reason, headers: lines, bodySize: body.length, body: readable(body), trailers: () => [] };
 }

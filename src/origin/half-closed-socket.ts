@@ -19,14 +19,14 @@ export function keepReadingAfterWriteError<T extends Socket>(socket: T, longestS
   if (socket._writev) socket._writev = refused.guardMany(socket._writev.bind(socket));
   const push = socket.push.bind(socket);
   socket.push = (bytes: unknown, encoding?: BufferEncoding) =>
-    bytes === null && refused.endIsNoEnd(write) ? false : push(bytes, encoding);
+    bytes === null && refused.suppressFalseEnd(write) ? false : push(bytes, encoding);
   return socket;
 }
 
 class RefusedWrites {
   private reason: NodeJS.ErrnoException | undefined;
   private readonly held: WriteDone[] = [];
-  private silence: NodeJS.Timeout | undefined;
+  private silenceTimer: NodeJS.Timeout | undefined;
 
   constructor(
     private readonly socket: Socket,
@@ -45,7 +45,7 @@ class RefusedWrites {
    * The kernel tells of a reset once: when a write has got that error, reading ends as if in good order, and a message
    * that lasts until the close would look whole. EPIPE comes when the peer ended its side before: that end is true.
    */
-  endIsNoEnd(write: Socket['_write']): boolean {
+  suppressFalseEnd(write: Socket['_write']): boolean {
     this.reason ??= resetBehindEnd(this.socket, write);
     if (this.reason?.code !== 'ECONNRESET') return false;
     if (this.socket.readableLength === 0) this.fail();
@@ -62,15 +62,15 @@ class RefusedWrites {
     this.held.push(done);
     if (this.reason) return;
     this.reason = reason;
-    this.silence = setTimeout(() => this.failUnlessHeld(), this.longestSilenceMs);
-    this.socket.on('data', () => this.silence?.refresh());
+    this.silenceTimer = setTimeout(() => this.failUnlessPaused(), this.longestSilenceMs);
+    this.socket.on('data', () => this.silenceTimer?.refresh());
     this.socket.once('end', () => process.nextTick(() => this.socket.destroy()));
     this.socket.once('close', () => this.close());
   }
 
   /** What nobody reads for now is no silence of the peer. */
-  private failUnlessHeld(): void {
-    if (ReadGate.sinceHeldMs(this.socket) < this.longestSilenceMs) this.silence?.refresh();
+  private failUnlessPaused(): void {
+    if (ReadGate.sinceHeldMs(this.socket) < this.longestSilenceMs) this.silenceTimer?.refresh();
     else this.fail();
   }
 
@@ -79,7 +79,7 @@ class RefusedWrites {
   }
 
   private close(): void {
-    clearTimeout(this.silence);
+    clearTimeout(this.silenceTimer);
     for (const done of this.held.splice(0)) done(this.reason);
   }
 }

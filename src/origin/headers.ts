@@ -12,7 +12,7 @@ import type { RequestHead } from '../model/request-head.js';
 import { rebaseReference, pathOf, resolveReference } from '../model/uri.js';
 
 /** Methods whose requests need no Content-Length to say that they have no content (RFC 9110 §8.6). */
-const WITHOUT_CONTENT = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
+const METHODS_WITHOUT_CONTENT = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
 
 /** How the body of an outgoing request is delimited. */
 export type Framing = 'none' | 'length' | 'chunked';
@@ -22,13 +22,13 @@ export type Framing = 'none' | 'length' | 'chunked';
  * Host, framing by us alone, and what the origin is told of the hop before us. `host`: what it gets as Host;
  * `via`: our name.
  */
-export function linesForOrigin(head: RequestHead, host: string, via?: string): HeaderLine[] {
+export function headersForOrigin(head: RequestHead, host: string, via?: string): HeaderLine[] {
   return forOurHop(head, withForwarding(endToEndLines(head, host), { ...head, ...head.connection }, via));
 }
 
-export interface ForRoute {
+export interface RouteHeaderOptions {
   readonly route: FieldRules;
-  readonly added?: Headers;
+  readonly addedHeaders?: Headers;
   readonly via?: string;
 }
 
@@ -36,13 +36,17 @@ export interface ForRoute {
  * The same for a route: without what its clients may not say, and with `added`, which the authorization service says in
  * place of everybody else. Those come last, where no `Connection` of the client can name them away.
  */
-export function linesForRoute(head: RequestHead, host: string, { route, added = [], via }: ForRoute): HeaderLine[] {
-  const lines = linesForOrigin({ ...head, headers: originFields(head.headers, route) }, host, via);
+export function headersForRoute(
+  head: RequestHead,
+  host: string,
+  { route, addedHeaders: added = [], via }: RouteHeaderOptions,
+): HeaderLine[] {
+  const lines = headersForOrigin({ ...head, headers: originFields(head.headers, route) }, host, via);
   return [...originFields(lines, { ...route, passesUnderscores: true }), ...added];
 }
 
 /** The same, as if there was no hop before us: for a node of ours. */
-export function linesForNode(head: RequestHead, host: string): HeaderLine[] {
+export function headersForNode(head: RequestHead, host: string): HeaderLine[] {
   return forOurHop(head, endToEndLines(head, host));
 }
 
@@ -83,7 +87,7 @@ function framingLines(head: RequestHead, lines: Headers, framing: Framing): Head
   if (framing === 'chunked') return [['Transfer-Encoding', 'chunked']];
   if (fieldValue(lines, 'content-length') !== undefined) return [];
   if (framing === 'length') return [['Content-Length', `${head.contentLength!}`]];
-  return WITHOUT_CONTENT.has(head.method) ? [] : [['Content-Length', '0']];
+  return METHODS_WITHOUT_CONTENT.has(head.method) ? [] : [['Content-Length', '0']];
 }
 
 function withHost(lines: readonly HeaderLine[], host: string): HeaderLine[] {
@@ -104,7 +108,7 @@ function acceptedTrailers({ headers }: RequestHead): HeaderLine[] {
 }
 
 /** Where a client gets an origin's answer. */
-export interface AnswerPlace {
+export interface AnswerContext {
   readonly route: { readonly origin: string; readonly delivery: { readonly rewriteLocation?: boolean } };
   /** What clients put before a target: scheme and authority, and a path when there is one; no trailing slash. */
   readonly publicUrl: string;
@@ -119,7 +123,7 @@ const REFERENCES = /^(?:location|content-location)$/i;
  * The fields of an origin's answer as its client may take them: references that lead where the origin meant, and none of the
  * ways around us that `Alt-Svc` offers. `altSvc` is offered instead.
  */
-export function answerFields(headers: Headers, place: AnswerPlace, altSvc?: string): HeaderLine[] {
+export function answerFields(headers: Headers, place: AnswerContext, altSvc?: string): HeaderLine[] {
   const lines = withoutAltSvc(headers).map(([name, value]): HeaderLine => {
     return REFERENCES.test(name) ? [name, referenceFor(value, place)] : [name, value];
   });
@@ -127,7 +131,7 @@ export function answerFields(headers: Headers, place: AnswerPlace, altSvc?: stri
 }
 
 /** The whole answer as its client may take it: what its head may not say is not said behind its body either. */
-export function answerFor(answer: RelayedAnswer, place: AnswerPlace, altSvc?: string): RelayedAnswer {
+export function answerFor(answer: RelayedAnswer, place: AnswerContext, altSvc?: string): RelayedAnswer {
   const trailersFor = (trailers: Headers): HeaderLine[] => answerFields(trailers, place);
   const headers = withAnnouncedTrailers(answerFields(answer.headers, place, altSvc), trailersFor);
   return { ...answer, headers, trailers: () => trailersFor(answer.trailers()) };
@@ -138,7 +142,7 @@ export function withoutAltSvc(headers: Headers): HeaderLine[] {
   return headers.filter(([name]) => name.toLowerCase() !== 'alt-svc');
 }
 
-function referenceFor(reference: string, { route, publicUrl, target }: AnswerPlace): string {
+function referenceFor(reference: string, { route, publicUrl, target }: AnswerContext): string {
   const { origin, delivery } = route;
   const own = delivery.rewriteLocation ? rebaseReference(reference, origin, publicUrl) : reference;
   if (target === undefined) return own;

@@ -32,7 +32,7 @@ export interface OutgoingRequest {
 export class OriginRequests {
   private readonly proxy: HttpProxy;
   private readonly agents: OriginAgents;
-  private readonly places = new Map<string, Place>();
+  private readonly parsedOrigins = new Map<string, ParsedOrigin>();
 
   constructor(tls?: OriginTls) {
     this.proxy = loadHttpProxy().createProxyServer({});
@@ -46,15 +46,15 @@ export class OriginRequests {
 
   /** A request whose head is on its way; its body is the caller's to write, its events are the caller's to hear. */
   open({ origin, method, target, headers, connection, client }: OutgoingRequest): ClientRequest {
-    const place = this.placeOf(origin);
+    const place = this.parsed(origin);
     const isLogin = authenticatesConnection(headers);
     if (isLogin && client) this.agents.reserve(client);
     const isOwn = this.agents.isReserved(client);
     const agent = this.agents.for(place.protocol, isLogin ? 'fresh' : connection, client);
-    const body = new HandedOverBody();
+    const body = new RequestCapture();
     this.proxy.web(
-      requestView(method),
-      ANSWER_VIEW,
+      requestStub(method),
+      RESPONSE_STUB,
       {
         target: place.target,
         agent,
@@ -67,7 +67,7 @@ export class OriginRequests {
     );
     const request = body.request!;
     request.on('response', (answer) => {
-      if (mayBeFollowedByContent(method, answer)) request.shouldKeepAlive &&= isOwn;
+      if (announcesForbiddenContent(method, answer)) request.shouldKeepAlive &&= isOwn;
       if (!authenticatesConnection(fromRawHeaders(answer.rawHeaders))) return;
       // The login begins with the client's next request; the connection of this one may have heard of one already.
       if (client) this.agents.reserve(client);
@@ -80,11 +80,11 @@ export class OriginRequests {
     this.agents.close();
   }
 
-  private placeOf(origin: string): Place {
-    const known = this.places.get(origin);
+  private parsed(origin: string): ParsedOrigin {
+    const known = this.parsedOrigins.get(origin);
     if (known) return known;
     const place = parseOrigin(origin);
-    this.places.set(origin, place);
+    this.parsedOrigins.set(origin, place);
     return place;
   }
 }
@@ -93,13 +93,13 @@ export class OriginRequests {
  * The answer announces content that it cannot have (RFC 9112 §6.3). Origins that send it nevertheless are known, and it
  * would be the answer to whatever request came next on the connection: somebody else's.
  */
-function mayBeFollowedByContent(method: string, { statusCode, headers }: IncomingMessage): boolean {
+function announcesForbiddenContent(method: string, { statusCode, headers }: IncomingMessage): boolean {
   const announced = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
   return announced && (method === 'HEAD' || statusCode === 204 || statusCode === 304);
 }
 
 /** An origin taken apart. */
-interface Place {
+interface ParsedOrigin {
   readonly protocol: string;
   readonly target: HttpProxy.ServerOptions['target'];
   /** Stands before every target. */
@@ -107,7 +107,7 @@ interface Place {
 }
 
 /** Stands in for the body that http-proxy would pipe: what it is piped into is the request we want. */
-class HandedOverBody extends Stream {
+class RequestCapture extends Stream {
   request: ClientRequest | undefined;
 
   override pipe<T extends NodeJS.WritableStream>(request: T): T {
@@ -122,23 +122,23 @@ class HandedOverBody extends Stream {
  */
 function requestOptions(path: string, headers: Headers): object {
   const keep = (value: unknown): PropertyDescriptor => ({ enumerable: true, get: () => value, set: () => undefined });
-  const options = { setHost: false, maxHeaderSize: LARGEST_HEAD };
+  const options = { setHost: false, maxHeaderSize: MAX_HEAD_BYTES };
   return Object.defineProperties(options, { path: keep(path), headers: keep(toNodeHeaders(headers)) });
 }
 
 /** As much as deliveries take (`undici-connections.ts`): what was kept of an answer must get through between nodes. */
-const LARGEST_HEAD = 256 * 1024;
+const MAX_HEAD_BYTES = 256 * 1024;
 
 /** The little that http-proxy reads of a client's request; nothing in it can change the outgoing one. */
-function requestView(method: string): IncomingMessage {
+function requestStub(method: string): IncomingMessage {
   const view = { method, url: '/', headers: {}, httpVersion: '1.1', socket: {}, on: () => undefined };
   return view as unknown as IncomingMessage;
 }
 
 /** For http-proxy the answer is given already, so that it has no hand in ours. */
-const ANSWER_VIEW = { headersSent: true, finished: true } as unknown as ServerResponse;
+const RESPONSE_STUB = { headersSent: true, finished: true } as unknown as ServerResponse;
 
-function parseOrigin(origin: string): Place {
+function parseOrigin(origin: string): ParsedOrigin {
   const { protocol, hostname, port, pathname } = new URL(origin);
   const host = hostname.replace(/^\[|\]$/g, '');
   const target = { protocol, host, hostname: host, ...(port === '' ? {} : { port }) };
@@ -146,7 +146,7 @@ function parseOrigin(origin: string): Place {
 }
 
 /** The asterisk of OPTIONS means the whole server, whatever path the origin lives under (RFC 9112 §3.2.4). */
-function pathOf(place: Place, target: string): string {
+function pathOf(place: ParsedOrigin, target: string): string {
   return target === '*' ? target : place.path + target;
 }
 
@@ -196,8 +196,8 @@ export class OriginAgents {
   private readonly kept: Agents;
   private readonly fresh: Agents;
   /** Of clients that log in by connection. */
-  private readonly own = new Map<ClientConnection, Agents>();
-  private readonly verifying: object;
+  private readonly reserved = new Map<ClientConnection, Agents>();
+  private readonly tlsOptions: object;
 
   constructor(tls: OriginTls = {}) {
     const keeping = {
@@ -208,23 +208,23 @@ export class OriginAgents {
     } as const;
     const { rejectUnauthorized = true, cert, key } = tls;
     const ca = tls.ca === undefined ? {} : { ca: [tls.ca].flat() };
-    this.verifying = { ...ca, ...(cert && { cert }), ...(key && { key }), rejectUnauthorized };
+    this.tlsOptions = { ...ca, ...(cert && { cert }), ...(key && { key }), rejectUnauthorized };
     this.kept = {
       http: new HalfClosedAgent(keeping),
-      https: new HalfClosedTlsAgent({ ...keeping, ...this.verifying }),
+      https: new HalfClosedTlsAgent({ ...keeping, ...this.tlsOptions }),
     };
-    this.fresh = { http: new HalfClosedAgent({}), https: new HalfClosedTlsAgent(this.verifying) };
+    this.fresh = { http: new HalfClosedAgent({}), https: new HalfClosedTlsAgent(this.tlsOptions) };
   }
 
   /** `fresh`: a connection that was not used before and will not be used again. A client's own is preferred to both. */
   for(protocol: string, connection: 'kept' | 'fresh', client?: ClientConnection): HttpAgent {
-    const agents = (client && this.own.get(client)) ?? this[connection];
+    const agents = (client && this.reserved.get(client)) ?? this[connection];
     return protocol === 'https:' ? agents.https : agents.http;
   }
 
   /** The client has connections to origins of its own. */
   isReserved(client: ClientConnection | undefined): boolean {
-    return client !== undefined && this.own.has(client);
+    return client !== undefined && this.reserved.has(client);
   }
 
   /**
@@ -232,15 +232,15 @@ export class OriginAgents {
    * nobody else's. One, because each round of a login has to meet the one before.
    */
   reserve(client: ClientConnection): void {
-    if (client.destroyed || this.own.has(client)) return;
+    if (client.destroyed || this.reserved.has(client)) return;
     const options = { keepAlive: true, maxSockets: 1 };
     const agents = {
       http: new HalfClosedAgent(options),
-      https: new HalfClosedTlsAgent({ ...options, ...this.verifying }),
+      https: new HalfClosedTlsAgent({ ...options, ...this.tlsOptions }),
     };
-    this.own.set(client, agents);
+    this.reserved.set(client, agents);
     client.once('close', () => {
-      this.own.delete(client);
+      this.reserved.delete(client);
       agents.http.destroy();
       agents.https.destroy();
     });
@@ -257,7 +257,7 @@ export class OriginAgents {
   }
 
   private get all(): HttpAgent[] {
-    return [this.kept, this.fresh, ...this.own.values()].flatMap(({ http, https }) => [http, https]);
+    return [this.kept, this.fresh, ...this.reserved.values()].flatMap(({ http, https }) => [http, https]);
   }
 }
 
@@ -265,22 +265,22 @@ type Created = (error: Error | null, socket: Duplex) => void;
 
 class HalfClosedAgent extends HttpAgent {
   override createConnection(...[options, created]: Parameters<HttpAgent['createConnection']>) {
-    return keepReadingIfSocket(super.createConnection(options, keepReadingLater(created)));
+    return prepareSocket(super.createConnection(options, wrapCallback(created)));
   }
 }
 
 class HalfClosedTlsAgent extends HttpsAgent {
   override createConnection(...[options, created]: Parameters<HttpsAgent['createConnection']>) {
-    return keepReadingIfSocket(super.createConnection(options, keepReadingLater(created)));
+    return prepareSocket(super.createConnection(options, wrapCallback(created)));
   }
 }
 
 /** An agent may give its socket by return or by callback. */
-function keepReadingLater(created: Created | undefined): Created | undefined {
-  return created && ((error, socket) => created(error, keepReadingIfSocket(socket)));
+function wrapCallback(created: Created | undefined): Created | undefined {
+  return created && ((error, socket) => created(error, prepareSocket(socket)));
 }
 
-function keepReadingIfSocket<T>(socket: T): T {
+function prepareSocket<T>(socket: T): T {
   return socket instanceof Socket ? keepReadingAfterWriteError(writeHeadsAsLatin1(socket)) : socket;
 }
 
@@ -292,7 +292,11 @@ function count(sockets: NodeJS.ReadOnlyDict<Socket[]>): number {
 export const CONNECT_TIMEOUT_MS = 2_000;
 
 /** Ends a connection that does not come to be in time; tells when it has, which may be at once. */
-export function connectInTime(socket: Socket, timeoutMs: number, onConnected: () => void = () => undefined): void {
+export function enforceConnectTimeout(
+  socket: Socket,
+  timeoutMs: number,
+  onConnected: () => void = () => undefined,
+): void {
   if (!socket.connecting) return onConnected();
   const event = 'encrypted' in socket ? 'secureConnect' : 'connect';
   const late = Object.assign(new Error('no connection in time'), { code: 'ETIMEDOUT' });

@@ -5,7 +5,7 @@ import { fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.
 import { responseTo, toNodeHeaders, writeHeadsAsLatin1 } from '../streams/node-http.js';
 
 /** A small question to a service beside the request itself: a head without a body. */
-export interface Question {
+export interface ShortRequest {
   readonly url: string;
   /** In place of the path of `url`: sent as the octets it is, where a URL would resolve and escape it. */
   readonly target?: string;
@@ -16,11 +16,11 @@ export interface Question {
   /** `Expect: 100-continue` was asked: a 100 is an answer too. */
   readonly expectsContinue?: boolean;
   /** Connections to ask over; without them a new one is opened and closed again. */
-  readonly connections?: AskConnections;
+  readonly agents?: ShortRequestAgents;
 }
 
 /** Connections to a service that is asked for every request: opened once, used again. */
-export class AskConnections {
+export class ShortRequestAgents {
   private readonly plain = new Agent({ keepAlive: true });
   private readonly secure = new SecureAgent({ keepAlive: true });
 
@@ -35,7 +35,7 @@ export class AskConnections {
   }
 }
 
-export interface ShortAnswer {
+export interface ShortResponse {
   /** 100 when the other side told us to go on. */
   readonly status: number;
   readonly reason: string;
@@ -44,14 +44,18 @@ export interface ShortAnswer {
   readonly body: Buffer;
 }
 
-const LONGEST_BODY = 64 * 1024;
+const MAX_BODY_BYTES = 64 * 1024;
 
 /** Asks. Rejects when there is no answer in time. */
-export function ask(question: Question): Promise<ShortAnswer> {
-  return askOver(question, AbortSignal.timeout(question.timeoutMs), question.connections);
+export function sendShortRequest(question: ShortRequest): Promise<ShortResponse> {
+  return sendOver(question, AbortSignal.timeout(question.timeoutMs), question.agents);
 }
 
-function askOver(question: Question, signal: AbortSignal, connections?: AskConnections): Promise<ShortAnswer> {
+function sendOver(
+  question: ShortRequest,
+  signal: AbortSignal,
+  connections?: ShortRequestAgents,
+): Promise<ShortResponse> {
   const { url, target, method, headers, expectsContinue = false } = question;
   const send = url.startsWith('https:') ? requestHttps : requestHttp;
   return new Promise((resolve, reject) => {
@@ -72,7 +76,7 @@ function askOver(question: Question, signal: AbortSignal, connections?: AskConne
       (reason: unknown) => {
         const error = reason as NodeJS.ErrnoException;
         // A kept connection may be closed by the service while the question is on its way.
-        if (isStale(outgoing, error)) askOver(question, signal).then(resolve, reject);
+        if (isStale(outgoing, error)) sendOver(question, signal).then(resolve, reject);
         else reject(error);
       },
     );
@@ -92,18 +96,18 @@ function isStale({ reusedSocket }: ClientRequest, { code = '' }: NodeJS.ErrnoExc
   return reusedSocket && ['ECONNRESET', 'EPIPE'].includes(code);
 }
 
-async function readShort(response: IncomingMessage): Promise<ShortAnswer> {
+async function readShort(response: IncomingMessage): Promise<ShortResponse> {
   const pieces: Buffer[] = [];
   let size = 0;
   for await (const piece of response as AsyncIterable<Buffer>) {
     pieces.push(piece);
     size += piece.length;
-    if (size > LONGEST_BODY) break;
+    if (size > MAX_BODY_BYTES) break;
   }
   return {
     status: response.statusCode ?? 0,
     reason: response.statusMessage ?? '',
     headers: fromRawHeaders(response.rawHeaders),
-    body: Buffer.concat(pieces).subarray(0, LONGEST_BODY),
+    body: Buffer.concat(pieces).subarray(0, MAX_BODY_BYTES),
   };
 }

@@ -2,7 +2,7 @@ import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { fieldValue, type HeaderLine, type Headers, withoutFields } from '../model/headers.js';
 import type { ConnectionFacts, RequestHead } from '../model/request-head.js';
 import type { UnknownOutcome } from '../model/upload.js';
-import { linesForNode } from '../origin/headers.js';
+import { headersForNode } from '../origin/headers.js';
 import type { Reply } from '../protocol/protocol.js';
 import type { HttpRequest } from '../server/exchange.js';
 import { BadHead, readHead } from '../server/request-head.js';
@@ -156,7 +156,7 @@ export function factsOf(head: RequestHead): ClientFacts {
 
 /** The client's lines, and those that our own hop needs. A signature that a client made up stays behind. */
 export function linesForOwner(head: RequestHead): HeaderLine[] {
-  return withoutFields(linesForNode(head, fieldValue(head.headers, 'host') ?? head.authority), OURS);
+  return withoutFields(headersForNode(head, fieldValue(head.headers, 'host') ?? head.authority), OURS);
 }
 
 /** A head as the client's own node has read it, whatever the way between that node and this one looks like. */

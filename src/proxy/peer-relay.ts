@@ -6,7 +6,7 @@ import type { UnknownOutcome } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import {
   CONNECT_TIMEOUT_MS,
-  connectInTime,
+  enforceConnectTimeout,
   OriginRequests,
   type OriginTls,
   type OutgoingRequest,
@@ -241,7 +241,7 @@ class PeerConnection {
 
   private watch(socket: Socket): void {
     const isNew = socket.connecting;
-    connectInTime(socket, this.connectTimeoutMs, () => {
+    enforceConnectTimeout(socket, this.connectTimeoutMs, () => {
       this.isOpen = true;
       if (isNew) socket.setKeepAlive(true, KEEP_ALIVE_MS);
     });

@@ -6,7 +6,7 @@ import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/messages.js';
 import { clientBaseUrl, type RequestHead } from '../model/request-head.js';
 import type { Log } from '../observe/log.js';
-import { answerFields, linesForRoute, withoutAltSvc } from '../origin/headers.js';
+import { answerFields, headersForRoute, withoutAltSvc } from '../origin/headers.js';
 import { OriginRequests, type OriginTls, type OutgoingRequest } from '../origin/origin-client.js';
 import { clientOf, DISCARD_LIMITS } from '../server/client-connection.js';
 import type { DiscardLimits } from '../server/closing.js';
@@ -143,7 +143,7 @@ export class PassThrough {
     // HTTP/1.0 may name no host.
     const asked = fieldValue(head.headers, 'host') ?? head.authority;
     const host = delivery.preserveHost && asked !== '' ? asked : new URL(origin).host;
-    const headers = linesForRoute(head, host, { route, added, via: this.options.via });
+    const headers = headersForRoute(head, host, { route, addedHeaders: added, via: this.options.via });
     return { origin, method: head.method, target: head.target, headers };
   }
 

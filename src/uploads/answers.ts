@@ -82,8 +82,15 @@ export class Answers {
     const beat = (): unknown => tell?.({ kind: 'progress', during, upload, offset: shownOffset(upload) });
     const heart = setInterval(beat, HEARTBEAT_MS);
     try {
-      const asked = { credentials, addedHeaders: addedHeaders?.() };
-      const request = { ...asked, to: left, gone, known: upload, onInterim, ...(doesNotWait && { waitMs: 0 }) };
+      const newest = { credentials, addedHeaders: addedHeaders?.() };
+      const request = {
+        ...newest,
+        signal: left,
+        disconnected: gone,
+        snapshot: upload,
+        onInterim,
+        ...(doesNotWait && { waitMs: 0 }),
+      };
       return await this.delivery.result(upload.id, request);
     } catch (error) {
       if (left.aborted) return { kind: 'interrupted', why: 'client-left' };

@@ -1,4 +1,4 @@
-import type { EarlyAnswer, Feed } from '../delivery/eager.js';
+import type { EarlyAnswer, EagerFeed } from '../delivery/eager.js';
 import { reportClosed, reportLoss } from '../delivery/report.js';
 import type { InterimListener } from '../delivery/waiters.js';
 import { Fault } from '../model/fault.js';
@@ -234,9 +234,9 @@ function progressOffset(now: Upload, before: Upload, intent: { readonly complete
 /** Who wants an upload's bytes while it is received. */
 export interface EagerFeeds {
   /** Undefined when nobody does. */
-  startEager(upload: Upload): Feed | undefined;
+  startEager(upload: Upload): EagerFeed | undefined;
   /** Whether uploads of this length are wanted so on this route: never, or not now. */
-  canStartEager(route: Route, length: number | undefined): 'yes' | 'never' | 'busy';
+  eagerAvailability(route: Route, length: number | undefined): 'yes' | 'never' | 'busy';
   /** The upload has no future. */
   stopEager(id: string): void;
 }
@@ -283,19 +283,19 @@ export class EagerAppend {
   private async appendWhileFeeding(
     task: AppendTask,
     appendBody: AppendBody,
-    feed: Feed | undefined,
+    feed: EagerFeed | undefined,
   ): Promise<Outcome | Interrupted | CompleteUpload> {
     if (!feed) return appendBody.take(task);
     const { body, upload, onInterim } = task;
     const stop = (): void => body.stop();
-    feed.hearInterims(onInterim);
-    feed.noteCommitted(upload);
-    feed.heardEnough.addEventListener('abort', stop, { once: true });
-    if (feed.heardEnough.aborted) stop();
+    feed.setInterimListener(onInterim);
+    feed.onCommitted(upload);
+    feed.answeredEarly.addEventListener('abort', stop, { once: true });
+    if (feed.answeredEarly.aborted) stop();
     try {
-      return await appendBody.take({ ...task, pace: this.pace, onCommitted: (now) => feed.noteCommitted(now) });
+      return await appendBody.take({ ...task, pace: this.pace, onCommitted: (now) => feed.onCommitted(now) });
     } finally {
-      feed.heardEnough.removeEventListener('abort', stop);
+      feed.answeredEarly.removeEventListener('abort', stop);
     }
   }
 

@@ -1,4 +1,4 @@
-import { removeAndTell } from '../delivery/report.js';
+import { removeAndReport } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk, Upload } from '../model/upload.js';
 import { type Log, uploadTag } from '../observe/log.js';
@@ -135,7 +135,7 @@ export class Sweep {
 
   private async remove(id: string): Promise<void> {
     const upload = await this.options.store.get(id);
-    await removeAndTell(upload ?? { id }, this.options);
+    await removeAndReport(upload ?? { id }, this.options);
   }
 
   /** A fault there keeps nothing of the spool. */

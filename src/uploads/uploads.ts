@@ -1,5 +1,5 @@
 import type { Delivery } from '../delivery/delivery.js';
-import { removeAndTell } from '../delivery/report.js';
+import { removeAndReport } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type {
   AppendIntent,
@@ -31,7 +31,7 @@ export interface UploadsOptions extends OpeningDeps {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
-  readonly delivery: Pick<Delivery, 'result' | 'kept' | 'clientAsks'>;
+  readonly delivery: Pick<Delivery, 'result' | 'keptAnswer' | 'recordClientAsked'>;
   /** Missing: nothing is delivered before it is whole. */
   readonly feeds?: EagerFeeds;
   readonly log: Log;
@@ -66,7 +66,7 @@ export class Uploads {
     this.repeated = new RepeatedCreations({
       ...deps,
       answers: this.answers,
-      clientAsks: (upload) => deps.delivery.clientAsks(upload),
+      clientAsks: (upload) => deps.delivery.recordClientAsked(upload),
       obstacle: (upload, lease) => this.obstacle(upload, lease),
       goOn: (...task) => this.receiveUntold(...task),
     });
@@ -78,14 +78,14 @@ export class Uploads {
 
   /** The origin's answer, for whoever asks for nothing else; undefined while there is none, `lost` when it was. */
   async keptAnswer(upload: Upload, to: AbortSignal): Promise<RelayedAnswer | 'lost' | undefined> {
-    return upload.phase === 'answered' ? ((await this.deps.delivery.kept(upload, to)) ?? 'lost') : undefined;
+    return upload.phase === 'answered' ? ((await this.deps.delivery.keptAnswer(upload, to)) ?? 'lost') : undefined;
   }
 
   /** RFC 10036: why content that is to be passed on as it comes is not; undefined where it is. */
   refuseIncremental(intent: CreateIntent | AppendIntent, route: Route, upload?: Upload): Refusal | undefined {
     if (intent.contentLength === 0) return undefined;
     const length = upload?.length ?? intent.declaredLength ?? (intent.complete ? intent.contentLength : undefined);
-    const follows = this.deps.feeds?.canStartEager(route, length) ?? 'never';
+    const follows = this.deps.feeds?.eagerAvailability(route, length) ?? 'never';
     // One that has begun goes on: it has its place already, or nothing more to win.
     if (follows === 'yes' || (follows === 'busy' && intent.kind === 'append')) return undefined;
     return { reason: 'incremental-refused', isBusy: follows === 'busy' };
@@ -126,7 +126,8 @@ export class Uploads {
   async retrieve(intent: RetrieveIntent, found?: Upload): Promise<Outcome | Interrupted> {
     const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
-    if (known.phase !== 'receiving') return { kind: 'retrieved', upload: await this.deps.delivery.clientAsks(known) };
+    if (known.phase !== 'receiving')
+      return { kind: 'retrieved', upload: await this.deps.delivery.recordClientAsked(known) };
     const lease = await this.deps.leases.take(intent.id, 'to-look');
     try {
       const upload = await this.alive(intent.id);
@@ -300,7 +301,7 @@ export class Uploads {
     if (cancelled === 'gone') return false;
     this.deps.feeds?.stopEager(upload.id);
     this.hashes.forget(upload.id);
-    await removeAndTell(cancelled, this.deps);
+    await removeAndReport(cancelled, this.deps);
     return true;
   }
 

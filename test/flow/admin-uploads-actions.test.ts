@@ -89,7 +89,7 @@ describe('one upload', () => {
 
   test.each([
     ['unknown', 404, /has ended/],
-    ['not-whole', 409, /not whole yet/],
+    ['incomplete', 409, /not whole yet/],
     ['answered', 409, /answered already, by its origin or by its gate/],
     ['stopping', 503, /being stopped/],
   ] as const)('that cannot be delivered again, %s, is %i', async (why, status, detail) => {

@@ -46,7 +46,7 @@ describe('an origin’s 401', () => {
   test('is no end: other credentials deliver the upload', async () => {
     const { id } = await room.whole();
     await parked(await room.result(id));
-    const result = await room.delivery.result(id, { credentials: [FRESH], to: neverAborted() });
+    const result = await room.delivery.result(id, { credentials: [FRESH], signal: neverAborted() });
     expect(result).toMatchObject({ kind: 'answered', answer: { status: 200 } });
     expect(origin.exchanges[1]!.body.endedCleanly).toBe(true);
     expect((await room.upload(id)).undelivered).toBeUndefined();
@@ -56,7 +56,7 @@ describe('an origin’s 401', () => {
     const { id } = await room.whole();
     await parked(await room.result(id));
     const stale: HeaderLine = ['Authorization', 'Bearer stale'];
-    const again = await room.delivery.result(id, { credentials: [stale], to: neverAborted() });
+    const again = await room.delivery.result(id, { credentials: [stale], signal: neverAborted() });
     expect(await parked(again)).toBe('who are you?');
     expect(origin.exchanges).toHaveLength(2);
   });
@@ -86,7 +86,7 @@ describe('the operator', () => {
 
   test('is told why there is nothing to deliver', async () => {
     const { id } = await room.whole();
-    await room.delivery.result(id, { credentials: [FRESH], to: neverAborted() });
+    await room.delivery.result(id, { credentials: [FRESH], signal: neverAborted() });
     expect(await room.delivery.redeliver(id)).toBe('answered');
     expect(await room.delivery.redeliver('upload-that-never-existed')).toBe('unknown');
     const cancelled = await room.whole();

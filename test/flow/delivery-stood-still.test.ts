@@ -81,13 +81,13 @@ async function isTaken(id: string): Promise<void> {
 
 test('its answer is waited for: the other says nothing before the time to come back is over', async () => {
   const release = origin.holdAnswers();
-  await open({ returnMs: 60_000 });
+  await open({ returnGraceMs: 60_000 });
   const { id } = await room.whole();
   const first = room.answer(id);
   await origin.exchange(0);
   stillness.stand();
   await isTaken(id);
-  const second = other.result(id, { to: neverAborted() });
+  const second = other.result(id, { signal: neverAborted() });
   await until(async () => (await room.store.dueDeliveries(room.clock())).length === 0, 'the other to take the claim');
   release();
   stillness.goOn();
@@ -108,7 +108,7 @@ test.each([
   stillness.stand();
   if (!origins) release();
   await isTaken(id);
-  expect(await other.result(id, { to: neverAborted() })).toMatchObject({
+  expect(await other.result(id, { signal: neverAborted() })).toMatchObject({
     kind: 'undelivered',
     why: { reason: 'outcome-unknown' },
   });
@@ -123,7 +123,10 @@ test.each([
     attemptCount: 1,
     attempts: [{ reached: 'answered' }],
   });
-  expect(await other.result(id, { to: neverAborted() })).toMatchObject({ kind: 'answered', answer: { status: 200 } });
+  expect(await other.result(id, { signal: neverAborted() })).toMatchObject({
+    kind: 'answered',
+    answer: { status: 200 },
+  });
   expect(origin.exchanges).toHaveLength(1);
 });
 
@@ -142,7 +145,7 @@ test('with a challenge in its hands: the upload waits for other credentials, alt
   stillness.stand();
   await room.store.renewClaim(id, 'worker-0', room.clock() - 1);
   await isTaken(id);
-  expect(await other.result(id, { to: neverAborted() })).toMatchObject({ why: { reason: 'outcome-unknown' } });
+  expect(await other.result(id, { signal: neverAborted() })).toMatchObject({ why: { reason: 'outcome-unknown' } });
   asked.abort();
   stillness.goOn();
   expect(await first).toMatchObject({ kind: 'parked', answer: { status: 401 } });
@@ -156,7 +159,7 @@ test('before its attempt is written down: the other sends, and it does not', asy
   const first = room.answer(id);
   await until(async () => (await room.upload(id)).phase === 'delivering', 'the claim');
   await isTaken(id);
-  expect(await other.result(id, { to: neverAborted() })).toMatchObject({ kind: 'answered' });
+  expect(await other.result(id, { signal: neverAborted() })).toMatchObject({ kind: 'answered' });
   stillness.goOn();
   expect((await bodyOf(await first)).toString()).toBe('ok');
   expect(origin.exchanges).toHaveLength(1);

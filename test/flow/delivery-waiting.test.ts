@@ -53,7 +53,7 @@ describe('a client is held open', () => {
   test('as short as it asks for itself: not at all begins the delivery and tells so', async () => {
     await open();
     const { id } = await room.whole();
-    expect(await room.delivery.result(id, { to: neverAborted(), waitMs: 0 })).toMatchObject({ kind: 'pending' });
+    expect(await room.delivery.result(id, { signal: neverAborted(), waitMs: 0 })).toMatchObject({ kind: 'pending' });
     await until(async () => (await room.upload(id)).phase === 'answered', 'the answer');
   });
 

@@ -48,7 +48,7 @@ test('two workers on one store make one request, and both clients get its answer
   const upload = await room.whole();
   const first = room.answer(upload.id);
   await origin.exchange(0);
-  const second = other.result(upload.id, { to: neverAborted() });
+  const second = other.result(upload.id, { signal: neverAborted() });
   release();
   expect((await bodyOf(await first)).toString()).toBe('ok');
   const result = await second;
@@ -63,7 +63,7 @@ test('a worker that waits for another learns that it gave up', async () => {
   const other = room.anotherWorker();
   others.push(other);
   const upload = await room.whole();
-  const results = await Promise.all([room.result(upload.id), other.result(upload.id, { to: neverAborted() })]);
+  const results = await Promise.all([room.result(upload.id), other.result(upload.id, { signal: neverAborted() })]);
   expect(results).toMatchObject([
     { kind: 'undelivered', why: { reason: 'outcome-unknown' } },
     { kind: 'undelivered', why: { reason: 'outcome-unknown' } },
@@ -92,8 +92,8 @@ test('a worker that was asked to send an unknown one again does not, when anothe
   others.push(other);
   const upload = await room.whole();
   await room.result(upload.id);
-  const asked = other.result(upload.id, { to: neverAborted() });
-  await room.delivery.result(upload.id, { to: neverAborted() });
+  const asked = other.result(upload.id, { signal: neverAborted() });
+  await room.delivery.result(upload.id, { signal: neverAborted() });
   expect(origin.exchanges).toHaveLength(2);
   secondIsOver();
   expect(await asked).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });

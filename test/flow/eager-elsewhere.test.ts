@@ -46,8 +46,8 @@ async function begun(): Promise<Upload> {
 /** The beginning of a refusal that is shown while it comes in. */
 async function shown(upload: Upload): Promise<EarlyAnswer> {
   const feed = room.delivery.startEager(upload)!;
-  feed.noteCommitted(upload);
-  await until(() => feed.heardEnough.aborted, 'the beginning of the refusal');
+  feed.onCommitted(upload);
+  await until(() => feed.answeredEarly.aborted, 'the beginning of the refusal');
   return feed.takeEarlyAnswer()!;
 }
 

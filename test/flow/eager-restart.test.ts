@@ -28,7 +28,7 @@ async function half(): Promise<Upload> {
   await writer.write([Buffer.from('01234')]);
   await writer.close();
   const chunk = { name: 'chunk-1', start: 0, size: 5 };
-  feed.noteCommitted((await room.store.commit(id, { token: 1, chunk, expiresAt: Date.now() + HOUR })) as Upload);
+  feed.onCommitted((await room.store.commit(id, { token: 1, chunk, expiresAt: Date.now() + HOUR })) as Upload);
   const exchange = await origin.exchange(0);
   await until(() => exchange.body.size === 5, 'five bytes at the origin');
   return (await room.store.get(id))!;
@@ -87,7 +87,7 @@ test('an upload that another worker delivers is not sent twice: the request that
   const { id } = await half();
   await rest(id);
   const other = room.anotherWorker();
-  expect(await other.result(id, { to: new AbortController().signal })).toMatchObject({ kind: 'answered' });
+  expect(await other.result(id, { signal: new AbortController().signal })).toMatchObject({ kind: 'answered' });
   expect(await room.result(id)).toMatchObject({ kind: 'answered' });
   room.delivery.stopEager(id);
   await origin.exchanges[0]!.closed;

@@ -241,7 +241,7 @@ test('a client that wants to know at once is not made to wait for a store that i
   await open();
   const upload = await room.whole();
   reach.cut();
-  const impatient = room.delivery.result(upload.id, { to: neverAborted(), waitMs: 0 });
+  const impatient = room.delivery.result(upload.id, { signal: neverAborted(), waitMs: 0 });
   await expect(impatient).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
 });
 
@@ -277,7 +277,7 @@ test('whoever waits between two attempts hears of an answer that another worker 
   await until(async () => (await room.upload(upload.id)).dueAt !== undefined, 'the pause');
   const other = room.anotherWorker();
   others.push(other);
-  expect(await other.result(upload.id, { to: neverAborted() })).toMatchObject({ kind: 'answered' });
+  expect(await other.result(upload.id, { signal: neverAborted() })).toMatchObject({ kind: 'answered' });
   expect((await within(first, 'the answer')).status).toBe(200);
   expect(origin.exchanges).toHaveLength(2);
 });

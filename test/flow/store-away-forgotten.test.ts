@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { Readable } from 'node:stream';
-import type { EarlyAnswer, Feed } from '../../src/delivery/eager.js';
+import type { EarlyAnswer, EagerFeed } from '../../src/delivery/eager.js';
 import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import type { Commit, UploadStore } from '../../src/store/upload-store.js';
@@ -48,20 +48,20 @@ class Forgetful extends StoreReach {
 }
 
 /** An origin that begins its answer with the first bytes, and breaks off in the middle of it. */
-class EarlyEnd implements Feed {
+class EarlyEnd implements EagerFeed {
   private readonly enough = new AbortController();
-  readonly heardEnough = this.enough.signal;
+  readonly answeredEarly = this.enough.signal;
 
   constructor(
     private readonly upload: Upload,
     private readonly kind: EarlyAnswer['kind'],
   ) {}
 
-  noteCommitted({ offset }: Upload): void {
+  onCommitted({ offset }: Upload): void {
     if (offset > 0) this.enough.abort();
   }
 
-  hearInterims(): void {
+  setInterimListener(): void {
     // It has nothing to say before.
   }
 
@@ -168,7 +168,7 @@ describe('a store that may forget', () => {
         feeds: {
           startEager: (upload) => new EarlyEnd(upload, kind),
           stopEager: () => undefined,
-          canStartEager: () => 'yes',
+          eagerAvailability: () => 'yes',
         },
       });
       const { stream, outcome } = room.append(id);

@@ -78,9 +78,9 @@ export class DeliveryRoom {
     id: string,
     { credentials, to = neverAborted() }: { credentials?: Headers; to?: AbortSignal } = {},
   ): Promise<DeliveryResult> {
-    const result = await this.delivery.result(id, { credentials, to });
+    const result = await this.delivery.result(id, { credentials, signal: to });
     const end = result.kind === 'undelivered' ? newestUnknownOutcome(result.upload) : undefined;
-    if (end) await this.delivery.clientKnows(end);
+    if (end) await this.delivery.recordClientInformed(end);
     return result;
   }
 

@@ -107,13 +107,13 @@ export class DeliveryWorld implements Origin {
     const client = new AbortController();
     if (leaves) setImmediate(() => client.abort(new Error('left')));
     try {
-      const result = await delivery.result(this.id, { to: client.signal });
+      const result = await delivery.result(this.id, { signal: client.signal });
       const text = result.kind === 'answered' ? (await bodyOf(result.answer)).toString() : undefined;
       // What a dead process says is heard by nobody.
       if (!process.alive) return undefined;
       const end = result.kind === 'undelivered' ? newestUnknownOutcome(result.upload) : undefined;
       this.heardOf = end?.attempt ?? this.heardOf;
-      if (end) await delivery.clientKnows(end);
+      if (end) await delivery.recordClientInformed(end);
       return this.hear(result, text);
     } catch {
       return undefined;

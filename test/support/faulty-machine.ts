@@ -100,7 +100,7 @@ export class Machine {
 
   /** As after the last byte of a response that says so. */
   clientKnows(end: UnknownOutcome): Promise<void> {
-    return this.parts.delivery.clientKnows(end);
+    return this.parts.delivery.recordClientInformed(end);
   }
 
   async sweep(): Promise<void> {

@@ -143,7 +143,7 @@ export class PeerNode {
     };
     this.delivery = new Delivery({ ...deps, origin: new UndiciOrigin(), worker: randomUUID(), random: Math.random });
     this.passThrough = new PassThrough({ log });
-    const clientKnows: HandlerOptions['clientKnows'] = (end) => this.delivery.clientKnows(end);
+    const clientKnows: HandlerOptions['clientKnows'] = (end) => this.delivery.recordClientInformed(end);
     const owners = new OwnerCache(nodes, () => performance.now(), 0);
     this.relay = new PeerRelay({ self: name, owners, signature, ownerTimeoutMs, clientKnows, log });
     const uploads = new Uploads({

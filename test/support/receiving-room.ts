@@ -59,8 +59,8 @@ export class ReceivingRoom {
           this.delivered.push(id);
           return { kind: 'pending', upload: (await store.get(id))!, retryAfterSeconds: 1 };
         },
-        clientAsks: (upload: Upload) => Promise.resolve(upload),
-        kept: () => {
+        recordClientAsked: (upload: Upload) => Promise.resolve(upload),
+        keptAnswer: () => {
           throw new Error('nothing is answered here');
         },
       },

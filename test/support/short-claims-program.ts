@@ -5,7 +5,7 @@ import { sourcesOf } from './program-flags.js';
 
 // `serve` as the binary has it, but a process that stands still within a delivery soon loses it to another one.
 
-const timings = { ...TIMINGS, claimMs: 3000, returnMs: 3000 };
+const timings = { ...TIMINGS, claimMs: 3000, returnGraceMs: 3000 };
 
 await serve(sourcesOf(process.argv.slice(3)), 'test', (config, log, version) =>
   startApp(config, log, version, timings),

@@ -55,9 +55,9 @@ export class UploadWorld {
       },
       spool: gatedSpool(spool, this.gate),
       delivery: {
-        result: (id, { to }) => this.deliver(id, to),
-        clientAsks: (upload: Upload) => Promise.resolve(upload),
-        kept: (upload) => Promise.resolve(keptAnswer(upload)),
+        result: (id, { signal: to }) => this.deliver(id, to),
+        recordClientAsked: (upload: Upload) => Promise.resolve(upload),
+        keptAnswer: (upload) => Promise.resolve(keptAnswer(upload)),
       },
       metrics,
       log: silentLog(),

@@ -9,11 +9,11 @@ import { bodyOf } from '../support/delivery-room.js';
 import { randomBytes, until } from '../support/temporary.js';
 
 /** A spool of one chunk in memory. */
-function memoryRooms(keepInMemory: number, failAfter = Infinity): ResponseBufferDeps & { file: Buffer | undefined } {
+function memoryRooms(maxMemoryBytes: number, failAfter = Infinity): ResponseBufferDeps & { file: Buffer | undefined } {
   const deps = {
     id: 'upload',
     name: 'answer-1',
-    keepInMemory,
+    maxMemoryBytes,
     file: undefined as Buffer | undefined,
     spool: {
       create: () => {
@@ -67,7 +67,7 @@ test('every reader gets the whole from its start, whenever it comes and wherever
         const whole = randomBytes(sizes.reduce((sum, size) => sum + size, 0));
         const { answer, body } = answerOf(counted ? [['Content-Length', String(whole.length)]] : []);
         const buffered = new ResponseBuffer(answer, memoryRooms(keep));
-        const taking = buffered.take(1);
+        const taking = buffered.readToEnd(1);
         const reading: Promise<Buffer>[] = [];
         for (let index = 0, at = 0; index <= sizes.length; index++) {
           for (const start of from) if (Math.min(start, sizes.length) === index) reading.push(bodyOf(buffered.relay()));
@@ -91,7 +91,7 @@ test('every reader gets the whole from its start, whenever it comes and wherever
 test('the last bytes of a counted body are held back until the answer is recorded', async () => {
   const { answer, body } = answerOf([['Content-Length', '6']]);
   const buffered = new ResponseBuffer(answer, memoryRooms(100));
-  const taking = buffered.take(1);
+  const taking = buffered.readToEnd(1);
   const reader = buffered.relay().body[Symbol.asyncIterator]();
   body.push(Buffer.from('abc'));
   expect(String((await reader.next()).value)).toBe('abc');
@@ -110,7 +110,7 @@ test('the last bytes of a counted body are held back until the answer is recorde
 test('without a length the bytes are given as they come, and only the end is held back', async () => {
   const { answer, body } = answerOf();
   const buffered = new ResponseBuffer(answer, memoryRooms(100));
-  const taking = buffered.take(1);
+  const taking = buffered.readToEnd(1);
   const reader = buffered.relay().body[Symbol.asyncIterator]();
   body.push(Buffer.from('abc'));
   expect(String((await reader.next()).value)).toBe('abc');
@@ -128,8 +128,8 @@ test('a short answer is over before anybody is shown it', async () => {
   const { answer, body } = answerOf();
   const buffered = new ResponseBuffer(answer, memoryRooms(100_000));
   let isShown = false;
-  buffered.whenLong(() => (isShown = true));
-  const taking = buffered.take(1);
+  buffered.onLongResponse(() => (isShown = true));
+  const taking = buffered.readToEnd(1);
   body.push(Buffer.alloc(60_000));
   body.push(null);
   await taking;
@@ -143,8 +143,8 @@ test.each([
   const { answer, body } = answerOf();
   const buffered = new ResponseBuffer(answer, memoryRooms(1_000_000));
   let shown = 0;
-  buffered.whenLong(() => shown++);
-  const taking = buffered.take(1);
+  buffered.onLongResponse(() => shown++);
+  const taking = buffered.readToEnd(1);
   body.push(piece);
   await until(() => shown > 0, 'the answer to be shown');
   body.push(Buffer.alloc(70_000));
@@ -158,8 +158,8 @@ test('a full disk costs an answer its body: its readers fail, nothing of it stay
   const deps = memoryRooms(10, 50);
   const buffered = new ResponseBuffer(answer, deps);
   let unkept = 0;
-  buffered.whenUnkept(() => unkept++);
-  const taking = buffered.take(1);
+  buffered.onStorageFailure(() => unkept++);
+  const taking = buffered.readToEnd(1);
   const reading = bodyOf(buffered.relay());
   reading.catch(() => undefined);
   body.push(Buffer.alloc(40));

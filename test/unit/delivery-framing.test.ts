@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 import { expect, test } from '@jest/globals';
-import { framed } from '../../src/delivery/origin-body.js';
+import { frameBody } from '../../src/delivery/origin-body.js';
 import type { Upload } from '../../src/model/upload.js';
 import type { Spool } from '../../src/spool/spool.js';
 
@@ -26,17 +26,17 @@ async function all(body: Readable | undefined): Promise<string> {
 }
 
 test('the body is the chunks, its size their sum', async () => {
-  const { size, body } = framed(upload(5), raw, chunks, spoolWith('abc', 'de'));
+  const { size, body } = frameBody(upload(5), raw, chunks, spoolWith('abc', 'de'));
   expect(size).toBe(5);
   expect(await all(body)).toBe('abcde');
 });
 
 test('an empty upload has no body', () => {
-  expect(framed(upload(0), raw, [], spoolWith())).toEqual({ size: 0 });
+  expect(frameBody(upload(0), raw, [], spoolWith())).toEqual({ size: 0 });
 });
 
 test('chunks that do not add up to the offset are not sent', () => {
-  expect(() => framed(upload(6), raw, chunks, spoolWith('abc', 'def'))).toThrow(
+  expect(() => frameBody(upload(6), raw, chunks, spoolWith('abc', 'def'))).toThrow(
     expect.objectContaining({ code: 'BYTES_LOST' }),
   );
 });
@@ -46,7 +46,7 @@ test.each([
   ['more', ['abc', 'def']],
   ['no', []],
 ])('a spool that gives %s bytes makes the body fail', async (_what, pieces) => {
-  const { body } = framed(upload(5), raw, chunks, spoolWith(...pieces));
+  const { body } = frameBody(upload(5), raw, chunks, spoolWith(...pieces));
   await expect(all(body)).rejects.toMatchObject({ code: 'BYTES_LOST' });
 });
 
@@ -60,12 +60,12 @@ test('a spool that fails makes the body fail with the same reason', async () => 
         },
       }),
   } as unknown as Spool;
-  await expect(all(framed(upload(5), raw, chunks, spool).body)).rejects.toBe(failure);
+  await expect(all(frameBody(upload(5), raw, chunks, spool).body)).rejects.toBe(failure);
 });
 
 test('a body that nobody wants any more lets go of the spool', async () => {
   const source = new Readable({ read: () => undefined });
-  const { body } = framed(upload(5), raw, chunks, { read: () => source } as unknown as Spool);
+  const { body } = frameBody(upload(5), raw, chunks, { read: () => source } as unknown as Spool);
   const closed = new Promise((resolve) => source.once('close', resolve));
   body!.destroy();
   await closed;

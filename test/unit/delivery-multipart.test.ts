@@ -3,12 +3,12 @@ import { describe, expect, test } from '@jest/globals';
 import {
   envelopeOf,
   filenameOf,
-  framed,
+  frameBody,
   type Multipart,
   multipartType,
-  wholeType,
+  representationType,
 } from '../../src/delivery/origin-body.js';
-import { replayOf, targetOf } from '../../src/delivery/origin-request.js';
+import { originRequestHead, targetOf } from '../../src/delivery/origin-request.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { StoredRequest, Upload } from '../../src/model/upload.js';
 import type { Spool } from '../../src/spool/spool.js';
@@ -36,7 +36,7 @@ async function bodyOf(
   const bytes = Buffer.from(content);
   const spool = { read: () => Readable.from([bytes]) } as unknown as Spool;
   const chunks = bytes.length === 0 ? [] : [{ name: 'a', start: 0, size: bytes.length }];
-  const { size, body } = framed(upload(bytes.length, headers), framing, chunks, spool);
+  const { size, body } = frameBody(upload(bytes.length, headers), framing, chunks, spool);
   const pieces: Buffer[] = [];
   for await (const piece of body!) pieces.push(piece as Buffer);
   const whole = Buffer.concat(pieces);
@@ -160,7 +160,7 @@ describe('Upload-Metadata', () => {
   const base64 = (text: string | Buffer): string => Buffer.from(text).toString('base64');
   const told = (metadata: string, more: HeaderLine[] = []): [string | undefined, string] => {
     const creation = request([...more, ['Upload-Metadata', metadata]]);
-    return [filenameOf(creation), wholeType(creation)];
+    return [filenameOf(creation), representationType(creation)];
   };
   const PNG = `filename ${base64('a.png')},filetype ${base64('image/png')}`;
   const UNKNOWN = 'application/octet-stream';
@@ -210,7 +210,10 @@ test.each(['multipart/form-data; boundary=B', 'Multipart/Form-Data;boundary="x"'
   async (type) => {
     const headers: HeaderLine[] = [['Content-Type', type]];
     expect(await bodyOf('--B--', form, headers)).toBe('--B--');
-    const replay = replayOf({ ...newUpload('u'), request: { ...REQUEST, headers } } as unknown as Upload, framedRoute);
+    const replay = originRequestHead(
+      { ...newUpload('u'), request: { ...REQUEST, headers } } as unknown as Upload,
+      framedRoute,
+    );
     expect(replay.headers.filter(([name]) => name.toLowerCase() === 'content-type')).toEqual(headers);
   },
 );

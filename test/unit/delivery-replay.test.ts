@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { completedBy, replayOf } from '../../src/delivery/origin-request.js';
+import { withCompletingRequest, originRequestHead } from '../../src/delivery/origin-request.js';
 import type { HeaderLine, Headers } from '../../src/model/headers.js';
 import type { Upload } from '../../src/model/upload.js';
 import { newUpload, REQUEST, routeTo } from '../support/delivery-room.js';
@@ -13,7 +13,7 @@ function upload(headers: Headers, request: Partial<Upload['request']> = {}): Upl
 function kept(headers: Headers, credentials: Headers = []): HeaderLine[] {
   const ours = /^(host|forwarded|x-forwarded-.*|via|idempotency-key)$/i;
   const route = routeTo('http://origin:3000');
-  const replay = replayOf(completedBy(upload(headers), route, { credentials }), route);
+  const replay = originRequestHead(withCompletingRequest(upload(headers), route, { credentials }), route);
   return replay.headers.filter(([name]) => !ours.test(name)).map(([name, value]) => [name, value]);
 }
 
@@ -92,7 +92,7 @@ test.each([
   const route = routeTo('http://origin:3000', {
     rules: { framing: { kind: 'multipart', field: 'file', fields: [], fieldsFromHeaders: [] } },
   });
-  const { headers } = replayOf(
+  const { headers } = originRequestHead(
     upload([
       [name, 'x/y'],
       ['X-After', '2'],
@@ -149,7 +149,7 @@ test.each([
   ['https://origin:8443/base', '/', 'https://origin:8443', '/base/'],
   ['http://[::1]:3000/a/b', '//x', 'http://[::1]:3000', '/a/b//x'],
 ])('origin %s and target %s', (origin, target, expectedOrigin, expectedTarget) => {
-  const replay = replayOf(upload([], { target }), routeTo(origin));
+  const replay = originRequestHead(upload([], { target }), routeTo(origin));
   expect([replay.origin, replay.target]).toEqual([expectedOrigin, expectedTarget]);
 });
 
@@ -159,13 +159,13 @@ test.each([
   [false, 'files.example', 'origin:3000'],
 ])('preserve_host %s with the authority "%s" sends the host %s', (preserveHost, authority, expected) => {
   const route = routeTo('http://origin:3000/base', { rules: { preserveHost } });
-  const { headers } = replayOf(upload([['host', 'spoofed.example']], { authority }), route);
+  const { headers } = originRequestHead(upload([['host', 'spoofed.example']], { authority }), route);
   expect(headers.filter(([name]) => name.toLowerCase() === 'host')).toEqual([['Host', expected]]);
 });
 
 test('the key of the delivery is sent, unless the client has its own', () => {
   const keys = (headers: Headers) =>
-    replayOf(upload(headers), routeTo('http://o')).headers.filter(([name]) => /^idempotency-key$/i.test(name));
+    originRequestHead(upload(headers), routeTo('http://o')).headers.filter(([name]) => /^idempotency-key$/i.test(name));
   expect(keys([])).toEqual([['Idempotency-Key', 'key-of-upload-1']]);
   expect(keys([['IDEMPOTENCY-KEY', 'mine']])).toEqual([['IDEMPOTENCY-KEY', 'mine']]);
 });

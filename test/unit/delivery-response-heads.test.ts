@@ -9,8 +9,8 @@ function passed(bytes: string, size: number): string {
   heads.expectHead();
   let out = '';
   for (let at = 0; at < bytes.length; at += size)
-    out += heads.pass(Buffer.from(bytes.slice(at, at + size), 'latin1')).toString('latin1');
-  return out + (heads.rest()?.toString('latin1') ?? '');
+    out += heads.filter(Buffer.from(bytes.slice(at, at + size), 'latin1')).toString('latin1');
+  return out + (heads.flush()?.toString('latin1') ?? '');
 }
 
 const cases: readonly [name: string, bytes: string, expected: string][] = [
@@ -33,7 +33,7 @@ for (const size of [1, 2, 7, 23, 10_000])
 
 test('nothing is touched while no response is expected', () => {
   const bytes = Buffer.from('HTTP/1.1 100 Continue\r\n\r\n');
-  expect(new ResponseHeads().pass(bytes)).toBe(bytes);
+  expect(new ResponseHeads().filter(bytes)).toBe(bytes);
 });
 
 test('an interim head without end is not held for ever', () => {
@@ -41,8 +41,8 @@ test('an interim head without end is not held for ever', () => {
   heads.expectHead();
   const start = Buffer.from('HTTP/1.1 103 Early\r\n');
   const filler = Buffer.alloc(70_000, 'x');
-  expect(heads.pass(start)).toHaveLength(0);
-  expect(heads.pass(filler)).toHaveLength(start.length + filler.length);
+  expect(heads.filter(start)).toHaveLength(0);
+  expect(heads.filter(filler)).toHaveLength(start.length + filler.length);
 });
 
 const OCTETS = String.fromCharCode(...Array.from({ length: 128 }, (_, at) => 128 + at));
@@ -63,7 +63,7 @@ for (const size of [1, 2, 7, 10_000])
     for (let round = 0; round < 2; round++) {
       heads.expectHead();
       const bytes = Buffer.from(`HTTP/1.1 103 Early\r\n\r\n${line}Content-Length: 0\r\n\r\n`, 'latin1');
-      for (let at = 0; at < bytes.length; at += size) heads.pass(bytes.subarray(at, at + size));
+      for (let at = 0; at < bytes.length; at += size) heads.filter(bytes.subarray(at, at + size));
       expect(heads.reasonOf(status)).toBe(reason);
     }
   });

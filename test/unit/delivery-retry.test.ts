@@ -3,7 +3,7 @@ import {
   afterAttempt,
   beforeAttempt,
   isRepeatable,
-  mayAskAgain,
+  mayRetry,
   meaningOf,
   retryAfterSeconds,
 } from '../../src/delivery/retry-policy.js';
@@ -231,7 +231,7 @@ describe('who asks again', () => {
     ['quarantined', because('quarantined'), withCredentials, repeatable, false],
     ['quarantined, by the operator', because('quarantined'), operator, once, true],
   ])('%s: %j', (_name, why, asker, policy, expected) => {
-    expect(mayAskAgain(why, asker, policy)).toBe(expected);
+    expect(mayRetry(why, asker, policy)).toBe(expected);
   });
 });
 

@@ -15,14 +15,14 @@ class Bench {
   /** Asks for a turn, and notes its name when it is given. */
   async ask(name: string, call: Partial<SlotRequest> = {}): Promise<Slot> {
     const signal = new AbortController().signal;
-    const turn = await this.turns.take({ rules: RULES, isUrgent: () => false, signal, ...call });
-    this.given.push(turn.kind === 'go' ? name : `${name}: ${turn.kind}`);
+    const turn = await this.turns.acquire({ limits: RULES, isUrgent: () => false, signal, ...call });
+    this.given.push(turn.kind === 'granted' ? name : `${name}: ${turn.kind}`);
     return turn;
   }
 
-  async go(name: string, call: Partial<SlotRequest> = {}): Promise<Extract<Slot, { kind: 'go' }>> {
+  async go(name: string, call: Partial<SlotRequest> = {}): Promise<Extract<Slot, { kind: 'granted' }>> {
     const turn = await this.ask(name, call);
-    if (turn.kind !== 'go') throw new Error(`${name} got ${turn.kind}`);
+    if (turn.kind !== 'granted') throw new Error(`${name} got ${turn.kind}`);
     return turn;
   }
 
@@ -41,7 +41,7 @@ test('so many at a time, the next when one is over, in the order they came', asy
   void bench.ask('c');
   void bench.ask('d');
   await settled();
-  expect([bench.given, bench.turns.queued, bench.turns.isFree(RULES)]).toEqual([['a', 'b'], 2, false]);
+  expect([bench.given, bench.turns.queued, bench.turns.hasFreeSlot(RULES)]).toEqual([['a', 'b'], 2, false]);
   a.end(true);
   a.end(true);
   await settled();
@@ -50,7 +50,7 @@ test('so many at a time, the next when one is over, in the order they came', asy
 
 test('those a client waits for go first, but every fourth turn is the oldest’s', async () => {
   const bench = new Bench();
-  const one = { rules: { ...RULES, concurrency: 1 } };
+  const one = { limits: { ...RULES, concurrency: 1 } };
   const urgent = { ...one, isUrgent: () => true };
   const held = await bench.go('held', one);
   const turns = ['background 1', 'background 2'].map((name) => bench.ask(name, one));
@@ -59,7 +59,7 @@ test('those a client waits for go first, but every fourth turn is the oldest’s
   for (let count = 0; count < turns.length; count++) {
     const given = await Promise.race(turns.map(async (turn, index) => ({ turn: await turn, index })));
     turns[given.index] = new Promise(() => undefined);
-    if (given.turn.kind === 'go') given.turn.end(true);
+    if (given.turn.kind === 'granted') given.turn.end(true);
   }
   expect(bench.given).toEqual(['held', 'u1', 'u2', 'background 1', 'u3', 'u4', 'background 2']);
 });
@@ -67,10 +67,10 @@ test('those a client waits for go first, but every fourth turn is the oldest’s
 test('urgency is asked for when a turn is given: a client may have come or left since', async () => {
   const bench = new Bench();
   const one = { ...RULES, concurrency: 1 };
-  const held = await bench.go('held', { rules: one });
+  const held = await bench.go('held', { limits: one });
   let isWaiting = false;
-  void bench.ask('a', { rules: one });
-  void bench.ask('b', { rules: one, isUrgent: () => isWaiting });
+  void bench.ask('a', { limits: one });
+  void bench.ask('b', { limits: one, isUrgent: () => isWaiting });
   isWaiting = true;
   held.end(true);
   await settled();
@@ -96,7 +96,7 @@ test('after so many failures in a row nobody gets a turn for a while, those in t
   last.end(false);
   expect(await queued).toEqual({ kind: 'later', at: 1000 });
   expect(await bench.ask('new')).toEqual({ kind: 'later', at: 1000 });
-  expect([bench.opened, bench.turns.isFree(RULES)]).toEqual([1, false]);
+  expect([bench.opened, bench.turns.hasFreeSlot(RULES)]).toEqual([1, false]);
   bench.now = 500;
   other.end(false);
   expect(await bench.ask('after a failure from before')).toEqual({ kind: 'later', at: 1000 });
@@ -109,7 +109,7 @@ test('an answer in between begins the count anew', async () => {
   (await bench.go('good')).end(true);
   (await bench.go('nothing learned')).end();
   await bench.fail(2);
-  expect([bench.opened, bench.turns.isFree(RULES)]).toEqual([0, true]);
+  expect([bench.opened, bench.turns.hasFreeSlot(RULES)]).toEqual([0, true]);
 });
 
 test('after the pause one finds out; the others wait for what it finds', async () => {
@@ -128,7 +128,7 @@ test('after the pause one finds out; the others wait for what it finds', async (
   const second = await bench.go('second probe');
   const others = [bench.ask('x'), bench.ask('y')];
   second.end(true);
-  expect((await Promise.all(others)).map(({ kind }) => kind)).toEqual(['go', 'go']);
+  expect((await Promise.all(others)).map(({ kind }) => kind)).toEqual(['granted', 'granted']);
 });
 
 test('a probe from which nothing was learned leaves the next one to find out', async () => {
@@ -138,16 +138,16 @@ test('a probe from which nothing was learned leaves the next one to find out', a
   const probe = await bench.go('probe');
   const waiting = bench.ask('waiting');
   probe.end();
-  expect((await waiting).kind).toBe('go');
+  expect((await waiting).kind).toBe('granted');
 });
 
 test('an answer to a request from before the pause ends it', async () => {
   const bench = new Bench();
   const early = await bench.go('early');
   await bench.fail(3);
-  expect(bench.turns.isFree(RULES)).toBe(false);
+  expect(bench.turns.hasFreeSlot(RULES)).toBe(false);
   early.end(true);
-  expect(bench.turns.isFree(RULES)).toBe(true);
+  expect(bench.turns.hasFreeSlot(RULES)).toBe(true);
 });
 
 test('routes to one server share its turns, whatever their path', () => {
@@ -170,14 +170,14 @@ test.each([
   const bench = new Bench();
   const rules = { ...RULES, concurrency };
   const eager = [];
-  while (bench.turns.isFreeForEager(rules)) eager.push(await bench.go('eager', { rules, isEager: true }));
+  while (bench.turns.hasFreeEagerSlot(rules)) eager.push(await bench.go('eager', { limits: rules, isEager: true }));
   expect(eager).toHaveLength(most);
   const whole = [];
-  for (let count = most; count < concurrency; count++) whole.push(await bench.go('whole', { rules }));
-  const waiting = bench.go('waiting', { rules });
+  for (let count = most; count < concurrency; count++) whole.push(await bench.go('whole', { limits: rules }));
+  const waiting = bench.go('waiting', { limits: rules });
   eager[0]?.end(true);
-  expect(bench.turns.isFreeForEager(rules)).toBe(false);
+  expect(bench.turns.hasFreeEagerSlot(rules)).toBe(false);
   whole[0]!.end(true);
   (await waiting).end(true);
-  expect(bench.turns.isFreeForEager(rules)).toBe(most > 0);
+  expect(bench.turns.hasFreeEagerSlot(rules)).toBe(most > 0);
 });

@@ -20,7 +20,7 @@ test('a lost answer is told of once, and what remembers that does not grow for e
   const known = lostUpload();
   const losses: string[] = [];
   const metrics = Object.assign(new Metrics(), { bytesLost: (what: string) => losses.push(what) });
-  const lostAnswers = new Set<string>();
+  const reportedLosses = new Set<string>();
   const store = { get: () => Promise.resolve(known), answerBody: () => Promise.resolve(undefined) };
   const deps = {
     store,
@@ -31,12 +31,12 @@ test('a lost answer is told of once, and what remembers that does not grow for e
     },
     log: silentLog(),
     metrics,
-    lostAnswers,
+    reportedLosses,
   };
   const here = new AbortController().signal;
   expect([await keptAnswer(known, deps, here), await keptAnswer(known, deps, here)]).toEqual([undefined, undefined]);
   expect(losses).toEqual(['answer']);
   for (let count = 0; count < 10_050; count++) await keptAnswer(lostUpload(), deps, here);
-  expect(lostAnswers.size).toBe(10_000);
-  expect(lostAnswers.has(known.id)).toBe(false);
+  expect(reportedLosses.size).toBe(10_000);
+  expect(reportedLosses.has(known.id)).toBe(false);
 });

@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import { fieldValue, type HeaderLine, forwardableHeaders, forwardableTrailers } from '../../src/model/headers.js';
 import type { RequestHead } from '../../src/model/request-head.js';
-import { framingOf, linesForOrigin } from '../../src/origin/headers.js';
+import { framingOf, headersForOrigin } from '../../src/origin/headers.js';
 
 function headOf(part: Partial<RequestHead>): RequestHead {
   return {
@@ -27,7 +27,7 @@ function headOf(part: Partial<RequestHead>): RequestHead {
 }
 
 function linesOf(part: Partial<RequestHead>, host = 'example.org'): HeaderLine[] {
-  return linesForOrigin(headOf(part), host);
+  return headersForOrigin(headOf(part), host);
 }
 
 const LENGTH: HeaderLine = ['Content-Length', '5'];
