@@ -13,7 +13,7 @@ import {
 } from '../model/upload.js';
 import { type Log, uploadFields, uploadTag, withoutQueryValues } from '../observe/log.js';
 import type { Nodes } from '../store/nodes.js';
-import { everyUpload, type SetAside, type UploadStore } from '../store/upload-store.js';
+import { everyUpload, type SetAsideRecord, type UploadStore } from '../store/upload-store.js';
 import type { UnknownUploads } from '../uploads/unknown-bytes.js';
 import { type AdminResponse, type AdminRequest, json, methodNotAllowed, problem } from './admin-http.js';
 
@@ -57,7 +57,7 @@ async function answer(uploadsApi: UploadsApi, request: AdminRequest): Promise<Ad
     return methodNotAllowed(['GET', 'HEAD', 'DELETE']);
   const asked = isRead(request) ? { skipGate: false } : readAct(request.query, verb);
   if (typeof asked === 'string') return problem(400, asked);
-  const aside = (await uploadsApi.store.setAside()).find(({ id }) => uploadTag(id) === tag);
+  const aside = (await uploadsApi.store.setAsideRecords()).find(({ id }) => uploadTag(id) === tag);
   if (aside) return isRead(request) ? json(200, setAsideView(aside)) : cannotBeRead(aside);
   const found = await uploadsTagged(uploadsApi.store, tag);
   const upload = found[0];
@@ -94,7 +94,7 @@ function readAct(query: URLSearchParams, verb: string | undefined): Act | string
   return { skipGate: skipGate === 'true', ...(operator === undefined ? {} : { operator }) };
 }
 
-function cannotBeRead({ state, reason }: SetAside): AdminResponse {
+function cannotBeRead({ state, reason }: SetAsideRecord): AdminResponse {
   if (state === 'damaged') return problem(409, `There is nothing to act on: ${reason}.`);
   return problem(503, `Nothing can be done to this upload now: ${reason}. It is tried again.`, { 'Retry-After': '5' });
 }
@@ -108,7 +108,7 @@ async function list(uploadsApi: UploadsApi, query: URLSearchParams): Promise<Adm
   if (typeof wanted === 'string') return problem(400, wanted);
   const { uploads, next } = await newestUploads(uploadsApi.store, wanted);
   const isOverview = !wanted.phase && !wanted.find && !wanted.after;
-  const aside = isOverview ? await uploadsApi.store.setAside() : [];
+  const aside = isOverview ? await uploadsApi.store.setAsideRecords() : [];
   const unknown = isOverview ? uploadsApi.unknownUploads?.() : undefined;
   return json(200, {
     uploads: uploads.map(summaryOf),
@@ -186,7 +186,7 @@ async function redeliver({ delivery, log }: UploadsApi, upload: Upload, act: Act
   }
 }
 
-type Listing = Pick<UploadStore, 'list' | 'setAside'>;
+type Listing = Pick<UploadStore, 'list' | 'setAsideRecords'>;
 
 interface Wanted {
   readonly phase?: Phase;
@@ -272,7 +272,7 @@ function summaryOf(upload: Upload) {
 }
 
 /** An upload that cannot be shown, because its record cannot be read. */
-function setAsideView({ id, state, reason, since }: SetAside) {
+function setAsideView({ id, state, reason, since }: SetAsideRecord) {
   return { tag: uploadTag(id), phase: state, problem: reason, since: iso(since) };
 }
 

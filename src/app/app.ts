@@ -138,7 +138,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     trust,
     clientKnows,
   });
-  const listing = { list: storage.store.list.bind(storage.store), setAside: storage.setAside };
+  const listing = { list: storage.store.list.bind(storage.store), setAsideRecords: storage.setAside };
   operators.uploadsApi = { ...deps, store: listing, uploads, delivery, nodes: storage.others?.nodes };
   operators.drain = buildDrain({
     health,

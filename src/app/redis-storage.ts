@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import type { HealthCheck } from '../admin/admin.js';
 import type { Config } from '../config/config.js';
 import type { RedisConfig } from '../config/store.js';
-import { nodeName, writtenNodeName } from '../fs/node-name.js';
+import { nodeName, existingNodeName } from '../fs/node-name.js';
 import type { Log } from '../observe/log.js';
 import { noteNode } from '../spool/data-directory.js';
 import { LocalSpool } from '../spool/local-spool.js';
@@ -49,7 +49,7 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
       await prepare();
     },
     spool: {
-      name: async () => (shared ? 'shared' : `of ${(await writtenNodeName(data)) ?? 'nobody'}`),
+      name: async () => (shared ? 'shared' : `of ${(await existingNodeName(data)) ?? 'nobody'}`),
       mark: async () => (await spoolMark(data)) ?? '',
     },
   });

@@ -15,7 +15,7 @@ import { DirectoryLock } from '../store/embedded/directory-lock.js';
 import { EmbeddedLeases, EmbeddedStore } from '../store/embedded/embedded-store.js';
 import type { Leases } from '../store/leases.js';
 import type { Nodes } from '../store/nodes.js';
-import type { OldAge, SetAside, UploadStore } from '../store/upload-store.js';
+import type { LeftoverAge, SetAsideRecord, UploadStore } from '../store/upload-store.js';
 import { recover, recoverOne, recoverRecord, type RecoveryDeps } from '../uploads/recovery.js';
 import { type UnknownUploads, UnreadableBytes, UnrecordedBytes } from '../uploads/unknown-bytes.js';
 
@@ -45,13 +45,13 @@ export interface Storage {
   /** Uploads that the start has found without a record; missing where several stores may be right. */
   readonly unrecorded?: UnrecordedBytes;
   /** Removes what is old and belongs to no record from where the records are; missing where they are in no directory. */
-  readonly clearLeftovers?: (age: OldAge) => Promise<void>;
+  readonly clearLeftovers?: (age: LeftoverAge) => Promise<void>;
   /** Uploads that were in the spool when it became this store's. */
   readonly takenOver?: () => Promise<ReadonlySet<string>>;
   /** Uploads whose bytes the disk does not list. */
   readonly unreadable: UnreadableBytes;
   /** All that is there of uploads and cannot be read: records and bytes. */
-  readonly setAside: () => Promise<readonly SetAside[]>;
+  readonly setAside: () => Promise<readonly SetAsideRecord[]>;
   /** What is in the spool of uploads that the store does not know, and that it should. */
   readonly unknownUploads?: () => UnknownUploads | undefined;
   /** Brings records and bytes together after a crash, before the first request. */
@@ -124,7 +124,7 @@ export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Pr
     clock,
     expiryClock: deps.expiryClock,
     onLoss: (upload, problem) => reportLoss(upload, problem, deps),
-    tryAgainMs: timings.lookAgainMs,
+    retryMs: timings.lookAgainMs,
   });
   opened.push(() => store.close());
   const leases = new EmbeddedLeases(store);
@@ -173,18 +173,18 @@ export async function lockDirectory(directory: string, opened: Closer[]): Promis
 
 /** Each upload once: with an unreadable record nobody can look after its bytes either. */
 export function allSetAside(
-  store: Pick<UploadStore, 'setAside'>,
+  store: Pick<UploadStore, 'setAsideRecords'>,
   unreadable: Pick<UnreadableBytes, 'list'>,
-): () => Promise<readonly SetAside[]> {
+): () => Promise<readonly SetAsideRecord[]> {
   return async () => {
-    const records = await store.setAside();
+    const records = await store.setAsideRecords();
     const ids = new Set(records.map(({ id }) => id));
     return [...records, ...unreadable.list().filter(({ id }) => !ids.has(id))];
   };
 }
 
 /** One sick record, or one sick directory of the spool, must not take all other uploads out of service. */
-export function recordsCheck(setAside: () => Promise<readonly SetAside[]>): HealthCheck {
+export function recordsCheck(setAside: () => Promise<readonly SetAsideRecord[]>): HealthCheck {
   return {
     name: 'records',
     isInformational: true,
@@ -196,9 +196,13 @@ export function recordsCheck(setAside: () => Promise<readonly SetAside[]>): Heal
 }
 
 /** Requests still pass through, and uploads can be ended, which makes room. */
-function roomCheck(store: Pick<EmbeddedStore, 'takesBytes'>): HealthCheck {
+function roomCheck(store: Pick<EmbeddedStore, 'acceptsBytes'>): HealthCheck {
   const problem = 'the disk has no room: nothing new is received';
-  return { name: 'room', isInformational: true, check: () => Promise.resolve(store.takesBytes ? undefined : problem) };
+  return {
+    name: 'room',
+    isInformational: true,
+    check: () => Promise.resolve(store.acceptsBytes ? undefined : problem),
+  };
 }
 
 /** New uploads and everything that passes through are served as ever, and no restart brings back what is not there. */

@@ -180,7 +180,7 @@ async function forgetUpload(id: string, deps: ForgetNodeDeps): Promise<boolean> 
     }
     const { phase } = upload;
     if (phase === 'receiving') assertDone(await store.invalidate(id, lease.token, 'lost'));
-    else if (phase !== 'answered') await store.lose(id);
+    else if (phase !== 'answered') await store.markLost(id);
     if (phase === 'answered') reportLostAnswer(upload, NODE_LOST, deps);
     else if (phase !== 'cancelled' && phase !== 'invalid') reportLoss(upload, NODE_LOST, deps);
     await store.remove(id, upload.clientKey);

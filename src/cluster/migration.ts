@@ -109,7 +109,7 @@ export class Migration {
         return 'later';
       }
       const isReceiving = upload.phase === 'receiving';
-      const lost = await (isReceiving ? store.invalidate(this.id, lease.token, 'lost') : store.lose(this.id));
+      const lost = await (isReceiving ? store.invalidate(this.id, lease.token, 'lost') : store.markLost(this.id));
       if (typeof lost === 'string') return 'later';
       reportLoss(lost, problem, this.deps);
       return 'lost';

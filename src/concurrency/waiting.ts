@@ -2,7 +2,7 @@
 export class Notifier {
   private readonly waiters = new Set<() => void>();
 
-  announce(): void {
+  notifyAll(): void {
     for (const wake of this.waiters) wake();
     this.waiters.clear();
   }
@@ -26,10 +26,10 @@ export class Notifier {
 }
 
 /** Fails when the promise takes longer; what becomes of it then is nobody's concern. */
-export async function inTime<T>(promise: Promise<T>, mostMs: number): Promise<T> {
+export async function withTimeout<T>(promise: Promise<T>, timeoutMs: number): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error('not answered in time')), mostMs);
+    timer = setTimeout(() => reject(new Error('not answered in time')), timeoutMs);
   });
   try {
     return await Promise.race([promise, late]);

@@ -394,7 +394,7 @@ function isStableSnapshot({ phase, attemptCount }: Upload): boolean {
 
 /** How another worker's delivery came out, or `late` when that takes longer. Rejects with the signal's reason. */
 async function settledWithin(
-  store: Pick<UploadStore, 'settled'>,
+  store: Pick<UploadStore, 'waitUntilSettled'>,
   id: string,
   signal: AbortSignal,
   waitMs: number,
@@ -405,7 +405,7 @@ async function settledWithin(
   signal.addEventListener('abort', leave, { once: true });
   if (signal.aborted) leave();
   try {
-    return await store.settled(id, waiting.signal);
+    return await store.waitUntilSettled(id, waiting.signal);
   } catch (error) {
     if (waiting.signal.aborted && !signal.aborted) return 'late';
     throw error;

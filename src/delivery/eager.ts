@@ -174,7 +174,7 @@ export class EagerAttempt implements EagerFeed {
   private async begin(): Promise<Attempt | undefined> {
     const { store, clock } = this.deps;
     const attempt = { number: 1, inPart: true, origin: this.route.origin, startedAt: clock() } as const;
-    const upload = await store.beginEarly(this.upload.id, attempt);
+    const upload = await store.beginEarlyAttempt(this.upload.id, attempt);
     return upload === 'stale' ? undefined : attempt;
   }
 
@@ -285,7 +285,7 @@ export class EagerBody {
       read: () => void this.pushNext(),
       destroy: (error, done) => {
         this.source?.destroy();
-        this.changed.announce();
+        this.changed.notifyAll();
         done(error);
       },
     });
@@ -297,7 +297,7 @@ export class EagerBody {
   /** More is committed. */
   setCommitted(offset: number): void {
     this.committed = Math.max(this.committed, offset);
-    this.changed.announce();
+    this.changed.notifyAll();
   }
 
   /** The upload is whole with this offset, and its end may be given. */
@@ -374,7 +374,7 @@ async function recordEarlyAnswer(
   const { store, clock } = deps;
   const record = (): Promise<Upload | 'stale'> => {
     const expiresAt = clock() + route.delivery.keepAnswerMs;
-    return store.respondEarly(id, attempt, { answer, body, expiresAt });
+    return store.recordEarlyAnswer(id, attempt, { answer, body, expiresAt });
   };
   const upload = await retryUntilRecorded(id, record, deps);
   if (upload === 'stale') return handleStaleAnswer(id, buffered, deps);
@@ -409,7 +409,7 @@ async function end(
   deps: DeliveryContext,
 ): Promise<EarlyAnswer | undefined> {
   const problem = attempt.problem ?? `the origin answered ${attempt.status}`;
-  const upload = await deps.store.endEarly(id, { ...attempt, problem });
+  const upload = await deps.store.endEarlyAttempt(id, { ...attempt, problem });
   if (upload === 'stale') return undefined;
   reportAttempt(upload, { ...attempt, problem }, deps);
   if (!answered) return undefined;

@@ -176,7 +176,7 @@ export class RunFinish {
 
   /** State that was lost is never guessed: the client finds the upload gone and begins anew. */
   async lose(upload: Upload, problem: string | undefined): Promise<NextStep> {
-    const lost = await this.deps.store.lose(this.id);
+    const lost = await this.deps.store.markLost(this.id);
     if (lost !== 'gone') reportLoss(upload, problem, this.deps);
     return this.finishElsewhere();
   }

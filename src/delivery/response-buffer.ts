@@ -91,14 +91,14 @@ export class ResponseBuffer {
   /** The end may be seen. */
   release(): void {
     this.state = 'ended';
-    this.changed.announce();
+    this.changed.notifyAll();
   }
 
   /** There is no whole answer: readers fail, and what was written is removed. */
   async break(reason: Error): Promise<void> {
     this.state = 'broken';
     this.failure = reason;
-    this.changed.announce();
+    this.changed.notifyAll();
     this.answer.body.destroy();
     if (this.writer) await this.deps.spool.removeChunk(this.deps.id, this.deps.name);
   }
@@ -158,7 +158,7 @@ export class ResponseBuffer {
     else this.pieces = [];
     this.size += piece.length;
     this.lastPieceBytes = piece.length;
-    this.changed.announce();
+    this.changed.notifyAll();
     if (this.size > SHORT_BYTES) this.announceLong();
   }
 
@@ -181,7 +181,7 @@ export class ResponseBuffer {
       if (!(error instanceof Fault)) throw error;
       this.storageFault = error;
       this.longResponseListener = undefined;
-      this.changed.announce();
+      this.changed.notifyAll();
       this.storageFailureListener?.();
       // What cannot be removed is the sweep's business.
       await this.writer?.discard().catch(() => undefined);

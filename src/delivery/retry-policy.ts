@@ -243,7 +243,7 @@ export class RetryDelay {
     this.notBefore = notBefore;
     const remaining = (): number => this.until! - this.monotonic();
     for (let remainingMs = remaining(); remainingMs > 0 && !this.draining.aborted; remainingMs = remaining()) {
-      const timer = setTimeout(() => this.changed.announce(), Math.min(remainingMs, LONGEST_TIMER_MS));
+      const timer = setTimeout(() => this.changed.notifyAll(), Math.min(remainingMs, LONGEST_TIMER_MS));
       // Draining ends the pause, as the loop sees.
       await this.changed.next(this.draining).catch(() => undefined);
       clearTimeout(timer);
@@ -266,7 +266,7 @@ export class RetryDelay {
   forceRetry(): boolean {
     if (this.until === undefined) return false;
     this.until = 0;
-    this.changed.announce();
+    this.changed.notifyAll();
     return true;
   }
 }

@@ -17,10 +17,10 @@ export interface RetryingStoreOptions {
 /** What a delivery asks of a store. */
 type DeliverySteps = Omit<
   UploadStore,
-  | 'mayForget'
+  | 'canLoseConfirmedSteps'
   | 'create'
-  | 'createFirst'
-  | 'holderOf'
+  | 'createUnlessKeyUsed'
+  | 'idByClientKey'
   | 'commit'
   | 'invalidate'
   | 'move'
@@ -29,9 +29,9 @@ type DeliverySteps = Omit<
   | 'remove'
   | 'list'
   | 'totals'
-  | 'setAside'
-  | 'noteClientKnows'
-  | 'noteClientAsks'
+  | 'setAsideRecords'
+  | 'recordClientInformed'
+  | 'recordClientAskedAgain'
   | 'close'
 >;
 
@@ -89,20 +89,20 @@ export class RetryingStore implements DeliverySteps {
     return this.withRetry(() => this.direct.cancel(id));
   }
 
-  lose(id: string): Promise<Upload | 'gone'> {
-    return this.withRetry(() => this.direct.lose(id));
+  markLost(id: string): Promise<Upload | 'gone'> {
+    return this.withRetry(() => this.direct.markLost(id));
   }
 
-  beginEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    return this.withRetry(() => this.direct.beginEarly(id, attempt));
+  beginEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.withRetry(() => this.direct.beginEarlyAttempt(id, attempt));
   }
 
-  endEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    return this.withRetry(() => this.direct.endEarly(id, attempt));
+  endEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.withRetry(() => this.direct.endEarlyAttempt(id, attempt));
   }
 
-  respondEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
-    return this.withRetry(() => this.direct.respondEarly(id, ended, kept));
+  recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
+    return this.withRetry(() => this.direct.recordEarlyAnswer(id, ended, kept));
   }
 
   /** A claim whose confirmation was lost is held all the same. */
@@ -147,8 +147,8 @@ export class RetryingStore implements DeliverySteps {
     return this.withRetry(() => this.direct.answerBody(id));
   }
 
-  settled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
-    return this.withRetry(() => this.direct.settled(id, signal), { signal });
+  waitUntilSettled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
+    return this.withRetry(() => this.direct.waitUntilSettled(id, signal), { signal });
   }
 
   /** An early attempt that has ended meanwhile, or was never marked, does not become the whole. */

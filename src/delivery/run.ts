@@ -111,7 +111,7 @@ export class Run {
   /** True when somebody else has ended it meanwhile; one that is left undelivered may be what this run is asked to change. */
   private async pause({ until, notBefore }: Exclude<NextStep, 'over'>): Promise<boolean> {
     const over = new AbortController();
-    const ended = this.deps.store.settled(this.id, over.signal).then(
+    const ended = this.deps.store.waitUntilSettled(this.id, over.signal).then(
       (upload) => {
         if (upload?.phase === 'undelivered') return false;
         this.retryDelay.forceRetry();
@@ -325,7 +325,7 @@ export class Run {
     const end = (): void => undefined;
     await Promise.race([
       sleep(returnGraceMs, undefined, { signal }).catch(end),
-      store.settled(this.id, signal).then(end, () => new Promise<void>(() => undefined)),
+      store.waitUntilSettled(this.id, signal).then(end, () => new Promise<void>(() => undefined)),
     ]);
     waiting.abort();
     const known = await store.get(this.id);

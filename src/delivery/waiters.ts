@@ -52,7 +52,7 @@ export class Waiters {
 
   show(result: RunResult): void {
     this.result = result;
-    this.changed.announce();
+    this.changed.notifyAll();
   }
 
   /** What was shown did not come to its end. */
@@ -77,7 +77,7 @@ export class Waiters {
   /** Nothing happens before the pause is over: who cannot wait that long is told now. */
   setPause(pause: Pause | undefined): void {
     this.pause = pause;
-    this.changed.announce();
+    this.changed.notifyAll();
   }
 
   /** Fulfilled as soon as there is an answer to read, or the end, or patience is over. Rejects with the signal's reason. */
@@ -90,7 +90,7 @@ export class Waiters {
     let hasTimedOut = limits.waitMs <= 0;
     const deadline = setTimeout(() => {
       hasTimedOut = true;
-      this.changed.announce();
+      this.changed.notifyAll();
     }, limits.waitMs);
     this.listeners++;
     if (onInterim) this.interimListeners.add(onInterim);
@@ -158,7 +158,7 @@ export class InformedClients {
     const { undelivered: why } = upload;
     const end = newestUnknownOutcome(upload);
     if (!end || !why?.clientKnows || why.hasAskedAgain) return upload;
-    const noted = await this.deps.store.direct.noteClientAsks(end.id, end.attempt, why);
+    const noted = await this.deps.store.direct.recordClientAskedAgain(end.id, end.attempt, why);
     return noted === 'stale' ? upload : noted;
   }
 
@@ -167,7 +167,7 @@ export class InformedClients {
     const upload = await direct.get(id);
     const why = upload?.undelivered;
     if (!upload || !why || why.clientKnows || newestUnknownOutcome(upload)?.attempt !== attempt) return;
-    await direct.noteClientKnows(id, attempt, why);
+    await direct.recordClientInformed(id, attempt, why);
   }
 }
 

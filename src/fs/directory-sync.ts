@@ -10,7 +10,7 @@ interface SyncRound {
 }
 
 /** So many directories whose sync failed are remembered one by one. */
-const MOST_FAILED = 1000;
+const MAX_REMEMBERED_FAILURES = 1000;
 
 /**
  * Makes names in directories durable: a synced file whose name was never synced is gone after a power cut. While one
@@ -20,12 +20,12 @@ const MOST_FAILED = 1000;
  * is made after `failures` was noted, and believed to be durable only when no sync of its directory has failed since.
  */
 export class DirectorySync {
-  private readonly turns = new Map<string, SyncRound & { readonly running: Promise<void> }>();
+  private readonly rounds = new Map<string, SyncRound & { readonly running: Promise<void> }>();
   /** By the directory: the number of its last failure among all. */
-  private readonly failed = new Map<string, number>();
-  private failedSyncs = 0;
+  private readonly lastFailures = new Map<string, number>();
+  private failureCount = 0;
   /** Failures up to this one may have been of any directory. */
-  private forgotten = 0;
+  private unattributedFailures = 0;
 
   constructor(private readonly mode: SyncMode) {}
 
@@ -36,7 +36,7 @@ export class DirectorySync {
 
   /** How many syncs have failed so far. */
   get failures(): number {
-    return this.failedSyncs;
+    return this.failureCount;
   }
 
   /**
@@ -45,29 +45,29 @@ export class DirectorySync {
    */
   sync(directory: string, since = Infinity): Promise<void> {
     if (!this.isDurable) return Promise.resolve();
-    if ((this.failed.get(directory) ?? this.forgotten) > since) return Promise.reject(droppedName());
-    const turn = this.turns.get(directory);
-    if (!turn) return this.begin(directory);
-    turn.next ??= turn.running.then(
-      () => this.begin(directory),
+    if ((this.lastFailures.get(directory) ?? this.unattributedFailures) > since) return Promise.reject(nameMayBeLost());
+    const round = this.rounds.get(directory);
+    if (!round) return this.startSync(directory);
+    round.next ??= round.running.then(
+      () => this.startSync(directory),
       (error: unknown) => {
         // It may have dropped names that were made since it began: a sync after it would succeed without them.
-        this.turns.delete(directory);
+        this.rounds.delete(directory);
         throw error;
       },
     );
-    return turn.next;
+    return round.next;
   }
 
   /**
    * Makes a directory and those above it, for the owner alone, as durable as the mode says. The process that made one that
    * is found may have been killed before it synced the name, so that this is done again where it is allowed.
    */
-  async make(directory: string): Promise<void> {
+  async makeDirectory(directory: string): Promise<void> {
     const since = this.failures;
     const path = resolve(directory);
-    const made = await makeMissing(path);
-    if (made.length === 0) return this.syncFound(path);
+    const made = await makeMissingDirectories(path);
+    if (made.length === 0) return this.syncExisting(path);
     try {
       for (const each of made) await this.sync(dirname(each), since);
     } catch (error) {
@@ -81,13 +81,13 @@ export class DirectorySync {
    * As `make`, of a directory that one process alone uses: an empty one is made anew, since the process that made it may
    * have failed to sync its name.
    */
-  async makeOwn(directory: string): Promise<void> {
+  async makeExclusiveDirectory(directory: string): Promise<void> {
     // One that holds something, or is a mount point, stays.
     await rmdir(directory).catch(() => undefined);
-    await this.make(directory);
+    await this.makeDirectory(directory);
   }
 
-  private async syncFound(path: string): Promise<void> {
+  private async syncExisting(path: string): Promise<void> {
     try {
       await this.sync(dirname(path));
     } catch (error) {
@@ -95,12 +95,12 @@ export class DirectorySync {
     }
   }
 
-  private begin(directory: string): Promise<void> {
+  private startSync(directory: string): Promise<void> {
     const running = syncDirectory(directory);
-    const turn: SyncRound & { readonly running: Promise<void> } = { running };
-    this.turns.set(directory, turn);
+    const round: SyncRound & { readonly running: Promise<void> } = { running };
+    this.rounds.set(directory, round);
     const ended = (): void => {
-      if (!turn.next && this.turns.get(directory) === turn) this.turns.delete(directory);
+      if (!round.next && this.rounds.get(directory) === round) this.rounds.delete(directory);
     };
     running.then(ended, () => {
       this.noteFailure(directory);
@@ -110,15 +110,15 @@ export class DirectorySync {
   }
 
   private noteFailure(directory: string): void {
-    if (this.failed.size >= MOST_FAILED) {
-      this.failed.clear();
-      this.forgotten = this.failedSyncs;
+    if (this.lastFailures.size >= MAX_REMEMBERED_FAILURES) {
+      this.lastFailures.clear();
+      this.unattributedFailures = this.failureCount;
     }
-    this.failed.set(directory, ++this.failedSyncs);
+    this.lastFailures.set(directory, ++this.failureCount);
   }
 }
 
-function droppedName(): Fault {
+function nameMayBeLost(): Fault {
   return new Fault(
     'STORAGE_UNAVAILABLE',
     'a sync of the directory has failed since a name was made in it: the name may be gone after a power cut',
@@ -141,17 +141,17 @@ async function syncDirectory(directory: string): Promise<void> {
  * Makes a directory and those above it; gives the ones that it made, the deepest first. The `recursive` of Node's `mkdir`
  * tries for ever where a directory exists but takes no new one, as below `/proc`.
  */
-async function makeMissing(directory: string): Promise<string[]> {
+async function makeMissingDirectories(directory: string): Promise<string[]> {
   if (await isDirectory(directory)) return [];
-  const above = await makeMissing(dirname(directory));
+  const made = await makeMissingDirectories(dirname(directory));
   try {
     await mkdir(directory, 0o700);
   } catch (error) {
     // Another process was faster, and makes the name durable.
-    if (hasCode(error, 'EEXIST') && (await isDirectory(directory))) return above;
+    if (hasCode(error, 'EEXIST') && (await isDirectory(directory))) return made;
     throw error;
   }
-  return [directory, ...above];
+  return [directory, ...made];
 }
 
 async function isDirectory(path: string): Promise<boolean> {

@@ -44,7 +44,7 @@ export interface FileSystem {
 
 type Callback<T> = (error: NodeJS.ErrnoException | null, result: T) => void;
 
-function called<T>(call: (done: Callback<T>) => void): Promise<T> {
+function promised<T>(call: (done: Callback<T>) => void): Promise<T> {
   return new Promise((resolve, reject) => {
     call((error, result) => {
       if (error) reject(error);
@@ -54,17 +54,17 @@ function called<T>(call: (done: Callback<T>) => void): Promise<T> {
 }
 
 /** Bare descriptors: a FileHandle costs a fifth more per call and its streams far more per chunk. */
-export const machineFiles: FileSystem = {
-  open: (path, flags, mode) => called((done) => fs.open(path, flags, mode, done)),
-  close: (fd) => called((done: Callback<void>) => fs.close(fd, done as fs.NoParamCallback)),
-  read: (fd, into, position) => called((done) => fs.read(fd, into, 0, into.length, position, done)),
-  readv: (fd, buffers, position) => called((done) => fs.readv(fd, buffers as Uint8Array[], position, done)),
-  write: (fd, bytes, position) => called((done) => fs.write(fd, bytes, 0, bytes.length, position, done)),
-  writev: (fd, buffers, position) => called((done) => fs.writev(fd, buffers, position, done)),
-  fsync: (fd) => called((done: Callback<void>) => fs.fsync(fd, done as fs.NoParamCallback)),
-  fdatasync: (fd) => called((done: Callback<void>) => fs.fdatasync(fd, done as fs.NoParamCallback)),
-  ftruncate: (fd, size) => called((done: Callback<void>) => fs.ftruncate(fd, size, done as fs.NoParamCallback)),
-  fstat: (fd) => called((done) => fs.fstat(fd, done)),
+export const nodeFileSystem: FileSystem = {
+  open: (path, flags, mode) => promised((done) => fs.open(path, flags, mode, done)),
+  close: (fd) => promised((done: Callback<void>) => fs.close(fd, done as fs.NoParamCallback)),
+  read: (fd, into, position) => promised((done) => fs.read(fd, into, 0, into.length, position, done)),
+  readv: (fd, buffers, position) => promised((done) => fs.readv(fd, buffers as Uint8Array[], position, done)),
+  write: (fd, bytes, position) => promised((done) => fs.write(fd, bytes, 0, bytes.length, position, done)),
+  writev: (fd, buffers, position) => promised((done) => fs.writev(fd, buffers, position, done)),
+  fsync: (fd) => promised((done: Callback<void>) => fs.fsync(fd, done as fs.NoParamCallback)),
+  fdatasync: (fd) => promised((done: Callback<void>) => fs.fdatasync(fd, done as fs.NoParamCallback)),
+  ftruncate: (fd, size) => promised((done: Callback<void>) => fs.ftruncate(fd, size, done as fs.NoParamCallback)),
+  fstat: (fd) => promised((done) => fs.fstat(fd, done)),
   stat: (path) => fs.promises.stat(path),
   lstat: (path) => fs.promises.lstat(path),
   access: (path, mode) => fs.promises.access(path, mode),
@@ -79,11 +79,11 @@ export const machineFiles: FileSystem = {
   removeTree: (path) => fs.promises.rm(path, { recursive: true, force: true, maxRetries: 2 }),
 };
 
-let files = machineFiles;
+let files = nodeFileSystem;
 
 /** For tests: every operation goes to this one from now on; without it, to the machine's own disk again. */
-export function useFileSystem(other: FileSystem = machineFiles): void {
-  files = other;
+export function useFileSystem(fileSystem: FileSystem = nodeFileSystem): void {
+  files = fileSystem;
 }
 
 export const open: FileSystem['open'] = (path, flags, mode) => files.open(path, flags, mode);
@@ -150,7 +150,7 @@ export async function readText(path: string): Promise<string> {
 }
 
 /** Makes a file that is for the owner alone; fails where there is one. */
-export async function writeNew(path: string, text: string): Promise<void> {
+export async function createFile(path: string, text: string): Promise<void> {
   const fd = await open(path, 'wx', 0o600);
   try {
     await writeAll(fd, Buffer.from(text), 0);
@@ -160,7 +160,7 @@ export async function writeNew(path: string, text: string): Promise<void> {
 }
 
 /** A file that is gone already is as good. */
-export async function unlinkIfThere(path: string): Promise<void> {
+export async function unlinkIfExists(path: string): Promise<void> {
   try {
     await unlink(path);
   } catch (error) {
@@ -169,19 +169,19 @@ export async function unlinkIfThere(path: string): Promise<void> {
 }
 
 /** What is left of the buffers when this many bytes are taken off their beginning. */
-export function after(buffers: readonly Uint8Array[], taken: number): Uint8Array[] {
-  let skip = taken;
+export function skipBytes(buffers: readonly Uint8Array[], count: number): Uint8Array[] {
+  let skip = count;
   let first = 0;
   while (skip >= buffers[first]!.length) skip -= buffers[first++]!.length;
   return [buffers[first]!.subarray(skip), ...buffers.slice(first + 1)];
 }
 
 /** Between the tries of a read that the system refuses: one that fails once says nothing of the bytes. */
-const READ_AGAIN_MS = [20, 100, 400];
+const READ_RETRY_DELAYS_MS = [20, 100, 400];
 
 /** A disk that fails once, or a process that is out of descriptors for a moment, is asked again. */
-export async function patiently<T>(task: () => Promise<T>): Promise<T> {
-  for (const pauseMs of READ_AGAIN_MS) {
+export async function withReadRetries<T>(task: () => Promise<T>): Promise<T> {
+  for (const pauseMs of READ_RETRY_DELAYS_MS) {
     try {
       return await task();
     } catch (error) {
@@ -202,14 +202,14 @@ export async function removeIfEmpty(directory: string): Promise<void> {
 }
 
 /** Nobody takes so long to give a draft its name. */
-const OLD_MS = 3_600_000;
+const STALE_DRAFT_MS = 3_600_000;
 
 /** Makes a file by way of a draft, of which nothing is left. A disk that does not remove it leaves that to `removeDrafts`. */
 export async function withDraft<T>(draft: string, make: () => Promise<T>): Promise<T> {
   try {
     return await make();
   } finally {
-    await unlinkIfThere(draft).catch(() => undefined);
+    await unlinkIfExists(draft).catch(() => undefined);
   }
 }
 
@@ -220,14 +220,14 @@ export async function withDraft<T>(draft: string, make: () => Promise<T>): Promi
 export async function removeDrafts(
   directory: string,
   isDraft: RegExp,
-  { isOthersToo = true }: { readonly isOthersToo?: boolean } = {},
+  { isShared: isShared = true }: { readonly isShared?: boolean } = {},
 ): Promise<void> {
   try {
     for (const name of await readdir(directory)) {
       if (!isDraft.test(name)) continue;
-      const found = await lstat(join(directory, name));
-      const isDead = !isOthersToo || Date.now() - found.mtimeMs > OLD_MS;
-      if (found.isFile() && isDead) await unlink(join(directory, name));
+      const stats = await lstat(join(directory, name));
+      const isAbandoned = !isShared || Date.now() - stats.mtimeMs > STALE_DRAFT_MS;
+      if (stats.isFile() && isAbandoned) await unlink(join(directory, name));
     }
   } catch {
     // They are in nobody's way, and the next start tries again.
@@ -236,7 +236,7 @@ export async function removeDrafts(
 
 const ID = /^[A-Za-z0-9_-]{20,64}$/;
 /** 24 random bytes in base64url, as every version has made them. */
-const GIVEN_ID = /^[A-Za-z0-9_-]{32}$/;
+const GENERATED_ID = /^[A-Za-z0-9_-]{32}$/;
 const CHUNK_NAME = /^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$/;
 
 export function isUploadId(id: string): boolean {
@@ -244,8 +244,8 @@ export function isUploadId(id: string): boolean {
 }
 
 /** Whether this program gives such ids; any other name in its directories is somebody's. */
-export function isGivenId(id: string): boolean {
-  return GIVEN_ID.test(id);
+export function isGeneratedId(id: string): boolean {
+  return GENERATED_ID.test(id);
 }
 
 /** The last line of defence: whatever happened before, nothing else than an id ever becomes part of a path. */
@@ -263,10 +263,10 @@ export function assertChunkName(name: string): void {
 }
 
 /** A quota and a size limit of the file system end as a full disk does: with bytes that had no room. */
-const NO_ROOM: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
+const OUT_OF_SPACE: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
 
 /** Node has no name for some numbers of the system, EDQUOT and ESTALE among them: "Unknown system error -122". */
-const NAMES: ReadonlyMap<number, string> = new Map(
+const ERROR_NAMES: ReadonlyMap<number, string> = new Map(
   Object.entries(constants.errno).map(([name, number]) => [-number, name]),
 );
 
@@ -278,24 +278,24 @@ interface SystemError {
 }
 
 /** What the operating system's refusal means to us. Errors that are not the system's come back as they are. */
-export function storageFault(error: unknown, failed: string): Error {
+export function storageFault(error: unknown, failure: string): Error {
   if (!isSystemError(error)) return error as Error;
-  const code = nameOf(error);
+  const code = errorCode(error);
   const why = `${code}${error.syscall ? ` in ${error.syscall}` : ''}`;
   // The system's text names the path, and with it an upload's secret name.
   const cause = new Error(error.message.replaceAll(/'[^']*'/g, '(path)'));
-  return NO_ROOM.has(code)
-    ? new Fault('STORAGE_FULL', `${failed}: no room left (${why})`, true, { cause })
-    : new Fault('STORAGE_UNAVAILABLE', `${failed} (${why})`, true, { cause });
+  return OUT_OF_SPACE.has(code)
+    ? new Fault('STORAGE_FULL', `${failure}: no room left (${why})`, true, { cause })
+    : new Fault('STORAGE_UNAVAILABLE', `${failure} (${why})`, true, { cause });
 }
 
 /** The system refused because there is no room left. */
-export function isNoRoom(error: unknown): boolean {
-  return hasCode(error, ...NO_ROOM);
+export function isOutOfSpace(error: unknown): boolean {
+  return hasCode(error, ...OUT_OF_SPACE);
 }
 
 /** What the system gives for a name; undefined where it says, with one of these codes, that nothing has it. */
-export async function unlessMissing<T>(
+export async function undefinedIfMissing<T>(
   reading: Promise<T>,
   codes: readonly string[] = ['ENOENT'],
 ): Promise<T | undefined> {
@@ -309,11 +309,11 @@ export async function unlessMissing<T>(
 
 /** The error is the system's, with this code. */
 export function hasCode(error: unknown, ...codes: string[]): boolean {
-  return isSystemError(error) && codes.includes(nameOf(error));
+  return isSystemError(error) && codes.includes(errorCode(error));
 }
 
-function nameOf({ code, errno }: SystemError): string {
-  return code.startsWith('E') ? code : (NAMES.get(errno ?? 0) ?? code);
+function errorCode({ code, errno }: SystemError): string {
+  return code.startsWith('E') ? code : (ERROR_NAMES.get(errno ?? 0) ?? code);
 }
 
 /** By its shape: under a test runner, errors of Node itself are no `instanceof` the Error one sees. */

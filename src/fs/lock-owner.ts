@@ -17,7 +17,7 @@ export interface LockOwner {
 const NONCE = /^[\w-]{1,64}$/;
 
 /** How every lock file begins; one that a killed process or a full disk left behind may end anywhere in it. */
-const BEGINNING = '{"nonce":"';
+const FIRST_BYTES = '{"nonce":"';
 
 /** The lock file of this owner. */
 export function lockText(owner: LockOwner): string {
@@ -37,11 +37,11 @@ export function parseOwner(text: string): LockOwner | undefined {
 }
 
 /** Whether a file that names no owner may be the beginning of a lock of ours: an empty one may be. */
-export function isLockBegun(text: string): boolean {
-  return BEGINNING.startsWith(text) || text.startsWith(BEGINNING);
+export function isPartialLock(text: string): boolean {
+  return FIRST_BYTES.startsWith(text) || text.startsWith(FIRST_BYTES);
 }
 
 /** The names that making and breaking the lock of this name leave behind when they are killed, one in the other. */
-export function lockRemains(name: string): RegExp {
+export function lockLeftoverPattern(name: string): RegExp {
   return new RegExp(`^${name}(\\.[\\w-]+(\\.\\d+)?\\.(tmp|breaking))+$`);
 }

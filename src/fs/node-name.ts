@@ -4,7 +4,7 @@ import { Fault } from '../model/fault.js';
 import { DirectorySync } from './directory-sync.js';
 import {
   hasCode,
-  isNoRoom,
+  isOutOfSpace,
   link,
   readText,
   removeDrafts,
@@ -27,11 +27,11 @@ export function isNodeName(text: string): boolean {
 export async function nodeName(directory: string): Promise<string> {
   const path = join(directory, 'node');
   try {
-    await new DirectorySync('group').make(directory);
-    const found = await written(path);
-    const name = found ?? (await make(path));
+    await new DirectorySync('group').makeDirectory(directory);
+    const existing = await readName(path);
+    const name = existing ?? (await createName(path));
     if (!isNodeName(name)) throw new Fault('RECORD_DAMAGED', `${path} does not hold the name of a node`, false);
-    if (found !== undefined) await prove(path, found);
+    if (existing !== undefined) await rewriteDurably(path, existing);
     await removeDrafts(directory, NODE_DRAFT);
     return name;
   } catch (error) {
@@ -40,10 +40,10 @@ export async function nodeName(directory: string): Promise<string> {
 }
 
 /** The name that the directory has already; undefined when none was made, or it is none. */
-export async function writtenNodeName(directory: string): Promise<string | undefined> {
+export async function existingNodeName(directory: string): Promise<string | undefined> {
   const path = join(directory, 'node');
   try {
-    const name = await written(path);
+    const name = await readName(path);
     return name !== undefined && isNodeName(name) ? name : undefined;
   } catch (error) {
     throw storageFault(error, `the name of this node cannot be read in ${path}`);
@@ -51,9 +51,9 @@ export async function writtenNodeName(directory: string): Promise<string | undef
 }
 
 /** Appears with its content or not at all, and only one of several processes makes it. */
-async function make(path: string): Promise<string> {
+async function createName(path: string): Promise<string> {
   const name = randomBytes(8).toString('hex');
-  const draft = draftOf(path);
+  const draft = draftPath(path);
   try {
     return await withDraft(draft, async () => {
       await writeFully(draft, Buffer.from(name), true);
@@ -63,7 +63,7 @@ async function make(path: string): Promise<string> {
     });
   } catch (error) {
     if (!hasCode(error, 'EEXIST')) throw error;
-    return (await written(path)) ?? '';
+    return (await readName(path)) ?? '';
   }
 }
 
@@ -71,8 +71,8 @@ async function make(path: string): Promise<string> {
  * The process that made it may have been killed before it was synced, or after that had failed: only a file that is written
  * anew is certain to be there after a power cut, and with another name all uploads of this node would be lost.
  */
-async function prove(path: string, name: string): Promise<void> {
-  const draft = draftOf(path);
+async function rewriteDurably(path: string, name: string): Promise<void> {
+  const draft = draftPath(path);
   try {
     await withDraft(draft, async () => {
       await writeFully(draft, Buffer.from(name), true);
@@ -80,16 +80,16 @@ async function prove(path: string, name: string): Promise<void> {
       await new DirectorySync('group').sync(dirname(path));
     });
   } catch (error) {
-    if (!isNoRoom(error)) throw error;
+    if (!isOutOfSpace(error)) throw error;
     // A full disk takes no new file, but it has kept what it had.
   }
 }
 
-function draftOf(path: string): string {
+function draftPath(path: string): string {
   return `${path}.${randomBytes(8).toString('hex')}`;
 }
 
-async function written(path: string): Promise<string | undefined> {
+async function readName(path: string): Promise<string | undefined> {
   try {
     return (await readText(path)).trim();
   } catch (error) {

@@ -3,16 +3,16 @@ import { connect } from 'node:net';
 
 /** Makes room for a socket at `path`: what a process that died has left there is removed, anything else is not. */
 export async function clearSocketPath(path: string): Promise<void> {
-  const found = await lstat(path).catch((error: unknown) => {
+  const stats = await lstat(path).catch((error: unknown) => {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
   });
-  if (!found) return;
-  if (!found.isSocket()) throw inUse(path, 'is a file already, and no socket; remove it, or choose another path');
-  const answer = await answers(path);
-  if (answer === 'unknown')
+  if (!stats) return;
+  if (!stats.isSocket()) throw inUse(path, 'is a file already, and no socket; remove it, or choose another path');
+  const listening = await isListening(path);
+  if (listening === 'unknown')
     throw inUse(path, 'belongs to another user; remove it if no process listens there, or choose another path');
-  if (answer) throw inUse(path, 'is in use by another process; stop it, or choose another path');
+  if (listening) throw inUse(path, 'is in use by another process; stop it, or choose another path');
   await unlink(path);
 }
 
@@ -21,7 +21,7 @@ export async function setSocketMode(path: string, mode = 0o660): Promise<void> {
   await chmod(path, mode);
 }
 
-function answers(path: string): Promise<boolean | 'unknown'> {
+function isListening(path: string): Promise<boolean | 'unknown'> {
   return new Promise((resolve, reject) => {
     const probe = connect(path);
     probe.once('connect', () => {

@@ -4,13 +4,13 @@ import { crc32 } from '../fs/crc32.js';
 import type { DirectorySync } from '../fs/directory-sync.js';
 import {
   access,
-  after,
+  skipBytes,
   close,
   fdatasync,
   fstat,
   hasCode,
   open,
-  patiently,
+  withReadRetries,
   readv,
   removeIfEmpty,
   stat,
@@ -98,7 +98,7 @@ async function* bytesOf(
 }
 
 async function assertComplete({ path, hasSums, committed }: Section, refresh: () => Promise<void>): Promise<void> {
-  const size = await readAgainIfMissing(() => patiently(() => fileSizeOf(path)), refresh);
+  const size = await readAgainIfMissing(() => withReadRetries(() => fileSizeOf(path)), refresh);
   if (size === undefined) throw lost('a chunk is missing');
   const wanted = hasSums ? fileSize(committed) : committed;
   if (size < wanted) throw lost(`the file of a chunk has ${size} bytes instead of ${wanted}`);
@@ -119,7 +119,7 @@ async function* sectionBytes(section: Section, withSums: boolean): AsyncGenerato
   // Whole blocks, as far as they are committed: only those can be found right.
   const first = start - (start % BLOCK_BYTES);
   const last = Math.min(Math.ceil(end / BLOCK_BYTES) * BLOCK_BYTES, committed);
-  const fd = await patiently(() => open(path, 'r'));
+  const fd = await withReadRetries(() => open(path, 'r'));
   try {
     for (let at = first; at < last; at += READ_SIZE) {
       const size = Math.min(READ_SIZE, last - at);
@@ -143,7 +143,7 @@ function* bytesAndSums({ bytes, sums }: Blocks, { file }: Section, at: number): 
 
 /** A network disk may have kept something old for us: opening the file again asks its server. */
 async function readAgain(section: Section, at: number, size: number): Promise<Blocks> {
-  const fd = await patiently(() => open(section.path, 'r'));
+  const fd = await withReadRetries(() => open(section.path, 'r'));
   try {
     const blocks = await readRight(fd, section, at, size);
     if (!blocks) throw lost('a chunk is not what was written');
@@ -188,11 +188,11 @@ async function readAll(fd: number, buffers: readonly Buffer[], position: number)
   let left = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
   let rest: readonly Uint8Array[] = buffers;
   for (let at = position; left > 0;) {
-    const got = await patiently(() => readv(fd, rest, at));
+    const got = await withReadRetries(() => readv(fd, rest, at));
     if (got === 0) throw lost('a chunk became shorter while it was read');
     at += got;
     left -= got;
-    if (left > 0) rest = after(rest, got);
+    if (left > 0) rest = skipBytes(rest, got);
   }
 }
 
@@ -253,7 +253,7 @@ export class FileChunkWriter implements ChunkWriter {
         if (taken === 0) throw new Fault('STORAGE_UNAVAILABLE', 'the disk takes no bytes', true);
         this.position += taken;
         left -= taken;
-        if (left > 0) rest = after(rest, taken);
+        if (left > 0) rest = skipBytes(rest, taken);
       }
       this.written = { size, crc: sums?.unfinished };
     } catch (error) {

@@ -6,16 +6,16 @@ import {
   access,
   type DirectoryEntry,
   hasCode,
-  isGivenId,
+  isGeneratedId,
   link,
   lstat,
   opendir,
-  patiently,
+  withReadRetries,
   removeDrafts,
   rename,
   stat,
   storageFault,
-  unlessMissing,
+  undefinedIfMissing,
   withDraft,
   writeFully,
 } from '../fs/files.js';
@@ -70,7 +70,7 @@ export async function claimForEmbedded(directory: string): Promise<string> {
   await beginMark(use, id);
   await failing(directory, 'marked', async () => {
     for (const half of ['uploads', 'spool']) {
-      await new DirectorySync('group').makeOwn(join(directory, half));
+      await new DirectorySync('group').makeExclusiveDirectory(join(directory, half));
       await noteIdentity(join(directory, half), id, randomUUID());
     }
   });
@@ -80,7 +80,7 @@ export async function claimForEmbedded(directory: string): Promise<string> {
 
 /** Of marks that were begun and never came to be; for a process that may use the directory. A shared spool is too large to be read. */
 export async function removeMarkDrafts({ directory, store, shared }: DirectoryUse): Promise<void> {
-  const whose = { isOthersToo: store !== 'embedded' };
+  const whose = { isShared: store !== 'embedded' };
   await removeDrafts(directory, MARK_DRAFT, whose);
   if (shared) return;
   for (const half of ['uploads', 'spool']) await removeDrafts(join(directory, half), IDENTITY_DRAFT, whose);
@@ -92,7 +92,7 @@ export async function beginMark(use: DirectoryUse, id: string): Promise<void> {
   const path = join(directory, MARK);
   const draft = `${path}-${randomUUID()}`;
   await failing(directory, 'marked', async () => {
-    await new DirectorySync('group').make(directory);
+    await new DirectorySync('group').makeDirectory(directory);
     await withDraft(draft, async () => {
       await writeFully(draft, markText({ format: FORMAT, store, id, complete: false }), true);
       await link(draft, path).catch(unlessLinked(() => rename(draft, path)));
@@ -143,7 +143,7 @@ function unlessLinked(otherwise: () => Promise<void>): (error: unknown) => Promi
 async function lookAtDirectory({ directory, shared }: DirectoryUse): Promise<FoundDirectory> {
   const path = resolve(directory);
   return failing(directory, 'read', async () => {
-    const own = await unlessMissing(stat(path), NOWHERE);
+    const own = await undefinedIfMissing(stat(path), NOWHERE);
     const entries = own === undefined ? [] : await entriesOf(path);
     if (own) await assertOwn(path, own, { names: entries.map(({ name }) => name), shared });
     const found: Found = {
@@ -214,7 +214,7 @@ async function noteEntry(part: Part, directory: string, entry: DirectoryEntry, f
 /** Looked for by its name: a shared spool is too large to be read to its end. Gives what the mark says. */
 async function noteMark(path: string, part: 'uploads' | 'spool', found: Found): Promise<string | undefined> {
   const half = join(path, part);
-  const stats = await unlessMissing(lstat(join(half, IDENTITY)), NOWHERE);
+  const stats = await undefinedIfMissing(lstat(join(half, IDENTITY)), NOWHERE);
   if (!stats) return undefined;
   const entry: DirectoryEntry = {
     name: IDENTITY,
@@ -244,8 +244,8 @@ async function contentOf(path: string, part: 'uploads' | 'spool', { found, isPro
   const half = join(path, part);
   const isThere = found.likeness.has(part) && !found.misshapen.includes(part);
   const entries = isThere
-    ? await unlessMissing(
-        patiently(() => opendir(half)),
+    ? await undefinedIfMissing(
+        withReadRetries(() => opendir(half)),
         NOWHERE,
       )
     : undefined;
@@ -259,13 +259,13 @@ async function contentOf(path: string, part: 'uploads' | 'spool', { found, isPro
       if (part === 'uploads' && !isProven) await lookIntoRecord(half, entry.name, found);
     }
     if (holds && !whole) break;
-    if (entry.isDirectory() && isGivenId(entry.name)) await assertNoLinks(join(half, entry.name));
+    if (entry.isDirectory() && isGeneratedId(entry.name)) await assertNoLinks(join(half, entry.name));
   }
   return holds ? 'filled' : 'empty';
 }
 
 function isOfUpload(name: string): boolean {
-  return isGivenId(name.split('.')[0]!);
+  return isGeneratedId(name.split('.')[0]!);
 }
 
 async function lookIntoRecord(half: string, name: string, found: Found): Promise<void> {
@@ -290,14 +290,14 @@ async function assertNoLinks(directory: string): Promise<void> {
 
 async function entriesOf(directory: string): Promise<DirectoryEntry[]> {
   const entries: DirectoryEntry[] = [];
-  for await (const entry of await patiently(() => opendir(directory))) entries.push(entry);
+  for await (const entry of await withReadRetries(() => opendir(directory))) entries.push(entry);
   return entries;
 }
 
 /** A link inside the directory leads reads, writes and removals out of it. The directory itself may be reached by one. */
 function assertNoLink(directory: string, entry: DirectoryEntry, where = join(directory, entry.name)): void {
   if (!entry.isSymbolicLink()) return;
-  const what = isGivenId(entry.name.split('.')[0]!) ? `a file of an upload in ${directory}` : where;
+  const what = isGeneratedId(entry.name.split('.')[0]!) ? `a file of an upload in ${directory}` : where;
   throw refused(
     `the data directory holds a symbolic link (${what}): put the directory itself in its place, or mount it there. ` +
       '--data as a whole may be a link',

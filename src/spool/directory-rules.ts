@@ -1,6 +1,6 @@
 import { join } from 'node:path';
-import { close, type DirectoryEntry, fstat, hasCode, isGivenId, lstat, open, read } from '../fs/files.js';
-import { isLockBegun, lockRemains, parseOwner } from '../fs/lock-owner.js';
+import { close, type DirectoryEntry, fstat, hasCode, isGeneratedId, lstat, open, read } from '../fs/files.js';
+import { isPartialLock, lockLeftoverPattern, parseOwner } from '../fs/lock-owner.js';
 import { isNodeName, NODE_DRAFT } from '../fs/node-name.js';
 import { Fault } from '../model/fault.js';
 
@@ -238,7 +238,7 @@ const FORMS = {
   beside: [
     { name: /^(uploads|spool)$/, kind: 'directory' },
     { name: /^lock$/, kind: 'file', likeness: likenessOfLock },
-    { name: lockRemains('lock'), kind: 'file', likeness: likenessOfLock },
+    { name: lockLeftoverPattern('lock'), kind: 'file', likeness: likenessOfLock },
     { name: /^last-start\.json(\.tmp)?$/, kind: 'file', likeness: oursIf((text) => LAST_START.test(text)) },
     { name: /^node$/, kind: 'file', likeness: (text) => (isNodeName(text.trim()) ? 'ours' : 'unlike') },
     { name: NODE_DRAFT, kind: 'file', likeness: oursIf((text) => isNodeName(text.trim())) },
@@ -270,7 +270,7 @@ export async function likenessOf(part: Part, directory: string, entry: Directory
 /** Whether a file of the records is one by its content too, and not only by its name. Nobody can say it of one that cannot be read. */
 export async function isRecord(uploads: string, name: string): Promise<boolean> {
   const id = name.slice(0, -'.log'.length);
-  if (!name.endsWith('.log') || !isGivenId(id)) return false;
+  if (!name.endsWith('.log') || !isGeneratedId(id)) return false;
   const head = await headOf(join(uploads, name)).catch(() => undefined);
   return head !== undefined && RECORD.test(head) && head.includes(`"${id}"`);
 }
@@ -308,5 +308,5 @@ function oursIf(isOurs: (text: string) => boolean): (text: string) => Likeness {
 
 function likenessOfLock(text: string): Likeness {
   if (parseOwner(text)) return 'ours';
-  return isLockBegun(text) ? 'maybe' : 'unlike';
+  return isPartialLock(text) ? 'maybe' : 'unlike';
 }

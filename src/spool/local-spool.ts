@@ -12,13 +12,13 @@ import {
   fstat,
   hasCode,
   isChunkName,
-  isGivenId,
+  isGeneratedId,
   isUploadId,
   lstat,
   mkdir,
   open,
   opendir,
-  patiently,
+  withReadRetries,
   readdir,
   readFully,
   removeIfEmpty,
@@ -70,10 +70,10 @@ export class LocalSpool implements Spool {
    */
   async open(): Promise<void> {
     if (this.isShared) return this.assertMounted();
-    await failing('the spool cannot be opened', () => this.names.makeOwn(this.root));
+    await failing('the spool cannot be opened', () => this.names.makeExclusiveDirectory(this.root));
     for await (const entry of this.entries()) {
       // One that cannot be removed now is in nobody's way.
-      if (entry.isDirectory() && isGivenId(entry.name))
+      if (entry.isDirectory() && isGeneratedId(entry.name))
         await removeIfEmpty(join(this.root, entry.name)).catch(() => undefined);
     }
   }
@@ -193,7 +193,7 @@ export class LocalSpool implements Spool {
 
   private async *entries(): AsyncGenerator<DirectoryEntry> {
     try {
-      yield* await patiently(() => opendir(this.root));
+      yield* await withReadRetries(() => opendir(this.root));
     } catch (error) {
       throw storageFault(error, 'the spool cannot be listed');
     }

@@ -6,7 +6,7 @@ import {
   fstat,
   fsync,
   hasCode,
-  isNoRoom,
+  isOutOfSpace,
   mkdir,
   open,
   readdir,
@@ -51,7 +51,7 @@ export async function isShareable(directory: string, unique: string): Promise<bo
     await assertShareable(directory, unique);
     return true;
   } catch (error) {
-    if (!isNoRoom((error as Error).cause)) throw error;
+    if (!isOutOfSpace((error as Error).cause)) throw error;
     return false;
   }
 }
@@ -75,7 +75,7 @@ export function noteSpoolIdentity(directory: string, storeId: string, unique: st
 export async function noteIdentity(root: string, storeId: string, unique: string): Promise<void> {
   const names = new DirectorySync('group');
   const written = join(root, `${IDENTITY}-${unique}`);
-  await names.make(root);
+  await names.makeDirectory(root);
   await withDraft(written, async () => {
     await writeFully(written, Buffer.from(`${storeId}\n`), true);
     await rename(written, join(root, IDENTITY));
@@ -107,7 +107,7 @@ async function noteIn(directory: string): Promise<string | undefined> {
 }
 
 async function makeIn(directory: string, place: string): Promise<void> {
-  await new DirectorySync('group').make(directory);
+  await new DirectorySync('group').makeDirectory(directory);
   await mkdir(place, 0o700);
 }
 

@@ -3,10 +3,10 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DirectorySync } from '../fs/directory-sync.js';
 import {
-  isGivenId,
-  isNoRoom,
+  isGeneratedId,
+  isOutOfSpace,
   opendir,
-  patiently,
+  withReadRetries,
   readdir,
   readText,
   removeDrafts,
@@ -14,8 +14,8 @@ import {
   rename,
   stat,
   storageFault,
-  unlessMissing,
-  unlinkIfThere,
+  undefinedIfMissing,
+  unlinkIfExists,
   withDraft,
   writeFully,
 } from '../fs/files.js';
@@ -75,7 +75,7 @@ export async function claimSpool(claim: SpoolClaim): Promise<boolean> {
 }
 
 function lacksRoom(error: Error): boolean {
-  return (error instanceof Fault && error.code === 'STORAGE_FULL') || isNoRoom(error.cause);
+  return (error instanceof Fault && error.code === 'STORAGE_FULL') || isOutOfSpace(error.cause);
 }
 
 /** Running nodes have seen that Redis has other data than before: the directory is that one's now. */
@@ -188,11 +188,11 @@ export function noteTakeover(directory: string, storeId: string): Promise<void> 
     const spool = join(directory, 'spool');
     const notes = join(spool, NOTES);
     const names = new DirectorySync('group');
-    const known = await unlessMissing(readdir(notes));
+    const known = await undefinedIfMissing(readdir(notes));
     if (!known?.includes(storeId)) {
       const ids = await uploadsIn(spool);
       if (ids.length === 0) return;
-      await names.make(notes);
+      await names.makeDirectory(notes);
       await removeDrafts(notes, DRAFT);
       await writeNote(notes, storeId, ids);
     }
@@ -202,7 +202,7 @@ export function noteTakeover(directory: string, storeId: string): Promise<void> 
       await names.sync(spool);
     } catch (error) {
       // The next try must not take a name for durable whose sync has failed.
-      await unlinkIfThere(join(notes, storeId)).catch(() => undefined);
+      await unlinkIfExists(join(notes, storeId)).catch(() => undefined);
       await removeIfEmpty(notes).catch(() => undefined);
       throw error;
     }
@@ -216,11 +216,11 @@ export function readTakeovers(directory: string): Promise<Takeovers | undefined>
     const ids = new Set<string>();
     const notes: string[] = [];
     let since = Infinity;
-    for (const name of (await unlessMissing(readdir(path))) ?? []) {
-      const text = DRAFT.test(name) ? undefined : await unlessMissing(readText(join(path, name)));
+    for (const name of (await undefinedIfMissing(readdir(path))) ?? []) {
+      const text = DRAFT.test(name) ? undefined : await undefinedIfMissing(readText(join(path, name)));
       if (text === undefined) continue;
-      const found = await unlessMissing(stat(join(path, name)));
-      for (const id of text.split('\n')) if (isGivenId(id)) ids.add(id);
+      const found = await undefinedIfMissing(stat(join(path, name)));
+      for (const id of text.split('\n')) if (isGeneratedId(id)) ids.add(id);
       notes.push(name);
       since = Math.min(since, found?.mtimeMs ?? since);
     }
@@ -232,7 +232,7 @@ export function readTakeovers(directory: string): Promise<Takeovers | undefined>
 export function forgetTakeovers(directory: string, { notes }: Takeovers): Promise<void> {
   return failing(directory, async () => {
     const path = join(directory, 'spool', NOTES);
-    for (const name of notes) await unlinkIfThere(join(path, name));
+    for (const name of notes) await unlinkIfExists(join(path, name));
     await removeIfEmpty(path);
   });
 }
@@ -247,8 +247,8 @@ async function writeNote(notes: string, name: string, ids: readonly string[]): P
 
 async function uploadsIn(spool: string): Promise<string[]> {
   const ids: string[] = [];
-  for await (const entry of await patiently(() => opendir(spool)))
-    if (entry.isDirectory() && isGivenId(entry.name)) ids.push(entry.name);
+  for await (const entry of await withReadRetries(() => opendir(spool)))
+    if (entry.isDirectory() && isGeneratedId(entry.name)) ids.push(entry.name);
   return ids;
 }
 

@@ -1,5 +1,5 @@
 /** Why a holder is asked to give its lease back. */
-export type GiveBack = 'taken-over' | 'draining' | 'lost';
+export type ReleaseReason = 'taken-over' | 'draining' | 'lost';
 
 /** The right to write one upload. */
 export interface Lease {
@@ -30,7 +30,7 @@ export interface Leases {
  * whoever stands in the middle gets its turn, knowing that it should be short. Nothing is kept of uploads nobody wants.
  */
 export class LeaseQueues {
-  private readonly last = new Map<string, LeaseRequest>();
+  private readonly newestRequests = new Map<string, LeaseRequest>();
   private draining = false;
 
   /** `graceMs`: how long one that was asked may take to give back before it is passed over. */
@@ -40,68 +40,70 @@ export class LeaseQueues {
    * The end of the upload's line. While draining, turns come but are asked back at once: an offset can still be told, and
    * a body that has just begun ends before it makes the stop wait.
    */
-  enter(id: string): LeaseRequest {
-    const before = this.last.get(id);
-    const turn = new LeaseRequest(before, this.graceMs, () => {
-      if (this.last.get(id) === turn) this.last.delete(id);
+  enqueue(id: string): LeaseRequest {
+    const previous = this.newestRequests.get(id);
+    const request = new LeaseRequest(previous, this.graceMs, () => {
+      if (this.newestRequests.get(id) === request) this.newestRequests.delete(id);
     });
-    this.last.set(id, turn);
-    if (this.draining) turn.ask('draining');
-    before?.ask('taken-over');
-    return turn;
+    this.newestRequests.set(id, request);
+    if (this.draining) request.requestRelease('draining');
+    previous?.requestRelease('taken-over');
+    return request;
   }
 
   drain(): void {
     this.draining = true;
-    for (const turn of this.last.values()) turn.ask('draining');
+    for (const turn of this.newestRequests.values()) turn.requestRelease('draining');
   }
 }
 
 /** One request's place in the line of an upload. */
 export class LeaseRequest {
   /** Fulfilled when the one before is over, or is passed over. */
-  readonly comes: Promise<void>;
+  readonly ready: Promise<void>;
   /** Nobody was before it. */
   readonly isFirst: boolean;
-  private hasCome: boolean;
+  private isReady: boolean;
   private readonly controller = new AbortController();
-  private readonly begun = deferred();
+  private readonly held = deferred();
   private readonly ended = deferred();
 
   constructor(
-    before: LeaseRequest | undefined,
+    previous: LeaseRequest | undefined,
     graceMs: number,
     private readonly onEnd: () => void,
   ) {
-    this.isFirst = this.hasCome = before === undefined;
-    this.comes = before ? before.over(graceMs).then(() => void (this.hasCome = true)) : Promise.resolve();
+    this.isFirst = this.isReady = previous === undefined;
+    this.ready = previous
+      ? previous.endedOrPassedOver(graceMs).then(() => void (this.isReady = true))
+      : Promise.resolve();
   }
 
   get signal(): AbortSignal {
     return this.controller.signal;
   }
 
-  ask(why: GiveBack): void {
+  requestRelease(why: ReleaseReason): void {
     this.controller.abort(why);
   }
 
   /** It has what it waited for: its time to give back counts from now on. */
-  begin(): void {
-    this.begun.resolve();
+  markHeld(): void {
+    this.held.resolve();
   }
 
   /** Those behind a turn that ends before it came still wait for those before it. */
   end(): void {
-    this.begun.resolve();
+    this.held.resolve();
     this.ended.resolve();
-    if (this.hasCome) this.onEnd();
-    else void this.comes.then(this.onEnd);
+    if (this.isReady) this.onEnd();
+    else void this.ready.then(this.onEnd);
   }
 
   /** Fulfilled when this turn has ended, or has had the grace time since it began. */
-  private async over(graceMs: number): Promise<void> {
-    await this.comes;
-    await this.begun.promise;
+  private async endedOrPassedOver(graceMs: number): Promise<void> {
+    await this.ready;
+    await this.held.promise;
     const grace = deferred();
     const timer = setTimeout(grace.resolve, graceMs);
     await Promise.race([this.ended.promise, grace.promise]);

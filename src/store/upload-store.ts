@@ -1,4 +1,4 @@
-import { setImmediate as breath, setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as yieldToEventLoop, setTimeout as sleep } from 'node:timers/promises';
 import { Fault } from '../model/fault.js';
 import type { Answer, Attempt, Chunk, Phase, Undelivered, Upload } from '../model/upload.js';
 
@@ -48,10 +48,10 @@ export interface KeptAnswer {
 }
 
 /** What tells whether an upload was delivered meanwhile, which needs no lease. */
-export type SeenState = Pick<Upload, 'phase' | 'attemptCount'>;
+export type ExpectedState = Pick<Upload, 'phase' | 'attemptCount'>;
 
 /** What is there of an upload that cannot be shown. Nothing of it is removed. */
-export interface SetAside {
+export interface SetAsideRecord {
   readonly id: string;
   /** `unreadable`: the disk does not give its record, and is asked again. `damaged`: it gives something else. */
   readonly state: 'unreadable' | 'damaged';
@@ -61,7 +61,7 @@ export interface SetAside {
 }
 
 /** A record that can be read although it could not be at the start, which nobody has been shown yet. */
-export interface FoundRecord {
+export interface RecoveredRecord {
   readonly upload: Upload;
   readonly chunks: readonly Chunk[];
   /** Its last line was damaged: files that it does not count may be those of that line. */
@@ -69,16 +69,16 @@ export interface FoundRecord {
 }
 
 /** What becomes of it once its bytes were looked at. */
-export type BroughtBack = 'show' | 'give-up' | 'remove';
+export type RecoveryDecision = 'show' | 'give-up' | 'remove';
 
 /** When a file that belongs to nothing is old enough to go. */
-export interface OldAge {
+export interface LeftoverAge {
   /** The time by which uploads expire. */
   readonly now: number;
   /** Milliseconds of this process that really passed. */
-  readonly passedMs: number;
+  readonly elapsedMs: number;
   /** It has to be seen, unchanged, for so long. */
-  readonly leastMs: number;
+  readonly minAgeMs: number;
 }
 
 /** How much there is, without looking at each upload. */
@@ -102,7 +102,7 @@ export interface UploadStore {
    * Steps that were confirmed can be lost, as by the failover of a replicated server: what was promised to clients has to
    * be noted elsewhere.
    */
-  readonly mayForget: boolean;
+  readonly canLoseConfirmedSteps: boolean;
 
   /** Fails when the id exists. */
   create(upload: NewUpload): Promise<Upload>;
@@ -110,9 +110,9 @@ export interface UploadStore {
    * As `create`, for an upload with a `clientKey`, which one upload at a time has. Gives the id of the upload that has it
    * already, unless that is `instead`, whose place is taken.
    */
-  createFirst(upload: KeyedUpload, instead?: string): Promise<Upload | string>;
+  createUnlessKeyUsed(upload: KeyedUpload, instead?: string): Promise<Upload | string>;
   /** The id of the upload that has this `clientKey`; it may be over or unknown by now. */
-  holderOf(clientKey: string): Promise<string | undefined>;
+  idByClientKey(clientKey: string): Promise<string | undefined>;
   get(id: string): Promise<Upload | undefined>;
   /** In order, without gaps: the chunks' sizes add up to the offset. */
   chunks(id: string): Promise<readonly Chunk[]>;
@@ -124,12 +124,12 @@ export interface UploadStore {
    * The bytes are with another node from now on, in any phase but `delivering`. By the holder of a lease. `gone` also while
    * it is being delivered, and when it was since it looked as in `seen`: then it may have an answer that is not there.
    */
-  move(id: string, token: number, node: string, seen?: SeenState): Promise<Upload | 'stale' | 'gone'>;
+  move(id: string, token: number, node: string, seen?: ExpectedState): Promise<Upload | 'stale' | 'gone'>;
   /**
    * complete | delivering | undelivered → invalid: stored bytes are lost, whoever notices it. `gone`: they are not needed any
    * more, or with another node.
    */
-  lose(id: string): Promise<Upload | 'gone'>;
+  markLost(id: string): Promise<Upload | 'gone'>;
   /** Any phase → cancelled. `gone`: unknown. */
   cancel(id: string): Promise<Upload | 'gone'>;
 
@@ -137,11 +137,11 @@ export interface UploadStore {
    * Only in `receiving`, and only as the first attempt: notes that it begins, before its first byte is sent. It is `inPart`
    * and needs no claim, because what it may send can never be the whole. `stale`: too late, or somebody did it already.
    */
-  beginEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
+  beginEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
   /** Ends it, as long as the upload is `receiving` and it has not ended. */
-  endEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
+  endEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
   /** receiving → answered, in one step with the end of the attempt: the origin has heard enough. */
-  respondEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'>;
+  recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'>;
 
   /**
    * complete | undelivered → delivering, or `delivering` whose claim has run out. One worker wins; undefined for the
@@ -172,9 +172,9 @@ export interface UploadStore {
    * Within `undelivered`: notes that a client was told so. Whoever has told it may say so, after the response was sent.
    * `stale`: `attempt` is not the newest one any more, or it is undelivered for another reason than `why`.
    */
-  noteClientKnows(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'>;
+  recordClientInformed(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'>;
   /** Takes that note back, because a client asks again as if it had lost the response. `stale` as above. */
-  noteClientAsks(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'>;
+  recordClientAskedAgain(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'>;
   /** The body of an answer that is kept in the record. */
   answerBody(id: string): Promise<Uint8Array | undefined>;
   /**
@@ -184,7 +184,7 @@ export interface UploadStore {
    */
   dueDeliveries(now: number, beyond?: number): Promise<readonly string[]>;
   /** Fulfilled when the phase is none of `complete`, `delivering`; undefined when the upload is gone. Rejects with the signal's reason. */
-  settled(id: string, signal: AbortSignal): Promise<Upload | undefined>;
+  waitUntilSettled(id: string, signal: AbortSignal): Promise<Upload | undefined>;
 
   /** Uploads whose time is over, and those cancelled or invalid; never one whose delivery is claimed right now. */
   expired(now: number): Promise<readonly string[]>;
@@ -197,30 +197,30 @@ export interface UploadStore {
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }>;
   totals(): Promise<Totals>;
   /** Every other verb fails for one that is `unreadable`. */
-  setAside(): Promise<readonly SetAside[]>;
+  setAsideRecords(): Promise<readonly SetAsideRecord[]>;
   /** Writes what is pending and lets go of files and connections. */
   close(): Promise<void>;
 }
 
-const PAGE = 500;
+const PAGE_SIZE = 500;
 
 /** Every upload the store knows, a page at a time; between two of them requests have their turn. */
 export async function* everyUpload(store: Pick<UploadStore, 'list'>): AsyncGenerator<Upload> {
   let after: string | undefined;
   do {
-    const page = await store.list(after, PAGE);
+    const page = await store.list(after, PAGE_SIZE);
     yield* page.uploads;
     after = page.next;
-    await breath();
+    await yieldToEventLoop();
   } while (after !== undefined);
 }
 
 const FIRST_PAUSE_MS = 50;
 
 /** A store that is back is used again within this time. */
-const LONGEST_PAUSE_MS = 1000;
+const MAX_PAUSE_MS = 1000;
 
-export interface Patience {
+export interface RetryOptions {
   /** Ends the waiting, after one last try. */
   readonly signal: AbortSignal;
   /** Between 0 and 1: many who wait for the same store must not all come back at the same moment. */
@@ -230,9 +230,9 @@ export interface Patience {
 }
 
 /** Asks a store that does not answer again and again, until it does or the signal is aborted: then fails with its fault. */
-export async function retryWhileUnavailable<T>(step: () => Promise<T> | T, patience: Patience): Promise<T> {
+export async function retryWhileUnavailable<T>(step: () => Promise<T> | T, patience: RetryOptions): Promise<T> {
   const { signal, random = Math.random, onUnavailable } = patience;
-  for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
+  for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, MAX_PAUSE_MS)) {
     try {
       return await step();
     } catch (error) {

@@ -4,7 +4,7 @@ import type { Interrupted, Refusal, RelayedAnswer } from '../model/messages.js';
 import type { Digest, DigestAlgorithm, Upload } from '../model/upload.js';
 import { chunkName } from '../spool/chunk-name.js';
 import type { Spool } from '../spool/spool.js';
-import type { GiveBack, Lease } from '../store/leases.js';
+import type { ReleaseReason, Lease } from '../store/leases.js';
 import { type Commit, isStoreUnavailable, retryWhileUnavailable } from '../store/upload-store.js';
 import { type ChunkDeps, expiry, GrowingChunk } from './chunk.js';
 import { matches, type RepresentationHashes } from './digests.js';
@@ -242,7 +242,7 @@ class BodyWriter {
     const { body, lease } = this.task;
     const { ending } = body;
     if (ending && ending !== 'stopped' && ending !== 'clean') return { kind: 'interrupted', why: ending };
-    return { kind: 'interrupted', why: (lease.signal.reason as GiveBack | undefined) ?? 'taken-over' };
+    return { kind: 'interrupted', why: (lease.signal.reason as ReleaseReason | undefined) ?? 'taken-over' };
   }
 }
 

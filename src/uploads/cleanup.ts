@@ -6,7 +6,7 @@ import type { Metrics } from '../observe/metrics.js';
 import { answerName, isGivenName } from '../spool/chunk-name.js';
 import { ACKNOWLEDGED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import type { Leases } from '../store/leases.js';
-import { isStoreUnavailable, type OldAge, type UploadStore } from '../store/upload-store.js';
+import { isStoreUnavailable, type LeftoverAge, type UploadStore } from '../store/upload-store.js';
 import { type SpooledUpload, spooledUploads } from './recovery.js';
 import type { UnreadableBytes, UnrecordedBytes } from './unknown-bytes.js';
 
@@ -41,7 +41,7 @@ export interface SweepOptions {
   /** Uploads that were found without a record: they may be of a backup that is not complete. */
   readonly unrecorded?: UnrecordedBytes;
   /** Removes what is old and belongs to no record from where the records are. */
-  readonly clearLeftovers?: (age: OldAge) => Promise<void>;
+  readonly clearLeftovers?: (age: LeftoverAge) => Promise<void>;
 }
 
 /** Removes what nobody will ask for any more: expired uploads first the bytes then the record, and files nobody counts. */
@@ -142,7 +142,7 @@ export class Sweep {
   private async clearLeftovers(): Promise<void> {
     const { clearLeftovers, orphanAgeMs, log } = this.options;
     try {
-      await clearLeftovers?.({ now: this.now(), passedMs: this.monotonic(), leastMs: orphanAgeMs });
+      await clearLeftovers?.({ now: this.now(), elapsedMs: this.monotonic(), minAgeMs: orphanAgeMs });
     } catch (error) {
       if (!(error instanceof Fault)) throw error;
       log.error({ err: error }, 'old files beside the records were not removed');
@@ -153,7 +153,7 @@ export class Sweep {
   private async removeOrphans(): Promise<void> {
     const { store, spool } = this.options;
     // A record that cannot be read now, or that somebody has to look at, may count all of them.
-    const setAside = new Set((await store.setAside()).map(({ id }) => id));
+    const setAside = new Set((await store.setAsideRecords()).map(({ id }) => id));
     const before = this.seen;
     this.seen = new Map();
     const since = (await this.options.spoolSince?.()) ?? -Infinity;

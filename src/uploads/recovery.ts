@@ -6,9 +6,9 @@ import { areJoined, isGivenName } from '../spool/chunk-name.js';
 import { ACKNOWLEDGED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
 import {
-  type BroughtBack,
+  type RecoveryDecision,
   everyUpload,
-  type FoundRecord,
+  type RecoveredRecord,
   isStoreUnavailable,
   type UploadStore,
 } from '../store/upload-store.js';
@@ -45,7 +45,7 @@ const MISSING = 'committed bytes are missing from the spool, or do not join';
 export async function recover(deps: RecoveryDeps): Promise<void> {
   const spooled = new Map<string, readonly SpooledChunk[]>();
   for await (const { id, files } of spooledUploads(deps.spool, deps.unreadable.noteUnrecovered)) spooled.set(id, files);
-  for (const { id } of await deps.store.setAside()) spooled.delete(id);
+  for (const { id } of await deps.store.setAsideRecords()) spooled.delete(id);
   for await (const upload of everyUpload(deps.store)) {
     const own = sizesOf(spooled.get(upload.id) ?? []);
     spooled.delete(upload.id);
@@ -86,9 +86,9 @@ export async function recoverOne(
  * anybody is shown the record. Gives what becomes of the record.
  */
 export async function recoverRecord(
-  { upload, chunks, hasLostLine }: FoundRecord,
+  { upload, chunks, hasLostLine }: RecoveredRecord,
   deps: Omit<RecoveryDeps, 'store' | 'leases' | 'unreadable'>,
-): Promise<BroughtBack> {
+): Promise<RecoveryDecision> {
   const { spool } = deps;
   if (upload.phase === 'receiving' && upload.dialect === PLAIN_DIALECT) {
     await removeBytesOfBrokenOff(upload, deps);

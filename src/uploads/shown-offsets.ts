@@ -3,7 +3,7 @@ import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
 
 export interface AcknowledgedOffsetsDeps {
-  readonly store: Pick<UploadStore, 'mayForget'>;
+  readonly store: Pick<UploadStore, 'canLoseConfirmedSteps'>;
   readonly spool: Pick<Spool, 'noteAcknowledged' | 'acknowledgedOffset'>;
 }
 
@@ -17,7 +17,7 @@ export class AcknowledgedOffsets {
   /** To be fulfilled before anybody is shown this offset. */
   async acknowledge(id: string, offset: number): Promise<void> {
     const { store, spool } = this.deps;
-    if (store.mayForget && offset > 0) await spool.noteAcknowledged(id, offset);
+    if (store.canLoseConfirmedSteps && offset > 0) await spool.noteAcknowledged(id, offset);
   }
 
   /** To be fulfilled before anybody hears that it is whole: no record that still receives can be as far as that. */
@@ -36,7 +36,7 @@ export class AcknowledgedOffsets {
    */
   async coverAcknowledged({ id, offset }: Upload): Promise<boolean> {
     const { store, spool } = this.deps;
-    if (!store.mayForget) return true;
+    if (!store.canLoseConfirmedSteps) return true;
     const promised = await spool.acknowledgedOffset(id);
     // Also where it is noted: by a process that may have been killed before that was durable.
     if (offset >= promised) await this.acknowledge(id, offset);

@@ -3,7 +3,7 @@ import { type Log, uploadTag } from '../observe/log.js';
 import { isGivenName } from '../spool/chunk-name.js';
 import type { Takeovers } from '../spool/spool-claim.js';
 import { ACKNOWLEDGED, type Spool, type SpooledChunk } from '../spool/spool.js';
-import { isStoreUnavailable, type SetAside, type UploadStore } from '../store/upload-store.js';
+import { isStoreUnavailable, type SetAsideRecord, type UploadStore } from '../store/upload-store.js';
 
 export interface UnknownBytesOptions {
   readonly spool: Pick<Spool, 'filesOf'>;
@@ -168,7 +168,7 @@ const EVERY_MS = 5000;
  * removed. Each is told once, when it begins and when it is over, and tried again until then.
  */
 export class UnreadableBytes {
-  private readonly known = new Map<string, SetAside>();
+  private readonly known = new Map<string, SetAsideRecord>();
   /** Those of them that the start could not look after. */
   private readonly unrecovered = new Set<string>();
   private timer: NodeJS.Timeout | undefined;
@@ -194,7 +194,7 @@ export class UnreadableBytes {
     return this.known.has(id);
   }
 
-  list(): readonly SetAside[] {
+  list(): readonly SetAsideRecord[] {
     return [...this.known.values()];
   }
 

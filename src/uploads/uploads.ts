@@ -158,7 +158,7 @@ export class Uploads {
     creation: Creation & { readonly clientKey: string },
     call: UploadCall,
   ): Promise<Outcome | Interrupted | Elsewhere> {
-    let holder = await this.deps.store.holderOf(creation.clientKey);
+    let holder = await this.deps.store.idByClientKey(creation.clientKey);
     for (let round = 0; round < MOST_ROUNDS; round++) {
       const outcome =
         holder === undefined ? 'over' : await this.repeated.answer(holder, intent, creation.request, call);
@@ -327,7 +327,7 @@ function refused(refusal: Refusal): Outcome {
 }
 
 interface OpeningDeps {
-  readonly store: Pick<UploadStore, 'create' | 'createFirst'>;
+  readonly store: Pick<UploadStore, 'create' | 'createUnlessKeyUsed'>;
   readonly leases: Pick<Leases, 'take'>;
   readonly metrics: Metrics;
   readonly clock: () => number;
@@ -376,7 +376,7 @@ async function openFirstUpload(
 ): Promise<readonly [Upload, Lease] | string> {
   const { clientKey } = creation;
   const upload = { ...newUpload(deps.newId(), intent, route, creation, deps), clientKey };
-  const created = await deps.store.createFirst(upload, instead);
+  const created = await deps.store.createUnlessKeyUsed(upload, instead);
   if (typeof created === 'string') return created;
   deps.metrics.uploadCreated(intent.dialect);
   return [created, await deps.leases.take(created.id)];

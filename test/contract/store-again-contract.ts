@@ -21,9 +21,10 @@ const verbs: Record<string, Verb> = {
   'an invalidation': (store, id) => store.invalidate(id, 1),
   'a cancellation': (store, id) => store.cancel(id),
   'a move': (store, id) => store.move(id, 1, 'another'),
-  'the begin of an early attempt': (store, id) => store.beginEarly(id, early),
-  'the end of an early attempt': (store, id) => store.endEarly(id, { ...early, endedAt: 5, reached: 'sent-in-part' }),
-  'an early answer': (store, id) => store.respondEarly(id, refused, { answer: answer(4), body, expiresAt: later }),
+  'the begin of an early attempt': (store, id) => store.beginEarlyAttempt(id, early),
+  'the end of an early attempt': (store, id) =>
+    store.endEarlyAttempt(id, { ...early, endedAt: 5, reached: 'sent-in-part' }),
+  'an early answer': (store, id) => store.recordEarlyAnswer(id, refused, { answer: answer(4), body, expiresAt: later }),
   'a renewed claim': (store, id) => store.renewClaim(id, 'a', later),
   'the begin of an attempt': (store, id) => store.beginAttempt(id, 'a', attempt(1)),
   'the end of an attempt': (store, id) => store.endAttempt(id, 'a', ended),
@@ -32,7 +33,7 @@ const verbs: Record<string, Verb> = {
     store.recordAnswer(id, 'a', { answer: answer(4), body, expiresAt: later }, ended),
   'a postponement': (store, id) => store.postpone(id, 'a', later),
   'giving up': (store, id) => store.giveUp(id, 'a', why),
-  'the note that a client knows': (store, id) => store.noteClientKnows(id, 1, why),
+  'the note that a client knows': (store, id) => store.recordClientInformed(id, 1, why),
 };
 
 const claim: Verb = async (store, id) => (await store.claimDelivery(id, 'a', later)) ?? 'none';

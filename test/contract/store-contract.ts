@@ -60,19 +60,19 @@ export function describeStore(name: string, makeStore: () => Promise<StoreUnderT
     test('a client key is given to one upload, also of six at the same time, until another takes its place', async () => {
       const clientKey = newId();
       const made = Array.from({ length: 6 }, () => ({ ...newUpload(), clientKey }));
-      const outcomes = await Promise.all(made.map((upload) => store.createFirst(upload)));
+      const outcomes = await Promise.all(made.map((upload) => store.createUnlessKeyUsed(upload)));
       const first = outcomes.find((outcome): outcome is Upload => typeof outcome !== 'string')!;
       expect(outcomes.filter((outcome) => outcome !== first)).toEqual(Array(5).fill(first.id));
       expect((await store.list(undefined, 10)).uploads.map(({ id }) => id)).toEqual([first.id]);
-      expect(await store.holderOf(clientKey)).toBe(first.id);
+      expect(await store.idByClientKey(clientKey)).toBe(first.id);
       const second = { ...newUpload({ createdAt: first.createdAt + 1 }), clientKey };
-      expect(await store.createFirst(second, newId())).toBe(first.id);
-      expect(await store.createFirst(second, first.id)).toMatchObject({ id: second.id });
+      expect(await store.createUnlessKeyUsed(second, newId())).toBe(first.id);
+      expect(await store.createUnlessKeyUsed(second, first.id)).toMatchObject({ id: second.id });
       await store.remove(first.id, clientKey);
       const later = await tested.reopen();
-      expect(await later.holderOf(clientKey)).toBe(second.id);
+      expect(await later.idByClientKey(clientKey)).toBe(second.id);
       await later.remove(second.id, clientKey);
-      expect(await later.holderOf(clientKey)).toBeUndefined();
+      expect(await later.idByClientKey(clientKey)).toBeUndefined();
     });
 
     test('what is no id is refused', async () => {
@@ -120,7 +120,7 @@ export function describeStore(name: string, makeStore: () => Promise<StoreUnderT
 
     test('an upload whose bytes are lost is invalid and says so, in every phase that needs them', async () => {
       const receiving = await open();
-      expect(await store.lose(receiving.id)).toBe('gone');
+      expect(await store.markLost(receiving.id)).toBe('gone');
       expect(await store.invalidate(receiving.id, 1, 'lost')).toMatchObject({ phase: 'invalid', lost: true });
       const other = await open();
       expect(await store.invalidate(other.id, 1)).not.toHaveProperty('lost');
@@ -130,12 +130,12 @@ export function describeStore(name: string, makeStore: () => Promise<StoreUnderT
       await store.commit(claimed.id, { token: 1, complete: {}, expiresAt });
       await store.claimDelivery(claimed.id, 'w', Date.now() + 60_000);
       for (const { id } of [whole, claimed]) {
-        expect(await store.lose(id)).toMatchObject({ phase: 'invalid', lost: true });
-        expect(await store.lose(id)).toMatchObject({ phase: 'invalid', lost: true });
+        expect(await store.markLost(id)).toMatchObject({ phase: 'invalid', lost: true });
+        expect(await store.markLost(id)).toMatchObject({ phase: 'invalid', lost: true });
         expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
         expect(await store.expired(Date.now())).toContain(id);
       }
-      expect(await store.lose(newId())).toBe('gone');
+      expect(await store.markLost(newId())).toBe('gone');
     });
 
     test('a new lease goes on in a new chunk at the offset', async () => {

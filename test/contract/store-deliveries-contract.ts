@@ -250,7 +250,7 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
     test.each(goesOn)('may record its answer when meanwhile %s', async (_, meanwhile) => {
       const { store, reopen } = current();
       const id = await begun();
-      const waiting = store.settled(id, new AbortController().signal);
+      const waiting = store.waitUntilSettled(id, new AbortController().signal);
       await meanwhile(id);
       const expected = { phase: 'answered', answer: answer(2), attempts: [ended], attemptCount: 1 };
       const upload = await store.recordAnswer(id, 'a', kept, ended);
@@ -341,7 +341,7 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
     test('is not the worker of an attempt that began early and was never taken over', async () => {
       const { store } = current();
       const { id } = await store.create(newUpload());
-      await store.beginEarly(id, attempt(1, { inPart: true }));
+      await store.beginEarlyAttempt(id, attempt(1, { inPart: true }));
       await store.commit(id, {
         token: 1,
         chunk: { name: 'chunk-1', start: 0, size: 5 },
@@ -372,7 +372,7 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
     ])('everyone who waits is woken when it is %s', async (_, end, expected) => {
       const { store } = current();
       const id = await claimed();
-      const waiting = [1, 2, 3].map(() => store.settled(id, patient));
+      const waiting = [1, 2, 3].map(() => store.waitUntilSettled(id, patient));
       await end(id);
       const results = await Promise.all(waiting);
       for (const result of results) {
@@ -385,7 +385,7 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       const { store } = current();
       const id = await claimed();
       let woken = false;
-      const waiting = store.settled(id, patient).then((upload) => {
+      const waiting = store.waitUntilSettled(id, patient).then((upload) => {
         woken = true;
         return upload;
       });
@@ -400,19 +400,19 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       const { store } = current();
       const id = await claimed();
       await store.recordAnswer(id, 'a', { answer: answer(0), expiresAt: later });
-      expect(await store.settled(id, patient)).toMatchObject({ phase: 'answered' });
-      expect(await store.settled('unknown-unknown-unknown', patient)).toBeUndefined();
+      expect(await store.waitUntilSettled(id, patient)).toMatchObject({ phase: 'answered' });
+      expect(await store.waitUntilSettled('unknown-unknown-unknown', patient)).toBeUndefined();
     });
 
     test('who leaves stops waiting, for the reason it left', async () => {
       const { store } = current();
       const id = await claimed();
       const leaving = new AbortController();
-      const waiting = store.settled(id, leaving.signal);
-      const staying = store.settled(id, patient);
+      const waiting = store.waitUntilSettled(id, leaving.signal);
+      const staying = store.waitUntilSettled(id, patient);
       leaving.abort(new Error('client left'));
       await expect(waiting).rejects.toThrow('client left');
-      await expect(store.settled(id, leaving.signal)).rejects.toThrow('client left');
+      await expect(store.waitUntilSettled(id, leaving.signal)).rejects.toThrow('client left');
       await store.recordAnswer(id, 'a', { answer: answer(0), expiresAt: later });
       expect(await staying).toMatchObject({ phase: 'answered' });
     });

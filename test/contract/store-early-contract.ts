@@ -14,7 +14,7 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
   async function begun(): Promise<string> {
     const { store } = current();
     const { id } = await store.create(newUpload());
-    expect(await store.beginEarly(id, early)).toMatchObject({ phase: 'receiving', attempts: [early] });
+    expect(await store.beginEarlyAttempt(id, early)).toMatchObject({ phase: 'receiving', attempts: [early] });
     return id;
   }
 
@@ -35,13 +35,13 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
     test('only one, only then, and never as one that could be whole', async () => {
       const { store } = current();
       const id = await begun();
-      expect(await store.beginEarly(id, { ...early, number: 2 })).toBe('stale');
+      expect(await store.beginEarlyAttempt(id, { ...early, number: 2 })).toBe('stale');
       const { id: whole } = await store.create(newUpload());
       await complete(store, whole);
-      expect(await store.beginEarly(whole, early)).toBe('stale');
-      expect(await store.beginEarly('unknown-unknown-unknown', early)).toBe('stale');
+      expect(await store.beginEarlyAttempt(whole, early)).toBe('stale');
+      expect(await store.beginEarlyAttempt('unknown-unknown-unknown', early)).toBe('stale');
       const { id: other } = await store.create(newUpload());
-      await expect(store.beginEarly(other, attempt(1))).rejects.toMatchObject({ code: 'CONTRACT_BROKEN' });
+      await expect(store.beginEarlyAttempt(other, attempt(1))).rejects.toMatchObject({ code: 'CONTRACT_BROKEN' });
     });
 
     test('it neither stops the upload from growing nor makes it due', async () => {
@@ -56,9 +56,9 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
     test('it ends once, and the upload goes on', async () => {
       const { store } = current();
       const id = await begun();
-      expect(await store.endEarly(id, lost)).toMatchObject({ phase: 'receiving', attempts: [lost] });
-      expect(await store.endEarly(id, { ...lost, problem: 'again' })).toBe('stale');
-      expect(await store.respondEarly(id, refused, { answer: answer(0), expiresAt: later })).toBe('stale');
+      expect(await store.endEarlyAttempt(id, lost)).toMatchObject({ phase: 'receiving', attempts: [lost] });
+      expect(await store.endEarlyAttempt(id, { ...lost, problem: 'again' })).toBe('stale');
+      expect(await store.recordEarlyAnswer(id, refused, { answer: answer(0), expiresAt: later })).toBe('stale');
       expect(await complete(store, id)).toMatchObject({ phase: 'complete', attempts: [lost] });
       expect(await store.claimDelivery(id, 'a', later, early)).toBeUndefined();
       expect(await store.claimDelivery(id, 'a', later)).toMatchObject({ phase: 'delivering' });
@@ -68,7 +68,11 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
       const { store, reopen } = current();
       const id = await begun();
       const body = Buffer.from('too large');
-      const answered = await store.respondEarly(id, refused, { answer: answer(body.length), body, expiresAt: later });
+      const answered = await store.recordEarlyAnswer(id, refused, {
+        answer: answer(body.length),
+        body,
+        expiresAt: later,
+      });
       expect(answered).toMatchObject({ phase: 'answered', offset: 0, attempts: [refused], expiresAt: later });
       expect(await complete(store, id)).toBe('gone');
       expect(await store.claimDelivery(id, 'a', later)).toBeUndefined();
@@ -81,8 +85,8 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
       const { store } = current();
       const id = await begun();
       await complete(store, id);
-      expect(await store.endEarly(id, lost)).toBe('stale');
-      expect(await store.respondEarly(id, refused, { answer: answer(0), expiresAt: later })).toBe('stale');
+      expect(await store.endEarlyAttempt(id, lost)).toBe('stale');
+      expect(await store.recordEarlyAnswer(id, refused, { answer: answer(0), expiresAt: later })).toBe('stale');
       expect(await store.get(id)).toMatchObject({ phase: 'complete', attempts: [early] });
     });
 

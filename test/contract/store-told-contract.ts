@@ -34,30 +34,30 @@ export function describeToldClients(current: () => StoreUnderTest): void {
       const id = await unknown();
       const before = await store.get(id);
       const noted = { ...before, undelivered: { ...why, clientKnows: true } };
-      expect(await store.noteClientKnows(id, 1, why)).toEqual(noted);
-      expect(await store.noteClientKnows(id, 1, { ...why, clientKnows: true })).toEqual(noted);
+      expect(await store.recordClientInformed(id, 1, why)).toEqual(noted);
+      expect(await store.recordClientInformed(id, 1, { ...why, clientKnows: true })).toEqual(noted);
       expect(await (await reopen()).get(id)).toEqual(noted);
     });
 
     test('is taken back when a client asks again, and can be made once more', async () => {
       const { store, reopen } = current();
       const id = await unknown();
-      await store.noteClientKnows(id, 1, why);
+      await store.recordClientInformed(id, 1, why);
       const before = await store.get(id);
       const asked = { ...before, undelivered: { ...why, hasAskedAgain: true } as const };
-      expect(await store.noteClientAsks(id, 1, why)).toBe('stale');
-      expect(await store.noteClientAsks(id, 1, before!.undelivered!)).toEqual(asked);
+      expect(await store.recordClientAskedAgain(id, 1, why)).toBe('stale');
+      expect(await store.recordClientAskedAgain(id, 1, before!.undelivered!)).toEqual(asked);
       const reopened = await reopen();
       expect(await reopened.get(id)).toEqual(asked);
-      expect(await reopened.noteClientKnows(id, 1, why)).toBe('stale');
+      expect(await reopened.recordClientInformed(id, 1, why)).toBe('stale');
       const again = { ...before, undelivered: { ...why, hasAskedAgain: true, clientKnows: true } };
-      expect(await reopened.noteClientKnows(id, 1, asked.undelivered)).toEqual(again);
+      expect(await reopened.recordClientInformed(id, 1, asked.undelivered)).toEqual(again);
     });
 
     test('goes with the next claim', async () => {
       const { store } = current();
       const id = await unknown();
-      await store.noteClientKnows(id, 1, why);
+      await store.recordClientInformed(id, 1, why);
       const taken = await store.claimDelivery(id, 'b', later);
       expect(taken).toMatchObject({ phase: 'delivering' });
       expect(taken).not.toHaveProperty('undelivered');
@@ -108,7 +108,7 @@ export function describeToldClients(current: () => StoreUnderTest): void {
       const id = await unknown();
       await meanwhile(id);
       const before = await store.get(id);
-      expect(await store.noteClientKnows(id, 1, why)).toBe('stale');
+      expect(await store.recordClientInformed(id, 1, why)).toBe('stale');
       expect(await store.get(id)).toEqual(before);
     });
 
@@ -116,9 +116,9 @@ export function describeToldClients(current: () => StoreUnderTest): void {
       const { store } = current();
       const id = await claimed();
       await store.giveUp(id, 'a', why);
-      expect(await store.noteClientKnows(id, 1, why)).toBe('stale');
-      expect(await store.noteClientKnows('unknown-unknown-unknown', 1, why)).toBe('stale');
-      expect(await store.noteClientKnows(await unknown(), 2, why)).toBe('stale');
+      expect(await store.recordClientInformed(id, 1, why)).toBe('stale');
+      expect(await store.recordClientInformed('unknown-unknown-unknown', 1, why)).toBe('stale');
+      expect(await store.recordClientInformed(await unknown(), 2, why)).toBe('stale');
     });
   });
 }

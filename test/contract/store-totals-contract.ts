@@ -56,8 +56,8 @@ export function describeTotals(current: () => StoreUnderTest): void {
       const { store } = current();
       const id = await received(5);
       const early = attempt(1, { inPart: true });
-      await store.beginEarly(id, early);
-      await store.respondEarly(
+      await store.beginEarlyAttempt(id, early);
+      await store.recordEarlyAnswer(
         id,
         { ...early, endedAt: 5, reached: 'answered' },
         { answer: answer(0), expiresAt: later },

@@ -1,7 +1,7 @@
 import { open, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { machineFiles, useFileSystem } from '../../src/fs/files.js';
+import { nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import { BLOCK_BYTES } from '../../src/spool/block-sums.js';
 import { startTestApp } from '../support/app.js';
 import { gate } from '../support/lost-answer.js';
@@ -130,8 +130,8 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       let reads = 0;
       const { opened: over, open: end } = gate();
       useFileSystem({
-        ...machineFiles,
-        readv: async (...given) => (reads++, await over, await machineFiles.readv(...given)),
+        ...nodeFileSystem,
+        readv: async (...given) => (reads++, await over, await nodeFileSystem.readv(...given)),
       });
       try {
         const page = { method: 'GET', target: `${upload.target}/answer`, headers: [] };

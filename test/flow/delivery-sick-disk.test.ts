@@ -60,7 +60,7 @@ test.each(cases)('an origin that refused is asked again when $verb fails $times 
   const told = await room.answer(id).catch((fault: unknown) => fault);
   // An error that comes once is heard by nobody; of one that stays clients are told at once.
   if (times > 1) expect(told).toMatchObject(FIELDS);
-  await room.store.settled(id, AbortSignal.timeout(10_000));
+  await room.store.waitUntilSettled(id, AbortSignal.timeout(10_000));
   const answer = await room.answer(id);
   expect((await bodyOf(answer)).toString()).toBe('made');
   expect(answer.upload.attempts).toMatchObject([{ reached: 'answered', status: 503 }, { reached: 'answered' }]);
@@ -74,7 +74,7 @@ test.each([1, 3])('what was never sent is never unknown, when giving up fails %i
   const { id } = await room.whole();
   const told = await room.result(id).catch((fault: unknown) => fault);
   if (times > 1) expect(told).toMatchObject(FIELDS);
-  await room.store.settled(id, AbortSignal.timeout(10_000));
+  await room.store.waitUntilSettled(id, AbortSignal.timeout(10_000));
   expect(await room.upload(id)).toMatchObject({
     phase: 'undelivered',
     undelivered: { reason: 'unreachable' },
@@ -92,7 +92,7 @@ test('who was told of a fault of the disk was not told that the outcome is unkno
   left.giveUp = 3;
   const { id } = await room.whole();
   await expect(room.result(id)).rejects.toMatchObject(FIELDS);
-  await room.store.settled(id, AbortSignal.timeout(10_000));
+  await room.store.waitUntilSettled(id, AbortSignal.timeout(10_000));
   const { undelivered } = await room.upload(id);
   expect(undelivered).toMatchObject({ reason: 'outcome-unknown' });
   expect(undelivered).not.toHaveProperty('clientKnows');

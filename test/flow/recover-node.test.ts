@@ -116,11 +116,11 @@ test.each(['embedded', 'redis'] as const)(
     const keyed = redis?.store ?? room.store;
     try {
       const upload = { ...newUpload(), dialect: PLAIN_DIALECT, clientKey: 'a key' };
-      await keyed.createFirst(upload);
-      expect(await keyed.holderOf('a key')).toBe(upload.id);
+      await keyed.createUnlessKeyUsed(upload);
+      expect(await keyed.idByClientKey('a key')).toBe(upload.id);
       await recover({ ...deps(), store: keyed, leases: new EmbeddedLeases(room.store) });
       expect(await keyed.get(upload.id)).toBeUndefined();
-      expect(await keyed.holderOf('a key')).toBeUndefined();
+      expect(await keyed.idByClientKey('a key')).toBeUndefined();
     } finally {
       await redis?.close();
       await server?.stop();

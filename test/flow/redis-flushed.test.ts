@@ -2,7 +2,7 @@ import { readdir, rm, utimes } from 'node:fs/promises';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { machineFiles, useFileSystem } from '../../src/fs/files.js';
+import { nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import type { TestApp } from '../support/app.js';
 import { requestOnce } from '../support/raw-client.js';
 import { appendLines, clientDialect, type ResumableUpload, versionLines } from '../support/resumable-client.js';
@@ -122,11 +122,11 @@ describe.each(Object.entries(SPOOLS))('%s that has bytes which Redis does not kn
 /** The disk fails to open files of these names for writing, with this code. */
 function failAt(name: RegExp, code: string, times: number): void {
   let left = times;
-  const open: typeof machineFiles.open = (path, flags, mode) =>
+  const open: typeof nodeFileSystem.open = (path, flags, mode) =>
     flags.startsWith('w') && name.test(path) && left-- > 0
       ? Promise.reject(Object.assign(new Error(code), { code, syscall: 'open' }))
-      : machineFiles.open(path, flags, mode);
-  useFileSystem({ ...machineFiles, open });
+      : nodeFileSystem.open(path, flags, mode);
+  useFileSystem({ ...nodeFileSystem, open });
 }
 
 describe.each(Object.entries(SPOOLS))('%s, when Redis came back empty and the disk fails', (_, settings) => {

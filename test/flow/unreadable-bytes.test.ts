@@ -2,7 +2,7 @@ import { mkdir, readdir, readFile, unlink, utimes, writeFile } from 'node:fs/pro
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { forgetNode } from '../../src/cluster/lost-nodes.js';
-import { type FileSystem, machineFiles, useFileSystem } from '../../src/fs/files.js';
+import { type FileSystem, nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import { Fault } from '../../src/model/fault.js';
 import { createLog, uploadTag } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
@@ -34,11 +34,11 @@ function sicken(part: string, operations: readonly (keyof FileSystem)[], code: s
         const message = `${code}: i/o error, ${operation} '${path}'`;
         return Promise.reject(Object.assign(new Error(message), { code, syscall: operation }));
       }
-      return (machineFiles[operation] as (...args: unknown[]) => Promise<unknown>)(path, ...rest);
+      return (nodeFileSystem[operation] as (...args: unknown[]) => Promise<unknown>)(path, ...rest);
     };
   };
   const sick = Object.fromEntries(operations.map((operation) => [operation, failing(operation)]));
-  useFileSystem({ ...machineFiles, ...sick });
+  useFileSystem({ ...nodeFileSystem, ...sick });
 }
 
 describe.each(['embedded', 'redis'] as const)('a start with the %s store', (kind) => {
@@ -339,11 +339,11 @@ describe('a listing that fails once in the sweep', () => {
     const request = await openRequest('HTTP/1.1', stage.app.url, head);
     let failures = 0;
     useFileSystem({
-      ...machineFiles,
+      ...nodeFileSystem,
       readdir: (path) =>
         /spool\/[\w-]{32}$/.test(path) && failures++ === 0
           ? Promise.reject(Object.assign(new Error('EMFILE'), { code: 'EMFILE', syscall: 'scandir' }))
-          : machineFiles.readdir(path),
+          : nodeFileSystem.readdir(path),
     });
     const isAgain = () => app!.log.some(({ msg }) => msg === 'the bytes of an upload can be read again');
     await until(async () => {

@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, expect, test } from '@jest/globals';
-import { machineFiles, useFileSystem } from '../../src/fs/files.js';
+import { nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { startTestApp, type TestApp } from '../support/app.js';
@@ -89,10 +89,10 @@ function refuseFirstRemovals(): ReadonlySet<string> {
     throw Object.assign(new Error(`EIO: i/o error, '${path}'`), { code: 'EIO', syscall: 'unlink' });
   };
   useFileSystem({
-    ...machineFiles,
-    removeTree: once((path) => machineFiles.removeTree(path)),
-    unlink: once((path) => machineFiles.unlink(path)),
-    rmdir: once((path) => machineFiles.rmdir(path)),
+    ...nodeFileSystem,
+    removeTree: once((path) => nodeFileSystem.removeTree(path)),
+    unlink: once((path) => nodeFileSystem.unlink(path)),
+    rmdir: once((path) => nodeFileSystem.rmdir(path)),
   });
   return refused;
 }

@@ -5,7 +5,7 @@ import type { Outcome } from '../../src/model/messages.js';
 import type { Upload } from '../../src/model/upload.js';
 import { createLog, silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
-import type { SetAside } from '../../src/store/upload-store.js';
+import type { SetAsideRecord } from '../../src/store/upload-store.js';
 import { newUpload } from '../contract/sample-upload.js';
 import { FakeNodes } from './fake-nodes.js';
 
@@ -24,7 +24,7 @@ export class FakeDesk {
   node: string | undefined;
   readonly nodes = new FakeNodes();
   /** Those whose record cannot be read. */
-  setAside: SetAside[] = [];
+  setAside: SetAsideRecord[] = [];
   /** What whoever asks for uploads meets. */
   fault: Error | undefined;
 
@@ -64,7 +64,7 @@ export class FakeDesk {
     const note = (what: string) => void this.asked.push(what);
     return {
       store: {
-        setAside: () => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.setAside)),
+        setAsideRecords: () => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.setAside)),
         list: (after) => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.page(after))),
       },
       uploads: { cancel: ({ id }) => Promise.resolve(this.outcome).finally(() => note(`cancel ${id}`)) },

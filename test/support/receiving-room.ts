@@ -6,7 +6,7 @@ import { type Log, silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
-import type { GiveBack, Lease } from '../../src/store/leases.js';
+import type { ReleaseReason, Lease } from '../../src/store/leases.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
 import type { EagerFeeds } from '../../src/uploads/append.js';
 import type { CommitPace } from '../../src/uploads/chunk.js';
@@ -40,7 +40,7 @@ export class ReceivingRoom {
   readonly uploads: Uploads;
   /** What was asked of `delivery.result`. */
   readonly delivered: string[] = [];
-  private readonly ends: ((why: GiveBack) => void)[] = [];
+  private readonly ends: ((why: ReleaseReason) => void)[] = [];
 
   private constructor(
     private readonly directory: TemporaryDirectory,
@@ -164,15 +164,15 @@ export class ReceivingRoom {
   }
 
   /** Every lease that is held now ends. */
-  endLeases(why: GiveBack): void {
+  endLeases(why: ReleaseReason): void {
     for (const end of this.ends.splice(0)) end(why);
   }
 
   private endable(lease: Lease): Lease {
     const controller = new AbortController();
-    const end = (why: GiveBack): void => controller.abort(why);
-    lease.signal.addEventListener('abort', () => end(lease.signal.reason as GiveBack), { once: true });
-    if (lease.signal.aborted) end(lease.signal.reason as GiveBack);
+    const end = (why: ReleaseReason): void => controller.abort(why);
+    lease.signal.addEventListener('abort', () => end(lease.signal.reason as ReleaseReason), { once: true });
+    if (lease.signal.aborted) end(lease.signal.reason as ReleaseReason);
     this.ends.push(end);
     return { token: lease.token, signal: controller.signal, release: () => lease.release() };
   }

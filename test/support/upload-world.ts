@@ -132,7 +132,7 @@ export class UploadWorld {
       const recorded = { ...answer, body: { in: 'record' } } as const;
       await store.recordAnswer(id, 'worker', { answer: recorded, expiresAt: Date.now() + 3_600_000 });
     }
-    const upload = await store.settled(id, to);
+    const upload = await store.waitUntilSettled(id, to);
     if (upload?.phase !== 'answered') return { kind: 'gone' };
     return { kind: 'answered', upload, answer: keptAnswer(upload) };
   }

@@ -3,9 +3,9 @@ import { mkdir } from 'node:fs/promises';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { Semaphore, Serial } from '../../src/concurrency/queues.js';
+import { Semaphore, KeyedQueue } from '../../src/concurrency/queues.js';
 import { DirectorySync } from '../../src/fs/directory-sync.js';
-import { hasCode, isNoRoom, storageFault } from '../../src/fs/files.js';
+import { hasCode, isOutOfSpace, storageFault } from '../../src/fs/files.js';
 import { Fault } from '../../src/model/fault.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
@@ -46,8 +46,8 @@ describe('syncing a directory', () => {
   test('a directory is made with those above it, for the owner alone', async () => {
     const path = join(directory.path, 'a', 'b', 'c');
     const names = new DirectorySync('group');
-    await names.make(path);
-    await names.make(path);
+    await names.makeDirectory(path);
+    await names.makeDirectory(path);
     expect(fs.statSync(path).mode & 0o777).toBe(0o700);
   });
 
@@ -85,7 +85,7 @@ describe('a fault of the disk', () => {
     const errno = -constants.errno[name];
     const error = Object.assign(new Error(`text`), { code: `Unknown system error ${errno}`, errno, syscall: 'write' });
     expect(hasCode(error, name)).toBe(true);
-    expect(isNoRoom(error)).toBe(expected === 'STORAGE_FULL');
+    expect(isOutOfSpace(error)).toBe(expected === 'STORAGE_FULL');
     const fault = storageFault(error, 'a thing failed');
     expect(fault).toMatchObject({ code: expected });
     expect(fault.message).toContain(`(${name} in write)`);
@@ -123,7 +123,7 @@ describe('tasks', () => {
   });
 
   test('of one key run one after the other, of other keys at once, and leave nothing behind', async () => {
-    const serial = new Serial();
+    const serial = new KeyedQueue();
     const seen: string[] = [];
     const slow = serial.run('a', async () => {
       await new Promise((resolve) => setImmediate(resolve));

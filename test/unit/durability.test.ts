@@ -181,7 +181,7 @@ describe('when the disk fails to make something durable', () => {
     expect(await store.chunks(id)).toEqual([]);
     // Nobody knows which line a power cut leaves: until that is certain again, nothing is shown and nothing is changed.
     await expect(store.get(id)).rejects.toMatchObject(unavailable);
-    await expect(store.settled(id, new AbortController().signal)).rejects.toMatchObject(unavailable);
+    await expect(store.waitUntilSettled(id, new AbortController().signal)).rejects.toMatchObject(unavailable);
     await expect(store.commit(id, { token: 1, expiresAt })).rejects.toMatchObject(unavailable);
     failing = undefined;
     expect(await store.get(id)).toMatchObject({ offset: 0 });

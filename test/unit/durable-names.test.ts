@@ -60,7 +60,7 @@ describe('a sync of a directory that fails drops the names of others, whose own 
   test('of records', async () => {
     const names = new DirectorySync('group');
     const directory = `${disk.path}/uploads`;
-    await names.make(directory);
+    await names.makeDirectory(directory);
     const file = new RecordFile(`${directory}/a.log`, names);
     const record = newRecord(newUpload());
     // The file is renamed, and only then another one's sync fails: ours begins after that.
@@ -74,7 +74,7 @@ describe('a sync of a directory that fails drops the names of others, whose own 
     };
     await expect(file.rewrite(record)).rejects.toMatchObject(UNAVAILABLE);
     expect(file.isUncertain()).toBe(true);
-    await file.prove(record);
+    await file.makeCertain(record);
     expect(file.isUncertain()).toBe(false);
     disk.crash('power-cut');
     expect(disk.files()).toEqual(['uploads/a.log']);
@@ -82,7 +82,7 @@ describe('a sync of a directory that fails drops the names of others, whose own 
 
   test('and not of more directories than that one, however many have failed', async () => {
     const names = new DirectorySync('group');
-    for (const name of ['sick', 'well']) await names.make(`${disk.path}/${name}`);
+    for (const name of ['sick', 'well']) await names.makeDirectory(`${disk.path}/${name}`);
     const since = names.failures;
     const fail = async (path: string): Promise<void> => {
       failSync(1);
@@ -106,10 +106,10 @@ test.each([1, 2, 3])(
   async (at) => {
     const path = `${disk.path}/a/b/c`;
     failSync(at);
-    await expect(new DirectorySync('group').make(path)).rejects.toMatchObject({ code: 'EIO' });
+    await expect(new DirectorySync('group').makeDirectory(path)).rejects.toMatchObject({ code: 'EIO' });
     disk.heal();
     disk.crash('kill');
-    await new DirectorySync('group').make(`${disk.path}/a/b/c`);
+    await new DirectorySync('group').makeDirectory(`${disk.path}/a/b/c`);
     const spool = new LocalSpool({ directory: `${disk.path}/a/b/c`, sync: 'group' });
     await spool.open();
     const id = newId();
@@ -127,7 +127,9 @@ test.each(['uploads', 'spool'])(
     const trouble = (operation: string): string | undefined =>
       operation === 'fsync' || operation === 'rmdir' ? 'EIO' : undefined;
     disk.fail(1, true, trouble);
-    await expect(new DirectorySync('group').make(`${disk.path}/${name}`)).rejects.toMatchObject({ code: 'EIO' });
+    await expect(new DirectorySync('group').makeDirectory(`${disk.path}/${name}`)).rejects.toMatchObject({
+      code: 'EIO',
+    });
     disk.heal();
     disk.crash('kill');
     const store = await openStore();

@@ -143,7 +143,7 @@ describe('on a full disk', () => {
     await store.close();
     await disk.fill();
     store = await open();
-    expect(store.takesBytes).toBe(false);
+    expect(store.acceptsBytes).toBe(false);
     expect(await store.get(shown)).toMatchObject({ offset: 10, phase: 'receiving' });
     expect(await store.nextToken(shown, 'to-look')).toBe(1);
     await expect(store.nextToken(shown)).rejects.toMatchObject({ code: 'STORAGE_FULL' });
@@ -153,7 +153,7 @@ describe('on a full disk', () => {
     await store.remove(ended);
     await disk.makeRoom();
     expect(await store.nextToken(shown)).toBeGreaterThan(before);
-    expect(store.takesBytes).toBe(true);
+    expect(store.acceptsBytes).toBe(true);
     expect(await store.nextToken(shown, 'to-look')).toBeGreaterThan(before);
   });
 

@@ -2,7 +2,7 @@ import { readdir, readFile, stat, truncate, utimes, writeFile } from 'node:fs/pr
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { beforeAttempt, type Start } from '../../src/delivery/retry-policy.js';
-import { machineFiles, useFileSystem } from '../../src/fs/files.js';
+import { nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import type { Upload } from '../../src/model/upload.js';
 import { createLog, uploadTag } from '../../src/observe/log.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
@@ -32,7 +32,7 @@ async function reopen(): Promise<EmbeddedStore> {
 
 /** What the sweep has done, at a time of the wall and so long after the start. */
 async function clear(aheadMs: number, passedMs: number): Promise<void> {
-  await store.clearLeftovers({ now: Date.now() + aheadMs, passedMs, leastMs: HOUR });
+  await store.clearLeftovers({ now: Date.now() + aheadMs, elapsedMs: passedMs, minAgeMs: HOUR });
 }
 
 async function grown(...sizes: number[]): Promise<string> {
@@ -182,7 +182,7 @@ describe('a last line that is damaged may have said that an attempt begins', () 
   test.each(before)('%s: it is not sent again unless it may be', async (_, until, number) => {
     const id = await whole();
     await until(id);
-    const good = readRecord(await readFile(logOf(id)))!.goodBytes;
+    const good = readRecord(await readFile(logOf(id)))!.validBytes;
     // One changed byte between two lines makes them one.
     if (number === 2 || (await store.get(id))?.phase === 'complete') await claim(id);
     await store.beginAttempt(id, 'w', attempt(number));
@@ -213,7 +213,7 @@ describe('a last line that is damaged may have said that an attempt begins', () 
 
   test('an early one may have become the whole', async () => {
     const { id } = await store.create(newUpload());
-    await store.beginEarly(id, attempt(1, { inPart: true }));
+    await store.beginEarlyAttempt(id, attempt(1, { inPart: true }));
     await store.commit(id, { token: 1, complete: {}, expiresAt });
     await store.claimDelivery(id, 'w', Date.now() + HOUR, attempt(1, { inPart: true }));
     const bytes = await readFile(logOf(id));
@@ -261,13 +261,13 @@ describe('a damaged record', () => {
     for (let starts = 0; starts < 3; starts++) {
       await reopen();
       expect(await readdir(uploads())).toEqual([`${id}.damaged`]);
-      expect(await store.setAside()).toMatchObject([{ id, state: 'damaged' }]);
+      expect(await store.setAsideRecords()).toMatchObject([{ id, state: 'damaged' }]);
     }
     await clear(0, 0);
     await clear(6 * DAY, 6 * DAY);
     expect(await readdir(uploads())).toEqual([`${id}.damaged`]);
     await clear(8 * DAY, 7 * DAY - 1);
-    expect([await readdir(uploads()), await store.setAside()]).toEqual([[], []]);
+    expect([await readdir(uploads()), await store.setAsideRecords()]).toEqual([[], []]);
   });
 
   test.each([
@@ -298,7 +298,7 @@ describe('a damaged record', () => {
     const id = await grown(100);
     await truncate(logOf(id), 0);
     await reopen();
-    expect([await store.get(id), await store.setAside(), await readdir(uploads())]).toEqual([undefined, [], []]);
+    expect([await store.get(id), await store.setAsideRecords(), await readdir(uploads())]).toEqual([undefined, [], []]);
     expect(logged).toEqual([]);
   });
 
@@ -309,11 +309,11 @@ describe('a damaged record', () => {
     await store.recordAnswer(id, 'w', { answer: answer(2), body: Buffer.from('ok'), expiresAt });
     let failures = 0;
     useFileSystem({
-      ...machineFiles,
+      ...nodeFileSystem,
       open: (path, ...rest) =>
         path.endsWith('.answer') && failures++ < 2
           ? Promise.reject(Object.assign(new Error('EIO'), { code: 'EIO', syscall: 'open' }))
-          : machineFiles.open(path, ...rest),
+          : nodeFileSystem.open(path, ...rest),
     });
     expect(await store.answerBody(id)).toEqual(Buffer.from('ok'));
     expect(failures).toBe(3);
@@ -352,11 +352,11 @@ describe.each([
 
   beforeEach(() => {
     useFileSystem({
-      ...machineFiles,
+      ...nodeFileSystem,
       open: (path, flags, bits) =>
         failing !== undefined && path.includes(failing) && flags === 'r'
           ? Promise.reject(Object.assign(new Error(`${code}: open '${path}'`), { code, syscall: 'open' }))
-          : machineFiles.open(path, flags, bits),
+          : nodeFileSystem.open(path, flags, bits),
     });
   });
   afterEach(() => {
@@ -381,18 +381,18 @@ describe.each([
       () => store.cancel(id),
       () => store.remove(id),
       () => store.nextToken(id),
-      () => store.settled(id, new AbortController().signal),
+      () => store.waitUntilSettled(id, new AbortController().signal),
     ])
       await expect(verb()).rejects.toMatchObject(fault);
     expect((await readdir(uploads())).sort()).toEqual(before);
-    expect(await store.setAside()).toEqual([
+    expect(await store.setAsideRecords()).toEqual([
       { id, state: 'unreadable', reason: expect.stringContaining(code), since: expect.any(Number) },
     ]);
-    expect((await store.setAside())[0]!.reason).not.toContain(id);
+    expect((await store.setAsideRecords())[0]!.reason).not.toContain(id);
     expect((await store.list(undefined, 10)).uploads.map((upload) => upload.id)).toEqual([other]);
     failing = undefined;
     expect(await store.get(id)).toMatchObject({ offset: 100, phase: 'receiving' });
-    expect(await store.setAside()).toEqual([]);
+    expect(await store.setAsideRecords()).toEqual([]);
     expect(await grow(id, 200)).toMatchObject({ offset: 200 });
     expect((await store.list(undefined, 10)).uploads.map((upload) => upload.id).sort()).toEqual([id, other].sort());
   });

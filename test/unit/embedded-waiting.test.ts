@@ -1,7 +1,7 @@
 import { getEventListeners } from 'node:events';
 import { describe, expect, test } from '@jest/globals';
 import { EmbeddedLeases } from '../../src/store/embedded/embedded-store.js';
-import { newRecord, Settlement } from '../../src/store/embedded/transitions.js';
+import { newRecord, SettlementWaiters } from '../../src/store/embedded/transitions.js';
 import { newUpload } from '../contract/sample-upload.js';
 
 const timers = (): number => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length;
@@ -45,15 +45,15 @@ describe('those who wait for a delivery', () => {
   const upload = newRecord(newUpload()).upload;
 
   test('leave nothing behind, neither when they are woken, nor when they leave, nor when all is over', async () => {
-    const settlement = new Settlement();
+    const settlement = new SettlementWaiters();
     const leaving = new AbortController();
     const staying = new AbortController();
     const outcomes = [leaving, leaving, staying, staying].map(({ signal }) => settlement.wait(upload.id, signal));
     const other = settlement.wait('another', staying.signal);
     leaving.abort(new Error('left'));
-    settlement.tell(upload.id, { ...upload, phase: 'delivering' });
-    settlement.tell(upload.id, { ...upload, phase: 'answered' });
-    settlement.tell(upload.id, { ...upload, phase: 'cancelled' });
+    settlement.notify(upload.id, { ...upload, phase: 'delivering' });
+    settlement.notify(upload.id, { ...upload, phase: 'answered' });
+    settlement.notify(upload.id, { ...upload, phase: 'cancelled' });
     const ended = await Promise.allSettled(outcomes);
     expect(ended.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'fulfilled', 'fulfilled']);
     expect(await outcomes[2]).toMatchObject({ phase: 'answered' });
@@ -64,7 +64,7 @@ describe('those who wait for a delivery', () => {
   });
 
   test('who had left before begins no waiting', async () => {
-    const settlement = new Settlement();
+    const settlement = new SettlementWaiters();
     await expect(settlement.wait(upload.id, AbortSignal.abort(new Error('left')))).rejects.toThrow('left');
     expect(Reflect.get(settlement, 'waiters')).toEqual(new Map());
   });

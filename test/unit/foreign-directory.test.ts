@@ -3,7 +3,7 @@ import { constants } from 'node:fs';
 import { chmod, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { machineFiles, useFileSystem } from '../../src/fs/files.js';
+import { nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import { lockText } from '../../src/fs/lock-owner.js';
 import { assertUsable } from '../../src/spool/data-directory.js';
 import { type StoreKind, SYSTEM_NAMES } from '../../src/spool/directory-rules.js';
@@ -173,11 +173,11 @@ const VARIANTS: readonly ((row: Row) => Promise<void>)[] = [
     await put(name, content);
     const code = 'EACCES';
     useFileSystem({
-      ...machineFiles,
+      ...nodeFileSystem,
       open: (path, flags, mode) =>
         path === inData(name)
           ? Promise.reject(Object.assign(new Error(`${code}: open '${path}'`), { code, syscall: 'open' }))
-          : machineFiles.open(path, flags, mode),
+          : nodeFileSystem.open(path, flags, mode),
     });
   },
 ];
@@ -263,7 +263,7 @@ describe('a directory of the embedded store', () => {
     'rufh-proxy.json',
     'uploads/.store',
   ])('is refused, and stays as it is, where %s is a directory', async (name) => {
-    await machineFiles.removeTree(inData(name));
+    await nodeFileSystem.removeTree(inData(name));
     await put(name, DIRECTORY);
     expect(await refusalOf('embedded')).toMatch(
       /is not the kind of file that this program puts there|does not say what/,
@@ -277,7 +277,7 @@ describe('a directory of the embedded store', () => {
     await chmod(inData('uploads/abcdefghijklmnopqrstuvwxyz.answer'), 0o600);
     await put('rufh-proxy.json-old', 'a copy');
     await put('spool/.store-backup', 'a copy');
-    await machineFiles.utimes(inData('uploads/abcdefghijklmnopqrstuvwxyz.answer'), new Date(0), new Date(0));
+    await nodeFileSystem.utimes(inData('uploads/abcdefghijklmnopqrstuvwxyz.answer'), new Date(0), new Date(0));
     await (await startTestApp({ origin: 'http://127.0.0.1:1', data })).stop();
     for (const [name, content] of [
       [`uploads/${UUID}.log`, 'GET /\n'],
@@ -295,7 +295,7 @@ describe('a directory of the embedded store', () => {
     ['without its records', 'bytes', ['uploads']],
   ])('of an earlier version, with bytes and no record, %s: %s', async (_, verdict, lost) => {
     for (const name of ['rufh-proxy.json', 'uploads/.store', 'spool/.store', ...lost])
-      await machineFiles.removeTree(inData(name));
+      await nodeFileSystem.removeTree(inData(name));
     const orphan = `spool/${newId()}/chunk-1-0`;
     await put(orphan, 'bytes');
     await expectVerdict('embedded', verdict);
@@ -308,9 +308,9 @@ describe('a directory of the embedded store', () => {
 test('a directory that can be read and not written is refused with that', async () => {
   const denied = Object.assign(new Error('EACCES'), { code: 'EACCES', syscall: 'access' });
   useFileSystem({
-    ...machineFiles,
+    ...nodeFileSystem,
     access: (path, mode = 0) =>
-      (mode & constants.W_OK) === 0 ? machineFiles.access(path, mode) : Promise.reject(denied),
+      (mode & constants.W_OK) === 0 ? nodeFileSystem.access(path, mode) : Promise.reject(denied),
   });
   const refusal = `the data directory ${data} cannot be written (EACCES in access)`;
   await expect(verdictOf('embedded')).rejects.toThrow(refusal);
@@ -346,7 +346,7 @@ describe('a node that has its name twice', () => {
   });
 
   test('is refused without the file, and told what to write there', async () => {
-    await machineFiles.removeTree(inData('node'));
+    await nodeFileSystem.removeTree(inData('node'));
     expect(await refusalOf('redis')).toContain(`printf %s ${NAME} > ${inData('node')}`);
   });
 
@@ -362,7 +362,7 @@ test('the name of a node that is none is refused before anything is changed', as
   await put('rufh-proxy.json', `{"format":1,"store":"redis","id":"${UUID}","complete":true}\n`);
   await put('spool/.store', `${UUID}\n`);
   for (const text of ['', 'ab', DIRECTORY]) {
-    await machineFiles.removeTree(inData('node'));
+    await nodeFileSystem.removeTree(inData('node'));
     await put('node', text);
     expect(await refusalOf('redis')).toMatch(/node (does not hold the name of a node|is not the kind of file)/);
   }

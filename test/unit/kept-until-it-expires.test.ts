@@ -189,7 +189,7 @@ describe('a backup that was copied only in part', () => {
     expect(await store.expired(Date.now())).toEqual([]);
     // A delivery that finds it out as well has nothing more to tell, and does not write over what is kept.
     const before = await readFile(recordPath());
-    expect(await store.lose(id)).toBe('gone');
+    expect(await store.markLost(id)).toBe('gone');
     expect(await readFile(recordPath())).toEqual(before);
   });
 });

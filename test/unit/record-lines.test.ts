@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
-import { blanks, changeLine, readRecord, RESERVED_BYTES, snapshotLine } from '../../src/store/embedded/record-lines.js';
-import { type Change, changedCopy, newRecord, type UploadRecord } from '../../src/store/embedded/transitions.js';
+import { blanks, changeLine, readRecord, ANSWER_BYTES, snapshotLine } from '../../src/store/embedded/record-lines.js';
+import { type Change, applyToCopy, newRecord, type UploadRecord } from '../../src/store/embedded/transitions.js';
 import { attempt, newUpload } from '../contract/sample-upload.js';
 
 const first = newRecord(newUpload({ length: 900 }));
@@ -12,7 +12,7 @@ const changes: Change[] = [
   { attempt: attempt(1) },
   { attempt: attempt(1, { endedAt: 9, reached: 'sent', problem: 'line\nbreak – “quoted”' }) },
 ];
-const stages = changes.reduce<UploadRecord[]>((all, change) => [...all, changedCopy(all.at(-1)!, change)], [first]);
+const stages = changes.reduce<UploadRecord[]>((all, change) => [...all, applyToCopy(all.at(-1)!, change)], [first]);
 const lines = [snapshotLine(first), ...changes.map((change) => changeLine(change))];
 const file = Buffer.concat(lines);
 const endOf = (count: number): number => lines.slice(0, count).reduce((sum, line) => sum + line.length, 0);
@@ -56,7 +56,7 @@ describe('the file of a record', () => {
   });
 
   test('an attempt whose line was lost with all that followed it is taken for one whose outcome nobody knows', () => {
-    const reserved = blanks(RESERVED_BYTES - lines.at(-1)!.length);
+    const reserved = blanks(ANSWER_BYTES - lines.at(-1)!.length);
     const whole = Buffer.concat([file, reserved]);
     for (let at = endOf(1); at < endOf(6); at++) {
       const kept = lines.findLastIndex((_, index) => endOf(index + 1) <= at) + 1;
@@ -73,7 +73,7 @@ describe('the file of a record', () => {
   });
 
   test('an attempt whose line is there, but is not what was written, is taken for one like that too', () => {
-    const begun = Buffer.concat([changeLine({ attempt: attempt(1) }), blanks(RESERVED_BYTES)]);
+    const begun = Buffer.concat([changeLine({ attempt: attempt(1) }), blanks(ANSWER_BYTES)]);
     begun[20]! ^= 1;
     for (let kept = 1; kept < 6; kept++) {
       const read = readRecord(Buffer.concat([...lines.slice(0, kept), begun]), 77);
@@ -87,8 +87,8 @@ describe('the file of a record', () => {
   });
 
   test.each([
-    ['an attempt that is open', 6, RESERVED_BYTES, stages[5]!],
-    ['less than an attempt leaves', 5, RESERVED_BYTES - 1, stages[4]!],
+    ['an attempt that is open', 6, ANSWER_BYTES, stages[5]!],
+    ['less than an attempt leaves', 5, ANSWER_BYTES - 1, stages[4]!],
   ])('nothing is made up behind %s', (_, count, dropped, stage) => {
     const read = readRecord(Buffer.concat([file.subarray(0, endOf(count)), Buffer.alloc(dropped)]));
     expect(read).toMatchObject({ state: 'torn', goodBytes: endOf(count) });

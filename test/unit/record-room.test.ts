@@ -64,7 +64,7 @@ async function attempted(): Promise<string> {
 
 async function attemptedEarly(): Promise<string> {
   const { id } = await store.create(newUpload());
-  await store.beginEarly(id, attempt(1, { inPart: true }));
+  await store.beginEarlyAttempt(id, attempt(1, { inPart: true }));
   expect(disk.descriptors).toBe(1);
   return id;
 }
@@ -113,7 +113,7 @@ describe('no record stays open', () => {
     ],
     ['cancelled', (id) => store.cancel(id)],
     ['removed', (id) => store.remove(id)],
-    ['lost', (id) => store.lose(id)],
+    ['lost', (id) => store.markLost(id)],
     ['found without its bytes', (id) => store.giveUpLost(id)],
     ['ended by the stop of the store', () => store.close()],
     [
@@ -143,8 +143,8 @@ describe('no record stays open', () => {
   });
 
   test.each<[string, (id: string) => Promise<unknown>]>([
-    ['answered', (id) => store.respondEarly(id, ended, kept)],
-    ['ended', (id) => store.endEarly(id, { ...ended, reached: 'sent-in-part' })],
+    ['answered', (id) => store.recordEarlyAnswer(id, ended, kept)],
+    ['ended', (id) => store.endEarlyAttempt(id, { ...ended, reached: 'sent-in-part' })],
     ['invalid', (id) => store.invalidate(id, 1)],
     ['cancelled', (id) => store.cancel(id)],
     ['removed', (id) => store.remove(id)],
@@ -209,7 +209,7 @@ describe('nothing can be opened from the answer on', () => {
   ])('%s: it is recorded all the same', async (code, begin, worker) => {
     const id = await begin();
     disk.fail(1, true, (operation: Operation) => (operation === 'open' ? code : undefined));
-    const recorded = worker ? store.recordAnswer(id, worker, kept, ended) : store.respondEarly(id, ended, kept);
+    const recorded = worker ? store.recordAnswer(id, worker, kept, ended) : store.recordEarlyAnswer(id, ended, kept);
     expect(await recorded).toMatchObject({ phase: 'answered' });
     await crash('kill');
     expect(await store.get(id)).toMatchObject({ phase: 'answered', answer: { status: 201 } });

@@ -45,7 +45,7 @@ test('a cluster that replaces one of its masters is followed, with what it knows
   const cluster = await start(1);
   const [waiting, working] = [await opened(cluster), await opened(cluster)];
   const ids = await delivering(working);
-  const settled = ids.map((id) => waiting.store.settled(id, patient));
+  const settled = ids.map((id) => waiting.store.waitUntilSettled(id, patient));
   await untilReplicated(cluster.masters[0]!);
   await cluster.masters[0]!.kill();
   const readAll = (): Promise<unknown> => Promise.all(ids.map((id) => working.store.get(id))).catch(() => false);

@@ -152,7 +152,7 @@ describe('a user with few rights', () => {
       expect(lines.filter(({ msg }) => msg.includes('cannot be seen'))).toEqual([]);
       const { id } = await store.create(newUpload());
       await store.cancel(id);
-      expect(await store.settled(id, new AbortController().signal)).toMatchObject({ phase: 'cancelled' });
+      expect(await store.waitUntilSettled(id, new AbortController().signal)).toMatchObject({ phase: 'cancelled' });
       expect(await store.list(undefined, 5)).toMatchObject({ uploads: { length: 1 } });
       expect(await store.expired(Date.now())).toEqual([id]);
       expect(connection.trouble).toBeUndefined();

@@ -102,7 +102,7 @@ describe('a Redis that goes away and comes back', () => {
     const { id } = await received(working);
     await working.store.commit(id, { token: 1, complete: {}, expiresAt: later });
     await working.store.claimDelivery(id, 'a', later);
-    const settled = waiting.store.settled(id, patient);
+    const settled = waiting.store.waitUntilSettled(id, patient);
     // Asked after it had looked for the first time, and answered after that.
     expect(await waiting.store.get(id)).toMatchObject({ phase: 'delivering' });
     await network.cut();

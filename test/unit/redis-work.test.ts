@@ -82,7 +82,7 @@ describe('round trips', () => {
       () => store.endAttempt(id, 'a', attempt(1, { endedAt: 5, reached: 'answered' })),
       () => store.recordAnswer(id, 'a', { answer: answer(1), body: Buffer.from('x'), expiresAt: later }),
       () => store.answerBody(id),
-      () => store.settled(id, new AbortController().signal),
+      () => store.waitUntilSettled(id, new AbortController().signal),
       () => store.cancel(id),
       () => store.remove(id),
     ];

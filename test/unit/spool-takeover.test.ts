@@ -1,7 +1,7 @@
 import { mkdir, readFile, rm, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { machineFiles, mkdir as mkdirOn, useFileSystem, writeFully } from '../../src/fs/files.js';
+import { nodeFileSystem, mkdir as mkdirOn, useFileSystem, writeFully } from '../../src/fs/files.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
@@ -215,8 +215,8 @@ describe('on a real disk', () => {
     const broken = (path: string) =>
       path === pathOf(ids[0])
         ? Promise.reject(Object.assign(new Error('EIO'), { code: 'EIO', syscall: 'scandir' }))
-        : machineFiles.readdir(path);
-    useFileSystem({ ...machineFiles, readdir: broken });
+        : nodeFileSystem.readdir(path);
+    useFileSystem({ ...nodeFileSystem, readdir: broken });
     expect(await look()).toEqual({ found: { uploads: 1, bytes: 0 }, isOver: false });
     useFileSystem();
     expect(await look()).toEqual({ found: { uploads: 1, bytes: 5 }, isOver: false });

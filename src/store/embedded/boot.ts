@@ -7,12 +7,12 @@ import type { Fault } from '../../model/fault.js';
 
 /** Tells one run of the operating system from another; undefined where the system does not say. */
 export async function bootId(): Promise<string | undefined> {
-  return unlessMissing(readFile('/proc/sys/kernel/random/boot_id', 'utf8'));
+  return readIfPossible(readFile('/proc/sys/kernel/random/boot_id', 'utf8'));
 }
 
 /** Tells apart the spaces in which a process id means something: each container has its own. */
 export async function pidNamespace(): Promise<string | undefined> {
-  return unlessMissing(readlink('/proc/self/ns/pid'));
+  return readIfPossible(readlink('/proc/self/ns/pid'));
 }
 
 /**
@@ -20,14 +20,14 @@ export async function pidNamespace(): Promise<string | undefined> {
  * has ended, although it can be seen until its parent looks after it.
  */
 export async function processStart(pid: number): Promise<string | undefined> {
-  const stat = await unlessMissing(readFile(`/proc/${pid}/stat`, 'utf8'));
+  const stat = await readIfPossible(readFile(`/proc/${pid}/stat`, 'utf8'));
   // The second field is the program's name in parentheses and may itself hold spaces and parentheses.
   const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
   return fields && /[ZX]/.test(fields[0]!) ? 'ended' : fields?.[19];
 }
 
 /** Whatever keeps us from knowing leaves us not knowing. */
-async function unlessMissing(reading: Promise<string>): Promise<string | undefined> {
+async function readIfPossible(reading: Promise<string>): Promise<string | undefined> {
   try {
     return (await reading).trim();
   } catch {
@@ -54,22 +54,22 @@ export class StartNumber {
     private readonly path: string,
     private readonly number: number,
     private readonly directory: string,
-    private readonly names: DirectorySync,
+    private readonly directorySync: DirectorySync,
   ) {}
 
   /** `largestToken`: of all records, in case the file is lost. Fails when the disk does, but not for want of room. */
-  static async open(directory: string, largestToken: number, names: DirectorySync): Promise<StartNumber> {
+  static async open(directory: string, largestToken: number, directorySync: DirectorySync): Promise<StartNumber> {
     const path = join(directory, 'last-start.json');
-    const last = await readLast(path);
+    const last = await readLastStart(path);
     const number = Math.max(last?.number ?? 0, Math.floor(largestToken / TOKENS_PER_START)) + 1;
-    const start = new StartNumber(path, number, directory, names);
-    await start.note().catch((fault: unknown) => {
+    const start = new StartNumber(path, number, directory, directorySync);
+    await start.persist().catch((fault: unknown) => {
       if ((fault as Fault).code !== 'STORAGE_FULL') throw fault;
     });
     return start;
   }
 
-  get isNoted(): boolean {
+  get isPersisted(): boolean {
     return this.isOnDisk;
   }
 
@@ -78,9 +78,9 @@ export class StartNumber {
   }
 
   /** Writes it down, unless that is done: to be fulfilled before a token is given. */
-  async note(): Promise<void> {
+  async persist(): Promise<void> {
     if (this.isOnDisk) return;
-    const { path, number, directory, names } = this;
+    const { path, number, directory, directorySync: names } = this;
     const since = names.failures;
     try {
       await writeFully(`${path}.tmp`, Buffer.from(`${JSON.stringify({ number })}\n`), names.isDurable);
@@ -93,7 +93,7 @@ export class StartNumber {
   }
 }
 
-async function readLast(path: string): Promise<{ readonly number?: number } | undefined> {
+async function readLastStart(path: string): Promise<{ readonly number?: number } | undefined> {
   try {
     return JSON.parse((await readFully(path)).toString()) as { number?: number };
   } catch (error) {

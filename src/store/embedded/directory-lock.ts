@@ -7,17 +7,17 @@ import {
   close,
   fstat,
   hasCode,
-  isNoRoom,
+  isOutOfSpace,
   link,
   open,
   readAll,
   readdir,
   storageFault,
-  unlinkIfThere,
+  unlinkIfExists,
   utimes,
-  writeNew,
+  createFile,
 } from '../../fs/files.js';
-import { type LockOwner, lockRemains, lockText, parseOwner } from '../../fs/lock-owner.js';
+import { type LockOwner, lockLeftoverPattern, lockText, parseOwner } from '../../fs/lock-owner.js';
 import { Fault } from '../../model/fault.js';
 import { bootedAt, bootId, pidNamespace, processStart } from './boot.js';
 
@@ -38,17 +38,17 @@ interface OwnLock {
  * where its death can be proved, and after its heartbeat has stopped where not.
  */
 export class DirectoryLock {
-  private readonly beats: NodeJS.Timeout;
-  private readonly loss = new AbortController();
-  private beating: Promise<void> | undefined;
+  private readonly heartbeatTimer: NodeJS.Timeout;
+  private readonly lossController = new AbortController();
+  private pendingHeartbeat: Promise<void> | undefined;
   private isReleased = false;
 
   private constructor(
     private readonly path: string,
     private readonly own: OwnLock,
-    private readonly patience: StaleLimits,
+    private readonly staleLimits: StaleLimits,
   ) {
-    this.beats = setInterval(() => this.beat(), patience.heartbeatMs).unref();
+    this.heartbeatTimer = setInterval(() => this.sendHeartbeat(), staleLimits.heartbeatMs).unref();
   }
 
   /** Fails with `DIRECTORY_IN_USE` when another process holds it. */
@@ -56,12 +56,12 @@ export class DirectoryLock {
     const { heartbeatMs = 2000, staleMs = 10_000, owner = await thisOwner() } = options;
     const path = join(directory, 'lock');
     try {
-      await new DirectorySync('group').make(directory);
-      const patience = { heartbeatMs, staleMs };
-      const holder = await acquire(path, owner, patience);
+      await new DirectorySync('group').makeDirectory(directory);
+      const staleLimits = { heartbeatMs, staleMs };
+      const holder = await acquire(path, owner, staleLimits);
       if (holder) throw inUse(directory, holder);
-      await clearRemains(path);
-      return new DirectoryLock(path, { owner, ...(await keptOpen(path)) }, patience);
+      await removeLeftovers(path);
+      return new DirectoryLock(path, { owner, ...(await openOwnLock(path)) }, staleLimits);
     } catch (error) {
       throw storageFault(error, `the data directory ${resolve(directory)} cannot be locked`);
     }
@@ -72,17 +72,17 @@ export class DirectoryLock {
    * Whoever sees this should stop at once.
    */
   get lost(): AbortSignal {
-    return this.loss.signal;
+    return this.lossController.signal;
   }
 
   async release(): Promise<void> {
-    clearInterval(this.beats);
-    await this.beating;
+    clearInterval(this.heartbeatTimer);
+    await this.pendingHeartbeat;
     if (this.isReleased) return;
     this.isReleased = true;
     try {
-      const found = await this.found();
-      if (found) await breakLock(this.path, found, this.own.owner, this.patience);
+      const findOwn = await this.found();
+      if (findOwn) await breakLock(this.path, findOwn, this.own.owner, this.staleLimits);
     } catch (error) {
       throw storageFault(error, 'the data directory cannot be unlocked');
     } finally {
@@ -90,18 +90,18 @@ export class DirectoryLock {
     }
   }
 
-  private beat(): void {
-    this.beating ??= this.renew()
+  private sendHeartbeat(): void {
+    this.pendingHeartbeat ??= this.renew()
       .catch(() => {
         // A disk that fails for a moment is no reason to give up; the others wait for several beats.
       })
-      .finally(() => (this.beating = undefined));
+      .finally(() => (this.pendingHeartbeat = undefined));
   }
 
   private async renew(): Promise<void> {
     if (await this.found()) return utimes(this.path, new Date(), new Date());
-    clearInterval(this.beats);
-    this.loss.abort();
+    clearInterval(this.heartbeatTimer);
+    this.lossController.abort();
   }
 
   /**
@@ -110,13 +110,13 @@ export class DirectoryLock {
    */
   private async found(): Promise<FoundLock | undefined> {
     const { owner, inode } = this.own;
-    const found = await look(this.path);
+    const found = await readLock(this.path);
     const isOurs = found && (found.owner ? found.owner.nonce === owner.nonce : found.inode === inode);
     return isOurs ? found : undefined;
   }
 }
 
-async function keptOpen(path: string): Promise<Pick<OwnLock, 'fd' | 'inode'>> {
+async function openOwnLock(path: string): Promise<Pick<OwnLock, 'fd' | 'inode'>> {
   const fd = await open(path, 'r');
   try {
     return { fd, inode: (await fstat(fd)).ino };
@@ -150,32 +150,32 @@ export interface FoundLock {
   /** Tells this lock from every other one. */
   readonly key: string;
   readonly inode: number;
-  readonly beatAt: number;
+  readonly heartbeatAt: number;
 }
 
 /** Makes the lock file, breaking one whose owner is dead. Gives the lock that stands in the way, if any, and then writes nothing. */
-async function acquire(path: string, self: LockOwner, patience: StaleLimits): Promise<FoundLock | undefined> {
+async function acquire(path: string, self: LockOwner, staleLimits: StaleLimits): Promise<FoundLock | undefined> {
   for (;;) {
-    const found = await look(path);
+    const found = await readLock(path);
     if (!found) {
-      if (await place(path, self)) return undefined;
+      if (await createLock(path, self)) return undefined;
       continue;
     }
-    const verdict = found.owner ? await judge(found.owner, self) : 'unknown';
-    const isHeld = verdict === 'unknown' ? await showsLife(path, found, self, patience) : verdict === 'alive';
+    const state = found.owner ? await ownerState(found.owner, self) : 'unknown';
+    const isHeld = state === 'unknown' ? await hasHeartbeat(path, found, self, staleLimits) : state === 'alive';
     if (isHeld) return found;
-    const breaker = await breakLock(path, found, self, patience);
+    const breaker = await breakLock(path, found, self, staleLimits);
     if (breaker) return breaker;
   }
 }
 
-async function look(path: string): Promise<FoundLock | undefined> {
+async function readLock(path: string): Promise<FoundLock | undefined> {
   try {
     const fd = await open(path, 'r');
     try {
       const { ino, mtimeMs, birthtimeMs } = await fstat(fd);
       const owner = parseOwner((await readAll(fd)).toString());
-      return { owner, key: owner?.nonce ?? `${ino}-${birthtimeMs}`, inode: ino, beatAt: mtimeMs };
+      return { owner, key: owner?.nonce ?? `${ino}-${birthtimeMs}`, inode: ino, heartbeatAt: mtimeMs };
     } finally {
       await close(fd);
     }
@@ -186,37 +186,37 @@ async function look(path: string): Promise<FoundLock | undefined> {
 }
 
 /** Removes the files that breaking and making locks leave behind when it is killed; harmless, since no key ever comes again. */
-async function clearRemains(path: string): Promise<void> {
-  const remains = lockRemains(basename(path));
+async function removeLeftovers(path: string): Promise<void> {
+  const remains = lockLeftoverPattern(basename(path));
   for (const name of await readdir(dirname(path)))
-    if (remains.test(name)) await unlinkIfThere(join(dirname(path), name));
+    if (remains.test(name)) await unlinkIfExists(join(dirname(path), name));
 }
 
 /** The file appears with its content or not at all, so nobody ever reads half a lock. */
-async function place(path: string, self: LockOwner): Promise<boolean> {
+async function createLock(path: string, self: LockOwner): Promise<boolean> {
   const text = lockText(self);
-  const temporary = `${path}.${self.nonce}.tmp`;
+  const draft = `${path}.${self.nonce}.tmp`;
   // On a full disk it is a lock all the same: who has it is not said then, but its heartbeat shows that somebody has.
-  await writeNew(temporary, text).catch((error: unknown) => {
-    if (!isNoRoom(error)) throw error;
+  await createFile(draft, text).catch((error: unknown) => {
+    if (!isOutOfSpace(error)) throw error;
   });
   try {
-    await link(temporary, path);
+    await link(draft, path);
     return true;
   } catch (error) {
     // ENOENT: a starter that got the lock has cleared ours away.
     if (hasCode(error, 'EEXIST', 'ENOENT')) return false;
     if (!hasCode(error, 'EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK')) throw error;
-    return await placeWithoutLink(path, text);
+    return await createLockWithoutLink(path, text);
   } finally {
-    await unlinkIfThere(temporary);
+    await unlinkIfExists(draft);
   }
 }
 
 /** For file systems without hard links; a half-written lock is left alone while it is fresh. */
-async function placeWithoutLink(path: string, text: string): Promise<boolean> {
+async function createLockWithoutLink(path: string, text: string): Promise<boolean> {
   try {
-    await writeNew(path, text);
+    await createFile(path, text);
     return true;
   } catch (error) {
     if (hasCode(error, 'EEXIST')) return false;
@@ -229,32 +229,37 @@ async function placeWithoutLink(path: string, text: string): Promise<boolean> {
  * keeps it. On this machine the clock may have been set since the lock was taken, which a living owner survives. Of another
  * boot it can only be an earlier run of this machine where its last beat is from before this one began.
  */
-function isOfOurClock({ owner, beatAt }: FoundLock, self: LockOwner): boolean {
+function sharesOurClock({ owner, heartbeatAt: beatAt }: FoundLock, self: LockOwner): boolean {
   if (owner?.host !== self.host) return false;
   const startedAt = bootedAt();
   if (owner.boot !== self.boot) return beatAt < startedAt;
-  return owner.bootedAt !== undefined && Math.abs(owner.bootedAt - startedAt) < UNSURE_MS;
+  return owner.bootedAt !== undefined && Math.abs(owner.bootedAt - startedAt) < CLOCK_TOLERANCE_MS;
 }
 
 /** Two readings of the clock and of the machine's age are not of one moment. */
-const UNSURE_MS = 1000;
+const CLOCK_TOLERANCE_MS = 1000;
 
 /**
  * Waits for a heartbeat. On one machine the clock says how long it has been silent already; another machine's clock may
  * be wrong, so there it must stay silent while we watch.
  */
-async function showsLife(path: string, found: FoundLock, self: LockOwner, patience: StaleLimits): Promise<boolean> {
-  const { heartbeatMs, staleMs } = patience;
-  const silent = staleMs - (Date.now() - found.beatAt);
-  const least = isOfOurClock(found, self) ? 0 : heartbeatMs * 2.5;
-  let left = Math.min(Math.max(silent, least), staleMs);
-  for (; left > 0; left -= heartbeatMs / 8) {
+async function hasHeartbeat(
+  path: string,
+  found: FoundLock,
+  self: LockOwner,
+  staleLimits: StaleLimits,
+): Promise<boolean> {
+  const { heartbeatMs, staleMs } = staleLimits;
+  const untilStaleMs = staleMs - (Date.now() - found.heartbeatAt);
+  const minWatchMs = sharesOurClock(found, self) ? 0 : heartbeatMs * 2.5;
+  let remainingMs = Math.min(Math.max(untilStaleMs, minWatchMs), staleMs);
+  for (; remainingMs > 0; remainingMs -= heartbeatMs / 8) {
     await delay(heartbeatMs / 8);
-    const now = await look(path);
+    const current = await readLock(path);
     // Without a time of birth the key of a lock that does not say whose it is changes with each beat.
-    const isSame = now?.key === found.key || (now?.inode === found.inode && !now.owner);
-    if (!now || !isSame) return false;
-    if (now.beatAt !== found.beatAt) return true;
+    const isSame = current?.key === found.key || (current?.inode === found.inode && !current.owner);
+    if (!current || !isSame) return false;
+    if (current.heartbeatAt !== found.heartbeatAt) return true;
   }
   return false;
 }
@@ -268,15 +273,15 @@ async function breakLock(
   path: string,
   dead: FoundLock,
   self: LockOwner,
-  patience: StaleLimits,
+  staleLimits: StaleLimits,
 ): Promise<FoundLock | undefined> {
   const guard = `${path}.${dead.key}.breaking`;
-  const other = await acquire(guard, self, patience);
+  const other = await acquire(guard, self, staleLimits);
   if (other) return other;
   try {
-    if ((await look(path))?.key === dead.key) await unlinkIfThere(path);
+    if ((await readLock(path))?.key === dead.key) await unlinkIfExists(path);
   } finally {
-    await unlinkIfThere(guard);
+    await unlinkIfExists(guard);
   }
   return undefined;
 }
@@ -299,7 +304,7 @@ export async function thisOwner(): Promise<LockOwner> {
  * and boot. A namespace's number can come again once the namespace has ended, but then its processes have ended too, so
  * equal numbers prove enough. Another boot proves nothing by itself: machines may share the directory.
  */
-async function judge(owner: LockOwner, self: LockOwner): Promise<'alive' | 'dead' | 'unknown'> {
+async function ownerState(owner: LockOwner, self: LockOwner): Promise<'alive' | 'dead' | 'unknown'> {
   if (owner.boot !== self.boot || owner.pidNamespace !== self.pidNamespace) return 'unknown';
   if (owner.boot === undefined && owner.host !== self.host) return 'unknown';
   if (!isRunning(owner.pid)) return 'dead';

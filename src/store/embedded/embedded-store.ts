@@ -15,15 +15,15 @@ import {
 import type { Log } from '../../observe/log.js';
 import { type Lease, LeaseQueues, type LeasePurpose, type Leases } from '../leases.js';
 import type {
-  BroughtBack,
+  RecoveryDecision,
   Commit,
-  FoundRecord,
+  RecoveredRecord,
   KeptAnswer,
   KeyedUpload,
   NewUpload,
-  OldAge,
-  SeenState,
-  SetAside,
+  LeftoverAge,
+  ExpectedState,
+  SetAsideRecord,
   Totals,
   UploadStore,
 } from '../upload-store.js';
@@ -31,7 +31,7 @@ import { StartNumber } from './boot.js';
 import { type RecordEntry, loadRecords, type LossObserver } from './load.js';
 import { Records } from './records.js';
 import {
-  answeredAlready,
+  isAlreadyAnswered,
   type Change,
   type Claim,
   decideAnswer,
@@ -39,36 +39,36 @@ import {
   decideBeginEarly,
   decideCancel,
   decideClaim,
-  decideClient,
+  decideClientInformed,
   decideCommit,
   decideEndEarly,
   decideGiveUp,
   decideInvalidate,
-  decideLose,
+  decideMarkLost,
   decideMove,
   decidePostpone,
-  decideReturn,
-  givenUpAlready,
+  decideReclaim,
+  isAlreadyGivenUp,
   holdsClaim,
   isDue,
   isExpired,
   isNewestAttempt,
   isSettled,
   type Moment,
-  postponedAlready,
-  Settlement,
+  isAlreadyPostponed,
+  SettlementWaiters,
   type UploadRecord,
 } from './transitions.js';
 
 /** What bounds the files open at once; the system runs fewer disk calls than this side by side. */
-const OPEN_FILES = 16;
+const MAX_OPEN_FILES = 16;
 
 /** A body of so many bytes fits, beside its head, where an attempt has kept room. */
-const SHORT_BODY = 2048;
+const SHORT_BODY_BYTES = 2048;
 
-const TRY_AGAIN_MS = 5000;
+const DEFAULT_RETRY_MS = 5000;
 
-const NO_ROOM =
+const NO_ROOM_MESSAGE =
   'the disk of the data directory has no room: requests pass through, uploads can be looked at and ended, and nothing new is ' +
   'received until there is room';
 
@@ -82,7 +82,7 @@ export interface EmbeddedStoreOptions extends LossObserver {
   /** Measures how long claims hold. */
   readonly monotonic?: () => number;
   /** How often what failed at the start is tried again when nobody asks for it; every five seconds when it is missing. */
-  readonly tryAgainMs?: number;
+  readonly retryMs?: number;
 }
 
 /**
@@ -90,42 +90,42 @@ export interface EmbeddedStoreOptions extends LossObserver {
  * steps of one upload run one after the other; a step whose write fails changes nothing.
  */
 export class EmbeddedStore implements UploadStore {
-  readonly mayForget = false;
-  private readonly rereading: NodeJS.Timeout;
+  readonly canLoseConfirmedSteps = false;
+  private readonly retryTimer: NodeJS.Timeout;
   private lastToken: number;
 
   private constructor(
     private readonly records: Records,
-    private readonly settlement: Settlement,
+    private readonly settlement: SettlementWaiters,
     private readonly clocks: Required<Pick<EmbeddedStoreOptions, 'clock' | 'expiryClock' | 'monotonic'>>,
     private readonly start: StartNumber,
     private readonly log: Log,
-    tryAgainMs = TRY_AGAIN_MS,
+    retryMs = DEFAULT_RETRY_MS,
   ) {
     this.lastToken = start.firstToken - 1;
-    this.rereading = setInterval(() => this.tryAgain(), tryAgainMs).unref();
+    this.retryTimer = setInterval(() => this.retryFailedWork(), retryMs).unref();
   }
 
   /** Loads everything. Deliveries that were under way are due again: with their process, their claims ended. */
   static async open(options: EmbeddedStoreOptions): Promise<EmbeddedStore> {
-    const { directory, sync, log, onLoss, clock = Date.now, expiryClock = clock, tryAgainMs } = options;
+    const { directory, sync, log, onLoss, clock = Date.now, expiryClock = clock, retryMs: tryAgainMs } = options;
     const { monotonic = () => performance.now() } = options;
     const disk = {
       directory: join(directory, 'uploads'),
-      names: new DirectorySync(sync),
-      gate: new Semaphore(OPEN_FILES),
+      directorySync: new DirectorySync(sync),
+      semaphore: new Semaphore(MAX_OPEN_FILES),
     };
-    const settlement = new Settlement();
+    const settlement = new SettlementWaiters();
     try {
-      await disk.names.makeOwn(disk.directory);
+      await disk.directorySync.makeExclusiveDirectory(disk.directory);
       const loaded = await loadRecords(disk, { log, onLoss });
       // Names that the process before this one has made may never have been synced.
-      await disk.names.sync(disk.directory);
-      let largest = 0;
-      for (const { record } of loaded.entries.values()) largest = Math.max(largest, record.token);
-      const start = await StartNumber.open(directory, largest, disk.names);
-      if (!start.isNoted) log.error({ code: 'STORAGE_FULL', data: directory }, NO_ROOM);
-      const onChange = (id: string, upload: Upload | undefined): void => settlement.tell(id, upload);
+      await disk.directorySync.sync(disk.directory);
+      let largestToken = 0;
+      for (const { record } of loaded.entries.values()) largestToken = Math.max(largestToken, record.token);
+      const start = await StartNumber.open(directory, largestToken, disk.directorySync);
+      if (!start.isPersisted) log.error({ code: 'STORAGE_FULL', data: directory }, NO_ROOM_MESSAGE);
+      const onChange = (id: string, upload: Upload | undefined): void => settlement.notify(id, upload);
       const records = new Records(disk, loaded, { log, onLoss, onChange });
       return new EmbeddedStore(records, settlement, { clock, expiryClock, monotonic }, start, log, tryAgainMs);
     } catch (error) {
@@ -137,19 +137,19 @@ export class EmbeddedStore implements UploadStore {
     return this.records.create(upload);
   }
 
-  createFirst(upload: KeyedUpload, instead?: string): Promise<Upload | string> {
-    return this.records.createFirst(upload, instead);
+  createUnlessKeyUsed(upload: KeyedUpload, replacedId?: string): Promise<Upload | string> {
+    return this.records.createUnlessKeyUsed(upload, replacedId);
   }
 
-  holderOf(clientKey: string): Promise<string | undefined> {
-    return Promise.resolve(this.records.holderOf(clientKey));
+  idByClientKey(clientKey: string): Promise<string | undefined> {
+    return Promise.resolve(this.records.idByClientKey(clientKey));
   }
 
   /** One whose time is over need not be certain: nobody is shown more of it than that. */
   async get(id: string): Promise<Upload | undefined> {
     const known = this.records.get(id)?.record.upload;
     if (known && known.phase !== 'cancelled' && known.expiresAt <= this.clocks.expiryClock()) return known;
-    return (await this.records.certain(id))?.record.upload;
+    return (await this.records.getCertain(id))?.record.upload;
   }
 
   chunks(id: string): Promise<readonly Chunk[]> {
@@ -165,12 +165,12 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /** One that was given up at a start is kept on the disk as it is. */
-  lose(id: string): Promise<Upload | 'gone'> {
-    return this.records.change(id, 'gone', ({ record, isLost }) => (isLost ? 'gone' : decideLose(record)));
+  markLost(id: string): Promise<Upload | 'gone'> {
+    return this.records.change(id, 'gone', ({ record, isLost }) => (isLost ? 'gone' : decideMarkLost(record)));
   }
 
-  move(id: string, token: number, node: string, seen?: SeenState): Promise<Upload | 'stale' | 'gone'> {
-    return this.records.change(id, 'gone', ({ record }) => decideMove(record, token, node, seen));
+  move(id: string, token: number, node: string, expected?: ExpectedState): Promise<Upload | 'stale' | 'gone'> {
+    return this.records.change(id, 'gone', ({ record }) => decideMove(record, token, node, expected));
   }
 
   cancel(id: string): Promise<Upload | 'gone'> {
@@ -183,26 +183,26 @@ export class EmbeddedStore implements UploadStore {
    */
   nextToken(id: string, purpose: LeasePurpose = 'to-write'): Promise<number> {
     return this.records.step(id, async (entry) => {
-      if (purpose === 'to-write') await this.noteStart();
-      if (!this.start.isNoted) return entry?.record.token ?? 0;
+      if (purpose === 'to-write') await this.recordStart();
+      if (!this.start.isPersisted) return entry?.record.token ?? 0;
       this.lastToken = Math.max(this.lastToken, entry?.record.token ?? 0) + 1;
       if (entry) entry.record = { ...entry.record, token: this.lastToken };
       return this.lastToken;
     });
   }
 
-  beginEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+  beginEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
     return this.records.change(id, 'stale', ({ record }) => decideBeginEarly(record, attempt));
   }
 
-  endEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+  endEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
     return this.records.change(id, 'stale', ({ record }) => decideEndEarly(record, attempt));
   }
 
-  respondEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
+  recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
     return this.records.step(id, async (entry) => {
       if (!entry) return 'stale';
-      if (answeredAlready(entry.record, kept.answer, ended)) {
+      if (isAlreadyAnswered(entry.record, kept.answer, ended)) {
         if (lacksBody(entry.record)) await this.saveAnswer(entry, kept);
         else await this.records.save(entry, {});
         return entry.record.upload;
@@ -214,9 +214,9 @@ export class EmbeddedStore implements UploadStore {
     });
   }
 
-  claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined> {
+  claimDelivery(id: string, worker: string, until: number, earlyAttempt?: Attempt): Promise<Upload | undefined> {
     return this.records.step(id, async (entry) => {
-      const change = entry && decideClaim(entry, this.momentOf(this.clocks.clock()), goesOn);
+      const change = entry && decideClaim(entry, this.momentOf(this.clocks.clock()), earlyAttempt);
       if (!change) return undefined;
       await this.records.save(entry, change);
       entry.claim = this.claimOf(worker, until);
@@ -230,7 +230,7 @@ export class EmbeddedStore implements UploadStore {
       if (!holdsClaim(entry, worker)) {
         // One that has given it up itself has nothing more to learn.
         if (entry.claim?.worker === worker || !isNewestAttempt(entry.record, attempt)) return false;
-        await this.records.save(entry, decideReturn(entry.record));
+        await this.records.save(entry, decideReclaim(entry.record));
       }
       entry.claim = this.claimOf(worker, until);
       return true;
@@ -238,18 +238,18 @@ export class EmbeddedStore implements UploadStore {
   }
 
   beginAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    return this.deliver(id, worker, ({ record }) => decideAttempt(record, attempt, 'begins'));
+    return this.changeAsClaimHolder(id, worker, ({ record }) => decideAttempt(record, attempt, 'begins'));
   }
 
   endAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    return this.deliver(id, worker, ({ record }) => decideAttempt(record, attempt, 'ends'));
+    return this.changeAsClaimHolder(id, worker, ({ record }) => decideAttempt(record, attempt, 'ends'));
   }
 
   recordAnswer(id: string, worker: string, kept: KeptAnswer, ended?: Attempt): Promise<Upload | 'stale'> {
     return this.records.step(id, async (entry) => {
       if (!entry) return 'stale';
       const { record, claim } = entry;
-      if (claim?.worker === worker && answeredAlready(record, kept.answer, ended)) {
+      if (claim?.worker === worker && isAlreadyAnswered(record, kept.answer, ended)) {
         if (lacksBody(record)) await this.saveAnswer(entry, kept);
         return entry.record.upload;
       }
@@ -258,50 +258,54 @@ export class EmbeddedStore implements UploadStore {
       try {
         await this.saveAnswer(entry, kept, end);
       } finally {
-        if (entry.record.upload.phase === 'answered') entry.claim = { worker, until: claim?.until ?? 0 };
+        if (entry.record.upload.phase === 'answered') entry.claim = { worker, untilMs: claim?.untilMs ?? 0 };
       }
       return entry.record.upload;
     });
   }
 
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'> {
-    return this.deliver(
+    return this.changeAsClaimHolder(
       id,
       worker,
       () => decidePostpone(dueAt),
-      (record) => postponedAlready(record, dueAt),
+      (record) => isAlreadyPostponed(record, dueAt),
     );
   }
 
   giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.deliver(
+    return this.changeAsClaimHolder(
       id,
       worker,
       () => decideGiveUp(why),
-      (record) => givenUpAlready(record, why),
+      (record) => isAlreadyGivenUp(record, why),
     );
   }
 
-  noteClientKnows(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.records.change(id, 'stale', ({ record }) => decideClient(record, attempt, why, markClientKnows(why)));
+  recordClientInformed(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
+    return this.records.change(id, 'stale', ({ record }) =>
+      decideClientInformed(record, attempt, why, markClientKnows(why)),
+    );
   }
 
-  noteClientAsks(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.records.change(id, 'stale', ({ record }) => decideClient(record, attempt, why, markAskedAgain(why)));
+  recordClientAskedAgain(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
+    return this.records.change(id, 'stale', ({ record }) =>
+      decideClientInformed(record, attempt, why, markAskedAgain(why)),
+    );
   }
 
   answerBody(id: string): Promise<Uint8Array | undefined> {
-    return this.records.keptAnswer(id);
+    return this.records.answerBody(id);
   }
 
-  dueDeliveries(now: number, beyond = Infinity): Promise<readonly string[]> {
+  dueDeliveries(now: number, implausibleAfter = Infinity): Promise<readonly string[]> {
     const moment = this.momentOf(now);
-    return Promise.resolve(this.records.idsWhere((entry) => isDue(entry, moment, beyond)));
+    return Promise.resolve(this.records.idsWhere((entry) => isDue(entry, moment, implausibleAfter)));
   }
 
-  async settled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
+  async waitUntilSettled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
     signal.throwIfAborted();
-    const upload = (await this.records.certain(id))?.record.upload;
+    const upload = (await this.records.getCertain(id))?.record.upload;
     return isSettled(upload) ? upload : this.settlement.wait(id, signal);
   }
 
@@ -323,22 +327,22 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /** False while the disk has no room for what has to be noted before anything is received. */
-  get takesBytes(): boolean {
-    return this.start.isNoted;
+  get acceptsBytes(): boolean {
+    return this.start.isPersisted;
   }
 
-  setAside(): Promise<readonly SetAside[]> {
+  setAsideRecords(): Promise<readonly SetAsideRecord[]> {
     return Promise.resolve(this.records.setAside());
   }
 
   /** Removes what is old beside the records and belongs to none. */
-  clearLeftovers(age: OldAge): Promise<void> {
+  clearLeftovers(age: LeftoverAge): Promise<void> {
     return this.records.clearLeftovers(age);
   }
 
   /** See `Records.recoverWith`. */
-  recoverWith(lookAfter: (found: FoundRecord) => Promise<BroughtBack>): void {
-    this.records.recoverWith(lookAfter);
+  recoverWith(recover: (found: RecoveredRecord) => Promise<RecoveryDecision>): void {
+    this.records.recoverWith(recover);
   }
 
   /**
@@ -355,19 +359,19 @@ export class EmbeddedStore implements UploadStore {
   }
 
   async close(): Promise<void> {
-    clearInterval(this.rereading);
+    clearInterval(this.retryTimer);
     await this.records.close();
     this.settlement.failAll(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
   }
 
   /** A time of the wall, told as a moment. */
-  private momentOf(wall: number): Moment {
+  private momentOf(wallMs: number): Moment {
     const { clock, monotonic } = this.clocks;
-    return { wall, monotonic: monotonic() + wall - clock() };
+    return { wallMs, monotonicMs: monotonic() + wallMs - clock() };
   }
 
   private claimOf(worker: string, until: number): Claim {
-    return { worker, until: this.momentOf(until).monotonic };
+    return { worker, untilMs: this.momentOf(until).monotonicMs };
   }
 
   /**
@@ -377,25 +381,25 @@ export class EmbeddedStore implements UploadStore {
    */
   private async saveAnswer(entry: RecordEntry, kept: KeptAnswer, end: Change = {}): Promise<void> {
     const { answer, body = new Uint8Array(), expiresAt } = kept;
-    const isNoted = lacksBody(entry.record);
-    let hasFile = false;
+    const isAlreadyRecorded = lacksBody(entry.record);
+    let isFileWritten = false;
     try {
-      const change = await this.answered(entry.record.upload.id, kept);
-      hasFile = true;
+      const change = await this.answerChange(entry.record.upload.id, kept);
+      isFileWritten = true;
       await this.records.save(entry, { ...end, ...change });
     } catch (fault) {
-      const mayFit = !hasFile || (fault as Fault).code === 'STORAGE_FULL';
-      if (!mayFit || answer.body.in !== 'record') throw fault;
+      const mayFitInRecord = !isFileWritten || (fault as Fault).code === 'STORAGE_FULL';
+      if (!mayFitInRecord || answer.body.in !== 'record') throw fault;
       const change = { ...end, ...decideAnswer(answer, expiresAt, undefined) };
       const answerBody = Buffer.from(body).toString('base64');
-      if (body.length <= SHORT_BODY && (await this.hasSaved(entry, { ...change, answerBody }))) return;
-      const bare = { ...end, ...decideAnswer({ ...answer, body: { in: 'nowhere' } }, expiresAt, undefined) };
-      if (!isNoted) await this.records.save(entry, bare);
+      if (body.length <= SHORT_BODY_BYTES && (await this.trySave(entry, { ...change, answerBody }))) return;
+      const withoutBody = { ...end, ...decideAnswer({ ...answer, body: { in: 'nowhere' } }, expiresAt, undefined) };
+      if (!isAlreadyRecorded) await this.records.save(entry, withoutBody);
       throw fault;
     }
   }
 
-  private async hasSaved(entry: RecordEntry, change: Change): Promise<boolean> {
+  private async trySave(entry: RecordEntry, change: Change): Promise<boolean> {
     try {
       await this.records.save(entry, change);
       return true;
@@ -405,33 +409,34 @@ export class EmbeddedStore implements UploadStore {
     }
   }
 
-  private tryAgain(): void {
-    void this.records.readAllAgain();
+  private retryFailedWork(): void {
+    void this.records.rereadAll();
     // It is tried again, and whoever wants to write hears of it.
-    if (!this.start.isNoted) this.noteStart().catch(() => undefined);
+    if (!this.start.isPersisted) this.recordStart().catch(() => undefined);
   }
 
-  private async noteStart(): Promise<void> {
-    if (this.start.isNoted) return;
-    await this.start.note();
+  private async recordStart(): Promise<void> {
+    if (this.start.isPersisted) return;
+    await this.start.persist();
     this.log.info('the disk of the data directory has room again: uploads are received');
   }
 
-  private async answered(id: string, { answer, body, expiresAt }: KeptAnswer): Promise<Change> {
-    const crc = answer.body.in === 'record' ? await this.records.keepAnswer(id, body ?? new Uint8Array()) : undefined;
+  private async answerChange(id: string, { answer, body, expiresAt }: KeptAnswer): Promise<Change> {
+    const crc =
+      answer.body.in === 'record' ? await this.records.writeAnswerBody(id, body ?? new Uint8Array()) : undefined;
     return decideAnswer(answer, expiresAt, crc);
   }
 
   /** A verb for the worker that holds the claim; `again`: it has done this already, as its last step. */
-  private deliver(
+  private changeAsClaimHolder(
     id: string,
     worker: string,
     decide: (entry: RecordEntry) => Change | Promise<Change>,
-    again: (record: UploadRecord) => boolean = () => false,
+    isAlreadyDone: (record: UploadRecord) => boolean = () => false,
   ): Promise<Upload | 'stale'> {
     return this.records.change(id, 'stale', (entry) => {
       if (holdsClaim(entry, worker)) return decide(entry);
-      return entry.claim?.worker === worker && again(entry.record) ? {} : 'stale';
+      return entry.claim?.worker === worker && isAlreadyDone(entry.record) ? {} : 'stale';
     });
   }
 }
@@ -452,29 +457,29 @@ export interface EmbeddedLeasesOptions {
 
 /** The leases of one process that has its uploads for itself: whose turn it is has the lease. */
 export class EmbeddedLeases implements Leases {
-  private readonly lines: LeaseQueues;
+  private readonly queues: LeaseQueues;
 
   constructor(
     private readonly tokens: TokenSource,
     { graceMs = 2000 }: EmbeddedLeasesOptions = {},
   ) {
-    this.lines = new LeaseQueues(graceMs);
+    this.queues = new LeaseQueues(graceMs);
   }
 
   async take(id: string, purpose?: LeasePurpose): Promise<Lease> {
-    const turn = this.lines.enter(id);
+    const request = this.queues.enqueue(id);
     try {
-      await turn.comes;
+      await request.ready;
       const token = await this.tokens.nextToken(id, purpose);
-      turn.begin();
-      return { token, signal: turn.signal, release: () => Promise.resolve(turn.end()) };
+      request.markHeld();
+      return { token, signal: request.signal, release: () => Promise.resolve(request.end()) };
     } catch (fault) {
-      turn.end();
+      request.end();
       throw fault;
     }
   }
 
   drain(): void {
-    this.lines.drain();
+    this.queues.drain();
   }
 }

@@ -3,19 +3,19 @@ import type { Semaphore } from '../../concurrency/queues.js';
 import type { DirectorySync } from '../../fs/directory-sync.js';
 import {
   hasCode,
-  isGivenId,
+  isGeneratedId,
   opendir,
-  patiently,
+  withReadRetries,
   readFully,
   rename,
   stat,
   storageFault,
-  unlinkIfThere,
+  unlinkIfExists,
   utimes,
 } from '../../fs/files.js';
 import type { Upload } from '../../model/upload.js';
 import { type Log, uploadTag } from '../../observe/log.js';
-import type { SetAside } from '../upload-store.js';
+import type { SetAsideRecord } from '../upload-store.js';
 import { RecordFile, removeAnswer } from './record-file.js';
 import { readRecord, type ReadRecord } from './record-lines.js';
 import { type Claim, type UploadRecord, withLostLine } from './transitions.js';
@@ -36,8 +36,8 @@ export interface RecordEntry {
 
 export interface RecordsDisk {
   readonly directory: string;
-  readonly names: DirectorySync;
-  readonly gate: Semaphore;
+  readonly directorySync: DirectorySync;
+  readonly semaphore: Semaphore;
 }
 
 /** Who hears of what is found. */
@@ -50,7 +50,7 @@ export interface LossObserver {
 export interface LoadedRecords {
   readonly entries: Map<string, RecordEntry>;
   /** By the id: records that are there but could not be read, and files that are no record any more. */
-  readonly setAside: Map<string, SetAside>;
+  readonly setAside: Map<string, SetAsideRecord>;
 }
 
 /**
@@ -62,21 +62,22 @@ export async function loadRecords(disk: RecordsDisk, observer: LossObserver): Pr
   const answers: string[] = [];
   const drafts: string[] = [];
   const tasks: Promise<void>[] = [];
-  const begin = (task: () => Promise<void>): unknown => tasks.push(disk.gate.run(task));
+  const begin = (task: () => Promise<void>): unknown => tasks.push(disk.semaphore.run(task));
   try {
-    for await (const { name } of await patiently(() => opendir(disk.directory))) {
-      const [id, kind] = nameParts(name);
-      if (kind === 'log') begin(() => load(id, { disk, observer, loaded }));
+    for await (const { name } of await withReadRetries(() => opendir(disk.directory))) {
+      const [id, kind] = splitFileName(name);
+      if (kind === 'log') begin(() => loadRecord(id, { disk, observer, loaded }));
       else if (kind === 'answer') answers.push(id);
       else if (kind === 'log.tmp') drafts.push(id);
-      else if (kind === 'damaged') begin(() => lookAtDamaged(id, disk, loaded));
+      else if (kind === 'damaged') begin(() => registerDamaged(id, disk, loaded));
     }
   } finally {
     // None of them fails.
     await Promise.all(tasks);
   }
-  for (const id of drafts) if (!loaded.setAside.has(id)) await tried(() => unlinkIfThere(`${pathOf(disk, id)}.tmp`));
-  for (const id of answers) await tried(() => clearAnswer(id, disk, loaded));
+  for (const id of drafts)
+    if (!loaded.setAside.has(id)) await ignoringFailure(() => unlinkIfExists(`${recordPath(disk, id)}.tmp`));
+  for (const id of answers) await ignoringFailure(() => clearAnswer(id, disk, loaded));
   return loaded;
 }
 
@@ -86,7 +87,7 @@ export async function readEntry(
   disk: RecordsDisk,
   { log, onLoss }: LossObserver,
 ): Promise<RecordEntry | 'damaged' | undefined> {
-  const path = pathOf(disk, id);
+  const path = recordPath(disk, id);
   const bytes = await readFully(path).catch((error: unknown) => {
     if (hasCode(error, 'ENOENT')) return undefined;
     throw error;
@@ -94,37 +95,38 @@ export async function readEntry(
   if (!bytes) return undefined;
   if (bytes.length === 0) {
     // A removal that was done anew leaves that, when its process is killed: there is nothing in it that was acknowledged.
-    await tried(() => unlinkIfThere(path));
+    await ignoringFailure(() => unlinkIfExists(path));
     return undefined;
   }
   const read = readRecord(bytes);
   if (read?.record.upload.id !== id) return 'damaged';
-  const report = FOUND[read.state];
+  const report = STATE_REPORTS[read.state];
   if (report) log[report.level]({ code: 'RECORD_DAMAGED', upload: uploadTag(id) }, report.message);
-  const file = RecordFile.found(path, disk.names, read);
+  const file = RecordFile.existing(path, disk.directorySync, read);
   if (read.state === 'illegible' || read.state === 'cut')
     return { record: withLostLine(read.record, Date.now()), file, hasLostLine: true };
   if (read.state !== 'damaged') return { record: read.record, file };
   // RUFH §4.6: what is not certain is deactivated, never guessed.
   onLoss?.(read.record.upload, 'its record is damaged');
-  return { record: invalid(read.record), file, isLost: true };
+  return { record: asLost(read.record), file, isLost: true };
 }
 
-const FOUND: { readonly [S in ReadRecord['state']]?: { readonly level: 'warn' | 'error'; readonly message: string } } =
-  {
-    torn: { level: 'warn', message: 'the last line of a record has no end, as a crash leaves it: it is dropped' },
-    illegible: {
-      level: 'error',
-      message:
-        'the last line of a record is damaged and is dropped: the upload goes on from the state before it, and what may have been sent is not sent again',
-    },
-    cut: {
-      level: 'error',
-      message:
-        'a record ends before the room that it has kept: the upload goes on from its last line, and what may have been sent is not sent again',
-    },
-    damaged: { level: 'error', message: 'a record is damaged: its upload is given up' },
-  };
+const STATE_REPORTS: {
+  readonly [S in ReadRecord['state']]?: { readonly level: 'warn' | 'error'; readonly message: string };
+} = {
+  torn: { level: 'warn', message: 'the last line of a record has no end, as a crash leaves it: it is dropped' },
+  illegible: {
+    level: 'error',
+    message:
+      'the last line of a record is damaged and is dropped: the upload goes on from the state before it, and what may have been sent is not sent again',
+  },
+  cut: {
+    level: 'error',
+    message:
+      'a record ends before the room that it has kept: the upload goes on from its last line, and what may have been sent is not sent again',
+  },
+  damaged: { level: 'error', message: 'a record is damaged: its upload is given up' },
+};
 
 interface LoadTask {
   readonly disk: RecordsDisk;
@@ -132,20 +134,20 @@ interface LoadTask {
   readonly loaded: LoadedRecords;
 }
 
-export function nameParts(name: string): [id: string, kind: string] {
+export function splitFileName(name: string): [id: string, kind: string] {
   const dot = name.indexOf('.');
   const id = name.slice(0, dot);
-  return dot > 0 && isGivenId(id) ? [id, name.slice(dot + 1)] : ['', 'foreign'];
+  return dot > 0 && isGeneratedId(id) ? [id, name.slice(dot + 1)] : ['', 'foreign'];
 }
 
-function pathOf({ directory }: RecordsDisk, id: string): string {
+function recordPath({ directory }: RecordsDisk, id: string): string {
   return join(directory, `${id}.log`);
 }
 
-async function load(id: string, { disk, observer, loaded }: LoadTask): Promise<void> {
+async function loadRecord(id: string, { disk, observer, loaded }: LoadTask): Promise<void> {
   try {
     const entry = await readEntry(id, disk, observer);
-    if (entry === 'damaged') await setDamagedAside(id, disk, { log: observer.log, setAside: loaded.setAside });
+    if (entry === 'damaged') await setAsideDamaged(id, disk, { log: observer.log, setAside: loaded.setAside });
     else if (entry) loaded.entries.set(id, entry);
   } catch (error) {
     const { message } = storageFault(error, 'a record cannot be read: its upload waits until it can');
@@ -154,20 +156,20 @@ async function load(id: string, { disk, observer, loaded }: LoadTask): Promise<v
   }
 }
 
-export function invalid(record: UploadRecord): UploadRecord {
+export function asLost(record: UploadRecord): UploadRecord {
   return { ...record, upload: { ...record.upload, phase: 'invalid', lost: true } };
 }
 
 /** Where the beginning of a record is no beginning: nobody can tell what its upload was. */
-export async function setDamagedAside(
+export async function setAsideDamaged(
   id: string,
   disk: RecordsDisk,
-  { log, setAside }: { readonly log: Log; readonly setAside: Map<string, SetAside> },
+  { log, setAside }: { readonly log: Log; readonly setAside: Map<string, SetAsideRecord> },
 ): Promise<void> {
   const reason = 'a record has no readable beginning: its upload is unknown from now on; the file is kept as *.damaged';
   report(id, log, reason);
   setAside.set(id, { id, state: 'damaged', reason, since: Date.now() });
-  await tried(() => moveAside(pathOf(disk, id), damagedPath(disk, id)));
+  await ignoringFailure(() => moveAside(recordPath(disk, id), damagedPath(disk, id)));
 }
 
 /** Its time from now on is that at which it was set aside; a clock that was behind the record's own was set back. */
@@ -181,9 +183,9 @@ function damagedPath({ directory }: RecordsDisk, id: string): string {
   return join(directory, `${id}.damaged`);
 }
 
-async function lookAtDamaged(id: string, disk: RecordsDisk, { setAside }: LoadedRecords): Promise<void> {
+async function registerDamaged(id: string, disk: RecordsDisk, { setAside }: LoadedRecords): Promise<void> {
   const path = damagedPath(disk, id);
-  const since = (await tried(() => stat(path)))?.mtimeMs ?? Date.now();
+  const since = (await ignoringFailure(() => stat(path)))?.mtimeMs ?? Date.now();
   const reason = 'its record had no readable beginning when it was found, and is kept as *.damaged';
   if (!setAside.has(id)) setAside.set(id, { id, state: 'damaged', reason, since });
 }
@@ -196,7 +198,7 @@ async function clearAnswer(id: string, disk: RecordsDisk, { entries, setAside }:
 }
 
 /** Clearing away is tried at every start: what fails now does not keep the others from being served. */
-async function tried<T>(task: () => Promise<T>): Promise<T | undefined> {
+async function ignoringFailure<T>(task: () => Promise<T>): Promise<T | undefined> {
   try {
     return await task();
   } catch {

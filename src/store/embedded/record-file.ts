@@ -9,52 +9,52 @@ import {
   fsync,
   ftruncate,
   hasCode,
-  isNoRoom,
+  isOutOfSpace,
   open,
-  patiently,
+  withReadRetries,
   readFully,
   rename,
   stat,
   storageFault,
   unlink,
-  unlinkIfThere,
+  unlinkIfExists,
   writeAll,
   writeFully,
 } from '../../fs/files.js';
 import { Fault } from '../../model/fault.js';
 import {
-  BEGINNING_BYTES,
+  ATTEMPT_START_BYTES,
   blanks,
   changeLine,
   readRecord,
   type ReadRecord,
-  RESERVED_BYTES,
+  ANSWER_BYTES,
   snapshotLine,
 } from './record-lines.js';
 import {
   beginsAttempt,
   type Change,
-  changed,
-  changedCopy,
+  applyChange,
+  applyToCopy,
   hasAttemptUnderWay,
   hasOpenAttempt,
   type UploadRecord,
 } from './transitions.js';
 
 /** Written anew when the changes outweigh the snapshot so often: then rewriting costs a quarter of appending at most. */
-const CHANGES_PER_SNAPSHOT = 4;
-const LEAST_CHANGES = 64 * 1024;
+const MAX_CHANGES_PER_SNAPSHOT = 4;
+const MIN_CHANGE_BYTES = 64 * 1024;
 
 /** Room that a line has to leave behind it, and how much is kept where there is less. */
 interface Room {
-  readonly least: number;
-  readonly kept: number;
+  readonly requiredBytes: number;
+  readonly reservedBytes: number;
 }
 
-const NO_ROOM: Room = { least: 0, kept: 0 };
+const NO_ROOM: Room = { requiredBytes: 0, reservedBytes: 0 };
 /** Behind the lines of a delivery there is still the room for its answer. */
-const FOR_DELIVERY: Room = { least: BEGINNING_BYTES, kept: BEGINNING_BYTES + RESERVED_BYTES };
-const FOR_ANSWER: Room = { least: RESERVED_BYTES, kept: RESERVED_BYTES };
+const DELIVERY_ROOM: Room = { requiredBytes: ATTEMPT_START_BYTES, reservedBytes: ATTEMPT_START_BYTES + ANSWER_BYTES };
+const ANSWER_ROOM: Room = { requiredBytes: ANSWER_BYTES, reservedBytes: ANSWER_BYTES };
 
 /**
  * The file of one record: a snapshot, then one line a change. No descriptor is kept open between changes, so the number
@@ -70,33 +70,33 @@ const FOR_ANSWER: Room = { least: RESERVED_BYTES, kept: RESERVED_BYTES };
  */
 export class RecordFile {
   private snapshotBytes = 0;
-  private goodBytes = 0;
+  private validBytes = 0;
   /** With the room that is kept behind the last line. */
   private fileBytes = 0;
   /** `dirty`: certain but for the remains of a write that failed, which go before the next one. */
   private state: 'certain' | 'dirty' | 'uncertain' = 'uncertain';
   private hasDraft = false;
   /** The failures of directory syncs from before its name was made, or found. */
-  private namedSince: number;
+  private failuresBeforeName: number;
   /** Open from the line with which an attempt begins to the end of that attempt. */
-  private held: number | undefined;
+  private heldFd: number | undefined;
   /** It was removed, and nobody knows whether a power cut brings it back. */
-  private mayComeBack = false;
+  private mayReappear = false;
 
   constructor(
     readonly path: string,
-    private readonly names: DirectorySync,
+    private readonly directorySync: DirectorySync,
   ) {
-    this.namedSince = names.failures;
+    this.failuresBeforeName = directorySync.failures;
   }
 
   /** The file as it was found. Where nothing has to survive a power cut, it is what it looks like. */
-  static found(path: string, names: DirectorySync, read: ReadRecord): RecordFile {
-    const file = new RecordFile(path, names);
+  static existing(path: string, directorySync: DirectorySync, read: ReadRecord): RecordFile {
+    const file = new RecordFile(path, directorySync);
     file.snapshotBytes = read.snapshotBytes;
-    file.goodBytes = read.goodBytes;
+    file.validBytes = read.validBytes;
     file.fileBytes = read.fileBytes;
-    const isCertain = !names.isDurable && (read.state === 'whole' || read.state === 'torn');
+    const isCertain = !directorySync.isDurable && (read.state === 'whole' || read.state === 'torn');
     if (isCertain) file.state = read.state === 'whole' ? 'certain' : 'dirty';
     return file;
   }
@@ -108,7 +108,7 @@ export class RecordFile {
 
   /** Makes a change durable and gives the record after it. When it fails, the record before it still holds. */
   async save(record: UploadRecord, change: Change): Promise<UploadRecord> {
-    if (this.held !== undefined && !(await this.isHeldInPlace())) {
+    if (this.heldFd !== undefined && !(await this.isHeldFileCurrent())) {
       await this.release();
       this.state = 'uncertain';
     }
@@ -118,7 +118,7 @@ export class RecordFile {
   }
 
   private async write(record: UploadRecord, change: Change): Promise<UploadRecord> {
-    const rewritten = (): Promise<UploadRecord> => this.rewrite(changedCopy(record, change), beginsAttempt(change));
+    const rewritten = (): Promise<UploadRecord> => this.rewrite(applyToCopy(record, change), beginsAttempt(change));
     if (this.isUncertain()) return rewritten();
     if (this.isOvergrown()) {
       try {
@@ -134,31 +134,31 @@ export class RecordFile {
       if (!this.isUncertain()) throw fault;
       return rewritten();
     }
-    return changed(record, change);
+    return applyChange(record, change);
   }
 
   /** Closes the descriptor that an attempt has kept open. */
   async release(): Promise<void> {
-    const fd = this.held;
-    this.held = undefined;
+    const fd = this.heldFd;
+    this.heldFd = undefined;
     // Every byte that counts has been synced before.
     if (fd !== undefined) await close(fd).catch(() => undefined);
   }
 
   /** Makes the file certain, or fails. Where there is no room for a second one, it is written over with the same bytes. */
-  async prove(record: UploadRecord): Promise<void> {
+  async makeCertain(record: UploadRecord): Promise<void> {
     if (!this.isUncertain()) return;
     try {
       await this.rewrite(record);
     } catch (fault) {
-      if ((fault as Fault).code !== 'STORAGE_FULL' || !(await this.proveInPlace(record))) throw fault;
+      if ((fault as Fault).code !== 'STORAGE_FULL' || !(await this.overwriteInPlace(record))) throw fault;
     }
   }
 
   /** Replaces the file, or makes it, in one step. `holds`: it stays open as for an attempt, as it does when it was open. */
-  async rewrite(record: UploadRecord, holds = false): Promise<UploadRecord> {
-    const isHeld = holds || this.held !== undefined;
-    const { kept } = roomBehind(record);
+  async rewrite(record: UploadRecord, staysOpen = false): Promise<UploadRecord> {
+    const isHeld = staysOpen || this.heldFd !== undefined;
+    const { reservedBytes: kept } = roomAfterRecord(record);
     try {
       return await this.rewriteWith(record, kept, isHeld);
     } catch (fault) {
@@ -174,55 +174,55 @@ export class RecordFile {
     try {
       if (this.hasDraft) await this.removeDraft();
       // A removal whose sync has failed is done anew, because the next sync would succeed without it.
-      if (this.mayComeBack) await this.placeholder();
-      const since = this.names.failures;
-      this.mayComeBack = true;
-      await unlinkIfThere(this.path);
+      if (this.mayReappear) await this.createPlaceholder();
+      const failures = this.directorySync.failures;
+      this.mayReappear = true;
+      await unlinkIfExists(this.path);
       // Also when somebody else has removed it: only then is it gone after a power cut.
-      await this.names.sync(dirname(this.path), since);
-      this.mayComeBack = false;
+      await this.directorySync.sync(dirname(this.path), failures);
+      this.mayReappear = false;
     } catch (error) {
       throw storageFault(error, 'the record of an upload cannot be removed');
     }
   }
 
   /** A file of no bytes needs no room but for its name. */
-  private async placeholder(): Promise<void> {
+  private async createPlaceholder(): Promise<void> {
     await writeFully(this.path, new Uint8Array(), false).catch((error: unknown) => {
-      if (!isNoRoom(error)) throw error;
+      if (!isOutOfSpace(error)) throw error;
     });
   }
 
   private async rewriteWith(record: UploadRecord, reserved: number, isHeld: boolean): Promise<UploadRecord> {
     const snapshot = snapshotLine(record);
     const lines = reserved > 0 ? Buffer.concat([snapshot, changeLine({}, reserved)]) : snapshot;
-    const since = this.names.failures;
-    let draft: number | undefined;
+    const failures = this.directorySync.failures;
+    let draftPath: number | undefined;
     try {
       this.hasDraft = true;
-      draft = await this.writeDraft(Buffer.concat([lines, blanks(reserved)]));
+      draftPath = await this.writeDraft(Buffer.concat([lines, blanks(reserved)]));
       // Until the new name is durable nobody knows which of both files a power cut leaves.
       this.state = 'uncertain';
       await rename(this.draft(), this.path);
       this.hasDraft = false;
-      this.namedSince = since;
-      this.mayComeBack = false;
+      this.failuresBeforeName = failures;
+      this.mayReappear = false;
       await this.release();
       if (isHeld) {
-        this.held = draft;
-        draft = undefined;
+        this.heldFd = draftPath;
+        draftPath = undefined;
       }
-      await this.names.sync(dirname(this.path), since);
+      await this.directorySync.sync(dirname(this.path), failures);
     } catch (error) {
       // What stays is removed with the file, or at the next start.
       await this.removeDraft().catch(() => undefined);
       throw storageFault(error, 'the record of an upload cannot be written');
     } finally {
       // Every byte that counts has been synced before.
-      if (draft !== undefined) await close(draft).catch(() => undefined);
+      if (draftPath !== undefined) await close(draftPath).catch(() => undefined);
     }
     this.snapshotBytes = snapshot.length;
-    this.goodBytes = lines.length;
+    this.validBytes = lines.length;
     this.fileBytes = lines.length + reserved;
     this.state = 'certain';
     return record;
@@ -233,7 +233,7 @@ export class RecordFile {
     const fd = await open(this.draft(), 'w', 0o600);
     try {
       await writeAll(fd, bytes, 0);
-      if (this.names.isDurable) await fdatasync(fd);
+      if (this.directorySync.isDurable) await fdatasync(fd);
       return fd;
     } catch (error) {
       await close(fd).catch(() => undefined);
@@ -245,10 +245,10 @@ export class RecordFile {
    * Writes the same bytes over themselves, which has the system put them on the disk again, and cuts off what follows
    * them. A power cut in the middle changes nothing, because nothing but what is there is written.
    */
-  private async proveInPlace(record: UploadRecord): Promise<boolean> {
+  private async overwriteInPlace(record: UploadRecord): Promise<boolean> {
     try {
-      const lines = (await readFully(this.path)).subarray(0, this.goodBytes);
-      const bytes = Buffer.concat([lines, blanks(this.fileBytes - this.goodBytes)]);
+      const lines = (await readFully(this.path)).subarray(0, this.validBytes);
+      const bytes = Buffer.concat([lines, blanks(this.fileBytes - this.validBytes)]);
       const read = readRecord(bytes);
       if (read?.state !== 'whole' || !isSame(read.record, record)) return false;
       const fd = await open(this.path, 'r+');
@@ -259,7 +259,7 @@ export class RecordFile {
       } finally {
         await close(fd);
       }
-      await this.names.sync(dirname(this.path), this.namedSince);
+      await this.directorySync.sync(dirname(this.path), this.failuresBeforeName);
     } catch (error) {
       throw storageFault(error, 'the record of an upload cannot be written');
     }
@@ -269,13 +269,13 @@ export class RecordFile {
 
   private async append(change: Change): Promise<void> {
     try {
-      const fd = this.held ?? (await open(this.path, 'r+'));
+      const fd = this.heldFd ?? (await open(this.path, 'r+'));
       try {
         await this.appendWithRoom(fd, change);
-        if (beginsAttempt(change)) this.held = fd;
+        if (beginsAttempt(change)) this.heldFd = fd;
       } finally {
         // Every byte that counts has been synced before.
-        if (fd !== this.held) await close(fd).catch(() => undefined);
+        if (fd !== this.heldFd) await close(fd).catch(() => undefined);
       }
     } catch (error) {
       if (hasCode(error, 'ENOENT')) this.state = 'uncertain';
@@ -285,51 +285,51 @@ export class RecordFile {
 
   /** A delivery begins also where its answer may find no room: what it delivers is what holds the disk. */
   private async appendWithRoom(fd: number, change: Change): Promise<void> {
-    const { least, kept } = roomAfter(change);
+    const { requiredBytes: least, reservedBytes: kept } = roomAfterChange(change);
     const line = changeLine(change, least);
-    if (this.fileBytes - this.goodBytes >= line.length + least) return this.appendTo(fd, line, least);
+    if (this.fileBytes - this.validBytes >= line.length + least) return this.appendTo(fd, line, least);
     try {
       await this.appendTo(fd, changeLine(change, kept), kept);
     } catch (error) {
-      if (kept === 0 || !isNoRoom(error) || this.isUncertain()) throw error;
+      if (kept === 0 || !isOutOfSpace(error) || this.isUncertain()) throw error;
       await this.appendTo(fd, changeLine(change), 0);
     }
   }
 
   private async appendTo(fd: number, line: Buffer, reserved: number): Promise<void> {
-    if (this.state === 'dirty') await this.clean(fd);
+    if (this.state === 'dirty') await this.removeRemains(fd);
     this.state = 'uncertain';
     try {
-      await this.put(fd, line, reserved);
+      await this.writeIntoRoom(fd, line, reserved);
     } catch (error) {
       // The line is not whole, or is gone again: what was there before holds.
-      if (await this.isCleaned(fd)) this.state = 'dirty';
+      if (await this.tryRemoveRemains(fd)) this.state = 'dirty';
       throw error;
     }
     try {
-      if (this.names.isDurable) await fdatasync(fd);
+      if (this.directorySync.isDurable) await fdatasync(fd);
     } catch (error) {
       // After a failed sync the system may call the next one a success without having written anything.
-      await this.isCleaned(fd);
+      await this.tryRemoveRemains(fd);
       throw error;
     }
-    this.goodBytes += line.length;
-    this.fileBytes = Math.max(this.fileBytes, this.goodBytes + reserved);
+    this.validBytes += line.length;
+    this.fileBytes = Math.max(this.fileBytes, this.validBytes + reserved);
     this.state = 'certain';
   }
 
   /** The part that needs new room comes first: if there is none, the room that is kept stays untouched. */
-  private async put(fd: number, line: Buffer, reserved: number): Promise<void> {
-    const room = this.fileBytes - this.goodBytes;
+  private async writeIntoRoom(fd: number, line: Buffer, reserved: number): Promise<void> {
+    const room = this.fileBytes - this.validBytes;
     const bytes = Buffer.concat([line, blanks(reserved)]);
     if (bytes.length > room) await writeAll(fd, bytes.subarray(room), this.fileBytes);
-    if (room > 0) await writeAll(fd, line.subarray(0, room), this.goodBytes);
+    if (room > 0) await writeAll(fd, line.subarray(0, room), this.validBytes);
   }
 
   /** A file that was removed or replaced by somebody else takes no more lines: the next start would not find them. */
-  private async isHeldInPlace(): Promise<boolean> {
+  private async isHeldFileCurrent(): Promise<boolean> {
     try {
-      const { ino, dev, nlink } = await fstat(this.held!);
+      const { ino, dev, nlink } = await fstat(this.heldFd!);
       const named = await stat(this.path).catch((error: unknown) => {
         if (hasCode(error, 'ENOENT')) throw error;
         return undefined;
@@ -341,9 +341,9 @@ export class RecordFile {
     }
   }
 
-  private async isCleaned(fd: number): Promise<boolean> {
+  private async tryRemoveRemains(fd: number): Promise<boolean> {
     try {
-      await this.clean(fd);
+      await this.removeRemains(fd);
       return true;
     } catch {
       // The failure that brought us here is the one to report.
@@ -351,18 +351,18 @@ export class RecordFile {
     }
   }
 
-  private async clean(fd: number): Promise<void> {
+  private async removeRemains(fd: number): Promise<void> {
     await ftruncate(fd, this.fileBytes);
-    if (this.fileBytes > this.goodBytes) await writeAll(fd, blanks(this.fileBytes - this.goodBytes), this.goodBytes);
+    if (this.fileBytes > this.validBytes) await writeAll(fd, blanks(this.fileBytes - this.validBytes), this.validBytes);
   }
 
   private isOvergrown(): boolean {
-    const changes = this.goodBytes - this.snapshotBytes;
-    return changes > Math.max(this.snapshotBytes * CHANGES_PER_SNAPSHOT, LEAST_CHANGES);
+    const changes = this.validBytes - this.snapshotBytes;
+    return changes > Math.max(this.snapshotBytes * MAX_CHANGES_PER_SNAPSHOT, MIN_CHANGE_BYTES);
   }
 
   private async removeDraft(): Promise<void> {
-    await unlinkIfThere(this.draft());
+    await unlinkIfExists(this.draft());
     this.hasDraft = false;
   }
 
@@ -371,16 +371,16 @@ export class RecordFile {
   }
 }
 
-function roomAfter(change: Change): Room {
-  if (beginsAttempt(change)) return FOR_ANSWER;
+function roomAfterChange(change: Change): Room {
+  if (beginsAttempt(change)) return ANSWER_ROOM;
   const phase = change.set?.phase;
-  return phase === 'complete' || phase === 'undelivered' ? FOR_DELIVERY : NO_ROOM;
+  return phase === 'complete' || phase === 'undelivered' ? DELIVERY_ROOM : NO_ROOM;
 }
 
-function roomBehind(record: UploadRecord): Room {
+function roomAfterRecord(record: UploadRecord): Room {
   const { phase } = record.upload;
-  if (phase === 'complete' || phase === 'delivering' || phase === 'undelivered') return FOR_DELIVERY;
-  return hasOpenAttempt(record) ? FOR_ANSWER : NO_ROOM;
+  if (phase === 'complete' || phase === 'delivering' || phase === 'undelivered') return DELIVERY_ROOM;
+  return hasOpenAttempt(record) ? ANSWER_ROOM : NO_ROOM;
 }
 
 /** Leases that were only drawn are in no file. */
@@ -391,11 +391,11 @@ function isSame(one: UploadRecord, other: UploadRecord): boolean {
 }
 
 /** Keeps the body of an answer beside its record, so that memory does not hold it. Gives its checksum. */
-export async function writeAnswer(path: string, body: Uint8Array, names: DirectorySync): Promise<number> {
-  const since = names.failures;
+export async function writeAnswer(path: string, body: Uint8Array, directorySync: DirectorySync): Promise<number> {
+  const failures = directorySync.failures;
   try {
-    await writeFully(path, body, names.isDurable);
-    await names.sync(dirname(path), since);
+    await writeFully(path, body, directorySync.isDurable);
+    await directorySync.sync(dirname(path), failures);
     return crc32(body);
   } catch (error) {
     await unlink(path).catch(() => undefined);
@@ -404,9 +404,9 @@ export async function writeAnswer(path: string, body: Uint8Array, names: Directo
 }
 
 /** The body again, or a fault when it is not what was written: no answer is better than a wrong one. */
-export async function readAnswer(path: string, crc: number | undefined, gate: Semaphore): Promise<Uint8Array> {
+export async function readAnswer(path: string, crc: number | undefined, semaphore: Semaphore): Promise<Uint8Array> {
   try {
-    const body = await patiently(() => gate.run(() => readFully(path)));
+    const body = await withReadRetries(() => semaphore.run(() => readFully(path)));
     if (crc32(body) !== crc) throw new Fault('BYTES_LOST', 'a kept answer is damaged', false);
     return body;
   } catch (error) {

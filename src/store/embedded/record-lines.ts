@@ -1,5 +1,12 @@
 import { crc32 } from 'node:zlib';
-import { type Change, changed, hasOpenAttempt, isSound, MAY_BE_SENT, type UploadRecord } from './transitions.js';
+import {
+  type Change,
+  applyChange,
+  hasOpenAttempt,
+  hasContiguousChunks,
+  MAY_BE_SENT,
+  type UploadRecord,
+} from './transitions.js';
 
 /** Raised when older programs could no longer read what we write. */
 const FORMAT = 1;
@@ -8,10 +15,10 @@ const FORMAT = 1;
  * Kept free behind the line of an attempt that begins, so that its answer can be noted on a full disk: a status, some
  * dozens of header lines and a short body.
  */
-export const RESERVED_BYTES = 4096;
+export const ANSWER_BYTES = 4096;
 
 /** Kept free in front of them for the lines with which a delivery begins: its claim and its attempt. */
-export const BEGINNING_BYTES = 512;
+export const ATTEMPT_START_BYTES = 512;
 
 const NEWLINE = 0x0a;
 const BLANK = 0x20;
@@ -23,7 +30,7 @@ const JSON_START = CRC_BYTES + 1;
 export interface ReadRecord {
   readonly record: UploadRecord;
   readonly snapshotBytes: number;
-  readonly goodBytes: number;
+  readonly validBytes: number;
   /** With the blanks behind the last line: room that is kept for the next one. */
   readonly fileBytes: number;
   /**
@@ -39,13 +46,13 @@ type ChangeLine = Change & { readonly room?: number };
 
 /** The first line of a record's file: the whole record. */
 export function snapshotLine(record: UploadRecord): Buffer {
-  return line({ format: FORMAT, ...record });
+  return encodeLine({ format: FORMAT, ...record });
 }
 
 /** Each further line: one change, and how much room is written with it. */
 export function changeLine(change: Change, room = 0): Buffer {
   const value: ChangeLine = room > 0 ? { ...change, room } : change;
-  return line(value);
+  return encodeLine(value);
 }
 
 /** Room for a line that is written later, over these bytes: no newline is among them, so they never look like a line. */
@@ -55,25 +62,25 @@ export function blanks(bytes: number): Buffer {
 
 /** Reads a record's file, at this time; undefined when not even its first line can be read. */
 export function readRecord(file: Buffer, readAt = Date.now()): ReadRecord | undefined {
-  const snapshot = lineAt(file, 0);
+  const snapshot = decodeLine(file, 0);
   if (!isSnapshot(snapshot?.value)) return undefined;
   let record: UploadRecord = snapshot.value;
-  let at = snapshot.end;
-  const snapshotBytes = at;
+  let position = snapshot.end;
+  const snapshotBytes = position;
   let roomEnd = 0;
-  while (at < file.length) {
-    const next = lineAt(file, at);
+  while (position < file.length) {
+    const next = decodeLine(file, position);
     if (!next) break;
     const change = next.value as ChangeLine;
-    record = changed(record, change);
-    at = next.end;
-    roomEnd = Math.max(roomEnd, at + (change.room ?? 0));
+    record = applyChange(record, change);
+    position = next.end;
+    roomEnd = Math.max(roomEnd, position + (change.room ?? 0));
   }
-  const state = isSound(record) ? stateOf(file, at, roomEnd) : 'damaged';
+  const state = hasContiguousChunks(record) ? stateOf(file, position, roomEnd) : 'damaged';
   // A line that is torn within room from before it was never synced, so nothing followed it.
-  const isUnexplained = state === 'illegible' || (state === 'torn' && roomEnd <= at);
-  if (isUnexplained && file.length - at >= RESERVED_BYTES) record = withLostAttempt(record, readAt);
-  return { record, snapshotBytes, goodBytes: at, fileBytes: file.length, state };
+  const mayHideAttempt = state === 'illegible' || (state === 'torn' && roomEnd <= position);
+  if (mayHideAttempt && file.length - position >= ANSWER_BYTES) record = withLostAttempt(record, readAt);
+  return { record, snapshotBytes, validBytes: position, fileBytes: file.length, state };
 }
 
 /**
@@ -86,8 +93,8 @@ function withLostAttempt(record: UploadRecord, startedAt: number): UploadRecord 
   const number = attemptCount + 1;
   const attempt = { number, budgetFrom: number, budgetSince: startedAt, origin: 'unknown', startedAt };
   // Of one that is received once more, the newest attempt decides when it is whole again.
-  if (phase === 'receiving') return changed(record, { attempt });
-  return changed(record, { attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] });
+  if (phase === 'receiving') return applyChange(record, { attempt });
+  return applyChange(record, { attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] });
 }
 
 function stateOf(file: Buffer, goodBytes: number, roomEnd: number): ReadRecord['state'] {
@@ -102,16 +109,16 @@ function stateOf(file: Buffer, goodBytes: number, roomEnd: number): ReadRecord['
   const isLast = newline === -1 || file.subarray(newline + 1).every((byte) => byte === BLANK || byte === 0);
   if (!isLast) return 'damaged';
   if (isShort) return 'cut';
-  return newline !== -1 || lacksItsEnd(file, goodBytes, roomEnd) ? 'illegible' : 'torn';
+  return newline !== -1 || wasCompleteLine(file, goodBytes, roomEnd) ? 'illegible' : 'torn';
 }
 
 /** Whether a line without a newline was once whole. */
-function lacksItsEnd(file: Buffer, goodBytes: number, roomEnd: number): boolean {
+function wasCompleteLine(file: Buffer, goodBytes: number, roomEnd: number): boolean {
   // Room that is kept by the same write as the line in front of it was written after the end of that line.
   if (roomEnd <= goodBytes) return endsWithRoom(file, goodBytes);
   // In room from before it a crash leaves the beginning of a line and blanks, but never zeros, nor all but the newline.
-  const begun = withoutBlanks(file.subarray(goodBytes, roomEnd));
-  return begun.includes(0) || isChecked(begun) || isChecked(begun.subarray(0, -1));
+  const lineStart = withoutBlanks(file.subarray(goodBytes, roomEnd));
+  return lineStart.includes(0) || hasValidChecksum(lineStart) || hasValidChecksum(lineStart.subarray(0, -1));
 }
 
 function withoutBlanks(bytes: Buffer): Buffer {
@@ -119,28 +126,28 @@ function withoutBlanks(bytes: Buffer): Buffer {
 }
 
 /** No line has so many blanks at its end. */
-const LEAST_ROOM = 64;
+const MIN_ROOM_BYTES = 64;
 
 function endsWithRoom(file: Buffer, goodBytes: number): boolean {
-  const end = file.subarray(-LEAST_ROOM);
-  return file.length - goodBytes > LEAST_ROOM && end.every((byte) => byte === BLANK);
+  const end = file.subarray(-MIN_ROOM_BYTES);
+  return file.length - goodBytes > MIN_ROOM_BYTES && end.every((byte) => byte === BLANK);
 }
 
 /** CRC-32 in hex, a space, JSON, newline. JSON has no newline of its own. */
-function line(value: object): Buffer {
+function encodeLine(value: object): Buffer {
   const json = Buffer.from(JSON.stringify(value));
   return Buffer.concat([Buffer.from(`${hex(crc32(json))} `), json, Buffer.of(NEWLINE)]);
 }
 
-function lineAt(file: Buffer, start: number): { readonly value: unknown; readonly end: number } | undefined {
+function decodeLine(file: Buffer, start: number): { readonly value: unknown; readonly end: number } | undefined {
   const newline = file.indexOf(NEWLINE, start);
   if (newline < start + JSON_START) return undefined;
   const text = file.subarray(start, newline);
-  if (!isChecked(text)) return undefined;
+  if (!hasValidChecksum(text)) return undefined;
   return { value: JSON.parse(text.toString('utf8', JSON_START)) as unknown, end: newline + 1 };
 }
 
-function isChecked(text: Buffer): boolean {
+function hasValidChecksum(text: Buffer): boolean {
   return text.toString('latin1', 0, JSON_START) === `${hex(crc32(text.subarray(JSON_START)))} `;
 }
 

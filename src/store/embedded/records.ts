@@ -1,30 +1,38 @@
 import { join } from 'node:path';
-import { Serial } from '../../concurrency/queues.js';
+import { KeyedQueue } from '../../concurrency/queues.js';
 import {
   assertUploadId,
   opendir,
-  patiently,
+  withReadRetries,
   stat,
   storageFault,
-  unlessMissing,
-  unlinkIfThere,
+  undefinedIfMissing,
+  unlinkIfExists,
 } from '../../fs/files.js';
 import { Fault } from '../../model/fault.js';
 import type { Phase, Upload } from '../../model/upload.js';
 import { uploadTag } from '../../observe/log.js';
-import type { BroughtBack, FoundRecord, KeyedUpload, NewUpload, OldAge, SetAside, Totals } from '../upload-store.js';
+import type {
+  RecoveryDecision,
+  RecoveredRecord,
+  KeyedUpload,
+  NewUpload,
+  LeftoverAge,
+  SetAsideRecord,
+  Totals,
+} from '../upload-store.js';
 import {
   type RecordEntry,
-  invalid,
+  asLost,
   type LoadedRecords,
-  nameParts,
+  splitFileName,
   readEntry,
   type LossObserver,
   type RecordsDisk,
-  setDamagedAside,
+  setAsideDamaged,
 } from './load.js';
 import { readAnswer, RecordFile, removeAnswer, writeAnswer } from './record-file.js';
-import { type Change, changed, newRecord } from './transitions.js';
+import { type Change, applyChange, newRecord } from './transitions.js';
 
 /** What uploads hold of the disk: their bytes go with the answer, or with their end. */
 const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
@@ -36,16 +44,16 @@ export interface RecordsDeps extends LossObserver {
 
 /** All records: in memory to be read, on disk to stay. */
 export class Records {
-  private readonly steps = new Serial();
-  private readonly firsts = new Serial();
+  private readonly steps = new KeyedQueue();
+  private readonly keyedCreations = new KeyedQueue();
   private readonly entries: Map<string, RecordEntry>;
-  private readonly asides: Map<string, SetAside>;
+  private readonly setAsideRecords: Map<string, SetAsideRecord>;
   /** By the client's key, the id of the upload that has it. */
-  private readonly holders = new Map<string, string>();
+  private readonly idsByClientKey = new Map<string, string>();
   private sortedIds: string[] | undefined;
   private closed = false;
   private readonly leftovers: Leftovers;
-  private lookAfter: (found: FoundRecord) => Promise<BroughtBack> = () => Promise.resolve('show');
+  private recover: (found: RecoveredRecord) => Promise<RecoveryDecision> = () => Promise.resolve('show');
 
   constructor(
     private readonly disk: RecordsDisk,
@@ -53,16 +61,16 @@ export class Records {
     private readonly deps: RecordsDeps,
   ) {
     this.entries = loaded.entries;
-    this.asides = loaded.setAside;
-    for (const entry of this.entries.values()) this.hold(entry);
-    const { entries, asides } = this;
-    this.leftovers = new Leftovers(disk, { entry: (id) => entries.get(id), aside: (id) => asides.get(id) });
+    this.setAsideRecords = loaded.setAside;
+    for (const entry of this.entries.values()) this.registerClientKey(entry);
+    const { entries, setAsideRecords: asides } = this;
+    this.leftovers = new Leftovers(disk, { entry: (id) => entries.get(id), setAside: (id) => asides.get(id) });
   }
 
   /** Removes what is old and belongs to no record. */
-  async clearLeftovers(age: OldAge): Promise<void> {
+  async clearLeftovers(age: LeftoverAge): Promise<void> {
     for (const id of await this.leftovers.clear(age))
-      if (this.asides.get(id)?.state === 'damaged') this.asides.delete(id);
+      if (this.setAsideRecords.get(id)?.state === 'damaged') this.setAsideRecords.delete(id);
   }
 
   /** As memory has it: of one that was found at the start, the disk may have less. */
@@ -74,20 +82,20 @@ export class Records {
    * To be shown: the disk certainly has it, or is made to. Fails when that is not possible, and when the record is there
    * but cannot be read.
    */
-  async certain(id: string): Promise<RecordEntry | undefined> {
+  async getCertain(id: string): Promise<RecordEntry | undefined> {
     const entry = this.entries.get(id);
-    const isSettled = entry ? !entry.file.isUncertain() || isKeptAsItIs(entry) : !this.isUnreadable(id);
-    if (isSettled) return entry;
-    return this.step(id, async (now) => {
-      if (now && !isKeptAsItIs(now)) await this.disk.gate.run(() => this.prove(now));
-      return now;
+    const needsNoWrite = entry ? !entry.file.isUncertain() || isKeptUnchanged(entry) : !this.isUnreadable(id);
+    if (needsNoWrite) return entry;
+    return this.step(id, async (current) => {
+      if (current && !isKeptUnchanged(current)) await this.disk.semaphore.run(() => this.makeCertain(current));
+      return current;
     });
   }
 
   /** What was cancelled must not come back: where the disk takes no record that says so, it takes away the one there is. */
-  private async prove({ file, record }: RecordEntry): Promise<void> {
+  private async makeCertain({ file, record }: RecordEntry): Promise<void> {
     try {
-      await file.prove(record);
+      await file.makeCertain(record);
     } catch (fault) {
       if (record.upload.phase !== 'cancelled') throw fault;
       await file.remove();
@@ -98,19 +106,19 @@ export class Records {
   step<T>(id: string, step: (entry: RecordEntry | undefined) => Promise<T> | T): Promise<T> {
     if (this.closed) return Promise.reject(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
     return this.steps.run(id, async () => {
-      if (this.isUnreadable(id)) await this.readAgain(id);
+      if (this.isUnreadable(id)) await this.reread(id);
       return step(this.entries.get(id));
     });
   }
 
   /** What is there but is no upload that could be shown. */
-  setAside(): readonly SetAside[] {
-    return [...this.asides.values()];
+  setAside(): readonly SetAsideRecord[] {
+    return [...this.setAsideRecords.values()];
   }
 
   /** Those that could not be read are tried again. */
-  async readAllAgain(): Promise<void> {
-    const ids = [...this.asides.keys()].filter((id) => this.isUnreadable(id));
+  async rereadAll(): Promise<void> {
+    const ids = [...this.setAsideRecords.keys()].filter((id) => this.isUnreadable(id));
     // What still cannot be read stays where it is.
     await Promise.all(ids.map((id) => this.step(id, () => undefined).catch(() => undefined)));
   }
@@ -119,7 +127,7 @@ export class Records {
   giveUp(id: string): Promise<boolean> {
     return this.step(id, async (entry) => {
       if (!entry || !HOLDS_BYTES.has(entry.record.upload.phase)) return false;
-      Object.assign(entry, { record: invalid(entry.record), isLost: true });
+      Object.assign(entry, { record: asLost(entry.record), isLost: true });
       await entry.file.release();
       this.deps.onChange(id, entry.record.upload);
       return true;
@@ -130,8 +138,8 @@ export class Records {
    * From now on this brings each record that can be read again together with its bytes, before anybody is shown it. While it
    * fails, the record stays as if it could not be read.
    */
-  recoverWith(lookAfter: (found: FoundRecord) => Promise<BroughtBack>): void {
-    this.lookAfter = lookAfter;
+  recoverWith(recover: (found: RecoveredRecord) => Promise<RecoveryDecision>): void {
+    this.recover = recover;
   }
 
   /** One verb: decide on what is known, write it down, and only then let it be true. */
@@ -151,16 +159,16 @@ export class Records {
 
   /** Within a step. */
   async save(entry: RecordEntry, change: Change): Promise<void> {
-    const { gate } = this.disk;
+    const { semaphore } = this.disk;
     // It was done before: to say so is to show it.
-    if (Object.keys(change).length === 0) return gate.run(() => entry.file.prove(entry.record));
+    if (Object.keys(change).length === 0) return semaphore.run(() => entry.file.makeCertain(entry.record));
     try {
-      entry.record = await gate.run(() => entry.file.save(entry.record, change));
+      entry.record = await semaphore.run(() => entry.file.save(entry.record, change));
     } catch (fault) {
       if (!endsUpload(change) || (fault as Fault).code !== 'STORAGE_FULL') throw fault;
       // Ending an upload is what makes room, so it must not need any: without its file it is gone after a restart too.
-      await gate.run(() => entry.file.remove());
-      entry.record = changed(entry.record, change);
+      await semaphore.run(() => entry.file.remove());
+      entry.record = applyChange(entry.record, change);
     }
     this.deps.onChange(entry.record.upload.id, entry.record.upload);
   }
@@ -169,14 +177,16 @@ export class Records {
     assertUploadId(upload.id);
     return this.step(upload.id, async (known) => {
       if (known) throw new Fault('CONTRACT_BROKEN', 'an upload of this id exists', false);
-      const { directory, names, gate } = this.disk;
-      const file = new RecordFile(join(directory, `${upload.id}.log`), names);
+      const { directory, directorySync, semaphore } = this.disk;
+      const file = new RecordFile(join(directory, `${upload.id}.log`), directorySync);
       const record = newRecord(upload);
       try {
-        await gate.run(() => file.rewrite(record));
+        await semaphore.run(() => file.rewrite(record));
       } catch (fault) {
         // The name may have come about although it could not be made durable. What cannot be removed now is for the sweep.
-        await file.remove().catch(() => this.add({ record: changed(record, { set: { phase: 'cancelled' } }), file }));
+        await file
+          .remove()
+          .catch(() => this.add({ record: applyChange(record, { set: { phase: 'cancelled' } }), file }));
         throw fault;
       }
       this.add({ record, file });
@@ -185,15 +195,15 @@ export class Records {
   }
 
   /** Those with one key come one after the other, so that the first has it when the next one looks. */
-  createFirst(upload: KeyedUpload, instead: string | undefined): Promise<Upload | string> {
-    return this.firsts.run<Upload | string>(upload.clientKey, () => {
-      const holder = this.holders.get(upload.clientKey);
-      return holder === undefined || holder === instead ? this.create(upload) : holder;
+  createUnlessKeyUsed(upload: KeyedUpload, replacedId: string | undefined): Promise<Upload | string> {
+    return this.keyedCreations.run<Upload | string>(upload.clientKey, () => {
+      const knownId = this.idsByClientKey.get(upload.clientKey);
+      return knownId === undefined || knownId === replacedId ? this.create(upload) : knownId;
     });
   }
 
-  holderOf(clientKey: string): string | undefined {
-    return this.holders.get(clientKey);
+  idByClientKey(clientKey: string): string | undefined {
+    return this.idsByClientKey.get(clientKey);
   }
 
   /** Gives the phase in which it was removed. */
@@ -204,7 +214,7 @@ export class Records {
       this.entries.delete(id);
       this.sortedIds = undefined;
       const { clientKey, phase } = entry.record.upload;
-      if (clientKey !== undefined && this.holders.get(clientKey) === id) this.holders.delete(clientKey);
+      if (clientKey !== undefined && this.idsByClientKey.get(clientKey) === id) this.idsByClientKey.delete(clientKey);
       this.deps.onChange(id, undefined);
       return phase;
     });
@@ -213,25 +223,25 @@ export class Records {
   /** The record last: as long as there is one, the removal is tried again. Also an answer that its record does not know. */
   private async removeFiles(id: string, { file }: RecordEntry): Promise<void> {
     await removeAnswer(this.answerPath(id));
-    await this.disk.gate.run(() => file.remove());
+    await this.disk.semaphore.run(() => file.remove());
   }
 
   /** Within a step, before the change that says so. Gives the checksum. */
-  keepAnswer(id: string, body: Uint8Array): Promise<number> {
-    return this.disk.gate.run(() => writeAnswer(this.answerPath(id), body, this.disk.names));
+  writeAnswerBody(id: string, body: Uint8Array): Promise<number> {
+    return this.disk.semaphore.run(() => writeAnswer(this.answerPath(id), body, this.disk.directorySync));
   }
 
-  async keptAnswer(id: string): Promise<Uint8Array | undefined> {
+  async answerBody(id: string): Promise<Uint8Array | undefined> {
     const entry = this.entries.get(id);
     if (!entry || !hasKeptAnswer(entry)) return undefined;
     const { answerBody } = entry.record;
     if (answerBody !== undefined) return Buffer.from(answerBody, 'base64');
-    return readAnswer(this.answerPath(id), entry.record.answerCrc, this.disk.gate);
+    return readAnswer(this.answerPath(id), entry.record.answerCrc, this.disk.semaphore);
   }
 
-  idsWhere(holds: (entry: RecordEntry) => boolean): string[] {
+  idsWhere(matches: (entry: RecordEntry) => boolean): string[] {
     const ids: string[] = [];
-    for (const [id, entry] of this.entries) if (holds(entry)) ids.push(id);
+    for (const [id, entry] of this.entries) if (matches(entry)) ids.push(id);
     return ids;
   }
 
@@ -249,7 +259,7 @@ export class Records {
   /** In the order of the ids, which new and removed uploads do not disturb. */
   page(after: string | undefined, limit: number): { uploads: Upload[]; next?: string } {
     this.sortedIds ??= [...this.entries.keys()].sort();
-    const from = after === undefined ? 0 : firstAbove(this.sortedIds, after);
+    const from = after === undefined ? 0 : firstIndexAbove(this.sortedIds, after);
     const ids = this.sortedIds.slice(from, from + limit);
     const uploads = ids.map((id) => this.entries.get(id)!.record.upload);
     return from + limit < this.sortedIds.length ? { uploads, next: ids.at(-1) } : { uploads };
@@ -265,28 +275,28 @@ export class Records {
   private add(entry: RecordEntry): void {
     this.entries.set(entry.record.upload.id, entry);
     this.sortedIds = undefined;
-    this.hold(entry);
+    this.registerClientKey(entry);
   }
 
   /** Of two uploads with one key, as they are found at a start, the newer one took the place of the other. */
-  private hold({ record }: RecordEntry): void {
+  private registerClientKey({ record }: RecordEntry): void {
     const { id, clientKey, createdAt } = record.upload;
     if (clientKey === undefined) return;
-    const other = this.entries.get(this.holders.get(clientKey) ?? id);
-    if (!other || other.record.upload.createdAt <= createdAt) this.holders.set(clientKey, id);
+    const other = this.entries.get(this.idsByClientKey.get(clientKey) ?? id);
+    if (!other || other.record.upload.createdAt <= createdAt) this.idsByClientKey.set(clientKey, id);
   }
 
   private isUnreadable(id: string): boolean {
-    return this.asides.get(id)?.state === 'unreadable';
+    return this.setAsideRecords.get(id)?.state === 'unreadable';
   }
 
-  private async readAgain(id: string): Promise<void> {
+  private async reread(id: string): Promise<void> {
     const { log } = this.deps;
     try {
-      const entry = await this.disk.gate.run(() => readEntry(id, this.disk, this.deps));
-      if (entry === 'damaged') return await setDamagedAside(id, this.disk, { log, setAside: this.asides });
-      const isShown = entry !== undefined && (await this.isBroughtBack(id, entry));
-      this.asides.delete(id);
+      const entry = await this.disk.semaphore.run(() => readEntry(id, this.disk, this.deps));
+      if (entry === 'damaged') return await setAsideDamaged(id, this.disk, { log, setAside: this.setAsideRecords });
+      const isShown = entry !== undefined && (await this.isRestored(id, entry));
+      this.setAsideRecords.delete(id);
       if (isShown) this.add(entry);
       log.info({ upload: uploadTag(id) }, entry ? 'a record can be read again' : 'a record is not there any more');
     } catch (error) {
@@ -295,13 +305,13 @@ export class Records {
   }
 
   /** Whether it is an upload from now on. */
-  private async isBroughtBack(id: string, entry: RecordEntry): Promise<boolean> {
+  private async isRestored(id: string, entry: RecordEntry): Promise<boolean> {
     if (entry.isLost) return true;
     const { record, hasLostLine = false } = entry;
-    const become = await this.lookAfter({ upload: record.upload, chunks: record.chunks, hasLostLine });
-    if (become === 'give-up') Object.assign(entry, { record: invalid(record), isLost: true });
-    if (become === 'remove') await this.removeFiles(id, entry);
-    return become !== 'remove';
+    const decision = await this.recover({ upload: record.upload, chunks: record.chunks, hasLostLine });
+    if (decision === 'give-up') Object.assign(entry, { record: asLost(record), isLost: true });
+    if (decision === 'remove') await this.removeFiles(id, entry);
+    return decision !== 'remove';
   }
 
   private answerPath(id: string): string {
@@ -309,7 +319,7 @@ export class Records {
   }
 }
 
-function isKeptAsItIs({ isLost = false, record }: RecordEntry): boolean {
+function isKeptUnchanged({ isLost = false, record }: RecordEntry): boolean {
   return isLost && record.upload.phase === 'invalid';
 }
 
@@ -321,7 +331,7 @@ function endsUpload({ set }: Change): boolean {
   return set?.phase === 'cancelled' || set?.phase === 'invalid';
 }
 
-function firstAbove(sorted: readonly string[], id: string): number {
+function firstIndexAbove(sorted: readonly string[], id: string): number {
   let low = 0;
   for (let high = sorted.length; low < high;) {
     const middle = (low + high) >>> 1;
@@ -334,15 +344,15 @@ function firstAbove(sorted: readonly string[], id: string): number {
 /** A record nobody can read is kept this long for people to look at: it holds request headers, so not for ever. */
 const KEEP_DAMAGED_MS = 7 * 24 * 3600 * 1000;
 
-interface Sight {
-  readonly as: string;
-  readonly since: number;
+interface Sighting {
+  readonly fingerprint: string;
+  readonly sinceMs: number;
 }
 
 /** What the records know of a name. */
 export interface KnownRecords {
   entry(id: string): RecordEntry | undefined;
-  aside(id: string): SetAside | undefined;
+  setAside(id: string): SetAsideRecord | undefined;
 }
 
 /**
@@ -351,7 +361,7 @@ export interface KnownRecords {
  * each has to be seen unchanged for a while that really passed.
  */
 export class Leftovers {
-  private seen = new Map<string, Sight>();
+  private sightings = new Map<string, Sighting>();
 
   constructor(
     private readonly disk: RecordsDisk,
@@ -359,38 +369,38 @@ export class Leftovers {
   ) {}
 
   /** One look at all files. Gives the ids of damaged records that are gone. */
-  async clear(age: OldAge): Promise<readonly string[]> {
-    const before = this.seen;
-    this.seen = new Map();
-    const gone: string[] = [];
+  async clear(age: LeftoverAge): Promise<readonly string[]> {
+    const before = this.sightings;
+    this.sightings = new Map();
+    const removedIds: string[] = [];
     try {
-      for await (const { name } of await patiently(() => opendir(this.disk.directory))) {
-        const [id, kind] = nameParts(name);
-        if ((kind !== 'answer' && kind !== 'damaged') || !(await this.isOver(name, before, age))) continue;
-        await unlinkIfThere(join(this.disk.directory, name));
-        if (kind === 'damaged') gone.push(id);
+      for await (const { name } of await withReadRetries(() => opendir(this.disk.directory))) {
+        const [id, kind] = splitFileName(name);
+        if ((kind !== 'answer' && kind !== 'damaged') || !(await this.isRemovable(name, before, age))) continue;
+        await unlinkIfExists(join(this.disk.directory, name));
+        if (kind === 'damaged') removedIds.push(id);
       }
     } catch (error) {
       throw storageFault(error, 'what is left beside the records cannot be cleared away');
     }
-    return gone;
+    return removedIds;
   }
 
-  private async isOver(name: string, before: ReadonlyMap<string, Sight>, age: OldAge): Promise<boolean> {
-    const [id, kind] = nameParts(name);
+  private async isRemovable(name: string, before: ReadonlyMap<string, Sighting>, age: LeftoverAge): Promise<boolean> {
+    const [id, kind] = splitFileName(name);
     const { known } = this;
-    const isWithRecord = known.entry(id) !== undefined || known.aside(id) !== undefined;
-    if (kind === 'answer' && isWithRecord) return false;
-    const found = await unlessMissing(stat(join(this.disk.directory, name)));
-    if (!found) return false;
-    const { size, mtimeMs } = found;
-    const as = `${size} ${mtimeMs}`;
-    const sight = before.get(name);
-    const { since } = sight?.as === as ? sight : { since: age.passedMs };
-    this.seen.set(name, { as, since });
-    const seenMs = age.passedMs - since;
-    const keepMs = kind === 'damaged' ? KEEP_DAMAGED_MS : age.leastMs;
+    const hasRecord = known.entry(id) !== undefined || known.setAside(id) !== undefined;
+    if (kind === 'answer' && hasRecord) return false;
+    const stats = await undefinedIfMissing(stat(join(this.disk.directory, name)));
+    if (!stats) return false;
+    const { size, mtimeMs } = stats;
+    const fingerprint = `${size} ${mtimeMs}`;
+    const sighting = before.get(name);
+    const { sinceMs } = sighting?.fingerprint === fingerprint ? sighting : { sinceMs: age.elapsedMs };
+    this.sightings.set(name, { fingerprint, sinceMs });
+    const seenMs = age.elapsedMs - sinceMs;
+    const keepMs = kind === 'damaged' ? KEEP_DAMAGED_MS : age.minAgeMs;
     // By its own time, or, where a clock was wrong when it got that, because this process has seen it for so long.
-    return seenMs >= age.leastMs && (age.now - mtimeMs >= keepMs || seenMs >= keepMs);
+    return seenMs >= age.minAgeMs && (age.now - mtimeMs >= keepMs || seenMs >= keepMs);
   }
 }

@@ -1,6 +1,6 @@
 import { Fault } from '../../model/fault.js';
 import type { Answer, Attempt, Chunk, Phase, Undelivered, Upload } from '../../model/upload.js';
-import type { Commit, NewUpload, SeenState } from '../upload-store.js';
+import type { Commit, NewUpload, ExpectedState } from '../upload-store.js';
 
 /** All that is kept of one upload. Its chunks grow in place: they alone can become many. */
 export interface UploadRecord {
@@ -27,7 +27,7 @@ export interface Change {
   readonly unset?: readonly ('undelivered' | 'dueAt')[];
 }
 
-const KEPT_ATTEMPTS = 20;
+const MAX_KEPT_ATTEMPTS = 20;
 
 /** The phases in which the origin may be asked. */
 export const MAY_BE_SENT: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
@@ -38,7 +38,7 @@ export function newRecord(upload: NewUpload): UploadRecord {
 }
 
 /** The record after the change; takes over and extends the chunks of the record before it. */
-export function changed(record: UploadRecord, change: Change): UploadRecord {
+export function applyChange(record: UploadRecord, change: Change): UploadRecord {
   if (change.chunk) putChunk(record.chunks, change.chunk);
   const upload = { ...record.upload, ...change.set };
   for (const field of change.unset ?? []) Reflect.deleteProperty(upload, field);
@@ -52,12 +52,12 @@ export function changed(record: UploadRecord, change: Change): UploadRecord {
 }
 
 /** As `changed`, leaving the record before it as it is. */
-export function changedCopy(record: UploadRecord, change: Change): UploadRecord {
-  return changed({ ...record, chunks: [...record.chunks] }, change);
+export function applyToCopy(record: UploadRecord, change: Change): UploadRecord {
+  return applyChange({ ...record, chunks: [...record.chunks] }, change);
 }
 
 /** The chunks follow each other without gaps up to the offset, as every change promised. */
-export function isSound({ upload, chunks }: UploadRecord): boolean {
+export function hasContiguousChunks({ upload, chunks }: UploadRecord): boolean {
   let end = 0;
   for (const chunk of chunks) {
     if (chunk.start !== end) return false;
@@ -76,7 +76,7 @@ function withAttempt(upload: Upload, attempt: Attempt): Upload {
   if (known) {
     return { ...upload, attempts: upload.attempts.map((each) => (each.number === attempt.number ? attempt : each)) };
   }
-  const attempts = [...upload.attempts, attempt].slice(-KEPT_ATTEMPTS);
+  const attempts = [...upload.attempts, attempt].slice(-MAX_KEPT_ATTEMPTS);
   return { ...upload, attempts, attemptCount: upload.attemptCount + 1 };
 }
 
@@ -104,16 +104,16 @@ export function hasAttemptUnderWay(record: UploadRecord): boolean {
 export interface Claim {
   readonly worker: string;
   /** By a clock that nobody sets. */
-  readonly until: number;
+  readonly untilMs: number;
 }
 
 /** One moment: by the clock of the wall, and by the one that claims are measured with. */
 export interface Moment {
-  readonly wall: number;
-  readonly monotonic: number;
+  readonly wallMs: number;
+  readonly monotonicMs: number;
 }
 
-export interface Delivered {
+export interface ClaimedRecord {
   readonly record: UploadRecord;
   readonly claim?: Claim;
   /** Given up for its record or its bytes; they stay as they are until it expires. */
@@ -135,31 +135,35 @@ export function decideEndEarly({ upload }: UploadRecord, attempt: Attempt): Chan
 }
 
 /** Its answer came already, by the same call: nobody heard what came of it. */
-export function answeredAlready({ upload }: UploadRecord, answer: Answer, attempt?: Attempt): boolean {
+export function isAlreadyAnswered({ upload }: UploadRecord, answer: Answer, attempt?: Attempt): boolean {
   const isSame = upload.phase === 'answered' && upload.answer?.at === answer.at;
   return isSame && (attempt === undefined || isKnown(upload, attempt));
 }
 
-export function postponedAlready({ upload }: UploadRecord, dueAt: number): boolean {
+export function isAlreadyPostponed({ upload }: UploadRecord, dueAt: number): boolean {
   return upload.phase === 'complete' && upload.dueAt === dueAt;
 }
 
-export function givenUpAlready({ upload }: UploadRecord, why: Undelivered): boolean {
+export function isAlreadyGivenUp({ upload }: UploadRecord, why: Undelivered): boolean {
   return upload.phase === 'undelivered' && isSame(upload.undelivered, why);
 }
 
 /** `complete` or `undelivered`, or `delivering` under a claim that has run out. */
-export function decideClaim({ record, claim }: Delivered, { monotonic }: Moment, goesOn?: Attempt): Change | undefined {
+export function decideClaim(
+  { record, claim }: ClaimedRecord,
+  { monotonicMs: monotonic }: Moment,
+  earlyAttempt?: Attempt,
+): Change | undefined {
   const { phase } = record.upload;
-  if (goesOn && !isOpenInPart(record.upload, goesOn)) return undefined;
-  const attempt = goesOn && { attempt: mayBeComplete(goesOn) };
-  if (phase === 'delivering') return claim && claim.until > monotonic ? undefined : { ...attempt };
+  if (earlyAttempt && !isOpenInPart(record.upload, earlyAttempt)) return undefined;
+  const attempt = earlyAttempt && { attempt: withoutInPart(earlyAttempt) };
+  if (phase === 'delivering') return claim && claim.untilMs > monotonic ? undefined : { ...attempt };
   if (phase !== 'complete' && phase !== 'undelivered') return undefined;
   return { ...attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] };
 }
 
 /** A claim that has run out is still held as long as nobody else took it: what its worker learned must not be lost. */
-export function holdsClaim({ record, claim }: Delivered, worker: string): boolean {
+export function holdsClaim({ record, claim }: ClaimedRecord, worker: string): boolean {
   return record.upload.phase === 'delivering' && claim?.worker === worker;
 }
 
@@ -175,15 +179,15 @@ export function isNewestAttempt({ upload }: UploadRecord, number: number | undef
 }
 
 /** The claim of the newest attempt's worker is given back. */
-export function decideReturn({ upload }: UploadRecord): Change {
+export function decideReclaim({ upload }: UploadRecord): Change {
   return upload.phase === 'delivering' ? {} : { set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] };
 }
 
-export function decideAttempt(record: UploadRecord, attempt: Attempt, edge: 'begins' | 'ends'): Change {
+export function decideAttempt(record: UploadRecord, attempt: Attempt, boundary: 'begins' | 'ends'): Change {
   if (isKnown(record.upload, attempt)) return {};
   const known = record.upload.attempts.some(({ number }) => number === attempt.number);
-  if (known !== (edge === 'ends'))
-    throw new Fault('CONTRACT_BROKEN', `attempt ${attempt.number} ${edge}, which it cannot`, false);
+  if (known !== (boundary === 'ends'))
+    throw new Fault('CONTRACT_BROKEN', `attempt ${attempt.number} ${boundary}, which it cannot`, false);
   return { attempt };
 }
 
@@ -200,10 +204,10 @@ export function withLostLine(record: UploadRecord, startedAt: number): UploadRec
   const newest = attempts.at(-1);
   const isOpen = newest !== undefined && newest.reached === undefined;
   const attempt = isOpen
-    ? mayBeComplete(newest)
+    ? withoutInPart(newest)
     : { number: (newest?.number ?? 0) + 1, origin: newest?.origin ?? '', startedAt, problem: LINE_LOST };
-  const why = undelivered && ({ reason: 'outcome-unknown', problem: LINE_LOST } as const);
-  return changedCopy(record, { attempt, ...(why && { set: { undelivered: why } }) });
+  const outcomeUnknown = undelivered && ({ reason: 'outcome-unknown', problem: LINE_LOST } as const);
+  return applyToCopy(record, { attempt, ...(outcomeUnknown && { set: { undelivered: outcomeUnknown } }) });
 }
 
 export function decideAnswer(answer: Answer, expiresAt: number, answerCrc: number | undefined): Change {
@@ -220,16 +224,16 @@ export function decideGiveUp(why: Undelivered): Change {
 }
 
 /** Only of the end that the client was told of: a newer attempt has another outcome. */
-export function decideClient(
+export function decideClientInformed(
   record: UploadRecord,
   attempt: number,
-  why: Undelivered,
-  noted: Undelivered,
+  expected: Undelivered,
+  updated: Undelivered,
 ): Change | 'stale' {
   const { phase, undelivered } = record.upload;
   if (phase !== 'undelivered' || !isNewestAttempt(record, attempt)) return 'stale';
-  if (isSame(undelivered, noted)) return {};
-  return isSame(undelivered, why) ? { set: { undelivered: noted } } : 'stale';
+  if (isSame(undelivered, updated)) return {};
+  return isSame(undelivered, expected) ? { set: { undelivered: updated } } : 'stale';
 }
 
 function isKnown({ attempts }: Upload, attempt: Attempt): boolean {
@@ -245,32 +249,39 @@ function isOpenInPart({ attempts }: Upload, { number }: Attempt): boolean {
   return attempts.some((known) => known.number === number && known.inPart && known.reached === undefined);
 }
 
-function mayBeComplete(early: Attempt): Attempt {
+function withoutInPart(early: Attempt): Attempt {
   const attempt = { ...early };
   Reflect.deleteProperty(attempt, 'inPart');
   return attempt;
 }
 
 /** Whether somebody should deliver this upload now. `beyond`: who is due later than this has its time from another clock. */
-export function isDue({ record, claim }: Delivered, { wall, monotonic }: Moment, beyond: number): boolean {
+export function isDue(
+  { record, claim }: ClaimedRecord,
+  { wallMs: wall, monotonicMs: monotonic }: Moment,
+  implausibleAfter: number,
+): boolean {
   const { phase, dueAt = 0 } = record.upload;
-  if (phase === 'complete') return dueAt <= wall || dueAt > beyond;
-  return phase === 'delivering' && (claim === undefined || claim.until <= monotonic);
+  if (phase === 'complete') return dueAt <= wall || dueAt > implausibleAfter;
+  return phase === 'delivering' && (claim === undefined || claim.untilMs <= monotonic);
 }
 
 /** Whether nobody needs this upload any more. A delivery under way is never pulled from under its worker's feet. */
-export function isExpired({ record, claim, isLost = false }: Delivered, { wall, monotonic }: Moment): boolean {
+export function isExpired(
+  { record, claim, isLost = false }: ClaimedRecord,
+  { wallMs: wall, monotonicMs: monotonic }: Moment,
+): boolean {
   const { phase, expiresAt } = record.upload;
   if (phase === 'cancelled' || (phase === 'invalid' && !isLost)) return true;
-  const isClaimed = phase === 'delivering' && claim !== undefined && claim.until > monotonic;
+  const isClaimed = phase === 'delivering' && claim !== undefined && claim.untilMs > monotonic;
   return expiresAt <= wall && !isClaimed;
 }
 
 /** The fence, and what a commit does when it passes. Throws when the holder of the lease breaks the rules. */
 export function decideCommit(record: UploadRecord, commit: Commit): Change | 'stale' | 'gone' {
-  if (completedAlready(record, commit)) return {};
-  const refused = refusedBy(record, commit.token);
-  if (refused) return refused;
+  if (isAlreadyCompleted(record, commit)) return {};
+  const refusal = leaseRefusal(record, commit.token);
+  if (refusal) return refusal;
   const { upload } = record;
   const chunk = acceptedChunk(record, commit.chunk);
   const offset = chunk ? chunk.start + chunk.size : upload.offset;
@@ -290,24 +301,24 @@ export function decideCommit(record: UploadRecord, commit: Commit): Change | 'st
 
 export function decideInvalidate(record: UploadRecord, token: number, why?: 'lost'): Change | 'stale' | 'gone' {
   if (record.upload.phase === 'invalid' && token === record.token) return {};
-  return refusedBy(record, token) ?? { token, set: { phase: 'invalid', ...(why && { lost: true }) } };
+  return leaseRefusal(record, token) ?? { token, set: { phase: 'invalid', ...(why && { lost: true }) } };
 }
 
-export function decideLose({ upload }: UploadRecord): Change | 'gone' {
+export function decideMarkLost({ upload }: UploadRecord): Change | 'gone' {
   if (upload.phase === 'invalid') return {};
   const needsBytes = upload.phase === 'complete' || upload.phase === 'delivering' || upload.phase === 'undelivered';
   return needsBytes ? { set: { phase: 'invalid', lost: true } } : 'gone';
 }
 
 export function decideMove(
-  { upload, token: newest }: UploadRecord,
+  { upload, token: newestToken }: UploadRecord,
   token: number,
   node: string,
-  seen: SeenState = upload,
+  expected: ExpectedState = upload,
 ): Change | 'stale' | 'gone' {
-  if (token < newest) return 'stale';
-  const isAsSeen = upload.phase === seen.phase && upload.attemptCount === seen.attemptCount;
-  return upload.phase === 'delivering' || !isAsSeen ? 'gone' : { token, set: { node } };
+  if (token < newestToken) return 'stale';
+  const isAsExpected = upload.phase === expected.phase && upload.attemptCount === expected.attemptCount;
+  return upload.phase === 'delivering' || !isAsExpected ? 'gone' : { token, set: { node } };
 }
 
 export function decideCancel({ upload }: UploadRecord): Change {
@@ -315,7 +326,7 @@ export function decideCancel({ upload }: UploadRecord): Change {
 }
 
 /** The same commit as the one that completed it, asked for again because nobody heard what came of it. */
-function completedAlready({ upload, chunks, token }: UploadRecord, commit: Commit): boolean {
+function isAlreadyCompleted({ upload, chunks, token }: UploadRecord, commit: Commit): boolean {
   const { chunk, length = upload.length } = commit;
   if (upload.phase !== 'complete' || upload.dueAt !== undefined) return false;
   if (!commit.complete || commit.token !== token || length !== upload.length) return false;
@@ -325,7 +336,7 @@ function completedAlready({ upload, chunks, token }: UploadRecord, commit: Commi
   return chunk.size === 0 && chunk.start === upload.offset;
 }
 
-function refusedBy(record: UploadRecord, token: number): 'stale' | 'gone' | undefined {
+function leaseRefusal(record: UploadRecord, token: number): 'stale' | 'gone' | undefined {
   if (token < record.token) return 'stale';
   return record.upload.phase === 'receiving' ? undefined : 'gone';
 }
@@ -335,9 +346,11 @@ function acceptedChunk({ upload, chunks }: UploadRecord, chunk: Chunk | undefine
   if (!chunk) return undefined;
   const last = chunks.at(-1);
   const isLast = last?.name === chunk.name;
-  if (!Number.isSafeInteger(chunk.size) || chunk.size < 0) throw broken('the size of a chunk is no number of bytes');
-  if (chunk.start !== (isLast ? last.start : upload.offset)) throw broken('a chunk does not begin at the offset');
-  if (isLast && chunk.size < last.size) throw broken('a committed chunk cannot shrink');
+  if (!Number.isSafeInteger(chunk.size) || chunk.size < 0)
+    throw contractBroken('the size of a chunk is no number of bytes');
+  if (chunk.start !== (isLast ? last.start : upload.offset))
+    throw contractBroken('a chunk does not begin at the offset');
+  if (isLast && chunk.size < last.size) throw contractBroken('a committed chunk cannot shrink');
   const { name, start, size, crc } = chunk;
   return size > 0 ? { name, start, size, ...(crc !== undefined && { crc }) } : undefined;
 }
@@ -345,29 +358,30 @@ function acceptedChunk({ upload, chunks }: UploadRecord, chunk: Chunk | undefine
 function acceptedLength(upload: Upload, commit: Commit, offset: number): number | undefined {
   const length = commit.length ?? upload.length ?? (commit.complete && offset);
   if (length === undefined) return undefined;
-  if (upload.length !== undefined && length !== upload.length) throw broken('the length is known and cannot change');
-  if (offset > length) throw broken('the offset would exceed the length');
-  if (commit.complete && offset < length) throw broken('bytes are missing for completion');
+  if (upload.length !== undefined && length !== upload.length)
+    throw contractBroken('the length is known and cannot change');
+  if (offset > length) throw contractBroken('the offset would exceed the length');
+  if (commit.complete && offset < length) throw contractBroken('bytes are missing for completion');
   return length;
 }
 
-function broken(rule: string): Fault {
+function contractBroken(rule: string): Fault {
   return new Fault('CONTRACT_BROKEN', `commit refused: ${rule}`, false);
 }
 
 type Waiter = (upload: Upload | undefined, failure?: Error) => void;
 
-const NOBODY: readonly Waiter[] = [];
+const NO_WAITERS: readonly Waiter[] = [];
 
 /** Requests that wait until the delivery of an upload has come to something. */
-export class Settlement {
+export class SettlementWaiters {
   private readonly waiters = new Map<string, Set<Waiter>>();
 
   wait(id: string, signal: AbortSignal): Promise<Upload | undefined> {
     return new Promise((resolve, reject) => {
       const waiter: Waiter = (upload, failure) => {
         signal.removeEventListener('abort', aborted);
-        this.leave(id, waiter);
+        this.removeWaiter(id, waiter);
         if (failure === undefined) resolve(upload);
         else reject(failure);
       };
@@ -379,16 +393,16 @@ export class Settlement {
   }
 
   /** Called after each step: wakes those who wait when the phase is a settled one. */
-  tell(id: string, upload: Upload | undefined): void {
+  notify(id: string, upload: Upload | undefined): void {
     if (!isSettled(upload)) return;
-    for (const waiter of [...(this.waiters.get(id) ?? NOBODY)]) waiter(upload);
+    for (const waiter of [...(this.waiters.get(id) ?? NO_WAITERS)]) waiter(upload);
   }
 
   failAll(failure: Error): void {
     for (const waiters of [...this.waiters.values()]) for (const waiter of [...waiters]) waiter(undefined, failure);
   }
 
-  private leave(id: string, waiter: Waiter): void {
+  private removeWaiter(id: string, waiter: Waiter): void {
     const waiters = this.waiters.get(id);
     waiters?.delete(waiter);
     if (waiters?.size === 0) this.waiters.delete(id);

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Cluster } from 'ioredis';
-import { inTime } from '../../concurrency/waiting.js';
+import { withTimeout } from '../../concurrency/waiting.js';
 import { Fault } from '../../model/fault.js';
 import type { Log } from '../../observe/log.js';
 import { type ClientOptions, gatheredWrites, isConnected, makeClient, type RedisClient } from './clients.js';
@@ -347,7 +347,7 @@ async function connect(client: RedisClient, settings: RedisSettings): Promise<vo
   const events = ['error', 'sentinelError', 'node error'];
   for (const event of events) client.on(event, note);
   try {
-    await inTime(client.connect(), TRY_MS);
+    await withTimeout(client.connect(), TRY_MS);
     // A database that does not exist is such an event too: without it we would write into another one.
     const lasting = troubles.find((trouble) => !mayPass(trouble));
     if (lasting !== undefined) throw storeFault(lasting, settings);

@@ -31,10 +31,10 @@ export class RedisLeases implements Leases {
 
   /** Fails within a second when Redis cannot be asked. */
   async take(id: string, purpose: LeasePurpose = 'to-write'): Promise<Lease> {
-    const turn = this.lines.enter(id);
+    const turn = this.lines.enqueue(id);
     try {
       const drawn = await this.scripts.draw(id, turn.isFirst, purpose);
-      await turn.comes;
+      await turn.ready;
       const { state, ticket } = drawn.state === 'held' ? await this.obtain(id, drawn.ticket, purpose) : drawn;
       return state === 'stale' ? staleLease(ticket, turn) : this.hold(id, ticket, turn, state);
     } catch (fault) {
@@ -82,7 +82,7 @@ export class RedisLeases implements Leases {
     this.held.get(id)?.abandon();
     this.held.set(id, lease);
     if (state === 'asked') lease.ask();
-    turn.begin();
+    turn.markHeld();
     return lease;
   }
 
@@ -103,8 +103,8 @@ export class RedisLeases implements Leases {
 
 /** Of one that came too late: it can change nothing, and nobody has to wait for it. */
 function staleLease(token: number, turn: LeaseRequest): Lease {
-  turn.ask('taken-over');
-  turn.begin();
+  turn.requestRelease('taken-over');
+  turn.markHeld();
   return { token, signal: turn.signal, release: () => Promise.resolve(turn.end()) };
 }
 
@@ -169,7 +169,7 @@ export class RedisLease implements Lease {
 
   /** Somebody with a newer ticket wants it. */
   ask(): void {
-    this.turn.ask('taken-over');
+    this.turn.requestRelease('taken-over');
   }
 
   /** Looks whether it is still ours, out of turn. */
@@ -224,7 +224,7 @@ export class RedisLease implements Lease {
 
   private lose(why: 'lost' | 'taken-over'): void {
     this.abandon();
-    this.turn.ask(why);
+    this.turn.requestRelease(why);
   }
 }
 

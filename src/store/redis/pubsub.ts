@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { EventEmitter } from 'node:events';
 import { Cluster } from 'ioredis';
-import { inTime } from '../../concurrency/waiting.js';
+import { withTimeout } from '../../concurrency/waiting.js';
 import type { RedisClient } from './clients.js';
 
 /** `ask`: somebody wants the lease. `free`: it was given back. `settled`: a delivery came to something. */
@@ -50,7 +50,7 @@ export class RedisBus {
     try {
       client.on('message', (_: string, text: string) => this.tell(text));
       client.on('smessage', (_: string, text: string) => this.tell(text));
-      await inTime(this.subscribe(client), SUBSCRIBE_MS);
+      await withTimeout(this.subscribe(client), SUBSCRIBE_MS);
       if (this.closed) throw new Error('Connection is closed');
     } catch (error) {
       client.disconnect();

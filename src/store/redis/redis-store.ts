@@ -15,8 +15,8 @@ import type {
   KeptAnswer,
   KeyedUpload,
   NewUpload,
-  SeenState,
-  SetAside,
+  ExpectedState,
+  SetAsideRecord,
   Totals,
   UploadStore,
 } from '../upload-store.js';
@@ -41,7 +41,7 @@ const HOLDER_LEAST_MS = 30 * 24 * 3600 * 1000;
  * that the uploads of a node that is gone can be looked after by a store with its name.
  */
 export class RedisStore implements UploadStore {
-  readonly mayForget = true;
+  readonly canLoseConfirmedSteps = true;
   private readonly connection: RedisConnection;
   private readonly node: string;
   private readonly settlement: RedisSettlement;
@@ -66,7 +66,7 @@ export class RedisStore implements UploadStore {
   }
 
   /** The upload is made before it has the key, so that whoever finds the key finds an upload. */
-  async createFirst(upload: KeyedUpload, instead = ''): Promise<Upload | string> {
+  async createUnlessKeyUsed(upload: KeyedUpload, instead = ''): Promise<Upload | string> {
     const { connection } = this;
     const { id, clientKey, limits } = upload;
     const created = await this.create(upload);
@@ -81,7 +81,7 @@ export class RedisStore implements UploadStore {
     return holder as string;
   }
 
-  async holderOf(clientKey: string): Promise<string | undefined> {
+  async idByClientKey(clientKey: string): Promise<string | undefined> {
     const key = this.connection.keys.holder(clientKey);
     return (await this.connection.call(key, (client) => client.get(key))) ?? undefined;
   }
@@ -116,11 +116,11 @@ export class RedisStore implements UploadStore {
     return this.stepHere('stale', { script: 'invalidate', id, args: [token, why ?? ''] });
   }
 
-  lose(id: string): Promise<Upload | 'gone'> {
+  markLost(id: string): Promise<Upload | 'gone'> {
     return this.stepHere('gone', { script: 'lose', id });
   }
 
-  move(id: string, token: number, node: string, seen?: SeenState): Promise<Upload | 'stale' | 'gone'> {
+  move(id: string, token: number, node: string, seen?: ExpectedState): Promise<Upload | 'stale' | 'gone'> {
     const { keys } = this.connection;
     const bucket = keys.bucketOf(id);
     const indexes = [keys.due(bucket, node), keys.expires(bucket, node)];
@@ -132,16 +132,16 @@ export class RedisStore implements UploadStore {
     return this.step({ script: 'cancel', id });
   }
 
-  async beginEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+  async beginEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
     if (!attempt.inPart) throw new Fault('CONTRACT_BROKEN', 'an early attempt is in part', false);
     return this.stepHere('stale', { script: 'begin-early', id, args: [attempt.number, attemptText(attempt)] });
   }
 
-  endEarly(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+  endEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
     return this.step({ script: 'end-early', id, args: [attempt.number, attemptText(attempt)] });
   }
 
-  respondEarly(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
+  recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
     const args = [ended.number, attemptText(ended), ...partsOf(kept), ...this.end(kept.expiresAt)];
     const step: Omit<Step, 'node'> = { script: 'answer-early', id, args, keys: (keys) => [keys.answer] };
     // The early attempt may outlast a move; a body in the spool of this node would be with the wrong one.
@@ -184,11 +184,11 @@ export class RedisStore implements UploadStore {
     return this.step({ script: 'give-up', id, args: [worker, JSON.stringify(why)] });
   }
 
-  noteClientKnows(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
+  recordClientInformed(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
     return this.noteClient(id, attempt, why, markClientKnows(why));
   }
 
-  noteClientAsks(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
+  recordClientAskedAgain(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
     return this.noteClient(id, attempt, why, markAskedAgain(why));
   }
 
@@ -205,7 +205,7 @@ export class RedisStore implements UploadStore {
     return this.lists.due(now, beyond);
   }
 
-  settled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
+  waitUntilSettled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
     return this.settlement.wait(id, signal);
   }
 
@@ -226,7 +226,7 @@ export class RedisStore implements UploadStore {
   }
 
   /** A record is read, or Redis is away as a whole. */
-  setAside(): Promise<readonly SetAside[]> {
+  setAsideRecords(): Promise<readonly SetAsideRecord[]> {
     return Promise.resolve([]);
   }
 
