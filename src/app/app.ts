@@ -13,15 +13,15 @@ import { Authorizer } from '../handler/authorize.js';
 import { Cors } from '../handler/cors.js';
 import { Discovery } from '../handler/discovery.js';
 import { HttpHandler, type HandlerOptions } from '../handler/handler.js';
-import { UploadPages, UploadRequests } from '../handler/upload-handler.js';
+import { StatusPages, UploadRequestHandler } from '../handler/upload-handler.js';
 import { UploadLookup } from '../handler/upload-lookup.js';
 import { viaName } from '../model/forwarded.js';
 import type { Routes } from '../model/route.js';
 import type { UnknownOutcome } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import { type MetricValues, Metrics } from '../observe/metrics.js';
-import { NoRelay, type Relay } from '../proxy/peer-relay.js';
-import { PassThrough } from '../proxy/reverse-proxy.js';
+import { MissingRelay, type Relay } from '../proxy/peer-relay.js';
+import { ReverseProxy } from '../proxy/reverse-proxy.js';
 import { clientLimits, type ConnectionGate, NumberedConnections } from '../server/connection-limits.js';
 import { type Listener, startListener } from '../server/listener.js';
 import { RequestRates } from '../server/slow-clients.js';
@@ -111,7 +111,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
   const delivery = buildDelivery(config, deps);
   opened.push(() => delivery.stop());
   const requestRates = buildRequestRates(config, metrics);
-  const passThrough = new PassThrough({
+  const reverseProxy = new ReverseProxy({
     ...clientFacingSettings(config),
     log,
     metrics,
@@ -119,24 +119,24 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     idleTimeoutMs: config.idleTimeoutMs,
     requestRates,
   });
-  opened.push(() => passThrough.close());
+  opened.push(() => reverseProxy.close());
   const uploads = buildUploads(config, { ...deps, delivery });
-  const clientKnows = (end: UnknownOutcome): Promise<void> => delivery.recordClientInformed(end);
-  const membership = await openCluster(config, { ...deps, opened, clientKnows });
-  const relay = membership?.relay ?? new NoRelay(deps);
+  const onUnknownOutcomeReported = (end: UnknownOutcome): Promise<void> => delivery.recordClientInformed(end);
+  const membership = await openCluster(config, { ...deps, opened, onUnknownOutcomeReported });
+  const relay = membership?.relay ?? new MissingRelay(deps);
   const trust = new TrustedProxies(config.trustedProxies);
-  const access = new Authorizer(log, via, clientFacingSettings(config), expectedRequest);
-  opened.push(() => Promise.resolve(access.close()));
+  const authorizer = new Authorizer(log, via, clientFacingSettings(config), expectedRequest);
+  opened.push(() => Promise.resolve(authorizer.close()));
   const entry = buildHandler(config, {
     ...deps,
-    access,
+    authorizer,
     delivery,
-    passThrough,
+    reverseProxy,
     uploads,
     relay,
     requestRates,
     trust,
-    clientKnows,
+    onUnknownOutcomeReported,
   });
   const listing = { list: storage.store.list.bind(storage.store), setAsideRecords: storage.setAside };
   operators.uploadsApi = { ...deps, store: listing, uploads, delivery, nodes: storage.others?.nodes };
@@ -167,7 +167,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     urls: listeners.map(({ url }) => url),
     adminUrl: admin?.url,
     ...(storage.node === undefined ? {} : { node: storage.node }),
-    connections: { whenEnded: (listener) => gate.whenEnded(listener), endIdle },
+    connections: { whenEnded: (listener) => gate.onEnded(listener), endIdle },
     admin: { respond: (request) => answerAdmin(adminDeps, request), metricValues: () => metrics.values() },
     stop: async () => {
       const until = performance.now() + config.stop.graceMs;
@@ -245,23 +245,23 @@ function buildUploads(config: Config, deps: DeliveryContext & { readonly deliver
 function buildHandler(
   config: Config,
   deps: DeliveryContext & {
-    readonly access: Authorizer;
+    readonly authorizer: Authorizer;
     readonly delivery: Delivery;
-    readonly passThrough: PassThrough;
+    readonly reverseProxy: ReverseProxy;
     readonly uploads: Uploads;
     readonly relay: Relay;
     readonly requestRates: RequestRates;
     readonly trust: TrustedProxies;
-    readonly clientKnows: HandlerOptions['clientKnows'];
+    readonly onUnknownOutcomeReported: HandlerOptions['onUnknownOutcomeReported'];
   },
 ): HttpHandler {
   const { path: uploadsPath, rfc104 } = config.uploads;
   const cors = new Cors(config.cors);
   return new HttpHandler({
     ...deps,
-    places: new UploadLookup({ ...deps, uploadsPath }),
-    pages: new UploadPages({ ...deps, ...clientFacingSettings(config) }),
-    uploadRequests: new UploadRequests({
+    uploadLookup: new UploadLookup({ ...deps, uploadsPath }),
+    statusPages: new StatusPages({ ...deps, ...clientFacingSettings(config) }),
+    uploadRequests: new UploadRequestHandler({
       ...deps,
       ...clientFacingSettings(config),
       idleMs: config.idleTimeoutMs,
@@ -271,7 +271,7 @@ function buildHandler(
     cors,
     uploadsPath,
     interimMode: config.interimResponses,
-    finalInterim: rfc104,
+    rfcInterim: rfc104,
   });
 }
 
@@ -314,7 +314,7 @@ async function listen(
         keepAliveTimeoutMs: keepAliveMs,
         headersTimeoutMs: headTimeoutMs,
         gate,
-        standsForMany: (address) => trust.trusts(address),
+        isSharedPeer: (address) => trust.trusts(address),
         responseRate: { bytesPerSecond: minRate.response ?? 0, windowMs: minRate.windowMs * RESPONSE_WINDOWS },
         onSlowReader: ({ remoteAddress }) => {
           metrics.slowClient('response');
@@ -365,7 +365,7 @@ interface DrainDeps {
 function buildDrain({ health, entry, membership, migrator, log }: DrainDeps): Drain {
   const leave = async (): Promise<void> => {
     health.why ??= 'this node is being drained';
-    entry.leave();
+    entry.refuseNewUploads();
     await membership?.leave();
   };
   return new Drain({ leave, migrator, log });

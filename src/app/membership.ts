@@ -30,7 +30,7 @@ export interface MembershipDeps {
   readonly monotonic: () => number;
   readonly opened: Closer[];
   /** Notes that a client was told that the outcome of an attempt is unknown. */
-  readonly clientKnows: PeerRelayOptions['clientKnows'];
+  readonly onUnknownOutcomeReported: PeerRelayOptions['onUnknownOutcomeReported'];
 }
 
 /** This node among those that have bytes of their own: how it asks the others, and how they ask it. */
@@ -44,14 +44,14 @@ export interface Membership {
 }
 
 export async function openMembership(config: ClusterConfig, deps: MembershipDeps): Promise<Membership> {
-  const { node: self, others, log, clock, monotonic, opened, clientKnows } = deps;
+  const { node: self, others, log, clock, monotonic, opened, onUnknownOutcomeReported } = deps;
   const { nodes } = others;
   const signature = new PeerSignature(config.secret, self, clock);
   const tls = config.tls && (await filesOf(config.tls));
   const trusting = { signature, ...(tls ? { tls } : {}), log };
   const { ownerTimeoutMs } = config;
   const owners = new OwnerCache(nodes, monotonic);
-  const relay = new PeerRelay({ ...trusting, self, owners, ownerTimeoutMs, clientKnows });
+  const relay = new PeerRelay({ ...trusting, self, owners, ownerTimeoutMs, onUnknownOutcomeReported });
   opened.push(() => Promise.resolve(relay.close()));
   const migrator = new Migrator({ ...deps, self, nodes, files: new PeerFilesClient(trusting) });
   opened.push(() => migrator.stop());

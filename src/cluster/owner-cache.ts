@@ -1,11 +1,11 @@
-import type { Owners } from '../proxy/peer-relay.js';
+import type { OwnerDirectory } from '../proxy/peer-relay.js';
 import type { Nodes, NodeState } from '../store/nodes.js';
 
 /** Saves a busy upload one lookup per request, and is short enough to notice a move soon. */
 const MAX_AGE_MS = 1_000;
 
 /** Finds the node that owns an upload; remembers each result for one second. */
-export class OwnerCache implements Owners {
+export class OwnerCache implements OwnerDirectory {
   private readonly known = new Map<
     string,
     { readonly until: number; readonly owner: Promise<NodeState | undefined> }

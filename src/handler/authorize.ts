@@ -20,20 +20,20 @@ import { problemBody } from '../protocol/problem.js';
 
 export type Admission =
   | {
-      readonly kind: 'in';
+      readonly kind: 'admitted';
       /** What the origin's request gets besides. */
       readonly addedHeaders?: Headers;
       /** Who this is, as `forwardAuth` says. */
       readonly principal?: string;
     }
   /** Turned away, with the answer of the one that was asked. `isUndecided`: it could not say whether. */
-  | { readonly kind: 'out'; readonly answer: RelayedAnswer; readonly isUndecided: boolean };
+  | { readonly kind: 'rejected'; readonly answer: RelayedAnswer; readonly isUndecided: boolean };
 
 /** To whom the uploads of a request belong: everybody who knows their URL, one owner (a digest), or nobody at all. */
 export type Owner = { readonly kind: 'anybody' | 'nobody' } | { readonly kind: 'one'; readonly digest: string };
 
 /** A creation as its origin will get it. `isForm`: in a body that is longer than its own. */
-type Foresee = (
+type PreviewRequest = (
   head: Pick<RequestHead, 'method' | 'target' | 'headers'>,
   route: Route,
 ) => Pick<RequestHead, 'method' | 'target' | 'headers'> & { readonly isForm: boolean };
@@ -41,10 +41,10 @@ type Foresee = (
 type ForwardAuth = NonNullable<Authorize['forwardAuth']>;
 
 /** About a body that the one who is asked does not get. */
-const OF_THE_BODY = new Set(['content-length', 'expect', 'transfer-encoding', 'content-digest', 'trailer']);
+const BODY_FIELDS = new Set(['content-length', 'expect', 'transfer-encoding', 'content-digest', 'trailer']);
 
 /** How long an origin may think about a head: one that waits for the body in spite of `Expect` lets it in. */
-const PREFLIGHT_MS = 2000;
+const PREFLIGHT_TIMEOUT_MS = 2000;
 
 /** Decides who may come in before a byte of a body is taken, and whose an upload is. */
 export class Authorizer {
@@ -57,24 +57,24 @@ export class Authorizer {
   constructor(
     private readonly log: Log,
     private readonly via?: string,
-    private readonly shown: { readonly publicUrl?: string; readonly altSvc?: string } = {},
-    private readonly foresee: Foresee = (head) => ({ ...head, isForm: false }),
+    private readonly answerSettings: { readonly publicUrl?: string; readonly altSvc?: string } = {},
+    private readonly preview: PreviewRequest = (head) => ({ ...head, isForm: false }),
   ) {}
 
   /** Asks the authorization service of the route; where there is none everybody is let in. */
-  async ask(head: RequestHead, route: Route): Promise<Admission> {
+  async authorize(head: RequestHead, route: Route): Promise<Admission> {
     const { forwardAuth } = route.authorize;
-    return forwardAuth ? this.askService(head, route, forwardAuth) : { kind: 'in' };
+    return forwardAuth ? this.askService(head, route, forwardAuth) : { kind: 'admitted' };
   }
 
   /**
    * About a creation: asks the service, if `asked` does not say what it has answered, then the origin itself. `length`: of the
    * whole, where it is known.
    */
-  async admit(head: RequestHead, route: Route, asked?: Admission, length?: number): Promise<Admission> {
-    const admission = asked ?? (await this.ask(head, route));
-    if (admission.kind === 'out' || !route.authorize.preflight) return admission;
-    return (await this.askOrigin({ ...head, contentLength: length }, route, admission.addedHeaders)) ?? admission;
+  async admitCreation(head: RequestHead, route: Route, earlier?: Admission, length?: number): Promise<Admission> {
+    const admission = earlier ?? (await this.authorize(head, route));
+    if (admission.kind === 'rejected' || !route.authorize.preflight) return admission;
+    return (await this.preflightOrigin({ ...head, contentLength: length }, route, admission.addedHeaders)) ?? admission;
   }
 
   /**
@@ -87,10 +87,11 @@ export class Authorizer {
       if (bindTo.length === 0) return { kind: 'anybody' };
       return { kind: 'one', digest: digestOf(bindTo.map((name) => fieldValue(head.headers, name))) };
     }
-    const known = admission ?? (await this.ask(head, route));
-    if (known.kind === 'out' && known.isUndecided) throw new Fault('AUTHORIZATION_UNAVAILABLE', UNDECIDED, true);
-    if (known.kind === 'out' || !known.principal) return { kind: 'nobody' };
-    return { kind: 'one', digest: digestOf([known.principal]) };
+    const current = admission ?? (await this.authorize(head, route));
+    if (current.kind === 'rejected' && current.isUndecided)
+      throw new Fault('AUTHORIZATION_UNAVAILABLE', UNDECIDED, true);
+    if (current.kind === 'rejected' || !current.principal) return { kind: 'nobody' };
+    return { kind: 'one', digest: digestOf([current.principal]) };
   }
 
   /** Ends every connection to a service. */
@@ -103,37 +104,41 @@ export class Authorizer {
     const { connections } = this;
     let answer: ShortResponse;
     try {
-      const headers = questionOf(head, route, url, this.via);
+      const headers = serviceHeaders(head, route, url, this.via);
       answer = await sendShortRequest({ url, method: 'GET', headers, timeoutMs, agents: connections });
     } catch (error) {
       this.log.error({ err: error }, 'the authorization service gave no answer: nobody is let in');
-      return { kind: 'out', answer: silent, isUndecided: true };
+      return { kind: 'rejected', answer: UNDECIDED_ANSWER, isUndecided: true };
     }
     if (answer.status < 200 || answer.status > 299)
-      return { kind: 'out', answer: relayed(forTurnedAway(answer, auth)), isUndecided: answer.status >= 500 };
+      return {
+        kind: 'rejected',
+        answer: relayedAnswer(withoutServiceFields(answer, auth)),
+        isUndecided: answer.status >= 500,
+      };
     const names = new Set(copyHeaders.map((name) => name.toLowerCase()));
     return {
-      kind: 'in',
+      kind: 'admitted',
       addedHeaders: answer.headers.filter(([name]) => names.has(name.toLowerCase())),
       principal: fieldValue(answer.headers, principalHeader)?.trim(),
     };
   }
 
   /** RFC 9110 §10.1.1: an origin that knows already that it does not want the body says so instead of 100. */
-  private async askOrigin(received: RequestHead, route: Route, added?: Headers): Promise<Admission | undefined> {
+  private async preflightOrigin(received: RequestHead, route: Route, added?: Headers): Promise<Admission | undefined> {
     const { origin, delivery } = route;
-    const { isForm, ...told } = this.foresee(received, route);
-    const head = { ...received, ...told, contentLength: isForm ? undefined : received.contentLength };
+    const { isForm, ...previewed } = this.preview(received, route);
+    const head = { ...received, ...previewed, contentLength: isForm ? undefined : received.contentLength };
     const base = new URL(origin);
     const target = (base.pathname === '/' ? '' : base.pathname) + head.target;
     const host = delivery.preserveHost ? head.authority : base.host;
     const all = headersForRoute(head, host, { route, addedHeaders: added, via: this.via });
-    const lines = withoutUploadFields(withoutFields(all, OF_THE_BODY));
+    const lines = withoutUploadFields(withoutFields(all, BODY_FIELDS));
     const length: HeaderLine =
       head.contentLength === undefined ? ['Transfer-Encoding', 'chunked'] : ['Content-Length', `${head.contentLength}`];
     const headers: HeaderLine[] = [...lines, length, ['Expect', '100-continue'], ['Connection', 'close']];
     try {
-      const timeoutMs = Math.min(PREFLIGHT_MS, delivery.timeoutMs);
+      const timeoutMs = Math.min(PREFLIGHT_TIMEOUT_MS, delivery.timeoutMs);
       const answer = await sendShortRequest({
         url: base.origin,
         target,
@@ -145,9 +150,9 @@ export class Authorizer {
       // RFC 5842 §7.2: with 508 it would come back to us whole.
       const isRefused = (answer.status >= 400 && answer.status < 500) || answer.status === 508;
       if (!isRefused) return undefined;
-      const place = { route, publicUrl: this.shown.publicUrl ?? clientBaseUrl(head) };
-      const shown = withoutUploadFields(answerFields(answer.headers, place, this.shown.altSvc));
-      return { kind: 'out', answer: relayed({ ...answer, headers: shown }), isUndecided: false };
+      const place = { route, publicUrl: this.answerSettings.publicUrl ?? clientBaseUrl(head) };
+      const shown = withoutUploadFields(answerFields(answer.headers, place, this.answerSettings.altSvc));
+      return { kind: 'rejected', answer: relayedAnswer({ ...answer, headers: shown }), isUndecided: false };
     } catch {
       // No word within the time, or no connection: only a refusal keeps a client out; delivery has its own patience.
       return undefined;
@@ -159,11 +164,11 @@ export class Authorizer {
  * What the service is told: the client's own fields, and where it wants to go, as forward-auth services expect it. Of
  * method and target nobody but we can say anything: services believe the first of several such fields, or any of them.
  */
-function questionOf(head: RequestHead, route: Route, url: string, via?: string): HeaderLine[] {
+function serviceHeaders(head: RequestHead, route: Route, url: string, via?: string): HeaderLine[] {
   const { authority, connection, httpVersion, scheme } = head;
   const { peerAddress, peerIsTrusted, clientAddress } = connection;
   const fields = clientFields(endToEnd(head.headers), route);
-  const own = withoutFields(fields, new Set([...OF_THE_BODY, 'host'])).filter(([name]) => !isAboutTheTarget(name));
+  const own = withoutFields(fields, new Set([...BODY_FIELDS, 'host'])).filter(([name]) => !describesTarget(name));
   return [
     ['Host', new URL(url).host],
     ...withForwarding(own, { peerAddress, peerIsTrusted, clientAddress, scheme, authority, httpVersion }, via),
@@ -172,13 +177,13 @@ function questionOf(head: RequestHead, route: Route, url: string, via?: string):
   ];
 }
 
-function isAboutTheTarget(name: string): boolean {
+function describesTarget(name: string): boolean {
   const key = fieldKey(name);
-  return isProxyField(key) && !OF_TRUSTED_PROXIES.has(key);
+  return isProxyField(key) && !TRUSTED_PROXY_FIELDS.has(key);
 }
 
 /** About the connection and the place we are reached at: a trusted proxy may say these, nobody else. */
-const OF_TRUSTED_PROXIES: ReadonlySet<string> = new Set([
+const TRUSTED_PROXY_FIELDS: ReadonlySet<string> = new Set([
   'x-forwarded-for',
   'x-forwarded-host',
   'x-forwarded-proto',
@@ -188,7 +193,7 @@ const OF_TRUSTED_PROXIES: ReadonlySet<string> = new Set([
 ]);
 
 /** A refusal of the service without what it says to us alone: who this is, and where else it can be reached. */
-function forTurnedAway(answer: ShortResponse, { copyHeaders, principalHeader }: ForwardAuth): ShortResponse {
+function withoutServiceFields(answer: ShortResponse, { copyHeaders, principalHeader }: ForwardAuth): ShortResponse {
   const ours = new Set([...copyHeaders, principalHeader].map(fieldKey));
   const shown = withoutSpellings(withoutAltSvc(answer.headers), ours).filter(
     ([name]) => !isIdentityField(fieldKey(name)),
@@ -196,24 +201,24 @@ function forTurnedAway(answer: ShortResponse, { copyHeaders, principalHeader }: 
   return { ...answer, headers: withoutUploadFields(shown) };
 }
 
-function relayed({ status, reason, headers, body }: ShortResponse): RelayedAnswer {
+function relayedAnswer({ status, reason, headers, body }: ShortResponse): RelayedAnswer {
   const lines = withoutFields(endToEnd(headers), new Set(['content-length']));
-  return { status, reason, headers: lines, bodySize: body.length, body: readable(body), trailers: () => [] };
+  return { status, reason, headers: lines, bodySize: body.length, body: repeatable(body), trailers: () => [] };
 }
 
 /** An answer of ours where the service has none, or none that can be used. */
 export function problemAnswer(status: number, reason: string, detail: string, more: Headers = []): RelayedAnswer {
   const body = Buffer.from(problemBody({ status, detail }));
   const headers: Headers = [['Content-Type', 'application/problem+json'], ...more];
-  return { status, reason, headers, bodySize: body.length, body: readable(body), trailers: () => [] };
+  return { status, reason, headers, bodySize: body.length, body: repeatable(body), trailers: () => [] };
 }
 
 const UNDECIDED = 'The authorization service cannot say right now whether this is allowed. Try again later.';
 
-const silent = problemAnswer(503, 'Service Unavailable', UNDECIDED, [['Retry-After', '5']]);
+const UNDECIDED_ANSWER = problemAnswer(503, 'Service Unavailable', UNDECIDED, [['Retry-After', '5']]);
 
 /** Can be read again and again, unlike a stream. */
-function readable(body: Buffer): AsyncIterable<Uint8Array> {
+function repeatable(body: Buffer): AsyncIterable<Uint8Array> {
   return {
     async *[Symbol.asyncIterator]() {
       if (body.length > 0) yield await Promise.resolve(body);

@@ -38,7 +38,7 @@ const EXPOSED_FIELDS = [
   'Tus-Checksum-Algorithm',
 ];
 
-const PREFLIGHT_DEPENDS_ON = [
+const PREFLIGHT_VARY = [
   'Origin',
   'Access-Control-Request-Method',
   'Access-Control-Request-Headers',
@@ -47,16 +47,16 @@ const PREFLIGHT_DEPENDS_ON = [
 
 /** Lets the pages of the allowed origins use uploads: the Fetch standard's CORS protocol. Pure. */
 export class Cors {
-  private readonly any: boolean;
+  private readonly allowsAnyOrigin: boolean;
 
   constructor(private readonly rules: CorsRules) {
-    this.any = rules.allowOrigins.includes('*');
+    this.allowsAnyOrigin = rules.allowOrigins.includes('*');
   }
 
   /** The answer to a preflight on a resource of ours; undefined when CORS is left to the origin. */
   preflight(head: RequestHead): Reply | undefined {
     if (this.rules.allowOrigins.length === 0) return undefined;
-    const vary: HeaderLine = ['Vary', PREFLIGHT_DEPENDS_ON];
+    const vary: HeaderLine = ['Vary', PREFLIGHT_VARY];
     const allowed = this.allowedOrigin(head.headers);
     if (allowed === undefined) return { status: 204, headers: [vary] };
     return {
@@ -66,7 +66,7 @@ export class Cors {
         ['Access-Control-Allow-Methods', METHODS],
         ['Access-Control-Allow-Headers', requestedFields(head.headers)],
         ['Access-Control-Max-Age', `${this.rules.maxAgeSeconds}`],
-        ...this.privateNetworkAllowance(head.headers),
+        ...this.privateNetworkHeaders(head.headers),
         vary,
       ],
     };
@@ -79,17 +79,17 @@ export class Cors {
   apply(reply: Reply, head: RequestHead): Reply {
     if (this.rules.allowOrigins.length === 0) return reply;
     const allowed = this.allowedOrigin(head.headers);
-    const headers = this.answersEveryoneAlike ? reply.headers : withListed(reply.headers, 'Vary', ['Origin']);
+    const headers = this.sameForAllOrigins ? reply.headers : withListMembers(reply.headers, 'Vary', ['Origin']);
     if (allowed === undefined) return { ...reply, headers };
-    const allowance = hasField(headers, 'access-control-allow-origin') ? [] : this.allowance(allowed);
-    const missing = allowance.filter(([name]) => !hasField(headers, name));
-    const exposed = withListed(headers, 'Access-Control-Expose-Headers', EXPOSED_FIELDS);
+    const allowHeaders = hasField(headers, 'access-control-allow-origin') ? [] : this.allowance(allowed);
+    const missing = allowHeaders.filter(([name]) => !hasField(headers, name));
+    const exposed = withListMembers(headers, 'Access-Control-Expose-Headers', EXPOSED_FIELDS);
     return { ...reply, headers: [...exposed, ...missing] };
   }
 
   /** With `*` and without credentials the answer does not depend on who asks, and caches need not be told. */
-  private get answersEveryoneAlike(): boolean {
-    return this.any && !this.rules.allowCredentials;
+  private get sameForAllOrigins(): boolean {
+    return this.allowsAnyOrigin && !this.rules.allowCredentials;
   }
 
   private allowance(origin: string): HeaderLine[] {
@@ -102,7 +102,7 @@ export class Cors {
    * Chrome asks this before a page from the internet may reach a private network (Private Network Access). Only a page that
    * the operator names is let in: `*` may have been meant for a server that everybody can reach anyway, and `null` is anybody.
    */
-  private privateNetworkAllowance(headers: Headers): HeaderLine[] {
+  private privateNetworkHeaders(headers: Headers): HeaderLine[] {
     const asked = fieldValue(headers, 'access-control-request-private-network')?.trim() === 'true';
     const origin = fieldValue(headers, 'origin') ?? 'null';
     const isNamed = origin !== 'null' && this.rules.allowOrigins.includes(origin);
@@ -112,9 +112,9 @@ export class Cors {
   /** Browsers refuse `*` together with credentials: then the origin is named. */
   private allowedOrigin(headers: Headers): string | undefined {
     const origin = fieldValue(headers, 'origin');
-    if (this.answersEveryoneAlike) return '*';
+    if (this.sameForAllOrigins) return '*';
     if (origin === undefined) return undefined;
-    return this.any || this.rules.allowOrigins.includes(origin) ? origin : undefined;
+    return this.allowsAnyOrigin || this.rules.allowOrigins.includes(origin) ? origin : undefined;
   }
 }
 
@@ -131,7 +131,7 @@ function hasField(headers: Headers, name: string): boolean {
 }
 
 /** The lines with every one of `entries` in the list-valued field `name`; the field stays where it was. */
-function withListed(headers: Headers, name: string, entries: readonly string[]): HeaderLine[] {
+function withListMembers(headers: Headers, name: string, entries: readonly string[]): HeaderLine[] {
   const listed = (fieldValue(headers, name) ?? '').split(',').map((entry) => entry.trim());
   const present = new Set(listed.map((entry) => entry.toLowerCase()));
   const missing = entries.filter((entry) => !present.has(entry.toLowerCase()));

@@ -12,28 +12,28 @@ import { detect, type Detected } from '../protocol/detect.js';
 import { plain } from '../protocol/plain.js';
 import { type Problem, problemReply } from '../protocol/problem.js';
 import { isRefusal, type Reply } from '../protocol/protocol.js';
-import { type ClientFacts, readPeerHead, withUnknownEnd } from '../proxy/peer-auth.js';
+import { type ClientFacts, readPeerHead, withUnknownOutcome } from '../proxy/peer-auth.js';
 import type { Relay } from '../proxy/peer-relay.js';
-import type { PassThrough } from '../proxy/reverse-proxy.js';
-import { destroyExchange, type Exchange, hasLeft, whileHere } from '../server/exchange.js';
-import { type InterimOptions, Interims } from '../server/interim-responses.js';
+import type { ReverseProxy } from '../proxy/reverse-proxy.js';
+import { destroyExchange, type Exchange, clientHasLeft, whileConnected } from '../server/exchange.js';
+import { type InterimOptions, InterimResponses } from '../server/interim-responses.js';
 import { refuseConnection } from '../server/refuse-connection.js';
-import { BadHead, readHead } from '../server/request-head.js';
+import { InvalidHead, readHead } from '../server/request-head.js';
 import { respondEarly, sendReply } from '../server/response.js';
 import type { TrustedProxies } from '../server/trusted-proxies.js';
 import type { Authorizer, Admission } from './authorize.js';
 import type { Cors } from './cors.js';
 import type { Discovery } from './discovery.js';
-import type { UploadPages, UploadRequest, UploadRequests } from './upload-handler.js';
-import { type Found, locate, type UploadLookup } from './upload-lookup.js';
+import type { StatusPages, UploadRequest, UploadRequestHandler } from './upload-handler.js';
+import { type ResolvedTarget, locate, type UploadLookup } from './upload-lookup.js';
 
 export interface HandlerOptions {
-  readonly access: Authorizer;
-  readonly places: UploadLookup;
-  readonly pages: UploadPages;
-  readonly uploadRequests: UploadRequests;
+  readonly authorizer: Authorizer;
+  readonly uploadLookup: UploadLookup;
+  readonly statusPages: StatusPages;
+  readonly uploadRequests: UploadRequestHandler;
   readonly discovery: Discovery;
-  readonly passThrough: PassThrough;
+  readonly reverseProxy: ReverseProxy;
   /** To the nodes that have the bytes of other uploads; missing where there can be none. */
   readonly relay?: Relay;
   readonly routes: Routes;
@@ -43,9 +43,9 @@ export interface HandlerOptions {
   readonly uploadsPath: string;
   readonly interimMode: InterimOptions['mode'];
   /** 104 also for requests without a version: not before the RFC. */
-  readonly finalInterim: boolean;
+  readonly rfcInterim: boolean;
   /** Told after a client was sent the whole response that says so. Never fails. */
-  readonly clientKnows: (end: UnknownOutcome) => Promise<void>;
+  readonly onUnknownOutcomeReported: (end: UnknownOutcome) => Promise<void>;
   readonly metrics: Metrics;
   readonly log: Log;
   /** Milliseconds by a clock that nobody sets. */
@@ -66,65 +66,65 @@ interface RequestRecord {
 }
 
 /** A request as it came in. `isRelayed`: by way of another node. */
-interface Received {
+interface ReceivedRequest {
   readonly exchange: Exchange;
-  readonly noted: RequestRecord;
+  readonly record: RequestRecord;
   readonly isRelayed: boolean;
   /** What the reply tells of an attempt. */
-  unknown?: UnknownOutcome;
+  unknownOutcome?: UnknownOutcome;
 }
 
 type Resumable = Extract<Detected, { kind: 'resumable' }>;
 
 /** Nobody is answered: the connection ends. */
-interface Ended {
+interface ConnectionEnd {
   readonly kind: 'interrupted';
   readonly why: string;
 }
 
 /** No reply is left to give: the connection is to end, or the client has its answer, from another node or together with the origin's. */
-type Answered = Ended | 'relayed' | 'answered';
+type NoReply = ConnectionEnd | 'relayed' | 'answered';
 
 /** Every request comes in here: route, protocol, then uploads or pass-through. The one place that catches everything. */
 export class HttpHandler {
-  private draining = false;
-  private leaving = false;
+  private isDraining = false;
+  private refusesNewUploads = false;
 
   constructor(private readonly options: HandlerOptions) {}
 
   /** Takes no new uploads: others should. Those that are here go on. */
-  leave(): void {
-    this.leaving = true;
+  refuseNewUploads(): void {
+    this.refusesNewUploads = true;
   }
 
   /** Takes no more bodies: what comes in from now on is told to come again. */
   drain(): void {
-    this.draining = true;
+    this.isDraining = true;
     this.options.relay?.drain();
   }
 
   /** `client`: the request was passed on by another node, which tells of its client. Fulfilled when the exchange is over. Never fails. */
   async handle(exchange: Exchange, client?: ClientFacts): Promise<void> {
     const startedAt = this.options.monotonic();
-    const noted: RequestRecord = { kind: 'other' };
+    const record: RequestRecord = { kind: 'other' };
     const head = client ? readPeerHead(exchange.req, client) : readHead(exchange.req, this.options.trust);
     try {
-      const refused = head instanceof BadHead ? head : this.loopOf(head);
-      if (refused) await respondEarly(exchange, problemReply(refused));
-      else await this.serve(exchange, head as RequestHead, noted, client !== undefined);
+      const problem = head instanceof InvalidHead ? head : this.loopProblem(head);
+      if (problem) await respondEarly(exchange, problemReply(problem));
+      else await this.serve(exchange, head as RequestHead, record, client !== undefined);
     } catch (error) {
       this.options.log.error({ err: error }, 'request failed unexpectedly');
       destroyExchange(exchange);
     }
-    if (!(head instanceof BadHead)) this.note(exchange, head, noted, startedAt);
+    if (!(head instanceof InvalidHead)) this.recordRequest(exchange, head, record, startedAt);
   }
 
   /** A request to change protocols is never an upload, and what is below the path of uploads never reaches an origin. */
   upgrade(request: IncomingMessage, socket: Socket, early: Buffer): void {
     const { trust, routes, uploadsPath } = this.options;
     const received = readHead(request, trust);
-    if (received instanceof BadHead) return refuseConnection(socket, received);
-    const loop = this.loopOf(received);
+    if (received instanceof InvalidHead) return refuseConnection(socket, received);
+    const loop = this.loopProblem(received);
     if (loop) return refuseConnection(socket, loop);
     const located = locate(received, routes, uploadsPath);
     if (located.kind === 'refused') refuseConnection(socket, { status: 400, detail: located.detail });
@@ -133,12 +133,12 @@ export class HttpHandler {
   }
 
   private async switchProtocols(request: IncomingMessage, socket: Socket, early: Buffer, head: RequestHead) {
-    const { access, routes, passThrough, log } = this.options;
+    const { authorizer: access, routes, reverseProxy: passThrough, log } = this.options;
     const route = routes.find(head.method, head.path);
     try {
-      const admission = isAskedFor(route) ? await access.ask(head, route) : LET_IN;
+      const admission = needsAuthorization(route) ? await access.authorize(head, route) : ADMITTED;
       if (socket.destroyed) return;
-      if (admission.kind === 'out') await passThrough.refuseUpgrade(request, socket, admission.answer);
+      if (admission.kind === 'rejected') await passThrough.refuseUpgrade(request, socket, admission.answer);
       else passThrough.upgrade(request, socket, early, head, route, admission.addedHeaders);
     } catch (error) {
       log.error({ err: error }, 'request failed unexpectedly');
@@ -147,147 +147,175 @@ export class HttpHandler {
   }
 
   /** RFC 9110 §7.6.3: a request that this proxy has sent itself would go round until no connections are left. */
-  private loopOf({ headers, method, path }: RequestHead): Problem | undefined {
+  private loopProblem({ headers, method, path }: RequestHead): Problem | undefined {
     const { via, log, routes } = this.options;
     if (via === undefined || !isForwardingLoop(headers, via)) return undefined;
     const { name, origin } = routes.find(method, path);
     log.error({ route: name, origin, path }, 'a request came back: the origin leads to this proxy');
-    return { status: 508, detail: LOOP };
+    return { status: 508, detail: LOOP_DETAIL };
   }
 
   private async serve(
     exchange: Exchange,
     received: RequestHead,
-    noted: RequestRecord,
+    record: RequestRecord,
     isRelayed: boolean,
   ): Promise<void> {
-    const { places, pages, cors, finalInterim, relay } = this.options;
-    const found = await places.find(received);
-    if (found instanceof BadHead) {
-      await respondEarly(exchange, cors.apply(problemReply(found), received));
+    const { uploadLookup: places, statusPages: pages, cors, rfcInterim: finalInterim, relay } = this.options;
+    const resolved = await places.find(received);
+    if (resolved instanceof InvalidHead) {
+      await respondEarly(exchange, cors.apply(problemReply(resolved), received));
       return;
     }
-    const { head } = found;
-    noted.route = found.route.name;
-    noted.before = found.upload;
-    noted.after = found.upload;
-    const isHere = !found.fault && !relay?.isElsewhere(found.upload?.node);
-    if (found.page && isHere && head.method !== 'OPTIONS') {
-      noted.kind = 'retrieve';
-      const reply = await whileHere(exchange, (left) => pages.reply(found, head, left));
-      if (reply) await respondEarly(exchange, withUnknownEnd(cors.apply(reply, head), undefined));
+    const { head } = resolved;
+    record.route = resolved.route.name;
+    record.before = resolved.upload;
+    record.after = resolved.upload;
+    const isHere = !resolved.fault && !relay?.isRemote(resolved.upload?.node);
+    if (resolved.page && isHere && head.method !== 'OPTIONS') {
+      record.kind = 'retrieve';
+      const reply = await whileConnected(exchange, (left) => pages.reply(resolved, head, left));
+      if (reply) await respondEarly(exchange, withUnknownOutcome(cors.apply(reply, head), undefined));
       return;
     }
-    const detected = detect(head, found.place, { finalInterim });
+    const detected = detect(head, resolved.target, { finalInterim });
     switch (detected.kind) {
       case 'pass-through':
-        return this.passThrough(exchange, found, noted);
+        return this.passThrough(exchange, resolved, record);
       case 'preflight':
-        return this.preflight(exchange, found, noted);
+        return this.preflight(exchange, resolved, record);
       case 'resumable':
-        return this.resumable({ exchange, noted, isRelayed }, found, detected);
+        return this.serveResumable({ exchange, record: record, isRelayed }, resolved, detected);
     }
   }
 
-  private async passThrough(exchange: Exchange, { head, route }: Found, noted: RequestRecord): Promise<void> {
-    const { access, passThrough, cors } = this.options;
-    noted.kind = 'pass-through';
-    const admission = isAskedFor(route) ? await access.ask(head, route) : LET_IN;
-    if (hasLeft(exchange)) return;
-    if (admission.kind === 'out') await respondEarly(exchange, cors.apply(admission.answer, head));
-    else await passThrough.web(exchange, head, route, admission.addedHeaders);
+  private async passThrough(exchange: Exchange, { head, route }: ResolvedTarget, record: RequestRecord): Promise<void> {
+    const { authorizer: access, reverseProxy: passThrough, cors } = this.options;
+    record.kind = 'pass-through';
+    const admission = needsAuthorization(route) ? await access.authorize(head, route) : ADMITTED;
+    if (clientHasLeft(exchange)) return;
+    if (admission.kind === 'rejected') await respondEarly(exchange, cors.apply(admission.answer, head));
+    else await passThrough.forward(exchange, head, route, admission.addedHeaders);
   }
 
   /** What we answer ourselves needs nobody's leave: browsers send a preflight without credentials. */
-  private async preflight(exchange: Exchange, found: Found, noted: RequestRecord): Promise<void> {
-    const reply = this.options.cors.preflight(found.head);
-    if (!reply && found.place.kind === 'target') return this.passThrough(exchange, found, noted);
-    noted.kind = 'preflight';
+  private async preflight(exchange: Exchange, resolved: ResolvedTarget, record: RequestRecord): Promise<void> {
+    const reply = this.options.cors.preflight(resolved.head);
+    if (!reply && resolved.target.kind === 'target') return this.passThrough(exchange, resolved, record);
+    record.kind = 'preflight';
     await sendReply(exchange, reply ?? { status: 204, headers: [] });
   }
 
   /** On a target the service is asked whatever the request is about: an upload's own URL is a right by itself. */
-  private async resumable(received: Received, found: Found, detected: Resumable): Promise<void> {
-    const isAsked = found.place.kind === 'target' && isAskedFor(found.route);
-    const admission = isAsked ? await this.options.access.ask(found.head, found.route) : undefined;
-    if (hasLeft(received.exchange)) return;
-    await this.serveUpload({ ...this.askedOf(received, found, detected), admission }, found, received);
+  private async serveResumable(
+    received: ReceivedRequest,
+    resolved: ResolvedTarget,
+    detected: Resumable,
+  ): Promise<void> {
+    const needsAdmission = resolved.target.kind === 'target' && needsAuthorization(resolved.route);
+    const admission = needsAdmission
+      ? await this.options.authorizer.authorize(resolved.head, resolved.route)
+      : undefined;
+    if (clientHasLeft(received.exchange)) return;
+    await this.serveUpload({ ...this.uploadRequestOf(received, resolved, detected), admission }, resolved, received);
   }
 
-  private askedOf(
-    received: Received,
-    { head, route, announced, upload }: Found,
+  private uploadRequestOf(
+    received: ReceivedRequest,
+    { head, route, announced, upload }: ResolvedTarget,
     { protocol, request }: Resumable,
   ): UploadRequest {
-    const { exchange, noted } = received;
+    const { exchange, record: record } = received;
     const { interimMode, monotonic } = this.options;
-    const interims = new Interims(exchange, head, { mode: interimMode, monotonic });
-    let isBegun = false;
-    const onUpload = (seen: Upload): void => {
+    const interims = new InterimResponses(exchange, head, { mode: interimMode, monotonic });
+    let hasBegun = false;
+    const onUpload = (upload: Upload): void => {
       // Another request may have fed it until this one began.
-      if (!isBegun) noted.before = seen;
-      isBegun = true;
-      noted.after = seen;
+      if (!hasBegun) record.before = upload;
+      hasBegun = true;
+      record.after = upload;
     };
-    const onUnknown = (end: UnknownOutcome): void => void (received.unknown = end);
-    return { exchange, head, route, announced, protocol, request, upload, interims, onUpload, onUnknown };
+    const onUnknown = (end: UnknownOutcome): void => void (received.unknownOutcome = end);
+    return {
+      exchange,
+      head,
+      route,
+      announced,
+      protocol,
+      request,
+      upload,
+      interims,
+      onUpload,
+      onUnknownOutcome: onUnknown,
+    };
   }
 
-  private async serveUpload(asked: UploadRequest, found: Found, received: Received): Promise<void> {
-    const { noted, isRelayed } = received;
-    const { exchange, head, request } = asked;
-    noted.kind = isRefusal(request) ? 'other' : asked.protocol === plain ? 'spooled' : request.kind;
-    const reply = await this.replyTo(asked, found, isRelayed);
+  private async serveUpload(
+    uploadRequest: UploadRequest,
+    resolved: ResolvedTarget,
+    received: ReceivedRequest,
+  ): Promise<void> {
+    const { record: record, isRelayed } = received;
+    const { exchange, head, request } = uploadRequest;
+    record.kind = isRefusal(request) ? 'other' : uploadRequest.protocol === plain ? 'spooled' : request.kind;
+    const reply = await this.replyTo(uploadRequest, resolved, isRelayed);
     if (reply === 'answered') return;
     if (reply === 'relayed') {
-      noted.kind = 'relayed';
+      record.kind = 'relayed';
     } else if ('kind' in reply) {
-      noted.interrupted = reply.why;
+      record.interrupted = reply.why;
       if (reply.why === 'taken-over') this.options.metrics.takeover();
       destroyExchange(exchange);
-    } else await this.answer(received, this.options.cors.apply(reply, head));
+    } else await this.respond(received, this.options.cors.apply(reply, head));
   }
 
   /** A response that never reached its client has told it nothing; one that another node passes on is for that node to note. */
-  private async answer({ exchange, isRelayed, unknown }: Received, reply: Reply): Promise<void> {
-    const sent = await respondEarly(exchange, withUnknownEnd(reply, isRelayed ? unknown : undefined));
-    if (sent === 'whole' && unknown && !isRelayed) void this.options.clientKnows(unknown);
+  private async respond(
+    { exchange, isRelayed, unknownOutcome: unknownOutcome }: ReceivedRequest,
+    reply: Reply,
+  ): Promise<void> {
+    const sent = await respondEarly(exchange, withUnknownOutcome(reply, isRelayed ? unknownOutcome : undefined));
+    if (sent === 'complete' && unknownOutcome && !isRelayed) void this.options.onUnknownOutcomeReported(unknownOutcome);
   }
 
-  private async replyTo(asked: UploadRequest, found: Found, isRelayed: boolean): Promise<Reply | Answered> {
+  private async replyTo(
+    uploadRequest: UploadRequest,
+    resolved: ResolvedTarget,
+    isRelayed: boolean,
+  ): Promise<Reply | NoReply> {
     const { uploadRequests, discovery, relay } = this.options;
-    const { head, route, request } = asked;
-    const node = found.upload?.node;
+    const { head, route, request } = uploadRequest;
+    const node = resolved.upload?.node;
     try {
-      if (found.fault) throw found.fault;
-      const notNow = this.notNow(request);
-      if (notNow) return this.turnedDown(asked, unavailable(notNow));
-      if (relay?.isElsewhere(node)) {
+      if (resolved.fault) throw resolved.fault;
+      const unavailableDetail = this.whyUnavailable(request);
+      if (unavailableDetail) return this.refusalReply(uploadRequest, unavailable(unavailableDetail));
+      if (relay?.isRemote(node)) {
         // Two nodes that take each other for the owner must not play ball with it.
-        if (isRelayed) return this.turnedDown(asked, unavailable(MOVING));
-        await this.relay(asked, node, relay);
+        if (isRelayed) return this.refusalReply(uploadRequest, unavailable(MOVING));
+        await this.relay(uploadRequest, node, relay);
         return 'relayed';
       }
-      const reply = await uploadRequests.answer(asked);
+      const reply = await uploadRequests.replyTo(uploadRequest);
       if ('kind' in reply && reply.kind === 'elsewhere') {
-        if (isRelayed || !relay?.isElsewhere(reply.node)) return this.turnedDown(asked, unavailable(MOVING));
-        await this.relay(asked, reply.node, relay);
+        if (isRelayed || !relay?.isRemote(reply.node)) return this.refusalReply(uploadRequest, unavailable(MOVING));
+        await this.relay(uploadRequest, reply.node, relay);
         return 'relayed';
       }
       const isDiscovery = !isRefusal(request) && request.kind === 'discover' && request.id === undefined;
-      const { exchange, admission = LET_IN } = asked;
-      if (!isDiscovery || 'kind' in reply || admission.kind === 'out') return reply;
+      const { exchange, admission = ADMITTED } = uploadRequest;
+      if (!isDiscovery || 'kind' in reply || admission.kind === 'rejected') return reply;
       await discovery.answer({ exchange, head, route, addedHeaders: admission.addedHeaders }, reply);
       return 'answered';
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
-      this.noteFault(fault, route);
-      return this.turnedDown(asked, refusalOf(fault));
+      this.reportFault(fault, route);
+      return this.refusalReply(uploadRequest, refusalOf(fault));
     }
   }
 
   /** The store and the authorization service say once that they are away: not every request that meets it says so again. */
-  private noteFault(fault: Fault, route: Route): void {
+  private reportFault(fault: Fault, route: Route): void {
     const { log, metrics } = this.options;
     const isStoreUnavailable = fault.code === 'STORE_UNAVAILABLE';
     if (isStoreUnavailable) metrics.storeUnavailable();
@@ -298,43 +326,43 @@ export class HttpHandler {
   }
 
   /** Why this process takes no such request any more. */
-  private notNow(request: UploadRequest['request']): string | undefined {
+  private whyUnavailable(request: UploadRequest['request']): string | undefined {
     if (isRefusal(request)) return undefined;
-    if (this.draining && (request.kind === 'create' || request.kind === 'append')) return STOPPING;
-    return this.leaving && request.kind === 'create' ? LEAVING : undefined;
+    if (this.isDraining && (request.kind === 'create' || request.kind === 'append')) return STOPPING;
+    return this.refusesNewUploads && request.kind === 'create' ? NO_NEW_UPLOADS : undefined;
   }
 
-  private relay(asked: UploadRequest, node: string, relay: Relay): Promise<void> {
-    const { exchange, head } = asked;
-    const refuse = (refusal: Refusal): Reply | 'cut' => {
-      const reply = this.turnedDown(asked, refusal);
+  private relay(uploadRequest: UploadRequest, node: string, relay: Relay): Promise<void> {
+    const { exchange, head } = uploadRequest;
+    const refusalReply = (refusal: Refusal): Reply | 'cut' => {
+      const reply = this.refusalReply(uploadRequest, refusal);
       return 'kind' in reply ? 'cut' : this.options.cors.apply(reply, head);
     };
-    return relay.relay({ exchange, head, node, refuse });
+    return relay.relay({ exchange, head, node, refusalReply: refusalReply });
   }
 
   /**
    * URLSession resumes after a lost connection, but takes a 5xx for the end of its task: where trying again can help, its
    * connection is closed instead.
    */
-  private turnedDown(asked: UploadRequest, refusal: Refusal): Reply | Ended {
-    if (refusal.reason === 'unavailable' && asked.protocol !== plain && isUrlSession(asked.head))
+  private refusalReply(uploadRequest: UploadRequest, refusal: Refusal): Reply | ConnectionEnd {
+    if (refusal.reason === 'unavailable' && uploadRequest.protocol !== plain && isUrlSession(uploadRequest.head))
       return { kind: 'interrupted', why: 'unavailable' };
-    return this.options.uploadRequests.refuse(asked, refusal);
+    return this.options.uploadRequests.refusalReply(uploadRequest, refusal);
   }
 
-  private note({ res }: Exchange, head: RequestHead, noted: RequestRecord, startedAt: number): void {
+  private recordRequest({ res }: Exchange, head: RequestHead, record: RequestRecord, startedAt: number): void {
     const { metrics, log, uploadsPath, monotonic } = this.options;
     const seconds = (monotonic() - startedAt) / 1000;
     const status = res.headersSent ? res.statusCode : undefined;
-    metrics.requestEnded({ kind: noted.kind, method: head.method, status, seconds });
+    metrics.requestEnded({ kind: record.kind, method: head.method, status, seconds });
     const { method, target, path, httpVersion, connection } = head;
-    const { before, after, ...rest } = noted;
+    const { before, after, ...rest } = record;
     logRequest(log, uploadsPath, {
       ...rest,
       ...(after ? { upload: identifiersOf(after) } : {}),
       // A node that has the bytes writes a line of its own about what it took.
-      ...(before && after && noted.kind !== 'relayed'
+      ...(before && after && record.kind !== 'relayed'
         ? { offsets: { before: before.offset, after: after.offset } }
         : {}),
       method,
@@ -348,11 +376,11 @@ export class HttpHandler {
   }
 }
 
-const LOOP = 'The request has come through this proxy before: its origin leads back to it.';
+const LOOP_DETAIL = 'The request has come through this proxy before: its origin leads back to it.';
 const NO_UPGRADE = 'An upload resource cannot change to another protocol.';
 
 const STOPPING = 'This server is being restarted; the upload can be resumed.';
-const LEAVING = 'This server takes no new uploads.';
+const NO_NEW_UPLOADS = 'This server takes no new uploads.';
 const MOVING = 'The bytes of this upload are on their way to another server.';
 
 function unavailable(detail: string): Refusal {
@@ -362,7 +390,7 @@ function unavailable(detail: string): Refusal {
 const NOT_STORED = 'The upload cannot be stored right now. What was acknowledged is kept.';
 
 /** A step that was not answered may have been done: it is for the next request to find out. */
-const STORE_AWAY =
+const STORE_UNAVAILABLE =
   'The state of uploads cannot be reached right now. What was acknowledged is kept; ask for the offset first.';
 
 function refusalOf({ code }: Fault): Refusal {
@@ -371,16 +399,16 @@ function refusalOf({ code }: Fault): Refusal {
 }
 
 const DETAILS: Readonly<Partial<Record<Fault['code'], string>>> = {
-  STORE_UNAVAILABLE: STORE_AWAY,
+  STORE_UNAVAILABLE: STORE_UNAVAILABLE,
   AUTHORIZATION_UNAVAILABLE: 'Nobody can say right now whose upload this is. What was acknowledged is kept.',
 };
 
 /** The whole route is protected, not only its uploads. */
-function isAskedFor({ authorize: { forwardAuth } }: Route): boolean {
+function needsAuthorization({ authorize: { forwardAuth } }: Route): boolean {
   return forwardAuth?.scope === 'all';
 }
 
-const LET_IN: Admission = { kind: 'in' };
+const ADMITTED: Admission = { kind: 'admitted' };
 
 function isUrlSession({ headers }: RequestHead): boolean {
   return headers.some(

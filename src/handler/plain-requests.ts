@@ -7,40 +7,40 @@ import { problemReply } from '../protocol/problem.js';
 import type { Reply, ReplyContext } from '../protocol/protocol.js';
 import type { Uploads } from '../uploads/uploads.js';
 
-export interface PlainRequestsOptions {
+export interface PlainRepliesOptions {
   readonly uploads: Pick<Uploads, 'cancel'>;
   readonly log: Log;
 }
 
 /** The origin certainly has not taken it, and a client that was told so may send it again. */
-const NOT_TAKEN: ReadonlySet<Undelivered['reason']> = new Set(['unreachable', 'refused', 'unauthorized']);
+const NOT_DELIVERED: ReadonlySet<Undelivered['reason']> = new Set(['unreachable', 'refused', 'unauthorized']);
 
 /**
  * What becomes of an ordinary request that went through the spool. Its client cannot come back, so that its answer is the end:
  * what was answered is forgotten, and after an error nothing is sent that the client takes for lost and sends again.
  */
-export class PlainRequests {
-  constructor(private readonly options: PlainRequestsOptions) {}
+export class PlainReplies {
+  constructor(private readonly options: PlainRepliesOptions) {}
 
   /** The reply, once what must not happen after it cannot happen any more. */
   async replyTo(outcome: Outcome | Interrupted, context: ReplyContext): Promise<Reply | Interrupted> {
-    if (outcome.kind === 'interrupted') return interrupted(outcome, context);
+    if (outcome.kind === 'interrupted') return interruptedReply(outcome, context);
     const isKept = outcome.kind === 'answered' && outcome.upload.clientKey !== undefined;
     if (!isKept && (outcome.kind === 'answered' || outcome.kind === 'parked'))
-      return plain.render({ ...outcome, answer: this.onceOnly(outcome.upload, outcome.answer) }, context);
+      return plain.render({ ...outcome, answer: this.readOnce(outcome.upload, outcome.answer) }, context);
     const isOver =
       (outcome.kind === 'pending' && outcome.upload.clientKey === undefined) ||
-      (outcome.kind === 'undelivered' && NOT_TAKEN.has(outcome.why.reason));
+      (outcome.kind === 'undelivered' && NOT_DELIVERED.has(outcome.why.reason));
     if (isOver) await this.forget(outcome.upload);
     return plain.render(outcome, context);
   }
 
   /** Nobody asks for it again: it goes when it was read, or by the sweep. */
-  private onceOnly(upload: Upload, answer: RelayedAnswer): RelayedAnswer {
-    const forget = (): Promise<void> => this.forget(upload);
+  private readOnce(upload: Upload, answer: RelayedAnswer): RelayedAnswer {
+    const remove = (): Promise<void> => this.forget(upload);
     const hasNoBody = answer.bodySize === 0 || answer.status === 204 || answer.status === 304;
-    if (hasNoBody) void forget();
-    return { ...answer, body: readThen(answer.body, forget) };
+    if (hasNoBody) void remove();
+    return { ...answer, body: readThen(answer.body, remove) };
   }
 
   private async forget({ id }: Upload): Promise<void> {
@@ -64,7 +64,7 @@ async function* readThen(body: AsyncIterable<Uint8Array>, then: () => Promise<vo
   }
 }
 
-function interrupted(outcome: Interrupted, context: ReplyContext): Reply | Interrupted {
+function interruptedReply(outcome: Interrupted, context: ReplyContext): Reply | Interrupted {
   switch (outcome.why) {
     case 'client-left':
       return outcome;
@@ -76,10 +76,10 @@ function interrupted(outcome: Interrupted, context: ReplyContext): Reply | Inter
       return problemReply({ status: 409, detail: TAKEN_OVER });
     case 'draining':
     case 'lost':
-      return plain.render({ kind: 'refused', refusal: BEING_STOPPED }, context);
+      return plain.render({ kind: 'refused', refusal: STOPPING }, context);
   }
 }
 
 const TAKEN_OVER = 'A newer request with the same Idempotency-Key has taken the place of this one.';
 
-const BEING_STOPPED = { reason: 'unavailable', detail: 'This server is being stopped.', retryAfterSeconds: 1 } as const;
+const STOPPING = { reason: 'unavailable', detail: 'This server is being stopped.', retryAfterSeconds: 1 } as const;

@@ -39,19 +39,19 @@ import { isRefusal, type Protocol, type Reply, type ReplyContext } from '../prot
 import { readBoolean, valueOf } from '../protocol/structured-fields.js';
 import { onPeerEnded } from '../server/closing.js';
 import { type Exchange, isHttp2 } from '../server/exchange.js';
-import type { Interims } from '../server/interim-responses.js';
+import type { InterimResponses } from '../server/interim-responses.js';
 import type { RequestRates } from '../server/slow-clients.js';
 import { sinceReadHeldMs } from '../streams/small-pieces.js';
 import type { UploadCall } from '../uploads/answers.js';
 import { Body } from '../uploads/request-body.js';
 import type { Uploads } from '../uploads/uploads.js';
 import { type Authorizer, type Admission, problemAnswer } from './authorize.js';
-import { PlainRequests } from './plain-requests.js';
-import type { Found } from './upload-lookup.js';
+import { PlainReplies } from './plain-requests.js';
+import type { ResolvedTarget } from './upload-lookup.js';
 
-export interface UploadRequestsOptions {
+export interface UploadRequestHandlerOptions {
   readonly uploads: Uploads;
-  readonly access: Authorizer;
+  readonly authorizer: Authorizer;
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
@@ -82,54 +82,59 @@ export interface UploadRequest {
   readonly upload?: Upload;
   /** What the authorization service of the route has said; missing where it was not asked yet. */
   readonly admission?: Admission;
-  readonly interims: Interims;
+  readonly interims: InterimResponses;
   /** Told of the upload that a creation has made or found, and of any whenever its offset has moved. */
   readonly onUpload: (upload: Upload) => void;
   /** Told when the reply says that nobody knows what came of an attempt. */
-  readonly onUnknown: (end: UnknownOutcome) => void;
+  readonly onUnknownOutcome: (end: UnknownOutcome) => void;
 }
 
 /** Between the wire and the uploads: what a request means goes in, how its outcome looks comes out. */
-export class UploadRequests {
-  private readonly plainRequests: PlainRequests;
+export class UploadRequestHandler {
+  private readonly plainRequests: PlainReplies;
 
-  constructor(private readonly options: UploadRequestsOptions) {
-    this.plainRequests = new PlainRequests(options);
+  constructor(private readonly options: UploadRequestHandlerOptions) {
+    this.plainRequests = new PlainReplies(options);
   }
 
   /** The reply, or why there is nobody to give it to. Fails with a `Fault`. */
-  async answer(asked: UploadRequest): Promise<Reply | Interrupted | Elsewhere> {
-    const found = await this.outcomeOf(asked);
-    if (found.kind === 'elsewhere') return found;
-    const outcome = this.forClient(found, asked);
-    const reply = await this.replyTo(outcome, asked);
+  async replyTo(uploadRequest: UploadRequest): Promise<Reply | Interrupted | Elsewhere> {
+    const result = await this.outcomeOf(uploadRequest);
+    if (result.kind === 'elsewhere') return result;
+    const outcome = this.withClientAnswer(result, uploadRequest);
+    const reply = await this.renderOutcome(outcome, uploadRequest);
     const end = outcome.kind === 'undelivered' ? newestUnknownOutcome(outcome.upload) : undefined;
-    if (end) asked.onUnknown(end);
+    if (end) uploadRequest.onUnknownOutcome(end);
     return reply;
   }
 
-  private async replyTo(outcome: Outcome | Interrupted, asked: UploadRequest): Promise<Reply | Interrupted> {
-    if (asked.protocol === plain) return this.plainRequests.replyTo(outcome, this.contextOf(asked));
-    return outcome.kind === 'interrupted' ? outcome : asked.protocol.render(outcome, this.contextOf(asked));
+  private async renderOutcome(
+    outcome: Outcome | Interrupted,
+    uploadRequest: UploadRequest,
+  ): Promise<Reply | Interrupted> {
+    if (uploadRequest.protocol === plain) return this.plainRequests.replyTo(outcome, this.contextOf(uploadRequest));
+    return outcome.kind === 'interrupted'
+      ? outcome
+      : uploadRequest.protocol.render(outcome, this.contextOf(uploadRequest));
   }
 
   /** How a refusal looks to this request. */
-  refuse(asked: UploadRequest, refusal: Refusal): Reply {
-    return asked.protocol.render({ kind: 'refused', refusal }, this.contextOf(asked));
+  refusalReply(uploadRequest: UploadRequest, refusal: Refusal): Reply {
+    return uploadRequest.protocol.render({ kind: 'refused', refusal }, this.contextOf(uploadRequest));
   }
 
-  private async outcomeOf(asked: UploadRequest): Promise<Outcome | Interrupted | Elsewhere> {
-    const { request, upload, admission } = asked;
-    if (admission?.kind === 'out') return { kind: 'turned-away', answer: admission.answer };
+  private async outcomeOf(uploadRequest: UploadRequest): Promise<Outcome | Interrupted | Elsewhere> {
+    const { request, upload, admission } = uploadRequest;
+    if (admission?.kind === 'rejected') return { kind: 'turned-away', answer: admission.answer };
     if (isRefusal(request)) return { kind: 'refused', refusal: request };
     const { uploads } = this.options;
-    const unwanted = this.refuseIncremental(asked, request);
-    if (unwanted) return { kind: 'refused', refusal: unwanted };
+    const incrementalRefusal = this.refuseIncremental(uploadRequest, request);
+    if (incrementalRefusal) return { kind: 'refused', refusal: incrementalRefusal };
     switch (request.kind) {
       case 'create':
-        return this.create(asked, request);
+        return this.create(uploadRequest, request);
       case 'append':
-        return this.during(asked, request, (call) => uploads.append(request, call, upload));
+        return this.withCall(uploadRequest, request, (call) => uploads.append(request, call, upload));
       case 'retrieve':
         return uploads.retrieve(request, upload);
       case 'cancel':
@@ -146,12 +151,12 @@ export class UploadRequests {
   }
 
   /** Nobody's body is taken before whoever the route names has let them in. */
-  private async create(asked: UploadRequest, intent: CreateIntent): Promise<Outcome | Interrupted | Elsewhere> {
-    const { head, route } = asked;
-    const { access, uploads } = this.options;
+  private async create(uploadRequest: UploadRequest, intent: CreateIntent): Promise<Outcome | Interrupted | Elsewhere> {
+    const { head, route } = uploadRequest;
+    const { authorizer: access, uploads } = this.options;
     const { complete, contentLength, declaredLength = complete ? contentLength : undefined } = intent;
-    const admission = await access.admit(head, route, asked.admission, declaredLength);
-    if (admission.kind === 'out') return { kind: 'turned-away', answer: admission.answer };
+    const admission = await access.admitCreation(head, route, uploadRequest.admission, declaredLength);
+    if (admission.kind === 'rejected') return { kind: 'turned-away', answer: admission.answer };
     const owner = await access.ownerOf(head, route, admission);
     if (owner.kind === 'nobody') return { kind: 'turned-away', answer: problemAnswer(403, 'Forbidden', NO_PRINCIPAL) };
     const { addedHeaders } = admission;
@@ -160,16 +165,18 @@ export class UploadRequests {
       ? clientKeyOf(head, route.name, principal ?? admission.principal)
       : undefined;
     const creator = { addedHeaders, principal, ...(clientKey !== undefined && { clientKey }) };
-    return this.during(asked, intent, (call) => uploads.create(intent, route, stored(head), { ...call, creator }));
+    return this.withCall(uploadRequest, intent, (call) =>
+      uploads.create(intent, route, storedRequestOf(head), { ...call, creator }),
+    );
   }
 
   /** Ties an upload's call to its exchange: the body, interim responses, and the moment the client leaves. */
-  private async during<T>(
-    asked: UploadRequest,
+  private async withCall<T>(
+    uploadRequest: UploadRequest,
     intent: CreateIntent | AppendIntent,
     run: (call: UploadCall) => Promise<T>,
   ): Promise<T> {
-    const { exchange, head } = asked;
+    const { exchange, head } = uploadRequest;
     const left = new AbortController();
     const gone = new AbortController();
     const leave = (): void => left.abort(new Error('the client has left'));
@@ -182,16 +189,16 @@ export class UploadRequests {
     const stopListening = onPeerEnded(exchange, leave);
     try {
       return await run({
-        body: this.bodyOf(asked, intent),
-        tell: (news) => this.tell(asked, news),
-        onInterim: (interim) => this.relayInterim(asked, interim),
-        onOffset: asked.onUpload,
-        hears: () => asked.protocol !== plain && asked.interims.isDue,
-        credentials: credentialsIn(head.headers, asked.route.delivery),
+        body: this.bodyOf(uploadRequest, intent),
+        tell: (news) => this.tell(uploadRequest, news),
+        onInterim: (interim) => this.relayInterim(uploadRequest, interim),
+        onOffset: uploadRequest.onUpload,
+        hears: () => uploadRequest.protocol !== plain && uploadRequest.interims.isDue,
+        credentials: credentialsIn(head.headers, uploadRequest.route.delivery),
         left: left.signal,
         gone: gone.signal,
-        doesNotWait: doesNotWait(asked),
-        ...(asked.route.authorize.recheck && this.recheckOf(asked)),
+        doesNotWait: doesNotWait(uploadRequest),
+        ...(uploadRequest.route.authorize.recheck && this.recheckOf(uploadRequest)),
       });
     } finally {
       stopListening();
@@ -203,8 +210,8 @@ export class UploadRequests {
   private recheckOf({ head, route }: UploadRequest): Pick<UploadCall, 'mayComplete' | 'addedHeaders'> {
     let addedHeaders: Headers | undefined;
     const mayComplete = async ({ request: { method, target } }: Upload): Promise<RelayedAnswer | undefined> => {
-      const admission = await this.options.access.ask({ ...head, method, target }, route);
-      if (admission.kind === 'out') return admission.answer;
+      const admission = await this.options.authorizer.authorize({ ...head, method, target }, route);
+      if (admission.kind === 'rejected') return admission.answer;
       addedHeaders = admission.addedHeaders;
       return undefined;
     };
@@ -216,7 +223,7 @@ export class UploadRequests {
       declaredLength: intent.contentLength,
       idleMs: this.options.idleMs,
       sinceHeldBackMs: () => sinceReadHeldMs(exchange.req),
-      watch: (body) => this.options.requestRates?.watch(exchange, body) ?? NOTHING_TO_STOP,
+      watch: (body) => this.options.requestRates?.watch(exchange, body) ?? NO_OP,
       onWanted: () => interims.continue(),
       trailers: () => fromRawHeaders(exchange.req.rawTrailers),
       wasReset: () => isHttp2(exchange) && exchange.req.stream.rstCode !== 0,
@@ -232,17 +239,20 @@ export class UploadRequests {
   }
 
   /** What an origin says in the fields of an upload protocol is not about this upload: 104 and these are ours. */
-  private relayInterim({ interims }: UploadRequest, { status, reason, headers }: OriginInterim): void {
+  private relayInterim({ interims }: UploadRequest, { status: statusPage, reason, headers }: OriginInterim): void {
     const kept = withoutUploadFields(withoutAltSvc(forwardableHeaders(headers, false)));
-    if (status !== 104) interims.relay({ status, reason, headers: kept });
+    if (statusPage !== 104) interims.relay({ status: statusPage, reason, headers: kept });
   }
 
   /** To an append, relative references are of another target than the one it asked. */
-  private forClient(outcome: Outcome | Interrupted, { head, route, request }: UploadRequest): Outcome | Interrupted {
+  private withClientAnswer(
+    outcome: Outcome | Interrupted,
+    { head, route, request }: UploadRequest,
+  ): Outcome | Interrupted {
     if (outcome.kind !== 'answered' && outcome.kind !== 'parked') return outcome;
     const { answer, upload } = outcome;
-    const isElsewhere = !isRefusal(request) && request.kind === 'append';
-    const place = { route, publicUrl: this.publicUrlOf(head), target: isElsewhere ? upload.request.target : undefined };
+    const isAppend = !isRefusal(request) && request.kind === 'append';
+    const place = { route, publicUrl: this.publicUrlOf(head), target: isAppend ? upload.request.target : undefined };
     return { ...outcome, answer: answerFor(answer, place, this.options.altSvc) };
   }
 
@@ -257,11 +267,11 @@ export class UploadRequests {
   }
 }
 
-const NOTHING_TO_STOP = (): void => undefined;
+const NO_OP = (): void => undefined;
 
 const NO_PRINCIPAL = 'The authorization service named nobody to whom this upload could belong.';
 
-function stored(head: RequestHead): StoredRequest {
+function storedRequestOf(head: RequestHead): StoredRequest {
   const { method, target, httpVersion, scheme, authority, headers, connection } = head;
   const { peerAddress, clientAddress, peerIsTrusted } = connection;
   return { method, target, httpVersion, scheme, authority, headers, peerAddress, clientAddress, peerIsTrusted };
@@ -279,13 +289,13 @@ function prefersAsync(headers: Headers): boolean {
 }
 
 /** When whoever waits may look again. */
-const LOOK_AGAIN: HeaderLine = ['Retry-After', '2'];
+const RETRY_LATER: HeaderLine = ['Retry-After', '2'];
 
 const UNREADABLE = 'The stored answer cannot be read right now. Try again later.';
 
 const NOT_FOUND = { status: 404, detail: 'There is no such upload, or it is not yours.' };
 
-export interface UploadPagesOptions {
+export interface StatusPagesOptions {
   readonly uploads: Pick<Uploads, 'keptAnswer'>;
   /** What clients see in place of the request's own scheme and authority; without a trailing slash. */
   readonly publicUrl?: string;
@@ -294,11 +304,11 @@ export interface UploadPagesOptions {
 }
 
 /** What a client that does not wait for its answer can look at: where the delivery is, and in the end the answer. */
-export class UploadPages {
-  constructor(private readonly options: UploadPagesOptions) {}
+export class StatusPages {
+  constructor(private readonly options: StatusPagesOptions) {}
 
   /** Fails with the signal and its reason when the client leaves before. */
-  async reply({ upload, page, route }: Found, head: RequestHead, to: AbortSignal): Promise<Reply> {
+  async reply({ upload, page, route }: ResolvedTarget, head: RequestHead, to: AbortSignal): Promise<Reply> {
     const { method } = head;
     if (method !== 'GET' && method !== 'HEAD')
       return problemReply({ status: 405, detail: 'This can only be read.' }, [['Allow', 'GET, HEAD']]);
@@ -312,16 +322,16 @@ export class UploadPages {
       if (!(fault instanceof Fault)) throw fault;
       return 'unreadable' as const;
     });
-    if (answer === 'unreadable') return problemReply({ status: 503, detail: UNREADABLE }, [LOOK_AGAIN]);
+    if (answer === 'unreadable') return problemReply({ status: 503, detail: UNREADABLE }, [RETRY_LATER]);
     if (answer === 'lost') return problemReply(answerLostProblem(upload));
-    if (!answer) return problemReply({ status: 404, detail: 'The origin has not answered yet.' }, [LOOK_AGAIN]);
+    if (!answer) return problemReply({ status: 404, detail: 'The origin has not answered yet.' }, [RETRY_LATER]);
     const { target } = upload.request;
-    return withoutOurFields(answerFor(answer, { route, publicUrl, target }, altSvc));
+    return withoutUploadFieldsIn(answerFor(answer, { route, publicUrl, target }, altSvc));
   }
 }
 
 /** As in the answer to an append. */
-function withoutOurFields(answer: RelayedAnswer): RelayedAnswer {
+function withoutUploadFieldsIn(answer: RelayedAnswer): RelayedAnswer {
   const headers = withoutUploadFields(answer.headers);
   return { ...answer, headers, trailers: () => withoutUploadFields(answer.trailers()) };
 }
@@ -330,7 +340,7 @@ function status(upload: Upload): Reply {
   const { phase, length, attempts, attemptCount, answer } = upload;
   const last = attempts.at(-1);
   const isOver = phase === 'answered' || phase === 'undelivered';
-  const told = {
+  const json = {
     phase,
     offset: shownOffset(upload),
     length,
@@ -346,8 +356,8 @@ function status(upload: Upload): Reply {
   };
   return {
     status: 200,
-    headers: [...(isOver ? [] : [LOOK_AGAIN]), NO_STORE, ['Content-Type', 'application/json']],
-    body: JSON.stringify(told),
+    headers: [...(isOver ? [] : [RETRY_LATER]), NO_STORE, ['Content-Type', 'application/json']],
+    body: JSON.stringify(json),
   };
 }
 
@@ -356,7 +366,7 @@ function iso(at: number): string {
 }
 
 /** Fields by which clients say who they are where nobody else says it. */
-const CREDENTIALS = /^(?:authorization|cookie)$/i;
+const CREDENTIAL_FIELD = /^(?:authorization|cookie)$/i;
 
 /**
  * The client's own `Idempotency-Key`, made one with the route and the client: by its principal, else by its credentials, else
@@ -370,7 +380,7 @@ function clientKeyOf(
 ): string | undefined {
   const key = fieldValue(headers, 'idempotency-key')?.trim();
   if (key === undefined || key === '') return undefined;
-  const credentials = headers.filter(([name]) => CREDENTIALS.test(name)).map(lowerCased);
+  const credentials = headers.filter(([name]) => CREDENTIAL_FIELD.test(name)).map(lowerCased);
   const client =
     principal !== undefined
       ? ['principal', principal]

@@ -17,10 +17,10 @@ import type { Upload } from '../model/upload.js';
 import { pathOf } from '../model/uri.js';
 import type { RequestTarget } from '../protocol/detect.js';
 import {
-  BadHead,
+  InvalidHead,
   canonicalTarget,
-  mayClimbOut,
-  mayLieBelow,
+  mayEscapeRoot,
+  mayBeBelow,
   otherReadings,
   readTarget,
 } from '../server/request-head.js';
@@ -28,10 +28,10 @@ import type { Uploads } from '../uploads/uploads.js';
 import type { Authorizer } from './authorize.js';
 
 /** What a request's path leads to, with the route that holds there. */
-export interface Found {
+export interface ResolvedTarget {
   /** The request as it goes on: with the canonical target where the route is protected, and what a client may say. */
   readonly head: RequestHead;
-  readonly place: RequestTarget;
+  readonly target: RequestTarget;
   /** An upload's own; the target's otherwise. */
   readonly route: Route;
   /** For OPTIONS on a target, the route whose uploads are told of: what any method on this path could have (RUFH §4.1.4). */
@@ -46,7 +46,7 @@ export interface Found {
 
 export interface UploadLookupOptions {
   readonly uploads: Pick<Uploads, 'find'>;
-  readonly access: Authorizer;
+  readonly authorizer: Authorizer;
   readonly routes: Routes;
   /** Path of upload resources: begins and ends with a slash. */
   readonly uploadsPath: string;
@@ -59,32 +59,32 @@ const WELL_FORMED_ID = /^[A-Za-z0-9_-]{32}$/;
 export class UploadLookup {
   constructor(private readonly options: UploadLookupOptions) {}
 
-  async find(received: RequestHead): Promise<Found | BadHead> {
+  async find(received: RequestHead): Promise<ResolvedTarget | InvalidHead> {
     const { routes, uploadsPath } = this.options;
     const located = locate(received, routes, uploadsPath);
-    if (located.kind === 'refused') return new BadHead(400, located.detail);
+    if (located.kind === 'refused') return new InvalidHead(400, located.detail);
     const { head } = located;
     if (located.kind === 'upload') return this.findUpload(head, head.path.slice(uploadsPath.length));
     const { method, path } = head;
     const { route } = located;
-    const found = { head: withFieldsFor(head, route), route };
-    if (method !== 'OPTIONS') return { ...found, place: targetOf(head, route) };
+    const resolved = { head: withFieldsFor(head, route), route };
+    if (method !== 'OPTIONS') return { ...resolved, target: targetOf(head, route) };
     const announced = routes.findResumable(path);
-    return { ...found, announced, place: targetOf(head, { ...route, resumable: announced !== undefined }) };
+    return { ...resolved, announced, target: targetOf(head, { ...route, resumable: announced !== undefined }) };
   }
 
-  private async findUpload(received: RequestHead, rest: string): Promise<Found> {
-    const [, id = rest, page] = /^([^/]*)\/(status|answer)$/.exec(rest) ?? [];
+  private async findUpload(received: RequestHead, path: string): Promise<ResolvedTarget> {
+    const [, id = path, page] = /^([^/]*)\/(status|answer)$/.exec(path) ?? [];
     const upload = await this.uploadOf(id);
-    const isKnown = upload !== undefined && !(upload instanceof Fault);
-    const route = isKnown ? this.routeOfUpload(upload) : this.options.routes.find(received.method, received.path);
+    const exists = upload !== undefined && !(upload instanceof Fault);
+    const route = exists ? this.routeOfUpload(upload) : this.options.routes.find(received.method, received.path);
     const head = withFieldsFor(received, route);
     if (upload instanceof Fault)
-      return { head, place: { kind: 'upload', id, dialect: undefined }, route, fault: upload };
+      return { head, target: { kind: 'upload', id, dialect: undefined }, route, fault: upload };
     const own = upload && (await this.ownUpload(upload, head, route));
-    if (own instanceof Fault) return { head, place: { kind: 'upload', id, dialect: undefined }, route, fault: own };
-    const place: RequestTarget = { kind: 'upload', id, dialect: own?.dialect };
-    return { head, place, route, upload: own, page: page as Found['page'] };
+    if (own instanceof Fault) return { head, target: { kind: 'upload', id, dialect: undefined }, route, fault: own };
+    const target: RequestTarget = { kind: 'upload', id, dialect: own?.dialect };
+    return { head, target: target, route, upload: own, page: page as ResolvedTarget['page'] };
   }
 
   private async uploadOf(id: string): Promise<Upload | undefined | Fault> {
@@ -101,7 +101,7 @@ export class UploadLookup {
   private async ownUpload(upload: Upload, head: RequestHead, route: Route): Promise<Upload | undefined | Fault> {
     if (upload.principal === undefined) return upload;
     try {
-      const owner = await this.options.access.ownerOf(head, route);
+      const owner = await this.options.authorizer.ownerOf(head, route);
       return owner.kind === 'one' && owner.digest === upload.principal ? upload : undefined;
     } catch (fault) {
       if (fault instanceof Fault) return fault;
@@ -139,48 +139,48 @@ export type Located =
   /** Its target has several readings, and what protects one of them would not see the others. */
   | { readonly kind: 'refused'; readonly detail: string };
 
-type Rules = Pick<Routes, 'find' | 'findIgnoringCase' | 'hasProtected'>;
+type RouteFinder = Pick<Routes, 'find' | 'findIgnoringCase' | 'hasProtected'>;
 
 /**
  * Finds the route of a request, so that no origin can read its target in a way that another route protects. A protected
  * route sends on the very path that was matched; elsewhere the target goes on as it came, if every reading of it leads to
  * routes that protect alike.
  */
-export function locate(received: RequestHead, routes: Rules, uploadsPath: string): Located {
+export function locate(received: RequestHead, routes: RouteFinder, uploadsPath: string): Located {
   const { method, path, pathAmbiguity: flaw } = received;
   if (path.startsWith(uploadsPath)) return { kind: 'upload', head: received };
   const route = routes.find(method, path);
-  const head = belowItsOrigin(received, route);
-  if (!head) return refused(flaw ?? OTHERWISE);
-  const readings = readingsOf(head);
-  if (mayLieBelow(head, uploadsPath) && (readings()?.some((reading) => reading.startsWith(uploadsPath)) ?? true))
-    return refused(flaw ?? OTHERWISE);
+  const head = keptBelowOrigin(received, route);
+  if (!head) return refusedFor(flaw ?? OTHER_SPELLING);
+  const readings = lazyReadings(head);
+  if (mayBeBelow(head, uploadsPath) && (readings()?.some((reading) => reading.startsWith(uploadsPath)) ?? true))
+    return refusedFor(flaw ?? OTHER_SPELLING);
   if (!routes.hasProtected) return { kind: 'target', head, route };
-  const methods = meantMethods(head);
-  if (methods.length > MOST_METHODS) return { kind: 'refused', detail: OTHER_METHOD };
-  const guard: Guard = { routes, route, methods };
-  if (leadsElsewhere(head, guard)) return { kind: 'refused', detail: OTHER_DESTINATION };
-  if (flaw !== undefined && dependsOnPath(route)) return refused(flaw);
-  const sendings = sendingsOf(head, route);
+  const methods = requestedMethods(head);
+  if (methods.length > MAX_METHODS) return { kind: 'refused', detail: OTHER_METHOD };
+  const guard: ReadingCheck = { routes, route, methods };
+  if (hasUnsafeDestination(head, guard)) return { kind: 'refused', detail: OTHER_DESTINATION };
+  if (flaw !== undefined && dependsOnPath(route)) return refusedFor(flaw);
+  const sendings = candidateTargets(head, route);
   const sent = sendings.find((sending) => {
     const others = sending === head ? readings() : otherReadings(sending);
-    return otherwiseRead(sending, others, guard) === undefined;
+    return protectedReading(sending, others, guard) === undefined;
   });
   if (sent) return { kind: 'target', head: sent, route };
-  const found = otherwiseRead(head, readings(), guard)!;
-  return found === OTHER_METHOD ? { kind: 'refused', detail: OTHER_METHOD } : refused(flaw ?? found);
+  const ambiguity = protectedReading(head, readings(), guard)!;
+  return ambiguity === OTHER_METHOD ? { kind: 'refused', detail: OTHER_METHOD } : refusedFor(flaw ?? ambiguity);
 }
 
 /** The request as it stays below the path that its origin's URL has, if it has one; undefined when it may not. */
-function belowItsOrigin(head: RequestHead, { origin }: Route): RequestHead | undefined {
-  if (pathOf(origin).length <= 1 || !mayClimbOut(head)) return head;
+function keptBelowOrigin(head: RequestHead, { origin }: Route): RequestHead | undefined {
+  if (pathOf(origin).length <= 1 || !mayEscapeRoot(head)) return head;
   const canonical = { ...head, target: canonicalTarget(head) };
-  return head.pathAmbiguity === undefined && !mayClimbOut(canonical) ? canonical : undefined;
+  return head.pathAmbiguity === undefined && !mayEscapeRoot(canonical) ? canonical : undefined;
 }
 
 /** What is asked of every reading of a target: whether a server that serves it so gets around a route. */
-interface Guard {
-  readonly routes: Rules;
+interface ReadingCheck {
+  readonly routes: RouteFinder;
   /** The route of the request as it is matched. */
   readonly route: Route;
   /** The methods that its fields and its query ask for in place of its own. */
@@ -188,13 +188,13 @@ interface Guard {
 }
 
 /** No client has need of more, and each costs time. */
-const MOST_METHODS = 4;
+const MAX_METHODS = 4;
 
 /**
  * Methods that an application may take for the one that is meant, where it lets clients that know only GET and POST say it
  * in a field or in the query. Applications read such a value in different ways, so that every word of it counts.
  */
-function meantMethods({ method, headers, target }: RequestHead): string[] {
+function requestedMethods({ method, headers, target }: RequestHead): string[] {
   const query = target.includes('?') ? target.slice(target.indexOf('?') + 1) : '';
   const inQuery = [...new URLSearchParams(query)].filter(([name]) => METHOD_PARAMETER.test(name));
   const inFields = headers.filter(([name]) => isMethodOverrideField(fieldKey(name)));
@@ -213,16 +213,16 @@ const OTHER_METHOD =
 /** Methods that write to the target in `Destination` (RFC 4918 §10.3), which routes protect like any other. */
 const TO_DESTINATION: ReadonlySet<string> = new Set(['COPY', 'MOVE']);
 
-function leadsElsewhere(head: RequestHead, { routes, route, methods }: Guard): boolean {
+function hasUnsafeDestination(head: RequestHead, { routes, route, methods }: ReadingCheck): boolean {
   const writing = [head.method, ...methods].filter((method) => TO_DESTINATION.has(method));
   if (writing.length === 0) return false;
   const destinations = head.headers.filter(([name]) => fieldKey(name) === 'destination');
   return destinations.some(([, value]) => {
     const target = readTarget(head.method, value.trim());
     if (!target) return true;
-    const there = { ...head, ...target, flaw: target.flaw };
+    const there = { ...head, ...target, flaw: target.ambiguity };
     const guard = { routes, route, methods: [...writing, 'PUT'] };
-    return otherwiseRead(there, otherReadings(there), guard) !== undefined;
+    return protectedReading(there, otherReadings(there), guard) !== undefined;
   });
 }
 
@@ -230,9 +230,9 @@ const OTHER_DESTINATION =
   'The Destination of this request is malformed, or it is protected in another way than the path of this request.';
 
 /** The readings of a target, found out when they are first asked for. */
-function readingsOf(head: RequestHead): () => Readings {
-  let found: { readonly readings: Readings } | undefined;
-  return () => (found ??= { readings: otherReadings(head) }).readings;
+function lazyReadings(head: RequestHead): () => Readings {
+  let cached: { readonly readings: Readings } | undefined;
+  return () => (cached ??= { readings: otherReadings(head) }).readings;
 }
 
 type Readings = ReturnType<typeof otherReadings>;
@@ -241,19 +241,23 @@ type Readings = ReturnType<typeof otherReadings>;
  * The forms in which a target may go on, the best first. A literal dot segment has one meaning (RFC 3986 §5.2.4), so that
  * without it nobody can find another one.
  */
-function sendingsOf(head: RequestHead, route: Route): RequestHead[] {
+function candidateTargets(head: RequestHead, route: Route): RequestHead[] {
   const canonical = { ...head, target: canonicalTarget(head) };
   if (dependsOnPath(route)) return [canonical];
   return head.pathAmbiguity === undefined && hasDotSegments(head.target) ? [head, canonical] : [head];
 }
 
 /** What lets a server find another, protected route in this request; undefined when it cannot. */
-function otherwiseRead(head: RequestHead, readings: Readings, { routes, route, methods }: Guard): string | undefined {
-  if (!readings) return OTHERWISE;
+function protectedReading(
+  head: RequestHead,
+  readings: Readings,
+  { routes, route, methods }: ReadingCheck,
+): string | undefined {
+  if (!readings) return OTHER_SPELLING;
   const isElsewhere = (other: Route): boolean => isProtected(other) && protectionKey(other) !== protectionKey(route);
   const paths = [head.path, ...readings];
   const kinds: readonly (readonly [methods: readonly string[], onExact: string, onCase: string])[] = [
-    [[head.method], OTHERWISE, CASE],
+    [[head.method], OTHER_SPELLING, OTHER_CASE],
     [methods, OTHER_METHOD, OTHER_METHOD],
   ];
   for (const [asked, onExact, onCase] of kinds) {
@@ -264,10 +268,10 @@ function otherwiseRead(head: RequestHead, readings: Readings, { routes, route, m
   return undefined;
 }
 
-const OTHERWISE = 'a spelling that some servers read as another path';
-const CASE = 'letters whose case some servers ignore, which makes it another path';
+const OTHER_SPELLING = 'a spelling that some servers read as another path';
+const OTHER_CASE = 'letters whose case some servers ignore, which makes it another path';
 
-function refused(what: string): Located {
+function refusedFor(what: string): Located {
   return {
     kind: 'refused',
     detail: `The path of this request has ${what}, and it could be read as one that is protected. Send it in its plain form.`,

@@ -3,7 +3,7 @@ import type { Log } from '../observe/log.js';
 import type { Exchange } from '../server/exchange.js';
 import { type ListenAddress, type Listener, startListener } from '../server/listener.js';
 import { respondEarly } from '../server/response.js';
-import { type ClientFacts, type Disbelief, PEER_FIELD, type PeerSignature } from './peer-auth.js';
+import { type ClientFacts, type ClaimFailure, PEER_FIELD, type PeerSignature } from './peer-auth.js';
 
 export interface PeerListenerOptions {
   readonly address: ListenAddress;
@@ -21,10 +21,10 @@ export interface PeerHandlers {
 }
 
 /** Strangers find out nothing here, and what they send is worth no time. */
-const STRANGERS_BODY = { bytes: 64 * 1024, ms: 1000 };
+const REJECTED_BODY_LIMITS = { bytes: 64 * 1024, ms: 1000 };
 
 /** More than any client's head that another node has taken (64 KiB over HTTP/2), and what that node adds. */
-const MOST_HEAD_BYTES = 96 * 1024;
+const MAX_HEAD_BYTES = 96 * 1024;
 
 /** Opens the internal listener: for other nodes of the cluster, and nobody else. */
 export function startPeerListener(options: PeerListenerOptions, handlers: PeerHandlers): Promise<Listener> {
@@ -36,7 +36,7 @@ export function startPeerListener(options: PeerListenerOptions, handlers: PeerHa
       http2: false,
       windows: { stream: 0, session: 0 },
       maxConcurrentStreams: 0,
-      mostHeadBytes: MOST_HEAD_BYTES,
+      maxHeadBytes: MAX_HEAD_BYTES,
       // A node that ends a connection is not interested any more.
       halfClosedMs: 0,
     },
@@ -58,12 +58,12 @@ function admit(exchange: Exchange, { signature, log }: PeerListenerOptions, hand
   if (typeof claim === 'string') {
     log.warn({ why: claim, advice: ADVICE[claim], peer: exchange.req.socket.remoteAddress }, 'a peer was turned away');
     const told = [[PEER_FIELD, claim]] as const;
-    void respondEarly(exchange, { status: 403, headers: told }, STRANGERS_BODY);
+    void respondEarly(exchange, { status: 403, headers: told }, REJECTED_BODY_LIMITS);
   } else if (claim.kind === 'request') handlers.onRequest(exchange, claim.client);
   else handlers.onFiles(exchange);
 }
 
-const ADVICE: Readonly<Record<Disbelief, string>> = {
+const ADVICE: Readonly<Record<ClaimFailure, string>> = {
   unsigned: 'only nodes of this cluster may ask here',
   version:
     'it runs another version of rufh-proxy; until all nodes run one version, what they ask each other is refused',

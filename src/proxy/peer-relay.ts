@@ -17,8 +17,8 @@ import { clientOf } from '../server/client-connection.js';
 import { onPeerEnded } from '../server/closing.js';
 import type { Exchange } from '../server/exchange.js';
 import { respondEarly } from '../server/response.js';
-import { factsOf, linesForOwner, PEER_FIELD, type PeerSignature, takeUnknownEnd } from './peer-auth.js';
-import { type ExchangeFailure, RelayedExchange } from './proxied-exchange.js';
+import { clientFactsOf, headersForOwner, PEER_FIELD, type PeerSignature, takeUnknownOutcome } from './peer-auth.js';
+import { type ExchangeFailure, ProxiedExchange } from './proxied-exchange.js';
 
 export interface RelayTask {
   readonly exchange: Exchange;
@@ -26,12 +26,12 @@ export interface RelayTask {
   /** Whose the upload is. */
   readonly node: string;
   /** How a refusal looks to this request; `cut`: it is better told by the end of the connection. */
-  readonly refuse: (refusal: Refusal) => Reply | 'cut';
+  readonly refusalReply: (refusal: Refusal) => Reply | 'cut';
 }
 
 /** What becomes of requests on uploads whose bytes are with another node. */
 export interface Relay {
-  isElsewhere(node: string | undefined): node is string;
+  isRemote(node: string | undefined): node is string;
   /** Fulfilled when the exchange is over, whatever came of it. Fails with a `Fault` before anything was said. */
   relay(task: RelayTask): Promise<void>;
   /** Ends what still brings a body: its client goes on by another node. */
@@ -39,7 +39,7 @@ export interface Relay {
 }
 
 /** The nodes that have uploads. */
-export interface Owners {
+export interface OwnerDirectory {
   /** Undefined: nobody knows it any more. Fails with a `Fault`. */
   find(node: string): Promise<{ readonly url: string; readonly silentMs: number } | undefined>;
 }
@@ -47,25 +47,25 @@ export interface Owners {
 export interface PeerRelayOptions {
   /** The name of this node. */
   readonly self: string;
-  readonly owners: Owners;
+  readonly owners: OwnerDirectory;
   readonly signature: PeerSignature;
   /** How internal listeners are verified, and what they are shown of us. */
   readonly tls?: OriginTls;
   /** An owner that cannot be reached and has been silent for this long will not come back. */
   readonly ownerTimeoutMs: number;
   /** Told after a client was sent the whole answer in which its owner says so. Never fails. */
-  readonly clientKnows: (end: UnknownOutcome) => Promise<void>;
+  readonly onUnknownOutcomeReported: (end: UnknownOutcome) => Promise<void>;
   readonly connectTimeoutMs?: number;
   /** How often it is looked whether an owner that does not answer is still heard of. */
-  readonly lookEveryMs?: number;
+  readonly checkIntervalMs?: number;
   readonly log: Log;
 }
 
 const KEEP_ALIVE_MS = 5_000;
 const RETRY_AFTER_SECONDS = 5;
-const LOOK_EVERY_MS = 2_500;
+const CHECK_INTERVAL_MS = 2_500;
 /** Longer than a lease lasts without its store: who says nothing for so long can take nothing in any more. */
-const STANDS_STILL_MS = 20_000;
+const OWNER_SILENT_MS = 20_000;
 
 const UNREACHABLE = 'The bytes of this upload cannot be reached right now. What was acknowledged is kept.';
 
@@ -75,8 +75,8 @@ const UNREACHABLE = 'The bytes of this upload cannot be reached right now. What 
  */
 export class PeerRelay implements Relay {
   private readonly requests: OriginRequests;
-  private readonly underWay = new Set<RelayedExchange>();
-  private readonly noting = new Set<Promise<void>>();
+  private readonly exchanges = new Set<ProxiedExchange>();
+  private readonly pendingReports = new Set<Promise<void>>();
 
   constructor(private readonly options: PeerRelayOptions) {
     this.requests = new OriginRequests(options.tls);
@@ -87,24 +87,24 @@ export class PeerRelay implements Relay {
     return this.requests.openConnections;
   }
 
-  isElsewhere(node: string | undefined): node is string {
+  isRemote(node: string | undefined): node is string {
     return node !== undefined && node !== this.options.self;
   }
 
   async relay(task: RelayTask): Promise<void> {
-    const { exchange, head, node, refuse } = task;
+    const { exchange, head, node, refusalReply: refuse } = task;
     // The next request of a client that was just told counts on it.
-    if (this.noting.size > 0) await Promise.all(this.noting);
+    if (this.pendingReports.size > 0) await Promise.all(this.pendingReports);
     const owner = await this.options.owners.find(node);
     if (owner) return this.run(new PeerConnection(this.requests, this.options.connectTimeoutMs), owner, task);
     const reply = refuse({ reason: 'unknown-upload' });
-    if (reply === 'cut') clientOf(exchange).breakOff();
+    if (reply === 'cut') clientOf(exchange).abort();
     else await respondEarly(exchange, reply);
     this.options.log.warn({ node, method: head.method }, 'an upload is with a node that nobody knows');
   }
 
   drain(): void {
-    for (const relayed of this.underWay) relayed.interrupt();
+    for (const relayed of this.exchanges) relayed.interrupt();
   }
 
   /** Ends every connection to other nodes. */
@@ -113,14 +113,14 @@ export class PeerRelay implements Relay {
   }
 
   private async run(
-    way: PeerConnection,
-    owner: NonNullable<Awaited<ReturnType<Owners['find']>>>,
+    connection: PeerConnection,
+    owner: NonNullable<Awaited<ReturnType<OwnerDirectory['find']>>>,
     task: RelayTask,
   ): Promise<void> {
-    const { exchange, head, node, refuse } = task;
+    const { exchange, head, node, refusalReply: refuse } = task;
     const { signature, ownerTimeoutMs } = this.options;
     const { method, target } = head;
-    const claim = { kind: 'request', to: node, client: factsOf(head) } as const;
+    const claim = { kind: 'request', to: node, client: clientFactsOf(head) } as const;
     // A signature is good once, and a request may have to be made a second time.
     const signed = (outgoing: OutgoingRequest): OutgoingRequest => {
       return { ...outgoing, headers: [...outgoing.headers, [PEER_FIELD, signature.sign(claim, outgoing)]] };
@@ -129,47 +129,50 @@ export class PeerRelay implements Relay {
     // The owner hears that the client may have left by the end of our connection alone.
     const stopListening = onPeerEnded(exchange, (connection) => connection.end());
     const client = clientOf(exchange);
-    let unknown: UnknownOutcome | undefined;
-    void client.over.then(() => {
-      if (unknown && !client.isGone) this.note(unknown);
+    let unknownOutcome: UnknownOutcome | undefined;
+    void client.closed.then(() => {
+      if (unknownOutcome && !client.hasLeft) this.reportUnknownOutcome(unknownOutcome);
     });
-    const relayed = new RelayedExchange({
+    const proxied = new ProxiedExchange({
       head,
       client,
-      outgoing: { origin: owner.url, method, target, headers: linesForOwner(head) },
-      open: (outgoing) => way.open(signed(outgoing)),
+      outgoing: { origin: owner.url, method, target, headers: headersForOwner(head) },
+      open: (outgoing) => connection.open(signed(outgoing)),
       // Both are for the owner to judge: it knows how long an origin may take.
       stallLimits: { origin: undefined, client: undefined },
-      forClient: (headers, kind) => {
-        const taken = takeUnknownEnd(headers);
-        if (kind === 'final') unknown = taken.end;
+      fieldsForClient: (headers, kind) => {
+        const taken = takeUnknownOutcome(headers);
+        if (kind === 'final') unknownOutcome = taken.end;
         return taken.headers;
       },
       onFailure: (failure) => {
         // The client gets something else than the owner's answer.
-        unknown = undefined;
-        this.report(failure, task);
+        unknownOutcome = undefined;
+        this.logFailure(failure, task);
       },
-      objection: (answer) => way.objection(answer),
-      instead: ({ code, status, detail }) => {
+      rejectAnswer: (answer) => connection.rejectAnswer(answer),
+      failureReply: ({ code, status, detail }) => {
         if (code === 'CODING') return problemReply({ status, detail });
-        if (way.isOpen && code !== STANDS_STILL.code) return 'cut';
+        if (connection.isOpen && code !== OWNER_SILENT.code) return 'cut';
         if (silence.ms >= ownerTimeoutMs) return refuse({ reason: 'unknown-upload' });
         return refuse({ reason: 'unavailable', detail: UNREACHABLE, retryAfterSeconds: RETRY_AFTER_SECONDS });
       },
     });
-    this.underWay.add(relayed);
-    const watch = setInterval(() => void this.look(relayed, node, silence), this.options.lookEveryMs ?? LOOK_EVERY_MS);
-    await relayed.run();
+    this.exchanges.add(proxied);
+    const watch = setInterval(
+      () => void this.checkOwner(proxied, node, silence),
+      this.options.checkIntervalMs ?? CHECK_INTERVAL_MS,
+    );
+    await proxied.run();
     stopListening();
     clearInterval(watch);
-    this.underWay.delete(relayed);
+    this.exchanges.delete(proxied);
   }
 
   /** A process that stands still keeps its connections, and its machine takes new ones: only its silence tells. */
-  private async look(relayed: RelayedExchange, node: string, silence: OwnerSilence): Promise<void> {
-    silence.heard(await this.silentMs(node));
-    if (silence.lasts) relayed.abandon(STANDS_STILL);
+  private async checkOwner(proxied: ProxiedExchange, node: string, silence: OwnerSilence): Promise<void> {
+    silence.update(await this.silentMs(node));
+    if (silence.isConfirmed) proxied.failUnlessAnswered(OWNER_SILENT);
   }
 
   private async silentMs(node: string): Promise<number> {
@@ -183,34 +186,34 @@ export class PeerRelay implements Relay {
     }
   }
 
-  private note(end: UnknownOutcome): void {
-    const noting = this.options.clientKnows(end).finally(() => this.noting.delete(noting));
-    this.noting.add(noting);
+  private reportUnknownOutcome(end: UnknownOutcome): void {
+    const noting = this.options.onUnknownOutcomeReported(end).finally(() => this.pendingReports.delete(noting));
+    this.pendingReports.add(noting);
   }
 
-  private report({ code, cause }: ExchangeFailure, { node, head }: RelayTask): void {
+  private logFailure({ code, cause }: ExchangeFailure, { node, head }: RelayTask): void {
     const problem = cause instanceof Error ? cause.message : undefined;
     const { method } = head;
     this.options.log.warn({ node, method, code, problem }, 'a request did not get through to the node of its upload');
   }
 }
 
-const STANDS_STILL: ExchangeFailure = { status: 504, code: 'OWNER_SILENT', detail: UNREACHABLE };
+const OWNER_SILENT: ExchangeFailure = { status: 504, code: 'OWNER_SILENT', detail: UNREACHABLE };
 
 /** How long an owner has not been heard of. */
 class OwnerSilence {
-  private looks = 0;
+  private silentChecks = 0;
 
   constructor(public ms: number) {}
 
-  heard(ms: number): void {
+  update(ms: number): void {
     this.ms = ms;
-    this.looks = ms >= STANDS_STILL_MS ? this.looks + 1 : 0;
+    this.silentChecks = ms >= OWNER_SILENT_MS ? this.silentChecks + 1 : 0;
   }
 
   /** Not at the first look: when the store has just come back, nobody has had the time to say anything. */
-  get lasts(): boolean {
-    return this.looks >= 2;
+  get isConfirmed(): boolean {
+    return this.silentChecks >= 2;
   }
 }
 
@@ -232,11 +235,11 @@ class PeerConnection {
   }
 
   /** What answers there takes us for a stranger, or is not the one we mean. */
-  objection({ statusCode, headers }: IncomingMessage): ExchangeFailure | undefined {
-    const why = headers[PEER_FIELD.toLowerCase()];
-    if (statusCode !== 403 || why === undefined) return undefined;
+  rejectAnswer({ statusCode, headers }: IncomingMessage): ExchangeFailure | undefined {
+    const failure = headers[PEER_FIELD.toLowerCase()];
+    if (statusCode !== 403 || failure === undefined) return undefined;
     this.isOpen = false;
-    return { status: 502, code: `PEER_${String(why).toUpperCase()}`, detail: UNREACHABLE };
+    return { status: 502, code: `PEER_${String(failure).toUpperCase()}`, detail: UNREACHABLE };
   }
 
   private watch(socket: Socket): void {
@@ -248,7 +251,7 @@ class PeerConnection {
   }
 }
 
-export interface NoRelayOptions {
+export interface MissingRelayOptions {
   /** The name of this node; missing where all nodes are meant to share one spool. */
   readonly node?: string;
   readonly log: Log;
@@ -256,8 +259,8 @@ export interface NoRelayOptions {
   readonly monotonic: () => number;
 }
 
-const NO_RELAY_RETRY_SECONDS = 30;
-const SAY_AGAIN_MS = 60_000;
+const MISSING_RELAY_RETRY_SECONDS = 30;
+const LOG_INTERVAL_MS = 60_000;
 
 const UNREACHABLE_FROM_HERE = 'The bytes of this upload cannot be reached from here. What was acknowledged is kept.';
 
@@ -265,23 +268,23 @@ const UNREACHABLE_FROM_HERE = 'The bytes of this upload cannot be reached from h
  * A node that has no way to the others, where an upload names one of them: a setting is missing, and taking the upload for
  * its own would be to give it up for the bytes that are not here.
  */
-export class NoRelay implements Relay {
-  private saidAt = -Infinity;
+export class MissingRelay implements Relay {
+  private loggedAt = -Infinity;
 
-  constructor(private readonly options: NoRelayOptions) {}
+  constructor(private readonly options: MissingRelayOptions) {}
 
-  isElsewhere(node: string | undefined): node is string {
+  isRemote(node: string | undefined): node is string {
     return node !== undefined && node !== this.options.node;
   }
 
-  async relay({ exchange, node, refuse }: RelayTask): Promise<void> {
-    this.tell(node);
+  async relay({ exchange, node, refusalReply: refuse }: RelayTask): Promise<void> {
+    this.logMisconfiguration(node);
     const reply = refuse({
       reason: 'unavailable',
       detail: UNREACHABLE_FROM_HERE,
-      retryAfterSeconds: NO_RELAY_RETRY_SECONDS,
+      retryAfterSeconds: MISSING_RELAY_RETRY_SECONDS,
     });
-    if (reply === 'cut') clientOf(exchange).breakOff();
+    if (reply === 'cut') clientOf(exchange).abort();
     else await respondEarly(exchange, reply);
   }
 
@@ -290,17 +293,17 @@ export class NoRelay implements Relay {
   }
 
   /** Once in a while: every request on such an upload meets it. */
-  private tell(node: string): void {
+  private logMisconfiguration(node: string): void {
     const { log, monotonic, node: own } = this.options;
-    if (monotonic() - this.saidAt < SAY_AGAIN_MS) return;
-    this.saidAt = monotonic();
-    log.error({ node }, own === undefined ? SHARES_NOTHING : SET_CLUSTER);
+    if (monotonic() - this.loggedAt < LOG_INTERVAL_MS) return;
+    this.loggedAt = monotonic();
+    log.error({ node }, own === undefined ? SPOOL_NOT_SHARED : CLUSTER_NOT_SET);
   }
 }
 
-const SET_CLUSTER =
+const CLUSTER_NOT_SET =
   'the bytes of an upload are with another node, and there is no way to it: set `cluster` at every node (listen, ' +
   'advertise and a secret)';
-const SHARES_NOTHING =
+const SPOOL_NOT_SHARED =
   'the bytes of an upload are on the disk of another node, but here `spool.shared` is true: set it to false, and ' +
   '`cluster` at every node (listen, advertise and a secret), until such uploads have ended';

@@ -15,21 +15,21 @@ import type { OutgoingRequest } from '../origin/origin-client.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import { type ClientSide, discard, type DiscardLimits } from '../server/closing.js';
-import type { TakenBody } from '../server/slow-clients.js';
+import type { WatchedBody } from '../server/slow-clients.js';
 import { sinceReadHeldMs, limitSmallPieces } from '../streams/small-pieces.js';
-import { type Awaited, Stall, type StallLimits } from './stall.js';
+import { type AwaitedSide, StallDetector, type StallLimits } from './stall.js';
 
 /** The connection ended, and nobody said why. */
-const CLOSED = Object.assign(new Error('connection closed'), { code: 'ECONNRESET' });
+const CONNECTION_CLOSED = Object.assign(new Error('connection closed'), { code: 'ECONNRESET' });
 
 /** How much is still read of an answer that nobody gets: its connection to the origin is not worth more. */
-const REPLACED_ANSWER: DiscardLimits = { bytes: 64 * 1024, ms: 2000 };
+const REPLACED_ANSWER_LIMITS: DiscardLimits = { bytes: 64 * 1024, ms: 2000 };
 
 /** Of one exchange, more than any origin has to say before its answer. */
-const MOST_INTERIMS = 1000;
-const MOST_INTERIM_BYTES = 256 * 1024;
+const MAX_INTERIMS = 1000;
+const MAX_INTERIM_BYTES = 256 * 1024;
 
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** The head of a final answer. */
 export interface AnswerHead {
@@ -39,7 +39,7 @@ export interface AnswerHead {
 }
 
 /** An answer with another head, or a reply in place of the whole answer. */
-export type RewrittenFields = AnswerHead | { readonly instead: Reply };
+export type RewrittenAnswer = AnswerHead | { readonly replacement: Reply };
 
 export interface ExchangeOptions {
   readonly head: RequestHead;
@@ -51,37 +51,37 @@ export interface ExchangeOptions {
   readonly headTimeoutMs?: number;
   readonly onFailure: (failure: ExchangeFailure) => void;
   /** Watches how fast the client's body comes; gives the end of watching. */
-  readonly watchBody?: (body: TakenBody) => () => void;
+  readonly watchBody?: (body: WatchedBody) => () => void;
   /** A longer body is refused, or cut where its length was not known: the origin never gets all of it. */
   readonly maxBodyBytes?: number;
   /** What the client is shown of an answer's fields; all of them when missing. */
-  readonly forClient?: (headers: Headers, kind: 'interim' | 'final' | 'trailers') => Headers;
+  readonly fieldsForClient?: (headers: Headers, kind: 'interim' | 'final' | 'trailers') => Headers;
   /** What becomes of a final answer, after `forClient`; nothing changes when missing. */
-  readonly retold?: (answer: AnswerHead) => RewrittenFields;
+  readonly rewrite?: (answer: AnswerHead) => RewrittenAnswer;
   /** Which of the client's trailers go on; all of them when missing. */
-  readonly trailersOf?: (trailers: Headers) => Headers;
+  readonly trailersForOrigin?: (trailers: Headers) => Headers;
   /** What a client without an answer gets, where that is no problem of ours: another reply, or its connection cut. */
-  readonly instead?: (failure: ExchangeFailure) => Reply | 'cut';
+  readonly failureReply?: (failure: ExchangeFailure) => Reply | 'cut';
   /** Why an answer is not the client's. */
-  readonly objection?: (answer: IncomingMessage) => ExchangeFailure | undefined;
+  readonly rejectAnswer?: (answer: IncomingMessage) => ExchangeFailure | undefined;
   /** The request asked for another protocol, and the origin agrees: the connections are not HTTP's any more. */
-  readonly switched?: (answer: IncomingMessage, socket: Socket, early: Buffer) => void;
+  readonly onSwitched?: (answer: IncomingMessage, socket: Socket, early: Buffer) => void;
 }
 
 /** One request given to the origin and its answer given to the client, both while they come. */
-export class RelayedExchange {
+export class ProxiedExchange {
   private readonly client: ClientSide;
   private readonly framing: Framing;
   private request: ClientRequest | undefined;
-  private stall: Stall | undefined;
+  private stall: StallDetector | undefined;
   private headTimer: NodeJS.Timeout | undefined;
-  private interims = 0;
+  private interimCount = 0;
   private interimBytes = 0;
   private stopWatching: (() => void) | undefined;
   private answer: IncomingMessage | undefined;
   /** The origin said something: it has seen the request. */
-  private heard = false;
-  private isOver = false;
+  private hasOriginResponded = false;
+  private isFinished = false;
 
   constructor(private readonly options: ExchangeOptions) {
     this.client = options.client;
@@ -91,26 +91,26 @@ export class RelayedExchange {
   /** Fulfilled when nothing more goes in either direction. Never fails. */
   async run(): Promise<void> {
     const { client } = this;
-    client.onGone(() => this.stop());
+    client.onLeft(() => this.stop());
     client.body.on('error', () => undefined);
     client.out.on('error', () => undefined);
-    if (!client.isGone) this.begin();
-    await client.over;
+    if (!client.hasLeft) this.begin();
+    await client.closed;
     clearTimeout(this.headTimer);
-    if (this.request) await closed(this.request);
+    if (this.request) await requestClosed(this.request);
     this.stall?.stop();
     this.stopWatching?.();
   }
 
   /** Ends it for both sides, unless all that is left is the answer. */
   interrupt(): void {
-    if (this.isOver || this.bodyIsSent || this.client.answered) return;
+    if (this.isFinished || this.bodyIsSent || this.client.headSent) return;
     this.stop();
-    this.client.breakOff();
+    this.client.abort();
   }
 
   /** Fails it, unless its answer has begun. */
-  abandon(failure: ExchangeFailure): void {
+  failUnlessAnswered(failure: ExchangeFailure): void {
     if (!this.answer) this.fail(failure);
   }
 
@@ -126,22 +126,22 @@ export class RelayedExchange {
     const { open, outgoing, stallLimits } = this.options;
     let request: ClientRequest;
     try {
-      const headers = withAnnouncedTrailers(outgoing.headers, (trailers) => this.sentOn(trailers));
+      const headers = withAnnouncedTrailers(outgoing.headers, (trailers) => this.trailersToOrigin(trailers));
       request = open({ ...outgoing, headers, connection });
     } catch (error) {
-      return this.fail(unfit('The request cannot be passed on to the origin.', error));
+      return this.fail(badGateway('The request cannot be passed on to the origin.', error));
     }
     this.request = request;
     this.stall?.stop();
-    this.stall = new Stall(request, stallLimits, this.awaited, (whose) => {
-      this.fail(whose === 'origin' ? silentFor(stallLimits.origin!) : bodyStopped(stallLimits.client!));
+    this.stall = new StallDetector(request, stallLimits, this.awaitedSide, (whose) => {
+      this.fail(whose === 'origin' ? originSilent(stallLimits.origin!) : bodyStopped(stallLimits.client!));
     });
     request.on('information', (interim) => this.relayInterim(interim));
-    request.on('finish', () => request === this.request && this.awaitHead());
-    request.on('response', (answer) => this.relay(answer));
-    request.on('upgrade', (answer, socket, early) => this.switch(answer, socket, early));
-    request.on('error', (error) => request === this.request && this.requestEnded(request, error));
-    request.on('close', () => request === this.request && this.requestEnded(request));
+    request.on('finish', () => request === this.request && this.startHeadTimer());
+    request.on('response', (answer) => this.relayAnswer(answer));
+    request.on('upgrade', (answer, socket, early) => this.switchProtocols(answer, socket, early));
+    request.on('error', (error) => request === this.request && this.onRequestEnded(request, error));
+    request.on('close', () => request === this.request && this.onRequestEnded(request));
     this.sendBody(request);
   }
 
@@ -152,9 +152,9 @@ export class RelayedExchange {
       request.end();
       return;
     }
-    this.countBody();
+    this.limitBody();
     this.stopWatching ??= this.options.watchBody?.({
-      isAwaited: () => !this.isOver && this.awaited() === 'client',
+      isAwaited: () => !this.isFinished && this.awaitedSide() === 'client',
       onSlow: () => this.fail(bodyTooSlow()),
     });
     body.pipe(request, { end: false });
@@ -164,7 +164,7 @@ export class RelayedExchange {
   }
 
   /** Before the bytes are piped on, so that those that are too many do not complete anything. */
-  private countBody(): void {
+  private limitBody(): void {
     const { maxBodyBytes } = this.options;
     if (maxBodyBytes === undefined || this.framing === 'length') return;
     let size = 0;
@@ -177,33 +177,33 @@ export class RelayedExchange {
   private endBody(request: ClientRequest): void {
     this.stopWatching?.();
     // An HTTP/2 stream says "end" even after a reset.
-    if (this.client.isGone || request.destroyed) return;
+    if (this.client.hasLeft || request.destroyed) return;
     if (this.framing === 'chunked') {
-      const trailers = this.sentOn(this.client.trailers());
+      const trailers = this.trailersToOrigin(this.client.trailers());
       if (trailers.length > 0) request.addTrailers(trailers.map(([name, value]): [string, string] => [name, value]));
     }
     request.end();
   }
 
-  private sentOn(received: Headers): Headers {
+  private trailersToOrigin(received: Headers): Headers {
     const trailers = forwardableTrailers(received);
-    return this.options.trailersOf?.(trailers) ?? trailers;
+    return this.options.trailersForOrigin?.(trailers) ?? trailers;
   }
 
   /** From now on the origin has to come to its answer, whatever it says before. */
-  private awaitHead(): void {
+  private startHeadTimer(): void {
     const { headTimeoutMs } = this.options;
-    if (headTimeoutMs === undefined || this.answer || this.isOver) return;
+    if (headTimeoutMs === undefined || this.answer || this.isFinished) return;
     const fail = (): void =>
-      this.fail(unfit(`The origin did not come to its answer within ${headTimeoutMs / 1000} s.`));
-    this.headTimer = setTimeout(fail, Math.min(headTimeoutMs, LONGEST_TIMER_MS));
+      this.fail(badGateway(`The origin did not come to its answer within ${headTimeoutMs / 1000} s.`));
+    this.headTimer = setTimeout(fail, Math.min(headTimeoutMs, MAX_TIMER_MS));
   }
 
   private relayInterim({ statusCode, statusMessage, rawHeaders }: InformationEvent): void {
-    this.heard = true;
+    this.hasOriginResponded = true;
     this.interimBytes += rawHeaders.reduce((sum, { length }) => sum + length, statusMessage.length);
-    if (++this.interims > MOST_INTERIMS || this.interimBytes > MOST_INTERIM_BYTES)
-      return this.fail(unfit('The origin sends interim responses without end.'));
+    if (++this.interimCount > MAX_INTERIMS || this.interimBytes > MAX_INTERIM_BYTES)
+      return this.fail(badGateway('The origin sends interim responses without end.'));
     this.client.sendInterim(
       statusCode,
       statusMessage,
@@ -211,56 +211,56 @@ export class RelayedExchange {
     );
   }
 
-  private switch(answer: IncomingMessage, socket: Duplex, early: Buffer): void {
-    const { switched } = this.options;
-    if (switched && socket instanceof Socket && !this.isOver) {
-      this.isOver = true;
+  private switchProtocols(answer: IncomingMessage, socket: Duplex, early: Buffer): void {
+    const { onSwitched: onSwitched } = this.options;
+    if (onSwitched && socket instanceof Socket && !this.isFinished) {
+      this.isFinished = true;
       this.stall?.stop();
-      switched(answer, socket, early);
+      onSwitched(answer, socket, early);
     } else {
       socket.destroy();
-      this.fail(unfit('The origin switched protocols without being asked to.'));
+      this.fail(badGateway('The origin switched protocols without being asked to.'));
     }
   }
 
-  private relay(answer: IncomingMessage): void {
+  private relayAnswer(answer: IncomingMessage): void {
     const { client } = this;
-    this.heard = true;
-    const objection = this.options.objection?.(answer);
-    if (objection) return this.fail(objection);
+    this.hasOriginResponded = true;
+    const rejection = this.options.rejectAnswer?.(answer);
+    if (rejection) return this.fail(rejection);
     if (!/^\s*chunked\s*$/i.test(answer.headers['transfer-encoding'] ?? 'chunked')) {
-      return this.fail(unfit("The origin's answer has a transfer coding that nobody asked for."));
+      return this.fail(badGateway("The origin's answer has a transfer coding that nobody asked for."));
     }
     this.answer = answer;
     clearTimeout(this.headTimer);
     limitSmallPieces(answer, answer.socket);
     answer.on('error', () => undefined);
-    const retold = this.retold(answer);
-    if ('instead' in retold) return this.replace(answer, retold.instead);
-    if (!this.sendHead(retold)) return;
+    const rewritten = this.retold(answer);
+    if ('replacement' in rewritten) return this.replace(answer, rewritten.replacement);
+    if (!this.sendHead(rewritten)) return;
     answer.pipe(client.out, { end: false });
     answer.once('end', () => this.endAnswer(answer));
-    answer.once('close', () => !answer.readableEnded && this.fail(explain(CLOSED)));
+    answer.once('close', () => !answer.readableEnded && this.fail(failureOf(CONNECTION_CLOSED)));
     setImmediate(() => !answer.readableDidRead && !answer.readableEnded && client.flush());
   }
 
-  private retold({ statusCode, statusMessage, rawHeaders }: IncomingMessage): RewrittenFields {
+  private retold({ statusCode, statusMessage, rawHeaders }: IncomingMessage): RewrittenAnswer {
     const lines = fromRawHeaders(rawHeaders);
-    const shown = this.shown(forwardableHeaders(lines, this.client.takesTrailers(lines)), 'final');
-    const headers = withAnnouncedTrailers(shown, (trailers) => this.shownTrailers(trailers));
+    const fieldsToClient = this.shown(forwardableHeaders(lines, this.client.takesTrailers(lines)), 'final');
+    const headers = withAnnouncedTrailers(fieldsToClient, (trailers) => this.trailersToClient(trailers));
     const head = { status: statusCode!, reason: statusMessage ?? '', headers };
-    return this.options.retold?.(head) ?? head;
+    return this.options.rewrite?.(head) ?? head;
   }
 
   /** Gives the client a reply of ours; an origin that has little more to say keeps its connection. */
   private replace(answer: IncomingMessage, reply: Reply): void {
     const request = this.request!;
     if (this.bodyIsSent) {
-      this.isOver = true;
+      this.isFinished = true;
       this.stall?.stop();
-      discard(answer, REPLACED_ANSWER, (ended) => !ended && request.destroy());
-    } else this.dropBody();
-    this.give(reply);
+      discard(answer, REPLACED_ANSWER_LIMITS, (ended) => !ended && request.destroy());
+    } else this.abandonBody();
+    this.sendReply(reply);
   }
 
   private sendHead({ status, reason, headers }: AnswerHead): boolean {
@@ -268,16 +268,16 @@ export class RelayedExchange {
       this.client.sendHead(status, reason, headers);
       return true;
     } catch (error) {
-      this.fail(unfit("The origin's answer has header fields that cannot be passed on.", error));
+      this.fail(badGateway("The origin's answer has header fields that cannot be passed on.", error));
       return false;
     }
   }
 
   private shown(headers: Headers, kind: 'interim' | 'final' | 'trailers'): Headers {
-    return this.options.forClient?.(headers, kind) ?? headers;
+    return this.options.fieldsForClient?.(headers, kind) ?? headers;
   }
 
-  private shownTrailers(trailers: Headers): Headers {
+  private trailersToClient(trailers: Headers): Headers {
     return this.shown(forwardableTrailers(trailers), 'trailers');
   }
 
@@ -285,42 +285,42 @@ export class RelayedExchange {
     const request = this.request!;
     if (!this.bodyIsSent) {
       // An origin that keeps the connection may want the rest of the body; one that does not has no use for it.
-      if (!request.shouldKeepAlive || request.destroyed) this.dropBody();
+      if (!request.shouldKeepAlive || request.destroyed) this.abandonBody();
       else keepDraining(request);
     }
-    this.client.end(this.shownTrailers(fromRawHeaders(answer.rawTrailers)));
+    this.client.end(this.trailersToClient(fromRawHeaders(answer.rawTrailers)));
   }
 
-  private requestEnded(request: ClientRequest, error: Error = CLOSED): void {
-    if (this.isOver) return;
+  private onRequestEnded(request: ClientRequest, error: Error = CONNECTION_CLOSED): void {
+    if (this.isFinished) return;
     if (!this.answer && this.mayRepeat(request, error)) this.attempt('fresh');
     // Node takes the end of a broken connection for the end of an answer that has no other: it must not come so far.
-    else if (!this.answer?.complete) this.fail(explain(error));
-    else if (this.answer.readableEnded && !this.bodyIsSent) this.dropBody();
+    else if (!this.answer?.complete) this.fail(failureOf(error));
+    else if (this.answer.readableEnded && !this.bodyIsSent) this.abandonBody();
   }
 
   /** RFC 9110 §9.2.2: an idle connection may be closed by the origin while our request is on its way over it. */
   private mayRepeat({ reusedSocket }: ClientRequest, error: Error): boolean {
-    const isHarmless = this.framing === 'none' && isIdempotent(this.options.head);
-    return reusedSocket && isHarmless && !this.heard && isBrokenConnection(error);
+    const isRepeatable = this.framing === 'none' && isIdempotent(this.options.head);
+    return reusedSocket && isRepeatable && !this.hasOriginResponded && isBrokenConnection(error);
   }
 
   private fail(failure: ExchangeFailure): void {
-    if (this.isOver) return;
+    if (this.isFinished) return;
     this.options.onFailure(failure);
     const { client, options } = this;
-    const answered = client.answered;
-    const reply = answered ? undefined : (options.instead ?? problemOf)(failure);
-    if (reply === 'cut' || (answered && !this.answer?.readableEnded)) {
+    const hasBegun = client.headSent;
+    const reply = hasBegun ? undefined : (options.failureReply ?? problemReplyOf)(failure);
+    if (reply === 'cut' || (hasBegun && !this.answer?.readableEnded)) {
       this.stop();
-      client.breakOff();
+      client.abort();
       return;
     }
-    this.dropBody();
-    if (reply) this.give(reply);
+    this.abandonBody();
+    if (reply) this.sendReply(reply);
   }
 
-  private give({ status, reason = STATUS_CODES[status]!, headers, body }: Reply): void {
+  private sendReply({ status, reason = STATUS_CODES[status]!, headers, body }: Reply): void {
     const bytes = Buffer.from(typeof body === 'string' ? body : '');
     this.client.sendHead(status, reason, [...headers, ['Content-Length', `${bytes.length}`]]);
     if (this.options.head.method !== 'HEAD') this.client.out.write(bytes);
@@ -335,22 +335,22 @@ export class RelayedExchange {
    * A body that waits for 100 waits for the origin's; a client that is slow to read is nobody's fault, and what we keep from
    * being read is ours.
    */
-  private readonly awaited = (): Awaited | undefined => {
+  private readonly awaitedSide = (): AwaitedSide | undefined => {
     const { request, answer, client } = this;
-    if (answer && !answer.readableEnded) return client.isBehind || isHeldBack(answer) ? undefined : 'origin';
+    if (answer && !answer.readableEnded) return client.needsDrain || isHeldBack(answer) ? undefined : 'origin';
     const isBlocked = (answer ? request!.socket?.writableNeedDrain : request!.writableNeedDrain) === true;
-    if (request!.writableEnded || isBlocked || client.holdsBodyBack) return 'origin';
+    if (request!.writableEnded || isBlocked || client.awaitsContinue) return 'origin';
     return isHeldBack(client.body) ? undefined : 'client';
   };
 
   /** Nobody wants the rest of the body any more; the client may need time to notice. */
-  private dropBody(): void {
+  private abandonBody(): void {
     this.stop();
-    if (!this.client.isGone) this.client.discardBody();
+    if (!this.client.hasLeft) this.client.discardBody();
   }
 
   private stop(): void {
-    this.isOver = true;
+    this.isFinished = true;
     this.stall?.stop();
     clearTimeout(this.headTimer);
     if (!this.request) return;
@@ -363,7 +363,7 @@ function isHeldBack(body: Readable): boolean {
   return sinceReadHeldMs(body) === 0;
 }
 
-function problemOf({ status, detail }: ExchangeFailure): Reply {
+function problemReplyOf({ status, detail }: ExchangeFailure): Reply {
   return problemReply({ status, detail });
 }
 
@@ -375,7 +375,7 @@ function keepDraining(request: ClientRequest): void {
   request.once('close', () => socket?.off('drain', drained));
 }
 
-function closed(request: ClientRequest): Promise<void> {
+function requestClosed(request: ClientRequest): Promise<void> {
   return new Promise((resolve) => {
     if (request.closed) resolve();
     else request.once('close', () => resolve());
@@ -393,24 +393,24 @@ export interface ExchangeFailure {
   readonly cause?: unknown;
 }
 
-const REFUSED = 'The origin refused the connection. It may be down or restarting; try again later.';
+const CONNECTION_REFUSED = 'The origin refused the connection. It may be down or restarting; try again later.';
 const UNREACHABLE = 'The origin could not be reached over the network.';
 const UNKNOWN_NAME = "The origin's name could not be resolved.";
-const BROKE_OFF =
+const CONNECTION_LOST =
   'The origin closed the connection without an answer. It is not known whether it processed the request.';
 
 const DETAILS: ReadonlyMap<string, string> = new Map([
-  ['ECONNREFUSED', REFUSED],
+  ['ECONNREFUSED', CONNECTION_REFUSED],
   ['EHOSTUNREACH', UNREACHABLE],
   ['ENETUNREACH', UNREACHABLE],
   ['ENOTFOUND', UNKNOWN_NAME],
   ['EAI_AGAIN', UNKNOWN_NAME],
-  ['ECONNRESET', BROKE_OFF],
-  ['EPIPE', BROKE_OFF],
+  ['ECONNRESET', CONNECTION_LOST],
+  ['EPIPE', CONNECTION_LOST],
 ]);
 
 /** What an error of a request to an origin means. */
-function explain(error: unknown): ExchangeFailure {
+function failureOf(error: unknown): ExchangeFailure {
   const code = codeOf(error);
   if (code === 'ETIMEDOUT') {
     return { status: 504, code, detail: 'The origin did not accept a connection in time.', cause: error };
@@ -419,7 +419,7 @@ function explain(error: unknown): ExchangeFailure {
 }
 
 /** The origin's answer, or the request itself, is nothing that may be passed on. */
-function unfit(detail: string, cause?: unknown): ExchangeFailure {
+function badGateway(detail: string, cause?: unknown): ExchangeFailure {
   return { status: 502, code: codeOf(cause), detail, cause };
 }
 
@@ -433,7 +433,7 @@ function unknownCoding(coding: string): ExchangeFailure {
 }
 
 /** The origin moved no byte for too long. */
-function silentFor(limitMs: number): ExchangeFailure {
+function originSilent(limitMs: number): ExchangeFailure {
   return { status: 504, code: 'ETIMEDOUT', detail: `The origin was silent for more than ${limitMs / 1000} s.` };
 }
 

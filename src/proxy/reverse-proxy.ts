@@ -13,11 +13,11 @@ import type { DiscardLimits } from '../server/closing.js';
 import { connectionOf, type Exchange, type HttpRequest } from '../server/exchange.js';
 import { sendReply } from '../server/response.js';
 import type { RequestRates } from '../server/slow-clients.js';
-import { type ExchangeFailure, type ExchangeOptions, RelayedExchange } from './proxied-exchange.js';
-import { answerOn, Upgrades } from './upgrade.js';
+import { type ExchangeFailure, type ExchangeOptions, ProxiedExchange } from './proxied-exchange.js';
+import { responseOn, Upgrades } from './upgrade.js';
 
 /** What pass-through needs of a `Route`. */
-export interface PassThroughRoute extends FieldRules {
+export interface ProxyRoute extends FieldRules {
   /** Scheme, host and port, and a path that is put before every target; no trailing slash. */
   readonly origin: string;
   readonly limits?: { readonly maxSize?: number };
@@ -32,7 +32,7 @@ export interface PassThroughRoute extends FieldRules {
   };
 }
 
-export interface PassThroughOptions {
+export interface ReverseProxyOptions {
   readonly log: Log;
   readonly metrics?: { passThroughError(code: string): void };
   /** Ends a request whose body has sent nothing for this long; without it a body may take its time. */
@@ -51,14 +51,14 @@ export interface PassThroughOptions {
 }
 
 /** What a client gets in place of what the origin says, or of what we say when it says nothing. */
-export type AnswerShape = Pick<ExchangeOptions, 'retold' | 'instead'>;
+export type AnswerChanges = Pick<ExchangeOptions, 'rewrite' | 'failureReply'>;
 
 /** Everything that is no resumable upload: given to the origin as it comes, and its answers to the client. */
-export class PassThrough {
+export class ReverseProxy {
   private readonly requests: OriginRequests;
   private readonly upgrades: Upgrades;
 
-  constructor(private readonly options: PassThroughOptions) {
+  constructor(private readonly options: ReverseProxyOptions) {
     this.requests = new OriginRequests(options.tls);
     this.upgrades = new Upgrades(this.open);
   }
@@ -69,20 +69,20 @@ export class PassThrough {
   }
 
   /** Fulfilled when the exchange is over, whatever came of it. Never fails. `added`: what the origin's request gets besides. */
-  async web(
+  async forward(
     exchange: Exchange,
     head: RequestHead,
-    route: PassThroughRoute,
+    route: ProxyRoute,
     added?: Headers,
-    shape?: AnswerShape,
+    changes?: AnswerChanges,
   ): Promise<void> {
-    await new RelayedExchange({
-      ...shape,
+    await new ProxiedExchange({
+      ...changes,
       client: clientOf(exchange, this.options.discardLimits),
       ...this.exchangeOptions(exchange.req, head, route, added),
       open: this.open,
       maxBodyBytes: route.limits?.maxSize,
-      watchBody: (body) => this.options.requestRates?.watch(exchange, body) ?? NOTHING_TO_STOP,
+      watchBody: (body) => this.options.requestRates?.watch(exchange, body) ?? NO_OP,
     }).run();
   }
 
@@ -92,7 +92,7 @@ export class PassThrough {
     socket: Socket,
     early: Buffer,
     head: RequestHead,
-    route: PassThroughRoute,
+    route: ProxyRoute,
     added?: Headers,
   ): void {
     const limits = this.options.discardLimits ?? DISCARD_LIMITS;
@@ -101,7 +101,7 @@ export class PassThrough {
 
   /** The same event, turned away: the answer is the last thing said on the connection. */
   async refuseUpgrade(request: IncomingMessage, socket: Socket, answer: RelayedAnswer): Promise<void> {
-    await sendReply({ req: request, res: answerOn(socket, request) }, answer);
+    await sendReply({ req: request, res: responseOn(socket, request) }, answer);
   }
 
   /** Ends every connection to an origin. */
@@ -112,7 +112,7 @@ export class PassThrough {
 
   private readonly open = (request: OutgoingRequest) => this.requests.open(request);
 
-  private exchangeOptions(request: HttpRequest, head: RequestHead, route: PassThroughRoute, added?: Headers) {
+  private exchangeOptions(request: HttpRequest, head: RequestHead, route: ProxyRoute, added?: Headers) {
     return {
       head,
       outgoing: {
@@ -122,7 +122,7 @@ export class PassThrough {
       trailersOf: (trailers: Headers) => originTrailers(trailers, route),
       stallLimits: { origin: route.delivery.timeoutMs, client: this.options.idleTimeoutMs },
       headTimeoutMs: route.delivery.answerTimeoutMs,
-      onFailure: (failure: ExchangeFailure) => this.note(failure, head, route),
+      onFailure: (failure: ExchangeFailure) => this.reportFailure(failure, head, route),
       forClient: (headers: Headers, kind: 'interim' | 'final' | 'trailers') =>
         kind === 'interim' ? withoutAltSvc(headers) : this.answerFields(headers, head, route, kind),
     };
@@ -131,26 +131,26 @@ export class PassThrough {
   private answerFields(
     headers: Headers,
     head: RequestHead,
-    route: PassThroughRoute,
+    route: ProxyRoute,
     kind: 'final' | 'trailers',
   ): HeaderLine[] {
     const { publicUrl = clientBaseUrl(head), altSvc } = this.options;
     return answerFields(headers, { route, publicUrl }, kind === 'final' ? altSvc : undefined);
   }
 
-  private outgoing(head: RequestHead, route: PassThroughRoute, added?: Headers): Omit<OutgoingRequest, 'connection'> {
+  private outgoing(head: RequestHead, route: ProxyRoute, added?: Headers): Omit<OutgoingRequest, 'connection'> {
     const { origin, delivery } = route;
     // HTTP/1.0 may name no host.
-    const asked = fieldValue(head.headers, 'host') ?? head.authority;
-    const host = delivery.preserveHost && asked !== '' ? asked : new URL(origin).host;
+    const requestedHost = fieldValue(head.headers, 'host') ?? head.authority;
+    const host = delivery.preserveHost && requestedHost !== '' ? requestedHost : new URL(origin).host;
     const headers = headersForRoute(head, host, { route, addedHeaders: added, via: this.options.via });
     return { origin, method: head.method, target: head.target, headers };
   }
 
-  private note(
+  private reportFailure(
     { status, code, cause }: ExchangeFailure,
     { method, path }: RequestHead,
-    { origin }: PassThroughRoute,
+    { origin }: ProxyRoute,
   ): void {
     this.options.metrics?.passThroughError(code);
     const problem = cause instanceof Error ? cause.message : undefined;
@@ -158,4 +158,4 @@ export class PassThrough {
   }
 }
 
-const NOTHING_TO_STOP = (): void => undefined;
+const NO_OP = (): void => undefined;

@@ -1,51 +1,57 @@
 import type { ClientRequest } from 'node:http';
 
 /** Whose move it is. */
-export type Awaited = 'origin' | 'client';
+export type AwaitedSide = 'origin' | 'client';
 
 /** How long nothing may move while it is this side's turn; without a number, for ever. */
-export type StallLimits = Readonly<Record<Awaited, number | undefined>>;
+export type StallLimits = Readonly<Record<AwaitedSide, number | undefined>>;
 
 /** How often it is looked at within the shorter time. */
-const LOOKS = 4;
+const CHECKS_PER_LIMIT = 4;
 
 /**
  * Notices that nothing moves between us and the origin any more, and tells whose fault it is. `awaited` gives nothing while
  * neither is waited for, as with a client that is slow to read: then no time counts.
  */
-export class Stall {
+export class StallDetector {
   private readonly timer: NodeJS.Timeout;
-  private readonly everyMs: number;
-  private moved = 0;
-  private whose: Awaited | undefined;
-  private forMs = 0;
+  private readonly intervalMs: number;
+  private lastMovedBytes = 0;
+  private lastAwaited: AwaitedSide | undefined;
+  private stalledMs = 0;
 
   constructor(
     private readonly request: ClientRequest,
     private readonly limits: StallLimits,
-    private readonly awaited: () => Awaited | undefined,
-    private readonly stalled: (whose: Awaited) => void,
+    private readonly awaited: () => AwaitedSide | undefined,
+    private readonly onStall: (whose: AwaitedSide) => void,
   ) {
-    this.everyMs = Math.max(1, Math.ceil(Math.min(limits.origin ?? Infinity, limits.client ?? Infinity) / LOOKS));
-    this.timer = setInterval(() => this.look(), Math.min(this.everyMs, LONGEST_TIMER_MS));
+    this.intervalMs = Math.max(
+      1,
+      Math.ceil(Math.min(limits.origin ?? Infinity, limits.client ?? Infinity) / CHECKS_PER_LIMIT),
+    );
+    this.timer = setInterval(() => this.check(), Math.min(this.intervalMs, MAX_TIMER_MS));
   }
 
   stop(): void {
     clearInterval(this.timer);
   }
 
-  private look(): void {
+  private check(): void {
     const { socket } = this.request;
     // A request has no socket before it is given one.
-    const moved = socket ? socket.bytesRead + socket.bytesWritten : 0;
-    const whose = this.awaited();
-    this.forMs = moved === this.moved && whose !== undefined && whose === this.whose ? this.forMs + this.everyMs : 0;
-    this.moved = moved;
-    this.whose = whose;
-    if (whose === undefined || this.forMs < (this.limits[whose] ?? Infinity)) return;
+    const movedBytes = socket ? socket.bytesRead + socket.bytesWritten : 0;
+    const awaited = this.awaited();
+    this.stalledMs =
+      movedBytes === this.lastMovedBytes && awaited !== undefined && awaited === this.lastAwaited
+        ? this.stalledMs + this.intervalMs
+        : 0;
+    this.lastMovedBytes = movedBytes;
+    this.lastAwaited = awaited;
+    if (awaited === undefined || this.stalledMs < (this.limits[awaited] ?? Infinity)) return;
     this.stop();
-    this.stalled(whose);
+    this.onStall(awaited);
   }
 }
 
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const MAX_TIMER_MS = 2 ** 31 - 1;

@@ -5,7 +5,7 @@ import type { OutgoingRequest } from '../origin/origin-client.js';
 import { Http1Client } from '../server/client-connection.js';
 import type { DiscardLimits } from '../server/closing.js';
 import { reasonPhrase } from '../streams/node-http.js';
-import { type ExchangeOptions, RelayedExchange } from './proxied-exchange.js';
+import { type ExchangeOptions, ProxiedExchange } from './proxied-exchange.js';
 
 export interface UpgradeOptions extends Omit<ExchangeOptions, 'client' | 'open' | 'switched'> {
   readonly request: IncomingMessage;
@@ -16,7 +16,7 @@ export interface UpgradeOptions extends Omit<ExchangeOptions, 'client' | 'open' 
 }
 
 /** What a client may send before its request to switch is answered. */
-const MOST_EARLY_BYTES = 64 * 1024;
+const MAX_EARLY_BYTES = 64 * 1024;
 
 /** Connections that change their protocol (RFC 9110 §7.8): the origin agrees or refuses, the client hears which. */
 export class Upgrades {
@@ -31,17 +31,17 @@ export class Upgrades {
   }
 
   start({ request, socket, early, limits, ...options }: UpgradeOptions): void {
-    const response = answerOn(socket, request);
-    const held = new HeldBytes(socket, early);
-    const exchange = new RelayedExchange({
+    const response = responseOn(socket, request);
+    const earlyBytes = new EarlyBytes(socket, early);
+    const exchange = new ProxiedExchange({
       ...options,
       outgoing: { ...options.outgoing, headers: [...options.outgoing.headers, ...switchLines(options.head.headers)] },
       open: this.open,
       client: new Http1Client({ req: request, res: response }, limits),
-      switched: (answer, originSocket, originEarly) => {
+      onSwitched: (answer, originSocket, originEarly) => {
         response.detachSocket(socket);
-        socket.write(Buffer.concat([headOf(answer, options.forClient), originEarly]));
-        originSocket.write(held.release());
+        socket.write(Buffer.concat([switchingHead(answer, options.fieldsForClient), originEarly]));
+        originSocket.write(earlyBytes.release());
         this.join(socket, originSocket);
       },
     });
@@ -61,7 +61,7 @@ export class Upgrades {
 }
 
 /** Where a refusal goes. It is the connection's last answer: what comes after it was meant for another protocol. */
-export function answerOn(socket: Socket, request: IncomingMessage): ServerResponse {
+export function responseOn(socket: Socket, request: IncomingMessage): ServerResponse {
   const response = new ServerResponse(request);
   response.shouldKeepAlive = false;
   response.assignSocket(socket);
@@ -71,7 +71,7 @@ export function answerOn(socket: Socket, request: IncomingMessage): ServerRespon
 }
 
 /** Reads on while the origin decides, because only a socket that is read from tells that its peer has left. */
-class HeldBytes {
+class EarlyBytes {
   private readonly bytes: Buffer[];
   private size = 0;
 
@@ -80,23 +80,23 @@ class HeldBytes {
     early: Buffer,
   ) {
     this.bytes = [early];
-    socket.on('data', this.hold).once('end', this.leave);
+    socket.on('data', this.onData).once('end', this.onEnd);
   }
 
   /** Everything held so far; the socket is the caller's to read from now on. */
   release(): Buffer {
-    this.socket.off('data', this.hold).off('end', this.leave).pause();
+    this.socket.off('data', this.onData).off('end', this.onEnd).pause();
     return Buffer.concat(this.bytes);
   }
 
-  private readonly hold = (bytes: Buffer): void => {
+  private readonly onData = (bytes: Buffer): void => {
     this.bytes.push(bytes);
     this.size += bytes.length;
-    if (this.size > MOST_EARLY_BYTES) this.socket.pause();
+    if (this.size > MAX_EARLY_BYTES) this.socket.pause();
   };
 
   /** Who ends its side before the switch has nothing to switch to. */
-  private readonly leave = (): void => {
+  private readonly onEnd = (): void => {
     this.socket.destroySoon();
   };
 }
@@ -110,9 +110,9 @@ function switchLines(headers: ExchangeOptions['head']['headers']): HeaderLine[] 
 }
 
 /** A 101 is an interim response (RFC 9110 §15.2). */
-function headOf(
+function switchingHead(
   { statusCode = 101, statusMessage, rawHeaders }: IncomingMessage,
-  forClient: UpgradeOptions['forClient'] = (headers) => headers,
+  forClient: UpgradeOptions['fieldsForClient'] = (headers) => headers,
 ): Buffer {
   const lines = fromRawHeaders(rawHeaders);
   const kept = [...forClient(endToEnd(lines), 'interim'), ...switchLines(lines)];

@@ -6,10 +6,10 @@ import { reasonPhrase, toNodeHeaders } from '../streams/node-http.js';
 import { type ClientSide, discard, type DiscardLimits, lingerBeforeClosing, resetConnection } from './closing.js';
 import {
   addHttp2Trailers,
-  closingBehindAnswer,
+  closerAfterResponse,
   destroyExchange,
   type Exchange,
-  fits,
+  fitsClientLimits,
   HeadTooLarge,
   type Http1Exchange,
   type Http2Exchange,
@@ -17,7 +17,7 @@ import {
   isHttp2,
   writeHttp2Fields,
 } from './exchange.js';
-import { holdsBodyBack, sendContinue, sendInterim } from './interim-responses.js';
+import { awaitsContinue, sendContinue, sendInterim } from './interim-responses.js';
 
 /** How much is still read of a body whose answer is given. */
 export const DISCARD_LIMITS: DiscardLimits = { bytes: 32 * 2 ** 20, ms: 10_000 };
@@ -29,13 +29,13 @@ export function clientOf(exchange: Exchange, limits = DISCARD_LIMITS): ClientSid
 
 /** A client that speaks HTTP/1.1, or HTTP/1.0. */
 export class Http1Client implements ClientSide {
-  readonly over: Promise<void>;
-  isGone = false;
-  private readonly whenGone: (() => void)[] = [];
+  readonly closed: Promise<void>;
+  hasLeft = false;
+  private readonly leftListeners: (() => void)[] = [];
   private readonly request: IncomingMessage;
   private readonly response: ServerResponse;
   /** The answer lasts until the connection ends. */
-  private endsByClose = false;
+  private endsWithConnection = false;
 
   constructor(
     private readonly exchange: Http1Exchange,
@@ -45,7 +45,7 @@ export class Http1Client implements ClientSide {
     this.response = exchange.res;
     // Each of many pipelined requests listens for the end of their connection.
     this.request.socket.setMaxListeners(0);
-    this.over = Promise.all([this.responseOver(), this.requestOver()]).then(() => undefined);
+    this.closed = Promise.all([this.responseClosed(), this.requestClosed()]).then(() => undefined);
   }
 
   get body(): IncomingMessage {
@@ -56,21 +56,21 @@ export class Http1Client implements ClientSide {
     return this.response;
   }
 
-  get answered(): boolean {
+  get headSent(): boolean {
     return this.response.headersSent;
   }
 
-  get isBehind(): boolean {
+  get needsDrain(): boolean {
     return this.response.writableNeedDrain;
   }
 
-  get holdsBodyBack(): boolean {
-    return holdsBodyBack(this.exchange);
+  get awaitsContinue(): boolean {
+    return awaitsContinue(this.exchange);
   }
 
-  onGone(listener: () => void): void {
-    if (this.isGone) listener();
-    else this.whenGone.push(listener);
+  onLeft(listener: () => void): void {
+    if (this.hasLeft) listener();
+    else this.leftListeners.push(listener);
   }
 
   trailers(): Headers {
@@ -91,10 +91,10 @@ export class Http1Client implements ClientSide {
     const { request, response } = this;
     const lines = [...headers];
     // The body need not come now (RFC 9110 §10.1.1): the next bytes could be that body or a new request.
-    if (!request.complete && this.holdsBodyBack) lines.push(['Connection', 'close']);
+    if (!request.complete && this.awaitsContinue) lines.push(['Connection', 'close']);
     if (!request.complete) lingerBeforeClosing(request);
     response.writeHead(status, reasonPhrase(status, reason), toNodeHeaders(lines));
-    this.endsByClose = request.httpVersion === '1.0' && fieldValue(lines, 'content-length') === undefined;
+    this.endsWithConnection = request.httpVersion === '1.0' && fieldValue(lines, 'content-length') === undefined;
   }
 
   flush(): void {
@@ -106,10 +106,10 @@ export class Http1Client implements ClientSide {
     this.response.end();
   }
 
-  breakOff(): void {
+  abort(): void {
     const { response } = this;
     const end = (socket: Socket): void => {
-      if (this.endsByClose) resetConnection(socket);
+      if (this.endsWithConnection) resetConnection(socket);
       else socket.destroy();
     };
     // Behind a pipelined response it has none yet, and that one is not to be lost.
@@ -124,7 +124,7 @@ export class Http1Client implements ClientSide {
     });
   }
 
-  private responseOver(): Promise<void> {
+  private responseClosed(): Promise<void> {
     const { response } = this;
     // A response that waits behind a pipelined one has no socket yet, and does not hear of its end.
     const connection = response.socket ? response : this.request.socket;
@@ -140,7 +140,7 @@ export class Http1Client implements ClientSide {
     });
   }
 
-  private requestOver(): Promise<void> {
+  private requestClosed(): Promise<void> {
     const { request } = this;
     const { socket } = request;
     // A body does not hear of it either, once its response is given.
@@ -159,9 +159,9 @@ export class Http1Client implements ClientSide {
   }
 
   private leave(): void {
-    if (this.isGone) return;
-    this.isGone = true;
-    for (const listener of this.whenGone.splice(0)) listener();
+    if (this.hasLeft) return;
+    this.hasLeft = true;
+    for (const listener of this.leftListeners.splice(0)) listener();
   }
 }
 
@@ -171,9 +171,9 @@ function toPair([name, value]: Headers[number]): [string, string] {
 
 /** A client that speaks HTTP/2: fields in lower case, no reason phrase, no connection to close. */
 class Http2Client implements ClientSide {
-  readonly over: Promise<void>;
-  isGone = false;
-  private readonly whenGone: (() => void)[] = [];
+  readonly closed: Promise<void>;
+  hasLeft = false;
+  private readonly leftListeners: (() => void)[] = [];
   private readonly request: Http2ServerRequest;
   private readonly response: Http2ServerResponse;
 
@@ -186,7 +186,7 @@ class Http2Client implements ClientSide {
     const { stream } = exchange.res;
     // A reset stream may say "end" and "finish" afterwards: only these two tell that it was one.
     stream.once('aborted', () => this.leave());
-    this.over = new Promise((resolve) => {
+    this.closed = new Promise((resolve) => {
       const close = (): void => {
         if (stream.rstCode !== constants.NGHTTP2_NO_ERROR || !stream.writableFinished) this.leave();
         resolve();
@@ -204,21 +204,21 @@ class Http2Client implements ClientSide {
     return this.response;
   }
 
-  get answered(): boolean {
+  get headSent(): boolean {
     return this.response.headersSent;
   }
 
-  get isBehind(): boolean {
+  get needsDrain(): boolean {
     return this.response.stream.writableNeedDrain;
   }
 
-  get holdsBodyBack(): boolean {
-    return holdsBodyBack(this.exchange);
+  get awaitsContinue(): boolean {
+    return awaitsContinue(this.exchange);
   }
 
-  onGone(listener: () => void): void {
-    if (this.isGone) listener();
-    else this.whenGone.push(listener);
+  onLeft(listener: () => void): void {
+    if (this.hasLeft) listener();
+    else this.leftListeners.push(listener);
   }
 
   trailers(): Headers {
@@ -236,7 +236,7 @@ class Http2Client implements ClientSide {
 
   sendHead(status: number, _reason: string, headers: Headers): void {
     writeHttp2Fields(headers, (fields) => {
-      if (!fits(this.response.stream, fields)) throw new HeadTooLarge();
+      if (!fitsClientLimits(this.response.stream, fields)) throw new HeadTooLarge();
       this.response.writeHead(http2Status(status), fields);
     });
   }
@@ -250,20 +250,20 @@ class Http2Client implements ClientSide {
     this.response.end();
   }
 
-  breakOff(): void {
+  abort(): void {
     destroyExchange(this.exchange);
   }
 
   discardBody(): void {
-    const close = closingBehindAnswer(this.response.stream);
+    const close = closerAfterResponse(this.response.stream);
     discard(this.request, this.limits, (ended) => {
       if (!ended) void close();
     });
   }
 
   private leave(): void {
-    if (this.isGone) return;
-    this.isGone = true;
-    for (const listener of this.whenGone.splice(0)) listener();
+    if (this.hasLeft) return;
+    this.hasLeft = true;
+    for (const listener of this.leftListeners.splice(0)) listener();
   }
 }

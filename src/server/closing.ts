@@ -42,17 +42,17 @@ export interface ClientSide {
   /** Where the answer's content goes. */
   readonly out: NodeJS.WritableStream;
   /** A final head was sent. */
-  readonly answered: boolean;
+  readonly headSent: boolean;
   /** The client does not take what we have for it as fast as it comes. */
-  readonly isBehind: boolean;
+  readonly needsDrain: boolean;
   /** The client waits to be told that its body is wanted. */
-  readonly holdsBodyBack: boolean;
+  readonly awaitsContinue: boolean;
   /** Gone before the exchange was over, as far as this side knows. */
-  readonly isGone: boolean;
+  readonly hasLeft: boolean;
   /** Called at most once, when the client leaves in the middle of its body or its answer. */
-  onGone(listener: () => void): void;
+  onLeft(listener: () => void): void;
   /** Fulfilled when nothing more comes from this client or goes to it in this exchange. */
-  readonly over: Promise<void>;
+  readonly closed: Promise<void>;
   /** Known when `body` has ended. */
   trailers(): Headers;
   /** Whether trailers can follow an answer with these fields. */
@@ -63,22 +63,22 @@ export interface ClientSide {
   flush(): void;
   end(trailers: Headers): void;
   /** Ends an answer that has begun, so that nobody can take it for a whole one. */
-  breakOff(): void;
+  abort(): void;
   /** Reads the rest of the body and forgets it, within limits; then gives up the connection or stream. */
   discardBody(): void;
 }
 
 /** Reads and forgets. `done` is called once: with true when the body has ended, with false when a limit was met. */
 export function discard(body: Readable, { bytes, ms }: DiscardLimits, done: (ended: boolean) => void): void {
-  let left = bytes;
+  let remainingBytes = bytes;
   const finish = (ended: boolean): void => {
     clearTimeout(timer);
     body.off('data', count).off('end', atEnd).off('close', atEnd);
     done(ended);
   };
   const count = (chunk: Buffer): void => {
-    left -= chunk.length;
-    if (left < 0) finish(false);
+    remainingBytes -= chunk.length;
+    if (remainingBytes < 0) finish(false);
   };
   const atEnd = (): void => finish(true);
   const timer = setTimeout(() => finish(false), ms);
@@ -97,12 +97,12 @@ export const HALF_CLOSED_MS = 2_000;
  * request and wait for the answer; so do `nc -N` and many small programs. It looks like one that has left, until something
  * is written to it.
  */
-export function endWhenSilent(socket: Socket, longestMs: number): void {
-  let written = socket.bytesWritten;
+export function destroyWhenSilent(socket: Socket, maxSilenceMs: number): void {
+  let lastBytesWritten = socket.bytesWritten;
   const timer = setInterval(() => {
-    if (socket.bytesWritten === written) socket.destroy();
-    written = socket.bytesWritten;
-  }, longestMs);
+    if (socket.bytesWritten === lastBytesWritten) socket.destroy();
+    lastBytesWritten = socket.bytesWritten;
+  }, maxSilenceMs);
   socket.once('close', () => clearInterval(timer));
 }
 

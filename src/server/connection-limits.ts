@@ -42,10 +42,10 @@ export interface ClientLimitsOptions {
 /** The limits as they are configured, or by the descriptors of the processes; never more than those allow. */
 export function clientLimits(options: ClientLimitsOptions): ConnectionLimits {
   const { settings, processes = 1, trust, metrics, endIdle, log, monotonic, openFiles } = options;
-  const most = mostConnections(openFiles) * processes;
-  const wanted = settings.total ?? defaultConnections(openFiles) * processes;
-  const total = Math.min(wanted, most);
-  if (wanted > most) log.warn({ wanted, most }, TOO_FEW_DESCRIPTORS);
+  const max = maxConnections(openFiles) * processes;
+  const requested = settings.total ?? defaultMaxConnections(openFiles) * processes;
+  const total = Math.min(requested, max);
+  if (requested > max) log.warn({ wanted: requested, most: max }, TOO_FEW_DESCRIPTORS);
   return new ConnectionLimits({
     total,
     perAddress: settings.perAddress ?? Math.ceil(total / 2),
@@ -61,7 +61,7 @@ const TOO_FEW_DESCRIPTORS =
   'limits.connections.total is more than the file descriptors of this process allow: raise its limit (ulimit -n, LimitNOFILE)';
 
 /** From this part of `total` on, connections without a request under way are in the way of others. */
-const NEARLY_FULL = 0.9;
+const NEARLY_FULL_SHARE = 0.9;
 const NEARLY_FULL_EVERY_MS = 1000;
 
 /** A flood of refused connections makes one line in the log each time. */
@@ -71,45 +71,45 @@ const LOG_EVERY_MS = 10_000;
 export class ConnectionLimits implements ConnectionGate {
   private readonly byAddress = new Map<string, number>();
   private open = 0;
-  private nearlyFullAt = -Infinity;
-  private readonly refused = { total: new Refusals(), address: new Refusals() };
+  private reportedFullAt = -Infinity;
+  private readonly refused = { total: new RefusalCounter(), address: new RefusalCounter() };
 
   constructor(private readonly options: ConnectionLimitsOptions) {}
 
   admit(address: string): (() => void) | undefined {
     const { total, perAddress } = this.options;
-    const key = this.options.isExempt(address) ? undefined : limitedAddress(address);
-    const ofAddress = key === undefined ? 0 : (this.byAddress.get(key) ?? 0);
+    const key = this.options.isExempt(address) ? undefined : limitKeyOf(address);
+    const addressCount = key === undefined ? 0 : (this.byAddress.get(key) ?? 0);
     if (this.open >= total) return this.refuse('total', address);
-    if (ofAddress >= perAddress) return this.refuse('address', address);
+    if (addressCount >= perAddress) return this.refuse('address', address);
     this.open++;
-    if (key !== undefined) this.byAddress.set(key, ofAddress + 1);
-    if (this.open >= total * NEARLY_FULL) this.makeRoom();
+    if (key !== undefined) this.byAddress.set(key, addressCount + 1);
+    if (this.open >= total * NEARLY_FULL_SHARE) this.reportNearlyFull();
     return () => this.release(key);
   }
 
   private release(key: string | undefined): void {
     this.open--;
     if (key === undefined) return;
-    const left = this.byAddress.get(key)! - 1;
-    if (left > 0) this.byAddress.set(key, left);
+    const remaining = this.byAddress.get(key)! - 1;
+    if (remaining > 0) this.byAddress.set(key, remaining);
     else this.byAddress.delete(key);
   }
 
   private refuse(limit: ConnectionLimit, client: string): undefined {
     const { onRefused, monotonic, log, total, perAddress } = this.options;
     onRefused(limit);
-    if (limit === 'total') this.makeRoom();
+    if (limit === 'total') this.reportNearlyFull();
     const refused = this.refused[limit].count(monotonic());
     if (refused === undefined) return;
-    const most = limit === 'total' ? total : perAddress;
-    log.warn({ limit, most, client, open: this.open, refused }, REFUSED[limit]);
+    const max = limit === 'total' ? total : perAddress;
+    log.warn({ limit, most: max, client, open: this.open, refused }, REFUSED[limit]);
   }
 
-  private makeRoom(): void {
+  private reportNearlyFull(): void {
     const now = this.options.monotonic();
-    if (now - this.nearlyFullAt < NEARLY_FULL_EVERY_MS) return;
-    this.nearlyFullAt = now;
+    if (now - this.reportedFullAt < NEARLY_FULL_EVERY_MS) return;
+    this.reportedFullAt = now;
     this.options.onNearlyFull();
   }
 }
@@ -120,17 +120,17 @@ const REFUSED: Readonly<Record<ConnectionLimit, string>> = {
 };
 
 /** How many connections were refused since the last line about them. */
-class Refusals {
-  private since = 0;
-  private toldAt = -Infinity;
+class RefusalCounter {
+  private sinceLastLog = 0;
+  private loggedAt = -Infinity;
 
   /** Undefined while it is too early to tell again. */
   count(now: number): number | undefined {
-    this.since++;
-    if (now - this.toldAt < LOG_EVERY_MS) return undefined;
-    const { since } = this;
-    this.toldAt = now;
-    this.since = 0;
+    this.sinceLastLog++;
+    if (now - this.loggedAt < LOG_EVERY_MS) return undefined;
+    const { sinceLastLog: since } = this;
+    this.loggedAt = now;
+    this.sinceLastLog = 0;
     return since;
   }
 }
@@ -162,14 +162,14 @@ export class NumberedConnections implements ConnectionGate {
   }
 
   /** Told of each connection that ends, at once of those that have. */
-  whenEnded(listener: (number: number) => void): void {
+  onEnded(listener: (number: number) => void): void {
     this.listener = listener;
     for (let number = 1; number <= this.last; number++) if (!this.open.has(number)) listener(number);
   }
 }
 
 /** What counts as one client: an IPv4 address, or the /64 that one subscriber of IPv6 has. Undefined for a Unix socket. */
-export function limitedAddress(address: string): string | undefined {
+export function limitKeyOf(address: string): string | undefined {
   if (!ipaddr.isValid(address)) return undefined;
   const plain = ipaddr.process(address);
   if (plain.kind() === 'ipv4') return plain.toString();
@@ -180,20 +180,20 @@ export function limitedAddress(address: string): string | undefined {
 }
 
 /** Descriptors that are kept for the process itself: its files, its log, its admin listener. */
-const OWN_DESCRIPTORS = 64;
+const RESERVED_DESCRIPTORS = 64;
 /** Each client may need one of them for its connection, one for the origin's, and one for a file. */
 const DESCRIPTORS_PER_CLIENT = 3;
 /** Each connection costs memory too. */
-const MOST_BY_DEFAULT = 16_384;
+const MAX_BY_DEFAULT = 16_384;
 
 /** How many connections of clients one process takes when nobody says it, by the descriptors that it may open. */
-export function defaultConnections(openFiles = openFileLimit()): number {
-  return Math.min(MOST_BY_DEFAULT, Math.max(1, Math.floor((openFiles - OWN_DESCRIPTORS) / DESCRIPTORS_PER_CLIENT)));
+export function defaultMaxConnections(openFiles = openFileLimit()): number {
+  return Math.min(MAX_BY_DEFAULT, Math.max(1, Math.floor((openFiles - RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_CLIENT)));
 }
 
 /** How many it can take at all. */
-export function mostConnections(openFiles = openFileLimit()): number {
-  return Math.max(1, openFiles - 2 * OWN_DESCRIPTORS);
+export function maxConnections(openFiles = openFileLimit()): number {
+  return Math.max(1, openFiles - 2 * RESERVED_DESCRIPTORS);
 }
 
 /** File descriptors that this process may have open. */

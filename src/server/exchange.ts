@@ -36,19 +36,20 @@ export interface Peer {
   readonly address: string;
   readonly encrypted: boolean;
   /** The connection ended already: nothing that is said of it can be relied on. */
-  readonly isGone: boolean;
+  readonly isDisconnected: boolean;
   /** Where the peer reached us, for requests that do not say whom they mean. */
   readonly localAuthority: string;
 }
 
 export function peerOf(req: HttpRequest): Peer {
   const socket = socketOf(req);
-  if (!socket || socket.destroyed) return { address: '', encrypted: false, isGone: true, localAuthority: 'localhost' };
+  if (!socket || socket.destroyed)
+    return { address: '', encrypted: false, isDisconnected: true, localAuthority: 'localhost' };
   const { localAddress = '', localPort = 0 } = socket;
   return {
     address: socket.remoteAddress ?? '',
     encrypted: socket.encrypted === true,
-    isGone: false,
+    isDisconnected: false,
     localAuthority: localAddress === '' ? 'localhost' : `${bracketed(localAddress)}:${localPort}`,
   };
 }
@@ -66,19 +67,19 @@ export function connectionOf(req: HttpRequest): Socket | Http2Session | undefine
 }
 
 /** The client is gone: nothing that is said would reach it. */
-export function hasLeft(exchange: Exchange): boolean {
+export function clientHasLeft(exchange: Exchange): boolean {
   return isHttp2(exchange) ? exchange.res.stream.destroyed : exchange.req.socket.destroyed;
 }
 
 /** Does something that is of use only as long as the client is there: its signal is aborted when it leaves, which gives undefined. */
-export async function whileHere<T>(
+export async function whileConnected<T>(
   exchange: Exchange,
   task: (left: AbortSignal) => Promise<T>,
 ): Promise<T | undefined> {
   const left = new AbortController();
   const leave = (): void => left.abort(new Error('the client has left'));
   exchange.res.once('close', leave);
-  if (hasLeft(exchange)) leave();
+  if (clientHasLeft(exchange)) leave();
   try {
     return await task(left.signal);
   } catch (error) {
@@ -106,7 +107,7 @@ export function destroyExchange(exchange: Exchange): void {
  * the answer ends; gives what closes it. Node writes the end of the stream, with the trailers, a step after the stream has
  * finished: closed in between, the answer never gets its end, and is a broken one to its client.
  */
-export function closingBehindAnswer(stream: ServerHttp2Stream): () => Promise<void> {
+export function closerAfterResponse(stream: ServerHttp2Stream): () => Promise<void> {
   const ended = new Promise<void>((resolve) => {
     stream.once('wantTrailers', () => setImmediate(resolve)).once('close', resolve);
   });
@@ -150,20 +151,20 @@ export class HeadTooLarge extends Error {
 }
 
 /** What nghttp2 sends at most of one block; beyond it Node ends the session. */
-const LARGEST_BLOCK = 64 * 1024;
+const MAX_BLOCK_BYTES = 64 * 1024;
 /** RFC 9113 §6.5.2: what each field counts besides name and value. */
-const FIELD_OVERHEAD = 32;
+const FIELD_OVERHEAD_BYTES = 32;
 /** `:status` and, where Node adds it, the date. */
 const ADDED_BYTES = 128;
 
 /** Whether the client takes them: its SETTINGS_MAX_HEADER_LIST_SIZE says how much (RFC 9113 §10.5.1). */
-export function fits({ session }: ServerHttp2Stream, fields: OutgoingHttpHeaders): boolean {
+export function fitsClientLimits({ session }: ServerHttp2Stream, fields: OutgoingHttpHeaders): boolean {
   const { maxHeaderListSize = Infinity } = session && !session.destroyed ? session.remoteSettings : {};
   let size = ADDED_BYTES;
   for (const [name, value] of Object.entries(fields))
     for (const line of Array.isArray(value) ? value : [value])
-      size += name.length + String(line).length + FIELD_OVERHEAD;
-  return size <= Math.min(maxHeaderListSize, LARGEST_BLOCK);
+      size += name.length + String(line).length + FIELD_OVERHEAD_BYTES;
+  return size <= Math.min(maxHeaderListSize, MAX_BLOCK_BYTES);
 }
 
 /** Gives the fields to `write`. Node refuses to repeat some: then one joined line says the same (RFC 9110 §5.3). */
@@ -187,5 +188,5 @@ function joined(name: string, value: OutgoingHttpHeaders[string]): OutgoingHttpH
  */
 export function addHttp2Trailers(response: Http2ServerResponse, trailers: Headers): void {
   const fields = toHttp2Fields(trailers);
-  if (fits(response.stream, fields)) response.addTrailers(fields);
+  if (fitsClientLimits(response.stream, fields)) response.addTrailers(fields);
 }

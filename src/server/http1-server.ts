@@ -5,10 +5,10 @@ import { fromRawHeaders } from '../model/headers.js';
 import { type Problem, problemReply } from '../protocol/problem.js';
 import { writeHeadsAsLatin1 } from '../streams/node-http.js';
 import { limitSmallPieces } from '../streams/small-pieces.js';
-import { endWhenSilent, HALF_CLOSED_MS } from './closing.js';
+import { destroyWhenSilent, HALF_CLOSED_MS } from './closing.js';
 import type { Exchange, Http1Exchange } from './exchange.js';
 import { PipelinedRequests } from './pipelined-requests.js';
-import { isRefused, problemOf, refuseConnection, refuseTheRest } from './refuse-connection.js';
+import { isRefused, problemOf, refuseConnection, ignoreFurtherInput } from './refuse-connection.js';
 import { respondEarly } from './response.js';
 
 export interface Http1Options {
@@ -27,7 +27,7 @@ export interface Http1Options {
   /** A client that has ended its side gets the answers that come or go on within this time; none at 0. */
   readonly halfClosedMs?: number;
   /** Of a head; Node's own limit when missing. */
-  readonly mostHeadBytes?: number;
+  readonly maxHeadBytes?: number;
 }
 
 export interface Http1Handlers {
@@ -43,7 +43,7 @@ export class Http1Server {
   readonly server: Server;
   private readonly serve: (socket: Socket) => void;
   private readonly handshake: (socket: Socket) => void;
-  private readonly underWay = new Map<Socket, PipelinedRequests>();
+  private readonly requests = new Map<Socket, PipelinedRequests>();
   /** Connections without any request yet: Node takes them for busy ones. */
   private readonly fresh = new Set<Socket>();
   private draining = false;
@@ -54,7 +54,7 @@ export class Http1Server {
     private readonly handlers: Http1Handlers,
   ) {
     const { tls } = options;
-    const settings = settingsOf(options);
+    const settings = serverSettings(options);
     this.halfClosedMs = options.halfClosedMs ?? HALF_CLOSED_MS;
     this.server = tls ? createSecureServer({ ...settings, ...tlsSettings(options), ...tls }) : createServer(settings);
     // Silently left out fields could be those that delimit the message; their size is limit enough.
@@ -67,7 +67,7 @@ export class Http1Server {
   }
 
   /** Lets TLS begin on a new connection; a `secureConnection` follows. */
-  secure(socket: Socket): void {
+  startTls(socket: Socket): void {
     this.handshake.call(this.server, socket);
   }
 
@@ -86,7 +86,7 @@ export class Http1Server {
   /** Connections with nothing under way are closed; the others say so with their next response and then close. */
   drain(): void {
     this.draining = true;
-    for (const { exchanges } of this.underWay.values()) {
+    for (const { exchanges } of this.requests.values()) {
       for (const { res } of exchanges) if (!res.headersSent) res.shouldKeepAlive = false;
     }
     for (const socket of this.fresh) socket.destroy();
@@ -106,9 +106,9 @@ export class Http1Server {
     }
     this.server.on('upgrade', (req, socket: Socket, head) => this.upgrade(req, socket, head));
     this.server.on('connect', (_req, socket: Socket) => {
-      this.refuseInTurn(socket, { status: 501, detail: 'This server is no tunnel: CONNECT is not implemented.' });
+      this.refuseAfterPending(socket, { status: 501, detail: 'This server is no tunnel: CONNECT is not implemented.' });
     });
-    this.server.on('clientError', (error, socket: Socket) => this.fail(error, socket));
+    this.server.on('clientError', (error, socket: Socket) => this.onParseError(error, socket));
   }
 
   private begin(exchange: Http1Exchange): void {
@@ -118,7 +118,7 @@ export class Http1Server {
     limitSmallPieces(req, socket);
     if (this.draining) res.shouldKeepAlive = false;
     const fault = framingFault(req);
-    if (fault) refuseTheRest(socket);
+    if (fault) ignoreFurtherInput(socket);
     this.requestsOf(socket).add(exchange, () => {
       if (!fault) return this.handlers.onRequest(exchange);
       res.shouldKeepAlive = false;
@@ -129,21 +129,21 @@ export class Http1Server {
   }
 
   private requestsOf(socket: Socket): PipelinedRequests {
-    const known = this.underWay.get(socket);
-    if (known) return known;
+    const existing = this.requests.get(socket);
+    if (existing) return existing;
     this.fresh.delete(socket);
     const requests = new PipelinedRequests(socket);
-    this.underWay.set(socket, requests);
-    socket.once('close', () => this.underWay.delete(socket));
+    this.requests.set(socket, requests);
+    socket.once('close', () => this.requests.delete(socket));
     socket.once('end', () => this.peerEnded(socket));
     return requests;
   }
 
   /** The client sends nothing more: it has left, or only waits for its answers. */
   private peerEnded(socket: Socket): void {
-    const { exchanges = [] } = this.underWay.get(socket) ?? {};
+    const { exchanges = [] } = this.requests.get(socket) ?? {};
     if (this.halfClosedMs === 0 || exchanges.length === 0) return;
-    endWhenSilent(socket, this.halfClosedMs);
+    destroyWhenSilent(socket, this.halfClosedMs);
   }
 
   private upgrade(req: IncomingMessage, socket: Socket, head: Buffer): void {
@@ -151,13 +151,13 @@ export class Http1Server {
     this.fresh.delete(socket);
     if (isUpgrade(req)) {
       // The connection still owes answers: it cannot become another protocol's before they are given.
-      if (this.newestOf(socket)) return this.refuseInTurn(socket, { status: 400, detail: NO_PIPELINED_UPGRADE });
+      if (this.newestOf(socket)) return this.refuseAfterPending(socket, { status: 400, detail: NO_PIPELINED_UPGRADE });
       // Until its new owner listens, a reset must not end the process.
       socket.on('error', () => undefined);
       this.handlers.onUpgrade(req, socket, head);
       return;
     }
-    const again = (): void => {
+    const parseAgain = (): void => {
       if (socket.destroyed) return;
       // The answers before it may have begun the time that an idle connection has.
       socket.setTimeout(0);
@@ -165,36 +165,40 @@ export class Http1Server {
       this.accept(socket);
     };
     const newest = this.newestOf(socket);
-    if (newest) newest.res.once('close', () => setImmediate(again));
-    else again();
+    if (newest) newest.res.once('close', () => setImmediate(parseAgain));
+    else parseAgain();
   }
 
   /** The parser has given up. */
-  private fail(error: NodeJS.ErrnoException, socket: Socket): void {
+  private onParseError(error: NodeJS.ErrnoException, socket: Socket): void {
     const problem = problemOf(error);
     const { req, res } = this.newestOf(socket) ?? {};
-    const isCut = error.code === 'HPE_INVALID_EOF_STATE' && req !== undefined;
-    if (!problem || isCut || (res?.headersSent && !req?.complete)) socket.destroy();
-    else this.refuseInTurn(socket, problem);
+    const isIncomplete = error.code === 'HPE_INVALID_EOF_STATE' && req !== undefined;
+    if (!problem || isIncomplete || (res?.headersSent && !req?.complete)) socket.destroy();
+    else this.refuseAfterPending(socket, problem);
   }
 
   /** What was taken in order is answered first: the client would take our refusal for that answer. */
-  private refuseInTurn(socket: Socket, problem: Problem): void {
+  private refuseAfterPending(socket: Socket, problem: Problem): void {
     if (isRefused(socket)) return;
-    refuseTheRest(socket);
+    ignoreFurtherInput(socket);
     const newest = this.newestOf(socket);
     if (newest?.req.complete) newest.res.once('close', () => refuseConnection(socket, problem));
     else refuseConnection(socket, problem);
   }
 
   private newestOf(socket: Socket): Http1Exchange | undefined {
-    return this.underWay.get(socket)?.newest;
+    return this.requests.get(socket)?.newest;
   }
 }
 
 const NO_PIPELINED_UPGRADE = 'A request to change protocols has to wait for the answers before it.';
 
-function settingsOf({ headersTimeoutMs, keepAliveTimeoutMs, mostHeadBytes }: Http1Options): ServerOptions {
+function serverSettings({
+  headersTimeoutMs,
+  keepAliveTimeoutMs,
+  maxHeadBytes: mostHeadBytes,
+}: Http1Options): ServerOptions {
   const settings = {
     // It counts the body as well: whoever reads a body gives up the idle ones.
     requestTimeout: 0,

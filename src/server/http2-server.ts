@@ -24,16 +24,16 @@ export interface Http2Options {
   /** A connection without requests is closed after this time. */
   readonly keepAliveTimeoutMs: number;
   /** A peer that says nothing for this long is asked whether it is there. */
-  readonly silenceMs?: number;
+  readonly pingAfterMs?: number;
   /** Addresses of peers on whose sessions many clients share: what one of them does may not end the others' requests. */
-  readonly standsForMany?: (address: string) => boolean;
+  readonly isSharedPeer?: (address: string) => boolean;
 }
 
 /** More than fit into the 64 KiB that a head may have. */
-const MOST_FIELDS = 4096;
+const MAX_FIELDS = 4096;
 
 /** How long a session that was told to go may take for it. */
-const LINGER_MS = 500;
+const CLOSE_GRACE_MS = 500;
 
 /** The HTTP/2 connections of a listener: it gives them their sockets, nobody listens here. */
 export class Http2Sessions {
@@ -54,7 +54,7 @@ export class Http2Sessions {
     this.server = createServer({
       settings: { initialWindowSize: windows.stream, maxConcurrentStreams },
       // Node resets a stream with more than 128 fields; their size is limit enough, as it is over HTTP/1.1.
-      maxHeaderListPairs: MOST_FIELDS,
+      maxHeaderListPairs: MAX_FIELDS,
       // In MB. What clients may send ahead of us is not to be counted as their misuse of memory.
       maxSessionMemory: 10 + Math.ceil((2 * windows.session) / 1_000_000),
     });
@@ -102,10 +102,10 @@ export class Http2Sessions {
     this.closeWhenIdle(session);
     endSlowHeads(session, this.options.headersTimeoutMs);
     // Node's own limit holds for these too: 1000 at once, and 33 a second.
-    if (!this.options.standsForMany?.(session.socket.remoteAddress ?? '')) endManyResets(session);
+    if (!this.options.isSharedPeer?.(session.socket.remoteAddress ?? '')) endOnManyResets(session);
     const { accepting } = this;
     if (accepting) {
-      endWhenDeaf(session, accepting, this.options.silenceMs ?? SILENCE_MS);
+      endWhenUnresponsive(session, accepting, this.options.pingAfterMs ?? PING_AFTER_MS);
       // Before anybody reads from it.
       session.prependListener('stream', (stream: ServerHttp2Stream) => {
         limitSmallPieces(stream, accepting);
@@ -126,7 +126,7 @@ export class Http2Sessions {
     const end = (): void => {
       session.close();
       // Left alone, it would wait for the end of a header section that has begun.
-      timer = setTimeout(() => streams === 0 && session.destroy(), LINGER_MS);
+      timer = setTimeout(() => streams === 0 && session.destroy(), CLOSE_GRACE_MS);
     };
     const wait = (ms: number): NodeJS.Timeout | undefined => (ms === 0 ? undefined : setTimeout(end, ms));
     let timer = wait(keepAliveTimeoutMs === 0 ? headersTimeoutMs : Math.min(headersTimeoutMs, keepAliveTimeoutMs));
@@ -148,7 +148,7 @@ export class Http2Sessions {
   }
 }
 
-const LOOK_MS = 500;
+const HEAD_CHECK_MS = 500;
 
 /**
  * Ends a session whose next header section takes longer than this, whatever else is under way on it: in HTTP/2 nothing
@@ -156,28 +156,28 @@ const LOOK_MS = 500;
  * the number of its stream, and that it goes on by a PING, which its client cannot answer before.
  */
 function endSlowHeads(session: ServerHttp2Session, headersTimeoutMs: number): void {
-  const everyMs = Math.max(5, Math.min(LOOK_MS, headersTimeoutMs / 4));
+  const intervalMs = Math.max(5, Math.min(HEAD_CHECK_MS, headersTimeoutMs / 4));
   /** Streams up to this one have their header section, or were refused. */
   let settled = 0;
   let pending = 0;
   let pendingMs = 0;
-  const look = (): void => {
-    const begun = session.destroyed ? 0 : (session.state.lastProcStreamID ?? 0);
-    if (begun <= settled) return;
-    if (begun !== pending) {
-      pending = begun;
+  const check = (): void => {
+    const newest = session.destroyed ? 0 : (session.state.lastProcStreamID ?? 0);
+    if (newest <= settled) return;
+    if (newest !== pending) {
+      pending = newest;
       pendingMs = 0;
-      session.ping(() => (settled = Math.max(settled, begun)));
-    } else pendingMs += everyMs;
+      session.ping(() => (settled = Math.max(settled, newest)));
+    } else pendingMs += intervalMs;
     if (pendingMs >= headersTimeoutMs) session.destroy();
   };
-  const timer = setInterval(look, everyMs);
+  const timer = setInterval(check, intervalMs);
   session.on('stream', ({ id = 0 }) => (settled = Math.max(settled, id)));
   session.once('close', () => clearInterval(timer));
 }
 
 /** So many requests may be given up at once: pages that are left do so with all that they still load. */
-const RESETS_AT_ONCE = 256;
+const RESET_BURST = 256;
 const RESETS_PER_SECOND = 32;
 const MANY_RESETS = 'the client gives up its requests again and again';
 
@@ -185,33 +185,34 @@ const MANY_RESETS = 'the client gives up its requests again and again';
  * Ends a session that gives up its requests again and again, with ENHANCE_YOUR_CALM (RFC 9113 §10.5): each costs its client
  * nothing, and us a request. A stream that we reset because its client broke a rule on it counts too.
  */
-function endManyResets(session: ServerHttp2Session): void {
-  let left = RESETS_AT_ONCE;
+function endOnManyResets(session: ServerHttp2Session): void {
+  let allowance = RESET_BURST;
   let countedAt = performance.now();
   const count = (): void => {
     const now = performance.now();
-    left = Math.min(RESETS_AT_ONCE, left + ((now - countedAt) / 1000) * RESETS_PER_SECOND) - 1;
+    allowance = Math.min(RESET_BURST, allowance + ((now - countedAt) / 1000) * RESETS_PER_SECOND) - 1;
     countedAt = now;
     // Without an error Node sends NO_ERROR in place of the code.
-    if (left < 0 && !session.destroyed) session.destroy(new Error(MANY_RESETS), constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    if (allowance < 0 && !session.destroyed)
+      session.destroy(new Error(MANY_RESETS), constants.NGHTTP2_ENHANCE_YOUR_CALM);
   };
-  session.on('stream', (stream) => stream.once('close', () => wasGivenUp(stream) && count()));
+  session.on('stream', (stream) => stream.once('close', () => wasResetByClient(stream) && count()));
 }
 
 /** By its client, before it had its answer, and not by us. */
-function wasGivenUp({ aborted, errored }: ServerHttp2Stream): boolean {
+function wasResetByClient({ aborted, errored }: ServerHttp2Stream): boolean {
   const error: NodeJS.ErrnoException | null = errored;
   return aborted && (error === null || error.code === 'ERR_HTTP2_STREAM_ERROR');
 }
 
 /** A peer that has said nothing for this long is asked whether it is there, and has as long again to answer. */
-const SILENCE_MS = 20_000;
+const PING_AFTER_MS = 20_000;
 
 /** How often a session is looked at. */
-const LIFE_LOOK_MS = 500;
+const LIVENESS_CHECK_MS = 500;
 
 /** A connection whose session has ended is closed by its peer within this time, or by us. */
-const SILENT_LINGER_MS = 1500;
+const SOCKET_GRACE_MS = 1500;
 
 /**
  * Ends a session that has no life left, within two seconds or so, and one whose peer is gone without a word. TCP takes many
@@ -219,76 +220,77 @@ const SILENT_LINGER_MS = 1500;
  * ended it for breaking the protocol, and it would stay for ever with every stream that was open. Not needed for that once
  * Node closes such a session itself.
  */
-export function endWhenDeaf(session: ServerHttp2Session, socket: Socket, silenceMs: number): void {
-  const everyMs = Math.min(LIFE_LOOK_MS, silenceMs);
-  const peer = new Peer(session, socket, silenceMs);
+export function endWhenUnresponsive(session: ServerHttp2Session, socket: Socket, pingAfterMs: number): void {
+  const intervalMs = Math.min(LIVENESS_CHECK_MS, pingAfterMs);
+  const peer = new PeerLiveness(session, socket, pingAfterMs);
   let endedForMs = 0;
-  const look = (): void => {
-    if (!session.destroyed) return peer.look(everyMs);
+  const check = (): void => {
+    if (!session.destroyed) return peer.check(intervalMs);
     // The end was sent: a client that does not send its own would keep the connection.
-    endedForMs += everyMs;
-    if (endedForMs >= SILENT_LINGER_MS) socket.destroy();
+    endedForMs += intervalMs;
+    if (endedForMs >= SOCKET_GRACE_MS) socket.destroy();
   };
-  const timer = setInterval(look, everyMs);
+  const timer = setInterval(check, intervalMs);
   socket.once('close', () => clearInterval(timer));
 }
 
-class Peer {
-  private heard = -1;
+class PeerLiveness {
+  private lastBytesRead = -1;
   private silentMs = 0;
   /** Bytes that had been written when it was asked last. */
-  private writtenWhenAsked: number | undefined;
-  private isUnanswered = false;
+  private bytesWrittenAtPing: number | undefined;
+  private isPingPending = false;
   /** What was heard since the last question may have been the end of the session. */
-  private saidSomething = false;
+  private hasReadSincePing = false;
 
   constructor(
     private readonly session: ServerHttp2Session,
     private readonly socket: Socket,
-    private readonly silenceMs: number,
+    private readonly pingAfterMs: number,
   ) {}
 
-  look(passedMs: number): void {
+  check(passedMs: number): void {
     const { bytesRead } = this.socket;
     // A peer that we do not read from cannot be heard.
-    if (bytesRead !== this.heard || ReadGate.sinceHeldMs(this.socket) === 0) {
-      this.begin(bytesRead);
-      this.saidSomething = true;
+    if (bytesRead !== this.lastBytesRead || ReadGate.sinceHeldMs(this.socket) === 0) {
+      this.reset(bytesRead);
+      this.hasReadSincePing = true;
       return;
     }
     this.silentMs += passedMs;
-    if (this.isOver || (this.isUnanswered && this.silentMs >= 2 * this.silenceMs)) return this.session.destroy();
-    const isSilentForLong = this.silentMs >= this.silenceMs && this.silentMs - passedMs < this.silenceMs;
-    if (this.saidSomething || isSilentForLong) this.ask();
+    if (this.isSessionDead || (this.isPingPending && this.silentMs >= 2 * this.pingAfterMs))
+      return this.session.destroy();
+    const isSilentForLong = this.silentMs >= this.pingAfterMs && this.silentMs - passedMs < this.pingAfterMs;
+    if (this.hasReadSincePing || isSilentForLong) this.ping();
   }
 
-  private begin(heard: number): void {
-    this.heard = heard;
+  private reset(bytesRead: number): void {
+    this.lastBytesRead = bytesRead;
     this.silentMs = 0;
-    this.writtenWhenAsked = undefined;
-    this.isUnanswered = false;
+    this.bytesWrittenAtPing = undefined;
+    this.isPingPending = false;
   }
 
-  private ask(): void {
-    this.saidSomething = false;
-    this.writtenWhenAsked = this.socket.bytesWritten;
-    this.isUnanswered = true;
+  private ping(): void {
+    this.hasReadSincePing = false;
+    this.bytesWrittenAtPing = this.socket.bytesWritten;
+    this.isPingPending = true;
     this.session.ping(() => {
       // The answer itself is nothing to ask about again.
-      if (!this.session.destroyed) this.begin(this.socket.bytesRead);
+      if (!this.session.destroyed) this.reset(this.socket.bytesRead);
     });
   }
 
   /** The question was not sent, though nothing stands in its way: there is no session any more that could send it. */
-  private get isOver(): boolean {
-    const { session, socket, writtenWhenAsked } = this;
+  private get isSessionDead(): boolean {
+    const { session, socket, bytesWrittenAtPing: writtenWhenAsked } = this;
     if (writtenWhenAsked === undefined || socket.bytesWritten !== writtenWhenAsked) return false;
-    return (session.state.outboundQueueSize ?? 0) > 0 && waitingToBeSent(socket) === 0;
+    return (session.state.outboundQueueSize ?? 0) > 0 && unsentBytes(socket) === 0;
   }
 }
 
 /** Of what was given to the operating system; a session writes past its socket's own queue. */
-function waitingToBeSent(socket: Socket): number {
+function unsentBytes(socket: Socket): number {
   const { _handle: handle } = socket as Socket & { readonly _handle?: { readonly writeQueueSize?: number } | null };
   return handle?.writeQueueSize ?? 0;
 }

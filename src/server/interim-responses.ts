@@ -3,17 +3,17 @@ import { endToEnd, type Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Reply } from '../protocol/protocol.js';
 import { reasonPhrase } from '../streams/node-http.js';
-import { type Exchange, fits, type Http2Exchange, isHttp2, toHttp2Fields } from './exchange.js';
+import { type Exchange, fitsClientLimits, type Http2Exchange, isHttp2, toHttp2Fields } from './exchange.js';
 
 /** What may wait for a client that does not read before interim responses are left out: they have no backpressure. */
-const MOST_WAITING_BYTES = 16 * 1024;
-const MOST_WAITING_FRAMES = 64;
+const MAX_WAITING_BYTES = 16 * 1024;
+const MAX_WAITING_FRAMES = 64;
 
 /** Interim responses a request gets at most, 100 included: some intermediaries give up at the sixth. */
-const MOST_INTERIMS = 4;
+const MAX_INTERIMS = 4;
 
 /** Of an origin's own interim responses, beside ours: those it would have sent without us. */
-const MOST_RELAYED = 16;
+const MAX_RELAYED = 16;
 
 /** Between one interim response and the next progress; then `SPACING_GROWTH` times as long each time. */
 const FIRST_SPACING_MS = 1000;
@@ -30,7 +30,7 @@ const continued = new WeakSet<object>();
  * client does not read, or an earlier response on the connection is not finished.
  */
 export function sendInterim(exchange: Exchange, reply: Reply): boolean {
-  if (!canStillTell(exchange)) return false;
+  if (!canSendInterim(exchange)) return false;
   // Raw text has no other guard against line breaks in a value.
   for (const [name, value] of reply.headers) {
     validateHeaderName(name);
@@ -39,21 +39,21 @@ export function sendInterim(exchange: Exchange, reply: Reply): boolean {
   const lines = endToEnd(reply.headers);
   if (!isHttp2(exchange)) return writeInterim(exchange.res, reply, lines);
   const fields = toHttp2Fields(lines);
-  if (!fits(exchange.res.stream, fields)) return false;
+  if (!fitsClientLimits(exchange.res.stream, fields)) return false;
   exchange.res.stream.additionalHeaders({ ':status': reply.status, ...fields });
   return true;
 }
 
 /** Sends 100 to a client that waits for it, once; also after a 104, which clients need not take for it (RUFH §4.2.1). */
 export function sendContinue(exchange: Exchange): boolean {
-  if (!expectsContinue(exchange) || continued.has(exchange.req) || !canStillTell(exchange)) return false;
+  if (!expectsContinue(exchange) || continued.has(exchange.req) || !canSendInterim(exchange)) return false;
   continued.add(exchange.req);
   exchange.res.writeContinue();
   return true;
 }
 
 /** The client holds its body back until it is told to go on, and was not told. */
-export function holdsBodyBack(exchange: Exchange): boolean {
+export function awaitsContinue(exchange: Exchange): boolean {
   return expectsContinue(exchange) && !continued.has(exchange.req) && !exchange.req.readableDidRead;
 }
 
@@ -65,12 +65,12 @@ export interface InterimOptions {
 }
 
 /** The interim responses of one request: few, ever farther apart, and none where they do harm. */
-export class Interims {
+export class InterimResponses {
   private sent = 0;
   private relayed = 0;
   private spacingMs = FIRST_SPACING_MS;
   private dueAt: number;
-  private readonly mayTell: boolean;
+  private readonly isAllowed: boolean;
   private owesContinue: boolean;
 
   constructor(
@@ -80,7 +80,7 @@ export class Interims {
   ) {
     const { mode } = options;
     // RFC 9110 §15.2: HTTP/1.0 knows no interim responses.
-    this.mayTell =
+    this.isAllowed =
       head.httpVersion !== '1.0' && (mode === 'always' || (mode === 'auto' && head.connection.relaysInterim));
     this.owesContinue = head.expectsContinue && head.httpVersion !== '1.0';
     this.dueAt = options.monotonic() + FIRST_SPACING_MS;
@@ -88,7 +88,7 @@ export class Interims {
 
   /** What the client must know now. `reply` is asked for only if it can be sent. */
   announce(reply: () => Reply | undefined): boolean {
-    return this.hasRoom && this.send(reply());
+    return this.hasQuota && this.send(reply());
   }
 
   /** What the client likes to know: left out until it is due again. */
@@ -98,12 +98,12 @@ export class Interims {
 
   /** What the origin says before its answer. */
   relay(reply: Reply): void {
-    if (this.mayTell && this.relayed < MOST_RELAYED && sendInterim(this.exchange, reply)) this.relayed++;
+    if (this.isAllowed && this.relayed < MAX_RELAYED && sendInterim(this.exchange, reply)) this.relayed++;
   }
 
   /** Whether progress would be told now. */
   get isDue(): boolean {
-    return this.hasRoom && this.options.monotonic() >= this.dueAt;
+    return this.hasQuota && this.options.monotonic() >= this.dueAt;
   }
 
   /** 100, if this client waits for it: to be called when its body is wanted. */
@@ -113,9 +113,9 @@ export class Interims {
     if (sendContinue(this.exchange)) this.sent++;
   }
 
-  private get hasRoom(): boolean {
+  private get hasQuota(): boolean {
     // One is kept for the 100: without it some clients wait for ever.
-    return this.mayTell && this.sent + (this.owesContinue ? 1 : 0) < MOST_INTERIMS;
+    return this.isAllowed && this.sent + (this.owesContinue ? 1 : 0) < MAX_INTERIMS;
   }
 
   private send(reply: Reply | undefined): boolean {
@@ -132,20 +132,20 @@ function expectsContinue({ req }: Exchange): boolean {
   return req.httpVersion !== '1.0' && req.headers.expect?.trim().toLowerCase() === '100-continue';
 }
 
-function canStillTell(exchange: Exchange): boolean {
+function canSendInterim(exchange: Exchange): boolean {
   const { res } = exchange;
   // A late one would stand in the middle of the final response's body.
   if (res.headersSent || res.writableEnded) return false;
-  if (isHttp2(exchange)) return isOpen(exchange);
+  if (isHttp2(exchange)) return canTakeFrames(exchange);
   if (exchange.req.httpVersion === '1.0') return false;
   // A pipelined response has no socket before its predecessor is finished.
   const { socket } = res;
-  return !!socket && !socket.destroyed && socket.writableLength <= MOST_WAITING_BYTES;
+  return !!socket && !socket.destroyed && socket.writableLength <= MAX_WAITING_BYTES;
 }
 
-function isOpen({ res: { stream } }: Http2Exchange): boolean {
+function canTakeFrames({ res: { stream } }: Http2Exchange): boolean {
   if (stream.destroyed || stream.closed || stream.aborted) return false;
-  return (stream.session?.state.outboundQueueSize ?? 0) <= MOST_WAITING_FRAMES;
+  return (stream.session?.state.outboundQueueSize ?? 0) <= MAX_WAITING_FRAMES;
 }
 
 /** As text of its own: writeInformation() of Node 26 takes no reason phrase. */

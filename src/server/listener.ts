@@ -27,10 +27,10 @@ export interface ListenerOptions {
   /** A connection without requests is closed after this time: longer than a load balancer keeps its own idle ones. */
   readonly keepAliveTimeoutMs?: number;
   readonly halfClosedMs?: Http1Options['halfClosedMs'];
-  readonly mostHeadBytes?: Http1Options['mostHeadBytes'];
+  readonly maxHeadBytes?: Http1Options['maxHeadBytes'];
   /** HTTP/2: a peer that says nothing for this long is asked whether it is there. */
-  readonly silenceMs?: number;
-  readonly standsForMany?: Http2Options['standsForMany'];
+  readonly pingAfterMs?: number;
+  readonly isSharedPeer?: Http2Options['isSharedPeer'];
   /** Which connections are taken; all of them when missing. */
   readonly gate?: ConnectionGate;
   /** A client that takes its answers more slowly loses its connection or stream; without it none does. */
@@ -60,10 +60,10 @@ export interface Listener {
 export async function startListener(options: ListenerOptions, handlers: Handlers): Promise<Listener> {
   const { address } = options;
   if (address.kind === 'unix' && !address.isShared) await clearSocketPath(address.path);
-  const door = new FrontDoor(options, handlers);
-  await door.listen();
+  const listener = new HttpListener(options, handlers);
+  await listener.listen();
   if (address.kind === 'unix') await setSocketMode(address.path, address.mode);
-  return door;
+  return listener;
 }
 
 const HEADERS_TIMEOUT_MS = 60_000;
@@ -71,7 +71,7 @@ const KEEP_ALIVE_TIMEOUT_MS = 75_000;
 
 const NO_RATE: MinRate = { bytesPerSecond: 0, windowMs: 60_000 };
 
-class FrontDoor implements Listener {
+class HttpListener implements Listener {
   readonly closed: Promise<void>;
   private readonly http1: Http1Server;
   private readonly http2: Http2Sessions;
@@ -79,7 +79,7 @@ class FrontDoor implements Listener {
   private readonly slowReaders: SlowReaders;
   private readonly sockets = new Set<Socket>();
   /** Connections that have not said yet what they speak. */
-  private readonly unknown = new Set<Socket>();
+  private readonly undetected = new Set<Socket>();
   private accepting = true;
 
   constructor(
@@ -98,8 +98,8 @@ class FrontDoor implements Listener {
     this.http1 = new Http1Server({ ...options, ...times }, { ...handlers, onUpgrade });
     this.http2 = new Http2Sessions({ ...options, ...times }, (exchange) => handlers.onRequest(exchange), slowReaders);
     const { server } = this.http1;
-    server.on('connection', (socket: Socket) => this.take(socket));
-    if (options.tls) server.on('secureConnection', (socket: TLSSocket) => this.acceptSecure(socket));
+    server.on('connection', (socket: Socket) => this.acceptConnection(socket));
+    if (options.tls) server.on('secureConnection', (socket: TLSSocket) => this.serveSecure(socket));
     this.closed = new Promise((resolve) => server.once('close', () => resolve()));
   }
 
@@ -131,7 +131,7 @@ class FrontDoor implements Listener {
   stopAccepting(): void {
     if (this.accepting) this.http1.server.close();
     this.accepting = false;
-    for (const socket of this.unknown) socket.destroy();
+    for (const socket of this.undetected) socket.destroy();
     this.http1.drain();
     this.http2.drain();
   }
@@ -146,7 +146,7 @@ class FrontDoor implements Listener {
     for (const socket of this.sockets) socket.destroy();
   }
 
-  private take(socket: Socket): void {
+  private acceptConnection(socket: Socket): void {
     const { gate, tls } = this.options;
     const release = gate ? gate.admit(socket.remoteAddress ?? '') : () => undefined;
     if (!release) return resetConnection(socket);
@@ -155,26 +155,26 @@ class FrontDoor implements Listener {
       this.sockets.delete(socket);
       release();
     });
-    if (tls) this.http1.secure(socket);
-    else this.acceptPlain(socket);
+    if (tls) this.http1.startTls(socket);
+    else this.servePlain(socket);
   }
 
-  private acceptSecure(socket: TLSSocket): void {
+  private serveSecure(socket: TLSSocket): void {
     if (socket.alpnProtocol === 'h2') this.serveHttp2(socket);
     else this.serveHttp1(socket);
   }
 
-  private acceptPlain(socket: Socket): void {
+  private servePlain(socket: Socket): void {
     if (!this.options.http2) return this.serveHttp1(socket);
-    this.unknown.add(socket);
-    sniff(socket, this.headersTimeoutMs, (spoken) => {
-      this.unknown.delete(socket);
-      this.serve(socket, spoken);
+    this.undetected.add(socket);
+    detectProtocol(socket, this.headersTimeoutMs, (protocol) => {
+      this.undetected.delete(socket);
+      this.serve(socket, protocol);
     });
   }
 
-  private serve(socket: Socket, spoken: Spoken): void {
-    switch (spoken) {
+  private serve(socket: Socket, protocol: DetectedProtocol): void {
+    switch (protocol) {
       case 'http1':
         return this.serveHttp1(socket);
       case 'http2':
@@ -182,7 +182,7 @@ class FrontDoor implements Listener {
       case 'late':
         return refuseConnection(socket, { status: 408, detail: 'The header section did not arrive in time.' });
       case 'silent':
-      case 'gone':
+      case 'closed':
         socket.destroy();
     }
   }
@@ -202,38 +202,42 @@ class FrontDoor implements Listener {
 const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n');
 
 /** `late`: nothing decisive came in time; `silent`: nothing at all. */
-export type Spoken = 'http1' | 'http2' | 'late' | 'silent' | 'gone';
+export type DetectedProtocol = 'http1' | 'http2' | 'late' | 'silent' | 'closed';
 
 /**
  * What the client of a fresh connection speaks. Nothing is taken from the connection: the bytes that were looked at are
  * put back. `decided` is called once.
  */
-export function sniff(socket: Socket, timeoutMs: number, decided: (spoken: Spoken) => void): void {
-  let seen: Buffer = Buffer.alloc(0);
-  const finish = (spoken: Spoken): void => {
+export function detectProtocol(
+  socket: Socket,
+  timeoutMs: number,
+  onDetected: (spoken: DetectedProtocol) => void,
+): void {
+  let received: Buffer = Buffer.alloc(0);
+  const finish = (spoken: DetectedProtocol): void => {
     clearTimeout(timer);
-    socket.off('readable', look).off('end', leave).off('close', leave).off('error', leave);
+    socket.off('readable', inspect).off('end', onEnd).off('close', onEnd).off('error', onEnd);
     // After the connection's end nothing can be put back, and nobody would read it.
-    if (spoken !== 'http1' && spoken !== 'http2') return decided(spoken);
-    socket.unshift(seen);
+    if (spoken !== 'http1' && spoken !== 'http2') return onDetected(spoken);
+    socket.unshift(received);
     socket.on('error', ignore);
     // Within 'readable' Node has planned to read more. It would do so after the new owner has paused the connection, and
     // from then on nothing could pause it: a body would fill the memory as fast as it comes.
     setImmediate(() => {
       socket.off('error', ignore);
-      decided(socket.destroyed ? 'gone' : spoken);
+      onDetected(socket.destroyed ? 'closed' : spoken);
     });
   };
-  const leave = (): void => finish('gone');
-  const look = (): void => {
+  const onEnd = (): void => finish('closed');
+  const inspect = (): void => {
     const bytes = socket.read() as Buffer | null;
     if (!bytes) return;
-    seen = seen.length === 0 ? bytes : Buffer.concat([seen, bytes]);
-    const length = Math.min(seen.length, PREFACE.length);
-    if (!seen.subarray(0, length).equals(PREFACE.subarray(0, length))) finish('http1');
+    received = received.length === 0 ? bytes : Buffer.concat([received, bytes]);
+    const length = Math.min(received.length, PREFACE.length);
+    if (!received.subarray(0, length).equals(PREFACE.subarray(0, length))) finish('http1');
     else if (length === PREFACE.length) finish('http2');
   };
   const ignore = (): void => undefined;
-  const timer = setTimeout(() => finish(seen.length === 0 ? 'silent' : 'late'), timeoutMs);
-  socket.on('readable', look).once('end', leave).once('close', leave).once('error', leave);
+  const timer = setTimeout(() => finish(received.length === 0 ? 'silent' : 'late'), timeoutMs);
+  socket.on('readable', inspect).once('end', onEnd).once('close', onEnd).once('error', onEnd);
 }

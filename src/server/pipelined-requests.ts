@@ -3,29 +3,29 @@ import { ReadGate } from '../streams/read-gate.js';
 import type { Http1Exchange } from './exchange.js';
 
 /** Methods whose requests may be under way beside each other: they change nothing (RFC 9110 §9.2.1). */
-const SAFE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
+const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
 
 /** So many requests of one connection are under way at a time; each may have a connection to an origin. */
-const MOST_AT_A_TIME = 8;
+const MAX_CONCURRENT = 8;
 
 /** With so many waiting nothing more is read: the client notices by its own sends. */
-const ENOUGH_WAITING = 8;
+const PAUSE_READING_AT = 8;
 
 /**
  * One read of 64 KiB may bring thousands of requests before reading stops, and each of them takes a hundred times its bytes
  * while it waits. A connection with more waiting ends: its client repeats what was not answered (RFC 9112 §9.3.2).
  */
-const MOST_WAITING = 512;
+const MAX_WAITING = 512;
 
 /** Of all connections together; beyond it, a connection with more waiting than stop its reading ends. */
-const MOST_WAITING_IN_ALL = 2048;
+const MAX_WAITING_IN_ALL = 2048;
 
 let waitingInAll = 0;
 
 /** A connection that is not read from does not tell that its client has left: it is looked at so often. */
-const LOOK_EVERY_MS = 1000;
+const PROBE_INTERVAL_MS = 1000;
 
-interface Waiting {
+interface WaitingRequest {
   readonly exchange: Http1Exchange;
   readonly start: () => void;
 }
@@ -36,16 +36,16 @@ interface Waiting {
  */
 export class PipelinedRequests {
   private readonly running = new Set<Http1Exchange>();
-  private waiting: Waiting[] = [];
+  private waiting: WaitingRequest[] = [];
   private newestExchange: Http1Exchange | undefined;
-  private isHeld = false;
-  private isStuck = false;
-  private look: NodeJS.Timeout | undefined;
+  private isReadingPaused = false;
+  private isStalled = false;
+  private probeTimer: NodeJS.Timeout | undefined;
 
   constructor(private readonly socket: Socket) {
     // Each of them listens for the end of their connection.
     socket.setMaxListeners(0);
-    socket.once('close', () => this.forget());
+    socket.once('close', () => this.dropWaiting());
   }
 
   /** Those that are not answered yet, in their order. */
@@ -66,81 +66,81 @@ export class PipelinedRequests {
     if (this.socket.destroyed) return;
     this.waiting.push({ exchange, start });
     waitingInAll++;
-    if (this.isTooMany()) this.end();
-    else if (this.waiting.length >= ENOUGH_WAITING) this.hold();
+    if (this.hasTooManyWaiting()) this.abort();
+    else if (this.waiting.length >= PAUSE_READING_AT) this.pauseReading();
   }
 
-  private isTooMany(): boolean {
+  private hasTooManyWaiting(): boolean {
     const { length } = this.waiting;
-    return length > MOST_WAITING || (length > ENOUGH_WAITING && waitingInAll > MOST_WAITING_IN_ALL);
+    return length > MAX_WAITING || (length > PAUSE_READING_AT && waitingInAll > MAX_WAITING_IN_ALL);
   }
 
   private mayRun({ req }: Http1Exchange): boolean {
     if (this.running.size === 0) return true;
-    if (this.running.size >= MOST_AT_A_TIME || !isSafe(req.method)) return false;
+    if (this.running.size >= MAX_CONCURRENT || !isSafe(req.method)) return false;
     // Of those under way either all are safe, or there is one.
     const [first] = this.running;
     return isSafe(first!.req.method);
   }
 
-  private run({ exchange, start }: Waiting): void {
+  private run({ exchange, start }: WaitingRequest): void {
     this.running.add(exchange);
-    exchange.res.once('close', () => this.ended(exchange));
+    exchange.res.once('close', () => this.onClosed(exchange));
     start();
   }
 
-  private ended(exchange: Http1Exchange): void {
-    this.isStuck = false;
+  private onClosed(exchange: Http1Exchange): void {
+    this.isStalled = false;
     this.running.delete(exchange);
     if (this.newestExchange === exchange) this.newestExchange = undefined;
     while (!this.socket.destroyed && this.waiting.length > 0 && this.mayRun(this.waiting[0]!.exchange))
       this.run(this.next());
-    if (this.waiting.length < ENOUGH_WAITING) this.release();
+    if (this.waiting.length < PAUSE_READING_AT) this.resumeReading();
   }
 
-  private next(): Waiting {
+  private next(): WaitingRequest {
     waitingInAll--;
     return this.waiting.shift()!;
   }
 
   /** What waits is forgotten at once: the event of the connection's end comes after the whole read. */
-  private end(): void {
+  private abort(): void {
     this.socket.destroy();
-    this.forget();
+    this.dropWaiting();
   }
 
-  private hold(): void {
-    if (this.isHeld) return;
-    this.isHeld = true;
+  private pauseReading(): void {
+    if (this.isReadingPaused) return;
+    this.isReadingPaused = true;
     ReadGate.of(this.socket).hold();
-    this.look = setInterval(() => this.lookForEnd(), LOOK_EVERY_MS);
+    this.probeTimer = setInterval(() => this.probeConnection(), PROBE_INTERVAL_MS);
   }
 
-  private release(): void {
-    if (!this.isHeld) return;
-    this.isHeld = false;
-    clearInterval(this.look);
+  private resumeReading(): void {
+    if (!this.isReadingPaused) return;
+    this.isReadingPaused = false;
+    clearInterval(this.probeTimer);
     ReadGate.of(this.socket).release();
   }
 
   /** Reads once, when no request has ended for a while. */
-  private lookForEnd(): void {
+  private probeConnection(): void {
     const gate = ReadGate.of(this.socket);
-    if (this.isStuck) {
+    if (this.isStalled) {
       gate.release();
       setImmediate(() => setImmediate(() => gate.hold()));
     }
-    this.isStuck = true;
+    this.isStalled = true;
   }
 
-  private forget(): void {
+  private dropWaiting(): void {
     waitingInAll -= this.waiting.length;
     this.waiting = [];
     this.newestExchange = undefined;
-    this.release();
+    this.resumeReading();
   }
 }
 
 function isSafe(method: string | undefined): boolean {
-  return method !== undefined && SAFE.has(method);
+  return method !== undefined && SAFE_METHODS.has(method);
 }

@@ -13,13 +13,13 @@ export function isRefused(socket: Socket): boolean {
 }
 
 /** Nothing that comes on this connection from now on is acted upon. */
-export function refuseTheRest(socket: Socket): void {
+export function ignoreFurtherInput(socket: Socket): void {
   refused.add(socket);
 }
 
 /** Says what was wrong, where no response object exists, and ends the connection. */
 export function refuseConnection(socket: Socket, problem: Problem): void {
-  refuseTheRest(socket);
+  ignoreFurtherInput(socket);
   socket.on('error', () => undefined);
   if (!socket.writable) {
     socket.destroy();

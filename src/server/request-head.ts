@@ -6,7 +6,7 @@ import { type HttpRequest, peerOf } from './exchange.js';
 import { isAuthority, type Provenance, type TrustedProxies } from './trusted-proxies.js';
 
 /** A head that nobody can act on; the client is told why. */
-export class BadHead {
+export class InvalidHead {
   constructor(
     readonly status: 400 | 417 | 501,
     readonly detail: string,
@@ -14,21 +14,21 @@ export class BadHead {
 }
 
 /** What is known of a request before its body. What HTTP/1.1 and HTTP/2 say differently is said one way here. */
-export function readHead(req: HttpRequest, trust: Pick<TrustedProxies, 'provenanceOf'>): RequestHead | BadHead {
+export function readHead(req: HttpRequest, trust: Pick<TrustedProxies, 'provenanceOf'>): RequestHead | InvalidHead {
   const method = req.method ?? '';
   // Methods are case-sensitive (RFC 9110 §9.1), but Node's client would say this one in capitals to the origin.
   if (method !== method.toUpperCase())
-    return new BadHead(501, `The method ${method} is unknown; methods are in capitals.`);
+    return new InvalidHead(501, `The method ${method} is unknown; methods are in capitals.`);
   const target = readTarget(method, req.url ?? '');
-  if (!target) return new BadHead(400, 'The request target is malformed.');
+  if (!target) return new InvalidHead(400, 'The request target is malformed.');
   const overHttp2 = req instanceof Http2ServerRequest;
   const headers = overHttp2 ? http2Headers(req) : http1Headers(req.rawHeaders, target);
   const httpVersion = overHttp2 ? '2.0' : req.httpVersion === '1.0' ? '1.0' : '1.1';
-  const complaint = hostComplaint(headers, httpVersion) ?? lengthComplaint(headers);
-  if (complaint !== undefined) return new BadHead(400, complaint);
+  const error = hostError(headers, httpVersion) ?? lengthError(headers);
+  if (error !== undefined) return new InvalidHead(400, error);
   const expectation = httpVersion === '1.0' ? undefined : fieldValue(headers, 'expect')?.trim().toLowerCase();
   if (expectation !== undefined && expectation !== '100-continue') {
-    return new BadHead(417, 'The only expectation that can be met is 100-continue.');
+    return new InvalidHead(417, 'The only expectation that can be met is 100-continue.');
   }
   const contentLength = contentLengthOf(headers);
   const peer = peerOf(req);
@@ -42,7 +42,7 @@ export function readHead(req: HttpRequest, trust: Pick<TrustedProxies, 'provenan
     method,
     target: target.target,
     path: target.path,
-    ...(target.flaw === undefined ? {} : { pathAmbiguity: target.flaw }),
+    ...(target.ambiguity === undefined ? {} : { pathAmbiguity: target.ambiguity }),
     httpVersion,
     scheme,
     authority,
@@ -59,9 +59,9 @@ const DEFAULT_PORT = { http: '80', https: '443' } as const;
 
 /** Undefined where scheme and authority say it all. An authority with a port of its own keeps that one. */
 function baseOf(scheme: 'http' | 'https', authority: string, { port, prefix = '' }: Provenance): string | undefined {
-  const isTold = port !== undefined && port !== DEFAULT_PORT[scheme] && !/:\d+$/.test(authority);
-  if (!isTold && prefix === '') return undefined;
-  return `${scheme}://${authority}${isTold ? `:${port}` : ''}${prefix}`;
+  const needsPort = port !== undefined && port !== DEFAULT_PORT[scheme] && !/:\d+$/.test(authority);
+  if (!needsPort && prefix === '') return undefined;
+  return `${scheme}://${authority}${needsPort ? `:${port}` : ''}${prefix}`;
 }
 
 /** RFC 9112 §3.2.2: the authority of an absolute target replaces Host. */
@@ -89,7 +89,7 @@ function http2Headers(req: Http2ServerRequest): HeaderLine[] {
 }
 
 /** RFC 9112 §3.2: exactly one valid Host in HTTP/1.1. */
-function hostComplaint(headers: Headers, httpVersion: string): string | undefined {
+function hostError(headers: Headers, httpVersion: string): string | undefined {
   const hosts = headers.filter(([name]) => name.toLowerCase() === 'host').map(([, value]) => value.trim());
   if (hosts.length > 1) return 'The request names more than one host.';
   if (hosts.length === 0) return httpVersion === '1.0' ? undefined : 'The request names no host.';
@@ -98,7 +98,7 @@ function hostComplaint(headers: Headers, httpVersion: string): string | undefine
 }
 
 /** The parsers refuse what is no number and what contradicts itself; this holds if one should be more lenient. */
-function lengthComplaint(headers: Headers): string | undefined {
+function lengthError(headers: Headers): string | undefined {
   const length = fieldValue(headers, 'content-length');
   if (length === undefined || Number.isSafeInteger(contentLengthOf(headers))) return undefined;
   return /^\d+$/.test(length) ? 'The Content-Length is beyond all limits.' : 'The Content-Length is malformed.';
@@ -121,7 +121,7 @@ export interface Target {
   /** For matching: dot segments resolved, escapes that mean nothing taken away. */
   readonly path: string;
   /** Why the path has more than one reading; missing when it has one. */
-  readonly flaw?: string;
+  readonly ambiguity?: string;
   /** Of an absolute target. */
   readonly authority?: string;
 }
@@ -149,8 +149,8 @@ export function canonicalTarget({ target, path }: Pick<Target, 'target' | 'path'
 function originForm(target: string): Target {
   const raw = pathOf(target);
   const asSent = normalizePath(raw);
-  const flaw = flawOf(raw, asSent);
-  if (flaw !== undefined) return { target, path: asSent, flaw };
+  const flaw = ambiguityOf(raw, asSent);
+  if (flaw !== undefined) return { target, path: asSent, ambiguity: flaw };
   return { target, path: removeDotSegments(asSent) };
 }
 
@@ -159,7 +159,7 @@ function pathOf(target: string): string {
 }
 
 /** What makes servers read one path in different ways, and clients have no need of. */
-const FLAWS: readonly (readonly [form: RegExp, flaw: string])[] = [
+const AMBIGUITIES: readonly (readonly [form: RegExp, flaw: string])[] = [
   [/%(?![0-9A-F]{2})/, 'a % that begins no escape'],
   [/%(?:2F|5C)/, 'an escaped slash or backslash'],
   [/\\/, 'a backslash'],
@@ -170,8 +170,8 @@ const FLAWS: readonly (readonly [form: RegExp, flaw: string])[] = [
   [/%C[01]%[89AB][0-9A-F]|%E0%[89][0-9A-F]|%F0%8[0-9A-F]/, 'an overlong UTF-8 sequence'],
 ];
 
-function flawOf(raw: string, asSent: string): string | undefined {
-  const known = FLAWS.find(([form]) => form.test(asSent));
+function ambiguityOf(raw: string, asSent: string): string | undefined {
+  const known = AMBIGUITIES.find(([form]) => form.test(asSent));
   if (known) return known[1];
   if (dotSegments(asSent) !== dotSegments(raw)) return 'an escaped dot segment';
   return hidesStructure(asSent) ? 'a character that some servers take for a slash or a dot' : undefined;
@@ -184,7 +184,7 @@ function dotSegments(path: string): number {
 /** Full-width forms and their like, which become slashes and dots when text is brought into one form (NFKC). */
 function hidesStructure(asSent: string): boolean {
   if (!/%[EF]/.test(asSent)) return false;
-  const folded = inOneForm(unescape(asSent));
+  const folded = toNfkc(unescape(asSent));
   return (
     /\\/.test(folded) ||
     folded.split('/').length !== asSent.split('/').length ||
@@ -193,18 +193,18 @@ function hidesStructure(asSent: string): boolean {
 }
 
 /** Longer paths with oddities are not worth the time that all their readings take. */
-const LONGEST_ODD_PATH = 1024;
+const MAX_UNUSUAL_PATH_LENGTH = 1024;
 
 /** Oddities multiply each other's readings. No client has need of a path with more than these, and each costs time. */
-export const MOST_READINGS = 64;
+export const MAX_READINGS = 64;
 
 /** What may make a server read a path in another way, also where clients have good reasons for it. */
-const ODD = /[;\\]|%(?:[01]|2[035BF]|3[BF]|5C|7F|[89A-F])|%(?![0-9A-F]{2})|\.(?:\/|$)|\/\.|\/\/|.\/$/;
+const UNUSUAL = /[;\\]|%(?:[01]|2[035BF]|3[BF]|5C|7F|[89A-F])|%(?![0-9A-F]{2})|\.(?:\/|$)|\/\.|\/\/|.\/$/;
 
 /** A step that some servers take, and others do not. */
-type Step = (path: string) => readonly string[];
+type DecodingStep = (path: string) => readonly string[];
 
-const STEPS: readonly Step[] = [
+const STEPS: readonly DecodingStep[] = [
   (path) => [path, unescape(path), fullyUnescaped(path)],
   (path) => [path, path.replace(/[\0?#].*/s, '')],
   (path) => [path, path.replace(/[\0-\x1f\x7f]/g, '')],
@@ -214,7 +214,7 @@ const STEPS: readonly Step[] = [
   (path) => [path, removeDotSegments(path)],
   (path) => [path, path.replace(/\/{2,}/g, '/')],
   (path) => [path, removeDotSegments(path)],
-  (path) => [path, withoutEnds(path), path.replace(/(.)\/$/, '$1')],
+  (path) => [path, trimSegmentEnds(path), path.replace(/(.)\/$/, '$1')],
 ];
 
 /**
@@ -225,14 +225,14 @@ const STEPS: readonly Step[] = [
  */
 export function otherReadings({ target, path }: Pick<Target, 'target' | 'path'>): readonly string[] | undefined {
   const asSent = normalizePath(pathOf(target));
-  if (path === '*' || (!ODD.test(asSent) && asSent === path)) return [];
-  if (asSent.length > LONGEST_ODD_PATH) return undefined;
+  if (path === '*' || (!UNUSUAL.test(asSent) && asSent === path)) return [];
+  if (asSent.length > MAX_UNUSUAL_PATH_LENGTH) return undefined;
   let paths: ReadonlySet<string> = new Set([asSent]);
   for (const step of STEPS) {
     paths = new Set([...paths].flatMap(step));
-    if (paths.size > MOST_READINGS) return undefined;
+    if (paths.size > MAX_READINGS) return undefined;
   }
-  const readings = new Set([...paths].map((reading) => normalizePath(withoutDots(reading === '' ? '/' : reading))));
+  const readings = new Set([...paths].map((reading) => normalizePath(maskDotSegments(reading === '' ? '/' : reading))));
   readings.delete(path);
   return [...readings];
 }
@@ -241,22 +241,22 @@ export function otherReadings({ target, path }: Pick<Target, 'target' | 'path'>)
  * Whether some reading of the target could lie below this path, which can be told however many readings there are: they
  * leave out, unescape and move segments, but what they leave of one stands in one piece in the unescaped target.
  */
-export function mayLieBelow({ target }: Pick<Target, 'target'>, below: string): boolean {
-  const letters = lettersOf(pathOf(target));
-  return below.split('/').every((segment) => letters.includes(lettersOf(segment)));
+export function mayBeBelow({ target }: Pick<Target, 'target'>, below: string): boolean {
+  const letters = alphanumericsOf(pathOf(target));
+  return below.split('/').every((segment) => letters.includes(alphanumericsOf(segment)));
 }
 
 /**
  * Whether the target, by any reading of it, could climb above the root: at an origin whose URL has a path of its own, that
  * leads out of it.
  */
-export function mayClimbOut({ target }: Pick<Target, 'target'>): boolean {
-  const whole = fullyUnescaped(pathOf(target));
+export function mayEscapeRoot({ target }: Pick<Target, 'target'>): boolean {
+  const unescaped = fullyUnescaped(pathOf(target));
   // Some servers take what was escaped for the end of the path, others for a part of it.
-  return [whole, whole.replace(/[\0?#].*/s, '')].some(climbsOut);
+  return [unescaped, unescaped.replace(/[\0?#].*/s, '')].some(escapesRoot);
 }
 
-function climbsOut(unescaped: string): boolean {
+function escapesRoot(unescaped: string): boolean {
   const path = unescaped.replace(/[\0-\x1f\x7f]/g, '').replaceAll('\\', '/');
   let depth = 0;
   return path.split('/').some((segment) => {
@@ -267,19 +267,19 @@ function climbsOut(unescaped: string): boolean {
   });
 }
 
-function lettersOf(path: string): string {
+function alphanumericsOf(path: string): string {
   let current = path;
   for (let round = 0; round < 5; round++) current = unescape(current).replace(/[\0-\x1f\x7f]/g, '');
-  return inOneForm(current).replace(/[^A-Za-z0-9]/g, '');
+  return toNfkc(current).replace(/[^A-Za-z0-9]/g, '');
 }
 
 /** Patterns match no dot segment, but to a server that does not resolve it, it is a segment like any other. */
-function withoutDots(path: string): string {
+function maskDotSegments(path: string): string {
   return path.replace(/\/\.{1,2}(?=\/|$)/g, '/-');
 }
 
 /** Dots and blanks at the end of segments left out, as file systems of Windows do. */
-function withoutEnds(path: string): string {
+function trimSegmentEnds(path: string): string {
   return path
     .split('/')
     .map((segment) => withoutTrailing(segment, '. '))
@@ -291,7 +291,7 @@ function unescape(path: string): string {
   return path
     .replace(/%u([0-9A-F]{4})/gi, (_, hex: string) => octetsOf(parseInt(hex, 16)))
     .replace(/%([0-9A-Fa-f]{2})/g, (_, hex: string) => String.fromCharCode(parseInt(hex, 16)))
-    .replace(/(?:[\xc0\xc1]|\xe0[\x80\x81]|\xf0\x80[\x80\x81])[\x80-\xbf]/g, shortest);
+    .replace(/(?:[\xc0\xc1]|\xe0[\x80\x81]|\xf0\x80[\x80\x81])[\x80-\xbf]/g, decodeOverlong);
 }
 
 /**
@@ -304,7 +304,7 @@ function octetsOf(code: number): string {
 }
 
 /** What an overlong UTF-8 sequence stands for: the last bit of its last byte but one, and six of its last. */
-function shortest(sequence: string): string {
+function decodeOverlong(sequence: string): string {
   const [high, low] = [sequence.charCodeAt(sequence.length - 2), sequence.charCodeAt(sequence.length - 1)];
   return String.fromCharCode(((high & 1) << 6) | (low & 0x3f));
 }
@@ -312,11 +312,11 @@ function shortest(sequence: string): string {
 function fullyUnescaped(path: string): string {
   let current = path;
   for (let round = 0; round < 4; round++) current = unescape(current);
-  return inOneForm(current);
+  return toNfkc(current);
 }
 
 /** Text in its compatible form (NFKC), bytes in and out; what is no UTF-8 stays. */
-function inOneForm(bytes: string): string {
+function toNfkc(bytes: string): string {
   if (!/[\x80-\xff]/.test(bytes)) return bytes;
   const text = Buffer.from(bytes, 'latin1').toString('utf8');
   return text.includes('\ufffd') ? bytes : Buffer.from(text.normalize('NFKC'), 'utf8').toString('latin1');

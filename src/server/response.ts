@@ -8,10 +8,10 @@ import { reasonPhrase, toNodeHeaders } from '../streams/node-http.js';
 import { discard, type DiscardLimits, lingerBeforeClosing, resetConnection } from './closing.js';
 import {
   addHttp2Trailers,
-  closingBehindAnswer,
+  closerAfterResponse,
   destroyExchange,
   type Exchange,
-  fits,
+  fitsClientLimits,
   HeadTooLarge,
   type Http2Exchange,
   http2Status,
@@ -19,34 +19,34 @@ import {
   isHttp2,
   writeHttp2Fields,
 } from './exchange.js';
-import { holdsBodyBack } from './interim-responses.js';
+import { awaitsContinue } from './interim-responses.js';
 
 /** What became of a reply: only `whole` ones were given completely to the connection. */
-export type Sent = 'whole' | 'client-left' | 'cut';
+export type SendResult = 'complete' | 'client-left' | 'cut';
 
 /**
  * Writes a final response exactly as it is: status, reason, lines in order and case, body with backpressure. A body that
  * fails or is not as long as announced ends the connection or the stream, never the response.
  */
-export async function sendReply(exchange: Exchange, reply: Reply): Promise<Sent> {
+export async function sendReply(exchange: Exchange, reply: Reply): Promise<SendResult> {
   const watch = new ResponseWatcher(exchange);
   try {
     if (watch.isGone) return 'client-left';
     const lines = linesOf(reply, exchange);
-    let ended: Sent | 'nothing';
+    let ended: SendResult | 'not-started';
     try {
       ended = await writeBody(exchange, reply, lines, watch);
     } catch (error) {
       if (!(error instanceof HeadTooLarge)) throw error;
-      if (typeof reply.body === 'object') giveUp(reply.body);
+      if (typeof reply.body === 'object') cancelSource(reply.body);
       return await sendReply(exchange, problemReply({ status: 502, detail: LARGE_HEAD }));
     }
-    if (ended === 'nothing') return await sendReply(exchange, problemReply({ status: 502, detail: NO_CONTENT }));
-    if (ended === 'cut') cutOff(exchange, lines);
-    return ended === 'whole' ? await watch.finished() : ended;
+    if (ended === 'not-started') return await sendReply(exchange, problemReply({ status: 502, detail: NO_CONTENT }));
+    if (ended === 'cut') abortResponse(exchange, lines);
+    return ended === 'complete' ? await watch.finished() : ended;
   } finally {
     watch.stop();
-    if (typeof reply.body === 'object' && !exchange.res.headersSent) giveUp(reply.body);
+    if (typeof reply.body === 'object' && !exchange.res.headersSent) cancelSource(reply.body);
   }
 }
 
@@ -56,7 +56,7 @@ const NO_CONTENT =
   'The answer broke off before any of its content was here. What was asked for may have been done all the same.';
 
 /** How long and how much of an unwanted body is still read, so that its sender finds the time to read the answer. */
-const UNWANTED_BODY: DiscardLimits = { bytes: 16 * 1024 * 1024, ms: 5000 };
+const UNWANTED_BODY_LIMITS: DiscardLimits = { bytes: 16 * 1024 * 1024, ms: 5000 };
 
 /**
  * A final response while the request's body is still coming. The connection is neither closed with bytes unread, which
@@ -65,13 +65,13 @@ const UNWANTED_BODY: DiscardLimits = { bytes: 16 * 1024 * 1024, ms: 5000 };
 export async function respondEarly(
   exchange: Exchange,
   reply: Reply,
-  limits: DiscardLimits = UNWANTED_BODY,
-): Promise<Sent> {
-  if (isHttp2(exchange)) return answerStreamEarly(exchange, sendReply(exchange, reply));
+  limits: DiscardLimits = UNWANTED_BODY_LIMITS,
+): Promise<SendResult> {
+  if (isHttp2(exchange)) return respondEarlyOverHttp2(exchange, sendReply(exchange, reply));
   const { req, res } = exchange;
   if (req.readableEnded) return sendReply(exchange, reply);
   // RFC 9110 §10.1.1: the body need not come now, so that what comes next could be that body or a new request.
-  if (holdsBodyBack(exchange)) res.shouldKeepAlive = false;
+  if (awaitsContinue(exchange)) res.shouldKeepAlive = false;
   if (!req.complete) lingerBeforeClosing(req);
   const sent = sendReply(exchange, reply);
   discard(req, limits, (ended) => {
@@ -80,13 +80,16 @@ export async function respondEarly(
   return sent;
 }
 
-async function answerStreamEarly({ req, res: { stream } }: Http2Exchange, sending: Promise<Sent>): Promise<Sent> {
-  const close = closingBehindAnswer(stream);
+async function respondEarlyOverHttp2(
+  { req, res: { stream } }: Http2Exchange,
+  sending: Promise<SendResult>,
+): Promise<SendResult> {
+  const close = closerAfterResponse(stream);
   const sent = await sending;
   if (stream.destroyed || stream.readableEnded) return sent;
   // What was received and not read would keep the stream, and with it the session, for ever (seen on Node 20).
   req.resume();
-  if (sent === 'whole') await close();
+  if (sent === 'complete') await close();
   return sent;
 }
 
@@ -114,8 +117,8 @@ function framedLines(
   if (mayBeChunked && size !== undefined && trailers && trailers().length > 0)
     return withoutFields(lines, CONTENT_LENGTH);
   const announced = fieldValue(lines, 'content-length');
-  const isOfNoBody = method === 'HEAD' || status === 304;
-  if (size === undefined || (isOfNoBody && (announced !== undefined || size === 0))) return lines;
+  const announcesNoBody = method === 'HEAD' || status === 304;
+  if (size === undefined || (announcesNoBody && (announced !== undefined || size === 0))) return lines;
   if (announced === `${size}`) return lines;
   return [...withoutFields(lines, CONTENT_LENGTH), ['Content-Length', `${size}`]];
 }
@@ -129,7 +132,7 @@ function writeHead({ res }: Exchange, { status, reason }: Reply, lines: readonly
 }
 
 function writeHttp2Head(res: Http2ServerResponse, status: number, fields: OutgoingHttpHeaders): void {
-  if (!fits(res.stream, fields)) throw new HeadTooLarge();
+  if (!fitsClientLimits(res.stream, fields)) throw new HeadTooLarge();
   // A head that could not be sent has left its fields behind.
   for (const name of res.getHeaderNames()) res.removeHeader(name);
   res.writeHead(http2Status(status), fields);
@@ -140,28 +143,28 @@ async function writeBody(
   reply: Reply,
   lines: readonly HeaderLine[],
   watch: ResponseWatcher,
-): Promise<Sent | 'nothing'> {
+): Promise<SendResult | 'not-started'> {
   const { req, res } = exchange;
   const { status, body, trailers } = reply;
   const begin = (): void => writeHead(exchange, reply, lines);
   const hasNone = req.method === 'HEAD' || status === 204 || status === 304;
   if (typeof body !== 'object' || hasNone) {
     begin();
-    if (typeof body === 'object') giveUp(body);
-    endWith(res, typeof body === 'object' || hasNone ? '' : (body ?? ''));
-    return 'whole';
+    if (typeof body === 'object') cancelSource(body);
+    endResponse(res, typeof body === 'object' || hasNone ? '' : (body ?? ''));
+    return 'complete';
   }
   const announced = fieldValue(lines, 'content-length');
   const ended = await pump(body, res, watch, announced === undefined ? undefined : Number(announced), begin);
-  if (ended !== 'whole') return ended;
+  if (ended !== 'complete') return ended;
   const last = trailers?.() ?? [];
   if (last.length > 0) addTrailers(res, last);
   res.end();
-  return 'whole';
+  return 'complete';
 }
 
 /** One call, so that a short reply is one packet. */
-function endWith(res: HttpResponse, body: string): void {
+function endResponse(res: HttpResponse, body: string): void {
   if (body === '') res.end();
   else res.end(Buffer.from(body));
 }
@@ -171,7 +174,7 @@ function addTrailers(res: HttpResponse, trailers: readonly HeaderLine[]): void {
   else if (res.chunkedEncoding) res.addTrailers(trailers.map(([name, value]): [string, string] => [name, value]));
 }
 
-function cutOff(exchange: Exchange, lines: readonly HeaderLine[]): void {
+function abortResponse(exchange: Exchange, lines: readonly HeaderLine[]): void {
   if (isHttp2(exchange)) return destroyExchange(exchange);
   const { chunkedEncoding, socket } = exchange.res;
   const isUntilClose = !chunkedEncoding && fieldValue(lines, 'content-length') === undefined;
@@ -182,24 +185,24 @@ function cutOff(exchange: Exchange, lines: readonly HeaderLine[]): void {
 
 /** Notices a client that leaves before its response is complete. What happens first counts: both end with a 'close'. */
 class ResponseWatcher {
-  private end: 'whole' | 'client-left' | undefined;
+  private end: 'complete' | 'client-left' | undefined;
   private wake: (() => void) | undefined;
-  private readonly listenedTo: EventEmitter[];
+  private readonly emitters: EventEmitter[];
   private readonly out: Writable;
 
   constructor(exchange: Exchange) {
     const overHttp2 = isHttp2(exchange);
     this.out = overHttp2 ? exchange.res.stream : exchange.res;
     // An HTTP/1.1 response behind a pipelined one has no connection yet and does not hear of its end.
-    this.listenedTo = overHttp2 ? [this.out] : [this.out, exchange.req.socket];
-    for (const emitter of this.listenedTo) emitter.once('close', this.leave).once('aborted', this.leave);
-    this.out.once('finish', this.finish);
+    this.emitters = overHttp2 ? [this.out] : [this.out, exchange.req.socket];
+    for (const emitter of this.emitters) emitter.once('close', this.onClosed).once('aborted', this.onClosed);
+    this.out.once('finish', this.onFinish);
     // A write that fails tells so by the close that follows.
     this.out.on('error', () => undefined);
-    const isGone = overHttp2
+    const hasClientLeft = overHttp2
       ? exchange.res.stream.destroyed || exchange.res.stream.aborted
       : exchange.req.socket.destroyed;
-    if (isGone) this.leave();
+    if (hasClientLeft) this.onClosed();
   }
 
   get isGone(): boolean {
@@ -216,7 +219,7 @@ class ResponseWatcher {
   }
 
   /** Fulfilled when everything was given to the connection, or the client is gone. */
-  finished(): Promise<'whole' | 'client-left'> {
+  finished(): Promise<'complete' | 'client-left'> {
     return new Promise((resolve) => {
       if (this.end) return resolve(this.end);
       this.wake = () => resolve(this.end!);
@@ -224,15 +227,15 @@ class ResponseWatcher {
   }
 
   stop(): void {
-    for (const emitter of this.listenedTo) emitter.off('close', this.leave).off('aborted', this.leave);
-    this.out.off('finish', this.finish);
+    for (const emitter of this.emitters) emitter.off('close', this.onClosed).off('aborted', this.onClosed);
+    this.out.off('finish', this.onFinish);
   }
 
-  private readonly leave = (): void => this.endWith('client-left');
+  private readonly onClosed = (): void => this.settle('client-left');
 
-  private readonly finish = (): void => this.endWith('whole');
+  private readonly onFinish = (): void => this.settle('complete');
 
-  private endWith(end: 'whole' | 'client-left'): void {
+  private settle(end: 'complete' | 'client-left'): void {
     this.end ??= end;
     this.wake?.();
   }
@@ -248,7 +251,7 @@ async function pump(
   watch: ResponseWatcher,
   announcedSize: number | undefined,
   begin: () => void,
-): Promise<'whole' | 'client-left' | 'cut' | 'nothing'> {
+): Promise<'complete' | 'client-left' | 'cut' | 'not-started'> {
   const source = body[Symbol.asyncIterator]();
   let size = 0;
   let hasBegun = false;
@@ -259,10 +262,10 @@ async function pump(
       if (!step) return 'client-left';
       if (step !== 'failed' && !step.done) size += step.value.length;
       const isWrong = announcedSize !== undefined && (size > announcedSize || (isEnd(step) && size < announcedSize));
-      if (step === 'failed' || isWrong) return hasBegun ? 'cut' : 'nothing';
+      if (step === 'failed' || isWrong) return hasBegun ? 'cut' : 'not-started';
       if (!hasBegun) begin();
       hasBegun = true;
-      if (step.done) return 'whole';
+      if (step.done) return 'complete';
       if (!res.write(step.value)) await watch.until(drained(res));
     }
   } finally {
@@ -275,7 +278,7 @@ function isEnd(step: IteratorResult<Uint8Array> | 'failed'): boolean {
 }
 
 /** Tells a body that nobody will read it. */
-function giveUp(body: AsyncIterable<Uint8Array>): void {
+function cancelSource(body: AsyncIterable<Uint8Array>): void {
   stopSource(body, body[Symbol.asyncIterator]());
 }
 

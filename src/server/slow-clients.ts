@@ -10,46 +10,59 @@ export interface MinRate {
 }
 
 /** How often is looked within a window. */
-const LOOKS = 8;
+const SAMPLES_PER_WINDOW = 8;
 
-function lookEveryMs({ windowMs }: MinRate): number {
-  return Math.max(5, Math.ceil(windowMs / LOOKS));
+function sampleIntervalMs({ windowMs }: MinRate): number {
+  return Math.max(5, Math.ceil(windowMs / SAMPLES_PER_WINDOW));
 }
 
-/** What moved in the newest time that counts. Only looks are counted, so that a process that stood still blames nobody. */
+interface Sample {
+  readonly ms: number;
+  readonly bytes: number;
+  /** Bytes that the minimum rate requires in this time. */
+  readonly requiredBytes: number;
+}
+
+/**
+ * Sums up the samples of the newest window. Time counts by samples rather than by the clock, so that a suspended process
+ * blames no client.
+ */
 export class RateWindow {
-  private readonly looks: { readonly ms: number; readonly bytes: number; readonly wanted: number }[] = [];
-  private ms = 0;
-  private bytes = 0;
-  private wanted = 0;
+  private readonly samples: Sample[] = [];
+  private totalMs = 0;
+  private totalBytes = 0;
+  private totalRequiredBytes = 0;
 
   constructor(private readonly rate: MinRate) {}
 
-  /** `share`: how many share what moved. True when a whole window has passed and too little moved in it. */
+  /**
+   * Adds a sample; true when a full window has passed and too few bytes moved in it. `share` is the number of bodies that
+   * these bytes belong to.
+   */
   isTooSlow(ms: number, bytes: number, share = 1): boolean {
     const { bytesPerSecond, windowMs } = this.rate;
-    this.add({ ms, bytes, wanted: (bytesPerSecond * share * ms) / 1000 });
-    while (this.ms - this.looks[0]!.ms >= windowMs) this.dropOldest();
-    return this.ms >= windowMs && this.bytes < this.wanted;
+    this.add({ ms, bytes, requiredBytes: (bytesPerSecond * share * ms) / 1000 });
+    while (this.totalMs - this.samples[0]!.ms >= windowMs) this.dropOldest();
+    return this.totalMs >= windowMs && this.totalBytes < this.totalRequiredBytes;
   }
 
-  private add(look: { ms: number; bytes: number; wanted: number }): void {
-    this.looks.push(look);
-    this.ms += look.ms;
-    this.bytes += look.bytes;
-    this.wanted += look.wanted;
+  private add(sample: Sample): void {
+    this.samples.push(sample);
+    this.totalMs += sample.ms;
+    this.totalBytes += sample.bytes;
+    this.totalRequiredBytes += sample.requiredBytes;
   }
 
   private dropOldest(): void {
-    const { ms, bytes, wanted } = this.looks.shift()!;
-    this.ms -= ms;
-    this.bytes -= bytes;
-    this.wanted -= wanted;
+    const { ms, bytes, requiredBytes } = this.samples.shift()!;
+    this.totalMs -= ms;
+    this.totalBytes -= bytes;
+    this.totalRequiredBytes -= requiredBytes;
   }
 }
 
 /** A request body that is being taken. */
-export interface TakenBody {
+export interface WatchedBody {
   /** It is the client's turn: neither is its body held back, nor is anybody behind who takes it. */
   readonly isAwaited: () => boolean;
   /** Called at most once. */
@@ -61,7 +74,7 @@ export interface TakenBody {
  * one after the other over HTTP/2 is as fast as its connection, whichever stream it is that moves.
  */
 export class RequestRates {
-  private readonly connections = new Map<Socket | Http2Session, TakenBodies>();
+  private readonly connections = new Map<Socket | Http2Session, ConnectionBodies>();
 
   constructor(
     private readonly rate: MinRate,
@@ -69,10 +82,10 @@ export class RequestRates {
   ) {}
 
   /** What it gives is to be called when the body is over. */
-  watch({ req }: Exchange, body: TakenBody): () => void {
+  watch({ req }: Exchange, body: WatchedBody): () => void {
     const connection = connectionOf(req);
     if (!connection || this.rate.bytesPerSecond === 0) return () => undefined;
-    const bodies = this.connections.get(connection) ?? new TakenBodies(connection, this.rate);
+    const bodies = this.connections.get(connection) ?? new ConnectionBodies(connection, this.rate);
     this.connections.set(connection, bodies);
     const onSlow = (): void => {
       this.onSlow();
@@ -87,34 +100,34 @@ export class RequestRates {
 }
 
 interface MeasuredBody {
-  readonly body: TakenBody;
+  readonly body: WatchedBody;
   readonly window: RateWindow;
   wasAwaited: boolean;
 }
 
 /** The bodies that one connection brings at the moment. */
-class TakenBodies {
+class ConnectionBodies {
   private readonly bodies = new Set<MeasuredBody>();
-  private readonly everyMs: number;
+  private readonly intervalMs: number;
   private timer: NodeJS.Timeout | undefined;
-  private read = 0;
+  private lastBytesRead = 0;
 
   constructor(
     private readonly connection: Socket | Http2Session,
     private readonly rate: MinRate,
   ) {
-    this.everyMs = lookEveryMs(rate);
+    this.intervalMs = sampleIntervalMs(rate);
   }
 
   get isEmpty(): boolean {
     return this.bodies.size === 0;
   }
 
-  add(body: TakenBody): () => void {
-    if (this.isEmpty) this.read = this.bytesRead;
+  add(body: WatchedBody): () => void {
+    if (this.isEmpty) this.lastBytesRead = this.bytesRead;
     const measured = { body, window: new RateWindow(this.rate), wasAwaited: body.isAwaited() };
     this.bodies.add(measured);
-    this.timer ??= setInterval(() => this.look(), this.everyMs);
+    this.timer ??= setInterval(() => this.sample(), this.intervalMs);
     return () => {
       this.bodies.delete(measured);
       if (!this.isEmpty) return;
@@ -123,22 +136,22 @@ class TakenBodies {
     };
   }
 
-  private look(): void {
-    const before = this.read;
-    this.read = this.bytesRead;
+  private sample(): void {
+    const before = this.lastBytesRead;
+    this.lastBytesRead = this.bytesRead;
     const awaited = [...this.bodies].filter((measured) => {
       const was = measured.wasAwaited;
       measured.wasAwaited = measured.body.isAwaited();
       return was && measured.wasAwaited;
     });
     for (const { body, window } of awaited)
-      if (window.isTooSlow(this.everyMs, this.read - before, awaited.length)) body.onSlow();
+      if (window.isTooSlow(this.intervalMs, this.lastBytesRead - before, awaited.length)) body.onSlow();
   }
 
   private get bytesRead(): number {
     const { connection } = this;
     // The socket of a session that has ended throws whatever it is asked.
-    if (connection.destroyed) return this.read;
+    if (connection.destroyed) return this.lastBytesRead;
     return 'socket' in connection ? connection.socket.bytesRead : connection.bytesRead;
   }
 }
@@ -146,19 +159,19 @@ class TakenBodies {
 type WriteDone = (error?: Error | null) => void;
 
 /** Something that bytes wait in until the client takes them. */
-interface Outlet {
+interface SendQueue {
   /** Bytes that the client has not taken. */
-  readonly waiting: number;
+  readonly pendingBytes: number;
   /** Bytes that have gone out so far. */
-  readonly gone: number;
+  readonly sentBytes: number;
   end(): void;
 }
 
-interface MeasuredOutlet {
-  readonly outlet: Outlet;
+interface MeasuredQueue {
+  readonly queue: SendQueue;
   window: RateWindow | undefined;
-  gone: number;
-  wasWaiting: boolean;
+  sentBytes: number;
+  hadPending: boolean;
 }
 
 /**
@@ -166,15 +179,15 @@ interface MeasuredOutlet {
  * stream whose window they leave shut. Time counts only while bytes wait for them.
  */
 export class SlowReaders {
-  private readonly measured = new Map<Socket | ServerHttp2Stream, MeasuredOutlet>();
-  private readonly everyMs: number;
+  private readonly measured = new Map<Socket | ServerHttp2Stream, MeasuredQueue>();
+  private readonly intervalMs: number;
   private timer: NodeJS.Timeout | undefined;
 
   constructor(
     private readonly rate: MinRate,
     private readonly onSlow: (socket: Socket) => void,
   ) {
-    this.everyMs = lookEveryMs(rate);
+    this.intervalMs = sampleIntervalMs(rate);
   }
 
   watchConnection(socket: Socket): void {
@@ -183,10 +196,10 @@ export class SlowReaders {
       socket.destroy();
     };
     this.watch(socket, {
-      get waiting() {
+      get pendingBytes() {
         return socket.writableLength + handleOf(socket).writeQueueSize;
       },
-      get gone() {
+      get sentBytes() {
         const { bytesWritten, writeQueueSize } = handleOf(socket);
         return bytesWritten - writeQueueSize;
       },
@@ -195,18 +208,18 @@ export class SlowReaders {
   }
 
   watchStream(stream: ServerHttp2Stream, socket: Socket): void {
-    const taken = countTaken(stream);
+    const sent = countSent(stream);
     const end = (): void => {
       this.onSlow(socket);
       stream.on('error', () => undefined);
       stream.destroy(new Error('the client does not take its answer'));
     };
     this.watch(stream, {
-      get waiting() {
+      get pendingBytes() {
         return stream.writableLength;
       },
-      get gone() {
-        return taken.bytes;
+      get sentBytes() {
+        return sent.bytes;
       },
       end,
     });
@@ -220,23 +233,23 @@ export class SlowReaders {
     this.timer = undefined;
   }
 
-  private watch(watched: Socket | ServerHttp2Stream, outlet: Outlet): void {
+  private watch(watched: Socket | ServerHttp2Stream, queue: SendQueue): void {
     if (this.rate.bytesPerSecond === 0) return;
-    this.measured.set(watched, { outlet, window: undefined, gone: 0, wasWaiting: false });
-    this.timer ??= setInterval(() => this.look(), this.everyMs);
+    this.measured.set(watched, { queue, window: undefined, sentBytes: 0, hadPending: false });
+    this.timer ??= setInterval(() => this.sample(), this.intervalMs);
     watched.once('close', () => this.forget(watched));
   }
 
-  private look(): void {
+  private sample(): void {
     for (const measured of [...this.measured.values()]) {
-      const { outlet, wasWaiting } = measured;
-      measured.wasWaiting = outlet.waiting > 0;
-      if (!measured.wasWaiting) continue;
-      const before = measured.gone;
-      measured.gone = outlet.gone;
-      if (!wasWaiting) continue;
+      const { queue, hadPending } = measured;
+      measured.hadPending = queue.pendingBytes > 0;
+      if (!measured.hadPending) continue;
+      const before = measured.sentBytes;
+      measured.sentBytes = queue.sentBytes;
+      if (!hadPending) continue;
       measured.window ??= new RateWindow(this.rate);
-      if (measured.window.isTooSlow(this.everyMs, Math.max(0, measured.gone - before))) outlet.end();
+      if (measured.window.isTooSlow(this.intervalMs, Math.max(0, measured.sentBytes - before))) queue.end();
     }
   }
 }
@@ -255,11 +268,11 @@ function handleOf(socket: Socket): WritingHandle {
 }
 
 /** Bytes of a stream that its session has sent: a window that stays shut keeps them waiting. */
-function countTaken(stream: ServerHttp2Stream): { readonly bytes: number } {
-  const taken = { bytes: 0 };
+function countSent(stream: ServerHttp2Stream): { readonly bytes: number } {
+  const sent = { bytes: 0 };
   const counting = (bytes: number, done: WriteDone): WriteDone => {
     return (error) => {
-      if (!error) taken.bytes += bytes;
+      if (!error) sent.bytes += bytes;
       done(error);
     };
   };
@@ -275,5 +288,5 @@ function countTaken(stream: ServerHttp2Stream): { readonly bytes: number } {
           done,
         ),
       );
-  return taken;
+  return sent;
 }

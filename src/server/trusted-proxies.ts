@@ -30,14 +30,14 @@ export interface Provenance {
 /** Fields that proxies add and clients do not. */
 const FORWARDING_FIELDS = ['via', 'forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto', 'x-real-ip'];
 
-interface Range {
+interface ProxyRange {
   readonly range: [ipaddr.IPv4 | ipaddr.IPv6, number];
   readonly proxy: TrustedProxy;
 }
 
 /** Knows whose word counts: the trusted proxies, and nobody else. */
 export class TrustedProxies {
-  private readonly ranges: readonly Range[];
+  private readonly ranges: readonly ProxyRange[];
   private readonly unix: TrustedProxy | undefined;
 
   constructor(proxies: readonly TrustedProxy[]) {
@@ -51,23 +51,25 @@ export class TrustedProxies {
 
   /** The client's address, scheme and authority, as far as the chain of trusted proxies reaches. */
   provenanceOf(peer: Peer, headers: Headers): Provenance {
-    const proxy = peer.isGone ? undefined : this.find(peer.address);
-    if (!proxy) return { connection: strangerFacts(peer, headers) };
+    const proxy = peer.isDisconnected ? undefined : this.find(peer.address);
+    if (!proxy) return { connection: untrustedPeerFacts(peer, headers) };
     const hops = receivedHops(headers);
-    const walk = this.walk(hops, peer.address, proxy);
-    const told = hops.slice(walk.at);
+    const walkHops = this.walk(hops, peer.address, proxy);
+    const trustedHops = hops.slice(walkHops.at);
     return {
-      scheme: told.map(({ proto }) => proto?.toLowerCase()).find((proto) => proto === 'http' || proto === 'https'),
-      authority: told.map(({ host }) => host).find((host) => host !== undefined && isAuthority(host)),
-      port: told.map(({ port }) => port).find((port) => port !== undefined && /^[1-9]\d{0,4}$/.test(port)),
+      scheme: trustedHops
+        .map(({ proto }) => proto?.toLowerCase())
+        .find((proto) => proto === 'http' || proto === 'https'),
+      authority: trustedHops.map(({ host }) => host).find((host) => host !== undefined && isAuthority(host)),
+      port: trustedHops.map(({ port }) => port).find((port) => port !== undefined && /^[1-9]\d{0,4}$/.test(port)),
       prefix: receivedPrefix(headers),
       connection: {
         peerAddress: peer.address,
         encrypted: peer.encrypted,
-        clientAddress: walk.client,
+        clientAddress: walkHops.client,
         peerIsTrusted: true,
-        relaysInterim: walk.relays,
-        isClientsOwn: walk.isApart,
+        relaysInterim: walkHops.relays,
+        isClientsOwn: walkHops.isApart,
       },
     };
   }
@@ -112,7 +114,7 @@ export class TrustedProxies {
  * A peer we were told nothing of. A client that speaks to us directly sends no Via and no X-Forwarded-For: whoever does
  * is a proxy nobody declared, and may break over a 1xx response that it does not expect.
  */
-function strangerFacts({ address, encrypted }: Peer, headers: Headers): ConnectionFacts {
+function untrustedPeerFacts({ address, encrypted }: Peer, headers: Headers): ConnectionFacts {
   const isProxy = FORWARDING_FIELDS.some((name) => fieldValue(headers, name) !== undefined);
   return {
     peerAddress: address,

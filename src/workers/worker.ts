@@ -1,7 +1,7 @@
 import cluster from 'node:cluster';
 import type { App } from '../app/app.js';
 import type { Config } from '../config/config.js';
-import { mostConnections } from '../server/connection-limits.js';
+import { maxConnections } from '../server/connection-limits.js';
 import type { FromWorker, Question, Reply, ToWorker } from './messages.js';
 
 export interface Orders {
@@ -115,6 +115,6 @@ export function workerConfig(config: Config, { isLater }: WorkerIdentity): Confi
 }
 
 function ownShare(): Config['connections'] {
-  const total = mostConnections();
+  const total = maxConnections();
   return { total, perAddress: total };
 }

@@ -70,7 +70,7 @@ test.each([
   const uploads: Exchange[] = [];
   let begun = 0;
   const door = await openDoor((exchange) => (exchange.req.method === 'POST' ? uploads.push(exchange) : (begun += 1)), {
-    standsForMany: () => isFront,
+    isSharedPeer: () => isFront,
   });
   const client = await connectH2(door.url);
   const codes: number[] = [];

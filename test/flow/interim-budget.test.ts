@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test } from '@jest/globals';
 import type { RequestHead } from '../../src/model/request-head.js';
 import type { Reply } from '../../src/protocol/protocol.js';
 import type { Exchange } from '../../src/server/exchange.js';
-import { type InterimOptions, Interims } from '../../src/server/interim-responses.js';
+import { type InterimOptions, InterimResponses } from '../../src/server/interim-responses.js';
 import { readHead } from '../../src/server/request-head.js';
 import { sendReply } from '../../src/server/response.js';
 import { TrustedProxies } from '../../src/server/trusted-proxies.js';
@@ -17,9 +17,9 @@ describe('the interim responses of one request', () => {
   let now = 0;
   const trust = new TrustedProxies([]);
   const withInterims =
-    (mode: InterimOptions['mode'], tell: (interims: Interims) => unknown) => (exchange: Exchange) => {
+    (mode: InterimOptions['mode'], tell: (interims: InterimResponses) => unknown) => (exchange: Exchange) => {
       const head = readHead(exchange.req, trust) as RequestHead;
-      tell(new Interims(exchange, head, { mode, monotonic: () => now }));
+      tell(new InterimResponses(exchange, head, { mode, monotonic: () => now }));
       exchange.req.resume();
       exchange.req.on('end', () => void sendReply(exchange, { status: 201, headers: [] }));
     };
@@ -29,7 +29,7 @@ describe('the interim responses of one request', () => {
     client.destroy();
     return response.interims.map(({ status }) => status);
   };
-  const progress = (interims: Interims, seconds: number): boolean => {
+  const progress = (interims: InterimResponses, seconds: number): boolean => {
     now += seconds * 1000;
     return interims.progress(() => supported);
   };

@@ -2,9 +2,9 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { silentLog } from '../../src/observe/log.js';
-import { PassThrough, type PassThroughOptions } from '../../src/proxy/reverse-proxy.js';
+import { ReverseProxy, type ReverseProxyOptions } from '../../src/proxy/reverse-proxy.js';
 import type { Listener } from '../../src/server/listener.js';
-import { BadHead, readHead } from '../../src/server/request-head.js';
+import { InvalidHead, readHead } from '../../src/server/request-head.js';
 import { RequestRates } from '../../src/server/slow-clients.js';
 import { TrustedProxies } from '../../src/server/trusted-proxies.js';
 import { ReadGate } from '../../src/streams/read-gate.js';
@@ -172,7 +172,7 @@ describe('a client whose body stops', () => {
 describe('who is kept from being read', () => {
   const trust = new TrustedProxies([]);
   let origin: RawOrigin;
-  let passThrough: PassThrough;
+  let passThrough: ReverseProxy;
   let gate: ReadGate | undefined;
 
   afterEach(async () => {
@@ -185,17 +185,17 @@ describe('who is kept from being read', () => {
   /** Our pass-through behind a listener of ours, which knows the connections that bodies come on. */
   async function open(
     script: RawScript,
-    { timeoutMs = 60_000, ...options }: Partial<PassThroughOptions> & { readonly timeoutMs?: number },
+    { timeoutMs = 60_000, ...options }: Partial<ReverseProxyOptions> & { readonly timeoutMs?: number },
     begin: (request: IncomingMessage) => void = () => undefined,
   ): Promise<Listener> {
     origin = await startRawOrigin(script);
-    passThrough = new PassThrough({ log: silentLog(), ...options });
+    passThrough = new ReverseProxy({ log: silentLog(), ...options });
     const route = { origin: origin.url, delivery: { preserveHost: true, timeoutMs } };
     return openDoor((exchange) => {
       const head = readHead(exchange.req, trust);
-      if (head instanceof BadHead) throw new Error(head.detail);
+      if (head instanceof InvalidHead) throw new Error(head.detail);
       begin(exchange.req as IncomingMessage);
-      void passThrough.web(exchange, head, route);
+      void passThrough.forward(exchange, head, route);
     });
   }
 
@@ -205,7 +205,7 @@ describe('who is kept from being read', () => {
     gate.hold();
   }
 
-  test.each<[string, Partial<PassThroughOptions>]>([
+  test.each<[string, Partial<ReverseProxyOptions>]>([
     ['stopped', { idleTimeoutMs: 100 }],
     ['is too slow', { requestRates }],
   ])('is no client that %s', async (_what, limits) => {

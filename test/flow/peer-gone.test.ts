@@ -103,7 +103,7 @@ test('two nodes that take each other for the owner do not play ball with a reque
 });
 
 test('a node that is leaving takes no new uploads, and goes on with those it has', async () => {
-  owner.entry.leave();
+  owner.entry.refuseNewUploads();
   const headers = creationLines(dialect, { complete: false, length: 10 });
   const creation = await requestOnce(owner.url, { method: 'POST', target: '/files', headers, body: '' });
   expect([creation.status, creation.header('Retry-After')]).toEqual([503, '1']);

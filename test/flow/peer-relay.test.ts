@@ -246,7 +246,7 @@ describe('who leaves', () => {
         await held;
         exchange.reset();
       };
-      await onPeerFront({ script, clientKnows }, async ({ url, running }) => {
+      await onPeerFront({ script, onUnknownOutcomeReported: clientKnows }, async ({ url, running }) => {
         const partly = await openRequest(by, url, { method: 'PATCH', target: TARGET, headers: [['X-Partly', '1']] });
         await partly.end();
         await until(() => running() === 1, 'its exchange');

@@ -64,12 +64,12 @@ describe('an owner that cannot be reached', () => {
   test.each(TRANSPORTS)('because it stands still, connected as it is, is not waited for over %s', async (by) => {
     const silent = (): Promise<void> => new Promise(() => undefined);
     await onPeerFront({ script: silent }, async ({ owner }) => {
-      await onPeerFront({ owners: at(owner.url, 20_000), lookEveryMs: 10 }, async ({ url, refused }) => {
+      await onPeerFront({ owners: at(owner.url, 20_000), checkIntervalMs: 10 }, async ({ url, refused }) => {
         expect((await exchangeOver(by, url, PATCH)).status).toBe(503);
         expect((await exchangeOver(by, url, { method: 'HEAD', target: TARGET })).status).toBe(503);
         expect(refused).toEqual(['unavailable', 'unavailable']);
       });
-      await onPeerFront({ owners: at(owner.url, 60_000), lookEveryMs: 10 }, async ({ url, refused }) => {
+      await onPeerFront({ owners: at(owner.url, 60_000), checkIntervalMs: 10 }, async ({ url, refused }) => {
         expect((await exchangeOver(by, url, { method: 'HEAD', target: TARGET })).status).toBe(404);
         expect(refused).toEqual(['unknown-upload']);
       });
@@ -82,7 +82,7 @@ describe('an owner that cannot be reached', () => {
       find: () => Promise.resolve(looks.push(looks.length) === 1 ? { url, silentMs: 0 } : undefined),
     });
     await onPeerFront({ script: () => new Promise(() => undefined) }, async ({ owner }) => {
-      await onPeerFront({ owners: forgotten(owner.url), lookEveryMs: 10 }, async ({ url, refused }) => {
+      await onPeerFront({ owners: forgotten(owner.url), checkIntervalMs: 10 }, async ({ url, refused }) => {
         expect((await requestOnce(url, PATCH)).status).toBe(404);
         expect(refused).toEqual(['unknown-upload']);
       });
@@ -103,7 +103,7 @@ describe('an owner that cannot be reached', () => {
       await exchange.respond({ status: 200, body: 'late' });
     };
     await onPeerFront({ script: afterLooks }, async ({ owner }) => {
-      await onPeerFront({ owners: heard(owner.url), lookEveryMs: 10 }, async ({ url }) => {
+      await onPeerFront({ owners: heard(owner.url), checkIntervalMs: 10 }, async ({ url }) => {
         expect((await requestOnce(url, PATCH)).status).toBe(200);
       });
     });

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { createServer as createSessions, type ServerHttp2Session } from 'node:http2';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { afterEach, expect, test } from '@jest/globals';
-import { endWhenDeaf } from '../../src/server/http2-server.js';
+import { endWhenUnresponsive } from '../../src/server/http2-server.js';
 import { ReadGate } from '../../src/streams/read-gate.js';
 import { closeDoors, ok, openDoor } from '../support/front-door.js';
 import { connectH2 } from '../support/h2-client.js';
@@ -25,7 +25,7 @@ test.each([
   ['at once', PREFACE + BROKEN],
   ['in the middle of a request', PREFACE + BEGUN + BROKEN],
 ])('a session that breaks the protocol %s does not outlive its connection', async (_when, bytes) => {
-  const door = await openDoor(() => undefined, { silenceMs });
+  const door = await openDoor(() => undefined, { pingAfterMs: silenceMs });
   const client = await connect(door.url);
   await client.send(bytes);
   let type = 0;
@@ -40,7 +40,7 @@ test.each([
 
 test('a client that is there but does not answer is given up', async () => {
   let requests = 0;
-  const door = await openDoor(() => (requests += 1), { silenceMs });
+  const door = await openDoor(() => (requests += 1), { pingAfterMs: silenceMs });
   const client = await connect(door.url);
   await client.send(PREFACE + BEGUN);
   client.socket.on('data', () => undefined);
@@ -52,7 +52,7 @@ test('a client that is there but does not answer is given up', async () => {
 test('a client that waits in silence is asked again and again, and kept', async () => {
   const waiting: (() => void)[] = [];
   // Who stands still for that long has not answered in time, and this is the process that has to answer.
-  const door = await openDoor((exchange) => void waiting.push(() => ok(exchange)), { silenceMs: 500 });
+  const door = await openDoor((exchange) => void waiting.push(() => ok(exchange)), { pingAfterMs: 500 });
   const client = await connectH2(door.url);
   const exchange = client.start({ method: 'GET', target: '/' }, { endStream: true });
   for (let pings = 0; pings < 4; pings++) await once(client.session, 'ping');
@@ -68,7 +68,7 @@ test('a client that we keep from being read is not silent', async () => {
     sessions.once('session', (session) => {
       // The first one: what it says, answers to our questions too, is not heard.
       if (begun.push(session) === 1) ReadGate.of(socket).hold();
-      endWhenDeaf(session, socket, silenceMs);
+      endWhenUnresponsive(session, socket, silenceMs);
     });
     sessions.emit('connection', socket);
   });
@@ -101,7 +101,7 @@ test.each([
   ['sends no preface', 'PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n'],
 ])('a client that %s is rid of its connection soon, though it keeps it', async (_what, bytes) => {
   // Nobody would be asked for a sign of life within the time of this test.
-  const door = await openDoor(() => undefined, { silenceMs: 3_600_000 });
+  const door = await openDoor(() => undefined, { pingAfterMs: 3_600_000 });
   const client = await connect(door.url);
   client.socket.on('data', () => undefined);
   await client.send(bytes);
@@ -110,7 +110,7 @@ test.each([
 });
 
 test('an idle session that was told to go is closed, though its client does not close it', async () => {
-  const door = await openDoor(() => undefined, { silenceMs: 3_600_000, keepAliveTimeoutMs: 20 });
+  const door = await openDoor(() => undefined, { pingAfterMs: 3_600_000, keepAliveTimeoutMs: 20 });
   const client = await connect(door.url);
   client.socket.allowHalfOpen = true;
   client.socket.on('data', () => undefined);

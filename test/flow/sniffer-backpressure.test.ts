@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import { expect, test } from '@jest/globals';
-import { sniff } from '../../src/server/listener.js';
+import { detectProtocol } from '../../src/server/listener.js';
 import { connect } from '../support/raw-client.js';
 
 /** Reads a body in small gulps with pauses in between, and gives the most that was waiting inside meanwhile. */
@@ -34,7 +34,7 @@ test('a body that arrives together with its head is taken no faster than it is r
   });
   const [serve] = server.listeners('connection') as ((this: unknown, socket: Socket) => void)[];
   server.removeAllListeners('connection');
-  server.on('connection', (socket: Socket) => sniff(socket, 1000, () => serve!.call(server, socket)));
+  server.on('connection', (socket: Socket) => detectProtocol(socket, 1000, () => serve!.call(server, socket)));
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const client = await connect(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
   const size = 32 * 1024 * 1024;

@@ -2,7 +2,7 @@ import type { RequestHead } from '../../src/model/request-head.js';
 import { problemReply } from '../../src/protocol/problem.js';
 import type { Exchange } from '../../src/server/exchange.js';
 import { type Handlers, type Listener, type ListenerOptions, startListener } from '../../src/server/listener.js';
-import { BadHead, readHead } from '../../src/server/request-head.js';
+import { InvalidHead, readHead } from '../../src/server/request-head.js';
 import { sendReply } from '../../src/server/response.js';
 import { TrustedProxies, type TrustedProxy } from '../../src/server/trusted-proxies.js';
 
@@ -47,7 +47,7 @@ export function tellHead(proxies: readonly TrustedProxy[] = []): (exchange: Exch
     exchange.req.resume();
     const head = readHead(exchange.req, trust);
     const reply =
-      head instanceof BadHead ? problemReply(head) : { status: 200, headers: [], body: JSON.stringify(head) };
+      head instanceof InvalidHead ? problemReply(head) : { status: 200, headers: [], body: JSON.stringify(head) };
     void sendReply(exchange, reply);
   };
 }

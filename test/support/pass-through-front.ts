@@ -3,9 +3,9 @@ import { createServer as createHttp2Server, type Http2ServerRequest, type Http2S
 import { type AddressInfo, Socket } from 'node:net';
 import { silentLog } from '../../src/observe/log.js';
 import { loadHttpProxy } from '../../src/origin/origin-client.js';
-import { PassThrough, type PassThroughOptions } from '../../src/proxy/reverse-proxy.js';
+import { ReverseProxy, type ReverseProxyOptions } from '../../src/proxy/reverse-proxy.js';
 import type { Exchange } from '../../src/server/exchange.js';
-import { BadHead, readHead } from '../../src/server/request-head.js';
+import { InvalidHead, readHead } from '../../src/server/request-head.js';
 import { TrustedProxies } from '../../src/server/trusted-proxies.js';
 import { type RawOrigin, type RawScript, startRawOrigin } from './raw-origin.js';
 import { until } from './temporary.js';
@@ -22,7 +22,7 @@ export interface Front {
   close(): Promise<void>;
 }
 
-export interface FrontOptions extends Partial<PassThroughOptions> {
+export interface FrontOptions extends Partial<ReverseProxyOptions> {
   readonly preserveHost?: boolean;
   readonly timeoutMs?: number;
   /** h2c: HTTP/2 with prior knowledge. h2: over TLS, where HTTP/1.1 is served as well. */
@@ -35,9 +35,9 @@ const TRUST = new TrustedProxies([]);
 export async function startFront(
   origin: string,
   options: FrontOptions = {},
-): Promise<Front & { passThrough: PassThrough }> {
+): Promise<Front & { passThrough: ReverseProxy }> {
   const { preserveHost = true, timeoutMs = 30_000, speaks = 'http/1.1', ...rest } = options;
-  const passThrough = new PassThrough({ log: silentLog(), ...rest });
+  const passThrough = new ReverseProxy({ log: silentLog(), ...rest });
   const route = { origin, delivery: { preserveHost, timeoutMs } };
   let running = 0;
   const serve = async (
@@ -45,9 +45,9 @@ export async function startFront(
     response: ServerResponse | Http2ServerResponse,
   ): Promise<void> => {
     const head = readHead(request, TRUST);
-    if (head instanceof BadHead) return void response.writeHead(head.status).end();
+    if (head instanceof InvalidHead) return void response.writeHead(head.status).end();
     running++;
-    await passThrough.web({ req: request, res: response } as Exchange, head, route);
+    await passThrough.forward({ req: request, res: response } as Exchange, head, route);
     running--;
   };
   const server = speaks === 'http/1.1' ? createServer() : asHttp1(createHttp2Server());
@@ -55,7 +55,7 @@ export async function startFront(
   server.on('checkContinue', (request, response) => void serve(request, response));
   server.on('upgrade', (request, socket, early) => {
     const head = readHead(request, TRUST);
-    if (socket instanceof Socket && !(head instanceof BadHead))
+    if (socket instanceof Socket && !(head instanceof InvalidHead))
       passThrough.upgrade(request, socket, early, head, route);
   });
   const listening = await listen(server);

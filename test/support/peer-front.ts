@@ -2,7 +2,7 @@ import { silentLog } from '../../src/observe/log.js';
 import { problemReply } from '../../src/protocol/problem.js';
 import { type ClientFacts, PeerSignature } from '../../src/proxy/peer-auth.js';
 import { PeerRelay, type PeerRelayOptions, type RelayTask } from '../../src/proxy/peer-relay.js';
-import { BadHead, readHead } from '../../src/server/request-head.js';
+import { InvalidHead, readHead } from '../../src/server/request-head.js';
 import { TrustedProxies } from '../../src/server/trusted-proxies.js';
 import { closeDoors, openDoor } from './front-door.js';
 import { type RawOrigin, type RawScript, startRawOrigin } from './raw-origin.js';
@@ -52,20 +52,20 @@ export async function onPeerFront<T>(
     owners: { find: () => Promise.resolve({ url: owner.url, silentMs: 0 }) },
     signature: new PeerSignature(SECRET, 'entry', Date.now),
     ownerTimeoutMs: 60_000,
-    clientKnows: () => Promise.resolve(),
+    onUnknownOutcomeReported: () => Promise.resolve(),
     log: silentLog(),
     ...options,
   });
-  const refuse: RelayTask['refuse'] = ({ reason }) => {
+  const refuse: RelayTask['refusalReply'] = ({ reason }) => {
     refused.push(reason);
     const status = reason === 'unknown-upload' ? 404 : 503;
     return problemReply({ status, detail: reason });
   };
   const { url } = await openDoor((exchange) => {
     const head = readHead(exchange.req, new TrustedProxies([]));
-    if (head instanceof BadHead) throw new Error(head.detail);
+    if (head instanceof InvalidHead) throw new Error(head.detail);
     running++;
-    void relay.relay({ exchange, head, node: 'owner', refuse }).finally(() => running--);
+    void relay.relay({ exchange, head, node: 'owner', refusalReply: refuse }).finally(() => running--);
   });
   try {
     return await scene({ url, owner, relay, refused, running: () => running });

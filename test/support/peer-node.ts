@@ -12,14 +12,14 @@ import { Authorizer } from '../../src/handler/authorize.js';
 import { Cors } from '../../src/handler/cors.js';
 import { Discovery } from '../../src/handler/discovery.js';
 import { HttpHandler, type HandlerOptions } from '../../src/handler/handler.js';
-import { UploadPages, UploadRequests } from '../../src/handler/upload-handler.js';
+import { StatusPages, UploadRequestHandler } from '../../src/handler/upload-handler.js';
 import { UploadLookup } from '../../src/handler/upload-lookup.js';
 import { createLog, type Log } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { PeerSignature } from '../../src/proxy/peer-auth.js';
 import { startPeerListener } from '../../src/proxy/peer-listener.js';
 import { PeerRelay } from '../../src/proxy/peer-relay.js';
-import { PassThrough } from '../../src/proxy/reverse-proxy.js';
+import { ReverseProxy } from '../../src/proxy/reverse-proxy.js';
 import type { Exchange } from '../../src/server/exchange.js';
 import { type Listener, startListener } from '../../src/server/listener.js';
 import { TrustedProxies } from '../../src/server/trusted-proxies.js';
@@ -58,7 +58,7 @@ export class PeerNode {
   entry!: HttpHandler;
   relay!: PeerRelay;
   private delivery!: Delivery;
-  private passThrough!: PassThrough;
+  private passThrough!: ReverseProxy;
   private listener!: Listener;
   private peers!: Listener;
 
@@ -92,7 +92,7 @@ export class PeerNode {
   /** Gives its uploads to the others. */
   startMoving(over: Partial<MigratorOptions> = {}): Migrator {
     this.isLeaving = true;
-    this.entry.leave();
+    this.entry.refuseNewUploads();
     const { store, spool, name: self, signature, logger: log } = this;
     const { leases, nodes } = this.cluster;
     nodes.set(self, { isLeaving: true });
@@ -142,10 +142,17 @@ export class PeerNode {
       node: name,
     };
     this.delivery = new Delivery({ ...deps, origin: new UndiciOrigin(), worker: randomUUID(), random: Math.random });
-    this.passThrough = new PassThrough({ log });
-    const clientKnows: HandlerOptions['clientKnows'] = (end) => this.delivery.recordClientInformed(end);
+    this.passThrough = new ReverseProxy({ log });
+    const clientKnows: HandlerOptions['onUnknownOutcomeReported'] = (end) => this.delivery.recordClientInformed(end);
     const owners = new OwnerCache(nodes, () => performance.now(), 0);
-    this.relay = new PeerRelay({ self: name, owners, signature, ownerTimeoutMs, clientKnows, log });
+    this.relay = new PeerRelay({
+      self: name,
+      owners,
+      signature,
+      ownerTimeoutMs,
+      onUnknownOutcomeReported: clientKnows,
+      log,
+    });
     const uploads = new Uploads({
       ...deps,
       delivery: this.delivery,
@@ -157,19 +164,25 @@ export class PeerNode {
     const cors = new Cors(config.cors);
     this.entry = new HttpHandler({
       ...deps,
-      access,
-      passThrough: this.passThrough,
+      authorizer: access,
+      reverseProxy: this.passThrough,
       relay: this.relay,
-      places: new UploadLookup({ ...deps, uploads, access, uploadsPath: UPLOADS_PATH }),
-      pages: new UploadPages({ uploads }),
-      uploadRequests: new UploadRequests({ ...deps, uploads, access, idleMs: 30_000, uploadsPath: UPLOADS_PATH }),
-      discovery: new Discovery({ passThrough: this.passThrough, cors }),
+      uploadLookup: new UploadLookup({ ...deps, uploads, authorizer: access, uploadsPath: UPLOADS_PATH }),
+      statusPages: new StatusPages({ uploads }),
+      uploadRequests: new UploadRequestHandler({
+        ...deps,
+        uploads,
+        authorizer: access,
+        idleMs: 30_000,
+        uploadsPath: UPLOADS_PATH,
+      }),
+      discovery: new Discovery({ reverseProxy: this.passThrough, cors }),
       trust: new TrustedProxies([]),
       cors,
-      clientKnows,
+      onUnknownOutcomeReported: clientKnows,
       uploadsPath: UPLOADS_PATH,
       interimMode: 'auto',
-      finalInterim: false,
+      rfcInterim: false,
     });
     await this.listen(log);
   }

@@ -1,5 +1,5 @@
 import type { Reply } from '../../src/protocol/protocol.js';
-import { sendReply, type Sent } from '../../src/server/response.js';
+import { sendReply, type SendResult } from '../../src/server/response.js';
 import { openDoor } from './front-door.js';
 import { connectH2, type H2Client } from './h2-client.js';
 import { connect, type RawClient } from './raw-client.js';
@@ -23,7 +23,7 @@ export function pieces(...parts: (string | Error)[]) {
 
 /** A door that answers with `reply`, and what became of it. */
 export async function answering(reply: () => Reply) {
-  const sent: Sent[] = [];
+  const sent: SendResult[] = [];
   const door = await openDoor((exchange) => {
     exchange.req.resume();
     exchange.req.on('error', () => undefined);

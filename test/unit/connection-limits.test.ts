@@ -4,9 +4,9 @@ import {
   clientLimits,
   type ConnectionLimit,
   ConnectionLimits,
-  defaultConnections,
-  limitedAddress,
-  mostConnections,
+  defaultMaxConnections,
+  limitKeyOf,
+  maxConnections,
   NumberedConnections,
   openFileLimit,
 } from '../../src/server/connection-limits.js';
@@ -38,7 +38,7 @@ test.each([
   ['fe80::1%eth0', 'fe80:0:0:0::/64'],
   ['', undefined],
 ])('%s counts as %s', (address, counted) => {
-  expect(limitedAddress(address)).toBe(counted);
+  expect(limitKeyOf(address)).toBe(counted);
 });
 
 // What an address has does not keep others out, and what has ended does not count.
@@ -110,9 +110,9 @@ test.each([
   [Infinity, 16_384],
   [10, 1],
 ])('a process that may open %d files takes %d connections', (openFiles, connections) => {
-  expect(defaultConnections(openFiles)).toBe(connections);
+  expect(defaultMaxConnections(openFiles)).toBe(connections);
   // Where anything is left at all, the process keeps some of it.
-  expect(mostConnections(openFiles)).toBe(openFiles > 128 ? openFiles - 128 : 1);
+  expect(maxConnections(openFiles)).toBe(openFiles > 128 ? openFiles - 128 : 1);
 });
 
 /** As many as are admitted: from as many addresses, or from one. */
@@ -180,7 +180,7 @@ test('numbered connections tell which have ended, also of the time before anybod
   numbered.admit('192.0.2.1');
   second!();
   const ended: number[] = [];
-  numbered.whenEnded((number) => ended.push(number));
+  numbered.onEnded((number) => ended.push(number));
   expect(ended).toEqual([2, 3]);
   first!();
   expect(numbered.admit('192.0.2.1')).toBeDefined();

@@ -8,7 +8,7 @@ import type { RequestHead } from '../../src/model/request-head.js';
 import type { Route, Routes } from '../../src/model/route.js';
 import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
-import { BadHead, readTarget } from '../../src/server/request-head.js';
+import { InvalidHead, readTarget } from '../../src/server/request-head.js';
 
 const ID = 'a'.repeat(32);
 
@@ -25,9 +25,9 @@ async function placesWithUpload(route: Route, creation: readonly HeaderLine[]): 
   };
   const uploads: { upload?: Upload } = {};
   const find = (): Promise<Upload | undefined> => Promise.resolve(uploads.upload);
-  const places = new UploadLookup({ uploads: { find }, access, routes: only, uploadsPath: '/.uploads/' });
+  const places = new UploadLookup({ uploads: { find }, authorizer: access, routes: only, uploadsPath: '/.uploads/' });
   const created = await places.find(head('POST', '/files', creation));
-  if (created instanceof BadHead) throw new Error(created.detail);
+  if (created instanceof InvalidHead) throw new Error(created.detail);
   const owner = await access.ownerOf(created.head, created.route);
   if (owner.kind !== 'one') throw new Error('the upload is bound to nobody');
   uploads.upload = { id: ID, principal: owner.digest, dialect: 'final' } as Upload;

@@ -13,7 +13,7 @@ const trust = new TrustedProxies([
 ]);
 
 function peer(address: string, more: Partial<Peer> = {}): Peer {
-  return { address, encrypted: false, isGone: false, localAuthority: 'local', ...more };
+  return { address, encrypted: false, isDisconnected: false, localAuthority: 'local', ...more };
 }
 
 describe('whose word counts', () => {
@@ -65,7 +65,9 @@ describe('whose word counts', () => {
   });
 
   test('a peer that is gone already is nobody’s proxy', () => {
-    const { connection } = trust.provenanceOf(peer('', { isGone: true }), [['X-Forwarded-For', '198.51.100.1']]);
+    const { connection } = trust.provenanceOf(peer('', { isDisconnected: true }), [
+      ['X-Forwarded-For', '198.51.100.1'],
+    ]);
     expect(connection).toMatchObject({ peerIsTrusted: false, clientAddress: '', relaysInterim: false });
   });
 
