@@ -1,4 +1,4 @@
-/** A machine failed, not the client. `retryable`: trying the same again later can help. */
+/** A failure of a machine, not of the client. `retryable`: the same step may succeed later. */
 export class Fault extends Error {
   constructor(
     readonly code: FaultCode,
@@ -12,21 +12,24 @@ export class Fault extends Error {
 }
 
 export type FaultCode =
-  /** No room left for bytes or records. */
+  /** No space is left for bytes or records. */
   | 'STORAGE_FULL'
   /** The directory cannot be read or written. */
   | 'STORAGE_UNAVAILABLE'
-  /** The store does not answer, or takes nothing right now. Whether the step was done is unknown: doing it again is safe. */
+  /**
+   * The store does not answer or accepts nothing right now. The step may or may not have happened; repeating it is
+   * safe.
+   */
   | 'STORE_UNAVAILABLE'
   /** A chunk of that name exists already. */
   | 'CHUNK_EXISTS'
-  /** Bytes that were committed are not there any more. */
+  /** Committed bytes are missing or damaged. */
   | 'BYTES_LOST'
   /** Another process uses this data directory. */
   | 'DIRECTORY_IN_USE'
-  /** The authorization service cannot say whose a request is. */
+  /** The authorization service did not give a usable response. */
   | 'AUTHORIZATION_UNAVAILABLE'
-  /** Only one node's own state is known to be sound; what was read is not. */
+  /** Stored data is damaged: a record, or the file with the node's name. */
   | 'RECORD_DAMAGED'
-  /** A caller asked for what the interface forbids. Nothing was changed. */
+  /** A caller broke the contract of the interface. Nothing was changed. */
   | 'CONTRACT_BROKEN';

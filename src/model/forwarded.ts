@@ -9,19 +9,21 @@ import {
 import { fieldValue, type HeaderLine, type Headers } from './headers.js';
 import { withoutTrailing } from './uri.js';
 
-/** What one proxy said of the hop before it: one element of `Forwarded` (RFC 7239 §4), or one place in the X-Forwarded lists. */
+/**
+ * One hop as the next proxy describes it: an element of `Forwarded` (RFC 7239 §4), or a position in X-Forwarded lists.
+ */
 export interface ForwardedHop {
   /** Node identifier without brackets and port: an address, `unknown`, or an obfuscated name. */
   readonly for?: string;
   readonly proto?: string;
   readonly host?: string;
-  /** Of `X-Forwarded-Port`: the port that the client used. */
+  /** The port that the client used, from `X-Forwarded-Port`. */
   readonly port?: string;
 }
 
 /**
- * The hops a peer tells of, the client's first. Only one family of fields is believed, never a mixture: most proxies
- * write X-Forwarded-* alone and let a `Forwarded` that the client made up pass.
+ * The hops that a peer reports, the client's first. X-Forwarded-For takes precedence and the two families are never
+ * mixed: most proxies set only X-Forwarded-* and relay a `Forwarded` that the client made up.
  */
 export function receivedHops(headers: Headers): ForwardedHop[] {
   const nodes = listOf(headers, 'x-forwarded-for').map(withoutPort);
@@ -43,8 +45,8 @@ export function receivedHops(headers: Headers): ForwardedHop[] {
 const PREFIX = /^(?:\/(?!\.{1,2}(?:\/|$))[A-Za-z0-9._~!$&'()*+;=:@-]+)+$/;
 
 /**
- * The part of the path that proxies took off before they passed the request on (`X-Forwarded-Prefix`), the outermost one's
- * first. Empty when there is none, or one that is no plain path.
+ * The path prefix that proxies removed (`X-Forwarded-Prefix`), the outermost proxy's part first. Empty when there is
+ * none or it is not a plain path.
  */
 export function receivedPrefix(headers: Headers): string {
   const prefix = listOf(headers, 'x-forwarded-prefix')
@@ -53,7 +55,7 @@ export function receivedPrefix(headers: Headers): string {
   return PREFIX.test(prefix) ? prefix : '';
 }
 
-/** The hops of a `Forwarded` value; undefined when it breaks the grammar, because half of a list would shift the hops. */
+/** The hops of a `Forwarded` value; undefined if it breaks the grammar, because a partial list would shift the hops. */
 export function parseForwarded(value: string): ForwardedHop[] | undefined {
   const hops: Record<string, string>[] = [];
   for (const element of splitOutsideQuotes(value, ',')) {
@@ -65,7 +67,7 @@ export function parseForwarded(value: string): ForwardedHop[] | undefined {
   return hops.map(({ for: node, proto, host }) => ({ for: node && withoutPort(node), proto, host }));
 }
 
-/** One element as it is sent; values that are no token are quoted (RFC 7239 §4). */
+/** One element of `Forwarded`; values that are not tokens are quoted (RFC 7239 §4). */
 function formatHop(hop: ForwardedHop): string {
   const pairs: [string, string | undefined][] = [
     ['for', hop.for === undefined || hop.for === '' ? 'unknown' : bracketed(hop.for)],
@@ -111,7 +113,10 @@ function listOf(headers: Headers, name: string): string[] {
     .filter((entry) => entry !== '');
 }
 
-/** Proxies either add to each list or overwrite it with one value: then the value of the nearest proxy counts. */
+/**
+ * The value for the hop at `at`: proxies either extend each list, or overwrite it with one value, which then applies to
+ * all.
+ */
 function aligned(values: readonly string[], nodes: readonly string[], at: number): string | undefined {
   return values.length === nodes.length ? values[at] : values.at(-1);
 }
@@ -124,8 +129,8 @@ function withoutPort(node: string): string {
 }
 
 /**
- * An IPv4 address that a proxy with a dual-stack socket tells as an IPv6 one (`::ffff:192.0.2.1`, in any spelling: RFC 4291
- * §2.5.5.2) as what it is: lists of allowed addresses know it by no other name.
+ * Turns an IPv4-mapped IPv6 address (`::ffff:192.0.2.1` in any spelling, RFC 4291 §2.5.5.2) into IPv4. Proxies with
+ * dual-stack sockets report such addresses, but address lists contain the IPv4 form.
  */
 function unmapped(node: string): string {
   const url = `http://[${node}]`;
@@ -144,23 +149,23 @@ function quoted(value: string): string {
   return `"${value.replace(/["\\]/g, '\\$&')}"`;
 }
 
-/** What the origin is told of the hop before us. A `StoredRequest` and a request head with its connection both have it. */
+/** Facts about the previous hop for the origin, from a `StoredRequest` or a request head with its connection. */
 export interface ForwardingFacts {
-  /** As the socket shows it; empty for a Unix socket. */
+  /** The address of the socket's peer; empty for a Unix socket. */
   readonly peerAddress: string;
   readonly peerIsTrusted: boolean;
-  /** The original client, as far as trusted proxies tell of it. */
+  /** The original client, as far as trusted proxies report it. */
   readonly clientAddress?: string;
   readonly scheme: string;
   readonly authority: string;
-  /** Of the request as we received it. */
+  /** The version of the request that this proxy received. */
   readonly httpVersion: string;
 }
 
 /**
- * The same lines with Forwarded (RFC 7239), X-Forwarded-For, -Host and -Proto, and Via (RFC 9110 §7.6.3) at their end.
- * A trusted peer's account is extended; anybody else's is replaced, or a client could choose the address the origin sees.
- * `via`: the name by which this proxy knows itself again.
+ * Appends Forwarded (RFC 7239), X-Forwarded-For, -Host and -Proto, and Via (RFC 9110 §7.6.3) to the lines. The fields
+ * of a trusted peer are extended, those of any other peer replaced; otherwise a client could choose the address the
+ * origin sees. `via` is the name of this proxy from `viaName`.
  */
 export function withForwarding(headers: Headers, facts: ForwardingFacts, via = PRODUCT): HeaderLine[] {
   const peer = plainAddress(facts.peerAddress);
@@ -176,14 +181,14 @@ export function withForwarding(headers: Headers, facts: ForwardingFacts, via = P
 
 const PRODUCT = 'rufh-proxy';
 
-/** A name for one running proxy: a request with it in `Via` was sent by this proxy before. */
+/** The name of one running proxy in `Via`, by which it recognizes its own requests. */
 export function viaName(unique: string): string {
   return `${PRODUCT}-${unique}`;
 }
 
 /**
- * RFC 9110 §7.6.3: the request has come through the proxy of this name already, so that it would go round for ever. The
- * second word of each element is the name; a comment may follow.
+ * RFC 9110 §7.6.3: the request already came through the proxy `via` and would loop for ever. The second word of each
+ * element is the proxy's name; a comment may follow.
  */
 export function isForwardingLoop(headers: Headers, via: string): boolean {
   const elements = headers.filter(([name]) => name.toLowerCase() === 'via').flatMap(([, value]) => value.split(','));
@@ -194,9 +199,9 @@ export function isForwardingLoop(headers: Headers, via: string): boolean {
 const FORWARDING_FIELDS = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto']);
 
 /**
- * Fields like X-Forwarded-Port, X-Real-IP or X-Original-URL are a proxy's word as well: only a trusted one's is passed on.
- * Of those that it may not know, and so pass on from its client, none is: it keeps `OF_TRUSTED_PROXIES`, the names of users, and an address of the
- * client where that is the one which it tells of.
+ * Whether a field is dropped or replaced before the origin gets it. Fields like X-Forwarded-Port or X-Real-IP pass only
+ * from a trusted proxy, and only if it sets them itself rather than relaying its client's: `TRUSTED_PROXY_FIELD`, the
+ * names of users, and a client address that equals the one it reports.
  */
 function isReplaced(
   [name, value]: HeaderLine,
@@ -210,47 +215,53 @@ function isReplaced(
   return PROXY_FIELD.test(key) && !isTargetOverrideField(key) && !isKept;
 }
 
-/** Certificates of clients too: Envoy and Traefik set these names, and an application that reads them is behind such a front. */
+/** Fields that trusted proxies set themselves, among them the client certificates of Envoy and Traefik. */
 const TRUSTED_PROXY_FIELD = /^x-forwarded-(?:port|prefix|client-cert|tls-client-cert(?:-info)?)$/;
 
-/** Names by which applications are told the client's address; each of them is believed by some. */
+/** Names of the client's address; some applications trust each of them. */
 const CLIENT_ADDRESS_FIELD =
   /^(?:x-)?(?:real-ip|client-ip|cluster-client-ip|remote-(?:ip|addr)|(?:wl-)?proxy-client-ip|proxyuser-ip)$/;
 
-/** The same for names that belong to one service in front: theirs is the client that no chain of ours reaches. */
+/**
+ * Names of the client's address that a CDN or cloud service sets; its client may differ from the one in
+ * X-Forwarded-For.
+ */
 const SERVICE_ADDRESS_FIELD =
   /^(?:true-client-ip|cf-connecting-ip(?:v6)?|fastly-client-ip|x-azure-(?:clientip|socketip)|x-appengine-user-ip|x-envoy-(?:external-address|internal))$/;
 
-/** What else proxies say of a connection by names that no client has need of. */
+/** Other names with which proxies describe a connection, and which no client needs. */
 const SCHEME_OR_ADDRESS_FIELD = /^(?:x-forwarded|forwarded-for|front-end-https|x-url-scheme|x-arr-ssl)$/;
 
 function isConnectionField(key: string): boolean {
   return CLIENT_ADDRESS_FIELD.test(key) || SERVICE_ADDRESS_FIELD.test(key) || SCHEME_OR_ADDRESS_FIELD.test(key);
 }
 
-/** Whether proxies say by this name, in the form of `fieldKey`, where and how a request came to them. */
+/**
+ * Names with which proxies describe the request as it reached them; `X-Script-Name` is a path prefix that they removed.
+ */
+const PROXY_FIELD = /^x-(?:(?:forwarded|original|rewrite)-|real-ip$|script-name$)/;
+
+/** Whether proxies use the name with this key (`fieldKey`) to describe where and how a request reached them. */
 export function isProxyField(key: string): boolean {
   return PROXY_FIELD.test(key) || isTargetOverrideField(key);
 }
 
-/** Whether a field is about the hops that a request has come by, so that not everybody's word counts. */
+/** Whether a field describes the hops of a request, so that only trusted peers may set it. */
 export function isHopField(name: string): boolean {
   const key = fieldKey(name);
   return FORWARDING_FIELDS.has(key) || isProxyField(key) || isConnectionField(key);
 }
 
-/** `X-Script-Name`: the part of the path that a proxy took off; applications take it off once more. */
-const PROXY_FIELD = /^x-(?:(?:forwarded|original|rewrite)-|real-ip$|script-name$)/;
-
 /**
- * Trailers of a request as an origin may get them: what a client may say in fields, and nothing that is for the head alone
- * (RFC 9110 §6.5.1), which are credentials, what hops say, and another method or place. Some servers add trailers to the fields of the head.
+ * The request trailers that the origin may get. Some servers merge trailers into the head, so credentials, hop fields
+ * and overrides of method or target are removed (RFC 9110 §6.5.1), as are fields that the route does not accept from
+ * clients.
  */
 export function originTrailers(trailers: Headers, route: FieldRules): HeaderLine[] {
-  const never = new Set([...FORBIDDEN_REQUEST_TRAILERS, ...(route.delivery?.credentials ?? []).map(fieldKey)]);
+  const forbidden = new Set([...FORBIDDEN_REQUEST_TRAILERS, ...(route.delivery?.credentials ?? []).map(fieldKey)]);
   return originFields(trailers, route).filter(
     ([name, value]) =>
-      !never.has(fieldKey(name)) &&
+      !forbidden.has(fieldKey(name)) &&
       !isMethodOverrideField(fieldKey(name)) &&
       !isReplaced([name, value], { peerIsTrusted: false }),
   );
@@ -259,21 +270,21 @@ export function originTrailers(trailers: Headers, route: FieldRules): HeaderLine
 const FORBIDDEN_REQUEST_TRAILERS: ReadonlySet<string> = new Set([
   'authorization',
   'cookie',
-  // Another target than the one that routes are found by, as another method is.
+  // WebDAV: a second target, which no route was looked up for.
   'destination',
   'idempotency-key',
   'via',
 ]);
 
-/** With hops before the peer, host and proto stand in their elements already and ours only names the peer. */
+/** The elements of earlier hops already carry host and proto, so the peer's element then only has its address. */
 function forwardedValue(headers: Headers, hops: readonly ForwardedHop[], peer: string, facts: ForwardingFacts): string {
   if (hops.length === 0) return formatHop({ for: peer, host: facts.authority, proto: facts.scheme });
-  // RFC 7239 §7.4: an X-Forwarded-For chain is carried over, so that both fields tell the same story.
-  const told = fieldValue(headers, 'x-forwarded-for') ? undefined : fieldValue(headers, 'forwarded');
-  return [told ?? hops.map(formatHop).join(', '), formatHop({ for: peer })].join(', ');
+  // RFC 7239 §7.4: an X-Forwarded-For chain is converted, so that both fields agree.
+  const received = fieldValue(headers, 'x-forwarded-for') ? undefined : fieldValue(headers, 'forwarded');
+  return [received ?? hops.map(formatHop).join(', '), formatHop({ for: peer })].join(', ');
 }
 
-/** An IPv4 address in IPv6 clothes as IPv4, and no zone, which means nothing on another machine. */
+/** The address without an IPv6 zone, which means nothing on another machine, and an IPv4-mapped one as IPv4. */
 function plainAddress(address: string): string {
   return address.replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '').split('%', 1)[0]!;
 }

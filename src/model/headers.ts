@@ -1,10 +1,12 @@
-/** One header line as it stood on the wire. Its value is octets, a code unit each (RFC 9110 §5.5), and never decoded here. */
+/**
+ * One header line as on the wire. Each code unit of the value is one octet (RFC 9110 §5.5); values are never decoded.
+ */
 export type HeaderLine = readonly [name: string, value: string];
 
-/** Header lines in their original order and case, duplicates kept: what an end-to-end relay must not lose. */
+/** Header lines in their original order and case, duplicates included, so that a relay loses nothing. */
 export type Headers = readonly HeaderLine[];
 
-/** Fields that belong to one connection only and are never relayed (RFC 9110 §7.6.1). */
+/** Fields of one connection, which are never relayed (RFC 9110 §7.6.1). */
 const HOP_BY_HOP = new Set([
   'connection',
   'proxy-connection',
@@ -32,36 +34,40 @@ export function withoutFields(headers: Headers, names: ReadonlySet<string>): Hea
 
 /** The end-to-end lines: without hop-by-hop fields and without those that `Connection` names (RFC 9110 §7.6.1). */
 export function endToEnd(headers: Headers): HeaderLine[] {
-  const named = (fieldValue(headers, 'connection') ?? '').split(',').map((token) => token.trim().toLowerCase());
-  return withoutFields(headers, new Set([...HOP_BY_HOP, ...named]));
+  const options = (fieldValue(headers, 'connection') ?? '').split(',').map((token) => token.trim().toLowerCase());
+  return withoutFields(headers, new Set([...HOP_BY_HOP, ...options]));
 }
 
-/** Lines that a gateway passes on. The announcement of trailers goes with the framing that can carry them. */
+/** The lines that a gateway forwards: `Trailer` only if the new framing can carry trailers. */
 export function forwardableHeaders(headers: Headers, withTrailers: boolean): HeaderLine[] {
   const kept = new Set(endToEnd(headers));
   return headers.filter((line) => kept.has(line) || (withTrailers && line[0].toLowerCase() === 'trailer'));
 }
 
-/** Trailer fields that may be passed on: none that frames, routes or says how to read the content (RFC 9110 §6.5.1). */
+/**
+ * The trailers that a gateway forwards: no fields for framing, routing or the format of the content (RFC 9110 §6.5.1).
+ */
 export function forwardableTrailers(trailers: Headers): HeaderLine[] {
   return endToEnd(trailers).filter(([name]) => !NEVER_IN_TRAILERS.has(name.toLowerCase()));
 }
 
 /**
- * The lines with only those names in `Trailer` (RFC 9110 §6.6.2) that `goOn` leaves of the trailers: nobody is to wait for a
- * field that does not come.
+ * The lines with `Trailer` (RFC 9110 §6.6.2) reduced to the trailers that `filter` keeps, so that no recipient waits
+ * for a removed one.
  */
-export function withAnnouncedTrailers(headers: Headers, goOn: (trailers: Headers) => Headers): HeaderLine[] {
+export function withAnnouncedTrailers(headers: Headers, filter: (trailers: Headers) => Headers): HeaderLine[] {
   return headers.flatMap(([name, value]): HeaderLine[] => {
     if (name.toLowerCase() !== 'trailer') return [[name, value]];
     const announced = value.split(',').map((field): HeaderLine => [field.trim(), '']);
-    const kept = goOn(announced).map(([field]) => field);
+    const kept = filter(announced).map(([field]) => field);
     if (kept.length === announced.length) return [[name, value]];
     return kept.length === 0 ? [] : [[name, kept.join(', ')]];
   });
 }
 
-/** Without the fields of upload protocols: what an origin says in them is about none of our uploads. */
+/**
+ * The lines without the fields of upload protocols: in an origin's response they refer to none of this proxy's uploads.
+ */
 export function withoutUploadFields(headers: Headers): HeaderLine[] {
   const others = (lines: Headers): HeaderLine[] => lines.filter(([name]) => !/^(?:upload|tus)-/i.test(name));
   return withAnnouncedTrailers(others(headers), others);
@@ -69,7 +75,7 @@ export function withoutUploadFields(headers: Headers): HeaderLine[] {
 
 const NEVER_IN_TRAILERS = new Set(['content-length', 'content-encoding', 'content-type', 'content-range', 'host']);
 
-/** Node's flat `[name, value, name, value …]` as lines. */
+/** Converts Node's flat `[name, value, name, value …]`. */
 export function fromRawHeaders(raw: readonly string[]): HeaderLine[] {
   const lines: HeaderLine[] = [];
   for (let at = 0; at + 1 < raw.length; at += 2) lines.push([raw[at]!, raw[at + 1]!]);

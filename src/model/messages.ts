@@ -1,7 +1,7 @@
 import type { Headers } from './headers.js';
 import type { Digest, DigestAlgorithm, Undelivered, Upload } from './upload.js';
 
-/** Opens an upload with the first bytes of its representation, all of them, or none. */
+/** Creates an upload from a body with some, all or none of its bytes. */
 export interface CreateIntent {
   readonly kind: 'create';
   readonly dialect: string;
@@ -18,7 +18,7 @@ export interface CreateIntent {
   readonly wantedReprDigest?: DigestAlgorithm;
 }
 
-/** Adds this body at `offset`. */
+/** Appends the body at `offset`. */
 export interface AppendIntent {
   readonly kind: 'append';
   readonly id: string;
@@ -27,137 +27,143 @@ export interface AppendIntent {
   readonly declaredLength?: number;
   readonly contentLength?: number;
   readonly contentDigests: readonly Digest[];
-  /** Repeated by some clients on every append; only taken when the creation had none. */
+  /** Some clients repeat it on every append; used only if the creation had none. */
   readonly reprDigests: readonly Digest[];
 }
 
+/** Asks for the offset of an upload. */
 export interface RetrieveIntent {
   readonly kind: 'retrieve';
   readonly id: string;
 }
 
+/** Ends an upload and discards its bytes. */
 export interface CancelIntent {
   readonly kind: 'cancel';
   readonly id: string;
 }
 
-/** What does this resource allow? `id` when the upload resource itself was asked. */
+/** Asks for the limits of a target, or of the upload `id`. */
 interface DiscoverIntent {
   readonly kind: 'discover';
   readonly id?: string;
 }
 
+/** The meaning of a request that belongs to an upload protocol. */
 export type Intent = CreateIntent | AppendIntent | RetrieveIntent | CancelIntent | DiscoverIntent;
 
-/** Why a request was turned down; every one is something the client can understand and act on. */
+/** Why a request was refused. The client can understand and act on every reason. */
 export type Refusal =
   | { readonly reason: 'malformed'; readonly detail: string; readonly upload?: Upload }
   | { readonly reason: 'unknown-upload' }
-  /** Known, but expired, cancelled or invalid. */
+  /** The upload is known, but expired, cancelled or invalid. */
   | { readonly reason: 'gone'; readonly detail: string }
   | { readonly reason: 'mismatching-offset'; readonly upload: Upload; readonly provided: number }
   | { readonly reason: 'already-complete'; readonly upload: Upload }
-  /** An upload of another content, or to another target, was begun with the same `Idempotency-Key`. */
+  /** The same `Idempotency-Key` was used for an upload with other content or to another target. */
   | { readonly reason: 'key-reused'; readonly differsIn: string }
   | { readonly reason: 'inconsistent-length'; readonly detail: string; readonly upload?: Upload }
-  /** The bytes went beyond the declared length: the upload is invalid from now on. */
+  /** The content exceeds the declared length, which makes the upload invalid. */
   | { readonly reason: 'exceeds-length'; readonly length: number }
   | { readonly reason: 'too-large'; readonly maxSize: number; readonly upload?: Upload }
-  /** The route makes a form of the bytes, with fields of its own: it takes none that is a form already. */
+  /** The route puts the content into a form with fields of its own and accepts no content that is a form already. */
   | { readonly reason: 'form-of-its-own' }
-  /** The route takes no body that is not an upload; `field` would make it one. */
+  /** The route accepts bodies only as uploads; a client begins one with `field`. */
   | { readonly reason: 'upload-required'; readonly field: string }
   | { readonly reason: 'append-too-large'; readonly maxAppendSize: number; readonly upload?: Upload }
   | { readonly reason: 'append-too-small'; readonly minAppendSize: number; readonly upload?: Upload }
   | { readonly reason: 'unsupported-media-type'; readonly expected: string; readonly upload?: Upload }
-  /** An upload resource was asked something it does not understand. */
+  /** The upload resource does not support the method. */
   | { readonly reason: 'method-not-allowed'; readonly allowed: readonly string[] }
   | { readonly reason: 'digest-mismatch'; readonly field: 'Content-Digest' | 'Repr-Digest'; readonly upload?: Upload }
-  /** The client wants its content passed on as it comes (RFC 10036), and here it is not; `busy`: not now. */
+  /**
+   * The client wants its content forwarded incrementally (RFC 10036), which the route does not do, or not now
+   * (`isBusy`).
+   */
   | { readonly reason: 'incremental-refused'; readonly isBusy: boolean }
   | { readonly reason: 'storage-full'; readonly upload?: Upload }
   | { readonly reason: 'unavailable'; readonly detail: string; readonly retryAfterSeconds: number };
 
-/** An interim response of the origin (RFC 9110 §15.2), with every field as it came. */
+/** An interim response of the origin (RFC 9110 §15.2), with all fields unchanged. */
 export interface OriginInterim {
   readonly status: number;
   readonly reason: string;
   readonly headers: Headers;
 }
 
-/** The origin's answer as it is given to a client, now or again. */
+/** The origin's answer as it is relayed to a client, live or from storage. */
 export interface RelayedAnswer {
   readonly status: number;
   readonly reason: string;
-  /** End-to-end fields only, with the announcement of trailers, in the origin's order and case. */
+  /** End-to-end fields and `Trailer`, in the origin's order and case. */
   readonly headers: Headers;
-  /** Can be read once. Fails when the origin breaks off in the middle of its answer. */
+  /** Can be read once. Fails if the origin's answer ends prematurely. */
   readonly body: AsyncIterable<Uint8Array>;
-  /** Known when the whole body is already here. */
+  /** Length of the body in bytes, if the complete body is already here. */
   readonly bodySize?: number;
-  /** Known once `body` has ended. */
+  /** Valid once `body` has ended. */
   readonly trailers: () => Headers;
 }
 
-/** What came of an intent; the protocol says how it looks on the wire. */
+/** The result of an intent, which a `Protocol` renders as a response. */
 export type Outcome =
   | { readonly kind: 'created'; readonly upload: Upload; readonly reprDigest?: Digest }
   | { readonly kind: 'appended'; readonly upload: Upload; readonly reprDigest?: Digest }
   | { readonly kind: 'retrieved'; readonly upload: Upload; readonly reprDigest?: Digest }
   | {
       readonly kind: 'answered';
-      /** Which request gets it: only a creation's answer may be given the upload's URL. */
+      /** The request that gets the answer: only a creation's may also get the upload's URL. */
       readonly to: 'create' | 'append';
       readonly upload: Upload;
       readonly answer: RelayedAnswer;
       readonly reprDigest?: Digest;
     }
-  /** Whole, but the origin has not answered and will not be asked again for now. */
+  /** The upload is complete, but the origin has not answered and there are no more attempts for now. */
   | {
       readonly kind: 'undelivered';
       readonly upload: Upload;
       readonly why: Undelivered;
       readonly retryAfterSeconds: number;
     }
-  /** Whole, and its delivery goes on: there was no answer as long as a client is held open for one. */
+  /** The upload is complete and its delivery continues, but there was no answer within `waitMs`. */
   | {
       readonly kind: 'pending';
       readonly upload: Upload;
-      /** Why the newest attempt brought no answer; missing while the first is under way. */
+      /** Why the newest attempt failed; missing while the first is under way. */
       readonly why?: Undelivered;
       readonly retryAfterSeconds: number;
     }
-  /** The origin wants other credentials: its answer for now, while the upload is kept for a client that has them. */
+  /** The origin wants other credentials: this answer is relayed, and the upload is kept for a client that has them. */
   | { readonly kind: 'parked'; readonly upload: Upload; readonly answer: RelayedAnswer }
-  /** The one who was asked whether this client may upload said no; nothing of this request counts. */
+  /** The authorization service or the origin's preflight refused the client; the request changed nothing. */
   | { readonly kind: 'turned-away'; readonly answer: RelayedAnswer }
-  /** It was delivered and answered, but that answer is damaged or missing, and cannot be given again. */
+  /** The upload was delivered and answered, but the stored answer is damaged or missing. */
   | { readonly kind: 'answer-lost'; readonly upload: Upload }
-  /** The client does not wait: the delivery goes on, and the status URL tells of it. */
+  /** The client does not wait: delivery continues, and the status URL shows its progress. */
   | { readonly kind: 'accepted'; readonly upload: Upload }
   | { readonly kind: 'cancelled' }
   | { readonly kind: 'discovered' }
   | { readonly kind: 'refused'; readonly refusal: Refusal };
 
 /**
- * The body broke off: there is nobody left to answer, it came too slowly, or a newer request has taken over. `lost`: it cannot be said whether
- * one has, because the store was away for too long.
+ * The request body ended early: the client left, sent nothing or too slowly, a newer request took over, or the process
+ * stops. `lost`: it is unknown whether a newer request took over, because the store was unavailable for too long.
  */
 export interface Interrupted {
   readonly kind: 'interrupted';
   readonly why: 'client-left' | 'idle' | 'slow' | 'taken-over' | 'draining' | 'lost';
 }
 
-/** The bytes of the upload that a creation is about are with another node: the request is for that one. */
+/** The upload of a creation has its bytes on another node, to which the request must be relayed. */
 export interface Elsewhere {
   readonly kind: 'elsewhere';
   readonly node: string;
 }
 
-/** What an interim response can say while the body is still coming. */
+/** An event during a request body that an interim response can report. */
 export type InterimUpdate =
   | { readonly kind: 'resumable'; readonly upload: Upload }
-  /** `offset` is durable and has never been shown lower. */
+  /** `offset` is durable and never lower than one reported before. */
   | {
       readonly kind: 'progress';
       readonly during: 'create' | 'append';

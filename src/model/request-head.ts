@@ -1,19 +1,19 @@
 import { fieldValue, type Headers } from './headers.js';
 
-/** What is known of a request before its body: the same for HTTP/1.1 and HTTP/2, pseudo-header fields taken apart. */
+/** A request without its body; the same for HTTP/1.1 and HTTP/2, with pseudo-header fields split off. */
 export interface RequestHead {
   readonly method: string;
-  /** The request target as it came (path and query, origin-form), or its canonical form once it is found to be protected. */
+  /** The request target as received (origin-form), or in canonical form if its route is protected. */
   readonly target: string;
-  /** The target's path with dot segments resolved, in its normal form: what routes are matched against. */
+  /** The path of the target in the form of `normalizePath`, without dot segments; routes are matched against it. */
   readonly path: string;
   /** Why servers could read the path in several ways; missing when they cannot. */
   readonly pathAmbiguity?: string;
   readonly httpVersion: '1.0' | '1.1' | '2.0';
-  /** What the client speaks to: from a trusted proxy's forwarded fields, else from the connection. */
+  /** The scheme that the client uses: from a trusted proxy's forwarded fields, else from the connection. */
   readonly scheme: 'http' | 'https';
   readonly authority: string;
-  /** What a trusted proxy says that clients call this server, where it tells of a port or of a prefix of the path. */
+  /** The base URL that clients use, if a trusted proxy reports a port or a path prefix. */
   readonly base?: string;
   /** Every field as received, without pseudo-header fields. */
   readonly headers: Headers;
@@ -25,21 +25,24 @@ export interface RequestHead {
   readonly connection: ConnectionFacts;
 }
 
+/** Facts about the connection of a request. */
 export interface ConnectionFacts {
-  /** The peer's address as the socket shows it; empty for a Unix socket. */
+  /** The address of the socket's peer; empty for a Unix socket. */
   readonly peerAddress: string;
   readonly encrypted: boolean;
-  /** The original client: the peer, or what trusted proxies say of it. */
+  /** The address of the original client: the peer's, or the one that trusted proxies report. */
   readonly clientAddress: string;
-  /** The peer is one of `trusted_proxies`: its forwarded fields are believed and extended. */
+  /** The peer is one of `trusted_proxies`: its forwarded fields are trusted and extended. */
   readonly peerIsTrusted: boolean;
-  /** A 1xx response is known to get through: a direct connection, or a trusted proxy that relays interim responses. */
+  /** 1xx responses are known to reach the client: the connection is direct, or the trusted proxy relays them. */
   readonly relaysInterim: boolean;
-  /** No other client's requests come over this connection: it is direct, or a trusted proxy says that it keeps them apart. */
+  /**
+   * All requests on this connection are from one client: it is direct, or a trusted proxy says it keeps clients apart.
+   */
   readonly isClientsOwn: boolean;
 }
 
-/** What the client calls this server: scheme, authority, and the part of the path that a trusted proxy took off. */
+/** The base URL of this server for the client: scheme, authority, and a path prefix that a trusted proxy removed. */
 export function clientBaseUrl({ scheme, authority, base }: Pick<RequestHead, 'scheme' | 'authority' | 'base'>): string {
   return base ?? `${scheme}://${authority}`;
 }
@@ -51,8 +54,8 @@ const IDEMPOTENT_METHODS: ReadonlySet<string> = new Set([...SAFE_METHODS, 'PUT',
 const CONDITIONS = ['if-match', 'if-none-match', 'if-unmodified-since', 'if'];
 
 /**
- * Whether a second request like this does nothing that the first one did not (RFC 9110 §9.2.2). Under a condition it may:
- * after a first one that was carried out the second one fails with 412, and its client takes the upload for refused.
+ * Whether repeating the request has no further effect (RFC 9110 §9.2.2). False for conditional requests: a repetition
+ * would fail with 412 after a success, and the client would take the upload for refused.
  */
 export function isIdempotent({ method, headers }: Pick<RequestHead, 'method' | 'headers'>): boolean {
   if (!IDEMPOTENT_METHODS.has(method)) return false;

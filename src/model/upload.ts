@@ -2,8 +2,8 @@ import { fieldValue, type Headers } from './headers.js';
 import type { Limits } from './route.js';
 
 /**
- * receiving → complete → delivering → answered | undelivered; cancelled and invalid end it early.
- * `complete`: the whole is here and waits for its delivery. `undelivered`: trying ended, the bytes are kept.
+ * receiving → complete → delivering → answered | undelivered; cancelled and invalid end an upload early.
+ * `complete`: all bytes are here and wait for delivery. `undelivered`: delivery was given up, the bytes are kept.
  */
 export const PHASES = [
   'receiving',
@@ -16,16 +16,18 @@ export const PHASES = [
 ] as const;
 export type Phase = (typeof PHASES)[number];
 
-/** One committed piece of the spool: one file a lease, never used twice. `size` is what is committed of it. */
+/** A committed part of an upload: one spool file per lease, never reused. `size` counts its committed bytes. */
 export interface Chunk {
   readonly name: string;
   readonly start: number;
   readonly size: number;
-  /** CRC-32 of the bytes behind the last full block, whose own is in the file; missing where files have none. */
+  /**
+   * CRC-32 of the bytes after the last full block, which has its own in the file; missing for files without checksums.
+   */
   readonly crc?: number;
 }
 
-/** The creation's head, as it will be given to the origin. */
+/** The head of the creation request, from which the origin's request is made. */
 export interface StoredRequest {
   readonly method: string;
   readonly target: string;
@@ -45,42 +47,47 @@ export interface Digest {
 }
 export type DigestAlgorithm = 'sha-256' | 'sha-512';
 
-/** How far an attempt got: what may be repeated depends on it. `sent-in-part`: the origin certainly never had all of it. */
+/**
+ * How far an attempt got, which decides whether it may be repeated. `sent-in-part`: the origin cannot have all bytes.
+ */
 export type Reached = 'never-sent' | 'sent-in-part' | 'sent' | 'answered';
 
-/** One try to give the whole to the origin. While it is under way `endedAt` and `reached` are missing. */
+/** One attempt to deliver the upload to its origin. `endedAt` and `reached` are missing while it is under way. */
 export interface Attempt {
   readonly number: number;
-  /** Number of the first attempt of its budget; a new one begins when a client asks again after trying had ended. */
+  /** Number of the first attempt of its retry budget; a client that asks again after giving up starts a new budget. */
   readonly budgetFrom?: number;
-  /** When that first attempt began: how long trying may go on is counted from here. */
+  /** When that first attempt began; the time limit for retries counts from here. */
   readonly budgetSince?: number;
   readonly origin: string;
-  /** Begun before the upload was whole, and its end is withheld: as long as this is set, the origin cannot have all of it. */
+  /**
+   * The attempt began before the upload was complete and withholds the end of the body: the origin cannot have it all.
+   */
   readonly inPart?: true;
   readonly startedAt: number;
   readonly endedAt?: number;
   readonly reached?: Reached;
   readonly status?: number;
-  /** What went wrong, for people. */
+  /** A description of the failure, for people. */
   readonly problem?: string;
-  /** The origin's answer was none that could be taken: without end, too large or too slow. */
+  /** The origin's answer could not be accepted: it was incomplete, too large or too slow. */
   readonly invalidAnswer?: true;
-  /** The origin asked not to be asked again before this (`Retry-After`). */
+  /** The origin's `Retry-After` allows no further attempt before this time. */
   readonly notBefore?: number;
 }
 
-/** The origin's final response, kept whole. */
+/** The origin's final response, as it is kept for clients that lost it. */
 export interface Answer {
   readonly status: number;
   readonly reason: string;
-  /** End-to-end fields only, with the announcement of trailers. */
+  /** End-to-end fields and `Trailer`. */
   readonly headers: Headers;
   readonly trailers: Headers;
   readonly bodySize: number;
   /**
-   * Where the body is: in the record itself, or in the spool under this chunk name. `nowhere`: there was no room for it.
-   * `crc`: of all of it, or as that of a chunk; missing where the answer is from before there were checksums.
+   * Where the body is: in the record itself, or in the spool under this chunk name. `nowhere`: there was no space for
+   * it. `crc` covers the whole body in a record, and is that of a `Chunk` in the spool; missing in records of older
+   * versions.
    */
   readonly body:
     | { readonly in: 'record'; readonly crc?: number }
@@ -89,15 +96,16 @@ export interface Answer {
   readonly at: number;
 }
 
-/** The dialect of an ordinary request whose body was spooled: no client knows of the upload, and nobody can go on with it. */
+/** The dialect of an ordinary request whose body was spooled: it has no upload URL and cannot be resumed. */
 export const PLAIN_DIALECT = 'plain';
 
+/** A snapshot of one upload's record. Times in `…At` fields are in milliseconds since the epoch. */
 export interface Upload {
   readonly id: string;
-  /** The node whose disk has the bytes; missing where every node reaches them. */
+  /** The node whose disk has the bytes; missing where all nodes share a spool. */
   readonly node?: string;
   readonly route: string;
-  /** Name of the protocol it was created with: '3' … '10', 'final'; or `PLAIN`. */
+  /** The protocol it was created with: '3' … '10', 'final', or `PLAIN_DIALECT`. */
   readonly dialect: string;
   readonly request: StoredRequest;
   readonly limits: Limits;
@@ -107,44 +115,48 @@ export interface Upload {
   readonly length?: number;
   readonly reprDigests: readonly Digest[];
   readonly wantedReprDigest?: DigestAlgorithm;
-  /** Sent to the origin as `Idempotency-Key`; says nothing about the id. */
+  /** Sent to the origin as `Idempotency-Key`; the id cannot be derived from it. */
   readonly deliveryKey: string;
-  /** Who may go on with it, as a digest; undefined: whoever knows the id. */
+  /** Digest of the only principal that may continue the upload; undefined: everyone with its id may. */
   readonly principal?: string;
-  /** The `Idempotency-Key` of its creation and the client who sent it, as one digest; see `clientKeyOf`. */
+  /** Digest of the creation's `Idempotency-Key` and its client; see `clientKeyOf`. */
   readonly clientKey?: string;
-  /** What `forwardAuth` said to tell the origin, in place of what the client sent of the same names. */
+  /** Header lines of the `forwardAuth` response for the origin; they replace the client's fields of the same names. */
   readonly addedHeaders?: Headers;
-  /** What followed the last body: sent behind the whole. */
+  /** The trailers of the completing request, sent after the body. */
   readonly trailers?: Headers;
-  /** In phase `invalid`: stored bytes of it are damaged or missing. */
+  /** In phase `invalid`: some of its stored bytes are damaged or missing. */
   readonly lost?: true;
-  /** Set with completion: the last byte was never acknowledged, see `shownOffset`. */
+  /** Set at completion: the last byte is not acknowledged yet, see `shownOffset`. */
   readonly heldBack?: { readonly lastByte: number };
   /** The newest attempts, oldest first; `attemptCount` counts all of them. */
   readonly attempts: readonly Attempt[];
   readonly attemptCount: number;
   readonly answer?: Answer;
-  /** Why trying ended, in phase `undelivered`. */
+  /** Why delivery was given up, in phase `undelivered`. */
   readonly undelivered?: Undelivered;
-  /** When a waiting delivery is due, in phase `complete`. Milliseconds since the epoch, like every `…At`. */
+  /** When the next attempt is due, in phase `complete`. */
   readonly dueAt?: number;
   readonly createdAt: number;
   readonly expiresAt: number;
 }
 
-/** What the origin gets as `Idempotency-Key`: the client's own where it sent one. By this its log can be searched. */
+/**
+ * The `Idempotency-Key` that the origin gets, and that its log can be searched for: the client's own if it sent one.
+ */
 export function idempotencyKeyOf({ request, deliveryKey }: Pick<Upload, 'request' | 'deliveryKey'>): string {
   return fieldValue(request.headers, 'idempotency-key') ?? deliveryKey;
 }
 
-/** By what operators, origins and users name an upload. Only its id is a secret: whoever has it may write. */
+/**
+ * The values by which operators, origins and users identify an upload. Only the id is a secret: it grants write access.
+ */
 export interface UploadIdentifiers {
   readonly id: string;
-  /** The target of its creation. */
+  /** The target of the creation request. */
   readonly target: string;
   readonly idempotencyKey: string;
-  /** The address of its creator. */
+  /** The address of the client that created the upload. */
   readonly client: string;
 }
 
@@ -153,63 +165,74 @@ export function identifiersOf(upload: Pick<Upload, 'id' | 'request' | 'deliveryK
   return { id: upload.id, target, idempotencyKey: idempotencyKeyOf(upload), client: clientAddress };
 }
 
+/** Why delivery was given up. */
 export interface Undelivered {
   /**
-   * `unreachable`: never sent. `refused`: a status of `retry_on`. `outcome-unknown`: sent, and nobody knows what came of
-   * it. `unauthorized`: the origin wants other credentials. `quarantined`: the gate keeps it for the operator.
+   * `unreachable`: never sent. `refused`: a status of `retry_on`. `outcome-unknown`: sent, but it is unknown whether
+   * the origin processed it. `unauthorized`: the origin wants other credentials. `quarantined`: the gate keeps it for
+   * the operator.
    */
   readonly reason: 'unreachable' | 'refused' | 'outcome-unknown' | 'unauthorized' | 'quarantined';
   /** The origin's last status, for `refused`. */
   readonly status?: number;
   readonly problem: string;
-  /** For `outcome-unknown`: the origin did answer, but its answer could not be taken. */
+  /** For `outcome-unknown`: the origin did answer, but its answer could not be accepted. */
   readonly invalidAnswer?: true;
-  /** For `outcome-unknown`: a client was sent a response that says so, and when it asks again, it knows what it asks for. */
+  /**
+   * For `outcome-unknown`: a client was sent a response that says so; its next completing request orders a repetition.
+   */
   readonly clientKnows?: true;
-  /** For `outcome-unknown`: a client asked again after it was sent that response, as one does that lost it. Counts once. */
+  /**
+   * For `outcome-unknown`: a client asked again after that response, perhaps because it was lost. Recorded only once.
+   */
   readonly hasAskedAgain?: true;
-  /** For `unauthorized`: what the origin said, for a client that comes without other credentials. Its body is in the spool. */
+  /** For `unauthorized`: the origin's answer, for clients without other credentials. Its body is in the spool. */
   readonly answer?: Answer;
 }
 
-/** The same end, of which a client was told. */
-export function markClientKnows(why: Undelivered): Undelivered {
-  return { ...why, clientKnows: true };
+/** Records that a client was sent a response about the unknown outcome. */
+export function markClientKnows(undelivered: Undelivered): Undelivered {
+  return { ...undelivered, clientKnows: true };
 }
 
-/** The same end, after a client asked again: it has to be told once more. */
-export function markAskedAgain(why: Undelivered): Undelivered {
-  const asked = { ...why, hasAskedAgain: true } as const;
-  delete (asked as { clientKnows?: true }).clientKnows;
-  return asked;
+/**
+ * Records that a client asked again, so that it must be informed once more before its request counts as a repetition.
+ */
+export function markAskedAgain(undelivered: Undelivered): Undelivered {
+  const marked = { ...undelivered, hasAskedAgain: true } as const;
+  delete (marked as { clientKnows?: true }).clientKnows;
+  return marked;
 }
 
-/** Trying ended after this attempt, and nobody knows what came of it. */
+/** The last attempt of a given-up delivery, if it is unknown whether the origin processed the request. */
 export interface UnknownOutcome {
   readonly id: string;
   readonly attempt: number;
 }
 
-/** The attempt of which nobody knows what came, and after which trying ended; undefined where that is not so. */
+/** The attempt whose outcome is unknown; undefined unless delivery was given up for that reason. */
 export function newestUnknownOutcome({ id, attempts, undelivered }: Upload): UnknownOutcome | undefined {
   const newest = attempts.at(-1);
   return newest && undelivered?.reason === 'outcome-unknown' ? { id, attempt: newest.number } : undefined;
 }
 
-/** The origin said yes: only then is the last byte acknowledged and the upload shown as complete. */
+/**
+ * The origin answered with a status below 400: only then is the last byte acknowledged and the upload shown as
+ * complete.
+ */
 export function hasGoodAnswer(upload: Upload): boolean {
   return upload.phase === 'answered' && upload.answer !== undefined && upload.answer.status < 400;
 }
 
-/** The origin has answered before it had all: there is nothing to add any more, and its answer is all there is to say. */
+/** The origin answered before the upload was complete; its answer is final and no more bytes are accepted. */
 export function isAnsweredEarly({ phase, offset, length }: Upload): boolean {
   return phase === 'answered' && offset !== length;
 }
 
 /**
- * The offset a client may see. Until the origin has given a good answer the last byte stays unacknowledged, because
- * clients take "offset = length" for success and then never ask for the answer they lost. With it they are shown the total,
- * also when the origin did not want all of it: else they would bring the rest for ever.
+ * The offset a client may see. Without a good answer the last byte stays unacknowledged, because clients take
+ * "offset = length" for success and never ask for a lost answer. With a good one the offset is the length, even if the
+ * origin did not want all bytes; otherwise clients would send the rest again and again.
  */
 export function shownOffset(upload: Upload): number {
   if (hasGoodAnswer(upload)) return upload.length ?? upload.offset;

@@ -1,6 +1,6 @@
 /**
- * What a reference (RFC 3986 §5.2) means at `base`, a target in origin-form: its path, query and fragment. One that names a
- * scheme, an authority or a path of its own means the same everywhere on this server and stays as it is.
+ * Resolves a reference (RFC 3986 §5.2) against `base`, a target in origin-form, to path, query and fragment. A
+ * reference with a scheme, an authority or an absolute path does not depend on `base` and stays unchanged.
  */
 export function resolveReference(base: string, reference: string): string {
   if (/^(?:[A-Za-z][A-Za-z0-9+.-]*:|\/)/.test(reference)) return reference;
@@ -11,15 +11,17 @@ export function resolveReference(base: string, reference: string): string {
   return pathOnly(resolved) + (query ?? '') + fragment;
 }
 
-/** Two slashes at its begin would make its first segment an authority (§4.2); browsers read a backslash as a slash. */
+/**
+ * Two leading slashes would make the first segment an authority (RFC 3986 §4.2); browsers read backslashes as slashes.
+ */
 function pathOnly(path: string): string {
   return /^[/\\][/\\]/.test(path) ? `/.${path}` : path;
 }
 
 /**
- * A reference below `origin` (scheme, host, port and perhaps a path) as one below `publicUrl`; any other stays. A path alone
- * is below it where the origin has a path, which our clients do not know. The scheme is not compared: an origin may have
- * heard that its clients speak HTTPS.
+ * Turns a reference below `origin` (scheme, host, port and perhaps a path) into one below `publicUrl`; others stay
+ * unchanged. A bare path is below `origin` only if `origin` has a path, which clients do not know. Schemes are not
+ * compared: an origin may know from X-Forwarded-Proto that its clients use HTTPS.
  */
 export function rebaseReference(reference: string, origin: string, publicUrl: string): string {
   const [, scheme, authority, rest = ''] = /^(?:(https?):)?\/\/([^/?#]*)(.*)/is.exec(reference) ?? [];
@@ -29,16 +31,16 @@ export function rebaseReference(reference: string, origin: string, publicUrl: st
     const below = base !== '' && reference.startsWith('/') ? restBelow(base, reference) : undefined;
     return below === undefined ? reference : pathOf(publicUrl) + (/^\//.test(below) ? pathOnly(below) : `/${below}`);
   }
-  const named = withoutDefaultPort(authority, scheme ?? protocol);
-  const ours = new URL(publicUrl);
-  // An origin that is told our host says it; only its path tells that it means itself.
-  const isOurs = base !== '' && named === withoutDefaultPort(ours.host, ours.protocol);
-  const isSame = isOurs || named === withoutDefaultPort(host, protocol);
-  const below = isSame ? restBelow(base, rest) : undefined;
+  const referenced = withoutDefaultPort(authority, scheme ?? protocol);
+  const proxy = new URL(publicUrl);
+  // An origin that got the client's Host uses the proxy's host name for itself; only its path distinguishes the two.
+  const isProxy = base !== '' && referenced === withoutDefaultPort(proxy.host, proxy.protocol);
+  const isOrigin = isProxy || referenced === withoutDefaultPort(host, protocol);
+  const below = isOrigin ? restBelow(base, rest) : undefined;
   return below === undefined ? reference : publicUrl + below;
 }
 
-/** What follows `base`, the path of an origin, in a path with its query and fragment. Dot segments may lead out of it. */
+/** The part of a reference after the path `base`, with query and fragment; undefined if it is not below `base`. */
 function restBelow(base: string, reference: string): string | undefined {
   const [path = ''] = /^[^?#]*/.exec(reference) ?? [];
   const end = reference.slice(path.length);
@@ -48,7 +50,7 @@ function restBelow(base: string, reference: string): string | undefined {
   return resolved.startsWith(base) && /^(?:[/?#]|$)/.test(below) ? below : undefined;
 }
 
-/** The path of a URL, if it has one. */
+/** The path of an absolute URL with query and fragment; empty if it has none. */
 export function pathOf(url: string): string {
   return /^[^:]+:\/\/[^/]*(.*)/s.exec(url)?.[1] ?? '';
 }
@@ -58,8 +60,8 @@ function withoutDefaultPort(authority: string, scheme: string): string {
 }
 
 /**
- * RFC 3986 §6.2.2, without dot segments: escaped unreserved characters unescaped, other escapes in capitals, and what has
- * to be escaped escaped. Bytes beyond ASCII come as Latin-1.
+ * Normalizes escapes (RFC 3986 §6.2.2): unreserved characters unescaped, other escapes in capitals, and characters that
+ * a path must not contain escaped. Bytes beyond ASCII are expected as Latin-1. Dot segments stay.
  */
 export function normalizePath(path: string): string {
   return path
@@ -70,12 +72,12 @@ export function normalizePath(path: string): string {
     .replace(/[\0-\x20"<>`{}\x7f-\xff]/g, percentEncoded);
 }
 
-/** One octet as a percent-encoded one. */
+/** Percent-encodes one octet. */
 export function percentEncoded(byte: string): string {
   return `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`;
 }
 
-/** RFC 3986 §5.2.4, for a path that begins with a slash. */
+/** Removes dot segments from a path that begins with a slash (RFC 3986 §5.2.4). */
 export function removeDotSegments(path: string): string {
   const kept: string[] = [];
   const segments = path.split('/').slice(1);
@@ -89,8 +91,8 @@ export function removeDotSegments(path: string): string {
 }
 
 /**
- * A path pattern in the form that paths are matched in, its letters beyond ASCII as escaped UTF-8; or the reason why it would
- * never match. Braces and other signs of patterns stay.
+ * Brings a path pattern into the form of `normalizePath`, characters beyond ASCII as escaped UTF-8 and wildcards
+ * unchanged. `problem` says which pattern would be valid instead of one that can never match.
  */
 export function normalizePattern(pattern: string): { readonly pattern: string } | { readonly problem: string } {
   const octets = Buffer.from(pattern, 'utf8').toString('latin1');
@@ -105,8 +107,8 @@ export function normalizePattern(pattern: string): { readonly pattern: string } 
 }
 
 /**
- * The text without a run of these characters at its end. A pattern like `/[. ]+$/` would do the same, but looks at a run
- * that is not at the end once from each of its characters: the square of its length, for a client to choose.
+ * The text without any of these characters at its end. A pattern like `/[. ]+$/` would take quadratic time for long
+ * runs that are not at the end, and clients choose the text.
  */
 export function withoutTrailing(text: string, characters: string): string {
   let length = text.length;
