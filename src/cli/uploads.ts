@@ -60,8 +60,8 @@ export function addUploadsCommand(root: Command): void {
     .argument('<tag...>', 'which')
     .option('--past-gate', 'without asking the route’s gate, which is asked again otherwise')
     .option('--as <name>', WHO)
-    .action((tags: string[], options: Who & AdminFlags & { skipGate?: boolean }) => {
-      const past = options.skipGate ? { past_gate: 'true' } : undefined;
+    .action((tags: string[], options: Who & AdminFlags & { pastGate?: boolean }) => {
+      const past = options.pastGate ? { past_gate: 'true' } : undefined;
       const query = new URLSearchParams({ operator: nameOf(options), ...past }).toString();
       return withClient(options, (client) =>
         each(tags, past ? 'is being delivered past its gate' : 'is being delivered', (path) =>
