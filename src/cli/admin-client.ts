@@ -27,19 +27,20 @@ export type Json = Readonly<Record<string, unknown>>;
 /** With these the admin listener refuses. A 502 is of a listener for clients, whose port was given by mistake. */
 const REFUSALS: ReadonlySet<number> = new Set([400, 401, 403, 404, 405, 409, 410, 500, 503]);
 
-const PATIENCE_MS = 30_000;
+const TIMEOUT_MS = 30_000;
 
 /** Asks the admin listener of a running proxy and gives the JSON it answers with. */
 export class AdminClient {
   constructor(private readonly target: AdminTarget) {}
 
   /** `looksRight` tells the JSON of our admin listener from that of another API: any may answer at a wrong address. */
-  async ask(method: string, path: string, looksRight: (told: Json) => boolean = () => true): Promise<unknown> {
+  async ask(method: string, path: string, isExpected: (json: Json) => boolean = () => true): Promise<unknown> {
     const { status, type, body } = await this.send(method, path);
     if (status === 204) return undefined;
-    const told = /^application\/(problem\+)?json\b/.test(type) ? parsed(body) : undefined;
-    const isOurs = told !== undefined && (status >= 300 ? REFUSALS.has(status) : looksRight(told));
-    if (!isOurs) throw new AdminUnreachable(`${this.place} is not the admin listener of a rufh-proxy. ${ADVICE}`);
+    const told = /^application\/(problem\+)?json\b/.test(type) ? parseJson(body) : undefined;
+    const isOurs = told !== undefined && (status >= 300 ? REFUSALS.has(status) : isExpected(told));
+    if (!isOurs)
+      throw new AdminUnreachable(`${this.endpoint} is not the admin listener of a rufh-proxy. ${UNREACHABLE_ADVICE}`);
     if (status < 300) return told;
     const { detail, title } = told;
     if (status === 401) throw new AdminRefused(this.target.token === undefined ? NO_TOKEN : WRONG_TOKEN, status);
@@ -51,20 +52,24 @@ export class AdminClient {
 
   private async send(method: string, path: string): Promise<{ status: number; type: string; body: string }> {
     try {
-      const response = await this.exchange({ method, path, signal: AbortSignal.timeout(PATIENCE_MS) });
+      const response = await this.exchange({ method, path, signal: AbortSignal.timeout(TIMEOUT_MS) });
       const body = await buffer(response);
       return { status: response.statusCode ?? 0, type: response.headers['content-type'] ?? '', body: body.toString() };
     } catch (error) {
-      const isClosed = 'socketPath' in this.target && ['EACCES', 'EPERM'].includes(reason(error));
-      const told = isClosed ? `this user may not connect to ${this.place}` : silence(error, this.place);
-      throw new AdminUnreachable(`${told} (${reason(error)}). ${isClosed ? CLOSED_ADVICE : ADVICE}`);
+      const isForbidden = 'socketPath' in this.target && ['EACCES', 'EPERM'].includes(errorCode(error));
+      const problem = isForbidden
+        ? `this user may not connect to ${this.endpoint}`
+        : describeNoResponse(error, this.endpoint);
+      throw new AdminUnreachable(
+        `${problem} (${errorCode(error)}). ${isForbidden ? PERMISSION_ADVICE : UNREACHABLE_ADVICE}`,
+      );
     }
   }
 
-  private exchange(asked: RequestOptions): Promise<IncomingMessage> {
+  private exchange(requestOptions: RequestOptions): Promise<IncomingMessage> {
     const { target } = this;
     const authorization = target.token === undefined ? {} : { Authorization: `Bearer ${target.token}` };
-    const options = { ...asked, headers: authorization };
+    const options = { ...requestOptions, headers: authorization };
     const send = 'url' in target && target.url.startsWith('https:') ? requestHttps : requestHttp;
     const request =
       'url' in target ? send(target.url, options) : requestHttp({ ...options, socketPath: target.socketPath });
@@ -72,15 +77,15 @@ export class AdminClient {
     return responseTo(request);
   }
 
-  private get place(): string {
+  private get endpoint(): string {
     return 'url' in this.target ? this.target.url : `unix:${this.target.socketPath}`;
   }
 }
 
-const ADVICE =
+const UNREACHABLE_ADVICE =
   'Does the proxy run, and is its admin listener there? Its line "listening" tells the address: give it with --admin.';
 
-const CLOSED_ADVICE =
+const PERMISSION_ADVICE =
   'Ask as the user of the proxy, or let your group in: admin.mode 0660, and a directory that the group may enter.';
 
 const NO_TOKEN =
@@ -90,7 +95,7 @@ const WRONG_TOKEN =
   'the admin listener does not take this token: it knows the one that its admin.token_file held when the proxy was started';
 
 /** The words for an exchange without an answer: a port that speaks something else is told apart from a closed one. */
-function silence(error: unknown, place: string): string {
+function describeNoResponse(error: unknown, place: string): string {
   const code = (error as NodeJS.ErrnoException).code ?? '';
   if (place.startsWith('https:') && /^(EPROTO$|ERR_SSL|ECONNRESET$)/.test(code))
     return `what listens at ${place} does not speak TLS: the admin listener speaks HTTP, as http://…`;
@@ -100,13 +105,13 @@ function silence(error: unknown, place: string): string {
   return `nothing answers at ${place}`;
 }
 
-function reason(error: unknown): string {
+function errorCode(error: unknown): string {
   const { code, name, message } = error as NodeJS.ErrnoException;
-  return name === 'TimeoutError' ? `no answer within ${PATIENCE_MS / 1000} s` : (code ?? message);
+  return name === 'TimeoutError' ? `no answer within ${TIMEOUT_MS / 1000} s` : (code ?? message);
 }
 
 /** Of a problem what it says (RFC 9457); of anything else nothing that concerns us here. */
-function parsed(body: string): Json | undefined {
+function parseJson(body: string): Json | undefined {
   try {
     const value: unknown = JSON.parse(body);
     return typeof value === 'object' && value !== null ? (value as Json) : undefined;
@@ -116,10 +121,10 @@ function parsed(body: string): Json | undefined {
   }
 }
 
-type Place = { readonly url: string } | { readonly socketPath: string };
+type AdminEndpoint = { readonly url: string } | { readonly socketPath: string };
 
 /** Where the admin listener of a running proxy is, and the token that it may ask for. */
-export type AdminTarget = Place & { readonly token?: string };
+export type AdminTarget = AdminEndpoint & { readonly token?: string };
 
 export interface AdminSources {
   /** From the command line: a URL or an address. */
@@ -130,29 +135,36 @@ export interface AdminSources {
 }
 
 /** What the command line says, else the variable, the configuration, the default; or why none of them helps. */
-export function adminTarget({ admin, adminTokenFile, config, env }: AdminSources): AdminTarget | { problem: string } {
+export function resolveAdminTarget({
+  admin,
+  adminTokenFile,
+  config,
+  env,
+}: AdminSources): AdminTarget | { problem: string } {
   const file = config ?? (env['RUFH_PROXY_CONFIG'] || undefined);
   // It may be a URL here, which the settings refuse because no proxy can listen on it; `false` is theirs alone.
   const { RUFH_PROXY_ADMIN: variable = '', ...others } = env;
   const given = admin ?? (variable === '' || variable === 'false' ? undefined : variable);
   const sources = { ...(file === undefined ? {} : { file }), env: given === undefined ? env : others };
   const loaded = loadAdmin({ ...sources, flags: {} });
-  const place =
-    given === undefined ? placeOf(loaded) : fromText(admin === undefined ? 'RUFH_PROXY_ADMIN' : '--admin', given);
-  if ('problem' in place) return place;
+  const endpoint =
+    given === undefined
+      ? endpointOf(loaded)
+      : parseEndpoint(admin === undefined ? 'RUFH_PROXY_ADMIN' : '--admin', given);
+  if ('problem' in endpoint) return endpoint;
   const tokenFile = adminTokenFile ?? (env['RUFH_PROXY_ADMIN_TOKEN_FILE'] || tokenFileOf(loaded));
-  if (tokenFile === undefined) return place;
+  if (tokenFile === undefined) return endpoint;
   const read = readSecret(tokenFile);
   if ('problem' in read) return { problem: `the token of the admin listener: ${read.problem}` };
-  return { ...place, token: read.secret };
+  return { ...endpoint, token: read.secret };
 }
 
 type Loaded = ReturnType<typeof loadAdmin>;
 
-function placeOf(loaded: Loaded): Place | { problem: string } {
+function endpointOf(loaded: Loaded): AdminEndpoint | { problem: string } {
   if ('configErrors' in loaded) return { problem: loaded.configErrors.map(describeError).join('\n  ') };
   if (!loaded.admin) return { problem: 'this configuration has no admin listener; give one an address with "admin:"' };
-  return fromAddress(loaded.admin.address);
+  return toEndpoint(loaded.admin.address);
 }
 
 function tokenFileOf(loaded: Loaded): string | undefined {
@@ -163,29 +175,29 @@ function isUrl(text: string): boolean {
   return /^https?:\/\//i.test(text);
 }
 
-function fromText(source: string, text: string): Place | { problem: string } {
+function parseEndpoint(source: string, text: string): AdminEndpoint | { problem: string } {
   const url = isUrl(text) && URL.canParse(text) ? new URL(text) : undefined;
   // Other programs write a socket as http://unix:/path: no host has that name.
   if (url && url.hostname !== 'unix') return { url: url.origin };
   const address = url ? undefined : readAddress(text);
-  if (address) return fromAddress(address);
-  return { problem: `${source}: found "${text}", allowed is ${ALLOWED}` };
+  if (address) return toEndpoint(address);
+  return { problem: `${source}: found "${text}", allowed is ${ALLOWED_ADDRESSES}` };
 }
 
-const ALLOWED = 'a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket';
+const ALLOWED_ADDRESSES = 'a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket';
 
-function fromAddress(address: Address): Place | { problem: string } {
+function toEndpoint(address: Address): AdminEndpoint | { problem: string } {
   if (address.kind === 'unix') return { socketPath: address.path };
   if (address.port === 0) {
     return {
       problem: 'the admin listener has whatever port was free: its line "listening" tells, give it with --admin',
     };
   }
-  return { url: `http://${formatAddress({ ...address, host: REACHED_AT[address.host] ?? address.host })}` };
+  return { url: `http://${formatAddress({ ...address, host: CONNECT_HOST[address.host] ?? address.host })}` };
 }
 
 /** Listening on every address includes these. */
-const REACHED_AT: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '::': '::1' };
+const CONNECT_HOST: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '::': '::1' };
 
 /** What tells a command where the admin listener of a running proxy is. */
 export interface AdminFlags {
@@ -194,7 +206,7 @@ export interface AdminFlags {
   readonly config?: string;
 }
 
-export function withAdmin(command: Command): Command {
+export function addAdminOptions(command: Command): Command {
   return command
     .option('--admin <address>', 'URL, HOST:PORT or unix:/path of the admin listener [RUFH_PROXY_ADMIN]')
     .option('--admin-token-file <file>', 'file with the token that it asks for [RUFH_PROXY_ADMIN_TOKEN_FILE]')
@@ -203,21 +215,21 @@ export function withAdmin(command: Command): Command {
 
 /** Ends with 1 when the proxy refuses what was asked, with 2 when there is nobody to ask. */
 export async function withClient(flags: AdminFlags, act: (client: AdminClient) => Promise<void>): Promise<void> {
-  const target = adminTarget({ ...flags, env: process.env });
+  const target = resolveAdminTarget({ ...flags, env: process.env });
   if ('problem' in target) {
-    fail(target.problem, 2);
+    failWith(target.problem, 2);
     return;
   }
   try {
     await act(new AdminClient(target));
   } catch (error) {
-    if (error instanceof AdminUnreachable) fail(error.message, 2);
-    else if (error instanceof AdminRefused) fail(error.message, 1);
+    if (error instanceof AdminUnreachable) failWith(error.message, 2);
+    else if (error instanceof AdminRefused) failWith(error.message, 1);
     else throw error;
   }
 }
 
-export function fail(message: string, code: number): void {
+export function failWith(message: string, code: number): void {
   process.stderr.write(`rufh-proxy: ${message}\n`);
   process.exitCode = code;
 }

@@ -4,49 +4,56 @@ import { assertUsable } from '../app/storage.js';
 import type { AdminConfig } from '../config/admin.js';
 import type { Config } from '../config/config.js';
 import { describeError, type ConfigError } from '../config/errors.js';
-import { type ConfigSources, loadConfig, loadRight, misplaced, type Right, withError } from '../config/load.js';
+import {
+  type ConfigSources,
+  loadConfig,
+  loadValidPart,
+  settingError,
+  type ValidPart,
+  withError,
+} from '../config/load.js';
 import type { RouteConfig } from '../config/route.js';
 import type { RedisConfig } from '../config/store.js';
 import { formatAddress } from '../config/values.js';
 import { reshapesRequest, type Route } from '../model/route.js';
-import { whyNotStarted } from './startup-errors.js';
+import { describeStartupError } from './startup-errors.js';
 
 /** Prints what would be served, and what is doubtful, and ends with 0, or prints every mistake and ends with 1. */
 export async function check(sources: ConfigSources): Promise<void> {
   const loaded = loadConfig(sources);
-  const { doubts = [] } = loaded;
-  const directory = 'configErrors' in loaded ? directoryBeside(loadRight(sources)) : loaded.config;
-  const unusable = directory && (await whyUnusable(directory));
-  const missing = directory && unusable === undefined ? whyNotMade(directory) : undefined;
-  const atData = (problem: string): ConfigError => misplaced(sources, ['data'], problem);
-  const told = 'configErrors' in loaded ? loaded.configErrors : [];
-  const configErrors = unusable === undefined ? told : withError(told, atData(unusable));
+  const { warnings = [] } = loaded;
+  const directory = 'configErrors' in loaded ? validDataDirectory(loadValidPart(sources)) : loaded.config;
+  const unusableReason = directory && (await dataDirectoryError(directory));
+  const creationWarning = directory && unusableReason === undefined ? creationProblem(directory) : undefined;
+  const atData = (problem: string): ConfigError => settingError(sources, ['data'], problem);
+  const loadErrors = 'configErrors' in loaded ? loaded.configErrors : [];
+  const configErrors = unusableReason === undefined ? loadErrors : withError(loadErrors, atData(unusableReason));
   if (configErrors.length > 0) {
     printErrors(configErrors);
     process.exitCode = 1;
   }
-  printWarnings([...doubts, ...(missing === undefined ? [] : [atData(missing)])]);
+  printWarnings([...warnings, ...(creationWarning === undefined ? [] : [atData(creationWarning)])]);
   if (configErrors.length === 0 && 'config' in loaded)
     process.stdout.write(`ok\n${configSummary(loaded.config).join('\n')}\n`);
 }
 
 /** The data directory, and what decides whether a start may use it; without a store its rights alone are looked at. */
-type Directory = Pick<Config, 'data' | 'admin'> & Partial<Pick<Config, 'store' | 'spool'>>;
+type DataDirectory = Pick<Config, 'data' | 'admin'> & Partial<Pick<Config, 'store' | 'spool'>>;
 
 /** As far as it is known beside mistakes. */
-function directoryBeside(right: Right | undefined): Directory | undefined {
-  if (!right || right.isWrong('data')) return undefined;
+function validDataDirectory(right: ValidPart | undefined): DataDirectory | undefined {
+  if (!right || right.hasErrors('data')) return undefined;
   const { data, admin, store, spool } = right.config;
-  return right.isWrong('store') || right.isWrong('spool') ? { data, admin } : { data, admin, store, spool };
+  return right.hasErrors('store') || right.hasErrors('spool') ? { data, admin } : { data, admin, store, spool };
 }
 
 /** Why a start would refuse the data directory; nothing of it is changed. */
-async function whyUnusable(config: Directory): Promise<string | undefined> {
+async function dataDirectoryError(config: DataDirectory): Promise<string | undefined> {
   const { data: directory, store, spool } = config;
   try {
     if (store && spool) await assertUsable({ directory, store: store.type, shared: spool.shared });
-    if (statSync(directory, { throwIfNoEntry: false })) return unlessAllowed(directory);
-    const above = existingAbove(directory);
+    if (statSync(directory, { throwIfNoEntry: false })) return permissionProblem(directory);
+    const above = existingAncestor(directory);
     // Newer versions of Node do not tell a path below a file from one that is not there.
     if (!statSync(above).isDirectory())
       return `${directory} cannot be made: ${above} is not a directory; choose another --data`;
@@ -54,14 +61,14 @@ async function whyUnusable(config: Directory): Promise<string | undefined> {
       ? `${directory} is not there, and cannot be made: ${above} shows what the kernel knows and keeps no files; choose another --data`
       : undefined;
   } catch (error) {
-    return whyNotStarted(error, config);
+    return describeStartupError(error, config);
   }
 }
 
 /** Why a directory that is not there could not be made by this user: the one who starts the proxy may be another. */
-function whyNotMade({ data }: Directory): string | undefined {
+function creationProblem({ data }: DataDirectory): string | undefined {
   if (statSync(data, { throwIfNoEntry: false })) return undefined;
-  const why = unlessAllowed(existingAbove(data));
+  const why = permissionProblem(existingAncestor(data));
   return why === undefined ? undefined : `${data} is not there, and cannot be made by this user: ${why}`;
 }
 
@@ -69,12 +76,12 @@ function whyNotMade({ data }: Directory): string | undefined {
 const KERNEL_FILE_SYSTEMS: ReadonlySet<number> = new Set([0x9fa0, 0x62656572, 0x27e0eb, 0x63677270]);
 
 /** The directory in which the first missing part of a path would be made. */
-function existingAbove(directory: string): string {
+function existingAncestor(directory: string): string {
   const above = dirname(directory);
-  return statSync(above, { throwIfNoEntry: false }) || above === dirname(above) ? above : existingAbove(above);
+  return statSync(above, { throwIfNoEntry: false }) || above === dirname(above) ? above : existingAncestor(above);
 }
 
-function unlessAllowed(directory: string): string | undefined {
+function permissionProblem(directory: string): string | undefined {
   try {
     accessSync(directory, constants.R_OK | constants.W_OK | constants.X_OK);
     return undefined;
@@ -91,23 +98,23 @@ export function configSummary(config: Config): string[] {
   const rest = config.routes.length === 0 ? 'every path' : 'everything else';
   return [
     `listen    ${listeners.join(', ')}`,
-    `admin     ${config.admin ? operators(config.admin) : 'none'}`,
+    `admin     ${config.admin ? adminSummary(config.admin) : 'none'}`,
     `data      ${config.data}`,
-    `store     ${config.store.type === 'embedded' ? 'embedded, for one process' : redis(config.store)}`,
+    `store     ${config.store.type === 'embedded' ? 'embedded, for one process' : redisSummary(config.store)}`,
     `spool     ${config.spool.shared ? 'local, shared by all nodes' : 'local'}, sync: ${config.spool.sync}`,
-    ...nodes(config),
+    ...clusterSummary(config),
     `workers   ${config.workers}`,
-    ...config.routes.map(describeRoute),
-    `route     ${rest} ${describe(config.defaultRoute)}`,
+    ...config.routes.map(routeSummary),
+    `route     ${rest} ${routeTarget(config.defaultRoute)}`,
   ];
 }
 
-function operators({ address, token, open }: AdminConfig): string {
+function adminSummary({ address, token, open }: AdminConfig): string {
   const openly = open.length > 0 ? `, but for ${open.join(' and ')}` : '';
   return `${formatAddress(address)} (${token === undefined ? 'no token' : `with a token${openly}`})`;
 }
 
-function redis(store: RedisConfig): string {
+function redisSummary(store: RedisConfig): string {
   const { kind, masterName, socketPath, tls, username, password, database, prefix, replicas } = store;
   const servers =
     socketPath ?? store.nodes.map(({ host, port }) => formatAddress({ kind: 'tcp', host, port })).join(', ');
@@ -124,19 +131,19 @@ function redis(store: RedisConfig): string {
 }
 
 /** How other nodes get at the bytes here; one process alone has none. */
-function nodes({ store, spool, cluster }: Config): string[] {
+function clusterSummary({ store, spool, cluster }: Config): string[] {
   if (store.type === 'embedded' || spool.shared) return [];
   if (!cluster) return ['cluster   none: this is the only node, no other can reach the bytes here'];
   const safety = cluster.tls ? 'signed, TLS with certificates of both sides' : 'signed, without TLS';
   return [`cluster   ${cluster.advertise}, listening on ${formatAddress(cluster.listen)} (${safety})`];
 }
 
-function describeRoute({ paths, methods, route }: RouteConfig): string {
+function routeSummary({ paths, methods, route }: RouteConfig): string {
   const which = [...(methods ? [methods.join(' ')] : []), paths.join(' ')].join(' ');
-  return `route     ${which} ${describe(route)}`;
+  return `route     ${which} ${routeTarget(route)}`;
 }
 
-function describe(route: Route): string {
+function routeTarget(route: Route): string {
   return `-> ${route.origin}${route.resumable ? ', resumable' : ''}${plainBodies(route)}`;
 }
 
@@ -154,8 +161,8 @@ function plainBodies({ plainBodies: handling, delivery, limits, resumable }: Rou
 }
 
 /** Tells on standard error what is doubtful, one a line. */
-export function printWarnings(doubts: readonly ConfigError[] = []): void {
-  for (const doubt of doubts) process.stderr.write(`rufh-proxy: warning: ${describeError(doubt)}\n`);
+export function printWarnings(warnings: readonly ConfigError[] = []): void {
+  for (const doubt of warnings) process.stderr.write(`rufh-proxy: warning: ${describeError(doubt)}\n`);
 }
 
 /** Tells all mistakes on standard error, one a line. */

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Command, InvalidArgumentError } from 'commander';
-import { type AdminClient, type AdminFlags, fail, type Json, withAdmin, withClient } from './admin-client.js';
-import { bytes } from './format-uploads.js';
+import { type AdminClient, type AdminFlags, failWith, type Json, addAdminOptions, withClient } from './admin-client.js';
+import { formatBytes } from './format-uploads.js';
 
 const EXAMPLES = `
 A node that drains takes no new uploads and is not ready any more; those that it has go on. With --move it gives them to
@@ -16,16 +16,16 @@ Ends with 0 when it is done, 1 when uploads are left, 2 when the admin listener 
 
 /** `drain [--move]`. */
 export function addDrainCommand(root: Command): void {
-  withAdmin(root.command('drain'))
+  addAdminOptions(root.command('drain'))
     .description('have a running proxy take no new uploads; with --move, give those it has to other nodes')
     .option('--move', 'give its uploads to other nodes, and wait until none is left')
-    .option('--timeout <seconds>', 'wait no longer than this for --move; the proxy goes on with it', seconds)
+    .option('--timeout <seconds>', 'wait no longer than this for --move; the proxy goes on with it', parseSeconds)
     .option('--json', 'only the end, as JSON')
     .addHelpText('after', EXAMPLES)
     .action((options: DrainCommandOptions & AdminFlags) => withClient(options, (client) => drain(client, options)));
 }
 
-function seconds(text: string): number {
+function parseSeconds(text: string): number {
   if (/^[1-9]\d{0,6}$/.test(text)) return Number(text);
   throw new InvalidArgumentError('It is a whole number of seconds above 0.');
 }
@@ -51,44 +51,44 @@ interface DrainStatus {
   };
 }
 
-const LOOK_EVERY_MS = 500;
+const POLL_INTERVAL_MS = 500;
 
 /** Sends a node away, and with `move` waits until it has nothing left. Says each step once. */
 async function drain(client: AdminClient, { move = false, timeout, json = false }: DrainCommandOptions): Promise<void> {
   const until = timeout === undefined ? Infinity : performance.now() + timeout * 1000;
-  const say = json ? () => undefined : once((line) => process.stdout.write(`${line}\n`));
-  let told = (await client.ask('POST', `/drain?move=${move}`, isDrain)) as DrainStatus;
+  const say = json ? () => undefined : withoutRepeats((line) => process.stdout.write(`${line}\n`));
+  let status = (await client.ask('POST', `/drain?move=${move}`, isDrain)) as DrainStatus;
   say('it takes no new uploads any more');
-  while (move && told.move && mayGoOn(told.move) && performance.now() < until) {
-    if (told.move.left !== undefined) say(words(told.move));
-    await sleep(LOOK_EVERY_MS);
-    told = (await client.ask('GET', '/drain', isDrain)) as DrainStatus;
+  while (move && status.move && isInProgress(status.move) && performance.now() < until) {
+    if (status.move.left !== undefined) say(progressText(status.move));
+    await sleep(POLL_INTERVAL_MS);
+    status = (await client.ask('GET', '/drain', isDrain)) as DrainStatus;
   }
-  if (json) process.stdout.write(`${JSON.stringify(told)}\n`);
-  else if (told.move && move) say(words(told.move));
-  if (!move || told.move?.isDone) return;
-  if (told.move?.isImpossible) fail('nothing was moved; do not remove the disk of this node', 1);
-  else fail('it is not done in time; the proxy goes on with it', 1);
+  if (json) process.stdout.write(`${JSON.stringify(status)}\n`);
+  else if (status.move && move) say(progressText(status.move));
+  if (!move || status.move?.isDone) return;
+  if (status.move?.isImpossible) failWith('nothing was moved; do not remove the disk of this node', 1);
+  else failWith('it is not done in time; the proxy goes on with it', 1);
 }
 
 function isDrain({ draining }: Json): boolean {
   return typeof draining === 'boolean';
 }
 
-function mayGoOn({ isDone, isImpossible = false }: NonNullable<DrainStatus['move']>): boolean {
+function isInProgress({ isDone, isImpossible = false }: NonNullable<DrainStatus['move']>): boolean {
   return !isDone && !isImpossible;
 }
 
-function words({ moved, bytes: size, left, problem, remark }: NonNullable<DrainStatus['move']>): string {
+function progressText({ moved, bytes: size, left, problem, remark }: NonNullable<DrainStatus['move']>): string {
   if (remark !== undefined) return remark;
   const why = problem === undefined ? '' : ` (${problem})`;
   if (left === undefined) return `${moved} moved, what is left was not counted${why}`;
   const rest = left === 0 ? 'none is left' : `${left} left`;
-  return `${moved} moved with ${bytes(size)}, ${rest}${why}`;
+  return `${moved} moved with ${formatBytes(size)}, ${rest}${why}`;
 }
 
 /** Says nothing twice in a row. */
-function once(say: (line: string) => void): (line: string) => void {
+function withoutRepeats(say: (line: string) => void): (line: string) => void {
   let last: string | undefined;
   return (line) => {
     if (line !== last) say(line);

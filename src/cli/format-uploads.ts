@@ -24,13 +24,13 @@ export function uploadTable(uploads: readonly ListedUpload[], now: number): stri
   const rows = uploads.map((upload) => [
     upload.tag,
     upload.phase,
-    sizeWords(upload),
-    timeWords(now - Date.parse(upload.createdAt)),
+    formatSize(upload),
+    formatDuration(now - Date.parse(upload.createdAt)),
     String(upload.attempts),
-    `${upload.method} ${shortened(upload.target, 60)}${upload.dialect === PLAIN_DIALECT ? ' (no upload)' : ''}`,
-    whyWords(upload, now),
+    `${upload.method} ${truncate(upload.target, 60)}${upload.dialect === PLAIN_DIALECT ? ' (no upload)' : ''}`,
+    statusReason(upload, now),
   ]);
-  return aligned([COLUMNS, ...rows]);
+  return alignColumns([COLUMNS, ...rows]);
 }
 
 /** An upload that cannot be shown, because its record cannot be read. */
@@ -43,11 +43,11 @@ export interface SetAsideUpload {
 
 export function setAsideTable(uploads: readonly SetAsideUpload[]): string {
   const rows = uploads.map(({ tag, phase, since, problem }) => [tag, phase, since, problem]);
-  return aligned([['TAG', 'PHASE', 'SINCE', 'PROBLEM'], ...rows]);
+  return alignColumns([['TAG', 'PHASE', 'SINCE', 'PROBLEM'], ...rows]);
 }
 
 /** Rows with every column as wide as its widest entry. */
-export function aligned(rows: readonly (readonly string[])[]): string {
+export function alignColumns(rows: readonly (readonly string[])[]): string {
   const widths = rows[0]!.map((_, at) => Math.max(...rows.map((row) => row[at]!.length)));
   return rows
     .map(
@@ -60,17 +60,22 @@ export function aligned(rows: readonly (readonly string[])[]): string {
     .join('');
 }
 
-function sizeWords({ offset, length }: ListedUpload): string {
-  return length === undefined || length === offset ? bytes(offset) : `${bytes(offset)} of ${bytes(length)}`;
+function formatSize({ offset, length }: ListedUpload): string {
+  return length === undefined || length === offset
+    ? formatBytes(offset)
+    : `${formatBytes(offset)} of ${formatBytes(length)}`;
 }
 
 /** Why the upload is where it is, or what comes next. */
-function whyWords({ undelivered, dueAt, attempts, newestAttempt, status, phase }: ListedUpload, now: number): string {
+function statusReason(
+  { undelivered, dueAt, attempts, newestAttempt, status, phase }: ListedUpload,
+  now: number,
+): string {
   if (undelivered) return `${undelivered.reason}: ${undelivered.problem}`;
   if (status !== undefined) return `the ${attempts === 0 ? 'gate' : 'origin'} answered ${status}`;
   const unasked = attempts === 0 && dueAt !== undefined ? NOT_ATTEMPTED : undefined;
   const last = phase === 'receiving' ? undefined : (newestAttempt?.problem ?? unasked);
-  const next = dueAt === undefined ? undefined : `again in ${timeWords(Date.parse(dueAt) - now)}`;
+  const next = dueAt === undefined ? undefined : `again in ${formatDuration(Date.parse(dueAt) - now)}`;
   return [next, last].filter((part) => part !== undefined).join(': ');
 }
 
@@ -78,7 +83,7 @@ function whyWords({ undelivered, dueAt, attempts, newestAttempt, status, phase }
 const NOT_ATTEMPTED = 'the gate gave no verdict, or the origin is left alone for a while; the log says which';
 
 /** `1.5 GiB`; exact below a KiB. */
-export function bytes(count: number): string {
+export function formatBytes(count: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   const power = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log2(Math.max(count, 1)) / 10)));
   const amount = count / 1024 ** power;
@@ -86,7 +91,7 @@ export function bytes(count: number): string {
 }
 
 /** The largest unit that fits, and the next: `3d 4h`, `5m 12s`. */
-export function timeWords(ms: number): string {
+export function formatDuration(ms: number): string {
   const seconds = Math.max(0, Math.round(ms / 1000));
   const parts = [
     [Math.floor(seconds / 86_400), 'd'],
@@ -100,7 +105,7 @@ export function timeWords(ms: number): string {
   return shown.map(([amount, unit]) => `${amount}${unit}`).join(' ');
 }
 
-function shortened(text: string, most: number): string {
+function truncate(text: string, most: number): string {
   return text.length > most ? `${text.slice(0, most - 1)}…` : text;
 }
 
@@ -139,7 +144,7 @@ interface ShownAttempt {
 }
 
 /** Everything about one upload, for people. */
-export function detailWords(upload: ShownUpload, now: number): string {
+export function uploadDetails(upload: ShownUpload, now: number): string {
   const { request, undelivered, answer } = upload;
   const rows: [string, string | undefined][] = [
     ['tag', upload.tag],
@@ -150,34 +155,34 @@ export function detailWords(upload: ShownUpload, now: number): string {
     ['type', request.contentType],
     ['headers', request.headerNames.join(', ')],
     ['route', `${upload.route}${upload.bound ? ', bound to its creator' : ''}`],
-    ['version', versionWords(upload.dialect)],
-    ['received', received(upload)],
-    ['created', `${upload.createdAt}, ${timeWords(now - Date.parse(upload.createdAt))} ago`],
-    ['removed', `${upload.expiresAt}, in ${timeWords(Date.parse(upload.expiresAt) - now)}`],
-    ['next try', upload.dueAt && `${upload.dueAt}, in ${timeWords(Date.parse(upload.dueAt) - now)}`],
+    ['version', formatVersion(upload.dialect)],
+    ['received', formatReceived(upload)],
+    ['created', `${upload.createdAt}, ${formatDuration(now - Date.parse(upload.createdAt))} ago`],
+    ['removed', `${upload.expiresAt}, in ${formatDuration(Date.parse(upload.expiresAt) - now)}`],
+    ['next try', upload.dueAt && `${upload.dueAt}, in ${formatDuration(Date.parse(upload.dueAt) - now)}`],
     ['Idempotency-Key', upload.idempotencyKey],
-    ['answer', answer && `${statusWords(upload, answer)}, ${bytes(answer.bodySize)}, ${answer.at}`],
+    ['answer', answer && `${formatStatus(upload, answer)}, ${formatBytes(answer.bodySize)}, ${answer.at}`],
     ['attempts', String(upload.attempts)],
   ];
   const known = rows.filter((row): row is [string, string] => row[1] !== undefined);
-  return aligned(known) + attemptTable(upload.newestAttempts);
+  return alignColumns(known) + attemptTable(upload.newestAttempts);
 }
 
 function notAttempted({ attempts, dueAt }: ShownUpload): string | undefined {
   return attempts === 0 && dueAt !== undefined ? NOT_ATTEMPTED : undefined;
 }
 
-function statusWords({ attempts }: ShownUpload, { status, reason }: NonNullable<ShownUpload['answer']>): string {
+function formatStatus({ attempts }: ShownUpload, { status, reason }: NonNullable<ShownUpload['answer']>): string {
   return `${`${status} ${reason}`.trim()}${attempts === 0 ? ' (of the gate)' : ''}`;
 }
 
-function versionWords(dialect: string): string {
+function formatVersion(dialect: string): string {
   if (dialect === PLAIN_DIALECT) return 'no upload: an ordinary request whose body was spooled';
   return dialect === 'final' ? 'without an interop version' : `interop ${dialect}`;
 }
 
-function received({ offset, length }: ShownUpload): string {
-  const whole = length === undefined ? 'of a length that is not known yet' : `of ${length} (${bytes(length)})`;
+function formatReceived({ offset, length }: ShownUpload): string {
+  const whole = length === undefined ? 'of a length that is not known yet' : `of ${length} (${formatBytes(length)})`;
   return `${offset} ${whole}`;
 }
 
@@ -186,10 +191,10 @@ function attemptTable(attempts: readonly ShownAttempt[]): string {
   const rows = attempts.map(({ number, startedAt, endedAt, origin, reached, status, problem }) => [
     `  ${number}`,
     startedAt,
-    endedAt === undefined ? 'under way' : timeWords(Date.parse(endedAt) - Date.parse(startedAt)),
+    endedAt === undefined ? 'under way' : formatDuration(Date.parse(endedAt) - Date.parse(startedAt)),
     origin,
     [reached, status].filter((part) => part !== undefined).join(' '),
     problem ?? '',
   ]);
-  return aligned([['  NO', 'BEGAN', 'TOOK', 'ORIGIN', 'REACHED', 'PROBLEM'], ...rows]);
+  return alignColumns([['  NO', 'BEGAN', 'TOOK', 'ORIGIN', 'REACHED', 'PROBLEM'], ...rows]);
 }

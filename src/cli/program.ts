@@ -28,19 +28,19 @@ export function program(): Command {
     .helpCommand('help [command]', 'explain a command')
     .addHelpText('after', EXAMPLES)
     .showHelpAfterError('(rufh-proxy --help explains the commands)');
-  withSources(root.command('serve'))
+  addConfigOptions(root.command('serve'))
     .description('run the proxy')
     .addHelpText('after', SIGNALS)
     .action(async (_options, command: Command) => {
       // Only here, so that the other commands need not load the whole proxy.
       const { serve } = await import('./serve.js');
-      await serve(sourcesOf(command), version());
+      await serve(configSources(command), version());
     });
-  withSources(root.command('check'))
+  addConfigOptions(root.command('check'))
     .description('check a configuration: prints every mistake at once, or what would be served')
     .action(async (_options, command: Command) => {
       const { check } = await import('./check.js');
-      await check(sourcesOf(command));
+      await check(configSources(command));
     });
   root
     .command('init')
@@ -58,14 +58,14 @@ there; what has to be said before goes to standard error.
 The first SIGTERM or SIGINT ends it gently: uploads under way keep what they have and can go on elsewhere.
 The second ends it at once; what was acknowledged is safe even then.`;
 
-function withSources(command: Command): Command {
+function addConfigOptions(command: Command): Command {
   command.addOption(new Option('-c, --config <file>', 'configuration file (YAML)').env('RUFH_PROXY_CONFIG'));
   for (const { flag, variable, help } of OVERRIDES) command.option(flag, `${help} [${variable}]`);
   return command;
 }
 
 /** What was really given: defaults of the parser are none of our settings. */
-function sourcesOf(command: Command): ConfigSources {
+function configSources(command: Command): ConfigSources {
   const options = command.opts<Record<string, unknown>>();
   const isGiven = (key: string) => command.getOptionValueSource(key) === 'cli';
   return {
@@ -89,12 +89,12 @@ function init(file: string): void {
     writeFileSync(file, example.replace('$schema=./schema.json', `$schema=${schema}`), { flag: 'wx' });
     process.stdout.write(`wrote ${file}; set "origin" in it, then: rufh-proxy serve --config ${file}\n`);
   } catch (error) {
-    process.stderr.write(`rufh-proxy: ${whyNot(file, error as NodeJS.ErrnoException)}\n`);
+    process.stderr.write(`rufh-proxy: ${describeWriteError(file, error as NodeJS.ErrnoException)}\n`);
     process.exitCode = 1;
   }
 }
 
-function whyNot(file: string, error: NodeJS.ErrnoException): string {
+function describeWriteError(file: string, error: NodeJS.ErrnoException): string {
   if (error.code === 'EEXIST') return `${file} exists already and was left as it is; name another file`;
   return `cannot write ${file}: ${error.code ?? error.message}`;
 }

@@ -6,7 +6,7 @@ import { createLog, type Log, type ProcessLog } from '../observe/log.js';
 import { startPrimary } from '../workers/primary.js';
 import { PrimaryLink, workerConfig, workerIdentity, type WorkerIdentity } from '../workers/worker.js';
 import { printWarnings, printErrors } from './check.js';
-import { whyNotStarted } from './startup-errors.js';
+import { describeStartupError } from './startup-errors.js';
 
 /** Opens one proxy in this process. */
 export type StartApp = (config: Config, log: ProcessLog, version: string) => Promise<App>;
@@ -16,23 +16,23 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
   const loaded = loadConfig(sources);
   if ('configErrors' in loaded) {
     printErrors(loaded.configErrors);
-    printWarnings(loaded.doubts);
+    printWarnings(loaded.warnings);
     process.exit(1);
   }
   const { config } = loaded;
-  const place = workerIdentity(process.env);
-  if (!place) printWarnings(loaded.doubts);
-  const log = createLog({ ...config.log, ...(place ? { fields: { worker: place.number } } : {}) });
-  endOnTheUnexpected(log);
-  if (place) return serveAsWorker({ place, config, log, startApp: (own) => startApp(own, log, version) });
+  const identity = workerIdentity(process.env);
+  if (!identity) printWarnings(loaded.warnings);
+  const log = createLog({ ...config.log, ...(identity ? { fields: { worker: identity.number } } : {}) });
+  exitOnUnexpectedErrors(log);
+  if (identity) return serveAsWorker({ identity, config, log, startApp: (own) => startApp(own, log, version) });
   const stop = new GracefulShutdown(log, 'stopped');
   try {
     const started: Started =
       config.workers > 1 ? await serveByWorkers(config, log) : await startApp(config, log, version);
-    stop.stops(started);
+    stop.attach(started);
     announce(log, started, version);
   } catch (error) {
-    process.stderr.write(`rufh-proxy: ${whyNotStarted(error, config)}\n`);
+    process.stderr.write(`rufh-proxy: ${describeStartupError(error, config)}\n`);
     process.exit(1);
   }
 }
@@ -50,11 +50,11 @@ function announce(log: ProcessLog, started: Started, version: string): void {
     ...(node === undefined ? {} : { node }),
     ...(workers === undefined ? {} : { workers }),
   };
-  log.announce({ url: urls[0], urls, ...more, version, pid: process.pid }, 'listening', () => started.announced?.());
+  log.announce({ url: urls[0], urls, ...more, version, pid: process.pid }, 'listening', () => started.announce?.());
 }
 
 /** Nothing is known about the state after this. Ending is safe: a start recovers all that was acknowledged. */
-function endOnTheUnexpected(log: ProcessLog): void {
+function exitOnUnexpectedErrors(log: ProcessLog): void {
   const end = (error: unknown) => {
     log.fatal({ err: error }, 'unexpected error; the process ends');
     process.exit(1);
@@ -63,14 +63,14 @@ function endOnTheUnexpected(log: ProcessLog): void {
 }
 
 interface WorkerTask {
-  readonly place: WorkerIdentity;
+  readonly identity: WorkerIdentity;
   readonly config: Config;
   readonly log: ProcessLog;
   readonly startApp: (config: Config) => Promise<App>;
 }
 
 /** Runs the proxy as one of several, until the primary process wants it to end or is gone. */
-async function serveAsWorker({ place, config, log, startApp }: WorkerTask): Promise<void> {
+async function serveAsWorker({ identity, config, log, startApp }: WorkerTask): Promise<void> {
   const stop = new GracefulShutdown(log, 'the worker has stopped');
   const link = new PrimaryLink({
     onStop: (why) => {
@@ -80,11 +80,11 @@ async function serveAsWorker({ place, config, log, startApp }: WorkerTask): Prom
     onAnnounced: () => log.useStandardOutput(),
   });
   try {
-    const app = await startApp(workerConfig(config, place));
-    stop.stops(app);
-    link.listens(app);
+    const app = await startApp(workerConfig(config, identity));
+    stop.attach(app);
+    link.ready(app);
   } catch (error) {
-    await link.failed(whyNotStarted(error, config));
+    await link.reportFailure(describeStartupError(error, config));
     process.exit(1);
   }
 }
@@ -92,7 +92,7 @@ async function serveAsWorker({ place, config, log, startApp }: WorkerTask): Prom
 /** A proxy that runs in one process or several. */
 type Started = Pick<App, 'urls' | 'adminUrl' | 'node' | 'stop'> & {
   readonly workers?: number;
-  readonly announced?: () => void;
+  readonly announce?: () => void;
 };
 
 /** Runs the proxy in several processes that this one looks after. */
@@ -118,7 +118,7 @@ async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started>
 class GracefulShutdown {
   private running: { stop(): Promise<void> } | undefined;
   private stopping = false;
-  private signalled = false;
+  private hasSignal = false;
 
   /** `done`: the last line of the log, when all went well. */
   constructor(
@@ -132,7 +132,7 @@ class GracefulShutdown {
   }
 
   /** Something runs that must be stopped from here on. */
-  stops(running: { stop(): Promise<void> }): void {
+  attach(running: { stop(): Promise<void> }): void {
     this.running = running;
   }
 
@@ -160,8 +160,8 @@ class GracefulShutdown {
    * together: that it has asked them to stop already does not make theirs the second.
    */
   private onSignal(signal: NodeJS.Signals): void {
-    if (this.signalled) process.exit(1);
-    this.signalled = true;
+    if (this.hasSignal) process.exit(1);
+    this.hasSignal = true;
     if (this.running) this.log.info({ signal }, 'stopping; a second signal ends at once');
     this.begin();
   }

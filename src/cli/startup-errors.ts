@@ -5,7 +5,7 @@ import { Fault } from '../model/fault.js';
 import { WorkerFailed } from '../workers/worker-process.js';
 
 /** Why starting failed and what to do about it, in one line where we know; else everything the error has to say. */
-export function whyNotStarted(error: unknown, config: Pick<Config, 'data' | 'admin'>): string {
+export function describeStartupError(error: unknown, config: Pick<Config, 'data' | 'admin'>): string {
   if (error instanceof Fault) return faultAdvice(error, config.data);
   if (error instanceof WorkerFailed) return error.message;
   if (!isNativeError(error)) return String(error);
@@ -14,13 +14,13 @@ export function whyNotStarted(error: unknown, config: Pick<Config, 'data' | 'adm
     const isSocketFile = port === undefined || port < 0;
     const where = isSocketFile ? (address ?? path ?? 'the address') : `${address ?? ''}:${port}`;
     const advice = (isSocketFile ? SOCKET_FILE_ADVICE : PORT_ADVICE)[code ?? ''];
-    if (advice && isOf(config.admin?.address, where))
-      return `the admin listener cannot listen on ${where}: ${advice}${OTHER_ADMIN}`;
+    if (advice && isAddress(config.admin?.address, where))
+      return `the admin listener cannot listen on ${where}: ${advice}${ADMIN_HINT}`;
     if (advice) return `cannot listen on ${where}: ${advice}`;
   }
   if (code === 'EADDRINUSE')
-    return isOf(config.admin?.address, path ?? '')
-      ? `the admin listener cannot listen: ${error.message}${OTHER_ADMIN}`
+    return isAddress(config.admin?.address, path ?? '')
+      ? `the admin listener cannot listen: ${error.message}${ADMIN_HINT}`
       : `cannot listen: ${error.message}`;
   if (code === 'ENOTFOUND' && syscall === 'getaddrinfo') {
     return `cannot listen: the name ${'hostname' in error ? String(error.hostname) : ''} is not known on this machine`;
@@ -31,9 +31,9 @@ export function whyNotStarted(error: unknown, config: Pick<Config, 'data' | 'adm
   return error.stack ?? error.message;
 }
 
-const OTHER_ADMIN = '. It is set with `admin` or --admin; "false" is none';
+const ADMIN_HINT = '. It is set with `admin` or --admin; "false" is none';
 
-function isOf(address: Address | undefined, where: string): boolean {
+function isAddress(address: Address | undefined, where: string): boolean {
   if (address?.kind === 'unix') return address.path === where;
   return address !== undefined && `${address.host}:${address.port}` === where;
 }

@@ -2,9 +2,16 @@ import { userInfo } from 'node:os';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { PHASES } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
-import { type AdminClient, type AdminFlags, AdminRefused, type Json, withAdmin, withClient } from './admin-client.js';
 import {
-  detailWords,
+  type AdminClient,
+  type AdminFlags,
+  AdminRefused,
+  type Json,
+  addAdminOptions,
+  withClient,
+} from './admin-client.js';
+import {
+  uploadDetails,
   type ListedUpload,
   setAsideTable,
   type SetAsideUpload,
@@ -31,14 +38,14 @@ export function addUploadsCommand(root: Command): void {
     .command('uploads')
     .description('see uploads of a running proxy, cancel them, have them delivered again')
     .addHelpText('after', EXAMPLES);
-  withAdmin(uploads.command('list'))
+  addAdminOptions(uploads.command('list'))
     .description('the newest uploads: phase, size, age, attempts, and why they are where they are')
     .addOption(new Option('--phase <phase>', 'only those in this phase').choices(PHASES))
-    .option('--limit <number>', 'at most so many', positive, 100)
+    .option('--limit <number>', 'at most so many', parsePositive, 100)
     .option('--json', 'as JSON')
     .option('-q, --quiet', 'only their tags')
     .action((options: ListOptions & AdminFlags) => withClient(options, (client) => list(client, options)));
-  withAdmin(uploads.command('show'))
+  addAdminOptions(uploads.command('show'))
     .description(
       'everything about one upload, but no credentials and no bytes; the list of them where it may be several',
     )
@@ -47,38 +54,40 @@ export function addUploadsCommand(root: Command): void {
     .action((what: string, options: { json?: boolean } & AdminFlags) => {
       return withClient(options, (client) => show(client, what, options));
     });
-  withAdmin(uploads.command('cancel'))
+  addAdminOptions(uploads.command('cancel'))
     .description('end uploads and remove their bytes; their clients find them gone')
     .argument('<tag...>', 'which')
-    .option('--as <name>', WHO)
-    .action((tags: string[], options: Who & AdminFlags) => {
-      const query = `?${new URLSearchParams({ operator: nameOf(options) }).toString()}`;
-      return withClient(options, (client) => each(tags, 'cancelled', (path) => client.ask('DELETE', path + query)));
+    .option('--as <name>', OPERATOR_HELP)
+    .action((tags: string[], options: OperatorOption & AdminFlags) => {
+      const query = `?${new URLSearchParams({ operator: operatorName(options) }).toString()}`;
+      return withClient(options, (client) =>
+        forEachTag(tags, 'cancelled', (path) => client.ask('DELETE', path + query)),
+      );
     });
-  withAdmin(uploads.command('redeliver'))
+  addAdminOptions(uploads.command('redeliver'))
     .description('try again to give uploads to their origin, also those it may have got already')
     .argument('<tag...>', 'which')
     .option('--past-gate', 'without asking the route’s gate, which is asked again otherwise')
-    .option('--as <name>', WHO)
-    .action((tags: string[], options: Who & AdminFlags & { pastGate?: boolean }) => {
+    .option('--as <name>', OPERATOR_HELP)
+    .action((tags: string[], options: OperatorOption & AdminFlags & { pastGate?: boolean }) => {
       const past = options.pastGate ? { past_gate: 'true' } : undefined;
-      const query = new URLSearchParams({ operator: nameOf(options), ...past }).toString();
+      const query = new URLSearchParams({ operator: operatorName(options), ...past }).toString();
       return withClient(options, (client) =>
-        each(tags, past ? 'is being delivered past its gate' : 'is being delivered', (path) =>
+        forEachTag(tags, past ? 'is being delivered past its gate' : 'is being delivered', (path) =>
           client.ask('POST', `${path}/redeliver?${query}`),
         ),
       );
     });
 }
 
-const WHO = 'who does it, for the log of the proxy (default: your name on this machine)';
+const OPERATOR_HELP = 'who does it, for the log of the proxy (default: your name on this machine)';
 
-interface Who {
+interface OperatorOption {
   readonly as?: string;
 }
 
 /** `sudo` keeps the name of who called it. */
-function nameOf({ as }: Who): string {
+function operatorName({ as }: OperatorOption): string {
   try {
     return as ?? (process.env['SUDO_USER'] || userInfo().username);
   } catch {
@@ -87,7 +96,7 @@ function nameOf({ as }: Who): string {
   }
 }
 
-function positive(text: string): number {
+function parsePositive(text: string): number {
   if (/^[1-9]\d{0,6}$/.test(text)) return Number(text);
   throw new InvalidArgumentError('It is a whole number above 0.');
 }
@@ -129,32 +138,32 @@ async function list(client: AdminClient, { phase, limit, json = false, quiet = f
   if (json)
     printJson({ uploads, ...(setAside.length > 0 ? { setAside } : {}), ...(unknownUploads ? { unknownUploads } : {}) });
   else if (quiet) print(uploads.map(({ tag }) => `${tag}\n`).join(''));
-  else print(uploads.length === 0 ? 'no uploads\n' : visible(uploadTable(uploads, Date.now())));
-  if (!json && !quiet && setAside.length > 0) print(visible(`\n${setAsideTable(setAside)}`));
-  if (!json && !quiet && unknownUploads) print(visible(`\nWarning: ${unknownUploads.problem}.\n`));
+  else print(uploads.length === 0 ? 'no uploads\n' : escapeControl(uploadTable(uploads, Date.now())));
+  if (!json && !quiet && setAside.length > 0) print(escapeControl(`\n${setAsideTable(setAside)}`));
+  if (!json && !quiet && unknownUploads) print(escapeControl(`\nWarning: ${unknownUploads.problem}.\n`));
   if (next !== undefined) process.stderr.write(`There are more: --limit ${limit * 10} shows up to so many.\n`);
 }
 
 /** Prints everything about the upload that is meant, or the list of those that may be. */
-async function show(client: AdminClient, what: string, { json = false }: { json?: boolean }): Promise<void> {
-  const { tag, find } = soughtBy(what);
-  const unknown = tag === undefined ? undefined : await showTagged(client, tag, json);
-  if (tag !== undefined && unknown === undefined) return;
+async function show(client: AdminClient, reference: string, { json = false }: { json?: boolean }): Promise<void> {
+  const { tag, find } = parseUploadReference(reference);
+  const notFound = tag === undefined ? undefined : await showTagged(client, tag, json);
+  if (tag !== undefined && notFound === undefined) return;
   const query = new URLSearchParams({ find, limit: String(LARGEST_PAGE) }).toString();
   const page = (await client.ask('GET', `/uploads?${query}`, isPage)) as Page;
   const [first, ...more] = page.uploads;
-  if (!first) throw unknown ?? new AdminRefused(NOT_FOUND(what), 404);
+  if (!first) throw notFound ?? new AdminRefused(notFoundMessage(reference), 404);
   if (more.length === 0) {
-    const gone = await showTagged(client, first.tag, json);
-    if (gone) throw gone;
+    const refusal = await showTagged(client, first.tag, json);
+    if (refusal) throw refusal;
     return;
   }
-  print(json ? `${JSON.stringify(page, undefined, 2)}\n` : visible(uploadTable(page.uploads, Date.now())));
+  print(json ? `${JSON.stringify(page, undefined, 2)}\n` : escapeControl(uploadTable(page.uploads, Date.now())));
   process.stderr.write(`${page.uploads.length} uploads are known by this; show one of them by its tag.\n`);
 }
 
-const NOT_FOUND = (what: string): string =>
-  `No upload is known by ${JSON.stringify(what)}, be it a tag, the URL of an upload, the path of a creation, an Idempotency-Key or ` +
+const notFoundMessage = (reference: string): string =>
+  `No upload is known by ${JSON.stringify(reference)}, be it a tag, the URL of an upload, the path of a creation, an Idempotency-Key or ` +
   'the address of a client. Those that have ended and been removed are in the log only.';
 
 /** Undefined when it was shown; the refusal when there is none with this tag. */
@@ -166,13 +175,17 @@ async function showTagged(client: AdminClient, tag: string, json: boolean): Prom
     if (error instanceof AdminRefused && error.status === 404) return error;
     throw error;
   }
-  const words = (): string => ('since' in upload ? setAsideTable([upload]) : detailWords(upload, Date.now()));
-  print(json ? `${JSON.stringify(upload, undefined, 2)}\n` : visible(words()));
+  const words = (): string => ('since' in upload ? setAsideTable([upload]) : uploadDetails(upload, Date.now()));
+  print(json ? `${JSON.stringify(upload, undefined, 2)}\n` : escapeControl(words()));
   return undefined;
 }
 
 /** Does the same to every upload that is named; what one refuses does not keep the others from it. */
-async function each(tags: readonly string[], done: string, act: (path: string) => Promise<unknown>): Promise<void> {
+async function forEachTag(
+  tags: readonly string[],
+  done: string,
+  act: (path: string) => Promise<unknown>,
+): Promise<void> {
   for (const tag of tags) {
     try {
       await act(`/uploads/${encodeURIComponent(tag)}`);
@@ -202,7 +215,7 @@ function print(text: string): void {
 }
 
 /** Targets and problems come from outside: they must not steer the terminal. */
-function visible(text: string): string {
+function escapeControl(text: string): string {
   return text.replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g, '?');
 }
 
@@ -215,23 +228,29 @@ interface UploadQuery {
 }
 
 /** Ids of uploads are 192 random bits. */
-const ID = /^[A-Za-z0-9_-]{32}$/;
+const UPLOAD_ID = /^[A-Za-z0-9_-]{32}$/;
 const TAG = /^[0-9a-f]{10}$/;
 
 /**
  * Reads what was given in place of a tag. The id in the URL of an upload is the right to write to it: it is asked for by its
  * tag, and goes further only where there is no such upload.
  */
-function soughtBy(what: string): UploadQuery {
-  const path = /^https?:\/\//i.test(what) && URL.canParse(what) ? new URL(what).pathname : what.split('?', 1)[0]!;
-  if (!path.includes('/')) return TAG.test(what) || ID.test(what) ? { tag: tagOf(what), find: what } : { find: what };
+function parseUploadReference(reference: string): UploadQuery {
+  const path =
+    /^https?:\/\//i.test(reference) && URL.canParse(reference)
+      ? new URL(reference).pathname
+      : reference.split('?', 1)[0]!;
+  if (!path.includes('/'))
+    return TAG.test(reference) || UPLOAD_ID.test(reference)
+      ? { tag: tagOf(reference), find: reference }
+      : { find: reference };
   const id = path
     .replace(/\/(?:status|answer)$/, '')
     .split('/')
     .at(-1)!;
-  return ID.test(id) ? { tag: uploadTag(id), find: path } : { find: path };
+  return UPLOAD_ID.test(id) ? { tag: uploadTag(id), find: path } : { find: path };
 }
 
-function tagOf(what: string): string {
-  return TAG.test(what) ? what : uploadTag(what);
+function tagOf(reference: string): string {
+  return TAG.test(reference) ? reference : uploadTag(reference);
 }

@@ -1,7 +1,7 @@
 import ipaddr from 'ipaddr.js';
 import * as z from 'zod';
-import type { CrossCheck } from './errors.js';
-import { exposedSecret, pathOrNull, secretOf, SHORTEST_SECRET, unusableSecret } from './secrets.js';
+import type { SettingIssue } from './errors.js';
+import { exposedSecretWarnings, pathOrNull, resolveSecret, MIN_SECRET_LENGTH, secretFileErrors } from './secrets.js';
 import { type Address, addressOrOff, boolean, fileMode, formatAddress, oneOf, text } from './values.js';
 
 /** Where operators connect when nothing else is said. */
@@ -30,7 +30,7 @@ const group = z.strictObject({
   token_file: pathOrNull()
     .prefault(null)
     .describe(
-      `File with a token of at least ${SHORTEST_SECRET} letters, which requests then have to bring as \`Authorization: Bearer …\`. ` +
+      `File with a token of at least ${MIN_SECRET_LENGTH} letters, which requests then have to bring as \`Authorization: Bearer …\`. ` +
         '`null`: none is asked for; then the address has to be on loopback or a Unix socket.',
     ),
   open: z
@@ -70,53 +70,54 @@ type AdminSettings = z.output<typeof admin>;
 
 /** Undefined when there is to be none. */
 export function toAdmin(settings: AdminSettings): AdminConfig | undefined {
-  const own = groupOf(settings);
-  if (own.address === false) return undefined;
-  const token = secretOf(null, own.token_file);
+  const group = toGroup(settings);
+  if (group.address === false) return undefined;
+  const token = resolveSecret(null, group.token_file);
   return {
-    address: own.address,
+    address: group.address,
     ...(token === undefined ? {} : { token }),
-    ...(own.token_file === null ? {} : { tokenFile: own.token_file }),
-    open: own.open,
-    hosts: own.hosts,
-    insecure: own.insecure,
-    ...(own.mode === undefined ? {} : { mode: own.mode }),
+    ...(group.token_file === null ? {} : { tokenFile: group.token_file }),
+    open: group.open,
+    hosts: group.hosts,
+    insecure: group.insecure,
+    ...(group.mode === undefined ? {} : { mode: group.mode }),
   };
 }
 
 /** Finds the settings in `admin` that contradict each other. */
-export function adminCrossChecks(settings: AdminSettings): CrossCheck[] {
-  const { address, token_file: file, insecure, mode } = groupOf(settings);
+export function adminCrossChecks(settings: AdminSettings): SettingIssue[] {
+  const { address, token_file: file, insecure, mode } = toGroup(settings);
   if (address === false) return [];
-  const exposed = `${formatAddress(address)} can be reached from other machines, and whoever reaches it could cancel uploads; ${EXPOSED}`;
-  const token = secretOf(null, file) ?? '';
+  const exposed = `${formatAddress(address)} can be reached from other machines, and whoever reaches it could cancel uploads; ${HOW_TO_PROTECT}`;
+  const token = resolveSecret(null, file) ?? '';
   const unsendable = `${file} holds letters that no header field carries; take visible ASCII letters only`;
   const found = [
-    ...unusableSecret('token', null, file, { least: SHORTEST_SECRET }),
+    ...secretFileErrors('token', null, file, { min: MIN_SECRET_LENGTH }),
     ...(/[^!-~]/.test(token) ? [{ path: ['token_file'], problem: unsendable }] : []),
     ...(file === null && !insecure && !isPrivate(address) ? [{ path: ['address'], problem: exposed }] : []),
-    ...(mode !== undefined && address.kind === 'tcp' ? [{ path: ['mode'], problem: MODE_OF_A_PORT }] : []),
+    ...(mode !== undefined && address.kind === 'tcp' ? [{ path: ['mode'], problem: MODE_NEEDS_UNIX_SOCKET }] : []),
   ];
   return found.map(({ path, problem }) => ({ path: ['admin', ...path], problem }));
 }
 
 /** Finds settings that are valid and probably not meant. */
-export function adminWarnings(settings: AdminSettings): CrossCheck[] {
-  const { address, token_file: file, insecure } = groupOf(settings);
+export function adminWarnings(settings: AdminSettings): SettingIssue[] {
+  const { address, token_file: file, insecure } = toGroup(settings);
   if (address === false) return [];
-  const needless = insecure && (file !== null || isPrivate(address));
+  const isNeedless = insecure && (file !== null || isPrivate(address));
   return [
-    ...exposedSecret(['admin', 'token_file'], file),
-    ...(needless ? [{ path: ['admin', 'insecure'], problem: NEEDLESS }] : []),
+    ...exposedSecretWarnings(['admin', 'token_file'], file),
+    ...(isNeedless ? [{ path: ['admin', 'insecure'], problem: INSECURE_IS_NEEDLESS }] : []),
   ];
 }
 
-const NEEDLESS = 'changes nothing: there is a token, or nobody else reaches the address; leave it out';
+const INSECURE_IS_NEEDLESS = 'changes nothing: there is a token, or nobody else reaches the address; leave it out';
 
-const EXPOSED =
+const HOW_TO_PROTECT =
   'give it a `token_file`, a loopback address or a Unix socket, or `insecure: true` where nobody else is in its network';
 
-export const MODE_OF_A_PORT = 'only a Unix socket has a mode; a port is reached by everybody who reaches its address';
+export const MODE_NEEDS_UNIX_SOCKET =
+  'only a Unix socket has a mode; a port is reached by everybody who reaches its address';
 
 /** Nobody on another machine reaches it. A name may lead anywhere. */
 function isPrivate(address: Address): boolean {
@@ -129,7 +130,7 @@ export function isLoopbackAddress(host: string): boolean {
   return ipaddr.isValid(host) && ipaddr.process(host).range() === 'loopback';
 }
 
-function groupOf(settings: AdminSettings): z.output<typeof group> {
+function toGroup(settings: AdminSettings): z.output<typeof group> {
   const isGroup = settings !== false && 'address' in settings;
   return isGroup ? settings : { ...group.parse({}), address: settings };
 }

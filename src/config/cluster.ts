@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os';
-import type { CrossCheck, SettingPath } from './errors.js';
+import type { SettingIssue, SettingPath } from './errors.js';
 import type { Settings } from './schema.js';
-import { secretOf, SHORTEST_SECRET, unusableSecret, unusableTls } from './secrets.js';
+import { resolveSecret, MIN_SECRET_LENGTH, secretFileErrors, tlsFileErrors } from './secrets.js';
 import type { Address } from './values.js';
 
 /** How nodes with disks of their own reach each other. */
@@ -23,7 +23,7 @@ export function toCluster(cluster: Settings['cluster']): ClusterConfig | undefin
     listen: cluster.listen,
     advertise: cluster.advertise,
     // The check refuses a configuration without one.
-    secret: secretOf(cluster.secret, cluster.secret_file) ?? '',
+    secret: resolveSecret(cluster.secret, cluster.secret_file) ?? '',
     ...(cluster.tls ? { tls: cluster.tls } : {}),
     ownerTimeoutMs: cluster.owner_timeout,
   };
@@ -37,25 +37,31 @@ export function toWorkers(workers: Settings['workers']): number {
 type ClusterSettings = NonNullable<Settings['cluster']>;
 
 /** What does not fit together in the settings that make several processes or nodes one proxy. */
-export function clusterCrossChecks({ store, spool, cluster, workers }: Settings): CrossCheck[] {
+export function clusterCrossChecks({ store, spool, cluster, workers }: Settings): SettingIssue[] {
   return [
-    ...(store.type === 'embedded' ? alone({ spool, cluster, workers }) : []),
+    ...(store.type === 'embedded' ? embeddedStoreErrors({ spool, cluster, workers }) : []),
     ...(store.type === 'redis' && spool.shared && spool.sync === 'none'
-      ? [{ path: ['spool', 'sync'], problem: NOT_SEEN }]
+      ? [{ path: ['spool', 'sync'], problem: SYNC_NONE_ON_SHARED_SPOOL }]
       : []),
-    ...(cluster && spool.shared ? [{ path: ['cluster'], against: ['spool'], problem: NOT_NEEDED }] : []),
-    ...(cluster ? nodes(cluster).map(({ path, problem }) => ({ path: ['cluster', ...path], problem })) : []),
+    ...(cluster && spool.shared
+      ? [{ path: ['cluster'], relatedPath: ['spool'], problem: CLUSTER_WITH_SHARED_SPOOL }]
+      : []),
+    ...(cluster ? nodeErrors(cluster).map(({ path, problem }) => ({ path: ['cluster', ...path], problem })) : []),
   ];
 }
 
-const NOT_SEEN =
+const SYNC_NONE_ON_SHARED_SPOOL =
   'cannot be none while spool.shared is true: what was acknowledged would be in one machine’s cache, and not where the ' +
   'others look; write group or always';
-const NOT_NEEDED =
+const CLUSTER_WITH_SHARED_SPOOL =
   'is not needed while spool.shared is true, since every node has the bytes itself; leave out one of them';
 
 /** The embedded store is in the memory of its one process. */
-function alone({ spool, cluster, workers }: Pick<Settings, 'spool' | 'cluster' | 'workers'>): CrossCheck[] {
+function embeddedStoreErrors({
+  spool,
+  cluster,
+  workers,
+}: Pick<Settings, 'spool' | 'cluster' | 'workers'>): SettingIssue[] {
   const type: SettingPath = ['store', 'type'];
   const instead = 'write "store: { type: redis, url: … }", or leave it out';
   const because = 'cannot be used with the embedded store, which serves';
@@ -68,14 +74,14 @@ function alone({ spool, cluster, workers }: Pick<Settings, 'spool' | 'cluster' |
       `is ${workers}, but the embedded store keeps records and leases in one process; ${instead}`,
     ],
   ];
-  return rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, against: type, problem }] : []));
+  return rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, relatedPath: type, problem }] : []));
 }
 
-function nodes({ listen, advertise, secret, secret_file: file, tls }: ClusterSettings): CrossCheck[] {
+function nodeErrors({ listen, advertise, secret, secret_file: file, tls }: ClusterSettings): SettingIssue[] {
   const { protocol, hostname } = new URL(advertise);
   const rules: [SettingPath, boolean, string][] = [
     [['listen'], 'port' in listen && listen.port === 0, 'needs a port of its own; the other nodes have to know it'],
-    [['advertise'], ANYWHERE.has(hostname), 'is no address to connect to; give the name or address of this node'],
+    [['advertise'], WILDCARD_HOSTS.has(hostname), 'is no address to connect to; give the name or address of this node'],
     [['advertise'], tls !== null && protocol === 'http:', 'begins with http:, but `cluster.tls` is set; write https:'],
     [
       ['advertise'],
@@ -86,9 +92,9 @@ function nodes({ listen, advertise, secret, secret_file: file, tls }: ClusterSet
   ];
   return [
     ...rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, problem }] : [])),
-    ...unusableSecret('secret', secret, file, { least: SHORTEST_SECRET }),
-    ...(tls ? unusableTls(['tls'], tls) : []),
+    ...secretFileErrors('secret', secret, file, { min: MIN_SECRET_LENGTH }),
+    ...(tls ? tlsFileErrors(['tls'], tls) : []),
   ];
 }
 
-const ANYWHERE: ReadonlySet<string> = new Set(['0.0.0.0', '[::]']);
+const WILDCARD_HOSTS: ReadonlySet<string> = new Set(['0.0.0.0', '[::]']);

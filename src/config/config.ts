@@ -1,20 +1,20 @@
 import { hostname as systemHostname, networkInterfaces } from 'node:os';
 import { namesReservedBy } from '../model/client-fields.js';
 import type { Route } from '../model/route.js';
-import { type AdminConfig, adminCrossChecks, isLoopbackAddress, MODE_OF_A_PORT, toAdmin } from './admin.js';
+import { type AdminConfig, adminCrossChecks, isLoopbackAddress, MODE_NEEDS_UNIX_SOCKET, toAdmin } from './admin.js';
 import { type ClusterConfig, clusterCrossChecks, toCluster, toWorkers } from './cluster.js';
-import type { CrossCheck, SettingPath } from './errors.js';
+import type { SettingIssue, SettingPath } from './errors.js';
 import {
   DEFAULT_ROUTE,
   defaultRoute,
-  defined,
+  withoutNulls,
   type RouteConfig,
   routeCrossChecks,
   toRoute,
   toSeconds,
 } from './route.js';
 import type { Settings } from './schema.js';
-import { unusableTls } from './secrets.js';
+import { tlsFileErrors } from './secrets.js';
 import { type StoreConfig, storeCrossChecks, toStore } from './store.js';
 import { type Address, formatAddress, listOf } from './values.js';
 
@@ -121,7 +121,7 @@ type ListenSetting = Extract<Settings['listen'], readonly unknown[]>[number];
 function toListener(setting: ListenSetting): ListenerConfig {
   if ('kind' in setting) return { address: setting, http2: true };
   const { keep_alive: keepAliveMs, ...listener } = setting;
-  return { ...listener, ...defined({ keepAliveMs }) };
+  return { ...listener, ...withoutNulls({ keepAliveMs }) };
 }
 
 /** Checked settings as the rest of the program knows them. */
@@ -141,7 +141,7 @@ export function toConfig(settings: Settings): Config {
     spool: settings.spool,
     ...(cluster ? { cluster } : {}),
     workers: toWorkers(settings.workers),
-    uploads: { path: uploads.path, rfc104: uploads.rfc104, ...defined({ publicUrl: uploads.public_url }) },
+    uploads: { path: uploads.path, rfc104: uploads.rfc104, ...withoutNulls({ publicUrl: uploads.public_url }) },
     interimResponses: settings.interim_responses,
     trustedProxies: settings.trusted_proxies.map((proxy) =>
       typeof proxy === 'string'
@@ -156,7 +156,7 @@ export function toConfig(settings: Settings): Config {
     headTimeoutMs: settings.limits.head_timeout,
     minRate: toMinRate(settings.limits.min_rate),
     connections: toConnections(settings.limits.connections),
-    ...defined({ altSvc: settings.alt_svc }),
+    ...withoutNulls({ altSvc: settings.alt_svc }),
     cors: {
       allowOrigins: cors.allow_origins,
       allowCredentials: cors.allow_credentials,
@@ -175,28 +175,28 @@ export function toConfig(settings: Settings): Config {
 }
 
 function toMinRate({ request, response, window }: Settings['limits']['min_rate']): MinRateConfig {
-  return { ...defined({ request, response }), windowMs: window };
+  return { ...withoutNulls({ request, response }), windowMs: window };
 }
 
 function toConnections({ total, per_address }: Settings['limits']['connections']): ConnectionsConfig {
-  return defined({ total, perAddress: per_address });
+  return withoutNulls({ total, perAddress: per_address });
 }
 
 /** Everything that the schema cannot see. Reads the files that the settings name, and changes nothing. */
-export function crossChecks(config: Config, settings: Settings): CrossCheck[] {
+export function crossChecks(config: Config, settings: Settings): SettingIssue[] {
   return [
-    ...sameAddress(config),
-    ...socketFiles(config),
-    ...config.listeners.flatMap(({ tls }, index) => (tls ? unusableTls(['listen', index, 'tls'], tls) : [])),
+    ...duplicateAddresses(config),
+    ...socketErrors(config),
+    ...config.listeners.flatMap(({ tls }, index) => (tls ? tlsFileErrors(['listen', index, 'tls'], tls) : [])),
     ...adminCrossChecks(settings.admin),
     ...storeCrossChecks(settings),
     ...clusterCrossChecks(settings),
     ...routeCrossChecks([], config.defaultRoute),
     ...config.routes.flatMap(({ route }, index) => routeCrossChecks(['routes', index], route)),
-    ...ownAddresses(config),
-    ...sameName(config),
-    ...corsForAll(config),
-    ...windows(config),
+    ...loopingUrls(config),
+    ...duplicateRouteNames(config),
+    ...credentialsForAnyOrigin(config),
+    ...http2Windows(config),
   ];
 }
 
@@ -213,33 +213,37 @@ function ownListeners({
   ];
 }
 
-function sameAddress(config: Config): CrossCheck[] {
-  const every = ownListeners(config);
-  return every.flatMap(({ address, path }, index) => {
-    const other = every.slice(0, index).find((earlier) => collide(earlier.address, address));
+function duplicateAddresses(config: Config): SettingIssue[] {
+  const listeners = ownListeners(config);
+  return listeners.flatMap(({ address, path }, index) => {
+    const other = listeners.slice(0, index).find((earlier) => collide(earlier.address, address));
     if (!other) return [];
-    const who = NEEDS_ITS_OWN[String(path[0])] ?? '';
-    return [{ path, against: other.path, problem: `${who}${formatAddress(other.address)} is listened on already` }];
+    const prefix = SEPARATE_LISTENER[String(path[0])] ?? '';
+    return [
+      { path, relatedPath: other.path, problem: `${prefix}${formatAddress(other.address)} is listened on already` },
+    ];
   });
 }
 
-const NEEDS_ITS_OWN: Readonly<Record<string, string>> = {
+const SEPARATE_LISTENER: Readonly<Record<string, string>> = {
   admin: 'the admin listener needs an address of its own; ',
   cluster: 'the listener for other nodes needs an address of its own; ',
 };
 
 /** A longer path would be cut off by the system without a word, and the socket be somewhere else. */
-const LONGEST_SOCKET_PATH = 107;
+const MAX_SOCKET_PATH_BYTES = 107;
 
-function socketFiles(config: Config): CrossCheck[] {
+function socketErrors(config: Config): SettingIssue[] {
   const tooLong = ownListeners(config).filter(
-    ({ address }) => address.kind === 'unix' && Buffer.byteLength(address.path) > LONGEST_SOCKET_PATH,
+    ({ address }) => address.kind === 'unix' && Buffer.byteLength(address.path) > MAX_SOCKET_PATH_BYTES,
   );
-  const noSocket = config.listeners.flatMap(({ address, mode }, index) =>
-    mode !== undefined && address.kind === 'tcp' ? [{ path: ['listen', index, 'mode'], problem: MODE_OF_A_PORT }] : [],
+  const modeWithoutSocket = config.listeners.flatMap(({ address, mode }, index) =>
+    mode !== undefined && address.kind === 'tcp'
+      ? [{ path: ['listen', index, 'mode'], problem: MODE_NEEDS_UNIX_SOCKET }]
+      : [],
   );
-  const problem = `the path of a Unix socket has at most ${LONGEST_SOCKET_PATH} bytes; choose a shorter one`;
-  return [...tooLong.map(({ path }) => ({ path, problem })), ...noSocket];
+  const problem = `the path of a Unix socket has at most ${MAX_SOCKET_PATH_BYTES} bytes; choose a shorter one`;
+  return [...tooLong.map(({ path }) => ({ path, problem })), ...modeWithoutSocket];
 }
 
 /** Two listeners cannot have one address; a wildcard host takes the port of every host of its family. */
@@ -259,26 +263,26 @@ function collide(a: Address, b: Address): boolean {
  * A request to such an address would come back here, or reach what is not meant for it. Names that only the network can
  * resolve are found when one does.
  */
-function ownAddresses(config: Config): CrossCheck[] {
+function loopingUrls(config: Config): SettingIssue[] {
   const { defaultRoute, routes } = config;
-  const own = ownListeners(config);
-  const common = askedBy(defaultRoute);
-  const ofRoutes = routes.flatMap(({ route }, index) =>
-    askedBy(route).map(({ path, url }) => ({ path: ['routes', index, ...path], url })),
+  const listeners = ownListeners(config);
+  const common = outgoingUrls(defaultRoute);
+  const routeUrls = routes.flatMap(({ route }, index) =>
+    outgoingUrls(route).map(({ path, url }) => ({ path: ['routes', index, ...path], url })),
   );
   // What a route inherits is said once, where it stands.
-  const asked = [...common, ...ofRoutes.filter(({ url }) => !common.some((one) => one.url === url))];
-  return asked.flatMap(({ path, url }) => {
-    const at = own.find(({ address }) => leadsTo(new URL(url), address));
-    if (!at) return [];
+  const urls = [...common, ...routeUrls.filter(({ url }) => !common.some((one) => one.url === url))];
+  return urls.flatMap(({ path, url }) => {
+    const listener = listeners.find(({ address }) => reachesListener(new URL(url), address));
+    if (!listener) return [];
     const instead = path.at(-1) === 'origin' ? 'the application behind it' : 'the service that is to be asked';
-    const problem = `leads to this proxy, which listens on ${formatAddress(at.address)}; give the address of ${instead}`;
-    return [{ path, against: at.path, problem }];
+    const problem = `leads to this proxy, which listens on ${formatAddress(listener.address)}; give the address of ${instead}`;
+    return [{ path, relatedPath: listener.path, problem }];
   });
 }
 
 /** The addresses to which a route's requests and questions go. */
-function askedBy({ origin, authorize, delivery }: Route): { readonly path: SettingPath; readonly url: string }[] {
+function outgoingUrls({ origin, authorize, delivery }: Route): { readonly path: SettingPath; readonly url: string }[] {
   const { forwardAuth } = authorize;
   const { gate } = delivery;
   return [
@@ -288,17 +292,17 @@ function askedBy({ origin, authorize, delivery }: Route): { readonly path: Setti
   ];
 }
 
-function leadsTo({ hostname, port, protocol }: URL, address: Address): boolean {
+function reachesListener({ hostname, port, protocol }: URL, address: Address): boolean {
   if (address.kind === 'unix') return false;
-  const host = plainHost(hostname);
-  const listening = plainHost(address.host);
+  const host = normalizedHost(hostname);
+  const listenHost = normalizedHost(address.host);
   if (address.port !== Number(port || (protocol === 'https:' ? 443 : 80))) return false;
-  const isEverywhere = listening === '0.0.0.0' || listening === '::';
-  return isEverywhere ? isOfThisMachine(host) : reached(host).some((one) => reached(listening).includes(one));
+  const isWildcard = listenHost === '0.0.0.0' || listenHost === '::';
+  return isWildcard ? isThisMachine(host) : addressesOf(host).some((one) => addressesOf(listenHost).includes(one));
 }
 
 /** Without brackets and the dot of the root, spelled as the URL parser does; an IPv4 address in IPv6 form as IPv4. */
-function plainHost(host: string): string {
+function normalizedHost(host: string): string {
   const written = host.includes(':') && !host.startsWith('[') ? `[${host}]` : host;
   const spelled = URL.canParse(`http://${written}`) ? new URL(`http://${written}`).hostname : written;
   const bare = spelled
@@ -312,7 +316,7 @@ function plainHost(host: string): string {
 }
 
 /** The addresses that a host stands for, where that is known without asking anybody. */
-function reached(host: string): readonly string[] {
+function addressesOf(host: string): readonly string[] {
   if (host === 'localhost' || host.endsWith('.localhost')) return ['127.0.0.1', '::1'];
   if (host === '0.0.0.0') return ['127.0.0.1'];
   return host === '::' ? ['127.0.0.1', '::1'] : [host];
@@ -323,14 +327,14 @@ function isLoopback(host: string): boolean {
 }
 
 /** 0.0.0.0 and :: as a target are this machine. */
-function isOfThisMachine(host: string): boolean {
+function isThisMachine(host: string): boolean {
   const addresses = Object.values(networkInterfaces()).flatMap((some) => some?.map(({ address }) => address) ?? []);
   const isOwnName = host === systemHostname().toLowerCase();
   return isLoopback(host) || host === '0.0.0.0' || host === '::' || isOwnName || addresses.includes(host);
 }
 
 /** Uploads remember their route by its name. */
-function sameName({ routes }: Config): CrossCheck[] {
+function duplicateRouteNames({ routes }: Config): SettingIssue[] {
   return routes.flatMap(({ route }, index) => {
     const path = ['routes', index];
     if (route.name === DEFAULT_ROUTE) {
@@ -344,13 +348,13 @@ function sameName({ routes }: Config): CrossCheck[] {
   });
 }
 
-function corsForAll({ cors }: Config): CrossCheck[] {
+function credentialsForAnyOrigin({ cors }: Config): SettingIssue[] {
   if (!cors.allowCredentials || !cors.allowOrigins.includes('*')) return [];
   const problem = 'cannot be true while allow_origins has *: any page could act for your users; name the origins';
   return [{ path: ['cors', 'allow_credentials'], problem }];
 }
 
-function windows({ http2 }: Config): CrossCheck[] {
+function http2Windows({ http2 }: Config): SettingIssue[] {
   if (http2.streamWindowBytes <= http2.sessionWindowBytes) return [];
   const problem = `is ${http2.sessionWindowBytes}, less than stream_window, which is ${http2.streamWindowBytes}`;
   return [{ path: ['http2', 'session_window'], problem }];

@@ -59,13 +59,13 @@ const multipart = z.strictObject({
     .describe('More fields with the value of a header of the creation, before the file: `name: Header-Name`.'),
 });
 
-const word = oneOf(['raw', 'multipart'], 'raw, multipart, or a group with type: multipart').transform((type) =>
+const framingWord = oneOf(['raw', 'multipart'], 'raw, multipart, or a group with type: multipart').transform((type) =>
   type === 'raw' ? { type } : multipart.parse({}),
 );
 
 /** What the origin's request body is. A word alone is the group with its defaults. */
 function framing() {
-  return z.union([word, multipart]);
+  return z.union([framingWord, multipart]);
 }
 
 const gateGroup = z
@@ -84,7 +84,7 @@ const gateGroup = z
         'Program and arguments that get the whole upload on standard input, without a shell. Exit code 0 allows it, 1 ' +
           'refuses it with its output as the client’s answer, 3 keeps it for the operator. Either this or `http`.',
       ),
-    timeout: duration({ leastMs: 1 })
+    timeout: duration({ minMs: 1 })
       .prefault('5m')
       .describe('A verdict that takes longer is none: the upload is not delivered for now.'),
   })
@@ -99,7 +99,7 @@ function gate() {
 
 /** Feeding the origin while the client uploads, without defaults. */
 const eagerSettings = {
-  idle: duration({ leastMs: 1 }).describe(
+  idle: duration({ minMs: 1 }).describe(
     'A client that pauses for longer than this ends the origin’s request; the whole is delivered from the spool later.',
   ),
   unknown_length: oneOf(['chunked', 'wait']).describe(
@@ -110,21 +110,21 @@ const eagerSettings = {
 
 /** When an origin that fails is left alone, without defaults. */
 const breakerSettings = {
-  failures: integer({ least: 1, most: 1_000_000 }).describe('Failures in a row that lead to a pause.'),
-  pause: duration({ leastMs: 1 }).describe('No request goes to that origin for this long; then one tries it.'),
+  failures: integer({ min: 1, max: 1_000_000 }).describe('Failures in a row that lead to a pause.'),
+  pause: duration({ minMs: 1 }).describe('No request goes to that origin for this long; then one tries it.'),
 };
 
 /** How failures on the way to the origin are repeated, without defaults. */
 const retrySettings = {
-  attempts: integer({ least: 1, most: 1000 }).describe(
+  attempts: integer({ min: 1, max: 1000 }).describe(
     'After so many failed attempts a client that waits is told to come again; trying goes on without it.',
   ),
-  first_delay: duration({ leastMs: 1 }).describe(
+  first_delay: duration({ minMs: 1 }).describe(
     'Pause before the second attempt; it doubles from attempt to attempt. `Retry-After` of the origin is honoured.',
   ),
-  longest_delay: duration({ leastMs: 1 }).describe('The pause grows no longer than this.'),
+  longest_delay: duration({ minMs: 1 }).describe('The pause grows no longer than this.'),
   retry_on: z
-    .array(integer({ least: 400, most: 599 }))
+    .array(integer({ min: 400, max: 599 }))
     .nullable()
     .describe(
       'Statuses by which the origin says "not now": the request is repeated, whatever its method, and the status ' +
@@ -135,7 +135,7 @@ const retrySettings = {
   while_waiting: durationOrNull().describe(
     'A client that waits is told to come again when trying has taken this long. `null`: as long as `wait`.',
   ),
-  in_background: duration({ mostMs: Infinity }).describe(
+  in_background: duration({ maxMs: Infinity }).describe(
     'Trying goes on until this long after the first attempt, also without a client; `limits.max_age` ends it too. `0s`: ' +
       'only as long as `attempts` and `while_waiting` allow.',
   ),
@@ -153,8 +153,8 @@ const plainSettings = {
       '`Idempotency-Key` or does not mind. `by_method`: at least once for idempotent methods such as PUT, at most once ' +
       'for POST, PATCH, and whatever has a condition (`If-Match`, `If-None-Match`, `If-Unmodified-Since`, `If`).',
   ),
-  timeout: duration({ leastMs: 1 }).describe('The origin may be silent for this long, before and within its answer.'),
-  answer_timeout: durationOrNull({ leastMs: 1 }).describe(
+  timeout: duration({ minMs: 1 }).describe('The origin may be silent for this long, before and within its answer.'),
+  answer_timeout: durationOrNull({ minMs: 1 }).describe(
     'From the end of a delivery’s request on, the origin’s interim responses, head and body take at most this long together, ' +
       'however steadily they drip. Of a request that passes through it bounds the time until its answer begins. `null`: four ' +
       'times `timeout`.',
@@ -170,7 +170,7 @@ const plainSettings = {
     'What a complete upload is answered with. `answer`: the origin’s own answer. `accepted`: 202 at once, and the upload’s ' +
       'URL tells how delivery stands and finally the answer. A client chooses 202 itself with `Prefer: respond-async`.',
   ),
-  keep_answer: duration({ mostMs: Infinity }).describe(
+  keep_answer: duration({ maxMs: Infinity }).describe(
     'How long the origin’s answer is kept for a client that did not get it.',
   ),
   keep_answer_size: size().describe('Answer bodies up to this size are kept in the record, larger ones in the spool.'),
@@ -198,7 +198,7 @@ const plainSettings = {
       'that goes on, or its answer is given again. Only for APIs whose clients make a new key for each upload.',
   ),
   park_on: z
-    .array(integer({ least: 400, most: 599 }))
+    .array(integer({ min: 400, max: 599 }))
     .describe(
       'Statuses by which the origin asks for other credentials, having done nothing: the upload is kept for a client that ' +
         'brings them. Some origins say so with 403, 419, 440 or 498.',
@@ -211,7 +211,7 @@ const plainSettings = {
         'creation’s, and an upload that is parked (`park_on`) is delivered when any of them comes. A form’s token (`X-CSRF-Token`) ' +
         'or an `X-Api-Key` may be one. `null`: `[Authorization, Cookie]`.',
     ),
-  concurrency: integer({ least: 1, most: 100_000 }).describe(
+  concurrency: integer({ min: 1, max: 100_000 }).describe(
     'Most requests to one origin at a time; more wait their turn.',
   ),
 };
@@ -281,11 +281,11 @@ export const delivery = z
   .describe('How a whole upload is given to the origin.');
 
 /** Fields that belong to a connection, frame a body or are ours to say: no answer of an authority can say them to the origin. */
-const NOT_TO_COPY =
+const NOT_COPIED =
   /^(?:connection|content-length|date|expect|forwarded|host|idempotency-key|keep-alive|proxy-connection|te|trailer|transfer-encoding|tus-.*|upgrade|upload-.*|via|x-forwarded-(?:for|host|proto))$/i;
 
 const copiedHeader = text({
-  form: new RegExp(`^(?!${NOT_TO_COPY.source.slice(1)})${headerName.form.source.slice(1)}`, 'i'),
+  form: new RegExp(`^(?!${NOT_COPIED.source.slice(1)})${headerName.form.source.slice(1)}`, 'i'),
   allowed:
     'the name of a header such as Remote-User that neither belongs to the connection, frames the body nor is ours to say',
 });
@@ -294,7 +294,7 @@ const forwardAuth = z.strictObject({
   url: endpoint().describe(
     'Gets a GET with the request’s headers; its method and target are in `X-Forwarded-Method` and `X-Forwarded-Uri`.',
   ),
-  timeout: duration({ leastMs: 1 }).prefault('5s').describe('No answer within this time refuses the request with 503.'),
+  timeout: duration({ minMs: 1 }).prefault('5s').describe('No answer within this time refuses the request with 503.'),
   copy_headers: z
     .array(copiedHeader)
     .prefault([])
@@ -311,7 +311,7 @@ const forwardAuth = z.strictObject({
 const urlAlone = endpoint().transform((url) => forwardAuth.parse({ url }));
 
 /** Who is asked before an upload begins, without defaults. */
-const settings = {
+const authorizeSettings = {
   forward_auth: z
     .union([urlAlone, forwardAuth])
     .nullable()
@@ -331,10 +331,10 @@ const settings = {
   ),
 };
 
-const BOUND = oneOf(['principal'], 'principal, or a list of header names such as [Authorization]');
+const BOUND_TO_PRINCIPAL = oneOf(['principal'], 'principal, or a list of header names such as [Authorization]');
 
 const bindTo = z
-  .union([BOUND, z.array(text(headerName))])
+  .union([BOUND_TO_PRINCIPAL, z.array(text(headerName))])
   .describe(
     'Ties an upload to who created it: to the values of these headers, or to the `principal` that ' +
       '`authorize.forward_auth` names. Others get 404, even with the upload’s URL. Empty: the URL is the right to write.',
@@ -343,7 +343,9 @@ const bindTo = z
 /** `authorize` and `bind_to` at the top. */
 export const access = {
   authorize: z
-    .strictObject(withDefaults(settings, { forward_auth: null, scope: 'all', preflight: false, recheck: false }))
+    .strictObject(
+      withDefaults(authorizeSettings, { forward_auth: null, scope: 'all', preflight: false, recheck: false }),
+    )
     .prefault({})
     .describe('Who is asked whether a request may come in.'),
   bind_to: bindTo.prefault([]),
@@ -351,6 +353,10 @@ export const access = {
 
 /** The same for routes, which replace single settings. */
 export const routeAccess = {
-  authorize: z.strictObject(settings).partial().optional().describe('Replaces single settings of the top `authorize`.'),
+  authorize: z
+    .strictObject(authorizeSettings)
+    .partial()
+    .optional()
+    .describe('Replaces single settings of the top `authorize`.'),
   bind_to: bindTo.optional(),
 };

@@ -66,7 +66,7 @@ function row({ path, setting }: Row): string {
 }
 
 function defaultOf(path: string, setting: JsonSchema): string {
-  if (setting.default !== undefined) return `\`${plain(setting.default)}\``;
+  if (setting.default !== undefined) return `\`${yamlScalar(setting.default)}\``;
   return isInherited(path) ? 'as at the top' : '';
 }
 
@@ -76,7 +76,7 @@ function isInherited(path: string): boolean {
 }
 
 /** A default as it would stand in the file. */
-function plain(value: unknown): string {
+function yamlScalar(value: unknown): string {
   return typeof value === 'string' ? value : JSON.stringify(value);
 }
 

@@ -3,40 +3,45 @@ import type * as z from 'zod';
 type Issue = z.core.$ZodIssue;
 
 /** A mistake that the schema found, before its place in the file is known. */
-export interface Found {
+export interface UnlocatedError {
   readonly path: SettingPath;
   /** The key itself is wrong, not its value. */
-  readonly atKey: boolean;
+  readonly isKeyError: boolean;
   readonly configError: ConfigError;
 }
 
 /** The schema's issues as sentences: what was found and what is allowed. */
-export function explain(issues: readonly Issue[], settings: unknown, keysOf: (path: SettingPath) => string[]): Found[] {
-  return issues.flatMap((issue) => explainIssue(issue, [], settings, keysOf));
+export function formatIssues(
+  issues: readonly Issue[],
+  settings: unknown,
+  knownKeysAt: (path: SettingPath) => string[],
+): UnlocatedError[] {
+  return issues.flatMap((issue) => formatIssue(issue, [], settings, knownKeysAt));
 }
 
-function explainIssue(
+function formatIssue(
   issue: Issue,
-  before: SettingPath,
+  parentPath: SettingPath,
   settings: unknown,
-  keysOf: (path: SettingPath) => string[],
-): Found[] {
-  const path = [...before, ...(issue.path as (string | number)[])];
+  knownKeysAt: (path: SettingPath) => string[],
+): UnlocatedError[] {
+  const path = [...parentPath, ...(issue.path as (string | number)[])];
   if (issue.code === 'invalid_union') {
-    return closest(issue.errors).flatMap((inner) => explainIssue(inner, path, settings, keysOf));
+    return closestForm(issue.errors).flatMap((inner) => formatIssue(inner, path, settings, knownKeysAt));
   }
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((key) => {
       const setting = settingName([...path, key]);
-      const problem = REPLACED[settingName([...path, key].slice(-2))] ?? unknownKey(key, keysOf(path));
-      return { path: [...path, key], atKey: true, configError: { setting, problem } };
+      const problem =
+        REPLACED_SETTINGS[settingName([...path, key].slice(-2))] ?? describeUnknownKey(key, knownKeysAt(path));
+      return { path: [...path, key], isKeyError: true, configError: { setting, problem } };
     });
   }
   return [
     {
       path,
-      atKey: false,
-      configError: { setting: settingName(path), problem: wrongValue(issue, path, valueAt(settings, path)) },
+      isKeyError: false,
+      configError: { setting: settingName(path), problem: describeWrongValue(issue, path, valueAt(settings, path)) },
     },
   ];
 }
@@ -45,40 +50,40 @@ function explainIssue(
  * Of the forms a setting may have, the one that was most likely meant: not one of another type, and rather one that
  * was right at its top than one that was not.
  */
-function closest(forms: readonly (readonly Issue[])[]): readonly Issue[] {
-  const distance = (issue: Issue): number => {
-    if (issue.code === 'invalid_union') return issue.path.length > 0 ? 0 : Math.min(...issue.errors.map(distances));
+function closestForm(forms: readonly (readonly Issue[])[]): readonly Issue[] {
+  const issueDistance = (issue: Issue): number => {
+    if (issue.code === 'invalid_union') return issue.path.length > 0 ? 0 : Math.min(...issue.errors.map(formDistance));
     if (issue.path.length > 0 || issue.code === 'unrecognized_keys') return 0;
     return issue.code === 'invalid_type' ? 2 : 1;
   };
-  const distances = (form: readonly Issue[]): number => Math.max(0, ...form.map(distance));
-  return [...forms].sort((a, b) => distances(a) - distances(b))[0] ?? [];
+  const formDistance = (form: readonly Issue[]): number => Math.max(0, ...form.map(issueDistance));
+  return [...forms].sort((a, b) => formDistance(a) - formDistance(b))[0] ?? [];
 }
 
-function wrongValue(issue: Issue, path: SettingPath, found: unknown): string {
-  if (found === undefined) return `is missing; allowed is ${allowed(issue)}`;
-  if (isSecret(path)) return `what it is set to is not shown; allowed is ${allowed(issue)}`;
-  return `found ${quote(found)}, allowed is ${allowed(issue)}`;
+function describeWrongValue(issue: Issue, path: SettingPath, value: unknown): string {
+  if (value === undefined) return `is missing; allowed is ${allowedValues(issue)}`;
+  if (isSecretSetting(path)) return `what it is set to is not shown; allowed is ${allowedValues(issue)}`;
+  return `found ${quote(value)}, allowed is ${allowedValues(issue)}`;
 }
 
-function allowed(issue: Issue): string {
+function allowedValues(issue: Issue): string {
   if (issue.code !== 'invalid_type') return issue.message;
   if (issue.expected === 'object') return 'a group of settings (name: value)';
   return issue.expected === 'array' ? 'a list' : issue.expected;
 }
 
 /** Settings of older versions, by their section and name. */
-const REPLACED: Readonly<Record<string, string>> = {
+const REPLACED_SETTINGS: Readonly<Record<string, string>> = {
   'delivery.idempotent':
     'was replaced by `guarantee`: write at_least_once for idempotent: true, and leave it out for false',
 };
 
-function unknownKey(key: string, known: readonly string[]): string {
-  const near = known
+function describeUnknownKey(key: string, known: readonly string[]): string {
+  const nearest = known
     .map((name) => ({ name, distance: editDistance(key, name) }))
     .filter(({ name, distance }) => distance <= Math.max(1, Math.floor(name.length / 3)))
     .sort((a, b) => a.distance - b.distance)[0];
-  const hint = near ? `did you mean ${near.name}?` : `known here: ${known.join(', ')}`;
+  const hint = nearest ? `did you mean ${nearest.name}?` : `known here: ${known.join(', ')}`;
   return `there is no such setting; ${hint}`;
 }
 
@@ -123,20 +128,20 @@ export function describeError({ setting, source, line, column, problem }: Config
 }
 
 /** What was found, short enough for one line, without the passwords in it. */
-function quote(found: unknown): string {
-  const text = JSON.stringify(found, (key, value: unknown) =>
-    SECRET.test(key) ? '***' : typeof value === 'string' ? withoutCredentials(value) : value,
+function quote(value: unknown): string {
+  const text = JSON.stringify(value, (key, value: unknown) =>
+    SECRET_KEY.test(key) ? '***' : typeof value === 'string' ? withoutCredentials(value) : value,
   ) as string | undefined;
   if (text === undefined) return 'nothing';
   return text.length > 80 ? `${text.slice(0, 77)}...` : text;
 }
 
 /** The values of these settings are not for anybody's eyes. */
-function isSecret(path: SettingPath): boolean {
-  return SECRET.test(String(path.at(-1)));
+function isSecretSetting(path: SettingPath): boolean {
+  return SECRET_KEY.test(String(path.at(-1)));
 }
 
-const SECRET = /^(password|secret)$/;
+const SECRET_KEY = /^(password|secret)$/;
 
 /** A URL, well formed or not, without what stands before its host, or what only looks as if its host followed. */
 function withoutCredentials(text: string): string {
@@ -153,9 +158,9 @@ export function valueAt(settings: unknown, path: SettingPath): unknown {
 }
 /** Settings that are right one by one, but not together or not on this machine. */
 
-export interface CrossCheck {
+export interface SettingIssue {
   readonly path: SettingPath;
   /** The other setting that is part of it, where that is in another section. */
-  readonly against?: SettingPath;
+  readonly relatedPath?: SettingPath;
   readonly problem: string;
 }

@@ -19,52 +19,67 @@ export interface Override {
   /** In place of a comma. */
   readonly separator?: RegExp;
   /** What giving it says about another setting, whatever the file says. */
-  readonly also?: { readonly setting: readonly string[]; readonly value: unknown };
+  readonly implies?: { readonly setting: readonly string[]; readonly value: unknown };
 }
 
 export const OVERRIDES: readonly Override[] = [
-  override('origin', '--origin <url>', 'origin', 'the API behind the proxy'),
+  defineOverride('origin', '--origin <url>', 'origin', 'the API behind the proxy'),
   {
-    ...override('listen', '--listen <address...>', 'listen', 'HOST:PORT or unix:/path; port 0 takes a free one'),
+    ...defineOverride('listen', '--listen <address...>', 'listen', 'HOST:PORT or unix:/path; port 0 takes a free one'),
     isList: true,
   },
-  override('tlsCert', '--tls-cert <file>', 'listen.*.tls.cert', 'certificate chain for every listener (PEM)'),
-  override('tlsKey', '--tls-key <file>', 'listen.*.tls.key', 'private key for every listener (PEM)'),
-  override('http2', '--no-http2', 'listen.*.http2', 'HTTP/1.1 only'),
-  override('admin', '--admin <address>', 'admin.address', 'health checks and metrics listen here; "false" for none'),
-  override(
+  defineOverride('tlsCert', '--tls-cert <file>', 'listen.*.tls.cert', 'certificate chain for every listener (PEM)'),
+  defineOverride('tlsKey', '--tls-key <file>', 'listen.*.tls.key', 'private key for every listener (PEM)'),
+  defineOverride('http2', '--no-http2', 'listen.*.http2', 'HTTP/1.1 only'),
+  defineOverride(
+    'admin',
+    '--admin <address>',
+    'admin.address',
+    'health checks and metrics listen here; "false" for none',
+  ),
+  defineOverride(
     'adminTokenFile',
     '--admin-token-file <file>',
     'admin.token_file',
     'file with the token of the admin listener',
   ),
-  override('data', '--data <dir>', 'data', 'directory of the store and the spool'),
+  defineOverride('data', '--data <dir>', 'data', 'directory of the store and the spool'),
   {
-    ...override('storeUrl', '--store-url <url...>', 'store.url', 'keeps the state of uploads in this Redis'),
+    ...defineOverride('storeUrl', '--store-url <url...>', 'store.url', 'keeps the state of uploads in this Redis'),
     isList: true,
     // A comma may be part of a password, half of which would be told as a wrong URL.
     separator: /,(?=\s*[a-z+]+:\/\/)/i,
-    also: { setting: ['store', 'type'], value: 'redis' },
+    implies: { setting: ['store', 'type'], value: 'redis' },
   },
-  override('spoolShared', '--spool-shared', 'spool.shared', 'every node mounts the directory of the spool'),
-  override('workers', '--workers <number>', 'workers', 'processes that share the listeners, or auto; needs Redis'),
-  override('sync', '--sync <when>', 'spool.sync', 'always, group or none: when bytes are forced to the disk'),
-  override('publicUrl', '--public-url <url>', 'uploads.public_url', 'what clients call this proxy'),
-  override(
+  defineOverride('spoolShared', '--spool-shared', 'spool.shared', 'every node mounts the directory of the spool'),
+  defineOverride(
+    'workers',
+    '--workers <number>',
+    'workers',
+    'processes that share the listeners, or auto; needs Redis',
+  ),
+  defineOverride('sync', '--sync <when>', 'spool.sync', 'always, group or none: when bytes are forced to the disk'),
+  defineOverride('publicUrl', '--public-url <url>', 'uploads.public_url', 'what clients call this proxy'),
+  defineOverride(
     'interimResponses',
     '--interim-responses <when>',
     'interim_responses',
     'auto, always or never: 104 responses',
   ),
   {
-    ...override('trustedProxies', '--trusted-proxies <cidr...>', 'trusted_proxies', 'proxies in front of this one'),
+    ...defineOverride(
+      'trustedProxies',
+      '--trusted-proxies <cidr...>',
+      'trusted_proxies',
+      'proxies in front of this one',
+    ),
     isList: true,
   },
-  override('maxSize', '--max-size <size>', 'limits.max_size', 'largest upload, such as 10GiB'),
-  override('maxAge', '--max-age <time>', 'limits.max_age', 'how long an unfinished upload is kept, such as 24h'),
-  override('stopGrace', '--stop-grace <time>', 'stop.grace', 'how long stopping may take, such as 30s'),
-  override('logLevel', '--log-level <level>', 'log.level', 'trace, debug, info, warn, error, fatal or silent'),
-  override('logFormat', '--log-format <format>', 'log.format', 'auto, json or pretty'),
+  defineOverride('maxSize', '--max-size <size>', 'limits.max_size', 'largest upload, such as 10GiB'),
+  defineOverride('maxAge', '--max-age <time>', 'limits.max_age', 'how long an unfinished upload is kept, such as 24h'),
+  defineOverride('stopGrace', '--stop-grace <time>', 'stop.grace', 'how long stopping may take, such as 30s'),
+  defineOverride('logLevel', '--log-level <level>', 'log.level', 'trace, debug, info, warn, error, fatal or silent'),
+  defineOverride('logFormat', '--log-format <format>', 'log.format', 'auto, json or pretty'),
 ];
 
 /** What a run was told beside the file. */
@@ -73,7 +88,7 @@ export interface GivenSetting {
   /** The flag or variable, for mistakes. */
   readonly source: string;
   readonly setting: readonly string[];
-  readonly also?: Override['also'];
+  readonly implies?: Override['implies'];
 }
 
 /** The overrides that were given, flags before variables. */
@@ -81,28 +96,33 @@ export function collectOverrides(
   env: Readonly<Record<string, string | undefined>>,
   flags: Readonly<Record<string, unknown>>,
 ): GivenSetting[] {
-  return OVERRIDES.flatMap(({ key, flag, variable, setting, isList, separator = ',', also }): GivenSetting[] => {
-    const rest = { setting, ...(also ? { also } : {}) };
-    if (flags[key] !== undefined) return [{ value: flags[key], source: flag.split(' ')[0]!, ...rest }];
-    const text = env[variable];
-    if (text === undefined || text === '') return [];
-    return [{ value: isList ? text.split(separator).map((part) => part.trim()) : text, source: variable, ...rest }];
-  });
+  return OVERRIDES.flatMap(
+    ({ key, flag, variable, setting, isList, separator = ',', implies: also }): GivenSetting[] => {
+      const rest = { setting, ...(also ? { also } : {}) };
+      if (flags[key] !== undefined) return [{ value: flags[key], source: flag.split(' ')[0]!, ...rest }];
+      const text = env[variable];
+      if (text === undefined || text === '') return [];
+      return [{ value: isList ? text.split(separator).map((part) => part.trim()) : text, source: variable, ...rest }];
+    },
+  );
 }
 
 /** Puts one override into the settings. Where the settings have another shape than expected they are left alone: the check tells. */
-export function applyOverride(settings: Record<string, unknown>, { setting, value, also }: GivenSetting): void {
-  if (also) put(settings, also.setting, also.value);
+export function applyOverride(
+  settings: Record<string, unknown>,
+  { setting, value, implies: also }: GivenSetting,
+): void {
+  if (also) setAt(settings, also.setting, also.value);
   const [first, star, ...rest] = setting;
   if (first === 'listen' && star === '*') {
     const listen = settings['listen'] ?? DEFAULT_LISTEN;
     const listeners: unknown = Array.isArray(listen) ? listen.map(asObject) : asObject(listen);
     settings['listen'] = listeners;
-    for (const listener of listOf(listeners)) if (isObject(listener)) put(listener, rest, value);
+    for (const listener of listOf(listeners)) if (isObject(listener)) setAt(listener, rest, value);
   } else {
     const given = settings['admin'];
     if (first === 'admin') settings['admin'] = given === false ? { address: false } : asObject(given);
-    put(settings, setting, value);
+    setAt(settings, setting, value);
   }
 }
 
@@ -111,7 +131,7 @@ function asObject(listener: unknown): unknown {
   return typeof listener === 'string' ? { address: listener } : listener;
 }
 
-function put(into: Record<string, unknown>, [step, ...rest]: readonly string[], value: unknown): void {
+function setAt(into: Record<string, unknown>, [step, ...rest]: readonly string[], value: unknown): void {
   if (step === undefined) return;
   if (rest.length === 0) {
     into[step] = value;
@@ -119,10 +139,10 @@ function put(into: Record<string, unknown>, [step, ...rest]: readonly string[], 
   }
   const inner = into[step] ?? {};
   into[step] = inner;
-  if (isObject(inner)) put(inner, rest, value);
+  if (isObject(inner)) setAt(inner, rest, value);
 }
 
-function override(key: string, flag: string, setting: string, help: string): Override {
+function defineOverride(key: string, flag: string, setting: string, help: string): Override {
   const variable = `RUFH_PROXY_${key.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`;
   return { key, flag, variable, setting: setting.split('.'), help };
 }

@@ -11,7 +11,7 @@ export const limitSettings = {
   min_append_size: sizeOrNull().describe(
     'Fewest bytes one request may carry, except the one that completes the upload. `null`: no limit.',
   ),
-  max_age: duration({ leastMs: 1000, mostMs: Infinity }).describe(
+  max_age: duration({ minMs: 1000, maxMs: Infinity }).describe(
     'An upload that nothing was added to for this long is removed with its bytes.',
   ),
 };

@@ -9,7 +9,7 @@ const NEVER_RESUMABLE = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'C
 interface CompiledRoute {
   readonly matchesPath: (path: string) => boolean;
   /** The same whatever the case of letters, where nobody has said that it matters. */
-  readonly mayMean: (path: string) => boolean;
+  readonly matchesIgnoringCase: (path: string) => boolean;
   readonly methods?: ReadonlySet<string>;
   readonly resumable: Route;
   readonly passThrough: Route;
@@ -22,29 +22,31 @@ export function buildRoutes(config: Pick<Config, 'routes' | 'defaultRoute'>): Ro
   const all = [...compiled, { ...fallback, matchesPath: () => true, mayMean: () => true }];
   const byName = new Map(all.map(({ resumable }) => [resumable.name, resumable]));
   return {
-    find: (method, asked) => {
-      const path = ofServer(asked);
-      const found = all.find((route) => (route.methods?.has(method) ?? true) && route.matchesPath(path))!;
-      return NEVER_RESUMABLE.has(method) ? found.passThrough : found.resumable;
+    find: (method, requestPath) => {
+      const path = asteriskToRoot(requestPath);
+      const route = all.find((route) => (route.methods?.has(method) ?? true) && route.matchesPath(path))!;
+      return NEVER_RESUMABLE.has(method) ? route.passThrough : route.resumable;
     },
     findIgnoringCase: (method, path) =>
-      all.find(({ methods, mayMean }) => (methods?.has(method) ?? true) && mayMean(ofServer(path)))!.resumable,
+      all.find(
+        ({ methods, matchesIgnoringCase: mayMean }) => (methods?.has(method) ?? true) && mayMean(asteriskToRoot(path)),
+      )!.resumable,
     hasProtected: all.some(({ resumable }) => isProtected(resumable)),
-    findResumable: (path) => firstResumable(all, ofServer(path)),
+    findResumable: (path) => firstResumable(all, asteriskToRoot(path)),
     byName: (name) => byName.get(name),
     all: all.map(({ resumable }) => resumable),
   };
 }
 
 /** `OPTIONS *` is about the server, and held to be about the top of it: no pattern matches an asterisk. */
-function ofServer(path: string): string {
+function asteriskToRoot(path: string): string {
   return path === '*' ? '/' : path;
 }
 
 function compile({ paths, methods, ignoreCase, route }: RouteConfig): CompiledRoute {
   return {
     matchesPath: matcher(paths, ignoreCase === true, route),
-    mayMean: matcher(paths, ignoreCase !== false, route),
+    matchesIgnoringCase: matcher(paths, ignoreCase !== false, route),
     // HEAD is GET without the content (RFC 9110 §9.3.2), and applications serve both with one handler.
     ...(methods === undefined ? {} : { methods: new Set(methods.includes('GET') ? [...methods, 'HEAD'] : methods) }),
     resumable: route,

@@ -9,7 +9,7 @@ import {
   reshapesRequest,
   type Route,
 } from '../model/route.js';
-import type { CrossCheck, SettingPath } from './errors.js';
+import type { SettingIssue, SettingPath } from './errors.js';
 import type { Settings } from './schema.js';
 import { listOf } from './values.js';
 
@@ -41,15 +41,15 @@ export function defaultRoute(settings: Settings): Route {
     delivery,
     authorize: toAuthorize(settings.authorize),
     bindTo: settings.bind_to,
-    plainBodies: inheritedPlainBodies(settings.plain_bodies, resumable, resumable && shapes(delivery)),
-    ...fieldRules(settings.headers),
+    plainBodies: inheritedPlainBodies(settings.plain_bodies, resumable, resumable && needsSpool(delivery)),
+    ...headerRules(settings.headers),
   };
 }
 
 /** Each setting that a route does not name is the top's. */
 export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
-  const delivery = toDelivery(inherited(top.delivery, own.delivery), own.origin ?? top.origin);
-  const isShaped = shapes(delivery) && (own.resumable || shapesItself(own.delivery));
+  const delivery = toDelivery(mergeDelivery(top.delivery, own.delivery), own.origin ?? top.origin);
+  const spoolsPlainBodies = needsSpool(delivery) && (own.resumable || ownSettingsNeedSpool(own.delivery));
   return {
     paths: listOf(own.match.path),
     ...(own.match.methods === undefined ? {} : { methods: listOf(own.match.methods) }),
@@ -62,13 +62,13 @@ export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
       delivery,
       authorize: toAuthorize({ ...top.authorize, ...own.authorize }),
       bindTo: own.bind_to ?? top.bind_to,
-      plainBodies: own.plain_bodies ?? inheritedPlainBodies(top.plain_bodies, own.resumable, isShaped),
-      ...fieldRules({ ...top.headers, ...own.headers }),
+      plainBodies: own.plain_bodies ?? inheritedPlainBodies(top.plain_bodies, own.resumable, spoolsPlainBodies),
+      ...headerRules({ ...top.headers, ...own.headers }),
     },
   };
 }
 
-function fieldRules({ underscores, original_url: otherTargets }: Settings['headers']) {
+function headerRules({ underscores, original_url: otherTargets }: Settings['headers']) {
   return {
     ...(underscores === 'pass' && { passesUnderscores: true }),
     ...(otherTargets === 'trust' && { trustsOtherTargets: true }),
@@ -76,22 +76,26 @@ function fieldRules({ underscores, original_url: otherTargets }: Settings['heade
 }
 
 /** Passed on as they came, bodies would reach the wrong place or form, or pass the gate by. */
-function shapes(delivery: DeliveryRules): boolean {
+function needsSpool(delivery: DeliveryRules): boolean {
   return reshapesRequest(delivery) || delivery.gate !== undefined;
 }
 
 /** A route without uploads means none of what the top says about their delivery, unless it says so itself. */
-function shapesItself({ gate, framing, target, method }: NonNullable<RouteSettings['delivery']> = {}): boolean {
+function ownSettingsNeedSpool({ gate, framing, target, method }: NonNullable<RouteSettings['delivery']> = {}): boolean {
   return [gate, framing, target, method].some((setting) => setting !== undefined);
 }
 
 /** `refuse` tells clients to upload, so it needs a route where uploads are possible. */
-function inheritedPlainBodies(told: PlainBodies | null, resumable: boolean, isShaped: boolean): PlainBodies {
-  if (told === 'refuse' && !resumable) return 'pass';
-  return told ?? (isShaped ? 'spool' : 'pass');
+function inheritedPlainBodies(
+  setting: PlainBodies | null,
+  resumable: boolean,
+  spoolsPlainBodies: boolean,
+): PlainBodies {
+  if (setting === 'refuse' && !resumable) return 'pass';
+  return setting ?? (spoolsPlainBodies ? 'spool' : 'pass');
 }
 
-function inherited(top: DeliverySettings, own: RouteSettings['delivery'] = {}): DeliverySettings {
+function mergeDelivery(top: DeliverySettings, own: RouteSettings['delivery'] = {}): DeliverySettings {
   return {
     ...top,
     ...own,
@@ -103,7 +107,7 @@ function inherited(top: DeliverySettings, own: RouteSettings['delivery'] = {}): 
 
 function toLimits(limits: Omit<Settings['limits'], 'idle_timeout'>): Limits {
   return {
-    ...defined({
+    ...withoutNulls({
       maxSize: limits.max_size,
       maxAppendSize: limits.max_append_size,
       minAppendSize: limits.min_append_size,
@@ -120,8 +124,8 @@ function toDelivery(delivery: DeliverySettings, origin: string): DeliveryRules {
     eager: { idleMs: eager.idle, unknownLength: eager.unknown_length },
     ...(guarantee === 'by_method' ? {} : { guarantee }),
     timeoutMs: delivery.timeout,
-    answerTimeoutMs: delivery.answer_timeout ?? ANSWER_TIMEOUTS * delivery.timeout,
-    ...defined({ maxAnswerSize: delivery.max_answer_size }),
+    answerTimeoutMs: delivery.answer_timeout ?? ANSWER_TIMEOUT_FACTOR * delivery.timeout,
+    ...withoutNulls({ maxAnswerSize: delivery.max_answer_size }),
     waitMs: delivery.wait,
     respond: delivery.respond,
     keepAnswerMs: delivery.keep_answer,
@@ -129,18 +133,18 @@ function toDelivery(delivery: DeliverySettings, origin: string): DeliveryRules {
     preserveHost: delivery.preserve_host,
     // Of an origin with a path, clients know another one than it says, whatever the host.
     rewriteLocation: delivery.rewrite_location ?? (!delivery.preserve_host || new URL(origin).pathname !== '/'),
-    ...defined({ method: delivery.method, target: delivery.target, gate: toGate(delivery.gate) }),
+    ...withoutNulls({ method: delivery.method, target: delivery.target, gate: toGate(delivery.gate) }),
     framing: toFraming(delivery.framing),
     clientKeys: delivery.client_keys,
     parkOn: delivery.park_on,
-    ...defined({ credentials: delivery.credentials?.map((name) => name.toLowerCase()) ?? null }),
+    ...withoutNulls({ credentials: delivery.credentials?.map((name) => name.toLowerCase()) ?? null }),
     concurrency: delivery.concurrency,
     breaker: { failures: breaker.failures, pauseMs: breaker.pause },
     retry: {
       maxAttempts: retry.attempts,
       firstDelayMs: retry.first_delay,
       longestDelayMs: retry.longest_delay,
-      ...defined({ retryOn: retry.retry_on }),
+      ...withoutNulls({ retryOn: retry.retry_on }),
       whileWaitingMs: retry.while_waiting ?? delivery.wait,
       inBackgroundMs: retry.in_background,
     },
@@ -148,7 +152,7 @@ function toDelivery(delivery: DeliverySettings, origin: string): DeliveryRules {
 }
 
 /** A whole answer may take so many times as long as the origin may be silent. */
-const ANSWER_TIMEOUTS = 4;
+const ANSWER_TIMEOUT_FACTOR = 4;
 
 function toFraming(framing: DeliverySettings['framing']): Framing {
   if (framing.type === 'raw') return { kind: 'raw' };
@@ -176,45 +180,45 @@ export function toSeconds(ms: number): number {
 }
 
 /** Without the entries that are null: what does not exist has no value. */
-export function defined<T extends Record<string, unknown>>(entries: T): { [K in keyof T]?: NonNullable<T[K]> } {
+export function withoutNulls<T extends Record<string, unknown>>(entries: T): { [K in keyof T]?: NonNullable<T[K]> } {
   return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== null)) as {
     [K in keyof T]?: NonNullable<T[K]>;
   };
 }
 
 /** What does not fit together in one route, with what it inherits. `path`: where the route stands; empty for the top. */
-export function routeCrossChecks(path: SettingPath, route: Route): CrossCheck[] {
+export function routeCrossChecks(path: SettingPath, route: Route): SettingIssue[] {
   const all = [
-    ...limits(route.limits),
-    ...times(route),
-    ...eager(route),
-    ...nobodyToAsk(route),
-    ...boundByNothing(route),
-    ...credentialsOfNothing(route),
-    ...fieldsOfNothing(route),
-    ...noUploads(route),
+    ...limitErrors(route.limits),
+    ...timeErrors(route),
+    ...eagerErrors(route),
+    ...missingForwardAuth(route),
+    ...unusableBindings(route),
+    ...unusableCredentials(route),
+    ...unusableFormFields(route),
+    ...refuseWithoutUploads(route),
   ];
   return all.map((found) => ({
     ...found,
     path: [...path, ...found.path],
-    ...(found.against ? { against: [...path, ...found.against] } : {}),
+    ...(found.relatedPath ? { relatedPath: [...path, ...found.relatedPath] } : {}),
   }));
 }
 
-function noUploads({ resumable, plainBodies }: Route): CrossCheck[] {
+function refuseWithoutUploads({ resumable, plainBodies }: Route): SettingIssue[] {
   if (resumable || plainBodies !== 'refuse') return [];
   const problem = 'cannot be refuse where `resumable` is false: there would be no way to send a body';
   return [{ path: ['plain_bodies'], problem }];
 }
 
-function limits({ maxSize, minSize, maxAppendSize, minAppendSize = 0 }: Limits): CrossCheck[] {
+function limitErrors({ maxSize, minSize, maxAppendSize, minAppendSize = 0 }: Limits): SettingIssue[] {
   return [
     ...tooLarge(['limits', 'min_size'], minSize, 'max_size', maxSize),
     ...tooLarge(['limits', 'min_append_size'], minAppendSize, 'max_append_size', maxAppendSize),
   ];
 }
 
-function times({ delivery: { retry, waitMs } }: Route): CrossCheck[] {
+function timeErrors({ delivery: { retry, waitMs } }: Route): SettingIssue[] {
   const { firstDelayMs, longestDelayMs, whileWaitingMs } = retry;
   return [
     ...tooLarge(['delivery', 'retry', 'first_delay'], firstDelayMs, 'longest_delay', longestDelayMs, 'ms'),
@@ -222,18 +226,18 @@ function times({ delivery: { retry, waitMs } }: Route): CrossCheck[] {
   ];
 }
 
-function tooLarge(path: SettingPath, found: number, name: string, most: number | undefined, unit = ''): CrossCheck[] {
-  if (most === undefined || found <= most) return [];
-  return [{ path, problem: `is ${found}${unit}, more than ${name}, which is ${most}${unit}` }];
+function tooLarge(path: SettingPath, found: number, name: string, max: number | undefined, unit = ''): SettingIssue[] {
+  if (max === undefined || found <= max) return [];
+  return [{ path, problem: `is ${found}${unit}, more than ${name}, which is ${max}${unit}` }];
 }
 
 /** With eager delivery the origin has the bytes before anybody has seen the whole. */
-function eager({ delivery: { mode, gate }, authorize }: Route): CrossCheck[] {
+function eagerErrors({ delivery: { mode, gate }, authorize }: Route): SettingIssue[] {
   if (mode !== 'eager') return [];
   const path = ['delivery', 'mode'];
   const rechecked = {
     path,
-    against: ['authorize', 'recheck'],
+    relatedPath: ['authorize', 'recheck'],
     problem: 'cannot be eager with authorize.recheck: that asks before delivery, which would have begun long before',
   };
   const gated = { path, problem: 'cannot be eager with a gate: a gate has to see the whole before the origin does' };
@@ -241,52 +245,52 @@ function eager({ delivery: { mode, gate }, authorize }: Route): CrossCheck[] {
 }
 
 /** Fields of one request or connection, and those of upload protocols: they are not the same on the next request. */
-const OF_ONE_REQUEST =
+const PER_REQUEST_FIELD =
   /^(?:connection|content-.*|date|expect|idempotency-key|keep-alive|proxy-connection|range|te|trailer|transfer-encoding|upgrade|upload-.*|tus-.*|via)$/i;
 
 /** Uploads are bound by what clients say: by a field that never comes from one, all of them would have one owner. */
-function boundByNothing(route: Route): CrossCheck[] {
+function unusableBindings(route: Route): SettingIssue[] {
   const { bindTo } = route;
   if (bindTo === 'principal') return [];
   return bindTo.flatMap((name, index) => {
-    const problem = whyNotBound(name, route);
+    const problem = whyNotBindable(name, route);
     return problem === undefined ? [] : [{ path: ['bind_to', index], problem }];
   });
 }
 
-function whyNotBound(name: string, route: Route): string | undefined {
-  if (OF_ONE_REQUEST.test(name)) return `cannot name ${name}, which is about one request: the next one says another`;
+function whyNotBindable(name: string, route: Route): string | undefined {
+  if (PER_REQUEST_FIELD.test(name)) return `cannot name ${name}, which is about one request: the next one says another`;
   if (clientFields([[name, '']], route).length > 0) return undefined;
-  const isOfService = clientFields([[name, '']], { ...route, passesUnderscores: true }).length === 0;
-  return isOfService
+  const isSetByAuthService = clientFields([[name, '']], { ...route, passesUnderscores: true }).length === 0;
+  return isSetByAuthService
     ? `cannot name ${name}, which only the service of \`authorize.forward_auth\` says: use \`bind_to: principal\``
     : `cannot name ${name}: fields with "_" in their names are dropped unless \`headers.underscores\` is pass`;
 }
 
 /** Names that are no credentials: the field never comes, or it belongs to one message and would be put on another. */
-function credentialsOfNothing(route: Route): CrossCheck[] {
+function unusableCredentials(route: Route): SettingIssue[] {
   return (route.delivery.credentials ?? []).flatMap((name, index) => {
     const path = ['delivery', 'credentials', index];
-    if (OF_ONE_REQUEST.test(name) || /^host$/i.test(name))
+    if (PER_REQUEST_FIELD.test(name) || /^host$/i.test(name))
       return [{ path, problem: `cannot name ${name}, which is about one request, and not about who sends it` }];
     if (clientFields([[name, '']], route).length > 0) return [];
-    return [{ path, problem: `cannot name ${name}: ${whyNotSaid(name, route)}` }];
+    return [{ path, problem: `cannot name ${name}: ${whyNotReceived(name, route)}` }];
   });
 }
 
 /** A form's field is what the client's header says, or the service's; from some headers neither reaches us. */
-function fieldsOfNothing(route: Route): CrossCheck[] {
+function unusableFormFields(route: Route): SettingIssue[] {
   const { framing } = route.delivery;
   if (framing.kind !== 'multipart') return [];
   const copied = (route.authorize.forwardAuth?.copyHeaders ?? []).map((name) => name.toLowerCase());
   return framing.fieldsFromHeaders.flatMap(([field, name]) => {
     if (copied.includes(name.toLowerCase()) || clientFields([[name, '']], route).length > 0) return [];
     const path = ['delivery', 'framing', 'fields_from_headers', field];
-    return [{ path, problem: `cannot be taken from ${name}: ${whyNotSaid(name, route)}` }];
+    return [{ path, problem: `cannot be taken from ${name}: ${whyNotReceived(name, route)}` }];
   });
 }
 
-function whyNotSaid(name: string, route: Route): string {
+function whyNotReceived(name: string, route: Route): string {
   if (clientFields([[name, '']], { ...route, passesUnderscores: true }).length > 0)
     return 'fields with "_" in their names are dropped unless `headers.underscores` is pass';
   if (isTargetOverrideField(fieldKey(name)))
@@ -294,9 +298,9 @@ function whyNotSaid(name: string, route: Route): string {
   return 'clients cannot say it here; name it in `copy_headers` of `authorize.forward_auth`, whose service may';
 }
 
-function nobodyToAsk({ authorize, bindTo }: Route): CrossCheck[] {
+function missingForwardAuth({ authorize, bindTo }: Route): SettingIssue[] {
   if (authorize.forwardAuth) return [];
-  const against = ['authorize', 'forward_auth'];
+  const relatedPath = ['authorize', 'forward_auth'];
   const missing = 'is set without a `forward_auth` that could be asked';
   return [
     ...(authorize.recheck ? [{ path: ['authorize', 'recheck'], problem: missing }] : []),
@@ -304,7 +308,7 @@ function nobodyToAsk({ authorize, bindTo }: Route): CrossCheck[] {
       ? [
           {
             path: ['bind_to'],
-            against,
+            relatedPath,
             problem: 'cannot be principal without `authorize.forward_auth`, which names it',
           },
         ]

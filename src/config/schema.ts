@@ -2,7 +2,7 @@ import * as z from 'zod';
 import { admin } from './admin.js';
 import { access, delivery } from './delivery-schema.js';
 import { headerSettings, limitSettings, plainBodies, routeSettings } from './route-schema.js';
-import { pathOrNull, secretOrNull, SHORTEST_SECRET } from './secrets.js';
+import { pathOrNull, secretOrNull, MIN_SECRET_LENGTH } from './secrets.js';
 import { store } from './store-schema.js';
 import {
   address,
@@ -24,15 +24,17 @@ import {
   withDefaults,
 } from './values.js';
 
-const ADVERTISED = /^https?:\/\/(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}\/?$/;
+const ADVERTISED_URL = /^https?:\/\/(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}\/?$/;
 
 /** `http://HOST:PORT`, as the other nodes connect to it. */
-function advertised() {
+function advertisedUrl() {
   return valueType({
     read: (found) =>
-      typeof found === 'string' && ADVERTISED.test(found) && URL.canParse(found) ? new URL(found).origin : undefined,
+      typeof found === 'string' && ADVERTISED_URL.test(found) && URL.canParse(found)
+        ? new URL(found).origin
+        : undefined,
     allowed: 'http://HOST:PORT or https://HOST:PORT, as other nodes reach this one, such as http://10.0.0.5:8081',
-    json: { type: 'string', pattern: ADVERTISED.source },
+    json: { type: 'string', pattern: ADVERTISED_URL.source },
     unit: 'URL',
   });
 }
@@ -47,11 +49,11 @@ const peerTls = z.strictObject({
 const cluster = z
   .strictObject({
     listen: address().describe('Where the other nodes connect. Keep it on a private network.'),
-    advertise: advertised().describe('What the other nodes call this one; every node has its own.'),
-    secret: secretOrNull({ least: SHORTEST_SECRET })
+    advertise: advertisedUrl().describe('What the other nodes call this one; every node has its own.'),
+    secret: secretOrNull({ min: MIN_SECRET_LENGTH })
       .prefault(null)
       .describe(
-        `Signs what nodes say to each other: the same on every node, at least ${SHORTEST_SECRET} letters. Either this or ` +
+        `Signs what nodes say to each other: the same on every node, at least ${MIN_SECRET_LENGTH} letters. Either this or ` +
           '`secret_file`.',
       ),
     secret_file: pathOrNull().prefault(null).describe('File with the secret.'),
@@ -62,7 +64,7 @@ const cluster = z
         'Nodes speak TLS with each other and check both certificates: a group as below. `null`: cleartext, signed.',
       ),
     // Nodes are heard of every two seconds: one that is only busy must not be taken for one that is gone.
-    owner_timeout: duration({ leastMs: 10_000 })
+    owner_timeout: duration({ minMs: 10_000 })
       .prefault('10m')
       .describe('A node that is silent for this long has lost its uploads: 404 in place of 503 and `Retry-After`.'),
   })
@@ -89,7 +91,7 @@ const workers = valueType({
 
 /** What clients may take of this process, and how slow they may be: settings of the top `limits` alone. */
 const clientLimits = {
-  head_timeout: duration({ leastMs: 1 })
+  head_timeout: duration({ minMs: 1 })
     .prefault('30s')
     .describe(
       'How long a request’s header section may take, from its first byte to its last; 408 and the end of the connection follow. ' +
@@ -109,7 +111,7 @@ const clientLimits = {
           'Bytes a second that a client has to take while bytes wait for it; an answer that has nothing to send costs it nothing. ' +
             'Connections that changed to another protocol are free of it. `null`: no limit.',
         ),
-      window: duration({ leastMs: 100 })
+      window: duration({ minMs: 100 })
         .prefault('60s')
         .describe(
           'Over how long that is measured; for request bodies at least `idle_timeout`, for responses five times as long, because ' +
@@ -123,13 +125,13 @@ const clientLimits = {
     ),
   connections: z
     .strictObject({
-      total: integerOrNull({ least: 1, most: 10_000_000 })
+      total: integerOrNull({ min: 1, max: 10_000_000 })
         .prefault(null)
         .describe(
           'Connections of clients in all, over all `workers`. `null`: a third of the file descriptors that each process may open ' +
             '(`ulimit -n`) less 64, at most 16384 a process: what is left is for origins, the disk and the admin listener.',
         ),
-      per_address: integerOrNull({ least: 1, most: 10_000_000 })
+      per_address: integerOrNull({ min: 1, max: 10_000_000 })
         .prefault(null)
         .describe(
           'Connections of one client address, of one /64 with IPv6. `trusted_proxies` and Unix sockets are free of it, as they stand ' +
@@ -162,7 +164,7 @@ const listener = z.strictObject({
   http2: boolean()
     .prefault(true)
     .describe('Offer HTTP/2 beside HTTP/1.1: through ALPN with TLS, with prior knowledge (h2c) without.'),
-  keep_alive: duration({ leastMs: 1000 })
+  keep_alive: duration({ minMs: 1000 })
     .optional()
     .describe(
       'A connection without a request is closed after this time. Longer than a balancer in front keeps its own, or requests ' +
@@ -280,7 +282,7 @@ export const schema = z.strictObject({
         min_append_size: null,
         max_age: '24h',
       }),
-      idle_timeout: duration({ leastMs: 1 })
+      idle_timeout: duration({ minMs: 1 })
         .prefault('60s')
         .describe('Ends a request body that has sent nothing for this long; what came before stays.'),
       ...clientLimits,
@@ -312,7 +314,7 @@ export const schema = z.strictObject({
             'are named here may also reach this proxy in a private network.',
         ),
       allow_credentials: boolean().prefault(false).describe('Pages may send cookies and credentials along.'),
-      max_age: duration({ mostMs: Infinity })
+      max_age: duration({ maxMs: Infinity })
         .prefault('24h')
         .describe('How long a browser may remember a preflight answer.'),
     })
@@ -320,13 +322,13 @@ export const schema = z.strictObject({
     .describe('Browser access (CORS) to upload resources and to creations.'),
   http2: z
     .strictObject({
-      stream_window: size({ least: 65535 })
+      stream_window: size({ min: 65535 })
         .prefault('4MiB')
         .describe('Bytes a client may send ahead on one stream. Small windows make distant clients slow.'),
-      session_window: size({ least: 65535 })
+      session_window: size({ min: 65535 })
         .prefault('8MiB')
         .describe('Bytes a client may send ahead on one connection, all streams together.'),
-      max_streams: integer({ least: 1, most: 10000 })
+      max_streams: integer({ min: 1, max: 10000 })
         .prefault(100)
         .describe('Requests a client may have under way at a time on one connection.'),
     })
@@ -362,7 +364,7 @@ export const schema = z.strictObject({
 });
 
 /** The part that tells where the admin listener is. */
-export const adminOnly = z.object({ admin: schema.shape.admin });
+export const adminSchema = z.object({ admin: schema.shape.admin });
 
 /** The settings as they stand in the file, checked and with defaults; sizes in bytes, times in milliseconds. */
 export type Settings = z.output<typeof schema>;

@@ -3,7 +3,7 @@ import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { createSecureContext } from 'node:tls';
 import { withoutTrailing } from '../model/uri.js';
-import type { CrossCheck, SettingPath } from './errors.js';
+import type { SettingIssue, SettingPath } from './errors.js';
 import { isNull, valueType, type TextForm } from './values.js';
 
 /** A text with a certain form, or `null`. */
@@ -17,12 +17,12 @@ export function textOrNull({ form, allowed }: TextForm) {
 }
 
 /** A password, or `null`. YAML would make a number of 007. */
-export function secretOrNull({ least = 1 } = {}) {
-  const length = least > 1 ? ` of at least ${least} letters` : '';
+export function secretOrNull({ min = 1 } = {}) {
+  const length = min > 1 ? ` of at least ${min} letters` : '';
   return valueType({
-    read: (found) => (isNull(found) ? null : typeof found === 'string' && found.length >= least ? found : undefined),
+    read: (found) => (isNull(found) ? null : typeof found === 'string' && found.length >= min ? found : undefined),
     allowed: `a text${length}, in quotes when it looks like a number, or null`,
-    json: { type: ['string', 'null'], minLength: least },
+    json: { type: ['string', 'null'], minLength: min },
     unit: 'secret text',
   });
 }
@@ -38,33 +38,33 @@ export function pathOrNull() {
 }
 
 /** A shorter one can be guessed. */
-export const SHORTEST_SECRET = 16;
+export const MIN_SECRET_LENGTH = 16;
 
 /** The secret as it is written, or in its file; undefined when neither is given, or the file is of no use. */
-export function secretOf(written: string | null, file: string | null): string | undefined {
-  if (written !== null) return written;
+export function resolveSecret(inline: string | null, file: string | null): string | undefined {
+  if (inline !== null) return inline;
   const read = file === null ? undefined : readSecret(file);
   return read && 'secret' in read ? read.secret : undefined;
 }
 
 /** What stands in the way of using a secret. `name`: the setting; its file is the one of that name with `_file`. */
-export function unusableSecret(
+export function secretFileErrors(
   name: string,
-  written: string | null,
+  inline: string | null,
   file: string | null,
-  { least = 1 } = {},
-): CrossCheck[] {
+  { min = 1 } = {},
+): SettingIssue[] {
   if (file === null) return [];
   const path = [`${name}_file`];
-  if (written !== null) return [{ path, problem: `cannot be used together with \`${name}\`; leave one of them out` }];
+  if (inline !== null) return [{ path, problem: `cannot be used together with \`${name}\`; leave one of them out` }];
   const read = readSecret(file);
   if ('problem' in read) return [{ path, problem: read.problem }];
-  const isShort = read.secret.length < least;
-  return isShort ? [{ path, problem: `${file} holds fewer than ${least} letters; make the secret longer` }] : [];
+  const isShort = read.secret.length < min;
+  return isShort ? [{ path, problem: `${file} holds fewer than ${min} letters; make the secret longer` }] : [];
 }
 
 /** Says when every user of the machine could read a secret. A file that cannot be looked at is told elsewhere. */
-export function exposedSecret(path: SettingPath, file: string | null): CrossCheck[] {
+export function exposedSecretWarnings(path: SettingPath, file: string | null): SettingIssue[] {
   const mode = file === null ? 0 : (statSync(file, { throwIfNoEntry: false })?.mode ?? 0);
   const problem = `${file} can be read by every user of this machine; take that right away with chmod o-r`;
   return (mode & 0o004) === 0 ? [] : [{ path, problem }];
@@ -88,24 +88,24 @@ interface TlsFiles {
 }
 
 /** What stands in the way of using these files. `path`: the group that names them. */
-export function unusableTls(path: SettingPath, files: TlsFiles): CrossCheck[] {
+export function tlsFileErrors(path: SettingPath, files: TlsFiles): SettingIssue[] {
   const unreadable = (['cert', 'key', 'ca'] as const).flatMap((which) => {
     const problem = files[which] === undefined ? undefined : unreadableFile(files[which]);
     return problem === undefined ? [] : [{ path: [...path, which], problem }];
   });
-  return unreadable.length > 0 ? unreadable : [...unusablePair(path, files), ...unusableAuthority(path, files)];
+  return unreadable.length > 0 ? unreadable : [...keyPairErrors(path, files), ...authorityErrors(path, files)];
 }
 
-function unusablePair(path: SettingPath, { cert, key }: TlsFiles): CrossCheck[] {
+function keyPairErrors(path: SettingPath, { cert, key }: TlsFiles): SettingIssue[] {
   if (cert === undefined && key === undefined) return [];
   if (cert === undefined) return [{ path: [...path, 'key'], problem: 'needs its certificate as well: `cert`' }];
   if (key === undefined) return [{ path: [...path, 'cert'], problem: 'needs its private key as well: `key`' }];
-  const why = failureOf(() => createSecureContext({ cert: readFileSync(cert), key: readFileSync(key) }));
+  const why = errorMessageOf(() => createSecureContext({ cert: readFileSync(cert), key: readFileSync(key) }));
   return why === undefined ? [] : [{ path, problem: `certificate and key cannot be used together: ${why}` }];
 }
 
-function unusableAuthority(path: SettingPath, { ca }: TlsFiles): CrossCheck[] {
-  const why = ca === undefined ? undefined : failureOf(() => new X509Certificate(readFileSync(ca)));
+function authorityErrors(path: SettingPath, { ca }: TlsFiles): SettingIssue[] {
+  const why = ca === undefined ? undefined : errorMessageOf(() => new X509Certificate(readFileSync(ca)));
   return why === undefined ? [] : [{ path: [...path, 'ca'], problem: `holds no certificate: ${why}` }];
 }
 
@@ -118,7 +118,7 @@ function unreadableFile(file: string): string | undefined {
   }
 }
 
-function failureOf(step: () => unknown): string | undefined {
+function errorMessageOf(step: () => unknown): string | undefined {
   try {
     step();
     return undefined;

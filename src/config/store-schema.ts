@@ -4,7 +4,7 @@ import { boolean, duration, integer, isNull, oneOf, path, valueType, text } from
 
 /** Where a Redis server, or a Sentinel, is, and what its URL says beside that. */
 export interface RedisUrl {
-  readonly at:
+  readonly address:
     | { readonly kind: 'tcp'; readonly host: string; readonly port?: number }
     | { readonly kind: 'unix'; readonly path: string };
   readonly isTls: boolean;
@@ -13,21 +13,21 @@ export interface RedisUrl {
   readonly database?: number;
 }
 
-const WORDS =
+const REDIS_URL_ALLOWED =
   'a URL such as redis://127.0.0.1:6379/0, rediss://user:password@redis.example.com:6379 (TLS) or ' +
   'unix:///run/redis.sock?db=0; special letters of a password are percent-encoded';
-const GRAMMAR = { type: 'string', pattern: '^(rediss?|redis\\+unix|unix)://.+$' };
+const REDIS_URL_JSON = { type: 'string', pattern: '^(rediss?|redis\\+unix|unix)://.+$' };
 
 /** The URL of a server. */
 function redisUrl() {
-  return valueType({ read: readRedisUrl, allowed: WORDS, json: GRAMMAR, unit: 'URL' });
+  return valueType({ read: readRedisUrl, allowed: REDIS_URL_ALLOWED, json: REDIS_URL_JSON, unit: 'URL' });
 }
 
 function redisUrlOrNull() {
   return valueType({
     read: (found) => (isNull(found) ? null : readRedisUrl(found)),
-    allowed: `${WORDS}; or a list of them`,
-    json: { ...GRAMMAR, type: ['string', 'null'] },
+    allowed: `${REDIS_URL_ALLOWED}; or a list of them`,
+    json: { ...REDIS_URL_JSON, type: ['string', 'null'] },
     unit: 'URL',
   });
 }
@@ -55,7 +55,7 @@ function overTcp(url: URL): RedisUrl | undefined {
   const isBroken = [database, username, password].includes(undefined) || port === 0;
   if (isBroken || url.hostname === '' || url.search) return undefined;
   return {
-    at: { kind: 'tcp', host: url.hostname.replace(/^\[(.*)\]$/, '$1'), ...(port === undefined ? {} : { port }) },
+    address: { kind: 'tcp', host: url.hostname.replace(/^\[(.*)\]$/, '$1'), ...(port === undefined ? {} : { port }) },
     isTls: url.protocol === 'rediss:',
     ...(username ? { username } : {}),
     ...(password ? { password } : {}),
@@ -69,7 +69,7 @@ function onSocket(url: URL): RedisUrl | undefined {
   const database = databaseOf(url.searchParams.get('db') ?? '');
   const others = [...url.searchParams.keys()].filter((name) => name !== 'db');
   if (url.host || !path || path === '/' || database === undefined || others.length > 0) return undefined;
-  return { at: { kind: 'unix', path }, isTls: false, ...(database === '' ? {} : { database: Number(database) }) };
+  return { address: { kind: 'unix', path }, isTls: false, ...(database === '' ? {} : { database: Number(database) }) };
 }
 
 /** Empty: none was named. */
@@ -145,7 +145,7 @@ export const store = z
         'Proxies with the same prefix work together. Every key and channel begins with a brace and it: an ACL allows ' +
           '`~{rufh*` and `&{rufh*`.',
       ),
-    replicas: integer({ least: 0, most: 100 })
+    replicas: integer({ min: 0, max: 100 })
       .prefault(0)
       .describe(
         'So many replicas must have a change before a client is told of it; fewer in time is an error (503) for that ' +

@@ -1,6 +1,6 @@
-import type { CrossCheck, SettingPath } from './errors.js';
+import type { SettingIssue, SettingPath } from './errors.js';
 import type { Settings } from './schema.js';
-import { secretOf, unusableSecret, unusableTls } from './secrets.js';
+import { resolveSecret, secretFileErrors, tlsFileErrors } from './secrets.js';
 import { type RedisUrl, store as storeSchema } from './store-schema.js';
 import { listOf } from './values.js';
 
@@ -46,7 +46,7 @@ const SENTINEL_PORT = 26379;
 export function toStore(store: StoreSettings): StoreConfig {
   if (store.type === 'embedded') return { type: 'embedded' };
   const urls = urlsOf(store);
-  const first = urls[0]?.at;
+  const first = urls[0]?.address;
   return {
     type: 'redis',
     ...serverConfig(store, urls),
@@ -69,7 +69,7 @@ function serverConfig({ cluster, sentinel }: StoreSettings, urls: readonly Redis
   const usual = sentinel ? SENTINEL_PORT : REDIS_PORT;
   return {
     kind: sentinel ? ('sentinel' as const) : cluster ? ('cluster' as const) : ('single' as const),
-    nodes: urls.flatMap(({ at }) => (at.kind === 'tcp' ? [{ host: at.host, port: at.port ?? usual }] : [])),
+    nodes: urls.flatMap(({ address: at }) => (at.kind === 'tcp' ? [{ host: at.host, port: at.port ?? usual }] : [])),
     ...(sentinel ? { masterName: sentinel.master } : {}),
   };
 }
@@ -77,65 +77,65 @@ function serverConfig({ cluster, sentinel }: StoreSettings, urls: readonly Redis
 /** Settings of their own come before what a URL says; a URL's belong to Redis, not to its Sentinels. */
 function credentials({ username, password, password_file: file, sentinel }: StoreSettings, urls: readonly RedisUrl[]) {
   const inUrl = urls.find((url) => url.password !== undefined);
-  return present({
+  return withoutUndefined({
     username: username ?? inUrl?.username,
-    password: secretOf(password, file) ?? inUrl?.password,
+    password: resolveSecret(password, file) ?? inUrl?.password,
     sentinelUsername: sentinel?.username ?? undefined,
-    sentinelPassword: sentinel ? secretOf(sentinel.password, sentinel.password_file) : undefined,
+    sentinelPassword: sentinel ? resolveSecret(sentinel.password, sentinel.password_file) : undefined,
   });
 }
 
 function toTls({ tls }: StoreSettings, urls: readonly RedisUrl[]): { tls?: RedisTls } {
   if (!tls && !urls.some(({ isTls }) => isTls)) return {};
-  return { tls: present({ ca: tls?.ca, cert: tls?.cert, key: tls?.key, serverName: tls?.server_name }) };
+  return { tls: withoutUndefined({ ca: tls?.ca, cert: tls?.cert, key: tls?.key, serverName: tls?.server_name }) };
 }
 
-function present<T extends Record<string, string | undefined>>(entries: T): { [K in keyof T]?: string } {
+function withoutUndefined<T extends Record<string, string | undefined>>(entries: T): { [K in keyof T]?: string } {
   return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined)) as {
     [K in keyof T]?: string;
   };
 }
 
 /** What does not fit together in `store`. */
-export function storeCrossChecks({ store }: Settings): CrossCheck[] {
-  const found = store.type === 'embedded' ? redisOnly(store) : redis(store);
+export function storeCrossChecks({ store }: Settings): SettingIssue[] {
+  const found = store.type === 'embedded' ? redisSettingsWithEmbedded(store) : redisErrors(store);
   return found.map(({ path, problem }) => ({ path: ['store', ...path], problem }));
 }
 
 /** Settings that the embedded store would ignore. One that has its default may stand there, as in the example. */
-function redisOnly(store: StoreSettings): CrossCheck[] {
-  const untouched = storeSchema.parse({});
-  const names = Object.keys(untouched) as (keyof StoreSettings)[];
+function redisSettingsWithEmbedded(store: StoreSettings): SettingIssue[] {
+  const defaults = storeSchema.parse({});
+  const names = Object.keys(defaults) as (keyof StoreSettings)[];
   return names
-    .filter((name) => store[name] !== untouched[name])
+    .filter((name) => store[name] !== defaults[name])
     .map((name) => ({
       path: [name],
       problem: 'is for Redis, but the store is embedded; write "type: redis" beside it, or leave it out',
     }));
 }
 
-function redis(store: StoreSettings): CrossCheck[] {
+function redisErrors(store: StoreSettings): SettingIssue[] {
   const { username, password, password_file: file, sentinel, tls } = store;
   const all = urlsOf(store);
   const inUrl = { username: all.some((url) => url.username), password: all.some((url) => url.password) };
-  const isAnybody = (username !== null || inUrl.username) && password === null && file === null && !inUrl.password;
+  const lacksPassword = (username !== null || inUrl.username) && password === null && file === null && !inUrl.password;
   return [
     ...serverErrors(store),
-    ...urls(store),
-    ...(isAnybody ? [{ path: [username === null ? 'url' : 'username'], problem: NO_PASSWORD }] : []),
-    ...unusableSecret('password', password, file),
-    ...(sentinel ? sentinelUser(sentinel) : []),
-    ...(tls ? unusableTls(['tls'], tls) : []),
+    ...urlErrors(store),
+    ...(lacksPassword ? [{ path: [username === null ? 'url' : 'username'], problem: NO_PASSWORD }] : []),
+    ...secretFileErrors('password', password, file),
+    ...(sentinel ? sentinelErrors(sentinel) : []),
+    ...(tls ? tlsFileErrors(['tls'], tls) : []),
   ];
 }
 
 const NO_PASSWORD = 'needs a password as well: `password_file` or `password`';
 
 /** What the URLs are: one server, Sentinels or nodes of a Cluster. */
-function serverErrors({ url, cluster, sentinel, tls }: StoreSettings): CrossCheck[] {
+function serverErrors({ url, cluster, sentinel, tls }: StoreSettings): SettingIssue[] {
   const count = Array.isArray(url) ? url.length : url === null ? 0 : 1;
   const isOne = !cluster && sentinel === null;
-  const onSocket = [url].flat().some((one) => one?.at.kind === 'unix');
+  const onSocket = [url].flat().some((one) => one?.address.kind === 'unix');
   const several = `has ${count} servers; say what they are with "cluster: true" or "sentinel", or leave one`;
   const rules: [SettingPath, boolean, string][] = [
     [['url'], count === 0, 'is missing; it says where Redis is, such as redis://127.0.0.1:6379'],
@@ -148,32 +148,36 @@ function serverErrors({ url, cluster, sentinel, tls }: StoreSettings): CrossChec
 }
 
 /** What one URL says holds for all of them. */
-function urls(store: StoreSettings): CrossCheck[] {
+function urlErrors(store: StoreSettings): SettingIssue[] {
   const all = urlsOf(store);
   return all.flatMap((url, index) => {
     const path = Array.isArray(store.url) ? ['url', index] : ['url'];
-    const unlike = (['username', 'password', 'database'] as const).filter((what) => isUnlike(all, url, what));
+    const unlike = (['username', 'password', 'database'] as const).filter((what) => contradictsEarlier(all, url, what));
     const inCluster = store.cluster && (url.database ?? 0) > 0;
     return [
       ...unlike.map((what) => ({ path, problem: `says another ${what} than one before it; say it once` })),
-      ...(url.isTls === all[0]!.isTls ? [] : [{ path, problem: MIXED }]),
+      ...(url.isTls === all[0]!.isTls ? [] : [{ path, problem: MIXED_SCHEMES }]),
       ...(inCluster ? [{ path, problem: `says database ${url.database!}; a Redis Cluster has only 0` }] : []),
     ];
   });
 }
 
-const MIXED = 'has another scheme than url[0]; either all speak TLS (rediss://) or none';
+const MIXED_SCHEMES = 'has another scheme than url[0]; either all speak TLS (rediss://) or none';
 
-function isUnlike(all: readonly RedisUrl[], url: RedisUrl, what: 'username' | 'password' | 'database'): boolean {
-  const said = all.find((one) => one[what] !== undefined)?.[what];
-  return url[what] !== undefined && url[what] !== said;
+function contradictsEarlier(
+  all: readonly RedisUrl[],
+  url: RedisUrl,
+  what: 'username' | 'password' | 'database',
+): boolean {
+  const first = all.find((one) => one[what] !== undefined)?.[what];
+  return url[what] !== undefined && url[what] !== first;
 }
 
-function sentinelUser({ username, password, password_file: file }: NonNullable<StoreSettings['sentinel']>) {
-  const isAnybody = username !== null && password === null && file === null;
+function sentinelErrors({ username, password, password_file: file }: NonNullable<StoreSettings['sentinel']>) {
+  const lacksPassword = username !== null && password === null && file === null;
   const found = [
-    ...(isAnybody ? [{ path: ['username'], problem: NO_PASSWORD }] : []),
-    ...unusableSecret('password', password, file),
+    ...(lacksPassword ? [{ path: ['username'], problem: NO_PASSWORD }] : []),
+    ...secretFileErrors('password', password, file),
   ];
   return found.map(({ path, problem }) => ({ path: ['sentinel', ...path], problem }));
 }

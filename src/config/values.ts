@@ -8,7 +8,7 @@ export type Address =
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
   | { readonly kind: 'unix'; readonly path: string };
 
-interface Grammar<T> {
+interface ValueTypeOptions<T> {
   /** The value, or undefined when `found` is none. Variables and flags bring everything as text. */
   readonly read: (found: unknown) => T | undefined;
   /** Completes the sentence "allowed is …". */
@@ -20,7 +20,7 @@ interface Grammar<T> {
 }
 
 /** One value of a setting: its grammar, what to say when it is broken, and its JSON Schema. */
-export function valueType<T>({ read, allowed, json, unit }: Grammar<T>) {
+export function valueType<T>({ read, allowed, json, unit }: ValueTypeOptions<T>) {
   return z
     .unknown()
     .transform((found, context): T => {
@@ -45,28 +45,28 @@ const BYTES: Readonly<Record<string, number>> = {
   GiB: 2 ** 30,
   TiB: 2 ** 40,
 };
-const SIZE_WORDS = 'a size such as 10GiB, 5MB or a number of bytes';
+const SIZE_ALLOWED = 'a size such as 10GiB, 5MB or a number of bytes';
 const SIZE_JSON = { type: ['string', 'integer'], pattern: SIZE.source, minimum: 0 };
 
-function readSize(found: unknown, least: number): number | undefined {
+function readSize(found: unknown, min: number): number | undefined {
   if (typeof found !== 'string' && typeof found !== 'number') return undefined;
   const [, amount, unit = 'B'] = SIZE.exec(String(found)) ?? [];
   if (amount === undefined) return undefined;
   const bytes = Number(amount) * BYTES[unit]!;
-  return Number.isSafeInteger(bytes) && bytes >= least ? bytes : undefined;
+  return Number.isSafeInteger(bytes) && bytes >= min ? bytes : undefined;
 }
 
 /** A number of bytes: `10GiB`, `5MB`, `1000`. */
-export function size({ least = 0 } = {}) {
-  const allowed = least > 0 ? `${SIZE_WORDS}, at least ${least}` : SIZE_WORDS;
-  return valueType({ read: (found) => readSize(found, least), allowed, json: SIZE_JSON, unit: 'size' });
+export function size({ min = 0 } = {}) {
+  const allowed = min > 0 ? `${SIZE_ALLOWED}, at least ${min}` : SIZE_ALLOWED;
+  return valueType({ read: (found) => readSize(found, min), allowed, json: SIZE_JSON, unit: 'size' });
 }
 
 /** A size, or `null` for "no limit". */
 export function sizeOrNull() {
   return valueType({
     read: (found) => (isNull(found) ? null : readSize(found, 0)),
-    allowed: `${SIZE_WORDS}, or null`,
+    allowed: `${SIZE_ALLOWED}, or null`,
     json: { ...SIZE_JSON, type: ['string', 'integer', 'null'] },
     unit: 'size',
   });
@@ -75,24 +75,24 @@ export function sizeOrNull() {
 const DURATION = /^(\d+(?:\.\d+)?)\s?(ms|s|m|h|d)$/;
 const MILLISECONDS: Readonly<Record<string, number>> = { ms: 1, s: 1e3, m: 60e3, h: 3600e3, d: 86400e3 };
 /** The longest time a Node timer can wait; a longer one would fire at once. */
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
 interface Bounds {
-  readonly leastMs?: number;
-  readonly mostMs?: number;
+  readonly minMs?: number;
+  readonly maxMs?: number;
 }
 
-function readDuration(found: unknown, { leastMs = 0, mostMs = LONGEST_TIMER_MS }: Bounds): number | undefined {
+function readDuration(found: unknown, { minMs = 0, maxMs = MAX_TIMER_MS }: Bounds): number | undefined {
   const [, amount, unit] = DURATION.exec(String(found)) ?? [];
   if (typeof found !== 'string' || amount === undefined) return undefined;
   const ms = Math.round(Number(amount) * MILLISECONDS[unit!]!);
-  return ms >= leastMs && ms <= mostMs ? ms : undefined;
+  return ms >= minMs && ms <= maxMs ? ms : undefined;
 }
 
-function durationWords({ leastMs = 0, mostMs = LONGEST_TIMER_MS }: Bounds): string {
-  const least = leastMs > 0 ? `, at least ${leastMs}ms` : '';
-  const most = mostMs === LONGEST_TIMER_MS ? ', at most 24d' : '';
-  return `a time with its unit such as 500ms, 30s, 5m, 24h or 7d${least}${most}`;
+function durationAllowed({ minMs = 0, maxMs = MAX_TIMER_MS }: Bounds): string {
+  const min = minMs > 0 ? `, at least ${minMs}ms` : '';
+  const max = maxMs === MAX_TIMER_MS ? ', at most 24d' : '';
+  return `a time with its unit such as 500ms, 30s, 5m, 24h or 7d${min}${max}`;
 }
 
 /** A time in milliseconds: `500ms`, `30s`, `5m`, `24h`, `7d`. */
@@ -100,7 +100,7 @@ export function duration(bounds: Bounds = {}) {
   const json = { type: 'string', pattern: DURATION.source };
   return valueType({
     read: (found) => readDuration(found, bounds),
-    allowed: durationWords(bounds),
+    allowed: durationAllowed(bounds),
     json,
     unit: 'time',
   });
@@ -110,35 +110,35 @@ export function duration(bounds: Bounds = {}) {
 export function durationOrNull(bounds: Bounds = {}) {
   return valueType({
     read: (found) => (isNull(found) ? null : readDuration(found, bounds)),
-    allowed: `${durationWords(bounds)}, or null`,
+    allowed: `${durationAllowed(bounds)}, or null`,
     json: { type: ['string', 'null'], pattern: DURATION.source },
     unit: 'time',
   });
 }
 
 /** A whole number within bounds. */
-export function integer({ least, most }: { least: number; most: number }) {
+export function integer({ min, max }: { min: number; max: number }) {
   return valueType({
-    read: (found) => readInteger(found, least, most),
-    allowed: `a whole number from ${least} to ${most}`,
-    json: { type: 'integer', minimum: least, maximum: most },
+    read: (found) => readInteger(found, min, max),
+    allowed: `a whole number from ${min} to ${max}`,
+    json: { type: 'integer', minimum: min, maximum: max },
     unit: 'number',
   });
 }
 
 /** A whole number, or `null`, whose meaning the setting tells. */
-export function integerOrNull({ least, most }: { least: number; most: number }) {
+export function integerOrNull({ min, max }: { min: number; max: number }) {
   return valueType({
-    read: (found) => (isNull(found) ? null : readInteger(found, least, most)),
-    allowed: `a whole number from ${least} to ${most}, or null`,
-    json: { type: ['integer', 'null'], minimum: least, maximum: most },
+    read: (found) => (isNull(found) ? null : readInteger(found, min, max)),
+    allowed: `a whole number from ${min} to ${max}, or null`,
+    json: { type: ['integer', 'null'], minimum: min, maximum: max },
     unit: 'number',
   });
 }
 
-function readInteger(found: unknown, least: number, most: number): number | undefined {
+function readInteger(found: unknown, min: number, max: number): number | undefined {
   const value = typeof found === 'string' && /^\d+$/.test(found) ? Number(found) : found;
-  return typeof value === 'number' && Number.isInteger(value) && value >= least && value <= most ? value : undefined;
+  return typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max ? value : undefined;
 }
 
 /** `true` or `false`. */
@@ -200,18 +200,23 @@ function readUrl(found: unknown): string | undefined {
   if (url.search || url.hash || url.username || url.password) return undefined;
   return withoutTrailing(url.origin + url.pathname, '/');
 }
-const URL_WORDS = 'a URL such as http://127.0.0.1:3000, without query, fragment or credentials';
+const URL_ALLOWED = 'a URL such as http://127.0.0.1:3000, without query, fragment or credentials';
 const URL_PATTERN = '^https?://[^?#@]+$';
 
 /** An http or https URL, maybe with a path; a trailing slash is dropped. */
 export function httpUrl() {
-  return valueType({ read: readUrl, allowed: URL_WORDS, json: { type: 'string', pattern: URL_PATTERN }, unit: 'URL' });
+  return valueType({
+    read: readUrl,
+    allowed: URL_ALLOWED,
+    json: { type: 'string', pattern: URL_PATTERN },
+    unit: 'URL',
+  });
 }
 
 export function httpUrlOrNull() {
   return valueType({
     read: (found) => (isNull(found) ? null : readUrl(found)),
-    allowed: `${URL_WORDS}, or null`,
+    allowed: `${URL_ALLOWED}, or null`,
     json: { type: ['string', 'null'], pattern: URL_PATTERN },
     unit: 'URL',
   });
@@ -236,20 +241,20 @@ export function formatAddress(address: Address): string {
   return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
 }
 
-const ADDRESS_WORDS = 'HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path';
+const ADDRESS_ALLOWED = 'HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path';
 const ADDRESS_PATTERN = '^(unix:.+|(\\[[^\\]]+\\]|[A-Za-z0-9._-]+):\\d{1,5})$';
 
 /** Where to listen. */
 export function address() {
   const json = { type: 'string', pattern: ADDRESS_PATTERN };
-  return valueType({ read: readAddress, allowed: ADDRESS_WORDS, json, unit: 'address' });
+  return valueType({ read: readAddress, allowed: ADDRESS_ALLOWED, json, unit: 'address' });
 }
 
 /** Where to listen, or `false`. */
 export function addressOrOff() {
   return valueType({
     read: (found) => (found === false || found === 'false' ? false : readAddress(found)),
-    allowed: `${ADDRESS_WORDS}, or false`,
+    allowed: `${ADDRESS_ALLOWED}, or false`,
     json: { anyOf: [{ type: 'string', pattern: ADDRESS_PATTERN }, { const: false }] },
     unit: 'address',
   });

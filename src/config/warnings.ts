@@ -3,32 +3,32 @@ import { delimiter, join } from 'node:path';
 import { dependsOnPath, maxEagerDeliveries, type Route } from '../model/route.js';
 import { adminWarnings } from './admin.js';
 import type { Config } from './config.js';
-import type { CrossCheck, SettingPath } from './errors.js';
+import type { SettingIssue, SettingPath } from './errors.js';
 import { buildRoutes } from './route-table.js';
 import type { RouteConfig } from './route.js';
 import type { Settings } from './schema.js';
-import { exposedSecret } from './secrets.js';
+import { exposedSecretWarnings } from './secrets.js';
 
 /** Settings that work, and probably do not do what was meant. */
-export function warnings(config: Config, settings: Settings): CrossCheck[] {
+export function findWarnings(config: Config, settings: Settings): SettingIssue[] {
   const { defaultRoute, routes } = config;
   return [
     ...adminWarnings(settings.admin),
-    ...secretFiles(settings).flatMap(({ path, file }) => exposedSecret(path, file)),
-    ...trustsEverybody(config),
+    ...secretFiles(settings).flatMap(({ path, file }) => exposedSecretWarnings(path, file)),
+    ...trustsEveryAddress(config),
     ...routeWarnings(config, settings),
-    ...everyRoute(config, neverEager),
-    ...everyRoute(config, passesTheGate),
-    ...everyRoute(config, boundByToken),
-    ...everyRoute(config, gateIsMissing),
-    ...everyRoute(config, staysWithCreation),
-    ...repeatedByGateways([], defaultRoute),
-    ...routes.flatMap(({ route, methods }, index) => repeatedByGateways(['routes', index], route, methods)),
+    ...onceIfInherited(config, neverEager),
+    ...onceIfInherited(config, bypassesGate),
+    ...onceIfInherited(config, boundToRenewedCredential),
+    ...onceIfInherited(config, gateNotExecutable),
+    ...onceIfInherited(config, bindingNotForwarded),
+    ...gatewayStatusRetries([], defaultRoute),
+    ...routes.flatMap(({ route, methods }, index) => gatewayStatusRetries(['routes', index], route, methods)),
   ];
 }
 
 /** Any client could then say where it comes from, and what it calls this server. */
-function trustsEverybody({ trustedProxies }: Config): CrossCheck[] {
+function trustsEveryAddress({ trustedProxies }: Config): SettingIssue[] {
   return trustedProxies.flatMap(({ cidr }, index) => {
     if (!cidr.endsWith('/0')) return [];
     const problem = `trusts every address (${cidr}): any client can say where it comes from; name the addresses of your proxies`;
@@ -45,31 +45,31 @@ function secretFiles({ store, cluster }: Settings): { path: SettingPath; file: s
 }
 
 /** The warnings of all routes, each once where its cause stands: a setting that routes inherit is warned of at the top. */
-function everyRoute(
+function onceIfInherited(
   { defaultRoute, routes }: Config,
-  find: (path: SettingPath, route: Route) => CrossCheck[],
-): CrossCheck[] {
+  find: (path: SettingPath, route: Route) => SettingIssue[],
+): SettingIssue[] {
   const top = find([], defaultRoute);
   return [...top, ...routes.flatMap(({ route }, index) => (top.length > 0 ? [] : find(['routes', index], route)))];
 }
 
-function neverEager(path: SettingPath, { delivery }: Route): CrossCheck[] {
+function neverEager(path: SettingPath, { delivery }: Route): SettingIssue[] {
   if (delivery.mode !== 'eager' || maxEagerDeliveries(delivery) > 0) return [];
   const problem =
     'is eager, and no delivery ever is: eager ones take half of `concurrency`, rounded down, which is none of ' +
     `${delivery.concurrency}. Allow the origin 2 requests or more, or write spool`;
-  return [{ path: [...path, 'delivery', 'mode'], against: [...path, 'delivery', 'concurrency'], problem }];
+  return [{ path: [...path, 'delivery', 'mode'], relatedPath: [...path, 'delivery', 'concurrency'], problem }];
 }
 
 /** Told also where it is meant: who reads the file later takes the gate for one that sees all. */
-function passesTheGate(path: SettingPath, { delivery, plainBodies, resumable }: Route): CrossCheck[] {
+function bypassesGate(path: SettingPath, { delivery, plainBodies, resumable }: Route): SettingIssue[] {
   if (!delivery.gate || plainBodies !== 'pass' || !resumable) return [];
   const problem =
     'is pass, so that ordinary request bodies reach the origin without the gate; write spool, or leave it out';
-  return [{ path: [...path, 'plain_bodies'], against: [...path, 'delivery', 'gate'], problem }];
+  return [{ path: [...path, 'plain_bodies'], relatedPath: [...path, 'delivery', 'gate'], problem }];
 }
 
-function boundByToken(path: SettingPath, { bindTo }: Route): CrossCheck[] {
+function boundToRenewedCredential(path: SettingPath, { bindTo }: Route): SettingIssue[] {
   if (bindTo === 'principal') return [];
   return bindTo.flatMap((name, index) => {
     if (!/^(?:authorization|cookie)$/i.test(name)) return [];
@@ -79,15 +79,15 @@ function boundByToken(path: SettingPath, { bindTo }: Route): CrossCheck[] {
 }
 
 /** Every upload would wait for such a gate. Only a warning: the program may be there where the proxy runs. */
-function gateIsMissing(path: SettingPath, { delivery: { gate } }: Route): CrossCheck[] {
+function gateNotExecutable(path: SettingPath, { delivery: { gate } }: Route): SettingIssue[] {
   if (gate?.kind !== 'command') return [];
   const [program = ''] = gate.command;
-  if (placesOf(program).some(isExecutable)) return [];
+  if (candidatePaths(program).some(isExecutable)) return [];
   const problem = `names ${program}, which this user cannot run here: every upload would wait for it`;
   return [{ path: [...path, 'delivery', 'gate', 'command'], problem }];
 }
 
-function placesOf(program: string): string[] {
+function candidatePaths(program: string): string[] {
   if (program.includes('/')) return [program];
   return (process.env['PATH'] ?? '').split(delimiter).map((directory) => join(directory, program));
 }
@@ -104,13 +104,13 @@ function isExecutable(file: string): boolean {
 const DEFAULT_CREDENTIALS = ['authorization', 'cookie'];
 
 /** The origin would hear of one client in `Authorization` and of another in such a field. */
-function staysWithCreation(path: SettingPath, { bindTo, authorize, delivery }: Route): CrossCheck[] {
+function bindingNotForwarded(path: SettingPath, { bindTo, authorize, delivery }: Route): SettingIssue[] {
   if (!authorize.recheck || bindTo === 'principal') return [];
   const credentials = delivery.credentials ?? DEFAULT_CREDENTIALS;
   return bindTo.flatMap((name, index) => {
     if (credentials.includes(name.toLowerCase())) return [];
     const problem = `says who a client is by ${name}, which stays that of the creation when another client completes the upload; add it to \`delivery.credentials\``;
-    return [{ path: [...path, 'bind_to', index], against: [...path, 'authorize', 'recheck'], problem }];
+    return [{ path: [...path, 'bind_to', index], relatedPath: [...path, 'authorize', 'recheck'], problem }];
   });
 }
 
@@ -118,7 +118,7 @@ function staysWithCreation(path: SettingPath, { bindTo, authorize, delivery }: R
 const IDEMPOTENT = new Set(['PUT', 'DELETE']);
 
 /** A list of its own may repeat what the guarantee would not. */
-function repeatedByGateways(path: SettingPath, { delivery }: Route, methods?: readonly string[]): CrossCheck[] {
+function gatewayStatusRetries(path: SettingPath, { delivery }: Route, methods?: readonly string[]): SettingIssue[] {
   const { guarantee, method, retry } = delivery;
   const sent = method === undefined ? methods : [method];
   const isAlwaysIdempotent = sent?.every((each) => IDEMPOTENT.has(each)) ?? false;
@@ -133,23 +133,23 @@ function repeatedByGateways(path: SettingPath, { delivery }: Route, methods?: re
 }
 
 /** Routes that probably do not do what was meant. */
-function routeWarnings(config: Config, settings: Settings): CrossCheck[] {
+function routeWarnings(config: Config, settings: Settings): SettingIssue[] {
   const { defaultRoute, routes } = config;
   const inherits = (index: number): boolean => settings.routes?.[index]?.authorize === undefined;
-  const top = openInPart([], defaultRoute);
+  const top = partlyUnprotected([], defaultRoute);
   return [
-    ...unreachable(config),
+    ...unreachableRoutes(config),
     ...alwaysRefused(config),
-    ...openMethods(config),
+    ...unprotectedMethods(config),
     ...top,
     ...routes.flatMap(({ route }, index) =>
-      top.length > 0 && inherits(index) ? [] : openInPart(['routes', index], route),
+      top.length > 0 && inherits(index) ? [] : partlyUnprotected(['routes', index], route),
     ),
   ];
 }
 
 /** A route that asks refuses paths with several readings (`docs/access.md`), be they those of its patterns. */
-function alwaysRefused({ routes }: Config): CrossCheck[] {
+function alwaysRefused({ routes }: Config): SettingIssue[] {
   return routes.flatMap(({ paths, route }, index) => {
     const odd = paths.filter((pattern) => /\/\/|%(?:2F|5C|[01][0-9A-F]|7F)/.test(pattern));
     if (odd.length === 0 || !dependsOnPath(route)) return [];
@@ -159,7 +159,7 @@ function alwaysRefused({ routes }: Config): CrossCheck[] {
 }
 
 /** The first match wins, and a method that the route does not name is another route's. */
-function openMethods({ routes, defaultRoute }: Config): CrossCheck[] {
+function unprotectedMethods({ routes, defaultRoute }: Config): SettingIssue[] {
   return routes.flatMap(({ methods, route: { authorize } }, index) => {
     if (!methods || !authorize.forwardAuth || defaultRoute.authorize.forwardAuth) return [];
     const problem = `asks \`forward_auth\` for ${methods.join(', ')} only: every other method goes on to the next route, and a form field such as _method may turn POST into one of these; leave \`methods\` out, unless the others are for everybody`;
@@ -171,48 +171,51 @@ function openMethods({ routes, defaultRoute }: Config): CrossCheck[] {
 const ANY_METHOD = 'QQQ';
 
 /** The first match wins: a route whose every request is another's before it never gets one. */
-function unreachable({ routes, defaultRoute }: Config): CrossCheck[] {
+function unreachableRoutes({ routes, defaultRoute }: Config): SettingIssue[] {
   return routes.flatMap((route, index) => {
     const earlier = routes.slice(0, index);
-    const samples = samplesOf(route);
-    if (earlier.length === 0 || samples.length === 0 || earlier.some(({ paths }) => paths.some(excludes))) return [];
+    const samples = samplePaths(route);
+    if (earlier.length === 0 || samples.length === 0 || earlier.some(({ paths }) => paths.some(isNegated))) return [];
     const before = buildRoutes({ routes: earlier, defaultRoute });
-    const takers = (route.methods ?? [ANY_METHOD]).flatMap((method) =>
+    const matchedRoutes = (route.methods ?? [ANY_METHOD]).flatMap((method) =>
       samples.map((path) => before.find(method, path).name),
     );
-    if (takers.includes(defaultRoute.name)) return [];
-    const names = [...new Set(takers)].map((name) => `"${name}"`).join(' and ');
-    const problem = `no request reaches this route: ${names} before it ${takers.length === 1 ? 'takes' : 'take'} what it matches; put it first, or leave it out`;
+    if (matchedRoutes.includes(defaultRoute.name)) return [];
+    const names = [...new Set(matchedRoutes)].map((name) => `"${name}"`).join(' and ');
+    const problem = `no request reaches this route: ${names} before it ${matchedRoutes.length === 1 ? 'takes' : 'take'} what it matches; put it first, or leave it out`;
     return [{ path: ['routes', index, 'match'], problem }];
   });
 }
 
 /** A pattern that leaves names out may let just those through that the other is about. */
-function excludes(pattern: string): boolean {
+function isNegated(pattern: string): boolean {
   return /!\(|\[[!^]/.test(pattern);
 }
 
 /** Paths of a route with names that nobody has; none where its patterns are too intricate to tell. */
-function samplesOf({ paths, ignoreCase }: RouteConfig): string[] {
+function samplePaths({ paths, ignoreCase }: RouteConfig): string[] {
   if (paths.some((pattern) => /[[\]()!+@?\\]/.test(pattern))) return [];
-  const samples = paths.flatMap(alternatives).flatMap(withNames);
+  const samples = paths.flatMap(expandBraces).flatMap(fillWildcards);
   return ignoreCase ? [...samples, ...samples.map((path) => path.toUpperCase())] : samples;
 }
 
 /** `/{a,b}/x` as `/a/x` and `/b/x`. */
-function alternatives(pattern: string): string[] {
-  const [whole, inner] = /\{([^{}]*)\}/.exec(pattern) ?? [];
-  if (whole === undefined || inner === undefined) return [pattern];
-  return inner.split(',').flatMap((word) => alternatives(pattern.replace(whole, word)));
+function expandBraces(pattern: string): string[] {
+  const [braces, inner] = /\{([^{}]*)\}/.exec(pattern) ?? [];
+  if (braces === undefined || inner === undefined) return [pattern];
+  return inner.split(',').flatMap((word) => expandBraces(pattern.replace(braces, word)));
 }
 
-function withNames(pattern: string): string[] {
+function fillWildcards(pattern: string): string[] {
   const deep = ['q7z', 'q7z/z7q/q7z.q7z'].map((names) => pattern.replaceAll('**', names).replaceAll('*', 'q7z'));
   // `/a/**` is `/a` too.
   return pattern.endsWith('/**') && pattern.length > 3 ? [...deep, deep[0]!.slice(0, -'/q7z'.length)] : deep;
 }
 
-function openInPart(path: SettingPath, { authorize: { forwardAuth }, plainBodies, limits }: Route): CrossCheck[] {
+function partlyUnprotected(
+  path: SettingPath,
+  { authorize: { forwardAuth }, plainBodies, limits }: Route,
+): SettingIssue[] {
   if (forwardAuth?.scope !== 'uploads') return [];
   const open = [
     'requests without a body (GET, DELETE and others)',

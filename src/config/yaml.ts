@@ -5,45 +5,45 @@ import type { ConfigError, SettingPath } from './errors.js';
 export interface YamlFile {
   readonly settings: unknown;
   /** The place of a setting or, when it is missing, of what it would stand in; `key` asks for the key's place. */
-  place(path: SettingPath, key?: boolean): { line: number; column: number } | undefined;
+  locate(path: SettingPath, ofKey?: boolean): { line: number; column: number } | undefined;
 }
 
-type Place = (offset: number) => { line: number; column: number };
+type Locate = (offset: number) => { line: number; column: number };
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Reads YAML and puts variables in; gives the mistakes in either instead of throwing. */
 export function readYaml(content: string, env: Environment): { file: YamlFile; configErrors: ConfigError[] } {
   const lines = new LineCounter();
-  const document = parseDocument(content.replace(VARIABLE, hide), {
+  const document = parseDocument(content.replace(VARIABLE, encodeVariable), {
     lineCounter: lines,
     prettyErrors: false,
     merge: true,
   });
-  const at: Place = (offset) => {
+  const locate: Locate = (offset) => {
     const { line, col } = lines.linePos(offset);
     return { line, column: col };
   };
   const syntax = [...document.errors, ...document.warnings].map((error): ConfigError => ({
-    ...at(error.pos[0]),
-    problem: `not valid YAML: ${error.code === 'DUPLICATE_KEY' ? sameKey(content, error.pos[0]) : withoutContent(error.message)}`,
+    ...locate(error.pos[0]),
+    problem: `not valid YAML: ${error.code === 'DUPLICATE_KEY' ? describeDuplicateKey(content, error.pos[0]) : withoutContent(error.message)}`,
   }));
-  if (syntax.length === 0) syntax.push(...aliasesOfNothing(document, at));
-  const unset = syntax.length > 0 ? [] : putVariablesIn(document, env, at);
-  const { settings, problem } = syntax.length > 0 ? {} : asSettings(document);
+  if (syntax.length === 0) syntax.push(...unresolvedAliases(document, locate));
+  const unset = syntax.length > 0 ? [] : substituteVariables(document, env, locate);
+  const { settings, problem } = syntax.length > 0 ? {} : toSettings(document);
   if (problem !== undefined) syntax.push({ problem });
   const file: YamlFile = {
     settings,
-    place: (path, key = false) => {
+    locate: (path, key = false) => {
       const offset = offsetOf(document, path, key);
-      return offset === undefined ? undefined : at(offset);
+      return offset === undefined ? undefined : locate(offset);
     },
   };
   return { file, configErrors: [...syntax, ...unset] };
 }
 
 /** Only a name is shown: another text at that place may be a password. */
-function sameKey(content: string, at: number): string {
-  const key = /^[\w.-]+(?=\s*:)/.exec(content.slice(at))?.[0];
+function describeDuplicateKey(content: string, offset: number): string {
+  const key = /^[\w.-]+(?=\s*:)/.exec(content.slice(offset))?.[0];
   return `${key === undefined ? 'a key' : `"${key}"`} stands here a second time; put both into one, or remove one of them`;
 }
 
@@ -52,20 +52,20 @@ function withoutContent(message: string): string {
   return message.replace(/^(Unresolved|Block scalar header)(.*?): .*/s, '$1$2; text with such letters needs quotes');
 }
 
-function aliasesOfNothing(document: Document, at: Place): ConfigError[] {
+function unresolvedAliases(document: Document, locate: Locate): ConfigError[] {
   const configErrors: ConfigError[] = [];
   visit(document, {
     Alias: (_key, alias) => {
       if (alias.resolve(document) || !hasRange(alias)) return;
       const problem = 'not valid YAML: no anchor of this name stands before it; a text that begins with * needs quotes';
-      configErrors.push({ ...at(alias.range[0]), problem });
+      configErrors.push({ ...locate(alias.range[0]), problem });
     },
   });
   return configErrors;
 }
 
 /** Some things that YAML forbids are only found here. */
-function asSettings(document: Document): { settings?: unknown; problem?: string } {
+function toSettings(document: Document): { settings?: unknown; problem?: string } {
   try {
     return { settings: document.toJS() as unknown };
   } catch (error) {
@@ -80,38 +80,38 @@ const VARIABLE = /\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}\n]*))?\}/g;
  * Inside `{ … }` and `[ … ]` the braces of a variable would belong to YAML. While it is parsed, each letter of a
  * variable is one of Unicode's private ones, which mean nothing to YAML and leave every line and column as it is.
  */
-function hide(variable: string): string {
-  return variable.replace(/[!-~]/g, (letter) => String.fromCharCode(PRIVATE + letter.charCodeAt(0)));
+function encodeVariable(variable: string): string {
+  return variable.replace(/[!-~]/g, (letter) => String.fromCharCode(PRIVATE_USE_START + letter.charCodeAt(0)));
 }
 
-function reveal(text: string): string {
-  return text.replace(/[\uE000-\uE07F]/g, (letter) => String.fromCharCode(letter.charCodeAt(0) - PRIVATE));
+function decodeVariables(text: string): string {
+  return text.replace(/[\uE000-\uE07F]/g, (letter) => String.fromCharCode(letter.charCodeAt(0) - PRIVATE_USE_START));
 }
 
-const PRIVATE = 0xe000;
+const PRIVATE_USE_START = 0xe000;
 
 /**
  * Variables are put into values after parsing: whatever is in a variable, it cannot change the file's structure.
  * They arrive as text; every setting reads its number or truth value from text too.
  */
-function putVariablesIn(document: Document, env: Environment, at: Place): ConfigError[] {
+function substituteVariables(document: Document, env: Environment, locate: Locate): ConfigError[] {
   const configErrors: ConfigError[] = [];
   visit(document, {
     Scalar: (key, node) => {
       if (typeof node.value !== 'string') return;
-      node.value = reveal(node.value);
+      node.value = decodeVariables(node.value);
       if (key === 'key') return;
       node.value = (node.value as string).replace(
         VARIABLE,
-        (whole, name: string | undefined, fallback: string | undefined) => {
+        (match, name: string | undefined, fallback: string | undefined) => {
           if (name === undefined) return '${';
           const value = env[name];
           // As in a shell, `:-` also stands in for a variable that is empty.
           if (fallback !== undefined) return value === undefined || value === '' ? fallback : value;
           if (value !== undefined) return value;
           const problem = `the variable ${name} is not set; set it or write \${${name}:-default}`;
-          configErrors.push({ ...(node.range ? at(node.range[0]) : {}), problem });
-          return whole;
+          configErrors.push({ ...(node.range ? locate(node.range[0]) : {}), problem });
+          return match;
         },
       );
     },
@@ -120,10 +120,10 @@ function putVariablesIn(document: Document, env: Environment, at: Place): Config
 }
 
 /** Goes down the path as far as the document has it. */
-function offsetOf(document: Document, path: SettingPath, key: boolean): number | undefined {
+function offsetOf(document: Document, path: SettingPath, ofKey: boolean): number | undefined {
   let found: number | undefined = document.contents?.range?.[0];
   for (let depth = 1; depth <= path.length; depth++) {
-    const offset = stepOffset(document, path.slice(0, depth), key || depth < path.length);
+    const offset = stepOffset(document, path.slice(0, depth), ofKey || depth < path.length);
     if (offset === undefined) break;
     found = offset;
   }
@@ -131,13 +131,13 @@ function offsetOf(document: Document, path: SettingPath, key: boolean): number |
 }
 
 /** Where the last step of a path begins: its key, or its value. */
-function stepOffset(document: Document, path: SettingPath, key: boolean): number | undefined {
+function stepOffset(document: Document, path: SettingPath, ofKey: boolean): number | undefined {
   const step = path.at(-1)!;
   const parent = path.length === 1 ? document.contents : document.getIn(path.slice(0, -1), true);
   const pair = isMap(parent)
     ? parent.items.find((item) => isPair(item) && isScalar(item.key) && item.key.value === step)
     : undefined;
-  const node = pair && (key || !hasRange(pair.value)) ? pair.key : document.getIn(path, true);
+  const node = pair && (ofKey || !hasRange(pair.value)) ? pair.key : document.getIn(path, true);
   return hasRange(node) ? node.range[0] : undefined;
 }
 

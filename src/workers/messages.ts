@@ -9,7 +9,7 @@ export type ToWorker =
   | { readonly kind: 'end-idle' }
   /** Standard output belongs to the log from here on. */
   | { readonly kind: 'announced' }
-  | { readonly kind: 'ask'; readonly number: number; readonly question: Question };
+  | { readonly kind: 'ask'; readonly number: number; readonly question: WorkerRequest };
 
 /** What a worker says to the primary process. */
 export type FromWorker =
@@ -18,13 +18,13 @@ export type FromWorker =
   | { readonly kind: 'failed'; readonly why: string }
   /** Of the connections that it was given, by their place in that order. */
   | { readonly kind: 'connections-ended'; readonly numbers: readonly number[] }
-  | { readonly kind: 'reply'; readonly number: number; readonly reply: Reply }
+  | { readonly kind: 'reply'; readonly number: number; readonly reply: WorkerReply }
   | { readonly kind: 'no-reply'; readonly number: number; readonly why: string };
 
-export type Question =
+export type WorkerRequest =
   { readonly about: 'figures' } | { readonly about: 'request'; readonly request: RequestInTransit };
 
-export type Reply =
+export type WorkerReply =
   | { readonly about: 'figures'; readonly figures: MetricValues }
   | { readonly about: 'request'; readonly answer: AdminResponse };
 

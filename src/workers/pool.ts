@@ -1,5 +1,5 @@
 import type { Log } from '../observe/log.js';
-import { type ClientGate, endWords, WorkerProcess } from './worker-process.js';
+import { type ClientGate, describeExit, WorkerProcess } from './worker-process.js';
 
 export interface WorkerPoolOptions {
   readonly workers: number;
@@ -16,11 +16,11 @@ export interface WorkerPoolOptions {
 export class WorkerPool {
   readonly slots: readonly WorkerSlot[];
   private announced = false;
-  private turn = 0;
+  private nextIndex = 0;
 
   constructor({ workers, ...options }: WorkerPoolOptions) {
     const onListening = (worker: WorkerProcess) => {
-      if (this.announced) worker.tell({ kind: 'announced' });
+      if (this.announced) worker.send({ kind: 'announced' });
       options.onListening(worker);
     };
     this.slots = Array.from(
@@ -36,19 +36,19 @@ export class WorkerPool {
   async start(): Promise<readonly string[]> {
     const [first, ...others] = this.slots;
     const urls = await first!.start(false);
-    await Promise.all(others.map((post) => post.start(true)));
+    await Promise.all(others.map((slot) => slot.start(true)));
     return urls;
   }
 
   /** All of them listen, and whoever started us knows: logs go to standard output, as do those of later processes. */
   announce(): void {
     this.announced = true;
-    for (const worker of this.listening) worker.tell({ kind: 'announced' });
+    for (const worker of this.listening) worker.send({ kind: 'announced' });
   }
 
   /** Connections are short. */
   endIdle(): void {
-    for (const worker of this.listening) worker.tell({ kind: 'end-idle' });
+    for (const worker of this.listening) worker.send({ kind: 'end-idle' });
   }
 
   get listening(): readonly WorkerProcess[] {
@@ -58,18 +58,18 @@ export class WorkerPool {
   /** Each in its turn; undefined while none listens. */
   next(): WorkerProcess | undefined {
     const { listening } = this;
-    return listening[this.turn++ % listening.length];
+    return listening[this.nextIndex++ % listening.length];
   }
 
   /** Fails when one of them did not end gently, but not before all have ended. */
   async stop(): Promise<void> {
-    const ends = await Promise.allSettled(this.slots.map((post) => post.stop()));
+    const ends = await Promise.allSettled(this.slots.map((slot) => slot.stop()));
     const failed = ends.find((end) => end.status === 'rejected');
     if (failed) throw failed.reason;
   }
 
   kill(): void {
-    for (const post of this.slots) post.kill();
+    for (const slot of this.slots) slot.kill();
   }
 }
 
@@ -90,7 +90,7 @@ export class WorkerSlot {
   private worker: WorkerProcess | undefined;
   private isListening = false;
   private failures = 0;
-  private next: NodeJS.Timeout | undefined;
+  private restartTimer: NodeJS.Timeout | undefined;
   private stopping = false;
 
   constructor(private readonly options: WorkerSlotOptions) {}
@@ -105,8 +105,8 @@ export class WorkerSlot {
   }
 
   /** Where it listens. Fails when the first process does not come to; from then on there will always be another. */
-  async start(isLater: boolean): Promise<readonly string[]> {
-    const worker = this.fork(isLater);
+  async start(othersListen: boolean): Promise<readonly string[]> {
+    const worker = this.fork(othersListen);
     const urls = await worker.listening;
     this.replaceWhenEnded(worker);
     return urls;
@@ -115,7 +115,7 @@ export class WorkerSlot {
   /** Fulfilled when its process has ended gently; fails when it ended otherwise. */
   async stop(): Promise<void> {
     this.stopping = true;
-    clearTimeout(this.next);
+    clearTimeout(this.restartTimer);
     if (!this.worker) return;
     const { worker } = this;
     if (!this.isListening) {
@@ -124,21 +124,21 @@ export class WorkerSlot {
       await worker.ended;
       return;
     }
-    worker.tell({ kind: 'stop' });
+    worker.send({ kind: 'stop' });
     const end = await worker.ended;
-    if (end.code !== 0) throw new Error(`worker ${this.number} ended ${endWords(end)}`);
+    if (end.code !== 0) throw new Error(`worker ${this.number} ended ${describeExit(end)}`);
   }
 
   /** At once; nothing follows. */
   kill(): void {
     this.stopping = true;
-    clearTimeout(this.next);
+    clearTimeout(this.restartTimer);
     this.worker?.kill();
   }
 
-  private fork(isLater: boolean): WorkerProcess {
+  private fork(othersListen: boolean): WorkerProcess {
     const { number, log, gate, onListening, onEnded } = this.options;
-    const worker = new WorkerProcess({ number, isLater }, gate);
+    const worker = new WorkerProcess({ number, othersListen }, gate);
     this.worker = worker;
     worker.listening.then(
       () => {
@@ -165,19 +165,19 @@ export class WorkerSlot {
       this.failures = failures;
       const { pid, problem } = worker;
       log.error({ worker: number, workerPid: pid, ...end, problem, afterMs }, 'a worker ended; another follows');
-      this.next = setTimeout(() => this.replaceWhenEnded(this.fork(true)), afterMs);
+      this.restartTimer = setTimeout(() => this.replaceWhenEnded(this.fork(true)), afterMs);
     });
   }
 }
 
-const FIRST_MS = 250;
-const LONGEST_MS = 30_000;
+const FIRST_RESTART_DELAY_MS = 250;
+const MAX_RESTART_DELAY_MS = 30_000;
 
 /** One that ran this long was sound: what ended it is no reason to wait. */
-const SOUND_MS = 60_000;
+const STABLE_AFTER_MS = 60_000;
 
 /** How often in a row a worker has ended, and when the next takes its place. */
 export function nextRestart(failuresBefore: number, ranMs: number): { failures: number; afterMs: number } {
-  const failures = ranMs >= SOUND_MS ? 1 : failuresBefore + 1;
-  return { failures, afterMs: Math.min(LONGEST_MS, FIRST_MS * 2 ** (failures - 1)) };
+  const failures = ranMs >= STABLE_AFTER_MS ? 1 : failuresBefore + 1;
+  return { failures, afterMs: Math.min(MAX_RESTART_DELAY_MS, FIRST_RESTART_DELAY_MS * 2 ** (failures - 1)) };
 }

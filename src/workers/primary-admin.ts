@@ -5,7 +5,7 @@ import type { WorkerPool, WorkerSlot } from './pool.js';
 import type { WorkerProcess } from './worker-process.js';
 
 /** Longer than a worker has patience with its own checks: what it found is told. */
-const PATIENCE_MS = 4000;
+const WORKER_TIMEOUT_MS = 4000;
 
 /** What operators are told of all workers together; what is about uploads, any of them can answer. */
 export class PrimaryAdmin {
@@ -13,7 +13,7 @@ export class PrimaryAdmin {
 
   constructor(
     private readonly pool: WorkerPool,
-    private readonly figures: PoolMetrics,
+    private readonly metrics: PoolMetrics,
   ) {
     this.drain = new PoolDrain({ pool, ask: (worker, request) => this.relay(request, worker) });
   }
@@ -29,11 +29,11 @@ export class PrimaryAdmin {
   private readonly pages: Readonly<Record<string, (() => Promise<AdminResponse>) | undefined>> = {
     '/healthz': () => Promise.resolve(json(200, { alive: true })),
     '/readyz': async () => {
-      const readiness = await checkReadiness(this.pool.slots.map(readinessOf), PATIENCE_MS);
+      const readiness = await checkReadiness(this.pool.slots.map(readinessOf), WORKER_TIMEOUT_MS);
       return json(readiness.ready ? 200 : 503, readiness);
     },
     '/metrics': async () => {
-      const { type, text } = await this.figures.collect(this.pool.listening);
+      const { type, text } = await this.metrics.collect(this.pool.listening);
       return { status: 200, type, body: text };
     },
   };
@@ -41,20 +41,20 @@ export class PrimaryAdmin {
   private async relay(request: AdminRequest, worker = this.pool.next()): Promise<AdminResponse> {
     if (!worker) return problem(503, 'No worker listens at the moment.', { 'Retry-After': '1' });
     try {
-      return await askAsOperator(worker, request);
+      return await sendAdminRequest(worker, request);
     } catch (error) {
       return problem(503, `The worker that was asked gave no answer: ${String(error)}`, { 'Retry-After': '1' });
     }
   }
 }
 
-function readinessOf(post: WorkerSlot): HealthCheck {
+function readinessOf(slot: WorkerSlot): HealthCheck {
   return {
-    name: `worker ${post.number}`,
+    name: `worker ${slot.number}`,
     check: async () => {
-      if (!post.listening) return 'it does not listen (yet)';
+      if (!slot.listening) return 'it does not listen (yet)';
       const request = { method: 'GET', path: '/readyz', query: new URLSearchParams(), headers: {} };
-      const { body = '' } = await askAsOperator(post.listening, request);
+      const { body = '' } = await sendAdminRequest(slot.listening, request);
       return problemsOf(JSON.parse(body) as Readiness);
     },
   };
@@ -68,7 +68,7 @@ function problemsOf({ ready, checks }: Readiness): string | ReportedProblem | un
   return ready ? { informational: told } : told;
 }
 
-async function askAsOperator(worker: WorkerProcess, { query, ...request }: AdminRequest): Promise<AdminResponse> {
+async function sendAdminRequest(worker: WorkerProcess, { query, ...request }: AdminRequest): Promise<AdminResponse> {
   const reply = await worker.ask({ about: 'request', request: { ...request, query: query.toString() } });
   if (reply.about !== 'request') throw new Error('the reply is to another question');
   return reply.answer;
@@ -78,10 +78,10 @@ export interface PoolDrainOptions {
   readonly pool: Pick<WorkerPool, 'listening'>;
   /** Gives a worker's answer, or says that it has none. */
   readonly ask: (worker: WorkerProcess | undefined, request: AdminRequest) => Promise<AdminResponse>;
-  readonly againMs?: number;
+  readonly retryDelayMs?: number;
 }
 
-const AGAIN_MS = 1000;
+const RETRY_DELAY_MS = 1000;
 
 /**
  * The drain of all workers. Each of them leaves, also one that takes the place of another later; one at a time moves what
@@ -92,19 +92,19 @@ export class PoolDrain {
   private isMoving = false;
   private migrator: WorkerProcess | undefined;
   /** Fulfilled when who moves now has been told so: before that it would know of nothing. */
-  private handedOver: Promise<void> = Promise.resolve();
+  private migratorAssigned: Promise<void> = Promise.resolve();
 
   constructor(private readonly options: PoolDrainOptions) {}
 
   async answer(request: AdminRequest): Promise<AdminResponse> {
-    await this.handedOver;
+    await this.migratorAssigned;
     const first = this.migrator ?? this.options.pool.listening[0];
     const answer = await this.options.ask(first, request);
     // What is not understood, or not for who asks it, is nothing for the others.
     const isRefused = answer.status >= 400 && answer.status < 500;
     if (request.method !== 'POST' || !first || isRefused) return answer;
     this.isLeaving = true;
-    if (request.query.get('move') === 'true') this.moveBy(first);
+    if (request.query.get('move') === 'true') this.startMigration(first);
     const others = this.options.pool.listening.filter((worker) => worker !== first);
     const leave = { ...request, query: new URLSearchParams() };
     const answers = await Promise.all(others.map((worker) => this.options.ask(worker, leave)));
@@ -112,39 +112,39 @@ export class PoolDrain {
   }
 
   /** A worker has come to listen, maybe in the place of one that left. */
-  joined(worker: WorkerProcess): void {
+  workerListening(worker: WorkerProcess): void {
     if (!this.isLeaving) return;
-    if (this.isMoving && !this.migrator) this.handOver();
-    if (worker !== this.migrator) void this.forceRetry(worker, false);
+    if (this.isMoving && !this.migrator) this.assignMigrator();
+    if (worker !== this.migrator) void this.sendDrain(worker, false);
   }
 
   /** A worker has ended; what it was moving goes on with another. */
-  ended(worker: WorkerProcess): void {
+  workerEnded(worker: WorkerProcess): void {
     if (worker !== this.migrator) return;
     this.migrator = undefined;
-    this.handOver();
+    this.assignMigrator();
   }
 
   /** It may have ended before it could say that it does so. */
-  private moveBy(worker: WorkerProcess): void {
+  private startMigration(worker: WorkerProcess): void {
     this.isMoving = true;
     this.migrator = worker;
-    if (!this.options.pool.listening.includes(worker)) this.handOver();
+    if (!this.options.pool.listening.includes(worker)) this.assignMigrator();
   }
 
-  private handOver(): void {
+  private assignMigrator(): void {
     const [next] = this.options.pool.listening;
     this.migrator = next;
-    if (next) this.handedOver = this.forceRetry(next, true);
+    if (next) this.migratorAssigned = this.sendDrain(next, true);
   }
 
   /** Fulfilled when it was told; tells it again if that was in vain, as while Redis is away. */
-  private async forceRetry(worker: WorkerProcess, move: boolean): Promise<void> {
-    const { pool, ask, againMs = AGAIN_MS } = this.options;
+  private async sendDrain(worker: WorkerProcess, move: boolean): Promise<void> {
+    const { pool, ask, retryDelayMs: againMs = RETRY_DELAY_MS } = this.options;
     const query = new URLSearchParams(move ? { move: 'true' } : {});
     const { status } = await ask(worker, { method: 'POST', path: '/drain', query, headers: {} });
     if (status < 500) return;
-    const again = (): void => void (pool.listening.includes(worker) && this.forceRetry(worker, move));
+    const again = (): void => void (pool.listening.includes(worker) && this.sendDrain(worker, move));
     setTimeout(again, againMs).unref();
   }
 }
@@ -154,27 +154,27 @@ export class PoolMetrics {
   /** `own`: of the process that collects. */
   constructor(private readonly own: () => Promise<MetricValues> = () => Promise.resolve([])) {}
 
-  private readonly newest = new Map<WorkerProcess, MetricValues>();
-  private former: Promise<MetricValues> = Promise.resolve([]);
+  private readonly latest = new Map<WorkerProcess, MetricValues>();
+  private endedTotals: Promise<MetricValues> = Promise.resolve([]);
 
   /** A worker that does not answer counts with what it said last. */
   async collect(workers: readonly WorkerProcess[]): Promise<{ type: string; text: string }> {
-    await Promise.all(workers.map((worker) => this.ask(worker)));
-    return sumMetrics([...this.newest.values(), await this.former, await this.own()]);
+    await Promise.all(workers.map((worker) => this.refresh(worker)));
+    return sumMetrics([...this.latest.values(), await this.endedTotals, await this.own()]);
   }
 
   /** It has ended; what it counted since it was last asked is not known. */
   retire(worker: WorkerProcess): void {
-    const last = this.newest.get(worker);
+    const last = this.latest.get(worker);
     if (!last) return;
-    this.newest.delete(worker);
-    this.former = this.former.then((former) => cumulativeMetrics([former, last]));
+    this.latest.delete(worker);
+    this.endedTotals = this.endedTotals.then((former) => cumulativeMetrics([former, last]));
   }
 
-  private async ask(worker: WorkerProcess): Promise<void> {
+  private async refresh(worker: WorkerProcess): Promise<void> {
     try {
-      const reply = await worker.ask({ about: 'figures' }, PATIENCE_MS);
-      if (reply.about === 'figures') this.newest.set(worker, reply.figures);
+      const reply = await worker.ask({ about: 'figures' }, WORKER_TIMEOUT_MS);
+      if (reply.about === 'figures') this.latest.set(worker, reply.figures);
     } catch {
       // It has ended or stands still: its figures of before are the best there are.
     }

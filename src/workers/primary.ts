@@ -22,7 +22,7 @@ export interface Primary {
   readonly urls: readonly string[];
   readonly adminUrl?: string;
   /** Call it when the world has been told where to find us. */
-  announced(): void;
+  announce(): void;
   /** Fulfilled when all workers have ended gently. */
   stop(): Promise<void>;
 }
@@ -35,10 +35,10 @@ export async function startPrimary({ log, program, ...config }: PrimaryOptions):
   cluster.setupPrimary({ ...program, serialization: 'advanced' });
   const metrics = new ConnectionMetrics();
   const figures = new PoolMetrics(() => metrics.values());
-  const onListening = (worker: WorkerProcess): void => answers.drain.joined(worker);
+  const onListening = (worker: WorkerProcess): void => answers.drain.workerListening(worker);
   const onEnded = (worker: WorkerProcess): void => {
     figures.retire(worker);
-    answers.drain.ended(worker);
+    answers.drain.workerEnded(worker);
   };
   const gate = clientGate(config, { log, metrics, endIdle: () => pool.endIdle() });
   const pool = new WorkerPool({ workers, log, monotonic: () => performance.now(), gate, onListening, onEnded });
@@ -56,7 +56,7 @@ export async function startPrimary({ log, program, ...config }: PrimaryOptions):
     return {
       urls,
       ...(operators ? { adminUrl: operators.url } : {}),
-      announced: () => pool.announce(),
+      announce: () => pool.announce(),
       stop: () => pool.stop().finally(close),
     };
   } catch (error) {

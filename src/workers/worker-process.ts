@@ -1,14 +1,14 @@
 import cluster, { type Worker } from 'node:cluster';
 import { once } from 'node:events';
 import type { ConnectionGate } from '../server/connection-limits.js';
-import type { FromWorker, Question, Reply, ToWorker } from './messages.js';
+import type { FromWorker, WorkerRequest, WorkerReply, ToWorker } from './messages.js';
 import { identityVariables, type WorkerIdentity } from './worker.js';
 
 /** A worker could not start; the message is for people. */
 export class WorkerFailed extends Error {}
 
 /** How a process ended: with a code of its own, or by a signal. */
-export interface End {
+export interface ProcessExit {
   readonly code?: number;
   readonly signal?: string;
 }
@@ -17,22 +17,22 @@ export interface End {
 export class WorkerProcess {
   /** Where it listens. Fails with `WorkerFailed` when it ends before it does. */
   readonly listening: Promise<readonly string[]>;
-  readonly ended: Promise<End>;
+  readonly ended: Promise<ProcessExit>;
   private readonly forked: Worker;
-  private readonly given: GivenConnections;
-  private readonly open = new Map<number, (outcome: Reply | Error) => void>();
-  private asked = 0;
-  private lastWords: string | undefined;
+  private readonly connections: AssignedConnections;
+  private readonly pending = new Map<number, (outcome: WorkerReply | Error) => void>();
+  private lastRequestNumber = 0;
+  private failureReason: string | undefined;
 
   constructor(place: WorkerIdentity, gate?: ClientGate) {
     this.forked = cluster.fork(identityVariables(place));
-    this.given = new GivenConnections(this.forked, gate);
+    this.connections = new AssignedConnections(this.forked, gate);
     // A message to a process that has just ended; that it ended is heard below.
     this.forked.on('error', () => undefined);
-    this.ended = this.untilEnded();
+    this.ended = this.waitForExit();
     void this.ended.then(() => this.settleAll(new Error('the worker has ended')));
     this.listening = new Promise((resolve, reject) => {
-      this.forked.on('message', (message: FromWorker) => this.hear(message, resolve));
+      this.forked.on('message', (message: FromWorker) => this.onMessage(message, resolve));
       void this.ended.then((end) => reject(this.failure(place, end)));
     });
     this.listening.catch(() => undefined);
@@ -44,26 +44,26 @@ export class WorkerProcess {
 
   /** Why it could not start, in its own words. */
   get problem(): string | undefined {
-    return this.lastWords;
+    return this.failureReason;
   }
 
-  tell(message: ToWorker): void {
+  send(message: ToWorker): void {
     if (this.forked.isConnected()) this.forked.send(message);
   }
 
   /** Fails when it ends first, or has nothing to say within that time. */
-  ask(question: Question, patienceMs?: number): Promise<Reply> {
-    const number = ++this.asked;
+  ask(question: WorkerRequest, timeoutMs?: number): Promise<WorkerReply> {
+    const number = ++this.lastRequestNumber;
     return new Promise((resolve, reject) => {
       const timer =
-        patienceMs && setTimeout(() => this.settle(number, new Error(`no answer within ${patienceMs} ms`)), patienceMs);
-      this.open.set(number, (outcome) => {
+        timeoutMs && setTimeout(() => this.settle(number, new Error(`no answer within ${timeoutMs} ms`)), timeoutMs);
+      this.pending.set(number, (outcome) => {
         clearTimeout(timer);
         if (outcome instanceof Error) reject(outcome);
         else resolve(outcome);
       });
       if (!this.forked.isConnected()) this.settle(number, new Error('the worker has ended'));
-      this.tell({ kind: 'ask', number, question });
+      this.send({ kind: 'ask', number, question });
     });
   }
 
@@ -72,21 +72,21 @@ export class WorkerProcess {
     this.forked.process.kill('SIGKILL');
   }
 
-  private async untilEnded(): Promise<End> {
+  private async waitForExit(): Promise<ProcessExit> {
     // `exit` can come before its last words have been read, `disconnect` not at all while a connection is on its way.
     const [code, signal] = (await once(this.forked.process, 'close')) as [number | null, string | null];
     return signal ? { signal } : { code: code ?? -1 };
   }
 
-  private hear(message: FromWorker, listens: (urls: readonly string[]) => void): void {
+  private onMessage(message: FromWorker, listens: (urls: readonly string[]) => void): void {
     switch (message.kind) {
       case 'listening':
         return listens(message.urls);
       case 'failed':
-        this.lastWords = message.why;
+        this.failureReason = message.why;
         return;
       case 'connections-ended':
-        return this.given.ended(message.numbers);
+        return this.connections.ended(message.numbers);
       case 'reply':
         return this.settle(message.number, message.reply);
       case 'no-reply':
@@ -94,22 +94,22 @@ export class WorkerProcess {
     }
   }
 
-  private settle(number: number, outcome: Reply | Error): void {
-    this.open.get(number)?.(outcome);
-    this.open.delete(number);
+  private settle(number: number, outcome: WorkerReply | Error): void {
+    this.pending.get(number)?.(outcome);
+    this.pending.delete(number);
   }
 
   private settleAll(error: Error): void {
-    for (const number of [...this.open.keys()]) this.settle(number, error);
+    for (const number of [...this.pending.keys()]) this.settle(number, error);
   }
 
-  private failure({ number }: WorkerIdentity, end: End): WorkerFailed {
-    return new WorkerFailed(this.lastWords ?? `worker ${number} ended ${endWords(end)} before it listened`);
+  private failure({ number }: WorkerIdentity, end: ProcessExit): WorkerFailed {
+    return new WorkerFailed(this.failureReason ?? `worker ${number} ended ${describeExit(end)} before it listened`);
   }
 }
 
 /** `with code 1`, `by SIGKILL`. */
-export function endWords({ code, signal }: End): string {
+export function describeExit({ code, signal }: ProcessExit): string {
   return signal === undefined ? `with code ${code}` : `by ${signal}`;
 }
 
@@ -141,13 +141,13 @@ export interface ClientGate extends ConnectionGate {
  * closes them itself. They are not given to another worker, which would take what is left of a request for the beginning of
  * one. Clients beyond the limits are turned away here, before a worker hears of them.
  */
-export class GivenConnections {
+export class AssignedConnections {
   /** Those that the worker has not said it has, by the number of the message; with how they are counted no more. */
-  private readonly given = new Map<number, () => void>();
+  private readonly unconfirmed = new Map<number, () => void>();
   /** Those that clients have with it, by their place in the order in which it took them. */
   private readonly open = new Map<number, () => void>();
-  private taken = 0;
-  private isForgotten = false;
+  private acceptedCount = 0;
+  private isDisconnected = false;
 
   constructor(
     private readonly worker: Worker,
@@ -157,11 +157,11 @@ export class GivenConnections {
     const send = child.send.bind(child) as (...told: unknown[]) => boolean;
     child.send = (message: ClusterMessage, ...more: unknown[]) => {
       const { act, seq } = message;
-      if (act !== 'newconn' || seq === undefined || this.give(message, seq, more[0])) return send(message, ...more);
+      if (act !== 'newconn' || seq === undefined || this.assign(message, seq, more[0])) return send(message, ...more);
       return true;
     };
-    child.on('internalMessage', (message: ClusterMessage) => this.hear(message));
-    child.once('disconnect', () => (this.isForgotten = true));
+    child.on('internalMessage', (message: ClusterMessage) => this.onInternalMessage(message));
+    child.once('disconnect', () => (this.isDisconnected = true));
     // By then every message that it sent has been read.
     child.once('close', () => this.endAll());
   }
@@ -175,43 +175,43 @@ export class GivenConnections {
   }
 
   /** False when it is refused. */
-  private give({ key = '' }: ClusterMessage, seq: number, handle: unknown): boolean {
+  private assign({ key = '' }: ClusterMessage, seq: number, handle: unknown): boolean {
     const { gate } = this;
     if (!gate?.isForClients(key)) {
-      this.given.set(seq, NOT_COUNTED);
+      this.unconfirmed.set(seq, NOT_COUNTED);
       return true;
     }
     const release = gate.admit(addressOf(handle as ConnectionHandle));
     if (release) {
-      this.given.set(seq, release);
+      this.unconfirmed.set(seq, release);
       return true;
     }
     (handle as ConnectionHandle).reset?.();
     // Not within the call: the next connection is given when this one is accounted for.
-    process.nextTick(() => this.settle(seq));
+    process.nextTick(() => this.confirm(seq));
     return false;
   }
 
-  private hear({ ack, accepted }: ClusterMessage): void {
-    const release = ack === undefined ? undefined : this.given.get(ack);
+  private onInternalMessage({ ack, accepted }: ClusterMessage): void {
+    const release = ack === undefined ? undefined : this.unconfirmed.get(ack);
     if (ack === undefined || !release) return;
-    this.given.delete(ack);
+    this.unconfirmed.delete(ack);
     if (!accepted) release();
-    else if (release !== NOT_COUNTED) this.open.set(++this.taken, release);
+    else if (release !== NOT_COUNTED) this.open.set(++this.acceptedCount, release);
   }
 
   private endAll(): void {
-    const unheard = [...this.given.keys()];
-    for (const release of [...this.given.values(), ...this.open.values()]) release();
-    this.given.clear();
+    const unheard = [...this.unconfirmed.keys()];
+    for (const release of [...this.unconfirmed.values(), ...this.open.values()]) release();
+    this.unconfirmed.clear();
     this.open.clear();
     // Left out as well while a connection is on its way: without it, more would be given to the dead.
-    if (!this.isForgotten) this.worker.process.emit('disconnect');
-    for (const seq of unheard) this.settle(seq);
+    if (!this.isDisconnected) this.worker.process.emit('disconnect');
+    for (const seq of unheard) this.confirm(seq);
   }
 
   /** Node takes it for accepted by the worker, and closes its own copy. */
-  private settle(seq: number): void {
+  private confirm(seq: number): void {
     this.worker.process.emit('internalMessage', { cmd: 'NODE_CLUSTER', ack: seq, accepted: true });
   }
 }

@@ -6,7 +6,7 @@ import { type AddressInfo, createServer as createTcpServer, type Socket } from '
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { AdminClient, adminTarget } from '../../src/cli/admin-client.js';
+import { AdminClient, resolveAdminTarget } from '../../src/cli/admin-client.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { attempt, newUpload } from '../contract/sample-upload.js';
 import { FakeDesk } from '../support/fake-desk.js';
@@ -411,9 +411,9 @@ describe('the admin listener', () => {
     ...['http+unix://%2Frun%2Fa.sock', 'http://unix:/run/a.sock', 'http://'],
   ])('written as %s, which is no address, is told with every form that is one', (written) => {
     const told = `found "${written}", allowed is a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket`;
-    const byVariable = adminTarget({ env: { RUFH_PROXY_ADMIN: written } });
+    const byVariable = resolveAdminTarget({ env: { RUFH_PROXY_ADMIN: written } });
     expect(byVariable).toEqual({ problem: `RUFH_PROXY_ADMIN: ${told}` });
-    expect(adminTarget({ admin: written, env: {} })).toEqual({ problem: `--admin: ${told}` });
+    expect(resolveAdminTarget({ admin: written, env: {} })).toEqual({ problem: `--admin: ${told}` });
   });
 
   test('switched off by the variable is told', async () => {

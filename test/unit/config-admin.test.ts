@@ -29,12 +29,12 @@ function load(yaml: string, { env = {}, flags = {} }: Given = {}) {
   const say = (text: string): string => text.replaceAll(file, 'FILE').replaceAll(tokenFile, 'TOKEN_FILE');
   const loaded = loadConfig({ file, env, flags });
   if ('configErrors' in loaded)
-    return { configErrors: loaded.configErrors.map((one) => say(describeError(one))), doubts: [] };
+    return { configErrors: loaded.configErrors.map((one) => say(describeError(one))), warnings: [] };
   return {
     admin: loaded.config.admin,
     config: loaded.config,
     configErrors: [],
-    doubts: (loaded.doubts ?? []).map((one) => say(describeError(one))),
+    warnings: (loaded.warnings ?? []).map((one) => say(describeError(one))),
   };
 }
 
@@ -160,8 +160,8 @@ test.each([
   ['admin: { address: 0.0.0.0:1, insecure: true }', []],
   ['admin: { address: false, insecure: true }', []],
   ['admin: { token_file: TOKEN_FILE }', []],
-])('%s is doubtful: %j', (yaml, doubts) => {
-  expect(load(yaml)).toMatchObject({ configErrors: [], doubts });
+])('%s is doubtful: %j', (yaml, warnings) => {
+  expect(load(yaml)).toMatchObject({ configErrors: [], warnings });
 });
 
 test.each([
@@ -186,6 +186,6 @@ test.each([
     const told = [
       expect.stringMatching(new RegExp(`^FILE:\\d+:\\d+: ${setting}: TOKEN_FILE can be read by every user`)),
     ];
-    expect(load(yaml)).toMatchObject({ configErrors: [], doubts: isOpen ? told : [] });
+    expect(load(yaml)).toMatchObject({ configErrors: [], warnings: isOpen ? told : [] });
   }
 });

@@ -245,6 +245,6 @@ test.each([
 ])('%s: a retry_on that contradicts the guarantee is doubtful: %s', (yaml, isDoubtful) => {
   const loaded = read(yaml === '{}' ? '' : yaml);
   if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors));
-  const doubts = (loaded.doubts ?? []).map((one) => describeError({ ...one, source: 'FILE' }));
-  expect(doubts).toEqual(isDoubtful ? [expect.stringMatching(gateways)] : []);
+  const warnings = (loaded.warnings ?? []).map((one) => describeError({ ...one, source: 'FILE' }));
+  expect(warnings).toEqual(isDoubtful ? [expect.stringMatching(gateways)] : []);
 });

@@ -57,7 +57,7 @@ test.each(['30', 30, '-1s', '1w', '', null, 's', '25d'])('%p is no time', (writt
 });
 
 test('a time that no timer waits for may be longer than a timer can be', () => {
-  expect(duration({ mostMs: Infinity }).parse('90d')).toBe(90 * 86_400_000);
+  expect(duration({ maxMs: Infinity }).parse('90d')).toBe(90 * 86_400_000);
 });
 
 test.each([
@@ -114,17 +114,17 @@ test.each(['::ffff:10.0.0.0/8', '::ffff:0:0/95', '10.0.0.0/33', '10.1', '256.0.0
 );
 
 test('numbers and truth values are read from text too, as variables bring them', () => {
-  expect(integer({ least: 1, most: 10 }).parse('7')).toBe(7);
+  expect(integer({ min: 1, max: 10 }).parse('7')).toBe(7);
   expect(boolean().parse('false')).toBe(false);
   expect(oneOf(['always', 'group']).parse('group')).toBe('group');
 });
 
 test.each([
-  [integer({ least: 1, most: 10 }), 11, 'a whole number from 1 to 10'],
-  [integer({ least: 1, most: 10 }), '1.5', 'a whole number from 1 to 10'],
+  [integer({ min: 1, max: 10 }), 11, 'a whole number from 1 to 10'],
+  [integer({ min: 1, max: 10 }), '1.5', 'a whole number from 1 to 10'],
   [boolean(), 'yes', 'true or false'],
   [oneOf(['always', 'group']), 'never', 'one of always, group'],
-  [size({ least: 65535 }), 1, 'a size such as 10GiB, 5MB or a number of bytes, at least 65535'],
+  [size({ min: 65535 }), 1, 'a size such as 10GiB, 5MB or a number of bytes, at least 65535'],
 ])('a wrong value is answered with what is allowed (%#)', (kind, written, allowed) => {
   expect(kind.safeParse(written).error?.issues[0]?.message).toBe(allowed);
 });

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { describeError } from '../../src/config/errors.js';
 import { OVERRIDES } from '../../src/config/flags.js';
-import { loadConfig, misspeltVariables } from '../../src/config/load.js';
+import { loadConfig, findUnknownVariables } from '../../src/config/load.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 // Issue 9, §6.
@@ -18,7 +18,7 @@ function doubtsOf(yaml: string, env: Record<string, string> = {}): string[] {
   writeFileSync(file, `origin: http://a\n${yaml}`);
   const loaded = loadConfig({ file, env, flags: {} });
   if ('configErrors' in loaded) throw new Error(loaded.configErrors.map(describeError).join('\n'));
-  return (loaded.doubts ?? []).map((one) => describeError(one).replace(file, 'FILE'));
+  return (loaded.warnings ?? []).map((one) => describeError(one).replace(file, 'FILE'));
 }
 
 describe('a variable', () => {
@@ -32,7 +32,7 @@ describe('a variable', () => {
     ['RUFH_PROXY_CONFG', 'did you mean RUFH_PROXY_CONFIG?'],
     ['RUFH_PROXY_SOMETHING_ELSE', 'those that there are stand in'],
   ])('%s is misspelt: %s', (name, hint) => {
-    const told = misspeltVariables({ [name]: 'x' }).map(describeError);
+    const told = findUnknownVariables({ [name]: 'x' }).map(describeError);
     expect(told).toEqual([expect.stringContaining(`${name}: there is no such variable; ${hint}`)]);
   });
 
@@ -43,7 +43,7 @@ describe('a variable', () => {
     ...['RUFH_PROXY_PORT_80_TCP', 'RUFH_PROXY_PORT_80_TCP_ADDR', 'RUFH_PROXY_NODES_SERVICE_HOST'],
     ...['RUFH_PROXY_NODES_PORT_8081_TCP_PROTO', 'RUFH_WORKER', 'PATH', 'PROXY_ORIGIN', 'HTTP_PROXY'],
   ])('%s is not', (name) => {
-    expect(misspeltVariables({ [name]: 'x' })).toEqual([]);
+    expect(findUnknownVariables({ [name]: 'x' })).toEqual([]);
   });
 
   test('that the file itself names is not either, nor one that is empty', () => {

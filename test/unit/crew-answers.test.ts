@@ -8,13 +8,13 @@ const DRAINING = { name: 'draining', ok: false, problem: 'stopping' };
 
 /** The readiness page of a program whose workers give these answers; undefined is one that does not listen. */
 async function readinessOf(workers: readonly (Readiness | undefined)[]): Promise<object> {
-  const posts = workers.map((readiness, at) => ({
+  const slots = workers.map((readiness, at) => ({
     number: at + 1,
     listening: readiness && {
       ask: () => Promise.resolve({ about: 'request', answer: { status: 200, body: JSON.stringify(readiness) } }),
     },
   }));
-  const [pool, figures] = [{ posts } as never, {} as never];
+  const [pool, figures] = [{ slots } as never, {} as never];
   const request = { method: 'GET', path: '/readyz', query: new URLSearchParams(), headers: {} };
   const { status, body } = await new PrimaryAdmin(pool, figures).answer(request);
   return { status, ...(JSON.parse(body!) as object) };

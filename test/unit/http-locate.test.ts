@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { check } from '../../src/config/load.js';
+import { checkSettings } from '../../src/config/load.js';
 import { buildRoutes } from '../../src/config/route-table.js';
 import { locate } from '../../src/handler/upload-lookup.js';
 import type { Headers } from '../../src/model/headers.js';
@@ -8,7 +8,7 @@ import { readTarget } from '../../src/server/request-head.js';
 
 /** `400`, `upload`, or the name of the route and the target that goes on. */
 function located(settings: object, method: string, received: string, headers: Headers = []): string {
-  const { config } = check({ origin: 'http://o', ...settings });
+  const { config } = checkSettings({ origin: 'http://o', ...settings });
   const head = { method, headers, ...readTarget(method, received)! } as RequestHead;
   const result = locate(head, buildRoutes(config!), '/.uploads/');
   if (result.kind === 'refused') return '400';
@@ -345,7 +345,7 @@ describe('a pattern that is not in the normal form of paths', () => {
     ['/[%61%C3]/**', 'ASCII'],
   ])('%s would never match, and is a mistake that says what would: %s', (path, word) => {
     for (const one of [path, ['/ok', path]]) {
-      const { config, found } = check({ origin: 'http://o', routes: [{ match: { path: one } }] });
+      const { config, errors: found } = checkSettings({ origin: 'http://o', routes: [{ match: { path: one } }] });
       expect([config, found.map(({ configError }) => configError.problem)]).toEqual([
         undefined,
         [expect.stringContaining(word)],

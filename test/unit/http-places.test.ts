@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { check } from '../../src/config/load.js';
+import { checkSettings } from '../../src/config/load.js';
 import { buildRoutes } from '../../src/config/route-table.js';
 import { Authorizer } from '../../src/handler/authorize.js';
 import { UploadLookup } from '../../src/handler/upload-lookup.js';
@@ -47,7 +47,7 @@ test.each([
   ['Remote-User', { forward_auth: 'http://auth' }, 'Remote-User', true],
   ['Remote-User', { forward_auth: 'http://auth' }, 'Remote_User', true],
 ])('bind_to %s with authorize %j: who creates with %s finds it again: %p', async (bound, authorize, sent, finds) => {
-  const { config } = check({ origin: 'http://o', authorize });
+  const { config } = checkSettings({ origin: 'http://o', authorize });
   const route = { ...buildRoutes(config!).find('POST', '/files'), bindTo: [bound] };
   const places = await placesWithUpload(route, finds ? [[sent, 'k']] : [['X-Api-Key', 'k']]);
   const found = await places.find(head('HEAD', `/.uploads/${ID}`, [[sent, 'k']]));

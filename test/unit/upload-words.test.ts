@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { aligned, bytes, timeWords } from '../../src/cli/format-uploads.js';
+import { alignColumns, formatBytes, formatDuration } from '../../src/cli/format-uploads.js';
 
 test.each([
   [0, '0 B'],
@@ -10,7 +10,7 @@ test.each([
   [5 * 2 ** 30, '5.0 GiB'],
   [3 * 2 ** 50, '3072 TiB'],
 ])('%i bytes are %s', (count, words) => {
-  expect(bytes(count)).toBe(words);
+  expect(formatBytes(count)).toBe(words);
 });
 
 test.each([
@@ -23,12 +23,12 @@ test.each([
   [3 * 86_400_000 + 4 * 3_600_000 + 59_000, '3d 4h'],
   [86_400_000 + 5000, '1d'],
 ])('%i milliseconds are %s', (ms, words) => {
-  expect(timeWords(ms)).toBe(words);
+  expect(formatDuration(ms)).toBe(words);
 });
 
 test('columns are as wide as their widest entry, and lines have no spaces at their end', () => {
   expect(
-    aligned([
+    alignColumns([
       ['A', 'B'],
       ['longer', ''],
     ]),

@@ -2,7 +2,7 @@ import { chmod, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
-import { whyNotStarted } from '../../src/cli/startup-errors.js';
+import { describeStartupError } from '../../src/cli/startup-errors.js';
 import { clearSocketPath } from '../../src/fs/unix-socket.js';
 import { Fault, type FaultCode } from '../../src/model/fault.js';
 import { temporaryDirectory, withoutRights } from '../support/temporary.js';
@@ -21,7 +21,7 @@ test('a port that is taken is told with what to do, as Node reports it', async (
   const { port } = first.address() as { port: number };
   const error = await new Promise((resolve) => createServer().once('error', resolve).listen(port, '127.0.0.1'));
   await new Promise((resolve) => first.close(resolve));
-  expect(whyNotStarted(error, config)).toBe(
+  expect(describeStartupError(error, config)).toBe(
     `cannot listen on 127.0.0.1:${port}: another process listens there; stop it or choose another address (port 0 takes a free one)`,
   );
 });
@@ -42,7 +42,7 @@ test.each([
   [{ code: 'EACCES', syscall: 'mkdir', path: '/srv/uploads' }, 'no permission for /srv/uploads: give the user'],
   [{ code: 'EROFS', syscall: 'open', path: '/srv/uploads/lock' }, 'no permission for /srv/uploads/lock'],
 ])('a failed start is told so that one knows what to do (%#)', (fields, told) => {
-  expect(whyNotStarted(systemError(fields), config)).toContain(told);
+  expect(describeStartupError(systemError(fields), config)).toContain(told);
 });
 
 // Issue 9, §6.
@@ -62,9 +62,9 @@ test.each([
   else await new Promise<void>((resolve) => server.listen(path, resolve));
   if (what !== 'a file') await chmod(path, what === 'a socket in use' ? 0o777 : 0);
   const error: unknown = await withoutRights(() => clearSocketPath(path)).catch((reason: unknown) => reason);
-  expect(whyNotStarted(error, config)).toBe(`cannot listen: unix socket ${path} ${why}`);
+  expect(describeStartupError(error, config)).toBe(`cannot listen: unix socket ${path} ${why}`);
   const admin = { address: { kind: 'unix', path }, open: [], hosts: [], insecure: false } as const;
-  expect(whyNotStarted(error, { ...config, admin })).toBe(
+  expect(describeStartupError(error, { ...config, admin })).toBe(
     `the admin listener cannot listen: unix socket ${path} ${why}. It is set with \`admin\` or --admin; "false" is none`,
   );
   await new Promise((resolve) => server.close(resolve));
@@ -77,15 +77,15 @@ test.each<[FaultCode, string]>([
   ['STORAGE_FULL', 'the message; make room on the disk of /srv/uploads'],
   ['RECORD_DAMAGED', 'the message (/srv/uploads)'],
 ])('%s is told so that one knows what to do', (code, told) => {
-  expect(whyNotStarted(new Fault(code, 'the message', false), config)).toContain(told);
+  expect(describeStartupError(new Fault(code, 'the message', false), config)).toContain(told);
 });
 
 describe('what we do not know', () => {
   test('is told with its stack', () => {
-    expect(whyNotStarted(new Error('strange'), config)).toMatch(/^Error: strange\n\s+at /);
+    expect(describeStartupError(new Error('strange'), config)).toMatch(/^Error: strange\n\s+at /);
   });
 
   test('is told even when it is no error', () => {
-    expect(whyNotStarted('strange', config)).toBe('strange');
+    expect(describeStartupError('strange', config)).toBe('strange');
   });
 });
