@@ -21,18 +21,21 @@ import { problemBody } from '../protocol/problem.js';
 export type Admission =
   | {
       readonly kind: 'admitted';
-      /** What the origin's request gets besides. */
+      /** Extra headers for the origin's request. */
       readonly addedHeaders?: Headers;
-      /** Who this is, as `forwardAuth` says. */
+      /** The client's principal, as the authorization service names it. */
       readonly principal?: string;
     }
-  /** Turned away, with the answer of the one that was asked. `isUndecided`: it could not say whether. */
+  /** Rejected, with the answer of the service or the origin. `isUndecided`: the service could not decide. */
   | { readonly kind: 'rejected'; readonly answer: RelayedAnswer; readonly isUndecided: boolean };
 
-/** To whom the uploads of a request belong: everybody who knows their URL, one owner (a digest), or nobody at all. */
+/** The owner of a request's uploads: anyone who knows their URL, one owner (a digest), or nobody at all. */
 export type Owner = { readonly kind: 'anybody' | 'nobody' } | { readonly kind: 'one'; readonly digest: string };
 
-/** A creation as its origin will get it. `isForm`: in a body that is longer than its own. */
+/**
+ * Previews the request that the origin will get for a creation. `isForm`: the body is wrapped in a form, and so longer
+ * than the upload.
+ */
 type PreviewRequest = (
   head: Pick<RequestHead, 'method' | 'target' | 'headers'>,
   route: Route,
@@ -40,19 +43,22 @@ type PreviewRequest = (
 
 type ForwardAuth = NonNullable<Authorize['forwardAuth']>;
 
-/** About a body that the one who is asked does not get. */
+/** Fields about a body that is not part of the question. */
 const BODY_FIELDS = new Set(['content-length', 'expect', 'transfer-encoding', 'content-digest', 'trailer']);
 
-/** How long an origin may think about a head: one that waits for the body in spite of `Expect` lets it in. */
+/**
+ * How long the origin may take to decide by the head; one that waits for the body in spite of `Expect` counts as
+ * admitting it.
+ */
 const PREFLIGHT_TIMEOUT_MS = 2000;
 
-/** Decides who may come in before a byte of a body is taken, and whose an upload is. */
+/** Decides whether to admit a client before any byte of its body is read, and who owns its uploads. */
 export class Authorizer {
   private readonly connections = new ShortRequestAgents();
 
   /**
-   * `via`: the name by which this proxy knows itself again. `shown`: as for every answer of an origin. `foresee`: what a route
-   * makes of a creation for its origin; missing: nothing.
+   * `via`: the name of this proxy in `Via`. `answerSettings`: as for every answer of an origin. `preview`: how the
+   * route changes a creation for its origin; not at all when missing.
    */
   constructor(
     private readonly log: Log,
@@ -61,15 +67,15 @@ export class Authorizer {
     private readonly preview: PreviewRequest = (head) => ({ ...head, isForm: false }),
   ) {}
 
-  /** Asks the authorization service of the route; where there is none everybody is let in. */
+  /** Asks the route's authorization service; without one everybody is admitted. */
   async authorize(head: RequestHead, route: Route): Promise<Admission> {
     const { forwardAuth } = route.authorize;
     return forwardAuth ? this.askService(head, route, forwardAuth) : { kind: 'admitted' };
   }
 
   /**
-   * About a creation: asks the service, if `asked` does not say what it has answered, then the origin itself. `length`: of the
-   * whole, where it is known.
+   * Admits a creation: asks the service, unless `earlier` has its decision, and then the origin. `length`: of the
+   * complete upload in bytes, where it is known.
    */
   async admitCreation(head: RequestHead, route: Route, earlier?: Admission, length?: number): Promise<Admission> {
     const admission = earlier ?? (await this.authorize(head, route));
@@ -78,8 +84,8 @@ export class Authorizer {
   }
 
   /**
-   * Whose request this is: by the headers the route binds uploads to, or by the principal that the service names. Fails
-   * with a `Fault` when the service cannot say.
+   * The owner of the request: by the headers that the route binds uploads to, or by the principal that the service
+   * names. Rejects with a `Fault` when the service cannot decide.
    */
   async ownerOf(head: RequestHead, route: Route, admission?: Admission): Promise<Owner> {
     const { bindTo } = route;
@@ -94,7 +100,7 @@ export class Authorizer {
     return { kind: 'one', digest: digestOf([current.principal]) };
   }
 
-  /** Ends every connection to a service. */
+  /** Closes every connection to a service. */
   close(): void {
     this.connections.close();
   }
@@ -124,7 +130,7 @@ export class Authorizer {
     };
   }
 
-  /** RFC 9110 §10.1.1: an origin that knows already that it does not want the body says so instead of 100. */
+  /** RFC 9110 §10.1.1: an origin that refuses by the head alone answers so instead of with 100. */
   private async preflightOrigin(received: RequestHead, route: Route, added?: Headers): Promise<Admission | undefined> {
     const { origin, delivery } = route;
     const { isForm, ...previewed } = this.preview(received, route);
@@ -147,22 +153,22 @@ export class Authorizer {
         timeoutMs,
         expectsContinue: true,
       });
-      // RFC 5842 §7.2: with 508 it would come back to us whole.
+      // 508 (RFC 5842 §7.2): the upload would loop back to this proxy.
       const isRefused = (answer.status >= 400 && answer.status < 500) || answer.status === 508;
       if (!isRefused) return undefined;
       const place = { route, publicUrl: this.answerSettings.publicUrl ?? clientBaseUrl(head) };
       const shown = withoutUploadFields(answerFields(answer.headers, place, this.answerSettings.altSvc));
       return { kind: 'rejected', answer: relayedAnswer({ ...answer, headers: shown }), isUndecided: false };
     } catch {
-      // No word within the time, or no connection: only a refusal keeps a client out; delivery has its own patience.
+      // No answer in time, or no connection: only a refusal rejects a client; delivery has its own retries.
       return undefined;
     }
   }
 }
 
 /**
- * What the service is told: the client's own fields, and where it wants to go, as forward-auth services expect it. Of
- * method and target nobody but we can say anything: services believe the first of several such fields, or any of them.
+ * The headers for the service: the client's own, and its destination as forward-auth services expect it. Only the proxy
+ * may state method and target, because services believe the first of several such fields, or any of them.
  */
 function serviceHeaders(head: RequestHead, route: Route, url: string, via?: string): HeaderLine[] {
   const { authority, connection, httpVersion, scheme } = head;
@@ -182,7 +188,7 @@ function describesTarget(name: string): boolean {
   return isProxyField(key) && !TRUSTED_PROXY_FIELDS.has(key);
 }
 
-/** About the connection and the place we are reached at: a trusted proxy may say these, nobody else. */
+/** Fields about the connection and our own address, which only trusted proxies may set. */
 const TRUSTED_PROXY_FIELDS: ReadonlySet<string> = new Set([
   'x-forwarded-for',
   'x-forwarded-host',
@@ -192,7 +198,10 @@ const TRUSTED_PROXY_FIELDS: ReadonlySet<string> = new Set([
   'x-real-ip',
 ]);
 
-/** A refusal of the service without what it says to us alone: who this is, and where else it can be reached. */
+/**
+ * A refusal of the service without the fields meant for the proxy alone: the client's identity, and alternative
+ * services.
+ */
 function withoutServiceFields(answer: ShortResponse, { copyHeaders, principalHeader }: ForwardAuth): ShortResponse {
   const ours = new Set([...copyHeaders, principalHeader].map(fieldKey));
   const shown = withoutSpellings(withoutAltSvc(answer.headers), ours).filter(
@@ -206,7 +215,7 @@ function relayedAnswer({ status, reason, headers, body }: ShortResponse): Relaye
   return { status, reason, headers: lines, bodySize: body.length, body: repeatable(body), trailers: () => [] };
 }
 
-/** An answer of ours where the service has none, or none that can be used. */
+/** An answer of our own, where the service has none that can be used. */
 export function problemAnswer(status: number, reason: string, detail: string, more: Headers = []): RelayedAnswer {
   const body = Buffer.from(problemBody({ status, detail }));
   const headers: Headers = [['Content-Type', 'application/problem+json'], ...more];
@@ -217,7 +226,7 @@ const UNDECIDED = 'The authorization service cannot say right now whether this i
 
 const UNDECIDED_ANSWER = problemAnswer(503, 'Service Unavailable', UNDECIDED, [['Retry-After', '5']]);
 
-/** Can be read again and again, unlike a stream. */
+/** A body that can be read repeatedly, unlike a stream. */
 function repeatable(body: Buffer): AsyncIterable<Uint8Array> {
   return {
     async *[Symbol.asyncIterator]() {
@@ -226,7 +235,7 @@ function repeatable(body: Buffer): AsyncIterable<Uint8Array> {
   };
 }
 
-/** A missing value is a value too: whoever sends none is not whoever sends one. */
+/** Hashes the values; a missing one is distinct from any other. */
 function digestOf(values: readonly (string | undefined)[]): string {
   return createHash('sha256')
     .update(JSON.stringify(values.map((value) => value ?? null)))

@@ -4,14 +4,14 @@ import type { Reply } from '../protocol/protocol.js';
 
 /** Which web pages may upload from a browser. */
 export interface CorsRules {
-  /** Origins as browsers send them; `*` for all. Empty: nothing is ever added to a reply. */
+  /** Origins as browsers send them; `*` for all. When empty, replies never change. */
   readonly allowOrigins: readonly string[];
   /** Pages may send cookies and credentials. */
   readonly allowCredentials: boolean;
   readonly maxAgeSeconds: number;
 }
 
-/** What the upload protocols use, on whatever resource. */
+/** The methods that upload protocols use, on any resource. */
 const METHODS = 'POST, HEAD, PATCH, DELETE, OPTIONS, GET, PUT';
 
 const REQUEST_FIELDS =
@@ -45,7 +45,7 @@ const PREFLIGHT_VARY = [
   'Access-Control-Request-Private-Network',
 ].join(', ');
 
-/** Lets the pages of the allowed origins use uploads: the Fetch standard's CORS protocol. Pure. */
+/** Lets pages of the allowed origins use uploads, by the CORS protocol of the Fetch standard. Pure. */
 export class Cors {
   private readonly allowsAnyOrigin: boolean;
 
@@ -53,7 +53,7 @@ export class Cors {
     this.allowsAnyOrigin = rules.allowOrigins.includes('*');
   }
 
-  /** The answer to a preflight on a resource of ours; undefined when CORS is left to the origin. */
+  /** The reply to a preflight on a resource of ours; undefined when CORS is left to the origin. */
   preflight(head: RequestHead): Reply | undefined {
     if (this.rules.allowOrigins.length === 0) return undefined;
     const vary: HeaderLine = ['Vary', PREFLIGHT_VARY];
@@ -73,8 +73,8 @@ export class Cors {
   }
 
   /**
-   * The reply with what lets the page read it: on errors and relayed answers too, because a browser hides every reply
-   * that lacks it. What the origin says of CORS itself is extended, never contradicted or repeated.
+   * The reply with the fields that let the page read it, on errors and relayed answers too, because browsers hide
+   * replies without them. CORS fields of the origin are extended, never contradicted or repeated.
    */
   apply(reply: Reply, head: RequestHead): Reply {
     if (this.rules.allowOrigins.length === 0) return reply;
@@ -87,7 +87,7 @@ export class Cors {
     return { ...reply, headers: [...exposed, ...missing] };
   }
 
-  /** With `*` and without credentials the answer does not depend on who asks, and caches need not be told. */
+  /** With `*` and without credentials the reply does not depend on Origin, so that it needs no Vary. */
   private get sameForAllOrigins(): boolean {
     return this.allowsAnyOrigin && !this.rules.allowCredentials;
   }
@@ -99,8 +99,8 @@ export class Cors {
   }
 
   /**
-   * Chrome asks this before a page from the internet may reach a private network (Private Network Access). Only a page that
-   * the operator names is let in: `*` may have been meant for a server that everybody can reach anyway, and `null` is anybody.
+   * Chrome asks before a page from the internet reaches a private network (Private Network Access). Only origins named
+   * in the settings are allowed: `*` may be meant for a public server, and any page can have the origin `null`.
    */
   private privateNetworkHeaders(headers: Headers): HeaderLine[] {
     const asked = fieldValue(headers, 'access-control-request-private-network')?.trim() === 'true';
@@ -109,7 +109,10 @@ export class Cors {
     return asked && isNamed ? [['Access-Control-Allow-Private-Network', 'true']] : [];
   }
 
-  /** Browsers refuse `*` together with credentials: then the origin is named. */
+  /**
+   * The value of Access-Control-Allow-Origin; browsers refuse `*` together with credentials, so that the origin is
+   * named then.
+   */
   private allowedOrigin(headers: Headers): string | undefined {
     const origin = fieldValue(headers, 'origin');
     if (this.sameForAllOrigins) return '*';
@@ -118,7 +121,7 @@ export class Cors {
   }
 }
 
-/** Pages add fields of their own (ids, tokens): whatever an allowed page asks for is allowed. */
+/** Pages add fields of their own (ids, tokens), so that an allowed page gets every field that it asks for. */
 function requestedFields(headers: Headers): string {
   const requested = fieldValue(headers, 'access-control-request-headers');
   const isList =

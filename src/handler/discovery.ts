@@ -9,16 +9,18 @@ import type { ReverseProxy } from '../proxy/reverse-proxy.js';
 import type { Exchange } from '../server/exchange.js';
 import type { Cors } from './cors.js';
 
-/** Fields of ours whose members join those of the origin; any other field of ours takes the place of the origin's. */
+/** List fields whose members are merged with the origin's; any other field of ours replaces the origin's. */
 const LIST_FIELDS: ReadonlySet<string> = new Set(['accept-patch', 'allow', 'vary']);
 
-/** Fields about uploads that an origin has no say in, also where the dialect of the request has none of them. */
+/**
+ * Upload fields that are removed from the origin's answer, even where the dialect of the request does not have them.
+ */
 const RESERVED_FIELDS = ['upload-limit', 'upload-draft-interop-version'];
 
-/** Statuses by which an origin says that it does not know OPTIONS: nothing in such an answer is worth keeping. */
+/** Statuses of an origin that does not support OPTIONS; nothing of such an answer is kept. */
 const OPTIONS_UNSUPPORTED: ReadonlySet<number> = new Set([404, 405, 501]);
 
-/** Fields that every answer of a server has: alone they say nothing of the target. */
+/** Fields of every answer, which say nothing about the target. */
 const GENERAL_FIELDS: ReadonlySet<string> = new Set(['alt-svc', 'content-length', 'date', 'server', 'via']);
 
 export interface DiscoveryOptions {
@@ -26,20 +28,20 @@ export interface DiscoveryOptions {
   readonly cors: Pick<Cors, 'apply'>;
 }
 
-/** A discovery that was let in. */
+/** An admitted discovery. */
 export interface DiscoveryRequest {
   readonly exchange: Exchange;
   readonly head: RequestHead;
   readonly route: Route;
-  /** What the origin's request gets besides. */
+  /** Extra headers for the origin's request. */
   readonly addedHeaders?: Headers;
 }
 
-/** Discovery (RUFH §4.1.4): what the origin says of a target, with what we add to it. */
+/** Discovery (RUFH §4.1.4): the origin's answer to OPTIONS, with the upload fields added. */
 export class Discovery {
   constructor(private readonly options: DiscoveryOptions) {}
 
-  /** Passes the request through, and puts `ours` into the answer. Fulfilled when the exchange is over. Never fails. */
+  /** Forwards the request and merges `ours` into the answer. Fulfilled when the exchange is over; never rejects. */
   async answer({ exchange, head, route, addedHeaders }: DiscoveryRequest, ours: Reply): Promise<void> {
     const { reverseProxy: passThrough, cors } = this.options;
     const forPages = <T extends AnswerHead | Reply>(answer: T): T => ({ ...answer, ...cors.apply(answer, head) });
@@ -53,12 +55,12 @@ export class Discovery {
   }
 }
 
-/** What the client is told when the origin says `theirs`. Errors of a server stay as they are: health checks go by them. */
+/** Merges the two. Server errors stay as they are, because health checks depend on them. */
 function combined(theirs: AnswerHead, ours: Reply): RewrittenAnswer {
   if (OPTIONS_UNSUPPORTED.has(theirs.status)) return { replacement: ours };
   if (theirs.status >= 500) return theirs;
   const headers = merged(theirs.headers, ours.headers);
-  // Apple's clients want a 200: a 204 that says nothing of the target becomes one.
+  // Apple's clients need a 200: a 204 that says nothing about the target becomes one.
   if (theirs.status !== 204 || !saysNothingOfTarget(theirs.headers)) return { ...theirs, headers };
   return { status: ours.status, reason: '', headers: [...withoutFields(headers, LENGTH), ['Content-Length', '0']] };
 }

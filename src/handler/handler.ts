@@ -34,76 +34,82 @@ export interface HandlerOptions {
   readonly uploadRequests: UploadRequestHandler;
   readonly discovery: Discovery;
   readonly reverseProxy: ReverseProxy;
-  /** To the nodes that have the bytes of other uploads; missing where there can be none. */
+  /** Relays requests to the nodes that own other uploads; missing where there can be none. */
   readonly relay?: Relay;
   readonly routes: Routes;
   readonly trust: TrustedProxies;
   readonly cors: Cors;
-  /** Path of upload resources: begins and ends with a slash. */
+  /** Path prefix of upload resources: begins and ends with a slash. */
   readonly uploadsPath: string;
   readonly interimMode: InterimOptions['mode'];
-  /** 104 also for requests without a version: not before the RFC. */
+  /** Sends 104 also to requests without an interop version, which only the final RFC allows. */
   readonly rfcInterim: boolean;
-  /** Told after a client was sent the whole response that says so. Never fails. */
+  /** Called after a client got the complete response that reports an unknown outcome. Never rejects. */
   readonly onUnknownOutcomeReported: (end: UnknownOutcome) => Promise<void>;
   readonly metrics: Metrics;
   readonly log: Log;
-  /** Milliseconds by a clock that nobody sets. */
+  /** Milliseconds of a monotonic clock. */
   readonly monotonic: () => number;
-  /** The name by which this proxy knows itself again, in `Via`. */
+  /** The name of this proxy in `Via`, by which it recognizes its own requests. */
   readonly via?: string;
 }
 
-/** What is noted of a request for its line in the log. */
+/** Data of a request for its log line. */
 interface RequestRecord {
   kind: RequestKind;
   route?: string;
-  /** As it was when the request came, or began. */
+  /** The upload when the request arrived, or when it began to write. */
   before?: Upload;
-  /** As it was when its offset moved last. */
+  /** The upload when its offset moved last. */
   after?: Upload;
   interrupted?: string;
 }
 
-/** A request as it came in. `isRelayed`: by way of another node. */
+/** A received request. `isRelayed`: another node has relayed it. */
 interface ReceivedRequest {
   readonly exchange: Exchange;
   readonly record: RequestRecord;
   readonly isRelayed: boolean;
-  /** What the reply tells of an attempt. */
+  /** The unknown outcome that the reply reports. */
   unknownOutcome?: UnknownOutcome;
 }
 
 type Resumable = Extract<Detected, { kind: 'resumable' }>;
 
-/** Nobody is answered: the connection ends. */
+/** The connection ends without a response. */
 interface ConnectionEnd {
   readonly kind: 'interrupted';
   readonly why: string;
 }
 
-/** No reply is left to give: the connection is to end, or the client has its answer, from another node or together with the origin's. */
+/** There is no reply to send: the connection must end, or another node or the origin has answered the client. */
 type NoReply = ConnectionEnd | 'relayed' | 'answered';
 
-/** Every request comes in here: route, protocol, then uploads or pass-through. The one place that catches everything. */
+/**
+ * The entry point of every request: finds route and protocol, then calls uploads or pass-through. Unexpected errors are
+ * caught only here.
+ */
 export class HttpHandler {
   private isDraining = false;
   private refusesNewUploads = false;
 
   constructor(private readonly options: HandlerOptions) {}
 
-  /** Takes no new uploads: others should. Those that are here go on. */
+  /** Refuses new uploads from now on, because other nodes should take them; existing uploads continue. */
   refuseNewUploads(): void {
     this.refusesNewUploads = true;
   }
 
-  /** Takes no more bodies: what comes in from now on is told to come again. */
+  /** Refuses new request bodies from now on and ends relayed ones; clients are told to try again. */
   drain(): void {
     this.isDraining = true;
     this.options.relay?.drain();
   }
 
-  /** `client`: the request was passed on by another node, which tells of its client. Fulfilled when the exchange is over. Never fails. */
+  /**
+   * Handles one request; `client` is set for one relayed by another node. Fulfilled when the exchange is over; never
+   * rejects.
+   */
   async handle(exchange: Exchange, client?: ClientFacts): Promise<void> {
     const startedAt = this.options.monotonic();
     const record: RequestRecord = { kind: 'other' };
@@ -119,7 +125,10 @@ export class HttpHandler {
     if (!(head instanceof InvalidHead)) this.recordRequest(exchange, head, record, startedAt);
   }
 
-  /** A request to change protocols is never an upload, and what is below the path of uploads never reaches an origin. */
+  /**
+   * Handles a request to switch protocols, which is never an upload. Paths below the uploads path never reach an
+   * origin.
+   */
   upgrade(request: IncomingMessage, socket: Socket, early: Buffer): void {
     const { trust, routes, uploadsPath } = this.options;
     const received = readHead(request, trust);
@@ -146,7 +155,7 @@ export class HttpHandler {
     }
   }
 
-  /** RFC 9110 §7.6.3: a request that this proxy has sent itself would go round until no connections are left. */
+  /** RFC 9110 §7.6.3: a request that this proxy has sent itself would loop until no connections are left. */
   private loopProblem({ headers, method, path }: RequestHead): Problem | undefined {
     const { via, log, routes } = this.options;
     if (via === undefined || !isForwardingLoop(headers, via)) return undefined;
@@ -198,7 +207,7 @@ export class HttpHandler {
     else await passThrough.forward(exchange, head, route, admission.addedHeaders);
   }
 
-  /** What we answer ourselves needs nobody's leave: browsers send a preflight without credentials. */
+  /** Our own answers need no authorization, because browsers send a preflight without credentials. */
   private async preflight(exchange: Exchange, resolved: ResolvedTarget, record: RequestRecord): Promise<void> {
     const reply = this.options.cors.preflight(resolved.head);
     if (!reply && resolved.target.kind === 'target') return this.passThrough(exchange, resolved, record);
@@ -206,7 +215,7 @@ export class HttpHandler {
     await sendReply(exchange, reply ?? { status: 204, headers: [] });
   }
 
-  /** On a target the service is asked whatever the request is about: an upload's own URL is a right by itself. */
+  /** Authorizes every upload request on a target; an upload's own URL is a permission by itself. */
   private async serveResumable(
     received: ReceivedRequest,
     resolved: ResolvedTarget,
@@ -230,7 +239,7 @@ export class HttpHandler {
     const interims = new InterimResponses(exchange, head, { mode: interimMode, monotonic });
     let hasBegun = false;
     const onUpload = (upload: Upload): void => {
-      // Another request may have fed it until this one began.
+      // Another request may have written to the upload until this one began.
       if (!hasBegun) record.before = upload;
       hasBegun = true;
       record.after = upload;
@@ -269,7 +278,9 @@ export class HttpHandler {
     } else await this.respond(received, this.options.cors.apply(reply, head));
   }
 
-  /** A response that never reached its client has told it nothing; one that another node passes on is for that node to note. */
+  /**
+   * A response that did not reach the client has not informed it; for a relayed request the relaying node records it.
+   */
   private async respond(
     { exchange, isRelayed, unknownOutcome: unknownOutcome }: ReceivedRequest,
     reply: Reply,
@@ -291,7 +302,7 @@ export class HttpHandler {
       const unavailableDetail = this.whyUnavailable(request);
       if (unavailableDetail) return this.refusalReply(uploadRequest, unavailable(unavailableDetail));
       if (relay?.isRemote(node)) {
-        // Two nodes that take each other for the owner must not play ball with it.
+        // Two nodes that consider each other the owner must not relay a request back and forth.
         if (isRelayed) return this.refusalReply(uploadRequest, unavailable(MOVING));
         await this.relay(uploadRequest, node, relay);
         return 'relayed';
@@ -314,7 +325,10 @@ export class HttpHandler {
     }
   }
 
-  /** The store and the authorization service say once that they are away: not every request that meets it says so again. */
+  /**
+   * The store and the authorization service log their own outages, so that the requests that fail during one need only
+   * debug lines.
+   */
   private reportFault(fault: Fault, route: Route): void {
     const { log, metrics } = this.options;
     const isStoreUnavailable = fault.code === 'STORE_UNAVAILABLE';
@@ -325,7 +339,7 @@ export class HttpHandler {
     );
   }
 
-  /** Why this process takes no such request any more. */
+  /** Why this process no longer accepts such a request. */
   private whyUnavailable(request: UploadRequest['request']): string | undefined {
     if (isRefusal(request)) return undefined;
     if (this.isDraining && (request.kind === 'create' || request.kind === 'append')) return STOPPING;
@@ -342,8 +356,8 @@ export class HttpHandler {
   }
 
   /**
-   * URLSession resumes after a lost connection, but takes a 5xx for the end of its task: where trying again can help, its
-   * connection is closed instead.
+   * URLSession resumes after a lost connection, but a 5xx ends its task. Its connection is closed instead where trying
+   * again can help.
    */
   private refusalReply(uploadRequest: UploadRequest, refusal: Refusal): Reply | ConnectionEnd {
     if (refusal.reason === 'unavailable' && uploadRequest.protocol !== plain && isUrlSession(uploadRequest.head))
@@ -361,7 +375,7 @@ export class HttpHandler {
     logRequest(log, uploadsPath, {
       ...rest,
       ...(after ? { upload: identifiersOf(after) } : {}),
-      // A node that has the bytes writes a line of its own about what it took.
+      // For a relayed request the owner logs the offsets.
       ...(before && after && record.kind !== 'relayed'
         ? { offsets: { before: before.offset, after: after.offset } }
         : {}),
@@ -389,7 +403,7 @@ function unavailable(detail: string): Refusal {
 
 const NOT_STORED = 'The upload cannot be stored right now. What was acknowledged is kept.';
 
-/** A step that was not answered may have been done: it is for the next request to find out. */
+/** A store operation without a response may have been carried out, so that the client has to ask for the offset. */
 const STORE_UNAVAILABLE =
   'The state of uploads cannot be reached right now. What was acknowledged is kept; ask for the offset first.';
 
@@ -403,7 +417,7 @@ const DETAILS: Readonly<Partial<Record<Fault['code'], string>>> = {
   AUTHORIZATION_UNAVAILABLE: 'Nobody can say right now whose upload this is. What was acknowledged is kept.',
 };
 
-/** The whole route is protected, not only its uploads. */
+/** Whether the whole route needs authorization, not only its uploads. */
 function needsAuthorization({ authorize: { forwardAuth } }: Route): boolean {
   return forwardAuth?.scope === 'all';
 }

@@ -12,17 +12,17 @@ export interface PlainRepliesOptions {
   readonly log: Log;
 }
 
-/** The origin certainly has not taken it, and a client that was told so may send it again. */
+/** The origin certainly has not processed the request, so that its client may send it again. */
 const NOT_DELIVERED: ReadonlySet<Undelivered['reason']> = new Set(['unreachable', 'refused', 'unauthorized']);
 
 /**
- * What becomes of an ordinary request that went through the spool. Its client cannot come back, so that its answer is the end:
- * what was answered is forgotten, and after an error nothing is sent that the client takes for lost and sends again.
+ * Renders the outcome of an ordinary request that went through the spool. Its client cannot resume, so that an answered
+ * upload is removed, and after an error the request is not delivered later, because the client may send it again.
  */
 export class PlainReplies {
   constructor(private readonly options: PlainRepliesOptions) {}
 
-  /** The reply, once what must not happen after it cannot happen any more. */
+  /** Renders the reply, after removing an upload that must not be delivered any more. */
   async replyTo(outcome: Outcome | Interrupted, context: ReplyContext): Promise<Reply | Interrupted> {
     if (outcome.kind === 'interrupted') return interruptedReply(outcome, context);
     const isKept = outcome.kind === 'answered' && outcome.upload.clientKey !== undefined;
@@ -35,7 +35,7 @@ export class PlainReplies {
     return plain.render(outcome, context);
   }
 
-  /** Nobody asks for it again: it goes when it was read, or by the sweep. */
+  /** The answer is read only once, so that its upload is removed after that, or else by the cleanup. */
   private readOnce(upload: Upload, answer: RelayedAnswer): RelayedAnswer {
     const remove = (): Promise<void> => this.forget(upload);
     const hasNoBody = answer.bodySize === 0 || answer.status === 204 || answer.status === 304;

@@ -55,41 +55,41 @@ export interface UploadRequestHandlerOptions {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
-  /** The time by which uploads expire; the same as `clock` when it is missing. */
+  /** The clock by which uploads expire; `clock` when missing. */
   readonly expiryClock?: () => number;
-  /** A body that sends nothing for this long is given up. */
+  /** Ends a body that sends nothing for this long. */
   readonly idleMs: number;
-  /** Ends bodies that come too slowly; without it they may. */
+  /** Ends bodies that arrive too slowly; without it there is no limit. */
   readonly requestRates?: RequestRates;
-  /** Path of upload resources: begins and ends with a slash. */
+  /** Path prefix of upload resources: begins and ends with a slash. */
   readonly uploadsPath: string;
-  /** What clients see in place of the request's own scheme and authority; without a trailing slash. */
+  /** The base URL that clients see instead of the request's scheme and authority; no trailing slash. */
   readonly publicUrl?: string;
   /** Sent with every answer of an origin. */
   readonly altSvc?: string;
 }
 
-/** A request on a resumable target or an upload resource, taken apart. */
+/** A parsed request on a resumable target or an upload resource. */
 export interface UploadRequest {
   readonly exchange: Exchange;
   readonly head: RequestHead;
   readonly route: Route;
   readonly protocol: Protocol;
   readonly request: Intent | Refusal;
-  /** For a discovery, the route whose limits are told. */
+  /** For a discovery, the route whose limits are announced. */
   readonly announced?: Route;
-  /** The one it is about, as it was when the request came. */
+  /** The upload of the request as it was on arrival. */
   readonly upload?: Upload;
-  /** What the authorization service of the route has said; missing where it was not asked yet. */
+  /** The decision of the route's authorization service; missing where it was not asked yet. */
   readonly admission?: Admission;
   readonly interims: InterimResponses;
-  /** Told of the upload that a creation has made or found, and of any whenever its offset has moved. */
+  /** Called with an upload that was created or found, and whenever its offset has moved. */
   readonly onUpload: (upload: Upload) => void;
-  /** Told when the reply says that nobody knows what came of an attempt. */
+  /** Called when the reply reports an attempt whose outcome is unknown. */
   readonly onUnknownOutcome: (end: UnknownOutcome) => void;
 }
 
-/** Between the wire and the uploads: what a request means goes in, how its outcome looks comes out. */
+/** Carries out upload requests, and renders their outcomes as replies of the request's protocol. */
 export class UploadRequestHandler {
   private readonly plainRequests: PlainReplies;
 
@@ -97,7 +97,7 @@ export class UploadRequestHandler {
     this.plainRequests = new PlainReplies(options);
   }
 
-  /** The reply, or why there is nobody to give it to. Fails with a `Fault`. */
+  /** Carries out the request; gives its reply, or why there is none to send. Rejects with a `Fault`. */
   async replyTo(uploadRequest: UploadRequest): Promise<Reply | Interrupted | Elsewhere> {
     const result = await this.outcomeOf(uploadRequest);
     if (result.kind === 'elsewhere') return result;
@@ -118,7 +118,7 @@ export class UploadRequestHandler {
       : uploadRequest.protocol.render(outcome, this.contextOf(uploadRequest));
   }
 
-  /** How a refusal looks to this request. */
+  /** Renders a refusal in the request's protocol. */
   refusalReply(uploadRequest: UploadRequest, refusal: Refusal): Reply {
     return uploadRequest.protocol.render({ kind: 'refused', refusal }, this.contextOf(uploadRequest));
   }
@@ -150,7 +150,7 @@ export class UploadRequestHandler {
     return this.options.uploads.refuseIncremental(request, route, upload);
   }
 
-  /** Nobody's body is taken before whoever the route names has let them in. */
+  /** No byte of a body is read before the route's authorization has admitted the client. */
   private async create(uploadRequest: UploadRequest, intent: CreateIntent): Promise<Outcome | Interrupted | Elsewhere> {
     const { head, route } = uploadRequest;
     const { authorizer: access, uploads } = this.options;
@@ -170,7 +170,9 @@ export class UploadRequestHandler {
     );
   }
 
-  /** Ties an upload's call to its exchange: the body, interim responses, and the moment the client leaves. */
+  /**
+   * Runs an upload operation with the exchange's body, interim responses, and abort signals for a client that leaves.
+   */
   private async withCall<T>(
     uploadRequest: UploadRequest,
     intent: CreateIntent | AppendIntent,
@@ -185,7 +187,8 @@ export class UploadRequestHandler {
       gone.abort(left.signal.reason);
     };
     exchange.res.once('close', go);
-    // It may have left: nobody is to rely on its having been told what became of the upload. All it has sent counts.
+    // A client that has ended its side may have left, so that nothing may depend on its getting the response.
+    // Everything it has sent counts.
     const stopListening = onPeerEnded(exchange, leave);
     try {
       return await run({
@@ -206,7 +209,7 @@ export class UploadRequestHandler {
     }
   }
 
-  /** Time of check, time of use: what was allowed when the upload began may not be when it ends (RUFH, security). */
+  /** A permission may end between the creation and the completion of an upload (RUFH, security considerations). */
   private recheckOf({ head, route }: UploadRequest): Pick<UploadCall, 'mayComplete' | 'addedHeaders'> {
     let addedHeaders: Headers | undefined;
     const mayComplete = async ({ request: { method, target } }: Upload): Promise<RelayedAnswer | undefined> => {
@@ -238,13 +241,16 @@ export class UploadRequestHandler {
     return isSent;
   }
 
-  /** What an origin says in the fields of an upload protocol is not about this upload: 104 and these are ours. */
+  /**
+   * Upload fields in an origin's interim response are not about this upload, so that they are removed; only the proxy
+   * sends 104.
+   */
   private relayInterim({ interims }: UploadRequest, { status: statusPage, reason, headers }: OriginInterim): void {
     const kept = withoutUploadFields(withoutAltSvc(forwardableHeaders(headers, false)));
     if (statusPage !== 104) interims.relay({ status: statusPage, reason, headers: kept });
   }
 
-  /** To an append, relative references are of another target than the one it asked. */
+  /** In the response to an append, relative references are relative to the creation's target. */
   private withClientAnswer(
     outcome: Outcome | Interrupted,
     { head, route, request }: UploadRequest,
@@ -277,7 +283,7 @@ function storedRequestOf(head: RequestHead): StoredRequest {
   return { method, target, httpVersion, scheme, authority, headers, peerAddress, clientAddress, peerIsTrusted };
 }
 
-/** An ordinary client is told of no upload, and so of no place where the answer will be. */
+/** An ordinary client knows no upload URL, so that it has to wait for its answer. */
 function doesNotWait({ protocol, route, head }: UploadRequest): boolean {
   return protocol !== plain && (route.delivery.respond === 'accepted' || prefersAsync(head.headers));
 }
@@ -288,7 +294,7 @@ function prefersAsync(headers: Headers): boolean {
   return preferences.some((preference) => /^\s*respond-async\s*(;|$)/i.test(preference));
 }
 
-/** When whoever waits may look again. */
+/** When to poll again. */
 const RETRY_LATER: HeaderLine = ['Retry-After', '2'];
 
 const UNREADABLE = 'The stored answer cannot be read right now. Try again later.';
@@ -297,17 +303,19 @@ const NOT_FOUND = { status: 404, detail: 'There is no such upload, or it is not 
 
 export interface StatusPagesOptions {
   readonly uploads: Pick<Uploads, 'keptAnswer'>;
-  /** What clients see in place of the request's own scheme and authority; without a trailing slash. */
+  /** The base URL that clients see instead of the request's scheme and authority; no trailing slash. */
   readonly publicUrl?: string;
   /** Sent with every answer of an origin. */
   readonly altSvc?: string;
 }
 
-/** What a client that does not wait for its answer can look at: where the delivery is, and in the end the answer. */
+/**
+ * The resources that a client without a pending request can read: the state of the delivery, and in the end the answer.
+ */
 export class StatusPages {
   constructor(private readonly options: StatusPagesOptions) {}
 
-  /** Fails with the signal and its reason when the client leaves before. */
+  /** Renders the page. Rejects with the reason of the signal `to` when the client leaves first. */
   async reply({ upload, page, route }: ResolvedTarget, head: RequestHead, to: AbortSignal): Promise<Reply> {
     const { method } = head;
     if (method !== 'GET' && method !== 'HEAD')
@@ -330,7 +338,7 @@ export class StatusPages {
   }
 }
 
-/** As in the answer to an append. */
+/** Removes upload fields from the headers and trailers, as in the response to an append. */
 function withoutUploadFieldsIn(answer: RelayedAnswer): RelayedAnswer {
   const headers = withoutUploadFields(answer.headers);
   return { ...answer, headers, trailers: () => withoutUploadFields(answer.trailers()) };
@@ -365,13 +373,12 @@ function iso(at: number): string {
   return new Date(at).toISOString();
 }
 
-/** Fields by which clients say who they are where nobody else says it. */
+/** Fields that identify a client where no authorization service does. */
 const CREDENTIAL_FIELD = /^(?:authorization|cookie)$/i;
 
 /**
- * The client's own `Idempotency-Key`, made one with the route and the client: by its principal, else by its credentials, else
- * by its address. The key alone would let anybody who guesses it find out about other clients' uploads. Undefined when the
- * request has none.
+ * A digest of the client's `Idempotency-Key`, the route and the client, identified by principal, else credentials, else
+ * address. The key alone would let anyone who guesses it find other clients' uploads. Undefined without the field.
  */
 function clientKeyOf(
   { headers, connection }: Pick<RequestHead, 'headers' | 'connection'>,

@@ -27,20 +27,26 @@ import {
 import type { Uploads } from '../uploads/uploads.js';
 import type { Authorizer } from './authorize.js';
 
-/** What a request's path leads to, with the route that holds there. */
+/** The target of a request, with the route that applies to it. */
 export interface ResolvedTarget {
-  /** The request as it goes on: with the canonical target where the route is protected, and what a client may say. */
+  /**
+   * The request as it is forwarded: with the canonical target where the route is protected, and without fields that
+   * clients may not send.
+   */
   readonly head: RequestHead;
   readonly target: RequestTarget;
-  /** An upload's own; the target's otherwise. */
+  /** The route of the upload, or else of the target. */
   readonly route: Route;
-  /** For OPTIONS on a target, the route whose uploads are told of: what any method on this path could have (RUFH §4.1.4). */
+  /**
+   * For OPTIONS on a target, the route whose uploads are announced: any method on this path could have them (RUFH
+   * §4.1.4).
+   */
   readonly announced?: Route;
-  /** Missing also when the upload is somebody else's. */
+  /** Also missing when the upload belongs to another client. */
   readonly upload?: Upload;
-  /** What is asked about the upload besides the upload resource itself. */
+  /** The page about the upload, where the request is not for the upload itself. */
   readonly page?: 'status' | 'answer';
-  /** Why nobody can say whether there is such an upload. */
+  /** Why it is unknown whether the upload exists. */
   readonly fault?: Fault;
 }
 
@@ -48,14 +54,14 @@ export interface UploadLookupOptions {
   readonly uploads: Pick<Uploads, 'find'>;
   readonly authorizer: Authorizer;
   readonly routes: Routes;
-  /** Path of upload resources: begins and ends with a slash. */
+  /** Path prefix of upload resources: begins and ends with a slash. */
   readonly uploadsPath: string;
 }
 
-/** What ids look like: anything else names no upload and reaches neither store nor disk. */
+/** The form of upload ids: anything else is no upload and reaches neither store nor disk. */
 const WELL_FORMED_ID = /^[A-Za-z0-9_-]{32}$/;
 
-/** Finds targets and uploads, and hides an upload from whoever did not create it where its route binds it. */
+/** Finds targets and uploads. Where a route binds uploads to their creator, others do not find them. */
 export class UploadLookup {
   constructor(private readonly options: UploadLookupOptions) {}
 
@@ -91,13 +97,13 @@ export class UploadLookup {
     try {
       return WELL_FORMED_ID.test(id) ? await this.options.uploads.find(id) : undefined;
     } catch (fault) {
-      // What it means is for the protocol to say, which is not known before the place is.
+      // The fault is rendered later, because the protocol is not known before the target is.
       if (fault instanceof Fault) return fault;
       throw fault;
     }
   }
 
-  /** RUFH, security considerations: who did not create it is told that there is no such upload. */
+  /** RUFH, security considerations: for other clients than its creator the upload does not exist. */
   private async ownUpload(upload: Upload, head: RequestHead, route: Route): Promise<Upload | undefined | Fault> {
     if (upload.principal === undefined) return upload;
     try {
@@ -115,7 +121,10 @@ export class UploadLookup {
   }
 }
 
-/** The same head everywhere: a field that one looks at and another does not would make them two owners of an upload. */
+/**
+ * Removes fields that clients may not send, once for all readers: different views of the fields could give an upload
+ * two owners.
+ */
 function withFieldsFor(head: RequestHead, route: Route): RequestHead {
   return { ...head, headers: clientFields(head.headers, route) };
 }
@@ -132,19 +141,19 @@ function targetOf({ method }: RequestHead, route: Route): RequestTarget {
   };
 }
 
-/** Where a request goes. `head`: as it is matched, asked for, stored and sent from here on. */
+/** Where a request leads. `head` is the form that is matched, authorized, stored and sent from here on. */
 export type Located =
   | { readonly kind: 'upload'; readonly head: RequestHead }
   | { readonly kind: 'target'; readonly head: RequestHead; readonly route: Route }
-  /** Its target has several readings, and what protects one of them would not see the others. */
+  /** The target has several readings, and the protection of one would not cover the others. */
   | { readonly kind: 'refused'; readonly detail: string };
 
 type RouteFinder = Pick<Routes, 'find' | 'findIgnoringCase' | 'hasProtected'>;
 
 /**
- * Finds the route of a request, so that no origin can read its target in a way that another route protects. A protected
- * route sends on the very path that was matched; elsewhere the target goes on as it came, if every reading of it leads to
- * routes that protect alike.
+ * Finds the route of a request, so that no origin can read its target as one that another route protects. A protected
+ * route sends the very path that was matched; elsewhere the target is sent as received if all its readings lead to
+ * routes with the same protection.
  */
 export function locate(received: RequestHead, routes: RouteFinder, uploadsPath: string): Located {
   const { method, path, pathAmbiguity: flaw } = received;
@@ -171,46 +180,46 @@ export function locate(received: RequestHead, routes: RouteFinder, uploadsPath: 
   return ambiguity === OTHER_METHOD ? { kind: 'refused', detail: OTHER_METHOD } : refusedFor(flaw ?? ambiguity);
 }
 
-/** The request as it stays below the path that its origin's URL has, if it has one; undefined when it may not. */
+/** The request in a form that stays below the path of its origin's URL, if it has one; undefined when there is none. */
 function keptBelowOrigin(head: RequestHead, { origin }: Route): RequestHead | undefined {
   if (pathOf(origin).length <= 1 || !mayEscapeRoot(head)) return head;
   const canonical = { ...head, target: canonicalTarget(head) };
   return head.pathAmbiguity === undefined && !mayEscapeRoot(canonical) ? canonical : undefined;
 }
 
-/** What is asked of every reading of a target: whether a server that serves it so gets around a route. */
+/** Input for checking whether some reading of a target bypasses the protection of a route. */
 interface ReadingCheck {
   readonly routes: RouteFinder;
-  /** The route of the request as it is matched. */
+  /** The route that the request matches. */
   readonly route: Route;
-  /** The methods that its fields and its query ask for in place of its own. */
+  /** The methods that its fields and its query request instead of its own. */
   readonly methods: readonly string[];
 }
 
-/** No client has need of more, and each costs time. */
+/** No client needs more, and each costs time. */
 const MAX_METHODS = 4;
 
 /**
- * Methods that an application may take for the one that is meant, where it lets clients that know only GET and POST say it
- * in a field or in the query. Applications read such a value in different ways, so that every word of it counts.
+ * Methods that an application may use instead of the request's own, because fields or the query name them (for clients
+ * that know only GET and POST). Applications parse such values differently, so that every word counts.
  */
 function requestedMethods({ method, headers, target }: RequestHead): string[] {
   const query = target.includes('?') ? target.slice(target.indexOf('?') + 1) : '';
   const inQuery = [...new URLSearchParams(query)].filter(([name]) => METHOD_PARAMETER.test(name));
   const inFields = headers.filter(([name]) => isMethodOverrideField(fieldKey(name)));
   const words = [...inFields, ...inQuery].flatMap(([, value]) => value.toUpperCase().match(/[A-Z][A-Z-]*/g) ?? []);
-  // A word of one letter is a weight or the like.
+  // Single letters are quality values or the like.
   return [...new Set(words)].filter((word) => word.length > 1 && word !== method);
 }
 
-/** Of Rails, Laravel, Symfony and their like. */
+/** As in Rails, Laravel and Symfony. */
 const METHOD_PARAMETER = /^(?:_method|x-http-method(?:-override)?)$/i;
 
 const OTHER_METHOD =
   'A field or the query of this request asks for a method that is protected in another way than the method of this ' +
   'request. Send the request by the method that it means.';
 
-/** Methods that write to the target in `Destination` (RFC 4918 §10.3), which routes protect like any other. */
+/** Methods that write to the target in `Destination` (RFC 4918 §10.3), which routes may protect too. */
 const TO_DESTINATION: ReadonlySet<string> = new Set(['COPY', 'MOVE']);
 
 function hasUnsafeDestination(head: RequestHead, { routes, route, methods }: ReadingCheck): boolean {
@@ -229,7 +238,7 @@ function hasUnsafeDestination(head: RequestHead, { routes, route, methods }: Rea
 const OTHER_DESTINATION =
   'The Destination of this request is malformed, or it is protected in another way than the path of this request.';
 
-/** The readings of a target, found out when they are first asked for. */
+/** Computes the readings of a target on first use. */
 function lazyReadings(head: RequestHead): () => Readings {
   let cached: { readonly readings: Readings } | undefined;
   return () => (cached ??= { readings: otherReadings(head) }).readings;
@@ -238,8 +247,8 @@ function lazyReadings(head: RequestHead): () => Readings {
 type Readings = ReturnType<typeof otherReadings>;
 
 /**
- * The forms in which a target may go on, the best first. A literal dot segment has one meaning (RFC 3986 §5.2.4), so that
- * without it nobody can find another one.
+ * The forms in which the target may be sent, the preferred one first. A literal dot segment has one meaning (RFC 3986
+ * §5.2.4), so that resolving it leaves no other reading.
  */
 function candidateTargets(head: RequestHead, route: Route): RequestHead[] {
   const canonical = { ...head, target: canonicalTarget(head) };
@@ -247,7 +256,7 @@ function candidateTargets(head: RequestHead, route: Route): RequestHead[] {
   return head.pathAmbiguity === undefined && hasDotSegments(head.target) ? [head, canonical] : [head];
 }
 
-/** What lets a server find another, protected route in this request; undefined when it cannot. */
+/** The property by which a server could find another, protected route in this request; undefined when it cannot. */
 function protectedReading(
   head: RequestHead,
   readings: Readings,

@@ -7,10 +7,10 @@ import type { Reply } from '../protocol/protocol.js';
 import type { HttpRequest } from '../server/exchange.js';
 import { InvalidHead, readHead } from '../server/request-head.js';
 
-/** The field that one node's requests to another are signed with. From anybody else it means nothing. */
+/** The header that signs requests from one node to another. From other senders it is ignored. */
 export const PEER_FIELD = 'RUFH-Peer';
 
-/** What the node that a client speaks to knows of the connection, and the request itself does not say. */
+/** Facts about the client's connection that the request itself does not contain. */
 export interface ClientFacts {
   readonly httpVersion: '1.0' | '1.1' | '2.0';
   readonly scheme: 'http' | 'https';
@@ -18,46 +18,52 @@ export interface ClientFacts {
   /** As in `RequestHead`. */
   readonly base?: string;
   readonly connection: ConnectionFacts;
-  /** The client announced no length: where there is one of zero, it is for our hop alone. */
+  /** The client announced no length: a Content-Length of zero was added for the hop between the nodes. */
   readonly hasNoLength: boolean;
 }
 
-/** What one node says to another: whom it means, and whether a client's request follows or files of an upload. */
+/**
+ * The signed statement of one node to another: the intended node, and whether a client's request follows or files of an
+ * upload.
+ */
 export type PeerClaim =
   | { readonly kind: 'request'; readonly to: string; readonly client: ClientFacts }
   | { readonly kind: 'files'; readonly to: string };
 
 /**
- * Why a claim is not believed: none at all, made by a node of another version, made by somebody without the secret or for
- * another request, too old, used before, meant for another node, or one too many to be remembered.
+ * Why a claim is rejected: missing, from a node of another version, signed without the secret or for another request,
+ * too old, used before, meant for another node, or one too many to remember.
  */
 export type ClaimFailure = 'unsigned' | 'version' | 'forged' | 'old' | 'replayed' | 'misdirected' | 'busy';
 
-/** What a signature is for. Of the fields every line counts but those of the connection; `Content-Length` binds the body's length. */
+/**
+ * The request that a signature covers: every header line except those of the connection. `Content-Length` binds the
+ * length of the body.
+ */
 export interface SignedRequest {
   readonly method: string;
   readonly target: string;
   readonly headers: Headers;
 }
 
-/** Longer than clocks of one cluster may differ, too short to be of use to whoever has seen it. */
+/** Longer than the clocks of a cluster may differ, and too short to be of use to an eavesdropper. */
 const VALID_MS = 30_000;
 
-/** As many as a node gets within that time at some ten thousand requests a second. */
+/** Enough for about ten thousand requests a second within the time that nonces are remembered. */
 const MAX_NONCES = 1_000_000;
 
 const VERSION = '2';
 
-/** Lines that Node writes and reads itself, and the one that the signature stands in. */
+/** Headers that Node writes and reads itself, and the one that carries the signature. */
 const UNSIGNED_FIELDS: ReadonlySet<string> = new Set(['connection', 'keep-alive', PEER_FIELD.toLowerCase()]);
 
 /**
- * Signs what nodes say to each other with their shared secret (HMAC-SHA256, RFC 2104), and tells theirs from anybody
- * else's. Where the connections are mutual TLS the secret may be empty.
+ * Signs and verifies requests between nodes with their shared secret (HMAC-SHA256, RFC 2104). Where the connections use
+ * mutual TLS the secret may be empty.
  */
 export class PeerSignature {
   private readonly nonces: UsedNonces;
-  /** Of what was signed before, nobody knows whether it was used before this process began. */
+  /** Older signatures are rejected, because they may have been used before this process started. */
   private readonly startedAt: number;
 
   constructor(
@@ -71,14 +77,14 @@ export class PeerSignature {
     this.nonces = new UsedNonces(mostNonces);
   }
 
-  /** `2.<time>.<nonce>.<claim>.<signature>`: the value of the field, good for one request. */
+  /** Returns the header value `2.<time>.<nonce>.<claim>.<signature>`, valid for one request. */
   sign(claim: PeerClaim, request: SignedRequest): string {
     const nonce = randomBytes(12).toString('base64url');
     const signed = `${VERSION}.${this.clock()}.${nonce}.${Buffer.from(JSON.stringify(claim)).toString('base64url')}`;
     return `${signed}.${this.digest(signed, request).toString('base64url')}`;
   }
 
-  /** Believes a signature once. */
+  /** Returns the claim of a valid signature, or why it is rejected; a signature is accepted once. */
   verify(value: string | undefined, request: SignedRequest): PeerClaim | ClaimFailure {
     if (value === undefined) return 'unsigned';
     if (/^\d+\./.test(value) && !value.startsWith(`${VERSION}.`)) return 'version';
@@ -92,7 +98,7 @@ export class PeerSignature {
     return this.nonces.use(nonce!, now) ?? parsed;
   }
 
-  /** Neither method and target nor a field can hold a line break. */
+  /** Line breaks separate the parts unambiguously, because none of them can contain one. */
   private digest(signed: string, { method, target, headers }: SignedRequest): Buffer {
     const lines = headers
       .map(([name, value]) => [name.toLowerCase(), value.trim()] as const)
@@ -105,7 +111,10 @@ export class PeerSignature {
 
 const SIGNATURE_VALUE = /^(2\.(\d{1,16})\.([\w-]{16})\.([\w-]+))\.([\w-]{43})$/;
 
-/** Nonces that were used, for as long as a signature with one of them would be believed: twice the time clocks may differ. */
+/**
+ * Remembers used nonces as long as a signature with one of them could be accepted: twice the time that clocks may
+ * differ.
+ */
 class UsedNonces {
   private newer = new Set<string>();
   private older = new Set<string>();
@@ -113,7 +122,7 @@ class UsedNonces {
 
   constructor(private readonly max: number) {}
 
-  /** Undefined when this is the first time. */
+  /** Marks the nonce as used; undefined on first use. */
   use(nonce: string, now: number): 'replayed' | 'busy' | undefined {
     if (now - this.rotatedAt > 2 * VALID_MS) {
       this.older = now - this.rotatedAt > 4 * VALID_MS ? new Set() : this.newer;
@@ -121,7 +130,7 @@ class UsedNonces {
       this.rotatedAt = now;
     }
     if (this.newer.has(nonce) || this.older.has(nonce)) return 'replayed';
-    // Forgetting one would let it be used again.
+    // Dropping a nonce would allow a replay.
     if (this.newer.size + this.older.size >= this.max) return 'busy';
     this.newer.add(nonce);
     return undefined;
@@ -131,17 +140,17 @@ class UsedNonces {
 const PEER_FIELDS: ReadonlySet<string> = new Set([PEER_FIELD.toLowerCase()]);
 const LENGTH_FIELD: ReadonlySet<string> = new Set(['content-length']);
 
-/** In an answer to another node: after which attempt of which upload the outcome is unknown. */
+/** In a response to another node: the upload and the attempt whose outcome is unknown. */
 const UNKNOWN_OUTCOME_FIELD = 'RUFH-Unknown-End';
 const UNKNOWN_OUTCOME_FIELDS: ReadonlySet<string> = new Set([UNKNOWN_OUTCOME_FIELD.toLowerCase()]);
 
-/** A reply as the node gets it that passes it on: an origin has no say in what it notes. */
+/** Adds the unknown outcome for the relaying node, and removes the field if an origin has sent it. */
 export function withUnknownOutcome(reply: Reply, end: UnknownOutcome | undefined): Reply {
   const headers = withoutFields(reply.headers, UNKNOWN_OUTCOME_FIELDS);
   return { ...reply, headers: end ? [...headers, [UNKNOWN_OUTCOME_FIELD, `${end.attempt} ${end.id}`]] : headers };
 }
 
-/** What an answer of another node says for this node alone, and what is left of it for the client. */
+/** Splits the response of another node into the part for this node and the headers for the client. */
 export function takeUnknownOutcome(headers: Headers): {
   readonly headers: HeaderLine[];
   readonly end?: UnknownOutcome;
@@ -157,12 +166,12 @@ export function clientFactsOf(head: RequestHead): ClientFacts {
   return { httpVersion, scheme, authority, ...(base === undefined ? {} : { base }), connection, hasNoLength };
 }
 
-/** The client's lines, and those that our own hop needs. A signature that a client made up stays behind. */
+/** The client's headers with those that the hop between the nodes needs, without a signature invented by the client. */
 export function headersForOwner(head: RequestHead): HeaderLine[] {
   return withoutFields(headersForNode(head, fieldValue(head.headers, 'host') ?? head.authority), PEER_FIELDS);
 }
 
-/** A head as the client's own node has read it, whatever the way between that node and this one looks like. */
+/** Reads a relayed request head as the first node has read it, with the client's facts instead of this connection's. */
 export function readPeerHead(req: HttpRequest, facts: ClientFacts): RequestHead | InvalidHead {
   const head = readHead(req, { provenanceOf: () => facts });
   if (head instanceof InvalidHead) return head;

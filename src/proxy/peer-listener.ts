@@ -7,26 +7,31 @@ import { type ClientFacts, type ClaimFailure, PEER_FIELD, type PeerSignature } f
 
 export interface PeerListenerOptions {
   readonly address: ListenAddress;
-  /** PEM. Whoever connects has to show a certificate of this `ca`. */
+  /** PEM. Peers have to present a certificate signed by `ca`. */
   readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer; readonly ca: string | Buffer };
   readonly signature: PeerSignature;
   readonly log: Log;
 }
 
 export interface PeerHandlers {
-  /** A client's request that another node passes on. */
+  /** Handles a client's request that another node relays. */
   onRequest(exchange: Exchange, client: ClientFacts): void;
-  /** What another node itself wants: to leave files of an upload here. */
+  /** Handles files of an upload that another node transfers here. */
   onFiles(exchange: Exchange): void;
 }
 
-/** Strangers find out nothing here, and what they send is worth no time. */
+/** How much of the body of a rejected request is still read. */
 const REJECTED_BODY_LIMITS = { bytes: 64 * 1024, ms: 1000 };
 
-/** More than any client's head that another node has taken (64 KiB over HTTP/2), and what that node adds. */
+/**
+ * More than any client's request head that another node accepts (64 KiB over HTTP/2), with the headers that the node
+ * adds.
+ */
 const MAX_HEAD_BYTES = 96 * 1024;
 
-/** Opens the internal listener: for other nodes of the cluster, and nobody else. */
+/**
+ * Opens the internal listener, which serves other nodes of the cluster only. Rejects when the address cannot be bound.
+ */
 export function startPeerListener(options: PeerListenerOptions, handlers: PeerHandlers): Promise<Listener> {
   const { address, tls } = options;
   return startListener(
@@ -37,7 +42,7 @@ export function startPeerListener(options: PeerListenerOptions, handlers: PeerHa
       windows: { stream: 0, session: 0 },
       maxConcurrentStreams: 0,
       maxHeadBytes: MAX_HEAD_BYTES,
-      // A node that ends a connection is not interested any more.
+      // A node that ends its side of a connection wants no more responses.
       halfClosedMs: 0,
     },
     {

@@ -23,24 +23,29 @@ import { type ExchangeFailure, ProxiedExchange } from './proxied-exchange.js';
 export interface RelayTask {
   readonly exchange: Exchange;
   readonly head: RequestHead;
-  /** Whose the upload is. */
+  /** The node that has the bytes of the upload. */
   readonly node: string;
-  /** How a refusal looks to this request; `cut`: it is better told by the end of the connection. */
+  /** Renders a refusal for this request; `cut` means that the connection should end instead. */
   readonly refusalReply: (refusal: Refusal) => Reply | 'cut';
 }
 
-/** What becomes of requests on uploads whose bytes are with another node. */
+/** Relays requests on uploads whose bytes are on another node. */
 export interface Relay {
   isRemote(node: string | undefined): node is string;
-  /** Fulfilled when the exchange is over, whatever came of it. Fails with a `Fault` before anything was said. */
+  /**
+   * Fulfilled when the exchange is over, whatever its outcome. Rejects with a `Fault` only before anything was sent.
+   */
   relay(task: RelayTask): Promise<void>;
-  /** Ends what still brings a body: its client goes on by another node. */
+  /** Ends relayed requests that still send a body, so that their clients resume at another node. */
   drain(): void;
 }
 
-/** The nodes that have uploads. */
+/** Finds the nodes that own uploads. */
 export interface OwnerDirectory {
-  /** Undefined: nobody knows it any more. Fails with a `Fault`. */
+  /**
+   * The node's internal URL, and how long it has been silent; undefined when no such node is known. Rejects with a
+   * `Fault`.
+   */
   find(node: string): Promise<{ readonly url: string; readonly silentMs: number } | undefined>;
 }
 
@@ -49,14 +54,14 @@ export interface PeerRelayOptions {
   readonly self: string;
   readonly owners: OwnerDirectory;
   readonly signature: PeerSignature;
-  /** How internal listeners are verified, and what they are shown of us. */
+  /** Verifies internal listeners, and identifies this node to them. */
   readonly tls?: OriginTls;
-  /** An owner that cannot be reached and has been silent for this long will not come back. */
+  /** An unreachable owner that has been silent for this long is considered lost. */
   readonly ownerTimeoutMs: number;
-  /** Told after a client was sent the whole answer in which its owner says so. Never fails. */
+  /** Called after a client got the complete response that reports an unknown outcome. Never rejects. */
   readonly onUnknownOutcomeReported: (end: UnknownOutcome) => Promise<void>;
   readonly connectTimeoutMs?: number;
-  /** How often it is looked whether an owner that does not answer is still heard of. */
+  /** How often an owner that does not answer is checked for signs of life. */
   readonly checkIntervalMs?: number;
   readonly log: Log;
 }
@@ -64,14 +69,14 @@ export interface PeerRelayOptions {
 const KEEP_ALIVE_MS = 5_000;
 const RETRY_AFTER_SECONDS = 5;
 const CHECK_INTERVAL_MS = 2_500;
-/** Longer than a lease lasts without its store: who says nothing for so long can take nothing in any more. */
+/** Longer than a lease lasts without its store: an owner that is silent for this long can no longer commit anything. */
 const OWNER_SILENT_MS = 20_000;
 
 const UNREACHABLE = 'The bytes of this upload cannot be reached right now. What was acknowledged is kept.';
 
 /**
- * Requests on uploads whose bytes are with another node: given to it as they come, and what it says to the client, as if
- * there was nothing in between. An owner that ends the connection ends it for the client.
+ * Streams requests on uploads of other nodes to their owners, and the responses back, as if there were no node in
+ * between. When the owner ends the connection, the client's connection ends too.
  */
 export class PeerRelay implements Relay {
   private readonly requests: OriginRequests;
@@ -82,7 +87,7 @@ export class PeerRelay implements Relay {
     this.requests = new OriginRequests(options.tls);
   }
 
-  /** Connections to other nodes that are open now, in use or idle. */
+  /** Open connections to other nodes, in use or idle. */
   get openConnections(): number {
     return this.requests.openConnections;
   }
@@ -93,7 +98,7 @@ export class PeerRelay implements Relay {
 
   async relay(task: RelayTask): Promise<void> {
     const { exchange, head, node, refusalReply: refuse } = task;
-    // The next request of a client that was just told counts on it.
+    // The next request of a client that was just informed depends on these records.
     if (this.pendingReports.size > 0) await Promise.all(this.pendingReports);
     const owner = await this.options.owners.find(node);
     if (owner) return this.run(new PeerConnection(this.requests, this.options.connectTimeoutMs), owner, task);
@@ -107,7 +112,7 @@ export class PeerRelay implements Relay {
     for (const relayed of this.exchanges) relayed.interrupt();
   }
 
-  /** Ends every connection to other nodes. */
+  /** Closes every connection to other nodes. */
   close(): void {
     this.requests.close();
   }
@@ -121,12 +126,12 @@ export class PeerRelay implements Relay {
     const { signature, ownerTimeoutMs } = this.options;
     const { method, target } = head;
     const claim = { kind: 'request', to: node, client: clientFactsOf(head) } as const;
-    // A signature is good once, and a request may have to be made a second time.
+    // Each attempt needs a signature of its own, because a signature is accepted only once.
     const signed = (outgoing: OutgoingRequest): OutgoingRequest => {
       return { ...outgoing, headers: [...outgoing.headers, [PEER_FIELD, signature.sign(claim, outgoing)]] };
     };
     const silence = new OwnerSilence(owner.silentMs);
-    // The owner hears that the client may have left by the end of our connection alone.
+    // Only the end of our connection shows the owner that the client may have left.
     const stopListening = onPeerEnded(exchange, (connection) => connection.end());
     const client = clientOf(exchange);
     let unknownOutcome: UnknownOutcome | undefined;
@@ -138,7 +143,7 @@ export class PeerRelay implements Relay {
       client,
       outgoing: { origin: owner.url, method, target, headers: headersForOwner(head) },
       open: (outgoing) => connection.open(signed(outgoing)),
-      // Both are for the owner to judge: it knows how long an origin may take.
+      // The owner applies both limits, because it knows how long an origin may take.
       stallLimits: { origin: undefined, client: undefined },
       fieldsForClient: (headers, kind) => {
         const taken = takeUnknownOutcome(headers);
@@ -146,7 +151,7 @@ export class PeerRelay implements Relay {
         return taken.headers;
       },
       onFailure: (failure) => {
-        // The client gets something else than the owner's answer.
+        // The client does not get the owner's response.
         unknownOutcome = undefined;
         this.logFailure(failure, task);
       },
@@ -169,7 +174,9 @@ export class PeerRelay implements Relay {
     this.exchanges.delete(proxied);
   }
 
-  /** A process that stands still keeps its connections, and its machine takes new ones: only its silence tells. */
+  /**
+   * A suspended process keeps its connections, and its machine accepts new ones: only the missing heartbeats reveal it.
+   */
   private async checkOwner(proxied: ProxiedExchange, node: string, silence: OwnerSilence): Promise<void> {
     silence.update(await this.silentMs(node));
     if (silence.isConfirmed) proxied.failUnlessAnswered(OWNER_SILENT);
@@ -178,10 +185,10 @@ export class PeerRelay implements Relay {
   private async silentMs(node: string): Promise<number> {
     try {
       const owner = await this.options.owners.find(node);
-      // One that nobody knows any more was silent for `ownerTimeoutMs`: its uploads are given up.
+      // A node that is no longer known was silent for `ownerTimeoutMs`: its uploads are given up.
       return owner?.silentMs ?? Infinity;
     } catch {
-      // With the store away nobody can be heard.
+      // While the store is unavailable, no heartbeat can be read.
       return 0;
     }
   }
@@ -200,7 +207,7 @@ export class PeerRelay implements Relay {
 
 const OWNER_SILENT: ExchangeFailure = { status: 504, code: 'OWNER_SILENT', detail: UNREACHABLE };
 
-/** How long an owner has not been heard of. */
+/** How long an owner has been silent. */
 class OwnerSilence {
   private silentChecks = 0;
 
@@ -211,13 +218,13 @@ class OwnerSilence {
     this.silentChecks = ms >= OWNER_SILENT_MS ? this.silentChecks + 1 : 0;
   }
 
-  /** Not at the first look: when the store has just come back, nobody has had the time to say anything. */
+  /** Requires two checks in a row: when the store has just come back, no node has had time for a heartbeat. */
   get isConfirmed(): boolean {
     return this.silentChecks >= 2;
   }
 }
 
-/** The way to an owner in one exchange: open as soon as the one at its end is known to be there. */
+/** The connection to an owner in one exchange; `isOpen` once the owner has accepted it. */
 class PeerConnection {
   isOpen = false;
 
@@ -226,7 +233,7 @@ class PeerConnection {
     private readonly connectTimeoutMs = CONNECT_TIMEOUT_MS,
   ) {}
 
-  /** A second time for a request that nothing has come of yet, over a new connection. */
+  /** Sends the request. Called again, over a new connection, when a reused one broke before any response. */
   open(outgoing: OutgoingRequest): ClientRequest {
     this.isOpen = false;
     const request = this.requests.open(outgoing);
@@ -234,7 +241,7 @@ class PeerConnection {
     return request;
   }
 
-  /** What answers there takes us for a stranger, or is not the one we mean. */
+  /** The peer has rejected our signature, or is not the intended node. */
   rejectAnswer({ statusCode, headers }: IncomingMessage): ExchangeFailure | undefined {
     const failure = headers[PEER_FIELD.toLowerCase()];
     if (statusCode !== 403 || failure === undefined) return undefined;
@@ -252,10 +259,10 @@ class PeerConnection {
 }
 
 export interface MissingRelayOptions {
-  /** The name of this node; missing where all nodes are meant to share one spool. */
+  /** The name of this node; missing where all nodes are configured to share one spool. */
   readonly node?: string;
   readonly log: Log;
-  /** Milliseconds by a clock that nobody sets. */
+  /** Milliseconds of a monotonic clock. */
   readonly monotonic: () => number;
 }
 
@@ -265,8 +272,8 @@ const LOG_INTERVAL_MS = 60_000;
 const UNREACHABLE_FROM_HERE = 'The bytes of this upload cannot be reached from here. What was acknowledged is kept.';
 
 /**
- * A node that has no way to the others, where an upload names one of them: a setting is missing, and taking the upload for
- * its own would be to give it up for the bytes that are not here.
+ * Refuses requests on uploads of other nodes where a missing setting makes those unreachable. Treating such an upload
+ * as its own would lose it, because the bytes are not here.
  */
 export class MissingRelay implements Relay {
   private loggedAt = -Infinity;
@@ -289,10 +296,10 @@ export class MissingRelay implements Relay {
   }
 
   drain(): void {
-    // Nothing is under way.
+    // There are no relayed exchanges.
   }
 
-  /** Once in a while: every request on such an upload meets it. */
+  /** Logs at most once per interval, because every request on such an upload meets the problem. */
   private logMisconfiguration(node: string): void {
     const { log, monotonic, node: own } = this.options;
     if (monotonic() - this.loggedAt < LOG_INTERVAL_MS) return;

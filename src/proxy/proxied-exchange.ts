@@ -19,26 +19,26 @@ import type { WatchedBody } from '../server/slow-clients.js';
 import { sinceReadHeldMs, limitSmallPieces } from '../streams/small-pieces.js';
 import { type AwaitedSide, StallDetector, type StallLimits } from './stall.js';
 
-/** The connection ended, and nobody said why. */
+/** Stands for a connection that closed without an error event. */
 const CONNECTION_CLOSED = Object.assign(new Error('connection closed'), { code: 'ECONNRESET' });
 
-/** How much is still read of an answer that nobody gets: its connection to the origin is not worth more. */
+/** How much of a replaced answer is still read to keep the connection to the origin. */
 const REPLACED_ANSWER_LIMITS: DiscardLimits = { bytes: 64 * 1024, ms: 2000 };
 
-/** Of one exchange, more than any origin has to say before its answer. */
+/** The most interim responses of one exchange; no sensible origin sends as many. */
 const MAX_INTERIMS = 1000;
 const MAX_INTERIM_BYTES = 256 * 1024;
 
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
-/** The head of a final answer. */
+/** The head of a final response. */
 export interface AnswerHead {
   readonly status: number;
   readonly reason: string;
   readonly headers: Headers;
 }
 
-/** An answer with another head, or a reply in place of the whole answer. */
+/** The origin's answer with another head, or a reply that replaces it. */
 export type RewrittenAnswer = AnswerHead | { readonly replacement: Reply };
 
 export interface ExchangeOptions {
@@ -47,28 +47,31 @@ export interface ExchangeOptions {
   readonly outgoing: Omit<OutgoingRequest, 'connection'>;
   readonly open: (outgoing: OutgoingRequest) => ClientRequest;
   readonly stallLimits: StallLimits;
-  /** The final head takes at most this long once the request is sent; missing: as long as something comes. */
+  /** Limits the time from the end of the request to the head of the answer; without it only silence is limited. */
   readonly headTimeoutMs?: number;
   readonly onFailure: (failure: ExchangeFailure) => void;
-  /** Watches how fast the client's body comes; gives the end of watching. */
+  /** Starts watching the rate of the client's body; returns a function that stops it. */
   readonly watchBody?: (body: WatchedBody) => () => void;
-  /** A longer body is refused, or cut where its length was not known: the origin never gets all of it. */
+  /** A longer body is refused, or cut off where its length was not known, so that the origin never gets all of it. */
   readonly maxBodyBytes?: number;
-  /** What the client is shown of an answer's fields; all of them when missing. */
+  /** Selects the response fields that the client gets; without it all of them. */
   readonly fieldsForClient?: (headers: Headers, kind: 'interim' | 'final' | 'trailers') => Headers;
-  /** What becomes of a final answer, after `forClient`; nothing changes when missing. */
+  /** Changes or replaces a final answer, after `fieldsForClient`. */
   readonly rewrite?: (answer: AnswerHead) => RewrittenAnswer;
-  /** Which of the client's trailers go on; all of them when missing. */
+  /** Selects the client's trailers that the origin gets; without it all of them. */
   readonly trailersForOrigin?: (trailers: Headers) => Headers;
-  /** What a client without an answer gets, where that is no problem of ours: another reply, or its connection cut. */
+  /**
+   * Makes the reply to a failure before the answer began, or has the client's connection ended; without it the client
+   * gets a problem document.
+   */
   readonly failureReply?: (failure: ExchangeFailure) => Reply | 'cut';
-  /** Why an answer is not the client's. */
+  /** Rejects an answer that the client must not get, as a failure. */
   readonly rejectAnswer?: (answer: IncomingMessage) => ExchangeFailure | undefined;
-  /** The request asked for another protocol, and the origin agrees: the connections are not HTTP's any more. */
+  /** Called when the origin has accepted a protocol switch: both connections no longer speak HTTP. */
   readonly onSwitched?: (answer: IncomingMessage, socket: Socket, early: Buffer) => void;
 }
 
-/** One request given to the origin and its answer given to the client, both while they come. */
+/** Streams one request to the origin and its answer to the client. */
 export class ProxiedExchange {
   private readonly client: ClientSide;
   private readonly framing: Framing;
@@ -79,7 +82,7 @@ export class ProxiedExchange {
   private interimBytes = 0;
   private stopWatching: (() => void) | undefined;
   private answer: IncomingMessage | undefined;
-  /** The origin said something: it has seen the request. */
+  /** The origin has sent a response, interim or final, and so has seen the request. */
   private hasOriginResponded = false;
   private isFinished = false;
 
@@ -88,7 +91,7 @@ export class ProxiedExchange {
     this.framing = framingOf(options.head);
   }
 
-  /** Fulfilled when nothing more goes in either direction. Never fails. */
+  /** Runs the exchange. Fulfilled when nothing more is sent in either direction; never rejects. */
   async run(): Promise<void> {
     const { client } = this;
     client.onLeft(() => this.stop());
@@ -102,14 +105,14 @@ export class ProxiedExchange {
     this.stopWatching?.();
   }
 
-  /** Ends it for both sides, unless all that is left is the answer. */
+  /** Ends the exchange for both sides, unless the whole request body was sent or the answer has begun. */
   interrupt(): void {
     if (this.isFinished || this.bodyIsSent || this.client.headSent) return;
     this.stop();
     this.client.abort();
   }
 
-  /** Fails it, unless its answer has begun. */
+  /** Fails the exchange, unless its answer has begun. */
   failUnlessAnswered(failure: ExchangeFailure): void {
     if (!this.answer) this.fail(failure);
   }
@@ -159,11 +162,11 @@ export class ProxiedExchange {
     });
     body.pipe(request, { end: false });
     body.once('end', () => this.endBody(request));
-    // The head alone is worth sending when the body makes us wait for it.
+    // The head is sent alone when the body has no bytes yet.
     setImmediate(() => !body.readableDidRead && !request.destroyed && request.flushHeaders());
   }
 
-  /** Before the bytes are piped on, so that those that are too many do not complete anything. */
+  /** Counts the body before it is piped on, so that excess bytes cannot complete it. */
   private limitBody(): void {
     const { maxBodyBytes } = this.options;
     if (maxBodyBytes === undefined || this.framing === 'length') return;
@@ -176,7 +179,7 @@ export class ProxiedExchange {
 
   private endBody(request: ClientRequest): void {
     this.stopWatching?.();
-    // An HTTP/2 stream says "end" even after a reset.
+    // An HTTP/2 stream emits 'end' even after a reset.
     if (this.client.hasLeft || request.destroyed) return;
     if (this.framing === 'chunked') {
       const trailers = this.trailersToOrigin(this.client.trailers());
@@ -190,7 +193,7 @@ export class ProxiedExchange {
     return this.options.trailersForOrigin?.(trailers) ?? trailers;
   }
 
-  /** From now on the origin has to come to its answer, whatever it says before. */
+  /** Starts the limit for the final head, which interim responses do not extend. */
   private startHeadTimer(): void {
     const { headTimeoutMs } = this.options;
     if (headTimeoutMs === undefined || this.answer || this.isFinished) return;
@@ -252,7 +255,7 @@ export class ProxiedExchange {
     return this.options.rewrite?.(head) ?? head;
   }
 
-  /** Gives the client a reply of ours; an origin that has little more to say keeps its connection. */
+  /** Sends our reply instead of the answer; a short rest of the answer is read to keep the connection to the origin. */
   private replace(answer: IncomingMessage, reply: Reply): void {
     const request = this.request!;
     if (this.bodyIsSent) {
@@ -284,7 +287,7 @@ export class ProxiedExchange {
   private endAnswer(answer: IncomingMessage): void {
     const request = this.request!;
     if (!this.bodyIsSent) {
-      // An origin that keeps the connection may want the rest of the body; one that does not has no use for it.
+      // An origin that keeps the connection open may want the rest of the body; one that closes it does not.
       if (!request.shouldKeepAlive || request.destroyed) this.abandonBody();
       else keepDraining(request);
     }
@@ -294,12 +297,13 @@ export class ProxiedExchange {
   private onRequestEnded(request: ClientRequest, error: Error = CONNECTION_CLOSED): void {
     if (this.isFinished) return;
     if (!this.answer && this.mayRepeat(request, error)) this.attempt('fresh');
-    // Node takes the end of a broken connection for the end of an answer that has no other: it must not come so far.
+    // Node treats a broken connection as the end of an answer without another delimiter; the client must not see it as
+    // one.
     else if (!this.answer?.complete) this.fail(failureOf(error));
     else if (this.answer.readableEnded && !this.bodyIsSent) this.abandonBody();
   }
 
-  /** RFC 9110 §9.2.2: an idle connection may be closed by the origin while our request is on its way over it. */
+  /** RFC 9110 §9.2.2: the origin may close an idle connection while the request is being sent over it. */
   private mayRepeat({ reusedSocket }: ClientRequest, error: Error): boolean {
     const isRepeatable = this.framing === 'none' && isIdempotent(this.options.head);
     return reusedSocket && isRepeatable && !this.hasOriginResponded && isBrokenConnection(error);
@@ -332,8 +336,8 @@ export class ProxiedExchange {
   }
 
   /**
-   * A body that waits for 100 waits for the origin's; a client that is slow to read is nobody's fault, and what we keep from
-   * being read is ours.
+   * A client that waits for 100 waits for the origin. Neither side is blamed while the client reads slowly or the proxy
+   * holds back what it reads.
    */
   private readonly awaitedSide = (): AwaitedSide | undefined => {
     const { request, answer, client } = this;
@@ -343,7 +347,7 @@ export class ProxiedExchange {
     return isHeldBack(client.body) ? undefined : 'client';
   };
 
-  /** Nobody wants the rest of the body any more; the client may need time to notice. */
+  /** Discards the rest of the body, because the client may need time to notice the response. */
   private abandonBody(): void {
     this.stop();
     if (!this.client.hasLeft) this.client.discardBody();
@@ -367,7 +371,7 @@ function problemReplyOf({ status, detail }: ExchangeFailure): Reply {
   return problemReply({ status, detail });
 }
 
-/** Node itself tells a request that its socket takes more bytes no longer than to the end of the answer. */
+/** Node stops passing the socket's 'drain' to a request at the end of its answer; this continues it. */
 function keepDraining(request: ClientRequest): void {
   const { socket } = request;
   const drained = (): void => void request.emit('drain');
@@ -382,12 +386,12 @@ function requestClosed(request: ClientRequest): Promise<void> {
   });
 }
 
-/** Why an exchange came to nothing, and what the client is told of it (RFC 9110 §15.5.9, §15.6). */
+/** Why an exchange failed, and what its client is told (RFC 9110 §15.5.9, §15.6). */
 export interface ExchangeFailure {
   readonly status: 408 | 413 | 501 | 502 | 504;
-  /** For people, without addresses of the inner network. */
+  /** For people; contains no addresses of the internal network. */
   readonly detail: string;
-  /** For figures. */
+  /** For metrics. */
   readonly code: string;
   /** For logs. */
   readonly cause?: unknown;
@@ -409,7 +413,7 @@ const DETAILS: ReadonlyMap<string, string> = new Map([
   ['EPIPE', CONNECTION_LOST],
 ]);
 
-/** What an error of a request to an origin means. */
+/** The failure that an error of a request to the origin means. */
 function failureOf(error: unknown): ExchangeFailure {
   const code = codeOf(error);
   if (code === 'ETIMEDOUT') {
@@ -418,12 +422,12 @@ function failureOf(error: unknown): ExchangeFailure {
   return { status: 502, code, detail: DETAILS.get(code) ?? detailOf(code), cause: error };
 }
 
-/** The origin's answer, or the request itself, is nothing that may be passed on. */
+/** A failure because the answer, or the request itself, cannot be forwarded. */
 function badGateway(detail: string, cause?: unknown): ExchangeFailure {
   return { status: 502, code: codeOf(cause), detail, cause };
 }
 
-/** RFC 9112 §6.1: the body is in a transfer coding that we would have to undo and cannot. */
+/** RFC 9112 §6.1: the body has a transfer coding that the proxy would have to decode and cannot. */
 function unknownCoding(coding: string): ExchangeFailure {
   return {
     status: 501,
@@ -432,28 +436,28 @@ function unknownCoding(coding: string): ExchangeFailure {
   };
 }
 
-/** The origin moved no byte for too long. */
+/** No byte moved while the proxy waited for the origin. */
 function originSilent(limitMs: number): ExchangeFailure {
   return { status: 504, code: 'ETIMEDOUT', detail: `The origin was silent for more than ${limitMs / 1000} s.` };
 }
 
-/** The client has announced a body and does not go on with it. */
+/** The client has stopped sending the body that it announced. */
 function bodyStopped(limitMs: number): ExchangeFailure {
   const detail = `Nothing came of the request's body for more than ${limitMs / 1000} s.`;
   return { status: 408, code: 'BODY_STOPPED', detail };
 }
 
-/** It comes, but at a rate at which a client could keep a connection for ever. */
+/** The body arrives so slowly that it could keep a connection for ever. */
 function bodyTooSlow(): ExchangeFailure {
   return { status: 408, code: 'BODY_TOO_SLOW', detail: "The request's body came too slowly." };
 }
 
-/** RFC 9110 §15.5.14: the route's `max_size`. */
+/** RFC 9110 §15.5.14: the body exceeds the route's `max_size`. */
 function bodyTooLarge(maxBytes: number): ExchangeFailure {
   return { status: 413, code: 'BODY_TOO_LARGE', detail: `A request may have at most ${maxBytes} bytes here.` };
 }
 
-/** The connection ended before a byte of an answer. */
+/** Whether the error is a connection that the origin closed. */
 function isBrokenConnection(error: unknown): boolean {
   return ['ECONNRESET', 'EPIPE'].includes(codeOf(error));
 }

@@ -16,18 +16,18 @@ import type { RequestRates } from '../server/slow-clients.js';
 import { type ExchangeFailure, type ExchangeOptions, ProxiedExchange } from './proxied-exchange.js';
 import { responseOn, Upgrades } from './upgrade.js';
 
-/** What pass-through needs of a `Route`. */
+/** The part of a `Route` that pass-through needs. */
 export interface ProxyRoute extends FieldRules {
-  /** Scheme, host and port, and a path that is put before every target; no trailing slash. */
+  /** Scheme, host and port, and a path prefix for every target; no trailing slash. */
   readonly origin: string;
   readonly limits?: { readonly maxSize?: number };
   readonly delivery: {
     readonly preserveHost: boolean;
     readonly rewriteLocation?: boolean;
     readonly credentials?: readonly string[];
-    /** The origin may be silent for this long, before and within its answer. */
+    /** How long the origin may be silent, before and within its answer. */
     readonly timeoutMs: number;
-    /** All that comes before its answer takes at most this long; missing: as long as something comes. */
+    /** Limits the time to the head of its answer; without it only silence is limited. */
     readonly answerTimeoutMs?: number;
   };
 }
@@ -35,25 +35,25 @@ export interface ProxyRoute extends FieldRules {
 export interface ReverseProxyOptions {
   readonly log: Log;
   readonly metrics?: { passThroughError(code: string): void };
-  /** Ends a request whose body has sent nothing for this long; without it a body may take its time. */
+  /** Ends a request whose body has been silent for this long; without it there is no limit. */
   readonly idleTimeoutMs?: number;
-  /** Ends a request whose body comes too slowly; without it a body may. */
+  /** Ends requests whose body arrives too slowly; without it there is no limit. */
   readonly requestRates?: RequestRates;
-  /** How much of a body is still read once its answer is given. */
+  /** How much of a body is still read after its response. */
   readonly discardLimits?: DiscardLimits;
   readonly tls?: OriginTls;
-  /** What clients see in place of the request's own scheme and authority; without a trailing slash. */
+  /** The base URL that clients see instead of the request's scheme and authority; no trailing slash. */
   readonly publicUrl?: string;
-  /** Sent with every answer of an origin. */
+  /** The Alt-Svc value sent with every answer of an origin. */
   readonly altSvc?: string;
-  /** The name by which this proxy knows itself again, in `Via`. */
+  /** The name of this proxy in `Via`, by which it recognizes its own requests. */
   readonly via?: string;
 }
 
-/** What a client gets in place of what the origin says, or of what we say when it says nothing. */
+/** Changes the origin's answer, and the reply that stands in for a missing one. */
 export type AnswerChanges = Pick<ExchangeOptions, 'rewrite' | 'failureReply'>;
 
-/** Everything that is no resumable upload: given to the origin as it comes, and its answers to the client. */
+/** Forwards requests that are not resumable uploads to the origin, and its answers to the client. */
 export class ReverseProxy {
   private readonly requests: OriginRequests;
   private readonly upgrades: Upgrades;
@@ -63,12 +63,15 @@ export class ReverseProxy {
     this.upgrades = new Upgrades(this.open);
   }
 
-  /** Connections to origins that are open now: in use, idle, or switched to another protocol. */
+  /** Open connections to origins: in use, idle, or switched to another protocol. */
   get openConnections(): number {
     return this.requests.openConnections + this.upgrades.size;
   }
 
-  /** Fulfilled when the exchange is over, whatever came of it. Never fails. `added`: what the origin's request gets besides. */
+  /**
+   * Forwards one request. Fulfilled when the exchange is over, whatever its outcome; never rejects. `added` are extra
+   * headers for the origin.
+   */
   async forward(
     exchange: Exchange,
     head: RequestHead,
@@ -86,7 +89,7 @@ export class ReverseProxy {
     }).run();
   }
 
-  /** For a server's `upgrade` event: the origin decides whether the connection becomes another protocol's. */
+  /** Handles a server's `upgrade` event: the origin decides whether the connection switches protocols. */
   upgrade(
     request: IncomingMessage,
     socket: Socket,
@@ -99,12 +102,12 @@ export class ReverseProxy {
     this.upgrades.start({ request, socket, early, limits, ...this.exchangeOptions(request, head, route, added) });
   }
 
-  /** The same event, turned away: the answer is the last thing said on the connection. */
+  /** Refuses an `upgrade` event; the connection ends after the answer. */
   async refuseUpgrade(request: IncomingMessage, socket: Socket, answer: RelayedAnswer): Promise<void> {
     await sendReply({ req: request, res: responseOn(socket, request) }, answer);
   }
 
-  /** Ends every connection to an origin. */
+  /** Closes every connection to an origin. */
   async close(): Promise<void> {
     this.requests.close();
     await this.upgrades.close();
@@ -140,7 +143,7 @@ export class ReverseProxy {
 
   private outgoing(head: RequestHead, route: ProxyRoute, added?: Headers): Omit<OutgoingRequest, 'connection'> {
     const { origin, delivery } = route;
-    // HTTP/1.0 may name no host.
+    // HTTP/1.0 requests may have no Host.
     const requestedHost = fieldValue(head.headers, 'host') ?? head.authority;
     const host = delivery.preserveHost && requestedHost !== '' ? requestedHost : new URL(origin).host;
     const headers = headersForRoute(head, host, { route, addedHeaders: added, via: this.options.via });

@@ -1,17 +1,17 @@
 import type { ClientRequest } from 'node:http';
 
-/** Whose move it is. */
+/** The side whose next bytes the proxy waits for. */
 export type AwaitedSide = 'origin' | 'client';
 
-/** How long nothing may move while it is this side's turn; without a number, for ever. */
+/** How long each side may be silent while the proxy waits for it, in milliseconds; undefined means without limit. */
 export type StallLimits = Readonly<Record<AwaitedSide, number | undefined>>;
 
-/** How often it is looked at within the shorter time. */
+/** How many checks fall into the shorter limit. */
 const CHECKS_PER_LIMIT = 4;
 
 /**
- * Notices that nothing moves between us and the origin any more, and tells whose fault it is. `awaited` gives nothing while
- * neither is waited for, as with a client that is slow to read: then no time counts.
+ * Detects that no bytes move on the connection to the origin, and reports the side that caused it. No time counts while
+ * `awaited` gives undefined, for example with a client that reads slowly.
  */
 export class StallDetector {
   private readonly timer: NodeJS.Timeout;
@@ -39,7 +39,7 @@ export class StallDetector {
 
   private check(): void {
     const { socket } = this.request;
-    // A request has no socket before it is given one.
+    // A new request has no socket yet.
     const movedBytes = socket ? socket.bytesRead + socket.bytesWritten : 0;
     const awaited = this.awaited();
     this.stalledMs =

@@ -10,22 +10,22 @@ import { type ExchangeOptions, ProxiedExchange } from './proxied-exchange.js';
 export interface UpgradeOptions extends Omit<ExchangeOptions, 'client' | 'open' | 'switched'> {
   readonly request: IncomingMessage;
   readonly socket: Socket;
-  /** What the client sent after its request. */
+  /** The bytes that the client sent after its request. */
   readonly early: Buffer;
   readonly limits: DiscardLimits;
 }
 
-/** What a client may send before its request to switch is answered. */
+/** How much a client may send before its request to switch is answered. */
 const MAX_EARLY_BYTES = 64 * 1024;
 
-/** Connections that change their protocol (RFC 9110 §7.8): the origin agrees or refuses, the client hears which. */
+/** Handles protocol switches (RFC 9110 §7.8): the origin accepts or refuses, and its answer goes to the client. */
 export class Upgrades {
-  /** Each by the connection to its origin. */
+  /** Keyed by the connection to the origin. */
   private readonly tunnels = new Map<Socket, Promise<void>>();
 
   constructor(private readonly open: (outgoing: OutgoingRequest) => ClientRequest) {}
 
-  /** Connections to origins that speak another protocol now. */
+  /** The number of connections to origins that have switched protocols. */
   get size(): number {
     return this.tunnels.size;
   }
@@ -48,7 +48,7 @@ export class Upgrades {
     void exchange.run();
   }
 
-  /** Ends every connection that was switched. */
+  /** Closes every switched connection. */
   async close(): Promise<void> {
     for (const socket of this.tunnels.keys()) socket.destroy();
     await Promise.all(this.tunnels.values());
@@ -60,7 +60,10 @@ export class Upgrades {
   }
 }
 
-/** Where a refusal goes. It is the connection's last answer: what comes after it was meant for another protocol. */
+/**
+ * A response on the socket of an upgrade request, for its refusal. It ends the connection, because the bytes after it
+ * are meant for another protocol.
+ */
 export function responseOn(socket: Socket, request: IncomingMessage): ServerResponse {
   const response = new ServerResponse(request);
   response.shouldKeepAlive = false;
@@ -70,7 +73,9 @@ export function responseOn(socket: Socket, request: IncomingMessage): ServerResp
   return response;
 }
 
-/** Reads on while the origin decides, because only a socket that is read from tells that its peer has left. */
+/**
+ * Keeps reading the client while the origin decides, because only a socket that is read shows that its peer has left.
+ */
 class EarlyBytes {
   private readonly bytes: Buffer[];
   private size = 0;
@@ -83,7 +88,7 @@ class EarlyBytes {
     socket.on('data', this.onData).once('end', this.onEnd);
   }
 
-  /** Everything held so far; the socket is the caller's to read from now on. */
+  /** Returns the bytes read so far and stops reading; the caller reads the socket from now on. */
   release(): Buffer {
     this.socket.off('data', this.onData).off('end', this.onEnd).pause();
     return Buffer.concat(this.bytes);
@@ -95,13 +100,13 @@ class EarlyBytes {
     if (this.size > MAX_EARLY_BYTES) this.socket.pause();
   };
 
-  /** Who ends its side before the switch has nothing to switch to. */
+  /** A client that ends its side before the switch cannot use the other protocol. */
   private readonly onEnd = (): void => {
     this.socket.destroySoon();
   };
 }
 
-/** Upgrade and the connection option that goes with it are said again for our hop. */
+/** Upgrade and its connection option are hop-by-hop, so that they are written again for the next hop. */
 function switchLines(headers: ExchangeOptions['head']['headers']): HeaderLine[] {
   return [
     ['Connection', 'Upgrade'],
@@ -109,7 +114,7 @@ function switchLines(headers: ExchangeOptions['head']['headers']): HeaderLine[] 
   ];
 }
 
-/** A 101 is an interim response (RFC 9110 §15.2). */
+/** The 101 for the client; it is an interim response (RFC 9110 §15.2). */
 function switchingHead(
   { statusCode = 101, statusMessage, rawHeaders }: IncomingMessage,
   forClient: UpgradeOptions['fieldsForClient'] = (headers) => headers,
@@ -120,7 +125,7 @@ function switchingHead(
   return Buffer.from(`HTTP/1.1 101 ${reasonPhrase(statusCode, statusMessage)}\r\n${text}\r\n`, 'latin1');
 }
 
-/** Two connections that are one from now on: what one sends the other gets, ends and breaks included. */
+/** Forwards bytes both ways between two sockets, together with ends and errors. Fulfilled when both have closed. */
 function joinSockets(one: Socket, other: Socket): Promise<void> {
   const closed = [forward(one, other), forward(other, one)];
   return Promise.all(closed).then(() => undefined);
@@ -130,13 +135,14 @@ function forward(from: Socket, to: Socket): Promise<void> {
   from.setTimeout(0);
   from.setNoDelay(true);
   from.setKeepAlive(true, KEEP_ALIVE_MS);
-  // Whoever has said everything may still listen.
+  // A side that has ended its output may still read.
   from.allowHalfOpen = true;
   from.on('error', () => to.destroy());
   from.pipe(to);
   return new Promise((resolve) => {
     from.once('close', () => {
-      // With a proper end everything it sent is on its way; otherwise the other side must not take it for one.
+      // After a proper end, the remaining bytes are still sent; after an error the other side must not see a proper
+      // end.
       if (from.readableEnded) to.destroySoon();
       else to.destroy();
       resolve();
@@ -144,5 +150,5 @@ function forward(from: Socket, to: Socket): Promise<void> {
   });
 }
 
-/** A peer that vanished without a word is noticed by the kernel: a tunnel may be silent for as long as it likes. */
+/** Interval of TCP keep-alive, which detects a vanished peer: a tunnel itself may be silent without limit. */
 const KEEP_ALIVE_MS = 60_000;

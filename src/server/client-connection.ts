@@ -19,22 +19,22 @@ import {
 } from './exchange.js';
 import { awaitsContinue, sendContinue, sendInterim } from './interim-responses.js';
 
-/** How much is still read of a body whose answer is given. */
+/** How much of a body is still read after its response. */
 export const DISCARD_LIMITS: DiscardLimits = { bytes: 32 * 2 ** 20, ms: 10_000 };
 
-/** The client of an exchange, whichever HTTP it speaks. */
+/** The client of an exchange, for HTTP/1.1 or HTTP/2. */
 export function clientOf(exchange: Exchange, limits = DISCARD_LIMITS): ClientSide {
   return isHttp2(exchange) ? new Http2Client(exchange, limits) : new Http1Client(exchange, limits);
 }
 
-/** A client that speaks HTTP/1.1, or HTTP/1.0. */
+/** The client of an HTTP/1.1 or HTTP/1.0 exchange. */
 export class Http1Client implements ClientSide {
   readonly closed: Promise<void>;
   hasLeft = false;
   private readonly leftListeners: (() => void)[] = [];
   private readonly request: IncomingMessage;
   private readonly response: ServerResponse;
-  /** The answer lasts until the connection ends. */
+  /** The end of the connection delimits the response. */
   private endsWithConnection = false;
 
   constructor(
@@ -43,7 +43,7 @@ export class Http1Client implements ClientSide {
   ) {
     this.request = exchange.req;
     this.response = exchange.res;
-    // Each of many pipelined requests listens for the end of their connection.
+    // Each of many pipelined requests adds a listener to the shared socket.
     this.request.socket.setMaxListeners(0);
     this.closed = Promise.all([this.responseClosed(), this.requestClosed()]).then(() => undefined);
   }
@@ -90,7 +90,7 @@ export class Http1Client implements ClientSide {
   sendHead(status: number, reason: string, headers: Headers): void {
     const { request, response } = this;
     const lines = [...headers];
-    // The body need not come now (RFC 9110 §10.1.1): the next bytes could be that body or a new request.
+    // The client may leave out the body now (RFC 9110 §10.1.1): the next bytes could be that body or a new request.
     if (!request.complete && this.awaitsContinue) lines.push(['Connection', 'close']);
     if (!request.complete) lingerBeforeClosing(request);
     response.writeHead(status, reasonPhrase(status, reason), toNodeHeaders(lines));
@@ -112,7 +112,8 @@ export class Http1Client implements ClientSide {
       if (this.endsWithConnection) resetConnection(socket);
       else socket.destroy();
     };
-    // Behind a pipelined response it has none yet, and that one is not to be lost.
+    // A response behind a pipelined one has no socket yet, and destroying the socket now would lose the earlier
+    // response.
     if (response.socket) end(response.socket);
     else response.once('socket', end);
   }
@@ -126,7 +127,7 @@ export class Http1Client implements ClientSide {
 
   private responseClosed(): Promise<void> {
     const { response } = this;
-    // A response that waits behind a pipelined one has no socket yet, and does not hear of its end.
+    // A response behind a pipelined one has no socket yet and gets no event when the connection ends.
     const connection = response.socket ? response : this.request.socket;
     return new Promise((resolve) => {
       const close = (): void => {
@@ -143,12 +144,12 @@ export class Http1Client implements ClientSide {
   private requestClosed(): Promise<void> {
     const { request } = this;
     const { socket } = request;
-    // A body does not hear of it either, once its response is given.
+    // A request whose response is finished gets no event when the connection ends either.
     const connectionLost = (): void => void request.destroy();
     return new Promise((resolve) => {
       const close = (): void => {
         socket.off('close', connectionLost);
-        // A body that breaks off never ends: only then is it closed with its end unseen.
+        // An interrupted body never emits 'end': its request closes without it.
         if (!request.readableEnded) this.leave();
         resolve();
       };
@@ -169,7 +170,7 @@ function toPair([name, value]: Headers[number]): [string, string] {
   return [name, value];
 }
 
-/** A client that speaks HTTP/2: fields in lower case, no reason phrase, no connection to close. */
+/** The client of an HTTP/2 exchange: field names in lower case, no reason phrase, no connection to close. */
 class Http2Client implements ClientSide {
   readonly closed: Promise<void>;
   hasLeft = false;
@@ -184,7 +185,7 @@ class Http2Client implements ClientSide {
     this.request = exchange.req;
     this.response = exchange.res;
     const { stream } = exchange.res;
-    // A reset stream may say "end" and "finish" afterwards: only these two tell that it was one.
+    // A stream may emit 'end' and 'finish' even after a reset: only 'aborted' and the code at its close reveal it.
     stream.once('aborted', () => this.leave());
     this.closed = new Promise((resolve) => {
       const close = (): void => {
@@ -242,7 +243,7 @@ class Http2Client implements ClientSide {
   }
 
   flush(): void {
-    // A HEADERS frame waits for nothing.
+    // A HEADERS frame is never held back.
   }
 
   end(trailers: Headers): void {

@@ -6,9 +6,8 @@ import type { Headers } from '../model/headers.js';
 import { type Exchange, isHttp2 } from './exchange.js';
 
 /**
- * Where the connection ends with the response, Node closes it at once, and a client that is still sending gets a reset
- * that may take the response away (RFC 9112 §9.6). Here the end is sent, and the closing waits for the body's end: whoever
- * calls this limits how long that may take.
+ * Delays closing the connection until the request body has ended. Node closes it right after the response, and a client
+ * that is still sending gets a reset that may discard the response (RFC 9112 §9.6). The caller has to limit the time.
  */
 export function lingerBeforeClosing(req: IncomingMessage): void {
   const { socket } = req;
@@ -21,8 +20,8 @@ export function lingerBeforeClosing(req: IncomingMessage): void {
 }
 
 /**
- * Ends a connection so that nobody takes it for a proper end: with a reset, or over TLS without the closing alert. A Unix
- * socket knows no reset, and asking for one throws: it is only closed.
+ * Ends a connection visibly improperly: with a reset, or over TLS without the close alert. Unix sockets have no reset,
+ * and asking for one throws, so that they are only closed.
  */
 export function resetConnection(socket: Socket): void {
   const canBeReset = !(socket instanceof TLSSocket) && socket.remoteAddress !== undefined;
@@ -30,45 +29,47 @@ export function resetConnection(socket: Socket): void {
   else socket.destroy();
 }
 
-/** How much of a body is still read when nobody wants it any more, so that the client finds time to read its answer. */
+/** How much of an unwanted body is still read, so that the client has time to read its response. */
 export interface DiscardLimits {
   readonly bytes: number;
   readonly ms: number;
 }
 
-/** The client in one exchange that is passed through: the same for HTTP/1.1 and HTTP/2. */
+/** The client side of one proxied exchange, the same for HTTP/1.1 and HTTP/2. */
 export interface ClientSide {
   readonly body: Readable;
-  /** Where the answer's content goes. */
+  /** Takes the content of the response. */
   readonly out: NodeJS.WritableStream;
-  /** A final head was sent. */
+  /** The final response head was sent. */
   readonly headSent: boolean;
-  /** The client does not take what we have for it as fast as it comes. */
+  /** The client reads more slowly than the response arrives. */
   readonly needsDrain: boolean;
-  /** The client waits to be told that its body is wanted. */
+  /** The client waits for 100 before it sends its body. */
   readonly awaitsContinue: boolean;
-  /** Gone before the exchange was over, as far as this side knows. */
+  /** The client has left before the exchange was complete. */
   readonly hasLeft: boolean;
-  /** Called at most once, when the client leaves in the middle of its body or its answer. */
+  /** Calls `listener` at most once, when the client leaves in the middle of its body or its response. */
   onLeft(listener: () => void): void;
-  /** Fulfilled when nothing more comes from this client or goes to it in this exchange. */
+  /** Fulfilled when nothing more is sent or received in this exchange. */
   readonly closed: Promise<void>;
-  /** Known when `body` has ended. */
+  /** Complete when `body` has ended. */
   trailers(): Headers;
-  /** Whether trailers can follow an answer with these fields. */
+  /** Whether trailers can follow a response with these fields. */
   takesTrailers(headers: Headers): boolean;
   sendInterim(status: number, reason: string, headers: Headers): void;
   sendHead(status: number, reason: string, headers: Headers): void;
-  /** Sends a head that was held back for the first content, when there is none for now. */
+  /** Sends a head that waits for the first content. */
   flush(): void;
   end(trailers: Headers): void;
-  /** Ends an answer that has begun, so that nobody can take it for a whole one. */
+  /** Ends a response that has begun so that the client sees that it is incomplete. */
   abort(): void;
-  /** Reads the rest of the body and forgets it, within limits; then gives up the connection or stream. */
+  /** Reads and discards the rest of the body, within limits; then ends the connection or stream. */
   discardBody(): void;
 }
 
-/** Reads and forgets. `done` is called once: with true when the body has ended, with false when a limit was met. */
+/**
+ * Reads and discards `body`. Calls `done` once: with true when the body has ended, with false when a limit was reached.
+ */
 export function discard(body: Readable, { bytes, ms }: DiscardLimits, done: (ended: boolean) => void): void {
   let remainingBytes = bytes;
   const finish = (ended: boolean): void => {
@@ -82,20 +83,21 @@ export function discard(body: Readable, { bytes, ms }: DiscardLimits, done: (end
   };
   const atEnd = (): void => finish(true);
   const timer = setTimeout(() => finish(false), ms);
-  // A request whose response is over does not hear of its connection's end: only an open one is waited for.
+  // A request whose response is finished gets no event when the connection ends, so that only an open one is waited
+  // for.
   timer.unref();
   if (body.readableEnded || body.destroyed) return finish(true);
   body.on('data', count).once('end', atEnd).once('close', atEnd);
   body.resume();
 }
 
-/** A client that has ended its side is answered as long as nothing takes longer than this. */
+/** A client that has ended its side still gets its responses as long as no pause between writes is longer than this. */
 export const HALF_CLOSED_MS = 2_000;
 
 /**
- * Ends a connection that nothing was written to for this long. RFC 9112 §9.6: a client may end its side behind its last
- * request and wait for the answer; so do `nc -N` and many small programs. It looks like one that has left, until something
- * is written to it.
+ * Destroys a connection when nothing was written to it for this long. A client may end its side after its last request
+ * and wait for the response (RFC 9112 §9.6; `nc -N` does): it looks like one that has left until something is written
+ * to it.
  */
 export function destroyWhenSilent(socket: Socket, maxSilenceMs: number): void {
   let lastBytesWritten = socket.bytesWritten;
@@ -106,7 +108,10 @@ export function destroyWhenSilent(socket: Socket, maxSilenceMs: number): void {
   socket.once('close', () => clearInterval(timer));
 }
 
-/** Calls `ended` once, when the client of this exchange has ended its side or did before. Returns what ends the listening. */
+/**
+ * Calls `ended` once, when the client has ended its side of an HTTP/1.1 connection or has done so before. Returns a
+ * function that removes the listener.
+ */
 export function onPeerEnded(exchange: Exchange, ended: (connection: Socket) => void): () => void {
   if (isHttp2(exchange)) return () => undefined;
   const { socket } = exchange.req;

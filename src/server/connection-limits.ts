@@ -3,43 +3,49 @@ import ipaddr from 'ipaddr.js';
 import type { Log } from '../observe/log.js';
 import type { TrustedProxies } from './trusted-proxies.js';
 
-/** The limit that a refused connection has met. */
+/** The limit that a refused connection exceeds. */
 export type ConnectionLimit = 'total' | 'address';
 
-/** Decides which connections of clients are taken. */
+/** Decides which client connections are accepted. */
 export interface ConnectionGate {
-  /** Undefined: it is refused. Else to be called once, when the connection has ended. `address` is empty for a Unix socket. */
+  /**
+   * Undefined: the connection is refused. Otherwise the caller calls the returned function once, when the connection
+   * has ended. `address` is empty for a Unix socket.
+   */
   admit(address: string): (() => void) | undefined;
 }
 
 export interface ConnectionLimitsOptions {
   readonly total: number;
   readonly perAddress: number;
-  /** Peers that stand for many clients, which no limit for one client may hit. */
+  /** Peers that represent many clients, such as proxies; the limit per address does not apply to them. */
   readonly isExempt: (address: string) => boolean;
   readonly onRefused: (limit: ConnectionLimit) => void;
-  /** Called at most once a second while few connections are left: the time to end those that nobody uses. */
+  /** Called at most once a second while few connections are left, so that unused ones can be ended. */
   readonly onNearlyFull: () => void;
   readonly log: Log;
-  /** Milliseconds by a clock that nobody sets. */
+  /** Milliseconds of a monotonic clock. */
   readonly monotonic: () => number;
 }
 
-/** What the configuration says of clients' connections, and who hears of them. */
+/** The configured limits and the parts of the process that they concern. */
 export interface ClientLimitsOptions {
   readonly settings: { readonly total?: number; readonly perAddress?: number };
-  /** Processes that share the connections, each with descriptors of its own. */
+  /** The number of processes that share the limits, each with descriptors of its own. */
   readonly processes?: number;
   readonly trust: Pick<TrustedProxies, 'trusts'>;
   readonly metrics: { connectionRefused(limit: ConnectionLimit): void };
   readonly endIdle: () => void;
   readonly log: Log;
   readonly monotonic: () => number;
-  /** File descriptors of each process; those of this one when missing. */
+  /** File descriptors of each process; the limit of this process when missing. */
   readonly openFiles?: number;
 }
 
-/** The limits as they are configured, or by the descriptors of the processes; never more than those allow. */
+/**
+ * Builds the limits from the configuration, or else from the number of file descriptors; never more than the
+ * descriptors allow.
+ */
 export function clientLimits(options: ClientLimitsOptions): ConnectionLimits {
   const { settings, processes = 1, trust, metrics, endIdle, log, monotonic, openFiles } = options;
   const max = maxConnections(openFiles) * processes;
@@ -64,10 +70,10 @@ const TOO_FEW_DESCRIPTORS =
 const NEARLY_FULL_SHARE = 0.9;
 const NEARLY_FULL_EVERY_MS = 1000;
 
-/** A flood of refused connections makes one line in the log each time. */
+/** A flood of refused connections makes one log line in this time. */
 const LOG_EVERY_MS = 10_000;
 
-/** Counts the connections of clients, in all and by their address, and refuses those beyond the limits. */
+/** Counts client connections, in total and by address, and refuses those beyond the limits. */
 export class ConnectionLimits implements ConnectionGate {
   private readonly byAddress = new Map<string, number>();
   private open = 0;
@@ -119,12 +125,12 @@ const REFUSED: Readonly<Record<ConnectionLimit, string>> = {
   address: 'connections are refused: one address has as many as limits.connections.per_address allows',
 };
 
-/** How many connections were refused since the last line about them. */
+/** Counts refused connections between log lines. */
 class RefusalCounter {
   private sinceLastLog = 0;
   private loggedAt = -Infinity;
 
-  /** Undefined while it is too early to tell again. */
+  /** Counts one more; gives the number since the last log line, or undefined while the next line is not due. */
   count(now: number): number | undefined {
     this.sinceLastLog++;
     if (now - this.loggedAt < LOG_EVERY_MS) return undefined;
@@ -136,8 +142,8 @@ class RefusalCounter {
 }
 
 /**
- * Numbers the connections that come to it from 1 on, refused ones too: a process that gives connections away in this order
- * knows by the numbers which of them have ended.
+ * Numbers connections from 1 on, refused ones too. A process that passes connections on in this order then knows which
+ * of them have ended.
  */
 export class NumberedConnections implements ConnectionGate {
   private last = 0;
@@ -161,14 +167,14 @@ export class NumberedConnections implements ConnectionGate {
     };
   }
 
-  /** Told of each connection that ends, at once of those that have. */
+  /** Calls `listener` for each connection that ends, and at once for those that have ended already. */
   onEnded(listener: (number: number) => void): void {
     this.listener = listener;
     for (let number = 1; number <= this.last; number++) if (!this.open.has(number)) listener(number);
   }
 }
 
-/** What counts as one client: an IPv4 address, or the /64 that one subscriber of IPv6 has. Undefined for a Unix socket. */
+/** What counts as one client: an IPv4 address, or the /64 of an IPv6 subscriber. Undefined for a Unix socket. */
 export function limitKeyOf(address: string): string | undefined {
   if (!ipaddr.isValid(address)) return undefined;
   const plain = ipaddr.process(address);
@@ -179,30 +185,30 @@ export function limitKeyOf(address: string): string | undefined {
     .join(':')}::/64`;
 }
 
-/** Descriptors that are kept for the process itself: its files, its log, its admin listener. */
+/** File descriptors reserved for the process itself: its files, its log, its admin listener. */
 const RESERVED_DESCRIPTORS = 64;
-/** Each client may need one of them for its connection, one for the origin's, and one for a file. */
+/** Each client may need one descriptor for its connection, one for the origin's, and one for a file. */
 const DESCRIPTORS_PER_CLIENT = 3;
-/** Each connection costs memory too. */
+/** Upper bound of the default, because each connection costs memory too. */
 const MAX_BY_DEFAULT = 16_384;
 
-/** How many connections of clients one process takes when nobody says it, by the descriptors that it may open. */
+/** The default limit of client connections for a process with this many file descriptors. */
 export function defaultMaxConnections(openFiles = openFileLimit()): number {
   return Math.min(MAX_BY_DEFAULT, Math.max(1, Math.floor((openFiles - RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_CLIENT)));
 }
 
-/** How many it can take at all. */
+/** The most client connections that a process with this many file descriptors can accept. */
 export function maxConnections(openFiles = openFileLimit()): number {
   return Math.max(1, openFiles - 2 * RESERVED_DESCRIPTORS);
 }
 
-/** File descriptors that this process may have open. */
+/** The number of file descriptors that this process may have open. */
 export function openFileLimit(): number {
   const limit = fromProc() ?? fromReport();
   return Number.isFinite(limit) ? limit : Infinity;
 }
 
-/** Linux tells it without the work of a whole report. */
+/** Linux has it in a file, which is cheaper than a full report. */
 function fromProc(): number | undefined {
   try {
     const [, soft] = /^Max open files +(\S+)/m.exec(readFileSync('/proc/self/limits', 'utf8')) ?? [];

@@ -13,7 +13,7 @@ import { endToEnd, type Headers } from '../model/headers.js';
 export type HttpRequest = IncomingMessage | Http2ServerRequest;
 export type HttpResponse = ServerResponse | Http2ServerResponse;
 
-/** One request and the response to it. */
+/** One request and its response. */
 export type Exchange = Http1Exchange | Http2Exchange;
 
 export interface Http1Exchange {
@@ -30,14 +30,14 @@ export function isHttp2(exchange: Exchange): exchange is Http2Exchange {
   return exchange.req instanceof Http2ServerRequest;
 }
 
-/** Who is at the other end. */
+/** The other end of the connection. */
 export interface Peer {
   /** Empty for a Unix socket. */
   readonly address: string;
   readonly encrypted: boolean;
-  /** The connection ended already: nothing that is said of it can be relied on. */
+  /** The connection has ended already, so that the other members are placeholders. */
   readonly isDisconnected: boolean;
-  /** Where the peer reached us, for requests that do not say whom they mean. */
+  /** The local address and port, for requests that name no host. */
   readonly localAuthority: string;
 }
 
@@ -54,24 +54,24 @@ export function peerOf(req: HttpRequest): Peer {
   };
 }
 
-/** The socket of an HTTP/2 session that has ended throws whatever it is asked. */
+/** The socket of a closed HTTP/2 session throws on every access. */
 function socketOf(req: HttpRequest): (Socket & { readonly encrypted?: boolean }) | undefined {
   if (!(req instanceof Http2ServerRequest)) return req.socket;
   const { session } = req.stream;
   return session && !session.destroyed ? session.socket : undefined;
 }
 
-/** The connection that the request came on; undefined when it has ended. */
+/** The connection of the request; undefined when an HTTP/2 session has ended. */
 export function connectionOf(req: HttpRequest): Socket | Http2Session | undefined {
   return req instanceof Http2ServerRequest ? req.stream.session : req.socket;
 }
 
-/** The client is gone: nothing that is said would reach it. */
+/** The client has left: nothing sent would reach it. */
 export function clientHasLeft(exchange: Exchange): boolean {
   return isHttp2(exchange) ? exchange.res.stream.destroyed : exchange.req.socket.destroyed;
 }
 
-/** Does something that is of use only as long as the client is there: its signal is aborted when it leaves, which gives undefined. */
+/** Runs a task that is useless once the client has left: the signal is aborted then, and the result is undefined. */
 export async function whileConnected<T>(
   exchange: Exchange,
   task: (left: AbortSignal) => Promise<T>,
@@ -90,7 +90,10 @@ export async function whileConnected<T>(
   }
 }
 
-/** Ends the exchange so that nobody can take what was sent for a whole answer: the connection goes, or the stream is reset. */
+/**
+ * Ends the exchange so that the client cannot take the response for complete: destroys the connection, or resets the
+ * stream.
+ */
 export function destroyExchange(exchange: Exchange): void {
   if (!isHttp2(exchange)) {
     exchange.req.socket.destroy();
@@ -98,14 +101,14 @@ export function destroyExchange(exchange: Exchange): void {
   }
   const { stream } = exchange.res;
   stream.on('error', () => undefined);
-  // Not close(), and not destroy() without an error: both end the content in good order first (seen on Node 20 to 26).
+  // close(), and destroy() without an error, both end the content normally first (seen on Node 20 to 26).
   if (!stream.destroyed) stream.destroy(new Error('exchange given up'));
 }
 
 /**
- * Closes a stream whose answer is whole, because the rest of its request is not wanted (RFC 9113 §8.1). To be called before
- * the answer ends; gives what closes it. Node writes the end of the stream, with the trailers, a step after the stream has
- * finished: closed in between, the answer never gets its end, and is a broken one to its client.
+ * Prepares to close a stream after its complete response, because the rest of its request is not wanted (RFC 9113
+ * §8.1). Call it before the response ends, and the returned function afterwards: Node writes the end of the stream,
+ * with the trailers, a step after 'finish', and a stream closed in between never gets its end.
  */
 export function closerAfterResponse(stream: ServerHttp2Stream): () => Promise<void> {
   const ended = new Promise<void>((resolve) => {
@@ -121,11 +124,13 @@ function bracketed(address: string): string {
   return address.includes(':') ? `[${address.split('%', 1)[0]}]` : address;
 }
 
-/** Fields of the connection, which HTTP/2 does not have (RFC 9113 §8.2.2), taken away; names in lower case, repeated lines as a list. */
+/**
+ * The headers for HTTP/2: without connection fields (RFC 9113 §8.2.2), names in lower case, repeated fields as a list.
+ */
 export function toHttp2Fields(headers: Headers): OutgoingHttpHeaders {
   const fields = new Map<string, string[]>();
   for (const [name, value] of endToEnd(headers)) {
-    // Unlike over HTTP/1.1, Node sends whatever it is given.
+    // Node validates names and values over HTTP/1.1 only.
     validateHeaderName(name);
     validateHeaderValue(name, value);
     const lower = name.toLowerCase();
@@ -135,14 +140,14 @@ export function toHttp2Fields(headers: Headers): OutgoingHttpHeaders {
 }
 
 /**
- * The status as it can be sent over HTTP/2. Node refuses those from 600 on, which mean no more than a 5xx to anybody (RFC
- * 9110 §15), and some origins use them: fields and content reach the client under a 502.
+ * The status as it can be sent over HTTP/2. Node refuses 600 and above, which some origins use and which clients treat
+ * as a 5xx (RFC 9110 §15): fields and content reach the client under a 502.
  */
 export function http2Status(status: number): number {
   return status > 599 ? 502 : status;
 }
 
-/** Fields that this client cannot be sent: it would lose its connection, and with it every other answer. */
+/** Header fields too large for this client: sending them would end its connection and every other response on it. */
 export class HeadTooLarge extends Error {
   constructor() {
     super('the header fields are larger than this client takes over HTTP/2');
@@ -150,14 +155,14 @@ export class HeadTooLarge extends Error {
   }
 }
 
-/** What nghttp2 sends at most of one block; beyond it Node ends the session. */
+/** The largest header block that nghttp2 sends; beyond it Node ends the session. */
 const MAX_BLOCK_BYTES = 64 * 1024;
-/** RFC 9113 §6.5.2: what each field counts besides name and value. */
+/** RFC 9113 §6.5.2: added to the size of each field besides name and value. */
 const FIELD_OVERHEAD_BYTES = 32;
-/** `:status` and, where Node adds it, the date. */
+/** The size of `:status` and of the date that Node may add. */
 const ADDED_BYTES = 128;
 
-/** Whether the client takes them: its SETTINGS_MAX_HEADER_LIST_SIZE says how much (RFC 9113 §10.5.1). */
+/** Whether the fields fit into the client's SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 §10.5.1). */
 export function fitsClientLimits({ session }: ServerHttp2Stream, fields: OutgoingHttpHeaders): boolean {
   const { maxHeaderListSize = Infinity } = session && !session.destroyed ? session.remoteSettings : {};
   let size = ADDED_BYTES;
@@ -167,7 +172,10 @@ export function fitsClientLimits({ session }: ServerHttp2Stream, fields: Outgoin
   return size <= Math.min(maxHeaderListSize, MAX_BLOCK_BYTES);
 }
 
-/** Gives the fields to `write`. Node refuses to repeat some: then one joined line says the same (RFC 9110 §5.3). */
+/**
+ * Passes the fields to `write`. Node refuses to repeat some fields, which are then joined into one line (RFC 9110
+ * §5.3).
+ */
 export function writeHttp2Fields(headers: Headers, write: (fields: OutgoingHttpHeaders) => void): void {
   const fields = toHttp2Fields(headers);
   try {
@@ -183,8 +191,8 @@ function joined(name: string, value: OutgoingHttpHeaders[string]): OutgoingHttpH
 }
 
 /**
- * Trailers that are too large are left out, because the whole stream would be reset for them; any recipient may drop
- * trailers (RFC 9110 §6.5.1).
+ * Adds trailers, unless they are too large: then the stream would be reset, and any recipient may drop trailers (RFC
+ * 9110 §6.5.1).
  */
 export function addHttp2Trailers(response: Http2ServerResponse, trailers: Headers): void {
   const fields = toHttp2Fields(trailers);

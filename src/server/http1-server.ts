@@ -15,18 +15,21 @@ export interface Http1Options {
   readonly tls?: {
     readonly cert: string | Buffer;
     readonly key: string | Buffer;
-    /** Where clients have to show a certificate: who signs them. */
+    /** The authority that signs client certificates, where these are required. */
     readonly ca?: string | Buffer;
     readonly requestCert?: boolean;
     readonly rejectUnauthorized?: boolean;
   };
-  /** Also offer HTTP/2 to TLS clients. */
+  /** Also offers HTTP/2 to TLS clients. */
   readonly http2: boolean;
   readonly headersTimeoutMs: number;
   readonly keepAliveTimeoutMs: number;
-  /** A client that has ended its side gets the answers that come or go on within this time; none at 0. */
+  /**
+   * A client that has ended its side still gets responses as long as no gap between two writes is longer; 0: it gets
+   * none.
+   */
   readonly halfClosedMs?: number;
-  /** Of a head; Node's own limit when missing. */
+  /** Largest request head in bytes; Node's own limit when missing. */
   readonly maxHeadBytes?: number;
 }
 
@@ -36,15 +39,16 @@ export interface Http1Handlers {
 }
 
 /**
- * Node's HTTP server, strict and without a limit on how long a body takes. It is the one that listens, because only then
- * does it look after slow heads and idle connections; but what becomes of a new connection is decided elsewhere.
+ * Node's HTTP/1.1 server, with a strict parser and no limit on the time of a body. It owns the listening socket,
+ * because Node checks slow heads and idle connections only then, but `HttpListener` decides what becomes of each new
+ * connection.
  */
 export class Http1Server {
   readonly server: Server;
   private readonly serve: (socket: Socket) => void;
   private readonly handshake: (socket: Socket) => void;
   private readonly requests = new Map<Socket, PipelinedRequests>();
-  /** Connections without any request yet: Node takes them for busy ones. */
+  /** Connections without any request yet, which Node does not count as idle. */
   private readonly fresh = new Set<Socket>();
   private draining = false;
   private readonly halfClosedMs: number;
@@ -57,16 +61,17 @@ export class Http1Server {
     const settings = serverSettings(options);
     this.halfClosedMs = options.halfClosedMs ?? HALF_CLOSED_MS;
     this.server = tls ? createSecureServer({ ...settings, ...tlsSettings(options), ...tls }) : createServer(settings);
-    // Silently left out fields could be those that delimit the message; their size is limit enough.
+    // With a limit, Node drops fields silently, and those could be the ones that delimit the message. The limit on
+    // their size is enough.
     this.server.maxHeadersCount = 0;
-    // Its types do not tell: without it Node ends its own side as soon as the client has ended the other.
+    // Missing in Node's types. Without it Node ends its own side as soon as the client has ended the other.
     Object.assign(this.server, { httpAllowHalfOpen: this.halfClosedMs > 0 });
     this.serve = this.takeConnectionListener(tls ? 'secureConnection' : 'connection');
     this.handshake = tls ? this.takeConnectionListener('connection') : this.serve;
     this.listen();
   }
 
-  /** Lets TLS begin on a new connection; a `secureConnection` follows. */
+  /** Starts the TLS handshake on a new connection; a `secureConnection` event follows. */
   startTls(socket: Socket): void {
     this.handshake.call(this.server, socket);
   }
@@ -76,14 +81,14 @@ export class Http1Server {
     this.server.closeIdleConnections();
   }
 
-  /** From here on the socket speaks HTTP/1.1. */
+  /** Serves HTTP/1.1 on this socket. */
   accept(socket: Socket): void {
     this.fresh.add(socket);
     socket.once('close', () => this.fresh.delete(socket));
     this.serve.call(this.server, writeHeadsAsLatin1(socket));
   }
 
-  /** Connections with nothing under way are closed; the others say so with their next response and then close. */
+  /** Closes connections without a request; the others announce it with their next response and then close. */
   drain(): void {
     this.draining = true;
     for (const { exchanges } of this.requests.values()) {
@@ -100,7 +105,7 @@ export class Http1Server {
   }
 
   private listen(): void {
-    // Expectations are met by whoever wants the body: 100 must not be promised before anybody has looked at the request.
+    // The code that reads the body answers expectations: 100 must not be sent before the request has been checked.
     for (const event of ['request', 'checkContinue', 'checkExpectation'] as const) {
       this.server.on(event, (req: IncomingMessage, res: ServerResponse) => this.begin({ req, res }));
     }
@@ -124,7 +129,7 @@ export class Http1Server {
       res.shouldKeepAlive = false;
       void respondEarly(exchange, problemReply(fault));
     });
-    // What it said of the connection was said before we began to drain.
+    // Its head may have promised keep-alive before draining began.
     res.once('close', () => this.draining && setImmediate(() => this.server.closeIdleConnections()));
   }
 
@@ -139,7 +144,7 @@ export class Http1Server {
     return requests;
   }
 
-  /** The client sends nothing more: it has left, or only waits for its answers. */
+  /** The client sends nothing more: it has left, or it is only waiting for its responses. */
   private peerEnded(socket: Socket): void {
     const { exchanges = [] } = this.requests.get(socket) ?? {};
     if (this.halfClosedMs === 0 || exchanges.length === 0) return;
@@ -150,16 +155,16 @@ export class Http1Server {
     if (isRefused(socket)) return;
     this.fresh.delete(socket);
     if (isUpgrade(req)) {
-      // The connection still owes answers: it cannot become another protocol's before they are given.
+      // Responses are still due on this connection, so that it cannot switch protocols yet.
       if (this.newestOf(socket)) return this.refuseAfterPending(socket, { status: 400, detail: NO_PIPELINED_UPGRADE });
-      // Until its new owner listens, a reset must not end the process.
+      // Until the new owner adds a listener, a connection reset must not end the process.
       socket.on('error', () => undefined);
       this.handlers.onUpgrade(req, socket, head);
       return;
     }
     const parseAgain = (): void => {
       if (socket.destroyed) return;
-      // The answers before it may have begun the time that an idle connection has.
+      // The responses before it may have started the timeout of an idle connection.
       socket.setTimeout(0);
       socket.unshift(Buffer.concat([withoutUpgrade(req), head]));
       this.accept(socket);
@@ -169,7 +174,7 @@ export class Http1Server {
     else parseAgain();
   }
 
-  /** The parser has given up. */
+  /** Called when the parser has rejected the input. */
   private onParseError(error: NodeJS.ErrnoException, socket: Socket): void {
     const problem = problemOf(error);
     const { req, res } = this.newestOf(socket) ?? {};
@@ -178,7 +183,10 @@ export class Http1Server {
     else this.refuseAfterPending(socket, problem);
   }
 
-  /** What was taken in order is answered first: the client would take our refusal for that answer. */
+  /**
+   * Answers the requests before the bad input first: otherwise the client would take the refusal for one of their
+   * responses.
+   */
   private refuseAfterPending(socket: Socket, problem: Problem): void {
     if (isRefused(socket)) return;
     ignoreFurtherInput(socket);
@@ -200,14 +208,14 @@ function serverSettings({
   maxHeadBytes: mostHeadBytes,
 }: Http1Options): ServerOptions {
   const settings = {
-    // It counts the body as well: whoever reads a body gives up the idle ones.
+    // This timeout includes the body; idle bodies are ended where they are read.
     requestTimeout: 0,
     ...(mostHeadBytes === undefined ? {} : { maxHeaderSize: mostHeadBytes }),
     headersTimeout: headersTimeoutMs,
     connectionsCheckingInterval: Math.min(30_000, Math.max(50, headersTimeoutMs / 4)),
     keepAliveTimeout: keepAliveTimeoutMs,
     insecureHTTPParser: false,
-    // Checked in `readHead`, where the refusal can say what is wrong.
+    // `readHead` checks it, where the refusal can say what is wrong.
     requireHostHeader: false,
     noDelay: true,
     shouldUpgradeCallback: isUpgrade,
@@ -220,9 +228,9 @@ function tlsSettings({ http2, headersTimeoutMs }: Http1Options): ServerOptions {
 }
 
 /**
- * What is wrong with how an HTTP/1.1 message is delimited. Where two readers of one connection could disagree about its end,
- * a part of one message passes for the next one: such a connection is not used any further. Node's parser refuses most of
- * it by itself (CL with TE, repeated CL, "chunked" not last); what it lets through on Node 20 to 26 is refused here.
+ * Checks how an HTTP/1.1 message is delimited, because two readings of its end allow request smuggling: a connection
+ * with a fault is not used again. Node's parser refuses most of it (CL with TE, repeated CL, "chunked" not last); this
+ * refuses what it lets through on Node 20 to 26.
  */
 function framingFault({ httpVersion, headers }: IncomingMessage): Problem | undefined {
   const coding = headers['transfer-encoding'];
@@ -240,8 +248,8 @@ function framingFault({ httpVersion, headers }: IncomingMessage): Problem | unde
 }
 
 /**
- * Whether a request to change protocols is one to act on. A server may ignore Upgrade (RFC 9110 §7.8), and should where a body
- * comes with it or HTTP/2 is asked for, which is not begun this way any more (RFC 9113 §3.1): these are ordinary requests.
+ * Whether to act on a request to switch protocols. A server may ignore Upgrade (RFC 9110 §7.8), and ours does where a
+ * body comes with it or h2c is requested, which RFC 9113 §3.1 has removed.
  */
 function isUpgrade({ headers }: IncomingMessage): boolean {
   const hasBody = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
@@ -250,8 +258,8 @@ function isUpgrade({ headers }: IncomingMessage): boolean {
 }
 
 /**
- * The request's head without its wish to change protocols, to be parsed again: Node 20 stops parsing at every Upgrade.
- * Not needed when Node 22 is our oldest, which asks `isUpgrade` first (shouldUpgradeCallback).
+ * The request head without its Upgrade, to be parsed again: Node 20 stops parsing at every Upgrade. Not needed when
+ * Node 22 is our oldest, which calls `isUpgrade` first (shouldUpgradeCallback).
  */
 function withoutUpgrade({ method, url, rawHeaders }: IncomingMessage): Buffer {
   const lines = fromRawHeaders(rawHeaders)

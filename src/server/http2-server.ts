@@ -16,33 +16,35 @@ import { sendReply } from './response.js';
 import type { SlowReaders } from './slow-clients.js';
 
 export interface Http2Options {
-  /** Bytes a client may send ahead. With Node's 64 KiB an upload over 50 ms of distance makes 1.2 MB/s. */
+  /** Flow-control windows in bytes. With Node's 64 KiB, an upload with a round trip of 50 ms reaches only 1.2 MB/s. */
   readonly windows: { readonly stream: number; readonly session: number };
   readonly maxConcurrentStreams: number;
-  /** A connection whose first request, or any later head, has not come after this time is closed. */
+  /** Closes a connection whose first request, or any later request head, has not arrived after this time. */
   readonly headersTimeoutMs: number;
-  /** A connection without requests is closed after this time. */
+  /** Closes a connection without requests after this time. */
   readonly keepAliveTimeoutMs: number;
-  /** A peer that says nothing for this long is asked whether it is there. */
+  /** Sends a PING to a peer that has been silent for this long. */
   readonly pingAfterMs?: number;
-  /** Addresses of peers on whose sessions many clients share: what one of them does may not end the others' requests. */
+  /**
+   * Addresses of peers whose sessions many clients share: resets by one client must not end the requests of the others.
+   */
   readonly isSharedPeer?: (address: string) => boolean;
 }
 
-/** More than fit into the 64 KiB that a head may have. */
+/** More fields than fit into the 64 KiB of a request head. */
 const MAX_FIELDS = 4096;
 
-/** How long a session that was told to go may take for it. */
+/** How long a session may take to close by itself. */
 const CLOSE_GRACE_MS = 500;
 
-/** The HTTP/2 connections of a listener: it gives them their sockets, nobody listens here. */
+/** Serves HTTP/2 on the sockets that the listener passes in; it does not listen itself. */
 export class Http2Sessions {
   private readonly server: Http2Server;
   private readonly sessions = new Set<ServerHttp2Session>();
-  /** Those without a request under way that have had one. */
+  /** Sessions without a request in progress that have had one. */
   private readonly idle = new Set<ServerHttp2Session>();
   private draining = false;
-  /** The connection that a session is being made of. */
+  /** The socket whose session Node is creating right now. */
   private accepting: Socket | undefined;
 
   constructor(
@@ -53,15 +55,16 @@ export class Http2Sessions {
     const { windows, maxConcurrentStreams } = options;
     this.server = createServer({
       settings: { initialWindowSize: windows.stream, maxConcurrentStreams },
-      // Node resets a stream with more than 128 fields; their size is limit enough, as it is over HTTP/1.1.
+      // Node resets a stream with more than 128 fields by default; the limit on their size is enough, as it is over
+      // HTTP/1.1.
       maxHeaderListPairs: MAX_FIELDS,
-      // In MB. What clients may send ahead of us is not to be counted as their misuse of memory.
+      // In MB. Bytes within the flow-control window must not count as excessive use of memory.
       maxSessionMemory: 10 + Math.ceil((2 * windows.session) / 1_000_000),
     });
     this.server.on('session', (session) => this.begin(session));
     for (const event of ['request', 'checkContinue', 'checkExpectation'] as const) {
       this.server.on(event, (req: Http2ServerRequest, res: Http2ServerResponse) => {
-        // Its client has given it up with the same read that brought it.
+        // The client may have reset the stream in the same read that brought the request.
         if (!req.stream.destroyed && !req.stream.closed) onRequest({ req, res });
       });
     }
@@ -71,42 +74,42 @@ export class Http2Sessions {
     });
   }
 
-  /** From here on the socket speaks HTTP/2. */
+  /** Serves HTTP/2 on this socket. */
   accept(socket: Socket): void {
-    // A socket of an HTTP/1.1 server stays open when its peer has ended, and a session does not notice that it has.
+    // A socket of an HTTP/1.1 server stays open when its peer has ended, which an HTTP/2 session does not notice.
     socket.allowHalfOpen = false;
-    // Node 26 gives what has come to its session piece by piece, and throws where nobody catches it when one of them has
-    // ended the session and another follows.
+    // Node 26 passes received chunks to the session one by one, and throws an uncaught error when one of them ends the
+    // session and another follows.
     joinPieces(socket);
     this.accepting = socket;
     this.server.emit('connection', socket);
     this.accepting = undefined;
   }
 
-  /** GOAWAY: what is under way may end, nothing new is taken (RFC 9113 §6.8). */
+  /** Sends GOAWAY: requests in progress may finish, new ones are not accepted (RFC 9113 §6.8). */
   drain(): void {
     this.draining = true;
     for (const session of this.sessions) session.close();
   }
 
-  /** Ends the sessions that wait for their next request. */
+  /** Ends the sessions that are waiting for their next request. */
   endIdle(): void {
     for (const session of this.idle) session.close();
   }
 
   private begin(session: ServerHttp2Session): void {
     this.sessions.add(session);
-    // The settings speak of streams only; the connection's own window has to be raised by hand.
+    // SETTINGS set the windows of streams only; the window of the connection has to be set by hand.
     session.setLocalWindowSize(this.options.windows.session);
     session.once('close', () => this.sessions.delete(session));
     this.closeWhenIdle(session);
     endSlowHeads(session, this.options.headersTimeoutMs);
-    // Node's own limit holds for these too: 1000 at once, and 33 a second.
+    // Shared peers still have Node's own limit: 1000 at once, and 33 a second.
     if (!this.options.isSharedPeer?.(session.socket.remoteAddress ?? '')) endOnManyResets(session);
     const { accepting } = this;
     if (accepting) {
       endWhenUnresponsive(session, accepting, this.options.pingAfterMs ?? PING_AFTER_MS);
-      // Before anybody reads from it.
+      // First, so that it runs before anything reads from the stream.
       session.prependListener('stream', (stream: ServerHttp2Stream) => {
         limitSmallPieces(stream, accepting);
         this.slowReaders.watchStream(stream, accepting);
@@ -116,16 +119,16 @@ export class Http2Sessions {
   }
 
   /**
-   * Node has no limit of any kind here. Streams are counted, because a PING must not keep a connection. A header section
-   * that never ends is no stream yet, and nothing else may come on its connection meanwhile (RFC 9113 §6.10): it has no more
-   * time than the connection has without it.
+   * Closes idle sessions, which Node never does. Idle means without streams, because a PING must not keep a connection
+   * alive. A header section that never ends is not a stream yet and blocks its connection (RFC 9113 §6.10), so that it
+   * gets no more time than an idle connection.
    */
   private closeWhenIdle(session: ServerHttp2Session): void {
     const { headersTimeoutMs, keepAliveTimeoutMs } = this.options;
     let streams = 0;
     const end = (): void => {
       session.close();
-      // Left alone, it would wait for the end of a header section that has begun.
+      // Without this, the session would wait for the end of a header section that has begun.
       timer = setTimeout(() => streams === 0 && session.destroy(), CLOSE_GRACE_MS);
     };
     const wait = (ms: number): NodeJS.Timeout | undefined => (ms === 0 ? undefined : setTimeout(end, ms));
@@ -151,13 +154,13 @@ export class Http2Sessions {
 const HEAD_CHECK_MS = 500;
 
 /**
- * Ends a session whose next header section takes longer than this, whatever else is under way on it: in HTTP/2 nothing
- * else can come meanwhile (RFC 9113 §4.3). Node tells of a header section when it is whole. That one has begun is seen by
- * the number of its stream, and that it goes on by a PING, which its client cannot answer before.
+ * Ends a session whose next header section takes longer than this, because nothing else can arrive on it meanwhile (RFC
+ * 9113 §4.3). Node reports only complete header sections: the stream number shows that one has begun, and a PING, which
+ * the client cannot answer before the section ends, shows that it goes on.
  */
 function endSlowHeads(session: ServerHttp2Session, headersTimeoutMs: number): void {
   const intervalMs = Math.max(5, Math.min(HEAD_CHECK_MS, headersTimeoutMs / 4));
-  /** Streams up to this one have their header section, or were refused. */
+  /** The header sections of the streams up to this one are complete, or the streams were refused. */
   let settled = 0;
   let pending = 0;
   let pendingMs = 0;
@@ -176,14 +179,14 @@ function endSlowHeads(session: ServerHttp2Session, headersTimeoutMs: number): vo
   session.once('close', () => clearInterval(timer));
 }
 
-/** So many requests may be given up at once: pages that are left do so with all that they still load. */
+/** Resets allowed at once: a page that the user leaves resets everything it is still loading. */
 const RESET_BURST = 256;
 const RESETS_PER_SECOND = 32;
 const MANY_RESETS = 'the client gives up its requests again and again';
 
 /**
- * Ends a session that gives up its requests again and again, with ENHANCE_YOUR_CALM (RFC 9113 §10.5): each costs its client
- * nothing, and us a request. A stream that we reset because its client broke a rule on it counts too.
+ * Ends a session whose client keeps resetting its requests, with ENHANCE_YOUR_CALM (RFC 9113 §10.5): a reset costs the
+ * client nothing, and the proxy a request. A stream that the proxy resets for a protocol violation counts too.
  */
 function endOnManyResets(session: ServerHttp2Session): void {
   let allowance = RESET_BURST;
@@ -192,33 +195,33 @@ function endOnManyResets(session: ServerHttp2Session): void {
     const now = performance.now();
     allowance = Math.min(RESET_BURST, allowance + ((now - countedAt) / 1000) * RESETS_PER_SECOND) - 1;
     countedAt = now;
-    // Without an error Node sends NO_ERROR in place of the code.
+    // Without an error object Node sends NO_ERROR instead of the code.
     if (allowance < 0 && !session.destroyed)
       session.destroy(new Error(MANY_RESETS), constants.NGHTTP2_ENHANCE_YOUR_CALM);
   };
   session.on('stream', (stream) => stream.once('close', () => wasResetByClient(stream) && count()));
 }
 
-/** By its client, before it had its answer, and not by us. */
+/** Whether the client reset the stream before it had its response. */
 function wasResetByClient({ aborted, errored }: ServerHttp2Stream): boolean {
   const error: NodeJS.ErrnoException | null = errored;
   return aborted && (error === null || error.code === 'ERR_HTTP2_STREAM_ERROR');
 }
 
-/** A peer that has said nothing for this long is asked whether it is there, and has as long again to answer. */
+/** A peer that has been silent for this long gets a PING, and has as long again to answer it. */
 const PING_AFTER_MS = 20_000;
 
-/** How often a session is looked at. */
+/** How often a session is checked. */
 const LIVENESS_CHECK_MS = 500;
 
-/** A connection whose session has ended is closed by its peer within this time, or by us. */
+/** How long a peer has to close the connection of an ended session before it is destroyed. */
 const SOCKET_GRACE_MS = 1500;
 
 /**
- * Ends a session that has no life left, within two seconds or so, and one whose peer is gone without a word. TCP takes many
- * minutes to notice the second (RFC 9113 §6.7). The first hears nothing more, not even the end of its connection: Node has
- * ended it for breaking the protocol, and it would stay for ever with every stream that was open. Not needed for that once
- * Node closes such a session itself.
+ * Ends a dead session within about two seconds, and a session whose peer has vanished, which TCP takes many minutes to
+ * notice (RFC 9113 §6.7). A dead session is one that Node has ended for a protocol violation without closing it: it
+ * sees no more events, not even the end of its connection, and would keep all its streams for ever. Not needed for that
+ * once Node closes such a session itself.
  */
 export function endWhenUnresponsive(session: ServerHttp2Session, socket: Socket, pingAfterMs: number): void {
   const intervalMs = Math.min(LIVENESS_CHECK_MS, pingAfterMs);
@@ -226,7 +229,7 @@ export function endWhenUnresponsive(session: ServerHttp2Session, socket: Socket,
   let endedForMs = 0;
   const check = (): void => {
     if (!session.destroyed) return peer.check(intervalMs);
-    // The end was sent: a client that does not send its own would keep the connection.
+    // The proxy has ended its side; a client that does not end the other would keep the connection.
     endedForMs += intervalMs;
     if (endedForMs >= SOCKET_GRACE_MS) socket.destroy();
   };
@@ -237,10 +240,10 @@ export function endWhenUnresponsive(session: ServerHttp2Session, socket: Socket,
 class PeerLiveness {
   private lastBytesRead = -1;
   private silentMs = 0;
-  /** Bytes that had been written when it was asked last. */
+  /** `socket.bytesWritten` at the last PING. */
   private bytesWrittenAtPing: number | undefined;
   private isPingPending = false;
-  /** What was heard since the last question may have been the end of the session. */
+  /** Bytes arrived since the last PING, and they may have ended the session. */
   private hasReadSincePing = false;
 
   constructor(
@@ -251,7 +254,7 @@ class PeerLiveness {
 
   check(passedMs: number): void {
     const { bytesRead } = this.socket;
-    // A peer that we do not read from cannot be heard.
+    // While reading is paused, silence says nothing about the peer.
     if (bytesRead !== this.lastBytesRead || ReadGate.sinceHeldMs(this.socket) === 0) {
       this.reset(bytesRead);
       this.hasReadSincePing = true;
@@ -276,12 +279,12 @@ class PeerLiveness {
     this.bytesWrittenAtPing = this.socket.bytesWritten;
     this.isPingPending = true;
     this.session.ping(() => {
-      // The answer itself is nothing to ask about again.
+      // The answer itself does not call for another PING.
       if (!this.session.destroyed) this.reset(this.socket.bytesRead);
     });
   }
 
-  /** The question was not sent, though nothing stands in its way: there is no session any more that could send it. */
+  /** The PING was never written although the socket accepts more bytes: Node's session no longer exists. */
   private get isSessionDead(): boolean {
     const { session, socket, bytesWrittenAtPing: writtenWhenAsked } = this;
     if (writtenWhenAsked === undefined || socket.bytesWritten !== writtenWhenAsked) return false;
@@ -289,7 +292,7 @@ class PeerLiveness {
   }
 }
 
-/** Of what was given to the operating system; a session writes past its socket's own queue. */
+/** Bytes that the operating system has not accepted; a session writes to the handle without its socket's own queue. */
 function unsentBytes(socket: Socket): number {
   const { _handle: handle } = socket as Socket & { readonly _handle?: { readonly writeQueueSize?: number } | null };
   return handle?.writeQueueSize ?? 0;

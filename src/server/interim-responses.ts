@@ -5,33 +5,37 @@ import type { Reply } from '../protocol/protocol.js';
 import { reasonPhrase } from '../streams/node-http.js';
 import { type Exchange, fitsClientLimits, type Http2Exchange, isHttp2, toHttp2Fields } from './exchange.js';
 
-/** What may wait for a client that does not read before interim responses are left out: they have no backpressure. */
+/**
+ * How much may wait for a client that does not read before interim responses are left out: they have no backpressure.
+ */
 const MAX_WAITING_BYTES = 16 * 1024;
 const MAX_WAITING_FRAMES = 64;
 
-/** Interim responses a request gets at most, 100 included: some intermediaries give up at the sixth. */
+/** The most interim responses of our own to one request, 100 included: some intermediaries give up at the sixth. */
 const MAX_INTERIMS = 4;
 
-/** Of an origin's own interim responses, beside ours: those it would have sent without us. */
+/** The most interim responses relayed from an origin, in addition to ours. */
 const MAX_RELAYED = 16;
 
-/** Between one interim response and the next progress; then `SPACING_GROWTH` times as long each time. */
+/**
+ * The time from one interim response to the next progress; each is `SPACING_GROWTH` times as long as the one before.
+ */
 const FIRST_SPACING_MS = 1000;
 const SPACING_GROWTH = 8;
 
-/** Node does not know its reason phrase. */
+/** Node does not have the reason phrase of 104. */
 STATUS_CODES[104] ??= 'Upload Resumption Supported';
 
-/** Exchanges that were told to go on with their body. */
+/** Requests whose client got a 100. */
 const continued = new WeakSet<object>();
 
 /**
- * Sends a 1xx response other than 100; false when it was left out: there is a final response already, nobody is left, the
- * client does not read, or an earlier response on the connection is not finished.
+ * Sends a 1xx response other than 100. False when it was left out: the final response has begun, the client has left or
+ * does not read, or an earlier response on the connection is not finished.
  */
 export function sendInterim(exchange: Exchange, reply: Reply): boolean {
   if (!canSendInterim(exchange)) return false;
-  // Raw text has no other guard against line breaks in a value.
+  // The response is written as raw text, so that nothing else rejects line breaks in a value.
   for (const [name, value] of reply.headers) {
     validateHeaderName(name);
     validateHeaderValue(name, value);
@@ -44,7 +48,9 @@ export function sendInterim(exchange: Exchange, reply: Reply): boolean {
   return true;
 }
 
-/** Sends 100 to a client that waits for it, once; also after a 104, which clients need not take for it (RUFH §4.2.1). */
+/**
+ * Sends 100 once to a client that waits for it, also after a 104, which need not make the client go on (RUFH §4.2.1).
+ */
 export function sendContinue(exchange: Exchange): boolean {
   if (!expectsContinue(exchange) || continued.has(exchange.req) || !canSendInterim(exchange)) return false;
   continued.add(exchange.req);
@@ -52,19 +58,19 @@ export function sendContinue(exchange: Exchange): boolean {
   return true;
 }
 
-/** The client holds its body back until it is told to go on, and was not told. */
+/** The client waits for a 100 that it has not got. */
 export function awaitsContinue(exchange: Exchange): boolean {
   return expectsContinue(exchange) && !continued.has(exchange.req) && !exchange.req.readableDidRead;
 }
 
 export interface InterimOptions {
-  /** `auto`: where interim responses are known to get through. */
+  /** `auto`: only where interim responses are known to reach the client. */
   readonly mode: 'auto' | 'always' | 'never';
-  /** Milliseconds by a clock that nobody sets. */
+  /** Milliseconds of a monotonic clock. */
   readonly monotonic: () => number;
 }
 
-/** The interim responses of one request: few, ever farther apart, and none where they do harm. */
+/** The interim responses of one request: few, at growing intervals, and none where they do harm. */
 export class InterimResponses {
   private sent = 0;
   private relayed = 0;
@@ -86,27 +92,27 @@ export class InterimResponses {
     this.dueAt = options.monotonic() + FIRST_SPACING_MS;
   }
 
-  /** What the client must know now. `reply` is asked for only if it can be sent. */
+  /** Sends an interim response that the client needs now. Calls `reply` only if it can be sent. */
   announce(reply: () => Reply | undefined): boolean {
     return this.hasQuota && this.send(reply());
   }
 
-  /** What the client likes to know: left out until it is due again. */
+  /** Sends an optional interim response; left out until the next one is due. */
   progress(reply: () => Reply | undefined): boolean {
     return this.isDue && this.send(reply());
   }
 
-  /** What the origin says before its answer. */
+  /** Relays an interim response of the origin. */
   relay(reply: Reply): void {
     if (this.isAllowed && this.relayed < MAX_RELAYED && sendInterim(this.exchange, reply)) this.relayed++;
   }
 
-  /** Whether progress would be told now. */
+  /** Whether `progress` would send something now. */
   get isDue(): boolean {
     return this.hasQuota && this.options.monotonic() >= this.dueAt;
   }
 
-  /** 100, if this client waits for it: to be called when its body is wanted. */
+  /** Sends 100 if this client waits for it; to be called when its body is wanted. */
   continue(): void {
     if (!this.owesContinue) return;
     this.owesContinue = false;
@@ -114,7 +120,7 @@ export class InterimResponses {
   }
 
   private get hasQuota(): boolean {
-    // One is kept for the 100: without it some clients wait for ever.
+    // One is reserved for the 100: without it some clients wait for ever.
     return this.isAllowed && this.sent + (this.owesContinue ? 1 : 0) < MAX_INTERIMS;
   }
 
@@ -134,7 +140,7 @@ function expectsContinue({ req }: Exchange): boolean {
 
 function canSendInterim(exchange: Exchange): boolean {
   const { res } = exchange;
-  // A late one would stand in the middle of the final response's body.
+  // An interim response sent now would end up inside the body of the final one.
   if (res.headersSent || res.writableEnded) return false;
   if (isHttp2(exchange)) return canTakeFrames(exchange);
   if (exchange.req.httpVersion === '1.0') return false;
@@ -148,7 +154,7 @@ function canTakeFrames({ res: { stream } }: Http2Exchange): boolean {
   return (stream.session?.state.outboundQueueSize ?? 0) <= MAX_WAITING_FRAMES;
 }
 
-/** As text of its own: writeInformation() of Node 26 takes no reason phrase. */
+/** Written as raw text, because writeInformation() of Node 26 takes no reason phrase. */
 function writeInterim(res: ServerResponse, { status, reason }: Reply, lines: Headers): boolean {
   const text = lines.map(([name, value]) => `${name}: ${value}\r\n`).join('');
   res.socket!.write(`HTTP/1.1 ${status} ${reasonPhrase(status, reason)}\r\n${text}\r\n`, 'latin1');

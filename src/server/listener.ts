@@ -9,54 +9,56 @@ import { refuseConnection } from './refuse-connection.js';
 import { type MinRate, SlowReaders } from './slow-clients.js';
 
 export type ListenAddress =
-  /** Port 0 takes a free one. */
+  /** Port 0 picks a free port. */
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
-  /** `isShared`: a worker like this one listens there already and has made room. */
+  /** `isShared`: another worker of this proxy listens there already and has removed any stale socket file. */
   | { readonly kind: 'unix'; readonly path: string; readonly isShared?: boolean; readonly mode?: number };
 
 export interface ListenerOptions {
   readonly address: ListenAddress;
-  /** PEM. Without it the listener speaks cleartext. */
+  /** PEM. Without it the listener uses cleartext. */
   readonly tls?: Http1Options['tls'];
-  /** HTTP/2 beside HTTP/1.1: by ALPN with TLS, by prior knowledge without. */
+  /** Offers HTTP/2 beside HTTP/1.1: by ALPN with TLS, by prior knowledge without. */
   readonly http2: boolean;
   readonly windows: Http2Options['windows'];
   readonly maxConcurrentStreams: number;
-  /** A head that takes longer is refused with 408. */
+  /** A request head that takes longer is refused with 408. */
   readonly headersTimeoutMs?: number;
-  /** A connection without requests is closed after this time: longer than a load balancer keeps its own idle ones. */
+  /**
+   * Closes a connection without requests after this time. It should exceed the idle timeout of load balancers in front.
+   */
   readonly keepAliveTimeoutMs?: number;
   readonly halfClosedMs?: Http1Options['halfClosedMs'];
   readonly maxHeadBytes?: Http1Options['maxHeadBytes'];
-  /** HTTP/2: a peer that says nothing for this long is asked whether it is there. */
+  /** HTTP/2: sends a PING to a peer that has been silent for this long. */
   readonly pingAfterMs?: number;
   readonly isSharedPeer?: Http2Options['isSharedPeer'];
-  /** Which connections are taken; all of them when missing. */
+  /** Decides which connections are accepted; without it all of them are. */
   readonly gate?: ConnectionGate;
-  /** A client that takes its answers more slowly loses its connection or stream; without it none does. */
+  /** A client that reads responses more slowly loses its connection or stream; without it no client does. */
   readonly responseRate?: MinRate;
   readonly onSlowReader?: (socket: Socket) => void;
 }
 
 export type Handlers = Http1Handlers;
 
-/** One address that is listened on, with all its connections. */
+/** One listening address with all its connections. */
 export interface Listener {
   /** `http://127.0.0.1:8080`, `https://…`, or `unix:/path`. */
   readonly url: string;
-  /** Connections that are open now, whatever they speak. */
+  /** Open connections, whatever protocol they use. */
   readonly connections: number;
-  /** Fulfilled when nothing is listened on and no connection is left. */
+  /** Fulfilled when the address is closed and no connection is left. */
   readonly closed: Promise<void>;
-  /** No new connections; idle ones end now, the others with their response. May be called more than once. */
+  /** Stops accepting connections: idle ones end now, the others with their response. May be called more than once. */
   stopAccepting(): void;
-  /** Ends the connections that wait for their next request. */
+  /** Ends the connections that are waiting for their next request. */
   endIdle(): void;
-  /** Ends every connection at once, whatever is under way. */
+  /** Ends every connection at once, requests in progress included. */
   destroyAll(): void;
 }
 
-/** Listens; fails when the address cannot be had. */
+/** Starts listening. Rejects when the address cannot be bound. */
 export async function startListener(options: ListenerOptions, handlers: Handlers): Promise<Listener> {
   const { address } = options;
   if (address.kind === 'unix' && !address.isShared) await clearSocketPath(address.path);
@@ -78,7 +80,7 @@ class HttpListener implements Listener {
   private readonly headersTimeoutMs: number;
   private readonly slowReaders: SlowReaders;
   private readonly sockets = new Set<Socket>();
-  /** Connections that have not said yet what they speak. */
+  /** Connections whose protocol is not known yet. */
   private readonly undetected = new Set<Socket>();
   private accepting = true;
 
@@ -198,15 +200,15 @@ class HttpListener implements Listener {
   }
 }
 
-/** What a connection that speaks HTTP/2 from its first byte begins with (RFC 9113 §3.4); the rest of it follows from this. */
+/** First line of the HTTP/2 connection preface (RFC 9113 §3.4); the rest of it is certain to follow. */
 const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n');
 
-/** `late`: nothing decisive came in time; `silent`: nothing at all. */
+/** `late`: the bytes received in time do not decide it; `silent`: no byte was received. */
 export type DetectedProtocol = 'http1' | 'http2' | 'late' | 'silent' | 'closed';
 
 /**
- * What the client of a fresh connection speaks. Nothing is taken from the connection: the bytes that were looked at are
- * put back. `decided` is called once.
+ * Detects the protocol of a new connection and calls `onDetected` once. The bytes inspected are put back, so that the
+ * protocol's own parser reads them.
  */
 export function detectProtocol(
   socket: Socket,
@@ -217,12 +219,13 @@ export function detectProtocol(
   const finish = (spoken: DetectedProtocol): void => {
     clearTimeout(timer);
     socket.off('readable', inspect).off('end', onEnd).off('close', onEnd).off('error', onEnd);
-    // After the connection's end nothing can be put back, and nobody would read it.
+    // After the end of the connection nothing can be put back, and no parser would read it.
     if (spoken !== 'http1' && spoken !== 'http2') return onDetected(spoken);
     socket.unshift(received);
     socket.on('error', ignore);
-    // Within 'readable' Node has planned to read more. It would do so after the new owner has paused the connection, and
-    // from then on nothing could pause it: a body would fill the memory as fast as it comes.
+    // Inside 'readable' Node has scheduled another read. Without this turn of the event loop the read would come after
+    // the new owner has paused the connection, pausing would have no effect from then on, and a body would fill the
+    // memory.
     setImmediate(() => {
       socket.off('error', ignore);
       onDetected(socket.destroyed ? 'closed' : spoken);

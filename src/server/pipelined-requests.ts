@@ -2,27 +2,31 @@ import type { Socket } from 'node:net';
 import { ReadGate } from '../streams/read-gate.js';
 import type { Http1Exchange } from './exchange.js';
 
-/** Methods whose requests may be under way beside each other: they change nothing (RFC 9110 §9.2.1). */
+/** Methods whose requests may run concurrently, because they change nothing (RFC 9110 §9.2.1). */
 const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
 
-/** So many requests of one connection are under way at a time; each may have a connection to an origin. */
+/** The most concurrent requests of one connection; each may have a connection to an origin. */
 const MAX_CONCURRENT = 8;
 
-/** With so many waiting nothing more is read: the client notices by its own sends. */
+/** With this many waiting, reading pauses; the client notices by its own writes. */
 const PAUSE_READING_AT = 8;
 
 /**
- * One read of 64 KiB may bring thousands of requests before reading stops, and each of them takes a hundred times its bytes
- * while it waits. A connection with more waiting ends: its client repeats what was not answered (RFC 9112 §9.3.2).
+ * One read of 64 KiB may bring thousands of requests before reading pauses, and each takes a hundred times its bytes of
+ * memory while it waits. A connection with more waiting is destroyed: its client repeats what was not answered (RFC
+ * 9112 §9.3.2).
  */
 const MAX_WAITING = 512;
 
-/** Of all connections together; beyond it, a connection with more waiting than stop its reading ends. */
+/**
+ * The limit of all connections together; beyond it, a connection with more than `PAUSE_READING_AT` waiting is
+ * destroyed.
+ */
 const MAX_WAITING_IN_ALL = 2048;
 
 let waitingInAll = 0;
 
-/** A connection that is not read from does not tell that its client has left: it is looked at so often. */
+/** Interval for probing a paused connection: without reads the client's leaving goes unnoticed. */
 const PROBE_INTERVAL_MS = 1000;
 
 interface WaitingRequest {
@@ -31,8 +35,8 @@ interface WaitingRequest {
 }
 
 /**
- * The requests of one HTTP/1.1 connection, in their order (RFC 9112 §9.3.2): safe ones may be under way together, any other
- * waits for all before it and is waited for by all behind it.
+ * The requests of one HTTP/1.1 connection, in their order (RFC 9112 §9.3.2): safe ones may run concurrently, any other
+ * runs alone.
  */
 export class PipelinedRequests {
   private readonly running = new Set<Http1Exchange>();
@@ -43,26 +47,26 @@ export class PipelinedRequests {
   private probeTimer: NodeJS.Timeout | undefined;
 
   constructor(private readonly socket: Socket) {
-    // Each of them listens for the end of their connection.
+    // Each request adds a listener for the end of the connection.
     socket.setMaxListeners(0);
     socket.once('close', () => this.dropWaiting());
   }
 
-  /** Those that are not answered yet, in their order. */
+  /** The exchanges without a finished response, in their order. */
   get exchanges(): readonly Http1Exchange[] {
     return [...this.running, ...this.waiting.map(({ exchange }) => exchange)];
   }
 
-  /** The one that came last, unless it is answered. */
+  /** The exchange that came last, unless its response is finished. */
   get newest(): Http1Exchange | undefined {
     return this.newestExchange;
   }
 
-  /** Calls `start` when it is this request's turn: at once in nearly all cases, never when the connection ends before. */
+  /** Calls `start` when it is this request's turn: usually at once, and never when the connection ends first. */
   add(exchange: Http1Exchange, start: () => void): void {
     this.newestExchange = exchange;
     if (this.waiting.length === 0 && this.mayRun(exchange)) return this.run({ exchange, start });
-    // What else stands in the read that ended the connection.
+    // More requests of the read that made the connection end are dropped.
     if (this.socket.destroyed) return;
     this.waiting.push({ exchange, start });
     waitingInAll++;
@@ -78,7 +82,7 @@ export class PipelinedRequests {
   private mayRun({ req }: Http1Exchange): boolean {
     if (this.running.size === 0) return true;
     if (this.running.size >= MAX_CONCURRENT || !isSafe(req.method)) return false;
-    // Of those under way either all are safe, or there is one.
+    // Running requests are either all safe or a single unsafe one, so that the first decides.
     const [first] = this.running;
     return isSafe(first!.req.method);
   }
@@ -103,7 +107,7 @@ export class PipelinedRequests {
     return this.waiting.shift()!;
   }
 
-  /** What waits is forgotten at once: the event of the connection's end comes after the whole read. */
+  /** Drops the waiting requests at once, because 'close' comes only after the whole read is parsed. */
   private abort(): void {
     this.socket.destroy();
     this.dropWaiting();
@@ -123,7 +127,7 @@ export class PipelinedRequests {
     ReadGate.of(this.socket).release();
   }
 
-  /** Reads once, when no request has ended for a while. */
+  /** Reads once if no response has finished since the last probe. */
   private probeConnection(): void {
     const gate = ReadGate.of(this.socket);
     if (this.isStalled) {

@@ -2,22 +2,22 @@ import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 import { type Problem, problemReply } from '../protocol/problem.js';
 
-/** How long a client that was refused may take to read why. */
+/** How long a refused client has to read the response. */
 const LINGER_MS = 2000;
 
-/** Connections whose remaining bytes mean nothing any more. */
+/** Connections whose further input is ignored. */
 const refused = new WeakSet<Socket>();
 
 export function isRefused(socket: Socket): boolean {
   return refused.has(socket);
 }
 
-/** Nothing that comes on this connection from now on is acted upon. */
+/** Ignores everything that arrives on this connection from now on. */
 export function ignoreFurtherInput(socket: Socket): void {
   refused.add(socket);
 }
 
-/** Says what was wrong, where no response object exists, and ends the connection. */
+/** Writes a problem response where no response object exists, and ends the connection. */
 export function refuseConnection(socket: Socket, problem: Problem): void {
   ignoreFurtherInput(socket);
   socket.on('error', () => undefined);
@@ -28,11 +28,11 @@ export function refuseConnection(socket: Socket, problem: Problem): void {
   socket.end(Buffer.from(textOf(problem)));
   const timer = setTimeout(() => socket.destroy(), LINGER_MS);
   socket.once('close', () => clearTimeout(timer));
-  // Read on and forget: closing with bytes unread would reset the connection and take the answer away.
+  // Reads on and discards: closing with unread bytes would reset the connection and discard the response.
   socket.resume();
 }
 
-/** What went wrong before there was a request to answer; undefined when there is nobody to be told. */
+/** The problem behind a parser error; undefined when there is no client to tell. */
 export function problemOf(error: NodeJS.ErrnoException): Problem | undefined {
   const { code = '' } = error;
   if (code === 'HPE_HEADER_OVERFLOW') return { status: 431, detail: 'The header section is longer than 16 KiB.' };

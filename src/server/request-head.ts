@@ -5,7 +5,7 @@ import { percentEncoded, normalizePath, removeDotSegments, withoutTrailing } fro
 import { type HttpRequest, peerOf } from './exchange.js';
 import { isAuthority, type Provenance, type TrustedProxies } from './trusted-proxies.js';
 
-/** A head that nobody can act on; the client is told why. */
+/** A request head that is refused, with the status and the detail for the client. */
 export class InvalidHead {
   constructor(
     readonly status: 400 | 417 | 501,
@@ -13,10 +13,10 @@ export class InvalidHead {
   ) {}
 }
 
-/** What is known of a request before its body. What HTTP/1.1 and HTTP/2 say differently is said one way here. */
+/** Reads and validates a request head, the same for HTTP/1.1 and HTTP/2. */
 export function readHead(req: HttpRequest, trust: Pick<TrustedProxies, 'provenanceOf'>): RequestHead | InvalidHead {
   const method = req.method ?? '';
-  // Methods are case-sensitive (RFC 9110 §9.1), but Node's client would say this one in capitals to the origin.
+  // Methods are case-sensitive (RFC 9110 §9.1), but Node's client would send this one to the origin in capitals.
   if (method !== method.toUpperCase())
     return new InvalidHead(501, `The method ${method} is unknown; methods are in capitals.`);
   const target = readTarget(method, req.url ?? '');
@@ -57,27 +57,33 @@ export function readHead(req: HttpRequest, trust: Pick<TrustedProxies, 'provenan
 
 const DEFAULT_PORT = { http: '80', https: '443' } as const;
 
-/** Undefined where scheme and authority say it all. An authority with a port of its own keeps that one. */
+/**
+ * The base URL that clients use; undefined where scheme and authority are enough. A port in the authority wins over a
+ * forwarded one.
+ */
 function baseOf(scheme: 'http' | 'https', authority: string, { port, prefix = '' }: Provenance): string | undefined {
   const needsPort = port !== undefined && port !== DEFAULT_PORT[scheme] && !/:\d+$/.test(authority);
   if (!needsPort && prefix === '') return undefined;
   return `${scheme}://${authority}${needsPort ? `:${port}` : ''}${prefix}`;
 }
 
-/** RFC 9112 §3.2.2: the authority of an absolute target replaces Host. */
+/** The header lines, with Host replaced by the authority of an absolute target (RFC 9112 §3.2.2). */
 function http1Headers(raw: readonly string[], { authority }: Target): HeaderLine[] {
   const lines = fromRawHeaders(raw);
   if (authority === undefined) return lines;
   return lines.map(([name, value]) => [name, name.toLowerCase() === 'host' ? authority : value]);
 }
 
-/** Without pseudo-header fields; `:authority` as Host (RFC 9113 §8.3.1), cookie crumbs as one line (§8.2.3). */
+/**
+ * The header lines without pseudo-header fields: `:authority` becomes Host (RFC 9113 §8.3.1), and several Cookie lines
+ * become one (§8.2.3).
+ */
 function http2Headers(req: Http2ServerRequest): HeaderLine[] {
   const all = fromRawHeaders(req.rawHeaders);
   const authority = fieldValue(all, ':authority');
   const fields = all.filter(([name]) => !name.startsWith(':'));
   const lines: HeaderLine[] = authority === undefined ? [] : [['host', authority]];
-  // A Host that says the same is the same line; another one is left for `hostComplaint`.
+  // A Host equal to `:authority` is dropped; a different one is left for `hostError` to refuse.
   lines.push(...fields.filter(([name, value]) => name !== 'host' || value !== authority));
   const crumbs = lines.filter(([name]) => name === 'cookie').map(([, value]) => value);
   const first = lines.findIndex(([name]) => name === 'cookie');
@@ -88,7 +94,7 @@ function http2Headers(req: Http2ServerRequest): HeaderLine[] {
   });
 }
 
-/** RFC 9112 §3.2: exactly one valid Host in HTTP/1.1. */
+/** Why the Host is refused: HTTP/1.1 requires exactly one valid Host (RFC 9112 §3.2). */
 function hostError(headers: Headers, httpVersion: string): string | undefined {
   const hosts = headers.filter(([name]) => name.toLowerCase() === 'host').map(([, value]) => value.trim());
   if (hosts.length > 1) return 'The request names more than one host.';
@@ -97,7 +103,10 @@ function hostError(headers: Headers, httpVersion: string): string | undefined {
   return host === '' || isAuthority(host!) ? undefined : 'The Host is malformed.';
 }
 
-/** The parsers refuse what is no number and what contradicts itself; this holds if one should be more lenient. */
+/**
+ * Why the Content-Length is refused. The parsers refuse malformed and contradictory lengths already; this guards
+ * against a more lenient one.
+ */
 function lengthError(headers: Headers): string | undefined {
   const length = fieldValue(headers, 'content-length');
   if (length === undefined || Number.isSafeInteger(contentLengthOf(headers))) return undefined;
@@ -118,17 +127,17 @@ function hasBody(req: HttpRequest, headers: Headers, contentLength: number | und
 export interface Target {
   /** In origin-form, or `*`. */
   readonly target: string;
-  /** For matching: dot segments resolved, escapes that mean nothing taken away. */
+  /** For matching routes: dot segments resolved, unnecessary escapes decoded. */
   readonly path: string;
-  /** Why the path has more than one reading; missing when it has one. */
+  /** Why servers could read the path in several ways; missing when they cannot. */
   readonly ambiguity?: string;
-  /** Of an absolute target. */
+  /** The authority of an absolute target. */
   readonly authority?: string;
 }
 
-/** The request target of RFC 9112 §3.2 in origin-form; undefined when it is malformed. */
+/** The request target (RFC 9112 §3.2) in origin-form; undefined when it is malformed. */
 export function readTarget(method: string, received: string): Target | undefined {
-  // A fragment is not part of a target: routes would be matched without it and the origin would see it.
+  // A target has no fragment: routes would be matched without it, while the origin would get it.
   if (received.includes('#')) return undefined;
   if (received === '*') return method === 'OPTIONS' ? { target: '*', path: '*' } : undefined;
   if (received.startsWith('/')) return originForm(received);
@@ -139,7 +148,8 @@ export function readTarget(method: string, received: string): Target | undefined
 }
 
 /**
- * The target that says to everybody what its path says to us. The query stays as it came; nothing is matched against it.
+ * The target with its path in normal form, which servers read the same way as the proxy. The query stays as received;
+ * nothing is matched against it.
  */
 export function canonicalTarget({ target, path }: Pick<Target, 'target' | 'path'>): string {
   const query = target.indexOf('?');
@@ -158,7 +168,7 @@ function pathOf(target: string): string {
   return target.split('?', 1)[0]!;
 }
 
-/** What makes servers read one path in different ways, and clients have no need of. */
+/** Forms that servers read in different ways and that clients do not need. */
 const AMBIGUITIES: readonly (readonly [form: RegExp, flaw: string])[] = [
   [/%(?![0-9A-F]{2})/, 'a % that begins no escape'],
   [/%(?:2F|5C)/, 'an escaped slash or backslash'],
@@ -181,7 +191,7 @@ function dotSegments(path: string): number {
   return path.split('/').filter((segment) => segment === '.' || segment === '..').length;
 }
 
-/** Full-width forms and their like, which become slashes and dots when text is brought into one form (NFKC). */
+/** Whether the path contains characters, such as full-width forms, that NFKC turns into slashes or dots. */
 function hidesStructure(asSent: string): boolean {
   if (!/%[EF]/.test(asSent)) return false;
   const folded = toNfkc(unescape(asSent));
@@ -192,16 +202,16 @@ function hidesStructure(asSent: string): boolean {
   );
 }
 
-/** Longer paths with oddities are not worth the time that all their readings take. */
+/** The longest path in bytes whose readings are computed if it has unusual forms. */
 const MAX_UNUSUAL_PATH_LENGTH = 1024;
 
-/** Oddities multiply each other's readings. No client has need of a path with more than these, and each costs time. */
+/** The most readings that are computed, because unusual forms multiply. No client needs a path with more. */
 export const MAX_READINGS = 64;
 
-/** What may make a server read a path in another way, also where clients have good reasons for it. */
+/** Forms that may make a server read a path differently, including those that clients have good reasons for. */
 const UNUSUAL = /[;\\]|%(?:[01]|2[035BF]|3[BF]|5C|7F|[89A-F])|%(?![0-9A-F]{2})|\.(?:\/|$)|\/\.|\/\/|.\/$/;
 
-/** A step that some servers take, and others do not. */
+/** A transformation that some servers apply to paths and others do not. */
 type DecodingStep = (path: string) => readonly string[];
 
 const STEPS: readonly DecodingStep[] = [
@@ -218,10 +228,10 @@ const STEPS: readonly DecodingStep[] = [
 ];
 
 /**
- * Every path that a server may take the target's for, beside the target's own, in the form of `path`; undefined when
- * there are too many to tell. Servers unescape once, twice or not, before or after they resolve dot segments; they merge
- * slashes, take backslashes for slashes, and leave out parameters, control characters, and dots and blanks at the end.
- * The time is bounded: every step is linear, and takes at most `MOST_READINGS` paths of at most `LONGEST_ODD_PATH`.
+ * Every other path, in normal form, that a server may read the target as; undefined when there are too many. Servers
+ * unescape once, twice or not at all, before or after resolving dot segments; they merge slashes, turn backslashes into
+ * slashes, and drop parameters, control characters, and trailing dots and blanks. Time is bounded: every step is linear
+ * and takes at most `MAX_READINGS` paths of at most `MAX_UNUSUAL_PATH_LENGTH`.
  */
 export function otherReadings({ target, path }: Pick<Target, 'target' | 'path'>): readonly string[] | undefined {
   const asSent = normalizePath(pathOf(target));
@@ -238,8 +248,8 @@ export function otherReadings({ target, path }: Pick<Target, 'target' | 'path'>)
 }
 
 /**
- * Whether some reading of the target could lie below this path, which can be told however many readings there are: they
- * leave out, unescape and move segments, but what they leave of one stands in one piece in the unescaped target.
+ * Whether some reading of the target could be below this path. It works for any number of readings: they drop, unescape
+ * and move segments, but the characters of a remaining segment stay together in the unescaped target.
  */
 export function mayBeBelow({ target }: Pick<Target, 'target'>, below: string): boolean {
   const letters = alphanumericsOf(pathOf(target));
@@ -247,12 +257,11 @@ export function mayBeBelow({ target }: Pick<Target, 'target'>, below: string): b
 }
 
 /**
- * Whether the target, by any reading of it, could climb above the root: at an origin whose URL has a path of its own, that
- * leads out of it.
+ * Whether some reading of the target could climb above the root, and so leave the path of an origin URL that has one.
  */
 export function mayEscapeRoot({ target }: Pick<Target, 'target'>): boolean {
   const unescaped = fullyUnescaped(pathOf(target));
-  // Some servers take what was escaped for the end of the path, others for a part of it.
+  // Some servers treat an escaped delimiter as the end of the path, others as a part of it.
   return [unescaped, unescaped.replace(/[\0?#].*/s, '')].some(escapesRoot);
 }
 
@@ -261,7 +270,7 @@ function escapesRoot(unescaped: string): boolean {
   let depth = 0;
   return path.split('/').some((segment) => {
     const name = segment.replace(/;.*/s, '').trim();
-    // An empty segment counts for nothing, because some servers merge slashes.
+    // An empty segment does not add depth, because some servers merge slashes.
     if (name !== '' && name !== '.') depth += name === '..' ? -1 : 1;
     return depth < 0;
   });
@@ -273,12 +282,15 @@ function alphanumericsOf(path: string): string {
   return toNfkc(current).replace(/[^A-Za-z0-9]/g, '');
 }
 
-/** Patterns match no dot segment, but to a server that does not resolve it, it is a segment like any other. */
+/**
+ * Replaces dot segments with an ordinary segment: route patterns never match them, but a server that does not resolve
+ * them treats them as any other.
+ */
 function maskDotSegments(path: string): string {
   return path.replace(/\/\.{1,2}(?=\/|$)/g, '/-');
 }
 
-/** Dots and blanks at the end of segments left out, as file systems of Windows do. */
+/** Removes dots and blanks at the end of segments, as Windows file systems do. */
 function trimSegmentEnds(path: string): string {
   return path
     .split('/')
@@ -286,7 +298,7 @@ function trimSegmentEnds(path: string): string {
     .join('/');
 }
 
-/** Escapes of every kind undone once, into bytes; with an overlong sequence taken for what it stands for. */
+/** Decodes every kind of escape once, into bytes, and overlong UTF-8 sequences into their characters. */
 function unescape(path: string): string {
   return path
     .replace(/%u([0-9A-F]{4})/gi, (_, hex: string) => octetsOf(parseInt(hex, 16)))
@@ -294,16 +306,15 @@ function unescape(path: string): string {
     .replace(/(?:[\xc0\xc1]|\xe0[\x80\x81]|\xf0\x80[\x80\x81])[\x80-\xbf]/g, decodeOverlong);
 }
 
-/**
- * The escaped octets that a `%uXXXX` stands for, because some servers read it as they do: one octet where that is enough, else
- * UTF-8.
- */
+/** The escaped octets that some servers read `%uXXXX` as: one octet where that is enough, otherwise UTF-8. */
 function octetsOf(code: number): string {
   const text = String.fromCharCode(code);
   return (code < 0x100 ? text : Buffer.from(text, 'utf8').toString('latin1')).replace(/[\s\S]/g, percentEncoded);
 }
 
-/** What an overlong UTF-8 sequence stands for: the last bit of its last byte but one, and six of its last. */
+/**
+ * The character of an overlong UTF-8 sequence: the last bit of its last byte but one, and six bits of its last byte.
+ */
 function decodeOverlong(sequence: string): string {
   const [high, low] = [sequence.charCodeAt(sequence.length - 2), sequence.charCodeAt(sequence.length - 1)];
   return String.fromCharCode(((high & 1) << 6) | (low & 0x3f));
@@ -315,7 +326,7 @@ function fullyUnescaped(path: string): string {
   return toNfkc(current);
 }
 
-/** Text in its compatible form (NFKC), bytes in and out; what is no UTF-8 stays. */
+/** NFKC-normalizes text given as UTF-8 bytes; anything else stays as it is. */
 function toNfkc(bytes: string): string {
   if (!/[\x80-\xff]/.test(bytes)) return bytes;
   const text = Buffer.from(bytes, 'latin1').toString('utf8');

@@ -21,12 +21,12 @@ import {
 } from './exchange.js';
 import { awaitsContinue } from './interim-responses.js';
 
-/** What became of a reply: only `whole` ones were given completely to the connection. */
+/** How sending a response ended: only a `complete` one was passed to the connection completely. */
 export type SendResult = 'complete' | 'client-left' | 'cut';
 
 /**
- * Writes a final response exactly as it is: status, reason, lines in order and case, body with backpressure. A body that
- * fails or is not as long as announced ends the connection or the stream, never the response.
+ * Writes a final response exactly as it is: status, reason, lines in order and case, body with backpressure. If the
+ * body fails or its length differs from the announced one, the connection or stream is ended visibly incomplete.
  */
 export async function sendReply(exchange: Exchange, reply: Reply): Promise<SendResult> {
   const watch = new ResponseWatcher(exchange);
@@ -55,12 +55,12 @@ const LARGE_HEAD = 'The header fields of the answer are larger than this client 
 const NO_CONTENT =
   'The answer broke off before any of its content was here. What was asked for may have been done all the same.';
 
-/** How long and how much of an unwanted body is still read, so that its sender finds the time to read the answer. */
+/** How much of an unwanted body is still read, so that the client has time to read the response. */
 const UNWANTED_BODY_LIMITS: DiscardLimits = { bytes: 16 * 1024 * 1024, ms: 5000 };
 
 /**
- * A final response while the request's body is still coming. The connection is neither closed with bytes unread, which
- * would reset it and take the answer away from the client (RFC 9112 §9.6), nor kept by somebody who sends for ever.
+ * Sends a final response while the request body may still be arriving. The connection is not closed with unread bytes,
+ * which would reset it and discard the response (RFC 9112 §9.6), and an endless body cannot keep it.
  */
 export async function respondEarly(
   exchange: Exchange,
@@ -70,7 +70,7 @@ export async function respondEarly(
   if (isHttp2(exchange)) return respondEarlyOverHttp2(exchange, sendReply(exchange, reply));
   const { req, res } = exchange;
   if (req.readableEnded) return sendReply(exchange, reply);
-  // RFC 9110 §10.1.1: the body need not come now, so that what comes next could be that body or a new request.
+  // The client may leave out the body now (RFC 9110 §10.1.1): the next bytes could be that body or a new request.
   if (awaitsContinue(exchange)) res.shouldKeepAlive = false;
   if (!req.complete) lingerBeforeClosing(req);
   const sent = sendReply(exchange, reply);
@@ -87,13 +87,13 @@ async function respondEarlyOverHttp2(
   const close = closerAfterResponse(stream);
   const sent = await sending;
   if (stream.destroyed || stream.readableEnded) return sent;
-  // What was received and not read would keep the stream, and with it the session, for ever (seen on Node 20).
+  // Unread bytes would keep the stream, and with it the session, for ever (seen on Node 20).
   req.resume();
   if (sent === 'complete') await close();
   return sent;
 }
 
-/** The lines that go out. `Trailer` announces what can only follow chunks. */
+/** The header lines to send. `Trailer` is removed unless the body is chunked. */
 function linesOf(reply: Reply, exchange: Exchange): HeaderLine[] {
   const { method, httpVersion } = exchange.req;
   const isBodiless = method === 'HEAD' || reply.status === 204 || reply.status === 304;
@@ -103,17 +103,21 @@ function linesOf(reply: Reply, exchange: Exchange): HeaderLine[] {
   return isChunked ? lines : withoutFields(lines, TRAILER);
 }
 
-/** What delimits the body is said by its real size, except where the size of no body is meant, or trailers follow it. */
+/**
+ * The header lines with the real size of the body as Content-Length, except where the response has no body but
+ * announces a size, or where trailers follow.
+ */
 function framedLines(
   { status, headers, body, bodySize, trailers }: Reply,
   method: string | undefined,
   mayBeChunked: boolean,
 ): HeaderLine[] {
   const lines = forwardableHeaders(headers, true);
-  // RFC 9110 §8.6: never in a 204.
+  // RFC 9110 §8.6: a 204 has no Content-Length.
   if (status === 204) return withoutFields(lines, CONTENT_LENGTH);
   const size = typeof body === 'object' ? bodySize : Buffer.byteLength(body ?? '');
-  // With its size the whole answer is known, and only chunks can be followed by trailers (RFC 9112 §7.1.2).
+  // Only chunks can be followed by trailers (RFC 9112 §7.1.2). The size is known when the origin's response is
+  // complete, and so are its trailers.
   if (mayBeChunked && size !== undefined && trailers && trailers().length > 0)
     return withoutFields(lines, CONTENT_LENGTH);
   const announced = fieldValue(lines, 'content-length');
@@ -133,7 +137,7 @@ function writeHead({ res }: Exchange, { status, reason }: Reply, lines: readonly
 
 function writeHttp2Head(res: Http2ServerResponse, status: number, fields: OutgoingHttpHeaders): void {
   if (!fitsClientLimits(res.stream, fields)) throw new HeadTooLarge();
-  // A head that could not be sent has left its fields behind.
+  // An earlier writeHead() that failed has left its fields behind.
   for (const name of res.getHeaderNames()) res.removeHeader(name);
   res.writeHead(http2Status(status), fields);
 }
@@ -163,7 +167,7 @@ async function writeBody(
   return 'complete';
 }
 
-/** One call, so that a short reply is one packet. */
+/** Uses a single call, so that a short response is one packet. */
 function endResponse(res: HttpResponse, body: string): void {
   if (body === '') res.end();
   else res.end(Buffer.from(body));
@@ -178,12 +182,15 @@ function abortResponse(exchange: Exchange, lines: readonly HeaderLine[]): void {
   if (isHttp2(exchange)) return destroyExchange(exchange);
   const { chunkedEncoding, socket } = exchange.res;
   const isUntilClose = !chunkedEncoding && fieldValue(lines, 'content-length') === undefined;
-  // The end of the connection would be the regular end of such a body: only a reset says that it is none.
+  // For such a body the end of the connection is the regular end; only a reset shows that it is incomplete.
   if (isUntilClose && socket) resetConnection(socket);
   else destroyExchange(exchange);
 }
 
-/** Notices a client that leaves before its response is complete. What happens first counts: both end with a 'close'. */
+/**
+ * Detects a client that leaves before its response is complete. The first event decides, because both cases end with
+ * 'close'.
+ */
 class ResponseWatcher {
   private end: 'complete' | 'client-left' | undefined;
   private wake: (() => void) | undefined;
@@ -193,11 +200,11 @@ class ResponseWatcher {
   constructor(exchange: Exchange) {
     const overHttp2 = isHttp2(exchange);
     this.out = overHttp2 ? exchange.res.stream : exchange.res;
-    // An HTTP/1.1 response behind a pipelined one has no connection yet and does not hear of its end.
+    // An HTTP/1.1 response behind a pipelined one has no socket yet and gets no event when the connection ends.
     this.emitters = overHttp2 ? [this.out] : [this.out, exchange.req.socket];
     for (const emitter of this.emitters) emitter.once('close', this.onClosed).once('aborted', this.onClosed);
     this.out.once('finish', this.onFinish);
-    // A write that fails tells so by the close that follows.
+    // A failed write is followed by 'close', which is handled.
     this.out.on('error', () => undefined);
     const hasClientLeft = overHttp2
       ? exchange.res.stream.destroyed || exchange.res.stream.aborted
@@ -209,7 +216,7 @@ class ResponseWatcher {
     return this.end === 'client-left';
   }
 
-  /** Fulfilled like `step`, or with undefined as soon as the client is gone. */
+  /** Settles like `step`, or resolves to undefined as soon as the client has left. */
   until<T>(step: Promise<T>): Promise<T | undefined> {
     return new Promise((resolve, reject) => {
       if (this.isGone) return resolve(undefined);
@@ -218,7 +225,7 @@ class ResponseWatcher {
     });
   }
 
-  /** Fulfilled when everything was given to the connection, or the client is gone. */
+  /** Fulfilled when the response was passed to the connection completely, or the client has left. */
   finished(): Promise<'complete' | 'client-left'> {
     return new Promise((resolve) => {
       if (this.end) return resolve(this.end);
@@ -242,8 +249,8 @@ class ResponseWatcher {
 }
 
 /**
- * Copies `body` into the response at the pace of its reader; `cut` when it fails or has another size than announced. `begin`
- * writes the head, with the first bytes or the end of the body: of one that fails before, `nothing` was said.
+ * Copies `body` into the response at the client's pace. `begin` writes the head together with the first bytes or the
+ * end of the body; `cut` and `not-started`: the body failed or had another size than announced, after or before that.
  */
 async function pump(
   body: AsyncIterable<Uint8Array>,
@@ -257,7 +264,7 @@ async function pump(
   let hasBegun = false;
   try {
     for (;;) {
-      // Whoever made the body knows why it failed; the client can only be shown that it did.
+      // The source of the body reports why it failed; the client can only see that it did.
       const step = await watch.until(source.next()).catch(() => 'failed' as const);
       if (!step) return 'client-left';
       if (step !== 'failed' && !step.done) size += step.value.length;
@@ -277,14 +284,14 @@ function isEnd(step: IteratorResult<Uint8Array> | 'failed'): boolean {
   return step !== 'failed' && step.done === true;
 }
 
-/** Tells a body that nobody will read it. */
+/** Ends a body that nothing will read. */
 function cancelSource(body: AsyncIterable<Uint8Array>): void {
   stopSource(body, body[Symbol.asyncIterator]());
 }
 
-/** Not waited for: a source that waits for its next bytes may hear of it late. */
+/** Ends the source without waiting, because one that waits for its next bytes may react late. */
 function stopSource(body: AsyncIterable<Uint8Array>, source: AsyncIterator<Uint8Array>): void {
-  // The iterator of a stream that was never read does not know that it has something to end.
+  // Ending the iterator of a stream that was never read does not destroy the stream.
   if (body instanceof Readable) body.on('error', () => undefined).destroy();
   else source.return?.().catch(() => undefined);
 }

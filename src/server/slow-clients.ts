@@ -2,9 +2,9 @@ import type { Http2Session, ServerHttp2Stream } from 'node:http2';
 import type { Socket } from 'node:net';
 import { connectionOf, type Exchange } from './exchange.js';
 
-/** How slow a client may be. */
+/** The slowest rate at which a client may send or read. */
 export interface MinRate {
-  /** Zero: it may be as slow as it likes. */
+  /** Zero: no limit. */
   readonly bytesPerSecond: number;
   readonly windowMs: number;
 }
@@ -61,17 +61,17 @@ export class RateWindow {
   }
 }
 
-/** A request body that is being taken. */
+/** A request body that is being read. */
 export interface WatchedBody {
-  /** It is the client's turn: neither is its body held back, nor is anybody behind who takes it. */
+  /** True while the proxy waits for the client: the body is not held back, and no reader of it is behind. */
   readonly isAwaited: () => boolean;
   /** Called at most once. */
   readonly onSlow: () => void;
 }
 
 /**
- * Notices request bodies that come too slowly. The bodies of one connection are measured together: a client that sends
- * one after the other over HTTP/2 is as fast as its connection, whichever stream it is that moves.
+ * Detects request bodies that arrive too slowly. The bodies of one HTTP/2 connection are measured together, because a
+ * client that sends them one after the other is as fast as its connection.
  */
 export class RequestRates {
   private readonly connections = new Map<Socket | Http2Session, ConnectionBodies>();
@@ -81,7 +81,7 @@ export class RequestRates {
     private readonly onSlow: () => void = () => undefined,
   ) {}
 
-  /** What it gives is to be called when the body is over. */
+  /** Starts watching a body; the caller calls the returned function when the body has ended. */
   watch({ req }: Exchange, body: WatchedBody): () => void {
     const connection = connectionOf(req);
     if (!connection || this.rate.bytesPerSecond === 0) return () => undefined;
@@ -105,7 +105,7 @@ interface MeasuredBody {
   wasAwaited: boolean;
 }
 
-/** The bodies that one connection brings at the moment. */
+/** The bodies that currently arrive on one connection. */
 class ConnectionBodies {
   private readonly bodies = new Set<MeasuredBody>();
   private readonly intervalMs: number;
@@ -150,7 +150,7 @@ class ConnectionBodies {
 
   private get bytesRead(): number {
     const { connection } = this;
-    // The socket of a session that has ended throws whatever it is asked.
+    // The socket of a closed session throws on every access.
     if (connection.destroyed) return this.lastBytesRead;
     return 'socket' in connection ? connection.socket.bytesRead : connection.bytesRead;
   }
@@ -158,11 +158,11 @@ class ConnectionBodies {
 
 type WriteDone = (error?: Error | null) => void;
 
-/** Something that bytes wait in until the client takes them. */
+/** The bytes that wait for a client to read them, on a connection or a stream. */
 interface SendQueue {
-  /** Bytes that the client has not taken. */
+  /** Bytes that are not sent yet. */
   readonly pendingBytes: number;
-  /** Bytes that have gone out so far. */
+  /** Bytes sent so far. */
   readonly sentBytes: number;
   end(): void;
 }
@@ -175,8 +175,8 @@ interface MeasuredQueue {
 }
 
 /**
- * Notices clients that do not take what they asked for: neither the bytes of their connection, nor those of an HTTP/2
- * stream whose window they leave shut. Time counts only while bytes wait for them.
+ * Detects clients that read their responses too slowly, on their connection or on an HTTP/2 stream whose window they
+ * keep closed. Time counts only while bytes wait for the client.
  */
 export class SlowReaders {
   private readonly measured = new Map<Socket | ServerHttp2Stream, MeasuredQueue>();
@@ -225,7 +225,7 @@ export class SlowReaders {
     });
   }
 
-  /** The connection carries another protocol from now on, in which nobody has to read. */
+  /** Stops watching, for example when the connection switches to another protocol. */
   forget(watched: Socket | ServerHttp2Stream): void {
     this.measured.delete(watched);
     if (this.measured.size > 0) return;
@@ -255,19 +255,19 @@ export class SlowReaders {
 }
 
 interface WritingHandle {
-  /** Everything that was given to it. */
+  /** All bytes passed to the handle. */
   readonly bytesWritten: number;
-  /** The part of it that the operating system has not taken. */
+  /** The part of them that the operating system has not accepted. */
   readonly writeQueueSize: number;
 }
 
-/** Asked itself, because a session of HTTP/2 writes past its socket. */
+/** Reads the handle itself, because an HTTP/2 session writes to it without its socket. */
 function handleOf(socket: Socket): WritingHandle {
   const { _handle: handle } = socket as Socket & { readonly _handle?: Partial<WritingHandle> | null };
   return { bytesWritten: handle?.bytesWritten ?? 0, writeQueueSize: handle?.writeQueueSize ?? 0 };
 }
 
-/** Bytes of a stream that its session has sent: a window that stays shut keeps them waiting. */
+/** Counts the bytes of a stream that its session has sent; a closed window keeps them waiting. */
 function countSent(stream: ServerHttp2Stream): { readonly bytes: number } {
   const sent = { bytes: 0 };
   const counting = (bytes: number, done: WriteDone): WriteDone => {

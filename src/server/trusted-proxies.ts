@@ -4,30 +4,33 @@ import { fieldValue, type Headers } from '../model/headers.js';
 import type { ConnectionFacts } from '../model/request-head.js';
 import type { Peer } from './exchange.js';
 
-/** A proxy in front of us whose forwarded fields are believed. */
+/** A proxy in front of this one whose forwarding fields are believed. */
 export interface TrustedProxy {
   /** An address or address range; `unix` for peers on a Unix socket, which have no address. */
   readonly cidr: string;
-  /** It passes 1xx responses on while the request's body is still coming. */
+  /** It relays 1xx responses while the request body is still arriving. */
   readonly relaysInterim: boolean;
-  /** It has a connection to us for each of its clients, which ends with the client's. */
+  /** It opens a connection here for each of its clients and closes it with the client's. */
   readonly connectionPerClient?: boolean;
 }
 
-/** What is believed of where a request comes from. `scheme` and `authority` are missing where nobody trusted says more than the connection. */
+/**
+ * Where a request comes from, as far as it can be trusted. `scheme` and `authority` are missing where no trusted proxy
+ * adds to what the connection shows.
+ */
 export interface Provenance {
   readonly scheme?: 'http' | 'https';
   readonly authority?: string;
-  /** As in `RequestHead`; of a request that another node has passed on. */
+  /** As in `RequestHead`; only for a request relayed by another node. */
   readonly base?: string;
-  /** The port that the client used, where the authority does not say it. */
+  /** The port that the client used, where the authority does not contain it. */
   readonly port?: string;
-  /** The part of the path that trusted proxies took off. */
+  /** The path prefix that trusted proxies have removed. */
   readonly prefix?: string;
   readonly connection: ConnectionFacts;
 }
 
-/** Fields that proxies add and clients do not. */
+/** Fields that proxies add and clients do not send. */
 const FORWARDING_FIELDS = ['via', 'forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto', 'x-real-ip'];
 
 interface ProxyRange {
@@ -35,7 +38,7 @@ interface ProxyRange {
   readonly proxy: TrustedProxy;
 }
 
-/** Knows whose word counts: the trusted proxies, and nobody else. */
+/** Decides which forwarding fields to believe: those of the configured proxies. */
 export class TrustedProxies {
   private readonly ranges: readonly ProxyRange[];
   private readonly unix: TrustedProxy | undefined;
@@ -45,7 +48,7 @@ export class TrustedProxies {
     this.ranges = proxies
       .filter(({ cidr }) => cidr !== 'unix')
       .map((proxy) => ({ range: parseRange(proxy.cidr), proxy }))
-      // Of several ranges that hold an address the narrowest says whether interim responses get through.
+      // When several ranges contain an address, the narrowest one applies.
       .sort((a, b) => b.range[1] - a.range[1]);
   }
 
@@ -74,14 +77,14 @@ export class TrustedProxies {
     };
   }
 
-  /** Its word counts: it is a proxy that stands for many clients. */
+  /** Whether the address belongs to a trusted proxy. */
   trusts(address: string): boolean {
     return this.find(address) !== undefined;
   }
 
   /**
-   * From the nearest hop to the farthest, as long as each was told of by a trusted proxy: what stands farther left could
-   * be the client's invention. An interim response has to get through every one of them, and each has to keep clients apart.
+   * Follows the hops from the nearest to the farthest as long as a trusted proxy reported each; the client could have
+   * invented those further left. A property holds for the chain only if every proxy in it has it.
    */
   private walk(hops: readonly ForwardedHop[], peer: string, { relaysInterim, connectionPerClient }: TrustedProxy) {
     let client = peer;
@@ -103,7 +106,7 @@ export class TrustedProxies {
   private find(address: string): TrustedProxy | undefined {
     if (address === '') return this.unix;
     if (!ipaddr.isValid(address)) return undefined;
-    // An IPv4 peer of a dual-stack socket shows as ::ffff:a.b.c.d.
+    // A dual-stack socket shows an IPv4 peer as ::ffff:a.b.c.d.
     const plain = ipaddr.process(address);
     return this.ranges.find(({ range: [start, bits] }) => plain.kind() === start.kind() && plain.match(start, bits))
       ?.proxy;
@@ -111,8 +114,8 @@ export class TrustedProxies {
 }
 
 /**
- * A peer we were told nothing of. A client that speaks to us directly sends no Via and no X-Forwarded-For: whoever does
- * is a proxy nobody declared, and may break over a 1xx response that it does not expect.
+ * The facts about a peer that is no trusted proxy. Direct clients do not send Via or X-Forwarded-For, so a peer that
+ * does is an undeclared proxy, which may fail on an unexpected 1xx response.
  */
 function untrustedPeerFacts({ address, encrypted }: Peer, headers: Headers): ConnectionFacts {
   const isProxy = FORWARDING_FIELDS.some((name) => fieldValue(headers, name) !== undefined);
@@ -126,7 +129,10 @@ function untrustedPeerFacts({ address, encrypted }: Peer, headers: Headers): Con
   };
 }
 
-/** Host and optional port (RFC 9110 §7.2), without the rare characters that would need care in a Location. */
+/**
+ * Whether the text is a host with an optional port (RFC 9110 §7.2), without the rare characters that would need
+ * escaping in a Location.
+ */
 export function isAuthority(text: string): boolean {
   return /^(?:(?:[A-Za-z0-9._~!$&'*+-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?$/.test(text);
 }
