@@ -1,36 +1,36 @@
 import type { Delivery, DeliveryResult } from '../delivery/delivery.js';
 import type { InterimListener } from '../delivery/waiters.js';
 import type { Headers } from '../model/headers.js';
-import type { AppendIntent, Interrupted, InterimUpdate, Outcome, Refusal, RelayedAnswer } from '../model/messages.js';
+import type { AppendIntent, Interrupted, InterimUpdate, Outcome, RelayedAnswer } from '../model/messages.js';
 import { type Digest, isAnsweredEarly, shownOffset, type Upload } from '../model/upload.js';
 import type { Body } from './request-body.js';
-import { whyGone } from './validate.js';
+import { refused, whyGone } from './validate.js';
 
-/** The part of a request that matters once the upload is whole. */
+/** The part of a request that matters once its upload is complete. */
 export interface AnswerCall {
   readonly body: Body;
-  /** Those of this request, for the delivery it may trigger. */
+  /** The credentials of this request, used by a delivery that it triggers. */
   readonly credentials: Headers;
   /** Asked before the upload counts as complete, and before its delivery; an answer turns the client away. */
   readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
-  /** What the authorization service adds for the origin, once `mayComplete` has asked it. */
+  /** The header fields that the authorization service adds for the origin, once `mayComplete` has asked it. */
   readonly addedHeaders?: () => Headers | undefined;
-  /** Aborted when this request's client has left: ends waiting, never a delivery. */
+  /** Aborted when the client has left: ends waiting, never a delivery. */
   readonly left: AbortSignal;
-  /** Aborted when it can get no answer any more: one that has only ended its side can; `left` when it is missing. */
+  /** Aborted when no answer can reach the client any more, which a half-closed connection still allows; `left` by default. */
   readonly gone?: AbortSignal;
-  /** The client does not wait for the origin (RFC 7240 §4.1), or the route does not let it. */
+  /** The client does not wait for the origin (RFC 7240 §4.1), or the route does not allow it to. */
   readonly doesNotWait?: boolean;
-  /** Hears now and then that the connection is still wanted: proxies in between close one that is silent. */
+  /** Sends an interim response now and then, because proxies in between close silent connections. */
   readonly tell?: (news: InterimUpdate) => unknown;
-  /** Hears the origin's own interim responses. */
+  /** Receives the interim responses of the origin. */
   readonly onInterim?: InterimListener;
 }
 
-/** Some hops give up a silent connection after 30 s. */
+/** Some proxies close a connection that was silent for 30 s. */
 const HEARTBEAT_MS = 10_000;
 
-/** What the origin says to an upload that is whole, for the request that made it so and for those that ask again. */
+/** The origin's answer to a complete upload, for the request that completed it and for those that ask again. */
 export class Answers {
   constructor(private readonly delivery: Pick<Delivery, 'result'>) {}
 
@@ -57,7 +57,7 @@ export class Answers {
     }
   }
 
-  /** An append to an upload that is whole: only the repeated end of it can be answered (RUFH §4.4.2, last but two). */
+  /** An append to a complete upload: only a repetition of its end gets the answer (RUFH §4.4.2, last paragraph but two). */
   async repeat(intent: AppendIntent, upload: Upload, call: AnswerCall): Promise<Outcome | Interrupted> {
     if (isAnsweredEarly(upload)) return this.answer(upload, 'append', call);
     const heldBackStart = upload.heldBack ? upload.offset - 1 : upload.offset;
@@ -78,7 +78,7 @@ export class Answers {
     during: 'create' | 'append',
     { credentials, addedHeaders, left, gone, doesNotWait, tell, onInterim }: AnswerCall,
   ): Promise<DeliveryResult | Interrupted> {
-    // What was shown before, once more: interim responses are all that can be said before the origin has spoken.
+    // The offset repeats what was shown before: there is nothing else to report before the origin answers.
     const beat = (): unknown => tell?.({ kind: 'progress', during, upload, offset: shownOffset(upload) });
     const heart = setInterval(beat, HEARTBEAT_MS);
     try {
@@ -101,25 +101,21 @@ export class Answers {
   }
 }
 
-function refused(refusal: Refusal): Outcome {
-  return { kind: 'refused', refusal };
-}
-/** One request on an upload, as far as uploads care. */
-
+/** A request on an upload, without anything of its protocol. */
 export interface UploadCall extends AnswerCall {
-  /** Hears what an interim response could say; false when the client was not told. */
+  /** Sends an interim response; false when the client cannot receive any. */
   readonly tell: (news: InterimUpdate) => boolean;
-  /** Whether `tell` would tell of progress now; taken for yes when it is missing. */
+  /** Whether an interim response about progress would be sent now; true by default. */
   readonly hears?: () => boolean;
-  /** Told of the upload before its body and whenever the offset has moved. */
+  /** Called with the upload before its body, and whenever the offset has moved. */
   readonly onOffset?: (upload: Upload) => void;
-  /** Of a creation: who it is, its client's own key, and what the authorization service adds for the origin. */
+  /** For a creation: the principal, the client's own key, and the header fields that the authorization service adds. */
   readonly creator?: Pick<Upload, 'principal' | 'addedHeaders' | 'clientKey'>;
 }
 
 /**
- * Whether an append to a whole upload repeats its end: nothing at the full offset, or the held-back last byte just before
- * it. The repeated byte must be the stored one, otherwise this is another file.
+ * Whether an append to a complete upload repeats its end: nothing at the full offset, or the held-back last byte just before
+ * it. A byte other than the stored one means that the client sends another file.
  */
 async function repeatsTheEnd(intent: AppendIntent, upload: Upload, body: Body): Promise<boolean | Interrupted> {
   const expected = intent.offset === upload.offset ? undefined : upload.heldBack?.lastByte;

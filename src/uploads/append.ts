@@ -38,35 +38,36 @@ export interface AppendDeps {
 
 export interface AppendTask {
   readonly intent: CreateIntent | AppendIntent;
-  /** As it is under the lease. */
+  /** The upload as read under the lease. */
   readonly upload: Upload;
   readonly lease: Lease;
   readonly body: Body;
+  /** Sends an interim response. */
   readonly tell: (news: InterimUpdate) => unknown;
-  /** Whether `tell` would tell of progress now; taken for yes when it is missing. */
+  /** Whether an interim response about progress would be sent now; true by default. */
   readonly hears?: () => boolean;
-  /** Hears the interim responses of an origin that is fed meanwhile. */
+  /** Receives the interim responses of an origin that gets the bytes meanwhile. */
   readonly onInterim?: InterimListener;
-  /** In place of the usual one. */
+  /** Replaces the usual pace of commits. */
   readonly pace?: CommitPace;
-  /** Told after every commit, before the client. */
+  /** Called after every commit, before the client is informed. */
   readonly onCommitted?: (upload: Upload) => void;
-  /** Told of the upload before the body and whenever its offset has moved. */
+  /** Called with the upload before its body, and whenever the offset has moved. */
   readonly onOffset?: (upload: Upload) => void;
-  /** Asked when all bytes are here, before they count as the whole. */
+  /** Asked when all bytes have arrived, before the upload counts as complete; an answer turns the client away. */
   readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
-  /** The client is told "complete" before the origin has answered: then no byte can be held back. */
+  /** The client gets its response before the origin has answered, so that no byte can be held back. */
   readonly doesNotWait?: boolean;
 }
 
 /** The upload is complete and waits for its delivery. */
 export interface CompleteUpload {
-  readonly kind: 'whole';
+  readonly kind: 'complete';
   readonly upload: Upload;
   readonly reprDigest?: Digest;
 }
 
-/** Receives one body under its lease, up to the point where the origin comes in. */
+/** Receives one body under its lease, up to the point where the delivery begins. */
 export class AppendBody {
   constructor(private readonly deps: AppendDeps) {}
 
@@ -82,13 +83,13 @@ export class AppendBody {
     }
   }
 
-  /** The store has forgotten what somebody was shown: what it knows now is no state to go on from. */
+  /** Gives up an upload whose record is behind the offset that a client was shown. */
   async giveUpForgotten(upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
-    // Where it went on under a newer lease, what it was under this one is old, and nothing is forgotten.
+    // A newer lease may already have moved the upload on; then nothing was forgotten, and this step is refused.
     return this.lose(upload, lease, 'The state of this upload was lost.', FORGOTTEN);
   }
 
-  /** RUFH §4.4.2: beyond its length or its limits an upload has no future; its bytes go at once. */
+  /** Ends an upload that exceeded its length or its limits, and removes its bytes (RUFH §4.4.2). */
   async invalidate(upload: Upload, lease: Lease, refusal: Refusal): Promise<Outcome | Interrupted> {
     const ended = await this.end(upload, lease);
     if (!ended) return { kind: 'interrupted', why: 'taken-over' };
@@ -96,10 +97,10 @@ export class AppendBody {
     return { kind: 'refused', refusal };
   }
 
-  /** An offset never decreases: when acknowledged bytes are gone, so is the upload (RUFH §4.1.1). Else the fault stands. */
+  /** Gives up an upload whose acknowledged bytes are lost: its offset must not decrease (RUFH §4.1.1). Else rethrows the fault. */
   async giveUpIfLost(fault: unknown, upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
     if (!(fault instanceof Fault) || !(await this.isOver(fault, upload))) throw fault;
-    // Where somebody newer has finished or cancelled it, its files went as they should.
+    // A newer request may have finished or cancelled the upload, and so removed its files; then this step is refused.
     return this.lose(upload, lease, LOST, fault.message);
   }
 
@@ -110,20 +111,20 @@ export class AppendBody {
     return { kind: 'refused', refusal: { reason: 'gone', detail } };
   }
 
-  /** Undefined when a newer lease was taken. */
+  /** Invalidates the upload and removes its bytes; undefined when a newer lease was taken. */
   private async end({ id }: Upload, lease: Lease, why?: 'lost'): Promise<Upload | undefined> {
     const { store, spool, hashes, log } = this.deps;
     const ended = await store.invalidate(id, lease.token, why);
     if (ended === 'stale' || ended === 'gone') return undefined;
     hashes.forget(id);
     await spool.remove(id).catch((error: unknown) => {
-      // The sweep removes what an upload without a future has left.
-      log.warn({ upload: uploadTag(id), err: error }, 'the bytes of an upload that is over could not be removed');
+      // The sweep removes the files of invalid uploads later.
+      log.warn({ upload: uploadTag(id), err: error }, 'the bytes of an upload that has ended could not be removed');
     });
     return ended;
   }
 
-  /** What the client asked to be told about the bytes so far (RFC 9530 §4); not worth making a newer request wait. */
+  /** The digest of the bytes so far, if the client asked for it (RFC 9530 §4); left out when a newer request wants the lease. */
   async wantedDigest(upload: Upload, lease: Lease): Promise<Digest | undefined> {
     if (!upload.wantedReprDigest || upload.phase !== 'receiving') return undefined;
     try {
@@ -159,7 +160,7 @@ export class AppendBody {
     );
   }
 
-  /** Kept first where the store may forget it; not when nobody would hear of it. */
+  /** Acknowledges the offset before it is shown. Does neither when the client cannot receive progress. */
   private async tellProgress(now: Upload, { intent, upload, tell, hears }: AppendTask): Promise<void> {
     if (hears?.() === false) return;
     const offset = progressOffset(now, upload, intent);
@@ -169,7 +170,7 @@ export class AppendBody {
 
   private async promise(outcome: Outcome | Interrupted | CompleteUpload): Promise<void> {
     const { acknowledged } = this.deps;
-    if (outcome.kind === 'whole') return acknowledged.acknowledgeComplete(outcome.upload);
+    if (outcome.kind === 'complete') return acknowledged.acknowledgeComplete(outcome.upload);
     const shown = outcome.kind === 'refused' ? outcome.refusal : outcome;
     if ('upload' in shown && shown.upload) await acknowledged.acknowledge(shown.upload.id, shown.upload.offset);
   }
@@ -186,7 +187,7 @@ export class AppendBody {
       case 'overflow':
         return this.overflow(received.upload, lease, received.beyond);
       case 'completed':
-        return { kind: 'whole', upload: received.upload, reprDigest: received.reprDigest };
+        return { kind: 'complete', upload: received.upload, reprDigest: received.reprDigest };
       case 'received':
         return {
           kind: intent.kind === 'create' ? 'created' : 'appended',
@@ -196,7 +197,7 @@ export class AppendBody {
     }
   }
 
-  /** Nothing can be added to it any more: bytes of it are gone, or somebody else has brought it to an end. */
+  /** True when nothing can be added to the upload any more: bytes of it are lost, or another request has ended it. */
   private async isOver({ code }: Fault, { id }: Upload): Promise<boolean> {
     if (code === 'BYTES_LOST') return true;
     if (code !== 'STORAGE_UNAVAILABLE') return false;
@@ -219,25 +220,25 @@ export class AppendBody {
   }
 }
 
-const FORGOTTEN = 'the store has forgotten confirmed steps of it';
+const FORGOTTEN = 'the store has lost confirmed steps of this upload';
 
 function leastBytes(intent: CreateIntent | AppendIntent, upload: Upload): number | undefined {
   const isEmptyCreation = intent.kind === 'create' && intent.contentLength === 0;
   return intent.complete || isEmptyCreation ? undefined : upload.limits.minAppendSize;
 }
 
-/** A body that may be the last never shows its newest byte, so that it can be held back; see `shownOffset`. */
+/** Progress of a body that may complete the upload leaves out its newest byte, which may be held back; see `shownOffset`. */
 function progressOffset(now: Upload, before: Upload, intent: { readonly complete: boolean }): number {
   return intent.complete ? Math.max(before.offset, now.offset - 1) : now.offset;
 }
 
-/** Who wants an upload's bytes while it is received. */
+/** Starts early deliveries, which send the bytes of an upload to the origin while it is received. */
 export interface EagerFeeds {
-  /** Undefined when nobody does. */
-  startEager(upload: Upload): EagerFeed | undefined;
-  /** Whether uploads of this length are wanted so on this route: never, or not now. */
-  eagerAvailability(route: Route, length: number | undefined): 'yes' | 'never' | 'busy';
-  /** The upload has no future. */
+  /** Undefined when the upload is not delivered early. */
+  startEager(upload: Upload): Feed | undefined;
+  /** Whether an upload of this length can be delivered early on this route; `busy`: not at the moment. */
+  canStartEager(route: Route, length: number | undefined): 'yes' | 'never' | 'busy';
+  /** Ends the early delivery of an upload that cannot go on. */
   stopEager(id: string): void;
 }
 
@@ -246,14 +247,14 @@ export interface EagerFeedDeps {
   readonly appendBody: AppendBody;
   readonly acknowledged: AcknowledgedOffsets;
   readonly pace: CommitPace;
-  /** Missing: nothing is delivered before it is whole. */
+  /** Missing when no delivery starts before its upload is complete. */
   readonly feeds?: EagerFeeds;
 }
 
-/** An origin gets what is committed, so that the usual pace would keep it waiting. */
+/** The origin only gets committed bytes, so that the usual pace would keep it waiting. */
 const FEEDING_PACE: CommitPace = { bytes: 4 * 1024 * 1024, everyMs: 100, firstAtOnce: true };
 
-/** Receives a body while its origin is fed, and stops when that has heard enough. */
+/** Receives a body while the origin gets its bytes, and stops when the origin has answered. */
 export class EagerAppend {
   private readonly pace: CommitPace;
 
@@ -268,15 +269,15 @@ export class EagerAppend {
     const untold = feed?.takeEarlyAnswer();
     if (untold) return this.outcomeOf(untold, intent);
     const taken = await this.appendWhileFeeding(task, appendBody, feed);
-    if (taken.kind === 'whole') return taken;
+    if (taken.kind === 'complete') return taken;
     const early = feed?.takeEarlyAnswer();
     if (early) return this.outcomeOf(early, intent);
     if (!feed && taken.kind !== 'interrupted') return taken;
     const now = await this.asItIs(upload.id);
     if (now?.phase === 'invalid') feeds?.stopEager(upload.id);
-    // Its origin has answered on another way: nobody has taken anything from this request.
+    // The origin has answered over another connection, and no newer request has taken this lease.
     if (now?.phase === 'answered' && taken.kind === 'interrupted' && !lease.signal.aborted)
-      return { kind: 'whole', upload: now };
+      return { kind: 'complete', upload: now };
     return taken;
   }
 
@@ -299,7 +300,7 @@ export class EagerAppend {
     }
   }
 
-  /** As far as the store can be asked. */
+  /** The current state of the upload; undefined while the store is unavailable. */
   private async asItIs(id: string): Promise<Upload | undefined> {
     try {
       return await this.deps.store.get(id);
@@ -313,9 +314,9 @@ export class EagerAppend {
     { kind, upload: asAnswered, answer }: EarlyAnswer,
     intent: CreateIntent | AppendIntent,
   ): Promise<Outcome> {
-    // With what was committed since.
+    // The answer carries the offset of now.
     const upload = (await this.asItIs(asAnswered.id)) ?? asAnswered;
-    // An answer that is not recorded yet may break off: then the upload goes on.
+    // The answer may not be recorded yet: if it breaks off, the upload goes on from this offset.
     await this.deps.acknowledged.acknowledgeState(upload);
     return kind === 'parked' ? { kind, upload, answer } : { kind, to: intent.kind, upload, answer };
   }

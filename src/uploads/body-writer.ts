@@ -17,35 +17,35 @@ export interface BodyWriterDeps extends ChunkDeps {
 }
 
 export interface ReceiveTask {
-  /** As it is under the lease: bytes go to its offset. */
+  /** The upload as read under the lease: bytes are written at its offset. */
   readonly upload: Upload;
   readonly lease: Lease;
   readonly body: Body;
-  /** The body's proper end is the end of the upload, if this has no objection. */
+  /** Present when the proper end of the body completes the upload, unless this check objects. */
   readonly last?: LastCheck;
   readonly allowance?: Allowance;
-  /** Verified over this body alone before any of it counts (RFC 9530 §2). */
+  /** Verified for this body alone before any of it counts (RFC 9530 §2). */
   readonly contentDigests: readonly Digest[];
-  /** A body that ends with fewer bytes than this does not count. */
+  /** A body with fewer bytes is refused. */
   readonly atLeast?: number;
-  /** Told after every commit; the next one waits for it. */
+  /** Called after every commit; the next commit waits for it. */
   readonly onCommitted: (upload: Upload) => unknown;
 }
 
 export type Received =
   /** The body ended cleanly and all of it is committed. */
   | { readonly kind: 'received'; readonly upload: Upload }
-  /** With it the upload is whole. */
+  /** The body completed the upload. */
   | { readonly kind: 'completed'; readonly upload: Upload; readonly reprDigest?: Digest }
-  /** Its last byte, at least, is not. */
+  /** The body ended cleanly, but its last byte is not committed. */
   | Objection
-  /** More bytes came than may; those within the bound are committed. */
+  /** The body has too many bytes; those within the bound are committed. */
   | { readonly kind: 'overflow'; readonly upload: Upload; readonly beyond: Allowance['beyond'] }
   | Interrupted;
 
 /**
- * Takes a body into the spool under a lease, committing as it goes. Whatever ends it, what was committed stays and what
- * arrived before the end is committed too, unless the body has to be whole to count.
+ * Writes a body to the spool under a lease, and commits while it arrives. However the body ends, all bytes that arrived before
+ * are committed too, unless a digest covers the body and so needs all of it.
  */
 export async function receive(task: ReceiveTask, deps: BodyWriterDeps): Promise<Received> {
   return new BodyWriter(task, deps).run();
@@ -54,9 +54,9 @@ export async function receive(task: ReceiveTask, deps: BodyWriterDeps): Promise<
 class BodyWriter {
   private chunk: GrowingChunk | undefined;
   private bytes = 0;
-  /** What counts only with the completion: the upload's last byte at least, or what may be it. */
+  /** Bytes that only count with the completion: at least the last byte of the upload, or one that may be it. */
   private kept: readonly Buffer[] = [];
-  /** The last of those written. */
+  /** The last byte written to the chunk. */
   private lastByte: number | undefined;
   private overflowed = false;
   private readonly mustBeComplete: boolean;
@@ -85,9 +85,9 @@ class BodyWriter {
       return await this.finish();
     } catch (fault) {
       this.deps.hashes.forget(this.task.upload.id);
-      // Where the store failed and not the disk, what reached the disk before can still count.
+      // When the store failed rather than the disk, the bytes already written can still count.
       if (fault instanceof Fault && !this.mustBeComplete) await this.chunk?.rescue();
-      // In the middle of its body a client is not told what to do: it goes on where the upload stands.
+      // A client in the middle of its body gets no response; it resumes at the committed offset.
       if (isStoreUnavailable(fault) && lease.signal.aborted && body.ending !== 'clean') return this.interrupted();
       throw fault;
     } finally {
@@ -129,7 +129,7 @@ class BodyWriter {
     return new GrowingChunk(await this.deps.spool.create(upload.id, name), task, this.deps);
   }
 
-  /** Cuts what exceeds the bound; noticing even one byte too many ends the reception. */
+  /** Cuts off the bytes beyond the bound; one byte too many ends the body. */
   private withinAllowance(batch: Buffer[]): Buffer[] {
     const { allowance } = this.task;
     const before = this.bytes + sizeOf(this.kept);
@@ -146,9 +146,8 @@ class BodyWriter {
   }
 
   /**
-   * Clients take "offset = length" for success. So the byte that may make it true counts only with the completion, or when
-   * the client itself does not call it the end. Without a length, that may be any: the newest waits for the next. What has
-   * ended already is written and completed in one step.
+   * Keeps back the byte that may be the last of the upload until the completion, because clients take "offset = length" for
+   * success. Without a length this may be any newest byte; a body that has ended is written and completed in one step.
    */
   private withoutTheEnd(batch: Buffer[]): readonly Buffer[] {
     const { upload, body, last } = this.task;
@@ -190,7 +189,7 @@ class BodyWriter {
     return undefined;
   }
 
-  /** Where nothing has to be looked at first, the last bytes and the completion are one step. */
+  /** Completes the upload; in one step with its last bytes when only the length has to be checked. */
   private async complete(last: LastCheck): Promise<Received> {
     const { upload } = this.task;
     const end = upload.offset + this.bytes + sizeOf(this.kept);
@@ -232,7 +231,7 @@ class BodyWriter {
     return { kind: 'refused', refusal };
   }
 
-  /** The fence refused us: these bytes belong to nobody. */
+  /** A newer lease was taken, so the uncommitted bytes do not count. */
   private lost(): Received {
     this.deps.hashes.forget(this.task.upload.id);
     return { kind: 'interrupted', why: 'taken-over' };
@@ -250,10 +249,10 @@ function sizeOf(buffers: readonly Buffer[]): number {
   return buffers.reduce((sum, buffer) => sum + buffer.length, 0);
 }
 
-/** Why a body that ended properly does not complete its upload. */
+/** The reason why a body that ended properly does not complete its upload. */
 type Objection =
   | { readonly kind: 'refused'; readonly refusal: Refusal }
-  /** The bytes are not what their digest says: nobody can use them. */
+  /** The bytes do not match their digest, which makes them useless. */
   | { readonly kind: 'invalid'; readonly refusal: Refusal }
   | { readonly kind: 'turned-away'; readonly answer: RelayedAnswer }
   | Interrupted;
@@ -261,16 +260,16 @@ type Objection =
 export type Passed = { readonly kind: 'passed'; readonly reprDigest?: Digest } | Objection;
 
 export interface LastCheckTask {
-  /** As it is when its last body begins. */
+  /** The upload as it is when its last body begins. */
   readonly upload: Upload;
   readonly lease: Lease;
-  /** Asked when all bytes are here, before they count as the whole. */
+  /** Asked when all bytes have arrived, before the upload counts as complete; an answer turns the client away. */
   readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
-  /** The client is told "complete" before the origin has answered: then no byte can be held back. */
+  /** The client gets its response before the origin has answered, so that no byte can be held back. */
   readonly doesNotWait?: boolean;
 }
 
-/** What stands between the proper end of a last body and the completion of its upload. */
+/** Checks an upload after its last body has ended properly, before it becomes complete. */
 export class LastCheck {
   private readonly algorithms: ReadonlySet<DigestAlgorithm>;
 
@@ -283,17 +282,17 @@ export class LastCheck {
     this.algorithms = new Set([...reprDigests.map(({ algorithm }) => algorithm), ...wanted]);
   }
 
-  /** Nothing but the length matters. */
+  /** True when only the length has to be checked. */
   get isImmediate(): boolean {
     return this.algorithms.size === 0 && this.task.mayComplete === undefined;
   }
 
-  /** See `shownOffset`. */
+  /** Whether the last byte is held back until the origin answers; see `shownOffset`. */
   get holdsBack(): boolean {
     return this.task.doesNotWait !== true;
   }
 
-  /** `upload`: with all bytes but `rest`, which come after its offset. */
+  /** Runs the checks. `upload` has all bytes but `rest`, which follow its offset. */
   async pass(upload: Upload, rest: Uint8Array = new Uint8Array()): Promise<Passed> {
     const end = upload.offset + rest.length;
     if (upload.length !== undefined && upload.length !== end) {

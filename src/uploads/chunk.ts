@@ -5,11 +5,11 @@ import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import type { Lease } from '../store/leases.js';
 import { type Commit, retryWhileUnavailable, type UploadStore } from '../store/upload-store.js';
 
-/** When written bytes become committed ones: after every write, or in groups bounded in bytes and time. */
+/** When written bytes are committed: after every write, or in groups bounded in bytes and time. */
 export interface CommitPace {
   readonly bytes: number;
   readonly everyMs: number;
-  /** The first bytes do not wait: somebody wants them who can say that no more are wanted. */
+  /** The first bytes are committed at once: the origin gets them, and may refuse the rest. */
   readonly firstAtOnce?: true;
 }
 
@@ -22,27 +22,26 @@ export interface ChunkDeps {
 }
 
 export interface ChunkTask {
-  /** As it is under the lease: the chunk begins at its offset. */
+  /** The upload as read under the lease; the chunk begins at its offset. */
   readonly upload: Upload;
   readonly lease: Lease;
   readonly name: string;
-  /** Before there are so many bytes none is committed, except by `commit`. */
+  /** Nothing is committed before this many bytes are written, except by `commit`. */
   readonly commitsFrom: number;
-  /** Told after every commit; the next one waits for it. */
+  /** Called after every commit; the next commit waits for it. */
   readonly onCommitted: (upload: Upload) => unknown;
-  /** A commit in the background failed or was refused: nothing more need be written. */
+  /** A commit in the background failed or was refused, so writing more is useless. */
   readonly onTrouble: () => void;
 }
 
 /**
- * One lease's chunk: it grows with every write, and the record follows, one commit at a time, while more is written. No
- * byte waits for its commit longer than the pace says, also when nothing follows it. While the store is away it goes on
- * growing, and the commit is tried again until the lease has ended.
+ * The chunk of one lease. It grows with every write while commits run one at a time, and no byte waits longer for its commit than
+ * the pace allows. While the store is unavailable it keeps growing, and the commit is retried until the lease ends.
  */
 export class GrowingChunk {
-  /** As of the last commit. */
+  /** The upload as of the last commit. */
   upload: Upload;
-  /** A newer lease was taken, or the upload is no longer receiving: what is not committed belongs to nobody. */
+  /** A newer lease was taken, or the upload is no longer receiving: uncommitted bytes are discarded. */
   refusedBy: 'stale' | 'gone' | undefined;
   private committedBytes = 0;
   private committing: Promise<void> | undefined;
@@ -50,7 +49,7 @@ export class GrowingChunk {
   private timer: NodeJS.Timeout | undefined;
   private hasEnded = false;
   private isComplete = false;
-  /** A commit was not answered, or has failed: the record may count more than we know of. */
+  /** A commit failed or got no reply, so the record may count more bytes than this process knows. */
   private isUnsure = false;
   private onUnavailable = (): void => undefined;
 
@@ -62,7 +61,7 @@ export class GrowingChunk {
     this.upload = task.upload;
   }
 
-  /** Fails with what a commit in the background has met since. */
+  /** Fails with the error of an earlier commit in the background. */
   async write(buffers: readonly Uint8Array[]): Promise<void> {
     await this.writer.write(buffers);
     this.throwFailure();
@@ -70,14 +69,14 @@ export class GrowingChunk {
     else if (this.pendingBytes > 0) await this.commitBeforeMore();
   }
 
-  /** Everything that was written; nothing is written after it, except by `complete`. */
+  /** Commits everything that was written. Afterwards only `complete` may write. */
   async commit(): Promise<void> {
     await this.endOfPace();
     this.throwFailure();
     if (this.writer.size > this.committedBytes) await this.commitNow(this.writer.extent);
   }
 
-  /** What is left, and the completion in the same step. */
+  /** Writes the last bytes and commits them together with the completion. */
   async complete(rest: readonly Uint8Array[], complete: Commit['complete']): Promise<Upload | 'stale' | 'gone'> {
     await this.endOfPace();
     this.throwFailure();
@@ -87,7 +86,7 @@ export class GrowingChunk {
     return this.refusedBy ?? this.upload;
   }
 
-  /** As `commit` after a fault: what had been written before it can still count, but for the byte that makes it whole. */
+  /** Commits what was written before a fault, except the byte that would complete the upload. Ignores further faults. */
   async rescue(): Promise<void> {
     await this.endOfPace();
     const extent = this.isComplete ? this.writer.extentWithoutLastByte : this.writer.extent;
@@ -95,11 +94,11 @@ export class GrowingChunk {
       if (extent.size > this.committedBytes) await this.commitNow(extent);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
-      // The record cannot grow either: the committed offset stands, and the caller reports the first fault.
+      // The record cannot grow either: the committed offset stays, and the caller reports the first fault.
     }
   }
 
-  /** A file of which nothing was committed never counts, and is removed; if that fails, by the sweep. */
+  /** Closes the file, and removes it when nothing of it was committed. The sweep removes it when that fails. */
   async close(): Promise<void> {
     await this.endOfPace();
     await this.writer.close();
@@ -131,7 +130,7 @@ export class GrowingChunk {
       });
   }
 
-  /** Not longer than the store is there: meanwhile bytes are taken, and committed when it is back. */
+  /** Stops waiting when the store is unavailable: bytes are still accepted, and committed when it is back. */
   private async commitBeforeMore(): Promise<void> {
     const away = new Promise<void>((resolve) => (this.onUnavailable = resolve));
     this.commitInBackground();
@@ -165,8 +164,8 @@ export class GrowingChunk {
   }
 
   /**
-   * A step that fails may be on the disk all the same, where a start would find it; an answer tells of itself alone, and
-   * nothing of an earlier step that was not answered.
+   * A failed commit may still have reached the disk, where the next start would find it. A later success says nothing about
+   * an earlier commit without a reply.
    */
   private async inDoubt<T>(step: () => Promise<T>): Promise<T> {
     let wasUnsure = this.isUnsure;
@@ -192,10 +191,10 @@ export class GrowingChunk {
   }
 }
 
-/** The body of an ordinary request that nothing was added to for this long has lost its process: nobody can go on with it. */
+/** The body of an ordinary request is abandoned after this time without progress: its process is gone, and nobody can resume it. */
 const ABANDONED_MS = 15 * 60_000;
 
-/** Each step of a client renews an upload's time. */
+/** The time at which an upload expires, renewed by each step of its client. */
 export function expiry(
   { limits, dialect }: Pick<Upload, 'limits' | 'dialect'>,
   { clock }: Pick<ChunkDeps, 'clock'>,

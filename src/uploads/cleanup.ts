@@ -17,41 +17,41 @@ export interface SweepOptions {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
-  /** The time by which uploads expire; `clock` without its steps forward when it is missing. */
+  /** The time that decides whether an upload has expired; by default `clock` without its jumps forward. */
   readonly expiryClock?: () => number;
-  /** Milliseconds that really passed; those of this process when it is missing. */
+  /** Milliseconds on a clock that is never set; the one of this process by default. */
   readonly monotonic?: () => number;
   readonly everyMs: number;
-  /** Files that no record counts are removed when they were seen, unchanged, for this long, and are as old. */
+  /** Files that no record counts are removed when they are this old and were seen unchanged for as long. */
   readonly orphanAgeMs: number;
-  /** No upload, answer or body lives longer without being touched; the same as `orphanAgeMs` when it is missing. */
+  /** The longest time for which an upload, answer or body may stay unchanged; `orphanAgeMs` by default. */
   readonly longestAgeMs?: number;
-  /** Since when the spool is this store's; files from before that are of another one. */
+  /** The time since which the spool belongs to this store; older files belong to another one. */
   readonly spoolSince?: () => Promise<number | undefined>;
   /** Uploads that were in the spool when it became this store's, whatever the times of their files are. */
   readonly takenOver?: () => Promise<ReadonlySet<string>>;
-  /** Whose spool it is; missing where every node reaches the bytes. */
+  /** The node that owns the spool; missing when every node can reach the bytes. */
   readonly node?: string;
-  /** Whether a node of that name has ever said that it is there; taken for yes when it is missing. */
+  /** Whether a node of this name has ever announced itself; true by default. */
   readonly isAnnounced?: (node: string) => Promise<boolean>;
-  /** Asked before the whole spool is read, which only one of many processes needs to do; true when it is missing. */
-  readonly mayRemoveOrphans?: () => Promise<boolean>;
-  /** Takes the uploads whose files cannot be listed. */
+  /** Asked before the whole spool is read, which only one of many processes needs to do; true by default. */
+  readonly mayLookForOrphans?: () => Promise<boolean>;
+  /** Collects the uploads whose files cannot be listed. */
   readonly unreadable: UnreadableBytes;
-  /** Uploads that were found without a record: they may be of a backup that is not complete. */
+  /** Uploads without a record: they may come from an incomplete backup. */
   readonly unrecorded?: UnrecordedBytes;
-  /** Removes what is old and belongs to no record from where the records are. */
-  readonly clearLeftovers?: (age: LeftoverAge) => Promise<void>;
+  /** Removes old files beside the records that belong to no record. */
+  readonly clearLeftovers?: (age: OldAge) => Promise<void>;
 }
 
-/** Removes what nobody will ask for any more: expired uploads first the bytes then the record, and files nobody counts. */
+/** Removes expired uploads, first their bytes and then their records, and files that no record counts. */
 export class Sweep {
   private timer: NodeJS.Timeout | undefined;
   private running: Promise<void> | undefined;
   private rounds = 0;
   private isStoreUnavailable = false;
   private readonly now: () => number;
-  /** Files that may be orphans, and since when they were seen as they are. */
+  /** Possible orphans by path: their size and modification time, and since when they were seen so. */
   private seen = new Map<string, { readonly as: string; readonly since: number }>();
 
   constructor(private readonly options: SweepOptions) {
@@ -70,10 +70,10 @@ export class Sweep {
     await this.running;
   }
 
-  /** One round: expired uploads every time, orphaned files now and then, since finding those reads the whole spool. */
+  /** Runs once: expired uploads every time, orphaned files less often, because finding them takes reading the whole spool. */
   async sweep(): Promise<void> {
     for (const id of await this.options.store.expired(this.now()))
-      await this.orNote(id, 'an upload that is over could not be removed', () => this.expire(id));
+      await this.orNote(id, 'an expired upload could not be removed', () => this.expire(id));
     this.rounds += 1;
     if (this.rounds % 10 === 1 && (await this.mayRemoveOrphans())) {
       await this.clearLeftovers();
@@ -88,11 +88,11 @@ export class Sweep {
       .finally(() => (this.running = undefined));
   }
 
-  /** Once for each time the store is away. */
+  /** Logs a failure, but an outage of the store only once. */
   private noteFailure(error: unknown): void {
     const wasUnavailable = this.isStoreUnavailable;
     this.isStoreUnavailable = isStoreUnavailable(error);
-    // An outage is nothing to search for in our code: no stack.
+    // The stack of an outage would tell nothing.
     const why = isStoreUnavailable(error) ? { reason: error.message } : { err: error };
     if (!wasUnavailable) this.options.log.error(why, 'sweep failed; it will be tried again');
   }
@@ -101,7 +101,7 @@ export class Sweep {
     return this.options.mayRemoveOrphans?.() ?? Promise.resolve(true);
   }
 
-  /** One that fails does not keep the others, which may not be named again so soon. */
+  /** Logs a fault of one upload, so that the others are still dealt with. */
   private async orNote(id: string, message: string, task: () => Promise<void>): Promise<void> {
     try {
       await task();
@@ -112,8 +112,8 @@ export class Sweep {
   }
 
   /**
-   * A body that is still coming, or a commit that came since the round began, renews an upload's time. One that is named and
-   * not over is left alone: to take its lease would end the request that has it.
+   * Removes an upload that has expired. Its time is checked before and after taking the lease: a commit since the round began may
+   * have renewed it, and taking the lease for nothing would end a request.
    */
   private async expire(id: string): Promise<void> {
     const { store, leases } = this.options;
@@ -138,22 +138,22 @@ export class Sweep {
     await removeAndReport(upload ?? { id }, this.options);
   }
 
-  /** A fault there keeps nothing of the spool. */
+  /** A fault here is logged, and does not stop the sweep of the spool. */
   private async clearLeftovers(): Promise<void> {
     const { clearLeftovers, orphanAgeMs, log } = this.options;
     try {
       await clearLeftovers?.({ now: this.now(), elapsedMs: this.monotonic(), minAgeMs: orphanAgeMs });
     } catch (error) {
       if (!(error instanceof Fault)) throw error;
-      log.error({ err: error }, 'old files beside the records were not removed');
+      log.error({ err: error }, 'old files beside the records could not be removed');
     }
   }
 
-  /** Only names of the shape that this program gives; whatever else is in the spool is somebody's. */
+  /** Removes only files whose names this program gives; others belong to somebody else. */
   private async removeOrphans(): Promise<void> {
     const { store, spool } = this.options;
-    // A record that cannot be read now, or that somebody has to look at, may count all of them.
-    const setAside = new Set((await store.setAsideRecords()).map(({ id }) => id));
+    // The record of such an upload cannot be read now, and may count all of its files.
+    const setAside = new Set((await store.setAside()).map(({ id }) => id));
     const before = this.seen;
     this.seen = new Map();
     const since = (await this.options.spoolSince?.()) ?? -Infinity;
@@ -168,13 +168,13 @@ export class Sweep {
       const { id, files } = spooled;
       listed.add(id);
       if (setAside.has(id)) continue;
-      // One of a store, or of a record, that may come back stays as long as an upload of that store may.
+      // Files of another store, or of a missing record, which may both come back, are kept as long as an upload may live.
       const isNamed = takenOver?.has(id) === true || this.options.unrecorded?.has(id) === true;
       const isOthers = isNamed || files.some(({ modifiedAt }) => modifiedAt < since);
       const leastMs = isOthers ? Math.max(orphanAgeMs, longestAgeMs) : orphanAgeMs;
       const old = files.filter((file) => isOurs(file) && this.isOld(file, leastMs, before));
       if (old.length > 0)
-        await this.orNote(id, 'old files of an upload were not removed', () => this.clear(spooled, old));
+        await this.orNote(id, 'old files of an upload could not be removed', () => this.clear(spooled, old));
     }
     this.options.unrecorded?.keepOnly(listed);
   }
@@ -184,14 +184,14 @@ export class Sweep {
     const upload = await store.get(id);
     const where = await this.whereIs(upload);
     if (where === 'here') await this.removeUncounted(upload!, old);
-    // As long as anything of it is young, it may just be coming.
+    // An upload with a young file may just be arriving.
     else if (where === 'elsewhere' && files.every((file) => !isOurs(file) || old.includes(file)))
       for (const { name } of old) await spool.removeChunk(id, name);
   }
 
   /**
-   * Neither a clock that was set nor one of another machine makes a file old: this process has seen it, as it is, for the
-   * whole time.
+   * True when the file is old by its time, and this process saw it unchanged for `orphanAgeMs`. The second condition does not depend on
+   * clocks that are set, or on those of other machines.
    */
   private isOld(file: SpooledChunk, leastMs: number, before: Sweep['seen']): boolean {
     const { id, name, size, modifiedAt } = file;
@@ -209,8 +209,8 @@ export class Sweep {
   private readonly monotonic = (): number => (this.options.monotonic ?? (() => performance.now()))();
 
   /**
-   * `unclear`: from before `spool.shared` was changed, or of a node that has never said that it is there, which may be this
-   * one under its right name. These files may be all that there is of the upload.
+   * Where the upload's bytes belong. `unclear`: `spool.shared` was changed, or its node never announced itself and may be this
+   * one under its former name; these files may then be the only copy.
    */
   private async whereIs(upload: Upload | undefined): Promise<'here' | 'elsewhere' | 'unclear'> {
     if (!upload) return 'elsewhere';
@@ -221,8 +221,8 @@ export class Sweep {
   }
 
   /**
-   * Not of one that was given up: its files may be put right until it expires, and then all of them go. A process that stood
-   * still may be about to commit such a file of an upload that is received: with the lease taken from it, that is refused.
+   * Removes files that the record does not count. Invalid uploads are left alone until they expire, since their files may still be
+   * repaired; the lease refuses a suspended process that is about to commit such a file.
    */
   private async removeUncounted(upload: Upload, files: readonly SpooledChunk[]): Promise<void> {
     if (upload.phase === 'invalid' || (await this.uncounted(upload, files)).length === 0) return;
@@ -256,29 +256,29 @@ function isCounted(upload: Upload, chunks: readonly Chunk[], name: string): bool
   if (upload.phase === 'delivering' || name === ACKNOWLEDGED) return true;
   const kept = upload.answer ?? upload.undelivered?.answer;
   if (kept?.body.in === 'spool' && kept.body.name === name) return true;
-  // A process that stood still may record the answer to the newest attempt as long as there is none.
+  // A suspended process may still record the answer to the newest attempt.
   if (upload.phase !== 'answered' && name === answerName(upload.attemptCount)) return true;
   return chunks.some((chunk) => chunk.name === name);
 }
 
-/** A larger difference between two looks is a step of the clock, not its drift. */
+/** A larger difference between two readings is a step of the clock, and not its drift. */
 const STEP_MS = 10_000;
 
 export interface SteadyClockOptions {
-  /** The time of the system, which may be set at any moment. */
+  /** The wall-clock time in milliseconds, which may be set at any moment. */
   readonly wall: () => number;
-  /** Milliseconds that really passed since some moment. */
+  /** Milliseconds on a clock that is never set. */
   readonly monotonic: () => number;
-  /** A step is believed after this long: then everything from before it has had its whole time. */
+  /** A step forward is accepted after this time: by then everything older has had its full time. */
   readonly settleMs: number;
 }
 
 /**
- * The time as it is read for the end of uploads: a clock that is put forward ends nothing early, nor does one that was put
- * back and is put right again. A time behind the present only keeps an upload longer.
+ * A clock for expiry that ignores steps of the wall clock forward, also after a step back, until `settleMs` have passed. A time
+ * behind the present only keeps an upload longer.
  */
 export class SteadyClock {
-  /** The least that the wall was ahead of the monotonic clock since the last step was believed. */
+  /** The smallest lead of the wall clock over the monotonic clock since the last accepted step. */
   private leastAheadMs: number;
   private lastAheadMs: number;
   private steppedAt = -Infinity;
@@ -287,7 +287,7 @@ export class SteadyClock {
     this.leastAheadMs = this.lastAheadMs = options.wall() - options.monotonic();
   }
 
-  /** To be asked often: a step is only seen between two questions. */
+  /** Must be called often: a step is only seen between two calls. */
   now(): number {
     const { wall, monotonic, settleMs } = this.options;
     const passed = monotonic();

@@ -5,20 +5,20 @@ import type { Lease } from '../store/leases.js';
 import type { UploadStore } from '../store/upload-store.js';
 
 interface Running {
-  /** Of the lease whose bytes are taken in. */
+  /** The token of the lease whose bytes are hashed. */
   token: number;
   position: number;
-  /** Up to here the bytes are certainly the upload's: what is committed never changes. */
+  /** Bytes before this position are committed, and so never change. */
   committed: number;
   readonly hashes: ReadonlyMap<DigestAlgorithm, Hash>;
 }
 
-/** Running hashes kept for this many uploads; one that was dropped is made again from the spool. */
+/** Number of uploads with running hashes; a hash that was dropped is computed again from the spool. */
 const KEPT = 256;
 
 /**
- * Digests of an upload's first bytes (RFC 9530 §3). Bytes are hashed as they arrive; only what was missed, after a
- * restart say, is read again from the spool. Node cannot store a hash's state, so none outlives the process.
+ * Digests of the bytes of an upload so far (RFC 9530 §3). Bytes are hashed as they arrive; others, for example after a restart,
+ * are read from the spool again, because Node cannot store the state of a hash.
  */
 export class RepresentationHashes {
   private readonly running = new Map<string, Running>();
@@ -28,18 +28,18 @@ export class RepresentationHashes {
     private readonly spool: Pick<Spool, 'read'>,
   ) {}
 
-  /** Follows an upload under a new lease, if a digest of it will be asked for. */
+  /** Begins or continues the hashes of an upload under a new lease, if its digest will be needed. */
   follow(upload: Upload, { token }: Pick<Lease, 'token'>): void {
     const algorithms = algorithmsOf(upload);
     if (algorithms.size === 0) return;
     const running = this.running.get(upload.id);
-    // What an older writer wrote without committing it is no part of the upload, and others may have gone on without it.
+    // Uncommitted bytes of an older lease are not part of the upload.
     const isSound = running && (running.token === token || running.position <= running.committed);
     if (isSound && running.position <= upload.offset) running.token = token;
     else this.begin(upload.id, token, algorithms);
   }
 
-  /** Takes in bytes that were written at `position`; ignored unless they continue what is known, by the newest lease. */
+  /** Hashes bytes that were written at `position`; ignores them unless they follow the hashed ones under the newest lease. */
   feed(id: string, token: number, position: number, buffers: readonly Uint8Array[]): void {
     const running = this.running.get(id);
     if (running?.token !== token || running.position !== position) return;
@@ -49,7 +49,7 @@ export class RepresentationHashes {
     }
   }
 
-  /** What was written under this lease counts up to the upload's offset. */
+  /** Bytes written under this lease are committed up to the upload's offset. */
   committed({ id, offset }: Upload, token: number): void {
     const running = this.running.get(id);
     if (running?.token === token) running.committed = Math.max(running.committed, offset);
@@ -59,7 +59,7 @@ export class RepresentationHashes {
     this.running.delete(id);
   }
 
-  /** The digest of everything up to the upload's offset, and of `rest`. Rejects with the reason of the lease's signal. */
+  /** The digest of everything up to the upload's offset, followed by `rest`. Fails with the reason of the lease's signal. */
   async digest(
     upload: Upload,
     algorithm: DigestAlgorithm,
@@ -98,7 +98,7 @@ export class RepresentationHashes {
   }
 }
 
-/** True when every digest the client gave is that of the bytes. */
+/** True when the computed digests contain every digest that the client sent. */
 export function matches(expected: readonly Digest[], actual: readonly Digest[]): boolean {
   return expected.every((digest) =>
     actual.some(({ algorithm, value }) => algorithm === digest.algorithm && value === digest.value),

@@ -18,16 +18,16 @@ export interface RecoveryDeps extends EndObserver {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
-  /** Takes what the disk keeps from being looked after. */
+  /** Collects the uploads that a failing disk keeps from being recovered. */
   readonly unreadable: UnreadableBytes;
   /**
-   * Of a store that can show an upload as given up and keep what there is of it; else it is invalidated, and removed. False
-   * when the upload needs no bytes any more.
+   * Marks an upload as given up and keeps its remaining bytes; false when it needs no bytes any more. Missing for stores that
+   * cannot do this: there the upload is invalidated and removed.
    */
   readonly giveUpLost?: (id: string) => Promise<boolean>;
-  /** Takes what is in the spool without a record, where that is not for the sweep alone. */
+  /** Collects uploads in the spool that have no record; missing when the sweep alone deals with them. */
   readonly unrecorded?: UnrecordedBytes;
-  /** Of a store that can tell that the last line of a record was damaged: the files that nobody counts may be those of it. */
+  /** True when the last line of the record was damaged, so that uncounted files may belong to it; missing if the store cannot tell. */
   readonly hasLostLine?: (id: string) => boolean;
 }
 
@@ -36,11 +36,9 @@ type Files = ReadonlyMap<string, number>;
 const MISSING = 'committed bytes are missing from the spool, or do not join';
 
 /**
- * Brings records and bytes back together after a crash, before the first request. Only for a spool that no other process
- * uses. Records whose bytes are missing, or do not follow each other, are given up, never shortened. Bytes that were
- * written but not committed are removed: nothing tells whether the disk has them. Files of uploads that the store does not
- * know are for the sweep, which takes only old ones, and are told of. An upload that the disk keeps from being looked after stays as it is,
- * and does not keep the others from being served.
+ * Reconciles records and bytes after a crash, before the first request, in a spool that no other process uses. Records with missing
+ * or disjoint bytes are given up, never shortened; uncommitted bytes are removed, because the disk may not have them.
+ * Files without a record are reported and left to the sweep, and an upload with a disk fault does not hold up the others.
  */
 export async function recover(deps: RecoveryDeps): Promise<void> {
   const spooled = new Map<string, readonly SpooledChunk[]>();
@@ -58,16 +56,15 @@ export async function recover(deps: RecoveryDeps): Promise<void> {
 }
 
 /**
- * As `recover`, for one of many nodes: the spool is its own, the store is everybody's. It looks at what is in its spool, not
- * at all that the store knows. Files of uploads that were moved away are for the sweep too: what is young may just be coming
- * from another node.
+ * As `recover`, for one of many nodes that share a store but not this spool: only uploads in the spool are checked. Files of
+ * uploads on other nodes are left to the sweep, since they may just be arriving.
  */
 export async function recoverNode(deps: RecoveryDeps, node: string): Promise<void> {
   for await (const { id, files } of spooledUploads(deps.spool, deps.unreadable.noteUnrecovered))
     await orNote(id, deps, () => recoverOne(id, files, deps, node));
 }
 
-/** One upload, as `recover` and `recoverNode` do it. Fails with a `Fault` where that cannot be done now. */
+/** Recovers one upload, as `recover` and `recoverNode` do. Fails with a `Fault` when that is not possible now. */
 export async function recoverOne(
   id: string,
   files: readonly SpooledChunk[],
@@ -82,8 +79,8 @@ export async function recoverOne(
 }
 
 /**
- * One upload whose record could not be read until now, so that nobody has a lease on it: its bytes are looked at before
- * anybody is shown the record. Gives what becomes of the record.
+ * Recovers an upload whose record could not be read until now, before its record becomes visible; so nobody has a lease on it.
+ * Gives the next step for the record.
  */
 export async function recoverRecord(
   { upload, chunks, hasLostLine }: RecoveredRecord,
@@ -104,7 +101,7 @@ export async function recoverRecord(
   return 'show';
 }
 
-/** A store that is away keeps all of them from being looked after, and is for the caller to wait for. */
+/** Notes a fault of the disk, so that the other uploads are still recovered. An unavailable store is left to the caller. */
 async function orNote(id: string, { unreadable }: RecoveryDeps, task: () => Promise<void>): Promise<void> {
   try {
     await task();
@@ -117,8 +114,8 @@ async function orNote(id: string, { unreadable }: RecoveryDeps, task: () => Prom
 async function recoverUnlessRight(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
   const chunks = await deps.store.chunks(upload.id);
   const counted = new Set([ACKNOWLEDGED, ...chunks.map(({ name }) => name)]);
-  // Nothing to do: the record need not even be made certain, as long as nobody asks for it.
-  const isKept = upload.dialect !== PLAIN_DIALECT;
+  // An intact upload is left alone: its record need not be synced before a client asks for it.
+  const isKept = upload.dialect !== PLAIN;
   if (isKept && areComplete(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
   await recoverReceiving(upload, files, deps);
 }
@@ -145,8 +142,8 @@ async function removeUncounted(id: string, chunks: readonly Chunk[], files: File
 }
 
 /**
- * One that waits for its delivery, or is in the middle of it, is given up before the delivery finds out that its bytes are
- * missing, and removes what there is of them: a backup may still be on its way.
+ * Gives up a complete upload with missing bytes before its delivery notices, since that would remove the remaining bytes; the
+ * missing ones may still come back from a backup.
  */
 async function giveUpUnlessComplete(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
   const { store, spool, giveUpLost } = deps;
@@ -171,7 +168,7 @@ async function giveUp(upload: Upload, { token }: Lease, deps: RecoveryDeps): Pro
   if (!giveUpLost) await spool.remove(upload.id);
 }
 
-/** A listing that leaves something out proves nothing: what it lacks is looked for by its name. */
+/** Looks for missing files by name, because a listing may leave some out. */
 async function lookedAtAgain(id: string, chunks: readonly Chunk[], files: Files, spool: Spool): Promise<Files> {
   const found = new Map(files);
   for (const { name, size } of chunks)
@@ -179,21 +176,21 @@ async function lookedAtAgain(id: string, chunks: readonly Chunk[], files: Files,
   return found;
 }
 
-/** Every committed byte has a file that says it belongs there. */
+/** True when the files contain every committed byte, and the chunks join up to the offset. */
 function areComplete(chunks: readonly Chunk[], { offset }: Upload, files: Files): boolean {
   const { start, size } = chunks.at(-1) ?? { start: 0, size: 0 };
   const isAll = (chunks[0]?.start ?? 0) === 0 && start + size === offset;
   return isAll && areJoined(chunks) && chunks.every((chunk) => (files.get(chunk.name) ?? 0) >= chunk.size);
 }
 
-/** An ordinary request whose body was not complete went with its connection. */
+/** Removes an ordinary request whose body was cut off; its client cannot resume it. */
 async function removeBrokenOff(upload: Upload, deps: RecoveryDeps): Promise<void> {
   await removeBytesOfBrokenOff(upload, deps);
   await deps.store.remove(upload.id, upload.clientKey);
 }
 
 async function removeBytesOfBrokenOff({ id }: Upload, { spool, log }: Pick<RecoveryDeps, 'spool' | 'log'>) {
-  log.info({ upload: uploadTag(id) }, 'an ordinary request broke off when the process ended: its bytes are removed');
+  log.info({ upload: uploadTag(id) }, 'an ordinary request was cut off when the process ended; its bytes are removed');
   await spool.remove(id);
 }
 
@@ -201,13 +198,13 @@ function sizesOf(files: readonly SpooledChunk[]): Files {
   return new Map(files.map(({ name, size }) => [name, size]));
 }
 
-/** Everything a spool has of one upload. */
+/** All files of one upload in the spool. */
 export interface SpooledUpload {
   readonly id: string;
   readonly files: readonly SpooledChunk[];
 }
 
-/** All that a spool lists, upload by upload; `unlisted` is told of those that it cannot list. */
+/** All files of a spool, grouped by upload; `unlisted` gets the uploads whose files cannot be listed. */
 export async function* spooledUploads(
   spool: Pick<Spool, 'list'>,
   unlisted: (id: string, fault: Error) => void,

@@ -1,26 +1,27 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { CreateIntent, Elsewhere, Interrupted, Outcome, Refusal } from '../model/messages.js';
-import { PLAIN_DIALECT, shownOffset, type StoredRequest, type Upload } from '../model/upload.js';
+import type { CreateIntent, Elsewhere, Interrupted, Outcome } from '../model/messages.js';
+import { PLAIN, shownOffset, type StoredRequest, type Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
 import type { UploadStore } from '../store/upload-store.js';
 import type { Answers, UploadCall } from './answers.js';
 import type { Body } from './request-body.js';
+import { refused } from './validate.js';
 
 export interface RepeatedCreationDeps {
   readonly store: Pick<UploadStore, 'get' | 'chunks'>;
   readonly leases: Pick<Leases, 'take'>;
   readonly spool: Pick<Spool, 'read'>;
   readonly answers: Answers;
-  /** Told before a client that asks again hears of its whole upload; gives what is so from then on. */
+  /** Called when a client asks about its complete upload again; gives the upload as it is afterwards. */
   readonly clientAsks: (upload: Upload) => Promise<Upload>;
   readonly clock: () => number;
-  /** The time by which uploads expire; the same as `clock` when it is missing. */
+  /** The time that decides whether an upload has expired; `clock` by default. */
   readonly expiryClock?: () => number;
   readonly node?: string;
-  /** What speaks against going on with an upload, seen under its lease. */
+  /** The outcome for an upload that cannot go on; undefined when it can. Needs the lease. */
   readonly obstacle: (upload: Upload, lease: Lease) => Promise<Outcome | Interrupted | undefined>;
-  /** Takes what follows the upload's offset, and then asks the origin. */
+  /** Receives the bytes after the upload's offset, then delivers the upload. */
   readonly goOn: (
     intent: CreateIntent,
     upload: Upload,
@@ -29,20 +30,20 @@ export interface RepeatedCreationDeps {
   ) => Promise<Outcome | Interrupted>;
 }
 
-/** An upload that was begun no longer ago than this may be another request's of the same moment, which is let through. */
+/** A younger upload may belong to a simultaneous copy of the same request, which is given time to finish. */
 const SAME_MOMENT_MS = 1000;
-/** The same for creations without bytes: each is through as soon as it has come. */
+/** The same for creations without bytes, which finish at once. */
 const SAME_EMPTY_MOMENT_MS = 200;
 const LOOK_EVERY_MS = 25;
 
 /**
- * A creation whose client has begun this very upload before, as its own `Idempotency-Key` says: nothing is delivered a
- * second time. What has come goes on where it stands, and what was answered is answered again.
+ * A creation that repeats an earlier one, as its own `Idempotency-Key` says. The upload continues where it is, or its answer
+ * is given again; nothing is delivered a second time.
  */
 export class RepeatedCreations {
   constructor(private readonly deps: RepeatedCreationDeps) {}
 
-  /** `over`: that upload has no future, and the creation may begin another one. */
+  /** `over`: the upload with this key has ended, and the creation may begin another one. */
   async answer(
     id: string,
     intent: CreateIntent,
@@ -68,7 +69,7 @@ export class RepeatedCreations {
     }
   }
 
-  /** One that begins without the end goes on with appends, which will get the answer. */
+  /** Answers for a complete upload; a creation without the end of its content gets its answer with a later append. */
   private async ofComplete(intent: CreateIntent, known: Upload, call: UploadCall): Promise<Outcome | Interrupted> {
     const upload = await this.deps.clientAsks(known);
     call.tell({ kind: 'resumable', upload });
@@ -88,7 +89,7 @@ export class RepeatedCreations {
     if (isEmpty(intent)) return { kind: 'created', upload };
     const { offset } = upload;
     if (offset === 0) return this.deps.goOn(intent, upload, lease, call);
-    // A digest of the whole content cannot be compared with that of the rest.
+    // The digest covers the whole content, and cannot be checked against the rest alone.
     if (intent.contentDigests.length > 0) return refused({ reason: 'mismatching-offset', upload, provided: 0 });
     const { body } = call;
     const passed = await passStored(body, this.stored(upload), offset);
@@ -103,7 +104,7 @@ export class RepeatedCreations {
     yield* spool.read(id, await store.chunks(id), { start: 0, end: offset }) as AsyncIterable<Uint8Array>;
   }
 
-  /** Two requests of one moment are the same one twice: the first is given the time to come to its end. */
+  /** Gives the first of two simultaneous copies of a request the time to finish. */
   private async afterTheMoment(known: Upload, lengthMs: number): Promise<Upload | undefined> {
     let upload: Upload | undefined = known;
     const age = Math.max(this.deps.clock() - known.createdAt, 0);
@@ -121,7 +122,7 @@ export class RepeatedCreations {
   }
 }
 
-/** In which way this is another upload than the one that has its key; what nobody has said is no difference. */
+/** The first property in which this creation differs from the upload with its key; unknown values are no difference. */
 function difference(known: Upload, intent: CreateIntent, { method, target }: StoredRequest): string | undefined {
   if ((known.dialect === PLAIN_DIALECT) !== (intent.dialect === PLAIN_DIALECT)) return 'kind of request';
   if (known.request.method !== method) return 'method';
@@ -139,13 +140,13 @@ function isEmpty({ complete, contentLength }: CreateIntent): boolean {
   return !complete && contentLength === 0;
 }
 
-/** What is left of a creation whose first bytes are there already. */
+/** The part of the creation that follows the first `offset` bytes. */
 function rest(intent: CreateIntent, offset: number): CreateIntent {
   const { contentLength } = intent;
   return contentLength === undefined ? intent : { ...intent, contentLength: contentLength - offset };
 }
 
-/** Takes so many bytes off a body and compares them with those that are stored; stops where they differ or the body ends. */
+/** Takes `size` bytes off a body and compares them with the stored ones; stops at a difference or at the end of the body. */
 async function passStored(
   body: Body,
   stored: AsyncIterable<Uint8Array>,
@@ -168,8 +169,4 @@ async function passStored(
   }
   if (batch.length > 0) body.unread(batch);
   return { bytes };
-}
-
-function refused(refusal: Refusal): Outcome {
-  return { kind: 'refused', refusal };
 }

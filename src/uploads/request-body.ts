@@ -5,36 +5,36 @@ import { type Headers, forwardableTrailers } from '../model/headers.js';
 export type BodyEnd = 'clean' | 'client-left' | 'idle' | 'slow' | 'stopped';
 
 export interface BodyOptions {
-  /** From Content-Length: a body that ends with another size was cut. */
+  /** Content-Length; a body of another size was cut off. */
   readonly declaredLength?: number;
   /** A client that sends nothing for this long is given up. */
   readonly idleMs: number;
-  /** Watches how fast the body comes from when it is wanted until it is over; gives the end of watching. */
+  /** Starts watching the speed of the body, and gives a function that ends watching. */
   readonly watch?: (body: { isAwaited(): boolean; onSlow(): void }) => () => void;
-  /** Milliseconds since we last kept it from coming, 0 while we do: that is no silence of its client. Never when missing. */
+  /** Milliseconds since we last held the body back, 0 while we do; such a pause is not the client's silence. Never by default. */
   readonly sinceHeldBackMs?: () => number;
-  /** Called before the first byte is asked for: the moment for `100 (Continue)`. */
+  /** Called before the first byte is read: the moment for `100 (Continue)`. */
   readonly onWanted: () => void;
-  /** HTTP/2 may emit 'end' for a stream that was reset: asked when the stream says it ended. */
+  /** True when the HTTP/2 stream was reset, for which Node may emit 'end' as well. */
   readonly wasReset?: () => boolean;
-  /** What came behind it: asked when it has ended. */
+  /** The trailer section; read when the body has ended. */
   readonly trailers?: () => Headers;
 }
 
-/** Reading pauses above this; what is under way between two calls of `next` stays below it by about one read. */
+/** Reading pauses above this; the bytes collected between two calls of `next` exceed it by at most one read. */
 const ENOUGH_BYTES = 4 * 1024 * 1024;
-/** Each has a cost of its own, so that a slow disk must not let them become many. */
+/** Each piece has a fixed cost, so a slow disk must not let many small ones pile up. */
 const ENOUGH_PIECES = 1024;
 
 /**
- * Longer trailer sections are dropped, which any recipient may do (RFC 9110 §6.5.1): a client could fill the upload's record
- * with them.
+ * Longer trailer sections are dropped, as any recipient may do (RFC 9110 §6.5.1): otherwise a client could fill the upload's
+ * record with them.
  */
 const LONGEST_TRAILERS = 8 * 1024;
 
 /**
- * A request's body as batches: `next` gives everything that arrived since the last call, so that one promise and one
- * write serve many reads. It ends cleanly for its reader whatever happened to the connection; `ending` says what did.
+ * A request body in batches: `next` gives everything that arrived since the last call, so that one write serves many reads.
+ * Never fails for its reader, whatever happens to the connection; `ending` says how it ended.
  */
 export class Body {
   ending: BodyEnd | undefined;
@@ -53,7 +53,7 @@ export class Body {
     stream.on('error', () => this.endWith('client-left'));
   }
 
-  /** Everything that has arrived, at least one byte; undefined when the body is over. */
+  /** Everything that has arrived, at least one byte; undefined when the body has ended. */
   async next(): Promise<Buffer[] | undefined> {
     if (!this.wanted) this.begin();
     while (this.batchBytes === 0 && !this.ending) await new Promise<void>((resolve) => (this.wake = resolve));
@@ -65,20 +65,20 @@ export class Body {
     return batch;
   }
 
-  /** Gives bytes back that `next` gave: they come again first. */
+  /** Puts bytes back that `next` has given; the next call gives them first. */
   unread(buffers: readonly Buffer[]): void {
     this.batch = [...buffers, ...this.batch];
     for (const { length } of buffers) this.batchBytes += length;
   }
 
-  /** What came behind a body that ended properly. */
+  /** The trailer section of a body that ended properly. */
   get trailers(): Headers {
     const lines = this.ending === 'clean' ? forwardableTrailers(this.options.trailers?.() ?? []) : [];
     const size = lines.reduce((sum, [name, value]) => sum + name.length + value.length, 0);
     return size <= LONGEST_TRAILERS ? lines : [];
   }
 
-  /** Reads no further. What has arrived already is still given out; the rest stays with the stream's owner. */
+  /** Stops reading. Bytes that have arrived already are still given; the rest stays in the stream. */
   stop(): void {
     this.endWith('stopped');
   }
@@ -89,7 +89,7 @@ export class Body {
     if (this.stream.destroyed) return this.endWith('client-left');
     this.options.onWanted();
     this.idleTimer = setTimeout(() => this.onIdle(), this.options.idleMs);
-    // While it is paused the disk is behind, not the client.
+    // While the stream is paused, the disk is slow and not the client.
     const isAwaited = (): boolean => !this.stream.isPaused() && this.sinceHeldBackMs > 0;
     this.stopWatching = this.options.watch?.({ isAwaited, onSlow: () => this.endWith('slow') });
     this.stream.on('data', this.onData);
@@ -107,7 +107,7 @@ export class Body {
     if (this.batchBytes >= ENOUGH_BYTES || this.batch.length >= ENOUGH_PIECES) this.stream.pause();
   };
 
-  /** Runs after all reads of this turn of the event loop: they make one batch. */
+  /** Runs after all reads of this turn of the event loop, so that they form one batch. */
   private readonly deliver = (): void => {
     const wake = this.wake;
     this.wake = undefined;

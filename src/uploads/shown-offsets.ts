@@ -8,37 +8,37 @@ export interface AcknowledgedOffsetsDeps {
 }
 
 /**
- * What clients were shown, kept beside the bytes where the store may forget what it had confirmed: an offset never goes
- * down, and what went to its origin is not received a second time.
+ * Keeps the offsets that clients were shown beside the bytes, for a store that may forget confirmed steps. So an offset never
+ * goes down, and bytes that went to the origin are not received a second time.
  */
 export class AcknowledgedOffsets {
   constructor(private readonly deps: AcknowledgedOffsetsDeps) {}
 
-  /** To be fulfilled before anybody is shown this offset. */
+  /** Must be fulfilled before a client is shown this offset. */
   async acknowledge(id: string, offset: number): Promise<void> {
     const { store, spool } = this.deps;
     if (store.canLoseConfirmedSteps && offset > 0) await spool.noteAcknowledged(id, offset);
   }
 
-  /** To be fulfilled before anybody hears that it is whole: no record that still receives can be as far as that. */
+  /** Must be fulfilled before a client learns that the upload is complete: no record that still receives reaches this number. */
   acknowledgeComplete({ id, offset, length = 0 }: Upload): Promise<void> {
     return this.acknowledge(id, Math.max(offset, length) + 1);
   }
 
-  /** One or the other, as the upload is; `offset`: what is shown of one that still receives. */
+  /** Acknowledges the upload in its present state; `offset` is the one shown while it receives. */
   acknowledgeState(upload: Upload, offset = upload.offset): Promise<void> {
     return upload.phase === 'receiving' ? this.acknowledge(upload.id, offset) : this.acknowledgeComplete(upload);
   }
 
   /**
-   * Whether an upload that receives, as it is under a lease, is as far as anybody was shown. If so, it may be shown from
-   * now on.
+   * True when the record of a receiving upload, read under a lease, reaches every offset that was shown. Its own offset may
+   * then be shown too.
    */
   async coverAcknowledged({ id, offset }: Upload): Promise<boolean> {
     const { store, spool } = this.deps;
     if (!store.canLoseConfirmedSteps) return true;
     const promised = await spool.acknowledgedOffset(id);
-    // Also where it is noted: by a process that may have been killed before that was durable.
+    // An equal number is written again: the process that wrote it may have been killed before it was durable.
     if (offset >= promised) await this.acknowledge(id, offset);
     return offset >= promised;
   }

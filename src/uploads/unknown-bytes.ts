@@ -10,9 +10,9 @@ export interface UnknownBytesOptions {
   readonly store: Pick<UploadStore, 'get'>;
   readonly unreadable: Pick<UnreadableBytes, 'note'>;
   readonly log: Log;
-  /** What was in the spool when it was taken over from a store that was lost; undefined when it was not. */
+  /** The uploads that were in the spool when it was taken over from a lost store; undefined when it never was. */
   readonly takeovers: () => Promise<Takeovers | undefined>;
-  /** Called when nothing of that store is left. */
+  /** Called when no upload of the lost store is left. */
   readonly forget: (takeovers: Takeovers) => Promise<void>;
   readonly everyMs: number;
 }
@@ -21,15 +21,15 @@ export interface UnknownBytesOptions {
 export interface UnknownUploads {
   readonly uploads: number;
   readonly bytes: number;
-  /** When the spool was taken over, or the start that found them. */
+  /** When the spool was taken over, or when the start found the uploads. */
   readonly since: number;
-  /** `store`: they are of another one. `records`: those are missing. */
+  /** `store`: they belong to another store. `records`: their records are missing. */
   readonly lack: 'store' | 'records';
 }
 
 /**
- * Counts what a store that came up empty has left in the spool, for as long as it is there, so that operators are told of
- * it. Removes nothing: the sweep does when it is old.
+ * Counts the uploads that a lost store has left in the spool, so that operators learn of them. Removes nothing: the sweep does
+ * when they are old enough.
  */
 export class UnknownBytes {
   private found: UnknownUploads | undefined;
@@ -38,7 +38,7 @@ export class UnknownBytes {
 
   constructor(private readonly options: UnknownBytesOptions) {}
 
-  /** Looks at once and from time to time, without keeping a start waiting. */
+  /** Counts at once and then periodically, without delaying the start. */
   start(): void {
     this.timer = setInterval(() => this.begin(), this.options.everyMs).unref();
     this.begin();
@@ -49,7 +49,7 @@ export class UnknownBytes {
     await this.looking;
   }
 
-  /** Undefined when there are none, as far as is known. */
+  /** The result of the last count; undefined when there are none. */
   get known(): UnknownUploads | undefined {
     return this.found;
   }
@@ -57,9 +57,9 @@ export class UnknownBytes {
   private begin(): void {
     this.looking ??= this.look()
       .catch((error: unknown) => {
-        // Without the store nobody can tell; what was known stays.
+        // Without the store they cannot be counted, and the last result stays.
         if (!isStoreUnavailable(error))
-          this.options.log.warn({ err: error }, 'the spool could not be searched for unknown uploads');
+          this.options.log.warn({ err: error }, 'the search for unknown uploads in the spool failed');
       })
       .finally(() => (this.looking = undefined));
   }
@@ -81,7 +81,7 @@ export class UnknownBytes {
     found.bytes += bytes;
   }
 
-  /** Undefined for one that cannot be listed now: nobody knows that it is gone. */
+  /** Undefined when the files cannot be listed now, which does not mean that they are gone. */
   private async filesOf(id: string): Promise<readonly SpooledChunk[] | undefined> {
     try {
       return await this.options.spool.filesOf(id);
@@ -94,8 +94,8 @@ export class UnknownBytes {
 }
 
 /**
- * The bytes of an upload in these files of its place in the spool; undefined where none has a name that this program gives.
- * The note of what was promised is one, and has no bytes.
+ * The number of bytes in these files of an upload; undefined when no file has a name that this program gives. The file of the
+ * acknowledged offset is one, and has no bytes.
  */
 function bytesIn(files: readonly SpooledChunk[]): number | undefined {
   const given = files.filter(({ name }) => isGivenName(name));
@@ -104,9 +104,9 @@ function bytesIn(files: readonly SpooledChunk[]): number | undefined {
 }
 
 /**
- * Uploads whose bytes a start has found, and no record, where no other process could have either. A record is durable before
- * the first byte of its upload and goes after the last one, so a kill leaves none where the disk is well: a backup was copied in part, or
- * records were lost. They are told for as long as they are there, and kept as long as an upload may live.
+ * Uploads that a start found in the spool without a record, where no other process uses the spool. A record exists before the first
+ * byte of its upload and until after the last, so they come from a partial copy or from lost records. They are reported while
+ * they exist, and kept as long as an upload may live.
  */
 export class UnrecordedBytes {
   private readonly found = new Map<string, number>();
@@ -116,13 +116,13 @@ export class UnrecordedBytes {
     this.since = options.clock();
   }
 
-  /** Files of other names are somebody's, and say nothing. */
+  /** Ignores files whose names this program does not give. */
   note(id: string, files: readonly SpooledChunk[]): void {
     const bytes = bytesIn(files);
     if (bytes !== undefined) this.found.set(id, bytes);
   }
 
-  /** In the log, once they are all known. */
+  /** Logs them, once all are known. */
   tell(): void {
     const { known } = this;
     if (known) this.options.log.error({ uploads: known.uploads, bytes: known.bytes }, FOUND);
@@ -132,7 +132,7 @@ export class UnrecordedBytes {
     return this.found.has(id);
   }
 
-  /** The spool has listed these alone. */
+  /** Forgets uploads that are no longer in the spool, of which `ids` is the full list. */
   keepOnly(ids: ReadonlySet<string>): void {
     for (const id of this.found.keys()) if (!ids.has(id)) this.found.delete(id);
   }
@@ -146,41 +146,41 @@ export class UnrecordedBytes {
 }
 
 const FOUND =
-  'the spool has bytes of uploads whose records are not in uploads: where the data directory is a copy, stop, copy the whole ' +
-  'directory and start again. The bytes stay as long as an upload may (the longest limits.max_age), and are removed then';
+  'the spool has bytes of uploads that have no record in uploads: if the data directory is a copy, stop, copy the complete ' +
+  'directory and start again. The bytes are kept as long as an upload may live (the longest limits.max_age), and then removed';
 
 export interface UnreadableBytesOptions {
   readonly spool: Pick<Spool, 'filesOf'>;
   readonly log: Log;
-  /** The time of the wall. */
+  /** Wall-clock time in milliseconds. */
   readonly clock: () => number;
-  /** How often the disk is asked again; every five seconds when it is missing. */
+  /** Interval of the retries; five seconds by default. */
   readonly everyMs?: number;
 }
 
-/** Brings an upload and its files together after a start, once they can be read. */
+/** Recovers an upload whose files can be read again, as a start does. */
 export type LookAfter = (id: string, files: readonly SpooledChunk[]) => Promise<void>;
 
 const EVERY_MS = 5000;
 
 /**
- * Uploads whose bytes the disk does not list, or that could not be looked after for another fault of it. Nothing of them is
- * removed. Each is told once, when it begins and when it is over, and tried again until then.
+ * Uploads whose files the disk cannot list, or that could not be recovered because of another fault of it. Nothing of them is removed;
+ * each is logged once when the fault begins and once when it ends, and retried in between.
  */
 export class UnreadableBytes {
-  private readonly known = new Map<string, SetAsideRecord>();
-  /** Those of them that the start could not look after. */
+  private readonly known = new Map<string, SetAside>();
+  /** The uploads among them that the start could not recover. */
   private readonly unrecovered = new Set<string>();
   private timer: NodeJS.Timeout | undefined;
   private trying: Promise<void> | undefined;
 
   constructor(private readonly options: UnreadableBytesOptions) {}
 
-  /** From now on they are tried again. */
+  /** Starts the retries. */
   start(lookAfter: LookAfter): void {
     this.timer = setInterval(() => {
       this.trying ??= this.tryAgain(lookAfter)
-        .catch((error: unknown) => this.options.log.error({ err: error }, 'uploads could not be looked after again'))
+        .catch((error: unknown) => this.options.log.error({ err: error }, 'the retry of unreadable uploads failed'))
         .finally(() => (this.trying = undefined));
     }, this.options.everyMs ?? EVERY_MS).unref();
   }
@@ -198,20 +198,20 @@ export class UnreadableBytes {
     return [...this.known.values()];
   }
 
-  /** Found at the start: as soon as its files can be read, it is looked after as at a start. */
+  /** Adds an upload found at the start; it is recovered as soon as its files can be read. */
   readonly noteUnrecovered = (id: string, fault: Error): void => {
     this.unrecovered.add(id);
     this.note(id, fault);
   };
 
-  /** Found since then: requests and deliveries may be at work on it, so its files are only listed again. */
+  /** Adds an upload found later. Requests and deliveries may use it, so its files are only listed again. */
   readonly note = (id: string, fault: Error): void => {
     if (this.known.has(id)) return;
     this.known.set(id, { id, state: 'unreadable', reason: fault.message, since: this.options.clock() });
     this.options.log.error({ upload: uploadTag(id), err: fault }, NOTED);
   };
 
-  /** One round over all of them. */
+  /** Retries all of them once. */
   async tryAgain(lookAfter: LookAfter): Promise<void> {
     for (const id of [...this.known.keys()])
       try {
@@ -222,9 +222,9 @@ export class UnreadableBytes {
         this.options.log.info({ upload: uploadTag(id) }, 'the bytes of an upload can be read again');
       } catch (error) {
         if (!(error instanceof Fault)) throw error;
-        // It has been told, and stays as it is.
+        // The fault is logged already, and the upload stays in the list.
       }
   }
 }
 
-const NOTED = 'an upload could not be looked after: nothing of it is removed, and it is tried again';
+const NOTED = 'the files of an upload cannot be read: none of them is removed, and reading is retried';

@@ -25,27 +25,27 @@ import { type CommitPace, expiry } from './chunk.js';
 import { RepresentationHashes } from './digests.js';
 import { RepeatedCreations } from './repeated-creation.js';
 import { AcknowledgedOffsets } from './shown-offsets.js';
-import { refuseAppend, refuseCreation, whyGone } from './validate.js';
+import { refuseAppend, refuseCreation, refused, whyGone } from './validate.js';
 
 export interface UploadsOptions extends OpeningDeps {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
-  readonly delivery: Pick<Delivery, 'result' | 'keptAnswer' | 'recordClientAsked'>;
-  /** Missing: nothing is delivered before it is whole. */
+  readonly delivery: Pick<Delivery, 'result' | 'kept' | 'clientAsks'>;
+  /** Missing when no delivery starts before its upload is complete. */
   readonly feeds?: EagerFeeds;
   readonly log: Log;
-  /** The time by which uploads expire; the same as `clock` when it is missing. */
+  /** The time that decides whether an upload has expired; `clock` by default. */
   readonly expiryClock?: () => number;
   readonly pace: CommitPace;
 }
 
-/** How often an upload that has just been found by its key may be over by then. */
+/** Limits the attempts to create with a client's key while every upload found by that key ends at the same moment. */
 const MOST_ROUNDS = 5;
 
 /**
- * Client → spool: one method an intent, whichever protocol it came by. Fails with a `Fault` when a machine does; what a
- * client can cause is an outcome. Leases are given back without waiting until every process knows.
+ * Receives uploads: one method for each intent, independent of the protocol version. Returns everything that a client can
+ * cause as an outcome, and fails with a `Fault` when the machine fails. Leases are released without waiting for the reply.
  */
 export class Uploads {
   private readonly hashes: RepresentationHashes;
@@ -76,17 +76,17 @@ export class Uploads {
     return this.deps.store.get(id);
   }
 
-  /** The origin's answer, for whoever asks for nothing else; undefined while there is none, `lost` when it was. */
+  /** The stored answer of the origin; undefined while there is none, `lost` when it can no longer be read. */
   async keptAnswer(upload: Upload, to: AbortSignal): Promise<RelayedAnswer | 'lost' | undefined> {
     return upload.phase === 'answered' ? ((await this.deps.delivery.keptAnswer(upload, to)) ?? 'lost') : undefined;
   }
 
-  /** RFC 10036: why content that is to be passed on as it comes is not; undefined where it is. */
+  /** The refusal of a request with `Incremental: ?1` (RFC 10036) whose content cannot be passed on as it arrives. */
   refuseIncremental(intent: CreateIntent | AppendIntent, route: Route, upload?: Upload): Refusal | undefined {
     if (intent.contentLength === 0) return undefined;
     const length = upload?.length ?? intent.declaredLength ?? (intent.complete ? intent.contentLength : undefined);
-    const follows = this.deps.feeds?.eagerAvailability(route, length) ?? 'never';
-    // One that has begun goes on: it has its place already, or nothing more to win.
+    const follows = this.deps.feeds?.canStartEager(route, length) ?? 'never';
+    // An append is not refused for lack of a free slot: its upload has one already, or nothing to gain from one.
     if (follows === 'yes' || (follows === 'busy' && intent.kind === 'append')) return undefined;
     return { reason: 'incremental-refused', isBusy: follows === 'busy' };
   }
@@ -105,7 +105,7 @@ export class Uploads {
     return this.begin(intent, await openUpload(intent, route, creation, this.deps), call);
   }
 
-  /** `found`, here and below: the upload as it was when the request came; looked up when missing. */
+  /** Appends to an upload. `found`: the upload as the caller has already read it. */
   async append(intent: AppendIntent, call: UploadCall, found?: Upload): Promise<Outcome | Interrupted> {
     const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
@@ -122,7 +122,7 @@ export class Uploads {
     }
   }
 
-  /** RUFH §4.3.2, §4.6: an offset we hand out must be accepted later, so even reading it takes the lease. */
+  /** RUFH §4.3.2, §4.6: an offset that a client is given must be accepted later, so even reading it takes the lease. */
   async retrieve(intent: RetrieveIntent, found?: Upload): Promise<Outcome | Interrupted> {
     const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
@@ -138,7 +138,7 @@ export class Uploads {
     }
   }
 
-  /** Ends whatever still feeds the upload, then forgets it (RUFH §4.5). */
+  /** Ends the request that still writes to the upload, then removes the upload (RUFH §4.5). */
   async cancel(intent: CancelIntent, found?: Upload): Promise<Outcome> {
     const known = await this.alive(intent.id, found);
     if ('reason' in known) return refused(known);
@@ -151,7 +151,7 @@ export class Uploads {
     }
   }
 
-  /** However often a client creates with one key, there is one upload, as long as that has a future. */
+  /** Repeated creations with one key share one upload until that upload ends. */
   private async createOnce(
     intent: CreateIntent,
     route: Route,
@@ -167,7 +167,7 @@ export class Uploads {
       if (typeof opened !== 'string') return this.begin(intent, opened, call);
       holder = opened;
     }
-    throw new Fault('STORE_UNAVAILABLE', 'uploads of one client key end faster than they can be asked for', true);
+    throw new Fault('STORE_UNAVAILABLE', 'the uploads of one client key end faster than they can be looked up', true);
   }
 
   private async begin(
@@ -183,7 +183,7 @@ export class Uploads {
     }
   }
 
-  /** A client that comes back with its key needs no URL; who has none, and does not hear of it, cannot go on. */
+  /** Without a URL or a key of its own, a client could not come back for what was received. */
   private receiveUntold(
     intent: CreateIntent,
     upload: Upload,
@@ -223,14 +223,14 @@ export class Uploads {
     return this.receiveAndDeliver(intent, announced, lease, call);
   }
 
-  /** What speaks against going on with an upload, seen under its lease. */
+  /** The outcome for an upload that cannot go on; undefined when it can. Needs the lease. */
   private async obstacle(upload: Upload, lease: Lease): Promise<Outcome | Interrupted | undefined> {
     if (upload.phase !== 'receiving' || (await this.acknowledged.coverAcknowledged(upload))) return undefined;
     this.deps.feeds?.stopEager(upload.id);
     return this.appendBody.giveUpForgotten(upload, lease);
   }
 
-  /** RUFH §4.1.3: a length is recorded as soon as it is known; digests only when the creation brought none. */
+  /** RUFH §4.1.3: a length is recorded as soon as it is known; digests count only when the creation brought none. */
   private async noteAnnouncements(intent: AppendIntent, upload: Upload, lease: Lease): Promise<Upload | undefined> {
     const total =
       intent.complete && intent.contentLength !== undefined ? intent.offset + intent.contentLength : undefined;
@@ -247,7 +247,7 @@ export class Uploads {
     return typeof noted === 'string' ? undefined : noted;
   }
 
-  /** The lease is given back before the origin is asked: no byte is written any more, and a HEAD must not have to wait. */
+  /** Releases the lease before the origin is asked: nothing more is written, and a HEAD must not have to wait. */
   private async receiveAndDeliver(
     intent: CreateIntent | AppendIntent,
     upload: Upload,
@@ -255,12 +255,12 @@ export class Uploads {
     call: UploadCall,
   ): Promise<Outcome | Interrupted> {
     const taken = await this.eagerAppend.take({ ...call, intent, upload, lease });
-    if (taken.kind !== 'whole') return taken;
+    if (taken.kind !== 'complete') return taken;
     void lease.release();
     return this.answers.answer(taken.upload, intent.kind, call, taken.reprDigest);
   }
 
-  /** A client that was not told the URL at once learns it from the final response: what ends without it is of no use. */
+  /** A client without the URL gets it in the final response, so an upload that ends without that response is removed. */
   private async receiveOrForget(
     intent: CreateIntent,
     upload: Upload,
@@ -284,11 +284,11 @@ export class Uploads {
       if (upload?.phase === 'receiving') await this.cancelAndForget(upload);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
-      // The sweep finds it.
+      // The sweep removes it later.
     }
   }
 
-  /** False when it is unknown. Several who cancel it at once share one end, which is told once. */
+  /** False when the upload is unknown. Concurrent cancellations share one run, so that its end is reported once. */
   private cancelAndForget(upload: Upload): Promise<boolean> {
     const { id } = upload;
     const running = this.cancelling.get(id) ?? this.cancelNow(upload).finally(() => this.cancelling.delete(id));
@@ -311,9 +311,9 @@ export class Uploads {
     if (upload.phase === 'invalid') return { reason: 'gone', detail: whyGone(upload) };
     if (upload.expiresAt <= (this.deps.expiryClock ?? this.deps.clock)())
       return { reason: 'gone', detail: 'The upload has expired.' };
-    // Moved since its request came here, or from before `spool.shared` was changed: it would be written to the wrong disk.
+    // The upload moved while the request was on its way, or is older than a change of `spool.shared`: this disk is the wrong one.
     if (upload.node !== this.deps.node)
-      throw new Fault('STORE_UNAVAILABLE', 'the bytes of this upload are with another node', true);
+      throw new Fault('STORE_UNAVAILABLE', 'the bytes of this upload are on another node', true);
     return upload;
   }
 
@@ -322,27 +322,23 @@ export class Uploads {
   }
 }
 
-function refused(refusal: Refusal): Outcome {
-  return { kind: 'refused', refusal };
-}
-
 interface OpeningDeps {
   readonly store: Pick<UploadStore, 'create' | 'createUnlessKeyUsed'>;
   readonly leases: Pick<Leases, 'take'>;
   readonly metrics: Metrics;
   readonly clock: () => number;
-  /** An unguessable id for a new upload: at least 128 random bits. */
+  /** Gives an unguessable id for a new upload: at least 128 random bits. */
   readonly newId: () => string;
-  /** A key for the origin that says nothing about the id. */
+  /** Gives a key for the origin that reveals nothing about the id. */
   readonly newDeliveryKey: () => string;
-  /** Where the bytes of new uploads are; missing where every node reaches them. */
+  /** The node that stores the bytes of new uploads; missing when every node can reach them. */
   readonly node?: string;
 }
 
-/** What a creation brings that is kept as it is. */
+/** The parts of a creation that are stored as they are. */
 export type Creation = Pick<NewUpload, 'request' | 'principal' | 'addedHeaders' | 'clientKey'>;
 
-/** A new upload under its first lease. Both are asked for at once: nobody else knows the id yet. */
+/** Creates an upload and takes its first lease at the same time: nobody else knows the id yet. */
 async function openUpload(
   intent: CreateIntent,
   route: Route,
@@ -366,7 +362,7 @@ async function openUpload(
   }
 }
 
-/** The same for a creation with a client's key; gives the id of the upload that has it already. `instead`: one that is over. */
+/** As `openUpload`, with a client's key; gives the id of the upload that has the key already. `instead`: one that has ended. */
 async function openFirstUpload(
   intent: CreateIntent,
   route: Route,

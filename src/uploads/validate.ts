@@ -1,8 +1,8 @@
-import type { AppendIntent, CreateIntent, Refusal } from '../model/messages.js';
+import type { AppendIntent, CreateIntent, Outcome, Refusal } from '../model/messages.js';
 import type { Limits } from '../model/route.js';
 import type { Upload } from '../model/upload.js';
 
-/** What a creation's head already shows to be impossible (RUFH §4.1.3, §4.1.4); nothing has been kept yet. */
+/** Refuses a creation that its header fields already rule out (RUFH §4.1.3, §4.1.4); nothing is stored before. */
 export function refuseCreation(intent: CreateIntent, limits: Limits): Refusal | undefined {
   const { complete, declaredLength, contentLength } = intent;
   if (intent.appendLimitsApply) {
@@ -23,8 +23,8 @@ export function refuseCreation(intent: CreateIntent, limits: Limits): Refusal | 
 export type AppendVerdict = { readonly refusal: Refusal; readonly invalidates?: true };
 
 /**
- * What an append's head already shows to be impossible, in the order clients are tested against: size of the append,
- * offset, lengths that contradict each other, then a body that would exceed the length (RUFH §4.4.2, §4.1.3).
+ * Refuses an append that its header fields already rule out. The order is the one that clients are tested against: size of the
+ * append, offset, contradicting lengths, then a body that would exceed the length (RUFH §4.4.2, §4.1.3).
  */
 export function refuseAppend(intent: AppendIntent, upload: Upload): AppendVerdict | undefined {
   const { limits, offset } = upload;
@@ -42,13 +42,13 @@ export function refuseAppend(intent: AppendIntent, upload: Upload): AppendVerdic
   return undefined;
 }
 
-/** How many bytes a body may bring at most, and what it means when it brings more. */
+/** The number of bytes that a body may bring, and the reason to refuse more. */
 export interface Allowance {
   readonly bytes: number;
   readonly beyond: 'exceeds-length' | 'too-large' | 'append-too-large';
 }
 
-/** The tightest bound on a body whose size nobody announced, or who does not keep to it. */
+/** The tightest bound on a body without a declared length, or with one that may be wrong. */
 export function allowance(upload: Upload, appendLimitsApply: boolean): Allowance | undefined {
   const { limits, offset, length } = upload;
   const bounds: Allowance[] = [];
@@ -61,7 +61,12 @@ export function allowance(upload: Upload, appendLimitsApply: boolean): Allowance
 
 export const LOST = 'Stored bytes of this upload were lost or damaged, and it was given up.';
 
-/** Why an upload has no future. */
+/** A refusal as the outcome of a request. */
+export function refused(refusal: Refusal): Outcome {
+  return { kind: 'refused', refusal };
+}
+
+/** The reason why an upload cannot go on, as text for its client. */
 export function whyGone(upload: Upload | undefined): string {
   if (upload?.lost) return LOST;
   return upload?.phase === 'invalid'
