@@ -235,9 +235,9 @@ function progressOffset(now: Upload, before: Upload, intent: { readonly complete
 /** Starts early deliveries, which send the bytes of an upload to the origin while it is received. */
 export interface EagerFeeds {
   /** Undefined when the upload is not delivered early. */
-  startEager(upload: Upload): Feed | undefined;
+  startEager(upload: Upload): EagerFeed | undefined;
   /** Whether an upload of this length can be delivered early on this route; `busy`: not at the moment. */
-  canStartEager(route: Route, length: number | undefined): 'yes' | 'never' | 'busy';
+  eagerAvailability(route: Route, length: number | undefined): 'yes' | 'never' | 'busy';
   /** Ends the early delivery of an upload that cannot go on. */
   stopEager(id: string): void;
 }

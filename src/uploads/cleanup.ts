@@ -35,13 +35,13 @@ export interface SweepOptions {
   /** Whether a node of this name has ever announced itself; true by default. */
   readonly isAnnounced?: (node: string) => Promise<boolean>;
   /** Asked before the whole spool is read, which only one of many processes needs to do; true by default. */
-  readonly mayLookForOrphans?: () => Promise<boolean>;
+  readonly mayRemoveOrphans?: () => Promise<boolean>;
   /** Collects the uploads whose files cannot be listed. */
   readonly unreadable: UnreadableBytes;
   /** Uploads without a record: they may come from an incomplete backup. */
   readonly unrecorded?: UnrecordedBytes;
   /** Removes old files beside the records that belong to no record. */
-  readonly clearLeftovers?: (age: OldAge) => Promise<void>;
+  readonly clearLeftovers?: (age: LeftoverAge) => Promise<void>;
 }
 
 /** Removes expired uploads, first their bytes and then their records, and files that no record counts. */
@@ -153,7 +153,7 @@ export class Sweep {
   private async removeOrphans(): Promise<void> {
     const { store, spool } = this.options;
     // The record of such an upload cannot be read now, and may count all of its files.
-    const setAside = new Set((await store.setAside()).map(({ id }) => id));
+    const setAside = new Set((await store.setAsideRecords()).map(({ id }) => id));
     const before = this.seen;
     this.seen = new Map();
     const since = (await this.options.spoolSince?.()) ?? -Infinity;

@@ -115,7 +115,7 @@ async function recoverUnlessRight(upload: Upload, files: Files, deps: RecoveryDe
   const chunks = await deps.store.chunks(upload.id);
   const counted = new Set([ACKNOWLEDGED, ...chunks.map(({ name }) => name)]);
   // An intact upload is left alone: its record need not be synced before a client asks for it.
-  const isKept = upload.dialect !== PLAIN;
+  const isKept = upload.dialect !== PLAIN_DIALECT;
   if (isKept && areComplete(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
   await recoverReceiving(upload, files, deps);
 }

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CreateIntent, Elsewhere, Interrupted, Outcome } from '../model/messages.js';
-import { PLAIN, shownOffset, type StoredRequest, type Upload } from '../model/upload.js';
+import { PLAIN_DIALECT, shownOffset, type StoredRequest, type Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
 import type { UploadStore } from '../store/upload-store.js';

@@ -168,7 +168,7 @@ const EVERY_MS = 5000;
  * each is logged once when the fault begins and once when it ends, and retried in between.
  */
 export class UnreadableBytes {
-  private readonly known = new Map<string, SetAside>();
+  private readonly known = new Map<string, SetAsideRecord>();
   /** The uploads among them that the start could not recover. */
   private readonly unrecovered = new Set<string>();
   private timer: NodeJS.Timeout | undefined;

@@ -31,7 +31,7 @@ export interface UploadsOptions extends OpeningDeps {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
-  readonly delivery: Pick<Delivery, 'result' | 'kept' | 'clientAsks'>;
+  readonly delivery: Pick<Delivery, 'result' | 'keptAnswer' | 'recordClientAsked'>;
   /** Missing when no delivery starts before its upload is complete. */
   readonly feeds?: EagerFeeds;
   readonly log: Log;
@@ -85,7 +85,7 @@ export class Uploads {
   refuseIncremental(intent: CreateIntent | AppendIntent, route: Route, upload?: Upload): Refusal | undefined {
     if (intent.contentLength === 0) return undefined;
     const length = upload?.length ?? intent.declaredLength ?? (intent.complete ? intent.contentLength : undefined);
-    const follows = this.deps.feeds?.canStartEager(route, length) ?? 'never';
+    const follows = this.deps.feeds?.eagerAvailability(route, length) ?? 'never';
     // An append is not refused for lack of a free slot: its upload has one already, or nothing to gain from one.
     if (follows === 'yes' || (follows === 'busy' && intent.kind === 'append')) return undefined;
     return { reason: 'incremental-refused', isBusy: follows === 'busy' };
