@@ -14,6 +14,7 @@ import { RetryingStore } from './retrying-store.js';
 import { Run, type RunRequest } from './run.js';
 import { type InterimListener, type Pending, type RunResult, InformedClients } from './waiters.js';
 
+/** How a `Delivery` is built: its context without the parts that it makes itself, plus its timings. */
 export interface DeliveryOptions extends Omit<
   DeliveryContext,
   'store' | 'monotonic' | 'claimMs' | 'returnGraceMs' | 'originQueues' | 'draining' | 'halted'
@@ -22,12 +23,13 @@ export interface DeliveryOptions extends Omit<
   readonly monotonic?: () => number;
   readonly claimMs?: number;
   readonly returnGraceMs?: number;
-  /** How often to look for deliveries that nobody drives. */
+  /** Interval between searches for due deliveries that no run handles; 1 s by default. */
   readonly pollMs?: number;
-  /** How long attempts under way may go on after `stop`. */
+  /** Time that running attempts get after `stop`; 10 s by default. */
   readonly stopGraceMs?: number;
 }
 
+/** The state of a delivery that its client is answered with. */
 export type DeliveryResult =
   | { readonly kind: 'answered'; readonly upload: Upload; readonly answer: RelayedAnswer }
   | {
@@ -36,57 +38,59 @@ export type DeliveryResult =
       readonly why: Undelivered;
       readonly retryAfterSeconds: number;
     }
-  /** No answer yet, and the client was held open long enough: the delivery goes on. */
+  /** The client has waited long enough without an answer; the delivery continues. */
   | {
       readonly kind: 'pending';
       readonly upload: Upload;
-      /** Why the newest attempt brought no answer; missing while one is under way. */
+      /** The failure of the newest attempt; missing while an attempt is running. */
       readonly why?: Undelivered;
       readonly retryAfterSeconds: number;
     }
-  /** The origin wants other credentials: its answer for a client that has none. */
+  /** The origin wants other credentials; `answer` is its challenge. */
   | { readonly kind: 'parked'; readonly upload: Upload; readonly answer: RelayedAnswer }
-  /** It was answered, and its kept answer is damaged or missing. */
+  /** The origin has answered, but the kept answer is damaged or missing. */
   | { readonly kind: 'answer-lost'; readonly upload: Upload }
-  /** Cancelled, invalid or forgotten. */
+  /** The upload is cancelled, invalid or unknown. */
   | { readonly kind: 'gone'; readonly upload?: Upload };
 
-/** `begun`: an attempt follows as soon as the origin can be asked. The others say why there is none. */
+/** The result of an operator's redelivery. `begun`: an attempt follows once the origin has a free slot; the others name the reason why none does. */
 export type Redelivery = 'begun' | 'unknown' | 'incomplete' | 'answered' | 'stopping';
 
+/** A client's request for the result of a delivery. */
 export interface ResultRequest {
-  /** Newer than those of the creation, and than those that the origin may have refused. */
+  /** Credentials of this request; they replace those of the creation and those that the origin may have refused. */
   readonly credentials?: Headers;
-  /** Fields that the authorization service adds to this request, where it was asked again. */
+  /** Fields that the authorization service adds to this request, if it was asked again. */
   readonly addedHeaders?: Headers;
   /** Ends the waiting. */
   readonly signal: AbortSignal;
-  /** Nobody can get an answer any more: ends looking through a kept one; `to` when it is missing. */
+  /** Aborted when no answer can reach the client any more; ends the check of a kept answer. `signal` when missing. */
   readonly disconnected?: AbortSignal;
-  /** How long to wait for the answer; the route's `waitMs` when not given, and never longer. */
+  /** Longest wait for the answer; the route's `waitMs` is both the default and the maximum. */
   readonly waitMs?: number;
-  /** The upload as it was a moment ago. */
+  /** The upload as the caller has just read it. */
   readonly snapshot?: Upload;
-  /** Hears the origin's interim responses while it waits. */
+  /** Receives the origin's interim responses during the wait. */
   readonly onInterim?: InterimListener;
 }
 
-/** Longer than it takes a worker to notice that a store is back that was away. */
+/** Time for workers to notice that the store is available again and to renew their claims. */
 const CLAIM_RECOVERY_MS = 3000;
 
-/** The first two rounds, and two a minute, also look at those that are not due for a while: a clock may have been set back. */
+/** The first two of these polls also list deliveries that are due much later, because the clock may have been set back. */
 const POLLS_PER_FULL_SCAN = 60;
-const MAX_PLAUSIBLE_DELAY_MS = 1000;
+/** A delivery that is due later than this is listed by a full scan. */
+const FULL_SCAN_BEYOND_MS = 1000;
 
-/** Longer than another node takes to note that a client has its response. */
+/** Longer than another node needs to record that a client has received its response. */
 const INFORMED_RECORD_DELAY_MS = 100;
 
-/** Spool → origin: each whole upload becomes one request, and its answer is kept for whoever asks. */
+/** Delivers each complete upload from the spool to its origin as one request, and keeps the origin's answer for its client. */
 export class Delivery {
   private readonly deps: DeliveryContext;
   private readonly informedClients: InformedClients;
   private readonly reportedLosses = new Set<string>();
-  private readonly running = new Map<string, Run>();
+  private readonly runs = new Map<string, Run>();
   private readonly eagerAttempts = new Map<string, EagerAttempt>();
   private readonly backgroundTasks = new Set<Promise<void>>();
   private readonly draining = new AbortController();
@@ -100,11 +104,11 @@ export class Delivery {
 
   constructor(private readonly options: DeliveryOptions) {
     const signals = { draining: this.draining.signal, halted: this.halted.signal };
-    // Every delivery listens to both: Node would take many of them for a leak.
+    // Every delivery adds a listener to both signals, and Node warns of a leak above ten.
     setMaxListeners(0, signals.draining, signals.halted);
     const monotonic = options.monotonic ?? (() => performance.now());
     const originQueues = new OriginQueues(monotonic, (origin) => {
-      options.log.warn({ origin }, 'an origin failed too often and is left alone for a while');
+      options.log.warn({ origin }, 'an origin failed repeatedly: deliveries to it are paused');
       options.metrics.breakerOpened();
     });
     options.metrics.countQueuedDeliveries(() => originQueues.queued);
@@ -114,70 +118,64 @@ export class Delivery {
   }
 
   /**
-   * The answer to a whole upload: starts its delivery, joins the one that is running, or gives the kept answer. Waiting
-   * ends with the route's patience, or with the signal and its reason; the delivery goes on. Fails with a `Fault`.
+   * Waits for the answer to a complete upload: starts its delivery, joins the running one, or returns the kept answer. The
+   * wait ends after the route's `waitMs`, or rejects with the signal's reason; the delivery continues. Rejects with a `Fault`.
    */
   async result(id: string, request: ResultRequest): Promise<DeliveryResult> {
-    const {
-      credentials = [],
-      addedHeaders,
-      signal: to,
-      disconnected: gone = to,
-      waitMs = Infinity,
-      onInterim,
-    } = request;
-    await this.waitForInformedRecord(id, to);
-    const seen =
+    const { credentials = [], addedHeaders, signal, disconnected = signal, waitMs = Infinity, onInterim } = request;
+    await this.waitForInformedRecord(id, signal);
+    const snapshot =
       request.snapshot && isStableSnapshot(request.snapshot) ? request.snapshot : await this.read(id, request);
-    const known = this.mayBecomeInformed(seen) ? await this.readAfterDelay(id, request) : seen;
-    if (!known) return { kind: 'gone' };
-    if (known.phase === 'answered' || this.isFinal(known, credentials)) return this.settledResult(known, gone);
-    if (known.phase === 'receiving') throw new Error('an upload that is not whole cannot be delivered');
-    const { delivery } = routeOf(known, this.deps.routes);
-    const patience = { ...delivery.retry, waitMs: Math.min(waitMs, delivery.waitMs) };
-    const until = this.deps.monotonic() + patience.waitMs;
-    const running = this.running.get(id);
+    const upload = this.mayBecomeInformed(snapshot) ? await this.readAfterDelay(id, request) : snapshot;
+    if (!upload) return { kind: 'gone' };
+    if (upload.phase === 'answered' || this.isFinal(upload, credentials))
+      return this.settledResult(upload, disconnected);
+    if (upload.phase === 'receiving') throw new Error('an incomplete upload cannot be delivered');
+    const { delivery } = routeOf(upload, this.deps.routes);
+    const limits = { ...delivery.retry, waitMs: Math.min(waitMs, delivery.waitMs) };
+    const waitUntil = this.deps.monotonic() + limits.waitMs;
+    const running = this.runs.get(id);
     running?.join({ credentials, addedHeaders });
-    const run = running ?? this.startRun(id, { by: 'client', credentials, addedHeaders, snapshot: known });
-    const signals = { to, gone };
-    return this.toDeliveryResult(id, await run.waiters.waitForResult(to, patience, onInterim), signals, until);
+    const run = running ?? this.startRun(id, { by: 'client', credentials, addedHeaders, snapshot: upload });
+    const result = await run.waiters.waitForResult(signal, limits, onInterim);
+    return this.toDeliveryResult(id, result, { signal, disconnected }, waitUntil);
   }
 
   /**
-   * A client has the whole response that says that the outcome of this attempt is unknown: its next request may have the
-   * upload sent once more. Only to be called after that response was sent. Never fails.
+   * Records that a client was told that the outcome of this attempt is unknown, so that its next request may send the
+   * upload again. Must be called after the complete response was sent. Never rejects.
    */
-  recordClientInformed(end: UnknownOutcome): Promise<void> {
-    const noting = this.informedClients.recordInformed(end);
-    this.track(noting);
-    return noting;
+  recordClientInformed(outcome: UnknownOutcome): Promise<void> {
+    const recording = this.informedClients.recordInformed(outcome);
+    this.track(recording);
+    return recording;
   }
 
   /**
-   * A client asks where its whole upload stands, or repeats its creation: as one does that lost its response. After an
-   * unknown outcome it has to be told once more before the upload is sent again. Fails with a `Fault`.
+   * Records that a client asks for the state of its complete upload or repeats the creation, which means that it may have
+   * lost the response. After an unknown outcome it is told once more before the upload is sent again. Rejects with a `Fault`.
    */
-  async recordClientAsked(known: Upload): Promise<Upload> {
-    if (newestUnknownOutcome(known) === undefined) return known;
-    const { id } = known;
+  async recordClientAsked(snapshot: Upload): Promise<Upload> {
+    if (newestUnknownOutcome(snapshot) === undefined) return snapshot;
+    const { id } = snapshot;
     await this.waitForInformedRecord(id);
     const { direct } = this.deps.store;
-    const seen = (await direct.get(id)) ?? known;
-    if (!this.mayBecomeInformed(seen)) return this.informedClients.recordAsked(seen);
+    const upload = (await direct.get(id)) ?? snapshot;
+    if (!this.mayBecomeInformed(upload)) return this.informedClients.recordAsked(upload);
     await sleep(INFORMED_RECORD_DELAY_MS);
-    return this.informedClients.recordAsked((await direct.get(id)) ?? seen);
+    return this.informedClients.recordAsked((await direct.get(id)) ?? upload);
   }
 
   /**
-   * Whoever receives this upload feeds its origin meanwhile, where the route wants that and the origin has room: begins the
-   * request, or goes on with it. Whatever becomes of it, the whole is delivered by `result`.
+   * Starts the origin's request while the upload is still received, or returns the one already started; undefined if the
+   * route or the load of the origin does not allow it. The caller still delivers the complete upload with `result`.
    */
   startEager(upload: Upload): EagerFeed | undefined {
     const { id } = upload;
-    const known = this.eagerAttempts.get(id);
+    const existing = this.eagerAttempts.get(id);
     const route = routeOf(upload, this.deps.routes);
     const { originQueues } = this.deps;
-    if (known || this.draining.signal.aborted || !mayStartEarly(upload, route)) return known;
+    if (existing || this.draining.signal.aborted || !mayStartEarly(upload, route)) return existing;
     if (!originQueues.of(route.origin).hasFreeEagerSlot(route.delivery)) return undefined;
     const eager = new EagerAttempt(upload, route, this.deps);
     this.eagerAttempts.set(id, eager);
@@ -185,46 +183,46 @@ export class Delivery {
     return eager;
   }
 
-  /** Whether the origin of a route gets the bytes of such an upload as they come: never, or not now. */
+  /** Whether an upload of this length, which may be unknown, can be delivered eagerly on this route. `busy`: no free slot now. */
   eagerAvailability(route: Route, length: number | undefined): 'yes' | 'never' | 'busy' {
     if (!isEager(route, length)) return 'never';
     return this.deps.originQueues.of(route.origin).hasFreeEagerSlot(route.delivery) ? 'yes' : 'busy';
   }
 
-  /** The upload has no future: what its origin was given of it is cut. */
+  /** Aborts the eager request of an upload that was cancelled or has become invalid. */
   stopEager(id: string): void {
     this.eagerAttempts.get(id)?.abort('the upload has ended');
   }
 
   /**
-   * The operator has what was not answered tried again, with a new budget where the last one had ended. The gate is asked
-   * again, unless the operator lets the upload pass it: for as long as this process tries.
+   * Tries an unanswered upload again for the operator, with a new budget if the last one was used up. The gate is asked again;
+   * `skipGate` lets the upload pass without it until this process stops trying.
    */
   async redeliver(id: string, { skipGate = false }: { readonly skipGate?: boolean } = {}): Promise<Redelivery> {
-    const known = await this.deps.store.direct.get(id);
-    if (!known || known.phase === 'cancelled' || known.phase === 'invalid') return 'unknown';
-    if (known.phase === 'receiving') return 'incomplete';
-    if (known.phase === 'answered') return 'answered';
+    const upload = await this.deps.store.direct.get(id);
+    if (!upload || upload.phase === 'cancelled' || upload.phase === 'invalid') return 'unknown';
+    if (upload.phase === 'receiving') return 'incomplete';
+    if (upload.phase === 'answered') return 'answered';
     if (this.draining.signal.aborted) return 'stopping';
-    const running = this.running.get(id);
+    const running = this.runs.get(id);
     if (running) running.forceRetry({ skipGate });
     else this.startRun(id, { by: 'operator', skipGate, credentials: [] });
     return 'begun';
   }
 
-  /** The recorded answer of an answered upload; undefined when it is lost. Fails with the signal and its reason. */
-  keptAnswer(upload: Upload, to: AbortSignal): Promise<RelayedAnswer | undefined> {
-    return keptAnswer(upload, { ...this.deps, reportedLosses: this.reportedLosses }, to);
+  /** The kept answer of an answered upload; undefined when it is lost. Rejects with the signal's reason. */
+  keptAnswer(upload: Upload, signal: AbortSignal): Promise<RelayedAnswer | undefined> {
+    return keptAnswer(upload, { ...this.deps, reportedLosses: this.reportedLosses }, signal);
   }
 
-  /** Takes up deliveries that nobody drives: those of a process that died at once, those that become due from then on. */
+  /** Starts polling for due deliveries that no run handles, among them those of a process that died. */
   start(): void {
     this.poll();
     this.pollTimer = setInterval(() => this.poll(), this.options.pollMs ?? 1000);
     this.pollTimer.unref();
   }
 
-  /** Begins nothing new, lets attempts under way come to their end for a while, then breaks them off; all is recorded. */
+  /** Starts nothing new, gives running attempts `stopGraceMs` to finish, then aborts them. Resolves when all is recorded. */
   async stop(): Promise<void> {
     clearInterval(this.pollTimer);
     this.draining.abort(new Error('the proxy is being stopped'));
@@ -235,30 +233,30 @@ export class Delivery {
     await this.deps.origin.close();
   }
 
-  /** Trying has ended, and that a client asks changes nothing. */
-  private isFinal(known: Upload, credentials: Headers): boolean {
-    const { id, phase, undelivered: why } = known;
-    if (phase !== 'undelivered' || !why || this.running.has(id)) return false;
-    const asker = { by: 'client', hasCredentials: credentials.length > 0 } as const;
-    return !mayRetry(why, asker, policyOf(known, routeOf(known, this.deps.routes)));
+  /** Trying has ended, and a client's request does not start it again. */
+  private isFinal(upload: Upload, credentials: Headers): boolean {
+    const { id, phase, undelivered: why } = upload;
+    if (phase !== 'undelivered' || !why || this.runs.has(id)) return false;
+    const requester = { by: 'client', hasCredentials: credentials.length > 0 } as const;
+    return !mayRetry(why, requester, policyOf(upload, routeOf(upload, this.deps.routes)));
   }
 
-  /** A note that is being made is waited for, as long as somebody waits for the result. */
-  private async waitForInformedRecord(id: string, to?: AbortSignal): Promise<void> {
-    const noting = this.informedClients.pendingRecord(id);
-    if (!noting) return;
-    let leave = (): void => undefined;
-    const leaving = new Promise<void>((resolve) => (leave = resolve));
-    to?.addEventListener('abort', leave, { once: true });
-    if (to?.aborted) leave();
-    await Promise.race([noting, leaving]);
-    to?.removeEventListener('abort', leave);
-    to?.throwIfAborted();
+  /** Waits until this process has recorded that the client was informed. Rejects with the signal's reason. */
+  private async waitForInformedRecord(id: string, signal?: AbortSignal): Promise<void> {
+    const recording = this.informedClients.pendingRecord(id);
+    if (!recording) return;
+    let stopWaiting = (): void => undefined;
+    const aborted = new Promise<void>((resolve) => (stopWaiting = resolve));
+    signal?.addEventListener('abort', stopWaiting, { once: true });
+    if (signal?.aborted) stopWaiting();
+    await Promise.race([recording, aborted]);
+    signal?.removeEventListener('abort', stopWaiting);
+    signal?.throwIfAborted();
   }
 
-  /** Another node may be about to note that this client was told: it comes with its next request right behind that. */
-  private mayBecomeInformed(seen: Upload | undefined): boolean {
-    const { undelivered } = seen ?? {};
+  /** Another node may be about to record that this client was informed: the client's next request may arrive before that. */
+  private mayBecomeInformed(upload: Upload | undefined): boolean {
+    const { undelivered } = upload ?? {};
     return this.deps.returnGraceMs > 0 && undelivered?.reason === 'outcome-unknown' && !undelivered.clientKnows;
   }
 
@@ -267,24 +265,22 @@ export class Delivery {
     return this.read(id, request);
   }
 
-  /** Whoever waits for the origin waits for the store as well. */
-  private read(id: string, { signal: to, waitMs = Infinity }: ResultRequest): Promise<Upload | undefined> {
+  /** A client that waits for the origin also waits for an unavailable store. */
+  private read(id: string, { signal, waitMs = Infinity }: ResultRequest): Promise<Upload | undefined> {
     const { store } = this.deps;
-    return waitMs > 0 ? store.withRetry(() => store.direct.get(id), { signal: to }) : store.direct.get(id);
+    return waitMs > 0 ? store.withRetry(() => store.direct.get(id), { signal }) : store.direct.get(id);
   }
 
   private startRun(id: string, request: RunRequest): Run {
-    const run = new Run(id, this.deps, { ...request, eager: this.eagerAttempts.get(id) }, () =>
-      this.running.delete(id),
-    );
-    this.running.set(id, run);
+    const run = new Run(id, this.deps, { ...request, eager: this.eagerAttempts.get(id) }, () => this.runs.delete(id));
+    this.runs.set(id, run);
     this.track(run.drive());
     return run;
   }
 
-  private track(drive: Promise<void>): void {
-    this.backgroundTasks.add(drive);
-    void drive.finally(() => this.backgroundTasks.delete(drive));
+  private track(task: Promise<void>): void {
+    this.backgroundTasks.add(task);
+    void task.finally(() => this.backgroundTasks.delete(task));
   }
 
   private poll(): void {
@@ -294,19 +290,19 @@ export class Delivery {
   }
 
   /**
-   * After the first round only what was due in the round before: an upload that has just become whole is about to be asked
-   * for, with credentials that are newer than the stored ones. What its origin has no room for stays for later rounds.
+   * After the first poll, starts only deliveries that the previous poll found due too: the client of an upload that has just
+   * become complete is about to ask for it with newer credentials. Deliveries without a free slot wait for a later poll.
    */
   private async startDueRuns(): Promise<void> {
     const { store, clock, monotonic } = this.deps;
-    const beyond = this.pollCount++ % POLLS_PER_FULL_SCAN < 2 ? clock() + MAX_PLAUSIBLE_DELAY_MS : undefined;
+    const beyond = this.pollCount++ % POLLS_PER_FULL_SCAN < 2 ? clock() + FULL_SCAN_BEYOND_MS : undefined;
     const due = await store.withoutRetry(() => store.direct.dueDeliveries(clock(), beyond));
     if (this.storeWasUnavailable) this.storeReturnedAt = monotonic();
     this.storeWasUnavailable = false;
-    const before = this.previouslyDue;
+    const { previouslyDue } = this;
     for (const id of due) {
       if (this.draining.signal.aborted) break;
-      if (this.running.has(id) || (before && !before.has(id))) continue;
+      if (this.runs.has(id) || (previouslyDue && !previouslyDue.has(id))) continue;
       if (await this.mayStartRun(id)) this.startRun(id, { by: 'nobody', credentials: [] });
     }
     this.previouslyDue = new Set(due);
@@ -314,15 +310,15 @@ export class Delivery {
 
   private logPollFailure(error: unknown): void {
     this.storeWasUnavailable ||= isStoreUnavailable(error);
-    // Those who wait for a store that is away have said so.
+    // RetryingStore has logged an unavailable store already.
     if (!isStoreUnavailable(error)) this.deps.log.error({ err: error }, 'due deliveries could not be listed');
   }
 
   private async mayStartRun(id: string): Promise<boolean> {
     const { store, clock, monotonic } = this.deps;
     const upload = await store.direct.get(id);
-    if (!upload || this.running.has(id) || !isDueBy(clock(), upload)) return false;
-    // While the store was away no claim could be renewed: those who hold one are about to come back to it.
+    if (!upload || this.runs.has(id) || !isDue(clock(), upload)) return false;
+    // No claim could be renewed while the store was unavailable; its holders are about to do so.
     if (upload.phase === 'delivering' && monotonic() - this.storeReturnedAt < CLAIM_RECOVERY_MS) return false;
     const { origin, delivery } = routeOf(upload, this.deps.routes);
     return this.deps.originQueues.of(origin).hasFreeSlot(delivery);
@@ -331,45 +327,48 @@ export class Delivery {
   private async toDeliveryResult(
     id: string,
     result: RunResult | Pending,
-    { to, gone }: { readonly to: AbortSignal; readonly gone: AbortSignal },
-    until: number,
+    { signal, disconnected }: Required<Pick<ResultRequest, 'signal' | 'disconnected'>>,
+    /** End of the client's wait, by the monotonic clock. */
+    waitUntil: number,
   ): Promise<DeliveryResult> {
     switch (result.kind) {
       case 'answer':
         return { kind: 'answered', upload: result.upload, answer: result.buffered.relay() };
       case 'undelivered':
-        return this.undelivered(result.upload, result.why, gone);
+        return this.undelivered(result.upload, result.why, disconnected);
       case 'pending':
-        return this.pending(id, result, gone);
+        return this.pending(id, result, disconnected);
       case 'failed':
         throw result.error;
       case 'elsewhere': {
-        const settled = await settledWithin(this.deps.store, id, to, until - this.deps.monotonic());
-        return settled === 'late' ? this.pending(id, { kind: 'pending' }, gone) : this.settledResult(settled, gone);
+        const waitMs = waitUntil - this.deps.monotonic();
+        const settled = await settledWithin(this.deps.store, id, signal, waitMs);
+        if (settled === 'timeout') return this.pending(id, { kind: 'pending' }, disconnected);
+        return this.settledResult(settled, disconnected);
       }
     }
   }
 
-  private async settledResult(upload: Upload | undefined, gone: AbortSignal): Promise<DeliveryResult> {
+  private async settledResult(upload: Upload | undefined, signal: AbortSignal): Promise<DeliveryResult> {
     if (upload?.phase === 'answered') {
-      const answer = await this.keptAnswer(upload, gone);
+      const answer = await this.keptAnswer(upload, signal);
       return answer ? { kind: 'answered', upload, answer } : { kind: 'answer-lost', upload };
     }
-    if (upload?.undelivered) return this.undelivered(upload, upload.undelivered, gone);
+    if (upload?.undelivered) return this.undelivered(upload, upload.undelivered, signal);
     return { kind: 'gone', upload };
   }
 
-  private async undelivered(upload: Upload, why: Undelivered, gone: AbortSignal): Promise<DeliveryResult> {
-    const answer = why.answer && (await this.keptAnswer(upload, gone));
+  private async undelivered(upload: Upload, why: Undelivered, signal: AbortSignal): Promise<DeliveryResult> {
+    const answer = why.answer && (await this.keptAnswer(upload, signal));
     if (answer) return { kind: 'parked', upload, answer };
     const { retry } = routeOf(upload, this.deps.routes).delivery;
     const seconds = retryAfterSeconds(upload.attempts.at(-1), retry, this.deps.clock());
     return { kind: 'undelivered', upload, why, retryAfterSeconds: seconds };
   }
 
-  private async pending(id: string, { why, dueAt }: Pending, gone: AbortSignal): Promise<DeliveryResult> {
+  private async pending(id: string, { why, dueAt }: Pending, signal: AbortSignal): Promise<DeliveryResult> {
     const upload = await this.deps.store.direct.get(id);
-    if (!upload || upload.phase === 'answered') return this.settledResult(upload, gone);
+    if (!upload || upload.phase === 'answered') return this.settledResult(upload, signal);
     const now = this.deps.monotonic();
     const { retry } = routeOf(upload, this.deps.routes).delivery;
     return {
@@ -381,36 +380,36 @@ export class Delivery {
   }
 }
 
-/** An attempt that ended later than now was made before a clock was set back: nobody knows how long ago, so it is due. */
-function isDueBy(now: number, { phase, dueAt = 0, attempts }: Upload): boolean {
+/** An attempt that ended in the future was made before the clock was set back, an unknown time ago; its retry is due. */
+function isDue(now: number, { phase, dueAt = 0, attempts }: Upload): boolean {
   const { endedAt = 0 } = attempts.at(-1) ?? {};
   return phase !== 'complete' || dueAt <= now || endedAt > now;
 }
 
-/** What is true of it for as long as anybody cares: an answer stays, and where nothing was tried the claim will tell. */
+/** A slightly stale snapshot is safe: stored answers never change, and the claim re-checks uploads without attempts. */
 function isStableSnapshot({ phase, attemptCount }: Upload): boolean {
   return phase === 'answered' || (phase === 'complete' && attemptCount === 0);
 }
 
-/** How another worker's delivery came out, or `late` when that takes longer. Rejects with the signal's reason. */
+/** The upload once another worker has settled its delivery, or `timeout` after `waitMs`. Rejects with the signal's reason. */
 async function settledWithin(
   store: Pick<UploadStore, 'waitUntilSettled'>,
   id: string,
   signal: AbortSignal,
   waitMs: number,
-): Promise<Upload | undefined | 'late'> {
+): Promise<Upload | undefined | 'timeout'> {
   const waiting = new AbortController();
-  const leave = (): void => waiting.abort(signal.reason);
+  const stopWaiting = (): void => waiting.abort(signal.reason);
   const timer = setTimeout(() => waiting.abort(), waitMs);
-  signal.addEventListener('abort', leave, { once: true });
-  if (signal.aborted) leave();
+  signal.addEventListener('abort', stopWaiting, { once: true });
+  if (signal.aborted) stopWaiting();
   try {
     return await store.waitUntilSettled(id, waiting.signal);
   } catch (error) {
-    if (waiting.signal.aborted && !signal.aborted) return 'late';
+    if (waiting.signal.aborted && !signal.aborted) return 'timeout';
     throw error;
   } finally {
     clearTimeout(timer);
-    signal.removeEventListener('abort', leave);
+    signal.removeEventListener('abort', stopWaiting);
   }
 }

@@ -28,29 +28,38 @@ import {
 } from './retry-policy.js';
 import { Waiters } from './waiters.js';
 
-const BREAKER_OPEN: Undelivered = { reason: 'unreachable', problem: 'the origin failed too often and is left alone' };
+const BREAKER_OPEN: Undelivered = { reason: 'unreachable', problem: 'the origin failed repeatedly: it is paused' };
+
+interface SendTask {
+  readonly claimed: Upload;
+  readonly chunks: readonly Chunk[];
+  readonly route: Route;
+  readonly attempt: Attempt;
+  readonly signal: AbortSignal;
+}
 
 type GrantedSlot = Extract<Slot, { readonly kind: 'granted' }>;
 
-/** For a step that sends nothing. */
+/** Stands in for a slot in a step that sends nothing. */
 const NO_SLOT: GrantedSlot = { kind: 'granted', end: () => undefined };
 
+/** The reason for a run, and the client data it starts with. */
 export interface RunRequest {
-  /** Who asks: what ended without an answer may be tried again for them. */
+  /** Who wants the run: a client or the operator may reopen a delivery that ended without an answer. */
   readonly by: 'nobody' | 'client' | 'operator';
-  /** The operator lets it pass without asking the gate. */
+  /** The operator lets the upload pass without the gate. */
   readonly skipGate?: boolean;
-  /** The newest that a client brought. */
+  /** The newest credentials that a client sent. */
   readonly credentials: Headers;
-  /** Fields that the authorization service adds to the request that brought them, where it was asked again. */
+  /** Fields that the authorization service adds to the request with these credentials, if it was asked again. */
   readonly addedHeaders?: Headers;
-  /** An attempt that began while the upload was received, and may become the one. */
+  /** An attempt that began while the upload was received; the run completes it if it can. */
   readonly eager?: EagerAttempt;
-  /** The upload as it was a moment ago. */
+  /** The upload as the caller has just read it. */
   readonly snapshot?: Upload;
 }
 
-/** One upload's delivery by this worker, from its claim to its end, in as many attempts as the policy allows. */
+/** Delivers one upload from this worker: claims it, makes as many attempts as the policy allows, and records the outcome. */
 export class Run {
   readonly waiters: Waiters;
   private readonly retryDelay: RetryDelay;
@@ -59,16 +68,16 @@ export class Run {
   private completingRequest: Pick<RunRequest, 'credentials' | 'addedHeaders'>;
   private eager: EagerAttempt | undefined;
   private chunksRead: Promise<readonly Chunk[]> | undefined;
-  /** Somebody who may asked for what had ended after this attempt (0: before any) to be tried again. */
+  /** The number of the newest attempt (0: none) when a retry of an ended delivery was requested and allowed. */
   private retryRequestedAfter: number | undefined;
-  /** `waived`: by the operator. */
+  /** `waived`: the operator lets the upload pass. */
   private gate: 'to-ask' | 'passed' | 'waived' = 'to-ask';
 
   constructor(
     private readonly id: string,
     private readonly deps: DeliveryContext,
     private readonly request: RunRequest,
-    /** Called once, when who comes later needs a run of their own. */
+    /** Called once, when later requests need a new run. */
     onOver: () => void,
   ) {
     this.waiters = new Waiters(deps.monotonic);
@@ -80,38 +89,38 @@ export class Run {
     if (request.skipGate) this.gate = 'waived';
   }
 
-  /** Another client came, perhaps with newer credentials: the next attempt uses them, and is made now if it may be. */
+  /** Another request wants the result: the next attempt uses its newer credentials, and starts now if the origin allows it. */
   join(request: Pick<RunRequest, 'credentials' | 'addedHeaders'>): void {
     if (request.credentials.length > 0 || request.addedHeaders) this.completingRequest = request;
     if (this.retryDelay.retryNow()) this.waiters.setPause(undefined);
   }
 
-  /** The operator wants the next attempt now, whatever the origin asked for. A gate that was passed is asked once more. */
+  /** Starts the next attempt now, even if the origin asked to wait. A gate that was passed is asked again. */
   forceRetry({ skipGate }: { readonly skipGate: boolean }): void {
     this.gate = skipGate ? 'waived' : 'to-ask';
     if (this.retryDelay.forceRetryNowOrNext()) this.waiters.setPause(undefined);
   }
 
-  /** Never fails. */
+  /** Runs until the delivery is over for this worker. Never rejects. */
   async drive(): Promise<void> {
     try {
       for (let next = await this.step(this.request.snapshot); next !== 'over'; next = await this.step()) {
         this.waiters.setPause(next);
-        const hasEnded = await this.pause(next);
+        const settledElsewhere = await this.pause(next);
         this.waiters.setPause(undefined);
-        if (hasEnded) return void this.runFinish.finishElsewhere();
+        if (settledElsewhere) return void this.runFinish.finishElsewhere();
       }
     } catch (error) {
-      // The record stays as it is: when the claim has run out, what it says decides, and nothing is sent twice.
+      // The record is unchanged, so the worker that takes over the expired claim knows what was sent: nothing is sent twice.
       this.deps.log.error({ upload: uploadTag(this.id), err: error }, 'a delivery failed');
       this.runFinish.finish({ kind: 'failed', error });
     }
   }
 
-  /** True when somebody else has ended it meanwhile; one that is left undelivered may be what this run is asked to change. */
+  /** True if another worker settled the delivery meanwhile. `undelivered` does not count: this run may be meant to retry it. */
   private async pause({ until, notBefore }: Exclude<NextStep, 'over'>): Promise<boolean> {
-    const over = new AbortController();
-    const ended = this.deps.store.waitUntilSettled(this.id, over.signal).then(
+    const waiting = new AbortController();
+    const settledElsewhere = this.deps.store.waitUntilSettled(this.id, waiting.signal).then(
       (upload) => {
         if (upload?.phase === 'undelivered') return false;
         this.retryDelay.forceRetry();
@@ -120,18 +129,18 @@ export class Run {
       () => false,
     );
     await this.retryDelay.pause(until, notBefore);
-    over.abort();
-    return ended;
+    waiting.abort();
+    return settledElsewhere;
   }
 
-  /** Takes its slot at the origin before the claim: while it waits for it, the record says so and anybody may take it. */
-  private async step(before?: Upload): Promise<NextStep> {
-    const gone = await this.continueEager();
-    if (gone) return gone;
-    const known = await this.loadDeliverable(before);
-    if (!known) return 'over';
-    const slot = this.decideStart(known).kind === 'send' ? await this.acquireSlot(known) : NO_SLOT;
-    if (slot.kind === 'stopped') return this.runFinish.finishStopped(known);
+  /** Takes its slot at the origin before it claims, so that another worker may claim the upload while this one waits. */
+  private async step(snapshot?: Upload): Promise<NextStep> {
+    const afterEager = await this.continueEager();
+    if (afterEager) return afterEager;
+    const upload = await this.loadDeliverable(snapshot);
+    if (!upload) return 'over';
+    const slot = this.decideStart(upload).kind === 'send' ? await this.acquireSlot(upload) : NO_SLOT;
+    if (slot.kind === 'stopped') return this.runFinish.finishStopped(upload);
     if (slot.kind === 'later') return { until: slot.at, notBefore: slot.at, why: BREAKER_OPEN };
     try {
       return await this.claimAndDeliver(slot);
@@ -140,33 +149,33 @@ export class Run {
     }
   }
 
-  /** What follows the early attempt, when that could be made whole; once. */
+  /** Completes the eager attempt, the first time it is called; undefined if there is none or it cannot be completed. */
   private async continueEager(): Promise<NextStep | undefined> {
     const { eager } = this;
     this.eager = undefined;
-    const early = await eager?.begun;
-    if (!eager || !early || this.deps.draining.aborted) return undefined;
+    const begun = await eager?.begun;
+    if (!eager || !begun || this.deps.draining.aborted) return undefined;
     const { store, worker, clock, monotonic, claimMs, routes } = this.deps;
-    const askedAt = monotonic();
-    const whole = { ...early, ...this.budget.begin(early.number) };
-    const upload = await store.claimDelivery(this.id, worker, clock() + claimMs, whole);
-    // It has ended, or the whole is delivered by somebody else.
-    if (!upload) return eager.abort('the whole is not for this attempt');
-    const claim = new DeliveryClaim(this.id, this.deps, askedAt);
+    const requestedAt = monotonic();
+    const attempt = { ...begun, ...this.budget.begin(begun.number) };
+    const upload = await store.claimDelivery(this.id, worker, clock() + claimMs, attempt);
+    // The attempt has ended, or another worker delivers the complete upload.
+    if (!upload) return eager.abort('the complete upload is not for this attempt');
+    const claim = new DeliveryClaim(this.id, this.deps, requestedAt);
     this.runFinish.useClaim(claim);
-    claim.coverAttempt(whole.number);
+    claim.coverAttempt(attempt.number);
     try {
       if (!(await store.withRetry(() => claim.ensureHeld()))) {
-        eager.abort('another worker delivers the whole');
+        eager.abort('another worker delivers the complete upload');
         return this.runFinish.finishElsewhere();
       }
       const { onInterim } = this;
-      const tried = await eager.finish(upload, whole, {
+      const result = await eager.finish(upload, attempt, {
         signal: claim.signal,
         onAnswer: this.answerListener(upload),
         onInterim,
       });
-      return await this.runFinish.afterAttempt(upload, tried, routeOf(upload, routes), this.chunks);
+      return await this.runFinish.afterAttempt(upload, result, routeOf(upload, routes), this.chunks);
     } catch (error) {
       await claim.giveBack();
       throw error;
@@ -175,29 +184,30 @@ export class Run {
     }
   }
 
-  /** The upload, when it is this run's to deliver. */
-  private async loadDeliverable(before: Upload | undefined): Promise<Upload | undefined> {
-    const known = before ?? (await this.deps.store.get(this.id));
+  /** The upload if this run may deliver it; otherwise the run is finished. */
+  private async loadDeliverable(snapshot: Upload | undefined): Promise<Upload | undefined> {
+    const upload = snapshot ?? (await this.deps.store.get(this.id));
     const { by } = this.request;
     const mayTry =
-      known?.phase === 'complete' ||
-      known?.phase === 'delivering' ||
-      (known?.phase === 'undelivered' && by !== 'nobody' && this.mayTryAgain(known));
-    if (!mayTry || known.node !== this.deps.node) this.runFinish.finishElsewhere();
-    else if (this.deps.draining.aborted) this.runFinish.finishStopped(known);
-    else return known;
+      upload?.phase === 'complete' ||
+      upload?.phase === 'delivering' ||
+      (upload?.phase === 'undelivered' && by !== 'nobody' && this.requestRetry(upload));
+    if (!mayTry || upload.node !== this.deps.node) this.runFinish.finishElsewhere();
+    else if (this.deps.draining.aborted) this.runFinish.finishStopped(upload);
+    else return upload;
     return undefined;
   }
 
-  /** Whether asking begins a new budget. */
-  private mayTryAgain(known: Upload): boolean {
+  /** Whether the request that started this run may reopen the undelivered upload, with a new budget. */
+  private requestRetry(upload: Upload): boolean {
     const { by } = this.request;
-    const why = known.undelivered;
+    const why = upload.undelivered;
     if (!why || by === 'nobody') return true;
-    const asker = by === 'operator' ? { by } : { by, hasCredentials: this.completingRequest.credentials.length > 0 };
-    const isAsked = mayRetry(why, asker, policyOf(known, routeOf(known, this.deps.routes)));
-    this.retryRequestedAfter = isAsked ? newestNumber(known) : undefined;
-    return isAsked;
+    const requester =
+      by === 'operator' ? { by } : { by, hasCredentials: this.completingRequest.credentials.length > 0 };
+    const isAllowed = mayRetry(why, requester, policyOf(upload, routeOf(upload, this.deps.routes)));
+    this.retryRequestedAfter = isAllowed ? newestNumber(upload) : undefined;
+    return isAllowed;
   }
 
   private decideStart(upload: Upload): Start {
@@ -205,7 +215,7 @@ export class Run {
     return beforeAttempt(upload.attempts.at(-1), this.isRetryRequested(upload), policy);
   }
 
-  /** A client that asked after one attempt knows nothing of a newer one, which another worker made meanwhile. */
+  /** A client's request does not cover a newer attempt, which another worker made meanwhile and the client knows nothing of. */
   private isRetryRequested(upload: Upload): boolean {
     if (this.retryRequestedAfter === undefined) return false;
     return this.request.by === 'operator' || this.retryRequestedAfter === newestNumber(upload);
@@ -221,16 +231,16 @@ export class Run {
 
   private async claimAndDeliver(slot: GrantedSlot): Promise<NextStep> {
     const { store, worker, clock, monotonic, claimMs } = this.deps;
-    const askedAt = monotonic();
+    const requestedAt = monotonic();
     const claiming = store.claimDelivery(this.id, worker, clock() + claimMs);
     const [upload, chunks] = await Promise.all([claiming, this.chunks()]);
     if (!upload) return this.runFinish.finishElsewhere();
-    // Its bytes have just been moved: they are delivered from there.
+    // The bytes have just been moved to another node, which delivers them.
     if (upload.node !== this.deps.node) {
       await this.runFinish.postpone({ until: monotonic(), why: BREAKER_OPEN });
       return this.runFinish.finishElsewhere();
     }
-    const claim = new DeliveryClaim(this.id, this.deps, askedAt);
+    const claim = new DeliveryClaim(this.id, this.deps, requestedAt);
     this.runFinish.useClaim(claim);
     try {
       return await this.deliver(upload, chunks, slot, claim);
@@ -251,16 +261,16 @@ export class Run {
     const { clock, monotonic, routes } = this.deps;
     const { signal } = claim;
     const route = routeOf(upload, routes);
-    const waitForPreviousWorker = await this.isLost(upload, route, claim);
-    if (waitForPreviousWorker !== true) return waitForPreviousWorker;
+    const settled = await this.waitForPreviousWorker(upload, claim);
+    if (settled) return settled;
     await this.closeOpenAttempt(upload.attempts.at(-1));
     const start = this.decideStart(upload);
     if (start.kind === 'give-up') return this.runFinish.giveUp(start.why);
-    // It may be sent after all: with a slot.
+    // The upload may be sent after all, which takes a slot.
     if (slot === NO_SLOT) return this.runFinish.postpone({ until: monotonic(), why: BREAKER_OPEN });
     this.retryRequestedAfter = undefined;
-    const shut = await this.passGate(upload, route, signal);
-    if (shut) return shut;
+    const afterGate = await this.passGate(upload, route, signal);
+    if (afterGate) return afterGate;
     const { number, budgetFrom, budgetSince } = start;
     const budget = this.budget.begin(budgetFrom, budgetSince);
     const attempt = { number, ...budget, origin: route.origin, startedAt: clock() };
@@ -269,15 +279,15 @@ export class Run {
     claim.coverAttempt(number);
     if (claim.mayHaveExpired)
       return this.runFinish.afterAttempt(begun, { attempt: notSent(attempt) }, route, this.chunks);
-    const tried = await this.sendAttempt(begun, chunks, route, attempt, signal);
-    slot.end(originIsHealthy(tried, signal));
-    return this.runFinish.afterAttempt(begun, tried, route, this.chunks);
+    const result = await this.sendAttempt({ claimed: begun, chunks, route, attempt, signal });
+    slot.end(originIsHealthy(result, signal));
+    return this.runFinish.afterAttempt(begun, result, route, this.chunks);
   }
 
-  /** Once: of what is whole they stay the same. */
+  /** Read once: the chunks of a complete upload do not change. */
   private readonly chunks = (): Promise<readonly Chunk[]> => (this.chunksRead ??= this.deps.store.chunks(this.id));
 
-  /** Under a claim that holds for a while: who took one that ran out would have to take this attempt for lost. */
+  /** Begins the attempt under a fresh claim: a worker that took over an expired one would have to treat the attempt as lost. */
   private beginAttempt(attempt: Attempt, claim: DeliveryClaim): Promise<Upload | 'stale'> {
     const { store, worker } = this.deps;
     return store.withRetry(async () =>
@@ -285,7 +295,7 @@ export class Run {
     );
   }
 
-  /** What follows when the gate did not let the upload pass; asked once for all attempts, and again for the operator. */
+  /** The next step if the gate did not let the upload pass. The gate is asked once for all attempts, and again for the operator. */
   private async passGate(upload: Upload, route: Route, signal: AbortSignal): Promise<NextStep | undefined> {
     const { gate } = route.delivery;
     if (!gate || this.gate !== 'to-ask') return undefined;
@@ -310,31 +320,30 @@ export class Run {
   }
 
   /**
-   * Whether nobody comes back with the attempt that was left open: its worker may only have stood still, or the clock by
-   * which its claim ran out was set. Until a newer attempt begins its answer can be recorded, and so it is waited for, also
-   * where the origin may be asked twice.
+   * Waits `returnGraceMs` for the previous worker if it left an attempt open; undefined if it did not return. That worker may
+   * only have been suspended, and its answer can be recorded until a newer attempt begins.
    */
-  private async isLost({ attempts }: Upload, route: Route, claim: DeliveryClaim): Promise<true | NextStep> {
+  private async waitForPreviousWorker({ attempts }: Upload, claim: DeliveryClaim): Promise<NextStep | undefined> {
     const { store, returnGraceMs, draining } = this.deps;
     const newest = attempts.at(-1);
     const isOpen = newest !== undefined && newest.reached === undefined && !isPartiallySent(newest);
-    if (!isOpen || returnGraceMs === 0) return true;
+    if (!isOpen || returnGraceMs === 0) return undefined;
     const waiting = new AbortController();
     const signal = AbortSignal.any([claim.signal, draining, waiting.signal]);
-    // An early end of the waiting is seen by what is asked after it.
+    // The checks below find out why the wait ended.
     const end = (): void => undefined;
     await Promise.race([
       sleep(returnGraceMs, undefined, { signal }).catch(end),
       store.waitUntilSettled(this.id, signal).then(end, () => new Promise<void>(() => undefined)),
     ]);
     waiting.abort();
-    const known = await store.get(this.id);
-    if (draining.aborted && known) return this.runFinish.finishStopped(known);
-    if (known?.phase !== 'delivering' || claim.signal.aborted) return this.runFinish.finishElsewhere();
-    return (await store.withRetry(() => claim.ensureHeld())) ? true : this.runFinish.finishElsewhere();
+    const upload = await store.get(this.id);
+    if (draining.aborted && upload) return this.runFinish.finishStopped(upload);
+    if (upload?.phase !== 'delivering' || claim.signal.aborted) return this.runFinish.finishElsewhere();
+    return (await store.withRetry(() => claim.ensureHeld())) ? undefined : this.runFinish.finishElsewhere();
   }
 
-  /** Its process died within it: now the record says so. */
+  /** Records the end of an attempt whose process died. */
   private async closeOpenAttempt(newest: Attempt | undefined): Promise<void> {
     if (!newest || newest.reached !== undefined) return;
     const { store, worker, clock } = this.deps;
@@ -343,13 +352,7 @@ export class Run {
     await store.endAttempt(this.id, worker, closed);
   }
 
-  private async sendAttempt(
-    claimed: Upload,
-    chunks: readonly Chunk[],
-    route: Route,
-    attempt: Attempt,
-    signal: AbortSignal,
-  ): Promise<AttemptResult> {
+  private async sendAttempt({ claimed, chunks, route, attempt, signal }: SendTask): Promise<AttemptResult> {
     const { metrics } = this.deps;
     const { completingRequest: completing, onInterim } = this;
     const upload = withCompletingRequest(claimed, route, completing);
@@ -357,17 +360,17 @@ export class Run {
     const onAnswer = this.answerListener(claimed);
     metrics.activeDeliveries.inc();
     const call = { upload, route, openBody, attempt, signal, onAnswer, onInterim };
-    const tried = await tryOnce(call, this.deps);
+    const result = await tryOnce(call, this.deps);
     metrics.activeDeliveries.dec();
-    reportAttempt(upload, tried.attempt, this.deps);
-    return tried;
+    reportAttempt(upload, result.attempt, this.deps);
+    return result;
   }
 
   private readonly onInterim = (interim: OriginInterim): void => this.waiters.relayInterim(interim);
 
   /**
-   * A crash must not make untrue what a client was shown: a short answer is recorded first. Whoever was shown a long one
-   * that broke off fails with it; who comes after that waits for what follows.
+   * Shows a long answer to the waiting clients while it arrives; a short one is recorded first, so that a crash cannot take
+   * back what a client has seen. If a long answer breaks off, its readers fail and later clients wait for the next attempt.
    */
   private answerListener(upload: Upload): (buffered: ResponseBuffer | undefined) => void {
     const { waiters } = this;
@@ -378,6 +381,7 @@ export class Run {
   }
 }
 
+/** 0 before the first attempt. */
 function newestNumber({ attempts }: Upload): number {
   return attempts.at(-1)?.number ?? 0;
 }
@@ -387,6 +391,6 @@ function notSent(attempt: Attempt): Attempt {
     ...attempt,
     endedAt: attempt.startedAt,
     reached: 'never-sent',
-    problem: 'the process was stopped for too long before it sent',
+    problem: 'the process was suspended for too long before it sent',
   };
 }
