@@ -11,54 +11,57 @@ import { InvalidAnswer, type Origin, Unanswered } from './origin.js';
 import { ResponseBuffer } from './response-buffer.js';
 import { meaningOf, policyOf, retryAfterMs } from './retry-policy.js';
 
+/** What an attempt needs of the delivery. */
 export interface AttemptDeps {
   readonly origin: Origin;
   readonly spool: Spool;
   readonly clock: () => number;
   readonly monotonic: () => number;
-  /** The name by which this proxy knows itself again, in `Via`. */
+  /** This proxy's name in `Via`, by which it detects loops. */
   readonly via?: string;
 }
 
+/** One attempt to make: its upload, its record, and the listeners. */
 export interface AttemptCall {
   readonly upload: Upload;
   readonly route: Route;
-  /** The body; fails when its bytes are lost. */
+  /** Opens the request body. Throws a `Fault` if its bytes are lost. */
   readonly openBody: () => OriginBody;
-  /** As it was noted before the first byte. */
+  /** As recorded before the first byte is sent. */
   readonly attempt: Attempt;
-  /** Breaks the attempt off. */
+  /** Aborts the attempt. */
   readonly signal: AbortSignal;
-  /** Where the body of a challenge goes; into the spool when not said, to be kept with the upload that is parked. */
+  /** Where the body of a challenge is kept; by default in the spool, with the parked upload. */
   readonly keepChallengeIn?: () => 'memory' | 'spool';
-  /** An answer has begun that will be the one, if it does not break off; undefined when it has. */
+  /** Called when an answer begins that ends the delivery if it is complete, and with undefined if it breaks off. */
   readonly onAnswer: (buffered: ResponseBuffer | undefined) => void;
-  /** What the origin says before its answer, for whoever waits for that. */
+  /** Receives the origin's interim responses. */
   readonly onInterim?: (interim: OriginInterim) => void;
 }
 
+/** An answer of the origin that was received completely. */
 export interface AttemptAnswer {
   /** The origin wants other credentials. */
   readonly isChallenge: boolean;
   readonly buffered: ResponseBuffer;
   readonly answer: Answer;
-  /** When it has a place in the record. */
+  /** The body if it belongs into the record; undefined if it is in the spool or was not kept. */
   readonly body: Uint8Array | undefined;
 }
 
-/** How an attempt ended; its answer is whole, but not recorded yet. */
+/** The end of an attempt. Nothing of it is recorded yet. */
 export interface AttemptResult {
   readonly attempt: Attempt;
   readonly answered?: AttemptAnswer;
-  /** The spool does not have the upload any more: no attempt can ever succeed. */
+  /** The spool has lost bytes of the upload, so that no attempt can succeed. */
   readonly bytesLost?: true;
 }
 
-/** Gives the whole to the origin once. Never fails: whatever happens is how the attempt ended. */
+/** Sends the upload to the origin once. Never rejects: every failure is a result of the attempt. */
 export async function tryOnce(call: AttemptCall, deps: AttemptDeps): Promise<AttemptResult> {
   let buffered: ResponseBuffer | undefined;
   let status: number | undefined;
-  const endedAt = stopwatch(call.attempt, deps);
+  const now = attemptClock(call.attempt, deps);
   try {
     const answer = await send(call, deps);
     status = answer.status;
@@ -66,28 +69,28 @@ export async function tryOnce(call: AttemptCall, deps: AttemptDeps): Promise<Att
     const meaning = meaningOf(status, afterMs !== undefined, policyOf(call.upload, call.route));
     if (meaning === 'refusal' || meaning === 'unknown') {
       answer.body.destroy();
-      const at = endedAt();
-      const notBefore = afterMs === undefined ? undefined : at + afterMs;
+      const endedAt = now();
+      const notBefore = afterMs === undefined ? undefined : endedAt + afterMs;
       const problem = meaning === 'refusal' ? `the origin answered ${status}` : gatewayProblem(status);
-      return { attempt: { ...call.attempt, endedAt: at, reached: 'answered', status, notBefore, problem } };
+      return { attempt: { ...call.attempt, endedAt, reached: 'answered', status, notBefore, problem } };
     }
     const isChallenge = meaning === 'challenge';
     buffered = new ResponseBuffer(answer, bufferDeps(call, deps, isChallenge));
-    // A challenge is shown once the upload is parked: who answers it must not come too early.
+    // A challenge is shown only after the upload is parked, so that a client cannot reply to it too early.
     if (!isChallenge) call.onAnswer(buffered);
     buffered.onStorageFailure(() => call.onAnswer(undefined));
-    const taken = await buffered.readToEnd(deps.clock());
+    const received = await buffered.readToEnd(deps.clock());
     const problem =
-      buffered.storageFault && `the body of its answer could not be kept: ${buffered.storageFault.message}`;
-    const ended = { ...call.attempt, endedAt: endedAt(), reached: 'answered', status } as const;
+      buffered.storageFault && `the body of the answer could not be kept: ${buffered.storageFault.message}`;
+    const ended = { ...call.attempt, endedAt: now(), reached: 'answered', status } as const;
     const attempt: Attempt = problem === undefined ? ended : { ...ended, problem };
-    return { attempt, answered: { buffered, isChallenge, ...taken } };
+    return { attempt, answered: { buffered, isChallenge, ...received } };
   } catch (error) {
     const reason = error instanceof Error ? error : new Error(String(error));
     call.onAnswer(undefined);
-    // What cannot be removed is the sweep's business.
+    // The cleanup of uploads removes a leftover file.
     await buffered?.break(reason).catch(() => undefined);
-    return failedAttempt({ ...call.attempt, endedAt: endedAt() }, reason, status);
+    return failedAttempt({ ...call.attempt, endedAt: now() }, reason, status);
   }
 }
 
@@ -110,18 +113,18 @@ function send({ upload, route, openBody, signal, onInterim }: AttemptCall, { ori
   return origin.send(request, signal, onInterim);
 }
 
-/** Whether the origin is to be taken for alive; undefined when it was we who ended the attempt. */
+/** Whether the attempt showed the origin to be healthy; undefined if this proxy ended the attempt. */
 export function originIsHealthy(
   { attempt, answered, bytesLost }: AttemptResult,
   signal: AbortSignal,
 ): boolean | undefined {
   if (signal.aborted || bytesLost) return undefined;
   if (attempt.reached !== 'answered') return false;
-  // A refusal below 500 is about this request, or about too many of them: it takes somebody alive to say so.
+  // A status below 500 is about this request or the rate of requests, and comes from a working origin.
   return answered !== undefined || (attempt.status ?? 500) < 500;
 }
 
-/** Only an answer that ends the delivery has a place in the record. */
+/** A challenge goes into the spool unless `keepChallengeIn` says otherwise: the record has no place for its body. */
 function bufferDeps(call: AttemptCall, { spool }: AttemptDeps, isChallenge: boolean) {
   const { upload, route, attempt, keepChallengeIn } = call;
   const { keepAnswerSize } = route.delivery;
@@ -130,11 +133,11 @@ function bufferDeps(call: AttemptCall, { spool }: AttemptDeps, isChallenge: bool
 }
 
 function gatewayProblem(status: number): string {
-  return `a gateway before the origin answered ${status}: the origin may have taken the upload`;
+  return `a gateway before the origin answered ${status}: the origin may have received the upload`;
 }
 
-/** When it ended, on the time line of its beginning: what happened in between is as long as it was, also when a clock is set. */
-function stopwatch({ startedAt }: Attempt, { monotonic }: AttemptDeps): () => number {
+/** The wall clock of the attempt's start plus the monotonic time since, so that setting the clock does not change durations. */
+function attemptClock({ startedAt }: Attempt, { monotonic }: AttemptDeps): () => number {
   const beganAt = monotonic();
   return () => startedAt + Math.round(monotonic() - beganAt);
 }
@@ -148,7 +151,7 @@ function failedAttempt(attempt: Attempt, error: Error, status: number | undefine
   return { attempt: { ...attempt, reached, status, problem, ...invalidAnswer }, ...(bytesLost && { bytesLost }) };
 }
 
-/** A body that failed here was cut: whatever became of it, the origin did not get the whole. */
+/** If reading the request body failed here, the origin cannot have received all of it. */
 function reachOf(error: Error, cause: unknown, status: number | undefined): Attempt['reached'] {
   const reached = error instanceof Unanswered ? error.reached : status === undefined ? 'never-sent' : 'sent';
   const isCut = cause instanceof Fault && (status === undefined || cause.code === 'BYTES_LOST');

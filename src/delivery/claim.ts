@@ -1,33 +1,34 @@
 import { type Log, uploadTag } from '../observe/log.js';
 import type { RetryingStore } from './retrying-store.js';
 
+/** What a `DeliveryClaim` needs of the delivery. */
 export interface ClaimDeps {
   readonly store: Pick<RetryingStore, 'withRetry' | 'direct'>;
   readonly worker: string;
   readonly clock: () => number;
   readonly monotonic: () => number;
   readonly log: Log;
-  /** After this long without a renewal somebody else may take the delivery. */
+  /** A claim expires when it was not renewed for this long; another worker may then take it. */
   readonly claimMs: number;
-  /** Aborted when attempts under way have to end. */
+  /** Aborted when running attempts have to end. */
   readonly halted: AbortSignal;
 }
 
-const NOT_RENEWED = 'a claim could not be renewed';
+const NOT_RENEWED = 'a delivery claim could not be renewed';
 
-/** Holds the claim on a delivery while it is under way. `signal` ends the attempt when the claim is lost or all work stops. */
+/** Holds and renews the claim on a running delivery. `signal` aborts when the claim is lost or the process halts. */
 export class DeliveryClaim {
   private readonly controller = new AbortController();
   private readonly timer: NodeJS.Timeout;
   private readonly released = new AbortController();
   private renewing: Promise<void> | undefined;
-  private attempt: number | undefined;
+  private coveredAttempt: number | undefined;
   private readonly halt = (): void => this.controller.abort(this.deps.halted.reason);
 
   constructor(
     private readonly id: string,
     private readonly deps: ClaimDeps,
-    /** When it was asked for, by the monotonic clock: its answer may have come late, and so may we. */
+    /** When the claim was requested, by the monotonic clock: the earliest time at which it can have started. */
     private confirmedAt: number,
   ) {
     this.timer = setInterval(() => this.renewInBackground(), deps.claimMs / 3);
@@ -40,42 +41,42 @@ export class DeliveryClaim {
     return this.controller.signal;
   }
 
-  /** Somebody else may have taken it by now. */
+  /** The claim may have expired, so that another worker may hold it. */
   get mayHaveExpired(): boolean {
     return this.ageMs >= this.deps.claimMs;
   }
 
-  /** Whether it will hold for a while; fails at once when the store is away. */
+  /** Whether the claim holds for at least two thirds of `claimMs`; renews it if necessary. Rejects if the store is unavailable. */
   async ensureHeld(): Promise<boolean> {
     return this.ageMs < this.deps.claimMs / 3 || this.renew();
   }
 
-  /** This attempt is under way: until a newer one begins, the claim is asked back from whoever took it. */
+  /** Until an attempt newer than this one begins, a renewal also takes the claim back from another worker. */
   coverAttempt(attempt: number): void {
-    this.attempt = attempt;
+    this.coveredAttempt = attempt;
   }
 
   /**
-   * Stops renewing, and waits for a renewal that is under way: one that came after the step which gives the claim up would
-   * take it back. The store forgets the claim with the next phase.
+   * Stops renewing and waits for a running renewal, which could otherwise take the claim back after the step that gives it up.
+   * The store drops the claim with the next phase.
    */
   async release(): Promise<void> {
     clearInterval(this.timer);
-    // With a reason, or each delivery would make an error with a stack that nobody reads.
+    // Without a reason, abort() would create an error with a stack for each delivery.
     this.released.abort('released');
     this.deps.halted.removeEventListener('abort', this.halt);
     await this.renewing;
   }
 
   /**
-   * Lets anybody take the delivery up at once, after a step of it has failed. Best effort: where the store fails as well,
-   * the claim runs out.
+   * Lets any worker take over the delivery at once, after one of its steps has failed. Never rejects: if the store fails as
+   * well, the claim expires.
    */
   async giveBack(): Promise<void> {
     await this.release();
     const { store, worker, clock, log } = this.deps;
     await store.direct.renewClaim(this.id, worker, clock()).catch((error: unknown) => {
-      log.warn({ upload: uploadTag(this.id), err: error }, 'a claim could not be given back: it has to run out');
+      log.warn({ upload: uploadTag(this.id), err: error }, 'a delivery claim could not be given back: it will expire');
     });
   }
 
@@ -83,19 +84,19 @@ export class DeliveryClaim {
     return this.deps.monotonic() - this.confirmedAt;
   }
 
-  /** While the store is away until it is back: from then on everybody may take what has run out. */
+  /** Retries while the store is unavailable: when it returns, other workers may take expired claims. */
   private renewInBackground(): void {
     const { store, log } = this.deps;
     const { signal } = this.released;
     this.renewing ??= store
-      // Once it is released nothing is asked any more.
+      // A retry after the release must not take the claim back.
       .withRetry(() => signal.aborted || this.renew(), { signal })
       .then(
         (isHeld) => {
           if (!isHeld) this.controller.abort(new Error('the upload has ended, or another worker delivers it'));
         },
         (error: unknown) => {
-          // Until it runs out the claim holds, and the next renewal may get through.
+          // The claim holds until it expires, and the next renewal may succeed.
           if (!signal.aborted) log.warn({ upload: uploadTag(this.id), err: error }, NOT_RENEWED);
         },
       )
@@ -105,7 +106,7 @@ export class DeliveryClaim {
   private async renew(): Promise<boolean> {
     const { store, worker, clock, monotonic, claimMs } = this.deps;
     const requestedAt = monotonic();
-    const isHeld = await store.direct.renewClaim(this.id, worker, clock() + claimMs, this.attempt);
+    const isHeld = await store.direct.renewClaim(this.id, worker, clock() + claimMs, this.coveredAttempt);
     if (isHeld) this.confirmedAt = requestedAt;
     return isHeld;
   }

@@ -6,35 +6,35 @@ import type { OriginQueues } from './origin-queue.js';
 import type { Origin } from './origin.js';
 import type { RetryingStore } from './retrying-store.js';
 
-/** What every delivery works with. */
+/** Dependencies and timings shared by all deliveries of this process. */
 export interface DeliveryContext {
   readonly store: RetryingStore;
   readonly spool: Spool;
   readonly origin: Origin;
   readonly routes: Routes;
   readonly originQueues: OriginQueues;
-  /** Names this process among all that deliver from the same store. */
+  /** Unique name of this process among all processes that deliver from the same store. */
   readonly worker: string;
-  /** The name by which this proxy knows itself again, in `Via`. */
+  /** This proxy's name in `Via`, by which it detects loops. */
   readonly via?: string;
-  /** Whose bytes this process reaches; missing where every node reaches all. */
+  /** The node whose bytes this process can read; missing where every node can read all. */
   readonly node?: string;
-  /** The time of the wall, which may be set: for what is written down, and read after a restart or by other nodes. */
+  /** Wall clock in milliseconds, which may be set: for recorded times, which are read after a restart or by other nodes. */
   readonly clock: () => number;
-  /** Milliseconds by a clock that nobody sets: for every length of time within this process. */
+  /** Monotonic clock in milliseconds: for every duration within this process. */
   readonly monotonic: () => number;
   readonly random: () => number;
   readonly log: Log;
   readonly metrics: Metrics;
-  /** A claim that nobody has renewed for this long may be taken by another worker. */
+  /** A claim expires when it was not renewed for this long; another worker may then take it. */
   readonly claimMs: number;
   /**
-   * A worker whose claim ran out within an attempt has this long to come back with what it learned, before another one
-   * says that nobody knows. 0 where no other worker can be alive.
+   * A worker whose claim expired during an attempt has this long to record its result, before another worker records the
+   * outcome as unknown. 0 where no other worker can be alive.
    */
   readonly returnGraceMs: number;
-  /** Aborted when nothing new may begin. */
+  /** Aborted when no new attempt may start. */
   readonly draining: AbortSignal;
-  /** Aborted when attempts under way have to end. */
+  /** Aborted when running attempts have to end. */
   readonly halted: AbortSignal;
 }

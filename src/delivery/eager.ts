@@ -15,45 +15,45 @@ import { reportAttempt, reportEnd } from './report.js';
 import type { ResponseBuffer } from './response-buffer.js';
 import type { InterimListener } from './waiters.js';
 
-/** What an origin said before it had all. `parked`: it wants other credentials, and the upload can go on with them. */
+/** An origin's answer before the upload is complete. `parked`: it wants other credentials, with which the upload can continue. */
 export interface EarlyAnswer {
   readonly kind: 'answered' | 'parked';
   readonly upload: Upload;
   readonly answer: RelayedAnswer;
 }
 
-/** The receiving side of an early attempt. */
+/** An eager attempt as the receiver of the upload sees it. */
 export interface EagerFeed {
-  /** Aborted when there is an early answer: what else the client has to say interests nobody. */
+  /** Aborted when there is an early answer, so that the rest of the upload is not needed. */
   readonly answeredEarly: AbortSignal;
-  /** More is committed. */
+  /** More bytes of the upload are committed. */
   onCommitted(upload: Upload): void;
-  /** Who brings bytes now hears the origin's interim responses, in place of who brought some before. */
+  /** Sets the receiver of the origin's interim responses, replacing that of an earlier request. */
   setInterimListener(listener: InterimListener | undefined): void;
-  /** Once for each answer: who asks after that goes on with the upload. */
+  /** Returns each answer once; undefined after that, and the upload continues. */
   takeEarlyAnswer(): EarlyAnswer | undefined;
 }
 
 const EAGER = { isUrgent: () => true, isEagerRoute: true } as const;
 
-/** Whether the route feeds its origin with uploads of this length, which may not be known. */
+/** Whether the route delivers uploads of this length, which may be unknown, eagerly. */
 export function isEager({ delivery, authorize }: Route, length: number | undefined): boolean {
   const { mode, eager, gate } = delivery;
   if (mode !== 'eager' || gate || authorize.recheck || maxEagerDeliveries(delivery) === 0) return false;
   return length === undefined ? eager.unknownLength === 'chunked' : length > 0;
 }
 
-/** Whether the origin's request can begin before the upload is whole. Once an upload: after that the spool delivers it. */
+/** Whether the origin's request can begin before the upload is complete. Only the first attempt can; later ones read the spool. */
 export function mayStartEarly({ phase, attemptCount, length }: Upload, route: Route): boolean {
   return phase === 'receiving' && attemptCount === 0 && isEager(route, length);
 }
 
 /**
- * The one attempt that begins with its upload. Until somebody has claimed the whole it cannot be whole itself, so that
- * whatever ends it, a fresh one from the spool may follow.
+ * An attempt that begins while its upload is still received. It cannot send the end of the body before the complete upload is
+ * claimed, so a new attempt from the spool may follow whatever ends this one.
  */
 export class EagerAttempt implements EagerFeed {
-  /** The attempt as it is in the record; undefined when there is none. Never rejects. */
+  /** The recorded attempt, once it has begun; undefined if it did not begin. Never rejects. */
   readonly begun: Promise<Attempt | undefined>;
   private readonly body: EagerBody;
   private readonly abortController = new AbortController();
@@ -63,7 +63,7 @@ export class EagerAttempt implements EagerFeed {
   private resolveBegun!: (attempt: Attempt | undefined) => void;
   private earlyAnswer: EarlyAnswer | undefined;
   private buffered: ResponseBuffer | undefined;
-  /** Of the delivery that has taken this attempt over. */
+  /** The answer listener of the run that completes this attempt; undefined until `finish`. */
   private onFinalAnswer: AttemptCall['onAnswer'] | undefined;
   private onInterim: InterimListener | undefined;
 
@@ -95,29 +95,29 @@ export class EagerAttempt implements EagerFeed {
   }
 
   takeEarlyAnswer(): EarlyAnswer | undefined {
-    const { earlyAnswer: early } = this;
+    const { earlyAnswer } = this;
     this.earlyAnswer = undefined;
-    return early;
+    return earlyAnswer;
   }
 
-  /** Ends it, unless the whole was given to it already. */
+  /** Aborts the attempt, unless a run has taken it over with `finish`. */
   abort(why: string): undefined {
     if (!this.onFinalAnswer) this.abortController.abort(new Error(why));
   }
 
-  /** Fulfilled when nothing more comes of it, except for the delivery that has taken it over. Never rejects. */
+  /** Resolves when the attempt has ended and, unless a run has taken it over, is recorded. Never rejects. */
   async settled(): Promise<void> {
     try {
-      const tried = await this.result;
-      if (tried && !this.onFinalAnswer) await this.settle(tried);
+      const result = await this.result;
+      if (result && !this.onFinalAnswer) await this.settle(result);
     } catch (error) {
-      // The record says that it was in part, which is what matters to whoever delivers the whole.
-      this.deps.log.error({ upload: uploadTag(this.upload.id), err: error }, 'an early attempt failed');
+      // The record still says that the attempt was in part, so the complete upload can be sent again.
+      this.deps.log.error({ upload: uploadTag(this.upload.id), err: error }, 'an eager delivery failed');
     }
     this.stopListening();
   }
 
-  /** Its upload is whole, the attempt is `whole` now, and the claim on it is held as long as `signal` says. */
+  /** Completes the attempt: `upload` is complete and claimed with the attempt `claimed` until `signal` aborts. */
   async finish(
     upload: Upload,
     claimed: Attempt,
@@ -131,13 +131,13 @@ export class EagerAttempt implements EagerFeed {
     if (signal.aborted) stop();
     if (this.buffered) onAnswer(this.buffered);
     this.body.releaseEnd(upload);
-    const tried = await this.result;
+    const result = await this.result;
     signal.removeEventListener('abort', stop);
-    if (!tried) throw new Error('an attempt that was claimed has not begun');
-    const ended = { ...this.withReach(tried).attempt, ...budgetFields(claimed) };
+    if (!result) throw new Error('a claimed attempt has not begun');
+    const ended = { ...this.withReach(result).attempt, ...budgetFields(claimed) };
     Reflect.deleteProperty(ended, 'inPart');
     reportAttempt(this.upload, ended, this.deps);
-    return this.isChallengedEarly(tried) ? { attempt: ended } : { ...tried, attempt: ended };
+    return this.isChallengedEarly(result) ? { attempt: ended } : { ...result, attempt: ended };
   }
 
   private readonly onDraining = (): void => this.abort('the proxy is being stopped');
@@ -154,9 +154,9 @@ export class EagerAttempt implements EagerFeed {
     try {
       const attempt = await this.begin();
       if (!attempt) return this.markNotBegun();
-      const tried = await this.send(attempt);
-      isHealthy = originIsHealthy(tried, this.abortController.signal);
-      return tried;
+      const result = await this.send(attempt);
+      isHealthy = originIsHealthy(result, this.abortController.signal);
+      return result;
     } catch (error) {
       this.markNotBegun();
       throw error;
@@ -199,7 +199,7 @@ export class EagerAttempt implements EagerFeed {
     return tryOnce(call, this.deps);
   }
 
-  /** A short answer is recorded before it is shown, a long one is shown while it comes in. */
+  /** Shows a long answer while it arrives; a short one is shown after it is recorded. */
   private onAnswer(buffered: ResponseBuffer | undefined): void {
     this.buffered = buffered;
     clearTimeout(this.idleTimer);
@@ -209,27 +209,27 @@ export class EagerAttempt implements EagerFeed {
     );
   }
 
-  private showEarlyAnswer(early: EarlyAnswer): void {
-    this.earlyAnswer = early;
+  private showEarlyAnswer(answer: EarlyAnswer): void {
+    this.earlyAnswer = answer;
     this.answeredEarlyController.abort();
   }
 
-  private async settle(tried: AttemptResult): Promise<void> {
-    const early = await settleEarly(this.upload.id, this.withReach(tried), this.route, this.deps);
-    if (early && !this.answeredEarlyController.signal.aborted) this.showEarlyAnswer(early);
+  private async settle(result: AttemptResult): Promise<void> {
+    const answer = await settleEarly(this.upload.id, this.withReach(result), this.route, this.deps);
+    if (answer && !this.answeredEarlyController.signal.aborted) this.showEarlyAnswer(answer);
   }
 
-  /** Only what was certainly not handed out completely is certainly not with the origin. */
-  private withReach(tried: AttemptResult): AttemptResult {
-    const { attempt, answered } = tried;
+  /** Marks the attempt as `sent-in-part` if the end of its body was not handed out: the origin cannot have the complete upload. */
+  private withReach(result: AttemptResult): AttemptResult {
+    const { attempt, answered } = result;
     const isAnswer = answered && !answered.isChallenge;
-    if (this.body.endWasSent || isAnswer || attempt.reached === 'never-sent') return tried;
+    if (this.body.endWasSent || isAnswer || attempt.reached === 'never-sent') return result;
     const { signal } = this.abortController;
     const problem = signal.aborted ? (signal.reason as Error).message : attempt.problem;
-    return { ...tried, attempt: { ...attempt, reached: 'sent-in-part', problem } };
+    return { ...result, attempt: { ...attempt, reached: 'sent-in-part', problem } };
   }
 
-  /** By an origin that had not heard all of it: the whole is sent with what newer credentials there are. */
+  /** The origin wanted other credentials before it had the complete upload, which is then sent with the newest credentials. */
   private isChallengedEarly({ answered }: AttemptResult): boolean {
     return answered?.answer.body.in === 'record' && answered.isChallenge;
   }
@@ -240,25 +240,27 @@ export class EagerAttempt implements EagerFeed {
   }
 }
 
+/** The budget that the claim has given to the attempt. */
 function budgetFields({ budgetFrom, budgetSince }: Attempt): Pick<Attempt, 'budgetFrom' | 'budgetSince'> {
   return { budgetFrom, budgetSince };
 }
 
+/** The store and spool from which an `EagerBody` reads committed bytes. */
 export interface EagerBodyDeps {
   readonly store: Pick<UploadStore, 'chunks'>;
   readonly spool: Pick<Spool, 'read'>;
 }
 
-/** As much as is read ahead of an origin that is slower than its client: one read of the spool. */
+/** Bytes read ahead of a slow origin: one read of the spool. */
 const READ_AHEAD_BYTES = 1024 * 1024;
 
 /**
- * The body of an origin's request while its upload grows. It gives committed bytes only, because what is not committed can
- * still be taken back by a newer request, and it keeps its end back until it is let go: so nobody can have all of it by then.
+ * The body of an origin's request while its upload grows. It sends only committed bytes, because a newer request may replace the
+ * others, and holds back its end until `releaseEnd`, so that the origin cannot have the complete body before.
  */
 export class EagerBody {
   readonly framed: OriginBody;
-  /** The end was handed out: the origin may have the whole. */
+  /** The end was handed out: the origin may have the complete body. */
   endWasSent = false;
   private readonly changed = new Notifier();
   private readonly envelope;
@@ -272,12 +274,12 @@ export class EagerBody {
 
   constructor(
     private readonly upload: Upload,
-    wanted: Framing,
+    routeFraming: Framing,
     private readonly deps: EagerBodyDeps,
   ) {
     const { length, offset } = upload;
     this.committed = offset;
-    const framing = framingFor(upload, wanted);
+    const framing = framingFor(upload, routeFraming);
     this.envelope = framing.kind === 'multipart' ? envelopeOf(upload, framing) : undefined;
     const { before, after } = this.envelope ?? { before: '', after: '' };
     this.stream = new Readable({
@@ -294,13 +296,13 @@ export class EagerBody {
     this.framed = { size, body: this.stream, trailers: () => this.trailers };
   }
 
-  /** More is committed. */
+  /** More bytes are committed, up to `offset`. */
   setCommitted(offset: number): void {
     this.committed = Math.max(this.committed, offset);
     this.changed.notifyAll();
   }
 
-  /** The upload is whole with this offset, and its end may be given. */
+  /** The upload is complete at `offset`, and the end of the body may be sent. */
   releaseEnd({ offset, trailers = [] }: Pick<Upload, 'offset' | 'trailers'>): void {
     this.mayEnd = true;
     this.trailers = trailers;
@@ -323,7 +325,7 @@ export class EagerBody {
     }
   }
 
-  /** The bytes that follow, as soon as there are any; undefined when there are none. */
+  /** Waits for the next bytes; undefined at the end. */
   private async nextPiece(): Promise<Uint8Array | undefined> {
     for (;;) {
       const read = await this.pieces?.next();
@@ -335,23 +337,23 @@ export class EagerBody {
     }
   }
 
-  /** With a length the last byte is what makes a body whole, without one it is the end of it. */
+  /** With a known length the last byte is held back, without one only the end of the chunked body. */
   private get limit(): number {
     const { length = Infinity } = this.upload;
     return this.mayEnd ? this.committed : Math.min(this.committed, length - 1);
   }
 
-  private async openSource(endEarlyAttempt: number): Promise<void> {
+  private async openSource(end: number): Promise<void> {
     const { store, spool } = this.deps;
     const { id } = this.upload;
-    this.source = spool.read(id, await store.chunks(id), { start: this.position, end: endEarlyAttempt });
+    this.source = spool.read(id, await store.chunks(id), { start: this.position, end });
     this.pieces = (this.source as AsyncIterable<Uint8Array>)[Symbol.asyncIterator]();
   }
 }
 
 /**
- * Writes down what became of an early attempt while its upload is received; gives what its client has to hear. Nothing when
- * the upload is whole by now: then it is for the holder of its claim to say.
+ * Records the end of an eager attempt whose upload is still received, and returns the early answer for its client. Returns
+ * undefined if the upload is complete by now, because the holder of its claim then decides.
  */
 async function settleEarly(
   id: string,
@@ -359,19 +361,19 @@ async function settleEarly(
   route: Route,
   deps: DeliveryContext,
 ): Promise<EarlyAnswer | undefined> {
-  const isLast = answered && !answered.isChallenge;
-  return isLast ? recordEarlyAnswer(id, attempt, answered, route, deps) : end(id, attempt, answered, deps);
+  if (!answered || answered.isChallenge) return endEarlyAttempt(id, attempt, answered, deps);
+  return recordEarlyAnswer(id, { attempt, answered }, route, deps);
 }
 
-/** The origin has heard enough: its answer stands for the upload, whose bytes nobody needs any more. */
+/** Records the origin's early answer as the answer to the upload, and removes the upload's bytes. */
 async function recordEarlyAnswer(
   id: string,
-  attempt: Attempt,
-  { answer, body, buffered }: AttemptAnswer,
+  { attempt, answered }: { readonly attempt: Attempt; readonly answered: AttemptAnswer },
   route: Route,
   deps: DeliveryContext,
 ): Promise<EarlyAnswer | undefined> {
-  const { store, clock } = deps;
+  const { store, clock, monotonic } = deps;
+  const { answer, body, buffered } = answered;
   const record = (): Promise<Upload | 'stale'> => {
     const expiresAt = clock() + route.delivery.keepAnswerMs;
     return store.recordEarlyAnswer(id, attempt, { answer, body, expiresAt });
@@ -379,30 +381,31 @@ async function recordEarlyAnswer(
   const upload = await retryUntilRecorded(id, record, deps);
   if (upload === 'stale') return handleStaleAnswer(id, buffered, deps);
   reportAttempt(upload, attempt, deps);
-  reportEnd(upload, 'answered', deps.monotonic() - ((attempt.endedAt ?? attempt.startedAt) - attempt.startedAt), deps);
+  const durationMs = (attempt.endedAt ?? attempt.startedAt) - attempt.startedAt;
+  reportEnd(upload, 'answered', monotonic() - durationMs, deps);
   buffered.release();
   await removeChunks(id, await store.chunks(id), deps);
   return { kind: 'answered', upload, answer: buffered.relay() };
 }
 
 /**
- * A client may have been shown the beginning already, and waits for the end. That of a cancelled upload is nobody else's;
- * one that cannot be kept is cut. While it is whole, whoever claims it may be about to take this attempt over.
+ * Ends an early answer that could not be recorded, because its client may already read it. A cancelled upload's answer is
+ * completed, any other is cut; one of a complete upload is left to the run that may take this attempt over.
  */
 async function handleStaleAnswer(
   id: string,
   buffered: AttemptAnswer['buffered'],
   { store }: DeliveryContext,
 ): Promise<undefined> {
-  const known = await store.get(id);
-  if (!known || known.phase === 'cancelled') buffered.release();
-  else if (known.phase !== 'complete' && known.phase !== 'delivering')
-    // What cannot be removed is the sweep's business.
-    await buffered.break(new Error('the upload has gone on without this answer')).catch(() => undefined);
+  const upload = await store.get(id);
+  if (!upload || upload.phase === 'cancelled') buffered.release();
+  else if (upload.phase !== 'complete' && upload.phase !== 'delivering')
+    // The cleanup of uploads removes a leftover file.
+    await buffered.break(new Error('the upload has continued without this answer')).catch(() => undefined);
 }
 
-/** The upload goes on: to be delivered from the spool, or with the credentials that the origin wants. */
-async function end(
+/** Records the end of an attempt without a final answer. The upload continues, and after a challenge waits for other credentials. */
+async function endEarlyAttempt(
   id: string,
   attempt: Attempt,
   answered: AttemptAnswer | undefined,

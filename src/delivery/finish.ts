@@ -12,14 +12,14 @@ import type { ResponseBuffer } from './response-buffer.js';
 import { afterAttempt, policyOf } from './retry-policy.js';
 import type { Waiters, Pause, RunResult } from './waiters.js';
 
-/** What follows a step: a pause and another step, or nothing. */
+/** The next step of a run: another one after a pause, or none. */
 export type NextStep = (Pause & { readonly notBefore?: number }) | 'over';
 
 type WithAnswer = AttemptResult & { readonly attempt: Attempt; readonly answered: AttemptAnswer };
 
 const STOPPING: Undelivered = { reason: 'unreachable', problem: 'the proxy is being stopped' };
 
-/** What becomes of a delivery after an attempt, written down before anybody hears of it. */
+/** Ends the steps of a run: records the outcome first, then shows it to the waiting clients. */
 export class RunFinish {
   private readonly startedAt: number;
   private claim: Pick<DeliveryClaim, 'release'> | undefined;
@@ -28,28 +28,29 @@ export class RunFinish {
     private readonly id: string,
     private readonly deps: DeliveryContext,
     private readonly waiters: Waiters,
-    /** Called once, when who comes later needs a run of their own. */
+    /** Called once, when later requests need a new run. */
     private readonly onOver: () => void,
   ) {
     this.startedAt = deps.monotonic();
   }
 
-  /** The claim that the next step gives up. */
+  /** Sets the claim that is released before the delivery is postponed or given up. */
   useClaim(claim: Pick<DeliveryClaim, 'release'>): void {
     this.claim = claim;
   }
 
-  /** `chunks`: of the upload, when they have to be removed. */
+  /** Records the result of an attempt and decides the next step. `chunks` lists the bytes to remove after an answer. */
   afterAttempt(
     upload: Upload,
-    tried: AttemptResult,
+    result: AttemptResult,
     route: Route,
     chunks: () => Promise<readonly Chunk[]>,
   ): Promise<NextStep> {
-    if (!hasAnswer(tried)) return this.unanswered(upload, tried, route);
-    return tried.answered.isChallenge ? this.park(tried) : this.record(upload, tried, route, chunks);
+    if (!hasAnswer(result)) return this.unanswered(upload, result, route);
+    return result.answered.isChallenge ? this.park(result) : this.record(upload, result, route, chunks);
   }
 
+  /** Records when the next attempt is due, so that any worker can make it. */
   async postpone(pause: Exclude<NextStep, 'over'>): Promise<NextStep> {
     const { store, worker, clock, monotonic } = this.deps;
     const dueAt = Math.round(clock() + pause.until - monotonic());
@@ -58,6 +59,7 @@ export class RunFinish {
     return postponed === 'stale' ? this.finishElsewhere() : pause;
   }
 
+  /** Records that trying has ended without an answer. */
   async giveUp(why: Undelivered): Promise<NextStep> {
     const { store, worker } = this.deps;
     await this.claim?.release();
@@ -67,16 +69,18 @@ export class RunFinish {
     return this.finish({ kind: 'undelivered', upload, why });
   }
 
-  /** Nothing new may begin: whoever starts next takes it up. */
+  /** Ends the run because the proxy is stopping; the next process to start continues the delivery. */
   finishStopped(upload: Upload): 'over' {
     reportEnd(upload, 'postponed', this.startedAt, this.deps);
     return this.finish({ kind: 'undelivered', upload, why: STOPPING });
   }
 
+  /** Ends the run because the delivery is settled or belongs to another worker. */
   finishElsewhere(): 'over' {
     return this.finish({ kind: 'elsewhere' });
   }
 
+  /** Shows the result to the waiting clients and ends the run. */
   finish(result: RunResult): 'over' {
     this.waiters.show(result);
     this.onOver();
@@ -85,16 +89,19 @@ export class RunFinish {
 
   private async record(
     upload: Upload,
-    tried: WithAnswer,
+    result: WithAnswer,
     route: Route,
     chunks: () => Promise<readonly Chunk[]>,
   ): Promise<NextStep> {
-    const { buffered } = tried.answered;
-    const recorded = await recordAnswer(this.id, tried, route, this.deps, () => {
+    const { attempt, answered } = result;
+    const { buffered } = answered;
+    const onFailure = (): void => {
       buffered.release();
       this.waiters.show({ kind: 'answer', upload, buffered });
       void this.freeSpace(chunks);
-    });
+    };
+    const { keepAnswerMs } = route.delivery;
+    const recorded = await recordAnswer({ id: this.id, attempt, answered, keepAnswerMs, onFailure }, this.deps);
     if (recorded === 'stale') return this.handleStaleAnswer(upload, buffered);
     buffered.release();
     reportEnd(recorded, 'answered', this.startedAt, this.deps);
@@ -103,22 +110,22 @@ export class RunFinish {
     return 'over';
   }
 
-  /** Where the disk has taken the status of the answer but not its body, the bytes of the upload may be what fills it. */
+  /** If the disk took the status of the answer but not its body, the upload's own bytes may be what fills it. */
   private async freeSpace(chunks: () => Promise<readonly Chunk[]>): Promise<void> {
-    const known = await this.deps.store.direct.get(this.id).catch(() => undefined);
-    if (known?.phase !== 'answered') return;
-    // What cannot be listed now is removed when the answer is recorded whole.
+    const current = await this.deps.store.direct.get(this.id).catch(() => undefined);
+    if (current?.phase !== 'answered') return;
+    // Chunks that cannot be listed now are removed once the answer is recorded.
     await removeChunks(this.id, await chunks().catch(() => []), this.deps);
   }
 
   /**
-   * A cancelled upload has no record any more, but those who wait for its answer get it. Where another worker has taken the
-   * delivery over, only what that one records is the answer.
+   * The answer could not be recorded. A cancelled upload has no record, so the waiting clients get the answer directly; if
+   * another worker has taken over the delivery, only the answer that it records counts.
    */
   private async handleStaleAnswer(upload: Upload, buffered: ResponseBuffer): Promise<NextStep> {
-    const known = await this.deps.store.get(this.id);
-    if (known && known.phase !== 'cancelled') {
-      // What cannot be removed is the sweep's business.
+    const current = await this.deps.store.get(this.id);
+    if (current && current.phase !== 'cancelled') {
+      // The cleanup of uploads removes a leftover file.
       await buffered.break(new Error('another worker delivers this upload')).catch(() => undefined);
       return this.finishElsewhere();
     }
@@ -126,7 +133,7 @@ export class RunFinish {
     return this.finish({ kind: 'answer', upload, buffered });
   }
 
-  /** The bytes stay for a client with other credentials, and what the origin said for one without. */
+  /** Keeps the upload for a client with other credentials, and the origin's challenge for one without. */
   private async park({ attempt, answered }: WithAnswer): Promise<NextStep> {
     const { answer, buffered } = answered;
     const problem = `the origin answered ${answer.status}`;
@@ -145,13 +152,13 @@ export class RunFinish {
     this.waiters.attemptFailed();
     const verdict = afterAttempt(attempt, policyOf(begun, route), random);
     if (verdict.kind === 'give-up') return this.giveUp(verdict.why);
-    // The attempt's own times tell how long to wait from its end on.
-    const onOurClock = (at: number): number => endedAt + at - (attempt.endedAt ?? attempt.startedAt);
-    const notBefore = attempt.notBefore === undefined ? undefined : onOurClock(attempt.notBefore);
-    return this.postpone({ until: onOurClock(verdict.dueAt), notBefore, why: verdict.why });
+    // Times of the attempt are by the wall clock; the pause is measured from its end by the monotonic one.
+    const toMonotonic = (at: number): number => endedAt + at - (attempt.endedAt ?? attempt.startedAt);
+    const notBefore = attempt.notBefore === undefined ? undefined : toMonotonic(attempt.notBefore);
+    return this.postpone({ until: toMonotonic(verdict.dueAt), notBefore, why: verdict.why });
   }
 
-  /** As the one who made it: when the claim was taken meanwhile, it is asked back first. */
+  /** Records the end of this worker's attempt. If another worker has taken the claim meanwhile, it is taken back first. */
   private async endAttempt(attempt: Attempt): Promise<Upload | 'stale'> {
     const { store, worker, clock, claimMs } = this.deps;
     return this.recordStep(async () => {
@@ -163,18 +170,18 @@ export class RunFinish {
   }
 
   /**
-   * A step that a machine refuses is done again until it is done: what was certainly never sent would become something that
-   * nobody knows. Those who wait do not wait for that.
+   * Repeats a recording step until it succeeds, because a request that was certainly not sent would otherwise count as one with
+   * an unknown outcome. Waiting clients get the failure at once.
    */
   private async recordStep<T>(step: () => Promise<T>): Promise<T> {
-    const onTrouble = (error: unknown): void => this.waiters.show({ kind: 'failed', error });
-    const outcome = await retryUntilRecorded(this.id, () => catchPermanentFault(step), this.deps, onTrouble);
+    const onFailure = (error: unknown): void => this.waiters.show({ kind: 'failed', error });
+    const outcome = await retryUntilRecorded(this.id, () => catchPermanentFault(step), this.deps, onFailure);
     this.waiters.clearFailure();
     if ('error' in outcome) throw outcome.error;
     return outcome.done;
   }
 
-  /** State that was lost is never guessed: the client finds the upload gone and begins anew. */
+  /** Ends an upload whose bytes or steps are lost: its client has to start again. */
   async lose(upload: Upload, problem: string | undefined): Promise<NextStep> {
     const lost = await this.deps.store.markLost(this.id);
     if (lost !== 'gone') reportLoss(upload, problem, this.deps);
@@ -182,7 +189,7 @@ export class RunFinish {
   }
 }
 
-/** What a step came to, where doing it again can change nothing. */
+/** Returns an error that a retry cannot mend, and throws a retryable fault. */
 async function catchPermanentFault<T>(
   step: () => Promise<T>,
 ): Promise<{ readonly done: T } | { readonly error: unknown }> {
@@ -194,35 +201,39 @@ async function catchPermanentFault<T>(
   }
 }
 
-function hasAnswer(tried: AttemptResult): tried is WithAnswer {
-  return tried.answered !== undefined;
+function hasAnswer(result: AttemptResult): result is WithAnswer {
+  return result.answered !== undefined;
 }
 
-/** A disk that was full or failed once often takes the next write. */
+/** Short, because a disk that was full or failed once often accepts the next write. */
 const FIRST_RETRY_MS = 100;
 const LONGEST_RETRY_MS = 3000;
-/** So often it is tried again when the proxy is being stopped. */
+/** Retries while the proxy is being stopped. */
 const TRIES_WHILE_STOPPING = 4;
 
+interface RecordAnswerTask {
+  readonly id: string;
+  readonly attempt: Attempt;
+  readonly answered: AttemptAnswer;
+  readonly keepAnswerMs: number;
+  /** The store is available but cannot write: the waiting clients get the answer before it is recorded. */
+  readonly onFailure: () => void;
+}
+
 /**
- * Makes an answer durable. A store that fails is asked again and again: nothing else can bring this answer back, and
- * without it the upload might be sent twice. One that is away only has to come back; nobody hears the answer before,
- * because another worker may take the delivery over meanwhile. `onTrouble`: the store is there but cannot take it, and
- * those who wait should not wait for that.
+ * Makes an answer durable and retries until it is, because without the record the upload might be sent twice. While the store
+ * is unavailable the answer is not shown, since another worker may take over the delivery.
  */
 async function recordAnswer(
-  id: string,
-  { attempt, answered }: { readonly attempt: Attempt; readonly answered: AttemptAnswer },
-  route: Route,
+  { id, attempt, answered, keepAnswerMs, onFailure }: RecordAnswerTask,
   deps: DeliveryContext,
-  onTrouble: () => void,
 ): Promise<Upload | 'stale'> {
   const { store, worker, clock } = deps;
   const { answer, body } = answered;
   let ended: Attempt | undefined = attempt;
   const record = async (): Promise<Upload | 'stale'> => {
     try {
-      const expiresAt = clock() + route.delivery.keepAnswerMs;
+      const expiresAt = clock() + keepAnswerMs;
       return await store.recordAnswer(id, worker, { answer, body, expiresAt }, ended);
     } catch (error) {
       if (!ended || !isAttemptUnknown(error)) throw error;
@@ -230,12 +241,12 @@ async function recordAnswer(
       return record();
     }
   };
-  return retryUntilRecorded(id, record, deps, onTrouble);
+  return retryUntilRecorded(id, record, deps, onFailure);
 }
 
 /**
- * Repeats a step that writes down what came of a delivery until it is done: it was learned at the origin, and can be learned
- * nowhere else. Gives up with its failure only when the proxy stops.
+ * Repeats a step that records the outcome of a delivery until it succeeds, because the outcome cannot be learned again. Rejects
+ * with the step's error only while the proxy is being stopped. `onFailure` is called when an available store fails again.
  */
 export async function retryUntilRecorded<T>(
   id: string,
@@ -247,12 +258,13 @@ export async function retryUntilRecorded<T>(
   for (let failures = 0; ; failures++) {
     try {
       const done = await step();
-      if (failures > 0) log.info({ upload: uploadTag(id), failures }, 'what came of a delivery is recorded after all');
+      if (failures > 0)
+        log.info({ upload: uploadTag(id), failures }, 'the outcome of a delivery is recorded after all');
       return done;
     } catch (error) {
       if (failures === 0)
-        log.error({ upload: uploadTag(id), err: error }, 'what came of a delivery could not be recorded');
-      // Before anybody hears it: an error that comes once must not leave them with what a restart would not know.
+        log.error({ upload: uploadTag(id), err: error }, 'the outcome of a delivery could not be recorded, retrying');
+      // The first retry comes before `onFailure`: a single error must not show clients what a restart would not know.
       if (failures === 0 && !isStoreUnavailable(error)) continue;
       if (!isStoreUnavailable(error)) onFailure(error);
       if (draining.aborted && ++lastTries > TRIES_WHILE_STOPPING) throw error;
@@ -261,20 +273,20 @@ export async function retryUntilRecorded<T>(
   }
 }
 
-/** The stop ends a pause, so that what is full by now is tried again at once. */
+/** A stop of the proxy ends the pause, so that the next try comes at once. */
 async function pauseBeforeRetry(attempt: number, random: () => number, draining: AbortSignal): Promise<void> {
   const longestMs = Math.min(FIRST_RETRY_MS * 2 ** (attempt - 1), LONGEST_RETRY_MS);
   const signal = draining.aborted ? undefined : draining;
-  // An early end of the pause is no failure.
+  // An aborted pause is not a failure.
   await sleep(longestMs / 2 + (longestMs / 2) * random(), undefined, { signal }).catch(() => undefined);
 }
 
-/** The store has lost its newest steps, and with them that this attempt began: then the answer counts without it. */
+/** The store has lost the record that this attempt began; the answer is then recorded without the attempt. */
 function isAttemptUnknown(error: unknown): boolean {
   return error instanceof Fault && error.code === 'CONTRACT_BROKEN';
 }
 
-/** The answer stands for the upload from now on; its bytes are not needed any more. */
+/** Removes the bytes of an answered upload. Never rejects: a chunk that stays is logged. */
 export async function removeChunks(
   id: string,
   chunks: readonly Chunk[],
@@ -284,7 +296,7 @@ export async function removeChunks(
     try {
       await spool.removeChunk(id, name);
     } catch (error) {
-      // It goes with the upload when that expires.
+      // The chunk is removed with the upload when that expires.
       log.warn({ upload: uploadTag(id), err: error }, 'a delivered chunk could not be removed');
     }
   }

@@ -7,15 +7,15 @@ import type { DeliveryContext } from './context.js';
 
 type AttemptObserver = Pick<DeliveryContext, 'log' | 'metrics' | 'clock' | 'monotonic'>;
 
-/** What it takes to tell of an end. */
+/** Log, metrics and clock for reporting the end of an upload. */
 export interface EndObserver {
   readonly log: Log;
   readonly metrics: Pick<Metrics, 'uploadEnded' | 'bytesLost'>;
-  /** The time of the wall. */
+  /** Wall clock in milliseconds. */
   readonly clock: () => number;
 }
 
-/** One line and one figure an attempt. */
+/** Logs and counts an attempt. */
 export function reportAttempt(upload: Upload, attempt: Attempt, { log, metrics }: AttemptObserver): void {
   const { number, origin, startedAt, endedAt = startedAt, reached = 'sent', status, problem } = attempt;
   const fields = {
@@ -32,13 +32,13 @@ export function reportAttempt(upload: Upload, attempt: Attempt, { log, metrics }
 }
 
 /**
- * One line an upload that was answered or given up, and one figure a delivery. An upload that is given up has not come to its
- * end: it may still be answered, and is counted when it is, or when it goes.
+ * Counts the end of a delivery, and logs an upload that was answered or given up. An upload that was given up is not counted as
+ * ended, because it may still be answered; it counts then, or when it expires.
  */
 export function reportEnd(
   upload: Upload,
   outcome: 'answered' | 'undelivered' | 'postponed',
-  /** By the monotonic clock. */
+  /** Start of the delivery by the monotonic clock. */
   startedAt: number,
   { log, metrics, clock, monotonic }: AttemptObserver,
 ): void {
@@ -48,8 +48,8 @@ export function reportEnd(
 }
 
 /**
- * One line and one figure for an upload that ended without its origin: it was cancelled, broke a rule, or its time ran out;
- * `undelivered` when that was out after trying had ended. Nothing for one that was answered: its end was told then.
+ * Logs and counts an upload that ended without an answer: cancelled, invalid or expired. One that expires after delivery was
+ * given up counts as `undelivered`; an answered upload was reported already and is skipped.
  */
 export function reportClosed(
   upload: Upload,
@@ -62,8 +62,8 @@ export function reportClosed(
 }
 
 /**
- * Removes an upload, its bytes before its record, and tells of its end where nobody has yet. Several processes, and several
- * tries, may come to this: the store names one of them as the one that has removed it, and that one tells.
+ * Removes an upload, its bytes before its record, and reports its end if that is not reported yet. Several processes may remove
+ * it at once; only the one whose removal the store confirms reports it.
  */
 export async function removeAndReport(
   upload: Upload | Pick<Upload, 'id'>,
@@ -72,30 +72,33 @@ export async function removeAndReport(
   const isKnown = 'phase' in upload;
   await deps.spool.remove(upload.id);
   const phase = await deps.store.remove(upload.id, isKnown ? upload.clientKey : undefined);
-  // What was answered, or broke a rule, was told of then.
+  // The end of an answered or invalid upload was reported when it happened.
   if (!isKnown || phase === undefined || phase === 'answered' || phase === 'invalid') return;
   reportClosed(upload, phase === 'cancelled' ? 'cancelled' : 'expired', deps);
 }
 
-/** One line and one figure for an upload whose gate refused it: the refusal is its answer, and its origin never heard of it. */
+/** Logs and counts an upload that its gate refused. The refusal is its answer; the origin was not asked. */
 export function reportRefusal(upload: Upload, observer: EndObserver): void {
   reportUploadEnd(upload, 'answered', observer);
 }
 
-/** Everybody who finds that stored bytes, or confirmed steps, of an upload are lost tells it with this, and ends the upload. */
+/** Reports an upload that ends because stored bytes or confirmed steps of it are lost. */
 export function reportLoss(upload: Upload, problem: string | undefined, observer: EndObserver): void {
   observer.log.error({ ...uploadFields(identifiersOf(upload)), problem }, 'an upload whose bytes are lost is given up');
   observer.metrics.bytesLost('upload');
   reportClosed(upload, 'invalid', observer, problem);
 }
 
-/** The upload was delivered, and nobody gets its answer again. */
+/** Reports that the kept answer of a delivered upload is lost. */
 export function reportLostAnswer(
   upload: Upload,
   problem: string,
   { log, metrics }: Pick<EndObserver, 'log' | 'metrics'>,
 ): void {
-  log.error({ ...uploadFields(identifiersOf(upload)), problem }, 'a kept answer is lost: its client is told so');
+  log.error(
+    { ...uploadFields(identifiersOf(upload)), problem },
+    'a kept answer is lost: its client gets an error instead',
+  );
   metrics.bytesLost('answer');
 }
 

@@ -6,48 +6,50 @@ import { uploadTag } from '../observe/log.js';
 import type { DeliveryContext } from './context.js';
 import type { ResponseBuffer } from './response-buffer.js';
 
+/** Receives an interim response of the origin. */
 export type InterimListener = (interim: OriginInterim) => void;
 
-/** What a delivery came to. */
+/** The result of a run. */
 export type RunResult =
-  /** The answer, which may still be growing. */
+  /** The origin's answer, which may still be arriving. */
   | { readonly kind: 'answer'; readonly upload: Upload; readonly buffered: ResponseBuffer }
   | { readonly kind: 'undelivered'; readonly upload: Upload; readonly why: Undelivered }
-  /** Not for this worker: settled already, or being delivered by another. */
+  /** The delivery is settled already or belongs to another worker: the store knows the result. */
   | { readonly kind: 'elsewhere' }
   | { readonly kind: 'failed'; readonly error: unknown };
 
-/** Waited long enough: `why` and `dueAt` (monotonic) when the next attempt is known, neither while one is under way. */
+/** The wait has ended without a result. `why` and `dueAt` (monotonic) are known between attempts, not during one. */
 export interface Pending {
   readonly kind: 'pending';
   readonly why?: Undelivered;
   readonly dueAt?: number;
 }
 
-/** No attempt before `until` (monotonic), for a reason that is known. */
+/** A pause before the next attempt, until `until` (monotonic). */
 export interface Pause {
   readonly until: number;
   readonly why: Undelivered;
 }
 
+/** The limits of one client's wait. */
 export type WaitLimits = Pick<RetryRules, 'maxAttempts' | 'whileWaitingMs'> & {
-  /** Held open at most this long, whatever happens. */
+  /** Longest wait in any case. */
   readonly waitMs: number;
 };
 
-/** Those who wait for one delivery: each hears its result, or is let go when its patience is over. */
+/** The requests that wait for one delivery. Each gets the result, or a `Pending` when its wait limits are reached. */
 export class Waiters {
   private readonly changed = new Notifier();
   private result: RunResult | undefined;
   private pause: Pause | undefined;
-  private failures = 0;
-  private listeners = 0;
+  private failedAttempts = 0;
+  private waitingCount = 0;
   private readonly interimListeners = new Set<InterimListener>();
 
   constructor(private readonly monotonic: () => number) {}
 
   get isWaiting(): boolean {
-    return this.listeners > 0;
+    return this.waitingCount > 0;
   }
 
   show(result: RunResult): void {
@@ -55,44 +57,44 @@ export class Waiters {
     this.changed.notifyAll();
   }
 
-  /** What was shown did not come to its end. */
+  /** Withdraws the result: its answer broke off. */
   clearResult(): void {
     this.result = undefined;
   }
 
-  /** An interim response is for those who wait now. */
+  /** Passes an interim response to the requests that wait now. */
   relayInterim(interim: OriginInterim): void {
     for (const listener of this.interimListeners) listener(interim);
   }
 
-  /** The machine that failed does its work again. */
+  /** Withdraws a `failed` result: the step that failed has succeeded after all. */
   clearFailure(): void {
     if (this.result?.kind === 'failed') this.clearResult();
   }
 
   attemptFailed(): void {
-    this.failures++;
+    this.failedAttempts++;
   }
 
-  /** Nothing happens before the pause is over: who cannot wait that long is told now. */
+  /** Announces a pause; requests that cannot wait for its end get a `Pending` now. */
   setPause(pause: Pause | undefined): void {
     this.pause = pause;
     this.changed.notifyAll();
   }
 
-  /** Fulfilled as soon as there is an answer to read, or the end, or patience is over. Rejects with the signal's reason. */
+  /** Resolves with the result, or with a `Pending` when the limits are reached. Rejects with the signal's reason. */
   async waitForResult(
     signal: AbortSignal,
     limits: WaitLimits,
     onInterim?: InterimListener,
   ): Promise<RunResult | Pending> {
-    const start = { at: this.monotonic(), failures: this.failures };
+    const start = { at: this.monotonic(), failedAttempts: this.failedAttempts };
     let hasTimedOut = limits.waitMs <= 0;
     const deadline = setTimeout(() => {
       hasTimedOut = true;
       this.changed.notifyAll();
     }, limits.waitMs);
-    this.listeners++;
+    this.waitingCount++;
     if (onInterim) this.interimListeners.add(onInterim);
     try {
       for (;;) {
@@ -105,61 +107,61 @@ export class Waiters {
       }
     } finally {
       clearTimeout(deadline);
-      this.listeners--;
+      this.waitingCount--;
       if (onInterim) this.interimListeners.delete(onInterim);
     }
   }
 
   private shouldStopWaiting(
     { until }: Pause,
-    start: { readonly at: number; readonly failures: number },
+    start: { readonly at: number; readonly failedAttempts: number },
     { maxAttempts, whileWaitingMs, waitMs }: WaitLimits,
   ): boolean {
     const isTooLate = until > start.at + Math.min(whileWaitingMs, waitMs);
-    return isTooLate || this.failures - start.failures >= maxAttempts;
+    return isTooLate || this.failedAttempts - start.failedAttempts >= maxAttempts;
   }
 }
 
 /**
- * Notes which clients were told that the outcome of an attempt is unknown. Only the note lets their next request send the
- * upload once more, so it is made after the response was sent: without it they are told again, which does no harm.
+ * Records which clients were told that the outcome of an attempt is unknown. Only that record lets their next request send the
+ * upload again, so it is made after the response was sent; without it they are told once more, which does no harm.
  */
 export class InformedClients {
   private readonly pending = new Map<string, Promise<void>>();
 
   constructor(private readonly deps: Pick<DeliveryContext, 'store' | 'log'>) {}
 
-  /** Fulfilled when the note is made, or is known not to be. Never fails. */
+  /** Resolves when the record is made or has failed. Never rejects. */
   recordInformed(end: UnknownOutcome): Promise<void> {
     const { id } = end;
     const before = this.pending.get(id) ?? Promise.resolve();
-    const noting: Promise<void> = before
+    const recording: Promise<void> = before
       .then(() => this.record(end))
       .catch((error: unknown) => {
         this.deps.log.warn({ upload: uploadTag(id), err: error }, NOT_RECORDED);
       })
       .finally(() => {
-        if (this.pending.get(id) === noting) this.pending.delete(id);
+        if (this.pending.get(id) === recording) this.pending.delete(id);
       });
-    this.pending.set(id, noting);
-    return noting;
+    this.pending.set(id, recording);
+    return recording;
   }
 
-  /** The next request of a client may come before the note of its last response is made. */
+  /** The recording in progress, if any: a client's next request may arrive before it has finished. */
   pendingRecord(id: string): Promise<void> | undefined {
     return this.pending.get(id);
   }
 
   /**
-   * A client asks as one does that lost a response: what it was sent proves nothing, and the first time it is to be told
-   * once more. Clients that ask before each request would never come to their next attempt if every time counted.
+   * A client asks for the state of its upload, so the response may not have reached it: withdraws the record, once. Clients
+   * that ask before each request would otherwise never get to their next attempt.
    */
   async recordAsked(upload: Upload): Promise<Upload> {
     const { undelivered: why } = upload;
     const end = newestUnknownOutcome(upload);
     if (!end || !why?.clientKnows || why.hasAskedAgain) return upload;
-    const noted = await this.deps.store.direct.recordClientAskedAgain(end.id, end.attempt, why);
-    return noted === 'stale' ? upload : noted;
+    const updated = await this.deps.store.direct.recordClientAskedAgain(end.id, end.attempt, why);
+    return updated === 'stale' ? upload : updated;
   }
 
   private async record({ id, attempt }: UnknownOutcome): Promise<void> {
@@ -171,4 +173,4 @@ export class InformedClients {
   }
 }
 
-const NOT_RECORDED = 'that a client was told of an unknown outcome could not be noted: it will be told once more';
+const NOT_RECORDED = 'it could not be recorded that a client was told of an unknown outcome: it will be told again';
