@@ -67,7 +67,7 @@ export type Refusal =
   | { readonly reason: 'exceeds-length'; readonly length: number }
   | { readonly reason: 'too-large'; readonly maxSize: number; readonly upload?: Upload }
   /** The route puts the content into a form with fields of its own and accepts no content that is a form already. */
-  | { readonly reason: 'form-of-its-own' }
+  | { readonly reason: 'nested-form' }
   /** The route accepts bodies only as uploads; a client begins one with `field`. */
   | { readonly reason: 'upload-required'; readonly field: string }
   | { readonly reason: 'append-too-large'; readonly maxAppendSize: number; readonly upload?: Upload }

@@ -9,24 +9,28 @@ import { renderInterim, renderOutcome } from './render.js';
 import { isValue, readInteger, valueOf } from './structured-fields.js';
 import { type Dialect, dialects, final, PARTIAL_UPLOAD, withoutInterim, withoutVersion } from './versions.js';
 
-/** What a request's path leads to, as far as the routes and the store know. */
+/** The resource that a request's path leads to, from the routes and the store. */
 export type RequestTarget =
   | {
       readonly kind: 'target';
-      /** For OPTIONS, whether any method is. */
+      /** The method makes the target resumable; for OPTIONS, any method does. */
       readonly resumable: boolean;
-      /** Smaller uploads that come whole are passed on as they are. */
+      /** Smaller uploads that arrive in one request pass through. */
       readonly minSize: number;
-      /** For the method of the request, as is the next. */
+      /** The rule for ordinary bodies of this method. */
       readonly plainBodies: PlainBodies;
-      /** A request without content counts as one with an empty body: it would reach the wrong place too. */
+      /** Requests of this method without content are reshaped too, as if they had an empty body. */
       readonly shapesEmptyBodies: boolean;
-      /** The bytes become the file of a form with fields that a client is not to choose: a form of its own could. */
+      /**
+       * The content becomes the file of a form with fields that only the route may set, so it must not be a form
+       * itself.
+       */
       readonly refusesForms: boolean;
     }
-  /** `dialect`: the upload's own; undefined when there is no such upload. */
+  /** `dialect` is that of the stored upload; undefined if there is no such upload. */
   | { readonly kind: 'upload'; readonly id: string; readonly dialect: string | undefined };
 
+/** The classification of a request: a CORS preflight, the origin's own, or one of an upload protocol. */
 export type Detected =
   | { readonly kind: 'preflight' }
   | { readonly kind: 'pass-through' }
@@ -37,15 +41,15 @@ type UploadResource = Extract<RequestTarget, { readonly kind: 'upload' }>;
 
 const PASS_THROUGH: Detected = { kind: 'pass-through' };
 
-/** Methods without content to upload (RFC 9110 §9.3); the early drafts name four of them. */
+/** Methods without content to upload (RFC 9110 §9.3). */
 const WITHOUT_CONTENT = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
 
 /**
- * What a request is: ours, and in which form, or the origin's. The order of the questions matters. When in doubt the
- * request is the origin's, because every upload of an iOS app says `Upload-Complete: ?1`, resumable or not.
+ * Classifies a request, and chooses the protocol version for uploads. The order of the checks matters. In doubt the
+ * request passes through, because every upload of an iOS app sends `Upload-Complete: ?1`, resumable or not.
  */
-export function detect(head: RequestHead, place: RequestTarget, settings: Required<IetfSettings>): Detected {
-  return place.kind === 'upload' ? detectOnUpload(head, place, settings) : detectOnTarget(head, place, settings);
+export function detect(head: RequestHead, target: RequestTarget, settings: Required<IetfSettings>): Detected {
+  return target.kind === 'upload' ? detectOnUpload(head, target, settings) : detectOnTarget(head, target, settings);
 }
 
 function detectOnTarget(head: RequestHead, target: TargetResource, settings: IetfSettings): Detected {
@@ -53,12 +57,12 @@ function detectOnTarget(head: RequestHead, target: TargetResource, settings: Iet
   const detected = upload.kind === 'pass-through' ? detectPlain(head, target) : upload;
   if (!target.refusesForms || detected.kind !== 'resumable' || mediaType(head) !== FORM) return detected;
   const isCreation = 'kind' in detected.request && detected.request.kind === 'create';
-  return isCreation ? resumable(detected.protocol, { reason: 'form-of-its-own' }) : detected;
+  return isCreation ? resumable(detected.protocol, { reason: 'nested-form' }) : detected;
 }
 
 const FORM = 'multipart/form-data';
 
-/** A body that is no upload: the route says whether it passes. */
+/** Classifies a request that is no upload; the route decides about its body. */
 function detectPlain(head: RequestHead, { plainBodies, shapesEmptyBodies }: TargetResource): Detected {
   if (plainBodies === 'pass' || !(head.hasBody || shapesEmptyBodies)) return PASS_THROUGH;
   if (plainBodies === 'spool') return resumable(plain, plainCreation(head));
@@ -66,43 +70,44 @@ function detectPlain(head: RequestHead, { plainBodies, shapesEmptyBodies }: Targ
 }
 
 function detectUpload(head: RequestHead, target: TargetResource, settings: IetfSettings): Detected {
-  // A target of which nothing is resumable answers its preflights itself too.
+  // Before the preflight check: the origin answers preflights for targets that are not resumable.
   if (!target.resumable) return PASS_THROUGH;
-  // With content it is no question that browsers or uploads ask, and the content is seen like any other.
+  // Neither browsers nor upload clients send OPTIONS with content, so its content is treated like any other.
   if (head.method === 'OPTIONS' && head.hasBody && target.plainBodies !== 'pass') return PASS_THROUGH;
   if (isPreflight(head)) return { kind: 'preflight' };
   if (isTusRequest(head)) return PASS_THROUGH;
   const dialect = targetDialect(head);
   if (head.method === 'OPTIONS') return resumable(ietf(dialect, settings), { kind: 'discover' });
-  // An append, but not to an upload: it must not create one, and the origin knows nothing of appends.
+  // An append to something that is no upload must not create one, and the origin does not understand appends.
   if (head.method === 'PATCH' && mediaType(head) === PARTIAL_UPLOAD) {
     return resumable(ietf(dialect, settings), { reason: 'unknown-upload' });
   }
   return WITHOUT_CONTENT.has(head.method) ? PASS_THROUGH : detectCreation(head, target, settings);
 }
 
-/** An invalid completeness field is as good as none (RFC 9651 §4.2), and without one there is nothing to resume. */
+/** Detects an upload by its completeness field. An invalid field counts as absent (RFC 9651 §4.2). */
 function detectCreation(head: RequestHead, { minSize }: TargetResource, settings: IetfSettings): Detected {
   const dialect = targetDialect(head);
   const complete = readCompleteness(dialect, head);
   if (!isValue(complete)) return PASS_THROUGH;
-  // A future client works without us. One that is going to send the rest later needs us, and the newest rules we know.
+  // A complete request of a future version works as an ordinary one. An incomplete one gets the newest known rules.
   if (complete && namedDialect(head) === 'unknown') return PASS_THROUGH;
   const protocol = ietf(dialect, settings);
   const length = knownContentLength(head) ?? valueOf(readInteger(head.headers, 'Upload-Length'));
-  // One that sends the rest later needs us, however small it is: a browser's client begins every upload so.
+  // Incomplete creations are accepted whatever their length: browser clients begin every upload with an empty one.
   if (complete && length !== undefined && length < minSize) return PASS_THROUGH;
   return resumable(protocol, protocol.parseCreation(head));
 }
 
-/** The upload decides who understands it, the request how it wants to be answered. */
-function detectOnUpload(head: RequestHead, place: UploadResource, settings: IetfSettings): Detected {
+/** The request's version decides the form of the response, or the stored upload's if the request names none. */
+function detectOnUpload(head: RequestHead, upload: UploadResource, settings: IetfSettings): Detected {
   if (isPreflight(head)) return { kind: 'preflight' };
-  const stored = place.dialect === undefined ? undefined : dialects.get(place.dialect);
+  const stored = upload.dialect === undefined ? undefined : dialects.get(upload.dialect);
   const protocol = ietf(uploadDialect(head, stored ?? final), settings);
-  // Two families never answer for each other: to one, an upload of the other does not exist.
+  // Uploads are not shared between protocols: a tus request finds none, and the upload of an ordinary request is not
+  // found.
   if (isTusRequest(head) || !stored) return resumable(protocol, { reason: 'unknown-upload' });
-  return resumable(protocol, protocol.parseUploadRequest(head, place.id));
+  return resumable(protocol, protocol.parseUploadRequest(head, upload.id));
 }
 
 function uploadDialect(head: RequestHead, stored: Dialect): Dialect {
@@ -111,20 +116,20 @@ function uploadDialect(head: RequestHead, stored: Dialect): Dialect {
   return named ?? (stored === final ? final : withoutInterim(stored));
 }
 
-/** Whoever names no version of ours is answered by the newest rules. */
+/** Requests without a known version get the newest rules. */
 function targetDialect(head: RequestHead): Dialect {
   const named = namedDialect(head);
   return named === 'unknown' ? withoutVersion(final) : (named ?? final);
 }
 
-/** `Upload-Draft-Interop-Version`: undefined when there is none, `unknown` when it is none of ours, or no Integer. */
+/** From `Upload-Draft-Interop-Version`: undefined without the field, `unknown` for other versions or no Integer. */
 function namedDialect(head: RequestHead): Dialect | 'unknown' | undefined {
   const version = readInteger(head.headers, 'Upload-Draft-Interop-Version');
   if (version === 'absent') return undefined;
   return dialects.get(String(version)) ?? 'unknown';
 }
 
-/** tus 1.0.0 wins over everything: a tus client on iOS sends the fields of both. */
+/** Takes precedence over RUFH, because a tus 1.0.0 client on iOS sends the fields of both protocols. */
 function isTusRequest({ headers }: RequestHead): boolean {
   return fieldValue(headers, 'Tus-Resumable') !== undefined;
 }
@@ -138,18 +143,18 @@ function resumable(protocol: Protocol, request: Intent | Refusal): Detected {
 }
 
 export interface IetfSettings {
-  /** Send 104 in the form without a version header as well: the drafts forbid it, the RFC will not. */
+  /** Sends 104 also to requests without a version header, which the drafts forbid and the RFC will allow. */
   readonly finalInterim?: boolean;
 }
 
-/** RUFH in one of its deployed forms. */
+/** The protocol for one deployed version of RUFH. */
 export function ietf(dialect: Dialect, { finalInterim = false }: IetfSettings = {}): Protocol {
   const sendsInterim = dialect.interim === 'always' || (dialect.interim === 'when-enabled' && finalInterim);
   return {
     name: dialect.name,
     parseCreation: (head) => parseCreation(dialect, head),
     parseUploadRequest: (head, id) => parseUploadRequest(dialect, head, id),
-    interim: (news, context) => (sendsInterim ? renderInterim(dialect, news, context) : undefined),
+    interim: (update, context) => (sendsInterim ? renderInterim(dialect, update, context) : undefined),
     render: (outcome, context) => renderOutcome(dialect, outcome, context),
   };
 }

@@ -12,11 +12,11 @@ import {
 } from './structured-fields.js';
 import type { Dialect } from './versions.js';
 
-/** A creation on a target, which `detect` has found to be one (RUFH §4.2). */
+/** Parses a request that `detect` classified as a creation (RUFH §4.2). */
 export function parseCreation(dialect: Dialect, head: RequestHead): Intent | Refusal {
   const complete = readCompleteness(dialect, head);
   if (!isValue(complete)) return malformed(`${dialect.completeness.field} has to be ?0 or ?1.`);
-  // Every draft forbids it or leaves it undefined; Apple's servers let the harmless 0 pass.
+  // Every draft forbids Upload-Offset here or leaves it undefined; Apple's servers accept the harmless 0.
   const offset = valueOf(readInteger(head.headers, 'Upload-Offset')) ?? 0;
   if (offset !== 0)
     return malformed('A new upload begins at offset 0: leave Upload-Offset out, or append to an upload.');
@@ -38,11 +38,11 @@ export function parseCreation(dialect: Dialect, head: RequestHead): Intent | Ref
   };
 }
 
-/** What an upload resource understands (RUFH §4.3 to §4.5). */
+/** Parses a request to an upload resource (RUFH §4.3 to §4.5). */
 export function parseUploadRequest(dialect: Dialect, head: RequestHead, id: string): Intent | Refusal {
   switch (effectiveMethod(dialect, head)) {
     case 'HEAD':
-    case 'GET': // as HEAD: RUFH §4.3 since draft-12, and nobody minds before
+    case 'GET': // the same as HEAD since draft-12 (RUFH §4.3), and harmless in earlier versions
       return parseRetrieval(dialect, head, id);
     case 'PATCH':
       return parseAppend(dialect, head, id);
@@ -55,13 +55,13 @@ export function parseUploadRequest(dialect: Dialect, head: RequestHead, id: stri
   }
 }
 
-/** What the completeness field says in the dialect's own polarity. */
+/** Reads the completeness field in the dialect's name and polarity. */
 export function readCompleteness({ completeness }: Dialect, head: RequestHead): Read<boolean> {
   const read = readBoolean(head.headers, completeness.field);
   return isValue(read) ? read === completeness.whenComplete : read;
 }
 
-/** Known before the body: from Content-Length, or because there is no body. */
+/** The length of the content, if Content-Length has it or there is no content. */
 export function knownContentLength(head: RequestHead): number | undefined {
   return head.contentLength ?? (head.hasBody ? undefined : 0);
 }
@@ -71,7 +71,7 @@ export function mediaType(head: RequestHead): string | undefined {
   return fieldValue(head.headers, 'Content-Type')?.split(';', 1)[0]!.trim().toLowerCase();
 }
 
-/** RUFH §4.3.1 up to draft-05, and never lifted by those who test: retrieving the offset states none. */
+/** RUFH §4.3.1 up to draft-05: a request for the offset must not state one. Conformance tests still check that. */
 function parseRetrieval(dialect: Dialect, head: RequestHead, id: string): Intent | Refusal {
   const forbidden = statedFields(dialect, head, ['Upload-Offset', 'Upload-Length']);
   if (forbidden.length === 0) return { kind: 'retrieve', id };
@@ -84,7 +84,7 @@ function parseCancellation(dialect: Dialect, head: RequestHead, id: string): Int
   return malformed(`A cancellation must not carry ${forbidden.join(' or ')}.`);
 }
 
-/** RUFH §4.4. */
+/** Parses an append (RUFH §4.4). */
 function parseAppend(dialect: Dialect, head: RequestHead, id: string): AppendIntent | Refusal {
   if (dialect.appendType && mediaType(head) !== dialect.appendType) {
     return { reason: 'unsupported-media-type', expected: dialect.appendType };
@@ -109,7 +109,9 @@ function parseAppend(dialect: Dialect, head: RequestHead, id: string): AppendInt
   };
 }
 
-/** Absent means "the end" in the early drafts; garbage never does, or it would complete an upload by accident. */
+/**
+ * A missing field means "complete" in early drafts; an invalid one never does, because it could complete by accident.
+ */
 function readAppendCompleteness(dialect: Dialect, head: RequestHead): boolean | Refusal {
   const complete = readCompleteness(dialect, head);
   if (complete === 'absent' && dialect.appendWithoutCompleteness === 'completes') return true;
@@ -117,13 +119,13 @@ function readAppendCompleteness(dialect: Dialect, head: RequestHead): boolean | 
   return malformed(`${dialect.completeness.field} has to say, as ?0 or ?1, whether this is the end.`);
 }
 
-/** Which of these fields, and of completeness, are there with a valid value: an invalid one counts as absent. */
+/** Names of these fields, and of the completeness field, that have a valid value; invalid ones count as absent. */
 function statedFields(dialect: Dialect, head: RequestHead, integers: readonly string[]): string[] {
   const stated = integers.filter((name) => isValue(readInteger(head.headers, name)));
   return isValue(readCompleteness(dialect, head)) ? [...stated, dialect.completeness.field] : stated;
 }
 
-/** tus-js-client (`overridePatchMethod`) reaches through firewalls that know POST only. */
+/** tus-js-client (`overridePatchMethod`) overrides POST, for firewalls that block other methods. */
 function effectiveMethod({ methodOverride }: Dialect, { method, headers }: RequestHead): string {
   const override = methodOverride && method === 'POST' ? fieldValue(headers, 'X-HTTP-Method-Override') : undefined;
   return override === 'PATCH' || override === 'DELETE' || override === 'HEAD' ? override : method;

@@ -9,8 +9,8 @@ import { limitLine, lines, retryAfterLine } from './upload-headers.js';
 import { final } from './versions.js';
 
 /**
- * An ordinary request whose body goes through the spool. Nothing of an upload is told: no 104, no `Location`, no offset;
- * its client gets the origin's answer as it came, or an ordinary error.
+ * The protocol of an ordinary request whose body is spooled. The client sees no upload (no 104, `Location` or offset):
+ * it gets the origin's answer unchanged, or an ordinary error.
  */
 export const plain: Protocol = {
   name: PLAIN_DIALECT,
@@ -20,7 +20,7 @@ export const plain: Protocol = {
   render,
 };
 
-/** Digests are between client and origin: nothing of the request is interpreted. */
+/** A complete creation from an ordinary request. Its digests are not checked, they are for the origin. */
 export function plainCreation(head: RequestHead): CreateIntent {
   return {
     kind: 'create',
@@ -61,7 +61,7 @@ function render(outcome: Outcome, context: ReplyContext): Reply {
   }
 }
 
-/** In words about a request, not about an upload; where an upload would be welcome, its limits are told with it. */
+/** Refuses in terms of a request, not of an upload; the limits are added only if the client is asked to upload. */
 function refused(refusal: Refusal, context: ReplyContext): Reply {
   const { reason } = refusal;
   if (reason === 'too-large')
@@ -72,7 +72,7 @@ function refused(refusal: Refusal, context: ReplyContext): Reply {
     return problemReply({ status: 503, detail: 'This request cannot be taken now. Nothing of it was kept.' }, [
       retryAfterLine(refusal.retryAfterSeconds),
     ]);
-  // 410 would say that there is nothing at this address any more.
+  // 410 would mean that the target itself no longer exists.
   if (reason === 'gone') return problemReply({ status: 500, detail: GIVEN_UP });
   const limits = reason === 'upload-required' ? limitLine(final, undefined, context) : undefined;
   return problemReply(problemOf(refusal, final), lines(limits, adviceLine(refusal)));
@@ -82,7 +82,7 @@ const GIVEN_UP =
   'This request was given up before the origin had answered it: its stored bytes were lost or damaged, or an operator has ' +
   'ended it. It can be sent again.';
 
-/** As a gateway says it (RFC 9110 §15.6.3, §15.6.4). */
+/** The statuses are those of a gateway (RFC 9110 §15.6.3, §15.6.4). */
 function undelivered({ reason }: Undelivered, retryAfterSeconds: number): Reply {
   switch (reason) {
     case 'refused':

@@ -2,15 +2,16 @@ import type { HeaderLine, Headers } from '../model/headers.js';
 import type { Upload } from '../model/upload.js';
 import type { Reply } from './protocol.js';
 
-/** What kind of problem it is: one that RUFH §7 registers, or one that its status says all about. */
+/** A problem type registered by RUFH §7, or `about:blank` if the status says everything. */
 export type ProblemType =
   'about:blank' | 'mismatching-upload-offset' | 'inconsistent-upload-length' | 'completed-upload';
 
-/** A refusal in words: what was wrong and what to do about it. */
+/** The content of a problem response (RFC 9457). */
 export interface Problem {
   readonly status: number;
-  /** `about:blank` when not given. */
+  /** Defaults to `about:blank`. */
   readonly type?: ProblemType;
+  /** The problem and how to solve it, for people. */
   readonly detail: string;
   /** Extension members (RFC 9457 §3.2). */
   readonly members?: Readonly<Record<string, number>>;
@@ -25,7 +26,7 @@ const TITLES: Readonly<Record<Exclude<ProblemType, 'about:blank'>, string>> = {
   'completed-upload': 'Upload Is Completed',
 };
 
-/** RFC 9457 §4.2.1: a problem without a type of its own is called what its status is called. */
+/** RFC 9457 §4.2.1: the title of an `about:blank` problem is the phrase of its status. */
 const STATUS_PHRASES: ReadonlyMap<number, string> = new Map([
   [400, 'Bad Request'],
   [403, 'Forbidden'],
@@ -50,10 +51,10 @@ const STATUS_PHRASES: ReadonlyMap<number, string> = new Map([
   [507, 'Insufficient Storage'],
 ]);
 
-/** What is said of one upload at one moment is nobody else's to keep (RUFH §4.3.2 for offsets, and so for the rest). */
+/** Responses about an upload's current state must not be cached; RUFH §4.3.2 requires it for offsets. */
 export const NO_STORE: HeaderLine = ['Cache-Control', 'no-store'];
 
-/** A whole response of ours about a problem, as `application/problem+json` (RFC 9457 §3), after `headers`. */
+/** A complete `application/problem+json` response (RFC 9457 §3) that begins with `headers`. */
 export function problemReply(problem: Problem, headers: Headers = []): Reply {
   return {
     status: problem.status,
@@ -62,16 +63,16 @@ export function problemReply(problem: Problem, headers: Headers = []): Reply {
   };
 }
 
-/** An upload whose answer was kept and is damaged. */
+/** The problem of an upload that was delivered, but whose stored answer is damaged. */
 export function answerLostProblem({ answer }: Upload): Problem {
-  const said = answer ? `, and its target answered ${answer.status}` : '';
+  const status = answer ? `, and its target answered ${answer.status}` : '';
   return {
     status: 500,
-    detail: `The upload was delivered${said}, but the stored answer is damaged and cannot be given again. Do not send it again.`,
+    detail: `The upload was delivered${status}, but the stored answer is damaged and cannot be given again. Do not send it again.`,
   };
 }
 
-/** The body alone, for a response that is put together elsewhere. */
+/** The JSON body of a problem response, for callers that write the head themselves. */
 export function problemBody({ status, type = 'about:blank', detail, members }: Problem): string {
   const registered = type !== 'about:blank';
   const title = registered ? TITLES[type] : STATUS_PHRASES.get(status);

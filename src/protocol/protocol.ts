@@ -3,42 +3,42 @@ import type { Intent, InterimUpdate, Outcome, Refusal } from '../model/messages.
 import type { RequestHead } from '../model/request-head.js';
 import type { Limits } from '../model/route.js';
 
-/** A response, ready to be written: every header and the exact body. */
+/** A response, ready to be written: status, every header and the exact body. */
 export interface Reply {
   readonly status: number;
-  /** Only for a relayed answer and for 104; otherwise Node's phrase. */
+  /** The reason phrase of a relayed answer or a 104; missing: Node's phrase for the status. */
   readonly reason?: string;
   readonly headers: readonly HeaderLine[];
   readonly body?: string | AsyncIterable<Uint8Array>;
-  /** Length of an iterable body when it is known. */
+  /** Length of an iterable body in bytes, if known. */
   readonly bodySize?: number;
-  /** Asked for when `body` has ended. */
+  /** Called when `body` has ended. */
   readonly trailers?: () => Headers;
 }
 
-/** What the wire needs beyond the outcome itself. */
+/** Facts that a response needs besides the outcome. */
 export interface ReplyContext {
-  /** The absolute URL of an upload resource as this client sees it. */
+  /** The absolute URL of an upload resource for this client. */
   readonly uploadUrl: (id: string) => string;
-  /** The limits of the route, for answers that have no upload. */
+  /** The limits of the route, for responses without an upload. */
   readonly limits: Limits;
   readonly nowMs: number;
 }
 
-/** One form of resumable uploads on the wire. Pure: it decides what is meant and how an outcome looks, nothing else. */
+/** One version of an upload protocol: pure functions from requests to intents and from outcomes to responses. */
 export interface Protocol {
-  /** What an upload remembers as its dialect: '3' … '10', 'final'. */
+  /** The dialect stored with an upload: '3' … '10', 'final', or `PLAIN_DIALECT`. */
   readonly name: string;
-  /** A creation on a target, already detected as one. */
+  /** Parses a request that `detect` classified as a creation. */
   parseCreation(head: RequestHead): Intent | Refusal;
-  /** A request on an upload resource. */
+  /** Parses a request to the upload resource `id`. */
   parseUploadRequest(head: RequestHead, id: string): Intent | Refusal;
-  /** An interim response, or undefined where this form has none for such news. */
-  interim(news: InterimUpdate, context: ReplyContext): Reply | undefined;
+  /** An interim response; undefined if this version has none for the update. */
+  interim(update: InterimUpdate, context: ReplyContext): Reply | undefined;
   render(outcome: Outcome, context: ReplyContext): Reply;
 }
 
-/** A parse result is a refusal when it has a reason. */
+/** Tells refusals from intents: only refusals have a reason. */
 export function isRefusal(parsed: Intent | Refusal): parsed is Refusal {
   return 'reason' in parsed;
 }

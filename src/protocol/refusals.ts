@@ -6,15 +6,9 @@ import type { Reply, ReplyContext } from './protocol.js';
 import { completenessLine, limitLine, lines, offsetLine, retryAfterLine, versionLine } from './upload-headers.js';
 import type { Dialect } from './versions.js';
 
-/** A full disk does not say when it will have room again (RFC 9110 §10.2.3 wants a number). */
-const STORAGE_RETRY_SECONDS = 60;
-
-/** An origin may take no more uploads at a time for as long as the others last. */
-const BUSY_RETRY_SECONDS = 5;
-
 /**
- * Turns a request down, in the protocol's own name: "not complete" throughout, because it is not the origin who speaks
- * (RUFH §4.1.2), and with everything a client needs to do better (§4.1.4: a rejection carries all limits).
+ * Renders a refusal: always "not complete", because the response is not the origin's (RUFH §4.1.2), and with all limits
+ * (RUFH §4.1.4), so that the client can correct its request.
  */
 export function renderRefusal(dialect: Dialect, refusal: Refusal, context: ReplyContext): Reply {
   const problem = problemOf(refusal, dialect);
@@ -31,13 +25,13 @@ export function renderRefusal(dialect: Dialect, refusal: Refusal, context: Reply
   );
 }
 
-/** A refusal in words, with the status that it has in this dialect. */
+/** The problem for a refusal, with its status and type in this dialect. */
 export function problemOf(refusal: Refusal, dialect: Dialect): Problem {
-  const wanted = typeOf(refusal, dialect);
+  const type = typeOf(refusal, dialect);
   return {
     status: statusOf(refusal, dialect),
-    type: dialect.problemTypes.includes(wanted) ? wanted : 'about:blank',
-    // Safe: an entry is only ever given the refusal it stands under.
+    type: dialect.problemTypes.includes(type) ? type : 'about:blank',
+    // The cast is safe: each entry of DETAILS is called only with the refusal of its own reason.
     detail: (DETAILS[refusal.reason] as (refusal: Refusal) => string)(refusal),
     members:
       refusal.reason === 'mismatching-offset'
@@ -69,7 +63,7 @@ function statusOf(refusal: Refusal, dialect: Dialect): number {
       return 413;
     case 'upload-required':
       return 428; // RFC 6585 §3
-    case 'form-of-its-own':
+    case 'nested-form':
       return 415;
     case 'unsupported-media-type':
       return dialect.wrongAppendTypeStatus;
@@ -91,13 +85,19 @@ function typeOf({ reason }: Refusal, dialect: Dialect): ProblemType {
   return 'about:blank';
 }
 
-/** Where there is an upload, or could have been one, but not where there is none. */
+/** Limits are sent if there is an upload or the request could have created one. */
 function hasLimits({ reason }: Refusal, { status }: Problem): boolean {
-  const noUpload = reason === 'unknown-upload' || reason === 'gone' || reason === 'method-not-allowed';
-  return status < 500 && !noUpload;
+  const concernsNoUpload = reason === 'unknown-upload' || reason === 'gone' || reason === 'method-not-allowed';
+  return status < 500 && !concernsNoUpload;
 }
 
-/** The one field that helps with this refusal in particular. */
+/** Seconds for `Retry-After` (RFC 9110 §10.2.3) when storage is full; the real time is unknown. */
+const STORAGE_RETRY_SECONDS = 60;
+
+/** Seconds for `Retry-After` when the origin takes no more concurrent uploads. */
+const BUSY_RETRY_SECONDS = 5;
+
+/** The header field that helps the client with this particular refusal. */
 export function adviceLine(refusal: Refusal): HeaderLine | undefined {
   const { reason } = refusal;
   if (reason === 'method-not-allowed') return ['Allow', refusal.allowed.join(', ')]; // RFC 9110 §15.5.6
@@ -137,7 +137,7 @@ const DETAILS: Details = {
   'upload-required': ({ field }) =>
     `A body is taken here only as a resumable upload. Send the request again with "${field}: ?1" and the whole body, or ` +
     `begin the upload with "${field}: ?0", an empty body and its Upload-Length.`,
-  'form-of-its-own': () =>
+  'nested-form': () =>
     'A form is not taken here, because the file is put into one with fields of its own. Send the file alone, with its own type.',
   'append-too-large': ({ maxAppendSize }) =>
     `One request may bring at most ${maxAppendSize} bytes. Send the rest in smaller parts.`,

@@ -18,7 +18,7 @@ import {
 } from './upload-headers.js';
 import { type Dialect, PARTIAL_UPLOAD } from './versions.js';
 
-/** How an outcome looks in a dialect: the whole final response. */
+/** Renders an outcome as the final response in a dialect. */
 export function renderOutcome(dialect: Dialect, outcome: Outcome, context: ReplyContext): Reply {
   switch (outcome.kind) {
     case 'created':
@@ -38,13 +38,13 @@ export function renderOutcome(dialect: Dialect, outcome: Outcome, context: Reply
       return accepted(dialect, outcome.upload, context);
     case 'undelivered':
       if (outcome.why.reason === 'quarantined') return quarantined(dialect, outcome.upload);
-      // RFC 9110 §15.6.3: what came of the origin is no valid response.
+      // RFC 9110 §15.6.3: the origin's response was invalid.
       if (outcome.why.invalidAnswer) return undelivered(dialect, outcome, 502, INVALID_ANSWER);
       return undelivered(dialect, outcome, dialect.undeliveredStatus, UNDELIVERED[outcome.why.reason]);
     case 'pending':
       return pending(dialect, outcome);
     case 'cancelled':
-      return ours(204, versionLine(dialect), NO_STORE); // RUFH §4.5: exactly 204 until draft-08, and tus-js-client insists
+      return response(204, versionLine(dialect), NO_STORE); // RUFH §4.5: 204 until draft-08; tus-js-client requires it
     case 'discovered':
       return discovered(dialect, context);
     case 'refused':
@@ -52,14 +52,15 @@ export function renderOutcome(dialect: Dialect, outcome: Outcome, context: Reply
   }
 }
 
-/** How news looks in a 104 (RUFH §5); undefined where the dialect has none for it. */
-export function renderInterim(dialect: Dialect, news: InterimUpdate, context: ReplyContext): Reply | undefined {
-  if (news.kind === 'resumable') {
-    return interim(versionLine(dialect), locationLine(news.upload, context), limitLine(dialect, news.upload, context));
+/** Renders an update as a 104 (RUFH §5); undefined if the dialect has none for it. */
+export function renderInterim(dialect: Dialect, update: InterimUpdate, context: ReplyContext): Reply | undefined {
+  if (update.kind === 'resumable') {
+    const { upload } = update;
+    return interim(versionLine(dialect), locationLine(upload, context), limitLine(dialect, upload, context));
   }
-  const { during, upload, offset } = news;
+  const { during, upload, offset } = update;
   if (during === 'create' ? dialect.creationProgress === 'none' : !dialect.appendProgress) return undefined;
-  // RUFH §4.4.2: an append's never has a Location; a creation's only from draft-10 on, and then the very same one.
+  // RUFH §4.4.2: the 104 of an append never has a Location, that of a creation repeats it since draft-10.
   const repeatsLocation = during === 'create' && dialect.creationProgress === 'with-location';
   const location = repeatsLocation ? locationLine(upload, context) : undefined;
   return interim(versionLine(dialect), location, ['Upload-Offset', String(offset)]);
@@ -69,14 +70,14 @@ function interim(...maybe: MaybeLines): Reply {
   return { status: 104, reason: 'Upload Resumption Supported', headers: lines(...maybe) };
 }
 
-/** RUFH §4.2.2: the client goes on at `Location`, even when no 104 could tell it before. */
+/** RUFH §4.2.2: `Location` lets the client continue even without a 104. */
 function created(dialect: Dialect, upload: Upload, digest: Digest | undefined, context: ReplyContext): Reply {
-  return ours(
+  return response(
     201,
     versionLine(dialect),
     locationLine(upload, context),
     offsetLine(upload),
-    // A creation that repeats an earlier one may find everything done.
+    // A creation that repeats an earlier one may find the upload already answered.
     completenessLine(dialect, hasGoodAnswer(upload)),
     limitLine(dialect, upload, context),
     reprDigestLine(digest),
@@ -84,9 +85,9 @@ function created(dialect: Dialect, upload: Upload, digest: Digest | undefined, c
   );
 }
 
-/** RUFH §4.4.2. The offset is optional from draft-06 on, but tus-js-client and pyrufh go by it. */
+/** RUFH §4.4.2. The offset is optional since draft-06, but tus-js-client and pyrufh rely on it. */
 function appended(dialect: Dialect, upload: Upload, digest: Digest | undefined): Reply {
-  return ours(
+  return response(
     dialect.appendedStatus,
     versionLine(dialect),
     offsetLine(upload),
@@ -96,11 +97,11 @@ function appended(dialect: Dialect, upload: Upload, digest: Digest | undefined):
   );
 }
 
-/** RUFH §4.3.2. 204 is what every draft and every client accepts. */
+/** RUFH §4.3.2. Every draft and every client accepts 204. */
 function retrieved(dialect: Dialect, upload: Upload, digest: Digest | undefined, context: ReplyContext): Reply {
   const lengthLine: HeaderLine | undefined =
     dialect.sendsLength && upload.length !== undefined ? ['Upload-Length', String(upload.length)] : undefined;
-  return ours(
+  return response(
     204,
     versionLine(dialect),
     offsetLine(upload),
@@ -108,25 +109,25 @@ function retrieved(dialect: Dialect, upload: Upload, digest: Digest | undefined,
     lengthLine,
     limitLine(dialect, upload, context),
     reprDigestLine(digest),
-    unknownLine(upload),
+    outcomeUnknownLine(upload),
     NO_STORE,
   );
 }
 
-/** RFC 9209: a client that lost its response before this one has been told even so. */
-function unknownLine({ undelivered }: Upload): HeaderLine | undefined {
+/** RFC 9209: informs a client of an unknown outcome even if it lost the response that said so. */
+function outcomeUnknownLine({ undelivered }: Upload): HeaderLine | undefined {
   return undelivered?.reason === 'outcome-unknown' ? ['Proxy-Status', OUTCOME_UNKNOWN] : undefined;
 }
 
-/** RUFH §4.1.4. Told in every dialect, whichever draft the client was written for. Apple's clients want a 200. */
+/** RUFH §4.1.4. Limits are sent even in dialects that do not define them. Apple's clients require a 200. */
 function discovered(dialect: Dialect, { limits }: ReplyContext): Reply {
   const value = uploadLimit(limits, dialect.lifetimeLimit ?? 'max-age', limits.maxAgeSeconds);
-  return ours(200, versionLine(dialect), ['Upload-Limit', value], ['Accept-Patch', PARTIAL_UPLOAD]);
+  return response(200, versionLine(dialect), ['Upload-Limit', value], ['Accept-Patch', PARTIAL_UPLOAD]);
 }
 
 /**
- * The upload is whole, but the origin has not answered. "Not complete" in every dialect: to say "complete" would make a
- * client give up bytes that we keep and that its next completing append can still have delivered.
+ * The upload is complete, but the origin has not answered. The response says "not complete" in every dialect: otherwise
+ * the client would give up, although the bytes are kept and its next completing append can still get them delivered.
  */
 function undelivered(
   dialect: Dialect,
@@ -146,8 +147,8 @@ function undelivered(
 }
 
 /**
- * The whole is here and the client need not wait (RFC 9110 §15.3.3, RFC 7240 §4.1). "Complete", because nothing more is
- * to be sent; what the origin says is found at the status URL.
+ * The upload is complete and the client does not wait (RFC 9110 §15.3.3, RFC 7240 §4.1). The response says "complete",
+ * because there is nothing more to send; the status URL will have the origin's answer.
  */
 function accepted(dialect: Dialect, upload: Upload, { uploadUrl }: ReplyContext): Reply {
   const status = `${uploadUrl(upload.id)}/status`;
@@ -164,7 +165,7 @@ function accepted(dialect: Dialect, upload: Upload, { uploadUrl }: ReplyContext)
   };
 }
 
-/** Final for the client, unlike everything else that is undelivered: coming again changes nothing. */
+/** Final for the client, unlike all other undelivered uploads: repeating the request changes nothing. */
 function quarantined(dialect: Dialect, upload: Upload): Reply {
   return problemReply(
     { status: 403, detail: UNDELIVERED.quarantined },
@@ -172,7 +173,7 @@ function quarantined(dialect: Dialect, upload: Upload): Reply {
   );
 }
 
-/** The whole was delivered, so that nothing may make the client send it again: only what its target said is lost. */
+/** The upload was delivered and only its answer is lost, so nothing may make the client send it again. */
 function answerLost(dialect: Dialect, upload: Upload): Reply {
   return problemReply(
     answerLostProblem(upload),
@@ -180,7 +181,7 @@ function answerLost(dialect: Dialect, upload: Upload): Reply {
   );
 }
 
-/** Nothing is wrong so far but the time it takes (RFC 9110 §15.6.5), or an attempt failed and more follow. */
+/** The first attempt takes too long (RFC 9110 §15.6.5), or an attempt failed and more follow. */
 function pending(dialect: Dialect, outcome: Extract<Outcome, { readonly kind: 'pending' }>): Reply {
   if (!outcome.why) return undelivered(dialect, outcome, 504, UNANSWERED);
   return undelivered(dialect, outcome, dialect.undeliveredStatus, FAILING);
@@ -198,7 +199,7 @@ const INVALID_ANSWER =
   'The upload is whole and kept. It was sent to its target, whose answer was too large, too slow or without end. ' +
   'Appending its end again sends it once more.';
 
-/** In general words: what exactly failed behind us is the operator's business. */
+/** The details are general, because clients must not learn what exactly failed behind the proxy. */
 const UNDELIVERED: Readonly<Record<Undelivered['reason'], string>> = {
   unreachable:
     'The upload is whole and kept, but its target could not be reached. Append its end again later to have it sent.',
@@ -219,7 +220,7 @@ function reprDigestLine(digest: Digest | undefined): HeaderLine | undefined {
   return digest && ['Repr-Digest', digestField(digest)];
 }
 
-function ours(status: number, ...maybe: MaybeLines): Reply {
+function response(status: number, ...maybe: MaybeLines): Reply {
   return { status, headers: lines(...maybe) };
 }
 
@@ -227,10 +228,9 @@ type Answered = Extract<Outcome, { readonly kind: 'answered' }>;
 type Parked = Extract<Outcome, { readonly kind: 'parked' | 'turned-away' }>;
 
 /**
- * The origin's answer, whatever its status: as it came, with what tells a resuming client whose answer it is (RUFH §4.1.2:
- * complete, so that nobody resumes what the target itself has answered) and how many bytes are acknowledged. With a good
- * answer that is the total, without which tus-js-client does not call it success; but not before the answer is recorded,
- * because a crash would make the offset go down.
+ * The origin's answer, whatever its status, with "complete" (RUFH §4.1.2), so that no client resumes an answered
+ * upload, and the acknowledged offset. After a good answer the offset is the length, or tus-js-client would not report
+ * success; but only once the answer is recorded, because a crash must not make the offset go down.
  */
 function renderAnswer(dialect: Dialect, outcome: Answered, context: ReplyContext): Reply {
   const { upload, answer } = outcome;
@@ -254,8 +254,8 @@ function renderAnswer(dialect: Dialect, outcome: Answered, context: ReplyContext
 }
 
 /**
- * The origin's 401, or what whoever may let the client in said instead, as it came, but "not complete": unlike any other
- * answer it is not the last word, because what is kept can be completed with other credentials.
+ * A refusal by the origin or the authorization service, with "not complete": unlike other answers it is not final,
+ * because the upload can still be completed with other credentials.
  */
 function renderParked(dialect: Dialect, outcome: Parked): Reply {
   const { answer } = outcome;
@@ -274,23 +274,26 @@ function renderParked(dialect: Dialect, outcome: Parked): Reply {
 }
 
 /**
- * The drafts up to 05 want the upload's URL here and tus-js-client fails without any; later ones reserve the field for
- * the origin (RUFH §4.2.2). Where the origin gave one, it is the one that the application needs.
+ * Drafts up to 05 put the upload's URL here, and tus-js-client fails without a `Location`; later drafts reserve the
+ * field for the origin (RUFH §4.2.2). The origin's own `Location` always stays, because the application needs it.
  */
 function uploadLocation(
   dialect: Dialect,
   { to, upload, answer }: Answered,
   context: ReplyContext,
 ): HeaderLine | undefined {
-  const wanted = dialect.answerLocation === 'upload-if-none' && to === 'create';
-  const successful = answer.status >= 200 && answer.status < 300;
-  return wanted && successful && !has(answer.headers, 'location') ? locationLine(upload, context) : undefined;
+  const isExpected = dialect.answerLocation === 'upload-if-none' && to === 'create';
+  const isSuccess = answer.status >= 200 && answer.status < 300;
+  return isExpected && isSuccess && !has(answer.headers, 'location') ? locationLine(upload, context) : undefined;
 }
 
-/** RFC 9530 §3 makes it describe the response's own representation, unless that is the uploaded one, or none. */
+/**
+ * RFC 9530 §3: `Repr-Digest` describes the response's own content, unless that is empty or about the uploaded
+ * representation.
+ */
 function answerDigestLine({ answer, reprDigest }: Answered): HeaderLine | undefined {
-  const aboutTheUpload = answer.status === 201 || answer.status === 204 || answer.bodySize === 0;
-  if (!reprDigest || !aboutTheUpload || has(answer.headers, 'repr-digest')) return undefined;
+  const describesUpload = answer.status === 201 || answer.status === 204 || answer.bodySize === 0;
+  if (!reprDigest || !describesUpload || has(answer.headers, 'repr-digest')) return undefined;
   return ['Repr-Digest', digestField(reprDigest)];
 }
 

@@ -4,22 +4,22 @@ import type { Refusal } from '../model/messages.js';
 import type { Digest, DigestAlgorithm } from '../model/upload.js';
 
 /**
- * What a structured field says (RFC 9651). A field that does not parse, or has a value of another type, counts as absent
- * in most places, but not everywhere: an append whose completeness is garbage must not be taken for one without any.
+ * The value of a structured field (RFC 9651); `invalid` if it does not parse or has another type. Most callers treat
+ * invalid fields as absent, but an append with an invalid completeness field must not count as one without.
  */
 export type Read<T> = T | 'absent' | 'invalid';
 
-/** A non-negative Integer: `Upload-Offset`, `Upload-Length` (RUFH §4.1), `Upload-Draft-Interop-Version`. */
+/** Reads a non-negative Integer: `Upload-Offset`, `Upload-Length` (RUFH §4.1), `Upload-Draft-Interop-Version`. */
 export function readInteger(headers: Headers, name: string): Read<number> {
   const text = fieldValue(headers, name);
   if (text === undefined) return 'absent';
   const value = bareItem(text);
-  // The Decimal `5.0` is another type, but the parser gives it as the number 5; and it gives `-0` as it stands.
+  // The parser returns the Decimal `5.0` as the number 5, although it is another type, and keeps `-0`.
   if (typeof value !== 'number' || value < 0 || /^ *-?\d+\./.test(text)) return 'invalid';
   return Math.abs(value);
 }
 
-/** A Boolean: `Upload-Complete`, `Upload-Incomplete` (RUFH §4.1.2). */
+/** Reads a Boolean: `Upload-Complete`, `Upload-Incomplete` (RUFH §4.1.2). */
 export function readBoolean(headers: Headers, name: string): Read<boolean> {
   const text = fieldValue(headers, name);
   if (text === undefined) return 'absent';
@@ -27,7 +27,7 @@ export function readBoolean(headers: Headers, name: string): Read<boolean> {
   return typeof value === 'boolean' ? value : 'invalid';
 }
 
-/** A Dictionary, its members' values without their parameters. */
+/** Reads a Dictionary; the parameters of its members are dropped. */
 export function readDictionary(headers: Headers, name: string): Read<ReadonlyMap<string, unknown>> {
   const text = fieldValue(headers, name);
   if (text === undefined) return 'absent';
@@ -36,12 +36,12 @@ export function readDictionary(headers: Headers, name: string): Read<ReadonlyMap
   return new Map([...dictionary].map(([key, [value]]) => [key, value]));
 }
 
-/** True when a valid value was sent; what is invalid is as if it had not been sent (RFC 9651 §4.2). */
+/** True if the field has a valid value; invalid fields count as absent (RFC 9651 §4.2). */
 export function isValue<T>(read: Read<T>): read is Exclude<T, 'absent' | 'invalid'> {
   return read !== 'absent' && read !== 'invalid';
 }
 
-/** The value, or undefined where the field is absent or to be ignored. */
+/** The value; undefined if the field is absent or invalid. */
 export function valueOf<T>(read: Read<T>): Exclude<T, 'absent' | 'invalid'> | undefined {
   return isValue(read) ? read : undefined;
 }
@@ -51,9 +51,8 @@ function bareItem(text: string): unknown {
 }
 
 /**
- * Two things the parser gets wrong behind a `=`: it fails on a Date that is not the very end of the field, and it does
- * not tell a Decimal from an Integer. No parameter and no member of either type means anything here, so each becomes a
- * Boolean: still legal, still ignored.
+ * Replaces Dates and Decimals after `=` by a Boolean: structured-headers 2 fails on a Date that is not at the end of
+ * the field, and returns Decimals like Integers. No such parameter or member has a meaning here.
  */
 function withoutUnparsable(text: string): string {
   return text.replace(/=(?:@-?\d{1,15}|-?\d{1,12}\.\d{1,3})(?![\d.])/g, '=?0');
@@ -68,22 +67,22 @@ function parsed<T>(parse: () => T): T | undefined {
   }
 }
 
-/** Decoded sizes in bytes; in order of preference where a client has none. */
-const SIZES: ReadonlyMap<DigestAlgorithm, number> = new Map([
+/** Sizes of the decoded digests in bytes, in order of preference if the client has none. */
+const DIGEST_BYTES: ReadonlyMap<DigestAlgorithm, number> = new Map([
   ['sha-256', 32],
   ['sha-512', 64],
 ]);
 
 /**
- * The digests of a request that we can verify (RFC 9530 §2, §3). Algorithms we do not know are no error: an app may send
- * any of its own. What could never match is refused before the bytes are sent rather than after.
+ * The digests of a request that can be verified (RFC 9530 §2, §3). Unknown algorithms are ignored; a digest that could
+ * never match is refused before the bytes are sent.
  */
 export function readDigests(headers: Headers, field: 'Content-Digest' | 'Repr-Digest'): readonly Digest[] | Refusal {
   const dictionary = readDictionary(headers, field);
   if (dictionary === 'absent') return [];
   if (dictionary === 'invalid') return malformed(`${field} is not a Dictionary of Byte Sequences.`);
   const digests: Digest[] = [];
-  for (const [algorithm, size] of SIZES) {
+  for (const [algorithm, size] of DIGEST_BYTES) {
     const value = dictionary.get(algorithm);
     if (value === undefined) continue;
     if (!(value instanceof ArrayBuffer)) return malformed(`${field} gives no Byte Sequence for ${algorithm}.`);
@@ -95,27 +94,27 @@ export function readDigests(headers: Headers, field: 'Content-Digest' | 'Repr-Di
   return digests;
 }
 
-/** The algorithm that `Want-Repr-Digest` likes best among ours (RFC 9530 §4): 10 is most wanted, 0 not acceptable. */
+/** The supported algorithm that `Want-Repr-Digest` prefers (RFC 9530 §4): 10 is most wanted, 0 not acceptable. */
 export function readWantedDigest(headers: Headers): DigestAlgorithm | undefined {
   const dictionary = readDictionary(headers, 'Want-Repr-Digest');
   if (dictionary === 'absent' || dictionary === 'invalid') return undefined;
-  let wanted: DigestAlgorithm | undefined;
+  let preferred: DigestAlgorithm | undefined;
   let highest = 0;
-  for (const algorithm of SIZES.keys()) {
+  for (const algorithm of DIGEST_BYTES.keys()) {
     const preference = dictionary.get(algorithm);
     if (typeof preference !== 'number' || preference > 10 || preference <= highest) continue;
-    wanted = algorithm;
+    preferred = algorithm;
     highest = preference;
   }
-  return wanted;
+  return preferred;
 }
 
-/** The value of a digest field of ours. */
+/** The value of `Repr-Digest` for a digest. */
 export function digestField({ algorithm, value }: Digest): string {
   return `${algorithm}=:${Buffer.from(value, 'hex').toString('base64')}:`;
 }
 
-function malformed(what: string): Refusal {
-  const detail = `${what} Write it as sha-256=:base64: (RFC 9530), or leave it out.`;
+function malformed(problem: string): Refusal {
+  const detail = `${problem} Write it as sha-256=:base64: (RFC 9530), or leave it out.`;
   return { reason: 'malformed', detail };
 }

@@ -4,30 +4,30 @@ import { shownOffset, type Upload } from '../model/upload.js';
 import type { ReplyContext } from './protocol.js';
 import type { Dialect } from './versions.js';
 
-/** Header lines that are only there when they have something to say. */
+/** Header lines, of which those that do not apply are undefined. */
 export type MaybeLines = readonly (HeaderLine | undefined)[];
 
-/** The lines that are there, in the order given. */
+/** The lines that are defined, in the given order. */
 export function lines(...maybe: MaybeLines): HeaderLine[] {
   return maybe.filter((line) => line !== undefined);
 }
 
-/** RUFH (every draft but the last form): a client takes note of our answer only under its own version. */
+/** RUFH, all drafts: a client ignores upload fields in a response that does not repeat its version. */
 export function versionLine({ version }: Dialect): HeaderLine | undefined {
   return version === undefined ? undefined : ['Upload-Draft-Interop-Version', version];
 }
 
-/** RUFH §4.1.2, under the dialect's name and polarity. */
+/** The completeness field (RUFH §4.1.2) in the dialect's name and polarity. */
 export function completenessLine({ completeness }: Dialect, complete: boolean): HeaderLine {
   return [completeness.field, complete === completeness.whenComplete ? '?1' : '?0'];
 }
 
-/** RUFH §4.1.1: no offset is ever told that could not be kept to. */
+/** The acknowledged offset (RUFH §4.1.1), which must never go down later. */
 export function offsetLine(upload: Upload): HeaderLine {
   return ['Upload-Offset', String(shownOffset(upload))];
 }
 
-/** RUFH §4.1.4: the upload's own limits, or the route's while there is none; undefined where the dialect has no limits. */
+/** The limits (RUFH §4.1.4) of the upload, or of the route if there is none; undefined if the dialect has no limits. */
 export function limitLine(
   { lifetimeLimit }: Dialect,
   upload: Upload | undefined,
@@ -43,14 +43,14 @@ export function locationLine(upload: Upload, context: ReplyContext): HeaderLine 
   return ['Location', context.uploadUrl(upload.id)];
 }
 
-/** RFC 9110 §10.2.3: whole seconds, and never too early. */
+/** RFC 9110 §10.2.3: full seconds, rounded up. */
 export function retryAfterLine(seconds: number): HeaderLine {
   return ['Retry-After', String(Math.max(0, Math.ceil(seconds)))];
 }
 
 /**
- * The value of `Upload-Limit` (RUFH §4.1.4): Integers only, without parameters, always in the same order. `min-size` is
- * always among them, so that the field is never empty; 0 is how "no limits" is said.
+ * The value of `Upload-Limit` (RUFH §4.1.4): Integers without parameters in a fixed order. `min-size` is always
+ * present, as 0 without limits, so that the field is never empty.
  */
 export function uploadLimit(limits: Limits, lifetimeName: 'expires' | 'max-age', secondsLeft: number): string {
   const members: [string, number | undefined][] = [

@@ -1,50 +1,54 @@
 import type { ProblemType } from './problem.js';
 
 /**
- * One deployed form of RUFH. Everything in which the drafts differ on the wire is a value here, so that no other file
- * asks for a version.
+ * One deployed version of RUFH. Everything that differs on the wire between drafts is a value here, so that no other
+ * file compares versions.
  */
 export interface Dialect {
-  /** What an upload remembers: the interop version, or `final` for the form without one. */
+  /** The name stored with an upload: the interop version, or `final` for the version without a number. */
   readonly name: string;
-  /** Told in `Upload-Draft-Interop-Version`. RUFH (every draft): a 104 without exactly the request's number is ignored. */
+  /** Sent in `Upload-Draft-Interop-Version`. RUFH, all drafts: clients ignore a 104 without their own number. */
   readonly version?: string;
-  /** Who gets a 104: every request of this form, only those of a proxy that was told to, or none. */
+  /** Whether requests get a 104: always, only if the setting `uploads.rfc104` enables it, or never. */
   readonly interim: 'always' | 'when-enabled' | 'never';
-  /** Renamed and turned round in draft-02: `Upload-Incomplete: ?0` was the end. */
+  /** Renamed and inverted in draft-02: before, `Upload-Incomplete: ?0` meant complete. */
   readonly completeness: { readonly field: 'Upload-Incomplete' | 'Upload-Complete'; readonly whenComplete: boolean };
-  /** Whether a 104 may tell the offset of a creation, and if it must, or must not, repeat the upload's `Location`. */
+  /** Whether a 104 reports the offset during a creation, and whether it must, or must not, repeat `Location`. */
   readonly creationProgress: 'none' | 'without-location' | 'with-location';
+  /** Whether a 104 reports the offset during an append. */
   readonly appendProgress: boolean;
-  /** The name that `Upload-Limit` has for the remaining seconds; undefined where the field does not exist. */
+  /** The name of the remaining seconds in `Upload-Limit`; undefined if the dialect does not have the field. */
   readonly lifetimeLimit?: 'expires' | 'max-age';
-  /** Limits on the size of an append hold for a creation's body as well. */
+  /** Size limits of appends also apply to the body of a creation. */
   readonly appendLimitsOnCreation: boolean;
-  /** The media type that an append has to have. */
+  /** The required media type of an append; undefined: any. */
   readonly appendType?: typeof PARTIAL_UPLOAD;
   readonly wrongAppendTypeStatus: 400 | 415;
   readonly appendWithoutCompleteness: 'completes' | 'malformed';
-  /** To an append with more to come. */
+  /** The status after an append that does not complete the upload. */
   readonly appendedStatus: 201 | 204;
-  /** `Upload-Length` is told with the offset. */
+  /** `Upload-Length` is sent with the offset. */
   readonly sendsLength: boolean;
-  /** The answer to a creation gets the upload's URL when the origin gave no `Location` of its own. */
+  /** Whether the answer to a creation gets the upload's URL if the origin sent no `Location`. */
   readonly answerLocation: 'upload-if-none' | 'origin-only';
-  /** A cancellation that carries an offset or completeness is refused. */
+  /** A cancellation with an offset or completeness is refused. */
   readonly strictCancel: boolean;
-  /** A creation that says "more to come", of nothing, with length 0: this client never sends the end it announced. */
+  /**
+   * An incomplete, empty creation of length 0 completes the upload, because the client never sends the completing
+   * append.
+   */
   readonly emptyCreationCompletes: boolean;
-  /** `X-HTTP-Method-Override` on a POST, for browsers' sake. */
+  /** `X-HTTP-Method-Override` is honoured on POST, for browsers. */
   readonly methodOverride: boolean;
   readonly problemTypes: readonly ProblemType[];
-  /** To an append that does not fit a whole upload. */
+  /** The refusal of an append that does not fit a complete upload. */
   readonly alreadyComplete: { readonly status: 400 | 409; readonly type: ProblemType };
   readonly goneStatus: 404 | 410;
-  /** The origin did not answer. */
+  /** The status if the origin did not answer. */
   readonly undeliveredStatus: 502 | 503;
 }
 
-/** RUFH §6: the media type of what is appended. */
+/** RUFH §6: the media type of an append's content. */
 export const PARTIAL_UPLOAD = 'application/partial-upload';
 
 /** draft-01: iOS 17. */
@@ -66,13 +70,13 @@ const interop3: Dialect = {
   methodOverride: false,
   problemTypes: [],
   alreadyComplete: { status: 409, type: 'about:blank' },
-  // The drafts up to 05 know no other status for an upload that is not active.
+  // Drafts up to 05 define no other status for an inactive upload.
   goneStatus: 404,
-  // Up to interop 8 no client takes a 503 for an invitation to come back: it is told what a gateway would tell it.
+  // No client up to interop 8 retries after a 503, so it gets the status of an ordinary gateway.
   undeliveredStatus: 502,
 };
 
-/** draft-02. No known client outside of tests. */
+/** draft-02. No known client apart from tests. */
 const interop4: Dialect = {
   ...interop3,
   name: '4',
@@ -129,7 +133,7 @@ const interop8: Dialect = {
   alreadyComplete: { status: 400, type: 'inconsistent-upload-length' },
 };
 
-/** draft-12: completeness in an answer now says who speaks, the origin or the upload protocol. */
+/** draft-12: the completeness field of a response now tells whether the origin or the upload protocol responds. */
 const interop9: Dialect = {
   ...interop8,
   name: '9',
@@ -143,10 +147,10 @@ const interop9: Dialect = {
 /** draft-13 and later. */
 const interop10: Dialect = { ...interop9, name: '10', version: '10', strictCancel: true };
 
-/** What the RFC will be: the newest draft without its version header. */
+/** The future RFC: the newest draft without the version header. */
 export const final: Dialect = { ...interop10, name: 'final', version: undefined, interim: 'when-enabled' };
 
-/** Every form we speak, by the name an upload remembers. */
+/** Every supported version, by the name stored with an upload. */
 export const dialects: ReadonlyMap<string, Dialect> = new Map(
   [interop3, interop4, interop5, interop6, interop7, interop8, interop9, interop10, final].map((dialect) => [
     dialect.name,
@@ -154,12 +158,12 @@ export const dialects: ReadonlyMap<string, Dialect> = new Map(
   ]),
 );
 
-/** RUFH, every draft: a 104 goes only to a request that named this very version. */
+/** For requests without a version: RUFH, all drafts, allows a 104 only if the request names the version. */
 export function withoutInterim(dialect: Dialect): Dialect {
   return { ...dialect, interim: 'never' };
 }
 
-/** For somebody who named a version that is none of ours: another number in the answer could frighten him off. */
+/** For requests with an unknown version: another number in the response could make the client give up. */
 export function withoutVersion(dialect: Dialect): Dialect {
   return { ...withoutInterim(dialect), version: undefined };
 }

@@ -3,24 +3,24 @@ import type { Socket } from 'node:net';
 import type { Headers } from '../model/headers.js';
 
 /**
- * The answer to a request of ours. Fails when there is none, also with 101: Node ends such a request without an error, and
- * then no time counts for it any more.
+ * Waits for the response to a request that this process sent. Fails without a response and also for 101: Node ends such
+ * a request without an error, and its timeouts no longer apply.
  */
 export function responseTo(request: ClientRequest): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
     request.once('response', resolve);
     request.once('error', reject);
-    request.once('upgrade', (_answer, socket) => {
+    request.once('upgrade', (_response, socket) => {
       socket.destroy();
-      reject(new Error('the answer is a switch to another protocol, which nobody asked for'));
+      reject(new Error('the server switched to another protocol, although no upgrade was requested'));
     });
-    request.once('close', () => reject(new Error('the connection has ended without an answer')));
+    request.once('close', () => reject(new Error('the connection ended without a response')));
   });
 }
 
 /**
- * Makes Node write heads on this socket as the octets they are. Node writes a head as Latin-1 or as UTF-8 depending on what
- * is written with it; with this encoding as the default it is always the former. Content has to be written as bytes.
+ * Makes Node write heads on this socket as Latin-1, so that field values keep their octets. By default Node chooses
+ * Latin-1 or UTF-8 depending on the data that is written together with the head. Content must be written as bytes.
  */
 export function writeHeadsAsLatin1<T extends Socket>(socket: T): T {
   socket.setDefaultEncoding('latin1');
@@ -28,8 +28,8 @@ export function writeHeadsAsLatin1<T extends Socket>(socket: T): T {
 }
 
 /**
- * Lines as `writeHead()` and `http.request()` take them. Node decodes a `Content-Disposition` behind a `Content-Length` as
- * UTF-8 (seen on 20 to 26), which loses its octets; a value that is encoded beforehand comes out of that unchanged.
+ * Converts lines for `writeHead()` and `http.request()`. Node 20 to 26 decode a `Content-Disposition` after a
+ * `Content-Length` as UTF-8 and lose octets; encoding the value beforehand cancels that out.
  */
 export function toNodeHeaders(lines: Headers): string[] {
   let hasLength = false;
@@ -41,12 +41,12 @@ export function toNodeHeaders(lines: Headers): string[] {
   });
 }
 
-/** What may follow a status code (RFC 9112 §4). */
+/** Characters of a reason phrase (RFC 9112 §4). */
 const PHRASE = /^[\t\x20-\x7e\x80-\xff]*$/;
 
 /**
- * A reason phrase as it can be written. Records of older versions have it decoded as UTF-8, which is undone; a phrase with
- * control characters is replaced, because it must never cost anybody the answer.
+ * A reason phrase that Node accepts. Records of older versions have it decoded as UTF-8, which is undone; a phrase with
+ * control characters is replaced, because Node would refuse to send the answer.
  */
 export function reasonPhrase(status: number, reason = STATUS_CODES[status] ?? ''): string {
   const octets = /[^\0-\xff]/.test(reason) ? Buffer.from(reason, 'utf8').toString('latin1') : reason;

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net';
 
-/** The part of a connection that Node reads from. It has no public way to make an HTTP server or session read less. */
+/** Node's internal handle of a socket. There is no public API to make an HTTP server or HTTP/2 session read less. */
 interface ReadingHandle {
   reading?: boolean;
   readStart(): number;
@@ -10,44 +10,45 @@ interface ReadingHandle {
 type WithHandle = Socket & { readonly _handle?: Partial<ReadingHandle> | null };
 
 /**
- * Stops reading from a connection, whatever its HTTP server or session wants meanwhile, until everybody who wanted it
- * stopped lets it go on. The peer notices by its own sends, which do not get through.
+ * Stops reading from a connection until every `hold` is released, even if its HTTP server or HTTP/2 session asks for
+ * more. Backpressure then slows the peer down.
  */
 export class ReadGate {
   private holds = 0;
-  /** Somebody wants to read as soon as nobody holds the connection any more. */
-  private isWanted = false;
+  /** Reading was requested and starts when the last hold is released. */
+  private isReadRequested = false;
   private releasedAt = -Infinity;
   private readonly handle: ReadingHandle | undefined;
   private readonly start: (() => number) | undefined;
 
   private constructor(private readonly socket: Socket) {
     const { _handle: handle } = socket as WithHandle;
-    if (!isReading(handle)) return;
+    if (!isReadingHandle(handle)) return;
     this.handle = handle;
     const start = handle.readStart.bind(handle);
     const stop = handle.readStop.bind(handle);
     this.start = start;
     handle.readStart = () => {
       if (this.holds === 0) return start();
-      this.isWanted = true;
+      this.isReadRequested = true;
       return 0;
     };
     handle.readStop = () => {
-      this.isWanted = false;
+      this.isReadRequested = false;
       return stop();
     };
   }
 
+  /** The gate of a connection; the same one for every call. */
   static of(socket: Socket): ReadGate {
-    const known = GATES.get(socket) ?? new ReadGate(socket);
-    GATES.set(socket, known);
-    return known;
+    const gate = GATES.get(socket) ?? new ReadGate(socket);
+    GATES.set(socket, gate);
+    return gate;
   }
 
   /**
-   * Milliseconds since this connection was last kept from being read, 0 while it is: silence in that time is ours, not its
-   * peer's.
+   * Milliseconds since the connection was last held, 0 while it is, Infinity if it never was: silence of a held
+   * connection is not its peer's fault.
    */
   static sinceHeldMs(socket: Socket): number {
     const gate = GATES.get(socket);
@@ -55,26 +56,26 @@ export class ReadGate {
     return gate.holds > 0 ? 0 : performance.now() - gate.releasedAt;
   }
 
-  /** To be called while something is read. Each call is undone by one of `release`. */
+  /** Stops reading, while data is being read. Each call needs one call of `release`. */
   hold(): void {
     const { handle } = this;
     if (++this.holds > 1 || !handle) return;
-    const isWanted = handle.reading !== false;
+    const isReading = handle.reading !== false;
     handle.readStop();
-    this.isWanted = isWanted;
+    this.isReadRequested = isReading;
   }
 
   release(): void {
     if (--this.holds > 0) return;
     this.releasedAt = performance.now();
-    if (!this.isWanted || this.socket.destroyed) return;
-    this.isWanted = false;
+    if (!this.isReadRequested || this.socket.destroyed) return;
+    this.isReadRequested = false;
     this.start?.();
   }
 }
 
 const GATES = new WeakMap<Socket, ReadGate>();
 
-function isReading(handle: Partial<ReadingHandle> | null | undefined): handle is ReadingHandle {
+function isReadingHandle(handle: Partial<ReadingHandle> | null | undefined): handle is ReadingHandle {
   return typeof handle?.readStart === 'function' && typeof handle.readStop === 'function';
 }
