@@ -42,7 +42,7 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
   const settings = await settingsOf(config.store);
   const connection = await RedisConnection.open(settings, log, {
     clock,
-    longestAgeMs,
+    maxUploadAgeMs: longestAgeMs,
     beforeNew: async (isStillNew) => {
       if (shared) await assertUnused(data, { name: nameOf(settings), isStillNew, log, watchMs: timings.spoolWatchMs });
       // A directory of its own is locked by this: whoever used it is gone.
@@ -54,14 +54,14 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
     },
   });
   opened.push(() => connection.close());
-  const { storeId, isNewStore, unfinished } = connection;
+  const { storeId, isNewStore, previousMark } = connection;
   const isOthersToo = shared || config.workers > 1;
-  const claim = { directory: data, shared, isOthersToo, storeId, isNewStore, unfinished, log };
+  const claim = { directory: data, shared, isOthersToo, storeId, isNewStore, unfinished: previousMark, log };
   await assertClaimable(claim);
   await prepare();
-  connection.onOtherStore((otherId) => noteStore(data, otherId));
-  if (await claimSpool(claim)) await connection.noteMarked();
-  else connection.noteUnmarked();
+  connection.onStoreReplaced((otherId) => noteStore(data, otherId));
+  if (await claimSpool(claim)) await connection.confirmMarked();
+  else connection.retryMarking();
   const node = shared ? undefined : await nodeName(data);
   if (node !== undefined) await noteNode({ directory: data, store: 'redis', shared }, storeId, node);
   const store = new RedisStore({ connection, node: node ?? '' });
@@ -128,8 +128,8 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
 }
 
 /** Without Redis nobody can tell whether it was emptied meanwhile, and the spool said to be that of its new data. */
-function knownStore({ storeId, trouble, isMarked }: RedisConnection): string | undefined {
-  return trouble === undefined && isMarked ? storeId : undefined;
+function knownStore({ storeId, unavailableReason: unavailableReason, isMarked }: RedisConnection): string | undefined {
+  return unavailableReason === undefined && isMarked ? storeId : undefined;
 }
 
 /** For people: what has to be right for a node to find the data of the others. */
@@ -244,5 +244,5 @@ const RESTORED_WITHIN_MS = 3_600_000;
 const GONE_NODES_TURN_MS = 10_000;
 
 function storeCheck(connection: RedisConnection): HealthCheck {
-  return { name: 'store', check: () => Promise.resolve(connection.trouble) };
+  return { name: 'store', check: () => Promise.resolve(connection.unavailableReason) };
 }

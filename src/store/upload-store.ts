@@ -110,7 +110,7 @@ export interface UploadStore {
    * As `create`, for an upload with a `clientKey`, which one upload at a time has. Gives the id of the upload that has it
    * already, unless that is `instead`, whose place is taken.
    */
-  createUnlessKeyUsed(upload: KeyedUpload, instead?: string): Promise<Upload | string>;
+  createUnlessKeyUsed(upload: KeyedUpload, replacedId?: string): Promise<Upload | string>;
   /** The id of the upload that has this `clientKey`; it may be over or unknown by now. */
   idByClientKey(clientKey: string): Promise<string | undefined>;
   get(id: string): Promise<Upload | undefined>;
@@ -124,7 +124,7 @@ export interface UploadStore {
    * The bytes are with another node from now on, in any phase but `delivering`. By the holder of a lease. `gone` also while
    * it is being delivered, and when it was since it looked as in `seen`: then it may have an answer that is not there.
    */
-  move(id: string, token: number, node: string, seen?: ExpectedState): Promise<Upload | 'stale' | 'gone'>;
+  move(id: string, token: number, node: string, expected?: ExpectedState): Promise<Upload | 'stale' | 'gone'>;
   /**
    * complete | delivering | undelivered → invalid: stored bytes are lost, whoever notices it. `gone`: they are not needed any
    * more, or with another node.
@@ -148,7 +148,7 @@ export interface UploadStore {
    * others. `until` is the time after which the claim may be taken by someone else. `goesOn`: the claim is for an attempt
    * that began early and has not ended; in the same step it is no longer `inPart`, and its end may be sent.
    */
-  claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined>;
+  claimDelivery(id: string, worker: string, until: number, earlyAttempt?: Attempt): Promise<Upload | undefined>;
   /**
    * Extends a claim that is still held; false when it is not. `attempt`: the number of one that this worker began. As long
    * as no newer one began, its claim is given back, whoever took it and whatever others wrote meanwhile; not when this worker
@@ -182,7 +182,7 @@ export interface UploadStore {
    * that was opened for one node gives only those whose bytes are there; so does `expired`. `beyond`: those that are due
    * later than this are given too, because their time may come from a clock that was set back since.
    */
-  dueDeliveries(now: number, beyond?: number): Promise<readonly string[]>;
+  dueDeliveries(now: number, implausibleAfter?: number): Promise<readonly string[]>;
   /** Fulfilled when the phase is none of `complete`, `delivering`; undefined when the upload is gone. Rejects with the signal's reason. */
   waitUntilSettled(id: string, signal: AbortSignal): Promise<Upload | undefined>;
 
@@ -230,8 +230,8 @@ export interface RetryOptions {
 }
 
 /** Asks a store that does not answer again and again, until it does or the signal is aborted: then fails with its fault. */
-export async function retryWhileUnavailable<T>(step: () => Promise<T> | T, patience: RetryOptions): Promise<T> {
-  const { signal, random = Math.random, onUnavailable } = patience;
+export async function retryWhileUnavailable<T>(step: () => Promise<T> | T, options: RetryOptions): Promise<T> {
+  const { signal, random = Math.random, onUnavailable } = options;
   for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, MAX_PAUSE_MS)) {
     try {
       return await step();

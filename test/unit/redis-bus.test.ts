@@ -13,12 +13,12 @@ afterEach(() => room.close());
 test('what others say on our channel is not taken for news, and does no harm', async () => {
   const server = await room.start();
   const { connection } = await room.opened(settingsFor(server.port));
-  const { news } = connection.keys.bucket(0);
+  const { channel } = connection.keys.bucket(0);
   const heard: string[] = [];
   connection.bus.on('settled', (id) => heard.push(id));
   connection.bus.on('reconnected', () => heard.push('reconnected'));
   for (const text of ['error everything is lost', 'reconnected x', 'word', '', 'settled an-upload'])
-    await server.cli('publish', news, text);
+    await server.cli('publish', channel, text);
   await until(() => heard.length > 0, 'the news');
   expect(heard).toEqual(['an-upload']);
 });

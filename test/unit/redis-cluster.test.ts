@@ -50,7 +50,7 @@ test('a cluster that replaces one of its masters is followed, with what it knows
   await cluster.masters[0]!.kill();
   const readAll = (): Promise<unknown> => Promise.all(ids.map((id) => working.store.get(id))).catch(() => false);
   await until(readAll, 'every upload is known again', 30_000);
-  await until(() => working.connection.trouble === undefined, 'it is ready again');
+  await until(() => working.connection.unavailableReason === undefined, 'it is ready again');
   for (const id of ids)
     await until(
       () => working.store.recordAnswer(id, 'w', { answer: answer(0), expiresAt: later }).catch(() => false),
@@ -58,7 +58,7 @@ test('a cluster that replaces one of its masters is followed, with what it knows
     );
   for (const upload of await within(Promise.all(settled), 'those who wait')) expect(upload?.phase).toBe('answered');
   expect((await working.store.totals()).phases).toEqual({ answered: ids.length });
-  await until(() => waiting.connection.trouble === undefined, 'the other is ready as well');
+  await until(() => waiting.connection.unavailableReason === undefined, 'the other is ready as well');
   expect(waiting.lines.filter(({ msg }) => msg.startsWith('Redis is not available')).length).toBeLessThan(4);
 });
 

@@ -161,14 +161,14 @@ describe("the server's clock", () => {
   test('is followed when it differs noticeably, and not with every hurdle on the way', () => {
     let now = 1_000_000;
     const clock = new ServerClock(() => now);
-    clock.note(1_000_100, now);
-    expect(clock.at(5000)).toBe(5000);
-    clock.note(1_060_000, now);
-    expect(clock.at(5000)).toBe(65_000);
+    clock.observe(1_000_100, now);
+    expect(clock.toServerTime(5000)).toBe(5000);
+    clock.observe(1_060_000, now);
+    expect(clock.toServerTime(5000)).toBe(65_000);
     const askedAt = now;
     now += 600;
-    clock.note(1_060_600, askedAt);
-    expect(clock.at(5000)).toBe(65_000);
-    expect(clock.at(Infinity)).toBe('+inf');
+    clock.observe(1_060_600, askedAt);
+    expect(clock.toServerTime(5000)).toBe(65_000);
+    expect(clock.toServerTime(Infinity)).toBe('+inf');
   });
 });

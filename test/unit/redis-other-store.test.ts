@@ -15,13 +15,13 @@ describe('a Redis whose data are others than before', () => {
     const server = await room.start();
     const redis = await room.opened(settingsFor(server.port));
     const noted: string[] = [];
-    redis.connection.onOtherStore((storeId) => {
+    redis.connection.onStoreReplaced((storeId) => {
       noted.push(storeId);
       return noted.length > 1 ? Promise.resolve() : Promise.reject(new Fault('STORAGE_FULL', '/data is full', true));
     });
     await server.cli('flushall');
-    await until(() => redis.connection.trouble === '/data is full', 'the failure is known');
-    await until(() => redis.connection.trouble === undefined, 'it is noted');
+    await until(() => redis.connection.unavailableReason === '/data is full', 'the failure is known');
+    await until(() => redis.connection.unavailableReason === undefined, 'it is noted');
     expect(noted).toEqual([redis.connection.storeId, redis.connection.storeId]);
     expect(said(redis, 'came back empty')).toBe(1);
   });
@@ -32,7 +32,7 @@ describe('a Redis whose data are others than before', () => {
     const noted = new Set<string>();
     let told = 0;
     for (const { connection } of both)
-      connection.onOtherStore((storeId) => {
+      connection.onStoreReplaced((storeId) => {
         told += 1;
         return Promise.resolve(void noted.add(storeId));
       });
@@ -45,7 +45,7 @@ describe('a Redis whose data are others than before', () => {
     const [master, replica] = [await room.start(), await room.start()];
     const redis = await room.opened(settingsFor(replica.port));
     await replica.cli('replicaof', '127.0.0.1', `${master.port}`);
-    await until(() => redis.connection.trouble?.includes('is a read-only replica'), 'it is known to be one');
+    await until(() => redis.connection.unavailableReason?.includes('is a read-only replica'), 'it is known to be one');
     expect(said(redis, 'came back empty')).toBe(0);
   });
 });

@@ -20,10 +20,10 @@ async function open(database: number): Promise<{ server: RedisServer; network: C
 
 /** Until what is published comes here. */
 async function untilHeard({ connection }: OpenedRedis, server: RedisServer): Promise<void> {
-  const { news } = connection.keys.bucket(0);
+  const { channel } = connection.keys.bucket(0);
   let isHeard = false;
   connection.bus.on('settled', () => (isHeard = true));
-  await until(() => server.cli('publish', news, 'settled x').then(() => isHeard), 'news to be heard');
+  await until(() => server.cli('publish', channel, 'settled x').then(() => isHeard), 'news to be heard');
 }
 
 // What a server says to a new connection depends on the moment: the library takes a refusal for granted, or ends the process.
@@ -32,7 +32,10 @@ describe('a connection that is made anew while the server refuses everything', (
     const { server, network, redis } = await open(database);
     const { id } = await redis.store.create(newUpload());
     const busy = server.cli('eval', 'while true do end', '0').catch(() => 'killed');
-    await until(() => redis.connection.trouble?.includes('kept busy by a script'), 'the script to be noticed');
+    await until(
+      () => redis.connection.unavailableReason?.includes('kept busy by a script'),
+      'the script to be noticed',
+    );
     const before = network.connections;
     await network.cut();
     await network.restore();
@@ -40,7 +43,7 @@ describe('a connection that is made anew while the server refuses everything', (
     // Both have been refused by now.
     await until(async () => (await server.cli('script', 'kill').catch(() => '')) === 'OK', 'the end of the script');
     expect(await busy).toBe('killed');
-    await until(() => redis.connection.trouble === undefined, 'Redis to be well');
+    await until(() => redis.connection.unavailableReason === undefined, 'Redis to be well');
     expect(await redis.store.get(id)).toMatchObject({ phase: 'receiving' });
     await untilHeard(redis, server);
     expect(redis.lines.filter(({ msg }) => /came back empty|other data/.test(msg))).toEqual([]);
@@ -54,7 +57,7 @@ test('channels that a user was forbidden for a while are heard again', async () 
   await network.cut();
   await network.restore();
   await until(() => network.connections >= before + 2, 'both connections to be made anew');
-  await until(() => redis.connection.trouble === undefined, 'Redis to be well');
+  await until(() => redis.connection.unavailableReason === undefined, 'Redis to be well');
   await server.cli('acl', 'setuser', 'default', 'allchannels');
   await untilHeard(redis, server);
 });

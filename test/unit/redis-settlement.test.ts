@@ -3,13 +3,13 @@ import { expect, test } from '@jest/globals';
 import { Fault } from '../../src/model/fault.js';
 import type { Upload } from '../../src/model/upload.js';
 import type { RedisBus } from '../../src/store/redis/pubsub.js';
-import { RedisSettlement } from '../../src/store/redis/queries.js';
+import { RedisSettlementWaiters } from '../../src/store/redis/queries.js';
 import { newUpload } from '../contract/sample-upload.js';
 import { within } from '../support/temporary.js';
 
 test('who leaves while Redis is asked for the first time is let go at once, and nothing of that is left to fail', async () => {
   const unanswered = new Promise<undefined>(() => undefined);
-  const settlement = new RedisSettlement(new EventEmitter() as unknown as RedisBus, () => unanswered);
+  const settlement = new RedisSettlementWaiters(new EventEmitter() as unknown as RedisBus, () => unanswered);
   const leaving = new AbortController();
   const waiting = settlement.wait('an-upload', leaving.signal);
   leaving.abort(new Error('the client has left'));
@@ -22,7 +22,7 @@ test('who begins to wait while Redis is away hears it; those who wait already go
   const away = new Fault('STORE_UNAVAILABLE', 'away', true);
   const delivering: Upload = { ...newUpload(), phase: 'delivering', offset: 0, attempts: [], attemptCount: 0 };
   let look = (): Promise<Upload> => Promise.resolve(delivering);
-  const settlement = new RedisSettlement(bus as unknown as RedisBus, () => look());
+  const settlement = new RedisSettlementWaiters(bus as unknown as RedisBus, () => look());
   const patient = new AbortController().signal;
   const before = settlement.wait(delivering.id, patient);
   look = () => Promise.reject(away);

@@ -46,7 +46,7 @@ describe('a start that fails says why, and what to do', () => {
     expect(await refusal(settingsFor(port))).toContain('wants a password: set store.password');
     const wrong = settingsFor(port, { password: `${PASSWORD}-not` });
     expect(await refusal(wrong)).toContain('refuses the user name or the password');
-    expect((await opened(settingsFor(port, { password: PASSWORD }))).connection.trouble).toBeUndefined();
+    expect((await opened(settingsFor(port, { password: PASSWORD }))).connection.unavailableReason).toBeUndefined();
   });
 
   test('the database does not exist', async () => {
@@ -155,7 +155,7 @@ describe('a user with few rights', () => {
       expect(await store.waitUntilSettled(id, new AbortController().signal)).toMatchObject({ phase: 'cancelled' });
       expect(await store.list(undefined, 5)).toMatchObject({ uploads: { length: 1 } });
       expect(await store.expired(Date.now())).toEqual([id]);
-      expect(connection.trouble).toBeUndefined();
+      expect(connection.unavailableReason).toBeUndefined();
       expect(await refusal({ ...settings, prefix: 'foreign' })).toContain(`ACL SETUSER proxy ${aclRule('foreign')}`);
     },
   );
@@ -171,7 +171,7 @@ describe('a start that can wait', () => {
     const waiting = () => lines.filter(({ msg }) => msg.startsWith('waiting for the store: Redis at'));
     await until(() => waiting().length > 0, 'it to say that it waits');
     await server.restart();
-    expect((await opening).connection.trouble).toBeUndefined();
+    expect((await opening).connection.unavailableReason).toBeUndefined();
     expect(waiting()).toHaveLength(1);
   });
 
@@ -207,7 +207,7 @@ test('a socket on this machine does as well', async () => {
   room.endsWith(() => directory.remove());
   const path = join(directory.path, 'redis.sock');
   await start(`unixsocket ${path}`);
-  expect((await opened(settingsFor(1, { nodes: [{ path }] }))).connection.trouble).toBeUndefined();
+  expect((await opened(settingsFor(1, { nodes: [{ path }] }))).connection.unavailableReason).toBeUndefined();
 });
 
 test('a store is new once, and keeps its name', async () => {

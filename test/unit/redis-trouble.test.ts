@@ -37,9 +37,9 @@ describe('a Redis that goes away and comes back', () => {
     server.pause();
     await expect(redis.store.get(id)).rejects.toMatchObject(unavailable('does not answer in time'));
     await expect(redis.store.create(newUpload())).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
-    expect(redis.connection.trouble).toContain('does not answer in time');
+    expect(redis.connection.unavailableReason).toContain('does not answer in time');
     server.resume();
-    await until(() => redis.connection.trouble === undefined, 'Redis is ready again');
+    await until(() => redis.connection.unavailableReason === undefined, 'Redis is ready again');
     expect(await redis.store.get(id)).toMatchObject({ offset: 5 });
     expect([said(redis, 'Redis is not available'), said(redis, 'available again')]).toEqual([1, 1]);
   });
@@ -50,7 +50,7 @@ describe('a Redis that goes away and comes back', () => {
     room.endsWith(() => network.stop());
     const redis = await opened(settingsFor(network.port, { password: 'one' }));
     await network.cut();
-    await until(() => redis.connection.trouble?.includes('ECONNREFUSED'), 'Redis to be away');
+    await until(() => redis.connection.unavailableReason?.includes('ECONNREFUSED'), 'Redis to be away');
     await server.cli('-a', 'one', 'config', 'set', 'requirepass', 'two');
     await network.restore();
     await until(() => said(redis, 'refuses the user name or the password') > 0, 'the new reason to be said', 20_000);
@@ -61,9 +61,9 @@ describe('a Redis that goes away and comes back', () => {
     const server = await start('appendonly yes');
     const { connection } = await opened(settingsFor(server.port));
     await server.kill();
-    await until(() => connection.trouble?.includes('ECONNREFUSED'), 'the loss is known');
+    await until(() => connection.unavailableReason?.includes('ECONNREFUSED'), 'the loss is known');
     await server.restart();
-    await until(() => connection.trouble === undefined, 'the return is known');
+    await until(() => connection.unavailableReason === undefined, 'the return is known');
   });
 
   test('a step that cannot be sent fails at once and is never done later', async () => {
@@ -74,7 +74,7 @@ describe('a Redis that goes away and comes back', () => {
     await expect(redis.store.cancel(id)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
     await expect(redis.store.cancel(id)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
     await server.restart();
-    await until(() => redis.connection.trouble === undefined, 'Redis is ready again');
+    await until(() => redis.connection.unavailableReason === undefined, 'Redis is ready again');
     expect(await redis.store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
   });
 
@@ -89,7 +89,7 @@ describe('a Redis that goes away and comes back', () => {
     await expect(redis.store.get(id)).rejects.toMatchObject(unavailable('does not answer in time'));
     await until(() => network.connections > before + 1, 'both connections are made anew', 20_000);
     await network.restore();
-    await until(() => redis.connection.trouble === undefined, 'Redis is ready again');
+    await until(() => redis.connection.unavailableReason === undefined, 'Redis is ready again');
     expect(await redis.store.get(id)).toMatchObject({ offset: 5 });
   });
 
@@ -133,7 +133,7 @@ describe('a Redis that goes away and comes back', () => {
     await received(redis);
     await server.cli('flushall');
     await until(() => said(redis, 'came back empty') === 1, 'the loss is said');
-    await until(() => redis.connection.trouble === undefined, 'it is used again');
+    await until(() => redis.connection.unavailableReason === undefined, 'it is used again');
     expect(await redis.store.totals()).toEqual({ phases: {}, bytes: 0 });
   });
 });
@@ -153,7 +153,7 @@ describe('a Redis that takes no writes', () => {
     const commit = store.commit(growing.id, { token: 1, chunk, expiresAt: later });
     await expect(commit).rejects.toMatchObject(unavailable('has no memory left: raise its `maxmemory`'));
     await expect(store.create(newUpload())).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
-    expect(connection.trouble).toContain('has no memory left');
+    expect(connection.unavailableReason).toContain('has no memory left');
     expect(await store.get(growing.id)).toMatchObject({ offset: 5, phase: 'receiving' });
     expect(await store.cancel(cancelled.id)).toMatchObject({ phase: 'cancelled' });
     expect([...(await store.expired(Date.now()))].sort()).toEqual([cancelled.id, old.id].sort());
@@ -165,7 +165,7 @@ describe('a Redis that takes no writes', () => {
     await store.remove(old.id);
     expect((await store.totals()).phases).toMatchObject({ receiving: 1, cancelled: 1, answered: 1 });
     await server.cli('config', 'set', 'maxmemory', '0');
-    await until(() => connection.trouble === undefined, 'Redis takes writes again');
+    await until(() => connection.unavailableReason === undefined, 'Redis takes writes again');
     expect(said(redis, 'Redis is not available')).toBe(1);
   });
 
@@ -174,9 +174,9 @@ describe('a Redis that takes no writes', () => {
     const { store, connection } = await opened(settingsFor(server.port));
     await server.cli('replicaof', '127.0.0.1', `${other.port}`);
     await expect(store.create(newUpload())).rejects.toMatchObject(unavailable('is a read-only replica'));
-    await until(() => connection.trouble?.includes('is a read-only replica'), 'it is known');
+    await until(() => connection.unavailableReason?.includes('is a read-only replica'), 'it is known');
     await server.cli('replicaof', 'no', 'one');
-    await until(() => connection.trouble === undefined, 'it takes writes again');
+    await until(() => connection.unavailableReason === undefined, 'it takes writes again');
     expect(await store.create(newUpload())).toMatchObject({ phase: 'receiving' });
   });
 
@@ -207,7 +207,7 @@ test('when a Sentinel set replaces its master, the store goes on with the new on
   const { id } = await received(sure);
   await (await set.master()).kill();
   await until(() => redis.store.get(id).catch(() => false), 'the new master answers', 30_000);
-  await until(() => redis.connection.trouble === undefined, 'it is ready');
+  await until(() => redis.connection.unavailableReason === undefined, 'it is ready');
   expect(await redis.store.get(id)).toMatchObject({ offset: 5 });
   expect(await redis.store.commit(id, { token: 2, complete: {}, expiresAt: later })).toMatchObject({ length: 5 });
 });

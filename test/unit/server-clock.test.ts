@@ -22,7 +22,7 @@ class Clocks {
 
   pass(ms: number): void {
     this.passed += ms;
-    this.clock.note(this.theirs, this.ours);
+    this.clock.observe(this.theirs, this.ours);
   }
 }
 
@@ -38,13 +38,13 @@ describe.each(STEPS)('a clock that is set by %s ms', (step) => {
   test('on the machine of Redis ends no upload early', () => {
     const clocks = open();
     const { clock } = clocks;
-    const endsAt = clock.endAt(clocks.ours + DAY);
+    const endsAt = clock.toServerExpiry(clocks.ours + DAY);
     clocks.theirStep = step;
     clocks.pass(SECOND);
-    expect(clock.expiresAt(String(endsAt))).toBeGreaterThanOrEqual(clocks.ours + DAY - SECOND);
-    expect(Number(endsAt)).toBeGreaterThan(Number(clock.expiryAt(clocks.ours + DAY - 2 * SECOND)));
+    expect(clock.toLocalExpiry(String(endsAt))).toBeGreaterThanOrEqual(clocks.ours + DAY - SECOND);
+    expect(Number(endsAt)).toBeGreaterThan(Number(clock.toServerCutoff(clocks.ours + DAY - 2 * SECOND)));
     // Other nodes may judge it by the new time.
-    expect(clock.at(clocks.ours)).toBe(clocks.theirs);
+    expect(clock.toServerTime(clocks.ours)).toBe(clocks.theirs);
   });
 
   test('on the machine of Redis ends no upload early that begins while it is wrong, and ends after it was put right', () => {
@@ -52,12 +52,12 @@ describe.each(STEPS)('a clock that is set by %s ms', (step) => {
     const { clock } = clocks;
     clocks.theirStep = step;
     clocks.pass(SECOND);
-    const endsAt = String(clock.endAt(clocks.ours + DAY));
+    const endsAt = String(clock.toServerExpiry(clocks.ours + DAY));
     // A node that has not heard of the step yet.
     expect(Number(endsAt)).toBeGreaterThanOrEqual(clocks.ours + DAY);
     clocks.theirStep = 0;
     clocks.pass(SECOND);
-    expect(clock.expiresAt(endsAt)).toBeGreaterThanOrEqual(clocks.ours + DAY - SECOND);
+    expect(clock.toLocalExpiry(endsAt)).toBeGreaterThanOrEqual(clocks.ours + DAY - SECOND);
   });
 
   test('is believed when everything from before has had its whole time', () => {
@@ -65,24 +65,24 @@ describe.each(STEPS)('a clock that is set by %s ms', (step) => {
     clocks.theirStep = step;
     clocks.pass(SECOND);
     clocks.pass(DAY);
-    expect(clocks.clock.expiryAt(clocks.ours)).toBe(clocks.theirs);
-    expect(clocks.clock.expiresAt(String(clocks.theirs))).toBe(clocks.ours);
+    expect(clocks.clock.toServerCutoff(clocks.ours)).toBe(clocks.theirs);
+    expect(clocks.clock.toLocalExpiry(String(clocks.theirs))).toBe(clocks.ours);
   });
 
   test('on this machine ends no upload early: by the time that is never set forward', () => {
     const clocks = open();
     const { clock } = clocks;
-    const endsAt = clock.endAt(clocks.ours + DAY);
+    const endsAt = clock.toServerExpiry(clocks.ours + DAY);
     clocks.ourStep = step;
     clocks.pass(SECOND);
     const expiryNow = Math.min(clocks.ours, clocks.ours - clocks.ourStep);
-    expect(clock.expiresAt(String(endsAt))).toBeGreaterThanOrEqual(expiryNow + DAY - SECOND);
-    expect(Number(endsAt)).toBeGreaterThan(Number(clock.expiryAt(expiryNow + DAY - 2 * SECOND)));
+    expect(clock.toLocalExpiry(String(endsAt))).toBeGreaterThanOrEqual(expiryNow + DAY - SECOND);
+    expect(Number(endsAt)).toBeGreaterThan(Number(clock.toServerCutoff(expiryNow + DAY - 2 * SECOND)));
   });
 });
 
 test('an end that never comes stays one', () => {
   const { clock } = new Clocks();
-  expect([clock.at(Infinity), clock.endAt(Infinity)]).toEqual(['+inf', '+inf']);
-  expect([clock.expiryAt(Infinity), clock.expiresAt('+inf')]).toEqual(['+inf', Infinity]);
+  expect([clock.toServerTime(Infinity), clock.toServerExpiry(Infinity)]).toEqual(['+inf', '+inf']);
+  expect([clock.toServerCutoff(Infinity), clock.toLocalExpiry('+inf')]).toEqual(['+inf', Infinity]);
 });

@@ -80,12 +80,12 @@ export class StartNumber {
   /** Writes it down, unless that is done: to be fulfilled before a token is given. */
   async persist(): Promise<void> {
     if (this.isOnDisk) return;
-    const { path, number, directory, directorySync: names } = this;
-    const since = names.failures;
+    const { path, number, directory, directorySync } = this;
+    const since = directorySync.failures;
     try {
-      await writeFully(`${path}.tmp`, Buffer.from(`${JSON.stringify({ number })}\n`), names.isDurable);
+      await writeFully(`${path}.tmp`, Buffer.from(`${JSON.stringify({ number })}\n`), directorySync.isDurable);
       await rename(`${path}.tmp`, path);
-      await names.sync(directory, since);
+      await directorySync.sync(directory, since);
     } catch (error) {
       throw storageFault(error, 'the data directory cannot be written');
     }

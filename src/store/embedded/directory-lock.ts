@@ -229,10 +229,10 @@ async function createLockWithoutLink(path: string, text: string): Promise<boolea
  * keeps it. On this machine the clock may have been set since the lock was taken, which a living owner survives. Of another
  * boot it can only be an earlier run of this machine where its last beat is from before this one began.
  */
-function sharesOurClock({ owner, heartbeatAt: beatAt }: FoundLock, self: LockOwner): boolean {
+function sharesOurClock({ owner, heartbeatAt }: FoundLock, self: LockOwner): boolean {
   if (owner?.host !== self.host) return false;
   const startedAt = bootedAt();
-  if (owner.boot !== self.boot) return beatAt < startedAt;
+  if (owner.boot !== self.boot) return heartbeatAt < startedAt;
   return owner.bootedAt !== undefined && Math.abs(owner.bootedAt - startedAt) < CLOCK_TOLERANCE_MS;
 }
 

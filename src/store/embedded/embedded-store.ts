@@ -108,7 +108,7 @@ export class EmbeddedStore implements UploadStore {
 
   /** Loads everything. Deliveries that were under way are due again: with their process, their claims ended. */
   static async open(options: EmbeddedStoreOptions): Promise<EmbeddedStore> {
-    const { directory, sync, log, onLoss, clock = Date.now, expiryClock = clock, retryMs: tryAgainMs } = options;
+    const { directory, sync, log, onLoss, clock = Date.now, expiryClock = clock, retryMs } = options;
     const { monotonic = () => performance.now() } = options;
     const disk = {
       directory: join(directory, 'uploads'),
@@ -127,7 +127,7 @@ export class EmbeddedStore implements UploadStore {
       if (!start.isPersisted) log.error({ code: 'STORAGE_FULL', data: directory }, NO_ROOM_MESSAGE);
       const onChange = (id: string, upload: Upload | undefined): void => settlement.notify(id, upload);
       const records = new Records(disk, loaded, { log, onLoss, onChange });
-      return new EmbeddedStore(records, settlement, { clock, expiryClock, monotonic }, start, log, tryAgainMs);
+      return new EmbeddedStore(records, settlement, { clock, expiryClock, monotonic }, start, log, retryMs);
     } catch (error) {
       throw storageFault(error, 'the store cannot be opened');
     }

@@ -158,11 +158,11 @@ export class RecordFile {
   /** Replaces the file, or makes it, in one step. `holds`: it stays open as for an attempt, as it does when it was open. */
   async rewrite(record: UploadRecord, staysOpen = false): Promise<UploadRecord> {
     const isHeld = staysOpen || this.heldFd !== undefined;
-    const { reservedBytes: kept } = roomAfterRecord(record);
+    const { reservedBytes } = roomAfterRecord(record);
     try {
-      return await this.rewriteWith(record, kept, isHeld);
+      return await this.rewriteWith(record, reservedBytes, isHeld);
     } catch (fault) {
-      if (kept === 0 || (fault as Fault).code !== 'STORAGE_FULL') throw fault;
+      if (reservedBytes === 0 || (fault as Fault).code !== 'STORAGE_FULL') throw fault;
       return this.rewriteWith(record, 0, isHeld);
     }
   }
@@ -193,14 +193,14 @@ export class RecordFile {
     });
   }
 
-  private async rewriteWith(record: UploadRecord, reserved: number, isHeld: boolean): Promise<UploadRecord> {
+  private async rewriteWith(record: UploadRecord, reservedBytes: number, isHeld: boolean): Promise<UploadRecord> {
     const snapshot = snapshotLine(record);
-    const lines = reserved > 0 ? Buffer.concat([snapshot, changeLine({}, reserved)]) : snapshot;
+    const lines = reservedBytes > 0 ? Buffer.concat([snapshot, changeLine({}, reservedBytes)]) : snapshot;
     const failures = this.directorySync.failures;
     let draftPath: number | undefined;
     try {
       this.hasDraft = true;
-      draftPath = await this.writeDraft(Buffer.concat([lines, blanks(reserved)]));
+      draftPath = await this.writeDraft(Buffer.concat([lines, blanks(reservedBytes)]));
       // Until the new name is durable nobody knows which of both files a power cut leaves.
       this.state = 'uncertain';
       await rename(this.draft(), this.path);
@@ -223,7 +223,7 @@ export class RecordFile {
     }
     this.snapshotBytes = snapshot.length;
     this.validBytes = lines.length;
-    this.fileBytes = lines.length + reserved;
+    this.fileBytes = lines.length + reservedBytes;
     this.state = 'certain';
     return record;
   }
@@ -285,22 +285,22 @@ export class RecordFile {
 
   /** A delivery begins also where its answer may find no room: what it delivers is what holds the disk. */
   private async appendWithRoom(fd: number, change: Change): Promise<void> {
-    const { requiredBytes: least, reservedBytes: kept } = roomAfterChange(change);
-    const line = changeLine(change, least);
-    if (this.fileBytes - this.validBytes >= line.length + least) return this.appendTo(fd, line, least);
+    const { requiredBytes, reservedBytes } = roomAfterChange(change);
+    const line = changeLine(change, requiredBytes);
+    if (this.fileBytes - this.validBytes >= line.length + requiredBytes) return this.appendTo(fd, line, requiredBytes);
     try {
-      await this.appendTo(fd, changeLine(change, kept), kept);
+      await this.appendTo(fd, changeLine(change, reservedBytes), reservedBytes);
     } catch (error) {
-      if (kept === 0 || !isOutOfSpace(error) || this.isUncertain()) throw error;
+      if (reservedBytes === 0 || !isOutOfSpace(error) || this.isUncertain()) throw error;
       await this.appendTo(fd, changeLine(change), 0);
     }
   }
 
-  private async appendTo(fd: number, line: Buffer, reserved: number): Promise<void> {
+  private async appendTo(fd: number, line: Buffer, reservedBytes: number): Promise<void> {
     if (this.state === 'dirty') await this.removeRemains(fd);
     this.state = 'uncertain';
     try {
-      await this.writeIntoRoom(fd, line, reserved);
+      await this.writeIntoRoom(fd, line, reservedBytes);
     } catch (error) {
       // The line is not whole, or is gone again: what was there before holds.
       if (await this.tryRemoveRemains(fd)) this.state = 'dirty';
@@ -314,14 +314,14 @@ export class RecordFile {
       throw error;
     }
     this.validBytes += line.length;
-    this.fileBytes = Math.max(this.fileBytes, this.validBytes + reserved);
+    this.fileBytes = Math.max(this.fileBytes, this.validBytes + reservedBytes);
     this.state = 'certain';
   }
 
   /** The part that needs new room comes first: if there is none, the room that is kept stays untouched. */
-  private async writeIntoRoom(fd: number, line: Buffer, reserved: number): Promise<void> {
+  private async writeIntoRoom(fd: number, line: Buffer, reservedBytes: number): Promise<void> {
     const room = this.fileBytes - this.validBytes;
-    const bytes = Buffer.concat([line, blanks(reserved)]);
+    const bytes = Buffer.concat([line, blanks(reservedBytes)]);
     if (bytes.length > room) await writeAll(fd, bytes.subarray(room), this.fileBytes);
     if (room > 0) await writeAll(fd, line.subarray(0, room), this.validBytes);
   }

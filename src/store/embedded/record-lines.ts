@@ -97,27 +97,27 @@ function withLostAttempt(record: UploadRecord, startedAt: number): UploadRecord 
   return applyChange(record, { attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] });
 }
 
-function stateOf(file: Buffer, goodBytes: number, roomEnd: number): ReadRecord['state'] {
+function stateOf(file: Buffer, validBytes: number, roomEnd: number): ReadRecord['state'] {
   const isShort = file.length < roomEnd;
   // A blank there proves that no line ever followed, wherever the file ends: a crash has left less room than was to be kept.
-  if (file.subarray(goodBytes).every((byte) => byte === BLANK))
-    return isShort && file.length === goodBytes ? 'cut' : 'whole';
+  if (file.subarray(validBytes).every((byte) => byte === BLANK))
+    return isShort && file.length === validBytes ? 'cut' : 'whole';
   // Over room that was kept the end of a line is written first: where the room is still there, its beginning never came.
-  if (file.subarray(goodBytes, goodBytes + CRC_BYTES).every((byte) => byte === BLANK)) return 'torn';
-  const newline = file.indexOf(NEWLINE, goodBytes);
+  if (file.subarray(validBytes, validBytes + CRC_BYTES).every((byte) => byte === BLANK)) return 'torn';
+  const newline = file.indexOf(NEWLINE, validBytes);
   // A power cut can leave zeros of the room that was to be kept behind it.
   const isLast = newline === -1 || file.subarray(newline + 1).every((byte) => byte === BLANK || byte === 0);
   if (!isLast) return 'damaged';
   if (isShort) return 'cut';
-  return newline !== -1 || wasCompleteLine(file, goodBytes, roomEnd) ? 'illegible' : 'torn';
+  return newline !== -1 || wasCompleteLine(file, validBytes, roomEnd) ? 'illegible' : 'torn';
 }
 
 /** Whether a line without a newline was once whole. */
-function wasCompleteLine(file: Buffer, goodBytes: number, roomEnd: number): boolean {
+function wasCompleteLine(file: Buffer, validBytes: number, roomEnd: number): boolean {
   // Room that is kept by the same write as the line in front of it was written after the end of that line.
-  if (roomEnd <= goodBytes) return endsWithRoom(file, goodBytes);
+  if (roomEnd <= validBytes) return endsWithRoom(file, validBytes);
   // In room from before it a crash leaves the beginning of a line and blanks, but never zeros, nor all but the newline.
-  const lineStart = withoutBlanks(file.subarray(goodBytes, roomEnd));
+  const lineStart = withoutBlanks(file.subarray(validBytes, roomEnd));
   return lineStart.includes(0) || hasValidChecksum(lineStart) || hasValidChecksum(lineStart.subarray(0, -1));
 }
 
@@ -128,9 +128,9 @@ function withoutBlanks(bytes: Buffer): Buffer {
 /** No line has so many blanks at its end. */
 const MIN_ROOM_BYTES = 64;
 
-function endsWithRoom(file: Buffer, goodBytes: number): boolean {
+function endsWithRoom(file: Buffer, validBytes: number): boolean {
   const end = file.subarray(-MIN_ROOM_BYTES);
-  return file.length - goodBytes > MIN_ROOM_BYTES && end.every((byte) => byte === BLANK);
+  return file.length - validBytes > MIN_ROOM_BYTES && end.every((byte) => byte === BLANK);
 }
 
 /** CRC-32 in hex, a space, JSON, newline. JSON has no newline of its own. */

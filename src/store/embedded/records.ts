@@ -47,7 +47,7 @@ export class Records {
   private readonly steps = new KeyedQueue();
   private readonly keyedCreations = new KeyedQueue();
   private readonly entries: Map<string, RecordEntry>;
-  private readonly setAsideRecords: Map<string, SetAsideRecord>;
+  private readonly setAsideById: Map<string, SetAsideRecord>;
   /** By the client's key, the id of the upload that has it. */
   private readonly idsByClientKey = new Map<string, string>();
   private sortedIds: string[] | undefined;
@@ -61,16 +61,19 @@ export class Records {
     private readonly deps: RecordsDeps,
   ) {
     this.entries = loaded.entries;
-    this.setAsideRecords = loaded.setAside;
+    this.setAsideById = loaded.setAside;
     for (const entry of this.entries.values()) this.registerClientKey(entry);
-    const { entries, setAsideRecords: asides } = this;
-    this.leftovers = new Leftovers(disk, { entry: (id) => entries.get(id), setAside: (id) => asides.get(id) });
+    const { entries, setAsideById } = this;
+    this.leftovers = new Leftovers(disk, {
+      entry: (id) => entries.get(id),
+      setAsideRecords: (id) => setAsideById.get(id),
+    });
   }
 
   /** Removes what is old and belongs to no record. */
   async clearLeftovers(age: LeftoverAge): Promise<void> {
     for (const id of await this.leftovers.clear(age))
-      if (this.setAsideRecords.get(id)?.state === 'damaged') this.setAsideRecords.delete(id);
+      if (this.setAsideById.get(id)?.state === 'damaged') this.setAsideById.delete(id);
   }
 
   /** As memory has it: of one that was found at the start, the disk may have less. */
@@ -113,12 +116,12 @@ export class Records {
 
   /** What is there but is no upload that could be shown. */
   setAside(): readonly SetAsideRecord[] {
-    return [...this.setAsideRecords.values()];
+    return [...this.setAsideById.values()];
   }
 
   /** Those that could not be read are tried again. */
   async rereadAll(): Promise<void> {
-    const ids = [...this.setAsideRecords.keys()].filter((id) => this.isUnreadable(id));
+    const ids = [...this.setAsideById.keys()].filter((id) => this.isUnreadable(id));
     // What still cannot be read stays where it is.
     await Promise.all(ids.map((id) => this.step(id, () => undefined).catch(() => undefined)));
   }
@@ -287,16 +290,16 @@ export class Records {
   }
 
   private isUnreadable(id: string): boolean {
-    return this.setAsideRecords.get(id)?.state === 'unreadable';
+    return this.setAsideById.get(id)?.state === 'unreadable';
   }
 
   private async reread(id: string): Promise<void> {
     const { log } = this.deps;
     try {
       const entry = await this.disk.semaphore.run(() => readEntry(id, this.disk, this.deps));
-      if (entry === 'damaged') return await setAsideDamaged(id, this.disk, { log, setAside: this.setAsideRecords });
+      if (entry === 'damaged') return await setAsideDamaged(id, this.disk, { log, setAside: this.setAsideById });
       const isShown = entry !== undefined && (await this.isRestored(id, entry));
-      this.setAsideRecords.delete(id);
+      this.setAsideById.delete(id);
       if (isShown) this.add(entry);
       log.info({ upload: uploadTag(id) }, entry ? 'a record can be read again' : 'a record is not there any more');
     } catch (error) {
@@ -352,7 +355,7 @@ interface Sighting {
 /** What the records know of a name. */
 export interface KnownRecords {
   entry(id: string): RecordEntry | undefined;
-  setAside(id: string): SetAsideRecord | undefined;
+  setAsideRecords(id: string): SetAsideRecord | undefined;
 }
 
 /**
@@ -389,7 +392,7 @@ export class Leftovers {
   private async isRemovable(name: string, before: ReadonlyMap<string, Sighting>, age: LeftoverAge): Promise<boolean> {
     const [id, kind] = splitFileName(name);
     const { known } = this;
-    const hasRecord = known.entry(id) !== undefined || known.setAside(id) !== undefined;
+    const hasRecord = known.entry(id) !== undefined || known.setAsideRecords(id) !== undefined;
     if (kind === 'answer' && hasRecord) return false;
     const stats = await undefinedIfMissing(stat(join(this.disk.directory, name)));
     if (!stats) return false;

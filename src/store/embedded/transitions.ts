@@ -151,13 +151,13 @@ export function isAlreadyGivenUp({ upload }: UploadRecord, why: Undelivered): bo
 /** `complete` or `undelivered`, or `delivering` under a claim that has run out. */
 export function decideClaim(
   { record, claim }: ClaimedRecord,
-  { monotonicMs: monotonic }: Moment,
+  { monotonicMs }: Moment,
   earlyAttempt?: Attempt,
 ): Change | undefined {
   const { phase } = record.upload;
   if (earlyAttempt && !isOpenInPart(record.upload, earlyAttempt)) return undefined;
   const attempt = earlyAttempt && { attempt: withoutInPart(earlyAttempt) };
-  if (phase === 'delivering') return claim && claim.untilMs > monotonic ? undefined : { ...attempt };
+  if (phase === 'delivering') return claim && claim.untilMs > monotonicMs ? undefined : { ...attempt };
   if (phase !== 'complete' && phase !== 'undelivered') return undefined;
   return { ...attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] };
 }
@@ -258,23 +258,20 @@ function withoutInPart(early: Attempt): Attempt {
 /** Whether somebody should deliver this upload now. `beyond`: who is due later than this has its time from another clock. */
 export function isDue(
   { record, claim }: ClaimedRecord,
-  { wallMs: wall, monotonicMs: monotonic }: Moment,
+  { wallMs, monotonicMs }: Moment,
   implausibleAfter: number,
 ): boolean {
   const { phase, dueAt = 0 } = record.upload;
-  if (phase === 'complete') return dueAt <= wall || dueAt > implausibleAfter;
-  return phase === 'delivering' && (claim === undefined || claim.untilMs <= monotonic);
+  if (phase === 'complete') return dueAt <= wallMs || dueAt > implausibleAfter;
+  return phase === 'delivering' && (claim === undefined || claim.untilMs <= monotonicMs);
 }
 
 /** Whether nobody needs this upload any more. A delivery under way is never pulled from under its worker's feet. */
-export function isExpired(
-  { record, claim, isLost = false }: ClaimedRecord,
-  { wallMs: wall, monotonicMs: monotonic }: Moment,
-): boolean {
+export function isExpired({ record, claim, isLost = false }: ClaimedRecord, { wallMs, monotonicMs }: Moment): boolean {
   const { phase, expiresAt } = record.upload;
   if (phase === 'cancelled' || (phase === 'invalid' && !isLost)) return true;
-  const isClaimed = phase === 'delivering' && claim !== undefined && claim.untilMs > monotonic;
-  return expiresAt <= wall && !isClaimed;
+  const isClaimed = phase === 'delivering' && claim !== undefined && claim.untilMs > monotonicMs;
+  return expiresAt <= wallMs && !isClaimed;
 }
 
 /** The fence, and what a commit does when it passes. Throws when the holder of the lease breaks the rules. */

@@ -4,7 +4,7 @@ import { withTimeout } from '../../concurrency/waiting.js';
 import { Fault } from '../../model/fault.js';
 import type { Log } from '../../observe/log.js';
 import { type ClientOptions, gatheredWrites, isConnected, makeClient, type RedisClient } from './clients.js';
-import { mayPass, type RedisSettings, storeFault } from './errors.js';
+import { isTransient, type RedisSettings, storeFault } from './errors.js';
 import { ReplyTimeout, RedisHealth, ServerClock } from './health.js';
 import { RedisKeys } from './keys.js';
 import { RedisBus } from './pubsub.js';
@@ -20,7 +20,7 @@ const REPLICAS_MS = 400;
 export interface OpenOptions {
   readonly clock?: () => number;
   /** How long an upload may live: so long a new difference of the clocks ends none. For ever when it is missing. */
-  readonly longestAgeMs?: number;
+  readonly maxUploadAgeMs?: number;
   /** Before a store is made where none is; when it fails, none is. Asks whether that still holds. */
   readonly beforeNew?: (isStillNew: () => Promise<boolean>) => Promise<void>;
   /** The spool that is to be marked for the store. */
@@ -52,13 +52,13 @@ export class RedisConnection {
   storeId = '';
   isNewStore = false;
   /** The store that the mark of the spool named when this one was made for it; undefined once `noteMarked` was called. */
-  unfinished: string | undefined;
+  previousMark: string | undefined;
   private readonly health: RedisHealth;
-  private readonly patience = new ReplyTimeout();
-  private readonly gather: () => void;
-  private suspect: string | undefined;
-  private noteOther: (storeId: string) => Promise<unknown> = () => Promise.resolve();
-  private isOtherNoted = true;
+  private readonly replyTimeout = new ReplyTimeout();
+  private readonly gatherWrites: () => void;
+  private failedKey: string | undefined;
+  private markSpool: (storeId: string) => Promise<unknown> = () => Promise.resolve();
+  private isSpoolMarked = true;
   private spool: SpoolToMark | undefined;
   private closed = false;
 
@@ -70,26 +70,26 @@ export class RedisConnection {
   ) {
     this.keys = clients.keys;
     this.bus = clients.bus;
-    this.gather = gatheredWrites(clients.commands);
+    this.gatherWrites = gatheredWrites(clients.commands);
     this.clock = clock;
-    this.health = new RedisHealth(() => this.beat(), log);
+    this.health = new RedisHealth(() => this.checkHealth(), log);
   }
 
   /** Connects, or fails with a `Fault` that says what is wrong with the address, the rights or the server. */
   static open(settings: RedisSettings, log: Log, options: OpenOptions = {}): Promise<RedisConnection> {
-    const { clock = Date.now, longestAgeMs = Infinity, beforeNew, spool } = options;
+    const { clock = Date.now, maxUploadAgeMs = Infinity, beforeNew, spool } = options;
     const monotonic = (): number => performance.now();
     const newId = randomUUID();
-    return patiently(settings, log, async () => {
+    return connectWithRetries(settings, log, async () => {
       const connection = new RedisConnection(
         await openClients(settings),
         settings,
         log,
-        new ServerClock(clock, { monotonic, settleMs: longestAgeMs }),
+        new ServerClock(clock, { monotonic, settleMs: maxUploadAgeMs }),
       );
       try {
         connection.spool = spool;
-        await connection.begin(newId, beforeNew);
+        await connection.start(newId, beforeNew);
         return connection;
       } catch (error) {
         await connection.close();
@@ -99,31 +99,31 @@ export class RedisConnection {
   }
 
   /** What is wrong with Redis right now, for people; undefined when it is ready. */
-  get trouble(): string | undefined {
-    return this.health.trouble;
+  get unavailableReason(): string | undefined {
+    return this.health.unavailableReason;
   }
 
   /** What has to be done when Redis is found with other data than before, or with none; done again until it succeeds. */
-  onOtherStore(note: (storeId: string) => Promise<unknown>): void {
-    this.noteOther = note;
+  onStoreReplaced(markSpool: (storeId: string) => Promise<unknown>): void {
+    this.markSpool = markSpool;
   }
 
   /** What `onOtherStore` was given has to be done for this store too, which a start could not do. */
-  noteUnmarked(): void {
-    this.isOtherNoted = false;
+  retryMarking(): void {
+    this.isSpoolMarked = false;
   }
 
   /** The spool is marked for this store. */
-  async noteMarked(): Promise<void> {
-    if (!this.spool || this.unfinished === undefined) return;
+  async confirmMarked(): Promise<void> {
+    if (!this.spool || this.previousMark === undefined) return;
     const field = `unmarked:${await this.spool.name()}`;
     await this.send(this.keys.store, (client) => client.hdel(this.keys.store, field));
-    this.unfinished = undefined;
+    this.previousMark = undefined;
   }
 
   /** Whether the spool is known to be marked for this store. */
   get isMarked(): boolean {
-    return this.isOtherNoted;
+    return this.isSpoolMarked;
   }
 
   /** One step of a script of `lua/`: the first key decides which server does it. */
@@ -136,9 +136,9 @@ export class RedisConnection {
     const { replicas = 0 } = this.settings;
     if (replicas === 0) return this.run(script, keys, args);
     return this.call(keys[0]!, async (client) => {
-      const both = client.pipeline();
-      callScript(both, script, keys, args);
-      const [result, acknowledged] = (await both.wait(replicas, REPLICAS_MS).exec())!;
+      const pipeline = client.pipeline();
+      callScript(pipeline, script, keys, args);
+      const [result, acknowledged] = (await pipeline.wait(replicas, REPLICAS_MS).exec())!;
       if (result![0]) throw result![0];
       if (acknowledged![0]) throw acknowledged![0];
       if ((acknowledged![1] as number) < replicas) throw new Error('too few replicas');
@@ -152,9 +152,9 @@ export class RedisConnection {
       return await this.send(key, command);
     } catch (fault) {
       if (this.closed) throw fault;
-      this.suspect = key;
-      this.clients.lookAgain();
-      this.health.noteTrouble(fault as Fault);
+      this.failedKey = key;
+      this.clients.refreshTopology();
+      this.health.reportFailure(fault as Fault);
       throw fault;
     }
   }
@@ -167,10 +167,10 @@ export class RedisConnection {
   }
 
   /** What makes the store comes last: a start that fails after that would leave none to the next one that it finds new. */
-  private async begin(newId: string, beforeNew?: OpenOptions['beforeNew']): Promise<void> {
+  private async start(newId: string, beforeNew?: OpenOptions['beforeNew']): Promise<void> {
     await this.send(this.keys.store, () => this.bus.open());
     if ((await this.probe()) === undefined) await beforeNew?.(async () => (await this.probe()) === undefined);
-    await this.recognize(newId, await this.spool?.mark(), false);
+    await this.identifyStore(newId, await this.spool?.mark(), false);
     await warnAboutServer(this.clients.commands, this.log);
     this.health.start();
   }
@@ -178,123 +178,123 @@ export class RedisConnection {
   /** Which store it knows; and what time it has. */
   private async probe(): Promise<string | undefined> {
     const askedAt = this.clock.now();
-    const [seconds, micros, id] = (await this.ask('pulse', [this.keys.store], [])) as [string, string, string?];
-    this.clock.note(Number(seconds) * 1000 + Number(micros) / 1000, askedAt);
+    const [seconds, micros, id] = (await this.sendScript('pulse', [this.keys.store], [])) as [string, string, string?];
+    this.clock.observe(Number(seconds) * 1000 + Number(micros) / 1000, askedAt);
     return id;
   }
 
-  private async beat(): Promise<void> {
-    const { suspect } = this;
+  private async checkHealth(): Promise<void> {
+    const { failedKey } = this;
     const id = await this.probe();
-    if (id !== this.storeId) await this.recognizeAgain(id);
-    if (!this.isOtherNoted) {
-      await this.noteOther(this.storeId);
-      await this.noteMarked();
+    if (id !== this.storeId) await this.handleDataLoss(id);
+    if (!this.isSpoolMarked) {
+      await this.markSpool(this.storeId);
+      await this.confirmMarked();
     }
-    this.isOtherNoted = true;
-    if (suspect === undefined) return;
-    await this.send(suspect, (client) => client.set(this.keys.beat(suspect), '1', 'PX', 60_000));
-    if (this.suspect === suspect) this.suspect = undefined;
+    this.isSpoolMarked = true;
+    if (failedKey === undefined) return;
+    await this.send(failedKey, (client) => client.set(this.keys.writeProbe(failedKey), '1', 'PX', 60_000));
+    if (this.failedKey === failedKey) this.failedKey = undefined;
   }
 
-  private async recognize(newId: string, mark = '', wasUsed = false): Promise<void> {
+  private async identifyStore(newId: string, mark = '', wasUsed = false): Promise<void> {
     const { store, buckets } = this.keys;
     const name = (await this.spool?.name()) ?? '';
     const args = [newId, buckets, FORMAT, name, mark, wasUsed ? '1' : ''];
-    const reply = await this.ask('open-store', [store], args);
+    const reply = await this.sendScript('open-store', [store], args);
     const [id, foundBuckets, format, isNew, unfinished] = reply as [string, string, string, number, string | null];
-    if (format !== FORMAT) throw notOurs(`was written in format ${format} by another version of this program`);
-    if (foundBuckets !== String(buckets)) throw notOurs(`has ${foundBuckets} buckets in place of ${buckets}`);
+    if (format !== FORMAT) throw incompatibleData(`was written in format ${format} by another version of this program`);
+    if (foundBuckets !== String(buckets)) throw incompatibleData(`has ${foundBuckets} buckets in place of ${buckets}`);
     this.isNewStore = isNew === 1;
-    this.unfinished = unfinished ?? undefined;
+    this.previousMark = unfinished ?? undefined;
     this.storeId = id;
   }
 
   /** The data we knew is gone: whatever is found now, the uploads of before are not in it. */
-  private async recognizeAgain(found: string | undefined): Promise<void> {
+  private async handleDataLoss(foundId: string | undefined): Promise<void> {
     // Fails where it is only a replica that is not filled yet: then nothing is lost.
-    await this.recognize(randomUUID(), this.unfinished ?? this.storeId, true);
-    this.isOtherNoted = false;
-    const what = found === undefined ? 'came back empty' : 'has other data than before';
+    await this.identifyStore(randomUUID(), this.previousMark ?? this.storeId, true);
+    this.isSpoolMarked = false;
+    const what = foundId === undefined ? 'came back empty' : 'has other data than before';
     this.log.error(
       `Redis ${what}: all uploads that were known are lost. This is prevented by persistence (\`appendonly yes\` in the ` +
         'configuration of Redis), and by nobody flushing the database',
     );
   }
 
-  private ask(script: string, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
+  private sendScript(script: string, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
     return this.send(keys[0]!, (client) => callScript(client, script, keys, args) as Promise<unknown>);
   }
 
   private async send<T>(key: string, command: (client: RedisClient) => Promise<T>): Promise<T> {
-    const { commands, lastTrouble } = this.clients;
+    const { commands, lastErrors } = this.clients;
     try {
       if (this.closed) throw new Fault('STORE_UNAVAILABLE', 'the store is closed', true);
       if (!isConnected(commands)) throw new Error('Connection is closed');
-      this.gather();
-      return await this.patience.wait(this.keys.tagOf(key), command(commands));
+      this.gatherWrites();
+      return await this.replyTimeout.wait(this.keys.hashTag(key), command(commands));
     } catch (error) {
-      throw storeFault(error, this.settings, lastTrouble());
+      throw storeFault(error, this.settings, lastErrors());
     }
   }
 }
 
-function notOurs(how: string): Fault {
+function incompatibleData(how: string): Fault {
   const advice = 'choose another store.prefix, or go back to the settings and the version that made it';
   return new Fault('CONTRACT_BROKEN', `the data in Redis under this prefix ${how}: ${advice}`, false);
 }
 
 /** How long one try may take, with all that is said before the first command. */
-const TRY_MS = 3000;
-const AGAIN_MS = 250;
-const RETRY_MS = 200;
+const CONNECT_TIMEOUT_MS = 3000;
+const STARTUP_RETRY_MS = 250;
+const RECONNECT_MS = 200;
 /** The first version whose clusters have channels of their own for each slot. */
-const SHARDED_SINCE = 7;
+const SHARDED_PUBSUB_VERSION = 7;
 
 export interface OpenClients {
   readonly commands: RedisClient;
   readonly bus: RedisBus;
   readonly keys: RedisKeys;
   /** Something failed: perhaps the cluster has changed. */
-  readonly lookAgain: () => void;
+  readonly refreshTopology: () => void;
   /** What last went wrong with the connection, since it was lost. */
-  readonly lastTrouble: () => readonly unknown[];
+  readonly lastErrors: () => readonly unknown[];
 }
 
 /** Tries once, or as long as the settings allow where waiting can help. */
-async function patiently<T>(settings: RedisSettings, log: Log, attempt: () => Promise<T>): Promise<T> {
+async function connectWithRetries<T>(settings: RedisSettings, log: Log, attempt: () => Promise<T>): Promise<T> {
   const deadline = performance.now() + (settings.waitMs ?? 0);
   for (let tries = 1; ; tries++) {
     try {
       return await attempt();
     } catch (error) {
       const fault = storeFault(error, settings);
-      if (!mayPass(fault.cause ?? fault) || performance.now() + AGAIN_MS > deadline) throw fault;
+      if (!isTransient(fault.cause ?? fault) || performance.now() + STARTUP_RETRY_MS > deadline) throw fault;
       if (tries === 1) log.warn(`waiting for the store: ${fault.message}`);
     }
-    await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+    await new Promise((resolve) => setTimeout(resolve, STARTUP_RETRY_MS));
   }
 }
 
 /** Both connections, ready to use; whatever fails on the way is said in words of ours. */
 async function openClients(settings: RedisSettings): Promise<OpenClients> {
   const keys = new RedisKeys(settings.prefix, settings.kind);
-  const sharded = settings.kind === 'cluster' && (await recognizeCluster(settings)) >= SHARDED_SINCE;
-  const opening = { tries: true };
-  const retryMs = (): number | undefined => (opening.tries ? undefined : RETRY_MS);
+  const sharded = settings.kind === 'cluster' && (await findClusterVersion(settings)) >= SHARDED_PUBSUB_VERSION;
+  const startup = { tries: true };
+  const retryMs = (): number | undefined => (startup.tries ? undefined : RECONNECT_MS);
   const commands = makeClient(settings, { role: 'commands', retryMs });
   const subscriber = (): Promise<RedisClient> => connectSubscriber(settings, { role: 'subscriber', sharded, retryMs });
-  const lastTrouble = rememberTrouble(commands);
+  const lastErrors = rememberLastError(commands);
   try {
     await connect(commands, settings);
-    if (settings.kind !== 'cluster') await refuseCluster(commands);
+    if (settings.kind !== 'cluster') await assertNoCluster(commands);
     bindScripts(commands, sharded ? 'SPUBLISH' : 'PUBLISH');
-    const channels = keys.allBuckets().map((bucket) => keys.bucket(bucket).news);
+    const channels = keys.allBuckets().map((bucket) => keys.bucket(bucket).channel);
     const publish = (channel: string, text: string): Promise<unknown> =>
       sharded ? commands.spublish(channel, text) : commands.publish(channel, text);
     const bus = new RedisBus({ channels, sharded, subscriber, publish });
-    opening.tries = false;
-    return { commands, bus, keys, lookAgain: lookAgainIn(commands), lastTrouble };
+    startup.tries = false;
+    return { commands, bus, keys, refreshTopology: topologyRefresher(commands), lastErrors };
   } catch (error) {
     commands.disconnect();
     throw storeFault(error, settings);
@@ -303,7 +303,7 @@ async function openClients(settings: RedisSettings): Promise<OpenClients> {
 
 async function connectSubscriber(settings: RedisSettings, options: ClientOptions): Promise<RedisClient> {
   const client = makeClient(settings, options);
-  rememberTrouble(client);
+  rememberLastError(client);
   try {
     await connect(client, settings);
     return client;
@@ -314,65 +314,65 @@ async function connectSubscriber(settings: RedisSettings, options: ClientOptions
 }
 
 /** A cluster's client does not say why it finds nobody: its seeds are asked first. Gives the version. */
-async function recognizeCluster(settings: RedisSettings): Promise<number> {
-  const troubles: unknown[] = [];
+async function findClusterVersion(settings: RedisSettings): Promise<number> {
+  const errors: unknown[] = [];
   for (const seed of settings.nodes) {
     const client = makeClient(
       { ...settings, kind: 'single', nodes: [seed] },
       { role: 'commands', retryMs: () => undefined },
     );
-    const lastTrouble = rememberTrouble(client);
+    const lastErrors = rememberLastError(client);
     try {
       await connect(client, settings);
-      const { version, mode } = await recognizeServer(client);
+      const { version, mode } = await serverIdentity(client);
       if (mode === 'cluster') return version;
-      troubles.push(new Error('cluster support disabled'));
+      errors.push(new Error('cluster support disabled'));
     } catch (error) {
-      troubles.push(error, ...lastTrouble());
+      errors.push(error, ...lastErrors());
     } finally {
       client.disconnect();
     }
   }
-  throw storeFault(troubles[0], settings);
+  throw storeFault(errors[0], settings);
 }
 
-async function refuseCluster(client: RedisClient): Promise<void> {
-  if ((await recognizeServer(client)).mode === 'cluster') throw new Error('it is a cluster node');
+async function assertNoCluster(client: RedisClient): Promise<void> {
+  if ((await serverIdentity(client)).mode === 'cluster') throw new Error('it is a cluster node');
 }
 
 async function connect(client: RedisClient, settings: RedisSettings): Promise<void> {
   // What went wrong comes as events; the promise only says that it did.
-  const troubles: unknown[] = [];
-  const note = (error: unknown): void => void troubles.push(error);
+  const errors: unknown[] = [];
+  const collect = (error: unknown): void => void errors.push(error);
   const events = ['error', 'sentinelError', 'node error'];
-  for (const event of events) client.on(event, note);
+  for (const event of events) client.on(event, collect);
   try {
-    await withTimeout(client.connect(), TRY_MS);
+    await withTimeout(client.connect(), CONNECT_TIMEOUT_MS);
     // A database that does not exist is such an event too: without it we would write into another one.
-    const lasting = troubles.find((trouble) => !mayPass(trouble));
-    if (lasting !== undefined) throw storeFault(lasting, settings);
+    const permanentError = errors.find((trouble) => !isTransient(trouble));
+    if (permanentError !== undefined) throw storeFault(permanentError, settings);
   } catch (error) {
-    throw storeFault(error, settings, troubles);
+    throw storeFault(error, settings, errors);
   } finally {
-    for (const event of events) client.off(event, note);
+    for (const event of events) client.off(event, collect);
   }
 }
 
 /** `HELLO` is open to every user, unlike `INFO`. */
-async function recognizeServer(client: RedisClient): Promise<{ version: number; mode: string }> {
+async function serverIdentity(client: RedisClient): Promise<{ version: number; mode: string }> {
   const reply = (await client.call('HELLO', '2')) as string[];
   const field = (name: string): string => String(reply[reply.indexOf(name) + 1]);
   return { version: Number.parseInt(field('version'), 10), mode: field('mode') };
 }
 
 /** Also keeps what a client says of itself from ending the process. */
-function rememberTrouble(client: RedisClient): () => readonly unknown[] {
+function rememberLastError(client: RedisClient): () => readonly unknown[] {
   let last: unknown;
   client.on('error', (error: unknown) => (last = error));
   client.on('ready', () => (last = undefined));
   return () => (last === undefined ? [] : [last]);
 }
 
-function lookAgainIn(client: RedisClient): () => void {
+function topologyRefresher(client: RedisClient): () => void {
   return client instanceof Cluster ? () => client.refreshSlotsCache() : () => undefined;
 }

@@ -1,133 +1,136 @@
 import { Fault } from '../../model/fault.js';
 
-interface Trouble {
+interface KnownError {
   readonly matches: RegExp;
-  readonly says: string | ((settings: RedisSettings) => string);
+  readonly advice: string | ((settings: RedisSettings) => string);
   /** Waiting cannot help: at the start it is said at once. */
-  readonly stays?: true;
+  readonly isPermanent?: true;
 }
 
 /** What Redis and the way to it say when they fail, and what to do about it. */
-const TROUBLES: readonly Trouble[] = [
+const KNOWN_ERRORS: readonly KnownError[] = [
   {
     matches: /\bOOM\b/,
-    says: 'has no memory left: raise its `maxmemory`, or shorten limits.max_age and delivery.keep_answer',
+    advice: 'has no memory left: raise its `maxmemory`, or shorten limits.max_age and delivery.keep_answer',
   },
   {
     matches: /\bREADONLY\b/,
-    says: 'is a read-only replica: give the address of the master, or of its sentinels with store.sentinel',
+    advice: 'is a read-only replica: give the address of the master, or of its sentinels with store.sentinel',
   },
-  { matches: /\bLOADING\b/, says: 'is still loading its data' },
-  { matches: /\bMISCONF\b/, says: 'takes no writes because it cannot save them: its log says why, mostly a full disk' },
-  { matches: /\bMASTERDOWN\b/, says: 'is a replica that has lost its master' },
+  { matches: /\bLOADING\b/, advice: 'is still loading its data' },
+  {
+    matches: /\bMISCONF\b/,
+    advice: 'takes no writes because it cannot save them: its log says why, mostly a full disk',
+  },
+  { matches: /\bMASTERDOWN\b/, advice: 'is a replica that has lost its master' },
   {
     matches: /\bNOREPLICAS\b/,
-    says: 'takes no writes because too few of its replicas are connected (min-replicas-to-write)',
+    advice: 'takes no writes because too few of its replicas are connected (min-replicas-to-write)',
   },
-  { matches: /\b(BUSY|UNKILLABLE)\b/, says: 'is kept busy by a script of somebody else' },
+  { matches: /\b(BUSY|UNKILLABLE)\b/, advice: 'is kept busy by a script of somebody else' },
   {
     matches: /\bCLUSTERDOWN\b/,
-    says: 'is down: some of its slots are served by nobody (`redis-cli cluster info` tells more)',
+    advice: 'is down: some of its slots are served by nobody (`redis-cli cluster info` tells more)',
   },
   {
     matches: /cluster support disabled/,
-    says: 'is no cluster: leave out store.cluster',
-    stays: true,
+    advice: 'is no cluster: leave out store.cluster',
+    isPermanent: true,
   },
   {
     matches: /\bMOVED\b|is a cluster node/,
-    says: 'is part of a Redis Cluster: set store.cluster to true',
-    stays: true,
+    advice: 'is part of a Redis Cluster: set store.cluster to true',
+    isPermanent: true,
   },
   {
     matches: /\bWRONGPASS\b|invalid password|invalid username-password/,
-    says: 'refuses the user name or the password: see store.username and store.password',
-    stays: true,
+    advice: 'refuses the user name or the password: see store.username and store.password',
+    isPermanent: true,
   },
-  { matches: /\bNOAUTH\b/, says: 'wants a password: set store.password or store.password_file', stays: true },
+  { matches: /\bNOAUTH\b/, advice: 'wants a password: set store.password or store.password_file', isPermanent: true },
   {
     matches: /\bNOPERM\b/,
-    says: ({ username = 'default', prefix }) =>
+    advice: ({ username = 'default', prefix }) =>
       `does not let this user do what is needed: ACL SETUSER ${username} ${aclRule(prefix)}`,
-    stays: true,
+    isPermanent: true,
   },
   {
     matches: /DB index is out of range/,
-    says: 'has no such database: see the number at the end of store.url',
-    stays: true,
+    advice: 'has no such database: see the number at the end of store.url',
+    isPermanent: true,
   },
   {
     matches: /wrong version number|packet length too long|EPROTO/,
-    says: 'does not speak TLS at this port: use redis:// in place of rediss:// in store.url',
-    stays: true,
+    advice: 'does not speak TLS at this port: use redis:// in place of rediss:// in store.url',
+    isPermanent: true,
   },
   {
     matches: /ALTNAME_INVALID/,
-    says: 'shows a certificate for another name: give that name as store.tls.server_name',
-    stays: true,
+    advice: 'shows a certificate for another name: give that name as store.tls.server_name',
+    isPermanent: true,
   },
   {
     matches: /self[- ]signed certificate|unable to (verify|get)|certificate has expired|CERT_/i,
-    says: 'shows a certificate that cannot be verified: give the authority that signed it as store.tls.ca',
-    stays: true,
+    advice: 'shows a certificate that cannot be verified: give the authority that signed it as store.tls.ca',
+    isPermanent: true,
   },
   {
     matches: /alert (certificate required|unknown ca|bad certificate|handshake failure)/i,
-    says: 'refuses our certificate: see store.tls.cert and store.tls.key',
-    stays: true,
+    advice: 'refuses our certificate: see store.tls.cert and store.tls.key',
+    isPermanent: true,
   },
   {
     // 21 begins what TLS says.
     matches: /Unknown RESP type (?!21\b)/,
-    says: 'does not speak the protocol of Redis: is the address in store.url right?',
-    stays: true,
+    advice: 'does not speak the protocol of Redis: is the address in store.url right?',
+    isPermanent: true,
   },
-  { matches: /No such master|invalid reply/, says: 'is known to none of them: see store.sentinel.master' },
+  { matches: /No such master|invalid reply/, advice: 'is known to none of them: see store.sentinel.master' },
   {
     matches: /ECONNREFUSED/,
-    says: 'does not answer (ECONNREFUSED): is it running, and is the address in store.url right?',
+    advice: 'does not answer (ECONNREFUSED): is it running, and is the address in store.url right?',
   },
-  { matches: /ENOTFOUND|EAI_AGAIN/, says: 'cannot be found: its name has no address (ENOTFOUND): see store.url' },
-  { matches: /connect ENOENT/, says: 'does not answer: there is no such socket (ENOENT): see store.url' },
-  { matches: /connect EACCES/, says: 'cannot be reached: this process may not open its socket (EACCES)' },
-  { matches: /EHOSTUNREACH|ENETUNREACH/, says: 'cannot be reached: there is no way to its network' },
-  { matches: /sentinels are unreachable/, says: 'cannot be found: no sentinel answers' },
+  { matches: /ENOTFOUND|EAI_AGAIN/, advice: 'cannot be found: its name has no address (ENOTFOUND): see store.url' },
+  { matches: /connect ENOENT/, advice: 'does not answer: there is no such socket (ENOENT): see store.url' },
+  { matches: /connect EACCES/, advice: 'cannot be reached: this process may not open its socket (EACCES)' },
+  { matches: /EHOSTUNREACH|ENETUNREACH/, advice: 'cannot be reached: there is no way to its network' },
+  { matches: /sentinels are unreachable/, advice: 'cannot be found: no sentinel answers' },
   {
     matches: /ECONNRESET|EPIPE|Unknown RESP type|Protocol error/,
-    says: 'breaks off the connection: if it wants TLS, use rediss:// in place of redis:// in store.url',
+    advice: 'breaks off the connection: if it wants TLS, use rediss:// in place of redis:// in store.url',
   },
   {
     matches: /ETIMEDOUT|not answered in time|timed out|Socket timeout/i,
-    says: ({ tls }) =>
+    advice: ({ tls }) =>
       `does not answer in time${tls ? ': if it does not speak TLS, use redis:// in place of rediss:// in store.url' : ''}`,
   },
-  { matches: /too few replicas/, says: 'could not give the change to enough replicas in time: see store.replicas' },
+  { matches: /too few replicas/, advice: 'could not give the change to enough replicas in time: see store.replicas' },
 ];
 
 /**
  * Turns what the client library threw into what our callers expect; passes our own faults on. What went wrong with the
  * connection before says more than that there is none.
  */
-export function storeFault(error: unknown, settings: RedisSettings, before: readonly unknown[] = []): Fault {
+export function storeFault(error: unknown, settings: RedisSettings, connectionErrors: readonly unknown[] = []): Fault {
   if (error instanceof Fault) return error;
-  const known = [error, ...before].find(troubleOf) ?? error;
-  const says = troubleOf(known)?.says ?? 'is not connected';
+  const known = [error, ...connectionErrors].find(knownErrorOf) ?? error;
+  const says = knownErrorOf(known)?.advice ?? 'is not connected';
   const text = typeof says === 'string' ? says : says(settings);
   // Not the error itself: it remembers the command, and with that the password.
-  const cause = new Error(withoutSecrets(wordsOf(known), settings));
+  const cause = new Error(withoutSecrets(errorText(known), settings));
   return new Fault('STORE_UNAVAILABLE', `${describeAddresses(settings)} ${text}`, true, { cause });
 }
 
 /** Some servers repeat what they were told. */
-function withoutSecrets(words: string, { password, sentinel }: RedisSettings): string {
+function withoutSecrets(text: string, { password, sentinel }: RedisSettings): string {
   const secrets = [password, sentinel?.password].filter((secret) => secret !== undefined && secret !== '');
-  return secrets.reduce<string>((text, secret) => text.replaceAll(secret!, '***'), words);
+  return secrets.reduce<string>((redacted, secret) => redacted.replaceAll(secret!, '***'), text);
 }
 
 /** Whether the same start could succeed a moment later. */
-export function mayPass(error: unknown): boolean {
+export function isTransient(error: unknown): boolean {
   if (error instanceof Fault) return error.retryable;
-  return troubleOf(error)?.stays !== true;
+  return knownErrorOf(error)?.isPermanent !== true;
 }
 
 /** Whether the server, not the way to it, refused: other servers of a set may accept. */
@@ -136,22 +139,22 @@ export function isReadOnly(error: Error): boolean {
 }
 
 /** The library's own words say little; what lies beneath them says more. */
-function troubleOf(error: unknown): Trouble | undefined {
-  const words = wordsOf(error);
-  const known = TROUBLES.find(({ matches }) => matches.test(words));
-  if (known || isOfLibrary(words)) return known;
-  return { matches: /^/, says: (settings) => `answers: ${withoutSecrets(words, settings).slice(0, 200)}` };
+function knownErrorOf(error: unknown): KnownError | undefined {
+  const text = errorText(error);
+  const known = KNOWN_ERRORS.find(({ matches }) => matches.test(text));
+  if (known || isLibraryError(text)) return known;
+  return { matches: /^/, advice: (settings) => `answers: ${withoutSecrets(text, settings).slice(0, 200)}` };
 }
 
-function wordsOf(error: unknown): string {
+function errorText(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const { code, lastNodeError } = error as { code?: string; lastNodeError?: unknown };
-  return [lastNodeError && wordsOf(lastNodeError), code, error.message].filter(Boolean).join(' ');
+  return [lastNodeError && errorText(lastNodeError), code, error.message].filter(Boolean).join(' ');
 }
 
-function isOfLibrary(words: string): boolean {
+function isLibraryError(text: string): boolean {
   return /Connection is closed|max retries per request|isn't writeable|isn't ready|Too many Cluster redirections|Cluster is|None of startup|aborted/i.test(
-    words,
+    text,
   );
 }
 

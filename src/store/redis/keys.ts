@@ -26,7 +26,7 @@ export class RedisKeys {
   }
 
   /** A right that one process at a time has for a while. */
-  turn(name: string): string {
+  taskLock(name: string): string {
     return `{${this.prefix}}:turn:${name}`;
   }
 
@@ -39,7 +39,7 @@ export class RedisKeys {
   }
 
   /** The id of the upload that has a client's key. */
-  holder(clientKey: string): string {
+  clientKey(clientKey: string): string {
     return `${this.tag(this.bucketOf(clientKey))}:k:${clientKey}`;
   }
 
@@ -58,7 +58,7 @@ export class RedisKeys {
 
   bucket(bucket: number): BucketKeys {
     const tag = this.tag(bucket);
-    return { ids: `${tag}:ids`, totals: `${tag}:totals`, news: `${tag}:news` };
+    return { ids: `${tag}:ids`, totals: `${tag}:totals`, channel: `${tag}:news` };
   }
 
   /** When deliveries are due, of uploads whose bytes are with a node; '' where every node reaches them. */
@@ -71,13 +71,13 @@ export class RedisKeys {
   }
 
   /** What all keys of one slot have in common. */
-  tagOf(key: string): string {
+  hashTag(key: string): string {
     return key.slice(0, key.indexOf('}') + 1);
   }
 
   /** Written to find out whether the server of a key takes writes again. */
-  beat(key: string): string {
-    return `${this.tagOf(key)}:beat`;
+  writeProbe(key: string): string {
+    return `${this.hashTag(key)}:beat`;
   }
 
   private tag(bucket: number): string {
@@ -90,7 +90,7 @@ export interface BucketKeys {
   readonly ids: string;
   readonly totals: string;
   /** The channel: `ask`, `free` or `settled`, a space, the id. */
-  readonly news: string;
+  readonly channel: string;
 }
 
 export interface UploadKeys extends BucketKeys {

@@ -3,7 +3,7 @@ import { type Lease, LeaseQueues, type LeasePurpose, type Leases, type LeaseRequ
 import type { RedisConnection } from './connection.js';
 
 /** A message can be lost: who waits looks by itself that often. */
-const LOOK_MS = 200;
+const POLL_MS = 200;
 
 /**
  * Leases among all processes that share a Redis. Requests of one process stand in a line; each draws a ticket when it
@@ -11,7 +11,7 @@ const LOOK_MS = 200;
  * from the start. Holders are asked by message, or hear of it with their next renewal.
  */
 export class RedisLeases implements Leases {
-  private readonly lines: LeaseQueues;
+  private readonly queues: LeaseQueues;
   private readonly scripts: LeaseScripts;
   private readonly times: LeaseTimes;
   private readonly held = new Map<string, RedisLease>();
@@ -22,7 +22,7 @@ export class RedisLeases implements Leases {
     { graceMs = 2000, leaseMs = 15_000 }: Partial<LeaseTimes> = {},
   ) {
     this.times = { graceMs, leaseMs };
-    this.lines = new LeaseQueues(graceMs);
+    this.queues = new LeaseQueues(graceMs);
     this.scripts = new LeaseScripts(connection, randomUUID(), this.times);
     connection.bus.on('ask', this.onAsk);
     connection.bus.on('free', this.onFree);
@@ -31,20 +31,20 @@ export class RedisLeases implements Leases {
 
   /** Fails within a second when Redis cannot be asked. */
   async take(id: string, purpose: LeasePurpose = 'to-write'): Promise<Lease> {
-    const turn = this.lines.enqueue(id);
+    const request = this.queues.enqueue(id);
     try {
-      const drawn = await this.scripts.draw(id, turn.isFirst, purpose);
-      await turn.ready;
+      const drawn = await this.scripts.draw(id, request.isFirst, purpose);
+      await request.ready;
       const { state, ticket } = drawn.state === 'held' ? await this.obtain(id, drawn.ticket, purpose) : drawn;
-      return state === 'stale' ? staleLease(ticket, turn) : this.hold(id, ticket, turn, state);
+      return state === 'stale' ? staleLease(ticket, request) : this.hold(id, ticket, request, state);
     } catch (fault) {
-      turn.end();
+      request.end();
       throw fault;
     }
   }
 
   drain(): void {
-    this.lines.drain();
+    this.queues.drain();
   }
 
   /** Nothing is heard or renewed any more: what is held ends by itself. */
@@ -57,22 +57,22 @@ export class RedisLeases implements Leases {
   }
 
   /** Asks again and again, until the holder has given back or may be passed over. */
-  private async obtain(id: string, ticket: number, purpose: LeasePurpose): Promise<Taken> {
-    const bell = new Notifier();
-    this.waiting.set(id, bell);
+  private async obtain(id: string, ticket: number, purpose: LeasePurpose): Promise<TakeResult> {
+    const notifier = new Notifier();
+    this.waiting.set(id, notifier);
     try {
       for (;;) {
         const taken = await this.scripts.take(id, ticket, purpose);
         if (taken.state !== 'held') return taken;
-        await bell.notified(Math.min(taken.waitMs, LOOK_MS));
+        await notifier.notified(Math.min(taken.waitMs, POLL_MS));
       }
     } finally {
       this.waiting.delete(id);
     }
   }
 
-  private hold(id: string, ticket: number, turn: LeaseRequest, state: Taken['state']): Lease {
-    const lease: RedisLease = new RedisLease(ticket, turn, {
+  private hold(id: string, ticket: number, request: LeaseRequest, state: TakeResult['state']): Lease {
+    const lease: RedisLease = new RedisLease(ticket, request, {
       leaseMs: this.times.leaseMs,
       renew: () => this.scripts.renew(id, ticket),
       giveBack: () => this.scripts.release(id, ticket),
@@ -81,8 +81,8 @@ export class RedisLeases implements Leases {
     // One that was passed over was asked by the line, and has nothing to renew any more.
     this.held.get(id)?.abandon();
     this.held.set(id, lease);
-    if (state === 'asked') lease.ask();
-    turn.markHeld();
+    if (state === 'asked') lease.requestRelease();
+    request.markHeld();
     return lease;
   }
 
@@ -90,7 +90,7 @@ export class RedisLeases implements Leases {
   private readonly onAsk = (message: string): void => {
     const [id, ticket] = message.split(' ') as [string, string];
     const lease = this.held.get(id);
-    if (lease && lease.token < Number(ticket)) lease.ask();
+    if (lease && lease.token < Number(ticket)) lease.requestRelease();
   };
 
   private readonly onFree = (id: string): void => this.waiting.get(id)?.notify();
@@ -102,25 +102,25 @@ export class RedisLeases implements Leases {
 }
 
 /** Of one that came too late: it can change nothing, and nobody has to wait for it. */
-function staleLease(token: number, turn: LeaseRequest): Lease {
-  turn.requestRelease('taken-over');
-  turn.markHeld();
-  return { token, signal: turn.signal, release: () => Promise.resolve(turn.end()) };
+function staleLease(token: number, request: LeaseRequest): Lease {
+  request.requestRelease('taken-over');
+  request.markHeld();
+  return { token, signal: request.signal, release: () => Promise.resolve(request.end()) };
 }
 
 /** Remembers that it was rung while nobody listened. */
 class Notifier {
-  private isRung = false;
+  private isNotified = false;
   private wake: (() => void) | undefined;
 
   notify(): void {
-    this.isRung = true;
+    this.isNotified = true;
     this.wake?.();
   }
 
   /** Fulfilled when it has rung since the last time, or after a while. */
   async notified(withinMs: number): Promise<void> {
-    if (!this.isRung) {
+    if (!this.isNotified) {
       let timer: NodeJS.Timeout | undefined;
       await new Promise<void>((resolve) => {
         this.wake = resolve;
@@ -128,58 +128,58 @@ class Notifier {
       });
       clearTimeout(timer);
     }
-    this.isRung = false;
+    this.isNotified = false;
     this.wake = undefined;
   }
 }
 
 export interface LeaseUpkeep {
   readonly leaseMs: number;
-  readonly renew: () => Promise<Renewed>;
+  readonly renew: () => Promise<RenewalResult>;
   /** In Redis; the process's own line goes on without it. */
   readonly giveBack: () => Promise<void>;
   readonly onEnd: () => void;
 }
 
 /** Sooner than the next renewal, because the last one came to nothing. */
-const AGAIN_MS = 500;
+const RETRY_MS = 500;
 
 /**
  * A lease that is renewed until it is given back. Its holder is told when somebody else wants it or has it, and when it
  * could not be renewed for as long as it lasts.
  */
 export class RedisLease implements Lease {
-  private renewal: NodeJS.Timeout | undefined;
-  private end: NodeJS.Timeout | undefined;
+  private renewalTimer: NodeJS.Timeout | undefined;
+  private expiryTimer: NodeJS.Timeout | undefined;
   private isRenewing = false;
-  private isOver = false;
+  private hasEnded = false;
   private released: Promise<void> | undefined;
 
   constructor(
     readonly token: number,
-    private readonly turn: LeaseRequest,
+    private readonly request: LeaseRequest,
     private readonly upkeep: LeaseUpkeep,
   ) {
-    this.lasts();
+    this.extend();
   }
 
   get signal(): AbortSignal {
-    return this.turn.signal;
+    return this.request.signal;
   }
 
   /** Somebody with a newer ticket wants it. */
-  ask(): void {
-    this.turn.requestRelease('taken-over');
+  requestRelease(): void {
+    this.request.requestRelease('taken-over');
   }
 
   /** Looks whether it is still ours, out of turn. */
   async renewNow(): Promise<void> {
-    if (this.isRenewing || this.isOver) return;
-    clearTimeout(this.renewal);
+    if (this.isRenewing || this.hasEnded) return;
+    clearTimeout(this.renewalTimer);
     this.isRenewing = true;
-    const answer = await this.upkeep.renew().catch(() => undefined);
+    const renewed = await this.upkeep.renew().catch(() => undefined);
     this.isRenewing = false;
-    this.heed(answer);
+    this.handleRenewal(renewed);
   }
 
   /** The next of this process need not wait for Redis. */
@@ -189,42 +189,42 @@ export class RedisLease implements Lease {
 
   /** No more renewals: from now on it ends by itself. */
   abandon(): void {
-    this.isOver = true;
-    clearTimeout(this.renewal);
-    clearTimeout(this.end);
+    this.hasEnded = true;
+    clearTimeout(this.renewalTimer);
+    clearTimeout(this.expiryTimer);
   }
 
   private async giveBack(): Promise<void> {
-    const isOurs = !this.isOver;
+    const isOurs = !this.hasEnded;
     this.abandon();
-    this.turn.end();
+    this.request.end();
     this.upkeep.onEnd();
     // What Redis does not hear of ends there when its time is over.
     if (isOurs) await this.upkeep.giveBack().catch(() => undefined);
   }
 
-  private heed(answer: Renewed | undefined): void {
-    if (this.isOver) return;
-    if (answer === undefined) return this.renewIn(Math.min(AGAIN_MS, this.upkeep.leaseMs / 3));
-    if (answer === 'lost' || answer === 'taken-over') return this.lose(answer);
-    if (answer === 'asked') this.ask();
-    this.lasts();
+  private handleRenewal(renewed: RenewalResult | undefined): void {
+    if (this.hasEnded) return;
+    if (renewed === undefined) return this.renewIn(Math.min(RETRY_MS, this.upkeep.leaseMs / 3));
+    if (renewed === 'lost' || renewed === 'taken-over') return this.lose(renewed);
+    if (renewed === 'asked') this.requestRelease();
+    this.extend();
   }
 
-  private lasts(): void {
+  private extend(): void {
     const { leaseMs } = this.upkeep;
-    clearTimeout(this.end);
-    this.end = setTimeout(() => this.lose('lost'), leaseMs);
+    clearTimeout(this.expiryTimer);
+    this.expiryTimer = setTimeout(() => this.lose('lost'), leaseMs);
     this.renewIn(leaseMs / 3);
   }
 
   private renewIn(ms: number): void {
-    this.renewal = setTimeout(() => void this.renewNow(), ms);
+    this.renewalTimer = setTimeout(() => void this.renewNow(), ms);
   }
 
   private lose(why: 'lost' | 'taken-over'): void {
     this.abandon();
-    this.turn.requestRelease(why);
+    this.request.requestRelease(why);
   }
 }
 
@@ -239,14 +239,14 @@ export interface LeaseTimes {
 }
 
 /** `asked`: granted, but someone newer waits already. `stale`: someone newer has had it. */
-export interface Taken {
+export interface TakeResult {
   readonly state: 'granted' | 'asked' | 'stale' | 'held';
   readonly ticket: number;
   /** For `held`: after this time the holder may be passed over. */
   readonly waitMs: number;
 }
 
-export type Renewed = 'held' | 'asked' | 'taken-over' | 'lost';
+export type RenewalResult = 'held' | 'asked' | 'taken-over' | 'lost';
 
 /** What is known of a lease is kept at least so long, even if nobody gives it back. */
 const KEEP_HELD_MS = 60_000;
@@ -267,33 +267,33 @@ export class LeaseScripts {
   }
 
   /** Draws a ticket, and takes the lease with it if the turn has come and it can be had. */
-  draw(id: string, isTurn: boolean, purpose: LeasePurpose): Promise<Taken> {
-    return this.runTake(id, '', isTurn, purpose);
+  draw(id: string, isFirst: boolean, purpose: LeasePurpose): Promise<TakeResult> {
+    return this.runTake(id, '', isFirst, purpose);
   }
 
   /** Comes back with a ticket, when its turn has come. */
-  take(id: string, ticket: number, purpose: LeasePurpose): Promise<Taken> {
+  take(id: string, ticket: number, purpose: LeasePurpose): Promise<TakeResult> {
     return this.runTake(id, ticket, true, purpose);
   }
 
-  async renew(id: string, ticket: number): Promise<Renewed> {
+  async renew(id: string, ticket: number): Promise<RenewalResult> {
     const { lease, record } = this.connection.keys.upload(id);
     const args = [this.process, ticket, this.times.leaseMs, this.keepMs];
-    return (await this.connection.run('renew-lease', [lease, record], args)) as Renewed;
+    return (await this.connection.run('renew-lease', [lease, record], args)) as RenewalResult;
   }
 
   async release(id: string, ticket: number): Promise<void> {
-    const { lease, news } = this.connection.keys.upload(id);
-    await this.connection.run('release-lease', [lease, news], [id, this.process, ticket, KEEP_FREE_MS]);
+    const { lease, channel } = this.connection.keys.upload(id);
+    await this.connection.run('release-lease', [lease, channel], [id, this.process, ticket, KEEP_FREE_MS]);
   }
 
-  private async runTake(id: string, ticket: number | '', isTurn: boolean, purpose: LeasePurpose): Promise<Taken> {
-    const { lease, record, news } = this.connection.keys.upload(id);
+  private async runTake(id: string, ticket: number | '', isFirst: boolean, purpose: LeasePurpose): Promise<TakeResult> {
+    const { lease, record, channel } = this.connection.keys.upload(id);
     const { leaseMs, graceMs } = this.times;
-    const how = [isTurn ? '1' : '0', leaseMs, graceMs, this.keepMs, purpose];
-    const args = [id, this.process, ticket, ...how];
-    const reply = await this.connection.runDurably('take-lease', [lease, record, news], args);
-    const [state, drawn, waitMs] = reply as [Taken['state'], number, number];
+    const options = [isFirst ? '1' : '0', leaseMs, graceMs, this.keepMs, purpose];
+    const args = [id, this.process, ticket, ...options];
+    const reply = await this.connection.runDurably('take-lease', [lease, record, channel], args);
+    const [state, drawn, waitMs] = reply as [TakeResult['state'], number, number];
     return { state, ticket: drawn, waitMs };
   }
 }

@@ -11,7 +11,7 @@ export interface RedisNodesOptions {
 export class RedisNodes implements Nodes {
   private own: Announcement | undefined;
   private timer: NodeJS.Timeout | undefined;
-  private saying: Promise<unknown> = Promise.resolve();
+  private lastAnnouncement: Promise<unknown> = Promise.resolve();
   private readonly everyMs: number;
 
   constructor(
@@ -35,9 +35,9 @@ export class RedisNodes implements Nodes {
     this.own = own;
     this.timer ??= setInterval(() => {
       // Redis is away, which is told elsewhere; the others see how long we are silent.
-      this.say().catch(() => undefined);
+      this.sendAnnouncement().catch(() => undefined);
     }, this.everyMs).unref();
-    await this.say();
+    await this.sendAnnouncement();
   }
 
   async forget(name: string): Promise<void> {
@@ -48,31 +48,31 @@ export class RedisNodes implements Nodes {
   async close(): Promise<void> {
     clearInterval(this.timer);
     this.own = undefined;
-    await this.saying.catch(() => undefined);
+    await this.lastAnnouncement.catch(() => undefined);
   }
 
-  private say(): Promise<unknown> {
+  private sendAnnouncement(): Promise<unknown> {
     if (!this.own) return Promise.resolve();
     const { name, url, isLeaving } = this.own;
-    this.saying = this.connection.run(
+    this.lastAnnouncement = this.connection.run(
       'announce-node',
       [this.connection.keys.nodes],
       [name, isLeaving ? '1' : '0', url],
     );
-    return this.saying;
+    return this.lastAnnouncement;
   }
 
   private async read(names: readonly string[]): Promise<NodeState[]> {
     const reply = await this.connection.run('read-nodes', [this.connection.keys.nodes], names);
-    const [now, ...said] = reply as string[];
-    const pairs = Array.from({ length: said.length / 2 }, (_, at) => said.slice(2 * at, 2 * at + 2));
+    const [now, ...announcements] = reply as string[];
+    const pairs = Array.from({ length: announcements.length / 2 }, (_, at) => announcements.slice(2 * at, 2 * at + 2));
     return pairs.map(([name, words]) => nodeState(name!, words!, Number(now)));
   }
 }
 
-function nodeState(name: string, words: string, now: number): NodeState {
-  const [saidAt, isLeaving, url] = words.split(' ') as [string, string, string];
-  return { name, url, silentMs: Math.max(0, now - Number(saidAt)), isLeaving: isLeaving === '1' };
+function nodeState(name: string, fields: string, now: number): NodeState {
+  const [announcedAt, isLeaving, url] = fields.split(' ') as [string, string, string];
+  return { name, url, silentMs: Math.max(0, now - Number(announcedAt)), isLeaving: isLeaving === '1' };
 }
 
 /**
@@ -80,6 +80,6 @@ function nodeState(name: string, words: string, now: number): NodeState {
  * Only saves work: what is done in a turn must stand being done twice.
  */
 export async function tryAcquire(connection: RedisConnection, name: string, forMs: number): Promise<boolean> {
-  const key = connection.keys.turn(name);
+  const key = connection.keys.taskLock(name);
   return (await connection.call(key, (client) => client.set(key, '1', 'PX', forMs, 'NX'))) === 'OK';
 }

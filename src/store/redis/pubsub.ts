@@ -5,10 +5,10 @@ import { withTimeout } from '../../concurrency/waiting.js';
 import type { RedisClient } from './clients.js';
 
 /** `ask`: somebody wants the lease. `free`: it was given back. `settled`: a delivery came to something. */
-export type News = 'ask' | 'free' | 'settled';
+export type RedisEvent = 'ask' | 'free' | 'settled';
 
 /** Whoever may publish in this Redis can say anything on our channels. */
-const NEWS: ReadonlySet<string> = new Set<News>(['ask', 'free', 'settled']);
+const REDIS_EVENTS: ReadonlySet<string> = new Set<RedisEvent>(['ask', 'free', 'settled']);
 
 export interface BusOptions {
   readonly channels: readonly string[];
@@ -29,18 +29,18 @@ const SUBSCRIBE_MS = 3000;
  */
 export class RedisBus {
   private readonly events = new EventEmitter().setMaxListeners(0);
-  private readonly checks: NodeJS.Timeout;
+  private readonly checkTimer: NodeJS.Timeout;
   private client: RedisClient | undefined;
   private opening: RedisClient | undefined;
   /** What we told ourselves and have not heard yet. */
-  private echo: string | undefined;
-  private renewing = false;
+  private pendingEcho: string | undefined;
+  private isReplacing = false;
   /** The channels were asked for anew, and the server has not confirmed it. */
-  private isDeaf = false;
+  private isSubscriptionPending = false;
   private closed = false;
 
   constructor(private readonly options: BusOptions) {
-    this.checks = setInterval(() => this.check(), CHECK_MS).unref();
+    this.checkTimer = setInterval(() => this.check(), CHECK_MS).unref();
   }
 
   /** Fulfilled when every channel is heard. */
@@ -48,8 +48,8 @@ export class RedisBus {
     const client = await this.options.subscriber();
     this.opening = client;
     try {
-      client.on('message', (_: string, text: string) => this.tell(text));
-      client.on('smessage', (_: string, text: string) => this.tell(text));
+      client.on('message', (_: string, text: string) => this.dispatch(text));
+      client.on('smessage', (_: string, text: string) => this.dispatch(text));
       await withTimeout(this.subscribe(client), SUBSCRIBE_MS);
       if (this.closed) throw new Error('Connection is closed');
     } catch (error) {
@@ -61,22 +61,22 @@ export class RedisBus {
     this.client?.disconnect();
     this.client = client;
     if (client instanceof Cluster) this.followServers(client);
-    else client.on('ready', () => this.listenAgain(client));
+    else client.on('ready', () => this.resubscribe(client));
   }
 
-  on(news: News, listener: (id: string) => void): void;
+  on(event: RedisEvent, listener: (id: string) => void): void;
   on(news: 'reconnected', listener: () => void): void;
-  on(news: News | 'reconnected', listener: (id: string) => void): void {
+  on(news: RedisEvent | 'reconnected', listener: (id: string) => void): void {
     this.events.on(news, listener);
   }
 
-  off(news: News | 'reconnected', listener: (id: string) => void): void {
+  off(news: RedisEvent | 'reconnected', listener: (id: string) => void): void {
     this.events.off(news, listener);
   }
 
   close(): void {
     this.closed = true;
-    clearInterval(this.checks);
+    clearInterval(this.checkTimer);
     this.events.removeAllListeners();
     this.opening?.disconnect();
     this.client?.disconnect();
@@ -93,11 +93,11 @@ export class RedisBus {
     else await client.subscribe(...channels);
   }
 
-  private tell(text: string): void {
+  private dispatch(text: string): void {
     const space = text.indexOf(' ');
     const [word, rest] = [text.slice(0, space), text.slice(space + 1)];
-    if (NEWS.has(word)) this.events.emit(word, rest);
-    else if (word === 'echo' && rest === this.echo) this.echo = undefined;
+    if (REDIS_EVENTS.has(word)) this.events.emit(word, rest);
+    else if (word === 'echo' && rest === this.pendingEcho) this.pendingEcho = undefined;
   }
 
   /**
@@ -105,19 +105,19 @@ export class RedisBus {
    * we have costs no more than a ping, and where the channels were refused or lost meanwhile, we hear them again.
    */
   private check(): void {
-    if (this.client instanceof Cluster) return this.listenToOurselves();
+    if (this.client instanceof Cluster) return this.sendEcho();
     if (this.client?.status !== 'ready') return;
-    if (this.isDeaf) return this.listenAgain(this.client);
+    if (this.isSubscriptionPending) return this.resubscribe(this.client);
     this.subscribe(this.client).catch(() => {
       // The client makes its connection anew by itself.
     });
   }
 
-  private listenAgain(client: RedisClient): void {
-    this.isDeaf = true;
+  private resubscribe(client: RedisClient): void {
+    this.isSubscriptionPending = true;
     this.subscribe(client)
       .then(() => {
-        this.isDeaf = false;
+        this.isSubscriptionPending = false;
         this.events.emit('reconnected');
       })
       .catch(() => {
@@ -126,28 +126,28 @@ export class RedisBus {
   }
 
   /** A cluster's client can lose subscriptions for good when servers come and go: then another one takes its place. */
-  private listenToOurselves(): void {
-    if (this.echo !== undefined) return this.renew();
+  private sendEcho(): void {
+    if (this.pendingEcho !== undefined) return this.replaceClient();
     const { channels, publish } = this.options;
     const echo = randomUUID();
     publish(channels[Math.floor(Math.random() * channels.length)]!, `echo ${echo}`).catch(() => {
       // Nothing can be told, so that nothing is missed.
-      if (this.echo === echo) this.echo = undefined;
+      if (this.pendingEcho === echo) this.pendingEcho = undefined;
     });
-    this.echo = echo;
+    this.pendingEcho = echo;
   }
 
-  private renew(): void {
-    if (this.renewing) return;
-    this.renewing = true;
+  private replaceClient(): void {
+    if (this.isReplacing) return;
+    this.isReplacing = true;
     this.open()
       .then(() => {
-        this.echo = undefined;
+        this.pendingEcho = undefined;
         this.events.emit('reconnected');
       })
       .catch(() => {
         // The next check tries again.
       })
-      .finally(() => (this.renewing = false));
+      .finally(() => (this.isReplacing = false));
   }
 }

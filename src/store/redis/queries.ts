@@ -5,30 +5,32 @@ import type { RedisConnection } from './connection.js';
 import type { RedisBus } from './pubsub.js';
 
 /** So many ids of one bucket are enough for one round. */
-const MOST_IDS = 1000;
+const MAX_IDS = 1000;
 /** How long whoever was told of an expired upload has to remove it. */
-const HANDED_OUT_MS = 10_000;
+const REMOVAL_MS = 10_000;
 /** How many buckets a page looks at side by side. */
-const BUCKETS_AT_ONCE = 16;
+const PARALLEL_BUCKETS = 16;
 
 /** What is asked about many uploads, each time from indexes of theirs. */
-export class RedisLists {
+export class RedisQueries {
   constructor(
     private readonly connection: RedisConnection,
     private readonly node: string,
     private readonly get: (id: string) => Promise<Upload | undefined>,
   ) {}
 
-  async due(now: number, beyond?: number): Promise<readonly string[]> {
+  async due(now: number, implausibleAfter?: number): Promise<readonly string[]> {
     const { clock } = this.connection;
-    const due = await this.dueBetween('-inf', clock.at(now));
-    return beyond === undefined ? due : [...due, ...(await this.dueBetween(`(${clock.at(beyond)}`, '+inf'))];
+    const due = await this.dueBetween('-inf', clock.toServerTime(now));
+    return implausibleAfter === undefined
+      ? due
+      : [...due, ...(await this.dueBetween(`(${clock.toServerTime(implausibleAfter)}`, '+inf'))];
   }
 
   expired(now: number): Promise<readonly string[]> {
     const { keys, clock } = this.connection;
-    return this.ofAllBuckets(async (bucket) => {
-      const args = [clock.expiryAt(now), HANDED_OUT_MS, MOST_IDS];
+    return this.fromAllBuckets(async (bucket) => {
+      const args = [clock.toServerCutoff(now), REMOVAL_MS, MAX_IDS];
       return (await this.connection.run('expired', [keys.expires(bucket, this.node)], args)) as string[];
     });
   }
@@ -46,11 +48,11 @@ export class RedisLists {
     const { keys } = this.connection;
     const phases: Partial<Record<Phase, number>> = {};
     let bytes = 0;
-    const each = await this.ofAllBuckets(async (bucket) => {
+    const entries = await this.fromAllBuckets(async (bucket) => {
       const { totals } = keys.bucket(bucket);
       return Object.entries(await this.connection.call(totals, (client) => client.hgetall(totals)));
     });
-    for (const [name, count] of each) {
+    for (const [name, count] of entries) {
       if (name === 'bytes') bytes += Number(count);
       else if (count !== '0') phases[name as Phase] = (phases[name as Phase] ?? 0) + Number(count);
     }
@@ -59,9 +61,9 @@ export class RedisLists {
 
   private dueBetween(first: string | number, last: string | number): Promise<string[]> {
     const { keys } = this.connection;
-    return this.ofAllBuckets((bucket) => {
+    return this.fromAllBuckets((bucket) => {
       const key = keys.due(bucket, this.node);
-      return this.connection.call(key, (client) => client.zrangebyscore(key, first, last, 'LIMIT', 0, MOST_IDS));
+      return this.connection.call(key, (client) => client.zrangebyscore(key, first, last, 'LIMIT', 0, MAX_IDS));
     });
   }
 
@@ -69,8 +71,8 @@ export class RedisLists {
     const { keys } = this.connection;
     const first = after === undefined ? 0 : keys.bucketOf(after);
     const ids: string[] = [];
-    for (let from = first; from < keys.buckets && ids.length < limit; from += BUCKETS_AT_ONCE) {
-      const buckets = keys.allBuckets().slice(from, from + BUCKETS_AT_ONCE);
+    for (let from = first; from < keys.buckets && ids.length < limit; from += PARALLEL_BUCKETS) {
+      const buckets = keys.allBuckets().slice(from, from + PARALLEL_BUCKETS);
       const found = buckets.map((bucket) => this.idsOf(bucket, bucket === first ? after : undefined, limit));
       ids.push(...(await Promise.all(found)).flat());
     }
@@ -83,55 +85,55 @@ export class RedisLists {
     return this.connection.call(ids, (client) => client.zrangebylex(ids, from, '+', 'LIMIT', 0, limit));
   }
 
-  private async ofAllBuckets<T>(ask: (bucket: number) => Promise<readonly T[]>): Promise<T[]> {
-    return (await Promise.all(this.connection.keys.allBuckets().map(ask))).flat();
+  private async fromAllBuckets<T>(query: (bucket: number) => Promise<readonly T[]>): Promise<T[]> {
+    return (await Promise.all(this.connection.keys.allBuckets().map(query))).flat();
   }
 }
 
 type Waiter = (upload: Upload | undefined, failure?: Error) => void;
 
 /** How long a message that was lost makes somebody wait. */
-const LOOK_MS = 2000;
+const POLL_MS = 2000;
 
 /** Requests that wait until a delivery has come to something, whichever process performs it. */
-export class RedisSettlement {
+export class RedisSettlementWaiters {
   private readonly waiters = new Map<string, Set<Waiter>>();
-  private readonly looks: NodeJS.Timeout;
-  private readonly heard = (id: string): void => void this.look(id);
-  private readonly lookAll = (): void => {
-    for (const id of this.waiters.keys()) void this.look(id);
+  private readonly pollTimer: NodeJS.Timeout;
+  private readonly onSettled = (id: string): void => void this.check(id);
+  private readonly checkAll = (): void => {
+    for (const id of this.waiters.keys()) void this.check(id);
   };
 
   constructor(
     private readonly bus: RedisBus,
     private readonly get: (id: string) => Promise<Upload | undefined>,
   ) {
-    bus.on('settled', this.heard);
-    bus.on('reconnected', this.lookAll);
-    this.looks = setInterval(this.lookAll, LOOK_MS).unref();
+    bus.on('settled', this.onSettled);
+    bus.on('reconnected', this.checkAll);
+    this.pollTimer = setInterval(this.checkAll, POLL_MS).unref();
   }
 
   async wait(id: string, signal: AbortSignal): Promise<Upload | undefined> {
     signal.throwIfAborted();
     return new Promise((resolve, reject) => {
-      const waiter = this.enter(id, signal, (upload, failure) => (failure ? reject(failure) : resolve(upload)));
+      const waiter = this.addWaiter(id, signal, (upload, failure) => (failure ? reject(failure) : resolve(upload)));
       // Looks only when it waits, so that what happens in between is heard. Who begins to wait hears when Redis is away.
-      void this.look(id, waiter);
+      void this.check(id, waiter);
     });
   }
 
   close(): void {
-    clearInterval(this.looks);
-    this.bus.off('settled', this.heard);
-    this.bus.off('reconnected', this.lookAll);
+    clearInterval(this.pollTimer);
+    this.bus.off('settled', this.onSettled);
+    this.bus.off('reconnected', this.checkAll);
     const closed = new Fault('STORE_UNAVAILABLE', 'the store is closed', true);
-    for (const id of [...this.waiters.keys()]) this.tell(id, undefined, closed);
+    for (const id of [...this.waiters.keys()]) this.notify(id, undefined, closed);
   }
 
-  private enter(id: string, signal: AbortSignal, onEnd: Waiter): Waiter {
+  private addWaiter(id: string, signal: AbortSignal, onEnd: Waiter): Waiter {
     const waiter: Waiter = (upload, failure) => {
       signal.removeEventListener('abort', aborted);
-      this.leave(id, waiter);
+      this.removeWaiter(id, waiter);
       onEnd(upload, failure);
     };
     const aborted = (): void => waiter(undefined, signal.reason as Error);
@@ -140,22 +142,22 @@ export class RedisSettlement {
     return waiter;
   }
 
-  private async look(id: string, beginner?: Waiter): Promise<void> {
+  private async check(id: string, newWaiter?: Waiter): Promise<void> {
     if (!this.waiters.has(id)) return;
     try {
       const upload = await this.get(id);
-      if (upload?.phase !== 'complete' && upload?.phase !== 'delivering') this.tell(id, upload);
+      if (upload?.phase !== 'complete' && upload?.phase !== 'delivering') this.notify(id, upload);
     } catch (fault) {
       // Those who wait already go on: Redis comes back, and we look again.
-      beginner?.(undefined, fault as Fault);
+      newWaiter?.(undefined, fault as Fault);
     }
   }
 
-  private tell(id: string, upload: Upload | undefined, failure?: Error): void {
+  private notify(id: string, upload: Upload | undefined, failure?: Error): void {
     for (const waiter of [...(this.waiters.get(id) ?? [])]) waiter(upload, failure);
   }
 
-  private leave(id: string, waiter: Waiter): void {
+  private removeWaiter(id: string, waiter: Waiter): void {
     const waiters = this.waiters.get(id);
     waiters?.delete(waiter);
     if (waiters?.size === 0) this.waiters.delete(id);

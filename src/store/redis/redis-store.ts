@@ -23,7 +23,7 @@ import type {
 import type { RedisConnection, ScriptArgument } from './connection.js';
 import type { ServerClock } from './health.js';
 import type { UploadKeys } from './keys.js';
-import { RedisLists, RedisSettlement } from './queries.js';
+import { RedisQueries, RedisSettlementWaiters } from './queries.js';
 
 export interface RedisStoreOptions {
   /** Stays open when the store is closed: other stores may use it. */
@@ -33,8 +33,8 @@ export interface RedisStoreOptions {
 }
 
 /** A holder goes with its upload; where a process died in between, it outlasts any upload that clients go on with. */
-const HOLDER_LIFETIMES = 10;
-const HOLDER_LEAST_MS = 30 * 24 * 3600 * 1000;
+const CLIENT_KEY_LIFETIMES = 10;
+const CLIENT_KEY_MIN_MS = 30 * 24 * 3600 * 1000;
 
 /**
  * The store that many processes share: each verb is one script, which Redis runs alone. Opening one costs nothing, so
@@ -44,15 +44,15 @@ export class RedisStore implements UploadStore {
   readonly canLoseConfirmedSteps = true;
   private readonly connection: RedisConnection;
   private readonly node: string;
-  private readonly settlement: RedisSettlement;
-  private readonly lists: RedisLists;
+  private readonly settlement: RedisSettlementWaiters;
+  private readonly queries: RedisQueries;
 
   constructor({ connection, node }: RedisStoreOptions) {
     this.connection = connection;
     this.node = node;
     const get = (id: string): Promise<Upload | undefined> => this.get(id);
-    this.settlement = new RedisSettlement(connection.bus, get);
-    this.lists = new RedisLists(connection, node, get);
+    this.settlement = new RedisSettlementWaiters(connection.bus, get);
+    this.queries = new RedisQueries(connection, node, get);
   }
 
   async create(upload: NewUpload): Promise<Upload> {
@@ -60,29 +60,29 @@ export class RedisStore implements UploadStore {
     assertUploadId(id);
     const args = [aboutText(upload), length, digestsText(reprDigests), ...this.end(expiresAt)];
     const step = { script: 'create', id, node, args, keys: ({ ids }: { ids: string }) => [ids] };
-    const result = await takeStep<'created' | 'exists'>(this.connection, step);
+    const result = await runStep<'created' | 'exists'>(this.connection, step);
     if (result === 'exists') throw new Fault('CONTRACT_BROKEN', 'an upload of this id exists', false);
     return { ...upload, phase: 'receiving', offset: 0, attempts: [], attemptCount: 0 };
   }
 
   /** The upload is made before it has the key, so that whoever finds the key finds an upload. */
-  async createUnlessKeyUsed(upload: KeyedUpload, instead = ''): Promise<Upload | string> {
+  async createUnlessKeyUsed(upload: KeyedUpload, replacedId = ''): Promise<Upload | string> {
     const { connection } = this;
     const { id, clientKey, limits } = upload;
     const created = await this.create(upload);
-    const lifetimeMs = HOLDER_LIFETIMES * limits.maxAgeSeconds * 1000 + HOLDER_LEAST_MS;
-    const holder = await connection.runDurably(
+    const lifetimeMs = CLIENT_KEY_LIFETIMES * limits.maxAgeSeconds * 1000 + CLIENT_KEY_MIN_MS;
+    const knownId = await connection.runDurably(
       'hold-key',
-      [connection.keys.holder(clientKey)],
-      [id, instead, Math.round(lifetimeMs)],
+      [connection.keys.clientKey(clientKey)],
+      [id, replacedId, Math.round(lifetimeMs)],
     );
-    if (holder === id) return created;
+    if (knownId === id) return created;
     await this.remove(id);
-    return holder as string;
+    return knownId as string;
   }
 
   async idByClientKey(clientKey: string): Promise<string | undefined> {
-    const key = this.connection.keys.holder(clientKey);
+    const key = this.connection.keys.clientKey(clientKey);
     return (await this.connection.call(key, (client) => client.get(key))) ?? undefined;
   }
 
@@ -109,22 +109,22 @@ export class RedisStore implements UploadStore {
     const ending = [length, digestsText(reprDigests), complete ? 'complete' : '', heldBack];
     const trailers = complete?.trailers ? JSON.stringify(complete.trailers) : '';
     const args = [token, ...piece, ...ending, ...this.end(expiresAt), trailers, chunk?.crc ?? ''];
-    return this.stepHere('stale', { script: 'commit', id, args, keys: ({ chunks }) => [chunks] });
+    return this.stepWithBytes('stale', { script: 'commit', id, args, keys: ({ chunks }) => [chunks] });
   }
 
   invalidate(id: string, token: number, why?: 'lost'): Promise<Upload | 'stale' | 'gone'> {
-    return this.stepHere('stale', { script: 'invalidate', id, args: [token, why ?? ''] });
+    return this.stepWithBytes('stale', { script: 'invalidate', id, args: [token, why ?? ''] });
   }
 
   markLost(id: string): Promise<Upload | 'gone'> {
-    return this.stepHere('gone', { script: 'lose', id });
+    return this.stepWithBytes('gone', { script: 'lose', id });
   }
 
-  move(id: string, token: number, node: string, seen?: ExpectedState): Promise<Upload | 'stale' | 'gone'> {
+  move(id: string, token: number, node: string, expected?: ExpectedState): Promise<Upload | 'stale' | 'gone'> {
     const { keys } = this.connection;
     const bucket = keys.bucketOf(id);
     const indexes = [keys.due(bucket, node), keys.expires(bucket, node)];
-    const args = [token, node, seen?.phase ?? '', seen?.attemptCount ?? ''];
+    const args = [token, node, expected?.phase ?? '', expected?.attemptCount ?? ''];
     return this.step({ script: 'move', id, args, keys: () => indexes });
   }
 
@@ -134,7 +134,7 @@ export class RedisStore implements UploadStore {
 
   async beginEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
     if (!attempt.inPart) throw new Fault('CONTRACT_BROKEN', 'an early attempt is in part', false);
-    return this.stepHere('stale', { script: 'begin-early', id, args: [attempt.number, attemptText(attempt)] });
+    return this.stepWithBytes('stale', { script: 'begin-early', id, args: [attempt.number, attemptText(attempt)] });
   }
 
   endEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
@@ -142,16 +142,18 @@ export class RedisStore implements UploadStore {
   }
 
   recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
-    const args = [ended.number, attemptText(ended), ...partsOf(kept), ...this.end(kept.expiresAt)];
+    const args = [ended.number, attemptText(ended), ...answerArguments(kept), ...this.end(kept.expiresAt)];
     const step: Omit<Step, 'node'> = { script: 'answer-early', id, args, keys: (keys) => [keys.answer] };
     // The early attempt may outlast a move; a body in the spool of this node would be with the wrong one.
-    return kept.answer.body.in === 'spool' ? this.stepHere('stale', step) : this.step(step);
+    return kept.answer.body.in === 'spool' ? this.stepWithBytes('stale', step) : this.step(step);
   }
 
-  async claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined> {
-    const early = goesOn ? [goesOn.number, attemptText({ ...goesOn, inPart: undefined })] : ['', ''];
-    const args = [worker, this.msUntil(until), ...early];
-    const result = await this.stepHere<'none'>('none', { script: 'claim-delivery', id, args });
+  async claimDelivery(id: string, worker: string, until: number, earlyAttempt?: Attempt): Promise<Upload | undefined> {
+    const attemptArguments = earlyAttempt
+      ? [earlyAttempt.number, attemptText({ ...earlyAttempt, inPart: undefined })]
+      : ['', ''];
+    const args = [worker, this.msUntil(until), ...attemptArguments];
+    const result = await this.stepWithBytes<'none'>('none', { script: 'claim-delivery', id, args });
     return result === 'none' ? undefined : result;
   }
 
@@ -169,11 +171,11 @@ export class RedisStore implements UploadStore {
   }
 
   recordAnswer(id: string, worker: string, kept: KeptAnswer, ended?: Attempt): Promise<Upload | 'stale'> {
-    const end = ended ? [ended.number, attemptText(ended)] : ['', ''];
-    const args = [worker, ...partsOf(kept), ...this.end(kept.expiresAt), ...end];
+    const expiryArguments = ended ? [ended.number, attemptText(ended)] : ['', ''];
+    const args = [worker, ...answerArguments(kept), ...this.end(kept.expiresAt), ...expiryArguments];
     const step: Omit<Step, 'node'> = { script: 'record-answer', id, args, keys: (keys) => [keys.answer] };
     // It may have moved after its claim was lost: a body in the spool of this node would be with the wrong one.
-    return kept.answer.body.in === 'spool' ? this.stepHere('stale', step) : this.step(step);
+    return kept.answer.body.in === 'spool' ? this.stepWithBytes('stale', step) : this.step(step);
   }
 
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'> {
@@ -185,15 +187,24 @@ export class RedisStore implements UploadStore {
   }
 
   recordClientInformed(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.noteClient(id, attempt, why, markClientKnows(why));
+    return this.updateUndelivered(id, attempt, why, markClientKnows(why));
   }
 
   recordClientAskedAgain(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.noteClient(id, attempt, why, markAskedAgain(why));
+    return this.updateUndelivered(id, attempt, why, markAskedAgain(why));
   }
 
-  private noteClient(id: string, attempt: number, why: Undelivered, noted: Undelivered): Promise<Upload | 'stale'> {
-    return this.step({ script: 'note-client-knows', id, args: [attempt, JSON.stringify(why), JSON.stringify(noted)] });
+  private updateUndelivered(
+    id: string,
+    attempt: number,
+    expected: Undelivered,
+    updated: Undelivered,
+  ): Promise<Upload | 'stale'> {
+    return this.step({
+      script: 'note-client-knows',
+      id,
+      args: [attempt, JSON.stringify(expected), JSON.stringify(updated)],
+    });
   }
 
   async answerBody(id: string): Promise<Uint8Array | undefined> {
@@ -201,8 +212,8 @@ export class RedisStore implements UploadStore {
     return (await this.connection.call(answer, (client) => client.getBuffer(answer))) ?? undefined;
   }
 
-  dueDeliveries(now: number, beyond?: number): Promise<readonly string[]> {
-    return this.lists.due(now, beyond);
+  dueDeliveries(now: number, implausibleAfter?: number): Promise<readonly string[]> {
+    return this.queries.due(now, implausibleAfter);
   }
 
   waitUntilSettled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
@@ -210,19 +221,19 @@ export class RedisStore implements UploadStore {
   }
 
   expired(now: number): Promise<readonly string[]> {
-    return this.lists.expired(now);
+    return this.queries.expired(now);
   }
 
   async remove(id: string, clientKey?: string): Promise<Phase | undefined> {
     const { connection, node } = this;
     const keys: Step['keys'] = ({ ids, chunks, answer, lease }) => [ids, chunks, answer, lease];
-    const removed = await takeStep<Phase | 'gone'>(connection, { script: 'remove', id, node, keys });
-    if (clientKey !== undefined) await connection.runDurably('free-key', [connection.keys.holder(clientKey)], [id]);
+    const removed = await runStep<Phase | 'gone'>(connection, { script: 'remove', id, node, keys });
+    if (clientKey !== undefined) await connection.runDurably('free-key', [connection.keys.clientKey(clientKey)], [id]);
     return removed === 'gone' ? undefined : (removed as Phase);
   }
 
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }> {
-    return this.lists.page(after, limit);
+    return this.queries.page(after, limit);
   }
 
   /** A record is read, or Redis is away as a whole. */
@@ -231,7 +242,7 @@ export class RedisStore implements UploadStore {
   }
 
   totals(): Promise<Totals> {
-    return this.lists.totals();
+    return this.queries.totals();
   }
 
   close(): Promise<void> {
@@ -240,12 +251,12 @@ export class RedisStore implements UploadStore {
   }
 
   private step<T extends string>(step: Omit<Step, 'node'>): Promise<Upload | T> {
-    return takeStep<T>(this.connection, { node: this.node, ...step });
+    return runStep<T>(this.connection, { node: this.node, ...step });
   }
 
   /** A step that needs the bytes: a node that does not have them must neither add to them, nor miss them, nor send them. */
-  private stepHere<T extends string>(elsewhere: T, step: Omit<Step, 'node'>): Promise<Upload | T> {
-    return this.step<T>({ ...step, elsewhere: this.node === '' ? undefined : elsewhere });
+  private stepWithBytes<T extends string>(resultElsewhere: T, step: Omit<Step, 'node'>): Promise<Upload | T> {
+    return this.step<T>({ ...step, resultElsewhere: this.node === '' ? undefined : resultElsewhere });
   }
 
   /** A claim is a length of time: it begins when Redis hears of it, whatever the clocks say. */
@@ -255,15 +266,15 @@ export class RedisStore implements UploadStore {
 
   /** A time as it was said, and on the clock by which Redis judges it. */
   private end(at: number): [number, number | string] {
-    return [at, this.connection.clock.endAt(at)];
+    return [at, this.connection.clock.toServerExpiry(at)];
   }
 }
 
 /** An answer as the scripts take it: its text, when it was, where its body is, and the body. */
-function partsOf({ answer, body }: KeptAnswer): [string, number, string, Buffer] {
-  const isHere = answer.body.in === 'record';
-  const bytes = isHere && body ? Buffer.from(body.buffer, body.byteOffset, body.byteLength) : Buffer.alloc(0);
-  return [JSON.stringify(answer), answer.at, isHere ? 'record' : '', bytes];
+function answerArguments({ answer, body }: KeptAnswer): [string, number, string, Buffer] {
+  const isInRecord = answer.body.in === 'record';
+  const bytes = isInRecord && body ? Buffer.from(body.buffer, body.byteOffset, body.byteLength) : Buffer.alloc(0);
+  return [JSON.stringify(answer), answer.at, isInRecord ? 'record' : '', bytes];
 }
 
 export interface Step {
@@ -275,46 +286,52 @@ export interface Step {
   /** Keys beyond those every step has. */
   readonly keys?: (keys: UploadKeys) => readonly string[];
   /** What is answered in place of the step where the bytes are with another node: only who has them may take it. */
-  readonly elsewhere?: string | undefined;
+  readonly resultElsewhere?: string | undefined;
 }
 
 /** Uploads move seldom: one that is elsewhere again each time we ask has something wrong with it. */
-const MOST_MOVES = 5;
+const MAX_MOVES = 5;
 
 /** One verb as one script. Where the upload is with another node than thought, it is asked again with that one's keys. */
-async function takeStep<T extends string>(
+async function runStep<T extends string>(
   connection: RedisConnection,
-  { script, id, node, args = [], keys: more, elsewhere }: Step,
+  { script, id, node, args = [], keys: extraKeys, resultElsewhere }: Step,
 ): Promise<Upload | T> {
-  const known = connection.keys.upload(id);
+  const uploadKeys = connection.keys.upload(id);
   const bucket = connection.keys.bucketOf(id);
-  let believed = node;
-  for (let asked = 0; asked <= MOST_MOVES; asked++) {
-    const indexes = [connection.keys.due(bucket, believed), connection.keys.expires(bucket, believed)];
-    const keys = [known.record, ...indexes, known.totals, known.news, ...(more?.(known) ?? [])];
-    const [word, what] = (await connection.runDurably(script, keys, [id, believed, ...args])) as [string, unknown];
-    if (word === 'upload') return uploadOf(what as string[], connection.clock);
-    if (word === 'broken') throw new Fault('CONTRACT_BROKEN', `${script} refused: ${what as string}`, false);
+  let expectedNode = node;
+  for (let moves = 0; moves <= MAX_MOVES; moves++) {
+    const indexes = [connection.keys.due(bucket, expectedNode), connection.keys.expires(bucket, expectedNode)];
+    const keys = [
+      uploadKeys.record,
+      ...indexes,
+      uploadKeys.totals,
+      uploadKeys.channel,
+      ...(extraKeys?.(uploadKeys) ?? []),
+    ];
+    const [word, value] = (await connection.runDurably(script, keys, [id, expectedNode, ...args])) as [string, unknown];
+    if (word === 'upload') return uploadOf(value as string[], connection.clock);
+    if (word === 'broken') throw new Fault('CONTRACT_BROKEN', `${script} refused: ${value as string}`, false);
     if (word !== 'moved') return word as T;
-    if (elsewhere !== undefined) return elsewhere as T;
-    believed = what as string;
+    if (resultElsewhere !== undefined) return resultElsewhere as T;
+    expectedNode = value as string;
   }
   throw new Fault('STORE_UNAVAILABLE', 'an upload moves from node to node faster than it can be asked for', true);
 }
 
 /** What never changes in an upload: one field, read by us alone. */
-type About = Omit<NewUpload, 'node' | 'length' | 'reprDigests' | 'expiresAt'>;
+type ImmutableFields = Omit<NewUpload, 'node' | 'length' | 'reprDigests' | 'expiresAt'>;
 
-const ATTEMPT = 'attempt:';
+const ATTEMPT_PREFIX = 'attempt:';
 
 function aboutText(upload: NewUpload): string {
-  const elsewhere: Record<keyof Omit<NewUpload, keyof About>, undefined> = {
+  const storedSeparately: Record<keyof Omit<NewUpload, keyof ImmutableFields>, undefined> = {
     node: undefined,
     length: undefined,
     reprDigests: undefined,
     expiresAt: undefined,
   };
-  return JSON.stringify({ ...upload, ...elsewhere });
+  return JSON.stringify({ ...upload, ...storedSeparately });
 }
 
 /** Nothing rather than an empty list, which the first that is not empty replaces. */
@@ -332,27 +349,27 @@ function attemptText(attempt: Attempt): string {
  * The upload as its record's fields say it; the list has names and values in turn. When it ends is said on our clock: whoever
  * said it first may have another time.
  */
-function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'expiresAt'>): Upload {
+function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'toLocalExpiry'>): Upload {
   const fields = new Map<string, string>();
   for (let at = 0; at < list.length; at += 2) fields.set(list[at]!, list[at + 1]!);
   const about = fields.get('about');
   if (about === undefined) throw new Fault('RECORD_DAMAGED', 'the record of an upload in Redis is damaged', false);
   return {
-    ...(JSON.parse(about) as About),
+    ...(JSON.parse(about) as ImmutableFields),
     ...optional('node', fields.get('node') || undefined),
     phase: fields.get('phase') as Phase,
     offset: Number(fields.get('offset')),
     ...optional('length', numberOf(fields.get('length'))),
-    reprDigests: (parsed(fields.get('digests')) as Upload['reprDigests'] | undefined) ?? [],
+    reprDigests: (parseOptional(fields.get('digests')) as Upload['reprDigests'] | undefined) ?? [],
     ...optional('lost', fields.has('lost') ? (true as const) : undefined),
-    ...optional('heldBack', parsed(fields.get('heldBack')) as Upload['heldBack'] | undefined),
-    ...optional('trailers', parsed(fields.get('trailers')) as Upload['trailers'] | undefined),
+    ...optional('heldBack', parseOptional(fields.get('heldBack')) as Upload['heldBack'] | undefined),
+    ...optional('trailers', parseOptional(fields.get('trailers')) as Upload['trailers'] | undefined),
     ...optional('dueAt', numberOf(fields.get('dueAt'))),
-    ...optional('undelivered', parsed(fields.get('undelivered')) as Undelivered | undefined),
-    ...optional('answer', parsed(fields.get('answer')) as Answer | undefined),
+    ...optional('undelivered', parseOptional(fields.get('undelivered')) as Undelivered | undefined),
+    ...optional('answer', parseOptional(fields.get('answer')) as Answer | undefined),
     attempts: attemptsOf(fields),
     attemptCount: Number(fields.get('attemptCount')),
-    expiresAt: clock.expiresAt(fields.get('endsAt') ?? ''),
+    expiresAt: clock.toLocalExpiry(fields.get('endsAt') ?? ''),
   };
 }
 
@@ -364,7 +381,8 @@ function chunkOf(text: string): Chunk {
 
 function attemptsOf(fields: ReadonlyMap<string, string>): Attempt[] {
   const attempts: Attempt[] = [];
-  for (const [name, text] of fields) if (name.startsWith(ATTEMPT)) attempts.push(JSON.parse(text.slice(1)) as Attempt);
+  for (const [name, text] of fields)
+    if (name.startsWith(ATTEMPT_PREFIX)) attempts.push(JSON.parse(text.slice(1)) as Attempt);
   return attempts.sort((one, other) => one.number - other.number);
 }
 
@@ -376,6 +394,6 @@ function numberOf(text: string | undefined): number | undefined {
   return text === undefined ? undefined : Number(text);
 }
 
-function parsed(text: string | undefined): unknown {
+function parseOptional(text: string | undefined): unknown {
   return text === undefined ? undefined : JSON.parse(text);
 }

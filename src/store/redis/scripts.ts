@@ -9,12 +9,13 @@ const INCLUDE = /^-- include (parts\/[a-z-]+)$/gm;
 /** How scripts tell the others: on a cluster of version 7 and later only those who listen to the same slot hear it. */
 export type PublishCommand = 'PUBLISH' | 'SPUBLISH';
 
-let texts: ReadonlyMap<string, string> | undefined;
+let scripts: ReadonlyMap<string, string> | undefined;
 
 /** Binds every script of `lua/` to the client, under its file's name. They travel once a connection, then by their hash. */
 export function bindScripts(client: Redis | Cluster, publish: PublishCommand): void {
-  texts ??= readScripts();
-  for (const [name, lua] of texts) client.defineCommand(bound(name), { lua: `local PUBLISH = '${publish}'\n${lua}` });
+  scripts ??= readScripts();
+  for (const [name, lua] of scripts)
+    client.defineCommand(commandName(name), { lua: `local PUBLISH = '${publish}'\n${lua}` });
 }
 
 interface Caller {
@@ -28,10 +29,10 @@ export function callScript(
   keys: readonly string[],
   args: readonly (string | number | Buffer)[],
 ): unknown {
-  return (client as Caller)[bound(name)]!(keys.length, ...keys, ...args);
+  return (client as Caller)[commandName(name)]!(keys.length, ...keys, ...args);
 }
 
-function bound(name: string): string {
+function commandName(name: string): string {
   return `rufh:${name}`;
 }
 

@@ -6,8 +6,8 @@ import type { RedisClient } from './clients.js';
 export async function warnAboutServer(client: RedisClient, log: Log): Promise<void> {
   const server = client instanceof Cluster ? client.nodes('master')[0] : client;
   if (!server) return;
-  const policy = await setting(server, 'maxmemory-policy');
-  const [appendOnly, save] = [await setting(server, 'appendonly'), await setting(server, 'save')];
+  const policy = await readSetting(server, 'maxmemory-policy');
+  const [appendOnly, save] = [await readSetting(server, 'appendonly'), await readSetting(server, 'save')];
   if (policy === undefined || appendOnly === undefined)
     return log.warn(
       'the settings of Redis cannot be seen (CONFIG GET needs the right +config|get): nothing warns of it when they put ' +
@@ -24,7 +24,7 @@ export async function warnAboutServer(client: RedisClient, log: Log): Promise<vo
 }
 
 /** Undefined where the user may not ask, or the provider does not tell. */
-async function setting(server: Redis, name: string): Promise<string | undefined> {
+async function readSetting(server: Redis, name: string): Promise<string | undefined> {
   try {
     const [, value] = await server.config('GET', name);
     return value;
