@@ -12,28 +12,31 @@ import type { DeliveryContext } from './context.js';
 import { removeChunks, retryUntilRecorded } from './finish.js';
 import { filenameOf, representationType } from './origin-body.js';
 
-/** What comes of asking the gate. */
+/** The result of asking the gate about an upload. */
 export type GateOutcome =
   | { readonly kind: 'open' }
-  /** Its refusal is recorded as the upload's answer. */
+  /** The gate refused the upload, and its refusal is recorded as the answer. */
   | { readonly kind: 'answered'; readonly upload: Upload }
+  /** The gate quarantined the upload. */
   | { readonly kind: 'shut'; readonly why: Undelivered }
-  /** It could not be asked: nothing passes, and it is asked again. */
+  /** The gate gave no verdict, so the upload does not pass; ask again at `until` (monotonic). */
   | { readonly kind: 'failed'; readonly why: Undelivered; readonly until: number }
-  /** Its bytes are damaged or missing. */
+  /** Bytes of the upload are damaged or missing. */
   | { readonly kind: 'lost'; readonly problem: string }
+  /** The upload was cancelled or taken over by another worker. */
   | { readonly kind: 'stale' };
 
+/** A complete upload and the gate to ask about it. */
 export interface GateTask {
   readonly upload: Upload;
   readonly gate: Gate;
   readonly route: Route;
   readonly signal: AbortSignal;
-  /** The operator lets the upload pass, also when that was said while the gate was asked. */
+  /** The operator lets the upload pass; may become true while the gate is being asked. */
   readonly isWaived: () => boolean;
 }
 
-/** Asks the route's gate about a whole upload, under its claim and before the origin hears of it. */
+/** Asks the route's gate about a complete upload, under the upload's claim and before the origin's request. */
 export async function passGate(task: GateTask, deps: DeliveryContext): Promise<GateOutcome> {
   const { upload, gate, signal, isWaived } = task;
   const { delivery } = task.route;
@@ -48,7 +51,10 @@ export async function passGate(task: GateTask, deps: DeliveryContext): Promise<G
     if (!(error instanceof GateFailed)) throw error;
     if (isBytesLost(error.cause)) return { kind: 'lost', problem: error.cause.message };
     if (isWaived()) return { kind: 'open' };
-    log.error({ ...uploadFields(identifiersOf(upload)), err: error }, 'the gate gave no verdict: nothing passes it');
+    log.error(
+      { ...uploadFields(identifiersOf(upload)), err: error },
+      'the gate gave no verdict: the upload is not delivered',
+    );
     const why: Undelivered = { reason: 'unreachable', problem: error.message };
     return { kind: 'failed', why, until: monotonic() + delivery.retry.longestDelayMs };
   }
@@ -76,12 +82,12 @@ async function outcomeOf(
 
 async function refuse(
   upload: Upload,
-  said: GateAnswer,
+  refusal: GateAnswer,
   keepAnswerMs: number,
   deps: DeliveryContext,
 ): Promise<GateOutcome> {
   const { store, worker, clock } = deps;
-  const { status, headers, body } = said;
+  const { status, headers, body } = refusal;
   const at = clock();
   const answer: Answer = {
     status,
@@ -100,12 +106,12 @@ async function refuse(
   return { kind: 'answered', upload: recorded };
 }
 
-/** What a gate says of a whole upload. It sees all of it: nothing is hidden by sending it in pieces. */
+/** A gate's verdict on a complete upload. */
 export type Verdict =
   | { readonly kind: 'allowed' }
-  /** Final for the client: kept and given like an origin's answer. */
+  /** The client gets `answer`, which is kept like an origin's. */
   | { readonly kind: 'refused'; readonly answer: GateAnswer }
-  /** Final for the client; the bytes are kept for the operator. */
+  /** The client is refused; the bytes are kept for the operator. */
   | { readonly kind: 'quarantined'; readonly problem: string };
 
 interface GateAnswer {
@@ -114,7 +120,7 @@ interface GateAnswer {
   readonly body: Buffer;
 }
 
-/** The gate could not be asked, or did not say anything we know: nothing is allowed by a failure. */
+/** The gate could not be asked, or gave no verdict that we know. A failure never lets an upload pass. */
 class GateFailed extends Error {
   constructor(problem: string, cause?: unknown) {
     super(problem, { cause });
@@ -122,9 +128,9 @@ class GateFailed extends Error {
   }
 }
 
-/** What a gate is told besides the bytes. */
+/** The facts about an upload that a gate gets with its bytes. */
 interface GateInput {
-  /** The name of this proxy in `Via`: a gate that leads back to it is a loop (RFC 9110 §7.6.3). */
+  /** This proxy's name in `Via`, by which it detects a gate that leads back to it (RFC 9110 §7.6.3). */
   readonly via?: string;
   readonly method: string;
   readonly target: string;
@@ -135,23 +141,25 @@ interface GateInput {
 }
 
 /**
- * Asks the route's gate. `bytes` is read to its end, or destroyed when the gate has heard enough. `via`: the name by which
- * this proxy knows itself again. Rejects with `GateFailed`.
+ * Asks a gate about an upload. `bytes` is read to its end, or destroyed when the gate decides earlier. Rejects with
+ * `GateFailed` if there is no verdict.
  */
 export async function askGate(
   { gate, upload, via }: { readonly gate: Gate; readonly upload: Upload; readonly via?: string },
   bytes: Readable,
   signal: AbortSignal,
 ): Promise<Verdict> {
-  const limit = AbortSignal.any([signal, AbortSignal.timeout(gate.timeoutMs)]);
-  const facts = { ...inputOf(upload), via };
+  const limited = AbortSignal.any([signal, AbortSignal.timeout(gate.timeoutMs)]);
+  const input = { ...inputOf(upload), via };
   try {
-    return await (gate.kind === 'http' ? askService(gate, facts, bytes, limit) : askCommand(gate, facts, bytes, limit));
+    return await (gate.kind === 'http'
+      ? askService(gate, input, bytes, limited)
+      : askCommand(gate, input, bytes, limited));
   } catch (error) {
     if (error instanceof GateFailed) throw error;
-    const late =
-      limit.aborted && !signal.aborted ? `gave no verdict within ${gate.timeoutMs} ms` : 'could not be asked';
-    throw new GateFailed(`the gate ${late}`, error);
+    const problem =
+      limited.aborted && !signal.aborted ? `gave no verdict within ${gate.timeoutMs} ms` : 'could not be asked';
+    throw new GateFailed(`the gate ${problem}`, error);
   } finally {
     bytes.destroy();
   }
@@ -170,30 +178,30 @@ function inputOf({ request, offset }: Upload): GateInput {
 
 type HttpGate = Extract<Gate, { kind: 'http' }>;
 
-/** What a client is given of a refusal's body at most. */
+/** Longest body of a refusal that is passed to the client. */
 const MAX_BODY_BYTES = 1024 * 1024;
 
-/** Names the verdict where the status alone would allow it. */
+/** The response header by which a service quarantines an upload despite a 2xx status. */
 const VERDICT_HEADER = 'x-upload-verdict';
 
 /**
  * Posts the bytes to a service. 2xx allows, or quarantines with `X-Upload-Verdict: quarantine`; 4xx refuses, and the
- * client gets its status, type and body. Anything else is no verdict.
+ * client gets its status, type and body. Any other status is no verdict.
  */
-async function askService(gate: HttpGate, facts: GateInput, bytes: Readable, signal: AbortSignal): Promise<Verdict> {
+async function askService(gate: HttpGate, input: GateInput, bytes: Readable, signal: AbortSignal): Promise<Verdict> {
   const response = await request(gate.url, {
     method: 'POST',
-    headers: headersOf(facts),
-    body: facts.length === 0 ? null : bytes,
+    headers: headersOf(input),
+    body: input.length === 0 ? null : bytes,
     signal,
     headersTimeout: gate.timeoutMs,
     bodyTimeout: gate.timeoutMs,
   });
   const { statusCode: status } = response;
-  const body = status === 204 ? withoutContent(response.body) : await readBody(response.body);
-  const said = firstValue(response.headers[VERDICT_HEADER])?.trim().toLowerCase();
+  const body = status === 204 ? withoutContent(response.body) : await readUpTo(MAX_BODY_BYTES, response.body);
+  const verdict = firstValue(response.headers[VERDICT_HEADER])?.trim().toLowerCase();
   if (status >= 200 && status < 300) {
-    return said === 'quarantine' ? { kind: 'quarantined', problem: quarantineProblem(body) } : { kind: 'allowed' };
+    return verdict === 'quarantine' ? { kind: 'quarantined', problem: quarantineProblem(body) } : { kind: 'allowed' };
   }
   if (status < 400 || status > 499) throw new GateFailed(`the gate answered ${status}`);
   const type = firstValue(response.headers['content-type']);
@@ -213,65 +221,66 @@ function headersOf({ method, target, length, contentType, filename, client, via 
   };
 }
 
-/** RFC 9112 §6.3: a 204 ends with its head, whatever length that announces; undici would miss the content. */
+/** RFC 9112 §6.3: a 204 ends with its head, whatever length it announces; undici would report missing content. */
 function withoutContent(body: Readable): Buffer {
   body.on('error', () => undefined).destroy();
   return Buffer.alloc(0);
 }
 
-async function readBody(body: AsyncIterable<Uint8Array>): Promise<Buffer> {
+/** Reads a stream to its end and returns its first `maxBytes`. */
+async function readUpTo(maxBytes: number, stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
   const pieces: Uint8Array[] = [];
   let size = 0;
-  for await (const piece of body) {
-    if (size < MAX_BODY_BYTES) pieces.push(piece);
+  for await (const piece of stream) {
+    if (size < maxBytes) pieces.push(piece);
     size += piece.length;
   }
-  return Buffer.concat(pieces).subarray(0, MAX_BODY_BYTES);
+  return Buffer.concat(pieces).subarray(0, maxBytes);
 }
 
 function firstValue(value: string | string[] | undefined): string | undefined {
   return Array.isArray(value) ? value[0] : value;
 }
 
-function quarantineProblem(body: Buffer): string {
-  return body.toString('utf8').trim().slice(0, 500) || 'the gate keeps it back';
+function quarantineProblem(text: Buffer): string {
+  return text.toString('utf8').trim().slice(0, 500) || 'the gate keeps it back';
 }
 
 type CommandGate = Extract<Gate, { kind: 'command' }>;
 
-/** What is kept of a command's output. */
+/** Longest output of a command that is kept. */
 const MAX_OUTPUT_BYTES = 64 * 1024;
 
 const EXIT_REFUSED = 1;
 const EXIT_QUARANTINED = 3;
 
 /**
- * Runs a command with the bytes as its standard input. Exit 0 allows; 1 refuses, as virus scanners have it, and its
- * output is the client's answer (422, or what a first line `Status: 415` says); 3 quarantines; others are no verdict.
+ * Runs a command with the bytes as its standard input. Exit code 0 allows; 1 refuses, as with virus scanners, and the output is
+ * the client's answer (422, or the status of a first line `Status: 415`); 3 quarantines; any other is no verdict.
  */
-async function askCommand(gate: CommandGate, facts: GateInput, bytes: Readable, signal: AbortSignal): Promise<Verdict> {
-  const { command, env } = withEnvironment(gate.command, environment(facts));
+async function askCommand(gate: CommandGate, input: GateInput, bytes: Readable, signal: AbortSignal): Promise<Verdict> {
+  const { command, env } = withEnvironment(gate.command, environment(input));
   const [program = '', ...args] = command;
   const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'ignore'], env });
   const kill = (): void => void child.kill('SIGKILL');
   signal.addEventListener('abort', kill, { once: true });
   try {
-    let lost: unknown;
-    // A command may decide before it has read everything. Its closed input is no error of the bytes, which `pipeline` would
-    // make it if it were given them directly.
+    let readError: unknown;
+    // A command may decide before it has read everything. `pipeline` would report its closed input as an error of `bytes`, so
+    // read errors are kept apart here.
     async function* read(): AsyncGenerator<Uint8Array> {
       try {
         yield* bytes as AsyncIterable<Uint8Array>;
       } catch (error) {
-        lost = error;
+        readError = error;
         throw error;
       }
     }
     pipeline(read, child.stdin, () => undefined);
-    const [code, output] = await Promise.all([exitOf(child), outputOf(child)]);
+    const [code, output] = await Promise.all([exitOf(child), readUpTo(MAX_OUTPUT_BYTES, child.stdout)]);
     signal.throwIfAborted();
-    // Half a file may be harmless where the whole is not.
-    if (lost) throw new GateFailed('the bytes could not be read for the gate', lost);
+    // A verdict on part of a file does not count.
+    if (readError) throw new GateFailed('the bytes could not be read for the gate', readError);
     return verdictOf(code, output);
   } finally {
     signal.removeEventListener('abort', kill);
@@ -285,13 +294,13 @@ function verdictOf(code: number | string, output: Buffer): Verdict {
     case EXIT_REFUSED:
       return { kind: 'refused', answer: refusalFrom(output) };
     case EXIT_QUARANTINED:
-      return { kind: 'quarantined', problem: output.toString('utf8').trim().slice(0, 500) || 'the gate keeps it back' };
+      return { kind: 'quarantined', problem: quarantineProblem(output) };
     default:
       throw new GateFailed(`the gate's command ended with ${code}`);
   }
 }
 
-/** As a CGI script would say it (RFC 3875 §6.3.3), in short. */
+/** Reads an optional first line like `Status: 415`, in the form of CGI (RFC 3875 §6.3.3). */
 function refusalFrom(output: Buffer): GateAnswer {
   const [line, status] = /^Status: (4\d\d)[^\n]*\n(?:\r?\n)?/.exec(output.toString('latin1')) ?? [];
   return {
@@ -302,8 +311,8 @@ function refusalFrom(output: Buffer): GateAnswer {
 }
 
 /**
- * Nothing of ours but `PATH`: our variables may hold secrets, and some of them change what a program does. A NUL in any value
- * would keep the command from being run at all. A filename is text, what the client's fields say are octets.
+ * The command's environment: of our own variables only `PATH`, because others may hold secrets or change the command's behaviour.
+ * Control characters are removed, because a NUL would keep the command from starting. A filename is text, the rest are octets.
  */
 function environment({ method, target, length, contentType, filename, client }: GateInput): Record<string, Buffer> {
   const octets = (value: string): Buffer => Buffer.from(printable(value), 'latin1');
@@ -322,7 +331,7 @@ function printable(value: string): string {
   return value.replace(/[\x00-\x1f\x7f]/g, '');
 }
 
-/** Node gives an environment as UTF-8 only. A shell sets the variables whose octets are something else. */
+/** Node passes an environment only as UTF-8, so a shell sets the variables whose octets are not UTF-8. */
 function withEnvironment(
   command: readonly string[],
   values: Readonly<Record<string, Buffer>>,
@@ -331,13 +340,13 @@ function withEnvironment(
   const env = Object.fromEntries(
     all.filter(([, value]) => isUtf8(value)).map(([name, value]) => [name, value.toString()]),
   );
-  const others = all.filter(([, value]) => !isUtf8(value));
-  if (others.length === 0) return { command, env };
-  const settings = others.map(([name, value]) => `export ${name}="$(printf '${escapes(value)}')"`);
-  return { command: ['/bin/sh', '-c', `${settings.join('; ')}; exec "$@"`, 'sh', ...command], env };
+  const nonUtf8 = all.filter(([, value]) => !isUtf8(value));
+  if (nonUtf8.length === 0) return { command, env };
+  const exports = nonUtf8.map(([name, value]) => `export ${name}="$(printf '${escapes(value)}')"`);
+  return { command: ['/bin/sh', '-c', `${exports.join('; ')}; exec "$@"`, 'sh', ...command], env };
 }
 
-/** Octal escapes alone: nothing of what a client sent can mean anything to the shell. */
+/** Octal escapes only, so that the shell cannot interpret anything that a client sent. */
 function escapes(value: Buffer): string {
   return Array.from(value, (octet) => `\\${octet.toString(8).padStart(3, '0')}`).join('');
 }
@@ -347,14 +356,4 @@ function exitOf(child: ChildProcess): Promise<number | string> {
     child.once('error', (error) => reject(new GateFailed(`the gate's command cannot be run: ${error.message}`, error)));
     child.once('close', (code, signal) => resolve(code ?? signal ?? 'nothing'));
   });
-}
-
-async function outputOf(child: ChildProcess): Promise<Buffer> {
-  const pieces: Buffer[] = [];
-  let size = 0;
-  for await (const piece of child.stdout as AsyncIterable<Buffer>) {
-    if (size < MAX_OUTPUT_BYTES) pieces.push(piece);
-    size += piece.length;
-  }
-  return Buffer.concat(pieces).subarray(0, MAX_OUTPUT_BYTES);
 }

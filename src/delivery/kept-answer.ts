@@ -10,19 +10,19 @@ import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { reportLostAnswer } from './report.js';
 
+/** Where kept answers are read, and losses reported. */
 export interface KeptAnswerDeps {
   readonly store: Pick<UploadStore, 'answerBody' | 'get'>;
   readonly spool: Pick<Spool, 'read'>;
   readonly log: Log;
   readonly metrics: Pick<Metrics, 'bytesLost' | 'uploadEnded'>;
-  /** Uploads whose kept answer was found lost by this process. */
+  /** Uploads whose lost answer this process has reported already. */
   readonly reportedLosses: Set<string>;
 }
 
 /**
- * The recorded answer of an upload, or the challenge it was parked with, as often as it is asked for. All of it is read and
- * found right first, so that a client hears of a lost one with a status; undefined then, and the log and a figure tell.
- * Looking through it ends with the signal, and fails with its reason: the client that wanted the answer has left.
+ * The kept answer of an upload, or the challenge that it was parked with. The complete body is checked first, so that a lost
+ * answer can still get an error status; undefined then, and the loss is logged and counted. Rejects with the signal's reason.
  */
 export async function keptAnswer(
   upload: Upload,
@@ -39,24 +39,24 @@ export async function keptAnswer(
   } catch (fault) {
     if (!(fault instanceof Fault) || fault.code !== 'BYTES_LOST') throw fault;
     await assertNotMoved(upload, deps);
-    // Every client that asks is told; the loss is one.
+    // Every client gets an error, but the loss is reported once.
     if (!deps.reportedLosses.has(upload.id)) reportLostAnswer(upload, fault.message, deps);
     remember(upload.id, deps.reportedLosses);
     return undefined;
   }
 }
 
-/** Of so many is remembered that they were told of; an older one is told of again when somebody asks for it. */
+/** More reported losses than this are forgotten, the oldest first, and are reported again when a client asks. */
 const MAX_REMEMBERED = 10_000;
 
-function remember(id: string, lost: Set<string>): void {
-  lost.delete(id);
-  lost.add(id);
-  const [oldest] = lost;
-  if (lost.size > MAX_REMEMBERED) lost.delete(oldest!);
+function remember(id: string, reportedLosses: Set<string>): void {
+  reportedLosses.delete(id);
+  reportedLosses.add(id);
+  const [oldest] = reportedLosses;
+  if (reportedLosses.size > MAX_REMEMBERED) reportedLosses.delete(oldest!);
 }
 
-/** The origin's head, and a word on what came of the rest. */
+/** The origin's status and headers with a problem document in place of a body that could not be kept. */
 export function withoutBody({ status, reason, headers }: Pick<Answer, 'status' | 'reason' | 'headers'>): RelayedAnswer {
   const body = Buffer.from(`${JSON.stringify({ type: 'about:blank', status, detail: NO_BODY })}\n`);
   const kept = headers.filter(([name]) => !DESCRIBES_BODY.test(name));
@@ -91,25 +91,26 @@ async function bodyOf(
   }
   const bytes = await store.answerBody(id);
   const crc = body.in === 'record' ? body.crc : undefined;
-  const isRight = bytes?.length === bodySize && (crc === undefined || crc32(bytes) === crc);
-  if (!isRight) throw new Fault('BYTES_LOST', 'the body of a kept answer is missing or damaged', false);
+  const isIntact = bytes?.length === bodySize && (crc === undefined || crc32(bytes) === crc);
+  if (!isIntact) throw new Fault('BYTES_LOST', 'the body of a kept answer is missing or damaged', false);
   return Readable.from([bytes]);
 }
 
+/** Reads a body to its end, which checks it. Rejects with the signal's reason. */
 async function verifyReadable(body: Readable, signal: AbortSignal): Promise<void> {
   try {
     await finished(body.resume(), { signal: signal });
   } catch (error) {
-    // A disk that hangs is not waited for: the block that is being read is the last one.
+    // A hanging disk is not waited for: the block that is being read is the last one.
     body.on('error', () => undefined).destroy();
     signal.throwIfAborted();
     throw error;
   }
 }
 
-/** Fails as unavailable when the upload was moved to another node or has just expired: then nothing is lost. */
+/** Throws `STORE_UNAVAILABLE` if the upload has expired or moved to another node meanwhile: then nothing is lost. */
 async function assertNotMoved({ id, node }: Upload, { store }: KeptAnswerDeps): Promise<void> {
-  const now = await store.get(id);
-  if (!now || now.node !== node)
-    throw new Fault('STORE_UNAVAILABLE', 'a kept answer has gone elsewhere while it was read', true);
+  const current = await store.get(id);
+  if (!current || current.node !== node)
+    throw new Fault('STORE_UNAVAILABLE', 'a kept answer was moved or removed while it was read', true);
 }

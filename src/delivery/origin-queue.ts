@@ -1,27 +1,30 @@
 import { maxEagerDeliveries } from '../model/route.js';
 
+/** How many requests an origin gets at a time, and when it gets none. */
 export interface OriginLimits {
-  /** Most requests at a time. */
+  /** Maximum number of simultaneous requests. */
   readonly concurrency: number;
   readonly breaker: BreakerRules;
 }
 
+/** A request for permission to send to an origin. */
 export interface SlotRequest {
   readonly limits: OriginLimits;
-  /** A client waits for this one: it goes before those nobody waits for. */
+  /** A client waits for this delivery, so it goes before those without a waiting client. */
   readonly isUrgent: () => boolean;
-  /** It is held for as long as a client uploads. */
+  /** The slot is held while a client uploads. */
   readonly isEager?: true;
   readonly signal: AbortSignal;
 }
 
+/** Permission to send one request to an origin, or the reason why there is none. */
 export type Slot =
   | {
       readonly kind: 'granted';
-      /** To be called once, when the origin is done with it. `lives`: it answered; undefined: nothing was learned of it. */
+      /** Frees the slot. `isHealthy` tells whether the origin responded; undefined if the attempt does not show it. */
       readonly end: (isHealthy?: boolean) => void;
     }
-  /** The origin has failed too often: no turn before `at` (monotonic). */
+  /** The origin has failed repeatedly: no slot before `at` (monotonic). */
   | { readonly kind: 'later'; readonly at: number }
   | { readonly kind: 'stopped' };
 
@@ -29,10 +32,10 @@ interface QueuedRequest extends SlotRequest {
   readonly settle: (slot: Slot) => void;
 }
 
-/** Every so many turns the one that was asked for first is given, urgent or not: nobody waits for ever. */
+/** Every fourth slot goes to the oldest request, urgent or not, so that no request waits for ever. */
 const OLDEST_FIRST_EVERY = 4;
 
-/** Who may send to one origin, and when: so many at a time, in order, and none while it is taken for dead. */
+/** Grants the slots of one origin: a limited number at a time, in order, and none while its breaker is open. */
 export class OriginQueue {
   private readonly breaker = new Breaker();
   private readonly waiting = new Set<QueuedRequest>();
@@ -49,19 +52,20 @@ export class OriginQueue {
     return this.waiting.size;
   }
 
-  /** Whether a turn that is asked for now would be given at once. */
+  /** Whether a slot requested now would be granted at once. */
   hasFreeSlot({ concurrency }: OriginLimits): boolean {
     return this.active + this.waiting.size < concurrency && this.breaker.admission(this.monotonic()) === 'go';
   }
 
   /**
-   * The same for an eager delivery: at most half of the turns, rounded down, are those of clients that are still uploading,
-   * and none as long as a whole upload waits for one. Slow clients would hold up all others.
+   * The same for an eager delivery. Eager deliveries get at most half of the slots, rounded down, and none while a complete
+   * upload waits, because slow clients would hold up all others.
    */
-  hasFreeEagerSlot(rules: OriginLimits): boolean {
-    return this.waiting.size === 0 && this.activeEager < maxEagerDeliveries(rules) && this.hasFreeSlot(rules);
+  hasFreeEagerSlot(limits: OriginLimits): boolean {
+    return this.waiting.size === 0 && this.activeEager < maxEagerDeliveries(limits) && this.hasFreeSlot(limits);
   }
 
+  /** Waits for a slot. Resolves as `stopped` when the request's signal aborts; never rejects. */
   acquire(request: SlotRequest): Promise<Slot> {
     return new Promise((resolve) => {
       const stop = (): void => settle({ kind: 'stopped' });
@@ -84,7 +88,7 @@ export class OriginQueue {
       if (admission === 'wait') return;
       if (admission === 'go') {
         if (this.active >= next.limits.concurrency) return;
-        next.settle(this.begin(next));
+        next.settle(this.grant(next));
       } else next.settle({ kind: 'later', at: admission.until });
     }
   }
@@ -92,19 +96,19 @@ export class OriginQueue {
   private next(): QueuedRequest | undefined {
     const [oldest] = this.waiting;
     if (this.grantedCount % OLDEST_FIRST_EVERY === OLDEST_FIRST_EVERY - 1) return oldest;
-    for (const asked of this.waiting) if (asked.isUrgent()) return asked;
+    for (const request of this.waiting) if (request.isUrgent()) return request;
     return oldest;
   }
 
-  private begin({ limits, isEager }: SlotRequest): Slot {
+  private grant({ limits, isEager }: SlotRequest): Slot {
     this.active++;
     if (isEager) this.activeEager++;
     this.grantedCount++;
     const isProbe = this.breaker.onAttemptStart();
-    let isOver = false;
+    let hasEnded = false;
     const end = (isHealthy?: boolean): void => {
-      if (isOver) return;
-      isOver = true;
+      if (hasEnded) return;
+      hasEnded = true;
       this.active--;
       if (isEager) this.activeEager--;
       if (this.breaker.onAttemptEnd(isHealthy, isProbe, this.monotonic(), limits.breaker)) this.onOpened();
@@ -114,7 +118,7 @@ export class OriginQueue {
   }
 }
 
-/** The turns of every origin that was ever delivered to. */
+/** The queues of all origins that this process has delivered to. */
 export class OriginQueues {
   private readonly origins = new Map<string, OriginQueue>();
 
@@ -123,30 +127,32 @@ export class OriginQueues {
     private readonly onOpened: (origin: string) => void,
   ) {}
 
-  /** `url`: of a route; routes to one server share its turns, whatever path they put before their targets. */
+  /** The queue of a route's origin URL. Routes to the same server share a queue, whatever the path of the URL. */
   of(url: string): OriginQueue {
     const { origin } = new URL(url);
-    const known = this.origins.get(origin) ?? new OriginQueue(this.monotonic, () => this.onOpened(origin));
-    this.origins.set(origin, known);
-    return known;
+    const queue = this.origins.get(origin) ?? new OriginQueue(this.monotonic, () => this.onOpened(origin));
+    this.origins.set(origin, queue);
+    return queue;
   }
 
+  /** Requests that wait for a slot at any origin. */
   get queued(): number {
     return [...this.origins.values()].reduce((sum, { queued }) => sum + queued, 0);
   }
 }
 
 interface BreakerRules {
+  /** Failures in a row that open the breaker. */
   readonly failures: number;
   readonly pauseMs: number;
 }
 
-/** `wait`: one request is on its way to find out whether the origin is back. */
+/** `wait`: a probe is under way that shows whether the origin has recovered. */
 type Admission = 'go' | 'wait' | { readonly until: number };
 
 /**
- * Leaves an origin alone that has failed so many times in a row, so that a dead one is not given a thousand whole uploads.
- * After a pause a single attempt goes out; what becomes of it decides for all.
+ * Circuit breaker: pauses an origin after a number of failures in a row, so that a dead one is not sent every waiting upload.
+ * After the pause a single attempt probes the origin, and its result closes the breaker or opens it again.
  */
 class Breaker {
   private failures = 0;
@@ -159,13 +165,13 @@ class Breaker {
     return now < this.openUntil ? { until: this.openUntil } : 'go';
   }
 
-  /** True when this attempt is the one that finds out. */
+  /** Returns true if the attempt that starts now is the probe. */
   onAttemptStart(): boolean {
     this.probing = this.openUntil !== undefined;
     return this.probing;
   }
 
-  /** `lives`: it answered; undefined: nothing was learned. True when the breaker opens with this, for once or once more. */
+  /** Returns true if the result opens the breaker, for the first time or again. An undefined `isHealthy` changes nothing. */
   onAttemptEnd(isHealthy: boolean | undefined, isProbe: boolean, now: number, rules: BreakerRules): boolean {
     if (isProbe) this.probing = false;
     if (isHealthy === undefined) return false;

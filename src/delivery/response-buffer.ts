@@ -8,6 +8,7 @@ import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import { withoutBody } from './kept-answer.js';
 import type { OriginAnswer } from './origin.js';
 
+/** Where a `ResponseBuffer` keeps a body that is too large for memory. */
 export interface ResponseBufferDeps {
   readonly spool: Pick<Spool, 'create' | 'read' | 'removeChunk'>;
   readonly id: string;
@@ -17,23 +18,22 @@ export interface ResponseBufferDeps {
   readonly maxMemoryBytes: number;
 }
 
-/** An answer that is not over after so many bytes, or so long, is shown while it comes in. */
+/** An answer that has not ended after this many bytes, or this long, is shown while it arrives. */
 const SHORT_BYTES = 64 * 1024;
 const SHORT_MS = 500;
 
 /**
- * The origin's answer while it comes in: taken at the origin's speed, and read from its start by any number of clients at
- * theirs. The end is held back until the answer is recorded, so that whoever has seen a whole answer can rely on its being
- * kept; when it breaks off, or is given up, its readers fail.
+ * Receives the origin's answer at the origin's speed, while any number of clients read it from the start at theirs. Its end is
+ * held back until the answer is recorded, so that a client that has read all of it can get it again; if it breaks off, readers fail.
  */
 export class ResponseBuffer {
-  /** The fault for which its body is not kept: the answer is its status and its fields then. */
+  /** Why the body cannot be kept; only status and headers of the answer remain then. */
   storageFault: Fault | undefined;
   private readonly head: Pick<RelayedAnswer, 'status' | 'reason' | 'headers'>;
-  /** From Content-Length: at this size a client takes the body for whole. */
+  /** From Content-Length: at this size a client regards the body as complete. */
   private readonly declaredSize: number;
   private readonly changed = new Notifier();
-  /** What follows the bytes on disk. */
+  /** The bytes after those in the spool. */
   private pieces: Uint8Array[] = [];
   private stored: Extent = { size: 0 };
   private size = 0;
@@ -41,7 +41,7 @@ export class ResponseBuffer {
   private writer: ChunkWriter | undefined;
   private trailers: readonly HeaderLine[] = [];
   private state: 'growing' | 'ended' | 'broken' = 'growing';
-  /** Why it is broken. */
+  /** Why the answer is broken. */
   private failure: Error | undefined;
   private longResponseListener: (() => void) | undefined;
   private storageFailureListener: (() => void) | undefined;
@@ -56,17 +56,17 @@ export class ResponseBuffer {
     this.declaredSize = isBodiless ? 0 : Number(fieldValue(headers, 'content-length') ?? Infinity);
   }
 
-  /** Called if the end is too far away to let clients wait for it. */
+  /** `listener` is called once if the answer is too long to let clients wait for its end. */
   onLongResponse(listener: () => void): void {
     this.longResponseListener = listener;
   }
 
-  /** Called if its body cannot be kept: nobody who comes from now on is to read it. */
+  /** `listener` is called if the body cannot be kept; new clients must not read it from then on. */
   onStorageFailure(listener: () => void): void {
     this.storageFailureListener = listener;
   }
 
-  /** Takes the answer to its end and makes a body that is on disk durable. Fails when it breaks off. */
+  /** Reads the answer to its end and makes a body in the spool durable. Rejects if the answer breaks off. */
   async readToEnd(receivedAt: number): Promise<{ readonly answer: Answer; readonly body: Uint8Array | undefined }> {
     const slow = setTimeout(() => this.announceLong(), SHORT_MS);
     try {
@@ -74,7 +74,7 @@ export class ResponseBuffer {
       await this.store(async () => this.writer?.sync());
     } finally {
       clearTimeout(slow);
-      // Every byte that counts has been synced before.
+      // The bytes are synced already, so a failing close loses nothing.
       await this.writer?.close().catch(() => undefined);
     }
     this.trailers = forwardableTrailers(this.answer.trailers());
@@ -88,13 +88,13 @@ export class ResponseBuffer {
     return { answer: { ...answer, body: { in: 'record', crc: crc32(body) } }, body };
   }
 
-  /** The end may be seen. */
+  /** Lets readers see the end: the answer is recorded, or will never be. */
   release(): void {
     this.state = 'ended';
     this.changed.notifyAll();
   }
 
-  /** There is no whole answer: readers fail, and what was written is removed. */
+  /** Makes readers fail and removes the stored bytes, because the answer is not complete or not the one that counts. */
   async break(reason: Error): Promise<void> {
     this.state = 'broken';
     this.failure = reason;
@@ -103,6 +103,7 @@ export class ResponseBuffer {
     if (this.writer) await this.deps.spool.removeChunk(this.deps.id, this.deps.name);
   }
 
+  /** The answer for one client, read from its start. */
   relay(): RelayedAnswer {
     if (this.storageFault) return withoutBody(this.head);
     return {
@@ -115,46 +116,47 @@ export class ResponseBuffer {
 
   private async *read(): AsyncGenerator<Uint8Array> {
     try {
-      for (let at = 0; await this.growsBeyond(at);) {
-        for await (const piece of this.between(at, this.visibleSize())) {
-          at += piece.length;
+      for (let position = 0; await this.waitForBytesAfter(position);) {
+        for await (const piece of this.between(position, this.visibleSize())) {
+          position += piece.length;
           yield piece;
         }
       }
     } catch (error) {
-      // A reader may be the first to notice that the file of a broken answer was removed.
+      // A read error may only mean that the file of a broken answer was removed.
       throw this.failure ?? this.storageFault ?? error;
     }
   }
 
-  /** False when this is the end. */
-  private async growsBeyond(at: number): Promise<boolean> {
+  /** Resolves with false at the end of the answer. */
+  private async waitForBytesAfter(position: number): Promise<boolean> {
     for (;;) {
       const failure = this.failure ?? this.storageFault;
       if (failure) throw failure;
-      if (at < this.visibleSize()) return true;
+      if (position < this.visibleSize()) return true;
       if (this.state === 'ended') return false;
       await this.changed.next();
     }
   }
 
+  /** Bytes that readers may have: the last piece of a body with a declared size is held back until the end may be seen. */
   private visibleSize(): number {
-    const looksComplete = this.size >= this.declaredSize;
-    return looksComplete && this.state !== 'ended' ? this.size - this.lastPieceBytes : this.size;
+    const isComplete = this.size >= this.declaredSize;
+    return isComplete && this.state !== 'ended' ? this.size - this.lastPieceBytes : this.size;
   }
 
   private between(start: number, end: number): Iterable<Uint8Array> | AsyncIterable<Uint8Array> {
     const { size } = this.stored;
     if (start >= size) return slices(this.pieces, start - size, end - size);
     const { id, name, spool } = this.deps;
-    const written = { name, start: 0, ...this.stored };
-    return spool.read(id, [written], { start, end: Math.min(end, size) }) as AsyncIterable<Uint8Array>;
+    const chunk = { name, start: 0, ...this.stored };
+    return spool.read(id, [chunk], { start, end: Math.min(end, size) }) as AsyncIterable<Uint8Array>;
   }
 
   private async add(piece: Uint8Array): Promise<void> {
-    const onlyInMemory = !this.writer && !this.storageFault && this.size + piece.length <= this.deps.maxMemoryBytes;
-    if (!onlyInMemory) await this.store(() => this.write([...this.pieces, piece]));
-    if (onlyInMemory) this.pieces.push(piece);
+    const fitsInMemory = !this.writer && !this.storageFault && this.size + piece.length <= this.deps.maxMemoryBytes;
+    if (!fitsInMemory) await this.store(() => this.write([...this.pieces, piece]));
+    if (fitsInMemory) this.pieces.push(piece);
     else this.pieces = [];
     this.size += piece.length;
     this.lastPieceBytes = piece.length;
@@ -170,20 +172,20 @@ export class ResponseBuffer {
   }
 
   /**
-   * A disk that does not take the body takes nothing from the answer: the rest is read and thrown away, so that its status
-   * and fields are known. Whoever reads the body already fails.
+   * Runs a write to the spool. If it fails, the rest of the body is read and discarded, so that status and headers of the answer
+   * still count; readers of the body fail.
    */
-  private async store(task: () => Promise<void>): Promise<void> {
+  private async store(write: () => Promise<void>): Promise<void> {
     if (this.storageFault) return;
     try {
-      await task();
+      await write();
     } catch (error) {
       if (!(error instanceof Fault)) throw error;
       this.storageFault = error;
       this.longResponseListener = undefined;
       this.changed.notifyAll();
       this.storageFailureListener?.();
-      // What cannot be removed is the sweep's business.
+      // The cleanup of uploads removes a leftover file.
       await this.writer?.discard().catch(() => undefined);
     }
   }
@@ -194,6 +196,7 @@ export class ResponseBuffer {
   }
 }
 
+/** The bytes from `start` to `end` of consecutive pieces. */
 function* slices(pieces: readonly Uint8Array[], start: number, end: number): Generator<Uint8Array> {
   let before = 0;
   for (const piece of pieces) {

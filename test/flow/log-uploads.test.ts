@@ -102,7 +102,7 @@ const STORIES: readonly [what: string, sent: string, headers: HeaderLine[], line
       { msg: 'upload kept: not delivered', phase: 'undelivered' },
     ],
   ],
-  ['the gate gives no verdict on', 'fail\n', [], [{ msg: 'the gate gave no verdict: nothing passes it' }]],
+  ['the gate gives no verdict on', 'fail\n', [], [{ msg: 'the gate gave no verdict: the upload is not delivered' }]],
   [
     'has another digest than was announced',
     'allow\n',

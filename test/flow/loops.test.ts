@@ -99,7 +99,7 @@ test('a gate that leads back gives no verdict, and makes no upload of its own', 
   const upload: WireRequest = { method: 'POST', target: '/scanned/x', headers: CREATION, body: 'hello' };
   expect((await exchangeOver('HTTP/1.1', own.url, upload)).status).toBeGreaterThanOrEqual(502);
   const told = await until(
-    () => own.log.find(({ msg }) => msg === 'the gate gave no verdict: nothing passes it'),
+    () => own.log.find(({ msg }) => msg === 'the gate gave no verdict: the upload is not delivered'),
     'the gate to be asked',
   );
   expect(told).toMatchObject({ err: { message: 'the gate answered 508' } });
