@@ -56,10 +56,13 @@ export interface ClientSide {
   trailers(): Headers;
   /** Whether trailers can follow a response with these fields. */
   takesTrailers(headers: Headers): boolean;
+  /** Sends an interim response, or leaves it out where it would do harm. */
   sendInterim(status: number, reason: string, headers: Headers): void;
+  /** Writes the final head. Throws when its fields cannot be sent. */
   sendHead(status: number, reason: string, headers: Headers): void;
   /** Sends a head that waits for the first content. */
   flush(): void;
+  /** Ends the response after its content. */
   end(trailers: Headers): void;
   /** Ends a response that has begun so that the client sees that it is incomplete. */
   abort(): void;
@@ -70,28 +73,27 @@ export interface ClientSide {
 /**
  * Reads and discards `body`. Calls `done` once: with true when the body has ended, with false when a limit was reached.
  */
-export function discard(body: Readable, { bytes, ms }: DiscardLimits, done: (ended: boolean) => void): void {
+export function discard(body: Readable, { bytes, ms }: DiscardLimits, done: (hasEnded: boolean) => void): void {
   let remainingBytes = bytes;
-  const finish = (ended: boolean): void => {
+  const finish = (hasEnded: boolean): void => {
     clearTimeout(timer);
-    body.off('data', count).off('end', atEnd).off('close', atEnd);
-    done(ended);
+    body.off('data', count).off('end', onEnd).off('close', onEnd);
+    done(hasEnded);
   };
   const count = (chunk: Buffer): void => {
     remainingBytes -= chunk.length;
     if (remainingBytes < 0) finish(false);
   };
-  const atEnd = (): void => finish(true);
+  const onEnd = (): void => finish(true);
   const timer = setTimeout(() => finish(false), ms);
-  // A request whose response is finished gets no event when the connection ends, so that only an open one is waited
-  // for.
+  // The timer must not keep the process alive: a request with a finished response gets no event when its connection ends.
   timer.unref();
   if (body.readableEnded || body.destroyed) return finish(true);
-  body.on('data', count).once('end', atEnd).once('close', atEnd);
+  body.on('data', count).once('end', onEnd).once('close', onEnd);
   body.resume();
 }
 
-/** A client that has ended its side still gets its responses as long as no pause between writes is longer than this. */
+/** The longest pause between writes to a client that has ended its side, before its connection is destroyed. */
 export const HALF_CLOSED_MS = 2_000;
 
 /**
@@ -109,14 +111,14 @@ export function destroyWhenSilent(socket: Socket, maxSilenceMs: number): void {
 }
 
 /**
- * Calls `ended` once, when the client has ended its side of an HTTP/1.1 connection or has done so before. Returns a
+ * Calls `listener` once, when the client has ended its side of an HTTP/1.1 connection or has done so before. Returns a
  * function that removes the listener.
  */
-export function onPeerEnded(exchange: Exchange, ended: (connection: Socket) => void): () => void {
+export function onPeerEnded(exchange: Exchange, listener: (connection: Socket) => void): () => void {
   if (isHttp2(exchange)) return () => undefined;
   const { socket } = exchange.req;
-  const atEnd = (): void => ended(socket);
-  if (socket.readableEnded) atEnd();
-  else socket.once('end', atEnd);
-  return () => socket.off('end', atEnd);
+  const onEnd = (): void => listener(socket);
+  if (socket.readableEnded) onEnd();
+  else socket.once('end', onEnd);
+  return () => socket.off('end', onEnd);
 }

@@ -16,6 +16,7 @@ export interface ConnectionGate {
 }
 
 export interface ConnectionLimitsOptions {
+  /** The limits of open connections, in all and for one address. */
   readonly total: number;
   readonly perAddress: number;
   /** Peers that represent many clients, such as proxies; the limit per address does not apply to them. */
@@ -64,19 +65,19 @@ export function clientLimits(options: ClientLimitsOptions): ConnectionLimits {
 }
 
 const TOO_FEW_DESCRIPTORS =
-  'limits.connections.total is more than the file descriptors of this process allow: raise its limit (ulimit -n, LimitNOFILE)';
+  'limits.connections.total exceeds the file descriptor limit of this process: raise that limit (ulimit -n, LimitNOFILE)';
 
-/** From this part of `total` on, connections without a request under way are in the way of others. */
+/** From this share of `total` on, unused connections are ended to make room for others. */
 const NEARLY_FULL_SHARE = 0.9;
-const NEARLY_FULL_EVERY_MS = 1000;
+const NEARLY_FULL_INTERVAL_MS = 1000;
 
 /** A flood of refused connections makes one log line in this time. */
-const LOG_EVERY_MS = 10_000;
+const LOG_INTERVAL_MS = 10_000;
 
 /** Counts client connections, in total and by address, and refuses those beyond the limits. */
 export class ConnectionLimits implements ConnectionGate {
   private readonly byAddress = new Map<string, number>();
-  private open = 0;
+  private openCount = 0;
   private reportedFullAt = -Infinity;
   private readonly refused = { total: new RefusalCounter(), address: new RefusalCounter() };
 
@@ -86,16 +87,16 @@ export class ConnectionLimits implements ConnectionGate {
     const { total, perAddress } = this.options;
     const key = this.options.isExempt(address) ? undefined : limitKeyOf(address);
     const addressCount = key === undefined ? 0 : (this.byAddress.get(key) ?? 0);
-    if (this.open >= total) return this.refuse('total', address);
+    if (this.openCount >= total) return this.refuse('total', address);
     if (addressCount >= perAddress) return this.refuse('address', address);
-    this.open++;
+    this.openCount++;
     if (key !== undefined) this.byAddress.set(key, addressCount + 1);
-    if (this.open >= total * NEARLY_FULL_SHARE) this.reportNearlyFull();
+    if (this.openCount >= total * NEARLY_FULL_SHARE) this.reportNearlyFull();
     return () => this.release(key);
   }
 
   private release(key: string | undefined): void {
-    this.open--;
+    this.openCount--;
     if (key === undefined) return;
     const remaining = this.byAddress.get(key)! - 1;
     if (remaining > 0) this.byAddress.set(key, remaining);
@@ -109,20 +110,20 @@ export class ConnectionLimits implements ConnectionGate {
     const refused = this.refused[limit].count(monotonic());
     if (refused === undefined) return;
     const max = limit === 'total' ? total : perAddress;
-    log.warn({ limit, most: max, client, open: this.open, refused }, REFUSED[limit]);
+    log.warn({ limit, most: max, client, open: this.openCount, refused }, REFUSED[limit]);
   }
 
   private reportNearlyFull(): void {
     const now = this.options.monotonic();
-    if (now - this.reportedFullAt < NEARLY_FULL_EVERY_MS) return;
+    if (now - this.reportedFullAt < NEARLY_FULL_INTERVAL_MS) return;
     this.reportedFullAt = now;
     this.options.onNearlyFull();
   }
 }
 
 const REFUSED: Readonly<Record<ConnectionLimit, string>> = {
-  total: 'connections are refused: clients have as many as limits.connections.total allows',
-  address: 'connections are refused: one address has as many as limits.connections.per_address allows',
+  total: 'connection refused: clients have as many connections as limits.connections.total allows',
+  address: 'connection refused: its address has as many connections as limits.connections.per_address allows',
 };
 
 /** Counts refused connections between log lines. */
@@ -133,11 +134,11 @@ class RefusalCounter {
   /** Counts one more; gives the number since the last log line, or undefined while the next line is not due. */
   count(now: number): number | undefined {
     this.sinceLastLog++;
-    if (now - this.loggedAt < LOG_EVERY_MS) return undefined;
-    const { sinceLastLog: since } = this;
+    if (now - this.loggedAt < LOG_INTERVAL_MS) return undefined;
+    const count = this.sinceLastLog;
     this.loggedAt = now;
     this.sinceLastLog = 0;
-    return since;
+    return count;
   }
 }
 
@@ -146,14 +147,14 @@ class RefusalCounter {
  * of them have ended.
  */
 export class NumberedConnections implements ConnectionGate {
-  private last = 0;
+  private lastNumber = 0;
   private readonly open = new Set<number>();
   private listener: ((number: number) => void) | undefined;
 
   constructor(private readonly gate: ConnectionGate) {}
 
   admit(address: string): (() => void) | undefined {
-    const number = ++this.last;
+    const number = ++this.lastNumber;
     const release = this.gate.admit(address);
     if (!release) {
       this.listener?.(number);
@@ -170,7 +171,7 @@ export class NumberedConnections implements ConnectionGate {
   /** Calls `listener` for each connection that ends, and at once for those that have ended already. */
   onEnded(listener: (number: number) => void): void {
     this.listener = listener;
-    for (let number = 1; number <= this.last; number++) if (!this.open.has(number)) listener(number);
+    for (let number = 1; number <= this.lastNumber; number++) if (!this.open.has(number)) listener(number);
   }
 }
 
@@ -204,12 +205,12 @@ export function maxConnections(openFiles = openFileLimit()): number {
 
 /** The number of file descriptors that this process may have open. */
 export function openFileLimit(): number {
-  const limit = fromProc() ?? fromReport();
+  const limit = softLimitFromProc() ?? softLimitFromReport();
   return Number.isFinite(limit) ? limit : Infinity;
 }
 
 /** Linux has it in a file, which is cheaper than a full report. */
-function fromProc(): number | undefined {
+function softLimitFromProc(): number | undefined {
   try {
     const [, soft] = /^Max open files +(\S+)/m.exec(readFileSync('/proc/self/limits', 'utf8')) ?? [];
     return soft === undefined ? undefined : Number(soft.replace('unlimited', 'Infinity'));
@@ -219,7 +220,7 @@ function fromProc(): number | undefined {
   }
 }
 
-function fromReport(): number {
+function softLimitFromReport(): number {
   const { userLimits } = process.report.getReport() as { userLimits?: { open_files?: { soft?: unknown } } };
   return Number(userLimits?.open_files?.soft ?? Infinity);
 }

@@ -26,6 +26,7 @@ export interface Http2Exchange {
   readonly res: Http2ServerResponse;
 }
 
+/** Whether the exchange uses HTTP/2; narrows its type. */
 export function isHttp2(exchange: Exchange): exchange is Http2Exchange {
   return exchange.req instanceof Http2ServerRequest;
 }
@@ -41,6 +42,7 @@ export interface Peer {
   readonly localAuthority: string;
 }
 
+/** The peer of the request's connection, and whether that still exists. */
 export function peerOf(req: HttpRequest): Peer {
   const socket = socketOf(req);
   if (!socket || socket.destroyed)
@@ -74,19 +76,19 @@ export function clientHasLeft(exchange: Exchange): boolean {
 /** Runs a task that is useless once the client has left: the signal is aborted then, and the result is undefined. */
 export async function whileConnected<T>(
   exchange: Exchange,
-  task: (left: AbortSignal) => Promise<T>,
+  task: (signal: AbortSignal) => Promise<T>,
 ): Promise<T | undefined> {
-  const left = new AbortController();
-  const leave = (): void => left.abort(new Error('the client has left'));
-  exchange.res.once('close', leave);
-  if (clientHasLeft(exchange)) leave();
+  const controller = new AbortController();
+  const onClose = (): void => controller.abort(new Error('the client has left'));
+  exchange.res.once('close', onClose);
+  if (clientHasLeft(exchange)) onClose();
   try {
-    return await task(left.signal);
+    return await task(controller.signal);
   } catch (error) {
-    if (left.signal.aborted) return undefined;
+    if (controller.signal.aborted) return undefined;
     throw error;
   } finally {
-    exchange.res.off('close', leave);
+    exchange.res.off('close', onClose);
   }
 }
 
@@ -102,7 +104,7 @@ export function destroyExchange(exchange: Exchange): void {
   const { stream } = exchange.res;
   stream.on('error', () => undefined);
   // close(), and destroy() without an error, both end the content normally first (seen on Node 20 to 26).
-  if (!stream.destroyed) stream.destroy(new Error('exchange given up'));
+  if (!stream.destroyed) stream.destroy(new Error('exchange aborted'));
 }
 
 /**
@@ -133,8 +135,8 @@ export function toHttp2Fields(headers: Headers): OutgoingHttpHeaders {
     // Node validates names and values over HTTP/1.1 only.
     validateHeaderName(name);
     validateHeaderValue(name, value);
-    const lower = name.toLowerCase();
-    fields.set(lower, [...(fields.get(lower) ?? []), value]);
+    const key = name.toLowerCase();
+    fields.set(key, [...(fields.get(key) ?? []), value]);
   }
   return Object.fromEntries([...fields].map(([name, values]) => [name, values.length === 1 ? values[0] : values]));
 }
@@ -150,7 +152,7 @@ export function http2Status(status: number): number {
 /** Header fields too large for this client: sending them would end its connection and every other response on it. */
 export class HeadTooLarge extends Error {
   constructor() {
-    super('the header fields are larger than this client takes over HTTP/2');
+    super('the header fields are larger than this client accepts over HTTP/2');
     this.name = 'HeadTooLarge';
   }
 }
@@ -182,11 +184,11 @@ export function writeHttp2Fields(headers: Headers, write: (fields: OutgoingHttpH
     write(fields);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ERR_HTTP2_HEADER_SINGLE_VALUE') throw error;
-    write(Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, joined(name, value)])));
+    write(Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, joinRepeated(name, value)])));
   }
 }
 
-function joined(name: string, value: OutgoingHttpHeaders[string]): OutgoingHttpHeaders[string] {
+function joinRepeated(name: string, value: OutgoingHttpHeaders[string]): OutgoingHttpHeaders[string] {
   return Array.isArray(value) && name !== 'set-cookie' ? value.join(', ') : value;
 }
 

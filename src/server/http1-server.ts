@@ -8,7 +8,7 @@ import { limitSmallPieces } from '../streams/small-pieces.js';
 import { destroyWhenSilent, HALF_CLOSED_MS } from './closing.js';
 import type { Exchange, Http1Exchange } from './exchange.js';
 import { PipelinedRequests } from './pipelined-requests.js';
-import { isRefused, problemOf, refuseConnection, ignoreFurtherInput } from './refuse-connection.js';
+import { ignoreFurtherInput, isIgnored, parseProblem, refuseConnection } from './refuse-connection.js';
 import { respondEarly } from './response.js';
 
 export interface Http1Options {
@@ -49,8 +49,8 @@ export class Http1Server {
   private readonly handshake: (socket: Socket) => void;
   private readonly requests = new Map<Socket, PipelinedRequests>();
   /** Connections without any request yet, which Node does not count as idle. */
-  private readonly fresh = new Set<Socket>();
-  private draining = false;
+  private readonly unused = new Set<Socket>();
+  private isDraining = false;
   private readonly halfClosedMs: number;
 
   constructor(
@@ -66,9 +66,9 @@ export class Http1Server {
     this.server.maxHeadersCount = 0;
     // Missing in Node's types. Without it Node ends its own side as soon as the client has ended the other.
     Object.assign(this.server, { httpAllowHalfOpen: this.halfClosedMs > 0 });
-    this.serve = this.takeConnectionListener(tls ? 'secureConnection' : 'connection');
-    this.handshake = tls ? this.takeConnectionListener('connection') : this.serve;
-    this.listen();
+    this.serve = this.removeConnectionListener(tls ? 'secureConnection' : 'connection');
+    this.handshake = tls ? this.removeConnectionListener('connection') : this.serve;
+    this.addListeners();
   }
 
   /** Starts the TLS handshake on a new connection; a `secureConnection` event follows. */
@@ -76,38 +76,38 @@ export class Http1Server {
     this.handshake.call(this.server, socket);
   }
 
-  /** Ends the connections that wait for their next request. */
+  /** Ends the connections that are waiting for their next request. */
   endIdle(): void {
     this.server.closeIdleConnections();
   }
 
   /** Serves HTTP/1.1 on this socket. */
   accept(socket: Socket): void {
-    this.fresh.add(socket);
-    socket.once('close', () => this.fresh.delete(socket));
+    this.unused.add(socket);
+    socket.once('close', () => this.unused.delete(socket));
     this.serve.call(this.server, writeHeadsAsLatin1(socket));
   }
 
   /** Closes connections without a request; the others announce it with their next response and then close. */
   drain(): void {
-    this.draining = true;
+    this.isDraining = true;
     for (const { exchanges } of this.requests.values()) {
       for (const { res } of exchanges) if (!res.headersSent) res.shouldKeepAlive = false;
     }
-    for (const socket of this.fresh) socket.destroy();
+    for (const socket of this.unused) socket.destroy();
     this.endIdle();
   }
 
-  private takeConnectionListener(event: string): (socket: Socket) => void {
+  private removeConnectionListener(event: string): (socket: Socket) => void {
     const [listener] = this.server.listeners(event);
     this.server.removeAllListeners(event);
     return listener as (socket: Socket) => void;
   }
 
-  private listen(): void {
+  private addListeners(): void {
     // The code that reads the body answers expectations: 100 must not be sent before the request has been checked.
     for (const event of ['request', 'checkContinue', 'checkExpectation'] as const) {
-      this.server.on(event, (req: IncomingMessage, res: ServerResponse) => this.begin({ req, res }));
+      this.server.on(event, (req: IncomingMessage, res: ServerResponse) => this.receive({ req, res }));
     }
     this.server.on('upgrade', (req, socket: Socket, head) => this.upgrade(req, socket, head));
     this.server.on('connect', (_req, socket: Socket) => {
@@ -116,12 +116,12 @@ export class Http1Server {
     this.server.on('clientError', (error, socket: Socket) => this.onParseError(error, socket));
   }
 
-  private begin(exchange: Http1Exchange): void {
+  private receive(exchange: Http1Exchange): void {
     const { req, res } = exchange;
     const { socket } = req;
-    if (isRefused(socket)) return;
+    if (isIgnored(socket)) return;
     limitSmallPieces(req, socket);
-    if (this.draining) res.shouldKeepAlive = false;
+    if (this.isDraining) res.shouldKeepAlive = false;
     const fault = framingFault(req);
     if (fault) ignoreFurtherInput(socket);
     this.requestsOf(socket).add(exchange, () => {
@@ -130,30 +130,30 @@ export class Http1Server {
       void respondEarly(exchange, problemReply(fault));
     });
     // Its head may have promised keep-alive before draining began.
-    res.once('close', () => this.draining && setImmediate(() => this.server.closeIdleConnections()));
+    res.once('close', () => this.isDraining && setImmediate(() => this.server.closeIdleConnections()));
   }
 
   private requestsOf(socket: Socket): PipelinedRequests {
     const existing = this.requests.get(socket);
     if (existing) return existing;
-    this.fresh.delete(socket);
+    this.unused.delete(socket);
     const requests = new PipelinedRequests(socket);
     this.requests.set(socket, requests);
     socket.once('close', () => this.requests.delete(socket));
-    socket.once('end', () => this.peerEnded(socket));
+    socket.once('end', () => this.onPeerEnded(socket));
     return requests;
   }
 
   /** The client sends nothing more: it has left, or it is only waiting for its responses. */
-  private peerEnded(socket: Socket): void {
+  private onPeerEnded(socket: Socket): void {
     const { exchanges = [] } = this.requests.get(socket) ?? {};
     if (this.halfClosedMs === 0 || exchanges.length === 0) return;
     destroyWhenSilent(socket, this.halfClosedMs);
   }
 
   private upgrade(req: IncomingMessage, socket: Socket, head: Buffer): void {
-    if (isRefused(socket)) return;
-    this.fresh.delete(socket);
+    if (isIgnored(socket)) return;
+    this.unused.delete(socket);
     if (isUpgrade(req)) {
       // Responses are still due on this connection, so that it cannot switch protocols yet.
       if (this.newestOf(socket)) return this.refuseAfterPending(socket, { status: 400, detail: NO_PIPELINED_UPGRADE });
@@ -176,7 +176,7 @@ export class Http1Server {
 
   /** Called when the parser has rejected the input. */
   private onParseError(error: NodeJS.ErrnoException, socket: Socket): void {
-    const problem = problemOf(error);
+    const problem = parseProblem(error);
     const { req, res } = this.newestOf(socket) ?? {};
     const isIncomplete = error.code === 'HPE_INVALID_EOF_STATE' && req !== undefined;
     if (!problem || isIncomplete || (res?.headersSent && !req?.complete)) socket.destroy();
@@ -188,7 +188,7 @@ export class Http1Server {
    * responses.
    */
   private refuseAfterPending(socket: Socket, problem: Problem): void {
-    if (isRefused(socket)) return;
+    if (isIgnored(socket)) return;
     ignoreFurtherInput(socket);
     const newest = this.newestOf(socket);
     if (newest?.req.complete) newest.res.once('close', () => refuseConnection(socket, problem));
@@ -202,15 +202,11 @@ export class Http1Server {
 
 const NO_PIPELINED_UPGRADE = 'A request to change protocols has to wait for the answers before it.';
 
-function serverSettings({
-  headersTimeoutMs,
-  keepAliveTimeoutMs,
-  maxHeadBytes: mostHeadBytes,
-}: Http1Options): ServerOptions {
+function serverSettings({ headersTimeoutMs, keepAliveTimeoutMs, maxHeadBytes }: Http1Options): ServerOptions {
   const settings = {
     // This timeout includes the body; idle bodies are ended where they are read.
     requestTimeout: 0,
-    ...(mostHeadBytes === undefined ? {} : { maxHeaderSize: mostHeadBytes }),
+    ...(maxHeadBytes === undefined ? {} : { maxHeaderSize: maxHeadBytes }),
     headersTimeout: headersTimeoutMs,
     connectionsCheckingInterval: Math.min(30_000, Math.max(50, headersTimeoutMs / 4)),
     keepAliveTimeout: keepAliveTimeoutMs,
@@ -264,11 +260,13 @@ function isUpgrade({ headers }: IncomingMessage): boolean {
 function withoutUpgrade({ method, url, rawHeaders }: IncomingMessage): Buffer {
   const lines = fromRawHeaders(rawHeaders)
     .filter(([name]) => !['upgrade', 'http2-settings'].includes(name.toLowerCase()))
-    .map(([name, value]) => `${name}: ${name.toLowerCase() === 'connection' ? connectionOptions(value) : value}\r\n`);
+    .map(
+      ([name, value]) => `${name}: ${name.toLowerCase() === 'connection' ? withoutUpgradeOption(value) : value}\r\n`,
+    );
   return Buffer.from(`${method} ${url} HTTP/1.1\r\n${lines.join('')}\r\n`, 'latin1');
 }
 
-function connectionOptions(value: string): string {
+function withoutUpgradeOption(value: string): string {
   const options = value.split(',').map((option) => option.trim());
   return options.filter((option) => !/^(?:upgrade|http2-settings)$/i.test(option)).join(', ');
 }

@@ -13,7 +13,7 @@ import { ReadGate } from '../streams/read-gate.js';
 import { joinPieces, limitSmallPieces } from '../streams/small-pieces.js';
 import type { Exchange } from './exchange.js';
 import { sendReply } from './response.js';
-import type { SlowReaders } from './slow-clients.js';
+import { type SlowReaders, writeHandleOf } from './slow-clients.js';
 
 export interface Http2Options {
   /** Flow-control windows in bytes. With Node's 64 KiB, an upload with a round trip of 50 ms reaches only 1.2 MB/s. */
@@ -43,7 +43,7 @@ export class Http2Sessions {
   private readonly sessions = new Set<ServerHttp2Session>();
   /** Sessions without a request in progress that have had one. */
   private readonly idle = new Set<ServerHttp2Session>();
-  private draining = false;
+  private isDraining = false;
   /** The socket whose session Node is creating right now. */
   private accepting: Socket | undefined;
 
@@ -88,7 +88,7 @@ export class Http2Sessions {
 
   /** Sends GOAWAY: requests in progress may finish, new ones are not accepted (RFC 9113 §6.8). */
   drain(): void {
-    this.draining = true;
+    this.isDraining = true;
     for (const session of this.sessions) session.close();
   }
 
@@ -115,7 +115,7 @@ export class Http2Sessions {
         this.slowReaders.watchStream(stream, accepting);
       });
     }
-    if (this.draining) session.close();
+    if (this.isDraining) session.close();
   }
 
   /**
@@ -131,8 +131,10 @@ export class Http2Sessions {
       // Without this, the session would wait for the end of a header section that has begun.
       timer = setTimeout(() => streams === 0 && session.destroy(), CLOSE_GRACE_MS);
     };
-    const wait = (ms: number): NodeJS.Timeout | undefined => (ms === 0 ? undefined : setTimeout(end, ms));
-    let timer = wait(keepAliveTimeoutMs === 0 ? headersTimeoutMs : Math.min(headersTimeoutMs, keepAliveTimeoutMs));
+    const startTimer = (ms: number): NodeJS.Timeout | undefined => (ms === 0 ? undefined : setTimeout(end, ms));
+    let timer = startTimer(
+      keepAliveTimeoutMs === 0 ? headersTimeoutMs : Math.min(headersTimeoutMs, keepAliveTimeoutMs),
+    );
     session.on('stream', (stream) => {
       streams++;
       this.idle.delete(session);
@@ -141,7 +143,7 @@ export class Http2Sessions {
         streams--;
         if (streams > 0 || session.destroyed) return;
         this.idle.add(session);
-        timer = wait(keepAliveTimeoutMs);
+        timer = startTimer(keepAliveTimeoutMs);
       });
     });
     session.once('close', () => {
@@ -182,7 +184,7 @@ function endSlowHeads(session: ServerHttp2Session, headersTimeoutMs: number): vo
 /** Resets allowed at once: a page that the user leaves resets everything it is still loading. */
 const RESET_BURST = 256;
 const RESETS_PER_SECOND = 32;
-const MANY_RESETS = 'the client gives up its requests again and again';
+const MANY_RESETS = 'the client keeps resetting its requests';
 
 /**
  * Ends a session whose client keeps resetting its requests, with ENHANCE_YOUR_CALM (RFC 9113 §10.5): a reset costs the
@@ -208,7 +210,7 @@ function wasResetByClient({ aborted, errored }: ServerHttp2Stream): boolean {
   return aborted && (error === null || error.code === 'ERR_HTTP2_STREAM_ERROR');
 }
 
-/** A peer that has been silent for this long gets a PING, and has as long again to answer it. */
+/** How long a peer may be silent before it gets a PING, which it has as long again to answer. */
 const PING_AFTER_MS = 20_000;
 
 /** How often a session is checked. */
@@ -218,10 +220,9 @@ const LIVENESS_CHECK_MS = 500;
 const SOCKET_GRACE_MS = 1500;
 
 /**
- * Ends a dead session within about two seconds, and a session whose peer has vanished, which TCP takes many minutes to
- * notice (RFC 9113 §6.7). A dead session is one that Node has ended for a protocol violation without closing it: it
- * sees no more events, not even the end of its connection, and would keep all its streams for ever. Not needed for that
- * once Node closes such a session itself.
+ * Ends a session whose peer has vanished, because TCP takes many minutes to notice (RFC 9113 §6.7). It also ends, within
+ * about two seconds, a dead session: Node has ended it for a protocol violation without closing it, and it would keep its
+ * streams for ever. Not needed for dead sessions once Node closes them itself.
  */
 export function endWhenUnresponsive(session: ServerHttp2Session, socket: Socket, pingAfterMs: number): void {
   const intervalMs = Math.min(LIVENESS_CHECK_MS, pingAfterMs);
@@ -237,6 +238,7 @@ export function endWhenUnresponsive(session: ServerHttp2Session, socket: Socket,
   socket.once('close', () => clearInterval(timer));
 }
 
+/** Decides by PINGs whether the peer of a session, and the session itself, are still alive. */
 class PeerLiveness {
   private lastBytesRead = -1;
   private silentMs = 0;
@@ -286,14 +288,8 @@ class PeerLiveness {
 
   /** The PING was never written although the socket accepts more bytes: Node's session no longer exists. */
   private get isSessionDead(): boolean {
-    const { session, socket, bytesWrittenAtPing: writtenWhenAsked } = this;
-    if (writtenWhenAsked === undefined || socket.bytesWritten !== writtenWhenAsked) return false;
-    return (session.state.outboundQueueSize ?? 0) > 0 && unsentBytes(socket) === 0;
+    const { session, socket, bytesWrittenAtPing } = this;
+    if (bytesWrittenAtPing === undefined || socket.bytesWritten !== bytesWrittenAtPing) return false;
+    return (session.state.outboundQueueSize ?? 0) > 0 && writeHandleOf(socket).writeQueueSize === 0;
   }
-}
-
-/** Bytes that the operating system has not accepted; a session writes to the handle without its socket's own queue. */
-function unsentBytes(socket: Socket): number {
-  const { _handle: handle } = socket as Socket & { readonly _handle?: { readonly writeQueueSize?: number } | null };
-  return handle?.writeQueueSize ?? 0;
 }

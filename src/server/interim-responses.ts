@@ -23,7 +23,7 @@ const MAX_RELAYED = 16;
 const FIRST_SPACING_MS = 1000;
 const SPACING_GROWTH = 8;
 
-/** Node does not have the reason phrase of 104. */
+/** Node has no reason phrase for 104. */
 STATUS_CODES[104] ??= 'Upload Resumption Supported';
 
 /** Requests whose client got a 100. */
@@ -70,10 +70,10 @@ export interface InterimOptions {
   readonly monotonic: () => number;
 }
 
-/** The interim responses of one request: few, at growing intervals, and none where they do harm. */
+/** The interim responses of one request: few, at growing intervals, and none where the client may not understand them. */
 export class InterimResponses {
-  private sent = 0;
-  private relayed = 0;
+  private sentCount = 0;
+  private relayedCount = 0;
   private spacingMs = FIRST_SPACING_MS;
   private dueAt: number;
   private readonly isAllowed: boolean;
@@ -97,14 +97,14 @@ export class InterimResponses {
     return this.hasQuota && this.send(reply());
   }
 
-  /** Sends an optional interim response; left out until the next one is due. */
+  /** Sends an optional interim response, unless it comes too soon after the last one. */
   progress(reply: () => Reply | undefined): boolean {
     return this.isDue && this.send(reply());
   }
 
   /** Relays an interim response of the origin. */
   relay(reply: Reply): void {
-    if (this.isAllowed && this.relayed < MAX_RELAYED && sendInterim(this.exchange, reply)) this.relayed++;
+    if (this.isAllowed && this.relayedCount < MAX_RELAYED && sendInterim(this.exchange, reply)) this.relayedCount++;
   }
 
   /** Whether `progress` would send something now. */
@@ -116,17 +116,17 @@ export class InterimResponses {
   continue(): void {
     if (!this.owesContinue) return;
     this.owesContinue = false;
-    if (sendContinue(this.exchange)) this.sent++;
+    if (sendContinue(this.exchange)) this.sentCount++;
   }
 
   private get hasQuota(): boolean {
     // One is reserved for the 100: without it some clients wait for ever.
-    return this.isAllowed && this.sent + (this.owesContinue ? 1 : 0) < MAX_INTERIMS;
+    return this.isAllowed && this.sentCount + (this.owesContinue ? 1 : 0) < MAX_INTERIMS;
   }
 
   private send(reply: Reply | undefined): boolean {
     if (!reply || !sendInterim(this.exchange, reply)) return false;
-    this.sent++;
+    this.sentCount++;
     this.dueAt = this.options.monotonic() + this.spacingMs;
     this.spacingMs *= SPACING_GROWTH;
     return true;

@@ -8,6 +8,7 @@ import { type Http2Options, Http2Sessions } from './http2-server.js';
 import { refuseConnection } from './refuse-connection.js';
 import { type MinRate, SlowReaders } from './slow-clients.js';
 
+/** A TCP or Unix address to listen on. */
 export type ListenAddress =
   /** Port 0 picks a free port. */
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
@@ -40,6 +41,7 @@ export interface ListenerOptions {
   readonly onSlowReader?: (socket: Socket) => void;
 }
 
+/** Called for every request and every request to switch protocols, with either version of HTTP. */
 export type Handlers = Http1Handlers;
 
 /** One listening address with all its connections. */
@@ -82,7 +84,7 @@ class HttpListener implements Listener {
   private readonly sockets = new Set<Socket>();
   /** Connections whose protocol is not known yet. */
   private readonly undetected = new Set<Socket>();
-  private accepting = true;
+  private isAccepting = true;
 
   constructor(
     private readonly options: ListenerOptions,
@@ -90,15 +92,19 @@ class HttpListener implements Listener {
   ) {
     const { headersTimeoutMs = HEADERS_TIMEOUT_MS, keepAliveTimeoutMs = KEEP_ALIVE_TIMEOUT_MS } = options;
     const { responseRate = NO_RATE, onSlowReader = () => undefined } = options;
-    const times = { headersTimeoutMs, keepAliveTimeoutMs };
+    const timeouts = { headersTimeoutMs, keepAliveTimeoutMs };
     this.headersTimeoutMs = headersTimeoutMs;
     const slowReaders = (this.slowReaders = new SlowReaders(responseRate, onSlowReader));
     const onUpgrade: Handlers['onUpgrade'] = (req, socket, head) => {
       slowReaders.forget(socket);
       handlers.onUpgrade(req, socket, head);
     };
-    this.http1 = new Http1Server({ ...options, ...times }, { ...handlers, onUpgrade });
-    this.http2 = new Http2Sessions({ ...options, ...times }, (exchange) => handlers.onRequest(exchange), slowReaders);
+    this.http1 = new Http1Server({ ...options, ...timeouts }, { ...handlers, onUpgrade });
+    this.http2 = new Http2Sessions(
+      { ...options, ...timeouts },
+      (exchange) => handlers.onRequest(exchange),
+      slowReaders,
+    );
     const { server } = this.http1;
     server.on('connection', (socket: Socket) => this.acceptConnection(socket));
     if (options.tls) server.on('secureConnection', (socket: TLSSocket) => this.serveSecure(socket));
@@ -131,8 +137,8 @@ class HttpListener implements Listener {
   }
 
   stopAccepting(): void {
-    if (this.accepting) this.http1.server.close();
-    this.accepting = false;
+    if (this.isAccepting) this.http1.server.close();
+    this.isAccepting = false;
     for (const socket of this.undetected) socket.destroy();
     this.http1.drain();
     this.http2.drain();
@@ -213,22 +219,21 @@ export type DetectedProtocol = 'http1' | 'http2' | 'late' | 'silent' | 'closed';
 export function detectProtocol(
   socket: Socket,
   timeoutMs: number,
-  onDetected: (spoken: DetectedProtocol) => void,
+  onDetected: (protocol: DetectedProtocol) => void,
 ): void {
   let received: Buffer = Buffer.alloc(0);
-  const finish = (spoken: DetectedProtocol): void => {
+  const finish = (protocol: DetectedProtocol): void => {
     clearTimeout(timer);
     socket.off('readable', inspect).off('end', onEnd).off('close', onEnd).off('error', onEnd);
     // After the end of the connection nothing can be put back, and no parser would read it.
-    if (spoken !== 'http1' && spoken !== 'http2') return onDetected(spoken);
+    if (protocol !== 'http1' && protocol !== 'http2') return onDetected(protocol);
     socket.unshift(received);
     socket.on('error', ignore);
-    // Inside 'readable' Node has scheduled another read. Without this turn of the event loop the read would come after
-    // the new owner has paused the connection, pausing would have no effect from then on, and a body would fill the
-    // memory.
+    // Inside 'readable' Node has scheduled another read, which would come after the new owner has paused the socket.
+    // Pausing would have no effect from then on, and a body would fill the memory.
     setImmediate(() => {
       socket.off('error', ignore);
-      onDetected(socket.destroyed ? 'closed' : spoken);
+      onDetected(socket.destroyed ? 'closed' : protocol);
     });
   };
   const onEnd = (): void => finish('closed');

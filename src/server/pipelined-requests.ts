@@ -66,7 +66,7 @@ export class PipelinedRequests {
   add(exchange: Http1Exchange, start: () => void): void {
     this.newestExchange = exchange;
     if (this.waiting.length === 0 && this.mayRun(exchange)) return this.run({ exchange, start });
-    // More requests of the read that made the connection end are dropped.
+    // One read may bring more requests after the one that made the connection end.
     if (this.socket.destroyed) return;
     this.waiting.push({ exchange, start });
     waitingInAll++;
@@ -98,11 +98,11 @@ export class PipelinedRequests {
     this.running.delete(exchange);
     if (this.newestExchange === exchange) this.newestExchange = undefined;
     while (!this.socket.destroyed && this.waiting.length > 0 && this.mayRun(this.waiting[0]!.exchange))
-      this.run(this.next());
+      this.run(this.takeNext());
     if (this.waiting.length < PAUSE_READING_AT) this.resumeReading();
   }
 
-  private next(): WaitingRequest {
+  private takeNext(): WaitingRequest {
     waitingInAll--;
     return this.waiting.shift()!;
   }

@@ -6,15 +6,16 @@ import { type Problem, problemReply } from '../protocol/problem.js';
 const LINGER_MS = 2000;
 
 /** Connections whose further input is ignored. */
-const refused = new WeakSet<Socket>();
+const ignored = new WeakSet<Socket>();
 
-export function isRefused(socket: Socket): boolean {
-  return refused.has(socket);
+/** Whether `ignoreFurtherInput` was called for this connection. */
+export function isIgnored(socket: Socket): boolean {
+  return ignored.has(socket);
 }
 
 /** Ignores everything that arrives on this connection from now on. */
 export function ignoreFurtherInput(socket: Socket): void {
-  refused.add(socket);
+  ignored.add(socket);
 }
 
 /** Writes a problem response where no response object exists, and ends the connection. */
@@ -25,7 +26,7 @@ export function refuseConnection(socket: Socket, problem: Problem): void {
     socket.destroy();
     return;
   }
-  socket.end(Buffer.from(textOf(problem)));
+  socket.end(Buffer.from(responseText(problem)));
   const timer = setTimeout(() => socket.destroy(), LINGER_MS);
   socket.once('close', () => clearTimeout(timer));
   // Reads on and discards: closing with unread bytes would reset the connection and discard the response.
@@ -33,7 +34,7 @@ export function refuseConnection(socket: Socket, problem: Problem): void {
 }
 
 /** The problem behind a parser error; undefined when there is no client to tell. */
-export function problemOf(error: NodeJS.ErrnoException): Problem | undefined {
+export function parseProblem(error: NodeJS.ErrnoException): Problem | undefined {
   const { code = '' } = error;
   if (code === 'HPE_HEADER_OVERFLOW') return { status: 431, detail: 'The header section is longer than 16 KiB.' };
   if (code === 'HPE_CHUNK_EXTENSIONS_OVERFLOW') return { status: 413, detail: 'The chunk extensions are too long.' };
@@ -44,7 +45,7 @@ export function problemOf(error: NodeJS.ErrnoException): Problem | undefined {
   return { status: 400, detail: 'The request is no valid HTTP/1.1 message.' };
 }
 
-function textOf(problem: Problem): string {
+function responseText(problem: Problem): string {
   const { status, headers, body } = problemReply(problem);
   const lines = [
     `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}`,

@@ -85,12 +85,12 @@ function http2Headers(req: Http2ServerRequest): HeaderLine[] {
   const lines: HeaderLine[] = authority === undefined ? [] : [['host', authority]];
   // A Host equal to `:authority` is dropped; a different one is left for `hostError` to refuse.
   lines.push(...fields.filter(([name, value]) => name !== 'host' || value !== authority));
-  const crumbs = lines.filter(([name]) => name === 'cookie').map(([, value]) => value);
-  const first = lines.findIndex(([name]) => name === 'cookie');
-  if (crumbs.length < 2) return lines;
-  return lines.flatMap((line, at): HeaderLine[] => {
+  const cookies = lines.filter(([name]) => name === 'cookie').map(([, value]) => value);
+  if (cookies.length < 2) return lines;
+  const firstCookie = lines.findIndex(([name]) => name === 'cookie');
+  return lines.flatMap((line, index): HeaderLine[] => {
     if (line[0] !== 'cookie') return [line];
-    return at === first ? [['cookie', crumbs.join('; ')]] : [];
+    return index === firstCookie ? [['cookie', cookies.join('; ')]] : [];
   });
 }
 
@@ -124,6 +124,7 @@ function hasBody(req: HttpRequest, headers: Headers, contentLength: number | und
   return contentLength !== undefined || fieldValue(headers, 'transfer-encoding') !== undefined;
 }
 
+/** A parsed request target. */
 export interface Target {
   /** In origin-form, or `*`. */
   readonly target: string;
@@ -158,10 +159,10 @@ export function canonicalTarget({ target, path }: Pick<Target, 'target' | 'path'
 
 function originForm(target: string): Target {
   const raw = pathOf(target);
-  const asSent = normalizePath(raw);
-  const flaw = ambiguityOf(raw, asSent);
-  if (flaw !== undefined) return { target, path: asSent, ambiguity: flaw };
-  return { target, path: removeDotSegments(asSent) };
+  const normalized = normalizePath(raw);
+  const flaw = ambiguityOf(raw, normalized);
+  if (flaw !== undefined) return { target, path: normalized, ambiguity: flaw };
+  return { target, path: removeDotSegments(normalized) };
 }
 
 function pathOf(target: string): string {
@@ -180,25 +181,25 @@ const AMBIGUITIES: readonly (readonly [form: RegExp, flaw: string])[] = [
   [/%C[01]%[89AB][0-9A-F]|%E0%[89][0-9A-F]|%F0%8[0-9A-F]/, 'an overlong UTF-8 sequence'],
 ];
 
-function ambiguityOf(raw: string, asSent: string): string | undefined {
-  const known = AMBIGUITIES.find(([form]) => form.test(asSent));
-  if (known) return known[1];
-  if (dotSegments(asSent) !== dotSegments(raw)) return 'an escaped dot segment';
-  return hidesStructure(asSent) ? 'a character that some servers take for a slash or a dot' : undefined;
+function ambiguityOf(raw: string, normalized: string): string | undefined {
+  const match = AMBIGUITIES.find(([form]) => form.test(normalized));
+  if (match) return match[1];
+  if (countDotSegments(normalized) !== countDotSegments(raw)) return 'an escaped dot segment';
+  return hidesStructure(normalized) ? 'a character that some servers take for a slash or a dot' : undefined;
 }
 
-function dotSegments(path: string): number {
+function countDotSegments(path: string): number {
   return path.split('/').filter((segment) => segment === '.' || segment === '..').length;
 }
 
 /** Whether the path contains characters, such as full-width forms, that NFKC turns into slashes or dots. */
-function hidesStructure(asSent: string): boolean {
-  if (!/%[EF]/.test(asSent)) return false;
-  const folded = toNfkc(unescape(asSent));
+function hidesStructure(normalized: string): boolean {
+  if (!/%[EF]/.test(normalized)) return false;
+  const nfkc = toNfkc(unescape(normalized));
   return (
-    /\\/.test(folded) ||
-    folded.split('/').length !== asSent.split('/').length ||
-    dotSegments(folded) > dotSegments(asSent)
+    /\\/.test(nfkc) ||
+    nfkc.split('/').length !== normalized.split('/').length ||
+    countDotSegments(nfkc) > countDotSegments(normalized)
   );
 }
 
@@ -214,6 +215,10 @@ const UNUSUAL = /[;\\]|%(?:[01]|2[035BF]|3[BF]|5C|7F|[89A-F])|%(?![0-9A-F]{2})|\
 /** A transformation that some servers apply to paths and others do not. */
 type DecodingStep = (path: string) => readonly string[];
 
+/**
+ * Servers unescape once, twice or not at all, before or after resolving dot segments. They merge slashes, turn backslashes
+ * into slashes, and drop parameters, control characters, a leading authority, and dots and blanks at the end.
+ */
 const STEPS: readonly DecodingStep[] = [
   (path) => [path, unescape(path), fullyUnescaped(path)],
   (path) => [path, path.replace(/[\0?#].*/s, '')],
@@ -228,16 +233,14 @@ const STEPS: readonly DecodingStep[] = [
 ];
 
 /**
- * Every other path, in normal form, that a server may read the target as; undefined when there are too many. Servers
- * unescape once, twice or not at all, before or after resolving dot segments; they merge slashes, turn backslashes into
- * slashes, and drop parameters, control characters, and trailing dots and blanks. Time is bounded: every step is linear
- * and takes at most `MAX_READINGS` paths of at most `MAX_UNUSUAL_PATH_LENGTH`.
+ * Every other path, in normal form, that a server may read the target as; undefined when there are too many. `STEPS` lists
+ * what servers do to a path; each step is linear and takes at most `MAX_READINGS` paths of `MAX_UNUSUAL_PATH_LENGTH`.
  */
 export function otherReadings({ target, path }: Pick<Target, 'target' | 'path'>): readonly string[] | undefined {
-  const asSent = normalizePath(pathOf(target));
-  if (path === '*' || (!UNUSUAL.test(asSent) && asSent === path)) return [];
-  if (asSent.length > MAX_UNUSUAL_PATH_LENGTH) return undefined;
-  let paths: ReadonlySet<string> = new Set([asSent]);
+  const normalized = normalizePath(pathOf(target));
+  if (path === '*' || (!UNUSUAL.test(normalized) && normalized === path)) return [];
+  if (normalized.length > MAX_UNUSUAL_PATH_LENGTH) return undefined;
+  let paths: ReadonlySet<string> = new Set([normalized]);
   for (const step of STEPS) {
     paths = new Set([...paths].flatMap(step));
     if (paths.size > MAX_READINGS) return undefined;

@@ -29,23 +29,23 @@ export type SendResult = 'complete' | 'client-left' | 'cut';
  * body fails or its length differs from the announced one, the connection or stream is ended visibly incomplete.
  */
 export async function sendReply(exchange: Exchange, reply: Reply): Promise<SendResult> {
-  const watch = new ResponseWatcher(exchange);
+  const watcher = new ResponseWatcher(exchange);
   try {
-    if (watch.isGone) return 'client-left';
+    if (watcher.hasClientLeft) return 'client-left';
     const lines = linesOf(reply, exchange);
-    let ended: SendResult | 'not-started';
+    let result: SendResult | 'not-started';
     try {
-      ended = await writeBody(exchange, reply, lines, watch);
+      result = await writeBody(exchange, reply, lines, watcher);
     } catch (error) {
       if (!(error instanceof HeadTooLarge)) throw error;
       if (typeof reply.body === 'object') cancelSource(reply.body);
       return await sendReply(exchange, problemReply({ status: 502, detail: LARGE_HEAD }));
     }
-    if (ended === 'not-started') return await sendReply(exchange, problemReply({ status: 502, detail: NO_CONTENT }));
-    if (ended === 'cut') abortResponse(exchange, lines);
-    return ended === 'complete' ? await watch.finished() : ended;
+    if (result === 'not-started') return await sendReply(exchange, problemReply({ status: 502, detail: NO_CONTENT }));
+    if (result === 'cut') abortResponse(exchange, lines);
+    return result === 'complete' ? await watcher.finished() : result;
   } finally {
-    watch.stop();
+    watcher.stop();
     if (typeof reply.body === 'object' && !exchange.res.headersSent) cancelSource(reply.body);
   }
 }
@@ -74,8 +74,8 @@ export async function respondEarly(
   if (awaitsContinue(exchange)) res.shouldKeepAlive = false;
   if (!req.complete) lingerBeforeClosing(req);
   const sent = sendReply(exchange, reply);
-  discard(req, limits, (ended) => {
-    if (!ended) req.socket.destroy();
+  discard(req, limits, (hasEnded) => {
+    if (!hasEnded) req.socket.destroy();
   });
   return sent;
 }
@@ -116,13 +116,13 @@ function framedLines(
   // RFC 9110 §8.6: a 204 has no Content-Length.
   if (status === 204) return withoutFields(lines, CONTENT_LENGTH);
   const size = typeof body === 'object' ? bodySize : Buffer.byteLength(body ?? '');
-  // Only chunks can be followed by trailers (RFC 9112 §7.1.2). The size is known when the origin's response is
-  // complete, and so are its trailers.
+  // A known size means that the answer is complete, and so are its trailers, which can follow chunks only (RFC 9112
+  // §7.1.2).
   if (mayBeChunked && size !== undefined && trailers && trailers().length > 0)
     return withoutFields(lines, CONTENT_LENGTH);
   const announced = fieldValue(lines, 'content-length');
-  const announcesNoBody = method === 'HEAD' || status === 304;
-  if (size === undefined || (announcesNoBody && (announced !== undefined || size === 0))) return lines;
+  const describesNoBody = method === 'HEAD' || status === 304;
+  if (size === undefined || (describesNoBody && (announced !== undefined || size === 0))) return lines;
   if (announced === `${size}`) return lines;
   return [...withoutFields(lines, CONTENT_LENGTH), ['Content-Length', `${size}`]];
 }
@@ -146,23 +146,23 @@ async function writeBody(
   exchange: Exchange,
   reply: Reply,
   lines: readonly HeaderLine[],
-  watch: ResponseWatcher,
+  watcher: ResponseWatcher,
 ): Promise<SendResult | 'not-started'> {
   const { req, res } = exchange;
   const { status, body, trailers } = reply;
   const begin = (): void => writeHead(exchange, reply, lines);
-  const hasNone = req.method === 'HEAD' || status === 204 || status === 304;
-  if (typeof body !== 'object' || hasNone) {
+  const isBodiless = req.method === 'HEAD' || status === 204 || status === 304;
+  if (typeof body !== 'object' || isBodiless) {
     begin();
     if (typeof body === 'object') cancelSource(body);
-    endResponse(res, typeof body === 'object' || hasNone ? '' : (body ?? ''));
+    endResponse(res, typeof body === 'object' || isBodiless ? '' : (body ?? ''));
     return 'complete';
   }
   const announced = fieldValue(lines, 'content-length');
-  const ended = await pump(body, res, watch, announced === undefined ? undefined : Number(announced), begin);
-  if (ended !== 'complete') return ended;
-  const last = trailers?.() ?? [];
-  if (last.length > 0) addTrailers(res, last);
+  const result = await pump(body, res, watcher, announced === undefined ? undefined : Number(announced), begin);
+  if (result !== 'complete') return result;
+  const trailerLines = trailers?.() ?? [];
+  if (trailerLines.length > 0) addTrailers(res, trailerLines);
   res.end();
   return 'complete';
 }
@@ -181,9 +181,9 @@ function addTrailers(res: HttpResponse, trailers: readonly HeaderLine[]): void {
 function abortResponse(exchange: Exchange, lines: readonly HeaderLine[]): void {
   if (isHttp2(exchange)) return destroyExchange(exchange);
   const { chunkedEncoding, socket } = exchange.res;
-  const isUntilClose = !chunkedEncoding && fieldValue(lines, 'content-length') === undefined;
+  const endsWithConnection = !chunkedEncoding && fieldValue(lines, 'content-length') === undefined;
   // For such a body the end of the connection is the regular end; only a reset shows that it is incomplete.
-  if (isUntilClose && socket) resetConnection(socket);
+  if (endsWithConnection && socket) resetConnection(socket);
   else destroyExchange(exchange);
 }
 
@@ -192,7 +192,7 @@ function abortResponse(exchange: Exchange, lines: readonly HeaderLine[]): void {
  * 'close'.
  */
 class ResponseWatcher {
-  private end: 'complete' | 'client-left' | undefined;
+  private outcome: 'complete' | 'client-left' | undefined;
   private wake: (() => void) | undefined;
   private readonly emitters: EventEmitter[];
   private readonly out: Writable;
@@ -206,20 +206,20 @@ class ResponseWatcher {
     this.out.once('finish', this.onFinish);
     // A failed write is followed by 'close', which is handled.
     this.out.on('error', () => undefined);
-    const hasClientLeft = overHttp2
+    const isDestroyed = overHttp2
       ? exchange.res.stream.destroyed || exchange.res.stream.aborted
       : exchange.req.socket.destroyed;
-    if (hasClientLeft) this.onClosed();
+    if (isDestroyed) this.onClosed();
   }
 
-  get isGone(): boolean {
-    return this.end === 'client-left';
+  get hasClientLeft(): boolean {
+    return this.outcome === 'client-left';
   }
 
   /** Settles like `step`, or resolves to undefined as soon as the client has left. */
   until<T>(step: Promise<T>): Promise<T | undefined> {
     return new Promise((resolve, reject) => {
-      if (this.isGone) return resolve(undefined);
+      if (this.hasClientLeft) return resolve(undefined);
       this.wake = () => resolve(undefined);
       step.then(resolve, reject);
     });
@@ -228,8 +228,8 @@ class ResponseWatcher {
   /** Fulfilled when the response was passed to the connection completely, or the client has left. */
   finished(): Promise<'complete' | 'client-left'> {
     return new Promise((resolve) => {
-      if (this.end) return resolve(this.end);
-      this.wake = () => resolve(this.end!);
+      if (this.outcome) return resolve(this.outcome);
+      this.wake = () => resolve(this.outcome!);
     });
   }
 
@@ -242,8 +242,8 @@ class ResponseWatcher {
 
   private readonly onFinish = (): void => this.settle('complete');
 
-  private settle(end: 'complete' | 'client-left'): void {
-    this.end ??= end;
+  private settle(outcome: 'complete' | 'client-left'): void {
+    this.outcome ??= outcome;
     this.wake?.();
   }
 }
@@ -255,7 +255,7 @@ class ResponseWatcher {
 async function pump(
   body: AsyncIterable<Uint8Array>,
   res: NodeJS.WritableStream,
-  watch: ResponseWatcher,
+  watcher: ResponseWatcher,
   announcedSize: number | undefined,
   begin: () => void,
 ): Promise<'complete' | 'client-left' | 'cut' | 'not-started'> {
@@ -265,15 +265,16 @@ async function pump(
   try {
     for (;;) {
       // The source of the body reports why it failed; the client can only see that it did.
-      const step = await watch.until(source.next()).catch(() => 'failed' as const);
+      const step = await watcher.until(source.next()).catch(() => 'failed' as const);
       if (!step) return 'client-left';
       if (step !== 'failed' && !step.done) size += step.value.length;
-      const isWrong = announcedSize !== undefined && (size > announcedSize || (isEnd(step) && size < announcedSize));
-      if (step === 'failed' || isWrong) return hasBegun ? 'cut' : 'not-started';
+      const hasWrongSize =
+        announcedSize !== undefined && (size > announcedSize || (isEnd(step) && size < announcedSize));
+      if (step === 'failed' || hasWrongSize) return hasBegun ? 'cut' : 'not-started';
       if (!hasBegun) begin();
       hasBegun = true;
       if (step.done) return 'complete';
-      if (!res.write(step.value)) await watch.until(drained(res));
+      if (!res.write(step.value)) await watcher.until(drained(res));
     }
   } finally {
     stopSource(body, source);

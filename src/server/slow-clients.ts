@@ -164,6 +164,7 @@ interface SendQueue {
   readonly pendingBytes: number;
   /** Bytes sent so far. */
   readonly sentBytes: number;
+  /** Ends the connection or stream of a client that is too slow. */
   end(): void;
 }
 
@@ -197,10 +198,10 @@ export class SlowReaders {
     };
     this.watch(socket, {
       get pendingBytes() {
-        return socket.writableLength + handleOf(socket).writeQueueSize;
+        return socket.writableLength + writeHandleOf(socket).writeQueueSize;
       },
       get sentBytes() {
-        const { bytesWritten, writeQueueSize } = handleOf(socket);
+        const { bytesWritten, writeQueueSize } = writeHandleOf(socket);
         return bytesWritten - writeQueueSize;
       },
       end,
@@ -212,7 +213,7 @@ export class SlowReaders {
     const end = (): void => {
       this.onSlow(socket);
       stream.on('error', () => undefined);
-      stream.destroy(new Error('the client does not take its answer'));
+      stream.destroy(new Error('the client does not read its response'));
     };
     this.watch(stream, {
       get pendingBytes() {
@@ -254,16 +255,16 @@ export class SlowReaders {
   }
 }
 
-interface WritingHandle {
+interface WriteHandle {
   /** All bytes passed to the handle. */
   readonly bytesWritten: number;
   /** The part of them that the operating system has not accepted. */
   readonly writeQueueSize: number;
 }
 
-/** Reads the handle itself, because an HTTP/2 session writes to it without its socket. */
-function handleOf(socket: Socket): WritingHandle {
-  const { _handle: handle } = socket as Socket & { readonly _handle?: Partial<WritingHandle> | null };
+/** The socket's own counters would miss the bytes of an HTTP/2 session, which writes to the handle directly. */
+export function writeHandleOf(socket: Socket): WriteHandle {
+  const { _handle: handle } = socket as Socket & { readonly _handle?: Partial<WriteHandle> | null };
   return { bytesWritten: handle?.bytesWritten ?? 0, writeQueueSize: handle?.writeQueueSize ?? 0 };
 }
 

@@ -57,8 +57,8 @@ export class TrustedProxies {
     const proxy = peer.isDisconnected ? undefined : this.find(peer.address);
     if (!proxy) return { connection: untrustedPeerFacts(peer, headers) };
     const hops = receivedHops(headers);
-    const walkHops = this.walk(hops, peer.address, proxy);
-    const trustedHops = hops.slice(walkHops.at);
+    const walk = this.walkHops(hops, peer.address, proxy);
+    const trustedHops = hops.slice(walk.firstTrusted);
     return {
       scheme: trustedHops
         .map(({ proto }) => proto?.toLowerCase())
@@ -69,10 +69,10 @@ export class TrustedProxies {
       connection: {
         peerAddress: peer.address,
         encrypted: peer.encrypted,
-        clientAddress: walkHops.client,
+        clientAddress: walk.client,
         peerIsTrusted: true,
-        relaysInterim: walkHops.relays,
-        isClientsOwn: walkHops.isApart,
+        relaysInterim: walk.relaysInterim,
+        isClientsOwn: walk.isClientsOwn,
       },
     };
   }
@@ -86,21 +86,21 @@ export class TrustedProxies {
    * Follows the hops from the nearest to the farthest as long as a trusted proxy reported each; the client could have
    * invented those further left. A property holds for the chain only if every proxy in it has it.
    */
-  private walk(hops: readonly ForwardedHop[], peer: string, { relaysInterim, connectionPerClient }: TrustedProxy) {
+  private walkHops(hops: readonly ForwardedHop[], peer: string, nearest: TrustedProxy) {
     let client = peer;
-    let relays = relaysInterim;
-    let isApart = connectionPerClient === true;
-    let at = hops.length;
-    while (at > 0) {
-      const node = hops[--at]!.for;
+    let relaysInterim = nearest.relaysInterim;
+    let isClientsOwn = nearest.connectionPerClient === true;
+    let firstTrusted = hops.length;
+    while (firstTrusted > 0) {
+      const node = hops[--firstTrusted]!.for;
       if (node === undefined || !ipaddr.isValid(node)) break;
       client = node;
       const proxy = this.find(node);
       if (!proxy) break;
-      relays &&= proxy.relaysInterim;
-      isApart &&= proxy.connectionPerClient === true;
+      relaysInterim &&= proxy.relaysInterim;
+      isClientsOwn &&= proxy.connectionPerClient === true;
     }
-    return { client, relays, isApart, at };
+    return { client, relaysInterim, isClientsOwn, firstTrusted };
   }
 
   private find(address: string): TrustedProxy | undefined {
@@ -137,9 +137,10 @@ export function isAuthority(text: string): boolean {
   return /^(?:(?:[A-Za-z0-9._~!$&'*+-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?$/.test(text);
 }
 
+/** An address counts as a range of one. IPv4-mapped IPv6 ranges become IPv4, as peer addresses do. */
 function parseRange(cidr: string): [ipaddr.IPv4 | ipaddr.IPv6, number] {
-  const whole = cidr.includes('/') ? cidr : `${cidr}/${ipaddr.parse(cidr).kind() === 'ipv4' ? 32 : 128}`;
-  const [start, bits] = ipaddr.parseCIDR(whole);
+  const range = cidr.includes('/') ? cidr : `${cidr}/${ipaddr.parse(cidr).kind() === 'ipv4' ? 32 : 128}`;
+  const [start, bits] = ipaddr.parseCIDR(range);
   if (start.kind() === 'ipv6' && (start as ipaddr.IPv6).isIPv4MappedAddress() && bits >= 96) {
     return [(start as ipaddr.IPv6).toIPv4Address(), bits - 96];
   }
