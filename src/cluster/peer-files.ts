@@ -90,7 +90,7 @@ export class PeerFiles {
   private async receiveFile(id: string, name: string, { req }: Exchange): Promise<number> {
     const { spool } = this.options;
     const size = Number(req.headers['content-length']);
-    const body = new Body(req, { declaredLength: size, idleMs: IDLE_MS, onWanted: () => undefined });
+    const body = new Body(req, { declaredLength: size, idleMs: IDLE_MS, onFirstRead: () => undefined });
     const arriving = new ArrivingBlocks(`${id}/${name}`, size);
     const writer = await spool.create(id, name);
     let isComplete = false;

@@ -193,13 +193,13 @@ export class UploadRequestHandler {
     try {
       return await run({
         body: this.bodyOf(uploadRequest, intent),
-        tell: (news) => this.tell(uploadRequest, news),
+        sendInterim: (news) => this.tell(uploadRequest, news),
         onInterim: (interim) => this.relayInterim(uploadRequest, interim),
         onOffset: uploadRequest.onUpload,
-        hears: () => uploadRequest.protocol !== plain && uploadRequest.interims.isDue,
+        wantsProgress: () => uploadRequest.protocol !== plain && uploadRequest.interims.isDue,
         credentials: credentialsIn(head.headers, uploadRequest.route.delivery),
-        left: left.signal,
-        gone: gone.signal,
+        clientLeft: left.signal,
+        clientGone: gone.signal,
         doesNotWait: doesNotWait(uploadRequest),
         ...(uploadRequest.route.authorize.recheck && this.recheckOf(uploadRequest)),
       });
@@ -227,7 +227,7 @@ export class UploadRequestHandler {
       idleMs: this.options.idleMs,
       sinceHeldBackMs: () => sinceReadHeldMs(exchange.req),
       watch: (body) => this.options.requestRates?.watch(exchange, body) ?? NO_OP,
-      onWanted: () => interims.continue(),
+      onFirstRead: () => interims.continue(),
       trailers: () => fromRawHeaders(exchange.req.rawTrailers),
       wasReset: () => isHttp2(exchange) && exchange.req.stream.rstCode !== 0,
     });

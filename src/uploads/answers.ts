@@ -16,13 +16,13 @@ export interface AnswerCall {
   /** The header fields that the authorization service adds for the origin, once `mayComplete` has asked it. */
   readonly addedHeaders?: () => Headers | undefined;
   /** Aborted when the client has left: ends waiting, never a delivery. */
-  readonly left: AbortSignal;
+  readonly clientLeft: AbortSignal;
   /** Aborted when no answer can reach the client any more, which a half-closed connection still allows; `left` by default. */
-  readonly gone?: AbortSignal;
+  readonly clientGone?: AbortSignal;
   /** The client does not wait for the origin (RFC 7240 §4.1), or the route does not allow it to. */
   readonly doesNotWait?: boolean;
   /** Sends an interim response now and then, because proxies in between close silent connections. */
-  readonly tell?: (news: InterimUpdate) => unknown;
+  readonly sendInterim?: (news: InterimUpdate) => unknown;
   /** Receives the interim responses of the origin. */
   readonly onInterim?: InterimListener;
 }
@@ -76,27 +76,28 @@ export class Answers {
   private async result(
     upload: Upload,
     during: 'create' | 'append',
-    { credentials, addedHeaders, left, gone, doesNotWait, tell, onInterim }: AnswerCall,
+    { credentials, addedHeaders, clientLeft, clientGone, doesNotWait, sendInterim, onInterim }: AnswerCall,
   ): Promise<DeliveryResult | Interrupted> {
     // The offset repeats what was shown before: there is nothing else to report before the origin answers.
-    const beat = (): unknown => tell?.({ kind: 'progress', during, upload, offset: shownOffset(upload) });
-    const heart = setInterval(beat, HEARTBEAT_MS);
+    const sendProgress = (): unknown =>
+      sendInterim?.({ kind: 'progress', during, upload, offset: shownOffset(upload) });
+    const heartbeat = setInterval(sendProgress, HEARTBEAT_MS);
     try {
       const newest = { credentials, addedHeaders: addedHeaders?.() };
       const request = {
         ...newest,
-        signal: left,
-        disconnected: gone,
+        signal: clientLeft,
+        disconnected: clientGone,
         snapshot: upload,
         onInterim,
         ...(doesNotWait && { waitMs: 0 }),
       };
       return await this.delivery.result(upload.id, request);
     } catch (error) {
-      if (left.aborted) return { kind: 'interrupted', why: 'client-left' };
+      if (clientLeft.aborted) return { kind: 'interrupted', why: 'client-left' };
       throw error;
     } finally {
-      clearInterval(heart);
+      clearInterval(heartbeat);
     }
   }
 }
@@ -104,9 +105,9 @@ export class Answers {
 /** A request on an upload, without anything of its protocol. */
 export interface UploadCall extends AnswerCall {
   /** Sends an interim response; false when the client cannot receive any. */
-  readonly tell: (news: InterimUpdate) => boolean;
+  readonly sendInterim: (news: InterimUpdate) => boolean;
   /** Whether an interim response about progress would be sent now; true by default. */
-  readonly hears?: () => boolean;
+  readonly wantsProgress?: () => boolean;
   /** Called with the upload before its body, and whenever the offset has moved. */
   readonly onOffset?: (upload: Upload) => void;
   /** For a creation: the principal, the client's own key, and the header fields that the authorization service adds. */

@@ -18,12 +18,12 @@ import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease } from '../store/leases.js';
 import { isStoreUnavailable, type UploadStore } from '../store/upload-store.js';
-import { LastCheck, receive, type Received } from './body-writer.js';
+import { CompletionCheck, receiveBody, type Received } from './body-writer.js';
 import type { CommitPace } from './chunk.js';
 import type { RepresentationHashes } from './digests.js';
 import type { Body } from './request-body.js';
 import type { AcknowledgedOffsets } from './shown-offsets.js';
-import { type Allowance, allowance, LOST } from './validate.js';
+import { type Allowance, allowance, BYTES_LOST } from './validate.js';
 
 export interface AppendDeps {
   readonly store: UploadStore;
@@ -43,9 +43,9 @@ export interface AppendTask {
   readonly lease: Lease;
   readonly body: Body;
   /** Sends an interim response. */
-  readonly tell: (news: InterimUpdate) => unknown;
+  readonly sendInterim: (news: InterimUpdate) => unknown;
   /** Whether an interim response about progress would be sent now; true by default. */
-  readonly hears?: () => boolean;
+  readonly wantsProgress?: () => boolean;
   /** Receives the interim responses of an origin that gets the bytes meanwhile. */
   readonly onInterim?: InterimListener;
   /** Replaces the usual pace of commits. */
@@ -71,12 +71,12 @@ export interface CompleteUpload {
 export class AppendBody {
   constructor(private readonly deps: AppendDeps) {}
 
-  async take(task: AppendTask): Promise<Outcome | Interrupted | CompleteUpload> {
+  async run(task: AppendTask): Promise<Outcome | Interrupted | CompleteUpload> {
     task.onOffset?.(task.upload);
     try {
       const outcome = await this.outcomeOf(await this.receive(task), task);
       if ('upload' in outcome) task.onOffset?.(outcome.upload);
-      await this.promise(outcome);
+      await this.acknowledge(outcome);
       return outcome;
     } catch (fault) {
       return this.giveUpIfLost(fault, task.upload, task.lease);
@@ -86,12 +86,12 @@ export class AppendBody {
   /** Gives up an upload whose record is behind the offset that a client was shown. */
   async giveUpForgotten(upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
     // A newer lease may already have moved the upload on; then nothing was forgotten, and this step is refused.
-    return this.lose(upload, lease, 'The state of this upload was lost.', FORGOTTEN);
+    return this.giveUp(upload, lease, 'The state of this upload was lost.', STEPS_LOST);
   }
 
   /** Ends an upload that exceeded its length or its limits, and removes its bytes (RUFH §4.4.2). */
   async invalidate(upload: Upload, lease: Lease, refusal: Refusal): Promise<Outcome | Interrupted> {
-    const ended = await this.end(upload, lease);
+    const ended = await this.invalidateAndRemove(upload, lease);
     if (!ended) return { kind: 'interrupted', why: 'taken-over' };
     reportClosed(ended, 'invalid', this.deps, refusal.reason);
     return { kind: 'refused', refusal };
@@ -99,20 +99,20 @@ export class AppendBody {
 
   /** Gives up an upload whose acknowledged bytes are lost: its offset must not decrease (RUFH §4.1.1). Else rethrows the fault. */
   async giveUpIfLost(fault: unknown, upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
-    if (!(fault instanceof Fault) || !(await this.isOver(fault, upload))) throw fault;
+    if (!(fault instanceof Fault) || !(await this.hasEnded(fault, upload))) throw fault;
     // A newer request may have finished or cancelled the upload, and so removed its files; then this step is refused.
-    return this.lose(upload, lease, LOST, fault.message);
+    return this.giveUp(upload, lease, BYTES_LOST, fault.message);
   }
 
-  private async lose(upload: Upload, lease: Lease, detail: string, problem: string): Promise<Outcome | Interrupted> {
-    const ended = await this.end(upload, lease, 'lost');
+  private async giveUp(upload: Upload, lease: Lease, detail: string, problem: string): Promise<Outcome | Interrupted> {
+    const ended = await this.invalidateAndRemove(upload, lease, 'lost');
     if (!ended) return { kind: 'interrupted', why: 'taken-over' };
     reportLoss(ended, problem, this.deps);
     return { kind: 'refused', refusal: { reason: 'gone', detail } };
   }
 
   /** Invalidates the upload and removes its bytes; undefined when a newer lease was taken. */
-  private async end({ id }: Upload, lease: Lease, why?: 'lost'): Promise<Upload | undefined> {
+  private async invalidateAndRemove({ id }: Upload, lease: Lease, why?: 'lost'): Promise<Upload | undefined> {
     const { store, spool, hashes, log } = this.deps;
     const ended = await store.invalidate(id, lease.token, why);
     if (ended === 'stale' || ended === 'gone') return undefined;
@@ -137,23 +137,23 @@ export class AppendBody {
 
   private receive(task: AppendTask): Promise<Received> {
     const { intent, upload, lease, body, onCommitted } = task;
-    this.deps.hashes.follow(upload, lease);
-    const limited = intent.kind === 'append' || intent.appendLimitsApply;
+    this.deps.hashes.track(upload, lease);
+    const appendLimitsApply = intent.kind === 'append' || intent.appendLimitsApply;
     const { contentDigests, complete } = intent;
-    return receive(
+    return receiveBody(
       {
         upload,
         lease,
         body,
-        last: complete ? new LastCheck(task, this.deps.hashes) : undefined,
-        allowance: allowance(upload, limited),
+        completionCheck: complete ? new CompletionCheck(task, this.deps.hashes) : undefined,
+        allowance: allowance(upload, appendLimitsApply),
         contentDigests,
-        atLeast: limited ? leastBytes(intent, upload) : undefined,
+        minBytes: appendLimitsApply ? minBytes(intent, upload) : undefined,
         onCommitted: (now) => {
-          this.deps.hashes.committed(now, lease.token);
+          this.deps.hashes.noteCommitted(now, lease.token);
           onCommitted?.(now);
           task.onOffset?.(now);
-          return this.tellProgress(now, task);
+          return this.reportProgress(now, task);
         },
       },
       { ...this.deps, pace: task.pace ?? this.deps.pace },
@@ -161,14 +161,14 @@ export class AppendBody {
   }
 
   /** Acknowledges the offset before it is shown. Does neither when the client cannot receive progress. */
-  private async tellProgress(now: Upload, { intent, upload, tell, hears }: AppendTask): Promise<void> {
-    if (hears?.() === false) return;
+  private async reportProgress(now: Upload, { intent, upload, sendInterim, wantsProgress }: AppendTask): Promise<void> {
+    if (wantsProgress?.() === false) return;
     const offset = progressOffset(now, upload, intent);
     await this.deps.acknowledged.acknowledgeState(now, offset);
-    tell({ kind: 'progress', during: intent.kind, upload: now, offset });
+    sendInterim({ kind: 'progress', during: intent.kind, upload: now, offset });
   }
 
-  private async promise(outcome: Outcome | Interrupted | CompleteUpload): Promise<void> {
+  private async acknowledge(outcome: Outcome | Interrupted | CompleteUpload): Promise<void> {
     const { acknowledged } = this.deps;
     if (outcome.kind === 'complete') return acknowledged.acknowledgeComplete(outcome.upload);
     const shown = outcome.kind === 'refused' ? outcome.refusal : outcome;
@@ -198,7 +198,7 @@ export class AppendBody {
   }
 
   /** True when nothing can be added to the upload any more: bytes of it are lost, or another request has ended it. */
-  private async isOver({ code }: Fault, { id }: Upload): Promise<boolean> {
+  private async hasEnded({ code }: Fault, { id }: Upload): Promise<boolean> {
     if (code === 'BYTES_LOST') return true;
     if (code !== 'STORAGE_UNAVAILABLE') return false;
     if ((await this.deps.store.get(id))?.phase !== 'receiving') return true;
@@ -220,9 +220,9 @@ export class AppendBody {
   }
 }
 
-const FORGOTTEN = 'the store has lost confirmed steps of this upload';
+const STEPS_LOST = 'the store has lost confirmed steps of this upload';
 
-function leastBytes(intent: CreateIntent | AppendIntent, upload: Upload): number | undefined {
+function minBytes(intent: CreateIntent | AppendIntent, upload: Upload): number | undefined {
   const isEmptyCreation = intent.kind === 'create' && intent.contentLength === 0;
   return intent.complete || isEmptyCreation ? undefined : upload.limits.minAppendSize;
 }
@@ -242,7 +242,7 @@ export interface EagerFeeds {
   stopEager(id: string): void;
 }
 
-export interface EagerFeedDeps {
+export interface EagerAppendDeps {
   readonly store: Pick<UploadStore, 'get'>;
   readonly appendBody: AppendBody;
   readonly acknowledged: AcknowledgedOffsets;
@@ -252,33 +252,33 @@ export interface EagerFeedDeps {
 }
 
 /** The origin only gets committed bytes, so that the usual pace would keep it waiting. */
-const FEEDING_PACE: CommitPace = { bytes: 4 * 1024 * 1024, everyMs: 100, firstAtOnce: true };
+const EAGER_PACE: CommitPace = { bytes: 4 * 1024 * 1024, everyMs: 100, firstAtOnce: true };
 
 /** Receives a body while the origin gets its bytes, and stops when the origin has answered. */
 export class EagerAppend {
   private readonly pace: CommitPace;
 
-  constructor(private readonly deps: EagerFeedDeps) {
-    this.pace = deps.pace.bytes < FEEDING_PACE.bytes ? deps.pace : FEEDING_PACE;
+  constructor(private readonly deps: EagerAppendDeps) {
+    this.pace = deps.pace.bytes < EAGER_PACE.bytes ? deps.pace : EAGER_PACE;
   }
 
-  async take(task: AppendTask): Promise<Outcome | Interrupted | CompleteUpload> {
+  async run(task: AppendTask): Promise<Outcome | Interrupted | CompleteUpload> {
     const { appendBody, feeds } = this.deps;
     const { intent, upload, lease } = task;
     const feed = feeds?.startEager(upload);
-    const untold = feed?.takeEarlyAnswer();
-    if (untold) return this.outcomeOf(untold, intent);
-    const taken = await this.appendWhileFeeding(task, appendBody, feed);
-    if (taken.kind === 'complete') return taken;
-    const early = feed?.takeEarlyAnswer();
-    if (early) return this.outcomeOf(early, intent);
-    if (!feed && taken.kind !== 'interrupted') return taken;
-    const now = await this.asItIs(upload.id);
+    const earlierAnswer = feed?.takeEarlyAnswer();
+    if (earlierAnswer) return this.outcomeOf(earlierAnswer, intent);
+    const outcome = await this.appendWhileFeeding(task, appendBody, feed);
+    if (outcome.kind === 'complete') return outcome;
+    const earlyAnswer = feed?.takeEarlyAnswer();
+    if (earlyAnswer) return this.outcomeOf(earlyAnswer, intent);
+    if (!feed && outcome.kind !== 'interrupted') return outcome;
+    const now = await this.currentUpload(upload.id);
     if (now?.phase === 'invalid') feeds?.stopEager(upload.id);
     // The origin has answered over another connection, and no newer request has taken this lease.
-    if (now?.phase === 'answered' && taken.kind === 'interrupted' && !lease.signal.aborted)
+    if (now?.phase === 'answered' && outcome.kind === 'interrupted' && !lease.signal.aborted)
       return { kind: 'complete', upload: now };
-    return taken;
+    return outcome;
   }
 
   private async appendWhileFeeding(
@@ -286,7 +286,7 @@ export class EagerAppend {
     appendBody: AppendBody,
     feed: EagerFeed | undefined,
   ): Promise<Outcome | Interrupted | CompleteUpload> {
-    if (!feed) return appendBody.take(task);
+    if (!feed) return appendBody.run(task);
     const { body, upload, onInterim } = task;
     const stop = (): void => body.stop();
     feed.setInterimListener(onInterim);
@@ -294,14 +294,14 @@ export class EagerAppend {
     feed.answeredEarly.addEventListener('abort', stop, { once: true });
     if (feed.answeredEarly.aborted) stop();
     try {
-      return await appendBody.take({ ...task, pace: this.pace, onCommitted: (now) => feed.onCommitted(now) });
+      return await appendBody.run({ ...task, pace: this.pace, onCommitted: (now) => feed.onCommitted(now) });
     } finally {
       feed.answeredEarly.removeEventListener('abort', stop);
     }
   }
 
   /** The current state of the upload; undefined while the store is unavailable. */
-  private async asItIs(id: string): Promise<Upload | undefined> {
+  private async currentUpload(id: string): Promise<Upload | undefined> {
     try {
       return await this.deps.store.get(id);
     } catch (fault) {
@@ -315,7 +315,7 @@ export class EagerAppend {
     intent: CreateIntent | AppendIntent,
   ): Promise<Outcome> {
     // The answer carries the offset of now.
-    const upload = (await this.asItIs(asAnswered.id)) ?? asAnswered;
+    const upload = (await this.currentUpload(asAnswered.id)) ?? asAnswered;
     // The answer may not be recorded yet: if it breaks off, the upload goes on from this offset.
     await this.deps.acknowledged.acknowledgeState(upload);
     return kind === 'parked' ? { kind, upload, answer } : { kind, to: intent.kind, upload, answer };

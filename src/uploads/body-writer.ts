@@ -22,12 +22,12 @@ export interface ReceiveTask {
   readonly lease: Lease;
   readonly body: Body;
   /** Present when the proper end of the body completes the upload, unless this check objects. */
-  readonly last?: LastCheck;
+  readonly completionCheck?: CompletionCheck;
   readonly allowance?: Allowance;
   /** Verified for this body alone before any of it counts (RFC 9530 §2). */
   readonly contentDigests: readonly Digest[];
   /** A body with fewer bytes is refused. */
-  readonly atLeast?: number;
+  readonly minBytes?: number;
   /** Called after every commit; the next commit waits for it. */
   readonly onCommitted: (upload: Upload) => unknown;
 }
@@ -47,15 +47,15 @@ export type Received =
  * Writes a body to the spool under a lease, and commits while it arrives. However the body ends, all bytes that arrived before
  * are committed too, unless a digest covers the body and so needs all of it.
  */
-export async function receive(task: ReceiveTask, deps: BodyWriterDeps): Promise<Received> {
+export async function receiveBody(task: ReceiveTask, deps: BodyWriterDeps): Promise<Received> {
   return new BodyWriter(task, deps).run();
 }
 
 class BodyWriter {
   private chunk: GrowingChunk | undefined;
-  private bytes = 0;
+  private writtenBytes = 0;
   /** Bytes that only count with the completion: at least the last byte of the upload, or one that may be it. */
-  private kept: readonly Buffer[] = [];
+  private keptBack: readonly Buffer[] = [];
   /** The last byte written to the chunk. */
   private lastByte: number | undefined;
   private overflowed = false;
@@ -81,7 +81,7 @@ class BodyWriter {
     if (lease.signal.aborted) stop();
     activeReceives.inc();
     try {
-      await this.takeAll();
+      await this.writeAll();
       return await this.finish();
     } catch (fault) {
       this.deps.hashes.forget(this.task.upload.id);
@@ -98,10 +98,10 @@ class BodyWriter {
     }
   }
 
-  private async takeAll(): Promise<void> {
+  private async writeAll(): Promise<void> {
     const { body } = this.task;
     for (let batch = await body.next(); batch; batch = await body.next()) {
-      await this.write(this.withoutTheEnd(this.withinAllowance(batch)));
+      await this.write(this.keepBackEnd(this.withinAllowance(batch)));
       if (this.overflowed || this.chunk?.refusedBy) body.stop();
     }
   }
@@ -110,37 +110,37 @@ class BodyWriter {
     if (buffers.length === 0) return;
     const { hashes, metrics } = this.deps;
     const { upload, lease } = this.task;
-    this.chunk ??= await this.begin();
+    this.chunk ??= await this.openChunk();
     await this.chunk.write(buffers);
-    hashes.feed(upload.id, lease.token, upload.offset + this.bytes, buffers);
+    hashes.update(upload.id, lease.token, upload.offset + this.writtenBytes, buffers);
     for (const buffer of buffers) {
       for (const { hash } of this.contentHashes) hash.update(buffer);
-      this.bytes += buffer.length;
+      this.writtenBytes += buffer.length;
     }
     this.lastByte = buffers.at(-1)?.at(-1);
     metrics.bytesReceived(sizeOf(buffers));
   }
 
-  private async begin(): Promise<GrowingChunk> {
-    const { upload, lease, body, atLeast = 0, onCommitted } = this.task;
+  private async openChunk(): Promise<GrowingChunk> {
+    const { upload, lease, body, minBytes = 0, onCommitted } = this.task;
     const name = chunkName(lease.token, upload.offset);
-    const commitsFrom = this.mustBeComplete ? Infinity : atLeast;
-    const task = { upload, lease, name, commitsFrom, onCommitted, onTrouble: () => body.stop() };
+    const minCommitBytes = this.mustBeComplete ? Infinity : minBytes;
+    const task = { upload, lease, name, minCommitBytes, onCommitted, onFailure: () => body.stop() };
     return new GrowingChunk(await this.deps.spool.create(upload.id, name), task, this.deps);
   }
 
   /** Cuts off the bytes beyond the bound; one byte too many ends the body. */
   private withinAllowance(batch: Buffer[]): Buffer[] {
     const { allowance } = this.task;
-    const before = this.bytes + sizeOf(this.kept);
+    const before = this.writtenBytes + sizeOf(this.keptBack);
     if (!allowance || before + sizeOf(batch) <= allowance.bytes) return batch;
     this.overflowed = true;
-    let left = allowance.bytes - before;
+    let remaining = allowance.bytes - before;
     const within: Buffer[] = [];
     for (const buffer of batch) {
-      if (left <= 0) break;
-      within.push(buffer.subarray(0, left));
-      left -= buffer.length;
+      if (remaining <= 0) break;
+      within.push(buffer.subarray(0, remaining));
+      remaining -= buffer.length;
     }
     return within;
   }
@@ -149,73 +149,73 @@ class BodyWriter {
    * Keeps back the byte that may be the last of the upload until the completion, because clients take "offset = length" for
    * success. Without a length this may be any newest byte; a body that has ended is written and completed in one step.
    */
-  private withoutTheEnd(batch: Buffer[]): readonly Buffer[] {
-    const { upload, body, last } = this.task;
-    const buffers = [...this.kept, ...batch];
-    this.kept = [];
-    if (!last || buffers.length === 0) return buffers;
-    const end = upload.offset + this.bytes + sizeOf(buffers);
+  private keepBackEnd(batch: Buffer[]): readonly Buffer[] {
+    const { upload, body, completionCheck } = this.task;
+    const buffers = [...this.keptBack, ...batch];
+    this.keptBack = [];
+    if (!completionCheck || buffers.length === 0) return buffers;
+    const end = upload.offset + this.writtenBytes + sizeOf(buffers);
     if (end !== (upload.length ?? end)) return buffers;
-    if (body.ending === 'clean' && !this.overflowed && last.isImmediate) {
-      this.kept = buffers;
+    if (body.ending === 'clean' && !this.overflowed && completionCheck.isImmediate) {
+      this.keptBack = buffers;
       return [];
     }
     const newest = buffers.pop()!;
-    this.kept = [newest.subarray(-1)];
+    this.keptBack = [newest.subarray(-1)];
     return newest.length > 1 ? [...buffers, newest.subarray(0, -1)] : buffers;
   }
 
   private async finish(): Promise<Received> {
     const { ending } = this.task.body;
     const isComplete = ending === 'clean' && !this.overflowed;
-    const refusal = isComplete ? this.refusalOfWhole() : undefined;
+    const refusal = isComplete ? this.refuseBody() : undefined;
     if (refusal) return this.discard(refusal);
-    if (isComplete && this.task.last) return this.complete(this.task.last);
+    if (isComplete && this.task.completionCheck) return this.complete(this.task.completionCheck);
     await this.chunk?.commit();
-    if (this.chunk?.refusedBy) return this.lost();
+    if (this.chunk?.refusedBy) return this.takenOver();
     const { upload } = this.chunk ?? this.task;
     if (this.overflowed && this.task.allowance) return { kind: 'overflow', upload, beyond: this.task.allowance.beyond };
     if (ending === 'clean') return { kind: 'received', upload };
     return this.interrupted();
   }
 
-  private refusalOfWhole(): Refusal | undefined {
-    const { atLeast, contentDigests, upload } = this.task;
-    for (const { hash } of this.contentHashes) for (const buffer of this.kept) hash.update(buffer);
-    if (atLeast !== undefined && this.bytes < atLeast)
-      return { reason: 'append-too-small', minAppendSize: atLeast, upload };
+  private refuseBody(): Refusal | undefined {
+    const { minBytes, contentDigests, upload } = this.task;
+    for (const { hash } of this.contentHashes) for (const buffer of this.keptBack) hash.update(buffer);
+    if (minBytes !== undefined && this.writtenBytes < minBytes)
+      return { reason: 'append-too-small', minAppendSize: minBytes, upload };
     const actual = this.contentHashes.map(({ algorithm, hash }) => ({ algorithm, value: hash.digest('hex') }));
     if (!matches(contentDigests, actual)) return { reason: 'digest-mismatch', field: 'Content-Digest', upload };
     return undefined;
   }
 
   /** Completes the upload; in one step with its last bytes when only the length has to be checked. */
-  private async complete(last: LastCheck): Promise<Received> {
+  private async complete(check: CompletionCheck): Promise<Received> {
     const { upload } = this.task;
-    const end = upload.offset + this.bytes + sizeOf(this.kept);
-    if (last.isImmediate && end === (upload.length ?? end)) return this.commitLast(last);
+    const end = upload.offset + this.writtenBytes + sizeOf(this.keptBack);
+    if (check.isImmediate && end === (upload.length ?? end)) return this.commitLast(check);
     await this.chunk?.commit();
-    if (this.chunk?.refusedBy) return this.lost();
-    const passed = await last.pass((this.chunk ?? this.task).upload, this.kept[0]);
-    return passed.kind === 'passed' ? this.commitLast(last, passed.reprDigest) : passed;
+    if (this.chunk?.refusedBy) return this.takenOver();
+    const result = await check.run((this.chunk ?? this.task).upload, this.keptBack[0]);
+    return result.kind === 'passed' ? this.commitLast(check, result.reprDigest) : result;
   }
 
-  private async commitLast(last: LastCheck, reprDigest?: Digest): Promise<Received> {
+  private async commitLast(check: CompletionCheck, reprDigest?: Digest): Promise<Received> {
     const { upload, lease, body } = this.task;
-    const { kept } = this;
+    const { keptBack } = this;
     const { trailers } = body;
-    const lastByte = kept.at(-1)?.at(-1) ?? this.lastByte;
+    const lastByte = keptBack.at(-1)?.at(-1) ?? this.lastByte;
     const complete = {
-      ...(last.holdsBack && lastByte !== undefined && { heldBack: { lastByte } }),
+      ...(check.holdsBack && lastByte !== undefined && { heldBack: { lastByte } }),
       ...(trailers.length > 0 && { trailers }),
     };
-    if (kept.length > 0) this.chunk ??= await this.begin();
+    if (keptBack.length > 0) this.chunk ??= await this.openChunk();
     const result = this.chunk
-      ? await this.chunk.complete(kept, complete)
+      ? await this.chunk.complete(keptBack, complete)
       : await this.commitWithoutBytes({ token: lease.token, complete, expiresAt: expiry(upload, this.deps, true) });
-    if (result === 'stale' || result === 'gone') return this.lost();
+    if (result === 'stale' || result === 'gone') return this.takenOver();
     this.deps.hashes.forget(upload.id);
-    this.deps.metrics.bytesReceived(sizeOf(kept));
+    this.deps.metrics.bytesReceived(sizeOf(keptBack));
     return { kind: 'completed', upload: result, reprDigest };
   }
 
@@ -232,7 +232,7 @@ class BodyWriter {
   }
 
   /** A newer lease was taken, so the uncommitted bytes do not count. */
-  private lost(): Received {
+  private takenOver(): Received {
     this.deps.hashes.forget(this.task.upload.id);
     return { kind: 'interrupted', why: 'taken-over' };
   }
@@ -257,9 +257,9 @@ type Objection =
   | { readonly kind: 'turned-away'; readonly answer: RelayedAnswer }
   | Interrupted;
 
-export type Passed = { readonly kind: 'passed'; readonly reprDigest?: Digest } | Objection;
+export type CheckResult = { readonly kind: 'passed'; readonly reprDigest?: Digest } | Objection;
 
-export interface LastCheckTask {
+export interface CompletionCheckTask {
   /** The upload as it is when its last body begins. */
   readonly upload: Upload;
   readonly lease: Lease;
@@ -270,11 +270,11 @@ export interface LastCheckTask {
 }
 
 /** Checks an upload after its last body has ended properly, before it becomes complete. */
-export class LastCheck {
+export class CompletionCheck {
   private readonly algorithms: ReadonlySet<DigestAlgorithm>;
 
   constructor(
-    private readonly task: LastCheckTask,
+    private readonly task: CompletionCheckTask,
     private readonly hashes: RepresentationHashes,
   ) {
     const { reprDigests, wantedReprDigest } = task.upload;
@@ -293,7 +293,7 @@ export class LastCheck {
   }
 
   /** Runs the checks. `upload` has all bytes but `rest`, which follow its offset. */
-  async pass(upload: Upload, rest: Uint8Array = new Uint8Array()): Promise<Passed> {
+  async run(upload: Upload, rest: Uint8Array = new Uint8Array()): Promise<CheckResult> {
     const end = upload.offset + rest.length;
     if (upload.length !== undefined && upload.length !== end) {
       const detail = `The content ended at ${end} bytes, but the length of this upload is ${upload.length}.`;

@@ -27,11 +27,11 @@ export interface ChunkTask {
   readonly lease: Lease;
   readonly name: string;
   /** Nothing is committed before this many bytes are written, except by `commit`. */
-  readonly commitsFrom: number;
+  readonly minCommitBytes: number;
   /** Called after every commit; the next commit waits for it. */
   readonly onCommitted: (upload: Upload) => unknown;
   /** A commit in the background failed or was refused, so writing more is useless. */
-  readonly onTrouble: () => void;
+  readonly onFailure: () => void;
 }
 
 /**
@@ -50,7 +50,7 @@ export class GrowingChunk {
   private hasEnded = false;
   private isComplete = false;
   /** A commit failed or got no reply, so the record may count more bytes than this process knows. */
-  private isUnsure = false;
+  private isInDoubt = false;
   private onUnavailable = (): void => undefined;
 
   constructor(
@@ -65,20 +65,20 @@ export class GrowingChunk {
   async write(buffers: readonly Uint8Array[]): Promise<void> {
     await this.writer.write(buffers);
     this.throwFailure();
-    if (this.deps.pace.bytes > 0 || this.committing) this.keepPace();
-    else if (this.pendingBytes > 0) await this.commitBeforeMore();
+    if (this.deps.pace.bytes > 0 || this.committing) this.commitWhenDue();
+    else if (this.pendingBytes > 0) await this.commitOrUnavailable();
   }
 
   /** Commits everything that was written. Afterwards only `complete` may write. */
   async commit(): Promise<void> {
-    await this.endOfPace();
+    await this.stopPacing();
     this.throwFailure();
     if (this.writer.size > this.committedBytes) await this.commitNow(this.writer.extent);
   }
 
   /** Writes the last bytes and commits them together with the completion. */
   async complete(rest: readonly Uint8Array[], complete: Commit['complete']): Promise<Upload | 'stale' | 'gone'> {
-    await this.endOfPace();
+    await this.stopPacing();
     this.throwFailure();
     if (rest.length > 0) await this.writer.write(rest);
     this.isComplete = true;
@@ -88,7 +88,7 @@ export class GrowingChunk {
 
   /** Commits what was written before a fault, except the byte that would complete the upload. Ignores further faults. */
   async rescue(): Promise<void> {
-    await this.endOfPace();
+    await this.stopPacing();
     const extent = this.isComplete ? this.writer.extentWithoutLastByte : this.writer.extent;
     try {
       if (extent.size > this.committedBytes) await this.commitNow(extent);
@@ -100,19 +100,19 @@ export class GrowingChunk {
 
   /** Closes the file, and removes it when nothing of it was committed. The sweep removes it when that fails. */
   async close(): Promise<void> {
-    await this.endOfPace();
+    await this.stopPacing();
     await this.writer.close();
-    if (this.committedBytes > 0 || this.isUnsure) return;
+    if (this.committedBytes > 0 || this.isInDoubt) return;
     const { upload, name } = this.task;
     await this.deps.spool.removeChunk(upload.id, name).catch(ignoreFault);
   }
 
   private get pendingBytes(): number {
     const { size } = this.writer;
-    return size < this.task.commitsFrom ? 0 : size - this.committedBytes;
+    return size < this.task.minCommitBytes ? 0 : size - this.committedBytes;
   }
 
-  private keepPace(): void {
+  private commitWhenDue(): void {
     const { pace } = this.deps;
     if (this.hasEnded || this.committing || this.pendingBytes === 0) return;
     const isDue = this.pendingBytes >= pace.bytes || (pace.firstAtOnce && this.committedBytes === 0);
@@ -125,20 +125,20 @@ export class GrowingChunk {
       .catch((fault: unknown) => (this.failure = fault))
       .then(() => {
         this.committing = undefined;
-        if (this.failure !== undefined || this.refusedBy) this.task.onTrouble();
-        else this.keepPace();
+        if (this.failure !== undefined || this.refusedBy) this.task.onFailure();
+        else this.commitWhenDue();
       });
   }
 
   /** Stops waiting when the store is unavailable: bytes are still accepted, and committed when it is back. */
-  private async commitBeforeMore(): Promise<void> {
-    const away = new Promise<void>((resolve) => (this.onUnavailable = resolve));
+  private async commitOrUnavailable(): Promise<void> {
+    const unavailable = new Promise<void>((resolve) => (this.onUnavailable = resolve));
     this.commitInBackground();
-    await Promise.race([this.committing, away]);
+    await Promise.race([this.committing, unavailable]);
     this.throwFailure();
   }
 
-  private async endOfPace(): Promise<void> {
+  private async stopPacing(): Promise<void> {
     this.hasEnded = true;
     clearTimeout(this.timer);
     await this.committing;
@@ -151,8 +151,8 @@ export class GrowingChunk {
     const { store, metrics } = this.deps;
     const startedAt = performance.now();
     await this.writer.sync();
-    const step = this.stepTo(extent, complete);
-    const result = await this.inDoubt(() => store.commit(this.upload.id, step));
+    const step = this.commitOf(extent, complete);
+    const result = await this.trackDoubt(() => store.commit(this.upload.id, step));
     if (result === 'stale' || result === 'gone') {
       this.refusedBy = result;
       return;
@@ -167,20 +167,20 @@ export class GrowingChunk {
    * A failed commit may still have reached the disk, where the next start would find it. A later success says nothing about
    * an earlier commit without a reply.
    */
-  private async inDoubt<T>(step: () => Promise<T>): Promise<T> {
-    let wasUnsure = this.isUnsure;
+  private async trackDoubt<T>(step: () => Promise<T>): Promise<T> {
+    let wasInDoubt = this.isInDoubt;
     const onUnavailable = (): void => {
-      wasUnsure = true;
+      wasInDoubt = true;
       this.deps.metrics.storeUnavailable();
       this.onUnavailable();
     };
-    this.isUnsure = true;
+    this.isInDoubt = true;
     const result = await retryWhileUnavailable(step, { signal: this.task.lease.signal, onUnavailable });
-    this.isUnsure = wasUnsure;
+    this.isInDoubt = wasInDoubt;
     return result;
   }
 
-  private stepTo(extent: Extent, complete: Commit['complete']): Commit {
+  private commitOf(extent: Extent, complete: Commit['complete']): Commit {
     const { upload, lease, name } = this.task;
     const chunk = { name, start: upload.offset, ...extent };
     return { token: lease.token, chunk, expiresAt: expiry(upload, this.deps, complete !== undefined), complete };

@@ -50,14 +50,14 @@ export class Sweep {
   private running: Promise<void> | undefined;
   private rounds = 0;
   private isStoreUnavailable = false;
-  private readonly now: () => number;
+  private readonly expiryNow: () => number;
   /** Possible orphans by path: their size and modification time, and since when they were seen so. */
-  private seen = new Map<string, { readonly as: string; readonly since: number }>();
+  private seenFiles = new Map<string, { readonly state: string; readonly since: number }>();
 
   constructor(private readonly options: SweepOptions) {
     const { clock, orphanAgeMs, longestAgeMs = orphanAgeMs } = options;
     const steady = new SteadyClock({ wall: clock, monotonic: this.monotonic, settleMs: longestAgeMs });
-    this.now = options.expiryClock ?? (() => steady.now());
+    this.expiryNow = options.expiryClock ?? (() => steady.now());
   }
 
   start(): void {
@@ -72,8 +72,8 @@ export class Sweep {
 
   /** Runs once: expired uploads every time, orphaned files less often, because finding them takes reading the whole spool. */
   async sweep(): Promise<void> {
-    for (const id of await this.options.store.expired(this.now()))
-      await this.orNote(id, 'an expired upload could not be removed', () => this.expire(id));
+    for (const id of await this.options.store.expired(this.expiryNow()))
+      await this.logFault(id, 'an expired upload could not be removed', () => this.expire(id));
     this.rounds += 1;
     if (this.rounds % 10 === 1 && (await this.mayRemoveOrphans())) {
       await this.clearLeftovers();
@@ -102,7 +102,7 @@ export class Sweep {
   }
 
   /** Logs a fault of one upload, so that the others are still dealt with. */
-  private async orNote(id: string, message: string, task: () => Promise<void>): Promise<void> {
+  private async logFault(id: string, message: string, task: () => Promise<void>): Promise<void> {
     try {
       await task();
     } catch (error) {
@@ -118,19 +118,19 @@ export class Sweep {
   private async expire(id: string): Promise<void> {
     const { store, leases } = this.options;
     const known = await store.get(id);
-    if (!this.isOver(known)) return;
+    if (!this.hasEnded(known)) return;
     if (known?.phase !== 'receiving') return this.remove(id);
     const lease = await leases.take(id, 'to-end');
     try {
-      if (this.isOver(await store.get(id))) await this.remove(id);
+      if (this.hasEnded(await store.get(id))) await this.remove(id);
     } finally {
       await lease.release();
     }
   }
 
-  private isOver(upload: Upload | undefined): boolean {
+  private hasEnded(upload: Upload | undefined): boolean {
     if (!upload || upload.phase === 'cancelled' || upload.phase === 'invalid') return true;
-    return upload.expiresAt <= this.now();
+    return upload.expiresAt <= this.expiryNow();
   }
 
   private async remove(id: string): Promise<void> {
@@ -142,7 +142,7 @@ export class Sweep {
   private async clearLeftovers(): Promise<void> {
     const { clearLeftovers, orphanAgeMs, log } = this.options;
     try {
-      await clearLeftovers?.({ now: this.now(), elapsedMs: this.monotonic(), minAgeMs: orphanAgeMs });
+      await clearLeftovers?.({ now: this.expiryNow(), elapsedMs: this.monotonic(), minAgeMs: orphanAgeMs });
     } catch (error) {
       if (!(error instanceof Fault)) throw error;
       log.error({ err: error }, 'old files beside the records could not be removed');
@@ -154,55 +154,57 @@ export class Sweep {
     const { store, spool } = this.options;
     // The record of such an upload cannot be read now, and may count all of its files.
     const setAside = new Set((await store.setAsideRecords()).map(({ id }) => id));
-    const before = this.seen;
-    this.seen = new Map();
+    const seenBefore = this.seenFiles;
+    this.seenFiles = new Map();
     const since = (await this.options.spoolSince?.()) ?? -Infinity;
     const takenOver = await this.options.takenOver?.();
     const { orphanAgeMs, longestAgeMs = orphanAgeMs } = this.options;
     const listed = new Set<string>();
-    const unlisted = (id: string, fault: Error): void => {
+    const noteUnlisted = (id: string, fault: Error): void => {
       listed.add(id);
       this.options.unreadable.note(id, fault);
     };
-    for await (const spooled of spooledUploads(spool, unlisted)) {
+    for await (const spooled of spooledUploads(spool, noteUnlisted)) {
       const { id, files } = spooled;
       listed.add(id);
       if (setAside.has(id)) continue;
       // Files of another store, or of a missing record, which may both come back, are kept as long as an upload may live.
-      const isNamed = takenOver?.has(id) === true || this.options.unrecorded?.has(id) === true;
-      const isOthers = isNamed || files.some(({ modifiedAt }) => modifiedAt < since);
-      const leastMs = isOthers ? Math.max(orphanAgeMs, longestAgeMs) : orphanAgeMs;
-      const old = files.filter((file) => isOurs(file) && this.isOld(file, leastMs, before));
-      if (old.length > 0)
-        await this.orNote(id, 'old files of an upload could not be removed', () => this.clear(spooled, old));
+      const mayComeBack = takenOver?.has(id) === true || this.options.unrecorded?.has(id) === true;
+      const isOthers = mayComeBack || files.some(({ modifiedAt }) => modifiedAt < since);
+      const minAgeMs = isOthers ? Math.max(orphanAgeMs, longestAgeMs) : orphanAgeMs;
+      const oldFiles = files.filter((file) => hasGivenName(file) && this.isOld(file, minAgeMs, seenBefore));
+      if (oldFiles.length > 0)
+        await this.logFault(id, 'old files of an upload could not be removed', () =>
+          this.removeOldFiles(spooled, oldFiles),
+        );
     }
     this.options.unrecorded?.keepOnly(listed);
   }
 
-  private async clear({ id, files }: SpooledUpload, old: readonly SpooledChunk[]): Promise<void> {
+  private async removeOldFiles({ id, files }: SpooledUpload, oldFiles: readonly SpooledChunk[]): Promise<void> {
     const { store, spool } = this.options;
     const upload = await store.get(id);
-    const where = await this.whereIs(upload);
-    if (where === 'here') await this.removeUncounted(upload!, old);
+    const location = await this.locationOf(upload);
+    if (location === 'here') await this.removeUncounted(upload!, oldFiles);
     // An upload with a young file may just be arriving.
-    else if (where === 'elsewhere' && files.every((file) => !isOurs(file) || old.includes(file)))
-      for (const { name } of old) await spool.removeChunk(id, name);
+    else if (location === 'elsewhere' && files.every((file) => !hasGivenName(file) || oldFiles.includes(file)))
+      for (const { name } of oldFiles) await spool.removeChunk(id, name);
   }
 
   /**
    * True when the file is old by its time, and this process saw it unchanged for `orphanAgeMs`. The second condition does not depend on
    * clocks that are set, or on those of other machines.
    */
-  private isOld(file: SpooledChunk, leastMs: number, before: Sweep['seen']): boolean {
+  private isOld(file: SpooledChunk, minAgeMs: number, seenBefore: Sweep['seenFiles']): boolean {
     const { id, name, size, modifiedAt } = file;
     const { orphanAgeMs } = this.options;
-    const now = this.now();
-    if (now - modifiedAt < leastMs) return false;
+    const now = this.expiryNow();
+    if (now - modifiedAt < minAgeMs) return false;
     const key = `${id}/${name}`;
-    const as = `${size} ${modifiedAt}`;
-    const known = before.get(key);
-    const seen = known?.as === as ? known : { as, since: this.monotonic() };
-    this.seen.set(key, seen);
+    const state = `${size} ${modifiedAt}`;
+    const known = seenBefore.get(key);
+    const seen = known?.state === state ? known : { state, since: this.monotonic() };
+    this.seenFiles.set(key, seen);
     return this.monotonic() - seen.since >= orphanAgeMs;
   }
 
@@ -212,7 +214,7 @@ export class Sweep {
    * Where the upload's bytes belong. `unclear`: `spool.shared` was changed, or its node never announced itself and may be this
    * one under its former name; these files may then be the only copy.
    */
-  private async whereIs(upload: Upload | undefined): Promise<'here' | 'elsewhere' | 'unclear'> {
+  private async locationOf(upload: Upload | undefined): Promise<'here' | 'elsewhere' | 'unclear'> {
     if (!upload) return 'elsewhere';
     const { node, isAnnounced } = this.options;
     if (upload.node === node) return 'here';
@@ -246,11 +248,11 @@ export class Sweep {
   }
 }
 
-function isOurs({ id, name }: SpooledChunk): boolean {
-  return OUR_ID.test(id) && (name === ACKNOWLEDGED || isGivenName(name));
+function hasGivenName({ id, name }: SpooledChunk): boolean {
+  return GIVEN_ID.test(id) && (name === ACKNOWLEDGED || isGivenName(name));
 }
 
-const OUR_ID = /^[A-Za-z0-9_-]{32}$/;
+const GIVEN_ID = /^[A-Za-z0-9_-]{32}$/;
 
 function isCounted(upload: Upload, chunks: readonly Chunk[], name: string): boolean {
   if (upload.phase === 'delivering' || name === ACKNOWLEDGED) return true;
@@ -279,12 +281,12 @@ export interface SteadyClockOptions {
  */
 export class SteadyClock {
   /** The smallest lead of the wall clock over the monotonic clock since the last accepted step. */
-  private leastAheadMs: number;
+  private minAheadMs: number;
   private lastAheadMs: number;
   private steppedAt = -Infinity;
 
   constructor(private readonly options: SteadyClockOptions) {
-    this.leastAheadMs = this.lastAheadMs = options.wall() - options.monotonic();
+    this.minAheadMs = this.lastAheadMs = options.wall() - options.monotonic();
   }
 
   /** Must be called often: a step is only seen between two calls. */
@@ -294,7 +296,7 @@ export class SteadyClock {
     const aheadMs = wall() - passed;
     if (Math.abs(aheadMs - this.lastAheadMs) > STEP_MS) this.steppedAt = passed;
     this.lastAheadMs = aheadMs;
-    if (aheadMs < this.leastAheadMs || passed - this.steppedAt >= settleMs) this.leastAheadMs = aheadMs;
-    return passed + this.leastAheadMs;
+    if (aheadMs < this.minAheadMs || passed - this.steppedAt >= settleMs) this.minAheadMs = aheadMs;
+    return passed + this.minAheadMs;
   }
 }

@@ -45,14 +45,14 @@ export async function recover(deps: RecoveryDeps): Promise<void> {
   for await (const { id, files } of spooledUploads(deps.spool, deps.unreadable.noteUnrecovered)) spooled.set(id, files);
   for (const { id } of await deps.store.setAsideRecords()) spooled.delete(id);
   for await (const upload of everyUpload(deps.store)) {
-    const own = sizesOf(spooled.get(upload.id) ?? []);
+    const sizes = sizesOf(spooled.get(upload.id) ?? []);
     spooled.delete(upload.id);
     if (deps.unreadable.has(upload.id)) continue;
-    if (upload.phase === 'receiving') await orNote(upload.id, deps, () => recoverUnlessRight(upload, own, deps));
-    else await orNote(upload.id, deps, () => giveUpUnlessComplete(upload, own, deps));
+    if (upload.phase === 'receiving') await noteFault(upload.id, deps, () => recoverIfNeeded(upload, sizes, deps));
+    else await noteFault(upload.id, deps, () => giveUpIfIncomplete(upload, sizes, deps));
   }
-  for (const [id, left] of spooled) deps.unrecorded?.note(id, left);
-  deps.unrecorded?.tell();
+  for (const [id, files] of spooled) deps.unrecorded?.note(id, files);
+  deps.unrecorded?.logAll();
 }
 
 /**
@@ -61,7 +61,7 @@ export async function recover(deps: RecoveryDeps): Promise<void> {
  */
 export async function recoverNode(deps: RecoveryDeps, node: string): Promise<void> {
   for await (const { id, files } of spooledUploads(deps.spool, deps.unreadable.noteUnrecovered))
-    await orNote(id, deps, () => recoverOne(id, files, deps, node));
+    await noteFault(id, deps, () => recoverOne(id, files, deps, node));
 }
 
 /** Recovers one upload, as `recover` and `recoverNode` do. Fails with a `Fault` when that is not possible now. */
@@ -75,7 +75,7 @@ export async function recoverOne(
   if (!upload) deps.unrecorded?.note(id, files);
   if (upload?.node !== node) return;
   if (upload?.phase === 'receiving') await recoverReceiving(upload, sizesOf(files), deps);
-  else if (upload) await giveUpUnlessComplete(upload, sizesOf(files), deps);
+  else if (upload) await giveUpIfIncomplete(upload, sizesOf(files), deps);
 }
 
 /**
@@ -88,12 +88,12 @@ export async function recoverRecord(
 ): Promise<RecoveryDecision> {
   const { spool } = deps;
   if (upload.phase === 'receiving' && upload.dialect === PLAIN_DIALECT) {
-    await removeBytesOfBrokenOff(upload, deps);
+    await removeCutOffBytes(upload, deps);
     return 'remove';
   }
   if (upload.phase !== 'receiving' && !needsBytes(upload)) return 'show';
   const files = sizesOf(await spool.filesOf(upload.id));
-  if (!areComplete(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) {
+  if (!hasAllBytes(chunks, upload, await lookUpMissing(upload.id, chunks, files, spool))) {
     reportLoss(upload, MISSING, deps);
     return 'give-up';
   }
@@ -102,7 +102,7 @@ export async function recoverRecord(
 }
 
 /** Notes a fault of the disk, so that the other uploads are still recovered. An unavailable store is left to the caller. */
-async function orNote(id: string, { unreadable }: RecoveryDeps, task: () => Promise<void>): Promise<void> {
+async function noteFault(id: string, { unreadable }: RecoveryDeps, task: () => Promise<void>): Promise<void> {
   try {
     await task();
   } catch (error) {
@@ -111,12 +111,12 @@ async function orNote(id: string, { unreadable }: RecoveryDeps, task: () => Prom
   }
 }
 
-async function recoverUnlessRight(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
+async function recoverIfNeeded(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
   const chunks = await deps.store.chunks(upload.id);
   const counted = new Set([ACKNOWLEDGED, ...chunks.map(({ name }) => name)]);
   // An intact upload is left alone: its record need not be synced before a client asks for it.
-  const isKept = upload.dialect !== PLAIN_DIALECT;
-  if (isKept && areComplete(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
+  const isResumable = upload.dialect !== PLAIN_DIALECT;
+  if (isResumable && hasAllBytes(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
   await recoverReceiving(upload, files, deps);
 }
 
@@ -126,9 +126,9 @@ async function recoverReceiving(known: Upload, files: Files, deps: RecoveryDeps)
   try {
     const upload = await store.get(known.id);
     if (upload?.phase !== 'receiving' || upload.node !== known.node) return;
-    if (upload.dialect === PLAIN_DIALECT) return await removeBrokenOff(upload, deps);
+    if (upload.dialect === PLAIN_DIALECT) return await removeCutOff(upload, deps);
     const chunks = await store.chunks(upload.id);
-    if (!areComplete(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool)))
+    if (!hasAllBytes(chunks, upload, await lookUpMissing(upload.id, chunks, files, spool)))
       return await giveUp(upload, lease, deps);
     if (!deps.hasLostLine?.(upload.id)) await removeUncounted(upload.id, chunks, files, spool);
   } finally {
@@ -145,12 +145,12 @@ async function removeUncounted(id: string, chunks: readonly Chunk[], files: File
  * Gives up a complete upload with missing bytes before its delivery notices, since that would remove the remaining bytes; the
  * missing ones may still come back from a backup.
  */
-async function giveUpUnlessComplete(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
+async function giveUpIfIncomplete(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
   const { store, spool, giveUpLost } = deps;
   if (!giveUpLost || !needsBytes(upload)) return;
   const chunks = await store.chunks(upload.id);
-  if (areComplete(chunks, upload, files)) return;
-  if (areComplete(chunks, upload, await lookedAtAgain(upload.id, chunks, files, spool))) return;
+  if (hasAllBytes(chunks, upload, files)) return;
+  if (hasAllBytes(chunks, upload, await lookUpMissing(upload.id, chunks, files, spool))) return;
   if (await giveUpLost(upload.id)) reportLoss(upload, MISSING, deps);
 }
 
@@ -169,7 +169,7 @@ async function giveUp(upload: Upload, { token }: Lease, deps: RecoveryDeps): Pro
 }
 
 /** Looks for missing files by name, because a listing may leave some out. */
-async function lookedAtAgain(id: string, chunks: readonly Chunk[], files: Files, spool: Spool): Promise<Files> {
+async function lookUpMissing(id: string, chunks: readonly Chunk[], files: Files, spool: Spool): Promise<Files> {
   const found = new Map(files);
   for (const { name, size } of chunks)
     if ((files.get(name) ?? 0) < size) found.set(name, (await spool.size(id, name)) ?? 0);
@@ -177,19 +177,19 @@ async function lookedAtAgain(id: string, chunks: readonly Chunk[], files: Files,
 }
 
 /** True when the files contain every committed byte, and the chunks join up to the offset. */
-function areComplete(chunks: readonly Chunk[], { offset }: Upload, files: Files): boolean {
+function hasAllBytes(chunks: readonly Chunk[], { offset }: Upload, files: Files): boolean {
   const { start, size } = chunks.at(-1) ?? { start: 0, size: 0 };
   const isAll = (chunks[0]?.start ?? 0) === 0 && start + size === offset;
   return isAll && areJoined(chunks) && chunks.every((chunk) => (files.get(chunk.name) ?? 0) >= chunk.size);
 }
 
 /** Removes an ordinary request whose body was cut off; its client cannot resume it. */
-async function removeBrokenOff(upload: Upload, deps: RecoveryDeps): Promise<void> {
-  await removeBytesOfBrokenOff(upload, deps);
+async function removeCutOff(upload: Upload, deps: RecoveryDeps): Promise<void> {
+  await removeCutOffBytes(upload, deps);
   await deps.store.remove(upload.id, upload.clientKey);
 }
 
-async function removeBytesOfBrokenOff({ id }: Upload, { spool, log }: Pick<RecoveryDeps, 'spool' | 'log'>) {
+async function removeCutOffBytes({ id }: Upload, { spool, log }: Pick<RecoveryDeps, 'spool' | 'log'>) {
   log.info({ upload: uploadTag(id) }, 'an ordinary request was cut off when the process ended; its bytes are removed');
   await spool.remove(id);
 }

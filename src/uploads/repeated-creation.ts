@@ -22,7 +22,7 @@ export interface RepeatedCreationDeps {
   /** The outcome for an upload that cannot go on; undefined when it can. Needs the lease. */
   readonly obstacle: (upload: Upload, lease: Lease) => Promise<Outcome | Interrupted | undefined>;
   /** Receives the bytes after the upload's offset, then delivers the upload. */
-  readonly goOn: (
+  readonly receive: (
     intent: CreateIntent,
     upload: Upload,
     lease: Lease,
@@ -31,10 +31,10 @@ export interface RepeatedCreationDeps {
 }
 
 /** A younger upload may belong to a simultaneous copy of the same request, which is given time to finish. */
-const SAME_MOMENT_MS = 1000;
+const SIMULTANEOUS_MS = 1000;
 /** The same for creations without bytes, which finish at once. */
-const SAME_EMPTY_MOMENT_MS = 200;
-const LOOK_EVERY_MS = 25;
+const SIMULTANEOUS_EMPTY_MS = 200;
+const POLL_MS = 25;
 
 /**
  * A creation that repeats an earlier one, as its own `Idempotency-Key` says. The upload continues where it is, or its answer
@@ -50,34 +50,34 @@ export class RepeatedCreations {
     request: StoredRequest,
     call: UploadCall,
   ): Promise<Outcome | Interrupted | Elsewhere | 'over'> {
-    const known = await this.alive(id);
+    const known = await this.findLive(id);
     if (!known) return 'over';
     const differsIn = difference(known, intent, request);
     if (differsIn) return refused({ reason: 'key-reused', differsIn });
     if (known.node !== this.deps.node) return { kind: 'elsewhere', node: known.node ?? '' };
-    const upload = await this.afterTheMoment(known, isEmpty(intent) ? SAME_EMPTY_MOMENT_MS : SAME_MOMENT_MS);
-    if (upload?.phase !== 'receiving') return upload ? this.ofComplete(intent, upload, call) : 'over';
+    const upload = await this.waitForFirstCopy(known, isEmpty(intent) ? SIMULTANEOUS_EMPTY_MS : SIMULTANEOUS_MS);
+    if (upload?.phase !== 'receiving') return upload ? this.answerComplete(intent, upload, call) : 'over';
     const lease = await this.deps.leases.take(id, isEmpty(intent) ? 'to-look' : 'to-write');
     try {
-      const now = await this.alive(id);
+      const now = await this.findLive(id);
       if (!now) return 'over';
-      if (now.phase === 'receiving') return await this.underLease(intent, now, lease, call);
+      if (now.phase === 'receiving') return await this.continueUnderLease(intent, now, lease, call);
       void lease.release();
-      return await this.ofComplete(intent, now, call);
+      return await this.answerComplete(intent, now, call);
     } finally {
       void lease.release();
     }
   }
 
   /** Answers for a complete upload; a creation without the end of its content gets its answer with a later append. */
-  private async ofComplete(intent: CreateIntent, known: Upload, call: UploadCall): Promise<Outcome | Interrupted> {
+  private async answerComplete(intent: CreateIntent, known: Upload, call: UploadCall): Promise<Outcome | Interrupted> {
     const upload = await this.deps.clientAsks(known);
-    call.tell({ kind: 'resumable', upload });
+    call.sendInterim({ kind: 'resumable', upload });
     if (!intent.complete) return { kind: 'created', upload };
     return this.deps.answers.answer(upload, 'create', call);
   }
 
-  private async underLease(
+  private async continueUnderLease(
     intent: CreateIntent,
     upload: Upload,
     lease: Lease,
@@ -85,16 +85,16 @@ export class RepeatedCreations {
   ): Promise<Outcome | Interrupted> {
     const obstacle = await this.deps.obstacle(upload, lease);
     if (obstacle) return obstacle;
-    call.tell({ kind: 'resumable', upload });
+    call.sendInterim({ kind: 'resumable', upload });
     if (isEmpty(intent)) return { kind: 'created', upload };
     const { offset } = upload;
-    if (offset === 0) return this.deps.goOn(intent, upload, lease, call);
+    if (offset === 0) return this.deps.receive(intent, upload, lease, call);
     // The digest covers the whole content, and cannot be checked against the rest alone.
     if (intent.contentDigests.length > 0) return refused({ reason: 'mismatching-offset', upload, provided: 0 });
     const { body } = call;
-    const passed = await passStored(body, this.stored(upload), offset);
-    if (passed.differs) return refused({ reason: 'key-reused', differsIn: 'content' });
-    if (passed.bytes === offset) return this.deps.goOn(rest(intent, offset), upload, lease, call);
+    const skipped = await skipStored(body, this.stored(upload), offset);
+    if (skipped.differs) return refused({ reason: 'key-reused', differsIn: 'content' });
+    if (skipped.bytes === offset) return this.deps.receive(remainder(intent, offset), upload, lease, call);
     if (body.ending !== 'clean') return { kind: 'interrupted', why: body.ending === 'idle' ? 'idle' : 'client-left' };
     return intent.complete ? refused({ reason: 'key-reused', differsIn: 'length' }) : { kind: 'created', upload };
   }
@@ -105,17 +105,20 @@ export class RepeatedCreations {
   }
 
   /** Gives the first of two simultaneous copies of a request the time to finish. */
-  private async afterTheMoment(known: Upload, lengthMs: number): Promise<Upload | undefined> {
+  private async waitForFirstCopy(known: Upload, maxAgeMs: number): Promise<Upload | undefined> {
     let upload: Upload | undefined = known;
-    const age = Math.max(this.deps.clock() - known.createdAt, 0);
-    for (let waited = age; waited < lengthMs && upload?.phase === 'receiving'; waited += LOOK_EVERY_MS) {
-      await sleep(LOOK_EVERY_MS);
-      upload = await this.alive(known.id);
+    for (
+      let ageMs = Math.max(this.deps.clock() - known.createdAt, 0);
+      ageMs < maxAgeMs && upload?.phase === 'receiving';
+      ageMs += POLL_MS
+    ) {
+      await sleep(POLL_MS);
+      upload = await this.findLive(known.id);
     }
     return upload;
   }
 
-  private async alive(id: string): Promise<Upload | undefined> {
+  private async findLive(id: string): Promise<Upload | undefined> {
     const upload = await this.deps.store.get(id);
     const isOver = !upload || upload.phase === 'cancelled' || upload.phase === 'invalid';
     return isOver || upload.expiresAt <= (this.deps.expiryClock ?? this.deps.clock)() ? undefined : upload;
@@ -130,10 +133,10 @@ function difference(known: Upload, intent: CreateIntent, { method, target }: Sto
   const length = intent.declaredLength ?? (intent.complete ? intent.contentLength : undefined);
   const isShorter = length !== undefined && length < shownOffset(known);
   if (isShorter || (length !== undefined && known.length !== undefined && length !== known.length)) return 'length';
-  const isOther = intent.reprDigests.some(({ algorithm, value }) =>
+  const digestDiffers = intent.reprDigests.some(({ algorithm, value }) =>
     known.reprDigests.some((digest) => digest.algorithm === algorithm && digest.value !== value),
   );
-  return isOther ? 'Repr-Digest' : undefined;
+  return digestDiffers ? 'Repr-Digest' : undefined;
 }
 
 function isEmpty({ complete, contentLength }: CreateIntent): boolean {
@@ -141,13 +144,13 @@ function isEmpty({ complete, contentLength }: CreateIntent): boolean {
 }
 
 /** The part of the creation that follows the first `offset` bytes. */
-function rest(intent: CreateIntent, offset: number): CreateIntent {
+function remainder(intent: CreateIntent, offset: number): CreateIntent {
   const { contentLength } = intent;
   return contentLength === undefined ? intent : { ...intent, contentLength: contentLength - offset };
 }
 
 /** Takes `size` bytes off a body and compares them with the stored ones; stops at a difference or at the end of the body. */
-async function passStored(
+async function skipStored(
   body: Body,
   stored: AsyncIterable<Uint8Array>,
   size: number,

@@ -14,7 +14,7 @@ export interface BodyOptions {
   /** Milliseconds since we last held the body back, 0 while we do; such a pause is not the client's silence. Never by default. */
   readonly sinceHeldBackMs?: () => number;
   /** Called before the first byte is read: the moment for `100 (Continue)`. */
-  readonly onWanted: () => void;
+  readonly onFirstRead: () => void;
   /** True when the HTTP/2 stream was reset, for which Node may emit 'end' as well. */
   readonly wasReset?: () => boolean;
   /** The trailer section; read when the body has ended. */
@@ -22,15 +22,15 @@ export interface BodyOptions {
 }
 
 /** Reading pauses above this; the bytes collected between two calls of `next` exceed it by at most one read. */
-const ENOUGH_BYTES = 4 * 1024 * 1024;
+const MAX_BATCH_BYTES = 4 * 1024 * 1024;
 /** Each piece has a fixed cost, so a slow disk must not let many small ones pile up. */
-const ENOUGH_PIECES = 1024;
+const MAX_BATCH_PIECES = 1024;
 
 /**
  * Longer trailer sections are dropped, as any recipient may do (RFC 9110 §6.5.1): otherwise a client could fill the upload's
  * record with them.
  */
-const LONGEST_TRAILERS = 8 * 1024;
+const MAX_TRAILER_BYTES = 8 * 1024;
 
 /**
  * A request body in batches: `next` gives everything that arrived since the last call, so that one write serves many reads.
@@ -41,7 +41,7 @@ export class Body {
   private batch: Buffer[] = [];
   private batchBytes = 0;
   private totalBytes = 0;
-  private wanted = false;
+  private hasBegun = false;
   private wake: (() => void) | undefined;
   private idleTimer: NodeJS.Timeout | undefined;
   private stopWatching: (() => void) | undefined;
@@ -55,7 +55,7 @@ export class Body {
 
   /** Everything that has arrived, at least one byte; undefined when the body has ended. */
   async next(): Promise<Buffer[] | undefined> {
-    if (!this.wanted) this.begin();
+    if (!this.hasBegun) this.begin();
     while (this.batchBytes === 0 && !this.ending) await new Promise<void>((resolve) => (this.wake = resolve));
     if (this.batchBytes === 0) return undefined;
     const batch = this.batch;
@@ -75,7 +75,7 @@ export class Body {
   get trailers(): Headers {
     const lines = this.ending === 'clean' ? forwardableTrailers(this.options.trailers?.() ?? []) : [];
     const size = lines.reduce((sum, [name, value]) => sum + name.length + value.length, 0);
-    return size <= LONGEST_TRAILERS ? lines : [];
+    return size <= MAX_TRAILER_BYTES ? lines : [];
   }
 
   /** Stops reading. Bytes that have arrived already are still given; the rest stays in the stream. */
@@ -84,10 +84,10 @@ export class Body {
   }
 
   private begin(): void {
-    this.wanted = true;
+    this.hasBegun = true;
     if (this.ending) return;
     if (this.stream.destroyed) return this.endWith('client-left');
-    this.options.onWanted();
+    this.options.onFirstRead();
     this.idleTimer = setTimeout(() => this.onIdle(), this.options.idleMs);
     // While the stream is paused, the disk is slow and not the client.
     const isAwaited = (): boolean => !this.stream.isPaused() && this.sinceHeldBackMs > 0;
@@ -99,16 +99,16 @@ export class Body {
   }
 
   private readonly onData = (data: Buffer): void => {
-    if (this.batchBytes === 0) setImmediate(this.deliver);
+    if (this.batchBytes === 0) setImmediate(this.wakeReader);
     this.batch.push(data);
     this.batchBytes += data.length;
     this.totalBytes += data.length;
     this.idleTimer?.refresh();
-    if (this.batchBytes >= ENOUGH_BYTES || this.batch.length >= ENOUGH_PIECES) this.stream.pause();
+    if (this.batchBytes >= MAX_BATCH_BYTES || this.batch.length >= MAX_BATCH_PIECES) this.stream.pause();
   };
 
   /** Runs after all reads of this turn of the event loop, so that they form one batch. */
-  private readonly deliver = (): void => {
+  private readonly wakeReader = (): void => {
     const wake = this.wake;
     this.wake = undefined;
     wake?.();
@@ -141,6 +141,6 @@ export class Body {
     this.stream.off('aborted', this.onCut);
     this.stream.off('close', this.onCut);
     if (ending !== 'clean') this.stream.pause();
-    this.deliver();
+    this.wakeReader();
   }
 }

@@ -34,12 +34,12 @@ export class AcknowledgedOffsets {
    * True when the record of a receiving upload, read under a lease, reaches every offset that was shown. Its own offset may
    * then be shown too.
    */
-  async coverAcknowledged({ id, offset }: Upload): Promise<boolean> {
+  async coversAcknowledged({ id, offset }: Upload): Promise<boolean> {
     const { store, spool } = this.deps;
     if (!store.canLoseConfirmedSteps) return true;
-    const promised = await spool.acknowledgedOffset(id);
+    const acknowledged = await spool.acknowledgedOffset(id);
     // An equal number is written again: the process that wrote it may have been killed before it was durable.
-    if (offset >= promised) await this.acknowledge(id, offset);
-    return offset >= promised;
+    if (offset >= acknowledged) await this.acknowledge(id, offset);
+    return offset >= acknowledged;
   }
 }

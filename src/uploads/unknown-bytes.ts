@@ -32,9 +32,9 @@ export interface UnknownUploads {
  * when they are old enough.
  */
 export class UnknownBytes {
-  private found: UnknownUploads | undefined;
+  private counted: UnknownUploads | undefined;
   private timer: NodeJS.Timeout | undefined;
-  private looking: Promise<void> | undefined;
+  private running: Promise<void> | undefined;
 
   constructor(private readonly options: UnknownBytesOptions) {}
 
@@ -46,39 +46,39 @@ export class UnknownBytes {
 
   async stop(): Promise<void> {
     clearInterval(this.timer);
-    await this.looking;
+    await this.running;
   }
 
   /** The result of the last count; undefined when there are none. */
   get known(): UnknownUploads | undefined {
-    return this.found;
+    return this.counted;
   }
 
   private begin(): void {
-    this.looking ??= this.look()
+    this.running ??= this.count()
       .catch((error: unknown) => {
         // Without the store they cannot be counted, and the last result stays.
         if (!isStoreUnavailable(error))
           this.options.log.warn({ err: error }, 'the search for unknown uploads in the spool failed');
       })
-      .finally(() => (this.looking = undefined));
+      .finally(() => (this.running = undefined));
   }
 
-  private async look(): Promise<void> {
+  private async count(): Promise<void> {
     const takeovers = await this.options.takeovers();
-    if (takeovers === undefined) return void (this.found = undefined);
-    const found = { uploads: 0, bytes: 0, since: takeovers.since, lack: 'store' as const };
-    for (const id of takeovers.ids) await this.add(id, found);
-    this.found = found.uploads > 0 ? found : undefined;
-    if (!this.found) await this.options.forget(takeovers);
+    if (takeovers === undefined) return void (this.counted = undefined);
+    const total = { uploads: 0, bytes: 0, since: takeovers.since, lack: 'store' as const };
+    for (const id of takeovers.ids) await this.add(id, total);
+    this.counted = total.uploads > 0 ? total : undefined;
+    if (!this.counted) await this.options.forget(takeovers);
   }
 
-  private async add(id: string, found: { uploads: number; bytes: number }): Promise<void> {
+  private async add(id: string, total: { uploads: number; bytes: number }): Promise<void> {
     const files = await this.filesOf(id);
     const bytes = files ? bytesIn(files) : 0;
     if (bytes === undefined || (await this.options.store.get(id))) return;
-    found.uploads += 1;
-    found.bytes += bytes;
+    total.uploads += 1;
+    total.bytes += bytes;
   }
 
   /** Undefined when the files cannot be listed now, which does not mean that they are gone. */
@@ -109,7 +109,7 @@ function bytesIn(files: readonly SpooledChunk[]): number | undefined {
  * they exist, and kept as long as an upload may live.
  */
 export class UnrecordedBytes {
-  private readonly found = new Map<string, number>();
+  private readonly bytesById = new Map<string, number>();
   private readonly since: number;
 
   constructor(private readonly options: { readonly log: Log; readonly clock: () => number }) {
@@ -119,33 +119,33 @@ export class UnrecordedBytes {
   /** Ignores files whose names this program does not give. */
   note(id: string, files: readonly SpooledChunk[]): void {
     const bytes = bytesIn(files);
-    if (bytes !== undefined) this.found.set(id, bytes);
+    if (bytes !== undefined) this.bytesById.set(id, bytes);
   }
 
   /** Logs them, once all are known. */
-  tell(): void {
+  logAll(): void {
     const { known } = this;
-    if (known) this.options.log.error({ uploads: known.uploads, bytes: known.bytes }, FOUND);
+    if (known) this.options.log.error({ uploads: known.uploads, bytes: known.bytes }, UNRECORDED);
   }
 
   has(id: string): boolean {
-    return this.found.has(id);
+    return this.bytesById.has(id);
   }
 
   /** Forgets uploads that are no longer in the spool, of which `ids` is the full list. */
   keepOnly(ids: ReadonlySet<string>): void {
-    for (const id of this.found.keys()) if (!ids.has(id)) this.found.delete(id);
+    for (const id of this.bytesById.keys()) if (!ids.has(id)) this.bytesById.delete(id);
   }
 
   /** Undefined when there are none. */
   get known(): UnknownUploads | undefined {
-    if (this.found.size === 0) return undefined;
-    const bytes = [...this.found.values()].reduce((sum, one) => sum + one, 0);
-    return { uploads: this.found.size, bytes, since: this.since, lack: 'records' };
+    if (this.bytesById.size === 0) return undefined;
+    const bytes = [...this.bytesById.values()].reduce((sum, one) => sum + one, 0);
+    return { uploads: this.bytesById.size, bytes, since: this.since, lack: 'records' };
   }
 }
 
-const FOUND =
+const UNRECORDED =
   'the spool has bytes of uploads that have no record in uploads: if the data directory is a copy, stop, copy the complete ' +
   'directory and start again. The bytes are kept as long as an upload may live (the longest limits.max_age), and then removed';
 
@@ -159,9 +159,9 @@ export interface UnreadableBytesOptions {
 }
 
 /** Recovers an upload whose files can be read again, as a start does. */
-export type LookAfter = (id: string, files: readonly SpooledChunk[]) => Promise<void>;
+export type RecoverUpload = (id: string, files: readonly SpooledChunk[]) => Promise<void>;
 
-const EVERY_MS = 5000;
+const RETRY_MS = 5000;
 
 /**
  * Uploads whose files the disk cannot list, or that could not be recovered because of another fault of it. Nothing of them is removed;
@@ -172,22 +172,22 @@ export class UnreadableBytes {
   /** The uploads among them that the start could not recover. */
   private readonly unrecovered = new Set<string>();
   private timer: NodeJS.Timeout | undefined;
-  private trying: Promise<void> | undefined;
+  private retrying: Promise<void> | undefined;
 
   constructor(private readonly options: UnreadableBytesOptions) {}
 
   /** Starts the retries. */
-  start(lookAfter: LookAfter): void {
+  start(recoverUpload: RecoverUpload): void {
     this.timer = setInterval(() => {
-      this.trying ??= this.tryAgain(lookAfter)
+      this.retrying ??= this.retry(recoverUpload)
         .catch((error: unknown) => this.options.log.error({ err: error }, 'the retry of unreadable uploads failed'))
-        .finally(() => (this.trying = undefined));
-    }, this.options.everyMs ?? EVERY_MS).unref();
+        .finally(() => (this.retrying = undefined));
+    }, this.options.everyMs ?? RETRY_MS).unref();
   }
 
   async stop(): Promise<void> {
     clearInterval(this.timer);
-    await this.trying;
+    await this.retrying;
   }
 
   has(id: string): boolean {
@@ -208,15 +208,15 @@ export class UnreadableBytes {
   readonly note = (id: string, fault: Error): void => {
     if (this.known.has(id)) return;
     this.known.set(id, { id, state: 'unreadable', reason: fault.message, since: this.options.clock() });
-    this.options.log.error({ upload: uploadTag(id), err: fault }, NOTED);
+    this.options.log.error({ upload: uploadTag(id), err: fault }, UNREADABLE);
   };
 
   /** Retries all of them once. */
-  async tryAgain(lookAfter: LookAfter): Promise<void> {
+  async retry(recoverUpload: RecoverUpload): Promise<void> {
     for (const id of [...this.known.keys()])
       try {
         const files = await this.options.spool.filesOf(id);
-        if (this.unrecovered.has(id)) await lookAfter(id, files);
+        if (this.unrecovered.has(id)) await recoverUpload(id, files);
         this.unrecovered.delete(id);
         this.known.delete(id);
         this.options.log.info({ upload: uploadTag(id) }, 'the bytes of an upload can be read again');
@@ -227,4 +227,4 @@ export class UnreadableBytes {
   }
 }
 
-const NOTED = 'the files of an upload cannot be read: none of them is removed, and reading is retried';
+const UNREADABLE = 'the files of an upload cannot be read: none of them is removed, and reading is retried';

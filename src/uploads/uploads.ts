@@ -41,7 +41,7 @@ export interface UploadsOptions extends OpeningDeps {
 }
 
 /** Limits the attempts to create with a client's key while every upload found by that key ends at the same moment. */
-const MOST_ROUNDS = 5;
+const MAX_ROUNDS = 5;
 
 /**
  * Receives uploads: one method for each intent, independent of the protocol version. Returns everything that a client can
@@ -53,7 +53,7 @@ export class Uploads {
   private readonly appendBody: AppendBody;
   private readonly eagerAppend: EagerAppend;
   private readonly answers: Answers;
-  private readonly repeated: RepeatedCreations;
+  private readonly repeatedCreations: RepeatedCreations;
   private readonly cancelling = new Map<string, Promise<boolean>>();
 
   constructor(private readonly deps: UploadsOptions) {
@@ -63,12 +63,12 @@ export class Uploads {
     this.appendBody = new AppendBody(shared);
     this.eagerAppend = new EagerAppend({ ...shared, appendBody: this.appendBody });
     this.answers = new Answers(deps.delivery);
-    this.repeated = new RepeatedCreations({
+    this.repeatedCreations = new RepeatedCreations({
       ...deps,
       answers: this.answers,
       clientAsks: (upload) => deps.delivery.recordClientAsked(upload),
       obstacle: (upload, lease) => this.obstacle(upload, lease),
-      goOn: (...task) => this.receiveUntold(...task),
+      receive: (...task) => this.receiveWithoutUrl(...task),
     });
   }
 
@@ -85,10 +85,10 @@ export class Uploads {
   refuseIncremental(intent: CreateIntent | AppendIntent, route: Route, upload?: Upload): Refusal | undefined {
     if (intent.contentLength === 0) return undefined;
     const length = upload?.length ?? intent.declaredLength ?? (intent.complete ? intent.contentLength : undefined);
-    const follows = this.deps.feeds?.eagerAvailability(route, length) ?? 'never';
+    const eager = this.deps.feeds?.eagerAvailability(route, length) ?? 'never';
     // An append is not refused for lack of a free slot: its upload has one already, or nothing to gain from one.
-    if (follows === 'yes' || (follows === 'busy' && intent.kind === 'append')) return undefined;
-    return { reason: 'incremental-refused', isBusy: follows === 'busy' };
+    if (eager === 'yes' || (eager === 'busy' && intent.kind === 'append')) return undefined;
+    return { reason: 'incremental-refused', isBusy: eager === 'busy' };
   }
 
   async create(
@@ -102,17 +102,17 @@ export class Uploads {
     const creation = { request, ...call.creator };
     const { clientKey } = creation;
     if (clientKey !== undefined) return this.createOnce(intent, route, { ...creation, clientKey }, call);
-    return this.begin(intent, await openUpload(intent, route, creation, this.deps), call);
+    return this.receiveNew(intent, await openUpload(intent, route, creation, this.deps), call);
   }
 
   /** Appends to an upload. `found`: the upload as the caller has already read it. */
   async append(intent: AppendIntent, call: UploadCall, found?: Upload): Promise<Outcome | Interrupted> {
-    const known = await this.alive(intent.id, found);
+    const known = await this.findLive(intent.id, found);
     if ('reason' in known) return refused(known);
     if (known.phase !== 'receiving') return this.answers.repeat(intent, known, call);
     const lease = await this.deps.leases.take(intent.id);
     try {
-      const upload = await this.alive(intent.id);
+      const upload = await this.findLive(intent.id);
       if ('reason' in upload) return refused(upload);
       if (upload.phase === 'receiving') return await this.appendUnderLease(intent, upload, lease, call);
       void lease.release();
@@ -124,15 +124,15 @@ export class Uploads {
 
   /** RUFH §4.3.2, §4.6: an offset that a client is given must be accepted later, so even reading it takes the lease. */
   async retrieve(intent: RetrieveIntent, found?: Upload): Promise<Outcome | Interrupted> {
-    const known = await this.alive(intent.id, found);
+    const known = await this.findLive(intent.id, found);
     if ('reason' in known) return refused(known);
     if (known.phase !== 'receiving')
       return { kind: 'retrieved', upload: await this.deps.delivery.recordClientAsked(known) };
     const lease = await this.deps.leases.take(intent.id, 'to-look');
     try {
-      const upload = await this.alive(intent.id);
+      const upload = await this.findLive(intent.id);
       if ('reason' in upload) return refused(upload);
-      return await this.retrieved(upload, lease);
+      return await this.retrieveUnderLease(upload, lease);
     } finally {
       void lease.release();
     }
@@ -140,11 +140,11 @@ export class Uploads {
 
   /** Ends the request that still writes to the upload, then removes the upload (RUFH §4.5). */
   async cancel(intent: CancelIntent, found?: Upload): Promise<Outcome> {
-    const known = await this.alive(intent.id, found);
+    const known = await this.findLive(intent.id, found);
     if ('reason' in known) return refused(known);
     const lease = known.phase === 'receiving' ? await this.deps.leases.take(intent.id, 'to-end') : undefined;
     try {
-      if (!(await this.cancelAndForget(known))) return refused({ reason: 'unknown-upload' });
+      if (!(await this.cancelOnce(known))) return refused({ reason: 'unknown-upload' });
       return { kind: 'cancelled' };
     } finally {
       void lease?.release();
@@ -159,32 +159,33 @@ export class Uploads {
     call: UploadCall,
   ): Promise<Outcome | Interrupted | Elsewhere> {
     let holder = await this.deps.store.idByClientKey(creation.clientKey);
-    for (let round = 0; round < MOST_ROUNDS; round++) {
+    for (let round = 0; round < MAX_ROUNDS; round++) {
       const outcome =
-        holder === undefined ? 'over' : await this.repeated.answer(holder, intent, creation.request, call);
+        holder === undefined ? 'over' : await this.repeatedCreations.answer(holder, intent, creation.request, call);
       if (outcome !== 'over') return outcome;
       const opened = await openFirstUpload(intent, route, creation, this.deps, holder);
-      if (typeof opened !== 'string') return this.begin(intent, opened, call);
+      if (typeof opened !== 'string') return this.receiveNew(intent, opened, call);
       holder = opened;
     }
     throw new Fault('STORE_UNAVAILABLE', 'the uploads of one client key end faster than they can be looked up', true);
   }
 
-  private async begin(
+  private async receiveNew(
     intent: CreateIntent,
     [upload, lease]: readonly [Upload, Lease],
     call: UploadCall,
   ): Promise<Outcome | Interrupted> {
     try {
-      if (call.tell({ kind: 'resumable', upload })) return await this.receiveAndDeliver(intent, upload, lease, call);
-      return await this.receiveUntold(intent, upload, lease, call);
+      if (call.sendInterim({ kind: 'resumable', upload }))
+        return await this.receiveAndDeliver(intent, upload, lease, call);
+      return await this.receiveWithoutUrl(intent, upload, lease, call);
     } finally {
       void lease.release();
     }
   }
 
   /** Without a URL or a key of its own, a client could not come back for what was received. */
-  private receiveUntold(
+  private receiveWithoutUrl(
     intent: CreateIntent,
     upload: Upload,
     lease: Lease,
@@ -192,10 +193,10 @@ export class Uploads {
   ): Promise<Outcome | Interrupted> {
     const canComeBack = upload.clientKey !== undefined && upload.dialect !== PLAIN_DIALECT;
     if (canComeBack) return this.receiveAndDeliver(intent, upload, lease, call);
-    return this.receiveOrForget(intent, upload, lease, call);
+    return this.receiveOrCancel(intent, upload, lease, call);
   }
 
-  private async retrieved(upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
+  private async retrieveUnderLease(upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
     const obstacle = await this.obstacle(upload, lease);
     if (obstacle) return obstacle;
     try {
@@ -218,20 +219,20 @@ export class Uploads {
       return verdict.invalidates
         ? this.appendBody.invalidate(upload, lease, verdict.refusal)
         : refused(verdict.refusal);
-    const announced = await this.noteAnnouncements(intent, upload, lease);
+    const announced = await this.recordAnnouncements(intent, upload, lease);
     if (!announced) return { kind: 'interrupted', why: 'taken-over' };
     return this.receiveAndDeliver(intent, announced, lease, call);
   }
 
   /** The outcome for an upload that cannot go on; undefined when it can. Needs the lease. */
   private async obstacle(upload: Upload, lease: Lease): Promise<Outcome | Interrupted | undefined> {
-    if (upload.phase !== 'receiving' || (await this.acknowledged.coverAcknowledged(upload))) return undefined;
+    if (upload.phase !== 'receiving' || (await this.acknowledged.coversAcknowledged(upload))) return undefined;
     this.deps.feeds?.stopEager(upload.id);
     return this.appendBody.giveUpForgotten(upload, lease);
   }
 
   /** RUFH §4.1.3: a length is recorded as soon as it is known; digests count only when the creation brought none. */
-  private async noteAnnouncements(intent: AppendIntent, upload: Upload, lease: Lease): Promise<Upload | undefined> {
+  private async recordAnnouncements(intent: AppendIntent, upload: Upload, lease: Lease): Promise<Upload | undefined> {
     const total =
       intent.complete && intent.contentLength !== undefined ? intent.offset + intent.contentLength : undefined;
     const length = upload.length ?? intent.declaredLength ?? total;
@@ -254,14 +255,14 @@ export class Uploads {
     lease: Lease,
     call: UploadCall,
   ): Promise<Outcome | Interrupted> {
-    const taken = await this.eagerAppend.take({ ...call, intent, upload, lease });
-    if (taken.kind !== 'complete') return taken;
+    const received = await this.eagerAppend.run({ ...call, intent, upload, lease });
+    if (received.kind !== 'complete') return received;
     void lease.release();
-    return this.answers.answer(taken.upload, intent.kind, call, taken.reprDigest);
+    return this.answers.answer(received.upload, intent.kind, call, received.reprDigest);
   }
 
   /** A client without the URL gets it in the final response, so an upload that ends without that response is removed. */
-  private async receiveOrForget(
+  private async receiveOrCancel(
     intent: CreateIntent,
     upload: Upload,
     lease: Lease,
@@ -272,16 +273,16 @@ export class Uploads {
       outcome = await this.receiveAndDeliver(intent, upload, lease, call);
       return outcome;
     } finally {
-      const goesOn = outcome?.kind === 'interrupted' && outcome.why === 'taken-over';
-      if (outcome?.kind !== 'created' && !goesOn) await this.forgetUnlessComplete(upload.id);
+      const continues = outcome?.kind === 'interrupted' && outcome.why === 'taken-over';
+      if (outcome?.kind !== 'created' && !continues) await this.cancelUnlessComplete(upload.id);
     }
   }
 
-  private async forgetUnlessComplete(id: string): Promise<void> {
+  private async cancelUnlessComplete(id: string): Promise<void> {
     const { store } = this.deps;
     try {
       const upload = await store.get(id);
-      if (upload?.phase === 'receiving') await this.cancelAndForget(upload);
+      if (upload?.phase === 'receiving') await this.cancelOnce(upload);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
       // The sweep removes it later.
@@ -289,7 +290,7 @@ export class Uploads {
   }
 
   /** False when the upload is unknown. Concurrent cancellations share one run, so that its end is reported once. */
-  private cancelAndForget(upload: Upload): Promise<boolean> {
+  private cancelOnce(upload: Upload): Promise<boolean> {
     const { id } = upload;
     const running = this.cancelling.get(id) ?? this.cancelNow(upload).finally(() => this.cancelling.delete(id));
     this.cancelling.set(id, running);
@@ -305,7 +306,7 @@ export class Uploads {
     return true;
   }
 
-  private async alive(id: string, found?: Upload): Promise<Upload | Refusal> {
+  private async findLive(id: string, found?: Upload): Promise<Upload | Refusal> {
     const upload = found ?? (await this.deps.store.get(id));
     if (!upload || upload.phase === 'cancelled') return { reason: 'unknown-upload' };
     if (upload.phase === 'invalid') return { reason: 'gone', detail: whyGone(upload) };

@@ -59,7 +59,7 @@ export function allowance(upload: Upload, appendLimitsApply: boolean): Allowance
   return bounds.sort((a, b) => a.bytes - b.bytes)[0];
 }
 
-export const LOST = 'Stored bytes of this upload were lost or damaged, and it was given up.';
+export const BYTES_LOST = 'Stored bytes of this upload were lost or damaged, and it was given up.';
 
 /** A refusal as the outcome of a request. */
 export function refused(refusal: Refusal): Outcome {
@@ -68,7 +68,7 @@ export function refused(refusal: Refusal): Outcome {
 
 /** The reason why an upload cannot go on, as text for its client. */
 export function whyGone(upload: Upload | undefined): string {
-  if (upload?.lost) return LOST;
+  if (upload?.lost) return BYTES_LOST;
   return upload?.phase === 'invalid'
     ? 'The upload was given up because its bytes did not match what was announced.'
     : 'The upload was cancelled.';

@@ -58,14 +58,14 @@ function callOf(
   tell: (id: string) => void = () => undefined,
 ): Parameters<Machine['uploads']['append']>[1] {
   return {
-    body: new Body(Readable.from([bytes]), { idleMs: HOUR, onWanted: () => undefined }),
-    tell: (news) => {
+    body: new Body(Readable.from([bytes]), { idleMs: HOUR, onFirstRead: () => undefined }),
+    sendInterim: (news) => {
       if (news.kind === 'resumable') tell(news.upload.id);
       return true;
     },
-    hears: () => true,
+    wantsProgress: () => true,
     credentials: [],
-    left: new AbortController().signal,
+    clientLeft: new AbortController().signal,
   };
 }
 

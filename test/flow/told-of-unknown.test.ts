@@ -141,12 +141,12 @@ class Life {
 }
 
 function callOf(bytes: Buffer, onId: (id: string) => void): UploadCall {
-  const body = new Body(streamOf(bytes), { idleMs: 60_000, onWanted: () => undefined });
-  const tell: UploadCall['tell'] = (news) => {
+  const body = new Body(streamOf(bytes), { idleMs: 60_000, onFirstRead: () => undefined });
+  const sendInterim: UploadCall['sendInterim'] = (news) => {
     onId(news.upload.id);
     return true;
   };
-  return { body, tell, hears: () => true, credentials: [], left: new AbortController().signal };
+  return { body, sendInterim, wantsProgress: () => true, credentials: [], clientLeft: new AbortController().signal };
 }
 
 describe('a process that ends at any operation around an unknown outcome', () => {

@@ -209,10 +209,10 @@ describe('one upload whose files fail', () => {
       looked.push(files.map(({ name }) => name));
       return Promise.resolve();
     };
-    await unreadable.tryAgain(lookAfter);
+    await unreadable.retry(lookAfter);
     expect([looked, unreadable.list().length]).toEqual([[], 1]);
     useFileSystem();
-    await unreadable.tryAgain(lookAfter);
+    await unreadable.retry(lookAfter);
     expect([looked.length, unreadable.list().length]).toEqual([1, 0]);
     expect(logged.map((line) => (JSON.parse(line) as { level: string }).level)).toEqual(['error', 'info']);
   });
@@ -225,10 +225,10 @@ describe('one upload whose files fail', () => {
     sicken(id, ['readdir'], 'EMFILE');
     await new Sweep({ ...rest, unreadable, node: 'here', everyMs: 60_000, orphanAgeMs: -1 }).sweep();
     const lookAfter = () => Promise.reject(new Error('it is looked after'));
-    await unreadable.tryAgain(lookAfter);
+    await unreadable.retry(lookAfter);
     expect(unreadable.list()).toMatchObject([{ id, state: 'unreadable' }]);
     useFileSystem();
-    await unreadable.tryAgain(lookAfter);
+    await unreadable.retry(lookAfter);
     expect(unreadable.list()).toEqual([]);
   });
 

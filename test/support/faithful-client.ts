@@ -323,9 +323,9 @@ async function hear<T>(machine: Machine, told: Promise<T>): Promise<T> {
   });
 }
 
-function callOf(bytes: Buffer, tell: (news: InterimUpdate) => boolean): UploadCall {
-  const body = new Body(streamOf(bytes), { idleMs: HOUR, onWanted: () => undefined });
-  return { body, tell, hears: () => true, credentials: [], left: new AbortController().signal };
+function callOf(bytes: Buffer, sendInterim: (news: InterimUpdate) => boolean): UploadCall {
+  const body = new Body(streamOf(bytes), { idleMs: HOUR, onFirstRead: () => undefined });
+  return { body, sendInterim, wantsProgress: () => true, credentials: [], clientLeft: new AbortController().signal };
 }
 
 function unexpected(outcome: Outcome | Interrupted): Error {

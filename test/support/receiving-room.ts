@@ -125,13 +125,20 @@ export class ReceivingRoom {
   private call(more: Partial<UploadCall>): Omit<Sending, 'outcome'> & { readonly call: UploadCall } {
     const stream = new Readable({ read: () => undefined });
     const told: number[] = [];
-    const tell = (news: InterimUpdate): boolean => {
+    const sendInterim = (news: InterimUpdate): boolean => {
       if (news.kind === 'progress') told.push(news.offset);
       return true;
     };
-    const body = new Body(stream, { idleMs: 60_000, onWanted: () => undefined });
-    const left = new AbortController().signal;
-    const call = { body, tell, hears: () => this.options.hears ?? true, credentials: [], left, ...more };
+    const body = new Body(stream, { idleMs: 60_000, onFirstRead: () => undefined });
+    const clientLeft = new AbortController().signal;
+    const call = {
+      body,
+      sendInterim,
+      wantsProgress: () => this.options.hears ?? true,
+      credentials: [],
+      clientLeft,
+      ...more,
+    };
     return { stream, told, call };
   }
 

@@ -209,14 +209,14 @@ export class UploadWriters {
   }
 
   private callFor(eagerAppend: EagerAppend, declaredLength: number | undefined, onTold?: () => void): UploadCall {
-    const tell = (news: InterimUpdate): boolean => {
+    const sendInterim = (news: InterimUpdate): boolean => {
       if (news.kind === 'resumable') this.id = news.upload.id;
       else if (!eagerAppend.isDead) this.witness.show(news.offset, 'progress');
       onTold?.();
       return true;
     };
-    const body = new Body(eagerAppend.stream, { declaredLength, idleMs: 60_000, onWanted: () => undefined });
-    return { body, tell, credentials: [], left: new AbortController().signal };
+    const body = new Body(eagerAppend.stream, { declaredLength, idleMs: 60_000, onFirstRead: () => undefined });
+    return { body, sendInterim, credentials: [], clientLeft: new AbortController().signal };
   }
 
   private follow(asked: Asked, outcome: Promise<Outcome | Interrupted>, basedOn?: number): Promise<void> {

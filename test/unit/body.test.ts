@@ -5,7 +5,7 @@ import { Body, type BodyOptions } from '../../src/uploads/request-body.js';
 function bodyOf(options: Partial<BodyOptions> = {}): { body: Body; stream: PassThrough; wanted: () => number } {
   const stream = new PassThrough({ highWaterMark: 64 * 1024 * 1024 });
   let wanted = 0;
-  const body = new Body(stream, { idleMs: 10_000, onWanted: () => (wanted += 1), ...options });
+  const body = new Body(stream, { idleMs: 10_000, onFirstRead: () => (wanted += 1), ...options });
   return { body, stream, wanted: () => wanted };
 }
 

@@ -42,7 +42,7 @@ async function missingAfter({ first, rest, end, rescued }: Troubled): Promise<{ 
   const upload = await store.create(newUpload(ID));
   const lease = await new EmbeddedLeases(store).take(ID);
   const name = chunkName(lease.token, 0);
-  const task = { upload, lease, name, commitsFrom: 0, onCommitted: () => undefined, onTrouble: () => undefined };
+  const task = { upload, lease, name, minCommitBytes: 0, onCommitted: () => undefined, onFailure: () => undefined };
   const pace = { bytes: 1_000_000, everyMs: 60_000 };
   const deps = { store, spool, metrics: new Metrics(), clock: Date.now, pace };
   const chunk = new GrowingChunk(await spool.create(ID, name), task, deps);

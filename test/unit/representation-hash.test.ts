@@ -32,11 +32,11 @@ function lease(token: number) {
 
 /** Bytes of this node's writer; not all of them need come to be committed. */
 function write(token: number, bytes: string, committed = bytes): void {
-  hashes.follow(upload(), lease(token));
-  hashes.feed(upload().id, token, content.length, [Buffer.from(bytes)]);
+  hashes.track(upload(), lease(token));
+  hashes.update(upload().id, token, content.length, [Buffer.from(bytes)]);
   if (committed === '') return;
   content = Buffer.concat([content, Buffer.from(committed)]);
-  hashes.committed(upload(), token);
+  hashes.noteCommitted(upload(), token);
 }
 
 async function digest(token: number): Promise<string> {
@@ -72,8 +72,8 @@ test('bytes of which only the first were committed are no part of it either', as
 
 test('a writer that was passed over changes no digest', async () => {
   write(1, 'hello');
-  hashes.follow(upload(), lease(2));
-  hashes.feed(upload().id, 1, 5, [Buffer.from(' late')]);
-  hashes.committed({ ...upload(), offset: 10 }, 1);
+  hashes.track(upload(), lease(2));
+  hashes.update(upload().id, 1, 5, [Buffer.from(' late')]);
+  hashes.noteCommitted({ ...upload(), offset: 10 }, 1);
   expect(await digest(2)).toBe(sha256('hello'));
 });
