@@ -181,7 +181,7 @@ function parseEndpoint(source: string, text: string): AdminEndpoint | { problem:
   if (url && url.hostname !== 'unix') return { url: url.origin };
   const address = url ? undefined : readAddress(text);
   if (address) return toEndpoint(address);
-  return { problem: `${source}: found "${text}", allowed is ${ALLOWED_ADDRESSES}` };
+  return { problem: `${source}: found "${text}", expected ${ALLOWED_ADDRESSES}` };
 }
 
 const ALLOWED_ADDRESSES = 'a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket';

@@ -167,7 +167,7 @@ export function printWarnings(warnings: readonly ConfigError[] = []): void {
 
 /** Tells all mistakes on standard error, one a line. */
 export function printErrors(configErrors: readonly ConfigError[]): void {
-  const count = configErrors.length === 1 ? 'one mistake' : `${configErrors.length} mistakes`;
+  const count = configErrors.length === 1 ? 'one error' : `${configErrors.length} errors`;
   process.stderr.write(`rufh-proxy: ${count} in the configuration\n`);
   for (const configError of configErrors) process.stderr.write(`  ${describeError(configError)}\n`);
 }

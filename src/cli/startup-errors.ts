@@ -48,7 +48,7 @@ const SOCKET_FILE_ADVICE: Readonly<Record<string, string>> = {
 };
 
 const PORT_ADVICE: Readonly<Record<string, string>> = {
-  EADDRINUSE: 'another process listens there; stop it or choose another address (port 0 takes a free one)',
+  EADDRINUSE: 'another process listens there; stop it or choose another address (port 0 picks a free port)',
   EACCES: 'no permission; choose a port above 1023, or give the process CAP_NET_BIND_SERVICE',
   EADDRNOTAVAIL: 'this machine has no such address',
 };

@@ -88,9 +88,9 @@ export function toAdmin(settings: AdminSettings): AdminConfig | undefined {
 export function adminCrossChecks(settings: AdminSettings): SettingIssue[] {
   const { address, token_file: file, insecure, mode } = toGroup(settings);
   if (address === false) return [];
-  const exposed = `${formatAddress(address)} can be reached from other machines, and whoever reaches it could cancel uploads; ${HOW_TO_PROTECT}`;
+  const exposed = `${formatAddress(address)} can be reached from other machines, where anyone could cancel uploads; ${HOW_TO_PROTECT}`;
   const token = resolveSecret(null, file) ?? '';
-  const unsendable = `${file} holds letters that no header field carries; take visible ASCII letters only`;
+  const unsendable = `${file} contains characters that a header field cannot carry; use visible ASCII characters only`;
   const found = [
     ...secretFileErrors('token', null, file, { min: MIN_SECRET_LENGTH }),
     ...(/[^!-~]/.test(token) ? [{ path: ['token_file'], problem: unsendable }] : []),
@@ -111,13 +111,14 @@ export function adminWarnings(settings: AdminSettings): SettingIssue[] {
   ];
 }
 
-const INSECURE_IS_NEEDLESS = 'changes nothing: there is a token, or nobody else reaches the address; leave it out';
+const INSECURE_IS_NEEDLESS =
+  'has no effect, because a token is set or no other machine can reach the address; remove it';
 
 const HOW_TO_PROTECT =
-  'give it a `token_file`, a loopback address or a Unix socket, or `insecure: true` where nobody else is in its network';
+  'set `token_file`, use a loopback address or a Unix socket, or set `insecure: true` if its network is private';
 
 export const MODE_NEEDS_UNIX_SOCKET =
-  'only a Unix socket has a mode; a port is reached by everybody who reaches its address';
+  'applies to Unix sockets only; anyone who can reach the address can connect to a port';
 
 /** Nobody on another machine reaches it. A name may lead anywhere. */
 function isPrivate(address: Address): boolean {

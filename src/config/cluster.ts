@@ -63,8 +63,8 @@ function embeddedStoreErrors({
   workers,
 }: Pick<Settings, 'spool' | 'cluster' | 'workers'>): SettingIssue[] {
   const type: SettingPath = ['store', 'type'];
-  const instead = 'write "store: { type: redis, url: … }", or leave it out';
-  const because = 'cannot be used with the embedded store, which serves';
+  const instead = 'set "store: { type: redis, url: … }", or remove it';
+  const because = 'cannot be used with the embedded store, which supports';
   const rules: [SettingPath, boolean, string][] = [
     [['spool', 'shared'], spool.shared, `${because} one node only; ${instead}`],
     [['cluster'], cluster !== null, `${because} one node only; ${instead}`],
@@ -80,15 +80,19 @@ function embeddedStoreErrors({
 function nodeErrors({ listen, advertise, secret, secret_file: file, tls }: ClusterSettings): SettingIssue[] {
   const { protocol, hostname } = new URL(advertise);
   const rules: [SettingPath, boolean, string][] = [
-    [['listen'], 'port' in listen && listen.port === 0, 'needs a port of its own; the other nodes have to know it'],
-    [['advertise'], WILDCARD_HOSTS.has(hostname), 'is no address to connect to; give the name or address of this node'],
-    [['advertise'], tls !== null && protocol === 'http:', 'begins with http:, but `cluster.tls` is set; write https:'],
+    [['listen'], 'port' in listen && listen.port === 0, 'needs a fixed port, because the other nodes must know it'],
+    [
+      ['advertise'],
+      WILDCARD_HOSTS.has(hostname),
+      'is not an address to connect to; use the name or address of this node',
+    ],
+    [['advertise'], tls !== null && protocol === 'http:', 'begins with http:, but `cluster.tls` is set; use https:'],
     [
       ['advertise'],
       tls === null && protocol === 'https:',
-      'begins with https:, but there is no `cluster.tls`; write http:',
+      'begins with https:, but `cluster.tls` is not set; use http:',
     ],
-    [[], secret === null && file === null, 'needs a secret that all nodes share: `secret_file` or `secret`'],
+    [[], secret === null && file === null, 'needs a secret that all nodes share: set `secret_file` or `secret`'],
   ];
   return [
     ...rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, problem }] : [])),

@@ -220,14 +220,18 @@ function duplicateAddresses(config: Config): SettingIssue[] {
     if (!other) return [];
     const prefix = SEPARATE_LISTENER[String(path[0])] ?? '';
     return [
-      { path, relatedPath: other.path, problem: `${prefix}${formatAddress(other.address)} is listened on already` },
+      {
+        path,
+        relatedPath: other.path,
+        problem: `${prefix}${formatAddress(other.address)} is already used by another listener`,
+      },
     ];
   });
 }
 
 const SEPARATE_LISTENER: Readonly<Record<string, string>> = {
-  admin: 'the admin listener needs an address of its own; ',
-  cluster: 'the listener for other nodes needs an address of its own; ',
+  admin: 'the admin listener needs its own address; ',
+  cluster: 'the cluster listener needs its own address; ',
 };
 
 /** A longer path would be cut off by the system without a word, and the socket be somewhere else. */
@@ -242,7 +246,7 @@ function socketErrors(config: Config): SettingIssue[] {
       ? [{ path: ['listen', index, 'mode'], problem: MODE_NEEDS_UNIX_SOCKET }]
       : [],
   );
-  const problem = `the path of a Unix socket has at most ${MAX_SOCKET_PATH_BYTES} bytes; choose a shorter one`;
+  const problem = `the path of a Unix socket can be at most ${MAX_SOCKET_PATH_BYTES} bytes long; choose a shorter one`;
   return [...tooLong.map(({ path }) => ({ path, problem })), ...modeWithoutSocket];
 }
 
@@ -275,8 +279,8 @@ function loopingUrls(config: Config): SettingIssue[] {
   return urls.flatMap(({ path, url }) => {
     const listener = listeners.find(({ address }) => reachesListener(new URL(url), address));
     if (!listener) return [];
-    const instead = path.at(-1) === 'origin' ? 'the application behind it' : 'the service that is to be asked';
-    const problem = `leads to this proxy, which listens on ${formatAddress(listener.address)}; give the address of ${instead}`;
+    const instead = path.at(-1) === 'origin' ? 'the application behind it' : 'the service to ask';
+    const problem = `points back to this proxy, which listens on ${formatAddress(listener.address)}; use the address of ${instead}`;
     return [{ path, relatedPath: listener.path, problem }];
   });
 }
@@ -339,23 +343,27 @@ function duplicateRouteNames({ routes }: Config): SettingIssue[] {
     const path = ['routes', index];
     if (route.name === DEFAULT_ROUTE) {
       return [
-        { path: [...path, 'name'], problem: `"${DEFAULT_ROUTE}" is the name of what no route matches; choose another` },
+        {
+          path: [...path, 'name'],
+          problem: `"${DEFAULT_ROUTE}" is reserved for requests that no route matches; choose another name`,
+        },
       ];
     }
     const first = routes.findIndex((other) => other.route.name === route.name);
     if (first === index) return [];
-    return [{ path, problem: `has the same name as routes[${first}], "${route.name}"; give it a \`name\` of its own` }];
+    return [{ path, problem: `has the same name as routes[${first}], "${route.name}"; give it a unique \`name\`` }];
   });
 }
 
 function credentialsForAnyOrigin({ cors }: Config): SettingIssue[] {
   if (!cors.allowCredentials || !cors.allowOrigins.includes('*')) return [];
-  const problem = 'cannot be true while allow_origins has *: any page could act for your users; name the origins';
+  const problem =
+    'cannot be true when allow_origins contains *: any page could act on behalf of your users; list the origins';
   return [{ path: ['cors', 'allow_credentials'], problem }];
 }
 
 function http2Windows({ http2 }: Config): SettingIssue[] {
   if (http2.streamWindowBytes <= http2.sessionWindowBytes) return [];
-  const problem = `is ${http2.sessionWindowBytes}, less than stream_window, which is ${http2.streamWindowBytes}`;
+  const problem = `is ${http2.sessionWindowBytes}, which is less than stream_window (${http2.streamWindowBytes})`;
   return [{ path: ['http2', 'session_window'], problem }];
 }

@@ -41,7 +41,7 @@ function targetTemplate() {
 
 const FIELD_NAME = {
   form: /^[^"\r\n\0]{1,200}$/,
-  allowed: 'a field name of up to 200 letters without quotes and line breaks',
+  allowed: 'a field name of up to 200 characters without quotes or line breaks',
 };
 
 const multipart = z.strictObject({
@@ -287,7 +287,7 @@ const NOT_COPIED =
 const copiedHeader = text({
   form: new RegExp(`^(?!${NOT_COPIED.source.slice(1)})${headerName.form.source.slice(1)}`, 'i'),
   allowed:
-    'the name of a header such as Remote-User that neither belongs to the connection, frames the body nor is ours to say',
+    'the name of a header such as Remote-User that does not belong to the connection, frame the body or come from the proxy itself',
 });
 
 const forwardAuth = z.strictObject({

@@ -61,9 +61,9 @@ function closestForm(forms: readonly (readonly Issue[])[]): readonly Issue[] {
 }
 
 function describeWrongValue(issue: Issue, path: SettingPath, value: unknown): string {
-  if (value === undefined) return `is missing; allowed is ${allowedValues(issue)}`;
-  if (isSecretSetting(path)) return `what it is set to is not shown; allowed is ${allowedValues(issue)}`;
-  return `found ${quote(value)}, allowed is ${allowedValues(issue)}`;
+  if (value === undefined) return `is missing; expected ${allowedValues(issue)}`;
+  if (isSecretSetting(path)) return `invalid value (not shown); expected ${allowedValues(issue)}`;
+  return `found ${quote(value)}, expected ${allowedValues(issue)}`;
 }
 
 function allowedValues(issue: Issue): string {
@@ -75,7 +75,7 @@ function allowedValues(issue: Issue): string {
 /** Settings of older versions, by their section and name. */
 const REPLACED_SETTINGS: Readonly<Record<string, string>> = {
   'delivery.idempotent':
-    'was replaced by `guarantee`: write at_least_once for idempotent: true, and leave it out for false',
+    'was replaced by `guarantee`: use at_least_once instead of `idempotent: true`, and nothing instead of `idempotent: false`',
 };
 
 function describeUnknownKey(key: string, known: readonly string[]): string {
@@ -83,8 +83,8 @@ function describeUnknownKey(key: string, known: readonly string[]): string {
     .map((name) => ({ name, distance: editDistance(key, name) }))
     .filter(({ name, distance }) => distance <= Math.max(1, Math.floor(name.length / 3)))
     .sort((a, b) => a.distance - b.distance)[0];
-  const hint = nearest ? `did you mean ${nearest.name}?` : `known here: ${known.join(', ')}`;
-  return `there is no such setting; ${hint}`;
+  const hint = nearest ? `did you mean ${nearest.name}?` : `known settings here: ${known.join(', ')}`;
+  return `unknown setting; ${hint}`;
 }
 
 /** How many letters have to be put in, taken out or changed (Levenshtein); case and - for _ cost nothing. */

@@ -25,7 +25,7 @@ export interface Override {
 export const OVERRIDES: readonly Override[] = [
   defineOverride('origin', '--origin <url>', 'origin', 'the API behind the proxy'),
   {
-    ...defineOverride('listen', '--listen <address...>', 'listen', 'HOST:PORT or unix:/path; port 0 takes a free one'),
+    ...defineOverride('listen', '--listen <address...>', 'listen', 'HOST:PORT or unix:/path; port 0 picks a free port'),
     isList: true,
   },
   defineOverride('tlsCert', '--tls-cert <file>', 'listen.*.tls.cert', 'certificate chain for every listener (PEM)'),
@@ -35,49 +35,44 @@ export const OVERRIDES: readonly Override[] = [
     'admin',
     '--admin <address>',
     'admin.address',
-    'health checks and metrics listen here; "false" for none',
+    'address for health checks and metrics, or "false" for none',
   ),
   defineOverride(
     'adminTokenFile',
     '--admin-token-file <file>',
     'admin.token_file',
-    'file with the token of the admin listener',
+    'file with the token that the admin listener requires',
   ),
-  defineOverride('data', '--data <dir>', 'data', 'directory of the store and the spool'),
+  defineOverride('data', '--data <dir>', 'data', 'directory for the store and the spool'),
   {
-    ...defineOverride('storeUrl', '--store-url <url...>', 'store.url', 'keeps the state of uploads in this Redis'),
+    ...defineOverride('storeUrl', '--store-url <url...>', 'store.url', 'Redis server that holds the state of uploads'),
     isList: true,
     // A comma may be part of a password, half of which would be told as a wrong URL.
     separator: /,(?=\s*[a-z+]+:\/\/)/i,
     implies: { setting: ['store', 'type'], value: 'redis' },
   },
-  defineOverride('spoolShared', '--spool-shared', 'spool.shared', 'every node mounts the directory of the spool'),
-  defineOverride(
-    'workers',
-    '--workers <number>',
-    'workers',
-    'processes that share the listeners, or auto; needs Redis',
-  ),
-  defineOverride('sync', '--sync <when>', 'spool.sync', 'always, group or none: when bytes are forced to the disk'),
-  defineOverride('publicUrl', '--public-url <url>', 'uploads.public_url', 'what clients call this proxy'),
+  defineOverride('spoolShared', '--spool-shared', 'spool.shared', 'all nodes share the spool directory'),
+  defineOverride('workers', '--workers <number>', 'workers', 'number of worker processes, or auto; requires Redis'),
+  defineOverride('sync', '--sync <when>', 'spool.sync', 'when data is forced to disk: always, group or none'),
+  defineOverride('publicUrl', '--public-url <url>', 'uploads.public_url', 'URL at which clients reach this proxy'),
   defineOverride(
     'interimResponses',
     '--interim-responses <when>',
     'interim_responses',
-    'auto, always or never: 104 responses',
+    'send 104 responses: auto, always or never',
   ),
   {
     ...defineOverride(
       'trustedProxies',
       '--trusted-proxies <cidr...>',
       'trusted_proxies',
-      'proxies in front of this one',
+      'proxies in front of this one whose headers are trusted',
     ),
     isList: true,
   },
-  defineOverride('maxSize', '--max-size <size>', 'limits.max_size', 'largest upload, such as 10GiB'),
+  defineOverride('maxSize', '--max-size <size>', 'limits.max_size', 'maximum size of an upload, such as 10GiB'),
   defineOverride('maxAge', '--max-age <time>', 'limits.max_age', 'how long an unfinished upload is kept, such as 24h'),
-  defineOverride('stopGrace', '--stop-grace <time>', 'stop.grace', 'how long stopping may take, such as 30s'),
+  defineOverride('stopGrace', '--stop-grace <time>', 'stop.grace', 'how long a graceful stop may take, such as 30s'),
   defineOverride('logLevel', '--log-level <level>', 'log.level', 'trace, debug, info, warn, error, fatal or silent'),
   defineOverride('logFormat', '--log-format <format>', 'log.format', 'auto, json or pretty'),
 ];
@@ -96,23 +91,18 @@ export function collectOverrides(
   env: Readonly<Record<string, string | undefined>>,
   flags: Readonly<Record<string, unknown>>,
 ): GivenSetting[] {
-  return OVERRIDES.flatMap(
-    ({ key, flag, variable, setting, isList, separator = ',', implies: also }): GivenSetting[] => {
-      const rest = { setting, ...(also ? { also } : {}) };
-      if (flags[key] !== undefined) return [{ value: flags[key], source: flag.split(' ')[0]!, ...rest }];
-      const text = env[variable];
-      if (text === undefined || text === '') return [];
-      return [{ value: isList ? text.split(separator).map((part) => part.trim()) : text, source: variable, ...rest }];
-    },
-  );
+  return OVERRIDES.flatMap(({ key, flag, variable, setting, isList, separator = ',', implies }): GivenSetting[] => {
+    const rest = { setting, ...(implies ? { implies } : {}) };
+    if (flags[key] !== undefined) return [{ value: flags[key], source: flag.split(' ')[0]!, ...rest }];
+    const text = env[variable];
+    if (text === undefined || text === '') return [];
+    return [{ value: isList ? text.split(separator).map((part) => part.trim()) : text, source: variable, ...rest }];
+  });
 }
 
 /** Puts one override into the settings. Where the settings have another shape than expected they are left alone: the check tells. */
-export function applyOverride(
-  settings: Record<string, unknown>,
-  { setting, value, implies: also }: GivenSetting,
-): void {
-  if (also) setAt(settings, also.setting, also.value);
+export function applyOverride(settings: Record<string, unknown>, { setting, value, implies }: GivenSetting): void {
+  if (implies) setAt(settings, implies.setting, implies.value);
   const [first, star, ...rest] = setting;
   if (first === 'listen' && star === '*') {
     const listen = settings['listen'] ?? DEFAULT_LISTEN;

@@ -40,7 +40,7 @@ export function loadConfig(
   const configErrors = [...source.configErrors];
   for (const one of found) {
     const located = locate(one, overrides, source);
-    // A variable that is not set leaves its name behind, which is no proper value either: one mistake, not two.
+    // A variable that is not set leaves its name behind, which is no proper value either: one error, not two.
     if (!source.configErrors.some((known) => known.line === located.line && known.column === located.column))
       configErrors.push(located);
   }
@@ -149,7 +149,7 @@ function locate(
 /** Without a file the flag and the variable are what a reader looks for. */
 function flagHint(names: SettingPath): string {
   const override = OVERRIDES.find(({ setting }) => setting.join('.') === names.join('.'));
-  return override ? `; give it with ${override.flag} or ${override.variable}` : '';
+  return override ? `; set it with ${override.flag} or ${override.variable}` : '';
 }
 
 /** As a reader goes through them: what the command line says first, then the file from top to bottom. */
@@ -258,7 +258,7 @@ export function findUnknownVariables(env: Environment, text = ''): ConfigError[]
   return Object.keys(env)
     .filter((name) => env[name] !== '' && looksLikeOurs(name) && !text.includes(`\${${name}`))
     .sort()
-    .map((name) => ({ source: name, problem: `there is no such variable; ${variableHint(name)}` }));
+    .map((name) => ({ source: name, problem: `unknown variable; ${variableHint(name)}` }));
 }
 
 function looksLikeOurs(name: string): boolean {
@@ -270,7 +270,5 @@ function variableHint(name: string): string {
   const nearest = KNOWN_VARIABLES.map((known) => ({ known, distance: editDistance(name, known) })).sort(
     (a, b) => a.distance - b.distance,
   )[0]!;
-  return nearest.distance <= 4
-    ? `did you mean ${nearest.known}?`
-    : 'those that there are stand in `rufh-proxy serve --help`';
+  return nearest.distance <= 4 ? `did you mean ${nearest.known}?` : '`rufh-proxy serve --help` lists the known ones';
 }

@@ -115,5 +115,5 @@ function pathPattern() {
 }
 
 function method() {
-  return text({ form: /^[A-Z][A-Z-]*$/, allowed: 'a method in capitals, such as POST', unit: 'method' });
+  return text({ form: /^[A-Z][A-Z-]*$/, allowed: 'an uppercase method, such as POST', unit: 'method' });
 }

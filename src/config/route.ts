@@ -207,7 +207,7 @@ export function routeCrossChecks(path: SettingPath, route: Route): SettingIssue[
 
 function refuseWithoutUploads({ resumable, plainBodies }: Route): SettingIssue[] {
   if (resumable || plainBodies !== 'refuse') return [];
-  const problem = 'cannot be refuse where `resumable` is false: there would be no way to send a body';
+  const problem = 'cannot be refuse when `resumable` is false: clients would have no way to send a body';
   return [{ path: ['plain_bodies'], problem }];
 }
 
@@ -228,7 +228,7 @@ function timeErrors({ delivery: { retry, waitMs } }: Route): SettingIssue[] {
 
 function tooLarge(path: SettingPath, found: number, name: string, max: number | undefined, unit = ''): SettingIssue[] {
   if (max === undefined || found <= max) return [];
-  return [{ path, problem: `is ${found}${unit}, more than ${name}, which is ${max}${unit}` }];
+  return [{ path, problem: `is ${found}${unit}, which is more than ${name} (${max}${unit})` }];
 }
 
 /** With eager delivery the origin has the bytes before anybody has seen the whole. */
@@ -238,9 +238,13 @@ function eagerErrors({ delivery: { mode, gate }, authorize }: Route): SettingIss
   const rechecked = {
     path,
     relatedPath: ['authorize', 'recheck'],
-    problem: 'cannot be eager with authorize.recheck: that asks before delivery, which would have begun long before',
+    problem:
+      'cannot be eager when authorize.recheck is true: the recheck comes before delivery, which has long begun by then',
   };
-  const gated = { path, problem: 'cannot be eager with a gate: a gate has to see the whole before the origin does' };
+  const gated = {
+    path,
+    problem: 'cannot be eager with a gate: the gate must see the complete upload before the origin does',
+  };
   return [...(gate ? [gated] : []), ...(authorize.recheck ? [rechecked] : [])];
 }
 
@@ -259,11 +263,11 @@ function unusableBindings(route: Route): SettingIssue[] {
 }
 
 function whyNotBindable(name: string, route: Route): string | undefined {
-  if (PER_REQUEST_FIELD.test(name)) return `cannot name ${name}, which is about one request: the next one says another`;
+  if (PER_REQUEST_FIELD.test(name)) return `cannot name ${name}, which differs from request to request`;
   if (clientFields([[name, '']], route).length > 0) return undefined;
   const isSetByAuthService = clientFields([[name, '']], { ...route, passesUnderscores: true }).length === 0;
   return isSetByAuthService
-    ? `cannot name ${name}, which only the service of \`authorize.forward_auth\` says: use \`bind_to: principal\``
+    ? `cannot name ${name}, which only the \`authorize.forward_auth\` service sets: use \`bind_to: principal\``
     : `cannot name ${name}: fields with "_" in their names are dropped unless \`headers.underscores\` is pass`;
 }
 
@@ -272,7 +276,7 @@ function unusableCredentials(route: Route): SettingIssue[] {
   return (route.delivery.credentials ?? []).flatMap((name, index) => {
     const path = ['delivery', 'credentials', index];
     if (PER_REQUEST_FIELD.test(name) || /^host$/i.test(name))
-      return [{ path, problem: `cannot name ${name}, which is about one request, and not about who sends it` }];
+      return [{ path, problem: `cannot name ${name}, which describes a request, not its sender` }];
     if (clientFields([[name, '']], route).length > 0) return [];
     return [{ path, problem: `cannot name ${name}: ${whyNotReceived(name, route)}` }];
   });
@@ -295,13 +299,13 @@ function whyNotReceived(name: string, route: Route): string {
     return 'fields with "_" in their names are dropped unless `headers.underscores` is pass';
   if (isTargetOverrideField(fieldKey(name)))
     return 'fields that name another target are dropped unless `headers.original_url` is trust';
-  return 'clients cannot say it here; name it in `copy_headers` of `authorize.forward_auth`, whose service may';
+  return 'clients cannot set it; add it to `copy_headers` of `authorize.forward_auth` if that service sets it';
 }
 
 function missingForwardAuth({ authorize, bindTo }: Route): SettingIssue[] {
   if (authorize.forwardAuth) return [];
   const relatedPath = ['authorize', 'forward_auth'];
-  const missing = 'is set without a `forward_auth` that could be asked';
+  const missing = 'needs a `forward_auth` to ask, which is not set';
   return [
     ...(authorize.recheck ? [{ path: ['authorize', 'recheck'], problem: missing }] : []),
     ...(bindTo === 'principal'
@@ -309,7 +313,7 @@ function missingForwardAuth({ authorize, bindTo }: Route): SettingIssue[] {
           {
             path: ['bind_to'],
             relatedPath,
-            problem: 'cannot be principal without `authorize.forward_auth`, which names it',
+            problem: 'cannot be principal without `authorize.forward_auth`, which names the principal',
           },
         ]
       : []),

@@ -33,7 +33,7 @@ function advertisedUrl() {
       typeof found === 'string' && ADVERTISED_URL.test(found) && URL.canParse(found)
         ? new URL(found).origin
         : undefined,
-    allowed: 'http://HOST:PORT or https://HOST:PORT, as other nodes reach this one, such as http://10.0.0.5:8081',
+    allowed: 'http://HOST:PORT or https://HOST:PORT at which other nodes reach this one, such as http://10.0.0.5:8081',
     json: { type: 'string', pattern: ADVERTISED_URL.source },
     unit: 'URL',
   });
@@ -219,7 +219,7 @@ export const schema = z.strictObject({
   store,
   spool: z
     .strictObject({
-      type: oneOf(['local'], 'local; other spools, such as s3, are not built yet')
+      type: oneOf(['local'], 'local; other spools, such as s3, are not supported yet')
         .prefault('local')
         .describe('`local`: files under `data`.'),
       shared: boolean()
@@ -244,7 +244,7 @@ export const schema = z.strictObject({
     .strictObject({
       path: text({
         form: /^\/(?:[A-Za-z0-9._~-]+\/)+$/,
-        allowed: 'a path that begins and ends with / and is more than /, such as /.uploads/',
+        allowed: 'a path that begins and ends with / and is longer than /, such as /.uploads/',
         unit: 'path of a URL',
       })
         .prefault('/.uploads/')

@@ -18,10 +18,10 @@ export function textOrNull({ form, allowed }: TextForm) {
 
 /** A password, or `null`. YAML would make a number of 007. */
 export function secretOrNull({ min = 1 } = {}) {
-  const length = min > 1 ? ` of at least ${min} letters` : '';
+  const length = min > 1 ? ` of at least ${min} characters` : '';
   return valueType({
     read: (found) => (isNull(found) ? null : typeof found === 'string' && found.length >= min ? found : undefined),
-    allowed: `a text${length}, in quotes when it looks like a number, or null`,
+    allowed: `a string${length} (in quotes if it looks like a number), or null`,
     json: { type: ['string', 'null'], minLength: min },
     unit: 'secret text',
   });
@@ -56,17 +56,17 @@ export function secretFileErrors(
 ): SettingIssue[] {
   if (file === null) return [];
   const path = [`${name}_file`];
-  if (inline !== null) return [{ path, problem: `cannot be used together with \`${name}\`; leave one of them out` }];
+  if (inline !== null) return [{ path, problem: `cannot be combined with \`${name}\`; remove one of them` }];
   const read = readSecret(file);
   if ('problem' in read) return [{ path, problem: read.problem }];
   const isShort = read.secret.length < min;
-  return isShort ? [{ path, problem: `${file} holds fewer than ${min} letters; make the secret longer` }] : [];
+  return isShort ? [{ path, problem: `${file} contains fewer than ${min} characters; use a longer secret` }] : [];
 }
 
 /** Says when every user of the machine could read a secret. A file that cannot be looked at is told elsewhere. */
 export function exposedSecretWarnings(path: SettingPath, file: string | null): SettingIssue[] {
   const mode = file === null ? 0 : (statSync(file, { throwIfNoEntry: false })?.mode ?? 0);
-  const problem = `${file} can be read by every user of this machine; take that right away with chmod o-r`;
+  const problem = `${file} can be read by every user of this machine; remove that permission with chmod o-r`;
   return (mode & 0o004) === 0 ? [] : [{ path, problem }];
 }
 
@@ -98,15 +98,15 @@ export function tlsFileErrors(path: SettingPath, files: TlsFiles): SettingIssue[
 
 function keyPairErrors(path: SettingPath, { cert, key }: TlsFiles): SettingIssue[] {
   if (cert === undefined && key === undefined) return [];
-  if (cert === undefined) return [{ path: [...path, 'key'], problem: 'needs its certificate as well: `cert`' }];
-  if (key === undefined) return [{ path: [...path, 'cert'], problem: 'needs its private key as well: `key`' }];
+  if (cert === undefined) return [{ path: [...path, 'key'], problem: 'also needs a certificate: set `cert`' }];
+  if (key === undefined) return [{ path: [...path, 'cert'], problem: 'also needs a private key: set `key`' }];
   const why = errorMessageOf(() => createSecureContext({ cert: readFileSync(cert), key: readFileSync(key) }));
-  return why === undefined ? [] : [{ path, problem: `certificate and key cannot be used together: ${why}` }];
+  return why === undefined ? [] : [{ path, problem: `the certificate and the key do not work together: ${why}` }];
 }
 
 function authorityErrors(path: SettingPath, { ca }: TlsFiles): SettingIssue[] {
   const why = ca === undefined ? undefined : errorMessageOf(() => new X509Certificate(readFileSync(ca)));
-  return why === undefined ? [] : [{ path: [...path, 'ca'], problem: `holds no certificate: ${why}` }];
+  return why === undefined ? [] : [{ path: [...path, 'ca'], problem: `does not contain a certificate: ${why}` }];
 }
 
 function unreadableFile(file: string): string | undefined {

@@ -15,7 +15,7 @@ export interface RedisUrl {
 
 const REDIS_URL_ALLOWED =
   'a URL such as redis://127.0.0.1:6379/0, rediss://user:password@redis.example.com:6379 (TLS) or ' +
-  'unix:///run/redis.sock?db=0; special letters of a password are percent-encoded';
+  'unix:///run/redis.sock?db=0; special characters in a password must be percent-encoded';
 const REDIS_URL_JSON = { type: 'string', pattern: '^(rediss?|redis\\+unix|unix)://.+$' };
 
 /** The URL of a server. */
@@ -86,7 +86,7 @@ function decoded(text: string): string | undefined {
   }
 }
 
-const ANY_NAME = { form: /^[^\s\0]+$/, allowed: 'a name without blanks' };
+const ANY_NAME = { form: /^[^\s\0]+$/, allowed: 'a name without spaces' };
 
 const sentinel = z.strictObject({
   master: text(ANY_NAME).describe('Name by which the Sentinels know the master.'),
@@ -138,7 +138,7 @@ export const store = z
       .describe('TLS to Redis, also to Sentinels: a group as below. `null`: only where the URL begins with `rediss:`.'),
     prefix: text({
       form: /^[A-Za-z0-9._-]{1,64}$/,
-      allowed: 'a name of letters, digits, dots, dashes and underscores, up to 64 of them',
+      allowed: 'a name of up to 64 letters, digits, dots, dashes and underscores',
     })
       .prefault('rufh')
       .describe(

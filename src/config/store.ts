@@ -110,7 +110,7 @@ function redisSettingsWithEmbedded(store: StoreSettings): SettingIssue[] {
     .filter((name) => store[name] !== defaults[name])
     .map((name) => ({
       path: [name],
-      problem: 'is for Redis, but the store is embedded; write "type: redis" beside it, or leave it out',
+      problem: 'applies to Redis, but the store is embedded; set "type: redis", or remove it',
     }));
 }
 
@@ -129,20 +129,24 @@ function redisErrors(store: StoreSettings): SettingIssue[] {
   ];
 }
 
-const NO_PASSWORD = 'needs a password as well: `password_file` or `password`';
+const NO_PASSWORD = 'also needs a password: set `password_file` or `password`';
 
 /** What the URLs are: one server, Sentinels or nodes of a Cluster. */
 function serverErrors({ url, cluster, sentinel, tls }: StoreSettings): SettingIssue[] {
   const count = Array.isArray(url) ? url.length : url === null ? 0 : 1;
   const isOne = !cluster && sentinel === null;
   const onSocket = [url].flat().some((one) => one?.address.kind === 'unix');
-  const several = `has ${count} servers; say what they are with "cluster: true" or "sentinel", or leave one`;
+  const several = `has ${count} servers; set "cluster: true" or "sentinel" to say what they are, or keep one`;
   const rules: [SettingPath, boolean, string][] = [
-    [['url'], count === 0, 'is missing; it says where Redis is, such as redis://127.0.0.1:6379'],
+    [['url'], count === 0, 'is missing; set it to the address of Redis, such as redis://127.0.0.1:6379'],
     [['url'], count > 1 && isOne, several],
-    [['url'], onSocket && !isOne, 'has a socket, which leads to one server only; give hosts and ports'],
-    [['tls'], onSocket && tls !== null, 'cannot be used on a socket; leave it out'],
-    [['sentinel'], cluster && sentinel !== null, 'cannot be used with "cluster: true"; the URLs are one or the other'],
+    [['url'], onSocket && !isOne, 'contains a socket, which reaches one server only; use hosts and ports'],
+    [['tls'], onSocket && tls !== null, 'cannot be used with a socket; remove it'],
+    [
+      ['sentinel'],
+      cluster && sentinel !== null,
+      'cannot be combined with "cluster: true"; the URLs are either Sentinels or nodes of a Cluster',
+    ],
   ];
   return rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, problem }] : []));
 }
@@ -155,14 +159,16 @@ function urlErrors(store: StoreSettings): SettingIssue[] {
     const unlike = (['username', 'password', 'database'] as const).filter((what) => contradictsEarlier(all, url, what));
     const inCluster = store.cluster && (url.database ?? 0) > 0;
     return [
-      ...unlike.map((what) => ({ path, problem: `says another ${what} than one before it; say it once` })),
+      ...unlike.map((what) => ({ path, problem: `has a different ${what} from an earlier URL; specify it only once` })),
       ...(url.isTls === all[0]!.isTls ? [] : [{ path, problem: MIXED_SCHEMES }]),
-      ...(inCluster ? [{ path, problem: `says database ${url.database!}; a Redis Cluster has only 0` }] : []),
+      ...(inCluster
+        ? [{ path, problem: `selects database ${url.database!}, but a Redis Cluster has only database 0` }]
+        : []),
     ];
   });
 }
 
-const MIXED_SCHEMES = 'has another scheme than url[0]; either all speak TLS (rediss://) or none';
+const MIXED_SCHEMES = 'has a different scheme from url[0]; use TLS (rediss://) for all URLs or for none';
 
 function contradictsEarlier(
   all: readonly RedisUrl[],

@@ -11,7 +11,7 @@ export type Address =
 interface ValueTypeOptions<T> {
   /** The value, or undefined when `found` is none. Variables and flags bring everything as text. */
   readonly read: (found: unknown) => T | undefined;
-  /** Completes the sentence "allowed is …". */
+  /** Completes the sentence "expected …". */
   readonly allowed: string;
   /** What an editor checks. */
   readonly json: Record<string, unknown>;
@@ -92,7 +92,7 @@ function readDuration(found: unknown, { minMs = 0, maxMs = MAX_TIMER_MS }: Bound
 function durationAllowed({ minMs = 0, maxMs = MAX_TIMER_MS }: Bounds): string {
   const min = minMs > 0 ? `, at least ${minMs}ms` : '';
   const max = maxMs === MAX_TIMER_MS ? ', at most 24d' : '';
-  return `a time with its unit such as 500ms, 30s, 5m, 24h or 7d${min}${max}`;
+  return `a time with a unit, such as 500ms, 30s, 5m, 24h or 7d${min}${max}`;
 }
 
 /** A time in milliseconds: `500ms`, `30s`, `5m`, `24h`, `7d`. */
@@ -241,7 +241,7 @@ export function formatAddress(address: Address): string {
   return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
 }
 
-const ADDRESS_ALLOWED = 'HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path';
+const ADDRESS_ALLOWED = 'HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 picks a free port), or unix:/path';
 const ADDRESS_PATTERN = '^(unix:.+|(\\[[^\\]]+\\]|[A-Za-z0-9._-]+):\\d{1,5})$';
 
 /** Where to listen. */
@@ -266,7 +266,7 @@ const FILE_MODE = /^0?[0-7]{3}$/;
 export function fileMode() {
   return valueType({
     read: (found) => (typeof found === 'string' && FILE_MODE.test(found) ? parseInt(found, 8) : undefined),
-    allowed: "the rights of a file in octal digits and in quotes, such as '0660'",
+    allowed: "file permissions as octal digits in quotes, such as '0660'",
     json: { type: 'string', pattern: FILE_MODE.source },
     unit: 'octal digits',
   });
@@ -310,7 +310,7 @@ export function listOf<T>(oneOrMore: T | readonly T[]): readonly T[] {
 /** A form and what to say when something has another one. */
 export interface TextForm {
   readonly form: RegExp;
-  /** Completes the sentence "allowed is …". */
+  /** Completes the sentence "expected …". */
   readonly allowed: string;
 }
 
@@ -325,7 +325,7 @@ export function methodOrNull() {
   const form = /^(?!(?:GET|HEAD|DELETE|OPTIONS|TRACE|CONNECT)$)[A-Z][A-Z-]*$/;
   return valueType({
     read: (found) => (isNull(found) ? null : typeof found === 'string' && form.test(found) ? found : undefined),
-    allowed: 'a method in capitals that carries a body, such as PUT, or null',
+    allowed: 'an uppercase method that carries a body, such as PUT, or null',
     json: { type: ['string', 'null'], pattern: form.source },
     unit: 'method',
   });
@@ -353,7 +353,7 @@ export function textMap({ name, value }: { readonly name: TextForm; readonly val
       const issue = (message: string, path: string[] = []) =>
         void context.issues.push({ code: 'custom', message, path, input: found });
       if (typeof found !== 'object' || found === null || Array.isArray(found)) {
-        issue('a group of names and texts (name: value)');
+        issue('a group of names and text values (name: value)');
         return z.NEVER;
       }
       const entries = Object.entries(found).map(([key, one]): [string, string] => [key, asText(one)]);

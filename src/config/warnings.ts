@@ -31,7 +31,7 @@ export function findWarnings(config: Config, settings: Settings): SettingIssue[]
 function trustsEveryAddress({ trustedProxies }: Config): SettingIssue[] {
   return trustedProxies.flatMap(({ cidr }, index) => {
     if (!cidr.endsWith('/0')) return [];
-    const problem = `trusts every address (${cidr}): any client can say where it comes from; name the addresses of your proxies`;
+    const problem = `trusts every address (${cidr}): any client can forge its address; list the addresses of your proxies`;
     return [{ path: ['trusted_proxies', index], problem }];
   });
 }
@@ -56,16 +56,15 @@ function onceIfInherited(
 function neverEager(path: SettingPath, { delivery }: Route): SettingIssue[] {
   if (delivery.mode !== 'eager' || maxEagerDeliveries(delivery) > 0) return [];
   const problem =
-    'is eager, and no delivery ever is: eager ones take half of `concurrency`, rounded down, which is none of ' +
-    `${delivery.concurrency}. Allow the origin 2 requests or more, or write spool`;
+    'is eager, but no delivery ever is: eager deliveries get half of `concurrency`, rounded down, which is none of ' +
+    `${delivery.concurrency}. Set \`concurrency\` to 2 or more, or use spool`;
   return [{ path: [...path, 'delivery', 'mode'], relatedPath: [...path, 'delivery', 'concurrency'], problem }];
 }
 
 /** Told also where it is meant: who reads the file later takes the gate for one that sees all. */
 function bypassesGate(path: SettingPath, { delivery, plainBodies, resumable }: Route): SettingIssue[] {
   if (!delivery.gate || plainBodies !== 'pass' || !resumable) return [];
-  const problem =
-    'is pass, so that ordinary request bodies reach the origin without the gate; write spool, or leave it out';
+  const problem = 'is pass, so ordinary request bodies reach the origin without the gate; use spool, or remove it';
   return [{ path: [...path, 'plain_bodies'], relatedPath: [...path, 'delivery', 'gate'], problem }];
 }
 
@@ -73,7 +72,7 @@ function boundToRenewedCredential(path: SettingPath, { bindTo }: Route): Setting
   if (bindTo === 'principal') return [];
   return bindTo.flatMap((name, index) => {
     if (!/^(?:authorization|cookie)$/i.test(name)) return [];
-    const problem = `names ${name}, which clients renew: whoever does loses the upload; name an API key, or write principal`;
+    const problem = `contains ${name}, which clients renew: a client that does so loses its upload; name an API key, or use principal`;
     return [{ path: [...path, 'bind_to', index], problem }];
   });
 }
@@ -83,7 +82,7 @@ function gateNotExecutable(path: SettingPath, { delivery: { gate } }: Route): Se
   if (gate?.kind !== 'command') return [];
   const [program = ''] = gate.command;
   if (candidatePaths(program).some(isExecutable)) return [];
-  const problem = `names ${program}, which this user cannot run here: every upload would wait for it`;
+  const problem = `names ${program}, which this user cannot run on this machine: every upload would wait`;
   return [{ path: [...path, 'delivery', 'gate', 'command'], problem }];
 }
 
@@ -109,7 +108,7 @@ function bindingNotForwarded(path: SettingPath, { bindTo, authorize, delivery }:
   const credentials = delivery.credentials ?? DEFAULT_CREDENTIALS;
   return bindTo.flatMap((name, index) => {
     if (credentials.includes(name.toLowerCase())) return [];
-    const problem = `says who a client is by ${name}, which stays that of the creation when another client completes the upload; add it to \`delivery.credentials\``;
+    const problem = `identifies clients by ${name}, which keeps the value of the creation when another client completes the upload; add it to \`delivery.credentials\``;
     return [{ path: [...path, 'bind_to', index], relatedPath: [...path, 'authorize', 'recheck'], problem }];
   });
 }
@@ -125,10 +124,10 @@ function gatewayStatusRetries(path: SettingPath, { delivery }: Route, methods?: 
   if (guarantee === 'at_least_once' || (guarantee === undefined && isAlwaysIdempotent)) return [];
   const doubtful = (retry.retryOn ?? []).filter((status) => status >= 500 && status !== 503);
   if (doubtful.length === 0) return [];
-  const whose = guarantee === undefined ? 'a POST or PATCH' : 'with at_most_once an upload';
+  const whose = guarantee === undefined ? 'a POST or PATCH' : 'an upload with at_most_once';
   const problem =
-    `has ${doubtful.join(' and ')}, which gateways say while the origin is still at work: ${whose} may be delivered ` +
-    'twice. Leave it out, or set `guarantee: at_least_once` if the origin takes a second request for the first';
+    `has ${doubtful.join(' and ')}, which gateways send while the origin may still be working: ${whose} may be delivered ` +
+    'twice. Remove it, or set `guarantee: at_least_once` if the origin recognizes a repeated request';
   return [{ path: [...path, 'delivery', 'retry', 'retry_on'], problem }];
 }
 
@@ -153,7 +152,7 @@ function alwaysRefused({ routes }: Config): SettingIssue[] {
   return routes.flatMap(({ paths, route }, index) => {
     const odd = paths.filter((pattern) => /\/\/|%(?:2F|5C|[01][0-9A-F]|7F)/.test(pattern));
     if (odd.length === 0 || !dependsOnPath(route)) return [];
-    const problem = `has ${odd.join(' and ')}, which is refused with 400 on a route that asks: servers read // and escaped slashes, backslashes and control characters in several ways`;
+    const problem = `has ${odd.join(' and ')}, which a route with access checks refuses with 400: servers interpret // and escaped slashes, backslashes and control characters differently`;
     return [{ path: ['routes', index, 'match'], problem }];
   });
 }
@@ -162,7 +161,7 @@ function alwaysRefused({ routes }: Config): SettingIssue[] {
 function unprotectedMethods({ routes, defaultRoute }: Config): SettingIssue[] {
   return routes.flatMap(({ methods, route: { authorize } }, index) => {
     if (!methods || !authorize.forwardAuth || defaultRoute.authorize.forwardAuth) return [];
-    const problem = `asks \`forward_auth\` for ${methods.join(', ')} only: every other method goes on to the next route, and a form field such as _method may turn POST into one of these; leave \`methods\` out, unless the others are for everybody`;
+    const problem = `asks \`forward_auth\` for ${methods.join(', ')} only: other methods go on to the next route unchecked, and a form field such as _method may turn a POST into one of these; remove \`methods\`, unless the other methods are public`;
     return [{ path: ['routes', index, 'match', 'methods'], problem }];
   });
 }
@@ -182,7 +181,7 @@ function unreachableRoutes({ routes, defaultRoute }: Config): SettingIssue[] {
     );
     if (matchedRoutes.includes(defaultRoute.name)) return [];
     const names = [...new Set(matchedRoutes)].map((name) => `"${name}"`).join(' and ');
-    const problem = `no request reaches this route: ${names} before it ${matchedRoutes.length === 1 ? 'takes' : 'take'} what it matches; put it first, or leave it out`;
+    const problem = `no request reaches this route, because everything it matches is already matched by ${names}; move it up, or remove it`;
     return [{ path: ['routes', index, 'match'], problem }];
   });
 }
@@ -225,6 +224,6 @@ function partlyUnprotected(
       : []),
     'upgrades to other protocols',
   ];
-  const problem = `leaves open what forward_auth is not asked for: ${open.join(', ')} reach the origin from everybody; write all, unless the origin asks for itself`;
+  const problem = `leaves some requests unchecked: ${open.join(', ')} reach the origin without forward_auth; use all, unless the origin checks them itself`;
   return [{ path: [...path, 'authorize', 'scope'], problem }];
 }

@@ -44,12 +44,15 @@ export function readYaml(content: string, env: Environment): { file: YamlFile; c
 /** Only a name is shown: another text at that place may be a password. */
 function describeDuplicateKey(content: string, offset: number): string {
   const key = /^[\w.-]+(?=\s*:)/.exec(content.slice(offset))?.[0];
-  return `${key === undefined ? 'a key' : `"${key}"`} stands here a second time; put both into one, or remove one of them`;
+  return `${key === undefined ? 'a key' : `"${key}"`} is defined twice; merge the two, or remove one of them`;
 }
 
 /** What stands at that place may be a password that was not put in quotes. */
 function withoutContent(message: string): string {
-  return message.replace(/^(Unresolved|Block scalar header)(.*?): .*/s, '$1$2; text with such letters needs quotes');
+  return message.replace(
+    /^(Unresolved|Block scalar header)(.*?): .*/s,
+    '$1$2; quote text that contains such characters',
+  );
 }
 
 function unresolvedAliases(document: Document, locate: Locate): ConfigError[] {
@@ -57,7 +60,7 @@ function unresolvedAliases(document: Document, locate: Locate): ConfigError[] {
   visit(document, {
     Alias: (_key, alias) => {
       if (alias.resolve(document) || !hasRange(alias)) return;
-      const problem = 'not valid YAML: no anchor of this name stands before it; a text that begins with * needs quotes';
+      const problem = 'not valid YAML: no anchor of this name precedes it; quote text that begins with *';
       configErrors.push({ ...locate(alias.range[0]), problem });
     },
   });

@@ -321,7 +321,7 @@ describe('the admin listener', () => {
   test.each([
     ['admin: false', /this configuration has no admin listener/],
     ['admin: 127.0.0.1:0', /has whatever port was free/],
-    ['admin: nonsense', /admin: found "nonsense", allowed is HOST:PORT/],
+    ['admin: nonsense', /admin: found "nonsense", expected HOST:PORT/],
   ])('that a configuration with %s does not tell ends with 2', async (line, message) => {
     const file = join(directory.path, 'a.yaml');
     writeFileSync(file, `${line}\norigin: http://a\n`);
@@ -364,7 +364,7 @@ describe('the admin listener', () => {
     const { code, errors } = await uploads(['list', '--admin', 'over there']);
     expect([code, errors]).toEqual([
       2,
-      'rufh-proxy: --admin: found "over there", allowed is a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket\n',
+      'rufh-proxy: --admin: found "over there", expected a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket\n',
     ]);
   });
 
@@ -410,7 +410,7 @@ describe('the admin listener', () => {
     ...['over there', '/run/a.sock', 'unix:', 'UNIX:/run/a.sock', '9090', ':9090', 'localhost', '127.0.0.1:99999'],
     ...['http+unix://%2Frun%2Fa.sock', 'http://unix:/run/a.sock', 'http://'],
   ])('written as %s, which is no address, is told with every form that is one', (written) => {
-    const told = `found "${written}", allowed is a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket`;
+    const told = `found "${written}", expected a URL such as http://127.0.0.1:9090, HOST:PORT, or unix:/path for a Unix socket`;
     const byVariable = resolveAdminTarget({ env: { RUFH_PROXY_ADMIN: written } });
     expect(byVariable).toEqual({ problem: `RUFH_PROXY_ADMIN: ${told}` });
     expect(resolveAdminTarget({ admin: written, env: {} })).toEqual({ problem: `--admin: ${told}` });

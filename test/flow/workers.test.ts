@@ -119,7 +119,7 @@ describe('workers that do not come to listen', () => {
   test('tell their common reason once', async () => {
     const port = await takenPort();
     const { code, problems } = await startInVain({ listen: `127.0.0.1:${port}` });
-    const advice = 'another process listens there; stop it or choose another address (port 0 takes a free one)';
+    const advice = 'another process listens there; stop it or choose another address (port 0 picks a free port)';
     expect([code, problems]).toEqual([1, [`rufh-proxy: cannot listen on 127.0.0.1:${port}: ${advice}`]]);
   });
 

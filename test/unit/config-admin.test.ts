@@ -38,8 +38,7 @@ function load(yaml: string, { env = {}, flags = {} }: Given = {}) {
   };
 }
 
-const EXPOSED =
-  'can be reached from other machines, and whoever reaches it could cancel uploads; give it a `token_file`';
+const EXPOSED = 'can be reached from other machines, where anyone could cancel uploads; set `token_file`';
 
 describe('beyond loopback', () => {
   test.each([
@@ -79,12 +78,12 @@ describe('beyond loopback', () => {
 
 test.each([
   ['token_file: /no/such/file', '2:22: admin.token_file: cannot read /no/such/file: ENOENT'],
-  ['token_file: [a]', /admin\.token_file: found \["a"\], allowed is the path of a file, or null/],
-  ['open: [uploads]', /admin\.open\[0\]: found "uploads", allowed is one of health, metrics/],
-  ['hosts: ["a:80"]', /admin\.hosts\[0\]: found "a:80", allowed is a host name without a port/],
-  ['insecure: yes', /admin\.insecure: found "yes", allowed is true or false/],
-  ["mode: '0600'", /admin\.mode: only a Unix socket has a mode/],
-  ['tokenfile: a', /admin\.tokenfile: there is no such setting; did you mean token_file\?/],
+  ['token_file: [a]', /admin\.token_file: found \["a"\], expected the path of a file, or null/],
+  ['open: [uploads]', /admin\.open\[0\]: found "uploads", expected one of health, metrics/],
+  ['hosts: ["a:80"]', /admin\.hosts\[0\]: found "a:80", expected a host name without a port/],
+  ['insecure: yes', /admin\.insecure: found "yes", expected true or false/],
+  ["mode: '0600'", /admin\.mode: applies to Unix sockets only/],
+  ['tokenfile: a', /admin\.tokenfile: unknown setting; did you mean token_file\?/],
 ])('admin: { %s } is a mistake', (setting, told) => {
   const expected = typeof told === 'string' ? `FILE:${told}` : expect.stringMatching(told);
   expect(load(`admin: { ${setting} }`).configErrors).toEqual([expected]);
@@ -93,10 +92,10 @@ test.each([
 test.each([
   ['', 'is empty'],
   ['\n', 'is empty'],
-  ['fifteen-letters', 'holds fewer than 16 letters'],
-  ['sixteen letters with spaces', 'holds letters that no header field carries'],
-  ['sixteen-letters-ä', 'holds letters that no header field carries'],
-  ['sixteen-letters\nsixteen-letters', 'holds letters that no header field carries'],
+  ['fifteen-letters', 'contains fewer than 16 characters'],
+  ['sixteen letters with spaces', 'contains characters that a header field cannot carry'],
+  ['sixteen-letters-ä', 'contains characters that a header field cannot carry'],
+  ['sixteen-letters\nsixteen-letters', 'contains characters that a header field cannot carry'],
 ])('a file with %j is no token, and the mistake does not show it', (content, told) => {
   writeFileSync(tokenFile, content);
   const { configErrors } = load('admin: { token_file: TOKEN_FILE }');
@@ -151,11 +150,13 @@ describe('the token', () => {
 test.each([
   [
     'admin: { insecure: true }',
-    ['FILE:2:20: admin.insecure: changes nothing: there is a token, or nobody else reaches the address; leave it out'],
+    [
+      'FILE:2:20: admin.insecure: has no effect, because a token is set or no other machine can reach the address; remove it',
+    ],
   ],
   [
     'admin: { address: 0.0.0.0:1, insecure: true, token_file: TOKEN_FILE }',
-    [expect.stringContaining('admin.insecure: changes nothing')],
+    [expect.stringContaining('admin.insecure: has no effect')],
   ],
   ['admin: { address: 0.0.0.0:1, insecure: true }', []],
   ['admin: { address: false, insecure: true }', []],

@@ -99,11 +99,11 @@ describe('with Redis', () => {
   });
 });
 
-describe('a value that is not allowed is told with what is', () => {
+describe('a value that is not expected told with what is', () => {
   const words =
-    'allowed is http://HOST:PORT or https://HOST:PORT, as other nodes reach this one, such as http://10.0.0.5:8081';
+    'expected http://HOST:PORT or https://HOST:PORT at which other nodes reach this one, such as http://10.0.0.5:8081';
   const secretWords =
-    'what it is set to is not shown; allowed is a text of at least 16 letters, in quotes when it looks like a number, or null';
+    'invalid value (not shown); expected a string of at least 16 characters (in quotes if it looks like a number), or null';
   const advertised = (url: string) => `cluster: { listen: 0.0.0.0:8081, ${SECRET}, advertise: "${url}" }`;
   test.each([
     ...[
@@ -117,20 +117,20 @@ describe('a value that is not allowed is told with what is', () => {
     [`cluster: { ${AT}, secret: 1234567890123456 }`, `3:75: cluster.secret: ${secretWords}`],
     [
       `cluster: { ${AT}, ${SECRET}, tls: { cert: /c, key: /k } }`,
-      '3:93: cluster.tls.ca: is missing; allowed is the path of a file or directory',
+      '3:93: cluster.tls.ca: is missing; expected the path of a file or directory',
     ],
     [
       `cluster: { ${AT}, ${SECRET}, owner_timeout: 9s }`,
-      '3:108: cluster.owner_timeout: found "9s", allowed is a time with its unit such as 500ms, 30s, 5m, 24h or 7d, at least 10000ms, at most 24d',
+      '3:108: cluster.owner_timeout: found "9s", expected a time with a unit, such as 500ms, 30s, 5m, 24h or 7d, at least 10000ms, at most 24d',
     ],
     [
       `cluster: { listen: a:1, advertise: "http://me@a:1", ${SECRET} }`,
       `3:36: cluster.advertise: found "http://***@a:1", ${words}`,
     ],
-    ['workers: many', '3:10: workers: found "many", allowed is a whole number from 1 to 1024, or auto'],
-    ['workers: 0', '3:10: workers: found 0, allowed is a whole number from 1 to 1024, or auto'],
-    ['workers: 1.5', '3:10: workers: found 1.5, allowed is a whole number from 1 to 1024, or auto'],
-    ['spool: { shared: yes please }', '3:18: spool.shared: found "yes please", allowed is true or false'],
+    ['workers: many', '3:10: workers: found "many", expected a whole number from 1 to 1024, or auto'],
+    ['workers: 0', '3:10: workers: found 0, expected a whole number from 1 to 1024, or auto'],
+    ['workers: 1.5', '3:10: workers: found 1.5, expected a whole number from 1 to 1024, or auto'],
+    ['spool: { shared: yes please }', '3:18: spool.shared: found "yes please", expected true or false'],
   ])('%s', (line, configError) => {
     expect(configErrors(REDIS + line)).toEqual([configError]);
   });
@@ -145,8 +145,8 @@ describe('a value that is not allowed is told with what is', () => {
 
 describe('settings that are right one by one, but not together', () => {
   test('the embedded store is for one process of one node', () => {
-    const alone = 'cannot be used with the embedded store, which serves one node only';
-    const instead = 'write "store: { type: redis, url: … }", or leave it out';
+    const alone = 'cannot be used with the embedded store, which supports one node only';
+    const instead = 'set "store: { type: redis, url: … }", or remove it';
     const lines = `spool: { shared: true }\ncluster: { ${AT}, ${SECRET} }\nworkers: 4\n`;
     expect(configErrors(`origin: http://a\n${lines}`)).toEqual([
       `2:18: spool.shared: ${alone}; ${instead}`,
@@ -159,7 +159,7 @@ describe('settings that are right one by one, but not together', () => {
   test('also on a machine with a single core', () => {
     expect(configErrors('origin: http://a', { env: { RUFH_PROXY_WORKERS: 'auto' } })).toEqual([
       'RUFH_PROXY_WORKERS: workers: is auto, but the embedded store keeps records and leases in one process; ' +
-        'write "store: { type: redis, url: … }", or leave it out',
+        'set "store: { type: redis, url: … }", or remove it',
     ]);
   });
 
@@ -173,36 +173,36 @@ describe('settings that are right one by one, but not together', () => {
       '3:30: spool.sync: cannot be none while spool.shared is true: what was acknowledged would be in one machine’s cache, ' +
         'and not where the others look; write group or always',
     ],
-    [`cluster: { ${AT} }`, '3:10: cluster: needs a secret that all nodes share: `secret_file` or `secret`'],
+    [`cluster: { ${AT} }`, '3:10: cluster: needs a secret that all nodes share: set `secret_file` or `secret`'],
     [
       `cluster: { ${AT}, ${SECRET}, secret_file: /f }`,
-      '3:106: cluster.secret_file: cannot be used together with `secret`; leave one of them out',
+      '3:106: cluster.secret_file: cannot be combined with `secret`; remove one of them',
     ],
     [`cluster: { ${AT}, secret_file: DIR/none }`, '3:80: cluster.secret_file: cannot read DIR/none: ENOENT'],
     [`cluster: { ${AT}, secret_file: DIR/empty }`, '3:80: cluster.secret_file: DIR/empty is empty'],
     [
       `cluster: { ${AT}, secret_file: DIR/short }`,
-      '3:80: cluster.secret_file: DIR/short holds fewer than 16 letters; make the secret longer',
+      '3:80: cluster.secret_file: DIR/short contains fewer than 16 characters; use a longer secret',
     ],
     [
       `cluster: { listen: 0.0.0.0:0, advertise: http://10.0.0.5:8081, ${SECRET} }`,
-      '3:20: cluster.listen: needs a port of its own; the other nodes have to know it',
+      '3:20: cluster.listen: needs a fixed port, because the other nodes must know it',
     ],
     [
       `cluster: { listen: 127.0.0.1:8080, advertise: http://10.0.0.5:8081, ${SECRET} }`,
-      '3:20: cluster.listen: the listener for other nodes needs an address of its own; 0.0.0.0:8080 is listened on already',
+      '3:20: cluster.listen: the cluster listener needs its own address; 0.0.0.0:8080 is already used by another listener',
     ],
     [
       `admin: 127.0.0.1:8081\ncluster: { ${AT}, ${SECRET} }`,
-      '4:20: cluster.listen: the listener for other nodes needs an address of its own; 127.0.0.1:8081 is listened on already',
+      '4:20: cluster.listen: the cluster listener needs its own address; 127.0.0.1:8081 is already used by another listener',
     ],
     ...['0.0.0.0', '[::]'].map((host): [string, string] => [
       `cluster: { listen: 127.0.0.1:1, advertise: "http://${host}:1", ${SECRET} }`,
-      '3:44: cluster.advertise: is no address to connect to; give the name or address of this node',
+      '3:44: cluster.advertise: is not an address to connect to; use the name or address of this node',
     ]),
     [
       `cluster: { listen: 127.0.0.1:1, advertise: https://a:1, ${SECRET} }`,
-      '3:44: cluster.advertise: begins with https:, but there is no `cluster.tls`; write http:',
+      '3:44: cluster.advertise: begins with https:, but `cluster.tls` is not set; use http:',
     ],
     [
       `cluster: { ${AT.replace('http:', 'https:')}, ${SECRET}, tls: { cert: DIR/none, key: DIR/short, ca: DIR/short } }`,
@@ -220,7 +220,7 @@ describe('settings that are right one by one, but not together', () => {
     write('key', key);
     const tls = 'tls: { cert: DIR/cert, key: DIR/key, ca: DIR/cert }';
     expect(configErrors(`${REDIS}cluster: { ${AT}, ${SECRET}, ${tls} }`)).toEqual([
-      '3:45: cluster.advertise: begins with http:, but `cluster.tls` is set; write https:',
+      '3:45: cluster.advertise: begins with http:, but `cluster.tls` is set; use https:',
     ]);
   });
 });

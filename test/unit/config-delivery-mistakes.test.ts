@@ -23,36 +23,36 @@ function configErrors(lines: string): string[] {
   return loaded.configErrors.map((configError) => describeError({ ...configError, source: undefined }));
 }
 
-describe('a value that is not allowed is told with what is', () => {
+describe('a value that is not expected told with what is', () => {
   const targetWords =
-    'allowed is a path and query such as /store{path}?name={filename}, with the placeholders {target}, {path}, {query}, {filename}, or null';
+    'expected a path and query such as /store{path}?name={filename}, with the placeholders {target}, {path}, {query}, {filename}, or null';
   test.each([
     [
       'delivery: { guarantee: maybe }',
-      '2:24: delivery.guarantee: found "maybe", allowed is one of by_method, at_most_once, at_least_once',
+      '2:24: delivery.guarantee: found "maybe", expected one of by_method, at_most_once, at_least_once',
     ],
     [
       'delivery: { method: GET }',
-      '2:21: delivery.method: found "GET", allowed is a method in capitals that carries a body, such as PUT, or null',
+      '2:21: delivery.method: found "GET", expected an uppercase method that carries a body, such as PUT, or null',
     ],
     ['delivery: { target: store }', `2:21: delivery.target: found "store", ${targetWords}`],
     ['delivery: { target: "/{id}" }', `2:21: delivery.target: found "/{id}", ${targetWords}`],
     ['delivery: { target: "/a b" }', `2:21: delivery.target: found "/a b", ${targetWords}`],
     [
       'delivery: { framing: form }',
-      '2:22: delivery.framing: found "form", allowed is raw, multipart, or a group with type: multipart',
+      '2:22: delivery.framing: found "form", expected raw, multipart, or a group with type: multipart',
     ],
     [
       'delivery: { framing: { type: raw } }',
-      '2:30: delivery.framing.type: found "raw", allowed is multipart; for the bytes as they are write "framing: raw"',
+      '2:30: delivery.framing.type: found "raw", expected multipart; for the bytes as they are write "framing: raw"',
     ],
     [
       `delivery: { framing: { field: 'a"b' } }`,
-      '2:31: delivery.framing.field: found "a\\"b", allowed is a field name of up to 200 letters without quotes and line breaks',
+      '2:31: delivery.framing.field: found "a\\"b", expected a field name of up to 200 characters without quotes or line breaks',
     ],
     [
       'delivery: { framing: { fields: { "a\\r\\nb": c } } }',
-      '2:32: delivery.framing.fields: found {"a\\r\\nb":"c"}, allowed is a field name of up to 200 letters without quotes and line breaks before each colon',
+      '2:32: delivery.framing.fields: found {"a\\r\\nb":"c"}, expected a field name of up to 200 characters without quotes or line breaks before each colon',
     ],
     [
       'delivery: { credentials: [Cookie, X_Token] }',
@@ -60,7 +60,7 @@ describe('a value that is not allowed is told with what is', () => {
     ],
     [
       'delivery: { credentials: [Content-Type] }',
-      '2:27: delivery.credentials[0]: cannot name content-type, which is about one request, and not about who sends it',
+      '2:27: delivery.credentials[0]: cannot name content-type, which describes a request, not its sender',
     ],
     [
       'delivery: { framing: { fields_from_headers: { a: X_Id } } }',
@@ -72,71 +72,68 @@ describe('a value that is not allowed is told with what is', () => {
     ],
     [
       'authorize: { forward_auth: http://a/b }\ndelivery: { framing: { fields_from_headers: { a: Remote-User } } }',
-      '3:50: delivery.framing.fields_from_headers.a: cannot be taken from Remote-User: clients cannot say it here; name it in `copy_headers` of `authorize.forward_auth`, whose service may',
+      '3:50: delivery.framing.fields_from_headers.a: cannot be taken from Remote-User: clients cannot set it; add it to `copy_headers` of `authorize.forward_auth` if that service sets it',
     ],
     [
       'delivery: { framing: { fields_from_headers: { a: "X Y" } } }',
-      '2:50: delivery.framing.fields_from_headers.a: found "X Y", allowed is the name of a header such as X-Request-Id',
+      '2:50: delivery.framing.fields_from_headers.a: found "X Y", expected the name of a header such as X-Request-Id',
     ],
-    ['delivery: { framing: { fields: { a: [] } } }', '2:37: delivery.framing.fields.a: found [], allowed is a text'],
+    ['delivery: { framing: { fields: { a: [] } } }', '2:37: delivery.framing.fields.a: found [], expected a text'],
     [
       'delivery: { framing: { fields: a } }',
-      '2:32: delivery.framing.fields: found "a", allowed is a group of names and texts (name: value)',
+      '2:32: delivery.framing.fields: found "a", expected a group of names and text values (name: value)',
     ],
     [
       'delivery: { gate: { timeout: 1s } }',
-      '2:19: delivery.gate: found {"timeout":"1s"}, allowed is a group with either http or command',
+      '2:19: delivery.gate: found {"timeout":"1s"}, expected a group with either http or command',
     ],
     [
       'delivery: { gate: { http: http://g, command: [a] } }',
-      '2:19: delivery.gate: found {"http":"http://g","command":["a"]}, allowed is a group with either http or command',
+      '2:19: delivery.gate: found {"http":"http://g","command":["a"]}, expected a group with either http or command',
     ],
     [
       'delivery: { gate: { command: [] } }',
-      '2:30: delivery.gate.command: found [], allowed is a list of the program and its arguments',
+      '2:30: delivery.gate.command: found [], expected a list of the program and its arguments',
     ],
-    ['delivery: { gate: clamd }', '2:19: delivery.gate: found "clamd", allowed is a group of settings (name: value)'],
+    ['delivery: { gate: clamd }', '2:19: delivery.gate: found "clamd", expected a group of settings (name: value)'],
     [
       'delivery: { breaker: { failures: 0 } }',
-      '2:34: delivery.breaker.failures: found 0, allowed is a whole number from 1 to 1000000',
+      '2:34: delivery.breaker.failures: found 0, expected a whole number from 1 to 1000000',
     ],
     [
       'delivery: { retry: { while_waiting: 5 } }',
-      '2:37: delivery.retry.while_waiting: found 5, allowed is a time with its unit such as 500ms, 30s, 5m, 24h or 7d, at most 24d, or null',
+      '2:37: delivery.retry.while_waiting: found 5, expected a time with a unit, such as 500ms, 30s, 5m, 24h or 7d, at most 24d, or null',
     ],
     [
       'authorize: { forward_auth: ask }',
-      '2:28: authorize.forward_auth: found "ask", allowed is a URL such as http://127.0.0.1:4181/verify, without fragment or credentials',
+      '2:28: authorize.forward_auth: found "ask", expected a URL such as http://127.0.0.1:4181/verify, without fragment or credentials',
     ],
     [
       'authorize: { forward_auth: { timeout: 1s } }',
-      '2:14: authorize.forward_auth.url: is missing; allowed is a URL such as http://127.0.0.1:4181/verify, without fragment or credentials',
+      '2:14: authorize.forward_auth.url: is missing; expected a URL such as http://127.0.0.1:4181/verify, without fragment or credentials',
     ],
     [
       'authorize: { forward_auth: { url: http://b, copy_headers: [content-length] } }',
-      '2:60: authorize.forward_auth.copy_headers[0]: found "content-length", allowed is the name of a header such as Remote-User that neither belongs to the connection, frames the body nor is ours to say',
+      '2:60: authorize.forward_auth.copy_headers[0]: found "content-length", expected the name of a header such as Remote-User that does not belong to the connection, frame the body or come from the proxy itself',
     ],
     [
       'bind_to: Authorization',
-      '2:10: bind_to: found "Authorization", allowed is principal, or a list of header names such as [Authorization]',
+      '2:10: bind_to: found "Authorization", expected principal, or a list of header names such as [Authorization]',
     ],
-    ['bind_to: ["a b"]', '2:11: bind_to[0]: found "a b", allowed is the name of a header such as X-Request-Id'],
+    ['bind_to: ["a b"]', '2:11: bind_to[0]: found "a b", expected the name of a header such as X-Request-Id'],
     [
       'delivery: { idempotent: true }',
-      '2:13: delivery.idempotent: was replaced by `guarantee`: write at_least_once for idempotent: true, and leave it out for false',
+      '2:13: delivery.idempotent: was replaced by `guarantee`: use at_least_once instead of `idempotent: true`, and nothing instead of `idempotent: false`',
     ],
     [
       'routes: [{ match: { path: /a }, delivery: { idempotent: true } }]',
-      '2:45: routes[0].delivery.idempotent: was replaced by `guarantee`: write at_least_once for idempotent: true, and leave it out for false',
+      '2:45: routes[0].delivery.idempotent: was replaced by `guarantee`: use at_least_once instead of `idempotent: true`, and nothing instead of `idempotent: false`',
     ],
     [
       'delivery: { retry: { while_waitin: 5s } }',
-      '2:22: delivery.retry.while_waitin: there is no such setting; did you mean while_waiting?',
+      '2:22: delivery.retry.while_waitin: unknown setting; did you mean while_waiting?',
     ],
-    [
-      'delivery: { framing: { feld: a } }',
-      '2:24: delivery.framing.feld: there is no such setting; did you mean field?',
-    ],
+    ['delivery: { framing: { feld: a } }', '2:24: delivery.framing.feld: unknown setting; did you mean field?'],
   ])('%s', (line, configError) => {
     expect(configErrors(line)).toEqual([configError]);
   });
@@ -147,25 +144,28 @@ describe('settings that are right one by one, but not together', () => {
   test.each([
     [
       'delivery: { mode: eager, gate: { http: http://g } }',
-      '2:19: delivery.mode: cannot be eager with a gate: a gate has to see the whole before the origin does',
+      '2:19: delivery.mode: cannot be eager with a gate: the gate must see the complete upload before the origin does',
     ],
     [
       'delivery: { gate: { http: http://g } }\nroutes: [{ match: { path: /a }, delivery: { mode: eager } }]',
-      '3:51: routes[0].delivery.mode: cannot be eager with a gate: a gate has to see the whole before the origin does',
+      '3:51: routes[0].delivery.mode: cannot be eager with a gate: the gate must see the complete upload before the origin does',
     ],
     [
       `delivery: { mode: eager }\n${rechecked}`,
-      '2:19: delivery.mode: cannot be eager with authorize.recheck: that asks before delivery, which would have begun long before',
+      '2:19: delivery.mode: cannot be eager when authorize.recheck is true: the recheck comes before delivery, which has long begun by then',
     ],
     [
       'delivery: { wait: 10s, retry: { while_waiting: 20s } }',
-      '2:48: delivery.retry.while_waiting: is 20000ms, more than delivery.wait, which is 10000ms',
+      '2:48: delivery.retry.while_waiting: is 20000ms, which is more than delivery.wait (10000ms)',
     ],
-    ['authorize: { recheck: true }', '2:23: authorize.recheck: is set without a `forward_auth` that could be asked'],
-    ['bind_to: principal', '2:10: bind_to: cannot be principal without `authorize.forward_auth`, which names it'],
+    ['authorize: { recheck: true }', '2:23: authorize.recheck: needs a `forward_auth` to ask, which is not set'],
+    [
+      'bind_to: principal',
+      '2:10: bind_to: cannot be principal without `authorize.forward_auth`, which names the principal',
+    ],
     [
       'authorize: { forward_auth: http://b }\nbind_to: principal\nroutes: [{ match: { path: /a }, authorize: { forward_auth: null } }]',
-      '4:10: routes[0].bind_to: cannot be principal without `authorize.forward_auth`, which names it',
+      '4:10: routes[0].bind_to: cannot be principal without `authorize.forward_auth`, which names the principal',
     ],
     [
       'bind_to: [X-Device, X_Device]',
@@ -173,15 +173,15 @@ describe('settings that are right one by one, but not together', () => {
     ],
     [
       'authorize: { forward_auth: http://b }\nbind_to: [remote-USER]',
-      '3:11: bind_to[0]: cannot name remote-USER, which only the service of `authorize.forward_auth` says: use `bind_to: principal`',
+      '3:11: bind_to[0]: cannot name remote-USER, which only the `authorize.forward_auth` service sets: use `bind_to: principal`',
     ],
     [
       'routes: [{ match: { path: /a }, authorize: { forward_auth: { url: http://b, copy_headers: [X-Groups] } }, bind_to: [x-groups] }]',
-      '2:117: routes[0].bind_to[0]: cannot name x-groups, which only the service of `authorize.forward_auth` says: use `bind_to: principal`',
+      '2:117: routes[0].bind_to[0]: cannot name x-groups, which only the `authorize.forward_auth` service sets: use `bind_to: principal`',
     ],
     ...['Upload-Offset', 'content-length', 'Connection', 'Idempotency-Key', 'Tus-Resumable'].map((name) => [
       `bind_to: [${name}]`,
-      `2:11: bind_to[0]: cannot name ${name}, which is about one request: the next one says another`,
+      `2:11: bind_to[0]: cannot name ${name}, which differs from request to request`,
     ]),
   ])('%s', (lines, configError) => {
     expect(configErrors(lines)).toEqual([configError]);

@@ -228,7 +228,7 @@ describe('plain_bodies', () => {
   });
 });
 
-const gateways = /^FILE:\d+:\d+: (routes\[0\]\.)?delivery\.retry\.retry_on: has [\d and]+, which gateways say/;
+const gateways = /^FILE:\d+:\d+: (routes\[0\]\.)?delivery\.retry\.retry_on: has [\d and]+, which gateways send/;
 
 test.each([
   ['delivery: { retry: { retry_on: [502, 503, 504] } }', true],

@@ -38,20 +38,20 @@ routes:
   - name: x
 `;
   expect(mistakesIn(yaml)).toEqual([
-    'FILE:1:9: origin: found "127.0.0.1:3000", allowed is a URL such as http://127.0.0.1:3000, without query, fragment or credentials',
-    'FILE:3:5: listen[0].address: is missing; allowed is HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path',
-    'FILE:3:5: listen[0].adress: there is no such setting; did you mean address?',
-    'FILE:4:5: listen[1]: found "127.0.0.1", allowed is HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path',
-    'FILE:6:13: limits.max_size: found "10XB", allowed is a size such as 10GiB, 5MB or a number of bytes, or null',
-    'FILE:7:3: limits.idle_timout: there is no such setting; did you mean idle_timeout?',
-    'FILE:8:8: admin: found "yes please", allowed is HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path, or false',
-    'FILE:9:39: trusted_proxies[1].cidr: found "proxy.local", allowed is an address or range such as 10.0.0.0/8, 192.168.1.7 or fd00::/8, or unix',
-    'FILE:10:50: cors.allow_credentials: cannot be true while allow_origins has *: any page could act for your users; name the origins',
-    'FILE:11:1: http2.session_window: is 8388608, less than stream_window, which is 16777216',
-    'FILE:13:20: routes[0].match.path: found "api", allowed is a path pattern that begins with /, such as /api/files/**',
-    'FILE:13:35: routes[0].match.methods[0]: found "post", allowed is a method in capitals, such as POST',
-    'FILE:14:24: routes[0].delivery.retry: found 5, allowed is a group of settings (name: value)',
-    'FILE:15:5: routes[1].match: is missing; allowed is a group of settings (name: value)',
+    'FILE:1:9: origin: found "127.0.0.1:3000", expected a URL such as http://127.0.0.1:3000, without query, fragment or credentials',
+    'FILE:3:5: listen[0].address: is missing; expected HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 picks a free port), or unix:/path',
+    'FILE:3:5: listen[0].adress: unknown setting; did you mean address?',
+    'FILE:4:5: listen[1]: found "127.0.0.1", expected HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 picks a free port), or unix:/path',
+    'FILE:6:13: limits.max_size: found "10XB", expected a size such as 10GiB, 5MB or a number of bytes, or null',
+    'FILE:7:3: limits.idle_timout: unknown setting; did you mean idle_timeout?',
+    'FILE:8:8: admin: found "yes please", expected HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 picks a free port), or unix:/path, or false',
+    'FILE:9:39: trusted_proxies[1].cidr: found "proxy.local", expected an address or range such as 10.0.0.0/8, 192.168.1.7 or fd00::/8, or unix',
+    'FILE:10:50: cors.allow_credentials: cannot be true when allow_origins contains *: any page could act on behalf of your users; list the origins',
+    'FILE:11:1: http2.session_window: is 8388608, which is less than stream_window (16777216)',
+    'FILE:13:20: routes[0].match.path: found "api", expected a path pattern that begins with /, such as /api/files/**',
+    'FILE:13:35: routes[0].match.methods[0]: found "post", expected an uppercase method, such as POST',
+    'FILE:14:24: routes[0].delivery.retry: found 5, expected a group of settings (name: value)',
+    'FILE:15:5: routes[1].match: is missing; expected a group of settings (name: value)',
   ]);
 });
 
@@ -62,12 +62,12 @@ test('what only some listeners can have is told where it stands', () => {
       `origin: http://a\nlisten:\n  - { address: "127.0.0.1:80", mode: '0600' }\n  - ${long}\n  - { address: "unix:/run/a", mode: 0660 }\n`,
     ),
   ).toEqual([
-    "FILE:5:37: listen[2].mode: found 660, allowed is the rights of a file in octal digits and in quotes, such as '0660'",
+    "FILE:5:37: listen[2].mode: found 660, expected file permissions as octal digits in quotes, such as '0660'",
   ]);
   expect(mistakesIn(`origin: http://a\nlisten:\n  - { address: "127.0.0.1:80", mode: '0600' }\n  - ${long}\n`)).toEqual(
     [
-      'FILE:3:38: listen[0].mode: only a Unix socket has a mode; a port is reached by everybody who reaches its address',
-      'FILE:4:5: listen[1]: the path of a Unix socket has at most 107 bytes; choose a shorter one',
+      'FILE:3:38: listen[0].mode: applies to Unix sockets only; anyone who can reach the address can connect to a port',
+      'FILE:4:5: listen[1]: the path of a Unix socket can be at most 107 bytes long; choose a shorter one',
     ],
   );
 });
@@ -75,8 +75,8 @@ test('what only some listeners can have is told where it stands', () => {
 describe('a file that cannot be understood', () => {
   test('with a setting that stands there twice names it, and no value', () => {
     expect(mistakesIn('origin: http://a\nlimits: {}\norigin: http://b\n"p: ss": 1\n"p: ss": 1\n')).toEqual([
-      'FILE:3:1: not valid YAML: "origin" stands here a second time; put both into one, or remove one of them',
-      'FILE:5:1: not valid YAML: a key stands here a second time; put both into one, or remove one of them',
+      'FILE:3:1: not valid YAML: "origin" is defined twice; merge the two, or remove one of them',
+      'FILE:5:1: not valid YAML: a key is defined twice; merge the two, or remove one of them',
     ]);
   });
 
@@ -88,23 +88,20 @@ describe('a file that cannot be understood', () => {
 
   test('with a setting given twice is a mistake', () => {
     expect(mistakesIn('origin: http://a\norigin: http://b\n')).toEqual([
-      'FILE:2:1: not valid YAML: "origin" stands here a second time; put both into one, or remove one of them',
+      'FILE:2:1: not valid YAML: "origin" is defined twice; merge the two, or remove one of them',
     ]);
   });
 
   test.each([
-    [
-      'origin: *nothing',
-      'FILE:1:9: not valid YAML: no anchor of this name stands before it; a text that begins with * needs quotes',
-    ],
-    ['origin: !text http://a', 'FILE:1:9: not valid YAML: Unresolved tag; text with such letters needs quotes'],
+    ['origin: *nothing', 'FILE:1:9: not valid YAML: no anchor of this name precedes it; quote text that begins with *'],
+    ['origin: !text http://a', 'FILE:1:9: not valid YAML: Unresolved tag; quote text that contains such characters'],
     ['log: { <<: 3 }', 'FILE: not valid YAML: Merge sources must be maps or map aliases'],
   ])('%s is told with what YAML makes of it', (yaml, configError) => {
     expect(mistakesIn(yaml)).toEqual([configError]);
   });
 
   test('with a list at its top says what it should be', () => {
-    expect(mistakesIn('- origin: http://a\n')).toEqual([expect.stringContaining('allowed is a group of settings')]);
+    expect(mistakesIn('- origin: http://a\n')).toEqual([expect.stringContaining('expected a group of settings')]);
   });
 
   test('that does not exist is told by its name', () => {
@@ -116,41 +113,41 @@ describe('a file that cannot be understood', () => {
 });
 
 test('an empty file lacks only the origin', () => {
-  expect(mistakesIn('')).toEqual([expect.stringMatching(/^FILE.*origin: is missing; allowed is a URL/)]);
+  expect(mistakesIn('')).toEqual([expect.stringMatching(/^FILE.*origin: is missing; expected a URL/)]);
 });
 
 test('without a file a missing origin is told too', () => {
   const loaded = loadConfig({ env: {}, flags: {} });
   expect(loaded).toEqual({
     configErrors: [
-      { setting: 'origin', problem: expect.stringMatching(/give it with --origin <url> or RUFH_PROXY_ORIGIN$/) },
+      { setting: 'origin', problem: expect.stringMatching(/set it with --origin <url> or RUFH_PROXY_ORIGIN$/) },
     ],
   });
 });
 
-test('a variable that is not set is one mistake, not two', () => {
+test('a variable that is not set is one error, not two', () => {
   expect(mistakesIn('origin: ${ORIGIN}\nlog: { level: "${LEVEL}" }', { LEVEL: 'loud' })).toEqual([
     'FILE:1:9: the variable ORIGIN is not set; set it or write ${ORIGIN:-default}',
-    'FILE:2:15: log.level: found "loud", allowed is one of trace, debug, info, warn, error, fatal, silent',
+    'FILE:2:15: log.level: found "loud", expected one of trace, debug, info, warn, error, fatal, silent',
   ]);
 });
 
 test('a mistake in a flag or a variable names it', () => {
   const env = { RUFH_PROXY_SYNC: 'sometimes' };
   expect(mistakesIn('origin: http://a', env, { maxSize: 'huge', listen: ['nonsense'] })).toEqual([
-    '--listen: listen[0]: found "nonsense", allowed is HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 takes a free one), or unix:/path',
-    'RUFH_PROXY_SYNC: spool.sync: found "sometimes", allowed is one of always, group, none',
-    '--max-size: limits.max_size: found "huge", allowed is a size such as 10GiB, 5MB or a number of bytes, or null',
+    '--listen: listen[0]: found "nonsense", expected HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 picks a free port), or unix:/path',
+    'RUFH_PROXY_SYNC: spool.sync: found "sometimes", expected one of always, group, none',
+    '--max-size: limits.max_size: found "huge", expected a size such as 10GiB, 5MB or a number of bytes, or null',
   ]);
 });
 
 test.each([
   ['store: { type: memory }', 'one of embedded, redis'],
-  ['spool: { type: s3 }', 'other spools, such as s3, are not built yet'],
+  ['spool: { type: s3 }', 'other spools, such as s3, are not supported yet'],
   ['delivery: { mode: lazy }', 'one of spool, eager'],
   ['plain_bodies: drop', 'pass, refuse, spool, or null'],
   ['routes: []', 'leave `routes` out to make every path resumable'],
-  ['uploads: { path: / }', 'is more than /'],
+  ['uploads: { path: / }', 'is longer than /'],
   ['delivery: { retry: { retry_on: [200] } }', 'a whole number from 400 to 599'],
 ])('%s is told to be wrong', (line, problem) => {
   expect(mistakesIn(`origin: http://a\n${line}`)).toEqual([expect.stringContaining(problem)]);
@@ -160,39 +157,39 @@ describe('settings that are right one by one, but not together', () => {
   test.each([
     [
       'limits: { min_size: 2MB, max_size: 1MB }',
-      '2:21: limits.min_size: is 2000000, more than max_size, which is 1000000',
+      '2:21: limits.min_size: is 2000000, which is more than max_size (1000000)',
     ],
     [
       'limits: { min_append_size: 2MB, max_append_size: 1MB }',
-      '2:28: limits.min_append_size: is 2000000, more than max_append_size, which is 1000000',
+      '2:28: limits.min_append_size: is 2000000, which is more than max_append_size (1000000)',
     ],
     [
       'delivery: { retry: { first_delay: 1m } }',
-      '2:35: delivery.retry.first_delay: is 60000ms, more than longest_delay, which is 30000ms',
+      '2:35: delivery.retry.first_delay: is 60000ms, which is more than longest_delay (30000ms)',
     ],
-    ['listen: [127.0.0.1:80, 127.0.0.1:80]', '2:24: listen[1]: 127.0.0.1:80 is listened on already'],
-    ['listen: [0.0.0.0:80, 127.0.0.1:80]', '2:22: listen[1]: 0.0.0.0:80 is listened on already'],
-    ['listen: ["[::]:80", 127.0.0.1:80]', '2:21: listen[1]: [::]:80 is listened on already'],
-    ['listen: [unix:/s, unix:/s]', '2:19: listen[1]: unix:/s is listened on already'],
+    ['listen: [127.0.0.1:80, 127.0.0.1:80]', '2:24: listen[1]: 127.0.0.1:80 is already used by another listener'],
+    ['listen: [0.0.0.0:80, 127.0.0.1:80]', '2:22: listen[1]: 0.0.0.0:80 is already used by another listener'],
+    ['listen: ["[::]:80", 127.0.0.1:80]', '2:21: listen[1]: [::]:80 is already used by another listener'],
+    ['listen: [unix:/s, unix:/s]', '2:19: listen[1]: unix:/s is already used by another listener'],
     [
       'admin: 127.0.0.1:8080',
-      '2:8: admin: the admin listener needs an address of its own; 0.0.0.0:8080 is listened on already',
+      '2:8: admin: the admin listener needs its own address; 0.0.0.0:8080 is already used by another listener',
     ],
     [
       'routes: [{ match: { path: /a }, name: default }]',
-      '2:39: routes[0].name: "default" is the name of what no route matches; choose another',
+      '2:39: routes[0].name: "default" is reserved for requests that no route matches; choose another name',
     ],
     [
       'routes: [{ match: { path: /a } }, { match: { path: /a } }]',
-      '2:35: routes[1]: has the same name as routes[0], "/a"; give it a `name` of its own',
+      '2:35: routes[1]: has the same name as routes[0], "/a"; give it a unique `name`',
     ],
     [
       'limits: { min_size: 10 }\nroutes: [{ match: { path: /a }, limits: { max_size: 5 } }]',
-      '3:33: routes[0].limits.min_size: is 10, more than max_size, which is 5',
+      '3:33: routes[0].limits.min_size: is 10, which is more than max_size (5)',
     ],
     [
       'routes: [{ match: { path: /a }, resumable: false, plain_bodies: refuse }]',
-      '2:65: routes[0].plain_bodies: cannot be refuse where `resumable` is false: there would be no way to send a body',
+      '2:65: routes[0].plain_bodies: cannot be refuse when `resumable` is false: clients would have no way to send a body',
     ],
   ])('%s', (line, configError) => {
     const places = mistakesIn(`origin: http://a\n${line}`).map((one) => one.replace(/^FILE:/, ''));
@@ -232,7 +229,7 @@ describe('TLS files', () => {
     const file = join(directory.path, 'no.pem');
     writeFileSync(file, 'no certificate');
     expect(mistakesIn(tls(file, file))).toEqual([
-      expect.stringContaining('listen.tls: certificate and key cannot be used together'),
+      expect.stringContaining('listen.tls: the certificate and the key do not work together'),
     ]);
   });
 
@@ -259,7 +256,7 @@ describe('TLS files', () => {
     );
     expect(mistakesIn(tls(cert, key))).toEqual([]);
     expect(mistakesIn('origin: http://a', {}, { tlsCert: cert })).toEqual([
-      expect.stringContaining('listen.tls.key: is missing; allowed is the path of a file'),
+      expect.stringContaining('listen.tls.key: is missing; expected the path of a file'),
     ]);
   });
 });

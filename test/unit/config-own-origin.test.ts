@@ -50,13 +50,13 @@ describe('an origin that is the proxy itself is refused', () => {
     ['["127.0.0.1:1", "127.0.0.1:8080"]', 'http://127.0.0.1:8080'],
   ])('listen %s, origin %s', (listen, origin) => {
     const problems = problemsOf(`listen: ${listen}\norigin: ${origin}\nadmin: false\n`);
-    expect(problems).toEqual([expect.stringMatching(/^origin leads to this proxy, which listens on /)]);
+    expect(problems).toEqual([expect.stringMatching(/^origin points back to this proxy, which listens on /)]);
   });
 
   test('also of one route', () => {
     const route = 'routes: [{ match: { path: /a }, origin: http://localhost:8080 }]';
     const problems = problemsOf(`listen: 127.0.0.1:8080\norigin: http://127.0.0.1:3000\n${route}\n`);
-    expect(problems).toEqual([expect.stringMatching(/^routes\[0\]\.origin leads to this proxy/)]);
+    expect(problems).toEqual([expect.stringMatching(/^routes\[0\]\.origin points back to this proxy/)]);
   });
 });
 
@@ -75,7 +75,7 @@ describe('so is everything else that would come back', () => {
     ['the admin listener', 'origin: http://127.0.0.1:9000\nadmin: 127.0.0.1:9000', 'origin'],
   ])('%s', (_, yaml, setting) => {
     const problems = problemsOf(`listen: 127.0.0.1:8080\n${yaml}\n`);
-    expect(problems).toEqual([expect.stringContaining(`${setting} leads to this proxy, which listens on `)]);
+    expect(problems).toEqual([expect.stringContaining(`${setting} points back to this proxy, which listens on `)]);
   });
 });
 

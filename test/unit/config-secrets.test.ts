@@ -49,14 +49,14 @@ test.each([
 
 test('a URL from the environment is a mistake that names the variable and does not show the password', () => {
   expect(told('origin: http://a', { RUFH_PROXY_STORE_URL: 'redis://me:geheim@h/x' })).toEqual([
-    expect.stringMatching(/^RUFH_PROXY_STORE_URL: store\.url\[0\]: found "redis:\/\/\*\*\*@h\/x", allowed is /),
+    expect.stringMatching(/^RUFH_PROXY_STORE_URL: store\.url\[0\]: found "redis:\/\/\*\*\*@h\/x", expected /),
   ]);
 });
 
 test('a comma in a password makes no list of a variable', () => {
   const env = { RUFH_PROXY_STORE_URL: 'redis://me:ge,heim@h/1, redis://i' };
   expect(told('origin: http://a\nstore: { cluster: true }', env)).toEqual([
-    'RUFH_PROXY_STORE_URL: store.url[0]: says database 1; a Redis Cluster has only 0',
+    'RUFH_PROXY_STORE_URL: store.url[0]: selects database 1, but a Redis Cluster has only database 0',
   ]);
 });
 

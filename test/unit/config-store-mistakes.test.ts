@@ -29,7 +29,7 @@ function write(name: string, content: string): void {
 
 const URL_WORDS =
   'a URL such as redis://127.0.0.1:6379/0, rediss://user:password@redis.example.com:6379 (TLS) or ' +
-  'unix:///run/redis.sock?db=0; special letters of a password are percent-encoded';
+  'unix:///run/redis.sock?db=0; special characters in a password must be percent-encoded';
 
 describe('is no URL of Redis:', () => {
   test.each([
@@ -48,120 +48,122 @@ describe('is no URL of Redis:', () => {
     'unix:///s?db=x',
   ])('%s', (url) => {
     expect(configErrors(`store: { type: redis, url: "${url}" }`)).toEqual([
-      `2:28: store.url: found "${url}", allowed is ${URL_WORDS}; or a list of them`,
+      `2:28: store.url: found "${url}", expected ${URL_WORDS}; or a list of them`,
     ]);
     expect(configErrors(`store: { type: redis, cluster: true, url: ["${url}"] }`)).toEqual([
-      `2:44: store.url[0]: found "${url}", allowed is ${URL_WORDS}`,
+      `2:44: store.url[0]: found "${url}", expected ${URL_WORDS}`,
     ]);
   });
 });
 
-describe('a value that is not allowed is told with what is', () => {
+describe('a value that is not expected told with what is', () => {
   test.each([
-    ['store: { type: memory }', '2:16: store.type: found "memory", allowed is one of embedded, redis'],
-    ['store: { type: redis, url: [] }', '2:28: store.url: found [], allowed is at least one URL'],
+    ['store: { type: memory }', '2:16: store.type: found "memory", expected one of embedded, redis'],
+    ['store: { type: redis, url: [] }', '2:28: store.url: found [], expected at least one URL'],
     [
       'store: { type: redis, url: redis://h, sentinel: {} }',
-      '2:39: store.sentinel.master: is missing; allowed is a name without blanks',
+      '2:39: store.sentinel.master: is missing; expected a name without spaces',
     ],
     [
       'store: { type: redis, url: redis://h, sentinel: mymaster }',
-      '2:49: store.sentinel: found "mymaster", allowed is a group of settings (name: value)',
+      '2:49: store.sentinel: found "mymaster", expected a group of settings (name: value)',
     ],
     [
       'store: { type: redis, url: redis://h, username: "a b" }',
-      '2:49: store.username: found "a b", allowed is a name without blanks, or null',
+      '2:49: store.username: found "a b", expected a name without spaces, or null',
     ],
     [
       'store: { type: redis, url: redis://h, password_file: [a] }',
-      '2:54: store.password_file: found ["a"], allowed is the path of a file, or null',
+      '2:54: store.password_file: found ["a"], expected the path of a file, or null',
     ],
     [
       'store: { type: redis, url: redis://h, prefix: "{rufh}" }',
-      '2:47: store.prefix: found "{rufh}", allowed is a name of letters, digits, dots, dashes and underscores, up to 64 of them',
+      '2:47: store.prefix: found "{rufh}", expected a name of up to 64 letters, digits, dots, dashes and underscores',
     ],
     [
       'store: { type: redis, url: redis://h, replicas: -1 }',
-      '2:49: store.replicas: found -1, allowed is a whole number from 0 to 100',
+      '2:49: store.replicas: found -1, expected a whole number from 0 to 100',
     ],
     [
       'store: { type: redis, url: redis://h, tls: { server: h } }',
-      '2:46: store.tls.server: there is no such setting; known here: ca, cert, key, server_name',
+      '2:46: store.tls.server: unknown setting; known settings here: ca, cert, key, server_name',
     ],
-    ['store: { typ: redis }', '2:10: store.typ: there is no such setting; did you mean type?'],
+    ['store: { typ: redis }', '2:10: store.typ: unknown setting; did you mean type?'],
   ])('%s', (line, configError) => {
     expect(configErrors(line)).toEqual([configError]);
   });
 });
 
 describe('settings that are right one by one, but not together', () => {
-  const forRedis = 'is for Redis, but the store is embedded; write "type: redis" beside it, or leave it out';
+  const forRedis = 'applies to Redis, but the store is embedded; set "type: redis", or remove it';
   test.each<[string, string[]]>([
     ['store: { url: redis://h }', [`2:15: store.url: ${forRedis}`]],
     [
       'store: { type: embedded, cluster: true, prefix: mine, wait: 5s }',
       [`2:35: store.cluster: ${forRedis}`, `2:49: store.prefix: ${forRedis}`, `2:61: store.wait: ${forRedis}`],
     ],
-    ['store: { type: redis }', ['2:1: store.url: is missing; it says where Redis is, such as redis://127.0.0.1:6379']],
+    [
+      'store: { type: redis }',
+      ['2:1: store.url: is missing; set it to the address of Redis, such as redis://127.0.0.1:6379'],
+    ],
     [
       'store: { type: redis, url: [redis://a, redis://b] }',
-      ['2:28: store.url: has 2 servers; say what they are with "cluster: true" or "sentinel", or leave one'],
+      ['2:28: store.url: has 2 servers; set "cluster: true" or "sentinel" to say what they are, or keep one'],
     ],
     [
       'store: { type: redis, url: redis://a, cluster: true, sentinel: { master: m } }',
-      ['2:64: store.sentinel: cannot be used with "cluster: true"; the URLs are one or the other'],
+      [
+        '2:64: store.sentinel: cannot be combined with "cluster: true"; the URLs are either Sentinels or nodes of a Cluster',
+      ],
     ],
     [
       'store: { type: redis, url: "unix:///s", cluster: true }',
-      ['2:28: store.url: has a socket, which leads to one server only; give hosts and ports'],
+      ['2:28: store.url: contains a socket, which reaches one server only; use hosts and ports'],
     ],
     [
       'store: { type: redis, url: ["unix:///s", redis://b], sentinel: { master: m } }',
-      ['2:28: store.url: has a socket, which leads to one server only; give hosts and ports'],
+      ['2:28: store.url: contains a socket, which reaches one server only; use hosts and ports'],
     ],
-    [
-      'store: { type: redis, url: "unix:///s", tls: {} }',
-      ['2:46: store.tls: cannot be used on a socket; leave it out'],
-    ],
+    ['store: { type: redis, url: "unix:///s", tls: {} }', ['2:46: store.tls: cannot be used with a socket; remove it']],
     [
       'store: { type: redis, cluster: true, url: redis://a/1 }',
-      ['2:43: store.url: says database 1; a Redis Cluster has only 0'],
+      ['2:43: store.url: selects database 1, but a Redis Cluster has only database 0'],
     ],
     [
       'store: { type: redis, cluster: true, url: [redis://a, redis://b/2] }',
-      ['2:55: store.url[1]: says database 2; a Redis Cluster has only 0'],
+      ['2:55: store.url[1]: selects database 2, but a Redis Cluster has only database 0'],
     ],
     [
       'store: { type: redis, sentinel: { master: m }, url: [redis://a/1, redis://b, redis://u:p@c/2, redis://v:q@d/1] }',
       [
-        '2:78: store.url[2]: says another database than one before it; say it once',
-        '2:95: store.url[3]: says another username than one before it; say it once',
-        '2:95: store.url[3]: says another password than one before it; say it once',
+        '2:78: store.url[2]: has a different database from an earlier URL; specify it only once',
+        '2:95: store.url[3]: has a different username from an earlier URL; specify it only once',
+        '2:95: store.url[3]: has a different password from an earlier URL; specify it only once',
       ],
     ],
     [
       'store: { type: redis, cluster: true, url: [redis://a, rediss://b] }',
-      ['2:55: store.url[1]: has another scheme than url[0]; either all speak TLS (rediss://) or none'],
+      ['2:55: store.url[1]: has a different scheme from url[0]; use TLS (rediss://) for all URLs or for none'],
     ],
     [
       'store: { type: redis, url: redis://a, username: me }',
-      ['2:49: store.username: needs a password as well: `password_file` or `password`'],
+      ['2:49: store.username: also needs a password: set `password_file` or `password`'],
     ],
     [
       'store: { type: redis, url: redis://me@a }',
-      ['2:28: store.url: needs a password as well: `password_file` or `password`'],
+      ['2:28: store.url: also needs a password: set `password_file` or `password`'],
     ],
     [
       'store: { type: redis, url: redis://a, sentinel: { master: m, username: me } }',
-      ['2:72: store.sentinel.username: needs a password as well: `password_file` or `password`'],
+      ['2:72: store.sentinel.username: also needs a password: set `password_file` or `password`'],
     ],
     [
       'store: { type: redis, url: redis://a, password: x, password_file: /f }',
-      ['2:67: store.password_file: cannot be used together with `password`; leave one of them out'],
+      ['2:67: store.password_file: cannot be combined with `password`; remove one of them'],
     ],
     [
       'store: { type: redis, url: redis://a, sentinel: { master: m, password: x, password_file: /f } }',
-      ['2:90: store.sentinel.password_file: cannot be used together with `password`; leave one of them out'],
+      ['2:90: store.sentinel.password_file: cannot be combined with `password`; remove one of them'],
     ],
   ])('%s', (line, expected) => {
     expect(configErrors(line)).toEqual(expected);
@@ -181,7 +183,7 @@ describe('settings that are right one by one, but not together', () => {
   test('are told beside a wrong value of another section, but not where that value may be the reason', () => {
     expect(configErrors('log: { level: loud }\nstore: { type: redis }')).toHaveLength(2);
     expect(configErrors('store: { type: rediss, url: redis://h }\nspool: { shared: true }\nworkers: 2')).toEqual([
-      '2:16: store.type: found "rediss", allowed is one of embedded, redis',
+      '2:16: store.type: found "rediss", expected one of embedded, redis',
     ]);
   });
 });
@@ -198,8 +200,8 @@ describe('a file that cannot be used', () => {
       '2:77: store.sentinel.password_file: cannot read DIR/none: ENOENT',
     ],
     ['tls: { ca: DIR/none }', '2:50: store.tls.ca: cannot read DIR/none: ENOENT'],
-    ['tls: { cert: DIR/cert }', '2:52: store.tls.cert: needs its private key as well: `key`'],
-    ['tls: { key: DIR/key }', '2:51: store.tls.key: needs its certificate as well: `cert`'],
+    ['tls: { cert: DIR/cert }', '2:52: store.tls.cert: also needs a private key: set `key`'],
+    ['tls: { key: DIR/key }', '2:51: store.tls.key: also needs a certificate: set `cert`'],
   ])('%s', (rest, configError) => {
     write('empty', '\n');
     write('cert', '-');
@@ -212,8 +214,8 @@ describe('a file that cannot be used', () => {
     write('key', makeCertificate().key);
     write('none', 'no certificate');
     expect(configErrors(store('tls: { cert: DIR/cert, key: DIR/key, ca: DIR/none }'))).toEqual([
-      expect.stringMatching(/^2:44: store.tls: certificate and key cannot be used together: /),
-      expect.stringMatching(/^2:\d+: store.tls.ca: holds no certificate: /),
+      expect.stringMatching(/^2:44: store.tls: the certificate and the key do not work together: /),
+      expect.stringMatching(/^2:\d+: store.tls.ca: does not contain a certificate: /),
     ]);
   });
 });

@@ -30,10 +30,10 @@ describe('a variable', () => {
     ['RUHF_PROXY_ORIGIN', 'did you mean RUFH_PROXY_ORIGIN?'],
     ['RUFH_PROXY_ADMIN_TOKENFILE', 'did you mean RUFH_PROXY_ADMIN_TOKEN_FILE?'],
     ['RUFH_PROXY_CONFG', 'did you mean RUFH_PROXY_CONFIG?'],
-    ['RUFH_PROXY_SOMETHING_ELSE', 'those that there are stand in'],
+    ['RUFH_PROXY_SOMETHING_ELSE', '`rufh-proxy serve --help` lists'],
   ])('%s is misspelt: %s', (name, hint) => {
     const told = findUnknownVariables({ [name]: 'x' }).map(describeError);
-    expect(told).toEqual([expect.stringContaining(`${name}: there is no such variable; ${hint}`)]);
+    expect(told).toEqual([expect.stringContaining(`${name}: unknown variable; ${hint}`)]);
   });
 
   test.each([
@@ -80,13 +80,13 @@ describe('a route', () => {
   ])('among %j: no request reaches %j', (matches, unreachable) => {
     const told = doubtsOf(of(...matches));
     expect(
-      told.map((line) => Number(/routes\[(\d)\]\.match: no request reaches this route: /.exec(line)?.[1])),
+      told.map((line) => Number(/routes\[(\d)\]\.match: no request reaches this route, /.exec(line)?.[1])),
     ).toEqual(unreachable);
-    for (const line of told) expect(line).toMatch(/^FILE:2:\d+: .*"r0".* before it takes? what it matches/);
+    for (const line of told) expect(line).toMatch(/^FILE:2:\d+: .*is already matched by .*"r0"/);
   });
 
   test.each([
-    ['delivery: { mode: eager, concurrency: 1 }', [/^FILE:2:19: delivery\.mode: is eager, and no delivery ever is: /]],
+    ['delivery: { mode: eager, concurrency: 1 }', [/^FILE:2:19: delivery\.mode: is eager, but no delivery ever is: /]],
     [
       'delivery: { mode: eager, concurrency: 1 }\nroutes: [{ match: { path: /a } }, { match: { path: /b }, delivery: { mode: spool } }]',
       [/: delivery\.mode: /],
@@ -106,12 +106,14 @@ describe('a route', () => {
   test.each([
     [
       `authorize: { ${ask}, scope: uploads }`,
-      [/^FILE:2:\d+: authorize\.scope: leaves open .*ordinary request bodies \(`plain_bodies: pass`\)/],
+      [
+        /^FILE:2:\d+: authorize\.scope: leaves some requests unchecked: .*ordinary request bodies \(`plain_bodies: pass`\)/,
+      ],
     ],
     [`authorize: { ${ask}, scope: uploads }\nlimits: { min_size: 10 }`, [/uploads below 10 bytes/]],
     [
       `authorize: { ${ask}, scope: uploads }\nplain_bodies: refuse`,
-      [/leaves open .*GET, DELETE and others\), upgrades/],
+      [/leaves some requests unchecked: .*GET, DELETE and others\), upgrades/],
     ],
     [`authorize: { ${ask}, scope: uploads }\nroutes: [{ match: { path: /a } }]`, [/: authorize\.scope: /]],
     [
@@ -128,17 +130,23 @@ describe('a route', () => {
 const RECHECKED = 'forward_auth: "http://b", recheck: true';
 
 test.each([
-  ['bind_to: [Authorization]', 'names Authorization, which clients renew'],
+  ['bind_to: [Authorization]', 'contains Authorization, which clients renew'],
   ['plain_bodies: pass\ndelivery: { gate: { http: "http://g" } }', 'without the gate'],
-  ['delivery: { gate: { command: [/nowhere/scan, -q] } }', 'names /nowhere/scan, which this user cannot run here'],
-  ['delivery: { gate: { command: [no-such-scanner] } }', 'names no-such-scanner, which this user cannot run here'],
+  [
+    'delivery: { gate: { command: [/nowhere/scan, -q] } }',
+    'names /nowhere/scan, which this user cannot run on this machine',
+  ],
+  [
+    'delivery: { gate: { command: [no-such-scanner] } }',
+    'names no-such-scanner, which this user cannot run on this machine',
+  ],
   ['delivery: { gate: { command: [/etc/passwd] } }', 'names /etc/passwd, which'],
-  [`bind_to: [X-Api-Key]\nauthorize: { ${RECHECKED} }`, 'by X-Api-Key, which stays that of the creation'],
+  [`bind_to: [X-Api-Key]\nauthorize: { ${RECHECKED} }`, 'by X-Api-Key, which keeps the value of the creation'],
   ['trusted_proxies: [0.0.0.0/0]', 'trusts every address'],
   ['trusted_proxies: [{ cidr: "::/0" }]', 'trusts every address'],
   ['routes: [{ match: { path: /a/**, methods: [PUT] }, authorize: { forward_auth: "http://b" } }]', 'for PUT only'],
-  ['routes: [{ match: { path: //a/** }, authorize: { forward_auth: "http://b" } }]', 'refused with 400'],
-  ['routes: [{ match: { path: /a%2fb/** }, authorize: { forward_auth: "http://b" } }]', 'refused with 400'],
+  ['routes: [{ match: { path: //a/** }, authorize: { forward_auth: "http://b" } }]', 'refuses with 400'],
+  ['routes: [{ match: { path: /a%2fb/** }, authorize: { forward_auth: "http://b" } }]', 'refuses with 400'],
 ])('%s is told: %s', (yaml, told) => {
   expect(doubtsOf(yaml)).toEqual([expect.stringContaining(told)]);
 });

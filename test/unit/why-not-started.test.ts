@@ -22,7 +22,7 @@ test('a port that is taken is told with what to do, as Node reports it', async (
   const error = await new Promise((resolve) => createServer().once('error', resolve).listen(port, '127.0.0.1'));
   await new Promise((resolve) => first.close(resolve));
   expect(describeStartupError(error, config)).toBe(
-    `cannot listen on 127.0.0.1:${port}: another process listens there; stop it or choose another address (port 0 takes a free one)`,
+    `cannot listen on 127.0.0.1:${port}: another process listens there; stop it or choose another address (port 0 picks a free port)`,
   );
 });
 
