@@ -13,6 +13,7 @@ const pages = [
   'docs/operating.md',
   'docs/access.md',
   'docs/delivery.md',
+  'examples/README.md',
 ];
 
 function blocks(page: string, language: string): string[] {
