@@ -8,7 +8,7 @@ interface Write {
   (fields: object, message: string): void;
 }
 
-/** Where every room writes what it did. Never given upload ids, credentials or bodies: see `uploadTag`. */
+/** The log. Callers never pass upload ids (see `uploadTag`), credentials or bodies. */
 export interface Log {
   readonly trace: Write;
   readonly debug: Write;
@@ -18,14 +18,13 @@ export interface Log {
   readonly fatal: Write;
 }
 
-/** The log of the process: knows when standard output belongs to it. */
+/** The log of the process: standard error during the start, standard output once the process is announced. */
 export interface ProcessLog extends Log {
   /**
-   * Writes one line whatever the level, as the first on standard output; what comes before it goes to standard error.
-   * Says when it is out.
+   * Writes one line whatever the level, and switches to standard output for it. Calls `onWritten` when it is written.
    */
-  announce(fields: object, message: string, isOut?: () => void): void;
-  /** From here on lines go to standard output: another process has announced for us. */
+  announce(fields: object, message: string, onWritten?: () => void): void;
+  /** Switches to standard output, for a process that another one announces. */
   useStandardOutput(): void;
 }
 
@@ -33,96 +32,96 @@ export interface LogOptions {
   readonly level: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
   /** `auto`: pretty on a terminal, else json. */
   readonly format: 'auto' | 'json' | 'pretty';
-  /** Gets every line, in place of standard output and error. */
+  /** Replaces standard output and error. */
   readonly destination?: { write(line: string): void };
-  /** Part of every line. */
+  /** Added to every line. */
   readonly fields?: Readonly<Record<string, unknown>>;
 }
 
 export function createLog({ level, format, destination, fields: base }: LogOptions): ProcessLog {
   const isPretty = format === 'pretty' || (format === 'auto' && process.stdout.isTTY);
-  let opened = destination ? undefined : new LogOutput(process.stderr.fd);
-  const print = isPretty ? prettyPrinter() : withoutControls;
+  let output = destination ? undefined : new LogOutput(process.stderr.fd);
+  const formatLine = isPretty ? prettyPrinter() : escapeControls;
   const logger = pino(
     {
       level,
       base: base ?? null,
       timestamp: pino.stdTimeFunctions.isoTime,
-      formatters: { level: (label) => ({ level: label }), log: (fields) => censored(fields, 2) },
+      formatters: { level: (label) => ({ level: label }), log: (fields) => redacted(fields, 2) },
     },
-    { write: (line: string) => (destination ?? opened!).write(print(line)) },
+    { write: (line: string) => (destination ?? output!).write(formatLine(line)) },
   );
   const useStandardOutput = () => {
-    if (opened) opened = new LogOutput(process.stdout.fd);
+    if (output) output = new LogOutput(process.stdout.fd);
   };
   return Object.assign(logger, {
-    announce: (fields: object, message: string, isOut?: () => void) => {
+    announce: (fields: object, message: string, onWritten?: () => void) => {
       useStandardOutput();
       logger.child({}, { level: 'info' }).info(fields, message);
-      if (isOut) opened?.whenEmpty(isOut);
+      if (onWritten) output?.whenEmpty(onWritten);
     },
     useStandardOutput,
   });
 }
 
-/** A log that says nothing. */
+/** A log that drops every line. */
 export function silentLog(): Log {
   return createLog({ level: 'silent', format: 'json', destination: { write: () => undefined } });
 }
 
-/** Stands for an upload in logs: its id is the right to write to it (RUFH §11), this says nothing about it. */
+/** Identifies an upload in logs. The id itself grants write access (RUFH §11) and cannot be derived from the tag. */
 export function uploadTag(id: string): string {
   return createHash('sha256').update(id).digest('hex').slice(0, 10);
 }
 
 const SECRET_FIELDS = new Set(['authorization', 'proxy-authorization', 'cookie', 'set-cookie']);
 
-/** No line is known to carry secrets; should one ever, they do not get out. What pino has for this takes six times as long. */
-function censored(fields: Readonly<Record<string, unknown>>, levels: number): Record<string, unknown> {
+/** Replaces secrets, although no line is known to contain any; pino's own redaction takes six times as long. */
+function redacted(fields: Readonly<Record<string, unknown>>, levels: number): Record<string, unknown> {
   let copy: Record<string, unknown> | undefined;
   for (const [name, value] of Object.entries(fields)) {
     const isNested = levels > 0 && typeof value === 'object' && value !== null;
-    const shown = isNested ? censored(value as Record<string, unknown>, levels - 1) : value;
+    const safeValue = isNested ? redacted(value as Record<string, unknown>, levels - 1) : value;
     if (SECRET_FIELDS.has(name)) (copy ??= { ...fields })[name] = '[secret]';
-    else if (shown !== value) (copy ??= { ...fields })[name] = shown;
+    else if (safeValue !== value) (copy ??= { ...fields })[name] = safeValue;
   }
   return copy ?? fields;
 }
 
 /**
- * JSON escapes control characters up to 0x1F; the others, DEL and C1, stand in strings only and become escapes as well.
- * Clients and origins choose much of what is logged, and a terminal obeys such characters.
+ * Escapes DEL and the C1 control characters, which JSON leaves as they are. Clients and origins choose much of the
+ * logged text, and terminals execute such characters.
  */
-function withoutControls(line: string): string {
+function escapeControls(line: string): string {
   return line.replace(/[\x7f-\x9f]/g, (control) => `\\u00${control.charCodeAt(0).toString(16)}`);
 }
 
-/** One line an event. Escapes stay escapes: no string in the line can break it or reach the terminal as a command. */
+/** Formats each event as one line. Escapes stay, so that no value can break the line or control the terminal. */
 function prettyPrinter(): (line: string) => string {
   const format = pretty.prettyFactory({
     colorize: process.stdout.isTTY,
     translateTime: 'SYS:yyyy-mm-dd HH:MM:ss.l',
     singleLine: true,
-    // Errors are objects like others: by themselves they take a line for each call.
+    // Errors are formatted like other objects; pino-pretty would print one line per stack frame.
     errorLikeObjectKeys: [],
   });
-  return (line) => format(`${withoutControls(line).trimEnd().replace(ESCAPE, keepEscaped)}\n`);
+  return (line) => format(`${escapeControls(line).trimEnd().replace(ESCAPE, keepEscaped)}\n`);
 }
 
-/** An escape of JSON: of a character that can be shown, or of one that cannot. */
+/** A JSON escape; the group matches only those of characters that cannot be printed. */
 const ESCAPE = /\\(?:["\\/]|([bfnrt]|u[0-9a-fA-F]{4}))/g;
 
-function keepEscaped(escape: string, hidden: string | undefined): string {
-  return hidden === undefined ? escape : `\\\\${hidden}`;
+function keepEscaped(escape: string, unprintable: string | undefined): string {
+  return unprintable === undefined ? escape : `\\\\${unprintable}`;
 }
 
-/** A request that is over, however it ended. */
+/** A finished request, however it ended. */
 export interface RequestLine {
   readonly kind: string;
   readonly method: string;
-  /** As it came; its query values are left out. */
+  /** As received; `logRequest` drops its query values. */
   readonly target: string;
-  /** The target's path with dot segments resolved. */
+  /** The target's path without dot segments. */
   readonly path: string;
   /** Undefined when no final response was sent. */
   readonly status?: number;
@@ -131,23 +130,23 @@ export interface RequestLine {
   readonly client?: string;
   readonly route?: string;
   readonly upload?: LoggedUpload;
-  /** How far the upload was before this request and after it, in committed bytes. */
+  /** The upload's committed bytes before and after this request. */
   readonly offsets?: { readonly before: number; readonly after: number };
-  /** Why the request ended before its time. */
+  /** Why the request ended early. */
   readonly interrupted?: string;
 }
 
-/** By what an upload's lines are found. Its id is the right to write to it, and becomes its tag. */
+/** The values by which an upload's lines are found. The id is a secret and is logged as its tag. */
 export interface LoggedUpload {
   readonly id: string;
-  /** The target of its creation; query values are left out. */
+  /** The target of the creation request; its query values are not logged. */
   readonly target: string;
   readonly idempotencyKey: string;
-  /** The address of its creator. */
+  /** The address of the client that created the upload. */
   readonly client: string;
 }
 
-/** One line a request. `uploadsPath` is the path of upload resources, whose last segment is a secret. */
+/** Logs one line for a request. `uploadsPath` is the path of upload resources, whose last segment is a secret. */
 export function logRequest(
   log: Log,
   uploadsPath: string,
@@ -156,7 +155,7 @@ export function logRequest(
   const fields = {
     ...rest,
     target: withoutSecrets(target, path, uploadsPath),
-    // The client here is the one of the request.
+    // The client of this request, which may not be the one that created the upload.
     ...(upload ? { ...uploadFields(upload), client: rest.client } : {}),
     ...(offsets
       ? { bytes: offsets.after - offsets.before, offsetBefore: offsets.before, offsetAfter: offsets.after }
@@ -167,12 +166,12 @@ export function logRequest(
   else log.info(fields, 'request');
 }
 
-/** What every line that tells an upload's story has, so that one of them finds the others. */
+/** The fields that all lines about one upload share. */
 export function uploadFields({ id, target, idempotencyKey, client }: LoggedUpload) {
   return { upload: uploadTag(id), uploadPath: withoutQueryValues(target), idempotencyKey, client };
 }
 
-/** An upload that has come to its end. */
+/** An upload that ended, or whose delivery was given up. */
 export interface UploadEndLine {
   readonly upload: LoggedUpload;
   readonly phase: 'answered' | 'undelivered' | 'cancelled' | 'invalid' | 'expired';
@@ -181,17 +180,17 @@ export interface UploadEndLine {
   readonly size: number;
   readonly attempts: number;
   readonly status?: number;
-  /** From its creation to its end. */
+  /** Time since the creation. */
   readonly seconds: number;
   readonly problem?: string;
 }
 
-/** One line an upload's end. */
+/** Logs the end of an upload. */
 export function logUploadEnd(log: Log, line: UploadEndLine): void {
-  log[line.phase === 'undelivered' ? 'warn' : 'info'](fieldsOf(line), END_WORDS[line.phase]);
+  log[line.phase === 'undelivered' ? 'warn' : 'info'](fieldsOf(line), END_MESSAGES[line.phase]);
 }
 
-/** One line each time that trying ends: the upload is kept, and has not come to its end. */
+/** Logs that delivery was given up; the upload is kept and has not ended. */
 export function logUndelivered(log: Log, line: UploadEndLine): void {
   log.warn(fieldsOf(line), 'upload kept: not delivered');
 }
@@ -200,7 +199,7 @@ function fieldsOf({ upload, seconds, ...rest }: UploadEndLine) {
   return { ...uploadFields(upload), ...rest, ms: Math.round(seconds * 1000) };
 }
 
-const END_WORDS: Readonly<Record<UploadEndLine['phase'], string>> = {
+const END_MESSAGES: Readonly<Record<UploadEndLine['phase'], string>> = {
   answered: 'upload ended',
   undelivered: 'upload ended: never delivered',
   cancelled: 'upload ended: cancelled',
@@ -208,38 +207,40 @@ const END_WORDS: Readonly<Record<UploadEndLine['phase'], string>> = {
   expired: 'upload ended: expired',
 };
 
-/** A request target fit for a log: an upload's id is replaced by its tag, query values are left out. */
+/** A request target without secrets: upload ids are replaced by their tags, query values dropped. */
 export function withoutSecrets(target: string, path: string, uploadsPath: string): string {
   if (!path.startsWith(uploadsPath)) {
-    const shown = withoutQueryValues(target);
-    return namesUploads(target, uploadsPath) ? withoutIds(shown) : shown;
+    const withoutValues = withoutQueryValues(target);
+    return mayContainId(target, uploadsPath) ? withoutIds(withoutValues) : withoutValues;
   }
   const [id, rest] = splitOnce(path.slice(uploadsPath.length), '/');
   const tag = id === '' ? '' : uploadTag(id);
   return uploadsPath + tag + withoutIds((rest === undefined ? '' : `/${rest}`) + queryNames(target));
 }
 
-/** A misspelled URL of an upload, with a slash too many or its letters escaped, still says which one was meant. */
-function namesUploads(target: string, uploadsPath: string): boolean {
-  const plain = target.replace(/%([0-9a-f]{2})/gi, (_escape, hex: string) => String.fromCharCode(parseInt(hex, 16)));
-  return plain.toLowerCase().includes(uploadsPath.slice(1, -1).toLowerCase());
+/**
+ * Whether the target is a misspelled upload URL, for example with an extra slash or escaped letters; it has an id, too.
+ */
+function mayContainId(target: string, uploadsPath: string): boolean {
+  const decoded = target.replace(/%([0-9a-f]{2})/gi, (_escape, hex: string) => String.fromCharCode(parseInt(hex, 16)));
+  return decoded.toLowerCase().includes(uploadsPath.slice(1, -1).toLowerCase());
 }
 
 function withoutIds(text: string): string {
   return text.replace(/[A-Za-z0-9_-]{20,}/g, (id) => uploadTag(id));
 }
 
-/** The target of a request that is not about an upload resource: its query values may be tokens or signatures. */
+/** A request target without its query values, which may be tokens or signatures. */
 export function withoutQueryValues(target: string): string {
   return splitOnce(target, '?')[0] + queryNames(target);
 }
 
 function queryNames(target: string): string {
   const [, query] = splitOnce(target, '?');
-  return query === undefined ? '' : `?${query.split('&').map(valueless).join('&')}`;
+  return query === undefined ? '' : `?${query.split('&').map(withoutValue).join('&')}`;
 }
 
-function valueless(pair: string): string {
+function withoutValue(pair: string): string {
   const [name, value] = splitOnce(pair, '=');
   return value === undefined ? name : `${name}=`;
 }

@@ -9,10 +9,10 @@ import {
   Registry,
 } from 'prom-client';
 
-/** All figures of one process as values, to be added up with those of others. */
+/** The metrics of one process as values, for `sumMetrics`. */
 export type MetricValues = readonly MetricObjectWithValues<MetricValue<string>>[];
 
-/** What a request was to us. */
+/** The kind of a request from the proxy's point of view. */
 export type RequestKind =
   | 'pass-through'
   | 'create'
@@ -33,11 +33,14 @@ export interface EndedRequest {
   readonly seconds: number;
 }
 
-/** Uploads take from milliseconds to hours. */
+/** Uploads take between milliseconds and hours. */
 const REQUEST_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200];
 const COMMIT_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5];
 
-/** A client chooses these freely: only those we know become label values, so that the number of series has a bound. */
+/**
+ * Clients and origins choose these values freely; only known ones become labels, so that the number of series is
+ * limited.
+ */
 const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'CONNECT', 'TRACE']);
 const ERROR_CODES = new Set([
   'ECONNREFUSED',
@@ -58,120 +61,119 @@ const ERROR_CODES = new Set([
   'HPE_INVALID_CONSTANT',
 ]);
 
-/** The figures of one process, one method for each thing that can happen. Labels have few values, all known before. */
+/** The metrics of one process, with one method per event. Labels only have values from fixed sets. */
 export class Metrics {
   private readonly registry = new Registry();
-  private readonly metered = { registers: [this.registry] };
+  private readonly registered = { registers: [this.registry] };
 
   private readonly requests = new Counter({
     name: 'rufh_requests_total',
-    help: 'Requests that ended, by what they were to us; status is "none" where no final response was sent.',
+    help: 'Finished requests, by their kind for the proxy; status is "none" if no final response was sent.',
     labelNames: ['kind', 'method', 'status'],
-    ...this.metered,
+    ...this.registered,
   });
   private readonly requestSeconds = new Histogram({
     name: 'rufh_request_duration_seconds',
-    help: 'From a request’s head to the end of its response.',
+    help: 'Time from a request’s head to the end of its response.',
     labelNames: ['kind'],
     buckets: REQUEST_SECONDS,
-    ...this.metered,
+    ...this.registered,
   });
   private readonly received = new Counter({
     name: 'rufh_received_bytes_total',
     help: 'Bytes of representations written to the spool.',
-    ...this.metered,
+    ...this.registered,
   });
   private readonly created = new Counter({
     name: 'rufh_uploads_created_total',
-    help: 'Uploads created, by the draft’s interop version; "plain": an ordinary request whose body was spooled.',
+    help: 'Uploads created, by interop version of the draft; "plain": ordinary requests whose body was spooled.',
     labelNames: ['dialect'],
-    ...this.metered,
+    ...this.registered,
   });
   private readonly ended = new Counter({
     name: 'rufh_uploads_ended_total',
-    help: 'Uploads that came to an end, each once, by how; "undelivered": they expired after they were given up.',
+    help: 'Uploads that ended, each counted once, by final phase; "undelivered": expired after delivery was given up.',
     labelNames: ['phase'],
-    ...this.metered,
+    ...this.registered,
   });
   private readonly takeovers = new Counter({
     name: 'rufh_takeovers_total',
-    help: 'Requests ended because a newer one for the same upload came in.',
-    ...this.metered,
+    help: 'Requests ended because a newer one for the same upload arrived.',
+    ...this.registered,
   });
   private readonly commitSeconds = new Histogram({
     name: 'rufh_commit_duration_seconds',
-    help: 'Making received bytes durable and moving the offset.',
+    help: 'Time to make received bytes durable and advance the offset.',
     buckets: COMMIT_SECONDS,
-    ...this.metered,
+    ...this.registered,
   });
   private readonly attempts = new Counter({
     name: 'rufh_delivery_attempts_total',
-    help: 'Attempts to give an upload to its origin, by how far they got and the class of the status.',
+    help: 'Attempts to deliver an upload to its origin, by how far they got and the class of the status.',
     labelNames: ['reached', 'status'],
-    ...this.metered,
+    ...this.registered,
   });
   private readonly deliverySeconds = new Histogram({
     name: 'rufh_delivery_duration_seconds',
-    help: 'From the first attempt to the end of a delivery, by how it ended.',
+    help: 'Time from the first attempt to the end of a delivery, by outcome.',
     labelNames: ['outcome'],
     buckets: REQUEST_SECONDS,
-    ...this.metered,
+    ...this.registered,
   });
   private readonly breakerOpenings = new Counter({
     name: 'rufh_breaker_opened_total',
-    help: 'How often an origin that had failed too many times in a row was left alone for a while.',
-    ...this.metered,
+    help: 'How often requests to an origin were paused after too many failures in a row.',
+    ...this.registered,
   });
   private readonly interims = new Counter({
     name: 'rufh_interim_responses_total',
-    help: '104 responses sent, by what they told.',
+    help: '104 responses sent, by kind.',
     labelNames: ['kind'],
-    ...this.metered,
+    ...this.registered,
   });
   private readonly losses = new Counter({
     name: 'rufh_bytes_lost_total',
-    help: 'Uploads and kept answers whose stored bytes were found damaged or missing; nothing wrong of them was given on.',
+    help: 'Uploads and kept answers whose stored bytes were damaged or missing; no damaged byte was sent to anyone.',
     labelNames: ['what'],
-    ...this.metered,
+    ...this.registered,
   });
   private readonly refusedConnections = refusedConnections(this.registry);
   private readonly slowClients = new Counter({
     name: 'rufh_slow_clients_total',
-    help: 'Request bodies and answers that were ended because their client was slower than limits.min_rate.',
+    help: 'Request bodies and answers aborted because their client was slower than limits.min_rate.',
     labelNames: ['what'],
-    ...this.metered,
+    ...this.registered,
   });
-  private readonly storeAbsences = new Counter({
+  private readonly storeFailures = new Counter({
     name: 'rufh_store_unavailable_total',
-    help: 'Steps that the store did not answer; each was tried again later, or its client was told to come back.',
-    ...this.metered,
+    help: 'Store operations without a response; each was retried later, or its client was asked to retry.',
+    ...this.registered,
   });
   private readonly passThroughErrors = new Counter({
     name: 'rufh_pass_through_errors_total',
-    help: 'Requests passed through that failed on the way to the origin or back.',
+    help: 'Passed-through requests that failed on the way to the origin or back.',
     labelNames: ['code'],
-    ...this.metered,
+    ...this.registered,
   });
 
-  /** Request bodies being written to the spool. */
   readonly activeReceives = this.gauge('rufh_active_receives', 'Request bodies being written to the spool.');
-  readonly activeDeliveries = this.gauge('rufh_active_deliveries', 'Uploads being given to their origin.');
+  readonly activeDeliveries = this.gauge('rufh_active_deliveries', 'Uploads being delivered to their origin.');
 
   /** `version` of the program, for `rufh_build_info`. */
   constructor(version = 'unknown') {
     collectDefaultMetrics({ register: this.registry });
     new Gauge({
       name: 'rufh_build_info',
-      help: 'Always 1; its labels tell which program this is.',
+      help: 'Always 1; the labels are the versions of the proxy and of Node.',
       labelNames: ['version', 'node'],
       aggregator: 'first',
-      ...this.metered,
+      ...this.registered,
     }).set({ version, node: process.version }, 1);
   }
 
   requestEnded({ kind, method, status, seconds }: EndedRequest): void {
-    const known = METHODS.has(method) ? method : 'other';
-    this.requests.inc({ kind, method: known, status: status === undefined ? 'none' : statusLabel(status) });
+    const methodLabel = METHODS.has(method) ? method : 'other';
+    this.requests.inc({ kind, method: methodLabel, status: status === undefined ? 'none' : statusLabel(status) });
     this.requestSeconds.observe({ kind }, seconds);
   }
 
@@ -196,7 +198,7 @@ export class Metrics {
   }
 
   storeUnavailable(): void {
-    this.storeAbsences.inc();
+    this.storeFailures.inc();
   }
 
   connectionRefused(limit: RefusedBy): void {
@@ -231,39 +233,39 @@ export class Metrics {
     this.passThroughErrors.inc({ code: ERROR_CODES.has(code) ? code : 'other' });
   }
 
-  /** Asked at every scrape: how many connections of clients are open. */
+  /** Calls `count` at every scrape for the number of open client connections. */
   countConnections(count: () => number): void {
     new Gauge({
       name: 'rufh_open_connections',
-      help: 'Client connections that are open.',
-      ...this.metered,
+      help: 'Open client connections.',
+      ...this.registered,
       collect() {
         this.set(count());
       },
     });
   }
 
-  /** Asked at every scrape: how many deliveries wait for a turn at their origin. */
+  /** Calls `count` at every scrape for the number of deliveries that wait for their origin's concurrency limit. */
   countQueuedDeliveries(count: () => number): void {
     new Gauge({
       name: 'rufh_queued_deliveries',
-      help: 'Deliveries that wait for a turn at their origin.',
-      ...this.metered,
+      help: 'Deliveries waiting for their origin’s concurrency limit.',
+      ...this.registered,
       collect() {
         this.set(count());
       },
     });
   }
 
-  /** Asked at every scrape: how many uploads there are in each phase; nothing is said while nobody knows. */
+  /** Calls `byPhase` at every scrape for the number of uploads in each phase; undefined omits the values. */
   countUploads(byPhase: () => Promise<Readonly<Record<string, number>> | undefined>): void {
     new Gauge({
       name: 'rufh_uploads',
-      help: 'Uploads that are known, by phase.',
+      help: 'Uploads in the store, by phase.',
       labelNames: ['phase'],
       // Every process that shares the store sees all of them.
       aggregator: 'max',
-      ...this.metered,
+      ...this.registered,
       async collect() {
         const counts = await byPhase();
         this.reset();
@@ -272,43 +274,45 @@ export class Metrics {
     });
   }
 
-  /** Asked at every scrape: how many uploads have a record, or bytes, that cannot be read. */
+  /** Calls `count` at every scrape for the number of uploads whose record or bytes cannot be read. */
   countUnreadable(count: () => Promise<number>): void {
     new Gauge({
       name: 'rufh_uploads_unreadable',
-      help: 'Uploads whose record or bytes are there but cannot be read; nothing of them is removed.',
+      help: 'Uploads whose record or bytes exist but cannot be read; nothing of them is removed.',
       aggregator: 'max',
-      ...this.metered,
+      ...this.registered,
       async collect() {
         this.set(await count());
       },
     });
   }
 
-  /** Asked at every scrape: what is in the spool of uploads that the store does not know. */
-  countUnknown(known: () => { readonly uploads: number; readonly bytes: number } | undefined): void {
+  /**
+   * Calls `unknown` at every scrape for the uploads in the spool that the store does not know; undefined means none.
+   */
+  countUnknown(unknown: () => { readonly uploads: number; readonly bytes: number } | undefined): void {
     for (const [what, help] of [
-      ['uploads', 'Uploads in the spool that the store does not know: of a Redis that was lost, or without records.'],
-      ['bytes', 'Bytes in the spool of uploads that the store does not know.'],
+      ['uploads', 'Uploads in the spool that the store does not know: from a lost Redis, or without records.'],
+      ['bytes', 'Bytes in the spool that belong to uploads the store does not know.'],
     ] as const)
       new Gauge({
         name: `rufh_spool_unknown_${what}`,
         help,
         aggregator: 'max',
-        ...this.metered,
+        ...this.registered,
         collect() {
-          this.set(known()?.[what] ?? 0);
+          this.set(unknown()?.[what] ?? 0);
         },
       });
   }
 
-  /** Asked at every scrape: how many bytes uploads hold; nothing is said while nobody knows. */
+  /** Calls `bytes` at every scrape for the committed bytes of unanswered uploads; undefined omits the value. */
   countSpoolBytes(bytes: () => Promise<number | undefined>): void {
     new Gauge({
       name: 'rufh_spool_bytes',
       help: 'Committed bytes of uploads that are not answered yet.',
       aggregator: 'max',
-      ...this.metered,
+      ...this.registered,
       async collect() {
         const count = await bytes();
         if (count === undefined) this.remove();
@@ -317,12 +321,12 @@ export class Metrics {
     });
   }
 
-  /** Everything in the text format of Prometheus. */
+  /** All metrics in the text format of Prometheus. */
   text(): Promise<string> {
     return this.registry.metrics();
   }
 
-  /** The same as values. */
+  /** All metrics as values. */
   values(): Promise<MetricValues> {
     return this.registry.getMetricsAsJSON();
   }
@@ -332,23 +336,23 @@ export class Metrics {
   }
 
   private gauge(name: string, help: string): Gauge {
-    return new Gauge({ name, help, ...this.metered });
+    return new Gauge({ name, help, ...this.registered });
   }
 }
 
-/** The limit that a connection has met. */
+/** The limit that a refused connection exceeded. */
 type RefusedBy = 'total' | 'address';
 
 function refusedConnections(registry: Registry): Counter<'limit'> {
   return new Counter({
     name: 'rufh_connections_refused_total',
-    help: 'Connections of clients that were refused, by the limit they met: "total" or "address".',
+    help: 'Client connections refused, by the limit they exceeded: "total" or "address".',
     labelNames: ['limit'],
     registers: [registry],
   });
 }
 
-/** The one figure of a process that takes connections for others to serve. */
+/** The metrics of a process that only accepts connections and hands them to workers. */
 export class ConnectionMetrics {
   private readonly registry = new Registry();
   private readonly refused = refusedConnections(this.registry);
@@ -362,21 +366,21 @@ export class ConnectionMetrics {
   }
 }
 
-/** Statuses are 100 to 599; anything else an origin may say is one value. */
+/** One label for all invalid statuses that an origin may send. */
 function statusLabel(status: number): string {
   return Number.isInteger(status) && status >= 100 && status <= 599 ? String(status) : 'other';
 }
 
-/** The figures of several processes as one, in the text format of Prometheus: added up where that means something. */
+/** Aggregates the metrics of several processes by each metric's `aggregator`, in the text format of Prometheus. */
 export async function sumMetrics(all: readonly MetricValues[]): Promise<{ type: string; text: string }> {
-  const sum = AggregatorRegistry.aggregate(all.map((figures) => [...figures]));
+  const sum = AggregatorRegistry.aggregate(all.map((values) => [...values]));
   return { type: sum.contentType, text: await sum.metrics() };
 }
 
-/** Of figures that are no more, what still counts: totals never go down, what is the case now does not remain. */
+/** Sums the counters and histograms of ended processes, which must never go down; gauges end with their process. */
 export function cumulativeMetrics(all: readonly MetricValues[]): Promise<MetricValues> {
-  const totals = all.map((figures) => figures.filter(({ type }) => LASTING.has(String(type))));
-  return AggregatorRegistry.aggregate(totals).getMetricsAsJSON();
+  const cumulative = all.map((values) => values.filter(({ type }) => CUMULATIVE_TYPES.has(String(type))));
+  return AggregatorRegistry.aggregate(cumulative).getMetricsAsJSON();
 }
 
-const LASTING = new Set(['counter', 'histogram']);
+const CUMULATIVE_TYPES = new Set(['counter', 'histogram']);
