@@ -10,25 +10,27 @@ type AdminAddress =
 
 export interface AdminListenerOptions extends AdminRules {
   readonly address: AdminAddress;
-  /** Rights of a Unix socket's file. */
+  /** Permissions of a Unix socket's file. */
   readonly mode?: number;
+  /** Responds to requests that the rules allow. */
   readonly respond: (request: AdminRequest) => Promise<AdminResponse>;
   readonly log: Log;
 }
 
+/** A running admin listener. */
 export interface Admin {
   /** `http://127.0.0.1:9090`, or `unix:/path`. */
   readonly url: string;
   close(): Promise<void>;
 }
 
-/** Listens for operators and gives each request that may come in the answer there is for it. */
+/** Starts the admin listener, which checks each request against `AdminRules` before it calls `respond`. */
 export async function startAdminListener(options: AdminListenerOptions): Promise<Admin> {
   const guard = new AdminGuard(options);
-  const answerTo = async (request: AdminRequest): Promise<AdminResponse> =>
+  const respond = async (request: AdminRequest): Promise<AdminResponse> =>
     guard.refusal(request) ?? options.respond(request);
   const server = createServer((request, response) => {
-    answerTo(requestOf(request, options.address)).then(
+    respond(requestOf(request, options.address)).then(
       ({ status, type, body, headers }) => {
         response.writeHead(status, {
           ...(type ? { 'Content-Type': type } : {}),
@@ -45,7 +47,7 @@ export async function startAdminListener(options: AdminListenerOptions): Promise
     );
   });
   await listen(server, options);
-  if (options.token === undefined && isPublic(server)) options.log.warn({ url: urlOf(server) }, PUBLIC);
+  if (options.token === undefined && isPublic(server)) options.log.warn({ url: urlOf(server) }, PUBLIC_WITHOUT_TOKEN);
   return {
     url: urlOf(server),
     close: async () => {
@@ -56,9 +58,9 @@ export async function startAdminListener(options: AdminListenerOptions): Promise
   };
 }
 
-const PUBLIC =
-  'the admin listener can be reached from other machines and asks for no token (admin.insecure): whoever reaches it can ' +
-  'read the metrics and cancel uploads; give it a token_file, a loopback address or a Unix socket';
+const PUBLIC_WITHOUT_TOKEN =
+  'the admin listener can be reached from other machines and requires no token (admin.insecure): anyone who can reach it ' +
+  'can read the metrics and cancel uploads; set token_file, or use a loopback address or a Unix socket';
 
 function isPublic(server: Server): boolean {
   const bound = server.address() as AddressInfo | string;
@@ -104,13 +106,13 @@ export interface AdminResponse {
   readonly headers?: Readonly<Record<string, string>>;
 }
 
-/** What the admin listener needs to know of a request; none has a body that matters. */
+/** A request to the admin listener; bodies are ignored. */
 export interface AdminRequest {
   readonly method: string;
   readonly path: string;
   readonly query: URLSearchParams;
   readonly headers: Readonly<Record<string, string | string[] | undefined>>;
-  /** It came over a Unix socket, which no browser reaches. */
+  /** The request came over a Unix socket, which web pages cannot reach. */
   readonly isOnSocket?: boolean;
 }
 
@@ -130,45 +132,46 @@ const TITLES: Readonly<Record<number, string>> = {
   503: 'Service Unavailable',
 };
 
-/** A problem (RFC 9457): what was wrong and, in `detail`, what to do about it. */
+/** A problem response (RFC 9457); `detail` describes the problem and how to solve it. */
 export function problem(status: number, detail?: string, headers?: AdminResponse['headers']): AdminResponse {
-  const told = { type: 'about:blank', title: TITLES[status], status, ...(detail === undefined ? {} : { detail }) };
+  const members = { type: 'about:blank', title: TITLES[status], status, ...(detail === undefined ? {} : { detail }) };
   return {
     status,
     type: 'application/problem+json',
-    body: `${JSON.stringify(told)}\n`,
+    body: `${JSON.stringify(members)}\n`,
     ...(headers ? { headers } : {}),
   };
 }
 
-/** RFC 9110 §15.5.6: with the methods that there are. */
+/** RFC 9110 §15.5.6: a 405 lists the allowed methods. */
 export function methodNotAllowed(allowed: readonly string[]): AdminResponse {
   return problem(405, undefined, { Allow: allowed.join(', ') });
 }
 
-/** The conditions on which the admin listener answers a request. */
+/** The access rules of the admin listener. */
 interface AdminRules {
-  /** Asked for with every request to what is not `open`; undefined: nothing is asked for. */
+  /** Required for every request except to `open` pages; undefined: no token is required. */
   readonly token?: string;
+  /** Pages that need no token; `health` by default. */
   readonly open?: readonly OpenPage[];
-  /** Names by which requests without the token may call the listener, beside localhost and IP addresses. */
+  /** Host names that requests without the token may use, besides localhost and IP addresses. */
   readonly hosts?: readonly string[];
 }
 
-/** `health`: whether the process lives, and whether it can take requests. */
+/** `health`: liveness and readiness. */
 type OpenPage = 'health' | 'metrics';
 
-const PAGES_OF: Readonly<Record<OpenPage, readonly string[]>> = {
+const OPEN_PATHS: Readonly<Record<OpenPage, readonly string[]>> = {
   health: ['/healthz', '/readyz'],
   metrics: ['/metrics'],
 };
 
 /**
- * Turns away requests that may not be answered, on every path: those without the token, and those of web pages.
+ * Refuses requests without the token, and requests of web pages in an operator's browser.
  *
- * Pages in an operator's browser can reach this listener too. Browsers send `Origin` with everything that changes
- * something or that a page of another site could read. A page whose own name was made to point here (DNS rebinding) sends
- * no `Origin`, but is known by that name in `Host`; probes call a listener by its IP address.
+ * Browsers send `Origin` with every request that changes something or whose response another site could read. A page
+ * whose own name resolves to this listener (DNS rebinding) sends no `Origin`, but has that name in `Host`; health
+ * probes use the IP address.
  */
 class AdminGuard {
   private readonly digest: Buffer | undefined;
@@ -177,24 +180,24 @@ class AdminGuard {
 
   constructor({ token, open = ['health'], hosts = [] }: AdminRules) {
     this.digest = token === undefined ? undefined : digestOf(token);
-    this.openPaths = new Set(open.flatMap((page) => PAGES_OF[page]));
+    this.openPaths = new Set(open.flatMap((page) => OPEN_PATHS[page]));
     this.hosts = new Set(['localhost', ...hosts.map((name) => name.toLowerCase())]);
   }
 
-  /** The answer to a request that may not be answered otherwise; undefined for one that may. */
+  /** The response to a request that the rules do not allow; undefined for others. */
   refusal({ path, headers, isOnSocket = false }: AdminRequest): AdminResponse | undefined {
     if (headers['origin'] !== undefined) return problem(403, WEB_PAGE);
-    const shown = bearerOf(headers['authorization']);
-    const hasToken = this.digest !== undefined && shown !== undefined && timingSafeEqual(this.digest, digestOf(shown));
+    const token = bearerToken(headers['authorization']);
+    const hasToken = this.digest !== undefined && token !== undefined && timingSafeEqual(this.digest, digestOf(token));
     if (hasToken) return undefined;
-    if (!isOnSocket && !this.isKnown(String(headers['host'] ?? ''))) return problem(403, UNKNOWN_NAME);
+    if (!isOnSocket && !this.isAllowedHost(String(headers['host'] ?? ''))) return problem(403, UNKNOWN_HOST);
     if (this.digest === undefined || this.openPaths.has(path)) return undefined;
-    return problem(401, shown === undefined ? NO_TOKEN : WRONG_TOKEN, {
+    return problem(401, token === undefined ? NO_TOKEN : WRONG_TOKEN, {
       'WWW-Authenticate': 'Bearer realm="rufh-proxy"',
     });
   }
 
-  private isKnown(authority: string): boolean {
+  private isAllowedHost(authority: string): boolean {
     const host = authority
       .replace(/:\d*$/, '')
       .replace(/^\[(.*)\]$/, '$1')
@@ -205,17 +208,17 @@ class AdminGuard {
 }
 
 const WEB_PAGE = 'Web pages get nothing here; use rufh-proxy uploads, or a client that sends no Origin.';
-const UNKNOWN_NAME =
+const UNKNOWN_HOST =
   'Without the token this listener goes by localhost, IP addresses and the names in admin.hosts only, not by the name in Host.';
 const NO_TOKEN = 'This listener asks for the token of admin.token_file, as "Authorization: Bearer TOKEN".';
 const WRONG_TOKEN = 'The token is not the one that this process has read from admin.token_file when it started.';
 
-/** RFC 6750 §2.1; the scheme in any case (RFC 9110 §11.1). */
-function bearerOf(field: string | string[] | undefined): string | undefined {
+/** RFC 6750 §2.1; the scheme is case-insensitive (RFC 9110 §11.1). */
+function bearerToken(field: string | string[] | undefined): string | undefined {
   return /^bearer +(\S+) *$/i.exec(String(field ?? ''))?.[1];
 }
 
-/** Of one length whatever the token's, so that comparing takes the same time. */
+/** Makes tokens of any length comparable in constant time. */
 function digestOf(token: string): Buffer {
   return createHash('sha256').update(token).digest();
 }

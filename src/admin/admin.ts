@@ -11,38 +11,37 @@ import {
   problem,
   startAdminListener,
 } from './admin-http.js';
-import { answerUploads, type UploadsApi } from './uploads-api.js';
+import { respondToUploads, type UploadsApi } from './uploads-api.js';
 
-/** What the answers to operators are made from. */
+/** The parts of the proxy that the admin API needs. */
 export interface AdminDeps {
   readonly metrics: Metrics;
-  /** What must hold for this process to take requests. */
   readonly checks: readonly HealthCheck[];
-  /** Where uploads can be seen and acted on; undefined until all rooms of the proxy are open. */
+  /** Undefined until the proxy has started. */
   readonly uploadsApi?: () => UploadsApi | undefined;
-  /** Where this process is sent away; undefined as long as it is not there yet. */
+  /** Undefined until the proxy has started. */
   readonly drain?: () => DrainApi | undefined;
   readonly log: Log;
 }
 
 export interface AdminOptions extends AdminDeps, Omit<AdminListenerOptions, 'respond' | 'log'> {}
 
-/** Opens the admin listener: whether the process lives, whether it can take requests, its figures, and its uploads. */
+/** Starts the admin listener with liveness, readiness, metrics, uploads and drain. */
 export function startAdmin(options: AdminOptions): Promise<Admin> {
-  return startAdminListener({ ...options, respond: (request) => answerAdmin(options, request) });
+  return startAdminListener({ ...options, respond: (request) => respondToAdmin(options, request) });
 }
 
-/** What operators are told, wherever they asked. */
-export async function answerAdmin(deps: AdminDeps, request: AdminRequest): Promise<AdminResponse> {
+/** Responds to an admin request that came over the listener, or from the primary process. */
+export async function respondToAdmin(deps: AdminDeps, request: AdminRequest): Promise<AdminResponse> {
   const { method, path } = request;
   const page = PAGES[path];
   if (page) return method === 'GET' || method === 'HEAD' ? page(deps) : methodNotAllowed(['GET', 'HEAD']);
   const uploadsApi = deps.uploadsApi?.();
   const drain = deps.drain?.();
-  if (path === '/drain') return drain ? answerDrain(drain, request) : stillStarting();
+  if (path === '/drain') return drain ? respondToDrain(drain, request) : stillStarting();
   const isUploadsPath = path === '/uploads' || path.startsWith('/uploads/');
   if (isUploadsPath && !uploadsApi) return stillStarting();
-  return (uploadsApi && (await answerUploads(uploadsApi, request))) ?? problem(404);
+  return (uploadsApi && (await respondToUploads(uploadsApi, request))) ?? problem(404);
 }
 
 function stillStarting(): AdminResponse {
@@ -58,49 +57,52 @@ const PAGES: Readonly<Record<string, ((deps: AdminDeps) => Promise<AdminResponse
   '/metrics': async ({ metrics }) => ({ status: 200, type: metrics.contentType, body: await metrics.text() }),
 };
 
-/** Something that must hold for this process to take requests. */
+/** A condition for this process to be ready for requests. */
 export interface HealthCheck {
   readonly name: string;
-  /** Resolves to what is wrong, for people; undefined when nothing is. */
-  readonly check: () => Promise<string | ReportedProblem | undefined>;
-  /** It is told, but does not keep requests away: for what one upload suffers from, or what only some requests need. */
+  /** Resolves to a description of the problem, or to undefined if there is none. */
+  readonly check: () => Promise<string | InformationalProblem | undefined>;
+  /** Problems are reported, but the process stays ready: they concern single uploads or only some requests. */
   readonly isInformational?: true;
 }
 
-/** A problem that is told but keeps no requests away, where only the check itself can know that. */
-export interface ReportedProblem {
+/** A single problem that is reported while the process stays ready. */
+export interface InformationalProblem {
   readonly informational: string;
 }
 
+/** The response body of `/readyz`. */
 export interface Readiness {
   readonly ready: boolean;
   readonly checks: readonly { readonly name: string; readonly ok: boolean; readonly problem?: string }[];
 }
 
-/** A disk or server that stands still must not make the question stand still too. */
-const PATIENCE_MS = 2000;
+/** A stalled disk or server must not stall the readiness response. */
+const CHECK_TIMEOUT_MS = 2000;
 
-/** Runs all checks side by side; one that throws or does not end counts as failed. */
-export async function checkReadiness(checks: readonly HealthCheck[], patienceMs = PATIENCE_MS): Promise<Readiness> {
+/** Runs all checks in parallel; a check that throws or does not finish in time has failed. */
+export async function checkReadiness(checks: readonly HealthCheck[], timeoutMs = CHECK_TIMEOUT_MS): Promise<Readiness> {
   const results = await Promise.all(
-    checks.map(async ({ name, check, isInformational }) => {
-      const found = await outcome(check, patienceMs);
+    checks.map(async ({ name, check, isInformational = false }) => {
+      const found = await problemFoundBy(check, timeoutMs);
       if (found === undefined) return { ready: true, result: { name, ok: true } };
-      const isTold = typeof found === 'object';
-      const problem = isTold ? found.informational : found;
-      return { ready: isTold || isInformational === true, result: { name, ok: false, problem } };
+      if (typeof found === 'object') return { ready: true, result: { name, ok: false, problem: found.informational } };
+      return { ready: isInformational, result: { name, ok: false, problem: found } };
     }),
   );
   return { ready: results.every(({ ready }) => ready), checks: results.map(({ result }) => result) };
 }
 
-async function outcome(check: HealthCheck['check'], patienceMs: number): Promise<string | ReportedProblem | undefined> {
+async function problemFoundBy(
+  check: HealthCheck['check'],
+  timeoutMs: number,
+): Promise<string | InformationalProblem | undefined> {
   let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<string>((resolve) => {
-    timer = setTimeout(resolve, patienceMs, `no answer within ${patienceMs} ms`);
+  const timeout = new Promise<string>((resolve) => {
+    timer = setTimeout(resolve, timeoutMs, `no answer within ${timeoutMs} ms`);
   });
   try {
-    return await Promise.race([check(), late]);
+    return await Promise.race([check(), timeout]);
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   } finally {
@@ -108,21 +110,23 @@ async function outcome(check: HealthCheck['check'], patienceMs: number): Promise
   }
 }
 
-/** Where an operator sends a node away. */
+/** Draining of this node. Both methods resolve to the JSON body of the response. */
 export interface DrainApi {
-  /** What it says is told to the operator as it is, in JSON. */
+  /** Begins draining, with `move` also moving the uploads to other nodes. */
   begin(move: boolean): Promise<object>;
   state(): Promise<object>;
 }
 
-/** `/drain`: POST begins, with `?move=true` also to give the uploads to other nodes; GET tells how far it is. */
-async function answerDrain(uploadsApi: DrainApi, request: AdminRequest): Promise<AdminResponse> {
-  if (request.method === 'GET' || request.method === 'HEAD') return json(200, await uploadsApi.state());
+/**
+ * `/drain`: POST begins draining, with `?move=true` also moving the uploads to other nodes; GET reports its progress.
+ */
+async function respondToDrain(drain: DrainApi, request: AdminRequest): Promise<AdminResponse> {
+  if (request.method === 'GET' || request.method === 'HEAD') return json(200, await drain.state());
   if (request.method !== 'POST') return methodNotAllowed(['GET', 'HEAD', 'POST']);
   const move = request.query.get('move') ?? 'false';
   if (move !== 'true' && move !== 'false') return problem(400, 'move is true or false.');
   try {
-    return json(202, await uploadsApi.begin(move === 'true'));
+    return json(202, await drain.begin(move === 'true'));
   } catch (fault) {
     if (!(fault instanceof Fault)) throw fault;
     return problem(503, `The other nodes could not be told: ${fault.message}. Ask again.`, { 'Retry-After': '5' });

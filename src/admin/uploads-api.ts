@@ -17,12 +17,12 @@ import { everyUpload, type SetAsideRecord, type UploadStore } from '../store/upl
 import type { UnknownUploads } from '../uploads/unknown-bytes.js';
 import { type AdminResponse, type AdminRequest, json, methodNotAllowed, problem } from './admin-http.js';
 
-/** What operators may do with uploads. */
+/** The parts of the proxy with which operators inspect, cancel and redeliver uploads. */
 export interface UploadsApi {
-  readonly store: Listing;
+  readonly store: UploadList;
   readonly uploads: { cancel(intent: { readonly kind: 'cancel'; readonly id: string }): Promise<Outcome> };
   readonly delivery: {
-    /** `begun`: an attempt follows as soon as the origin can be asked. The others say why there is none. */
+    /** `begun`: an attempt follows as soon as the origin accepts one. Other results are reasons why there is none. */
     redeliver(
       id: string,
       options: { readonly skipGate: boolean },
@@ -30,58 +30,61 @@ export interface UploadsApi {
   };
   /** Uploads in the spool without a record: a store was lost, or records are missing. */
   readonly unknownUploads?: () => UnknownUploads | undefined;
-  /** Whose bytes are here; missing where every node reaches all of them. */
+  /** The name of this node; missing if all nodes share a spool. */
   readonly node?: string;
-  /** Where the others are. */
+  /** Finds the other nodes; missing if all nodes share a spool. */
   readonly nodes?: Pick<Nodes, 'find'>;
   readonly log: Log;
 }
 
-/** `/uploads`, `/uploads/{tag}` and `/uploads/{tag}/redeliver`; undefined for other paths. */
-export async function answerUploads(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminResponse | undefined> {
+/** Responds to `/uploads`, `/uploads/{tag}` and `/uploads/{tag}/redeliver`; undefined for other paths. */
+export async function respondToUploads(
+  uploadsApi: UploadsApi,
+  request: AdminRequest,
+): Promise<AdminResponse | undefined> {
   try {
-    return await answer(uploadsApi, request);
+    return await respond(uploadsApi, request);
   } catch (fault) {
     if (!(fault instanceof Fault)) throw fault;
-    uploadsApi.log.warn({ err: fault }, 'an operator could not be answered');
+    uploadsApi.log.warn({ err: fault }, 'admin request failed: uploads are unavailable');
     return problem(503, `Uploads cannot be reached right now: ${fault.message}. Ask again.`, { 'Retry-After': '5' });
   }
 }
 
-async function answer(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminResponse | undefined> {
+async function respond(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminResponse | undefined> {
   const [, root, tag, verb, ...more] = request.path.split('/');
   if (root !== 'uploads' || more.length > 0 || (verb !== undefined && verb !== 'redeliver')) return undefined;
   if (tag === undefined) return isRead(request) ? list(uploadsApi, request.query) : methodNotAllowed(['GET', 'HEAD']);
   if (verb !== undefined && request.method !== 'POST') return methodNotAllowed(['POST']);
   if (verb === undefined && !isRead(request) && request.method !== 'DELETE')
     return methodNotAllowed(['GET', 'HEAD', 'DELETE']);
-  const asked = isRead(request) ? { skipGate: false } : readAct(request.query, verb);
-  if (typeof asked === 'string') return problem(400, asked);
-  const aside = (await uploadsApi.store.setAsideRecords()).find(({ id }) => uploadTag(id) === tag);
-  if (aside) return isRead(request) ? json(200, setAsideView(aside)) : cannotBeRead(aside);
-  const found = await uploadsTagged(uploadsApi.store, tag);
-  const upload = found[0];
+  const options = isRead(request) ? { skipGate: false } : readActionOptions(request.query, verb);
+  if (typeof options === 'string') return problem(400, options);
+  const unreadable = (await uploadsApi.store.setAsideRecords()).find(({ id }) => uploadTag(id) === tag);
+  if (unreadable) return isRead(request) ? json(200, setAsideView(unreadable)) : unreadableProblem(unreadable);
+  const tagged = await uploadsTagged(uploadsApi.store, tag);
+  const upload = tagged[0];
   if (!upload)
     return problem(
       404,
       `There is no upload with the tag ${JSON.stringify(tag)}; it may have ended and been removed; then its lines are in the log.`,
     );
-  if (found.length > 1) return problem(409, 'More than one upload has this tag; wait until one of them has ended.');
+  if (tagged.length > 1) return problem(409, 'More than one upload has this tag; wait until one of them has ended.');
   if (verb === undefined && isRead(request)) return json(200, detailOf(upload));
   if (upload.node !== uploadsApi.node) return notHere(uploadsApi, upload);
-  return verb === undefined ? cancel(uploadsApi, upload, asked) : redeliver(uploadsApi, upload, asked);
+  return verb === undefined ? cancel(uploadsApi, upload, options) : redeliver(uploadsApi, upload, options);
 }
 
-/** An operator’s order, with the name that the operator gives. */
-interface Act {
+interface ActionOptions {
+  /** The name that the operator gave, for the log. */
   readonly operator?: string;
   readonly skipGate: boolean;
 }
 
 const OPERATOR = /^[^\p{C}]{1,100}$/u;
 
-/** Reads an order from its question; a text says what is wrong with it. */
-function readAct(query: URLSearchParams, verb: string | undefined): Act | string {
+/** Parses the options of a cancellation or redelivery; a string describes an error in them. */
+function readActionOptions(query: URLSearchParams, verb: string | undefined): ActionOptions | string {
   const known = verb === undefined ? ['operator'] : ['operator', 'past_gate'];
   const unknown = [...query.keys()].find((key) => !known.includes(key));
   if (unknown !== undefined) return `There is no parameter ${JSON.stringify(unknown)}; known: ${known.join(', ')}.`;
@@ -94,7 +97,7 @@ function readAct(query: URLSearchParams, verb: string | undefined): Act | string
   return { skipGate: skipGate === 'true', ...(operator === undefined ? {} : { operator }) };
 }
 
-function cannotBeRead({ state, reason }: SetAsideRecord): AdminResponse {
+function unreadableProblem({ state, reason }: SetAsideRecord): AdminResponse {
   if (state === 'damaged') return problem(409, `There is nothing to act on: ${reason}.`);
   return problem(503, `Nothing can be done to this upload now: ${reason}. It is tried again.`, { 'Retry-After': '5' });
 }
@@ -104,22 +107,22 @@ function isRead({ method }: AdminRequest): boolean {
 }
 
 async function list(uploadsApi: UploadsApi, query: URLSearchParams): Promise<AdminResponse> {
-  const wanted = readQuery(query);
-  if (typeof wanted === 'string') return problem(400, wanted);
-  const { uploads, next } = await newestUploads(uploadsApi.store, wanted);
-  const isOverview = !wanted.phase && !wanted.find && !wanted.after;
-  const aside = isOverview ? await uploadsApi.store.setAsideRecords() : [];
+  const listQuery = readListQuery(query);
+  if (typeof listQuery === 'string') return problem(400, listQuery);
+  const { uploads, next } = await newestUploads(uploadsApi.store, listQuery);
+  const isOverview = !listQuery.phase && !listQuery.find && !listQuery.after;
+  const unreadable = isOverview ? await uploadsApi.store.setAsideRecords() : [];
   const unknown = isOverview ? uploadsApi.unknownUploads?.() : undefined;
   return json(200, {
     uploads: uploads.map(summaryOf),
     ...(unknown ? { unknownUploads: unknownView(unknown) } : {}),
-    ...(aside.length > 0 ? { setAside: aside.map(setAsideView) } : {}),
+    ...(unreadable.length > 0 ? { setAside: unreadable.map(setAsideView) } : {}),
     ...(next ? { next: `${next.createdAt}.${next.tag}` } : {}),
   });
 }
 
-/** What is asked for, or what is wrong with the question. */
-function readQuery(query: URLSearchParams): Wanted | string {
+/** Parses the query of a list; a string describes an error in it. */
+function readListQuery(query: URLSearchParams): ListQuery | string {
   const unknown = [...query.keys()].find((key) => !['phase', 'find', 'limit', 'after'].includes(key));
   if (unknown !== undefined)
     return `There is no parameter ${JSON.stringify(unknown)}; known are phase, find, limit and after.`;
@@ -127,39 +130,43 @@ function readQuery(query: URLSearchParams): Wanted | string {
   if (query.has('phase') && !phase) return `phase is one of ${PHASES.join(', ')}.`;
   const limit = Number(query.get('limit') ?? 100);
   if (!Number.isInteger(limit) || limit < 1 || limit > 1000) return 'limit is a whole number from 1 to 1000.';
-  const after = readPlace(query.get('after'));
+  const after = readPosition(query.get('after'));
   if (after === 'malformed') return 'after is the "next" of the page before.';
   const find = query.get('find') ?? undefined;
   if (find === '') return 'find is a tag, a path, an Idempotency-Key or the address of a client.';
   return { limit, ...(find === undefined ? {} : { find }), ...(phase ? { phase } : {}), ...(after ? { after } : {}) };
 }
 
-function readPlace(text: string | null): ListPosition | undefined | 'malformed' {
+function readPosition(text: string | null): ListPosition | undefined | 'malformed' {
   if (text === null) return undefined;
   const [, createdAt, tag] = /^(\d{1,16})\.([0-9a-f]{10})$/.exec(text) ?? [];
   return tag === undefined ? 'malformed' : { createdAt: Number(createdAt), tag };
 }
 
-/** What is done to an upload is done where its bytes are. */
+/** Only a node that has the upload's bytes can cancel or redeliver it. */
 async function notHere({ nodes }: UploadsApi, { node }: Upload): Promise<AdminResponse> {
   if (node === undefined) return problem(409, SHARED_BEFORE);
   const owner = await nodes?.find(node);
-  const where = owner ? `, which the others reach at ${owner.url}` : '';
-  return problem(409, `The bytes of this upload are with node ${node}${where}. Ask the admin listener of that node.`);
+  const address = owner ? `, which the others reach at ${owner.url}` : '';
+  return problem(409, `The bytes of this upload are with node ${node}${address}. Ask the admin listener of that node.`);
 }
 
 const SHARED_BEFORE =
   'The bytes of this upload are in a spool that nodes share, and this node has one of its own. Ask a node with ' +
   'spool.shared set to true.';
 
-async function cancel({ uploads, log }: UploadsApi, upload: Upload, { operator }: Act): Promise<AdminResponse> {
+async function cancel(
+  { uploads, log }: UploadsApi,
+  upload: Upload,
+  { operator }: ActionOptions,
+): Promise<AdminResponse> {
   const outcome = await uploads.cancel({ kind: 'cancel', id: upload.id });
   if (outcome.kind === 'cancelled') {
     log.info({ ...uploadFields(identifiersOf(upload)), operator }, 'an operator cancelled an upload');
     return { status: 204 };
   }
-  const isGone = outcome.kind === 'refused' && outcome.refusal.reason === 'gone';
-  return isGone
+  const hasEnded = outcome.kind === 'refused' && outcome.refusal.reason === 'gone';
+  return hasEnded
     ? problem(410, 'The upload has ended already and is about to be removed.')
     : problem(404, 'The upload ended in this moment.');
 }
@@ -167,13 +174,16 @@ async function cancel({ uploads, log }: UploadsApi, upload: Upload, { operator }
 const ANSWERED =
   'The upload was answered already, by its origin or by its gate; the answer is kept for the client and the bytes are gone.';
 
-async function redeliver({ delivery, log }: UploadsApi, upload: Upload, act: Act): Promise<AdminResponse> {
-  const { operator, skipGate } = act;
+async function redeliver(
+  { delivery, log }: UploadsApi,
+  upload: Upload,
+  { operator, skipGate }: ActionOptions,
+): Promise<AdminResponse> {
   const fields = { ...uploadFields(identifiersOf(upload)), operator };
   switch (await delivery.redeliver(upload.id, { skipGate })) {
     case 'begun':
-      if (skipGate) log.warn(fields, 'an operator had an upload delivered past its gate');
-      else log.info(fields, 'an operator had an upload delivered again');
+      if (skipGate) log.warn(fields, 'an operator redelivered an upload, bypassing its gate');
+      else log.info(fields, 'an operator redelivered an upload');
       return json(202, { tag: fields.upload });
     case 'unknown':
       return problem(404, 'The upload has ended and is about to be removed.');
@@ -186,60 +196,61 @@ async function redeliver({ delivery, log }: UploadsApi, upload: Upload, act: Act
   }
 }
 
-type Listing = Pick<UploadStore, 'list' | 'setAsideRecords'>;
+type UploadList = Pick<UploadStore, 'list' | 'setAsideRecords'>;
 
-interface Wanted {
+interface ListQuery {
   readonly phase?: Phase;
   /** A tag, the path of a creation, the `Idempotency-Key` that the origin gets, or the address of a client. */
   readonly find?: string;
   readonly limit: number;
-  /** The place of the last upload of the page before. */
+  /** The position of the last upload on the previous page. */
   readonly after?: ListPosition;
 }
 
-/** Where an upload stands in a list, newest first. Known to whoever asks, so it is made of what it may know. */
+/** The position of an upload in a list, newest first. Operators see it, so it does not contain the id. */
 interface ListPosition {
   readonly createdAt: number;
   readonly tag: string;
 }
 
-/** The newest uploads behind a place; `next` is missing on the last page. Reads all, keeps no more than a page or two. */
+/**
+ * The page of newest uploads after a position; `next` is missing on the last page. Keeps only a few pages in memory.
+ */
 async function newestUploads(
-  store: Pick<Listing, 'list'>,
-  wanted: Wanted,
+  store: Pick<UploadList, 'list'>,
+  { phase, find, limit, after }: ListQuery,
 ): Promise<{ uploads: Upload[]; next?: ListPosition }> {
-  const { phase, find, limit, after } = wanted;
-  let found: Upload[] = [];
+  let matches: Upload[] = [];
   for await (const upload of everyUpload(store)) {
     if (phase !== undefined && upload.phase !== phase) continue;
-    if (find !== undefined && !isFoundBy(upload, find)) continue;
-    if (after && !isBehind(upload, after)) continue;
-    found.push(upload);
-    if (found.length > 2 * limit + 100) found = found.sort(newestFirst).slice(0, limit + 1);
+    if (find !== undefined && !matchesText(upload, find)) continue;
+    if (after && !isAfter(upload, after)) continue;
+    matches.push(upload);
+    if (matches.length > 2 * limit + 100) matches = matches.sort(newestFirst).slice(0, limit + 1);
   }
-  const page = found.sort(newestFirst).slice(0, limit);
+  const page = matches.sort(newestFirst).slice(0, limit);
   const last = page.at(-1);
-  return found.length > limit && last ? { uploads: page, next: placeOf(last) } : { uploads: page };
+  return matches.length > limit && last ? { uploads: page, next: positionOf(last) } : { uploads: page };
 }
 
-function isFoundBy(upload: Upload, what: string): boolean {
+function matchesText(upload: Upload, text: string): boolean {
   const { target, clientAddress } = upload.request;
-  const names = [uploadTag(upload.id), target.split('?', 1)[0], idempotencyKeyOf(upload), clientAddress];
-  return names.includes(what);
+  const identifiers = [uploadTag(upload.id), target.split('?', 1)[0], idempotencyKeyOf(upload), clientAddress];
+  return identifiers.includes(text);
 }
 
-/** The uploads with this tag: it is short, so that there can be more than one. */
-async function uploadsTagged(store: Pick<Listing, 'list'>, tag: string): Promise<Upload[]> {
-  const found: Upload[] = [];
-  for await (const upload of everyUpload(store)) if (uploadTag(upload.id) === tag) found.push(upload);
-  return found;
+/** All uploads with this tag; tags are short, so there can be more than one. */
+async function uploadsTagged(store: Pick<UploadList, 'list'>, tag: string): Promise<Upload[]> {
+  const tagged: Upload[] = [];
+  for await (const upload of everyUpload(store)) if (uploadTag(upload.id) === tag) tagged.push(upload);
+  return tagged;
 }
 
-function placeOf({ createdAt, id }: Upload): ListPosition {
+function positionOf({ createdAt, id }: Upload): ListPosition {
   return { createdAt, tag: uploadTag(id) };
 }
 
-function isBehind(upload: Upload, after: ListPosition): boolean {
+function isAfter(upload: Upload, after: ListPosition): boolean {
   if (upload.createdAt !== after.createdAt) return upload.createdAt < after.createdAt;
   return uploadTag(upload.id) > after.tag;
 }
@@ -248,7 +259,9 @@ function newestFirst(a: Upload, b: Upload): number {
   return b.createdAt - a.createdAt || (uploadTag(a.id) < uploadTag(b.id) ? -1 : 1);
 }
 
-/** An upload in a list: never its id, which is the right to write to it (RUFH §11), nor a value its client sent. */
+/**
+ * An upload in a list: without its id, which grants write access (RUFH §11), and without values of its client's fields.
+ */
 function summaryOf(upload: Upload) {
   const { request, attempts, answer, undelivered, dueAt } = upload;
   const newest = attempts.at(-1);
@@ -271,17 +284,18 @@ function summaryOf(upload: Upload) {
   };
 }
 
-/** An upload that cannot be shown, because its record cannot be read. */
+/** An upload whose record or bytes cannot be read. */
 function setAsideView({ id, state, reason, since }: SetAsideRecord) {
   return { tag: uploadTag(id), phase: state, problem: reason, since: iso(since) };
 }
 
-/** Uploads that a lost store has left in the spool. */
+/** Uploads in the spool that the store does not know. */
 function unknownView(unknown: UnknownUploads) {
   const { uploads, bytes, since } = unknown;
   return { uploads, bytes, since: iso(since), problem: unknownProblem(unknown) };
 }
 
+/** The description of unknown uploads for operators, with a way to recover them. */
 export function unknownProblem({ uploads, bytes, since, lack }: UnknownUploads): string {
   if (lack === 'records')
     return (
@@ -296,7 +310,7 @@ export function unknownProblem({ uploads, bytes, since, lack }: UnknownUploads):
   );
 }
 
-/** Everything an operator may know of one upload. Of header fields the names, of credentials nothing more. */
+/** All details of an upload that operators may see: header fields, such as credentials, only by name. */
 function detailOf(upload: Upload) {
   const { request, answer } = upload;
   return {

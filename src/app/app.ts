@@ -1,7 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { AdminResponse, AdminRequest } from '../admin/admin-http.js';
-import { answerAdmin, type DrainApi, type HealthCheck, startAdmin } from '../admin/admin.js';
+import { respondToAdmin, type DrainApi, type HealthCheck, startAdmin } from '../admin/admin.js';
 import type { UploadsApi } from '../admin/uploads-api.js';
 import { Drain, type DrainMigrator, NoMigrator } from '../cluster/drain.js';
 import type { Config } from '../config/config.js';
@@ -168,7 +168,7 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     adminUrl: admin?.url,
     ...(storage.node === undefined ? {} : { node: storage.node }),
     connections: { whenEnded: (listener) => gate.onEnded(listener), endIdle },
-    admin: { respond: (request) => answerAdmin(adminDeps, request), metricValues: () => metrics.values() },
+    admin: { respond: (request) => respondToAdmin(adminDeps, request), metricValues: () => metrics.values() },
     stop: async () => {
       const until = performance.now() + config.stop.graceMs;
       health.why = 'the process is stopping';

@@ -1,5 +1,5 @@
 import { type AdminResponse, type AdminRequest, json, methodNotAllowed, problem } from '../admin/admin-http.js';
-import { checkReadiness, type HealthCheck, type Readiness, type ReportedProblem } from '../admin/admin.js';
+import { checkReadiness, type HealthCheck, type Readiness, type InformationalProblem } from '../admin/admin.js';
 import { type MetricValues, cumulativeMetrics, sumMetrics } from '../observe/metrics.js';
 import type { WorkerPool, WorkerSlot } from './pool.js';
 import type { WorkerProcess } from './worker-process.js';
@@ -61,7 +61,7 @@ function readinessOf(slot: WorkerSlot): HealthCheck {
 }
 
 /** The problems of a worker in one line: told only, when the worker is ready in spite of them. */
-function problemsOf({ ready, checks }: Readiness): string | ReportedProblem | undefined {
+function problemsOf({ ready, checks }: Readiness): string | InformationalProblem | undefined {
   const failed = checks.filter(({ ok }) => !ok);
   if (failed.length === 0) return undefined;
   const told = failed.map((check) => `${check.name}: ${check.problem}`).join('; ');

@@ -40,21 +40,14 @@ describe('one upload', () => {
   test.each([
     ['DELETE', '', '', undefined, 'an operator cancelled an upload', 'cancel'],
     ['DELETE', '', '?operator=Ada%20L.', 'Ada L.', 'an operator cancelled an upload', 'cancel'],
-    ['POST', '/redeliver', '', undefined, 'an operator had an upload delivered again', 'redeliver'],
-    [
-      'POST',
-      '/redeliver',
-      '?past_gate=false&operator=Ada',
-      'Ada',
-      'an operator had an upload delivered again',
-      'redeliver',
-    ],
+    ['POST', '/redeliver', '', undefined, 'an operator redelivered an upload', 'redeliver'],
+    ['POST', '/redeliver', '?past_gate=false&operator=Ada', 'Ada', 'an operator redelivered an upload', 'redeliver'],
     [
       'POST',
       '/redeliver',
       '?past_gate=true&operator=Zo%C3%AB',
       'Zoë',
-      'an operator had an upload delivered past its gate',
+      'an operator redelivered an upload, bypassing its gate',
       'redeliver',
     ],
   ])('is noted with who does it: %s %s%s', async (method, verb, query, operator, msg, done) => {
