@@ -7,7 +7,7 @@ import type { Reply } from '../protocol/protocol.js';
 import type { HttpRequest } from '../server/exchange.js';
 import { InvalidHead, readHead } from '../server/request-head.js';
 
-/** The header that signs requests from one node to another. From other senders it is ignored. */
+/** The header that carries the signature of a node. From clients it is ignored. */
 export const PEER_FIELD = 'RUFH-Peer';
 
 /** Facts about the client's connection that the request itself does not contain. */
@@ -64,7 +64,7 @@ const UNSIGNED_FIELDS: ReadonlySet<string> = new Set(['connection', 'keep-alive'
 export class PeerSignature {
   private readonly nonces: UsedNonces;
   /** Older signatures are rejected, because they may have been used before this process started. */
-  private readonly startedAt: number;
+  private readonly startedAtMs: number;
 
   constructor(
     private readonly secret: string,
@@ -73,7 +73,7 @@ export class PeerSignature {
     private readonly clock: () => number,
     mostNonces = MAX_NONCES,
   ) {
-    this.startedAt = clock();
+    this.startedAtMs = clock();
     this.nonces = new UsedNonces(mostNonces);
   }
 
@@ -88,14 +88,15 @@ export class PeerSignature {
   verify(value: string | undefined, request: SignedRequest): PeerClaim | ClaimFailure {
     if (value === undefined) return 'unsigned';
     if (/^\d+\./.test(value) && !value.startsWith(`${VERSION}.`)) return 'version';
-    const [, signed, time, nonce, claim, signature] = SIGNATURE_VALUE.exec(value) ?? [];
+    const [, signed, time, nonce, encodedClaim, signature] = SIGNATURE_VALUE.exec(value) ?? [];
     if (signed === undefined) return 'forged';
     if (!timingSafeEqual(this.digest(signed, request), Buffer.from(signature!, 'base64url'))) return 'forged';
-    const [now, signedAt] = [this.clock(), Number(time)];
-    if (Math.abs(now - signedAt) > VALID_MS || signedAt < this.startedAt) return 'old';
-    const parsed = JSON.parse(Buffer.from(claim!, 'base64url').toString()) as PeerClaim;
-    if (parsed.to !== this.self) return 'misdirected';
-    return this.nonces.use(nonce!, now) ?? parsed;
+    const now = this.clock();
+    const signedAtMs = Number(time);
+    if (Math.abs(now - signedAtMs) > VALID_MS || signedAtMs < this.startedAtMs) return 'old';
+    const claim = JSON.parse(Buffer.from(encodedClaim!, 'base64url').toString()) as PeerClaim;
+    if (claim.to !== this.self) return 'misdirected';
+    return this.nonces.use(nonce!, now) ?? claim;
   }
 
   /** Line breaks separate the parts unambiguously, because none of them can contain one. */
@@ -118,16 +119,16 @@ const SIGNATURE_VALUE = /^(2\.(\d{1,16})\.([\w-]{16})\.([\w-]+))\.([\w-]{43})$/;
 class UsedNonces {
   private newer = new Set<string>();
   private older = new Set<string>();
-  private rotatedAt = 0;
+  private rotatedAtMs = 0;
 
   constructor(private readonly max: number) {}
 
   /** Marks the nonce as used; undefined on first use. */
   use(nonce: string, now: number): 'replayed' | 'busy' | undefined {
-    if (now - this.rotatedAt > 2 * VALID_MS) {
-      this.older = now - this.rotatedAt > 4 * VALID_MS ? new Set() : this.newer;
+    if (now - this.rotatedAtMs > 2 * VALID_MS) {
+      this.older = now - this.rotatedAtMs > 4 * VALID_MS ? new Set() : this.newer;
       this.newer = new Set();
-      this.rotatedAt = now;
+      this.rotatedAtMs = now;
     }
     if (this.newer.has(nonce) || this.older.has(nonce)) return 'replayed';
     // Dropping a nonce would allow a replay.
@@ -145,21 +146,25 @@ const UNKNOWN_OUTCOME_FIELD = 'RUFH-Unknown-End';
 const UNKNOWN_OUTCOME_FIELDS: ReadonlySet<string> = new Set([UNKNOWN_OUTCOME_FIELD.toLowerCase()]);
 
 /** Adds the unknown outcome for the relaying node, and removes the field if an origin has sent it. */
-export function withUnknownOutcome(reply: Reply, end: UnknownOutcome | undefined): Reply {
+export function withUnknownOutcome(reply: Reply, outcome: UnknownOutcome | undefined): Reply {
   const headers = withoutFields(reply.headers, UNKNOWN_OUTCOME_FIELDS);
-  return { ...reply, headers: end ? [...headers, [UNKNOWN_OUTCOME_FIELD, `${end.attempt} ${end.id}`]] : headers };
+  return {
+    ...reply,
+    headers: outcome ? [...headers, [UNKNOWN_OUTCOME_FIELD, `${outcome.attempt} ${outcome.id}`]] : headers,
+  };
 }
 
 /** Splits the response of another node into the part for this node and the headers for the client. */
 export function takeUnknownOutcome(headers: Headers): {
   readonly headers: HeaderLine[];
-  readonly end?: UnknownOutcome;
+  readonly outcome?: UnknownOutcome;
 } {
   const [, attempt, id] = /^(\d{1,15}) (\S+)$/.exec(fieldValue(headers, UNKNOWN_OUTCOME_FIELD) ?? '') ?? [];
   const forClient = withoutFields(headers, UNKNOWN_OUTCOME_FIELDS);
-  return id === undefined ? { headers: forClient } : { headers: forClient, end: { id, attempt: Number(attempt) } };
+  return id === undefined ? { headers: forClient } : { headers: forClient, outcome: { id, attempt: Number(attempt) } };
 }
 
+/** The facts about a client's connection that its request does not contain. */
 export function clientFactsOf(head: RequestHead): ClientFacts {
   const { httpVersion, scheme, authority, base, connection, contentLength } = head;
   const hasNoLength = contentLength === undefined;

@@ -13,6 +13,7 @@ export interface PeerListenerOptions {
   readonly log: Log;
 }
 
+/** Handles verified requests of other nodes. */
 export interface PeerHandlers {
   /** Handles a client's request that another node relays. */
   onRequest(exchange: Exchange, client: ClientFacts): void;
@@ -52,29 +53,34 @@ export function startPeerListener(options: PeerListenerOptions, handlers: PeerHa
   );
 }
 
+/** Verifies the signature and passes the request on, or refuses it with 403. */
 function admit(exchange: Exchange, { signature, log }: PeerListenerOptions, handlers: PeerHandlers): void {
   const { method = '', url = '', headers, rawHeaders } = exchange.req;
   const value = headers[PEER_FIELD.toLowerCase()];
-  const claim = signature.verify(typeof value === 'string' ? value : undefined, {
+  const verified = signature.verify(typeof value === 'string' ? value : undefined, {
     method,
     target: url,
     headers: fromRawHeaders(rawHeaders),
   });
-  if (typeof claim === 'string') {
-    log.warn({ why: claim, advice: ADVICE[claim], peer: exchange.req.socket.remoteAddress }, 'a peer was turned away');
-    const told = [[PEER_FIELD, claim]] as const;
-    void respondEarly(exchange, { status: 403, headers: told }, REJECTED_BODY_LIMITS);
-  } else if (claim.kind === 'request') handlers.onRequest(exchange, claim.client);
+  if (typeof verified === 'string') {
+    log.warn(
+      { why: verified, advice: ADVICE[verified], peer: exchange.req.socket.remoteAddress },
+      'rejected a request on the internal listener',
+    );
+    const failureHeaders = [[PEER_FIELD, verified]] as const;
+    void respondEarly(exchange, { status: 403, headers: failureHeaders }, REJECTED_BODY_LIMITS);
+  } else if (verified.kind === 'request') handlers.onRequest(exchange, verified.client);
   else handlers.onFiles(exchange);
 }
 
+/** What the operator should check, by the reason of a refusal. */
 const ADVICE: Readonly<Record<ClaimFailure, string>> = {
-  unsigned: 'only nodes of this cluster may ask here',
+  unsigned: 'only nodes of this cluster may use this listener',
   version:
-    'it runs another version of rufh-proxy; until all nodes run one version, what they ask each other is refused',
-  forged: 'do all nodes have the same cluster.secret?',
-  old: 'do the clocks of the nodes differ?',
-  replayed: 'a request between nodes was recorded and sent again: who else is in their network?',
-  busy: 'more requests of other nodes came within a minute than can be remembered',
-  misdirected: 'does each node have a cluster.advertise of its own?',
+    'the sender runs another version of rufh-proxy; nodes refuse requests from each other until all run the same version',
+  forged: 'check that all nodes have the same cluster.secret',
+  old: 'check that the clocks of the nodes agree',
+  replayed: 'a request between nodes was recorded and sent again: check who has access to their network',
+  busy: 'more requests arrived from other nodes within a minute than can be remembered',
+  misdirected: 'check that each node has its own cluster.advertise',
 };

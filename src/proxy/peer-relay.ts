@@ -20,6 +20,7 @@ import { respondEarly } from '../server/response.js';
 import { clientFactsOf, headersForOwner, PEER_FIELD, type PeerSignature, takeUnknownOutcome } from './peer-auth.js';
 import { type ExchangeFailure, ProxiedExchange } from './proxied-exchange.js';
 
+/** A request to relay. */
 export interface RelayTask {
   readonly exchange: Exchange;
   readonly head: RequestHead;
@@ -31,6 +32,7 @@ export interface RelayTask {
 
 /** Relays requests on uploads whose bytes are on another node. */
 export interface Relay {
+  /** Whether uploads of this node are served elsewhere; false for uploads without a node. */
   isRemote(node: string | undefined): node is string;
   /**
    * Fulfilled when the exchange is over, whatever its outcome. Rejects with a `Fault` only before anything was sent.
@@ -59,7 +61,7 @@ export interface PeerRelayOptions {
   /** An unreachable owner that has been silent for this long is considered lost. */
   readonly ownerTimeoutMs: number;
   /** Called after a client got the complete response that reports an unknown outcome. Never rejects. */
-  readonly onUnknownOutcomeReported: (end: UnknownOutcome) => Promise<void>;
+  readonly onUnknownOutcomeReported: (outcome: UnknownOutcome) => Promise<void>;
   readonly connectTimeoutMs?: number;
   /** How often an owner that does not answer is checked for signs of life. */
   readonly checkIntervalMs?: number;
@@ -97,19 +99,19 @@ export class PeerRelay implements Relay {
   }
 
   async relay(task: RelayTask): Promise<void> {
-    const { exchange, head, node, refusalReply: refuse } = task;
+    const { exchange, head, node, refusalReply } = task;
     // The next request of a client that was just informed depends on these records.
     if (this.pendingReports.size > 0) await Promise.all(this.pendingReports);
     const owner = await this.options.owners.find(node);
     if (owner) return this.run(new PeerConnection(this.requests, this.options.connectTimeoutMs), owner, task);
-    const reply = refuse({ reason: 'unknown-upload' });
+    const reply = refusalReply({ reason: 'unknown-upload' });
     if (reply === 'cut') clientOf(exchange).abort();
     else await respondEarly(exchange, reply);
-    this.options.log.warn({ node, method: head.method }, 'an upload is with a node that nobody knows');
+    this.options.log.warn({ node, method: head.method }, 'upload belongs to an unknown node');
   }
 
   drain(): void {
-    for (const relayed of this.exchanges) relayed.interrupt();
+    for (const exchange of this.exchanges) exchange.interrupt();
   }
 
   /** Closes every connection to other nodes. */
@@ -122,7 +124,7 @@ export class PeerRelay implements Relay {
     owner: NonNullable<Awaited<ReturnType<OwnerDirectory['find']>>>,
     task: RelayTask,
   ): Promise<void> {
-    const { exchange, head, node, refusalReply: refuse } = task;
+    const { exchange, head, node, refusalReply } = task;
     const { signature, ownerTimeoutMs } = this.options;
     const { method, target } = head;
     const claim = { kind: 'request', to: node, client: clientFactsOf(head) } as const;
@@ -132,7 +134,7 @@ export class PeerRelay implements Relay {
     };
     const silence = new OwnerSilence(owner.silentMs);
     // Only the end of our connection shows the owner that the client may have left.
-    const stopListening = onPeerEnded(exchange, (connection) => connection.end());
+    const stopListening = onPeerEnded(exchange, (socket) => socket.end());
     const client = clientOf(exchange);
     let unknownOutcome: UnknownOutcome | undefined;
     void client.closed.then(() => {
@@ -146,31 +148,31 @@ export class PeerRelay implements Relay {
       // The owner applies both limits, because it knows how long an origin may take.
       stallLimits: { origin: undefined, client: undefined },
       fieldsForClient: (headers, kind) => {
-        const taken = takeUnknownOutcome(headers);
-        if (kind === 'final') unknownOutcome = taken.end;
-        return taken.headers;
+        const response = takeUnknownOutcome(headers);
+        if (kind === 'final') unknownOutcome = response.outcome;
+        return response.headers;
       },
       onFailure: (failure) => {
         // The client does not get the owner's response.
         unknownOutcome = undefined;
         this.logFailure(failure, task);
       },
-      rejectAnswer: (answer) => connection.rejectAnswer(answer),
+      checkAnswer: (answer) => connection.checkAnswer(answer),
       failureReply: ({ code, status, detail }) => {
         if (code === 'CODING') return problemReply({ status, detail });
         if (connection.isOpen && code !== OWNER_SILENT.code) return 'cut';
-        if (silence.ms >= ownerTimeoutMs) return refuse({ reason: 'unknown-upload' });
-        return refuse({ reason: 'unavailable', detail: UNREACHABLE, retryAfterSeconds: RETRY_AFTER_SECONDS });
+        if (silence.ms >= ownerTimeoutMs) return refusalReply({ reason: 'unknown-upload' });
+        return refusalReply({ reason: 'unavailable', detail: UNREACHABLE, retryAfterSeconds: RETRY_AFTER_SECONDS });
       },
     });
     this.exchanges.add(proxied);
-    const watch = setInterval(
+    const ownerTimer = setInterval(
       () => void this.checkOwner(proxied, node, silence),
       this.options.checkIntervalMs ?? CHECK_INTERVAL_MS,
     );
     await proxied.run();
     stopListening();
-    clearInterval(watch);
+    clearInterval(ownerTimer);
     this.exchanges.delete(proxied);
   }
 
@@ -193,15 +195,15 @@ export class PeerRelay implements Relay {
     }
   }
 
-  private reportUnknownOutcome(end: UnknownOutcome): void {
-    const noting = this.options.onUnknownOutcomeReported(end).finally(() => this.pendingReports.delete(noting));
-    this.pendingReports.add(noting);
+  private reportUnknownOutcome(outcome: UnknownOutcome): void {
+    const report = this.options.onUnknownOutcomeReported(outcome).finally(() => this.pendingReports.delete(report));
+    this.pendingReports.add(report);
   }
 
   private logFailure({ code, cause }: ExchangeFailure, { node, head }: RelayTask): void {
     const problem = cause instanceof Error ? cause.message : undefined;
     const { method } = head;
-    this.options.log.warn({ node, method, code, problem }, 'a request did not get through to the node of its upload');
+    this.options.log.warn({ node, method, code, problem }, 'relaying a request to the node of its upload failed');
   }
 }
 
@@ -237,19 +239,19 @@ class PeerConnection {
   open(outgoing: OutgoingRequest): ClientRequest {
     this.isOpen = false;
     const request = this.requests.open(outgoing);
-    request.once('socket', (socket: Socket) => this.watch(socket));
+    request.once('socket', (socket: Socket) => this.onSocket(socket));
     return request;
   }
 
   /** The peer has rejected our signature, or is not the intended node. */
-  rejectAnswer({ statusCode, headers }: IncomingMessage): ExchangeFailure | undefined {
+  checkAnswer({ statusCode, headers }: IncomingMessage): ExchangeFailure | undefined {
     const failure = headers[PEER_FIELD.toLowerCase()];
     if (statusCode !== 403 || failure === undefined) return undefined;
     this.isOpen = false;
     return { status: 502, code: `PEER_${String(failure).toUpperCase()}`, detail: UNREACHABLE };
   }
 
-  private watch(socket: Socket): void {
+  private onSocket(socket: Socket): void {
     const isNew = socket.connecting;
     enforceConnectTimeout(socket, this.connectTimeoutMs, () => {
       this.isOpen = true;
@@ -284,9 +286,9 @@ export class MissingRelay implements Relay {
     return node !== undefined && node !== this.options.node;
   }
 
-  async relay({ exchange, node, refusalReply: refuse }: RelayTask): Promise<void> {
+  async relay({ exchange, node, refusalReply }: RelayTask): Promise<void> {
     this.logMisconfiguration(node);
-    const reply = refuse({
+    const reply = refusalReply({
       reason: 'unavailable',
       detail: UNREACHABLE_FROM_HERE,
       retryAfterSeconds: MISSING_RELAY_RETRY_SECONDS,
@@ -301,16 +303,16 @@ export class MissingRelay implements Relay {
 
   /** Logs at most once per interval, because every request on such an upload meets the problem. */
   private logMisconfiguration(node: string): void {
-    const { log, monotonic, node: own } = this.options;
+    const { log, monotonic, node: ownNode } = this.options;
     if (monotonic() - this.loggedAt < LOG_INTERVAL_MS) return;
     this.loggedAt = monotonic();
-    log.error({ node }, own === undefined ? SPOOL_NOT_SHARED : CLUSTER_NOT_SET);
+    log.error({ node }, ownNode === undefined ? SPOOL_NOT_SHARED : CLUSTER_NOT_SET);
   }
 }
 
 const CLUSTER_NOT_SET =
-  'the bytes of an upload are with another node, and there is no way to it: set `cluster` at every node (listen, ' +
+  'the bytes of an upload are on another node, which cannot be reached: set `cluster` on every node (listen, ' +
   'advertise and a secret)';
 const SPOOL_NOT_SHARED =
-  'the bytes of an upload are on the disk of another node, but here `spool.shared` is true: set it to false, and ' +
-  '`cluster` at every node (listen, advertise and a secret), until such uploads have ended';
+  'the bytes of an upload are on the disk of another node, but `spool.shared` is true on this one: set it to false, ' +
+  'and `cluster` on every node (listen, advertise and a secret), until such uploads have ended';

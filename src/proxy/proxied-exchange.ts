@@ -25,10 +25,11 @@ const CONNECTION_CLOSED = Object.assign(new Error('connection closed'), { code: 
 /** How much of a replaced answer is still read to keep the connection to the origin. */
 const REPLACED_ANSWER_LIMITS: DiscardLimits = { bytes: 64 * 1024, ms: 2000 };
 
-/** The most interim responses of one exchange; no sensible origin sends as many. */
+/** Limits of the interim responses in one exchange, against an origin that never stops sending them. */
 const MAX_INTERIMS = 1000;
 const MAX_INTERIM_BYTES = 256 * 1024;
 
+/** Node's limit; a longer timer would fire at once. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** The head of a final response. */
@@ -41,14 +42,28 @@ export interface AnswerHead {
 /** The origin's answer with another head, or a reply that replaces it. */
 export type RewrittenAnswer = AnswerHead | { readonly replacement: Reply };
 
+/** Why an exchange failed, and what its client is told (RFC 9110 §15.5.9, §15.6). */
+export interface ExchangeFailure {
+  readonly status: 408 | 413 | 501 | 502 | 504;
+  /** For people; contains no addresses of the internal network. */
+  readonly detail: string;
+  /** For metrics. */
+  readonly code: string;
+  /** For logs. */
+  readonly cause?: unknown;
+}
+
+/** One request with its client, and the rules for passing it and its answer on. */
 export interface ExchangeOptions {
   readonly head: RequestHead;
   readonly client: ClientSide;
   readonly outgoing: Omit<OutgoingRequest, 'connection'>;
+  /** Opens the request to the origin; called again when a reused connection turns out to be closed. */
   readonly open: (outgoing: OutgoingRequest) => ClientRequest;
   readonly stallLimits: StallLimits;
   /** Limits the time from the end of the request to the head of the answer; without it only silence is limited. */
   readonly headTimeoutMs?: number;
+  /** Called at most once, before the client gets the reply to the failure. */
   readonly onFailure: (failure: ExchangeFailure) => void;
   /** Starts watching the rate of the client's body; returns a function that stops it. */
   readonly watchBody?: (body: WatchedBody) => () => void;
@@ -65,8 +80,8 @@ export interface ExchangeOptions {
    * gets a problem document.
    */
   readonly failureReply?: (failure: ExchangeFailure) => Reply | 'cut';
-  /** Rejects an answer that the client must not get, as a failure. */
-  readonly rejectAnswer?: (answer: IncomingMessage) => ExchangeFailure | undefined;
+  /** Gives the failure that replaces an answer which the client must not get. */
+  readonly checkAnswer?: (answer: IncomingMessage) => ExchangeFailure | undefined;
   /** Called when the origin has accepted a protocol switch: both connections no longer speak HTTP. */
   readonly onSwitched?: (answer: IncomingMessage, socket: Socket, early: Buffer) => void;
 }
@@ -76,7 +91,7 @@ export class ProxiedExchange {
   private readonly client: ClientSide;
   private readonly framing: Framing;
   private request: ClientRequest | undefined;
-  private stall: StallDetector | undefined;
+  private stallDetector: StallDetector | undefined;
   private headTimer: NodeJS.Timeout | undefined;
   private interimCount = 0;
   private interimBytes = 0;
@@ -101,13 +116,13 @@ export class ProxiedExchange {
     await client.closed;
     clearTimeout(this.headTimer);
     if (this.request) await requestClosed(this.request);
-    this.stall?.stop();
+    this.stallDetector?.stop();
     this.stopWatching?.();
   }
 
   /** Ends the exchange for both sides, unless the whole request body was sent or the answer has begun. */
   interrupt(): void {
-    if (this.isFinished || this.bodyIsSent || this.client.headSent) return;
+    if (this.isFinished || this.isBodySent || this.client.headSent) return;
     this.stop();
     this.client.abort();
   }
@@ -135,9 +150,9 @@ export class ProxiedExchange {
       return this.fail(badGateway('The request cannot be passed on to the origin.', error));
     }
     this.request = request;
-    this.stall?.stop();
-    this.stall = new StallDetector(request, stallLimits, this.awaitedSide, (whose) => {
-      this.fail(whose === 'origin' ? originSilent(stallLimits.origin!) : bodyStopped(stallLimits.client!));
+    this.stallDetector?.stop();
+    this.stallDetector = new StallDetector(request, stallLimits, this.awaitedSide, (side) => {
+      this.fail(side === 'origin' ? originSilent(stallLimits.origin!) : bodyStopped(stallLimits.client!));
     });
     request.on('information', (interim) => this.relayInterim(interim));
     request.on('finish', () => request === this.request && this.startHeadTimer());
@@ -170,10 +185,10 @@ export class ProxiedExchange {
   private limitBody(): void {
     const { maxBodyBytes } = this.options;
     if (maxBodyBytes === undefined || this.framing === 'length') return;
-    let size = 0;
+    let bodyBytes = 0;
     this.client.body.on('data', (bytes: Buffer) => {
-      size += bytes.length;
-      if (size > maxBodyBytes) this.fail(bodyTooLarge(maxBodyBytes));
+      bodyBytes += bytes.length;
+      if (bodyBytes > maxBodyBytes) this.fail(bodyTooLarge(maxBodyBytes));
     });
   }
 
@@ -210,15 +225,15 @@ export class ProxiedExchange {
     this.client.sendInterim(
       statusCode,
       statusMessage,
-      this.shown(forwardableHeaders(fromRawHeaders(rawHeaders), false), 'interim'),
+      this.fieldsToClient(forwardableHeaders(fromRawHeaders(rawHeaders), false), 'interim'),
     );
   }
 
   private switchProtocols(answer: IncomingMessage, socket: Duplex, early: Buffer): void {
-    const { onSwitched: onSwitched } = this.options;
+    const { onSwitched } = this.options;
     if (onSwitched && socket instanceof Socket && !this.isFinished) {
       this.isFinished = true;
-      this.stall?.stop();
+      this.stallDetector?.stop();
       onSwitched(answer, socket, early);
     } else {
       socket.destroy();
@@ -229,8 +244,8 @@ export class ProxiedExchange {
   private relayAnswer(answer: IncomingMessage): void {
     const { client } = this;
     this.hasOriginResponded = true;
-    const rejection = this.options.rejectAnswer?.(answer);
-    if (rejection) return this.fail(rejection);
+    const failure = this.options.checkAnswer?.(answer);
+    if (failure) return this.fail(failure);
     if (!/^\s*chunked\s*$/i.test(answer.headers['transfer-encoding'] ?? 'chunked')) {
       return this.fail(badGateway("The origin's answer has a transfer coding that nobody asked for."));
     }
@@ -238,7 +253,7 @@ export class ProxiedExchange {
     clearTimeout(this.headTimer);
     limitSmallPieces(answer, answer.socket);
     answer.on('error', () => undefined);
-    const rewritten = this.retold(answer);
+    const rewritten = this.rewriteHead(answer);
     if ('replacement' in rewritten) return this.replace(answer, rewritten.replacement);
     if (!this.sendHead(rewritten)) return;
     answer.pipe(client.out, { end: false });
@@ -247,10 +262,10 @@ export class ProxiedExchange {
     setImmediate(() => !answer.readableDidRead && !answer.readableEnded && client.flush());
   }
 
-  private retold({ statusCode, statusMessage, rawHeaders }: IncomingMessage): RewrittenAnswer {
+  private rewriteHead({ statusCode, statusMessage, rawHeaders }: IncomingMessage): RewrittenAnswer {
     const lines = fromRawHeaders(rawHeaders);
-    const fieldsToClient = this.shown(forwardableHeaders(lines, this.client.takesTrailers(lines)), 'final');
-    const headers = withAnnouncedTrailers(fieldsToClient, (trailers) => this.trailersToClient(trailers));
+    const fields = this.fieldsToClient(forwardableHeaders(lines, this.client.takesTrailers(lines)), 'final');
+    const headers = withAnnouncedTrailers(fields, (trailers) => this.trailersToClient(trailers));
     const head = { status: statusCode!, reason: statusMessage ?? '', headers };
     return this.options.rewrite?.(head) ?? head;
   }
@@ -258,10 +273,10 @@ export class ProxiedExchange {
   /** Sends our reply instead of the answer; a short rest of the answer is read to keep the connection to the origin. */
   private replace(answer: IncomingMessage, reply: Reply): void {
     const request = this.request!;
-    if (this.bodyIsSent) {
+    if (this.isBodySent) {
       this.isFinished = true;
-      this.stall?.stop();
-      discard(answer, REPLACED_ANSWER_LIMITS, (ended) => !ended && request.destroy());
+      this.stallDetector?.stop();
+      discard(answer, REPLACED_ANSWER_LIMITS, (hasEnded) => !hasEnded && request.destroy());
     } else this.abandonBody();
     this.sendReply(reply);
   }
@@ -276,17 +291,17 @@ export class ProxiedExchange {
     }
   }
 
-  private shown(headers: Headers, kind: 'interim' | 'final' | 'trailers'): Headers {
+  private fieldsToClient(headers: Headers, kind: 'interim' | 'final' | 'trailers'): Headers {
     return this.options.fieldsForClient?.(headers, kind) ?? headers;
   }
 
   private trailersToClient(trailers: Headers): Headers {
-    return this.shown(forwardableTrailers(trailers), 'trailers');
+    return this.fieldsToClient(forwardableTrailers(trailers), 'trailers');
   }
 
   private endAnswer(answer: IncomingMessage): void {
     const request = this.request!;
-    if (!this.bodyIsSent) {
+    if (!this.isBodySent) {
       // An origin that keeps the connection open may want the rest of the body; one that closes it does not.
       if (!request.shouldKeepAlive || request.destroyed) this.abandonBody();
       else keepDraining(request);
@@ -297,10 +312,9 @@ export class ProxiedExchange {
   private onRequestEnded(request: ClientRequest, error: Error = CONNECTION_CLOSED): void {
     if (this.isFinished) return;
     if (!this.answer && this.mayRepeat(request, error)) this.attempt('fresh');
-    // Node treats a broken connection as the end of an answer without another delimiter; the client must not see it as
-    // one.
+    // Node ends an answer without a length when its connection breaks; the client must not take that for its end.
     else if (!this.answer?.complete) this.fail(failureOf(error));
-    else if (this.answer.readableEnded && !this.bodyIsSent) this.abandonBody();
+    else if (this.answer.readableEnded && !this.isBodySent) this.abandonBody();
   }
 
   /** RFC 9110 §9.2.2: the origin may close an idle connection while the request is being sent over it. */
@@ -331,7 +345,7 @@ export class ProxiedExchange {
     this.client.end([]);
   }
 
-  private get bodyIsSent(): boolean {
+  private get isBodySent(): boolean {
     return this.request?.writableEnded ?? false;
   }
 
@@ -355,7 +369,7 @@ export class ProxiedExchange {
 
   private stop(): void {
     this.isFinished = true;
-    this.stall?.stop();
+    this.stallDetector?.stop();
     clearTimeout(this.headTimer);
     if (!this.request) return;
     this.client.body.unpipe(this.request);
@@ -384,17 +398,6 @@ function requestClosed(request: ClientRequest): Promise<void> {
     if (request.closed) resolve();
     else request.once('close', () => resolve());
   });
-}
-
-/** Why an exchange failed, and what its client is told (RFC 9110 §15.5.9, §15.6). */
-export interface ExchangeFailure {
-  readonly status: 408 | 413 | 501 | 502 | 504;
-  /** For people; contains no addresses of the internal network. */
-  readonly detail: string;
-  /** For metrics. */
-  readonly code: string;
-  /** For logs. */
-  readonly cause?: unknown;
 }
 
 const CONNECTION_REFUSED = 'The origin refused the connection. It may be down or restarting; try again later.';

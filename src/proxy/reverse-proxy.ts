@@ -115,18 +115,23 @@ export class ReverseProxy {
 
   private readonly open = (request: OutgoingRequest) => this.requests.open(request);
 
-  private exchangeOptions(request: HttpRequest, head: RequestHead, route: ProxyRoute, added?: Headers) {
+  private exchangeOptions(
+    request: HttpRequest,
+    head: RequestHead,
+    route: ProxyRoute,
+    added?: Headers,
+  ): Omit<ExchangeOptions, 'client' | 'open'> {
     return {
       head,
       outgoing: {
         ...this.outgoing(head, route, added),
         client: head.connection.isClientsOwn ? connectionOf(request) : undefined,
       },
-      trailersOf: (trailers: Headers) => originTrailers(trailers, route),
+      trailersForOrigin: (trailers: Headers) => originTrailers(trailers, route),
       stallLimits: { origin: route.delivery.timeoutMs, client: this.options.idleTimeoutMs },
       headTimeoutMs: route.delivery.answerTimeoutMs,
       onFailure: (failure: ExchangeFailure) => this.reportFailure(failure, head, route),
-      forClient: (headers: Headers, kind: 'interim' | 'final' | 'trailers') =>
+      fieldsForClient: (headers: Headers, kind: 'interim' | 'final' | 'trailers') =>
         kind === 'interim' ? withoutAltSvc(headers) : this.answerFields(headers, head, route, kind),
     };
   }

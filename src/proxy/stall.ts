@@ -54,4 +54,5 @@ export class StallDetector {
   }
 }
 
+/** Node's limit; a longer timer would fire at once. */
 const MAX_TIMER_MS = 2 ** 31 - 1;

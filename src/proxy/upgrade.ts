@@ -7,7 +7,7 @@ import type { DiscardLimits } from '../server/closing.js';
 import { reasonPhrase } from '../streams/node-http.js';
 import { type ExchangeOptions, ProxiedExchange } from './proxied-exchange.js';
 
-export interface UpgradeOptions extends Omit<ExchangeOptions, 'client' | 'open' | 'switched'> {
+export interface UpgradeOptions extends Omit<ExchangeOptions, 'client' | 'open' | 'onSwitched'> {
   readonly request: IncomingMessage;
   readonly socket: Socket;
   /** The bytes that the client sent after its request. */
