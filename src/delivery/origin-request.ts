@@ -12,17 +12,17 @@ import {
   representationType,
 } from './origin-body.js';
 
-/** The head of the one ordinary request that stands for the whole upload. */
+/** The head of the one request that carries a complete upload to its origin. */
 export interface OriginRequestHead {
   /** Scheme, host and port. */
   readonly origin: string;
   readonly method: string;
   readonly target: string;
-  /** Every field but `Content-Length`, which follows from the body. */
+  /** All fields except `Content-Length`, which depends on the body. */
   readonly headers: Headers;
 }
 
-/** Fields about one piece of an upload, or about one message: wrong or harmful on a request that carries the whole. */
+/** Fields about a part of an upload or about one message: wrong on a request that carries the complete upload. */
 const UPLOAD_FIELDS = new Set([
   'upload-complete',
   'upload-incomplete',
@@ -37,15 +37,15 @@ const UPLOAD_FIELDS = new Set([
   'tus-resumable',
   'expect',
   'content-length',
-  // RFC 9530 §2: about the content of one message. `Repr-Digest` is about the whole and stays.
+  // RFC 9530 §2: about the content of one message. `Repr-Digest` is about the complete representation and stays.
   'content-digest',
   'host',
 ]);
 
-/** Of an ordinary request: what the body that follows says anew, and what is between its client and us. */
+/** Fields of an ordinary request that the spooled body changes or that concern only the client's connection. */
 const MESSAGE_FIELDS = new Set(['expect', 'content-length', 'host']);
 
-/** About the representation, which is one part of a multipart body: they stand there, or are untrue of the whole. */
+/** Fields about the representation, which becomes one part of a multipart body; they do not describe the form. */
 const REPRESENTATION_FIELDS = new Set([
   'content-type',
   'content-disposition',
@@ -59,19 +59,21 @@ const REPRESENTATION_FIELDS = new Set([
   'content-digest',
 ]);
 
-/** `upload`: as `completedBy` makes it, where a client has completed it. */
+/**
+ * The head of the origin's request for an upload. `upload` carries the credentials of `withCompletingRequest`; `via` is this
+ * proxy's name.
+ */
 export function originRequestHead(upload: Upload, route: Route, via?: string): OriginRequestHead {
   const { request } = upload;
   const base = new URL(route.origin);
   const { method = request.method, target } = route.delivery;
   const framing = framingFor(upload, route.delivery.framing);
-  const ofTheWhole = withoutFields(
+  const forwarded = withoutFields(
     endToEnd(request.headers),
     upload.dialect === PLAIN_DIALECT ? MESSAGE_FIELDS : UPLOAD_FIELDS,
   );
-  const own = framing.kind === 'multipart' ? asForm(ofTheWhole, upload) : withRepresentationType(ofTheWhole, upload);
-  const told = withForwarding(originFields(own, route), request, via);
-  const lines = withAddedHeaders(told, upload, route);
+  const typed = framing.kind === 'multipart' ? asForm(forwarded, upload) : withRepresentationType(forwarded, upload);
+  const lines = withAddedHeaders(withForwarding(originFields(typed, route), request, via), upload, route);
   return {
     origin: base.origin,
     method,
@@ -85,34 +87,34 @@ export function originRequestHead(upload: Upload, route: Route, via?: string): O
 }
 
 /**
- * The upload as its completing request makes it: each of its credentials replaces the stored one, which may have expired.
- * Where the authorization service was asked about that request again, it has what the service said then, and no credential
- * that the service has not seen with it: two identities are never mixed.
+ * The upload with the credentials of its completing request, each of which replaces a stored one that may have expired. If the
+ * authorization service was asked about that request, its headers replace the older ones and credentials it has not seen are
+ * dropped, so that two identities are never mixed.
  */
 export function withCompletingRequest(
   upload: Upload,
   route: Route,
   { credentials, addedHeaders }: { readonly credentials: Headers; readonly addedHeaders?: Headers },
 ): Upload {
-  // Here, and not for the head alone: a form takes its fields from the same request.
-  // Fields that the creation named in its `Connection` were its own: those of the completing request are others.
+  // The stored request itself changes, because a form takes its fields from it too. Hop-by-hop fields of the creation are
+  // removed first, so that its `Connection` cannot name fields of the completing request.
   const newer = withCredentials(endToEnd(upload.request.headers), credentials, route);
   if (addedHeaders === undefined) return { ...upload, request: { ...upload.request, headers: newer } };
-  const brought = new Set(credentials.map(([name]) => name.toLowerCase()));
-  const older = new Set((route.delivery.credentials ?? DEFAULT_CREDENTIALS).filter((name) => !brought.has(name)));
+  const replaced = new Set(credentials.map(([name]) => name.toLowerCase()));
+  const older = new Set((route.delivery.credentials ?? DEFAULT_CREDENTIALS).filter((name) => !replaced.has(name)));
   return { ...upload, addedHeaders, request: { ...upload.request, headers: withoutFields(newer, older) } };
 }
 
-/** What is known of an upload's request before its bytes, for an origin that is asked about it beforehand. */
+/** The head of a future origin request as far as it is known before the upload's bytes, for a preflight request. */
 export interface ExpectedRequest {
   readonly method: string;
   readonly target: string;
   readonly headers: Headers;
-  /** The body is a form around the bytes, whose length is another. */
+  /** The body is a form around the bytes, so its length differs from the upload's. */
   readonly isForm: boolean;
 }
 
-/** The creation `request` as its origin will get it, as far as the route makes something else of it. */
+/** The origin's request that a creation will lead to on its route. */
 export function expectedRequest(
   request: Pick<StoredRequest, 'method' | 'target' | 'headers'>,
   route: Route,
@@ -128,7 +130,7 @@ export function expectedRequest(
   return { method, target: targetOf(request, target), headers, isForm };
 }
 
-/** Trailers of the last body, without those that would say of the whole what is true of a piece or of the file alone. */
+/** The trailers of the last body, without fields that do not apply to the complete upload or to a form. */
 export function trailersForOrigin(trailers: Headers, upload: Upload, route: Route): HeaderLine[] {
   const isForm = framingFor(upload, route.delivery.framing).kind === 'multipart';
   const names = [
@@ -138,15 +140,15 @@ export function trailersForOrigin(trailers: Headers, upload: Upload, route: Rout
   return originTrailers(withoutFields(trailers, new Set(names)), route);
 }
 
-/** The type of the whole in place of a piece's. Where the creation has none, it is added only if something else tells it. */
+/** Replaces the media type of a part by that of the representation; adds one to an untyped creation only if it is known. */
 function withRepresentationType(
   headers: Headers,
   { dialect, request }: { readonly dialect: string; readonly request: Pick<StoredRequest, 'headers'> },
 ): HeaderLine[] {
-  const told = declaredType(request);
+  const declared = declaredType(request);
   const isTyped = fieldValue(headers, 'content-type') !== undefined;
-  if (dialect === PLAIN_DIALECT || (!isTyped && told === undefined)) return [...headers];
-  if (told !== undefined && !isTyped) return [...headers, ['Content-Type', told]];
+  if (dialect === PLAIN_DIALECT || (!isTyped && declared === undefined)) return [...headers];
+  if (declared !== undefined && !isTyped) return [...headers, ['Content-Type', declared]];
   return headers.map(([name, value]): HeaderLine => {
     return name.toLowerCase() === 'content-type' && isUninformativeType(value)
       ? [name, representationType(request)]
@@ -158,7 +160,7 @@ function asForm(headers: Headers, upload: Upload): HeaderLine[] {
   return [...withoutFields(headers, REPRESENTATION_FIELDS), ['Content-Type', multipartType(upload)]];
 }
 
-/** New lines take the place of the old ones, so that the order the client chose stays. */
+/** Replaces credentials in place, so that the client's order of fields is kept. */
 function withCredentials(headers: Headers, credentials: Headers, { delivery }: Route): HeaderLine[] {
   return (delivery.credentials ?? DEFAULT_CREDENTIALS).reduce<HeaderLine[]>(
     (lines, name) => {
@@ -173,20 +175,20 @@ function withCredentials(headers: Headers, credentials: Headers, { delivery }: R
   );
 }
 
-/** What the authorization service says of the client, and never what the client says of itself in the same names. */
+/** Adds the authorization service's headers and removes the client's own fields of the same names. */
 function withAddedHeaders(headers: Headers, { addedHeaders = [] }: Upload, route: Route): HeaderLine[] {
   const others = originFields(headers, { ...route, passesUnderscores: true });
   return [...withoutSpellings(others, new Set(addedHeaders.map(([name]) => fieldKey(name)))), ...addedHeaders];
 }
 
-/** The same for every attempt, so that an origin that honours it takes the upload once. A client's own key is its business. */
+/** An `Idempotency-Key` that is the same for every attempt, unless the client sent its own. */
 function idempotencyKey(lines: Headers, upload: Upload): HeaderLine[] {
   return fieldValue(lines, 'idempotency-key') === undefined ? [['Idempotency-Key', upload.deliveryKey]] : [];
 }
 
 /**
- * The target of the origin's request: the creation's own, or a template with `{target}` (path and query), `{path}`,
- * `{query}` (without its question mark) and `{filename}` (percent-encoded, "upload" when there is none).
+ * The target of the origin's request: the creation's, or a template with `{target}` (path and query), `{path}`,
+ * `{query}` (without its question mark) and `{filename}` (percent-encoded, "upload" if there is none).
  */
 export function targetOf(request: Pick<StoredRequest, 'target' | 'headers'>, template: string | undefined): string {
   if (template === undefined) return request.target;

@@ -4,11 +4,11 @@ import type { OriginInterim } from '../model/messages.js';
 import type { OriginBody } from './origin-body.js';
 import type { OriginRequestHead } from './origin-request.js';
 
-/** Sends one request to an origin, once. Repeating it is the caller's decision. */
+/** Sends requests to origins, each one once; the caller decides on a repetition. */
 export interface Origin {
   /**
-   * Fulfilled with the head of the origin's final response, which may come before the request is sent completely.
-   * Rejects with `Unanswered`. The signal, or a body that fails, breaks the connection off: a cut request never looks whole.
+   * Resolves with the head of the origin's final response, which may arrive before the request is sent completely. Rejects with
+   * `Unanswered`. An aborted signal or a failing body cuts the connection, so that an incomplete request never looks complete.
    */
   send(
     request: OriginRequest,
@@ -19,35 +19,37 @@ export interface Origin {
   close(): Promise<void>;
 }
 
+/** One request to an origin, with its body and its limits. */
 export interface OriginRequest extends OriginRequestHead {
   readonly content: OriginBody;
-  /** Follow a body that is sent in chunks: one with a `size` as well, when there are some before it is sent. Asked again at its end. */
+  /** Trailers; read before the request and again at the end of its body. A body with a `size` is chunked if there are some before. */
   readonly trailers?: () => Headers;
-  /** The origin may be silent for this long. */
+  /** Longest silence of the origin. */
   readonly timeoutMs: number;
-  /** Its whole answer, with all that comes before it, takes at most this long once the request is sent. */
+  /** Longest time from the end of the request to the end of the answer. */
   readonly answerTimeoutMs?: number;
-  /** The body of its answer has at most so many bytes. */
+  /** Largest body of the answer, in bytes. */
   readonly maxAnswerSize?: number;
   /**
-   * `fresh`: one that carried nothing before. An origin may close a kept connection just when the request is on its way, and
-   * then nobody knows whether it took it (RFC 9112 §9.3.1): that is for requests that may be repeated.
+   * `fresh`: a connection that carried no request before. An origin may close a `kept` one while the request is on its way, which
+   * leaves the outcome unknown (RFC 9112 §9.3.1), so `kept` is only for requests that may be repeated.
    */
   readonly connection: 'kept' | 'fresh';
 }
 
+/** An origin's final response, whose body may still be arriving. */
 export interface OriginAnswer {
   readonly status: number;
   readonly reason: string;
-  /** Every field as it came. */
+  /** All fields as received. */
   readonly headers: HeaderLine[];
-  /** Fails with the reason when the answer breaks off. Destroying it ends the exchange. */
+  /** Fails with the reason if the answer breaks off. Destroying it ends the exchange. */
   readonly body: Readable;
   /** Known when `body` has ended. */
   readonly trailers: () => Headers;
 }
 
-/** The origin answers, but its answer goes beyond every bound: nothing is to be expected of another one. */
+/** The origin's answer exceeds a limit, so that a repetition would fail in the same way. */
 export class InvalidAnswer extends Error {
   constructor(problem: string, cause?: unknown) {
     super(problem, { cause });
@@ -55,11 +57,11 @@ export class InvalidAnswer extends Error {
   }
 }
 
-/** No whole final response. `never-sent`: certainly no byte of the request left us; what cannot be proven counts as sent. */
+/** There was no final response. `never-sent`: certainly no byte of the request was sent; without certainty it counts as `sent`. */
 export class Unanswered extends Error {
   constructor(
     readonly reached: 'never-sent' | 'sent',
-    /** For people. */
+    /** For logs and the operator. */
     readonly problem: string,
     cause: unknown,
   ) {

@@ -4,38 +4,41 @@ import { isIdempotent } from '../model/request-head.js';
 import { type Guarantee, type RetryRules, type Route, routeFor, type Routes } from '../model/route.js';
 import { type Attempt, PLAIN_DIALECT, type Undelivered, type Upload } from '../model/upload.js';
 
-/** What a delivery may do when an attempt brought no answer. */
+/** The rules for retrying one upload's delivery. */
 export interface RetryPolicy {
-  /** The origin takes a second request for the same as the first: what was sent without an answer may be sent again. */
+  /** The origin treats a repeated request like the first, so an attempt without an answer may be repeated. */
   readonly repeatable: boolean;
   readonly rules: RetryRules;
+  /** Statuses that ask for other credentials. */
   readonly parkOn: readonly number[];
 }
 
 /**
- * What an origin's final response is to a delivery. `refusal`: nothing was done, and it may be sent again. `unknown`: a
- * gateway lost sight of the origin. `challenge`: it wants other credentials.
+ * The meaning of an origin's final response for a delivery. `refusal`: the origin did nothing, and the upload may be sent again.
+ * `unknown`: a gateway does not know what the origin did. `challenge`: the origin wants other credentials.
  */
 export type ResponseMeaning = 'answer' | 'refusal' | 'unknown' | 'challenge';
 
+/** The consequence of a failed attempt. `dueAt` is by the clock of the attempt's own times. */
 export type Verdict =
   | { readonly kind: 'again'; readonly dueAt: number; readonly why: Undelivered }
   | { readonly kind: 'give-up'; readonly why: Undelivered };
 
+/** The decision before an attempt: send it with its number and budget, or give up. */
 export type Start =
   | {
       readonly kind: 'send';
       readonly number: number;
       readonly budgetFrom: number;
-      /** Missing when this attempt begins the budget. */
+      /** Missing if this attempt begins the budget. */
       readonly budgetSince?: number;
     }
   | { readonly kind: 'give-up'; readonly why: Undelivered };
 
-/** Who wants an upload tried again whose trying had ended. */
+/** The party that requests a retry of a delivery that was given up. */
 export type RetryRequester = { readonly by: 'operator' } | { readonly by: 'client'; readonly hasCredentials: boolean };
 
-/** Whether a request may be repeated when nobody knows what became of the first: by its meaning, or because the operator vouches for it. */
+/** Whether a request with an unknown outcome may be repeated: it is idempotent, or the operator guarantees that it may. */
 export function isRepeatable(
   request: { readonly method: string; readonly headers: Headers },
   guarantee: Guarantee | undefined,
@@ -44,18 +47,18 @@ export function isRepeatable(
 }
 
 /**
- * What follows an attempt that left us without an answer, or of which nobody knows how it ended. Its own times decide, not
- * the clock: however long the proxy was stopped in between, the verdict is the same.
+ * The consequence of an attempt without a recorded answer. Only the attempt's own times count, not the clock, so that the
+ * verdict is the same however long the proxy was stopped in between.
  */
 export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () => number): Verdict {
   const { rules, repeatable } = policy;
   const why = whyUndelivered(attempt, policy);
-  // An answer that cannot be taken would come again.
+  // An invalid answer would come again.
   const mayBeRepeated =
     why.reason !== 'unauthorized' && (why.reason !== 'outcome-unknown' || (repeatable && !why.invalidAnswer));
   if (!mayBeRepeated) return { kind: 'give-up', why };
   const { startedAt, endedAt = startedAt, notBefore = 0 } = attempt;
-  // An early attempt that broke off costs nothing: the whole follows at once.
+  // A failed eager attempt causes no delay: the complete upload is sent at once.
   const delay = isEarly(attempt) ? 0 : jittered(delayMs(failureCount(attempt), rules), random);
   const dueAt = Math.max(startedAt, endedAt) + delay;
   const lastAt = budgetEnd(attempt, rules);
@@ -64,8 +67,8 @@ export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () =
 }
 
 /**
- * Whether an upload may be sent now. `asked`: trying had ended and somebody who may asks again, which begins a new budget
- * and permits even what may have been taken already. Otherwise the newest attempt decides.
+ * Whether an upload may be sent now. A permitted retry request (`isRetryRequested`) begins a new budget and allows even a request
+ * with an unknown outcome to be repeated; otherwise the newest attempt decides.
  */
 export function beforeAttempt(newest: Attempt | undefined, isRetryRequested: boolean, policy: RetryPolicy): Start {
   const number = (newest?.number ?? 0) + 1;
@@ -77,12 +80,11 @@ export function beforeAttempt(newest: Attempt | undefined, isRetryRequested: boo
 }
 
 /**
- * Whether trying that has ended may begin again. Not when the origin may have taken the upload and its client was never
- * told so: it only wants the answer it lost, and would have its request sent twice unknowingly. Not with the credentials that
- * the origin has refused. The operator knows what he does.
+ * Whether a request may restart a delivery that was given up. A client that was never told of an unknown outcome may not, since
+ * it would unknowingly send its request twice; neither may one without other credentials. The operator always may.
  */
-export function mayRetry(why: Undelivered, asker: RetryRequester, policy: RetryPolicy): boolean {
-  if (asker.by === 'operator') return true;
+export function mayRetry(why: Undelivered, requester: RetryRequester, policy: RetryPolicy): boolean {
+  if (requester.by === 'operator') return true;
   switch (why.reason) {
     case 'unreachable':
     case 'refused':
@@ -90,68 +92,68 @@ export function mayRetry(why: Undelivered, asker: RetryRequester, policy: RetryP
     case 'outcome-unknown':
       return policy.repeatable || why.clientKnows === true;
     case 'unauthorized':
-      return asker.hasCredentials || why.answer === undefined;
+      return requester.hasCredentials || why.answer === undefined;
     case 'quarantined':
       return false;
   }
 }
 
-/** When a client may sensibly ask again after trying has ended, for `Retry-After`. */
+/** Seconds for `Retry-After` after trying has ended. */
 export function retryAfterSeconds(newest: Attempt | undefined, rules: RetryRules, now: number): number {
   const delay = delayMs(newest ? failureCount(newest) : 1, rules);
-  // The origin said a length of time, and not more is left of it, whatever became of the clock.
+  // The origin asked for a length of time; a clock that was set back must not lengthen it.
   const { notBefore = 0, endedAt = now } = newest ?? {};
   return secondsUntil(now + Math.max(delay, Math.min(notBefore - now, notBefore - endedAt)), now);
 }
 
-/** For `Retry-After`: whole seconds, never too early. */
+/** Whole seconds for `Retry-After`, rounded up, at least 1. */
 export function secondsUntil(at: number, now: number): number {
   return Math.max(1, Math.ceil((at - now) / 1000));
 }
 
 /**
- * RFC 9110 §15.6.4 and RFC 6585 §4: by 503, and by 429 with a time, the origin itself refuses. RFC 9110 §15.6.3, §15.6.5:
- * 502 and 504 are a gateway's, and the origin behind it may be at work. RFC 9110 §15.5.2: with a challenge nothing was done.
- * `saysWhen`: the response has a `Retry-After`.
+ * The meaning of a final status. 503 (RFC 9110 §15.6.4), and 429 with a `Retry-After` (RFC 6585 §4), are refusals by the origin
+ * itself; 502 and 504 (RFC 9110 §15.6.3, §15.6.5) come from a gateway, whose origin may still be processing the request.
  */
 export function meaningOf(
   status: number,
   hasRetryAfter: boolean,
   { repeatable, rules, parkOn }: RetryPolicy,
 ): ResponseMeaning {
-  const isGateways = status === 502 || status === 504;
-  const isOrigins = status === 503 || (status === 429 && hasRetryAfter);
-  if (rules.retryOn?.includes(status) ?? (isOrigins || (isGateways && repeatable))) return 'refusal';
+  const isFromGateway = status === 502 || status === 504;
+  const isOriginRefusal = status === 503 || (status === 429 && hasRetryAfter);
+  if (rules.retryOn?.includes(status) ?? (isOriginRefusal || (isFromGateway && repeatable))) return 'refusal';
   if (parkOn.includes(status)) return 'challenge';
-  return rules.retryOn === undefined && isGateways ? 'unknown' : 'answer';
+  return rules.retryOn === undefined && isFromGateway ? 'unknown' : 'answer';
 }
 
-/** The origin certainly does not have all of it, whatever became of the attempt, or of the process it was made by. */
+/** The origin certainly did not get the complete upload with this attempt. */
 export function isPartiallySent({ reached, inPart }: Attempt): boolean {
   return reached === 'sent-in-part' || inPart === true;
 }
 
-/** The first attempt may have begun with the upload; one from a spool that cannot be read is no reason to hurry. */
+/** An eager attempt, which is always the first. A later partial attempt failed to read the spool and is retried with a delay. */
 function isEarly(attempt: Attempt): boolean {
   return isPartiallySent(attempt) && attempt.number === 1;
 }
 
+/** The problem of an attempt whose process died. */
 export const LOST_WITH_PROCESS = 'the proxy stopped before it had recorded an answer';
 
-/** One that never ended, or whose answer was not recorded, may have been taken by the origin: its process was lost. */
+/** An attempt that never ended, or whose answer was not recorded, has an unknown outcome: its process died. */
 function whyUndelivered(attempt: Attempt, policy: RetryPolicy): Undelivered {
   const { reached, status, problem, notBefore } = attempt;
   if (reached === 'never-sent' || isPartiallySent(attempt))
     return { reason: 'unreachable', problem: problem ?? 'the origin could not be reached' };
-  const says = problem ?? `the origin answered ${status}`;
+  const description = problem ?? `the origin answered ${status}`;
   const meaning = reached === 'answered' && status !== undefined && meaningOf(status, notBefore !== undefined, policy);
-  if (meaning === 'refusal') return { reason: 'refused', status, problem: says };
-  if (meaning === 'challenge') return { reason: 'unauthorized', status, problem: says };
+  if (meaning === 'refusal') return { reason: 'refused', status, problem: description };
+  if (meaning === 'challenge') return { reason: 'unauthorized', status, problem: description };
   const { invalidAnswer } = attempt;
   return { reason: 'outcome-unknown', problem: problem ?? LOST_WITH_PROCESS, ...(invalidAnswer && { invalidAnswer }) };
 }
 
-/** Trying for a waiting client is bounded in number and time, trying in the background in time alone. */
+/** Attempts for a waiting client are limited in number and time, background attempts only in time. */
 function budgetEnd(attempt: Attempt, { maxAttempts, whileWaitingMs, inBackgroundMs }: RetryRules): number {
   const since = attempt.budgetSince ?? attempt.startedAt;
   return since + Math.max(inBackgroundMs, failureCount(attempt) < maxAttempts ? whileWaitingMs : 0, 0);
@@ -161,19 +163,18 @@ function failureCount({ number, budgetFrom = number }: Attempt): number {
   return number - budgetFrom + 1;
 }
 
-function delayMs(failed: number, { firstDelayMs, longestDelayMs }: RetryRules): number {
-  return Math.min(firstDelayMs * 2 ** (failed - 1), longestDelayMs);
+function delayMs(failedAttempts: number, { firstDelayMs, longestDelayMs }: RetryRules): number {
+  return Math.min(firstDelayMs * 2 ** (failedAttempts - 1), longestDelayMs);
 }
 
-/** Between half and all of it, or many uploads that failed together would all come back together. */
+/** Between half and all of the delay, so that uploads that failed together are not retried together. */
 function jittered(ms: number, random: () => number): number {
   return Math.round(ms / 2 + (ms / 2) * random());
 }
 
 /**
- * In how many milliseconds an origin wants to be asked again, from its `Retry-After` (RFC 9110 §10.2.3): seconds, or a date.
- * A date is the origin's: it counts from the response's own `Date`, because the origin's clock may be set otherwise than ours.
- * Undefined when it said nothing that can be understood.
+ * Milliseconds until an origin wants to be asked again, from its `Retry-After` (RFC 9110 §10.2.3); undefined without a valid one.
+ * A date counts from the response's own `Date`, because the origin's clock may differ from ours.
  */
 export function retryAfterMs(headers: Headers, now: number): number | undefined {
   const text = fieldValue(headers, 'retry-after')?.trim() ?? '';
@@ -182,26 +183,26 @@ export function retryAfterMs(headers: Headers, now: number): number | undefined 
   return at === undefined ? undefined : Math.max(at - (parseHttpDate(fieldValue(headers, 'date')) ?? now), 0);
 }
 
-/** An HTTP-date in any of its three forms (RFC 9110 §5.6.7). */
+/** Parses an HTTP-date in any of its three forms (RFC 9110 §5.6.7). */
 function parseHttpDate(value = ''): number | undefined {
   const text = value.trim();
   if (!/^(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)/.test(text)) return undefined;
-  // The obsolete asctime form means UTC without saying so.
+  // The obsolete asctime form is in UTC but does not name it.
   const at = Date.parse(text.endsWith('GMT') ? text : `${text} GMT`);
   return Number.isNaN(at) ? undefined : at;
 }
 
 type Clocks = { readonly clock: () => number; readonly monotonic: () => number };
 
-/** The fields by which an attempt names the budget it belongs to. */
+/** The retry budget that an attempt belongs to: its first attempt's number, and when it began by the wall clock. */
 export interface Budget {
   readonly budgetFrom: number;
   readonly budgetSince: number;
 }
 
 /**
- * Since when trying goes on, as one run measures it: the record has a time of the wall, which means less with each step of
- * that clock. So each attempt is told anew how long ago its budget began, by the time of the wall that is now.
+ * Measures the age of a retry budget by the monotonic clock. The record holds wall clock times, which a set clock makes wrong, so
+ * each attempt's `budgetSince` is computed anew from the measured age.
  */
 export class RetryBudget {
   private from: number | undefined;
@@ -209,22 +210,22 @@ export class RetryBudget {
 
   constructor(private readonly clocks: Clocks) {}
 
-  /** The budget of an attempt that is about to begin. `since`: as the record says it; missing for a new one. */
-  begin(budgetFrom: number, since?: number): Budget {
+  /** The budget of an attempt that is about to begin. `recordedSince` is missing for a new budget. */
+  begin(budgetFrom: number, recordedSince?: number): Budget {
     const now = this.clocks.clock();
-    if (since === undefined || this.from !== budgetFrom) {
-      // Nothing began later than now, whatever clock said so.
-      this.beganAt = this.clocks.monotonic() - Math.max(now - (since ?? now), 0);
+    if (recordedSince === undefined || this.from !== budgetFrom) {
+      // A budget cannot have begun in the future, even if the clock was set back.
+      this.beganAt = this.clocks.monotonic() - Math.max(now - (recordedSince ?? now), 0);
       this.from = budgetFrom;
     }
     return { budgetFrom, budgetSince: now - Math.round(this.clocks.monotonic() - this.beganAt) };
   }
 }
 
-/** A timer of Node cannot be set farther than this. */
+/** The longest delay of a Node timer. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
-/** The time between two attempts, which somebody may want to be over sooner. */
+/** The delay between two attempts, which a client or the operator can shorten. */
 export class RetryDelay {
   private readonly changed = new Notifier();
   private until: number | undefined;
@@ -236,33 +237,33 @@ export class RetryDelay {
     private readonly draining: AbortSignal,
   ) {}
 
-  /** Over at `until` (monotonic), or when somebody hurries it, or when nothing new may begin. `notBefore`: no client can hurry it more. */
+  /** Waits until `until` (monotonic), or less when retried or draining. Clients cannot shorten it to before `notBefore` (monotonic). */
   async pause(until: number, notBefore = 0): Promise<void> {
     this.until = this.isSkipped ? 0 : until;
     this.isSkipped = false;
     this.notBefore = notBefore;
-    const remaining = (): number => this.until! - this.monotonic();
-    for (let remainingMs = remaining(); remainingMs > 0 && !this.draining.aborted; remainingMs = remaining()) {
+    const measure = (): number => this.until! - this.monotonic();
+    for (let remainingMs = measure(); remainingMs > 0 && !this.draining.aborted; remainingMs = measure()) {
       const timer = setTimeout(() => this.changed.notifyAll(), Math.min(remainingMs, LONGEST_TIMER_MS));
-      // Draining ends the pause, as the loop sees.
+      // The loop condition handles draining.
       await this.changed.next(this.draining).catch(() => undefined);
       clearTimeout(timer);
     }
     this.until = undefined;
   }
 
-  /** Ends it now; false when it is not to be ended, or there is none. */
+  /** Ends the delay for a client. Returns false if there is none or the origin asked to wait longer. */
   retryNow(): boolean {
     return this.notBefore <= this.monotonic() && this.forceRetry();
   }
 
-  /** Ends it, or else the next one before it begins. */
+  /** Ends the delay for the operator, or skips the next one. Returns false if there is none now. */
   forceRetryNowOrNext(): boolean {
     this.isSkipped = this.until === undefined;
     return this.forceRetry();
   }
 
-  /** Ends it, whatever was asked for. */
+  /** Ends the delay even if the origin asked to wait longer. Returns false if there is none. */
   forceRetry(): boolean {
     if (this.until === undefined) return false;
     this.until = 0;
@@ -271,27 +272,28 @@ export class RetryDelay {
   }
 }
 
-/** The route an upload was created on; the one its target has now when the configuration was changed in between. */
-export function routeOf({ route, request, dialect, clientKey }: Upload, routes: Routes): Route {
+/** The route on which an upload was created, or the route of its target if that one is no longer configured. */
+export function routeOf({ route: name, request, dialect, clientKey }: Upload, routes: Routes): Route {
   const path = request.target.split('?', 1)[0]!;
-  const found = routeFor(request.method, routes.byName(route) ?? routes.find(request.method, path));
-  return dialect === PLAIN_DIALECT ? forPlainRequests(found, clientKey !== undefined) : found;
+  const route = routeFor(request.method, routes.byName(name) ?? routes.find(request.method, path));
+  return dialect === PLAIN_DIALECT ? forPlainRequests(route, clientKey !== undefined) : route;
 }
 
-/** Longer than any client needs to read an answer that it waits for. */
+/** Longer than a waiting client needs to read its answer. */
 const PLAIN_KEEP_ANSWER_MS = 60_000;
 
 /**
- * An ordinary client is held open as long as the origin may take. Without a key of its own it cannot come back, and its
- * answer is not kept for later.
+ * The route for an ordinary request: its client waits as long as the origin may take. A client without an idempotency key
+ * cannot repeat its request, so its answer is not kept for later.
  */
-function forPlainRequests(route: Route, mayComeBack: boolean): Route {
+function forPlainRequests(route: Route, hasClientKey: boolean): Route {
   const { delivery } = route;
   const waitMs = Math.max(delivery.waitMs, delivery.timeoutMs);
-  const keepAnswerMs = mayComeBack ? delivery.keepAnswerMs : Math.min(delivery.keepAnswerMs, PLAIN_KEEP_ANSWER_MS);
+  const keepAnswerMs = hasClientKey ? delivery.keepAnswerMs : Math.min(delivery.keepAnswerMs, PLAIN_KEEP_ANSWER_MS);
   return { ...route, delivery: { ...delivery, waitMs, keepAnswerMs } };
 }
 
+/** The retry policy for an upload on its route. */
 export function policyOf({ request }: Upload, { delivery }: Route): RetryPolicy {
   const { retry: rules, parkOn, guarantee, method = request.method } = delivery;
   return { repeatable: isRepeatable({ method, headers: request.headers }, guarantee), rules, parkOn };

@@ -3,10 +3,11 @@ import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { isStoreUnavailable, type KeptAnswer, retryWhileUnavailable, type UploadStore } from '../store/upload-store.js';
 
+/** The store to retry, and what the retries need. */
 export interface RetryingStoreOptions {
-  /** Fails at once when it does not answer. */
+  /** A store whose steps reject at once when it is unavailable. */
   readonly store: UploadStore;
-  /** Ends all waiting, after one last try each. */
+  /** Ends all retries, after one last try each. */
   readonly halted: AbortSignal;
   readonly clock: () => number;
   readonly random: () => number;
@@ -14,7 +15,7 @@ export interface RetryingStoreOptions {
   readonly metrics: Metrics;
 }
 
-/** What a delivery asks of a store. */
+/** The steps of a store that deliveries retry. */
 type DeliverySteps = Omit<
   UploadStore,
   | 'canLoseConfirmedSteps'
@@ -36,10 +37,11 @@ type DeliverySteps = Omit<
 >;
 
 /**
- * A store that is asked again until it answers: a delivery has time, each of its steps may be repeated, and what a step has
- * learned from the origin can be learned nowhere else.
+ * A store whose steps are retried while it is unavailable. Deliveries can wait, their steps may be repeated, and results from the
+ * origin must not be lost.
  */
 export class RetryingStore implements DeliverySteps {
+  /** The store without retries. */
   readonly direct: UploadStore;
   private isStoreUnavailable = false;
 
@@ -47,7 +49,7 @@ export class RetryingStore implements DeliverySteps {
     this.direct = options.store;
   }
 
-  /** The step's result; its failure when that is another one than that the store is away, or when nobody waits any more. */
+  /** Retries a step while the store is unavailable, until `signal` aborts. Rejects with the step's last error. */
   async withRetry<T>(
     step: () => Promise<T> | T,
     { signal = this.options.halted, onUnavailable = () => {} } = {},
@@ -65,7 +67,7 @@ export class RetryingStore implements DeliverySteps {
     return result;
   }
 
-  /** The step's result, or its failure, at once; the log hears when the store begins to be away, and when it is back. */
+  /** Runs a step once; logs when the store becomes unavailable and when it is available again. */
   async withoutRetry<T>(step: () => Promise<T>): Promise<T> {
     try {
       const result = await step();
@@ -105,17 +107,17 @@ export class RetryingStore implements DeliverySteps {
     return this.withRetry(() => this.direct.recordEarlyAnswer(id, ended, kept));
   }
 
-  /** A claim whose confirmation was lost is held all the same. */
-  claimDelivery(id: string, worker: string, until: number, goesOn?: Attempt): Promise<Upload | undefined> {
+  /** A claim whose confirmation was lost counts as held. */
+  claimDelivery(id: string, worker: string, until: number, continued?: Attempt): Promise<Upload | undefined> {
     const { clock } = this.options;
     const claimMs = until - clock();
-    let isUnsure = false;
+    let mayBeHeld = false;
     return this.withRetry(async () => {
       const end = clock() + claimMs;
-      const isHeld = isUnsure && (await this.direct.renewClaim(id, worker, end));
-      if (isHeld) return this.ifContinues(await this.direct.get(id), goesOn);
-      isUnsure = true;
-      return this.direct.claimDelivery(id, worker, end, goesOn);
+      const isHeld = mayBeHeld && (await this.direct.renewClaim(id, worker, end));
+      if (isHeld) return this.ifContinues(await this.direct.get(id), continued);
+      mayBeHeld = true;
+      return this.direct.claimDelivery(id, worker, end, continued);
     });
   }
 
@@ -151,11 +153,11 @@ export class RetryingStore implements DeliverySteps {
     return this.withRetry(() => this.direct.waitUntilSettled(id, signal), { signal });
   }
 
-  /** An early attempt that has ended meanwhile, or was never marked, does not become the whole. */
-  private ifContinues(upload: Upload | undefined, goesOn: Attempt | undefined): Upload | undefined {
-    if (!goesOn) return upload;
-    const noted = upload?.attempts.find(({ number }) => number === goesOn.number);
-    return noted && !noted.inPart && noted.reached === undefined ? upload : undefined;
+  /** The upload if the claim covers the eager attempt `continued`: it is still open and no longer recorded as partial. */
+  private ifContinues(upload: Upload | undefined, continued: Attempt | undefined): Upload | undefined {
+    if (!continued) return upload;
+    const recorded = upload?.attempts.find(({ number }) => number === continued.number);
+    return recorded && !recorded.inPart && recorded.reached === undefined ? upload : undefined;
   }
 
   private reportUnavailable(fault: Error): void {
