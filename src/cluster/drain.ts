@@ -23,7 +23,10 @@ export interface DrainOptions {
   readonly log: Log;
 }
 
-/** Takes a running node out of service: it accepts no new uploads, and moves its own to other nodes if that is asked for. */
+/**
+ * Takes a running node out of service: it accepts no new uploads, and moves its own to other nodes if that is asked
+ * for.
+ */
 export class Drain {
   private draining = false;
   private isMoving = false;
@@ -34,7 +37,10 @@ export class Drain {
     return this.draining;
   }
 
-  /** May be called more than once. Fails with a `Fault` when the other nodes cannot be informed; the caller then tries again. */
+  /**
+   * May be called more than once. Fails with a `Fault` when the other nodes cannot be informed; the caller then tries
+   * again.
+   */
   async begin(move: boolean): Promise<DrainState> {
     const { leave, migrator, log } = this.options;
     if (!this.draining) log.info({ move }, 'this node is draining: it takes no new uploads');

@@ -32,8 +32,8 @@ const MIN_INTERVAL_MS = 250;
 const MAX_MISSED_INTERVALS = 3;
 
 /**
- * Ends the uploads of nodes that were silent for too long, so that clients do not wait forever for lost bytes. Only the time in
- * which this process could hear them counts: while the store is unavailable, every node is silent.
+ * Ends the uploads of nodes that were silent for too long, so that clients do not wait forever for lost bytes. Only the
+ * time in which this process could hear them counts: while the store is unavailable, every node is silent.
  */
 export class LostNodes {
   private readonly everyMs: number;
@@ -140,9 +140,9 @@ const NODE_LOST = 'its node is lost with its bytes';
 const AFTER_ALL_EXPIRY = Number.MAX_SAFE_INTEGER;
 
 /**
- * Ends the uploads of a lost node and gives their number. Answered uploads whose answer is in the record need no bytes, and move
- * to the successor. Can be stopped and repeated. Fails with a `Fault` when an upload changed meanwhile, or, after all others,
- * when one could not be ended.
+ * Ends the uploads of a lost node and gives their number. Answered uploads whose answer is in the record need no bytes,
+ * and move to the successor. Can be stopped and repeated. Fails with a `Fault` when an upload changed meanwhile, or,
+ * after all others, when one could not be ended.
  */
 export async function forgetNode(deps: ForgetNodeDeps): Promise<number> {
   const seen = new Set<string>();
@@ -190,7 +190,10 @@ async function forgetUpload(id: string, deps: ForgetNodeDeps): Promise<boolean> 
   }
 }
 
-/** A process that was suspended while it held the lease must not end uploads that others, perhaps the returned node, go on with. */
+/**
+ * A process that was suspended while it held the lease must not end uploads that others, perhaps the returned node, go
+ * on with.
+ */
 function assertDone(result: Upload | 'stale' | 'gone'): void {
   if (typeof result === 'string')
     throw new Fault('STORE_UNAVAILABLE', 'an upload of a lost node has changed meanwhile', true);

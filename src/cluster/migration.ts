@@ -26,7 +26,10 @@ export type MoveOutcome = 'moved' | 'ended' | 'later' | 'lost';
 /** At most this much is copied while the lease is held and clients wait; the rest is copied before. */
 const MAX_BYTES_UNDER_LEASE = 4 * 1024 * 1024;
 
-/** A client that asks for the lease waits at most this long for the end of a move; without it the move would never finish. */
+/**
+ * A client that asks for the lease waits at most this long for the end of a move; without it the move would never
+ * finish.
+ */
 const MAX_FINISH_MS = 100;
 
 /** Limits the rounds: a client that uploads faster than the copy would otherwise be interrupted forever. */
@@ -36,9 +39,9 @@ const MAX_ROUNDS = 20;
 const PHASES_WITH_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'undelivered']);
 
 /**
- * Moves one upload to another node. Committed bytes never change, so most of them are copied while the client goes on; only the
- * last ones and the step in the store need the lease. A request that takes the lease meanwhile stops this run, and the
- * next one continues from the files already copied.
+ * Moves one upload to another node. Committed bytes never change, so most of them are copied while the client goes on;
+ * only the last ones and the step in the store need the lease. A request that takes the lease meanwhile stops this run,
+ * and the next one continues from the files already copied.
  */
 export class Migration {
   /** Sizes in bytes of the files that the other node has, by name. */
@@ -57,7 +60,10 @@ export class Migration {
     return [...this.copiedBytes.values()].reduce((sum, size) => sum + size, 0);
   }
 
-  /** Fails with `FileRefused` when the other node is to blame, with a `Fault` when this one is, or with the signal's reason. */
+  /**
+   * Fails with `FileRefused` when the other node is to blame, with a `Fault` when this one is, or with the signal's
+   * reason.
+   */
   async run(signal: AbortSignal): Promise<MoveOutcome> {
     try {
       return await this.copyAndMove(signal);
@@ -79,8 +85,8 @@ export class Migration {
   }
 
   /**
-   * Removes the copied files from the other node; false when the upload belongs to that node by now. The lease keeps any step
-   * that relies on these files from happening afterwards. Fails as `run` does.
+   * Removes the copied files from the other node; false when the upload belongs to that node by now. The lease keeps
+   * any step that relies on these files from happening afterwards. Fails as `run` does.
    */
   async undo(signal: AbortSignal): Promise<boolean> {
     const { leases, store, files } = this.deps;

@@ -179,8 +179,8 @@ export class Migrator {
   }
 
   /**
-   * The creation of a new upload takes the first lease without checking whether the upload has moved. A creation time far in
-   * the future comes from a clock that was later set back, so such an upload is not new.
+   * The creation of a new upload takes the first lease without checking whether the upload has moved. A creation time
+   * far in the future comes from a clock that was later set back, so such an upload is not new.
    */
   private isNew({ phase, createdAt }: Upload): boolean {
     const { clock, minAgeMs = MIN_AGE_MS } = this.options;
@@ -188,7 +188,10 @@ export class Migrator {
   }
 }
 
-/** The uploads whose bytes this node must keep; `self` is undefined for the only node. The sweep removes cancelled and invalid ones. */
+/**
+ * The uploads whose bytes this node must keep; `self` is undefined for the only node. The sweep removes cancelled and
+ * invalid ones.
+ */
 export async function ownUploads(store: Pick<UploadStore, 'list'>, self: string | undefined): Promise<Upload[]> {
   const own: Upload[] = [];
   for await (const upload of everyUpload(store)) {

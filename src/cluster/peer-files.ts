@@ -41,7 +41,10 @@ const CONFLICT = 409;
 const NO_ROOM = 507;
 const NOT_NOW = 503;
 
-/** Receives the files of uploads that another node moves here. Refuses files of uploads that already belong to this node. */
+/**
+ * Receives the files of uploads that another node moves here. Refuses files of uploads that already belong to this
+ * node.
+ */
 export class PeerFiles {
   constructor(private readonly options: PeerFilesOptions) {}
 
@@ -263,8 +266,8 @@ export class PeerFilesClient {
 /** The status of the response. Fails with `FileRefused`, or with the `Fault` of the body. */
 async function sendBody(body: Readable, request: ClientRequest): Promise<number> {
   const answered = statusFor(request);
-  // An error of the body takes precedence, since it may come from our own disk. After a refusal the rest of the body is useless,
-  // and Node no longer reports when the connection would take it.
+  // An error of the body takes precedence, since it may come from our own disk. After a refusal the rest of the body is
+  // useless, and Node no longer reports when the connection would take it.
   answered.then(
     (status) => status === DONE || request.destroy(),
     () => undefined,

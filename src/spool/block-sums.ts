@@ -1,44 +1,53 @@
 import { crc32 } from '../fs/crc32.js';
 
-/** So many bytes of an upload, then their checksum. Smaller files are the plain bytes, which any tool can read. */
+/** Number of bytes between two checksums. A file with fewer bytes contains no checksum, and any tool can read it. */
 export const BLOCK_BYTES = 512 * 1024;
 export const SUM_BYTES = 4;
 
 const BLOCK_WITH_SUM = BLOCK_BYTES + SUM_BYTES;
 
-/** How long the file is that has so many bytes. The sum of an unfinished last block is not in it: the record keeps it. */
+/**
+ * The length of a file with this many bytes of content. The checksum of an unfinished last block is kept in the record
+ * instead.
+ */
 export function fileSize(bytes: number): number {
   return bytes + SUM_BYTES * Math.floor(bytes / BLOCK_BYTES);
 }
 
-/** How many bytes a file of this length certainly has: a block whose sum was torn off lacks its last byte. */
+/**
+ * The content in a file of this length, in bytes. A full block without its complete checksum counts without its last
+ * byte.
+ */
 export function bytesIn(fileSize: number): number {
   const blocks = Math.floor(fileSize / BLOCK_WITH_SUM);
   return blocks * BLOCK_BYTES + Math.min(fileSize % BLOCK_WITH_SUM, BLOCK_BYTES - 1);
 }
 
-/** How many bytes so many make on their way to another node, where each block is followed by its sum, an unfinished one too. */
+/**
+ * The size of this content on its way to another node, where every block, also an unfinished one, is followed by its
+ * checksum.
+ */
 export function sizeWithSums(bytes: number): number {
   return bytes + SUM_BYTES * Math.ceil(bytes / BLOCK_BYTES);
 }
 
-/** Where a block's checksum begins: with the file it belongs to and its place there, so that a right block in a wrong place is wrong. */
+/** The seed of a block's checksum. It contains the file and the position, so that a block in the wrong place is noticed. */
 export function seedOf(file: string, block: number): number {
   return crc32(`${file}/${block}`);
 }
 
-/** As it stands behind its block. */
+/** A checksum in the form that follows its block. */
 export function sumBytes(sum: number): Buffer {
   const bytes = Buffer.allocUnsafe(SUM_BYTES);
   bytes.writeUInt32LE(sum);
   return bytes;
 }
 
-/** The checksums of one file while it grows. */
+/** Computes the checksums of one file while it grows. */
 export class RunningSums {
   private size = 0;
   private sum: number;
-  /** What came last into the unfinished block, and the sum before it. */
+  /** The newest piece of the unfinished block, and the checksum before it. */
   private newest: Uint8Array = new Uint8Array();
   private before: number;
 
@@ -46,17 +55,17 @@ export class RunningSums {
     this.sum = this.before = seedOf(file, 0);
   }
 
-  /** That of the unfinished block. */
+  /** The checksum of the unfinished block. */
   get unfinished(): number {
     return this.sum;
   }
 
-  /** As `unfinished` was before the last byte; only when there is one. */
+  /** The checksum of the unfinished block without the last byte; valid only when there is one. */
   get withoutLastByte(): number {
     return crc32(this.newest.subarray(0, -1), this.before);
   }
 
-  /** Takes the next bytes and gives what to write of them: the same bytes, each finished block followed by its sum. */
+  /** Takes the next bytes of content and gives the bytes to write, with a checksum after each finished block. */
   take(buffers: readonly Uint8Array[]): Uint8Array[] {
     const pieces: Uint8Array[] = [];
     for (const buffer of buffers)
@@ -85,8 +94,8 @@ export class RunningSums {
 }
 
 /**
- * The bytes of one file as they come from another node, each block followed by the sum that it had there: a byte that has
- * changed between the disk of that node and this memory is found, and does not get a right sum here.
+ * Verifies the bytes of one file from another node, where each block is followed by its stored checksum. So a byte that
+ * changed since that node read it from its disk does not get a right checksum here.
  */
 export class ArrivingBlocks {
   private block = 0;
@@ -95,7 +104,7 @@ export class ArrivingBlocks {
   private sum: number[] = [];
   private left: number;
 
-  /** `size` counts the sums as well. */
+  /** `size` includes the checksums. */
   constructor(
     private readonly file: string,
     size: number,
@@ -104,12 +113,12 @@ export class ArrivingBlocks {
     this.computed = seedOf(file, 0);
   }
 
-  /** Everything came, and ended with a sum. */
+  /** True when all bytes have arrived, and the last block with its checksum. */
   get isComplete(): boolean {
     return this.left === 0 && this.filled === 0 && this.sum.length === 0;
   }
 
-  /** Takes what came next and gives the bytes of the file in it; `damaged` when a block is not the one that was sent. */
+  /** Takes the next bytes and gives the content in them; `damaged` when a checksum differs. */
   take(buffers: readonly Uint8Array[]): Uint8Array[] | 'damaged' {
     const pieces: Uint8Array[] = [];
     for (const buffer of buffers)
@@ -127,7 +136,7 @@ export class ArrivingBlocks {
     return pieces;
   }
 
-  /** Of the block that comes now. */
+  /** Bytes of the current block that are still missing before its checksum. */
   private get bytesBeforeSum(): number {
     if (this.sum.length > 0) return 0;
     return Math.min(BLOCK_BYTES - this.filled, this.left - SUM_BYTES);

@@ -24,31 +24,31 @@ import { BLOCK_BYTES, fileSize, type RunningSums, seedOf, SUM_BYTES, sumBytes } 
 import { areJoined, originOf } from './chunk-name.js';
 import type { ChunkWriter, Extent } from './spool.js';
 
-/** Measured: below a MiB the calls cost more than the bytes, above it nothing is gained. */
+/** Measured: smaller reads cost more in calls than in bytes, larger ones gain nothing. */
 const READ_SIZE = 2 * BLOCK_BYTES;
 
 interface Range {
   readonly start?: number;
   readonly end?: number;
-  /** Before a chunk is said to be lost: has the next look be a fresh one; fails when the spool is not there at all. */
+  /** Called before a chunk is declared lost, so that the next look is a fresh one. Fails when the spool is not mounted. */
   readonly refresh?: () => Promise<void>;
-  /** Each block is followed by its checksum, the last one too; for a whole file. */
+  /** Each block, also the last one, is followed by its checksum. Only for whole files. */
   readonly withSums?: boolean;
 }
 
-/** Some blocks of a file, and the checksums that they were found right with, one behind the other. */
+/** Some blocks of a file, with the checksums that they were verified with. */
 interface Blocks {
   readonly bytes: Buffer;
-  /** Missing for a file from before there were any. */
+  /** Missing for a file of an earlier version, without checksums. */
   readonly sums?: Buffer;
 }
 
-/** The part of one file that is wanted; `end` is exclusive. */
+/** The requested part of one file; `end` is exclusive. */
 interface Section {
   readonly path: string;
-  /** What its checksums begin with. */
+  /** The name in the seed of its checksums. */
   readonly file: string;
-  /** False for a file from before there were any. */
+  /** False for a file of an earlier version, without checksums. */
   readonly hasSums: boolean;
   readonly committed: number;
   readonly crc?: number;
@@ -57,8 +57,8 @@ interface Section {
 }
 
 /**
- * The committed bytes of the chunks, or a range of them, in one stream that holds at most one file open. No byte is given
- * before the checksum of its block was found right.
+ * The committed bytes of the chunks, or a range of them, as one stream that has at most one file open. Every byte is
+ * verified with the checksum of its block first.
  */
 export function readChunks(directory: string, chunks: readonly Chunk[], range: Range = {}): Readable {
   const sections = sectionsOf(directory, chunks, range);
@@ -82,7 +82,7 @@ function sectionsOf(directory: string, chunks: readonly Chunk[], range: Range): 
   return sections;
 }
 
-/** All files are looked at before the first byte is given: an origin should not get half a body for a lost chunk. */
+/** Checks the sizes of all files before the first byte: an origin should not get half a body because a chunk is lost. */
 async function* bytesOf(
   sections: readonly Section[],
   { refresh = () => Promise.resolve(), withSums = false }: Range,
@@ -104,7 +104,7 @@ async function assertComplete({ path, hasSums, committed }: Section, refresh: ()
   if (size < wanted) throw lost(`the file of a chunk has ${size} bytes instead of ${wanted}`);
 }
 
-/** Of the opened file: without opening it an NFS client may give a size from before another node wrote the rest. */
+/** Opens the file for its size: otherwise an NFS client may give a size from before another node wrote the rest. */
 async function fileSizeOf(path: string): Promise<number> {
   const fd = await open(path, 'r');
   try {
@@ -116,7 +116,7 @@ async function fileSizeOf(path: string): Promise<number> {
 
 async function* sectionBytes(section: Section, withSums: boolean): AsyncGenerator<Buffer> {
   const { path, committed, start, end } = section;
-  // Whole blocks, as far as they are committed: only those can be found right.
+  // Only whole blocks can be verified, except for the last committed one.
   const first = start - (start % BLOCK_BYTES);
   const last = Math.min(Math.ceil(end / BLOCK_BYTES) * BLOCK_BYTES, committed);
   const fd = await withReadRetries(() => open(path, 'r'));
@@ -132,7 +132,7 @@ async function* sectionBytes(section: Section, withSums: boolean): AsyncGenerato
   }
 }
 
-/** The sums are those that the bytes were found right with: a byte that changes from then on gets no new one. */
+/** Gives the stored checksums rather than new ones, so that a byte that changes from here on is noticed. */
 function* bytesAndSums({ bytes, sums }: Blocks, { file }: Section, at: number): Generator<Buffer> {
   for (let block = 0; block * BLOCK_BYTES < bytes.length; block++) {
     const piece = blockOf(bytes, block);
@@ -141,7 +141,7 @@ function* bytesAndSums({ bytes, sums }: Blocks, { file }: Section, at: number): 
   }
 }
 
-/** A network disk may have kept something old for us: opening the file again asks its server. */
+/** Reads through a newly opened file, because a network file system may have given old bytes from its cache. */
 async function readAgain(section: Section, at: number, size: number): Promise<Blocks> {
   const fd = await withReadRetries(() => open(section.path, 'r'));
   try {
@@ -153,7 +153,7 @@ async function readAgain(section: Section, at: number, size: number): Promise<Bl
   }
 }
 
-/** The bytes from the beginning of a block on; undefined when they are not what was written. */
+/** Reads and verifies bytes from the start of a block on; undefined when a checksum differs. */
 async function readRight(fd: number, section: Section, at: number, size: number): Promise<Blocks | undefined> {
   const { file, hasSums, crc } = section;
   const bytes = Buffer.allocUnsafeSlow(size);
@@ -202,18 +202,18 @@ function lost(what: string): Fault {
 
 export interface NewChunk {
   readonly path: string;
-  /** Those whose entries lead to the file and may be new; the first is that of its upload. */
+  /** The directories whose entries lead to the file and may be new; the first is that of the upload. */
   readonly directories: readonly string[];
   readonly names: DirectorySync;
-  /** Its `failures` from before the file was made. */
+  /** The value of `names.failures` from before the file was created. */
   readonly since: number;
-  /** Missing for a file whose name is from before there were checksums. */
+  /** Missing for a file whose name is that of an earlier version, without checksums. */
   readonly sums?: RunningSums;
 }
 
 /**
- * Writes one new file. After a write or a sync that failed nothing more is written to it and nothing more of it is called
- * durable: the system may forget which bytes it still owes us, and call the next sync a success.
+ * Writes one new file. After a failed write or sync it writes no more and calls nothing durable: the system may forget the
+ * unwritten bytes, and report success for the next sync.
  */
 export class FileChunkWriter implements ChunkWriter {
   private written: Extent;
@@ -287,7 +287,7 @@ export class FileChunkWriter implements ChunkWriter {
   async discard(): Promise<void> {
     const { path, directories } = this.chunk;
     try {
-      // As long as ours is open no other can have its number.
+      // No other file can have the same inode number while ours is open.
       if (await this.isAt(path)) await unlink(path);
       await removeIfEmpty(directories[0]!);
     } catch (error) {
@@ -315,11 +315,11 @@ export class FileChunkWriter implements ChunkWriter {
     if (!this.nameIsDurable) await Promise.all(directories.map((directory) => names.sync(directory, since)));
   }
 
-  /** A file that somebody removed still takes bytes, but they end with us: never acknowledge them. */
+  /** Fails when the file was removed: it still accepts bytes, but they vanish when it is closed. */
   private async assertStillThere(): Promise<void> {
     if ((await fstat(this.fd)).nlink > 0) return;
     try {
-      // Some network file systems count no links at all.
+      // Some network file systems do not count links.
       await access(this.chunk.path);
     } catch (error) {
       if (!hasCode(error, 'ENOENT')) throw error;
@@ -333,8 +333,8 @@ function sizeOf(buffers: readonly Uint8Array[]): number {
 }
 
 /**
- * What is found in a file; undefined when there certainly is none. An NFS client remembers for a while that a name was not
- * there, which another node may have made since: what is missing is looked for again after `refresh`.
+ * Looks again after `refresh` when a file is missing, because an NFS client may remember for a while that it did not
+ * exist; undefined when it is missing then too.
  */
 export async function readAgainIfMissing<T>(
   look: () => Promise<T>,

@@ -1,29 +1,27 @@
 import type { Chunk } from '../model/upload.js';
 
-/**
- * What the name of a file says of its bytes. Names made before files said where they begin, and those of other files, say
- * nothing: `undefined`.
- */
+/** The meaning of a chunk's name. Names of earlier versions, without a start, and names of other files have none. */
 export interface ChunkOrigin {
   readonly kind: 'chunk' | 'answer';
-  /** The token of the lease it was written under; of an answer, the number of the attempt that brought it. */
+  /** For a chunk the token of the lease that wrote it, for an answer the number of the attempt that brought it. */
   readonly number: number;
-  /** Where in the upload, or in the answer, its first byte belongs. */
+  /** The offset of its first byte in the upload, or in the answer. */
   readonly start: number;
 }
 
 const NAME = /^(chunk|answer)-(\d{1,16})-(\d{1,16})$/;
 
-/** The file of one lease's bytes: no two leases share a token, so no two writers ever share a file. */
+/** The name of the file for the bytes of one lease: leases never share a token, so writers never share a file. */
 export function chunkName(token: number, start: number): string {
   return `chunk-${token}-${start}`;
 }
 
-/** The file of one attempt's answer. */
+/** The name of the file for the answer of one attempt. */
 export function answerName(attempt: number): string {
   return `answer-${attempt}-0`;
 }
 
+/** Parses the name of a chunk or answer; undefined when it has no meaning. */
 export function originOf(name: string): ChunkOrigin | undefined {
   const [, kind, number, start] = NAME.exec(name) ?? [];
   return kind === undefined
@@ -31,17 +29,17 @@ export function originOf(name: string): ChunkOrigin | undefined {
     : { kind: kind as ChunkOrigin['kind'], number: Number(number), start: Number(start) };
 }
 
-/** Those of earlier versions too. */
+/** Includes the names of earlier versions. */
 const GIVEN = /^((chunk|answer)-\d{1,16}(-\d{1,16})?|whole-\d{1,16})$/;
 
-/** Whether this program gives such names to bytes; a file of any other name in the spool is somebody's. */
+/** Whether this program gives such names; files with other names in the spool belong to somebody else. */
 export function isGivenName(name: string): boolean {
   return GIVEN.test(name);
 }
 
 /**
- * Whether the chunks are one run of bytes, each where its own name says that it begins and under a later lease than the one
- * before it. A record that says otherwise has lost something: no byte is given on its word.
+ * Whether the chunks join without gaps, each at the start in its name and under a later lease than the one before it.
+ * Otherwise the record is damaged, and no byte may be served from it.
  */
 export function areJoined(chunks: readonly Chunk[]): boolean {
   let end = chunks[0]?.start ?? 0;

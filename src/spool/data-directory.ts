@@ -38,18 +38,18 @@ import {
 } from './directory-rules.js';
 import { IDENTITY, noteIdentity } from './shared-directory.js';
 
-/** Says of a data directory what it is: the format, the kind of its store, and the id of that store. */
+/** The file that identifies a data directory: its format, the kind of its store, and the id of that store. */
 const MARK = 'rufh-proxy.json';
 const MOST_NAMED = 3;
 
 export interface DirectoryUse {
   readonly directory: string;
   readonly store: StoreKind;
-  /** Other machines use it too: then its rights are theirs to agree on, and it is too large to be read at a start. */
+  /** Other machines use the directory too: they agree on its permissions, and it is too large to be read at a start. */
   readonly shared: boolean;
 }
 
-/** Fails, with the reason and the remedy, when a start with this store must not use the directory; changes nothing. */
+/** Fails with reason and remedy when a start with this store must not use the directory. Changes nothing. */
 export async function assertUsable(use: DirectoryUse): Promise<FoundDirectory> {
   const found = await lookAtDirectory(use);
   const reason = refusalOf(found, use.store);
@@ -58,8 +58,8 @@ export async function assertUsable(use: DirectoryUse): Promise<FoundDirectory> {
 }
 
 /**
- * Gives the id of the embedded store whose directory it is, and marks one that is new or was made by an earlier version.
- * For a process that holds the lock.
+ * Gives the id of the embedded store to which the directory belongs, and marks a directory that is new or of an earlier
+ * version. The process must hold the lock.
  */
 export async function claimForEmbedded(directory: string): Promise<string> {
   const use = { directory, store: 'embedded', shared: false } as const;
@@ -78,7 +78,10 @@ export async function claimForEmbedded(directory: string): Promise<string> {
   return id;
 }
 
-/** Of marks that were begun and never came to be; for a process that may use the directory. A shared spool is too large to be read. */
+/**
+ * Removes drafts of marks that a crash has left. The process must be allowed to use the directory; a shared spool is
+ * left out for its size.
+ */
 export async function removeMarkDrafts({ directory, store, shared }: DirectoryUse): Promise<void> {
   const whose = { isShared: store !== 'embedded' };
   await removeDrafts(directory, MARK_DRAFT, whose);
@@ -86,7 +89,7 @@ export async function removeMarkDrafts({ directory, store, shared }: DirectoryUs
   for (const half of ['uploads', 'spool']) await removeDrafts(join(directory, half), IDENTITY_DRAFT, whose);
 }
 
-/** Marks a directory that has no mark yet; fails when another kind of store was faster. To be completed. */
+/** Marks a directory without a mark, as incomplete. Fails when another kind of store marks it at the same time. */
 export async function beginMark(use: DirectoryUse, id: string): Promise<void> {
   const { directory, store } = use;
   const path = join(directory, MARK);
@@ -102,7 +105,10 @@ export async function beginMark(use: DirectoryUse, id: string): Promise<void> {
   await assertUsable(use);
 }
 
-/** From now on the marks of both halves have to be there at every start. A name of a node that it has stays. */
+/**
+ * Completes the mark: from now on every start requires the marks in both `uploads` and `spool`. Keeps the node's name
+ * unless a new one is given.
+ */
 export async function completeMark({ directory, store }: DirectoryUse, id: string, name?: string): Promise<void> {
   const path = join(directory, MARK);
   const draft = `${path}-${randomUUID()}`;
@@ -115,7 +121,7 @@ export async function completeMark({ directory, store }: DirectoryUse, id: strin
   await failing(directory, 'marked', () => withDraft(draft, complete));
 }
 
-/** Keeps the name of the node a second time. A full disk takes nothing new; the next start notes it then. */
+/** Stores the name of the node a second time. On a full disk the next start does it. */
 export async function noteNode(use: DirectoryUse, id: string, name: string): Promise<void> {
   const path = join(use.directory, MARK);
   if (markIn((await textOf(path)) ?? '').node === name) return;
@@ -130,7 +136,10 @@ function markText(mark: DirectoryMark): Buffer {
   return Buffer.from(`${JSON.stringify(mark)}\n`);
 }
 
-/** Another process has marked it already; on a file system without hard links the draft itself becomes the mark. */
+/**
+ * Ignores that another process has marked the directory; without hard links in the file system the draft is renamed
+ * instead.
+ */
 function unlessLinked(otherwise: () => Promise<void>): (error: unknown) => Promise<void> | undefined {
   return (error) => {
     if (hasCode(error, 'EEXIST')) return undefined;
@@ -139,7 +148,10 @@ function unlessLinked(otherwise: () => Promise<void>): (error: unknown) => Promi
   };
 }
 
-/** Reads what a directory is; fails where it holds links or is not this user's alone. A missing one is an empty one. */
+/**
+ * Reads the state of a directory. Fails where it contains links, or can be changed by other users. A missing one counts
+ * as empty.
+ */
 async function lookAtDirectory({ directory, shared }: DirectoryUse): Promise<FoundDirectory> {
   const path = resolve(directory);
   return failing(directory, 'read', async () => {
@@ -183,17 +195,17 @@ async function lookAtDirectory({ directory, shared }: DirectoryUse): Promise<Fou
   });
 }
 
-/** What is found of a directory, entry by entry. */
+/** The entries found so far. */
 interface Found {
-  /** By the name within the directory. */
+  /** By their path within the directory. */
   readonly likeness: Map<string, Likeness>;
-  /** Names that are not of this program, or whose content is not. */
+  /** Names that this program does not give, or whose content it did not write. */
   readonly foreign: string[];
-  /** Names of this program that are no files, or no directories, as they should be. */
+  /** Names of this program with the wrong kind of entry, such as a directory in place of a file. */
   readonly misshapen: string[];
-  /** Names as those of records; their content is not known to be. */
+  /** Names of records whose content was not checked, or is not that of a record. */
   readonly likeRecords: string[];
-  /** How many of those that may be records were looked into. */
+  /** Number of possible records whose content was checked. */
   looks: number;
   hasRecord: boolean;
 }
@@ -211,7 +223,7 @@ async function noteEntry(part: Part, directory: string, entry: DirectoryEntry, f
   return likeness;
 }
 
-/** Looked for by its name: a shared spool is too large to be read to its end. Gives what the mark says. */
+/** Finds the mark by its name, since a shared spool is too large to be listed to its end, and gives its text. */
 async function noteMark(path: string, part: 'uploads' | 'spool', found: Found): Promise<string | undefined> {
   const half = join(path, part);
   const stats = await undefinedIfMissing(lstat(join(half, IDENTITY)), NOWHERE);
@@ -230,16 +242,16 @@ const FOREIGN: ReadonlySet<Likeness> = new Set(['foreign', 'unlike', 'misshapen'
 
 interface HalfLook {
   readonly found: Found;
-  /** The mark says whose it is: no record has to. */
+  /** The directory has a mark, so no record has to prove what it is. */
   readonly isProven: boolean;
-  /** Reads all of it, down to the files of each upload. */
+  /** Reads everything, down to the files of each upload. */
   readonly whole: boolean;
 }
 
-/** So many files with names of records are looked into for one that is one. */
+/** Number of possible records that are checked to find a real one. */
 const MOST_LOOKS = 20;
 
-/** Whether anything of an upload is in a half of the directory: its records, or its spool. */
+/** Whether `uploads` or `spool` contains anything of an upload. */
 async function contentOf(path: string, part: 'uploads' | 'spool', { found, isProven, whole }: HalfLook): Promise<Half> {
   const half = join(path, part);
   const isThere = found.likeness.has(part) && !found.misshapen.includes(part);
@@ -277,7 +289,7 @@ async function lookIntoRecord(half: string, name: string, found: Found): Promise
   else if (found.likeRecords.length < MOST_NAMED) found.likeRecords.push(join('uploads', name));
 }
 
-/** A directory that cannot be listed now is told of when its upload is looked after. */
+/** Ignores a directory that cannot be listed now; its fault is reported when the upload is recovered. */
 async function assertNoLinks(directory: string): Promise<void> {
   let entries: readonly DirectoryEntry[];
   try {
@@ -294,7 +306,7 @@ async function entriesOf(directory: string): Promise<DirectoryEntry[]> {
   return entries;
 }
 
-/** A link inside the directory leads reads, writes and removals out of it. The directory itself may be reached by one. */
+/** Fails for a link, which would lead reads, writes and removals out of the directory. The directory itself may be one. */
 function assertNoLink(directory: string, entry: DirectoryEntry, where = join(directory, entry.name)): void {
   if (!entry.isSymbolicLink()) return;
   const what = isGeneratedId(entry.name.split('.')[0]!) ? `a file of an upload in ${directory}` : where;
@@ -304,7 +316,7 @@ function assertNoLink(directory: string, entry: DirectoryEntry, where = join(dir
   );
 }
 
-/** Others who can write there could make this program deliver, or remove, any file. */
+/** Fails when other users can write there: they could make this program deliver, or remove, any file. */
 async function assertOwn(
   path: string,
   own: Stats,
@@ -321,7 +333,7 @@ async function assertOwn(
   await failing(path, 'written', () => access(path, constants.W_OK));
 }
 
-/** A volume that was given to a group, as Kubernetes does with `fsGroup`: somebody else's, and writable through the group. */
+/** A volume of another user that is writable for one of our groups, as Kubernetes provides it with `fsGroup`. */
 function isByGroup({ uid, gid, mode }: Stats): boolean {
   const groups = process.getgroups?.() ?? [];
   return uid !== process.geteuid?.() && (mode & 0o020) !== 0 && groups.includes(gid);
@@ -339,7 +351,7 @@ function assertRights(path: string, { uid, mode }: Stats, byGroup: boolean): voi
   if ((mode & 0o020) !== 0) throw refused(`${path} can be written by its group: chmod g-w ${path}`);
 }
 
-/** A file in place of a directory has nothing below it either. */
+/** ENOTDIR: there is nothing below a file that takes the place of a directory either. */
 const NOWHERE: readonly string[] = ['ENOENT', 'ENOTDIR'];
 
 function refused(reason: string): Fault {

@@ -4,57 +4,57 @@ import { isPartialLock, lockLeftoverPattern, parseOwner } from '../fs/lock-owner
 import { isNodeName, NODE_DRAFT } from '../fs/node-name.js';
 import { Fault } from '../model/fault.js';
 
-/** Raised when an earlier version could no longer read what this one writes. */
+/** The format of the data directory. Must be raised when earlier versions cannot read what this one writes. */
 export const FORMAT = 1;
 
 export type StoreKind = 'embedded' | 'redis';
 
-/** What a data directory says of itself. */
+/** The content of the file that identifies a data directory. */
 export interface DirectoryMark {
   readonly format: number;
   readonly store: StoreKind;
-  /** Of the store; `uploads/` and `spool/` have it too. */
+  /** The id of the store, which `uploads/` and `spool/` contain too. */
   readonly id: string;
-  /** False until `uploads/` and `spool/` have it. */
+  /** False until `uploads/` and `spool/` contain the id. */
   readonly complete: boolean;
-  /** The second copy of the name in `node`; missing with the embedded store, and until a start has noted it. */
+  /** A copy of the name in the file `node`; missing with the embedded store, and until a start has noted it. */
   readonly node?: string;
 }
 
-/** What a half of the directory has of uploads. */
+/** Whether one of the two subdirectories contains uploads. */
 export type Half = 'missing' | 'empty' | 'filled';
 
-/** A data directory as it was found. */
+/** The state of a data directory. */
 export interface FoundDirectory {
   readonly path: string;
-  /** Nodes on other machines use it too. */
+  /** Nodes on other machines use the directory too. */
   readonly shared: boolean;
   readonly mark: DirectoryMark | undefined;
-  /** The store that `uploads/` and `spool/` say they belong to. */
+  /** The ids of the stores in the marks of `uploads/` and `spool/`. */
   readonly recordsMark: string | undefined;
   readonly spoolMark: string | undefined;
-  /** They have the form that this program gives them. */
+  /** The marks have the form that this program gives them. */
   readonly isRecordsMarkOurs: boolean;
   readonly isSpoolMarkOurs: boolean;
   readonly records: Half;
-  /** Where no mark says whose they are: one of the records is one by its content too. */
+  /** The content of at least one record was verified. Only checked when there is no mark. */
   readonly hasRecord: boolean;
   readonly spool: Half;
-  /** A start has come so far that it wrote down its number. */
+  /** An earlier start has written down its number. */
   readonly wasStarted: boolean;
-  /** A process of this program has locked it, or was killed with the lock: which of these, the lock tells. */
+  /** There is a lock of this program; only its content shows whether its process is still running. */
   readonly hasLock: boolean;
-  /** How the name of a node with Redis looks; undefined where there is none. */
+  /** How far the file `node`, with the name of a node with Redis, is one of this program; undefined when there is none. */
   readonly node: Likeness | undefined;
-  /** The name itself, where it is one. */
+  /** The valid name in that file. */
   readonly nodeName: string | undefined;
-  /** Some of the entries that have names of this program, but are no files, or no directories, as those are. */
+  /** Some of the names of this program with the wrong kind of entry, such as a directory in place of a file. */
   readonly misshapen: readonly string[];
   /** Some of the names that this program does not give, or whose content it did not write. */
   readonly foreign: readonly string[];
 }
 
-/** Reads a mark; fails when it is none, or one of a newer version. */
+/** Parses a mark; fails when it is invalid, or of a newer format. */
 export function markIn(text: string): DirectoryMark {
   const { format, store, id, complete, node } = parsed(text);
   if (typeof format === 'number' && format > FORMAT)
@@ -85,12 +85,12 @@ function parsed(text: string): { readonly [Name in keyof DirectoryMark]?: unknow
     const value = JSON.parse(text) as unknown;
     return typeof value === 'object' && value !== null ? value : {};
   } catch {
-    // Not JSON: half a file, or somebody else's.
+    // The file is incomplete, or not ours.
     return {};
   }
 }
 
-/** Why a start with this kind of store must leave the directory alone; undefined when it may use it. */
+/** The reason why a start with this kind of store must not use the directory; undefined when it may. */
 export function refusalOf(found: FoundDirectory, store: StoreKind): string | undefined {
   const whose = storeOf(found);
   const strangers = whose === undefined ? undefined : besideStrangers(found);
@@ -100,7 +100,7 @@ export function refusalOf(found: FoundDirectory, store: StoreKind): string | und
   return misshapen(found, store) ?? (store === 'embedded' ? incomplete(found) : nameless(found));
 }
 
-/** The kind of store that has used it; undefined: none has. Earlier versions left no mark of their own in it. */
+/** The kind of store that has used the directory; undefined for none. Directories of earlier versions have no mark. */
 function storeOf(found: FoundDirectory): StoreKind | undefined {
   const { mark, records, hasRecord, wasStarted } = found;
   if (mark) return mark.store;
@@ -118,7 +118,7 @@ const OF_OTHER_KIND: Readonly<Record<StoreKind, (found: FoundDirectory) => strin
     'another --data. Nothing was changed',
 };
 
-/** Entries that a start with this store opens, or puts in place, and that must not be anything else than files. */
+/** Entries that a start with this store reads or writes, and that must be files. */
 const NEEDED: Readonly<Record<StoreKind, RegExp>> = { embedded: /^(?!node)/, redis: /^(?!last-start)/ };
 
 function misshapen({ path, misshapen: names }: FoundDirectory, store: StoreKind): string | undefined {
@@ -128,7 +128,7 @@ function misshapen({ path, misshapen: names }: FoundDirectory, store: StoreKind)
     : `${path}/${name} is not the kind of file that this program puts there: move it out of ${path}`;
 }
 
-/** With another name of this node, all its uploads would be another one's, and lost. */
+/** Refuses a start that would give the node another name: all its uploads would belong to another node, and so be lost. */
 function nameless({ path, shared, mark, node, nodeName }: FoundDirectory): string | undefined {
   const noted = mark?.node;
   if (shared) return undefined;
@@ -156,7 +156,7 @@ function ofNobody({ path, spool, hasLock, foreign }: FoundDirectory): string | u
   );
 }
 
-/** Small files of ours are easily somebody else's: beside other files only our mark, or a record, says enough. */
+/** Refuses a directory with other files unless it has a mark or a record: our small files could belong to somebody else. */
 function besideStrangers({ path, mark, hasRecord, foreign }: FoundDirectory): string | undefined {
   if (mark || hasRecord || foreign.length === 0) return undefined;
   return (
@@ -169,10 +169,13 @@ function besideStrangers({ path, mark, hasRecord, foreign }: FoundDirectory): st
 const HALF =
   'it is a part of a data directory. Copy the whole of it (`uploads`, `spool` and the files beside them), or mount what is missing';
 
-/** Both halves have to be there, and of one store; those of an earlier version have no marks yet. */
+/**
+ * Refuses a directory whose `uploads` and `spool` are not both there, and of one store. Those of an earlier version
+ * have no marks.
+ */
 function incomplete({ path, mark, recordsMark, spoolMark, records, spool }: FoundDirectory): string | undefined {
   const isOld = !mark && recordsMark === undefined;
-  // Bytes without any record are what the last uploads have left there; the sweep takes them when they are old.
+  // A spool without records is allowed: it may contain the remains of the last uploads, which the sweep removes.
   if (isOld)
     return records === 'filled' && spool === 'missing'
       ? `${path} has records in uploads, but no spool: ${HALF}`
@@ -194,29 +197,30 @@ function refused(reason: string): Fault {
 }
 
 /**
- * How far an entry is one of this program. `ours`: nobody else gives this content to this name. `maybe`: its name and kind
- * are ours, which proves nothing. `unlike`: it has such a name, but not the content. `misshapen`: it has such a name, but is
- * no file where a file belongs, or no directory. `system`: file systems and the like put it there. `foreign`: anything else.
+ * How far an entry is one of this program. `ours`: by its content. `maybe`: by its name and kind only, which proves
+ * nothing. `unlike`: only by its name; the content is not ours. `misshapen`: only by its name; it is not the file, or
+ * the directory, that it should be. `system`: a name that file systems and similar tools give. `foreign`: anything
+ * else.
  */
 export type Likeness = 'ours' | 'maybe' | 'unlike' | 'misshapen' | 'system' | 'foreign';
 
 interface Form {
   readonly name: RegExp;
   readonly kind: 'file' | 'directory';
-  /** What the beginning of a file shows; without it the name has to do. */
+  /** Judges the beginning of the file's content; without it only the name counts. */
   readonly likeness?: (text: string) => Likeness;
 }
 
 const UUID = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}';
 
-/** Drafts of the two marks. */
+/** Names of drafts of the two kinds of marks. */
 export const MARK_DRAFT = new RegExp(`^rufh-proxy\\.json-${UUID}$`);
 export const IDENTITY_DRAFT = new RegExp(`^\\.store-${UUID}$`);
 
 const STORE_ID = new RegExp(`^${UUID}\\s*$`);
 const LAST_START = /^\{"number":\d+\}\s*$/;
 
-/** Names that file systems, desktops and version control give by themselves: with nothing else, a directory is empty. */
+/** Names that file systems, desktops and version control create; a directory with nothing else counts as empty. */
 export const SYSTEM_NAMES: readonly string[] = [
   ...['lost+found', 'aquota.user', 'aquota.group'],
   ...['.snapshot', '.snapshots', '~snapshot', '~snapshots', '.zfs', '.nfs…'],
@@ -233,7 +237,7 @@ const MARKS: readonly Form[] = [
   { name: IDENTITY_DRAFT, kind: 'file', likeness: oursIf((text) => STORE_ID.test(text)) },
 ];
 
-/** Every name that this program gives, also to what a crash leaves behind, by the part of the directory it is in. */
+/** Every name that this program gives, also those that a crash leaves behind, by the part of the directory. */
 const FORMS = {
   beside: [
     { name: /^(uploads|spool)$/, kind: 'directory' },
@@ -243,7 +247,7 @@ const FORMS = {
     { name: /^node$/, kind: 'file', likeness: (text) => (isNodeName(text.trim()) ? 'ours' : 'unlike') },
     { name: NODE_DRAFT, kind: 'file', likeness: oursIf((text) => isNodeName(text.trim())) },
     { name: new RegExp(`^\\.probe-${UUID}$`), kind: 'directory' },
-    // The mark itself is read by `markIn`, which refuses what is none.
+    // `markIn` checks the content of the mark.
     { name: /^rufh-proxy\.json$/, kind: 'file' },
     { name: MARK_DRAFT, kind: 'file', likeness: oursIf((text) => text.startsWith('{"format":')) },
   ],
@@ -253,10 +257,10 @@ const FORMS = {
 
 export type Part = keyof typeof FORMS;
 
-/** Longer files are none of those whose whole text is looked at. */
+/** Files whose whole text is checked are never longer. */
 const MOST_BYTES = 4096;
 
-/** Looks at one entry of a part of the directory. Fails when the disk does. */
+/** Judges one entry of a part of the directory. Fails when the disk does. */
 export async function likenessOf(part: Part, directory: string, entry: DirectoryEntry): Promise<Likeness> {
   const forms: readonly Form[] = FORMS[part];
   const form = forms.find(({ name }) => name.test(entry.name));
@@ -267,7 +271,7 @@ export async function likenessOf(part: Part, directory: string, entry: Directory
   return text === undefined ? 'unlike' : form.likeness(text);
 }
 
-/** Whether a file of the records is one by its content too, and not only by its name. Nobody can say it of one that cannot be read. */
+/** Whether a file in `uploads` is a record by its name and by its content. False when it cannot be read. */
 export async function isRecord(uploads: string, name: string): Promise<boolean> {
   const id = name.slice(0, -'.log'.length);
   if (!name.endsWith('.log') || !isGeneratedId(id)) return false;
@@ -277,13 +281,13 @@ export async function isRecord(uploads: string, name: string): Promise<boolean> 
 
 const RECORD = /^[0-9a-f]{8} \{"format":\d+,"upload":\{/;
 
-/** The text of a small regular file; undefined when it is larger. Only a regular one is opened: a pipe has nobody who writes. */
+/** The text of a small regular file; undefined for other files, because opening a pipe without a writer would block. */
 export async function textOf(path: string): Promise<string | undefined> {
   try {
     const found = await lstat(path);
     return found.isFile() && found.size <= MOST_BYTES ? await headOf(path) : undefined;
   } catch (error) {
-    // Another process has removed it since.
+    // Another process has removed the file meanwhile.
     if (hasCode(error, 'ENOENT')) return '';
     throw error;
   }
@@ -301,7 +305,7 @@ async function headOf(path: string): Promise<string> {
   }
 }
 
-/** A full disk, or a power cut where nothing is synced, leaves an empty one. */
+/** Judges an empty file as `maybe`: a full disk, or a power cut without syncs, leaves one. */
 function oursIf(isOurs: (text: string) => boolean): (text: string) => Likeness {
   return (text) => (isOurs(text) ? 'ours' : text === '' ? 'maybe' : 'unlike');
 }

@@ -36,25 +36,28 @@ import { IDENTITY } from './shared-directory.js';
 import { type ChunkWriter, ACKNOWLEDGED, type Spool, type SpooledChunk } from './spool.js';
 
 export interface LocalSpoolOptions {
-  /** The data directory; the bytes are below `spool/` in it. */
+  /** The data directory; the bytes are in `spool/` below it. */
   readonly directory: string;
   readonly sync: SyncMode;
-  /** Other machines use it too. */
+  /** Other machines use the directory too. */
   readonly shared?: boolean;
-  /** It says whose it is, which tells it from an empty mount point; always so where it is shared. */
+  /**
+   * The spool contains the mark of its store, which tells it from an empty mount point; by default only a shared one
+   * does.
+   */
   readonly isMarked?: boolean;
 }
 
-/** Of so many uploads is remembered what was promised durably; of older ones it is written once more. */
+/** Number of uploads whose durable number is remembered; for older ones the number is written once more. */
 const MOST_PROVEN = 10_000;
 
-/** The bytes as files, `<data>/spool/<id>/<name>`. Also for a directory that several machines mount. */
+/** Stores the bytes as files, `<data>/spool/<id>/<name>`, also in a directory that several machines mount. */
 export class LocalSpool implements Spool {
   private readonly root: string;
   private readonly names: DirectorySync;
   private readonly isShared: boolean;
   private readonly isMarked: boolean;
-  /** The largest number of each upload's promise file that this process has made durable. */
+  /** For each upload, the acknowledged number that this process has made durable. */
   private readonly proven = new Map<string, number>();
 
   constructor(options: LocalSpoolOptions) {
@@ -65,14 +68,14 @@ export class LocalSpool implements Spool {
   }
 
   /**
-   * Makes the directory where it is missing and clears away what a crash can leave: directories without a file. Not those
-   * of a shared one, which others are about to use; the next listing does.
+   * Creates the directory if it is missing, and removes empty directories that a crash has left. In a shared spool
+   * others may be about to use those, so the next listing removes them.
    */
   async open(): Promise<void> {
     if (this.isShared) return this.assertMounted();
     await failing('the spool cannot be opened', () => this.names.makeExclusiveDirectory(this.root));
     for await (const entry of this.entries()) {
-      // One that cannot be removed now is in nobody's way.
+      // An empty directory does no harm.
       if (entry.isDirectory() && isGeneratedId(entry.name))
         await removeIfEmpty(join(this.root, entry.name)).catch(() => undefined);
     }
@@ -99,7 +102,7 @@ export class LocalSpool implements Spool {
     return readChunks(dirname(path), [chunk], { refresh: () => this.refresh(id), withSums: true });
   }
 
-  /** Syncs the chunk first: whoever asks may count these bytes from then on. */
+  /** Syncs the chunk first, because the caller may count its bytes from then on. */
   async size(id: string, name: string): Promise<number | undefined> {
     const path = this.pathOf(id, name);
     return this.ifThere(id, 'a chunk cannot be looked at', async () => {
@@ -118,7 +121,7 @@ export class LocalSpool implements Spool {
     const path = this.pathOf(id, name);
     await failing('a chunk cannot be removed', async () => {
       await unlink(path).catch(unless('ENOENT'));
-      // An empty directory is in nobody's way, and goes at the next start.
+      // An empty directory does no harm, and the next start removes it.
       await removeIfEmpty(join(this.root, id)).catch(() => undefined);
     });
   }
@@ -137,7 +140,7 @@ export class LocalSpool implements Spool {
     });
   }
 
-  /** The file's name, as what is in it, may be from a process that was killed before it synced it. */
+  /** Syncs the name of the file too: it may come from a process that was killed before it did so. */
   private async raise(id: string, path: string, offset: number): Promise<void> {
     const known = this.proven.get(id);
     const kept = await raisePromise(path, offset, { durable: this.names.isDurable, proven: known ?? -1 });
@@ -175,7 +178,7 @@ export class LocalSpool implements Spool {
     }
   }
 
-  /** What is removed while we look is not there; one upload has few files, so they are listed at once. */
+  /** Leaves out files that are removed meanwhile. */
   filesOf(id: string): Promise<SpooledChunk[]> {
     assertUploadId(id);
     return failing('the bytes of an upload cannot be listed', async () => {
@@ -204,8 +207,8 @@ export class LocalSpool implements Spool {
   }
 
   /**
-   * Before anything is said to be lost. Opening a directory has an NFS client ask the server what is in it (close-to-open
-   * consistency, which `nocto` turns off).
+   * Refreshes the view of a network file system before bytes are declared lost: opening a directory makes an NFS client
+   * ask the server (close-to-open consistency, which `nocto` turns off).
    */
   private async refresh(id: string): Promise<void> {
     await this.assertMounted();
@@ -216,7 +219,7 @@ export class LocalSpool implements Spool {
     }
   }
 
-  /** With the whole disk gone, nothing of it is lost. */
+  /** Fails when the spool is not mounted: then no bytes are lost, although none can be found. */
   private async assertMounted(): Promise<void> {
     const path = this.isMarked ? join(this.root, IDENTITY) : this.root;
     await failing('the spool is not there', () => access(path));
@@ -228,14 +231,14 @@ export class LocalSpool implements Spool {
     try {
       await close(await openNew(directory, path));
     } catch (error) {
-      // Somebody else was faster.
+      // Another process has created the file.
       if (!(error instanceof Fault) || error.code !== 'CHUNK_EXISTS') throw error;
     }
     try {
       await Promise.all([this.names.sync(directory, since), this.names.sync(this.root, since)]);
       this.noteProven(id, -1);
     } catch (error) {
-      // The next one must not take a name for durable whose sync has failed.
+      // The next process must not consider a name durable whose sync has failed.
       await unlink(path).catch(() => undefined);
       throw error;
     }
@@ -248,14 +251,14 @@ export class LocalSpool implements Spool {
   }
 }
 
-/** The name says whether there are checksums in it, and never the content, which is a client's. */
+/** The name of a file says whether it contains checksums; its content belongs to a client and says nothing. */
 function bytesOf(name: string, fileSize: number): number {
   return originOf(name) ? bytesIn(fileSize) : fileSize;
 }
 
 /**
- * The upload's directory is made on demand, and again when a cleaner removed it, still empty, before our file was in it.
- * Not the directories above: when those vanish the disk is gone, and new ones would hide that.
+ * Creates the file and, if needed, the upload's directory, which a cleaner may remove while it is empty. Directories
+ * above it are not created: when they are missing, the disk is, and new ones would hide that.
  */
 async function openNew(directory: string, path: string): Promise<number> {
   for (let tries = 0; ; tries++) {
@@ -277,7 +280,7 @@ async function failing<T>(what: string, task: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Makes a rejection with one of these codes an undefined. */
+/** Turns a rejection with one of these codes into undefined. */
 function unless(...codes: string[]): (error: unknown) => undefined {
   return (error) => {
     if (!hasCode(error, ...codes)) throw error;
@@ -285,28 +288,28 @@ function unless(...codes: string[]): (error: unknown) => undefined {
   };
 }
 
-/** Two places of this many bytes, written in turn: a write that is torn leaves the one before it as it was. */
+/** The file has two slots of this many bytes, written in turn: a torn write leaves the other slot intact. */
 const SLOT_BYTES = 32;
 const SLOTS = [0, 1] as const;
 
 const LINE = /^(\d{16}) ([0-9a-f]{8})\n$/;
 
-/** The largest number in the file; 0 when there is none, or none was ever written whole. */
+/** The largest number in the file; 0 when no slot holds a valid one. */
 async function readPromise(path: string): Promise<number> {
   return Math.max(...numbersIn(await readFully(path)), 0);
 }
 
 interface PromiseDurability {
-  /** It has to survive a power cut. */
+  /** The number has to survive a power cut. */
   readonly durable: boolean;
   /**
-   * Up to which number this process knows that it does. A larger one was written by another process, which may have been
-   * killed before it synced it, or after that had failed: it is written and synced once more before anything relies on it.
+   * The number that this process has made durable. A larger one in the file comes from another process, which may not have
+   * synced it, so it is written and synced once more.
    */
   readonly proven: number;
 }
 
-/** Keeps the number in a file that exists, unless a larger one is there; gives the one that is certainly kept from now on. */
+/** Raises the number in an existing file, and gives the number that the file durably contains from now on. */
 async function raisePromise(path: string, number: number, { durable, proven }: PromiseDurability): Promise<number> {
   const before = await readFully(path);
   const numbers = numbersIn(before);
@@ -324,7 +327,7 @@ async function raisePromise(path: string, number: number, { durable, proven }: P
 }
 
 interface Writing {
-  /** All bytes of the file, as they were. */
+  /** All bytes of the file before the write. */
   readonly before: Buffer;
   readonly durable: boolean;
 }
@@ -335,13 +338,13 @@ async function put(fd: number, slot: number, number: number, { before, durable }
     await writeAll(fd, Buffer.from(lineOf(number), 'latin1'), start);
     if (durable) await fdatasync(fd);
   } catch (error) {
-    // A number whose sync failed must not be found: the next one would believe it, and a sync that succeeds then proves nothing.
+    // A number whose sync failed must not stay: a later sync may succeed without having written it.
     await writeAll(fd, slotOf(before, start), start).catch(() => undefined);
     throw error;
   }
 }
 
-/** The bytes of a slot; blank where the file ends before it does. */
+/** The bytes of a slot, padded with blanks. */
 function slotOf(bytes: Buffer, start: number): Buffer {
   const slot = Buffer.alloc(SLOT_BYTES, ' ');
   slot.set(bytes.subarray(start, start + SLOT_BYTES));
@@ -353,7 +356,7 @@ function lineOf(number: number): string {
   return `${digits} ${checksum(digits)}\n`;
 }
 
-/** One a slot; -1 for what is no number of ours. */
+/** The number in each slot; -1 for a slot without a valid one. */
 function numbersIn(bytes: Buffer): number[] {
   return SLOTS.map((slot) => {
     const start = slot * SLOT_BYTES;

@@ -22,14 +22,17 @@ import {
 import { Fault } from '../model/fault.js';
 import type { Log } from '../observe/log.js';
 
-/** Says whose spool this is; in the spool itself, so that an empty mount point is not taken for it. */
+/**
+ * The name of the mark that identifies the store of a spool. It is in the spool itself, so an empty mount point lacks
+ * it.
+ */
 export const IDENTITY = '.store';
 
 const PROBE = Buffer.alloc(128 * 1024, 'rufh');
 
 /**
- * Tries out what a directory must do that many machines write to; fails with what it does not do, and where. `unique`: no
- * other node tries it out under this name.
+ * Tests that a directory behaves as many machines need it; fails with the missing property and the directory. `unique`
+ * must be used by no other node at the same time.
  */
 export async function assertShareable(directory: string, unique: string): Promise<void> {
   const place = join(directory, `.probe-${unique}`);
@@ -40,12 +43,12 @@ export async function assertShareable(directory: string, unique: string): Promis
     await step(directory, 'bytes are there for the next who opens the file', () => assertReadBack(file));
     await step(directory, 'names can be changed and made durable', () => assertRenames(place, file));
   } finally {
-    // What cannot be removed is in nobody's way.
+    // Remains of the test do no harm.
     await removeTree(place).catch(() => undefined);
   }
 }
 
-/** As `assertShareable`; gives false where the disk has no room to try it out, which says nothing of what it does. */
+/** As `assertShareable`; false when the disk is too full for the test, which says nothing about the directory. */
 export async function isShareable(directory: string, unique: string): Promise<boolean> {
   try {
     await assertShareable(directory, unique);
@@ -56,22 +59,22 @@ export async function isShareable(directory: string, unique: string): Promise<bo
   }
 }
 
-/** The id of the store whose spool it is; undefined: of none yet, or it is not mounted. */
+/** The id of the store to which the spool belongs; undefined when it has no mark yet, or is not mounted. */
 export async function spoolMark(directory: string): Promise<string | undefined> {
   return (await named(directory, () => noteIn(directory))) || undefined;
 }
 
-/** Where it is written whose spool this is. */
+/** The path of the spool's mark. */
 export function markPath(directory: string): string {
   return join(directory, 'spool', IDENTITY);
 }
 
-/** From now on it belongs to the store of this id. Harmless when several nodes say so at once. */
+/** Marks the spool as that of this store. Several nodes may do so at once. */
 export function noteSpoolIdentity(directory: string, storeId: string, unique: string): Promise<void> {
   return named(directory, () => noteIdentity(join(directory, 'spool'), storeId, unique));
 }
 
-/** The same of any directory, which is made where it is missing. */
+/** Marks any directory, and creates it if it is missing. */
 export async function noteIdentity(root: string, storeId: string, unique: string): Promise<void> {
   const names = new DirectorySync('group');
   const written = join(root, `${IDENTITY}-${unique}`);
@@ -83,7 +86,7 @@ export async function noteIdentity(root: string, storeId: string, unique: string
   });
 }
 
-/** Since when it belongs to the store it belongs to; undefined: to none yet. */
+/** The time in milliseconds since which the spool belongs to its present store; undefined without a mark. */
 export function spoolIdentitySince(directory: string): Promise<number | undefined> {
   return named(directory, () => timeOf(markPath(directory)));
 }
@@ -160,7 +163,7 @@ async function step(directory: string, what: string, task: () => Promise<unknown
   );
 }
 
-/** The operator reads this at the start: it names the directory, which is no secret. */
+/** Adds the directory to the error, for the operator who reads it at the start. */
 async function named<T>(directory: string, task: () => Promise<T>, needed = ''): Promise<T> {
   try {
     return await task();
@@ -171,24 +174,24 @@ async function named<T>(directory: string, task: () => Promise<T>, needed = ''):
   }
 }
 
-/** Its time is the last sign of life of the nodes whose spool this is. */
+/** The file whose modification time is the last sign of life of the nodes that use the spool. */
 const IN_USE = '.in-use';
 
-/** Running nodes whose Redis came back empty need a moment to say that the spool is that one's now: so much of the watch. */
+/** This part of the watch is ignored: running nodes whose Redis came back empty need a moment to mark the spool for it. */
 const LEAST_PART = 0.25;
 const LOOKS = 40;
 
 export interface SpoolUseOptions {
   readonly directory: string;
-  /** Other nodes use it too, and are to see that this one does. */
+  /** Other nodes use the directory too, and must see that this one does. */
   readonly shared: boolean;
-  /** Whose spool it is; undefined while nobody can tell. */
+  /** The id of the store to which the spool should belong; undefined while it is unknown. */
   readonly storeId: () => string | undefined;
   readonly log: Log;
   readonly everyMs: number;
 }
 
-/** Shows the other nodes that the spool is in use, and says in the log when it was given to another store. */
+/** Shows other nodes that the spool is in use, and logs when it was marked for another store. */
 export class SpoolUse {
   private readonly timer: NodeJS.Timeout;
   private looking: Promise<void> | undefined;
@@ -207,7 +210,7 @@ export class SpoolUse {
   private begin(): void {
     this.looking ??= this.look()
       .catch(() => {
-        // A disk that fails is said where bytes are lost by it; the sign of life comes with the next turn.
+        // A failing disk is reported where bytes are lost by it; the next round shows the sign of life again.
       })
       .finally(() => (this.looking = undefined));
   }
@@ -219,16 +222,16 @@ export class SpoolUse {
     if (own === undefined || mark === undefined) return;
     if (mark === own) {
       this.strangeLooks = 0;
-      // With a byte in it, so that a file server sets the time.
+      // A file server only sets the time when a byte is written.
       if (shared) await touch(join(directory, 'spool', IN_USE));
       return;
     }
-    // Once may be the moment in which another node has seen before this one that Redis was emptied.
+    // Seen once, it may be another node that noticed before this one that Redis was emptied.
     if (++this.strangeLooks === 2) log.error({ data: directory }, taken(directory, own));
   }
 }
 
-/** Writes over the same byte: at no moment is it another file than before. */
+/** Overwrites the one byte of the file, and so never replaces the file. */
 async function touch(path: string): Promise<void> {
   const fd = await open(path, 'r+').catch((error: unknown) => {
     if (!hasCode(error, 'ENOENT')) throw error;
@@ -249,24 +252,24 @@ function taken(directory: string, storeId: string): string {
   );
 }
 
-/** What an operator does when a spool is marked for the wrong store. */
+/** Tells operators how to mark a spool for its right store. */
 export function wayBack(directory: string, storeId: string): string {
   return `say once whose spool it is with \`echo ${storeId} > ${markPath(directory)}\``;
 }
 
 export interface NewStore {
-  /** For people: the server, the database and the prefix that have no data. */
+  /** The server, the database and the prefix without data, for messages. */
   readonly name: string;
-  /** False when somebody has made the store meanwhile. */
+  /** False when another process has created the store meanwhile. */
   readonly isStillNew: () => Promise<boolean>;
   readonly log: Log;
-  /** Processes that use the spool give a sign in this time; it is several of their turns. */
+  /** The time to wait for a sign of life; processes that use the spool give several in it. */
   readonly watchMs: number;
 }
 
 /**
- * Fails when running nodes use the spool for another store: then it is not that one's data that were lost, but this node
- * that looks at the wrong place. Waits for a sign of life where there ever was one: how old that is, only clocks could tell.
+ * Fails when running nodes use the spool for another store: then its data is not lost, but this node is configured wrongly.
+ * Waits for a new sign of life if there was ever one; its age would depend on comparing clocks.
  */
 export async function assertUnused(directory: string, store: NewStore): Promise<void> {
   const { name, isStillNew, log, watchMs } = store;
@@ -280,7 +283,7 @@ export async function assertUnused(directory: string, store: NewStore): Promise<
   const began = performance.now();
   for (let watchedMs = 0; watchedMs < watchMs; watchedMs = performance.now() - began) {
     await sleep(watchMs / LOOKS);
-    // In this order: who takes it over marks it first.
+    // The order matters: a takeover marks the spool before it gives a sign of life.
     const used = await lastUse(directory);
     if (!(await isStillNew()) || (await spoolMark(directory)) !== mark) return;
     if (used !== undefined && used !== last && watchedMs >= watchMs * LEAST_PART)
@@ -296,7 +299,7 @@ function inUse(directory: string, name: string): string {
   );
 }
 
-/** Opened, since an NFS client asks the server about a file then. */
+/** Opens the file, because an NFS client asks the server only then. */
 async function lastUse(directory: string): Promise<number | undefined> {
   try {
     const fd = await open(join(directory, 'spool', IN_USE), 'r');

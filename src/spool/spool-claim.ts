@@ -27,27 +27,30 @@ import { markPath, noteSpoolIdentity, wayBack } from './shared-directory.js';
 
 export interface SpoolClaim {
   readonly directory: string;
-  /** Nodes on other machines use it too. */
+  /** Nodes on other machines use the directory too. */
   readonly shared: boolean;
-  /** Other processes start on it at the same time. */
+  /** Other processes may start with the directory at the same time. */
   readonly isOthersToo: boolean;
   readonly storeId: string;
-  /** It was made just now: nobody can have used the spool with it. */
+  /** The store was created just now, so nobody can have used the spool with it. */
   readonly isNewStore: boolean;
-  /** A start that has made the store did not come to its end: the spool was that of this one then, and `''` of none. */
+  /**
+   * Set when the start that created the store did not finish: the id in the spool's mark at that time, `''` without
+   * one.
+   */
   readonly unfinished?: string | undefined;
   readonly log: Log;
 }
 
-/** A directory that is not the right one is better found out now than by a loss. Changes nothing. */
+/** Fails when this store must not use the directory, which is better than losing uploads later. Changes nothing. */
 export async function assertClaimable(claim: SpoolClaim): Promise<void> {
   const reason = refusalOf(await look(claim), claim);
   if (reason !== undefined) throw new Fault('CONTRACT_BROKEN', reason, false);
 }
 
 /**
- * Marks the directory as that of the Redis with this id; fails where it must not be. Gives false where the disk has no room to
- * mark a spool anew: what is in it can be used, and `noteStore` has to be tried until it succeeds.
+ * Marks the directory as that of this Redis; fails where it must not be. False when the disk is too full to change the
+ * mark: the spool can be used, and `noteStore` must be retried until it succeeds.
  */
 export async function claimSpool(claim: SpoolClaim): Promise<boolean> {
   const { directory, storeId, log } = claim;
@@ -62,9 +65,9 @@ export async function claimSpool(claim: SpoolClaim): Promise<boolean> {
       log.error({ data: directory }, LOST);
       await noteTakeover(directory, storeId);
     }
-    // Also one that says so already: a start that failed may have left it unsynced.
+    // An equal mark is written again: a failed start may have left it unsynced.
     await noteSpoolIdentity(directory, storeId, randomUUID());
-    // The mark of the spool decides whose it is, since an operator can correct it; this one follows.
+    // The mark in the spool decides, because operators can correct it; this one follows.
     await completeMark(useOf(claim), storeId);
     return true;
   } catch (error) {
@@ -78,7 +81,7 @@ function lacksRoom(error: Error): boolean {
   return (error instanceof Fault && error.code === 'STORAGE_FULL') || isOutOfSpace(error.cause);
 }
 
-/** Running nodes have seen that Redis has other data than before: the directory is that one's now. */
+/** Marks the directory for the data that running nodes have found in Redis after it lost its own. */
 export async function noteStore(directory: string, storeId: string): Promise<void> {
   await noteTakeover(directory, storeId);
   await noteSpoolIdentity(directory, storeId, randomUUID());
@@ -89,7 +92,7 @@ function useOf({ directory, shared }: SpoolClaim) {
   return { directory, store: 'redis', shared } as const;
 }
 
-/** The process that has made the store may be about to say that this is its spool. */
+/** Waits a moment for a process that has created the store and may be about to mark the spool. */
 async function look(claim: SpoolClaim): Promise<FoundDirectory> {
   const { storeId, isOthersToo } = claim;
   for (let tries = 0; ; tries++) {
@@ -102,7 +105,7 @@ async function look(claim: SpoolClaim): Promise<FoundDirectory> {
 const MOST_LOOKS = 30;
 const LOOK_AGAIN_MS = 100;
 
-/** Nobody has used this store with another spool: it was made for a start with this one. */
+/** True when the store was created for a start with this spool, and so was not used with another one. */
 function mayBegin({ spoolMark }: FoundDirectory, { isNewStore, unfinished }: SpoolClaim): boolean {
   return isNewStore || unfinished === (spoolMark ?? '');
 }
@@ -118,7 +121,7 @@ function refusalOf(found: FoundDirectory, claim: SpoolClaim): string | undefined
   return mark?.id === storeId ? damaged(directory, storeId) : notThisStores(directory, shared, storeId);
 }
 
-/** Bytes of another store are there: they are lost with it, or this one is the wrong one. */
+/** True when the spool contains bytes of another store; either that store is lost, or this one is wrong. */
 function isLoss({ spoolMark, spool }: FoundDirectory): boolean {
   return spoolMark !== undefined && spool === 'filled';
 }
@@ -165,23 +168,26 @@ function notThisStores(directory: string, shared: boolean, storeId: string): str
   return `${directory} ${how}. If it is the right one, stop whoever uses it for another store, and ${wayBack(directory, storeId)}`;
 }
 
-/** The notes about takeovers, in the spool: each has the name of the store that took it over, and lists what was there. */
+/**
+ * The directory of takeover notes. Each has the id of the store that took the spool over as its name, and lists the
+ * uploads found.
+ */
 const NOTES = '.taken-over';
 const DRAFT = /^\.draft-/;
 
-/** What earlier stores have left in a spool when others took it over. */
+/** Uploads that were in the spool when other stores took it over. */
 export interface Takeovers {
-  /** The uploads that were there, whether the present store knows them or not. */
+  /** The ids of the uploads, whether the present store knows them or not. */
   readonly ids: ReadonlySet<string>;
-  /** The time of the first of them. */
+  /** The time of the first takeover in milliseconds. */
   readonly since: number;
-  /** The names of the notes that say so. */
+  /** The names of the notes that were read. */
   readonly notes: readonly string[];
 }
 
 /**
- * Lists durably what is in the spool at this moment, since the store of this id takes it over from one that was lost. The
- * list of one takeover is made once, and is a file of its own: nobody who forgets an earlier one removes it.
+ * Durably lists the uploads in the spool when the store with this id takes it over from a lost one. Each takeover has a
+ * file of its own, written once, so that forgetting an earlier one does not remove it.
  */
 export function noteTakeover(directory: string, storeId: string): Promise<void> {
   return failing(directory, async () => {
@@ -197,11 +203,11 @@ export function noteTakeover(directory: string, storeId: string): Promise<void> 
       await writeNote(notes, storeId, ids);
     }
     try {
-      // The process that has made it may have been killed before it synced its name.
+      // A process that created the note may have been killed before it synced the name.
       await names.sync(notes);
       await names.sync(spool);
     } catch (error) {
-      // The next try must not take a name for durable whose sync has failed.
+      // The next try must not consider a name durable whose sync has failed.
       await unlinkIfExists(join(notes, storeId)).catch(() => undefined);
       await removeIfEmpty(notes).catch(() => undefined);
       throw error;
@@ -209,7 +215,7 @@ export function noteTakeover(directory: string, storeId: string): Promise<void> 
   });
 }
 
-/** Undefined when the spool was not taken over, or nothing of an earlier store is left in it. */
+/** Undefined when the spool was never taken over, or all takeovers were forgotten. */
 export function readTakeovers(directory: string): Promise<Takeovers | undefined> {
   return failing(directory, async () => {
     const path = join(directory, 'spool', NOTES);
@@ -228,7 +234,7 @@ export function readTakeovers(directory: string): Promise<Takeovers | undefined>
   });
 }
 
-/** Removes the notes that were read, and none that was made since. */
+/** Removes the notes that were read, and no newer ones. */
 export function forgetTakeovers(directory: string, { notes }: Takeovers): Promise<void> {
   return failing(directory, async () => {
     const path = join(directory, 'spool', NOTES);

@@ -17,7 +17,10 @@ export interface AnswerCall {
   readonly addedHeaders?: () => Headers | undefined;
   /** Aborted when the client has left: ends waiting, never a delivery. */
   readonly clientLeft: AbortSignal;
-  /** Aborted when no answer can reach the client any more, which a half-closed connection still allows; `left` by default. */
+  /**
+   * Aborted when no answer can reach the client any more, which a half-closed connection still allows; `left` by
+   * default.
+   */
   readonly clientGone?: AbortSignal;
   /** The client does not wait for the origin (RFC 7240 §4.1), or the route does not allow it to. */
   readonly doesNotWait?: boolean;
@@ -115,8 +118,8 @@ export interface UploadCall extends AnswerCall {
 }
 
 /**
- * Whether an append to a complete upload repeats its end: nothing at the full offset, or the held-back last byte just before
- * it. A byte other than the stored one means that the client sends another file.
+ * Whether an append to a complete upload repeats its end: nothing at the full offset, or the held-back last byte just
+ * before it. A byte other than the stored one means that the client sends another file.
  */
 async function repeatsTheEnd(intent: AppendIntent, upload: Upload, body: Body): Promise<boolean | Interrupted> {
   const expected = intent.offset === upload.offset ? undefined : upload.heldBack?.lastByte;

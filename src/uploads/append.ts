@@ -97,7 +97,10 @@ export class AppendBody {
     return { kind: 'refused', refusal };
   }
 
-  /** Gives up an upload whose acknowledged bytes are lost: its offset must not decrease (RUFH §4.1.1). Else rethrows the fault. */
+  /**
+   * Gives up an upload whose acknowledged bytes are lost: its offset must not decrease (RUFH §4.1.1). Else rethrows the
+   * fault.
+   */
   async giveUpIfLost(fault: unknown, upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
     if (!(fault instanceof Fault) || !(await this.hasEnded(fault, upload))) throw fault;
     // A newer request may have finished or cancelled the upload, and so removed its files; then this step is refused.
@@ -124,7 +127,10 @@ export class AppendBody {
     return ended;
   }
 
-  /** The digest of the bytes so far, if the client asked for it (RFC 9530 §4); left out when a newer request wants the lease. */
+  /**
+   * The digest of the bytes so far, if the client asked for it (RFC 9530 §4); left out when a newer request wants the
+   * lease.
+   */
   async wantedDigest(upload: Upload, lease: Lease): Promise<Digest | undefined> {
     if (!upload.wantedReprDigest || upload.phase !== 'receiving') return undefined;
     try {
@@ -227,7 +233,10 @@ function minBytes(intent: CreateIntent | AppendIntent, upload: Upload): number |
   return intent.complete || isEmptyCreation ? undefined : upload.limits.minAppendSize;
 }
 
-/** Progress of a body that may complete the upload leaves out its newest byte, which may be held back; see `shownOffset`. */
+/**
+ * Progress of a body that may complete the upload leaves out its newest byte, which may be held back; see
+ * `shownOffset`.
+ */
 function progressOffset(now: Upload, before: Upload, intent: { readonly complete: boolean }): number {
   return intent.complete ? Math.max(before.offset, now.offset - 1) : now.offset;
 }

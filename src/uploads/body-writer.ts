@@ -44,8 +44,8 @@ export type Received =
   | Interrupted;
 
 /**
- * Writes a body to the spool under a lease, and commits while it arrives. However the body ends, all bytes that arrived before
- * are committed too, unless a digest covers the body and so needs all of it.
+ * Writes a body to the spool under a lease, and commits while it arrives. However the body ends, all bytes that arrived
+ * before are committed too, unless a digest covers the body and so needs all of it.
  */
 export async function receiveBody(task: ReceiveTask, deps: BodyWriterDeps): Promise<Received> {
   return new BodyWriter(task, deps).run();

@@ -35,8 +35,9 @@ export interface ChunkTask {
 }
 
 /**
- * The chunk of one lease. It grows with every write while commits run one at a time, and no byte waits longer for its commit than
- * the pace allows. While the store is unavailable it keeps growing, and the commit is retried until the lease ends.
+ * The chunk of one lease. It grows with every write while commits run one at a time, and no byte waits longer for its
+ * commit than the pace allows. While the store is unavailable it keeps growing, and the commit is retried until the
+ * lease ends.
  */
 export class GrowingChunk {
   /** The upload as of the last commit. */
@@ -191,7 +192,10 @@ export class GrowingChunk {
   }
 }
 
-/** The body of an ordinary request is abandoned after this time without progress: its process is gone, and nobody can resume it. */
+/**
+ * The body of an ordinary request is abandoned after this time without progress: its process is gone, and nobody can
+ * resume it.
+ */
 const ABANDONED_MS = 15 * 60_000;
 
 /** The time at which an upload expires, renewed by each step of its client. */

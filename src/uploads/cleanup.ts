@@ -70,7 +70,10 @@ export class Sweep {
     await this.running;
   }
 
-  /** Runs once: expired uploads every time, orphaned files less often, because finding them takes reading the whole spool. */
+  /**
+   * Runs once: expired uploads every time, orphaned files less often, because finding them takes reading the whole
+   * spool.
+   */
   async sweep(): Promise<void> {
     for (const id of await this.options.store.expired(this.expiryNow()))
       await this.logFault(id, 'an expired upload could not be removed', () => this.expire(id));
@@ -112,8 +115,8 @@ export class Sweep {
   }
 
   /**
-   * Removes an upload that has expired. Its time is checked before and after taking the lease: a commit since the round began may
-   * have renewed it, and taking the lease for nothing would end a request.
+   * Removes an upload that has expired. Its time is checked before and after taking the lease: a commit since the round
+   * began may have renewed it, and taking the lease for nothing would end a request.
    */
   private async expire(id: string): Promise<void> {
     const { store, leases } = this.options;
@@ -192,8 +195,8 @@ export class Sweep {
   }
 
   /**
-   * True when the file is old by its time, and this process saw it unchanged for `orphanAgeMs`. The second condition does not depend on
-   * clocks that are set, or on those of other machines.
+   * True when the file is old by its time, and this process saw it unchanged for `orphanAgeMs`. The second condition
+   * does not depend on clocks that are set, or on those of other machines.
    */
   private isOld(file: SpooledChunk, minAgeMs: number, seenBefore: Sweep['seenFiles']): boolean {
     const { id, name, size, modifiedAt } = file;
@@ -211,8 +214,8 @@ export class Sweep {
   private readonly monotonic = (): number => (this.options.monotonic ?? (() => performance.now()))();
 
   /**
-   * Where the upload's bytes belong. `unclear`: `spool.shared` was changed, or its node never announced itself and may be this
-   * one under its former name; these files may then be the only copy.
+   * Where the upload's bytes belong. `unclear`: `spool.shared` was changed, or its node never announced itself and may
+   * be this one under its former name; these files may then be the only copy.
    */
   private async locationOf(upload: Upload | undefined): Promise<'here' | 'elsewhere' | 'unclear'> {
     if (!upload) return 'elsewhere';
@@ -223,8 +226,8 @@ export class Sweep {
   }
 
   /**
-   * Removes files that the record does not count. Invalid uploads are left alone until they expire, since their files may still be
-   * repaired; the lease refuses a suspended process that is about to commit such a file.
+   * Removes files that the record does not count. Invalid uploads are left alone until they expire, since their files
+   * may still be repaired; the lease refuses a suspended process that is about to commit such a file.
    */
   private async removeUncounted(upload: Upload, files: readonly SpooledChunk[]): Promise<void> {
     if (upload.phase === 'invalid' || (await this.uncounted(upload, files)).length === 0) return;
@@ -276,8 +279,8 @@ export interface SteadyClockOptions {
 }
 
 /**
- * A clock for expiry that ignores steps of the wall clock forward, also after a step back, until `settleMs` have passed. A time
- * behind the present only keeps an upload longer.
+ * A clock for expiry that ignores steps of the wall clock forward, also after a step back, until `settleMs` have
+ * passed. A time behind the present only keeps an upload longer.
  */
 export class SteadyClock {
   /** The smallest lead of the wall clock over the monotonic clock since the last accepted step. */

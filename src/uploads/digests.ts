@@ -17,8 +17,8 @@ interface RunningHashes {
 const MAX_UPLOADS = 256;
 
 /**
- * Digests of the bytes of an upload so far (RFC 9530 §3). Bytes are hashed as they arrive; others, for example after a restart,
- * are read from the spool again, because Node cannot store the state of a hash.
+ * Digests of the bytes of an upload so far (RFC 9530 §3). Bytes are hashed as they arrive; others, for example after a
+ * restart, are read from the spool again, because Node cannot store the state of a hash.
  */
 export class RepresentationHashes {
   private readonly running = new Map<string, RunningHashes>();
@@ -39,7 +39,10 @@ export class RepresentationHashes {
     else this.begin(upload.id, token, algorithms);
   }
 
-  /** Hashes bytes that were written at `position`; ignores them unless they follow the hashed ones under the newest lease. */
+  /**
+   * Hashes bytes that were written at `position`; ignores them unless they follow the hashed ones under the newest
+   * lease.
+   */
   update(id: string, token: number, position: number, buffers: readonly Uint8Array[]): void {
     const running = this.running.get(id);
     if (running?.token !== token || running.position !== position) return;
@@ -59,7 +62,10 @@ export class RepresentationHashes {
     this.running.delete(id);
   }
 
-  /** The digest of everything up to the upload's offset, followed by `rest`. Fails with the reason of the lease's signal. */
+  /**
+   * The digest of everything up to the upload's offset, followed by `rest`. Fails with the reason of the lease's
+   * signal.
+   */
   async digest(
     upload: Upload,
     algorithm: DigestAlgorithm,

@@ -21,13 +21,16 @@ export interface RecoveryDeps extends EndObserver {
   /** Collects the uploads that a failing disk keeps from being recovered. */
   readonly unreadable: UnreadableBytes;
   /**
-   * Marks an upload as given up and keeps its remaining bytes; false when it needs no bytes any more. Missing for stores that
-   * cannot do this: there the upload is invalidated and removed.
+   * Marks an upload as given up and keeps its remaining bytes; false when it needs no bytes any more. Missing for
+   * stores that cannot do this: there the upload is invalidated and removed.
    */
   readonly giveUpLost?: (id: string) => Promise<boolean>;
   /** Collects uploads in the spool that have no record; missing when the sweep alone deals with them. */
   readonly unrecorded?: UnrecordedBytes;
-  /** True when the last line of the record was damaged, so that uncounted files may belong to it; missing if the store cannot tell. */
+  /**
+   * True when the last line of the record was damaged, so that uncounted files may belong to it; missing if the store
+   * cannot tell.
+   */
   readonly hasLostLine?: (id: string) => boolean;
 }
 
@@ -36,9 +39,10 @@ type Files = ReadonlyMap<string, number>;
 const MISSING = 'committed bytes are missing from the spool, or do not join';
 
 /**
- * Reconciles records and bytes after a crash, before the first request, in a spool that no other process uses. Records with missing
- * or disjoint bytes are given up, never shortened; uncommitted bytes are removed, because the disk may not have them.
- * Files without a record are reported and left to the sweep, and an upload with a disk fault does not hold up the others.
+ * Reconciles records and bytes after a crash, before the first request, in a spool that no other process uses. Records
+ * with missing or disjoint bytes are given up, never shortened; uncommitted bytes are removed, because the disk may not
+ * have them. Files without a record are reported and left to the sweep, and an upload with a disk fault does not hold
+ * up the others.
  */
 export async function recover(deps: RecoveryDeps): Promise<void> {
   const spooled = new Map<string, readonly SpooledChunk[]>();
@@ -56,8 +60,8 @@ export async function recover(deps: RecoveryDeps): Promise<void> {
 }
 
 /**
- * As `recover`, for one of many nodes that share a store but not this spool: only uploads in the spool are checked. Files of
- * uploads on other nodes are left to the sweep, since they may just be arriving.
+ * As `recover`, for one of many nodes that share a store but not this spool: only uploads in the spool are checked.
+ * Files of uploads on other nodes are left to the sweep, since they may just be arriving.
  */
 export async function recoverNode(deps: RecoveryDeps, node: string): Promise<void> {
   for await (const { id, files } of spooledUploads(deps.spool, deps.unreadable.noteUnrecovered))
@@ -79,8 +83,8 @@ export async function recoverOne(
 }
 
 /**
- * Recovers an upload whose record could not be read until now, before its record becomes visible; so nobody has a lease on it.
- * Gives the next step for the record.
+ * Recovers an upload whose record could not be read until now, before its record becomes visible; so nobody has a lease
+ * on it. Gives the next step for the record.
  */
 export async function recoverRecord(
   { upload, chunks, hasLostLine }: RecoveredRecord,
@@ -142,8 +146,8 @@ async function removeUncounted(id: string, chunks: readonly Chunk[], files: File
 }
 
 /**
- * Gives up a complete upload with missing bytes before its delivery notices, since that would remove the remaining bytes; the
- * missing ones may still come back from a backup.
+ * Gives up a complete upload with missing bytes before its delivery notices, since that would remove the remaining
+ * bytes; the missing ones may still come back from a backup.
  */
 async function giveUpIfIncomplete(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
   const { store, spool, giveUpLost } = deps;

@@ -37,8 +37,8 @@ const SIMULTANEOUS_EMPTY_MS = 200;
 const POLL_MS = 25;
 
 /**
- * A creation that repeats an earlier one, as its own `Idempotency-Key` says. The upload continues where it is, or its answer
- * is given again; nothing is delivered a second time.
+ * A creation that repeats an earlier one, as its own `Idempotency-Key` says. The upload continues where it is, or its
+ * answer is given again; nothing is delivered a second time.
  */
 export class RepeatedCreations {
   constructor(private readonly deps: RepeatedCreationDeps) {}
@@ -149,7 +149,10 @@ function remainder(intent: CreateIntent, offset: number): CreateIntent {
   return contentLength === undefined ? intent : { ...intent, contentLength: contentLength - offset };
 }
 
-/** Takes `size` bytes off a body and compares them with the stored ones; stops at a difference or at the end of the body. */
+/**
+ * Takes `size` bytes off a body and compares them with the stored ones; stops at a difference or at the end of the
+ * body.
+ */
 async function skipStored(
   body: Body,
   stored: AsyncIterable<Uint8Array>,

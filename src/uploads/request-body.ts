@@ -11,7 +11,10 @@ export interface BodyOptions {
   readonly idleMs: number;
   /** Starts watching the speed of the body, and gives a function that ends watching. */
   readonly watch?: (body: { isAwaited(): boolean; onSlow(): void }) => () => void;
-  /** Milliseconds since we last held the body back, 0 while we do; such a pause is not the client's silence. Never by default. */
+  /**
+   * Milliseconds since we last held the body back, 0 while we do; such a pause is not the client's silence. Never by
+   * default.
+   */
   readonly sinceHeldBackMs?: () => number;
   /** Called before the first byte is read: the moment for `100 (Continue)`. */
   readonly onFirstRead: () => void;
@@ -27,8 +30,8 @@ const MAX_BATCH_BYTES = 4 * 1024 * 1024;
 const MAX_BATCH_PIECES = 1024;
 
 /**
- * Longer trailer sections are dropped, as any recipient may do (RFC 9110 §6.5.1): otherwise a client could fill the upload's
- * record with them.
+ * Longer trailer sections are dropped, as any recipient may do (RFC 9110 §6.5.1): otherwise a client could fill the
+ * upload's record with them.
  */
 const MAX_TRAILER_BYTES = 8 * 1024;
 

@@ -8,8 +8,8 @@ export interface AcknowledgedOffsetsDeps {
 }
 
 /**
- * Keeps the offsets that clients were shown beside the bytes, for a store that may forget confirmed steps. So an offset never
- * goes down, and bytes that went to the origin are not received a second time.
+ * Keeps the offsets that clients were shown beside the bytes, for a store that may forget confirmed steps. So an offset
+ * never goes down, and bytes that went to the origin are not received a second time.
  */
 export class AcknowledgedOffsets {
   constructor(private readonly deps: AcknowledgedOffsetsDeps) {}
@@ -20,7 +20,10 @@ export class AcknowledgedOffsets {
     if (store.canLoseConfirmedSteps && offset > 0) await spool.noteAcknowledged(id, offset);
   }
 
-  /** Must be fulfilled before a client learns that the upload is complete: no record that still receives reaches this number. */
+  /**
+   * Must be fulfilled before a client learns that the upload is complete: no record that still receives reaches this
+   * number.
+   */
   acknowledgeComplete({ id, offset, length = 0 }: Upload): Promise<void> {
     return this.acknowledge(id, Math.max(offset, length) + 1);
   }

@@ -28,8 +28,8 @@ export interface UnknownUploads {
 }
 
 /**
- * Counts the uploads that a lost store has left in the spool, so that operators learn of them. Removes nothing: the sweep does
- * when they are old enough.
+ * Counts the uploads that a lost store has left in the spool, so that operators learn of them. Removes nothing: the
+ * sweep does when they are old enough.
  */
 export class UnknownBytes {
   private counted: UnknownUploads | undefined;
@@ -94,8 +94,8 @@ export class UnknownBytes {
 }
 
 /**
- * The number of bytes in these files of an upload; undefined when no file has a name that this program gives. The file of the
- * acknowledged offset is one, and has no bytes.
+ * The number of bytes in these files of an upload; undefined when no file has a name that this program gives. The file
+ * of the acknowledged offset is one, and has no bytes.
  */
 function bytesIn(files: readonly SpooledChunk[]): number | undefined {
   const given = files.filter(({ name }) => isGivenName(name));
@@ -104,9 +104,9 @@ function bytesIn(files: readonly SpooledChunk[]): number | undefined {
 }
 
 /**
- * Uploads that a start found in the spool without a record, where no other process uses the spool. A record exists before the first
- * byte of its upload and until after the last, so they come from a partial copy or from lost records. They are reported while
- * they exist, and kept as long as an upload may live.
+ * Uploads that a start found in the spool without a record, where no other process uses the spool. A record exists
+ * before the first byte of its upload and until after the last, so they come from a partial copy or from lost records.
+ * They are reported while they exist, and kept as long as an upload may live.
  */
 export class UnrecordedBytes {
   private readonly bytesById = new Map<string, number>();
@@ -164,8 +164,8 @@ export type RecoverUpload = (id: string, files: readonly SpooledChunk[]) => Prom
 const RETRY_MS = 5000;
 
 /**
- * Uploads whose files the disk cannot list, or that could not be recovered because of another fault of it. Nothing of them is removed;
- * each is logged once when the fault begins and once when it ends, and retried in between.
+ * Uploads whose files the disk cannot list, or that could not be recovered because of another fault of it. Nothing of
+ * them is removed; each is logged once when the fault begins and once when it ends, and retried in between.
  */
 export class UnreadableBytes {
   private readonly known = new Map<string, SetAsideRecord>();

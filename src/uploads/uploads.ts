@@ -312,7 +312,8 @@ export class Uploads {
     if (upload.phase === 'invalid') return { reason: 'gone', detail: whyGone(upload) };
     if (upload.expiresAt <= (this.deps.expiryClock ?? this.deps.clock)())
       return { reason: 'gone', detail: 'The upload has expired.' };
-    // The upload moved while the request was on its way, or is older than a change of `spool.shared`: this disk is the wrong one.
+    // The upload moved while the request was on its way, or is older than a change of `spool.shared`: this disk is the
+    // wrong one.
     if (upload.node !== this.deps.node)
       throw new Fault('STORE_UNAVAILABLE', 'the bytes of this upload are on another node', true);
     return upload;
@@ -363,7 +364,10 @@ async function openUpload(
   }
 }
 
-/** As `openUpload`, with a client's key; gives the id of the upload that has the key already. `instead`: one that has ended. */
+/**
+ * As `openUpload`, with a client's key; gives the id of the upload that has the key already. `instead`: one that has
+ * ended.
+ */
 async function openFirstUpload(
   intent: CreateIntent,
   route: Route,

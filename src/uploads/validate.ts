@@ -23,8 +23,8 @@ export function refuseCreation(intent: CreateIntent, limits: Limits): Refusal | 
 export type AppendVerdict = { readonly refusal: Refusal; readonly invalidates?: true };
 
 /**
- * Refuses an append that its header fields already rule out. The order is the one that clients are tested against: size of the
- * append, offset, contradicting lengths, then a body that would exceed the length (RUFH §4.4.2, §4.1.3).
+ * Refuses an append that its header fields already rule out. The order is the one that clients are tested against: size
+ * of the append, offset, contradicting lengths, then a body that would exceed the length (RUFH §4.4.2, §4.1.3).
  */
 export function refuseAppend(intent: AppendIntent, upload: Upload): AppendVerdict | undefined {
   const { limits, offset } = upload;
