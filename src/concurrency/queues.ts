@@ -1,4 +1,4 @@
-/** Lets a bounded number of tasks run at once, the others in their order: what bounds open files and queued disk work. */
+/** Runs at most `permits` tasks at once, the others in their order; bounds open files and queued disk work. */
 export class Semaphore {
   private running = 0;
   private readonly waiting: (() => void)[] = [];
@@ -18,7 +18,7 @@ export class Semaphore {
   }
 }
 
-/** Runs the steps of one key one after the other, those of different keys side by side. Keeps nothing of idle keys. */
+/** Runs the steps of one key one after the other, those of different keys concurrently. Idle keys use no memory. */
 export class KeyedQueue {
   private readonly lastSteps = new Map<string, Promise<void>>();
 
@@ -31,12 +31,12 @@ export class KeyedQueue {
     return result;
   }
 
-  /** Fulfilled when every step known now has ended. */
+  /** Fulfilled when every step that is queued now has ended. */
   async idle(): Promise<void> {
     await Promise.all(this.lastSteps.values());
   }
 }
 
 function ignoreResult(): void {
-  // A step's failure is its caller's; the next step begins all the same.
+  // A failed step rejects for its caller only; the next step runs.
 }

@@ -1,4 +1,4 @@
-/** Wakes everyone who waits for something to have changed. */
+/** Wakes all waiters when something has changed. */
 export class Notifier {
   private readonly waiters = new Set<() => void>();
 
@@ -7,7 +7,7 @@ export class Notifier {
     this.waiters.clear();
   }
 
-  /** Fulfilled at the next announcement. Rejects with the signal's reason. */
+  /** Fulfilled at the next `notifyAll`. Rejects with the signal's reason. */
   next(signal?: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       const wake = (): void => {
@@ -25,7 +25,7 @@ export class Notifier {
   }
 }
 
-/** Fails when the promise takes longer; what becomes of it then is nobody's concern. */
+/** Rejects when the promise takes longer; its later result is ignored. */
 export async function withTimeout<T>(promise: Promise<T>, timeoutMs: number): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {

@@ -1,10 +1,10 @@
 import { createRequire } from 'node:module';
 import { crc32 as slower } from 'node:zlib';
 
-/** CRC-32 as in IEEE 802.3, gzip and PNG; `before`: that of the bytes before these. */
+/** CRC-32 as in IEEE 802.3, gzip and PNG. `before`: the checksum of the bytes before these. */
 export type Crc32 = (bytes: Uint8Array | string, before?: number) => number;
 
-/** Measured: 0.06 s a GiB, where the one of Node 20 takes 0.41. Missing where the platform has no built package. */
+/** Measured: 0.06 s per GiB, where Node 20's own takes 0.41. Undefined where the platform has no prebuilt package. */
 const fastCrc32 = load();
 
 export const crc32: Crc32 = fastCrc32 ?? slower;
@@ -13,7 +13,7 @@ function load(): Crc32 | undefined {
   try {
     return (createRequire(import.meta.url)('@node-rs/crc32') as { readonly crc32: Crc32 }).crc32;
   } catch {
-    // An optional dependency: the same sums come from Node, and only cost more.
+    // The dependency is optional: Node's own function gives the same checksums, only slower.
     return undefined;
   }
 }

@@ -2,46 +2,51 @@ import { dirname, resolve } from 'node:path';
 import { Fault } from '../model/fault.js';
 import { close, fsync, hasCode, mkdir, open, rmdir, stat } from './files.js';
 
-/** What survives a power cut. `always` and `group` differ only in how often bytes are synced, which the receiver decides. */
+/**
+ * Durability across a power cut. `always` and `group` differ only in how often bytes are synced, which the receiver
+ * decides.
+ */
 export type SyncMode = 'always' | 'group' | 'none';
 
 interface SyncRound {
   next?: Promise<void>;
 }
 
-/** So many directories whose sync failed are remembered one by one. */
+/** The number of directories whose failed syncs are remembered one by one. */
 const MAX_REMEMBERED_FAILURES = 1000;
 
 /**
- * Makes names in directories durable: a synced file whose name was never synced is gone after a power cut. While one
- * sync of a directory runs, all who come wait for one other that begins after it, so a thousand uploads share two.
+ * Makes names in directories durable: a synced file whose name was never synced disappears in a power cut. While one
+ * sync of a directory runs, all callers share the one that follows, so a thousand uploads cause two syncs.
  *
- * A sync that fails may have dropped every name that was made before it, and the next one succeeds without them. So a name
- * is made after `failures` was noted, and believed to be durable only when no sync of its directory has failed since.
+ * A failed sync may have dropped every name made before it, and the next sync succeeds without them. Callers
+ * therefore read `failures` before they make a name, and the name is durable only if no sync of its directory has
+ * failed since.
  */
 export class DirectorySync {
   private readonly rounds = new Map<string, SyncRound & { readonly running: Promise<void> }>();
-  /** By the directory: the number of its last failure among all. */
+  /** The number of the last failure, by directory. */
   private readonly lastFailures = new Map<string, number>();
   private failureCount = 0;
-  /** Failures up to this one may have been of any directory. */
+  /** Failures up to this number may belong to any directory. */
   private unattributedFailures = 0;
 
   constructor(private readonly mode: SyncMode) {}
 
-  /** Whether anything has to survive a power cut. */
+  /** False if nothing has to survive a power cut. */
   get isDurable(): boolean {
     return this.mode !== 'none';
   }
 
-  /** How many syncs have failed so far. */
+  /** The number of failed syncs so far. */
   get failures(): number {
     return this.failureCount;
   }
 
   /**
-   * Fulfilled when every name made or removed in the directory before the call survives a power cut. `since`: `failures`
-   * from before the name in question was made; without it, the name is made and synced by one caller with nobody beside it.
+   * Fulfilled when every name made or removed in the directory before the call survives a power cut. `since`: the
+   * value of `failures` before the name was made; not needed when no other caller uses the directory at the same
+   * time.
    */
   sync(directory: string, since = Infinity): Promise<void> {
     if (!this.isDurable) return Promise.resolve();
@@ -51,7 +56,7 @@ export class DirectorySync {
     round.next ??= round.running.then(
       () => this.startSync(directory),
       (error: unknown) => {
-        // It may have dropped names that were made since it began: a sync after it would succeed without them.
+        // The failed sync may have dropped names made since it began, and a sync after it would succeed without them.
         this.rounds.delete(directory);
         throw error;
       },
@@ -60,8 +65,9 @@ export class DirectorySync {
   }
 
   /**
-   * Makes a directory and those above it, for the owner alone, as durable as the mode says. The process that made one that
-   * is found may have been killed before it synced the name, so that this is done again where it is allowed.
+   * Makes a directory and its parents, for the owner alone, as durable as the mode says. An existing directory is
+   * synced again where that is allowed, because the process that made it may have been killed before it synced the
+   * name.
    */
   async makeDirectory(directory: string): Promise<void> {
     const since = this.failures;
@@ -71,18 +77,18 @@ export class DirectorySync {
     try {
       for (const each of made) await this.sync(dirname(each), since);
     } catch (error) {
-      // A start that finds one takes its name for durable.
+      // The next start would take the name of an existing directory for durable.
       for (const each of made) await rmdir(each).catch(() => undefined);
       throw error;
     }
   }
 
   /**
-   * As `make`, of a directory that one process alone uses: an empty one is made anew, since the process that made it may
-   * have failed to sync its name.
+   * As `makeDirectory`, for a directory that only one process uses: an empty one is made anew, since the process that
+   * made it may have failed to sync its name.
    */
   async makeExclusiveDirectory(directory: string): Promise<void> {
-    // One that holds something, or is a mount point, stays.
+    // A directory that is not empty or is a mount point stays.
     await rmdir(directory).catch(() => undefined);
     await this.makeDirectory(directory);
   }
@@ -121,13 +127,13 @@ export class DirectorySync {
 function nameMayBeLost(): Fault {
   return new Fault(
     'STORAGE_UNAVAILABLE',
-    'a sync of the directory has failed since a name was made in it: the name may be gone after a power cut',
+    'a sync of the directory failed after a file was created in it: the file may disappear in a power cut',
     true,
   );
 }
 
 async function syncDirectory(directory: string): Promise<void> {
-  // Windows cannot open a directory for this; NTFS keeps its names in a journal.
+  // Windows cannot open a directory to sync it; NTFS keeps its names in a journal.
   if (process.platform === 'win32') return;
   const fd = await open(directory, 'r');
   try {
@@ -138,8 +144,8 @@ async function syncDirectory(directory: string): Promise<void> {
 }
 
 /**
- * Makes a directory and those above it; gives the ones that it made, the deepest first. The `recursive` of Node's `mkdir`
- * tries for ever where a directory exists but takes no new one, as below `/proc`.
+ * Makes a directory and its parents; gives those that it made, the deepest first. The `recursive` option of Node's
+ * `mkdir` loops forever where a directory exists but accepts no new one, as below `/proc`.
  */
 async function makeMissingDirectories(directory: string): Promise<string[]> {
   if (await isDirectory(directory)) return [];
@@ -147,7 +153,7 @@ async function makeMissingDirectories(directory: string): Promise<string[]> {
   try {
     await mkdir(directory, 0o700);
   } catch (error) {
-    // Another process was faster, and makes the name durable.
+    // Another process made the directory first and syncs its name.
     if (hasCode(error, 'EEXIST') && (await isDirectory(directory))) return made;
     throw error;
   }

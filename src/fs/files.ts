@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Fault } from '../model/fault.js';
 
-/** One name in a directory. */
+/** An entry of a directory. */
 export interface DirectoryEntry {
   readonly name: string;
   isFile(): boolean;
@@ -13,8 +13,8 @@ export interface DirectoryEntry {
 }
 
 /**
- * Every operation on files of the data directory, one method a system call. Tests put a disk in its place that fails when
- * they say so, and that forgets at a power cut what was never synced.
+ * Every operation on files of the data directory, one method a system call. Tests replace it with a disk that fails
+ * on request and loses at a power cut what was never synced.
  */
 export interface FileSystem {
   open(path: string, flags: string, mode?: number): Promise<number>;
@@ -38,7 +38,7 @@ export interface FileSystem {
   rename(from: string, to: string): Promise<void>;
   link(existing: string, path: string): Promise<void>;
   unlink(path: string): Promise<void>;
-  /** A whole directory, or nothing where there is none. */
+  /** Removes a directory with its content; does nothing where there is none. */
   removeTree(path: string): Promise<void>;
 }
 
@@ -53,7 +53,7 @@ function promised<T>(call: (done: Callback<T>) => void): Promise<T> {
   });
 }
 
-/** Bare descriptors: a FileHandle costs a fifth more per call and its streams far more per chunk. */
+/** Plain descriptors, because a FileHandle costs a fifth more per call and its streams far more per chunk. */
 export const nodeFileSystem: FileSystem = {
   open: (path, flags, mode) => promised((done) => fs.open(path, flags, mode, done)),
   close: (fd) => promised((done: Callback<void>) => fs.close(fd, done as fs.NoParamCallback)),
@@ -81,7 +81,7 @@ export const nodeFileSystem: FileSystem = {
 
 let files = nodeFileSystem;
 
-/** For tests: every operation goes to this one from now on; without it, to the machine's own disk again. */
+/** For tests: sends every operation to this file system from now on, or to the real one again. */
 export function useFileSystem(fileSystem: FileSystem = nodeFileSystem): void {
   files = fileSystem;
 }
@@ -109,12 +109,12 @@ export const link: FileSystem['link'] = (existing, path) => files.link(existing,
 export const unlink: FileSystem['unlink'] = (path) => files.unlink(path);
 export const removeTree: FileSystem['removeTree'] = (path) => files.removeTree(path);
 
-/** Writes all of it at the position, however many calls the system makes of it. */
+/** Writes all bytes at the position, in as many calls as the system needs. */
 export async function writeAll(fd: number, bytes: Uint8Array, position: number): Promise<void> {
   for (let at = 0; at < bytes.length;) at += await files.write(fd, bytes.subarray(at), position + at);
 }
 
-/** Makes or replaces a file that is for the owner alone, and syncs its bytes where they must survive a power cut. */
+/** Makes or replaces a file that only the owner can read; `durable` syncs its bytes, but not its name. */
 export async function writeFully(path: string, bytes: Uint8Array, durable: boolean): Promise<void> {
   const fd = await open(path, 'w', 0o600);
   try {
@@ -149,7 +149,7 @@ export async function readText(path: string): Promise<string> {
   return (await readFully(path)).toString();
 }
 
-/** Makes a file that is for the owner alone; fails where there is one. */
+/** Makes a file that only the owner can read; rejects with EEXIST where there is one. */
 export async function createFile(path: string, text: string): Promise<void> {
   const fd = await open(path, 'wx', 0o600);
   try {
@@ -159,7 +159,7 @@ export async function createFile(path: string, text: string): Promise<void> {
   }
 }
 
-/** A file that is gone already is as good. */
+/** Removes a file; a missing one is no error. */
 export async function unlinkIfExists(path: string): Promise<void> {
   try {
     await unlink(path);
@@ -168,7 +168,7 @@ export async function unlinkIfExists(path: string): Promise<void> {
   }
 }
 
-/** What is left of the buffers when this many bytes are taken off their beginning. */
+/** The buffers without their first `count` bytes; at least one byte must remain. */
 export function skipBytes(buffers: readonly Uint8Array[], count: number): Uint8Array[] {
   let skip = count;
   let first = 0;
@@ -176,10 +176,13 @@ export function skipBytes(buffers: readonly Uint8Array[], count: number): Uint8A
   return [buffers[first]!.subarray(skip), ...buffers.slice(first + 1)];
 }
 
-/** Between the tries of a read that the system refuses: one that fails once says nothing of the bytes. */
+/** The pauses between the attempts of a read; a single failure does not mean that the bytes are damaged. */
 const READ_RETRY_DELAYS_MS = [20, 100, 400];
 
-/** A disk that fails once, or a process that is out of descriptors for a moment, is asked again. */
+/**
+ * Runs a read up to four times, since a disk may fail once and a process may be out of descriptors for a moment. A
+ * missing file rejects at once.
+ */
 export async function withReadRetries<T>(task: () => Promise<T>): Promise<T> {
   for (const pauseMs of READ_RETRY_DELAYS_MS) {
     try {
@@ -192,7 +195,7 @@ export async function withReadRetries<T>(task: () => Promise<T>): Promise<T> {
   return task();
 }
 
-/** Removes a directory in which nothing is (any more). */
+/** Removes a directory if it is empty; any other directory, or a missing one, is no error. */
 export async function removeIfEmpty(directory: string): Promise<void> {
   try {
     await rmdir(directory);
@@ -201,10 +204,13 @@ export async function removeIfEmpty(directory: string): Promise<void> {
   }
 }
 
-/** Nobody takes so long to give a draft its name. */
+/** A draft of this age belongs to no running process: giving a draft its final name takes moments. */
 const STALE_DRAFT_MS = 3_600_000;
 
-/** Makes a file by way of a draft, of which nothing is left. A disk that does not remove it leaves that to `removeDrafts`. */
+/**
+ * Makes a file through a draft and removes the draft afterwards; a draft that the disk does not remove is left to
+ * `removeDrafts`.
+ */
 export async function withDraft<T>(draft: string, make: () => Promise<T>): Promise<T> {
   try {
     return await make();
@@ -214,8 +220,8 @@ export async function withDraft<T>(draft: string, make: () => Promise<T>): Promi
 }
 
 /**
- * Removes the drafts of processes that were killed, or whose disk failed: those that are too old to be anybody's now, or
- * all of them where the directory is this process's alone.
+ * Removes the drafts of killed processes and failed writes: those that are too old to be in use, or all of them where
+ * only this process uses the directory (`isShared: false`).
  */
 export async function removeDrafts(
   directory: string,
@@ -230,42 +236,43 @@ export async function removeDrafts(
       if (stats.isFile() && isAbandoned) await unlink(join(directory, name));
     }
   } catch {
-    // They are in nobody's way, and the next start tries again.
+    // Leftover drafts do no harm, and the next start tries again.
   }
 }
 
 const ID = /^[A-Za-z0-9_-]{20,64}$/;
-/** 24 random bytes in base64url, as every version has made them. */
+/** 24 random bytes in base64url, in every version so far. */
 const GENERATED_ID = /^[A-Za-z0-9_-]{32}$/;
 const CHUNK_NAME = /^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$/;
 
+/** True for a text that may be the id of an upload: 20 to 64 characters of base64url. */
 export function isUploadId(id: string): boolean {
   return ID.test(id);
 }
 
-/** Whether this program gives such ids; any other name in its directories is somebody's. */
+/** True if this program generates such ids; any other name in its directories belongs to the operator. */
 export function isGeneratedId(id: string): boolean {
   return GENERATED_ID.test(id);
 }
 
-/** The last line of defence: whatever happened before, nothing else than an id ever becomes part of a path. */
+/** The last check before a path is built: throws unless the text is an id. */
 export function assertUploadId(id: string): void {
-  if (!ID.test(id)) throw new Fault('CONTRACT_BROKEN', 'this is no id of an upload', false);
+  if (!ID.test(id)) throw new Fault('CONTRACT_BROKEN', 'not an upload id', false);
 }
 
 export function isChunkName(name: string): boolean {
   return CHUNK_NAME.test(name);
 }
 
-/** As above, for the names of files within one upload: no separators, nothing that begins with a dot. */
+/** Throws unless the text is the name of a chunk file: no separators and no leading dot. */
 export function assertChunkName(name: string): void {
-  if (!CHUNK_NAME.test(name)) throw new Fault('CONTRACT_BROKEN', 'this is no name of a chunk', false);
+  if (!CHUNK_NAME.test(name)) throw new Fault('CONTRACT_BROKEN', 'not a chunk name', false);
 }
 
-/** A quota and a size limit of the file system end as a full disk does: with bytes that had no room. */
+/** A quota and a file size limit mean the same as a full disk: there is no room for the bytes. */
 const OUT_OF_SPACE: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
 
-/** Node has no name for some numbers of the system, EDQUOT and ESTALE among them: "Unknown system error -122". */
+/** Node has no code for some error numbers of the system, such as EDQUOT and ESTALE: "Unknown system error -122". */
 const ERROR_NAMES: ReadonlyMap<number, string> = new Map(
   Object.entries(constants.errno).map(([name, number]) => [-number, name]),
 );
@@ -277,24 +284,27 @@ interface SystemError {
   readonly message: string;
 }
 
-/** What the operating system's refusal means to us. Errors that are not the system's come back as they are. */
+/**
+ * Turns an error of the operating system into a `Fault` with `failure` as its message; returns any other error
+ * unchanged.
+ */
 export function storageFault(error: unknown, failure: string): Error {
   if (!isSystemError(error)) return error as Error;
   const code = errorCode(error);
   const why = `${code}${error.syscall ? ` in ${error.syscall}` : ''}`;
-  // The system's text names the path, and with it an upload's secret name.
+  // The system's message contains the path, and with it the upload's secret id.
   const cause = new Error(error.message.replaceAll(/'[^']*'/g, '(path)'));
   return OUT_OF_SPACE.has(code)
     ? new Fault('STORAGE_FULL', `${failure}: no room left (${why})`, true, { cause })
     : new Fault('STORAGE_UNAVAILABLE', `${failure} (${why})`, true, { cause });
 }
 
-/** The system refused because there is no room left. */
+/** True if the system refused for lack of room. */
 export function isOutOfSpace(error: unknown): boolean {
   return hasCode(error, ...OUT_OF_SPACE);
 }
 
-/** What the system gives for a name; undefined where it says, with one of these codes, that nothing has it. */
+/** The result of a call about a file, or undefined when it fails with one of these codes. */
 export async function undefinedIfMissing<T>(
   reading: Promise<T>,
   codes: readonly string[] = ['ENOENT'],
@@ -307,7 +317,7 @@ export async function undefinedIfMissing<T>(
   }
 }
 
-/** The error is the system's, with this code. */
+/** True for an error of the operating system with one of these codes. */
 export function hasCode(error: unknown, ...codes: string[]): boolean {
   return isSystemError(error) && codes.includes(errorCode(error));
 }
@@ -316,7 +326,7 @@ function errorCode({ code, errno }: SystemError): string {
   return code.startsWith('E') ? code : (ERROR_NAMES.get(errno ?? 0) ?? code);
 }
 
-/** By its shape: under a test runner, errors of Node itself are no `instanceof` the Error one sees. */
+/** Checked by shape: under a test runner, Node's own errors are not instances of the `Error` seen here. */
 function isSystemError(error: unknown): error is SystemError {
   if (typeof error !== 'object' || error === null || error instanceof Fault) return false;
   return 'syscall' in error && 'code' in error && typeof error.code === 'string';

@@ -16,14 +16,17 @@ import {
 
 const NAME = /^[0-9a-f]{16}$/;
 
-/** One that was begun and never came to be. */
+/** Matches a draft of the name file that a killed process left behind. */
 export const NODE_DRAFT = /^node\.[0-9a-f]{16}$/;
 
 export function isNodeName(text: string): boolean {
   return NAME.test(text);
 }
 
-/** The name of the node that this directory belongs to: made once, the same for all its processes and after every start. */
+/**
+ * The name of the node that this directory belongs to, created on first use. It is the same for all processes and
+ * after every start.
+ */
 export async function nodeName(directory: string): Promise<string> {
   const path = join(directory, 'node');
   try {
@@ -39,7 +42,7 @@ export async function nodeName(directory: string): Promise<string> {
   }
 }
 
-/** The name that the directory has already; undefined when none was made, or it is none. */
+/** The directory's existing name; undefined when there is none or it is not valid. */
 export async function existingNodeName(directory: string): Promise<string | undefined> {
   const path = join(directory, 'node');
   try {
@@ -50,7 +53,7 @@ export async function existingNodeName(directory: string): Promise<string | unde
   }
 }
 
-/** Appears with its content or not at all, and only one of several processes makes it. */
+/** The file appears with its content or not at all, and only one of several processes creates it. */
 async function createName(path: string): Promise<string> {
   const name = randomBytes(8).toString('hex');
   const draft = draftPath(path);
@@ -68,8 +71,8 @@ async function createName(path: string): Promise<string> {
 }
 
 /**
- * The process that made it may have been killed before it was synced, or after that had failed: only a file that is written
- * anew is certain to be there after a power cut, and with another name all uploads of this node would be lost.
+ * The process that made the file may have been killed before the sync, or the sync may have failed. Only a rewritten
+ * file certainly survives a power cut, and under another name all uploads of this node would be lost.
  */
 async function rewriteDurably(path: string, name: string): Promise<void> {
   const draft = draftPath(path);
@@ -81,7 +84,7 @@ async function rewriteDurably(path: string, name: string): Promise<void> {
     });
   } catch (error) {
     if (!isOutOfSpace(error)) throw error;
-    // A full disk takes no new file, but it has kept what it had.
+    // A full disk accepts no new file, but the old one stays.
   }
 }
 

@@ -1,22 +1,23 @@
 import { chmod, lstat, unlink } from 'node:fs/promises';
 import { connect } from 'node:net';
 
-/** Makes room for a socket at `path`: what a process that died has left there is removed, anything else is not. */
+/** Makes room for a socket at `path`: removes a socket that no process listens on, and rejects for anything else. */
 export async function clearSocketPath(path: string): Promise<void> {
   const stats = await lstat(path).catch((error: unknown) => {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
   });
   if (!stats) return;
-  if (!stats.isSocket()) throw inUse(path, 'is a file already, and no socket; remove it, or choose another path');
+  if (!stats.isSocket())
+    throw inUse(path, 'is an existing file that is not a socket; remove it or choose another path');
   const listening = await isListening(path);
   if (listening === 'unknown')
     throw inUse(path, 'belongs to another user; remove it if no process listens there, or choose another path');
-  if (listening) throw inUse(path, 'is in use by another process; stop it, or choose another path');
+  if (listening) throw inUse(path, 'is in use by another process; stop it or choose another path');
   await unlink(path);
 }
 
-/** Says who may connect to the socket at `path`; 0o660 lets its owner and its group. */
+/** Sets who may connect to the socket at `path`; 0o660 lets its owner and its group. */
 export async function setSocketMode(path: string, mode = 0o660): Promise<void> {
   await chmod(path, mode);
 }
@@ -30,7 +31,7 @@ function isListening(path: string): Promise<boolean | 'unknown'> {
     });
     probe.once('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'ECONNREFUSED' || error.code === 'ENOENT') resolve(false);
-      // Its queue is full: somebody is there.
+      // EAGAIN: the queue of connections is full, so a process listens.
       else if (error.code === 'EAGAIN') resolve(true);
       else if (error.code === 'EACCES') resolve('unknown');
       else reject(error);

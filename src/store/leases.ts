@@ -1,44 +1,50 @@
-/** Why a holder is asked to give its lease back. */
+/** Why a lease has to be released: a newer request, a drain, or a lease that could not be renewed. */
 export type ReleaseReason = 'taken-over' | 'draining' | 'lost';
 
 /** The right to write one upload. */
 export interface Lease {
-  /** Larger than every token of this upload before it. */
+  /** Larger than every earlier token of this upload. */
   readonly token: number;
-  /** Aborted, with a `GiveBack` as its reason, when the holder should commit what it has and release. */
+  /** Aborted, with a `ReleaseReason` as its reason, when the holder should commit its bytes and release. */
   readonly signal: AbortSignal;
-  /** Lets the next one in. May be called more than once. */
+  /** Lets the next request have the lease; further calls do nothing. */
   release(): Promise<void>;
 }
 
-/** What it is wanted for. To look at an upload or to end it: given also where nothing that grows has room any more. */
+/**
+ * The purpose of a lease. `to-look` and `to-end` are granted even when a full disk or a full store admits no more
+ * bytes.
+ */
 export type LeasePurpose = 'to-write' | 'to-look' | 'to-end';
 
 /**
- * At most one holder an upload is asked to write; the newest request wins. A holder that does not answer is passed
- * over after a grace time: what keeps it harmless is the store's fence, not this interface.
+ * At most one holder writes an upload, and the newest request wins. A holder that does not release within a grace
+ * time is passed over; the store's check of tokens, not this interface, keeps it from writing afterwards.
  */
 export interface Leases {
-  /** Asks the holder to give back, waits for it a moment, then takes over anyway. Those who wait come in order. */
+  /**
+   * Asks the holder to release, waits for the grace time, then takes the lease anyway. Waiting requests are served in
+   * order.
+   */
   take(id: string, purpose?: LeasePurpose): Promise<Lease>;
-  /** Asks every holder of this node to give back; who comes later gets a lease that is asked back at once. */
+  /** Asks every holder of this node to release; later leases are asked to release at once. */
   drain(): void;
 }
 
 /**
- * The requests of one process. Those for the same upload form a line: each asks the one before it to give back, so that
- * whoever stands in the middle gets its turn, knowing that it should be short. Nothing is kept of uploads nobody wants.
+ * The lease requests of one process, one queue an upload. Each request asks the one before it to release, so that
+ * even a request in the middle of the queue gets a short turn. Uploads without requests use no memory.
  */
 export class LeaseQueues {
   private readonly newestRequests = new Map<string, LeaseRequest>();
   private draining = false;
 
-  /** `graceMs`: how long one that was asked may take to give back before it is passed over. */
+  /** `graceMs`: how long a holder may take to release before it is passed over. */
   constructor(private readonly graceMs: number) {}
 
   /**
-   * The end of the upload's line. While draining, turns come but are asked back at once: an offset can still be told, and
-   * a body that has just begun ends before it makes the stop wait.
+   * Adds a request to the upload's queue. While draining, requests are still served but asked to release at once:
+   * offsets can be read, and a body that has just begun does not delay the stop.
    */
   enqueue(id: string): LeaseRequest {
     const previous = this.newestRequests.get(id);
@@ -57,11 +63,10 @@ export class LeaseQueues {
   }
 }
 
-/** One request's place in the line of an upload. */
+/** A request in the queue of an upload. */
 export class LeaseRequest {
-  /** Fulfilled when the one before is over, or is passed over. */
+  /** Fulfilled when the previous request has ended or was passed over. */
   readonly ready: Promise<void>;
-  /** Nobody was before it. */
   readonly isFirst: boolean;
   private isReady: boolean;
   private readonly controller = new AbortController();
@@ -87,12 +92,12 @@ export class LeaseRequest {
     this.controller.abort(why);
   }
 
-  /** It has what it waited for: its time to give back counts from now on. */
+  /** Starts the grace time for this request, which holds the lease now. */
   markHeld(): void {
     this.held.resolve();
   }
 
-  /** Those behind a turn that ends before it came still wait for those before it. */
+  /** A request that ends before its turn stays in the queue, because those after it still wait for those before it. */
   end(): void {
     this.held.resolve();
     this.ended.resolve();
@@ -100,7 +105,7 @@ export class LeaseRequest {
     else void this.ready.then(this.onEnd);
   }
 
-  /** Fulfilled when this turn has ended, or has had the grace time since it began. */
+  /** Fulfilled when this request has ended, or has held the lease for the grace time. */
   private async endedOrPassedOver(graceMs: number): Promise<void> {
     await this.ready;
     await this.held.promise;

@@ -1,24 +1,27 @@
-/** Another process group like ours, as far as anybody can tell from here. */
+/** The state of a node (one installation with its own disk) as the store knows it. */
 export interface NodeState {
-  /** What uploads name as their `node`. */
+  /** The value of `node` in the uploads of this node. */
   readonly name: string;
-  /** Where its internal listener is reached by the others. */
+  /** The URL of its peer listener. */
   readonly url: string;
-  /** How long it has not been heard of, by the store's clock. A few seconds mean nothing. */
+  /** Time since its last announcement, by the store's clock. A few seconds are normal. */
   readonly silentMs: number;
-  /** Its disk is full, or it is being emptied: nothing new should be moved to it. */
+  /** Its disk is full or it is being drained: no uploads should be moved to it. */
   readonly isLeaving: boolean;
 }
 
-/** Who is there. Each node says so again and again; what it last said stays known until it is forgotten. */
+/**
+ * The nodes that share a store. Each announces itself periodically; its last announcement is kept until it is
+ * forgotten.
+ */
 export interface Nodes {
-  /** Undefined: never heard of, or forgotten. Fails with a `Fault`. */
+  /** Undefined for a node that never announced itself or was forgotten. Rejects with a `Fault`. */
   find(name: string): Promise<NodeState | undefined>;
   all(): Promise<readonly NodeState[]>;
-  /** What is said of this node from now on; repeated until `close`. */
+  /** Announces this node now and periodically until `close`. */
   announce(own: { readonly name: string; readonly url: string; readonly isLeaving: boolean }): Promise<void>;
-  /** It will not come back, and no upload names it any more. */
+  /** Removes a node that will not come back and that no upload names. */
   forget(name: string): Promise<void>;
-  /** Says nothing any more; the last that was said stays known. */
+  /** Ends the announcements; the last one is kept. */
   close(): Promise<void>;
 }

@@ -2,7 +2,7 @@ import { setImmediate as yieldToEventLoop, setTimeout as sleep } from 'node:time
 import { Fault } from '../model/fault.js';
 import type { Answer, Attempt, Chunk, Phase, Undelivered, Upload } from '../model/upload.js';
 
-/** What a new upload starts with; the rest begins empty. */
+/** The fields that the caller decides when an upload is created; all others start empty. */
 export type NewUpload = Pick<
   Upload,
   | 'id'
@@ -24,64 +24,67 @@ export type NewUpload = Pick<
 
 export type KeyedUpload = NewUpload & { readonly clientKey: string };
 
-/** One step forward of the offset, by the holder of a lease. */
+/** A change of the offset, made by the holder of a lease. */
 export interface Commit {
-  /** The lease's token: an older one than any seen is refused. */
+  /** The token of the lease; a token older than the newest one known is refused. */
   readonly token: number;
-  /** The holder's chunk with all its bytes that are durable now; none when nothing was written. */
+  /** The lease holder's chunk with all bytes that are durable now; missing when nothing was written. */
   readonly chunk?: Chunk;
   /** The length, once it is known. */
   readonly length?: number;
-  /** Digests of the whole, when the creation brought none. */
+  /** Digests of the complete representation, when the creation brought none. */
   readonly reprDigests?: Upload['reprDigests'];
-  /** The body ended properly and was the last: phase `complete`, length = offset. */
+  /** Set when the last body ended cleanly: the phase becomes `complete` and the length the offset. */
   readonly complete?: Pick<Upload, 'heldBack' | 'trailers'>;
   readonly expiresAt: number;
 }
 
-/** What is kept of the origin's answer. */
+/** The origin's answer as the store keeps it. */
 export interface KeptAnswer {
   readonly answer: Answer;
-  /** When the answer keeps it in the record. */
+  /** Set when `answer.body.in` is `record`. */
   readonly body?: Uint8Array;
   readonly expiresAt: number;
 }
 
-/** What tells whether an upload was delivered meanwhile, which needs no lease. */
+/** The state in which the caller last saw an upload; a difference shows that it was delivered since. */
 export type ExpectedState = Pick<Upload, 'phase' | 'attemptCount'>;
 
-/** What is there of an upload that cannot be shown. Nothing of it is removed. */
+/** An upload whose record cannot be used. Nothing of it is removed. */
 export interface SetAsideRecord {
   readonly id: string;
-  /** `unreadable`: the disk does not give its record, and is asked again. `damaged`: it gives something else. */
+  /**
+   * `unreadable`: the disk fails to read the record, and reading is tried again. `damaged`: the record's content is
+   * not valid.
+   */
   readonly state: 'unreadable' | 'damaged';
-  /** For people. */
+  /** A sentence for the operator. */
   readonly reason: string;
   readonly since: number;
 }
 
-/** A record that can be read although it could not be at the start, which nobody has been shown yet. */
+/** A record that could not be read at the start and can be read now; no client has been shown it yet. */
 export interface RecoveredRecord {
   readonly upload: Upload;
   readonly chunks: readonly Chunk[];
-  /** Its last line was damaged: files that it does not count may be those of that line. */
+  /** The record's last line was damaged, so chunk files that the record does not list may belong to that line. */
   readonly hasLostLine: boolean;
 }
 
-/** What becomes of it once its bytes were looked at. */
+/** The decision about a recovered record after its bytes were checked. */
 export type RecoveryDecision = 'show' | 'give-up' | 'remove';
 
-/** When a file that belongs to nothing is old enough to go. */
+/** The age from which a file that belongs to no upload may be removed. */
 export interface LeftoverAge {
-  /** The time by which uploads expire. */
+  /** The clock by which uploads expire, in milliseconds since the epoch. */
   readonly now: number;
-  /** Milliseconds of this process that really passed. */
+  /** Monotonic milliseconds since some moment of this process. */
   readonly elapsedMs: number;
-  /** It has to be seen, unchanged, for so long. */
+  /** How long the file must have been seen unchanged. */
   readonly minAgeMs: number;
 }
 
-/** How much there is, without looking at each upload. */
+/** Totals over all uploads, counted without reading each of them. */
 export interface Totals {
   /** Uploads by phase; phases without any may be missing. */
   readonly phases: Readonly<Partial<Record<Phase, number>>>;
@@ -90,121 +93,136 @@ export interface Totals {
 }
 
 /**
- * What is known of each upload. Every verb is one atomic step, durable when its promise is fulfilled (as far as the
- * `sync` setting promises), and costs the same however large the upload is. Fails with a `Fault`.
+ * The records of all uploads. Every method is one atomic step that costs the same however large the upload is; it is
+ * durable when its promise is fulfilled (as far as the `sync` setting promises) and rejects with a `Fault`.
  *
- * After STORE_UNAVAILABLE nobody knows whether the step was done. Asking for the same step again is safe: where it was
- * done, and nothing else since, the result is that of the first time. Not so `create`, which fails, and `claimDelivery`,
- * which gives nothing until the claim has run out.
+ * After STORE_UNAVAILABLE it is unknown whether the step was done. Repeating the step is safe and gives the first
+ * result if nothing else happened in between. Exceptions: a repeated `create` fails, and a repeated `claimDelivery`
+ * gives nothing until the claim has run out.
  */
 export interface UploadStore {
   /**
-   * Steps that were confirmed can be lost, as by the failover of a replicated server: what was promised to clients has to
-   * be noted elsewhere.
+   * True if confirmed steps can be lost, as in the failover of a replicated server; offsets acknowledged to clients
+   * must then be recorded elsewhere too.
    */
   readonly canLoseConfirmedSteps: boolean;
 
-  /** Fails when the id exists. */
+  /** Rejects when the id exists. */
   create(upload: NewUpload): Promise<Upload>;
   /**
-   * As `create`, for an upload with a `clientKey`, which one upload at a time has. Gives the id of the upload that has it
-   * already, unless that is `instead`, whose place is taken.
+   * As `create`, for an upload with a `clientKey`, which only one upload has at a time. Gives the id of the upload
+   * that has the key already, unless that is `replacedId`, which then loses the key to the new upload.
    */
   createUnlessKeyUsed(upload: KeyedUpload, replacedId?: string): Promise<Upload | string>;
-  /** The id of the upload that has this `clientKey`; it may be over or unknown by now. */
+  /** The id of the upload that has this `clientKey`; that upload may have ended or be unknown by now. */
   idByClientKey(clientKey: string): Promise<string | undefined>;
   get(id: string): Promise<Upload | undefined>;
-  /** In order, without gaps: the chunks' sizes add up to the offset. */
+  /** In order and without gaps: the sizes of the chunks add up to the offset. */
   chunks(id: string): Promise<readonly Chunk[]>;
-  /** The fence. `stale`: a newer lease was taken. `gone`: no longer `receiving`. Commits of a chunk must grow. */
+  /**
+   * Rejects writers whose lease was taken over. `stale`: a newer lease was taken. `gone`: no longer `receiving`. A
+   * chunk that is committed again must not shrink.
+   */
   commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'>;
-  /** receiving → invalid, by the holder of a lease. `lost`: because stored bytes are. */
+  /** receiving → invalid, by the holder of a lease. `lost`: because stored bytes are lost. */
   invalidate(id: string, token: number, why?: 'lost'): Promise<Upload | 'stale' | 'gone'>;
   /**
-   * The bytes are with another node from now on, in any phase but `delivering`. By the holder of a lease. `gone` also while
-   * it is being delivered, and when it was since it looked as in `seen`: then it may have an answer that is not there.
+   * Records that the bytes are on another node now. For the holder of a lease, in any phase but `delivering`. `gone`:
+   * unknown, being delivered, or no longer as in `expected`, so that it may have an answer whose body is on the old
+   * node.
    */
   move(id: string, token: number, node: string, expected?: ExpectedState): Promise<Upload | 'stale' | 'gone'>;
   /**
-   * complete | delivering | undelivered → invalid: stored bytes are lost, whoever notices it. `gone`: they are not needed any
-   * more, or with another node.
+   * complete | delivering | undelivered → invalid, because stored bytes are lost; needs no lease. `gone`: the bytes
+   * are no longer needed, or are on another node.
    */
   markLost(id: string): Promise<Upload | 'gone'>;
   /** Any phase → cancelled. `gone`: unknown. */
   cancel(id: string): Promise<Upload | 'gone'>;
 
   /**
-   * Only in `receiving`, and only as the first attempt: notes that it begins, before its first byte is sent. It is `inPart`
-   * and needs no claim, because what it may send can never be the whole. `stale`: too late, or somebody did it already.
+   * Records the first attempt before its first byte is sent, while the upload is `receiving`. The attempt is `inPart`
+   * and needs no claim, because it can never send the complete upload. `stale`: another phase, or another attempt
+   * exists.
    */
   beginEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
-  /** Ends it, as long as the upload is `receiving` and it has not ended. */
+  /**
+   * Records the end of the early attempt while the upload is `receiving`. `stale`: another phase, or the attempt has
+   * ended.
+   */
   endEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
-  /** receiving → answered, in one step with the end of the attempt: the origin has heard enough. */
+  /**
+   * receiving → answered, in one step with the end of the early attempt, because the origin answered before the
+   * upload was complete.
+   */
   recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'>;
 
   /**
-   * complete | undelivered → delivering, or `delivering` whose claim has run out. One worker wins; undefined for the
-   * others. `until` is the time after which the claim may be taken by someone else. `goesOn`: the claim is for an attempt
-   * that began early and has not ended; in the same step it is no longer `inPart`, and its end may be sent.
+   * complete | undelivered → delivering, or `delivering` with a claim that has run out. Only one worker gets the
+   * upload; the others get undefined. Another worker may take the claim after `until`. `earlyAttempt`: an early
+   * attempt that has not ended and goes on under the claim; the same step clears `inPart`, so that its last bytes may
+   * be sent.
    */
   claimDelivery(id: string, worker: string, until: number, earlyAttempt?: Attempt): Promise<Upload | undefined>;
   /**
-   * Extends a claim that is still held; false when it is not. `attempt`: the number of one that this worker began. As long
-   * as no newer one began, its claim is given back, whoever took it and whatever others wrote meanwhile; not when this worker
-   * gave it up itself, nor when the upload has its answer or has ended.
+   * Extends a claim that is still held; false when it is not. `attempt`: the number of an attempt that this worker
+   * began. While that is the newest attempt, its worker gets the claim back even if another worker took it, except
+   * after it gave up the claim itself or when the upload is answered or has ended.
    */
   renewClaim(id: string, worker: string, until: number, attempt?: number): Promise<boolean>;
-  /** Notes that an attempt begins: durable before its first byte is sent. */
+  /** Records an attempt; durable before the first byte of the attempt is sent. */
   beginAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'>;
   endAttempt(id: string, worker: string, attempt: Attempt): Promise<Upload | 'stale'>;
   /**
-   * → answered, in one step with the end of the attempt that brought it. An answer of the newest attempt is taken from
-   * whoever has it, in each phase in which an upload waits for one. An answer that is not the origin's has no attempt, and
-   * is for the holder of the claim to give.
+   * → answered, in one step with the end of the attempt that brought the answer. The answer of the newest attempt is
+   * accepted from any worker in each phase in which the upload waits for one. An answer that is not the origin's has
+   * no attempt and is accepted from the holder of the claim only.
    */
   recordAnswer(id: string, worker: string, kept: KeptAnswer, ended?: Attempt): Promise<Upload | 'stale'>;
-  /** delivering → complete, to be tried again at `dueAt`. */
+  /** delivering → complete; the next attempt is due at `dueAt`. */
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'>;
   /** delivering → undelivered. */
   giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'>;
   /**
-   * Within `undelivered`: notes that a client was told so. Whoever has told it may say so, after the response was sent.
-   * `stale`: `attempt` is not the newest one any more, or it is undelivered for another reason than `why`.
+   * Within `undelivered`: records that a client got the response that says so, after it was sent; needs no claim.
+   * `stale`: `attempt` is not the newest one, or the upload is undelivered for a reason other than `why`.
    */
   recordClientInformed(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'>;
-  /** Takes that note back, because a client asks again as if it had lost the response. `stale` as above. */
+  /** Reverts `recordClientInformed`, because a client asks again as if it had lost the response. `stale` as there. */
   recordClientAskedAgain(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'>;
   /** The body of an answer that is kept in the record. */
   answerBody(id: string): Promise<Uint8Array | undefined>;
   /**
-   * Uploads whose delivery should be running: `complete` and due, or `delivering` with a claim that has run out. A store
-   * that was opened for one node gives only those whose bytes are there; so does `expired`. `beyond`: those that are due
-   * later than this are given too, because their time may come from a clock that was set back since.
+   * Uploads to deliver now: `complete` and due, or `delivering` with a claim that has run out. A store that was
+   * opened for one node gives only uploads whose bytes are on it; so does `expired`. Uploads due later than
+   * `implausibleAfter` are included, because the clock may have been set back since their due time was set.
    */
   dueDeliveries(now: number, implausibleAfter?: number): Promise<readonly string[]>;
-  /** Fulfilled when the phase is none of `complete`, `delivering`; undefined when the upload is gone. Rejects with the signal's reason. */
+  /**
+   * Fulfilled when the phase is neither `complete` nor `delivering`; undefined for an unknown upload. Rejects with
+   * the signal's reason.
+   */
   waitUntilSettled(id: string, signal: AbortSignal): Promise<Upload | undefined>;
 
-  /** Uploads whose time is over, and those cancelled or invalid; never one whose delivery is claimed right now. */
+  /** Expired, cancelled and invalid uploads, but none whose delivery is claimed now. */
   expired(now: number): Promise<readonly string[]>;
   /**
-   * Forgets an upload, and that it had `clientKey`. Gives the phase that it had, to one of all who remove it; undefined when
-   * it is unknown.
+   * Removes an upload and its claim to `clientKey`. Gives the phase that the upload had to exactly one of several
+   * callers; undefined when it is unknown.
    */
   remove(id: string, clientKey?: string): Promise<Phase | undefined>;
   /** Pages through all uploads in no particular order; `next` is missing on the last page. */
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }>;
   totals(): Promise<Totals>;
-  /** Every other verb fails for one that is `unreadable`. */
+  /** The records that cannot be used. Every other method rejects for an `unreadable` one. */
   setAsideRecords(): Promise<readonly SetAsideRecord[]>;
-  /** Writes what is pending and lets go of files and connections. */
+  /** Finishes pending writes and closes files and connections. */
   close(): Promise<void>;
 }
 
 const PAGE_SIZE = 500;
 
-/** Every upload the store knows, a page at a time; between two of them requests have their turn. */
+/** Every upload of the store, read page by page; other work runs between two pages. */
 export async function* everyUpload(store: Pick<UploadStore, 'list'>): AsyncGenerator<Upload> {
   let after: string | undefined;
   do {
@@ -217,19 +235,22 @@ export async function* everyUpload(store: Pick<UploadStore, 'list'>): AsyncGener
 
 const FIRST_PAUSE_MS = 50;
 
-/** A store that is back is used again within this time. */
+/** The longest time until a store that is available again is used. */
 const MAX_PAUSE_MS = 1000;
 
 export interface RetryOptions {
-  /** Ends the waiting, after one last try. */
+  /** Ends the retries, after a last attempt. */
   readonly signal: AbortSignal;
-  /** Between 0 and 1: many who wait for the same store must not all come back at the same moment. */
+  /** Gives a number from 0 to 1 that spreads the retries of many callers. */
   readonly random?: () => number;
-  /** Told after every try that was in vain. */
+  /** Called after every failed attempt. */
   readonly onUnavailable?: (fault: Fault) => void;
 }
 
-/** Asks a store that does not answer again and again, until it does or the signal is aborted: then fails with its fault. */
+/**
+ * Repeats a step while the store is unavailable; once the signal is aborted, tries a last time and rejects with the
+ * store's fault.
+ */
 export async function retryWhileUnavailable<T>(step: () => Promise<T> | T, options: RetryOptions): Promise<T> {
   const { signal, random = Math.random, onUnavailable } = options;
   for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, MAX_PAUSE_MS)) {
@@ -240,12 +261,12 @@ export async function retryWhileUnavailable<T>(step: () => Promise<T> | T, optio
       onUnavailable?.(error);
       if (signal.aborted) throw error;
     }
-    // Aborted: one last try, which may well find the store where it was.
+    // After an abort a last attempt follows, since the store may be available by now.
     await sleep(pauseMs * (0.5 + random() / 2), undefined, { signal }).catch(() => undefined);
   }
 }
 
-/** The store did not answer: whether it did what it was asked is unknown, and asking again is safe. */
+/** True if the store did not reply: whether the step was done is unknown, and repeating it is safe. */
 export function isStoreUnavailable(error: unknown): error is Fault {
   return error instanceof Fault && error.code === 'STORE_UNAVAILABLE';
 }

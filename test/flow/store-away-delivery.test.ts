@@ -139,7 +139,7 @@ test('who waits for a delivery that another worker took over with an attempt of 
   await until(taken, 'another worker to get the claim');
   await room.store.beginAttempt(upload.id, 'another', attempt(2));
   reach.heal();
-  await asked('settled', 1);
+  await asked('waitUntilSettled', 1);
   const body = Buffer.from('from another');
   const kept = { status: 201, reason: '', headers: [], trailers: [], bodySize: body.length, at: Date.now() };
   const record = { ...kept, body: { in: 'record' } } as const;
@@ -195,7 +195,7 @@ test('a claim that ran out while the store was away, and was taken by another wo
   const body = Buffer.from('from another');
   const at = Date.now();
   const answer = { status: 201, reason: '', headers: [], trailers: [], bodySize: body.length, at };
-  await asked('settled', 1);
+  await asked('waitUntilSettled', 1);
   await room.store.recordAnswer(upload.id, 'another', {
     answer: { ...answer, body: { in: 'record' } },
     body,

@@ -38,7 +38,7 @@ const VERBS = new Set([
   'recordAnswer',
   'postpone',
   'giveUp',
-  'noteClientKnows',
+  'recordClientInformed',
 ]);
 
 /** Each start makes another: steps of a process that has died go on asking their own, and come to nothing. */

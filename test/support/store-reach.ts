@@ -36,7 +36,7 @@ export class StoreReach {
   to<S extends UploadStore>(store: S): S {
     return new Proxy(store, {
       get: (target, name) => {
-        if (name === 'mayForget') return this.options.mayForget ?? target.canLoseConfirmedSteps;
+        if (name === 'canLoseConfirmedSteps') return this.options.mayForget ?? target.canLoseConfirmedSteps;
         const verb = Reflect.get(target, name) as unknown;
         if (typeof verb !== 'function') return verb;
         const take = (given: unknown[]): Promise<unknown> => Promise.resolve(Reflect.apply(verb, target, given));

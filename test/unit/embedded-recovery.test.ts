@@ -70,7 +70,7 @@ describe('after a crash in the middle of a write', () => {
       // Shorter than what was torn: nothing of that may be left behind it.
       expect(await store.commit(id, { token: 2, expiresAt: 1 })).toMatchObject({ offset: 100 });
       expect(await grow(id, 300)).toBe('stale');
-      expect(readRecord(await readFile(logOf(id)))?.state).toBe('whole');
+      expect(readRecord(await readFile(logOf(id)))?.state).toBe('intact');
       await reopen();
       expect(await store.get(id)).toMatchObject({ offset: 100, expiresAt: 1, phase: 'receiving' });
       // Told, unless nothing is left of it.

@@ -21,7 +21,7 @@ describe('the file of a record', () => {
   test('gives the record again after any number of changes', () => {
     for (let count = 1; count <= lines.length; count++) {
       const read = readRecord(file.subarray(0, endOf(count)));
-      expect(read).toMatchObject({ state: 'whole', goodBytes: endOf(count), snapshotBytes: endOf(1) });
+      expect(read).toMatchObject({ state: 'intact', validBytes: endOf(count), snapshotBytes: endOf(1) });
       expect(read?.record).toMatchObject(stages[count - 1]!);
       expect(read?.record.upload).toEqual(stages[count - 1]!.upload);
     }
@@ -97,7 +97,7 @@ describe('the file of a record', () => {
 
   test('room that is kept behind the last line says nothing', () => {
     const read = readRecord(Buffer.concat([file, blanks(4096)]));
-    expect(read).toMatchObject({ state: 'whole', goodBytes: file.length, fileBytes: file.length + 4096 });
+    expect(read).toMatchObject({ state: 'intact', validBytes: file.length, fileBytes: file.length + 4096 });
     expect(read?.record.upload).toEqual(stages.at(-1)!.upload);
   });
 

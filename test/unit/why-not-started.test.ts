@@ -47,8 +47,8 @@ test.each([
 
 // Issue 9, §6.
 test.each([
-  ['a file', 'is a file already, and no socket; remove it, or choose another path'],
-  ['a socket in use', 'is in use by another process; stop it, or choose another path'],
+  ['a file', 'is an existing file that is not a socket; remove it or choose another path'],
+  ['a socket in use', 'is in use by another process; stop it or choose another path'],
   [
     'the socket of another user',
     'belongs to another user; remove it if no process listens there, or choose another path',

@@ -5,28 +5,30 @@ import type { DirectorySync } from '../../fs/directory-sync.js';
 import { hasCode, readFully, rename, storageFault, writeFully } from '../../fs/files.js';
 import type { Fault } from '../../model/fault.js';
 
-/** Tells one run of the operating system from another; undefined where the system does not say. */
+/** The id of the current boot of the operating system; undefined where the system has none. */
 export async function bootId(): Promise<string | undefined> {
   return readIfPossible(readFile('/proc/sys/kernel/random/boot_id', 'utf8'));
 }
 
-/** Tells apart the spaces in which a process id means something: each container has its own. */
+/**
+ * The namespace in which this process's id is valid: each container has its own. Undefined where the system has none.
+ */
 export async function pidNamespace(): Promise<string | undefined> {
   return readIfPossible(readlink('/proc/self/ns/pid'));
 }
 
 /**
- * When a process began, in ticks since the boot: with it a process id is never mistaken for a later process's. A zombie
- * has ended, although it can be seen until its parent looks after it.
+ * The start of a process in ticks since boot, which tells it from a later process with the same id. `ended` for a
+ * zombie, which stays visible until its parent collects it.
  */
 export async function processStart(pid: number): Promise<string | undefined> {
   const stat = await readIfPossible(readFile(`/proc/${pid}/stat`, 'utf8'));
-  // The second field is the program's name in parentheses and may itself hold spaces and parentheses.
+  // The second field is the program's name in parentheses and may contain spaces and parentheses.
   const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
   return fields && /[ZX]/.test(fields[0]!) ? 'ended' : fields?.[19];
 }
 
-/** Whatever keeps us from knowing leaves us not knowing. */
+/** The trimmed text, or undefined when it cannot be read for any reason. */
 async function readIfPossible(reading: Promise<string>): Promise<string | undefined> {
   try {
     return (await reading).trim();
@@ -35,17 +37,18 @@ async function readIfPossible(reading: Promise<string>): Promise<string | undefi
   }
 }
 
-/** When this machine was started, by the clock of the wall as it is now: within a boot it changes only when that is set. */
+/** When this machine was started, by the current wall clock; within a boot it changes only when the clock is set. */
 export function bootedAt(): number {
   return Date.now() - Math.round(uptime() * 1000);
 }
 
-/** More leases than one process will ever hand out. 9,000,000 starts fit into exact numbers. */
+/** More leases than one process ever hands out; exact numbers allow 9,000,000 starts. */
 const TOKENS_PER_START = 1_000_000_000;
 
 /**
- * Counts the starts of a data directory. The tokens of a start are larger than every one handed out before, committed or not:
- * the name of a dead writer's chunk never comes again. None is given before the start is noted, which a full disk can put off.
+ * Counts the starts of a data directory. The tokens of a start are larger than all earlier ones, committed or not, so
+ * that the name of a dead writer's chunk is never used again. No token is given before the start is recorded, which a
+ * full disk can delay.
  */
 export class StartNumber {
   private isOnDisk = false;
@@ -57,7 +60,10 @@ export class StartNumber {
     private readonly directorySync: DirectorySync,
   ) {}
 
-  /** `largestToken`: of all records, in case the file is lost. Fails when the disk does, but not for want of room. */
+  /**
+   * `largestToken`: the largest token in all records, in case the file is lost. Rejects when the disk fails, but not
+   * when it is full.
+   */
   static async open(directory: string, largestToken: number, directorySync: DirectorySync): Promise<StartNumber> {
     const path = join(directory, 'last-start.json');
     const last = await readLastStart(path);
@@ -77,7 +83,7 @@ export class StartNumber {
     return this.number * TOKENS_PER_START + 1;
   }
 
-  /** Writes it down, unless that is done: to be fulfilled before a token is given. */
+  /** Records the start unless that is done; must be fulfilled before a token is given. */
   async persist(): Promise<void> {
     if (this.isOnDisk) return;
     const { path, number, directory, directorySync } = this;
@@ -97,7 +103,7 @@ async function readLastStart(path: string): Promise<{ readonly number?: number }
   try {
     return JSON.parse((await readFully(path)).toString()) as { number?: number };
   } catch (error) {
-    // Missing, or damaged: then nothing is known of the last start, and the largest token must do.
+    // A missing or damaged file says nothing of the last start, so the largest token decides.
     if (hasCode(error, 'ENOENT') || (error as Error).name === 'SyntaxError') return undefined;
     throw storageFault(error, 'the data directory cannot be read');
   }

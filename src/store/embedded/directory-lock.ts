@@ -22,20 +22,20 @@ import { Fault } from '../../model/fault.js';
 import { bootedAt, bootId, pidNamespace, processStart } from './boot.js';
 
 export interface DirectoryLockOptions extends Partial<StaleLimits> {
-  /** Who takes the lock; this process unless said otherwise. */
+  /** The owner that takes the lock; this process when missing. */
   readonly owner?: LockOwner;
 }
 
 interface OwnLock {
   readonly owner: LockOwner;
   readonly inode: number;
-  /** Kept open. */
+  /** Stays open, so that the file system does not reuse the inode number. */
   readonly fd: number;
 }
 
 /**
- * Keeps two processes from sharing a data directory by mistake. A lock whose owner was killed is taken over at once
- * where its death can be proved, and after its heartbeat has stopped where not.
+ * Keeps two processes from using one data directory. A killed owner's lock is taken over at once where its death can
+ * be proved, and otherwise after its heartbeat has stopped.
  */
 export class DirectoryLock {
   private readonly heartbeatTimer: NodeJS.Timeout;
@@ -51,7 +51,7 @@ export class DirectoryLock {
     this.heartbeatTimer = setInterval(() => this.sendHeartbeat(), staleLimits.heartbeatMs).unref();
   }
 
-  /** Fails with `DIRECTORY_IN_USE` when another process holds it. */
+  /** Rejects with `DIRECTORY_IN_USE` when another process holds the lock. */
   static async take(directory: string, options: DirectoryLockOptions = {}): Promise<DirectoryLock> {
     const { heartbeatMs = 2000, staleMs = 10_000, owner = await thisOwner() } = options;
     const path = join(directory, 'lock');
@@ -68,8 +68,8 @@ export class DirectoryLock {
   }
 
   /**
-   * Aborted when the lock is no longer ours: this process stood still for so long that another one took it for dead.
-   * Whoever sees this should stop at once.
+   * Aborted when the lock is no longer ours, because this process stood still for so long that another took it for
+   * dead. The process must then stop at once.
    */
   get lost(): AbortSignal {
     return this.lossController.signal;
@@ -93,7 +93,7 @@ export class DirectoryLock {
   private sendHeartbeat(): void {
     this.pendingHeartbeat ??= this.renew()
       .catch(() => {
-        // A disk that fails for a moment is no reason to give up; the others wait for several beats.
+        // A disk that fails for a moment is no reason to give up, since others wait for several missed heartbeats.
       })
       .finally(() => (this.pendingHeartbeat = undefined));
   }
@@ -105,8 +105,8 @@ export class DirectoryLock {
   }
 
   /**
-   * The lock, if it is still ours. A file system gives the number of a removed file to the next one, but not as long as it
-   * is open; of one that says whose it is, that counts.
+   * The lock file if it is still ours. The owner in it decides; in a file without one the inode number does, which
+   * the file system does not reuse while the file is open.
    */
   private async found(): Promise<FoundLock | undefined> {
     const { owner, inode } = this.own;
@@ -136,16 +136,16 @@ function inUse(directory: string, { owner }: FoundLock): Fault {
   );
 }
 
-/** How silence is read where nothing can be proved: in another container, or on another machine. */
+/** The time limits for owners whose death cannot be proved: in another container, or on another machine. */
 export interface StaleLimits {
   readonly heartbeatMs: number;
-  /** An owner whose heartbeat is older than this is dead. */
+  /** An owner without a heartbeat for this long is dead. */
   readonly staleMs: number;
 }
 
-/** A lock as it was found. */
+/** A lock file as it was read. */
 export interface FoundLock {
-  /** Undefined for a file that is no lock, or is still being written. */
+  /** Undefined for a file that is not a lock or is still being written. */
   readonly owner?: LockOwner;
   /** Tells this lock from every other one. */
   readonly key: string;
@@ -153,7 +153,10 @@ export interface FoundLock {
   readonly heartbeatAt: number;
 }
 
-/** Makes the lock file, breaking one whose owner is dead. Gives the lock that stands in the way, if any, and then writes nothing. */
+/**
+ * Creates the lock file and first breaks a dead owner's. Gives the lock of a living owner, if there is one, and then
+ * writes nothing.
+ */
 async function acquire(path: string, self: LockOwner, staleLimits: StaleLimits): Promise<FoundLock | undefined> {
   for (;;) {
     const found = await readLock(path);
@@ -185,18 +188,24 @@ async function readLock(path: string): Promise<FoundLock | undefined> {
   }
 }
 
-/** Removes the files that breaking and making locks leave behind when it is killed; harmless, since no key ever comes again. */
+/**
+ * Removes the files that a process leaves behind when it is killed while it makes or breaks a lock; safe, because no
+ * key is used twice.
+ */
 async function removeLeftovers(path: string): Promise<void> {
   const remains = lockLeftoverPattern(basename(path));
   for (const name of await readdir(dirname(path)))
     if (remains.test(name)) await unlinkIfExists(join(dirname(path), name));
 }
 
-/** The file appears with its content or not at all, so nobody ever reads half a lock. */
+/**
+ * Creates the lock file with its content or not at all, so that nobody reads half a lock. False when another process
+ * was first.
+ */
 async function createLock(path: string, self: LockOwner): Promise<boolean> {
   const text = lockText(self);
   const draft = `${path}.${self.nonce}.tmp`;
-  // On a full disk it is a lock all the same: who has it is not said then, but its heartbeat shows that somebody has.
+  // On a full disk the lock is an empty file: it names no owner, but its heartbeat shows that there is one.
   await createFile(draft, text).catch((error: unknown) => {
     if (!isOutOfSpace(error)) throw error;
   });
@@ -204,7 +213,7 @@ async function createLock(path: string, self: LockOwner): Promise<boolean> {
     await link(draft, path);
     return true;
   } catch (error) {
-    // ENOENT: a starter that got the lock has cleared ours away.
+    // ENOENT: another process got the lock and removed our draft.
     if (hasCode(error, 'EEXIST', 'ENOENT')) return false;
     if (!hasCode(error, 'EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK')) throw error;
     return await createLockWithoutLink(path, text);
@@ -213,7 +222,7 @@ async function createLock(path: string, self: LockOwner): Promise<boolean> {
   }
 }
 
-/** For file systems without hard links; a half-written lock is left alone while it is fresh. */
+/** For file systems without hard links; others leave a partly written lock alone while it is fresh. */
 async function createLockWithoutLink(path: string, text: string): Promise<boolean> {
   try {
     await createFile(path, text);
@@ -225,9 +234,10 @@ async function createLockWithoutLink(path: string, text: string): Promise<boolea
 }
 
 /**
- * Whether the clock says how old the owner's last beat is. A name is no machine: a container that was moved to another one
- * keeps it. On this machine the clock may have been set since the lock was taken, which a living owner survives. Of another
- * boot it can only be an earlier run of this machine where its last beat is from before this one began.
+ * True if our clock tells how old the owner's last heartbeat is. The host name alone does not: a container that moves
+ * to another machine keeps it. In the same boot the clock must not have been set since the lock was taken; from
+ * another boot the lock is an earlier run's of this machine only if its last heartbeat is older than the current
+ * boot.
  */
 function sharesOurClock({ owner, heartbeatAt }: FoundLock, self: LockOwner): boolean {
   if (owner?.host !== self.host) return false;
@@ -236,12 +246,12 @@ function sharesOurClock({ owner, heartbeatAt }: FoundLock, self: LockOwner): boo
   return owner.bootedAt !== undefined && Math.abs(owner.bootedAt - startedAt) < CLOCK_TOLERANCE_MS;
 }
 
-/** Two readings of the clock and of the machine's age are not of one moment. */
+/** The clock and the machine's uptime are not read at the same moment. */
 const CLOCK_TOLERANCE_MS = 1000;
 
 /**
- * Waits for a heartbeat. On one machine the clock says how long it has been silent already; another machine's clock may
- * be wrong, so there it must stay silent while we watch.
+ * Waits for a heartbeat. On the same machine the clock says how long the owner has been silent; another machine's
+ * clock may be wrong, so there the owner must stay silent while we watch.
  */
 async function hasHeartbeat(
   path: string,
@@ -256,7 +266,7 @@ async function hasHeartbeat(
   for (; remainingMs > 0; remainingMs -= heartbeatMs / 8) {
     await delay(heartbeatMs / 8);
     const current = await readLock(path);
-    // Without a time of birth the key of a lock that does not say whose it is changes with each beat.
+    // Without a birth time the key of a lock without an owner changes with each heartbeat.
     const isSame = current?.key === found.key || (current?.inode === found.inode && !current.owner);
     if (!current || !isSame) return false;
     if (current.heartbeatAt !== found.heartbeatAt) return true;
@@ -265,9 +275,10 @@ async function hasHeartbeat(
 }
 
 /**
- * Removes a dead owner's lock. Two starters that both found it dead must not remove each other's new one: only who
- * holds a second lock, named after the dead one, may do it, and looks again first. So does an owner that ends, since it may
- * have stood still and have been taken for dead. Gives the lock of whoever is doing the same right now.
+ * Removes the lock of a dead owner, or our own. Two processes that both found it dead must not remove each other's
+ * new lock: only the holder of a second lock, named after the dead one, removes it, after another look. An owner that
+ * releases does the same, since it may have stood still and been taken for dead. Gives the second lock when another
+ * process holds that.
  */
 async function breakLock(
   path: string,
@@ -286,6 +297,7 @@ async function breakLock(
   return undefined;
 }
 
+/** This process as the owner of a lock. */
 export async function thisOwner(): Promise<LockOwner> {
   return {
     nonce: randomBytes(12).toString('hex'),
@@ -300,9 +312,9 @@ export async function thisOwner(): Promise<LockOwner> {
 }
 
 /**
- * Whether the owner lives, as far as it can be proved from here. A process id means something only in its own namespace
- * and boot. A namespace's number can come again once the namespace has ended, but then its processes have ended too, so
- * equal numbers prove enough. Another boot proves nothing by itself: machines may share the directory.
+ * The state of the owner as far as it can be proved here. A process id is only valid within its namespace and boot. A
+ * namespace's number is reused only after its processes have ended, so equal numbers prove enough. Another boot
+ * proves nothing by itself, because machines may share the directory.
  */
 async function ownerState(owner: LockOwner, self: LockOwner): Promise<'alive' | 'dead' | 'unknown'> {
   if (owner.boot !== self.boot || owner.pidNamespace !== self.pidNamespace) return 'unknown';
@@ -318,7 +330,7 @@ function isRunning(pid: number): boolean {
     process.kill(pid, 0);
     return true;
   } catch (error) {
-    // EPERM: it runs, but belongs to somebody else.
+    // EPERM: the process runs as another user.
     return !hasCode(error, 'ESRCH');
   }
 }

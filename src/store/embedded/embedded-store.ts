@@ -60,16 +60,16 @@ import {
   type UploadRecord,
 } from './transitions.js';
 
-/** What bounds the files open at once; the system runs fewer disk calls than this side by side. */
+/** The limit of files open at the same time; the system runs fewer disk calls than this in parallel. */
 const MAX_OPEN_FILES = 16;
 
-/** A body of so many bytes fits, beside its head, where an attempt has kept room. */
+/** A body of up to this size fits, next to its head, into the room that an attempt reserved in the record. */
 const SHORT_BODY_BYTES = 2048;
 
 const DEFAULT_RETRY_MS = 5000;
 
 const NO_ROOM_MESSAGE =
-  'the disk of the data directory has no room: requests pass through, uploads can be looked at and ended, and nothing new is ' +
+  'the disk of the data directory is full: other traffic is unaffected and uploads can be read and ended, but no bytes are ' +
   'received until there is room';
 
 export interface EmbeddedStoreOptions extends LossObserver {
@@ -79,15 +79,15 @@ export interface EmbeddedStoreOptions extends LossObserver {
   readonly clock?: () => number;
   /** The time by which uploads expire; the same as `clock` when it is missing. */
   readonly expiryClock?: () => number;
-  /** Measures how long claims hold. */
+  /** The clock that measures claims, in milliseconds; nobody can set it. */
   readonly monotonic?: () => number;
-  /** How often what failed at the start is tried again when nobody asks for it; every five seconds when it is missing. */
+  /** How often records that could not be read, and the record of the start, are tried again; 5 seconds when missing. */
   readonly retryMs?: number;
 }
 
 /**
- * The store of one process: memory answers, and one file an upload makes each change durable before it counts. The
- * steps of one upload run one after the other; a step whose write fails changes nothing.
+ * The store of one process: reads come from memory, and one file an upload makes each change durable before it
+ * counts. The steps of one upload run one after the other, and a step whose write fails changes nothing.
  */
 export class EmbeddedStore implements UploadStore {
   readonly canLoseConfirmedSteps = false;
@@ -106,7 +106,10 @@ export class EmbeddedStore implements UploadStore {
     this.retryTimer = setInterval(() => this.retryFailedWork(), retryMs).unref();
   }
 
-  /** Loads everything. Deliveries that were under way are due again: with their process, their claims ended. */
+  /**
+   * Loads all records. Interrupted deliveries are due again, because their claims ended with the process that held
+   * them.
+   */
   static async open(options: EmbeddedStoreOptions): Promise<EmbeddedStore> {
     const { directory, sync, log, onLoss, clock = Date.now, expiryClock = clock, retryMs } = options;
     const { monotonic = () => performance.now() } = options;
@@ -119,7 +122,7 @@ export class EmbeddedStore implements UploadStore {
     try {
       await disk.directorySync.makeExclusiveDirectory(disk.directory);
       const loaded = await loadRecords(disk, { log, onLoss });
-      // Names that the process before this one has made may never have been synced.
+      // The previous process may never have synced the names that it made.
       await disk.directorySync.sync(disk.directory);
       let largestToken = 0;
       for (const { record } of loaded.entries.values()) largestToken = Math.max(largestToken, record.token);
@@ -145,7 +148,7 @@ export class EmbeddedStore implements UploadStore {
     return Promise.resolve(this.records.idByClientKey(clientKey));
   }
 
-  /** One whose time is over need not be certain: nobody is shown more of it than that. */
+  /** An expired upload is shown without making its record certain first, since clients only learn that it expired. */
   async get(id: string): Promise<Upload | undefined> {
     const known = this.records.get(id)?.record.upload;
     if (known && known.phase !== 'cancelled' && known.expiresAt <= this.clocks.expiryClock()) return known;
@@ -164,7 +167,7 @@ export class EmbeddedStore implements UploadStore {
     return this.records.change(id, 'gone', ({ record }) => decideInvalidate(record, token, why));
   }
 
-  /** One that was given up at a start is kept on the disk as it is. */
+  /** An upload that was given up at a start stays on the disk unchanged. */
   markLost(id: string): Promise<Upload | 'gone'> {
     return this.records.change(id, 'gone', ({ record, isLost }) => (isLost ? 'gone' : decideMarkLost(record)));
   }
@@ -178,8 +181,9 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /**
-   * The token of the next lease. Every commit that was under way ends before it is given, none with an older one follows.
-   * Before the start could be noted nothing is written under any lease, so that who only looks or ends needs no new one.
+   * The token of the next lease. Commits under way end before it is given, and none with an older token follows.
+   * While the start is not recorded nothing is written under any lease, so a lease to read or end an upload reuses
+   * the current token.
    */
   nextToken(id: string, purpose: LeasePurpose = 'to-write'): Promise<number> {
     return this.records.step(id, async (entry) => {
@@ -228,7 +232,7 @@ export class EmbeddedStore implements UploadStore {
     return this.records.step(id, async (entry) => {
       if (!entry) return false;
       if (!holdsClaim(entry, worker)) {
-        // One that has given it up itself has nothing more to learn.
+        // The worker gave up the claim itself, so it has no further result to record.
         if (entry.claim?.worker === worker || !isNewestAttempt(entry.record, attempt)) return false;
         await this.records.save(entry, decideReclaim(entry.record));
       }
@@ -326,7 +330,7 @@ export class EmbeddedStore implements UploadStore {
     return Promise.resolve(this.records.totals());
   }
 
-  /** False while the disk has no room for what has to be noted before anything is received. */
+  /** False while a full disk keeps the start from being recorded, without which no bytes may be received. */
   get acceptsBytes(): boolean {
     return this.start.isPersisted;
   }
@@ -335,7 +339,7 @@ export class EmbeddedStore implements UploadStore {
     return Promise.resolve(this.records.setAside());
   }
 
-  /** Removes what is old beside the records and belongs to none. */
+  /** Removes old files next to the records that belong to none. */
   clearLeftovers(age: LeftoverAge): Promise<void> {
     return this.records.clearLeftovers(age);
   }
@@ -346,14 +350,14 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /**
-   * Its bytes are not there, or not right: it is invalid from now on, but nothing of it is removed before it expires. False
-   * for one that needs no bytes any more, because it was answered or has ended meanwhile.
+   * Invalidates an upload whose bytes are missing or damaged; its files stay until it expires. False when the bytes
+   * are no longer needed, because it was answered or ended meanwhile.
    */
   giveUpLost(id: string): Promise<boolean> {
     return this.records.giveUp(id);
   }
 
-  /** The last line of its record was damaged when it was read. */
+  /** True if the last line of the upload's record was damaged when it was read. */
   hasLostLine(id: string): boolean {
     return this.records.get(id)?.hasLostLine ?? false;
   }
@@ -364,7 +368,7 @@ export class EmbeddedStore implements UploadStore {
     this.settlement.failAll(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
   }
 
-  /** A time of the wall, told as a moment. */
+  /** A wall-clock time as a moment on both clocks. */
   private momentOf(wallMs: number): Moment {
     const { clock, monotonic } = this.clocks;
     return { wallMs, monotonicMs: monotonic() + wallMs - clock() };
@@ -375,9 +379,9 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /**
-   * Where no file can be made for it, on a full disk or without a descriptor, a short body goes into the record itself, for
-   * which room was kept. A longer one has to wait, but the answer is noted without it: what was given to a client must not
-   * be unknown after a restart.
+   * Records an answer. Where no file can be made for the body, a short body goes into the record, which has room
+   * reserved for it. With a longer body the step fails, but the answer is recorded without it: an answer that a
+   * client may have seen must survive a restart.
    */
   private async saveAnswer(entry: RecordEntry, kept: KeptAnswer, end: Change = {}): Promise<void> {
     const { answer, body = new Uint8Array(), expiresAt } = kept;
@@ -411,14 +415,14 @@ export class EmbeddedStore implements UploadStore {
 
   private retryFailedWork(): void {
     void this.records.rereadAll();
-    // It is tried again, and whoever wants to write hears of it.
+    // The next interval tries again, and a request that wants to write gets the fault.
     if (!this.start.isPersisted) this.recordStart().catch(() => undefined);
   }
 
   private async recordStart(): Promise<void> {
     if (this.start.isPersisted) return;
     await this.start.persist();
-    this.log.info('the disk of the data directory has room again: uploads are received');
+    this.log.info('the disk of the data directory has room again: uploads are received again');
   }
 
   private async answerChange(id: string, { answer, body, expiresAt }: KeptAnswer): Promise<Change> {
@@ -427,7 +431,10 @@ export class EmbeddedStore implements UploadStore {
     return decideAnswer(answer, expiresAt, crc);
   }
 
-  /** A verb for the worker that holds the claim; `again`: it has done this already, as its last step. */
+  /**
+   * A change by the worker that holds the claim. `isAlreadyDone`: the worker has made this change already, as its
+   * last step.
+   */
   private changeAsClaimHolder(
     id: string,
     worker: string,
@@ -445,17 +452,17 @@ function lacksBody({ upload }: UploadRecord): boolean {
   return upload.answer?.body.in === 'nowhere';
 }
 
-/** Where tokens come from: the store, which refuses every older one from then on. */
+/** The source of lease tokens. It refuses every older token from then on. */
 export interface TokenSource {
   nextToken(id: string, purpose?: LeasePurpose): Promise<number>;
 }
 
 export interface EmbeddedLeasesOptions {
-  /** How long a holder that was asked may take to give back before it is passed over. */
+  /** How long a holder may take to release before it is passed over; 2 seconds when missing. */
   readonly graceMs?: number;
 }
 
-/** The leases of one process that has its uploads for itself: whose turn it is has the lease. */
+/** The leases of the only process that uses a data directory; the request whose turn has come holds the lease. */
 export class EmbeddedLeases implements Leases {
   private readonly queues: LeaseQueues;
 

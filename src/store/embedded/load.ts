@@ -23,14 +23,16 @@ import { type Claim, type UploadRecord, withLostLine } from './transitions.js';
 export interface RecordEntry {
   record: UploadRecord;
   readonly file: RecordFile;
-  /** Means something while the phase is `delivering`. */
+  /** Valid while the phase is `delivering`. */
   claim?: Claim;
   /**
-   * Given up because its record or its bytes were found damaged or missing. The disk keeps what it has until the upload
-   * expires: a backup may still be on its way.
+   * The upload was given up because its record or bytes are damaged or missing. The files stay until the upload
+   * expires, since a backup may still be restored.
    */
   isLost?: boolean;
-  /** Its last line was damaged when it was read: the files that nobody counts may be those of that line. */
+  /**
+   * The record's last line was damaged when it was read; files that the record does not list may belong to that line.
+   */
   readonly hasLostLine?: boolean;
 }
 
@@ -40,22 +42,22 @@ export interface RecordsDisk {
   readonly semaphore: Semaphore;
 }
 
-/** Who hears of what is found. */
+/** Receives the reports of damaged records. */
 export interface LossObserver {
   readonly log: Log;
-  /** Something of the upload is damaged: it has no future. */
+  /** Called when an upload is given up because part of it is damaged. */
   readonly onLoss?: (upload: Upload, problem: string) => void;
 }
 
 export interface LoadedRecords {
   readonly entries: Map<string, RecordEntry>;
-  /** By the id: records that are there but could not be read, and files that are no record any more. */
+  /** By id: records that could not be read, and files that are not valid records. */
   readonly setAside: Map<string, SetAsideRecord>;
 }
 
 /**
- * Reads every record of the directory and clears away what a crash can leave behind. A record that cannot be read harms
- * no other, and nothing of its upload is removed.
+ * Reads all records and removes the leftovers of a crash. A record that cannot be read affects no other, and nothing
+ * of its upload is removed.
  */
 export async function loadRecords(disk: RecordsDisk, observer: LossObserver): Promise<LoadedRecords> {
   const loaded: LoadedRecords = { entries: new Map(), setAside: new Map() };
@@ -72,7 +74,7 @@ export async function loadRecords(disk: RecordsDisk, observer: LossObserver): Pr
       else if (kind === 'damaged') begin(() => registerDamaged(id, disk, loaded));
     }
   } finally {
-    // None of them fails.
+    // These tasks never reject.
     await Promise.all(tasks);
   }
   for (const id of drafts)
@@ -81,7 +83,10 @@ export async function loadRecords(disk: RecordsDisk, observer: LossObserver): Pr
   return loaded;
 }
 
-/** A record's entry; 'damaged' when its beginning cannot be read, undefined when there is none. Fails when the disk does. */
+/**
+ * A record's entry; `damaged` when its first line cannot be read, undefined when there is no record. Rejects when the
+ * disk fails.
+ */
 export async function readEntry(
   id: string,
   disk: RecordsDisk,
@@ -94,7 +99,7 @@ export async function readEntry(
   });
   if (!bytes) return undefined;
   if (bytes.length === 0) {
-    // A removal that was done anew leaves that, when its process is killed: there is nothing in it that was acknowledged.
+    // A process that is killed while it repeats a removal leaves an empty file, in which nothing was acknowledged.
     await ignoringFailure(() => unlinkIfExists(path));
     return undefined;
   }
@@ -106,7 +111,7 @@ export async function readEntry(
   if (read.state === 'illegible' || read.state === 'cut')
     return { record: withLostLine(read.record, Date.now()), file, hasLostLine: true };
   if (read.state !== 'damaged') return { record: read.record, file };
-  // RUFH §4.6: what is not certain is deactivated, never guessed.
+  // RUFH §4.6: an upload whose offset is not certain is deactivated, never guessed.
   onLoss?.(read.record.upload, 'its record is damaged');
   return { record: asLost(read.record), file, isLost: true };
 }
@@ -114,16 +119,16 @@ export async function readEntry(
 const STATE_REPORTS: {
   readonly [S in ReadRecord['state']]?: { readonly level: 'warn' | 'error'; readonly message: string };
 } = {
-  torn: { level: 'warn', message: 'the last line of a record has no end, as a crash leaves it: it is dropped' },
+  torn: { level: 'warn', message: 'the last line of a record is incomplete, probably after a crash, and is dropped' },
   illegible: {
     level: 'error',
     message:
-      'the last line of a record is damaged and is dropped: the upload goes on from the state before it, and what may have been sent is not sent again',
+      'the last line of a record is damaged and is dropped: the upload continues from the state before it, and a request that may have been sent is not repeated',
   },
   cut: {
     level: 'error',
     message:
-      'a record ends before the room that it has kept: the upload goes on from its last line, and what may have been sent is not sent again',
+      'a record is shorter than the room reserved in it: the upload continues from its last line, and a request that may have been sent is not repeated',
   },
   damaged: { level: 'error', message: 'a record is damaged: its upload is given up' },
 };
@@ -160,19 +165,23 @@ export function asLost(record: UploadRecord): UploadRecord {
   return { ...record, upload: { ...record.upload, phase: 'invalid', lost: true } };
 }
 
-/** Where the beginning of a record is no beginning: nobody can tell what its upload was. */
+/** Sets aside a record without a valid first line, from which its upload cannot be determined. */
 export async function setAsideDamaged(
   id: string,
   disk: RecordsDisk,
   { log, setAside }: { readonly log: Log; readonly setAside: Map<string, SetAsideRecord> },
 ): Promise<void> {
-  const reason = 'a record has no readable beginning: its upload is unknown from now on; the file is kept as *.damaged';
+  const reason =
+    'the first line of a record is damaged: its upload is unknown from now on; the file is kept as *.damaged';
   report(id, log, reason);
   setAside.set(id, { id, state: 'damaged', reason, since: Date.now() });
   await ignoringFailure(() => moveAside(recordPath(disk, id), damagedPath(disk, id)));
 }
 
-/** Its time from now on is that at which it was set aside; a clock that was behind the record's own was set back. */
+/**
+ * Sets the file's time to the moment it was set aside, but never back: a record from the future shows that the clock
+ * was set back.
+ */
 async function moveAside(path: string, aside: string): Promise<void> {
   const since = new Date(Math.max(Date.now(), (await stat(path)).mtimeMs));
   await utimes(path, since, since);
@@ -186,23 +195,26 @@ function damagedPath({ directory }: RecordsDisk, id: string): string {
 async function registerDamaged(id: string, disk: RecordsDisk, { setAside }: LoadedRecords): Promise<void> {
   const path = damagedPath(disk, id);
   const since = (await ignoringFailure(() => stat(path)))?.mtimeMs ?? Date.now();
-  const reason = 'its record had no readable beginning when it was found, and is kept as *.damaged';
+  const reason = 'the first line of its record is damaged; the file is kept as *.damaged';
   if (!setAside.has(id)) setAside.set(id, { id, state: 'damaged', reason, since });
 }
 
-/** An answer that its record does not know, as a crash between both leaves it. Without a record it is for `Leftovers`. */
+/**
+ * Removes an answer that its record does not name, as a crash between both writes leaves it. Answers without a record
+ * are left to `Leftovers`.
+ */
 async function clearAnswer(id: string, disk: RecordsDisk, { entries, setAside }: LoadedRecords): Promise<void> {
   const entry = entries.get(id);
   if (!entry || setAside.has(id) || entry.isLost || entry.record.upload.answer?.body.in === 'record') return;
   await removeAnswer(join(disk.directory, `${id}.answer`));
 }
 
-/** Clearing away is tried at every start: what fails now does not keep the others from being served. */
+/** Runs a cleanup task that every start repeats; its failure must not keep the other uploads from being served. */
 async function ignoringFailure<T>(task: () => Promise<T>): Promise<T | undefined> {
   try {
     return await task();
   } catch {
-    // It is tried again at the next start.
+    // The next start tries again.
     return undefined;
   }
 }

@@ -41,46 +41,50 @@ import {
   type UploadRecord,
 } from './transitions.js';
 
-/** Written anew when the changes outweigh the snapshot so often: then rewriting costs a quarter of appending at most. */
+/**
+ * A file is rewritten when its changes are this many times larger than its snapshot; rewriting then costs at most a
+ * quarter of appending.
+ */
 const MAX_CHANGES_PER_SNAPSHOT = 4;
 const MIN_CHANGE_BYTES = 64 * 1024;
 
-/** Room that a line has to leave behind it, and how much is kept where there is less. */
+/** The room that must follow a line, and the room that the write reserves where there is less. */
 interface Room {
   readonly requiredBytes: number;
   readonly reservedBytes: number;
 }
 
 const NO_ROOM: Room = { requiredBytes: 0, reservedBytes: 0 };
-/** Behind the lines of a delivery there is still the room for its answer. */
+/** The lines that begin a delivery must still leave the room for its answer. */
 const DELIVERY_ROOM: Room = { requiredBytes: ATTEMPT_START_BYTES, reservedBytes: ATTEMPT_START_BYTES + ANSWER_BYTES };
 const ANSWER_ROOM: Room = { requiredBytes: ANSWER_BYTES, reservedBytes: ANSWER_BYTES };
 
 /**
- * The file of one record: a snapshot, then one line a change. No descriptor is kept open between changes, so the number
- * of uploads does not matter; except while an attempt runs, so that what comes of it can be written without opening.
+ * The file of one record: a snapshot, then one line a change. No descriptor stays open between changes, so the number
+ * of uploads does not matter. The exception is a running attempt, whose result must be writable without opening a
+ * file.
  *
- * Room for the lines of a delivery is synced with the step before it, and that step's line says so: a file that is shorter
- * has lost lines.
+ * Room for the lines of a delivery is synced with the step before it, and the line of that step says so: a shorter
+ * file has lost lines.
  *
- * It is _certain_ when a power cut, or the next start, finds the record as it was given last and nothing else. A write
- * whose failure leaves that open makes it uncertain, and so is every file that was found at a start: its last line may
- * never have been synced, or in vain, and a second sync that succeeds proves nothing. From then on nothing may be
- * acknowledged until the file is written anew.
+ * The file is _certain_ if a power cut, or the next start, finds the record as it was given last and nothing else. A
+ * failed write that leaves this open makes it uncertain. So is every file found at a start: its last line may never
+ * have been synced, or the sync may have failed, and a later sync that succeeds proves nothing. While the file is
+ * uncertain nothing may be acknowledged until it is rewritten.
  */
 export class RecordFile {
   private snapshotBytes = 0;
   private validBytes = 0;
-  /** With the room that is kept behind the last line. */
+  /** The file size with the room that is reserved after the last line. */
   private fileBytes = 0;
-  /** `dirty`: certain but for the remains of a write that failed, which go before the next one. */
+  /** `dirty`: certain except for the remains of a failed write, which are removed before the next one. */
   private state: 'certain' | 'dirty' | 'uncertain' = 'uncertain';
   private hasDraft = false;
-  /** The failures of directory syncs from before its name was made, or found. */
+  /** The count of failed directory syncs before the file's name was made, or found. */
   private failuresBeforeName: number;
-  /** Open from the line with which an attempt begins to the end of that attempt. */
+  /** The descriptor that stays open from the line that begins an attempt to the end of the attempt. */
   private heldFd: number | undefined;
-  /** It was removed, and nobody knows whether a power cut brings it back. */
+  /** The file was removed, but a power cut may restore it. */
   private mayReappear = false;
 
   constructor(
@@ -90,23 +94,23 @@ export class RecordFile {
     this.failuresBeforeName = directorySync.failures;
   }
 
-  /** The file as it was found. Where nothing has to survive a power cut, it is what it looks like. */
+  /** A file that exists at the start. It is certain only where nothing has to survive a power cut. */
   static existing(path: string, directorySync: DirectorySync, read: ReadRecord): RecordFile {
     const file = new RecordFile(path, directorySync);
     file.snapshotBytes = read.snapshotBytes;
     file.validBytes = read.validBytes;
     file.fileBytes = read.fileBytes;
-    const isCertain = !directorySync.isDurable && (read.state === 'whole' || read.state === 'torn');
-    if (isCertain) file.state = read.state === 'whole' ? 'certain' : 'dirty';
+    const isCertain = !directorySync.isDurable && (read.state === 'intact' || read.state === 'torn');
+    if (isCertain) file.state = read.state === 'intact' ? 'certain' : 'dirty';
     return file;
   }
 
-  /** Nobody knows which of two states the next start would find: nothing may be acknowledged. */
+  /** True if the next start may find one of two states: nothing may be acknowledged. */
   isUncertain(): boolean {
     return this.state === 'uncertain';
   }
 
-  /** Makes a change durable and gives the record after it. When it fails, the record before it still holds. */
+  /** Makes a change durable and gives the new record. When it rejects, the old record still holds. */
   async save(record: UploadRecord, change: Change): Promise<UploadRecord> {
     if (this.heldFd !== undefined && !(await this.isHeldFileCurrent())) {
       await this.release();
@@ -124,7 +128,7 @@ export class RecordFile {
       try {
         return await rewritten();
       } catch (fault) {
-        // No room for a second copy, perhaps; a line more may still fit.
+        // There may be no room for a second copy, while another line still fits.
         if (this.isUncertain()) throw fault;
       }
     }
@@ -137,7 +141,7 @@ export class RecordFile {
     return applyChange(record, change);
   }
 
-  /** Closes the descriptor that an attempt has kept open. */
+  /** Closes the descriptor that is open for an attempt. */
   async release(): Promise<void> {
     const fd = this.heldFd;
     this.heldFd = undefined;
@@ -145,7 +149,10 @@ export class RecordFile {
     if (fd !== undefined) await close(fd).catch(() => undefined);
   }
 
-  /** Makes the file certain, or fails. Where there is no room for a second one, it is written over with the same bytes. */
+  /**
+   * Makes the file certain, or rejects. Where there is no room for a second file, the same bytes are written over the
+   * old one.
+   */
   async makeCertain(record: UploadRecord): Promise<void> {
     if (!this.isUncertain()) return;
     try {
@@ -155,7 +162,10 @@ export class RecordFile {
     }
   }
 
-  /** Replaces the file, or makes it, in one step. `holds`: it stays open as for an attempt, as it does when it was open. */
+  /**
+   * Creates or replaces the file in one step. `staysOpen`: the descriptor stays open for an attempt; an open one
+   * stays open anyway.
+   */
   async rewrite(record: UploadRecord, staysOpen = false): Promise<UploadRecord> {
     const isHeld = staysOpen || this.heldFd !== undefined;
     const { reservedBytes } = roomAfterRecord(record);
@@ -167,18 +177,18 @@ export class RecordFile {
     }
   }
 
-  /** Removing needs no room, so it works on a full disk too. */
+  /** Removes the file; needs no room, so it works on a full disk. */
   async remove(): Promise<void> {
     this.state = 'uncertain';
     await this.release();
     try {
       if (this.hasDraft) await this.removeDraft();
-      // A removal whose sync has failed is done anew, because the next sync would succeed without it.
+      // A removal whose sync failed is repeated with a new file, because the next sync would succeed without it.
       if (this.mayReappear) await this.createPlaceholder();
       const failures = this.directorySync.failures;
       this.mayReappear = true;
       await unlinkIfExists(this.path);
-      // Also when somebody else has removed it: only then is it gone after a power cut.
+      // Synced also when another program removed the file: only then does the removal survive a power cut.
       await this.directorySync.sync(dirname(this.path), failures);
       this.mayReappear = false;
     } catch (error) {
@@ -186,7 +196,7 @@ export class RecordFile {
     }
   }
 
-  /** A file of no bytes needs no room but for its name. */
+  /** An empty file needs room only for its name. */
   private async createPlaceholder(): Promise<void> {
     await writeFully(this.path, new Uint8Array(), false).catch((error: unknown) => {
       if (!isOutOfSpace(error)) throw error;
@@ -201,7 +211,7 @@ export class RecordFile {
     try {
       this.hasDraft = true;
       draftPath = await this.writeDraft(Buffer.concat([lines, blanks(reservedBytes)]));
-      // Until the new name is durable nobody knows which of both files a power cut leaves.
+      // Until the new name is durable a power cut may leave either file.
       this.state = 'uncertain';
       await rename(this.draft(), this.path);
       this.hasDraft = false;
@@ -214,7 +224,7 @@ export class RecordFile {
       }
       await this.directorySync.sync(dirname(this.path), failures);
     } catch (error) {
-      // What stays is removed with the file, or at the next start.
+      // A draft that stays is removed with the file, or at the next start.
       await this.removeDraft().catch(() => undefined);
       throw storageFault(error, 'the record of an upload cannot be written');
     } finally {
@@ -228,7 +238,7 @@ export class RecordFile {
     return record;
   }
 
-  /** Gives its descriptor, which the new name will have. */
+  /** Writes the draft and gives its descriptor, which stays valid after the rename. */
   private async writeDraft(bytes: Buffer): Promise<number> {
     const fd = await open(this.draft(), 'w', 0o600);
     try {
@@ -242,15 +252,15 @@ export class RecordFile {
   }
 
   /**
-   * Writes the same bytes over themselves, which has the system put them on the disk again, and cuts off what follows
-   * them. A power cut in the middle changes nothing, because nothing but what is there is written.
+   * Writes the same bytes over themselves, so that the system writes them to the disk again, and cuts off what
+   * follows them. A power cut in the middle changes nothing, because only bytes that are there already are written.
    */
   private async overwriteInPlace(record: UploadRecord): Promise<boolean> {
     try {
       const lines = (await readFully(this.path)).subarray(0, this.validBytes);
       const bytes = Buffer.concat([lines, blanks(this.fileBytes - this.validBytes)]);
       const read = readRecord(bytes);
-      if (read?.state !== 'whole' || !isSame(read.record, record)) return false;
+      if (read?.state !== 'intact' || !isSame(read.record, record)) return false;
       const fd = await open(this.path, 'r+');
       try {
         await ftruncate(fd, this.fileBytes);
@@ -283,7 +293,10 @@ export class RecordFile {
     }
   }
 
-  /** A delivery begins also where its answer may find no room: what it delivers is what holds the disk. */
+  /**
+   * Appends a line with reserved room, or without it on a full disk: the delivery begins anyway, because its upload
+   * is what fills the disk.
+   */
   private async appendWithRoom(fd: number, change: Change): Promise<void> {
     const { requiredBytes, reservedBytes } = roomAfterChange(change);
     const line = changeLine(change, requiredBytes);
@@ -302,14 +315,14 @@ export class RecordFile {
     try {
       await this.writeIntoRoom(fd, line, reservedBytes);
     } catch (error) {
-      // The line is not whole, or is gone again: what was there before holds.
+      // The line is incomplete or removed again, so the old record holds.
       if (await this.tryRemoveRemains(fd)) this.state = 'dirty';
       throw error;
     }
     try {
       if (this.directorySync.isDurable) await fdatasync(fd);
     } catch (error) {
-      // After a failed sync the system may call the next one a success without having written anything.
+      // After a failed sync the next one may succeed without having written anything.
       await this.tryRemoveRemains(fd);
       throw error;
     }
@@ -318,7 +331,7 @@ export class RecordFile {
     this.state = 'certain';
   }
 
-  /** The part that needs new room comes first: if there is none, the room that is kept stays untouched. */
+  /** Writes the part that needs new room first: if there is none, the reserved room stays untouched. */
   private async writeIntoRoom(fd: number, line: Buffer, reservedBytes: number): Promise<void> {
     const room = this.fileBytes - this.validBytes;
     const bytes = Buffer.concat([line, blanks(reservedBytes)]);
@@ -326,7 +339,10 @@ export class RecordFile {
     if (room > 0) await writeAll(fd, line.subarray(0, room), this.validBytes);
   }
 
-  /** A file that was removed or replaced by somebody else takes no more lines: the next start would not find them. */
+  /**
+   * True if the open file still has its name. A file that another program removed or replaced takes no more lines,
+   * since the next start would not find them.
+   */
   private async isHeldFileCurrent(): Promise<boolean> {
     try {
       const { ino, dev, nlink } = await fstat(this.heldFd!);
@@ -336,7 +352,7 @@ export class RecordFile {
       });
       return named ? named.ino === ino && named.dev === dev : nlink > 0;
     } catch {
-      // The file is written anew.
+      // The file is rewritten.
       return false;
     }
   }
@@ -346,7 +362,7 @@ export class RecordFile {
       await this.removeRemains(fd);
       return true;
     } catch {
-      // The failure that brought us here is the one to report.
+      // The caller reports the failure that came first.
       return false;
     }
   }
@@ -383,14 +399,14 @@ function roomAfterRecord(record: UploadRecord): Room {
   return hasOpenAttempt(record) ? ANSWER_ROOM : NO_ROOM;
 }
 
-/** Leases that were only drawn are in no file. */
+/** Compares all but the token: a token that no commit used is not in the file. */
 function isSame(one: UploadRecord, other: UploadRecord): boolean {
   const kept = ({ upload, chunks, answerCrc, answerBody }: UploadRecord): string =>
     JSON.stringify([upload, chunks, answerCrc, answerBody]);
   return kept(one) === kept(other);
 }
 
-/** Keeps the body of an answer beside its record, so that memory does not hold it. Gives its checksum. */
+/** Writes the body of an answer next to its record, so that it needs no memory, and gives its checksum. */
 export async function writeAnswer(path: string, body: Uint8Array, directorySync: DirectorySync): Promise<number> {
   const failures = directorySync.failures;
   try {
@@ -403,7 +419,10 @@ export async function writeAnswer(path: string, body: Uint8Array, directorySync:
   }
 }
 
-/** The body again, or a fault when it is not what was written: no answer is better than a wrong one. */
+/**
+ * The body of an answer. Rejects with BYTES_LOST when it is missing or differs from what was written: no answer is
+ * better than a wrong one.
+ */
 export async function readAnswer(path: string, crc: number | undefined, semaphore: Semaphore): Promise<Uint8Array> {
   try {
     const body = await withReadRetries(() => semaphore.run(() => readFully(path)));
@@ -415,6 +434,7 @@ export async function readAnswer(path: string, crc: number | undefined, semaphor
   }
 }
 
+/** Removes the body of an answer; a missing one is no error. */
 export async function removeAnswer(path: string): Promise<void> {
   try {
     await unlink(path);

@@ -34,21 +34,21 @@ import {
 import { readAnswer, RecordFile, removeAnswer, writeAnswer } from './record-file.js';
 import { type Change, applyChange, newRecord } from './transitions.js';
 
-/** What uploads hold of the disk: their bytes go with the answer, or with their end. */
+/** The phases in which an upload's bytes are on the disk; they are removed once it is answered or has ended. */
 const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
 
 export interface RecordsDeps extends LossObserver {
-  /** Told after each change, with undefined when the upload is no more. */
+  /** Called after each change, with undefined when the upload was removed. */
   readonly onChange: (id: string, upload: Upload | undefined) => void;
 }
 
-/** All records: in memory to be read, on disk to stay. */
+/** All records: read from memory, written to disk. */
 export class Records {
   private readonly steps = new KeyedQueue();
   private readonly keyedCreations = new KeyedQueue();
   private readonly entries: Map<string, RecordEntry>;
   private readonly setAsideById: Map<string, SetAsideRecord>;
-  /** By the client's key, the id of the upload that has it. */
+  /** The id of the upload that has a client's key, by that key. */
   private readonly idsByClientKey = new Map<string, string>();
   private sortedIds: string[] | undefined;
   private closed = false;
@@ -70,20 +70,20 @@ export class Records {
     });
   }
 
-  /** Removes what is old and belongs to no record. */
+  /** Removes old files that belong to no record. */
   async clearLeftovers(age: LeftoverAge): Promise<void> {
     for (const id of await this.leftovers.clear(age))
       if (this.setAsideById.get(id)?.state === 'damaged') this.setAsideById.delete(id);
   }
 
-  /** As memory has it: of one that was found at the start, the disk may have less. */
+  /** The entry in memory. The file of an entry from before the start may not be durable; see `getCertain`. */
   get(id: string): RecordEntry | undefined {
     return this.entries.get(id);
   }
 
   /**
-   * To be shown: the disk certainly has it, or is made to. Fails when that is not possible, and when the record is there
-   * but cannot be read.
+   * The entry once its record certainly survives a power cut. Rejects when it cannot be made certain, or when the
+   * record cannot be read.
    */
   async getCertain(id: string): Promise<RecordEntry | undefined> {
     const entry = this.entries.get(id);
@@ -95,7 +95,10 @@ export class Records {
     });
   }
 
-  /** What was cancelled must not come back: where the disk takes no record that says so, it takes away the one there is. */
+  /**
+   * Makes the file certain. Where the disk takes no record of a cancelled upload, the old record is removed instead:
+   * the upload must not reappear.
+   */
   private async makeCertain({ file, record }: RecordEntry): Promise<void> {
     try {
       await file.makeCertain(record);
@@ -105,7 +108,7 @@ export class Records {
     }
   }
 
-  /** Runs alone among the steps of its upload. Fails when there is a record that cannot be read. */
+  /** Runs a step with exclusive access to its upload. Rejects when the record cannot be read. */
   step<T>(id: string, step: (entry: RecordEntry | undefined) => Promise<T> | T): Promise<T> {
     if (this.closed) return Promise.reject(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
     return this.steps.run(id, async () => {
@@ -114,19 +117,19 @@ export class Records {
     });
   }
 
-  /** What is there but is no upload that could be shown. */
+  /** The records that cannot be used. */
   setAside(): readonly SetAsideRecord[] {
     return [...this.setAsideById.values()];
   }
 
-  /** Those that could not be read are tried again. */
+  /** Reads the unreadable records again. */
   async rereadAll(): Promise<void> {
     const ids = [...this.setAsideById.keys()].filter((id) => this.isUnreadable(id));
-    // What still cannot be read stays where it is.
+    // A record that is still unreadable stays set aside.
     await Promise.all(ids.map((id) => this.step(id, () => undefined).catch(() => undefined)));
   }
 
-  /** Shown as invalid from now on, while the disk keeps what it has. False when it needs no bytes any more. */
+  /** Makes the upload invalid in memory and leaves its files unchanged. False when its bytes are no longer needed. */
   giveUp(id: string): Promise<boolean> {
     return this.step(id, async (entry) => {
       if (!entry || !HOLDS_BYTES.has(entry.record.upload.phase)) return false;
@@ -138,14 +141,14 @@ export class Records {
   }
 
   /**
-   * From now on this brings each record that can be read again together with its bytes, before anybody is shown it. While it
-   * fails, the record stays as if it could not be read.
+   * Sets the function that checks the bytes of each recovered record before clients are shown it. While that function
+   * rejects, the record stays unreadable.
    */
   recoverWith(recover: (found: RecoveredRecord) => Promise<RecoveryDecision>): void {
     this.recover = recover;
   }
 
-  /** One verb: decide on what is known, write it down, and only then let it be true. */
+  /** Runs one step: decides, makes the change durable, then applies it in memory. */
   change<T extends string>(
     id: string,
     unknown: T,
@@ -160,16 +163,17 @@ export class Records {
     });
   }
 
-  /** Within a step. */
+  /** Makes a change durable, then applies it. Call within a step only. */
   async save(entry: RecordEntry, change: Change): Promise<void> {
     const { semaphore } = this.disk;
-    // It was done before: to say so is to show it.
+    // The step was done before, and its result may only be given once the record is certain.
     if (Object.keys(change).length === 0) return semaphore.run(() => entry.file.makeCertain(entry.record));
     try {
       entry.record = await semaphore.run(() => entry.file.save(entry.record, change));
     } catch (fault) {
       if (!endsUpload(change) || (fault as Fault).code !== 'STORAGE_FULL') throw fault;
-      // Ending an upload is what makes room, so it must not need any: without its file it is gone after a restart too.
+      // Ending an upload makes room, so it must not need any: without the file the upload is gone after a restart as
+      // well.
       await semaphore.run(() => entry.file.remove());
       entry.record = applyChange(entry.record, change);
     }
@@ -179,14 +183,15 @@ export class Records {
   async create(upload: NewUpload): Promise<Upload> {
     assertUploadId(upload.id);
     return this.step(upload.id, async (known) => {
-      if (known) throw new Fault('CONTRACT_BROKEN', 'an upload of this id exists', false);
+      if (known) throw new Fault('CONTRACT_BROKEN', 'an upload with this id exists', false);
       const { directory, directorySync, semaphore } = this.disk;
       const file = new RecordFile(join(directory, `${upload.id}.log`), directorySync);
       const record = newRecord(upload);
       try {
         await semaphore.run(() => file.rewrite(record));
       } catch (fault) {
-        // The name may have come about although it could not be made durable. What cannot be removed now is for the sweep.
+        // The file may exist although its name could not be made durable. If it cannot be removed now, the upload is
+        // added as cancelled and the cleanup removes it.
         await file
           .remove()
           .catch(() => this.add({ record: applyChange(record, { set: { phase: 'cancelled' } }), file }));
@@ -197,7 +202,7 @@ export class Records {
     });
   }
 
-  /** Those with one key come one after the other, so that the first has it when the next one looks. */
+  /** Creations with the same key run one after the other, so that the second one sees the first. */
   createUnlessKeyUsed(upload: KeyedUpload, replacedId: string | undefined): Promise<Upload | string> {
     return this.keyedCreations.run<Upload | string>(upload.clientKey, () => {
       const knownId = this.idsByClientKey.get(upload.clientKey);
@@ -209,7 +214,7 @@ export class Records {
     return this.idsByClientKey.get(clientKey);
   }
 
-  /** Gives the phase in which it was removed. */
+  /** Gives the phase that the upload had. */
   remove(id: string): Promise<Phase | undefined> {
     return this.step(id, async (entry) => {
       if (!entry) return undefined;
@@ -223,13 +228,16 @@ export class Records {
     });
   }
 
-  /** The record last: as long as there is one, the removal is tried again. Also an answer that its record does not know. */
+  /**
+   * Removes the record last, because the removal is tried again while there is one. An answer that the record does
+   * not name is removed too.
+   */
   private async removeFiles(id: string, { file }: RecordEntry): Promise<void> {
     await removeAnswer(this.answerPath(id));
     await this.disk.semaphore.run(() => file.remove());
   }
 
-  /** Within a step, before the change that says so. Gives the checksum. */
+  /** Writes the body and gives its checksum. Call within a step, before the change that names the answer. */
   writeAnswerBody(id: string, body: Uint8Array): Promise<number> {
     return this.disk.semaphore.run(() => writeAnswer(this.answerPath(id), body, this.disk.directorySync));
   }
@@ -259,7 +267,7 @@ export class Records {
     return { phases, bytes };
   }
 
-  /** In the order of the ids, which new and removed uploads do not disturb. */
+  /** In the order of the ids, so that new and removed uploads do not shift the pages. */
   page(after: string | undefined, limit: number): { uploads: Upload[]; next?: string } {
     this.sortedIds ??= [...this.entries.keys()].sort();
     const from = after === undefined ? 0 : firstIndexAbove(this.sortedIds, after);
@@ -268,7 +276,7 @@ export class Records {
     return from + limit < this.sortedIds.length ? { uploads, next: ids.at(-1) } : { uploads };
   }
 
-  /** Fulfilled when the steps that had begun are written; refuses those that come later. */
+  /** Refuses new steps and waits for those under way. */
   async close(): Promise<void> {
     this.closed = true;
     await this.steps.idle();
@@ -281,7 +289,7 @@ export class Records {
     this.registerClientKey(entry);
   }
 
-  /** Of two uploads with one key, as they are found at a start, the newer one took the place of the other. */
+  /** Of two uploads with one key, as a start may find them, the newer one has replaced the other. */
   private registerClientKey({ record }: RecordEntry): void {
     const { id, clientKey, createdAt } = record.upload;
     if (clientKey === undefined) return;
@@ -301,13 +309,16 @@ export class Records {
       const isShown = entry !== undefined && (await this.isRestored(id, entry));
       this.setAsideById.delete(id);
       if (isShown) this.add(entry);
-      log.info({ upload: uploadTag(id) }, entry ? 'a record can be read again' : 'a record is not there any more');
+      log.info(
+        { upload: uploadTag(id) },
+        entry ? 'a record can be read again' : 'a record that could not be read no longer exists',
+      );
     } catch (error) {
       throw storageFault(error, 'the record of an upload cannot be read');
     }
   }
 
-  /** Whether it is an upload from now on. */
+  /** Checks a recovered record; true if the upload is to be shown. */
   private async isRestored(id: string, entry: RecordEntry): Promise<boolean> {
     if (entry.isLost) return true;
     const { record, hasLostLine = false } = entry;
@@ -344,7 +355,7 @@ function firstIndexAbove(sorted: readonly string[], id: string): number {
   return low;
 }
 
-/** A record nobody can read is kept this long for people to look at: it holds request headers, so not for ever. */
+/** Damaged records are kept this long for the operator to look at; not forever, because they hold request headers. */
 const KEEP_DAMAGED_MS = 7 * 24 * 3600 * 1000;
 
 interface Sighting {
@@ -352,16 +363,16 @@ interface Sighting {
   readonly sinceMs: number;
 }
 
-/** What the records know of a name. */
+/** The records that `Leftovers` must not touch. */
 export interface KnownRecords {
   entry(id: string): RecordEntry | undefined;
   setAsideRecords(id: string): SetAsideRecord | undefined;
 }
 
 /**
- * Files beside the records that belong to none: answers whose record is not there, which may still be on its way from a
- * backup, and records that were set aside as damaged a week ago. The time of a file proves nothing, because a copy keeps it:
- * each has to be seen unchanged for a while that really passed.
+ * Removes files next to the records that belong to none: answers without a record, which may still be on its way from
+ * a backup, and damaged records set aside a week ago. A copy keeps the time of a file, so each file must also be seen
+ * unchanged for a while by this process.
  */
 export class Leftovers {
   private sightings = new Map<string, Sighting>();
@@ -371,7 +382,7 @@ export class Leftovers {
     private readonly known: KnownRecords,
   ) {}
 
-  /** One look at all files. Gives the ids of damaged records that are gone. */
+  /** Looks once at all files and gives the ids of the damaged records that were removed. */
   async clear(age: LeftoverAge): Promise<readonly string[]> {
     const before = this.sightings;
     this.sightings = new Map();
@@ -384,7 +395,7 @@ export class Leftovers {
         if (kind === 'damaged') removedIds.push(id);
       }
     } catch (error) {
-      throw storageFault(error, 'what is left beside the records cannot be cleared away');
+      throw storageFault(error, 'leftover files next to the records cannot be removed');
     }
     return removedIds;
   }
@@ -403,7 +414,7 @@ export class Leftovers {
     this.sightings.set(name, { fingerprint, sinceMs });
     const seenMs = age.elapsedMs - sinceMs;
     const keepMs = kind === 'damaged' ? KEEP_DAMAGED_MS : age.minAgeMs;
-    // By its own time, or, where a clock was wrong when it got that, because this process has seen it for so long.
+    // Old by its own time, or, in case a wrong clock set that, by how long this process has seen it.
     return seenMs >= age.minAgeMs && (age.now - mtimeMs >= keepMs || seenMs >= keepMs);
   }
 }

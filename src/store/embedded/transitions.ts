@@ -2,22 +2,25 @@ import { Fault } from '../../model/fault.js';
 import type { Answer, Attempt, Chunk, Phase, Undelivered, Upload } from '../../model/upload.js';
 import type { Commit, NewUpload, ExpectedState } from '../upload-store.js';
 
-/** All that is kept of one upload. Its chunks grow in place: they alone can become many. */
+/** The complete state of one upload. The list of chunks is extended in place, because it alone can become long. */
 export interface UploadRecord {
   readonly upload: Upload;
   readonly chunks: Chunk[];
-  /** The largest lease token that was seen: the fence. */
+  /** The largest lease token so far; commits with a smaller one are refused. */
   readonly token: number;
-  /** CRC-32 of an answer body that is kept beside the record. */
+  /** CRC-32 of an answer body in a file of its own. */
   readonly answerCrc?: number;
-  /** The body itself, in base64, where the disk had room for nothing but a line. */
+  /** The answer body itself in base64, where a full disk had no room for a file. */
   readonly answerBody?: string;
 }
 
-/** What one verb changes; what is appended to the record's file. Replaying all changes gives the record again. */
+/**
+ * The change that one step makes, and the line that is appended to the record's file. Replaying all changes restores
+ * the record.
+ */
 export interface Change {
   readonly token?: number;
-  /** A new last chunk, or the last chunk grown. */
+  /** A new last chunk, or the last chunk with its new size. */
   readonly chunk?: Chunk;
   /** A new attempt, or a known one that ended. */
   readonly attempt?: Attempt;
@@ -29,7 +32,7 @@ export interface Change {
 
 const MAX_KEPT_ATTEMPTS = 20;
 
-/** The phases in which the origin may be asked. */
+/** The phases in which a request to the origin may be sent. */
 export const MAY_BE_SENT: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
 
 export function newRecord(upload: NewUpload): UploadRecord {
@@ -37,7 +40,7 @@ export function newRecord(upload: NewUpload): UploadRecord {
   return { upload: { ...upload, ...empty }, chunks: [], token: 0 };
 }
 
-/** The record after the change; takes over and extends the chunks of the record before it. */
+/** Applies a change; the new record shares and extends the chunks of the old one. */
 export function applyChange(record: UploadRecord, change: Change): UploadRecord {
   if (change.chunk) putChunk(record.chunks, change.chunk);
   const upload = { ...record.upload, ...change.set };
@@ -51,12 +54,12 @@ export function applyChange(record: UploadRecord, change: Change): UploadRecord 
   };
 }
 
-/** As `changed`, leaving the record before it as it is. */
+/** As `applyChange`, but leaves the old record as it is. */
 export function applyToCopy(record: UploadRecord, change: Change): UploadRecord {
   return applyChange({ ...record, chunks: [...record.chunks] }, change);
 }
 
-/** The chunks follow each other without gaps up to the offset, as every change promised. */
+/** True if the chunks follow each other without gaps up to the offset; a valid record always satisfies this. */
 export function hasContiguousChunks({ upload, chunks }: UploadRecord): boolean {
   let end = 0;
   for (const chunk of chunks) {
@@ -80,34 +83,34 @@ function withAttempt(upload: Upload, attempt: Attempt): Upload {
   return { ...upload, attempts, attemptCount: upload.attemptCount + 1 };
 }
 
-/** An attempt begins, or goes on as one that may send the whole. */
+/** True if the change begins an attempt, or allows an early attempt to send the complete upload. */
 export function beginsAttempt({ attempt }: Change): boolean {
   return attempt !== undefined && attempt.reached === undefined;
 }
 
-/** An attempt is under way, or was when its process ended: its answer will need room. */
+/** True if an attempt has no recorded end, also when its process ended first: the attempt's answer will need room. */
 export function hasOpenAttempt({ upload }: UploadRecord): boolean {
   const newest = upload.attempts.at(-1);
   return newest !== undefined && newest.reached === undefined;
 }
 
-/** What comes of its newest attempt will be written: nobody has ended it or given it up. */
+/** True if the newest attempt is still to get an end: it has none, and the upload was not given up. */
 export function hasAttemptUnderWay(record: UploadRecord): boolean {
   const { phase } = record.upload;
   return phase !== 'undelivered' && MAY_BE_SENT.has(phase) && hasOpenAttempt(record);
 }
 
 /**
- * Who delivers, and until when nobody else may. Kept in memory only: with the process every claim ends, because the
- * worker that held it is gone too.
+ * The worker that delivers an upload, and until when no other may. Claims exist in memory only, because they end with
+ * the process of their worker.
  */
 export interface Claim {
   readonly worker: string;
-  /** By a clock that nobody sets. */
+  /** By the monotonic clock. */
   readonly untilMs: number;
 }
 
-/** One moment: by the clock of the wall, and by the one that claims are measured with. */
+/** A moment on the wall clock and on the monotonic clock by which claims are measured. */
 export interface Moment {
   readonly wallMs: number;
   readonly monotonicMs: number;
@@ -116,11 +119,11 @@ export interface Moment {
 export interface ClaimedRecord {
   readonly record: UploadRecord;
   readonly claim?: Claim;
-  /** Given up for its record or its bytes; they stay as they are until it expires. */
+  /** The upload was given up because its record or bytes are damaged; its files stay unchanged until it expires. */
   readonly isLost?: boolean;
 }
 
-/** An attempt in `receiving` is the only one: what it sends is bound to the record by the one who began it. */
+/** While an upload is `receiving` only one attempt may begin, and it must be `inPart`. */
 export function decideBeginEarly({ upload }: UploadRecord, attempt: Attempt): Change | 'stale' {
   if (!attempt.inPart) throw new Fault('CONTRACT_BROKEN', 'an early attempt is in part', false);
   if (upload.phase !== 'receiving') return 'stale';
@@ -134,7 +137,7 @@ export function decideEndEarly({ upload }: UploadRecord, attempt: Attempt): Chan
   return isOpenInPart(upload, attempt) ? { attempt } : 'stale';
 }
 
-/** Its answer came already, by the same call: nobody heard what came of it. */
+/** True if the same call has recorded this answer already: its caller did not get the result. */
 export function isAlreadyAnswered({ upload }: UploadRecord, answer: Answer, attempt?: Attempt): boolean {
   const isSame = upload.phase === 'answered' && upload.answer?.at === answer.at;
   return isSame && (attempt === undefined || isKnown(upload, attempt));
@@ -148,7 +151,7 @@ export function isAlreadyGivenUp({ upload }: UploadRecord, why: Undelivered): bo
   return upload.phase === 'undelivered' && isSame(upload.undelivered, why);
 }
 
-/** `complete` or `undelivered`, or `delivering` under a claim that has run out. */
+/** Allows a claim on `complete` and `undelivered` uploads, and on `delivering` ones whose claim has run out. */
 export function decideClaim(
   { record, claim }: ClaimedRecord,
   { monotonicMs }: Moment,
@@ -162,14 +165,17 @@ export function decideClaim(
   return { ...attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] };
 }
 
-/** A claim that has run out is still held as long as nobody else took it: what its worker learned must not be lost. */
+/**
+ * True if the worker holds the claim. A claim that has run out counts until another worker takes it, so that the
+ * worker's result is not lost.
+ */
 export function holdsClaim({ record, claim }: ClaimedRecord, worker: string): boolean {
   return record.upload.phase === 'delivering' && claim?.worker === worker;
 }
 
 /**
- * The worker of the newest attempt may go on with it until a newer one begins: what it learns at the origin can be learned
- * nowhere else, however long it stood still.
+ * True if this is the newest attempt and the upload waits for an answer. Its worker may record its end until a newer
+ * attempt begins, because nothing else can tell what the origin did with it.
  */
 export function isNewestAttempt({ upload }: UploadRecord, number: number | undefined): boolean {
   const { phase, attempts } = upload;
@@ -178,7 +184,7 @@ export function isNewestAttempt({ upload }: UploadRecord, number: number | undef
   return newest !== undefined && newest.number === number && (!newest.inPart || newest.reached !== undefined);
 }
 
-/** The claim of the newest attempt's worker is given back. */
+/** The change with which the worker of the newest attempt gets its claim back. */
 export function decideReclaim({ upload }: UploadRecord): Change {
   return upload.phase === 'delivering' ? {} : { set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] };
 }
@@ -194,8 +200,8 @@ export function decideAttempt(record: UploadRecord, attempt: Attempt, boundary: 
 const LINE_LOST = 'the record of its delivery is damaged: a request may have been sent';
 
 /**
- * A record whose last line is lost. That of an upload that is whole may have said that an attempt begins, so it is taken for
- * one that nobody heard the end of: what may not be repeated is not sent again.
+ * The record after its last line was lost. The line of a complete upload may have begun an attempt, so an attempt
+ * with an unknown outcome is assumed: a request that may not be repeated is not sent again.
  */
 export function withLostLine(record: UploadRecord, startedAt: number): UploadRecord {
   const { upload } = record;
@@ -223,7 +229,10 @@ export function decideGiveUp(why: Undelivered): Change {
   return { set: { phase: 'undelivered', undelivered: why } };
 }
 
-/** Only of the end that the client was told of: a newer attempt has another outcome. */
+/**
+ * Updates the reason only while the newest attempt is the one the client was told about, since a newer attempt has
+ * another outcome.
+ */
 export function decideClientInformed(
   record: UploadRecord,
   attempt: number,
@@ -240,7 +249,7 @@ function isKnown({ attempts }: Upload, attempt: Attempt): boolean {
   return attempts.some((known) => isSame(known, attempt));
 }
 
-/** As the record's file keeps them. */
+/** Compared as they are stored in the record's file. */
 function isSame(one: object | undefined, other: object): boolean {
   return JSON.stringify(one) === JSON.stringify(other);
 }
@@ -255,7 +264,10 @@ function withoutInPart(early: Attempt): Attempt {
   return attempt;
 }
 
-/** Whether somebody should deliver this upload now. `beyond`: who is due later than this has its time from another clock. */
+/**
+ * True if the upload should be delivered now. A due time later than `implausibleAfter` counts as due: the clock was
+ * set back since.
+ */
 export function isDue(
   { record, claim }: ClaimedRecord,
   { wallMs, monotonicMs }: Moment,
@@ -266,7 +278,7 @@ export function isDue(
   return phase === 'delivering' && (claim === undefined || claim.untilMs <= monotonicMs);
 }
 
-/** Whether nobody needs this upload any more. A delivery under way is never pulled from under its worker's feet. */
+/** True if the upload may be removed; never while its delivery is claimed. */
 export function isExpired({ record, claim, isLost = false }: ClaimedRecord, { wallMs, monotonicMs }: Moment): boolean {
   const { phase, expiresAt } = record.upload;
   if (phase === 'cancelled' || (phase === 'invalid' && !isLost)) return true;
@@ -274,7 +286,10 @@ export function isExpired({ record, claim, isLost = false }: ClaimedRecord, { wa
   return expiresAt <= wallMs && !isClaimed;
 }
 
-/** The fence, and what a commit does when it passes. Throws when the holder of the lease breaks the rules. */
+/**
+ * Checks the token and gives the change of a commit. Throws when the holder of the lease breaks the contract of
+ * `commit`.
+ */
 export function decideCommit(record: UploadRecord, commit: Commit): Change | 'stale' | 'gone' {
   if (isAlreadyCompleted(record, commit)) return {};
   const refusal = leaseRefusal(record, commit.token);
@@ -322,7 +337,7 @@ export function decideCancel({ upload }: UploadRecord): Change {
   return upload.phase === 'cancelled' ? {} : { set: { phase: 'cancelled' } };
 }
 
-/** The same commit as the one that completed it, asked for again because nobody heard what came of it. */
+/** True if this very commit has completed the upload before: its caller did not get the result. */
 function isAlreadyCompleted({ upload, chunks, token }: UploadRecord, commit: Commit): boolean {
   const { chunk, length = upload.length } = commit;
   if (upload.phase !== 'complete' || upload.dueAt !== undefined) return false;
@@ -338,7 +353,7 @@ function leaseRefusal(record: UploadRecord, token: number): 'stale' | 'gone' | u
   return record.upload.phase === 'receiving' ? undefined : 'gone';
 }
 
-/** A new chunk begins at the offset; the last one may grow. An empty one is nothing to remember. */
+/** A new chunk must begin at the offset, and the last one may only grow. An empty chunk is not recorded. */
 function acceptedChunk({ upload, chunks }: UploadRecord, chunk: Chunk | undefined): Chunk | undefined {
   if (!chunk) return undefined;
   const last = chunks.at(-1);
@@ -370,7 +385,7 @@ type Waiter = (upload: Upload | undefined, failure?: Error) => void;
 
 const NO_WAITERS: readonly Waiter[] = [];
 
-/** Requests that wait until the delivery of an upload has come to something. */
+/** The requests that wait until the delivery of an upload has ended or been given up. */
 export class SettlementWaiters {
   private readonly waiters = new Map<string, Set<Waiter>>();
 
@@ -389,7 +404,7 @@ export class SettlementWaiters {
     });
   }
 
-  /** Called after each step: wakes those who wait when the phase is a settled one. */
+  /** Wakes the waiting requests if the phase is settled; called after each step. */
   notify(id: string, upload: Upload | undefined): void {
     if (!isSettled(upload)) return;
     for (const waiter of [...(this.waiters.get(id) ?? NO_WAITERS)]) waiter(upload);
