@@ -83,25 +83,25 @@ export class AdminClient {
 }
 
 const UNREACHABLE_ADVICE =
-  'Does the proxy run, and is its admin listener there? Its line "listening" tells the address: give it with --admin.';
+  'Is the proxy running, and is this its admin listener? The proxy logs the address in its "listening" line; pass it with --admin.';
 
 const PERMISSION_ADVICE =
-  'Ask as the user of the proxy, or let your group in: admin.mode 0660, and a directory that the group may enter.';
+  'Run the command as the user of the proxy, or give your group access: admin.mode 0660, in a directory that the group may enter.';
 
 const NO_TOKEN =
-  'the admin listener asks for a token: name its file with --admin-token-file or RUFH_PROXY_ADMIN_TOKEN_FILE, or give the ' +
+  'the admin listener requires a token: pass its file with --admin-token-file or RUFH_PROXY_ADMIN_TOKEN_FILE, or pass the ' +
   'proxy’s configuration with --config';
 const WRONG_TOKEN =
-  'the admin listener does not take this token: it knows the one that its admin.token_file held when the proxy was started';
+  'the admin listener does not accept this token: it expects the one that admin.token_file contained when the proxy started';
 
 /** The words for an exchange without an answer: a port that speaks something else is told apart from a closed one. */
 function describeNoResponse(error: unknown, place: string): string {
   const code = (error as NodeJS.ErrnoException).code ?? '';
   if (place.startsWith('https:') && /^(EPROTO$|ERR_SSL|ECONNRESET$)/.test(code))
-    return `what listens at ${place} does not speak TLS: the admin listener speaks HTTP, as http://…`;
+    return `the server at ${place} does not speak TLS; the admin listener speaks plain HTTP, so use http://…`;
   // Errors of ours have no code: there was a connection, and no answer came of it.
   if (code === '' || code.startsWith('HPE_') || code === 'ECONNRESET')
-    return `what listens at ${place} gives no answer of HTTP: it speaks TLS, or something else`;
+    return `the server at ${place} does not answer in HTTP; it may speak TLS or another protocol`;
   return `nothing answers at ${place}`;
 }
 
@@ -155,7 +155,7 @@ export function resolveAdminTarget({
   const tokenFile = adminTokenFile ?? (env['RUFH_PROXY_ADMIN_TOKEN_FILE'] || tokenFileOf(loaded));
   if (tokenFile === undefined) return endpoint;
   const read = readSecret(tokenFile);
-  if ('problem' in read) return { problem: `the token of the admin listener: ${read.problem}` };
+  if ('problem' in read) return { problem: `cannot use the admin token: ${read.problem}` };
   return { ...endpoint, token: read.secret };
 }
 
@@ -163,7 +163,7 @@ type Loaded = ReturnType<typeof loadAdmin>;
 
 function endpointOf(loaded: Loaded): AdminEndpoint | { problem: string } {
   if ('configErrors' in loaded) return { problem: loaded.configErrors.map(describeError).join('\n  ') };
-  if (!loaded.admin) return { problem: 'this configuration has no admin listener; give one an address with "admin:"' };
+  if (!loaded.admin) return { problem: 'this configuration has no admin listener; set its address with "admin:"' };
   return toEndpoint(loaded.admin.address);
 }
 
@@ -190,7 +190,7 @@ function toEndpoint(address: Address): AdminEndpoint | { problem: string } {
   if (address.kind === 'unix') return { socketPath: address.path };
   if (address.port === 0) {
     return {
-      problem: 'the admin listener has whatever port was free: its line "listening" tells, give it with --admin',
+      problem: 'the admin listener picked a free port; the proxy logs it in its "listening" line, pass it with --admin',
     };
   }
   return { url: `http://${formatAddress({ ...address, host: CONNECT_HOST[address.host] ?? address.host })}` };
@@ -208,9 +208,9 @@ export interface AdminFlags {
 
 export function addAdminOptions(command: Command): Command {
   return command
-    .option('--admin <address>', 'URL, HOST:PORT or unix:/path of the admin listener [RUFH_PROXY_ADMIN]')
-    .option('--admin-token-file <file>', 'file with the token that it asks for [RUFH_PROXY_ADMIN_TOKEN_FILE]')
-    .option('-c, --config <file>', 'the proxy’s configuration, which tells both [RUFH_PROXY_CONFIG]');
+    .option('--admin <address>', 'admin listener, as URL, HOST:PORT or unix:/path [RUFH_PROXY_ADMIN]')
+    .option('--admin-token-file <file>', 'file with the admin token, if one is required [RUFH_PROXY_ADMIN_TOKEN_FILE]')
+    .option('-c, --config <file>', 'configuration of the proxy, to read both from [RUFH_PROXY_CONFIG]');
 }
 
 /** Ends with 1 when the proxy refuses what was asked, with 2 when there is nobody to ask. */

@@ -56,9 +56,9 @@ async function dataDirectoryError(config: DataDirectory): Promise<string | undef
     const above = existingAncestor(directory);
     // Newer versions of Node do not tell a path below a file from one that is not there.
     if (!statSync(above).isDirectory())
-      return `${directory} cannot be made: ${above} is not a directory; choose another --data`;
+      return `${directory} cannot be created: ${above} is not a directory; choose another --data`;
     return KERNEL_FILE_SYSTEMS.has(statfsSync(above).type)
-      ? `${directory} is not there, and cannot be made: ${above} shows what the kernel knows and keeps no files; choose another --data`
+      ? `${directory} does not exist and cannot be created: ${above} is a kernel file system that stores no files; choose another --data`
       : undefined;
   } catch (error) {
     return describeStartupError(error, config);
@@ -69,7 +69,7 @@ async function dataDirectoryError(config: DataDirectory): Promise<string | undef
 function creationProblem({ data }: DataDirectory): string | undefined {
   if (statSync(data, { throwIfNoEntry: false })) return undefined;
   const why = permissionProblem(existingAncestor(data));
-  return why === undefined ? undefined : `${data} is not there, and cannot be made by this user: ${why}`;
+  return why === undefined ? undefined : `${data} does not exist, and this user cannot create it: ${why}`;
 }
 
 /** proc, sysfs, cgroup and cgroup2 (statfs(2)): what root may write by their rights, they refuse all the same. */
@@ -86,7 +86,7 @@ function permissionProblem(directory: string): string | undefined {
     accessSync(directory, constants.R_OK | constants.W_OK | constants.X_OK);
     return undefined;
   } catch (error) {
-    return `${directory} cannot be written by this user (${(error as NodeJS.ErrnoException).code})`;
+    return `${directory} is not writable for this user (${(error as NodeJS.ErrnoException).code})`;
   }
 }
 
@@ -110,7 +110,7 @@ export function configSummary(config: Config): string[] {
 }
 
 function adminSummary({ address, token, open }: AdminConfig): string {
-  const openly = open.length > 0 ? `, but for ${open.join(' and ')}` : '';
+  const openly = open.length > 0 ? `, except ${open.join(' and ')}` : '';
   return `${formatAddress(address)} (${token === undefined ? 'no token' : `with a token${openly}`})`;
 }
 
@@ -133,8 +133,8 @@ function redisSummary(store: RedisConfig): string {
 /** How other nodes get at the bytes here; one process alone has none. */
 function clusterSummary({ store, spool, cluster }: Config): string[] {
   if (store.type === 'embedded' || spool.shared) return [];
-  if (!cluster) return ['cluster   none: this is the only node, no other can reach the bytes here'];
-  const safety = cluster.tls ? 'signed, TLS with certificates of both sides' : 'signed, without TLS';
+  if (!cluster) return ['cluster   none: this must be the only node, because no other can read its bytes'];
+  const safety = cluster.tls ? 'signed, mutual TLS' : 'signed, without TLS';
   return [`cluster   ${cluster.advertise}, listening on ${formatAddress(cluster.listen)} (${safety})`];
 }
 
@@ -157,7 +157,7 @@ function plainBodies({ plainBodies: handling, delivery, limits, resumable }: Rou
   ];
   const limited = limits.maxSize === undefined ? '' : `, bodies up to ${limits.maxSize} bytes`;
   if (!resumable || open.length === 0) return limited;
-  return `${limited}, ordinary bodies pass: ${open.join(', ')} hold for uploads only`;
+  return `${limited}, ordinary bodies pass: ${open.join(', ')} apply to uploads only`;
 }
 
 /** Tells on standard error what is doubtful, one a line. */

@@ -4,30 +4,34 @@ import { type AdminClient, type AdminFlags, failWith, type Json, addAdminOptions
 import { formatBytes } from './format-uploads.js';
 
 const EXAMPLES = `
-A node that drains takes no new uploads and is not ready any more; those that it has go on. With --move it gives them to
-the other nodes of its cluster, the command waits until none is left, and then the node can be stopped for good. Without
-"cluster" in its configuration there is nobody to give them to; with "spool.shared" there is no need.
+A draining node accepts no new uploads and reports that it is not ready; existing uploads continue. With --move it moves
+them to the other nodes of its cluster, and the command waits until none is left; then the node can be removed. Without
+"cluster" in its configuration there is no node to move them to; with "spool.shared" there is no need to.
 
 Examples:
   $ rufh-proxy drain --admin http://10.0.0.5:9090
   $ rufh-proxy drain --move --timeout 600
 
-Ends with 0 when it is done, 1 when uploads are left, 2 when the admin listener could not be reached.`;
+Exit code: 0 when done, 1 when uploads are left, 2 when the admin listener cannot be reached.`;
 
 /** `drain [--move]`. */
 export function addDrainCommand(root: Command): void {
   addAdminOptions(root.command('drain'))
-    .description('have a running proxy take no new uploads; with --move, give those it has to other nodes')
-    .option('--move', 'give its uploads to other nodes, and wait until none is left')
-    .option('--timeout <seconds>', 'wait no longer than this for --move; the proxy goes on with it', parseSeconds)
-    .option('--json', 'only the end, as JSON')
+    .description('stop a running proxy from accepting new uploads; with --move, move its uploads to other nodes')
+    .option('--move', 'move its uploads to other nodes, and wait until none is left')
+    .option(
+      '--timeout <seconds>',
+      'stop waiting for --move after this time; the proxy continues the move',
+      parseSeconds,
+    )
+    .option('--json', 'print only the final state, as JSON')
     .addHelpText('after', EXAMPLES)
     .action((options: DrainCommandOptions & AdminFlags) => withClient(options, (client) => drain(client, options)));
 }
 
 function parseSeconds(text: string): number {
   if (/^[1-9]\d{0,6}$/.test(text)) return Number(text);
-  throw new InvalidArgumentError('It is a whole number of seconds above 0.');
+  throw new InvalidArgumentError('It must be a whole number of seconds, 1 or more.');
 }
 
 interface DrainCommandOptions {
@@ -58,7 +62,7 @@ async function drain(client: AdminClient, { move = false, timeout, json = false 
   const until = timeout === undefined ? Infinity : performance.now() + timeout * 1000;
   const say = json ? () => undefined : withoutRepeats((line) => process.stdout.write(`${line}\n`));
   let status = (await client.ask('POST', `/drain?move=${move}`, isDrain)) as DrainStatus;
-  say('it takes no new uploads any more');
+  say('the proxy accepts no new uploads');
   while (move && status.move && isInProgress(status.move) && performance.now() < until) {
     if (status.move.left !== undefined) say(progressText(status.move));
     await sleep(POLL_INTERVAL_MS);
@@ -68,7 +72,7 @@ async function drain(client: AdminClient, { move = false, timeout, json = false 
   else if (status.move && move) say(progressText(status.move));
   if (!move || status.move?.isDone) return;
   if (status.move?.isImpossible) failWith('nothing was moved; do not remove the disk of this node', 1);
-  else failWith('it is not done in time; the proxy goes on with it', 1);
+  else failWith('the move did not finish in time; the proxy continues it', 1);
 }
 
 function isDrain({ draining }: Json): boolean {
@@ -82,7 +86,7 @@ function isInProgress({ isDone, isImpossible = false }: NonNullable<DrainStatus[
 function progressText({ moved, bytes: size, left, problem, remark }: NonNullable<DrainStatus['move']>): string {
   if (remark !== undefined) return remark;
   const why = problem === undefined ? '' : ` (${problem})`;
-  if (left === undefined) return `${moved} moved, what is left was not counted${why}`;
+  if (left === undefined) return `${moved} moved, remaining uploads unknown${why}`;
   const rest = left === 0 ? 'none is left' : `${left} left`;
   return `${moved} moved with ${formatBytes(size)}, ${rest}${why}`;
 }

@@ -80,7 +80,7 @@ function statusReason(
 }
 
 /** The record holds the problems of attempts only: a gate that gives no verdict, or an origin that is left alone, is in the log. */
-const NOT_ATTEMPTED = 'the gate gave no verdict, or the origin is left alone for a while; the log says which';
+const NOT_ATTEMPTED = 'the gate gave no verdict, or requests to the origin are paused; see the log';
 
 /** `1.5 GiB`; exact below a KiB. */
 export function formatBytes(count: number): string {
@@ -177,12 +177,12 @@ function formatStatus({ attempts }: ShownUpload, { status, reason }: NonNullable
 }
 
 function formatVersion(dialect: string): string {
-  if (dialect === PLAIN_DIALECT) return 'no upload: an ordinary request whose body was spooled';
+  if (dialect === PLAIN_DIALECT) return 'none: an ordinary request whose body was spooled';
   return dialect === 'final' ? 'without an interop version' : `interop ${dialect}`;
 }
 
 function formatReceived({ offset, length }: ShownUpload): string {
-  const whole = length === undefined ? 'of a length that is not known yet' : `of ${length} (${formatBytes(length)})`;
+  const whole = length === undefined ? 'of unknown length' : `of ${length} (${formatBytes(length)})`;
   return `${offset} ${whole}`;
 }
 

@@ -9,13 +9,13 @@ import { addUploadsCommand } from './uploads.js';
 const EXAMPLES = `
 Examples:
   $ rufh-proxy serve --origin http://127.0.0.1:3000
-        every path of that API takes resumable uploads, on port 8080, kept in ./data
+        accepts resumable uploads on every path of that API, on port 8080, and keeps them in ./data
   $ rufh-proxy init && rufh-proxy check --config rufh-proxy.yaml
         writes a configuration with every setting explained, and checks it
   $ rufh-proxy serve --config rufh-proxy.yaml
-        runs with it
+        runs the proxy with it
   $ rufh-proxy uploads list --phase undelivered
-        whole uploads that their origin has not answered, see "rufh-proxy uploads --help"
+        lists complete uploads that their origin has not answered; see "rufh-proxy uploads --help"
 
 Every flag of serve can also be given as a variable, RUFH_PROXY_ORIGIN for --origin: see "rufh-proxy serve --help".
 Flags win over variables, variables over the file.`;
@@ -37,7 +37,7 @@ export function program(): Command {
       await serve(configSources(command), version());
     });
   addConfigOptions(root.command('check'))
-    .description('check a configuration: prints every mistake at once, or what would be served')
+    .description('check a configuration, and print all its errors or a summary of what would be served')
     .action(async (_options, command: Command) => {
       const { check } = await import('./check.js');
       await check(configSources(command));
@@ -45,7 +45,7 @@ export function program(): Command {
   root
     .command('init')
     .description('write a configuration with every setting explained')
-    .argument('[file]', 'where to; an existing file is not touched', 'rufh-proxy.yaml')
+    .argument('[file]', 'file to write; an existing file is not overwritten', 'rufh-proxy.yaml')
     .action(init);
   addUploadsCommand(root);
   addDrainCommand(root);
@@ -53,10 +53,10 @@ export function program(): Command {
 }
 
 const SIGNALS = `
-It says "listening" in one line on standard output as soon as it takes requests. Logs follow it
-there; what has to be said before goes to standard error.
-The first SIGTERM or SIGINT ends it gently: uploads under way keep what they have and can go on elsewhere.
-The second ends it at once; what was acknowledged is safe even then.`;
+The proxy prints one "listening" line on standard output as soon as it accepts requests. Logs
+follow on standard output; everything before that line goes to standard error.
+The first SIGTERM or SIGINT stops it gracefully: uploads in progress keep their bytes and can be resumed.
+The second stops it immediately; acknowledged bytes are safe even then.`;
 
 function addConfigOptions(command: Command): Command {
   command.addOption(new Option('-c, --config <file>', 'configuration file (YAML)').env('RUFH_PROXY_CONFIG'));
@@ -87,7 +87,7 @@ function init(file: string): void {
   const schema = fileURLToPath(new URL('schema.json', shipped));
   try {
     writeFileSync(file, example.replace('$schema=./schema.json', `$schema=${schema}`), { flag: 'wx' });
-    process.stdout.write(`wrote ${file}; set "origin" in it, then: rufh-proxy serve --config ${file}\n`);
+    process.stdout.write(`wrote ${file}; set "origin" in it, then run: rufh-proxy serve --config ${file}\n`);
   } catch (error) {
     process.stderr.write(`rufh-proxy: ${describeWriteError(file, error as NodeJS.ErrnoException)}\n`);
     process.exitCode = 1;
@@ -95,6 +95,6 @@ function init(file: string): void {
 }
 
 function describeWriteError(file: string, error: NodeJS.ErrnoException): string {
-  if (error.code === 'EEXIST') return `${file} exists already and was left as it is; name another file`;
+  if (error.code === 'EEXIST') return `${file} already exists and was not changed; choose another file`;
   return `cannot write ${file}: ${error.code ?? error.message}`;
 }

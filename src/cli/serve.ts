@@ -56,7 +56,7 @@ function announce(log: ProcessLog, started: Started, version: string): void {
 /** Nothing is known about the state after this. Ending is safe: a start recovers all that was acknowledged. */
 function exitOnUnexpectedErrors(log: ProcessLog): void {
   const end = (error: unknown) => {
-    log.fatal({ err: error }, 'unexpected error; the process ends');
+    log.fatal({ err: error }, 'unexpected error; exiting');
     process.exit(1);
   };
   process.on('uncaughtException', end).on('unhandledRejection', end);
@@ -71,7 +71,7 @@ interface WorkerTask {
 
 /** Runs the proxy as one of several, until the primary process wants it to end or is gone. */
 async function serveAsWorker({ identity, config, log, startApp }: WorkerTask): Promise<void> {
-  const stop = new GracefulShutdown(log, 'the worker has stopped');
+  const stop = new GracefulShutdown(log, 'worker stopped');
   const link = new PrimaryLink({
     onStop: (why) => {
       if (why === 'primary-gone') log.error('the primary process is gone; stopping');
@@ -162,9 +162,10 @@ class GracefulShutdown {
   private onSignal(signal: NodeJS.Signals): void {
     if (this.hasSignal) process.exit(1);
     this.hasSignal = true;
-    if (this.running) this.log.info({ signal }, 'stopping; a second signal ends at once');
+    if (this.running) this.log.info({ signal }, 'stopping; a second signal exits immediately');
     this.begin();
   }
 }
 
-const SIGHUP_IGNORED = 'SIGHUP changes nothing: a changed configuration needs a restart (SIGTERM, then a new start)';
+const SIGHUP_IGNORED =
+  'SIGHUP has no effect; to apply a changed configuration, restart the proxy (SIGTERM, then start it again)';

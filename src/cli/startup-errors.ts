@@ -23,15 +23,15 @@ export function describeStartupError(error: unknown, config: Pick<Config, 'data'
       ? `the admin listener cannot listen: ${error.message}${ADMIN_HINT}`
       : `cannot listen: ${error.message}`;
   if (code === 'ENOTFOUND' && syscall === 'getaddrinfo') {
-    return `cannot listen: the name ${'hostname' in error ? String(error.hostname) : ''} is not known on this machine`;
+    return `cannot listen: the name ${'hostname' in error ? String(error.hostname) : ''} cannot be resolved on this machine`;
   }
   if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') {
-    return `no permission for ${path ?? config.data}: give the user of this process the right to write there, or choose another --data`;
+    return `no permission for ${path ?? config.data}: give the user of this process write permission, or choose another --data`;
   }
   return error.stack ?? error.message;
 }
 
-const ADMIN_HINT = '. It is set with `admin` or --admin; "false" is none';
+const ADMIN_HINT = '. Set another address with `admin` or --admin, or disable it with "false"';
 
 function isAddress(address: Address | undefined, where: string): boolean {
   if (address?.kind === 'unix') return address.path === where;
@@ -40,15 +40,15 @@ function isAddress(address: Address | undefined, where: string): boolean {
 
 /** The system reports a directory that does not exist as EACCES too. */
 const SOCKET_FILE_ADVICE: Readonly<Record<string, string>> = {
-  EADDRINUSE: 'another process listens there; stop it or choose another path',
+  EADDRINUSE: 'another process is listening there; stop it, or choose another path',
   EACCES:
-    'its directory does not exist, or the user of this process may not write there; put that right, or choose another path',
+    'its directory does not exist or is not writable for the user of this process; fix that, or choose another path',
   ENOTDIR: 'a part of the path is a file; choose another path',
-  EROFS: 'that file system can only be read; choose another path',
+  EROFS: 'the file system is read-only; choose another path',
 };
 
 const PORT_ADVICE: Readonly<Record<string, string>> = {
-  EADDRINUSE: 'another process listens there; stop it or choose another address (port 0 picks a free port)',
+  EADDRINUSE: 'another process is listening there; stop it, or choose another address (port 0 picks a free port)',
   EACCES: 'no permission; choose a port above 1023, or give the process CAP_NET_BIND_SERVICE',
   EADDRNOTAVAIL: 'this machine has no such address',
 };
@@ -58,7 +58,7 @@ function faultAdvice({ code, message }: Fault, data: string): string {
     case 'STORAGE_UNAVAILABLE':
       return `${message}; check that the user of this process can write to ${data}`;
     case 'STORAGE_FULL':
-      return `${message}; make room on the disk of ${data}`;
+      return `${message}; free some space on the disk of ${data}`;
     case 'DIRECTORY_IN_USE':
     case 'STORE_UNAVAILABLE':
       return message;

@@ -20,8 +20,8 @@ import {
 } from './format-uploads.js';
 
 const EXAMPLES = `
-The uploads are those of a running proxy, asked through its admin listener. An upload goes by its tag, as in the logs; show
-also takes its URL, path, Idempotency-Key or client.
+The commands talk to the admin listener of a running proxy. They identify an upload by its tag, as in the logs; show
+also accepts its URL, path, Idempotency-Key or client.
 
 Examples:
   $ rufh-proxy uploads list --phase undelivered
@@ -30,33 +30,31 @@ Examples:
   $ rufh-proxy uploads redeliver 3f0c9a17be --admin http://127.0.0.1:9090
   $ rufh-proxy uploads redeliver 3f0c9a17be --past-gate --as 'Ada, ticket 417'
 
-Ends with 0 when everything was done, 1 when something was not, 2 when the admin listener could not be reached.`;
+Exit code: 0 when everything succeeded, 1 when something failed, 2 when the admin listener cannot be reached.`;
 
 /** `uploads list|show|cancel|redeliver`. */
 export function addUploadsCommand(root: Command): void {
   const uploads = root
     .command('uploads')
-    .description('see uploads of a running proxy, cancel them, have them delivered again')
+    .description('list, show, cancel or redeliver the uploads of a running proxy')
     .addHelpText('after', EXAMPLES);
   addAdminOptions(uploads.command('list'))
-    .description('the newest uploads: phase, size, age, attempts, and why they are where they are')
-    .addOption(new Option('--phase <phase>', 'only those in this phase').choices(PHASES))
-    .option('--limit <number>', 'at most so many', parsePositive, 100)
-    .option('--json', 'as JSON')
-    .option('-q, --quiet', 'only their tags')
+    .description('list the newest uploads with their phase, size, age, attempts and the reason for their state')
+    .addOption(new Option('--phase <phase>', 'only uploads in this phase').choices(PHASES))
+    .option('--limit <number>', 'maximum number of uploads', parsePositive, 100)
+    .option('--json', 'print JSON')
+    .option('-q, --quiet', 'print only tags')
     .action((options: ListOptions & AdminFlags) => withClient(options, (client) => list(client, options)));
   addAdminOptions(uploads.command('show'))
-    .description(
-      'everything about one upload, but no credentials and no bytes; the list of them where it may be several',
-    )
-    .argument('<what>', 'its tag or URL, the path or the client of its creation, or its Idempotency-Key')
-    .option('--json', 'as JSON')
+    .description('show one upload in detail, without credentials and content; if several match, list them')
+    .argument('<what>', 'tag, URL or Idempotency-Key of the upload, or the path or client of its creation')
+    .option('--json', 'print JSON')
     .action((what: string, options: { json?: boolean } & AdminFlags) => {
       return withClient(options, (client) => show(client, what, options));
     });
   addAdminOptions(uploads.command('cancel'))
-    .description('end uploads and remove their bytes; their clients find them gone')
-    .argument('<tag...>', 'which')
+    .description('cancel uploads and delete their bytes; their clients get 404')
+    .argument('<tag...>', 'tags of the uploads')
     .option('--as <name>', OPERATOR_HELP)
     .action((tags: string[], options: OperatorOption & AdminFlags) => {
       const query = `?${new URLSearchParams({ operator: operatorName(options) }).toString()}`;
@@ -65,9 +63,9 @@ export function addUploadsCommand(root: Command): void {
       );
     });
   addAdminOptions(uploads.command('redeliver'))
-    .description('try again to give uploads to their origin, also those it may have got already')
-    .argument('<tag...>', 'which')
-    .option('--past-gate', 'without asking the route’s gate, which is asked again otherwise')
+    .description('deliver uploads to their origin again, even if it may have received them already')
+    .argument('<tag...>', 'tags of the uploads')
+    .option('--past-gate', 'skip the gate of the route, which is asked again by default')
     .option('--as <name>', OPERATOR_HELP)
     .action((tags: string[], options: OperatorOption & AdminFlags & { pastGate?: boolean }) => {
       const past = options.pastGate ? { past_gate: 'true' } : undefined;
@@ -80,7 +78,7 @@ export function addUploadsCommand(root: Command): void {
     });
 }
 
-const OPERATOR_HELP = 'who does it, for the log of the proxy (default: your name on this machine)';
+const OPERATOR_HELP = 'your name for the log of the proxy (default: your user name on this machine)';
 
 interface OperatorOption {
   readonly as?: string;
@@ -98,7 +96,7 @@ function operatorName({ as }: OperatorOption): string {
 
 function parsePositive(text: string): number {
   if (/^[1-9]\d{0,6}$/.test(text)) return Number(text);
-  throw new InvalidArgumentError('It is a whole number above 0.');
+  throw new InvalidArgumentError('It must be a whole number, 1 or more.');
 }
 
 interface ListOptions {
@@ -141,7 +139,7 @@ async function list(client: AdminClient, { phase, limit, json = false, quiet = f
   else print(uploads.length === 0 ? 'no uploads\n' : escapeControl(uploadTable(uploads, Date.now())));
   if (!json && !quiet && setAside.length > 0) print(escapeControl(`\n${setAsideTable(setAside)}`));
   if (!json && !quiet && unknownUploads) print(escapeControl(`\nWarning: ${unknownUploads.problem}.\n`));
-  if (next !== undefined) process.stderr.write(`There are more: --limit ${limit * 10} shows up to so many.\n`);
+  if (next !== undefined) process.stderr.write(`There are more; --limit ${limit * 10} shows up to that many.\n`);
 }
 
 /** Prints everything about the upload that is meant, or the list of those that may be. */
@@ -159,12 +157,12 @@ async function show(client: AdminClient, reference: string, { json = false }: { 
     return;
   }
   print(json ? `${JSON.stringify(page, undefined, 2)}\n` : escapeControl(uploadTable(page.uploads, Date.now())));
-  process.stderr.write(`${page.uploads.length} uploads are known by this; show one of them by its tag.\n`);
+  process.stderr.write(`${page.uploads.length} uploads match; show one of them by its tag.\n`);
 }
 
 const notFoundMessage = (reference: string): string =>
-  `No upload is known by ${JSON.stringify(reference)}, be it a tag, the URL of an upload, the path of a creation, an Idempotency-Key or ` +
-  'the address of a client. Those that have ended and been removed are in the log only.';
+  `No upload matches ${JSON.stringify(reference)} by its tag or URL, the path of its creation, its Idempotency-Key or the address ` +
+  'of its client. Uploads that ended and were removed are only in the log.';
 
 /** Undefined when it was shown; the refusal when there is none with this tag. */
 async function showTagged(client: AdminClient, tag: string, json: boolean): Promise<AdminRefused | undefined> {

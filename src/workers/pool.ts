@@ -126,7 +126,7 @@ export class WorkerSlot {
     }
     worker.send({ kind: 'stop' });
     const end = await worker.ended;
-    if (end.code !== 0) throw new Error(`worker ${this.number} ended ${describeExit(end)}`);
+    if (end.code !== 0) throw new Error(`worker ${this.number} exited ${describeExit(end)}`);
   }
 
   /** At once; nothing follows. */
@@ -143,7 +143,7 @@ export class WorkerSlot {
     worker.listening.then(
       () => {
         this.isListening = true;
-        log.info({ worker: number, workerPid: worker.pid }, 'a worker listens');
+        log.info({ worker: number, workerPid: worker.pid }, 'worker listening');
         onListening(worker);
       },
       () => undefined,
@@ -164,7 +164,7 @@ export class WorkerSlot {
       const { failures, afterMs } = nextRestart(this.failures, monotonic() - since);
       this.failures = failures;
       const { pid, problem } = worker;
-      log.error({ worker: number, workerPid: pid, ...end, problem, afterMs }, 'a worker ended; another follows');
+      log.error({ worker: number, workerPid: pid, ...end, problem, afterMs }, 'worker exited; starting another');
       this.restartTimer = setTimeout(() => this.replaceWhenEnded(this.fork(true)), afterMs);
     });
   }

@@ -104,7 +104,9 @@ export class WorkerProcess {
   }
 
   private failure({ number }: WorkerIdentity, end: ProcessExit): WorkerFailed {
-    return new WorkerFailed(this.failureReason ?? `worker ${number} ended ${describeExit(end)} before it listened`);
+    return new WorkerFailed(
+      this.failureReason ?? `worker ${number} exited ${describeExit(end)} before it was listening`,
+    );
   }
 }
 

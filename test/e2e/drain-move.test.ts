@@ -60,7 +60,7 @@ test('drain --move empties a node under load: uploads and answers go on with the
     await until(() => uploads.every(({ client }) => client.isUnderWay), 'all to be under way', 20_000);
     const { code, output, errors } = await drain('--move', '--admin', set.node('n1').adminUrl);
     expect([code, errors]).toEqual([0, '']);
-    expect(output).toMatch(/^it takes no new uploads any more\n/);
+    expect(output).toMatch(/^the proxy accepts no new uploads\n/);
     const [, moved] = /\n(\d+) moved with \d[\d.]* [KM]iB, none is left\n$/.exec(output) ?? [];
     // Those of the slow clients are at both nodes.
     expect(Number(moved)).toBeGreaterThan(2);

@@ -118,7 +118,7 @@ describe.each([
     const running = [await feed(uploads[0]!, 20_000), await feed(uploads[1]!, 30_000)];
     expect(await proxy.kill('SIGTERM')).toBe(0);
     for (const request of running) await request.givenUp();
-    const stopped = proxy.log.filter(({ msg }) => msg === 'the worker has stopped').map(({ worker }) => worker);
+    const stopped = proxy.log.filter(({ msg }) => msg === 'worker stopped').map(({ worker }) => worker);
     expect(stopped.sort()).toEqual([1, 2]);
     expect(proxy.log.at(-1)).toMatchObject({ msg: 'stopped' });
     proxy = await proxy.restart();

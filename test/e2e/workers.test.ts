@@ -40,7 +40,7 @@ test('an upload goes on at another worker than it began, also when the first was
     expect([asked.status, asked.header('upload-offset')]).toEqual([204, '3']);
   }
   process.kill(workerPids(proxy, 1)[0]!, 'SIGKILL');
-  await until(() => proxy.log.some(({ msg }) => msg === 'a worker ended; another follows'), 'its end to be noticed');
+  await until(() => proxy.log.some(({ msg }) => msg === 'worker exited; starting another'), 'its end to be noticed');
   const ended = await requestOnce(proxy.url, {
     method: 'PATCH',
     target,

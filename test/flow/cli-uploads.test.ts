@@ -108,7 +108,7 @@ describe('uploads list', () => {
     for (let count = 0; count < 3; count++) uploadsApi.upload();
     const { output, errors } = await uploads(['list', '--limit', '2', '--json']);
     expect((JSON.parse(output) as { uploads: unknown[] }).uploads).toHaveLength(2);
-    expect(errors).toBe('There are more: --limit 20 shows up to so many.\n');
+    expect(errors).toBe('There are more; --limit 20 shows up to that many.\n');
   });
 
   test('goes on from page to page for as many as are wanted', async () => {
@@ -136,7 +136,9 @@ describe('uploads list', () => {
     const { output } = await uploads(['list']);
     const line = ({ id }: { id: string }, why: string) => new RegExp(`^${uploadTag(id)}  .*${why}`, 'm');
     expect(output).toMatch(line(refused, 'the gate answered 422$'));
-    expect(output).toMatch(line(unasked, 'again in .*: the gate gave no verdict, or the origin is left alone'));
+    expect(output).toMatch(
+      line(unasked, 'again in .*: the gate gave no verdict, or requests to the origin are paused'),
+    );
     expect((await uploads(['show', uploadTag(refused.id)])).output).toMatch(/^answer +422 \(of the gate\), 3 B/m);
     expect((await uploads(['show', uploadTag(unasked.id)])).output).toMatch(/^why +the gate gave no verdict/m);
   });
@@ -193,12 +195,12 @@ describe('uploads show', () => {
       expect(JSON.parse(output)).toMatchObject({ tag, idempotencyKey: 'key-of-one' });
     }
     const both = await uploads(['show', '192.0.2.7']);
-    expect([both.code, both.errors]).toEqual([0, '2 uploads are known by this; show one of them by its tag.\n']);
+    expect([both.code, both.errors]).toEqual([0, '2 uploads match; show one of them by its tag.\n']);
     for (const one of [tag, uploadTag(other.id)]) expect(both.output).toMatch(new RegExp(`^${one} `, 'm'));
     const none = await uploads(['show', '/files/c.pdf']);
     expect([none.code, none.errors]).toEqual([
       1,
-      expect.stringMatching(/^rufh-proxy: No upload is known by "\/files\/c\.pdf"/),
+      expect.stringMatching(/^rufh-proxy: No upload matches "\/files\/c\.pdf"/),
     ]);
     const gone = await uploads(['show', `https://a/.uploads/${'x'.repeat(32)}`]);
     expect([gone.code, gone.errors]).toEqual([1, expect.stringContaining(uploadTag('x'.repeat(32)))]);
@@ -286,14 +288,14 @@ describe('the token of the admin listener', () => {
     const none = await uploads(['list', '--admin', at()], {});
     expect([none.code, none.errors]).toEqual([
       1,
-      expect.stringMatching(/asks for a token: name its file with --admin-token-file/),
+      expect.stringMatching(/requires a token: pass its file with --admin-token-file/),
     ]);
     const wrong = await uploads(['list', '--admin', at(), '--admin-token-file', other], {});
     expect([wrong.code, wrong.errors]).toEqual([1, expect.stringMatching(/does not take this token/)]);
     const unread = await uploads(['list', '--admin', at(), '--admin-token-file', '/none'], {});
     expect([unread.code, unread.errors]).toEqual([
       2,
-      'rufh-proxy: the token of the admin listener: cannot read /none: ENOENT\n',
+      'rufh-proxy: cannot use the admin token: cannot read /none: ENOENT\n',
     ]);
     expect([none, wrong, unread].map(({ errors }) => errors).join('')).not.toMatch(/the-token-of|another-token/);
   });
@@ -320,7 +322,7 @@ describe('the admin listener', () => {
 
   test.each([
     ['admin: false', /this configuration has no admin listener/],
-    ['admin: 127.0.0.1:0', /has whatever port was free/],
+    ['admin: 127.0.0.1:0', /picked a free port/],
     ['admin: nonsense', /admin: found "nonsense", expected HOST:PORT/],
   ])('that a configuration with %s does not tell ends with 2', async (line, message) => {
     const file = join(directory.path, 'a.yaml');
@@ -333,7 +335,7 @@ describe('the admin listener', () => {
     const { code, output, errors } = await uploads(['list', '--admin', nowhere]);
     expect([code, output]).toEqual([2, '']);
     expect(errors).toBe(
-      `rufh-proxy: nothing answers at http://${nowhere} (ECONNREFUSED). Does the proxy run, and is its admin listener there? Its line "listening" tells the address: give it with --admin.\n`,
+      `rufh-proxy: nothing answers at http://${nowhere} (ECONNREFUSED). Is the proxy running, and is this its admin listener? The proxy logs the address in its "listening" line; pass it with --admin.\n`,
     );
   });
 
@@ -352,7 +354,7 @@ describe('the admin listener', () => {
     const { code, errors } = await uploads([...command, '--admin', url]);
     other.close();
     expect(code).toBe(2);
-    expect(errors).toContain(`rufh-proxy: ${url} is not the admin listener of a rufh-proxy. Does the proxy run`);
+    expect(errors).toContain(`rufh-proxy: ${url} is not the admin listener of a rufh-proxy. Is the proxy running`);
   });
 
   test('may be a URL in RUFH_PROXY_ADMIN', async () => {
@@ -373,19 +375,19 @@ describe('the admin listener', () => {
       'speaks something else',
       'http',
       (socket: Socket) => socket.end('-ERR unknown command\r\n'),
-      /gives no answer of HTTP/,
+      /does not answer in HTTP/,
     ],
     [
       'switches protocols',
       'http',
       (socket: Socket) => socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n'),
-      /switch to another protocol/,
+      /switched to another protocol/,
     ],
     [
       'hangs up, as one that speaks TLS',
       'http',
       (socket: Socket) => socket.destroy(),
-      /gives no answer of HTTP: it speaks TLS/,
+      /does not answer in HTTP; it may speak TLS/,
     ],
     [
       'speaks no TLS',
@@ -429,7 +431,7 @@ describe('the admin listener', () => {
     chmodSync(directory.path, 0o755);
     const asking = withoutRights(() => new AdminClient({ socketPath }).ask('GET', '/uploads'));
     await expect(asking).rejects.toThrow(
-      /^this user may not connect to unix:.*theirs\.sock \(EACCES\)\. Ask as the user of the proxy.*admin\.mode/,
+      /^this user may not connect to unix:.*theirs\.sock \(EACCES\)\. Run the command as the user of the proxy.*admin\.mode/,
     );
     theirs.close();
   });

@@ -105,7 +105,7 @@ describe('help', () => {
 describe('check', () => {
   test.each(['/proc/x', '/proc/x/y', '/sys/x'])('finds that no start could make %s', async (data) => {
     const { code, errors } = await run(['check', '--origin', 'http://a', '--data', data]);
-    expect([code, errors]).toEqual([1, expect.stringContaining(`${data} is not there, and cannot be made: `)]);
+    expect([code, errors]).toEqual([1, expect.stringContaining(`${data} does not exist and cannot be created: `)]);
   });
 
   const write = (yaml: string) => writeFileSync(join(directory.path, 'a.yaml'), yaml);
@@ -157,7 +157,7 @@ describe('check', () => {
     mkdirSync(data);
     chmodSync(data, 0o777);
     const configErrors = [
-      ['orign: http://a', /^1:1: orign: there is no such setting/],
+      ['orign: http://a', /^1:1: orign: unknown setting/],
       ['origin: http://a', undefined],
       ['data: ./d', /^3:7: data: .*\/d can be written by every user: chmod o-w/],
       ['log: { level: loud }', /^4:15: log\.level: found "loud"/],
@@ -171,7 +171,7 @@ describe('check', () => {
     write('origin: http://a\ndata: ${NOT_SET_HERE}/d\nlog: { level: loud }');
     expect((await run(['check', '--config', 'a.yaml'])).errors.match(/^ {2}a\.yaml:2:/gm)).toHaveLength(1);
     write('origin: http://a\ndata: 7\nlog: { level: loud }');
-    expect((await run(['check', '--config', 'a.yaml'])).errors).toMatch(/^rufh-proxy: 2 mistakes.*(\n {2}.*){2}\n$/);
+    expect((await run(['check', '--config', 'a.yaml'])).errors).toMatch(/^rufh-proxy: 2 errors.*(\n {2}.*){2}\n$/);
     // With a store that is not known, as far as its rights go.
     write('origin: http://a\ndata: ./d\nstore: { type: redis }');
     chmodSync(data, 0o755);
@@ -210,7 +210,7 @@ describe('init', () => {
     writeFileSync(join(directory.path, 'mine.yaml'), 'mine');
     const { code, errors } = await run(['init', 'mine.yaml']);
     expect(code).toBe(1);
-    expect(errors).toBe('rufh-proxy: mine.yaml exists already and was left as it is; name another file\n');
+    expect(errors).toBe('rufh-proxy: mine.yaml already exists and was not changed; choose another file\n');
     expect(readFileSync(join(directory.path, 'mine.yaml'), 'utf8')).toBe('mine');
   });
 
@@ -267,7 +267,7 @@ describe('serve', () => {
     const listen = new URL((await start()).url).host;
     const { code, errors } = await startInVain({ listen });
     expect(code).toBe(1);
-    expect(errors).toContain(`cannot listen on ${listen}: another process listens there`);
+    expect(errors).toContain(`cannot listen on ${listen}: another process is listening there`);
     expect(errors).not.toMatch(/\n\s+at /);
   });
 
@@ -276,15 +276,15 @@ describe('serve', () => {
     const admin = new URL((await start()).adminUrl).host;
     const { code, errors } = await startInVain({ admin });
     expect(code).toBe(1);
-    expect(errors).toContain(`the admin listener cannot listen on ${admin}: another process listens there`);
-    expect(errors).toContain('It is set with `admin` or --admin');
+    expect(errors).toContain(`the admin listener cannot listen on ${admin}: another process is listening there`);
+    expect(errors).toContain('Set another address with `admin` or --admin');
     expect(errors).not.toMatch(/\n\s+at /);
   });
 
   // Issue 9, §5.
   test('does not start with an admin listener that others reach without a token, unless that is meant', async () => {
     const { code, errors } = await startInVain({ admin: '0.0.0.0:0' });
-    expect([code, errors]).toEqual([1, expect.stringMatching(/--admin: admin\.address: .*give it a `token_file`/)]);
+    expect([code, errors]).toEqual([1, expect.stringMatching(/--admin: admin\.address: .*set `token_file`/)]);
     const proxy = await start({ admin: '0.0.0.0:0', config: 'admin: { insecure: true }' });
     expect(proxy.errors.join('')).toContain('the admin listener can be reached from other machines');
     const token = join(directory.path, 'token');
@@ -325,7 +325,7 @@ describe('signals', () => {
     const proxy = await start();
     expect(await proxy.kill(signal)).toBe(0);
     expect(proxy.log.map(({ msg }) => msg)).toEqual(
-      expect.arrayContaining(['stopping; a second signal ends at once', 'stopped']),
+      expect.arrayContaining(['stopping; a second signal exits immediately', 'stopped']),
     );
     expect(proxy.errors).toEqual([]);
   });

@@ -147,7 +147,7 @@ function drain(...line: string[]): Promise<{ code: number; output: string; error
 
 describe('rufh-proxy drain', () => {
   test('sends the proxy away and says so', async () => {
-    expect(await drain()).toEqual({ code: 0, output: 'it takes no new uploads any more\n', errors: '' });
+    expect(await drain()).toEqual({ code: 0, output: 'the proxy accepts no new uploads\n', errors: '' });
     expect([left, isStarted]).toEqual([1, false]);
   });
 
@@ -157,7 +157,7 @@ describe('rufh-proxy drain', () => {
     expect(await drain('--move')).toEqual({
       code: 0,
       output: [
-        'it takes no new uploads any more',
+        'the proxy accepts no new uploads',
         '1 moved with 1.5 KiB, 2 left (no other node takes uploads)',
         '3 moved with 3.0 KiB, none is left',
         '',
@@ -169,7 +169,7 @@ describe('rufh-proxy drain', () => {
   test('--move --timeout does not wait for ever', async () => {
     progress = [{ moved: 0, bytes: 0, left: 5, isDone: false }];
     const { code, output, errors } = await drain('--move', '--timeout', '1');
-    expect([code, errors]).toEqual([1, 'rufh-proxy: it is not done in time; the proxy goes on with it\n']);
+    expect([code, errors]).toEqual([1, 'rufh-proxy: the move did not finish in time; the proxy continues it\n']);
     expect(output).toContain('0 moved with 0 B, 5 left\n');
   });
 
@@ -186,7 +186,7 @@ describe('rufh-proxy drain', () => {
     const list = () => Promise.reject(new Fault('STORE_UNAVAILABLE', 'Redis does not answer', true));
     await open(new NoMigrator({ store: { list }, node: undefined, shared: false }));
     const { code, output } = await drain('--move');
-    expect([code, output.split('\n')[1]]).toEqual([1, '0 moved, what is left was not counted (Redis does not answer)']);
+    expect([code, output.split('\n')[1]]).toEqual([1, '0 moved, remaining uploads unknown (Redis does not answer)']);
   });
 
   test('--move has nothing to do where every node reaches the bytes, and says so', async () => {

@@ -125,7 +125,7 @@ test('a worker that was killed is followed by another, and nobody is turned away
   );
   expect(running.log).toContainEqual(
     expect.objectContaining({
-      msg: 'a worker ended; another follows',
+      msg: 'worker exited; starting another',
       worker: 2,
       workerPid: killed,
       signal: 'SIGKILL',

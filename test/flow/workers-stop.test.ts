@@ -43,25 +43,25 @@ function logged(msg: string): Record<string, unknown>[] {
 test('the first signal lets both workers end what is under way', async () => {
   process.kill(pool.pid, 'SIGTERM');
   await until(() => refusesConnections(pool.url), 'no new connections to be taken');
-  expect(logged('the worker has stopped')).toEqual([]);
+  expect(logged('worker stopped')).toEqual([]);
   await expectLateAnswers();
   expect(await within(pool.exited, 'the primary process to end')).toBe(0);
-  const stopped = logged('the worker has stopped').map(({ worker }) => worker);
+  const stopped = logged('worker stopped').map(({ worker }) => worker);
   expect(stopped.sort()).toEqual([1, 2]);
   expect(pool.log.at(-1)).toMatchObject({ msg: 'stopped' });
-  expect(logged('a worker ended; another follows')).toEqual([]);
+  expect(logged('worker exited; starting another')).toEqual([]);
 });
 
 test('a signal to every process at once, as a terminal sends it, is one signal', async () => {
   for (const pid of [...workerPids(pool), pool.pid]) process.kill(pid, 'SIGINT');
-  await until(() => logged('stopping; a second signal ends at once').length === 3, 'all to hear of it');
+  await until(() => logged('stopping; a second signal exits immediately').length === 3, 'all to hear of it');
   await expectLateAnswers();
   expect(await within(pool.exited, 'the primary process to end')).toBe(0);
 });
 
 test('the second signal ends all of them at once', async () => {
   process.kill(pool.pid, 'SIGTERM');
-  await until(() => logged('stopping; a second signal ends at once').length === 1, 'the first signal to be heard');
+  await until(() => logged('stopping; a second signal exits immediately').length === 1, 'the first signal to be heard');
   process.kill(pool.pid, 'SIGTERM');
   expect(await within(pool.exited, 'the primary process to end')).toBe(1);
   await untilGone(workerPids(pool));
@@ -81,7 +81,7 @@ test('a signal to one worker has it end gently, and another follows', async () =
   process.kill(first!, 'SIGTERM');
   await expectLateAnswers();
   await until(() => workerPids(pool, 1).length === 2, 'another to take its place', 60_000);
-  expect(logged('a worker ended; another follows')).toEqual([expect.objectContaining({ worker: 1, code: 0 })]);
+  expect(logged('worker exited; starting another')).toEqual([expect.objectContaining({ worker: 1, code: 0 })]);
 });
 
 async function refusesConnections(url: string): Promise<boolean> {

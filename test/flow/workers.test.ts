@@ -119,7 +119,7 @@ describe('workers that do not come to listen', () => {
   test('tell their common reason once', async () => {
     const port = await takenPort();
     const { code, problems } = await startInVain({ listen: `127.0.0.1:${port}` });
-    const advice = 'another process listens there; stop it or choose another address (port 0 picks a free port)';
+    const advice = 'another process is listening there; stop it, or choose another address (port 0 picks a free port)';
     expect([code, problems]).toEqual([1, [`rufh-proxy: cannot listen on 127.0.0.1:${port}: ${advice}`]]);
   });
 
@@ -133,7 +133,7 @@ describe('workers that do not come to listen', () => {
 
   test('that end without a word are told of', async () => {
     const { code, problems } = await startInVain({ ending: 1 });
-    expect([code, problems]).toEqual([1, ['rufh-proxy: worker 1 ended with code 7 before it listened']]);
+    expect([code, problems]).toEqual([1, ['rufh-proxy: worker 1 ended with code 7 before it was listening']]);
   });
 
   test('a taken admin address is told before any worker starts', async () => {

@@ -54,7 +54,7 @@ export function workerPids(pool: ProxyProcess, worker?: number): number[] {
   const said = [...pool.errors, ...pool.lines].filter((line) => line.startsWith('{'));
   return said
     .map((line) => JSON.parse(line) as { msg: string; worker: number; workerPid: number })
-    .filter((line) => line.msg === 'a worker listens' && (worker === undefined || line.worker === worker))
+    .filter((line) => line.msg === 'worker listening' && (worker === undefined || line.worker === worker))
     .map(({ workerPid }) => workerPid);
 }
 

@@ -24,7 +24,7 @@ function told(lines: string): string[] {
 const redis = (rest: string) => `store: { type: redis, ${rest} }\n`;
 const server = redis('url: redis://127.0.0.1');
 const cluster = 'listen: 0.0.0.0:8081, secret: sixteen--letters';
-const ALONE = 'cluster   none: this is the only node, no other can reach the bytes here';
+const ALONE = 'cluster   none: this must be the only node, because no other can read its bytes';
 
 test.each<[string, string[]]>([
   ['', ['store     embedded, for one process', 'spool     local, sync: group', 'workers   1']],
@@ -73,6 +73,6 @@ test('nodes with certificates are told to have them', () => {
   writeFileSync(join(directory.path, 'key'), key);
   const tls = 'tls: { cert: DIR/cert, key: DIR/key, ca: DIR/cert }';
   expect(told(`${server}cluster: { ${cluster}, advertise: https://a:8081, ${tls} }`)).toContain(
-    'cluster   https://a:8081, listening on 0.0.0.0:8081 (signed, TLS with certificates of both sides)',
+    'cluster   https://a:8081, listening on 0.0.0.0:8081 (signed, mutual TLS)',
   );
 });

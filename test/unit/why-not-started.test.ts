@@ -22,7 +22,7 @@ test('a port that is taken is told with what to do, as Node reports it', async (
   const error = await new Promise((resolve) => createServer().once('error', resolve).listen(port, '127.0.0.1'));
   await new Promise((resolve) => first.close(resolve));
   expect(describeStartupError(error, config)).toBe(
-    `cannot listen on 127.0.0.1:${port}: another process listens there; stop it or choose another address (port 0 picks a free port)`,
+    `cannot listen on 127.0.0.1:${port}: another process is listening there; stop it, or choose another address (port 0 picks a free port)`,
   );
 });
 
@@ -31,14 +31,14 @@ test.each([
   [{ code: 'EADDRNOTAVAIL', syscall: 'listen', address: '192.0.2.1', port: 8080 }, 'this machine has no such address'],
   [
     { code: 'EADDRINUSE', syscall: 'listen', address: '/run/a.sock', port: -1 },
-    'cannot listen on /run/a.sock: another process listens there; stop it or choose another path',
+    'cannot listen on /run/a.sock: another process is listening there; stop it, or choose another path',
   ],
   [
     { code: 'EACCES', syscall: 'listen', address: '/run/none/a.sock', port: -1 },
-    'cannot listen on /run/none/a.sock: its directory does not exist, or the user of this process may not write there',
+    'cannot listen on /run/none/a.sock: its directory does not exist or is not writable for the user of this process',
   ],
   [{ code: 'ENOTDIR', syscall: 'listen', address: '/etc/passwd/a', port: -1 }, 'a part of the path is a file'],
-  [{ code: 'ENOTFOUND', syscall: 'getaddrinfo', hostname: 'nohost' }, 'the name nohost is not known'],
+  [{ code: 'ENOTFOUND', syscall: 'getaddrinfo', hostname: 'nohost' }, 'the name nohost cannot be resolved'],
   [{ code: 'EACCES', syscall: 'mkdir', path: '/srv/uploads' }, 'no permission for /srv/uploads: give the user'],
   [{ code: 'EROFS', syscall: 'open', path: '/srv/uploads/lock' }, 'no permission for /srv/uploads/lock'],
 ])('a failed start is told so that one knows what to do (%#)', (fields, told) => {
@@ -65,7 +65,7 @@ test.each([
   expect(describeStartupError(error, config)).toBe(`cannot listen: unix socket ${path} ${why}`);
   const admin = { address: { kind: 'unix', path }, open: [], hosts: [], insecure: false } as const;
   expect(describeStartupError(error, { ...config, admin })).toBe(
-    `the admin listener cannot listen: unix socket ${path} ${why}. It is set with \`admin\` or --admin; "false" is none`,
+    `the admin listener cannot listen: unix socket ${path} ${why}. Set another address with \`admin\` or --admin, or disable it with "false"`,
   );
   await new Promise((resolve) => server.close(resolve));
   await directory.remove();
@@ -74,7 +74,7 @@ test.each([
 test.each<[FaultCode, string]>([
   ['DIRECTORY_IN_USE', 'the message'],
   ['STORAGE_UNAVAILABLE', 'the message; check that the user of this process can write to /srv/uploads'],
-  ['STORAGE_FULL', 'the message; make room on the disk of /srv/uploads'],
+  ['STORAGE_FULL', 'the message; free some space on the disk of /srv/uploads'],
   ['RECORD_DAMAGED', 'the message (/srv/uploads)'],
 ])('%s is told so that one knows what to do', (code, told) => {
   expect(describeStartupError(new Fault(code, 'the message', false), config)).toContain(told);
