@@ -35,54 +35,53 @@ import { type Closer, openEmbeddedStorage, type Storage, type StorageDeps, type 
 
 /** A running proxy. */
 export interface App {
-  /** Where its listeners can be reached, in the order of the configuration. */
+  /** The URLs of its listeners, in the order of the configuration. */
   readonly urls: readonly string[];
   readonly adminUrl?: string;
-  /** The name by which others know this node; missing where it has none. */
+  /** The name of this node in the cluster; missing without a spool of its own. */
   readonly node?: string;
-  /** What its admin listener would answer: for a process that listens for several proxies. */
+  /** The admin API without its listener, for a primary process that listens for several workers. */
   readonly admin: {
     respond(request: AdminRequest): Promise<AdminResponse>;
     metricValues(): Promise<MetricValues>;
   };
-  /** For a process that takes connections for this one: which of them have ended, and that there are too many. */
+  /** For a primary process that accepts connections for this one. */
   readonly connections: {
+    /** Calls `listener` with the number of each connection that ended. */
     whenEnded(listener: (number: number) => void): void;
+    /** Ends idle connections, when there are too many connections. */
     endIdle(): void;
   };
-  /** Drains: requests that feed uploads commit what they have, deliveries under way may end within the grace time. */
+  /** Stops gracefully: uploads commit what they have received, deliveries may finish within the grace time. */
   stop(): Promise<void>;
 }
 
-/** For what the last deliveries have come to, when they took all the time there was. */
-const LAST_WORDS_MS = 500;
-
 const MEBIBYTE = 1024 * 1024;
 
-/** Builds every room from the configuration and starts them: records and bytes first, listeners last. */
+/** Builds the proxy from its configuration and starts it: storage first, listeners last. */
 export async function startApp(config: Config, log: Log, version?: string, timings = TIMINGS): Promise<App> {
-  const opened: Closer[] = [];
+  const closers: Closer[] = [];
   try {
-    return await open(config, { log, metrics: new Metrics(version), timings, opened });
+    return await open(config, { log, metrics: new Metrics(version), timings, closers });
   } catch (error) {
-    // Why it did not start is what is to be told.
-    await closeAll(opened).catch(() => undefined);
+    // The reason why the start failed matters more than errors while closing.
+    await closeAll(closers).catch(() => undefined);
     throw error;
   }
 }
 
-/** Closes last what was opened first, and all of it; then fails with what failed first. */
-async function closeAll(opened: Closer[]): Promise<void> {
+/** Calls all closers, the last one first, and then fails with the first error. */
+async function closeAll(closers: Closer[]): Promise<void> {
   const failures: unknown[] = [];
-  for (const close of opened.splice(0).reverse()) await close().catch((error: unknown) => failures.push(error));
+  for (const close of closers.splice(0).reverse()) await close().catch((error: unknown) => failures.push(error));
   if (failures.length > 0) throw failures[0];
 }
 
-interface Opening extends Pick<StorageDeps, 'log' | 'timings' | 'opened'> {
+interface OpenDeps extends Pick<StorageDeps, 'log' | 'timings' | 'closers'> {
   readonly metrics: Metrics;
 }
 
-async function open(config: Config, { log, metrics, timings, opened }: Opening): Promise<App> {
+async function open(config: Config, { log, metrics, timings, closers }: OpenDeps): Promise<App> {
   const { everyMs, longestAgeMs } = sweepTimes(config);
   const monotonic = (): number => performance.now();
   const steady = new SteadyClock({ wall: Date.now, monotonic, settleMs: longestAgeMs });
@@ -94,22 +93,22 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     expiryClock,
     longestAgeMs,
     timings,
-    opened,
+    closers,
   });
   const via = viaName(randomBytes(6).toString('hex'));
   const clocks = { clock: Date.now, monotonic, expiryClock };
   const deps = { ...storage, ...clocks, log, metrics, via, timings, routes: buildRoutes(config) };
   const health: Health = { isListening: false };
   const checks = [listeningCheck(health), drainingCheck(health), ...storage.checks];
-  const operators: { uploadsApi?: UploadsApi; drain?: DrainApi } = {};
-  const adminDeps = { metrics, checks, uploadsApi: () => operators.uploadsApi, drain: () => operators.drain, log };
+  const apis: { uploads?: UploadsApi; drain?: DrainApi } = {};
+  const adminDeps = { metrics, checks, uploadsApi: () => apis.uploads, drain: () => apis.drain, log };
   const admin = config.admin && (await startAdmin({ ...config.admin, ...adminDeps }));
-  if (admin) opened.push(() => admin.close());
+  if (admin) closers.push(() => admin.close());
   await storage.recover();
   const sweep = new Sweep({ ...deps, everyMs, longestAgeMs, orphanAgeMs: timings.orphanAgeMs });
-  opened.push(() => sweep.stop());
+  closers.push(() => sweep.stop());
   const delivery = buildDelivery(config, deps);
-  opened.push(() => delivery.stop());
+  closers.push(() => delivery.stop());
   const requestRates = buildRequestRates(config, metrics);
   const reverseProxy = new ReverseProxy({
     ...clientFacingSettings(config),
@@ -119,15 +118,15 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     idleTimeoutMs: config.idleTimeoutMs,
     requestRates,
   });
-  opened.push(() => reverseProxy.close());
+  closers.push(() => reverseProxy.close());
   const uploads = buildUploads(config, { ...deps, delivery });
-  const onUnknownOutcomeReported = (end: UnknownOutcome): Promise<void> => delivery.recordClientInformed(end);
-  const membership = await openCluster(config, { ...deps, opened, onUnknownOutcomeReported });
+  const onUnknownOutcomeReported = (outcome: UnknownOutcome): Promise<void> => delivery.recordClientInformed(outcome);
+  const membership = await openOptionalMembership(config, { ...deps, closers, onUnknownOutcomeReported });
   const relay = membership?.relay ?? new MissingRelay(deps);
   const trust = new TrustedProxies(config.trustedProxies);
   const authorizer = new Authorizer(log, via, clientFacingSettings(config), expectedRequest);
-  opened.push(() => Promise.resolve(authorizer.close()));
-  const entry = buildHandler(config, {
+  closers.push(() => Promise.resolve(authorizer.close()));
+  const handler = buildHandler(config, {
     ...deps,
     authorizer,
     delivery,
@@ -138,29 +137,20 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     trust,
     onUnknownOutcomeReported,
   });
-  const listing = { list: storage.store.list.bind(storage.store), setAsideRecords: storage.setAside };
-  operators.uploadsApi = { ...deps, store: listing, uploads, delivery, nodes: storage.others?.nodes };
-  operators.drain = buildDrain({
-    health,
-    entry,
-    migrator: membership?.migrator ?? noMigrator(config, storage),
-    membership,
-    log,
-  });
-  // First: an upload of a node that the others do not know is no upload to them.
-  const internal = membership && (await membership.join(entry));
-  if (internal) opened.push(() => untilClosed([internal], 0));
+  const uploadList = { list: storage.store.list.bind(storage.store), setAsideRecords: storage.setAsideRecords };
+  apis.uploads = { ...deps, store: uploadList, uploads, delivery, nodes: storage.others?.nodes };
+  const migrator = membership?.migrator ?? noMigrator(config, storage);
+  apis.drain = buildDrain({ health, handler, migrator, membership, log });
+  // Before clients can create uploads: other nodes treat uploads of an unknown node as unknown.
+  const peerListener = membership && (await membership.join(handler));
+  if (peerListener) closers.push(() => closeListeners([peerListener], 0));
   const listeners: Listener[] = [];
   const endIdle = (): void => listeners.forEach((listener) => listener.endIdle());
   const gate = new NumberedConnections(clientLimits({ settings: config.connections, ...deps, trust, endIdle }));
-  await listen(config, { entry, gate, trust, metrics, log, listeners, opened });
+  await listen(config, { handler, gate, trust, metrics, log, listeners, closers });
   health.isListening = true;
-
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
-  metrics.countUploads(async () => (await totalsIn(storage))?.phases);
-  metrics.countUnreadable(async () => (await storage.setAside()).length);
-  metrics.countUnknown(() => storage.unknownUploads?.());
-  metrics.countSpoolBytes(async () => (await totalsIn(storage))?.bytes);
+  countStored(storage, metrics);
   delivery.start();
   sweep.start();
   return {
@@ -170,20 +160,30 @@ async function open(config: Config, { log, metrics, timings, opened }: Opening):
     connections: { whenEnded: (listener) => gate.onEnded(listener), endIdle },
     admin: { respond: (request) => respondToAdmin(adminDeps, request), metricValues: () => metrics.values() },
     stop: async () => {
-      const until = performance.now() + config.stop.graceMs;
-      health.why = 'the process is stopping';
+      const deadline = performance.now() + config.stop.graceMs;
+      health.drainReason = 'the process is stopping';
       for (const listener of listeners) listener.stopAccepting();
-      entry.drain();
+      handler.drain();
       storage.leases.drain();
       await delivery.stop();
-      const remainingMs = Math.max(until - performance.now(), LAST_WORDS_MS);
-      await untilClosed(internal ? [...listeners, internal] : listeners, remainingMs);
-      await closeAll(opened);
+      const remainingMs = Math.max(deadline - performance.now(), MIN_CLOSE_GRACE_MS);
+      await closeListeners(peerListener ? [...listeners, peerListener] : listeners, remainingMs);
+      await closeAll(closers);
     },
   };
 }
 
-/** Undefined while the store is away: that must not keep operators from all other figures. */
+/** Time to send the last responses after deliveries have used up the grace time. */
+const MIN_CLOSE_GRACE_MS = 500;
+
+function countStored(storage: Storage, metrics: Metrics): void {
+  metrics.countUploads(async () => (await totalsIn(storage))?.phases);
+  metrics.countUnreadable(async () => (await storage.setAsideRecords()).length);
+  metrics.countUnknown(() => storage.unknownUploads?.());
+  metrics.countSpoolBytes(async () => (await totalsIn(storage))?.bytes);
+}
+
+/** Undefined while the store is unavailable, so that the other metrics can still be read. */
 async function totalsIn({ store }: Storage): Promise<Totals | undefined> {
   try {
     return await store.totals();
@@ -198,8 +198,8 @@ function openStorage(config: Config, deps: StorageDeps): Promise<Storage> {
   return store.type === 'redis' ? openRedisStorage({ ...config, store }, deps) : openEmbeddedStorage(config, deps);
 }
 
-/** Undefined where every node reaches the bytes, and for a node that is alone. */
-async function openCluster(
+/** Undefined if all nodes share a spool or there is no cluster. */
+async function openOptionalMembership(
   { cluster }: Config,
   { node, others, ...deps }: Storage & Omit<MembershipDeps, 'node' | 'others'>,
 ): Promise<Membership | undefined> {
@@ -207,20 +207,20 @@ async function openCluster(
   return openMembership(cluster, { ...deps, node, others });
 }
 
-type DeliveryContext = Storage & {
+type AppDeps = Storage & {
   readonly log: Log;
   readonly metrics: Metrics;
-  /** The name by which this proxy knows itself again. */
+  /** The name of this proxy in `Via`. */
   readonly via: string;
   readonly clock: () => number;
   readonly timings: Timings;
-  /** Milliseconds by a clock that nobody sets. */
+  /** Milliseconds on a clock that is never set. */
   readonly monotonic: () => number;
   readonly expiryClock: () => number;
   readonly routes: Routes;
 };
 
-function buildDelivery(config: Config, deps: DeliveryContext): Delivery {
+function buildDelivery(config: Config, deps: AppDeps): Delivery {
   return new Delivery({
     ...deps,
     origin: new UndiciOrigin(),
@@ -232,7 +232,7 @@ function buildDelivery(config: Config, deps: DeliveryContext): Delivery {
   });
 }
 
-function buildUploads(config: Config, deps: DeliveryContext & { readonly delivery: Delivery }): Uploads {
+function buildUploads(config: Config, deps: AppDeps & { readonly delivery: Delivery }): Uploads {
   return new Uploads({
     ...deps,
     feeds: deps.delivery,
@@ -244,7 +244,7 @@ function buildUploads(config: Config, deps: DeliveryContext & { readonly deliver
 
 function buildHandler(
   config: Config,
-  deps: DeliveryContext & {
+  deps: AppDeps & {
     readonly authorizer: Authorizer;
     readonly delivery: Delivery;
     readonly reverseProxy: ReverseProxy;
@@ -275,32 +275,32 @@ function buildHandler(
   });
 }
 
-/** The settings that decide how answers of origins name this proxy to clients. */
+/** The settings for references to this proxy in the origin's answers. */
 function clientFacingSettings({ uploads: { publicUrl }, altSvc }: Config): { publicUrl?: string; altSvc?: string } {
   return { publicUrl, altSvc };
 }
 
-/** A body that sends nothing at all has `idle_timeout`, so that it is never given less. */
+/** The window is at least `idle_timeout`, because a body may send nothing for that long. */
 function buildRequestRates({ minRate, idleTimeoutMs }: Config, metrics: Metrics): RequestRates {
   const windowMs = Math.max(minRate.windowMs, idleTimeoutMs);
   return new RequestRates({ bytesPerSecond: minRate.request ?? 0, windowMs }, () => metrics.slowClient('request'));
 }
 
-/** How many times as long a client may take its answer too slowly: the buffers on the way move in large steps. */
-const RESPONSE_WINDOWS = 5;
+/** Responses are measured over a longer window, because buffers in between drain in large steps. */
+const RESPONSE_WINDOW_FACTOR = 5;
 
-interface ListenDeps extends Pick<DeliveryContext, 'log' | 'metrics'> {
-  readonly entry: HttpHandler;
+interface ListenDeps extends Pick<AppDeps, 'log' | 'metrics'> {
+  readonly handler: HttpHandler;
   readonly gate: ConnectionGate;
   readonly trust: Pick<TrustedProxies, 'trusts'>;
-  /** Those that listen so far. */
+  /** Each listener is added when it listens. */
   readonly listeners: Listener[];
-  readonly opened: Closer[];
+  readonly closers: Closer[];
 }
 
 async function listen(
   config: Config,
-  { entry, gate, trust, metrics, log, listeners, opened }: ListenDeps,
+  { handler, gate, trust, metrics, log, listeners, closers }: ListenDeps,
 ): Promise<void> {
   const { minRate, headTimeoutMs } = config;
   for (const { address, tls, http2, mode, keepAliveMs } of config.listeners) {
@@ -315,35 +315,35 @@ async function listen(
         headersTimeoutMs: headTimeoutMs,
         gate,
         isSharedPeer: (address) => trust.trusts(address),
-        responseRate: { bytesPerSecond: minRate.response ?? 0, windowMs: minRate.windowMs * RESPONSE_WINDOWS },
+        responseRate: { bytesPerSecond: minRate.response ?? 0, windowMs: minRate.windowMs * RESPONSE_WINDOW_FACTOR },
         onSlowReader: ({ remoteAddress }) => {
           metrics.slowClient('response');
-          log.info({ client: remoteAddress }, 'a client is given up: it does not take its answer');
+          log.info({ client: remoteAddress }, 'connection closed: the client read its response too slowly');
         },
       },
       {
-        onRequest: (exchange) => void entry.handle(exchange),
-        onUpgrade: (req, socket, head) => entry.upgrade(req, socket, head),
+        onRequest: (exchange) => void handler.handle(exchange),
+        onUpgrade: (req, socket, head) => handler.upgrade(req, socket, head),
       },
     );
     listeners.push(listener);
-    opened.push(() => untilClosed([listener], 0));
+    closers.push(() => closeListeners([listener], 0));
   }
 }
 
-/** Connections that nothing is under way on end at once, the others with their response, all of them at the deadline. */
-async function untilClosed(listeners: readonly Listener[], graceMs: number): Promise<void> {
+/** Ends idle connections at once, others after their response, and all of them after the grace time. */
+async function closeListeners(listeners: readonly Listener[], graceMs: number): Promise<void> {
   for (const listener of listeners) listener.stopAccepting();
   const deadline = setTimeout(() => listeners.forEach((listener) => listener.destroyAll()), graceMs);
   await Promise.all(listeners.map(({ closed }) => closed));
   clearTimeout(deadline);
 }
 
-/** Whether this process should get requests, as far as it is its own will. */
+/** The state of this process that decides whether it should get requests. */
 interface Health {
   isListening: boolean;
-  /** Why no more of them. */
-  why?: string;
+  /** Why it should get no more requests. */
+  drainReason?: string;
 }
 
 function listeningCheck(health: Health): HealthCheck {
@@ -351,21 +351,21 @@ function listeningCheck(health: Health): HealthCheck {
 }
 
 function drainingCheck(health: Health): HealthCheck {
-  return { name: 'draining', check: () => Promise.resolve(health.why) };
+  return { name: 'draining', check: () => Promise.resolve(health.drainReason) };
 }
 
 interface DrainDeps {
   readonly health: Health;
-  readonly entry: HttpHandler;
+  readonly handler: HttpHandler;
   readonly membership: Membership | undefined;
   readonly migrator: DrainMigrator;
   readonly log: Log;
 }
 
-function buildDrain({ health, entry, membership, migrator, log }: DrainDeps): Drain {
+function buildDrain({ health, handler, membership, migrator, log }: DrainDeps): Drain {
   const leave = async (): Promise<void> => {
-    health.why ??= 'this node is being drained';
-    entry.refuseNewUploads();
+    health.drainReason ??= 'this node is being drained';
+    handler.refuseNewUploads();
     await membership?.leave();
   };
   return new Drain({ leave, migrator, log });
@@ -375,7 +375,7 @@ function noMigrator({ spool }: Config, { store, node }: Storage): NoMigrator {
   return new NoMigrator({ store, node, shared: spool.shared });
 }
 
-/** Often enough that nothing outlives its time by much, seldom enough that nobody notices. */
+/** Sweeps run often enough that nothing outlives its expiry by much, and rarely enough to cost little. */
 function sweepTimes({ defaultRoute, routes }: Config): { readonly everyMs: number; readonly longestAgeMs: number } {
   const ages = [defaultRoute, ...routes.map(({ route }) => route)].flatMap(({ limits, delivery }) => [
     limits.maxAgeSeconds * 1000,

@@ -26,54 +26,55 @@ export interface MembershipDeps {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
-  /** Milliseconds by a clock that nobody sets. */
+  /** Milliseconds on a clock that is never set. */
   readonly monotonic: () => number;
-  readonly opened: Closer[];
-  /** Notes that a client was told that the outcome of an attempt is unknown. */
+  readonly closers: Closer[];
+  /** Records that a client was informed about an unknown outcome. */
   readonly onUnknownOutcomeReported: PeerRelayOptions['onUnknownOutcomeReported'];
 }
 
-/** This node among those that have bytes of their own: how it asks the others, and how they ask it. */
+/** The membership of this node in a cluster whose nodes have spools of their own. */
 export interface Membership {
   readonly relay: PeerRelay;
   readonly migrator: Migrator;
-  /** Opens the internal listener, and tells the others where it is. */
-  join(entry: HttpHandler): Promise<Listener>;
-  /** Tells the others to leave nothing here any more. */
+  /** Starts the listener for other nodes and announces its address. */
+  join(handler: HttpHandler): Promise<Listener>;
+  /** Announces that this node accepts no more uploads from others. */
   leave(): Promise<void>;
 }
 
+/** Prepares the membership; other nodes reach this one only after `join`. */
 export async function openMembership(config: ClusterConfig, deps: MembershipDeps): Promise<Membership> {
-  const { node: self, others, log, clock, monotonic, opened, onUnknownOutcomeReported } = deps;
+  const { node: self, others, log, clock, monotonic, closers, onUnknownOutcomeReported } = deps;
   const { nodes } = others;
   const signature = new PeerSignature(config.secret, self, clock);
   const tls = config.tls && (await filesOf(config.tls));
-  const trusting = { signature, ...(tls ? { tls } : {}), log };
+  const peerOptions = { signature, ...(tls ? { tls } : {}), log };
   const { ownerTimeoutMs } = config;
   const owners = new OwnerCache(nodes, monotonic);
-  const relay = new PeerRelay({ ...trusting, self, owners, ownerTimeoutMs, onUnknownOutcomeReported });
-  opened.push(() => Promise.resolve(relay.close()));
-  const migrator = new Migrator({ ...deps, self, nodes, files: new PeerFilesClient(trusting) });
-  opened.push(() => migrator.stop());
-  const gone = new LostNodes({ ...deps, ...others, self, ownerTimeoutMs });
+  const relay = new PeerRelay({ ...peerOptions, self, owners, ownerTimeoutMs, onUnknownOutcomeReported });
+  closers.push(() => Promise.resolve(relay.close()));
+  const migrator = new Migrator({ ...deps, self, nodes, files: new PeerFilesClient(peerOptions) });
+  closers.push(() => migrator.stop());
+  const lostNodes = new LostNodes({ ...deps, ...others, self, ownerTimeoutMs });
   let isLeaving = false;
   const announce = (): Promise<void> => nodes.announce({ name: self, url: config.advertise, isLeaving });
   const files = new PeerFiles({ ...deps, self, isLeaving: () => isLeaving });
   return {
     relay,
     migrator,
-    join: async (entry) => {
+    join: async (handler) => {
       const listener = await startPeerListener(
-        { ...trusting, address: config.listen },
+        { ...peerOptions, address: config.listen },
         {
-          onRequest: (exchange, client) => void entry.handle(exchange, client),
+          onRequest: (exchange, client) => void handler.handle(exchange, client),
           onFiles: (exchange) => void files.answer(exchange),
         },
       );
-      opened.push(() => nodes.close());
-      opened.push(() => gone.stop());
+      closers.push(() => nodes.close());
+      closers.push(() => lostNodes.stop());
       await announce();
-      gone.start();
+      lostNodes.start();
       return listener;
     },
     leave: () => {

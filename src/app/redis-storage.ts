@@ -18,7 +18,7 @@ import { retryWhileUnavailable } from '../store/upload-store.js';
 import { recoverNode, recoverOne, type RecoveryDeps } from '../uploads/recovery.js';
 import { UnknownBytes, UnreadableBytes } from '../uploads/unknown-bytes.js';
 import {
-  allSetAside,
+  allSetAsideRecords,
   assertUsable,
   directoryCheck,
   lockDirectory,
@@ -31,21 +31,22 @@ import {
 
 type RedisBacked = Config & { readonly store: RedisConfig };
 
-/** The store that many processes share, and a spool that is shared as well or belongs to this node. */
+/** Opens the Redis store that many processes share, and a spool that is shared too or belongs to this node. */
 export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): Promise<Storage> {
-  const { log, clock, longestAgeMs, timings, opened } = deps;
+  const { log, clock, longestAgeMs, timings, closers } = deps;
   const { data, spool: spoolConfig } = config;
   const { shared } = spoolConfig;
   await assertUsable({ directory: data, store: 'redis', shared });
-  const room = new SharedRoom(data, log);
-  const prepare = once(() => (shared ? room.tryOut() : ownDirectory(config, opened)));
+  const sharedDirectory = new SharedDirectory(data, log);
+  const prepare = once(() => (shared ? sharedDirectory.test() : lockOwnDirectory(config, closers)));
   const settings = await settingsOf(config.store);
   const connection = await RedisConnection.open(settings, log, {
     clock,
     maxUploadAgeMs: longestAgeMs,
     beforeNew: async (isStillNew) => {
-      if (shared) await assertUnused(data, { name: nameOf(settings), isStillNew, log, watchMs: timings.spoolWatchMs });
-      // A directory of its own is locked by this: whoever used it is gone.
+      if (shared)
+        await assertUnused(data, { name: describeStore(settings), isStillNew, log, watchMs: timings.spoolWatchMs });
+      // Locks a directory of this node's own, so that no earlier process uses it any more.
       await prepare();
     },
     spool: {
@@ -53,10 +54,18 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
       mark: async () => (await spoolMark(data)) ?? '',
     },
   });
-  opened.push(() => connection.close());
+  closers.push(() => connection.close());
   const { storeId, isNewStore, previousMark } = connection;
-  const isOthersToo = shared || config.workers > 1;
-  const claim = { directory: data, shared, isOthersToo, storeId, isNewStore, unfinished: previousMark, log };
+  const othersDeliver = shared || config.workers > 1;
+  const claim = {
+    directory: data,
+    shared,
+    isOthersToo: othersDeliver,
+    storeId,
+    isNewStore,
+    unfinished: previousMark,
+    log,
+  };
   await assertClaimable(claim);
   await prepare();
   connection.onStoreReplaced((otherId) => noteStore(data, otherId));
@@ -65,22 +74,22 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
   const node = shared ? undefined : await nodeName(data);
   if (node !== undefined) await noteNode({ directory: data, store: 'redis', shared }, storeId, node);
   const store = new RedisStore({ connection, node: node ?? '' });
-  opened.push(() => store.close());
+  closers.push(() => store.close());
   const leases = new RedisLeases(connection);
-  opened.push(() => Promise.resolve(leases.close()));
+  closers.push(() => Promise.resolve(leases.close()));
   const spool = new LocalSpool({ directory: data, sync: spoolConfig.sync, shared, isMarked: true });
   const use = new SpoolUse({
     directory: data,
     shared,
-    storeId: () => knownStore(connection),
+    storeId: () => verifiedStoreId(connection),
     log,
     everyMs: timings.spoolTouchMs,
   });
-  opened.push(() => use.stop());
+  closers.push(() => use.stop());
   await spool.open();
-  const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.lookAgainMs });
-  opened.push(() => unreadable.stop());
-  const setAside = allSetAside(store, unreadable);
+  const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.unreadableRetryMs });
+  closers.push(() => unreadable.stop());
+  const setAside = allSetAsideRecords(store, unreadable);
   const nodes = new RedisNodes(connection);
   const recovery = { ...deps, store, leases, spool, unreadable };
   const unknown = new UnknownBytes({
@@ -90,29 +99,29 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
     log,
     takeovers: () => readTakeovers(data),
     forget: (takeovers) => forgetTakeovers(data, takeovers),
-    everyMs: timings.unknownBytesMs,
+    everyMs: timings.unknownBytesScanMs,
   });
-  opened.push(() => unknown.stop());
+  closers.push(() => unknown.stop());
   return {
     store,
     leases,
     spool,
     unreadable,
-    setAside,
-    othersDeliver: shared || config.workers > 1,
-    ...(node === undefined ? {} : { node, others: othersIn(connection) }),
+    setAsideRecords: setAside,
+    othersDeliver,
+    ...(node === undefined ? {} : { node, others: otherNodes(connection) }),
     unknownUploads: () => unknown.known,
     checks: [
       directoryCheck(data),
       storeCheck(connection),
       recordsCheck(setAside),
-      ...(shared ? [room.check] : []),
+      ...(shared ? [sharedDirectory.check] : []),
       unknownCheck(() => unknown.known),
     ],
     recover: async () => {
       const isOwn = node !== undefined && config.workers === 1;
       if (isOwn) await recoverOwn(config, node, connection, recovery);
-      // A spool that several processes use is recovered by whoever takes up an upload.
+      // In a spool of several processes each upload is recovered by the process that continues it.
       unreadable.start(async (id, files) => {
         if (isOwn) await recoverOne(id, files, recovery, node);
       });
@@ -120,69 +129,69 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
     },
     ...(node === undefined ? {} : { isAnnounced: async (name: string) => (await nodes.find(name)) !== undefined }),
     mayRemoveOrphans: async () =>
-      (await isLongOfThisStore(data, connection, clock)) &&
-      tryAcquire(connection, `orphans:${node ?? ''}`, timings.orphansTurnMs),
+      (await hasBelongedLongToStore(data, connection, clock)) &&
+      tryAcquire(connection, `orphans:${node ?? ''}`, timings.orphanScanIntervalMs),
     spoolSince: () => spoolIdentitySince(data),
     takenOver: async () => (await readTakeovers(data))?.ids ?? new Set(),
   };
 }
 
-/** Without Redis nobody can tell whether it was emptied meanwhile, and the spool said to be that of its new data. */
-function knownStore({ storeId, unavailableReason: unavailableReason, isMarked }: RedisConnection): string | undefined {
+/** Undefined while Redis is unavailable: it may have been emptied, so that the spool must not be attributed to it. */
+function verifiedStoreId({ storeId, unavailableReason, isMarked }: RedisConnection): string | undefined {
   return unavailableReason === undefined && isMarked ? storeId : undefined;
 }
 
-/** For people: what has to be right for a node to find the data of the others. */
-function nameOf(settings: RedisSettings): string {
+/** The settings that must agree on all nodes, for people. */
+function describeStore(settings: RedisSettings): string {
   return `${describeAddresses(settings)} (database ${settings.database ?? 0}, store.prefix ${settings.prefix})`;
 }
 
-function othersIn(connection: RedisConnection): OtherNodes {
+function otherNodes(connection: RedisConnection): OtherNodes {
   return {
     nodes: new RedisNodes(connection),
     storeOf: (node) => new RedisStore({ connection, node }),
-    mayCheckLostNodes: () => tryAcquire(connection, 'gone-nodes', GONE_NODES_TURN_MS),
+    mayCheckLostNodes: () => tryAcquire(connection, 'gone-nodes', LOST_NODES_INTERVAL_MS),
   };
 }
 
 /**
- * A shared directory is tried out by writing to it. Where it has no room for that, the start goes on: requests pass through,
- * and uploads can be ended, which makes room. It is tried out with the first check that finds room.
+ * Tests a shared directory by writing to it. If the disk is full the start goes on, because requests still pass through
+ * and ending uploads frees space; the test is repeated with each health check until there is space.
  */
-class SharedRoom {
-  private isTriedOut = true;
+class SharedDirectory {
+  private isTested = true;
 
   constructor(
     private readonly directory: string,
     private readonly log: Log,
   ) {}
 
-  /** Fails where the directory does not do what many machines need. */
-  async tryOut(): Promise<void> {
-    this.isTriedOut = await isShareable(this.directory, randomUUID());
-    if (!this.isTriedOut) this.log.error({ code: 'STORAGE_FULL', data: this.directory }, NO_ROOM);
+  /** Fails if several machines cannot share the directory. */
+  async test(): Promise<void> {
+    this.isTested = await isShareable(this.directory, randomUUID());
+    if (!this.isTested) this.log.error({ code: 'STORAGE_FULL', data: this.directory }, DISK_FULL);
   }
 
   readonly check: HealthCheck = {
     name: 'room',
     isInformational: true,
     check: async () => {
-      this.isTriedOut ||= await isShareable(this.directory, randomUUID());
-      return this.isTriedOut ? undefined : 'the disk has no room: nothing new is received';
+      this.isTested ||= await isShareable(this.directory, randomUUID());
+      return this.isTested ? undefined : 'the disk has no room: nothing new is received';
     },
   };
 }
 
-const NO_ROOM =
-  'the disk of the data directory has no room: requests pass through, and uploads can be looked at and ended, but nothing is ' +
-  'received, and nobody has tried whether the directory can be shared, until there is room';
+const DISK_FULL =
+  'the disk of the data directory is full: requests pass through and uploads can be inspected and ended, but until there is ' +
+  'space no uploads are received, and the directory is not tested for sharing';
 
-/** For all the processes of one node; a primary process has locked it for its workers. */
-async function ownDirectory({ data, workers }: Config, opened: StorageDeps['opened']): Promise<void> {
-  if (workers === 1) await lockDirectory(data, opened);
+/** Locks the directory for this node; with several workers the primary process has done it. */
+async function lockOwnDirectory({ data, workers }: Config, closers: StorageDeps['closers']): Promise<void> {
+  if (workers === 1) await lockDirectory(data, closers);
 }
 
-/** Done at the first call alone, unless that failed. */
+/** Runs the task on each call until it has succeeded once. */
 function once(task: () => Promise<void>): () => Promise<void> {
   let isDone = false;
   return async () => {
@@ -191,16 +200,16 @@ function once(task: () => Promise<void>): () => Promise<void> {
   };
 }
 
-/** One late answer of Redis does not end a start that has come so far. */
+/** Recovers this node's uploads, and retries while Redis is unavailable instead of ending the start. */
 async function recoverOwn(
   { store }: RedisBacked,
   node: string,
   connection: RedisConnection,
   deps: Omit<RecoveryDeps, 'leases'>,
 ): Promise<void> {
-  // Leases that are held are those of the process before this one: to ask it for each in turn would take minutes.
+  // Held leases belong to this node's previous process, and asking it for each of them would take minutes.
   const leases = new RedisLeases(connection, { graceMs: 0 });
-  const signal = AbortSignal.timeout(Math.max(store.waitMs, LEAST_PATIENCE_MS));
+  const signal = AbortSignal.timeout(Math.max(store.waitMs, MIN_RECOVERY_WAIT_MS));
   try {
     await retryWhileUnavailable(() => recoverNode({ ...deps, leases }, node), { signal });
   } finally {
@@ -208,7 +217,7 @@ async function recoverOwn(
   }
 }
 
-const LEAST_PATIENCE_MS = 5000;
+const MIN_RECOVERY_WAIT_MS = 5000;
 
 async function settingsOf(config: RedisConfig): Promise<RedisSettings> {
   const { nodes, socketPath, tls, sentinelUsername, sentinelPassword, ...rest } = config;
@@ -232,16 +241,20 @@ async function tlsOf({ ca, cert, key, serverName }: NonNullable<RedisConfig['tls
   };
 }
 
-/** To a store that came back empty every file is an orphan: until then somebody may give it its data back. */
-async function isLongOfThisStore(data: string, { storeId }: RedisConnection, clock: () => number): Promise<boolean> {
+/** For a Redis that was emptied every file is an orphan, so operators get time to restore its data first. */
+async function hasBelongedLongToStore(
+  data: string,
+  { storeId }: RedisConnection,
+  clock: () => number,
+): Promise<boolean> {
   if ((await spoolMark(data)) !== storeId) return false;
   const since = await spoolIdentitySince(data);
-  return since !== undefined && clock() - since >= RESTORED_WITHIN_MS;
+  return since !== undefined && clock() - since >= RESTORE_PERIOD_MS;
 }
 
-const RESTORED_WITHIN_MS = 3_600_000;
+const RESTORE_PERIOD_MS = 3_600_000;
 
-const GONE_NODES_TURN_MS = 10_000;
+const LOST_NODES_INTERVAL_MS = 10_000;
 
 function storeCheck(connection: RedisConnection): HealthCheck {
   return { name: 'store', check: () => Promise.resolve(connection.unavailableReason) };

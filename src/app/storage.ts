@@ -21,101 +21,104 @@ import { type UnknownUploads, UnreadableBytes, UnrecordedBytes } from '../upload
 
 export { assertUsable };
 
-/** Ends what was opened; run in the opposite order of opening. */
+/** Closes one resource. Closers run in reverse order of opening. */
 export type Closer = () => Promise<unknown>;
 
-/** Where records and bytes are, and what has to hold there. */
+/** The store, the leases and the spool of the configured kind, with their checks and maintenance. */
 export interface Storage {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
-  /** Other processes may deliver the same uploads: one whose claim ran out may be alive. */
+  /** Other processes may deliver the same uploads, so one whose claim expired may still be running. */
   readonly othersDeliver: boolean;
-  /** The node that new uploads name; undefined where every node reaches the bytes. */
+  /** The node to record in new uploads; undefined if all nodes share a spool. */
   readonly node?: string;
   readonly checks: readonly HealthCheck[];
-  /** Where each node has bytes of its own: who else is there, and the store as one of them sees it. */
+  /** The other nodes, if each node has a spool of its own. */
   readonly others?: OtherNodes;
-  /** Whether another node of that name has ever said that it is there. */
+  /** Whether a node of that name was ever announced. */
   readonly isAnnounced?: (node: string) => Promise<boolean>;
-  /** Whether the spool is this store's, and the turn is this process's of all that share it. */
+  /** The spool belongs to this store, and no other process has scanned it recently. */
   readonly mayRemoveOrphans: () => Promise<boolean>;
-  /** Since when the spool is this store's. */
+  /** Since when the spool belongs to this store, in milliseconds since the epoch. */
   readonly spoolSince: () => Promise<number | undefined>;
-  /** Uploads that the start has found without a record; missing where several stores may be right. */
+  /** Uploads that had no record at the start; missing if another store may have their records. */
   readonly unrecorded?: UnrecordedBytes;
-  /** Removes what is old and belongs to no record from where the records are; missing where they are in no directory. */
+  /** Removes old files that belong to no record; missing if the records are not in a directory. */
   readonly clearLeftovers?: (age: LeftoverAge) => Promise<void>;
-  /** Uploads that were in the spool when it became this store's. */
+  /** Ids of uploads that were in the spool when it became this store's. */
   readonly takenOver?: () => Promise<ReadonlySet<string>>;
-  /** Uploads whose bytes the disk does not list. */
+  /** Uploads whose directory in the spool cannot be read. */
   readonly unreadable: UnreadableBytes;
-  /** All that is there of uploads and cannot be read: records and bytes. */
-  readonly setAside: () => Promise<readonly SetAsideRecord[]>;
-  /** What is in the spool of uploads that the store does not know, and that it should. */
+  /** All uploads whose record or bytes exist but cannot be read. */
+  readonly setAsideRecords: () => Promise<readonly SetAsideRecord[]>;
+  /** Uploads in the spool that the store should know but does not. */
   readonly unknownUploads?: () => UnknownUploads | undefined;
-  /** Brings records and bytes together after a crash, before the first request. */
+  /** Makes records and bytes agree after a crash, before the first request. */
   recover(): Promise<void>;
 }
 
+/** Access to the other nodes of a cluster and to their uploads. */
 export interface OtherNodes {
   readonly nodes: Nodes;
+  /** The store as that node sees it. */
   readonly storeOf: (node: string) => UploadStore;
-  /** Given to one process of all, to look after nodes that are gone. */
+  /** True for one process in the cluster at a time. */
   readonly mayCheckLostNodes: () => Promise<boolean>;
 }
 
-/** Times that nobody needs to set, but tests. */
+/** Times that only tests change. */
 export interface Timings {
-  /** Files that no record counts go after this time; long enough for any writer that was merely slow. */
+  /** Files that belong to no record are removed after this time, which exceeds the delay of any slow writer. */
   readonly orphanAgeMs: number;
-  /** Reading a whole spool is work enough for one process now and then. */
-  readonly orphansTurnMs: number;
-  /** How often nodes that share a spool show that they use it, and how long a start that doubts watches for that. */
+  /** How often one of the processes scans the spool for such files. */
+  readonly orphanScanIntervalMs: number;
+  /** How often nodes mark a shared spool as in use. */
   readonly spoolTouchMs: number;
+  /** How long a start watches for such marks if the spool may belong to another store. */
   readonly spoolWatchMs: number;
-  /** How often the disk is asked again for bytes that it did not list. */
-  readonly lookAgainMs: number;
-  /** How often a spool that was taken over is searched for what its store before has left. */
-  readonly unknownBytesMs: number;
-  /** How long a process that stands still within a delivery keeps the right to it. */
+  /** How often reading unreadable directories is retried. */
+  readonly unreadableRetryMs: number;
+  /** How often a taken-over spool is scanned for uploads of the previous store. */
+  readonly unknownBytesScanMs: number;
+  /** How long a stalled process keeps its claim on a delivery. */
   readonly claimMs: number;
-  /** How much longer others wait for what it learned, before they take that for lost. */
+  /** How much longer others wait for its result before they consider it lost. */
   readonly returnGraceMs: number;
 }
 
 export const TIMINGS: Timings = {
   orphanAgeMs: 3_600_000,
-  orphansTurnMs: 60_000,
+  orphanScanIntervalMs: 60_000,
   spoolTouchMs: 5_000,
   spoolWatchMs: 20_000,
-  lookAgainMs: 5_000,
-  unknownBytesMs: 60_000,
+  unreadableRetryMs: 5_000,
+  unknownBytesScanMs: 60_000,
   claimMs: 15_000,
   returnGraceMs: 15_000,
 };
 
-/** What opening needs besides the configuration. */
+/** The dependencies of a storage besides its configuration. */
 export interface StorageDeps {
   readonly timings: Timings;
   readonly log: Log;
   readonly metrics: Metrics;
   readonly clock: () => number;
-  /** The time by which uploads expire: a clock that is set forward ends none of them. */
+  /** The clock for expiry: setting the system clock forward expires no upload. */
   readonly expiryClock: () => number;
-  /** No upload, answer or body lives longer without being touched. */
+  /** The longest time that any upload or answer is kept without a change. */
   readonly longestAgeMs: number;
-  /** Takes what has to be closed again. */
-  readonly opened: Closer[];
+  /** A closer is added for each opened resource. */
+  readonly closers: Closer[];
 }
 
-/** The store and spool of one process, with nothing else to run. */
+/** Opens the embedded store and the spool of one process. */
 export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Promise<Storage> {
   const { data: directory, spool: spoolConfig } = config;
   const { sync } = spoolConfig;
-  const { log, clock, timings, opened } = deps;
+  const { log, clock, timings, closers } = deps;
   await assertUsable({ directory, store: 'embedded', shared: false });
-  await lockDirectory(directory, opened);
+  await lockDirectory(directory, closers);
   const id = await claimForEmbedded(directory);
   const store = await EmbeddedStore.open({
     directory,
@@ -124,24 +127,24 @@ export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Pr
     clock,
     expiryClock: deps.expiryClock,
     onLoss: (upload, problem) => reportLoss(upload, problem, deps),
-    retryMs: timings.lookAgainMs,
+    retryMs: timings.unreadableRetryMs,
   });
-  opened.push(() => store.close());
+  closers.push(() => store.close());
   const leases = new EmbeddedLeases(store);
   const spool = new LocalSpool({ directory, sync, isMarked: true });
   await spool.open();
-  const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.lookAgainMs });
-  opened.push(() => unreadable.stop());
-  const setAside = allSetAside(store, unreadable);
+  const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.unreadableRetryMs });
+  closers.push(() => unreadable.stop());
+  const setAside = allSetAsideRecords(store, unreadable);
   const unrecorded = new UnrecordedBytes({ log, clock });
-  const recovery = { ...deps, store, leases, spool, unreadable, unrecorded, ...lostIn(store) };
+  const recovery = { ...deps, store, leases, spool, unreadable, unrecorded, ...lossesIn(store) };
   store.recoverWith((found) => recoverRecord(found, recovery));
   return {
     store,
     leases,
     spool,
     unreadable,
-    setAside,
+    setAsideRecords: setAside,
     othersDeliver: false,
     unrecorded,
     unknownUploads: () => unrecorded.known,
@@ -150,29 +153,31 @@ export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Pr
       await recover(recovery);
       unreadable.start((id, files) => recoverOne(id, files, recovery));
     },
-    // It may have been mounted over since the start.
+    // Since the start another file system may have been mounted over the directory.
     mayRemoveOrphans: async () => (await spoolMark(directory)) === id,
     spoolSince: () => spoolIdentitySince(directory),
     clearLeftovers: (age) => store.clearLeftovers(age),
   };
 }
 
-/** What the embedded store knows of uploads that were damaged. */
-function lostIn(store: EmbeddedStore): Pick<RecoveryDeps, 'giveUpLost' | 'hasLostLine'> {
+/** The embedded store's knowledge of damaged uploads. */
+function lossesIn(store: EmbeddedStore): Pick<RecoveryDeps, 'giveUpLost' | 'hasLostLine'> {
   return { giveUpLost: (id) => store.giveUpLost(id), hasLostLine: (id) => store.hasLostLine(id) };
 }
 
-/** For this process alone, as long as it runs. */
-export async function lockDirectory(directory: string, opened: Closer[]): Promise<void> {
+/**
+ * Locks the directory until this process ends. Losing the lock ends the process with an uncaught `DIRECTORY_IN_USE`.
+ */
+export async function lockDirectory(directory: string, closers: Closer[]): Promise<void> {
   const lock = await DirectoryLock.take(directory);
-  opened.push(() => lock.release());
+  closers.push(() => lock.release());
   lock.lost.addEventListener('abort', () => {
     throw new Fault('DIRECTORY_IN_USE', 'another process has taken over the data directory', false);
   });
 }
 
-/** Each upload once: with an unreadable record nobody can look after its bytes either. */
-export function allSetAside(
+/** Unreadable records and bytes, each upload once: without its record the bytes cannot be recovered anyway. */
+export function allSetAsideRecords(
   store: Pick<UploadStore, 'setAsideRecords'>,
   unreadable: Pick<UnreadableBytes, 'list'>,
 ): () => Promise<readonly SetAsideRecord[]> {
@@ -183,7 +188,7 @@ export function allSetAside(
   };
 }
 
-/** One sick record, or one sick directory of the spool, must not take all other uploads out of service. */
+/** Informational, because one unreadable record or directory must not make all other uploads unavailable. */
 export function recordsCheck(setAside: () => Promise<readonly SetAsideRecord[]>): HealthCheck {
   return {
     name: 'records',
@@ -195,7 +200,7 @@ export function recordsCheck(setAside: () => Promise<readonly SetAsideRecord[]>)
   };
 }
 
-/** Requests still pass through, and uploads can be ended, which makes room. */
+/** Informational, because requests still pass through and ending uploads frees space. */
 function roomCheck(store: Pick<EmbeddedStore, 'acceptsBytes'>): HealthCheck {
   const problem = 'the disk has no room: nothing new is received';
   return {
@@ -205,7 +210,7 @@ function roomCheck(store: Pick<EmbeddedStore, 'acceptsBytes'>): HealthCheck {
   };
 }
 
-/** New uploads and everything that passes through are served as ever, and no restart brings back what is not there. */
+/** Informational, because other requests are unaffected and a restart would not help. */
 export function unknownCheck(known: () => UnknownUploads | undefined): HealthCheck {
   return {
     name: 'unknown uploads',

@@ -64,7 +64,7 @@ describe.each(['embedded', 'redis'] as const)('a start with the %s store', (kind
     async (operation, code, isTold) => {
       const prefix = `${operation}-${code}`;
       const config = redis && `store: { type: redis, url: "${redis.url}", prefix: "${prefix}" }`;
-      const timings = { lookAgainMs: 50 };
+      const timings = { unreadableRetryMs: 50 };
       let app: TestApp | undefined;
       stage = await Stage.open({ config }, async (options) => (app = await startTestApp({ ...options, timings })));
       const client = new StageClient(stage, 'HTTP/1.1', '10');
@@ -270,12 +270,12 @@ describe('a record that can be read some time after the start', () => {
 
   test.each(
     DAMAGES.flatMap(([what, damage, status]) =>
-      [50, HOUR].map((lookAgainMs) => [what, lookAgainMs, damage, status] as const),
+      [50, HOUR].map((unreadableRetryMs) => [what, unreadableRetryMs, damage, status] as const),
     ),
   )('is brought together with its bytes before anybody sees it: %s, looked at every %d ms', async (...row) => {
-    const [, lookAgainMs, damage, status] = row;
+    const [, unreadableRetryMs, damage, status] = row;
     let app: TestApp | undefined;
-    const timings = { lookAgainMs };
+    const timings = { unreadableRetryMs };
     const stage = await Stage.open({}, async (options) => (app = await startTestApp({ ...options, timings })));
     const client = new StageClient(stage, 'HTTP/1.1', '10');
     const upload = await client.place({ target: '/a', length: 10 });
@@ -293,7 +293,7 @@ describe('a record that can be read some time after the start', () => {
     expect((await toldBy(app!)).setAside).toMatchObject([{ phase: 'unreadable' }]);
     expect(await readdir(directory)).toContain(stray);
     useFileSystem();
-    const isReadByItself = lookAgainMs < HOUR;
+    const isReadByItself = unreadableRetryMs < HOUR;
     if (isReadByItself && status === 204)
       await until(async () => !(await readdir(directory)).includes(stray), 'the bytes to be looked at');
     const records = (): Promise<string[]> => readdir(join(data, 'uploads'));
@@ -309,7 +309,7 @@ describe('a record that can be read some time after the start', () => {
 
 test('a record is not shown as long as its bytes cannot be looked at', async () => {
   let app: TestApp | undefined;
-  const timings = { lookAgainMs: 50 };
+  const timings = { unreadableRetryMs: 50 };
   const stage = await Stage.open({}, async (options) => (app = await startTestApp({ ...options, timings })));
   const client = new StageClient(stage, 'HTTP/1.1', '10');
   const upload = await client.place({ target: '/a', length: 10 });
@@ -331,7 +331,7 @@ test('a record is not shown as long as its bytes cannot be looked at', async () 
 describe('a listing that fails once in the sweep', () => {
   test.each(['plain', 'resumable'])('ends no %s request that is under way', async (kind) => {
     let app: TestApp | undefined;
-    const timings = { lookAgainMs: 20 };
+    const timings = { unreadableRetryMs: 20 };
     const config = 'plain_bodies: spool\nlimits: { max_age: 2s }';
     const stage = await Stage.open({ config }, async (options) => (app = await startTestApp({ ...options, timings })));
     const lines = kind === 'plain' ? [] : [...versionLines(clientDialect('10')), ['Upload-Complete', '?1'] as const];

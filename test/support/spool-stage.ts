@@ -12,7 +12,13 @@ import { temporaryDirectory, type TemporaryDirectory } from './temporary.js';
 export const LONG_AGO = new Date(Date.now() - 2 * 3_600_000);
 
 /** As the usual times, but for tests: a sign of life comes several times in a watch. */
-const QUICK = { orphanAgeMs: 500, orphansTurnMs: 500, spoolTouchMs: 200, spoolWatchMs: 2000, unknownBytesMs: 100 };
+const QUICK = {
+  orphanAgeMs: 500,
+  orphanScanIntervalMs: 500,
+  spoolTouchMs: 200,
+  spoolWatchMs: 2000,
+  unknownBytesScanMs: 100,
+};
 
 /** One disk, one Redis, and proxies that come and go on them. */
 export class SpoolStage {
