@@ -8,45 +8,48 @@ import type { Spool } from '../spool/spool.js';
 
 /** The body of the origin's request. */
 export interface OriginBody {
-  /** Missing when nobody knows yet: it is sent in chunks. */
+  /** In bytes; missing if it is not known yet, and the body is chunked. */
   readonly size?: number;
-  /** Where they are not the upload's as it was when this was made. */
+  /** Trailers that are known only at the end of the body; missing if they are those of the upload. */
   readonly trailers?: () => Headers;
-  /** Missing when there is nothing to send. Ends with exactly `size` bytes, or fails. */
+  /** Missing if there is nothing to send. Ends with exactly `size` bytes, or fails. */
   readonly body?: Readable;
 }
 
-/** The body a route wants: the bytes of the upload as they are, or as one file field among others. Never buffered. */
-export function frameBody(upload: Upload, wanted: Framing, chunks: readonly Chunk[], spool: Spool): OriginBody {
-  const framing = framingFor(upload, wanted);
+/**
+ * The body that a route wants: the bytes of the upload alone, or as a file field of a form. It is never buffered. Throws
+ * `BYTES_LOST` if the chunks do not add up to the upload.
+ */
+export function frameBody(upload: Upload, routeFraming: Framing, chunks: readonly Chunk[], spool: Spool): OriginBody {
+  const framing = framingFor(upload, routeFraming);
   const size = chunks.reduce((sum, chunk) => sum + chunk.size, 0);
   if (size !== upload.offset) throw bytesLost(size, upload.offset);
   const read = (): Readable => spool.read(upload.id, chunks);
   if (framing.kind === 'raw') return size === 0 ? { size } : { size, body: sizeChecked(size, read()) };
   const envelope = envelopeOf(upload, framing);
-  const whole = envelope.before.length + size + envelope.after.length;
-  if (size === 0) return { size: whole, body: Readable.from([Buffer.concat([envelope.before, envelope.after])]) };
-  return { size: whole, body: sizeChecked(size, read(), envelope) };
+  const framedSize = envelope.before.length + size + envelope.after.length;
+  if (size === 0) return { size: framedSize, body: Readable.from([Buffer.concat([envelope.before, envelope.after])]) };
+  return { size: framedSize, body: sizeChecked(size, read(), envelope) };
 }
 
 /**
- * Lets a stream end only when all of it was there: a shorter body must never look like a whole one. It ends with its last
- * byte and does not wait for the source to close its files: an origin that answers before our end has lost its connection.
+ * Passes a stream on and fails if it is not exactly `size` bytes long, so that a short body never looks complete. It ends right
+ * after the last byte, without waiting for the source to close, because an origin that answers before our end loses its connection.
  */
 function sizeChecked(size: number, source: Readable, envelope?: Envelope): Readable {
-  let passed = 0;
+  let passedBytes = 0;
   const counted = new Transform({
     transform(piece: Uint8Array, _encoding, done) {
-      passed += piece.length;
-      if (passed <= size) this.push(piece);
-      if (passed === size && envelope) this.push(envelope.after);
-      if (passed === size) this.push(null);
-      done(passed > size ? bytesLost(passed, size) : null);
+      passedBytes += piece.length;
+      if (passedBytes <= size) this.push(piece);
+      if (passedBytes === size && envelope) this.push(envelope.after);
+      if (passedBytes === size) this.push(null);
+      done(passedBytes > size ? bytesLost(passedBytes, size) : null);
     },
-    flush: (done) => done(passed === size ? null : bytesLost(passed, size)),
+    flush: (done) => done(passedBytes === size ? null : bytesLost(passedBytes, size)),
   });
   if (envelope) counted.push(envelope.before);
-  // Whoever reads `counted` gets its error; here only the two are tied together.
+  // The reader of `counted` gets errors; `pipeline` only connects the two streams.
   pipeline(source, counted, () => undefined);
   return counted;
 }
@@ -58,8 +61,8 @@ function bytesLost(found: number, expected: number): Fault {
 export type Multipart = Extract<Framing, { kind: 'multipart' }>;
 
 /**
- * How this upload is framed. A form stays as it is, because an origin looks for its file in one form only, but not where the
- * route has fields of its own to say: a client's form could say them instead.
+ * The framing of this upload. A client's form is not wrapped in another form, unless the route adds fields, which the client's
+ * form could otherwise set.
  */
 export function framingFor(
   { request }: { readonly request: Pick<StoredRequest, 'headers'> },
@@ -68,18 +71,18 @@ export function framingFor(
   return framing.kind === 'multipart' && isForm(request) && !addsFormFields(framing) ? { kind: 'raw' } : framing;
 }
 
-/** What stands around the bytes of the upload in a multipart/form-data body (RFC 7578). */
+/** The parts of a multipart/form-data body before and after the upload's bytes (RFC 7578). */
 export interface Envelope {
   readonly before: Buffer;
   readonly after: Buffer;
 }
 
-/** The `Content-Type` of the whole body. */
+/** The `Content-Type` of the multipart body. */
 export function multipartType(upload: Pick<Upload, 'deliveryKey'>): string {
   return `multipart/form-data; boundary=${boundaryOf(upload)}`;
 }
 
-/** Static fields first, then those from headers, then the file: readers that stream have the fields when the file comes. */
+/** Static fields first, then those from headers, then the file, so that streaming readers have all fields before the file. */
 export function envelopeOf(
   upload: Pick<Upload, 'deliveryKey' | 'request' | 'addedHeaders'>,
   framing: Multipart,
@@ -89,9 +92,9 @@ export function envelopeOf(
   const fields = [
     ...framing.fields.map(([name, value]) => textPart(boundary, name, Buffer.from(value, 'utf8'))),
     ...framing.fieldsFromHeaders.flatMap(([name, header]) => {
-      // What the authorization service says stands in the place of what the client says.
+      // A header of the authorization service takes precedence over the client's.
       const value = fieldValue(addedHeaders, header) ?? headerValue(request, header);
-      // Node reads header bytes as Latin-1: this gives the origin the bytes the client sent.
+      // Node decodes headers as Latin-1; encoding the value the same way restores the client's bytes.
       return value === undefined ? [] : [textPart(boundary, name, Buffer.from(printable(value), 'latin1'))];
     }),
   ];
@@ -101,12 +104,12 @@ export function envelopeOf(
   };
 }
 
-/** Of the hops before us the form says what the origin's head says, and not what a client makes up. */
+/** Forwarding fields have the same values as in the head of the origin's request, not those that a client made up. */
 function headerValue(request: StoredRequest, header: string): string | undefined {
   return fieldValue(isHopField(header) ? withForwarding(request.headers, request) : request.headers, header);
 }
 
-/** The same in every attempt, and known to nobody who could put it into a file: clients never see the key. */
+/** The same in every attempt. Clients never see the delivery key, so that they cannot put the boundary into a file. */
 function boundaryOf({ deliveryKey }: Pick<Upload, 'deliveryKey'>): string {
   return `rufh-${deliveryKey.replace(/[^A-Za-z0-9-]/g, '-')}`.slice(0, 70);
 }
@@ -116,34 +119,33 @@ function textPart(boundary: string, name: string, value: Buffer): Buffer {
   return Buffer.concat([Buffer.from(head, 'utf8'), value, Buffer.from('\r\n')]);
 }
 
-/** A part without a filename is a text field to most frameworks: a file always has one. */
+/** The head of the file part. It always has a filename, because most frameworks regard a part without one as a text field. */
 function fileHead(boundary: string, field: string, request: StoredRequest): Buffer {
   const filename = quoted(filenameOf(request) ?? 'upload');
   const disposition = `Content-Disposition: form-data; name="${quoted(field)}"; filename="${filename}"`;
   const encoding = fieldValue(request.headers, 'content-encoding');
   const type = `Content-Type: ${printable(representationType(request))}`;
-  const about = [type, ...(encoding === undefined ? [] : [`Content-Encoding: ${printable(encoding)}`])];
-  // Names are text and go as UTF-8; values of fields are the client's octets, which Node reads as Latin-1.
+  const lines = [type, ...(encoding === undefined ? [] : [`Content-Encoding: ${printable(encoding)}`])];
+  // Names are text and are sent as UTF-8; header values are the client's octets, which Node decodes as Latin-1.
   return Buffer.concat([
     Buffer.from(`--${boundary}\r\n${disposition}\r\n`, 'utf8'),
-    Buffer.from(`${about.join('\r\n')}\r\n\r\n`, 'latin1'),
+    Buffer.from(`${lines.join('\r\n')}\r\n\r\n`, 'latin1'),
   ]);
 }
 
-/** A field's value without the control characters that no form is to see. */
+/** A header value without control characters. */
 function printable(value: string): string {
   return value.replace(/\t/g, ' ').replace(/[\x00-\x1f\x7f]/g, '');
 }
 
-/** As browsers write it (HTML, multipart/form-data encoding algorithm). */
+/** Escaped as by browsers (HTML, multipart/form-data encoding algorithm). */
 function quoted(text: string): string {
   return text.replace(/\r/g, '%0D').replace(/\n/g, '%0A').replace(/"/g, '%22');
 }
 
 /**
- * The name that a creation gives its file, without folders, because the client's file system is not the origin's, and without
- * control characters. `filename*` of its `Content-Disposition` (RFC 6266 §4.3), then `filename`, then `Upload-Metadata`: the
- * first that can be read and names a file. Undefined when there is none.
+ * The filename of a creation, without folders and control characters; undefined if there is none. The first valid one counts:
+ * `filename*` of its `Content-Disposition` (RFC 6266 §4.3), `filename`, `Upload-Metadata`.
  */
 export function filenameOf({ headers }: Pick<StoredRequest, 'headers'>): string | undefined {
   const parameters = dispositionParameters(fieldValue(headers, 'content-disposition') ?? '');
@@ -155,7 +157,7 @@ export function filenameOf({ headers }: Pick<StoredRequest, 'headers'>): string 
   return names.map(baseName).find((name) => name !== undefined);
 }
 
-/** C0, DEL and C1. */
+/** C0, DEL and C1 control characters. */
 const CONTROLS = /[\x00-\x1f\x7f-\x9f]/g;
 
 function baseName(name: string | undefined): string | undefined {
@@ -163,7 +165,7 @@ function baseName(name: string | undefined): string | undefined {
   return base === '' || base === '.' || base === '..' ? undefined : base;
 }
 
-/** RFC 9110 §5.6.6: name=token or name="quoted string"; of a repeated one the first counts. Some clients leave the type out. */
+/** RFC 9110 §5.6.6: name=token or name="quoted string". The first of repeated names counts; some clients omit the disposition type. */
 function dispositionParameters(value: string): Map<string, string> {
   const parameters = new Map<string, string>();
   const pattern = /;\s*([\w!#$%&'*+.^`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"\s]*))/g;
@@ -175,12 +177,12 @@ function dispositionParameters(value: string): Map<string, string> {
   return parameters;
 }
 
-/** Some clients on Windows send a path with its backslashes as they are; anywhere else a backslash stands before what it quotes. */
+/** Removes backslash escapes, except from a Windows path, whose backslashes some clients send without escaping. */
 function unquoted(text: string): string {
   return /^[A-Za-z]:\\(?!\\)/.test(text) ? text : text.replace(/\\(.)/g, '$1');
 }
 
-/** RFC 8187 §3.2: charset'language'percent-encoded. Undefined when it is anything else. */
+/** RFC 8187 §3.2: charset'language'percent-encoded. Undefined if the value has another form. */
 function decodeExtended(value: string | undefined): string | undefined {
   const [, charset, encoded] =
     /^([\w-]+)'[\w-]*'((?:[^%\x00-\x1f\x7f-\xff]|%[0-9A-Fa-f]{2})*)$/.exec(value ?? '') ?? [];
@@ -194,14 +196,14 @@ function decodeExtended(value: string | undefined): string | undefined {
   return lower === 'iso-8859-1' ? bytes.toString('latin1') : undefined;
 }
 
-/** Many clients put raw UTF-8 there, which Node reads as Latin-1. */
+/** Many clients send raw UTF-8, which Node decodes as Latin-1. */
 function decodeRaw(value: string | undefined): string | undefined {
   return value === undefined ? undefined : (decodeUtf8(Buffer.from(value, 'latin1')) ?? value);
 }
 
 const UNKNOWN_TYPE = 'application/octet-stream';
 
-/** They say "a piece follows" or "some bytes", which is nothing of the whole. */
+/** Types that mean "a part of an upload" or "some bytes" and do not describe the representation. */
 const UNINFORMATIVE_TYPES = new Set([
   '',
   'application/partial-upload',
@@ -209,50 +211,48 @@ const UNINFORMATIVE_TYPES = new Set([
   UNKNOWN_TYPE,
 ]);
 
-/** The media type of the whole representation: the creation's `Content-Type`, or where that says nothing, its `Upload-Metadata`. */
+/** The media type of the representation: that of `declaredType`, or `application/octet-stream`. */
 export function representationType({ headers }: Pick<StoredRequest, 'headers'>): string {
   return declaredType({ headers }) ?? UNKNOWN_TYPE;
 }
 
-/** The same; undefined when the creation does not say. */
+/** The media type in the creation's `Content-Type`, or else in its `Upload-Metadata`; undefined if neither tells it. */
 export function declaredType({ headers }: Pick<StoredRequest, 'headers'>): string | undefined {
   const type = fieldValue(headers, 'content-type');
-  const told = isUninformativeType(type) ? undefined : type;
-  return told ?? uploadMetadata(headers).mediaType;
+  return (isUninformativeType(type) ? undefined : type) ?? uploadMetadata(headers).mediaType;
 }
 
-/** Nothing can be told from this `Content-Type` about the whole. */
+/** The `Content-Type` does not describe the representation. */
 export function isUninformativeType(contentType: string | undefined): boolean {
   return UNINFORMATIVE_TYPES.has(mediaType(contentType));
 }
 
-/** Whether it is a form already. */
 function isForm({ headers }: Pick<StoredRequest, 'headers'>): boolean {
   return mediaType(fieldValue(headers, 'content-type')) === 'multipart/form-data';
 }
 
-/** Without its parameters, in lower case. */
+/** The media type without its parameters, in lower case. */
 function mediaType(contentType = ''): string {
   return contentType.split(';', 1)[0]!.trim().toLowerCase();
 }
 
-/** What a client's own `Upload-Metadata` says of the file. */
+/** The facts in a client's `Upload-Metadata` that an origin can use. */
 interface UploadMetadata {
   readonly filename?: string;
   readonly mediaType?: string;
 }
 
-/** The names that clients give it, the best known first. */
+/** Metadata keys that clients use, the most common first. */
 const NAME_KEYS = ['filename', 'name'];
 const TYPE_KEYS = ['filetype', 'type', 'contenttype'];
 
-/** RFC 9110 §8.3.1. */
+/** A media type with parameters (RFC 9110 §8.3.1). */
 const MEDIA_TYPE =
   /^[!#$%&'*+.^_`|~\w-]+\/[!#$%&'*+.^_`|~\w-]+(?:\s*;\s*[!#$%&'*+.^_`|~\w-]+=(?:[!#$%&'*+.^_`|~\w-]+|"[ !#-[\]-~]*"))*$/;
 
 /**
- * tus 1.0.0, Creation: pairs of a key and its value in Base64, separated by commas. tus-js-client and Uppy send it in the
- * draft's versions too. A pair that cannot be read counts for nothing; of a repeated key the first counts.
+ * tus 1.0.0, Creation: pairs of a key and a Base64 value, separated by commas. tus-js-client and Uppy send it with the draft's
+ * versions too. Invalid pairs are ignored, and the first of repeated keys counts.
  */
 function uploadMetadata(headers: Headers): UploadMetadata {
   const pairs = new Map<string, string>();
@@ -269,19 +269,19 @@ function uploadMetadata(headers: Headers): UploadMetadata {
   };
 }
 
-/** Base64 of UTF-8; undefined when it is not. */
+/** Decodes Base64 of UTF-8; undefined if the value is something else. */
 function decodeBase64(encoded: string): string | undefined {
   const [, digits] = /^([A-Za-z0-9+/]+)={0,2}$/.exec(encoded) ?? [];
   if (digits === undefined || digits.length % 4 === 1) return undefined;
   return decodeUtf8(Buffer.from(encoded, 'base64'));
 }
 
-/** Undefined when these bytes are no UTF-8. */
+/** Decodes UTF-8; undefined if the bytes are not valid. */
 function decodeUtf8(bytes: Uint8Array): string | undefined {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
-    // TypeError is all that it throws, and it says just this.
+    // decode() throws only for invalid bytes.
     return undefined;
   }
 }

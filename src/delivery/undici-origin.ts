@@ -8,14 +8,15 @@ import { combineSmallPieces } from '../streams/small-pieces.js';
 import { InvalidAnswer, type Origin, type OriginAnswer, type OriginRequest, Unanswered } from './origin.js';
 import { instrumentOriginSocket, type OriginSocket, IGNORED_INTERIM_STATUS } from './undici-socket.js';
 
+/** Options of an `UndiciOrigin`. */
 export interface UndiciOriginOptions {
-  /** Certificates (PEM) that an origin's may be signed with, in place of the system's. */
+  /** CA certificates (PEM) that are trusted instead of the system's. */
   readonly ca?: string;
 }
 
 /**
- * Origins over HTTP/1.1. One exchange a connection at a time, fields in their order and case both ways, bodies untouched;
- * no redirects, no decompression, no repeating: what comes back is what the origin said.
+ * Sends requests over HTTP/1.1 with undici, one at a time on a connection. Order and case of fields and all bodies are kept in both
+ * directions; redirects, decompression and retries are off.
  */
 export class UndiciOrigin implements Origin {
   private readonly connections: OriginConnections;
@@ -34,12 +35,12 @@ export class UndiciOrigin implements Origin {
       content.body?.destroy();
       return Promise.reject(new Unanswered('never-sent', 'stopped before it was sent', signal.reason));
     }
-    // A connection with a login by NTLM or Negotiate is one user's: it neither comes from those that wait nor joins them.
+    // A connection with an NTLM or Negotiate login belongs to one user, so it is not taken from or returned to the idle ones.
     let isShared = request.connection === 'kept' && !authenticatesConnection(request.headers);
     const connection = this.connections.take({ ...request, connection: isShared ? 'kept' : 'fresh' });
-    return new Promise((answered, unanswered) => {
+    return new Promise((resolve, reject) => {
       const stop = (): void => void this.connections.end(connection, new Error('stopped', { cause: signal.reason }));
-      const isOver = (): void => {
+      const cleanUp = (): void => {
         signal.removeEventListener('abort', stop);
         content.body?.destroy();
       };
@@ -48,16 +49,16 @@ export class UndiciOrigin implements Origin {
         interim: onInterim,
         answered: (answer) => {
           isShared &&= !authenticatesConnection(answer.headers);
-          answered(answer);
+          resolve(answer);
         },
-        unanswered,
+        unanswered: reject,
         completed: () => {
-          isOver();
+          cleanUp();
           if (isShared) this.connections.giveBack(connection);
-          else void this.connections.end(connection, new Error('one request a connection'));
+          else void this.connections.end(connection, new Error('one request per connection'));
         },
         failed: (reason) => {
-          isOver();
+          cleanUp();
           void this.connections.end(connection, reason);
         },
       });
@@ -72,14 +73,14 @@ export class UndiciOrigin implements Origin {
   }
 }
 
-/** `servername` is not in undici's types. Were it not the same every time, another `Host` would cost the connection. */
+/** undici's types lack `servername`. It is set because undici would open a new connection for a different `Host`. */
 type DispatchOptions = Dispatcher.DispatchOptions & { readonly servername: string };
 
 function dispatchOptions(request: OriginRequest): DispatchOptions {
   const { origin, method, target, headers, content, timeoutMs } = request;
   const { body, size } = content;
   const trailers = size === undefined || !body ? [] : (request.trailers?.() ?? []);
-  // A body that can be followed by trailers has no length (RFC 9112 §7.1.2).
+  // Trailers need a chunked body, which has no length (RFC 9112 §7.1.2).
   const isChunked = trailers.length > 0;
   const framing: HeaderLine[] = isChunked
     ? [['Trailer', [...new Set(trailers.map(([name]) => name))].join(', ')]]
@@ -90,7 +91,7 @@ function dispatchOptions(request: OriginRequest): DispatchOptions {
     method,
     path: target,
     headers: [...headers, ...framing].flat(),
-    // undici finds out the length of a short stream by itself, but not of what is only iterated.
+    // undici would find out the length of a short stream, but not that of an iterable.
     body: isChunked ? asIterable(body!) : body,
     headersTimeout: timeoutMs,
     bodyTimeout: timeoutMs,
@@ -98,7 +99,7 @@ function dispatchOptions(request: OriginRequest): DispatchOptions {
   };
 }
 
-/** Its types do not tell that undici takes it. */
+/** undici accepts an iterable as a body, although its types do not include one. */
 function asIterable(body: Readable): Readable {
   const iterable = { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() as AsyncIterator<Uint8Array> };
   return iterable as unknown as Readable;
@@ -106,25 +107,26 @@ function asIterable(body: Readable): Readable {
 
 type Controller = Dispatcher.DispatchController;
 
+/** Each exchange ends with `completed` or `failed`. */
 interface ExchangeEvents {
-  /** The final response's head is here. */
+  /** The head of the final response has arrived. */
   readonly answered: (answer: OriginAnswer) => void;
-  /** Before it; without those that are between the origin and us. */
+  /** An interim response has arrived that is not only about this connection. */
   readonly interim: (interim: OriginInterim) => void;
-  /** There will be none. */
+  /** There will be no final response. */
   readonly unanswered: (why: Unanswered) => void;
-  /** The whole response is here. */
+  /** The response is complete. */
   readonly completed: () => void;
-  /** It broke off, before or within the response. */
+  /** The exchange broke off before the end of the response. */
   readonly failed: (reason: Error) => void;
 }
 
-/** Interim responses of one exchange, more than any origin has to say. */
+/** Limit of interim responses in one exchange, more than any origin needs. */
 const MAX_INTERIMS = 1000;
 
 type AnswerBounds = Pick<OriginRequest, 'answerTimeoutMs' | 'maxAnswerSize'>;
 
-/** Hears from undici what becomes of one request, and hands the response on as a stream with its lines as they came. */
+/** Handles undici's events of one request and passes the response on as a stream, with its fields as received. */
 class UndiciExchange implements Dispatcher.DispatchHandler {
   private body: Readable | undefined;
   private hasNoContent = false;
@@ -141,16 +143,16 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
   constructor(
     private readonly connection: OriginConnection,
     private readonly bounds: AnswerBounds,
-    /** Of the request, asked for behind its last chunk. */
+    /** Trailers of the request, read after its last chunk. */
     private readonly requestTrailers: (() => Headers) | undefined,
     private readonly events: ExchangeEvents,
   ) {}
 
-  /** Called right before the first byte is written. A second time would be a second request, which is not undici's to decide. */
+  /** Called right before the first byte is written. A second call would be a retry, which undici must not decide. */
   onRequestStart(controller: Controller): void {
     if (this.began) {
       this.wasRestarted = true;
-      return controller.abort(new Error('the request would have been sent again'));
+      return controller.abort(new Error('undici would have sent the request again'));
     }
     this.began = true;
     this.controller = controller;
@@ -160,7 +162,7 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
   onResponseStart(controller: Controller, status: number, _headers: unknown, reason = ''): void {
     if (status < 200) return this.onInterim(controller, status, reason);
     this.requestSent();
-    const headers = linesOf(controller.rawHeaders);
+    const headers = headersOf(controller.rawHeaders);
     const { maxAnswerSize = Infinity } = this.bounds;
     const announced = Number(fieldValue(headers, 'content-length') ?? 0);
     if (announced > maxAnswerSize && status !== 204 && status !== 304) return controller.abort(tooLarge(maxAnswerSize));
@@ -173,7 +175,7 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
         },
       }),
     );
-    // It may break off while nobody reads, and again after its reader has left.
+    // The body may fail while it has no reader.
     body.on('error', () => undefined);
     this.body = body;
     this.hasNoContent = status === 204 || status === 304;
@@ -193,25 +195,25 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
     else if (this.body?.push(bytes) === false) controller.pause();
   }
 
-  /** From now on the answer takes its time. */
+  /** The request is sent: starts the time limit of the answer. */
   requestSent(): void {
     const { answerTimeoutMs } = this.bounds;
     if (answerTimeoutMs === undefined || this.timer || this.hasEnded) return;
-    const problem = `the answer was not whole after ${answerTimeoutMs / 1000} s`;
-    const end = (): void => this.controller?.abort(new InvalidAnswer(problem));
-    this.timer = setTimeout(end, Math.min(answerTimeoutMs, LONGEST_TIMER_MS)).unref();
+    const problem = `the answer was not complete after ${answerTimeoutMs / 1000} s`;
+    const abort = (): void => this.controller?.abort(new InvalidAnswer(problem));
+    this.timer = setTimeout(abort, Math.min(answerTimeoutMs, LONGEST_TIMER_MS)).unref();
   }
 
   onResponseEnd(controller: Controller): void {
     this.end();
-    this.trailers = linesOf(controller.rawTrailers);
+    this.trailers = headersOf(controller.rawTrailers);
     this.body?.push(null);
     this.events.completed();
   }
 
   /**
-   * RFC 9112 §6.3: a 204 or 304 ends with its head, whatever length that announces. undici misses the content; only the
-   * connection is over for it, where something that was sent all the same could be taken for the next answer.
+   * RFC 9112 §6.3: a 204 or 304 ends with its head, whatever length it announces. undici reports missing content; the answer is
+   * complete all the same, but content that the origin may still send makes the connection unusable.
    */
   onResponseError(_controller: Controller | undefined, reported: Error): void {
     this.end();
@@ -226,13 +228,13 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
     this.events.failed(error);
   }
 
-  /** Each one makes undici forget how long it has waited, so that they have to end by themselves. */
+  /** Limits interim responses, because each one restarts undici's timeout. */
   private onInterim(controller: Controller, status: number, reason: string): void {
-    const headers = linesOf(controller.rawHeaders);
+    const headers = headersOf(controller.rawHeaders);
     this.interimBytes += headers.reduce((sum, [name, value]) => sum + name.length + value.length, reason.length);
     if (++this.interimCount > MAX_INTERIMS || this.interimBytes > MAX_HEAD_BYTES)
-      return controller.abort(new InvalidAnswer('the origin sends interim responses without end'));
-    // RFC 9110 §15.2: 100 and 101 are about this connection.
+      return controller.abort(new InvalidAnswer('the origin sends too many interim responses'));
+    // RFC 9110 §15.2: 100 and 101 concern only this connection.
     if (status > 101 && status !== IGNORED_INTERIM_STATUS) this.events.interim({ status, reason, headers });
   }
 
@@ -246,34 +248,35 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
   }
 }
 
+/** The longest delay of a Node timer. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 function tooLarge(bytes: number): InvalidAnswer {
   return new InvalidAnswer(`the answer is larger than ${bytes} bytes`);
 }
 
-function linesOf(raw: Controller['rawHeaders']): HeaderLine[] {
+function headersOf(raw: Controller['rawHeaders']): HeaderLine[] {
   if (!Array.isArray(raw)) return [];
   return fromRawHeaders(raw.map((text) => (typeof text === 'string' ? text : text.toString('latin1'))));
 }
 
-/** Several addresses that all failed give an error without a message. */
+/** If all addresses of a host fail, Node's error has no message. */
 function describe(error: NodeJS.ErrnoException): string {
   return error.message === '' ? `cannot be reached (${error.code ?? 'unknown'})` : error.message;
 }
 
-/** Longer than any handshake of an origin worth waiting for; a connection that never comes about may be tried again. */
+/** Longer than the handshake of a working origin. An attempt that fails to connect may be repeated. */
 const LONGEST_CONNECT_MS = 10_000;
-/** Answers with larger heads are not taken. */
+/** Answers with larger heads are rejected. */
 const MAX_HEAD_BYTES = 256 * 1024;
 
-/** It gives back the socket on its way, which its types do not say: without it a connection attempt could not be ended. */
-type Connect = (...given: Parameters<buildConnector.connector>) => Socket;
+/** undici's connector returns the connecting socket, which its types omit; it is needed to end a connection attempt. */
+type Connect = (...args: Parameters<buildConnector.connector>) => Socket;
 
-/** One connection at a time to one origin, made when it is needed. Carries one exchange at a time. */
+/** A connection to one origin that is opened when needed and carries one exchange at a time. */
 export class OriginConnection {
   readonly client: Client;
-  /** Of the newest connection; missing until one is made. */
+  /** The socket of the newest connection; undefined before the first. */
   socket: OriginSocket | undefined;
   isOpen = false;
   private connecting: Socket | undefined;
@@ -289,9 +292,9 @@ export class OriginConnection {
       pipelining: 1,
       maxHeaderSize: MAX_HEAD_BYTES,
       connect: (target, done) => {
-        // The certificate has to be the origin's: undici would ask for the one of the `Host` that we pass on.
+        // The certificate must be the origin's; undici would check it against the `Host` that is passed on.
         this.connecting = connect({ ...target, servername: undefined }, (...result) => {
-          // From now on it is undici's to end, which has to hear why: an end without a reason may be that of an answer.
+          // From now on undici ends the connection, with a reason: an end without one could be taken for the end of an answer.
           this.connecting = undefined;
           if (result[1]) this.socket = instrumentOriginSocket(result[1]);
           done(...result);
@@ -305,7 +308,7 @@ export class OriginConnection {
     });
   }
 
-  /** Ends the connection at once, with everything that is under way on it. */
+  /** Ends the connection at once, together with its exchange. */
   async destroy(reason: Error): Promise<void> {
     this.connecting?.on('error', () => undefined).destroy();
     await this.client.destroy(reason);
@@ -314,18 +317,18 @@ export class OriginConnection {
 
 type ConnectionRequest = Pick<OriginRequest, 'origin' | 'timeoutMs' | 'connection'>;
 
-/** Connections to origins. One that carried an exchange to its end waits a little for the next (RFC 9112 §9.3). */
+/** Connections to origins. A connection whose exchange completed is kept for a short time for the next one (RFC 9112 §9.3). */
 export class OriginConnections {
   private readonly idle = new Set<OriginConnection>();
   private readonly all = new Set<OriginConnection>();
 
   constructor(private readonly options: { readonly ca?: string }) {}
 
-  /** A new one, or for a request that may be repeated one that waits. */
-  take({ origin, timeoutMs, connection: wanted }: ConnectionRequest): OriginConnection {
+  /** An idle connection for a request that may be repeated, otherwise a new one. */
+  take({ origin, timeoutMs, connection: kind }: ConnectionRequest): OriginConnection {
     const connectMs = Math.min(timeoutMs, LONGEST_CONNECT_MS);
     const key = `${origin} ${connectMs}`;
-    for (const connection of wanted === 'kept' ? this.idle : []) {
+    for (const connection of kind === 'kept' ? this.idle : []) {
       if (connection.key !== key) continue;
       this.idle.delete(connection);
       return connection;
@@ -337,13 +340,13 @@ export class OriginConnections {
     return connection;
   }
 
-  /** The exchange is over and the connection is fit for another, if it is still open. */
+  /** Keeps the connection for another exchange if it is still open. */
   giveBack(connection: OriginConnection): void {
     if (connection.isOpen && this.all.has(connection)) this.idle.add(connection);
     else void this.end(connection, new Error('the origin closed the connection'));
   }
 
-  /** Never rejects. */
+  /** Ends a connection at once. Never rejects. */
   async end(connection: OriginConnection, reason: Error): Promise<void> {
     this.idle.delete(connection);
     this.all.delete(connection);
@@ -351,7 +354,7 @@ export class OriginConnections {
   }
 
   async close(): Promise<void> {
-    const reason = new Error('the proxy stops');
+    const reason = new Error('the proxy is being stopped');
     await Promise.all([...this.all].map((connection) => this.end(connection, reason)));
   }
 }

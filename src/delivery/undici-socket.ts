@@ -5,30 +5,30 @@ type Done = (error?: Error | null) => void;
 
 interface State {
   wrote: boolean;
-  /** The origin takes no more bytes. */
+  /** The origin accepts no more bytes. */
   refusesWrites: boolean;
   trailers?: () => Headers;
 }
 
-/** What is known of one connection to an origin, beside what undici knows. */
+/** Facts about a connection to an origin that undici does not provide. */
 export interface OriginSocket {
-  /** The next exchange begins: nothing of it has been written. The trailers are asked for behind the last chunk. */
+  /** Starts the next exchange, of which nothing is written yet. `trailers` is called after the last chunk. */
   beginExchange(trailers?: () => Headers): void;
-  /** Something of the current exchange was handed to the operating system. */
+  /** Bytes of the current exchange were handed to the operating system. */
   readonly wrote: boolean;
-  /** The reason phrase of the final response, as its octets; undefined when it is not known. */
+  /** The reason phrase of the final response, one code unit an octet; undefined if it is not known. */
   reasonOf(status: number): string | undefined;
 }
 
 /**
- * Makes a connected socket patient. An origin that has heard enough answers and closes while we still send; the write
- * that fails then must not destroy the socket, because its answer is waiting in the receive buffer (413, 401 …). So a
- * failed write is never reported: sending stands still, and reading on brings the answer, or the end, or the reset itself.
+ * Prepares a connected socket for undici. An origin may answer (413, 401 …) and close while we still send; the refused write must
+ * not destroy the socket, because the answer is still in the receive buffer. Refused writes are therefore never reported: sending
+ * stops, and reading continues to the answer, the end or the reset.
  */
 export function instrumentOriginSocket(socket: Socket): OriginSocket {
   const heads = new ResponseHeads();
   const state: State = { wrote: false, refusesWrites: false };
-  const patiently = (done: Done): Done => {
+  const withoutRefusal = (done: Done): Done => {
     state.wrote = true;
     return (error) => {
       if (!error || !isWriteRefusal(error)) done(error);
@@ -36,7 +36,7 @@ export function instrumentOriginSocket(socket: Socket): OriginSocket {
     };
   };
   overrideLastChunk(socket, () => state.trailers?.() ?? []);
-  overrideWriting(socket, patiently);
+  overrideWriting(socket, withoutRefusal);
   overrideReading(socket, heads);
   overrideDestroying(socket, () => !state.refusesWrites && socket.writableLength === 0);
   return {
@@ -52,10 +52,10 @@ export function instrumentOriginSocket(socket: Socket): OriginSocket {
   };
 }
 
-/** How undici ends a chunked body. It writes content as bytes, so that no content is this string. */
+/** The string with which undici ends a chunked body. It writes content as bytes, so content is never this string. */
 const LAST_CHUNK = '\r\n0\r\n\r\n';
 
-/** undici knows no trailers of requests (RFC 9112 §7.1.2); not needed once it does. */
+/** Adds trailers (RFC 9112 §7.1.2), which undici does not support in requests; not needed once it does. */
 function overrideLastChunk(socket: Socket, trailers: () => Headers): void {
   const write = socket.write.bind(socket) as (data: unknown, ...rest: readonly unknown[]) => boolean;
   socket.write = (data: unknown, ...rest: readonly unknown[]) => {
@@ -65,12 +65,12 @@ function overrideLastChunk(socket: Socket, trailers: () => Headers): void {
   };
 }
 
-/** Through the methods that a stream's maker provides: the same for plain and TLS sockets. */
-function overrideWriting(socket: Socket, patiently: (done: Done) => Done): void {
+/** Overrides the internal stream methods, which are the same for plain and TLS sockets. */
+function overrideWriting(socket: Socket, withoutRefusal: (done: Done) => Done): void {
   const write = socket._write.bind(socket);
   const writeAll = socket._writev!.bind(socket);
-  socket._write = (piece, encoding, done) => write(piece, encoding, patiently(done));
-  socket._writev = (pieces, done) => writeAll(pieces, patiently(done));
+  socket._write = (piece, encoding, done) => write(piece, encoding, withoutRefusal(done));
+  socket._writev = (pieces, done) => writeAll(pieces, withoutRefusal(done));
 }
 
 function overrideReading(socket: Socket, heads: ResponseHeads): void {
@@ -84,8 +84,8 @@ function overrideReading(socket: Socket, heads: ResponseHeads): void {
 }
 
 /**
- * undici takes a reset for the end of an answer whose end is the end of the connection. That is right when the origin did
- * not want the rest of our request; otherwise the answer was cut (RFC 9112 §8).
+ * undici regards a reset as the end of an answer that the close of the connection delimits. That is right if the origin refused the
+ * rest of our request; otherwise the answer was cut (RFC 9112 §8), and the reset must be reported as another error.
  */
 function overrideDestroying(socket: Socket, wasSent: () => boolean): void {
   const destroy = socket.destroy.bind(socket);
@@ -99,31 +99,30 @@ function isWriteRefusal(error: NodeJS.ErrnoException): boolean {
   return error.code === 'EPIPE' || error.code === 'ECONNRESET';
 }
 
-/** The status that stands in the place of 100. */
+/** Replaces status 100; has no meaning to anyone. */
 export const IGNORED_INTERIM_STATUS = 199;
 
 const INTERIM = 'HTTP/1.1 1';
 const STATUS_LINE_START = 'HTTP/1.1 100'.length;
-/** Longer interim heads than this are left to the parser, which has its own limit. */
+/** Longer interim heads are left to the parser, which has its own limit. */
 const MAX_HELD_BYTES = 64 * 1024;
-/** More of a status line is not looked at. */
+/** The part of a status line that is examined. */
 const MAX_STATUS_LINE_BYTES = 8 * 1024;
 
 /**
- * Looks at the heads of responses before undici does, which has two faults there; not needed once it has neither.
- * It breaks the connection off at a `100 Continue` that nobody asked for, although a client must be able to skip one
- * (RFC 9110 §15.2): such a 100 becomes `OTHER_INTERIM`, which means nothing to anybody. And it decodes the reason phrase as
- * UTF-8 and forgets what came of it in an earlier packet: its octets are noted here.
+ * Filters the heads of responses before undici parses them; not needed once undici has neither of two faults. It closes the
+ * connection at an unrequested `100 Continue`, which a client must be able to skip (RFC 9110 §15.2), so 100 becomes
+ * `IGNORED_INTERIM_STATUS`. It decodes the reason phrase as UTF-8 and loses the part in an earlier packet, so the octets are kept here.
  */
 export class ResponseHeads {
   private awaitingFinal = false;
-  /** The begin of a head that is not whole yet. */
+  /** The beginning of an incomplete head. */
   private held: Buffer | undefined;
-  /** The begin of the final head, up to the end of its first line. */
+  /** The beginning of the final head, up to the end of its first line. */
   private statusLine = '';
   private awaitingStatusLine = false;
 
-  /** A request is about to be written: the next bytes are the head of a response to it. */
+  /** A request is about to be written; the next bytes read are the head of a response. */
   expectHead(): void {
     this.awaitingFinal = true;
     this.held = undefined;
@@ -131,15 +130,15 @@ export class ResponseHeads {
     this.awaitingStatusLine = false;
   }
 
-  /** The reason phrase of the final response, one code unit an octet; undefined when its status line was not seen whole. */
+  /** The reason phrase of the final response, one code unit an octet; undefined if its status line was not seen completely. */
   reasonOf(status: number): string | undefined {
     const [, code, reason = ''] = /^HTTP\/\d\.\d (\d{3})(?: ([^\r\n]*))?\r?\n/.exec(this.statusLine) ?? [];
     return Number(code) === status ? reason : undefined;
   }
 
-  /** What of these bytes, and of those held so far, may be parsed now. */
+  /** The part of these bytes and the held ones that may be parsed now. */
   filter(bytes: Buffer): Buffer {
-    if (this.awaitingStatusLine) this.noteStatusLine(bytes);
+    if (this.awaitingStatusLine) this.addToStatusLine(bytes);
     if (!this.awaitingFinal) return bytes;
     const all = this.held ? Buffer.concat([this.held, bytes]) : bytes;
     this.held = undefined;
@@ -154,7 +153,7 @@ export class ResponseHeads {
     return all;
   }
 
-  /** What is still held when the connection ends. */
+  /** The bytes that are still held when the connection ends. */
   flush(): Buffer | undefined {
     const { held } = this;
     this.held = undefined;
@@ -163,11 +162,11 @@ export class ResponseHeads {
 
   private finalHead(all: Buffer, at: number): Buffer {
     this.awaitingFinal = false;
-    this.noteStatusLine(all.subarray(at));
+    this.addToStatusLine(all.subarray(at));
     return all;
   }
 
-  private noteStatusLine(bytes: Buffer): void {
+  private addToStatusLine(bytes: Buffer): void {
     this.statusLine += bytes.toString('latin1', 0, MAX_STATUS_LINE_BYTES);
     this.awaitingStatusLine = !this.statusLine.includes('\n') && this.statusLine.length < MAX_STATUS_LINE_BYTES;
   }
