@@ -65,7 +65,7 @@ const KINDS: readonly Kind[] = [
     name: 'interim responses without end',
     // They count, not their bytes: there are none in them.
     play: (exchange) => flood(exchange, 'HTTP/1.1 102 \r\n\r\n'),
-    problem: /without end/,
+    problem: /too many interim responses/,
     detail: /without end/,
   },
   {
@@ -76,13 +76,13 @@ const KINDS: readonly Kind[] = [
       socket.write(`HTTP/1.1 103 Early Hints\r\nLink: <${'x'.repeat(3000)}>\r\n\r\n`.repeat(200));
       socket.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
     },
-    problem: /without end/,
+    problem: /too many interim responses/,
     detail: /without end/,
   },
   {
     name: '100s without end',
     play: (exchange) => flood(exchange, 'HTTP/1.1 100 \r\n\r\n'),
-    problem: /without end/,
+    problem: /too many interim responses/,
     detail: /without end/,
   },
   {
