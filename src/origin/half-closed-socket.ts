@@ -2,15 +2,14 @@ import type { Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import { ReadGate } from '../streams/read-gate.js';
 
-/** How long a socket whose writes are refused may give no byte, in milliseconds. */
+/** Longest time without received bytes after a refused write. */
 const LONGEST_SILENCE_MS = 10_000;
 
 type WriteDone = (error?: Error | null) => void;
 
 /**
- * Makes a socket read what its peer has sent, even when the peer takes no more bytes. By itself a socket destroys itself
- * with the first refused write, and an answer that has already arrived (413, then a reset) is lost with it. From that
- * write on no further byte is sent: writing seems to be slow, until reading has ended and the socket closes.
+ * Makes a socket continue to read after its peer refuses a write. Node would destroy it at once, and lose an answer that has already
+ * arrived (413, then a reset). After a refused write nothing more is sent, and pending writes fail when the socket closes.
  */
 export function keepReadingAfterWriteError<T extends Socket>(socket: T, longestSilenceMs = LONGEST_SILENCE_MS): T {
   const write = socket._write.bind(socket);
@@ -23,6 +22,7 @@ export function keepReadingAfterWriteError<T extends Socket>(socket: T, longestS
   return socket;
 }
 
+/** Holds back the writes of one socket after the first refused one. */
 class RefusedWrites {
   private reason: NodeJS.ErrnoException | undefined;
   private readonly held: WriteDone[] = [];
@@ -42,8 +42,8 @@ class RefusedWrites {
   }
 
   /**
-   * The kernel tells of a reset once: when a write has got that error, reading ends as if in good order, and a message
-   * that lasts until the close would look whole. EPIPE comes when the peer ended its side before: that end is true.
+   * The kernel reports a reset only once: if a write got the error, reading ends normally, and a message delimited by the close
+   * would look complete. Returns true if this end is such a reset; after EPIPE the end is real.
    */
   suppressFalseEnd(write: Socket['_write']): boolean {
     this.reason ??= resetBehindEnd(this.socket, write);
@@ -68,7 +68,7 @@ class RefusedWrites {
     this.socket.once('close', () => this.close());
   }
 
-  /** What nobody reads for now is no silence of the peer. */
+  /** Fails the socket, unless the silence is due to our own paused reading. */
   private failUnlessPaused(): void {
     if (ReadGate.sinceHeldMs(this.socket) < this.longestSilenceMs) this.silenceTimer?.refresh();
     else this.fail();
@@ -85,8 +85,8 @@ class RefusedWrites {
 }
 
 /**
- * Until Node 24 a reset that comes together with the last bytes is reported as a proper end. Writing nothing has no
- * effect on a connection that is only half closed, and fails on one that was reset.
+ * Until Node 24 a reset that arrives with the last bytes is reported as a normal end. An empty write fails on a reset connection, and
+ * has no effect on one that is only half closed.
  */
 function resetBehindEnd(socket: Socket, write: Socket['_write']): NodeJS.ErrnoException | undefined {
   if (socket instanceof TLSSocket || !socket.writable || socket.writableLength > 0) return undefined;

@@ -18,14 +18,14 @@ const METHODS_WITHOUT_CONTENT = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TR
 export type Framing = 'none' | 'length' | 'chunked';
 
 /**
- * The header lines of the request to the origin: the client's end-to-end lines in their order, case and number, one
- * Host, framing by us alone, and what the origin is told of the hop before us. `host`: what it gets as Host;
- * `via`: our name.
+ * The header lines of the request to the origin: the client's end-to-end lines in their order and case, one `Host`, our own framing
+ * and forwarding fields. `host` is the value of `Host`, `via` this proxy's name.
  */
 export function headersForOrigin(head: RequestHead, host: string, via?: string): HeaderLine[] {
   return forOurHop(head, withForwarding(endToEndLines(head, host), { ...head, ...head.connection }, via));
 }
 
+/** The route's rules for request headers, and the lines that are added. */
 export interface RouteHeaderOptions {
   readonly route: FieldRules;
   readonly addedHeaders?: Headers;
@@ -33,8 +33,8 @@ export interface RouteHeaderOptions {
 }
 
 /**
- * The same for a route: without what its clients may not say, and with `added`, which the authorization service says in
- * place of everybody else. Those come last, where no `Connection` of the client can name them away.
+ * Like `headersForOrigin` for a route: without the fields that its clients must not send, and with `addedHeaders` of the
+ * authorization service. Those come last, so that the client's `Connection` cannot remove them.
  */
 export function headersForRoute(
   head: RequestHead,
@@ -45,7 +45,7 @@ export function headersForRoute(
   return [...originFields(lines, { ...route, passesUnderscores: true }), ...added];
 }
 
-/** The same, as if there was no hop before us: for a node of ours. */
+/** Like `headersForOrigin` for another node of the cluster: without forwarding fields of this hop. */
 export function headersForNode(head: RequestHead, host: string): HeaderLine[] {
   return forOurHop(head, endToEndLines(head, host));
 }
@@ -63,8 +63,8 @@ function forOurHop(head: RequestHead, lines: readonly HeaderLine[]): HeaderLine[
 }
 
 /**
- * What certainly delimits the body. Node frames by the method when nobody does, and then sends the body of a DELETE bare:
- * the origin takes it for the next request.
+ * How the body is delimited. Without explicit framing Node decides by the method and sends the body of a DELETE without any, which
+ * the origin would take for the next request.
  */
 export function framingOf({ hasBody, contentLength }: RequestHead): Framing {
   if (!hasBody) return 'none';
@@ -82,7 +82,7 @@ function isReplaced([name, value]: HeaderLine, head: RequestHead, framing: Frami
   }
 }
 
-/** `Connection` may name Content-Length, which must not take it from the body. */
+/** Adds the framing. The client's `Connection` may have removed its `Content-Length`, which the body still needs. */
 function framingLines(head: RequestHead, lines: Headers, framing: Framing): HeaderLine[] {
   if (framing === 'chunked') return [['Transfer-Encoding', 'chunked']];
   if (fieldValue(lines, 'content-length') !== undefined) return [];
@@ -96,7 +96,7 @@ function withHost(lines: readonly HeaderLine[], host: string): HeaderLine[] {
   return [...others.slice(0, Math.max(at, 0)), [lines[at]?.[0] ?? 'Host', host], ...others.slice(Math.max(at, 0))];
 }
 
-/** A client that takes trailers may get the origin's: TE is said again for our hop (RFC 9110 §10.1.4). */
+/** If the client accepts trailers, so do we: `TE` applies to one hop and is sent again for ours (RFC 9110 §10.1.4). */
 function acceptedTrailers({ headers }: RequestHead): HeaderLine[] {
   const accepted = (fieldValue(headers, 'te') ?? '').split(',').some((coding) => /^\s*trailers\s*$/i.test(coding));
   return accepted
@@ -107,45 +107,45 @@ function acceptedTrailers({ headers }: RequestHead): HeaderLine[] {
     : [];
 }
 
-/** Where a client gets an origin's answer. */
+/** The client's view of an origin's answer, for rewriting references. */
 export interface AnswerContext {
   readonly route: { readonly origin: string; readonly delivery: { readonly rewriteLocation?: boolean } };
-  /** What clients put before a target: scheme and authority, and a path when there is one; no trailing slash. */
+  /** The public base URL: scheme, authority and an optional path, without a trailing slash. */
   readonly publicUrl: string;
-  /** The target that the answer is of, where the client asked for it at another: relative references mean nothing there. */
+  /** The origin's target, if the client's request was for another one, against which relative references would not resolve. */
   readonly target?: string;
 }
 
-/** Of the fields that refer to something, those that every gateway knows; in others, as in bodies, references stay as they are. */
+/** The fields whose references are rewritten, as by every gateway; references in other fields and in bodies are not. */
 const REFERENCES = /^(?:location|content-location)$/i;
 
 /**
- * The fields of an origin's answer as its client may take them: references that lead where the origin meant, and none of the
- * ways around us that `Alt-Svc` offers. `altSvc` is offered instead.
+ * The fields of an origin's answer for its client: references are rewritten, and the origin's `Alt-Svc`, which would lead around this
+ * proxy, is replaced by `altSvc`.
  */
-export function answerFields(headers: Headers, place: AnswerContext, altSvc?: string): HeaderLine[] {
+export function answerFields(headers: Headers, context: AnswerContext, altSvc?: string): HeaderLine[] {
   const lines = withoutAltSvc(headers).map(([name, value]): HeaderLine => {
-    return REFERENCES.test(name) ? [name, referenceFor(value, place)] : [name, value];
+    return REFERENCES.test(name) ? [name, referenceFor(value, context)] : [name, value];
   });
   return altSvc === undefined ? lines : [...lines, ['Alt-Svc', altSvc]];
 }
 
-/** The whole answer as its client may take it: what its head may not say is not said behind its body either. */
-export function answerFor(answer: RelayedAnswer, place: AnswerContext, altSvc?: string): RelayedAnswer {
-  const trailersFor = (trailers: Headers): HeaderLine[] => answerFields(trailers, place);
-  const headers = withAnnouncedTrailers(answerFields(answer.headers, place, altSvc), trailersFor);
+/** The origin's answer for its client, with `answerFields` applied to headers and trailers. */
+export function answerFor(answer: RelayedAnswer, context: AnswerContext, altSvc?: string): RelayedAnswer {
+  const trailersFor = (trailers: Headers): HeaderLine[] => answerFields(trailers, context);
+  const headers = withAnnouncedTrailers(answerFields(answer.headers, context, altSvc), trailersFor);
   return { ...answer, headers, trailers: () => trailersFor(answer.trailers()) };
 }
 
-/** RFC 7838 §3: an alternative of the origin's is none of ours. */
+/** Removes `Alt-Svc`: an alternative service of the origin is not one of this proxy (RFC 7838 §3). */
 export function withoutAltSvc(headers: Headers): HeaderLine[] {
   return headers.filter(([name]) => name.toLowerCase() !== 'alt-svc');
 }
 
 function referenceFor(reference: string, { route, publicUrl, target }: AnswerContext): string {
   const { origin, delivery } = route;
-  const own = delivery.rewriteLocation ? rebaseReference(reference, origin, publicUrl) : reference;
-  if (target === undefined) return own;
-  const resolved = resolveReference(target, own);
-  return resolved === own ? own : pathOf(publicUrl) + resolved;
+  const rebased = delivery.rewriteLocation ? rebaseReference(reference, origin, publicUrl) : reference;
+  if (target === undefined) return rebased;
+  const resolved = resolveReference(target, rebased);
+  return resolved === rebased ? rebased : pathOf(publicUrl) + resolved;
 }

@@ -11,23 +11,24 @@ import { fromRawHeaders, type Headers } from '../model/headers.js';
 import { toNodeHeaders, writeHeadsAsLatin1 } from '../streams/node-http.js';
 import { keepReadingAfterWriteError } from './half-closed-socket.js';
 
-/** One request as the origin shall get it, to the letter. */
+/** One request, sent to the origin exactly as given. */
 export interface OutgoingRequest {
-  /** As in `Route.origin`. */
+  /** Origin URL as in `Route.origin`. */
   readonly origin: string;
   readonly method: string;
-  /** Without the origin's own path, which is put before it. */
+  /** Target without the path of the origin URL, which is put before it. */
   readonly target: string;
-  /** Every line, with those that frame the body. */
+  /** All header lines, including those that frame the body. */
   readonly headers: Headers;
+  /** `fresh`: a connection that is used for this request only. */
   readonly connection: 'kept' | 'fresh';
-  /** Where the request came from, for logins that hold for a whole connection; missing where others share it. */
+  /** The client's connection, for logins that are bound to a connection; missing if several clients share it. */
   readonly client?: ClientConnection;
 }
 
 /**
- * Opens requests to origins with http-proxy. Its hooks are used so that it adds, drops and reorders nothing, and leaves
- * body, answer and errors to us: docs/decisions/0001-pass-through.md tells why.
+ * Opens requests to origins with http-proxy. Its hooks are used so that it changes no header and leaves body, answer and errors
+ * to us; docs/decisions/0001-pass-through.md gives the reasons.
  */
 export class OriginRequests {
   private readonly proxy: HttpProxy;
@@ -39,74 +40,75 @@ export class OriginRequests {
     this.agents = new OriginAgents(tls);
   }
 
-  /** Connections to origins that are open now, in use or idle. */
+  /** Number of open connections to origins, in use or idle. */
   get openConnections(): number {
     return this.agents.openConnections;
   }
 
-  /** A request whose head is on its way; its body is the caller's to write, its events are the caller's to hear. */
+  /** Sends the head of a request. The caller writes the body and handles all events. */
   open({ origin, method, target, headers, connection, client }: OutgoingRequest): ClientRequest {
-    const place = this.parsed(origin);
+    const parsedOrigin = this.parsed(origin);
     const isLogin = authenticatesConnection(headers);
     if (isLogin && client) this.agents.reserve(client);
-    const isOwn = this.agents.isReserved(client);
-    const agent = this.agents.for(place.protocol, isLogin ? 'fresh' : connection, client);
-    const body = new RequestCapture();
+    const isReserved = this.agents.isReserved(client);
+    const agent = this.agents.for(parsedOrigin.protocol, isLogin ? 'fresh' : connection, client);
+    const capture = new RequestCapture();
     this.proxy.web(
       requestStub(method),
       RESPONSE_STUB,
       {
-        target: place.target,
+        target: parsedOrigin.target,
         agent,
-        ssl: requestOptions(pathOf(place, target), headers),
-        buffer: body,
+        ssl: requestOptions(pathOf(parsedOrigin, target), headers),
+        buffer: capture,
         toProxy: true,
         selfHandleResponse: true,
       },
       () => undefined,
     );
-    const request = body.request!;
+    const request = capture.request!;
     request.on('response', (answer) => {
-      if (announcesForbiddenContent(method, answer)) request.shouldKeepAlive &&= isOwn;
+      if (announcesForbiddenContent(method, answer)) request.shouldKeepAlive &&= isReserved;
       if (!authenticatesConnection(fromRawHeaders(answer.rawHeaders))) return;
-      // The login begins with the client's next request; the connection of this one may have heard of one already.
+      // The login begins with the client's next request, on a reserved connection; this connection may already carry a login.
       if (client) this.agents.reserve(client);
-      if (!isOwn) request.shouldKeepAlive = false;
+      if (!isReserved) request.shouldKeepAlive = false;
     });
     return request;
   }
 
+  /** Ends every connection. */
   close(): void {
     this.agents.close();
   }
 
   private parsed(origin: string): ParsedOrigin {
-    const known = this.parsedOrigins.get(origin);
-    if (known) return known;
-    const place = parseOrigin(origin);
-    this.parsedOrigins.set(origin, place);
-    return place;
+    const cached = this.parsedOrigins.get(origin);
+    if (cached) return cached;
+    const parsedOrigin = parseOrigin(origin);
+    this.parsedOrigins.set(origin, parsedOrigin);
+    return parsedOrigin;
   }
 }
 
 /**
- * The answer announces content that it cannot have (RFC 9112 §6.3). Origins that send it nevertheless are known, and it
- * would be the answer to whatever request came next on the connection: somebody else's.
+ * The answer announces content that it must not have (RFC 9112 §6.3). Some origins send that content, which would be taken for the
+ * answer to the next request on the connection, possibly another client's.
  */
 function announcesForbiddenContent(method: string, { statusCode, headers }: IncomingMessage): boolean {
   const announced = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
   return announced && (method === 'HEAD' || statusCode === 204 || statusCode === 304);
 }
 
-/** An origin taken apart. */
+/** The parts of an origin URL. */
 interface ParsedOrigin {
   readonly protocol: string;
   readonly target: HttpProxy.ServerOptions['target'];
-  /** Stands before every target. */
+  /** Prefix of every target. */
   readonly path: string;
 }
 
-/** Stands in for the body that http-proxy would pipe: what it is piped into is the request we want. */
+/** Stands in for the body that http-proxy pipes into its request, and captures that request. */
 class RequestCapture extends Stream {
   request: ClientRequest | undefined;
 
@@ -117,25 +119,29 @@ class RequestCapture extends Stream {
 }
 
 /**
- * http-proxy fills in this object and gives it to http.request(). It would take headers from an object, which loses
- * their order and repetitions, and would clean up the path, which changes what the origin is asked for: these stay.
+ * The object that http-proxy fills in and passes to http.request(). Path and headers are read-only, because http-proxy would
+ * normalize the path and lose the order and repetitions of headers.
  */
 function requestOptions(path: string, headers: Headers): object {
-  const keep = (value: unknown): PropertyDescriptor => ({ enumerable: true, get: () => value, set: () => undefined });
+  const readOnly = (value: unknown): PropertyDescriptor => ({
+    enumerable: true,
+    get: () => value,
+    set: () => undefined,
+  });
   const options = { setHost: false, maxHeaderSize: MAX_HEAD_BYTES };
-  return Object.defineProperties(options, { path: keep(path), headers: keep(toNodeHeaders(headers)) });
+  return Object.defineProperties(options, { path: readOnly(path), headers: readOnly(toNodeHeaders(headers)) });
 }
 
-/** As much as deliveries take (`undici-connections.ts`): what was kept of an answer must get through between nodes. */
+/** The same limit as for deliveries (`undici-origin.ts`), so that kept answers can be passed between nodes. */
 const MAX_HEAD_BYTES = 256 * 1024;
 
-/** The little that http-proxy reads of a client's request; nothing in it can change the outgoing one. */
+/** The properties that http-proxy reads of a client's request; none of them changes the outgoing request. */
 function requestStub(method: string): IncomingMessage {
   const view = { method, url: '/', headers: {}, httpVersion: '1.1', socket: {}, on: () => undefined };
   return view as unknown as IncomingMessage;
 }
 
-/** For http-proxy the answer is given already, so that it has no hand in ours. */
+/** Looks to http-proxy like a finished response, so that it does not touch ours. */
 const RESPONSE_STUB = { headersSent: true, finished: true } as unknown as ServerResponse;
 
 function parseOrigin(origin: string): ParsedOrigin {
@@ -145,15 +151,14 @@ function parseOrigin(origin: string): ParsedOrigin {
   return { protocol, target, path: pathname.replace(/\/$/, '') };
 }
 
-/** The asterisk of OPTIONS means the whole server, whatever path the origin lives under (RFC 9112 §3.2.4). */
-function pathOf(place: ParsedOrigin, target: string): string {
-  return target === '*' ? target : place.path + target;
+/** The asterisk of OPTIONS stands for the entire server, so the origin's path does not apply (RFC 9112 §3.2.4). */
+function pathOf(origin: ParsedOrigin, target: string): string {
+  return target === '*' ? target : origin.path + target;
 }
 
 /**
- * http-proxy without the deprecation warning DEP0060: it takes `util._extend` when it is loaded and calls it for every
- * request. For that moment the deprecated function is a plain one that does the same; afterwards `util` is as it was.
- * Ends when http-proxy uses Object.assign.
+ * Loads http-proxy without the deprecation warning DEP0060: it reads `util._extend` when it is loaded, so a plain function replaces
+ * that one during the load. Not needed once http-proxy uses Object.assign.
  */
 export function loadHttpProxy(): typeof HttpProxy {
   const deprecated = Object.getOwnPropertyDescriptor(util, '_extend');
@@ -169,21 +174,21 @@ function extend(target: object, source: object | null | undefined): object {
   return Object.assign(target, source);
 }
 
-/** How TLS origins are verified, beyond Node's defaults. */
+/** How TLS origins are verified, if not by Node's defaults. */
 export interface OriginTls {
-  /** Certificates (PEM) that are trusted instead of the well-known ones. */
+  /** CA certificates (PEM) that are trusted instead of Node's. */
   readonly ca?: string | Buffer | readonly (string | Buffer)[];
   readonly rejectUnauthorized?: boolean;
-  /** Our own certificate (PEM), for those who want to know who asks. */
+  /** This proxy's client certificate (PEM). */
   readonly cert?: string | Buffer;
   readonly key?: string | Buffer;
 }
 
-/** An unused connection ends before most origins would end it, so that few requests meet a closing one. */
+/** Shorter than the idle timeout of most origins, so that few requests are sent on a connection that the origin closes. */
 const IDLE_MS = 4_000;
-const MOST_IDLE_CONNECTIONS = 256;
+const MAX_IDLE_CONNECTIONS = 256;
 
-/** The connection of a client: a socket, or a session of HTTP/2. */
+/** The connection of a client: a socket or an HTTP/2 session. */
 export type ClientConnection = Socket | Http2Session;
 
 interface Agents {
@@ -191,18 +196,18 @@ interface Agents {
   readonly https: HttpAgent;
 }
 
-/** The connections to the origins: kept alive for the next request, all of them patient. */
+/** The connections to origins. They are kept alive, and continue to read after the origin refuses a write. */
 export class OriginAgents {
   private readonly kept: Agents;
   private readonly fresh: Agents;
-  /** Of clients that log in by connection. */
+  /** The agents of clients with a login that is bound to a connection. */
   private readonly reserved = new Map<ClientConnection, Agents>();
   private readonly tlsOptions: object;
 
   constructor(tls: OriginTls = {}) {
-    const keeping = {
+    const keepAliveOptions = {
       keepAlive: true,
-      maxFreeSockets: MOST_IDLE_CONNECTIONS,
+      maxFreeSockets: MAX_IDLE_CONNECTIONS,
       scheduling: 'lifo',
       timeout: IDLE_MS,
     } as const;
@@ -210,26 +215,26 @@ export class OriginAgents {
     const ca = tls.ca === undefined ? {} : { ca: [tls.ca].flat() };
     this.tlsOptions = { ...ca, ...(cert && { cert }), ...(key && { key }), rejectUnauthorized };
     this.kept = {
-      http: new HalfClosedAgent(keeping),
-      https: new HalfClosedTlsAgent({ ...keeping, ...this.tlsOptions }),
+      http: new HalfClosedAgent(keepAliveOptions),
+      https: new HalfClosedTlsAgent({ ...keepAliveOptions, ...this.tlsOptions }),
     };
     this.fresh = { http: new HalfClosedAgent({}), https: new HalfClosedTlsAgent(this.tlsOptions) };
   }
 
-  /** `fresh`: a connection that was not used before and will not be used again. A client's own is preferred to both. */
+  /** The agent for a request. `fresh`: its connection is used once; a client's reserved connection takes precedence. */
   for(protocol: string, connection: 'kept' | 'fresh', client?: ClientConnection): HttpAgent {
     const agents = (client && this.reserved.get(client)) ?? this[connection];
     return protocol === 'https:' ? agents.https : agents.http;
   }
 
-  /** The client has connections to origins of its own. */
+  /** The client has reserved connections to origins. */
   isReserved(client: ClientConnection | undefined): boolean {
     return client !== undefined && this.reserved.has(client);
   }
 
   /**
-   * From now on this client's requests share one connection to each origin, which ends with the client's and carries
-   * nobody else's. One, because each round of a login has to meet the one before.
+   * Reserves one connection to each origin for this client, until the client's own connection closes. A single one, because all
+   * rounds of a login must use the same connection.
    */
   reserve(client: ClientConnection): void {
     if (client.destroyed || this.reserved.has(client)) return;
@@ -246,7 +251,7 @@ export class OriginAgents {
     });
   }
 
-  /** Connections that are open now, in use or idle. */
+  /** Number of open connections, in use or idle. */
   get openConnections(): number {
     return this.all.reduce((sum, agent) => sum + count(agent.sockets) + count(agent.freeSockets), 0);
   }
@@ -261,23 +266,23 @@ export class OriginAgents {
   }
 }
 
-type Created = (error: Error | null, socket: Duplex) => void;
+type SocketCallback = (error: Error | null, socket: Duplex) => void;
 
 class HalfClosedAgent extends HttpAgent {
-  override createConnection(...[options, created]: Parameters<HttpAgent['createConnection']>) {
-    return prepareSocket(super.createConnection(options, wrapCallback(created)));
+  override createConnection(...[options, callback]: Parameters<HttpAgent['createConnection']>) {
+    return prepareSocket(super.createConnection(options, wrapCallback(callback)));
   }
 }
 
 class HalfClosedTlsAgent extends HttpsAgent {
-  override createConnection(...[options, created]: Parameters<HttpsAgent['createConnection']>) {
-    return prepareSocket(super.createConnection(options, wrapCallback(created)));
+  override createConnection(...[options, callback]: Parameters<HttpsAgent['createConnection']>) {
+    return prepareSocket(super.createConnection(options, wrapCallback(callback)));
   }
 }
 
-/** An agent may give its socket by return or by callback. */
-function wrapCallback(created: Created | undefined): Created | undefined {
-  return created && ((error, socket) => created(error, prepareSocket(socket)));
+/** An agent may pass its socket as return value or to the callback. */
+function wrapCallback(callback: SocketCallback | undefined): SocketCallback | undefined {
+  return callback && ((error, socket) => callback(error, prepareSocket(socket)));
 }
 
 function prepareSocket<T>(socket: T): T {
@@ -285,13 +290,13 @@ function prepareSocket<T>(socket: T): T {
 }
 
 function count(sockets: NodeJS.ReadOnlyDict<Socket[]>): number {
-  return Object.values(sockets).reduce((sum, some) => sum + (some?.length ?? 0), 0);
+  return Object.values(sockets).reduce((sum, list) => sum + (list?.length ?? 0), 0);
 }
 
-/** A machine that is gone does not refuse a connection: it says nothing. */
+/** A dead machine does not refuse a connection but stays silent. */
 export const CONNECT_TIMEOUT_MS = 2_000;
 
-/** Ends a connection that does not come to be in time; tells when it has, which may be at once. */
+/** Destroys a socket that does not connect in time. Calls `onConnected` when it has connected, which may be at once. */
 export function enforceConnectTimeout(
   socket: Socket,
   timeoutMs: number,
@@ -299,8 +304,8 @@ export function enforceConnectTimeout(
 ): void {
   if (!socket.connecting) return onConnected();
   const event = 'encrypted' in socket ? 'secureConnect' : 'connect';
-  const late = Object.assign(new Error('no connection in time'), { code: 'ETIMEDOUT' });
-  const timer = setTimeout(() => socket.destroy(late), timeoutMs);
+  const timeout = Object.assign(new Error('no connection in time'), { code: 'ETIMEDOUT' });
+  const timer = setTimeout(() => socket.destroy(timeout), timeoutMs);
   socket.once('close', () => clearTimeout(timer));
   socket.once(event, () => {
     clearTimeout(timer);

@@ -4,22 +4,22 @@ import { authenticatesConnection } from '../model/client-fields.js';
 import { fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import { responseTo, toNodeHeaders, writeHeadsAsLatin1 } from '../streams/node-http.js';
 
-/** A small question to a service beside the request itself: a head without a body. */
+/** A request without a body to another service, for example for authorization. */
 export interface ShortRequest {
   readonly url: string;
-  /** In place of the path of `url`: sent as the octets it is, where a URL would resolve and escape it. */
+  /** Replaces the path of `url`; sent as is, while a URL would be normalized and escaped. */
   readonly target?: string;
   readonly method: string;
   readonly headers: Headers;
-  /** For the whole exchange. */
+  /** Time limit of the entire exchange. */
   readonly timeoutMs: number;
-  /** `Expect: 100-continue` was asked: a 100 is an answer too. */
+  /** The request has `Expect: 100-continue`, so a 100 counts as the response. */
   readonly expectsContinue?: boolean;
-  /** Connections to ask over; without them a new one is opened and closed again. */
+  /** Agents with kept connections; without them a connection is opened for this request only. */
   readonly agents?: ShortRequestAgents;
 }
 
-/** Connections to a service that is asked for every request: opened once, used again. */
+/** Keeps connections to a service that is asked for every request. */
 export class ShortRequestAgents {
   private readonly plain = new Agent({ keepAlive: true });
   private readonly secure = new SecureAgent({ keepAlive: true });
@@ -35,48 +35,45 @@ export class ShortRequestAgents {
   }
 }
 
+/** A response whose body is read completely, up to a limit. */
 export interface ShortResponse {
-  /** 100 when the other side told us to go on. */
+  /** 100 if the service sent `100 Continue` to an `expectsContinue` request. */
   readonly status: number;
   readonly reason: string;
   readonly headers: HeaderLine[];
-  /** At most its first 64 KiB. */
+  /** At most the first 64 KiB. */
   readonly body: Buffer;
 }
 
 const MAX_BODY_BYTES = 64 * 1024;
 
-/** Asks. Rejects when there is no answer in time. */
-export function sendShortRequest(question: ShortRequest): Promise<ShortResponse> {
-  return sendOver(question, AbortSignal.timeout(question.timeoutMs), question.agents);
+/** Sends a short request. Rejects if the response is not complete in time. */
+export function sendShortRequest(request: ShortRequest): Promise<ShortResponse> {
+  return sendOver(request, AbortSignal.timeout(request.timeoutMs), request.agents);
 }
 
-function sendOver(
-  question: ShortRequest,
-  signal: AbortSignal,
-  connections?: ShortRequestAgents,
-): Promise<ShortResponse> {
-  const { url, target, method, headers, expectsContinue = false } = question;
+function sendOver(request: ShortRequest, signal: AbortSignal, agents?: ShortRequestAgents): Promise<ShortResponse> {
+  const { url, target, method, headers, expectsContinue = false } = request;
   const send = url.startsWith('https:') ? requestHttps : requestHttp;
   return new Promise((resolve, reject) => {
     const outgoing = send(url, {
       method,
       ...(target !== undefined && { path: target }),
       headers: toNodeHeaders(headers),
-      agent: (!authenticatesConnection(headers) && connections?.for(url)) || false,
+      agent: (!authenticatesConnection(headers) && agents?.for(url)) || false,
       signal,
     });
     outgoing.once('socket', writeHeadsAsLatin1);
     responseTo(outgoing).then(
       (response) => {
-        // A login of one client on such a connection must not hold for the next.
+        // The login of one client must not apply to the next one on this connection.
         if (authenticatesConnection(fromRawHeaders(response.rawHeaders))) outgoing.shouldKeepAlive = false;
         readShort(response).then(resolve, reject);
       },
       (reason: unknown) => {
         const error = reason as NodeJS.ErrnoException;
-        // A kept connection may be closed by the service while the question is on its way.
-        if (isStale(outgoing, error)) sendOver(question, signal).then(resolve, reject);
+        // The service may close a kept connection while the request is on its way.
+        if (isStale(outgoing, error)) sendOver(request, signal).then(resolve, reject);
         else reject(error);
       },
     );
@@ -92,6 +89,7 @@ function sendOver(
   });
 }
 
+/** The request failed because the service had closed the kept connection. */
 function isStale({ reusedSocket }: ClientRequest, { code = '' }: NodeJS.ErrnoException): boolean {
   return reusedSocket && ['ECONNRESET', 'EPIPE'].includes(code);
 }
