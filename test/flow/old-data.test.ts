@@ -80,7 +80,7 @@ class Heir implements Door {
 
   readonly operate: Door['operate'] = async (method, path, query = '') => {
     const request = { method, path, query: new URLSearchParams(query), headers: {} };
-    const { status, body = 'null' } = await this.app.operators.answer(request);
+    const { status, body = 'null' } = await this.app.operators.respond(request);
     return { status, body: JSON.parse(body) as unknown };
   };
 
