@@ -18,6 +18,7 @@ import { answerFields, headersForRoute, withoutAltSvc } from '../origin/headers.
 import { sendShortRequest, ShortRequestAgents, type ShortResponse } from '../origin/short-request.js';
 import { problemBody } from '../protocol/problem.js';
 
+/** Whether a client may upload, or use a protected route. */
 export type Admission =
   | {
       readonly kind: 'admitted';
@@ -43,7 +44,7 @@ type PreviewRequest = (
 
 type ForwardAuth = NonNullable<Authorize['forwardAuth']>;
 
-/** Fields about a body that is not part of the question. */
+/** Fields about the body, which the service or the origin does not get with the question. */
 const BODY_FIELDS = new Set(['content-length', 'expect', 'transfer-encoding', 'content-digest', 'trailer']);
 
 /**
@@ -54,7 +55,7 @@ const PREFLIGHT_TIMEOUT_MS = 2000;
 
 /** Decides whether to admit a client before any byte of its body is read, and who owns its uploads. */
 export class Authorizer {
-  private readonly connections = new ShortRequestAgents();
+  private readonly agents = new ShortRequestAgents();
 
   /**
    * `via`: the name of this proxy in `Via`. `answerSettings`: as for every answer of an origin. `preview`: how the
@@ -102,18 +103,17 @@ export class Authorizer {
 
   /** Closes every connection to a service. */
   close(): void {
-    this.connections.close();
+    this.agents.close();
   }
 
   private async askService(head: RequestHead, route: Route, auth: ForwardAuth): Promise<Admission> {
     const { url, timeoutMs, copyHeaders, principalHeader } = auth;
-    const { connections } = this;
     let answer: ShortResponse;
     try {
       const headers = serviceHeaders(head, route, url, this.via);
-      answer = await sendShortRequest({ url, method: 'GET', headers, timeoutMs, agents: connections });
+      answer = await sendShortRequest({ url, method: 'GET', headers, timeoutMs, agents: this.agents });
     } catch (error) {
-      this.log.error({ err: error }, 'the authorization service gave no answer: nobody is let in');
+      this.log.error({ err: error }, 'authorization service gave no answer: requests are refused');
       return { kind: 'rejected', answer: UNDECIDED_ANSWER, isUndecided: true };
     }
     if (answer.status < 200 || answer.status > 299)
@@ -122,10 +122,10 @@ export class Authorizer {
         answer: relayedAnswer(withoutServiceFields(answer, auth)),
         isUndecided: answer.status >= 500,
       };
-    const names = new Set(copyHeaders.map((name) => name.toLowerCase()));
+    const copied = new Set(copyHeaders.map((name) => name.toLowerCase()));
     return {
       kind: 'admitted',
-      addedHeaders: answer.headers.filter(([name]) => names.has(name.toLowerCase())),
+      addedHeaders: answer.headers.filter(([name]) => copied.has(name.toLowerCase())),
       principal: fieldValue(answer.headers, principalHeader)?.trim(),
     };
   }
@@ -138,8 +138,8 @@ export class Authorizer {
     const base = new URL(origin);
     const target = (base.pathname === '/' ? '' : base.pathname) + head.target;
     const host = delivery.preserveHost ? head.authority : base.host;
-    const all = headersForRoute(head, host, { route, addedHeaders: added, via: this.via });
-    const lines = withoutUploadFields(withoutFields(all, BODY_FIELDS));
+    const allHeaders = headersForRoute(head, host, { route, addedHeaders: added, via: this.via });
+    const lines = withoutUploadFields(withoutFields(allHeaders, BODY_FIELDS));
     const length: HeaderLine =
       head.contentLength === undefined ? ['Transfer-Encoding', 'chunked'] : ['Content-Length', `${head.contentLength}`];
     const headers: HeaderLine[] = [...lines, length, ['Expect', '100-continue'], ['Connection', 'close']];
@@ -156,9 +156,9 @@ export class Authorizer {
       // 508 (RFC 5842 §7.2): the upload would loop back to this proxy.
       const isRefused = (answer.status >= 400 && answer.status < 500) || answer.status === 508;
       if (!isRefused) return undefined;
-      const place = { route, publicUrl: this.answerSettings.publicUrl ?? clientBaseUrl(head) };
-      const shown = withoutUploadFields(answerFields(answer.headers, place, this.answerSettings.altSvc));
-      return { kind: 'rejected', answer: relayedAnswer({ ...answer, headers: shown }), isUndecided: false };
+      const context = { route, publicUrl: this.answerSettings.publicUrl ?? clientBaseUrl(head) };
+      const forClient = withoutUploadFields(answerFields(answer.headers, context, this.answerSettings.altSvc));
+      return { kind: 'rejected', answer: relayedAnswer({ ...answer, headers: forClient }), isUndecided: false };
     } catch {
       // No answer in time, or no connection: only a refusal rejects a client; delivery has its own retries.
       return undefined;
@@ -203,13 +203,14 @@ const TRUSTED_PROXY_FIELDS: ReadonlySet<string> = new Set([
  * services.
  */
 function withoutServiceFields(answer: ShortResponse, { copyHeaders, principalHeader }: ForwardAuth): ShortResponse {
-  const ours = new Set([...copyHeaders, principalHeader].map(fieldKey));
-  const shown = withoutSpellings(withoutAltSvc(answer.headers), ours).filter(
+  const proxyOnly = new Set([...copyHeaders, principalHeader].map(fieldKey));
+  const forClient = withoutSpellings(withoutAltSvc(answer.headers), proxyOnly).filter(
     ([name]) => !isIdentityField(fieldKey(name)),
   );
-  return { ...answer, headers: withoutUploadFields(shown) };
+  return { ...answer, headers: withoutUploadFields(forClient) };
 }
 
+/** The response as an answer for the client, with the size of its body in place of the received length. */
 function relayedAnswer({ status, reason, headers, body }: ShortResponse): RelayedAnswer {
   const lines = withoutFields(endToEnd(headers), new Set(['content-length']));
   return { status, reason, headers: lines, bodySize: body.length, body: repeatable(body), trailers: () => [] };

@@ -57,12 +57,12 @@ export class Cors {
   preflight(head: RequestHead): Reply | undefined {
     if (this.rules.allowOrigins.length === 0) return undefined;
     const vary: HeaderLine = ['Vary', PREFLIGHT_VARY];
-    const allowed = this.allowedOrigin(head.headers);
-    if (allowed === undefined) return { status: 204, headers: [vary] };
+    const allowedOrigin = this.allowedOrigin(head.headers);
+    if (allowedOrigin === undefined) return { status: 204, headers: [vary] };
     return {
       status: 204,
       headers: [
-        ...this.allowance(allowed),
+        ...this.allowHeaders(allowedOrigin),
         ['Access-Control-Allow-Methods', METHODS],
         ['Access-Control-Allow-Headers', requestedFields(head.headers)],
         ['Access-Control-Max-Age', `${this.rules.maxAgeSeconds}`],
@@ -78,10 +78,10 @@ export class Cors {
    */
   apply(reply: Reply, head: RequestHead): Reply {
     if (this.rules.allowOrigins.length === 0) return reply;
-    const allowed = this.allowedOrigin(head.headers);
+    const allowedOrigin = this.allowedOrigin(head.headers);
     const headers = this.sameForAllOrigins ? reply.headers : withListMembers(reply.headers, 'Vary', ['Origin']);
-    if (allowed === undefined) return { ...reply, headers };
-    const allowHeaders = hasField(headers, 'access-control-allow-origin') ? [] : this.allowance(allowed);
+    if (allowedOrigin === undefined) return { ...reply, headers };
+    const allowHeaders = hasField(headers, 'access-control-allow-origin') ? [] : this.allowHeaders(allowedOrigin);
     const missing = allowHeaders.filter(([name]) => !hasField(headers, name));
     const exposed = withListMembers(headers, 'Access-Control-Expose-Headers', EXPOSED_FIELDS);
     return { ...reply, headers: [...exposed, ...missing] };
@@ -92,7 +92,7 @@ export class Cors {
     return this.allowsAnyOrigin && !this.rules.allowCredentials;
   }
 
-  private allowance(origin: string): HeaderLine[] {
+  private allowHeaders(origin: string): HeaderLine[] {
     const lines: HeaderLine[] = [['Access-Control-Allow-Origin', origin]];
     if (this.rules.allowCredentials) lines.push(['Access-Control-Allow-Credentials', 'true']);
     return lines;
@@ -103,10 +103,10 @@ export class Cors {
    * in the settings are allowed: `*` may be meant for a public server, and any page can have the origin `null`.
    */
   private privateNetworkHeaders(headers: Headers): HeaderLine[] {
-    const asked = fieldValue(headers, 'access-control-request-private-network')?.trim() === 'true';
+    const isRequested = fieldValue(headers, 'access-control-request-private-network')?.trim() === 'true';
     const origin = fieldValue(headers, 'origin') ?? 'null';
     const isNamed = origin !== 'null' && this.rules.allowOrigins.includes(origin);
-    return asked && isNamed ? [['Access-Control-Allow-Private-Network', 'true']] : [];
+    return isRequested && isNamed ? [['Access-Control-Allow-Private-Network', 'true']] : [];
   }
 
   /**

@@ -43,31 +43,31 @@ export class Discovery {
 
   /** Forwards the request and merges `ours` into the answer. Fulfilled when the exchange is over; never rejects. */
   async answer({ exchange, head, route, addedHeaders }: DiscoveryRequest, ours: Reply): Promise<void> {
-    const { reverseProxy: passThrough, cors } = this.options;
-    const forPages = <T extends AnswerHead | Reply>(answer: T): T => ({ ...answer, ...cors.apply(answer, head) });
-    await passThrough.forward(exchange, head, route, addedHeaders, {
+    const { reverseProxy, cors } = this.options;
+    const withCors = <T extends AnswerHead | Reply>(answer: T): T => ({ ...answer, ...cors.apply(answer, head) });
+    await reverseProxy.forward(exchange, head, route, addedHeaders, {
       rewrite: (theirs) => {
-        const retold = combined(theirs, ours);
-        return 'replacement' in retold ? { replacement: forPages(retold.replacement) } : forPages(retold);
+        const answer = combined(theirs, ours);
+        return 'replacement' in answer ? { replacement: withCors(answer.replacement) } : withCors(answer);
       },
-      failureReply: ({ status, detail }) => forPages(problemReply({ status, detail })),
+      failureReply: ({ status, detail }) => withCors(problemReply({ status, detail })),
     });
   }
 }
 
-/** Merges the two. Server errors stay as they are, because health checks depend on them. */
+/** Merges our reply into the origin's answer. Server errors stay as they are, because health checks depend on them. */
 function combined(theirs: AnswerHead, ours: Reply): RewrittenAnswer {
   if (OPTIONS_UNSUPPORTED.has(theirs.status)) return { replacement: ours };
   if (theirs.status >= 500) return theirs;
   const headers = merged(theirs.headers, ours.headers);
   // Apple's clients need a 200: a 204 that says nothing about the target becomes one.
-  if (theirs.status !== 204 || !saysNothingOfTarget(theirs.headers)) return { ...theirs, headers };
+  if (theirs.status !== 204 || !hasGeneralFieldsOnly(theirs.headers)) return { ...theirs, headers };
   return { status: ours.status, reason: '', headers: [...withoutFields(headers, LENGTH), ['Content-Length', '0']] };
 }
 
 const LENGTH: ReadonlySet<string> = new Set(['content-length']);
 
-function saysNothingOfTarget(headers: Headers): boolean {
+function hasGeneralFieldsOnly(headers: Headers): boolean {
   return withoutFields(headers, GENERAL_FIELDS).length === 0;
 }
 
@@ -83,9 +83,9 @@ function merged(theirs: Headers, ours: Headers): HeaderLine[] {
 /** The members of both lists, each once. */
 function unionOf(theirs = '', ours: string): string {
   const all = `${theirs},${ours}`.split(',').map((member) => withoutTrailing(member.replace(/^[\t ]+/, ''), '\t '));
-  const firstOf = new Map(all.toReversed().map((member) => [member.toLowerCase(), member]));
+  const firstSpelling = new Map(all.toReversed().map((member) => [member.toLowerCase(), member]));
   return [...new Set(all.map((member) => member.toLowerCase()))]
     .filter((key) => key !== '')
-    .map((key) => firstOf.get(key)!)
+    .map((key) => firstSpelling.get(key)!)
     .join(', ');
 }

@@ -27,6 +27,7 @@ import type { Discovery } from './discovery.js';
 import type { StatusPages, UploadRequest, UploadRequestHandler } from './upload-handler.js';
 import { type ResolvedTarget, locate, type UploadLookup } from './upload-lookup.js';
 
+/** The parts that requests are passed to, and the settings of the handler itself. */
 export interface HandlerOptions {
   readonly authorizer: Authorizer;
   readonly uploadLookup: UploadLookup;
@@ -45,7 +46,7 @@ export interface HandlerOptions {
   /** Sends 104 also to requests without an interop version, which only the final RFC allows. */
   readonly rfcInterim: boolean;
   /** Called after a client got the complete response that reports an unknown outcome. Never rejects. */
-  readonly onUnknownOutcomeReported: (end: UnknownOutcome) => Promise<void>;
+  readonly onUnknownOutcomeReported: (outcome: UnknownOutcome) => Promise<void>;
   readonly metrics: Metrics;
   readonly log: Log;
   /** Milliseconds of a monotonic clock. */
@@ -111,7 +112,7 @@ export class HttpHandler {
    * rejects.
    */
   async handle(exchange: Exchange, client?: ClientFacts): Promise<void> {
-    const startedAt = this.options.monotonic();
+    const startedAtMs = this.options.monotonic();
     const record: RequestRecord = { kind: 'other' };
     const head = client ? readPeerHead(exchange.req, client) : readHead(exchange.req, this.options.trust);
     try {
@@ -122,7 +123,7 @@ export class HttpHandler {
       this.options.log.error({ err: error }, 'request failed unexpectedly');
       destroyExchange(exchange);
     }
-    if (!(head instanceof InvalidHead)) this.recordRequest(exchange, head, record, startedAt);
+    if (!(head instanceof InvalidHead)) this.recordRequest(exchange, head, record, startedAtMs);
   }
 
   /**
@@ -133,8 +134,8 @@ export class HttpHandler {
     const { trust, routes, uploadsPath } = this.options;
     const received = readHead(request, trust);
     if (received instanceof InvalidHead) return refuseConnection(socket, received);
-    const loop = this.loopProblem(received);
-    if (loop) return refuseConnection(socket, loop);
+    const problem = this.loopProblem(received);
+    if (problem) return refuseConnection(socket, problem);
     const located = locate(received, routes, uploadsPath);
     if (located.kind === 'refused') refuseConnection(socket, { status: 400, detail: located.detail });
     else if (located.kind === 'upload') refuseConnection(socket, { status: 400, detail: NO_UPGRADE });
@@ -142,25 +143,25 @@ export class HttpHandler {
   }
 
   private async switchProtocols(request: IncomingMessage, socket: Socket, early: Buffer, head: RequestHead) {
-    const { authorizer: access, routes, reverseProxy: passThrough, log } = this.options;
+    const { authorizer, routes, reverseProxy, log } = this.options;
     const route = routes.find(head.method, head.path);
     try {
-      const admission = needsAuthorization(route) ? await access.authorize(head, route) : ADMITTED;
+      const admission = needsAuthorization(route) ? await authorizer.authorize(head, route) : ADMITTED;
       if (socket.destroyed) return;
-      if (admission.kind === 'rejected') await passThrough.refuseUpgrade(request, socket, admission.answer);
-      else passThrough.upgrade(request, socket, early, head, route, admission.addedHeaders);
+      if (admission.kind === 'rejected') await reverseProxy.refuseUpgrade(request, socket, admission.answer);
+      else reverseProxy.upgrade(request, socket, early, head, route, admission.addedHeaders);
     } catch (error) {
       log.error({ err: error }, 'request failed unexpectedly');
       socket.destroy();
     }
   }
 
-  /** RFC 9110 §7.6.3: a request that this proxy has sent itself would loop until no connections are left. */
+  /** Refuses a request that this proxy has sent itself, which would loop until no connections are left (RFC 9110 §7.6.3). */
   private loopProblem({ headers, method, path }: RequestHead): Problem | undefined {
     const { via, log, routes } = this.options;
     if (via === undefined || !isForwardingLoop(headers, via)) return undefined;
     const { name, origin } = routes.find(method, path);
-    log.error({ route: name, origin, path }, 'a request came back: the origin leads to this proxy');
+    log.error({ route: name, origin, path }, 'forwarding loop: the origin leads back to this proxy');
     return { status: 508, detail: LOOP_DETAIL };
   }
 
@@ -170,8 +171,8 @@ export class HttpHandler {
     record: RequestRecord,
     isRelayed: boolean,
   ): Promise<void> {
-    const { uploadLookup: places, statusPages: pages, cors, rfcInterim: finalInterim, relay } = this.options;
-    const resolved = await places.find(received);
+    const { uploadLookup, statusPages, cors, rfcInterim, relay } = this.options;
+    const resolved = await uploadLookup.find(received);
     if (resolved instanceof InvalidHead) {
       await respondEarly(exchange, cors.apply(problemReply(resolved), received));
       return;
@@ -180,31 +181,31 @@ export class HttpHandler {
     record.route = resolved.route.name;
     record.before = resolved.upload;
     record.after = resolved.upload;
-    const isHere = !resolved.fault && !relay?.isRemote(resolved.upload?.node);
-    if (resolved.page && isHere && head.method !== 'OPTIONS') {
+    const isLocal = !resolved.fault && !relay?.isRemote(resolved.upload?.node);
+    if (resolved.page && isLocal && head.method !== 'OPTIONS') {
       record.kind = 'retrieve';
-      const reply = await whileConnected(exchange, (left) => pages.reply(resolved, head, left));
+      const reply = await whileConnected(exchange, (signal) => statusPages.reply(resolved, head, signal));
       if (reply) await respondEarly(exchange, withUnknownOutcome(cors.apply(reply, head), undefined));
       return;
     }
-    const detected = detect(head, resolved.target, { finalInterim });
+    const detected = detect(head, resolved.target, { finalInterim: rfcInterim });
     switch (detected.kind) {
       case 'pass-through':
         return this.passThrough(exchange, resolved, record);
       case 'preflight':
         return this.preflight(exchange, resolved, record);
       case 'resumable':
-        return this.serveResumable({ exchange, record: record, isRelayed }, resolved, detected);
+        return this.serveResumable({ exchange, record, isRelayed }, resolved, detected);
     }
   }
 
   private async passThrough(exchange: Exchange, { head, route }: ResolvedTarget, record: RequestRecord): Promise<void> {
-    const { authorizer: access, reverseProxy: passThrough, cors } = this.options;
+    const { authorizer, reverseProxy, cors } = this.options;
     record.kind = 'pass-through';
-    const admission = needsAuthorization(route) ? await access.authorize(head, route) : ADMITTED;
+    const admission = needsAuthorization(route) ? await authorizer.authorize(head, route) : ADMITTED;
     if (clientHasLeft(exchange)) return;
     if (admission.kind === 'rejected') await respondEarly(exchange, cors.apply(admission.answer, head));
-    else await passThrough.forward(exchange, head, route, admission.addedHeaders);
+    else await reverseProxy.forward(exchange, head, route, admission.addedHeaders);
   }
 
   /** Our own answers need no authorization, because browsers send a preflight without credentials. */
@@ -234,7 +235,7 @@ export class HttpHandler {
     { head, route, announced, upload }: ResolvedTarget,
     { protocol, request }: Resumable,
   ): UploadRequest {
-    const { exchange, record: record } = received;
+    const { exchange, record } = received;
     const { interimMode, monotonic } = this.options;
     const interims = new InterimResponses(exchange, head, { mode: interimMode, monotonic });
     let hasBegun = false;
@@ -244,7 +245,7 @@ export class HttpHandler {
       hasBegun = true;
       record.after = upload;
     };
-    const onUnknown = (end: UnknownOutcome): void => void (received.unknownOutcome = end);
+    const onUnknownOutcome = (outcome: UnknownOutcome): void => void (received.unknownOutcome = outcome);
     return {
       exchange,
       head,
@@ -255,7 +256,7 @@ export class HttpHandler {
       upload,
       interims,
       onUpload,
-      onUnknownOutcome: onUnknown,
+      onUnknownOutcome,
     };
   }
 
@@ -264,7 +265,7 @@ export class HttpHandler {
     resolved: ResolvedTarget,
     received: ReceivedRequest,
   ): Promise<void> {
-    const { record: record, isRelayed } = received;
+    const { record, isRelayed } = received;
     const { exchange, head, request } = uploadRequest;
     record.kind = isRefusal(request) ? 'other' : uploadRequest.protocol === plain ? 'spooled' : request.kind;
     const reply = await this.replyTo(uploadRequest, resolved, isRelayed);
@@ -281,12 +282,10 @@ export class HttpHandler {
   /**
    * A response that did not reach the client has not informed it; for a relayed request the relaying node records it.
    */
-  private async respond(
-    { exchange, isRelayed, unknownOutcome: unknownOutcome }: ReceivedRequest,
-    reply: Reply,
-  ): Promise<void> {
-    const sent = await respondEarly(exchange, withUnknownOutcome(reply, isRelayed ? unknownOutcome : undefined));
-    if (sent === 'complete' && unknownOutcome && !isRelayed) void this.options.onUnknownOutcomeReported(unknownOutcome);
+  private async respond({ exchange, isRelayed, unknownOutcome }: ReceivedRequest, reply: Reply): Promise<void> {
+    const result = await respondEarly(exchange, withUnknownOutcome(reply, isRelayed ? unknownOutcome : undefined));
+    if (result === 'complete' && unknownOutcome && !isRelayed)
+      void this.options.onUnknownOutcomeReported(unknownOutcome);
   }
 
   private async replyTo(
@@ -299,8 +298,8 @@ export class HttpHandler {
     const node = resolved.upload?.node;
     try {
       if (resolved.fault) throw resolved.fault;
-      const unavailableDetail = this.whyUnavailable(request);
-      if (unavailableDetail) return this.refusalReply(uploadRequest, unavailable(unavailableDetail));
+      const reason = this.whyUnavailable(request);
+      if (reason) return this.refusalReply(uploadRequest, unavailable(reason));
       if (relay?.isRemote(node)) {
         // Two nodes that consider each other the owner must not relay a request back and forth.
         if (isRelayed) return this.refusalReply(uploadRequest, unavailable(MOVING));
@@ -335,7 +334,7 @@ export class HttpHandler {
     if (isStoreUnavailable) metrics.storeUnavailable();
     log[isStoreUnavailable || fault.code === 'AUTHORIZATION_UNAVAILABLE' ? 'debug' : 'error'](
       { err: fault, path: route.name },
-      'an upload request met a fault',
+      'upload request failed',
     );
   }
 
@@ -352,7 +351,7 @@ export class HttpHandler {
       const reply = this.refusalReply(uploadRequest, refusal);
       return 'kind' in reply ? 'cut' : this.options.cors.apply(reply, head);
     };
-    return relay.relay({ exchange, head, node, refusalReply: refusalReply });
+    return relay.relay({ exchange, head, node, refusalReply });
   }
 
   /**
@@ -365,9 +364,9 @@ export class HttpHandler {
     return this.options.uploadRequests.refusalReply(uploadRequest, refusal);
   }
 
-  private recordRequest({ res }: Exchange, head: RequestHead, record: RequestRecord, startedAt: number): void {
+  private recordRequest({ res }: Exchange, head: RequestHead, record: RequestRecord, startedAtMs: number): void {
     const { metrics, log, uploadsPath, monotonic } = this.options;
-    const seconds = (monotonic() - startedAt) / 1000;
+    const seconds = (monotonic() - startedAtMs) / 1000;
     const status = res.headersSent ? res.statusCode : undefined;
     metrics.requestEnded({ kind: record.kind, method: head.method, status, seconds });
     const { method, target, path, httpVersion, connection } = head;

@@ -28,42 +28,43 @@ export class PlainReplies {
     const isKept = outcome.kind === 'answered' && outcome.upload.clientKey !== undefined;
     if (!isKept && (outcome.kind === 'answered' || outcome.kind === 'parked'))
       return plain.render({ ...outcome, answer: this.readOnce(outcome.upload, outcome.answer) }, context);
-    const isOver =
+    const isFinal =
       (outcome.kind === 'pending' && outcome.upload.clientKey === undefined) ||
       (outcome.kind === 'undelivered' && NOT_DELIVERED.has(outcome.why.reason));
-    if (isOver) await this.forget(outcome.upload);
+    if (isFinal) await this.remove(outcome.upload);
     return plain.render(outcome, context);
   }
 
-  /** The answer is read only once, so that its upload is removed after that, or else by the cleanup. */
+  /** Removes the upload once its answer was read, because it is read only once; otherwise the cleanup removes it. */
   private readOnce(upload: Upload, answer: RelayedAnswer): RelayedAnswer {
-    const remove = (): Promise<void> => this.forget(upload);
+    const remove = (): Promise<void> => this.remove(upload);
     const hasNoBody = answer.bodySize === 0 || answer.status === 204 || answer.status === 304;
     if (hasNoBody) void remove();
-    return { ...answer, body: readThen(answer.body, remove) };
+    return { ...answer, body: withCleanup(answer.body, remove) };
   }
 
-  private async forget({ id }: Upload): Promise<void> {
+  private async remove({ id }: Upload): Promise<void> {
     try {
       await this.options.uploads.cancel({ kind: 'cancel', id });
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
       this.options.log.warn(
         { upload: uploadTag(id), err: fault },
-        'an ordinary request is not removed before it expires',
+        'removing an ordinary request failed: it stays until it expires',
       );
     }
   }
 }
 
-async function* readThen(body: AsyncIterable<Uint8Array>, then: () => Promise<void>): AsyncGenerator<Uint8Array> {
+async function* withCleanup(body: AsyncIterable<Uint8Array>, cleanUp: () => Promise<void>): AsyncGenerator<Uint8Array> {
   try {
     yield* body;
   } finally {
-    void then();
+    void cleanUp();
   }
 }
 
+/** The reply to a client whose body was not received completely. */
 function interruptedReply(outcome: Interrupted, context: ReplyContext): Reply | Interrupted {
   switch (outcome.why) {
     case 'client-left':

@@ -45,7 +45,7 @@ import { sinceReadHeldMs } from '../streams/small-pieces.js';
 import type { UploadCall } from '../uploads/answers.js';
 import { Body } from '../uploads/request-body.js';
 import type { Uploads } from '../uploads/uploads.js';
-import { type Authorizer, type Admission, problemAnswer } from './authorize.js';
+import { type Admission, type Authorizer, problemAnswer } from './authorize.js';
 import { PlainReplies } from './plain-requests.js';
 import type { ResolvedTarget } from './upload-lookup.js';
 
@@ -54,6 +54,7 @@ export interface UploadRequestHandlerOptions {
   readonly authorizer: Authorizer;
   readonly metrics: Metrics;
   readonly log: Log;
+  /** Milliseconds since the epoch. */
   readonly clock: () => number;
   /** The clock by which uploads expire; `clock` when missing. */
   readonly expiryClock?: () => number;
@@ -65,7 +66,7 @@ export interface UploadRequestHandlerOptions {
   readonly uploadsPath: string;
   /** The base URL that clients see instead of the request's scheme and authority; no trailing slash. */
   readonly publicUrl?: string;
-  /** Sent with every answer of an origin. */
+  /** The Alt-Svc value sent with every answer of an origin. */
   readonly altSvc?: string;
 }
 
@@ -86,15 +87,15 @@ export interface UploadRequest {
   /** Called with an upload that was created or found, and whenever its offset has moved. */
   readonly onUpload: (upload: Upload) => void;
   /** Called when the reply reports an attempt whose outcome is unknown. */
-  readonly onUnknownOutcome: (end: UnknownOutcome) => void;
+  readonly onUnknownOutcome: (outcome: UnknownOutcome) => void;
 }
 
 /** Carries out upload requests, and renders their outcomes as replies of the request's protocol. */
 export class UploadRequestHandler {
-  private readonly plainRequests: PlainReplies;
+  private readonly plainReplies: PlainReplies;
 
   constructor(private readonly options: UploadRequestHandlerOptions) {
-    this.plainRequests = new PlainReplies(options);
+    this.plainReplies = new PlainReplies(options);
   }
 
   /** Carries out the request; gives its reply, or why there is none to send. Rejects with a `Fault`. */
@@ -103,8 +104,8 @@ export class UploadRequestHandler {
     if (result.kind === 'elsewhere') return result;
     const outcome = this.withClientAnswer(result, uploadRequest);
     const reply = await this.renderOutcome(outcome, uploadRequest);
-    const end = outcome.kind === 'undelivered' ? newestUnknownOutcome(outcome.upload) : undefined;
-    if (end) uploadRequest.onUnknownOutcome(end);
+    const unknownOutcome = outcome.kind === 'undelivered' ? newestUnknownOutcome(outcome.upload) : undefined;
+    if (unknownOutcome) uploadRequest.onUnknownOutcome(unknownOutcome);
     return reply;
   }
 
@@ -112,7 +113,7 @@ export class UploadRequestHandler {
     outcome: Outcome | Interrupted,
     uploadRequest: UploadRequest,
   ): Promise<Reply | Interrupted> {
-    if (uploadRequest.protocol === plain) return this.plainRequests.replyTo(outcome, this.contextOf(uploadRequest));
+    if (uploadRequest.protocol === plain) return this.plainReplies.replyTo(outcome, this.contextOf(uploadRequest));
     return outcome.kind === 'interrupted'
       ? outcome
       : uploadRequest.protocol.render(outcome, this.contextOf(uploadRequest));
@@ -153,11 +154,11 @@ export class UploadRequestHandler {
   /** No byte of a body is read before the route's authorization has admitted the client. */
   private async create(uploadRequest: UploadRequest, intent: CreateIntent): Promise<Outcome | Interrupted | Elsewhere> {
     const { head, route } = uploadRequest;
-    const { authorizer: access, uploads } = this.options;
+    const { authorizer, uploads } = this.options;
     const { complete, contentLength, declaredLength = complete ? contentLength : undefined } = intent;
-    const admission = await access.admitCreation(head, route, uploadRequest.admission, declaredLength);
+    const admission = await authorizer.admitCreation(head, route, uploadRequest.admission, declaredLength);
     if (admission.kind === 'rejected') return { kind: 'turned-away', answer: admission.answer };
-    const owner = await access.ownerOf(head, route, admission);
+    const owner = await authorizer.ownerOf(head, route, admission);
     if (owner.kind === 'nobody') return { kind: 'turned-away', answer: problemAnswer(403, 'Forbidden', NO_PRINCIPAL) };
     const { addedHeaders } = admission;
     const principal = owner.kind === 'one' ? owner.digest : undefined;
@@ -179,33 +180,33 @@ export class UploadRequestHandler {
     run: (call: UploadCall) => Promise<T>,
   ): Promise<T> {
     const { exchange, head } = uploadRequest;
-    const left = new AbortController();
-    const gone = new AbortController();
-    const leave = (): void => left.abort(new Error('the client has left'));
-    const go = (): void => {
-      leave();
-      gone.abort(left.signal.reason);
+    const clientLeft = new AbortController();
+    const clientGone = new AbortController();
+    const onPeerEnd = (): void => clientLeft.abort(new Error('the client has left'));
+    const onClose = (): void => {
+      onPeerEnd();
+      clientGone.abort(clientLeft.signal.reason);
     };
-    exchange.res.once('close', go);
+    exchange.res.once('close', onClose);
     // A client that has ended its side may have left, so that nothing may depend on its getting the response.
     // Everything it has sent counts.
-    const stopListening = onPeerEnded(exchange, leave);
+    const stopListening = onPeerEnded(exchange, onPeerEnd);
     try {
       return await run({
         body: this.bodyOf(uploadRequest, intent),
-        sendInterim: (news) => this.tell(uploadRequest, news),
+        sendInterim: (update) => this.sendUpdate(uploadRequest, update),
         onInterim: (interim) => this.relayInterim(uploadRequest, interim),
         onOffset: uploadRequest.onUpload,
         wantsProgress: () => uploadRequest.protocol !== plain && uploadRequest.interims.isDue,
         credentials: credentialsIn(head.headers, uploadRequest.route.delivery),
-        clientLeft: left.signal,
-        clientGone: gone.signal,
+        clientLeft: clientLeft.signal,
+        clientGone: clientGone.signal,
         doesNotWait: doesNotWait(uploadRequest),
         ...(uploadRequest.route.authorize.recheck && this.recheckOf(uploadRequest)),
       });
     } finally {
       stopListening();
-      exchange.res.off('close', go);
+      exchange.res.off('close', onClose);
     }
   }
 
@@ -233,11 +234,12 @@ export class UploadRequestHandler {
     });
   }
 
-  private tell(asked: UploadRequest, news: InterimUpdate): boolean {
-    if (news.kind === 'resumable') asked.onUpload(news.upload);
-    const reply = (): Reply | undefined => asked.protocol.interim(news, this.contextOf(asked));
-    const isSent = news.kind === 'resumable' ? asked.interims.announce(reply) : asked.interims.progress(reply);
-    if (isSent) this.options.metrics.interimSent(news.kind);
+  private sendUpdate(uploadRequest: UploadRequest, update: InterimUpdate): boolean {
+    const { interims, protocol, onUpload } = uploadRequest;
+    if (update.kind === 'resumable') onUpload(update.upload);
+    const reply = (): Reply | undefined => protocol.interim(update, this.contextOf(uploadRequest));
+    const isSent = update.kind === 'resumable' ? interims.announce(reply) : interims.progress(reply);
+    if (isSent) this.options.metrics.interimSent(update.kind);
     return isSent;
   }
 
@@ -245,9 +247,9 @@ export class UploadRequestHandler {
    * Upload fields in an origin's interim response are not about this upload, so that they are removed; only the proxy
    * sends 104.
    */
-  private relayInterim({ interims }: UploadRequest, { status: statusPage, reason, headers }: OriginInterim): void {
-    const kept = withoutUploadFields(withoutAltSvc(forwardableHeaders(headers, false)));
-    if (statusPage !== 104) interims.relay({ status: statusPage, reason, headers: kept });
+  private relayInterim({ interims }: UploadRequest, { status, reason, headers }: OriginInterim): void {
+    const remaining = withoutUploadFields(withoutAltSvc(forwardableHeaders(headers, false)));
+    if (status !== 104) interims.relay({ status, reason, headers: remaining });
   }
 
   /** In the response to an append, relative references are relative to the creation's target. */
@@ -258,8 +260,8 @@ export class UploadRequestHandler {
     if (outcome.kind !== 'answered' && outcome.kind !== 'parked') return outcome;
     const { answer, upload } = outcome;
     const isAppend = !isRefusal(request) && request.kind === 'append';
-    const place = { route, publicUrl: this.publicUrlOf(head), target: isAppend ? upload.request.target : undefined };
-    return { ...outcome, answer: answerFor(answer, place, this.options.altSvc) };
+    const context = { route, publicUrl: this.publicUrlOf(head), target: isAppend ? upload.request.target : undefined };
+    return { ...outcome, answer: answerFor(answer, context, this.options.altSvc) };
   }
 
   private publicUrlOf(head: RequestHead): string {
@@ -277,24 +279,25 @@ const NO_OP = (): void => undefined;
 
 const NO_PRINCIPAL = 'The authorization service named nobody to whom this upload could belong.';
 
+/** The parts of the request that the upload's record keeps for its delivery. */
 function storedRequestOf(head: RequestHead): StoredRequest {
   const { method, target, httpVersion, scheme, authority, headers, connection } = head;
   const { peerAddress, clientAddress, peerIsTrusted } = connection;
   return { method, target, httpVersion, scheme, authority, headers, peerAddress, clientAddress, peerIsTrusted };
 }
 
-/** An ordinary client knows no upload URL, so that it has to wait for its answer. */
+/** Whether the client gets a 202 instead of waiting; an ordinary client has no URL to look at, so that it always waits. */
 function doesNotWait({ protocol, route, head }: UploadRequest): boolean {
   return protocol !== plain && (route.delivery.respond === 'accepted' || prefersAsync(head.headers));
 }
 
-/** RFC 7240 §4.1. */
+/** Whether the client prefers not to wait for the answer (RFC 7240 §4.1). */
 function prefersAsync(headers: Headers): boolean {
   const preferences = (fieldValue(headers, 'prefer') ?? '').split(',');
   return preferences.some((preference) => /^\s*respond-async\s*(;|$)/i.test(preference));
 }
 
-/** When to poll again. */
+/** Tells a client when to look again. */
 const RETRY_LATER: HeaderLine = ['Retry-After', '2'];
 
 const UNREADABLE = 'The stored answer cannot be read right now. Try again later.';
@@ -305,7 +308,7 @@ export interface StatusPagesOptions {
   readonly uploads: Pick<Uploads, 'keptAnswer'>;
   /** The base URL that clients see instead of the request's scheme and authority; no trailing slash. */
   readonly publicUrl?: string;
-  /** Sent with every answer of an origin. */
+  /** The Alt-Svc value sent with every answer of an origin. */
   readonly altSvc?: string;
 }
 
@@ -315,18 +318,18 @@ export interface StatusPagesOptions {
 export class StatusPages {
   constructor(private readonly options: StatusPagesOptions) {}
 
-  /** Renders the page. Rejects with the reason of the signal `to` when the client leaves first. */
-  async reply({ upload, page, route }: ResolvedTarget, head: RequestHead, to: AbortSignal): Promise<Reply> {
+  /** Renders the page. Rejects with the reason of `signal` when the client leaves first. */
+  async reply({ upload, page, route }: ResolvedTarget, head: RequestHead, signal: AbortSignal): Promise<Reply> {
     const { method } = head;
     if (method !== 'GET' && method !== 'HEAD')
       return problemReply({ status: 405, detail: 'This can only be read.' }, [['Allow', 'GET, HEAD']]);
     if (!upload) return problemReply(NOT_FOUND);
-    return page === 'answer' ? this.answer(upload, route, head, to) : status(upload);
+    return page === 'answer' ? this.answer(upload, route, head, signal) : statusPage(upload);
   }
 
-  private async answer(upload: Upload, route: Route, head: RequestHead, to: AbortSignal): Promise<Reply> {
+  private async answer(upload: Upload, route: Route, head: RequestHead, signal: AbortSignal): Promise<Reply> {
     const { uploads, publicUrl = clientBaseUrl(head), altSvc } = this.options;
-    const answer = await uploads.keptAnswer(upload, to).catch((fault: unknown) => {
+    const answer = await uploads.keptAnswer(upload, signal).catch((fault: unknown) => {
       if (!(fault instanceof Fault)) throw fault;
       return 'unreadable' as const;
     });
@@ -334,30 +337,31 @@ export class StatusPages {
     if (answer === 'lost') return problemReply(answerLostProblem(upload));
     if (!answer) return problemReply({ status: 404, detail: 'The origin has not answered yet.' }, [RETRY_LATER]);
     const { target } = upload.request;
-    return withoutUploadFieldsIn(answerFor(answer, { route, publicUrl, target }, altSvc));
+    return stripUploadFields(answerFor(answer, { route, publicUrl, target }, altSvc));
   }
 }
 
 /** Removes upload fields from the headers and trailers, as in the response to an append. */
-function withoutUploadFieldsIn(answer: RelayedAnswer): RelayedAnswer {
+function stripUploadFields(answer: RelayedAnswer): RelayedAnswer {
   const headers = withoutUploadFields(answer.headers);
   return { ...answer, headers, trailers: () => withoutUploadFields(answer.trailers()) };
 }
 
-function status(upload: Upload): Reply {
+/** The state of the delivery as JSON. */
+function statusPage(upload: Upload): Reply {
   const { phase, length, attempts, attemptCount, answer } = upload;
-  const last = attempts.at(-1);
+  const lastAttempt = attempts.at(-1);
   const isOver = phase === 'answered' || phase === 'undelivered';
   const json = {
     phase,
     offset: shownOffset(upload),
     length,
     attempts: attemptCount,
-    lastAttempt: last && {
-      startedAt: iso(last.startedAt),
-      endedAt: last.endedAt && iso(last.endedAt),
-      reached: last.reached,
-      status: last.status,
+    lastAttempt: lastAttempt && {
+      startedAt: toIso(lastAttempt.startedAt),
+      endedAt: lastAttempt.endedAt && toIso(lastAttempt.endedAt),
+      reached: lastAttempt.reached,
+      status: lastAttempt.status,
     },
     undelivered: upload.undelivered?.reason,
     answer: answer && { status: answer.status, at: 'answer' },
@@ -369,8 +373,8 @@ function status(upload: Upload): Reply {
   };
 }
 
-function iso(at: number): string {
-  return new Date(at).toISOString();
+function toIso(timeMs: number): string {
+  return new Date(timeMs).toISOString();
 }
 
 /** Fields that identify a client where no authorization service does. */

@@ -29,10 +29,7 @@ import type { Authorizer } from './authorize.js';
 
 /** The target of a request, with the route that applies to it. */
 export interface ResolvedTarget {
-  /**
-   * The request as it is forwarded: with the canonical target where the route is protected, and without fields that
-   * clients may not send.
-   */
+  /** The request as it is forwarded: its target is canonical on protected routes, and forbidden fields are removed. */
   readonly head: RequestHead;
   readonly target: RequestTarget;
   /** The route of the upload, or else of the target. */
@@ -65,6 +62,7 @@ const WELL_FORMED_ID = /^[A-Za-z0-9_-]{32}$/;
 export class UploadLookup {
   constructor(private readonly options: UploadLookupOptions) {}
 
+  /** Resolves the target of a request; gives an `InvalidHead` for a path that could bypass the protection of a route. */
   async find(received: RequestHead): Promise<ResolvedTarget | InvalidHead> {
     const { routes, uploadsPath } = this.options;
     const located = locate(received, routes, uploadsPath);
@@ -73,7 +71,7 @@ export class UploadLookup {
     if (located.kind === 'upload') return this.findUpload(head, head.path.slice(uploadsPath.length));
     const { method, path } = head;
     const { route } = located;
-    const resolved = { head: withFieldsFor(head, route), route };
+    const resolved = { head: withClientFields(head, route), route };
     if (method !== 'OPTIONS') return { ...resolved, target: targetOf(head, route) };
     const announced = routes.findResumable(path);
     return { ...resolved, announced, target: targetOf(head, { ...route, resumable: announced !== undefined }) };
@@ -84,13 +82,14 @@ export class UploadLookup {
     const upload = await this.uploadOf(id);
     const exists = upload !== undefined && !(upload instanceof Fault);
     const route = exists ? this.routeOfUpload(upload) : this.options.routes.find(received.method, received.path);
-    const head = withFieldsFor(received, route);
+    const head = withClientFields(received, route);
     if (upload instanceof Fault)
       return { head, target: { kind: 'upload', id, dialect: undefined }, route, fault: upload };
-    const own = upload && (await this.ownUpload(upload, head, route));
-    if (own instanceof Fault) return { head, target: { kind: 'upload', id, dialect: undefined }, route, fault: own };
-    const target: RequestTarget = { kind: 'upload', id, dialect: own?.dialect };
-    return { head, target: target, route, upload: own, page: page as ResolvedTarget['page'] };
+    const ownUpload = upload && (await this.unlessForeign(upload, head, route));
+    if (ownUpload instanceof Fault)
+      return { head, target: { kind: 'upload', id, dialect: undefined }, route, fault: ownUpload };
+    const target: RequestTarget = { kind: 'upload', id, dialect: ownUpload?.dialect };
+    return { head, target, route, upload: ownUpload, page: page as ResolvedTarget['page'] };
   }
 
   private async uploadOf(id: string): Promise<Upload | undefined | Fault> {
@@ -103,8 +102,8 @@ export class UploadLookup {
     }
   }
 
-  /** RUFH, security considerations: for other clients than its creator the upload does not exist. */
-  private async ownUpload(upload: Upload, head: RequestHead, route: Route): Promise<Upload | undefined | Fault> {
+  /** The upload, if it belongs to this client; for others it does not exist (RUFH, security considerations). */
+  private async unlessForeign(upload: Upload, head: RequestHead, route: Route): Promise<Upload | undefined | Fault> {
     if (upload.principal === undefined) return upload;
     try {
       const owner = await this.options.authorizer.ownerOf(head, route);
@@ -125,7 +124,7 @@ export class UploadLookup {
  * Removes fields that clients may not send, once for all readers: different views of the fields could give an upload
  * two owners.
  */
-function withFieldsFor(head: RequestHead, route: Route): RequestHead {
+function withClientFields(head: RequestHead, route: Route): RequestHead {
   return { ...head, headers: clientFields(head.headers, route) };
 }
 
@@ -156,28 +155,27 @@ type RouteFinder = Pick<Routes, 'find' | 'findIgnoringCase' | 'hasProtected'>;
  * routes with the same protection.
  */
 export function locate(received: RequestHead, routes: RouteFinder, uploadsPath: string): Located {
-  const { method, path, pathAmbiguity: flaw } = received;
+  const { method, path, pathAmbiguity } = received;
   if (path.startsWith(uploadsPath)) return { kind: 'upload', head: received };
   const route = routes.find(method, path);
   const head = keptBelowOrigin(received, route);
-  if (!head) return refusedFor(flaw ?? OTHER_SPELLING);
+  if (!head) return refusedFor(pathAmbiguity ?? OTHER_SPELLING);
   const readings = lazyReadings(head);
   if (mayBeBelow(head, uploadsPath) && (readings()?.some((reading) => reading.startsWith(uploadsPath)) ?? true))
-    return refusedFor(flaw ?? OTHER_SPELLING);
+    return refusedFor(pathAmbiguity ?? OTHER_SPELLING);
   if (!routes.hasProtected) return { kind: 'target', head, route };
   const methods = requestedMethods(head);
   if (methods.length > MAX_METHODS) return { kind: 'refused', detail: OTHER_METHOD };
-  const guard: ReadingCheck = { routes, route, methods };
-  if (hasUnsafeDestination(head, guard)) return { kind: 'refused', detail: OTHER_DESTINATION };
-  if (flaw !== undefined && dependsOnPath(route)) return refusedFor(flaw);
-  const sendings = candidateTargets(head, route);
-  const sent = sendings.find((sending) => {
-    const others = sending === head ? readings() : otherReadings(sending);
-    return protectedReading(sending, others, guard) === undefined;
+  const check: ReadingCheck = { routes, route, methods };
+  if (hasUnsafeDestination(head, check)) return { kind: 'refused', detail: OTHER_DESTINATION };
+  if (pathAmbiguity !== undefined && dependsOnPath(route)) return refusedFor(pathAmbiguity);
+  const safe = sendableForms(head, route).find((form) => {
+    const formReadings = form === head ? readings() : otherReadings(form);
+    return protectedReading(form, formReadings, check) === undefined;
   });
-  if (sent) return { kind: 'target', head: sent, route };
-  const ambiguity = protectedReading(head, readings(), guard)!;
-  return ambiguity === OTHER_METHOD ? { kind: 'refused', detail: OTHER_METHOD } : refusedFor(flaw ?? ambiguity);
+  if (safe) return { kind: 'target', head: safe, route };
+  const problem = protectedReading(head, readings(), check)!;
+  return problem === OTHER_METHOD ? { kind: 'refused', detail: OTHER_METHOD } : refusedFor(pathAmbiguity ?? problem);
 }
 
 /** The request in a form that stays below the path of its origin's URL, if it has one; undefined when there is none. */
@@ -196,7 +194,7 @@ interface ReadingCheck {
   readonly methods: readonly string[];
 }
 
-/** No client needs more, and each costs time. */
+/** The most methods that are checked: no client needs more, and each costs time. */
 const MAX_METHODS = 4;
 
 /**
@@ -220,18 +218,19 @@ const OTHER_METHOD =
   'request. Send the request by the method that it means.';
 
 /** Methods that write to the target in `Destination` (RFC 4918 §10.3), which routes may protect too. */
-const TO_DESTINATION: ReadonlySet<string> = new Set(['COPY', 'MOVE']);
+const DESTINATION_METHODS: ReadonlySet<string> = new Set(['COPY', 'MOVE']);
 
+/** Whether the request writes to a `Destination` that is malformed or has another protection. */
 function hasUnsafeDestination(head: RequestHead, { routes, route, methods }: ReadingCheck): boolean {
-  const writing = [head.method, ...methods].filter((method) => TO_DESTINATION.has(method));
-  if (writing.length === 0) return false;
+  const writeMethods = [head.method, ...methods].filter((method) => DESTINATION_METHODS.has(method));
+  if (writeMethods.length === 0) return false;
   const destinations = head.headers.filter(([name]) => fieldKey(name) === 'destination');
   return destinations.some(([, value]) => {
     const target = readTarget(head.method, value.trim());
     if (!target) return true;
-    const there = { ...head, ...target, flaw: target.ambiguity };
-    const guard = { routes, route, methods: [...writing, 'PUT'] };
-    return protectedReading(there, otherReadings(there), guard) !== undefined;
+    const destination: RequestHead = { ...head, target: target.target, path: target.path };
+    const check = { routes, route, methods: [...writeMethods, 'PUT'] };
+    return protectedReading(destination, otherReadings(destination), check) !== undefined;
   });
 }
 
@@ -250,29 +249,31 @@ type Readings = ReturnType<typeof otherReadings>;
  * The forms in which the target may be sent, the preferred one first. A literal dot segment has one meaning (RFC 3986
  * §5.2.4), so that resolving it leaves no other reading.
  */
-function candidateTargets(head: RequestHead, route: Route): RequestHead[] {
+function sendableForms(head: RequestHead, route: Route): RequestHead[] {
   const canonical = { ...head, target: canonicalTarget(head) };
   if (dependsOnPath(route)) return [canonical];
   return head.pathAmbiguity === undefined && hasDotSegments(head.target) ? [head, canonical] : [head];
 }
 
-/** The property by which a server could find another, protected route in this request; undefined when it cannot. */
+/** Why some server could find a route with another protection in this request; undefined when none can. */
 function protectedReading(
   head: RequestHead,
   readings: Readings,
   { routes, route, methods }: ReadingCheck,
 ): string | undefined {
   if (!readings) return OTHER_SPELLING;
-  const isElsewhere = (other: Route): boolean => isProtected(other) && protectionKey(other) !== protectionKey(route);
+  const protectsOtherwise = (other: Route): boolean =>
+    isProtected(other) && protectionKey(other) !== protectionKey(route);
   const paths = [head.path, ...readings];
-  const kinds: readonly (readonly [methods: readonly string[], onExact: string, onCase: string])[] = [
+  const checks: readonly (readonly [methods: readonly string[], exactProblem: string, caseProblem: string])[] = [
     [[head.method], OTHER_SPELLING, OTHER_CASE],
     [methods, OTHER_METHOD, OTHER_METHOD],
   ];
-  for (const [asked, onExact, onCase] of kinds) {
-    if (asked.some((method) => paths.some((path) => isElsewhere(routes.find(method, path))))) return onExact;
-    const inAnyCase = asked.flatMap((method) => paths.map((path) => routes.findIgnoringCase(method, path)));
-    if (inAnyCase.some((other) => dependsOnPath(other) && isElsewhere(other))) return onCase;
+  for (const [checkedMethods, exactProblem, caseProblem] of checks) {
+    if (checkedMethods.some((method) => paths.some((path) => protectsOtherwise(routes.find(method, path)))))
+      return exactProblem;
+    const inAnyCase = checkedMethods.flatMap((method) => paths.map((path) => routes.findIgnoringCase(method, path)));
+    if (inAnyCase.some((other) => dependsOnPath(other) && protectsOtherwise(other))) return caseProblem;
   }
   return undefined;
 }
@@ -280,10 +281,10 @@ function protectedReading(
 const OTHER_SPELLING = 'a spelling that some servers read as another path';
 const OTHER_CASE = 'letters whose case some servers ignore, which makes it another path';
 
-function refusedFor(what: string): Located {
+function refusedFor(problem: string): Located {
   return {
     kind: 'refused',
-    detail: `The path of this request has ${what}, and it could be read as one that is protected. Send it in its plain form.`,
+    detail: `The path of this request has ${problem}, and it could be read as one that is protected. Send it in its plain form.`,
   };
 }
 

@@ -108,6 +108,6 @@ test('a gate that leads back gives no verdict, and makes no upload of its own', 
 
 test('the log says which route leads back', async () => {
   await exchangeOver('HTTP/1.1', own.url, { method: 'GET', target: '/x' });
-  const told = own.log.filter(({ msg }) => msg === 'a request came back: the origin leads to this proxy');
+  const told = own.log.filter(({ msg }) => msg === 'forwarding loop: the origin leads back to this proxy');
   expect(told.at(-1)).toMatchObject({ route: 'default', origin: `http://127.0.0.1:${wire.port}`, path: '/x' });
 });
