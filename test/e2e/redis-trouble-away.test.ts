@@ -18,7 +18,7 @@ const WAYS: Record<string, Way> = {
   'is killed': {
     begin: ({ redis }) => redis.kill(),
     end: ({ redis }) => redis.restart(),
-    says: /^Redis at \S+ (does not answer|breaks off|is not connected)/,
+    says: /^Redis at \S+ (does not answer|closes the connection|is not connected)/,
   },
   'stands still': {
     begin: ({ redis }) => redis.pause(),
@@ -33,7 +33,7 @@ const WAYS: Record<string, Way> = {
   'is cut off': {
     begin: ({ network }) => network.cut(),
     end: ({ network }) => network.restore(),
-    says: /^Redis at \S+ (does not answer|breaks off|is not connected)/,
+    says: /^Redis at \S+ (does not answer|closes the connection|is not connected)/,
   },
 };
 

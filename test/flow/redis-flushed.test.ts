@@ -232,7 +232,7 @@ test('several processes that share a spool can start at once on a Redis that has
 test('a start that was refused some of its rights does not take the spool from the next one', async () => {
   await stage.redis.cli('acl', 'setuser', 'default', 'resetchannels');
   const spool = 'spool: { shared: true }';
-  await expect(stage.start(spool)).rejects.toThrow('does not let this user do what is needed');
+  await expect(stage.start(spool)).rejects.toThrow('denies this user a permission');
   await stage.redis.cli('acl', 'setuser', 'default', 'allchannels');
   expect((await (await stage.create(await stage.start(spool))).finish(Buffer.from('whole'))).status).toBe(201);
 });

@@ -43,7 +43,7 @@ describe('a start that fails says why, and what to do', () => {
 
   test('the password is missing or wrong', async () => {
     const { port } = await start(`requirepass ${PASSWORD}`);
-    expect(await refusal(settingsFor(port))).toContain('wants a password: set store.password');
+    expect(await refusal(settingsFor(port))).toContain('requires a password: set store.password');
     const wrong = settingsFor(port, { password: `${PASSWORD}-not` });
     expect(await refusal(wrong)).toContain('refuses the user name or the password');
     expect((await opened(settingsFor(port, { password: PASSWORD }))).connection.unavailableReason).toBeUndefined();
@@ -64,7 +64,7 @@ describe('a start that fails says why, and what to do', () => {
   test('the data under the prefix was made otherwise', async () => {
     const server = await start();
     await server.cli('hset', '{rufh}:store', 'id', 'x', 'buckets', '64', 'format', '1');
-    expect(await refusal(settingsFor(server.port))).toContain('has 64 buckets in place of 1: choose another');
+    expect(await refusal(settingsFor(server.port))).toContain('has 64 buckets instead of 1: choose another');
     await server.cli('hset', '{rufh}:store', 'buckets', '1', 'format', '7');
     expect(await refusal(settingsFor(server.port))).toContain('was written in format 7');
   });
@@ -78,7 +78,7 @@ describe('a start that fails says why, and what to do', () => {
     room.endsWith(() => cluster.stop());
     expect(await refusal(settingsFor(cluster.masters[0]!.port))).toContain('set store.cluster to true');
     const { port } = await start();
-    expect(await refusal(settingsFor(port, { kind: 'cluster' }))).toContain('is no cluster: leave out store.cluster');
+    expect(await refusal(settingsFor(port, { kind: 'cluster' }))).toContain('is not a cluster: remove store.cluster');
   });
 
   test('the sentinels do not know the master, or do not answer', async () => {
@@ -88,7 +88,7 @@ describe('a start that fails says why, and what to do', () => {
     const known = set.sentinels.map(({ port }) => ({ host: '127.0.0.1', port }));
     const unknown = settingsFor(1, { ...asked, nodes: known });
     expect(await refusal(unknown)).toContain("the Redis master 'other' of the sentinels at");
-    expect(await refusal(unknown)).toContain('is known to none of them: see store.sentinel.master');
+    expect(await refusal(unknown)).toContain('is unknown to all of them: see store.sentinel.master');
     expect(await refusal(settingsFor(await serverPort(), asked))).toContain('no sentinel answers');
   });
 });
@@ -134,8 +134,8 @@ describe('TLS', () => {
   });
 
   test('a mistake between both kinds of ports is said', async () => {
-    expect(await refusal(settingsFor(server.port, { tls: {} }))).toContain('use redis:// in place of rediss://');
-    expect(await refusal(settingsFor(await tlsPort()))).toContain('use rediss:// in place of redis://');
+    expect(await refusal(settingsFor(server.port, { tls: {} }))).toContain('use redis:// instead of rediss://');
+    expect(await refusal(settingsFor(await tlsPort()))).toContain('use rediss:// instead of redis://');
   });
 });
 
@@ -177,7 +177,7 @@ describe('a start that can wait', () => {
 
   test('does not for what waiting cannot mend', async () => {
     const { port } = await start(`requirepass ${PASSWORD}`);
-    expect(await refusal(settingsFor(port, { waitMs: 3_600_000 }))).toContain('wants a password');
+    expect(await refusal(settingsFor(port, { waitMs: 3_600_000 }))).toContain('requires a password');
   });
 });
 

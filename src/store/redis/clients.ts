@@ -4,27 +4,33 @@ import { isReadOnly, type RedisSettings, type RedisTls } from './errors.js';
 export type RedisClient = Redis | Cluster;
 
 export interface ClientOptions {
-  /** A subscriber keeps what it should send until it is connected; whoever sends commands hears at once that it is not. */
+  /** A subscriber queues commands until it is connected; a `commands` client rejects them at once. */
   readonly role: 'commands' | 'subscriber';
-  /** On a cluster: one subscription a server, each for its own slots. */
+  /** On a cluster: one subscription per server, each for the server's own slots. */
   readonly sharded?: boolean;
-  /** Undefined: gives up after the first try. */
+  /** The pause before the next attempt to connect; undefined gives up. */
   readonly retryMs: () => number | undefined;
 }
 
 const CONNECT_MS = 2000;
-/** A connection that is silent for so long after a command is broken, whatever the system thinks of it. */
+/** A connection without a reply for this long after a command is broken, whatever the system reports. */
 const SILENT_MS = 3000;
 const KEEP_ALIVE_MS = 5000;
-/** A timer of the library that outlives connections which never came about. */
+/** The library keeps this timer even for connections that were never established. */
 const DISCONNECT_MS = 100;
 
-/** The library would subscribe by itself when it is connected again, and a refusal of that would end the process. */
+/**
+ * Without `autoResubscribe: false` the library subscribes again by itself after a reconnect, and a refusal would end
+ * the process.
+ */
 const SUBSCRIBER = { enableOfflineQueue: true, maxRetriesPerRequest: null, autoResubscribe: false };
 
 const COMMANDS = { enableOfflineQueue: false };
 
-/** Makes a client that is not connected yet. Nothing is ever sent twice by itself: only our callers know what may be. */
+/**
+ * Makes a client that is not connected yet. It never sends a command twice by itself, because only the caller knows
+ * what may be repeated.
+ */
 export function makeClient(settings: RedisSettings, options: ClientOptions): RedisClient {
   if (settings.kind === 'cluster') return makeCluster(settings, options);
   const common = { ...commonOptions(settings), ...(options.role === 'subscriber' ? SUBSCRIBER : COMMANDS) };
@@ -35,7 +41,7 @@ export function makeClient(settings: RedisSettings, options: ClientOptions): Red
   return inItsDatabase(new Redis({ ...common, ...address, db: settings.database ?? 0, retryStrategy }));
 }
 
-/** A connection whose `SELECT` was refused goes on in database 0, where our data would seem to be lost: it has to go. */
+/** Reconnects when `SELECT` was refused: the connection would go on in database 0, where our data would seem lost. */
 function inItsDatabase(client: Redis): Redis {
   client.on('error', (error: { readonly command?: { readonly name: string } }) => {
     if (error.command?.name === 'select') client.disconnect(true);
@@ -43,7 +49,7 @@ function inItsDatabase(client: Redis): Redis {
   return client;
 }
 
-/** Whether it makes sense to send a command now: a cluster that is away would keep it, and do it some time later. */
+/** True if a command can be sent now. An unavailable cluster would queue it and run it later. */
 export function isConnected(client: RedisClient): boolean {
   return client.status === 'ready';
 }
@@ -57,7 +63,7 @@ function commonOptions({
     username,
     password,
     tls: tls && tlsOptions(tls),
-    // Both versions of the protocol do; the older one is understood by everything that calls itself Redis.
+    // Both protocol versions work; everything compatible with Redis understands the older one.
     protocol: 2,
     connectionName: 'rufh-proxy',
     disableClientInfo: true,
@@ -66,9 +72,9 @@ function commonOptions({
     socketTimeout: SILENT_MS,
     keepAlive: KEEP_ALIVE_MS,
     disconnectTimeout: DISCONNECT_MS,
-    // Asks for rights that a user may not have; a server that still loads says so to every command.
+    // The ready check needs permissions that a user may lack; a loading server says so in reply to every command.
     enableReadyCheck: false,
-    // A step whose connection breaks fails at once.
+    // A step fails at once when its connection breaks.
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: 0,
     reconnectOnError: isReadOnly,
@@ -95,14 +101,14 @@ function makeCluster(settings: RedisSettings, { sharded = false, retryMs }: Clie
   return new Cluster(seeds, {
     redisOptions: commonOptions(settings),
     lazyConnect: true,
-    // What one of its servers is asked waits until that one is connected; see `isConnected` for the whole.
+    // Commands for one server wait until it is connected; `isConnected` checks the cluster as a whole.
     enableOfflineQueue: true,
     shardedSubscribers: sharded,
     clusterRetryStrategy: () => retryMs() ?? null,
     slotsRefreshTimeout: CONNECT_MS,
     retryDelayOnFailover: 0,
     retryDelayOnClusterDown: 0,
-    // Names must stay names where certificates are compared with them.
+    // Host names must not be resolved here, because certificates are checked against them.
     dnsLookup: (address, callback) => callback(null, address),
   });
 }
@@ -112,8 +118,8 @@ function tlsOptions({ ca, cert, key, serverName }: RedisTls): NonNullable<RedisO
 }
 
 /**
- * To be called before a command is given to the client: what is asked in one turn of the event loop travels together. With
- * many uploads at once the system calls for single commands were a fifth of all work.
+ * Gives a function to call before each command: it sends all commands of one turn of the event loop together. With
+ * many concurrent uploads, system calls for single commands were a fifth of all work.
  */
 export function gatheredWrites(client: RedisClient): () => void {
   let isGathering = false;
@@ -129,7 +135,7 @@ export function gatheredWrites(client: RedisClient): () => void {
   };
 }
 
-/** A server that is not connected has none. */
+/** The open streams of a client; a server without a connection has none. */
 function streamsOf(client: RedisClient): Redis['stream'][] {
   const servers = client instanceof Cluster ? client.nodes() : [client];
   return servers.flatMap(({ stream }) => ((stream as typeof stream | undefined) ? [stream] : []));

@@ -11,47 +11,50 @@ import { RedisBus } from './pubsub.js';
 import { bindScripts, callScript } from './scripts.js';
 import { warnAboutServer } from './server-check.js';
 
-/** Raised when older programs could no longer read what we write. */
+/** Raised when older versions could no longer read new data. */
 const FORMAT = '1';
 
-/** How long the replicas may take; part of the time a step has. */
+/** How long replicas may take to confirm; part of the time limit of a step. */
 const REPLICAS_MS = 400;
 
 export interface OpenOptions {
   readonly clock?: () => number;
-  /** How long an upload may live: so long a new difference of the clocks ends none. For ever when it is missing. */
+  /**
+   * The longest lifetime of an upload: a change of the clock difference ends no upload within it. Unlimited when
+   * missing.
+   */
   readonly maxUploadAgeMs?: number;
-  /** Before a store is made where none is; when it fails, none is. Asks whether that still holds. */
+  /** Runs before a new store is made, and prevents it by rejecting; its argument tells whether there is still none. */
   readonly beforeNew?: (isStillNew: () => Promise<boolean>) => Promise<void>;
-  /** The spool that is to be marked for the store. */
+  /** The spool to mark for the store. */
   readonly spool?: SpoolToMark;
 }
 
 /**
- * Making a store and marking the spool for it are two steps, and a process can end between them: the store remembers which
- * spool is not marked for it yet, so that the next start can go on.
+ * The spool as the store knows it. Making a store and marking the spool for it are two steps between which a process
+ * can die, so the store records which spools are not marked yet, and the next start continues.
  */
 export interface SpoolToMark {
-  /** Tells it from the spools of other nodes. */
+  /** The name of the spool, different from those of other nodes. */
   readonly name: () => Promise<string>;
-  /** The store that its mark names now; `''` for none. */
+  /** The id of the store in the spool's mark; `''` for none. */
   readonly mark: () => Promise<string>;
 }
 
 export type ScriptArgument = string | number | Buffer;
 
 /**
- * The way to Redis: every step is answered within a second, by what Redis says or by a `Fault` that says what to do.
- * Nothing is queued while it is away, and nothing is sent twice.
+ * The connection to Redis. Every step ends within 3 seconds, with the reply of Redis or with a `Fault` that contains
+ * advice. While Redis is unavailable nothing is queued, and nothing is ever sent twice.
  */
 export class RedisConnection {
   readonly keys: RedisKeys;
   readonly bus: RedisBus;
   readonly clock: ServerClock;
-  /** The random name of this installation's data, and whether it was made just now. */
+  /** The random id of this installation's data, and whether it was made just now. */
   storeId = '';
   isNewStore = false;
-  /** The store that the mark of the spool named when this one was made for it; undefined once `noteMarked` was called. */
+  /** The store that the spool's mark named when the current store was made for it; undefined after `confirmMarked`. */
   previousMark: string | undefined;
   private readonly health: RedisHealth;
   private readonly replyTimeout = new ReplyTimeout();
@@ -75,7 +78,7 @@ export class RedisConnection {
     this.health = new RedisHealth(() => this.checkHealth(), log);
   }
 
-  /** Connects, or fails with a `Fault` that says what is wrong with the address, the rights or the server. */
+  /** Connects, or rejects with a `Fault` that says what is wrong with the address, the permissions or the server. */
   static open(settings: RedisSettings, log: Log, options: OpenOptions = {}): Promise<RedisConnection> {
     const { clock = Date.now, maxUploadAgeMs = Infinity, beforeNew, spool } = options;
     const monotonic = (): number => performance.now();
@@ -98,22 +101,28 @@ export class RedisConnection {
     });
   }
 
-  /** What is wrong with Redis right now, for people; undefined when it is ready. */
+  /** The reason why Redis is unavailable, for people; undefined while it is available. */
   get unavailableReason(): string | undefined {
     return this.health.unavailableReason;
   }
 
-  /** What has to be done when Redis is found with other data than before, or with none; done again until it succeeds. */
+  /**
+   * Sets the function that marks the spool for another store. It is called when Redis has other data than before, or
+   * none, and repeated until it succeeds.
+   */
   onStoreReplaced(markSpool: (storeId: string) => Promise<unknown>): void {
     this.markSpool = markSpool;
   }
 
-  /** What `onOtherStore` was given has to be done for this store too, which a start could not do. */
+  /**
+   * Has the function of `onStoreReplaced` called for the current store too, because the start could not mark the
+   * spool.
+   */
   retryMarking(): void {
     this.isSpoolMarked = false;
   }
 
-  /** The spool is marked for this store. */
+  /** Records in Redis that the spool is marked for this store. */
   async confirmMarked(): Promise<void> {
     if (!this.spool || this.previousMark === undefined) return;
     const field = `unmarked:${await this.spool.name()}`;
@@ -121,17 +130,17 @@ export class RedisConnection {
     this.previousMark = undefined;
   }
 
-  /** Whether the spool is known to be marked for this store. */
+  /** True if the spool is known to be marked for this store. */
   get isMarked(): boolean {
     return this.isSpoolMarked;
   }
 
-  /** One step of a script of `lua/`: the first key decides which server does it. */
+  /** Runs a script of `lua/`; the first key decides which server runs it. */
   run(script: string, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
     return this.call(keys[0]!, (client) => callScript(client, script, keys, args) as Promise<unknown>);
   }
 
-  /** The same, and fulfilled only when as many replicas have it as the settings want. */
+  /** As `run`, but fulfilled only when `settings.replicas` replicas have the change. */
   async runDurably(script: string, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
     const { replicas = 0 } = this.settings;
     if (replicas === 0) return this.run(script, keys, args);
@@ -146,7 +155,10 @@ export class RedisConnection {
     });
   }
 
-  /** One command, about a key. */
+  /**
+   * Sends a command about a key. A failure makes Redis count as unavailable until a probe of the key's server
+   * succeeds.
+   */
   async call<T>(key: string, command: (client: RedisClient) => Promise<T>): Promise<T> {
     try {
       return await this.send(key, command);
@@ -166,7 +178,10 @@ export class RedisConnection {
     await this.health.stop();
   }
 
-  /** What makes the store comes last: a start that fails after that would leave none to the next one that it finds new. */
+  /**
+   * Makes the store as the last step: a start that fails afterwards would leave a store that the next start does not
+   * find new.
+   */
   private async start(newId: string, beforeNew?: OpenOptions['beforeNew']): Promise<void> {
     await this.send(this.keys.store, () => this.bus.open());
     if ((await this.probe()) === undefined) await beforeNew?.(async () => (await this.probe()) === undefined);
@@ -175,7 +190,7 @@ export class RedisConnection {
     this.health.start();
   }
 
-  /** Which store it knows; and what time it has. */
+  /** The id of the store in Redis, undefined for none; also takes a reading of its clock. */
   private async probe(): Promise<string | undefined> {
     const askedAt = this.clock.now();
     const [seconds, micros, id] = (await this.sendScript('pulse', [this.keys.store], [])) as [string, string, string?];
@@ -204,21 +219,21 @@ export class RedisConnection {
     const reply = await this.sendScript('open-store', [store], args);
     const [id, foundBuckets, format, isNew, unfinished] = reply as [string, string, string, number, string | null];
     if (format !== FORMAT) throw incompatibleData(`was written in format ${format} by another version of this program`);
-    if (foundBuckets !== String(buckets)) throw incompatibleData(`has ${foundBuckets} buckets in place of ${buckets}`);
+    if (foundBuckets !== String(buckets)) throw incompatibleData(`has ${foundBuckets} buckets instead of ${buckets}`);
     this.isNewStore = isNew === 1;
     this.previousMark = unfinished ?? undefined;
     this.storeId = id;
   }
 
-  /** The data we knew is gone: whatever is found now, the uploads of before are not in it. */
+  /** Handles the loss of all known uploads: the data found now is another store's, or a new one. */
   private async handleDataLoss(foundId: string | undefined): Promise<void> {
-    // Fails where it is only a replica that is not filled yet: then nothing is lost.
+    // Rejects if the server is a replica that is not filled yet: then nothing is lost.
     await this.identifyStore(randomUUID(), this.previousMark ?? this.storeId, true);
     this.isSpoolMarked = false;
     const what = foundId === undefined ? 'came back empty' : 'has other data than before';
     this.log.error(
-      `Redis ${what}: all uploads that were known are lost. This is prevented by persistence (\`appendonly yes\` in the ` +
-        'configuration of Redis), and by nobody flushing the database',
+      `Redis ${what}: all known uploads are lost. To prevent this, enable persistence (\`appendonly yes\` in the ` +
+        'configuration of Redis) and never flush the database',
     );
   }
 
@@ -244,24 +259,24 @@ function incompatibleData(how: string): Fault {
   return new Fault('CONTRACT_BROKEN', `the data in Redis under this prefix ${how}: ${advice}`, false);
 }
 
-/** How long one try may take, with all that is said before the first command. */
+/** The limit for one attempt to connect, including the commands before the first step. */
 const CONNECT_TIMEOUT_MS = 3000;
 const STARTUP_RETRY_MS = 250;
 const RECONNECT_MS = 200;
-/** The first version whose clusters have channels of their own for each slot. */
+/** The first version whose clusters have separate channels per slot. */
 const SHARDED_PUBSUB_VERSION = 7;
 
 export interface OpenClients {
   readonly commands: RedisClient;
   readonly bus: RedisBus;
   readonly keys: RedisKeys;
-  /** Something failed: perhaps the cluster has changed. */
+  /** Refreshes the map of the cluster's slots, which may have changed after a failure. */
   readonly refreshTopology: () => void;
-  /** What last went wrong with the connection, since it was lost. */
+  /** The last error of the connection since it was lost. */
   readonly lastErrors: () => readonly unknown[];
 }
 
-/** Tries once, or as long as the settings allow where waiting can help. */
+/** Tries once, or as long as `settings.waitMs` allows while the error may be temporary. */
 async function connectWithRetries<T>(settings: RedisSettings, log: Log, attempt: () => Promise<T>): Promise<T> {
   const deadline = performance.now() + (settings.waitMs ?? 0);
   for (let tries = 1; ; tries++) {
@@ -276,7 +291,7 @@ async function connectWithRetries<T>(settings: RedisSettings, log: Log, attempt:
   }
 }
 
-/** Both connections, ready to use; whatever fails on the way is said in words of ours. */
+/** Opens the command client and prepares the bus. Every error becomes a `Fault` with advice. */
 async function openClients(settings: RedisSettings): Promise<OpenClients> {
   const keys = new RedisKeys(settings.prefix, settings.kind);
   const sharded = settings.kind === 'cluster' && (await findClusterVersion(settings)) >= SHARDED_PUBSUB_VERSION;
@@ -313,7 +328,10 @@ async function connectSubscriber(settings: RedisSettings, options: ClientOptions
   }
 }
 
-/** A cluster's client does not say why it finds nobody: its seeds are asked first. Gives the version. */
+/**
+ * The version of the cluster. Its seeds are asked first, because a cluster's client does not say why it finds no
+ * server.
+ */
 async function findClusterVersion(settings: RedisSettings): Promise<number> {
   const errors: unknown[] = [];
   for (const seed of settings.nodes) {
@@ -341,14 +359,15 @@ async function assertNoCluster(client: RedisClient): Promise<void> {
 }
 
 async function connect(client: RedisClient, settings: RedisSettings): Promise<void> {
-  // What went wrong comes as events; the promise only says that it did.
+  // The causes arrive as events; the promise only says that connecting failed.
   const errors: unknown[] = [];
   const collect = (error: unknown): void => void errors.push(error);
   const events = ['error', 'sentinelError', 'node error'];
   for (const event of events) client.on(event, collect);
   try {
     await withTimeout(client.connect(), CONNECT_TIMEOUT_MS);
-    // A database that does not exist is such an event too: without it we would write into another one.
+    // A database that does not exist is reported by such an event only; without this check we would write into
+    // another one.
     const permanentError = errors.find((trouble) => !isTransient(trouble));
     if (permanentError !== undefined) throw storeFault(permanentError, settings);
   } catch (error) {
@@ -358,14 +377,14 @@ async function connect(client: RedisClient, settings: RedisSettings): Promise<vo
   }
 }
 
-/** `HELLO` is open to every user, unlike `INFO`. */
+/** `HELLO` needs no permission, unlike `INFO`. */
 async function serverIdentity(client: RedisClient): Promise<{ version: number; mode: string }> {
   const reply = (await client.call('HELLO', '2')) as string[];
   const field = (name: string): string => String(reply[reply.indexOf(name) + 1]);
   return { version: Number.parseInt(field('version'), 10), mode: field('mode') };
 }
 
-/** Also keeps what a client says of itself from ending the process. */
+/** Keeps the last error until the client is ready. The listener also keeps an error event from ending the process. */
 function rememberLastError(client: RedisClient): () => readonly unknown[] {
   let last: unknown;
   client.on('error', (error: unknown) => (last = error));

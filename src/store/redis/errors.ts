@@ -3,11 +3,11 @@ import { Fault } from '../../model/fault.js';
 interface KnownError {
   readonly matches: RegExp;
   readonly advice: string | ((settings: RedisSettings) => string);
-  /** Waiting cannot help: at the start it is said at once. */
+  /** Waiting cannot help: at startup it is reported at once. */
   readonly isPermanent?: true;
 }
 
-/** What Redis and the way to it say when they fail, and what to do about it. */
+/** The errors of Redis and of the connection to it, with advice for the operator. */
 const KNOWN_ERRORS: readonly KnownError[] = [
   {
     matches: /\bOOM\b/,
@@ -27,14 +27,14 @@ const KNOWN_ERRORS: readonly KnownError[] = [
     matches: /\bNOREPLICAS\b/,
     advice: 'takes no writes because too few of its replicas are connected (min-replicas-to-write)',
   },
-  { matches: /\b(BUSY|UNKILLABLE)\b/, advice: 'is kept busy by a script of somebody else' },
+  { matches: /\b(BUSY|UNKILLABLE)\b/, advice: 'is kept busy by a script of another client' },
   {
     matches: /\bCLUSTERDOWN\b/,
-    advice: 'is down: some of its slots are served by nobody (`redis-cli cluster info` tells more)',
+    advice: 'is down: some of its slots have no server (see `redis-cli cluster info`)',
   },
   {
     matches: /cluster support disabled/,
-    advice: 'is no cluster: leave out store.cluster',
+    advice: 'is not a cluster: remove store.cluster',
     isPermanent: true,
   },
   {
@@ -47,11 +47,15 @@ const KNOWN_ERRORS: readonly KnownError[] = [
     advice: 'refuses the user name or the password: see store.username and store.password',
     isPermanent: true,
   },
-  { matches: /\bNOAUTH\b/, advice: 'wants a password: set store.password or store.password_file', isPermanent: true },
+  {
+    matches: /\bNOAUTH\b/,
+    advice: 'requires a password: set store.password or store.password_file',
+    isPermanent: true,
+  },
   {
     matches: /\bNOPERM\b/,
     advice: ({ username = 'default', prefix }) =>
-      `does not let this user do what is needed: ACL SETUSER ${username} ${aclRule(prefix)}`,
+      `denies this user a permission that is needed: ACL SETUSER ${username} ${aclRule(prefix)}`,
     isPermanent: true,
   },
   {
@@ -61,17 +65,17 @@ const KNOWN_ERRORS: readonly KnownError[] = [
   },
   {
     matches: /wrong version number|packet length too long|EPROTO/,
-    advice: 'does not speak TLS at this port: use redis:// in place of rediss:// in store.url',
+    advice: 'does not speak TLS at this port: use redis:// instead of rediss:// in store.url',
     isPermanent: true,
   },
   {
     matches: /ALTNAME_INVALID/,
-    advice: 'shows a certificate for another name: give that name as store.tls.server_name',
+    advice: 'presents a certificate for another name: set that name as store.tls.server_name',
     isPermanent: true,
   },
   {
     matches: /self[- ]signed certificate|unable to (verify|get)|certificate has expired|CERT_/i,
-    advice: 'shows a certificate that cannot be verified: give the authority that signed it as store.tls.ca',
+    advice: 'presents a certificate that cannot be verified: set the authority that signed it as store.tls.ca',
     isPermanent: true,
   },
   {
@@ -80,12 +84,12 @@ const KNOWN_ERRORS: readonly KnownError[] = [
     isPermanent: true,
   },
   {
-    // 21 begins what TLS says.
+    // 21 is the first byte of a TLS alert.
     matches: /Unknown RESP type (?!21\b)/,
     advice: 'does not speak the protocol of Redis: is the address in store.url right?',
     isPermanent: true,
   },
-  { matches: /No such master|invalid reply/, advice: 'is known to none of them: see store.sentinel.master' },
+  { matches: /No such master|invalid reply/, advice: 'is unknown to all of them: see store.sentinel.master' },
   {
     matches: /ECONNREFUSED/,
     advice: 'does not answer (ECONNREFUSED): is it running, and is the address in store.url right?',
@@ -93,52 +97,58 @@ const KNOWN_ERRORS: readonly KnownError[] = [
   { matches: /ENOTFOUND|EAI_AGAIN/, advice: 'cannot be found: its name has no address (ENOTFOUND): see store.url' },
   { matches: /connect ENOENT/, advice: 'does not answer: there is no such socket (ENOENT): see store.url' },
   { matches: /connect EACCES/, advice: 'cannot be reached: this process may not open its socket (EACCES)' },
-  { matches: /EHOSTUNREACH|ENETUNREACH/, advice: 'cannot be reached: there is no way to its network' },
+  { matches: /EHOSTUNREACH|ENETUNREACH/, advice: 'cannot be reached: there is no route to its network' },
   { matches: /sentinels are unreachable/, advice: 'cannot be found: no sentinel answers' },
   {
     matches: /ECONNRESET|EPIPE|Unknown RESP type|Protocol error/,
-    advice: 'breaks off the connection: if it wants TLS, use rediss:// in place of redis:// in store.url',
+    advice: 'closes the connection: if it requires TLS, use rediss:// instead of redis:// in store.url',
   },
   {
     matches: /ETIMEDOUT|not answered in time|timed out|Socket timeout/i,
     advice: ({ tls }) =>
-      `does not answer in time${tls ? ': if it does not speak TLS, use redis:// in place of rediss:// in store.url' : ''}`,
+      `does not answer in time${tls ? ': if it does not speak TLS, use redis:// instead of rediss:// in store.url' : ''}`,
   },
-  { matches: /too few replicas/, advice: 'could not give the change to enough replicas in time: see store.replicas' },
+  {
+    matches: /too few replicas/,
+    advice: 'could not replicate the change to enough replicas in time: see store.replicas',
+  },
 ];
 
 /**
- * Turns what the client library threw into what our callers expect; passes our own faults on. What went wrong with the
- * connection before says more than that there is none.
+ * Turns an error of the client library into a STORE_UNAVAILABLE fault with advice; returns a `Fault` unchanged. An
+ * earlier connection error says more than the fact that there is no connection.
  */
 export function storeFault(error: unknown, settings: RedisSettings, connectionErrors: readonly unknown[] = []): Fault {
   if (error instanceof Fault) return error;
   const known = [error, ...connectionErrors].find(knownErrorOf) ?? error;
   const says = knownErrorOf(known)?.advice ?? 'is not connected';
   const text = typeof says === 'string' ? says : says(settings);
-  // Not the error itself: it remembers the command, and with that the password.
+  // Not the error itself, which contains the command and with it the password.
   const cause = new Error(withoutSecrets(errorText(known), settings));
   return new Fault('STORE_UNAVAILABLE', `${describeAddresses(settings)} ${text}`, true, { cause });
 }
 
-/** Some servers repeat what they were told. */
+/** Removes passwords, which some servers repeat in their errors. */
 function withoutSecrets(text: string, { password, sentinel }: RedisSettings): string {
   const secrets = [password, sentinel?.password].filter((secret) => secret !== undefined && secret !== '');
   return secrets.reduce<string>((redacted, secret) => redacted.replaceAll(secret!, '***'), text);
 }
 
-/** Whether the same start could succeed a moment later. */
+/** True if the same attempt may succeed a moment later. */
 export function isTransient(error: unknown): boolean {
   if (error instanceof Fault) return error.retryable;
   return knownErrorOf(error)?.isPermanent !== true;
 }
 
-/** Whether the server, not the way to it, refused: other servers of a set may accept. */
+/** True if the server is a read-only replica: another server of the set may accept the command. */
 export function isReadOnly(error: Error): boolean {
   return /\bREADONLY\b/.test(error.message);
 }
 
-/** The library's own words say little; what lies beneath them says more. */
+/**
+ * The known error that matches. The library's own messages say little, so the error beneath them is preferred; an
+ * unknown server error is quoted.
+ */
 function knownErrorOf(error: unknown): KnownError | undefined {
   const text = errorText(error);
   const known = KNOWN_ERRORS.find(({ matches }) => matches.test(text));
@@ -158,22 +168,24 @@ function isLibraryError(text: string): boolean {
   );
 }
 
-/** The rights we need, as `ACL SETUSER` takes them; the last one to warn of what the configuration puts at risk. */
+/**
+ * The permissions we need, as arguments of `ACL SETUSER`. `config|get` only serves the warnings about risky settings.
+ */
 export function aclRule(prefix: string): string {
   const commands =
     '+@read +@write +@scripting +@pubsub +@connection -@dangerous +time +wait +cluster|slots +cluster|info +config|get';
   return `~{${prefix}* resetchannels &{${prefix}* ${commands}`;
 }
 
-/** A server, by name and port or by the path of its socket. */
+/** A server by host name and port, or by the path of its socket. */
 type RedisAddress = { readonly host: string; readonly port: number } | { readonly path: string };
 
-/** Contents of files, not their names. */
+/** TLS settings; the values are file contents, not file names. */
 export interface RedisTls {
   readonly ca?: string | Buffer;
   readonly cert?: string | Buffer;
   readonly key?: string | Buffer;
-  /** What the server's certificate must name, when it is not the host we connect to. */
+  /** The name that the server's certificate must have, when it differs from the host. */
   readonly serverName?: string;
 }
 
@@ -182,27 +194,27 @@ interface RedisCredentials {
   readonly password?: string;
 }
 
-/** All that is needed to find and enter Redis. */
+/** All that is needed to connect to Redis. */
 export interface RedisSettings extends RedisCredentials {
   readonly kind: 'single' | 'sentinel' | 'cluster';
-  /** The server; or seeds of the cluster; or the sentinels. Never empty; a socket path only for `single`. */
+  /** The server, the seeds of the cluster, or the sentinels. Never empty; a socket path only for `single`. */
   readonly nodes: readonly RedisAddress[];
-  /** For `sentinel`: what the sentinels call the set of servers. */
+  /** For `sentinel`: the name of the master set. */
   readonly masterName?: string;
-  /** For `sentinel`: how the sentinels themselves are entered. */
+  /** For `sentinel`: the credentials of the sentinels themselves. */
   readonly sentinel?: RedisCredentials;
   /** Always 0 in a cluster. */
   readonly database?: number;
   readonly tls?: RedisTls;
-  /** Begins every key and channel; two installations with different ones do not see each other. */
+  /** Starts every key and channel; installations with different prefixes do not see each other. */
   readonly prefix: string;
-  /** How many replicas must have a change before it counts. */
+  /** How many replicas must have a change before it counts as done. */
   readonly replicas?: number;
-  /** How long the start may wait for Redis; 0: one try. */
+  /** How long the start may wait for Redis, in milliseconds; 0 for a single attempt. */
   readonly waitMs?: number;
 }
 
-/** For people: where Redis should be. Never says a password. */
+/** The configured address of Redis, for people; never contains a password. */
 export function describeAddresses({ kind, nodes, masterName }: RedisSettings): string {
   const where = nodes.map((node) => ('path' in node ? node.path : `${node.host}:${node.port}`)).join(', ');
   if (kind === 'single') return `Redis at ${where}`;

@@ -5,10 +5,10 @@ import { isTransient } from './errors.js';
 
 const PROBE_INTERVAL_MS = 1000;
 
-/** Asks Redis again and again whether it is well, remembers what is wrong, and says in the log when that changes. */
+/** Probes Redis periodically, keeps the reason of an outage, and logs when it begins and ends. */
 export class RedisHealth {
   private reason: string | undefined;
-  /** What was said since it is away. */
+  /** Messages logged during the current outage. */
   private readonly loggedMessages = new Set<string>();
   private unavailableSinceMs = 0;
   private timer: NodeJS.Timeout | undefined;
@@ -25,12 +25,12 @@ export class RedisHealth {
     }, PROBE_INTERVAL_MS).unref();
   }
 
-  /** What is wrong, for people; undefined when nothing is. */
+  /** The reason why Redis is unavailable, for people; undefined while it is available. */
   get unavailableReason(): string | undefined {
     return this.reason;
   }
 
-  /** A command has failed: no need to wait for the next beat. */
+  /** Records a failed command without waiting for the next probe. */
   reportFailure(fault: Fault): void {
     const { message } = fault;
     if (this.reason === undefined) this.unavailableSinceMs = performance.now();
@@ -43,7 +43,10 @@ export class RedisHealth {
     await this.pendingProbe;
   }
 
-  /** One outage has many words; but that somebody has to change something, as a password, is said whatever came before. */
+  /**
+   * An outage causes many different messages, so only the first is logged, except for an error that somebody has to
+   * fix, such as a wrong password.
+   */
   private mustBeLogged({ message, cause }: Fault): boolean {
     if (this.reason === undefined) this.loggedMessages.clear();
     else if (isTransient(cause) || this.loggedMessages.has(message)) return false;
@@ -63,14 +66,14 @@ export class RedisHealth {
   }
 }
 
-/** A server that answers nothing for so long is away. */
+/** A server that replies to nothing for this long is unavailable. */
 const SILENCE_LIMIT_MS = 700;
-/** And one that answers others, but not this: no step is waited for longer. */
+/** No step waits longer than this, even if the server replies to others. */
 const STEP_LIMIT_MS = 3000;
 
 /**
- * Decides when a step is waited for no longer. Behind many others a step may take its time; what counts is that the
- * server goes on answering those who ask about the same.
+ * Limits the time that a step waits for its reply. A step behind many others may take longer, as long as the same
+ * server goes on replying.
  */
 export class ReplyTimeout {
   private readonly lastReplyAt = new Map<string, number>();
@@ -83,7 +86,7 @@ export class ReplyTimeout {
         const lastHeardAt = Math.max(begunAt, this.lastReplyAt.get(server) ?? 0);
         const remainingMs = Math.min(lastHeardAt + SILENCE_LIMIT_MS, begunAt + STEP_LIMIT_MS) - performance.now();
         if (remainingMs > 0) timer = setTimeout(check, remainingMs);
-        // When this process stood still, the answer is here already, only not read.
+        // If this process stood still, the reply has arrived but is not read yet.
         else setImmediate(() => reject(new Error('not answered in time')));
       };
       timer = setTimeout(check, SILENCE_LIMIT_MS);
@@ -98,26 +101,29 @@ export class ReplyTimeout {
   }
 }
 
-/** Differences below this come from the way to Redis, not from the clocks. */
+/** Smaller differences come from the network, not from the clocks. */
 const NOTICEABLE_MS = 250;
 
 export interface SettlingOptions {
-  /** Milliseconds that really passed since some moment. */
+  /** Monotonic milliseconds since some moment. */
   readonly monotonic: () => number;
-  /** A new difference of the clocks is believed after this long: then everything from before it has had its whole time. */
+  /**
+   * A new clock difference counts alone after this long, since every upload from before the change has had its full
+   * lifetime then.
+   */
   readonly settleMs: number;
 }
 
 const NEVER_SETTLES: SettlingOptions = { monotonic: () => 0, settleMs: Infinity };
 
 /**
- * The clock of Redis, by which all nodes judge what is due or over, whatever their own clocks say. Times of ours that
- * were apart by a millisecond are so on its clock as well: how far the clocks differ is not measured anew each time.
+ * The clock of Redis, by which all nodes judge what is due or expired, whatever their own clocks say. The difference
+ * between the clocks is only changed when it is noticeable, so that distances between two times stay exact.
  */
 export class ServerClock {
   private aheadMs = 0;
   private changedAt = 0;
-  /** Between which differences it was since a new one was believed, or since its time was first heard. */
+  /** The smallest and largest difference since the last settled one. */
   private differences: { readonly least: number; readonly most: number } | undefined;
 
   constructor(
@@ -125,7 +131,7 @@ export class ServerClock {
     private readonly settling: SettlingOptions = NEVER_SETTLES,
   ) {}
 
-  /** What Redis said its time is, in reply to a question of that moment. */
+  /** Takes a time reading from Redis, `serverMs`, that was requested at `sentAt` on our clock. */
   observe(serverMs: number, sentAt: number): void {
     const repliedAt = this.now();
     const aheadMs = serverMs - (sentAt + repliedAt) / 2;
@@ -140,22 +146,25 @@ export class ServerClock {
     this.differences = { least: Math.min(least, this.aheadMs), most: Math.max(most, this.aheadMs) };
   }
 
-  /** A time of ours, on the clock of Redis; as an argument or a score. */
+  /** A time on our clock, on the clock of Redis, as a script argument or a score. */
   toServerTime(ours: number): number | '+inf' {
     return shifted(ours, this.aheadMs);
   }
 
-  /** When an upload is to expire, on the clock of Redis: no earlier for nodes that have not yet heard that it was set. */
+  /**
+   * When an upload expires, on the clock of Redis: never too early for nodes that do not know yet that the clock was
+   * set.
+   */
   toServerExpiry(ours: number): number | '+inf' {
     return shifted(ours, this.differences?.most ?? this.aheadMs);
   }
 
-  /** The time by which uploads expire: a clock of Redis that is set forward ends none of them. */
+  /** The current time for expiry, on the clock of Redis: setting that clock forward expires no upload. */
   toServerCutoff(ours: number): number | '+inf' {
     return shifted(ours, this.differences?.least ?? this.aheadMs);
   }
 
-  /** When an upload expires, on our clock; of what a script or a score says. */
+  /** When an upload expires, on our clock, from a score or field in Redis. */
   toLocalExpiry(theirs: string): number {
     return theirs === '+inf' ? Infinity : Number(theirs) - (this.differences?.least ?? this.aheadMs);
   }

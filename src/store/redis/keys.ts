@@ -1,16 +1,16 @@
 import { createHash } from 'node:crypto';
 import { Fault } from '../../model/fault.js';
 
-/** How many slots a cluster's uploads are spread over. Kept for the life of the data: see the store key. */
+/** The number of slots that a cluster's uploads are spread over; fixed in the store key when the data is created. */
 const CLUSTER_BUCKETS = 64;
 
 /**
- * Names of all keys. Every upload belongs to a bucket, and all keys of a bucket share a hash tag: on a cluster they live
- * in one slot, so that one script can change an upload together with the indexes it is in.
+ * The names of all keys. Every upload belongs to a bucket, and all keys of a bucket share a hash tag: on a cluster
+ * they are in one slot, so that one script can change an upload together with its indexes.
  */
 export class RedisKeys {
   readonly buckets: number;
-  /** What this installation is: its id, how many buckets it has, the format of its records. */
+  /** The key with the installation's id, number of buckets and record format. */
   readonly store: string;
   readonly nodes: string;
 
@@ -25,7 +25,7 @@ export class RedisKeys {
     this.nodes = `{${prefix}}:nodes`;
   }
 
-  /** A right that one process at a time has for a while. */
+  /** The key of the right to do a task, which one process has for a while; see `tryAcquire`. */
   taskLock(name: string): string {
     return `{${this.prefix}}:turn:${name}`;
   }
@@ -38,12 +38,12 @@ export class RedisKeys {
     return [...Array(this.buckets).keys()];
   }
 
-  /** The id of the upload that has a client's key. */
+  /** The key that holds the id of the upload with this client key. */
   clientKey(clientKey: string): string {
     return `${this.tag(this.bucketOf(clientKey))}:k:${clientKey}`;
   }
 
-  /** What is known of one upload. */
+  /** The keys of one upload and its bucket. */
   upload(id: string): UploadKeys {
     const bucket = this.bucketOf(id);
     const tag = this.tag(bucket);
@@ -61,7 +61,7 @@ export class RedisKeys {
     return { ids: `${tag}:ids`, totals: `${tag}:totals`, channel: `${tag}:news` };
   }
 
-  /** When deliveries are due, of uploads whose bytes are with a node; '' where every node reaches them. */
+  /** The index of due deliveries for uploads whose bytes are on this node; '' where every node reaches them. */
   due(bucket: number, node: string): string {
     return `${this.tag(bucket)}:due:${node}`;
   }
@@ -70,12 +70,12 @@ export class RedisKeys {
     return `${this.tag(bucket)}:expires:${node}`;
   }
 
-  /** What all keys of one slot have in common. */
+  /** The hash tag of a key, which all keys of its slot share. */
   hashTag(key: string): string {
     return key.slice(0, key.indexOf('}') + 1);
   }
 
-  /** Written to find out whether the server of a key takes writes again. */
+  /** A key that is written to find out whether this key's server accepts writes again. */
   writeProbe(key: string): string {
     return `${this.hashTag(key)}:beat`;
   }
@@ -86,10 +86,10 @@ export class RedisKeys {
 }
 
 export interface BucketKeys {
-  /** The ids of its uploads, in order. */
+  /** The ids of the bucket's uploads, in order. */
   readonly ids: string;
   readonly totals: string;
-  /** The channel: `ask`, `free` or `settled`, a space, the id. */
+  /** The pub/sub channel: each message is `ask`, `free` or `settled`, a space, and the id. */
   readonly channel: string;
 }
 

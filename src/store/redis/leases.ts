@@ -2,13 +2,13 @@ import { randomUUID } from 'node:crypto';
 import { type Lease, LeaseQueues, type LeasePurpose, type Leases, type LeaseRequest } from '../leases.js';
 import type { RedisConnection } from './connection.js';
 
-/** A message can be lost: who waits looks by itself that often. */
+/** Messages can be lost, so a waiting request also polls at this interval. */
 const POLL_MS = 200;
 
 /**
- * Leases among all processes that share a Redis. Requests of one process stand in a line; each draws a ticket when it
- * comes, and the ticket is its token: among processes, too, the newest wins, and who is granted after a newer one is stale
- * from the start. Holders are asked by message, or hear of it with their next renewal.
+ * Leases shared by all processes of one Redis. The requests of one process form a queue; each draws a ticket on
+ * arrival, and the ticket becomes the token. The newest ticket wins, and a lease granted after a newer one is stale
+ * from the start. Holders are asked to release by message or in the reply to a renewal.
  */
 export class RedisLeases implements Leases {
   private readonly queues: LeaseQueues;
@@ -29,7 +29,7 @@ export class RedisLeases implements Leases {
     connection.bus.on('reconnected', this.onReconnected);
   }
 
-  /** Fails within a second when Redis cannot be asked. */
+  /** Rejects when Redis is unavailable. */
   async take(id: string, purpose: LeasePurpose = 'to-write'): Promise<Lease> {
     const request = this.queues.enqueue(id);
     try {
@@ -47,7 +47,7 @@ export class RedisLeases implements Leases {
     this.queues.drain();
   }
 
-  /** Nothing is heard or renewed any more: what is held ends by itself. */
+  /** Ends all listening and renewing; held leases expire. */
   close(): void {
     const { bus } = this.connection;
     bus.off('ask', this.onAsk);
@@ -56,7 +56,7 @@ export class RedisLeases implements Leases {
     for (const lease of this.held.values()) lease.abandon();
   }
 
-  /** Asks again and again, until the holder has given back or may be passed over. */
+  /** Repeats the request until the holder has released the lease or may be passed over. */
   private async obtain(id: string, ticket: number, purpose: LeasePurpose): Promise<TakeResult> {
     const notifier = new Notifier();
     this.waiting.set(id, notifier);
@@ -78,7 +78,7 @@ export class RedisLeases implements Leases {
       giveBack: () => this.scripts.release(id, ticket),
       onEnd: () => this.held.get(id) === lease && this.held.delete(id),
     });
-    // One that was passed over was asked by the line, and has nothing to renew any more.
+    // A holder that was passed over was asked to release by the queue and has nothing to renew.
     this.held.get(id)?.abandon();
     this.held.set(id, lease);
     if (state === 'asked') lease.requestRelease();
@@ -86,7 +86,7 @@ export class RedisLeases implements Leases {
     return lease;
   }
 
-  /** The message says which ticket wants it: one that is older than the lease was answered long ago. */
+  /** The message names the ticket that wants the lease; a ticket older than the lease was handled before. */
   private readonly onAsk = (message: string): void => {
     const [id, ticket] = message.split(' ') as [string, string];
     const lease = this.held.get(id);
@@ -101,14 +101,14 @@ export class RedisLeases implements Leases {
   };
 }
 
-/** Of one that came too late: it can change nothing, and nobody has to wait for it. */
+/** The lease of a request that came too late: it can change nothing, and no request waits for it. */
 function staleLease(token: number, request: LeaseRequest): Lease {
   request.requestRelease('taken-over');
   request.markHeld();
   return { token, signal: request.signal, release: () => Promise.resolve(request.end()) };
 }
 
-/** Remembers that it was rung while nobody listened. */
+/** Wakes one waiter, and remembers a notification that came while nobody waited. */
 class Notifier {
   private isNotified = false;
   private wake: (() => void) | undefined;
@@ -118,7 +118,7 @@ class Notifier {
     this.wake?.();
   }
 
-  /** Fulfilled when it has rung since the last time, or after a while. */
+  /** Fulfilled when `notify` was called since the last wait, or after the given time. */
   async notified(withinMs: number): Promise<void> {
     if (!this.isNotified) {
       let timer: NodeJS.Timeout | undefined;
@@ -136,17 +136,17 @@ class Notifier {
 export interface LeaseUpkeep {
   readonly leaseMs: number;
   readonly renew: () => Promise<RenewalResult>;
-  /** In Redis; the process's own line goes on without it. */
+  /** Releases the lease in Redis; the process's own queue does not wait for it. */
   readonly giveBack: () => Promise<void>;
   readonly onEnd: () => void;
 }
 
-/** Sooner than the next renewal, because the last one came to nothing. */
+/** The pause after a failed renewal, shorter than the usual one. */
 const RETRY_MS = 500;
 
 /**
- * A lease that is renewed until it is given back. Its holder is told when somebody else wants it or has it, and when it
- * could not be renewed for as long as it lasts.
+ * A lease that is renewed until it is released. Its holder is asked to release when another request wants the lease
+ * or has it, and when it could not be renewed until it expired.
  */
 export class RedisLease implements Lease {
   private renewalTimer: NodeJS.Timeout | undefined;
@@ -167,12 +167,12 @@ export class RedisLease implements Lease {
     return this.request.signal;
   }
 
-  /** Somebody with a newer ticket wants it. */
+  /** Asks the holder to release for a newer ticket. */
   requestRelease(): void {
     this.request.requestRelease('taken-over');
   }
 
-  /** Looks whether it is still ours, out of turn. */
+  /** Renews at once, to find out whether the lease is still ours. */
   async renewNow(): Promise<void> {
     if (this.isRenewing || this.hasEnded) return;
     clearTimeout(this.renewalTimer);
@@ -182,12 +182,12 @@ export class RedisLease implements Lease {
     this.handleRenewal(renewed);
   }
 
-  /** The next of this process need not wait for Redis. */
+  /** Releases the lease; the next request of this process does not wait for Redis. */
   release(): Promise<void> {
     return (this.released ??= this.giveBack());
   }
 
-  /** No more renewals: from now on it ends by itself. */
+  /** Ends the renewals, so that the lease expires. */
   abandon(): void {
     this.hasEnded = true;
     clearTimeout(this.renewalTimer);
@@ -199,7 +199,7 @@ export class RedisLease implements Lease {
     this.abandon();
     this.request.end();
     this.upkeep.onEnd();
-    // What Redis does not hear of ends there when its time is over.
+    // If Redis does not get this, the lease expires.
     if (isOurs) await this.upkeep.giveBack().catch(() => undefined);
   }
 
@@ -228,50 +228,56 @@ export class RedisLease implements Lease {
   }
 }
 
-/** What the leases need of the way to Redis. */
+/** The parts of `RedisConnection` that leases use. */
 export type LeaseConnection = Pick<RedisConnection, 'run' | 'runDurably' | 'keys' | 'bus'>;
 
 export interface LeaseTimes {
-  /** How long a holder that was asked may take to give back before it is passed over. */
+  /** How long a holder may take to release before it is passed over. */
   readonly graceMs: number;
-  /** How long a lease lasts that is not renewed. */
+  /** How long a lease lasts without renewal. */
   readonly leaseMs: number;
 }
 
-/** `asked`: granted, but someone newer waits already. `stale`: someone newer has had it. */
+/**
+ * `asked`: granted, but a newer request waits. `stale`: a newer request has had the lease. `held`: another process
+ * holds it.
+ */
 export interface TakeResult {
   readonly state: 'granted' | 'asked' | 'stale' | 'held';
   readonly ticket: number;
-  /** For `held`: after this time the holder may be passed over. */
+  /** For `held`: the time until the holder may be passed over. */
   readonly waitMs: number;
 }
 
 export type RenewalResult = 'held' | 'asked' | 'taken-over' | 'lost';
 
-/** What is known of a lease is kept at least so long, even if nobody gives it back. */
+/** The minimum time that Redis keeps the state of a lease that is never released. */
 const KEEP_HELD_MS = 60_000;
-/** And so long after it was given back: who asks for uploads that do not exist should not fill the memory of Redis. */
+/** How long Redis keeps the state of a released lease: requests for unknown uploads must not fill its memory. */
 const KEEP_FREE_MS = 5000;
 
-/** The scripts of leases, as one process calls them. */
+/** The lease scripts, called for one process. */
 export class LeaseScripts {
   private readonly keepMs: number;
 
   constructor(
     private readonly connection: LeaseConnection,
-    /** Random: no two objects have the same, not even one after the other. */
+    /** A random name that is never used twice. */
     private readonly process: string,
     private readonly times: LeaseTimes,
   ) {
     this.keepMs = Math.max(KEEP_HELD_MS, 4 * times.leaseMs);
   }
 
-  /** Draws a ticket, and takes the lease with it if the turn has come and it can be had. */
+  /**
+   * Draws a ticket. Also takes the lease if the request is the first of its process's queue and the lease is
+   * available.
+   */
   draw(id: string, isFirst: boolean, purpose: LeasePurpose): Promise<TakeResult> {
     return this.runTake(id, '', isFirst, purpose);
   }
 
-  /** Comes back with a ticket, when its turn has come. */
+  /** Takes the lease with a ticket drawn before, once the request is first in its process's queue. */
   take(id: string, ticket: number, purpose: LeasePurpose): Promise<TakeResult> {
     return this.runTake(id, ticket, true, purpose);
   }

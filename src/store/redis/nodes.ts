@@ -7,7 +7,7 @@ export interface RedisNodesOptions {
   readonly everyMs?: number;
 }
 
-/** The nodes that share a Redis. How long one is silent is told by the clock of Redis alone. */
+/** The nodes that share a Redis. Only the clock of Redis decides how long a node has been silent. */
 export class RedisNodes implements Nodes {
   private own: Announcement | undefined;
   private timer: NodeJS.Timeout | undefined;
@@ -30,11 +30,11 @@ export class RedisNodes implements Nodes {
     return this.read([]);
   }
 
-  /** Fails when Redis does not hear it; it is repeated all the same. */
+  /** Rejects when Redis is unavailable; the announcement is repeated anyway. */
   async announce(own: Announcement): Promise<void> {
     this.own = own;
     this.timer ??= setInterval(() => {
-      // Redis is away, which is told elsewhere; the others see how long we are silent.
+      // `RedisHealth` reports the outage, and the others see how long this node is silent.
       this.sendAnnouncement().catch(() => undefined);
     }, this.everyMs).unref();
     await this.sendAnnouncement();
@@ -76,8 +76,8 @@ function nodeState(name: string, fields: string, now: number): NodeState {
 }
 
 /**
- * Gives one process of all the turn to do what need not be done by everyone, and to nobody else until the time is over.
- * Only saves work: what is done in a turn must stand being done twice.
+ * Gives one process a task for a time; true for that process. This only saves work: the task must be safe to run
+ * twice.
  */
 export async function tryAcquire(connection: RedisConnection, name: string, forMs: number): Promise<boolean> {
   const key = connection.keys.taskLock(name);

@@ -4,38 +4,41 @@ import { Cluster } from 'ioredis';
 import { withTimeout } from '../../concurrency/waiting.js';
 import type { RedisClient } from './clients.js';
 
-/** `ask`: somebody wants the lease. `free`: it was given back. `settled`: a delivery came to something. */
+/**
+ * `ask`: another request wants the lease. `free`: the lease was released. `settled`: a delivery ended or was given
+ * up.
+ */
 export type RedisEvent = 'ask' | 'free' | 'settled';
 
-/** Whoever may publish in this Redis can say anything on our channels. */
+/** Any client that may publish in this Redis can send any text on our channels. */
 const REDIS_EVENTS: ReadonlySet<string> = new Set<RedisEvent>(['ask', 'free', 'settled']);
 
 export interface BusOptions {
   readonly channels: readonly string[];
-  /** On a cluster of version 7 and later: each channel is at the server of its slot. */
+  /** On a cluster of version 7 and later: each channel belongs to the server of its slot. */
   readonly sharded: boolean;
-  /** A connected client that is subscribed to nothing yet. */
+  /** Gives a connected client without subscriptions. */
   readonly subscriber: () => Promise<RedisClient>;
   readonly publish: (channel: string, text: string) => Promise<unknown>;
 }
 
 const CHECK_MS = 2000;
-/** A server that hangs would keep us from trying another one. */
+/** Without a limit, a server that hangs would keep us from trying another one. */
 const SUBSCRIBE_MS = 3000;
 
 /**
- * What the scripts of all processes tell each other, about every upload. Only hints: a message can be lost, and after
- * `reconnected` some may have been, so that whoever waits has to look for itself now and then.
+ * The events that the scripts of all processes publish about uploads. They are hints only: a message can be lost, for
+ * instance before `reconnected`, so every waiting request must also check the state itself from time to time.
  */
 export class RedisBus {
   private readonly events = new EventEmitter().setMaxListeners(0);
   private readonly checkTimer: NodeJS.Timeout;
   private client: RedisClient | undefined;
   private opening: RedisClient | undefined;
-  /** What we told ourselves and have not heard yet. */
+  /** The echo that we published and have not received yet. */
   private pendingEcho: string | undefined;
   private isReplacing = false;
-  /** The channels were asked for anew, and the server has not confirmed it. */
+  /** True while a new subscription is not confirmed by the server. */
   private isSubscriptionPending = false;
   private closed = false;
 
@@ -43,7 +46,7 @@ export class RedisBus {
     this.checkTimer = setInterval(() => this.check(), CHECK_MS).unref();
   }
 
-  /** Fulfilled when every channel is heard. */
+  /** Fulfilled when all channels are subscribed. */
   async open(): Promise<void> {
     const client = await this.options.subscriber();
     this.opening = client;
@@ -101,15 +104,15 @@ export class RedisBus {
   }
 
   /**
-   * Nobody sends anything on these connections: without this, one that is broken would be noticed by nobody. Asking for what
-   * we have costs no more than a ping, and where the channels were refused or lost meanwhile, we hear them again.
+   * These connections send nothing by themselves, so a broken one would go unnoticed. Subscribing again costs no more
+   * than a ping, and restores subscriptions that were refused or lost.
    */
   private check(): void {
     if (this.client instanceof Cluster) return this.sendEcho();
     if (this.client?.status !== 'ready') return;
     if (this.isSubscriptionPending) return this.resubscribe(this.client);
     this.subscribe(this.client).catch(() => {
-      // The client makes its connection anew by itself.
+      // The client reconnects by itself.
     });
   }
 
@@ -125,13 +128,16 @@ export class RedisBus {
       });
   }
 
-  /** A cluster's client can lose subscriptions for good when servers come and go: then another one takes its place. */
+  /**
+   * A cluster's client can lose subscriptions for good when servers come and go; a missing echo shows it, and a new
+   * client replaces it.
+   */
   private sendEcho(): void {
     if (this.pendingEcho !== undefined) return this.replaceClient();
     const { channels, publish } = this.options;
     const echo = randomUUID();
     publish(channels[Math.floor(Math.random() * channels.length)]!, `echo ${echo}`).catch(() => {
-      // Nothing can be told, so that nothing is missed.
+      // Nothing can be published now, so no event is missed.
       if (this.pendingEcho === echo) this.pendingEcho = undefined;
     });
     this.pendingEcho = echo;

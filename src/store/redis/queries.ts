@@ -4,14 +4,14 @@ import type { Totals } from '../upload-store.js';
 import type { RedisConnection } from './connection.js';
 import type { RedisBus } from './pubsub.js';
 
-/** So many ids of one bucket are enough for one round. */
+/** The most ids that one query takes from a bucket. */
 const MAX_IDS = 1000;
-/** How long whoever was told of an expired upload has to remove it. */
+/** How long a caller that got an expired upload has to remove it before another caller gets it. */
 const REMOVAL_MS = 10_000;
-/** How many buckets a page looks at side by side. */
+/** How many buckets a page reads concurrently. */
 const PARALLEL_BUCKETS = 16;
 
-/** What is asked about many uploads, each time from indexes of theirs. */
+/** Queries over many uploads, answered from their indexes. */
 export class RedisQueries {
   constructor(
     private readonly connection: RedisConnection,
@@ -35,7 +35,7 @@ export class RedisQueries {
     });
   }
 
-  /** Bucket by bucket, each in the order of its ids. */
+  /** Pages bucket by bucket, each in the order of its ids. */
   async page(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }> {
     const ids = await this.idsAfter(after, limit + 1);
     const shown = ids.slice(0, limit);
@@ -92,10 +92,10 @@ export class RedisQueries {
 
 type Waiter = (upload: Upload | undefined, failure?: Error) => void;
 
-/** How long a message that was lost makes somebody wait. */
+/** How long a lost message can delay a waiting request. */
 const POLL_MS = 2000;
 
-/** Requests that wait until a delivery has come to something, whichever process performs it. */
+/** The requests that wait until a delivery has ended or been given up, in whichever process. */
 export class RedisSettlementWaiters {
   private readonly waiters = new Map<string, Set<Waiter>>();
   private readonly pollTimer: NodeJS.Timeout;
@@ -117,7 +117,8 @@ export class RedisSettlementWaiters {
     signal.throwIfAborted();
     return new Promise((resolve, reject) => {
       const waiter = this.addWaiter(id, signal, (upload, failure) => (failure ? reject(failure) : resolve(upload)));
-      // Looks only when it waits, so that what happens in between is heard. Who begins to wait hears when Redis is away.
+      // The check runs after the waiter is added, so that no event is missed. It also rejects a new waiter while
+      // Redis is unavailable.
       void this.check(id, waiter);
     });
   }
@@ -148,7 +149,7 @@ export class RedisSettlementWaiters {
       const upload = await this.get(id);
       if (upload?.phase !== 'complete' && upload?.phase !== 'delivering') this.notify(id, upload);
     } catch (fault) {
-      // Those who wait already go on: Redis comes back, and we look again.
+      // Earlier waiters keep waiting; the state is checked again when Redis is back.
       newWaiter?.(undefined, fault as Fault);
     }
   }

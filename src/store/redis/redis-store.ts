@@ -26,19 +26,22 @@ import type { UploadKeys } from './keys.js';
 import { RedisQueries, RedisSettlementWaiters } from './queries.js';
 
 export interface RedisStoreOptions {
-  /** Stays open when the store is closed: other stores may use it. */
+  /** Stays open when the store is closed, since other stores may use it. */
   readonly connection: RedisConnection;
-  /** The node whose deliveries and expired uploads are asked for; '' where every node reaches all bytes. */
+  /** The node whose deliveries and expired uploads are listed; '' where every node reaches all bytes. */
   readonly node: string;
 }
 
-/** A holder goes with its upload; where a process died in between, it outlasts any upload that clients go on with. */
+/**
+ * A client key is removed with its upload. If the process dies in between, the key outlasts any upload that clients
+ * could resume.
+ */
 const CLIENT_KEY_LIFETIMES = 10;
 const CLIENT_KEY_MIN_MS = 30 * 24 * 3600 * 1000;
 
 /**
- * The store that many processes share: each verb is one script, which Redis runs alone. Opening one costs nothing, so
- * that the uploads of a node that is gone can be looked after by a store with its name.
+ * The store that many processes share: each method is one script, which Redis runs atomically. Opening a store costs
+ * nothing, so the uploads of a lost node can be handled by a store opened with its name.
  */
 export class RedisStore implements UploadStore {
   readonly canLoseConfirmedSteps = true;
@@ -61,11 +64,11 @@ export class RedisStore implements UploadStore {
     const args = [aboutText(upload), length, digestsText(reprDigests), ...this.end(expiresAt)];
     const step = { script: 'create', id, node, args, keys: ({ ids }: { ids: string }) => [ids] };
     const result = await runStep<'created' | 'exists'>(this.connection, step);
-    if (result === 'exists') throw new Fault('CONTRACT_BROKEN', 'an upload of this id exists', false);
+    if (result === 'exists') throw new Fault('CONTRACT_BROKEN', 'an upload with this id exists', false);
     return { ...upload, phase: 'receiving', offset: 0, attempts: [], attemptCount: 0 };
   }
 
-  /** The upload is made before it has the key, so that whoever finds the key finds an upload. */
+  /** The upload is created before it gets the key, so that the key never names a missing upload. */
   async createUnlessKeyUsed(upload: KeyedUpload, replacedId = ''): Promise<Upload | string> {
     const { connection } = this;
     const { id, clientKey, limits } = upload;
@@ -89,7 +92,7 @@ export class RedisStore implements UploadStore {
   async get(id: string): Promise<Upload | undefined> {
     if (!isUploadId(id)) return undefined;
     const { record } = this.connection.keys.upload(id);
-    // Names and values in turn, as scripts give them too.
+    // Names and values alternate, as in the scripts' results.
     const fields = await this.connection.call(record, (client) => client.call('HGETALL', record) as Promise<string[]>);
     return fields.length === 0 ? undefined : uploadOf(fields, this.connection.clock);
   }
@@ -144,7 +147,7 @@ export class RedisStore implements UploadStore {
   recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
     const args = [ended.number, attemptText(ended), ...answerArguments(kept), ...this.end(kept.expiresAt)];
     const step: Omit<Step, 'node'> = { script: 'answer-early', id, args, keys: (keys) => [keys.answer] };
-    // The early attempt may outlast a move; a body in the spool of this node would be with the wrong one.
+    // The early attempt may outlast a move, after which a body in this node's spool would be on the wrong node.
     return kept.answer.body.in === 'spool' ? this.stepWithBytes('stale', step) : this.step(step);
   }
 
@@ -174,7 +177,8 @@ export class RedisStore implements UploadStore {
     const expiryArguments = ended ? [ended.number, attemptText(ended)] : ['', ''];
     const args = [worker, ...answerArguments(kept), ...this.end(kept.expiresAt), ...expiryArguments];
     const step: Omit<Step, 'node'> = { script: 'record-answer', id, args, keys: (keys) => [keys.answer] };
-    // It may have moved after its claim was lost: a body in the spool of this node would be with the wrong one.
+    // The upload may have moved after its claim was lost, and then a body in this node's spool would be on the wrong
+    // node.
     return kept.answer.body.in === 'spool' ? this.stepWithBytes('stale', step) : this.step(step);
   }
 
@@ -236,7 +240,7 @@ export class RedisStore implements UploadStore {
     return this.queries.page(after, limit);
   }
 
-  /** A record is read, or Redis is away as a whole. */
+  /** Always empty: a single record never fails to be read, only Redis as a whole. */
   setAsideRecords(): Promise<readonly SetAsideRecord[]> {
     return Promise.resolve([]);
   }
@@ -254,23 +258,23 @@ export class RedisStore implements UploadStore {
     return runStep<T>(this.connection, { node: this.node, ...step });
   }
 
-  /** A step that needs the bytes: a node that does not have them must neither add to them, nor miss them, nor send them. */
+  /** A step that needs the bytes: only the node that has them may add to them, miss them or send them. */
   private stepWithBytes<T extends string>(resultElsewhere: T, step: Omit<Step, 'node'>): Promise<Upload | T> {
     return this.step<T>({ ...step, resultElsewhere: this.node === '' ? undefined : resultElsewhere });
   }
 
-  /** A claim is a length of time: it begins when Redis hears of it, whatever the clocks say. */
+  /** The duration of a claim, which begins when Redis gets the step, whatever the nodes' clocks say. */
   private msUntil(at: number): number {
     return Math.round(at - this.connection.clock.now());
   }
 
-  /** A time as it was said, and on the clock by which Redis judges it. */
+  /** A time on our clock, as it is stored, and on the clock by which Redis judges it. */
   private end(at: number): [number, number | string] {
     return [at, this.connection.clock.toServerExpiry(at)];
   }
 }
 
-/** An answer as the scripts take it: its text, when it was, where its body is, and the body. */
+/** An answer as script arguments: its JSON, its time, where its body is, and the body. */
 function answerArguments({ answer, body }: KeptAnswer): [string, number, string, Buffer] {
   const isInRecord = answer.body.in === 'record';
   const bytes = isInRecord && body ? Buffer.from(body.buffer, body.byteOffset, body.byteLength) : Buffer.alloc(0);
@@ -280,19 +284,19 @@ function answerArguments({ answer, body }: KeptAnswer): [string, number, string,
 export interface Step {
   readonly script: string;
   readonly id: string;
-  /** The node we think the bytes are with. */
+  /** The node that is believed to have the bytes. */
   readonly node: string;
   readonly args?: readonly ScriptArgument[];
-  /** Keys beyond those every step has. */
+  /** Keys in addition to those of every step. */
   readonly keys?: (keys: UploadKeys) => readonly string[];
-  /** What is answered in place of the step where the bytes are with another node: only who has them may take it. */
+  /** The result when another node has the bytes, for a step that only that node may take. */
   readonly resultElsewhere?: string | undefined;
 }
 
-/** Uploads move seldom: one that is elsewhere again each time we ask has something wrong with it. */
+/** Uploads rarely move: one that has moved again at every attempt indicates a defect. */
 const MAX_MOVES = 5;
 
-/** One verb as one script. Where the upload is with another node than thought, it is asked again with that one's keys. */
+/** Runs one step as one script. If the upload is on another node than expected, it runs again with that node's keys. */
 async function runStep<T extends string>(
   connection: RedisConnection,
   { script, id, node, args = [], keys: extraKeys, resultElsewhere }: Step,
@@ -316,10 +320,10 @@ async function runStep<T extends string>(
     if (resultElsewhere !== undefined) return resultElsewhere as T;
     expectedNode = value as string;
   }
-  throw new Fault('STORE_UNAVAILABLE', 'an upload moves from node to node faster than it can be asked for', true);
+  throw new Fault('STORE_UNAVAILABLE', 'an upload keeps moving between nodes', true);
 }
 
-/** What never changes in an upload: one field, read by us alone. */
+/** The fields of an upload that never change, stored as one JSON field that scripts do not read. */
 type ImmutableFields = Omit<NewUpload, 'node' | 'length' | 'reprDigests' | 'expiresAt'>;
 
 const ATTEMPT_PREFIX = 'attempt:';
@@ -334,20 +338,20 @@ function aboutText(upload: NewUpload): string {
   return JSON.stringify({ ...upload, ...storedSeparately });
 }
 
-/** Nothing rather than an empty list, which the first that is not empty replaces. */
+/** Empty for an empty list, so that the first list with digests is stored. */
 function digestsText(digests: Upload['reprDigests'] | undefined): string {
   return digests && digests.length > 0 ? JSON.stringify(digests) : '';
 }
 
-/** The flag is what the scripts have to know of an attempt. */
+/** The attempt as stored: a flag for the scripts (`i` for open and in part, otherwise `o`), then JSON. */
 function attemptText(attempt: Attempt): string {
   const isOpenInPart = attempt.inPart === true && attempt.reached === undefined;
   return `${isOpenInPart ? 'i' : 'o'}${JSON.stringify(attempt)}`;
 }
 
 /**
- * The upload as its record's fields say it; the list has names and values in turn. When it ends is said on our clock: whoever
- * said it first may have another time.
+ * The upload in the fields of its record, a list in which names and values alternate. Its expiry is converted to our
+ * clock, because the node that set it may have another time.
  */
 function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'toLocalExpiry'>): Upload {
   const fields = new Map<string, string>();
@@ -373,7 +377,7 @@ function uploadOf(list: readonly string[], clock: Pick<ServerClock, 'toLocalExpi
   };
 }
 
-/** As the scripts keep it: start, size, name and, where there is one, the checksum. */
+/** A chunk as the scripts store it: start, size, name and, if there is one, the checksum. */
 function chunkOf(text: string): Chunk {
   const [start, size, name, crc] = text.split(' ');
   return { name: name!, start: Number(start), size: Number(size), ...optional('crc', numberOf(crc)) };

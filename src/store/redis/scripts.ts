@@ -2,16 +2,22 @@ import { readdirSync, readFileSync } from 'node:fs';
 import type { Cluster, Redis } from 'ioredis';
 import { Fault } from '../../model/fault.js';
 
-/** Scripts beside this file, in the source and in what is built from it. */
+/** The scripts are next to this file, in the source and in the build. */
 const DIRECTORY = new URL('lua/', import.meta.url);
 const INCLUDE = /^-- include (parts\/[a-z-]+)$/gm;
 
-/** How scripts tell the others: on a cluster of version 7 and later only those who listen to the same slot hear it. */
+/**
+ * The command with which scripts publish. On a cluster of version 7 and later only subscribers of the same slot get
+ * the message.
+ */
 export type PublishCommand = 'PUBLISH' | 'SPUBLISH';
 
 let scripts: ReadonlyMap<string, string> | undefined;
 
-/** Binds every script of `lua/` to the client, under its file's name. They travel once a connection, then by their hash. */
+/**
+ * Binds every script of `lua/` to the client under its file's name. Each is sent once per connection, then called by
+ * its hash.
+ */
 export function bindScripts(client: Redis | Cluster, publish: PublishCommand): void {
   scripts ??= readScripts();
   for (const [name, lua] of scripts)
@@ -22,7 +28,7 @@ interface Caller {
   readonly [command: string]: (...args: readonly unknown[]) => unknown;
 }
 
-/** Calls a bound script; on a pipeline, appends it. */
+/** Calls a bound script, or appends it to a pipeline. The first key decides the server. */
 export function callScript(
   client: object,
   name: string,
@@ -42,11 +48,11 @@ function readScripts(): ReadonlyMap<string, string> {
     return new Map(names.map((name) => [name.replace(/\.lua$/, ''), withParts(read(name))]));
   } catch (error) {
     const { message } = error as Error;
-    throw new Fault('CONTRACT_BROKEN', `a part of this program is missing: ${message}`, false, { cause: error });
+    throw new Fault('CONTRACT_BROKEN', `a file of this program is missing: ${message}`, false, { cause: error });
   }
 }
 
-/** A part is written once and included where it is needed; parts include nothing. */
+/** Replaces each include line with the part's text; parts include nothing themselves. */
 function withParts(lua: string): string {
   return lua.replace(INCLUDE, (_, part: string) => read(`${part}.lua`));
 }

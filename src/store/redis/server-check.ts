@@ -2,7 +2,7 @@ import { Cluster, type Redis } from 'ioredis';
 import type { Log } from '../../observe/log.js';
 import type { RedisClient } from './clients.js';
 
-/** Says what in the server's configuration puts uploads at risk, as far as it lets us look. */
+/** Warns about server settings that put uploads at risk, as far as they can be read. */
 export async function warnAboutServer(client: RedisClient, log: Log): Promise<void> {
   const server = client instanceof Cluster ? client.nodes('master')[0] : client;
   if (!server) return;
@@ -10,20 +10,18 @@ export async function warnAboutServer(client: RedisClient, log: Log): Promise<vo
   const [appendOnly, save] = [await readSetting(server, 'appendonly'), await readSetting(server, 'save')];
   if (policy === undefined || appendOnly === undefined)
     return log.warn(
-      'the settings of Redis cannot be seen (CONFIG GET needs the right +config|get): nothing warns of it when they put ' +
-        'uploads at risk. It has to have `appendonly yes` and `maxmemory-policy noeviction`',
+      'the settings of Redis cannot be read (CONFIG GET needs the permission +config|get), so risky settings cannot be ' +
+        'reported. Redis must have `appendonly yes` and `maxmemory-policy noeviction`',
     );
   if (policy !== 'noeviction')
     log.warn(
-      `Redis may throw uploads away when its memory is full: set its maxmemory-policy to noeviction (it is ${policy})`,
+      `Redis may evict uploads when its memory is full: set its maxmemory-policy to noeviction (it is ${policy})`,
     );
   if (appendOnly === 'no' && save === '')
-    log.warn(
-      'Redis writes nothing to disk: its restart loses all uploads. `appendonly yes` in its configuration prevents it',
-    );
+    log.warn('Redis writes nothing to disk: a restart loses all uploads. Set `appendonly yes` in its configuration');
 }
 
-/** Undefined where the user may not ask, or the provider does not tell. */
+/** A setting of the server; undefined where the user or the provider does not allow reading it. */
 async function readSetting(server: Redis, name: string): Promise<string | undefined> {
   try {
     const [, value] = await server.config('GET', name);

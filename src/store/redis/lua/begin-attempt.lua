@@ -1,4 +1,4 @@
--- Notes that an attempt begins, by the holder of the claim. KEYS, ARGV and results as in parts/record.lua, and
+-- Records the start of an attempt, for the holder of the claim. KEYS, ARGV and results as in parts/record.lua, and
 -- ARGV 3 worker 4 the attempt's number 5 the attempt
 -- Gives `upload` or `stale`.
 -- include parts/record

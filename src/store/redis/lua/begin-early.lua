@@ -1,4 +1,4 @@
--- Notes that the first attempt begins before the upload is whole. KEYS, ARGV and results as in parts/record.lua, and
+-- Records that the first attempt begins before the upload is complete. KEYS, ARGV and results as in parts/record.lua, and
 -- ARGV 3 its number 4 the attempt
 -- Gives `upload` or `stale`.
 -- include parts/record

@@ -1,6 +1,6 @@
 -- Gives one worker the right to deliver. KEYS, ARGV and results as in parts/record.lua, and
--- ARGV 3 worker 4 for how many milliseconds 5 number of the early attempt that goes on or '' 6 that attempt as it is then
--- Gives `upload`, or `none`: somebody has it, or there is nothing to deliver.
+-- ARGV 3 worker 4 for how many milliseconds 5 number of an early attempt that continues, or '' 6 that attempt's new value
+-- Gives `upload`, or `none`: another worker has the claim, or there is nothing to deliver.
 -- include parts/record
 -- include parts/time
 -- include parts/claim
@@ -13,7 +13,7 @@ if early then
   if not known or string.sub(known, 1, 1) ~= 'i' then return { 'none' } end
 end
 if record.phase == 'delivering' then
-  -- One that would hold for longer than it was taken for is of a clock that was set back since.
+  -- A claim that would last longer than it was taken for shows that the clock was set back since.
   local left = record.claimedUntil - serverTime()
   if left > 0 and left <= (record.claimMs or left) + UNSURE_MS then return { 'none' } end
 elseif record.phase ~= 'complete' and record.phase ~= 'undelivered' then

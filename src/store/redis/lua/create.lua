@@ -1,4 +1,4 @@
--- Makes an upload. KEYS, ARGV and results as in parts/record.lua, and
+-- Creates an upload. KEYS, ARGV and results as in parts/record.lua, and
 -- KEYS 6 ids   ARGV 3 about 4 length or '' 5 digests or '' 6 expiresAt 7 the same by this server's clock
 -- Gives `created`, or `exists`.
 -- include parts/record

@@ -1,5 +1,5 @@
--- Gives a client's key to an upload, unless another one has it.
--- KEYS 1 the key's holder   ARGV 1 id 2 id of a holder whose place is taken, or '' 3 milliseconds until it is forgotten
+-- Gives a client's key to an upload, unless another upload has it.
+-- KEYS 1 the key's holder   ARGV 1 id 2 id of a holder that is replaced, or '' 3 milliseconds until it is forgotten
 -- Gives the id of the holder.
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] and holder ~= ARGV[2] then return holder end

@@ -1,7 +1,7 @@
--- Says that the bytes are with another node. KEYS, ARGV and results as in parts/record.lua, and
+-- Records that the bytes are on another node now. KEYS, ARGV and results as in parts/record.lua, and
 -- KEYS 6 due of the other node 7 expires of the other node   ARGV 3 token 4 the other node
--- 5 the phase it had or '' 6 the number of attempts it had
--- Gives `upload`, `stale`, or `gone` (also while it is being delivered, and when it was meanwhile).
+-- 5 the phase that the caller saw, or '' 6 the number of attempts that it saw
+-- Gives `upload`, `stale`, or `gone` (also while it is being delivered, or was delivered since the caller saw it).
 -- include parts/record
 local refused = refusal('gone')
 if refused then return refused end

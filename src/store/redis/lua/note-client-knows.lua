@@ -1,5 +1,5 @@
--- Notes that a client was told of an unknown outcome, or that it has asked again since. KEYS, ARGV and results as in parts/record.lua, and
--- ARGV 3 number of the newest attempt 4 why it is undelivered 5 the same with the note
+-- Records that a client was informed of an unknown outcome, or that it has asked again since. KEYS, ARGV and results as in
+-- parts/record.lua, and ARGV 3 number of the newest attempt 4 why it is undelivered 5 the new value
 -- Gives `upload` or `stale`.
 -- include parts/record
 local refused = refusal('stale')

@@ -1,9 +1,9 @@
--- Says what this installation is, and makes it when there is none.
+-- Describes this installation, and creates it when there is none.
 -- KEYS 1 store
 -- ARGV 1 id for a new one 2 buckets 3 format 4 name of the caller's spool, '' for none 5 the store that the spool's mark names
---   6 '1': the caller has used the spool with the store of 5, which is gone
--- Gives id, buckets, format, and 1 when it is new: made by this call, or by one before with the same id. Then ARGV 5 of the
--- call whose caller has not said since that the spool is marked for this store; nothing when there is none.
+--   6 '1': the caller used the spool with store 5, whose data is lost
+-- Gives id, buckets, format, and 1 when the store is new: created by this call, or by an earlier one with the same id. Then
+-- ARGV 5 of the last call that left the spool unmarked for this store; nothing when the spool is marked.
 local function known() return redis.call('HMGET', KEYS[1], 'id', 'buckets', 'format') end
 if redis.call('HSETNX', KEYS[1], 'id', ARGV[1]) == 1 then
   redis.call('HSET', KEYS[1], 'buckets', ARGV[2], 'format', ARGV[3])

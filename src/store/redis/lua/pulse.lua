@@ -1,6 +1,6 @@
--- Whether Redis takes writes, what time it has, and which installation it knows.
+-- Checks that Redis accepts writes, and reads its time and the id of the installation.
 -- KEYS 1 store   ARGV none
--- Gives seconds, microseconds, and the id; no id when the installation is not there (any more).
+-- Gives seconds, microseconds, and the id; no id when the installation does not exist.
 local time = redis.call('TIME')
 local id = redis.call('HGET', KEYS[1], 'id')
 if not id then return { time[1], time[2] } end

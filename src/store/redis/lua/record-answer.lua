@@ -1,4 +1,5 @@
--- → answered, by the holder of the claim, or by whoever brings the answer of the newest attempt. KEYS, ARGV and results as in parts/record.lua, and
+-- → answered, for the holder of the claim or any worker with the answer of the newest attempt. KEYS, ARGV and results as in
+-- parts/record.lua, and
 -- KEYS 6 answer body   ARGV 3 worker 4 answer 5 its time 6 'record' when the body is kept here 7 the body
 -- 8 expiresAt 9 the same by this server's clock 10 number of the attempt that brought it or '' 11 that attempt
 -- Gives `upload` or `stale`.

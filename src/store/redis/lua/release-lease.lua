@@ -1,7 +1,7 @@
--- Gives a lease back and tells those who wait for it. Nothing happens when someone else has it by now.
+-- Releases a lease and notifies waiting requests. Does nothing when another process has the lease by now.
 -- KEYS 1 lease 2 channel
--- ARGV 1 id 2 process 3 ticket 4 ms to keep the last ticket, that of an unknown upload being nowhere else
--- Gives 1 when it was given back, else 0.
+-- ARGV 1 id 2 process 3 ticket 4 ms to keep the last ticket, which for an unknown upload is stored nowhere else
+-- Gives 1 when it was released, else 0.
 -- include parts/publish
 local known = redis.call('HMGET', KEYS[1], 'granted', 'process', 'asked')
 if known[1] ~= ARGV[3] or known[2] ~= ARGV[2] then return 0 end

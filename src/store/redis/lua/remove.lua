@@ -1,4 +1,4 @@
--- Forgets an upload. KEYS, ARGV and results as in parts/record.lua, and
+-- Removes an upload. KEYS, ARGV and results as in parts/record.lua, and
 -- KEYS 6 ids 7 chunks 8 answer body 9 lease
 -- Gives the phase that it had, or `gone`.
 -- include parts/record

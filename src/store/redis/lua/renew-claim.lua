@@ -7,7 +7,7 @@
 -- include parts/claim
 local refused = refusal('stale')
 if refused then return refused end
--- One that has given it up itself has nothing more to learn.
+-- The worker gave up the claim itself, so it has no further result to record.
 local isOwnEnd = record.worker == ARGV[3]
 if not isHeldBy(ARGV[3]) and (isOwnEnd or not isNewest(ARGV[5])) then return { 'stale' } end
 local claimedUntil = claim(ARGV[3], ARGV[4])

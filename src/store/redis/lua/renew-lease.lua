@@ -1,7 +1,7 @@
--- Extends a lease, unless a newer one was granted. One that a server has forgotten with its last writes is known again.
+-- Extends a lease, unless a newer one was granted. Restores a lease that the server lost with its last writes.
 -- KEYS 1 lease 2 record of the upload
--- ARGV 1 process 2 ticket 3 ms of a lease 4 ms to keep what nobody uses
--- Gives 'held', 'asked' (held, and someone newer waits), 'taken-over' or 'lost' (nobody knows of it, nor of the upload).
+-- ARGV 1 process 2 ticket 3 ms of a lease 4 ms to keep an unused lease
+-- Gives 'held', 'asked' (held, but a newer request waits), 'taken-over' or 'lost' (neither lease nor upload is known).
 -- include parts/time
 local ticket = tonumber(ARGV[2])
 local known = redis.call('HMGET', KEYS[1], 'last', 'granted', 'process', 'asked')

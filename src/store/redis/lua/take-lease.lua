@@ -1,10 +1,10 @@
--- Draws a ticket for an upload's lease, or comes back with one that was drawn before; grants it when the turn of its
--- process has come there and nobody elsewhere holds the lease, or the holder may be passed over. A granted ticket is the
--- token that every commit must have: older ones are refused from then on.
+-- Draws a ticket for an upload's lease, or uses one that was drawn before. Grants the lease when the request is first in its
+-- process's queue and no other process holds the lease, or its holder may be passed over. A granted ticket is the token that
+-- every commit must carry: older ones are refused from then on.
 -- KEYS 1 lease 2 record of the upload 3 channel
--- ARGV 1 id 2 process 3 ticket, '' draws one 4 '1' its turn has come 5 ms of a lease 6 ms of grace 7 ms to keep what nobody uses
+-- ARGV 1 id 2 process 3 ticket, '' draws one 4 '1' when first in its queue 5 ms of a lease 6 ms of grace 7 ms to keep an unused lease
 -- 8 'to-write' or 'to-end'
--- Gives 'granted', 'asked' (granted, and someone newer waits), 'stale' (someone newer had it) or 'held'; the ticket; and
+-- Gives 'granted', 'asked' (granted, but a newer request waits), 'stale' (a newer request had it) or 'held'; the ticket; and
 -- for 'held' the ms until the holder may be passed over.
 -- include parts/time
 -- include parts/publish
@@ -13,17 +13,17 @@ local known = redis.call('HMGET', KEYS[1], 'last', 'granted', 'process', 'until'
 local last, process, asked = tonumber(known[1] or 0), known[3], tonumber(known[5] or 0)
 local granted = math.max(tonumber(known[2] or 0), tonumber(redis.call('HGET', KEYS[2], 'token') or 0))
 
--- No smaller than the time: what a server has forgotten, with its last writes or in a backup, is not drawn again.
+-- At least the time, so that a ticket that the server lost, with its last writes or in a backup, is not drawn again.
 local ticket = tonumber(ARGV[3]) or math.max(math.max(last, granted) + 1, now)
 if ticket <= granted then return { 'stale', ticket, 0 } end
--- What ends an upload makes room when memory is full: a write that needs none lets the others pass.
+-- Ending an upload frees memory, so it must work when memory is full: a first write that needs none lets the others pass.
 if ARGV[8] == 'to-end' then redis.call('HDEL', KEYS[1], '') end
 redis.call('HSET', KEYS[1], 'last', math.max(last, ticket))
 redis.call('PEXPIRE', KEYS[1], ARGV[7])
 
 local isTurn = ARGV[4] == '1'
 local isOwn = process == ARGV[2]
--- Never further away than the grace time: the clock may be that of another server than before.
+-- At most the grace time from now, since the clock may be that of another server than before.
 local graceEnd = math.min(tonumber(known[6] or math.huge), now + ARGV[6])
 local passAt = math.min(tonumber(known[4] or 0), graceEnd)
 if not isTurn or (process and not isOwn and passAt > now) then
@@ -37,7 +37,7 @@ end
 
 redis.call('HSET', KEYS[1], 'granted', ticket, 'process', ARGV[2], 'until', now + ARGV[5])
 if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], 'token', ticket) end
--- Who was passed over may not know.
+-- A holder that was passed over may not know it.
 if process and not isOwn then publish(KEYS[3], 'ask', ARGV[1] .. ' ' .. ticket) end
 if asked <= ticket then
   redis.call('HDEL', KEYS[1], 'pass')

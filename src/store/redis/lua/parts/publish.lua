@@ -1,4 +1,4 @@
--- Tells every process that listens to a bucket's channel: `ask`, `free` or `settled`.
+-- Publishes `ask`, `free` or `settled` to all processes that subscribe to a bucket's channel.
 local function publish(channel, word, id)
   redis.call(PUBLISH, channel, word .. ' ' .. id)
 end

@@ -1,15 +1,15 @@
--- The record of one upload, for the scripts of its verbs. They are all called with
+-- The record of one upload, for the scripts that read or change it. All of them are called with
 -- KEYS 1 record 2 due 3 expires 4 totals 5 news   ARGV 1 id 2 the node whose indexes `due` and `expires` are
--- and give a list whose first item is a word: `upload` (with all fields), `moved` (with the upload's node: ask again with
--- the keys of that one), `broken` (with the rule the caller broke), or one of the verb's own.
--- Fields: about (JSON: what never changes) node phase offset length token digests expiresAt (as the caller said it, by a
--- clock that others do not have) endsAt (the same by this server's clock) worker claimedUntil claimMs dueAt heldBack trailers lost undelivered answer answerAt attemptCount
--- attempt:N (a flag and JSON; `i` is open and in part, all others `o`). What is JSON here is never read here.
+-- and give a list whose first item is a word: `upload` (with all fields), `moved` (with the upload's node, whose keys the
+-- next call must use), `broken` (with the rule that the caller broke), or a word of the script's own.
+-- Fields: about (JSON of the immutable fields) node phase offset length token digests expiresAt (by the caller's clock)
+-- endsAt (the same by this server's clock) worker claimedUntil claimMs dueAt heldBack trailers lost undelivered answer
+-- answerAt attemptCount attempt:N (a flag and JSON; `i` is open and in part, all others `o`). Scripts never read the JSON.
 local id, record = ARGV[1], {}
 local FIELDS = { 'node', 'phase', 'offset', 'length', 'token', 'digests', 'endsAt', 'worker', 'claimedUntil', 'claimMs', 'dueAt', 'answerAt' }
 local HOLDS_BYTES = { receiving = true, complete = true, delivering = true, undelivered = true }
 
--- Reads what decisions are made from; gives what to return at once when there is nothing to decide.
+-- Reads the fields that decisions need; gives the result to return at once when the upload is unknown or on another node.
 local function refusal(unknown)
   local values = redis.call('HMGET', KEYS[1], unpack(FIELDS))
   if not values[1] then return { unknown } end
@@ -36,15 +36,15 @@ local function enter(phase)
   record.phase = phase
 end
 
--- Comes first where an upload ends: Redis without memory refuses a script at its first write that needs some, and what
--- ends an upload is what makes room.
+-- Must be the first write where an upload ends: when memory is full, Redis refuses a script whose first write needs memory,
+-- and ending uploads is what frees it.
 local function neverDue() redis.call('ZREM', KEYS[2], id) end
 
 local function dueAt(score) redis.call('ZADD', KEYS[2], score, id) end
 
 local function expiresAt(score) redis.call('ZADD', KEYS[3], score, id) end
 
--- The end is for everyone who waits.
+-- Enters a phase in which the delivery is settled, and notifies all waiting processes.
 local function settle(phase)
   enter(phase)
   redis.call(PUBLISH, KEYS[5], 'settled ' .. id)
@@ -52,8 +52,8 @@ end
 
 local function later(one, other) return tonumber(one) > tonumber(other) and one or other end
 
--- Whether an upload waits for an answer, and this attempt is its newest: its worker may go on with it until a newer one
--- begins, whoever has the claim. One that is open and in part needs a claim first.
+-- True if the upload waits for an answer and this attempt is its newest: the attempt's worker may record its end until a newer
+-- one begins, whichever worker has the claim. An attempt that is open and in part needs a claim first.
 local function isNewest(number)
   if record.phase ~= 'complete' and record.phase ~= 'delivering' and record.phase ~= 'undelivered' then return false end
   if number == '' then return false end
