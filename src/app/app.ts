@@ -81,65 +81,25 @@ interface OpenDeps extends Pick<StorageDeps, 'log' | 'timings' | 'closers'> {
   readonly metrics: Metrics;
 }
 
-async function open(config: Config, { log, metrics, timings, closers }: OpenDeps): Promise<App> {
-  const { everyMs, longestAgeMs } = sweepTimes(config);
-  const monotonic = (): number => performance.now();
-  const steady = new SteadyClock({ wall: Date.now, monotonic, settleMs: longestAgeMs });
-  const expiryClock = (): number => steady.now();
-  const storage = await openStorage(config, {
-    log,
-    metrics,
-    clock: Date.now,
-    expiryClock,
-    longestAgeMs,
-    timings,
-    closers,
-  });
-  const via = viaName(randomBytes(6).toString('hex'));
-  const clocks = { clock: Date.now, monotonic, expiryClock };
-  const deps = { ...storage, ...clocks, log, metrics, via, timings, routes: buildRoutes(config) };
+async function open(config: Config, openDeps: OpenDeps): Promise<App> {
+  const { log, metrics, timings, closers } = openDeps;
+  const { deps, everyMs, longestAgeMs } = await openStorageDeps(config, openDeps);
   const health: Health = { isListening: false };
-  const checks = [listeningCheck(health), drainingCheck(health), ...storage.checks];
+  const checks = [listeningCheck(health), drainingCheck(health), ...deps.checks];
   const apis: { uploads?: UploadsApi; drain?: DrainApi } = {};
   const adminDeps = { metrics, checks, uploadsApi: () => apis.uploads, drain: () => apis.drain, log };
   const admin = config.admin && (await startAdmin({ ...config.admin, ...adminDeps }));
   if (admin) closers.push(() => admin.close());
-  await storage.recover();
+  await deps.recover();
   const sweep = new Sweep({ ...deps, everyMs, longestAgeMs, orphanAgeMs: timings.orphanAgeMs });
   closers.push(() => sweep.stop());
   const delivery = buildDelivery(config, deps);
   closers.push(() => delivery.stop());
-  const requestRates = buildRequestRates(config, metrics);
-  const reverseProxy = new ReverseProxy({
-    ...clientFacingSettings(config),
-    log,
-    metrics,
-    via,
-    idleTimeoutMs: config.idleTimeoutMs,
-    requestRates,
-  });
-  closers.push(() => reverseProxy.close());
-  const uploads = buildUploads(config, { ...deps, delivery });
-  const onUnknownOutcomeReported = (outcome: UnknownOutcome): Promise<void> => delivery.recordClientInformed(outcome);
-  const membership = await openOptionalMembership(config, { ...deps, closers, onUnknownOutcomeReported });
-  const relay = membership?.relay ?? new MissingRelay(deps);
   const trust = new TrustedProxies(config.trustedProxies);
-  const authorizer = new Authorizer(log, via, clientFacingSettings(config), expectedRequest);
-  closers.push(() => Promise.resolve(authorizer.close()));
-  const handler = buildHandler(config, {
-    ...deps,
-    authorizer,
-    delivery,
-    reverseProxy,
-    uploads,
-    relay,
-    requestRates,
-    trust,
-    onUnknownOutcomeReported,
-  });
-  const uploadList = { list: storage.store.list.bind(storage.store), setAsideRecords: storage.setAsideRecords };
-  apis.uploads = { ...deps, store: uploadList, uploads, delivery, nodes: storage.others?.nodes };
-  const migrator = membership?.migrator ?? noMigrator(config, storage);
+  const { handler, uploads, membership } = await openHandler(config, { ...deps, delivery, trust, closers });
+  const uploadList = { list: deps.store.list.bind(deps.store), setAsideRecords: deps.setAsideRecords };
+  apis.uploads = { ...deps, store: uploadList, uploads, delivery, nodes: deps.others?.nodes };
+  const migrator = membership?.migrator ?? noMigrator(config, deps);
   apis.drain = buildDrain({ health, handler, migrator, membership, log });
   // Before clients can create uploads: other nodes treat uploads of an unknown node as unknown.
   const peerListener = membership && (await membership.join(handler));
@@ -150,13 +110,13 @@ async function open(config: Config, { log, metrics, timings, closers }: OpenDeps
   await listen(config, { handler, gate, trust, metrics, log, listeners, closers });
   health.isListening = true;
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
-  countStored(storage, metrics);
+  countStored(deps, metrics);
   delivery.start();
   sweep.start();
   return {
     urls: listeners.map(({ url }) => url),
     adminUrl: admin?.url,
-    ...(storage.node === undefined ? {} : { node: storage.node }),
+    ...(deps.node === undefined ? {} : { node: deps.node }),
     connections: { whenEnded: (listener) => gate.onEnded(listener), endIdle },
     admin: { respond: (request) => respondToAdmin(adminDeps, request), metricValues: () => metrics.values() },
     stop: async () => {
@@ -164,7 +124,7 @@ async function open(config: Config, { log, metrics, timings, closers }: OpenDeps
       health.drainReason = 'the process is stopping';
       for (const listener of listeners) listener.stopAccepting();
       handler.drain();
-      storage.leases.drain();
+      deps.leases.drain();
       await delivery.stop();
       const remainingMs = Math.max(deadline - performance.now(), MIN_CLOSE_GRACE_MS);
       await closeListeners(peerListener ? [...listeners, peerListener] : listeners, remainingMs);
@@ -175,6 +135,18 @@ async function open(config: Config, { log, metrics, timings, closers }: OpenDeps
 
 /** Time to send the last responses after deliveries have used up the grace time. */
 const MIN_CLOSE_GRACE_MS = 500;
+
+/** Opens the storage, and collects what most parts of the proxy need. */
+async function openStorageDeps(config: Config, { log, metrics, timings, closers }: OpenDeps) {
+  const { everyMs, longestAgeMs } = sweepTimes(config);
+  const monotonic = (): number => performance.now();
+  const steady = new SteadyClock({ wall: Date.now, monotonic, settleMs: longestAgeMs });
+  const clocks = { clock: Date.now, expiryClock: (): number => steady.now() };
+  const storage = await openStorage(config, { ...clocks, log, metrics, longestAgeMs, timings, closers });
+  const via = viaName(randomBytes(6).toString('hex'));
+  const deps: AppDeps = { ...storage, ...clocks, monotonic, log, metrics, via, timings, routes: buildRoutes(config) };
+  return { deps, everyMs, longestAgeMs };
+}
 
 function countStored(storage: Storage, metrics: Metrics): void {
   metrics.countUploads(async () => (await totalsIn(storage))?.phases);
@@ -240,6 +212,42 @@ function buildUploads(config: Config, deps: AppDeps & { readonly delivery: Deliv
     newDeliveryKey: () => randomUUID(),
     pace: config.spool.sync === 'always' ? { bytes: 0, everyMs: 0 } : { bytes: 16 * MEBIBYTE, everyMs: 1000 },
   });
+}
+
+interface HandlerDeps extends Pick<OpenDeps, 'closers'> {
+  readonly delivery: Delivery;
+  readonly trust: TrustedProxies;
+}
+
+/** Builds the handler of requests, with the uploads and the membership that it uses. */
+async function openHandler(config: Config, deps: AppDeps & HandlerDeps) {
+  const { delivery, log, metrics, via, closers } = deps;
+  const requestRates = buildRequestRates(config, metrics);
+  const reverseProxy = new ReverseProxy({
+    ...clientFacingSettings(config),
+    log,
+    metrics,
+    via,
+    idleTimeoutMs: config.idleTimeoutMs,
+    requestRates,
+  });
+  closers.push(() => reverseProxy.close());
+  const uploads = buildUploads(config, deps);
+  const onUnknownOutcomeReported = (outcome: UnknownOutcome): Promise<void> => delivery.recordClientInformed(outcome);
+  const membership = await openOptionalMembership(config, { ...deps, onUnknownOutcomeReported });
+  const relay = membership?.relay ?? new MissingRelay(deps);
+  const authorizer = new Authorizer(log, via, clientFacingSettings(config), expectedRequest);
+  closers.push(() => Promise.resolve(authorizer.close()));
+  const handler = buildHandler(config, {
+    ...deps,
+    authorizer,
+    reverseProxy,
+    uploads,
+    relay,
+    requestRates,
+    onUnknownOutcomeReported,
+  });
+  return { handler, uploads, membership };
 }
 
 function buildHandler(

@@ -219,5 +219,5 @@ test.each([
 ])('at %s with the token %s it is told when it starts that everybody can reach it: %s', async (host, token, isTold) => {
   lines.length = 0;
   await start({ address: { kind: 'tcp', host, port: 0 }, ...(token === undefined ? {} : { token }) });
-  expect(lines.some((line) => /"level":"warn".*asks for no token/.test(line))).toBe(isTold);
+  expect(lines.some((line) => /"level":"warn".*requires no token/.test(line))).toBe(isTold);
 });
