@@ -26,35 +26,35 @@ export interface AdminConfig {
 }
 
 const group = z.strictObject({
-  address: addressOrOff().prefault(DEFAULT_ADMIN).describe('Where the admin listener listens; `false` for none.'),
+  address: addressOrOff().prefault(DEFAULT_ADMIN).describe('Address of the admin listener; `false` for none.'),
   token_file: pathOrNull()
     .prefault(null)
     .describe(
-      `File with a token of at least ${MIN_SECRET_LENGTH} letters, which requests then have to bring as \`Authorization: Bearer …\`. ` +
-        '`null`: none is asked for; then the address has to be on loopback or a Unix socket.',
+      `File with a token of at least ${MIN_SECRET_LENGTH} characters, which requests must send as \`Authorization: Bearer …\`. ` +
+        '`null`: no token is required; then the address must be a loopback address or a Unix socket.',
     ),
   open: z
     .array(oneOf(OPEN_PAGES))
     .prefault(['health'])
     .describe(
-      'What is answered without the token. `health`: `/healthz` and `/readyz`, for probes, which rarely can send one. ' +
+      'What is served without the token. `health`: `/healthz` and `/readyz`, for probes, which can rarely send one. ' +
         '`metrics`: `/metrics`.',
     ),
   hosts: z
     .array(text({ form: /^[A-Za-z0-9._-]{1,253}$/, allowed: 'a host name without a port', unit: 'host name' }))
     .prefault([])
     .describe(
-      'Names in `Host` that requests without the token may have, beside `localhost` and IP addresses. Others are refused: ' +
-        'a web page in an operator’s browser can have its own name lead here.',
+      '`Host` names accepted in requests without the token, besides `localhost` and IP addresses. Others are refused, because ' +
+        'a web page in the browser of an operator can make its own name resolve to this address.',
     ),
   insecure: boolean()
     .prefault(false)
     .describe(
-      'Listen beyond loopback without a token: whoever reaches the address can then read the metrics and cancel uploads.',
+      'Allow an address beyond loopback without a token: anyone who can reach it can read the metrics and cancel uploads.',
     ),
   mode: fileMode()
     .optional()
-    .describe('Who may connect to a Unix socket, as `chmod` says it. Default `0600`: its user only.'),
+    .describe('Permissions of a Unix socket, as for `chmod`. Default `0600`: only its user may connect.'),
 });
 
 /** `admin`. */
@@ -62,7 +62,7 @@ export const admin = z
   .union([addressOrOff(), group])
   .prefault(DEFAULT_ADMIN)
   .describe(
-    'Health checks, metrics and what operators may do with uploads, on a listener of its own. An address, an object as ' +
+    'Health checks, metrics and upload administration, on a separate listener. An address, a group as ' +
       'below, or `false` for none.',
   );
 

@@ -73,20 +73,20 @@ const gateGroup = z
     http: endpoint()
       .optional()
       .describe(
-        'URL that gets the whole upload by POST. 2xx allows it, 4xx refuses it and is the client’s answer, 2xx with ' +
-          '`X-Upload-Verdict: quarantine` keeps it for the operator. Either this or `command`.',
+        'URL that receives the complete upload by POST. 2xx allows it, 4xx refuses it and is passed to the client, 2xx with ' +
+          '`X-Upload-Verdict: quarantine` keeps it for the operator. Set either this or `command`.',
       ),
     command: z
       .array(text({ form: /^[^\0]+$/, allowed: 'a program or argument' }))
       .min(1, 'a list of the program and its arguments')
       .optional()
       .describe(
-        'Program and arguments that get the whole upload on standard input, without a shell. Exit code 0 allows it, 1 ' +
-          'refuses it with its output as the client’s answer, 3 keeps it for the operator. Either this or `http`.',
+        'Program and arguments, run without a shell, with the complete upload on standard input. Exit code 0 allows it, 1 ' +
+          'refuses it with the output as the response to the client, 3 keeps it for the operator. Set either this or `http`.',
       ),
     timeout: duration({ minMs: 1 })
       .prefault('5m')
-      .describe('A verdict that takes longer is none: the upload is not delivered for now.'),
+      .describe('If the verdict takes longer, the upload is not delivered for now.'),
   })
   .refine(({ http, command }) => (http === undefined) !== (command === undefined), {
     message: 'a group with either http or command',
@@ -100,43 +100,45 @@ function gate() {
 /** Feeding the origin while the client uploads, without defaults. */
 const eagerSettings = {
   idle: duration({ minMs: 1 }).describe(
-    'A client that pauses for longer than this ends the origin’s request; the whole is delivered from the spool later.',
+    'If the client pauses longer than this, the request to the origin is aborted; the complete upload is delivered from the spool later.',
   ),
   unknown_length: oneOf(['chunked', 'wait']).describe(
-    'An upload whose length is not known at its start: `chunked` begins at once without a `Content-Length`; `wait` ' +
-      'delivers it once it is whole, for origins that need a length.',
+    'For an upload whose length is unknown at its start: `chunked` starts immediately, without `Content-Length`; `wait` ' +
+      'delivers it once it is complete, for origins that need a length.',
   ),
 };
 
 /** When an origin that fails is left alone, without defaults. */
 const breakerSettings = {
-  failures: integer({ min: 1, max: 1_000_000 }).describe('Failures in a row that lead to a pause.'),
-  pause: duration({ minMs: 1 }).describe('No request goes to that origin for this long; then one tries it.'),
+  failures: integer({ min: 1, max: 1_000_000 }).describe(
+    'Consecutive failures before requests to the origin are paused.',
+  ),
+  pause: duration({ minMs: 1 }).describe('How long no request goes to that origin; then a single request tests it.'),
 };
 
 /** How failures on the way to the origin are repeated, without defaults. */
 const retrySettings = {
   attempts: integer({ min: 1, max: 1000 }).describe(
-    'After so many failed attempts a client that waits is told to come again; trying goes on without it.',
+    'After this many failed attempts a waiting client is told to retry later; attempts continue without it.',
   ),
   first_delay: duration({ minMs: 1 }).describe(
-    'Pause before the second attempt; it doubles from attempt to attempt. `Retry-After` of the origin is honoured.',
+    'Delay before the second attempt; it doubles with each attempt. `Retry-After` from the origin is honoured.',
   ),
-  longest_delay: duration({ minMs: 1 }).describe('The pause grows no longer than this.'),
+  longest_delay: duration({ minMs: 1 }).describe('Upper limit of that delay.'),
   retry_on: z
     .array(integer({ min: 400, max: 599 }))
     .nullable()
     .describe(
-      'Statuses by which the origin says "not now": the request is repeated, whatever its method, and the status ' +
-        'is not taken as its answer. `null`: by the guarantee. At most once: `[503]`, and 429 with `Retry-After`, because ' +
-        'the origin itself refuses with them; 502 and 504 are a gateway’s, and leave the outcome unknown. At least once: ' +
+      'Statuses that mean "not now": the request is repeated, whatever its method, and the response ' +
+        'is not final. `null`: depends on the guarantee. At most once: `[503]`, and 429 with `Retry-After`, because ' +
+        'the origin itself refuses with them; 502 and 504 come from gateways and leave the outcome unknown. At least once: ' +
         '`[502, 503, 504]`, and 429 with `Retry-After`.',
     ),
   while_waiting: durationOrNull().describe(
-    'A client that waits is told to come again when trying has taken this long. `null`: as long as `wait`.',
+    'A waiting client is told to retry later once attempts have taken this long. `null`: as long as `wait`.',
   ),
   in_background: duration({ maxMs: Infinity }).describe(
-    'Trying goes on until this long after the first attempt, also without a client; `limits.max_age` ends it too. `0s`: ' +
+    'Attempts continue for this long after the first one, even without a client; `limits.max_age` ends them too. `0s`: ' +
       'only as long as `attempts` and `while_waiting` allow.',
   ),
 };
@@ -144,75 +146,79 @@ const retrySettings = {
 /** How an upload is given to its origin, without defaults and without the groups in it. */
 const plainSettings = {
   mode: oneOf(['spool', 'eager']).describe(
-    '`spool`: the origin gets its request once the upload is whole. `eager`: the request starts with the upload and ' +
-      'is fed as it grows, so that early refusals stop the client; when it breaks off, the whole follows from the spool.',
+    '`spool`: the origin gets the request once the upload is complete. `eager`: the request starts with the upload and ' +
+      'is fed as it grows, so that early refusals stop the client; if it is interrupted, the complete upload is delivered from the spool.',
   ),
   guarantee: oneOf(['by_method', 'at_most_once', 'at_least_once']).describe(
-    'When nobody knows whether the origin got a request. `at_most_once`: it is not sent again, the upload is ' +
-      '`undelivered` until a client or an operator decides. `at_least_once`: it is sent again; the origin honours ' +
-      '`Idempotency-Key` or does not mind. `by_method`: at least once for idempotent methods such as PUT, at most once ' +
-      'for POST, PATCH, and whatever has a condition (`If-Match`, `If-None-Match`, `If-Unmodified-Since`, `If`).',
+    'What happens when it is unknown whether the origin received a request. `at_most_once`: it is not sent again; the upload is ' +
+      '`undelivered` until a client or an operator decides. `at_least_once`: it is sent again; the origin must honour ' +
+      '`Idempotency-Key` or tolerate repeats. `by_method`: at least once for idempotent methods such as PUT, at most once ' +
+      'for POST, PATCH and conditional requests (`If-Match`, `If-None-Match`, `If-Unmodified-Since`, `If`).',
   ),
-  timeout: duration({ minMs: 1 }).describe('The origin may be silent for this long, before and within its answer.'),
+  timeout: duration({ minMs: 1 }).describe('How long the origin may be silent, before and during its response.'),
   answer_timeout: durationOrNull({ minMs: 1 }).describe(
-    'From the end of a delivery’s request on, the origin’s interim responses, head and body take at most this long together, ' +
-      'however steadily they drip. Of a request that passes through it bounds the time until its answer begins. `null`: four ' +
+    'Maximum time from the end of a delivery’s request to the end of the response, including interim responses, ' +
+      'even if data keeps arriving. For a request that passes through, it limits the time until its response begins. `null`: four ' +
       'times `timeout`.',
   ),
   max_answer_size: sizeOrNull().describe(
-    'A delivery’s answer whose body is larger is not taken: the client gets 502, and nothing is sent again by itself. ' +
+    'A larger response body to a delivery is rejected: the client gets 502, and the upload is not sent again automatically. ' +
       '`null`: any size.',
   ),
   wait: duration().describe(
-    'A client is held open at most this long for the origin’s answer; then it is told to come again, and delivery goes on.',
+    'How long a client waits for the response of the origin; then it is told to retry later, and the delivery continues.',
   ),
   respond: oneOf(['answer', 'accepted']).describe(
-    'What a complete upload is answered with. `answer`: the origin’s own answer. `accepted`: 202 at once, and the upload’s ' +
-      'URL tells how delivery stands and finally the answer. A client chooses 202 itself with `Prefer: respond-async`.',
+    'Response to a completed upload. `answer`: the response of the origin. `accepted`: 202 immediately; the upload’s ' +
+      'URL then shows the state of the delivery and finally the response. A client can request 202 with `Prefer: respond-async`.',
   ),
   keep_answer: duration({ maxMs: Infinity }).describe(
-    'How long the origin’s answer is kept for a client that did not get it.',
+    'How long the response of the origin is kept for a client that did not receive it.',
   ),
-  keep_answer_size: size().describe('Answer bodies up to this size are kept in the record, larger ones in the spool.'),
-  preserve_host: boolean().describe('The origin gets the client’s own `Host`; otherwise the host of its URL.'),
+  keep_answer_size: size().describe(
+    'Response bodies up to this size are kept in the record, larger ones in the spool.',
+  ),
+  preserve_host: boolean().describe(
+    '`true`: the origin gets the `Host` of the client. `false`: it gets the host of its URL.',
+  ),
   rewrite_location: booleanOrNull().describe(
-    '`Location` and `Content-Location` that name the origin’s own host name the one that clients use instead, without the ' +
-      'path of `origin`. `null`: where `preserve_host` is false, or `origin` has a path.',
+    'Rewrites the host of the origin in `Location` and `Content-Location` to the one that clients use, and removes the ' +
+      'path of `origin`. `null`: if `preserve_host` is false, or `origin` has a path.',
   ),
-  method: methodOrNull().describe('Method of the origin’s request. `null`: the creation’s.'),
+  method: methodOrNull().describe('Method of the request to the origin. `null`: that of the creation.'),
   target: targetTemplate().describe(
-    'Path and query of the origin’s request, put behind the path of `origin`. `{target}` stands for the creation’s path ' +
+    'Path and query of the request to the origin, appended to the path of `origin`. `{target}` stands for the creation’s path ' +
       'and query, `{path}` for the path, `{query}` for the query without its question mark, `{filename}` for the name ' +
-      'that `Content-Disposition` or `Upload-Metadata` gives the file, percent-encoded, or `upload`. `null`: the creation’s.',
+      'that `Content-Disposition` or `Upload-Metadata` gives the file, percent-encoded, or `upload`. `null`: those of the creation.',
   ),
   framing: framing().describe(
-    'What the origin’s request body is. `raw`: the bytes as they are. `multipart`: a form (multipart/form-data) with ' +
-      'the bytes as a file; a group as below says more about it. What is such a form already stays as it is; ' +
-      'with `fields` or `fields_from_headers` it is refused with 415, because it could say them itself.',
+    'Body of the request to the origin. `raw`: the bytes as they are. `multipart`: a form (multipart/form-data) with ' +
+      'the bytes as a file; a group as below sets its details. An upload that already is such a form stays unchanged; ' +
+      'with `fields` or `fields_from_headers` it is refused with 415, because it could contain those fields itself.',
   ),
   gate: gate().describe(
-    'Who has to agree before a whole upload is delivered, such as a virus scanner: a group as below. `null`: nobody.',
+    'A check that must approve a complete upload before delivery, such as a virus scanner: a group as below. `null`: none.',
   ),
   client_keys: boolean().describe(
-    'A creation with an `Idempotency-Key` of its client’s own is about the upload that this client has begun with it before: ' +
-      'that goes on, or its answer is given again. Only for APIs whose clients make a new key for each upload.',
+    'A creation whose `Idempotency-Key` this client has used before refers to the same upload: ' +
+      'it is resumed, or its response is repeated. Only for APIs whose clients use a new key for each upload.',
   ),
   park_on: z
     .array(integer({ min: 400, max: 599 }))
     .describe(
-      'Statuses by which the origin asks for other credentials, having done nothing: the upload is kept for a client that ' +
-        'brings them. Some origins say so with 403, 419, 440 or 498.',
+      'Statuses with which the origin asks for other credentials, without having done anything: the upload is kept for a client that ' +
+        'sends them. Some origins use 403, 419, 440 or 498 for this.',
     ),
   credentials: z
     .array(text(headerName))
     .nullable()
     .describe(
-      'Fields by which clients say who they are: the origin gets those of the request that completes an upload in place of the ' +
-        'creation’s, and an upload that is parked (`park_on`) is delivered when any of them comes. A form’s token (`X-CSRF-Token`) ' +
+      'Header fields with which clients authenticate: the origin gets those of the request that completes an upload instead of the ' +
+        'creation’s, and a parked upload (`park_on`) is delivered when a request brings one of them. A form token (`X-CSRF-Token`) ' +
         'or an `X-Api-Key` may be one. `null`: `[Authorization, Cookie]`.',
     ),
   concurrency: integer({ min: 1, max: 100_000 }).describe(
-    'Most requests to one origin at a time; more wait their turn.',
+    'Maximum number of concurrent requests to one origin; further ones wait.',
   ),
 };
 
@@ -258,11 +264,11 @@ export const delivery = z
     eager: z
       .strictObject(withDefaults(eagerSettings, { idle: '10s', unknown_length: 'chunked' }))
       .prefault({})
-      .describe('How eager delivery goes, with `mode: eager`.'),
+      .describe('Details of eager delivery, with `mode: eager`.'),
     breaker: z
       .strictObject(withDefaults(breakerSettings, { failures: 5, pause: '10s' }))
       .prefault({})
-      .describe('When an origin that fails again and again is left alone.'),
+      .describe('When requests to a failing origin are paused.'),
     retry: z
       .strictObject(
         withDefaults(retrySettings, {
@@ -278,7 +284,7 @@ export const delivery = z
       .describe('What happens when the origin cannot be reached or fails.'),
   })
   .prefault({})
-  .describe('How a whole upload is given to the origin.');
+  .describe('How a complete upload is delivered to the origin.');
 
 /** Fields that belong to a connection, frame a body or are ours to say: no answer of an authority can say them to the origin. */
 const NOT_COPIED =
@@ -292,19 +298,23 @@ const copiedHeader = text({
 
 const forwardAuth = z.strictObject({
   url: endpoint().describe(
-    'Gets a GET with the request’s headers; its method and target are in `X-Forwarded-Method` and `X-Forwarded-Uri`.',
+    'Receives a GET with the headers of the request, and its method and target in `X-Forwarded-Method` and `X-Forwarded-Uri`.',
   ),
-  timeout: duration({ minMs: 1 }).prefault('5s').describe('No answer within this time refuses the request with 503.'),
+  timeout: duration({ minMs: 1 })
+    .prefault('5s')
+    .describe('Without a response in this time the request is refused with 503.'),
   copy_headers: z
     .array(copiedHeader)
     .prefault([])
     .describe(
-      'Headers of its answer that the origin’s request gets. By these names, and by other spellings of them, the origin ' +
-        'never gets anything from a client.',
+      'Headers copied from its response to the request to the origin. The origin ' +
+        'never gets these headers, in any spelling, from a client.',
     ),
   principal_header: text(headerName)
     .prefault('Remote-User')
-    .describe('Header of its answer that names who asks, for `bind_to: principal`. No client can say it either.'),
+    .describe(
+      'Header of its response that names the principal, for `bind_to: principal`. Clients cannot set it either.',
+    ),
 });
 
 /** A URL alone is the group with its defaults. */
@@ -316,18 +326,18 @@ const authorizeSettings = {
     .union([urlAlone, forwardAuth])
     .nullable()
     .describe(
-      'Asked before a byte of the body is taken: 2xx lets the request in, anything else is given to the client as the ' +
-        'answer. A URL, or a group as below. `null`: nobody is asked.',
+      'Service that is asked before any of the body is accepted: 2xx admits the request, any other response is passed to the ' +
+        'client. A URL, or a group as below. `null`: none.',
     ),
   scope: oneOf(['all', 'uploads']).describe(
-    'What `forward_auth` is asked for. `all`: every request, upload or not. `uploads`: only what begins an upload; then ' +
-      'everything else reaches the origin unasked, also a body that says nothing of being an upload.',
+    'Which requests `forward_auth` checks. `all`: every request, upload or not. `uploads`: only upload creations; ' +
+      'everything else reaches the origin unchecked, including ordinary request bodies.',
   ),
   preflight: boolean().describe(
-    'The origin itself is asked with the creation’s head and `Expect: 100-continue`; its early 4xx refuses the upload.',
+    'Asks the origin first, with the headers of the creation and `Expect: 100-continue`; an early 4xx refuses the upload.',
   ),
   recheck: boolean().describe(
-    '`forward_auth` is asked again before delivery, since a right may have been withdrawn while the upload took its time.',
+    'Asks `forward_auth` again before delivery, because access may have been revoked during the upload.',
   ),
 };
 
@@ -336,8 +346,8 @@ const BOUND_TO_PRINCIPAL = oneOf(['principal'], 'principal, or a list of header 
 const bindTo = z
   .union([BOUND_TO_PRINCIPAL, z.array(text(headerName))])
   .describe(
-    'Ties an upload to who created it: to the values of these headers, or to the `principal` that ' +
-      '`authorize.forward_auth` names. Others get 404, even with the upload’s URL. Empty: the URL is the right to write.',
+    'Binds an upload to its creator: to the values of these headers, or to the `principal` that ' +
+      '`authorize.forward_auth` names. Others get 404, even with the URL of the upload. Empty: anyone who knows the URL may write.',
   );
 
 /** `authorize` and `bind_to` at the top. */
@@ -347,7 +357,7 @@ export const access = {
       withDefaults(authorizeSettings, { forward_auth: null, scope: 'all', preflight: false, recheck: false }),
     )
     .prefault({})
-    .describe('Who is asked whether a request may come in.'),
+    .describe('Who decides whether a request is admitted.'),
   bind_to: bindTo.prefault([]),
 };
 

@@ -3,10 +3,10 @@ import { alternatives, jsonSchema, type JsonSchema } from './json-schema.js';
 
 const INTRODUCTION = `# Configuration
 
-<!-- Made from src/config/schema.ts by "npm run docs"; a change made here is lost. -->
+<!-- Made from src/config/schema.ts by "npm run docs"; do not edit by hand. -->
 
 \`rufh-proxy serve --origin http://127.0.0.1:3000\` needs no file. For more, \`rufh-proxy init\` writes one with every
-setting explained, \`rufh-proxy check --config FILE\` tells all mistakes in it at once, with their lines, and
+setting explained, \`rufh-proxy check --config FILE\` reports all errors in it at once, with their lines, and
 \`rufh-proxy serve --config FILE\` (or \`RUFH_PROXY_CONFIG\`) runs with it. Editors complete and check the file with
 [\`config/schema.json\`](../config/schema.json).
 
@@ -16,12 +16,12 @@ setting explained, \`rufh-proxy check --config FILE\` tells all mistakes in it a
 - **Times**: \`500ms\`, \`30s\`, \`5m\`, \`24h\`, \`7d\`; always with a unit.
 - **Paths** of files count from the working directory of the process.
 - **Variables in the file**: \`\${NAME}\` and \`\${NAME:-default}\`, anywhere in a value, also inside a text. A variable that
-  is not set and has no default is a mistake. \`$\${\` stands for a plain \`\${\`. What a variable holds can never change the
+  is not set and has no default is an error. \`$\${\` stands for a plain \`\${\`. The value of a variable can never change the
   file's structure.
 - **YAML**: anchors, aliases and merge keys (\`<<\`) work, for routes that have much in common.
-- A setting with nothing behind its colon counts as left out. \`null\` and nothing are the same where \`null\` is allowed.
-- A setting that does not exist, or a value that is not allowed, is a mistake, never ignored. \`check\` looks at the data
-  directory too, and \`check\` and \`serve\` warn of what works and is probably not meant: variables that nobody reads, routes that
+- A setting without a value counts as not set. \`null\` and nothing are the same where \`null\` is allowed.
+- An unknown setting or an invalid value is an error and never ignored. \`check\` inspects the data
+  directory too, and \`check\` and \`serve\` warn about settings that work but are probably not intended: variables that are never read, routes that
   no request reaches, secrets that every user can read.
 `;
 
@@ -108,7 +108,7 @@ function innerGroups(name: string, setting: JsonSchema): { name: string; group: 
 
 const HEAD = `# yaml-language-server: $schema=./schema.json
 #
-# Every setting of rufh-proxy with its default. Only \`origin\` has none: all others may be left out.
+# Every setting of rufh-proxy with its default. Only \`origin\` is required.
 # Check it with: rufh-proxy check --config FILE
 # Sizes: 10GiB, 5MB or bytes. Times: 500ms, 30s, 5m, 24h, 7d.
 # \${NAME} and \${NAME:-default} take a value from the environment.

@@ -5,14 +5,14 @@ import { boolean, duration, httpUrl, isNull, oneOf, valueType, size, sizeOrNull,
 
 /** Limits of an upload, without defaults: for the top, and for routes that inherit from it. */
 export const limitSettings = {
-  max_size: sizeOrNull().describe('Largest representation, in bytes. `null`: no limit.'),
-  min_size: size().describe('Smallest representation, in bytes.'),
-  max_append_size: sizeOrNull().describe('Most bytes one request may carry. `null`: no limit.'),
+  max_size: sizeOrNull().describe('Maximum size of an upload, in bytes. `null`: no limit.'),
+  min_size: size().describe('Minimum size of an upload, in bytes.'),
+  max_append_size: sizeOrNull().describe('Maximum size of one request, in bytes. `null`: no limit.'),
   min_append_size: sizeOrNull().describe(
-    'Fewest bytes one request may carry, except the one that completes the upload. `null`: no limit.',
+    'Minimum size of one request, in bytes, except the one that completes the upload. `null`: no limit.',
   ),
   max_age: duration({ minMs: 1000, maxMs: Infinity }).describe(
-    'An upload that nothing was added to for this long is removed with its bytes.',
+    'An upload that receives nothing for this long is deleted.',
   ),
 };
 
@@ -26,24 +26,24 @@ export function plainBodies() {
     json: { enum: [...PLAIN_BODIES, null] },
     unit: 'pass \\| refuse \\| spool',
   }).describe(
-    'What becomes of a request body that is no upload. `pass`: it goes to the origin as it comes, without `delivery.gate`, ' +
-      '`framing`, `target` and `method`; `limits.max_size` holds. `spool`: it is taken into the spool first, then gated, ' +
-      'framed and delivered like an upload, and its client gets the origin’s answer. `refuse`: 428, with a word about how ' +
-      'to upload. `null`: `spool` where a gate, framing, target or method is set, else `pass`.',
+    'How a request body that is not an upload is handled. `pass`: it is streamed to the origin unchanged, without `delivery.gate`, ' +
+      '`framing`, `target` and `method`; `limits.max_size` applies. `spool`: it is stored in the spool first, then gated, ' +
+      'framed and delivered like an upload, and its client gets the response of the origin. `refuse`: 428, with a hint how ' +
+      'to upload. `null`: `spool` if a gate, framing, target or method is set, otherwise `pass`.',
   );
 }
 
 /** The settings for header fields of clients, without defaults. */
 export const headerSettings = {
   underscores: oneOf(['drop', 'pass']).describe(
-    'Fields with `_` in their names. Many applications cannot tell `X_User` from `X-User`, which lets a client say what ' +
-      'only a proxy may: `drop` leaves them out. `pass`: for applications that need such a field.',
+    'Header fields with `_` in their names. Many applications cannot tell `X_User` from `X-User`, so a client could set a field that ' +
+      'only a proxy may set. `drop`: removed. `pass`: forwarded, for applications that need such a field.',
   ),
   original_url: oneOf(['drop', 'trust']).describe(
     '`X-Original-URL`, `X-Rewrite-URL`, `X-Forwarded-Uri`, `-Method` and their like, by which a proxy says what a request ' +
-      'was for before it was rewritten. Applications that believe them serve that instead, and nobody was asked about it. ' +
-      '`drop` leaves them out, whoever sends them. `trust`: those of `trusted_proxies` go on, which then must never pass on ' +
-      'what a client says.',
+      'was for before it was rewritten. An application that trusts them serves that target instead, which was never authorized. ' +
+      '`drop`: always removed. `trust`: forwarded if they come from `trusted_proxies`, which then must never forward ' +
+      'such fields from clients.',
   ),
 };
 
@@ -57,14 +57,14 @@ const match = z.strictObject({
     .union([method(), z.array(method()).min(1, 'at least one method, or leave `methods` out')])
     .optional()
     .describe(
-      'The route holds for these methods only; a request with another one goes on to the next route. Without it, ' +
-        'the route holds for every method. GET, HEAD, DELETE, OPTIONS, TRACE and CONNECT are never resumable. GET holds for HEAD too.',
+      'The route applies to these methods only; a request with another method goes on to the next route. Without it, ' +
+        'the route applies to every method. GET, HEAD, DELETE, OPTIONS, TRACE and CONNECT are never resumable. GET includes HEAD.',
     ),
   ignore_case: boolean()
     .optional()
     .describe(
-      'Whether the origin ignores the case of letters in paths, as Express and IIS do. `true`: the route matches whatever ' +
-        'the case. `false`: it matters. Left out, `/API` is refused with 400 where `/api` is a route with a `forward_auth`, ' +
+      'Whether the origin ignores case in paths, as Express and IIS do. `true`: the route matches regardless of ' +
+        'case. `false`: case matters. If not set, `/API` is refused with 400 where `/api` is a route with a `forward_auth`, ' +
         'a `gate` or a `target`.',
     ),
 });
@@ -73,12 +73,14 @@ const match = z.strictObject({
 export const routeSettings = z.strictObject({
   name: text({ form: /^[\x21-\x7e]{1,100}$/, allowed: 'a name of up to 100 visible ASCII characters' })
     .optional()
-    .describe('Stands in logs, metrics and stored uploads. Default: the path patterns, separated by commas.'),
-  match: match.describe('Which requests. The first route that matches wins.'),
-  origin: httpUrl().optional().describe('Where these requests go. Default: the top `origin`.'),
+    .describe(
+      'Identifies the route in logs, metrics and stored uploads. Default: the path patterns, separated by commas.',
+    ),
+  match: match.describe('Which requests the route applies to. The first matching route wins.'),
+  origin: httpUrl().optional().describe('Where these requests go. Default: the top-level `origin`.'),
   resumable: boolean()
     .prefault(true)
-    .describe('`false`: requests of this route pass through as they are, whatever upload headers they have.'),
+    .describe('`false`: requests of this route pass through unchanged, even with upload headers.'),
   limits: z
     .strictObject(limitSettings)
     .partial()

@@ -42,37 +42,37 @@ function advertisedUrl() {
 const peerTls = z.strictObject({
   cert: path().describe('File with this node’s certificate and its chain (PEM).'),
   key: path().describe('File with its private key (PEM).'),
-  ca: path().describe('File with the authority that signed every node’s certificate (PEM); both sides must show one.'),
+  ca: path().describe('File with the CA that signed the certificate of every node (PEM); both sides must present one.'),
 });
 
 /** `cluster`: how nodes that keep bytes on disks of their own reach each other. */
 const cluster = z
   .strictObject({
     listen: address().describe('Where the other nodes connect. Keep it on a private network.'),
-    advertise: advertisedUrl().describe('What the other nodes call this one; every node has its own.'),
+    advertise: advertisedUrl().describe('URL at which the other nodes reach this one; different on every node.'),
     secret: secretOrNull({ min: MIN_SECRET_LENGTH })
       .prefault(null)
       .describe(
-        `Signs what nodes say to each other: the same on every node, at least ${MIN_SECRET_LENGTH} letters. Either this or ` +
+        `Signs the traffic between nodes: the same on every node, at least ${MIN_SECRET_LENGTH} characters. Set either this or ` +
           '`secret_file`.',
       ),
     secret_file: pathOrNull().prefault(null).describe('File with the secret.'),
     tls: peerTls
       .nullable()
       .prefault(null)
-      .describe(
-        'Nodes speak TLS with each other and check both certificates: a group as below. `null`: cleartext, signed.',
-      ),
+      .describe('Mutual TLS between nodes: a group as below. `null`: signed cleartext.'),
     // Nodes are heard of every two seconds: one that is only busy must not be taken for one that is gone.
     owner_timeout: duration({ minMs: 10_000 })
       .prefault('10m')
-      .describe('A node that is silent for this long has lost its uploads: 404 in place of 503 and `Retry-After`.'),
+      .describe(
+        'A node that is silent for this long counts as lost, with its uploads: clients get 404 instead of 503 with `Retry-After`.',
+      ),
   })
   .nullable()
   .prefault(null)
   .describe(
-    'Nodes that keep bytes on disks of their own, with `spool.shared: false`, give each other the requests for their ' +
-      'uploads: a group as below. `null`: this is the only node, or the spool is shared.',
+    'For nodes that each keep bytes on their own disk (`spool.shared: false`): they forward requests to the node that holds the ' +
+      'upload. A group as below. `null`: this is the only node, or the spool is shared.',
   );
 
 /** `workers`. */
@@ -87,61 +87,63 @@ const workers = valueType({
   unit: 'number or auto',
 })
   .prefault(1)
-  .describe('Processes that share the listeners, with `store.type: redis`. `auto`: one for each core of the machine.');
+  .describe(
+    'Number of processes that share the listeners; more than one needs `store.type: redis`. `auto`: one for each CPU core.',
+  );
 
 /** What clients may take of this process, and how slow they may be: settings of the top `limits` alone. */
 const clientLimits = {
   head_timeout: duration({ minMs: 1 })
     .prefault('30s')
     .describe(
-      'How long a request’s header section may take, from its first byte to its last; 408 and the end of the connection follow. ' +
-        'A TLS handshake, and the first request of a new HTTP/2 connection, have as long.',
+      'How long the header section of a request may take, from first to last byte; then the client gets 408 and the connection is closed. ' +
+        'The same limit applies to a TLS handshake and to the first request of a new HTTP/2 connection.',
     ),
   min_rate: z
     .strictObject({
       request: sizeOrNull()
         .prefault(100)
         .describe(
-          'Bytes a second that a request body has to bring. Only time counts in which the client could send: not while it waits ' +
-            'for `100 (Continue)`, nor while the origin or the disk is behind. `null`: no limit.',
+          'Minimum rate of a request body, in bytes per second. Only time in which the client could send counts: not while it waits ' +
+            'for `100 (Continue)`, nor while the origin or the disk is slower. `null`: no limit.',
         ),
       response: sizeOrNull()
         .prefault(100)
         .describe(
-          'Bytes a second that a client has to take while bytes wait for it; an answer that has nothing to send costs it nothing. ' +
-            'Connections that changed to another protocol are free of it. `null`: no limit.',
+          'Minimum rate at which a client must read, in bytes per second, while bytes are waiting for it; pauses of the origin do not count. ' +
+            'Upgraded connections are exempt. `null`: no limit.',
         ),
       window: duration({ minMs: 100 })
         .prefault('60s')
         .describe(
-          'Over how long that is measured; for request bodies at least `idle_timeout`, for responses five times as long, because ' +
-            'buffers on the way hide how much a slow client reads.',
+          'Period over which the rate is measured: for request bodies at least `idle_timeout`, for responses five times as long, because ' +
+            'buffers on the way hide how much a slow client has read.',
         ),
     })
     .prefault({})
     .describe(
-      'How slow a client may be. A request body that is slower is ended like an idle one: an upload keeps its bytes and resumes, ' +
-        'another request gets 408. A client that takes its answer more slowly loses its connection, or its HTTP/2 stream.',
+      'How slow a client may be. A slower request body is ended like an idle one: an upload keeps its bytes and can be resumed, any ' +
+        'other request gets 408. A client that reads a response more slowly loses its connection, or its HTTP/2 stream.',
     ),
   connections: z
     .strictObject({
       total: integerOrNull({ min: 1, max: 10_000_000 })
         .prefault(null)
         .describe(
-          'Connections of clients in all, over all `workers`. `null`: a third of the file descriptors that each process may open ' +
-            '(`ulimit -n`) less 64, at most 16384 a process: what is left is for origins, the disk and the admin listener.',
+          'Maximum number of client connections, over all `workers`. `null`: a third of the file descriptors that each process may open ' +
+            '(`ulimit -n`) minus 64, at most 16384 per process: the rest is for origins, the disk and the admin listener.',
         ),
       per_address: integerOrNull({ min: 1, max: 10_000_000 })
         .prefault(null)
         .describe(
-          'Connections of one client address, of one /64 with IPv6. `trusted_proxies` and Unix sockets are free of it, as they stand ' +
-            'for many clients. `null`: half of `total`.',
+          'Maximum number of connections from one client address, or one /64 with IPv6. `trusted_proxies` and Unix sockets are exempt, as they ' +
+            'carry many clients. `null`: half of `total`.',
         ),
     })
     .prefault({})
     .describe(
-      'How many connections clients may have. One more is reset at once, counted in `rufh_connections_refused_total` and told ' +
-        'in the log. From nine tenths of `total` on, connections that wait idle for a next request are closed first.',
+      'How many connections clients may open. Further ones are reset, counted in `rufh_connections_refused_total` and logged. ' +
+        'From 90 % of `total` on, idle connections are closed first.',
     ),
 };
 
@@ -155,11 +157,13 @@ export const DEFAULT_LISTEN = '0.0.0.0:8080';
 
 const tls = z.strictObject({
   cert: path().describe('File with the certificate and its chain (PEM).'),
-  key: path().describe('File with the private key (PEM). Give it to the user of rufh-proxy only (mode 0400).'),
+  key: path().describe(
+    'File with the private key (PEM). Only the user of rufh-proxy should be able to read it (mode 0400).',
+  ),
 });
 
 const listener = z.strictObject({
-  address: address().describe('Where to listen: `HOST:PORT`, `[::1]:PORT` or `unix:/path`. Port 0 takes a free one.'),
+  address: address().describe('Where to listen: `HOST:PORT`, `[::1]:PORT` or `unix:/path`. Port 0 picks a free port.'),
   tls: tls.optional().describe('Serve HTTPS. Without it the listener speaks cleartext.'),
   http2: boolean()
     .prefault(true)
@@ -167,12 +171,12 @@ const listener = z.strictObject({
   keep_alive: duration({ minMs: 1000 })
     .optional()
     .describe(
-      'A connection without a request is closed after this time. Longer than a balancer in front keeps its own, or requests ' +
-        'meet a closing connection: Amazon’s keeps them for 60 s, Google’s for 600 s. Default 75 s.',
+      'An idle connection is closed after this time. Choose more than the load balancer in front does, or requests may ' +
+        'hit a closing connection: AWS keeps connections for 60 s, Google Cloud for 600 s. Default: 75 s.',
     ),
   mode: fileMode()
     .optional()
-    .describe('Who may connect to a Unix socket, as `chmod` says it. Default `0660`: its user and its group.'),
+    .describe('Permissions of a Unix socket, as for `chmod`. Default `0660`: its user and group may connect.'),
 });
 
 const listenerOrAddress = z.union([address(), listener]);
@@ -185,8 +189,8 @@ const trustedProxy = z.strictObject({
   connection_per_client: boolean()
     .prefault(false)
     .describe(
-      'This proxy has a connection to us for each of its clients, so that NTLM and Negotiate can log in a connection. ' +
-        'Where it sends requests of several clients over one, leave it `false`: each such request then has a connection of its own.',
+      'This proxy opens a separate connection to us for each of its clients, so that NTLM and Negotiate can authenticate connections. ' +
+        'If it mixes requests of several clients on one connection, keep `false`: each such request then gets its own connection to the origin.',
     ),
 });
 
@@ -203,17 +207,17 @@ function altSvc() {
 
 export const schema = z.strictObject({
   origin: httpUrl().describe(
-    'The API that gets the requests. A path in it is put before every request’s own. Required.',
+    'URL of the API behind the proxy. If it has a path, that is prepended to the path of every request. Required.',
   ),
   listen: z
     .union([listenerOrAddress, z.array(listenerOrAddress).min(1, 'at least one listener')])
     .prefault(DEFAULT_LISTEN)
-    .describe('Where clients connect: an address, an object as below, or a list of either.'),
+    .describe('Where clients connect: an address, a group as below, or a list of either.'),
   admin,
   data: path()
     .prefault('./data')
     .describe(
-      'Directory of the embedded store, which one process uses at a time, and of the local spool, which the workers of ' +
+      'Directory of the embedded store, which only one process can use at a time, and of the local spool, which the workers of ' +
         'a node share.',
     ),
   store,
@@ -225,15 +229,15 @@ export const schema = z.strictObject({
       shared: boolean()
         .prefault(false)
         .describe(
-          'With `store.type: redis`. `true`: `data` is one directory that every node mounts (NFS, EFS, CephFS), so that ' +
-            'each can go on with any upload. `false`: the bytes are on this node’s own disk; more than one node needs `cluster`.',
+          'With `store.type: redis`. `true`: `data` is one directory that all nodes mount (NFS, EFS, CephFS), so that ' +
+            'any node can resume any upload. `false`: the bytes are on this node’s own disk; with several nodes, set `cluster`.',
         ),
       sync: oneOf(['always', 'group', 'none'])
         .prefault('group')
         .describe(
           'When bytes and records are forced to the disk. `always`: before each is acknowledged. `group`: the same, ' +
-            'several uploads sharing one sync. `none`: left to the operating system; a killed process loses nothing ' +
-            'that was acknowledged, a power cut may; not with `shared`.',
+            'but several uploads share one sync. `none`: left to the operating system; a killed process loses nothing ' +
+            'that was acknowledged, a power cut may. Not allowed with `shared`.',
         ),
     })
     .prefault({})
@@ -248,17 +252,17 @@ export const schema = z.strictObject({
         unit: 'path of a URL',
       })
         .prefault('/.uploads/')
-        .describe('Upload resources live below this path. Requests to it never reach an origin.'),
+        .describe('Path of all upload resources. Requests to it never reach an origin.'),
       public_url: httpUrlOrNull()
         .prefault(null)
         .describe(
-          'What clients call us, such as `https://api.example.com`: upload URLs begin with it. `null`: taken from ' +
+          'URL at which clients reach the proxy, such as `https://api.example.com`; upload URLs begin with it. `null`: taken from ' +
             'each request’s `Host` (or `:authority`), and from trusted proxies’ forwarded fields.',
         ),
       rfc104: boolean()
         .prefault(false)
         .describe(
-          'Send 104 to clients that name no draft version, as the coming standard will have it. The drafts forbid it.',
+          'Send 104 to clients that name no draft version, as the final standard will require. The drafts forbid it.',
         ),
     })
     .prefault({})
@@ -266,13 +270,13 @@ export const schema = z.strictObject({
   interim_responses: oneOf(['auto', 'always', 'never'])
     .prefault('auto')
     .describe(
-      '104 responses while an upload is under way. `auto`: on direct connections and through trusted proxies with ' +
-        '`relays_interim: true`. Some proxies break when they see one: choose `never` behind nginx, Varnish or ATS.',
+      'Send 104 responses during an upload. `auto`: on direct connections and through trusted proxies with ' +
+        '`relays_interim: true`. Some proxies fail when they receive one: use `never` behind nginx, Varnish or ATS.',
     ),
   trusted_proxies: z
     .array(z.union([cidr(), trustedProxy]))
     .prefault([])
-    .describe('Peers whose `Forwarded` and `X-Forwarded-*` fields are believed: ranges, or objects as below.'),
+    .describe('Peers whose `Forwarded` and `X-Forwarded-*` fields are trusted: ranges, or groups as below.'),
   limits: z
     .strictObject({
       ...withDefaults(limitSettings, {
@@ -284,16 +288,16 @@ export const schema = z.strictObject({
       }),
       idle_timeout: duration({ minMs: 1 })
         .prefault('60s')
-        .describe('Ends a request body that has sent nothing for this long; what came before stays.'),
+        .describe('Ends a request body that sends nothing for this long; the bytes received so far are kept.'),
       ...clientLimits,
     })
     .prefault({})
-    .describe('What an upload must keep to. Announced to clients in `Upload-Limit`.'),
+    .describe('Limits of uploads. Announced to clients in `Upload-Limit`.'),
   plain_bodies: plainBodies().prefault(null),
   alt_svc: altSvc()
     .prefault(null)
     .describe(
-      'Sent as `Alt-Svc` with the origin’s answers, where a front offers HTTP/3. `null`: none. The origin’s own is always dropped: it would ' +
+      'Sent as `Alt-Svc` with responses of the origin, if a proxy in front offers HTTP/3. `null`: none. The origin’s own is always dropped: it would ' +
         'lead clients around the proxy.',
     ),
   delivery,
@@ -301,7 +305,7 @@ export const schema = z.strictObject({
   headers: z
     .strictObject(withDefaults(headerSettings, { underscores: 'drop', original_url: 'drop' }))
     .prefault({})
-    .describe('Which header fields of clients reach an origin.'),
+    .describe('Which header fields from clients reach an origin.'),
   cors: z
     .strictObject({
       allow_origins: z
@@ -310,27 +314,27 @@ export const schema = z.strictObject({
         )
         .prefault([])
         .describe(
-          'Web origins whose pages may upload from a browser; `*` for all. Empty: CORS is left to the origin. Pages that ' +
-            'are named here may also reach this proxy in a private network.',
+          'Web origins whose pages may upload from a browser; `*` for all. Empty: CORS is left to the origin. The pages ' +
+            'listed here may also reach this proxy in a private network.',
         ),
-      allow_credentials: boolean().prefault(false).describe('Pages may send cookies and credentials along.'),
+      allow_credentials: boolean().prefault(false).describe('Pages may send cookies and other credentials.'),
       max_age: duration({ maxMs: Infinity })
         .prefault('24h')
-        .describe('How long a browser may remember a preflight answer.'),
+        .describe('How long a browser may cache a preflight response.'),
     })
     .prefault({})
-    .describe('Browser access (CORS) to upload resources and to creations.'),
+    .describe('Browser access (CORS) to upload creation and upload resources.'),
   http2: z
     .strictObject({
       stream_window: size({ min: 65535 })
         .prefault('4MiB')
-        .describe('Bytes a client may send ahead on one stream. Small windows make distant clients slow.'),
+        .describe('Flow-control window of one stream, in bytes. Small windows slow down distant clients.'),
       session_window: size({ min: 65535 })
         .prefault('8MiB')
-        .describe('Bytes a client may send ahead on one connection, all streams together.'),
+        .describe('Flow-control window of one connection, all streams together.'),
       max_streams: integer({ min: 1, max: 10000 })
         .prefault(100)
-        .describe('Requests a client may have under way at a time on one connection.'),
+        .describe('Maximum number of concurrent requests on one connection.'),
     })
     .prefault({})
     .describe('HTTP/2 flow control. One connection may hold up to `session_window` in memory.'),
@@ -338,18 +342,20 @@ export const schema = z.strictObject({
     .strictObject({
       grace: duration()
         .prefault('30s')
-        .describe('After the first SIGTERM or SIGINT: how long requests and deliveries under way may take to finish.'),
+        .describe('How long requests and deliveries in progress may take to finish after the first SIGTERM or SIGINT.'),
     })
     .prefault({})
-    .describe('How the process ends.'),
+    .describe('How the process stops.'),
   log: z
     .strictObject({
       level: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'])
         .prefault('info')
-        .describe('The least important lines that are written.'),
+        .describe('Lowest level that is logged.'),
       format: oneOf(['auto', 'json', 'pretty'])
         .prefault('auto')
-        .describe('`json`: one object a line. `pretty`: for people. `auto`: pretty on a terminal, else json.'),
+        .describe(
+          '`json`: one object per line. `pretty`: human-readable. `auto`: `pretty` on a terminal, otherwise `json`.',
+        ),
     })
     .prefault({})
     .describe('Logs, on standard output.'),
@@ -358,7 +364,7 @@ export const schema = z.strictObject({
     .min(1, 'at least one route; leave `routes` out to make every path resumable')
     .optional()
     .describe(
-      'Where uploads are resumable. Without it every path is; with it only what a route matches is, and the rest ' +
+      'Where uploads are resumable. Without routes every path is; with routes only matching requests are, and the rest ' +
         'passes through to the top `origin`.',
     ),
 });

@@ -89,17 +89,19 @@ function decoded(text: string): string | undefined {
 const ANY_NAME = { form: /^[^\s\0]+$/, allowed: 'a name without spaces' };
 
 const sentinel = z.strictObject({
-  master: text(ANY_NAME).describe('Name by which the Sentinels know the master.'),
+  master: text(ANY_NAME).describe('Name of the master, as the Sentinels know it.'),
   username: textOrNull(ANY_NAME).prefault(null).describe('ACL user of the Sentinels themselves. `null`: none.'),
   password: secretOrNull().prefault(null).describe('Password of the Sentinels themselves. `null`: none.'),
-  password_file: pathOrNull().prefault(null).describe('File with that password, in place of `password`.'),
+  password_file: pathOrNull().prefault(null).describe('File with that password, instead of `password`.'),
 });
 
 const tls = z.strictObject({
-  ca: path().optional().describe('File with the authorities that may have signed the server’s certificate (PEM).'),
-  cert: path().optional().describe('File with our own certificate, for servers that ask for one (PEM).'),
+  ca: path().optional().describe('File with the CAs trusted to sign the certificate of the server (PEM).'),
+  cert: path().optional().describe('File with the client certificate, for servers that require one (PEM).'),
   key: path().optional().describe('File with the private key of `cert` (PEM).'),
-  server_name: text(ANY_NAME).optional().describe('Name the certificate must have, when it is not the URL’s host.'),
+  server_name: text(ANY_NAME)
+    .optional()
+    .describe('Expected name in the certificate, if it is not the host of the URL.'),
 });
 
 /** `store`: the settings below `type` belong to Redis. */
@@ -109,51 +111,49 @@ export const store = z
       .prefault('embedded')
       .describe(
         '`embedded`: records as files under `data`, for one process. `redis`: in Redis 6 or later, or Valkey, for as ' +
-          'many nodes and workers as you like; what follows here belongs to it.',
+          'many nodes and workers as you like; the settings below apply to it.',
       ),
     url: z
       .union([redisUrlOrNull(), z.array(redisUrl()).min(1, 'at least one URL')])
       .prefault(null)
       .describe(
         'Where Redis is: `redis://host:port/database`, `rediss://…` for TLS, `unix:///path?db=0` for a socket; a user and ' +
-          'password may stand before the host. A list: some nodes of a Cluster, or the Sentinels.',
+          'password may precede the host. A list: some nodes of a Cluster, or the Sentinels.',
       ),
     cluster: boolean()
       .prefault(false)
-      .describe('The URLs are nodes of a Redis Cluster; it tells of the others itself.'),
+      .describe('The URLs are nodes of a Redis Cluster; the other nodes are discovered.'),
     sentinel: sentinel
       .nullable()
       .prefault(null)
-      .describe('The URLs are Sentinels, which tell who the master is: a group as below. `null`: they are not.'),
-    username: textOrNull(ANY_NAME).prefault(null).describe('ACL user, in place of the one in `url`.'),
+      .describe('The URLs are Sentinels, which know the current master: a group as below. `null`: no Sentinels.'),
+    username: textOrNull(ANY_NAME).prefault(null).describe('ACL user; overrides the one in `url`.'),
     password: secretOrNull()
       .prefault(null)
-      .describe(
-        'Password, in place of the one in `url`. Better: `password_file`, or a variable such as `${PASSWORD}`.',
-      ),
-    password_file: pathOrNull().prefault(null).describe('File with the password, in place of `password`.'),
+      .describe('Password; overrides the one in `url`. Prefer `password_file`, or a variable such as `${PASSWORD}`.'),
+    password_file: pathOrNull().prefault(null).describe('File with the password, instead of `password`.'),
     tls: tls
       .nullable()
       .prefault(null)
-      .describe('TLS to Redis, also to Sentinels: a group as below. `null`: only where the URL begins with `rediss:`.'),
+      .describe('TLS to Redis and to Sentinels: a group as below. `null`: only if the URL begins with `rediss:`.'),
     prefix: text({
       form: /^[A-Za-z0-9._-]{1,64}$/,
       allowed: 'a name of up to 64 letters, digits, dots, dashes and underscores',
     })
       .prefault('rufh')
       .describe(
-        'Proxies with the same prefix work together. Every key and channel begins with a brace and it: an ACL allows ' +
+        'Proxies with the same prefix form one cluster. Every key and channel begins with `{` and the prefix, so an ACL allows ' +
           '`~{rufh*` and `&{rufh*`.',
       ),
     replicas: integer({ min: 0, max: 100 })
       .prefault(0)
       .describe(
-        'So many replicas must have a change before a client is told of it; fewer in time is an error (503) for that ' +
-          'client. 0: the master alone decides, and its failover may forget the last changes.',
+        'Number of replicas that must confirm a change before it is acknowledged to the client; if fewer do in time, the client gets ' +
+          '503. 0: the master alone decides, and a failover may lose the latest changes.',
       ),
     wait: duration()
       .prefault('0s')
-      .describe('How long a start waits for Redis to be reachable. `0s`: a Redis that is not there ends the start.'),
+      .describe('How long startup waits for Redis to become reachable. `0s`: startup fails if Redis is unreachable.'),
   })
   .prefault({})
   .describe('Where the state of uploads is kept.');
