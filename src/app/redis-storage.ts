@@ -7,8 +7,8 @@ import { nodeName, existingNodeName } from '../fs/node-name.js';
 import type { Log } from '../observe/log.js';
 import { noteNode } from '../spool/data-directory.js';
 import { LocalSpool } from '../spool/local-spool.js';
-import { assertUnused, isShareable, spoolIdentitySince, spoolMark, SpoolUse } from '../spool/shared-directory.js';
-import { assertClaimable, claimSpool, forgetTakeovers, noteStore, readTakeovers } from '../spool/spool-claim.js';
+import { assertUnused, isShareable, spoolMarkTime, readSpoolMark, SpoolUse } from '../spool/shared-directory.js';
+import { assertClaimable, claimSpool, forgetTakeovers, claimForStore, readTakeovers } from '../spool/spool-claim.js';
 import { RedisConnection } from '../store/redis/connection.js';
 import { describeAddresses, type RedisSettings } from '../store/redis/errors.js';
 import { RedisLeases } from '../store/redis/leases.js';
@@ -35,52 +35,52 @@ type RedisBacked = Config & { readonly store: RedisConfig };
 export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): Promise<Storage> {
   const { log, clock, longestAgeMs, timings, closers } = deps;
   const { data, spool: spoolConfig } = config;
-  const { shared } = spoolConfig;
-  await assertUsable({ directory: data, store: 'redis', shared });
+  const { shared: isShared } = spoolConfig;
+  await assertUsable({ directory: data, store: 'redis', isShared });
   const sharedDirectory = new SharedDirectory(data, log);
-  const prepare = once(() => (shared ? sharedDirectory.test() : lockOwnDirectory(config, closers)));
+  const prepare = once(() => (isShared ? sharedDirectory.test() : lockOwnDirectory(config, closers)));
   const settings = await settingsOf(config.store);
   const connection = await RedisConnection.open(settings, log, {
     clock,
     maxUploadAgeMs: longestAgeMs,
     beforeNew: async (isStillNew) => {
-      if (shared)
+      if (isShared)
         await assertUnused(data, { name: describeStore(settings), isStillNew, log, watchMs: timings.spoolWatchMs });
       // Locks a directory of this node's own, so that no earlier process uses it any more.
       await prepare();
     },
     spool: {
-      name: async () => (shared ? 'shared' : `of ${(await existingNodeName(data)) ?? 'nobody'}`),
-      mark: async () => (await spoolMark(data)) ?? '',
+      name: async () => (isShared ? 'shared' : `of ${(await existingNodeName(data)) ?? 'nobody'}`),
+      mark: async () => (await readSpoolMark(data)) ?? '',
     },
   });
   closers.push(() => connection.close());
   const { storeId, isNewStore, previousMark } = connection;
-  const othersDeliver = shared || config.workers > 1;
+  const othersDeliver = isShared || config.workers > 1;
   const claim = {
     directory: data,
-    shared,
-    isOthersToo: othersDeliver,
+    isShared,
+    startsConcurrently: othersDeliver,
     storeId,
     isNewStore,
-    unfinished: previousMark,
+    unfinishedStartMark: previousMark,
     log,
   };
   await assertClaimable(claim);
   await prepare();
-  connection.onStoreReplaced((otherId) => noteStore(data, otherId));
+  connection.onStoreReplaced((otherId) => claimForStore(data, otherId));
   if (await claimSpool(claim)) await connection.confirmMarked();
   else connection.retryMarking();
-  const node = shared ? undefined : await nodeName(data);
-  if (node !== undefined) await noteNode({ directory: data, store: 'redis', shared }, storeId, node);
+  const node = isShared ? undefined : await nodeName(data);
+  if (node !== undefined) await noteNode({ directory: data, store: 'redis', isShared }, storeId, node);
   const store = new RedisStore({ connection, node: node ?? '' });
   closers.push(() => store.close());
   const leases = new RedisLeases(connection);
   closers.push(() => Promise.resolve(leases.close()));
-  const spool = new LocalSpool({ directory: data, sync: spoolConfig.sync, shared, isMarked: true });
+  const spool = new LocalSpool({ directory: data, sync: spoolConfig.sync, isShared, isMarked: true });
   const use = new SpoolUse({
     directory: data,
-    shared,
+    shared: isShared,
     storeId: () => verifiedStoreId(connection),
     log,
     everyMs: timings.spoolTouchMs,
@@ -115,7 +115,7 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
       directoryCheck(data),
       storeCheck(connection),
       recordsCheck(setAside),
-      ...(shared ? [sharedDirectory.check] : []),
+      ...(isShared ? [sharedDirectory.check] : []),
       unknownCheck(() => unknown.known),
     ],
     recover: async () => {
@@ -131,7 +131,7 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
     mayRemoveOrphans: async () =>
       (await hasBelongedLongToStore(data, connection, clock)) &&
       tryAcquire(connection, `orphans:${node ?? ''}`, timings.orphanScanIntervalMs),
-    spoolSince: () => spoolIdentitySince(data),
+    spoolSince: () => spoolMarkTime(data),
     takenOver: async () => (await readTakeovers(data))?.ids ?? new Set(),
   };
 }
@@ -247,8 +247,8 @@ async function hasBelongedLongToStore(
   { storeId }: RedisConnection,
   clock: () => number,
 ): Promise<boolean> {
-  if ((await spoolMark(data)) !== storeId) return false;
-  const since = await spoolIdentitySince(data);
+  if ((await readSpoolMark(data)) !== storeId) return false;
+  const since = await spoolMarkTime(data);
   return since !== undefined && clock() - since >= RESTORE_PERIOD_MS;
 }
 

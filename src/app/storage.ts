@@ -9,7 +9,7 @@ import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { assertUsable, claimForEmbedded } from '../spool/data-directory.js';
 import { LocalSpool } from '../spool/local-spool.js';
-import { spoolIdentitySince, spoolMark } from '../spool/shared-directory.js';
+import { spoolMarkTime, readSpoolMark } from '../spool/shared-directory.js';
 import type { Spool } from '../spool/spool.js';
 import { DirectoryLock } from '../store/embedded/directory-lock.js';
 import { EmbeddedLeases, EmbeddedStore } from '../store/embedded/embedded-store.js';
@@ -117,7 +117,7 @@ export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Pr
   const { data: directory, spool: spoolConfig } = config;
   const { sync } = spoolConfig;
   const { log, clock, timings, closers } = deps;
-  await assertUsable({ directory, store: 'embedded', shared: false });
+  await assertUsable({ directory, store: 'embedded', isShared: false });
   await lockDirectory(directory, closers);
   const id = await claimForEmbedded(directory);
   const store = await EmbeddedStore.open({
@@ -154,8 +154,8 @@ export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Pr
       unreadable.start((id, files) => recoverOne(id, files, recovery));
     },
     // Since the start another file system may have been mounted over the directory.
-    mayRemoveOrphans: async () => (await spoolMark(directory)) === id,
-    spoolSince: () => spoolIdentitySince(directory),
+    mayRemoveOrphans: async () => (await readSpoolMark(directory)) === id,
+    spoolSince: () => spoolMarkTime(directory),
     clearLeftovers: (age) => store.clearLeftovers(age),
   };
 }

@@ -51,7 +51,7 @@ function validDataDirectory(right: ValidPart | undefined): DataDirectory | undef
 async function dataDirectoryError(config: DataDirectory): Promise<string | undefined> {
   const { data: directory, store, spool } = config;
   try {
-    if (store && spool) await assertUsable({ directory, store: store.type, shared: spool.shared });
+    if (store && spool) await assertUsable({ directory, store: store.type, isShared: spool.shared });
     if (statSync(directory, { throwIfNoEntry: false })) return permissionProblem(directory);
     const above = existingAncestor(directory);
     // Newer versions of Node do not tell a path below a file from one that is not there.

@@ -103,7 +103,7 @@ async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started>
     for (const one of opened.splice(0)) await one();
   };
   try {
-    await assertUsable({ directory: data, store: store.type, shared: spool.shared });
+    await assertUsable({ directory: data, store: store.type, isShared: spool.shared });
     // One node has one directory of its own: that its workers share it must let in no other processes.
     if (!spool.shared) await lockDirectory(data, opened);
     const primary = await startPrimary({ ...config, log });

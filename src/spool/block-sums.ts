@@ -10,7 +10,7 @@ const BLOCK_WITH_SUM = BLOCK_BYTES + SUM_BYTES;
  * The length of a file with this many bytes of content. The checksum of an unfinished last block is kept in the record
  * instead.
  */
-export function fileSize(bytes: number): number {
+export function fileSizeOf(bytes: number): number {
   return bytes + SUM_BYTES * Math.floor(bytes / BLOCK_BYTES);
 }
 
@@ -18,7 +18,7 @@ export function fileSize(bytes: number): number {
  * The content in a file of this length, in bytes. A full block without its complete checksum counts without its last
  * byte.
  */
-export function bytesIn(fileSize: number): number {
+export function contentBytesIn(fileSize: number): number {
   const blocks = Math.floor(fileSize / BLOCK_WITH_SUM);
   return blocks * BLOCK_BYTES + Math.min(fileSize % BLOCK_WITH_SUM, BLOCK_BYTES - 1);
 }
@@ -48,11 +48,11 @@ export class RunningSums {
   private size = 0;
   private sum: number;
   /** The newest piece of the unfinished block, and the checksum before it. */
-  private newest: Uint8Array = new Uint8Array();
-  private before: number;
+  private newestPiece: Uint8Array = new Uint8Array();
+  private sumBeforeNewest: number;
 
   constructor(private readonly file: string) {
-    this.sum = this.before = seedOf(file, 0);
+    this.sum = this.sumBeforeNewest = seedOf(file, 0);
   }
 
   /** The checksum of the unfinished block. */
@@ -62,7 +62,7 @@ export class RunningSums {
 
   /** The checksum of the unfinished block without the last byte; valid only when there is one. */
   get withoutLastByte(): number {
-    return crc32(this.newest.subarray(0, -1), this.before);
+    return crc32(this.newestPiece.subarray(0, -1), this.sumBeforeNewest);
   }
 
   /** Takes the next bytes of content and gives the bytes to write, with a checksum after each finished block. */
@@ -80,9 +80,9 @@ export class RunningSums {
   }
 
   private add(piece: Uint8Array): void {
-    this.before = this.sum;
-    this.newest = piece;
-    this.sum = crc32(piece, this.before);
+    this.sumBeforeNewest = this.sum;
+    this.newestPiece = piece;
+    this.sum = crc32(piece, this.sumBeforeNewest);
     this.size += piece.length;
   }
 
@@ -99,23 +99,23 @@ export class RunningSums {
  */
 export class ArrivingBlocks {
   private block = 0;
-  private filled = 0;
-  private computed: number;
-  private sum: number[] = [];
-  private left: number;
+  private blockBytes = 0;
+  private computedSum: number;
+  private receivedSum: number[] = [];
+  private remainingBytes: number;
 
   /** `size` includes the checksums. */
   constructor(
     private readonly file: string,
     size: number,
   ) {
-    this.left = size;
-    this.computed = seedOf(file, 0);
+    this.remainingBytes = size;
+    this.computedSum = seedOf(file, 0);
   }
 
   /** True when all bytes have arrived, and the last block with its checksum. */
   get isComplete(): boolean {
-    return this.left === 0 && this.filled === 0 && this.sum.length === 0;
+    return this.remainingBytes === 0 && this.blockBytes === 0 && this.receivedSum.length === 0;
   }
 
   /** Takes the next bytes and gives the content in them; `damaged` when a checksum differs. */
@@ -123,14 +123,17 @@ export class ArrivingBlocks {
     const pieces: Uint8Array[] = [];
     for (const buffer of buffers)
       for (let at = 0; at < buffer.length;) {
-        const wanted = this.bytesBeforeSum;
-        const piece = buffer.subarray(at, at + (wanted > 0 ? wanted : SUM_BYTES - this.sum.length));
+        const bytesBeforeSum = this.bytesBeforeSum;
+        const piece = buffer.subarray(
+          at,
+          at + (bytesBeforeSum > 0 ? bytesBeforeSum : SUM_BYTES - this.receivedSum.length),
+        );
         at += piece.length;
-        this.left -= piece.length;
-        if (wanted > 0) {
+        this.remainingBytes -= piece.length;
+        if (bytesBeforeSum > 0) {
           pieces.push(piece);
-          this.computed = crc32(piece, this.computed);
-          this.filled += piece.length;
+          this.computedSum = crc32(piece, this.computedSum);
+          this.blockBytes += piece.length;
         } else if (!this.takeSum(piece)) return 'damaged';
       }
     return pieces;
@@ -138,18 +141,18 @@ export class ArrivingBlocks {
 
   /** Bytes of the current block that are still missing before its checksum. */
   private get bytesBeforeSum(): number {
-    if (this.sum.length > 0) return 0;
-    return Math.min(BLOCK_BYTES - this.filled, this.left - SUM_BYTES);
+    if (this.receivedSum.length > 0) return 0;
+    return Math.min(BLOCK_BYTES - this.blockBytes, this.remainingBytes - SUM_BYTES);
   }
 
   private takeSum(piece: Uint8Array): boolean {
-    this.sum.push(...piece);
-    if (this.sum.length < SUM_BYTES) return true;
-    const isRight = Buffer.from(this.sum).readUInt32LE() === this.computed;
+    this.receivedSum.push(...piece);
+    if (this.receivedSum.length < SUM_BYTES) return true;
+    const isRight = Buffer.from(this.receivedSum).readUInt32LE() === this.computedSum;
     this.block += 1;
-    this.filled = 0;
-    this.sum = [];
-    this.computed = seedOf(this.file, this.block);
+    this.blockBytes = 0;
+    this.receivedSum = [];
+    this.computedSum = seedOf(this.file, this.block);
     return isRight;
   }
 }

@@ -20,14 +20,14 @@ import {
 } from '../fs/files.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
-import { BLOCK_BYTES, fileSize, type RunningSums, seedOf, SUM_BYTES, sumBytes } from './block-sums.js';
-import { areJoined, originOf } from './chunk-name.js';
+import { BLOCK_BYTES, fileSizeOf, type RunningSums, seedOf, SUM_BYTES, sumBytes } from './block-sums.js';
+import { areContiguous, parseChunkName } from './chunk-name.js';
 import type { ChunkWriter, Extent } from './spool.js';
 
 /** Measured: smaller reads cost more in calls than in bytes, larger ones gain nothing. */
 const READ_SIZE = 2 * BLOCK_BYTES;
 
-interface Range {
+interface ReadOptions {
   readonly start?: number;
   readonly end?: number;
   /** Called before a chunk is declared lost, so that the next look is a fresh one. Fails when the spool is not mounted. */
@@ -60,22 +60,26 @@ interface Section {
  * The committed bytes of the chunks, or a range of them, as one stream that has at most one file open. Every byte is
  * verified with the checksum of its block first.
  */
-export function readChunks(directory: string, chunks: readonly Chunk[], range: Range = {}): Readable {
+export function readChunks(directory: string, chunks: readonly Chunk[], range: ReadOptions = {}): Readable {
   const sections = sectionsOf(directory, chunks, range);
-  return Readable.from(bytesOf(sections, range), { objectMode: false, highWaterMark: READ_SIZE });
+  return Readable.from(streamSections(sections, range), { objectMode: false, highWaterMark: READ_SIZE });
 }
 
-function sectionsOf(directory: string, chunks: readonly Chunk[], range: Range): Section[] {
+function sectionsOf(directory: string, chunks: readonly Chunk[], range: ReadOptions): Section[] {
   const total = chunks.reduce((sum, chunk) => sum + chunk.size, 0);
   const { start = 0, end = total } = range;
   if (!(start >= 0 && start <= end && end <= total))
     throw new Fault('CONTRACT_BROKEN', `the range ${start}–${end} is not within ${total} bytes`, false);
-  if (!areJoined(chunks)) throw lost('the chunks do not follow each other');
+  if (!areContiguous(chunks)) throw bytesLost('the chunks do not follow each other');
   const sections: Section[] = [];
   let before = 0;
   for (const { name, size, crc } of chunks) {
     const part = { start: Math.max(start - before, 0), end: Math.min(end - before, size) };
-    const file = { path: join(directory, name), file: `${basename(directory)}/${name}`, hasSums: !!originOf(name) };
+    const file = {
+      path: join(directory, name),
+      file: `${basename(directory)}/${name}`,
+      hasSums: !!parseChunkName(name),
+    };
     if (part.start < part.end) sections.push({ ...file, committed: size, crc, ...part });
     before += size;
   }
@@ -83,9 +87,9 @@ function sectionsOf(directory: string, chunks: readonly Chunk[], range: Range): 
 }
 
 /** Checks the sizes of all files before the first byte: an origin should not get half a body because a chunk is lost. */
-async function* bytesOf(
+async function* streamSections(
   sections: readonly Section[],
-  { refresh = () => Promise.resolve(), withSums = false }: Range,
+  { refresh = () => Promise.resolve(), withSums = false }: ReadOptions,
 ): AsyncGenerator<Buffer> {
   try {
     for (const section of sections) await assertComplete(section, refresh);
@@ -93,19 +97,19 @@ async function* bytesOf(
   } catch (error) {
     if (!hasCode(error, 'ENOENT')) throw storageFault(error, 'bytes cannot be read');
     await refresh();
-    throw lost('a chunk is missing');
+    throw bytesLost('a chunk is missing');
   }
 }
 
 async function assertComplete({ path, hasSums, committed }: Section, refresh: () => Promise<void>): Promise<void> {
-  const size = await readAgainIfMissing(() => withReadRetries(() => fileSizeOf(path)), refresh);
-  if (size === undefined) throw lost('a chunk is missing');
-  const wanted = hasSums ? fileSize(committed) : committed;
-  if (size < wanted) throw lost(`the file of a chunk has ${size} bytes instead of ${wanted}`);
+  const size = await retryIfMissing(() => withReadRetries(() => openedSize(path)), refresh);
+  if (size === undefined) throw bytesLost('a chunk is missing');
+  const expected = hasSums ? fileSizeOf(committed) : committed;
+  if (size < expected) throw bytesLost(`the file of a chunk has ${size} bytes instead of ${expected}`);
 }
 
 /** Opens the file for its size: otherwise an NFS client may give a size from before another node wrote the rest. */
-async function fileSizeOf(path: string): Promise<number> {
+async function openedSize(path: string): Promise<number> {
   const fd = await open(path, 'r');
   try {
     return (await fstat(fd)).size;
@@ -123,7 +127,7 @@ async function* sectionBytes(section: Section, withSums: boolean): AsyncGenerato
   try {
     for (let at = first; at < last; at += READ_SIZE) {
       const size = Math.min(READ_SIZE, last - at);
-      const blocks = (await readRight(fd, section, at, size)) ?? (await readAgain(section, at, size));
+      const blocks = (await readVerified(fd, section, at, size)) ?? (await rereadVerified(section, at, size));
       if (withSums) yield* bytesAndSums(blocks, section, at);
       else yield blocks.bytes.subarray(Math.max(start - at, 0), Math.min(end - at, size));
     }
@@ -142,11 +146,11 @@ function* bytesAndSums({ bytes, sums }: Blocks, { file }: Section, at: number): 
 }
 
 /** Reads through a newly opened file, because a network file system may have given old bytes from its cache. */
-async function readAgain(section: Section, at: number, size: number): Promise<Blocks> {
+async function rereadVerified(section: Section, at: number, size: number): Promise<Blocks> {
   const fd = await withReadRetries(() => open(section.path, 'r'));
   try {
-    const blocks = await readRight(fd, section, at, size);
-    if (!blocks) throw lost('a chunk is not what was written');
+    const blocks = await readVerified(fd, section, at, size);
+    if (!blocks) throw bytesLost('a chunk is not what was written');
     return blocks;
   } finally {
     await close(fd);
@@ -154,24 +158,24 @@ async function readAgain(section: Section, at: number, size: number): Promise<Bl
 }
 
 /** Reads and verifies bytes from the start of a block on; undefined when a checksum differs. */
-async function readRight(fd: number, section: Section, at: number, size: number): Promise<Blocks | undefined> {
+async function readVerified(fd: number, section: Section, at: number, size: number): Promise<Blocks | undefined> {
   const { file, hasSums, crc } = section;
   const bytes = Buffer.allocUnsafeSlow(size);
   if (!hasSums) {
     await readAll(fd, [bytes], at);
     return { bytes };
   }
-  const whole = Math.floor(size / BLOCK_BYTES);
+  const fullBlocks = Math.floor(size / BLOCK_BYTES);
   const sums = Buffer.alloc(Math.ceil(size / BLOCK_BYTES) * SUM_BYTES);
   const pieces: Buffer[] = [];
-  for (let block = 0; block < whole; block++) pieces.push(blockOf(bytes, block), sumOf(sums, block));
-  if (size % BLOCK_BYTES > 0) pieces.push(blockOf(bytes, whole));
-  await readAll(fd, pieces, fileSize(at));
+  for (let block = 0; block < fullBlocks; block++) pieces.push(blockOf(bytes, block), sumOf(sums, block));
+  if (size % BLOCK_BYTES > 0) pieces.push(blockOf(bytes, fullBlocks));
+  await readAll(fd, pieces, fileSizeOf(at));
   for (let block = 0; block * BLOCK_BYTES < size; block++) {
-    const wanted = block < whole ? sums.readUInt32LE(block * SUM_BYTES) : crc;
-    const found = crc32(blockOf(bytes, block), seedOf(file, at / BLOCK_BYTES + block));
-    if (found !== wanted) return undefined;
-    sums.writeUInt32LE(wanted, block * SUM_BYTES);
+    const expected = block < fullBlocks ? sums.readUInt32LE(block * SUM_BYTES) : crc;
+    const actual = crc32(blockOf(bytes, block), seedOf(file, at / BLOCK_BYTES + block));
+    if (actual !== expected) return undefined;
+    sums.writeUInt32LE(expected, block * SUM_BYTES);
   }
   return { bytes, sums };
 }
@@ -185,18 +189,18 @@ function sumOf(sums: Buffer, block: number): Buffer {
 }
 
 async function readAll(fd: number, buffers: readonly Buffer[], position: number): Promise<void> {
-  let left = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
+  let remaining = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
   let rest: readonly Uint8Array[] = buffers;
-  for (let at = position; left > 0;) {
-    const got = await withReadRetries(() => readv(fd, rest, at));
-    if (got === 0) throw lost('a chunk became shorter while it was read');
-    at += got;
-    left -= got;
-    if (left > 0) rest = skipBytes(rest, got);
+  for (let at = position; remaining > 0;) {
+    const readBytes = await withReadRetries(() => readv(fd, rest, at));
+    if (readBytes === 0) throw bytesLost('a chunk became shorter while it was read');
+    at += readBytes;
+    remaining -= readBytes;
+    if (remaining > 0) rest = skipBytes(rest, readBytes);
   }
 }
 
-function lost(what: string): Fault {
+function bytesLost(what: string): Fault {
   return new Fault('BYTES_LOST', `committed bytes are lost: ${what}`, false);
 }
 
@@ -204,9 +208,9 @@ export interface NewChunk {
   readonly path: string;
   /** The directories whose entries lead to the file and may be new; the first is that of the upload. */
   readonly directories: readonly string[];
-  readonly names: DirectorySync;
+  readonly directorySync: DirectorySync;
   /** The value of `names.failures` from before the file was created. */
-  readonly since: number;
+  readonly failuresBefore: number;
   /** Missing for a file whose name is that of an earlier version, without checksums. */
   readonly sums?: RunningSums;
 }
@@ -218,9 +222,9 @@ export interface NewChunk {
 export class FileChunkWriter implements ChunkWriter {
   private written: Extent;
   private position = 0;
-  private synced = 0;
+  private syncedBytes = 0;
   private nameIsDurable = false;
-  private broken: Error | undefined;
+  private failure: Error | undefined;
   private closing: Promise<void> | undefined;
 
   constructor(
@@ -243,37 +247,37 @@ export class FileChunkWriter implements ChunkWriter {
   }
 
   async write(buffers: readonly Uint8Array[]): Promise<void> {
-    if (this.broken) throw this.broken;
+    if (this.failure) throw this.failure;
     const { sums } = this.chunk;
     const size = this.written.size + sizeOf(buffers);
     let rest = sums?.take(buffers) ?? buffers;
     try {
-      for (let left = sizeOf(rest); left > 0;) {
-        const taken = await writev(this.fd, rest, this.position);
-        if (taken === 0) throw new Fault('STORAGE_UNAVAILABLE', 'the disk takes no bytes', true);
-        this.position += taken;
-        left -= taken;
-        if (left > 0) rest = skipBytes(rest, taken);
+      for (let remaining = sizeOf(rest); remaining > 0;) {
+        const writtenBytes = await writev(this.fd, rest, this.position);
+        if (writtenBytes === 0) throw new Fault('STORAGE_UNAVAILABLE', 'the disk takes no bytes', true);
+        this.position += writtenBytes;
+        remaining -= writtenBytes;
+        if (remaining > 0) rest = skipBytes(rest, writtenBytes);
       }
       this.written = { size, crc: sums?.unfinished };
     } catch (error) {
-      this.broken = storageFault(error, 'bytes cannot be written');
-      throw this.broken;
+      this.failure = storageFault(error, 'bytes cannot be written');
+      throw this.failure;
     }
   }
 
   async sync(): Promise<void> {
-    if (this.broken) throw this.broken;
+    if (this.failure) throw this.failure;
     const { size } = this.written;
-    if (size === this.synced && this.nameIsDurable) return;
+    if (size === this.syncedBytes && this.nameIsDurable) return;
     try {
       await this.makeDurable();
       await this.assertStillThere();
     } catch (error) {
-      this.broken = storageFault(error, 'bytes cannot be made durable');
-      throw this.broken;
+      this.failure = storageFault(error, 'bytes cannot be made durable');
+      throw this.failure;
     }
-    this.synced = Math.max(this.synced, size);
+    this.syncedBytes = Math.max(this.syncedBytes, size);
     this.nameIsDurable = true;
   }
 
@@ -288,7 +292,7 @@ export class FileChunkWriter implements ChunkWriter {
     const { path, directories } = this.chunk;
     try {
       // No other file can have the same inode number while ours is open.
-      if (await this.isAt(path)) await unlink(path);
+      if (await this.isOurFile(path)) await unlink(path);
       await removeIfEmpty(directories[0]!);
     } catch (error) {
       throw storageFault(error, 'a chunk cannot be removed');
@@ -297,11 +301,11 @@ export class FileChunkWriter implements ChunkWriter {
     }
   }
 
-  private async isAt(path: string): Promise<boolean> {
+  private async isOurFile(path: string): Promise<boolean> {
     const own = await fstat(this.fd);
     try {
-      const found = await stat(path);
-      return found.ino === own.ino && found.dev === own.dev;
+      const stats = await stat(path);
+      return stats.ino === own.ino && stats.dev === own.dev;
     } catch (error) {
       if (!hasCode(error, 'ENOENT')) throw error;
       return false;
@@ -309,10 +313,11 @@ export class FileChunkWriter implements ChunkWriter {
   }
 
   private async makeDurable(): Promise<void> {
-    const { names, directories, since } = this.chunk;
-    if (!names.isDurable) return;
+    const { directorySync, directories, failuresBefore } = this.chunk;
+    if (!directorySync.isDurable) return;
     await fdatasync(this.fd);
-    if (!this.nameIsDurable) await Promise.all(directories.map((directory) => names.sync(directory, since)));
+    if (!this.nameIsDurable)
+      await Promise.all(directories.map((directory) => directorySync.sync(directory, failuresBefore)));
   }
 
   /** Fails when the file was removed: it still accepts bytes, but they vanish when it is closed. */
@@ -336,19 +341,16 @@ function sizeOf(buffers: readonly Uint8Array[]): number {
  * Looks again after `refresh` when a file is missing, because an NFS client may remember for a while that it did not
  * exist; undefined when it is missing then too.
  */
-export async function readAgainIfMissing<T>(
-  look: () => Promise<T>,
-  refresh: () => Promise<void>,
-): Promise<T | undefined> {
-  const first = await unlessMissing(look);
+export async function retryIfMissing<T>(read: () => Promise<T>, refresh: () => Promise<void>): Promise<T | undefined> {
+  const first = await unlessMissing(read);
   if (first) return first.found;
   await refresh();
-  return (await unlessMissing(look))?.found;
+  return (await unlessMissing(read))?.found;
 }
 
-async function unlessMissing<T>(look: () => Promise<T>): Promise<{ readonly found: T } | undefined> {
+async function unlessMissing<T>(read: () => Promise<T>): Promise<{ readonly found: T } | undefined> {
   try {
-    return { found: await look() };
+    return { found: await read() };
   } catch (error) {
     if (!hasCode(error, 'ENOENT')) throw error;
     return undefined;

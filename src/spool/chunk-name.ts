@@ -1,7 +1,7 @@
 import type { Chunk } from '../model/upload.js';
 
 /** The meaning of a chunk's name. Names of earlier versions, without a start, and names of other files have none. */
-export interface ChunkOrigin {
+export interface ParsedChunkName {
   readonly kind: 'chunk' | 'answer';
   /** For a chunk the token of the lease that wrote it, for an answer the number of the attempt that brought it. */
   readonly number: number;
@@ -22,32 +22,32 @@ export function answerName(attempt: number): string {
 }
 
 /** Parses the name of a chunk or answer; undefined when it has no meaning. */
-export function originOf(name: string): ChunkOrigin | undefined {
+export function parseChunkName(name: string): ParsedChunkName | undefined {
   const [, kind, number, start] = NAME.exec(name) ?? [];
   return kind === undefined
     ? undefined
-    : { kind: kind as ChunkOrigin['kind'], number: Number(number), start: Number(start) };
+    : { kind: kind as ParsedChunkName['kind'], number: Number(number), start: Number(start) };
 }
 
 /** Includes the names of earlier versions. */
-const GIVEN = /^((chunk|answer)-\d{1,16}(-\d{1,16})?|whole-\d{1,16})$/;
+const GIVEN_NAME = /^((chunk|answer)-\d{1,16}(-\d{1,16})?|whole-\d{1,16})$/;
 
 /** Whether this program gives such names; files with other names in the spool belong to somebody else. */
 export function isGivenName(name: string): boolean {
-  return GIVEN.test(name);
+  return GIVEN_NAME.test(name);
 }
 
 /**
  * Whether the chunks join without gaps, each at the start in its name and under a later lease than the one before it.
  * Otherwise the record is damaged, and no byte may be served from it.
  */
-export function areJoined(chunks: readonly Chunk[]): boolean {
+export function areContiguous(chunks: readonly Chunk[]): boolean {
   let end = chunks[0]?.start ?? 0;
   let newest = -1;
   for (const { name, start, size } of chunks) {
-    const said = originOf(name);
-    if (start !== end || (said && (said.start !== start || said.number <= newest))) return false;
-    newest = said?.number ?? newest;
+    const parsed = parseChunkName(name);
+    if (start !== end || (parsed && (parsed.start !== start || parsed.number <= newest))) return false;
+    newest = parsed?.number ?? newest;
     end += size;
   }
   return true;

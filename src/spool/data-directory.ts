@@ -23,35 +23,35 @@ import { Fault } from '../model/fault.js';
 import {
   type DirectoryMark,
   FORMAT,
-  type FoundDirectory,
-  type Half,
-  IDENTITY_DRAFT,
+  type DirectoryState,
+  type Contents,
+  STORE_MARK_DRAFT,
   isRecord,
   type Likeness,
   likenessOf,
   MARK_DRAFT,
-  markIn,
+  parseMark,
   type Part,
   refusalOf,
   type StoreKind,
-  textOf,
+  readSmallFile,
 } from './directory-rules.js';
-import { IDENTITY, noteIdentity } from './shared-directory.js';
+import { STORE_MARK, writeMark } from './shared-directory.js';
 
 /** The file that identifies a data directory: its format, the kind of its store, and the id of that store. */
 const MARK = 'rufh-proxy.json';
-const MOST_NAMED = 3;
+const MAX_NAMED = 3;
 
 export interface DirectoryUse {
   readonly directory: string;
   readonly store: StoreKind;
   /** Other machines use the directory too: they agree on its permissions, and it is too large to be read at a start. */
-  readonly shared: boolean;
+  readonly isShared: boolean;
 }
 
 /** Fails with reason and remedy when a start with this store must not use the directory. Changes nothing. */
-export async function assertUsable(use: DirectoryUse): Promise<FoundDirectory> {
-  const found = await lookAtDirectory(use);
+export async function assertUsable(use: DirectoryUse): Promise<DirectoryState> {
+  const found = await inspectDirectory(use);
   const reason = refusalOf(found, use.store);
   if (reason !== undefined) throw refused(reason);
   return found;
@@ -62,16 +62,16 @@ export async function assertUsable(use: DirectoryUse): Promise<FoundDirectory> {
  * version. The process must hold the lock.
  */
 export async function claimForEmbedded(directory: string): Promise<string> {
-  const use = { directory, store: 'embedded', shared: false } as const;
+  const use = { directory, store: 'embedded', isShared: false } as const;
   const found = await assertUsable(use);
   await removeMarkDrafts(use);
   if (found.mark?.complete) return found.mark.id;
   const id = found.mark?.id ?? found.recordsMark ?? randomUUID();
   await beginMark(use, id);
-  await failing(directory, 'marked', async () => {
-    for (const half of ['uploads', 'spool']) {
-      await new DirectorySync('group').makeExclusiveDirectory(join(directory, half));
-      await noteIdentity(join(directory, half), id, randomUUID());
+  await withFault(directory, 'marked', async () => {
+    for (const part of ['uploads', 'spool']) {
+      await new DirectorySync('group').makeExclusiveDirectory(join(directory, part));
+      await writeMark(join(directory, part), id, randomUUID());
     }
   });
   await completeMark(use, id);
@@ -82,11 +82,11 @@ export async function claimForEmbedded(directory: string): Promise<string> {
  * Removes drafts of marks that a crash has left. The process must be allowed to use the directory; a shared spool is
  * left out for its size.
  */
-export async function removeMarkDrafts({ directory, store, shared }: DirectoryUse): Promise<void> {
-  const whose = { isShared: store !== 'embedded' };
-  await removeDrafts(directory, MARK_DRAFT, whose);
-  if (shared) return;
-  for (const half of ['uploads', 'spool']) await removeDrafts(join(directory, half), IDENTITY_DRAFT, whose);
+export async function removeMarkDrafts({ directory, store, isShared }: DirectoryUse): Promise<void> {
+  const options = { isShared: store !== 'embedded' };
+  await removeDrafts(directory, MARK_DRAFT, options);
+  if (isShared) return;
+  for (const part of ['uploads', 'spool']) await removeDrafts(join(directory, part), STORE_MARK_DRAFT, options);
 }
 
 /** Marks a directory without a mark, as incomplete. Fails when another kind of store marks it at the same time. */
@@ -94,11 +94,11 @@ export async function beginMark(use: DirectoryUse, id: string): Promise<void> {
   const { directory, store } = use;
   const path = join(directory, MARK);
   const draft = `${path}-${randomUUID()}`;
-  await failing(directory, 'marked', async () => {
+  await withFault(directory, 'marked', async () => {
     await new DirectorySync('group').makeDirectory(directory);
     await withDraft(draft, async () => {
       await writeFully(draft, markText({ format: FORMAT, store, id, complete: false }), true);
-      await link(draft, path).catch(unlessLinked(() => rename(draft, path)));
+      await link(draft, path).catch(onLinkError(() => rename(draft, path)));
       await new DirectorySync('group').sync(directory);
     });
   });
@@ -113,18 +113,18 @@ export async function completeMark({ directory, store }: DirectoryUse, id: strin
   const path = join(directory, MARK);
   const draft = `${path}-${randomUUID()}`;
   const complete = async (): Promise<void> => {
-    const node = name ?? markIn((await textOf(path)) ?? '').node;
+    const node = name ?? parseMark((await readSmallFile(path)) ?? '').node;
     await writeFully(draft, markText({ format: FORMAT, store, id, complete: true, ...(node && { node }) }), true);
     await rename(draft, path);
     await new DirectorySync('group').sync(directory);
   };
-  await failing(directory, 'marked', () => withDraft(draft, complete));
+  await withFault(directory, 'marked', () => withDraft(draft, complete));
 }
 
 /** Stores the name of the node a second time. On a full disk the next start does it. */
 export async function noteNode(use: DirectoryUse, id: string, name: string): Promise<void> {
   const path = join(use.directory, MARK);
-  if (markIn((await textOf(path)) ?? '').node === name) return;
+  if (parseMark((await readSmallFile(path)) ?? '').node === name) return;
   try {
     await completeMark(use, id, name);
   } catch (error) {
@@ -140,7 +140,7 @@ function markText(mark: DirectoryMark): Buffer {
  * Ignores that another process has marked the directory; without hard links in the file system the draft is renamed
  * instead.
  */
-function unlessLinked(otherwise: () => Promise<void>): (error: unknown) => Promise<void> | undefined {
+function onLinkError(otherwise: () => Promise<void>): (error: unknown) => Promise<void> | undefined {
   return (error) => {
     if (hasCode(error, 'EEXIST')) return undefined;
     if (hasCode(error, 'EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK')) return otherwise();
@@ -152,51 +152,51 @@ function unlessLinked(otherwise: () => Promise<void>): (error: unknown) => Promi
  * Reads the state of a directory. Fails where it contains links, or can be changed by other users. A missing one counts
  * as empty.
  */
-async function lookAtDirectory({ directory, shared }: DirectoryUse): Promise<FoundDirectory> {
+async function inspectDirectory({ directory, isShared }: DirectoryUse): Promise<DirectoryState> {
   const path = resolve(directory);
-  return failing(directory, 'read', async () => {
-    const own = await undefinedIfMissing(stat(path), NOWHERE);
+  return withFault(directory, 'read', async () => {
+    const own = await undefinedIfMissing(stat(path), NOT_FOUND_CODES);
     const entries = own === undefined ? [] : await entriesOf(path);
-    if (own) await assertOwn(path, own, { names: entries.map(({ name }) => name), shared });
-    const found: Found = {
+    if (own) await assertPermissions(path, own, { names: entries.map(({ name }) => name), isShared });
+    const findings: Findings = {
       likeness: new Map(),
       foreign: [],
       misshapen: [],
       likeRecords: [],
-      looks: 0,
+      checkedRecords: 0,
       hasRecord: false,
     };
-    for (const entry of entries) await noteEntry('beside', path, entry, found);
-    const mark = found.likeness.has(MARK) ? markIn((await textOf(join(path, MARK))) ?? '') : undefined;
-    const isProven = mark !== undefined;
-    const recordsMark = await noteMark(path, 'uploads', found);
-    const spoolMark = await noteMark(path, 'spool', found);
-    const records = await contentOf(path, 'uploads', { found, isProven, whole: !shared });
-    const spool = await contentOf(path, 'spool', { found, isProven, whole: !shared });
-    const { likeness, foreign, misshapen, likeRecords, hasRecord } = found;
+    for (const entry of entries) await recordEntry('beside', path, entry, findings);
+    const mark = findings.likeness.has(MARK) ? parseMark((await readSmallFile(join(path, MARK))) ?? '') : undefined;
+    const hasMark = mark !== undefined;
+    const recordsMark = await recordMark(path, 'uploads', findings);
+    const spoolMark = await recordMark(path, 'spool', findings);
+    const records = await scanContents(path, 'uploads', { findings, hasMark, readsAll: !isShared });
+    const spool = await scanContents(path, 'spool', { findings, hasMark, readsAll: !isShared });
+    const { likeness, foreign, misshapen, likeRecords, hasRecord } = findings;
     return {
       path,
-      shared,
+      isShared,
       mark,
       recordsMark,
       spoolMark,
       records,
       hasRecord,
       spool,
-      isRecordsMarkOurs: likeness.get(join('uploads', IDENTITY)) === 'ours',
-      isSpoolMarkOurs: likeness.get(join('spool', IDENTITY)) === 'ours',
+      isRecordsMarkOurs: likeness.get(join('uploads', STORE_MARK)) === 'ours',
+      isSpoolMarkOurs: likeness.get(join('spool', STORE_MARK)) === 'ours',
       wasStarted: likeness.get('last-start.json') === 'ours',
       hasLock: likeness.get('lock') === 'ours',
       node: likeness.get('node'),
-      nodeName: likeness.get('node') === 'ours' ? ((await textOf(join(path, 'node'))) ?? '').trim() : undefined,
+      nodeName: likeness.get('node') === 'ours' ? ((await readSmallFile(join(path, 'node'))) ?? '').trim() : undefined,
       misshapen,
-      foreign: [...foreign, ...(hasRecord ? [] : likeRecords)].slice(0, MOST_NAMED),
+      foreign: [...foreign, ...(hasRecord ? [] : likeRecords)].slice(0, MAX_NAMED),
     };
   });
 }
 
 /** The entries found so far. */
-interface Found {
+interface Findings {
   /** By their path within the directory. */
   readonly likeness: Map<string, Likeness>;
   /** Names that this program does not give, or whose content it did not write. */
@@ -206,87 +206,96 @@ interface Found {
   /** Names of records whose content was not checked, or is not that of a record. */
   readonly likeRecords: string[];
   /** Number of possible records whose content was checked. */
-  looks: number;
+  checkedRecords: number;
   hasRecord: boolean;
 }
 
-async function noteEntry(part: Part, directory: string, entry: DirectoryEntry, found: Found): Promise<Likeness> {
+async function recordEntry(
+  part: Part,
+  directory: string,
+  entry: DirectoryEntry,
+  findings: Findings,
+): Promise<Likeness> {
   const likeness = await likenessOf(part, directory, entry);
-  const isMark = part !== 'beside' && entry.name === IDENTITY;
+  const isMark = part !== 'beside' && entry.name === STORE_MARK;
   if (likeness === 'misshapen' || part !== 'beside') assertNoLink(directory, entry);
   const name = part === 'beside' ? entry.name : join(part, entry.name);
   if (part === 'beside' || isMark) {
-    found.likeness.set(name, likeness);
-    if (likeness === 'misshapen') found.misshapen.push(name);
+    findings.likeness.set(name, likeness);
+    if (likeness === 'misshapen') findings.misshapen.push(name);
   }
-  if (FOREIGN.has(likeness) && found.foreign.length < MOST_NAMED) found.foreign.push(name);
+  if (NOT_OURS.has(likeness) && findings.foreign.length < MAX_NAMED) findings.foreign.push(name);
   return likeness;
 }
 
 /** Finds the mark by its name, since a shared spool is too large to be listed to its end, and gives its text. */
-async function noteMark(path: string, part: 'uploads' | 'spool', found: Found): Promise<string | undefined> {
-  const half = join(path, part);
-  const stats = await undefinedIfMissing(lstat(join(half, IDENTITY)), NOWHERE);
+async function recordMark(path: string, part: 'uploads' | 'spool', findings: Findings): Promise<string | undefined> {
+  const partPath = join(path, part);
+  const stats = await undefinedIfMissing(lstat(join(partPath, STORE_MARK)), NOT_FOUND_CODES);
   if (!stats) return undefined;
   const entry: DirectoryEntry = {
-    name: IDENTITY,
+    name: STORE_MARK,
     isFile: () => stats.isFile(),
     isDirectory: () => stats.isDirectory(),
     isSymbolicLink: () => stats.isSymbolicLink(),
   };
-  await noteEntry(part, half, entry, found);
-  return (await textOf(join(half, IDENTITY)))?.trim() || undefined;
+  await recordEntry(part, partPath, entry, findings);
+  return (await readSmallFile(join(partPath, STORE_MARK)))?.trim() || undefined;
 }
 
-const FOREIGN: ReadonlySet<Likeness> = new Set(['foreign', 'unlike', 'misshapen']);
+const NOT_OURS: ReadonlySet<Likeness> = new Set(['foreign', 'unlike', 'misshapen']);
 
-interface HalfLook {
-  readonly found: Found;
+interface ContentScan {
+  readonly findings: Findings;
   /** The directory has a mark, so no record has to prove what it is. */
-  readonly isProven: boolean;
+  readonly hasMark: boolean;
   /** Reads everything, down to the files of each upload. */
-  readonly whole: boolean;
+  readonly readsAll: boolean;
 }
 
 /** Number of possible records that are checked to find a real one. */
-const MOST_LOOKS = 20;
+const MAX_CHECKED_RECORDS = 20;
 
 /** Whether `uploads` or `spool` contains anything of an upload. */
-async function contentOf(path: string, part: 'uploads' | 'spool', { found, isProven, whole }: HalfLook): Promise<Half> {
-  const half = join(path, part);
-  const isThere = found.likeness.has(part) && !found.misshapen.includes(part);
+async function scanContents(
+  path: string,
+  part: 'uploads' | 'spool',
+  { findings, hasMark, readsAll }: ContentScan,
+): Promise<Contents> {
+  const partPath = join(path, part);
+  const isThere = findings.likeness.has(part) && !findings.misshapen.includes(part);
   const entries = isThere
     ? await undefinedIfMissing(
-        withReadRetries(() => opendir(half)),
-        NOWHERE,
+        withReadRetries(() => opendir(partPath)),
+        NOT_FOUND_CODES,
       )
     : undefined;
   if (entries === undefined) return 'missing';
-  let holds = false;
+  let isFilled = false;
   for await (const entry of entries) {
-    if (entry.name === IDENTITY) continue;
-    const likeness = await noteEntry(part, half, entry, found);
-    if (likeness === 'maybe' && isOfUpload(entry.name)) {
-      holds = true;
-      if (part === 'uploads' && !isProven) await lookIntoRecord(half, entry.name, found);
+    if (entry.name === STORE_MARK) continue;
+    const likeness = await recordEntry(part, partPath, entry, findings);
+    if (likeness === 'maybe' && isUploadFile(entry.name)) {
+      isFilled = true;
+      if (part === 'uploads' && !hasMark) await checkRecord(partPath, entry.name, findings);
     }
-    if (holds && !whole) break;
-    if (entry.isDirectory() && isGeneratedId(entry.name)) await assertNoLinks(join(half, entry.name));
+    if (isFilled && !readsAll) break;
+    if (entry.isDirectory() && isGeneratedId(entry.name)) await assertNoLinks(join(partPath, entry.name));
   }
-  return holds ? 'filled' : 'empty';
+  return isFilled ? 'filled' : 'empty';
 }
 
-function isOfUpload(name: string): boolean {
+function isUploadFile(name: string): boolean {
   return isGeneratedId(name.split('.')[0]!);
 }
 
-async function lookIntoRecord(half: string, name: string, found: Found): Promise<void> {
-  if (found.hasRecord) return;
+async function checkRecord(directory: string, name: string, findings: Findings): Promise<void> {
+  if (findings.hasRecord) return;
   const isLog = name.endsWith('.log');
-  if (isLog && found.looks >= MOST_LOOKS) return;
-  if (isLog) found.looks++;
-  if (isLog && (await isRecord(half, name))) found.hasRecord = true;
-  else if (found.likeRecords.length < MOST_NAMED) found.likeRecords.push(join('uploads', name));
+  if (isLog && findings.checkedRecords >= MAX_CHECKED_RECORDS) return;
+  if (isLog) findings.checkedRecords++;
+  if (isLog && (await isRecord(directory, name))) findings.hasRecord = true;
+  else if (findings.likeRecords.length < MAX_NAMED) findings.likeRecords.push(join('uploads', name));
 }
 
 /** Ignores a directory that cannot be listed now; its fault is reported when the upload is recovered. */
@@ -317,29 +326,29 @@ function assertNoLink(directory: string, entry: DirectoryEntry, where = join(dir
 }
 
 /** Fails when other users can write there: they could make this program deliver, or remove, any file. */
-async function assertOwn(
+async function assertPermissions(
   path: string,
   own: Stats,
-  { names, shared }: { readonly names: readonly string[]; readonly shared: boolean },
+  { names, isShared }: { readonly names: readonly string[]; readonly isShared: boolean },
 ): Promise<void> {
   if (!own.isDirectory()) throw refused(`${path} is no directory: choose another --data`);
-  const byGroup = shared || isByGroup(own);
-  assertRights(path, own, byGroup);
+  const byGroup = isShared || isGroupVolume(own);
+  assertMode(path, own, byGroup);
   for (const name of ['uploads', 'spool']) {
     const half = names.includes(name) ? await lstat(join(path, name)) : undefined;
-    if (half?.isDirectory()) assertRights(join(path, name), half, byGroup);
+    if (half?.isDirectory()) assertMode(join(path, name), half, byGroup);
   }
   await access(path, constants.R_OK | constants.X_OK);
-  await failing(path, 'written', () => access(path, constants.W_OK));
+  await withFault(path, 'written', () => access(path, constants.W_OK));
 }
 
 /** A volume of another user that is writable for one of our groups, as Kubernetes provides it with `fsGroup`. */
-function isByGroup({ uid, gid, mode }: Stats): boolean {
+function isGroupVolume({ uid, gid, mode }: Stats): boolean {
   const groups = process.getgroups?.() ?? [];
   return uid !== process.geteuid?.() && (mode & 0o020) !== 0 && groups.includes(gid);
 }
 
-function assertRights(path: string, { uid, mode }: Stats, byGroup: boolean): void {
+function assertMode(path: string, { uid, mode }: Stats, byGroup: boolean): void {
   const user = process.geteuid?.();
   if (user === undefined) return;
   if ((mode & 0o002) !== 0) throw refused(`${path} can be written by every user: chmod o-w ${path}`);
@@ -352,13 +361,13 @@ function assertRights(path: string, { uid, mode }: Stats, byGroup: boolean): voi
 }
 
 /** ENOTDIR: there is nothing below a file that takes the place of a directory either. */
-const NOWHERE: readonly string[] = ['ENOENT', 'ENOTDIR'];
+const NOT_FOUND_CODES: readonly string[] = ['ENOENT', 'ENOTDIR'];
 
 function refused(reason: string): Fault {
   return new Fault('CONTRACT_BROKEN', reason, false);
 }
 
-async function failing<T>(directory: string, done: string, task: () => Promise<T>): Promise<T> {
+async function withFault<T>(directory: string, done: string, task: () => Promise<T>): Promise<T> {
   try {
     return await task();
   } catch (error) {

@@ -22,13 +22,13 @@ export interface DirectoryMark {
 }
 
 /** Whether one of the two subdirectories contains uploads. */
-export type Half = 'missing' | 'empty' | 'filled';
+export type Contents = 'missing' | 'empty' | 'filled';
 
 /** The state of a data directory. */
-export interface FoundDirectory {
+export interface DirectoryState {
   readonly path: string;
   /** Nodes on other machines use the directory too. */
-  readonly shared: boolean;
+  readonly isShared: boolean;
   readonly mark: DirectoryMark | undefined;
   /** The ids of the stores in the marks of `uploads/` and `spool/`. */
   readonly recordsMark: string | undefined;
@@ -36,10 +36,10 @@ export interface FoundDirectory {
   /** The marks have the form that this program gives them. */
   readonly isRecordsMarkOurs: boolean;
   readonly isSpoolMarkOurs: boolean;
-  readonly records: Half;
+  readonly records: Contents;
   /** The content of at least one record was verified. Only checked when there is no mark. */
   readonly hasRecord: boolean;
-  readonly spool: Half;
+  readonly spool: Contents;
   /** An earlier start has written down its number. */
   readonly wasStarted: boolean;
   /** There is a lock of this program; only its content shows whether its process is still running. */
@@ -55,7 +55,7 @@ export interface FoundDirectory {
 }
 
 /** Parses a mark; fails when it is invalid, or of a newer format. */
-export function markIn(text: string): DirectoryMark {
+export function parseMark(text: string): DirectoryMark {
   const { format, store, id, complete, node } = parsed(text);
   if (typeof format === 'number' && format > FORMAT)
     throw refused(
@@ -91,17 +91,17 @@ function parsed(text: string): { readonly [Name in keyof DirectoryMark]?: unknow
 }
 
 /** The reason why a start with this kind of store must not use the directory; undefined when it may. */
-export function refusalOf(found: FoundDirectory, store: StoreKind): string | undefined {
-  const whose = storeOf(found);
-  const strangers = whose === undefined ? undefined : besideStrangers(found);
-  if (strangers !== undefined) return strangers;
-  if (whose !== undefined && whose !== store) return OF_OTHER_KIND[store](found);
-  if (whose === undefined) return ofNobody(found);
-  return misshapen(found, store) ?? (store === 'embedded' ? incomplete(found) : nameless(found));
+export function refusalOf(found: DirectoryState, store: StoreKind): string | undefined {
+  const owner = storeKindOf(found);
+  const besideForeign = owner === undefined ? undefined : refuseBesideForeign(found);
+  if (besideForeign !== undefined) return besideForeign;
+  if (owner !== undefined && owner !== store) return OTHER_STORE[store](found);
+  if (owner === undefined) return refuseUnowned(found);
+  return refuseMisshapen(found, store) ?? (store === 'embedded' ? refuseIncomplete(found) : refuseWrongNode(found));
 }
 
 /** The kind of store that has used the directory; undefined for none. Directories of earlier versions have no mark. */
-function storeOf(found: FoundDirectory): StoreKind | undefined {
+function storeKindOf(found: DirectoryState): StoreKind | undefined {
   const { mark, records, hasRecord, wasStarted } = found;
   if (mark) return mark.store;
   if (found.isRecordsMarkOurs) return 'embedded';
@@ -109,7 +109,7 @@ function storeOf(found: FoundDirectory): StoreKind | undefined {
   return hasRecord || (wasStarted && records !== 'missing') ? 'embedded' : undefined;
 }
 
-const OF_OTHER_KIND: Readonly<Record<StoreKind, (found: FoundDirectory) => string>> = {
+const OTHER_STORE: Readonly<Record<StoreKind, (found: DirectoryState) => string>> = {
   embedded: ({ path }) =>
     `${path} belongs to nodes with Redis, and this start has the embedded store: give it their configuration (--config, ` +
     'with `store.type: redis`), or choose another --data. Nothing was changed',
@@ -119,27 +119,27 @@ const OF_OTHER_KIND: Readonly<Record<StoreKind, (found: FoundDirectory) => strin
 };
 
 /** Entries that a start with this store reads or writes, and that must be files. */
-const NEEDED: Readonly<Record<StoreKind, RegExp>> = { embedded: /^(?!node)/, redis: /^(?!last-start)/ };
+const USED_FILES: Readonly<Record<StoreKind, RegExp>> = { embedded: /^(?!node)/, redis: /^(?!last-start)/ };
 
-function misshapen({ path, misshapen: names }: FoundDirectory, store: StoreKind): string | undefined {
-  const name = names.find((each) => NEEDED[store].test(each));
+function refuseMisshapen({ path, misshapen: names }: DirectoryState, store: StoreKind): string | undefined {
+  const name = names.find((each) => USED_FILES[store].test(each));
   return name === undefined
     ? undefined
     : `${path}/${name} is not the kind of file that this program puts there: move it out of ${path}`;
 }
 
 /** Refuses a start that would give the node another name: all its uploads would belong to another node, and so be lost. */
-function nameless({ path, shared, mark, node, nodeName }: FoundDirectory): string | undefined {
-  const noted = mark?.node;
-  if (shared) return undefined;
-  if (noted !== undefined && (node === undefined || node === 'unlike'))
+function refuseWrongNode({ path, isShared, mark, node, nodeName }: DirectoryState): string | undefined {
+  const markedName = mark?.node;
+  if (isShared) return undefined;
+  if (markedName !== undefined && (node === undefined || node === 'unlike'))
     return (
       `${path}/node, the name of this node, is missing or damaged, and without it all uploads of this node would be lost. ` +
-      `rufh-proxy.json beside it has the name: printf %s ${noted} > ${path}/node`
+      `rufh-proxy.json beside it has the name: printf %s ${markedName} > ${path}/node`
     );
-  if (noted !== undefined && nodeName !== undefined && nodeName !== noted)
+  if (markedName !== undefined && nodeName !== undefined && nodeName !== markedName)
     return (
-      `${path}/node says that this node is ${nodeName}, and rufh-proxy.json beside it says ${noted}: one of them is damaged. ` +
+      `${path}/node says that this node is ${nodeName}, and rufh-proxy.json beside it says ${markedName}: one of them is damaged. ` +
       'Compare a backup, or the node that uploads in Redis name, and write the right one into the other file'
     );
   return node === undefined || node === 'ours'
@@ -147,8 +147,9 @@ function nameless({ path, shared, mark, node, nodeName }: FoundDirectory): strin
     : `${path}/node does not hold the name of a node: restore it from a backup. Without it, the uploads of this node are lost`;
 }
 
-function ofNobody({ path, spool, hasLock, foreign }: FoundDirectory): string | undefined {
-  if (spool === 'filled') return `${path} has bytes of uploads in spool, but nothing that says whose they are: ${HALF}`;
+function refuseUnowned({ path, spool, hasLock, foreign }: DirectoryState): string | undefined {
+  if (spool === 'filled')
+    return `${path} has bytes of uploads in spool, but nothing that says whose they are: ${PARTIAL_COPY}`;
   if (foreign.length === 0 || hasLock) return undefined;
   return (
     `${path} is not empty (${foreign.join(', ')}), and nothing in it is of this program: choose an empty directory, or a new ` +
@@ -157,7 +158,7 @@ function ofNobody({ path, spool, hasLock, foreign }: FoundDirectory): string | u
 }
 
 /** Refuses a directory with other files unless it has a mark or a record: our small files could belong to somebody else. */
-function besideStrangers({ path, mark, hasRecord, foreign }: FoundDirectory): string | undefined {
+function refuseBesideForeign({ path, mark, hasRecord, foreign }: DirectoryState): string | undefined {
   if (mark || hasRecord || foreign.length === 0) return undefined;
   return (
     `${path} has files that are not of this program (${foreign.join(', ')}), and no rufh-proxy.json that says that the rest is: ` +
@@ -166,28 +167,28 @@ function besideStrangers({ path, mark, hasRecord, foreign }: FoundDirectory): st
   );
 }
 
-const HALF =
+const PARTIAL_COPY =
   'it is a part of a data directory. Copy the whole of it (`uploads`, `spool` and the files beside them), or mount what is missing';
 
 /**
  * Refuses a directory whose `uploads` and `spool` are not both there, and of one store. Those of an earlier version
  * have no marks.
  */
-function incomplete({ path, mark, recordsMark, spoolMark, records, spool }: FoundDirectory): string | undefined {
+function refuseIncomplete({ path, mark, recordsMark, spoolMark, records, spool }: DirectoryState): string | undefined {
   const isOld = !mark && recordsMark === undefined;
   // A spool without records is allowed: it may contain the remains of the last uploads, which the sweep removes.
   if (isOld)
     return records === 'filled' && spool === 'missing'
-      ? `${path} has records in uploads, but no spool: ${HALF}`
+      ? `${path} has records in uploads, but no spool: ${PARTIAL_COPY}`
       : undefined;
   const id = mark?.id ?? recordsMark;
-  const mayLack = mark?.complete === false;
+  const mayLackMarks = mark?.complete === false;
   const halves = { uploads: recordsMark, spool: spoolMark };
   for (const [name, found] of Object.entries(halves)) {
-    if (found === id || (found === undefined && mayLack)) continue;
+    if (found === id || (found === undefined && mayLackMarks)) continue;
     return found === undefined
-      ? `${path}/${name} is missing, or is not the one that belongs to the rest of ${path} (it has no .store): ${HALF}`
-      : `${path}/${name} belongs to another data directory than the rest of ${path}: ${HALF}`;
+      ? `${path}/${name} is missing, or is not the one that belongs to the rest of ${path} (it has no .store): ${PARTIAL_COPY}`
+      : `${path}/${name} belongs to another data directory than the rest of ${path}: ${PARTIAL_COPY}`;
   }
   return undefined;
 }
@@ -204,7 +205,7 @@ function refused(reason: string): Fault {
  */
 export type Likeness = 'ours' | 'maybe' | 'unlike' | 'misshapen' | 'system' | 'foreign';
 
-interface Form {
+interface EntryForm {
   readonly name: RegExp;
   readonly kind: 'file' | 'directory';
   /** Judges the beginning of the file's content; without it only the name counts. */
@@ -215,7 +216,7 @@ const UUID = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}';
 
 /** Names of drafts of the two kinds of marks. */
 export const MARK_DRAFT = new RegExp(`^rufh-proxy\\.json-${UUID}$`);
-export const IDENTITY_DRAFT = new RegExp(`^\\.store-${UUID}$`);
+export const STORE_MARK_DRAFT = new RegExp(`^\\.store-${UUID}$`);
 
 const STORE_ID = new RegExp(`^${UUID}\\s*$`);
 const LAST_START = /^\{"number":\d+\}\s*$/;
@@ -228,17 +229,17 @@ export const SYSTEM_NAMES: readonly string[] = [
 ];
 
 /** `…` stands for a number in hexadecimal digits. */
-const OF_SYSTEMS = new RegExp(
+const SYSTEM_NAME = new RegExp(
   `^(${SYSTEM_NAMES.map((name) => name.replace(/[.+]/g, '\\$&').replace('…', '[0-9a-f]+')).join('|')})$`,
 );
 
-const MARKS: readonly Form[] = [
+const MARKS: readonly EntryForm[] = [
   { name: /^\.store$/, kind: 'file', likeness: oursIf((text) => STORE_ID.test(text)) },
-  { name: IDENTITY_DRAFT, kind: 'file', likeness: oursIf((text) => STORE_ID.test(text)) },
+  { name: STORE_MARK_DRAFT, kind: 'file', likeness: oursIf((text) => STORE_ID.test(text)) },
 ];
 
 /** Every name that this program gives, also those that a crash leaves behind, by the part of the directory. */
-const FORMS = {
+const ENTRY_FORMS = {
   beside: [
     { name: /^(uploads|spool)$/, kind: 'directory' },
     { name: /^lock$/, kind: 'file', likeness: likenessOfLock },
@@ -247,27 +248,27 @@ const FORMS = {
     { name: /^node$/, kind: 'file', likeness: (text) => (isNodeName(text.trim()) ? 'ours' : 'unlike') },
     { name: NODE_DRAFT, kind: 'file', likeness: oursIf((text) => isNodeName(text.trim())) },
     { name: new RegExp(`^\\.probe-${UUID}$`), kind: 'directory' },
-    // `markIn` checks the content of the mark.
+    // `parseMark` checks the content of the mark.
     { name: /^rufh-proxy\.json$/, kind: 'file' },
     { name: MARK_DRAFT, kind: 'file', likeness: oursIf((text) => text.startsWith('{"format":')) },
   ],
   uploads: [...MARKS, { name: /^[\w-]{32}\.(log|log\.tmp|answer|damaged)$/, kind: 'file' }],
   spool: [...MARKS, { name: /^\.in-use$/, kind: 'file' }, { name: /^(\.taken-over|[\w-]{32})$/, kind: 'directory' }],
-} as const satisfies Record<string, readonly Form[]>;
+} as const satisfies Record<string, readonly EntryForm[]>;
 
-export type Part = keyof typeof FORMS;
+export type Part = keyof typeof ENTRY_FORMS;
 
 /** Files whose whole text is checked are never longer. */
-const MOST_BYTES = 4096;
+const MAX_TEXT_BYTES = 4096;
 
 /** Judges one entry of a part of the directory. Fails when the disk does. */
 export async function likenessOf(part: Part, directory: string, entry: DirectoryEntry): Promise<Likeness> {
-  const forms: readonly Form[] = FORMS[part];
+  const forms: readonly EntryForm[] = ENTRY_FORMS[part];
   const form = forms.find(({ name }) => name.test(entry.name));
-  if (!form) return OF_SYSTEMS.test(entry.name) ? 'system' : 'foreign';
+  if (!form) return SYSTEM_NAME.test(entry.name) ? 'system' : 'foreign';
   if (form.kind === 'directory' ? !entry.isDirectory() : !entry.isFile()) return 'misshapen';
   if (!form.likeness) return 'maybe';
-  const text = await textOf(join(directory, entry.name));
+  const text = await readSmallFile(join(directory, entry.name));
   return text === undefined ? 'unlike' : form.likeness(text);
 }
 
@@ -275,17 +276,17 @@ export async function likenessOf(part: Part, directory: string, entry: Directory
 export async function isRecord(uploads: string, name: string): Promise<boolean> {
   const id = name.slice(0, -'.log'.length);
   if (!name.endsWith('.log') || !isGeneratedId(id)) return false;
-  const head = await headOf(join(uploads, name)).catch(() => undefined);
-  return head !== undefined && RECORD.test(head) && head.includes(`"${id}"`);
+  const head = await readHead(join(uploads, name)).catch(() => undefined);
+  return head !== undefined && RECORD_START.test(head) && head.includes(`"${id}"`);
 }
 
-const RECORD = /^[0-9a-f]{8} \{"format":\d+,"upload":\{/;
+const RECORD_START = /^[0-9a-f]{8} \{"format":\d+,"upload":\{/;
 
 /** The text of a small regular file; undefined for other files, because opening a pipe without a writer would block. */
-export async function textOf(path: string): Promise<string | undefined> {
+export async function readSmallFile(path: string): Promise<string | undefined> {
   try {
     const found = await lstat(path);
-    return found.isFile() && found.size <= MOST_BYTES ? await headOf(path) : undefined;
+    return found.isFile() && found.size <= MAX_TEXT_BYTES ? await readHead(path) : undefined;
   } catch (error) {
     // Another process has removed the file meanwhile.
     if (hasCode(error, 'ENOENT')) return '';
@@ -293,10 +294,10 @@ export async function textOf(path: string): Promise<string | undefined> {
   }
 }
 
-async function headOf(path: string): Promise<string> {
+async function readHead(path: string): Promise<string> {
   const fd = await open(path, 'r');
   try {
-    const bytes = Buffer.alloc(Math.min((await fstat(fd)).size, MOST_BYTES));
+    const bytes = Buffer.alloc(Math.min((await fstat(fd)).size, MAX_TEXT_BYTES));
     let at = 0;
     for (let got = -1; at < bytes.length && got !== 0; at += got) got = await read(fd, bytes.subarray(at), at);
     return bytes.toString('utf8', 0, at);

@@ -29,10 +29,10 @@ import {
 } from '../fs/files.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk } from '../model/upload.js';
-import { bytesIn, RunningSums } from './block-sums.js';
-import { FileChunkWriter, readAgainIfMissing, readChunks } from './chunk-files.js';
-import { originOf } from './chunk-name.js';
-import { IDENTITY } from './shared-directory.js';
+import { contentBytesIn, RunningSums } from './block-sums.js';
+import { FileChunkWriter, retryIfMissing, readChunks } from './chunk-files.js';
+import { parseChunkName } from './chunk-name.js';
+import { STORE_MARK } from './shared-directory.js';
 import { type ChunkWriter, ACKNOWLEDGED, type Spool, type SpooledChunk } from './spool.js';
 
 export interface LocalSpoolOptions {
@@ -40,7 +40,7 @@ export interface LocalSpoolOptions {
   readonly directory: string;
   readonly sync: SyncMode;
   /** Other machines use the directory too. */
-  readonly shared?: boolean;
+  readonly isShared?: boolean;
   /**
    * The spool contains the mark of its store, which tells it from an empty mount point; by default only a shared one
    * does.
@@ -49,7 +49,7 @@ export interface LocalSpoolOptions {
 }
 
 /** Number of uploads whose durable number is remembered; for older ones the number is written once more. */
-const MOST_PROVEN = 10_000;
+const MAX_REMEMBERED = 10_000;
 
 /** Stores the bytes as files, `<data>/spool/<id>/<name>`, also in a directory that several machines mount. */
 export class LocalSpool implements Spool {
@@ -58,12 +58,12 @@ export class LocalSpool implements Spool {
   private readonly isShared: boolean;
   private readonly isMarked: boolean;
   /** For each upload, the acknowledged number that this process has made durable. */
-  private readonly proven = new Map<string, number>();
+  private readonly durableNumbers = new Map<string, number>();
 
   constructor(options: LocalSpoolOptions) {
     this.root = join(options.directory, 'spool');
     this.names = new DirectorySync(options.sync);
-    this.isShared = options.shared ?? false;
+    this.isShared = options.isShared ?? false;
     this.isMarked = options.isMarked ?? this.isShared;
   }
 
@@ -73,7 +73,7 @@ export class LocalSpool implements Spool {
    */
   async open(): Promise<void> {
     if (this.isShared) return this.assertMounted();
-    await failing('the spool cannot be opened', () => this.names.makeExclusiveDirectory(this.root));
+    await withFault('the spool cannot be opened', () => this.names.makeExclusiveDirectory(this.root));
     for await (const entry of this.entries()) {
       // An empty directory does no harm.
       if (entry.isDirectory() && isGeneratedId(entry.name))
@@ -84,11 +84,11 @@ export class LocalSpool implements Spool {
   async create(id: string, name: string): Promise<ChunkWriter> {
     const path = this.pathOf(id, name);
     const directory = join(this.root, id);
-    const { names } = this;
-    const since = names.failures;
-    const fd = await failing('a chunk cannot be made', () => openNew(directory, path));
-    const sums = originOf(name) && new RunningSums(`${id}/${name}`);
-    return new FileChunkWriter(fd, { path, directories: [directory, this.root], names, since, sums });
+    const { names: directorySync } = this;
+    const failuresBefore = directorySync.failures;
+    const fd = await withFault('a chunk cannot be made', () => createFile(directory, path));
+    const sums = parseChunkName(name) && new RunningSums(`${id}/${name}`);
+    return new FileChunkWriter(fd, { path, directories: [directory, this.root], directorySync, failuresBefore, sums });
   }
 
   read(id: string, chunks: readonly Chunk[], range?: { readonly start: number; readonly end?: number }): Readable {
@@ -105,12 +105,12 @@ export class LocalSpool implements Spool {
   /** Syncs the chunk first, because the caller may count its bytes from then on. */
   async size(id: string, name: string): Promise<number | undefined> {
     const path = this.pathOf(id, name);
-    return this.ifThere(id, 'a chunk cannot be looked at', async () => {
+    return this.ifPresent(id, 'a chunk cannot be looked at', async () => {
       const fd = await open(path, 'r+');
       try {
         if (this.names.isDurable) await fdatasync(fd);
         await Promise.all([this.names.sync(join(this.root, id)), this.names.sync(this.root)]);
-        return bytesOf(name, (await fstat(fd)).size);
+        return contentBytes(name, (await fstat(fd)).size);
       } finally {
         await close(fd);
       }
@@ -119,8 +119,8 @@ export class LocalSpool implements Spool {
 
   async removeChunk(id: string, name: string): Promise<void> {
     const path = this.pathOf(id, name);
-    await failing('a chunk cannot be removed', async () => {
-      await unlink(path).catch(unless('ENOENT'));
+    await withFault('a chunk cannot be removed', async () => {
+      await unlink(path).catch(undefinedOn('ENOENT'));
       // An empty directory does no harm, and the next start removes it.
       await removeIfEmpty(join(this.root, id)).catch(() => undefined);
     });
@@ -128,42 +128,46 @@ export class LocalSpool implements Spool {
 
   async noteAcknowledged(id: string, offset: number): Promise<void> {
     const path = this.pathOf(id, ACKNOWLEDGED);
-    const raise = (): Promise<void> => this.raise(id, path, offset);
-    await failing('an offset cannot be noted', async () => {
+    const raise = (): Promise<void> => this.raiseAcknowledged(id, path, offset);
+    await withFault('an offset cannot be noted', async () => {
       try {
         await raise();
       } catch (error) {
         if (!hasCode(error, 'ENOENT')) throw error;
-        await this.makePromiseFile(id, path);
+        await this.createAcknowledgedFile(id, path);
         await raise();
       }
     });
   }
 
   /** Syncs the name of the file too: it may come from a process that was killed before it did so. */
-  private async raise(id: string, path: string, offset: number): Promise<void> {
-    const known = this.proven.get(id);
-    const kept = await raisePromise(path, offset, { durable: this.names.isDurable, proven: known ?? -1 });
-    if (known === undefined) await Promise.all([this.names.sync(join(this.root, id)), this.names.sync(this.root)]);
-    this.noteProven(id, kept);
+  private async raiseAcknowledged(id: string, path: string, offset: number): Promise<void> {
+    const durableNumber = this.durableNumbers.get(id);
+    const keptNumber = await raiseNumber(path, offset, {
+      mustBeDurable: this.names.isDurable,
+      durableNumber: durableNumber ?? -1,
+    });
+    if (durableNumber === undefined)
+      await Promise.all([this.names.sync(join(this.root, id)), this.names.sync(this.root)]);
+    this.rememberDurable(id, keptNumber);
   }
 
-  private noteProven(id: string, number: number): void {
-    this.proven.delete(id);
-    this.proven.set(id, number);
-    const oldest = this.proven.size > MOST_PROVEN ? this.proven.keys().next().value : undefined;
-    if (oldest !== undefined) this.proven.delete(oldest);
+  private rememberDurable(id: string, number: number): void {
+    this.durableNumbers.delete(id);
+    this.durableNumbers.set(id, number);
+    const oldest = this.durableNumbers.size > MAX_REMEMBERED ? this.durableNumbers.keys().next().value : undefined;
+    if (oldest !== undefined) this.durableNumbers.delete(oldest);
   }
 
   async acknowledgedOffset(id: string): Promise<number> {
     const path = this.pathOf(id, ACKNOWLEDGED);
-    return (await this.ifThere(id, 'a noted offset cannot be read', () => readPromise(path))) ?? 0;
+    return (await this.ifPresent(id, 'a noted offset cannot be read', () => readAcknowledged(path))) ?? 0;
   }
 
   async remove(id: string): Promise<void> {
     assertUploadId(id);
-    this.proven.delete(id);
-    await failing('the bytes of an upload cannot be removed', () => removeTree(join(this.root, id)));
+    this.durableNumbers.delete(id);
+    await withFault('the bytes of an upload cannot be removed', () => removeTree(join(this.root, id)));
   }
 
   async *list(unlisted?: (id: string, fault: Error) => void): AsyncGenerator<SpooledChunk> {
@@ -181,13 +185,13 @@ export class LocalSpool implements Spool {
   /** Leaves out files that are removed meanwhile. */
   filesOf(id: string): Promise<SpooledChunk[]> {
     assertUploadId(id);
-    return failing('the bytes of an upload cannot be listed', async () => {
-      const gone = unless('ENOENT');
-      const names = (await readdir(join(this.root, id)).catch(gone)) ?? [];
+    return withFault('the bytes of an upload cannot be listed', async () => {
+      const ifMissing = undefinedOn('ENOENT');
+      const names = (await readdir(join(this.root, id)).catch(ifMissing)) ?? [];
       const files: SpooledChunk[] = [];
       for (const name of names.filter(isChunkName)) {
-        const found = await lstat(join(this.root, id, name)).catch(gone);
-        if (found?.isFile()) files.push({ id, name, size: bytesOf(name, found.size), modifiedAt: found.mtimeMs });
+        const stats = await lstat(join(this.root, id, name)).catch(ifMissing);
+        if (stats?.isFile()) files.push({ id, name, size: contentBytes(name, stats.size), modifiedAt: stats.mtimeMs });
       }
       if (this.isShared && names.length === 0) await removeIfEmpty(join(this.root, id));
       return files;
@@ -202,8 +206,8 @@ export class LocalSpool implements Spool {
     }
   }
 
-  private ifThere<T>(id: string, what: string, look: () => Promise<T>): Promise<T | undefined> {
-    return failing(what, () => readAgainIfMissing(look, () => this.refresh(id)));
+  private ifPresent<T>(id: string, what: string, read: () => Promise<T>): Promise<T | undefined> {
+    return withFault(what, () => retryIfMissing(read, () => this.refresh(id)));
   }
 
   /**
@@ -214,29 +218,29 @@ export class LocalSpool implements Spool {
     await this.assertMounted();
     if (!this.isShared) return;
     for (const directory of [this.root, join(this.root, id)]) {
-      const fd = await open(directory, 'r').catch(unless('ENOENT'));
+      const fd = await open(directory, 'r').catch(undefinedOn('ENOENT'));
       if (fd !== undefined) await close(fd);
     }
   }
 
   /** Fails when the spool is not mounted: then no bytes are lost, although none can be found. */
   private async assertMounted(): Promise<void> {
-    const path = this.isMarked ? join(this.root, IDENTITY) : this.root;
-    await failing('the spool is not there', () => access(path));
+    const path = this.isMarked ? join(this.root, STORE_MARK) : this.root;
+    await withFault('the spool is not there', () => access(path));
   }
 
-  private async makePromiseFile(id: string, path: string): Promise<void> {
+  private async createAcknowledgedFile(id: string, path: string): Promise<void> {
     const directory = join(this.root, id);
     const since = this.names.failures;
     try {
-      await close(await openNew(directory, path));
+      await close(await createFile(directory, path));
     } catch (error) {
       // Another process has created the file.
       if (!(error instanceof Fault) || error.code !== 'CHUNK_EXISTS') throw error;
     }
     try {
       await Promise.all([this.names.sync(directory, since), this.names.sync(this.root, since)]);
-      this.noteProven(id, -1);
+      this.rememberDurable(id, -1);
     } catch (error) {
       // The next process must not consider a name durable whose sync has failed.
       await unlink(path).catch(() => undefined);
@@ -252,15 +256,15 @@ export class LocalSpool implements Spool {
 }
 
 /** The name of a file says whether it contains checksums; its content belongs to a client and says nothing. */
-function bytesOf(name: string, fileSize: number): number {
-  return originOf(name) ? bytesIn(fileSize) : fileSize;
+function contentBytes(name: string, fileSize: number): number {
+  return parseChunkName(name) ? contentBytesIn(fileSize) : fileSize;
 }
 
 /**
  * Creates the file and, if needed, the upload's directory, which a cleaner may remove while it is empty. Directories
  * above it are not created: when they are missing, the disk is, and new ones would hide that.
  */
-async function openNew(directory: string, path: string): Promise<number> {
+async function createFile(directory: string, path: string): Promise<number> {
   for (let tries = 0; ; tries++) {
     try {
       return await open(path, 'wx', 0o600);
@@ -268,11 +272,11 @@ async function openNew(directory: string, path: string): Promise<number> {
       if (hasCode(error, 'EEXIST')) throw new Fault('CHUNK_EXISTS', 'a chunk of this name exists already', false);
       if (!hasCode(error, 'ENOENT') || tries === 3) throw error;
     }
-    await mkdir(directory, 0o700).catch(unless('EEXIST'));
+    await mkdir(directory, 0o700).catch(undefinedOn('EEXIST'));
   }
 }
 
-async function failing<T>(what: string, task: () => Promise<T>): Promise<T> {
+async function withFault<T>(what: string, task: () => Promise<T>): Promise<T> {
   try {
     return await task();
   } catch (error) {
@@ -281,7 +285,7 @@ async function failing<T>(what: string, task: () => Promise<T>): Promise<T> {
 }
 
 /** Turns a rejection with one of these codes into undefined. */
-function unless(...codes: string[]): (error: unknown) => undefined {
+function undefinedOn(...codes: string[]): (error: unknown) => undefined {
   return (error) => {
     if (!hasCode(error, ...codes)) throw error;
     return undefined;
@@ -292,51 +296,60 @@ function unless(...codes: string[]): (error: unknown) => undefined {
 const SLOT_BYTES = 32;
 const SLOTS = [0, 1] as const;
 
-const LINE = /^(\d{16}) ([0-9a-f]{8})\n$/;
+const SLOT_LINE = /^(\d{16}) ([0-9a-f]{8})\n$/;
 
 /** The largest number in the file; 0 when no slot holds a valid one. */
-async function readPromise(path: string): Promise<number> {
+async function readAcknowledged(path: string): Promise<number> {
   return Math.max(...numbersIn(await readFully(path)), 0);
 }
 
-interface PromiseDurability {
+interface Durability {
   /** The number has to survive a power cut. */
-  readonly durable: boolean;
+  readonly mustBeDurable: boolean;
   /**
    * The number that this process has made durable. A larger one in the file comes from another process, which may not have
    * synced it, so it is written and synced once more.
    */
-  readonly proven: number;
+  readonly durableNumber: number;
 }
 
 /** Raises the number in an existing file, and gives the number that the file durably contains from now on. */
-async function raisePromise(path: string, number: number, { durable, proven }: PromiseDurability): Promise<number> {
+async function raiseNumber(
+  path: string,
+  number: number,
+  { mustBeDurable, durableNumber }: Durability,
+): Promise<number> {
   const before = await readFully(path);
   const numbers = numbersIn(before);
   const largest = Math.max(...numbers);
-  const isProven = !durable || largest <= proven;
-  if (largest >= number && isProven) return largest;
+  const isDurableNumber = !mustBeDurable || largest <= durableNumber;
+  if (largest >= number && isDurableNumber) return largest;
   const fd = await open(path, 'r+');
   try {
-    if (!isProven) await put(fd, numbers.indexOf(largest), largest, { before, durable });
-    if (largest < number) await put(fd, numbers[0]! <= numbers[1]! ? 0 : 1, number, { before, durable });
+    if (!isDurableNumber) await writeSlot(fd, numbers.indexOf(largest), largest, { before, mustBeDurable });
+    if (largest < number) await writeSlot(fd, numbers[0]! <= numbers[1]! ? 0 : 1, number, { before, mustBeDurable });
   } finally {
     await close(fd);
   }
   return Math.max(largest, number);
 }
 
-interface Writing {
+interface SlotWrite {
   /** All bytes of the file before the write. */
   readonly before: Buffer;
-  readonly durable: boolean;
+  readonly mustBeDurable: boolean;
 }
 
-async function put(fd: number, slot: number, number: number, { before, durable }: Writing): Promise<void> {
+async function writeSlot(
+  fd: number,
+  slot: number,
+  number: number,
+  { before, mustBeDurable }: SlotWrite,
+): Promise<void> {
   const start = slot * SLOT_BYTES;
   try {
     await writeAll(fd, Buffer.from(lineOf(number), 'latin1'), start);
-    if (durable) await fdatasync(fd);
+    if (mustBeDurable) await fdatasync(fd);
   } catch (error) {
     // A number whose sync failed must not stay: a later sync may succeed without having written it.
     await writeAll(fd, slotOf(before, start), start).catch(() => undefined);
@@ -360,7 +373,7 @@ function lineOf(number: number): string {
 function numbersIn(bytes: Buffer): number[] {
   return SLOTS.map((slot) => {
     const start = slot * SLOT_BYTES;
-    const [, digits, sum] = LINE.exec(bytes.toString('latin1', start, start + 26)) ?? [];
+    const [, digits, sum] = SLOT_LINE.exec(bytes.toString('latin1', start, start + 26)) ?? [];
     return digits !== undefined && sum === checksum(digits) ? Number(digits) : -1;
   });
 }

@@ -26,7 +26,7 @@ import type { Log } from '../observe/log.js';
  * The name of the mark that identifies the store of a spool. It is in the spool itself, so an empty mount point lacks
  * it.
  */
-export const IDENTITY = '.store';
+export const STORE_MARK = '.store';
 
 const PROBE = Buffer.alloc(128 * 1024, 'rufh');
 
@@ -35,16 +35,16 @@ const PROBE = Buffer.alloc(128 * 1024, 'rufh');
  * must be used by no other node at the same time.
  */
 export async function assertShareable(directory: string, unique: string): Promise<void> {
-  const place = join(directory, `.probe-${unique}`);
-  const file = join(place, 'new');
+  const probe = join(directory, `.probe-${unique}`);
+  const file = join(probe, 'new');
   try {
-    await step(directory, 'a directory can be made', () => makeIn(directory, place));
+    await step(directory, 'a directory can be made', () => makeProbe(directory, probe));
     await step(directory, 'a new file is refused to the second who makes it', () => assertExclusive(file));
     await step(directory, 'bytes are there for the next who opens the file', () => assertReadBack(file));
-    await step(directory, 'names can be changed and made durable', () => assertRenames(place, file));
+    await step(directory, 'names can be changed and made durable', () => assertRenames(probe, file));
   } finally {
     // Remains of the test do no harm.
-    await removeTree(place).catch(() => undefined);
+    await removeTree(probe).catch(() => undefined);
   }
 }
 
@@ -60,38 +60,38 @@ export async function isShareable(directory: string, unique: string): Promise<bo
 }
 
 /** The id of the store to which the spool belongs; undefined when it has no mark yet, or is not mounted. */
-export async function spoolMark(directory: string): Promise<string | undefined> {
-  return (await named(directory, () => noteIn(directory))) || undefined;
+export async function readSpoolMark(directory: string): Promise<string | undefined> {
+  return (await withDirectory(directory, () => readMark(directory))) || undefined;
 }
 
 /** The path of the spool's mark. */
 export function markPath(directory: string): string {
-  return join(directory, 'spool', IDENTITY);
+  return join(directory, 'spool', STORE_MARK);
 }
 
 /** Marks the spool as that of this store. Several nodes may do so at once. */
-export function noteSpoolIdentity(directory: string, storeId: string, unique: string): Promise<void> {
-  return named(directory, () => noteIdentity(join(directory, 'spool'), storeId, unique));
+export function writeSpoolMark(directory: string, storeId: string, unique: string): Promise<void> {
+  return withDirectory(directory, () => writeMark(join(directory, 'spool'), storeId, unique));
 }
 
 /** Marks any directory, and creates it if it is missing. */
-export async function noteIdentity(root: string, storeId: string, unique: string): Promise<void> {
+export async function writeMark(root: string, storeId: string, unique: string): Promise<void> {
   const names = new DirectorySync('group');
-  const written = join(root, `${IDENTITY}-${unique}`);
+  const draft = join(root, `${STORE_MARK}-${unique}`);
   await names.makeDirectory(root);
-  await withDraft(written, async () => {
-    await writeFully(written, Buffer.from(`${storeId}\n`), true);
-    await rename(written, join(root, IDENTITY));
+  await withDraft(draft, async () => {
+    await writeFully(draft, Buffer.from(`${storeId}\n`), true);
+    await rename(draft, join(root, STORE_MARK));
     await names.sync(root);
   });
 }
 
 /** The time in milliseconds since which the spool belongs to its present store; undefined without a mark. */
-export function spoolIdentitySince(directory: string): Promise<number | undefined> {
-  return named(directory, () => timeOf(markPath(directory)));
+export function spoolMarkTime(directory: string): Promise<number | undefined> {
+  return withDirectory(directory, () => modificationTime(markPath(directory)));
 }
 
-async function timeOf(path: string): Promise<number | undefined> {
+async function modificationTime(path: string): Promise<number | undefined> {
   try {
     return (await stat(path)).mtimeMs;
   } catch (error) {
@@ -100,7 +100,7 @@ async function timeOf(path: string): Promise<number | undefined> {
   }
 }
 
-async function noteIn(directory: string): Promise<string | undefined> {
+async function readMark(directory: string): Promise<string | undefined> {
   try {
     return (await readText(markPath(directory))).trim();
   } catch (error) {
@@ -109,9 +109,9 @@ async function noteIn(directory: string): Promise<string | undefined> {
   }
 }
 
-async function makeIn(directory: string, place: string): Promise<void> {
+async function makeProbe(directory: string, probe: string): Promise<void> {
   await new DirectorySync('group').makeDirectory(directory);
-  await mkdir(place, 0o700);
+  await mkdir(probe, 0o700);
 }
 
 async function assertExclusive(file: string): Promise<void> {
@@ -145,18 +145,18 @@ async function assertReadBack(file: string): Promise<void> {
   if (!(await readFully(file)).equals(PROBE)) throw new Error('what was read is not what was written');
 }
 
-async function assertRenames(place: string, file: string): Promise<void> {
-  const renamed = join(place, 'renamed');
+async function assertRenames(probe: string, file: string): Promise<void> {
+  const renamed = join(probe, 'renamed');
   await writeFully(renamed, Buffer.from('old'), true);
   await rename(file, renamed);
-  await new DirectorySync('group').sync(place);
-  const names = await readdir(place);
+  await new DirectorySync('group').sync(probe);
+  const names = await readdir(probe);
   if (names.join() !== 'renamed') throw new Error(`the directory lists ${names.join(', ') || 'nothing'}`);
   if (!(await readFully(renamed)).equals(PROBE)) throw new Error('the file under the new name is another one');
 }
 
 async function step(directory: string, what: string, task: () => Promise<unknown>): Promise<void> {
-  await named(
+  await withDirectory(
     directory,
     task,
     `, but spool.shared needs a directory where ${what}; mount one that does, or set it to false`,
@@ -164,7 +164,7 @@ async function step(directory: string, what: string, task: () => Promise<unknown
 }
 
 /** Adds the directory to the error, for the operator who reads it at the start. */
-async function named<T>(directory: string, task: () => Promise<T>, needed = ''): Promise<T> {
+async function withDirectory<T>(directory: string, task: () => Promise<T>, needed = ''): Promise<T> {
   try {
     return await task();
   } catch (error) {
@@ -178,8 +178,8 @@ async function named<T>(directory: string, task: () => Promise<T>, needed = ''):
 const IN_USE = '.in-use';
 
 /** This part of the watch is ignored: running nodes whose Redis came back empty need a moment to mark the spool for it. */
-const LEAST_PART = 0.25;
-const LOOKS = 40;
+const IGNORED_PART = 0.25;
+const CHECKS_PER_WATCH = 40;
 
 export interface SpoolUseOptions {
   readonly directory: string;
@@ -194,8 +194,8 @@ export interface SpoolUseOptions {
 /** Shows other nodes that the spool is in use, and logs when it was marked for another store. */
 export class SpoolUse {
   private readonly timer: NodeJS.Timeout;
-  private looking: Promise<void> | undefined;
-  private strangeLooks = 0;
+  private running: Promise<void> | undefined;
+  private foreignChecks = 0;
 
   constructor(private readonly options: SpoolUseOptions) {
     this.timer = setInterval(() => this.begin(), options.everyMs).unref();
@@ -204,30 +204,30 @@ export class SpoolUse {
 
   async stop(): Promise<void> {
     clearInterval(this.timer);
-    await this.looking;
+    await this.running;
   }
 
   private begin(): void {
-    this.looking ??= this.look()
+    this.running ??= this.check()
       .catch(() => {
         // A failing disk is reported where bytes are lost by it; the next round shows the sign of life again.
       })
-      .finally(() => (this.looking = undefined));
+      .finally(() => (this.running = undefined));
   }
 
-  private async look(): Promise<void> {
+  private async check(): Promise<void> {
     const { directory, shared, storeId, log } = this.options;
-    const mark = await spoolMark(directory);
+    const mark = await readSpoolMark(directory);
     const own = storeId();
     if (own === undefined || mark === undefined) return;
     if (mark === own) {
-      this.strangeLooks = 0;
+      this.foreignChecks = 0;
       // A file server only sets the time when a byte is written.
       if (shared) await touch(join(directory, 'spool', IN_USE));
       return;
     }
     // Seen once, it may be another node that noticed before this one that Redis was emptied.
-    if (++this.strangeLooks === 2) log.error({ data: directory }, taken(directory, own));
+    if (++this.foreignChecks === 2) log.error({ data: directory }, takenOverMessage(directory, own));
   }
 }
 
@@ -244,16 +244,16 @@ async function touch(path: string): Promise<void> {
   }
 }
 
-function taken(directory: string, storeId: string): string {
+function takenOverMessage(directory: string, storeId: string): string {
   return (
     `${markPath(directory)} says that the spool belongs to another store now: a node with another Redis, database or ` +
     'store.prefix was started on it. This node does not look for orphaned files any more, but that one does after an ' +
-    `hour: stop it, then ${wayBack(directory, storeId)}`
+    `hour: stop it, then ${markRemedy(directory, storeId)}`
   );
 }
 
 /** Tells operators how to mark a spool for its right store. */
-export function wayBack(directory: string, storeId: string): string {
+export function markRemedy(directory: string, storeId: string): string {
   return `say once whose spool it is with \`echo ${storeId} > ${markPath(directory)}\``;
 }
 
@@ -273,8 +273,8 @@ export interface NewStore {
  */
 export async function assertUnused(directory: string, store: NewStore): Promise<void> {
   const { name, isStillNew, log, watchMs } = store;
-  const mark = await spoolMark(directory);
-  const last = await lastUse(directory);
+  const mark = await readSpoolMark(directory);
+  const last = await lastUseTime(directory);
   if (mark === undefined || last === undefined) return;
   log.warn(
     { data: directory },
@@ -282,16 +282,16 @@ export async function assertUnused(directory: string, store: NewStore): Promise<
   );
   const began = performance.now();
   for (let watchedMs = 0; watchedMs < watchMs; watchedMs = performance.now() - began) {
-    await sleep(watchMs / LOOKS);
+    await sleep(watchMs / CHECKS_PER_WATCH);
     // The order matters: a takeover marks the spool before it gives a sign of life.
-    const used = await lastUse(directory);
-    if (!(await isStillNew()) || (await spoolMark(directory)) !== mark) return;
-    if (used !== undefined && used !== last && watchedMs >= watchMs * LEAST_PART)
-      throw new Fault('CONTRACT_BROKEN', inUse(directory, name), false);
+    const used = await lastUseTime(directory);
+    if (!(await isStillNew()) || (await readSpoolMark(directory)) !== mark) return;
+    if (used !== undefined && used !== last && watchedMs >= watchMs * IGNORED_PART)
+      throw new Fault('CONTRACT_BROKEN', inUseMessage(directory, name), false);
   }
 }
 
-function inUse(directory: string, name: string): string {
+function inUseMessage(directory: string, name: string): string {
   return (
     `the spool in ${directory} is used right now by nodes of another store, and ${name} has no data: correct store.url ` +
     `(its address and database) or store.prefix. If this store is meant, stop those nodes first; ${markPath(directory)} ` +
@@ -300,7 +300,7 @@ function inUse(directory: string, name: string): string {
 }
 
 /** Opens the file, because an NFS client asks the server only then. */
-async function lastUse(directory: string): Promise<number | undefined> {
+async function lastUseTime(directory: string): Promise<number | undefined> {
   try {
     const fd = await open(join(directory, 'spool', IN_USE), 'r');
     try {

@@ -22,15 +22,15 @@ import {
 import { Fault } from '../model/fault.js';
 import type { Log } from '../observe/log.js';
 import { assertUsable, beginMark, completeMark, removeMarkDrafts } from './data-directory.js';
-import type { FoundDirectory } from './directory-rules.js';
-import { markPath, noteSpoolIdentity, wayBack } from './shared-directory.js';
+import type { DirectoryState } from './directory-rules.js';
+import { markPath, writeSpoolMark, markRemedy } from './shared-directory.js';
 
 export interface SpoolClaim {
   readonly directory: string;
   /** Nodes on other machines use the directory too. */
-  readonly shared: boolean;
+  readonly isShared: boolean;
   /** Other processes may start with the directory at the same time. */
-  readonly isOthersToo: boolean;
+  readonly startsConcurrently: boolean;
   readonly storeId: string;
   /** The store was created just now, so nobody can have used the spool with it. */
   readonly isNewStore: boolean;
@@ -38,35 +38,35 @@ export interface SpoolClaim {
    * Set when the start that created the store did not finish: the id in the spool's mark at that time, `''` without
    * one.
    */
-  readonly unfinished?: string | undefined;
+  readonly unfinishedStartMark?: string | undefined;
   readonly log: Log;
 }
 
 /** Fails when this store must not use the directory, which is better than losing uploads later. Changes nothing. */
 export async function assertClaimable(claim: SpoolClaim): Promise<void> {
-  const reason = refusalOf(await look(claim), claim);
+  const reason = refusalOf(await inspect(claim), claim);
   if (reason !== undefined) throw new Fault('CONTRACT_BROKEN', reason, false);
 }
 
 /**
  * Marks the directory as that of this Redis; fails where it must not be. False when the disk is too full to change the
- * mark: the spool can be used, and `noteStore` must be retried until it succeeds.
+ * mark: the spool can be used, and `claimForStore` must be retried until it succeeds.
  */
 export async function claimSpool(claim: SpoolClaim): Promise<boolean> {
   const { directory, storeId, log } = claim;
-  const found = await look(claim);
+  const found = await inspect(claim);
   const reason = refusalOf(found, claim);
   if (reason !== undefined) throw new Fault('CONTRACT_BROKEN', reason, false);
   await removeMarkDrafts(useOf(claim));
   if (found.spoolMark === storeId && found.mark?.complete && found.mark.id === storeId) return true;
   try {
     if (!found.mark) await beginMark(useOf(claim), storeId);
-    if (found.spoolMark !== storeId && isLoss(found)) {
-      log.error({ data: directory }, LOST);
-      await noteTakeover(directory, storeId);
+    if (found.spoolMark !== storeId && hasForeignBytes(found)) {
+      log.error({ data: directory }, FOREIGN_BYTES);
+      await recordTakeover(directory, storeId);
     }
     // An equal mark is written again: a failed start may have left it unsynced.
-    await noteSpoolIdentity(directory, storeId, randomUUID());
+    await writeSpoolMark(directory, storeId, randomUUID());
     // The mark in the spool decides, because operators can correct it; this one follows.
     await completeMark(useOf(claim), storeId);
     return true;
@@ -82,55 +82,56 @@ function lacksRoom(error: Error): boolean {
 }
 
 /** Marks the directory for the data that running nodes have found in Redis after it lost its own. */
-export async function noteStore(directory: string, storeId: string): Promise<void> {
-  await noteTakeover(directory, storeId);
-  await noteSpoolIdentity(directory, storeId, randomUUID());
-  await completeMark({ directory, store: 'redis', shared: true }, storeId);
+export async function claimForStore(directory: string, storeId: string): Promise<void> {
+  await recordTakeover(directory, storeId);
+  await writeSpoolMark(directory, storeId, randomUUID());
+  await completeMark({ directory, store: 'redis', isShared: true }, storeId);
 }
 
-function useOf({ directory, shared }: SpoolClaim) {
-  return { directory, store: 'redis', shared } as const;
+function useOf({ directory, isShared }: SpoolClaim) {
+  return { directory, store: 'redis', isShared } as const;
 }
 
 /** Waits a moment for a process that has created the store and may be about to mark the spool. */
-async function look(claim: SpoolClaim): Promise<FoundDirectory> {
-  const { storeId, isOthersToo } = claim;
+async function inspect(claim: SpoolClaim): Promise<DirectoryState> {
+  const { storeId, startsConcurrently } = claim;
   for (let tries = 0; ; tries++) {
     const found = await assertUsable(useOf(claim));
-    if (found.spoolMark === storeId || mayBegin(found, claim) || !isOthersToo || tries === MOST_LOOKS) return found;
-    await sleep(LOOK_AGAIN_MS);
+    if (found.spoolMark === storeId || isMadeForSpool(found, claim) || !startsConcurrently || tries === MAX_CHECKS)
+      return found;
+    await sleep(CHECK_INTERVAL_MS);
   }
 }
 
-const MOST_LOOKS = 30;
-const LOOK_AGAIN_MS = 100;
+const MAX_CHECKS = 30;
+const CHECK_INTERVAL_MS = 100;
 
 /** True when the store was created for a start with this spool, and so was not used with another one. */
-function mayBegin({ spoolMark }: FoundDirectory, { isNewStore, unfinished }: SpoolClaim): boolean {
-  return isNewStore || unfinished === (spoolMark ?? '');
+function isMadeForSpool({ spoolMark }: DirectoryState, { isNewStore, unfinishedStartMark }: SpoolClaim): boolean {
+  return isNewStore || unfinishedStartMark === (spoolMark ?? '');
 }
 
-function refusalOf(found: FoundDirectory, claim: SpoolClaim): string | undefined {
-  const { directory, shared, storeId } = claim;
+function refusalOf(found: DirectoryState, claim: SpoolClaim): string | undefined {
+  const { directory, isShared, storeId } = claim;
   const { mark, spoolMark, spool, records } = found;
   if (spoolMark === storeId) return undefined;
-  if (records === 'filled') return hasRecords(directory);
-  if (spoolMark === undefined && mark?.complete) return spoolMissing(directory, mark.id);
-  if (spoolMark === undefined && spool === 'filled') return unmarked(directory, storeId);
-  if (mayBegin(found, claim) || !(shared || isLoss(found))) return undefined;
-  return mark?.id === storeId ? damaged(directory, storeId) : notThisStores(directory, shared, storeId);
+  if (records === 'filled') return recordsMessage(directory);
+  if (spoolMark === undefined && mark?.complete) return spoolMissingMessage(directory, mark.id);
+  if (spoolMark === undefined && spool === 'filled') return unmarkedMessage(directory, storeId);
+  if (isMadeForSpool(found, claim) || !(isShared || hasForeignBytes(found))) return undefined;
+  return mark?.id === storeId ? damagedMessage(directory, storeId) : otherStoreMessage(directory, isShared, storeId);
 }
 
 /** True when the spool contains bytes of another store; either that store is lost, or this one is wrong. */
-function isLoss({ spoolMark, spool }: FoundDirectory): boolean {
+function hasForeignBytes({ spoolMark, spool }: DirectoryState): boolean {
   return spoolMark !== undefined && spool === 'filled';
 }
 
-function hasRecords(directory: string): string {
+function recordsMessage(directory: string): string {
   return `${directory} has records of the embedded store in uploads: choose another --data, or start it without \`store.type: redis\``;
 }
 
-const LOST =
+const FOREIGN_BYTES =
   'the spool has bytes that belong to another Redis, and this one is empty: their uploads are lost. This is prevented by ' +
   'persistence (`appendonly yes` in the configuration of Redis). If this is the wrong Redis, database or store.prefix, ' +
   'correct it: the bytes stay as long as an upload may (the longest limits.max_age), and are removed then';
@@ -139,40 +140,40 @@ const NOT_MARKED =
   'the disk of the data directory has no room to note that the spool belongs to another Redis now: it is tried again each ' +
   'second, and no orphaned files are looked for until then';
 
-function spoolMissing(directory: string, id: string): string {
+function spoolMissingMessage(directory: string, id: string): string {
   return (
     `${directory}/spool is missing or is not the one that belongs to the rest of ${directory} (it has no .store): mount ` +
-    `it, or copy the whole directory. If its bytes are gone for good, ${wayBack(directory, id)}`
+    `it, or copy the whole directory. If its bytes are gone for good, ${markRemedy(directory, id)}`
   );
 }
 
-function unmarked(directory: string, storeId: string): string {
+function unmarkedMessage(directory: string, storeId: string): string {
   return (
     `${directory} has bytes of uploads in spool, but not ${markPath(directory)}, which says whose they are: copy the whole ` +
-    `directory. If they are those of this Redis, ${wayBack(directory, storeId)}`
+    `directory. If they are those of this Redis, ${markRemedy(directory, storeId)}`
   );
 }
 
-function damaged(directory: string, storeId: string): string {
+function damagedMessage(directory: string, storeId: string): string {
   return (
     `${markPath(directory)} is damaged, or a start with another Redis did not come to its end: it names another store than ` +
     `rufh-proxy.json beside it, which says that the directory is that of this Redis. If it is, stop whoever uses it for ` +
-    `another store, and ${wayBack(directory, storeId)}`
+    `another store, and ${markRemedy(directory, storeId)}`
   );
 }
 
-function notThisStores(directory: string, shared: boolean, storeId: string): string {
-  const how = shared
+function otherStoreMessage(directory: string, isShared: boolean, storeId: string): string {
+  const how = isShared
     ? 'is not the directory that the other nodes of this Redis use: mount theirs, or choose another store.prefix'
     : 'holds the bytes of another Redis, or of another store.prefix: go back to that, or choose another --data';
-  return `${directory} ${how}. If it is the right one, stop whoever uses it for another store, and ${wayBack(directory, storeId)}`;
+  return `${directory} ${how}. If it is the right one, stop whoever uses it for another store, and ${markRemedy(directory, storeId)}`;
 }
 
 /**
  * The directory of takeover notes. Each has the id of the store that took the spool over as its name, and lists the
  * uploads found.
  */
-const NOTES = '.taken-over';
+const TAKEOVERS = '.taken-over';
 const DRAFT = /^\.draft-/;
 
 /** Uploads that were in the spool when other stores took it over. */
@@ -189,10 +190,10 @@ export interface Takeovers {
  * Durably lists the uploads in the spool when the store with this id takes it over from a lost one. Each takeover has a
  * file of its own, written once, so that forgetting an earlier one does not remove it.
  */
-export function noteTakeover(directory: string, storeId: string): Promise<void> {
-  return failing(directory, async () => {
+export function recordTakeover(directory: string, storeId: string): Promise<void> {
+  return withFault(directory, async () => {
     const spool = join(directory, 'spool');
-    const notes = join(spool, NOTES);
+    const notes = join(spool, TAKEOVERS);
     const names = new DirectorySync('group');
     const known = await undefinedIfMissing(readdir(notes));
     if (!known?.includes(storeId)) {
@@ -217,8 +218,8 @@ export function noteTakeover(directory: string, storeId: string): Promise<void> 
 
 /** Undefined when the spool was never taken over, or all takeovers were forgotten. */
 export function readTakeovers(directory: string): Promise<Takeovers | undefined> {
-  return failing(directory, async () => {
-    const path = join(directory, 'spool', NOTES);
+  return withFault(directory, async () => {
+    const path = join(directory, 'spool', TAKEOVERS);
     const ids = new Set<string>();
     const notes: string[] = [];
     let since = Infinity;
@@ -236,8 +237,8 @@ export function readTakeovers(directory: string): Promise<Takeovers | undefined>
 
 /** Removes the notes that were read, and no newer ones. */
 export function forgetTakeovers(directory: string, { notes }: Takeovers): Promise<void> {
-  return failing(directory, async () => {
-    const path = join(directory, 'spool', NOTES);
+  return withFault(directory, async () => {
+    const path = join(directory, 'spool', TAKEOVERS);
     for (const name of notes) await unlinkIfExists(join(path, name));
     await removeIfEmpty(path);
   });
@@ -258,7 +259,7 @@ async function uploadsIn(spool: string): Promise<string[]> {
   return ids;
 }
 
-async function failing<T>(directory: string, task: () => Promise<T>): Promise<T> {
+async function withFault<T>(directory: string, task: () => Promise<T>): Promise<T> {
   try {
     return await task();
   } catch (error) {

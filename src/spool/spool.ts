@@ -61,7 +61,7 @@ export interface Spool {
    * All files in the spool, grouped by upload. An upload whose files cannot be listed is passed to `unlisted` and left out;
    * without that callback the listing fails.
    */
-  list(unlisted?: (id: string, fault: Error) => void): AsyncIterable<SpooledChunk>;
+  list(onUnlisted?: (id: string, fault: Error) => void): AsyncIterable<SpooledChunk>;
   /** All files of one upload. */
   filesOf(id: string): Promise<readonly SpooledChunk[]>;
 }

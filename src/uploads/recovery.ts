@@ -2,7 +2,7 @@ import { type EndObserver, reportLoss } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import { type Chunk, PLAIN_DIALECT, type Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
-import { areJoined, isGivenName } from '../spool/chunk-name.js';
+import { areContiguous, isGivenName } from '../spool/chunk-name.js';
 import { ACKNOWLEDGED, type Spool, type SpooledChunk } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
 import {
@@ -184,7 +184,7 @@ async function lookUpMissing(id: string, chunks: readonly Chunk[], files: Files,
 function hasAllBytes(chunks: readonly Chunk[], { offset }: Upload, files: Files): boolean {
   const { start, size } = chunks.at(-1) ?? { start: 0, size: 0 };
   const isAll = (chunks[0]?.start ?? 0) === 0 && start + size === offset;
-  return isAll && areJoined(chunks) && chunks.every((chunk) => (files.get(chunk.name) ?? 0) >= chunk.size);
+  return isAll && areContiguous(chunks) && chunks.every((chunk) => (files.get(chunk.name) ?? 0) >= chunk.size);
 }
 
 /** Removes an ordinary request whose body was cut off; its client cannot resume it. */

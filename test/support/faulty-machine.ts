@@ -127,7 +127,7 @@ async function start(options: MachineOptions, opened: Closing[]): Promise<Machin
   // Beside the data of the embedded store, which takes a directory with such a name for one of a node.
   const node = await nodeName(join(disk.path, 'node'));
   const directory = join(disk.path, 'data');
-  await assertUsable({ directory, store: 'embedded', shared: false });
+  await assertUsable({ directory, store: 'embedded', isShared: false });
   const lock = await DirectoryLock.take(directory, lockOptions());
   opened.push(() => lock.release());
   await claimForEmbedded(directory);

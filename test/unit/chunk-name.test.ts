@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import type { Chunk } from '../../src/model/upload.js';
-import { answerName, areJoined, chunkName, originOf } from '../../src/spool/chunk-name.js';
+import { answerName, areContiguous, chunkName, parseChunkName } from '../../src/spool/chunk-name.js';
 
 describe('the name of a chunk', () => {
   test.each([
@@ -11,7 +11,7 @@ describe('the name of a chunk', () => {
     ],
     [answerName(3), { kind: 'answer', number: 3, start: 0 }],
   ])('%s says whose bytes it has and where they begin', (name, origin) => {
-    expect(originOf(name)).toEqual(origin);
+    expect(parseChunkName(name)).toEqual(origin);
   });
 
   test.each([
@@ -26,7 +26,7 @@ describe('the name of a chunk', () => {
     ' chunk-7-0',
     '',
   ])('%j says nothing', (name) => {
-    expect(originOf(name)).toBeUndefined();
+    expect(parseChunkName(name)).toBeUndefined();
   });
 });
 
@@ -48,6 +48,6 @@ describe('chunks are one run of bytes', () => {
     ['of an older lease after a newer one', false, of(['chunk-4-0', 0, 5], ['chunk-1-5', 5, 2])],
     ['of one lease twice', false, of(['chunk-4-0', 0, 5], ['chunk-4-5', 5, 2])],
   ])('%s: %s', (_, joined, chunks) => {
-    expect(areJoined(chunks)).toBe(joined);
+    expect(areContiguous(chunks)).toBe(joined);
   });
 });

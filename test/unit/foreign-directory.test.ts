@@ -49,7 +49,7 @@ const STARTS: Readonly<Record<StoreKind, string>> = {
   redis: 'store: { type: redis, url: "redis://127.0.0.1:1" }',
 };
 
-const verdictOf = (store: StoreKind) => assertUsable({ directory: data, store, shared: false });
+const verdictOf = (store: StoreKind) => assertUsable({ directory: data, store, isShared: false });
 
 /** Of a whole start, which leaves every name, content, time and right as it was. */
 async function refusalOf(store: StoreKind): Promise<string> {

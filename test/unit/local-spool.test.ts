@@ -235,8 +235,8 @@ test('a device that takes no byte at all is a full disk', async () => {
   const writer = new FileChunkWriter(fs.openSync('/dev/full', 'w'), {
     path: '/dev/full',
     directories: [],
-    names: new DirectorySync('none'),
-    since: 0,
+    directorySync: new DirectorySync('none'),
+    failuresBefore: 0,
   });
   await expect(writer.write([Buffer.from('a'), Buffer.from('b')])).rejects.toMatchObject({ code: 'STORAGE_FULL' });
   expect(writer.size).toBe(0);

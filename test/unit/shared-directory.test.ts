@@ -2,7 +2,7 @@ import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { LocalSpool } from '../../src/spool/local-spool.js';
-import { assertShareable, noteSpoolIdentity, spoolMark } from '../../src/spool/shared-directory.js';
+import { assertShareable, writeSpoolMark, readSpoolMark } from '../../src/spool/shared-directory.js';
 import { newId } from '../contract/sample-upload.js';
 import { smallDisk } from '../support/small-disk.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
@@ -47,17 +47,17 @@ describe('a directory for many machines', () => {
   });
 
   test('belongs to no store at first, then to the one that was noted', async () => {
-    expect(await spoolMark(directory.path)).toBeUndefined();
-    await Promise.all(['a', 'b'].map((unique) => noteSpoolIdentity(directory.path, 'store-1', unique)));
-    expect(await spoolMark(directory.path)).toBe('store-1');
-    await noteSpoolIdentity(directory.path, 'store-2', 'a');
-    expect(await spoolMark(directory.path)).toBe('store-2');
+    expect(await readSpoolMark(directory.path)).toBeUndefined();
+    await Promise.all(['a', 'b'].map((unique) => writeSpoolMark(directory.path, 'store-1', unique)));
+    expect(await readSpoolMark(directory.path)).toBe('store-1');
+    await writeSpoolMark(directory.path, 'store-2', 'a');
+    expect(await readSpoolMark(directory.path)).toBe('store-2');
     expect(await readdir(join(directory.path, 'spool'))).toEqual(['.store']);
   });
 
   test('whose note cannot be read is nobody’s to judge', async () => {
     await mkdir(join(directory.path, 'spool', '.store'), { recursive: true });
-    await expect(spoolMark(directory.path)).rejects.toThrow(`${directory.path}: EISDIR`);
+    await expect(readSpoolMark(directory.path)).rejects.toThrow(`${directory.path}: EISDIR`);
   });
 });
 
@@ -67,8 +67,8 @@ describe('a shared spool', () => {
   let spool: LocalSpool;
 
   beforeEach(async () => {
-    await noteSpoolIdentity(directory.path, 'store-1', 'a');
-    spool = new LocalSpool({ directory: directory.path, sync: 'none', shared: true });
+    await writeSpoolMark(directory.path, 'store-1', 'a');
+    spool = new LocalSpool({ directory: directory.path, sync: 'none', isShared: true });
     await spool.open();
     const writer = await spool.create(id, 'chunk-1');
     await writer.write([Buffer.from('hello')]);
@@ -76,7 +76,7 @@ describe('a shared spool', () => {
   });
 
   test('is read and listed by every node', async () => {
-    const other = new LocalSpool({ directory: directory.path, sync: 'none', shared: true });
+    const other = new LocalSpool({ directory: directory.path, sync: 'none', isShared: true });
     await other.open();
     expect(String(Buffer.concat(await other.read(id, [chunk]).toArray()))).toBe('hello');
     expect(await filesOf(other)).toEqual([`${id}/chunk-1`]);

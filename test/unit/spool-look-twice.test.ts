@@ -1,7 +1,7 @@
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { readAgainIfMissing, readChunks } from '../../src/spool/chunk-files.js';
+import { retryIfMissing, readChunks } from '../../src/spool/chunk-files.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 // What an NFS client remembers wrongly cannot be had here: a file that appears with the refreshing stands for it.
@@ -31,11 +31,11 @@ test('one that is not there then either is lost, and so is one that is too short
 
 test('what is there at once is not looked for again, whatever it is', async () => {
   const never = (): Promise<void> => Promise.reject(new Error('asked to refresh'));
-  expect(await readAgainIfMissing(() => Promise.resolve(undefined), never)).toBeUndefined();
-  expect(await readAgainIfMissing(() => Promise.resolve(0), never)).toBe(0);
+  expect(await retryIfMissing(() => Promise.resolve(undefined), never)).toBeUndefined();
+  expect(await retryIfMissing(() => Promise.resolve(0), never)).toBe(0);
 });
 
 test('what cannot be looked at is told as it is', async () => {
   const denied = Object.assign(new Error('EACCES'), { code: 'EACCES', syscall: 'open' });
-  await expect(readAgainIfMissing(() => Promise.reject(denied), refresh)).rejects.toBe(denied);
+  await expect(retryIfMissing(() => Promise.reject(denied), refresh)).rejects.toBe(denied);
 });

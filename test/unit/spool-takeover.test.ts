@@ -5,13 +5,13 @@ import { nodeFileSystem, mkdir as mkdirOn, useFileSystem, writeFully } from '../
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
-import { assertUnused, spoolMark, SpoolUse } from '../../src/spool/shared-directory.js';
+import { assertUnused, readSpoolMark, SpoolUse } from '../../src/spool/shared-directory.js';
 import {
   assertClaimable,
   claimSpool,
   forgetTakeovers,
-  noteStore,
-  noteTakeover,
+  claimForStore,
+  recordTakeover,
   readTakeovers,
   type SpoolClaim,
 } from '../../src/spool/spool-claim.js';
@@ -29,7 +29,15 @@ const HOUR = 3_600_000;
 const DAY = 24 * HOUR;
 
 function claimOf(directory: string, over: Partial<SpoolClaim> = {}): SpoolClaim {
-  return { directory, shared: true, isOthersToo: false, storeId: OLD, isNewStore: true, log: silentLog(), ...over };
+  return {
+    directory,
+    isShared: true,
+    startsConcurrently: false,
+    storeId: OLD,
+    isNewStore: true,
+    log: silentLog(),
+    ...over,
+  };
 }
 
 afterEach(() => {
@@ -43,7 +51,7 @@ const growing: Trouble = (operation, flags = '') =>
 describe.each([
   ['all nodes share', true],
   ['one node has', false],
-])('a takeover of a spool that %s', (_, shared) => {
+])('a takeover of a spool that %s', (_, isShared) => {
   let disk: MemoryDisk;
   let id: string;
   const data = () => `${disk.path}/data`;
@@ -57,7 +65,7 @@ describe.each([
   afterEach(() => disk.forget());
 
   const takeOver = (over: Partial<SpoolClaim> = {}) =>
-    claimSpool(claimOf(data(), { shared, storeId: NEW, isNewStore: true, ...over }));
+    claimSpool(claimOf(data(), { isShared: isShared, storeId: NEW, isNewStore: true, ...over }));
   const next = { isNewStore: false, unfinished: OLD };
 
   test('that meets a fault at any of its operations is finished by the next start, with all that was there listed', async () => {
@@ -75,43 +83,43 @@ describe.each([
         await takeOver().catch(() => undefined);
         disk.heal();
         disk.crash(how);
-        await assertClaimable(claimOf(data(), { shared, storeId: NEW, ...next }));
+        await assertClaimable(claimOf(data(), { isShared: isShared, storeId: NEW, ...next }));
         expect(await takeOver(next)).toBe(true);
-        expect(await spoolMark(data())).toBe(NEW);
+        expect(await readSpoolMark(data())).toBe(NEW);
         // What is durable now is what the store may forget about.
         disk.crash('power-cut');
-        expect([at, await spoolMark(data()), (await readTakeovers(data()))?.ids]).toEqual([at, NEW, new Set([id])]);
+        expect([at, await readSpoolMark(data()), (await readTakeovers(data()))?.ids]).toEqual([at, NEW, new Set([id])]);
       }
   });
 
   /** The spool of the old store, with one upload. */
   async function fill(): Promise<void> {
-    await claimSpool(claimOf(data(), { shared }));
+    await claimSpool(claimOf(data(), { isShared: isShared }));
     await mkdirOn(`${data()}/spool/${id}`, 0o700);
     await writeFully(`${data()}/spool/${id}/chunk-1-0`, Buffer.from('hello'), true);
     // Everything so far is on the disk.
-    const spool = new LocalSpool({ directory: data(), sync: 'group', shared, isMarked: true });
+    const spool = new LocalSpool({ directory: data(), sync: 'group', isShared, isMarked: true });
     await spool.size(id, 'chunk-1-0');
   }
 
   test('without room lets the start go on, and is finished by running nodes when there is some', async () => {
     disk.fail(1, true, growing);
     expect(await takeOver()).toBe(false);
-    await expect(noteStore(data(), NEW)).rejects.toThrow(/no room|ENOSPC/);
-    expect(await spoolMark(data())).toBe(OLD);
+    await expect(claimForStore(data(), NEW)).rejects.toThrow(/no room|ENOSPC/);
+    expect(await readSpoolMark(data())).toBe(OLD);
     disk.crash('kill');
     expect(await takeOver(next)).toBe(false);
     disk.heal();
-    await noteStore(data(), NEW);
-    expect(await spoolMark(data())).toBe(NEW);
+    await claimForStore(data(), NEW);
+    expect(await readSpoolMark(data())).toBe(NEW);
     expect((await readTakeovers(data()))?.ids).toEqual(new Set([id]));
     expect(await takeOver({ isNewStore: false })).toBe(true);
   });
 
   test('is refused to a store that was made for another spool', async () => {
-    for (const unfinished of [undefined, '', NEWER])
-      await expect(takeOver({ isNewStore: false, unfinished })).rejects.toThrow(
-        shared ? 'is not the directory that the other nodes' : 'holds the bytes of another Redis',
+    for (const unfinishedStartMark of [undefined, '', NEWER])
+      await expect(takeOver({ isNewStore: false, unfinishedStartMark })).rejects.toThrow(
+        isShared ? 'is not the directory that the other nodes' : 'holds the bytes of another Redis',
       );
   });
 
@@ -124,10 +132,10 @@ describe.each([
   });
 
   test('is listed once, whenever it is tried again', async () => {
-    await noteTakeover(data(), NEW);
+    await recordTakeover(data(), NEW);
     await mkdirOn(`${data()}/spool/${newId()}`, 0o700);
     const before = await readTakeovers(data());
-    await noteStore(data(), NEW);
+    await claimForStore(data(), NEW);
     expect(await readTakeovers(data())).toEqual(before);
     expect(before?.ids).toEqual(new Set([id]));
   });
@@ -144,7 +152,7 @@ describe('a first start', () => {
       await claimSpool(claimOf(data())).catch(() => undefined);
       if (disk.failures === 0) break;
       disk.crash('kill');
-      expect(await claimSpool(claimOf(data(), { isNewStore: false, unfinished: '' }))).toBe(true);
+      expect(await claimSpool(claimOf(data(), { isNewStore: false, unfinishedStartMark: '' }))).toBe(true);
       disk.forget();
       expect(at).toBeLessThan(100);
     }
@@ -163,14 +171,14 @@ describe('on a real disk', () => {
       await mkdir(pathOf(id));
       await writeFile(pathOf(id, 'chunk-1-0'), 'hello');
     }
-    await noteTakeover(place.path, NEW);
+    await recordTakeover(place.path, NEW);
   });
   afterEach(() => place.remove());
 
   /** One look; `known`: what the store has. */
   async function look(known: readonly string[] = [], meanwhile: () => Promise<unknown> = () => Promise.resolve()) {
     const told = { log: silentLog(), clock: Date.now };
-    const spool = new LocalSpool({ directory: place.path, sync: 'none', shared: true, isMarked: true });
+    const spool = new LocalSpool({ directory: place.path, sync: 'none', isShared: true, isMarked: true });
     let isOver = false;
     const unknown = new UnknownBytes({
       ...told,
@@ -227,7 +235,7 @@ describe('on a real disk', () => {
     const meanwhile = async () => {
       await mkdir(pathOf(late), { recursive: true });
       await writeFile(pathOf(late, 'chunk-1-0'), 'late');
-      await noteStore(place.path, NEWER);
+      await claimForStore(place.path, NEWER);
     };
     expect(await look(ids, meanwhile)).toEqual({ found: undefined, isOver: true });
     expect(await look(ids)).toEqual({ found: { uploads: 1, bytes: 4 }, isOver: false });
@@ -240,7 +248,7 @@ describe('on a real disk', () => {
   ])('bytes of before stay as long as an upload may, and no longer: the clock is %s', async (_, ms) => {
     const time = { passed: 0 };
     const start = Date.now();
-    const spool = new LocalSpool({ directory: place.path, sync: 'none', shared: true, isMarked: true });
+    const spool = new LocalSpool({ directory: place.path, sync: 'none', isShared: true, isMarked: true });
     const told = { log: silentLog(), clock: () => start + time.passed };
     const own = newId();
     await mkdir(pathOf(own));
