@@ -100,9 +100,9 @@ function send({ upload, route, openBody, signal, onInterim }: AttemptCall, { ori
   const connection = repeatable ? 'kept' : 'fresh';
   const body = openBody();
   const trailers = (): Headers => trailersForOrigin(body.trailers?.() ?? upload.trailers ?? [], upload, route);
-  const replay = originRequestHead(upload, route, via);
+  const head = originRequestHead(upload, route, via);
   const request = {
-    ...replay,
+    ...head,
     content: body,
     trailers,
     timeoutMs,

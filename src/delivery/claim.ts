@@ -46,7 +46,10 @@ export class DeliveryClaim {
     return this.ageMs >= this.deps.claimMs;
   }
 
-  /** Whether the claim holds for at least two thirds of `claimMs`; renews it if necessary. Rejects if the store is unavailable. */
+  /**
+   * Whether the claim holds for at least two thirds of `claimMs`; renews it if necessary. Rejects if the store is
+   * unavailable.
+   */
   async ensureHeld(): Promise<boolean> {
     return this.ageMs < this.deps.claimMs / 3 || this.renew();
   }

@@ -53,7 +53,10 @@ export type DeliveryResult =
   /** The upload is cancelled, invalid or unknown. */
   | { readonly kind: 'gone'; readonly upload?: Upload };
 
-/** The result of an operator's redelivery. `begun`: an attempt follows once the origin has a free slot; the others name the reason why none does. */
+/**
+ * The result of an operator's redelivery. `begun`: an attempt follows once the origin has a free slot; the others name the
+ * reason why none does.
+ */
 export type Redelivery = 'begun' | 'unknown' | 'incomplete' | 'answered' | 'stopping';
 
 /** A client's request for the result of a delivery. */
@@ -183,7 +186,9 @@ export class Delivery {
     return eager;
   }
 
-  /** Whether an upload of this length, which may be unknown, can be delivered eagerly on this route. `busy`: no free slot now. */
+  /**
+   * Whether an upload of this length, which may be unknown, can be delivered eagerly on this route. `busy`: no free slot now.
+   */
   eagerAvailability(route: Route, length: number | undefined): 'yes' | 'never' | 'busy' {
     if (!isEager(route, length)) return 'never';
     return this.deps.originQueues.of(route.origin).hasFreeEagerSlot(route.delivery) ? 'yes' : 'busy';

@@ -15,7 +15,9 @@ import { reportAttempt, reportEnd } from './report.js';
 import type { ResponseBuffer } from './response-buffer.js';
 import type { InterimListener } from './waiters.js';
 
-/** An origin's answer before the upload is complete. `parked`: it wants other credentials, with which the upload can continue. */
+/**
+ * An origin's answer before the upload is complete. `parked`: it wants other credentials, with which the upload can continue.
+ */
 export interface EarlyAnswer {
   readonly kind: 'answered' | 'parked';
   readonly upload: Upload;
@@ -34,7 +36,7 @@ export interface EagerFeed {
   takeEarlyAnswer(): EarlyAnswer | undefined;
 }
 
-const EAGER = { isUrgent: () => true, isEagerRoute: true } as const;
+const EAGER = { isUrgent: () => true, isEager: true } as const;
 
 /** Whether the route delivers uploads of this length, which may be unknown, eagerly. */
 export function isEager({ delivery, authorize }: Route, length: number | undefined): boolean {
@@ -43,7 +45,10 @@ export function isEager({ delivery, authorize }: Route, length: number | undefin
   return length === undefined ? eager.unknownLength === 'chunked' : length > 0;
 }
 
-/** Whether the origin's request can begin before the upload is complete. Only the first attempt can; later ones read the spool. */
+/**
+ * Whether the origin's request can begin before the upload is complete. Only the first attempt can; later ones read the
+ * spool.
+ */
 export function mayStartEarly({ phase, attemptCount, length }: Upload, route: Route): boolean {
   return phase === 'receiving' && attemptCount === 0 && isEager(route, length);
 }
@@ -219,7 +224,10 @@ export class EagerAttempt implements EagerFeed {
     if (answer && !this.answeredEarlyController.signal.aborted) this.showEarlyAnswer(answer);
   }
 
-  /** Marks the attempt as `sent-in-part` if the end of its body was not handed out: the origin cannot have the complete upload. */
+  /**
+   * Marks the attempt as `sent-in-part` if the end of its body was not handed out: the origin cannot have the complete
+   * upload.
+   */
   private withReach(result: AttemptResult): AttemptResult {
     const { attempt, answered } = result;
     const isAnswer = answered && !answered.isChallenge;
@@ -255,8 +263,8 @@ export interface EagerBodyDeps {
 const READ_AHEAD_BYTES = 1024 * 1024;
 
 /**
- * The body of an origin's request while its upload grows. It sends only committed bytes, because a newer request may replace the
- * others, and holds back its end until `releaseEnd`, so that the origin cannot have the complete body before.
+ * The body of an origin's request while its upload grows. It sends only committed bytes, because a newer request may replace
+ * the others, and holds back its end until `releaseEnd`, so that the origin cannot have the complete body before.
  */
 export class EagerBody {
   readonly framed: OriginBody;
@@ -404,7 +412,10 @@ async function handleStaleAnswer(
     await buffered.break(new Error('the upload has continued without this answer')).catch(() => undefined);
 }
 
-/** Records the end of an attempt without a final answer. The upload continues, and after a challenge waits for other credentials. */
+/**
+ * Records the end of an attempt without a final answer. The upload continues, and after a challenge waits for other
+ * credentials.
+ */
 async function endEarlyAttempt(
   id: string,
   attempt: Attempt,

@@ -311,8 +311,9 @@ function refusalFrom(output: Buffer): GateAnswer {
 }
 
 /**
- * The command's environment: of our own variables only `PATH`, because others may hold secrets or change the command's behaviour.
- * Control characters are removed, because a NUL would keep the command from starting. A filename is text, the rest are octets.
+ * The command's environment: of our own variables only `PATH`, because others may hold secrets or change the command's
+ * behaviour. Control characters are removed, because a NUL would keep the command from starting. A filename is text, the rest
+ * are octets.
  */
 function environment({ method, target, length, contentType, filename, client }: GateInput): Record<string, Buffer> {
   const octets = (value: string): Buffer => Buffer.from(printable(value), 'latin1');

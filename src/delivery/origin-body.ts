@@ -33,8 +33,9 @@ export function frameBody(upload: Upload, routeFraming: Framing, chunks: readonl
 }
 
 /**
- * Passes a stream on and fails if it is not exactly `size` bytes long, so that a short body never looks complete. It ends right
- * after the last byte, without waiting for the source to close, because an origin that answers before our end loses its connection.
+ * Passes a stream on and fails if it is not exactly `size` bytes long, so that a short body never looks complete. It ends
+ * right after the last byte, without waiting for the source to close, because an origin that answers before our end loses its
+ * connection.
  */
 function sizeChecked(size: number, source: Readable, envelope?: Envelope): Readable {
   let passedBytes = 0;
@@ -165,7 +166,10 @@ function baseName(name: string | undefined): string | undefined {
   return base === '' || base === '.' || base === '..' ? undefined : base;
 }
 
-/** RFC 9110 §5.6.6: name=token or name="quoted string". The first of repeated names counts; some clients omit the disposition type. */
+/**
+ * RFC 9110 §5.6.6: name=token or name="quoted string". The first of repeated names counts; some clients omit the disposition
+ * type.
+ */
 function dispositionParameters(value: string): Map<string, string> {
   const parameters = new Map<string, string>();
   const pattern = /;\s*([\w!#$%&'*+.^`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"\s]*))/g;

@@ -22,7 +22,10 @@ export interface Origin {
 /** One request to an origin, with its body and its limits. */
 export interface OriginRequest extends OriginRequestHead {
   readonly content: OriginBody;
-  /** Trailers; read before the request and again at the end of its body. A body with a `size` is chunked if there are some before. */
+  /**
+   * Trailers; read before the request and again at the end of its body. A body with a `size` is chunked if there are some
+   * before.
+   */
   readonly trailers?: () => Headers;
   /** Longest silence of the origin. */
   readonly timeoutMs: number;
@@ -31,8 +34,8 @@ export interface OriginRequest extends OriginRequestHead {
   /** Largest body of the answer, in bytes. */
   readonly maxAnswerSize?: number;
   /**
-   * `fresh`: a connection that carried no request before. An origin may close a `kept` one while the request is on its way, which
-   * leaves the outcome unknown (RFC 9112 §9.3.1), so `kept` is only for requests that may be repeated.
+   * `fresh`: a connection that carried no request before. An origin may close a `kept` one while the request is on its way,
+   * which leaves the outcome unknown (RFC 9112 §9.3.1), so `kept` is only for requests that may be repeated.
    */
   readonly connection: 'kept' | 'fresh';
 }
@@ -57,7 +60,10 @@ export class InvalidAnswer extends Error {
   }
 }
 
-/** There was no final response. `never-sent`: certainly no byte of the request was sent; without certainty it counts as `sent`. */
+/**
+ * There was no final response. `never-sent`: certainly no byte of the request was sent; without certainty it counts as
+ * `sent`.
+ */
 export class Unanswered extends Error {
   constructor(
     readonly reached: 'never-sent' | 'sent',

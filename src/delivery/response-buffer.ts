@@ -23,8 +23,9 @@ const SHORT_BYTES = 64 * 1024;
 const SHORT_MS = 500;
 
 /**
- * Receives the origin's answer at the origin's speed, while any number of clients read it from the start at theirs. Its end is
- * held back until the answer is recorded, so that a client that has read all of it can get it again; if it breaks off, readers fail.
+ * Receives the origin's answer at the origin's speed, while any number of clients read it from the start at theirs. Its end
+ * is held back until the answer is recorded, so that a client that has read all of it can get it again; if it breaks off,
+ * readers fail.
  */
 export class ResponseBuffer {
   /** Why the body cannot be kept; only status and headers of the answer remain then. */
@@ -172,8 +173,8 @@ export class ResponseBuffer {
   }
 
   /**
-   * Runs a write to the spool. If it fails, the rest of the body is read and discarded, so that status and headers of the answer
-   * still count; readers of the body fail.
+   * Runs a write to the spool. If it fails, the rest of the body is read and discarded, so that status and headers of the
+   * answer still count; readers of the body fail.
    */
   private async store(write: () => Promise<void>): Promise<void> {
     if (this.storageFault) return;

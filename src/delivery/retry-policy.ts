@@ -14,8 +14,8 @@ export interface RetryPolicy {
 }
 
 /**
- * The meaning of an origin's final response for a delivery. `refusal`: the origin did nothing, and the upload may be sent again.
- * `unknown`: a gateway does not know what the origin did. `challenge`: the origin wants other credentials.
+ * The meaning of an origin's final response for a delivery. `refusal`: the origin did nothing, and the upload may be sent
+ * again. `unknown`: a gateway does not know what the origin did. `challenge`: the origin wants other credentials.
  */
 export type ResponseMeaning = 'answer' | 'refusal' | 'unknown' | 'challenge';
 
@@ -67,8 +67,8 @@ export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () =
 }
 
 /**
- * Whether an upload may be sent now. A permitted retry request (`isRetryRequested`) begins a new budget and allows even a request
- * with an unknown outcome to be repeated; otherwise the newest attempt decides.
+ * Whether an upload may be sent now. A permitted retry request (`isRetryRequested`) begins a new budget and allows even a
+ * request with an unknown outcome to be repeated; otherwise the newest attempt decides.
  */
 export function beforeAttempt(newest: Attempt | undefined, isRetryRequested: boolean, policy: RetryPolicy): Start {
   const number = (newest?.number ?? 0) + 1;
@@ -112,8 +112,9 @@ export function secondsUntil(at: number, now: number): number {
 }
 
 /**
- * The meaning of a final status. 503 (RFC 9110 §15.6.4), and 429 with a `Retry-After` (RFC 6585 §4), are refusals by the origin
- * itself; 502 and 504 (RFC 9110 §15.6.3, §15.6.5) come from a gateway, whose origin may still be processing the request.
+ * The meaning of a final status. By 503 (RFC 9110 §15.6.4), and by 429 with a `Retry-After` (RFC 6585 §4), the origin itself
+ * refuses, and with a challenge (§15.5.2) nothing was done. 502 and 504 (§15.6.3, §15.6.5) come from a gateway, behind which the
+ * origin may still process the request.
  */
 export function meaningOf(
   status: number,
@@ -132,7 +133,9 @@ export function isPartiallySent({ reached, inPart }: Attempt): boolean {
   return reached === 'sent-in-part' || inPart === true;
 }
 
-/** An eager attempt, which is always the first. A later partial attempt failed to read the spool and is retried with a delay. */
+/**
+ * An eager attempt, which is always the first. A later partial attempt failed to read the spool and is retried with a delay.
+ */
 function isEarly(attempt: Attempt): boolean {
   return isPartiallySent(attempt) && attempt.number === 1;
 }
@@ -173,8 +176,8 @@ function jittered(ms: number, random: () => number): number {
 }
 
 /**
- * Milliseconds until an origin wants to be asked again, from its `Retry-After` (RFC 9110 §10.2.3); undefined without a valid one.
- * A date counts from the response's own `Date`, because the origin's clock may differ from ours.
+ * Milliseconds until an origin wants to be asked again, from its `Retry-After` (RFC 9110 §10.2.3); undefined without a valid
+ * one. A date counts from the response's own `Date`, because the origin's clock may differ from ours.
  */
 export function retryAfterMs(headers: Headers, now: number): number | undefined {
   const text = fieldValue(headers, 'retry-after')?.trim() ?? '';
@@ -201,8 +204,8 @@ export interface Budget {
 }
 
 /**
- * Measures the age of a retry budget by the monotonic clock. The record holds wall clock times, which a set clock makes wrong, so
- * each attempt's `budgetSince` is computed anew from the measured age.
+ * Measures the age of a retry budget by the monotonic clock. The record holds wall clock times, which a set clock makes
+ * wrong, so each attempt's `budgetSince` is computed anew from the measured age.
  */
 export class RetryBudget {
   private from: number | undefined;
@@ -237,7 +240,10 @@ export class RetryDelay {
     private readonly draining: AbortSignal,
   ) {}
 
-  /** Waits until `until` (monotonic), or less when retried or draining. Clients cannot shorten it to before `notBefore` (monotonic). */
+  /**
+   * Waits until `until` (monotonic), or less when retried or draining. Clients cannot shorten it to before `notBefore`
+   * (monotonic).
+   */
   async pause(until: number, notBefore = 0): Promise<void> {
     this.until = this.isSkipped ? 0 : until;
     this.isSkipped = false;

@@ -37,8 +37,8 @@ type DeliverySteps = Omit<
 >;
 
 /**
- * A store whose steps are retried while it is unavailable. Deliveries can wait, their steps may be repeated, and results from the
- * origin must not be lost.
+ * A store whose steps are retried while it is unavailable. Deliveries can wait, their steps may be repeated, and results from
+ * the origin must not be lost.
  */
 export class RetryingStore implements DeliverySteps {
   /** The store without retries. */

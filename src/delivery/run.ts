@@ -295,7 +295,10 @@ export class Run {
     );
   }
 
-  /** The next step if the gate did not let the upload pass. The gate is asked once for all attempts, and again for the operator. */
+  /**
+   * The next step if the gate did not let the upload pass. The gate is asked once for all attempts, and again for the
+   * operator.
+   */
   private async passGate(upload: Upload, route: Route, signal: AbortSignal): Promise<NextStep | undefined> {
     const { gate } = route.delivery;
     if (!gate || this.gate !== 'to-ask') return undefined;

@@ -15,8 +15,8 @@ export interface UndiciOriginOptions {
 }
 
 /**
- * Sends requests over HTTP/1.1 with undici, one at a time on a connection. Order and case of fields and all bodies are kept in both
- * directions; redirects, decompression and retries are off.
+ * Sends requests over HTTP/1.1 with undici, one at a time on a connection. Order and case of fields and all bodies are kept
+ * in both directions; redirects, decompression and retries are off.
  */
 export class UndiciOrigin implements Origin {
   private readonly connections: OriginConnections;
@@ -131,7 +131,7 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
   private body: Readable | undefined;
   private hasNoContent = false;
   private trailers: HeaderLine[] = [];
-  private began = false;
+  private hasBegun = false;
   private wasRestarted = false;
   private hasEnded = false;
   private controller: Controller | undefined;
@@ -150,11 +150,11 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
 
   /** Called right before the first byte is written. A second call would be a retry, which undici must not decide. */
   onRequestStart(controller: Controller): void {
-    if (this.began) {
+    if (this.hasBegun) {
       this.wasRestarted = true;
       return controller.abort(new Error('undici would have sent the request again'));
     }
-    this.began = true;
+    this.hasBegun = true;
     this.controller = controller;
     this.connection.socket?.beginExchange(this.requestTrailers);
   }
@@ -212,8 +212,8 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
   }
 
   /**
-   * RFC 9112 §6.3: a 204 or 304 ends with its head, whatever length it announces. undici reports missing content; the answer is
-   * complete all the same, but content that the origin may still send makes the connection unusable.
+   * RFC 9112 §6.3: a 204 or 304 ends with its head, whatever length it announces. undici reports missing content; the answer
+   * is complete all the same, but content that the origin may still send makes the connection unusable.
    */
   onResponseError(_controller: Controller | undefined, reported: Error): void {
     this.end();
@@ -244,7 +244,7 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
   }
 
   private wasSent(): boolean {
-    return this.wasRestarted || (this.began && this.connection.socket?.wrote !== false);
+    return this.wasRestarted || (this.hasBegun && this.connection.socket?.hasWritten !== false);
   }
 }
 

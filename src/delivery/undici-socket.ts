@@ -4,7 +4,7 @@ import type { Headers } from '../model/headers.js';
 type Done = (error?: Error | null) => void;
 
 interface State {
-  wrote: boolean;
+  hasWritten: boolean;
   /** The origin accepts no more bytes. */
   refusesWrites: boolean;
   trailers?: () => Headers;
@@ -15,21 +15,21 @@ export interface OriginSocket {
   /** Starts the next exchange, of which nothing is written yet. `trailers` is called after the last chunk. */
   beginExchange(trailers?: () => Headers): void;
   /** Bytes of the current exchange were handed to the operating system. */
-  readonly wrote: boolean;
+  readonly hasWritten: boolean;
   /** The reason phrase of the final response, one code unit an octet; undefined if it is not known. */
   reasonOf(status: number): string | undefined;
 }
 
 /**
- * Prepares a connected socket for undici. An origin may answer (413, 401 …) and close while we still send; the refused write must
- * not destroy the socket, because the answer is still in the receive buffer. Refused writes are therefore never reported: sending
- * stops, and reading continues to the answer, the end or the reset.
+ * Prepares a connected socket for undici. An origin may answer (413, 401 …) and close while we still send; the refused write
+ * must not destroy the socket, because the answer is still in the receive buffer. Refused writes are therefore never
+ * reported: sending stops, and reading continues to the answer, the end or the reset.
  */
 export function instrumentOriginSocket(socket: Socket): OriginSocket {
   const heads = new ResponseHeads();
-  const state: State = { wrote: false, refusesWrites: false };
+  const state: State = { hasWritten: false, refusesWrites: false };
   const withoutRefusal = (done: Done): Done => {
-    state.wrote = true;
+    state.hasWritten = true;
     return (error) => {
       if (!error || !isWriteRefusal(error)) done(error);
       else state.refusesWrites = true;
@@ -41,12 +41,12 @@ export function instrumentOriginSocket(socket: Socket): OriginSocket {
   overrideDestroying(socket, () => !state.refusesWrites && socket.writableLength === 0);
   return {
     beginExchange(trailers) {
-      state.wrote = false;
+      state.hasWritten = false;
       state.trailers = trailers;
       heads.expectHead();
     },
-    get wrote() {
-      return state.wrote;
+    get hasWritten() {
+      return state.hasWritten;
     },
     reasonOf: (status) => heads.reasonOf(status),
   };
@@ -84,8 +84,9 @@ function overrideReading(socket: Socket, heads: ResponseHeads): void {
 }
 
 /**
- * undici regards a reset as the end of an answer that the close of the connection delimits. That is right if the origin refused the
- * rest of our request; otherwise the answer was cut (RFC 9112 §8), and the reset must be reported as another error.
+ * undici regards a reset as the end of an answer that the close of the connection delimits. That is right if the origin
+ * refused the rest of our request; otherwise the answer was cut (RFC 9112 §8), and the reset must be reported as another
+ * error.
  */
 function overrideDestroying(socket: Socket, wasSent: () => boolean): void {
   const destroy = socket.destroy.bind(socket);
@@ -112,7 +113,8 @@ const MAX_STATUS_LINE_BYTES = 8 * 1024;
 /**
  * Filters the heads of responses before undici parses them; not needed once undici has neither of two faults. It closes the
  * connection at an unrequested `100 Continue`, which a client must be able to skip (RFC 9110 §15.2), so 100 becomes
- * `IGNORED_INTERIM_STATUS`. It decodes the reason phrase as UTF-8 and loses the part in an earlier packet, so the octets are kept here.
+ * `IGNORED_INTERIM_STATUS`. It decodes the reason phrase as UTF-8 and loses the part in an earlier packet, so the octets are
+ * kept here.
  */
 export class ResponseHeads {
   private awaitingFinal = false;

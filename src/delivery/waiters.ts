@@ -132,11 +132,11 @@ export class InformedClients {
   constructor(private readonly deps: Pick<DeliveryContext, 'store' | 'log'>) {}
 
   /** Resolves when the record is made or has failed. Never rejects. */
-  recordInformed(end: UnknownOutcome): Promise<void> {
-    const { id } = end;
-    const before = this.pending.get(id) ?? Promise.resolve();
-    const recording: Promise<void> = before
-      .then(() => this.record(end))
+  recordInformed(outcome: UnknownOutcome): Promise<void> {
+    const { id } = outcome;
+    const previous = this.pending.get(id) ?? Promise.resolve();
+    const recording: Promise<void> = previous
+      .then(() => this.record(outcome))
       .catch((error: unknown) => {
         this.deps.log.warn({ upload: uploadTag(id), err: error }, NOT_RECORDED);
       })
@@ -158,9 +158,9 @@ export class InformedClients {
    */
   async recordAsked(upload: Upload): Promise<Upload> {
     const { undelivered: why } = upload;
-    const end = newestUnknownOutcome(upload);
-    if (!end || !why?.clientKnows || why.hasAskedAgain) return upload;
-    const updated = await this.deps.store.direct.recordClientAskedAgain(end.id, end.attempt, why);
+    const outcome = newestUnknownOutcome(upload);
+    if (!outcome || !why?.clientKnows || why.hasAskedAgain) return upload;
+    const updated = await this.deps.store.direct.recordClientAskedAgain(outcome.id, outcome.attempt, why);
     return updated === 'stale' ? upload : updated;
   }
 

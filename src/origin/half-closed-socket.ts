@@ -8,8 +8,9 @@ const LONGEST_SILENCE_MS = 10_000;
 type WriteDone = (error?: Error | null) => void;
 
 /**
- * Makes a socket continue to read after its peer refuses a write. Node would destroy it at once, and lose an answer that has already
- * arrived (413, then a reset). After a refused write nothing more is sent, and pending writes fail when the socket closes.
+ * Makes a socket continue to read after its peer refuses a write. Node would destroy it at once, and lose an answer that has
+ * already arrived (413, then a reset). After a refused write nothing more is sent, and pending writes fail when the socket
+ * closes.
  */
 export function keepReadingAfterWriteError<T extends Socket>(socket: T, longestSilenceMs = LONGEST_SILENCE_MS): T {
   const write = socket._write.bind(socket);
@@ -46,7 +47,7 @@ class RefusedWrites {
    * would look complete. Returns true if this end is such a reset; after EPIPE the end is real.
    */
   suppressFalseEnd(write: Socket['_write']): boolean {
-    this.reason ??= resetBehindEnd(this.socket, write);
+    this.reason ??= hiddenReset(this.socket, write);
     if (this.reason?.code !== 'ECONNRESET') return false;
     if (this.socket.readableLength === 0) this.fail();
     else this.socket.on('data', () => this.socket.readableLength === 0 && this.fail());
@@ -85,10 +86,10 @@ class RefusedWrites {
 }
 
 /**
- * Until Node 24 a reset that arrives with the last bytes is reported as a normal end. An empty write fails on a reset connection, and
- * has no effect on one that is only half closed.
+ * Until Node 24 a reset that arrives with the last bytes is reported as a normal end. An empty write fails on a reset
+ * connection, and has no effect on one that is only half closed.
  */
-function resetBehindEnd(socket: Socket, write: Socket['_write']): NodeJS.ErrnoException | undefined {
+function hiddenReset(socket: Socket, write: Socket['_write']): NodeJS.ErrnoException | undefined {
   if (socket instanceof TLSSocket || !socket.writable || socket.writableLength > 0) return undefined;
   let reason: NodeJS.ErrnoException | undefined;
   write(Buffer.alloc(0), 'buffer' as BufferEncoding, (error) => (reason = error ?? undefined));

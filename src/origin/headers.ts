@@ -18,8 +18,8 @@ const METHODS_WITHOUT_CONTENT = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TR
 export type Framing = 'none' | 'length' | 'chunked';
 
 /**
- * The header lines of the request to the origin: the client's end-to-end lines in their order and case, one `Host`, our own framing
- * and forwarding fields. `host` is the value of `Host`, `via` this proxy's name.
+ * The header lines of the request to the origin: the client's end-to-end lines in their order and case, one `Host`, our own
+ * framing and forwarding fields. `host` is the value of `Host`, `via` this proxy's name.
  */
 export function headersForOrigin(head: RequestHead, host: string, via?: string): HeaderLine[] {
   return forOurHop(head, withForwarding(endToEndLines(head, host), { ...head, ...head.connection }, via));
@@ -63,8 +63,8 @@ function forOurHop(head: RequestHead, lines: readonly HeaderLine[]): HeaderLine[
 }
 
 /**
- * How the body is delimited. Without explicit framing Node decides by the method and sends the body of a DELETE without any, which
- * the origin would take for the next request.
+ * How the body is delimited. Without explicit framing Node decides by the method and sends the body of a DELETE without any,
+ * which the origin would take for the next request.
  */
 export function framingOf({ hasBody, contentLength }: RequestHead): Framing {
   if (!hasBody) return 'none';
@@ -120,8 +120,8 @@ export interface AnswerContext {
 const REFERENCES = /^(?:location|content-location)$/i;
 
 /**
- * The fields of an origin's answer for its client: references are rewritten, and the origin's `Alt-Svc`, which would lead around this
- * proxy, is replaced by `altSvc`.
+ * The fields of an origin's answer for its client: references are rewritten, and the origin's `Alt-Svc`, which would lead
+ * around this proxy, is replaced by `altSvc`.
  */
 export function answerFields(headers: Headers, context: AnswerContext, altSvc?: string): HeaderLine[] {
   const lines = withoutAltSvc(headers).map(([name, value]): HeaderLine => {

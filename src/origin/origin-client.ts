@@ -92,8 +92,8 @@ export class OriginRequests {
 }
 
 /**
- * The answer announces content that it must not have (RFC 9112 §6.3). Some origins send that content, which would be taken for the
- * answer to the next request on the connection, possibly another client's.
+ * The answer announces content that it must not have (RFC 9112 §6.3). Some origins send that content, which would be taken
+ * for the answer to the next request on the connection, possibly another client's.
  */
 function announcesForbiddenContent(method: string, { statusCode, headers }: IncomingMessage): boolean {
   const announced = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
@@ -157,8 +157,8 @@ function pathOf(origin: ParsedOrigin, target: string): string {
 }
 
 /**
- * Loads http-proxy without the deprecation warning DEP0060: it reads `util._extend` when it is loaded, so a plain function replaces
- * that one during the load. Not needed once http-proxy uses Object.assign.
+ * Loads http-proxy without the deprecation warning DEP0060: it reads `util._extend` when it is loaded, so a plain function
+ * replaces that one during the load. Not needed once http-proxy uses Object.assign.
  */
 export function loadHttpProxy(): typeof HttpProxy {
   const deprecated = Object.getOwnPropertyDescriptor(util, '_extend');
