@@ -12,7 +12,7 @@ export interface CorsRules {
 }
 
 /** The methods that upload protocols use, on any resource. */
-const METHODS = 'POST, HEAD, PATCH, DELETE, OPTIONS, GET, PUT';
+const ALLOWED_METHODS = 'POST, HEAD, PATCH, DELETE, OPTIONS, GET, PUT';
 
 const REQUEST_FIELDS =
   'Authorization, Origin, X-Requested-With, X-Request-ID, X-HTTP-Method-Override, Content-Type, Content-Disposition, ' +
@@ -63,7 +63,7 @@ export class Cors {
       status: 204,
       headers: [
         ...this.allowHeaders(allowedOrigin),
-        ['Access-Control-Allow-Methods', METHODS],
+        ['Access-Control-Allow-Methods', ALLOWED_METHODS],
         ['Access-Control-Allow-Headers', requestedFields(head.headers)],
         ['Access-Control-Max-Age', `${this.rules.maxAgeSeconds}`],
         ...this.privateNetworkHeaders(head.headers),
@@ -133,14 +133,14 @@ function hasField(headers: Headers, name: string): boolean {
   return fieldValue(headers, name) !== undefined;
 }
 
-/** The lines with every one of `entries` in the list-valued field `name`; the field stays where it was. */
+/** The headers with all `entries` in the list-valued field `name`, which keeps its position. */
 function withListMembers(headers: Headers, name: string, entries: readonly string[]): HeaderLine[] {
   const listed = (fieldValue(headers, name) ?? '').split(',').map((entry) => entry.trim());
   const present = new Set(listed.map((entry) => entry.toLowerCase()));
   const missing = entries.filter((entry) => !present.has(entry.toLowerCase()));
   if (missing.length === 0 || (name === 'Vary' && present.has('*'))) return [...headers];
   const line: HeaderLine = [name, [...listed.filter((entry) => entry !== ''), ...missing].join(', ')];
-  const at = headers.findIndex(([other]) => other.toLowerCase() === name.toLowerCase());
+  const index = headers.findIndex(([other]) => other.toLowerCase() === name.toLowerCase());
   const others = withoutFields(headers, new Set([name.toLowerCase()]));
-  return at === -1 ? [...others, line] : [...others.slice(0, at), line, ...others.slice(at)];
+  return index === -1 ? [...others, line] : [...others.slice(0, index), line, ...others.slice(index)];
 }

@@ -47,7 +47,7 @@ export class Discovery {
     const withCors = <T extends AnswerHead | Reply>(answer: T): T => ({ ...answer, ...cors.apply(answer, head) });
     await reverseProxy.forward(exchange, head, route, addedHeaders, {
       rewrite: (theirs) => {
-        const answer = combined(theirs, ours);
+        const answer = combine(theirs, ours);
         return 'replacement' in answer ? { replacement: withCors(answer.replacement) } : withCors(answer);
       },
       failureReply: ({ status, detail }) => withCors(problemReply({ status, detail })),
@@ -56,23 +56,27 @@ export class Discovery {
 }
 
 /** Merges our reply into the origin's answer. Server errors stay as they are, because health checks depend on them. */
-function combined(theirs: AnswerHead, ours: Reply): RewrittenAnswer {
+function combine(theirs: AnswerHead, ours: Reply): RewrittenAnswer {
   if (OPTIONS_UNSUPPORTED.has(theirs.status)) return { replacement: ours };
   if (theirs.status >= 500) return theirs;
-  const headers = merged(theirs.headers, ours.headers);
+  const headers = merge(theirs.headers, ours.headers);
   // Apple's clients need a 200: a 204 that says nothing about the target becomes one.
   if (theirs.status !== 204 || !hasGeneralFieldsOnly(theirs.headers)) return { ...theirs, headers };
-  return { status: ours.status, reason: '', headers: [...withoutFields(headers, LENGTH), ['Content-Length', '0']] };
+  return {
+    status: ours.status,
+    reason: '',
+    headers: [...withoutFields(headers, LENGTH_FIELD), ['Content-Length', '0']],
+  };
 }
 
-const LENGTH: ReadonlySet<string> = new Set(['content-length']);
+const LENGTH_FIELD: ReadonlySet<string> = new Set(['content-length']);
 
 function hasGeneralFieldsOnly(headers: Headers): boolean {
   return withoutFields(headers, GENERAL_FIELDS).length === 0;
 }
 
-/** The origin's lines as they are, then ours. */
-function merged(theirs: Headers, ours: Headers): HeaderLine[] {
+/** The origin's headers, except those that ours replace, and then ours. */
+function merge(theirs: Headers, ours: Headers): HeaderLine[] {
   const replaced = new Set([...RESERVED_FIELDS, ...ours.map(([name]) => name.toLowerCase())]);
   const lines = ours.map(([name, value]): HeaderLine => {
     return LIST_FIELDS.has(name.toLowerCase()) ? [name, unionOf(fieldValue(theirs, name), value)] : [name, value];
@@ -80,11 +84,13 @@ function merged(theirs: Headers, ours: Headers): HeaderLine[] {
   return [...withoutFields(theirs, replaced), ...lines];
 }
 
-/** The members of both lists, each once. */
+/** The members of both lists, each once and as it is spelled first. */
 function unionOf(theirs = '', ours: string): string {
-  const all = `${theirs},${ours}`.split(',').map((member) => withoutTrailing(member.replace(/^[\t ]+/, ''), '\t '));
-  const firstSpelling = new Map(all.toReversed().map((member) => [member.toLowerCase(), member]));
-  return [...new Set(all.map((member) => member.toLowerCase()))]
+  const allMembers = `${theirs},${ours}`
+    .split(',')
+    .map((member) => withoutTrailing(member.replace(/^[\t ]+/, ''), '\t '));
+  const firstSpelling = new Map(allMembers.toReversed().map((member) => [member.toLowerCase(), member]));
+  return [...new Set(allMembers.map((member) => member.toLowerCase()))]
     .filter((key) => key !== '')
     .map((key) => firstSpelling.get(key)!)
     .join(', ');

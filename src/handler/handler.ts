@@ -15,17 +15,17 @@ import { isRefusal, type Reply } from '../protocol/protocol.js';
 import { type ClientFacts, readPeerHead, withUnknownOutcome } from '../proxy/peer-auth.js';
 import type { Relay } from '../proxy/peer-relay.js';
 import type { ReverseProxy } from '../proxy/reverse-proxy.js';
-import { destroyExchange, type Exchange, clientHasLeft, whileConnected } from '../server/exchange.js';
+import { clientHasLeft, destroyExchange, type Exchange, whileConnected } from '../server/exchange.js';
 import { type InterimOptions, InterimResponses } from '../server/interim-responses.js';
 import { refuseConnection } from '../server/refuse-connection.js';
 import { InvalidHead, readHead } from '../server/request-head.js';
 import { respondEarly, sendReply } from '../server/response.js';
 import type { TrustedProxies } from '../server/trusted-proxies.js';
-import type { Authorizer, Admission } from './authorize.js';
+import type { Admission, Authorizer } from './authorize.js';
 import type { Cors } from './cors.js';
 import type { Discovery } from './discovery.js';
 import type { StatusPages, UploadRequest, UploadRequestHandler } from './upload-handler.js';
-import { type ResolvedTarget, locate, type UploadLookup } from './upload-lookup.js';
+import { locate, type ResolvedTarget, type UploadLookup } from './upload-lookup.js';
 
 /** The parts that requests are passed to, and the settings of the handler itself. */
 export interface HandlerOptions {

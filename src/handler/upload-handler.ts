@@ -3,10 +3,10 @@ import { credentialsIn } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
 import {
   fieldValue,
+  forwardableHeaders,
   fromRawHeaders,
   type HeaderLine,
   type Headers,
-  forwardableHeaders,
   withoutUploadFields,
 } from '../model/headers.js';
 import type {
@@ -14,8 +14,8 @@ import type {
   CreateIntent,
   Elsewhere,
   Intent,
-  Interrupted,
   InterimUpdate,
+  Interrupted,
   OriginInterim,
   Outcome,
   Refusal,

@@ -1,7 +1,8 @@
-import { isMethodOverrideField, clientFields, fieldKey } from '../model/client-fields.js';
+import { clientFields, fieldKey, isMethodOverrideField } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
 import type { RequestHead } from '../model/request-head.js';
 import {
+  addsFormFields,
   dependsOnPath,
   isProtected,
   passesSmallUploads,
@@ -11,16 +12,15 @@ import {
   type Route,
   routeFor,
   type Routes,
-  addsFormFields,
 } from '../model/route.js';
 import type { Upload } from '../model/upload.js';
 import { pathOf } from '../model/uri.js';
 import type { RequestTarget } from '../protocol/detect.js';
 import {
-  InvalidHead,
   canonicalTarget,
-  mayEscapeRoot,
+  InvalidHead,
   mayBeBelow,
+  mayEscapeRoot,
   otherReadings,
   readTarget,
 } from '../server/request-head.js';

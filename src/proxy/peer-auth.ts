@@ -22,10 +22,7 @@ export interface ClientFacts {
   readonly hasNoLength: boolean;
 }
 
-/**
- * The signed statement of one node to another: the intended node, and whether a client's request follows or files of an
- * upload.
- */
+/** The signed claim of a request between nodes: the intended node, and whether it relays a client or transfers files. */
 export type PeerClaim =
   | { readonly kind: 'request'; readonly to: string; readonly client: ClientFacts }
   | { readonly kind: 'files'; readonly to: string };
@@ -71,10 +68,10 @@ export class PeerSignature {
     /** The name of this node. */
     private readonly self: string,
     private readonly clock: () => number,
-    mostNonces = MAX_NONCES,
+    maxNonces = MAX_NONCES,
   ) {
     this.startedAtMs = clock();
-    this.nonces = new UsedNonces(mostNonces);
+    this.nonces = new UsedNonces(maxNonces);
   }
 
   /** Returns the header value `2.<time>.<nonce>.<claim>.<signature>`, valid for one request. */

@@ -3,7 +3,7 @@ import type { Log } from '../observe/log.js';
 import type { Exchange } from '../server/exchange.js';
 import { type ListenAddress, type Listener, startListener } from '../server/listener.js';
 import { respondEarly } from '../server/response.js';
-import { type ClientFacts, type ClaimFailure, PEER_FIELD, type PeerSignature } from './peer-auth.js';
+import { type ClaimFailure, type ClientFacts, PEER_FIELD, type PeerSignature } from './peer-auth.js';
 
 export interface PeerListenerOptions {
   readonly address: ListenAddress;

@@ -2,12 +2,12 @@ import { type ClientRequest, type IncomingMessage, type InformationEvent, STATUS
 import { Socket } from 'node:net';
 import type { Duplex, Readable } from 'node:stream';
 import {
-  withAnnouncedTrailers,
   fieldValue,
-  fromRawHeaders,
-  type Headers,
   forwardableHeaders,
   forwardableTrailers,
+  fromRawHeaders,
+  type Headers,
+  withAnnouncedTrailers,
 } from '../model/headers.js';
 import { isIdempotent, type RequestHead } from '../model/request-head.js';
 import { type Framing, framingOf } from '../origin/headers.js';
@@ -16,7 +16,7 @@ import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import { type ClientSide, discard, type DiscardLimits } from '../server/closing.js';
 import type { WatchedBody } from '../server/slow-clients.js';
-import { sinceReadHeldMs, limitSmallPieces } from '../streams/small-pieces.js';
+import { limitSmallPieces, sinceReadHeldMs } from '../streams/small-pieces.js';
 import { type AwaitedSide, StallDetector, type StallLimits } from './stall.js';
 
 /** Stands for a connection that closed without an error event. */

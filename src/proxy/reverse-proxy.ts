@@ -32,6 +32,7 @@ export interface ProxyRoute extends FieldRules {
   };
 }
 
+/** Settings for all routes, and the parts of the process that failures are reported to. */
 export interface ReverseProxyOptions {
   readonly log: Log;
   readonly metrics?: { passThroughError(code: string): void };
@@ -50,7 +51,7 @@ export interface ReverseProxyOptions {
   readonly via?: string;
 }
 
-/** Changes the origin's answer, and the reply that stands in for a missing one. */
+/** Changes the origin's answer, or the reply that the client gets when there is none. */
 export type AnswerChanges = Pick<ExchangeOptions, 'rewrite' | 'failureReply'>;
 
 /** Forwards requests that are not resumable uploads to the origin, and its answers to the client. */

@@ -7,11 +7,13 @@ import type { DiscardLimits } from '../server/closing.js';
 import { reasonPhrase } from '../streams/node-http.js';
 import { type ExchangeOptions, ProxiedExchange } from './proxied-exchange.js';
 
+/** A request to switch protocols, with the rules for passing it on. */
 export interface UpgradeOptions extends Omit<ExchangeOptions, 'client' | 'open' | 'onSwitched'> {
   readonly request: IncomingMessage;
   readonly socket: Socket;
   /** The bytes that the client sent after its request. */
   readonly early: Buffer;
+  /** How much of a refused request's body is still read. */
   readonly limits: DiscardLimits;
 }
 
@@ -30,12 +32,13 @@ export class Upgrades {
     return this.tunnels.size;
   }
 
+  /** Sends the request to the origin, and joins both connections when it accepts. */
   start({ request, socket, early, limits, ...options }: UpgradeOptions): void {
     const response = responseOn(socket, request);
     const earlyBytes = new EarlyBytes(socket, early);
     const exchange = new ProxiedExchange({
       ...options,
-      outgoing: { ...options.outgoing, headers: [...options.outgoing.headers, ...switchLines(options.head.headers)] },
+      outgoing: { ...options.outgoing, headers: [...options.outgoing.headers, ...switchHeaders(options.head.headers)] },
       open: this.open,
       client: new Http1Client({ req: request, res: response }, limits),
       onSwitched: (answer, originSocket, originEarly) => {
@@ -77,27 +80,27 @@ export function responseOn(socket: Socket, request: IncomingMessage): ServerResp
  * Keeps reading the client while the origin decides, because only a socket that is read shows that its peer has left.
  */
 class EarlyBytes {
-  private readonly bytes: Buffer[];
-  private size = 0;
+  private readonly chunks: Buffer[];
+  private byteCount = 0;
 
   constructor(
     private readonly socket: Socket,
     early: Buffer,
   ) {
-    this.bytes = [early];
+    this.chunks = [early];
     socket.on('data', this.onData).once('end', this.onEnd);
   }
 
   /** Returns the bytes read so far and stops reading; the caller reads the socket from now on. */
   release(): Buffer {
     this.socket.off('data', this.onData).off('end', this.onEnd).pause();
-    return Buffer.concat(this.bytes);
+    return Buffer.concat(this.chunks);
   }
 
   private readonly onData = (bytes: Buffer): void => {
-    this.bytes.push(bytes);
-    this.size += bytes.length;
-    if (this.size > MAX_EARLY_BYTES) this.socket.pause();
+    this.chunks.push(bytes);
+    this.byteCount += bytes.length;
+    if (this.byteCount > MAX_EARLY_BYTES) this.socket.pause();
   };
 
   /** A client that ends its side before the switch cannot use the other protocol. */
@@ -107,7 +110,7 @@ class EarlyBytes {
 }
 
 /** Upgrade and its connection option are hop-by-hop, so that they are written again for the next hop. */
-function switchLines(headers: ExchangeOptions['head']['headers']): HeaderLine[] {
+function switchHeaders(headers: ExchangeOptions['head']['headers']): HeaderLine[] {
   return [
     ['Connection', 'Upgrade'],
     ['Upgrade', fieldValue(headers, 'upgrade') ?? ''],
@@ -117,11 +120,11 @@ function switchLines(headers: ExchangeOptions['head']['headers']): HeaderLine[] 
 /** The 101 for the client; it is an interim response (RFC 9110 §15.2). */
 function switchingHead(
   { statusCode = 101, statusMessage, rawHeaders }: IncomingMessage,
-  forClient: UpgradeOptions['fieldsForClient'] = (headers) => headers,
+  fieldsForClient: UpgradeOptions['fieldsForClient'] = (headers) => headers,
 ): Buffer {
   const lines = fromRawHeaders(rawHeaders);
-  const kept = [...forClient(endToEnd(lines), 'interim'), ...switchLines(lines)];
-  const text = kept.map(([name, value]) => `${name}: ${value}\r\n`).join('');
+  const headers = [...fieldsForClient(endToEnd(lines), 'interim'), ...switchHeaders(lines)];
+  const text = headers.map(([name, value]) => `${name}: ${value}\r\n`).join('');
   return Buffer.from(`HTTP/1.1 101 ${reasonPhrase(statusCode, statusMessage)}\r\n${text}\r\n`, 'latin1');
 }
 
@@ -141,8 +144,7 @@ function forward(from: Socket, to: Socket): Promise<void> {
   from.pipe(to);
   return new Promise((resolve) => {
     from.once('close', () => {
-      // After a proper end, the remaining bytes are still sent; after an error the other side must not see a proper
-      // end.
+      // Bytes before a proper end are still sent; after an error the other side must not see a proper end.
       if (from.readableEnded) to.destroySoon();
       else to.destroy();
       resolve();

@@ -1,7 +1,7 @@
 import { Http2ServerRequest } from 'node:http2';
 import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
 import type { RequestHead } from '../model/request-head.js';
-import { percentEncoded, normalizePath, removeDotSegments, withoutTrailing } from '../model/uri.js';
+import { normalizePath, percentEncoded, removeDotSegments, withoutTrailing } from '../model/uri.js';
 import { type HttpRequest, peerOf } from './exchange.js';
 import { isAuthority, type Provenance, type TrustedProxies } from './trusted-proxies.js';
 
@@ -160,8 +160,8 @@ export function canonicalTarget({ target, path }: Pick<Target, 'target' | 'path'
 function originForm(target: string): Target {
   const raw = pathOf(target);
   const normalized = normalizePath(raw);
-  const flaw = ambiguityOf(raw, normalized);
-  if (flaw !== undefined) return { target, path: normalized, ambiguity: flaw };
+  const ambiguity = ambiguityOf(raw, normalized);
+  if (ambiguity !== undefined) return { target, path: normalized, ambiguity };
   return { target, path: removeDotSegments(normalized) };
 }
 
@@ -170,7 +170,7 @@ function pathOf(target: string): string {
 }
 
 /** Forms that servers read in different ways and that clients do not need. */
-const AMBIGUITIES: readonly (readonly [form: RegExp, flaw: string])[] = [
+const AMBIGUITIES: readonly (readonly [form: RegExp, description: string])[] = [
   [/%(?![0-9A-F]{2})/, 'a % that begins no escape'],
   [/%(?:2F|5C)/, 'an escaped slash or backslash'],
   [/\\/, 'a backslash'],
@@ -213,13 +213,13 @@ export const MAX_READINGS = 64;
 const UNUSUAL = /[;\\]|%(?:[01]|2[035BF]|3[BF]|5C|7F|[89A-F])|%(?![0-9A-F]{2})|\.(?:\/|$)|\/\.|\/\/|.\/$/;
 
 /** A transformation that some servers apply to paths and others do not. */
-type DecodingStep = (path: string) => readonly string[];
+type ReadingStep = (path: string) => readonly string[];
 
 /**
  * Servers unescape once, twice or not at all, before or after resolving dot segments. They merge slashes, turn backslashes
  * into slashes, and drop parameters, control characters, a leading authority, and dots and blanks at the end.
  */
-const STEPS: readonly DecodingStep[] = [
+const STEPS: readonly ReadingStep[] = [
   (path) => [path, unescape(path), fullyUnescaped(path)],
   (path) => [path, path.replace(/[\0?#].*/s, '')],
   (path) => [path, path.replace(/[\0-\x1f\x7f]/g, '')],
@@ -255,8 +255,8 @@ export function otherReadings({ target, path }: Pick<Target, 'target' | 'path'>)
  * and move segments, but the characters of a remaining segment stay together in the unescaped target.
  */
 export function mayBeBelow({ target }: Pick<Target, 'target'>, below: string): boolean {
-  const letters = alphanumericsOf(pathOf(target));
-  return below.split('/').every((segment) => letters.includes(alphanumericsOf(segment)));
+  const targetLetters = alphanumericsOf(pathOf(target));
+  return below.split('/').every((segment) => targetLetters.includes(alphanumericsOf(segment)));
 }
 
 /**
@@ -268,6 +268,7 @@ export function mayEscapeRoot({ target }: Pick<Target, 'target'>): boolean {
   return [unescaped, unescaped.replace(/[\0?#].*/s, '')].some(escapesRoot);
 }
 
+/** Whether an unescaped path has more `..` than segments before it. */
 function escapesRoot(unescaped: string): boolean {
   const path = unescaped.replace(/[\0-\x1f\x7f]/g, '').replaceAll('\\', '/');
   let depth = 0;
@@ -279,6 +280,7 @@ function escapesRoot(unescaped: string): boolean {
   });
 }
 
+/** The letters and digits of a fully unescaped path. */
 function alphanumericsOf(path: string): string {
   let current = path;
   for (let round = 0; round < 5; round++) current = unescape(current).replace(/[\0-\x1f\x7f]/g, '');
@@ -319,10 +321,12 @@ function octetsOf(code: number): string {
  * The character of an overlong UTF-8 sequence: the last bit of its last byte but one, and six bits of its last byte.
  */
 function decodeOverlong(sequence: string): string {
-  const [high, low] = [sequence.charCodeAt(sequence.length - 2), sequence.charCodeAt(sequence.length - 1)];
+  const high = sequence.charCodeAt(sequence.length - 2);
+  const low = sequence.charCodeAt(sequence.length - 1);
   return String.fromCharCode(((high & 1) << 6) | (low & 0x3f));
 }
 
+/** Decodes repeated escapes, as servers do that unescape more than once. */
 function fullyUnescaped(path: string): string {
   let current = path;
   for (let round = 0; round < 4; round++) current = unescape(current);

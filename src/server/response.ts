@@ -1,7 +1,7 @@
 import type { EventEmitter } from 'node:events';
 import type { Http2ServerResponse, OutgoingHttpHeaders } from 'node:http2';
 import { Readable, type Writable } from 'node:stream';
-import { fieldValue, type HeaderLine, forwardableHeaders, withoutFields } from '../model/headers.js';
+import { fieldValue, forwardableHeaders, type HeaderLine, withoutFields } from '../model/headers.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import { reasonPhrase, toNodeHeaders } from '../streams/node-http.js';

@@ -9,7 +9,7 @@ export interface MinRate {
   readonly windowMs: number;
 }
 
-/** How often is looked within a window. */
+/** How many samples are taken within a window. */
 const SAMPLES_PER_WINDOW = 8;
 
 function sampleIntervalMs({ windowMs }: MinRate): number {
@@ -65,7 +65,7 @@ export class RateWindow {
 export interface WatchedBody {
   /** True while the proxy waits for the client: the body is not held back, and no reader of it is behind. */
   readonly isAwaited: () => boolean;
-  /** Called at most once. */
+  /** Called when the body is too slow. */
   readonly onSlow: () => void;
 }
 
@@ -137,15 +137,15 @@ class ConnectionBodies {
   }
 
   private sample(): void {
-    const before = this.lastBytesRead;
+    const previousBytesRead = this.lastBytesRead;
     this.lastBytesRead = this.bytesRead;
     const awaited = [...this.bodies].filter((measured) => {
-      const was = measured.wasAwaited;
+      const { wasAwaited } = measured;
       measured.wasAwaited = measured.body.isAwaited();
-      return was && measured.wasAwaited;
+      return wasAwaited && measured.wasAwaited;
     });
     for (const { body, window } of awaited)
-      if (window.isTooSlow(this.intervalMs, this.lastBytesRead - before, awaited.length)) body.onSlow();
+      if (window.isTooSlow(this.intervalMs, this.lastBytesRead - previousBytesRead, awaited.length)) body.onSlow();
   }
 
   private get bytesRead(): number {
@@ -191,6 +191,7 @@ export class SlowReaders {
     this.intervalMs = sampleIntervalMs(rate);
   }
 
+  /** Watches a connection until it closes. */
   watchConnection(socket: Socket): void {
     const end = (): void => {
       this.onSlow(socket);
@@ -208,6 +209,7 @@ export class SlowReaders {
     });
   }
 
+  /** Watches an HTTP/2 stream until it closes; `socket` is its connection. */
   watchStream(stream: ServerHttp2Stream, socket: Socket): void {
     const sent = countSent(stream);
     const end = (): void => {
@@ -246,11 +248,11 @@ export class SlowReaders {
       const { queue, hadPending } = measured;
       measured.hadPending = queue.pendingBytes > 0;
       if (!measured.hadPending) continue;
-      const before = measured.sentBytes;
+      const previousBytes = measured.sentBytes;
       measured.sentBytes = queue.sentBytes;
       if (!hadPending) continue;
       measured.window ??= new RateWindow(this.rate);
-      if (measured.window.isTooSlow(this.intervalMs, Math.max(0, measured.sentBytes - before))) queue.end();
+      if (measured.window.isTooSlow(this.intervalMs, Math.max(0, measured.sentBytes - previousBytes))) queue.end();
     }
   }
 }
@@ -271,20 +273,20 @@ export function writeHandleOf(socket: Socket): WriteHandle {
 /** Counts the bytes of a stream that its session has sent; a closed window keeps them waiting. */
 function countSent(stream: ServerHttp2Stream): { readonly bytes: number } {
   const sent = { bytes: 0 };
-  const counting = (bytes: number, done: WriteDone): WriteDone => {
+  const countWhenDone = (bytes: number, done: WriteDone): WriteDone => {
     return (error) => {
       if (!error) sent.bytes += bytes;
       done(error);
     };
   };
   const write = stream._write.bind(stream);
-  stream._write = (chunk: Buffer, encoding, done) => write(chunk, encoding, counting(chunk.length, done));
+  stream._write = (chunk: Buffer, encoding, done) => write(chunk, encoding, countWhenDone(chunk.length, done));
   const writev = stream._writev?.bind(stream);
   if (writev)
     stream._writev = (chunks, done) =>
       writev(
         chunks,
-        counting(
+        countWhenDone(
           chunks.reduce((sum, { chunk }) => sum + (chunk as Buffer).length, 0),
           done,
         ),

@@ -52,8 +52,8 @@ test.each([
   ['/a%e0%80%afb', 'an overlong UTF-8 sequence'],
   ['/a%ef%bc%8fb', 'a character that some servers take for a slash or a dot'],
   ['/a/%ef%bc%8e%ef%bc%8e/b', 'a character that some servers take for a slash or a dot'],
-])('%j has several readings: %s', (received, flaw) => {
-  expect(readTarget('GET', received)).toMatchObject({ target: received, flaw });
+])('%j has several readings: %s', (received, ambiguity) => {
+  expect(readTarget('GET', received)).toMatchObject({ target: received, ambiguity });
 });
 
 test.each([
@@ -184,7 +184,7 @@ test.each([
   expect(mayBeBelow(readTarget('GET', target)!, '/.uploads/')).toBe(may);
 });
 
-test('whatever comes as a target never throws, and a path without a flaw has no dot segments', () => {
+test('whatever comes as a target never throws, and a path without an ambiguity has no dot segments', () => {
   const character = fc.constantFrom(...'/.%2eEfF5c\\?#@:*;ab\x80\xff'.split(''));
   fc.assert(
     fc.property(fc.array(character, { maxLength: 30 }), (characters) => {
