@@ -193,7 +193,7 @@ async function readAll(fd: number, buffers: readonly Buffer[], position: number)
   let rest: readonly Uint8Array[] = buffers;
   for (let at = position; remaining > 0;) {
     const readBytes = await withReadRetries(() => readv(fd, rest, at));
-    if (readBytes === 0) throw bytesLost('a chunk became shorter while it was read');
+    if (readBytes === 0) throw bytesLost('a chunk became shorter while being read');
     at += readBytes;
     remaining -= readBytes;
     if (remaining > 0) rest = skipBytes(rest, readBytes);
@@ -254,7 +254,7 @@ export class FileChunkWriter implements ChunkWriter {
     try {
       for (let remaining = sizeOf(rest); remaining > 0;) {
         const writtenBytes = await writev(this.fd, rest, this.position);
-        if (writtenBytes === 0) throw new Fault('STORAGE_UNAVAILABLE', 'the disk takes no bytes', true);
+        if (writtenBytes === 0) throw new Fault('STORAGE_UNAVAILABLE', 'the disk accepts no bytes', true);
         this.position += writtenBytes;
         remaining -= writtenBytes;
         if (remaining > 0) rest = skipBytes(rest, writtenBytes);

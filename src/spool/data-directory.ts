@@ -331,7 +331,7 @@ async function assertPermissions(
   own: Stats,
   { names, isShared }: { readonly names: readonly string[]; readonly isShared: boolean },
 ): Promise<void> {
-  if (!own.isDirectory()) throw refused(`${path} is no directory: choose another --data`);
+  if (!own.isDirectory()) throw refused(`${path} is not a directory: choose another --data`);
   const byGroup = isShared || isGroupVolume(own);
   assertMode(path, own, byGroup);
   for (const name of ['uploads', 'spool']) {

@@ -71,7 +71,7 @@ export function parseMark(text: string): DirectoryMark {
   )
     throw refused(
       'rufh-proxy.json in the data directory does not say what the directory is: restore it from a backup; if the ' +
-        'directory is whole otherwise, remove that file',
+        'rest of the directory is complete, remove that file',
     );
   return { format, store, id, complete: complete === true, ...(node !== undefined && { node }) };
 }
@@ -149,10 +149,10 @@ function refuseWrongNode({ path, isShared, mark, node, nodeName }: DirectoryStat
 
 function refuseUnowned({ path, spool, hasLock, foreign }: DirectoryState): string | undefined {
   if (spool === 'filled')
-    return `${path} has bytes of uploads in spool, but nothing that says whose they are: ${PARTIAL_COPY}`;
+    return `${path} has bytes of uploads in spool, but nothing that identifies their store: ${PARTIAL_COPY}`;
   if (foreign.length === 0 || hasLock) return undefined;
   return (
-    `${path} is not empty (${foreign.join(', ')}), and nothing in it is of this program: choose an empty directory, or a new ` +
+    `${path} is not empty (${foreign.join(', ')}) and contains nothing of this program: choose an empty directory, or a new ` +
     `one, for example --data ${path}/uploads-in-progress`
   );
 }
@@ -161,14 +161,14 @@ function refuseUnowned({ path, spool, hasLock, foreign }: DirectoryState): strin
 function refuseBesideForeign({ path, mark, hasRecord, foreign }: DirectoryState): string | undefined {
   if (mark || hasRecord || foreign.length === 0) return undefined;
   return (
-    `${path} has files that are not of this program (${foreign.join(', ')}), and no rufh-proxy.json that says that the rest is: ` +
+    `${path} has files that do not belong to this program (${foreign.join(', ')}), and no rufh-proxy.json that identifies the rest: ` +
     `choose an empty directory, or a new one, for example --data ${path}/uploads-in-progress. If it is the data directory of an ` +
     'earlier version, move those files out of it'
   );
 }
 
 const PARTIAL_COPY =
-  'it is a part of a data directory. Copy the whole of it (`uploads`, `spool` and the files beside them), or mount what is missing';
+  'it is only part of a data directory. Copy all of it (`uploads`, `spool` and the files beside them), or mount what is missing';
 
 /**
  * Refuses a directory whose `uploads` and `spool` are not both there, and of one store. Those of an earlier version

@@ -86,7 +86,7 @@ export class LocalSpool implements Spool {
     const directory = join(this.root, id);
     const { names: directorySync } = this;
     const failuresBefore = directorySync.failures;
-    const fd = await withFault('a chunk cannot be made', () => createFile(directory, path));
+    const fd = await withFault('a chunk cannot be created', () => createFile(directory, path));
     const sums = parseChunkName(name) && new RunningSums(`${id}/${name}`);
     return new FileChunkWriter(fd, { path, directories: [directory, this.root], directorySync, failuresBefore, sums });
   }
@@ -105,7 +105,7 @@ export class LocalSpool implements Spool {
   /** Syncs the chunk first, because the caller may count its bytes from then on. */
   async size(id: string, name: string): Promise<number | undefined> {
     const path = this.pathOf(id, name);
-    return this.ifPresent(id, 'a chunk cannot be looked at', async () => {
+    return this.ifPresent(id, 'the size of a chunk cannot be read', async () => {
       const fd = await open(path, 'r+');
       try {
         if (this.names.isDurable) await fdatasync(fd);
@@ -226,7 +226,7 @@ export class LocalSpool implements Spool {
   /** Fails when the spool is not mounted: then no bytes are lost, although none can be found. */
   private async assertMounted(): Promise<void> {
     const path = this.isMarked ? join(this.root, STORE_MARK) : this.root;
-    await withFault('the spool is not there', () => access(path));
+    await withFault('the spool is not mounted', () => access(path));
   }
 
   private async createAcknowledgedFile(id: string, path: string): Promise<void> {

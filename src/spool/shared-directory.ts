@@ -38,10 +38,12 @@ export async function assertShareable(directory: string, unique: string): Promis
   const probe = join(directory, `.probe-${unique}`);
   const file = join(probe, 'new');
   try {
-    await step(directory, 'a directory can be made', () => makeProbe(directory, probe));
-    await step(directory, 'a new file is refused to the second who makes it', () => assertExclusive(file));
-    await step(directory, 'bytes are there for the next who opens the file', () => assertReadBack(file));
-    await step(directory, 'names can be changed and made durable', () => assertRenames(probe, file));
+    await step(directory, 'directories can be created', () => makeProbe(directory, probe));
+    await step(directory, 'only one process can create a new file', () => assertExclusive(file));
+    await step(directory, 'written bytes are visible to the next process that opens the file', () =>
+      assertReadBack(file),
+    );
+    await step(directory, 'files can be renamed durably', () => assertRenames(probe, file));
   } finally {
     // Remains of the test do no harm.
     await removeTree(probe).catch(() => undefined);
@@ -131,7 +133,7 @@ async function assertRefused(file: string): Promise<void> {
     if (hasCode(error, 'EEXIST')) return;
     throw error;
   }
-  throw new Error('two could make the same file');
+  throw new Error('the same file could be created twice');
 }
 
 async function assertReadBack(file: string): Promise<void> {
@@ -142,7 +144,7 @@ async function assertReadBack(file: string): Promise<void> {
   } finally {
     await close(fd);
   }
-  if (!(await readFully(file)).equals(PROBE)) throw new Error('what was read is not what was written');
+  if (!(await readFully(file)).equals(PROBE)) throw new Error('the bytes read differ from those written');
 }
 
 async function assertRenames(probe: string, file: string): Promise<void> {
@@ -152,7 +154,7 @@ async function assertRenames(probe: string, file: string): Promise<void> {
   await new DirectorySync('group').sync(probe);
   const names = await readdir(probe);
   if (names.join() !== 'renamed') throw new Error(`the directory lists ${names.join(', ') || 'nothing'}`);
-  if (!(await readFully(renamed)).equals(PROBE)) throw new Error('the file under the new name is another one');
+  if (!(await readFully(renamed)).equals(PROBE)) throw new Error('the renamed file has another content');
 }
 
 async function step(directory: string, what: string, task: () => Promise<unknown>): Promise<void> {
@@ -247,14 +249,14 @@ async function touch(path: string): Promise<void> {
 function takenOverMessage(directory: string, storeId: string): string {
   return (
     `${markPath(directory)} says that the spool belongs to another store now: a node with another Redis, database or ` +
-    'store.prefix was started on it. This node does not look for orphaned files any more, but that one does after an ' +
-    `hour: stop it, then ${markRemedy(directory, storeId)}`
+    'store.prefix was started on it. This node no longer removes orphaned files, but the other one will ' +
+    `after an hour: stop it, then ${markRemedy(directory, storeId)}`
   );
 }
 
 /** Tells operators how to mark a spool for its right store. */
 export function markRemedy(directory: string, storeId: string): string {
-  return `say once whose spool it is with \`echo ${storeId} > ${markPath(directory)}\``;
+  return `mark the spool for its store with \`echo ${storeId} > ${markPath(directory)}\``;
 }
 
 export interface NewStore {

@@ -134,11 +134,11 @@ function recordsMessage(directory: string): string {
 const FOREIGN_BYTES =
   'the spool has bytes that belong to another Redis, and this one is empty: their uploads are lost. This is prevented by ' +
   'persistence (`appendonly yes` in the configuration of Redis). If this is the wrong Redis, database or store.prefix, ' +
-  'correct it: the bytes stay as long as an upload may (the longest limits.max_age), and are removed then';
+  'correct it: the bytes are kept as long as an upload may live (the longest limits.max_age), and then removed';
 
 const NOT_MARKED =
-  'the disk of the data directory has no room to note that the spool belongs to another Redis now: it is tried again each ' +
-  'second, and no orphaned files are looked for until then';
+  'the disk of the data directory is too full to mark the spool for the Redis that it belongs to now: this is retried every ' +
+  'second, and no orphaned files are removed until it succeeds';
 
 function spoolMissingMessage(directory: string, id: string): string {
   return (
@@ -149,7 +149,7 @@ function spoolMissingMessage(directory: string, id: string): string {
 
 function unmarkedMessage(directory: string, storeId: string): string {
   return (
-    `${directory} has bytes of uploads in spool, but not ${markPath(directory)}, which says whose they are: copy the whole ` +
+    `${directory} has bytes of uploads in spool, but not ${markPath(directory)}, which identifies their store: copy the whole ` +
     `directory. If they are those of this Redis, ${markRemedy(directory, storeId)}`
   );
 }
@@ -166,7 +166,7 @@ function otherStoreMessage(directory: string, isShared: boolean, storeId: string
   const how = isShared
     ? 'is not the directory that the other nodes of this Redis use: mount theirs, or choose another store.prefix'
     : 'holds the bytes of another Redis, or of another store.prefix: go back to that, or choose another --data';
-  return `${directory} ${how}. If it is the right one, stop whoever uses it for another store, and ${markRemedy(directory, storeId)}`;
+  return `${directory} ${how}. If it is the right one, stop the nodes that use it for another store, and ${markRemedy(directory, storeId)}`;
 }
 
 /**

@@ -141,7 +141,7 @@ describe('check', () => {
     const foreign = await run(['check', '--config', 'a.yaml']);
     expect([foreign.code, foreign.output]).toEqual([1, '']);
     expect(foreign.errors).toMatch(
-      /^rufh-proxy: one error in the configuration\n {2}a\.yaml:3:7: data: .*letter\.txt.*nothing in it is of this program/,
+      /^rufh-proxy: one error in the configuration\n {2}a\.yaml:3:7: data: .*letter\.txt.*contains nothing of this program/,
     );
     expect(readdirSync(data)).toEqual(['letter.txt']);
     rmSync(join(data, 'letter.txt'));

@@ -154,7 +154,7 @@ const DAMAGES: readonly Damage[] = [
       for (const name of await readdir(stage.data)) if (name !== 'spool') await away(name);
       await rm(inData('spool', '.store'));
     },
-    reason: 'bytes of uploads in spool, but nothing that says whose they are',
+    reason: 'bytes of uploads in spool, but nothing that identifies their store',
   },
   {
     name: 'records without any mark and spool',
@@ -230,7 +230,7 @@ describe('a directory with files of somebody else', () => {
     await writeFile(inData('letter.txt'), 'dear');
     const reason = await refusalOf(start);
     expect(reason).toMatch(
-      /is not empty \((\.git, letter\.txt|letter\.txt, \.git)\), and nothing in it is of this program/,
+      /is not empty \((\.git, letter\.txt|letter\.txt, \.git)\) and contains nothing of this program/,
     );
     expect(reason).toContain(`--data ${stage.data}/`);
   });

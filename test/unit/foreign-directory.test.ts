@@ -66,14 +66,14 @@ async function refusalOf(store: StoreKind): Promise<string> {
 }
 
 const REASONS: Readonly<Record<string, string>> = {
-  foreign: 'and nothing in it is of this program',
-  strangers: 'has files that are not of this program',
+  foreign: 'and contains nothing of this program',
+  strangers: 'has files that do not belong to this program',
   link: 'holds a symbolic link',
   unread: 'cannot be read (EACCES',
   redis: 'belongs to nodes with Redis',
   'no spool': 'has records in uploads, but no spool',
   'no halves': '/uploads is missing',
-  bytes: 'has bytes of uploads in spool, but nothing that says whose they are',
+  bytes: 'has bytes of uploads in spool, but nothing that identifies their store',
   'no mark': 'does not say what the directory is',
   half: '/spool is missing',
 };

@@ -26,7 +26,7 @@ describe('a directory for many machines', () => {
     const refused = assertShareable(path, 'a');
     await expect(refused).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE', retryable: false });
     await expect(refused).rejects.toThrow(`${path}: EEXIST`);
-    await expect(refused).rejects.toThrow('spool.shared needs a directory where a directory can be made');
+    await expect(refused).rejects.toThrow('spool.shared needs a directory where directories can be created');
   });
 
   test('that cannot be written is refused', async () => {
@@ -40,7 +40,7 @@ describe('a directory for many machines', () => {
   test('that keeps no bytes is refused', async () => {
     const disk = await smallDisk(64);
     await expect(assertShareable(disk.path, 'a')).rejects.toThrow(
-      'needs a directory where bytes are there for the next who opens the file',
+      'needs a directory where written bytes are visible to the next process that opens the file',
     );
     expect(await readdir(disk.path)).toEqual([]);
     await disk.remove();
