@@ -72,7 +72,7 @@ test('a node without a way to the others keeps its hands off their uploads, and 
   expect((await there.append(Buffer.from(' and half'), { offset: 4, complete: true })).status).toBe(503);
   const page = await requestOnce(other.url, { method: 'GET', target: `${upload.target}/status` });
   expect([page.status, page.header('Content-Type')]).toEqual([503, 'application/problem+json']);
-  expect(errors(other)).toEqual([expect.stringMatching(/set `cluster` at every node/)]);
+  expect(errors(other)).toEqual([expect.stringMatching(/set `cluster` on every node/)]);
   expect(await finishAt(apps[0]!)).toBe(201);
   expect(origin.requests.map(({ body }) => body.toString())).toEqual(['half and half']);
 });
@@ -89,7 +89,7 @@ test('a spool that is said to be shared by mistake loses nothing of what its nod
   await stopAll();
   const mistaken = await startNode(0, true);
   expect(await askedAt(mistaken)).toEqual([503, '30']);
-  expect(errors(mistaken)).toEqual([expect.stringMatching(/here `spool.shared` is true/)]);
+  expect(errors(mistaken)).toEqual([expect.stringMatching(/`spool.shared` is true on this one/)]);
   await stopAll();
   expect(await finishAt(await startNode(0))).toBe(201);
 });
