@@ -30,8 +30,8 @@ export type Admission =
   /** Rejected, with the answer of the service or the origin. `isUndecided`: the service could not decide. */
   | { readonly kind: 'rejected'; readonly answer: RelayedAnswer; readonly isUndecided: boolean };
 
-/** The owner of a request's uploads: anyone who knows their URL, one owner (a digest), or nobody at all. */
-export type Owner = { readonly kind: 'anybody' | 'nobody' } | { readonly kind: 'one'; readonly digest: string };
+/** The owner of a request's uploads: anybody who knows their URL, one client (a digest of what identifies it), or nobody. */
+export type Owner = { readonly kind: 'anybody' | 'nobody' } | { readonly kind: 'client'; readonly digest: string };
 
 /**
  * Previews the request that the origin will get for a creation. `isForm`: the body is wrapped in a form, and so longer
@@ -92,13 +92,13 @@ export class Authorizer {
     const { bindTo } = route;
     if (bindTo !== 'principal') {
       if (bindTo.length === 0) return { kind: 'anybody' };
-      return { kind: 'one', digest: digestOf(bindTo.map((name) => fieldValue(head.headers, name))) };
+      return { kind: 'client', digest: digestOf(bindTo.map((name) => fieldValue(head.headers, name))) };
     }
     const current = admission ?? (await this.authorize(head, route));
     if (current.kind === 'rejected' && current.isUndecided)
       throw new Fault('AUTHORIZATION_UNAVAILABLE', UNDECIDED, true);
     if (current.kind === 'rejected' || !current.principal) return { kind: 'nobody' };
-    return { kind: 'one', digest: digestOf([current.principal]) };
+    return { kind: 'client', digest: digestOf([current.principal]) };
   }
 
   /** Closes every connection to a service. */

@@ -161,7 +161,7 @@ export class UploadRequestHandler {
     const owner = await authorizer.ownerOf(head, route, admission);
     if (owner.kind === 'nobody') return { kind: 'turned-away', answer: problemAnswer(403, 'Forbidden', NO_PRINCIPAL) };
     const { addedHeaders } = admission;
-    const principal = owner.kind === 'one' ? owner.digest : undefined;
+    const principal = owner.kind === 'client' ? owner.digest : undefined;
     const clientKey = route.delivery.clientKeys
       ? clientKeyOf(head, route.name, principal ?? admission.principal)
       : undefined;

@@ -107,7 +107,7 @@ export class UploadLookup {
     if (upload.principal === undefined) return upload;
     try {
       const owner = await this.options.authorizer.ownerOf(head, route);
-      return owner.kind === 'one' && owner.digest === upload.principal ? upload : undefined;
+      return owner.kind === 'client' && owner.digest === upload.principal ? upload : undefined;
     } catch (fault) {
       if (fault instanceof Fault) return fault;
       throw fault;

@@ -29,7 +29,7 @@ async function placesWithUpload(route: Route, creation: readonly HeaderLine[]): 
   const created = await places.find(head('POST', '/files', creation));
   if (created instanceof InvalidHead) throw new Error(created.detail);
   const owner = await access.ownerOf(created.head, created.route);
-  if (owner.kind !== 'one') throw new Error('the upload is bound to nobody');
+  if (owner.kind !== 'client') throw new Error('the upload is bound to nobody');
   uploads.upload = { id: ID, principal: owner.digest, dialect: 'final' } as Upload;
   return places;
 }
