@@ -4,7 +4,7 @@ import type { SettingIssue } from './errors.js';
 import { exposedSecretWarnings, pathOrNull, resolveSecret, MIN_SECRET_LENGTH, secretFileErrors } from './secrets.js';
 import { type Address, addressOrOff, boolean, fileMode, formatAddress, oneOf, text } from './values.js';
 
-/** Where operators connect when nothing else is said. */
+/** Where operators connect by default. */
 const DEFAULT_ADMIN = '127.0.0.1:9090';
 
 /** The groups of paths that need no token where `admin.open` names them. `health`: `/healthz` and `/readyz`. */
@@ -12,16 +12,16 @@ const OPEN_PAGES = ['health', 'metrics'] as const;
 
 export interface AdminConfig {
   readonly address: Address;
-  /** Asked for with every request that is not `open`; undefined: nothing is asked for. */
+  /** Required for every request that is not `open`; undefined: no token is required. */
   readonly token?: string;
-  /** Where the token is, also when it could not be read. */
+  /** File with the token, even if it could not be read. */
   readonly tokenFile?: string;
   readonly open: readonly (typeof OPEN_PAGES)[number][];
-  /** Names by which requests without the token may call the listener, beside localhost and IP addresses. */
+  /** `Host` names accepted without the token, besides localhost and IP addresses. */
   readonly hosts: readonly string[];
-  /** Others may reach it although it asks for no token. */
+  /** Allows an address beyond loopback without a token. */
   readonly insecure: boolean;
-  /** Rights of a Unix socket's file. */
+  /** Permissions of the file of a Unix socket. */
   readonly mode?: number;
 }
 
@@ -68,7 +68,7 @@ export const admin = z
 
 type AdminSettings = z.output<typeof admin>;
 
-/** Undefined when there is to be none. */
+/** Undefined if it is not configured. */
 export function toAdmin(settings: AdminSettings): AdminConfig | undefined {
   const group = toGroup(settings);
   if (group.address === false) return undefined;
@@ -100,7 +100,7 @@ export function adminCrossChecks(settings: AdminSettings): SettingIssue[] {
   return found.map(({ path, problem }) => ({ path: ['admin', ...path], problem }));
 }
 
-/** Finds settings that are valid and probably not meant. */
+/** Finds settings that are valid but probably not intended. */
 export function adminWarnings(settings: AdminSettings): SettingIssue[] {
   const { address, token_file: file, insecure } = toGroup(settings);
   if (address === false) return [];
@@ -120,13 +120,13 @@ const HOW_TO_PROTECT =
 export const MODE_NEEDS_UNIX_SOCKET =
   'applies to Unix sockets only; anyone who can reach the address can connect to a port';
 
-/** Nobody on another machine reaches it. A name may lead anywhere. */
+/** Whether no other machine can reach the address. A name may resolve to anything. */
 function isPrivate(address: Address): boolean {
   if (address.kind === 'unix' || address.host.toLowerCase() === 'localhost') return true;
   return isLoopbackAddress(address.host);
 }
 
-/** Whether an IP address, in whatever form, is one of this machine alone. */
+/** Whether an IP address, in any notation, is a loopback address. */
 export function isLoopbackAddress(host: string): boolean {
   return ipaddr.isValid(host) && ipaddr.process(host).range() === 'loopback';
 }

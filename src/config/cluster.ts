@@ -4,39 +4,39 @@ import type { Settings } from './schema.js';
 import { resolveSecret, MIN_SECRET_LENGTH, secretFileErrors, tlsFileErrors } from './secrets.js';
 import type { Address } from './values.js';
 
-/** How nodes with disks of their own reach each other. */
+/** How nodes with separate disks reach each other. */
 export interface ClusterConfig {
   readonly listen: Address;
-  /** What the other nodes call this one: `http://HOST:PORT`, without a trailing slash. */
+  /** URL at which the other nodes reach this one: `http://HOST:PORT`, without a trailing slash. */
   readonly advertise: string;
   readonly secret: string;
   /** Absolute paths of PEM files; both sides show a certificate of `ca`. */
   readonly tls?: { readonly cert: string; readonly key: string; readonly ca: string };
-  /** A node that is silent for this long has lost its uploads. */
+  /** A node that is silent for this long counts as lost, with its uploads. */
   readonly ownerTimeoutMs: number;
 }
 
-/** Undefined when there is to be none. */
+/** Undefined if it is not configured. */
 export function toCluster(cluster: Settings['cluster']): ClusterConfig | undefined {
   if (cluster === null) return undefined;
   return {
     listen: cluster.listen,
     advertise: cluster.advertise,
-    // The check refuses a configuration without one.
+    // The cross-checks reject a configuration without a secret.
     secret: resolveSecret(cluster.secret, cluster.secret_file) ?? '',
     ...(cluster.tls ? { tls: cluster.tls } : {}),
     ownerTimeoutMs: cluster.owner_timeout,
   };
 }
 
-/** As many as there are cores, where nobody chose a number. */
+/** Number of workers; `auto` is one for each core. */
 export function toWorkers(workers: Settings['workers']): number {
   return workers === 'auto' ? availableParallelism() : workers;
 }
 
 type ClusterSettings = NonNullable<Settings['cluster']>;
 
-/** What does not fit together in the settings that make several processes or nodes one proxy. */
+/** Cross-checks the settings that combine several processes or nodes into one proxy. */
 export function clusterCrossChecks({ store, spool, cluster, workers }: Settings): SettingIssue[] {
   return [
     ...(store.type === 'embedded' ? embeddedStoreErrors({ spool, cluster, workers }) : []),
@@ -56,7 +56,7 @@ const SYNC_NONE_ON_SHARED_SPOOL =
 const CLUSTER_WITH_SHARED_SPOOL =
   'is not needed while spool.shared is true, since every node has the bytes itself; leave out one of them';
 
-/** The embedded store is in the memory of its one process. */
+/** Finds settings that the embedded store, which is in the memory of one process, does not support. */
 function embeddedStoreErrors({
   spool,
   cluster,

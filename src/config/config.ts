@@ -18,7 +18,7 @@ import { tlsFileErrors } from './secrets.js';
 import { type StoreConfig, storeCrossChecks, toStore } from './store.js';
 import { type Address, formatAddress, listOf } from './values.js';
 
-/** What the proxy runs with: checked, complete, every number with its unit in its name. */
+/** The complete, validated configuration. Numbers carry their unit in their name. */
 export interface Config {
   readonly listeners: readonly ListenerConfig[];
   /** Undefined: no admin listener. */
@@ -36,17 +36,17 @@ export interface Config {
   readonly trustedProxies: readonly TrustedProxy[];
   /** A request body that sends nothing for this long is ended. */
   readonly idleTimeoutMs: number;
-  /** A request's head, and a TLS handshake, may take this long. */
+  /** Longest time for the head of a request, and for a TLS handshake. */
   readonly headTimeoutMs: number;
   readonly minRate: MinRateConfig;
   readonly connections: ConnectionsConfig;
-  /** Offered to clients in place of what origins say. */
+  /** `Alt-Svc` for clients; replaces the one of the origin. */
   readonly altSvc?: string;
   readonly cors: CorsConfig;
   readonly http2: Http2Config;
   readonly stop: { readonly graceMs: number };
   readonly log: LogConfig;
-  /** What holds where no route matches: the top `origin`, `limits` and `delivery`. Resumable when there are no routes. */
+  /** Applies when no route matches: the top-level `origin`, `limits` and `delivery`. Resumable if there are no routes. */
   readonly defaultRoute: Route;
   readonly routes: readonly RouteConfig[];
 }
@@ -58,25 +58,25 @@ interface ListenerConfig {
   readonly http2: boolean;
   /** A connection without a request is closed after this time. */
   readonly keepAliveMs?: number;
-  /** Rights of a Unix socket's file. */
+  /** Permissions of the file of a Unix socket. */
   readonly mode?: number;
 }
 
 interface SpoolConfig {
   readonly type: 'local';
-  /** Every node sees the same bytes. */
+  /** All nodes use the same directory. */
   readonly shared: boolean;
   readonly sync: 'always' | 'group' | 'none';
 }
 
-/** Bytes a second; undefined: no limit. */
+/** Bytes per second; undefined: no limit. */
 interface MinRateConfig {
   readonly request?: number;
   readonly response?: number;
   readonly windowMs: number;
 }
 
-/** Undefined: by what the process may open. */
+/** Undefined: derived from the number of file descriptors that the process may open. */
 interface ConnectionsConfig {
   readonly total?: number;
   readonly perAddress?: number;
@@ -98,7 +98,7 @@ interface TrustedProxy {
 }
 
 interface CorsConfig {
-  /** Empty: CORS is left to the origin. `*` stands for all. */
+  /** Empty: CORS is left to the origin. `*`: all origins. */
   readonly allowOrigins: readonly string[];
   readonly allowCredentials: boolean;
   readonly maxAgeSeconds: number;
@@ -124,7 +124,7 @@ function toListener(setting: ListenSetting): ListenerConfig {
   return { ...listener, ...withoutNulls({ keepAliveMs }) };
 }
 
-/** Checked settings as the rest of the program knows them. */
+/** Converts validated settings to the configuration that the rest of the program uses. */
 export function toConfig(settings: Settings): Config {
   const { uploads, cors, http2 } = settings;
   const admin = toAdmin(settings.admin);
@@ -182,7 +182,7 @@ function toConnections({ total, per_address }: Settings['limits']['connections']
   return withoutNulls({ total, perAddress: per_address });
 }
 
-/** Everything that the schema cannot see. Reads the files that the settings name, and changes nothing. */
+/** Finds errors that the schema cannot see. Reads the files that the settings name, and changes nothing. */
 export function crossChecks(config: Config, settings: Settings): SettingIssue[] {
   return [
     ...duplicateAddresses(config),
@@ -200,7 +200,7 @@ export function crossChecks(config: Config, settings: Settings): SettingIssue[] 
   ];
 }
 
-/** Every address that this configuration listens on, with the place where it stands. */
+/** Every address that this configuration listens on, with the path of its setting. */
 function ownListeners({
   listeners,
   admin,
@@ -234,7 +234,7 @@ const SEPARATE_LISTENER: Readonly<Record<string, string>> = {
   cluster: 'the cluster listener needs its own address; ',
 };
 
-/** A longer path would be cut off by the system without a word, and the socket be somewhere else. */
+/** The system silently truncates a longer path, so the socket would be created elsewhere. */
 const MAX_SOCKET_PATH_BYTES = 107;
 
 function socketErrors(config: Config): SettingIssue[] {
@@ -250,7 +250,7 @@ function socketErrors(config: Config): SettingIssue[] {
   return [...tooLong.map(({ path }) => ({ path, problem })), ...modeWithoutSocket];
 }
 
-/** Two listeners cannot have one address; a wildcard host takes the port of every host of its family. */
+/** Whether two listeners would use the same address. A wildcard host uses the port on every host of its family. */
 function collide(a: Address, b: Address): boolean {
   if (a.kind === 'unix' || b.kind === 'unix')
     return a.kind === b.kind && 'path' in a && 'path' in b && a.path === b.path;
@@ -264,8 +264,8 @@ function collide(a: Address, b: Address): boolean {
 }
 
 /**
- * A request to such an address would come back here, or reach what is not meant for it. Names that only the network can
- * resolve are found when one does.
+ * Finds URLs that point back to this proxy: their requests would loop. Names that need a DNS lookup are
+ * detected only at run time, when a request comes back.
  */
 function loopingUrls(config: Config): SettingIssue[] {
   const { defaultRoute, routes } = config;
@@ -274,7 +274,7 @@ function loopingUrls(config: Config): SettingIssue[] {
   const routeUrls = routes.flatMap(({ route }, index) =>
     outgoingUrls(route).map(({ path, url }) => ({ path: ['routes', index, ...path], url })),
   );
-  // What a route inherits is said once, where it stands.
+  // An inherited URL is reported once, at its own setting.
   const urls = [...common, ...routeUrls.filter(({ url }) => !common.some((one) => one.url === url))];
   return urls.flatMap(({ path, url }) => {
     const listener = listeners.find(({ address }) => reachesListener(new URL(url), address));
@@ -285,7 +285,7 @@ function loopingUrls(config: Config): SettingIssue[] {
   });
 }
 
-/** The addresses to which a route's requests and questions go. */
+/** The URLs to which a route sends requests. */
 function outgoingUrls({ origin, authorize, delivery }: Route): { readonly path: SettingPath; readonly url: string }[] {
   const { forwardAuth } = authorize;
   const { gate } = delivery;
@@ -305,7 +305,7 @@ function reachesListener({ hostname, port, protocol }: URL, address: Address): b
   return isWildcard ? isThisMachine(host) : addressesOf(host).some((one) => addressesOf(listenHost).includes(one));
 }
 
-/** Without brackets and the dot of the root, spelled as the URL parser does; an IPv4 address in IPv6 form as IPv4. */
+/** A host without brackets and trailing dot, spelled as the URL parser does; an IPv4-mapped IPv6 address becomes IPv4. */
 function normalizedHost(host: string): string {
   const written = host.includes(':') && !host.startsWith('[') ? `[${host}]` : host;
   const spelled = URL.canParse(`http://${written}`) ? new URL(`http://${written}`).hostname : written;
@@ -319,7 +319,7 @@ function normalizedHost(host: string): string {
   return [high >> 8, high & 255, low >> 8, low & 255].join('.');
 }
 
-/** The addresses that a host stands for, where that is known without asking anybody. */
+/** The addresses of a host, as far as they are known without a DNS lookup. */
 function addressesOf(host: string): readonly string[] {
   if (host === 'localhost' || host.endsWith('.localhost')) return ['127.0.0.1', '::1'];
   if (host === '0.0.0.0') return ['127.0.0.1'];
@@ -330,14 +330,14 @@ function isLoopback(host: string): boolean {
   return host === 'localhost' || host.endsWith('.localhost') || isLoopbackAddress(host);
 }
 
-/** 0.0.0.0 and :: as a target are this machine. */
+/** Whether a host is this machine. As a target, 0.0.0.0 and :: are. */
 function isThisMachine(host: string): boolean {
   const addresses = Object.values(networkInterfaces()).flatMap((some) => some?.map(({ address }) => address) ?? []);
   const isOwnName = host === systemHostname().toLowerCase();
   return isLoopback(host) || host === '0.0.0.0' || host === '::' || isOwnName || addresses.includes(host);
 }
 
-/** Uploads remember their route by its name. */
+/** Names must be unique, because uploads store the name of their route. */
 function duplicateRouteNames({ routes }: Config): SettingIssue[] {
   return routes.flatMap(({ route }, index) => {
     const path = ['routes', index];

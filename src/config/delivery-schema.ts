@@ -17,7 +17,7 @@ import {
   withDefaults,
 } from './values.js';
 
-/** Stand for something of the creation in `delivery.target`. */
+/** Placeholders in `delivery.target`, for parts of the creation. */
 const PLACEHOLDERS: readonly string[] = ['target', 'path', 'query', 'filename'];
 /** Visible ASCII of a path and query; braces only around a placeholder. */
 const TARGET = /^(?:\/|\{target\}|\{path\})(?:[!$%&'()*+,./:;=?@\w~-]|\{[a-z]+\})*$/;
@@ -63,7 +63,7 @@ const framingWord = oneOf(['raw', 'multipart'], 'raw, multipart, or a group with
   type === 'raw' ? { type } : multipart.parse({}),
 );
 
-/** What the origin's request body is. A word alone is the group with its defaults. */
+/** Body of the request to the origin: a group, or a word for the group with its defaults. */
 function framing() {
   return z.union([framingWord, multipart]);
 }
@@ -92,12 +92,12 @@ const gateGroup = z
     message: 'a group with either http or command',
   });
 
-/** Who has to agree to a delivery. */
+/** The check that must approve a delivery, or `null`. */
 function gate() {
   return gateGroup.nullable();
 }
 
-/** Feeding the origin while the client uploads, without defaults. */
+/** `eager`, without defaults. */
 const eagerSettings = {
   idle: duration({ minMs: 1 }).describe(
     'If the client pauses longer than this, the request to the origin is aborted; the complete upload is delivered from the spool later.',
@@ -108,7 +108,7 @@ const eagerSettings = {
   ),
 };
 
-/** When an origin that fails is left alone, without defaults. */
+/** `breaker`, without defaults. */
 const breakerSettings = {
   failures: integer({ min: 1, max: 1_000_000 }).describe(
     'Consecutive failures before requests to the origin are paused.',
@@ -116,7 +116,7 @@ const breakerSettings = {
   pause: duration({ minMs: 1 }).describe('How long no request goes to that origin; then a single request tests it.'),
 };
 
-/** How failures on the way to the origin are repeated, without defaults. */
+/** `retry`, without defaults. */
 const retrySettings = {
   attempts: integer({ min: 1, max: 1000 }).describe(
     'After this many failed attempts a waiting client is told to retry later; attempts continue without it.',
@@ -143,7 +143,7 @@ const retrySettings = {
   ),
 };
 
-/** How an upload is given to its origin, without defaults and without the groups in it. */
+/** The settings of `delivery` that are not groups, without defaults. */
 const plainSettings = {
   mode: oneOf(['spool', 'eager']).describe(
     '`spool`: the origin gets the request once the upload is complete. `eager`: the request starts with the upload and ' +
@@ -222,7 +222,7 @@ const plainSettings = {
   ),
 };
 
-/** Every setting of `delivery` without defaults, for routes: they replace single ones. */
+/** `delivery` of a route, which replaces single settings. */
 export const routeDelivery = z
   .strictObject({
     ...plainSettings,
@@ -286,7 +286,7 @@ export const delivery = z
   .prefault({})
   .describe('How a complete upload is delivered to the origin.');
 
-/** Fields that belong to a connection, frame a body or are ours to say: no answer of an authority can say them to the origin. */
+/** Fields of the connection or of body framing, and fields that the proxy sets: the auth service cannot set them. */
 const NOT_COPIED =
   /^(?:connection|content-length|date|expect|forwarded|host|idempotency-key|keep-alive|proxy-connection|te|trailer|transfer-encoding|tus-.*|upgrade|upload-.*|via|x-forwarded-(?:for|host|proto))$/i;
 
@@ -320,7 +320,7 @@ const forwardAuth = z.strictObject({
 /** A URL alone is the group with its defaults. */
 const urlAlone = endpoint().transform((url) => forwardAuth.parse({ url }));
 
-/** Who is asked before an upload begins, without defaults. */
+/** `authorize`, without defaults. */
 const authorizeSettings = {
   forward_auth: z
     .union([urlAlone, forwardAuth])
@@ -361,7 +361,7 @@ export const access = {
   bind_to: bindTo.prefault([]),
 };
 
-/** The same for routes, which replace single settings. */
+/** `authorize` and `bind_to` of a route. */
 export const routeAccess = {
   authorize: z
     .strictObject(authorizeSettings)

@@ -70,12 +70,12 @@ function defaultOf(path: string, setting: JsonSchema): string {
   return isInherited(path) ? 'as at the top' : '';
 }
 
-/** What a route takes over from the top when it does not name it; its settings are told there. */
+/** Whether a route inherits the group from the top level, where its settings are documented. */
 function isInherited(path: string): boolean {
   return /^routes\[\]\.(limits|delivery|authorize|bind_to|plain_bodies)$/.test(path);
 }
 
-/** A default as it would stand in the file. */
+/** A default as it is written in the file. */
 function yamlScalar(value: unknown): string {
   return typeof value === 'string' ? value : JSON.stringify(value);
 }
@@ -93,12 +93,12 @@ function units(forms: readonly JsonSchema[]): string {
   return [...new Set(names.filter((name) => name !== ''))].join(' or ');
 }
 
-/** Has a place in a table: anything but a mere group. */
+/** Whether a setting gets a row in a table: everything but plain groups. */
 function isValue(setting: JsonSchema): boolean {
   return !setting.properties || setting.unit !== undefined;
 }
 
-/** Groups a setting consists of, or is a list of. */
+/** The groups that a setting contains, directly or in a list. */
 function innerGroups(name: string, setting: JsonSchema): { name: string; group: JsonSchema }[] {
   const forms = alternatives(setting);
   const lists = forms.flatMap((form) => (form.items ? alternatives(form.items) : [])).filter((form) => form.properties);
@@ -114,7 +114,7 @@ const HEAD = `# yaml-language-server: $schema=./schema.json
 # \${NAME} and \${NAME:-default} take a value from the environment.
 `;
 
-/** What a default alone does not show, one or more forms of each setting. */
+/** Sample values for settings whose default does not show their form. */
 export const SAMPLES: Readonly<Record<string, string>> = {
   listen: `listen:
   - address: 0.0.0.0:8443
@@ -211,7 +211,7 @@ function value(path: string, setting: JsonSchema): string {
   return typeof preset === 'string' ? preset : JSON.stringify(preset);
 }
 
-/** The words a setting may be, which its explanation need not list again. */
+/** A comment with the words that a setting accepts. */
 function values(setting: JsonSchema, indent: string): string[] {
   const words = alternatives(setting).flatMap((form) => (form.enum ?? []).map(String));
   return words.length > 1 ? [`${indent}# ${words.join(' | ')}`] : [];
@@ -232,7 +232,7 @@ function commentedOut(yaml: string, indent: string): string[] {
   return yaml.split('\n').map((line) => `${indent}# ${line}`);
 }
 
-/** What tables cannot say, below them in docs/configuration.md. */
+/** The explanations below the tables in docs/configuration.md. */
 const GUIDE = `
 ### How a request finds its route
 
@@ -313,7 +313,7 @@ percent-encoded there (\`@\` as \`%40\`, \`/\` as \`%2F\`); in \`password\` and 
 No message and no output of \`check\` shows a password.
 `;
 
-/** What is made from the schema, by its path in the project. */
+/** The content of all files that are generated from the schema, by their path in the project. */
 export function generatedFiles(): Readonly<Record<string, string>> {
   return {
     'config/schema.json': `${JSON.stringify(jsonSchema(), null, 2)}\n`,

@@ -2,7 +2,7 @@ import type * as z from 'zod';
 
 type Issue = z.core.$ZodIssue;
 
-/** A mistake that the schema found, before its place in the file is known. */
+/** A config error whose place in the file is not known yet. */
 export interface UnlocatedError {
   readonly path: SettingPath;
   /** The key itself is wrong, not its value. */
@@ -10,7 +10,7 @@ export interface UnlocatedError {
   readonly configError: ConfigError;
 }
 
-/** The schema's issues as sentences: what was found and what is allowed. */
+/** Converts the issues of the schema to config errors, each with the value found and the values allowed. */
 export function formatIssues(
   issues: readonly Issue[],
   settings: unknown,
@@ -47,8 +47,8 @@ function formatIssue(
 }
 
 /**
- * Of the forms a setting may have, the one that was most likely meant: not one of another type, and rather one that
- * was right at its top than one that was not.
+ * Of the forms a setting may have, the one that was most likely intended: a form of the right type, preferably one that
+ * is valid at its top level.
  */
 function closestForm(forms: readonly (readonly Issue[])[]): readonly Issue[] {
   const issueDistance = (issue: Issue): number => {
@@ -72,7 +72,7 @@ function allowedValues(issue: Issue): string {
   return issue.expected === 'array' ? 'a list' : issue.expected;
 }
 
-/** Settings of older versions, by their section and name. */
+/** Settings of older versions, by section and name. */
 const REPLACED_SETTINGS: Readonly<Record<string, string>> = {
   'delivery.idempotent':
     'was replaced by `guarantee`: use at_least_once instead of `idempotent: true`, and nothing instead of `idempotent: false`',
@@ -87,7 +87,7 @@ function describeUnknownKey(key: string, known: readonly string[]): string {
   return `unknown setting; ${hint}`;
 }
 
-/** How many letters have to be put in, taken out or changed (Levenshtein); case and - for _ cost nothing. */
+/** Levenshtein distance; case, and `-` for `_`, cost nothing. */
 export function editDistance(one: string, other: string): number {
   const [a, b] = [one, other].map((word) => word.toLowerCase().replaceAll('-', '_')) as [string, string];
   let row = Array.from({ length: b.length + 1 }, (_, at) => at);
@@ -101,33 +101,33 @@ export function editDistance(one: string, other: string): number {
   return row[b.length]!;
 }
 
-/** Something wrong with the configuration, with everything needed to put it right. */
+/** An error in the configuration, with everything needed to fix it. */
 export interface ConfigError {
-  /** Path of the setting, such as `routes[1].limits.max_size`; missing where the file as a whole is meant. */
+  /** Path of the setting, such as `routes[1].limits.max_size`; undefined for an error of the file itself. */
   readonly setting?: string;
   /** The file, variable or flag it comes from. */
   readonly source?: string;
   readonly line?: number;
   readonly column?: number;
-  /** What is wrong, and what is allowed instead. */
+  /** The problem, and the allowed values. */
   readonly problem: string;
 }
 
-/** A step is a key or an index. */
+/** The keys and indexes that lead to a setting. */
 export type SettingPath = readonly (string | number)[];
 
-/** `routes[1].limits.max_size`. */
+/** The path as text, such as `routes[1].limits.max_size`. */
 export function settingName(path: SettingPath): string {
   return path.map((step, at) => (typeof step === 'number' ? `[${step}]` : at === 0 ? step : `.${step}`)).join('');
 }
 
-/** One mistake as one line for people: place, setting, problem. */
+/** The error as one line: place, setting, problem. */
 export function describeError({ setting, source, line, column, problem }: ConfigError): string {
   const place = [source, line, column].filter((part) => part !== undefined).join(':');
   return [place, setting, problem].filter((part) => part !== undefined && part !== '').join(': ');
 }
 
-/** What was found, short enough for one line, without the passwords in it. */
+/** The value, shortened to fit one line, without passwords. */
 function quote(value: unknown): string {
   const text = JSON.stringify(value, (key, value: unknown) =>
     SECRET_KEY.test(key) ? '***' : typeof value === 'string' ? withoutCredentials(value) : value,
@@ -136,19 +136,19 @@ function quote(value: unknown): string {
   return text.length > 80 ? `${text.slice(0, 77)}...` : text;
 }
 
-/** The values of these settings are not for anybody's eyes. */
+/** Whether the value of a setting must not be shown. */
 function isSecretSetting(path: SettingPath): boolean {
   return SECRET_KEY.test(String(path.at(-1)));
 }
 
 const SECRET_KEY = /^(password|secret)$/;
 
-/** A URL, well formed or not, without what stands before its host, or what only looks as if its host followed. */
+/** Masks the credentials in a URL, even in a malformed one. */
 function withoutCredentials(text: string): string {
   return text.replace(/(:\/\/).*@/s, '$1***@').replace(/(:\/\/[^/@[]*:)(?!\d+(?:[/?#]|$)).*/s, '$1***');
 }
 
-/** What stands at a path of the settings. */
+/** The value at a path of the settings. */
 export function valueAt(settings: unknown, path: SettingPath): unknown {
   return path.reduce<unknown>(
     (value, step) =>
@@ -156,11 +156,11 @@ export function valueAt(settings: unknown, path: SettingPath): unknown {
     settings,
   );
 }
-/** Settings that are right one by one, but not together or not on this machine. */
 
+/** A problem of settings that are valid one by one, but not together or not on this machine. */
 export interface SettingIssue {
   readonly path: SettingPath;
-  /** The other setting that is part of it, where that is in another section. */
+  /** The other setting involved, if it is in another section. */
   readonly relatedPath?: SettingPath;
   readonly problem: string;
 }

@@ -7,8 +7,8 @@ export interface Override {
   readonly key: string;
   readonly flag: string;
   /**
-   * Never RUFH_PROXY_PORT, RUFH_PROXY_SERVICE_…: Kubernetes sets these by itself beside a service of that name,
-   * which is also why unknown RUFH_PROXY_… variables are no mistake.
+   * Never RUFH_PROXY_PORT or RUFH_PROXY_SERVICE_…: Kubernetes sets these for a service of that name,
+   * which is also why unknown RUFH_PROXY_… variables are not errors.
    */
   readonly variable: string;
   /** Path of the setting; `*` stands for every listener. */
@@ -16,9 +16,9 @@ export interface Override {
   readonly help: string;
   /** A list, separated by commas in a variable; the flag may be repeated. */
   readonly isList?: boolean;
-  /** In place of a comma. */
+  /** Separates the list in a variable; default: a comma. */
   readonly separator?: RegExp;
-  /** What giving it says about another setting, whatever the file says. */
+  /** Another setting that this one also sets, overriding the file. */
   readonly implies?: { readonly setting: readonly string[]; readonly value: unknown };
 }
 
@@ -47,7 +47,7 @@ export const OVERRIDES: readonly Override[] = [
   {
     ...defineOverride('storeUrl', '--store-url <url...>', 'store.url', 'Redis server that holds the state of uploads'),
     isList: true,
-    // A comma may be part of a password, half of which would be told as a wrong URL.
+    // A comma may be part of a password; splitting there would report half of the password as an invalid URL.
     separator: /,(?=\s*[a-z+]+:\/\/)/i,
     implies: { setting: ['store', 'type'], value: 'redis' },
   },
@@ -77,10 +77,10 @@ export const OVERRIDES: readonly Override[] = [
   defineOverride('logFormat', '--log-format <format>', 'log.format', 'auto, json or pretty'),
 ];
 
-/** What a run was told beside the file. */
+/** A setting that was given by a flag or a variable. */
 export interface GivenSetting {
   readonly value: unknown;
-  /** The flag or variable, for mistakes. */
+  /** The flag or variable, for error messages. */
   readonly source: string;
   readonly setting: readonly string[];
   readonly implies?: Override['implies'];
@@ -100,7 +100,7 @@ export function collectOverrides(
   });
 }
 
-/** Puts one override into the settings. Where the settings have another shape than expected they are left alone: the check tells. */
+/** Applies one override. Settings of an unexpected shape stay unchanged; the schema reports them. */
 export function applyOverride(settings: Record<string, unknown>, { setting, value, implies }: GivenSetting): void {
   if (implies) setAt(settings, implies.setting, implies.value);
   const [first, star, ...rest] = setting;
@@ -116,7 +116,7 @@ export function applyOverride(settings: Record<string, unknown>, { setting, valu
   }
 }
 
-/** A listener that can take more settings than its address. */
+/** Converts a listener that is only an address to an object. */
 function asObject(listener: unknown): unknown {
   return typeof listener === 'string' ? { address: listener } : listener;
 }

@@ -7,7 +7,7 @@ export interface JsonSchema {
   readonly type?: string | readonly string[];
   readonly description?: string;
   readonly default?: unknown;
-  /** Not of JSON Schema: unit or form of a value, for the documentation. */
+  /** Unit or form of a value, for the documentation; not part of JSON Schema. */
   readonly unit?: string;
   readonly properties?: Readonly<Record<string, JsonSchema>>;
   readonly items?: JsonSchema;
@@ -19,11 +19,11 @@ export interface JsonSchema {
 /** The configuration as JSON Schema 2020-12, for editors. */
 export function jsonSchema(): JsonSchema {
   const generated = z.toJSONSchema(schema, { io: 'input' }) as JsonSchema;
-  // `origin` may come from a flag or a variable, so a file without it is no mistake.
+  // `origin` may come from a flag or a variable, so a file without it is valid.
   return { ...generated, description: 'Configuration of rufh-proxy.', required: [] };
 }
 
-/** The keys that are known at a path of the file: what a misspelt one can be compared with. */
+/** The known keys at a path of the file, for suggestions when a key is misspelt. */
 export function knownKeys(path: SettingPath): string[] {
   let forms: readonly JsonSchema[] = [jsonSchema()];
   for (const step of path) {
@@ -35,12 +35,12 @@ export function knownKeys(path: SettingPath): string[] {
   return [...new Set(forms.flatMap(alternatives).flatMap((form) => Object.keys(form.properties ?? {})))];
 }
 
-/** The forms a setting may have, itself if there is only one; a value with a unit is one form however it is written. */
+/** The alternative forms of a setting. A value with a unit counts as a single form. */
 export function alternatives(form: JsonSchema): readonly JsonSchema[] {
   return form.anyOf && form.unit === undefined ? form.anyOf.flatMap(alternatives) : [form];
 }
 
-/** Settings without those that have nothing behind their colon, except where `null` has a meaning of its own. */
+/** Removes settings without a value, except where `null` is allowed. */
 export function withoutEmpty(settings: unknown, form: JsonSchema = jsonSchema()): unknown {
   const forms = alternatives(form);
   if (Array.isArray(settings)) {

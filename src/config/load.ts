@@ -19,15 +19,15 @@ import { findWarnings } from './warnings.js';
 import { readYaml, type YamlFile } from './yaml.js';
 
 export interface ConfigSources {
-  /** Path of a YAML file; without one, defaults, variables and flags are all there is. */
+  /** Path of a YAML file; without one, only defaults, variables and flags apply. */
   readonly file?: string;
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** By the keys of `OVERRIDES`; only those that were given. */
+  /** The flags that were given, by the keys of `OVERRIDES`. */
   readonly flags: Readonly<Record<string, unknown>>;
 }
 
 /**
- * The configuration, with what is doubtful in it, or every mistake at once. Flags win over variables, variables over the
+ * Loads the configuration with its warnings, or returns all errors at once. Flags win over variables, variables over the
  * file.
  */
 export function loadConfig(
@@ -53,14 +53,14 @@ export function loadConfig(
   return { config, ...(all.length > 0 ? { warnings: all } : {}) };
 }
 
-/** A configuration with mistakes, with defaults in place of the wrong settings. */
+/** The valid part of a configuration with errors; invalid settings have their defaults. */
 export interface ValidPart {
   readonly config: Config;
-  /** Whether anything is wrong in this section. */
+  /** Whether this section has an error. */
   readonly hasErrors: (section: string) => boolean;
 }
 
-/** The configuration that the right settings make where others are mistakes; undefined when it cannot be told. */
+/** The configuration that results from the valid settings; undefined if it cannot be determined. */
 export function loadValidPart(sources: ConfigSources): ValidPart | undefined {
   const { source: source } = readSettings(sources);
   if (source.settings === undefined) return undefined;
@@ -68,22 +68,22 @@ export function loadValidPart(sources: ConfigSources): ValidPart | undefined {
   return right && { config: right, hasErrors: (section) => found.some(({ path }) => path[0] === section) };
 }
 
-/** The mistakes and one more, in order; one that is told at the same place already stays alone. */
+/** Adds an error in order, unless another one is already reported at the same place. */
 export function withError(configErrors: readonly ConfigError[], added: ConfigError): ConfigError[] {
   const isAtSamePlace = ({ source, line, column }: ConfigError): boolean =>
     line !== undefined && source === added.source && line === added.line && column === added.column;
   return configErrors.some(isAtSamePlace) ? [...configErrors] : sortByPlace([...configErrors, added]);
 }
 
-/** Something that is wrong with the value of a setting, as only its use could tell, at its place. */
+/** An error of a setting that only its use revealed, with the place of the setting. */
 export function settingError(sources: ConfigSources, path: SettingPath, problem: string): ConfigError {
   const { source: source, overrides: overrides } = readSettings(sources);
   return locate({ path, isKeyError: false, configError: { setting: settingName(path), problem } }, overrides, source);
 }
 
 /**
- * Where the admin listener of a proxy with this configuration is; undefined when it has none. Whatever else is wrong with
- * the configuration, or cannot be read by whoever asks, does not matter here.
+ * The admin listener of a proxy with this configuration; undefined if it has none. Errors in other settings do not matter,
+ * nor do files that the current user cannot read.
  */
 export function loadAdmin(sources: ConfigSources): { admin?: AdminConfig } | { configErrors: ConfigError[] } {
   const { source: source, overrides: overrides } = readSettings(sources);
@@ -107,9 +107,9 @@ function readSettings({ file, env, flags }: ConfigSources): { source: SettingsSo
 interface SettingsSource {
   readonly file?: string;
   readonly yaml?: YamlFile;
-  /** Of the file. */
+  /** Content of the file. */
   readonly text?: string;
-  /** Undefined when nothing can be made of the file. */
+  /** Undefined if the file cannot be read or parsed. */
   readonly settings: unknown;
   readonly configErrors: ConfigError[];
 }
@@ -133,7 +133,7 @@ function readFile(file: string, env: ConfigSources['env']): SettingsSource {
   };
 }
 
-/** Where a setting was given: by a flag or variable, else in the file. */
+/** Adds the place of a setting to its error: the flag or variable that set it, otherwise the position in the file. */
 function locate(
   { path, isKeyError: isKeyError, configError }: UnlocatedError,
   overrides: readonly GivenSetting[],
@@ -146,18 +146,18 @@ function locate(
   return { ...configError, source: file, ...yaml?.locate(path, isKeyError) };
 }
 
-/** Without a file the flag and the variable are what a reader looks for. */
+/** Names the flag and the variable of a setting, for configurations without a file. */
 function flagHint(names: SettingPath): string {
   const override = OVERRIDES.find(({ setting }) => setting.join('.') === names.join('.'));
   return override ? `; set it with ${override.flag} or ${override.variable}` : '';
 }
 
-/** As a reader goes through them: what the command line says first, then the file from top to bottom. */
+/** Errors of the command line first, then those of the file from top to bottom. */
 function sortByPlace(configErrors: ConfigError[]): ConfigError[] {
   return configErrors.sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0));
 }
 
-/** The configuration these settings make, everything that is wrong with them, and what is doubtful. */
+/** Checks settings: their configuration, all errors and all warnings. */
 export function checkSettings(settings: unknown): CheckResult {
   const parsed = schema.safeParse(settings);
   if (parsed.success) {
@@ -178,11 +178,11 @@ export function checkSettings(settings: unknown): CheckResult {
 }
 
 export interface CheckResult {
-  /** Missing where the settings are not what they should be; they may contradict each other all the same. */
+  /** Undefined if a setting is invalid. Cross-check errors can exist beside it. */
   readonly config?: Config;
   readonly errors: UnlocatedError[];
   readonly warnings: UnlocatedError[];
-  /** The configuration that the right settings make, with defaults in place of the wrong ones. */
+  /** The configuration of the valid settings, with defaults in place of the invalid ones. */
   readonly validPart?: Config;
 }
 
@@ -194,8 +194,8 @@ interface PartialCheck {
 }
 
 /**
- * Contradictions among the settings that are right: the wrong ones are taken out first, so that all mistakes are told
- * at once. What is in one section with a wrong setting is left for later.
+ * Cross-checks the valid settings, after the invalid ones are removed, so that all errors are reported
+ * at once. Sections with an invalid setting are skipped.
  */
 function crossCheckValidPart({
   errors: wrong,
@@ -211,7 +211,7 @@ function crossCheckValidPart({
     .map((one) => toUnlocated(one, settings));
 }
 
-/** Takes wrong settings out until the rest is right; undefined when that does not come to an end soon. */
+/** Removes invalid settings until the rest is valid; undefined if five rounds are not enough. */
 function removeInvalid(original: Record<string, unknown>): Settings | undefined {
   const settings = structuredClone(original);
   for (let round = 0; round < 5; round++) {
@@ -222,7 +222,7 @@ function removeInvalid(original: Record<string, unknown>): Settings | undefined 
   return undefined;
 }
 
-/** Removes a setting; where it is missing, or one of a list, what it belongs to. A missing origin is made up. */
+/** Removes a setting, or its parent if it is missing or in a list. The required `origin` gets a placeholder instead. */
 function removeSetting(settings: Record<string, unknown>, path: SettingPath): void {
   if (path.length === 1 && path[0] === 'origin') {
     settings['origin'] = 'http://127.0.0.1';
@@ -238,7 +238,7 @@ function toUnlocated({ path, problem }: SettingIssue, settings: unknown): Unloca
   return { path: written, isKeyError: false, configError: { setting: settingName(written), problem } };
 }
 
-/** As the settings have it: one listener is no list, and so without a number; an address may stand for its group. */
+/** The path as written in the file: a single listener has no index, and an address may replace the `admin` group. */
 function pathAsWritten(path: SettingPath, settings: unknown): SettingPath {
   if (!isObject(settings)) return path;
   if (path[0] === 'listen' && !Array.isArray(settings['listen'])) return ['listen', ...path.slice(2)];
@@ -249,11 +249,11 @@ type Environment = Readonly<Record<string, string | undefined>>;
 
 const KNOWN_VARIABLES: readonly string[] = ['RUFH_PROXY_CONFIG', ...OVERRIDES.map(({ variable }) => variable)];
 
-/** Kubernetes sets these by itself beside services whose names begin so, such as `rufh-proxy` and `rufh-proxy-nodes`. */
+/** Variables that Kubernetes sets for services named `rufh-proxy` or, for example, `rufh-proxy-nodes`. */
 const KUBERNETES_VARIABLE =
   /^RUFH_PROXY(?:_[A-Z0-9]+)*_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)$/;
 
-/** Variables that were probably meant for us and say nothing. `text`: of the configuration, which may name some itself. */
+/** Unknown variables that were probably intended for this program. Variables named in `text`, the config file, are skipped. */
 export function findUnknownVariables(env: Environment, text = ''): ConfigError[] {
   return Object.keys(env)
     .filter((name) => env[name] !== '' && looksLikeOurs(name) && !text.includes(`\${${name}`))

@@ -3,7 +3,7 @@ import { normalizePattern } from '../model/uri.js';
 import { routeAccess, routeDelivery } from './delivery-schema.js';
 import { boolean, duration, httpUrl, isNull, oneOf, valueType, size, sizeOrNull, text } from './values.js';
 
-/** Limits of an upload, without defaults: for the top, and for routes that inherit from it. */
+/** Limits of an upload, without defaults: for the top level and for routes. */
 export const limitSettings = {
   max_size: sizeOrNull().describe('Maximum size of an upload, in bytes. `null`: no limit.'),
   min_size: size().describe('Minimum size of an upload, in bytes.'),
@@ -18,7 +18,7 @@ export const limitSettings = {
 
 const PLAIN_BODIES = ['pass', 'refuse', 'spool'] as const;
 
-/** `plain_bodies`, without a default: for the top, and for routes that inherit from it. */
+/** `plain_bodies`, without a default: for the top level and for routes. */
 export function plainBodies() {
   return valueType({
     read: (found) => (isNull(found) ? null : PLAIN_BODIES.find((word) => word === found)),
@@ -98,7 +98,7 @@ export const routeSettings = z.strictObject({
   ...routeAccess,
 });
 
-/** Taken into the normal form of paths, because in any other one it would never match. */
+/** A path pattern, normalized like request paths; otherwise it would never match. */
 function pathPattern() {
   return z
     .unknown()

@@ -3,19 +3,19 @@ import { isProtected, type Route, type Routes } from '../model/route.js';
 import type { Config } from './config.js';
 import type { RouteConfig } from './route.js';
 
-/** Methods that never begin an upload: they are safe, have no content to resume, or mean something else to us. */
+/** Methods that never create an upload: they are safe, have no content, or have another meaning here. */
 const NEVER_RESUMABLE = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
 
 interface CompiledRoute {
   readonly matchesPath: (path: string) => boolean;
-  /** The same whatever the case of letters, where nobody has said that it matters. */
+  /** Ignores case, unless the route says that case matters. */
   readonly matchesIgnoringCase: (path: string) => boolean;
   readonly methods?: ReadonlySet<string>;
   readonly resumable: Route;
   readonly passThrough: Route;
 }
 
-/** The routes of a config, patterns compiled once. The first match wins; what nothing matches has the default route. */
+/** Compiles the routes of a config. The first match wins; without a match the default route applies. */
 export function buildRoutes(config: Pick<Config, 'routes' | 'defaultRoute'>): Routes {
   const compiled = config.routes.map(compile);
   const fallback = compile({ paths: ['/**'], route: config.defaultRoute });
@@ -38,7 +38,7 @@ export function buildRoutes(config: Pick<Config, 'routes' | 'defaultRoute'>): Ro
   };
 }
 
-/** `OPTIONS *` is about the server, and held to be about the top of it: no pattern matches an asterisk. */
+/** The path for matching: `*` (of `OPTIONS *`) counts as `/`, because no pattern matches an asterisk. */
 function asteriskToRoot(path: string): string {
   return path === '*' ? '/' : path;
 }
@@ -54,14 +54,14 @@ function compile({ paths, methods, ignoreCase, route }: RouteConfig): CompiledRo
   };
 }
 
-/** Most servers take `/a` for `/a/`, so that a route which protects the one protects the other. */
+/** Matches paths. A protected route `/a/` also matches `/a`, because most servers treat them alike. */
 function matcher(paths: readonly string[], nocase: boolean, route: Route): (path: string) => boolean {
   const matches = picomatch([...paths], { dot: true, nocase });
   if (!isProtected(route) || paths.every((pattern) => !/\/[)}]*$/.test(pattern))) return (path) => matches(path);
   return (path) => matches(path) || matches(`${path}/`);
 }
 
-/** The first route of this path that makes a method resumable which no earlier route has taken. */
+/** The first route that matches this path and makes a method resumable that no earlier route handles. */
 function firstResumable(routes: readonly CompiledRoute[], path: string): Route | undefined {
   const taken = new Set<string>(NEVER_RESUMABLE);
   for (const { matchesPath, methods, resumable } of routes) {

@@ -16,20 +16,20 @@ import { listOf } from './values.js';
 type RouteSettings = NonNullable<Settings['routes']>[number];
 type DeliverySettings = Settings['delivery'];
 
-/** A route of the file, with what it inherits. */
+/** A route of the file, including inherited settings. */
 export interface RouteConfig {
   readonly paths: readonly string[];
   /** Undefined: every method. */
   readonly methods?: readonly string[];
-  /** Undefined: nobody has said whether the origin ignores the case of letters in paths. */
+  /** Whether the origin ignores case in paths; undefined: unknown. */
   readonly ignoreCase?: boolean;
   readonly route: Route;
 }
 
-/** Name of the route that holds where no other matches. */
+/** Name of the route that applies when no other matches. */
 export const DEFAULT_ROUTE = 'default';
 
-/** What holds where no route matches. Resumable when there are no routes. */
+/** The route that applies when no other matches. It is resumable if there are no routes. */
 export function defaultRoute(settings: Settings): Route {
   const delivery = toDelivery(settings.delivery, settings.origin);
   const resumable = settings.routes === undefined;
@@ -46,7 +46,7 @@ export function defaultRoute(settings: Settings): Route {
   };
 }
 
-/** Each setting that a route does not name is the top's. */
+/** Builds a route. Settings that it does not set are inherited from the top level. */
 export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
   const delivery = toDelivery(mergeDelivery(top.delivery, own.delivery), own.origin ?? top.origin);
   const spoolsPlainBodies = needsSpool(delivery) && (own.resumable || ownSettingsNeedSpool(own.delivery));
@@ -75,17 +75,17 @@ function headerRules({ underscores, original_url: otherTargets }: Settings['head
   };
 }
 
-/** Passed on as they came, bodies would reach the wrong place or form, or pass the gate by. */
+/** Whether plain bodies need the spool: passed through unchanged, they would bypass the gate, framing, target or method. */
 function needsSpool(delivery: DeliveryRules): boolean {
   return reshapesRequest(delivery) || delivery.gate !== undefined;
 }
 
-/** A route without uploads means none of what the top says about their delivery, unless it says so itself. */
+/** Whether the route itself sets gate, framing, target or method: a route without uploads does not inherit them. */
 function ownSettingsNeedSpool({ gate, framing, target, method }: NonNullable<RouteSettings['delivery']> = {}): boolean {
   return [gate, framing, target, method].some((setting) => setting !== undefined);
 }
 
-/** `refuse` tells clients to upload, so it needs a route where uploads are possible. */
+/** The inherited setting. `refuse` tells clients to upload, so it applies only to resumable routes. */
 function inheritedPlainBodies(
   setting: PlainBodies | null,
   resumable: boolean,
@@ -131,7 +131,7 @@ function toDelivery(delivery: DeliverySettings, origin: string): DeliveryRules {
     keepAnswerMs: delivery.keep_answer,
     keepAnswerSize: delivery.keep_answer_size,
     preserveHost: delivery.preserve_host,
-    // Of an origin with a path, clients know another one than it says, whatever the host.
+    // If `origin` has a path, clients see a different path than the origin reports, whatever the host.
     rewriteLocation: delivery.rewrite_location ?? (!delivery.preserve_host || new URL(origin).pathname !== '/'),
     ...withoutNulls({ method: delivery.method, target: delivery.target, gate: toGate(delivery.gate) }),
     framing: toFraming(delivery.framing),
@@ -151,7 +151,7 @@ function toDelivery(delivery: DeliverySettings, origin: string): DeliveryRules {
   };
 }
 
-/** A whole answer may take so many times as long as the origin may be silent. */
+/** Default of `answer_timeout`, as a multiple of `timeout`. */
 const ANSWER_TIMEOUT_FACTOR = 4;
 
 function toFraming(framing: DeliverySettings['framing']): Framing {
@@ -163,7 +163,7 @@ function toFraming(framing: DeliverySettings['framing']): Framing {
 function toGate(gate: DeliverySettings['gate']): Gate | null {
   if (gate === null) return null;
   const timeoutMs = gate.timeout;
-  // The schema has made sure that there is one of them.
+  // The schema ensures that exactly one of the two is set.
   if (gate.http === undefined) return { kind: 'command', command: gate.command!, timeoutMs };
   return { kind: 'http', url: gate.http, timeoutMs };
 }
@@ -174,19 +174,19 @@ function toAuthorize({ forward_auth: asked, scope, preflight, recheck }: Setting
   return { forwardAuth: { url, scope, timeoutMs, copyHeaders, principalHeader }, preflight, recheck };
 }
 
-/** Rounded up, so that nothing ends before its time. */
+/** Milliseconds as seconds, rounded up so that nothing ends early. */
 export function toSeconds(ms: number): number {
   return Math.ceil(ms / 1000);
 }
 
-/** Without the entries that are null: what does not exist has no value. */
+/** The entries that are not null. */
 export function withoutNulls<T extends Record<string, unknown>>(entries: T): { [K in keyof T]?: NonNullable<T[K]> } {
   return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== null)) as {
     [K in keyof T]?: NonNullable<T[K]>;
   };
 }
 
-/** What does not fit together in one route, with what it inherits. `path`: where the route stands; empty for the top. */
+/** Cross-checks a route with its inherited settings. `path`: path of the route; empty for the top level. */
 export function routeCrossChecks(path: SettingPath, route: Route): SettingIssue[] {
   const all = [
     ...limitErrors(route.limits),
@@ -231,7 +231,7 @@ function tooLarge(path: SettingPath, found: number, name: string, max: number | 
   return [{ path, problem: `is ${found}${unit}, which is more than ${name} (${max}${unit})` }];
 }
 
-/** With eager delivery the origin has the bytes before anybody has seen the whole. */
+/** Eager delivery sends bytes before the upload is complete, so it excludes checks of the complete upload. */
 function eagerErrors({ delivery: { mode, gate }, authorize }: Route): SettingIssue[] {
   if (mode !== 'eager') return [];
   const path = ['delivery', 'mode'];
@@ -248,11 +248,11 @@ function eagerErrors({ delivery: { mode, gate }, authorize }: Route): SettingIss
   return [...(gate ? [gated] : []), ...(authorize.recheck ? [rechecked] : [])];
 }
 
-/** Fields of one request or connection, and those of upload protocols: they are not the same on the next request. */
+/** Fields of a single request or connection, and those of upload protocols: their values differ between requests. */
 const PER_REQUEST_FIELD =
   /^(?:connection|content-.*|date|expect|idempotency-key|keep-alive|proxy-connection|range|te|trailer|transfer-encoding|upgrade|upload-.*|tus-.*|via)$/i;
 
-/** Uploads are bound by what clients say: by a field that never comes from one, all of them would have one owner. */
+/** Finds headers in `bind_to` that clients cannot send: with those, all uploads would have the same owner. */
 function unusableBindings(route: Route): SettingIssue[] {
   const { bindTo } = route;
   if (bindTo === 'principal') return [];
@@ -271,7 +271,7 @@ function whyNotBindable(name: string, route: Route): string | undefined {
     : `cannot name ${name}: fields with "_" in their names are dropped unless \`headers.underscores\` is pass`;
 }
 
-/** Names that are no credentials: the field never comes, or it belongs to one message and would be put on another. */
+/** Finds headers in `credentials` that never arrive, or that belong to a single message. */
 function unusableCredentials(route: Route): SettingIssue[] {
   return (route.delivery.credentials ?? []).flatMap((name, index) => {
     const path = ['delivery', 'credentials', index];
@@ -282,7 +282,7 @@ function unusableCredentials(route: Route): SettingIssue[] {
   });
 }
 
-/** A form's field is what the client's header says, or the service's; from some headers neither reaches us. */
+/** Finds headers in `fields_from_headers` that neither clients nor the auth service can set. */
 function unusableFormFields(route: Route): SettingIssue[] {
   const { framing } = route.delivery;
   if (framing.kind !== 'multipart') return [];

@@ -26,7 +26,7 @@ import {
 
 const ADVERTISED_URL = /^https?:\/\/(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}\/?$/;
 
-/** `http://HOST:PORT`, as the other nodes connect to it. */
+/** `http://HOST:PORT`, at which the other nodes connect. */
 function advertisedUrl() {
   return valueType({
     read: (found) =>
@@ -45,7 +45,7 @@ const peerTls = z.strictObject({
   ca: path().describe('File with the CA that signed the certificate of every node (PEM); both sides must present one.'),
 });
 
-/** `cluster`: how nodes that keep bytes on disks of their own reach each other. */
+/** `cluster`: how nodes with separate disks reach each other. */
 const cluster = z
   .strictObject({
     listen: address().describe('Where the other nodes connect. Keep it on a private network.'),
@@ -61,7 +61,7 @@ const cluster = z
       .nullable()
       .prefault(null)
       .describe('Mutual TLS between nodes: a group as below. `null`: signed cleartext.'),
-    // Nodes are heard of every two seconds: one that is only busy must not be taken for one that is gone.
+    // Nodes report every two seconds; the minimum keeps a busy node from being taken for a lost one.
     owner_timeout: duration({ minMs: 10_000 })
       .prefault('10m')
       .describe(
@@ -91,7 +91,7 @@ const workers = valueType({
     'Number of processes that share the listeners; more than one needs `store.type: redis`. `auto`: one for each CPU core.',
   );
 
-/** What clients may take of this process, and how slow they may be: settings of the top `limits` alone. */
+/** Limits for the connections and the speed of clients: only in the top-level `limits`. */
 const clientLimits = {
   head_timeout: duration({ minMs: 1 })
     .prefault('30s')
@@ -147,12 +147,7 @@ const clientLimits = {
     ),
 };
 
-/**
- * Every setting with its unit, its default and its meaning, as it stands in the file. The JSON Schema for editors,
- * docs/configuration.md and the checks are all made from it.
- */
-
-/** Where clients connect when nothing else is said. */
+/** Where clients connect by default. */
 export const DEFAULT_LISTEN = '0.0.0.0:8080';
 
 const tls = z.strictObject({
@@ -205,6 +200,10 @@ function altSvc() {
   });
 }
 
+/**
+ * Every setting with its unit, default and description. The JSON Schema for editors, docs/configuration.md and the
+ * checks are all derived from it.
+ */
 export const schema = z.strictObject({
   origin: httpUrl().describe(
     'URL of the API behind the proxy. If it has a path, that is prepended to the path of every request. Required.',
@@ -369,8 +368,8 @@ export const schema = z.strictObject({
     ),
 });
 
-/** The part that tells where the admin listener is. */
+/** Only the settings of the admin listener. */
 export const adminSchema = z.object({ admin: schema.shape.admin });
 
-/** The settings as they stand in the file, checked and with defaults; sizes in bytes, times in milliseconds. */
+/** The validated settings with defaults, by their keys in the file; sizes in bytes, times in milliseconds. */
 export type Settings = z.output<typeof schema>;

@@ -6,7 +6,7 @@ import { withoutTrailing } from '../model/uri.js';
 import type { SettingIssue, SettingPath } from './errors.js';
 import { isNull, valueType, type TextForm } from './values.js';
 
-/** A text with a certain form, or `null`. */
+/** Text that matches a pattern, or `null`. */
 export function textOrNull({ form, allowed }: TextForm) {
   return valueType({
     read: (found) => (isNull(found) ? null : typeof found === 'string' && form.test(found) ? found : undefined),
@@ -16,7 +16,7 @@ export function textOrNull({ form, allowed }: TextForm) {
   });
 }
 
-/** A password, or `null`. YAML would make a number of 007. */
+/** A password, or `null`. Numbers are rejected, because YAML reads 007 as 7. */
 export function secretOrNull({ min = 1 } = {}) {
   const length = min > 1 ? ` of at least ${min} characters` : '';
   return valueType({
@@ -27,7 +27,7 @@ export function secretOrNull({ min = 1 } = {}) {
   });
 }
 
-/** A file, made absolute, or `null`. */
+/** A file as an absolute path, or `null`. */
 export function pathOrNull() {
   return valueType({
     read: (found) => (isNull(found) ? null : typeof found === 'string' ? resolve(found) : undefined),
@@ -37,17 +37,17 @@ export function pathOrNull() {
   });
 }
 
-/** A shorter one can be guessed. */
+/** Minimum length in characters; shorter secrets can be guessed. */
 export const MIN_SECRET_LENGTH = 16;
 
-/** The secret as it is written, or in its file; undefined when neither is given, or the file is of no use. */
+/** The secret from the setting or its file; undefined if neither is given, or the file cannot be used. */
 export function resolveSecret(inline: string | null, file: string | null): string | undefined {
   if (inline !== null) return inline;
   const read = file === null ? undefined : readSecret(file);
   return read && 'secret' in read ? read.secret : undefined;
 }
 
-/** What stands in the way of using a secret. `name`: the setting; its file is the one of that name with `_file`. */
+/** Finds errors of a secret file. `name`: the setting for the inline secret; `NAME_file` names the file. */
 export function secretFileErrors(
   name: string,
   inline: string | null,
@@ -63,14 +63,14 @@ export function secretFileErrors(
   return isShort ? [{ path, problem: `${file} contains fewer than ${min} characters; use a longer secret` }] : [];
 }
 
-/** Says when every user of the machine could read a secret. A file that cannot be looked at is told elsewhere. */
+/** Warns if every user of the machine can read a secret. Unreadable files are reported elsewhere. */
 export function exposedSecretWarnings(path: SettingPath, file: string | null): SettingIssue[] {
   const mode = file === null ? 0 : (statSync(file, { throwIfNoEntry: false })?.mode ?? 0);
   const problem = `${file} can be read by every user of this machine; remove that permission with chmod o-r`;
   return (mode & 0o004) === 0 ? [] : [{ path, problem }];
 }
 
-/** What a file holds without the line break at its end, or why that is nothing. */
+/** Reads a secret without the line break at its end, or returns why it cannot be used. */
 export function readSecret(file: string): { secret: string } | { problem: string } {
   try {
     const secret = withoutTrailing(readFileSync(file, 'utf8'), '\r\n');
@@ -80,14 +80,14 @@ export function readSecret(file: string): { secret: string } | { problem: string
   }
 }
 
-/** Paths of PEM files, each where the settings have it. */
+/** Paths of PEM files, as far as they are set. */
 interface TlsFiles {
   readonly cert?: string | undefined;
   readonly key?: string | undefined;
   readonly ca?: string | undefined;
 }
 
-/** What stands in the way of using these files. `path`: the group that names them. */
+/** Finds errors of TLS files. `path`: the group that names them. */
 export function tlsFileErrors(path: SettingPath, files: TlsFiles): SettingIssue[] {
   const unreadable = (['cert', 'key', 'ca'] as const).flatMap((which) => {
     const problem = files[which] === undefined ? undefined : unreadableFile(files[which]);

@@ -2,7 +2,7 @@ import * as z from 'zod';
 import { pathOrNull, secretOrNull, textOrNull } from './secrets.js';
 import { boolean, duration, integer, isNull, oneOf, path, valueType, text } from './values.js';
 
-/** Where a Redis server, or a Sentinel, is, and what its URL says beside that. */
+/** The parsed URL of a Redis server or Sentinel. */
 export interface RedisUrl {
   readonly address:
     | { readonly kind: 'tcp'; readonly host: string; readonly port?: number }
@@ -32,7 +32,7 @@ function redisUrlOrNull() {
   });
 }
 
-/** Undefined when it is none. */
+/** Undefined if it is not a valid URL of Redis. */
 function readRedisUrl(found: unknown): RedisUrl | undefined {
   if (typeof found !== 'string' || !URL.canParse(found)) return undefined;
   const url = new URL(found);
@@ -63,7 +63,7 @@ function overTcp(url: URL): RedisUrl | undefined {
   };
 }
 
-/** With a host, its first directory would be missing: two slashes were written in place of three. */
+/** The URL of a socket. A host means two slashes instead of three, so the first directory would be lost. */
 function onSocket(url: URL): RedisUrl | undefined {
   const path = decoded(url.pathname);
   const database = databaseOf(url.searchParams.get('db') ?? '');
@@ -72,7 +72,7 @@ function onSocket(url: URL): RedisUrl | undefined {
   return { address: { kind: 'unix', path }, isTls: false, ...(database === '' ? {} : { database: Number(database) }) };
 }
 
-/** Empty: none was named. */
+/** The database as digits; empty if not given, undefined if invalid. */
 function databaseOf(text: string): string | undefined {
   return /^\d{0,5}$/.test(text) ? text : undefined;
 }
@@ -81,7 +81,7 @@ function decoded(text: string): string | undefined {
   try {
     return decodeURIComponent(text);
   } catch {
-    // A percent sign that begins no letter: it had to be written as %25.
+    // A bare percent sign, which must be written as %25.
     return undefined;
   }
 }

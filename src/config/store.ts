@@ -9,10 +9,10 @@ type StoreSettings = Settings['store'];
 /** Where the state of uploads is kept. */
 export type StoreConfig = { readonly type: 'embedded' } | RedisConfig;
 
-/** How Redis is reached and what is asked of it. */
+/** How Redis is reached and used. */
 export interface RedisConfig {
   readonly type: 'redis';
-  /** What `nodes` are: the server, Sentinels that know the master, or some nodes of a Cluster. */
+  /** Type of `nodes`: the server, Sentinels, or some nodes of a Cluster. */
   readonly kind: 'single' | 'sentinel' | 'cluster';
   /** Empty with a `socketPath`. */
   readonly nodes: readonly { readonly host: string; readonly port: number }[];
@@ -23,12 +23,12 @@ export interface RedisConfig {
   readonly sentinelUsername?: string;
   readonly sentinelPassword?: string;
   readonly database: number;
-  /** TLS, to Sentinels as well; an empty group trusts what Node trusts. */
+  /** TLS to Redis and Sentinels; an empty group trusts the CAs that Node trusts. */
   readonly tls?: RedisTls;
   readonly prefix: string;
-  /** How many replicas have to confirm a durable change. */
+  /** Number of replicas that must confirm a durable change. */
   readonly replicas: number;
-  /** How long a start waits for Redis; 0: not at all. */
+  /** How long startup waits for Redis; 0: not at all. */
   readonly waitMs: number;
 }
 
@@ -60,7 +60,7 @@ export function toStore(store: StoreSettings): StoreConfig {
   };
 }
 
-/** The URLs as they were given, one or many; none where there are none. */
+/** The URLs as a list, empty if none is set. */
 function urlsOf({ url }: StoreSettings): readonly RedisUrl[] {
   return url === null ? [] : listOf(url);
 }
@@ -74,7 +74,7 @@ function serverConfig({ cluster, sentinel }: StoreSettings, urls: readonly Redis
   };
 }
 
-/** Settings of their own come before what a URL says; a URL's belong to Redis, not to its Sentinels. */
+/** Separate settings override the URL. Credentials in a URL belong to Redis, not to its Sentinels. */
 function credentials({ username, password, password_file: file, sentinel }: StoreSettings, urls: readonly RedisUrl[]) {
   const inUrl = urls.find((url) => url.password !== undefined);
   return withoutUndefined({
@@ -96,13 +96,13 @@ function withoutUndefined<T extends Record<string, string | undefined>>(entries:
   };
 }
 
-/** What does not fit together in `store`. */
+/** Cross-checks `store`. */
 export function storeCrossChecks({ store }: Settings): SettingIssue[] {
   const found = store.type === 'embedded' ? redisSettingsWithEmbedded(store) : redisErrors(store);
   return found.map(({ path, problem }) => ({ path: ['store', ...path], problem }));
 }
 
-/** Settings that the embedded store would ignore. One that has its default may stand there, as in the example. */
+/** Finds settings that the embedded store would ignore. Defaults are accepted, as in the example file. */
 function redisSettingsWithEmbedded(store: StoreSettings): SettingIssue[] {
   const defaults = storeSchema.parse({});
   const names = Object.keys(defaults) as (keyof StoreSettings)[];
@@ -131,7 +131,7 @@ function redisErrors(store: StoreSettings): SettingIssue[] {
 
 const NO_PASSWORD = 'also needs a password: set `password_file` or `password`';
 
-/** What the URLs are: one server, Sentinels or nodes of a Cluster. */
+/** Checks that the number and type of the URLs match `cluster` and `sentinel`. */
 function serverErrors({ url, cluster, sentinel, tls }: StoreSettings): SettingIssue[] {
   const count = Array.isArray(url) ? url.length : url === null ? 0 : 1;
   const isOne = !cluster && sentinel === null;
@@ -151,7 +151,7 @@ function serverErrors({ url, cluster, sentinel, tls }: StoreSettings): SettingIs
   return rules.flatMap(([path, isBroken, problem]) => (isBroken ? [{ path, problem }] : []));
 }
 
-/** What one URL says holds for all of them. */
+/** Finds URLs that contradict each other; credentials, database and TLS apply to all of them. */
 function urlErrors(store: StoreSettings): SettingIssue[] {
   const all = urlsOf(store);
   return all.flatMap((url, index) => {

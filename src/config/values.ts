@@ -3,23 +3,23 @@ import ipaddr from 'ipaddr.js';
 import * as z from 'zod';
 import { withoutTrailing } from '../model/uri.js';
 
-/** Where something listens. */
+/** An address to listen on. */
 export type Address =
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
   | { readonly kind: 'unix'; readonly path: string };
 
 interface ValueTypeOptions<T> {
-  /** The value, or undefined when `found` is none. Variables and flags bring everything as text. */
+  /** Parses the value; undefined if it is invalid. Variables and flags supply every value as text. */
   readonly read: (found: unknown) => T | undefined;
   /** Completes the sentence "expected …". */
   readonly allowed: string;
-  /** What an editor checks. */
+  /** JSON Schema for editors. */
   readonly json: Record<string, unknown>;
   /** Unit or form, for the documentation. */
   readonly unit?: string;
 }
 
-/** One value of a setting: its grammar, what to say when it is broken, and its JSON Schema. */
+/** The zod type of one value, with its parser, its error message and its JSON Schema. */
 export function valueType<T>({ read, allowed, json, unit }: ValueTypeOptions<T>) {
   return z
     .unknown()
@@ -74,7 +74,7 @@ export function sizeOrNull() {
 
 const DURATION = /^(\d+(?:\.\d+)?)\s?(ms|s|m|h|d)$/;
 const MILLISECONDS: Readonly<Record<string, number>> = { ms: 1, s: 1e3, m: 60e3, h: 3600e3, d: 86400e3 };
-/** The longest time a Node timer can wait; a longer one would fire at once. */
+/** The longest delay of a Node timer; a longer one fires immediately. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 interface Bounds {
@@ -106,7 +106,7 @@ export function duration(bounds: Bounds = {}) {
   });
 }
 
-/** A time, or `null`, whose meaning the setting tells. */
+/** A time, or `null`; the description of the setting defines `null`. */
 export function durationOrNull(bounds: Bounds = {}) {
   return valueType({
     read: (found) => (isNull(found) ? null : readDuration(found, bounds)),
@@ -126,7 +126,7 @@ export function integer({ min, max }: { min: number; max: number }) {
   });
 }
 
-/** A whole number, or `null`, whose meaning the setting tells. */
+/** A whole number, or `null`; the description of the setting defines `null`. */
 export function integerOrNull({ min, max }: { min: number; max: number }) {
   return valueType({
     read: (found) => (isNull(found) ? null : readInteger(found, min, max)),
@@ -164,7 +164,7 @@ export function booleanOrNull() {
   });
 }
 
-/** One of a few words. */
+/** One of the given words. */
 export function oneOf<const W extends string>(words: readonly W[], allowed = `one of ${words.join(', ')}`) {
   return valueType({
     read: (found) => words.find((word) => word === found),
@@ -174,7 +174,7 @@ export function oneOf<const W extends string>(words: readonly W[], allowed = `on
   });
 }
 
-/** Text with a certain form. */
+/** Text that matches a pattern. */
 export function text({ form, allowed, unit = 'text' }: { form: RegExp; allowed: string; unit?: string }) {
   return valueType({
     read: (found) => (typeof found === 'string' && form.test(found) ? found : undefined),
@@ -184,7 +184,7 @@ export function text({ form, allowed, unit = 'text' }: { form: RegExp; allowed: 
   });
 }
 
-/** A file or directory, made absolute: relative ones count from the working directory. */
+/** A file or directory, resolved against the working directory. */
 export function path() {
   return valueType({
     read: (found) => (typeof found === 'string' && found !== '' ? resolve(found) : undefined),
@@ -203,7 +203,7 @@ function readUrl(found: unknown): string | undefined {
 const URL_ALLOWED = 'a URL such as http://127.0.0.1:3000, without query, fragment or credentials';
 const URL_PATTERN = '^https?://[^?#@]+$';
 
-/** An http or https URL, maybe with a path; a trailing slash is dropped. */
+/** An http or https URL, optionally with a path; a trailing slash is removed. */
 export function httpUrl() {
   return valueType({
     read: readUrl,
@@ -222,7 +222,7 @@ export function httpUrlOrNull() {
   });
 }
 
-/** `HOST:PORT`, `[::1]:PORT` or `unix:/path`; undefined when it is none of them. */
+/** Parses `HOST:PORT`, `[::1]:PORT` or `unix:/path`; undefined if invalid. */
 export function readAddress(found: unknown): Address | undefined {
   if (typeof found !== 'string') return undefined;
   if (found.startsWith('unix:')) {
@@ -235,7 +235,7 @@ export function readAddress(found: unknown): Address | undefined {
   return { kind: 'tcp', host, port };
 }
 
-/** An address as it is written in the file. */
+/** The address as it is written in the file. */
 export function formatAddress(address: Address): string {
   if (address.kind === 'unix') return `unix:${address.path}`;
   return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
@@ -244,13 +244,13 @@ export function formatAddress(address: Address): string {
 const ADDRESS_ALLOWED = 'HOST:PORT such as 127.0.0.1:8080 or [::1]:8080 (port 0 picks a free port), or unix:/path';
 const ADDRESS_PATTERN = '^(unix:.+|(\\[[^\\]]+\\]|[A-Za-z0-9._-]+):\\d{1,5})$';
 
-/** Where to listen. */
+/** An address to listen on. */
 export function address() {
   const json = { type: 'string', pattern: ADDRESS_PATTERN };
   return valueType({ read: readAddress, allowed: ADDRESS_ALLOWED, json, unit: 'address' });
 }
 
-/** Where to listen, or `false`. */
+/** An address to listen on, or `false`. */
 export function addressOrOff() {
   return valueType({
     read: (found) => (found === false || found === 'false' ? false : readAddress(found)),
@@ -262,7 +262,7 @@ export function addressOrOff() {
 
 const FILE_MODE = /^0?[0-7]{3}$/;
 
-/** Rights of a file in octal digits, as `chmod` takes them. Text only: YAML reads a bare 0660 as the number 660. */
+/** File permissions in octal digits, as for `chmod`. Only text is accepted, because YAML reads a bare 0660 as the number 660. */
 export function fileMode() {
   return valueType({
     read: (found) => (typeof found === 'string' && FILE_MODE.test(found) ? parseInt(found, 8) : undefined),
@@ -288,26 +288,28 @@ export function cidr() {
   });
 }
 
-/** `::ffff:10.0.0.0/8` is meant for IPv4 addresses and is a range of IPv6 ones, `::1` among them: 10.0.0.0/8 has 104 bits there. */
+/** `::ffff:10.0.0.0/8` is intended for IPv4 addresses but covers IPv6 ones such as `::1`: in IPv6, 10.0.0.0/8 has 104 bits. */
 function isMappedTooWide(range: string): boolean {
   const [start, bits] = ipaddr.parseCIDR(range);
   return start.kind() === 'ipv6' && (start as ipaddr.IPv6).isIPv4MappedAddress() && bits < 96;
 }
 
-/** Unset, or set to nothing: `${NAME:-}` leaves an empty text behind. */
+/** Whether a value is unset or empty: `${NAME:-}` yields empty text. */
 export function isNull(found: unknown): boolean {
   return found === null || found === '';
 }
+
+/** Whether a value is a plain group of settings, not a list. */
 export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
-/** One or a list, as a list. */
 
+/** One value or a list, always as a list. */
 export function listOf<T>(oneOrMore: T | readonly T[]): readonly T[] {
   return Array.isArray(oneOrMore) ? (oneOrMore as readonly T[]) : [oneOrMore as T];
 }
 
-/** A form and what to say when something has another one. */
+/** A pattern, and the error message for text that does not match it. */
 export interface TextForm {
   readonly form: RegExp;
   /** Completes the sentence "expected …". */
@@ -331,7 +333,7 @@ export function methodOrNull() {
   });
 }
 
-/** One http or https address that is asked as it is written: path and query included. */
+/** An http or https URL that is requested exactly as written, including path and query. */
 export function endpoint() {
   return valueType({
     read: (found) => {
@@ -345,7 +347,7 @@ export function endpoint() {
   });
 }
 
-/** A group of names and texts, in the order of the file; a number or truth value counts as the text it is written as. */
+/** A group of names and text values, in the order of the file; numbers and booleans are converted to text. */
 export function textMap({ name, value }: { readonly name: TextForm; readonly value: TextForm }) {
   return z
     .unknown()
@@ -366,16 +368,16 @@ export function textMap({ name, value }: { readonly name: TextForm; readonly val
     .meta({ type: 'object', additionalProperties: { type: ['string', 'number', 'boolean'] }, unit: 'names and texts' });
 }
 
-/** What cannot be a text becomes one that no form takes. */
+/** Converts a value to text. A value that cannot be text becomes one that no pattern accepts. */
 function asText(found: unknown): string {
   if (typeof found === 'string') return found;
   return typeof found === 'number' || typeof found === 'boolean' ? String(found) : '\0';
 }
 
-/** Settings that belong together, by their keys. */
+/** The settings of one group, by their keys. */
 export type Shape = Readonly<Record<string, z.ZodType>>;
 
-/** The same settings, each with its default: for the top, where routes inherit from. */
+/** Adds defaults to settings: for the top level, from which routes inherit. */
 export function withDefaults<S extends Shape>(
   settings: S,
   defaults: { readonly [K in keyof S]: z.input<S[K]> },

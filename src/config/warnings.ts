@@ -9,7 +9,7 @@ import type { RouteConfig } from './route.js';
 import type { Settings } from './schema.js';
 import { exposedSecretWarnings } from './secrets.js';
 
-/** Settings that work, and probably do not do what was meant. */
+/** Finds settings that are valid but probably not intended. */
 export function findWarnings(config: Config, settings: Settings): SettingIssue[] {
   const { defaultRoute, routes } = config;
   return [
@@ -27,7 +27,7 @@ export function findWarnings(config: Config, settings: Settings): SettingIssue[]
   ];
 }
 
-/** Any client could then say where it comes from, and what it calls this server. */
+/** Every client could then forge its address and the host it requested. */
 function trustsEveryAddress({ trustedProxies }: Config): SettingIssue[] {
   return trustedProxies.flatMap(({ cidr }, index) => {
     if (!cidr.endsWith('/0')) return [];
@@ -44,7 +44,7 @@ function secretFiles({ store, cluster }: Settings): { path: SettingPath; file: s
   ];
 }
 
-/** The warnings of all routes, each once where its cause stands: a setting that routes inherit is warned of at the top. */
+/** Warnings for all routes. If the top level has the problem, it is reported only there, because routes inherit it. */
 function onceIfInherited(
   { defaultRoute, routes }: Config,
   find: (path: SettingPath, route: Route) => SettingIssue[],
@@ -61,7 +61,7 @@ function neverEager(path: SettingPath, { delivery }: Route): SettingIssue[] {
   return [{ path: [...path, 'delivery', 'mode'], relatedPath: [...path, 'delivery', 'concurrency'], problem }];
 }
 
-/** Told also where it is meant: who reads the file later takes the gate for one that sees all. */
+/** Warns even if it is intended, because a later reader of the file would assume that the gate sees everything. */
 function bypassesGate(path: SettingPath, { delivery, plainBodies, resumable }: Route): SettingIssue[] {
   if (!delivery.gate || plainBodies !== 'pass' || !resumable) return [];
   const problem = 'is pass, so ordinary request bodies reach the origin without the gate; use spool, or remove it';
@@ -77,7 +77,7 @@ function boundToRenewedCredential(path: SettingPath, { bindTo }: Route): Setting
   });
 }
 
-/** Every upload would wait for such a gate. Only a warning: the program may be there where the proxy runs. */
+/** Uploads would wait for such a gate. It is only a warning, because the program may exist where the proxy runs. */
 function gateNotExecutable(path: SettingPath, { delivery: { gate } }: Route): SettingIssue[] {
   if (gate?.kind !== 'command') return [];
   const [program = ''] = gate.command;
@@ -102,7 +102,7 @@ function isExecutable(file: string): boolean {
 
 const DEFAULT_CREDENTIALS = ['authorization', 'cookie'];
 
-/** The origin would hear of one client in `Authorization` and of another in such a field. */
+/** The origin would see one client in `Authorization` and another in such a field. */
 function bindingNotForwarded(path: SettingPath, { bindTo, authorize, delivery }: Route): SettingIssue[] {
   if (!authorize.recheck || bindTo === 'principal') return [];
   const credentials = delivery.credentials ?? DEFAULT_CREDENTIALS;
@@ -116,7 +116,7 @@ function bindingNotForwarded(path: SettingPath, { bindTo, authorize, delivery }:
 /** RFC 9110 §9.2.2. */
 const IDEMPOTENT = new Set(['PUT', 'DELETE']);
 
-/** A list of its own may repeat what the guarantee would not. */
+/** Warns if `retry_on` repeats requests that the guarantee would not repeat. */
 function gatewayStatusRetries(path: SettingPath, { delivery }: Route, methods?: readonly string[]): SettingIssue[] {
   const { guarantee, method, retry } = delivery;
   const sent = method === undefined ? methods : [method];
@@ -131,7 +131,7 @@ function gatewayStatusRetries(path: SettingPath, { delivery }: Route, methods?: 
   return [{ path: [...path, 'delivery', 'retry', 'retry_on'], problem }];
 }
 
-/** Routes that probably do not do what was meant. */
+/** Finds routes that probably do not do what was intended. */
 function routeWarnings(config: Config, settings: Settings): SettingIssue[] {
   const { defaultRoute, routes } = config;
   const inherits = (index: number): boolean => settings.routes?.[index]?.authorize === undefined;
@@ -147,7 +147,7 @@ function routeWarnings(config: Config, settings: Settings): SettingIssue[] {
   ];
 }
 
-/** A route that asks refuses paths with several readings (`docs/access.md`), be they those of its patterns. */
+/** A route with access checks refuses ambiguous paths (`docs/access.md`), even those of its own patterns. */
 function alwaysRefused({ routes }: Config): SettingIssue[] {
   return routes.flatMap(({ paths, route }, index) => {
     const odd = paths.filter((pattern) => /\/\/|%(?:2F|5C|[01][0-9A-F]|7F)/.test(pattern));
@@ -157,7 +157,7 @@ function alwaysRefused({ routes }: Config): SettingIssue[] {
   });
 }
 
-/** The first match wins, and a method that the route does not name is another route's. */
+/** Warns if `forward_auth` covers some methods only: other methods go on to the next route. */
 function unprotectedMethods({ routes, defaultRoute }: Config): SettingIssue[] {
   return routes.flatMap(({ methods, route: { authorize } }, index) => {
     if (!methods || !authorize.forwardAuth || defaultRoute.authorize.forwardAuth) return [];
@@ -166,10 +166,10 @@ function unprotectedMethods({ routes, defaultRoute }: Config): SettingIssue[] {
   });
 }
 
-/** Stands for every method that no route names. */
+/** Represents every method that no route names. */
 const ANY_METHOD = 'QQQ';
 
-/** The first match wins: a route whose every request is another's before it never gets one. */
+/** Finds routes that no request reaches, because earlier routes match everything that they match. */
 function unreachableRoutes({ routes, defaultRoute }: Config): SettingIssue[] {
   return routes.flatMap((route, index) => {
     const earlier = routes.slice(0, index);
@@ -186,12 +186,12 @@ function unreachableRoutes({ routes, defaultRoute }: Config): SettingIssue[] {
   });
 }
 
-/** A pattern that leaves names out may let just those through that the other is about. */
+/** Whether a pattern excludes names; those may be the ones that the later route matches. */
 function isNegated(pattern: string): boolean {
   return /!\(|\[[!^]/.test(pattern);
 }
 
-/** Paths of a route with names that nobody has; none where its patterns are too intricate to tell. */
+/** Sample paths with made-up names that match a route; empty if its patterns are too complex. */
 function samplePaths({ paths, ignoreCase }: RouteConfig): string[] {
   if (paths.some((pattern) => /[[\]()!+@?\\]/.test(pattern))) return [];
   const samples = paths.flatMap(expandBraces).flatMap(fillWildcards);

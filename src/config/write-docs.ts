@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { generatedFiles } from './docs.js';
 
-/** Writes the files that are made from the schema: run by "npm run docs". */
+/** Writes the generated files; run by "npm run docs". */
 const root = new URL('../../', import.meta.url);
 for (const [name, content] of Object.entries(generatedFiles())) {
   writeFileSync(fileURLToPath(new URL(name, root)), content);

@@ -1,17 +1,17 @@
 import { type Document, isMap, isPair, isScalar, LineCounter, parseDocument, visit } from 'yaml';
 import type { ConfigError, SettingPath } from './errors.js';
 
-/** A config file that was read: its settings, and where each of them stands. */
+/** A parsed config file: its settings and their positions. */
 export interface YamlFile {
   readonly settings: unknown;
-  /** The place of a setting or, when it is missing, of what it would stand in; `key` asks for the key's place. */
+  /** Position of a setting or, if it is missing, of its closest parent. `ofKey`: position of the key instead of the value. */
   locate(path: SettingPath, ofKey?: boolean): { line: number; column: number } | undefined;
 }
 
 type Locate = (offset: number) => { line: number; column: number };
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Reads YAML and puts variables in; gives the mistakes in either instead of throwing. */
+/** Parses YAML and substitutes variables. Errors are returned, not thrown. */
 export function readYaml(content: string, env: Environment): { file: YamlFile; configErrors: ConfigError[] } {
   const lines = new LineCounter();
   const document = parseDocument(content.replace(VARIABLE, encodeVariable), {
@@ -41,13 +41,13 @@ export function readYaml(content: string, env: Environment): { file: YamlFile; c
   return { file, configErrors: [...syntax, ...unset] };
 }
 
-/** Only a name is shown: another text at that place may be a password. */
+/** Shows the key only if it is a plain name, because other text may be a password. */
 function describeDuplicateKey(content: string, offset: number): string {
   const key = /^[\w.-]+(?=\s*:)/.exec(content.slice(offset))?.[0];
   return `${key === undefined ? 'a key' : `"${key}"`} is defined twice; merge the two, or remove one of them`;
 }
 
-/** What stands at that place may be a password that was not put in quotes. */
+/** Removes the quoted content from a message, because it may be an unquoted password. */
 function withoutContent(message: string): string {
   return message.replace(
     /^(Unresolved|Block scalar header)(.*?): .*/s,
@@ -67,7 +67,7 @@ function unresolvedAliases(document: Document, locate: Locate): ConfigError[] {
   return configErrors;
 }
 
-/** Some things that YAML forbids are only found here. */
+/** Converts the document to plain values; some YAML errors appear only at this step. */
 function toSettings(document: Document): { settings?: unknown; problem?: string } {
   try {
     return { settings: document.toJS() as unknown };
@@ -76,12 +76,12 @@ function toSettings(document: Document): { settings?: unknown; problem?: string 
   }
 }
 
-/** `${NAME}`, `${NAME:-default}`; `$${` stands for a plain `${`. */
+/** `${NAME}`, `${NAME:-default}`; `$${` is an escaped `${`. */
 const VARIABLE = /\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}\n]*))?\}/g;
 
 /**
- * Inside `{ … }` and `[ … ]` the braces of a variable would belong to YAML. While it is parsed, each letter of a
- * variable is one of Unicode's private ones, which mean nothing to YAML and leave every line and column as it is.
+ * Inside `{ … }` and `[ … ]` YAML would interpret the braces of a variable. During parsing, each character of a
+ * variable is replaced by a private-use one, which has no meaning in YAML and keeps all lines and columns unchanged.
  */
 function encodeVariable(variable: string): string {
   return variable.replace(/[!-~]/g, (letter) => String.fromCharCode(PRIVATE_USE_START + letter.charCodeAt(0)));
@@ -94,8 +94,8 @@ function decodeVariables(text: string): string {
 const PRIVATE_USE_START = 0xe000;
 
 /**
- * Variables are put into values after parsing: whatever is in a variable, it cannot change the file's structure.
- * They arrive as text; every setting reads its number or truth value from text too.
+ * Substitutes variables in values after parsing, so that their content cannot change the structure of the file.
+ * The values are text; every setting also parses numbers and booleans from text.
  */
 function substituteVariables(document: Document, env: Environment, locate: Locate): ConfigError[] {
   const configErrors: ConfigError[] = [];
@@ -109,7 +109,7 @@ function substituteVariables(document: Document, env: Environment, locate: Locat
         (match, name: string | undefined, fallback: string | undefined) => {
           if (name === undefined) return '${';
           const value = env[name];
-          // As in a shell, `:-` also stands in for a variable that is empty.
+          // As in a shell, `:-` also applies to an empty variable.
           if (fallback !== undefined) return value === undefined || value === '' ? fallback : value;
           if (value !== undefined) return value;
           const problem = `the variable ${name} is not set; set it or write \${${name}:-default}`;
@@ -122,7 +122,7 @@ function substituteVariables(document: Document, env: Environment, locate: Locat
   return configErrors;
 }
 
-/** Goes down the path as far as the document has it. */
+/** Offset of the deepest part of the path that exists in the document. */
 function offsetOf(document: Document, path: SettingPath, ofKey: boolean): number | undefined {
   let found: number | undefined = document.contents?.range?.[0];
   for (let depth = 1; depth <= path.length; depth++) {
@@ -133,7 +133,7 @@ function offsetOf(document: Document, path: SettingPath, ofKey: boolean): number
   return found;
 }
 
-/** Where the last step of a path begins: its key, or its value. */
+/** Offset of the last step of a path: of its key, or of its value. */
 function stepOffset(document: Document, path: SettingPath, ofKey: boolean): number | undefined {
   const step = path.at(-1)!;
   const parent = path.length === 1 ? document.contents : document.getIn(path.slice(0, -1), true);
