@@ -30,14 +30,6 @@ import { Waiters } from './waiters.js';
 
 const BREAKER_OPEN: Undelivered = { reason: 'unreachable', problem: 'the origin failed repeatedly: it is paused' };
 
-interface SendTask {
-  readonly claimed: Upload;
-  readonly chunks: readonly Chunk[];
-  readonly route: Route;
-  readonly attempt: Attempt;
-  readonly signal: AbortSignal;
-}
-
 type GrantedSlot = Extract<Slot, { readonly kind: 'granted' }>;
 
 /** Stands in for a slot in a step that sends nothing. */
@@ -57,6 +49,14 @@ export interface RunRequest {
   readonly eager?: EagerAttempt;
   /** The upload as the caller has just read it. */
   readonly snapshot?: Upload;
+}
+
+interface SendTask {
+  readonly claimed: Upload;
+  readonly chunks: readonly Chunk[];
+  readonly route: Route;
+  readonly attempt: Attempt;
+  readonly signal: AbortSignal;
 }
 
 /** Delivers one upload from this worker: claims it, makes as many attempts as the policy allows, and records the outcome. */
@@ -357,8 +357,8 @@ export class Run {
 
   private async sendAttempt({ claimed, chunks, route, attempt, signal }: SendTask): Promise<AttemptResult> {
     const { metrics } = this.deps;
-    const { completingRequest: completing, onInterim } = this;
-    const upload = withCompletingRequest(claimed, route, completing);
+    const { completingRequest, onInterim } = this;
+    const upload = withCompletingRequest(claimed, route, completingRequest);
     const openBody = () => frameBody(upload, route.delivery.framing, chunks, this.deps.spool);
     const onAnswer = this.answerListener(claimed);
     metrics.activeDeliveries.inc();

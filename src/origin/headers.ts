@@ -22,7 +22,7 @@ export type Framing = 'none' | 'length' | 'chunked';
  * framing and forwarding fields. `host` is the value of `Host`, `via` this proxy's name.
  */
 export function headersForOrigin(head: RequestHead, host: string, via?: string): HeaderLine[] {
-  return forOurHop(head, withForwarding(endToEndLines(head, host), { ...head, ...head.connection }, via));
+  return withHopFields(head, withForwarding(endToEndLines(head, host), { ...head, ...head.connection }, via));
 }
 
 /** The route's rules for request headers, and the lines that are added. */
@@ -47,18 +47,18 @@ export function headersForRoute(
 
 /** Like `headersForOrigin` for another node of the cluster: without forwarding fields of this hop. */
 export function headersForNode(head: RequestHead, host: string): HeaderLine[] {
-  return forOurHop(head, endToEndLines(head, host));
+  return withHopFields(head, endToEndLines(head, host));
 }
 
 function endToEndLines(head: RequestHead, host: string): HeaderLine[] {
   const framing = framingOf(head);
-  const passed = forwardableHeaders(head.headers, framing === 'chunked').filter(
+  const forwarded = forwardableHeaders(head.headers, framing === 'chunked').filter(
     (line) => !isReplaced(line, head, framing),
   );
-  return withHost(passed, host);
+  return withHost(forwarded, host);
 }
 
-function forOurHop(head: RequestHead, lines: readonly HeaderLine[]): HeaderLine[] {
+function withHopFields(head: RequestHead, lines: readonly HeaderLine[]): HeaderLine[] {
   return [...lines, ...framingLines(head, lines, framingOf(head)), ...acceptedTrailers(head)];
 }
 
