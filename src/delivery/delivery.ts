@@ -111,7 +111,7 @@ export class Delivery {
     setMaxListeners(0, signals.draining, signals.halted);
     const monotonic = options.monotonic ?? (() => performance.now());
     const originQueues = new OriginQueues(monotonic, (origin) => {
-      options.log.warn({ origin }, 'an origin failed repeatedly: deliveries to it are paused');
+      options.log.warn({ origin }, 'an origin failed repeatedly: requests to it are paused');
       options.metrics.breakerOpened();
     });
     options.metrics.countQueuedDeliveries(() => originQueues.queued);

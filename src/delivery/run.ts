@@ -28,7 +28,10 @@ import {
 } from './retry-policy.js';
 import { Waiters } from './waiters.js';
 
-const BREAKER_OPEN: Undelivered = { reason: 'unreachable', problem: 'the origin failed repeatedly: it is paused' };
+const BREAKER_OPEN: Undelivered = {
+  reason: 'unreachable',
+  problem: 'the origin failed repeatedly: requests to it are paused',
+};
 
 type GrantedSlot = Extract<Slot, { readonly kind: 'granted' }>;
 

@@ -75,7 +75,7 @@ describe.each(steps)('the clock is set by %d ms', (ms) => {
     await open({ rules: { breaker: { failures: 1, pauseMs: 200 } } });
     const first = await room.whole();
     const waiting = room.answer(first.id);
-    await until(() => room.lines.some(({ msg }) => String(msg).includes('left alone')), 'the breaker to open');
+    await until(() => room.lines.some(({ msg }) => String(msg).includes('failed repeatedly')), 'the breaker to open');
     room.aheadMs = ms;
     const second = await room.whole();
     expect((await bodyOf(await room.answer(second.id))).toString()).toBe('ok');

@@ -154,7 +154,7 @@ describe('an origin that fails again and again', () => {
     expect(told).toMatchObject({ kind: 'pending', why: { reason: 'unreachable' }, upload: { phase: 'complete' } });
     if (told.kind === 'pending') expect(told.retryAfterSeconds).toBeGreaterThan(50);
     expect((await room.upload(third.id)).attempts).toEqual([]);
-    expect(room.lines.filter(({ msg }) => String(msg).includes('left alone'))).toHaveLength(1);
+    expect(room.lines.filter(({ msg }) => String(msg).includes('failed repeatedly'))).toHaveLength(1);
   });
 
   test('does not get what only waits for it in the background', async () => {
@@ -162,7 +162,7 @@ describe('an origin that fails again and again', () => {
     await open({ rules: { breaker, guarantee: 'at_least_once' }, retry: patientInBackground });
     const { id } = await room.whole();
     await room.result(id);
-    await until(() => room.lines.some(({ msg }) => String(msg).includes('left alone')), 'the breaker to open');
+    await until(() => room.lines.some(({ msg }) => String(msg).includes('failed repeatedly')), 'the breaker to open');
     expect(origin.exchanges).toHaveLength(2);
     const others = [await room.whole(), await room.whole()];
     room.delivery.start();
