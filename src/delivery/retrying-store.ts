@@ -170,6 +170,6 @@ export class RetryingStore implements DeliverySteps {
   private reportAvailable(): void {
     if (!this.isStoreUnavailable) return;
     this.isStoreUnavailable = false;
-    this.options.log.info('the store answers again: deliveries go on');
+    this.options.log.info('the store answers again: deliveries continue');
   }
 }

@@ -232,7 +232,7 @@ test('the log hears once that the store is away, and once that it is back', asyn
   await asked('dueDeliveries', rounds + 3);
   expect(room.lines.map(({ level, msg }) => `${String(level)}: ${String(msg)}`)).toEqual([
     'error: the store does not answer: deliveries wait for it',
-    'info: the store answers again: deliveries go on',
+    'info: the store answers again: deliveries continue',
   ]);
   expect(JSON.stringify(room.lines)).not.toContain('stack');
 });
