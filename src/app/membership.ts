@@ -16,6 +16,7 @@ import type { Leases } from '../store/leases.js';
 import type { UploadStore } from '../store/upload-store.js';
 import type { Closer, OtherNodes } from './storage.js';
 
+/** The dependencies of a membership besides its configuration. */
 export interface MembershipDeps {
   /** The name of this node. */
   readonly node: string;

@@ -33,46 +33,14 @@ type RedisBacked = Config & { readonly store: RedisConfig };
 
 /** Opens the Redis store that many processes share, and a spool that is shared too or belongs to this node. */
 export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): Promise<Storage> {
-  const { log, clock, longestAgeMs, timings, closers } = deps;
+  const { log, clock, timings, closers } = deps;
   const { data, spool: spoolConfig } = config;
   const { shared: isShared } = spoolConfig;
   await assertUsable({ directory: data, store: 'redis', isShared });
   const sharedDirectory = new SharedDirectory(data, log);
-  const prepare = once(() => (isShared ? sharedDirectory.test() : lockOwnDirectory(config, closers)));
-  const settings = await settingsOf(config.store);
-  const connection = await RedisConnection.open(settings, log, {
-    clock,
-    maxUploadAgeMs: longestAgeMs,
-    beforeNew: async (isStillNew) => {
-      if (isShared)
-        await assertUnused(data, { name: describeStore(settings), isStillNew, log, watchMs: timings.spoolWatchMs });
-      // Locks a directory of this node's own, so that no earlier process uses it any more.
-      await prepare();
-    },
-    spool: {
-      name: async () => (isShared ? 'shared' : `of ${(await existingNodeName(data)) ?? 'nobody'}`),
-      mark: async () => (await readSpoolMark(data)) ?? '',
-    },
-  });
-  closers.push(() => connection.close());
-  const { storeId, isNewStore, previousMark } = connection;
-  const othersDeliver = isShared || config.workers > 1;
-  const claim = {
-    directory: data,
-    isShared,
-    startsConcurrently: othersDeliver,
-    storeId,
-    isNewStore,
-    unfinishedStartMark: previousMark,
-    log,
-  };
-  await assertClaimable(claim);
-  await prepare();
-  connection.onStoreReplaced((otherId) => claimForStore(data, otherId));
-  if (await claimSpool(claim)) await connection.confirmMarked();
-  else connection.retryMarking();
+  const connection = await connect(config, deps, sharedDirectory);
   const node = isShared ? undefined : await nodeName(data);
-  if (node !== undefined) await noteNode({ directory: data, store: 'redis', isShared }, storeId, node);
+  if (node !== undefined) await noteNode({ directory: data, store: 'redis', isShared }, connection.storeId, node);
   const store = new RedisStore({ connection, node: node ?? '' });
   closers.push(() => store.close());
   const leases = new RedisLeases(connection);
@@ -89,7 +57,7 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
   await spool.open();
   const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.unreadableRetryMs });
   closers.push(() => unreadable.stop());
-  const setAside = allSetAsideRecords(store, unreadable);
+  const setAsideRecords = allSetAsideRecords(store, unreadable);
   const nodes = new RedisNodes(connection);
   const recovery = { ...deps, store, leases, spool, unreadable };
   const unknown = new UnknownBytes({
@@ -107,14 +75,14 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
     leases,
     spool,
     unreadable,
-    setAsideRecords: setAside,
-    othersDeliver,
+    setAsideRecords,
+    othersDeliver: isUsedByOthers(config),
     ...(node === undefined ? {} : { node, others: otherNodes(connection) }),
     unknownUploads: () => unknown.known,
     checks: [
       directoryCheck(data),
       storeCheck(connection),
-      recordsCheck(setAside),
+      recordsCheck(setAsideRecords),
       ...(isShared ? [sharedDirectory.check] : []),
       unknownCheck(() => unknown.known),
     ],
@@ -134,6 +102,54 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
     spoolSince: () => spoolMarkTime(data),
     takenOver: async () => (await readTakeovers(data))?.ids ?? new Set(),
   };
+}
+
+/** Connects to Redis, and claims the directory for its store. */
+async function connect(
+  config: RedisBacked,
+  { log, clock, longestAgeMs, timings, closers }: StorageDeps,
+  sharedDirectory: SharedDirectory,
+): Promise<RedisConnection> {
+  const { data, spool } = config;
+  const { shared: isShared } = spool;
+  const prepare = once(() => (isShared ? sharedDirectory.test() : lockOwnDirectory(config, closers)));
+  const settings = await settingsOf(config.store);
+  const connection = await RedisConnection.open(settings, log, {
+    clock,
+    maxUploadAgeMs: longestAgeMs,
+    beforeNew: async (isStillNew) => {
+      if (isShared)
+        await assertUnused(data, { name: describeStore(settings), isStillNew, log, watchMs: timings.spoolWatchMs });
+      // Locks a directory of this node's own, so that no earlier process uses it any more.
+      await prepare();
+    },
+    spool: {
+      name: async () => (isShared ? 'shared' : `of ${(await existingNodeName(data)) ?? 'nobody'}`),
+      mark: async () => (await readSpoolMark(data)) ?? '',
+    },
+  });
+  closers.push(() => connection.close());
+  const { storeId, isNewStore, previousMark } = connection;
+  const claim = {
+    directory: data,
+    isShared,
+    startsConcurrently: isUsedByOthers(config),
+    storeId,
+    isNewStore,
+    unfinishedStartMark: previousMark,
+    log,
+  };
+  await assertClaimable(claim);
+  await prepare();
+  connection.onStoreReplaced((otherId) => claimForStore(data, otherId));
+  if (await claimSpool(claim)) await connection.confirmMarked();
+  else connection.retryMarking();
+  return connection;
+}
+
+/** Other processes use the spool too: other nodes, or other workers of this one. */
+function isUsedByOthers({ spool, workers }: RedisBacked): boolean {
+  return spool.shared || workers > 1;
 }
 
 /** Undefined while Redis is unavailable: it may have been emptied, so that the spool must not be attributed to it. */

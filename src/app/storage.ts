@@ -87,6 +87,7 @@ export interface Timings {
   readonly returnGraceMs: number;
 }
 
+/** The timings of a proxy outside of tests. */
 export const TIMINGS: Timings = {
   orphanAgeMs: 3_600_000,
   orphanScanIntervalMs: 60_000,
@@ -222,6 +223,7 @@ export function unknownCheck(known: () => UnknownUploads | undefined): HealthChe
   };
 }
 
+/** Fails if the directory cannot be read or written. */
 export function directoryCheck(directory: string): HealthCheck {
   return {
     name: 'data',

@@ -36,6 +36,7 @@ export function credentialsIn(headers: Headers, { credentials = DEFAULT_CREDENTI
   return headers.filter(([name]) => credentials.includes(name.toLowerCase()));
 }
 
+/** The rules of a route for credentials. */
 export interface CredentialRules {
   /** Lower-case names of the fields with credentials; missing: `DEFAULT_CREDENTIALS`. */
   readonly credentials?: readonly string[];

@@ -11,6 +11,7 @@ export class Fault extends Error {
   }
 }
 
+/** The kinds of `Fault`. */
 export type FaultCode =
   /** No space is left for bytes or records. */
   | 'STORAGE_FULL'

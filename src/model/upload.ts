@@ -160,6 +160,7 @@ export interface UploadIdentifiers {
   readonly client: string;
 }
 
+/** The identifiers of an upload, for its log lines and its gate. */
 export function identifiersOf(upload: Pick<Upload, 'id' | 'request' | 'deliveryKey'>): UploadIdentifiers {
   const { target, clientAddress } = upload.request;
   return { id: upload.id, target, idempotencyKey: idempotencyKeyOf(upload), client: clientAddress };

@@ -38,6 +38,9 @@ export interface LogOptions {
   readonly fields?: Readonly<Record<string, unknown>>;
 }
 
+/**
+ * Creates the log of the process; query values and secrets are the callers' business, known secret fields are redacted.
+ */
 export function createLog({ level, format, destination, fields: base }: LogOptions): ProcessLog {
   const isPretty = format === 'pretty' || (format === 'auto' && process.stdout.isTTY);
   let output = destination ? undefined : new LogOutput(process.stderr.fd);

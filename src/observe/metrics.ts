@@ -25,6 +25,7 @@ export type RequestKind =
   | 'spooled'
   | 'other';
 
+/** A finished request, for the request metrics. */
 export interface EndedRequest {
   readonly kind: RequestKind;
   readonly method: string;

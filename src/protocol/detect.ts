@@ -104,8 +104,8 @@ function detectOnUpload(head: RequestHead, upload: UploadResource, settings: Iet
   if (isPreflight(head)) return { kind: 'preflight' };
   const stored = upload.dialect === undefined ? undefined : dialects.get(upload.dialect);
   const protocol = ietf(uploadDialect(head, stored ?? final), settings);
-  // Uploads are not shared between protocols: a tus request finds none, and the upload of an ordinary request is not
-  // found.
+  // Protocols do not share uploads: tus requests find none here, and no request finds the upload of an ordinary
+  // request.
   if (isTusRequest(head) || !stored) return resumable(protocol, { reason: 'unknown-upload' });
   return resumable(protocol, protocol.parseUploadRequest(head, upload.id));
 }
@@ -142,6 +142,7 @@ function resumable(protocol: Protocol, request: Intent | Refusal): Detected {
   return { kind: 'resumable', protocol, request };
 }
 
+/** The settings of RUFH. */
 export interface IetfSettings {
   /** Sends 104 also to requests without a version header, which the drafts forbid and the RFC will allow. */
   readonly finalInterim?: boolean;
