@@ -30,7 +30,7 @@ describe('the file of a record', () => {
   test('cut off anywhere in its last line, it ends with the line before', () => {
     for (let size = endOf(lines.length - 1) + 1; size < file.length; size++) {
       const read = readRecord(file.subarray(0, size));
-      expect(read).toMatchObject({ state: 'torn', goodBytes: endOf(lines.length - 1) });
+      expect(read).toMatchObject({ state: 'torn', validBytes: endOf(lines.length - 1) });
       expect(read?.record.upload).toEqual(stages.at(-2)!.upload);
     }
   });
@@ -50,7 +50,7 @@ describe('the file of a record', () => {
       [Buffer.concat([rubbish.subarray(0, 9), blanks(300)]), 'illegible'],
     ] as const) {
       const read = readRecord(Buffer.concat([file, end]));
-      expect(read).toMatchObject({ state, goodBytes: file.length });
+      expect(read).toMatchObject({ state, validBytes: file.length });
       expect(read?.record.upload).toEqual(stages.at(-1)!.upload);
     }
   });
@@ -61,7 +61,7 @@ describe('the file of a record', () => {
     for (let at = endOf(1); at < endOf(6); at++) {
       const kept = lines.findLastIndex((_, index) => endOf(index + 1) <= at) + 1;
       const read = readRecord(Buffer.concat([whole.subarray(0, at), Buffer.alloc(whole.length - at)]), 77);
-      expect(read).toMatchObject({ state: 'torn', goodBytes: endOf(kept) });
+      expect(read).toMatchObject({ state: 'torn', validBytes: endOf(kept) });
       expect(read?.record.upload).toMatchObject({
         phase: kept < 4 ? 'receiving' : 'delivering',
         attemptCount: 1,
@@ -77,7 +77,7 @@ describe('the file of a record', () => {
     begun[20]! ^= 1;
     for (let kept = 1; kept < 6; kept++) {
       const read = readRecord(Buffer.concat([...lines.slice(0, kept), begun]), 77);
-      expect(read).toMatchObject({ state: 'illegible', goodBytes: endOf(kept) });
+      expect(read).toMatchObject({ state: 'illegible', validBytes: endOf(kept) });
       expect(read?.record.upload).toMatchObject({
         phase: kept < 4 ? 'receiving' : 'delivering',
         attemptCount: 1,
@@ -91,7 +91,7 @@ describe('the file of a record', () => {
     ['less than an attempt leaves', 5, ANSWER_BYTES - 1, stages[4]!],
   ])('nothing is made up behind %s', (_, count, dropped, stage) => {
     const read = readRecord(Buffer.concat([file.subarray(0, endOf(count)), Buffer.alloc(dropped)]));
-    expect(read).toMatchObject({ state: 'torn', goodBytes: endOf(count) });
+    expect(read).toMatchObject({ state: 'torn', validBytes: endOf(count) });
     expect(read?.record.upload).toEqual(stage.upload);
   });
 

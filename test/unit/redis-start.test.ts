@@ -119,7 +119,7 @@ describe('TLS', () => {
     const port = await tlsPort();
     await opened(settingsFor(port, { tls: { ca: certificate.cert } }));
     expect(await refusal(settingsFor(port, { tls: {} }))).toContain(
-      'give the authority that signed it as store.tls.ca',
+      'set the authority that signed it as store.tls.ca',
     );
     const otherName = { ca: certificate.cert, serverName: 'redis.example' };
     expect(await refusal(settingsFor(port, { tls: otherName }))).toContain('certificate for another name');
@@ -193,7 +193,7 @@ describe('what puts uploads at risk', () => {
     const rule = aclRule('rufh').replace(' +config|get', '').split(' ');
     await server.cli('acl', 'setuser', 'proxy', 'on', `>${PASSWORD}`, ...rule);
     const { lines } = await opened(settingsFor(server.port, { username: 'proxy', password: PASSWORD }));
-    expect(lines.map(({ msg }) => msg)).toEqual([expect.stringContaining('needs the right +config|get')]);
+    expect(lines.map(({ msg }) => msg)).toEqual([expect.stringContaining('needs the permission +config|get')]);
   });
 
   test('nothing is said where there is nothing to say', async () => {
