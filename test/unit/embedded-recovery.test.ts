@@ -74,7 +74,7 @@ describe('after a crash in the middle of a write', () => {
       await reopen();
       expect(await store.get(id)).toMatchObject({ offset: 100, expiresAt: 1, phase: 'receiving' });
       // Told, unless nothing is left of it.
-      expect(logged).toEqual(size === before ? [] : [expect.stringContaining('has no end')]);
+      expect(logged).toEqual(size === before ? [] : [expect.stringContaining('is incomplete')]);
       expect(logged.join()).not.toContain(id);
       logged = [];
     }

@@ -149,7 +149,7 @@ describe('a user with few rights', () => {
       await server.cli('acl', 'setuser', 'proxy', 'on', `>${PASSWORD}`, ...rule);
       const settings = settingsFor(server.port, { username: 'proxy', password: PASSWORD });
       const { store, connection, lines } = await opened(settings);
-      expect(lines.filter(({ msg }) => msg.includes('cannot be seen'))).toEqual([]);
+      expect(lines.filter(({ msg }) => msg.includes('cannot be read'))).toEqual([]);
       const { id } = await store.create(newUpload());
       await store.cancel(id);
       expect(await store.waitUntilSettled(id, new AbortController().signal)).toMatchObject({ phase: 'cancelled' });
