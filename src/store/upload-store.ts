@@ -120,8 +120,8 @@ export interface UploadStore {
   /** In order and without gaps: the sizes of the chunks add up to the offset. */
   chunks(id: string): Promise<readonly Chunk[]>;
   /**
-   * Rejects writers whose lease was taken over. `stale`: a newer lease was taken. `gone`: no longer `receiving`. A
-   * chunk that is committed again must not shrink.
+   * Moves the offset, unless the lease was taken over. `stale`: a newer lease was taken. `gone`: no longer
+   * `receiving`. A chunk that is committed again must not shrink.
    */
   commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'>;
   /** receiving → invalid, by the holder of a lease. `lost`: because stored bytes are lost. */

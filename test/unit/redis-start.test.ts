@@ -118,9 +118,7 @@ describe('TLS', () => {
   test('is spoken where it is asked for, and the certificate is looked at', async () => {
     const port = await tlsPort();
     await opened(settingsFor(port, { tls: { ca: certificate.cert } }));
-    expect(await refusal(settingsFor(port, { tls: {} }))).toContain(
-      'set the authority that signed it as store.tls.ca',
-    );
+    expect(await refusal(settingsFor(port, { tls: {} }))).toContain('set the authority that signed it as store.tls.ca');
     const otherName = { ca: certificate.cert, serverName: 'redis.example' };
     expect(await refusal(settingsFor(port, { tls: otherName }))).toContain('certificate for another name');
   });
