@@ -6,7 +6,7 @@ import type { Route } from '../model/route.js';
 import { newestUnknownOutcome, type Undelivered, type UnknownOutcome, type Upload } from '../model/upload.js';
 import { isStoreUnavailable, type UploadStore } from '../store/upload-store.js';
 import type { DeliveryContext } from './context.js';
-import { EagerAttempt, type EagerFeed, isEager, mayStartEarly } from './eager.js';
+import { EagerAttempt, type EagerFeed, isEagerRoute, mayStartEarly } from './eager.js';
 import { keptAnswer } from './kept-answer.js';
 import { OriginQueues } from './origin-queue.js';
 import { mayRetry, policyOf, retryAfterSeconds, routeOf, secondsUntil } from './retry-policy.js';
@@ -190,7 +190,7 @@ export class Delivery {
    * Whether an upload of this length, which may be unknown, can be delivered eagerly on this route. `busy`: no free slot now.
    */
   eagerAvailability(route: Route, length: number | undefined): 'yes' | 'never' | 'busy' {
-    if (!isEager(route, length)) return 'never';
+    if (!isEagerRoute(route, length)) return 'never';
     return this.deps.originQueues.of(route.origin).hasFreeEagerSlot(route.delivery) ? 'yes' : 'busy';
   }
 

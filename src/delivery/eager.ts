@@ -39,7 +39,7 @@ export interface EagerFeed {
 const EAGER = { isUrgent: () => true, isEager: true } as const;
 
 /** Whether the route delivers uploads of this length, which may be unknown, eagerly. */
-export function isEager({ delivery, authorize }: Route, length: number | undefined): boolean {
+export function isEagerRoute({ delivery, authorize }: Route, length: number | undefined): boolean {
   const { mode, eager, gate } = delivery;
   if (mode !== 'eager' || gate || authorize.recheck || maxEagerDeliveries(delivery) === 0) return false;
   return length === undefined ? eager.unknownLength === 'chunked' : length > 0;
@@ -50,7 +50,7 @@ export function isEager({ delivery, authorize }: Route, length: number | undefin
  * spool.
  */
 export function mayStartEarly({ phase, attemptCount, length }: Upload, route: Route): boolean {
-  return phase === 'receiving' && attemptCount === 0 && isEager(route, length);
+  return phase === 'receiving' && attemptCount === 0 && isEagerRoute(route, length);
 }
 
 /**
