@@ -19,7 +19,7 @@ const NOT_RENEWED = 'a delivery claim could not be renewed';
 /** Holds and renews the claim on a running delivery. `signal` aborts when the claim is lost or the process halts. */
 export class DeliveryClaim {
   private readonly controller = new AbortController();
-  private readonly timer: NodeJS.Timeout;
+  private readonly renewalTimer: NodeJS.Timeout;
   private readonly released = new AbortController();
   private renewing: Promise<void> | undefined;
   private coveredAttempt: number | undefined;
@@ -31,8 +31,8 @@ export class DeliveryClaim {
     /** When the claim was requested, by the monotonic clock: the earliest time at which it can have started. */
     private confirmedAt: number,
   ) {
-    this.timer = setInterval(() => this.renewInBackground(), deps.claimMs / 3);
-    this.timer.unref();
+    this.renewalTimer = setInterval(() => this.renewInBackground(), deps.claimMs / 3);
+    this.renewalTimer.unref();
     deps.halted.addEventListener('abort', this.halt, { once: true });
     if (deps.halted.aborted) this.halt();
   }
@@ -64,7 +64,7 @@ export class DeliveryClaim {
    * The store drops the claim with the next phase.
    */
   async release(): Promise<void> {
-    clearInterval(this.timer);
+    clearInterval(this.renewalTimer);
     // Without a reason, abort() would create an error with a stack for each delivery.
     this.released.abort('released');
     this.deps.halted.removeEventListener('abort', this.halt);
