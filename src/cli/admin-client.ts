@@ -8,10 +8,10 @@ import { readSecret } from '../config/secrets.js';
 import { type Address, formatAddress, readAddress } from '../config/values.js';
 import { responseTo } from '../streams/node-http.js';
 
-/** Nobody answers there, or not a proxy. */
+/** The admin listener cannot be reached, or the server there is not a rufh-proxy. */
 class AdminUnreachable extends Error {}
 
-/** The admin listener answered, but did not do what was asked. */
+/** The admin listener refused the request. */
 export class AdminRefused extends Error {
   constructor(
     message: string,
@@ -21,19 +21,19 @@ export class AdminRefused extends Error {
   }
 }
 
-/** An object of JSON, with members of any kind. */
+/** A JSON object with arbitrary members. */
 export type Json = Readonly<Record<string, unknown>>;
 
-/** With these the admin listener refuses. A 502 is of a listener for clients, whose port was given by mistake. */
+/** Statuses with which the admin listener refuses. 502 is missing: it comes from a client listener, given by mistake. */
 const REFUSALS: ReadonlySet<number> = new Set([400, 401, 403, 404, 405, 409, 410, 500, 503]);
 
 const TIMEOUT_MS = 30_000;
 
-/** Asks the admin listener of a running proxy and gives the JSON it answers with. */
+/** Sends requests to the admin listener of a running proxy and returns the JSON of its responses. */
 export class AdminClient {
   constructor(private readonly target: AdminTarget) {}
 
-  /** `looksRight` tells the JSON of our admin listener from that of another API: any may answer at a wrong address. */
+  /** `isExpected` detects the JSON of another API, which may answer at a wrong address. */
   async ask(method: string, path: string, isExpected: (json: Json) => boolean = () => true): Promise<unknown> {
     const { status, type, body } = await this.send(method, path);
     if (status === 204) return undefined;
@@ -94,12 +94,12 @@ const NO_TOKEN =
 const WRONG_TOKEN =
   'the admin listener does not accept this token: it expects the one that admin.token_file contained when the proxy started';
 
-/** The words for an exchange without an answer: a port that speaks something else is told apart from a closed one. */
+/** Explains a failed request: a closed port, or a server that does not speak HTTP. */
 function describeNoResponse(error: unknown, place: string): string {
   const code = (error as NodeJS.ErrnoException).code ?? '';
   if (place.startsWith('https:') && /^(EPROTO$|ERR_SSL|ECONNRESET$)/.test(code))
     return `the server at ${place} does not speak TLS; the admin listener speaks plain HTTP, so use http://…`;
-  // Errors of ours have no code: there was a connection, and no answer came of it.
+  // Errors without a code are our own: a connection was made, but brought no response.
   if (code === '' || code.startsWith('HPE_') || code === 'ECONNRESET')
     return `the server at ${place} does not answer in HTTP; it may speak TLS or another protocol`;
   return `nothing answers at ${place}`;
@@ -110,20 +110,20 @@ function errorCode(error: unknown): string {
   return name === 'TimeoutError' ? `no answer within ${TIMEOUT_MS / 1000} s` : (code ?? message);
 }
 
-/** Of a problem what it says (RFC 9457); of anything else nothing that concerns us here. */
+/** The JSON object in a body; undefined if it contains none. */
 function parseJson(body: string): Json | undefined {
   try {
     const value: unknown = JSON.parse(body);
     return typeof value === 'object' && value !== null ? (value as Json) : undefined;
   } catch {
-    // Whatever it is, it is no JSON.
+    // The body is not JSON.
     return undefined;
   }
 }
 
 type AdminEndpoint = { readonly url: string } | { readonly socketPath: string };
 
-/** Where the admin listener of a running proxy is, and the token that it may ask for. */
+/** Address of the admin listener, and the token if one is required. */
 export type AdminTarget = AdminEndpoint & { readonly token?: string };
 
 export interface AdminSources {
@@ -134,7 +134,7 @@ export interface AdminSources {
   readonly env: Readonly<Record<string, string | undefined>>;
 }
 
-/** What the command line says, else the variable, the configuration, the default; or why none of them helps. */
+/** Resolves the admin listener from the command line, the variable, the configuration or the default, in this order. */
 export function resolveAdminTarget({
   admin,
   adminTokenFile,
@@ -142,7 +142,7 @@ export function resolveAdminTarget({
   env,
 }: AdminSources): AdminTarget | { problem: string } {
   const file = config ?? (env['RUFH_PROXY_CONFIG'] || undefined);
-  // It may be a URL here, which the settings refuse because no proxy can listen on it; `false` is theirs alone.
+  // Here the variable may be a URL, which `admin.address` does not allow; `false` is only valid as a setting.
   const { RUFH_PROXY_ADMIN: variable = '', ...others } = env;
   const given = admin ?? (variable === '' || variable === 'false' ? undefined : variable);
   const sources = { ...(file === undefined ? {} : { file }), env: given === undefined ? env : others };
@@ -177,7 +177,7 @@ function isUrl(text: string): boolean {
 
 function parseEndpoint(source: string, text: string): AdminEndpoint | { problem: string } {
   const url = isUrl(text) && URL.canParse(text) ? new URL(text) : undefined;
-  // Other programs write a socket as http://unix:/path: no host has that name.
+  // Other programs write a socket as http://unix:/path; it is not a host.
   if (url && url.hostname !== 'unix') return { url: url.origin };
   const address = url ? undefined : readAddress(text);
   if (address) return toEndpoint(address);
@@ -196,10 +196,10 @@ function toEndpoint(address: Address): AdminEndpoint | { problem: string } {
   return { url: `http://${formatAddress({ ...address, host: CONNECT_HOST[address.host] ?? address.host })}` };
 }
 
-/** Listening on every address includes these. */
+/** Addresses to connect to when the proxy listens on a wildcard. */
 const CONNECT_HOST: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '::': '::1' };
 
-/** What tells a command where the admin listener of a running proxy is. */
+/** Flags that select the admin listener. */
 export interface AdminFlags {
   readonly admin?: string;
   readonly adminTokenFile?: string;
@@ -213,7 +213,7 @@ export function addAdminOptions(command: Command): Command {
     .option('-c, --config <file>', 'configuration of the proxy, to read both from [RUFH_PROXY_CONFIG]');
 }
 
-/** Ends with 1 when the proxy refuses what was asked, with 2 when there is nobody to ask. */
+/** Runs a command with a client. Exit code 1 if the proxy refuses the request, 2 if it cannot be reached. */
 export async function withClient(flags: AdminFlags, act: (client: AdminClient) => Promise<void>): Promise<void> {
   const target = resolveAdminTarget({ ...flags, env: process.env });
   if ('problem' in target) {

@@ -18,7 +18,7 @@ import { formatAddress } from '../config/values.js';
 import { reshapesRequest, type Route } from '../model/route.js';
 import { describeStartupError } from './startup-errors.js';
 
-/** Prints what would be served, and what is doubtful, and ends with 0, or prints every mistake and ends with 1. */
+/** Prints warnings and a summary and exits with 0, or prints every error and exits with 1. */
 export async function check(sources: ConfigSources): Promise<void> {
   const loaded = loadConfig(sources);
   const { warnings = [] } = loaded;
@@ -37,24 +37,24 @@ export async function check(sources: ConfigSources): Promise<void> {
     process.stdout.write(`ok\n${configSummary(loaded.config).join('\n')}\n`);
 }
 
-/** The data directory, and what decides whether a start may use it; without a store its rights alone are looked at. */
+/** The data directory and the settings that decide whether it can be used; without `store` only its permissions are checked. */
 type DataDirectory = Pick<Config, 'data' | 'admin'> & Partial<Pick<Config, 'store' | 'spool'>>;
 
-/** As far as it is known beside mistakes. */
+/** The data directory, if its settings are valid. */
 function validDataDirectory(right: ValidPart | undefined): DataDirectory | undefined {
   if (!right || right.hasErrors('data')) return undefined;
   const { data, admin, store, spool } = right.config;
   return right.hasErrors('store') || right.hasErrors('spool') ? { data, admin } : { data, admin, store, spool };
 }
 
-/** Why a start would refuse the data directory; nothing of it is changed. */
+/** Why startup would refuse the data directory; undefined if it would not. Changes nothing. */
 async function dataDirectoryError(config: DataDirectory): Promise<string | undefined> {
   const { data: directory, store, spool } = config;
   try {
     if (store && spool) await assertUsable({ directory, store: store.type, isShared: spool.shared });
     if (statSync(directory, { throwIfNoEntry: false })) return permissionProblem(directory);
     const above = existingAncestor(directory);
-    // Newer versions of Node do not tell a path below a file from one that is not there.
+    // Newer versions of Node do not distinguish a path below a file from a missing one.
     if (!statSync(above).isDirectory())
       return `${directory} cannot be created: ${above} is not a directory; choose another --data`;
     return KERNEL_FILE_SYSTEMS.has(statfsSync(above).type)
@@ -65,17 +65,17 @@ async function dataDirectoryError(config: DataDirectory): Promise<string | undef
   }
 }
 
-/** Why a directory that is not there could not be made by this user: the one who starts the proxy may be another. */
+/** Why this user could not create a missing directory: only a warning, because another user may start the proxy. */
 function creationProblem({ data }: DataDirectory): string | undefined {
   if (statSync(data, { throwIfNoEntry: false })) return undefined;
   const why = permissionProblem(existingAncestor(data));
   return why === undefined ? undefined : `${data} does not exist, and this user cannot create it: ${why}`;
 }
 
-/** proc, sysfs, cgroup and cgroup2 (statfs(2)): what root may write by their rights, they refuse all the same. */
+/** proc, sysfs, cgroup and cgroup2 (statfs(2)): they refuse new files even if permissions allow root to write. */
 const KERNEL_FILE_SYSTEMS: ReadonlySet<number> = new Set([0x9fa0, 0x62656572, 0x27e0eb, 0x63677270]);
 
-/** The directory in which the first missing part of a path would be made. */
+/** The closest existing parent of a directory. */
 function existingAncestor(directory: string): string {
   const above = dirname(directory);
   return statSync(above, { throwIfNoEntry: false }) || above === dirname(above) ? above : existingAncestor(above);
@@ -90,7 +90,7 @@ function permissionProblem(directory: string): string | undefined {
   }
 }
 
-/** What would be served, a line for each part; without passwords. */
+/** Summary of what would be served, one line per part, without passwords. */
 export function configSummary(config: Config): string[] {
   const listeners = config.listeners.map(({ address, tls, http2 }) => {
     return `${formatAddress(address)} (${tls ? 'https' : 'http'}${http2 ? ', HTTP/2' : ''})`;
@@ -130,7 +130,7 @@ function redisSummary(store: RedisConfig): string {
   ].join(', ');
 }
 
-/** How other nodes get at the bytes here; one process alone has none. */
+/** How other nodes reach the bytes of this one; empty with the embedded store or a shared spool. */
 function clusterSummary({ store, spool, cluster }: Config): string[] {
   if (store.type === 'embedded' || spool.shared) return [];
   if (!cluster) return ['cluster   none: this must be the only node, because no other can read its bytes'];
@@ -147,7 +147,7 @@ function routeTarget(route: Route): string {
   return `-> ${route.origin}${route.resumable ? ', resumable' : ''}${plainBodies(route)}`;
 }
 
-/** Tells how a route treats bodies that are no uploads, and which of its settings do not hold for them. */
+/** How a route treats ordinary bodies, and which of its settings do not apply to them. */
 function plainBodies({ plainBodies: handling, delivery, limits, resumable }: Route): string {
   if (handling === 'spool') return ', ordinary bodies go through the spool';
   if (handling === 'refuse') return ', ordinary bodies are refused';
@@ -160,12 +160,12 @@ function plainBodies({ plainBodies: handling, delivery, limits, resumable }: Rou
   return `${limited}, ordinary bodies pass: ${open.join(', ')} apply to uploads only`;
 }
 
-/** Tells on standard error what is doubtful, one a line. */
+/** Prints warnings on standard error, one per line. */
 export function printWarnings(warnings: readonly ConfigError[] = []): void {
   for (const doubt of warnings) process.stderr.write(`rufh-proxy: warning: ${describeError(doubt)}\n`);
 }
 
-/** Tells all mistakes on standard error, one a line. */
+/** Prints all errors on standard error, one per line. */
 export function printErrors(configErrors: readonly ConfigError[]): void {
   const count = configErrors.length === 1 ? 'one error' : `${configErrors.length} errors`;
   process.stderr.write(`rufh-proxy: ${count} in the configuration\n`);

@@ -41,7 +41,7 @@ interface DrainCommandOptions {
   readonly json?: boolean;
 }
 
-/** What the admin listener tells of a node on its way out. */
+/** Drain status of a node, as the admin listener reports it. */
 interface DrainStatus {
   readonly draining: boolean;
   readonly move?: {
@@ -57,7 +57,7 @@ interface DrainStatus {
 
 const POLL_INTERVAL_MS = 500;
 
-/** Sends a node away, and with `move` waits until it has nothing left. Says each step once. */
+/** Drains a node, and with `move` waits until it has no uploads left. Repeated progress is printed once. */
 async function drain(client: AdminClient, { move = false, timeout, json = false }: DrainCommandOptions): Promise<void> {
   const until = timeout === undefined ? Infinity : performance.now() + timeout * 1000;
   const say = json ? () => undefined : withoutRepeats((line) => process.stdout.write(`${line}\n`));
@@ -91,7 +91,7 @@ function progressText({ moved, bytes: size, left, problem, remark }: NonNullable
   return `${moved} moved with ${formatBytes(size)}, ${rest}${why}`;
 }
 
-/** Says nothing twice in a row. */
+/** Drops a line that repeats the one before. */
 function withoutRepeats(say: (line: string) => void): (line: string) => void {
   let last: string | undefined;
   return (line) => {

@@ -1,6 +1,6 @@
 import { PLAIN_DIALECT } from '../model/upload.js';
 
-/** An upload as the admin listener tells of it; more than this is there in `show`. */
+/** An upload in the list of the admin listener; `show` has more. */
 export interface ListedUpload {
   readonly tag: string;
   readonly phase: string;
@@ -19,7 +19,7 @@ export interface ListedUpload {
 
 const COLUMNS = ['TAG', 'PHASE', 'SIZE', 'AGE', 'ATTEMPTS', 'REQUEST', 'WHY'] as const;
 
-/** A table for people, a line an upload. */
+/** A table with one line per upload. */
 export function uploadTable(uploads: readonly ListedUpload[], now: number): string {
   const rows = uploads.map((upload) => [
     upload.tag,
@@ -33,7 +33,7 @@ export function uploadTable(uploads: readonly ListedUpload[], now: number): stri
   return alignColumns([COLUMNS, ...rows]);
 }
 
-/** An upload that cannot be shown, because its record cannot be read. */
+/** An upload whose record cannot be read. */
 export interface SetAsideUpload {
   readonly tag: string;
   readonly phase: string;
@@ -66,7 +66,7 @@ function formatSize({ offset, length }: ListedUpload): string {
     : `${formatBytes(offset)} of ${formatBytes(length)}`;
 }
 
-/** Why the upload is where it is, or what comes next. */
+/** The reason for the state of an upload, or its next attempt. */
 function statusReason(
   { undelivered, dueAt, attempts, newestAttempt, status, phase }: ListedUpload,
   now: number,
@@ -79,7 +79,7 @@ function statusReason(
   return [next, last].filter((part) => part !== undefined).join(': ');
 }
 
-/** The record holds the problems of attempts only: a gate that gives no verdict, or an origin that is left alone, is in the log. */
+/** The record contains only the problems of attempts; a gate without verdict, or paused requests to the origin, are in the log. */
 const NOT_ATTEMPTED = 'the gate gave no verdict, or requests to the origin are paused; see the log';
 
 /** `1.5 GiB`; exact below a KiB. */
@@ -109,7 +109,7 @@ function truncate(text: string, most: number): string {
   return text.length > most ? `${text.slice(0, most - 1)}…` : text;
 }
 
-/** One upload as the admin listener tells of it. */
+/** The details of one upload, as the admin listener reports them. */
 export interface ShownUpload extends ListedUpload {
   readonly route: string;
   readonly dialect: string;
@@ -143,7 +143,7 @@ interface ShownAttempt {
   readonly problem?: string;
 }
 
-/** Everything about one upload, for people. */
+/** The details of one upload as text. */
 export function uploadDetails(upload: ShownUpload, now: number): string {
   const { request, undelivered, answer } = upload;
   const rows: [string, string | undefined][] = [

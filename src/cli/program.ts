@@ -32,7 +32,7 @@ export function program(): Command {
     .description('run the proxy')
     .addHelpText('after', SIGNALS)
     .action(async (_options, command: Command) => {
-      // Only here, so that the other commands need not load the whole proxy.
+      // Imported here, so that the other commands do not load the proxy.
       const { serve } = await import('./serve.js');
       await serve(configSources(command), version());
     });
@@ -64,7 +64,7 @@ function addConfigOptions(command: Command): Command {
   return command;
 }
 
-/** What was really given: defaults of the parser are none of our settings. */
+/** The flags that were actually given, without the defaults of the parser. */
 function configSources(command: Command): ConfigSources {
   const options = command.opts<Record<string, unknown>>();
   const isGiven = (key: string) => command.getOptionValueSource(key) === 'cli';
@@ -80,7 +80,7 @@ function version(): string {
   return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
 }
 
-/** Writes a configuration in which every setting is explained; never over an existing file. */
+/** Writes a configuration with every setting explained. Never overwrites an existing file. */
 function init(file: string): void {
   const shipped = new URL('../../config/', import.meta.url);
   const example = readFileSync(new URL('rufh-proxy.example.yaml', shipped), 'utf8');

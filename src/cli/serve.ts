@@ -8,10 +8,10 @@ import { PrimaryLink, workerConfig, workerIdentity, type WorkerIdentity } from '
 import { printWarnings, printErrors } from './check.js';
 import { describeStartupError } from './startup-errors.js';
 
-/** Opens one proxy in this process. */
+/** Starts one proxy in this process. */
 export type StartApp = (config: Config, log: ProcessLog, version: string) => Promise<App>;
 
-/** Runs the proxy until a signal ends it: in this process, or in several that this one looks after. */
+/** Runs the proxy until a signal stops it, in this process or in several workers that it supervises. */
 export async function serve(sources: ConfigSources, version: string, startApp: StartApp = startSingle): Promise<void> {
   const loaded = loadConfig(sources);
   if ('configErrors' in loaded) {
@@ -37,7 +37,7 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
   }
 }
 
-/** Loaded only here: a primary process does without most of the program. */
+/** Imports the app lazily, because a primary process does not need most of it. */
 async function startSingle(...task: Parameters<StartApp>): Promise<App> {
   const { startApp } = await import('../app/app.js');
   return startApp(...task);
@@ -53,7 +53,7 @@ function announce(log: ProcessLog, started: Started, version: string): void {
   log.announce({ url: urls[0], urls, ...more, version, pid: process.pid }, 'listening', () => started.announce?.());
 }
 
-/** Nothing is known about the state after this. Ending is safe: a start recovers all that was acknowledged. */
+/** Exits on unexpected errors, because the state is unknown afterwards. A restart recovers all acknowledged bytes. */
 function exitOnUnexpectedErrors(log: ProcessLog): void {
   const end = (error: unknown) => {
     log.fatal({ err: error }, 'unexpected error; exiting');
@@ -69,7 +69,7 @@ interface WorkerTask {
   readonly startApp: (config: Config) => Promise<App>;
 }
 
-/** Runs the proxy as one of several, until the primary process wants it to end or is gone. */
+/** Runs the proxy as a worker until the primary process stops it or exits. */
 async function serveAsWorker({ identity, config, log, startApp }: WorkerTask): Promise<void> {
   const stop = new GracefulShutdown(log, 'worker stopped');
   const link = new PrimaryLink({
@@ -89,13 +89,13 @@ async function serveAsWorker({ identity, config, log, startApp }: WorkerTask): P
   }
 }
 
-/** A proxy that runs in one process or several. */
+/** A running proxy, in one process or several. */
 type Started = Pick<App, 'urls' | 'adminUrl' | 'node' | 'stop'> & {
   readonly workers?: number;
   readonly announce?: () => void;
 };
 
-/** Runs the proxy in several processes that this one looks after. */
+/** Runs the proxy in several worker processes that this one supervises. */
 async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started> {
   const { workers, spool, data, store } = config;
   const opened: Closer[] = [];
@@ -104,7 +104,7 @@ async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started>
   };
   try {
     await assertUsable({ directory: data, store: store.type, isShared: spool.shared });
-    // One node has one directory of its own: that its workers share it must let in no other processes.
+    // The workers of a node share its directory; the lock keeps other processes out.
     if (!spool.shared) await lockDirectory(data, opened);
     const primary = await startPrimary({ ...config, log });
     return { ...primary, workers, stop: () => primary.stop().finally(close) };
@@ -114,32 +114,32 @@ async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started>
   }
 }
 
-/** Ends the process, gently if there is time: for signals, and for whoever else may ask. */
+/** Stops the process gracefully, on a signal or on request. */
 class GracefulShutdown {
   private running: { stop(): Promise<void> } | undefined;
   private stopping = false;
   private hasSignal = false;
 
-  /** `done`: the last line of the log, when all went well. */
+  /** `done`: the last log line after a successful stop. */
   constructor(
     private readonly log: Log,
     private readonly done: string,
   ) {
     const onSignal = (signal: NodeJS.Signals) => this.onSignal(signal);
     process.on('SIGTERM', onSignal).on('SIGINT', onSignal);
-    // Its default action would end the process at once, which no tool that sends it means.
+    // The default action would end the process, which tools that send SIGHUP do not intend.
     process.on('SIGHUP', () => this.log.warn({ signal: 'SIGHUP' }, SIGHUP_IGNORED));
   }
 
-  /** Something runs that must be stopped from here on. */
+  /** Registers the proxy that a stop must stop. */
   attach(running: { stop(): Promise<void> }): void {
     this.running = running;
   }
 
-  /** May be asked again: it goes on stopping. */
+  /** Starts to stop. Further calls have no effect. */
   begin(): void {
     if (this.stopping) return;
-    // While it is still starting there is nothing to keep.
+    // Before startup is complete there is nothing to finish.
     if (!this.running) process.exit(0);
     this.stopping = true;
     this.running.stop().then(
@@ -155,11 +155,11 @@ class GracefulShutdown {
   }
 
   /**
-   * The first signal lets requests under way keep what they have, the second ends the process at once. The default
-   * action would be ignored by the first process of a container. A terminal signals workers and their primary process
-   * together: that it has asked them to stop already does not make theirs the second.
+   * The first signal stops gracefully, the second exits immediately. A stop requested by the primary is no signal: a
+   * terminal signals workers and primary together.
    */
   private onSignal(signal: NodeJS.Signals): void {
+    // Explicit, because the first process of a container ignores default actions.
     if (this.hasSignal) process.exit(1);
     this.hasSignal = true;
     if (this.running) this.log.info({ signal }, 'stopping; a second signal exits immediately');

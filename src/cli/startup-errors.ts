@@ -4,7 +4,7 @@ import type { Address } from '../config/values.js';
 import { Fault } from '../model/fault.js';
 import { WorkerFailed } from '../workers/worker-process.js';
 
-/** Why starting failed and what to do about it, in one line where we know; else everything the error has to say. */
+/** Explains a failed start in one line, with a remedy; unknown errors are returned with their stack. */
 export function describeStartupError(error: unknown, config: Pick<Config, 'data' | 'admin'>): string {
   if (error instanceof Fault) return faultAdvice(error, config.data);
   if (error instanceof WorkerFailed) return error.message;
@@ -38,7 +38,7 @@ function isAddress(address: Address | undefined, where: string): boolean {
   return address !== undefined && `${address.host}:${address.port}` === where;
 }
 
-/** The system reports a directory that does not exist as EACCES too. */
+/** The system reports EACCES also for a missing directory. */
 const SOCKET_FILE_ADVICE: Readonly<Record<string, string>> = {
   EADDRINUSE: 'another process is listening there; stop it, or choose another path',
   EACCES:

@@ -84,12 +84,12 @@ interface OperatorOption {
   readonly as?: string;
 }
 
-/** `sudo` keeps the name of who called it. */
+/** The name of the operator; with `sudo`, the name of the calling user. */
 function operatorName({ as }: OperatorOption): string {
   try {
     return as ?? (process.env['SUDO_USER'] || userInfo().username);
   } catch {
-    // The user has no name here, as in some containers.
+    // The user has no name, as in some containers.
     return `user ${process.getuid?.() ?? 'unknown'}`;
   }
 }
@@ -109,12 +109,12 @@ interface ListOptions {
 interface Page {
   readonly uploads: readonly ListedUpload[];
   readonly setAside?: readonly SetAsideUpload[];
-  /** Uploads in the spool without a record: a store was lost, or records are missing. */
+  /** Uploads in the spool without a record: the store was lost, or records are missing. */
   readonly unknownUploads?: { readonly problem: string };
   readonly next?: string;
 }
 
-/** What one request for a list may ask for. */
+/** Most uploads that one request can list. */
 const LARGEST_PAGE = 1000;
 
 /** Prints the newest uploads. */
@@ -142,7 +142,7 @@ async function list(client: AdminClient, { phase, limit, json = false, quiet = f
   if (next !== undefined) process.stderr.write(`There are more; --limit ${limit * 10} shows up to that many.\n`);
 }
 
-/** Prints everything about the upload that is meant, or the list of those that may be. */
+/** Prints the matching upload, or the list if several match. */
 async function show(client: AdminClient, reference: string, { json = false }: { json?: boolean }): Promise<void> {
   const { tag, find } = parseUploadReference(reference);
   const notFound = tag === undefined ? undefined : await showTagged(client, tag, json);
@@ -164,7 +164,7 @@ const notFoundMessage = (reference: string): string =>
   `No upload matches ${JSON.stringify(reference)} by its tag or URL, the path of its creation, its Idempotency-Key or the address ` +
   'of its client. Uploads that ended and were removed are only in the log.';
 
-/** Undefined when it was shown; the refusal when there is none with this tag. */
+/** Prints the upload with this tag. Returns the refusal if there is none. */
 async function showTagged(client: AdminClient, tag: string, json: boolean): Promise<AdminRefused | undefined> {
   let upload: ShownUpload | SetAsideUpload;
   try {
@@ -178,7 +178,7 @@ async function showTagged(client: AdminClient, tag: string, json: boolean): Prom
   return undefined;
 }
 
-/** Does the same to every upload that is named; what one refuses does not keep the others from it. */
+/** Applies an action to every upload; a refusal of one does not stop the others. */
 async function forEachTag(
   tags: readonly string[],
   done: string,
@@ -212,16 +212,16 @@ function print(text: string): void {
   process.stdout.write(text);
 }
 
-/** Targets and problems come from outside: they must not steer the terminal. */
+/** Replaces control characters: targets and problems come from outside and must not control the terminal. */
 function escapeControl(text: string): string {
   return text.replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g, '?');
 }
 
-/** The words by which an operator looks for an upload, as the admin listener is asked for it. */
+/** A search for an upload, as a query to the admin listener. */
 interface UploadQuery {
-  /** Only this one is meant. */
+  /** Exact match, tried first. */
   readonly tag?: string;
-  /** A path, an `Idempotency-Key` or the address of a client, where there is no upload of that tag. */
+  /** A path, an `Idempotency-Key` or the address of a client, searched if no upload has that tag. */
   readonly find: string;
 }
 
@@ -230,8 +230,8 @@ const UPLOAD_ID = /^[A-Za-z0-9_-]{32}$/;
 const TAG = /^[0-9a-f]{10}$/;
 
 /**
- * Reads what was given in place of a tag. The id in the URL of an upload is the right to write to it: it is asked for by its
- * tag, and goes further only where there is no such upload.
+ * Parses the reference that an operator gives. The id in the URL of an upload grants write access, so the upload is requested by
+ * its tag; the id is sent only if no upload has that tag.
  */
 function parseUploadReference(reference: string): UploadQuery {
   const path =

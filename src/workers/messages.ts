@@ -1,22 +1,22 @@
 import type { AdminResponse, AdminRequest } from '../admin/admin-http.js';
 import type { MetricValues } from '../observe/metrics.js';
 
-/** What the primary process says to a worker. */
+/** Messages from the primary process to a worker. */
 export type ToWorker =
-  /** End gently. */
+  /** Stop gracefully. */
   | { readonly kind: 'stop' }
-  /** Connections are short: those that wait for their next request may end. */
+  /** Connections are scarce: close idle ones. */
   | { readonly kind: 'end-idle' }
-  /** Standard output belongs to the log from here on. */
+  /** All workers listen: from now on logs go to standard output. */
   | { readonly kind: 'announced' }
   | { readonly kind: 'ask'; readonly number: number; readonly question: WorkerRequest };
 
-/** What a worker says to the primary process. */
+/** Messages from a worker to the primary process. */
 export type FromWorker =
   | { readonly kind: 'listening'; readonly urls: readonly string[] }
-  /** It cannot start, for the reason that is told to people. */
+  /** The worker cannot start; `why` is for people. */
   | { readonly kind: 'failed'; readonly why: string }
-  /** Of the connections that it was given, by their place in that order. */
+  /** Numbers of closed connections, in the order in which the worker accepted them, from 1. */
   | { readonly kind: 'connections-ended'; readonly numbers: readonly number[] }
   | { readonly kind: 'reply'; readonly number: number; readonly reply: WorkerReply }
   | { readonly kind: 'no-reply'; readonly number: number; readonly why: string };
@@ -28,5 +28,5 @@ export type WorkerReply =
   | { readonly about: 'figures'; readonly figures: MetricValues }
   | { readonly about: 'request'; readonly answer: AdminResponse };
 
-/** A request of an operator as a message can carry it. */
+/** An admin request in the form of a message. */
 type RequestInTransit = Omit<AdminRequest, 'query'> & { readonly query: string };

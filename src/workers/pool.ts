@@ -4,10 +4,10 @@ import { type ClientGate, describeExit, WorkerProcess } from './worker-process.j
 export interface WorkerPoolOptions {
   readonly workers: number;
   readonly log: Log;
-  /** Milliseconds by a clock that nobody sets. */
+  /** Milliseconds of a monotonic clock. */
   readonly monotonic: () => number;
   readonly gate?: ClientGate;
-  /** Called for each process that has come to listen, and again when it has ended. */
+  /** Called when a process starts to listen, and when it has ended. */
   readonly onListening: (worker: WorkerProcess) => void;
   readonly onEnded: (worker: WorkerProcess) => void;
 }
@@ -30,8 +30,8 @@ export class WorkerPool {
   }
 
   /**
-   * Where all of them listen. Fails with the first that does not come to. One goes before the others: what keeps it
-   * from starting would keep all of them, and is told once; and it makes room where a process that died left a socket.
+   * Starts all workers and returns the URLs on which they listen. The first worker starts alone: an error that prevents
+   * starting is reported once, and stale Unix sockets are removed once. Rejects with the first failure.
    */
   async start(): Promise<readonly string[]> {
     const [first, ...others] = this.slots;
@@ -40,13 +40,13 @@ export class WorkerPool {
     return urls;
   }
 
-  /** All of them listen, and whoever started us knows: logs go to standard output, as do those of later processes. */
+  /** Called after the `listening` line: logs of all workers, including later ones, go to standard output. */
   announce(): void {
     this.announced = true;
     for (const worker of this.listening) worker.send({ kind: 'announced' });
   }
 
-  /** Connections are short. */
+  /** Closes idle connections, because connections are scarce. */
   endIdle(): void {
     for (const worker of this.listening) worker.send({ kind: 'end-idle' });
   }
@@ -55,13 +55,13 @@ export class WorkerPool {
     return this.slots.flatMap(({ listening }) => (listening ? [listening] : []));
   }
 
-  /** Each in its turn; undefined while none listens. */
+  /** The next worker, round robin; undefined if none is listening. */
   next(): WorkerProcess | undefined {
     const { listening } = this;
     return listening[this.nextIndex++ % listening.length];
   }
 
-  /** Fails when one of them did not end gently, but not before all have ended. */
+  /** Stops all workers. Rejects, after all have ended, if one did not stop gracefully. */
   async stop(): Promise<void> {
     const ends = await Promise.allSettled(this.slots.map((slot) => slot.stop()));
     const failed = ends.find((end) => end.status === 'rejected');
@@ -76,16 +76,16 @@ export class WorkerPool {
 export interface WorkerSlotOptions {
   readonly number: number;
   readonly log: Log;
-  /** Milliseconds by a clock that nobody sets. */
+  /** Milliseconds of a monotonic clock. */
   readonly monotonic: () => number;
-  /** Which connections of clients it is given. */
+  /** Limits the client connections of the worker. */
   readonly gate?: ClientGate;
-  /** Called for each process that has come to listen, and again when it has ended. */
+  /** Called when a process starts to listen, and when it has ended. */
   readonly onListening: (worker: WorkerProcess) => void;
   readonly onEnded: (worker: WorkerProcess) => void;
 }
 
-/** One worker's place: a process that ends there is followed by another. */
+/** Slot of one worker. A process that ends is replaced by another. */
 export class WorkerSlot {
   private worker: WorkerProcess | undefined;
   private isListening = false;
@@ -99,12 +99,12 @@ export class WorkerSlot {
     return this.options.number;
   }
 
-  /** The process there, if it listens. */
+  /** The current process, if it is listening. */
   get listening(): WorkerProcess | undefined {
     return this.isListening ? this.worker : undefined;
   }
 
-  /** Where it listens. Fails when the first process does not come to; from then on there will always be another. */
+  /** Returns the URLs of the first process; rejects if it fails to start. Later processes are replaced when they end. */
   async start(othersListen: boolean): Promise<readonly string[]> {
     const worker = this.fork(othersListen);
     const urls = await worker.listening;
@@ -112,14 +112,14 @@ export class WorkerSlot {
     return urls;
   }
 
-  /** Fulfilled when its process has ended gently; fails when it ended otherwise. */
+  /** Resolves when the process has stopped gracefully; rejects if it ended otherwise. */
   async stop(): Promise<void> {
     this.stopping = true;
     clearTimeout(this.restartTimer);
     if (!this.worker) return;
     const { worker } = this;
     if (!this.isListening) {
-      // One that is still starting may not hear yet, and has nothing to keep.
+      // A process that is still starting may not receive messages yet, and has nothing to finish.
       worker.kill();
       await worker.ended;
       return;
@@ -129,7 +129,7 @@ export class WorkerSlot {
     if (end.code !== 0) throw new Error(`worker ${this.number} exited ${describeExit(end)}`);
   }
 
-  /** At once; nothing follows. */
+  /** Kills the process and does not replace it. */
   kill(): void {
     this.stopping = true;
     clearTimeout(this.restartTimer);
@@ -173,10 +173,10 @@ export class WorkerSlot {
 const FIRST_RESTART_DELAY_MS = 250;
 const MAX_RESTART_DELAY_MS = 30_000;
 
-/** One that ran this long was sound: what ended it is no reason to wait. */
+/** A worker that ran this long counts as stable, so its end resets the restart delay. */
 const STABLE_AFTER_MS = 60_000;
 
-/** How often in a row a worker has ended, and when the next takes its place. */
+/** The number of consecutive failures of a worker, and the delay before its restart. */
 export function nextRestart(failuresBefore: number, ranMs: number): { failures: number; afterMs: number } {
   const failures = ranMs >= STABLE_AFTER_MS ? 1 : failuresBefore + 1;
   return { failures, afterMs: Math.min(MAX_RESTART_DELAY_MS, FIRST_RESTART_DELAY_MS * 2 ** (failures - 1)) };

@@ -4,10 +4,10 @@ import { type MetricValues, cumulativeMetrics, sumMetrics } from '../observe/met
 import type { WorkerPool, WorkerSlot } from './pool.js';
 import type { WorkerProcess } from './worker-process.js';
 
-/** Longer than a worker has patience with its own checks: what it found is told. */
+/** Longer than the timeout of a worker's own checks, so that their results arrive. */
 const WORKER_TIMEOUT_MS = 4000;
 
-/** What operators are told of all workers together; what is about uploads, any of them can answer. */
+/** Serves admin requests for all workers together. Requests about uploads go to any worker. */
 export class PrimaryAdmin {
   readonly drain: PoolDrain;
 
@@ -60,7 +60,7 @@ function readinessOf(slot: WorkerSlot): HealthCheck {
   };
 }
 
-/** The problems of a worker in one line: told only, when the worker is ready in spite of them. */
+/** The problems of a worker in one line; reported without effect on readiness if the worker is ready. */
 function problemsOf({ ready, checks }: Readiness): string | InformationalProblem | undefined {
   const failed = checks.filter(({ ok }) => !ok);
   if (failed.length === 0) return undefined;
@@ -76,7 +76,7 @@ async function sendAdminRequest(worker: WorkerProcess, { query, ...request }: Ad
 
 export interface PoolDrainOptions {
   readonly pool: Pick<WorkerPool, 'listening'>;
-  /** Gives a worker's answer, or says that it has none. */
+  /** Sends a request to a worker; 503 if there is no response. */
   readonly ask: (worker: WorkerProcess | undefined, request: AdminRequest) => Promise<AdminResponse>;
   readonly retryDelayMs?: number;
 }
@@ -84,14 +84,14 @@ export interface PoolDrainOptions {
 const RETRY_DELAY_MS = 1000;
 
 /**
- * The drain of all workers. Each of them leaves, also one that takes the place of another later; one at a time moves what
- * the node has, and tells how far it is.
+ * Drains all workers, including later replacements. One worker at a time migrates the uploads of the
+ * node and reports the progress.
  */
 export class PoolDrain {
   private isLeaving = false;
   private isMoving = false;
   private migrator: WorkerProcess | undefined;
-  /** Fulfilled when who moves now has been told so: before that it would know of nothing. */
+  /** Resolves when the current migrator has received its drain request; before that it reports no migration. */
   private migratorAssigned: Promise<void> = Promise.resolve();
 
   constructor(private readonly options: PoolDrainOptions) {}
@@ -100,7 +100,7 @@ export class PoolDrain {
     await this.migratorAssigned;
     const first = this.migrator ?? this.options.pool.listening[0];
     const answer = await this.options.ask(first, request);
-    // What is not understood, or not for who asks it, is nothing for the others.
+    // An invalid or unauthorized request is not passed to the other workers.
     const isRefused = answer.status >= 400 && answer.status < 500;
     if (request.method !== 'POST' || !first || isRefused) return answer;
     this.isLeaving = true;
@@ -111,21 +111,21 @@ export class PoolDrain {
     return [answer, ...answers].find(({ status }) => status >= 400) ?? answer;
   }
 
-  /** A worker has come to listen, maybe in the place of one that left. */
+  /** Called when a worker starts to listen; it may replace one that ended. */
   workerListening(worker: WorkerProcess): void {
     if (!this.isLeaving) return;
     if (this.isMoving && !this.migrator) this.assignMigrator();
     if (worker !== this.migrator) void this.sendDrain(worker, false);
   }
 
-  /** A worker has ended; what it was moving goes on with another. */
+  /** Called when a worker has ended; another one continues its migration. */
   workerEnded(worker: WorkerProcess): void {
     if (worker !== this.migrator) return;
     this.migrator = undefined;
     this.assignMigrator();
   }
 
-  /** It may have ended before it could say that it does so. */
+  /** Makes a worker the migrator, or another one if it has already ended. */
   private startMigration(worker: WorkerProcess): void {
     this.isMoving = true;
     this.migrator = worker;
@@ -138,7 +138,7 @@ export class PoolDrain {
     if (next) this.migratorAssigned = this.sendDrain(next, true);
   }
 
-  /** Fulfilled when it was told; tells it again if that was in vain, as while Redis is away. */
+  /** Sends the drain request to a worker, and repeats it after a 5xx, for example while Redis is unavailable. */
   private async sendDrain(worker: WorkerProcess, move: boolean): Promise<void> {
     const { pool, ask, retryDelayMs: againMs = RETRY_DELAY_MS } = this.options;
     const query = new URLSearchParams(move ? { move: 'true' } : {});
@@ -149,21 +149,21 @@ export class PoolDrain {
   }
 }
 
-/** Figures of all workers together. Totals of workers that have ended stay in: to Prometheus a total only grows. */
+/** Metrics of all workers together. Totals of ended workers are kept, because a Prometheus counter must not decrease. */
 export class PoolMetrics {
-  /** `own`: of the process that collects. */
+  /** `own`: metrics of the primary process. */
   constructor(private readonly own: () => Promise<MetricValues> = () => Promise.resolve([])) {}
 
   private readonly latest = new Map<WorkerProcess, MetricValues>();
   private endedTotals: Promise<MetricValues> = Promise.resolve([]);
 
-  /** A worker that does not answer counts with what it said last. */
+  /** Sums the metrics. A worker that does not answer counts with its latest values. */
   async collect(workers: readonly WorkerProcess[]): Promise<{ type: string; text: string }> {
     await Promise.all(workers.map((worker) => this.refresh(worker)));
     return sumMetrics([...this.latest.values(), await this.endedTotals, await this.own()]);
   }
 
-  /** It has ended; what it counted since it was last asked is not known. */
+  /** Called when a worker has ended; changes since its latest values are lost. */
   retire(worker: WorkerProcess): void {
     const last = this.latest.get(worker);
     if (!last) return;
@@ -176,7 +176,7 @@ export class PoolMetrics {
       const reply = await worker.ask({ about: 'figures' }, WORKER_TIMEOUT_MS);
       if (reply.about === 'figures') this.latest.set(worker, reply.figures);
     } catch {
-      // It has ended or stands still: its figures of before are the best there are.
+      // The worker has ended or is blocked; its latest values are kept.
     }
   }
 }

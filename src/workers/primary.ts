@@ -13,7 +13,7 @@ type PrimaryConfig = Pick<Config, 'workers' | 'admin' | 'connections' | 'trusted
 
 export interface PrimaryOptions extends PrimaryConfig {
   readonly log: Log;
-  /** What is forked; this process's own program by default. It is a worker by its `workerPlace`. */
+  /** Program to fork; default: the program of this process. `workerIdentity` tells it that it is a worker. */
   readonly program?: { readonly exec: string; readonly args?: string[] };
 }
 
@@ -21,17 +21,17 @@ export interface PrimaryOptions extends PrimaryConfig {
 export interface Primary {
   readonly urls: readonly string[];
   readonly adminUrl?: string;
-  /** Call it when the world has been told where to find us. */
+  /** To be called after the `listening` line was printed. */
   announce(): void;
-  /** Fulfilled when all workers have ended gently. */
+  /** Resolves when all workers have stopped gracefully. */
   stop(): Promise<void>;
 }
 
-/** Forks the workers and waits until all of them listen. This process itself serves operators only, no clients. */
+/** Forks the workers and waits until all are listening. The primary itself serves only the admin listener, no clients. */
 export async function startPrimary({ log, program, ...config }: PrimaryOptions): Promise<Primary> {
   const { workers, admin } = config;
   cluster.schedulingPolicy = cluster.SCHED_RR;
-  // Figures may be NaN or infinite, which JSON cannot say.
+  // Metrics may be NaN or infinite, which JSON cannot represent.
   cluster.setupPrimary({ ...program, serialization: 'advanced' });
   const metrics = new ConnectionMetrics();
   const figures = new PoolMetrics(() => metrics.values());
@@ -72,13 +72,13 @@ interface ClientGateDeps {
   readonly endIdle: () => void;
 }
 
-/** Each worker has descriptors of its own: all of them together may have so many times the connections of one. */
+/** Limits the connections of all workers together. Each worker has its own file descriptors, so the limits scale with them. */
 function clientGate(config: PrimaryConfig, deps: ClientGateDeps): ClientGate {
   const { workers, connections: settings, trustedProxies, cluster: { listen } = {} } = config;
   const trust = new TrustedProxies(trustedProxies);
   const monotonic = (): number => performance.now();
   const limits = clientLimits({ settings, processes: workers, trust, ...deps, monotonic });
-  // Node's key has the port behind the host: what other nodes connect to is no listener for clients.
+  // Node's key contains the port after the host; the cluster listener is not for clients.
   const ofNodes = listen?.kind === 'tcp' ? new RegExp(`^.*:${listen.port}:[46]:`) : undefined;
   return { admit: (address) => limits.admit(address), isForClients: (key) => !ofNodes?.test(key) };
 }

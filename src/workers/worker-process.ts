@@ -7,15 +7,15 @@ import { identityVariables, type WorkerIdentity } from './worker.js';
 /** A worker could not start; the message is for people. */
 export class WorkerFailed extends Error {}
 
-/** How a process ended: with a code of its own, or by a signal. */
+/** How a process ended: with an exit code or by a signal. */
 export interface ProcessExit {
   readonly code?: number;
   readonly signal?: string;
 }
 
-/** One process that was forked to be a worker. */
+/** A forked worker process. */
 export class WorkerProcess {
-  /** Where it listens. Fails with `WorkerFailed` when it ends before it does. */
+  /** URLs on which it listens. Rejects with `WorkerFailed` if it ends first. */
   readonly listening: Promise<readonly string[]>;
   readonly ended: Promise<ProcessExit>;
   private readonly forked: Worker;
@@ -27,7 +27,7 @@ export class WorkerProcess {
   constructor(place: WorkerIdentity, gate?: ClientGate) {
     this.forked = cluster.fork(identityVariables(place));
     this.connections = new AssignedConnections(this.forked, gate);
-    // A message to a process that has just ended; that it ended is heard below.
+    // A message to a process that has just ended; `ended` handles its end.
     this.forked.on('error', () => undefined);
     this.ended = this.waitForExit();
     void this.ended.then(() => this.settleAll(new Error('the worker has ended')));
@@ -42,7 +42,7 @@ export class WorkerProcess {
     return this.forked.process.pid!;
   }
 
-  /** Why it could not start, in its own words. */
+  /** Why it could not start, as reported by the worker. */
   get problem(): string | undefined {
     return this.failureReason;
   }
@@ -51,7 +51,7 @@ export class WorkerProcess {
     if (this.forked.isConnected()) this.forked.send(message);
   }
 
-  /** Fails when it ends first, or has nothing to say within that time. */
+  /** Sends a request. Rejects if the worker ends first or does not answer within `timeoutMs`. */
   ask(question: WorkerRequest, timeoutMs?: number): Promise<WorkerReply> {
     const number = ++this.lastRequestNumber;
     return new Promise((resolve, reject) => {
@@ -67,13 +67,13 @@ export class WorkerProcess {
     });
   }
 
-  /** At once, with whatever is under way. */
+  /** Kills the process immediately. */
   kill(): void {
     this.forked.process.kill('SIGKILL');
   }
 
   private async waitForExit(): Promise<ProcessExit> {
-    // `exit` can come before its last words have been read, `disconnect` not at all while a connection is on its way.
+    // `exit` can precede the last messages, and `disconnect` is not emitted while a connection is being passed.
     const [code, signal] = (await once(this.forked.process, 'close')) as [number | null, string | null];
     return signal ? { signal } : { code: code ?? -1 };
   }
@@ -110,43 +110,43 @@ export class WorkerProcess {
   }
 }
 
-/** `with code 1`, `by SIGKILL`. */
+/** The end as text: `with code 1`, `by SIGKILL`. */
 export function describeExit({ code, signal }: ProcessExit): string {
   return signal === undefined ? `with code ${code}` : `by ${signal}`;
 }
 
-/** What node:cluster's messages have in common; `seq` is answered with `ack`. */
+/** An internal message of node:cluster; `seq` is acknowledged by `ack`. */
 interface ClusterMessage {
   readonly cmd?: string;
   readonly act?: string;
-  /** Names the listener that a connection came to. */
+  /** Identifies the listener of a connection. */
   readonly key?: string;
   readonly seq?: number;
   readonly ack?: number;
   readonly accepted?: boolean;
 }
 
-/** A connection that no process reads from yet. */
+/** A connection that no worker has accepted yet. */
 interface ConnectionHandle {
   getpeername?(out: { address?: string }): number;
   reset?(): number;
 }
 
+/** Decides which client connections are admitted. */
 export interface ClientGate extends ConnectionGate {
-  /** Whether what connects to this listener is a client. */
+  /** Whether the listener with this key is for clients. */
   readonly isForClients: (key: string) => boolean;
 }
 
 /**
- * The connections that one worker is given. Those that a worker left which ended before it said that it had them are ended:
- * Node's primary process would keep its copy open for ever, and the client would wait as long; needed until node:cluster
- * closes them itself. They are not given to another worker, which would take what is left of a request for the beginning of
- * one. Clients beyond the limits are turned away here, before a worker hears of them.
+ * The connections passed to one worker, counted against the limits of clients. Connections that a worker had not
+ * confirmed when it ended are closed: Node's primary process would keep its copy open forever (until node:cluster closes
+ * them itself), and another worker would take the rest of a request for the beginning of one.
  */
 export class AssignedConnections {
-  /** Those that the worker has not said it has, by the number of the message; with how they are counted no more. */
+  /** Release functions of connections that the worker has not confirmed, by message number. */
   private readonly unconfirmed = new Map<number, () => void>();
-  /** Those that clients have with it, by their place in the order in which it took them. */
+  /** Release functions of open client connections, by the order in which the worker accepted them. */
   private readonly open = new Map<number, () => void>();
   private acceptedCount = 0;
   private isDisconnected = false;
@@ -164,11 +164,11 @@ export class AssignedConnections {
     };
     child.on('internalMessage', (message: ClusterMessage) => this.onInternalMessage(message));
     child.once('disconnect', () => (this.isDisconnected = true));
-    // By then every message that it sent has been read.
+    // At `close` every message of the worker has been read.
     child.once('close', () => this.endAll());
   }
 
-  /** The worker tells which of those it took have ended. */
+  /** Called with the numbers of accepted connections that have closed. */
   ended(numbers: readonly number[]): void {
     for (const number of numbers) {
       this.open.get(number)?.();
@@ -176,7 +176,7 @@ export class AssignedConnections {
     }
   }
 
-  /** False when it is refused. */
+  /** Counts a connection before it is passed on. False if the limits refuse it. */
   private assign({ key = '' }: ClusterMessage, seq: number, handle: unknown): boolean {
     const { gate } = this;
     if (!gate?.isForClients(key)) {
@@ -189,7 +189,7 @@ export class AssignedConnections {
       return true;
     }
     (handle as ConnectionHandle).reset?.();
-    // Not within the call: the next connection is given when this one is accounted for.
+    // Deferred, because confirming this connection makes node:cluster pass on the next one.
     process.nextTick(() => this.confirm(seq));
     return false;
   }
@@ -207,12 +207,12 @@ export class AssignedConnections {
     for (const release of [...this.unconfirmed.values(), ...this.open.values()]) release();
     this.unconfirmed.clear();
     this.open.clear();
-    // Left out as well while a connection is on its way: without it, more would be given to the dead.
+    // Node omits `disconnect` while a connection is being passed; without it, more connections would go to the ended worker.
     if (!this.isDisconnected) this.worker.process.emit('disconnect');
     for (const seq of unheard) this.confirm(seq);
   }
 
-  /** Node takes it for accepted by the worker, and closes its own copy. */
+  /** Makes Node treat the connection as accepted by the worker, so that it closes its own copy. */
   private confirm(seq: number): void {
     this.worker.process.emit('internalMessage', { cmd: 'NODE_CLUSTER', ack: seq, accepted: true });
   }
@@ -220,7 +220,7 @@ export class AssignedConnections {
 
 const NOT_COUNTED = (): void => undefined;
 
-/** Empty for a Unix socket, and for a connection that has ended already. */
+/** Address of the peer; empty for a Unix socket or a closed connection. */
 function addressOf(handle: ConnectionHandle): string {
   const peer: { address?: string } = {};
   handle.getpeername?.(peer);

@@ -5,13 +5,13 @@ import { maxConnections } from '../server/connection-limits.js';
 import type { FromWorker, WorkerRequest, WorkerReply, ToWorker } from './messages.js';
 
 export interface PrimaryCommands {
-  /** `primary-gone`: nobody will ask for anything any more. */
+  /** `primary-gone`: the primary process has exited. */
   onStop(why: 'asked' | 'primary-gone'): void;
-  /** The primary has said that all workers listen. */
+  /** Called when all workers are listening. */
   onAnnounced(): void;
 }
 
-/** A worker's connection with the primary process that forked it. */
+/** The channel of a worker to its primary process. */
 export class PrimaryLink {
   private operators: App['admin'] | undefined;
   private connections: App['connections'] | undefined;
@@ -20,13 +20,13 @@ export class PrimaryLink {
   constructor(orders: PrimaryCommands) {
     process.on('message', (message: ToWorker) => this.onMessage(message, orders));
     cluster.worker?.once('disconnect', () => {
-      // Else Node would end this process here and now, with all that its clients are sending.
+      // Otherwise Node would end this process immediately, with all requests in progress.
       cluster.worker!.exitedAfterDisconnect = true;
       orders.onStop('primary-gone');
     });
   }
 
-  /** From here on the primary counts on this worker and may ask what its operators are to be told. */
+  /** Reports that this worker is listening; from now on the primary may send requests. */
   ready({ urls, admin: operators, connections }: Pick<App, 'urls' | 'admin' | 'connections'>): void {
     this.operators = operators;
     this.connections = connections;
@@ -34,7 +34,7 @@ export class PrimaryLink {
     this.send({ kind: 'listening', urls });
   }
 
-  /** Fulfilled when the primary has been told, or is not there any more. */
+  /** Resolves when the message was sent, or the primary has exited. */
   reportFailure(why: string): Promise<void> {
     return new Promise((resolve) => this.send({ kind: 'failed', why }, resolve));
   }
@@ -52,7 +52,7 @@ export class PrimaryLink {
     }
   }
 
-  /** Those of one turn of the event loop make one message. */
+  /** Reports closed connections, one message per turn of the event loop. */
   private connectionEnded(number: number): void {
     if (this.ended.push(number) > 1) return;
     setImmediate(() => this.send({ kind: 'connections-ended', numbers: this.ended.splice(0) }));
@@ -74,23 +74,23 @@ export class PrimaryLink {
   }
 
   private send(message: FromWorker, done: () => void = () => undefined): void {
-    // Without a callback, a channel that has just closed would be an 'error' event of the process.
+    // Without a callback, a channel that has just closed would emit 'error' on the process.
     if (process.connected) process.send!(message, undefined, undefined, () => done());
     else done();
   }
 }
 
-/** Which of the workers a process is. */
+/** Identifies a worker process. */
 export interface WorkerIdentity {
-  /** From 1; the one that takes the place of a worker that ended has the same. */
+  /** From 1; a replacement has the same number as the worker that ended. */
   readonly number: number;
-  /** Others listen already on what this one will listen on. */
+  /** Whether other workers already listen on the same addresses. */
   readonly othersListen: boolean;
 }
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Undefined: this process was not forked by a primary of ours. */
+/** The identity of this process; undefined if it is not a worker. */
 export function workerIdentity(env: Environment): WorkerIdentity | undefined {
   const number = env['RUFH_WORKER'];
   return number === undefined
@@ -98,14 +98,14 @@ export function workerIdentity(env: Environment): WorkerIdentity | undefined {
     : { number: Number(number), othersListen: env['RUFH_WORKER_LATER'] === 'yes' };
 }
 
-/** The variables that tell a process its place. */
+/** The environment variables that pass the identity to a worker. */
 export function identityVariables({ number, othersListen }: WorkerIdentity): Record<string, string> {
   return { RUFH_WORKER: String(number), RUFH_WORKER_LATER: othersListen ? 'yes' : 'no' };
 }
 
 /**
- * The configuration as one worker runs it: operators are the primary's, and so are the limits of connections but for the
- * descriptors of this process; sockets may be shared already.
+ * The configuration of one worker. The primary handles the admin listener and the connection limits, except for the
+ * descriptors of this process; Unix sockets may already be shared.
  */
 export function workerConfig(config: Config, { othersListen }: WorkerIdentity): Config {
   const listeners = config.listeners.map((listener) =>
