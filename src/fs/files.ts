@@ -260,6 +260,7 @@ export function assertUploadId(id: string): void {
   if (!ID.test(id)) throw new Fault('CONTRACT_BROKEN', 'not an upload id', false);
 }
 
+/** True for a text that may be the name of a chunk file. */
 export function isChunkName(name: string): boolean {
   return CHUNK_NAME.test(name);
 }

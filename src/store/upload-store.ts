@@ -22,6 +22,7 @@ export type NewUpload = Pick<
   | 'expiresAt'
 >;
 
+/** A new upload whose client sent an `Idempotency-Key`. */
 export type KeyedUpload = NewUpload & { readonly clientKey: string };
 
 /** A change of the offset, made by the holder of a lease. */

@@ -336,7 +336,7 @@ export class EmbeddedStore implements UploadStore {
   }
 
   setAsideRecords(): Promise<readonly SetAsideRecord[]> {
-    return Promise.resolve(this.records.setAside());
+    return Promise.resolve(this.records.setAsideRecords());
   }
 
   /** Removes old files next to the records that belong to none. */

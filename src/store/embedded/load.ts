@@ -20,6 +20,7 @@ import { RecordFile, removeAnswer } from './record-file.js';
 import { readRecord, type ReadRecord } from './record-lines.js';
 import { type Claim, type UploadRecord, withLostLine } from './transitions.js';
 
+/** An upload in memory, with its file. */
 export interface RecordEntry {
   record: UploadRecord;
   readonly file: RecordFile;
@@ -36,6 +37,7 @@ export interface RecordEntry {
   readonly hasLostLine?: boolean;
 }
 
+/** The directory of the records, and what its users share. */
 export interface RecordsDisk {
   readonly directory: string;
   readonly directorySync: DirectorySync;
@@ -49,6 +51,7 @@ export interface LossObserver {
   readonly onLoss?: (upload: Upload, problem: string) => void;
 }
 
+/** The result of `loadRecords`. */
 export interface LoadedRecords {
   readonly entries: Map<string, RecordEntry>;
   /** By id: records that could not be read, and files that are not valid records. */
@@ -139,6 +142,7 @@ interface LoadTask {
   readonly loaded: LoadedRecords;
 }
 
+/** The upload's id and the ending of a file name; `foreign` for a file that is not ours. */
 export function splitFileName(name: string): [id: string, kind: string] {
   const dot = name.indexOf('.');
   const id = name.slice(0, dot);
@@ -161,6 +165,7 @@ async function loadRecord(id: string, { disk, observer, loaded }: LoadTask): Pro
   }
 }
 
+/** The record as invalid, because something of its upload is lost. */
 export function asLost(record: UploadRecord): UploadRecord {
   return { ...record, upload: { ...record.upload, phase: 'invalid', lost: true } };
 }

@@ -66,7 +66,7 @@ export class Records {
     const { entries, setAsideById } = this;
     this.leftovers = new Leftovers(disk, {
       entry: (id) => entries.get(id),
-      setAsideRecords: (id) => setAsideById.get(id),
+      setAsideRecord: (id) => setAsideById.get(id),
     });
   }
 
@@ -118,7 +118,7 @@ export class Records {
   }
 
   /** The records that cannot be used. */
-  setAside(): readonly SetAsideRecord[] {
+  setAsideRecords(): readonly SetAsideRecord[] {
     return [...this.setAsideById.values()];
   }
 
@@ -366,7 +366,7 @@ interface Sighting {
 /** The records that `Leftovers` must not touch. */
 export interface KnownRecords {
   entry(id: string): RecordEntry | undefined;
-  setAsideRecords(id: string): SetAsideRecord | undefined;
+  setAsideRecord(id: string): SetAsideRecord | undefined;
 }
 
 /**
@@ -403,7 +403,7 @@ export class Leftovers {
   private async isRemovable(name: string, before: ReadonlyMap<string, Sighting>, age: LeftoverAge): Promise<boolean> {
     const [id, kind] = splitFileName(name);
     const { known } = this;
-    const hasRecord = known.entry(id) !== undefined || known.setAsideRecords(id) !== undefined;
+    const hasRecord = known.entry(id) !== undefined || known.setAsideRecord(id) !== undefined;
     if (kind === 'answer' && hasRecord) return false;
     const stats = await undefinedIfMissing(stat(join(this.disk.directory, name)));
     if (!stats) return false;

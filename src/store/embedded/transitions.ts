@@ -35,6 +35,7 @@ const MAX_KEPT_ATTEMPTS = 20;
 /** The phases in which a request to the origin may be sent. */
 export const MAY_BE_SENT: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
 
+/** The record of an upload that was just created. */
 export function newRecord(upload: NewUpload): UploadRecord {
   const empty = { phase: 'receiving', offset: 0, attempts: [], attemptCount: 0 } as const;
   return { upload: { ...upload, ...empty }, chunks: [], token: 0 };
@@ -116,6 +117,7 @@ export interface Moment {
   readonly monotonicMs: number;
 }
 
+/** A record with its claim. */
 export interface ClaimedRecord {
   readonly record: UploadRecord;
   readonly claim?: Claim;
@@ -131,6 +133,7 @@ export function decideBeginEarly({ upload }: UploadRecord, attempt: Attempt): Ch
   return upload.attemptCount === 0 ? { attempt } : 'stale';
 }
 
+/** Ends the early attempt, while the upload is `receiving`. */
 export function decideEndEarly({ upload }: UploadRecord, attempt: Attempt): Change | 'stale' {
   if (upload.phase !== 'receiving') return 'stale';
   if (isKnown(upload, attempt)) return {};
@@ -143,10 +146,12 @@ export function isAlreadyAnswered({ upload }: UploadRecord, answer: Answer, atte
   return isSame && (attempt === undefined || isKnown(upload, attempt));
 }
 
+/** True if the same call has postponed the delivery already. */
 export function isAlreadyPostponed({ upload }: UploadRecord, dueAt: number): boolean {
   return upload.phase === 'complete' && upload.dueAt === dueAt;
 }
 
+/** True if the same call has given the delivery up already. */
 export function isAlreadyGivenUp({ upload }: UploadRecord, why: Undelivered): boolean {
   return upload.phase === 'undelivered' && isSame(upload.undelivered, why);
 }
@@ -189,6 +194,7 @@ export function decideReclaim({ upload }: UploadRecord): Change {
   return upload.phase === 'delivering' ? {} : { set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] };
 }
 
+/** The start or end of an attempt. Throws when it begins twice, or ends without a start. */
 export function decideAttempt(record: UploadRecord, attempt: Attempt, boundary: 'begins' | 'ends'): Change {
   if (isKnown(record.upload, attempt)) return {};
   const known = record.upload.attempts.some(({ number }) => number === attempt.number);
@@ -216,15 +222,18 @@ export function withLostLine(record: UploadRecord, startedAt: number): UploadRec
   return applyToCopy(record, { attempt, ...(outcomeUnknown && { set: { undelivered: outcomeUnknown } }) });
 }
 
+/** → answered. `answerCrc`: the checksum of a body in a file of its own. */
 export function decideAnswer(answer: Answer, expiresAt: number, answerCrc: number | undefined): Change {
   const set = { phase: 'answered', answer, expiresAt } as const;
   return { set, unset: ['dueAt', 'undelivered'], ...(answerCrc !== undefined && { answerCrc }) };
 }
 
+/** delivering → complete. */
 export function decidePostpone(dueAt: number): Change {
   return { set: { phase: 'complete', dueAt } };
 }
 
+/** delivering → undelivered. */
 export function decideGiveUp(why: Undelivered): Change {
   return { set: { phase: 'undelivered', undelivered: why } };
 }
@@ -311,17 +320,20 @@ export function decideCommit(record: UploadRecord, commit: Commit): Change | 'st
   return { token: commit.token, ...(chunk && { chunk }), set };
 }
 
+/** receiving → invalid, unless a newer lease was taken. */
 export function decideInvalidate(record: UploadRecord, token: number, why?: 'lost'): Change | 'stale' | 'gone' {
   if (record.upload.phase === 'invalid' && token === record.token) return {};
   return leaseRefusal(record, token) ?? { token, set: { phase: 'invalid', ...(why && { lost: true }) } };
 }
 
+/** complete | delivering | undelivered → invalid, because stored bytes are lost. */
 export function decideMarkLost({ upload }: UploadRecord): Change | 'gone' {
   if (upload.phase === 'invalid') return {};
   const needsBytes = upload.phase === 'complete' || upload.phase === 'delivering' || upload.phase === 'undelivered';
   return needsBytes ? { set: { phase: 'invalid', lost: true } } : 'gone';
 }
 
+/** Sets the node that has the bytes, if the upload is still as in `expected`. */
 export function decideMove(
   { upload, token: newestToken }: UploadRecord,
   token: number,
@@ -333,6 +345,7 @@ export function decideMove(
   return upload.phase === 'delivering' || !isAsExpected ? 'gone' : { token, set: { node } };
 }
 
+/** Any phase → cancelled. */
 export function decideCancel({ upload }: UploadRecord): Change {
   return upload.phase === 'cancelled' ? {} : { set: { phase: 'cancelled' } };
 }
@@ -421,6 +434,7 @@ export class SettlementWaiters {
   }
 }
 
+/** True if no delivery is waiting or running; also for an unknown upload. */
 export function isSettled(upload: Upload | undefined): boolean {
   return upload?.phase !== 'complete' && upload?.phase !== 'delivering';
 }

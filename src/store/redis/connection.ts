@@ -192,9 +192,9 @@ export class RedisConnection {
 
   /** The id of the store in Redis, undefined for none; also takes a reading of its clock. */
   private async probe(): Promise<string | undefined> {
-    const askedAt = this.clock.now();
+    const sentAt = this.clock.now();
     const [seconds, micros, id] = (await this.sendScript('pulse', [this.keys.store], [])) as [string, string, string?];
-    this.clock.observe(Number(seconds) * 1000 + Number(micros) / 1000, askedAt);
+    this.clock.observe(Number(seconds) * 1000 + Number(micros) / 1000, sentAt);
     return id;
   }
 
@@ -217,11 +217,11 @@ export class RedisConnection {
     const name = (await this.spool?.name()) ?? '';
     const args = [newId, buckets, FORMAT, name, mark, wasUsed ? '1' : ''];
     const reply = await this.sendScript('open-store', [store], args);
-    const [id, foundBuckets, format, isNew, unfinished] = reply as [string, string, string, number, string | null];
+    const [id, foundBuckets, format, isNew, previousMark] = reply as [string, string, string, number, string | null];
     if (format !== FORMAT) throw incompatibleData(`was written in format ${format} by another version of this program`);
     if (foundBuckets !== String(buckets)) throw incompatibleData(`has ${foundBuckets} buckets instead of ${buckets}`);
     this.isNewStore = isNew === 1;
-    this.previousMark = unfinished ?? undefined;
+    this.previousMark = previousMark ?? undefined;
     this.storeId = id;
   }
 
@@ -266,6 +266,7 @@ const RECONNECT_MS = 200;
 /** The first version whose clusters have separate channels per slot. */
 const SHARDED_PUBSUB_VERSION = 7;
 
+/** The clients of one connection, and what depends on them. */
 export interface OpenClients {
   readonly commands: RedisClient;
   readonly bus: RedisBus;

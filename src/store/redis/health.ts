@@ -79,12 +79,12 @@ export class ReplyTimeout {
   private readonly lastReplyAt = new Map<string, number>();
 
   async wait<T>(server: string, reply: Promise<T>): Promise<T> {
-    const begunAt = performance.now();
+    const startedAt = performance.now();
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise<never>((_, reject) => {
       const check = (): void => {
-        const lastHeardAt = Math.max(begunAt, this.lastReplyAt.get(server) ?? 0);
-        const remainingMs = Math.min(lastHeardAt + SILENCE_LIMIT_MS, begunAt + STEP_LIMIT_MS) - performance.now();
+        const lastHeardAt = Math.max(startedAt, this.lastReplyAt.get(server) ?? 0);
+        const remainingMs = Math.min(lastHeardAt + SILENCE_LIMIT_MS, startedAt + STEP_LIMIT_MS) - performance.now();
         if (remainingMs > 0) timer = setTimeout(check, remainingMs);
         // If this process stood still, the reply has arrived but is not read yet.
         else setImmediate(() => reject(new Error('not answered in time')));

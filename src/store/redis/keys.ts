@@ -85,6 +85,7 @@ export class RedisKeys {
   }
 }
 
+/** The keys of one bucket. */
 export interface BucketKeys {
   /** The ids of the bucket's uploads, in order. */
   readonly ids: string;
@@ -93,6 +94,7 @@ export interface BucketKeys {
   readonly channel: string;
 }
 
+/** The keys of one upload, and those of its bucket. */
 export interface UploadKeys extends BucketKeys {
   readonly record: string;
   readonly chunks: string;

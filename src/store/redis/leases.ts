@@ -249,6 +249,7 @@ export interface TakeResult {
   readonly waitMs: number;
 }
 
+/** The state of a lease after its renewal. `asked`: held, but a newer request waits. `lost`: Redis no longer knows it. */
 export type RenewalResult = 'held' | 'asked' | 'taken-over' | 'lost';
 
 /** The minimum time that Redis keeps the state of a lease that is never released. */

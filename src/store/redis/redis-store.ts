@@ -281,6 +281,7 @@ function answerArguments({ answer, body }: KeptAnswer): [string, number, string,
   return [JSON.stringify(answer), answer.at, isInRecord ? 'record' : '', bytes];
 }
 
+/** One step of the store, as a call of its script. */
 export interface Step {
   readonly script: string;
   readonly id: string;
