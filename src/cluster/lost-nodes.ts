@@ -145,10 +145,10 @@ const AFTER_ALL_EXPIRY = Number.MAX_SAFE_INTEGER;
  * after all others, when one could not be ended.
  */
 export async function forgetNode(deps: ForgetNodeDeps): Promise<number> {
-  const seen = new Set<string>();
+  const seenIds = new Set<string>();
   let ended = 0;
   let failure: Fault | undefined;
-  for (let ids = await nextUploads(deps, seen); ids.length > 0; ids = await nextUploads(deps, seen))
+  for (let ids = await nextUploads(deps, seenIds); ids.length > 0; ids = await nextUploads(deps, seenIds))
     for (const id of ids) {
       if (!(await deps.isStillLost())) return ended;
       try {
@@ -162,9 +162,9 @@ export async function forgetNode(deps: ForgetNodeDeps): Promise<number> {
   return ended;
 }
 
-async function nextUploads({ store }: ForgetNodeDeps, seen: Set<string>): Promise<string[]> {
-  const ids = (await store.expired(AFTER_ALL_EXPIRY)).filter((id) => !seen.has(id));
-  for (const id of ids) seen.add(id);
+async function nextUploads({ store }: ForgetNodeDeps, seenIds: Set<string>): Promise<string[]> {
+  const ids = (await store.expired(AFTER_ALL_EXPIRY)).filter((id) => !seenIds.has(id));
+  for (const id of ids) seenIds.add(id);
   return ids;
 }
 

@@ -163,13 +163,15 @@ export class Migration {
   }
 
   /**
-   * `seen`: a delivery needs no lease, and may have stored an answer here since that snapshot. The store then refuses the
+   * `snapshot`: a delivery needs no lease, and may have stored an answer here since then. The store then refuses the
    * move, and the next run copies the answer too.
    */
-  private async changeOwner(seen: Upload, { token }: Lease, signal: AbortSignal): Promise<MoveOutcome> {
+  private async changeOwner(snapshot: Upload, { token }: Lease, signal: AbortSignal): Promise<MoveOutcome> {
     const { store } = this.deps;
     // A step without a reply may have been done all the same; the next look under a lease shows it.
-    const result = await retryWhileUnavailable(() => store.move(this.id, token, this.target.name, seen), { signal });
+    const result = await retryWhileUnavailable(() => store.move(this.id, token, this.target.name, snapshot), {
+      signal,
+    });
     return result === 'stale' || result === 'gone' ? 'later' : this.removeLocal();
   }
 

@@ -51,10 +51,10 @@ export interface DirectoryUse {
 
 /** Fails with reason and remedy when a start with this store must not use the directory. Changes nothing. */
 export async function assertUsable(use: DirectoryUse): Promise<DirectoryState> {
-  const found = await inspectDirectory(use);
-  const reason = refusalOf(found, use.store);
+  const state = await inspectDirectory(use);
+  const reason = refusalOf(state, use.store);
   if (reason !== undefined) throw refused(reason);
-  return found;
+  return state;
 }
 
 /**
@@ -63,10 +63,10 @@ export async function assertUsable(use: DirectoryUse): Promise<DirectoryState> {
  */
 export async function claimForEmbedded(directory: string): Promise<string> {
   const use = { directory, store: 'embedded', isShared: false } as const;
-  const found = await assertUsable(use);
+  const state = await assertUsable(use);
   await removeMarkDrafts(use);
-  if (found.mark?.complete) return found.mark.id;
-  const id = found.mark?.id ?? found.recordsMark ?? randomUUID();
+  if (state.mark?.complete) return state.mark.id;
+  const id = state.mark?.id ?? state.recordsMark ?? randomUUID();
   await beginMark(use, id);
   await withFault(directory, 'marked', async () => {
     for (const part of ['uploads', 'spool']) {

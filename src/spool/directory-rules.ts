@@ -91,25 +91,25 @@ function parsed(text: string): { readonly [Name in keyof DirectoryMark]?: unknow
 }
 
 /** The reason why a start with this kind of store must not use the directory; undefined when it may. */
-export function refusalOf(found: DirectoryState, store: StoreKind): string | undefined {
-  const owner = storeKindOf(found);
-  const besideForeign = owner === undefined ? undefined : refuseBesideForeign(found);
+export function refusalOf(state: DirectoryState, store: StoreKind): string | undefined {
+  const owner = storeKindOf(state);
+  const besideForeign = owner === undefined ? undefined : refuseBesideForeign(state);
   if (besideForeign !== undefined) return besideForeign;
-  if (owner !== undefined && owner !== store) return OTHER_STORE[store](found);
-  if (owner === undefined) return refuseUnowned(found);
-  return refuseMisshapen(found, store) ?? (store === 'embedded' ? refuseIncomplete(found) : refuseWrongNode(found));
+  if (owner !== undefined && owner !== store) return OTHER_STORE[store](state);
+  if (owner === undefined) return refuseUnowned(state);
+  return refuseMisshapen(state, store) ?? (store === 'embedded' ? refuseIncomplete(state) : refuseWrongNode(state));
 }
 
 /** The kind of store that has used the directory; undefined for none. Directories of earlier versions have no mark. */
-function storeKindOf(found: DirectoryState): StoreKind | undefined {
-  const { mark, records, hasRecord, wasStarted } = found;
+function storeKindOf(state: DirectoryState): StoreKind | undefined {
+  const { mark, records, hasRecord, wasStarted } = state;
   if (mark) return mark.store;
-  if (found.isRecordsMarkOurs) return 'embedded';
-  if (found.isSpoolMarkOurs || found.node === 'ours') return 'redis';
+  if (state.isRecordsMarkOurs) return 'embedded';
+  if (state.isSpoolMarkOurs || state.node === 'ours') return 'redis';
   return hasRecord || (wasStarted && records !== 'missing') ? 'embedded' : undefined;
 }
 
-const OTHER_STORE: Readonly<Record<StoreKind, (found: DirectoryState) => string>> = {
+const OTHER_STORE: Readonly<Record<StoreKind, (state: DirectoryState) => string>> = {
   embedded: ({ path }) =>
     `${path} belongs to nodes with Redis, and this start has the embedded store: give it their configuration (--config, ` +
     'with `store.type: redis`), or choose another --data. Nothing was changed',
@@ -184,9 +184,9 @@ function refuseIncomplete({ path, mark, recordsMark, spoolMark, records, spool }
   const id = mark?.id ?? recordsMark;
   const mayLackMarks = mark?.complete === false;
   const halves = { uploads: recordsMark, spool: spoolMark };
-  for (const [name, found] of Object.entries(halves)) {
-    if (found === id || (found === undefined && mayLackMarks)) continue;
-    return found === undefined
+  for (const [name, storeMark] of Object.entries(halves)) {
+    if (storeMark === id || (storeMark === undefined && mayLackMarks)) continue;
+    return storeMark === undefined
       ? `${path}/${name} is missing, or is not the one that belongs to the rest of ${path} (it has no .store): ${PARTIAL_COPY}`
       : `${path}/${name} belongs to another data directory than the rest of ${path}: ${PARTIAL_COPY}`;
   }
@@ -285,8 +285,8 @@ const RECORD_START = /^[0-9a-f]{8} \{"format":\d+,"upload":\{/;
 /** The text of a small regular file; undefined for other files, because opening a pipe without a writer would block. */
 export async function readSmallFile(path: string): Promise<string | undefined> {
   try {
-    const found = await lstat(path);
-    return found.isFile() && found.size <= MAX_TEXT_BYTES ? await readHead(path) : undefined;
+    const stats = await lstat(path);
+    return stats.isFile() && stats.size <= MAX_TEXT_BYTES ? await readHead(path) : undefined;
   } catch (error) {
     // Another process has removed the file meanwhile.
     if (hasCode(error, 'ENOENT')) return '';

@@ -170,14 +170,14 @@ export class LocalSpool implements Spool {
     await withFault('the bytes of an upload cannot be removed', () => removeTree(join(this.root, id)));
   }
 
-  async *list(unlisted?: (id: string, fault: Error) => void): AsyncGenerator<SpooledChunk> {
+  async *list(onUnlisted?: (id: string, fault: Error) => void): AsyncGenerator<SpooledChunk> {
     for await (const directory of this.entries()) {
       if (!directory.isDirectory() || !isUploadId(directory.name)) continue;
       try {
         yield* await this.filesOf(directory.name);
       } catch (error) {
-        if (!unlisted || !(error instanceof Fault)) throw error;
-        unlisted(directory.name, error);
+        if (!onUnlisted || !(error instanceof Fault)) throw error;
+        onUnlisted(directory.name, error);
       }
     }
   }
@@ -231,7 +231,7 @@ export class LocalSpool implements Spool {
 
   private async createAcknowledgedFile(id: string, path: string): Promise<void> {
     const directory = join(this.root, id);
-    const since = this.names.failures;
+    const failuresBefore = this.names.failures;
     try {
       await close(await createFile(directory, path));
     } catch (error) {
@@ -239,7 +239,7 @@ export class LocalSpool implements Spool {
       if (!(error instanceof Fault) || error.code !== 'CHUNK_EXISTS') throw error;
     }
     try {
-      await Promise.all([this.names.sync(directory, since), this.names.sync(this.root, since)]);
+      await Promise.all([this.names.sync(directory, failuresBefore), this.names.sync(this.root, failuresBefore)]);
       this.rememberDurable(id, -1);
     } catch (error) {
       // The next process must not consider a name durable whose sync has failed.

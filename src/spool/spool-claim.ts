@@ -54,14 +54,14 @@ export async function assertClaimable(claim: SpoolClaim): Promise<void> {
  */
 export async function claimSpool(claim: SpoolClaim): Promise<boolean> {
   const { directory, storeId, log } = claim;
-  const found = await inspect(claim);
-  const reason = refusalOf(found, claim);
+  const state = await inspect(claim);
+  const reason = refusalOf(state, claim);
   if (reason !== undefined) throw new Fault('CONTRACT_BROKEN', reason, false);
   await removeMarkDrafts(useOf(claim));
-  if (found.spoolMark === storeId && found.mark?.complete && found.mark.id === storeId) return true;
+  if (state.spoolMark === storeId && state.mark?.complete && state.mark.id === storeId) return true;
   try {
-    if (!found.mark) await beginMark(useOf(claim), storeId);
-    if (found.spoolMark !== storeId && hasForeignBytes(found)) {
+    if (!state.mark) await beginMark(useOf(claim), storeId);
+    if (state.spoolMark !== storeId && hasForeignBytes(state)) {
       log.error({ data: directory }, FOREIGN_BYTES);
       await recordTakeover(directory, storeId);
     }
@@ -71,7 +71,7 @@ export async function claimSpool(claim: SpoolClaim): Promise<boolean> {
     await completeMark(useOf(claim), storeId);
     return true;
   } catch (error) {
-    if (found.spoolMark === undefined || !lacksRoom(error as Error)) throw error;
+    if (state.spoolMark === undefined || !lacksRoom(error as Error)) throw error;
     log.error({ code: 'STORAGE_FULL', data: directory, err: error }, NOT_MARKED);
     return false;
   }
@@ -96,9 +96,9 @@ function useOf({ directory, isShared }: SpoolClaim) {
 async function inspect(claim: SpoolClaim): Promise<DirectoryState> {
   const { storeId, startsConcurrently } = claim;
   for (let tries = 0; ; tries++) {
-    const found = await assertUsable(useOf(claim));
-    if (found.spoolMark === storeId || isMadeForSpool(found, claim) || !startsConcurrently || tries === MAX_CHECKS)
-      return found;
+    const state = await assertUsable(useOf(claim));
+    if (state.spoolMark === storeId || isMadeForSpool(state, claim) || !startsConcurrently || tries === MAX_CHECKS)
+      return state;
     await sleep(CHECK_INTERVAL_MS);
   }
 }
@@ -111,14 +111,14 @@ function isMadeForSpool({ spoolMark }: DirectoryState, { isNewStore, unfinishedS
   return isNewStore || unfinishedStartMark === (spoolMark ?? '');
 }
 
-function refusalOf(found: DirectoryState, claim: SpoolClaim): string | undefined {
+function refusalOf(state: DirectoryState, claim: SpoolClaim): string | undefined {
   const { directory, isShared, storeId } = claim;
-  const { mark, spoolMark, spool, records } = found;
+  const { mark, spoolMark, spool, records } = state;
   if (spoolMark === storeId) return undefined;
   if (records === 'filled') return recordsMessage(directory);
   if (spoolMark === undefined && mark?.complete) return spoolMissingMessage(directory, mark.id);
   if (spoolMark === undefined && spool === 'filled') return unmarkedMessage(directory, storeId);
-  if (isMadeForSpool(found, claim) || !(isShared || hasForeignBytes(found))) return undefined;
+  if (isMadeForSpool(state, claim) || !(isShared || hasForeignBytes(state))) return undefined;
   return mark?.id === storeId ? damagedMessage(directory, storeId) : otherStoreMessage(directory, isShared, storeId);
 }
 
@@ -157,7 +157,7 @@ function unmarkedMessage(directory: string, storeId: string): string {
 function damagedMessage(directory: string, storeId: string): string {
   return (
     `${markPath(directory)} is damaged, or a start with another Redis did not come to its end: it names another store than ` +
-    `rufh-proxy.json beside it, which says that the directory is that of this Redis. If it is, stop whoever uses it for ` +
+    `rufh-proxy.json beside it, which says that the directory is that of this Redis. If it is, stop the nodes that use it for ` +
     `another store, and ${markRemedy(directory, storeId)}`
   );
 }
@@ -226,10 +226,10 @@ export function readTakeovers(directory: string): Promise<Takeovers | undefined>
     for (const name of (await undefinedIfMissing(readdir(path))) ?? []) {
       const text = DRAFT.test(name) ? undefined : await undefinedIfMissing(readText(join(path, name)));
       if (text === undefined) continue;
-      const found = await undefinedIfMissing(stat(join(path, name)));
+      const stats = await undefinedIfMissing(stat(join(path, name)));
       for (const id of text.split('\n')) if (isGeneratedId(id)) ids.add(id);
       notes.push(name);
-      since = Math.min(since, found?.mtimeMs ?? since);
+      since = Math.min(since, stats?.mtimeMs ?? since);
     }
     return notes.length === 0 ? undefined : { ids, since, notes };
   });

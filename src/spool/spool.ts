@@ -58,8 +58,8 @@ export interface Spool {
   /** Removes all files of one upload. */
   remove(id: string): Promise<void>;
   /**
-   * All files in the spool, grouped by upload. An upload whose files cannot be listed is passed to `unlisted` and left out;
-   * without that callback the listing fails.
+   * All files in the spool, grouped by upload. An upload whose files cannot be listed is passed to `onUnlisted` and
+   * left out; without that callback the listing fails.
    */
   list(onUnlisted?: (id: string, fault: Error) => void): AsyncIterable<SpooledChunk>;
   /** All files of one upload. */

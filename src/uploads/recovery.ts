@@ -174,10 +174,10 @@ async function giveUp(upload: Upload, { token }: Lease, deps: RecoveryDeps): Pro
 
 /** Looks for missing files by name, because a listing may leave some out. */
 async function lookUpMissing(id: string, chunks: readonly Chunk[], files: Files, spool: Spool): Promise<Files> {
-  const found = new Map(files);
+  const sizes = new Map(files);
   for (const { name, size } of chunks)
-    if ((files.get(name) ?? 0) < size) found.set(name, (await spool.size(id, name)) ?? 0);
-  return found;
+    if ((files.get(name) ?? 0) < size) sizes.set(name, (await spool.size(id, name)) ?? 0);
+  return sizes;
 }
 
 /** True when the files contain every committed byte, and the chunks join up to the offset. */
@@ -208,13 +208,13 @@ export interface SpooledUpload {
   readonly files: readonly SpooledChunk[];
 }
 
-/** All files of a spool, grouped by upload; `unlisted` gets the uploads whose files cannot be listed. */
+/** All files of a spool, grouped by upload; `onUnlisted` gets the uploads whose files cannot be listed. */
 export async function* spooledUploads(
   spool: Pick<Spool, 'list'>,
-  unlisted: (id: string, fault: Error) => void,
+  onUnlisted: (id: string, fault: Error) => void,
 ): AsyncGenerator<SpooledUpload> {
   let files: SpooledChunk[] = [];
-  for await (const file of spool.list(unlisted)) {
+  for await (const file of spool.list(onUnlisted)) {
     const before = files[0];
     if (before && before.id !== file.id) {
       yield { id: before.id, files };

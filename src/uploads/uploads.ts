@@ -105,9 +105,9 @@ export class Uploads {
     return this.receiveNew(intent, await openUpload(intent, route, creation, this.deps), call);
   }
 
-  /** Appends to an upload. `found`: the upload as the caller has already read it. */
-  async append(intent: AppendIntent, call: UploadCall, found?: Upload): Promise<Outcome | Interrupted> {
-    const known = await this.findLive(intent.id, found);
+  /** Appends to an upload. `loaded`: the upload as the caller has already read it. */
+  async append(intent: AppendIntent, call: UploadCall, loaded?: Upload): Promise<Outcome | Interrupted> {
+    const known = await this.findLive(intent.id, loaded);
     if ('reason' in known) return refused(known);
     if (known.phase !== 'receiving') return this.answers.repeat(intent, known, call);
     const lease = await this.deps.leases.take(intent.id);
@@ -123,8 +123,8 @@ export class Uploads {
   }
 
   /** RUFH §4.3.2, §4.6: an offset that a client is given must be accepted later, so even reading it takes the lease. */
-  async retrieve(intent: RetrieveIntent, found?: Upload): Promise<Outcome | Interrupted> {
-    const known = await this.findLive(intent.id, found);
+  async retrieve(intent: RetrieveIntent, loaded?: Upload): Promise<Outcome | Interrupted> {
+    const known = await this.findLive(intent.id, loaded);
     if ('reason' in known) return refused(known);
     if (known.phase !== 'receiving')
       return { kind: 'retrieved', upload: await this.deps.delivery.recordClientAsked(known) };
@@ -139,8 +139,8 @@ export class Uploads {
   }
 
   /** Ends the request that still writes to the upload, then removes the upload (RUFH §4.5). */
-  async cancel(intent: CancelIntent, found?: Upload): Promise<Outcome> {
-    const known = await this.findLive(intent.id, found);
+  async cancel(intent: CancelIntent, loaded?: Upload): Promise<Outcome> {
+    const known = await this.findLive(intent.id, loaded);
     if ('reason' in known) return refused(known);
     const lease = known.phase === 'receiving' ? await this.deps.leases.take(intent.id, 'to-end') : undefined;
     try {
@@ -306,8 +306,8 @@ export class Uploads {
     return true;
   }
 
-  private async findLive(id: string, found?: Upload): Promise<Upload | Refusal> {
-    const upload = found ?? (await this.deps.store.get(id));
+  private async findLive(id: string, loaded?: Upload): Promise<Upload | Refusal> {
+    const upload = loaded ?? (await this.deps.store.get(id));
     if (!upload || upload.phase === 'cancelled') return { reason: 'unknown-upload' };
     if (upload.phase === 'invalid') return { reason: 'gone', detail: whyGone(upload) };
     if (upload.expiresAt <= (this.deps.expiryClock ?? this.deps.clock)())

@@ -15,8 +15,8 @@ export function refuseCreation(intent: CreateIntent, limits: Limits): Refusal | 
     if (contentLength > declaredLength)
       return inconsistent(`The content has ${contentLength} bytes, more than the Upload-Length of ${declaredLength}.`);
   }
-  const least = Math.max(declaredLength ?? 0, contentLength ?? 0);
-  if (limits.maxSize !== undefined && least > limits.maxSize) return { reason: 'too-large', maxSize: limits.maxSize };
+  const minSize = Math.max(declaredLength ?? 0, contentLength ?? 0);
+  if (limits.maxSize !== undefined && minSize > limits.maxSize) return { reason: 'too-large', maxSize: limits.maxSize };
   return undefined;
 }
 
