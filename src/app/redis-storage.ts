@@ -38,9 +38,9 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
   const { shared: isShared } = spoolConfig;
   await assertUsable({ directory: data, store: 'redis', isShared });
   const sharedDirectory = new SharedDirectory(data, log);
-  const connection = await connect(config, deps, sharedDirectory);
+  const { connection, storeId } = await connect(config, deps, sharedDirectory);
   const node = isShared ? undefined : await nodeName(data);
-  if (node !== undefined) await noteNode({ directory: data, store: 'redis', isShared }, connection.storeId, node);
+  if (node !== undefined) await noteNode({ directory: data, store: 'redis', isShared }, storeId, node);
   const store = new RedisStore({ connection, node: node ?? '' });
   closers.push(() => store.close());
   const leases = new RedisLeases(connection);
@@ -104,12 +104,15 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
   };
 }
 
-/** Connects to Redis, and claims the directory for its store. */
+/**
+ * Connects to Redis, and claims the directory for its store. `connection.storeId` changes later if Redis loses its
+ * data.
+ */
 async function connect(
   config: RedisBacked,
   { log, clock, longestAgeMs, timings, closers }: StorageDeps,
   sharedDirectory: SharedDirectory,
-): Promise<RedisConnection> {
+): Promise<{ readonly connection: RedisConnection; readonly storeId: string }> {
   const { data, spool } = config;
   const { shared: isShared } = spool;
   const prepare = once(() => (isShared ? sharedDirectory.test() : lockOwnDirectory(config, closers)));
@@ -144,7 +147,7 @@ async function connect(
   connection.onStoreReplaced((otherId) => claimForStore(data, otherId));
   if (await claimSpool(claim)) await connection.confirmMarked();
   else connection.retryMarking();
-  return connection;
+  return { connection, storeId };
 }
 
 /** Other processes use the spool too: other nodes, or other workers of this one. */
