@@ -68,5 +68,7 @@ test('a refusal that is shown is cut when it cannot be kept, the upload having e
   const reading = bodyOf(await shown(upload));
   await room.store.invalidate(upload.id, await room.store.nextToken(upload.id));
   goOn();
-  await expect(within(reading, 'the end of the refusal')).rejects.toThrow('the upload has gone on without this answer');
+  await expect(within(reading, 'the end of the refusal')).rejects.toThrow(
+    'the upload has continued without this answer',
+  );
 });
