@@ -19,7 +19,7 @@ import {
 } from './exchange.js';
 import { awaitsContinue, sendContinue, sendInterim } from './interim-responses.js';
 
-/** How much of a body is still read after its response. */
+/** How much of a request body is still read after its response, by default. */
 export const DISCARD_LIMITS: DiscardLimits = { bytes: 32 * 2 ** 20, ms: 10_000 };
 
 /** The client of an exchange, for HTTP/1.1 or HTTP/2. */
@@ -120,8 +120,8 @@ export class Http1Client implements ClientSide {
 
   discardBody(): void {
     const { socket } = this.request;
-    discard(this.request, this.limits, (ended) => {
-      if (!ended) socket.destroy();
+    discard(this.request, this.limits, (hasEnded) => {
+      if (!hasEnded) socket.destroy();
     });
   }
 
@@ -130,14 +130,14 @@ export class Http1Client implements ClientSide {
     // A response behind a pipelined one has no socket yet and gets no event when the connection ends.
     const connection = response.socket ? response : this.request.socket;
     return new Promise((resolve) => {
-      const close = (): void => {
-        connection.off('close', close);
-        response.off('close', close);
-        if (!response.writableFinished) this.leave();
+      const onClose = (): void => {
+        connection.off('close', onClose);
+        response.off('close', onClose);
+        if (!response.writableFinished) this.markLeft();
         resolve();
       };
-      connection.once('close', close);
-      response.once('close', close);
+      connection.once('close', onClose);
+      response.once('close', onClose);
     });
   }
 
@@ -145,21 +145,21 @@ export class Http1Client implements ClientSide {
     const { request } = this;
     const { socket } = request;
     // A request whose response is finished gets no event when the connection ends either.
-    const connectionLost = (): void => void request.destroy();
+    const onConnectionLost = (): void => void request.destroy();
     return new Promise((resolve) => {
-      const close = (): void => {
-        socket.off('close', connectionLost);
+      const onClose = (): void => {
+        socket.off('close', onConnectionLost);
         // An interrupted body never emits 'end': its request closes without it.
-        if (!request.readableEnded) this.leave();
+        if (!request.readableEnded) this.markLeft();
         resolve();
       };
-      if (request.closed) return close();
-      request.once('close', close);
-      socket.once('close', connectionLost);
+      if (request.closed) return onClose();
+      request.once('close', onClose);
+      socket.once('close', onConnectionLost);
     });
   }
 
-  private leave(): void {
+  private markLeft(): void {
     if (this.hasLeft) return;
     this.hasLeft = true;
     for (const listener of this.leftListeners.splice(0)) listener();
@@ -186,14 +186,14 @@ class Http2Client implements ClientSide {
     this.response = exchange.res;
     const { stream } = exchange.res;
     // A stream may emit 'end' and 'finish' even after a reset: only 'aborted' and the code at its close reveal it.
-    stream.once('aborted', () => this.leave());
+    stream.once('aborted', () => this.markLeft());
     this.closed = new Promise((resolve) => {
-      const close = (): void => {
-        if (stream.rstCode !== constants.NGHTTP2_NO_ERROR || !stream.writableFinished) this.leave();
+      const onClose = (): void => {
+        if (stream.rstCode !== constants.NGHTTP2_NO_ERROR || !stream.writableFinished) this.markLeft();
         resolve();
       };
-      if (stream.destroyed) close();
-      else stream.once('close', close);
+      if (stream.destroyed) onClose();
+      else stream.once('close', onClose);
     });
   }
 
@@ -257,12 +257,12 @@ class Http2Client implements ClientSide {
 
   discardBody(): void {
     const close = closerAfterResponse(this.response.stream);
-    discard(this.request, this.limits, (ended) => {
-      if (!ended) void close();
+    discard(this.request, this.limits, (hasEnded) => {
+      if (!hasEnded) void close();
     });
   }
 
-  private leave(): void {
+  private markLeft(): void {
     if (this.hasLeft) return;
     this.hasLeft = true;
     for (const listener of this.leftListeners.splice(0)) listener();

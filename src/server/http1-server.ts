@@ -33,6 +33,7 @@ export interface Http1Options {
   readonly maxHeadBytes?: number;
 }
 
+/** Called for each request and each request to switch protocols. `head`: the bytes after the upgrade request. */
 export interface Http1Handlers {
   onRequest(exchange: Exchange): void;
   onUpgrade(req: IncomingMessage, socket: Socket, head: Buffer): void;
@@ -98,6 +99,7 @@ export class Http1Server {
     this.endIdle();
   }
 
+  /** Takes over Node's own listener, so that it runs only for the connections that `HttpListener` selects. */
   private removeConnectionListener(event: string): (socket: Socket) => void {
     const [listener] = this.server.listeners(event);
     this.server.removeAllListeners(event);
@@ -116,6 +118,7 @@ export class Http1Server {
     this.server.on('clientError', (error, socket: Socket) => this.onParseError(error, socket));
   }
 
+  /** Queues a request until its turn on the connection; one that is delimited wrongly is refused then. */
   private receive(exchange: Http1Exchange): void {
     const { req, res } = exchange;
     const { socket } = req;
@@ -151,6 +154,7 @@ export class Http1Server {
     destroyWhenSilent(socket, this.halfClosedMs);
   }
 
+  /** Passes an upgrade request on, or has it parsed again as an ordinary request. */
   private upgrade(req: IncomingMessage, socket: Socket, head: Buffer): void {
     if (isIgnored(socket)) return;
     this.unused.delete(socket);

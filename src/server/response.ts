@@ -159,7 +159,8 @@ async function writeBody(
     return 'complete';
   }
   const announced = fieldValue(lines, 'content-length');
-  const result = await pump(body, res, watcher, announced === undefined ? undefined : Number(announced), begin);
+  const announcedSize = announced === undefined ? undefined : Number(announced);
+  const result = await pump({ body, res, watcher, announcedSize, begin });
   if (result !== 'complete') return result;
   const trailerLines = trailers?.() ?? [];
   if (trailerLines.length > 0) addTrailers(res, trailerLines);
@@ -248,17 +249,26 @@ class ResponseWatcher {
   }
 }
 
+interface PumpOptions {
+  readonly body: AsyncIterable<Uint8Array>;
+  readonly res: NodeJS.WritableStream;
+  readonly watcher: ResponseWatcher;
+  readonly announcedSize: number | undefined;
+  /** Writes the head; called with the first bytes, or at the end of an empty body. */
+  readonly begin: () => void;
+}
+
 /**
- * Copies `body` into the response at the client's pace. `begin` writes the head together with the first bytes or the
- * end of the body; `cut` and `not-started`: the body failed or had another size than announced, after or before that.
+ * Copies `body` into the response at the client's pace. `cut` and `not-started`: the body failed or had another size
+ * than announced, after or before its first bytes.
  */
-async function pump(
-  body: AsyncIterable<Uint8Array>,
-  res: NodeJS.WritableStream,
-  watcher: ResponseWatcher,
-  announcedSize: number | undefined,
-  begin: () => void,
-): Promise<'complete' | 'client-left' | 'cut' | 'not-started'> {
+async function pump({
+  body,
+  res,
+  watcher,
+  announcedSize,
+  begin,
+}: PumpOptions): Promise<'complete' | 'client-left' | 'cut' | 'not-started'> {
   const source = body[Symbol.asyncIterator]();
   let size = 0;
   let hasBegun = false;
