@@ -19,7 +19,7 @@ interface CompiledRoute {
 export function buildRoutes(config: Pick<Config, 'routes' | 'defaultRoute'>): Routes {
   const compiled = config.routes.map(compile);
   const fallback = compile({ paths: ['/**'], route: config.defaultRoute });
-  const all = [...compiled, { ...fallback, matchesPath: () => true, mayMean: () => true }];
+  const all = [...compiled, { ...fallback, matchesPath: () => true, matchesIgnoringCase: () => true }];
   const byName = new Map(all.map(({ resumable }) => [resumable.name, resumable]));
   return {
     find: (method, requestPath) => {
@@ -29,7 +29,8 @@ export function buildRoutes(config: Pick<Config, 'routes' | 'defaultRoute'>): Ro
     },
     findIgnoringCase: (method, path) =>
       all.find(
-        ({ methods, matchesIgnoringCase: mayMean }) => (methods?.has(method) ?? true) && mayMean(asteriskToRoot(path)),
+        ({ methods, matchesIgnoringCase }) =>
+          (methods?.has(method) ?? true) && matchesIgnoringCase(asteriskToRoot(path)),
       )!.resumable,
     hasProtected: all.some(({ resumable }) => isProtected(resumable)),
     findResumable: (path) => firstResumable(all, asteriskToRoot(path)),

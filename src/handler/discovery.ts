@@ -45,13 +45,17 @@ export class Discovery {
   async answer({ exchange, head, route, addedHeaders }: DiscoveryRequest, ours: Reply): Promise<void> {
     const { reverseProxy, cors } = this.options;
     const withCors = <T extends AnswerHead | Reply>(answer: T): T => ({ ...answer, ...cors.apply(answer, head) });
-    await reverseProxy.forward(exchange, head, route, addedHeaders, {
-      rewrite: (theirs) => {
-        const answer = combine(theirs, ours);
-        return 'replacement' in answer ? { replacement: withCors(answer.replacement) } : withCors(answer);
+    await reverseProxy.forward(
+      exchange,
+      { head, route, addedHeaders },
+      {
+        rewrite: (theirs) => {
+          const answer = combine(theirs, ours);
+          return 'replacement' in answer ? { replacement: withCors(answer.replacement) } : withCors(answer);
+        },
+        failureReply: ({ status, detail }) => withCors(problemReply({ status, detail })),
       },
-      failureReply: ({ status, detail }) => withCors(problemReply({ status, detail })),
-    });
+    );
   }
 }
 

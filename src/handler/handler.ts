@@ -148,8 +148,8 @@ export class HttpHandler {
     try {
       const admission = needsAuthorization(route) ? await authorizer.authorize(head, route) : ADMITTED;
       if (socket.destroyed) return;
-      if (admission.kind === 'rejected') await reverseProxy.refuseUpgrade(request, socket, admission.answer);
-      else reverseProxy.upgrade(request, socket, early, head, route, admission.addedHeaders);
+      if (admission.kind === 'rejected') await reverseProxy.refuseUpgrade({ request, socket, early }, admission.answer);
+      else reverseProxy.upgrade({ request, socket, early }, { head, route, addedHeaders: admission.addedHeaders });
     } catch (error) {
       log.error({ err: error }, 'request failed unexpectedly');
       socket.destroy();
@@ -205,7 +205,7 @@ export class HttpHandler {
     const admission = needsAuthorization(route) ? await authorizer.authorize(head, route) : ADMITTED;
     if (clientHasLeft(exchange)) return;
     if (admission.kind === 'rejected') await respondEarly(exchange, cors.apply(admission.answer, head));
-    else await reverseProxy.forward(exchange, head, route, admission.addedHeaders);
+    else await reverseProxy.forward(exchange, { head, route, addedHeaders: admission.addedHeaders });
   }
 
   /** Our own answers need no authorization, because browsers send a preflight without credentials. */

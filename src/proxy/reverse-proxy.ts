@@ -1,5 +1,3 @@
-import type { IncomingMessage } from 'node:http';
-import type { Socket } from 'node:net';
 import type { FieldRules } from '../model/client-fields.js';
 import { originTrailers } from '../model/forwarded.js';
 import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
@@ -14,7 +12,7 @@ import { connectionOf, type Exchange, type HttpRequest } from '../server/exchang
 import { sendReply } from '../server/response.js';
 import type { RequestRates } from '../server/slow-clients.js';
 import { type ExchangeFailure, type ExchangeOptions, ProxiedExchange } from './proxied-exchange.js';
-import { responseOn, Upgrades } from './upgrade.js';
+import { responseOn, type UpgradeRequest, Upgrades } from './upgrade.js';
 
 /** The part of a `Route` that pass-through needs. */
 export interface ProxyRoute extends FieldRules {
@@ -51,6 +49,14 @@ export interface ReverseProxyOptions {
   readonly via?: string;
 }
 
+/** A request to forward. */
+interface ProxyRequest {
+  readonly head: RequestHead;
+  readonly route: ProxyRoute;
+  /** Extra headers for the origin's request. */
+  readonly addedHeaders?: Headers;
+}
+
 /** Changes the origin's answer, or the reply that the client gets when there is none. */
 export type AnswerChanges = Pick<ExchangeOptions, 'rewrite' | 'failureReply'>;
 
@@ -69,42 +75,26 @@ export class ReverseProxy {
     return this.requests.openConnections + this.upgrades.size;
   }
 
-  /**
-   * Forwards one request. Fulfilled when the exchange is over, whatever its outcome; never rejects. `added` are extra
-   * headers for the origin.
-   */
-  async forward(
-    exchange: Exchange,
-    head: RequestHead,
-    route: ProxyRoute,
-    added?: Headers,
-    changes?: AnswerChanges,
-  ): Promise<void> {
+  /** Forwards one request. Fulfilled when the exchange is over, whatever its outcome; never rejects. */
+  async forward(exchange: Exchange, request: ProxyRequest, changes?: AnswerChanges): Promise<void> {
     await new ProxiedExchange({
       ...changes,
       client: clientOf(exchange, this.options.discardLimits),
-      ...this.exchangeOptions(exchange.req, head, route, added),
+      ...this.exchangeOptions(exchange.req, request),
       open: this.open,
-      maxBodyBytes: route.limits?.maxSize,
+      maxBodyBytes: request.route.limits?.maxSize,
       watchBody: (body) => this.options.requestRates?.watch(exchange, body) ?? NO_OP,
     }).run();
   }
 
   /** Handles a server's `upgrade` event: the origin decides whether the connection switches protocols. */
-  upgrade(
-    request: IncomingMessage,
-    socket: Socket,
-    early: Buffer,
-    head: RequestHead,
-    route: ProxyRoute,
-    added?: Headers,
-  ): void {
+  upgrade({ request, socket, early }: UpgradeRequest, proxyRequest: ProxyRequest): void {
     const limits = this.options.discardLimits ?? DISCARD_LIMITS;
-    this.upgrades.start({ request, socket, early, limits, ...this.exchangeOptions(request, head, route, added) });
+    this.upgrades.start({ request, socket, early, limits, ...this.exchangeOptions(request, proxyRequest) });
   }
 
   /** Refuses an `upgrade` event; the connection ends after the answer. */
-  async refuseUpgrade(request: IncomingMessage, socket: Socket, answer: RelayedAnswer): Promise<void> {
+  async refuseUpgrade({ request, socket }: UpgradeRequest, answer: RelayedAnswer): Promise<void> {
     await sendReply({ req: request, res: responseOn(socket, request) }, answer);
   }
 
@@ -118,14 +108,12 @@ export class ReverseProxy {
 
   private exchangeOptions(
     request: HttpRequest,
-    head: RequestHead,
-    route: ProxyRoute,
-    added?: Headers,
+    { head, route, addedHeaders }: ProxyRequest,
   ): Omit<ExchangeOptions, 'client' | 'open'> {
     return {
       head,
       outgoing: {
-        ...this.outgoing(head, route, added),
+        ...this.outgoing({ head, route, addedHeaders }),
         client: head.connection.isClientsOwn ? connectionOf(request) : undefined,
       },
       trailersForOrigin: (trailers: Headers) => originTrailers(trailers, route),
@@ -147,12 +135,12 @@ export class ReverseProxy {
     return answerFields(headers, { route, publicUrl }, kind === 'final' ? altSvc : undefined);
   }
 
-  private outgoing(head: RequestHead, route: ProxyRoute, added?: Headers): Omit<OutgoingRequest, 'connection'> {
+  private outgoing({ head, route, addedHeaders }: ProxyRequest): Omit<OutgoingRequest, 'connection'> {
     const { origin, delivery } = route;
     // HTTP/1.0 requests may have no Host.
     const requestedHost = fieldValue(head.headers, 'host') ?? head.authority;
     const host = delivery.preserveHost && requestedHost !== '' ? requestedHost : new URL(origin).host;
-    const headers = headersForRoute(head, host, { route, addedHeaders: added, via: this.options.via });
+    const headers = headersForRoute(head, host, { route, addedHeaders, via: this.options.via });
     return { origin, method: head.method, target: head.target, headers };
   }
 

@@ -7,12 +7,15 @@ import type { DiscardLimits } from '../server/closing.js';
 import { reasonPhrase } from '../streams/node-http.js';
 import { type ExchangeOptions, ProxiedExchange } from './proxied-exchange.js';
 
-/** A request to switch protocols, with the rules for passing it on. */
-export interface UpgradeOptions extends Omit<ExchangeOptions, 'client' | 'open' | 'onSwitched'> {
+/** The arguments of a server's `upgrade` event. */
+export interface UpgradeRequest {
   readonly request: IncomingMessage;
   readonly socket: Socket;
   /** The bytes that the client sent after its request. */
   readonly early: Buffer;
+}
+
+interface UpgradeOptions extends Omit<ExchangeOptions, 'client' | 'open' | 'onSwitched'>, UpgradeRequest {
   /** How much of a refused request's body is still read. */
   readonly limits: DiscardLimits;
 }

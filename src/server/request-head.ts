@@ -42,7 +42,7 @@ export function readHead(req: HttpRequest, trust: Pick<TrustedProxies, 'provenan
     method,
     target: target.target,
     path: target.path,
-    ...(target.ambiguity === undefined ? {} : { pathAmbiguity: target.ambiguity }),
+    ...(target.pathAmbiguity === undefined ? {} : { pathAmbiguity: target.pathAmbiguity }),
     httpVersion,
     scheme,
     authority,
@@ -131,7 +131,7 @@ export interface Target {
   /** For matching routes: dot segments resolved, unnecessary escapes decoded. */
   readonly path: string;
   /** Why servers could read the path in several ways; missing when they cannot. */
-  readonly ambiguity?: string;
+  readonly pathAmbiguity?: string;
   /** The authority of an absolute target. */
   readonly authority?: string;
 }
@@ -161,7 +161,7 @@ function originForm(target: string): Target {
   const raw = pathOf(target);
   const normalized = normalizePath(raw);
   const ambiguity = ambiguityOf(raw, normalized);
-  if (ambiguity !== undefined) return { target, path: normalized, ambiguity };
+  if (ambiguity !== undefined) return { target, path: normalized, pathAmbiguity: ambiguity };
   return { target, path: removeDotSegments(normalized) };
 }
 

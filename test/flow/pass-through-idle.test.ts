@@ -195,7 +195,7 @@ describe('who is kept from being read', () => {
       const head = readHead(exchange.req, trust);
       if (head instanceof InvalidHead) throw new Error(head.detail);
       begin(exchange.req as IncomingMessage);
-      void passThrough.forward(exchange, head, route);
+      void passThrough.forward(exchange, { head, route });
     });
   }
 

@@ -47,7 +47,7 @@ export async function startFront(
     const head = readHead(request, TRUST);
     if (head instanceof InvalidHead) return void response.writeHead(head.status).end();
     running++;
-    await passThrough.forward({ req: request, res: response } as Exchange, head, route);
+    await passThrough.forward({ req: request, res: response } as Exchange, { head, route });
     running--;
   };
   const server = speaks === 'http/1.1' ? createServer() : asHttp1(createHttp2Server());
@@ -56,7 +56,7 @@ export async function startFront(
   server.on('upgrade', (request, socket, early) => {
     const head = readHead(request, TRUST);
     if (socket instanceof Socket && !(head instanceof InvalidHead))
-      passThrough.upgrade(request, socket, early, head, route);
+      passThrough.upgrade({ request, socket, early }, { head, route });
   });
   const listening = await listen(server);
   return {

@@ -52,8 +52,8 @@ test.each([
   ['/a%e0%80%afb', 'an overlong UTF-8 sequence'],
   ['/a%ef%bc%8fb', 'a character that some servers take for a slash or a dot'],
   ['/a/%ef%bc%8e%ef%bc%8e/b', 'a character that some servers take for a slash or a dot'],
-])('%j has several readings: %s', (received, ambiguity) => {
-  expect(readTarget('GET', received)).toMatchObject({ target: received, ambiguity });
+])('%j has several readings: %s', (received, pathAmbiguity) => {
+  expect(readTarget('GET', received)).toMatchObject({ target: received, pathAmbiguity });
 });
 
 test.each([
@@ -189,7 +189,7 @@ test('whatever comes as a target never throws, and a path without an ambiguity h
   fc.assert(
     fc.property(fc.array(character, { maxLength: 30 }), (characters) => {
       const read = readTarget('GET', characters.join(''));
-      const segments = read?.ambiguity === undefined ? (read?.path.split('/') ?? []) : [];
+      const segments = read?.pathAmbiguity === undefined ? (read?.path.split('/') ?? []) : [];
       expect(segments.filter((segment) => segment === '.' || segment === '..')).toEqual([]);
     }),
     { numRuns: 2000 },
