@@ -75,10 +75,10 @@ export class DirectorySync {
     const made = await makeMissingDirectories(path);
     if (made.length === 0) return this.syncExisting(path);
     try {
-      for (const each of made) await this.sync(dirname(each), since);
+      for (const created of made) await this.sync(dirname(created), since);
     } catch (error) {
       // The next start would take the name of an existing directory for durable.
-      for (const each of made) await rmdir(each).catch(() => undefined);
+      for (const created of made) await rmdir(created).catch(() => undefined);
       throw error;
     }
   }

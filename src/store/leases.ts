@@ -59,7 +59,7 @@ export class LeaseQueues {
 
   drain(): void {
     this.draining = true;
-    for (const turn of this.newestRequests.values()) turn.requestRelease('draining');
+    for (const request of this.newestRequests.values()) request.requestRelease('draining');
   }
 }
 

@@ -21,6 +21,9 @@ import { type LockOwner, lockLeftoverPattern, lockText, parseOwner } from '../..
 import { Fault } from '../../model/fault.js';
 import { bootedAt, bootId, pidNamespace, processStart } from './boot.js';
 
+/** The clock and the machine's uptime are not read at the same moment. */
+const CLOCK_TOLERANCE_MS = 1000;
+
 export interface DirectoryLockOptions extends Partial<StaleLimits> {
   /** The owner that takes the lock; this process when missing. */
   readonly owner?: LockOwner;
@@ -81,8 +84,8 @@ export class DirectoryLock {
     if (this.isReleased) return;
     this.isReleased = true;
     try {
-      const findOwn = await this.found();
-      if (findOwn) await breakLock(this.path, findOwn, this.own.owner, this.staleLimits);
+      const found = await this.findOwn();
+      if (found) await breakLock(this.path, found, this.own.owner, this.staleLimits);
     } catch (error) {
       throw storageFault(error, 'the data directory cannot be unlocked');
     } finally {
@@ -99,7 +102,7 @@ export class DirectoryLock {
   }
 
   private async renew(): Promise<void> {
-    if (await this.found()) return utimes(this.path, new Date(), new Date());
+    if (await this.findOwn()) return utimes(this.path, new Date(), new Date());
     clearInterval(this.heartbeatTimer);
     this.lossController.abort();
   }
@@ -108,7 +111,7 @@ export class DirectoryLock {
    * The lock file if it is still ours. The owner in it decides; in a file without one the inode number does, which
    * the file system does not reuse while the file is open.
    */
-  private async found(): Promise<FoundLock | undefined> {
+  private async findOwn(): Promise<FoundLock | undefined> {
     const { owner, inode } = this.own;
     const found = await readLock(this.path);
     const isOurs = found && (found.owner ? found.owner.nonce === owner.nonce : found.inode === inode);
@@ -193,9 +196,9 @@ async function readLock(path: string): Promise<FoundLock | undefined> {
  * key is used twice.
  */
 async function removeLeftovers(path: string): Promise<void> {
-  const remains = lockLeftoverPattern(basename(path));
+  const pattern = lockLeftoverPattern(basename(path));
   for (const name of await readdir(dirname(path)))
-    if (remains.test(name)) await unlinkIfExists(join(dirname(path), name));
+    if (pattern.test(name)) await unlinkIfExists(join(dirname(path), name));
 }
 
 /**
@@ -245,9 +248,6 @@ function sharesOurClock({ owner, heartbeatAt }: FoundLock, self: LockOwner): boo
   if (owner.boot !== self.boot) return heartbeatAt < startedAt;
   return owner.bootedAt !== undefined && Math.abs(owner.bootedAt - startedAt) < CLOCK_TOLERANCE_MS;
 }
-
-/** The clock and the machine's uptime are not read at the same moment. */
-const CLOCK_TOLERANCE_MS = 1000;
 
 /**
  * Waits for a heartbeat. On the same machine the clock says how long the owner has been silent; another machine's

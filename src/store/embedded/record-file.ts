@@ -207,20 +207,20 @@ export class RecordFile {
     const snapshot = snapshotLine(record);
     const lines = reservedBytes > 0 ? Buffer.concat([snapshot, changeLine({}, reservedBytes)]) : snapshot;
     const failures = this.directorySync.failures;
-    let draftPath: number | undefined;
+    let draftFd: number | undefined;
     try {
       this.hasDraft = true;
-      draftPath = await this.writeDraft(Buffer.concat([lines, blanks(reservedBytes)]));
+      draftFd = await this.writeDraft(Buffer.concat([lines, blanks(reservedBytes)]));
       // Until the new name is durable a power cut may leave either file.
       this.state = 'uncertain';
-      await rename(this.draft(), this.path);
+      await rename(this.draftPath(), this.path);
       this.hasDraft = false;
       this.failuresBeforeName = failures;
       this.mayReappear = false;
       await this.release();
       if (isHeld) {
-        this.heldFd = draftPath;
-        draftPath = undefined;
+        this.heldFd = draftFd;
+        draftFd = undefined;
       }
       await this.directorySync.sync(dirname(this.path), failures);
     } catch (error) {
@@ -229,7 +229,7 @@ export class RecordFile {
       throw storageFault(error, 'the record of an upload cannot be written');
     } finally {
       // Every byte that counts has been synced before.
-      if (draftPath !== undefined) await close(draftPath).catch(() => undefined);
+      if (draftFd !== undefined) await close(draftFd).catch(() => undefined);
     }
     this.snapshotBytes = snapshot.length;
     this.validBytes = lines.length;
@@ -240,7 +240,7 @@ export class RecordFile {
 
   /** Writes the draft and gives its descriptor, which stays valid after the rename. */
   private async writeDraft(bytes: Buffer): Promise<number> {
-    const fd = await open(this.draft(), 'w', 0o600);
+    const fd = await open(this.draftPath(), 'w', 0o600);
     try {
       await writeAll(fd, bytes, 0);
       if (this.directorySync.isDurable) await fdatasync(fd);
@@ -378,11 +378,11 @@ export class RecordFile {
   }
 
   private async removeDraft(): Promise<void> {
-    await unlinkIfExists(this.draft());
+    await unlinkIfExists(this.draftPath());
     this.hasDraft = false;
   }
 
-  private draft(): string {
+  private draftPath(): string {
     return `${this.path}.tmp`;
   }
 }

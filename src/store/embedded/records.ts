@@ -379,18 +379,19 @@ export class Leftovers {
 
   constructor(
     private readonly disk: RecordsDisk,
-    private readonly known: KnownRecords,
+    private readonly records: KnownRecords,
   ) {}
 
   /** Looks once at all files and gives the ids of the damaged records that were removed. */
   async clear(age: LeftoverAge): Promise<readonly string[]> {
-    const before = this.sightings;
+    const earlierSightings = this.sightings;
     this.sightings = new Map();
     const removedIds: string[] = [];
     try {
       for await (const { name } of await withReadRetries(() => opendir(this.disk.directory))) {
         const [id, kind] = splitFileName(name);
-        if ((kind !== 'answer' && kind !== 'damaged') || !(await this.isRemovable(name, before, age))) continue;
+        if ((kind !== 'answer' && kind !== 'damaged') || !(await this.isRemovable(name, earlierSightings, age)))
+          continue;
         await unlinkIfExists(join(this.disk.directory, name));
         if (kind === 'damaged') removedIds.push(id);
       }
@@ -400,16 +401,20 @@ export class Leftovers {
     return removedIds;
   }
 
-  private async isRemovable(name: string, before: ReadonlyMap<string, Sighting>, age: LeftoverAge): Promise<boolean> {
+  private async isRemovable(
+    name: string,
+    earlierSightings: ReadonlyMap<string, Sighting>,
+    age: LeftoverAge,
+  ): Promise<boolean> {
     const [id, kind] = splitFileName(name);
-    const { known } = this;
-    const hasRecord = known.entry(id) !== undefined || known.setAsideRecord(id) !== undefined;
+    const { records: records } = this;
+    const hasRecord = records.entry(id) !== undefined || records.setAsideRecord(id) !== undefined;
     if (kind === 'answer' && hasRecord) return false;
     const stats = await undefinedIfMissing(stat(join(this.disk.directory, name)));
     if (!stats) return false;
     const { size, mtimeMs } = stats;
     const fingerprint = `${size} ${mtimeMs}`;
-    const sighting = before.get(name);
+    const sighting = earlierSightings.get(name);
     const { sinceMs } = sighting?.fingerprint === fingerprint ? sighting : { sinceMs: age.elapsedMs };
     this.sightings.set(name, { fingerprint, sinceMs });
     const seenMs = age.elapsedMs - sinceMs;

@@ -76,8 +76,8 @@ function putChunk(chunks: Chunk[], chunk: Chunk): void {
 }
 
 function withAttempt(upload: Upload, attempt: Attempt): Upload {
-  const known = upload.attempts.some(({ number }) => number === attempt.number);
-  if (known) {
+  const hasAttempt = upload.attempts.some(({ number }) => number === attempt.number);
+  if (hasAttempt) {
     return { ...upload, attempts: upload.attempts.map((each) => (each.number === attempt.number ? attempt : each)) };
   }
   const attempts = [...upload.attempts, attempt].slice(-MAX_KEPT_ATTEMPTS);
@@ -197,8 +197,8 @@ export function decideReclaim({ upload }: UploadRecord): Change {
 /** The start or end of an attempt. Throws when it begins twice, or ends without a start. */
 export function decideAttempt(record: UploadRecord, attempt: Attempt, boundary: 'begins' | 'ends'): Change {
   if (isKnown(record.upload, attempt)) return {};
-  const known = record.upload.attempts.some(({ number }) => number === attempt.number);
-  if (known !== (boundary === 'ends'))
+  const hasAttempt = record.upload.attempts.some(({ number }) => number === attempt.number);
+  if (hasAttempt !== (boundary === 'ends'))
     throw new Fault('CONTRACT_BROKEN', `attempt ${attempt.number} ${boundary}, which it cannot`, false);
   return { attempt };
 }

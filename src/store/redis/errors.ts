@@ -120,11 +120,11 @@ const KNOWN_ERRORS: readonly KnownError[] = [
  */
 export function storeFault(error: unknown, settings: RedisSettings, connectionErrors: readonly unknown[] = []): Fault {
   if (error instanceof Fault) return error;
-  const known = [error, ...connectionErrors].find(knownErrorOf) ?? error;
-  const says = knownErrorOf(known)?.advice ?? 'is not connected';
-  const text = typeof says === 'string' ? says : says(settings);
+  const reported = [error, ...connectionErrors].find(knownErrorOf) ?? error;
+  const advice = knownErrorOf(reported)?.advice ?? 'is not connected';
+  const text = typeof advice === 'string' ? advice : advice(settings);
   // Not the error itself, which contains the command and with it the password.
-  const cause = new Error(withoutSecrets(errorText(known), settings));
+  const cause = new Error(withoutSecrets(errorText(reported), settings));
   return new Fault('STORE_UNAVAILABLE', `${describeAddresses(settings)} ${text}`, true, { cause });
 }
 

@@ -96,7 +96,7 @@ export class RedisLeases implements Leases {
   private readonly onFree = (id: string): void => this.waiting.get(id)?.notify();
 
   private readonly onReconnected = (): void => {
-    for (const bell of this.waiting.values()) bell.notify();
+    for (const notifier of this.waiting.values()) notifier.notify();
     for (const lease of this.held.values()) void lease.renewNow();
   };
 }

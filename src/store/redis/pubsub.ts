@@ -68,13 +68,13 @@ export class RedisBus {
   }
 
   on(event: RedisEvent, listener: (id: string) => void): void;
-  on(news: 'reconnected', listener: () => void): void;
-  on(news: RedisEvent | 'reconnected', listener: (id: string) => void): void {
-    this.events.on(news, listener);
+  on(event: 'reconnected', listener: () => void): void;
+  on(event: RedisEvent | 'reconnected', listener: (id: string) => void): void {
+    this.events.on(event, listener);
   }
 
-  off(news: RedisEvent | 'reconnected', listener: (id: string) => void): void {
-    this.events.off(news, listener);
+  off(event: RedisEvent | 'reconnected', listener: (id: string) => void): void {
+    this.events.off(event, listener);
   }
 
   close(): void {

@@ -39,8 +39,8 @@ export class RedisQueries {
   async page(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }> {
     const ids = await this.idsAfter(after, limit + 1);
     const shown = ids.slice(0, limit);
-    const found = await Promise.all(shown.map((id) => this.get(id)));
-    const uploads = found.filter((upload) => upload !== undefined);
+    const lookups = await Promise.all(shown.map((id) => this.get(id)));
+    const uploads = lookups.filter((upload) => upload !== undefined);
     return ids.length > limit ? { uploads, next: shown.at(-1) } : { uploads };
   }
 
@@ -73,8 +73,8 @@ export class RedisQueries {
     const ids: string[] = [];
     for (let from = first; from < keys.buckets && ids.length < limit; from += PARALLEL_BUCKETS) {
       const buckets = keys.allBuckets().slice(from, from + PARALLEL_BUCKETS);
-      const found = buckets.map((bucket) => this.idsOf(bucket, bucket === first ? after : undefined, limit));
-      ids.push(...(await Promise.all(found)).flat());
+      const idsOfBuckets = buckets.map((bucket) => this.idsOf(bucket, bucket === first ? after : undefined, limit));
+      ids.push(...(await Promise.all(idsOfBuckets)).flat());
     }
     return ids.slice(0, limit);
   }

@@ -61,7 +61,7 @@ export class RedisStore implements UploadStore {
   async create(upload: NewUpload): Promise<Upload> {
     const { id, node = '', length = '', reprDigests, expiresAt } = upload;
     assertUploadId(id);
-    const args = [aboutText(upload), length, digestsText(reprDigests), ...this.end(expiresAt)];
+    const args = [aboutText(upload), length, digestsText(reprDigests), ...this.expiryArguments(expiresAt)];
     const step = { script: 'create', id, node, args, keys: ({ ids }: { ids: string }) => [ids] };
     const result = await runStep<'created' | 'exists'>(this.connection, step);
     if (result === 'exists') throw new Fault('CONTRACT_BROKEN', 'an upload with this id exists', false);
@@ -111,7 +111,7 @@ export class RedisStore implements UploadStore {
     const heldBack = complete?.heldBack ? JSON.stringify(complete.heldBack) : '';
     const ending = [length, digestsText(reprDigests), complete ? 'complete' : '', heldBack];
     const trailers = complete?.trailers ? JSON.stringify(complete.trailers) : '';
-    const args = [token, ...piece, ...ending, ...this.end(expiresAt), trailers, chunk?.crc ?? ''];
+    const args = [token, ...piece, ...ending, ...this.expiryArguments(expiresAt), trailers, chunk?.crc ?? ''];
     return this.stepWithBytes('stale', { script: 'commit', id, args, keys: ({ chunks }) => [chunks] });
   }
 
@@ -145,7 +145,7 @@ export class RedisStore implements UploadStore {
   }
 
   recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
-    const args = [ended.number, attemptText(ended), ...answerArguments(kept), ...this.end(kept.expiresAt)];
+    const args = [ended.number, attemptText(ended), ...answerArguments(kept), ...this.expiryArguments(kept.expiresAt)];
     const step: Omit<Step, 'node'> = { script: 'answer-early', id, args, keys: (keys) => [keys.answer] };
     // The early attempt may outlast a move, after which a body in this node's spool would be on the wrong node.
     return kept.answer.body.in === 'spool' ? this.stepWithBytes('stale', step) : this.step(step);
@@ -174,8 +174,8 @@ export class RedisStore implements UploadStore {
   }
 
   recordAnswer(id: string, worker: string, kept: KeptAnswer, ended?: Attempt): Promise<Upload | 'stale'> {
-    const expiryArguments = ended ? [ended.number, attemptText(ended)] : ['', ''];
-    const args = [worker, ...answerArguments(kept), ...this.end(kept.expiresAt), ...expiryArguments];
+    const endArguments = ended ? [ended.number, attemptText(ended)] : ['', ''];
+    const args = [worker, ...answerArguments(kept), ...this.expiryArguments(kept.expiresAt), ...endArguments];
     const step: Omit<Step, 'node'> = { script: 'record-answer', id, args, keys: (keys) => [keys.answer] };
     // The upload may have moved after its claim was lost, and then a body in this node's spool would be on the wrong
     // node.
@@ -183,7 +183,7 @@ export class RedisStore implements UploadStore {
   }
 
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'> {
-    return this.step({ script: 'postpone', id, args: [worker, ...this.end(dueAt)] });
+    return this.step({ script: 'postpone', id, args: [worker, ...this.expiryArguments(dueAt)] });
   }
 
   giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'> {
@@ -269,7 +269,7 @@ export class RedisStore implements UploadStore {
   }
 
   /** A time on our clock, as it is stored, and on the clock by which Redis judges it. */
-  private end(at: number): [number, number | string] {
+  private expiryArguments(at: number): [number, number | string] {
     return [at, this.connection.clock.toServerExpiry(at)];
   }
 }
