@@ -37,12 +37,12 @@ export class AdminClient {
   async ask(method: string, path: string, isExpected: (json: Json) => boolean = () => true): Promise<unknown> {
     const { status, type, body } = await this.send(method, path);
     if (status === 204) return undefined;
-    const told = /^application\/(problem\+)?json\b/.test(type) ? parseJson(body) : undefined;
-    const isOurs = told !== undefined && (status >= 300 ? REFUSALS.has(status) : isExpected(told));
+    const json = /^application\/(problem\+)?json\b/.test(type) ? parseJson(body) : undefined;
+    const isOurs = json !== undefined && (status >= 300 ? REFUSALS.has(status) : isExpected(json));
     if (!isOurs)
       throw new AdminUnreachable(`${this.endpoint} is not the admin listener of a rufh-proxy. ${UNREACHABLE_ADVICE}`);
-    if (status < 300) return told;
-    const { detail, title } = told;
+    if (status < 300) return json;
+    const { detail, title } = json;
     if (status === 401) throw new AdminRefused(this.target.token === undefined ? NO_TOKEN : WRONG_TOKEN, status);
     throw new AdminRefused(
       typeof detail === 'string' ? detail : typeof title === 'string' ? title : `it answered ${status}`,

@@ -182,8 +182,8 @@ function formatVersion(dialect: string): string {
 }
 
 function formatReceived({ offset, length }: ShownUpload): string {
-  const whole = length === undefined ? 'of unknown length' : `of ${length} (${formatBytes(length)})`;
-  return `${offset} ${whole}`;
+  const total = length === undefined ? 'of unknown length' : `of ${length} (${formatBytes(length)})`;
+  return `${offset} ${total}`;
 }
 
 function attemptTable(attempts: readonly ShownAttempt[]): string {

@@ -99,9 +99,9 @@ export function loadAdmin(sources: ConfigSources): { admin?: AdminConfig } | { c
 
 function readSettings({ file, env, flags }: ConfigSources): { source: SettingsSource; overrides: GivenSetting[] } {
   const read = file === undefined ? { settings: {}, configErrors: [] } : readFile(file, env);
-  const told = collectOverrides(env, flags);
-  if (isObject(read.settings)) for (const one of told) applyOverride(read.settings, one);
-  return { source: read, overrides: told };
+  const overrides = collectOverrides(env, flags);
+  if (isObject(read.settings)) for (const override of overrides) applyOverride(read.settings, override);
+  return { source: read, overrides };
 }
 
 interface SettingsSource {
@@ -162,19 +162,19 @@ export function checkSettings(settings: unknown): CheckResult {
   const parsed = schema.safeParse(settings);
   if (parsed.success) {
     const config = toConfig(parsed.data);
-    const found = crossChecks(config, parsed.data).map((one) => toUnlocated(one, settings));
+    const errors = crossChecks(config, parsed.data).map((one) => toUnlocated(one, settings));
     return {
       config,
-      errors: found,
+      errors,
       warnings: findWarnings(config, parsed.data).map((one) => toUnlocated(one, settings)),
     };
   }
-  const wrong = formatIssues(parsed.error.issues, settings, knownKeys);
-  const rest = isObject(settings) ? removeInvalid(settings) : undefined;
-  if (!rest) return { errors: wrong, warnings: [] };
-  const right = toConfig(rest);
-  const found = [...wrong, ...crossCheckValidPart({ errors: wrong, settings, validSettings: rest, validPart: right })];
-  return { errors: found, warnings: [], validPart: right };
+  const invalid = formatIssues(parsed.error.issues, settings, knownKeys);
+  const validSettings = isObject(settings) ? removeInvalid(settings) : undefined;
+  if (!validSettings) return { errors: invalid, warnings: [] };
+  const validPart = toConfig(validSettings);
+  const errors = [...invalid, ...crossCheckValidPart({ errors: invalid, settings, validSettings, validPart })];
+  return { errors, warnings: [], validPart };
 }
 
 export interface CheckResult {
@@ -197,18 +197,13 @@ interface PartialCheck {
  * Cross-checks the valid settings, after the invalid ones are removed, so that all errors are reported
  * at once. Sections with an invalid setting are skipped.
  */
-function crossCheckValidPart({
-  errors: wrong,
-  settings,
-  validSettings: rest,
-  validPart: right,
-}: PartialCheck): UnlocatedError[] {
-  const sections = new Set(wrong.flatMap(({ path }) => path.slice(0, Math.max(1, path.length - 1))));
-  const involvesWrongSection = ({ path, relatedPath: against = [] }: SettingIssue) =>
-    [...path, ...against].some((step) => step !== 'routes' && typeof step === 'string' && sections.has(step));
-  return crossChecks(right, rest)
-    .filter((contradiction) => !involvesWrongSection(contradiction))
-    .map((one) => toUnlocated(one, settings));
+function crossCheckValidPart({ errors, settings, validSettings, validPart }: PartialCheck): UnlocatedError[] {
+  const sections = new Set(errors.flatMap(({ path }) => path.slice(0, Math.max(1, path.length - 1))));
+  const involvesInvalidSection = ({ path, relatedPath = [] }: SettingIssue) =>
+    [...path, ...relatedPath].some((step) => step !== 'routes' && typeof step === 'string' && sections.has(step));
+  return crossChecks(validPart, validSettings)
+    .filter((issue) => !involvesInvalidSection(issue))
+    .map((issue) => toUnlocated(issue, settings));
 }
 
 /** Removes invalid settings until the rest is valid; undefined if five rounds are not enough. */

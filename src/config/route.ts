@@ -168,9 +168,9 @@ function toGate(gate: DeliverySettings['gate']): Gate | null {
   return { kind: 'http', url: gate.http, timeoutMs };
 }
 
-function toAuthorize({ forward_auth: asked, scope, preflight, recheck }: Settings['authorize']): Authorize {
-  if (asked === null) return { preflight, recheck };
-  const { url, timeout: timeoutMs, copy_headers: copyHeaders, principal_header: principalHeader } = asked;
+function toAuthorize({ forward_auth: forwardAuth, scope, preflight, recheck }: Settings['authorize']): Authorize {
+  if (forwardAuth === null) return { preflight, recheck };
+  const { url, timeout: timeoutMs, copy_headers: copyHeaders, principal_header: principalHeader } = forwardAuth;
   return { forwardAuth: { url, scope, timeoutMs, copyHeaders, principalHeader }, preflight, recheck };
 }
 

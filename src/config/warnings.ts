@@ -122,11 +122,11 @@ function gatewayStatusRetries(path: SettingPath, { delivery }: Route, methods?: 
   const sent = method === undefined ? methods : [method];
   const isAlwaysIdempotent = sent?.every((each) => IDEMPOTENT.has(each)) ?? false;
   if (guarantee === 'at_least_once' || (guarantee === undefined && isAlwaysIdempotent)) return [];
-  const doubtful = (retry.retryOn ?? []).filter((status) => status >= 500 && status !== 503);
-  if (doubtful.length === 0) return [];
+  const gatewayStatuses = (retry.retryOn ?? []).filter((status) => status >= 500 && status !== 503);
+  if (gatewayStatuses.length === 0) return [];
   const whose = guarantee === undefined ? 'a POST or PATCH' : 'an upload with at_most_once';
   const problem =
-    `has ${doubtful.join(' and ')}, which gateways send while the origin may still be working: ${whose} may be delivered ` +
+    `has ${gatewayStatuses.join(' and ')}, which gateways send while the origin may still be working: ${whose} may be delivered ` +
     'twice. Remove it, or set `guarantee: at_least_once` if the origin recognizes a repeated request';
   return [{ path: [...path, 'delivery', 'retry', 'retry_on'], problem }];
 }

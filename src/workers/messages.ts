@@ -9,7 +9,7 @@ export type ToWorker =
   | { readonly kind: 'end-idle' }
   /** All workers listen: from now on logs go to standard output. */
   | { readonly kind: 'announced' }
-  | { readonly kind: 'ask'; readonly number: number; readonly question: WorkerRequest };
+  | { readonly kind: 'request'; readonly number: number; readonly request: WorkerRequest };
 
 /** Messages from a worker to the primary process. */
 export type FromWorker =
@@ -21,9 +21,11 @@ export type FromWorker =
   | { readonly kind: 'reply'; readonly number: number; readonly reply: WorkerReply }
   | { readonly kind: 'no-reply'; readonly number: number; readonly why: string };
 
+/** A request of the primary process to one worker. */
 export type WorkerRequest =
   { readonly about: 'figures' } | { readonly about: 'request'; readonly request: RequestInTransit };
 
+/** The reply to a `WorkerRequest` with the same `about`. */
 export type WorkerReply =
   | { readonly about: 'figures'; readonly figures: MetricValues }
   | { readonly about: 'request'; readonly answer: AdminResponse };

@@ -64,8 +64,8 @@ function readinessOf(slot: WorkerSlot): HealthCheck {
 function problemsOf({ ready, checks }: Readiness): string | InformationalProblem | undefined {
   const failed = checks.filter(({ ok }) => !ok);
   if (failed.length === 0) return undefined;
-  const told = failed.map((check) => `${check.name}: ${check.problem}`).join('; ');
-  return ready ? { informational: told } : told;
+  const problems = failed.map((check) => `${check.name}: ${check.problem}`).join('; ');
+  return ready ? { informational: problems } : problems;
 }
 
 async function sendAdminRequest(worker: WorkerProcess, { query, ...request }: AdminRequest): Promise<AdminResponse> {

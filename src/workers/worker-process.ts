@@ -24,8 +24,8 @@ export class WorkerProcess {
   private lastRequestNumber = 0;
   private failureReason: string | undefined;
 
-  constructor(place: WorkerIdentity, gate?: ClientGate) {
-    this.forked = cluster.fork(identityVariables(place));
+  constructor(identity: WorkerIdentity, gate?: ClientGate) {
+    this.forked = cluster.fork(identityVariables(identity));
     this.connections = new AssignedConnections(this.forked, gate);
     // A message to a process that has just ended; `ended` handles its end.
     this.forked.on('error', () => undefined);
@@ -33,7 +33,7 @@ export class WorkerProcess {
     void this.ended.then(() => this.settleAll(new Error('the worker has ended')));
     this.listening = new Promise((resolve, reject) => {
       this.forked.on('message', (message: FromWorker) => this.onMessage(message, resolve));
-      void this.ended.then((end) => reject(this.failure(place, end)));
+      void this.ended.then((end) => reject(this.failure(identity, end)));
     });
     this.listening.catch(() => undefined);
   }
@@ -52,7 +52,7 @@ export class WorkerProcess {
   }
 
   /** Sends a request. Rejects if the worker ends first or does not answer within `timeoutMs`. */
-  ask(question: WorkerRequest, timeoutMs?: number): Promise<WorkerReply> {
+  ask(request: WorkerRequest, timeoutMs?: number): Promise<WorkerReply> {
     const number = ++this.lastRequestNumber;
     return new Promise((resolve, reject) => {
       const timer =
@@ -63,7 +63,7 @@ export class WorkerProcess {
         else resolve(outcome);
       });
       if (!this.forked.isConnected()) this.settle(number, new Error('the worker has ended'));
-      this.send({ kind: 'ask', number, question });
+      this.send({ kind: 'request', number, request });
     });
   }
 
@@ -156,7 +156,7 @@ export class AssignedConnections {
     private readonly gate?: ClientGate,
   ) {
     const child = worker.process;
-    const send = child.send.bind(child) as (...told: unknown[]) => boolean;
+    const send = child.send.bind(child) as (...args: unknown[]) => boolean;
     child.send = (message: ClusterMessage, ...more: unknown[]) => {
       const { act, seq } = message;
       if (act !== 'newconn' || seq === undefined || this.assign(message, seq, more[0])) return send(message, ...more);

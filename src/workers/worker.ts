@@ -6,7 +6,7 @@ import type { FromWorker, WorkerRequest, WorkerReply, ToWorker } from './message
 
 export interface PrimaryCommands {
   /** `primary-gone`: the primary process has exited. */
-  onStop(why: 'asked' | 'primary-gone'): void;
+  onStop(why: 'requested' | 'primary-gone'): void;
   /** Called when all workers are listening. */
   onAnnounced(): void;
 }
@@ -17,12 +17,12 @@ export class PrimaryLink {
   private connections: App['connections'] | undefined;
   private ended: number[] = [];
 
-  constructor(orders: PrimaryCommands) {
-    process.on('message', (message: ToWorker) => this.onMessage(message, orders));
+  constructor(commands: PrimaryCommands) {
+    process.on('message', (message: ToWorker) => this.onMessage(message, commands));
     cluster.worker?.once('disconnect', () => {
       // Otherwise Node would end this process immediately, with all requests in progress.
       cluster.worker!.exitedAfterDisconnect = true;
-      orders.onStop('primary-gone');
+      commands.onStop('primary-gone');
     });
   }
 
@@ -39,16 +39,16 @@ export class PrimaryLink {
     return new Promise((resolve) => this.send({ kind: 'failed', why }, resolve));
   }
 
-  private onMessage(message: ToWorker, orders: PrimaryCommands): void {
+  private onMessage(message: ToWorker, commands: PrimaryCommands): void {
     switch (message.kind) {
       case 'stop':
-        return orders.onStop('asked');
+        return commands.onStop('requested');
       case 'announced':
-        return orders.onAnnounced();
+        return commands.onAnnounced();
       case 'end-idle':
         return this.connections?.endIdle();
-      case 'ask':
-        return this.reply(message.number, message.question);
+      case 'request':
+        return this.reply(message.number, message.request);
     }
   }
 
@@ -58,18 +58,18 @@ export class PrimaryLink {
     setImmediate(() => this.send({ kind: 'connections-ended', numbers: this.ended.splice(0) }));
   }
 
-  private reply(number: number, question: WorkerRequest): void {
-    this.answer(question).then(
+  private reply(number: number, request: WorkerRequest): void {
+    this.answer(request).then(
       (reply) => this.send({ kind: 'reply', number, reply }),
       (error: unknown) => this.send({ kind: 'no-reply', number, why: String(error) }),
     );
   }
 
-  private async answer(question: WorkerRequest): Promise<WorkerReply> {
+  private async answer(request: WorkerRequest): Promise<WorkerReply> {
     if (!this.operators) throw new Error('the worker is still starting');
-    if (question.about === 'figures') return { about: 'figures', figures: await this.operators.metricValues() };
-    const { query, ...request } = question.request;
-    const answer = await this.operators.respond({ ...request, query: new URLSearchParams(query) });
+    if (request.about === 'figures') return { about: 'figures', figures: await this.operators.metricValues() };
+    const { query, ...adminRequest } = request.request;
+    const answer = await this.operators.respond({ ...adminRequest, query: new URLSearchParams(query) });
     return { about: 'request', answer };
   }
 

@@ -291,7 +291,7 @@ describe('the token of the admin listener', () => {
       expect.stringMatching(/requires a token: pass its file with --admin-token-file/),
     ]);
     const wrong = await uploads(['list', '--admin', at(), '--admin-token-file', other], {});
-    expect([wrong.code, wrong.errors]).toEqual([1, expect.stringMatching(/does not take this token/)]);
+    expect([wrong.code, wrong.errors]).toEqual([1, expect.stringMatching(/does not accept this token/)]);
     const unread = await uploads(['list', '--admin', at(), '--admin-token-file', '/none'], {});
     expect([unread.code, unread.errors]).toEqual([
       2,

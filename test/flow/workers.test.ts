@@ -133,7 +133,7 @@ describe('workers that do not come to listen', () => {
 
   test('that end without a word are told of', async () => {
     const { code, problems } = await startInVain({ ending: 1 });
-    expect([code, problems]).toEqual([1, ['rufh-proxy: worker 1 ended with code 7 before it was listening']]);
+    expect([code, problems]).toEqual([1, ['rufh-proxy: worker 1 exited with code 7 before it was listening']]);
   });
 
   test('a taken admin address is told before any worker starts', async () => {
