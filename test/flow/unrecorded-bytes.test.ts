@@ -28,7 +28,7 @@ async function told() {
     check: (readiness.body['checks'] as { name: string }[]).find(({ name }) => name === 'unknown uploads'),
     list: (await ask('/uploads')).body['unknownUploads'],
     metrics: [figure('uploads'), figure('bytes')],
-    logged: app.log.filter(({ msg }) => String(msg).includes('whose records are not in uploads')).length,
+    logged: app.log.filter(({ msg }) => String(msg).includes('have no record in uploads')).length,
   };
 }
 
