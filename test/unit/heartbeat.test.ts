@@ -17,7 +17,11 @@ test('a client that waits for the origin hears every ten seconds what it knows a
   const result = new Promise<DeliveryResult>((resolve) => (settle = resolve));
   const told: InterimUpdate[] = [];
   const upload = { id: 'x', phase: 'delivering', offset: 5, heldBack: { lastByte: 1 } } as Upload;
-  const call = { credentials: [], left: new AbortController().signal, tell: (news: InterimUpdate) => told.push(news) };
+  const call = {
+    credentials: [],
+    clientLeft: new AbortController().signal,
+    sendInterim: (news: InterimUpdate) => told.push(news),
+  };
   const outcome = new Answers({ result: () => result }).answer(upload, 'append', call as unknown as AnswerCall);
   jest.advanceTimersByTime(29_000);
   const news = { kind: 'progress', during: 'append', upload, offset: 4 };
