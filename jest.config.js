@@ -14,11 +14,11 @@ const shared = {
 /** @type {import('jest').Config} */
 export default {
   projects: [
-    {
-      ...shared,
-      displayName: 'core',
-      testMatch: ['<rootDir>/test/{unit,contract,flow}/**/*.test.ts', '<rootDir>/test/*.test.ts'],
-    },
+    // Needs nothing but Node.
+    { ...shared, displayName: 'unit', testMatch: ['<rootDir>/test/unit/**/*.test.ts'] },
+    // Needs Redis and a few programs that most machines have.
+    { ...shared, displayName: 'core', testMatch: ['<rootDir>/test/{contract,redis,flow}/**/*.test.ts'] },
+    // Needs the front proxies and application servers too, and the built program.
     { ...shared, displayName: 'whole', testMatch: ['<rootDir>/test/{e2e,chaos}/**/*.test.ts'] },
   ],
   testTimeout: 120_000,

@@ -1,126 +1,355 @@
+import { once } from 'node:events';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
-import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import type { Delivery, DeliveryOptions } from '../../src/delivery/delivery.js';
+import type { UploadStore } from '../../src/store/upload-store.js';
+import { bodyOf, DeliveryRoom, neverAborted, type RoomOptions } from '../support/delivery-room.js';
+import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { until } from '../support/temporary.js';
 
-const DAY = 86_400_000;
-const steps = [-DAY, -20_000, 20_000, DAY];
+describe('clocks that are set', () => {
+  const DAY = 86_400_000;
+  const steps = [-DAY, -20_000, 20_000, DAY];
 
-let origin: RawOrigin;
-let room: DeliveryRoom;
+  let origin: RawOrigin;
+  let room: DeliveryRoom;
 
-beforeEach(async () => {
-  origin = await startRawOrigin();
-});
-
-afterEach(async () => {
-  await room.close();
-  await origin.close();
-});
-
-async function open(options: RoomOptions = {}): Promise<void> {
-  room = await DeliveryRoom.open(origin.url, options);
-}
-
-/** The origin refuses so many requests, then takes them; none before it is let go. */
-function refuseFirst(
-  count: number,
-  headers: readonly (readonly [string, string])[] = [],
-  letGo: Promise<void> = Promise.resolve(),
-): void {
-  let left = count;
-  origin.setScript(async (exchange) => {
-    await exchange.readBody();
-    await letGo;
-    await exchange.respond(left-- > 0 ? { status: 503, headers } : { status: 200, body: 'ok' });
+  beforeEach(async () => {
+    origin = await startRawOrigin();
   });
-}
 
-async function expectSoundAttempts(id: string): Promise<void> {
-  const { attempts } = await room.upload(id);
-  for (const { startedAt, endedAt = NaN } of attempts) {
-    expect(endedAt - startedAt).toBeGreaterThanOrEqual(0);
-    expect(endedAt - startedAt).toBeLessThan(10_000);
+  afterEach(async () => {
+    await room.close();
+    await origin.close();
+  });
+
+  async function open(options: RoomOptions = {}): Promise<void> {
+    room = await DeliveryRoom.open(origin.url, options);
   }
-}
 
-describe.each(steps)('the clock is set by %d ms', (ms) => {
-  test('while a delivery waits for its next attempt: it goes on when that is due', async () => {
-    refuseFirst(2);
-    await open({ retry: { firstDelayMs: 100, longestDelayMs: 200, inBackgroundMs: 5000 } });
-    const { id } = await room.whole();
-    const waiting = room.answer(id);
-    await until(async () => (await room.upload(id)).dueAt !== undefined, 'the first pause');
-    room.aheadMs = ms;
-    expect((await bodyOf(await waiting)).toString()).toBe('ok');
-    expect(origin.exchanges).toHaveLength(3);
-    await expectSoundAttempts(id);
+  /** The origin refuses so many requests, then takes them; none before it is let go. */
+  function refuseFirst(
+    count: number,
+    headers: readonly (readonly [string, string])[] = [],
+    letGo: Promise<void> = Promise.resolve(),
+  ): void {
+    let left = count;
+    origin.setScript(async (exchange) => {
+      await exchange.readBody();
+      await letGo;
+      await exchange.respond(left-- > 0 ? { status: 503, headers } : { status: 200, body: 'ok' });
+    });
+  }
+
+  async function expectSoundAttempts(id: string): Promise<void> {
+    const { attempts } = await room.upload(id);
+    for (const { startedAt, endedAt = NaN } of attempts) {
+      expect(endedAt - startedAt).toBeGreaterThanOrEqual(0);
+      expect(endedAt - startedAt).toBeLessThan(10_000);
+    }
+  }
+
+  describe.each(steps)('the clock is set by %d ms', (ms) => {
+    test('while a delivery waits for its next attempt: it goes on when that is due', async () => {
+      refuseFirst(2);
+      await open({ retry: { firstDelayMs: 100, longestDelayMs: 200, inBackgroundMs: 5000 } });
+      const { id } = await room.whole();
+      const waiting = room.answer(id);
+      await until(async () => (await room.upload(id)).dueAt !== undefined, 'the first pause');
+      room.aheadMs = ms;
+      expect((await bodyOf(await waiting)).toString()).toBe('ok');
+      expect(origin.exchanges).toHaveLength(3);
+      await expectSoundAttempts(id);
+    });
+
+    test('while the origin works: what it refuses is tried again as if nothing had been', async () => {
+      let release = (): void => undefined;
+      refuseFirst(1, [], new Promise((resolve) => (release = resolve)));
+      await open();
+      const { id } = await room.whole();
+      const waiting = room.answer(id);
+      await origin.exchange(0);
+      room.aheadMs = ms;
+      release();
+      expect((await bodyOf(await waiting)).toString()).toBe('ok');
+      await expectSoundAttempts(id);
+    });
+
+    test('while an origin is left alone: the pause is over when it is', async () => {
+      refuseFirst(1);
+      await open({ rules: { breaker: { failures: 1, pauseMs: 200 } } });
+      const first = await room.whole();
+      const waiting = room.answer(first.id);
+      await until(() => room.lines.some(({ msg }) => String(msg).includes('failed repeatedly')), 'the breaker to open');
+      room.aheadMs = ms;
+      const second = await room.whole();
+      expect((await bodyOf(await room.answer(second.id))).toString()).toBe('ok');
+      expect((await bodyOf(await waiting)).toString()).toBe('ok');
+    });
+
+    test('while a client waits: it is told to come again after the time that is left', async () => {
+      refuseFirst(1, [['Retry-After', '100']]);
+      await open({ retry: { inBackgroundMs: 200_000 } });
+      const { id } = await room.whole();
+      expect(await room.result(id)).toMatchObject({ kind: 'pending' });
+      room.aheadMs = ms;
+      const again = await room.result(id);
+      if (again.kind !== 'pending') throw new Error(again.kind);
+      expect(again.retryAfterSeconds).toBeGreaterThan(50);
+      expect(again.retryAfterSeconds).toBeLessThanOrEqual(100);
+    });
   });
 
-  test('while the origin works: what it refuses is tried again as if nothing had been', async () => {
-    let release = (): void => undefined;
-    refuseFirst(1, [], new Promise((resolve) => (release = resolve)));
-    await open();
-    const { id } = await room.whole();
-    const waiting = room.answer(id);
-    await origin.exchange(0);
-    room.aheadMs = ms;
-    release();
-    expect((await bodyOf(await waiting)).toString()).toBe('ok');
-    await expectSoundAttempts(id);
-  });
+  test.each([20_000, DAY])(
+    'a clock is set back by %d ms: what is due late by it is taken up after a restart',
+    async (ms) => {
+      refuseFirst(1);
+      await open({ retry: { firstDelayMs: 12_000, longestDelayMs: 12_000, inBackgroundMs: 600_000 } });
+      const { id } = await room.whole();
+      room.aheadMs = ms;
+      const leaving = new AbortController();
+      room.result(id, { to: leaving.signal }).catch(() => undefined);
+      await until(async () => (await room.upload(id)).dueAt !== undefined, 'the pause');
+      leaving.abort(new Error('the client left'));
+      room.aheadMs = 0;
+      await room.restart();
+      room.delivery.start();
+      await until(async () => (await room.upload(id)).phase === 'answered', 'the delivery to be taken up');
+    },
+  );
 
-  test('while an origin is left alone: the pause is over when it is', async () => {
-    refuseFirst(1);
-    await open({ rules: { breaker: { failures: 1, pauseMs: 200 } } });
-    const first = await room.whole();
-    const waiting = room.answer(first.id);
-    await until(() => room.lines.some(({ msg }) => String(msg).includes('failed repeatedly')), 'the breaker to open');
-    room.aheadMs = ms;
-    const second = await room.whole();
-    expect((await bodyOf(await room.answer(second.id))).toString()).toBe('ok');
-    expect((await bodyOf(await waiting)).toString()).toBe('ok');
-  });
-
-  test('while a client waits: it is told to come again after the time that is left', async () => {
+  test('one that is due late because its origin said so is left alone by a restart', async () => {
     refuseFirst(1, [['Retry-After', '100']]);
     await open({ retry: { inBackgroundMs: 200_000 } });
     const { id } = await room.whole();
     expect(await room.result(id)).toMatchObject({ kind: 'pending' });
-    room.aheadMs = ms;
-    const again = await room.result(id);
-    if (again.kind !== 'pending') throw new Error(again.kind);
-    expect(again.retryAfterSeconds).toBeGreaterThan(50);
-    expect(again.retryAfterSeconds).toBeLessThanOrEqual(100);
+    await room.restart();
+    room.delivery.start();
+    const other = await room.whole();
+    await until(async () => (await room.upload(other.id)).phase === 'answered', 'another one to be taken up');
+    expect((await room.upload(id)).attemptCount).toBe(1);
   });
 });
 
-test.each([20_000, DAY])(
-  'a clock is set back by %d ms: what is due late by it is taken up after a restart',
-  async (ms) => {
-    refuseFirst(1);
-    await open({ retry: { firstDelayMs: 12_000, longestDelayMs: 12_000, inBackgroundMs: 600_000 } });
-    const { id } = await room.whole();
-    room.aheadMs = ms;
-    const leaving = new AbortController();
-    room.result(id, { to: leaving.signal }).catch(() => undefined);
-    await until(async () => (await room.upload(id)).dueAt !== undefined, 'the pause');
-    leaving.abort(new Error('the client left'));
-    room.aheadMs = 0;
-    await room.restart();
-    room.delivery.start();
-    await until(async () => (await room.upload(id)).phase === 'answered', 'the delivery to be taken up');
-  },
-);
+describe('a process that stood still', () => {
+  type Verb = 'beginAttempt' | 'endAttempt' | 'recordAnswer' | 'renewClaim';
 
-test('one that is due late because its origin said so is left alone by a restart', async () => {
-  refuseFirst(1, [['Retry-After', '100']]);
-  await open({ retry: { inBackgroundMs: 200_000 } });
-  const { id } = await room.whole();
-  expect(await room.result(id)).toMatchObject({ kind: 'pending' });
-  await room.restart();
-  room.delivery.start();
-  const other = await room.whole();
-  await until(async () => (await room.upload(other.id)).phase === 'answered', 'another one to be taken up');
-  expect((await room.upload(id)).attemptCount).toBe(1);
+  let origin: RawOrigin;
+  let room: DeliveryRoom;
+  let other: Delivery;
+  let stillness: Stillness;
+
+  /** The first worker's process, as its store sees it: when it stands still, no step of it comes through until it goes on. */
+  class Stillness {
+    private ending: Promise<void> | undefined;
+    private end: () => void = () => undefined;
+
+    stand(): void {
+      this.ending = new Promise((resolve) => (this.end = resolve));
+    }
+
+    goOn(): void {
+      this.ending = undefined;
+      this.end();
+    }
+
+    /** How many steps have waited. */
+    waited = 0;
+
+    seenBy(store: UploadStore, verbs: ReadonlySet<Verb>): UploadStore {
+      return new Proxy(store, {
+        get: (target, name) => {
+          const value = Reflect.get(target, name) as unknown;
+          if (typeof value !== 'function') return value;
+          return async (...given: unknown[]): Promise<unknown> => {
+            if (verbs.has(name as Verb) && this.ending) {
+              this.waited++;
+              await this.ending;
+            }
+            return Reflect.apply(value, target, given) as unknown;
+          };
+        },
+      });
+    }
+  }
+
+  const EVERY_VERB: ReadonlySet<Verb> = new Set(['beginAttempt', 'endAttempt', 'recordAnswer', 'renewClaim']);
+  const CLAIM_MS = 300;
+
+  beforeEach(async () => {
+    stillness = new Stillness();
+    origin = await startRawOrigin();
+  });
+
+  afterEach(async () => {
+    stillness.goOn();
+    await other.stop();
+    await room.close();
+    await origin.close();
+  });
+
+  async function open(delivery: Partial<DeliveryOptions> = {}): Promise<void> {
+    let isFirst = true;
+    room = await DeliveryRoom.open(origin.url, {
+      delivery: { claimMs: CLAIM_MS, ...delivery },
+      storeSeenAs: (store) => {
+        if (!isFirst) return store;
+        isFirst = false;
+        return stillness.seenBy(store, EVERY_VERB);
+      },
+    });
+    other = room.anotherWorker();
+  }
+
+  async function isTaken(id: string): Promise<void> {
+    await until(async () => (await room.store.dueDeliveries(room.clock())).includes(id), 'the claim to run out');
+  }
+
+  test('its answer is waited for: the other says nothing before the time to come back is over', async () => {
+    const release = origin.holdAnswers();
+    await open({ returnGraceMs: 60_000 });
+    const { id } = await room.whole();
+    const first = room.answer(id);
+    await origin.exchange(0);
+    stillness.stand();
+    await isTaken(id);
+    const second = other.result(id, { signal: neverAborted() });
+    await until(async () => (await room.store.dueDeliveries(room.clock())).length === 0, 'the other to take the claim');
+    release();
+    stillness.goOn();
+    expect((await bodyOf(await first)).toString()).toBe('ok');
+    expect(await second).toMatchObject({ kind: 'answered', answer: { status: 200 } });
+    expect(origin.exchanges).toHaveLength(1);
+  });
+
+  test.each([
+    ['while the origin works', true],
+    ['with the answer in its hands', false],
+  ])('%s, until the other has said that nobody knows: its answer is recorded all the same', async (_, origins) => {
+    const release = origin.holdAnswers();
+    await open();
+    const { id } = await room.whole();
+    const first = room.answer(id);
+    await origin.exchange(0);
+    stillness.stand();
+    if (!origins) release();
+    await isTaken(id);
+    expect(await other.result(id, { signal: neverAborted() })).toMatchObject({
+      kind: 'undelivered',
+      why: { reason: 'outcome-unknown' },
+    });
+    stillness.goOn();
+    if (origins) {
+      await until(async () => (await room.upload(id)).phase === 'delivering', 'the claim to be taken back');
+      release();
+    }
+    expect((await bodyOf(await first)).toString()).toBe('ok');
+    expect(await room.upload(id)).toMatchObject({
+      phase: 'answered',
+      attemptCount: 1,
+      attempts: [{ reached: 'answered' }],
+    });
+    expect(await other.result(id, { signal: neverAborted() })).toMatchObject({
+      kind: 'answered',
+      answer: { status: 200 },
+    });
+    expect(origin.exchanges).toHaveLength(1);
+  });
+
+  test('with a challenge in its hands: the upload waits for other credentials, although nobody knew meanwhile', async () => {
+    const asked = new AbortController();
+    origin.setScript(async (exchange) => {
+      await exchange.readBody();
+      await once(asked.signal, 'abort');
+      await exchange.respond({ status: 401, body: 'who?' });
+    });
+    // So long that no renewal takes the claim back before the end of the attempt is told.
+    await open({ claimMs: 60_000 });
+    const { id } = await room.whole();
+    const first = room.result(id);
+    await origin.exchange(0);
+    stillness.stand();
+    await room.store.renewClaim(id, 'worker-0', room.clock() - 1);
+    await isTaken(id);
+    expect(await other.result(id, { signal: neverAborted() })).toMatchObject({ why: { reason: 'outcome-unknown' } });
+    asked.abort();
+    stillness.goOn();
+    expect(await first).toMatchObject({ kind: 'parked', answer: { status: 401 } });
+    expect(await room.upload(id)).toMatchObject({ phase: 'undelivered', undelivered: { reason: 'unauthorized' } });
+  });
+
+  test('before its attempt is written down: the other sends, and it does not', async () => {
+    await open();
+    const { id } = await room.whole();
+    stillness.stand();
+    const first = room.answer(id);
+    await until(async () => (await room.upload(id)).phase === 'delivering', 'the claim');
+    await isTaken(id);
+    expect(await other.result(id, { signal: neverAborted() })).toMatchObject({ kind: 'answered' });
+    stillness.goOn();
+    expect((await bodyOf(await first)).toString()).toBe('ok');
+    expect(origin.exchanges).toHaveLength(1);
+  });
+
+  test('when its attempt is written down and nothing is sent: nothing is, for its claim may have run out', async () => {
+    let stoodMs = 0;
+    room = await DeliveryRoom.open(origin.url, {
+      delivery: { claimMs: 1000, monotonic: () => performance.now() + stoodMs },
+      storeSeenAs: (store) => {
+        const seen = Object.create(store) as UploadStore;
+        seen.beginAttempt = async (...given) => {
+          const begun = await store.beginAttempt(...given);
+          if (stoodMs === 0) stoodMs = 1000;
+          return begun;
+        };
+        return seen;
+      },
+    });
+    other = room.anotherWorker();
+    const { id } = await room.whole();
+    expect((await bodyOf(await room.answer(id))).toString()).toBe('ok');
+    const { attempts } = await room.upload(id);
+    expect(attempts.map(({ reached }) => reached)).toEqual(['never-sent', 'answered']);
+    expect(origin.exchanges).toHaveLength(1);
+  });
+
+  test.each(['postponed', 'given up'])(
+    'a renewal under way ends before the delivery is %s, which counts once',
+    async (how) => {
+      origin.setScript(async (exchange) => {
+        await exchange.readBody();
+        await until(() => stillness.waited > 0, 'a renewal');
+        if (how === 'postponed') await exchange.respond({ status: 503, body: 'later' });
+        else exchange.reset();
+      });
+      const verbs = new Set<Verb>(['renewClaim']);
+      const delivery = { claimMs: CLAIM_MS };
+      const seen: string[] = [];
+      const retry = { firstDelayMs: 60_000, longestDelayMs: 60_000, whileWaitingMs: 1000, inBackgroundMs: 3_600_000 };
+      const storeSeenAs = (store: UploadStore): UploadStore =>
+        new Proxy(stillness.seenBy(store, verbs), {
+          get: (target, name) => {
+            const value = Reflect.get(target, name) as unknown;
+            if (typeof value !== 'function') return value;
+            return async (...given: unknown[]): Promise<unknown> => {
+              const result = (await Reflect.apply(value, target, given)) as unknown;
+              seen.push(String(name));
+              return result;
+            };
+          },
+        });
+      room = await DeliveryRoom.open(origin.url, { delivery, storeSeenAs, retry });
+      other = room.anotherWorker();
+      const { id } = await room.whole();
+      stillness.stand();
+      const end = room.result(id);
+      await until(() => seen.includes('endAttempt'), 'the end of the attempt');
+      const before = await room.upload(id);
+      stillness.goOn();
+      expect(await end).toMatchObject({ kind: how === 'postponed' ? 'pending' : 'undelivered' });
+      expect(before.phase).toBe('delivering');
+      expect(seen.lastIndexOf('renewClaim')).toBeLessThan(seen.indexOf(how === 'postponed' ? 'postpone' : 'giveUp'));
+      expect(await room.upload(id)).toMatchObject({ phase: how === 'postponed' ? 'complete' : 'undelivered' });
+      expect(room.lines.filter(({ phase }) => phase === 'undelivered')).toHaveLength(how === 'postponed' ? 0 : 1);
+    },
+  );
 });

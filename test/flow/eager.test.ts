@@ -1,168 +1,276 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { CONTENT, EagerStage, length, MIB, type EagerStageOptions } from '../support/eager-stage.js';
+import type { Attempt, Upload } from '../../src/model/upload.js';
+import { DeliveryRoom, newUpload } from '../support/delivery-room.js';
+import { CONTENT, EagerStage, type EagerStageOptions, length, MIB } from '../support/eager-stage.js';
+import { type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { untilSpooled } from '../support/spooled.js';
 import { sha256, until } from '../support/temporary.js';
 
-let stage: EagerStage;
-afterEach(() => stage.close());
+describe('eager delivery', () => {
+  let stage: EagerStage;
+  afterEach(() => stage.close());
 
-async function open(options?: EagerStageOptions): Promise<EagerStage> {
-  stage = await EagerStage.open(options);
-  return stage;
-}
+  async function open(options?: EagerStageOptions): Promise<EagerStage> {
+    stage = await EagerStage.open(options);
+    return stage;
+  }
 
-describe('while the client uploads', () => {
-  test('the origin is fed, with the exact length and in one request', async () => {
-    const { origin } = await open();
-    const client = await stage.client();
-    await stage.create(client, [length(CONTENT.length), ['Content-Type', 'image/png']]);
-    await client.send(CONTENT.subarray(0, 2 * MIB));
-    const exchange = await stage.exchange(0);
-    await stage.got(exchange, 2 * MIB);
-    expect(exchange.header('content-length')).toBe(`${CONTENT.length}`);
-    expect(exchange.header('content-type')).toBe('image/png');
-    await client.send(CONTENT.subarray(2 * MIB));
-    const response = await client.readFinal();
-    expect([response.status, response.body.toString()]).toEqual([200, 'ok']);
-    expect(exchange.body.sha256).toBe(sha256(CONTENT));
-    expect(origin.exchanges).toHaveLength(1);
-  });
-
-  test('the origin never has the last byte before it is the upload’s last', async () => {
-    await open();
-    const client = await stage.client();
-    await stage.create(client, [length(5)]);
-    await client.send('hell');
-    const exchange = await stage.exchange(0);
-    await until(() => exchange.body.size === 4, 'four bytes at the origin');
-    await client.send('o');
-    expect((await client.readFinal()).status).toBe(200);
-    expect(exchange.body.size).toBe(5);
-  });
-
-  test('a length that nobody knows makes chunks, which end with the upload', async () => {
-    const { origin } = await open();
-    const client = await stage.client();
-    await stage.create(client, [['Transfer-Encoding', 'chunked']]);
-    await client.sendChunk(CONTENT.subarray(0, MIB));
-    const exchange = await stage.exchange(0);
-    await stage.got(exchange, MIB);
-    expect([exchange.header('transfer-encoding'), exchange.header('content-length')]).toEqual(['chunked', undefined]);
-    await client.sendChunk(CONTENT.subarray(MIB));
-    await client.endChunks();
-    expect((await client.readFinal()).status).toBe(200);
-    expect(exchange.body.sha256).toBe(sha256(CONTENT));
-    expect(origin.exchanges).toHaveLength(1);
-  });
-
-  test('an origin that needs a length gets its request once the length is known', async () => {
-    const { origin } = await open({ eager: 'unknown_length: wait' });
-    const client = await stage.client();
-    const target = await stage.create(client, [['Transfer-Encoding', 'chunked']]);
-    await client.sendChunk('hello');
-    await untilSpooled(stage.app.data, new URL(target, stage.app.url).href, 4);
-    expect((await stage.head(target)).header('upload-offset')).toBe('4');
-    expect(origin.exchanges).toHaveLength(0);
-    const again = await stage.client();
-    await stage.append(again, target, 4, 1);
-    await again.send('o');
-    expect((await again.readFinal()).status).toBe(200);
-    expect(origin.exchanges[0]?.header('content-length')).toBe('5');
-  });
-
-  test('a form is fed as well', async () => {
-    const { origin } = await open({ delivery: 'framing: { type: multipart, field: file }' });
-    const client = await stage.client();
-    await stage.create(client, [length(CONTENT.length)]);
-    await client.send(CONTENT.subarray(0, MIB));
-    const exchange = await stage.exchange(0);
-    await stage.got(exchange, MIB);
-    await client.send(CONTENT.subarray(MIB));
-    expect((await client.readFinal()).status).toBe(200);
-    const boundary = /boundary=(.*)$/.exec(exchange.header('content-type')!)![1]!;
-    expect(exchange.body.size).toBe(Number(exchange.header('content-length')));
-    expect(exchange.body.bytes.subarray(-boundary.length - 6).toString()).toBe(`--${boundary}--\r\n`);
-    expect(origin.exchanges).toHaveLength(1);
-  });
-
-  test('a slow origin does not slow the client down', async () => {
-    await open({
-      script: async (exchange) => {
-        exchange.socket.pause();
-        await exchange.closed;
-      },
+  describe('while the client uploads', () => {
+    test('the origin is fed, with the exact length and in one request', async () => {
+      const { origin } = await open();
+      const client = await stage.client();
+      await stage.create(client, [length(CONTENT.length), ['Content-Type', 'image/png']]);
+      await client.send(CONTENT.subarray(0, 2 * MIB));
+      const exchange = await stage.exchange(0);
+      await stage.got(exchange, 2 * MIB);
+      expect(exchange.header('content-length')).toBe(`${CONTENT.length}`);
+      expect(exchange.header('content-type')).toBe('image/png');
+      await client.send(CONTENT.subarray(2 * MIB));
+      const response = await client.readFinal();
+      expect([response.status, response.body.toString()]).toEqual([200, 'ok']);
+      expect(exchange.body.sha256).toBe(sha256(CONTENT));
+      expect(origin.exchanges).toHaveLength(1);
     });
-    const client = await stage.client();
-    await stage.create(client, [length(64 * MIB)]);
-    for (let sent = 0; sent < 48; sent++) await client.send(CONTENT.subarray(0, MIB));
-    const { connectionIndex } = await stage.exchange(0);
-    expect(stage.origin.connections[connectionIndex]!.receivedSize).toBeLessThan(24 * MIB);
+
+    test('the origin never has the last byte before it is the upload’s last', async () => {
+      await open();
+      const client = await stage.client();
+      await stage.create(client, [length(5)]);
+      await client.send('hell');
+      const exchange = await stage.exchange(0);
+      await until(() => exchange.body.size === 4, 'four bytes at the origin');
+      await client.send('o');
+      expect((await client.readFinal()).status).toBe(200);
+      expect(exchange.body.size).toBe(5);
+    });
+
+    test('a length that nobody knows makes chunks, which end with the upload', async () => {
+      const { origin } = await open();
+      const client = await stage.client();
+      await stage.create(client, [['Transfer-Encoding', 'chunked']]);
+      await client.sendChunk(CONTENT.subarray(0, MIB));
+      const exchange = await stage.exchange(0);
+      await stage.got(exchange, MIB);
+      expect([exchange.header('transfer-encoding'), exchange.header('content-length')]).toEqual(['chunked', undefined]);
+      await client.sendChunk(CONTENT.subarray(MIB));
+      await client.endChunks();
+      expect((await client.readFinal()).status).toBe(200);
+      expect(exchange.body.sha256).toBe(sha256(CONTENT));
+      expect(origin.exchanges).toHaveLength(1);
+    });
+
+    test('an origin that needs a length gets its request once the length is known', async () => {
+      const { origin } = await open({ eager: 'unknown_length: wait' });
+      const client = await stage.client();
+      const target = await stage.create(client, [['Transfer-Encoding', 'chunked']]);
+      await client.sendChunk('hello');
+      await untilSpooled(stage.app.data, new URL(target, stage.app.url).href, 4);
+      expect((await stage.head(target)).header('upload-offset')).toBe('4');
+      expect(origin.exchanges).toHaveLength(0);
+      const again = await stage.client();
+      await stage.append(again, target, 4, 1);
+      await again.send('o');
+      expect((await again.readFinal()).status).toBe(200);
+      expect(origin.exchanges[0]?.header('content-length')).toBe('5');
+    });
+
+    test('a form is fed as well', async () => {
+      const { origin } = await open({ delivery: 'framing: { type: multipart, field: file }' });
+      const client = await stage.client();
+      await stage.create(client, [length(CONTENT.length)]);
+      await client.send(CONTENT.subarray(0, MIB));
+      const exchange = await stage.exchange(0);
+      await stage.got(exchange, MIB);
+      await client.send(CONTENT.subarray(MIB));
+      expect((await client.readFinal()).status).toBe(200);
+      const boundary = /boundary=(.*)$/.exec(exchange.header('content-type')!)![1]!;
+      expect(exchange.body.size).toBe(Number(exchange.header('content-length')));
+      expect(exchange.body.bytes.subarray(-boundary.length - 6).toString()).toBe(`--${boundary}--\r\n`);
+      expect(origin.exchanges).toHaveLength(1);
+    });
+
+    test('a slow origin does not slow the client down', async () => {
+      await open({
+        script: async (exchange) => {
+          exchange.socket.pause();
+          await exchange.closed;
+        },
+      });
+      const client = await stage.client();
+      await stage.create(client, [length(64 * MIB)]);
+      for (let sent = 0; sent < 48; sent++) await client.send(CONTENT.subarray(0, MIB));
+      const { connectionIndex } = await stage.exchange(0);
+      expect(stage.origin.connections[connectionIndex]!.receivedSize).toBeLessThan(24 * MIB);
+    });
+  });
+
+  describe('when the client is cut', () => {
+    test('and comes back in time, the same request of the origin goes on', async () => {
+      const { origin } = await open();
+      const first = await stage.client();
+      const target = await stage.create(first, [length(CONTENT.length)]);
+      await first.send(CONTENT.subarray(0, MIB));
+      const exchange = await stage.exchange(0);
+      await stage.got(exchange, MIB);
+      first.reset();
+      const offset = Number((await stage.head(target)).header('upload-offset'));
+      const second = await stage.client();
+      await stage.append(second, target, offset, CONTENT.length - offset);
+      await second.send(CONTENT.subarray(offset));
+      expect((await second.readFinal()).status).toBe(200);
+      expect(exchange.body.sha256).toBe(sha256(CONTENT));
+      expect(origin.exchanges).toHaveLength(1);
+    });
+
+    test('for too long, the request of the origin is cut, and a fresh one brings the whole', async () => {
+      const { origin } = await open({ eager: 'idle: 1500ms' });
+      const first = await stage.client();
+      const target = await stage.create(first, [length(CONTENT.length)]);
+      await first.send(CONTENT.subarray(0, MIB));
+      const cut = await stage.exchange(0);
+      first.reset();
+      await cut.closed;
+      const offset = Number((await stage.head(target)).header('upload-offset'));
+      const second = await stage.client();
+      await stage.append(second, target, offset, CONTENT.length - offset);
+      await second.send(CONTENT.subarray(offset));
+      expect((await second.readFinal()).status).toBe(200);
+      expect(origin.exchanges).toHaveLength(2);
+      expect(origin.exchanges[1]?.body.sha256).toBe(sha256(CONTENT));
+      expect(origin.exchanges.map((exchange) => exchange.header('idempotency-key'))).toEqual([
+        cut.header('idempotency-key'),
+        cut.header('idempotency-key'),
+      ]);
+    });
+
+    test('by a newer request, what was never committed does not reach the origin', async () => {
+      const { origin } = await open();
+      const first = await stage.client();
+      const target = await stage.create(first, [length(CONTENT.length)]);
+      await first.send(CONTENT.subarray(0, MIB));
+      await stage.got(await stage.exchange(0), MIB);
+      const offset = Number((await stage.head(target)).header('upload-offset'));
+      first.socket.write(Buffer.alloc(MIB, 'late'));
+      const second = await stage.client();
+      await stage.append(second, target, offset, CONTENT.length - offset);
+      await second.send(CONTENT.subarray(offset));
+      expect((await second.readFinal()).status).toBe(200);
+      expect(origin.exchanges[0]?.body.sha256).toBe(sha256(CONTENT));
+    });
+
+    test('by its own cancellation, the origin’s request is cut too', async () => {
+      await open();
+      const client = await stage.client();
+      const target = await stage.create(client, [length(10)]);
+      await client.send('hello');
+      const exchange = await stage.exchange(0);
+      const other = await stage.client();
+      await other.request({ method: 'DELETE', target, headers: [['Upload-Draft-Interop-Version', '10']] });
+      await exchange.closed;
+      expect(exchange.body.size).toBeLessThan(10);
+    });
   });
 });
 
-describe('when the client is cut', () => {
-  test('and comes back in time, the same request of the origin goes on', async () => {
-    const { origin } = await open();
-    const first = await stage.client();
-    const target = await stage.create(first, [length(CONTENT.length)]);
-    await first.send(CONTENT.subarray(0, MIB));
-    const exchange = await stage.exchange(0);
-    await stage.got(exchange, MIB);
-    first.reset();
-    const offset = Number((await stage.head(target)).header('upload-offset'));
-    const second = await stage.client();
-    await stage.append(second, target, offset, CONTENT.length - offset);
-    await second.send(CONTENT.subarray(offset));
-    expect((await second.readFinal()).status).toBe(200);
-    expect(exchange.body.sha256).toBe(sha256(CONTENT));
-    expect(origin.exchanges).toHaveLength(1);
+describe('restarts', () => {
+  const HOUR = 3_600_000;
+
+  let origin: RawOrigin;
+  let room: DeliveryRoom;
+
+  afterEach(async () => {
+    await room.close();
+    await origin.close();
   });
 
-  test('for too long, the request of the origin is cut, and a fresh one brings the whole', async () => {
-    const { origin } = await open({ eager: 'idle: 1500ms' });
-    const first = await stage.client();
-    const target = await stage.create(first, [length(CONTENT.length)]);
-    await first.send(CONTENT.subarray(0, MIB));
-    const cut = await stage.exchange(0);
-    first.reset();
-    await cut.closed;
-    const offset = Number((await stage.head(target)).header('upload-offset'));
-    const second = await stage.client();
-    await stage.append(second, target, offset, CONTENT.length - offset);
-    await second.send(CONTENT.subarray(offset));
-    expect((await second.readFinal()).status).toBe(200);
-    expect(origin.exchanges).toHaveLength(2);
-    expect(origin.exchanges[1]?.body.sha256).toBe(sha256(CONTENT));
-    expect(origin.exchanges.map((exchange) => exchange.header('idempotency-key'))).toEqual([
-      cut.header('idempotency-key'),
-      cut.header('idempotency-key'),
-    ]);
+  async function open(script?: (exchange: RawExchange) => Promise<void>): Promise<void> {
+    origin = await startRawOrigin(script);
+    room = await DeliveryRoom.open(origin.url, { rules: { mode: 'eager' } });
+  }
+
+  /** An upload of ten bytes whose first five are here, and its origin has four or more of them. */
+  async function half(): Promise<Upload> {
+    const id = 'upload-that-is-fed-eagerly-00000';
+    const upload = await room.store.create({ ...newUpload(id), length: 10 });
+    const feed = room.delivery.startEager(upload)!;
+    const writer = await room.spool.create(id, 'chunk-1');
+    await writer.write([Buffer.from('01234')]);
+    await writer.close();
+    const chunk = { name: 'chunk-1', start: 0, size: 5 };
+    feed.onCommitted((await room.store.commit(id, { token: 1, chunk, expiresAt: Date.now() + HOUR })) as Upload);
+    const exchange = await origin.exchange(0);
+    await until(() => exchange.body.size === 5, 'five bytes at the origin');
+    return (await room.store.get(id))!;
+  }
+
+  async function rest(id: string): Promise<Upload> {
+    const writer = await room.spool.create(id, 'chunk-2');
+    await writer.write([Buffer.from('56789')]);
+    await writer.close();
+    const complete = { heldBack: { lastByte: '9'.charCodeAt(0) } };
+    const chunk = { name: 'chunk-2', start: 5, size: 5 };
+    return (await room.store.commit(id, { token: 2, chunk, complete, expiresAt: Date.now() + HOUR })) as Upload;
+  }
+
+  /** How many requests the origin has got to their end. */
+  function whole(): number {
+    return origin.exchanges.filter(({ body }) => body.size === 10).length;
+  }
+
+  describe('killed while an upload was fed to its origin', () => {
+    test('the client goes on, and a fresh request brings the whole: that of before cannot have been whole', async () => {
+      await open();
+      const { id, attempts } = await half();
+      expect(attempts).toMatchObject([{ number: 1, inPart: true }]);
+      await room.restart();
+      const upload = await rest(id);
+      expect(room.delivery.startEager(upload)).toBeUndefined();
+      expect((await room.answer(id)).status).toBe(200);
+      expect((await room.upload(id)).attempts.map(({ reached }) => reached)).toEqual(['sent-in-part', 'answered']);
+      expect([origin.exchanges.length, whole()]).toEqual([2, 1]);
+    });
+
+    test('also when it was complete, but its end not yet let go', async () => {
+      await open();
+      const { id } = await half();
+      await rest(id);
+      await room.restart();
+      expect((await room.answer(id)).status).toBe(200);
+      expect(whole()).toBe(1);
+    });
+
+    test('with its end let go nobody knows: a POST is not sent again', async () => {
+      await open();
+      const { id, attempts } = await half();
+      await rest(id);
+      const early: Attempt = attempts[0]!;
+      await room.store.claimDelivery(id, 'the process that dies', Date.now() + HOUR, early);
+      await room.restart();
+      expect(await room.result(id)).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+      expect(origin.exchanges).toHaveLength(1);
+    });
   });
 
-  test('by a newer request, what was never committed does not reach the origin', async () => {
-    const { origin } = await open();
-    const first = await stage.client();
-    const target = await stage.create(first, [length(CONTENT.length)]);
-    await first.send(CONTENT.subarray(0, MIB));
-    await stage.got(await stage.exchange(0), MIB);
-    const offset = Number((await stage.head(target)).header('upload-offset'));
-    first.socket.write(Buffer.alloc(MIB, 'late'));
-    const second = await stage.client();
-    await stage.append(second, target, offset, CONTENT.length - offset);
-    await second.send(CONTENT.subarray(offset));
-    expect((await second.readFinal()).status).toBe(200);
-    expect(origin.exchanges[0]?.body.sha256).toBe(sha256(CONTENT));
-  });
-
-  test('by its own cancellation, the origin’s request is cut too', async () => {
+  test('an upload that another worker delivers is not sent twice: the request that was fed is cut', async () => {
     await open();
-    const client = await stage.client();
-    const target = await stage.create(client, [length(10)]);
-    await client.send('hello');
-    const exchange = await stage.exchange(0);
-    const other = await stage.client();
-    await other.request({ method: 'DELETE', target, headers: [['Upload-Draft-Interop-Version', '10']] });
-    await exchange.closed;
-    expect(exchange.body.size).toBeLessThan(10);
+    const { id } = await half();
+    await rest(id);
+    const other = room.anotherWorker();
+    expect(await other.result(id, { signal: new AbortController().signal })).toMatchObject({ kind: 'answered' });
+    expect(await room.result(id)).toMatchObject({ kind: 'answered' });
+    room.delivery.stopEager(id);
+    await origin.exchanges[0]!.closed;
+    expect([origin.exchanges.length, whole()]).toEqual([2, 1]);
+    await other.stop();
+  });
+
+  test('a proxy that stops cuts what it has begun, and says so in the record', async () => {
+    await open();
+    const { id } = await half();
+    await room.delivery.stop();
+    expect((await room.upload(id)).attempts).toMatchObject([
+      { reached: 'sent-in-part', problem: expect.stringMatching(/stopped/) },
+    ]);
+    expect(whole()).toBe(0);
   });
 });
