@@ -7,6 +7,7 @@ import { clientDialect, creationLines, ResumableUpload } from '../support/resuma
 import { serverPort } from '../support/server-port.js';
 import { randomBytes, sha256, within } from '../support/temporary.js';
 import type { WireRequest, WireResponse } from '../support/wire-response.js';
+import { part } from '../support/thoroughness.js';
 
 const PRELOAD = fileURLToPath(new URL('../support/kill-at.mjs', import.meta.url));
 const DIALECT = clientDialect('8');
@@ -74,7 +75,9 @@ const AFTER_THE_END = /^remove:/;
 /** They come when the origin has refused the first request. */
 const AFTER_A_REFUSAL = /^endAttempt:/;
 
-test.each(['POST', 'PUT'].flatMap((method) => BOUNDARIES.map((boundary) => [method, boundary] as const)))(
+const CASES = ['POST', 'PUT'].flatMap((method) => BOUNDARIES.map((boundary) => [method, boundary] as const));
+
+test.each(part(CASES, 3))(
   '%s: killed at %s, the origin is asked as the guarantee says, and the client gets the one answer',
   async (method, boundary) => {
     const whole = randomBytes(100_000, 3);

@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe } from '@jest/globals';
 import { LeaseProcesses } from '../support/lease-processes.js';
-import { REDIS_PLACES, type RedisPlace } from '../support/redis-places.js';
+import { CONTRACT_PLACES, type RedisPlace } from '../support/redis-places.js';
 import { describeLeases } from './leases-contract.js';
 import { describeSharedLeases } from './shared-leases-contract.js';
 
-describe.each(Object.entries(REDIS_PLACES))('%s', (name, open) => {
+describe.each(CONTRACT_PLACES)('%s', (name, open) => {
   let place: RedisPlace;
 
   beforeAll(async () => {

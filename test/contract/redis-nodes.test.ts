@@ -2,13 +2,13 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { silentLog } from '../../src/observe/log.js';
 import { RedisConnection } from '../../src/store/redis/connection.js';
 import { RedisNodes } from '../../src/store/redis/nodes.js';
-import { REDIS_PLACES, type RedisPlace } from '../support/redis-places.js';
+import { CONTRACT_PLACES, type RedisPlace } from '../support/redis-places.js';
 import { startRedis } from '../support/redis-servers.js';
 import { until } from '../support/temporary.js';
 
 const NEVER = 600_000;
 
-describe.each(Object.entries(REDIS_PLACES))('nodes in %s', (_, open) => {
+describe.each(CONTRACT_PLACES)('nodes in %s', (_, open) => {
   let place: RedisPlace;
   let worlds = 0;
   let ends: (() => Promise<void>)[];

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe } from '@jest/globals';
 import { silentLog } from '../../src/observe/log.js';
 import { RedisConnection } from '../../src/store/redis/connection.js';
 import { RedisStore } from '../../src/store/redis/redis-store.js';
-import { REDIS_PLACES, type RedisPlace } from '../support/redis-places.js';
+import { CONTRACT_PLACES, type RedisPlace } from '../support/redis-places.js';
 import { describeStore, type StoreUnderTest } from './store-contract.js';
 import { describeStoreModel } from './store-model-contract.js';
 
@@ -31,7 +31,7 @@ async function makeStore(place: RedisPlace): Promise<StoreUnderTest> {
   };
 }
 
-describe.each(Object.entries(REDIS_PLACES))('%s', (name, open) => {
+describe.each(CONTRACT_PLACES)('%s', (name, open) => {
   let place: RedisPlace;
   beforeAll(async () => {
     place = await open();

@@ -5,6 +5,7 @@ import { Fault } from '../../src/model/fault.js';
 import { ConnectionLost, CrossCheck, CountingOrigin, FaithfulClient } from '../support/faithful-client.js';
 import { Machine, type MachineOptions } from '../support/faulty-machine.js';
 import { MemoryDisk, memoryDisks, type Operation, type Trouble } from '../support/memory-disk.js';
+import { everyNth } from '../support/thoroughness.js';
 
 const HOUR = 3_600_000;
 const SIDE_BY_SIDE = 32;
@@ -171,7 +172,8 @@ const STAYS = /^(node\/node|data\/(last-start\.json|rufh-proxy\.json|(uploads|sp
 async function everyOperation(how: Case): Promise<string[]> {
   const wrong: string[] = [];
   const count = await new Life(how).run(Infinity);
-  const { every = 1, from = 1 } = how;
+  const { from = 1 } = how;
+  const every = (how.every ?? 1) * everyNth(4);
   let next = from;
   const worker = async (): Promise<void> => {
     for (let at = next; at <= count; at = next) {

@@ -1,6 +1,7 @@
 import type { RedisSettings } from '../../src/store/redis/errors.js';
 import { REDIS_PROGRAMS, type RedisOptions } from './redis-server.js';
 import { startRedis, startRedisCluster, startSentinels } from './redis-servers.js';
+import { only } from './thoroughness.js';
 
 /** Somewhere a store can be: real servers, in one of the ways they are run. */
 export interface RedisPlace {
@@ -10,7 +11,7 @@ export interface RedisPlace {
 }
 
 /** Every way that we support; what holds in one has to hold in all. */
-export const REDIS_PLACES: Readonly<Record<string, () => Promise<RedisPlace>>> = {
+const REDIS_PLACES: Readonly<Record<string, () => Promise<RedisPlace>>> = {
   'Redis 7': () => single(),
   'Redis 6.2': () => single({ program: REDIS_PROGRAMS['Redis 6.2'] }),
   Valkey: () => single({ program: REDIS_PROGRAMS.Valkey }),
@@ -18,6 +19,12 @@ export const REDIS_PLACES: Readonly<Record<string, () => Promise<RedisPlace>>> =
   'Redis 6.2, three masters': () => cluster({ program: REDIS_PROGRAMS['Redis 6.2'] }),
   'Redis 7 with sentinels': () => sentinels(),
 };
+
+/** Those that a contract suite runs on: the oldest server and the most that a client has to find its way through, or all. */
+export const CONTRACT_PLACES = only(
+  Object.entries(REDIS_PLACES),
+  ([name]) => name === 'Redis 6.2' || name === 'Redis 7, three masters',
+);
 
 /** Nobody is killed there: a server of a busy machine that is late is not to lose its place. */
 const NEVER_MISSED_MS = 5_000;
