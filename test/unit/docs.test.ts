@@ -19,6 +19,10 @@ describe('README', () => {
     'docs/access.md',
     'docs/delivery.md',
     'examples/README.md',
+    'docs/architecture.md',
+    'docs/decisions/README.md',
+    'CONTRIBUTING.md',
+    'SECURITY.md',
   ];
 
   function blocks(page: string, language: string): string[] {
@@ -76,6 +80,36 @@ describe('README', () => {
     expect(demo!.trim()).toBe('npm ci && npm run demo');
     expect(tests!.trim()).toBe('npm ci && npm test');
     expect(Object.keys(scripts)).toEqual(expect.arrayContaining(['demo', 'test', 'bench']));
+  });
+});
+
+describe('architecture and contributing', () => {
+  const text = (page: string): string => readFileSync(page, 'utf8');
+
+  test('every name that is linked to a source file is declared there', () => {
+    const links = [...text('docs/architecture.md').matchAll(/\[`(\w+)`\]\(\.\.\/(src\/[^)]+\.ts)\)/g)];
+    expect(links.length).toBeGreaterThan(15);
+    const declared = (name: string) => new RegExp(`(class|function|interface|const|type|async) ${name}\\b`);
+    const wrong = links.filter(([, name, file]) => !declared(name!).test(text(file!))).map(([link]) => link);
+    expect(wrong).toEqual([]);
+  });
+
+  test('every folder of the source is on the map', () => {
+    const folders = readdirSync('src', { withFileTypes: true }).filter((entry) => entry.isDirectory());
+    const map = text('docs/architecture.md');
+    expect(folders.map(({ name }) => name).filter((name) => !map.includes(`\`${name}/\``))).toEqual([]);
+  });
+
+  test('every file and command that contributors are told of exists', () => {
+    const page = text('CONTRIBUTING.md');
+    const files = [...page.matchAll(/`((?:src|test|config|docs)\/[\w./-]+\.(?:ts|md|yaml|json))`/g)].map(
+      ([, file]) => file!,
+    );
+    expect(files.length).toBeGreaterThan(10);
+    expect(files.filter((file) => !existsSync(file))).toEqual([]);
+    const { scripts } = JSON.parse(text('package.json')) as { scripts: Record<string, string> };
+    const commands = [...page.matchAll(/npm run ([\w:]+)/g)].map(([, command]) => command!);
+    expect(commands.filter((command) => !(command in scripts))).toEqual([]);
   });
 });
 
