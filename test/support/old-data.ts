@@ -90,7 +90,7 @@ routes:
 }
 
 /** How far an upload came with the earlier version. */
-export type Kind =
+type Kind =
   /** Bytes are missing; its client goes on. */
   | 'receiving'
   /** A start delivers it by itself. */
@@ -296,7 +296,7 @@ export interface Seen {
   readonly repeated?: SeenResponse;
 }
 
-export interface SeenResponse {
+interface SeenResponse {
   readonly status: number;
   readonly lines: readonly string[];
   readonly trailers?: readonly string[];
@@ -366,7 +366,7 @@ export async function besideUploads(door: Door, count: number, isOld: IsOld): Pr
 }
 
 /** Undefined where it is not known any more. */
-export async function shownOf(door: Door, upload: OldUpload): Promise<Readonly<Record<string, unknown>> | undefined> {
+async function shownOf(door: Door, upload: OldUpload): Promise<Readonly<Record<string, unknown>> | undefined> {
   const found = (await listed(door)).uploads.find(({ target }) => target === targetOf(upload));
   if (!found) return undefined;
   return (await door.operate('GET', `/uploads/${String(found['tag'])}`)).body as Readonly<Record<string, unknown>>;

@@ -136,7 +136,7 @@ describe('the token', () => {
 
   test('is not told with what would be served', () => {
     const summary = configSummary(load('admin: { address: 0.0.0.0:9090, token_file: TOKEN_FILE }').config!).join('\n');
-    expect(summary).toContain('admin     0.0.0.0:9090 (with a token, but for health)');
+    expect(summary).toContain('admin     0.0.0.0:9090 (with a token, except health)');
     expect(summary).not.toContain(TOKEN);
   });
 

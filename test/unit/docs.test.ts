@@ -65,7 +65,8 @@ describe('README', () => {
 
   test('every file the docs link to is in the package, whose docs have no others', () => {
     const { files } = JSON.parse(readFileSync('package.json', 'utf8')) as { files: string[] };
-    const docs = readdirSync('docs').filter((name) => name.endsWith('.md'));
+    // The map of the code is for those who have the code.
+    const docs = readdirSync('docs').filter((name) => name.endsWith('.md') && name !== 'architecture.md');
     for (const page of ['README.md', ...docs.map((name) => join('docs', name))]) {
       const links = [...readFileSync(page, 'utf8').matchAll(/\]\((?!https?:)([^)#]+)[^)]*\)/g)].map(
         (match) => match[1]!,

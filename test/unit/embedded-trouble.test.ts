@@ -252,7 +252,7 @@ describe('waiting for the store', () => {
 
   /** What is kept of uploads. */
   function linesOf(leases: EmbeddedLeases): unknown {
-    return Reflect.get(Reflect.get(leases, 'lines') as object, 'last');
+    return Reflect.get(Reflect.get(leases, 'queues') as object, 'newestRequests');
   }
 
   describe('leases', () => {
@@ -336,7 +336,7 @@ describe('the model of a disk', () => {
       const later = names.sync(directory.path);
       expect(later).not.toBe(others[0]);
       await later;
-      expect(Reflect.get(names, 'turns')).toEqual(new Map());
+      expect(Reflect.get(names, 'rounds')).toEqual(new Map());
     });
 
     test('a failed sync fails those who waited for it, not those after them', async () => {
@@ -447,7 +447,7 @@ describe('the model of a disk', () => {
       await after;
       await serial.idle();
       expect(seen).toEqual(['b', 'a1', 'a2']);
-      expect(Reflect.get(serial, 'tails')).toEqual(new Map());
+      expect(Reflect.get(serial, 'lastSteps')).toEqual(new Map());
     });
   });
 });

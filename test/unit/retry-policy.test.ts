@@ -327,10 +327,12 @@ describe('claims', () => {
         ? Promise.reject(new Fault('STORE_UNAVAILABLE', 'it is away', true))
         : Promise.resolve(true);
     };
-    const ask = <T>(step: () => Promise<T> | T, { signal }: { signal: AbortSignal }): Promise<T> =>
+    const withRetry = <T>(step: () => Promise<T> | T, { signal }: { signal: AbortSignal }): Promise<T> =>
       retryWhileUnavailable(step, { signal });
     const deps = {
-      store: { ask, direct: { renewClaim } } as unknown as ConstructorParameters<typeof DeliveryClaim>[1]['store'],
+      store: { withRetry, direct: { renewClaim } } as unknown as ConstructorParameters<
+        typeof DeliveryClaim
+      >[1]['store'],
       worker: 'w',
       clock: Date.now,
       monotonic: () => performance.now(),

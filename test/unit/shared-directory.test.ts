@@ -196,7 +196,7 @@ describe('takeovers of a spool', () => {
 
     const takeOver = (over: Partial<SpoolClaim> = {}) =>
       claimSpool(claimOf(data(), { isShared: isShared, storeId: NEW, isNewStore: true, ...over }));
-    const next = { isNewStore: false, unfinished: OLD };
+    const next = { isNewStore: false, unfinishedStartMark: OLD };
 
     test('that meets a fault at any of its operations is finished by the next start, with all that was there listed', async () => {
       const began = disk.operations;
@@ -394,7 +394,7 @@ describe('takeovers of a spool', () => {
       const swept = new Sweep({
         ...told,
         spool,
-        store: { expired: nothing, setAside: nothing, get: () => Promise.resolve(undefined) } as never,
+        store: { expired: nothing, setAsideRecords: nothing, get: () => Promise.resolve(undefined) } as never,
         leases: {} as SweepOptions['leases'],
         metrics: new Metrics(),
         unreadable: new UnreadableBytes({ spool, ...told }),
