@@ -1,3 +1,4 @@
+import { PeriodicTask } from '../concurrency/periodic-task.js';
 import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Headers } from '../model/headers.js';
@@ -98,8 +99,7 @@ export class Delivery {
   private readonly backgroundTasks = new Set<Promise<void>>();
   private readonly draining = new AbortController();
   private readonly halted = new AbortController();
-  private pollTimer: NodeJS.Timeout | undefined;
-  private polling: Promise<void> | undefined;
+  private readonly polling: PeriodicTask;
   private previouslyDue: ReadonlySet<string> | undefined;
   private pollCount = 0;
   private storeWasUnavailable = false;
@@ -118,6 +118,7 @@ export class Delivery {
     const store = new RetryingStore({ ...options, ...signals });
     this.deps = { claimMs: 15_000, returnGraceMs: 0, ...options, monotonic, store, originQueues, ...signals };
     this.informedClients = new InformedClients(this.deps);
+    this.polling = new PeriodicTask(() => this.poll(), options.pollMs ?? 1000);
   }
 
   /**
@@ -222,17 +223,16 @@ export class Delivery {
 
   /** Starts polling for due deliveries that no run handles, among them those of a process that died. */
   start(): void {
-    this.poll();
-    this.pollTimer = setInterval(() => this.poll(), this.options.pollMs ?? 1000);
-    this.pollTimer.unref();
+    this.polling.run();
+    this.polling.start();
   }
 
   /** Starts nothing new, gives running attempts `stopGraceMs` to finish, then aborts them. Resolves when all is recorded. */
   async stop(): Promise<void> {
-    clearInterval(this.pollTimer);
+    this.polling.cancel();
     this.draining.abort(new Error('the proxy is being stopped'));
     const grace = setTimeout(() => this.halted.abort(this.draining.signal.reason), this.options.stopGraceMs ?? 10_000);
-    await this.polling;
+    await this.polling.stop();
     await Promise.all(this.backgroundTasks);
     clearTimeout(grace);
     await this.deps.origin.close();
@@ -288,10 +288,8 @@ export class Delivery {
     void task.finally(() => this.backgroundTasks.delete(task));
   }
 
-  private poll(): void {
-    this.polling ??= this.startDueRuns()
-      .catch((error: unknown) => this.logPollFailure(error))
-      .finally(() => (this.polling = undefined));
+  private poll(): Promise<void> {
+    return this.startDueRuns().catch((error: unknown) => this.logPollFailure(error));
   }
 
   /**

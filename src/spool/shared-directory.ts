@@ -1,3 +1,4 @@
+import { PeriodicTask } from '../concurrency/periodic-task.js';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DirectorySync } from '../fs/directory-sync.js';
@@ -195,26 +196,21 @@ export interface SpoolUseOptions {
 
 /** Shows other nodes that the spool is in use, and logs when it was marked for another store. */
 export class SpoolUse {
-  private readonly timer: NodeJS.Timeout;
-  private running: Promise<void> | undefined;
+  private readonly periodic: PeriodicTask;
   private foreignChecks = 0;
 
   constructor(private readonly options: SpoolUseOptions) {
-    this.timer = setInterval(() => this.begin(), options.everyMs).unref();
-    this.begin();
-  }
-
-  async stop(): Promise<void> {
-    clearInterval(this.timer);
-    await this.running;
-  }
-
-  private begin(): void {
-    this.running ??= this.check()
-      .catch(() => {
+    const check = (): Promise<void> =>
+      this.check().catch(() => {
         // A failing disk is reported where bytes are lost by it; the next round shows the sign of life again.
-      })
-      .finally(() => (this.running = undefined));
+      });
+    this.periodic = new PeriodicTask(check, options.everyMs);
+    this.periodic.start();
+    this.periodic.run();
+  }
+
+  stop(): Promise<void> {
+    return this.periodic.stop();
   }
 
   private async check(): Promise<void> {

@@ -1,3 +1,4 @@
+import { PeriodicTask } from '../concurrency/periodic-task.js';
 import { removeAndReport } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk, Upload } from '../model/upload.js';
@@ -46,8 +47,7 @@ export interface SweepOptions {
 
 /** Removes expired uploads, first their bytes and then their records, and files that no record counts. */
 export class Sweep {
-  private timer: NodeJS.Timeout | undefined;
-  private running: Promise<void> | undefined;
+  private readonly periodic: PeriodicTask;
   private rounds = 0;
   private isStoreUnavailable = false;
   private readonly expiryNow: () => number;
@@ -58,16 +58,15 @@ export class Sweep {
     const { clock, orphanAgeMs, longestAgeMs = orphanAgeMs } = options;
     const steady = new SteadyClock({ wall: clock, monotonic: this.monotonic, settleMs: longestAgeMs });
     this.expiryNow = options.expiryClock ?? (() => steady.now());
+    this.periodic = new PeriodicTask(() => this.sweepAndReport(), options.everyMs);
   }
 
   start(): void {
-    this.timer = setInterval(() => this.begin(), this.options.everyMs);
-    this.timer.unref();
+    this.periodic.start();
   }
 
-  async stop(): Promise<void> {
-    clearInterval(this.timer);
-    await this.running;
+  stop(): Promise<void> {
+    return this.periodic.stop();
   }
 
   /**
@@ -84,11 +83,11 @@ export class Sweep {
     }
   }
 
-  private begin(): void {
-    this.running ??= this.sweep()
-      .then(() => void (this.isStoreUnavailable = false))
-      .catch((error: unknown) => this.noteFailure(error))
-      .finally(() => (this.running = undefined));
+  private sweepAndReport(): Promise<void> {
+    return this.sweep().then(
+      () => void (this.isStoreUnavailable = false),
+      (error: unknown) => this.noteFailure(error),
+    );
   }
 
   /** Logs a failure, but an outage of the store only once. */

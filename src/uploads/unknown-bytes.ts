@@ -1,3 +1,4 @@
+import { PeriodicTask } from '../concurrency/periodic-task.js';
 import { Fault } from '../model/fault.js';
 import { type Log, uploadTag } from '../observe/log.js';
 import { isGivenName } from '../spool/chunk-name.js';
@@ -33,20 +34,20 @@ export interface UnknownUploads {
  */
 export class UnknownBytes {
   private counted: UnknownUploads | undefined;
-  private timer: NodeJS.Timeout | undefined;
-  private running: Promise<void> | undefined;
+  private readonly periodic: PeriodicTask;
 
-  constructor(private readonly options: UnknownBytesOptions) {}
+  constructor(private readonly options: UnknownBytesOptions) {
+    this.periodic = new PeriodicTask(() => this.countOrReport(), options.everyMs);
+  }
 
   /** Counts at once and then periodically, without delaying the start. */
   start(): void {
-    this.timer = setInterval(() => this.begin(), this.options.everyMs).unref();
-    this.begin();
+    this.periodic.start();
+    this.periodic.run();
   }
 
-  async stop(): Promise<void> {
-    clearInterval(this.timer);
-    await this.running;
+  stop(): Promise<void> {
+    return this.periodic.stop();
   }
 
   /** The result of the last count; undefined when there are none. */
@@ -54,14 +55,12 @@ export class UnknownBytes {
     return this.counted;
   }
 
-  private begin(): void {
-    this.running ??= this.count()
-      .catch((error: unknown) => {
-        // Without the store they cannot be counted, and the last result stays.
-        if (!isStoreUnavailable(error))
-          this.options.log.warn({ err: error }, 'the search for unknown uploads in the spool failed');
-      })
-      .finally(() => (this.running = undefined));
+  private countOrReport(): Promise<void> {
+    return this.count().catch((error: unknown) => {
+      // Without the store they cannot be counted, and the last result stays.
+      if (!isStoreUnavailable(error))
+        this.options.log.warn({ err: error }, 'the search for unknown uploads in the spool failed');
+    });
   }
 
   private async count(): Promise<void> {
@@ -171,23 +170,22 @@ export class UnreadableBytes {
   private readonly known = new Map<string, SetAsideRecord>();
   /** The uploads among them that the start could not recover. */
   private readonly unrecovered = new Set<string>();
-  private timer: NodeJS.Timeout | undefined;
-  private retrying: Promise<void> | undefined;
+  private periodic: PeriodicTask | undefined;
 
   constructor(private readonly options: UnreadableBytesOptions) {}
 
   /** Starts the retries. */
   start(recoverUpload: RecoverUpload): void {
-    this.timer = setInterval(() => {
-      this.retrying ??= this.retry(recoverUpload)
-        .catch((error: unknown) => this.options.log.error({ err: error }, 'the retry of unreadable uploads failed'))
-        .finally(() => (this.retrying = undefined));
-    }, this.options.everyMs ?? RETRY_MS).unref();
+    const retry = (): Promise<void> =>
+      this.retry(recoverUpload).catch((error: unknown) =>
+        this.options.log.error({ err: error }, 'the retry of unreadable uploads failed'),
+      );
+    this.periodic = new PeriodicTask(retry, this.options.everyMs ?? RETRY_MS);
+    this.periodic.start();
   }
 
   async stop(): Promise<void> {
-    clearInterval(this.timer);
-    await this.retrying;
+    await this.periodic?.stop();
   }
 
   has(id: string): boolean {

@@ -17,7 +17,7 @@ const FOLDERS: Record<string, { folders: string[]; packages: string[] }> = {
   store: { folders: ['model'], packages: [] },
   'store/embedded': { folders: ['store', 'fs', 'concurrency', 'model', 'observe'], packages: [] },
   'store/redis': { folders: ['store', 'fs', 'concurrency', 'model', 'observe'], packages: ['ioredis'] },
-  spool: { folders: ['fs', 'model', 'observe'], packages: [] },
+  spool: { folders: ['fs', 'concurrency', 'model', 'observe'], packages: [] },
   origin: { folders: ['streams', 'model'], packages: ['http-proxy'] },
   server: { folders: ['protocol', 'streams', 'fs', 'model', 'observe'], packages: ['ipaddr.js'] },
   proxy: { folders: ['server', 'origin', 'protocol', 'streams', 'model', 'observe'], packages: [] },
@@ -25,7 +25,7 @@ const FOLDERS: Record<string, { folders: string[]; packages: string[] }> = {
     folders: ['spool', 'store', 'streams', 'fs', 'concurrency', 'model', 'observe'],
     packages: ['undici'],
   },
-  uploads: { folders: ['delivery', 'spool', 'store', 'model', 'observe'], packages: [] },
+  uploads: { folders: ['delivery', 'spool', 'store', 'concurrency', 'model', 'observe'], packages: [] },
   handler: {
     folders: ['uploads', 'proxy', 'server', 'origin', 'protocol', 'streams', 'model', 'observe'],
     packages: [],

@@ -1,3 +1,4 @@
+import { PeriodicTask } from '../../concurrency/periodic-task.js';
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -41,9 +42,8 @@ interface OwnLock {
  * be proved, and otherwise after its heartbeat has stopped.
  */
 export class DirectoryLock {
-  private readonly heartbeatTimer: NodeJS.Timeout;
+  private readonly heartbeat: PeriodicTask;
   private readonly lossController = new AbortController();
-  private pendingHeartbeat: Promise<void> | undefined;
   private isReleased = false;
 
   private constructor(
@@ -51,7 +51,8 @@ export class DirectoryLock {
     private readonly own: OwnLock,
     private readonly staleLimits: StaleLimits,
   ) {
-    this.heartbeatTimer = setInterval(() => this.sendHeartbeat(), staleLimits.heartbeatMs).unref();
+    this.heartbeat = new PeriodicTask(() => this.sendHeartbeat(), staleLimits.heartbeatMs);
+    this.heartbeat.start();
   }
 
   /** Rejects with `DIRECTORY_IN_USE` when another process holds the lock. */
@@ -79,8 +80,7 @@ export class DirectoryLock {
   }
 
   async release(): Promise<void> {
-    clearInterval(this.heartbeatTimer);
-    await this.pendingHeartbeat;
+    await this.heartbeat.stop();
     if (this.isReleased) return;
     this.isReleased = true;
     try {
@@ -93,17 +93,15 @@ export class DirectoryLock {
     }
   }
 
-  private sendHeartbeat(): void {
-    this.pendingHeartbeat ??= this.renew()
-      .catch(() => {
-        // A disk that fails for a moment is no reason to give up, since others wait for several missed heartbeats.
-      })
-      .finally(() => (this.pendingHeartbeat = undefined));
+  private sendHeartbeat(): Promise<void> {
+    return this.renew().catch(() => {
+      // A disk that fails for a moment is no reason to give up, since others wait for several missed heartbeats.
+    });
   }
 
   private async renew(): Promise<void> {
     if (await this.findOwn()) return utimes(this.path, new Date(), new Date());
-    clearInterval(this.heartbeatTimer);
+    this.heartbeat.cancel();
     this.lossController.abort();
   }
 

@@ -1,3 +1,4 @@
+import { PeriodicTask } from '../../concurrency/periodic-task.js';
 import { performance } from 'node:perf_hooks';
 import type { Fault } from '../../model/fault.js';
 import type { Log } from '../../observe/log.js';
@@ -11,8 +12,7 @@ export class RedisHealth {
   /** Messages logged during the current outage. */
   private readonly loggedMessages = new Set<string>();
   private unavailableSinceMs = 0;
-  private timer: NodeJS.Timeout | undefined;
-  private pendingProbe: Promise<void> | undefined;
+  private readonly periodic = new PeriodicTask(() => this.runProbe(), PROBE_INTERVAL_MS);
 
   constructor(
     private readonly probe: () => Promise<void>,
@@ -20,9 +20,7 @@ export class RedisHealth {
   ) {}
 
   start(): void {
-    this.timer = setInterval(() => {
-      this.pendingProbe ??= this.runProbe().finally(() => (this.pendingProbe = undefined));
-    }, PROBE_INTERVAL_MS).unref();
+    this.periodic.start();
   }
 
   /** The reason why Redis is unavailable, for people; undefined while it is available. */
@@ -38,9 +36,8 @@ export class RedisHealth {
     this.reason = message;
   }
 
-  async stop(): Promise<void> {
-    clearInterval(this.timer);
-    await this.pendingProbe;
+  stop(): Promise<void> {
+    return this.periodic.stop();
   }
 
   /**

@@ -1,3 +1,4 @@
+import { Notifier } from '../../concurrency/waiting.js';
 import { randomUUID } from 'node:crypto';
 import { type Lease, LeaseQueues, type LeasePurpose, type Leases, type LeaseRequest } from '../leases.js';
 import type { RedisConnection } from './connection.js';
@@ -58,13 +59,18 @@ export class RedisLeases implements Leases {
 
   /** Repeats the request until the holder has released the lease or may be passed over. */
   private async obtain(id: string, ticket: number, purpose: LeasePurpose): Promise<TakeResult> {
-    const notifier = new Notifier();
-    this.waiting.set(id, notifier);
+    const changes = new Notifier();
+    this.waiting.set(id, changes);
     try {
       for (;;) {
+        const deadline = new AbortController();
+        // Waits from before the request on, so that a release at the same moment is not missed.
+        const change = changes.next(deadline.signal).catch(() => undefined);
         const taken = await this.scripts.take(id, ticket, purpose);
         if (taken.state !== 'held') return taken;
-        await notifier.notified(Math.min(taken.waitMs, POLL_MS));
+        const timer = setTimeout(() => deadline.abort(), Math.min(taken.waitMs, POLL_MS));
+        await change;
+        clearTimeout(timer);
       }
     } finally {
       this.waiting.delete(id);
@@ -93,10 +99,10 @@ export class RedisLeases implements Leases {
     if (lease && lease.token < Number(ticket)) lease.requestRelease();
   };
 
-  private readonly onFree = (id: string): void => this.waiting.get(id)?.notify();
+  private readonly onFree = (id: string): void => this.waiting.get(id)?.notifyAll();
 
   private readonly onReconnected = (): void => {
-    for (const notifier of this.waiting.values()) notifier.notify();
+    for (const changes of this.waiting.values()) changes.notifyAll();
     for (const lease of this.held.values()) void lease.renewNow();
   };
 }
@@ -106,31 +112,6 @@ function staleLease(token: number, request: LeaseRequest): Lease {
   request.requestRelease('taken-over');
   request.markHeld();
   return { token, signal: request.signal, release: () => Promise.resolve(request.end()) };
-}
-
-/** Wakes one waiter, and remembers a notification that came while nobody waited. */
-class Notifier {
-  private isNotified = false;
-  private wake: (() => void) | undefined;
-
-  notify(): void {
-    this.isNotified = true;
-    this.wake?.();
-  }
-
-  /** Fulfilled when `notify` was called since the last wait, or after the given time. */
-  async notified(withinMs: number): Promise<void> {
-    if (!this.isNotified) {
-      let timer: NodeJS.Timeout | undefined;
-      await new Promise<void>((resolve) => {
-        this.wake = resolve;
-        timer = setTimeout(resolve, withinMs);
-      });
-      clearTimeout(timer);
-    }
-    this.isNotified = false;
-    this.wake = undefined;
-  }
 }
 
 export interface LeaseUpkeep {

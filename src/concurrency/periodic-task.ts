@@ -1,0 +1,31 @@
+/** Runs a task at an interval, never twice at the same time. A task that rejects ends the process: it handles its failures. */
+export class PeriodicTask {
+  private timer: NodeJS.Timeout | undefined;
+  private running: Promise<void> | undefined;
+
+  constructor(
+    private readonly task: () => Promise<void>,
+    private readonly intervalMs: number,
+  ) {}
+
+  /** Runs the task for the first time when the interval is over. The timer does not keep the process alive. */
+  start(): void {
+    this.timer = setInterval(() => this.run(), this.intervalMs).unref();
+  }
+
+  /** Runs the task now, unless it is running. */
+  run(): void {
+    this.running ??= this.task().finally(() => (this.running = undefined));
+  }
+
+  /** Starts no further run. */
+  cancel(): void {
+    clearInterval(this.timer);
+  }
+
+  /** Starts no further run; fulfilled when a run in progress has ended. */
+  async stop(): Promise<void> {
+    this.cancel();
+    await this.running;
+  }
+}
