@@ -1,6 +1,6 @@
-import { PeriodicTask } from '../concurrency/periodic-task.js';
 import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { PeriodicTask } from '../concurrency/periodic-task.js';
 import type { Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/messages.js';
 import type { Route } from '../model/route.js';

@@ -1,6 +1,6 @@
-import { PeriodicTask } from '../concurrency/periodic-task.js';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { PeriodicTask } from '../concurrency/periodic-task.js';
 import { DirectorySync } from '../fs/directory-sync.js';
 import {
   close,

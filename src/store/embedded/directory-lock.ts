@@ -1,8 +1,8 @@
-import { PeriodicTask } from '../../concurrency/periodic-task.js';
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { PeriodicTask } from '../../concurrency/periodic-task.js';
 import { DirectorySync } from '../../fs/directory-sync.js';
 import {
   close,

@@ -1,5 +1,5 @@
-import { PeriodicTask } from '../../concurrency/periodic-task.js';
 import { performance } from 'node:perf_hooks';
+import { PeriodicTask } from '../../concurrency/periodic-task.js';
 import type { Fault } from '../../model/fault.js';
 import type { Log } from '../../observe/log.js';
 import { isTransient } from './errors.js';

@@ -1,5 +1,5 @@
-import { Notifier } from '../../concurrency/waiting.js';
 import { randomUUID } from 'node:crypto';
+import { Notifier } from '../../concurrency/waiting.js';
 import { type Lease, LeaseQueues, type LeasePurpose, type Leases, type LeaseRequest } from '../leases.js';
 import type { RedisConnection } from './connection.js';
 
