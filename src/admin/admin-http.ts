@@ -2,6 +2,7 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server } from 'node:http';
 import { type AddressInfo, isIP } from 'node:net';
 import { clearSocketPath, setSocketMode } from '../fs/unix-socket.js';
+import { statusPhrase } from '../model/status-phrases.js';
 import type { Log } from '../observe/log.js';
 
 type AdminAddress =
@@ -120,21 +121,14 @@ export function json(status: number, value: unknown): AdminResponse {
   return { status, type: 'application/json; charset=utf-8', body: `${JSON.stringify(value)}\n` };
 }
 
-const TITLES: Readonly<Record<number, string>> = {
-  400: 'Bad Request',
-  401: 'Unauthorized',
-  403: 'Forbidden',
-  404: 'Not Found',
-  405: 'Method Not Allowed',
-  409: 'Conflict',
-  410: 'Gone',
-  500: 'Internal Server Error',
-  503: 'Service Unavailable',
-};
-
 /** A problem response (RFC 9457); `detail` describes the problem and how to solve it. */
 export function problem(status: number, detail?: string, headers?: AdminResponse['headers']): AdminResponse {
-  const members = { type: 'about:blank', title: TITLES[status], status, ...(detail === undefined ? {} : { detail }) };
+  const members = {
+    type: 'about:blank',
+    title: statusPhrase(status),
+    status,
+    ...(detail === undefined ? {} : { detail }),
+  };
   return {
     status,
     type: 'application/problem+json',

@@ -13,6 +13,7 @@ import {
 import type { RelayedAnswer } from '../model/messages.js';
 import { clientBaseUrl, type RequestHead } from '../model/request-head.js';
 import type { Authorize, Route } from '../model/route.js';
+import { statusPhrase } from '../model/status-phrases.js';
 import type { Log } from '../observe/log.js';
 import { answerFields, headersForRoute, withoutAltSvc } from '../origin/headers.js';
 import { sendShortRequest, ShortRequestAgents, type ShortResponse } from '../origin/short-request.js';
@@ -217,15 +218,22 @@ function relayedAnswer({ status, reason, headers, body }: ShortResponse): Relaye
 }
 
 /** An answer of our own, where the service has none that can be used. */
-export function problemAnswer(status: number, reason: string, detail: string, more: Headers = []): RelayedAnswer {
+export function problemAnswer(status: number, detail: string, more: Headers = []): RelayedAnswer {
   const body = Buffer.from(problemBody({ status, detail }));
   const headers: Headers = [['Content-Type', 'application/problem+json'], ...more];
-  return { status, reason, headers, bodySize: body.length, body: repeatable(body), trailers: () => [] };
+  return {
+    status,
+    reason: statusPhrase(status) ?? '',
+    headers,
+    bodySize: body.length,
+    body: repeatable(body),
+    trailers: () => [],
+  };
 }
 
 const UNDECIDED = 'The authorization service cannot say right now whether this is allowed. Try again later.';
 
-const UNDECIDED_ANSWER = problemAnswer(503, 'Service Unavailable', UNDECIDED, [['Retry-After', '5']]);
+const UNDECIDED_ANSWER = problemAnswer(503, UNDECIDED, [['Retry-After', '5']]);
 
 /** A body that can be read repeatedly, unlike a stream. */
 function repeatable(body: Buffer): AsyncIterable<Uint8Array> {

@@ -159,7 +159,7 @@ export class UploadRequestHandler {
     const admission = await authorizer.admitCreation(head, route, uploadRequest.admission, declaredLength);
     if (admission.kind === 'rejected') return { kind: 'turned-away', answer: admission.answer };
     const owner = await authorizer.ownerOf(head, route, admission);
-    if (owner.kind === 'nobody') return { kind: 'turned-away', answer: problemAnswer(403, 'Forbidden', NO_PRINCIPAL) };
+    if (owner.kind === 'nobody') return { kind: 'turned-away', answer: problemAnswer(403, NO_PRINCIPAL) };
     const { addedHeaders } = admission;
     const principal = owner.kind === 'client' ? owner.digest : undefined;
     const clientKey = route.delivery.clientKeys

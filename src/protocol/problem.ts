@@ -1,4 +1,5 @@
 import type { HeaderLine, Headers } from '../model/headers.js';
+import { statusPhrase } from '../model/status-phrases.js';
 import type { Upload } from '../model/upload.js';
 import type { Reply } from './protocol.js';
 
@@ -26,31 +27,6 @@ const TITLES: Readonly<Record<Exclude<ProblemType, 'about:blank'>, string>> = {
   'completed-upload': 'Upload Is Completed',
 };
 
-/** RFC 9457 §4.2.1: the title of an `about:blank` problem is the phrase of its status. */
-const STATUS_PHRASES: ReadonlyMap<number, string> = new Map([
-  [400, 'Bad Request'],
-  [403, 'Forbidden'],
-  [404, 'Not Found'],
-  [405, 'Method Not Allowed'],
-  [408, 'Request Timeout'],
-  [409, 'Conflict'],
-  [410, 'Gone'],
-  [413, 'Content Too Large'],
-  [415, 'Unsupported Media Type'],
-  [417, 'Expectation Failed'],
-  [422, 'Unprocessable Content'],
-  [428, 'Precondition Required'],
-  [429, 'Too Many Requests'],
-  [431, 'Request Header Fields Too Large'],
-  [500, 'Internal Server Error'],
-  [501, 'Not Implemented'],
-  [502, 'Bad Gateway'],
-  [503, 'Service Unavailable'],
-  [504, 'Gateway Timeout'],
-  [505, 'HTTP Version Not Supported'],
-  [507, 'Insufficient Storage'],
-]);
-
 /** Responses about an upload's current state must not be cached; RUFH §4.3.2 requires it for offsets. */
 export const NO_STORE: HeaderLine = ['Cache-Control', 'no-store'];
 
@@ -75,6 +51,6 @@ export function answerLostProblem({ answer }: Upload): Problem {
 /** The JSON body of a problem response, for callers that write the head themselves. */
 export function problemBody({ status, type = 'about:blank', detail, members }: Problem): string {
   const registered = type !== 'about:blank';
-  const title = registered ? TITLES[type] : STATUS_PHRASES.get(status);
+  const title = registered ? TITLES[type] : statusPhrase(status);
   return JSON.stringify({ type: registered ? REGISTRY + type : type, title, status, detail, ...members });
 }
