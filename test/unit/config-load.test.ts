@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { parse } from 'yaml';
 import type { Config } from '../../src/config/config.js';
-import { generatedFiles, SAMPLES } from '../../src/config/docs.js';
+import { generatedFiles, SAMPLES } from '../../scripts/config-docs.js';
 import { valueAt } from '../../src/config/errors.js';
 import { OVERRIDES } from '../../src/config/flags.js';
 import { alternatives, jsonSchema, type JsonSchema } from '../../src/config/json-schema.js';

@@ -18,6 +18,7 @@ describe('README', () => {
     'docs/operating.md',
     'docs/access.md',
     'docs/delivery.md',
+    'docs/configuration-guide.md',
     'examples/README.md',
     'docs/architecture.md',
     'docs/decisions/README.md',
