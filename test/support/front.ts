@@ -24,6 +24,8 @@ export interface FrontKind {
   readonly spellings: 'as written' | 'normalised';
   /** The status where it refuses another case of such a path instead. */
   readonly otherCase?: number;
+  /** It ends a connection in the middle of a long body now and then, for no reason that was found: its client goes on. */
+  readonly mayCut?: boolean;
   /** How a client sees a restart of rufh-proxy, with the request that runs and with the next one: a status, or `cut`. */
   readonly restart: { readonly running: number | 'cut'; readonly next: number | 'cut' };
   /** The program and its arguments for a configuration file and a directory for whatever it writes. */
@@ -122,6 +124,7 @@ export const FRONTS: readonly FrontKind[] = [
     scheme: 'https',
     interims: true,
     spellings: 'as written',
+    mayCut: true,
     restart: { running: 502, next: 503 },
     command: (file) => ['squid', '-N', '-f', file, '-d', '1'],
     adapt: (text, directory) =>

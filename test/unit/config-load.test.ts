@@ -322,15 +322,4 @@ describe('shipped files', () => {
     const schema = JSON.parse(read('config/schema.json')) as { additionalProperties: boolean; required: string[] };
     expect(schema).toMatchObject({ additionalProperties: false, required: [], type: 'object' });
   });
-
-  const shown = [...read('docs/configuration.md').matchAll(/```yaml\n([\s\S]*?)```/g)].map((match) => match[1]!);
-
-  test.each(shown)('what the docs show is right (%#)', async (yaml) => {
-    const directory = await temporaryDirectory();
-    const file = join(directory.path, 'shown.yaml');
-    writeFileSync(file, yaml);
-    const env = { NODE_ADDRESS: '10.0.0.5', CLUSTER_SECRET: 'sixteen--letters', REDIS_PASSWORD: 'secret' };
-    expect(loadConfig({ file, env, flags: {} })).not.toHaveProperty('mistakes');
-    await directory.remove();
-  });
 });

@@ -32,7 +32,11 @@ describe('README', () => {
   }
 
   /** What the docs tell the operator to set, each for its node. */
-  const ASKED_FOR = { NODE_ADDRESS: '10.0.0.5', CLUSTER_SECRET: 'as-long-as-openssl-makes-it' };
+  const ASKED_FOR = {
+    NODE_ADDRESS: '10.0.0.5',
+    CLUSTER_SECRET: 'as-long-as-openssl-makes-it',
+    REDIS_PASSWORD: 'secret',
+  };
 
   test('every configuration shown in the docs is valid', async () => {
     const directory = await temporaryDirectory();
