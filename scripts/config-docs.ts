@@ -81,7 +81,7 @@ function isInherited(path: string): boolean {
 
 /** A default as it is written in the file. */
 function yamlScalar(value: unknown): string {
-  return typeof value === 'string' ? value : JSON.stringify(value);
+  return typeof value === 'string' && value !== '' ? value : JSON.stringify(value);
 }
 
 function unitOf(setting: JsonSchema): string {

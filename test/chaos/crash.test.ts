@@ -10,8 +10,9 @@ test(
   async () => {
     const campaign = await CrashCampaign.open(seed);
     try {
+      process.stdout.write(`crash campaign, seed ${seed}\n`);
       const summary = await campaign.run(kills);
-      process.stdout.write(`crash campaign, seed ${seed}: ${JSON.stringify(summary)}\n`);
+      process.stdout.write(`crash campaign: ${JSON.stringify(summary)}\n`);
       expect(summary.kills).toBeGreaterThanOrEqual(kills);
     } finally {
       await campaign.close();

@@ -10,9 +10,10 @@ test(
   async () => {
     const campaign = await DeliveryCampaign.open(seed);
     try {
+      process.stdout.write(`delivery campaign, seed ${seed}\n`);
       for (let round = 0; round < count; round++) await campaign.round(round);
       const { kills, answered, broken } = campaign;
-      process.stdout.write(`delivery campaign, seed ${seed}: ${JSON.stringify({ kills, answered })}\n`);
+      process.stdout.write(`delivery campaign: ${JSON.stringify({ kills, answered })}\n`);
       expect(broken).toEqual([]);
       expect(answered).toBeGreaterThan(count);
     } finally {

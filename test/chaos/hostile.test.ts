@@ -47,8 +47,9 @@ test.each([
     const { pid } = proxy;
     const before = await snapshot();
     const siege = new Siege(proxy.url, origin, { seed, version });
+    process.stdout.write(`hostile ${version}, seed ${seed}\n`);
     await siege.run(LANES, Math.ceil((attacks * share) / LANES));
-    process.stdout.write(`hostile ${version}, seed ${seed}: ${siege.size} attacks ${JSON.stringify(siege.counts)}\n`);
+    process.stdout.write(`hostile ${version}: ${siege.size} attacks ${JSON.stringify(siege.counts)}\n`);
 
     expect(siege.faults).toEqual([]);
     expect(siege.size).toBeGreaterThanOrEqual(attacks * share);

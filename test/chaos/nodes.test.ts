@@ -11,8 +11,9 @@ test.each(SPOOLS)(
   async (spool) => {
     const campaign = await NodesCampaign.open({ seed, spool, hasLongOnes: count > 50 });
     try {
+      process.stdout.write(`nodes campaign, ${spool} spool, seed ${seed}\n`);
       const summary = await campaign.run(count);
-      process.stdout.write(`nodes campaign, ${spool} spool, seed ${seed}: ${JSON.stringify(summary)}\n`);
+      process.stdout.write(`nodes campaign, ${spool} spool: ${JSON.stringify(summary)}\n`);
       expect(summary.uploads).toBeGreaterThan(20);
     } finally {
       await campaign.close();

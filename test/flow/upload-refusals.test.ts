@@ -1,7 +1,13 @@
 import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { appendLines, creationLines, type ResumableUpload, versionLines } from '../support/resumable-client.js';
+import {
+  clientDialect,
+  appendLines,
+  creationLines,
+  type ResumableUpload,
+  versionLines,
+} from '../support/resumable-client.js';
 import { untilSpooled } from '../support/spooled.js';
 import { FEWER_VARIANTS, StageClient, VARIANTS } from '../support/stage-client.js';
 import { framed, receivedLines, replayedLines, Stage } from '../support/stage.js';
@@ -25,7 +31,7 @@ describe('refusals', () => {
 
   describe.each(FEWER_VARIANTS)('over $transport, interop $interop', ({ transport, interop, seed }) => {
     const client = (): StageClient => new StageClient(stage, transport, interop);
-    const number = interop === 'final' ? 11 : Number(interop);
+    const { order } = clientDialect(interop);
     const targetFor = (subject: string): string => `/refusals/${subject}?seed=${seed}`;
 
     /** An upload that stands at offset 400 of its 1000 bytes. */
@@ -83,7 +89,7 @@ describe('refusals', () => {
       const refused = expected.refused({ status: 400, limits: true });
       expect(told(await patch(upload, [...others, garbage], BYTES.subarray(400)))).toEqual(refused);
       const response = await patch(upload, others, BYTES.subarray(400));
-      if (number <= 6) return expect(told(response)).toEqual(expected.answered(OK, 1000));
+      if (order <= 6) return expect(told(response)).toEqual(expected.answered(OK, 1000));
       expect(told(response)).toEqual(refused);
       await expectUnharmed(upload, 'unsaid');
     });
@@ -94,9 +100,9 @@ describe('refusals', () => {
       const lines = appendLines(dialect, { offset: 400, complete: true });
       const others = lines.filter(([name]) => !/^(?:content-type|upload-draft)/i.test(name));
       const rest = BYTES.subarray(400);
-      if (number >= 6) {
+      if (order >= 6) {
         const advice: HeaderLine[] = [['Accept-Patch', 'application/partial-upload']];
-        const refused = expected.refused({ status: number === 6 ? 400 : 415, limits: true, advice });
+        const refused = expected.refused({ status: order === 6 ? 400 : 415, limits: true, advice });
         expect(told(await patch(upload, [...others, ['Content-Type', 'image/png']], rest))).toEqual(refused);
         expect(told(await patch(upload, others, rest))).toEqual(refused);
         return expectUnharmed(upload, 'type');

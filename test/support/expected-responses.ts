@@ -13,14 +13,14 @@ const KEPT_ALIVE: readonly HeaderLine[] = [
 /** The problem types of RUFH. */
 type ProblemType = 'mismatching-upload-offset' | 'inconsistent-upload-length' | 'completed-upload';
 
-/** The first and last interop version that has the type; the form without a version comes last. */
 const UNKNOWN =
   'rufh-proxy; error=http_response_incomplete; ' +
   'details="the upload was sent to its target, and nobody knows whether it took it; appending its end sends it once more"';
 
+/** The first and last version that has the type, by `ClientDialect.order`. */
 const KNOWN: Readonly<Record<ProblemType, readonly [number, number]>> = {
-  'mismatching-upload-offset': [6, 11],
-  'inconsistent-upload-length': [7, 11],
+  'mismatching-upload-offset': [6, Infinity],
+  'inconsistent-upload-length': [7, Infinity],
   'completed-upload': [6, 8],
 };
 
@@ -117,7 +117,7 @@ export class ExpectedResponses {
 
   /** Whether the answer to a creation gets the upload's URL when the origin gives none. */
   get answerHasLocation(): boolean {
-    return this.dialect.appendedStatus === 201;
+    return this.dialect.answerHasLocation;
   }
 
   /** The proxy's own "no", which never completes anything. */
@@ -143,15 +143,13 @@ export class ExpectedResponses {
 
   /** The whole is here, but the origin has not answered, and may have taken it. */
   undelivered(offset: number): Told {
-    const number = this.dialect.name === 'final' ? 11 : Number(this.dialect.name);
     const advice: HeaderLine[] = [['Retry-After', '<seconds>']];
-    return this.refused({ status: number >= 9 ? 503 : 502, offset, advice });
+    return this.refused({ status: this.dialect.order >= 9 ? 503 : 502, offset, advice });
   }
 
   /** Nothing was ever there, or it was cancelled; `gone`: it is known to have ended. */
   unknown(was: 'gone' | 'never' = 'never'): Told {
-    const isOlder = this.dialect.appendedStatus === 201;
-    return this.refused({ status: was === 'gone' && !isOlder ? 410 : 404 });
+    return this.refused({ status: was === 'gone' ? this.dialect.goneStatus : 404 });
   }
 
   /** The same to HEAD, which gets no body. */
@@ -160,9 +158,9 @@ export class ExpectedResponses {
   }
 
   private knows(type: ProblemType): boolean {
-    const number = this.dialect.name === 'final' ? 11 : Number(this.dialect.name);
+    const { order } = this.dialect;
     const [from, to] = KNOWN[type];
-    return number >= from && number <= to;
+    return order >= from && order <= to;
   }
 
   private offsetLines(offset: number, complete: boolean): HeaderLine[] {

@@ -8,6 +8,8 @@ export type DialectName = (typeof DIALECTS)[number];
 /** What a client of one interop version writes and expects. Written from the drafts, apart from the proxy's own table. */
 export interface ClientDialect {
   readonly name: DialectName;
+  /** Its place among the versions: its number; the form without one comes after all. */
+  readonly order: number;
   /** `Upload-Draft-Interop-Version` on every request (RUFH, interop note). */
   readonly version: string | undefined;
   readonly completeness: 'Upload-Incomplete' | 'Upload-Complete';
@@ -17,18 +19,25 @@ export interface ClientDialect {
   readonly appendType: string | undefined;
   readonly limitKey: 'expires' | 'max-age' | undefined;
   readonly problemJson: boolean;
+  /** The status for an upload that is known to have ended. */
+  readonly goneStatus: 404 | 410;
+  /** The answer to a creation names the upload where the origin named nothing. */
+  readonly answerHasLocation: boolean;
 }
 
 export function clientDialect(name: DialectName): ClientDialect {
-  const number = name === 'final' ? 11 : Number(name);
+  const order = name === 'final' ? Infinity : Number(name);
   return {
     name,
+    order,
     version: name === 'final' ? undefined : name,
-    completeness: number === 3 ? 'Upload-Incomplete' : 'Upload-Complete',
-    appendedStatus: number < 7 ? 201 : 204,
-    appendType: number < 6 ? undefined : 'application/partial-upload',
-    limitKey: number < 6 ? undefined : number === 6 ? 'expires' : 'max-age',
-    problemJson: number >= 6,
+    completeness: order === 3 ? 'Upload-Incomplete' : 'Upload-Complete',
+    appendedStatus: order < 7 ? 201 : 204,
+    appendType: order < 6 ? undefined : 'application/partial-upload',
+    limitKey: order < 6 ? undefined : order === 6 ? 'expires' : 'max-age',
+    problemJson: order >= 6,
+    goneStatus: order < 7 ? 404 : 410,
+    answerHasLocation: order < 7,
   };
 }
 
