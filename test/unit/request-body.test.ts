@@ -186,8 +186,8 @@ describe('small pieces', () => {
     // Each costs some hundred bytes, and what it was cut from: eight times the content are the most there may be.
     const held = new Set(kept.map(({ buffer }) => buffer));
     const bytes = [...held].reduce((sum, { byteLength }) => sum + byteLength, 0) + 500 * kept.length;
-    // Small ones are cut from one pool, which is larger in newer Nodes.
-    expect(bytes).toBeLessThan(8 * 3000 + 20_000 + Buffer.poolSize);
+    // Small ones are cut from a pool, which is larger in newer versions of Node, or from the end of one and the next.
+    expect(bytes).toBeLessThan(8 * 3000 + 20_000 + 2 * Buffer.poolSize);
     expect(kept.length).toBeLessThanOrEqual(5);
   });
 
