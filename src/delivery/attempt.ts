@@ -11,7 +11,7 @@ import { InvalidAnswer, type Origin, Unanswered } from './origin.js';
 import { ResponseBuffer } from './response-buffer.js';
 import { meaningOf, policyOf, retryAfterMs } from './retry-policy.js';
 
-/** What an attempt needs of the delivery. */
+/** The dependencies of an attempt. */
 export interface AttemptDeps {
   readonly origin: Origin;
   readonly spool: Spool;

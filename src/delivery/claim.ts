@@ -1,7 +1,7 @@
 import { type Log, uploadTag } from '../observe/log.js';
 import type { RetryingStore } from './retrying-store.js';
 
-/** What a `DeliveryClaim` needs of the delivery. */
+/** The dependencies of a `DeliveryClaim`. */
 export interface ClaimDeps {
   readonly store: Pick<RetryingStore, 'withRetry' | 'direct'>;
   readonly worker: string;

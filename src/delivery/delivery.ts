@@ -2,7 +2,7 @@ import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PeriodicTask } from '../concurrency/periodic-task.js';
 import type { Headers } from '../model/headers.js';
-import type { RelayedAnswer } from '../model/messages.js';
+import type { Outcome, RelayedAnswer } from '../model/messages.js';
 import type { Route } from '../model/route.js';
 import { newestUnknownOutcome, type Undelivered, type UnknownOutcome, type Upload } from '../model/upload.js';
 import { isStoreUnavailable, type UploadStore } from '../store/upload-store.js';
@@ -33,24 +33,7 @@ export interface DeliveryOptions extends Omit<
 /** The state of a delivery that its client is answered with. */
 export type DeliveryResult =
   | { readonly kind: 'answered'; readonly upload: Upload; readonly answer: RelayedAnswer }
-  | {
-      readonly kind: 'undelivered';
-      readonly upload: Upload;
-      readonly why: Undelivered;
-      readonly retryAfterSeconds: number;
-    }
-  /** The client has waited long enough without an answer; the delivery continues. */
-  | {
-      readonly kind: 'pending';
-      readonly upload: Upload;
-      /** The failure of the newest attempt; missing while an attempt is running. */
-      readonly why?: Undelivered;
-      readonly retryAfterSeconds: number;
-    }
-  /** The origin wants other credentials; `answer` is its challenge. */
-  | { readonly kind: 'parked'; readonly upload: Upload; readonly answer: RelayedAnswer }
-  /** The origin has answered, but the kept answer is damaged or missing. */
-  | { readonly kind: 'answer-lost'; readonly upload: Upload }
+  | Extract<Outcome, { readonly kind: 'undelivered' | 'pending' | 'parked' | 'answer-lost' }>
   /** The upload is cancelled, invalid or unknown. */
   | { readonly kind: 'gone'; readonly upload?: Upload };
 

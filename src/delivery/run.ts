@@ -40,7 +40,7 @@ const NO_SLOT: GrantedSlot = { kind: 'granted', end: () => undefined };
 
 /** The reason for a run, and the client data it starts with. */
 export interface RunRequest {
-  /** Who wants the run: a client or the operator may reopen a delivery that ended without an answer. */
+  /** The requester of the run: a client or the operator may reopen a delivery that ended without an answer. */
   readonly by: 'nobody' | 'client' | 'operator';
   /** The operator lets the upload pass without the gate. */
   readonly skipGate?: boolean;

@@ -73,7 +73,7 @@ function admit(exchange: Exchange, { signature, log }: PeerListenerOptions, hand
   else handlers.onFiles(exchange);
 }
 
-/** What the operator should check, by the reason of a refusal. */
+/** Advice to the operator, by the reason of a refusal. */
 const ADVICE: Readonly<Record<ClaimFailure, string>> = {
   unsigned: 'only nodes of this cluster may use this listener',
   version:

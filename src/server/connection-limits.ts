@@ -175,7 +175,7 @@ export class NumberedConnections implements ConnectionGate {
   }
 }
 
-/** What counts as one client: an IPv4 address, or the /64 of an IPv6 subscriber. Undefined for a Unix socket. */
+/** The unit that counts as one client: an IPv4 address, or the /64 of an IPv6 subscriber. Undefined for a Unix socket. */
 export function limitKeyOf(address: string): string | undefined {
   if (!ipaddr.isValid(address)) return undefined;
   const plain = ipaddr.process(address);
